@@ -1,0 +1,41 @@
+# Every target sets up its own environment in .venv, and is quick when nothing changed.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help setup demo test check slow results format clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## install everything into .venv, versions as in constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt --editable '.[all,dev]'
+	touch $@
+
+demo: $(STAMP)  ## search, train, export and run a small separable network on handwritten digits
+	$(BIN)/sepnas demo --out runs/demo
+
+test: $(STAMP)  ## the tests, without the slow ones
+	$(BIN)/python -m pytest -m 'not slow'
+
+slow: $(STAMP)  ## the slow tests
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP)  ## style, types, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+results: $(STAMP)  ## every measure of every experiment as one table
+	$(BIN)/sepnas results experiments
+
+format: $(STAMP)  ## let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove the environment and what runs wrote
+	rm -rf .venv runs build sepnas.egg-info

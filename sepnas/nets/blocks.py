@@ -1,0 +1,58 @@
+"""The layers of the CIFAR ResNeXt family, one narrow network's worth each."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+
+def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """Convolution without bias, then batch norm; the padding keeps the side at stride 1."""
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(outputs)))
+
+
+class Stem(nn.Module):
+    """3x3 convolution, batch norm, ReLU: ``(B, in_channels, S, S) -> (B, stem_channels, S/stride, S/stride)``."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.layer = conv_bn(inputs, outputs, 3, stride)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return torch.relu(self.layer(x_BCHW))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 group convolution, 1x1, ReLU after the addition (arXiv 1611.05431, figure 3c).
+
+    The shortcut is a 1x1 convolution where the shape changes.
+    """
+
+    def __init__(self, inputs: int, middle: int, outputs: int, groups: int, stride: int) -> None:
+        super().__init__()
+        self.reduce = conv_bn(inputs, middle, 1)
+        self.group = conv_bn(middle, middle, 3, stride, groups)
+        self.expand = conv_bn(middle, outputs, 1)
+        changes = stride != 1 or inputs != outputs
+        self.shortcut = conv_bn(inputs, outputs, 1, stride) if changes else nn.Identity()
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        y_BCHW = torch.relu(self.reduce(x_BCHW))
+        y_BCHW = torch.relu(self.group(y_BCHW))
+        return torch.relu(self.expand(y_BCHW) + self.shortcut(x_BCHW))
+
+
+class Head(nn.Module):
+    """Global mean and classifier: ``(B, C, H, W) -> (B, num_classes)``."""
+
+    def __init__(self, features: int, num_classes: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(features, num_classes)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(x_BCHW.mean((2, 3)))
+        return logits

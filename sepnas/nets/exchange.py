@@ -1,0 +1,80 @@
+"""What a message does to a tensor, and how messages are merged: the arithmetic of the runtime, differentiable.
+
+The runtime does the same in numpy (``sepnas.runtime.codec``), operation for operation in fp32, so that the whole
+network and the devices give the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from sepnas.spec.wire import LEVELS, WireFormat
+
+FP16_MAX = 65504.0
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Encode and decode; the gradient passes as if nothing had happened (arXiv 1308.3432)."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, wire: WireFormat) -> Tensor:
+        return _decode_encoded(x.float(), wire).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def _decode_encoded(x_BCHW: Tensor, wire: WireFormat) -> Tensor:
+    if wire == "fp16":
+        return x_BCHW.clamp(-FP16_MAX, FP16_MAX).half().float()
+    levels = LEVELS[wire]
+    low, high = x_BCHW.flatten(1).aminmax(dim=1)
+    step = (high - low) / levels
+    places = (-1,) + (1,) * (x_BCHW.dim() - 1)
+    low, step = low.view(places), step.view(places)
+    divisor = torch.where(step == 0, torch.ones_like(step), step)
+    level = ((x_BCHW - low) / divisor).round().clamp(0, levels)
+    return low + level * step
+
+
+def through_wire(x_BCHW: Tensor, wire: WireFormat) -> Tensor:
+    """``x`` as a receiver gets it; quantised formats have one minimum and step a sample."""
+    if wire == "fp32":
+        return x_BCHW
+    received: Tensor = _StraightThrough.apply(x_BCHW, wire)  # type: ignore[no-untyped-call]
+    return received
+
+
+def merge_mean(own_BCHW: Tensor, received: Sequence[Tensor]) -> Tensor:
+    """Per channel the mean of the device's own tensor and the messages that hold that channel."""
+    counts = [1] * own_BCHW.shape[1]
+    total = own_BCHW
+    for message in received:
+        channels = message.shape[1]
+        total = _add_prefix(total, message)
+        for channel in range(channels):
+            counts[channel] += 1
+    if min(counts) == max(counts):
+        return total / counts[0]
+    shape = (1, -1) + (1,) * (own_BCHW.dim() - 2)
+    return total / torch.tensor(counts, dtype=total.dtype, device=total.device).view(shape)
+
+
+def merge_weighted(own_BCHW: Tensor, received: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """``own + sum_j a_j (received_j - own)`` on the channels that each message holds."""
+    out = own_BCHW
+    for message, weight in zip(received, weights, strict=True):
+        out = _add_prefix(out, weight * (message - own_BCHW[:, : message.shape[1]]))
+    return out
+
+
+def _add_prefix(whole: Tensor, prefix: Tensor) -> Tensor:
+    channels = prefix.shape[1]
+    if channels == whole.shape[1]:
+        return whole + prefix
+    return torch.cat((whole[:, :channels] + prefix, whole[:, channels:]), dim=1)

@@ -1,0 +1,129 @@
+"""A separable ResNeXt as one torch module: every device's part, and what they exchange.
+
+The parts are separate narrow networks, not groups of one wide one: the arithmetic is then that of the devices,
+bit for bit, and it is faster on CPUs.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from sepnas.nets.blocks import Bottleneck, Head, Stem
+from sepnas.nets.exchange import merge_mean, merge_weighted, through_wire
+from sepnas.spec.architecture import Architecture, DevicePart
+from sepnas.spec.policy import ExchangePoint, Transfer, TransmissionPolicy
+
+
+class SeparableResNeXt(nn.Module):
+    """The whole network of an architecture: ``(B, in_channels, S, S) -> (B, num_classes)``.
+
+    Source: arXiv 2111.02489. ``forward`` takes another policy over the same weights, which is how the supernet
+    samples; ``all_heads`` gives every device a classifier, for policies that read out elsewhere.
+    """
+
+    def __init__(self, architecture: Architecture, all_heads: bool = False) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.policy = architecture.policy
+        self.stem = Stem(architecture.in_channels, architecture.stem_channels, architecture.stem_stride)
+        self.parts = nn.ModuleList(_make_part(architecture, part) for part in architecture.parts)
+        self.heads = nn.ModuleDict(
+            {
+                str(rank): Head(part.stage_channels(2), architecture.num_classes)
+                for rank, part in enumerate(architecture.parts)
+                if all_heads or self.policy.readout.kind == "mean" or rank == self.policy.readout.device
+            }
+        )
+        self.merges = nn.ParameterDict()
+        self.add_merge_weights(self.policy)
+
+    def add_merge_weights(self, policy: TransmissionPolicy) -> None:
+        """Make a learned weight for each transfer of the weighted merges that has none; starts as the mean."""
+        for block in range(self.architecture.num_blocks):
+            for rank in range(self.architecture.num_devices):
+                due = policy.arrivals(block, rank)
+                if any(point.merge == "weighted" for point, _ in due):
+                    for point, transfer in due:
+                        name = _merge_name(point, transfer)
+                        if name not in self.merges:
+                            self.merges[name] = nn.Parameter(torch.tensor(1.0 / (1 + len(due))))
+
+    def forward(self, x_BCHW: Tensor, policy: TransmissionPolicy | None = None) -> Tensor:
+        policy = self.policy if policy is None else policy
+        features = [self.stem(x_BCHW)] * self.architecture.num_devices
+        before: list[Tensor] = []
+        for block in range(self.architecture.num_blocks):
+            outputs = [part[block](x) for part, x in zip(self.parts, features, strict=True)]  # type: ignore[index]
+            features = self._exchange(policy, block, before, outputs)
+            before = outputs
+        return self._read_out(policy, features)
+
+    def _exchange(
+        self, policy: TransmissionPolicy, block: int, before: list[Tensor], outputs: list[Tensor]
+    ) -> list[Tensor]:
+        """Merge into each device's output what is due after ``block``: messages carry the senders' raw outputs."""
+        sent: dict[tuple[int, int, int, str], Tensor] = {}
+        merged = []
+        for rank, own in enumerate(outputs):
+            due = policy.arrivals(block, rank)
+            received = []
+            for point, transfer in due:
+                source = outputs[transfer.source] if point.after == block else before[transfer.source]
+                channels = transfer.num_channels(source.shape[1], own.shape[1])
+                key = (point.after, transfer.source, channels, transfer.wire)
+                if key not in sent:
+                    sent[key] = through_wire(source[:, :channels], transfer.wire)
+                received.append(sent[key])
+            if any(point.merge == "weighted" for point, _ in due):
+                own = merge_weighted(own, received, [self.merges[_merge_name(p, t)] for p, t in due])
+            elif due:
+                own = merge_mean(own, received)
+            merged.append(own)
+        return merged
+
+    def _read_out(self, policy: TransmissionPolicy, features: list[Tensor]) -> Tensor:
+        reader = policy.readout.device
+        logits: Tensor = self.heads[str(reader)](features[reader])
+        if policy.readout.kind == "device":
+            return logits
+        others = [self.heads[str(r)](x) for r, x in enumerate(features) if r != reader]
+        return merge_mean(logits, others)
+
+    def segment(self, rank: int, layers: tuple[str, ...]) -> nn.Sequential:
+        """The named layers of one device in order, sharing the weights of this network."""
+        return nn.Sequential(OrderedDict((name, self._layer(rank, name)) for name in layers))
+
+    def _layer(self, rank: int, name: str) -> nn.Module:
+        if name == "stem":
+            return self.stem
+        if name == "head":
+            return self.heads[str(rank)]
+        return self.parts[rank][int(name.removeprefix("block"))]  # type: ignore[index, no-any-return]
+
+    def merge_weights(self, rank: int) -> dict[str, Tensor]:
+        """The numbers of one device's weighted merges, by the name that its plan gives them, in order of merging."""
+        found = {}
+        for block in range(self.architecture.num_blocks):
+            due = self.policy.arrivals(block, rank)
+            if any(point.merge == "weighted" for point, _ in due):
+                weights = [self.merges[_merge_name(point, transfer)].detach() for point, transfer in due]
+                found[f"merge{block}"] = torch.stack(weights)
+        return found
+
+
+def _merge_name(point: ExchangePoint, transfer: Transfer) -> str:
+    return f"after{point.after}_from{transfer.source}_to{transfer.destination}"
+
+
+def _make_part(architecture: Architecture, part: DevicePart) -> nn.ModuleList:
+    blocks, inputs = nn.ModuleList(), architecture.stem_channels
+    for block in range(architecture.num_blocks):
+        stage = architecture.stage_of(block)
+        stride = 2 if block > 0 and architecture.stage_of(block - 1) != stage else 1
+        outputs = part.stage_channels(stage)
+        blocks.append(Bottleneck(inputs, part.bottleneck_channels(stage), outputs, part.cardinality, stride))
+        inputs = outputs
+    return blocks

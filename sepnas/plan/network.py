@@ -1,0 +1,114 @@
+"""What each layer of each device's part costs, in closed form: shapes, MACs, weights. No torch.
+
+Layers of a device, in order: ``stem``, ``block0`` ... ``block<n-1>``, ``head`` (global mean and classifier).
+``sepnas.nets`` builds the same layers; a test holds the two against each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from sepnas.plan.steps import Shape
+from sepnas.spec.architecture import Architecture, DevicePart
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer for one sample. ``peak_values``: input, output and what lies between while it runs.
+
+    ``num_parameters`` are trained numbers, ``num_weights`` all numbers stored (with BN statistics);
+    ``num_kernels`` counts what an engine launches (convolutions and the classifier).
+    """
+
+    name: str
+    macs: int
+    num_parameters: int
+    num_weights: int
+    output: Shape
+    peak_values: int
+    num_kernels: int
+
+
+def _conv_bn(inputs: int, outputs: int, kernel: int, groups: int, side: int) -> tuple[int, int, int]:
+    """MACs, parameters and stored numbers of a convolution (no bias) with batch norm on a side x side output."""
+    weights = inputs * outputs * kernel * kernel // groups
+    return weights * side * side, weights + 2 * outputs, weights + 4 * outputs
+
+
+def _block(architecture: Architecture, part: DevicePart, block: int, shape: Shape) -> Layer:
+    stage = architecture.stage_of(block)
+    first = block > 0 and architecture.stage_of(block - 1) != stage
+    stride = 2 if first else 1
+    side = -(-shape.height // stride)
+    inputs, middle, outputs = shape.channels, part.bottleneck_channels(stage), part.stage_channels(stage)
+    convolutions = [
+        _conv_bn(inputs, middle, 1, 1, shape.height),
+        _conv_bn(middle, middle, 3, part.cardinality, side),
+        _conv_bn(middle, outputs, 1, 1, side),
+    ]
+    if stride != 1 or inputs != outputs:
+        convolutions.append(_conv_bn(inputs, outputs, 1, 1, side))
+    output = Shape(outputs, side, side)
+    macs, parameters, weights = (sum(column) for column in zip(*convolutions, strict=True))
+    peak = shape.num_values + output.num_values + middle * (shape.height**2 + side**2)
+    return Layer(f"block{block}", macs, parameters, weights, output, peak, len(convolutions))
+
+
+@lru_cache(maxsize=256)
+def _part_layers(architecture: Architecture, part: DevicePart) -> tuple[Layer, ...]:
+    side = -(-architecture.image_size // architecture.stem_stride)
+    macs, parameters, weights = _conv_bn(architecture.in_channels, architecture.stem_channels, 3, 1, side)
+    shape = Shape(architecture.stem_channels, side, side)
+    image_values = architecture.in_channels * architecture.image_size**2
+    layers = [Layer("stem", macs, parameters, weights, shape, image_values + 2 * shape.num_values, 1)]
+    for block in range(architecture.num_blocks):
+        layers.append(_block(architecture, part, block, layers[-1].output))
+    features, classes = layers[-1].output.channels, architecture.num_classes
+    parameters = (features + 1) * classes
+    peak = layers[-1].output.num_values + features + classes
+    layers.append(Layer("head", features * classes, parameters, parameters, Shape(classes), peak, 1))
+    return tuple(layers)
+
+
+def device_layers(architecture: Architecture, rank: int) -> tuple[Layer, ...]:
+    """The layers of one device, head included (not every device runs its head)."""
+    return _part_layers(_without_policy(architecture), architecture.parts[rank])
+
+
+@lru_cache(maxsize=64)
+def _skeleton(depth: int, classes: int, channels: int, size: int, stem: int, stride: int) -> Architecture:
+    return Architecture(
+        depth=depth, num_classes=classes, in_channels=channels, image_size=size, stem_channels=stem,
+        stem_stride=stride, parts=(DevicePart(bottleneck_width=1),),
+    )  # fmt: skip
+
+
+def _without_policy(a: Architecture) -> Architecture:
+    """A small stand-in with the same family numbers, so that the cache is shared by all policies."""
+    return _skeleton(a.depth, a.num_classes, a.in_channels, a.image_size, a.stem_channels, a.stem_stride)
+
+
+def has_head(architecture: Architecture, rank: int) -> bool:
+    readout = architecture.policy.readout
+    return readout.kind == "mean" or rank == readout.device
+
+
+def count_parameters(architecture: Architecture) -> int:
+    """Trained numbers of the whole network; the stem, the same on every device, counts once.
+
+    Weights of ``weighted`` merges count, one for each transfer.
+    """
+    total = device_layers(architecture, 0)[0].num_parameters
+    for rank in range(architecture.num_devices):
+        layers = device_layers(architecture, rank)
+        total += sum(layer.num_parameters for layer in layers[1 : None if has_head(architecture, rank) else -1])
+    return total + sum(len(p.transfers) for p in architecture.policy.points if p.merge == "weighted")
+
+
+def count_macs(architecture: Architecture, rank: int) -> int:
+    """Multiply-accumulates of one device for one sample: convolutions and classifier, its stem included."""
+    layers = device_layers(architecture, rank)
+    return sum(layer.macs for layer in layers[: None if has_head(architecture, rank) else -1])

@@ -1,0 +1,182 @@
+"""The instruction set: what a device does, in order, to answer one request.
+
+A :class:`Plan` is what the simulator prices, the shard writer cuts by and the workers run.
+Steps are immutable and know nothing of torch; tensors are named, and names are local to a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from sepnas.spec.wire import FRAME_HEADER_BYTES, WireFormat, payload_bytes
+
+CLIENT = -1
+"""The rank of the client: it sends the input to every device and receives the answer."""
+
+MergeKind = Literal["mean", "weighted", "sum", "concat", "paste"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One sample of a tensor: channels, height, width (a vector is ``channels x 1 x 1``)."""
+
+    channels: int
+    height: int = 1
+    width: int = 1
+
+    @property
+    def num_values(self) -> int:
+        return self.channels * self.height * self.width
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A channel range and a row range of a tensor; ``stop`` is exclusive, all columns belong."""
+
+    channels: tuple[int, int]
+    rows: tuple[int, int]
+
+    @classmethod
+    def whole(cls, shape: Shape) -> Region:
+        return cls((0, shape.channels), (0, shape.height))
+
+    def shape(self, of: Shape) -> Shape:
+        """The shape of this region of a tensor of shape ``of``."""
+        return Shape(self.channels[1] - self.channels[0], self.rows[1] - self.rows[0], of.width)
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Run ``segment`` on ``inputs``; needs nothing from outside the device."""
+
+    segment: str
+    inputs: tuple[str, ...]
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Post a region of ``tensor`` to rank ``to``; never waits for the peer."""
+
+    tensor: str
+    region: Region
+    wire: WireFormat
+    to: int
+    tag: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recv:
+    """Wait for message ``tag`` from rank ``source`` and call it ``tensor``."""
+
+    tag: int
+    source: int
+    tensor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Join ``inputs`` into ``output``.
+
+    ``mean`` and ``weighted`` keep the shape of ``inputs[0]`` (the device's own tensor); the others may
+    hold fewer channels, a prefix, and touch only those. Per channel ``mean`` divides by the number of
+    inputs that hold it; ``weighted`` is ``own + sum_j a_j * (input_j - own)`` with the numbers ``a`` of
+    the device's tensor ``parameter``. ``sum``, ``concat`` (of channels) and ``paste`` (of rows) serve exact splits.
+    """
+
+    kind: MergeKind
+    inputs: tuple[str, ...]
+    output: str
+    parameter: str | None = None
+
+
+Step: TypeAlias = Compute | Send | Recv | Merge
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of one device's network: consecutive ``layers`` that need nothing from outside.
+
+    ``flops`` and ``activation_bytes`` (the peak while it runs, fp32) are for one sample; ``num_kernels`` counts
+    its convolutions and matrix products.
+    """
+
+    name: str
+    device: int
+    layers: tuple[str, ...]
+    flops: int
+    num_kernels: int
+    weight_bytes: int
+    activation_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One transfer of a plan, seen from outside: who sends what to whom."""
+
+    tag: int
+    source: int
+    destination: int
+    tensor: str
+    shape: Shape
+    wire: WireFormat
+
+    def payload_bytes(self, batch: int = 1) -> int:
+        return payload_bytes(self.shape.num_values, self.wire, batch)
+
+    def wire_bytes(self, batch: int = 1) -> int:
+        return self.payload_bytes(batch) + FRAME_HEADER_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What each device does for one request.
+
+    Tags rise along every dependency: no message depends on one of a higher tag. Where messages compete for a
+    link, they take their turn by tag.
+
+    Attributes:
+        programs: for each rank its steps in order; empty for a device that the answer does not need.
+        segments: each rank's segments by name.
+        shapes: each rank's tensors: name to the shape of one sample.
+        answer: the shape of the answer that ``reader`` sends to the client.
+        reader: the rank that holds the answer.
+    """
+
+    programs: tuple[tuple[Step, ...], ...]
+    segments: tuple[Mapping[str, Segment], ...]
+    shapes: tuple[Mapping[str, Shape], ...]
+    reader: int
+    answer: Shape = field(default_factory=lambda: Shape(1))
+
+    @property
+    def num_devices(self) -> int:
+        return len(self.programs)
+
+    def messages(self) -> Iterator[Message]:
+        """Every message, also those from and to the client (rank ``CLIENT``)."""
+        for rank, program in enumerate(self.programs):
+            for step in program:
+                if isinstance(step, Send):
+                    shape = step.region.shape(self.shapes[rank][step.tensor])
+                    yield Message(step.tag, rank, step.to, step.tensor, shape, step.wire)
+                elif isinstance(step, Recv) and step.source == CLIENT:
+                    shape = self.shapes[rank][step.tensor]
+                    yield Message(step.tag, CLIENT, rank, step.tensor, shape, "fp32")
+
+    def transfers(self) -> list[Message]:
+        """The messages between devices: what ``payload_bytes`` counts."""
+        return [m for m in self.messages() if CLIENT not in (m.source, m.destination)]
+
+    def payload_bytes(self, batch: int = 1) -> int:
+        """Bytes of tensors that cross between devices for one request."""
+        return sum(m.payload_bytes(batch) for m in self.transfers())
+
+    def wire_bytes(self, batch: int = 1) -> int:
+        """The same with the frame headers."""
+        return sum(m.wire_bytes(batch) for m in self.transfers())
+
+    def num_segments(self) -> int:
+        return sum(isinstance(s, Compute) for program in self.programs for s in program)

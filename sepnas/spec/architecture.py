@@ -1,0 +1,137 @@
+"""An architecture: the separable CIFAR ResNeXt family and its transmission policy.
+
+Depth ``9n + 2``: a 3x3 stem, three stages of ``n`` bottleneck blocks (1x1, 3x3 group convolution, 1x1), a
+classifier. Each device owns a *part*: a complete narrow ResNeXt. One part alone is the original,
+non-separable network. Sources: ResNeXt (arXiv 1611.05431); separable over devices (arXiv 2111.02489).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, ClassVar
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from sepnas.errors import SpecError
+from sepnas.spec.document import Document, Part
+from sepnas.spec.patterns import NAMED_POLICIES
+from sepnas.spec.policy import TransmissionPolicy
+
+NUM_STAGES = 3
+Count = Annotated[int, Field(gt=0)]
+
+
+class DevicePart(Part):
+    """One device's share: stage s (from 0) has ``cardinality`` groups of ``bottleneck_width * 2**s`` channels.
+
+    Its blocks put out ``output_channels * 2**s`` channels.
+    """
+
+    cardinality: Count = 1
+    bottleneck_width: Count
+    output_channels: Count = 64
+
+    def bottleneck_channels(self, stage: int) -> int:
+        return self.cardinality * self.bottleneck_width << stage
+
+    def stage_channels(self, stage: int) -> int:
+        return self.output_channels << stage
+
+
+class Architecture(Document):
+    """A network over devices: the family's numbers, a part for each device, the policy."""
+
+    format_name: ClassVar[str] = "sepnas.architecture"
+
+    name: str = "custom"
+    depth: Annotated[int, Field(ge=11)]
+    num_classes: Annotated[int, Field(ge=2)] = 100
+    in_channels: Count = 3
+    image_size: Annotated[int, Field(ge=4)] = 32
+    stem_channels: Count = 16
+    stem_stride: Annotated[int, Field(ge=1, le=2)] = 1
+    parts: Annotated[tuple[DevicePart, ...], Field(min_length=1)]
+    policy: TransmissionPolicy = TransmissionPolicy()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.depth - 2) % 9:
+            raise ValueError(f"`depth` must be 9n + 2 (11, 20, 29, ...), got {self.depth}")
+        try:
+            self.policy.check(self.num_devices, self.blocks_per_stage)
+        except SpecError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    @property
+    def num_devices(self) -> int:
+        return len(self.parts)
+
+    @property
+    def blocks_per_stage(self) -> tuple[int, ...]:
+        return ((self.depth - 2) // 9,) * NUM_STAGES
+
+    @property
+    def num_blocks(self) -> int:
+        return sum(self.blocks_per_stage)
+
+    def stage_of(self, block: int) -> int:
+        return block // self.blocks_per_stage[0]
+
+    def with_policy(self, policy: TransmissionPolicy) -> Architecture:
+        """The same parts under another policy."""
+        return Architecture.from_data(self.to_data() | {"policy": policy.to_data()}, self.name)
+
+
+def named_policy(name: str, num_devices: int, depth: int) -> TransmissionPolicy:
+    """``all-to-all``, ``hand-made`` or ``none`` for a network of this depth."""
+    if name not in NAMED_POLICIES:
+        raise SpecError(f"unknown policy {name!r}; allowed: {', '.join(NAMED_POLICIES)}, or a policy file")
+    return NAMED_POLICIES[name](num_devices, ((depth - 2) // 9,) * NUM_STAGES)
+
+
+_NAME = re.compile(r"resnext(?P<depth>\d+)_(?P<cardinality>\d+)x(?P<width>\d+)d")
+
+
+def named_architecture(
+    name: str,
+    num_devices: int = 1,
+    policy: str | TransmissionPolicy = "all-to-all",
+    num_classes: int = 100,
+    in_channels: int = 3,
+    image_size: int = 32,
+    stem_stride: int = 1,
+    output_channels: int = 64,
+) -> Architecture:
+    """The architecture of a name such as ``resnext56_4x16d``, split over ``num_devices``.
+
+    Raises :class:`SpecError` when the name is not of the family or the devices do not divide the cardinality.
+    """
+    found = _NAME.fullmatch(name)
+    if not found:
+        raise SpecError(
+            f"unknown architecture {name!r}: expected resnext<depth>_<cardinality>x<width>d, such as "
+            "resnext56_4x16d, or an architecture file"
+        )
+    depth, cardinality, width = (int(found[key]) for key in ("depth", "cardinality", "width"))
+    if num_devices < 1:
+        raise SpecError(f"`num_devices` must be at least 1, got {num_devices}")
+    if cardinality % num_devices:
+        raise SpecError(f"`cardinality` (={cardinality}) must be divisible by `num_devices` (={num_devices})")
+    part = {"cardinality": cardinality // num_devices, "bottleneck_width": width, "output_channels": output_channels}
+    if isinstance(policy, str):
+        policy = named_policy(policy, num_devices, depth)
+    return Architecture.from_data(
+        {
+            "name": name,
+            "depth": depth,
+            "num_classes": num_classes,
+            "in_channels": in_channels,
+            "image_size": image_size,
+            "stem_stride": stem_stride,
+            "parts": [part] * num_devices,
+            "policy": policy.to_data(),
+        },
+        name,
+    )

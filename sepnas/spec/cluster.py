@@ -1,0 +1,127 @@
+"""A cluster: the devices that run a network together, and the links between them."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from sepnas.errors import PlanError
+from sepnas.spec.document import Document, Part
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class Power(Part):
+    """Electric power of a device in watts; ``compute_w`` comes on top of ``idle_w`` while it computes."""
+
+    idle_w: NotNegative = 0.0
+    compute_w: NotNegative = 0.0
+    energy_per_byte_j: NotNegative = 0.0
+
+
+class Device(Part):
+    """One machine.
+
+    ``flops_per_s`` is what it reaches on the network's convolutions, not its datasheet peak;
+    ``layer_overhead_s`` is what each layer costs however small it is.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    flops_per_s: Positive
+    memory_bytes: Annotated[int, Field(gt=0)]
+    layer_overhead_s: NotNegative = 0.0
+    power: Power = Power()
+
+
+class Link(Part):
+    """How messages travel between devices.
+
+    ``between`` names a pair of devices, or is ``all``: every pair that no other link names.
+    ``medium`` says what a message occupies while it is on the wire:
+
+    - ``own``: a cable of its own for each pair;
+    - ``switch``: the sender's port and the receiver's port of a switch;
+    - ``shared``: the air: one message at a time in the whole cluster.
+
+    With ``duplex: half`` both directions of a cable or port share it.
+    """
+
+    between: Literal["all"] | tuple[str, str] = "all"
+    bandwidth_bytes_per_s: Positive
+    latency_s: NotNegative = 0.0
+    message_overhead_s: NotNegative = 0.0
+    medium: Literal["own", "switch", "shared"] = "switch"
+    duplex: Literal["full", "half"] = "full"
+
+
+class Cluster(Document):
+    """Devices and links. Without ``client_link`` the way from and to the client costs nothing."""
+
+    format_name: ClassVar[str] = "sepnas.cluster"
+
+    name: str = "cluster"
+    devices: Annotated[tuple[Device, ...], Field(min_length=1)]
+    links: tuple[Link, ...] = ()
+    client_link: Link | None = None
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        names = [device.name for device in self.devices]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"device names must differ, these stand more than once: {', '.join(twice)}")
+        seen: set[frozenset[str] | str] = set()
+        for index, link in enumerate(self.links):
+            key = link.between if link.between == "all" else frozenset(link.between)
+            if key in seen:
+                raise ValueError(f"`links.{index}.between` {link.between!r} is described twice")
+            seen.add(key)
+            for name in () if link.between == "all" else link.between:
+                if name not in names:
+                    raise ValueError(
+                        f"`links.{index}.between` names device {name!r}; the devices are {', '.join(names)}"
+                    )
+            if link.between != "all" and len(set(link.between)) == 1:
+                raise ValueError(f"`links.{index}.between` must name two different devices, got {link.between!r}")
+        return self
+
+    @property
+    def num_devices(self) -> int:
+        return len(self.devices)
+
+    def link(self, source: int, destination: int) -> Link:
+        """The link between two ranks; :class:`PlanError` when the cluster has none."""
+        pair = frozenset((self.devices[source].name, self.devices[destination].name))
+        for link in self.links:
+            if link.between != "all" and frozenset(link.between) == pair:
+                return link
+        for link in self.links:
+            if link.between == "all":
+                return link
+        first, second = self.devices[source].name, self.devices[destination].name
+        raise PlanError(
+            f"cluster '{self.name}' has no link between {first} and {second}, but the policy sends a message "
+            f"from rank {source} to rank {destination}; add one to `links`, or `between: all`"
+        )
+
+
+def uniform_cluster(
+    num_devices: int,
+    flops_per_s: float = 5e9,
+    memory_bytes: int = 1 << 30,
+    bandwidth_bytes_per_s: float = 12.5e6,
+    latency_s: float = 5e-4,
+    name: str = "uniform",
+) -> Cluster:
+    """Equal devices behind one switch; the defaults are a slow board and 100 Mbit Ethernet."""
+    return Cluster(
+        name=name,
+        devices=tuple(
+            Device(name=f"device{rank}", flops_per_s=flops_per_s, memory_bytes=memory_bytes)
+            for rank in range(num_devices)
+        ),
+        links=(Link(bandwidth_bytes_per_s=bandwidth_bytes_per_s, latency_s=latency_s),),
+    )

@@ -1,0 +1,123 @@
+"""The transmission policy: who sends what to whom, at which exchange point, and how it is merged.
+
+An exchange point stands after a block (numbered from 0 through all stages). Every transfer of a point
+carries the sender's own output of that block, before anything that arrives there is merged into it.
+A transfer of lag 0 is merged at the same point, one of lag 1 after the receiver's next block, together
+with what arrives there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import ceil
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from sepnas.errors import SpecError
+from sepnas.spec.document import Document, Part
+from sepnas.spec.wire import WireFormat
+
+Rank = Annotated[int, Field(ge=0)]
+Lag = Literal[0, 1]
+MergeRule = Literal["mean", "weighted"]
+
+
+class Transfer(Part):
+    """One message: the first ``fraction`` of ``source``'s channels, for ``destination``."""
+
+    source: Rank
+    destination: Rank
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    wire: WireFormat = "fp32"
+    lag: Lag = 0
+
+    @model_validator(mode="after")
+    def _not_to_itself(self) -> Self:
+        if self.source == self.destination:
+            raise ValueError(f"`source` and `destination` must differ, both are {self.source}")
+        return self
+
+    def num_channels(self, source_channels: int, destination_channels: int) -> int:
+        """How many channels cross: the fraction of the sender's, rounded up, at most the receiver's."""
+        return min(ceil(self.fraction * source_channels - 1e-9), destination_channels)
+
+
+class ExchangePoint(Part):
+    """What is sent after block ``after``; ``merge`` is how the receivers merge it.
+
+    Where messages of two points meet (lag 1 of one, lag 0 of the next) the merge is weighted if either says so.
+    """
+
+    after: Annotated[int, Field(ge=0)]
+    transfers: tuple[Transfer, ...] = ()
+    merge: MergeRule = "mean"
+
+    @model_validator(mode="after")
+    def _one_message_a_pair(self) -> Self:
+        pairs = [(t.source, t.destination) for t in self.transfers]
+        twice = sorted({pair for pair in pairs if pairs.count(pair) > 1})
+        if twice:
+            raise ValueError(f"after block {self.after} these pairs have more than one transfer: {twice}")
+        return self
+
+
+class Readout(Part):
+    """Whose logits are the answer: one ``device``'s, or the ``mean`` of all (gathered by ``device``)."""
+
+    kind: Literal["device", "mean"] = "device"
+    device: Rank = 0
+
+
+class TransmissionPolicy(Document):
+    """A set of exchange points and the read-out."""
+
+    format_name: ClassVar[str] = "sepnas.policy"
+
+    name: str = "custom"
+    points: tuple[ExchangePoint, ...] = ()
+    readout: Readout = Readout()
+
+    @model_validator(mode="after")
+    def _points_in_order(self) -> Self:
+        blocks = [point.after for point in self.points]
+        if blocks != sorted(set(blocks)):
+            raise ValueError(f"`points` must stand in rising order of `after`, each block once, got {blocks}")
+        return self
+
+    def arrivals(self, block: int, destination: int) -> list[tuple[ExchangePoint, Transfer]]:
+        """What ``destination`` merges after ``block``, in the order of merging: lag 1 first."""
+        return [
+            (point, transfer)
+            for point in self.points
+            if block - 1 <= point.after <= block
+            for transfer in point.transfers
+            if transfer.destination == destination and point.after + transfer.lag == block
+        ]
+
+    def check(self, num_devices: int, blocks_per_stage: Iterable[int], where: str = "policy") -> None:
+        """Refuse a policy that does not fit a network; :class:`SpecError` names the point and the transfer."""
+        stages = list(blocks_per_stage)
+        num_blocks = sum(stages)
+        last_of_stage = {sum(stages[: s + 1]) - 1 for s in range(len(stages))}
+        if self.readout.device >= num_devices:
+            raise SpecError(
+                f"{where}: `readout.device` is {self.readout.device}, but the ranks are 0..{num_devices - 1}"
+            )
+        for index, point in enumerate(self.points):
+            place = f"{where}: `points.{index}`"
+            if point.after >= num_blocks:
+                raise SpecError(f"{place}.after is {point.after}, but the blocks are 0..{num_blocks - 1}")
+            for number, transfer in enumerate(point.transfers):
+                for end in ("source", "destination"):
+                    rank = getattr(transfer, end)
+                    if rank >= num_devices:
+                        raise SpecError(
+                            f"{place}.transfers.{number}.{end} is {rank}, but the ranks are 0..{num_devices - 1}"
+                        )
+                if transfer.lag == 1 and point.after in last_of_stage:
+                    raise SpecError(
+                        f"{place}.transfers.{number}.lag is 1, but block {point.after} is the last of its stage: "
+                        f"the next block's output has another shape; use lag 0"
+                    )

@@ -1,0 +1,34 @@
+"""How a region of a tensor lies in a message: wire formats and their sizes in bytes.
+
+Here and nowhere else, so that the estimate, the plan and the runtime cannot disagree.
+
+``int8`` and ``int4`` are affine over each sample of the batch: two fp32 numbers (minimum, step) and then
+one level a value, 0..255 or 0..15 (two levels a byte, the first in the low half, padded to a byte a sample).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+WireFormat = Literal["fp32", "fp16", "int8", "int4"]
+WIRE_FORMATS: tuple[WireFormat, ...] = get_args(WireFormat)
+
+LEVELS: dict[WireFormat, int] = {"int8": 255, "int4": 15}
+"""The highest level of each quantised format."""
+
+AFFINE_HEADER_BYTES = 8
+"""Minimum and step, fp32 each, in front of each quantised sample."""
+
+FRAME_HEADER_BYTES = 16
+"""What the protocol puts in front of each payload (``sepnas.runtime.protocol``)."""
+
+
+def payload_bytes(num_values: int, wire: WireFormat, batch: int = 1) -> int:
+    """Bytes of ``batch`` samples of ``num_values`` values each, without the frame header."""
+    if wire == "fp32":
+        return 4 * num_values * batch
+    if wire == "fp16":
+        return 2 * num_values * batch
+    if wire == "int8":
+        return (num_values + AFFINE_HEADER_BYTES) * batch
+    return ((num_values + 1) // 2 + AFFINE_HEADER_BYTES) * batch
