@@ -105,7 +105,16 @@ def count_parameters(architecture: Architecture) -> int:
     for rank in range(architecture.num_devices):
         layers = device_layers(architecture, rank)
         total += sum(layer.num_parameters for layer in layers[1 : None if has_head(architecture, rank) else -1])
-    return total + sum(len(p.transfers) for p in architecture.policy.points if p.merge == "weighted")
+    return total + _count_merge_weights(architecture)
+
+
+def _count_merge_weights(architecture: Architecture) -> int:
+    total = 0
+    for block in range(architecture.num_blocks):
+        for rank in range(architecture.num_devices):
+            due = architecture.policy.arrivals(block, rank)
+            total += len(due) if any(point.merge == "weighted" for point, _ in due) else 0
+    return total
 
 
 def count_macs(architecture: Architecture, rank: int) -> int:

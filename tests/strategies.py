@@ -1,0 +1,92 @@
+"""Hypothesis strategies: any architecture, policy and cluster of a size that is quick to try."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from sepnas.spec.architecture import Architecture
+from sepnas.spec.cluster import Cluster, Device, Link
+from sepnas.spec.wire import WIRE_FORMATS
+
+
+@st.composite
+def policies(draw: st.DrawFn, num_devices: int, depth: int) -> dict:
+    """The data of any policy that fits: several points, uneven fractions, all wires, lags, merges and read-outs."""
+    blocks_per_stage = (depth - 2) // 9
+    points = []
+    for block in range(3 * blocks_per_stage):
+        pairs = [(s, d) for s in range(num_devices) for d in range(num_devices) if s != d]
+        chosen = draw(st.lists(st.sampled_from(pairs), unique=True, max_size=4)) if pairs else []
+        lags = st.just(0) if (block + 1) % blocks_per_stage == 0 else st.sampled_from([0, 1])
+        transfers = [
+            {
+                "source": source,
+                "destination": destination,
+                "fraction": draw(st.sampled_from([0.125, 0.3, 0.5, 1.0])),
+                "wire": draw(st.sampled_from(WIRE_FORMATS)),
+                "lag": draw(lags),
+            }
+            for source, destination in chosen
+        ]
+        if transfers:
+            points.append(
+                {"after": block, "transfers": transfers, "merge": draw(st.sampled_from(["mean", "weighted"]))}
+            )
+    readout = {
+        "kind": draw(st.sampled_from(["device", "mean"])),
+        "device": draw(st.integers(0, num_devices - 1)),
+    }
+    return {"points": points, "readout": readout}
+
+
+@st.composite
+def architectures(draw: st.DrawFn, min_devices: int = 2, max_devices: int = 5) -> Architecture:
+    """Any small architecture: uneven widths, depth 11 or 20, one or three channels."""
+    num_devices = draw(st.integers(min_devices, max_devices))
+    depth = draw(st.sampled_from([11, 20]))
+    parts = [
+        {
+            "cardinality": draw(st.integers(1, 2)),
+            "bottleneck_width": draw(st.integers(1, 3)),
+            "output_channels": draw(st.integers(2, 6)),
+        }
+        for _ in range(num_devices)
+    ]
+    return Architecture.from_data(
+        {
+            "depth": depth,
+            "num_classes": draw(st.integers(2, 7)),
+            "in_channels": draw(st.sampled_from([1, 3])),
+            "image_size": draw(st.integers(7, 12)),
+            "stem_channels": draw(st.integers(2, 5)),
+            "stem_stride": draw(st.sampled_from([1, 2])),
+            "parts": parts,
+            "policy": draw(policies(num_devices, depth)),
+        }
+    )
+
+
+@st.composite
+def clusters(draw: st.DrawFn, num_devices: int) -> Cluster:
+    """Any cluster of this many devices, each link medium among them."""
+    devices = tuple(
+        Device(
+            name=f"d{rank}",
+            flops_per_s=draw(st.floats(1e6, 1e11)),
+            memory_bytes=1 << 30,
+            layer_overhead_s=draw(st.floats(0, 1e-3)),
+        )
+        for rank in range(num_devices)
+    )
+    return Cluster(devices=devices, links=(draw(links()),), client_link=draw(st.none() | links()))
+
+
+def links() -> st.SearchStrategy[Link]:
+    return st.builds(
+        Link,
+        bandwidth_bytes_per_s=st.floats(1e3, 1e9),
+        latency_s=st.floats(0, 0.1),
+        message_overhead_s=st.floats(0, 1e-3),
+        medium=st.sampled_from(["own", "switch", "shared"]),
+        duplex=st.sampled_from(["full", "half"]),
+    )

@@ -1,0 +1,126 @@
+"""Plans: the published counts, and that liveness only drops what is dead."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+
+from sepnas.plan.build import build_plan
+from sepnas.plan.liveness import prune
+from sepnas.plan.lower import lower
+from sepnas.plan.network import count_macs, count_parameters, device_layers
+from sepnas.plan.steps import CLIENT, Compute, Merge, Plan, Recv, Send
+from sepnas.spec.architecture import Architecture, named_architecture
+from sepnas.spec.policy import Readout
+from tests.strategies import architectures
+
+QUICK = settings(max_examples=40, deadline=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "devices", "parameters"),
+    [
+        ("resnext56_4x16d", 4, 2_379_316),
+        ("resnext56_64x4d", 4, 5_376_052),
+        ("resnext56_128x4d", 4, 10_532_916),
+        ("resnext110_8x16d", 4, 8_969_268),
+        ("resnext56_4x16d", 1, 2_234_548),
+        ("resnext56_64x4d", 1, 5_231_284),
+    ],
+)
+def test_published_parameter_counts(name: str, devices: int, parameters: int) -> None:
+    """The parameters are the authors', to the unit."""
+    assert count_parameters(named_architecture(name, devices)) == parameters
+
+
+@pytest.mark.parametrize("devices", range(1, 9))
+def test_parameters_grow_by_588288_a_device(devices: int) -> None:
+    """ResNeXt-56 with 16d a device has 26,164 + 588,288 N parameters."""
+    architecture = named_architecture(f"resnext56_{devices}x16d", devices)
+    assert count_parameters(architecture) == 26_164 + 588_288 * devices
+
+
+def test_published_macs() -> None:
+    """64x4d takes 800.5 million MACs, and 816.3 over 4 devices, the common stem counted once: 204 a device."""
+    assert round(count_macs(named_architecture("resnext56_64x4d"), 0) / 1e6, 1) == 800.5
+    separable = named_architecture("resnext56_64x4d", 4)
+    per_device = [count_macs(separable, rank) for rank in range(4)]
+    stem = device_layers(separable, 0)[0].macs
+    assert round((sum(per_device) - 3 * stem) / 1e6, 1) == 816.3
+    assert {round(macs / 1e6) for macs in per_device} == {204}
+
+
+@pytest.mark.parametrize(
+    ("policy", "before", "after", "transfers"),
+    [("all-to-all", 33_030_144, 32_440_320, 207), ("hand-made", 5_505_024, 5_177_344, 31)],
+)
+def test_published_bytes(policy: str, before: int, after: int, transfers: int) -> None:
+    """ResNeXt-56 over 4 devices sends the published bytes; liveness drops the last, useless ones."""
+    architecture = named_architecture("resnext56_4x16d", 4, policy)
+    assert lower(architecture).payload_bytes() == before
+    plan = build_plan(architecture)
+    assert (plan.payload_bytes(), len(plan.transfers())) == (after, transfers)
+
+
+def test_without_exchange_only_the_reader_works() -> None:
+    """With one read-out device and no exchange, the other devices have nothing to do."""
+    architecture = named_architecture("resnext11_4x4d", 4, "none")
+    alone = architecture.with_policy(architecture.policy.model_copy(update={"readout": Readout()}))
+    plan = build_plan(alone)
+    assert [len(program) > 0 for program in plan.programs] == [True, False, False, False]
+    assert plan.num_segments() == 1
+
+
+def _check_well_formed(plan: Plan) -> None:
+    sent = {m.tag: m for m in plan.messages()}
+    received = set()
+    for rank, program in enumerate(plan.programs):
+        known: set[str] = set()
+        for step in program:
+            if isinstance(step, Recv):
+                message = sent[step.tag]
+                assert (message.source, message.destination) == (step.source, rank)
+                assert message.shape == plan.shapes[rank][step.tensor]
+                received.add(step.tag)
+                known.add(step.tensor)
+            elif isinstance(step, Send):
+                assert step.tensor in known
+            else:
+                assert set(step.inputs) <= known
+                assert isinstance(step, Compute | Merge)
+                known.add(step.output)
+    assert received == {tag for tag, m in sent.items() if m.destination != CLIENT}
+
+
+@QUICK
+@given(architectures())
+def test_plans_are_well_formed(architecture: Architecture) -> None:
+    """Every message is sent and received once with one shape, and every step's inputs exist before it."""
+    _check_well_formed(lower(architecture))
+    _check_well_formed(build_plan(architecture))
+
+
+@QUICK
+@given(architectures())
+def test_liveness_never_adds(architecture: Architecture) -> None:
+    """Liveness sends no more, computes no more and is done after one pass."""
+    before, after = lower(architecture), build_plan(architecture)
+    assert {m.tag for m in after.messages()} <= {m.tag for m in before.messages()}
+    for rank in range(before.num_devices):
+        layers = [name for s in after.segments[rank].values() for name in s.layers]
+        assert set(layers) <= {name for s in before.segments[rank].values() for name in s.layers}
+        assert len(layers) == len(set(layers))
+    assert prune(after) == after
+
+
+@QUICK
+@given(architectures())
+def test_tags_rise_along_dependencies(architecture: Architecture) -> None:
+    """A device that sends has received only messages of lower tags before."""
+    for program in build_plan(architecture).programs:
+        highest = -1
+        for step in program:
+            if isinstance(step, Recv):
+                highest = max(highest, step.tag)
+            elif isinstance(step, Send):
+                assert step.tag > highest

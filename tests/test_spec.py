@@ -1,0 +1,184 @@
+"""Descriptions: what is read is what was written, and every mistake is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sepnas.errors import PlanError, SpecError, StorageError, VersionError
+from sepnas.spec.architecture import Architecture, named_architecture
+from sepnas.spec.cluster import Cluster, uniform_cluster
+from sepnas.spec.document import write_text
+from sepnas.spec.patterns import pattern_pairs
+from sepnas.spec.policy import TransmissionPolicy
+from sepnas.spec.wire import WIRE_FORMATS, payload_bytes
+from tests.strategies import architectures, clusters
+
+QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@QUICK
+@given(architecture=architectures(), suffix=st.sampled_from([".json", ".yaml"]))
+def test_architecture_round_trip(architecture: Architecture, suffix: str, tmp_path: Path) -> None:
+    """An architecture that is written and read again is the same, in JSON and in YAML."""
+    path = architecture.save(tmp_path / f"a{suffix}")
+    assert Architecture.load(path) == architecture
+
+
+@QUICK
+@given(data=st.data(), num_devices=st.integers(1, 4))
+def test_cluster_round_trip(data: st.DataObject, num_devices: int, tmp_path: Path) -> None:
+    """A cluster that is written and read again is the same."""
+    cluster = data.draw(clusters(num_devices))
+    assert Cluster.load(cluster.save(tmp_path / "c.yaml")) == cluster
+
+
+def test_unknown_key_names_its_place_and_the_allowed_keys(tmp_path: Path) -> None:
+    """An unknown key is refused with the file, its place and the keys that stand there."""
+    data = uniform_cluster(2).to_data()
+    data["devices"][1]["speed"] = 3
+    path = write_text(tmp_path / "c.yaml", __import__("yaml").safe_dump(data))
+    with pytest.raises(SpecError, match=r"c\.yaml: field `devices\.1\.speed`: unknown key; allowed: name, flops_per_s"):
+        Cluster.load(path)
+
+
+def test_wrong_type_names_its_place_and_value() -> None:
+    """A value of the wrong type is refused with its place and the value."""
+    data = uniform_cluster(2).to_data()
+    data["devices"][0]["flops_per_s"] = "fast"
+    with pytest.raises(SpecError, match=r"field `devices\.0\.flops_per_s`: .*number.*'fast'"):
+        Cluster.from_data(data)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan")])
+def test_bandwidth_must_be_positive(value: float) -> None:
+    """A bandwidth that is not a positive, finite number is refused."""
+    data = uniform_cluster(2).to_data()
+    data["links"][0]["bandwidth_bytes_per_s"] = value
+    with pytest.raises(SpecError, match=r"links\.0\.bandwidth_bytes_per_s"):
+        Cluster.from_data(data)
+
+
+@pytest.mark.parametrize("document", [Architecture, Cluster, TransmissionPolicy])
+def test_newer_version_is_refused(document: type, tmp_path: Path) -> None:
+    """A file of a newer version is refused by name of its format and version."""
+    path = write_text(tmp_path / "x.json", '{"version": 2}')
+    with pytest.raises(VersionError, match=rf"x\.json: field `version`: .*{document.format_name}.* got 2"):
+        document.load(path)
+
+
+def test_other_format_is_refused() -> None:
+    """A policy is not taken for a cluster."""
+    with pytest.raises(SpecError, match=r"field `format`: expected 'sepnas\.cluster', got 'sepnas\.policy'"):
+        Cluster.from_data(TransmissionPolicy().to_data())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "not valid JSON"), ("[1]", "is a mapping of fields"), ("", "not valid JSON"), ("\x00", "not valid JSON")],
+)
+def test_broken_file(text: str, message: str, tmp_path: Path) -> None:
+    """A file that is no document is refused with its name."""
+    path = write_text(tmp_path / "broken.json", text)
+    with pytest.raises(SpecError, match=rf"broken\.json: .*{message}"):
+        Architecture.load(path)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    """A file that is not there is named."""
+    with pytest.raises(SpecError, match=r"nowhere\.yaml: no such file"):
+        Cluster.load(tmp_path / "nowhere.yaml")
+
+
+def test_cardinality_must_be_divisible() -> None:
+    """Devices that do not divide the cardinality are refused with both numbers."""
+    with pytest.raises(SpecError, match=r"`cardinality` \(=4\) must be divisible by `num_devices` \(=3\)"):
+        named_architecture("resnext56_4x16d", 3)
+
+
+@pytest.mark.parametrize("name", ["resnet56", "resnext56", "resnext10_4x4d", "resnext56_4x", ""])
+def test_unknown_architecture_name(name: str) -> None:
+    """A name outside the family is refused."""
+    with pytest.raises(SpecError):
+        named_architecture(name)
+
+
+def test_policy_outside_the_cluster() -> None:
+    """A policy that names a device that is not there is refused with point and transfer."""
+    policy = TransmissionPolicy.from_data({"points": [{"after": 0, "transfers": [{"source": 0, "destination": 7}]}]})
+    with pytest.raises(SpecError, match=r"`points\.0`\.transfers\.0\.destination is 7, but the ranks are 0\.\.3"):
+        named_architecture("resnext56_4x16d", 4, policy)
+
+
+def test_lag_1_needs_a_next_block_of_the_same_shape() -> None:
+    """Lag 1 after the last block of a stage is refused."""
+    transfer = {"source": 0, "destination": 1, "lag": 1}
+    policy = TransmissionPolicy.from_data({"points": [{"after": 5, "transfers": [transfer]}]})
+    with pytest.raises(SpecError, match=r"block 5 is the last of its stage"):
+        named_architecture("resnext56_4x16d", 4, policy)
+
+
+def test_a_device_does_not_send_to_itself() -> None:
+    """A transfer from a device to itself is refused."""
+    with pytest.raises(SpecError, match="must differ, both are 2"):
+        TransmissionPolicy.from_data({"points": [{"after": 0, "transfers": [{"source": 2, "destination": 2}]}]})
+
+
+def test_missing_link_names_both_devices() -> None:
+    """A pair without a link is named when a message needs it."""
+    data = uniform_cluster(3).to_data() | {"links": []}
+    data["links"] = [{"between": ["device0", "device1"], "bandwidth_bytes_per_s": 1e6}]
+    cluster = Cluster.from_data(data)
+    assert cluster.link(1, 0).bandwidth_bytes_per_s == 1e6
+    with pytest.raises(PlanError, match="no link between device0 and device2"):
+        cluster.link(0, 2)
+
+
+def test_hand_made_policy_is_the_papers() -> None:
+    """Depth 56 over 4 devices: nine exchanges, shifts 1, 2, 3 in turn, lag 1, whole fp32 outputs."""
+    policy = named_architecture("resnext56_4x16d", 4, "hand-made").policy
+    assert [point.after for point in policy.points] == [0, 2, 4, 6, 8, 10, 12, 14, 16]
+    shifts = [(p.transfers[0].destination - p.transfers[0].source) % 4 for p in policy.points]
+    assert shifts == [1, 2, 3] * 3
+    transfers = [t for p in policy.points for t in p.transfers]
+    assert {(t.fraction, t.wire, t.lag) for t in transfers} == {(1.0, "fp32", 1)}
+    assert policy.readout.kind == "device"
+
+
+def test_patterns() -> None:
+    """Each pattern's short name gives the pairs that it says."""
+    assert pattern_pairs("ring:1", 3) == ((0, 1), (1, 2), (2, 0))
+    assert pattern_pairs("swap:1", 3) == ((0, 1), (1, 0))
+    assert pattern_pairs("star:1", 3) == ((0, 1), (2, 1))
+    assert pattern_pairs("permutation:102", 3) == ((0, 1), (1, 0))
+    assert len(pattern_pairs("all-to-all", 4)) == 12
+    assert pattern_pairs("none", 4) == ()
+
+
+@pytest.mark.parametrize("text", ["ring:0", "ring:3", "ring", "star:3", "permutation:0123", "permutation:110", "mesh"])
+def test_bad_pattern(text: str) -> None:
+    """A pattern that does not exist for three devices is refused."""
+    with pytest.raises(SpecError):
+        pattern_pairs(text, 3)
+
+
+@given(st.integers(1, 4000), st.integers(1, 8))
+def test_wire_formats_shrink(num_values: int, batch: int) -> None:
+    """fp16 is half of fp32; int8 and int4 are a quarter and an eighth, and eight bytes a sample."""
+    sizes = {wire: payload_bytes(num_values, wire, batch) for wire in WIRE_FORMATS}
+    assert sizes["fp32"] == 2 * sizes["fp16"] == 4 * num_values * batch
+    assert sizes["int8"] == (num_values + 8) * batch
+    assert sizes["int4"] == ((num_values + 1) // 2 + 8) * batch
+
+
+def test_nothing_half_written(tmp_path: Path) -> None:
+    """When a file cannot be written, the old one stands as it was and nothing lies beside it."""
+    target = write_text(tmp_path / "a.json", "old")
+    blocked = tmp_path / "a.json" / "b.json"
+    with pytest.raises(StorageError, match=r"b\.json"):
+        write_text(blocked, "new")
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
