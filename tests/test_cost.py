@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sepnas.cost.calibrate import SegmentTime, fit_rate
+from sepnas.cost.calibrate import fit_rate
 from sepnas.cost.simulator import simulate
 from sepnas.errors import PlanError, SpecError
 from sepnas.plan.build import build_plan
 from sepnas.plan.network import count_macs
 from sepnas.spec.architecture import named_architecture
 from sepnas.spec.cluster import Cluster, Link, Power, uniform_cluster
+from sepnas.spec.timing import SegmentTime
 from sepnas.spec.wire import FRAME_HEADER_BYTES
 from tests.strategies import architectures, clusters
 

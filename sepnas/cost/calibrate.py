@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from sepnas.errors import SpecError
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentTime:
-    """One measured segment: its arithmetic, its kernels, the median of its times."""
-
-    flops: int
-    num_kernels: int
-    seconds: float
+from sepnas.spec.timing import SegmentTime
 
 
 def fit_rate(times: Sequence[SegmentTime]) -> tuple[float, float]:

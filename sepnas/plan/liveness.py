@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import lru_cache
 
 from sepnas.plan.steps import CLIENT, Compute, Merge, Plan, Recv, Segment, Send, Step
 
@@ -18,83 +18,88 @@ def prune(plan: Plan) -> Plan:
     live = _live_steps(plan)
     programs, segments, shapes = [], [], []
     for rank, program in enumerate(plan.programs):
-        kept = [step for index, step in enumerate(program) if (rank, index) in live]
+        kept = [step for step, is_live in zip(program, live[rank], strict=True) if is_live]
         steps, used = _join_segments(kept, plan.segments[rank])
-        names = {name for step in steps for name in _tensors(step)}
         programs.append(tuple(steps))
         segments.append(used)
-        shapes.append({name: shape for name, shape in plan.shapes[rank].items() if name in names})
-    return replace(plan, programs=tuple(programs), segments=tuple(segments), shapes=tuple(shapes))
+        shapes.append({name: plan.shapes[rank][name] for name in _tensors(steps)})
+    return Plan(tuple(programs), tuple(segments), tuple(shapes), plan.reader, plan.answer)
 
 
-def _inputs(step: Step) -> tuple[str, ...]:
-    if isinstance(step, Compute | Merge):
-        return step.inputs
-    return (step.tensor,) if isinstance(step, Send) else ()
+def _tensors(steps: list[Step]) -> list[str]:
+    """The names that a program gives to tensors."""
+    return [step.tensor if isinstance(step, Recv) else step.output for step in steps if not isinstance(step, Send)]
 
 
-def _output(step: Step) -> str | None:
-    if isinstance(step, Compute | Merge):
-        return step.output
-    return step.tensor if isinstance(step, Recv) else None
-
-
-def _tensors(step: Step) -> tuple[str, ...]:
-    output = _output(step)
-    return _inputs(step) if output is None else (*_inputs(step), output)
-
-
-def _live_steps(plan: Plan) -> set[tuple[int, int]]:
-    """(rank, index) of the steps that the answer depends on, walked backwards from the sends to the client."""
-    producer: dict[tuple[int, str], int] = {}
+def _live_steps(plan: Plan) -> list[list[bool]]:
+    """For each rank and step whether the answer depends on it: walked backwards from the sends to the client."""
+    producer: list[dict[str, int]] = []
     sender: dict[int, tuple[int, int]] = {}
     todo: list[tuple[int, int]] = []
     for rank, program in enumerate(plan.programs):
+        made: dict[str, int] = {}
         for index, step in enumerate(program):
-            output = _output(step)
-            if output is not None:
-                producer[rank, output] = index
             if isinstance(step, Send):
                 sender[step.tag] = (rank, index)
                 if step.to == CLIENT:
                     todo.append((rank, index))
-    live: set[tuple[int, int]] = set()
+            else:
+                made[step.tensor if isinstance(step, Recv) else step.output] = index
+        producer.append(made)
+    live = [[False] * len(program) for program in plan.programs]
     while todo:
-        place = todo.pop()
-        if place in live:
+        rank, index = todo.pop()
+        if live[rank][index]:
             continue
-        live.add(place)
-        rank, index = place
+        live[rank][index] = True
         step = plan.programs[rank][index]
         if isinstance(step, Recv):
             if step.source != CLIENT:
                 todo.append(sender[step.tag])
+        elif isinstance(step, Send):
+            todo.append((rank, producer[rank][step.tensor]))
         else:
-            todo.extend((rank, producer[rank, name]) for name in _inputs(step))
+            made = producer[rank]
+            todo.extend((rank, made[name]) for name in step.inputs)
     return live
 
 
 def _join_segments(program: list[Step], segments: Mapping[str, Segment]) -> tuple[list[Step], dict[str, Segment]]:
     """Make one computation of two that follow each other when nobody else reads what lies between."""
-    readers = Counter(name for step in program for name in _inputs(step))
+    readers: Counter[str] | None = None
     steps: list[Step] = []
     used: dict[str, Segment] = {}
+    last: Step | None = None
     for step in program:
-        last = steps[-1] if steps else None
-        if not isinstance(step, Compute):
-            steps.append(step)
-        elif isinstance(last, Compute) and step.inputs == (last.output,) and readers[last.output] == 1:
-            steps[-1] = replace(last, output=step.output)
-            used[last.segment] = _joined(used[last.segment], segments[step.segment])
-        else:
-            steps.append(step)
-            used[step.segment] = segments[step.segment]
+        if isinstance(step, Compute):
+            segment = segments[step.segment]
+            if isinstance(last, Compute) and step.inputs == (last.output,):
+                readers = _count_readers(program) if readers is None else readers
+                if readers[last.output] == 1:
+                    segment = _joined(used.pop(last.segment), segment)
+                    steps.pop()
+                    step = Compute(segment.name, last.inputs, step.output)
+            used[segment.name] = segment
+        steps.append(step)
+        last = step
     return steps, used
 
 
+def _count_readers(program: list[Step]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for step in program:
+        if isinstance(step, Compute | Merge):
+            counts.update(step.inputs)
+        elif isinstance(step, Send):
+            counts[step.tensor] += 1
+    return counts
+
+
+@lru_cache(maxsize=4096)
 def _joined(first: Segment, second: Segment) -> Segment:
-    return replace(
-        first,
+    return Segment(
+        name=f"{first.layers[0]}-{second.layers[-1]}",
+        device=first.device,
         layers=first.layers + second.layers,
         flops=first.flops + second.flops,
         num_kernels=first.num_kernels + second.num_kernels,

@@ -6,11 +6,10 @@ Sends are posted before the device waits for anything, those of lag 0 first, for
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from itertools import count
 
-from sepnas.plan.network import FLOAT_BYTES, Layer, device_layers, has_head
+from sepnas.plan.network import PartTable, has_head, part_tables
 from sepnas.plan.steps import CLIENT, Compute, Merge, MergeKind, Plan, Recv, Region, Segment, Send, Shape, Step
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.policy import ExchangePoint, Transfer
@@ -18,8 +17,9 @@ from sepnas.spec.policy import ExchangePoint, Transfer
 
 def lower(architecture: Architecture) -> Plan:
     """The plan of an architecture as its policy says, dead transfers included (see ``liveness``)."""
-    traffic = _Traffic(architecture)
-    programs = [_Program(architecture, traffic, rank) for rank in range(architecture.num_devices)]
+    tables = part_tables(architecture)
+    traffic = _Traffic(architecture, tables)
+    programs = [_Program(architecture, table, traffic) for table in tables]
     for program in programs:
         program.write()
     return Plan(
@@ -32,94 +32,96 @@ def lower(architecture: Architecture) -> Plan:
 
 
 class _Traffic:
-    """The transfers of a policy by sender and by receiver, each with its tag."""
+    """The transfers of a policy as steps, by the device and block where they happen.
 
-    def __init__(self, architecture: Architecture) -> None:
-        tags = count(architecture.num_devices)  # tags below are the client's inputs
-        self.sent: dict[tuple[int, int], list[tuple[Transfer, int]]] = defaultdict(list)
-        self.due: dict[tuple[int, int], list[tuple[ExchangePoint, Transfer, int]]] = defaultdict(list)
+    ``due`` lists what a device merges after a block in the order of merging; what comes late (lag 1, from the
+    point before) stands first, because points stand in order.
+    """
+
+    def __init__(self, architecture: Architecture, tables: tuple[PartTable, ...]) -> None:
+        num_devices = architecture.num_devices
+        tags = count(num_devices)  # tags below are the client's inputs
+        self.sent: dict[tuple[int, int], list[Send]] = {}
+        self.due: dict[tuple[int, int], list[tuple[Recv, Shape]]] = {}
+        self.weighted: set[tuple[int, int]] = set()
         for point in architecture.policy.points:
-            tag_of = {id(t): next(tags) for t in sorted(point.transfers, key=self._turn(architecture.num_devices))}
-            for transfer in point.transfers:
-                tag = tag_of[id(transfer)]
-                self.sent[point.after, transfer.source].append((transfer, tag))
-                # points stand in order, so what comes late (lag 1) from the point before is listed first
-                self.due[point.after + transfer.lag, transfer.destination].append((point, transfer, tag))
-        self.logits = {rank: next(tags) for rank in range(architecture.num_devices)}
+            self._add(point, tags, tables)
+        self.logits = [next(tags) for _ in range(num_devices)]
         self.answer = next(tags)
 
-    @staticmethod
-    def _turn(num_devices: int) -> Callable[[Transfer], tuple[int, int, int]]:
-        """Awaited messages first, then by shift: no two senders of a turn have the same receiver."""
-        return lambda t: (t.lag, (t.destination - t.source) % num_devices, t.source)
+    def _add(self, point: ExchangePoint, tags: count[int], tables: tuple[PartTable, ...]) -> None:
+        tensor, layer = f"b{point.after}", point.after + 1
+        turn = sorted(range(len(point.transfers)), key=_turn(point.transfers, len(tables)))
+        tag_of = dict(zip(turn, tags, strict=False))
+        for index in turn:
+            transfer = point.transfers[index]
+            own = tables[transfer.source].outputs[layer]
+            channels = transfer.num_channels(own.channels, tables[transfer.destination].outputs[layer].channels)
+            region = Region((0, channels), (0, own.height))
+            send = Send(tensor, region, transfer.wire, transfer.destination, tag_of[index])
+            self.sent.setdefault((point.after, transfer.source), []).append(send)
+        for index, transfer in enumerate(point.transfers):
+            own = tables[transfer.destination].outputs[layer]
+            channels = transfer.num_channels(tables[transfer.source].outputs[layer].channels, own.channels)
+            recv = Recv(tag_of[index], transfer.source, f"r{tag_of[index]}")
+            place = (point.after + transfer.lag, transfer.destination)
+            self.due.setdefault(place, []).append((recv, Shape(channels, own.height, own.width)))
+            if point.merge == "weighted":
+                self.weighted.add(place)
+
+
+def _turn(transfers: tuple[Transfer, ...], num_devices: int) -> Callable[[int], tuple[int, int, int]]:
+    """Awaited messages first, then by shift: no two senders of a turn have the same receiver."""
+
+    def key(index: int) -> tuple[int, int, int]:
+        transfer = transfers[index]
+        return transfer.lag, (transfer.destination - transfer.source) % num_devices, transfer.source
+
+    return key
 
 
 class _Program:
     """Writes one device's steps."""
 
-    def __init__(self, architecture: Architecture, traffic: _Traffic, rank: int) -> None:
-        self.architecture, self.traffic, self.rank = architecture, traffic, rank
-        self.layers = device_layers(architecture, rank)
+    def __init__(self, architecture: Architecture, table: PartTable, traffic: _Traffic) -> None:
+        self.architecture, self.table, self.traffic, self.rank = architecture, table, traffic, table.rank
         self.steps: list[Step] = []
         self.segments: dict[str, Segment] = {}
         self.shapes: dict[str, Shape] = {}
         self.current = "x"
-        self.pending: list[Layer] = []
+        self.next_layer = 0
 
     def write(self) -> None:
         size = self.architecture.image_size
         self.shapes["x"] = Shape(self.architecture.in_channels, size, size)
         self.steps.append(Recv(tag=self.rank, source=CLIENT, tensor="x"))
-        self.pending.append(self.layers[0])
         for block in range(self.architecture.num_blocks):
-            self.pending.append(self.layers[1 + block])
-            sent = self.traffic.sent.get((block, self.rank), ())
-            due = self.traffic.due.get((block, self.rank), ())
+            place = (block, self.rank)
+            sent, due = self.traffic.sent.get(place), self.traffic.due.get(place)
             if sent or due:
-                self._compute(f"b{block}")
-            for transfer, tag in sorted(sent, key=lambda each: each[1]):
-                self._send(f"b{block}", transfer, tag, block)
+                self._compute(block + 1, f"b{block}")
+            if sent:
+                self.steps.extend(sent)
             if due:
                 self._merge(block, due)
         self._read_out()
 
-    def _compute(self, output: str) -> None:
-        layers = self.pending
-        segment = Segment(
-            name=f"s{len(self.segments)}",
-            device=self.rank,
-            layers=tuple(layer.name for layer in layers),
-            flops=2 * sum(layer.macs for layer in layers),
-            num_kernels=sum(layer.num_kernels for layer in layers),
-            weight_bytes=FLOAT_BYTES * sum(layer.num_weights for layer in layers),
-            activation_bytes=FLOAT_BYTES * max(layer.peak_values for layer in layers),
-        )
+    def _compute(self, last_layer: int, output: str) -> None:
+        segment = self.table.segment(self.next_layer, last_layer)
         self.segments[segment.name] = segment
-        self.shapes[output] = layers[-1].output
+        self.shapes[output] = self.table.outputs[last_layer]
         self.steps.append(Compute(segment.name, (self.current,), output))
-        self.current, self.pending = output, []
+        self.current, self.next_layer = output, last_layer + 1
 
-    def _send(self, tensor: str, transfer: Transfer, tag: int, block: int) -> None:
-        shape = self.shapes[tensor]
-        channels = transfer.num_channels(shape.channels, self._channels(transfer.destination, block))
-        region = Region((0, channels), (0, shape.height))
-        self.steps.append(Send(tensor, region, transfer.wire, transfer.destination, tag))
-
-    def _channels(self, rank: int, block: int) -> int:
-        return self.architecture.parts[rank].stage_channels(self.architecture.stage_of(block))
-
-    def _merge(self, block: int, due: list[tuple[ExchangePoint, Transfer, int]]) -> None:
-        own, received = self.shapes[self.current], []
-        for _, transfer, tag in due:
-            name = f"r{tag}"
-            channels = transfer.num_channels(self._channels(transfer.source, block), own.channels)
-            self.shapes[name] = Shape(channels, own.height, own.width)
-            self.steps.append(Recv(tag, transfer.source, name))
-            received.append(name)
-        weighted = any(point.merge == "weighted" for point, _, _ in due)
-        kind: MergeKind = "weighted" if weighted else "mean"
-        parameter = f"merge{block}" if weighted else None
-        self._put_merge(kind, tuple(received), f"m{block}", parameter)
+    def _merge(self, block: int, due: list[tuple[Recv, Shape]]) -> None:
+        for recv, shape in due:
+            self.shapes[recv.tensor] = shape
+            self.steps.append(recv)
+        weighted = (block, self.rank) in self.traffic.weighted
+        received = tuple(recv.tensor for recv, _ in due)
+        self._put_merge(
+            "weighted" if weighted else "mean", received, f"m{block}", f"merge{block}" if weighted else None
+        )
 
     def _put_merge(self, kind: MergeKind, received: tuple[str, ...], output: str, parameter: str | None) -> None:
         self.shapes[output] = self.shapes[self.current]
@@ -127,11 +129,11 @@ class _Program:
         self.current = output
 
     def _read_out(self) -> None:
-        readout = self.architecture.policy.readout
+        readout, num_layers = self.architecture.policy.readout, len(self.table.layers)
         if has_head(self.architecture, self.rank):
-            self.pending.append(self.layers[-1])
-        if self.pending:
-            self._compute("logits" if has_head(self.architecture, self.rank) else "features")
+            self._compute(num_layers - 1, "logits")
+        elif self.next_layer < num_layers - 1:
+            self._compute(num_layers - 2, "features")
         whole = Region.whole(Shape(self.architecture.num_classes))
         if self.rank != readout.device:
             if readout.kind == "mean":

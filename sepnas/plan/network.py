@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sepnas.plan.steps import Shape
+from sepnas.plan.steps import Segment, Shape
 from sepnas.spec.architecture import Architecture, DevicePart
 
 FLOAT_BYTES = 4
@@ -57,7 +57,6 @@ def _block(architecture: Architecture, part: DevicePart, block: int, shape: Shap
     return Layer(f"block{block}", macs, parameters, weights, output, peak, len(convolutions))
 
 
-@lru_cache(maxsize=256)
 def _part_layers(architecture: Architecture, part: DevicePart) -> tuple[Layer, ...]:
     side = -(-architecture.image_size // architecture.stem_stride)
     macs, parameters, weights = _conv_bn(architecture.in_channels, architecture.stem_channels, 3, 1, side)
@@ -73,22 +72,54 @@ def _part_layers(architecture: Architecture, part: DevicePart) -> tuple[Layer, .
     return tuple(layers)
 
 
-def device_layers(architecture: Architecture, rank: int) -> tuple[Layer, ...]:
-    """The layers of one device, head included (not every device runs its head)."""
-    return _part_layers(_without_policy(architecture), architecture.parts[rank])
+class PartTable:
+    """The layers of one device's part and every segment of them, each made once.
+
+    A search lowers thousands of policies over the same parts: what does not depend on the policy is kept.
+    """
+
+    def __init__(self, architecture: Architecture, rank: int) -> None:
+        self.rank = rank
+        self.layers = _part_layers(architecture, architecture.parts[rank])
+        self.outputs = tuple(layer.output for layer in self.layers)
+        self._segments: dict[tuple[int, int], Segment] = {}
+
+    def segment(self, first: int, last: int) -> Segment:
+        """The segment from layer ``first`` to layer ``last``, both included."""
+        found = self._segments.get((first, last))
+        if found is None:
+            found = self._segments[first, last] = self._make(self.layers[first : last + 1])
+        return found
+
+    def _make(self, layers: tuple[Layer, ...]) -> Segment:
+        return Segment(
+            name=layers[0].name if len(layers) == 1 else f"{layers[0].name}-{layers[-1].name}",
+            device=self.rank,
+            layers=tuple(layer.name for layer in layers),
+            flops=2 * sum(layer.macs for layer in layers),
+            num_kernels=sum(layer.num_kernels for layer in layers),
+            weight_bytes=FLOAT_BYTES * sum(layer.num_weights for layer in layers),
+            activation_bytes=FLOAT_BYTES * max(layer.peak_values for layer in layers),
+        )
+
+
+def part_tables(architecture: Architecture) -> tuple[PartTable, ...]:
+    """A table for each device; networks that differ only in their policy share them."""
+    a = architecture
+    numbers = (a.depth, a.num_classes, a.in_channels, a.image_size, a.stem_channels, a.stem_stride)
+    return _part_tables(numbers, a.parts)
 
 
 @lru_cache(maxsize=64)
-def _skeleton(depth: int, classes: int, channels: int, size: int, stem: int, stride: int) -> Architecture:
-    return Architecture(
-        depth=depth, num_classes=classes, in_channels=channels, image_size=size, stem_channels=stem,
-        stem_stride=stride, parts=(DevicePart(bottleneck_width=1),),
-    )  # fmt: skip
+def _part_tables(numbers: tuple[int, ...], parts: tuple[DevicePart, ...]) -> tuple[PartTable, ...]:
+    names = ("depth", "num_classes", "in_channels", "image_size", "stem_channels", "stem_stride")
+    bare = Architecture.model_validate({**dict(zip(names, numbers, strict=True)), "parts": parts})
+    return tuple(PartTable(bare, rank) for rank in range(len(parts)))
 
 
-def _without_policy(a: Architecture) -> Architecture:
-    """A small stand-in with the same family numbers, so that the cache is shared by all policies."""
-    return _skeleton(a.depth, a.num_classes, a.in_channels, a.image_size, a.stem_channels, a.stem_stride)
+def device_layers(architecture: Architecture, rank: int) -> tuple[Layer, ...]:
+    """The layers of one device, head included (not every device runs its head)."""
+    return part_tables(architecture)[rank].layers
 
 
 def has_head(architecture: Architecture, rank: int) -> bool:
