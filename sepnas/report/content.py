@@ -1,0 +1,129 @@
+"""What the report page can show: plain values, converted by the caller from searches, plans and traces.
+
+Every part of :class:`ReportContent` is optional; a part that is not there leaves no trace on the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sepnas.spec.architecture import Architecture
+
+SpanKind = Literal["compute", "send", "recv", "merge", "wait"]
+Objectives = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class SummaryRow:
+    """One line of the summary: what was ``expected`` (predicted, the whole network) and what was ``observed``.
+
+    ``agree`` is None where the two need not agree.
+    """
+
+    name: str
+    expected: str
+    observed: str = ""
+    agree: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CandidatePoint:
+    """One candidate of a search; ``objectives`` has ``accuracy``, ``latency_s`` and ``payload_bytes``.
+
+    ``label`` names a policy that people know (all-to-all, hand-made, none).
+    """
+
+    index: int
+    objectives: Objectives
+    on_front: bool = False
+    label: str | None = None
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What ``rank`` did from ``start_s`` to ``end_s`` after the request came in.
+
+    ``peer`` is the other end of a transfer; a ``send`` and a ``recv`` of the same ``name`` between the same
+    two ranks are the two ends of one message.
+    """
+
+    rank: int
+    kind: SpanKind
+    name: str
+    start_s: float
+    end_s: float
+    peer: int | None = None
+    nbytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """One inference; ``title`` says which (``predicted``, ``measured``), ``latency_s`` when the answer came."""
+
+    title: str
+    spans: tuple[Span, ...]
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LinkBytes:
+    """Payload bytes of one inference from ``source`` to ``destination``."""
+
+    source: int
+    destination: int
+    predicted: int
+    counted: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClassAccuracy:
+    """The share of one class's images that were answered correctly."""
+
+    name: str
+    whole: float
+    devices: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """The test split through the whole network and through the devices."""
+
+    whole: float
+    devices: float
+    num_images: int
+    answers_that_differ: int
+    classes: tuple[ClassAccuracy, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One value an epoch; curves of the same ``panel`` (``loss``, ``accuracy``) share a picture."""
+
+    name: str
+    panel: str
+    values: tuple[float, ...]
+    first_epoch: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ReportContent:
+    """The parts of the page, from top to bottom.
+
+    ``timelines`` share one picture; the first stands above the second (predicted above measured).
+    ``architecture`` is the chosen one: its transmission policy is drawn.
+    """
+
+    title: str = "sepnas report"
+    lead: str = ""
+    summary: tuple[SummaryRow, ...] = ()
+    candidates: tuple[CandidatePoint, ...] = ()
+    timelines: tuple[Timeline, ...] = ()
+    links: tuple[LinkBytes, ...] = ()
+    accuracy: Accuracy | None = None
+    architecture: Architecture | None = None
+    history: tuple[Curve, ...] = ()
+    machine: Mapping[str, str] = field(default_factory=dict)
+    commands: tuple[str, ...] = ()

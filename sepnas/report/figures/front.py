@@ -1,0 +1,210 @@
+"""The Pareto front of a search: payload bytes or latency against accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, floor, log10
+from typing import Any, Literal
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+
+from sepnas.report.content import CandidatePoint
+from sepnas.report.figures.labels import label_points
+from sepnas.report.figures.style import HALF_WIDTH_IN, INK, MUTED, RED, Drawing, Tip, legend_above, new_axes
+from sepnas.report.units import format_bytes, format_seconds, format_share
+
+Horizontal = Literal["payload_bytes", "latency_s"]
+
+# Blue to orange: told apart by all, and neither end vanishes on white or on black.
+_COLOURS = LinearSegmentedColormap.from_list("latency", ["#1f6fc0", "#9a86a0", "#f0a020"], N=32)
+_AXIS: Mapping[Horizontal, str] = {"payload_bytes": "payload between devices", "latency_s": "latency (predicted)"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Candidates that look alike."""
+
+    gid: str
+    caption: str
+    holds: Callable[[CandidatePoint], bool]
+    look: Mapping[str, Any]
+
+
+_GROUPS = (
+    _Group(
+        "dominated",
+        "dominated",
+        lambda point: not point.on_front and point.label is None,
+        {"marker": "o", "s": 16, "alpha": 0.38, "linewidths": 0, "zorder": 3},
+    ),
+    _Group(
+        "front",
+        "Pareto front",
+        lambda point: point.on_front and point.label is None,
+        {"marker": "o", "s": 34, "linewidths": 0.9, "edgecolors": INK, "zorder": 5},
+    ),
+    _Group(
+        "named",
+        "named policy",
+        lambda point: point.label is not None,
+        {"marker": "D", "s": 40, "linewidths": 1.1, "edgecolors": INK, "zorder": 6},
+    ),
+)
+
+
+def front_drawing(candidates: Sequence[CandidatePoint], horizontal: Horizontal) -> Drawing:
+    """Every candidate: accuracy upwards, ``horizontal`` to the right, latency as colour."""
+    figure, axes = new_axes(HALF_WIDTH_IN, 4.0)
+    drawing = Drawing(f"front-{horizontal.partition('_')[0]}", figure, _description(candidates, horizontal))
+    latencies = [candidate.objectives["latency_s"] for candidate in candidates]
+    norm = Normalize(min(latencies), max(max(latencies), 1.000001 * min(latencies), 1e-9))
+    handles = []
+    for group in _GROUPS:
+        members = [candidate for candidate in candidates if group.holds(candidate)]
+        if members:
+            _draw(drawing, axes, group, members, horizontal, norm)
+            handles.append(_handle(group))
+    handles += _ring_chosen(axes, candidates, horizontal)
+    _scale(axes, candidates, horizontal)
+    _colour_bar(axes, norm)
+    legend_above(axes, handles)
+    _label(axes, candidates, horizontal)
+    return drawing
+
+
+def candidate_text(candidate: CandidatePoint) -> str:
+    """A candidate's numbers in one line."""
+    objectives = candidate.objectives
+    name = f"candidate {candidate.index}" + (f" ({candidate.label})" if candidate.label else "")
+    accuracy, latency = format_share(objectives["accuracy"]), format_seconds(objectives["latency_s"])
+    end = (", on the front" if candidate.on_front else "") + (", chosen" if candidate.chosen else "")
+    return f"{name}: accuracy {accuracy}, latency {latency}, {format_bytes(objectives['payload_bytes'])}{end}"
+
+
+def _draw(
+    drawing: Drawing,
+    axes: Axes,
+    group: _Group,
+    members: Sequence[CandidatePoint],
+    horizontal: Horizontal,
+    norm: Normalize,
+) -> None:
+    marks = axes.scatter(
+        [member.objectives[horizontal] for member in members],
+        [member.objectives["accuracy"] for member in members],
+        c=[member.objectives["latency_s"] for member in members],
+        cmap=_COLOURS,
+        norm=norm,
+        clip_on=False,
+        **group.look,
+    )
+    tips = [Tip(candidate_text(member), f"candidate-{member.index}") for member in members]
+    drawing.tag(marks, group.gid, tips)
+
+
+def _handle(group: _Group) -> Artist:
+    bare = group.gid == "dominated"
+    return Line2D(
+        [],
+        [],
+        linestyle="none",
+        label=group.caption,
+        marker=group.look["marker"],
+        markersize=4 if bare else 5.5,
+        markerfacecolor=MUTED,
+        markeredgecolor="none" if bare else INK,
+        alpha=0.5 if bare else 1.0,
+    )
+
+
+def _ring_chosen(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Horizontal) -> list[Artist]:
+    chosen = [candidate.objectives for candidate in candidates if candidate.chosen]
+    if not chosen:
+        return []
+    ring: dict[str, Any] = {"facecolors": "none", "edgecolors": RED, "linewidths": 2.0, "s": 170, "zorder": 10}
+    axes.scatter([c[horizontal] for c in chosen], [c["accuracy"] for c in chosen], clip_on=False, **ring)
+    return [Line2D([], [], linestyle="none", label="chosen", marker="o", markersize=9, mfc="none", mec=RED, mew=2)]
+
+
+def _scale(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Horizontal) -> None:
+    axes.set_xlabel(_AXIS[horizontal])
+    axes.set_ylabel("accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    axes.margins(0.06)
+    if horizontal == "payload_bytes":
+        _scale_bytes(axes, [candidate.objectives["payload_bytes"] for candidate in candidates])
+    else:
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_seconds(value)))
+        axes.locator_params(axis="x", nbins=5)
+
+
+def _scale_bytes(axes: Axes, counts: Sequence[float]) -> None:
+    """A log scale; with silent policies zero stands at its left, a short linear stretch before the first tick."""
+    positive = [count for count in counts if count > 0]
+    if not positive:
+        return
+    ticks = _ticks(min(positive), max(positive))
+    first, last = ticks[0], ticks[-1]
+    if min(counts) <= 0:
+        axes.set_xscale("symlog", linthresh=first, linscale=0.35, subs=[])
+        axes.set_xlim(-0.12 * first, 1.1 * last)
+        ticks.insert(0, 0.0)
+    else:
+        axes.set_xscale("log")
+        axes.set_xlim(0.9 * first, 1.1 * last)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_bytes(value)))
+
+
+def _ticks(lowest: float, highest: float) -> list[float]:
+    """Round numbers that enclose both, about six at most."""
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        powers = range(floor(log10(lowest)), ceil(log10(highest)) + 1)
+        ticks = [step * 10.0**power for power in powers for step in steps]
+        first = max(tick for tick in ticks if tick <= lowest * 1.000001)
+        last = min((tick for tick in ticks if tick >= highest * 0.999999), default=ticks[-1])
+        ticks = [tick for tick in ticks if first <= tick <= last]
+        if len(ticks) <= 6:
+            break
+    return ticks
+
+
+def _colour_bar(axes: Axes, norm: Normalize) -> None:
+    figure = axes.figure
+    assert figure is not None
+    bar = figure.colorbar(ScalarMappable(norm, _COLOURS), ax=axes, fraction=0.045, pad=0.02, aspect=28)
+    bar.outline.set_visible(False)
+    # Without an outline of their own, light seams show between the colours.
+    if bar.solids is not None:
+        bar.solids.set_edgecolor("face")
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_seconds(value)))
+    bar.ax.tick_params(length=2)
+    bar.set_label("latency")
+
+
+def _label(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Horizontal) -> None:
+    points = [(candidate.objectives[horizontal], candidate.objectives["accuracy"]) for candidate in candidates]
+    labels = []
+    for candidate, (x, y) in zip(candidates, points, strict=True):
+        words = [candidate.label] if candidate.label else []
+        words += [f"chosen: {candidate.index}"] if candidate.chosen else []
+        if words:
+            labels.append((", ".join(words), x, y))
+    label_points(axes, labels, points)
+
+
+def _description(candidates: Sequence[CandidatePoint], horizontal: Horizontal) -> str:
+    on_front = sum(candidate.on_front for candidate in candidates)
+    what = "payload bytes" if horizontal == "payload_bytes" else "latency"
+    best = max(candidates, key=lambda candidate: candidate.objectives["accuracy"])
+    return (
+        f"Scatter plot of {what} against accuracy: {len(candidates)} candidates, {on_front} on the Pareto front. "
+        f"The most accurate is {candidate_text(best)}. All numbers stand in the table below."
+    )

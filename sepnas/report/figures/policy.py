@@ -1,0 +1,171 @@
+"""Who sends what to whom: a lane for each device, a column for each block, an arrow for each transfer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch, Patch
+
+from sepnas.report.figures.style import (
+    BLUE,
+    FULL_WIDTH_IN,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    RED,
+    Drawing,
+    Tip,
+    legend_above,
+    new_axes,
+)
+from sepnas.spec.architecture import Architecture
+from sepnas.spec.policy import ExchangePoint, Transfer
+from sepnas.spec.wire import WIRE_FORMATS, WireFormat
+
+_WIRE_COLOURS: dict[WireFormat, str] = {"fp32": BLUE, "fp16": GREEN, "int8": ORANGE, "int4": PURPLE}
+_BLOCK_WIDTH = 0.44
+_BLOCK_HEIGHT = 0.32
+_MIN_COLUMN_IN = 0.62
+_ROOMY_COLUMN_IN = 1.1
+
+
+def policy_drawing(architecture: Architecture) -> Drawing:
+    """The transmission policy of an architecture; time goes to the right."""
+    num_blocks, num_devices = architecture.num_blocks, architecture.num_devices
+    width_in = max(FULL_WIDTH_IN, 1.4 + _MIN_COLUMN_IN * num_blocks)
+    figure, axes = new_axes(width_in, 1.1 + 0.62 * num_devices)
+    drawing = Drawing("policy", figure, _description(architecture))
+    _draw_lanes(drawing, axes, architecture)
+    scale = min(1.0, width_in / num_blocks / _ROOMY_COLUMN_IN)
+    for number, (point, transfer) in enumerate(transfers_of(architecture)):
+        ends = f"after block {point.after}: device {transfer.source} → device {transfer.destination}"
+        arrow = _draw_arrow(axes, point, transfer, scale)
+        drawing.tag(arrow, f"transfer-{number}", [Tip(f"{ends}, {transfer_text(transfer)}, {point.merge}")])
+    _draw_readout(axes, architecture)
+    _scale(axes, architecture)
+    legend_above(axes, _handles(architecture, scale), columns=8)
+    return drawing
+
+
+def transfers_of(architecture: Architecture) -> Iterator[tuple[ExchangePoint, Transfer]]:
+    """Every transfer with its exchange point, in order."""
+    for point in architecture.policy.points:
+        for transfer in point.transfers:
+            yield point, transfer
+
+
+def _draw_lanes(drawing: Drawing, axes: Axes, architecture: Architecture) -> None:
+    end = architecture.num_blocks + 0.1
+    axes.hlines(range(architecture.num_devices), -0.35, end, color=MUTED, linewidth=0.8, zorder=1)
+    corners, tips = [], []
+    for rank in range(architecture.num_devices):
+        for block in range(architecture.num_blocks):
+            corners.append(_box(block, rank))
+            channels = architecture.parts[rank].stage_channels(architecture.stage_of(block))
+            tips.append(Tip(f"device {rank}, block {block}: {channels} output channels"))
+    boxes = PolyCollection(corners, facecolors=PAPER, edgecolors=MUTED, linewidths=0.9, zorder=5)
+    axes.add_collection(boxes)
+    drawing.tag(boxes, "blocks", tips)
+
+
+def _box(block: int, rank: int) -> list[tuple[float, float]]:
+    left, top = block, rank - _BLOCK_HEIGHT / 2
+    right, bottom = left + _BLOCK_WIDTH, rank + _BLOCK_HEIGHT / 2
+    return [(left, top), (right, top), (right, bottom), (left, bottom)]
+
+
+def _draw_arrow(axes: Axes, point: ExchangePoint, transfer: Transfer, scale: float) -> FancyArrowPatch:
+    """Lag 0 lands before the next block; lag 1 passes the next block and lands after it."""
+    tail = (point.after + _BLOCK_WIDTH + 0.03, transfer.source)
+    head = (point.after + transfer.lag + 0.96, transfer.destination)
+    colour = _WIRE_COLOURS[transfer.wire]
+    # Arrows of opposite directions bend apart.
+    bend = 0.10 if transfer.source < transfer.destination else -0.10
+    arrow = FancyArrowPatch(
+        tail,
+        head,
+        arrowstyle=f"-|>,head_length={3.4 * scale},head_width={1.8 * scale}",
+        connectionstyle=f"arc3,rad={bend}",
+        color=colour,
+        linewidth=_width_pt(transfer.fraction, scale),
+        linestyle=(0, (4, 2)) if transfer.lag else "solid",
+        shrinkA=0,
+        shrinkB=0,
+        zorder=4,
+    )
+    axes.add_patch(arrow)
+    return arrow
+
+
+def _width_pt(fraction: float, scale: float) -> float:
+    return scale * (0.6 + 1.8 * fraction)
+
+
+def transfer_text(transfer: Transfer) -> str:
+    """A transfer's fraction, wire format and lag."""
+    return f"{100 * transfer.fraction:g} % of the channels as {transfer.wire}, lag {transfer.lag}"
+
+
+def _draw_readout(axes: Axes, architecture: Architecture) -> None:
+    readout = architecture.policy.readout
+    x = architecture.num_blocks + 0.22
+    mean = readout.kind == "mean"
+    for rank in range(architecture.num_devices) if mean else (readout.device,):
+        gathers = rank == readout.device
+        axes.plot([x], [rank], "o", markersize=8, color=RED if gathers else PAPER, markeredgecolor=RED, zorder=6)
+    text = "answer: mean of all" if mean else "answer"
+    axes.annotate(text, (x, readout.device), (8, 0), textcoords="offset points", va="center", fontsize=8, color=INK)
+
+
+def _scale(axes: Axes, architecture: Architecture) -> None:
+    num_blocks, num_devices = architecture.num_blocks, architecture.num_devices
+    axes.set_xlim(-0.4, num_blocks + (1.6 if architecture.policy.readout.kind == "mean" else 1.0))
+    axes.set_ylim(num_devices - 0.45, -0.85)
+    axes.set_yticks(range(num_devices), [f"device {rank}" for rank in range(num_devices)])
+    axes.set_xticks([block + _BLOCK_WIDTH / 2 for block in range(num_blocks)], [str(b) for b in range(num_blocks)])
+    axes.set_xlabel("block")
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_visible(False)
+    _mark_stages(axes, architecture.blocks_per_stage)
+
+
+def _mark_stages(axes: Axes, blocks_per_stage: Sequence[int]) -> None:
+    first = 0
+    for stage, num_blocks in enumerate(blocks_per_stage):
+        left, right = first - 0.14, first + num_blocks - 1 + _BLOCK_WIDTH + 0.14
+        axes.axvspan(left, right, color=MUTED, alpha=0.07, linewidth=0, zorder=0)
+        axes.text(left + 0.08, -0.68, f"stage {stage}", fontsize=8, color=MUTED, va="center")
+        first += num_blocks
+
+
+def _handles(architecture: Architecture, scale: float) -> list[Patch | Line2D]:
+    transfers = [transfer for _, transfer in transfers_of(architecture)]
+    handles: list[Patch | Line2D] = [
+        Line2D([], [], color=_WIRE_COLOURS[wire], linewidth=2, label=wire)
+        for wire in WIRE_FORMATS
+        if any(transfer.wire == wire for transfer in transfers)
+    ]
+    if any(transfer.lag for transfer in transfers):
+        handles.append(Line2D([], [], color=MUTED, linestyle=(0, (4, 2)), label="lag 1 (hides behind a block)"))
+    for fraction in sorted({transfer.fraction for transfer in transfers}, reverse=True)[:4]:
+        width = _width_pt(fraction, scale)
+        handles.append(Line2D([], [], color=MUTED, linewidth=width, label=f"{100 * fraction:g} % of channels"))
+    return handles
+
+
+def _description(architecture: Architecture) -> str:
+    policy = architecture.policy
+    num_transfers = sum(len(point.transfers) for point in policy.points)
+    return (
+        f"Transmission policy '{policy.name}': {num_transfers} transfers between {architecture.num_devices} devices "
+        f"at {len(policy.points)} of {architecture.num_blocks} exchange points. "
+        "Each transfer stands in the table below."
+    )

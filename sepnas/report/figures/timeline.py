@@ -1,0 +1,219 @@
+"""The time line of one inference: what every device did when, each prediction above its measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter
+
+from sepnas.report.content import Span, SpanKind, Timeline
+from sepnas.report.figures.style import (
+    BLUE,
+    FULL_WIDTH_IN,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    RED,
+    Drawing,
+    Tip,
+    legend_above,
+    new_axes,
+)
+from sepnas.report.units import format_bytes, format_seconds, time_unit
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Colour of a kind of span, and its place in a lane of height 1 (downwards)."""
+
+    caption: str
+    colour: str
+    top: float
+    bottom: float
+    alpha: float = 1.0
+
+
+_LOOKS: dict[SpanKind, _Look] = {
+    "wait": _Look("waits", MUTED, 0.14, 0.32, 0.28),
+    "compute": _Look("computes", BLUE, 0.04, 0.42),
+    "merge": _Look("merges", GREEN, 0.04, 0.42),
+    "send": _Look("sends", ORANGE, 0.47, 0.67),
+    "recv": _Look("receives", PURPLE, 0.71, 0.91),
+}
+_GAP = 0.45
+_MOST_ARROWS = 60
+_NARROWEST_SEAM = 0.004
+_NARROWEST_NAMED = 0.022
+"""A transfer that takes less than this share of the time axis has no room for its peer's name."""
+
+_ON_COLOUR = "#1b1f25"
+"""Text on orange and purple: dark in both themes, hence none of the page's colours."""
+
+
+def rank_name(rank: int) -> str:
+    """``device 0``, or ``client`` for the rank below zero."""
+    return "client" if rank < 0 else f"device {rank}"
+
+
+def timeline_drawing(timelines: Sequence[Timeline]) -> Drawing:
+    """A group of lanes for each device, one lane for each of ``timelines``, on one time axis."""
+    ranks = sorted({span.rank for timeline in timelines for span in timeline.spans})
+    rows = len(ranks) * (len(timelines) + _GAP)
+    figure, axes = new_axes(FULL_WIDTH_IN, 0.9 + 0.54 * rows)
+    drawing = Drawing("timeline", figure, _description(timelines, ranks))
+    tops = [
+        {rank: place * (len(timelines) + _GAP) + number for place, rank in enumerate(ranks)}
+        for number in range(len(timelines))
+    ]
+    for number, timeline in enumerate(timelines):
+        _draw_timeline(drawing, axes, timeline, number, tops[number], _NARROWEST_SEAM * _longest_s(timelines))
+    _name_peers(axes, timelines, tops)
+    _scale(axes, timelines, ranks, rows)
+    arrows = any(_arrows(timeline) for timeline in timelines)
+    legend_above(axes, _handles({span.kind for timeline in timelines for span in timeline.spans}, arrows), columns=7)
+    return drawing
+
+
+def span_text(span: Span) -> str:
+    """What a span is, in one line."""
+    verb = {"compute": "computes", "merge": "merges", "wait": "waits for"}.get(span.kind, "")
+    what = f"{rank_name(span.rank)} {verb} {span.name}"
+    if span.kind in ("send", "recv") and span.peer is not None:
+        ends = (span.rank, span.peer) if span.kind == "send" else (span.peer, span.rank)
+        way = f"{rank_name(ends[0])} → {rank_name(ends[1])}"
+        what = f"{'send' if span.kind == 'send' else 'receive'} {way}: {span.name}, {format_bytes(span.nbytes)}"
+    took = format_seconds(span.end_s - span.start_s)
+    return f"{what}; {format_seconds(span.start_s)} to {format_seconds(span.end_s)} ({took})"
+
+
+def _draw_timeline(
+    drawing: Drawing, axes: Axes, timeline: Timeline, number: int, tops: dict[int, float], least_s: float
+) -> None:
+    for kind, look in _LOOKS.items():
+        spans = [span for span in timeline.spans if span.kind == kind]
+        if spans:
+            bars = PolyCollection(
+                [_corners(span, tops[span.rank], look) for span in spans],
+                facecolors=look.colour,
+                edgecolors=[_outline(span, look, least_s) for span in spans],
+                linewidths=0.5,
+                alpha=look.alpha,
+                zorder=3,
+            )
+            axes.add_collection(bars)
+            drawing.tag(bars, f"{kind}-{number}", [Tip(span_text(span)) for span in spans])
+    if arrows := _arrows(timeline):
+        _draw_arrows(axes, arrows, tops)
+    for top in tops.values():
+        axes.plot([timeline.latency_s] * 2, [top - 0.02, top + 0.92], color=RED, linewidth=1.4, zorder=5)
+
+
+def _outline(span: Span, look: _Look, least_s: float) -> str:
+    """A seam between neighbours that are wide enough for it; its own colour keeps a short span visible."""
+    return PAPER if span.end_s - span.start_s >= least_s and span.kind != "wait" else look.colour
+
+
+def _corners(span: Span, top: float, look: _Look) -> list[tuple[float, float]]:
+    upper, lower = top + look.top, top + look.bottom
+    return [(span.start_s, upper), (span.end_s, upper), (span.end_s, lower), (span.start_s, lower)]
+
+
+def _name_peers(axes: Axes, timelines: Sequence[Timeline], rows: Sequence[dict[int, float]]) -> None:
+    """Where a transfer goes or comes from, written on its bar if there is room."""
+    least_s = _NARROWEST_NAMED * _longest_s(timelines)
+    for timeline, tops in zip(timelines, rows, strict=True):
+        for span in timeline.spans:
+            if span.kind not in ("send", "recv") or span.peer is None or span.end_s - span.start_s < least_s:
+                continue
+            look, sign = _LOOKS[span.kind], "→" if span.kind == "send" else "←"
+            name = "client" if span.peer < 0 else str(span.peer)
+            y = tops[span.rank] + (look.top + look.bottom) / 2 + 0.012
+            at = ((span.start_s + span.end_s) / 2, y)
+            axes.annotate(f"{sign} {name}", at, ha="center", va="center", fontsize=6.5, color=_ON_COLOUR, zorder=6)
+
+
+def _longest_s(timelines: Sequence[Timeline]) -> float:
+    return max(max([t.latency_s, *(span.end_s for span in t.spans)]) for t in timelines)
+
+
+def _arrows(timeline: Timeline) -> list[tuple[Span, Span]]:
+    """Each message's two ends; none at all where there are too many to follow by eye."""
+    received = {(s.peer, s.rank, s.name): s for s in timeline.spans if s.kind == "recv"}
+    ends = [(s, received.get((s.rank, s.peer if s.peer is not None else s.rank, s.name))) for s in timeline.spans]
+    pairs = [(sent, got) for sent, got in ends if sent.kind == "send" and got is not None]
+    return pairs if len(pairs) <= _MOST_ARROWS else []
+
+
+def _draw_arrows(axes: Axes, arrows: Sequence[tuple[Span, Span]], tops: dict[int, float]) -> None:
+    """From where a message is posted to where it has arrived."""
+    tails = [(sent.start_s, tops[sent.rank] + 0.57) for sent, _ in arrows]
+    heads = [(got.end_s, tops[got.rank] + 0.81) for _, got in arrows]
+    axes.add_collection(
+        LineCollection(list(zip(tails, heads, strict=True)), colors=INK, linewidths=0.6, alpha=0.35, zorder=4)
+    )
+    axes.scatter([x for x, _ in heads], [y for _, y in heads], s=7, color=INK, alpha=0.7, linewidths=0, zorder=5)
+
+
+def _scale(axes: Axes, timelines: Sequence[Timeline], ranks: Sequence[int], rows: float) -> None:
+    longest_s = _longest_s(timelines)
+    size, unit = time_unit(longest_s)
+    axes.set_xlim(-0.004 * longest_s, 1.012 * longest_s)
+    axes.set_ylim(rows - _GAP + 0.1, -0.15)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / size:g}"))
+    axes.set_xlabel(f"time since the request ({unit})")
+    lanes = len(timelines)
+    axes.set_yticks(
+        [place * (lanes + _GAP) + number + 0.45 for place in range(len(ranks)) for number in range(lanes)],
+        [_lane_name(rank, timeline) for rank in ranks for timeline in timelines],
+    )
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    for place in range(len(ranks)):
+        top = place * (lanes + _GAP)
+        axes.axhspan(top - 0.1, top + lanes, color=MUTED, alpha=0.07, linewidth=0, zorder=0)
+
+
+def _lane_name(rank: int, timeline: Timeline) -> str:
+    return f"{rank_name(rank)}  {timeline.title}".strip()
+
+
+def _handles(kinds: set[SpanKind], arrows: bool) -> list[Patch | Line2D]:
+    order: tuple[SpanKind, ...] = ("compute", "merge", "wait", "send", "recv")
+    handles: list[Patch | Line2D] = [
+        Patch(facecolor=_LOOKS[kind].colour, alpha=_LOOKS[kind].alpha, label=_LOOKS[kind].caption)
+        for kind in order
+        if kind in kinds
+    ]
+    if arrows:
+        handles.append(Line2D([], [], color=INK, linewidth=0.8, marker=".", markevery=(1, 2), label="message arrives"))
+    return [*handles, Line2D([], [], color=RED, linewidth=1.6, label="answer")]
+
+
+def _description(timelines: Sequence[Timeline], ranks: Sequence[int]) -> str:
+    ends = " and ".join(f"{t.title} {format_seconds(t.latency_s)}" for t in timelines)
+    return (
+        f"Time line of one inference on {sum(rank >= 0 for rank in ranks)} devices: {ends} until the answer. "
+        "For each device it shows when it computes, merges, waits, sends and receives; "
+        "the sums stand in the table below."
+    )
+
+
+def busy_rows(timelines: Sequence[Timeline]) -> Iterator[tuple[str, ...]]:
+    """The table under the picture: for each device and time line its name, title, sums and end."""
+    for rank in sorted({span.rank for timeline in timelines for span in timeline.spans}):
+        for timeline in timelines:
+            mine = [span for span in timeline.spans if span.rank == rank]
+            sums = [sum(s.end_s - s.start_s for s in mine if s.kind == kind) for kind in ("compute", "merge", "wait")]
+            sent = sum(span.nbytes for span in mine if span.kind == "send")
+            end_s = max((span.end_s for span in mine), default=0.0)
+            numbers = (*(format_seconds(total) for total in sums), format_bytes(sent), format_seconds(end_s))
+            yield (rank_name(rank), timeline.title, *numbers)

@@ -1,0 +1,83 @@
+"""Where a result comes from: the command line, the commit, the machine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sepnas.spec.result import Machine
+
+# Result files are what comes out of a tree, not what goes into it.
+_INPUTS_ONLY = ("--", ":/", ":(top,exclude,glob)experiments/*/result.json")
+
+
+def command_line(argv: Sequence[str] | None = None) -> str:
+    """The running command as one would type it in the repository: ``sepnas VERB ...`` or ``python PATH ...``."""
+    program, *arguments = sys.argv if argv is None else argv
+    path = Path(program)
+    if path.stem == "sepnas" or path.name == "__main__.py":
+        return shlex.join(["sepnas", *arguments])
+    return shlex.join(["python", os.path.relpath(path), *arguments])
+
+
+def git_commit(root: str | os.PathLike[str] = ".") -> str | None:
+    """The commit of the tree, with ``+changes`` when it is dirty; None outside of git or before the first commit."""
+    commit = _output_of(["git", "-C", os.fspath(root), "rev-parse", "--verify", "--quiet", "HEAD"])
+    if not commit:
+        return None
+    changes = _output_of(["git", "-C", os.fspath(root), "status", "--porcelain", *_INPUTS_ONLY])
+    return f"{commit}+changes" if changes else commit
+
+
+def machine_facts() -> Machine:
+    """CPU, usable cores, GPU, torch and Python; torch is looked up, not imported."""
+    return Machine(
+        cpu=_cpu_model(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        gpu=_gpu_name(),
+        torch=_version_of("torch"),
+        python=platform.python_version(),
+    )
+
+
+def _output_of(command: list[str]) -> str | None:
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _cpu_model() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    facts = _facts(text)
+    return facts.get("model name") or facts.get("Model") or platform.processor() or platform.machine() or "unknown"
+
+
+def _facts(text: str) -> dict[str, str]:
+    pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _gpu_name() -> str | None:
+    names = _output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
+    return ", ".join(names.splitlines()) if names else None
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,248 @@
+"""The sections of the page: pictures with the tables under them, each only if its data is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from markupsafe import Markup
+
+from sepnas.report.content import Accuracy, CandidatePoint, ReportContent
+from sepnas.report.figures.bars import classes_drawing, link_name, links_drawing
+from sepnas.report.figures.curves import curves_drawing, epochs_of, is_share
+from sepnas.report.figures.front import front_drawing
+from sepnas.report.figures.policy import policy_drawing, transfers_of
+from sepnas.report.figures.style import Drawing
+from sepnas.report.figures.svg import inline_svg
+from sepnas.report.figures.timeline import busy_rows, timeline_drawing
+from sepnas.report.units import format_bytes, format_seconds, format_share
+from sepnas.spec.policy import ExchangePoint, Transfer
+
+_LONG = 12
+"""Tables of more rows are folded."""
+
+_MOST_CLASSES = 24
+"""More do not fit into a picture; the table has them all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An inline SVG and the sentence under it; a ``wide`` one takes a whole row and scrolls on a narrow screen."""
+
+    svg: Markup
+    caption: str
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Plain text cells, text columns before numbers; a ``folded`` table opens on demand, ``marked`` rows stand out."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    folded: bool = False
+    marked: frozenset[int] = frozenset()
+    num_text_columns: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One part of the page."""
+
+    slug: str
+    title: str
+    lead: str = ""
+    pictures: tuple[Picture, ...] = ()
+    tables: tuple[Table, ...] = ()
+    commands: tuple[str, ...] = ()
+
+
+def sections_of(content: ReportContent) -> list[Section]:
+    """The sections whose data is there, in the order of the page."""
+    found = [make(content) for make in _MAKERS]
+    return [section for section in found if section is not None]
+
+
+def _picture(draw: Callable[[], Drawing], caption: str, wide: bool = False) -> Picture:
+    return Picture(inline_svg(draw), caption, wide)
+
+
+def _front(content: ReportContent) -> Section | None:
+    candidates = content.candidates
+    if not candidates:
+        return None
+    bytes_caption, latency_caption = "What talking buys: up and to the left is better.", "What waiting buys: likewise."
+    return Section(
+        "front",
+        "The search",
+        f"{len(candidates)} candidates, {sum(c.on_front for c in candidates)} of them on the Pareto front: no other "
+        "candidate is at least as accurate, as fast and as silent, and better in one of the three.",
+        (
+            _picture(partial(front_drawing, candidates, "payload_bytes"), bytes_caption),
+            _picture(partial(front_drawing, candidates, "latency_s"), latency_caption),
+        ),
+        tuple(_candidate_tables(candidates)),
+    )
+
+
+def _candidate_tables(candidates: Sequence[CandidatePoint]) -> Iterator[Table]:
+    """Every candidate stands in at least one of them."""
+    known = [candidate for candidate in candidates if candidate.label or candidate.chosen]
+    front = [candidate for candidate in candidates if candidate.on_front]
+    rest = [candidate for candidate in candidates if not (candidate.on_front or candidate.label or candidate.chosen)]
+    if known:
+        yield _candidate_table("Chosen and named", known, False)
+    if front:
+        yield _candidate_table(f"The Pareto front: {len(front)} candidates", front, len(front) > _LONG)
+    if rest:
+        yield _candidate_table(f"The other {len(rest)} candidates", rest, True)
+
+
+def _candidate_table(caption: str, candidates: Sequence[CandidatePoint], folded: bool) -> Table:
+    ordered = sorted(candidates, key=lambda c: (-c.objectives["accuracy"], c.objectives["payload_bytes"], c.index))
+    header = ("candidate", "", "accuracy", "latency", "payload", "payload in bytes")
+    marked = frozenset(row for row, candidate in enumerate(ordered) if candidate.chosen)
+    rows = tuple(_candidate_row(candidate) for candidate in ordered)
+    return Table(caption, header, rows, folded, marked, num_text_columns=2)
+
+
+def _candidate_row(candidate: CandidatePoint) -> tuple[str, ...]:
+    notes = [candidate.label] if candidate.label else []
+    notes += ["front"] if candidate.on_front else []
+    notes += ["chosen"] if candidate.chosen else []
+    objectives = candidate.objectives
+    count = objectives["payload_bytes"]
+    numbers = (format_share(objectives["accuracy"]), format_seconds(objectives["latency_s"]), format_bytes(count))
+    return (str(candidate.index), ", ".join(notes), *numbers, f"{count:,.0f}")
+
+
+def _policy(content: ReportContent) -> Section | None:
+    architecture = content.architecture
+    if architecture is None:
+        return None
+    widths = ", ".join(f"{p.cardinality}x{p.bottleneck_width}d" for p in architecture.parts)
+    rows = tuple(_transfer_row(point, transfer) for point, transfer in transfers_of(architecture))
+    header = ("after block", "from → to", "channels", "wire format", "lag", "merge")
+    tables = (Table(f"The {len(rows)} transfers", header, rows, folded=True, num_text_columns=2),) if rows else ()
+    return Section(
+        "policy",
+        "Who sends what to whom",
+        f"{architecture.name}, depth {architecture.depth}, over {architecture.num_devices} devices (cardinality "
+        f"and bottleneck width: {widths}), with the transmission policy “{architecture.policy.name}”.",
+        (_picture(partial(policy_drawing, architecture), "Each box is a block; time goes to the right.", wide=True),),
+        tables,
+    )
+
+
+def _transfer_row(point: ExchangePoint, transfer: Transfer) -> tuple[str, ...]:
+    ends, channels = f"{transfer.source} → {transfer.destination}", f"{100 * transfer.fraction:g} %"
+    return (str(point.after), ends, channels, transfer.wire, str(transfer.lag), point.merge)
+
+
+def _timeline(content: ReportContent) -> Section | None:
+    timelines = content.timelines
+    if not any(timeline.spans for timeline in timelines):
+        return None
+    titles = " above ".join(timeline.title for timeline in timelines)
+    ends = ", ".join(f"{timeline.title} {format_seconds(timeline.latency_s)}" for timeline in timelines)
+    header = ("device", "", "computes", "merges", "waits", "sent", "finished at")
+    return Section(
+        "timeline",
+        "One inference",
+        f"Until the answer: {ends}.",
+        (_picture(partial(timeline_drawing, timelines), f"For each device {titles}, on one time axis.", wide=True),),
+        (Table("Sums for each device", header, tuple(busy_rows(timelines)), num_text_columns=2),),
+    )
+
+
+def _bytes(content: ReportContent) -> Section | None:
+    links = content.links
+    if not links:
+        return None
+    rows = [(link_name(x), f"{x.predicted:,}", f"{x.counted:,}", _difference(x.predicted, x.counted)) for x in links]
+    predicted, counted = sum(x.predicted for x in links), sum(x.counted for x in links)
+    rows.append(("all links", f"{predicted:,}", f"{counted:,}", _difference(predicted, counted)))
+    equal = all(x.predicted == x.counted for x in links)
+    verdict = "Equal on every link." if equal else "They differ on the links that the table marks."
+    table = Table(
+        "Payload bytes of one inference",
+        ("link", "predicted", "counted on the socket", "difference"),
+        tuple(rows),
+        marked=frozenset(row for row, x in enumerate(links) if x.predicted != x.counted),
+    )
+    caption = "Payload of each link, as the plan says and as the sockets carried it."
+    return Section("bytes", "Bytes", verdict, (_picture(partial(links_drawing, links), caption),), (table,))
+
+
+def _difference(predicted: int, counted: int) -> str:
+    return "none" if predicted == counted else f"{counted - predicted:+,}"
+
+
+def _accuracy(content: ReportContent) -> Section | None:
+    accuracy = content.accuracy
+    if accuracy is None:
+        return None
+    differ = accuracy.answers_that_differ
+    agree = "agree on every image" if differ == 0 else f"differ on {differ} images"
+    pictures: tuple[Picture, ...] = ()
+    if accuracy.classes:
+        lowest = sorted(accuracy.classes, key=lambda c: min(c.whole, c.devices))[:_MOST_CLASSES]
+        shown = [c for c in accuracy.classes if c in lowest]
+        which = "each class" if len(shown) == len(accuracy.classes) else f"the {len(shown)} hardest classes"
+        caption = f"Accuracy of {which}; where dot and ring meet, cutting changed nothing."
+        pictures = (_picture(partial(classes_drawing, shown), caption),)
+    return Section(
+        "accuracy",
+        "Accuracy",
+        f"{accuracy.num_images:,} images through the whole network and through the devices: their answers {agree}.",
+        pictures,
+        tuple(_accuracy_tables(accuracy)),
+    )
+
+
+def _accuracy_tables(accuracy: Accuracy) -> Iterator[Table]:
+    header = ("class", "whole network", "through the devices")
+    total = ("all classes", format_share(accuracy.whole), format_share(accuracy.devices))
+    yield Table(f"Accuracy on {accuracy.num_images:,} images", header, (total,))
+    rows = tuple((c.name, format_share(c.whole), format_share(c.devices)) for c in accuracy.classes)
+    if rows:
+        yield Table(f"Accuracy of {len(rows)} classes", header, rows, folded=len(rows) > _LONG)
+
+
+def _history(content: ReportContent) -> Section | None:
+    curves = [curve for curve in content.history if curve.values]
+    panels = list(dict.fromkeys(curve.panel for curve in curves))
+    if not panels:
+        return None
+    pictures, tables = [], []
+    for number, panel in enumerate(panels):
+        mine = [curve for curve in curves if curve.panel == panel]
+        pictures.append(_picture(partial(curves_drawing, f"history-{number}", panel, mine), f"{panel} over the epochs"))
+        rows = tuple(
+            (curve.name, str(epoch), format_share(value) if is_share(panel) else f"{value:.4g}")
+            for curve in mine
+            for epoch, value in zip(epochs_of(curve), curve.values, strict=True)
+        )
+        tables.append(Table(f"{panel} of each epoch", ("curve", "epoch", panel), rows, folded=True))
+    return Section("history", "Training", "", tuple(pictures), tuple(tables))
+
+
+def _reproduce(content: ReportContent) -> Section | None:
+    if not content.machine and not content.commands:
+        return None
+    rows = tuple(content.machine.items())
+    tables = (Table("The machine", ("what", "value"), rows, num_text_columns=2),) if rows else ()
+    return Section("reproduce", "Run it again", "", (), tables, content.commands)
+
+
+_MAKERS: tuple[Callable[[ReportContent], Section | None], ...] = (
+    _front,
+    _policy,
+    _timeline,
+    _bytes,
+    _accuracy,
+    _history,
+    _reproduce,
+)
