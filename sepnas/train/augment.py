@@ -1,0 +1,76 @@
+"""Random changes of a batch of training images, on the batch's device; the generator decides them all."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sepnas.errors import TrainingError
+from sepnas.train.recipe import Augmentation
+from sepnas.train.vision import import_torchvision
+
+
+def augment(images_BCHW: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """uint8 images to uint8 images of the same shape; ``generator`` lives on the CPU, so all devices draw alike."""
+    if augmentation.crop_padding or augmentation.flip:
+        images_BCHW = crop_and_flip(
+            images_BCHW, augmentation.crop_padding, augmentation.padding == "reflect", augmentation.flip, generator
+        )
+    if augmentation.autoaugment != "none":
+        images_BCHW = auto_augment(images_BCHW, augmentation.autoaugment, generator)
+    return images_BCHW
+
+
+def crop_and_flip(images_BCHW: Tensor, padding: int, reflect: bool, flip: bool, generator: torch.Generator) -> Tensor:
+    """Each image shifted by up to ``padding`` pixels either way, and every other one (by chance) mirrored.
+
+    One gather does both: no padded copy is made.
+    """
+    batch, channels, height, width = images_BCHW.shape
+    if reflect and padding >= min(height, width):
+        raise TrainingError(f"a crop padding of {padding} cannot be mirrored in images of {height}x{width} pixels")
+    rows_BH, rows_ok = _shifted(batch, height, padding, reflect, generator)
+    columns_BW, columns_ok = _shifted(batch, width, padding, reflect, generator)
+    if flip:
+        mirrored_B1 = torch.rand(batch, 1, generator=generator) < 0.5
+        columns_BW = torch.where(mirrored_B1, columns_BW.flip(1), columns_BW)
+        columns_ok = torch.where(mirrored_B1, columns_ok.flip(1), columns_ok)
+    device = images_BCHW.device
+    places_BHW = (rows_BH[:, :, None] * width + columns_BW[:, None, :]).to(device)
+    places = places_BHW.view(batch, 1, height * width).expand(-1, channels, -1)
+    moved = images_BCHW.flatten(2).gather(2, places).view_as(images_BCHW)
+    if padding and not reflect:
+        inside_BHW = (rows_ok[:, :, None] & columns_ok[:, None, :]).to(device)
+        moved = moved * inside_BHW[:, None]
+    return moved
+
+
+def _shifted(batch: int, size: int, padding: int, reflect: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """For each image the source position ``(B, size)`` of each row (or column), and whether it lies inside."""
+    offset_B1 = torch.randint(-padding, padding + 1, (batch, 1), generator=generator)
+    position = torch.arange(size) + offset_B1
+    inside = (position >= 0) & (position < size)
+    if reflect:
+        position = position.abs()
+        return size - 1 - (size - 1 - position).abs(), inside
+    return position.clamp(0, size - 1), inside
+
+
+def auto_augment(images_BCHW: Tensor, policy: str, generator: torch.Generator) -> Tensor:
+    """torchvision's AutoAugment (arXiv 1805.09501), another draw for each image; works on the CPU, image by image."""
+    if images_BCHW.shape[1] not in (1, 3):
+        raise TrainingError(f"AutoAugment needs images of 1 or 3 channels, got {images_BCHW.shape[1]}")
+    transform = _auto_augment(policy)
+    # torchvision draws from the global generator: lend it a seed, and give it back as it was
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        return torch.stack([transform(image) for image in images_BCHW.cpu()]).to(images_BCHW.device)
+
+
+@lru_cache
+def _auto_augment(policy: str) -> Any:
+    transforms = import_torchvision("transforms.v2")
+    return transforms.AutoAugment(getattr(transforms.AutoAugmentPolicy, policy.upper()))

@@ -1,0 +1,149 @@
+"""Checkpoints: safetensors files, and the architecture beside them. Nothing is pickled.
+
+``last.safetensors`` holds the network's tensors under their own names, the optimizer's momentum buffers under
+``momentum_buffer/NAME``, and as JSON in its header all that a run needs to go on. ``best.safetensors`` holds the
+network's tensors of the epoch of highest validation accuracy. A digest of the tensors stands in the header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from sepnas.errors import CheckpointError, SpecError
+from sepnas.nets.separable import SeparableResNeXt
+from sepnas.spec.architecture import Architecture
+from sepnas.spec.document import replacing
+
+FORMAT, VERSION = "sepnas.checkpoint", 1
+LAST, BEST, ARCHITECTURE = "last.safetensors", "best.safetensors", "architecture.json"
+MOMENTUM = "momentum_buffer/"
+
+
+def new_network(architecture: Architecture, seed: int = 0) -> SeparableResNeXt:
+    """A network whose first weights depend on ``seed`` alone; torch's own generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return SeparableResNeXt(architecture)
+
+
+def load_network(path: str | os.PathLike[str]) -> SeparableResNeXt:
+    """The trained network of a run's folder (its best epoch) or of one checkpoint file, on the CPU, in eval mode.
+
+    Raises :class:`CheckpointError` when a file is missing or damaged, or does not hold this architecture's weights.
+    """
+    path = Path(path)
+    file = path / BEST if path.is_dir() else path
+    try:
+        architecture = Architecture.load(file.parent / ARCHITECTURE)
+    except SpecError as error:
+        raise CheckpointError(f"{error}; a trained network has its architecture beside its weights") from None
+    network = SeparableResNeXt(architecture)
+    tensors, _ = read_checkpoint(file)
+    restore_network(network, tensors, file)
+    return network.eval()
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Write beside ``path``, bring it to the disk, rename; raises :class:`StorageError`."""
+    plain = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
+    head = {"format": FORMAT, "version": str(VERSION), "sha256": _digest(plain), "run": json.dumps(meta)}
+    data = save(plain, head)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors (on the CPU) and the JSON of the header; raises :class:`CheckpointError`."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            head = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        _check_head(path, head)
+        meta = json.loads(head["run"])
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: damaged, or no checkpoint of sepnas: {error}; {_ADVICE}") from None
+    if _digest(tensors) != head.get("sha256"):
+        raise CheckpointError(f"{path}: damaged: its tensors are not those that were written; {_ADVICE}")
+    return tensors, meta
+
+
+_ADVICE = "train again in another folder, or remove it to start afresh"
+
+
+def _check_head(path: Path, head: Mapping[str, str]) -> None:
+    if head.get("format") != FORMAT:
+        raise ValueError(f"its header does not say format '{FORMAT}'")
+    if int(head["version"]) > VERSION:
+        raise CheckpointError(
+            f"{path}: this sepnas reads {FORMAT} up to version {VERSION}, got {head['version']}; "
+            "update sepnas to read it"
+        )
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        x = tensors[name]
+        digest.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
+        digest.update(x.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def restore_network(network: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
+    """Copy the network's tensors in, strictly; raises :class:`CheckpointError` that names the first that differs."""
+    found = {name: x for name, x in tensors.items() if not name.startswith(MOMENTUM)}
+    wanted = network.state_dict()
+    for name in sorted(set(wanted) ^ set(found)):
+        has, lacks = ("network", "checkpoint") if name in wanted else ("checkpoint", "network")
+        raise CheckpointError(
+            f"{where}: belongs to another network: tensor {name!r} is in the {has}, not in the {lacks}"
+        )
+    for name, x in found.items():
+        if x.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{where}: belongs to another network: tensor {name!r} has shape {tuple(x.shape)} in the checkpoint, "
+                f"{tuple(wanted[name].shape)} in the network"
+            )
+    network.load_state_dict(found)
+
+
+def check_identity(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: Path) -> None:
+    """Raise :class:`CheckpointError` that names the first differences between the saved run and this one."""
+    found = list(differences(saved, json.loads(json.dumps(wanted))))
+    if found:
+        more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+        raise CheckpointError(
+            f"{where}: belongs to another run: {'; '.join(found[:3])}{more}; resume with the same values, or choose "
+            "another output folder"
+        )
+
+
+def differences(saved: Any, wanted: Any, place: str = "") -> Iterator[str]:
+    """Each leaf of two JSON values that differs, in words."""
+    if isinstance(saved, dict) and isinstance(wanted, dict):
+        for key in sorted(set(saved) | set(wanted)):
+            yield from differences(saved.get(key), wanted.get(key), f"{place}.{key}" if place else key)
+    elif isinstance(saved, list) and isinstance(wanted, list) and len(saved) == len(wanted):
+        for index, (a, b) in enumerate(zip(saved, wanted, strict=True)):
+            yield from differences(a, b, f"{place}.{index}")
+    elif saved != wanted:
+        yield f"`{place}` is {_short(saved)} there, {_short(wanted)} here"
+
+
+def _short(value: Any) -> str:
+    text = f"a list of {len(value)}" if isinstance(value, list) and len(value) > 4 else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,149 @@
+"""Data sets by name: splits that are stable, stratified and disjoint.
+
+==================  ============================================================================
+``digits``          scikit-learn's 1,797 handwritten digits, 8x8, one channel; 60/20/20 percent
+``cifar10``,        through torchvision; the test split is the published one, the validation
+``cifar100``,       split is held out of the published training part
+``fashion-mnist``
+``folder:PATH``     images in ``PATH/train/CLASS/``, see :mod:`sepnas.train.folder`
+==================  ============================================================================
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sepnas.errors import DataError
+from sepnas.train.folder import read_folder
+from sepnas.train.images import ImageData, Split, channel_statistics
+from sepnas.train.vision import import_torchvision
+
+__all__ = ["DATA_SETS", "ImageData", "Split", "cache_folder", "load_dataset", "stratified_holdout"]
+
+Parts = Mapping[str, Split]
+
+_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}
+DATA_SETS = ("digits", *_TORCHVISION, "folder:PATH")
+
+DIGITS_TEST_FRACTION = 0.2
+DIGITS_TEST_SEED = 0
+RESIZE_BATCH = 4096
+
+
+def load_dataset(
+    name: str,
+    *,
+    root: Path | None = None,
+    image_size: int | None = None,
+    validation_fraction: float | None = None,
+    seed: int = 0,
+    download: bool = False,
+) -> ImageData:
+    """Load a data set into memory.
+
+    ``root`` holds torchvision's files and the cache of decoded folders (default ``~/.cache/sepnas``).
+    ``image_size`` resizes (bilinear). ``validation_fraction`` is the share of the training part (of the whole, for
+    digits) that is held out for validation, class by class: 0.1, and 0.2 for digits; a folder with both ``val`` and
+    ``test`` needs none. ``seed`` picks the images held out; the test split does not depend on it.
+
+    Raises :class:`DataError` when the data are missing or cannot be used; the message names the path.
+    """
+    root = cache_folder() if root is None else Path(root).expanduser()
+    fraction = validation_fraction if validation_fraction is not None else 0.2 if name == "digits" else 0.1
+    if not 0 < fraction < (1 - DIGITS_TEST_FRACTION if name == "digits" else 1):
+        raise DataError(f"`validation_fraction` must leave images to train on and to validate with, got {fraction}")
+    if image_size is not None and image_size < 1:
+        raise DataError(f"`image_size` must be at least 1, got {image_size}")
+    if name == "digits":
+        classes, parts = _digits()
+        fraction /= 1 - DIGITS_TEST_FRACTION
+    elif name in _TORCHVISION:
+        classes, parts = _torchvision(name, root, download)
+    elif name.startswith("folder:"):
+        classes, parts = read_folder(Path(name.removeprefix("folder:")), image_size, root / "folders")
+    else:
+        raise DataError(f"unknown data set {name!r}; allowed: {', '.join(DATA_SETS)}")
+    return _assemble(name, classes, parts, image_size, fraction, seed)
+
+
+def cache_folder() -> Path:
+    """``sepnas`` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sepnas"
+
+
+def stratified_holdout(labels: Tensor, fraction: float, seed: int, names: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
+    """Indices kept and held out, each rising; of every class ``fraction`` is held out, rounded, at least one.
+
+    Raises :class:`DataError` when a class (of ``names``) has a single image.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    for label in torch.unique(labels).tolist():
+        members = (labels == label).nonzero().flatten()
+        if len(members) < 2:
+            name = names[label] if names else label
+            raise DataError(f"class {name!r} has one training image; two are needed to hold one out for validation")
+        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        held_out[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
+
+
+def _assemble(
+    name: str, classes: tuple[str, ...], parts: Parts, image_size: int | None, fraction: float, seed: int
+) -> ImageData:
+    parts = {part: _resized(split, image_size) for part, split in parts.items()}
+    train = parts["train"]
+    if "val" not in parts:
+        kept, held_out = stratified_holdout(train.labels, fraction, seed, classes)
+        parts = {**parts, "train": train.take(kept), "val": train.take(held_out)}
+    mean, std = channel_statistics(parts["train"].images)
+    return ImageData(name, classes, parts["train"], parts["val"], parts["test"], mean, std)
+
+
+def _resized(split: Split, image_size: int | None) -> Split:
+    if image_size is None or split.images.shape[2:] == (image_size, image_size):
+        return split
+    size = (image_size, image_size)
+    batches = [
+        functional.interpolate(x.float(), size, mode="bilinear", antialias=True).round_().clamp_(0, 255).byte()
+        for x in torch.split(split.images, RESIZE_BATCH)
+    ]
+    return Split(torch.cat(batches), split.labels)
+
+
+def _digits() -> tuple[tuple[str, ...], Parts]:
+    from sklearn.datasets import load_digits  # only this data set needs scikit-learn, and it takes a second to import
+
+    found = load_digits()
+    images = torch.from_numpy(np.rint(found.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
+    whole = Split(images, torch.from_numpy(found.target.astype(np.int64)))
+    kept, test = stratified_holdout(whole.labels, DIGITS_TEST_FRACTION, DIGITS_TEST_SEED)
+    return tuple(str(digit) for digit in range(10)), {"train": whole.take(kept), "test": whole.take(test)}
+
+
+def _torchvision(name: str, root: Path, download: bool) -> tuple[tuple[str, ...], Parts]:
+    kind = getattr(import_torchvision("datasets"), _TORCHVISION[name])
+    try:
+        found = {part: kind(str(root), train=part == "train", download=download) for part in ("train", "test")}
+    except (RuntimeError, OSError) as error:
+        if download:
+            raise DataError(f"data set {name!r} cannot be downloaded to {root}: {error}") from None
+        raise DataError(
+            f"data set {name!r} is missing or incomplete in {root}; fetch it with --download (download=True), or name "
+            "the folder that holds it"
+        ) from None
+    parts = {
+        part: Split(_channels_first(torch.as_tensor(d.data)), torch.as_tensor(d.targets)) for part, d in found.items()
+    }
+    return tuple(found["train"].classes), parts
+
+
+def _channels_first(images: Tensor) -> Tensor:
+    return images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,184 @@
+"""Images in folders: ``PATH/train/CLASS/*.png`` (or .jpg ...), with ``PATH/val`` or ``PATH/test``, or both, beside.
+
+================  =====================================================================
+beside ``train``  what happens
+================  =====================================================================
+val and test      each serves as what it is
+test only         the validation split is held out of train
+val only          ``val`` serves as the *test* split; validation is held out of train, so
+                  that the images that an accuracy is reported on picked nothing
+neither           :class:`DataError`
+================  =====================================================================
+
+All images must be square and of one size, unless ``image_size`` resizes them (bilinear). They are grayscale (one
+channel) when every one of them is, else RGB; transparency is dropped. Names that begin with a dot, and files that
+are no images by their suffix, are passed over.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sepnas.errors import DataError
+from sepnas.train.display import track
+from sepnas.train.folder_cache import read_cache, write_cache
+from sepnas.train.images import Split
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp"})
+
+_GRAY_MODES = frozenset({"1", "L", "LA", "La"})
+_DEEP_MODES = ("I", "F")  # more than 8 bits a channel: Pillow would clip, not scale
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_BUNCH = 64
+
+Listing = Mapping[str, Mapping[str, Sequence[Path]]]
+"""Part (train, val, test) -> class -> files."""
+
+_Out = TypeVar("_Out")
+
+
+def read_folder(folder: Path, image_size: int | None, cache: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
+    """The classes, and the splits ``train``, ``test`` and perhaps ``val``.
+
+    Decoded images are kept under ``cache``, keyed by the path and by the name, size and time of each file.
+    Raises :class:`DataError` that names the first path at fault.
+    """
+    folder = folder.expanduser().resolve()
+    listing = list_folder(folder)
+    classes = tuple(listing["train"])
+    paths = [path for by_class in listing.values() for files in by_class.values() for path in files]
+    images = read_cache(cache, folder, paths, image_size)
+    if images is None:
+        images = _decode(paths, image_size)
+        write_cache(cache, folder, paths, image_size, images)
+    return classes, _split_up(listing, torch.from_numpy(images))
+
+
+def list_folder(folder: Path) -> Listing:
+    """The image files of each part and class, in order of their names; checks that the parts have the same classes."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    if not (folder / "train").is_dir():
+        raise DataError(f"{folder}: has no folder `train`; expected {folder}/train/CLASS/*.png")
+    parts = ["train"] + [part for part in ("val", "test") if (folder / part).is_dir()]
+    if len(parts) == 1:
+        raise DataError(f"{folder}: has neither `test` nor `val` beside `train`; one is needed to test on")
+    listing = {part: _list_part(folder / part) for part in parts}
+    for part in parts[1:]:
+        _check_classes(folder, part, listing)
+    if "test" not in listing:
+        listing["test"] = listing.pop("val")
+    return listing
+
+
+def _list_part(part: Path) -> dict[str, list[Path]]:
+    classes = sorted(p for p in part.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not classes:
+        raise DataError(f"{part}: is empty; expected a folder for each class, with its images")
+    found = {path.name: _images_of(path) for path in classes}
+    for name, files in found.items():
+        if not files:
+            raise DataError(f"{part / name}: holds no images (looked for {', '.join(sorted(SUFFIXES))})")
+    return found
+
+
+def _images_of(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+
+
+def _check_classes(folder: Path, part: str, listing: Listing) -> None:
+    for has, lacks in (("train", part), (part, "train")):
+        missing = sorted(set(listing[has]) - set(listing[lacks]))
+        if missing:
+            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            raise DataError(
+                f"{folder / lacks}: has no class {missing[0]!r}{more}, but {folder / has} has; "
+                "both need the same classes"
+            )
+
+
+def _decode(paths: Sequence[Path], image_size: int | None) -> np.ndarray:
+    """All images as one ``(N, C, H, W)`` uint8 array, C 1 or 3: their heads first, then the pixels into their place."""
+    gray, height, width = True, image_size or 0, image_size or 0
+    for path, (mode, size) in zip(paths, _in_threads(_read_head, paths, "checking images"), strict=True):
+        gray = gray and mode in _GRAY_MODES
+        if image_size is None:
+            width, height = _one_size(path, size, paths[0], (width, height))
+    images = np.empty((len(paths), 1 if gray else 3, height, width), np.uint8)
+
+    def read(path: Path) -> np.ndarray:
+        return _read_pixels(path, gray, (width, height))
+
+    for index, pixels_CHW in enumerate(_in_threads(read, paths, "reading images")):
+        images[index] = pixels_CHW
+    return images
+
+
+def _one_size(path: Path, size: tuple[int, int], first: Path, known: tuple[int, int]) -> tuple[int, int]:
+    if known == (0, 0) and size[0] != size[1]:
+        raise DataError(f"{path}: is {size[0]}x{size[1]} pixels, not square; give an image size to resize all images")
+    if known not in ((0, 0), size):
+        raise DataError(
+            f"{path}: is {size[0]}x{size[1]} pixels, but {first} is {known[0]}x{known[1]}; all images must have one "
+            "size, or give an image size to resize them"
+        )
+    return size
+
+
+def _read_head(path: Path) -> tuple[str, tuple[int, int]]:
+    try:
+        with Image.open(path) as image:
+            mode, size = image.mode, image.size
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: cannot be read as an image: {error}") from None
+    if mode.startswith(_DEEP_MODES):
+        raise DataError(f"{path}: has more than 8 bits a channel (mode {mode}); save it with 8")
+    return mode, size
+
+
+def _read_pixels(path: Path, gray: bool, size: tuple[int, int]) -> np.ndarray:
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("L" if gray else "RGB")
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: cannot be read as an image: {error}") from None
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    return pixels[None] if gray else pixels.transpose(2, 0, 1)
+
+
+def _in_threads(function: Callable[[Path], _Out], paths: Sequence[Path], what: str) -> Iterator[_Out]:
+    """The results in order of ``paths``; a few bunches at most wait in memory.
+
+    Small images hold Python's lock most of the time: bunches keep the threads from fighting over it.
+    """
+    remaining = iter(track(paths, what))
+    threads = os.cpu_count() or 1
+
+    def work(bunch: list[Path]) -> list[_Out]:
+        return [function(path) for path in bunch]
+
+    with ThreadPoolExecutor(threads) as pool:
+        while bunches := [b for _ in range(4 * threads) if (b := list(islice(remaining, _BUNCH)))]:
+            for results in pool.map(work, bunches):
+                yield from results
+
+
+def _split_up(listing: Listing, images: torch.Tensor) -> dict[str, Split]:
+    splits, start = {}, 0
+    for part, by_class in listing.items():
+        counts = [len(files) for files in by_class.values()]
+        labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        splits[part] = Split(images[start : start + len(labels)], labels)
+        start += len(labels)
+    return splits

@@ -1,0 +1,302 @@
+"""The training loop: any network from images to logits, from a seed, resumed bit for bit.
+
+Everything random in an epoch (the order of the images, their augmentation, what a step samples) derives from the
+seed and the epoch's number. A checkpoint after each epoch is therefore all that there is to restore: a run that was
+killed or stopped ends with the same weights as an unbroken one on the same machine, threads and versions.
+
+The test split is never looked at here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sepnas.errors import CheckpointError, StorageError, TrainingError
+from sepnas.spec.architecture import Architecture
+from sepnas.train.augment import augment
+from sepnas.train.checkpoint import (
+    ARCHITECTURE,
+    BEST,
+    LAST,
+    check_identity,
+    read_checkpoint,
+    restore_network,
+    write_checkpoint,
+)
+from sepnas.train.curves import Curves
+from sepnas.train.display import TrainingDisplay
+from sepnas.train.evaluate import accuracy
+from sepnas.train.images import ImageData
+from sepnas.train.optimize import Optimization
+from sepnas.train.recipe import Recipe
+from sepnas.train.record import EpochRecord, TrainingResult, best_of, history_to_data, write_history
+
+Step = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
+"""``(network, images_BCHW, labels_B, generator) -> loss``, a scalar to differentiate.
+
+Images are augmented and normalised float32; the generator lives on the CPU and derives from seed and epoch."""
+
+HISTORY = "history.jsonl"
+RESIDENT_BYTES = 8 << 30
+"""Training images up to this size are kept on the device, larger sets are moved batch by batch."""
+LOSS_CHECK_STEPS = 50
+"""On an accelerator the losses are looked at this often: each look waits for it."""
+
+
+def train_network(
+    network: nn.Module,
+    data: ImageData,
+    recipe: Recipe,
+    out_dir: Path,
+    *,
+    seed: int = 0,
+    resume: bool = False,
+    device: str = "auto",
+    progress: Progress | bool = True,
+    stop_after_s: float | None = None,
+    step: Step | None = None,
+) -> TrainingResult:
+    """Train ``network`` in place and write a checkpoint to ``out_dir`` after each epoch.
+
+    ``network`` ends with the weights of the last epoch, on ``device``; those of the best epoch by validation
+    accuracy are in ``best.safetensors`` (:func:`sepnas.train.checkpoint.load_network`). ``resume`` goes on from
+    ``last.safetensors``, or starts when there is none. ``stop_after_s`` ends the run, unfinished, after the epoch in
+    which the time runs out, or sooner when the next epoch would not fit. ``step`` replaces the loss of a batch.
+
+    Raises :class:`TrainingError` (data that do not fit the architecture, a loss that is not finite, a full device
+    memory, a folder that holds another run's checkpoint while not resuming), :class:`CheckpointError`,
+    :class:`StorageError`; a message about a run that had begun names the last good checkpoint.
+    """
+    run = _Run(network, data, recipe, Path(out_dir), seed, pick_device(device), step or _cross_entropy(recipe))
+    run.begin(resume)
+    with ExitStack() as stack:
+        stack.enter_context(run.interruptions_explained(progress is not False))
+        display = stack.enter_context(TrainingDisplay(progress, recipe.epochs, len(run.history), run.steps))
+        curves = stack.enter_context(Curves(run.out_dir / "tensorboard", first_epoch=len(run.history) + 1))
+        started = time.monotonic()
+        for epoch in range(len(run.history) + 1, recipe.epochs + 1):
+            record = run.epoch(epoch, display)
+            run.save(record, curves)
+            display.epoch(record, record.duration_s * (recipe.epochs - epoch))
+            if stop_after_s is not None and time.monotonic() - started + record.duration_s > stop_after_s:
+                break
+    return TrainingResult(run.out_dir, len(run.history) == recipe.epochs, run.history)
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is some, else the CPU; raises :class:`TrainingError` for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise TrainingError(
+            f"device {name!r} cannot be used: {str(error).splitlines()[0]}; try 'auto' or 'cpu'"
+        ) from None
+    return device
+
+
+def check_fits(architecture: Architecture, data: ImageData) -> None:
+    """Raise :class:`TrainingError` unless size, channels and classes of the data are the architecture's."""
+    for field, what in (("image_size", "pixels a side"), ("in_channels", "channels"), ("num_classes", "classes")):
+        wanted, found = getattr(architecture, field), getattr(data, field)
+        if wanted != found:
+            raise TrainingError(
+                f"data set {data.name!r} has {found} {what}, but architecture {architecture.name!r} has "
+                f"`{field}` {wanted}; they must be equal"
+            )
+
+
+def derived_seed(seed: int, epoch: int) -> int:
+    """A seed for one epoch of a run, far from those of its neighbours."""
+    digest = hashlib.sha256(f"sepnas training {seed} {epoch}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class _Run:
+    """A training run between two checkpoints."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        data: ImageData,
+        recipe: Recipe,
+        out_dir: Path,
+        seed: int,
+        device: torch.device,
+        step: Step,
+    ) -> None:
+        found = getattr(network, "architecture", None)
+        self.architecture = found if isinstance(found, Architecture) else None
+        if self.architecture:
+            check_fits(self.architecture, data)
+        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.network = network.to(device=device).to(memory_format=layout)  # type: ignore[call-overload]
+        self.data, self.recipe, self.out_dir, self.seed, self.device = data, recipe, out_dir, seed, device
+        self._step, self._layout = step, layout
+        self.steps = -(-len(data.train) // recipe.batch_size)
+        self._optimization = Optimization(network, recipe, self.steps)
+        self.history: tuple[EpochRecord, ...] = ()
+        resident = data.train.images.nbytes <= RESIDENT_BYTES
+        self._images = data.train.images.to(device) if resident else data.train.images
+
+    def begin(self, resume: bool) -> None:
+        """Restore the last checkpoint, or write down what is going to be trained."""
+        last = self.out_dir / LAST
+        if last.exists():
+            if not resume:
+                raise TrainingError(f"{last}: holds a run already; resume it, or choose another output folder")
+            self._restore(last)
+        elif self.architecture:
+            self.architecture.save(self.out_dir / ARCHITECTURE)
+
+    def _restore(self, last: Path) -> None:
+        tensors, meta = read_checkpoint(last)
+        if "identity" not in meta:
+            raise CheckpointError(f"{last}: holds weights only, no run to resume")
+        check_identity(meta["identity"], self._identity(), last)
+        restore_network(self.network, tensors, last)
+        self._optimization.restore(tensors, meta["optimizer"])
+        self.history = tuple(EpochRecord(**line) for line in meta["history"])
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+        return {
+            "architecture": self.architecture.to_data() if self.architecture else None,
+            "recipe": self.recipe.to_data(),
+            "seed": self.seed,
+            "data": {
+                "classes": list(self.data.classes),
+                "training_images": list(self.data.train.images.shape),
+                "mean": list(self.data.mean),
+                "std": list(self.data.std),
+            },
+        }
+
+    def epoch(self, epoch: int, display: TrainingDisplay) -> EpochRecord:
+        started = time.perf_counter()
+        rate, losses = self._train(epoch, display)
+        trained_s = time.perf_counter() - started
+        right = accuracy(self.network, self.data.val, self.data)
+        return EpochRecord(
+            epoch=epoch,
+            train_loss=float(losses.double().mean()),
+            val_accuracy=right,
+            learning_rate=rate,
+            images_per_s=len(self.data.train) / trained_s,
+            duration_s=time.perf_counter() - started,
+        )
+
+    def _train(self, epoch: int, display: TrainingDisplay) -> tuple[float, Tensor]:
+        """One pass over the training split, in batches of nearly equal size; the last learning rate, all losses."""
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, epoch))
+        order = torch.randperm(len(self.data.train), generator=generator)
+        losses, rate = torch.zeros(self.steps, device=self.device), 0.0
+        self.network.train()
+        with _reproducible(self.device, int(torch.randint(2**62, (), generator=generator))), self._memory_explained():
+            for number, indices in enumerate(order.tensor_split(self.steps)):
+                rate = self._optimization.learning_rate
+                loss = self._loss(indices, generator)
+                losses[number] = loss.detach()
+                if self.device.type == "cpu" or number % LOSS_CHECK_STEPS == 0 or number + 1 == self.steps:
+                    self._check_losses(losses[: number + 1], epoch)
+                self._optimization.step(loss)
+                display.step()
+        return rate, losses
+
+    def _loss(self, indices: Tensor, generator: torch.Generator) -> Tensor:
+        images = self._images[indices.to(self._images.device)].to(self.device)
+        labels = self.data.train.labels[indices].to(self.device)
+        images = self.data.normalise(augment(images, self.recipe.augmentation, generator))
+        images = images.contiguous(memory_format=self._layout)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            return self._step(self.network, images, labels, generator)
+
+    def _check_losses(self, losses: Tensor, epoch: int) -> None:
+        finite = losses.isfinite()
+        if not bool(finite.all()):
+            step = int((~finite).nonzero()[0])
+            raise TrainingError(
+                f"the loss is {float(losses[step])} in epoch {epoch}, step {step + 1} of {self.steps}; try a lower "
+                f"`learning_rate` than {self.recipe.learning_rate:g}; {self._last_good()}"
+            )
+
+    @contextmanager
+    def _memory_explained(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            size = self.recipe.batch_size
+            raise TrainingError(
+                f"{self.device} has too little memory for batches of {size} images; try `batch_size` "
+                f"{max(size // 2, 1)}; {self._last_good()}"
+            ) from error
+
+    def save(self, record: EpochRecord, curves: Curves) -> None:
+        """Best first, last after it: a kill in between repeats the epoch instead of losing its weights."""
+        weights = self.network.state_dict()
+        bad = [name for name, x in weights.items() if x.is_floating_point() and not bool(x.isfinite().all())]
+        if bad:
+            raise TrainingError(
+                f"{bad[0]!r} is no longer finite after epoch {record.epoch}; try a lower `learning_rate` than "
+                f"{self.recipe.learning_rate:g}; {self._last_good()}"
+            )
+        history = (*self.history, record)
+        meta = {"history": history_to_data(history), "optimizer": self._optimization.numbers()}
+        try:
+            if best_of(history) is record:
+                write_checkpoint(
+                    self.out_dir / BEST, weights, {"epoch": record.epoch, "val_accuracy": record.val_accuracy}
+                )
+            tensors = weights | self._optimization.tensors()
+            write_checkpoint(self.out_dir / LAST, tensors, meta | {"identity": self._identity()})
+            self.history = history
+            write_history(self.out_dir / HISTORY, history)
+            curves.add(record)
+        except StorageError as error:
+            raise StorageError(f"{error}; {self._last_good()}; make room and resume") from error
+
+    def _last_good(self) -> str:
+        if not self.history:
+            return "no checkpoint has been written yet"
+        return f"the last good checkpoint is {self.out_dir / LAST} (epoch {self.history[-1].epoch})"
+
+    @contextmanager
+    def interruptions_explained(self, aloud: bool) -> Iterator[None]:
+        """Ctrl-C loses at most the running epoch; say so and let it pass."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if aloud:
+                where = f"resume to go on after epoch {len(self.history)}" if self.history else "nothing to resume yet"
+                TrainingDisplay(True, 0, 0, 0).say(f"stopped; {self._last_good()}: {where}")
+            raise
+
+
+@contextmanager
+def _reproducible(device: torch.device, seed: int) -> Iterator[None]:
+    """Layers that draw (dropout) draw from ``seed``; the caller's generators and cuDNN's settings come back after."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.backends.cudnn.flags(enabled=True, deterministic=True):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed(seed)
+        yield
+
+
+def _cross_entropy(recipe: Recipe) -> Step:
+    def step(network: nn.Module, images_BCHW: Tensor, labels_B: Tensor, generator: torch.Generator) -> Tensor:
+        return functional.cross_entropy(network(images_BCHW), labels_B, label_smoothing=recipe.label_smoothing)
+
+    return step

@@ -1,0 +1,109 @@
+"""How a network is trained: a document, and the named recipes."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from sepnas.errors import SpecError
+from sepnas.spec.document import Document, Part
+
+Schedule = Literal["one-cycle", "step", "cosine"]
+Precision = Literal["fp32", "bf16"]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+class Augmentation(Part):
+    """What is done to each training image: a shifted crop of ``crop_padding`` pixels, a mirror image, AutoAugment.
+
+    Pixels from beyond the border are black (``zero``) or mirrored (``reflect``).
+    """
+
+    crop_padding: Annotated[int, Field(ge=0)] = 0
+    padding: Literal["zero", "reflect"] = "zero"
+    flip: bool = False
+    autoaugment: Literal["none", "cifar10", "imagenet", "svhn"] = "none"
+
+
+class Recipe(Document):
+    """Stochastic gradient descent with momentum, in epochs of the whole training split.
+
+    ``learning_rate`` is the highest. ``one-cycle`` rises to it for the first 30 % of the steps and falls along a
+    cosine, ``cosine`` only falls, ``step`` multiplies by ``milestone_factor`` after each epoch of ``milestones``.
+    """
+
+    format_name: ClassVar[str] = "sepnas.recipe"
+
+    name: str = "custom"
+    optimizer: Literal["sgd"] = "sgd"
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = True
+    weight_decay: NotNegative = 5e-4
+    schedule: Schedule = "one-cycle"
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    milestone_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    augmentation: Augmentation = Augmentation()
+    precision: Precision = "fp32"
+    channels_last: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("`nesterov` needs a `momentum` above 0")
+        if self.milestones and self.schedule != "step":
+            raise ValueError(f"`milestones` belong to the schedule 'step', not to '{self.schedule}'")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"`milestones` must rise, got {list(self.milestones)}")
+        return self
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="digits",
+            epochs=20,
+            batch_size=32,
+            learning_rate=0.1,
+            label_smoothing=0.1,
+            augmentation=Augmentation(crop_padding=1),
+            channels_last=True,
+        ),
+        Recipe(
+            name="cifar-fast",
+            epochs=20,
+            batch_size=128,
+            learning_rate=0.2,
+            label_smoothing=0.1,
+            augmentation=Augmentation(crop_padding=4, padding="reflect", flip=True),
+            precision="bf16",
+            channels_last=True,
+        ),
+        # arXiv 2111.02489; plain momentum as in the authors' public experiments
+        Recipe(
+            name="paper",
+            epochs=200,
+            batch_size=128,
+            learning_rate=0.1,
+            nesterov=False,
+            schedule="step",
+            milestones=(50, 100, 150),
+            augmentation=Augmentation(crop_padding=4, flip=True, autoaugment="cifar10"),
+        ),
+    )
+}
+
+
+def load_recipe(name: str) -> Recipe:
+    """A named recipe, or the one of a file; :class:`SpecError` says what there is."""
+    if name in RECIPES:
+        return RECIPES[name]
+    if name.endswith((".yaml", ".yml", ".json")):
+        return Recipe.load(name)
+    raise SpecError(f"unknown recipe {name!r}; allowed: {', '.join(RECIPES)}, or a recipe file (.yaml, .json)")

@@ -1,0 +1,23 @@
+"""How many threads a network is worth."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from sepnas.plan.network import count_macs
+from sepnas.spec.architecture import Architecture
+
+MACS_WORTH_THREADS = 2_000_000
+"""Below, per image, a second thread gains nothing; beside other busy programs threads that wait for each other then
+make a step up to 60 times slower."""
+
+
+def use_threads_for(architecture: Architecture, threads: int | None = None) -> int:
+    """Set torch's threads for a network: ``threads``, or one for a small network and all cores for others."""
+    macs = sum(count_macs(architecture, rank) for rank in range(architecture.num_devices))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    chosen = threads or (1 if macs < MACS_WORTH_THREADS else cores)
+    torch.set_num_threads(chosen)
+    return chosen
