@@ -1,0 +1,82 @@
+"""One plan is priced, cut and run: the devices' numbers are the whole network's, the bytes the plan's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sepnas.nets.separable import SeparableResNeXt
+from sepnas.plan.build import build_plan
+from sepnas.plan.lower import lower
+from sepnas.plan.steps import CLIENT, Compute, Plan, Recv, Send
+from sepnas.runtime.codec import decode, encode
+from sepnas.runtime.merge import merge
+from sepnas.spec.architecture import Architecture
+from tests.strategies import architectures
+
+
+def _seeded_network(architecture: Architecture, seed: int) -> SeparableResNeXt:
+    """A network in eval mode whose batch norm statistics are not the trivial ones."""
+    torch.manual_seed(seed)
+    network = SeparableResNeXt(architecture)
+    for name, value in network.named_buffers():
+        if value.is_floating_point():
+            value.uniform_(0.5, 1.5) if name.endswith("var") else value.normal_(0, 0.1)
+    for weight in network.merges.values():
+        torch.nn.init.uniform_(weight, 0.1, 0.6)
+    return network.eval()
+
+
+def _run_devices(plan: Plan, network: SeparableResNeXt, x: np.ndarray) -> tuple[np.ndarray, int]:
+    """Carry out every device's steps with the runtime's codec and merge; the answer, and the bytes between devices."""
+    mail: dict[int, bytes] = {m.tag: encode(x, "fp32") for m in plan.messages() if m.source == CLIENT}
+    shapes = {m.tag: (m.wire, m.shape) for m in plan.messages()}
+    counted = 0
+
+    def device(rank: int) -> Iterator[None]:
+        nonlocal counted
+        tensors, weights = {}, network.merge_weights(rank)
+        for step in plan.programs[rank]:
+            if isinstance(step, Recv):
+                while step.tag not in mail:
+                    yield
+                wire, shape = shapes[step.tag]
+                tensors[step.tensor] = decode(mail[step.tag], wire, shape)
+            elif isinstance(step, Compute):
+                segment = network.segment(rank, plan.segments[rank][step.segment].layers)
+                output = segment(torch.from_numpy(tensors[step.inputs[0]])).numpy()
+                shape = plan.shapes[rank][step.output]
+                tensors[step.output] = output.reshape(len(x), shape.channels, shape.height, shape.width)
+            elif isinstance(step, Send):
+                first, stop = step.region.channels
+                payload = bytes(encode(tensors[step.tensor][:, first:stop], step.wire))
+                mail[step.tag] = payload
+                counted += len(payload) if step.to != CLIENT else 0
+            else:
+                weight = weights[step.parameter].numpy() if step.parameter else None
+                tensors[step.output] = merge(step, [tensors[name] for name in step.inputs], weight)
+
+    running = [device(rank) for rank in range(plan.num_devices)]
+    while running:
+        running = [each for each in running if next(each, "done") != "done"]
+    answer = next(m for m in plan.messages() if m.destination == CLIENT)
+    return decode(mail[answer.tag], "fp32", answer.shape).reshape(len(x), -1), counted
+
+
+@settings(max_examples=30, deadline=None)
+@given(architecture=architectures(), seed=st.integers(0, 1000), batch=st.integers(1, 3))
+def test_devices_compute_what_the_whole_network_computes(architecture: Architecture, seed: int, batch: int) -> None:
+    """Any architecture and policy: the sharded logits are the whole network's, quantised messages included."""
+    network = _seeded_network(architecture, seed)
+    size = architecture.image_size
+    x = np.random.default_rng(seed).standard_normal((batch, architecture.in_channels, size, size), dtype=np.float32)
+    with torch.inference_mode():
+        whole = network(torch.from_numpy(x)).numpy()
+        for plan in (lower(architecture), build_plan(architecture)):
+            answer, counted = _run_devices(plan, network, x)
+            assert np.abs(answer - whole).max() <= 1e-5 * max(1.0, np.abs(whole).max())
+            assert counted == plan.payload_bytes(batch)
