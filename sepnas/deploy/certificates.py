@@ -1,0 +1,100 @@
+"""A certificate authority for one deployment, and a certificate for each device and the client.
+
+EC P-256, TLS 1.3, mutual: every certificate serves both ends of a connection, and its name says which rank
+of which deployment may use it. Private keys are pkcs8 PEM without a password, readable by their owner only.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+DEFAULT_VALIDITY_DAYS = 3650
+CLOCK_SKEW_DAYS = 1
+"""Certificates are valid a day before they are made: boards without a battery clock run behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A private key and its certificate."""
+
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+    def key_pem(self) -> bytes:
+        return self.key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+
+    def certificate_pem(self) -> bytes:
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def make_authority(deployment_id: str, validity_days: float = DEFAULT_VALIDITY_DAYS) -> Credential:
+    """The authority that signs for one deployment and for nothing else."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = _name(f"sepnas authority {deployment_id[:16]}")
+    builder = (
+        _builder(name, name, key, validity_days)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
+    )
+    return Credential(key, builder.sign(key, hashes.SHA256()))
+
+
+def issue(authority: Credential, dns_name: str, validity_days: float = DEFAULT_VALIDITY_DAYS) -> Credential:
+    """A certificate for ``dns_name``; a negative validity makes one that has expired."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    issuer = authority.certificate
+    builder = (
+        _builder(_name(dns_name), issuer.subject, key, validity_days)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(both), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(dns_name)]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False)
+    )
+    return Credential(key, builder.sign(authority.key, hashes.SHA256()))
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, validity_days: float
+) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.timezone.utc)
+    end = now + datetime.timedelta(days=validity_days)
+    start = min(now, end) - datetime.timedelta(days=CLOCK_SKEW_DAYS)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(end)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _usage(signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )

@@ -1,0 +1,123 @@
+"""Is a deployment, or one device's folder, exactly what was exported? Every hash is checked; needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from sepnas.errors import DeploymentError, SpecError, VersionError
+from sepnas.spec.manifest import (
+    MANIFEST_NAME,
+    SHARD_NAME,
+    FileEntry,
+    Manifest,
+    SealedDocument,
+    ShardManifest,
+    device_folder,
+)
+
+KEY_NAME = "key.pem"
+_CHUNK_BYTES = 1 << 20
+_Sealed = TypeVar("_Sealed", bound=SealedDocument)
+
+
+def verify_deployment(folder: str | os.PathLike[str]) -> Manifest:
+    """Check every file of a whole deployment; :class:`DeploymentError` names the first that is wrong."""
+    folder = Path(folder)
+    manifest = load_manifest(folder)
+    _check_files(folder, manifest.files, manifest.files)
+    for rank in range(manifest.num_devices):
+        verify_device(folder / device_folder(rank))
+    return manifest
+
+
+def verify_client(folder: str | os.PathLike[str], uses_hosts: bool = True) -> Manifest:
+    """Check what a client uses of a deployment: the manifest, its certificate, perhaps the example of hosts."""
+    folder = Path(folder)
+    manifest = load_manifest(folder)
+    mine = [name for name in manifest.files if name.startswith("client/")]
+    if uses_hosts:
+        mine.append("hosts.yaml")
+    _check_files(folder, manifest.files, mine)
+    return manifest
+
+
+def verify_device(folder: str | os.PathLike[str]) -> ShardManifest:
+    """Check every file of one device's folder, and that it belongs to the deployment around it, if one is there."""
+    folder = Path(folder)
+    shard = _load(ShardManifest, folder, SHARD_NAME, "a device's folder, such as DEPLOYMENT/device0")
+    _check_files(folder, shard.files, shard.files)
+    if (folder.parent / MANIFEST_NAME).is_file():
+        _check_belongs(folder, shard, load_manifest(folder.parent))
+    return shard
+
+
+def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
+    """The manifest alone, checked against its own digest."""
+    return _load(Manifest, Path(folder), MANIFEST_NAME, "a deployment that `sepnas export` wrote")
+
+
+def file_entry(path: Path) -> FileEntry:
+    """The hash and the length of a file on disk."""
+    digest, length = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            length += len(chunk)
+    return FileEntry(sha256=digest.hexdigest(), bytes=length)
+
+
+def _load(kind: type[_Sealed], folder: Path, name: str, what: str) -> _Sealed:
+    if not (folder / name).is_file():
+        raise DeploymentError(f"{folder}: has no {name}; expected {what}")
+    try:
+        return kind.load(folder / name)
+    except VersionError:
+        raise
+    except SpecError as error:
+        raise DeploymentError(f"{error}\n{folder / name} is damaged; export or copy the deployment again") from error
+
+
+def _check_files(folder: Path, entries: Mapping[str, FileEntry], names: Iterable[str]) -> None:
+    for name in names:
+        path = folder / name
+        shown = f"{folder.name}/{name}"
+        try:
+            if path.name == KEY_NAME:
+                _check_private(path)
+            found = file_entry(path)
+        except FileNotFoundError:
+            raise DeploymentError(f"{shown}: is missing from {folder}; export or copy the deployment again") from None
+        except OSError as error:
+            raise DeploymentError(f"{shown}: cannot be read ({path}): {error.strerror}") from error
+        if found != entries[name]:
+            raise DeploymentError(_difference(shown, found, entries[name]))
+
+
+def _difference(shown: str, found: FileEntry, entry: FileEntry) -> str:
+    hint = "export or copy the deployment again"
+    if shown.endswith("/hosts.yaml"):
+        hint = "this example belongs to the deployment: put it back, edit a copy, and name the copy with --devices"
+    if found.bytes != entry.bytes:
+        return f"{shown}: has {found.bytes} bytes, the manifest says {entry.bytes}; {hint}"
+    return f"{shown}: sha256 is {found.sha256}, the manifest says {entry.sha256}; {hint}"
+
+
+def _check_private(path: Path) -> None:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if os.name == "posix" and mode & 0o077:
+        raise DeploymentError(f"{path}: a private key that others may use (mode {mode:04o}); run: chmod 600 {path}")
+
+
+def _check_belongs(folder: Path, shard: ShardManifest, manifest: Manifest) -> None:
+    if shard.deployment_id != manifest.deployment_id:
+        raise DeploymentError(
+            f"{folder}: is a shard of deployment {shard.deployment_id[:16]}, but the deployment around it "
+            f"('{manifest.name}') is {manifest.deployment_id[:16]}; put the right folder there"
+        )
+    if folder.resolve().name != device_folder(shard.rank):
+        raise DeploymentError(f"{folder}: holds the shard of rank {shard.rank}; its name must be device{shard.rank}")

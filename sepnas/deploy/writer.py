@@ -1,0 +1,158 @@
+"""The content of a deployment, file by file, into an empty folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from sepnas.deploy.certificates import Credential, issue, make_authority
+from sepnas.deploy.segments import SegmentExporter, segment_weights, weights_file
+from sepnas.deploy.verify import KEY_NAME, file_entry
+from sepnas.plan.build import build_plan
+from sepnas.plan.serial import message_to_data, messages_of, program_to_data, shape_to_data
+from sepnas.plan.steps import CLIENT, Compute, Merge
+from sepnas.spec.hosts import Hosts
+from sepnas.spec.manifest import (
+    MANIFEST_NAME,
+    SHARD_NAME,
+    WEIGHTS_NAME,
+    FileEntry,
+    ImageInput,
+    Manifest,
+    SegmentData,
+    ShardManifest,
+    canonical_digest,
+    certificate_name,
+    device_folder,
+)
+
+if TYPE_CHECKING:
+    from sepnas.nets.separable import SeparableResNeXt
+
+Progress = Callable[[int, int, str], None]
+"""Called with steps done, steps in all, and what was just done."""
+
+
+class DeploymentWriter:
+    """Writes one deployment into an empty folder."""
+
+    def __init__(
+        self, network: SeparableResNeXt, folder: Path, name: str, validity_days: float, progress: Progress
+    ) -> None:
+        self.network, self.folder, self.name = network, folder, name
+        self.validity_days, self.progress = validity_days, progress
+        self.plan = build_plan(network.architecture)
+        self.exporter = SegmentExporter()
+        self.done, self.total = 0, self.plan.num_segments() + self.plan.num_devices + 1
+
+    def write(self, classes: tuple[str, ...], image: ImageInput, hosts: Hosts | None) -> Manifest:
+        """Write everything; the manifest comes last, for it lists all else."""
+        ranks = range(self.plan.num_devices)
+        segments = [self._write_tensors(rank) for rank in ranks]
+        deployment_id = self._identify()
+        authority = make_authority(deployment_id, max(self.validity_days, 1))
+        for rank in ranks:
+            self._write_tls(f"{device_folder(rank)}/tls", authority, certificate_name(rank, deployment_id))
+            self._shard(rank, deployment_id, segments[rank]).save(self.folder / device_folder(rank) / SHARD_NAME)
+            self._step(device_folder(rank))
+        self._write_tls("client/tls", authority, certificate_name(CLIENT, deployment_id))
+        self._write("authority/ca.pem", authority.certificate_pem())
+        self._write(f"authority/{KEY_NAME}", authority.key_pem(), 0o600)
+        (hosts or Hosts.local(self.plan.num_devices)).save(self.folder / "hosts.yaml")
+        manifest = self._manifest(deployment_id, classes, image)
+        manifest.save(self.folder / MANIFEST_NAME)
+        self._step(MANIFEST_NAME)
+        return manifest
+
+    def _manifest(self, deployment_id: str, classes: tuple[str, ...], image: ImageInput) -> Manifest:
+        return Manifest(
+            name=self.name,
+            deployment_id=deployment_id,
+            architecture=self.network.architecture,
+            classes=classes,
+            input=image,
+            reader=self.plan.reader,
+            payload_bytes=self.plan.payload_bytes(),
+            messages=tuple(message_to_data(message) for message in self.plan.messages()),
+            files=_entries(self.folder),
+        ).seal()
+
+    def _write_tensors(self, rank: int) -> dict[str, SegmentData]:
+        """Segments and weights of one device; a tensor that two segments share is stored once."""
+        segments: dict[str, SegmentData] = {}
+        stored: dict[str, Tensor] = {}
+        place: dict[tuple[int, tuple[int, ...]], str] = {}
+        for step in self.plan.programs[rank]:
+            if not isinstance(step, Compute) or step.segment in segments:
+                continue
+            segment = self.plan.segments[rank][step.segment]
+            module = self.network.segment(rank, segment.layers)
+            names = []
+            for key, tensor in segment_weights(module).items():
+                name = place.setdefault((tensor.data_ptr(), tuple(tensor.shape)), f"{segment.name}.{key}")
+                stored[name] = tensor
+                names.append(name)
+            file = f"segments/{segment.name}.pt2"
+            self._write(
+                f"{device_folder(rank)}/{file}", self.exporter.export(module, self.plan.shapes[rank][step.inputs[0]])
+            )
+            segments[segment.name] = SegmentData(file=file, layers=segment.layers, weights=tuple(names))
+            self._step(f"{device_folder(rank)}/{file}")
+        merges = self.network.merge_weights(rank)
+        needed = [s.parameter for s in self.plan.programs[rank] if isinstance(s, Merge) and s.parameter]
+        stored |= {parameter: merges[parameter] for parameter in needed}
+        self._write(f"{device_folder(rank)}/{WEIGHTS_NAME}", weights_file(stored))
+        return segments
+
+    def _identify(self) -> str:
+        """What makes two deployments the same: architecture, programs, weights, graphs; not the certificates."""
+        entries = _entries(self.folder)
+        return canonical_digest(
+            {
+                "architecture": self.network.architecture.to_data(),
+                "programs": [[s.model_dump(mode="json") for s in program_to_data(p)] for p in self.plan.programs],
+                "files": {name: entry.sha256 for name, entry in entries.items()},
+            }
+        )
+
+    def _shard(self, rank: int, deployment_id: str, segments: dict[str, SegmentData]) -> ShardManifest:
+        plan = self.plan
+        return ShardManifest(
+            deployment_id=deployment_id,
+            rank=rank,
+            num_devices=plan.num_devices,
+            program=program_to_data(plan.programs[rank]),
+            shapes={name: shape_to_data(shape) for name, shape in plan.shapes[rank].items()},
+            messages=tuple(message_to_data(message) for message in messages_of(plan, rank)),
+            segments=segments,
+            answer=shape_to_data(plan.answer),
+            files=_entries(self.folder / device_folder(rank)),
+        ).seal()
+
+    def _write_tls(self, folder: str, authority: Credential, dns_name: str) -> None:
+        credential = issue(authority, dns_name, self.validity_days)
+        self._write(f"{folder}/ca.pem", authority.certificate_pem())
+        self._write(f"{folder}/cert.pem", credential.certificate_pem())
+        self._write(f"{folder}/{KEY_NAME}", credential.key_pem(), 0o600)
+
+    def _write(self, name: str, data: bytes, mode: int = 0o644) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The mode is there from the first byte: a key is never readable by others, not for a moment.
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+
+    def _step(self, what: str) -> None:
+        self.done += 1
+        self.progress(self.done, self.total, what)
+
+
+def _entries(folder: Path) -> dict[str, FileEntry]:
+    """Hash and length of every file below ``folder``, by its relative name, in order."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_entry(path) for path in files}

@@ -1,0 +1,78 @@
+"""Measuring a session: latency and throughput of many requests, and what crossed the network."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sepnas.errors import DataError
+from sepnas.runtime.codec import Array
+from sepnas.runtime.counters import Counters
+from sepnas.runtime.session import Session
+from sepnas.spec.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult:
+    """Latency as the client sees it, one request after the other.
+
+    ``payload_bytes_per_request`` and ``frame_bytes_per_request`` (with headers) are what the devices sent each
+    other, counted on the sockets; ``payload_bytes_predicted`` is what the plan says.
+    """
+
+    requests: int
+    batch: int
+    latency_mean_s: float
+    latency_median_s: float
+    latency_p99_s: float
+    latency_min_s: float
+    images_per_s: float
+    payload_bytes_per_request: int
+    frame_bytes_per_request: int
+    payload_bytes_predicted: int
+    counters: Counters
+
+    def to_data(self) -> dict[str, Any]:
+        return asdict(self) | {"counters": self.counters.to_data()}
+
+
+def bench(session: Session, batch: npt.ArrayLike, requests: int = 100, warmup: int = 10) -> BenchResult:
+    """Run ``warmup`` and then ``requests`` timed requests with the same batch."""
+    if requests < 1 or warmup < 0:
+        raise DataError(f"`requests` must be at least 1 and `warmup` 0, got {requests} and {warmup}")
+    array = np.asarray(batch)
+    for _ in range(warmup):
+        session.infer(array)
+    before = session.counters()
+    times = np.array([_timed(session, array) for _ in range(requests)])
+    after = session.counters()
+    return BenchResult(
+        requests=requests,
+        batch=len(array),
+        latency_mean_s=float(times.mean()),
+        latency_median_s=float(np.median(times)),
+        latency_p99_s=float(np.quantile(times, 0.99)),
+        latency_min_s=float(times.min()),
+        images_per_s=float(requests * len(array) / times.sum()),
+        payload_bytes_per_request=(after.payload_bytes - before.payload_bytes) // requests,
+        frame_bytes_per_request=(after.wire_bytes - before.wire_bytes) // requests,
+        payload_bytes_predicted=session.manifest.payload_bytes * len(array),
+        counters=after,
+    )
+
+
+def random_batch(manifest: Manifest, batch: int, seed: int = 0) -> Array:
+    """A normalised batch of noise, ``(batch, channels, size, size)``: for measuring, where the answer is no matter."""
+    image = manifest.input
+    shape = (batch, image.channels, image.size, image.size)
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def _timed(session: Session, batch: npt.NDArray[np.generic]) -> float:
+    start = time.perf_counter()
+    session.infer(batch)
+    return time.perf_counter() - start

@@ -1,0 +1,218 @@
+"""One connection at work: a socket, the protocol, a thread that reads and a thread that writes."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from sepnas.errors import DeadlineError, ExchangeError, LocalProtocolError, PeerLostError
+from sepnas.runtime.codec import Payload
+from sepnas.runtime.counters import Traffic
+from sepnas.runtime.events import Bye, Closed, Control, Data, Event
+from sepnas.runtime.pipes import Pipe, set_timeout
+from sepnas.runtime.protocol import NEED_DATA, Connection
+from sepnas.spec.wire import FRAME_HEADER_BYTES
+
+OnEvent = Callable[[Control | Data], None]
+OnEnd = Callable[[ExchangeError | None], None]
+_Outgoing = tuple[list[Payload], bool] | threading.Event | None
+
+
+class Channel:
+    """A connection to one peer.
+
+    Until :meth:`start` its events are pulled by :meth:`next_event`; from then on a reader thread pushes them to
+    ``on_event`` and says once how it ended to ``on_end`` (None: the peer said Bye). :meth:`send` never waits for the
+    peer: a writer thread does.
+
+    Args:
+        pipe: an open pipe, after its TLS handshake.
+        connection: the protocol's state for it.
+        peer: how messages name the other end, such as "device 1 at 127.0.0.1:17301".
+    """
+
+    def __init__(self, pipe: Pipe, connection: Connection, peer: str) -> None:
+        self.pipe, self.connection, self.peer = pipe, connection, peer
+        self.sent, self.received = Traffic(), Traffic()
+        self._lock = threading.Lock()
+        self._outgoing: queue.SimpleQueue[_Outgoing] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._ended = threading.Event()
+        self._on_event: OnEvent = lambda event: None
+        self._on_end: OnEnd = lambda error: None
+
+    # -- before the threads run
+
+    def next_event(self, deadline: float) -> Event:
+        """The next event, read here and now; raises :class:`DeadlineError` and what breaks the connection."""
+        while True:
+            with self._lock:
+                event = self.connection.next_event()
+            if event is not NEED_DATA:
+                self._count_received(event)
+                return event
+            try:
+                set_timeout(self.pipe.sock, deadline)
+                data = self.pipe.read()
+            except (TimeoutError, DeadlineError):
+                raise DeadlineError(f"{self.peer} did not answer in time") from None
+            except OSError as error:
+                raise self._lost(error) from error
+            with self._lock:
+                self.connection.receive_data(data)
+
+    def send_now(self, event: Control, deadline: float) -> None:
+        """Write an event here and now, before :meth:`start`."""
+        with self._lock:
+            buffers = self.connection.send(event)
+        try:
+            set_timeout(self.pipe.sock, deadline)
+            self._write(buffers, is_data=False)
+        except TimeoutError:
+            raise DeadlineError(f"{self.peer} did not take what was sent in time") from None
+        except OSError as error:
+            raise self._lost(error) from error
+
+    # -- with the threads
+
+    def start(self, on_event: OnEvent, on_end: OnEnd) -> None:
+        """Push events from now on; both callbacks run in this channel's threads and must not wait."""
+        self._on_event, self._on_end = on_event, on_end
+        self.pipe.sock.settimeout(None)
+        for target in (self._read_loop, self._write_loop):
+            thread = threading.Thread(target=target, name=f"{target.__name__.strip('_')} {self.peer}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def send(self, event: Control | Data) -> None:
+        """Queue an event; raises :class:`LocalProtocolError` when it has no place here. A dead peer is not noticed."""
+        with self._lock:
+            self._outgoing.put((self.connection.send(event), isinstance(event, Data)))
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all that was queued is written."""
+        written = threading.Event()
+        self._outgoing.put(written)
+        limit = time.monotonic() + timeout_s
+        while not written.wait(0.01):
+            if self._ended.is_set() or time.monotonic() > limit:
+                return False
+        return True
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Say Bye, let the peer finish, and close; never waits longer than ``timeout_s``."""
+        limit = time.monotonic() + timeout_s
+        with contextlib.suppress(LocalProtocolError):
+            if not self.connection.said_bye and self._threads:
+                self.send(Bye())
+        self._outgoing.put(None)
+        me = threading.current_thread()
+        if self._threads and me not in self._threads:
+            reader, writer = self._threads
+            writer.join(max(0.0, limit - time.monotonic()))
+            with contextlib.suppress(OSError):
+                self.pipe.sock.shutdown(socket.SHUT_WR)
+            reader.join(max(0.0, limit - time.monotonic()))
+        self.abort()
+
+    def abort(self) -> None:
+        """Close at once; both threads end."""
+        with contextlib.suppress(OSError):
+            self.pipe.sock.shutdown(socket.SHUT_RDWR)
+        self._outgoing.put(None)
+        if not self._threads:
+            self.pipe.sock.close()
+
+    def traffic(self) -> dict[str, Any]:
+        """What was counted so far, as plain data."""
+        self.sent.raw_bytes, self.received.raw_bytes = self.pipe.raw_sent_bytes, self.pipe.raw_received_bytes
+        return {"sent": asdict(self.sent), "received": asdict(self.received)}
+
+    # -- the threads
+
+    def _read_loop(self) -> None:
+        try:
+            self._finish(self._read_events())
+        except ExchangeError as error:
+            self._finish(error)
+        except OSError as error:
+            self._finish(self._lost(error))
+        finally:
+            self._threads[1].join(1.0)  # no thread may still hold the descriptor when it is given back
+            self.pipe.sock.close()
+
+    def _read_events(self) -> ExchangeError | None:
+        """Push events until the peer closes."""
+        while True:
+            data = self.pipe.read()
+            with self._lock:
+                self.connection.receive_data(data)
+            while True:
+                with self._lock:
+                    event = self.connection.next_event()
+                if event is NEED_DATA:
+                    break
+                if isinstance(event, Closed):
+                    return None if event.cleanly else self._lost(None)
+                self._count_received(event)
+                self._on_event(event)
+
+    def _write_loop(self) -> None:
+        try:
+            while (item := self._outgoing.get()) is not None:
+                if isinstance(item, threading.Event):
+                    item.set()
+                else:
+                    self._write(*item)
+        except ExchangeError as error:
+            self._finish(error)
+        except OSError as error:
+            self._finish(self._lost(error))
+
+    def _finish(self, error: ExchangeError | None) -> None:
+        with self._lock:
+            first = not self._ended.is_set()
+            self._ended.set()
+        if first:
+            self._on_end(error)
+        self._outgoing.put(None)
+        with contextlib.suppress(OSError):
+            self.pipe.sock.shutdown(socket.SHUT_RDWR)
+
+    def _write(self, buffers: list[Payload], is_data: bool) -> None:
+        length = sum(map(len, buffers))
+        for buffer in _join_head(buffers):
+            self.pipe.write(buffer)
+        if is_data:
+            self.sent.add_message(length - FRAME_HEADER_BYTES, length)
+        else:
+            self.sent.control_bytes += length
+
+    def _count_received(self, event: Event) -> None:
+        if isinstance(event, Data):
+            self.received.add_message(len(event.payload), len(event.payload) + FRAME_HEADER_BYTES)
+        self.received.control_bytes = self.connection.control_bytes_received
+
+    def _lost(self, error: OSError | None) -> PeerLostError:
+        how = f" ({error.strerror or error})" if error else ""
+        return PeerLostError(f"{self.peer} closed the connection{how}")
+
+
+_HEAD_BYTES = (16 << 10) - FRAME_HEADER_BYTES
+"""A header and this much of a payload make one TLS record."""
+
+
+def _join_head(buffers: list[Payload]) -> list[Payload]:
+    """The same bytes with the header joined to the front of its payload: one record, one packet instead of two."""
+    if len(buffers) == 1:
+        return buffers
+    header, payload = buffers
+    view = memoryview(payload)
+    rest = view[_HEAD_BYTES:]
+    return [b"".join((header, view[:_HEAD_BYTES])), *([rest] if len(rest) else [])]

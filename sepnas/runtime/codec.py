@@ -1,0 +1,85 @@
+"""Wire formats in numpy: arrays to payloads and back (the layout is described in ``sepnas.spec.wire``).
+
+The arithmetic is that of ``sepnas.nets.exchange``, operation for operation in fp32. Numbers lie little-endian.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sepnas.errors import RemoteProtocolError
+from sepnas.plan.steps import Shape
+from sepnas.spec.wire import AFFINE_HEADER_BYTES, LEVELS, WireFormat, payload_bytes
+
+Array = npt.NDArray[np.float32]
+Payload = bytes | bytearray | memoryview
+
+FP16_MAX = np.float32(65504.0)
+
+
+def encode(x_BCHW: Array, wire: WireFormat) -> memoryview:
+    """The payload of a batch; its length is ``payload_bytes(values of a sample, wire, batch)``."""
+    rows = np.ascontiguousarray(x_BCHW, dtype="<f4").reshape(len(x_BCHW), -1)
+    if wire == "fp32":
+        # A view, not a copy: tensors of a plan are never written to again.
+        return _bytes_of(rows)
+    if wire == "fp16":
+        return _bytes_of(np.clip(rows, -FP16_MAX, FP16_MAX).astype("<f2"))
+    return _bytes_of(_quantise(rows, wire))
+
+
+def _bytes_of(rows: npt.NDArray[Any]) -> memoryview:
+    """The array's memory; not a copy."""
+    return rows.view(np.uint8).data.cast("B")
+
+
+def decode(payload: Payload, wire: WireFormat, shape: Shape) -> Array:
+    """The batch that a payload holds, ``(B, channels, height, width)``; raises :class:`RemoteProtocolError`.
+
+    An fp32 result may share the payload's memory.
+    """
+    sample_bytes = payload_bytes(shape.num_values, wire)
+    batch, rest = divmod(len(payload), sample_bytes)
+    if rest or not batch:
+        raise RemoteProtocolError(f"a {wire} payload of {len(payload)} bytes is no multiple of {sample_bytes}")
+    rows = np.frombuffer(payload, dtype=np.uint8).reshape(batch, sample_bytes)
+    if wire == "fp32":
+        values = rows.view("<f4").astype(np.float32, copy=False)
+    elif wire == "fp16":
+        values = rows.view("<f2").astype(np.float32)
+    else:
+        values = _dequantise(rows, wire, shape.num_values)
+    return values.reshape(batch, shape.channels, shape.height, shape.width)
+
+
+def _quantise(rows: Array, wire: WireFormat) -> npt.NDArray[np.uint8]:
+    batch, num_values = rows.shape
+    levels = np.float32(LEVELS[wire])
+    low = rows.min(axis=1, keepdims=True)
+    step = (rows.max(axis=1, keepdims=True) - low) / levels
+    divisor = np.where(step == 0, np.float32(1), step)
+    with np.errstate(invalid="ignore"):  # a NaN stays one: its sample has a NaN for its minimum
+        level = np.clip(np.rint((rows - low) / divisor), 0, levels).astype(np.uint8)
+    out = np.empty((batch, payload_bytes(num_values, wire)), np.uint8)
+    out[:, :AFFINE_HEADER_BYTES] = np.concatenate((low, step), axis=1).astype("<f4").view(np.uint8)
+    if wire == "int4":
+        if num_values % 2:
+            level = np.concatenate((level, np.zeros((batch, 1), np.uint8)), axis=1)
+        level = level[:, 0::2] | (level[:, 1::2] << 4)
+    out[:, AFFINE_HEADER_BYTES:] = level
+    return out
+
+
+def _dequantise(rows: npt.NDArray[np.uint8], wire: WireFormat, num_values: int) -> Array:
+    head = np.ascontiguousarray(rows[:, :AFFINE_HEADER_BYTES]).view("<f4").astype(np.float32, copy=False)
+    low, step = head[:, :1], head[:, 1:]
+    level = rows[:, AFFINE_HEADER_BYTES:]
+    if wire == "int4":
+        pairs = np.empty((len(rows), 2 * level.shape[1]), np.uint8)
+        pairs[:, 0::2], pairs[:, 1::2] = level & 15, level >> 4
+        level = pairs[:, :num_values]
+    values: Array = low + level.astype(np.float32) * step
+    return values

@@ -1,0 +1,54 @@
+"""What runs a segment on a device. So far torch; another engine needs only these two methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from sepnas.runtime.codec import Array
+from sepnas.runtime.graphs import load_graph
+from sepnas.runtime.shard import Shard
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Engine(Protocol):
+    """Runs the segments of one shard."""
+
+    def prepare_thread(self) -> None:
+        """Called once in each thread before it calls :meth:`run`."""
+
+    def run(self, segment: str, inputs: Sequence[Array]) -> Array:
+        """The output of a segment for a batch; float32, not written to by anyone afterwards."""
+        ...
+
+
+class TorchEngine:
+    """Segments in torch, on ``threads`` CPU threads; arrays go in and out without copies."""
+
+    def __init__(self, shard: Shard, threads: int = 1) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._torch = torch
+        self._runners: dict[str, tuple[Callable[..., Sequence[Tensor]], list[Tensor]]] = {}
+        graphs: dict[str, Any] = {}
+        for name, segment in shard.manifest.segments.items():
+            digest = shard.manifest.files[segment.file].sha256
+            if digest not in graphs:  # equal layers have equal graphs
+                graphs[digest] = load_graph(shard.folder / segment.file)
+            weights = [torch.from_numpy(shard.weights[weight]) for weight in segment.weights]
+            self._runners[name] = (graphs[digest].forward, weights)
+
+    def prepare_thread(self) -> None:
+        self._torch.set_flush_denormal(True)  # denormals make a network ten times slower; the mode is a thread's own
+
+    def run(self, segment: str, inputs: Sequence[Array]) -> Array:
+        runner, weights = self._runners[segment]
+        with self._torch.inference_mode():
+            tensors = [self._torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
+            output: Array = runner(*tensors, *weights)[0].numpy()
+        return output

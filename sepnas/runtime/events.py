@@ -1,0 +1,159 @@
+"""What two ends of a connection say to each other: one class for each kind of frame.
+
+A frame is a header of 16 bytes (big-endian) and a body::
+
+    magic "SN" (2) | protocol version (1) | kind (1) | tag (4) | request (4) | body length (4)
+
+The body of :class:`Data` is the payload of one message; every other body is a small JSON object.
+:class:`Hello` and :class:`Refused` keep their form in all versions, so that any two versions understand why
+they do not work together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PROTOCOL_VERSION = 1
+
+U32 = Annotated[int, Field(ge=0, lt=1 << 32)]
+Rank = Annotated[int, Field(ge=-1, lt=1 << 16)]
+Text = Annotated[str, Field(max_length=4000)]
+Nanoseconds = Annotated[int, Field(ge=0, lt=1 << 63)]
+ErrorCode = Literal["deadline", "peer-lost", "peer-unreachable", "handshake", "compute", "protocol"]
+RefusalCode = Literal["version", "deployment", "rank", "busy", "session", "certificate"]
+
+
+class Control(BaseModel):
+    """A frame whose body is JSON; ``request`` in the header is 0."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Hello(Control):
+    """The dialer's first frame. ``rank`` is -1 for the client; ``session`` is the name that the client gave it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    protocol: U32 = PROTOCOL_VERSION
+    deployment_id: Text
+    rank: Rank
+    session: Annotated[str, Field(max_length=64)]
+
+
+class Welcome(Control):
+    """The listener is ``rank`` of the same deployment."""
+
+    rank: Rank
+
+
+class Refused(Control):
+    """The listener does not talk to this dialer; the connection ends."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    code: RefusalCode
+    reason: Text
+
+
+class Setup(Control):
+    """From the client: where each peer listens, and how long connecting may take."""
+
+    peers: Annotated[Mapping[str, Annotated[str, Field(max_length=300)]], Field(max_length=4096)]
+    deadline_ms: U32
+
+
+class Ready(Control):
+    """To the client: all peers are connected."""
+
+
+class Request(Control):
+    """From the client: run the program once on ``batch`` samples, every wait within ``deadline_ms``."""
+
+    request: U32
+    batch: Annotated[int, Field(ge=1, lt=1 << 32)]
+    deadline_ms: U32
+
+
+class Cancel(Control):
+    """From the client: nobody waits for ``request`` any more."""
+
+    request: U32
+
+
+class Failed(Control):
+    """A device could not do ``request`` (0: none in particular), at ``step`` of its program."""
+
+    code: ErrorCode
+    rank: Rank
+    request: U32 = 0
+    step: U32 | None = None
+    waiting_for: Rank | None = None
+    message: Text
+
+
+class Ping(Control):
+    """``sent_ns`` is the clock of the sender, which comes back unread."""
+
+    sent_ns: Nanoseconds
+
+
+class Pong(Control):
+    sent_ns: Nanoseconds
+    clock_ns: Nanoseconds
+
+
+class Ask(Control):
+    """From the client, answered after all requests before it: the last ``last`` request traces, or counters."""
+
+    what: Literal["trace", "counters"]
+    last: U32 = 0
+
+
+class Answer(Control):
+    what: Literal["trace", "counters"]
+    data: dict[str, Any]
+
+
+class Bye(Control):
+    """The speaker's last frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The payload of message ``tag`` of ``request``: ``bytes``, ``bytearray`` or a contiguous ``memoryview``."""
+
+    request: int
+    tag: int
+    payload: bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The peer closed the connection; ``cleanly`` when it said so before."""
+
+    cleanly: bool
+
+
+Event: TypeAlias = Control | Data | Closed
+
+KINDS: dict[type[Control] | type[Data], int] = {
+    Hello: 1,
+    Welcome: 2,
+    Refused: 3,
+    Setup: 4,
+    Ready: 5,
+    Request: 6,
+    Data: 7,
+    Failed: 8,
+    Cancel: 9,
+    Ping: 10,
+    Pong: 11,
+    Ask: 12,
+    Answer: 13,
+    Bye: 14,
+}
+"""The number of each kind of frame. :class:`Closed` is no frame: it is the end of the bytes."""

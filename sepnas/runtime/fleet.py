@@ -1,0 +1,192 @@
+"""A client's connections to all devices that take part: opening them, and one queue of what they say."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+from sepnas.errors import (
+    DeadlineError,
+    ExchangeError,
+    HandshakeError,
+    LocalProtocolError,
+    PeerLostError,
+    PeerUnreachableError,
+    RemoteError,
+)
+from sepnas.plan.steps import CLIENT
+from sepnas.runtime.channel import Channel
+from sepnas.runtime.events import Answer, Ask, Control, Data, Failed, Hello, Ping, Pong, Ready, Setup
+from sepnas.runtime.identity import Identity
+from sepnas.runtime.links import dial
+from sepnas.runtime.trace import Clock, best_clock
+from sepnas.spec.hosts import Hosts
+
+_GATHER_S = 0.1
+"""After a first failure others may follow, and one of them may name the cause."""
+_PINGS = 8
+
+_Arrival: TypeAlias = tuple[int, Control | Data | ExchangeError]
+_ERRORS: dict[str, type[ExchangeError]] = {
+    "deadline": DeadlineError,
+    "peer-lost": PeerLostError,
+    "peer-unreachable": PeerUnreachableError,
+    "handshake": HandshakeError,
+}
+
+
+class Fleet:
+    """Connections to the devices of one session.
+
+    Args:
+        deployment_id: what all of them must run.
+        expected: for each rank that takes part, the messages it sends to the client: bytes a sample, by tag.
+        hosts: where they listen.
+        identity: the client's certificate; None for plain TCP.
+        deadline: when opening must be done (``time.monotonic`` seconds).
+    """
+
+    def __init__(
+        self,
+        deployment_id: str,
+        expected: Mapping[int, Mapping[int, int]],
+        hosts: Hosts,
+        identity: Identity | None,
+        deadline: float,
+    ) -> None:
+        self._channels: dict[int, Channel] = {}
+        self._arrivals: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
+        self._broken: ExchangeError | None = None
+        self._closing = threading.Event()
+        hello = Hello(deployment_id=deployment_id, rank=CLIENT, session=secrets.token_hex(8))
+        try:
+            for rank, sample_bytes in sorted(expected.items()):
+                self._channels[rank] = dial(rank, hosts.address(rank), hello, identity, sample_bytes, deadline)
+            self._set_up(hosts, deadline)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        return tuple(self._channels)
+
+    def _set_up(self, hosts: Hosts, deadline: float) -> None:
+        """Tell each device where the others listen, and wait until all of them are connected."""
+        peers = {str(rank): hosts.address(rank) for rank in self._channels}
+        left_ms = max(1, int((deadline - time.monotonic()) * 1e3))
+        for rank, channel in self._channels.items():
+            channel.send_now(Setup(peers=peers, deadline_ms=left_ms), deadline)
+            channel.start(self._take(rank), self._end(rank))
+        waiting = set(self._channels)
+        while waiting:
+            rank, event = self.receive(deadline + _GATHER_S, "connecting to their peers", waiting)
+            if isinstance(event, Failed):
+                raise self.explain(event)
+            if isinstance(event, Ready):
+                waiting.discard(rank)
+
+    def _take(self, rank: int) -> Any:
+        return lambda event: self._arrivals.put((rank, event))
+
+    def _end(self, rank: int) -> Any:
+        def end(error: ExchangeError | None) -> None:
+            how = error or "it ended the session"
+            peer = self._channels[rank].peer
+            self._arrivals.put((rank, PeerLostError(f"{peer} was lost: {how}; start it again and open a new session")))
+
+        return end
+
+    def send(self, rank: int, event: Control | Data) -> None:
+        """Queue an event for a device; raises :class:`PeerLostError` when the session is broken."""
+        self.check()
+        try:
+            self._channels[rank].send(event)
+        except LocalProtocolError as error:
+            raise PeerLostError(f"device {rank} is not in the session any more: {error}") from error
+
+    def check(self) -> None:
+        """Raise what broke the session, if anything did."""
+        if self._broken is not None:
+            raise self._broken
+        if self._closing.is_set():
+            raise LocalProtocolError("the session is closed; open a new one")
+
+    def receive(self, deadline: float, doing: str, waiting: set[int] | None = None) -> tuple[int, Control | Data]:
+        """The next event of any device; raises :class:`DeadlineError`, and :class:`PeerLostError` for good."""
+        try:
+            rank, event = self._arrivals.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            who = ", ".join(f"device {rank}" for rank in sorted(waiting or self._channels))
+            raise DeadlineError(f"no answer in time from {who} while {doing}; is it frozen or overloaded?") from None
+        if isinstance(event, ExchangeError):
+            self._broken = self._broken or event
+            raise event
+        return rank, event
+
+    def explain(self, failed: Failed) -> ExchangeError:
+        """The error that a device's report means; waits a moment for reports of others that name the cause."""
+        reports, limit = [failed], time.monotonic() + _GATHER_S
+        lost: ExchangeError | None = None
+        while (left := limit - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                _, event = self._arrivals.get(timeout=left)
+                if isinstance(event, Failed) and event.request == failed.request:
+                    reports.append(event)
+                elif isinstance(event, ExchangeError):
+                    lost = lost or event
+        cause = _cause(reports)
+        error = _ERRORS.get(cause.code, RemoteError)(cause.message)
+        if cause.code == "peer-lost" or lost is not None:
+            self._broken = self._broken or lost or error
+        return error
+
+    def ask(self, what: Literal["trace", "counters"], last: int, deadline: float) -> dict[int, dict[str, Any]]:
+        """Every device's answer, by rank."""
+        for rank in self._channels:
+            self.send(rank, Ask(what=what, last=last))
+        answers: dict[int, dict[str, Any]] = {}
+        while waiting := set(self._channels) - set(answers):
+            rank, event = self.receive(deadline, f"answering for the {what}", waiting)
+            if isinstance(event, Answer) and event.what == what:
+                answers[rank] = event.data
+        return answers
+
+    def clock(self, rank: int, deadline: float) -> Clock:
+        """The device's clock against ours."""
+        pings = []
+        for _ in range(_PINGS):
+            self.send(rank, Ping(sent_ns=time.monotonic_ns()))
+            event: Control | Data | None = None
+            while not isinstance(event, Pong):
+                _, event = self.receive(deadline, "answering a ping", {rank})
+            pings.append((event.sent_ns, event.clock_ns, time.monotonic_ns()))
+        return best_clock(pings)
+
+    def traffic(self) -> dict[str, Any]:
+        """What the client's ends of the connections counted."""
+        return {str(rank): channel.traffic() for rank, channel in self._channels.items()}
+
+    def close(self) -> None:
+        """Say Bye to all and close; takes at most about a second a device that does not answer."""
+        self._closing.set()
+        threads = [threading.Thread(target=channel.close, daemon=True) for channel in self._channels.values()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def _cause(reports: list[Failed]) -> Failed:
+    """Of several reports the one nearest to the cause: a real failure, then who waits for one that is silent."""
+    failing = {report.rank for report in reports}
+
+    def order(report: Failed) -> tuple[bool, bool]:
+        return report.code == "deadline", report.waiting_for in failing
+
+    return min(reports, key=order)

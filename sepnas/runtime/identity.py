@@ -1,0 +1,98 @@
+"""Who we are to other devices: TLS contexts made of a device's or the client's certificate.
+
+TLS 1.3, mutual: both ends show a certificate of the deployment's authority, and its name must be that of the
+rank which the peer says it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from pathlib import Path
+from typing import Any
+
+from sepnas.errors import DeploymentError, HandshakeError
+from sepnas.spec.manifest import certificate_name
+
+
+class Identity:
+    """The certificate in ``folder`` (``ca.pem``, ``cert.pem``, ``key.pem``), as ``rank`` of a deployment.
+
+    Raises :class:`DeploymentError` when the files are no key pair, and :class:`HandshakeError` when the
+    certificate has expired or is not that of the rank: peers would refuse it anyway, here one learns it at once.
+    """
+
+    def __init__(self, folder: Path, rank: int, deployment_id: str) -> None:
+        self.rank, self.deployment_id = rank, deployment_id
+        try:
+            self.server = _context(ssl.PROTOCOL_TLS_SERVER, folder)
+            self.client = _context(ssl.PROTOCOL_TLS_CLIENT, folder)
+        except (ssl.SSLError, OSError) as error:
+            raise DeploymentError(
+                f"{folder}: not a certificate and its key: {error}; export the deployment again"
+            ) from error
+        self.server.num_tickets = 0  # nothing is resumed, and the first bytes after the handshake are ours
+        self._check(folder)
+
+    def name(self, rank: int) -> str:
+        return certificate_name(rank, self.deployment_id)
+
+    def _check(self, folder: Path) -> None:
+        """Shake hands with ourselves in memory."""
+        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        server = self.server.wrap_bio(to_server, to_client, server_side=True)
+        client = self.client.wrap_bio(to_client, to_server, server_hostname=self.name(self.rank))
+        try:
+            for _ in range(3):
+                for end in (client, server):
+                    _advance(end)
+        except ssl.SSLError as error:
+            raise HandshakeError(
+                f"{folder / 'cert.pem'}: no peer would accept it: {reason_of(error)}; check this machine's clock, "
+                "or export the deployment again"
+            ) from error
+
+
+def _advance(end: ssl.SSLObject) -> None:
+    with contextlib.suppress(ssl.SSLWantReadError):
+        end.do_handshake()
+
+
+def _context(protocol: int, folder: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(folder / "ca.pem")
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return context
+
+
+def names_in(certificate: dict[str, Any] | None) -> list[str]:
+    """The DNS names of a certificate as ``SSLObject.getpeercert`` gives it."""
+    return [value for kind, value in (certificate or {}).get("subjectAltName", ()) if kind == "DNS"]
+
+
+_MEANINGS = {
+    "CERTIFICATE_EXPIRED": "the certificate has expired",
+    "UNKNOWN_CA": "the certificate comes from another authority (another deployment)",
+    "BAD_CERTIFICATE": "the certificate is not valid",
+    "CERTIFICATE_UNKNOWN": "the certificate is not valid",
+    "CERTIFICATE_REQUIRED": "a certificate is required",
+    "WRONG_VERSION_NUMBER": "the other end speaks no TLS 1.3 (was it started with --insecure?)",
+    "RECORD_LAYER_FAILURE": "the other end speaks no TLS 1.3 (was it started with --insecure?)",
+    "HTTP_REQUEST": "the other end speaks no TLS",
+    "PROTOCOL_VERSION": "the other end does not speak TLS 1.3",
+}
+
+
+def reason_of(error: ssl.SSLError) -> str:
+    """What an SSL error means, in words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        # 18-20: self-signed or unknown issuer, 7: signature of another authority with the same name
+        foreign = error.verify_code in (7, 18, 19, 20, 21)
+        return f"{error.verify_message}{' (a certificate of another deployment)' if foreign else ''}"
+    code = error.reason or ""
+    for ending, meaning in _MEANINGS.items():
+        if code.endswith(ending):
+            return meaning
+    return code.lower().replace("_", " ") or str(error)

@@ -1,0 +1,182 @@
+"""Opening connections: dialing and accepting, TLS, and the greeting that decides who talks to whom."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import time
+from collections.abc import Mapping
+
+from sepnas.errors import (
+    DeadlineError,
+    ExchangeError,
+    HandshakeError,
+    PeerLostError,
+    PeerUnreachableError,
+    RemoteProtocolError,
+    SpecError,
+)
+from sepnas.runtime.channel import Channel
+from sepnas.runtime.events import PROTOCOL_VERSION, Event, Hello, Refused, Welcome
+from sepnas.runtime.executor import rank_name
+from sepnas.runtime.identity import Identity, names_in
+from sepnas.runtime.pipes import Pipe, PlainPipe, TlsPipe
+from sepnas.runtime.protocol import Connection, Side
+from sepnas.spec.hosts import parse_address
+
+_MIXED_HINT = "is it another program, or is one end started with --insecure and the other without?"
+
+
+def tune(sock: socket.socket) -> None:
+    """No delay for small messages; a peer whose machine vanished is noticed within half a minute."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def dial(
+    rank: int,
+    address: str,
+    hello: Hello,
+    identity: Identity | None,
+    sample_bytes: Mapping[int, int],
+    deadline: float,
+) -> Channel:
+    """Connect to device ``rank`` and greet it; without ``identity`` in plain TCP.
+
+    Returns a channel that has been welcomed and not started. Raises :class:`PeerUnreachableError`,
+    :class:`HandshakeError` (foreign or expired certificate, refused), :class:`DeadlineError`, or :class:`SpecError`
+    (plain TCP to another machine).
+    """
+    peer = f"{rank_name(rank)} at {address}"
+    if identity is None:
+        check_loopback(parse_address(address)[0])
+    sock = _connect(rank, address, deadline)
+    try:
+        pipe: Pipe = PlainPipe(sock)
+        if identity is not None:
+            pipe = _secure(sock, identity, rank, peer, deadline)
+        channel = Channel(pipe, Connection(Side.DIALER, sample_bytes), peer)
+        channel.send_now(hello, deadline)
+        _check_welcome(_greeting(channel, deadline), rank, peer)
+    except BaseException:
+        sock.close()
+        raise
+    return channel
+
+
+def _connect(rank: int, address: str, deadline: float) -> socket.socket:
+    host, port = parse_address(address)
+    hint = f"is it running? start it there with: sepnas worker DEPLOYMENT/device{rank} --listen HOST:{port}"
+    try:
+        sock = socket.create_connection((host, port), max(0.001, deadline - time.monotonic()))
+    except TimeoutError:
+        raise PeerUnreachableError(f"device {rank}: no answer from {address} in time; {hint}") from None
+    except socket.gaierror as error:
+        raise PeerUnreachableError(
+            f"device {rank}: host '{host}' is not known ({error.strerror}); correct `devices` in hosts.yaml"
+        ) from None
+    except OSError as error:
+        raise PeerUnreachableError(f"device {rank}: nobody answers at {address} ({error.strerror}); {hint}") from None
+    tune(sock)
+    return sock
+
+
+def _secure(sock: socket.socket, identity: Identity, rank: int, peer: str, deadline: float) -> TlsPipe:
+    pipe = TlsPipe(sock, identity.client, identity.name(rank))
+    try:
+        pipe.handshake(deadline)
+    except HandshakeError as error:
+        raise HandshakeError(f"{peer}: no TLS connection: {error}") from error
+    except (TimeoutError, DeadlineError):
+        raise DeadlineError(f"{peer} did not finish the TLS handshake in time; is it frozen?") from None
+    except OSError as error:
+        raise HandshakeError(f"{peer}: closed the connection during the TLS handshake ({error.strerror})") from error
+    return pipe
+
+
+def _greeting(channel: Channel, deadline: float) -> Event:
+    """The answer to our Hello. In TLS 1.3 this is also where we learn that our certificate was refused."""
+    try:
+        return channel.next_event(deadline)
+    except HandshakeError as error:
+        raise HandshakeError(f"{channel.peer}: refuses our certificate: {error}") from error
+    except (RemoteProtocolError, PeerLostError) as error:
+        raise HandshakeError(
+            f"{channel.peer}: no sepnas worker answers as expected ({error}); {_MIXED_HINT}"
+        ) from error
+
+
+def _check_welcome(event: Event, rank: int, peer: str) -> None:
+    if isinstance(event, Refused):
+        raise HandshakeError(f"{peer}: refused ({event.code}): {event.reason}")
+    if not isinstance(event, Welcome):
+        raise HandshakeError(f"{peer}: closed the connection instead of answering our greeting; {_MIXED_HINT}")
+    if event.rank != rank:
+        raise HandshakeError(f"{peer}: is device {event.rank}; correct its address in hosts.yaml")
+
+
+def accept(sock: socket.socket, identity: Identity | None, origin: str, deadline: float) -> tuple[Channel, Hello]:
+    """Shake hands with who connected; its certificate's name must be that of the rank that it says it is.
+
+    Returns the channel, not yet answered, and the Hello. Raises an :class:`ExchangeError` and closes.
+    """
+    tune(sock)
+    try:
+        pipe: Pipe = PlainPipe(sock)
+        if identity is not None:
+            pipe = TlsPipe(sock, identity.server, None)
+            pipe.handshake(deadline)
+        channel = Channel(pipe, Connection(Side.LISTENER), origin)
+        hello = channel.next_event(deadline)
+        if not isinstance(hello, Hello):
+            raise PeerLostError(f"{origin} left without a word")
+        if identity is not None and identity.name(hello.rank) not in names_in(pipe.certificate()):
+            refuse(channel, "certificate", f"the certificate is not that of {rank_name(hello.rank)}", deadline)
+            raise HandshakeError(f"{origin} says it is {rank_name(hello.rank)} with another certificate")
+    except BaseException:
+        sock.close()
+        raise
+    channel.peer = f"{rank_name(hello.rank)} ({origin})"
+    return channel, hello
+
+
+def refuse(channel: Channel, code: str, reason: str, deadline: float) -> None:
+    """Tell the dialer why not, and close."""
+    try:
+        channel.send_now(Refused.model_validate({"code": code, "reason": reason}), deadline)
+        channel.pipe.sock.shutdown(socket.SHUT_WR)
+        channel.next_event(deadline)  # so that our last words are read before the connection is gone
+    except (ExchangeError, OSError):
+        pass
+    finally:
+        channel.abort()
+
+
+def check_greeting(hello: Hello, deployment_id: str, num_devices: int, rank: int) -> tuple[str, str] | None:
+    """Why device ``rank`` does not talk to who sent this Hello: a code and a reason; None when it does."""
+    if hello.protocol != PROTOCOL_VERSION:
+        return "version", (
+            f"speaks protocol version {hello.protocol}, device {rank} speaks {PROTOCOL_VERSION}; "
+            "install the same sepnas on both"
+        )
+    if hello.deployment_id != deployment_id:
+        return "deployment", (
+            f"belongs to deployment {hello.deployment_id[:16]}, device {rank} runs {deployment_id[:16]}; "
+            "copy the same deployment to all machines"
+        )
+    if not -1 <= hello.rank < num_devices or hello.rank == rank:
+        return "rank", f"says it is rank {hello.rank}; device {rank} of {num_devices} devices does not know it"
+    return None
+
+
+def check_loopback(host: str) -> None:
+    """Plain TCP stays on this machine; raises :class:`SpecError`."""
+    try:
+        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise SpecError(f"--insecure is allowed on 127.0.0.1 and [::1] only, got {host}; leave it out to use TLS")

@@ -1,0 +1,243 @@
+"""The worker: one process on each device, that waits for a client and serves it.
+
+One client at a time: a second one is refused while the first is there. When a session ends, however it ends, the
+worker waits for the next client.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+
+from sepnas.errors import ExchangeError, ListenError
+from sepnas.plan.steps import Compute
+from sepnas.runtime.channel import Channel
+from sepnas.runtime.engines import Engine, TorchEngine
+from sepnas.runtime.events import Hello
+from sepnas.runtime.identity import Identity
+from sepnas.runtime.links import accept, check_greeting, check_loopback, refuse
+from sepnas.runtime.shard import Shard, load_shard
+from sepnas.runtime.worker_session import WorkerSession
+from sepnas.spec.hosts import format_address, parse_address
+
+HANDSHAKE_S = 10.0
+"""How long who connected may take to say who it is."""
+MAX_GREETINGS = 32
+"""So many connections may be in their handshake at once; more are closed."""
+_BUSY_WAIT_S = 2.0
+_STOP_WAIT_S = 5.0
+
+
+class Worker:
+    """Serves one device's shard at an address.
+
+    Args:
+        shard_dir: the device's folder of a deployment; every file is checked.
+        host, port: where to listen; port 0 takes any free port (see :attr:`address`).
+        threads: CPU threads for computing.
+        insecure: plain TCP; on loopback addresses only.
+        handshake_s: how long who connected may take to say who it is.
+        engine: makes what runs the segments, from the shard and the number of threads.
+
+    Raises:
+        DeploymentError: the folder is damaged or of another deployment.
+        HandshakeError: the certificate has expired.
+        ListenError: the address is in use or not ours.
+    """
+
+    def __init__(
+        self,
+        shard_dir: str | os.PathLike[str],
+        host: str,
+        port: int,
+        *,
+        threads: int = 1,
+        insecure: bool = False,
+        handshake_s: float = HANDSHAKE_S,
+        engine: Callable[[Shard, int], Engine] = TorchEngine,
+    ) -> None:
+        if insecure:
+            check_loopback(host)
+        self.shard = load_shard(shard_dir)
+        self._identity = None if insecure else _identity(self.shard)
+        self._handshake_s = handshake_s
+        self._listener = _listen(host, port)
+        self.address = format_address(host, self._listener.getsockname()[1])
+        self._engine = engine(self.shard, threads)
+        _warm_up(self.shard, self._engine)
+        self._session: WorkerSession | None = None
+        self._session_changed = threading.Condition()
+        self._greetings = threading.BoundedSemaphore(MAX_GREETINGS)
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._stopping = threading.Event()
+
+    def serve_forever(self) -> None:
+        """Accept clients and peers until :meth:`stop`; then end the session and close the address."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._listener, selectors.EVENT_READ)
+            selector.register(self._wake_receiver, selectors.EVENT_READ)
+            while not self._stopping.is_set():
+                for key, _ in selector.select():
+                    if key.fileobj is self._listener:
+                        self._accept()
+        self._shut_down()
+
+    def stop(self) -> None:
+        """Let :meth:`serve_forever` return; may be called from a signal handler or another thread."""
+        self._stopping.set()
+        with contextlib.suppress(OSError):
+            self._wake_sender.send(b"x")
+
+    def _shut_down(self) -> None:
+        self._listener.close()
+        session = self._session
+        if session is not None:
+            session.stop("was stopped")
+        with self._session_changed:
+            self._session_changed.wait_for(lambda: self._session is None, _STOP_WAIT_S)
+        self._wake_receiver.close()
+        self._wake_sender.close()
+
+    def _accept(self) -> None:
+        try:
+            sock, origin = self._listener.accept()
+        except OSError:
+            time.sleep(0.05)  # it was gone before we came to it, or there are no descriptors left: no busy loop
+            return
+        if not self._greetings.acquire(blocking=False):
+            sock.close()
+            return
+        threading.Thread(target=self._greet, args=(sock, format_address(*origin[:2])), daemon=True).start()
+
+    def _greet(self, sock: socket.socket, origin: str) -> None:
+        deadline = time.monotonic() + self._handshake_s
+        try:
+            channel, hello = accept(sock, self._identity, origin, deadline)
+        except (ExchangeError, OSError) as error:
+            print(f"sepnas worker: {origin} was not let in: {error}", file=sys.stderr, flush=True)
+            return
+        finally:
+            self._greetings.release()
+        manifest = self.shard.manifest
+        refusal = check_greeting(hello, manifest.deployment_id, manifest.num_devices, manifest.rank)
+        if refusal:
+            refuse(channel, *refusal, deadline)
+        elif hello.rank < 0:
+            self._serve_client(channel, hello, deadline)
+        else:
+            self._attach_peer(channel, hello, deadline)
+
+    def _serve_client(self, channel: Channel, hello: Hello, deadline: float) -> None:
+        session = WorkerSession(self.shard, self._engine, self._identity, channel, hello.session)
+        with self._session_changed:
+            # A client that has just left may still be on its way out.
+            if not self._session_changed.wait_for(lambda: self._session is None, _BUSY_WAIT_S):
+                reason = f"device {self.shard.rank} serves another client; try again when that one is done"
+                refuse(channel, "busy", reason, deadline)
+                return
+            self._session = session
+        try:
+            if not self._stopping.is_set():
+                session.serve()
+        finally:
+            with self._session_changed:
+                self._session = None
+                self._session_changed.notify_all()
+
+    def _attach_peer(self, channel: Channel, hello: Hello, deadline: float) -> None:
+        session = self._session
+        try:
+            attached = session is not None and session.name == hello.session and session.attach(channel, hello.rank)
+        except ExchangeError:
+            channel.abort()
+            return
+        if not attached:
+            refuse(channel, "session", f"device {self.shard.rank} is not in session '{hello.session}'", deadline)
+
+
+def run_worker(shard_dir: str | os.PathLike[str], listen: str, *, threads: int = 1, insecure: bool = False) -> None:
+    """Serve a device's folder at ``listen`` (``HOST:PORT``) until SIGINT or SIGTERM; prints one line when ready."""
+    host, port = parse_address(listen, lowest_port=0)
+    with _collector_paused():
+        worker = Worker(shard_dir, host, port, threads=threads, insecure=insecure)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        worker.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    how = "plain TCP, INSECURE" if insecure else "TLS 1.3"
+    shard = worker.shard
+    print(
+        f"sepnas worker: device {shard.rank} of {shard.manifest.num_devices} listens on {worker.address} ({how}; "
+        f"deployment {shard.manifest.deployment_id[:16]})",
+        flush=True,
+    )
+    worker.serve_forever()
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Load without garbage collection, and never look at what was loaded again.
+
+    An engine makes hundreds of thousands of objects that stay: going through them costs a third of the start,
+    pauses in the middle of requests, and a second at the end.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _identity(shard: Shard) -> Identity:
+    return Identity(Path(shard.tls_folder), shard.rank, shard.manifest.deployment_id)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(64)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ListenError(f"cannot listen on {format_address(host, port)}: {_listen_hint(error, port)}") from error
+    listener.setblocking(True)
+    return listener
+
+
+def _listen_hint(error: Exception, port: int) -> str:
+    number = getattr(error, "errno", None)
+    if number == errno.EADDRINUSE:
+        return f"port {port} is in use; stop what listens there, or choose another port with --listen"
+    if number == errno.EADDRNOTAVAIL:
+        return "this machine does not have that address; use one of its own, or 0.0.0.0 for all"
+    if number == errno.EACCES:
+        return "ports below 1024 belong to the system; choose a higher one"
+    return f"{getattr(error, 'strerror', None) or error}; name an address of this machine"
+
+
+def _warm_up(shard: Shard, engine: Engine) -> None:
+    """Run each segment once: the first request is then as fast as the others, and what is broken shows here."""
+    shapes = shard.manifest.shapes
+    for step in shard.program:
+        if isinstance(step, Compute):
+            inputs = [shapes[name] for name in step.inputs]
+            engine.run(step.segment, [np.zeros((1, s.channels, s.height, s.width), np.float32) for s in inputs])

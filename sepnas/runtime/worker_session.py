@@ -1,0 +1,281 @@
+"""One client's session on one device: set-up, requests in order, and the end.
+
+After a failed request (deadline, failed computation) the session goes on with the next one; what still comes for
+the failed one is dropped. After a lost peer or client the session is over, and the worker waits for a new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from sepnas.errors import (
+    DeadlineError,
+    ExchangeError,
+    HandshakeError,
+    LocalProtocolError,
+    PeerLostError,
+    SepnasError,
+)
+from sepnas.runtime.channel import Channel
+from sepnas.runtime.engines import Engine
+from sepnas.runtime.events import (
+    Answer,
+    Ask,
+    Cancel,
+    Control,
+    Data,
+    ErrorCode,
+    Failed,
+    Hello,
+    Ping,
+    Pong,
+    Ready,
+    Request,
+    Setup,
+    Welcome,
+)
+from sepnas.runtime.executor import Executor, StepError, error_code, error_text
+from sepnas.runtime.identity import Identity
+from sepnas.runtime.links import dial
+from sepnas.runtime.mailbox import Mailbox
+from sepnas.runtime.shard import Shard
+from sepnas.runtime.trace import RequestTimes, step_rows
+
+SETUP_WAIT_S = 30.0
+"""How long a client that was welcomed may take to say where the peers are."""
+MAX_TRACES = 256
+_FLUSH_S = 5.0
+
+_Job: TypeAlias = tuple[Request | Ask, float] | None
+"""A request with its time of arrival; None only wakes the worker to see that the session is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """Why a session ends; ``rank`` is the peer that was lost. The client is told, unless it is the one that left."""
+
+    error: PeerLostError
+    rank: int | None = None
+    tell: bool = True
+
+
+class WorkerSession:
+    """Serves one client; :meth:`serve` runs in the thread of the accepted connection.
+
+    Args:
+        shard: what this device runs.
+        engine: what it runs it with.
+        client: the client's channel, greeted and not yet welcomed.
+        name: the session's name: peers that dial in must know it.
+    """
+
+    def __init__(self, shard: Shard, engine: Engine, identity: Identity | None, client: Channel, name: str) -> None:
+        self.name = name
+        self._shard, self._engine, self._identity, self._client = shard, engine, identity, client
+        self._mailbox = Mailbox()
+        self._peers: dict[int, Channel] = {}
+        self._peers_changed = threading.Condition()
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._cancelled = 0
+        self._ending: _Ending | None = None
+        self._waiting_for: int | None = None
+        self._executor = Executor(shard, engine, self._mailbox, self._post)
+        self._traces: deque[RequestTimes] = deque(maxlen=MAX_TRACES)
+        self._requests = 0
+
+    def serve(self) -> None:
+        """Until the client leaves, a peer is lost or :meth:`stop`; errors are told to the client, not raised."""
+        try:
+            self._engine.prepare_thread()
+            self._client.connection.expect(self._shard.expected_from(-1))
+            self._client.send_now(Welcome(rank=self._shard.rank), time.monotonic() + SETUP_WAIT_S)
+            if self._set_up():
+                self._work()
+        except ExchangeError:
+            pass  # the client is gone, there is nobody to tell
+        finally:
+            self._close()
+
+    def stop(self, reason: str) -> None:
+        """End the session from another thread."""
+        self._end(_Ending(PeerLostError(f"device {self._shard.rank} {reason}")))
+
+    def attach(self, channel: Channel, rank: int) -> bool:
+        """A peer dialed in; False when it is not expected (any more)."""
+        with self._peers_changed:
+            if self._ending or rank in self._peers or rank not in self._shard.manifest.peers:
+                return False
+            channel.connection.expect(self._shard.expected_from(rank))
+            channel.send_now(Welcome(rank=self._shard.rank), time.monotonic() + 1.0)
+            self._adopt(channel, rank)
+            return True
+
+    # -- set-up
+
+    def _set_up(self) -> bool:
+        """Take the client's Setup and connect to the peers; False when that failed, which the client then knows."""
+        setup = self._client.next_event(time.monotonic() + SETUP_WAIT_S)
+        if not isinstance(setup, Setup):
+            return False
+        self._client.start(self._from_client, self._client_ended)
+        deadline = time.monotonic() + setup.deadline_ms / 1e3
+        try:
+            self._connect_peers(setup, deadline)
+        except SepnasError as error:
+            self._tell_setup_failed(error)
+            return False
+        self._client.send(Ready())
+        return True
+
+    def _tell_setup_failed(self, error: SepnasError) -> None:
+        mine = self._shard.rank
+        message = f"device {mine} cannot connect to its peers: {error}"
+        code: ErrorCode = "handshake" if isinstance(error, HandshakeError) else "peer-unreachable"
+        self._tell(Failed(code=code, rank=mine, waiting_for=self._waiting_for, message=message))
+
+    def _connect_peers(self, setup: Setup, deadline: float) -> None:
+        """Dial the lower ranks; the higher ones dial us."""
+        mine = self._shard.rank
+        hello = Hello(deployment_id=self._shard.manifest.deployment_id, rank=mine, session=self.name)
+        for rank in self._shard.manifest.peers:
+            if rank < mine:
+                self._waiting_for = rank
+                address = setup.peers.get(str(rank))
+                if address is None:
+                    raise HandshakeError(f"the client did not say where device {rank} listens")
+                expected = self._shard.expected_from(rank)
+                channel = dial(rank, address, hello, self._identity, expected, deadline)
+                with self._peers_changed:
+                    self._adopt(channel, rank)
+        self._await_peers(deadline)
+
+    def _await_peers(self, deadline: float) -> None:
+        with self._peers_changed:
+            while missing := set(self._shard.manifest.peers) - set(self._peers):
+                self._waiting_for = min(missing)
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise DeadlineError(f"device {self._waiting_for} did not connect in time")
+                if self._ending:
+                    raise self._ending.error
+                self._peers_changed.wait(min(left, 0.2))
+
+    def _adopt(self, channel: Channel, rank: int) -> None:
+        """Start a peer's channel; the lock of the peers is held."""
+        self._peers[rank] = channel
+        channel.start(self._from_peer, lambda error: self._peer_ended(rank, error))
+        self._peers_changed.notify_all()
+
+    # -- what comes in (in the channels' threads)
+
+    def _from_client(self, event: Control | Data) -> None:
+        if isinstance(event, Data):
+            self._mailbox.put(event.request, event.tag, event.payload)
+        elif isinstance(event, Ping):
+            with contextlib.suppress(LocalProtocolError):
+                self._client.send(Pong(sent_ns=event.sent_ns, clock_ns=time.monotonic_ns()))
+        elif isinstance(event, Cancel):
+            self._cancelled = max(self._cancelled, event.request)
+            self._mailbox.begin(event.request + 1)
+        elif isinstance(event, Request | Ask):
+            self._jobs.put((event, time.monotonic()))
+
+    def _from_peer(self, event: Control | Data) -> None:
+        if isinstance(event, Data):
+            self._mailbox.put(event.request, event.tag, event.payload)
+
+    def _client_ended(self, error: ExchangeError | None) -> None:
+        self._end(_Ending(PeerLostError("the client has left"), tell=False))
+
+    def _peer_ended(self, rank: int, error: ExchangeError | None) -> None:
+        if error is None:
+            # It said Bye: its client left it, and ours is about to leave us. Only who still waits must know.
+            self._mailbox.fail(PeerLostError(f"device {rank} has ended the session"))
+        else:
+            lost = PeerLostError(f"device {self._shard.rank} lost {error}")
+            self._end(_Ending(lost, rank))
+
+    def _end(self, ending: _Ending) -> None:
+        self._ending = self._ending or ending
+        self._mailbox.fail(ending.error)
+        self._jobs.put(None)
+
+    # -- requests
+
+    def _work(self) -> None:
+        while True:
+            job = self._jobs.get()
+            if self._ending or job is None:
+                return self._tell_ending()
+            event, arrived = job
+            if isinstance(event, Ask):
+                self._answer(event)
+            elif event.request > self._cancelled:
+                self._run(event, arrived + event.deadline_ms / 1e3)
+
+    def _tell_ending(self) -> None:
+        ending = self._ending
+        if ending and ending.tell:
+            mine = self._shard.rank
+            self._tell(Failed(code="peer-lost", rank=mine, waiting_for=ending.rank, message=str(ending.error)))
+
+    def _run(self, event: Request, deadline: float) -> None:
+        self._mailbox.begin(event.request)
+        self._requests += 1
+        try:
+            times = self._executor.run(event.request, event.batch, deadline)
+        except StepError as error:
+            if event.request > self._cancelled and not self._ending:
+                self._tell(self._failure(event.request, error))
+        else:
+            self._traces.append(RequestTimes(event.request, event.batch, times))
+
+    def _failure(self, request: int, error: StepError) -> Failed:
+        where = f"device {self._shard.rank}: {self._executor.describe(error.step)}"
+        return Failed.model_validate(
+            {
+                "code": error_code(error.error),
+                "rank": self._shard.rank,
+                "request": request,
+                "step": error.step,
+                "waiting_for": error.waiting_for,
+                "message": f"{where}: {error_text(error.error)}"[:4000],
+            }
+        )
+
+    def _answer(self, ask: Ask) -> None:
+        if ask.what == "trace":
+            wanted = list(self._traces)[-ask.last :] if ask.last else []
+            data: dict[str, Any] = {"requests": [step_rows(self._shard.program, times) for times in wanted]}
+        else:
+            for channel in self._peers.values():
+                channel.flush(_FLUSH_S)
+            links = {str(rank): channel.traffic() for rank, channel in self._peers.items()}
+            data = {"requests": self._requests, "links": links | {"-1": self._client.traffic()}}
+        with contextlib.suppress(LocalProtocolError):
+            self._client.send(Answer(what=ask.what, data=data))
+
+    def _post(self, rank: int, data: Data) -> None:
+        channel = self._client if rank < 0 else self._peers[rank]
+        try:
+            channel.send(data)
+        except LocalProtocolError as error:
+            raise PeerLostError(f"{channel.peer} is not there any more: {error}") from error
+
+    def _tell(self, failed: Failed) -> None:
+        with contextlib.suppress(LocalProtocolError):
+            self._client.send(failed)
+
+    def _close(self) -> None:
+        with self._peers_changed:
+            self._end(_Ending(PeerLostError("the session is over"), tell=False))
+            peers = list(self._peers.values())
+        for channel in peers:
+            channel.close()
+        self._client.close()

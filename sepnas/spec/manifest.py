@@ -1,0 +1,220 @@
+"""What a deployment says of itself: the manifest at its top, a shard manifest in each device's folder.
+
+Both are *sealed*: they carry a digest of their own content and are read only in the very bytes in which
+they were written, so that one changed byte anywhere is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from sepnas.errors import DeploymentError
+from sepnas.spec.architecture import Architecture
+from sepnas.spec.document import Document, Part
+from sepnas.spec.wire import WireFormat
+
+MANIFEST_NAME = "manifest.json"
+SHARD_NAME = "shard.json"
+WEIGHTS_NAME = "weights.safetensors"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+RelativePath = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
+"""Names below the folder only: no component starts with a dot, so none is ``..``."""
+
+Index = Annotated[int, Field(ge=0, strict=True)]
+Count = Annotated[int, Field(gt=0, strict=True)]
+RankOrClient = Annotated[int, Field(ge=-1, strict=True)]
+Tag = Annotated[int, Field(ge=0, lt=1 << 32, strict=True)]
+Bounds = tuple[Index, Index]
+
+
+class FileEntry(Part):
+    """What a file of the deployment must be."""
+
+    sha256: Sha256
+    bytes: Index
+
+
+class ImageInput(Part):
+    """What the network reads: ``(value / 255 - mean) / std`` for each channel, ``size`` x ``size`` values."""
+
+    channels: Count
+    size: Count
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+
+    @model_validator(mode="after")
+    def _one_a_channel(self) -> Self:
+        for name in ("mean", "std"):
+            found = len(getattr(self, name))
+            if found != self.channels:
+                raise ValueError(f"`{name}` must hold one number for each of {self.channels} channels, got {found}")
+        return self
+
+
+class ShapeData(Part):
+    channels: Count
+    height: Count = 1
+    width: Count = 1
+
+
+class ComputeData(Part):
+    step: Literal["compute"] = "compute"
+    segment: str
+    inputs: Annotated[tuple[str, ...], Field(min_length=1)]
+    output: str
+
+
+class SendData(Part):
+    step: Literal["send"] = "send"
+    tensor: str
+    channels: Bounds
+    rows: Bounds
+    wire: WireFormat
+    to: RankOrClient
+    tag: Tag
+
+
+class RecvData(Part):
+    step: Literal["recv"] = "recv"
+    tag: Tag
+    source: RankOrClient
+    tensor: str
+
+
+class MergeData(Part):
+    step: Literal["merge"] = "merge"
+    kind: Literal["mean", "weighted", "sum", "concat", "paste"]
+    inputs: Annotated[tuple[str, ...], Field(min_length=1)]
+    output: str
+    parameter: str | None = None
+
+
+StepData = Annotated[ComputeData | SendData | RecvData | MergeData, Field(discriminator="step")]
+
+
+class MessageData(Part):
+    """One message of the plan; ``shape`` is one sample of what it carries; rank -1 is the client."""
+
+    tag: Tag
+    source: RankOrClient
+    destination: RankOrClient
+    tensor: str
+    shape: ShapeData
+    wire: WireFormat
+
+
+class SegmentData(Part):
+    """A segment's file, and the tensors of ``weights.safetensors`` in the order in which it takes them."""
+
+    file: RelativePath
+    layers: tuple[str, ...]
+    weights: tuple[str, ...]
+
+
+class SealedDocument(Document):
+    """A document that notices any changed byte: see :meth:`seal` and :meth:`load`."""
+
+    digest: str = ""
+
+    def seal(self) -> Self:
+        """The same document with its digest filled in."""
+        return self.model_copy(update={"digest": self._own_digest()})
+
+    def _own_digest(self) -> str:
+        return canonical_digest({key: value for key, value in self.to_data().items() if key != "digest"})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a sealed file; :class:`DeploymentError` when a byte was changed after it was written."""
+        document = super().load(path)
+        if document.digest != document._own_digest() or Path(path).read_text("utf-8") != document.dumps():
+            raise DeploymentError(
+                f"{path}: was changed after it was written (its own sha256 does not match); export or copy it again"
+            )
+        return document
+
+
+class Manifest(SealedDocument):
+    """The top of a deployment. ``files`` lists every other file of it.
+
+    ``payload_bytes`` is what the devices exchange for one image, without the frame headers;
+    ``messages`` are all messages of the plan, those from and to the client too.
+    """
+
+    format_name: ClassVar[str] = "sepnas.manifest"
+
+    name: Annotated[str, Field(min_length=1)]
+    deployment_id: Sha256
+    architecture: Architecture
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    input: ImageInput
+    reader: Index
+    payload_bytes: Index
+    messages: tuple[MessageData, ...]
+    files: dict[RelativePath, FileEntry]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(self.classes) != self.architecture.num_classes:
+            raise ValueError(
+                f"`classes` must name {self.architecture.num_classes} classes (`architecture.num_classes`), "
+                f"got {len(self.classes)}"
+            )
+        if self.reader >= self.num_devices:
+            raise ValueError(f"`reader` is {self.reader}, but the ranks are 0..{self.num_devices - 1}")
+        return self
+
+    @property
+    def num_devices(self) -> int:
+        return self.architecture.num_devices
+
+
+class ShardManifest(SealedDocument):
+    """What one device runs: its steps, its tensors' shapes, its segments, the messages that touch it."""
+
+    format_name: ClassVar[str] = "sepnas.shard"
+
+    deployment_id: Sha256
+    rank: Index
+    num_devices: Count
+    program: tuple[StepData, ...]
+    shapes: dict[str, ShapeData]
+    messages: tuple[MessageData, ...]
+    segments: dict[str, SegmentData]
+    answer: ShapeData
+    files: dict[RelativePath, FileEntry]
+
+    @model_validator(mode="after")
+    def _known_rank(self) -> Self:
+        if self.rank >= self.num_devices:
+            raise ValueError(f"`rank` is {self.rank}, but the ranks are 0..{self.num_devices - 1}")
+        return self
+
+    @property
+    def peers(self) -> tuple[int, ...]:
+        """The ranks of the devices that this one exchanges messages with."""
+        ends = {rank for message in self.messages for rank in (message.source, message.destination)}
+        return tuple(sorted(ends - {self.rank, -1}))
+
+
+def canonical_digest(data: Any) -> str:
+    """sha256 of plain data, whatever the order of its keys."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def certificate_name(rank: int, deployment_id: str) -> str:
+    """The DNS name in the certificate of a device, or of the client (rank -1)."""
+    return f"{'client' if rank < 0 else f'device{rank}'}.{deployment_id[:16]}.sepnas"
+
+
+def device_folder(rank: int) -> str:
+    return f"device{rank}"

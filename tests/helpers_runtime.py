@@ -1,0 +1,171 @@
+"""Tiny networks, deployments and worker processes for the tests of deploy and runtime."""
+
+from __future__ import annotations
+
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sepnas.deploy.export import export_deployment
+from sepnas.nets.separable import SeparableResNeXt
+from sepnas.plan.build import build_plan
+from sepnas.plan.serial import message_to_data, messages_of, program_of, program_to_data, shape_to_data
+from sepnas.runtime.executor import Executor
+from sepnas.runtime.mailbox import Mailbox
+from sepnas.runtime.shard import Shard
+from sepnas.spec.architecture import Architecture
+from sepnas.spec.hosts import Hosts
+from sepnas.spec.manifest import SegmentData, ShardManifest
+
+NUM_CLASSES = 5
+START_DEADLINE_S = 60.0
+
+
+def tiny_architecture(points: list[dict], readout: str = "device", devices: int = 3, depth: int = 20) -> Architecture:
+    """8x8 gray images, parts of different widths, 4 to 6 channels."""
+    parts = [{"bottleneck_width": 2, "output_channels": 4 + rank} for rank in range(devices)]
+    policy = {"points": points, "readout": {"kind": readout, "device": 0}}
+    family = {"depth": depth, "num_classes": NUM_CLASSES, "in_channels": 1, "image_size": 8, "stem_channels": 4}
+    return Architecture.from_data({**family, "parts": parts, "policy": policy})
+
+
+def transfer(source: int, destination: int, wire: str = "fp32", lag: int = 0, fraction: float = 1.0) -> dict:
+    return {"source": source, "destination": destination, "wire": wire, "lag": lag, "fraction": fraction}
+
+
+def lively_network(architecture: Architecture, seed: int = 0) -> SeparableResNeXt:
+    """A network whose batch norms and merge weights are not what they were made with."""
+    torch.manual_seed(seed)
+    network = SeparableResNeXt(architecture)
+    for name, tensor in [*network.named_buffers(), *network.named_parameters()]:
+        if name.endswith("running_mean") or name.startswith("merges."):
+            tensor.data.normal_(0.3, 0.2)
+        elif name.endswith("running_var"):
+            tensor.data.uniform_(0.5, 2.0)
+    return network.eval()
+
+
+def export_tiny(network: SeparableResNeXt, folder: Path, **options: object) -> None:
+    names = [f"class {k}" for k in range(NUM_CLASSES)]
+    export_deployment(network, folder, name="tiny", classes=names, mean=[0.25], std=[0.5], **options)
+
+
+def whole_logits(network: SeparableResNeXt, x_BCHW: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return network(torch.from_numpy(x_BCHW)).numpy()
+
+
+class WorkerProcess:
+    """One worker in a process of its own, on a free port of 127.0.0.1."""
+
+    def __init__(self, folder: Path, insecure: bool = False) -> None:
+        call = f"run_worker({str(folder)!r}, '127.0.0.1:0', insecure={insecure})"
+        code = f"from sepnas.runtime.worker import run_worker; {call}"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._errors: list[str] = []
+        for stream, take in ((self.process.stdout, self._lines.put), (self.process.stderr, self._errors.append)):
+            threading.Thread(target=lambda s, t: [t(line) for line in s], args=(stream, take), daemon=True).start()
+
+    def address(self) -> str:
+        """Where it listens; waits until it is ready."""
+        try:
+            return self._lines.get(timeout=START_DEADLINE_S).split(" listens on ")[1].split()[0]
+        except queue.Empty:
+            raise AssertionError(f"no worker: {''.join(self._errors)}") from None
+
+    def end(self) -> int:
+        """Stop it the polite way; its exit status."""
+        self.process.terminate()
+        try:
+            return self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+
+@contextmanager
+def worker_processes(deployment: Path, num_devices: int) -> Iterator[tuple[list[WorkerProcess], Hosts]]:
+    workers = [WorkerProcess(deployment / f"device{rank}") for rank in range(num_devices)]
+    try:
+        yield workers, Hosts.on([worker.address() for worker in workers])
+    finally:
+        for worker in workers:
+            if worker.process.poll() is None:
+                worker.end()
+
+
+class EagerEngine:
+    """Runs segments as the modules of the whole network."""
+
+    def __init__(self, network: SeparableResNeXt, rank: int) -> None:
+        self._modules = {
+            name: network.segment(rank, segment.layers)
+            for name, segment in build_plan(network.architecture).segments[rank].items()
+        }
+
+    def prepare_thread(self) -> None:
+        pass
+
+    def run(self, segment: str, inputs: list[np.ndarray]) -> np.ndarray:
+        with torch.inference_mode():
+            return self._modules[segment](*(torch.from_numpy(array) for array in inputs)).numpy()
+
+
+def shard_in_memory(network: SeparableResNeXt, rank: int) -> Shard:
+    """The shard that `export` would write, without its files."""
+    plan = build_plan(network.architecture)
+    messages = messages_of(plan, rank)
+    manifest = ShardManifest(
+        deployment_id="0" * 64,
+        rank=rank,
+        num_devices=plan.num_devices,
+        program=program_to_data(plan.programs[rank]),
+        shapes={name: shape_to_data(shape) for name, shape in plan.shapes[rank].items()},
+        messages=tuple(message_to_data(message) for message in messages),
+        segments={
+            name: SegmentData(file=f"segments/{name}.pt2", layers=segment.layers, weights=())
+            for name, segment in plan.segments[rank].items()
+        },
+        answer=shape_to_data(plan.answer),
+        files={},
+    )
+    manifest = ShardManifest.from_data(manifest.to_data(), "shard")
+    weights = {name: tensor.numpy() for name, tensor in network.merge_weights(rank).items()}
+    return Shard(Path(), manifest, program_of(manifest), {m.tag: m for m in messages}, weights)
+
+
+def run_in_threads(network: SeparableResNeXt, x_BCHW: np.ndarray) -> tuple[bytes, int]:
+    """The answer's payload, and all payload bytes between devices: every executor in a thread, no sockets."""
+    plan = build_plan(network.architecture)
+    boxes = {rank: Mailbox() for rank in range(-1, plan.num_devices)}
+    sent: list[int] = []
+
+    def post(rank, data):
+        boxes[rank].put(data.request, data.tag, data.payload)
+        sent.append(len(data.payload) if rank >= 0 else 0)
+
+    def run(rank):
+        engine = EagerEngine(network, rank)
+        Executor(shard_in_memory(network, rank), engine, boxes[rank], post).run(1, len(x_BCHW), deadline=1e9)
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank, steps in enumerate(plan.programs) if steps]
+    for message in plan.messages():
+        if message.source == -1:
+            boxes[message.destination].put(1, message.tag, bytearray(x_BCHW.tobytes()))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    tag = next(m.tag for m in plan.messages() if m.destination == -1)
+    return boxes[-1].take(1, tag, deadline=0).payload, sum(sent)

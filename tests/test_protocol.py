@@ -1,0 +1,293 @@
+"""The protocol without I/O: two ends in memory, any bytes, and what neither side may say."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sepnas.errors import LocalProtocolError, RemoteProtocolError
+from sepnas.runtime import events
+from sepnas.runtime.events import KINDS, Bye, Closed, Data, Hello, Ready, Refused, Request, Setup, Welcome
+from sepnas.runtime.protocol import (
+    HEADER,
+    MAGIC,
+    MAX_BATCH,
+    MAX_GREETING_BYTES,
+    NEED_DATA,
+    TRANSITIONS,
+    Connection,
+    Phase,
+    Side,
+)
+from sepnas.spec.wire import FRAME_HEADER_BYTES
+
+HELLO = Hello(deployment_id="d" * 64, rank=-1, session="s")
+TALK = [
+    (Side.DIALER, HELLO),
+    (Side.LISTENER, Welcome(rank=2)),
+    (Side.DIALER, Setup(peers={"0": "127.0.0.1:1"}, deadline_ms=5000)),
+    (Side.LISTENER, Ready()),
+    (Side.DIALER, events.Ping(sent_ns=1)),
+    (Side.LISTENER, events.Pong(sent_ns=1, clock_ns=2)),
+    (Side.DIALER, Request(request=7, batch=2, deadline_ms=1000)),
+    (Side.DIALER, Data(7, 3, bytearray(b"x" * 24))),
+    (Side.LISTENER, events.Failed(code="compute", rank=2, request=7, step=4, message="no")),
+    (Side.DIALER, events.Cancel(request=7)),
+    (Side.LISTENER, Data(8, 4, bytearray(b"y" * 40))),
+    (Side.DIALER, events.Ask(what="trace", last=1)),
+    (Side.LISTENER, events.Answer(what="trace", data={"requests": [1, "a", None]})),
+    (Side.LISTENER, Bye()),
+    (Side.DIALER, Bye()),
+]
+"""One session of a client, every kind of frame but Refused."""
+
+
+def pair(between_devices=False):
+    """Two ends that have greeted each other."""
+    ends = {Side.DIALER: Connection(Side.DIALER, {4: 40}), Side.LISTENER: Connection(Side.LISTENER, {3: 12})}
+    hello = HELLO.model_copy(update={"rank": 1}) if between_devices else HELLO
+    for speaker, event in ((Side.DIALER, hello), (Side.LISTENER, Welcome(rank=2))):
+        ends[speaker.other].receive_data(b"".join(ends[speaker].send(event)))
+        assert ends[speaker.other].next_event() == event
+    return ends
+
+
+def serving():
+    """Two ends of a client's connection that are ready for requests."""
+    ends = pair()
+    for speaker, event in TALK[2:4]:
+        ends[speaker.other].receive_data(b"".join(ends[speaker].send(event)))
+        ends[speaker.other].next_event()
+    return ends
+
+
+def frame(kind, body=b"", tag=0, request=0, length=None, version=1):
+    return HEADER.pack(MAGIC, version, kind, tag, request, len(body) if length is None else length) + body
+
+
+def test_a_session_fed_one_byte_at_a_time():
+    """Whatever the pieces in which bytes come, the same events come out, and never before their last byte."""
+    ends = {Side.DIALER: Connection(Side.DIALER, {4: 40}), Side.LISTENER: Connection(Side.LISTENER, {3: 12})}
+    for speaker, event in TALK:
+        sent, receiver = b"".join(ends[speaker].send(event)), ends[speaker.other]
+        for byte in sent[:-1]:
+            receiver.receive_data(bytes([byte]))
+            assert receiver.next_event() is NEED_DATA
+        receiver.receive_data(sent[-1:])
+        assert receiver.next_event() == event
+    for end in ends.values():
+        end.receive_data(b"")
+        assert end.next_event() == Closed(cleanly=True)
+
+
+def test_the_talk_knows_every_kind_of_frame():
+    """The session above holds every kind of frame but Refused: nothing goes untested."""
+    assert {type(event) for _, event in TALK} | {Refused} == set(KINDS)
+    assert len(set(KINDS.values())) == len(KINDS)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=20))
+def test_a_session_in_one_direction_in_any_pieces(cuts):
+    """Many frames in one piece, or one in many, give the same events."""
+    ends = serving()
+    said = [event for speaker, event in TALK[4:] if speaker is Side.DIALER]
+    stream = b"".join(b"".join(ends[Side.DIALER].send(event)) for event in said)
+    listener, heard = ends[Side.LISTENER], []
+    while stream:
+        size = cuts[len(heard) % len(cuts)]
+        listener.receive_data(stream[:size])
+        stream = stream[size:]
+        while (event := listener.next_event()) is not NEED_DATA:
+            heard.append(event)
+    assert heard == said
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=80), max_size=12),
+    st.sampled_from(["start", "serving", "devices"]),
+    st.booleans(),
+)
+def test_any_bytes_are_events_or_a_typed_error(pieces, where, dialer):
+    """Any bytes, in any phase, on either side: events, or RemoteProtocolError, which then stays."""
+    side = Side.DIALER if dialer else Side.LISTENER
+    end = Connection(side) if where == "start" else (serving() if where == "serving" else pair(True))[side]
+    _feed(end, [*pieces, b""])
+
+
+@given(st.data())
+def test_any_frame_is_an_event_or_a_typed_error(data):
+    """Well-formed headers with any numbers and any JSON-like bodies: events or RemoteProtocolError."""
+    side = data.draw(st.sampled_from(list(Side)))
+    bodies = [b"", b"{}", b"[[[[", b'{"rank": 1}', b"\xff\xfe", b'{"request":1e999}']
+    body = data.draw(st.sampled_from(bodies) | st.binary())
+    kind = data.draw(st.integers(0, 16))
+    head = {"tag": data.draw(st.integers(0, 5)), "request": data.draw(st.integers(0, 3))}
+    length = data.draw(st.none() | st.integers(0, 2**32 - 1))
+    end = data.draw(st.sampled_from([Connection(side), serving()[side]]))
+    _feed(end, [frame(kind, body, length=length, **head), b""])
+
+
+def _feed(end, pieces):
+    for piece in pieces:
+        end.receive_data(piece)
+        try:
+            while (event := end.next_event()) is not NEED_DATA and not isinstance(event, Closed):
+                assert isinstance(event, (events.Control, Data))
+        except RemoteProtocolError as error:
+            with pytest.raises(RemoteProtocolError, match=re.escape(str(error))):
+                end.next_event()
+            return
+
+
+def test_deep_json_is_refused_and_does_not_exhaust_the_stack():
+    """A body of nested brackets is a RemoteProtocolError."""
+    end = serving()[Side.DIALER]
+    body = b'{"what":"trace","data":{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}}"
+    end.receive_data(frame(KINDS[events.Answer], body))
+    with pytest.raises(RemoteProtocolError, match="Answer frame"):
+        end.next_event()
+
+
+@pytest.mark.parametrize("side", list(Side))
+@pytest.mark.parametrize(
+    "event", [*(event for _, event in TALK), Refused(code="busy", reason="x")], ids=lambda event: type(event).__name__
+)
+def test_only_what_the_table_allows_can_be_sent_first(side, event):
+    """On a new connection the dialer may say Hello, the listener may refuse; all else is our own fault."""
+    end = Connection(side)
+    if (side, type(event)) in TRANSITIONS[Phase.START]:
+        assert end.send(event)
+    else:
+        with pytest.raises(LocalProtocolError, match=f"the {side.value} may not send {type(event).__name__} while"):
+            end.send(event)
+        assert end.phase is Phase.START
+
+
+def test_a_refused_send_changes_nothing():
+    """After a LocalProtocolError the connection is what it was."""
+    ends = serving()
+    with pytest.raises(LocalProtocolError):
+        ends[Side.LISTENER].send(Request(request=1, batch=1, deadline_ms=1))
+    ends[Side.DIALER].receive_data(b"".join(ends[Side.LISTENER].send(Data(1, 4, b"z" * 40))))
+    assert ends[Side.DIALER].next_event() == Data(1, 4, bytearray(b"z" * 40))
+
+
+def test_what_breaks_the_rules_is_not_sent():
+    """An event that the peer's parser would refuse is refused on this side."""
+    end = serving()[Side.DIALER]
+    with pytest.raises(LocalProtocolError, match="cannot send Request"):
+        end.send(Request.model_construct(request=-1, batch=0, deadline_ms=1))
+
+
+@pytest.mark.parametrize("speaker", list(Side))
+def test_nothing_follows_a_bye(speaker):
+    """Who said Bye says nothing more; the other side may still finish."""
+    ends = serving()
+    ends[speaker.other].receive_data(b"".join(ends[speaker].send(Bye())))
+    ends[speaker.other].next_event()
+    with pytest.raises(LocalProtocolError, match="after its Bye"):
+        ends[speaker].send(Bye())
+    ends[speaker.other].receive_data(frame(KINDS[Bye], b"{}"))
+    with pytest.raises(RemoteProtocolError, match="after its Bye"):
+        ends[speaker.other].next_event()
+    assert ends[speaker.other].send(Bye())
+
+
+@pytest.mark.parametrize(
+    ("tag", "length", "says"),
+    [
+        (9, 12, "message 9 is not one that this peer sends by the plan"),
+        (3, 0, "announces 0 bytes"),
+        (3, 13, "announces 13 bytes; by the plan a sample has 12"),
+        (3, 12 * (MAX_BATCH + 1), f"1..{MAX_BATCH} samples"),
+        (3, 2**32 - 4, "announces 4294967292 bytes"),
+    ],
+)
+def test_the_length_of_a_message_is_checked_with_its_header(tag, length, says):
+    """A message whose length the plan does not know is refused before a byte of its body has come."""
+    listener = serving()[Side.LISTENER]
+    listener.receive_data(frame(KINDS[Data], b"", tag, 1, length))
+    with pytest.raises(RemoteProtocolError, match=says):
+        listener.next_event()
+
+
+def test_what_is_announced_is_not_allocated():
+    """A header that announces the largest allowed message makes the buffer no larger than what came."""
+    listener = Connection(Side.LISTENER, {3: 1 << 19})
+    dialer = Connection(Side.DIALER)
+    listener.receive_data(b"".join(dialer.send(HELLO.model_copy(update={"rank": 1}))))
+    listener.next_event()
+    listener.send(Welcome(rank=2))
+    listener.receive_data(frame(KINDS[Data], b"abc", 3, 1, (1 << 19) * 4000))
+    assert listener.next_event() is NEED_DATA
+    assert len(listener._buffer) == FRAME_HEADER_BYTES + 3
+
+
+def test_strangers_may_only_send_small_frames():
+    """Before the greeting is over, a long frame is refused by its header."""
+    listener = Connection(Side.LISTENER)
+    listener.receive_data(frame(KINDS[Hello], b"", length=MAX_GREETING_BYTES + 1))
+    with pytest.raises(RemoteProtocolError, match=f"at most {MAX_GREETING_BYTES} bytes"):
+        listener.next_event()
+
+
+def test_another_version_can_still_be_greeted_and_refused():
+    """Hello and Refused are read whatever their version, so that both sides learn why; other frames are not."""
+    listener = Connection(Side.LISTENER)
+    body = b'{"protocol": 9, "deployment_id": "d", "rank": -1, "session": "s", "news": [1]}'
+    listener.receive_data(frame(KINDS[Hello], body, version=9))
+    hello = listener.next_event()
+    assert isinstance(hello, Hello)
+    assert hello.protocol == 9
+    other = serving()[Side.LISTENER]
+    other.receive_data(frame(KINDS[Bye], b"{}", version=9))
+    with pytest.raises(RemoteProtocolError, match="version 9"):
+        other.next_event()
+
+
+def test_other_protocols_are_recognised():
+    """Bytes that do not start like a frame are refused after the first header."""
+    listener = Connection(Side.LISTENER)
+    listener.receive_data(b"GET / HTTP/1.1\r\n\r\n")
+    with pytest.raises(RemoteProtocolError, match="no sepnas peer"):
+        listener.next_event()
+
+
+def test_devices_exchange_and_nothing_else():
+    """Between two devices there are messages and Bye: no requests, no set-up."""
+    ends = pair(between_devices=True)
+    for end in ends.values():
+        assert end.phase is Phase.EXCHANGING
+    with pytest.raises(LocalProtocolError, match="may not send Request while the connection is exchanging"):
+        ends[Side.DIALER].send(Request(request=1, batch=1, deadline_ms=1))
+    assert ends[Side.LISTENER].send(Data(1, 4, b"y" * 40))
+
+
+def test_an_end_in_the_middle_of_a_frame_is_an_error():
+    """A connection that closes inside a frame did not close cleanly, nor one that closes without Bye."""
+    listener = serving()[Side.LISTENER]
+    listener.receive_data(frame(KINDS[Bye], b"{}")[:-1])
+    listener.receive_data(b"")
+    with pytest.raises(RemoteProtocolError, match="closed in the middle of a frame"):
+        listener.next_event()
+    listener = serving()[Side.LISTENER]
+    listener.receive_data(b"")
+    assert listener.next_event() == Closed(cleanly=False)
+
+
+def test_a_payload_is_handed_on_and_not_copied():
+    """The buffers of a message hold the very memory that was given."""
+    payload = memoryview(bytearray(40))
+    buffers = serving()[Side.LISTENER].send(Data(1, 4, payload))
+    assert buffers[1].obj is payload.obj
+    assert len(buffers[0]) == FRAME_HEADER_BYTES
+
+
+def test_the_protocol_needs_neither_torch_nor_numpy():
+    """Importing the protocol loads no array library, and importing sepnas loads no engine and no nni."""
+    code = "import sys, sepnas, sepnas.runtime.protocol; print({'torch', 'numpy', 'nni'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "set()"
