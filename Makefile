@@ -31,7 +31,7 @@ check: $(STAMP)  ## style, types, and who may import whom
 	$(BIN)/lint-imports
 
 results: $(STAMP)  ## every measure of every experiment as one table
-	$(BIN)/sepnas results experiments
+	$(BIN)/sepnas results
 
 format: $(STAMP)  ## let ruff put the code in order
 	$(BIN)/ruff check --fix .

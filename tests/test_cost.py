@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,7 +101,7 @@ def test_timeline_adds_up(data: st.DataObject, architecture) -> None:
     for rank in range(architecture.num_devices):
         busy = [s for s in result.timeline if s.rank == rank and s.kind != "transfer"]
         assert sum(s.end_s - s.start_s for s in busy if s.kind == "compute") == pytest.approx(result.compute_s[rank])
-        for first, second in zip(busy, busy[1:], strict=False):
+        for first, second in pairwise(busy):
             assert first.end_s <= second.start_s + 1e-12
 
 

@@ -1,0 +1,192 @@
+"""``sepnas demo``: the whole way on handwritten digits, three processes for three devices."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from sepnas.cli.chain import SEARCH, TRAINING, Answers, Chain, Outcome, run_chain
+from sepnas.cli.common import console, number, seconds
+from sepnas.cli.pages import (
+    candidate_points,
+    link_bytes,
+    machine_rows,
+    measured_timeline,
+    predicted_timeline,
+    training_curves,
+)
+from sepnas.cli.profile import measure_cluster
+from sepnas.cost.simulator import simulate
+from sepnas.errors import SpecError
+from sepnas.plan.build import build_plan
+from sepnas.report.content import Accuracy, ClassAccuracy, ReportContent, SummaryRow
+from sepnas.report.provenance import command_line
+from sepnas.report.recorder import Recorder
+from sepnas.spec.cluster import Cluster
+from sepnas.spec.space import SearchSpace
+
+NUM_DEVICES = 3
+RATE_SAMPLE_S = 2.0
+REPORT, RESULT, CLUSTER = "report.html", "result.json", "cluster.yaml"
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Where everything goes; an earlier demo there is replaced.")] = Path(
+        "runs/demo"
+    ),
+    result: Annotated[Path | None, typer.Option(help="Write the measures to this file too.")] = None,
+    space: Annotated[Path, typer.Option(help="The search space.")] = Path("search_spaces/demo.yaml"),
+    candidates: Annotated[int, typer.Option(min=1, help="How many candidates to evaluate.")] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted demo stopped.")] = False,
+) -> None:
+    """Search, train, cut and run a small separable network on scikit-learn's handwritten digits.
+
+    A supernet is trained, NNI judges candidates on it, one point of the front is trained from scratch and exported for
+    three devices, and three processes answer the whole test split over TLS. Takes some three minutes on two cores.
+    """
+    from sepnas.report.page import write_report
+    from sepnas.train.data import load_dataset
+
+    started = time.perf_counter()
+    _prepare(out, resume)
+    with Recorder(out / RESULT, seeds=(seed,)) as record:
+        cluster = measure_cluster(NUM_DEVICES, name="this-machine")
+        cluster.save(out / CLUSTER)
+        chain = Chain(
+            SearchSpace.load(space), cluster, load_dataset("digits"), out, "digits", candidates, seed, resume=resume
+        )
+        outcome = run_chain(chain)
+        rate_per_s = simulation_rate(chain.space, cluster, seed)
+        write_report(out / REPORT, report_content(chain, outcome, "sepnas demo: handwritten digits on three devices"))
+        record_outcome(record, outcome, rate_per_s)
+        record.measure("demo_wall_s", time.perf_counter() - started, "s", goal="<= 180")
+        record.table("stages", [{"stage": s, "seconds": round(t, 2)} for s, t in outcome.duration_s.items()])
+    if result is not None:
+        record.result().save(result)
+    print_outcome(outcome, out / REPORT)
+
+
+def _prepare(out: Path, resume: bool) -> None:
+    """An empty folder, unless an interrupted demo goes on; nothing but a demo is ever removed."""
+    if out.exists() and any(out.iterdir()) and not resume:
+        if not (out / CLUSTER).exists():
+            raise SpecError(f"{out}: is not empty and not a demo's folder; choose another with --out")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def simulation_rate(space: SearchSpace, cluster: Cluster, seed: int, sample_s: float = RATE_SAMPLE_S) -> float:
+    """Random candidates of a space lowered and simulated a second, on one core."""
+    draw = random.Random(seed).randrange
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < sample_s:
+        simulate(build_plan(space.architecture_of(space.sample(draw))), cluster)
+        count += 1
+    return count / (time.perf_counter() - start)
+
+
+def record_outcome(record: Recorder, outcome: Outcome, rate_per_s: float) -> None:
+    """The measures that every run of the whole chain reports."""
+    answers, requests = outcome.answers, outcome.answers.counters.requests
+    record.measure("accuracy_whole", answers.accuracy_whole, n=len(answers.labels))
+    record.measure("accuracy_devices", answers.accuracy_devices, n=len(answers.labels))
+    record.measure("answers_that_differ", answers.num_different, n=len(answers.labels), goal="== 0")
+    record.measure("largest_relative_difference_of_logits", answers.largest_difference, goal="<= 1e-5")
+    predicted, counted = answers.payload_bytes_predicted, answers.counters.payload_bytes
+    record.measure("payload_bytes_predicted", predicted, "B", n=requests)
+    record.measure("payload_bytes_counted", counted, "B", n=requests, goal=f"== {predicted}")
+    predicted = answers.wire_bytes_predicted
+    record.measure("wire_bytes_counted", answers.counters.wire_bytes, "B", n=requests, goal=f"== {predicted}")
+    record.measure("payload_share_of_all_to_all", _share(outcome))
+    bench = answers.bench
+    record.measure("latency_predicted_s", outcome.simulation.latency_s, "s")
+    record.measure(
+        "latency_measured_s", bench.latency_median_s, "s", bench.latency_min_s, bench.latency_p99_s, bench.requests
+    )
+    record.measure("candidates", outcome.search.candidates)
+    record.measure("candidates_simulated_per_s", rate_per_s, "1/s")
+
+
+def _share(outcome: Outcome) -> float:
+    return outcome.plan.payload_bytes() / outcome.baseline_bytes
+
+
+def _summary(outcome: Outcome) -> list[SummaryRow]:
+    answers = outcome.answers
+    predicted, counted = answers.payload_bytes_predicted, answers.counters.payload_bytes
+    return [
+        SummaryRow(
+            f"test accuracy ({len(answers.labels)} images): whole network, through the devices",
+            f"{answers.accuracy_whole:.2%}",
+            f"{answers.accuracy_devices:.2%}",
+            answers.num_different == 0,
+        ),
+        SummaryRow("answers that differ", "0", str(answers.num_different), answers.num_different == 0),
+        SummaryRow(
+            "payload bytes between devices: predicted, counted on the sockets",
+            number(predicted), number(counted), predicted == counted,
+        ),
+        SummaryRow(
+            "with frame headers",
+            number(answers.wire_bytes_predicted), number(answers.counters.wire_bytes),
+            answers.wire_bytes_predicted == answers.counters.wire_bytes,
+        ),
+        SummaryRow("share of all-to-all's payload bytes", "", f"{_share(outcome):.2%}"),
+        SummaryRow(
+            "latency of one image: predicted, measured (median)",
+            seconds(outcome.simulation.latency_s), seconds(answers.bench.latency_median_s),
+        ),
+    ]  # fmt: skip
+
+
+def print_outcome(outcome: Outcome, report: Path) -> None:
+    """The table at the end."""
+    table = Table("", "predicted / whole", "measured / devices", "agree", title="What came out")
+    for row in _summary(outcome):
+        agree = "" if row.agree is None else "yes" if row.agree else "[bold red]NO"
+        table.add_row(row.name, row.expected, row.observed, agree)
+    console.print(table)
+    console.print(f"report: {report.resolve().as_uri()}")
+
+
+def report_content(chain: Chain, outcome: Outcome, title: str) -> ReportContent:
+    """The page of a whole chain."""
+    answers = outcome.answers
+    return ReportContent(
+        title=title,
+        lead=(
+            f"{outcome.search.candidates} candidates were judged; the chosen one sends {_share(outcome):.1%} of what "
+            "all-to-all exchange sends. It was trained from scratch, cut for its devices and run by one process for "
+            "each over TLS 1.3."
+        ),
+        summary=tuple(_summary(outcome)),
+        candidates=candidate_points(chain.out / SEARCH, outcome.chosen.key),
+        timelines=(predicted_timeline(outcome.simulation), measured_timeline(answers.trace.requests[-1])),
+        links=link_bytes(outcome.simulation, answers.counters),
+        accuracy=_accuracy(chain, answers),
+        architecture=outcome.chosen.architecture,
+        history=training_curves(chain.out / TRAINING),
+        machine=machine_rows(),
+        commands=(command_line(),),
+    )
+
+
+def _accuracy(chain: Chain, answers: Answers) -> Accuracy:
+    def share(logits, index: int) -> float:  # type: ignore[no-untyped-def]
+        mine = answers.labels == index
+        return float((logits[mine].argmax(1) == index).mean()) if mine.any() else 0.0
+
+    classes = tuple(
+        ClassAccuracy(name, share(answers.whole, index), share(answers.devices, index))
+        for index, name in enumerate(chain.data.classes)
+    )
+    return Accuracy(
+        answers.accuracy_whole, answers.accuracy_devices, len(answers.labels), answers.num_different, classes
+    )

@@ -1,0 +1,177 @@
+"""``sepnas schema``, ``describe`` and ``simulate``: look at a description without running anything."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from sepnas.cli.common import console, number, print_json, seconds
+from sepnas.cost.simulator import Simulation, peak_memory_bytes, simulate
+from sepnas.errors import SpecError
+from sepnas.plan.build import build_plan
+from sepnas.plan.lower import lower
+from sepnas.plan.network import count_macs, count_parameters, device_layers
+from sepnas.spec.architecture import Architecture, named_architecture, named_policy
+from sepnas.spec.cluster import Cluster, uniform_cluster
+from sepnas.spec.document import Document
+from sepnas.spec.hosts import Hosts
+from sepnas.spec.manifest import Manifest, ShardManifest
+from sepnas.spec.patterns import NAMED_POLICIES
+from sepnas.spec.policy import TransmissionPolicy
+from sepnas.spec.space import SearchSpace
+
+DOCUMENTS: dict[str, type[Document]] = {
+    "architecture": Architecture,
+    "cluster": Cluster,
+    "hosts": Hosts,
+    "manifest": Manifest,
+    "policy": TransmissionPolicy,
+    "search-space": SearchSpace,
+    "shard-manifest": ShardManifest,
+}
+
+NameOrFile = Annotated[str, typer.Argument(help="A name such as resnext56_4x16d, or an architecture file.")]
+Devices = Annotated[int | None, typer.Option("--devices", "-n", min=1, help="Separate it over this many devices.")]
+Policy = Annotated[str | None, typer.Option(help=f"{', '.join(NAMED_POLICIES)}, or a policy file [all-to-all].")]
+Classes = Annotated[int | None, typer.Option(min=2, help="Number of classes [100].")]
+ImageSize = Annotated[int | None, typer.Option(min=4, help="Side of the images in pixels [32].")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def schema(name: Annotated[str, typer.Argument(help=f"One of: {', '.join(DOCUMENTS)}.")]) -> None:
+    """Print the JSON Schema of a file that sepnas reads or writes."""
+    if name not in DOCUMENTS:
+        raise SpecError(f"unknown document {name!r}; allowed: {', '.join(DOCUMENTS)}")
+    print(json.dumps(DOCUMENTS[name].model_json_schema(), indent=2))
+
+
+def read_policy(text: str, num_devices: int, depth: int) -> TransmissionPolicy:
+    """A named policy for this network, or the content of a policy file."""
+    if text in NAMED_POLICIES or not Path(text).exists():
+        return named_policy(text, num_devices, depth)
+    return TransmissionPolicy.load(text)
+
+
+def read_architecture(
+    name: str,
+    devices: int | None = None,
+    policy: str | None = None,
+    classes: int | None = None,
+    image_size: int | None = None,
+) -> Architecture:
+    """The architecture of a name or of a file; what contradicts the file is refused."""
+    if Path(name).suffix in (".json", ".yaml", ".yml"):
+        architecture = Architecture.load(name)
+        _refuse_contradictions(name, architecture, devices, classes, image_size)
+        if policy is None:
+            return architecture
+        return architecture.with_policy(read_policy(policy, architecture.num_devices, architecture.depth))
+    plain = named_architecture(name, devices or 1, "none", classes or 100, image_size=image_size or 32)
+    return plain.with_policy(read_policy(policy or "all-to-all", plain.num_devices, plain.depth))
+
+
+def _refuse_contradictions(
+    name: str, architecture: Architecture, devices: int | None, classes: int | None, image_size: int | None
+) -> None:
+    for option, wanted, found in (
+        ("--devices", devices, architecture.num_devices),
+        ("--classes", classes, architecture.num_classes),
+        ("--image-size", image_size, architecture.image_size),
+    ):
+        if wanted not in (None, found):
+            raise SpecError(f"{name}: the file says {found}, {option} says {wanted}; leave {option} out")
+
+
+def facts(architecture: Architecture) -> dict[str, Any]:
+    """What ``describe`` prints: counts of the network and of its plan."""
+    everything, plan = lower(architecture), build_plan(architecture)
+    ranks = range(architecture.num_devices)
+    per_device = [count_macs(architecture, rank) for rank in ranks]
+    # the stem is one layer of the network, computed by every device
+    repeated_stems = (architecture.num_devices - 1) * device_layers(architecture, 0)[0].macs
+    return {
+        "name": architecture.name,
+        "devices": architecture.num_devices,
+        "policy": architecture.policy.name,
+        "parameters": count_parameters(architecture),
+        "macs": sum(per_device) - repeated_stems,
+        "macs_per_device": per_device,
+        "payload_bytes": plan.payload_bytes(),
+        "payload_bytes_before_liveness": everything.payload_bytes(),
+        "wire_bytes": plan.wire_bytes(),
+        "num_transfers": len(plan.transfers()),
+        "segments": plan.num_segments(),
+        "peak_memory_bytes": [peak_memory_bytes(plan, rank) for rank in ranks],
+    }
+
+
+def describe(
+    name: NameOrFile,
+    devices: Devices = None,
+    policy: Policy = None,
+    classes: Classes = None,
+    image_size: ImageSize = None,
+    json_: AsJson = False,
+    save: Annotated[Path | None, typer.Option(help="Write the architecture to this file.")] = None,
+) -> None:
+    """Count what a network and its transmission policy cost: parameters, MACs, bytes, transfers.
+
+    MACs and bytes are for one image. `payload_bytes` is what really crosses: transfers that cannot reach the
+    answer are dropped first; `payload_bytes_before_liveness` counts them too.
+    """
+    architecture = read_architecture(name, devices, policy, classes, image_size)
+    if save is not None:
+        architecture.save(save)
+    found = facts(architecture)
+    if json_:
+        print_json(found)
+        return
+    table = Table(title=f"{architecture.name} on {architecture.num_devices} device(s), policy {found['policy']}")
+    table.add_column("")
+    table.add_column("", justify="right")
+    for key, value in found.items():
+        if key not in ("name", "policy"):
+            values = value if isinstance(value, list) else [value]
+            table.add_row(key, "\n".join(number(each) for each in values))
+    console.print(table)
+
+
+def simulate_command(
+    name: NameOrFile,
+    cluster: Annotated[Path | None, typer.Option(help="A cluster file; equal boards on 100 Mbit without it.")] = None,
+    devices: Devices = None,
+    policy: Policy = None,
+    classes: Classes = None,
+    image_size: ImageSize = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images in one request.")] = 1,
+    json_: AsJson = False,
+) -> None:
+    """Predict time, bytes, memory and energy of one inference on a cluster."""
+    architecture = read_architecture(name, devices, policy, classes, image_size)
+    where = Cluster.load(cluster) if cluster else uniform_cluster(architecture.num_devices)
+    result = simulate(build_plan(architecture), where, batch, timeline=json_)
+    if json_:
+        print_json(asdict(result))
+        return
+    _print_simulation(architecture, where, result)
+
+
+def _print_simulation(architecture: Architecture, cluster: Cluster, result: Simulation) -> None:
+    console.print(
+        f"{architecture.name}, policy {architecture.policy.name}, on cluster {cluster.name}: "
+        f"answer after {seconds(result.latency_s)}, all done after {seconds(result.makespan_s)}, "
+        f"{number(result.payload_bytes)} bytes between devices"
+    )
+    table = Table("device", "computes", "memory, bytes", "energy, J", "sends, bytes")
+    for rank in range(architecture.num_devices):
+        sent = sum(link.payload_bytes for link in result.links if link.source == rank)
+        table.add_row(
+            cluster.devices[rank].name, seconds(result.compute_s[rank]), number(result.peak_memory_bytes[rank]),
+            f"{result.energy_j[rank]:.3g}", number(sent),
+        )  # fmt: skip
+    console.print(table)

@@ -1,0 +1,86 @@
+"""The command ``sepnas``: its verbs, and how errors reach the person at the terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+import typer
+
+from sepnas.cli import demo, describe, learn, profile, results, run, search
+from sepnas.cli.common import errors
+from sepnas.errors import SepnasError
+
+app = typer.Typer(
+    name="sepnas",
+    help="Search, train and ship neural networks that are separable over several small devices.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+_PANELS: dict[str, dict[str, Callable[..., None]]] = {
+    "Look": {"describe": describe.describe, "simulate": describe.simulate_command, "schema": describe.schema},
+    "Find and train": {"search": search.search, "pick": search.pick, "train": learn.train, "export": learn.export},
+    "Run": {"worker": run.worker, "infer": run.infer, "bench": run.bench, "profile": profile.profile},
+    "Show": {"report": results.report, "results": results.results, "demo": demo.demo},
+}
+for _panel, _verbs in _PANELS.items():
+    for _verb, _function in _verbs.items():
+        app.command(_verb, rich_help_panel=_panel)(_function)
+
+_EXTRAS = {
+    **dict.fromkeys(("cryptography", "sklearn", "tensorboard", "torchvision"), "train"),
+    **dict.fromkeys(("moocore", "nni", "optuna", "pytorch_lightning"), "search"),
+    **dict.fromkeys(("jinja2", "markupsafe", "matplotlib"), "report"),
+}
+"""Which extra brings a module: the base install is what a device needs."""
+
+VERBS = frozenset(verb for verbs in _PANELS.values() for verb in verbs)
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user ends with one clear message and code 1, Ctrl-C with 130."""
+    # before torch is loaded: idle threads that spin starve every other process of a small machine
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app()
+    except SepnasError as error:
+        errors.print(f"[bold red]error:[/] {_escaped(error)}")
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        extra = _extra_with(error.name or "")
+        if extra is None:
+            raise
+        errors.print(f"[bold red]error:[/] this needs {error.name}, which is not installed: {_install(extra)}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        errors.print("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        # the reader (`| head`) has left; a second complaint at exit helps nobody
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _extra_with(module: str) -> str | None:
+    """The extra that brings a module; torch alone is enough for a worker."""
+    top = module.partition(".")[0]
+    if top == "torch":
+        return "torch" if sys.argv[1:2] == ["worker"] else "train"
+    return _EXTRAS.get(top)
+
+
+def _install(extra: str) -> str:
+    from rich.markup import escape
+
+    return escape(f"pip install 'sepnas[{extra}]'")
+
+
+def _escaped(error: SepnasError) -> str:
+    from rich.markup import escape
+
+    notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+    return escape(f"{error}{notes}")

@@ -1,0 +1,114 @@
+"""From searches, plans, traces and counters to what the report page shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from sepnas.cost.simulator import Simulation
+from sepnas.plan.build import build_plan
+from sepnas.plan.steps import CLIENT
+from sepnas.report.content import CandidatePoint, Curve, LinkBytes, Span, Timeline
+from sepnas.report.provenance import machine_facts
+from sepnas.runtime.counters import Counters
+from sepnas.runtime.trace import RequestRecord, StepRecord
+from sepnas.spec.architecture import named_policy
+from sepnas.spec.patterns import NAMED_POLICIES
+from sepnas.spec.space import SearchSpace
+
+
+def candidate_points(search_run: Path, chosen_key: str | None = None) -> tuple[CandidatePoint, ...]:
+    """Every judged candidate of a search, the front marked, named policies labelled."""
+    from sepnas.search.archive import Archive
+    from sepnas.search.folder import CANDIDATES_FILE, RUN_FILE, SearchRun
+    from sepnas.search.pareto import pareto_front
+
+    space = SearchRun.load(search_run / RUN_FILE).space
+    candidates = Archive(search_run / CANDIDATES_FILE, space).candidates()
+    front = {candidate.key for candidate in pareto_front(candidates)}
+    labels = _labels(space)
+    return tuple(
+        CandidatePoint(c.index, c.objectives | c.costs, c.key in front, labels.get(c.key), c.key == chosen_key)
+        for c in candidates
+    )
+
+
+def _labels(space: SearchSpace) -> dict[str, str]:
+    """The plan keys of the named policies on this space's network."""
+    from sepnas.search.canonical import plan_key
+
+    some = space.architecture_of(space.smallest())
+    return {
+        plan_key(build_plan(some.with_policy(named_policy(name, some.num_devices, some.depth)))): name
+        for name in NAMED_POLICIES
+    }
+
+
+def predicted_timeline(simulation: Simulation) -> Timeline:
+    """The simulator's time line; a transfer is shown where it leaves and where it arrives."""
+    spans = []
+    for span in simulation.timeline:
+        if span.kind != "transfer":
+            spans.append(Span(span.rank, span.kind, span.name, span.start_s, span.end_s, span.peer))
+        elif span.peer is not None and CLIENT not in (span.rank, span.peer):
+            end = (span.name, span.start_s, span.end_s)
+            spans.append(Span(span.rank, "send", *end, peer=span.peer, nbytes=span.payload_bytes))
+            spans.append(Span(span.peer, "recv", *end, peer=span.rank, nbytes=span.payload_bytes))
+    return Timeline("predicted", tuple(spans), simulation.latency_s)
+
+
+def measured_timeline(request: RequestRecord) -> Timeline:
+    """A traced request on the client's clock, from the moment it was sent."""
+    sent_s = {
+        (device.rank, step.peer, step.tag): step.start_s
+        for device in request.devices
+        for step in device.steps
+        if step.step == "send"
+    }
+    spans: list[Span] = []
+    for device in request.devices:
+        for step in device.steps:
+            spans.extend(_measured_spans(device.rank, step, request.sent_s, sent_s))
+    return Timeline("measured", tuple(spans), request.latency_s)
+
+
+def _measured_spans(
+    rank: int, step: StepRecord, origin_s: float, sent_s: Mapping[tuple[int, int | None, int | None], float]
+) -> Iterable[Span]:
+    start_s, end_s = step.start_s - origin_s, step.end_s - origin_s
+    if step.step == "compute" or step.step == "merge":
+        yield Span(rank, step.step, step.name, start_s, end_s)
+    elif step.step == "recv":
+        yield Span(rank, "wait", step.name, start_s, end_s, step.peer)
+        posted_s = sent_s.get((step.peer if step.peer is not None else CLIENT, rank, step.tag))
+        if posted_s is not None and step.arrived_s is not None and step.peer is not None:
+            end = (step.name, posted_s - origin_s, max(posted_s, step.arrived_s) - origin_s)
+            yield Span(step.peer, "send", *end, peer=rank, nbytes=step.payload_bytes)
+            yield Span(rank, "recv", *end, peer=step.peer, nbytes=step.payload_bytes)
+
+
+def link_bytes(simulation: Simulation, counters: Counters) -> tuple[LinkBytes, ...]:
+    """For each link what the plan says and what the sockets counted, for one request."""
+    counted = {(link.source, link.destination): link.sent.payload_bytes for link in counters.device_links}
+    predicted = {(link.source, link.destination): link.payload_bytes for link in simulation.links}
+    return tuple(
+        LinkBytes(s, d, predicted.get((s, d), 0), counted.get((s, d), 0) // max(1, counters.requests))
+        for s, d in sorted({*predicted, *(pair for pair, count in counted.items() if count)})
+    )
+
+
+def training_curves(run: Path) -> tuple[Curve, ...]:
+    """Loss and validation accuracy of a training run."""
+    from sepnas.train.loop import HISTORY
+
+    lines = [json.loads(line) for line in (run / HISTORY).read_text().splitlines()]
+    return (
+        Curve("training loss", "loss", tuple(line["train_loss"] for line in lines)),
+        Curve("validation accuracy", "accuracy", tuple(line["val_accuracy"] for line in lines)),
+    )
+
+
+def machine_rows() -> dict[str, str]:
+    """The machine, in words."""
+    return {name: str(value) for name, value in machine_facts().model_dump().items() if value is not None}

@@ -1,0 +1,122 @@
+"""``sepnas worker``, ``infer`` and ``bench``: a deployment at work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from sepnas.cli.common import console, number, print_json, seconds
+
+if TYPE_CHECKING:
+    from sepnas.runtime.bench import BenchResult
+
+Deployment = Annotated[Path, typer.Argument(help="The deployment's folder, as `sepnas export` wrote it.")]
+HostsFile = Annotated[Path | None, typer.Option("--devices", help="hosts.yaml [the one in the deployment].")]
+Deadline = Annotated[float, typer.Option(min=0.001, help="Seconds until an answer or an error.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="No TLS; only on this machine's own addresses.")]
+
+
+def worker(
+    shard: Annotated[Path, typer.Argument(help="One device's folder, such as deployment/device1.")],
+    listen: Annotated[str, typer.Option(help="HOST:PORT to wait on for the client and the other devices.")],
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 1,
+    insecure: Insecure = False,
+) -> None:
+    """Run one device's part of a deployment until Ctrl-C.
+
+    Prints one line when it is ready. Peers and clients must show a certificate of the deployment's own authority.
+    """
+    from sepnas.runtime.worker import run_worker
+
+    run_worker(shard, listen, threads=threads, insecure=insecure)
+
+
+def infer(
+    deployment: Deployment,
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    devices: HostsFile = None,
+    deadline: Deadline = 10.0,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")] = 3,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    insecure: Insecure = False,
+) -> None:
+    """Classify images through the devices."""
+    from sepnas.runtime.images import load_images
+    from sepnas.runtime.session import Session
+
+    with Session(deployment, devices=devices, deadline_s=deadline, insecure=insecure) as session:
+        batch = load_images(images, session.manifest)
+        answers = _best(session.infer(batch), session.manifest.classes, top)
+    if json_:
+        print_json([{"image": str(path), "classes": found} for path, found in zip(images, answers, strict=True)])
+        return
+    table = Table("image", *(f"{place}." for place in range(1, len(answers[0]) + 1)))
+    for path, found in zip(images, answers, strict=True):
+        table.add_row(str(path), *(f"{name} {probability:.1%}" for name, probability in found))
+    console.print(table)
+
+
+def _best(logits_BK: object, classes: tuple[str, ...], top: int) -> list[list[tuple[str, float]]]:
+    import numpy as np
+
+    logits = np.asarray(logits_BK, dtype=np.float64)
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = odds / odds.sum(axis=1, keepdims=True)
+    order = np.argsort(-probabilities, axis=1)[:, :top]
+    return [[(classes[k], float(row[k])) for k in best] for row, best in zip(probabilities, order, strict=True)]
+
+
+def bench(
+    deployment: Deployment,
+    devices: HostsFile = None,
+    requests: Annotated[int, typer.Option(min=1, help="Requests to measure.")] = 200,
+    warmup: Annotated[int, typer.Option(min=0, help="Requests before the measuring.")] = 20,
+    batch: Annotated[int, typer.Option(min=1, help="Images in one request.")] = 1,
+    deadline: Deadline = 10.0,
+    cluster: Annotated[Path | None, typer.Option(help="Predict with this cluster beside the measurement.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write the trace of the last request to this file.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    insecure: Insecure = False,
+) -> None:
+    """Measure latency, throughput and bytes of a deployment on random images."""
+    from sepnas.runtime.bench import bench as measure
+    from sepnas.runtime.bench import random_batch
+    from sepnas.runtime.session import Session
+
+    with Session(deployment, devices=devices, deadline_s=deadline, insecure=insecure) as session:
+        manifest = session.manifest
+        result = measure(session, random_batch(manifest, batch), requests, warmup)
+        if trace is not None:
+            session.trace(last=1).save(trace)
+    predicted_s = None if cluster is None else _predicted_latency_s(deployment, cluster, batch)
+    if json_:
+        print_json(result.to_data() | {"latency_predicted_s": predicted_s})
+    else:
+        _print_bench(result, predicted_s)
+
+
+def _predicted_latency_s(deployment: Path, cluster: Path, batch: int) -> float:
+    from sepnas.cost.simulator import simulate
+    from sepnas.plan.build import build_plan
+    from sepnas.spec.cluster import Cluster
+    from sepnas.spec.manifest import Manifest
+
+    architecture = Manifest.load(deployment / "manifest.json").architecture
+    return simulate(build_plan(architecture), Cluster.load(cluster), batch).latency_s
+
+
+def _print_bench(result: BenchResult, predicted_s: float | None) -> None:
+    table = Table("", "", title=f"{result.requests} requests of {result.batch} image(s)")
+    table.add_row("latency, median", seconds(result.latency_median_s))
+    table.add_row("latency, mean", seconds(result.latency_mean_s))
+    table.add_row("latency, p99", seconds(result.latency_p99_s))
+    if predicted_s is not None:
+        table.add_row("latency, predicted", seconds(predicted_s))
+    table.add_row("images a second", number(result.images_per_s))
+    table.add_row("payload bytes a request, counted", number(result.payload_bytes_per_request))
+    table.add_row("payload bytes a request, predicted", number(result.payload_bytes_predicted))
+    table.add_row("with frame headers, counted", number(result.frame_bytes_per_request))
+    console.print(table)

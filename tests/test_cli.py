@@ -1,0 +1,181 @@
+"""The command line: what it prints, and how mistakes reach the person at the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sepnas.cli.describe import DOCUMENTS
+from sepnas.cli.main import VERBS, app, main
+from sepnas.spec.architecture import Architecture, named_architecture
+from sepnas.spec.cluster import uniform_cluster
+
+
+def _json(*arguments: str) -> dict:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 0, result.output
+    return json.loads(result.output)
+
+
+def _error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    """What a failing command says on stderr; it must end with code 1."""
+    monkeypatch.setattr(sys, "argv", ["sepnas", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_describe_hand_made() -> None:
+    """The published counts of the hand-made policy, as JSON."""
+    found = _json("describe", "resnext56_4x16d", "--devices", "4", "--policy", "hand-made", "--json")
+    assert found["parameters"] == 2_379_316
+    assert found["payload_bytes"] == 5_177_344
+    assert found["payload_bytes_before_liveness"] == 5_505_024
+    assert found["num_transfers"] == 31
+    assert found["segments"] == 63
+    assert len(found["macs_per_device"]) == 4
+
+
+def test_describe_macs() -> None:
+    """The published MACs, separable and not, and that the stem counts once in the whole."""
+    assert round(_json("describe", "resnext56_64x4d", "-n", "4", "--json")["macs"] / 1e6, 1) == 816.3
+    plain = _json("describe", "resnext56_64x4d", "--json")
+    assert (round(plain["macs"] / 1e6, 1), plain["payload_bytes"], plain["devices"]) == (800.5, 0, 1)
+
+
+def test_describe_reads_files(tmp_path: Path) -> None:
+    """An architecture file and a policy file say the same as the names that they were made from."""
+    architecture = named_architecture("resnext20_4x4d", 4, "hand-made", num_classes=10)
+    path, policy = architecture.save(tmp_path / "a.yaml"), architecture.policy.save(tmp_path / "p.yaml")
+    by_file = _json("describe", str(path), "--json")
+    by_name = _json("describe", "resnext20_4x4d", "-n", "4", "--classes", "10", "--policy", str(policy), "--json")
+    assert by_file == by_name
+
+
+def test_describe_saves(tmp_path: Path) -> None:
+    """`--save` writes the architecture that was described."""
+    path = tmp_path / "a.json"
+    _json("describe", "resnext11_2x4d", "-n", "2", "--policy", "none", "--json", "--save", str(path))
+    assert Architecture.load(path) == named_architecture("resnext11_2x4d", 2, "none")
+
+
+def test_simulate_json() -> None:
+    """A simulation prints its time line and links."""
+    found = _json("simulate", "resnext11_2x4d", "-n", "2", "--json")
+    assert found["payload_bytes"] == sum(link["payload_bytes"] for link in found["links"]) > 0
+    assert found["timeline"]
+
+
+@pytest.mark.parametrize("name", sorted(DOCUMENTS))
+def test_schema_is_json_schema(name: str) -> None:
+    """Every document has a JSON Schema that refuses unknown keys."""
+    found = _json("schema", name)
+    assert found["type"] == "object"
+    assert found["additionalProperties"] is False
+    assert "version" in found["properties"]
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_help_teaches(verb: str) -> None:
+    """Every verb explains itself and each of its options."""
+    result = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["describe", "resnet50"], "unknown architecture 'resnet50': expected resnext<depth>_<cardinality>x<width>d"),
+        (["describe", "resnext56_4x16d", "-n", "3"], "`cardinality` (=4) must be divisible by `num_devices` (=3)"),
+        (["describe", "resnext20_4x4d", "-n", "4", "--policy", "star"], "unknown policy 'star'; allowed: all-to-all"),
+        (["describe", "no.yaml"], "no.yaml: no such file"),
+        (["schema", "plan"], "unknown document 'plan'; allowed: architecture, cluster"),
+        (["export", "nowhere", "out"], "nowhere: not a finished training run"),
+        (["report"], "nothing to report: name at least one of --search"),
+        (["pick", "nowhere"], "nowhere"),
+        (["train", "resnext11_1x4d", "--data", "digit", "--out", "x"], "unknown data set 'digit'; allowed: digits"),
+        (["worker", "nowhere", "--listen", "127.0.0.1:0"], "nowhere"),
+    ],
+)
+def test_mistakes_are_told(arguments: list[str], said: str, monkeypatch, capsys, tmp_path: Path) -> None:
+    """A mistake ends with code 1 and one message that says what is wrong and what is allowed; nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    message = _error(monkeypatch, capsys, *arguments)
+    assert message.startswith("error:")
+    assert said in message
+    assert "Traceback" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_contradiction_with_a_file(monkeypatch, capsys, tmp_path: Path) -> None:
+    """An option that contradicts the file is refused, not obeyed or ignored."""
+    path = named_architecture("resnext11_2x4d", 2).save(tmp_path / "a.json")
+    assert "the file says 2, --devices says 3" in _error(monkeypatch, capsys, "describe", str(path), "-n", "3")
+
+
+def test_cluster_without_link(monkeypatch, capsys, tmp_path: Path) -> None:
+    """A policy that sends where the cluster has no link is refused with both devices."""
+    path = uniform_cluster(2).model_copy(update={"links": ()}).save(tmp_path / "c.yaml")
+    said = _error(monkeypatch, capsys, "simulate", "resnext11_2x4d", "-n", "2", "--cluster", str(path))
+    assert "has no link between" in said
+    assert "device0" in said
+
+
+def test_as_a_program() -> None:
+    """`python -m sepnas` works as a process of its own, and a wrong option is answered with usage."""
+    run = subprocess.run(
+        [sys.executable, "-m", "sepnas", "describe", "--devices", "x"], capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 2
+    assert "Usage" in run.stderr
+
+
+def test_light_commands_import_no_torch() -> None:
+    """Describing needs neither torch nor nni: a small machine can do it."""
+    code = (
+        "import sys; from sepnas.cli.main import app; app(['describe', 'resnext20_4x4d', '--json'], "
+        "standalone_mode=False); sys.exit(int('torch' in sys.modules or 'nni' in sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=os.environ)
+    assert run.returncode == 0, run.stderr
+
+
+_BASE_INSTALL = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "torchvision", "nni", "optuna", "moocore", "matplotlib", "jinja2",
+                                      "markupsafe", "cryptography", "sklearn", "tensorboard"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from sepnas.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["describe", "resnext20_4x4d", "-n", "4", "--json"], 0, '"parameters"'),
+        (["simulate", "resnext20_4x4d", "-n", "4"], 0, "bytes between devices"),
+        (["train", "resnext11_1x4d", "--out", "x"], 1, "pip install 'sepnas[train]'"),
+        (["search", "search_spaces/demo.yaml", "--out", "x"], 1, "pip install 'sepnas[search]'"),
+        (["report", "--architecture", "x.json"], 1, "pip install 'sepnas[report]'"),
+    ],
+)
+def test_base_install(arguments: list[str], code: int, said: str) -> None:
+    """Without the extras the light commands work, and the others say what to install."""
+    run = subprocess.run([sys.executable, "-c", _BASE_INSTALL, *arguments], capture_output=True, text=True, timeout=60)
+    assert run.returncode == code, run.stderr
+    assert said in run.stdout + run.stderr
+    assert "Traceback" not in run.stderr
