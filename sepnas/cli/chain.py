@@ -152,7 +152,7 @@ def _search(chain: Chain) -> tuple[SearchResult, Candidate, int]:
     baseline_bytes = lower(some.with_policy(all_to_all)).payload_bytes()
     chosen = pick(result.front, max_payload_bytes=chain.bytes_share * baseline_bytes)
     chosen.architecture.save(chain.out / "architecture.json")
-    sent = int(chosen.objectives["payload_bytes"])
+    sent = int(chosen.costs["payload_bytes"])
     console.print(
         f"{len(result.front)} points on the front; chosen: candidate {chosen.index}, {number(sent)} bytes, "
         f"{sent / baseline_bytes:.1%} of all-to-all's {number(baseline_bytes)}"

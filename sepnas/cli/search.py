@@ -64,10 +64,9 @@ def print_front(front: list[Candidate]) -> None:
     """The Pareto front as a table, fewest bytes first."""
     table = Table("candidate", "accuracy", "latency", "payload bytes", title=f"Pareto front: {len(front)} points")
     for candidate in front:
-        o = candidate.objectives
-        table.add_row(
-            str(candidate.index), f"{o['accuracy']:.2%}", seconds(o["latency_s"]), number(int(o["payload_bytes"]))
-        )
+        accuracy, costs = candidate.objectives["accuracy"], candidate.costs
+        latency, sent = seconds(costs["latency_s"]), number(int(costs["payload_bytes"]))
+        table.add_row(str(candidate.index), f"{accuracy:.2%}", latency, sent)
     console.print(table)
 
 

@@ -1,0 +1,69 @@
+"""The candidates on disk: one JSON line each, appended when it is judged. This file is the truth of a search."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+from sepnas.errors import SpecError, StorageError
+from sepnas.search.candidate import Candidate
+from sepnas.spec.document import write_text
+from sepnas.spec.space import SearchSpace
+
+
+class SearchWarning(UserWarning):
+    """Something about a search that a person should know and that does not stop it."""
+
+
+class Archive:
+    """``candidates.jsonl``: read once, then appended to; found by key."""
+
+    def __init__(self, path: Path, space: SearchSpace) -> None:
+        self.path = path
+        self._by_key: dict[str, Candidate] = {}
+        if path.exists():
+            self._read(space)
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def get(self, key: str) -> Candidate | None:
+        return self._by_key.get(key)
+
+    def candidates(self) -> list[Candidate]:
+        """All candidates by index."""
+        return sorted(self._by_key.values(), key=lambda candidate: candidate.index)
+
+    def append(self, candidate: Candidate) -> None:
+        """Keep a candidate: in one write, so that an interrupted search has whole lines."""
+        line = (candidate.line() + "\n").encode()
+        try:
+            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                written = os.write(handle, line)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise StorageError(f"{self.path}: cannot be written: {error.strerror or error}") from error
+        if written < len(line):
+            raise StorageError(f"{self.path}: cannot be written: the disk is full")
+        self._by_key[candidate.key] = candidate
+
+    def _read(self, space: SearchSpace) -> None:
+        """Keep every good line; name each damaged one, and write the file anew without them."""
+        text = self.path.read_bytes().decode(errors="replace")
+        damaged = False
+        for number, line in enumerate(text.split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                candidate = Candidate.from_line(line, space)
+            except (ValueError, SpecError) as error:
+                damaged = True
+                reason = str(error).splitlines()[0]
+                warnings.warn(f"{self.path}: line {number} is damaged and left out ({reason})", SearchWarning, 3)
+            else:
+                self._by_key.setdefault(candidate.key, candidate)
+        if damaged or (text and not text.endswith("\n")):
+            write_text(self.path, "".join(candidate.line() + "\n" for candidate in self._by_key.values()))

@@ -1,0 +1,43 @@
+"""A candidate: one policy that was judged, and the line that keeps it."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+from pydantic import Field
+
+from sepnas.spec.architecture import Architecture
+from sepnas.spec.document import Part
+from sepnas.spec.space import Choice, SearchSpace
+
+
+class Candidate(Part):
+    """One point of a search.
+
+    ``index`` counts the judged candidates from 0, ``key`` names the plan (:func:`sepnas.search.canonical.plan_key`).
+    ``objectives`` are those of the space, ``costs`` all that the simulator says: ``latency_s``, ``makespan_s``,
+    ``payload_bytes``, ``wire_bytes``, ``memory_bytes`` (the fullest device), ``energy_j`` (all devices).
+    ``accuracy`` is a fraction of the validation images. ``seconds`` is what judging it took.
+    """
+
+    index: Annotated[int, Field(ge=0)]
+    key: str
+    genotype: dict[str, Choice]
+    objectives: dict[str, float]
+    costs: dict[str, float]
+    seconds: float = 0.0
+    architecture: Architecture
+
+    def line(self) -> str:
+        """One JSON line; the architecture follows from the genotype and is left out."""
+        return json.dumps(self.model_dump(mode="json", exclude={"architecture"}))
+
+    @classmethod
+    def from_line(cls, line: str, space: SearchSpace) -> Candidate:
+        """Read a line; ``ValueError`` (pydantic's, json's) or ``SpecError`` when it is damaged."""
+        data = json.loads(line)
+        if not isinstance(data, dict) or not isinstance(data.get("genotype"), dict):
+            raise ValueError("not a candidate")
+        architecture = space.architecture_of(data["genotype"])
+        return cls.model_validate({**data, "architecture": architecture})

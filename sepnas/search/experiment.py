@@ -1,0 +1,51 @@
+"""The NNI experiment: its sequential engine evaluates, in this process, what the strategy proposes."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+
+from sepnas.search.nni_import import FunctionalEvaluator, NasExperiment, NasExperimentConfig, nni
+from sepnas.search.strategy import MultiObjectiveStrategy, PolicyModelSpace
+from sepnas.spec.space import Genotype, SearchSpace
+
+
+class QuietExperiment(NasExperiment):  # type: ignore[misc]  # NNI has no types
+    """An experiment without NNI's files: its list in the home folder, its log, its checkpoint.
+
+    The checkpoint could not be loaded beside torch >= 2.6 anyway; the archive takes its place.
+    """
+
+    def _start_without_nni_manager(self) -> None:
+        pass
+
+    def _stop_without_nni_manager(self) -> None:
+        pass
+
+    def _start_logging(self, debug: bool) -> None:
+        pass
+
+    def save_checkpoint(self) -> None:
+        pass
+
+
+def explore(space: SearchSpace, strategy: MultiObjectiveStrategy, accuracy: Callable[[Genotype], float]) -> None:
+    """Run the strategy to its end; ``accuracy`` judges a genotype. No server, no port, no file remains."""
+
+    def evaluate(model: PolicyModelSpace) -> None:
+        started = time.perf_counter()
+        value = accuracy(model.genotype)
+        seconds = time.perf_counter() - started
+        nni.report_final_result({"default": value, "genotype": model.genotype, "seconds": seconds})
+
+    with tempfile.TemporaryDirectory(prefix="sepnas-nni-") as folder:
+        config = NasExperimentConfig("sequential", "simplified")
+        config.experiment_working_directory = folder
+        config.max_trial_number = strategy.num_candidates
+        model_space = PolicyModelSpace(space.choices())
+        experiment = QuietExperiment(model_space, FunctionalEvaluator(evaluate), strategy, config=config)
+        try:
+            experiment.start()  # `run` would swallow Ctrl-C
+        finally:
+            experiment.stop()

@@ -1,0 +1,130 @@
+"""The run folder: what a search was asked to do, how far it came, and its front.
+
+``run.json`` (settings), ``supernet/`` (checkpoints of its training), ``candidates.jsonl``, ``front.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from sepnas.errors import SearchError
+from sepnas.search.archive import Archive
+from sepnas.search.candidate import Candidate
+from sepnas.spec.cluster import Cluster
+from sepnas.spec.document import Document
+from sepnas.spec.space import SearchSpace
+from sepnas.spec.space_parts import Objective
+from sepnas.train.recipe import Recipe
+
+RUN_FILE, FRONT_FILE, CANDIDATES_FILE, SUPERNET_FOLDER = "run.json", "front.json", "candidates.jsonl", "supernet"
+SHOWN_DIFFERENCES = 4
+
+
+class SearchRun(Document):
+    """The settings of a search. A resumed search must have the same, but for ``candidates``: it may go on longer.
+
+    ``supernet_sha256`` is of the trained weights, once there are any: an accuracy belongs to them alone.
+    """
+
+    format_name: ClassVar[str] = "sepnas.search-run"
+
+    space: SearchSpace
+    cluster: Cluster
+    data: str
+    data_sha256: str
+    recipe: Recipe
+    seed: int
+    candidates: int
+    supernet_sha256: str | None = None
+    seconds: dict[str, float] = Field(default_factory=dict)
+
+    def settings(self) -> dict[str, Any]:
+        """What must be the same for a resumed search."""
+        names = ("space", "cluster", "data", "data_sha256", "recipe", "seed")
+        return {name: value for name, value in self.to_data().items() if name in names}
+
+
+class Front(Document):
+    """The Pareto front of a finished search, by rising bytes."""
+
+    format_name: ClassVar[str] = "sepnas.front"
+
+    space: str
+    objectives: tuple[Objective, ...]
+    hypervolume: float
+    candidates: tuple[Candidate, ...]
+
+
+def open_run(folder: Path, wanted: SearchRun, resume: bool) -> SearchRun:
+    """Begin a run in ``folder``, or go on with the one that is there.
+
+    Raises :class:`SearchError` when there is one and ``resume`` is false, or when it has other settings.
+    """
+    path = folder / RUN_FILE
+    if not path.exists():
+        wanted.save(path)
+        return wanted
+    if not resume:
+        raise SearchError(f"{folder} already holds a search; resume it (--resume, resume=True), or name another folder")
+    found = SearchRun.load(path)
+    differences = list(_differences(found.settings(), wanted.settings()))
+    if differences:
+        more = f"; and {len(differences) - SHOWN_DIFFERENCES} more" if len(differences) > SHOWN_DIFFERENCES else ""
+        raise SearchError(
+            f"{path}: this search cannot be resumed with other settings: "
+            f"{'; '.join(differences[:SHOWN_DIFFERENCES])}{more}. Give the same ones, or name another folder"
+        )
+    found = found.model_copy(update={"candidates": wanted.candidates})
+    found.save(path)
+    return found
+
+
+def note_supernet(folder: Path, run: SearchRun, sha256: str) -> SearchRun:
+    """Write down which weights the accuracies belong to; refuse others than before."""
+    if run.supernet_sha256 not in (None, sha256):
+        raise SearchError(
+            f"{folder / SUPERNET_FOLDER}: the supernet's weights are not those of {folder / RUN_FILE}, so the kept "
+            "candidates' accuracies do not belong to them; name another folder"
+        )
+    run = run.model_copy(update={"supernet_sha256": sha256})
+    run.save(folder / RUN_FILE)
+    return run
+
+
+def load_front(run_dir: str | Path) -> list[Candidate]:
+    """The Pareto front of a finished search, by rising bytes; :class:`SearchError` when it is not finished."""
+    path = Path(run_dir) / FRONT_FILE
+    if not path.exists():
+        known = (Path(run_dir) / RUN_FILE).exists()
+        raise SearchError(
+            f"{path}: no such file: {'the search is not finished, resume it' if known else 'this is no search run'}"
+        )
+    return list(Front.load(path).candidates)
+
+
+def load_candidates(run_dir: str | Path) -> list[Candidate]:
+    """All candidates judged so far, by index; :class:`SearchError` when the folder holds no search."""
+    path = Path(run_dir) / RUN_FILE
+    if not path.exists():
+        raise SearchError(f"{path}: no such file: this is no search run")
+    return Archive(Path(run_dir) / CANDIDATES_FILE, SearchRun.load(path).space).candidates()
+
+
+def _differences(found: Any, wanted: Any, place: str = "") -> Iterator[str]:
+    """Each value that differs, with the path to it."""
+    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+        for key in dict.fromkeys((*found, *wanted)):
+            yield from _differences(found.get(key), wanted.get(key), f"{place}.{key}" if place else key)
+    elif _listing(found) and _listing(wanted) and len(found) == len(wanted):
+        for index, (old, new) in enumerate(zip(found, wanted, strict=True)):
+            yield from _differences(old, new, f"{place}.{index}")
+    elif found != wanted:
+        yield f"`{place}` was {found!r} and is now {wanted!r}"
+
+
+def _listing(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)

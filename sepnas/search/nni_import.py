@@ -1,0 +1,36 @@
+"""NNI, imported so that it works and keeps quiet; everything else takes its names from here.
+
+Importing it costs about two seconds, so this module is itself imported late.
+"""
+
+import logging
+import warnings
+
+from sepnas.train.vision import import_torchvision
+
+# NNI imports pytorch-lightning without saying so, and that imports torchvision, which needs its operators declared.
+import_torchvision()
+with warnings.catch_warnings():
+    # It wonders about classes of torch that are younger than itself, and none of them concerns us.
+    warnings.simplefilter("ignore")
+    import nni
+    from nni.mutable import ensure_frozen
+    from nni.nas.evaluator import FunctionalEvaluator
+    from nni.nas.execution.event import ModelEventType
+    from nni.nas.experiment import NasExperiment, NasExperimentConfig
+    from nni.nas.nn.pytorch import ModelSpace
+    from nni.nas.strategy.base import Strategy
+
+nni.silence_stdout()
+logging.getLogger("nni").addHandler(logging.NullHandler())  # without any handler Python would print its warnings
+
+__all__ = [
+    "FunctionalEvaluator",
+    "ModelEventType",
+    "ModelSpace",
+    "NasExperiment",
+    "NasExperimentConfig",
+    "Strategy",
+    "ensure_frozen",
+    "nni",
+]

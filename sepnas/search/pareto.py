@@ -1,0 +1,55 @@
+"""Many objectives at once: the Pareto front, its hypervolume, its knee."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import moocore
+import numpy as np
+from numpy.typing import NDArray
+
+from sepnas.search.candidate import Candidate
+from sepnas.spec.space_parts import DIRECTIONS
+
+Points = NDArray[np.float64]
+
+
+def minimised(candidates: Sequence[Candidate]) -> Points:
+    """The objectives of each candidate as a row in which less is better."""
+    signs = {name: -1.0 if direction == "maximize" else 1.0 for name, direction in DIRECTIONS.items()}
+    rows = [[signs[name] * value for name, value in c.objectives.items()] for c in candidates]  # type: ignore[index]
+    return np.asarray(rows, dtype=np.float64)
+
+
+def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates that no other one dominates, by rising bytes; of equals the first."""
+    if not candidates:
+        return []
+    best = moocore.is_nondominated(minimised(candidates))
+    front = [candidate for candidate, kept in zip(candidates, best, strict=True) if kept]
+    return sorted(front, key=lambda c: (c.costs["payload_bytes"], c.costs["latency_s"], c.index))
+
+
+def hypervolume(front: Sequence[Candidate], worst: Mapping[str, float]) -> float:
+    """The part of the box between ideal (accuracy 1, costs 0) and ``worst`` (accuracy 0) that the front dominates.
+
+    ``worst`` gives the costs that count as 1, those of the largest policy; 0 is nothing, 1 is everything.
+    """
+    if not front:
+        return 0.0
+    rows = [[_share(name, value, worst) for name, value in c.objectives.items()] for c in front]
+    return float(moocore.hypervolume(np.asarray(rows), ref=[1.0] * len(rows[0])))
+
+
+def _share(name: str, value: float, worst: Mapping[str, float]) -> float:
+    if name == "accuracy":
+        return 1.0 - value
+    return value / worst[name] if worst[name] else min(value, 1.0)
+
+
+def knee(front: Sequence[Candidate]) -> Candidate:
+    """The point nearest to the ideal one, each objective scaled to the front's own range."""
+    points = minimised(front)
+    low, high = points.min(axis=0), points.max(axis=0)
+    scaled = (points - low) / np.where(high > low, high - low, 1.0)
+    return front[int(np.linalg.norm(scaled, axis=1).argmin())]

@@ -1,0 +1,71 @@
+"""What to try next: NSGA-II (Optuna's) behind a screen that lets nothing through twice and nothing infeasible."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import Trial, TrialState
+
+from sepnas.search.screen import Screen, Screened, first_genotypes
+from sepnas.spec.space import SearchSpace
+from sepnas.spec.space_parts import DIRECTIONS
+
+POPULATION = 24
+TRIES_IN_VAIN = 1000
+"""After so many proposals in a row that are known or infeasible the space counts as exhausted."""
+
+
+class Nsga2Proposer:
+    """Proposes genotypes; the same seed and the same answers give the same proposals.
+
+    Source: NSGA-II with constrained domination (Deb et al. 2002), of Optuna. It starts with the ends of the space
+    and the paper's named policies.
+    """
+
+    def __init__(self, space: SearchSpace, screen: Screen, seed: int, population: int = POPULATION) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.objectives, self.screen = space.objectives, screen
+        self.study = optuna.create_study(
+            directions=[DIRECTIONS[name] for name in space.objectives],
+            sampler=optuna.samplers.NSGAIISampler(population_size=population, seed=seed),
+        )
+        self.distributions: dict[str, BaseDistribution] = {
+            label: CategoricalDistribution(values) for label, values in space.choices().items()
+        }
+        for genotype in first_genotypes(space):
+            self.study.enqueue_trial(genotype)
+        self.seen: set[str] = set()
+        self.trials: dict[str, Trial] = {}
+        self.duplicates = self.rejected = 0
+
+    def propose(self) -> Screened | None:
+        """A new, feasible candidate that awaits its accuracy; None when the space seems exhausted."""
+        for _ in range(TRIES_IN_VAIN):
+            trial = self.study.ask(self.distributions)
+            found = self.screen({label: trial.params[label] for label in self.distributions})
+            if found.key in self.seen:
+                self.duplicates += 1
+                self.study.tell(trial, state=TrialState.FAIL)
+                continue
+            self.seen.add(found.key)
+            trial.set_constraint("bounds", sum(found.excess.values()))
+            if found.feasible:
+                self.trials[found.key] = trial
+                return found
+            self._reject(trial, found)
+        return None
+
+    def tell(self, key: str, objectives: Mapping[str, float]) -> None:
+        """What a proposed candidate came to."""
+        self.study.tell(self.trials.pop(key), [objectives[name] for name in self.objectives])
+
+    def _reject(self, trial: Trial, found: Screened) -> None:
+        """Tell how far off it is, without its accuracy: among the infeasible only the excess counts."""
+        self.rejected += 1
+        if found.costs:
+            known = {**found.costs, "accuracy": 0.0}
+            self.study.tell(trial, [known[name] for name in self.objectives])
+        else:
+            self.study.tell(trial, state=TrialState.FAIL)

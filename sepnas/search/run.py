@@ -1,0 +1,244 @@
+"""A whole search: train the supernet, let NNI explore, write the front."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from sepnas.errors import SearchError
+from sepnas.nets.supernet import Supernet
+from sepnas.search.archive import Archive
+from sepnas.search.candidate import Candidate
+from sepnas.search.folder import (
+    CANDIDATES_FILE,
+    FRONT_FILE,
+    RUN_FILE,
+    SUPERNET_FOLDER,
+    Front,
+    SearchRun,
+    note_supernet,
+    open_run,
+)
+from sepnas.search.judge import SupernetJudge
+from sepnas.search.pareto import hypervolume, pareto_front
+from sepnas.search.progress import ProgressDisplay, ProgressOption, SearchProgress
+from sepnas.search.proposer import Nsga2Proposer
+from sepnas.search.screen import Screen, check_feasible
+from sepnas.spec.cluster import Cluster
+from sepnas.spec.space import SearchSpace
+from sepnas.train.images import ImageData
+from sepnas.train.loop import pick_device, train_network
+from sepnas.train.recipe import RECIPES, Recipe
+from sepnas.train.supernet import SandwichStep
+
+SUPERNET_EPOCHS = 12
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A finished search: the front by rising bytes, how many candidates were judged, seconds of each phase.
+
+    ``seconds``: ``supernet`` (training), ``candidates`` (all of the exploration) and, within that, ``accuracy``.
+    ``rejected`` broke a bound and ``duplicates`` had the plan of an earlier one; neither cost an evaluation.
+    """
+
+    run_dir: Path
+    front: list[Candidate]
+    candidates: int
+    hypervolume: float
+    rejected: int
+    duplicates: int
+    seconds: dict[str, float] = field(compare=False)
+
+
+def run_search(
+    space: SearchSpace,
+    cluster: Cluster,
+    data: ImageData,
+    out_dir: Path,
+    *,
+    candidates: int = 200,
+    seed: int = 0,
+    supernet_epochs: int | None = None,
+    recipe: Recipe | None = None,
+    resume: bool = False,
+    progress: ProgressOption = True,
+    device: str = "auto",
+) -> SearchResult:
+    """Search ``space`` for the best trade-offs on ``cluster`` and write everything to ``out_dir``.
+
+    Accuracy is that of validation images over a supernet trained first with ``recipe`` (``supernet_epochs`` replaces
+    its epochs); the test split is never touched. ``resume`` goes on after a kill and ends as an unbroken run would.
+
+    Raises :class:`SearchError` (nothing feasible, a folder that holds another search), ``TrainingError``,
+    ``StorageError``. Ctrl-C leaves a run that can be resumed, and says so.
+    """
+    out_dir = Path(out_dir)
+    _check(space, data, candidates)
+    recipe = supernet_recipe(data, recipe, supernet_epochs)
+    wanted = SearchRun(
+        space=space,
+        cluster=cluster,
+        data=data.name,
+        data_sha256=_data_sha256(data),
+        recipe=recipe,
+        seed=seed,
+        candidates=candidates,
+    )
+    check_feasible(space, cluster, seed)
+    run = open_run(out_dir, wanted, resume)
+    with ProgressDisplay(progress) as display, _resumable(out_dir, display):
+        search = _Search(run, data, out_dir, device, display)
+        search.train_supernet(progress is True)
+        return search.explore()
+
+
+def supernet_recipe(data: ImageData, recipe: Recipe | None, epochs: int | None) -> Recipe:
+    """The given recipe, or the supernet's own for this data set; ``epochs`` replaces its epochs.
+
+    Its own is that of a single network with fewer epochs, for each step trains several policies, and without label
+    smoothing, which distillation would pass on.
+    """
+    if recipe is None:
+        small = data.name == "digits"
+        changes = {"learning_rate": 0.2, "batch_size": 64} if small else {}
+        recipe = RECIPES["digits" if small else "cifar-fast"].model_copy(
+            update={"name": "supernet", "epochs": SUPERNET_EPOCHS, "label_smoothing": 0.0, **changes}
+        )
+    changed = recipe.to_data() | ({} if epochs is None else {"epochs": epochs})
+    return Recipe.from_data(changed, "recipe of the supernet")
+
+
+class _Search:
+    """One search between its folder and its display."""
+
+    def __init__(self, run: SearchRun, data: ImageData, folder: Path, device: str, display: ProgressDisplay) -> None:
+        self.run, self.data, self.folder, self.device, self.display = run, data, folder, device, display
+        self.space = run.space
+        self.seconds = dict(run.seconds)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.seed)
+            self.supernet = Supernet(self.space)
+
+    def train_supernet(self, shown: bool) -> None:
+        step = SandwichStep(self.space)
+        folder = self.folder / SUPERNET_FOLDER
+        result = train_network(
+            self.supernet,
+            self.data,
+            self.run.recipe,
+            folder,
+            seed=self.run.seed,
+            resume=True,  # the folder is this search's own: whatever is in it was begun by it
+            device=self.device,
+            progress=shown,
+            step=step,
+        )
+        self.seconds["supernet"] = sum(record.duration_s for record in result.history)
+        self.run = note_supernet(self.folder, self.run, _weights_sha256(self.supernet))
+
+    def explore(self) -> SearchResult:
+        # NNI takes seconds to import: only a search that explores pays for it.
+        from sepnas.search.experiment import explore
+        from sepnas.search.strategy import MultiObjectiveStrategy
+
+        screen = Screen(self.space, self.run.cluster)
+        proposer = Nsga2Proposer(self.space, screen, self.run.seed)
+        archive = Archive(self.folder / CANDIDATES_FILE, self.space)
+        judge = SupernetJudge(self.supernet, self.data, self.run.seed, pick_device(self.device))
+        tally = _Tally(self.run.candidates, screen(self.space.largest()).costs, self.display)
+        strategy = MultiObjectiveStrategy(proposer, archive, self.space.objectives, self.run.candidates, tally.add)
+        explore(self.space, strategy, lambda genotype: judge.accuracy(self.space.policy_of(genotype)))
+        return self._finish(tally, proposer, screen)
+
+    def _finish(self, tally: _Tally, proposer: Nsga2Proposer, screen: Screen) -> SearchResult:
+        if not tally.candidates:
+            raise SearchError(f"space '{self.space.name}' gave no feasible candidate: {screen.explain()}")
+        self.seconds |= {"candidates": tally.seconds(), "accuracy": sum(c.seconds for c in tally.candidates)}
+        front = tuple(_named(candidate, self.space.name) for candidate in tally.front)
+        volume = hypervolume(front, tally.worst)
+        document = Front(space=self.space.name, objectives=self.space.objectives, hypervolume=volume, candidates=front)
+        document.save(self.folder / FRONT_FILE)
+        self.run.model_copy(update={"seconds": self.seconds}).save(self.folder / RUN_FILE)
+        return SearchResult(
+            self.folder,
+            list(front),
+            len(tally.candidates),
+            volume,
+            proposer.rejected,
+            proposer.duplicates,
+            self.seconds,
+        )
+
+
+class _Tally:
+    """The candidates so far, their front, and what there is to tell about them."""
+
+    def __init__(self, total: int, worst: Mapping[str, float], display: ProgressDisplay) -> None:
+        self.total, self.worst, self.display = total, worst, display
+        self.candidates: list[Candidate] = []
+        self.front: list[Candidate] = []
+        self.fresh = 0
+        self.started = time.perf_counter()
+
+    def add(self, candidate: Candidate, fresh: bool) -> None:
+        """Take in one candidate; a ``fresh`` one was judged just now, not read from the archive."""
+        self.candidates.append(candidate)
+        self.front = pareto_front([*self.front, candidate])
+        self.fresh += fresh
+        done, left = len(self.candidates), None
+        if self.fresh:
+            left = self.seconds() / self.fresh * (self.total - done)
+        self.display.show(SearchProgress(done, self.total, len(self.front), hypervolume(self.front, self.worst), left))
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+
+def _named(candidate: Candidate, space: str) -> Candidate:
+    """The candidate with an architecture that says where it comes from."""
+    architecture = candidate.architecture.model_copy(update={"name": f"{space}-{candidate.index}"})
+    return candidate.model_copy(update={"architecture": architecture})
+
+
+def _check(space: SearchSpace, data: ImageData, candidates: int) -> None:
+    if candidates < 1:
+        raise SearchError(f"`candidates` must be at least 1, got {candidates}")
+    for name in ("image_size", "in_channels", "num_classes"):
+        wanted, found = getattr(space.network, name), getattr(data, name)
+        if wanted != found:
+            raise SearchError(
+                f"space '{space.name}' has `network.{name}` {wanted}, but data set {data.name!r} has {found}; "
+                "they must be equal"
+            )
+
+
+@contextmanager
+def _resumable(folder: Path, display: ProgressDisplay) -> Iterator[None]:
+    """On Ctrl-C say what is kept and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        display.say(f"interrupted; all that was finished is kept in {folder}: go on with --resume (resume=True)")
+        raise
+
+
+def _weights_sha256(network: Supernet) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _data_sha256(data: ImageData) -> str:
+    """Of the images that a search looks at: training and validation."""
+    digest = hashlib.sha256()
+    for split in (data.train, data.val):
+        digest.update(split.images.contiguous().numpy().tobytes() + split.labels.numpy().tobytes())
+    return digest.hexdigest()

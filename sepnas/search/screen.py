@@ -1,0 +1,119 @@
+"""The cheap half of judging a candidate: lower it, price it, and hold it against the bounds."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sepnas.cost.simulator import Simulation, simulate
+from sepnas.errors import PlanError, SearchError
+from sepnas.plan.build import build_plan
+from sepnas.search.canonical import plan_key
+from sepnas.spec.architecture import Architecture, named_policy
+from sepnas.spec.cluster import Cluster
+from sepnas.spec.patterns import NAMED_POLICIES
+from sepnas.spec.space import Choice, Genotype, SearchSpace
+
+FEASIBILITY_SAMPLES = 500
+NO_LINK = "links of the cluster"
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """A priced genotype. ``excess`` holds, for each bound that is broken, by which part of itself."""
+
+    genotype: dict[str, Choice]
+    key: str
+    architecture: Architecture
+    costs: dict[str, float]
+    excess: dict[str, float]
+
+    @property
+    def feasible(self) -> bool:
+        return not self.excess
+
+
+class Screen:
+    """Prices genotypes of a space on a cluster, and counts which bound excludes how many."""
+
+    def __init__(self, space: SearchSpace, cluster: Cluster) -> None:
+        if cluster.num_devices < space.num_devices:
+            raise SearchError(
+                f"space '{space.name}' needs {space.num_devices} devices, but cluster '{cluster.name}' has "
+                f"{cluster.num_devices}"
+            )
+        self.space, self.cluster = space, cluster
+        self.sampled = 0
+        self.excluded: Counter[str] = Counter()
+
+    def __call__(self, genotype: Genotype) -> Screened:
+        architecture = self.space.architecture_of(genotype)
+        plan = build_plan(architecture)
+        costs: dict[str, float] = {}
+        excess = {NO_LINK: 1.0}
+        try:
+            simulation = simulate(plan, self.cluster)
+        except PlanError:
+            pass  # the policy sends where the cluster has no link
+        else:
+            costs, excess = _costs(simulation), self._excess(simulation)
+        self.sampled += 1
+        self.excluded.update(excess.keys())
+        return Screened(dict(genotype), plan_key(plan), architecture, costs, excess)
+
+    def _excess(self, simulation: Simulation) -> dict[str, float]:
+        bounds, memory = self.space.constraints, simulation.peak_memory_bytes
+        devices = zip(memory, self.cluster.devices, strict=False)
+        checks = (
+            ("max_latency_s", simulation.latency_s, bounds.max_latency_s),
+            ("max_payload_bytes", simulation.payload_bytes, bounds.max_payload_bytes),
+            ("max_memory_bytes", max(memory), bounds.max_memory_bytes),
+            ("memory of the cluster's devices", max(used / device.memory_bytes for used, device in devices), 1.0),
+        )
+        return {
+            name: value / max(bound, 1e-9) - 1 for name, value, bound in checks if bound is not None and value > bound
+        }
+
+    def explain(self) -> str:
+        """Which bound excludes how many of those sampled."""
+        counts = ", ".join(f"{self._named(name)} excludes {count}" for name, count in self.excluded.most_common())
+        return f"of {self.sampled} sampled {counts or 'none is excluded'}"
+
+    def _named(self, bound: str) -> str:
+        value = getattr(self.space.constraints, bound, None)
+        return bound if value is None else f"`constraints.{bound}` (={value})"
+
+
+def _costs(simulation: Simulation) -> dict[str, float]:
+    return {
+        "latency_s": simulation.latency_s,
+        "makespan_s": simulation.makespan_s,
+        "payload_bytes": simulation.payload_bytes,
+        "wire_bytes": simulation.wire_bytes,
+        "memory_bytes": max(simulation.peak_memory_bytes),
+        "energy_j": sum(simulation.energy_j),
+    }
+
+
+def first_genotypes(space: SearchSpace) -> list[dict[str, Choice]]:
+    """Where a search starts: the ends of the space, and the named policies of the paper that it can express."""
+    named = (named_policy(name, space.num_devices, space.network.depth) for name in NAMED_POLICIES)
+    expressed = (space.genotype_of(policy) for policy in named)
+    return [space.largest(), space.smallest(), *(genotype for genotype in expressed if genotype is not None)]
+
+
+def check_feasible(space: SearchSpace, cluster: Cluster, seed: int) -> None:
+    """Refuse a space without a feasible candidate before anything is trained; :class:`SearchError` says why."""
+    screen, draw = Screen(space, cluster), random.Random(seed).randrange
+    samples = (space.sample(draw) for _ in range(FEASIBILITY_SAMPLES))
+    if not _any_feasible(screen, first_genotypes(space)) and not _any_feasible(screen, samples):
+        raise SearchError(
+            f"space '{space.name}' has no feasible candidate on cluster '{cluster.name}': {screen.explain()}; "
+            "loosen a bound, or offer cheaper patterns, fractions or wires"
+        )
+
+
+def _any_feasible(screen: Screen, genotypes: Iterable[Genotype]) -> bool:
+    return any(screen(genotype).feasible for genotype in genotypes)

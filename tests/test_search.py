@@ -1,0 +1,448 @@
+"""The search: the same seed gives the same front, whatever happens on the way; nothing infeasible is paid for."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from sepnas.errors import SearchError, StorageError
+from sepnas.search import Candidate, load_candidates, load_front, pick, run_search
+from sepnas.search.archive import Archive, SearchWarning
+from sepnas.search.judge import SupernetJudge
+from sepnas.search.pareto import hypervolume, knee, pareto_front
+from sepnas.search.progress import ProgressDisplay, SearchProgress
+from sepnas.search.proposer import Nsga2Proposer
+from sepnas.search.run import SearchResult
+from sepnas.search.screen import Screen, check_feasible, first_genotypes
+from sepnas.spec.cluster import Cluster, uniform_cluster
+from sepnas.spec.space import SearchSpace
+from sepnas.train.data import load_dataset
+from sepnas.train.images import ImageData
+
+ROOT = Path(__file__).parent.parent
+CANDIDATES = 40
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "network": {
+        "depth": 11,
+        "image_size": 8,
+        "in_channels": 1,
+        "num_classes": 10,
+        "stem_channels": 4,
+        "num_devices": 2,
+        "cardinality": 2,
+        "bottleneck_width": 4,
+        "output_channels": 8,
+    },
+    "policy": {
+        "patterns": ["none", "star:0", "all-to-all"],
+        "fractions": [0.25, 0.5, 1],
+        "wires": ["fp32", "int8"],
+        "lags": [0, 1],
+        "merges": ["mean", "weighted"],
+        "readouts": ["device:0", "mean"],
+    },
+}
+SPACE = SearchSpace.from_data(TINY)
+CLUSTER = uniform_cluster(2)
+
+
+def tiny_data() -> ImageData:
+    data = load_dataset("digits")
+    return replace(data, train=data.train.take(torch.arange(192)), val=data.val.take(torch.arange(100)))
+
+
+def search(out_dir: Path, **changes: Any) -> SearchResult:
+    settings: dict[str, Any] = {"candidates": CANDIDATES, "supernet_epochs": 2, "seed": 3, "progress": False}
+    settings |= changes
+    space, cluster = settings.pop("space", SPACE), settings.pop("cluster", CLUSTER)
+    return run_search(space, cluster, settings.pop("data", None) or tiny_data(), out_dir, **settings)
+
+
+def told(candidates: list[Candidate]) -> list[dict[str, Any]]:
+    """Everything about candidates but how long they took."""
+    return [candidate.model_dump(exclude={"seconds"}) for candidate in candidates]
+
+
+def constrained(**bounds: float) -> SearchSpace:
+    return SearchSpace.from_data({**TINY, "constraints": bounds})
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny networks gain nothing from threads, and lose much where the cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+    """An unbroken search."""
+    torch.set_num_threads(1)
+    return search(tmp_path_factory.mktemp("search") / "run")
+
+
+@pytest.fixture
+def begun(finished: SearchResult, tmp_path: Path) -> Path:
+    """A copy of the run with its supernet trained and no candidate judged."""
+    folder = tmp_path / "run"
+    subprocess.run(["cp", "-r", str(finished.run_dir), str(folder)], check=True)
+    (folder / "candidates.jsonl").unlink()
+    (folder / "front.json").unlink()
+    return folder
+
+
+def test_a_search_leaves_a_whole_run_folder(finished: SearchResult) -> None:
+    """The run folder holds the settings, the supernet, every candidate and the front."""
+    found = load_candidates(finished.run_dir)
+    assert [candidate.index for candidate in found] == list(range(CANDIDATES))
+    assert len({candidate.key for candidate in found}) == CANDIDATES == finished.candidates
+    assert told(load_front(finished.run_dir)) == told(finished.front)
+    assert (finished.run_dir / "supernet" / "last.safetensors").exists()
+    assert set(finished.seconds) == {"supernet", "candidates", "accuracy"}
+
+
+def test_the_front_is_what_nothing_dominates(finished: SearchResult) -> None:
+    """A candidate is in the front exactly when no other is at least as good in all objectives and better in one."""
+
+    def dominates(a: Candidate, b: Candidate) -> bool:
+        pairs = [(-a.objectives["accuracy"], -b.objectives["accuracy"])]
+        pairs += [(a.costs[name], b.costs[name]) for name in ("latency_s", "payload_bytes")]
+        return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
+
+    found = load_candidates(finished.run_dir)
+    best = [c for c in found if not any(dominates(other, c) for other in found)]
+    fronts = [{tuple(c.objectives.values()) for c in group} for group in (best, finished.front)]
+    assert fronts[0] == fronts[1]
+    payloads = [candidate.costs["payload_bytes"] for candidate in finished.front]
+    assert payloads == sorted(payloads)
+
+
+def test_a_search_starts_with_the_named_policies(finished: SearchResult) -> None:
+    """The first candidates are the ends of the space and the paper's policies that it can express."""
+    first = [SPACE.policy_of(genotype) for genotype in first_genotypes(SPACE)]
+    found = [candidate.architecture.policy for candidate in load_candidates(finished.run_dir)[:4]]
+    assert [p for p in found if p in first] == found
+
+
+def test_a_kept_accuracy_is_that_of_the_supernet(finished: SearchResult, begun: Path) -> None:
+    """The network that a candidate describes, judged again in another order, has the accuracy of its line."""
+    from sepnas.nets.supernet import Supernet
+    from sepnas.train.checkpoint import read_checkpoint, restore_network
+
+    supernet = Supernet(SPACE)
+    path = begun / "supernet" / "last.safetensors"
+    restore_network(supernet, read_checkpoint(path)[0], path)
+    judge = SupernetJudge(supernet, tiny_data(), 3, torch.device("cpu"))
+    for candidate in reversed(finished.front):
+        assert judge.accuracy(candidate.architecture.policy) == candidate.objectives["accuracy"]
+
+
+def test_the_test_split_is_never_touched(begun: Path) -> None:
+    """A search goes its whole way without a test split."""
+    assert search(begun, resume=True, candidates=5, data=replace(tiny_data(), test=None)).candidates == 5
+
+
+def test_the_same_seed_gives_the_same_front(finished: SearchResult, tmp_path: Path) -> None:
+    """Two searches of one seed, supernet and all, agree in every candidate."""
+    again = search(tmp_path / "again")
+    assert told(load_candidates(again.run_dir)) == told(load_candidates(finished.run_dir))
+    assert told(again.front) == told(finished.front)
+    assert again == replace(finished, run_dir=again.run_dir, front=again.front)
+
+
+@pytest.mark.parametrize("kept", [1, 23, CANDIDATES])
+def test_a_resumed_search_equals_an_unbroken_one(finished: SearchResult, begun: Path, kept: int) -> None:
+    """Whatever number of candidates was kept, going on gives the same candidates, and judges none of them twice."""
+    lines = (finished.run_dir / "candidates.jsonl").read_text().splitlines(keepends=True)
+    (begun / "candidates.jsonl").write_text("".join(lines[:kept]))
+    resumed = search(begun, resume=True)
+    assert told(resumed.front) == told(finished.front)
+    assert (begun / "candidates.jsonl").read_text().splitlines(keepends=True)[:kept] == lines[:kept]
+    assert told(load_candidates(begun)) == told(load_candidates(finished.run_dir))
+
+
+def test_a_longer_search_begins_with_the_shorter_one(finished: SearchResult, begun: Path) -> None:
+    """A search that is resumed with more candidates keeps the ones that it had."""
+    (begun / "candidates.jsonl").write_bytes((finished.run_dir / "candidates.jsonl").read_bytes())
+    longer = search(begun, resume=True, candidates=CANDIDATES + 5)
+    assert longer.candidates == CANDIDATES + 5
+    assert told(load_candidates(begun))[:CANDIDATES] == told(load_candidates(finished.run_dir))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from tests.test_search import search
+search(Path(sys.argv[1]), resume=True, progress=True)
+"""
+
+
+def start(folder: Path, home: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "HOME": str(home), "OMP_NUM_THREADS": "1", "MPLCONFIGDIR": str(home.parent)}
+    command = [sys.executable, "-c", SCRIPT, str(folder)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_lines(path: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_search_that_is_killed_goes_on(
+    finished: SearchResult, begun: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    """After SIGKILL or Ctrl-C among the candidates, the resumed search equals an unbroken one; no file is left over."""
+    home = tmp_path / "home"
+    home.mkdir()
+    process = start(begun, home)
+    wait_for_lines(begun / "candidates.jsonl", 8, process)
+    process.send_signal(how)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode in (-how, 130, 1)
+    assert not (begun / "front.json").exists()
+    if how == signal.SIGINT:
+        assert "go on with --resume" in err
+        assert "KeyboardInterrupt" in err
+    assert out == ""
+    assert list(home.iterdir()) == []
+    assert told(search(begun, resume=True).front) == told(finished.front)
+
+
+def test_ctrl_c_while_the_supernet_trains_leaves_a_run(finished: SearchResult, tmp_path: Path) -> None:
+    """After Ctrl-C in training, the resumed search equals an unbroken one."""
+    folder = tmp_path / "run"
+    calls = 0
+
+    def interrupt(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 4:  # in the second epoch
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    import sepnas.train.supernet as supernet
+
+    step_class = supernet.SandwichStep
+    step = step_class(SPACE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sepnas.search.run.SandwichStep", lambda space: interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            search(folder)
+    assert told(search(folder, resume=True).front) == told(finished.front)
+
+
+def test_a_damaged_line_is_named_and_the_rest_kept(finished: SearchResult, begun: Path) -> None:
+    """Damaged lines are named in a warning, all others are kept, and only what was lost is judged again."""
+    lines = (finished.run_dir / "candidates.jsonl").read_text().splitlines(keepends=True)
+    lines[4] = "{" + lines[4]
+    lines[9] = lines[9].replace("point0.wire", "point0.wine")
+    path = begun / "candidates.jsonl"
+    path.write_text("".join(lines) + lines[3][:40])
+    with pytest.warns(SearchWarning) as caught:
+        kept = load_candidates(begun)
+    assert [re.search(r"line (\d+)", str(w.message))[1] for w in caught] == ["5", "10", f"{CANDIDATES + 1}"]  # type: ignore[index]
+    assert len(kept) == CANDIDATES - 2
+    assert told(search(begun, resume=True).front) == told(finished.front)
+    assert path.read_text().count("\n") == CANDIDATES
+    assert told(load_candidates(begun)) == told(load_candidates(finished.run_dir))
+
+
+def test_a_candidate_round_trips(finished: SearchResult) -> None:
+    """A candidate's line gives the candidate back."""
+    for candidate in load_candidates(finished.run_dir)[:5]:
+        assert Candidate.from_line(candidate.line(), SPACE) == candidate
+        assert "architecture" not in json.loads(candidate.line())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": 4}, "`seed` was 3 and is now 4"),
+        ({"supernet_epochs": 3}, "`recipe.epochs` was 2 and is now 3"),
+        ({"cluster": uniform_cluster(2, latency_s=1.0)}, "`cluster.links.0.latency_s` was 0.0005 and is now 1.0"),
+        ({"space": constrained(max_payload_bytes=10**6)}, "`space.constraints.max_payload_bytes` was None"),
+        ({"data": replace(tiny_data(), val=tiny_data().val.take(torch.arange(50)))}, "`data_sha256` was"),
+    ],
+)
+def test_a_resume_with_other_settings_is_refused(finished: SearchResult, changes: dict[str, Any], said: str) -> None:
+    """A resumed search with another space, cluster, seed, recipe or data is refused, naming what differs."""
+    with pytest.raises(SearchError, match=re.escape(said)):
+        search(finished.run_dir, resume=True, **changes)
+
+
+def test_a_second_search_in_one_folder_is_refused(finished: SearchResult) -> None:
+    """A folder that holds a search is not begun anew."""
+    with pytest.raises(SearchError, match="already holds a search; resume it"):
+        search(finished.run_dir)
+
+
+def test_accuracies_of_other_weights_are_refused(begun: Path) -> None:
+    """A supernet that is not the one of the kept candidates is refused."""
+    run = json.loads((begun / "run.json").read_text())
+    (begun / "run.json").write_text(json.dumps({**run, "supernet_sha256": "0" * 64}))
+    with pytest.raises(SearchError, match="weights are not those"):
+        search(begun, resume=True)
+
+
+def test_nothing_infeasible_is_paid_for(tmp_path: Path) -> None:
+    """Every judged candidate keeps the bounds; what breaks them is rejected by the simulator alone."""
+    result = search(tmp_path / "run", space=constrained(max_payload_bytes=300), supernet_epochs=1, candidates=15)
+    assert max(candidate.costs["payload_bytes"] for candidate in load_candidates(result.run_dir)) <= 300
+    assert result.rejected > 0
+
+
+@pytest.mark.parametrize(
+    ("space", "cluster", "said"),
+    [
+        (constrained(max_latency_s=1e-9), CLUSTER, "`constraints.max_latency_s` (=1e-09) excludes 505"),
+        (constrained(max_memory_bytes=10), CLUSTER, "`constraints.max_memory_bytes` (=10) excludes 505"),
+        (SPACE, uniform_cluster(2, memory_bytes=100), "memory of the cluster's devices excludes 505"),
+        (SPACE, uniform_cluster(1), "needs 2 devices, but cluster 'uniform' has 1"),
+    ],
+)
+def test_a_space_without_a_feasible_candidate_is_refused(
+    space: SearchSpace, cluster: Cluster, said: str, tmp_path: Path
+) -> None:
+    """When nothing is feasible the error says which bound excludes how many, before anything is trained."""
+    with pytest.raises(SearchError, match=re.escape(said)):
+        search(tmp_path / "run", space=space, cluster=cluster)
+    assert not (tmp_path / "run").exists()
+
+
+def test_policies_without_a_link_are_infeasible() -> None:
+    """On a cluster without links only policies that send nothing are left."""
+    silent = CLUSTER.model_copy(update={"links": ()})
+    check_feasible(SPACE, silent, 0)
+    proposer = Nsga2Proposer(SPACE, Screen(SPACE, silent), seed=0)
+    found = proposer.propose()
+    assert found is not None
+    assert found.costs["payload_bytes"] == 0
+    assert found.excess == {}
+
+
+def test_a_small_space_is_searched_to_its_end(tmp_path: Path) -> None:
+    """A space with fewer plans than candidates asked for gives each plan once and ends."""
+    policy = {"exchange_points": [1], "patterns": ["none", "star:0"], "readouts": ["device:0"]}
+    result = search(tmp_path / "run", space=SearchSpace.from_data({**TINY, "policy": policy}), supernet_epochs=1)
+    assert result.candidates == 2
+
+
+def test_data_that_do_not_fit_the_space_are_refused(tmp_path: Path) -> None:
+    """Images of another size than the space's are refused with both numbers."""
+    with pytest.raises(SearchError, match=re.escape("`network.image_size` 8, but data set 'digits' has 10")):
+        search(tmp_path / "run", data=load_dataset("digits", image_size=10))
+
+
+def test_progress_tells_of_every_candidate(begun: Path) -> None:
+    """A callback hears of each candidate: how many, the front's size, a hypervolume that never falls, time left."""
+    heard: list[SearchProgress] = []
+    search(begun, resume=True, candidates=12, progress=heard.append)
+    assert [progress.done for progress in heard] == list(range(1, 13))
+    assert [p.hypervolume for p in heard] == sorted(p.hypervolume for p in heard)
+    assert heard[-1].seconds_left == 0
+    assert heard[-1].front_size == len(load_front(begun))
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_display_tells_the_same_in_a_terminal_and_elsewhere(terminal: bool) -> None:
+    """Candidates, front size, hypervolume and time left are shown live in a terminal and as plain lines elsewhere."""
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
+    with ProgressDisplay(True, console) as display:
+        display.show(SearchProgress(done=7, total=9, front_size=5, hypervolume=0.25, seconds_left=3.0))
+    shown = console.file.getvalue()
+    assert re.search(r"7/9.*front 5, hypervolume 0\.2500, 3 s left", shown)
+    assert ("\x1b" in shown) == terminal
+
+
+def test_a_full_disk_is_said(tmp_path: Path, finished: SearchResult) -> None:
+    """A candidate that cannot be written stops the search with the file's name."""
+    archive = Archive(tmp_path / "missing" / "candidates.jsonl", SPACE)
+    with pytest.raises(StorageError, match=r"candidates\.jsonl: cannot be written"):
+        archive.append(finished.front[0])
+
+
+def made(index: int, accuracy: float, latency_s: float, payload_bytes: float) -> Candidate:
+    costs = {"latency_s": latency_s, "payload_bytes": payload_bytes}
+    return Candidate(
+        index=index,
+        key=str(index),
+        genotype={},
+        objectives={"accuracy": accuracy, **costs},
+        costs=costs,
+        architecture=SPACE.architecture_of(SPACE.smallest()),
+    )
+
+
+FRONT = [made(0, 0.5, 0.1, 0), made(1, 0.9, 0.2, 100), made(2, 0.92, 0.9, 1000)]
+
+
+def test_hypervolume_of_a_known_front() -> None:
+    """Hypervolume is the dominated part of the box from the ideal to the worst point, here by hand."""
+    worst = {"latency_s": 1.0, "payload_bytes": 1000.0}
+    assert hypervolume(FRONT[:1], worst) == pytest.approx(0.5 * 0.9 * 1.0)
+    assert hypervolume(FRONT[:2], worst) == pytest.approx(0.5 * 0.9 + 0.9 * 0.8 * 0.9 - 0.5 * 0.8 * 0.9)
+    assert hypervolume([], worst) == 0
+
+
+def test_dominated_candidates_leave_the_front() -> None:
+    """Of equals the first stays; what is worse in one and better in none goes."""
+    twin, worse = made(3, 0.9, 0.2, 100), made(4, 0.9, 0.2, 101)
+    assert pareto_front([*FRONT, twin, worse]) == FRONT
+
+
+@pytest.mark.parametrize(
+    ("bounds", "index"),
+    [
+        ({}, 1),
+        ({"max_latency_s": 0.15}, 0),
+        ({"max_payload_bytes": 5000}, 2),
+        ({"max_payload_bytes": 999}, 1),
+        ({"min_accuracy": 0.91}, 2),
+        ({"min_accuracy": 0.4, "max_latency_s": 0.5}, 1),
+    ],
+)
+def test_picking_takes_the_most_accurate_within_bounds(bounds: dict[str, float], index: int) -> None:
+    """Bounds leave the most accurate candidate that keeps them; without bounds it is the knee."""
+    assert pick(FRONT, **bounds) is FRONT[index]
+    assert knee(FRONT) is FRONT[1]
+
+
+def test_picking_nothing_names_the_nearest() -> None:
+    """When no candidate fits, the error gives the numbers of the nearest."""
+    with pytest.raises(SearchError, match=r"latency_s <= 0\.19 and accuracy >= 0\.8; the nearest is candidate 1 with"):
+        pick(FRONT, max_latency_s=0.19, min_accuracy=0.8)
+    with pytest.raises(SearchError, match="empty"):
+        pick([])
+
+
+def test_an_unfinished_search_has_no_front(begun: Path, tmp_path: Path) -> None:
+    """The front of a search that is not finished, or of no search, is refused with what to do."""
+    with pytest.raises(SearchError, match="the search is not finished, resume it"):
+        load_front(begun)
+    with pytest.raises(SearchError, match="this is no search run"):
+        load_front(tmp_path)

@@ -1,0 +1,245 @@
+"""Search spaces: what a file may say, and that every genotype means a policy that fits."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sepnas.errors import SpecError
+from sepnas.plan.build import build_plan
+from sepnas.plan.steps import Compute, Merge, Plan, Recv, Send, Step
+from sepnas.search.canonical import plan_key
+from sepnas.spec.architecture import named_policy
+from sepnas.spec.space import SearchSpace
+
+FOLDER = Path(__file__).parent.parent / "search_spaces"
+FILES = sorted(FOLDER.glob("*.yaml"))
+
+SMALL: dict[str, Any] = {
+    "network": {
+        "depth": 20,
+        "image_size": 8,
+        "in_channels": 1,
+        "num_classes": 10,
+        "stem_channels": 4,
+        "num_devices": 3,
+        "cardinality": 3,
+        "bottleneck_width": 2,
+        "output_channels": 8,
+    },
+    "policy": {
+        "patterns": ["none", "ring:1", "ring:2", "star:0", "permutations", "all-to-all"],
+        "fractions": [0.3, 1],
+        "wires": ["fp32", "int4"],
+        "lags": [0, 1],
+        "merges": ["mean", "weighted"],
+        "readouts": ["device:0", "device:2", "mean"],
+    },
+}
+SPACE = SearchSpace.from_data(SMALL)
+GENOTYPES = st.fixed_dictionaries({label: st.sampled_from(values) for label, values in SPACE.choices().items()})
+
+
+def changed(part: str, **fields: Any) -> dict[str, Any]:
+    return {**SMALL, part: {**SMALL[part], **fields}}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_comment_of_a_shipped_space_tells_its_size(path: Path) -> None:
+    """Every shipped space is read, and the size that its comment tells is its size."""
+    told = re.search(r"# size: ([\d,]+) genotypes", path.read_text())
+    assert told is not None
+    assert int(told[1].replace(",", "")) == SearchSpace.load(path).size()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_space_round_trips(path: Path, tmp_path: Path) -> None:
+    """A space that is written and read again is the same space."""
+    space = SearchSpace.load(path)
+    assert SearchSpace.load(space.save(tmp_path / "space.json")) == space
+    assert SearchSpace.load(space.save(tmp_path / "space.yaml")) == space
+
+
+@given(GENOTYPES)
+def test_every_genotype_means_a_policy_that_fits(genotype: dict[str, Any]) -> None:
+    """Any genotype gives a policy that the network accepts, and that the space can express again."""
+    architecture = SPACE.architecture_of(genotype)
+    architecture.policy.check(architecture.num_devices, architecture.blocks_per_stage)
+    assert all(point.transfers for point in architecture.policy.points)
+    again = SPACE.genotype_of(architecture.policy)
+    assert again is not None
+    assert SPACE.policy_of(again) == architecture.policy
+
+
+@given(GENOTYPES, st.integers(0, 5), st.sampled_from(["fraction", "wire", "lag"]), st.data())
+def test_what_a_silent_point_says_else_does_not_matter(
+    genotype: dict[str, Any], block: int, gene: str, data: st.DataObject
+) -> None:
+    """Two genotypes that differ only at a point without transfers are one candidate."""
+    label = f"point{block}.{gene}"
+    silent = {**genotype, f"point{block}.pattern": data.draw(st.sampled_from(["none", "permutation:012"]))}
+    other = {**silent, label: data.draw(st.sampled_from(SPACE.choices()[label]))}
+    assert SPACE.policy_of(silent) == SPACE.policy_of(other)
+    assert plan_key(build_plan(SPACE.architecture_of(silent))) == plan_key(build_plan(SPACE.architecture_of(other)))
+
+
+@given(GENOTYPES, st.sampled_from(list(SPACE.choices())), st.data())
+def test_equal_keys_mean_equal_plans(genotype: dict[str, Any], label: str, data: st.DataObject) -> None:
+    """Two candidates have one key exactly when their pruned plans say the same but for names."""
+    other = {**genotype, label: data.draw(st.sampled_from(SPACE.choices()[label]))}
+    plans = [build_plan(SPACE.architecture_of(g)) for g in (genotype, other)]
+    assert (plan_key(plans[0]) == plan_key(plans[1])) == (renamed(plans[0], "") == renamed(plans[1], ""))
+
+
+@given(GENOTYPES)
+def test_the_key_does_not_hang_on_names(genotype: dict[str, Any]) -> None:
+    """Other names of tensors and segments and other tags leave the key as it is."""
+    plan = build_plan(SPACE.architecture_of(genotype))
+    assert plan_key(renamed(plan, "other")) == plan_key(plan)
+
+
+@pytest.mark.parametrize("block", [1, 3, 5])
+def test_lag_at_the_end_of_a_stage_is_read_as_none(block: int) -> None:
+    """Where a stage ends lag 1 and lag 0 are the same policy."""
+    genotype = SPACE.largest()
+    late = {**genotype, f"point{block}.lag": 1}
+    assert SPACE.policy_of(late) == SPACE.policy_of(genotype)
+
+
+def test_two_patterns_of_one_meaning_are_one_candidate() -> None:
+    """A ring shift and the permutation that says the same have one key."""
+    ring = {**SPACE.largest(), "point2.pattern": "ring:1"}
+    order = {**SPACE.largest(), "point2.pattern": "permutation:120"}
+    keys = {plan_key(build_plan(SPACE.architecture_of(genotype))) for genotype in (ring, order)}
+    assert len(keys) == 1
+
+
+def test_dead_transfers_do_not_make_a_candidate() -> None:
+    """Policies that differ only in transfers that cannot reach the answer are one candidate."""
+    silent = {**SPACE.smallest(), "readout": "device:0"}
+    shift, swap = ({**silent, "point5.pattern": name} for name in ("ring:2", "permutation:102"))
+    assert SPACE.policy_of(shift) != SPACE.policy_of(swap)
+    keys = {plan_key(build_plan(SPACE.architecture_of(genotype))) for genotype in (shift, swap)}
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize("name", ["all-to-all", "hand-made", "none"])
+def test_the_papers_policies_are_in_the_space(name: str) -> None:
+    """A space that offers their choices expresses the paper's named policies."""
+    policy = named_policy(name, 3, 20)
+    genotype = SPACE.genotype_of(policy)
+    assert genotype is not None
+    assert SPACE.policy_of(genotype).points == policy.points
+
+
+def test_a_policy_outside_the_space_is_not_expressed() -> None:
+    """The paper's space has lag 1 only, so the all-to-all baseline is not in it, but the hand-made policy is."""
+    paper = SearchSpace.load(FOLDER / "paper.yaml")
+    assert paper.genotype_of(named_policy("all-to-all", 4, 56)) is None
+    assert paper.genotype_of(named_policy("hand-made", 4, 56)) is not None
+    assert len(paper.blocks) == 9
+
+
+@given(GENOTYPES)
+def test_the_ends_of_the_space_bound_its_bytes(genotype: dict[str, Any]) -> None:
+    """No genotype sends more than the largest or less than the smallest."""
+    ends = (SPACE.smallest(), genotype, SPACE.largest())
+    payloads = [build_plan(SPACE.architecture_of(g)).payload_bytes() for g in ends]
+    assert payloads == sorted(payloads)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (changed("policy", patterns=[]), "policy.patterns"),
+        (changed("policy", wires=[]), "policy.wires"),
+        (changed("policy", patterns=["spiral"]), "`policy.patterns.0`: unknown pattern 'spiral'; allowed: none"),
+        (changed("policy", patterns=["none", "ring:3"]), "`policy.patterns.1`: pattern 'ring:3': the number must lie"),
+        (changed("policy", patterns=["permutation:01"]), "names 2 ranks, but there are 3 devices"),
+        (changed("policy", patterns=["none", "none"]), "'none' stands 2 times"),
+        (changed("policy", exchange_points=[2, 6]), "`policy.exchange_points` names block 6, but the blocks are 0..5"),
+        (changed("policy", exchange_points="odd"), "expected `all`, `even`, or a list"),
+        (changed("policy", exchange_points=[2, 1]), "must rise"),
+        (changed("policy", readouts=["device:3"]), "'device:3'; allowed: mean, device:R with R in 0..2"),
+        (changed("policy", fractions=[0]), "policy.fractions.0"),
+        (changed("policy", lags=[2]), "policy.lags.0"),
+        (changed("policy", speed=1), "unknown key; allowed: exchange_points"),
+        (changed("network", cardinality=4), "`cardinality` (=4) must be divisible by `num_devices` (=3)"),
+        (changed("network", depth=21), "`depth` must be 9n + 2"),
+        (changed("network", num_devices=None), "`num_devices` is missing; or give `parts`"),
+        (changed("network", parts=[{"bottleneck_width": 2}]), "either `parts` or numbers"),
+        ({**SMALL, "objectives": ["accuracy", "speed"]}, "objectives.1"),
+        ({**SMALL, "objectives": ["latency_s", "payload_bytes"]}, "must name accuracy"),
+        ({**SMALL, "version": 2}, "up to version 1"),
+    ],
+)
+def test_a_wrong_space_is_refused_with_its_place(data: dict[str, Any], said: str) -> None:
+    """Every mistake in a space is refused with the file, the field, and what is allowed."""
+    with pytest.raises(SpecError, match=re.escape(said)) as caught:
+        SearchSpace.from_data(data, "my.yaml")
+    assert "my.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(("label", "value"), [("point0.wire", "fp64"), ("point9.wire", "fp32")])
+def test_a_foreign_genotype_is_refused(label: str, value: str) -> None:
+    """A genotype with an unknown label or choice is refused with its name."""
+    with pytest.raises(SpecError, match=label):
+        SPACE.policy_of({**SPACE.largest(), label: value})
+
+
+def test_uneven_parts_are_described_one_by_one() -> None:
+    """`parts` gives each device its own width."""
+    parts = [{"bottleneck_width": 2}, {"bottleneck_width": 4}, {"bottleneck_width": 8, "cardinality": 2}]
+    network = {"depth": 11, "parts": parts}
+    space = SearchSpace.from_data({"network": network, "policy": SMALL["policy"]})
+    assert [part.bottleneck_width for part in space.architecture_of(space.largest()).parts] == [2, 4, 8]
+
+
+def renamed(plan: Plan, prefix: str) -> Plan:
+    """The same plan with tensors, segments and tags named by the order of their first mention."""
+    tags: dict[int, int] = {}
+    renamings = [_Renaming(prefix, {}, {}, tags) for _ in plan.programs]
+    return Plan(
+        programs=tuple(
+            tuple(renaming.step(step) for step in program)
+            for renaming, program in zip(renamings, plan.programs, strict=True)
+        ),
+        segments=tuple(
+            {renaming.segments[name]: replace(segment, name="") for name, segment in segments.items()}
+            for renaming, segments in zip(renamings, plan.segments, strict=True)
+        ),
+        shapes=tuple(
+            {renaming.tensors[name]: shape for name, shape in shapes.items()}
+            for renaming, shapes in zip(renamings, plan.shapes, strict=True)
+        ),
+        reader=plan.reader,
+        answer=plan.answer,
+    )
+
+
+@dataclass
+class _Renaming:
+    prefix: str
+    tensors: dict[str, str]
+    segments: dict[str, str]
+    tags: dict[int, int]
+
+    def step(self, step: Step) -> Step:
+        if isinstance(step, Send | Recv):
+            tag = self.tags.setdefault(step.tag, len(self.tags))
+            return replace(step, tag=tag, tensor=self._name(step.tensor))
+        inputs = tuple(self._name(name) for name in step.inputs)
+        output = self._name(step.output)
+        if isinstance(step, Merge):
+            return Merge(step.kind, inputs, output)
+        segment = self.segments.setdefault(step.segment, f"{self.prefix}s{len(self.segments)}")
+        return Compute(segment, inputs, output)
+
+    def _name(self, tensor: str) -> str:
+        return self.tensors.setdefault(tensor, f"{self.prefix}t{len(self.tensors)}")
