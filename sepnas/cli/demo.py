@@ -21,7 +21,7 @@ from sepnas.cli.pages import (
     predicted_timeline,
     training_curves,
 )
-from sepnas.cli.profile import measure_cluster
+from sepnas.cli.profile import measure_local_cluster
 from sepnas.cost.simulator import simulate
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
@@ -57,7 +57,7 @@ def demo(
     started = time.perf_counter()
     _prepare(out, resume)
     with Recorder(out / RESULT, seeds=(seed,)) as record:
-        cluster = measure_cluster(NUM_DEVICES, name="this-machine")
+        cluster = measure_local_cluster(NUM_DEVICES)
         cluster.save(out / CLUSTER)
         chain = Chain(
             SearchSpace.load(space), cluster, load_dataset("digits"), out, "digits", candidates, seed, resume=resume

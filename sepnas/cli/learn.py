@@ -45,6 +45,7 @@ def train_architecture(
     epochs: int | None = None,
     device: str = "auto",
     threads: int | None = None,
+    stop_after_s: float | None = None,
 ) -> TrainingResult:
     """Train from a seed; the run's folder then holds all that ``export`` needs."""
     from sepnas.train.checkpoint import new_network
@@ -57,8 +58,10 @@ def train_architecture(
     if epochs is not None:
         chosen = Recipe.from_data(chosen.to_data() | {"epochs": epochs}, recipe)
     network = new_network(architecture, seed)
-    result = train_network(network, data, chosen, out, seed=seed, resume=resume, device=device)
     save_data_facts(data, out)
+    result = train_network(
+        network, data, chosen, out, seed=seed, resume=resume, device=device, stop_after_s=stop_after_s
+    )
     return result
 
 
@@ -76,6 +79,7 @@ def train(
     resume: Resume = False,
     device: Compute = "auto",
     threads: Threads = None,
+    stop_after_s: Annotated[float | None, typer.Option(min=0, help="Stop, resumable, after this many seconds.")] = None,
     test: Annotated[bool, typer.Option("--test", help="Touch the test split once, at the end.")] = False,
 ) -> None:
     """Train an architecture on images; the best epoch is chosen by validation data.
@@ -91,9 +95,11 @@ def train(
     if not architecture.endswith((".json", ".yaml", ".yml")):
         fits = {"num_classes": images.num_classes, "in_channels": images.in_channels, "image_size": images.image_size}
         chosen = Architecture.from_data(chosen.to_data() | fits, architecture)
-    result = train_architecture(chosen, images, recipe, out, seed, resume, epochs, device, threads)
+    result = train_architecture(chosen, images, recipe, out, seed, resume, epochs, device, threads, stop_after_s)
     console.print(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%} -> {out}")
-    if test:
+    if not result.finished:
+        console.print(f"stopped after {result.epochs_done} epochs; the same command with --resume goes on")
+    elif test:
         console.print(f"test accuracy {accuracy(load_network(out), images.test, images):.2%}")
 
 

@@ -52,26 +52,33 @@ class SeparableResNeXt(nn.Module):
                             self.merges[name] = nn.Parameter(torch.tensor(1.0 / (1 + len(due))))
 
     def forward(self, x_BCHW: Tensor, policy: TransmissionPolicy | None = None) -> Tensor:
-        policy = self.policy if policy is None else policy
-        features = [self.stem(x_BCHW)] * self.architecture.num_devices
-        before: list[Tensor] = []
+        routes = _Routes(self.policy if policy is None else policy, self.architecture)
+        features: list[Tensor | None] = [self.stem(x_BCHW)] * self.architecture.num_devices
+        before: list[Tensor | None] = []
         for block in range(self.architecture.num_blocks):
-            outputs = [part[block](x) for part, x in zip(self.parts, features, strict=True)]  # type: ignore[index]
-            features = self._exchange(policy, block, before, outputs)
+            outputs = [
+                part[block](x) if live else None  # type: ignore[index]
+                for part, x, live in zip(self.parts, features, routes.computed[block], strict=True)
+            ]
+            features = self._exchange(routes, block, before, outputs)
             before = outputs
-        return self._read_out(policy, features)
+        return self._read_out(routes.policy, features)
 
     def _exchange(
-        self, policy: TransmissionPolicy, block: int, before: list[Tensor], outputs: list[Tensor]
-    ) -> list[Tensor]:
+        self, routes: _Routes, block: int, before: list[Tensor | None], outputs: list[Tensor | None]
+    ) -> list[Tensor | None]:
         """Merge into each device's output what is due after ``block``: messages carry the senders' raw outputs."""
         sent: dict[tuple[int, int, int, str], Tensor] = {}
-        merged = []
+        merged: list[Tensor | None] = []
         for rank, own in enumerate(outputs):
-            due = policy.arrivals(block, rank)
+            if own is None or not routes.merged[block][rank]:
+                merged.append(None)
+                continue
+            due = routes.due[block][rank]
             received = []
             for point, transfer in due:
-                source = outputs[transfer.source] if point.after == block else before[transfer.source]
+                source = (outputs if point.after == block else before)[transfer.source]
+                assert source is not None
                 channels = transfer.num_channels(source.shape[1], own.shape[1])
                 key = (point.after, transfer.source, channels, transfer.wire)
                 if key not in sent:
@@ -84,7 +91,7 @@ class SeparableResNeXt(nn.Module):
             merged.append(own)
         return merged
 
-    def _read_out(self, policy: TransmissionPolicy, features: list[Tensor]) -> Tensor:
+    def _read_out(self, policy: TransmissionPolicy, features: list[Tensor | None]) -> Tensor:
         reader = policy.readout.device
         logits: Tensor = self.heads[str(reader)](features[reader])
         if policy.readout.kind == "device":
@@ -112,6 +119,30 @@ class SeparableResNeXt(nn.Module):
                 weights = [self.merges[_merge_name(point, transfer)].detach() for point, transfer in due]
                 found[f"merge{block}"] = torch.stack(weights)
         return found
+
+
+class _Routes:
+    """What a policy asks of each block and device: ``due`` messages, and what reaches the answer at all.
+
+    ``computed[block][rank]``: the block's output is needed; ``merged[block][rank]``: also what is merged into it.
+    What the answer does not need is not computed, as in the plan.
+    """
+
+    def __init__(self, policy: TransmissionPolicy, architecture: Architecture) -> None:
+        blocks, ranks = range(architecture.num_blocks), range(architecture.num_devices)
+        self.policy = policy
+        self.due = [[policy.arrivals(block, rank) for rank in ranks] for block in blocks]
+        self.computed = [[False for _ in ranks] for _ in blocks]
+        self.merged = [[False for _ in ranks] for _ in blocks]
+        needed = [policy.readout.kind == "mean" or rank == policy.readout.device for rank in ranks]
+        for block in reversed(blocks):
+            self.merged[block] = needed
+            for rank in ranks:
+                if needed[rank]:
+                    self.computed[block][rank] = True
+                    for point, transfer in self.due[block][rank]:
+                        self.computed[point.after][transfer.source] = True
+            needed = self.computed[block]
 
 
 def _merge_name(point: ExchangePoint, transfer: Transfer) -> str:
