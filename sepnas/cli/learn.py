@@ -58,10 +58,10 @@ def train_architecture(
     if epochs is not None:
         chosen = Recipe.from_data(chosen.to_data() | {"epochs": epochs}, recipe)
     network = new_network(architecture, seed)
-    save_data_facts(data, out)
     result = train_network(
         network, data, chosen, out, seed=seed, resume=resume, device=device, stop_after_s=stop_after_s
     )
+    save_data_facts(data, out)
     return result
 
 
