@@ -9,6 +9,7 @@ import statistics
 import time
 from pathlib import Path
 
+from sepnas.cli.demo import simulation_rate
 from sepnas.cost.simulator import simulate
 from sepnas.plan.build import build_plan
 from sepnas.report.recorder import Recorder
@@ -22,16 +23,6 @@ SEEDS = (0, 1, 2, 3, 4)
 SAMPLE_S = 2.0
 PROFILED = 1000
 SHOWN = 15
-
-
-def rate_per_s(space: SearchSpace, cluster: Cluster, seed: int) -> float:
-    """Random genotypes to architecture, plan and simulation."""
-    draw = random.Random(seed).randrange
-    count, start = 0, time.perf_counter()
-    while time.perf_counter() - start < SAMPLE_S:
-        simulate(build_plan(space.architecture_of(space.sample(draw))), cluster)
-        count += 1
-    return count / (time.perf_counter() - start)
 
 
 def plan_rate_per_s(architecture: Architecture, cluster: Cluster) -> float:
@@ -68,7 +59,7 @@ def main() -> None:
         for name in ("demo", "paper"):
             space = SearchSpace.load(SPACES / f"{name}.yaml")
             cluster = uniform_cluster(space.num_devices)
-            rates = [rate_per_s(space, cluster, seed) for seed in SEEDS]
+            rates = [simulation_rate(space, cluster, seed, SAMPLE_S) for seed in SEEDS]
             record.measure(
                 f"candidates_simulated_per_s_{name}",
                 statistics.median(rates),

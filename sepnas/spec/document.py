@@ -45,12 +45,12 @@ class Document(Part):
     def from_data(cls, data: Any, where: str = "value") -> Self:
         """Validate plain data; ``where`` (a file's name) opens every message."""
         if not isinstance(data, dict):
-            raise SpecError(f"{where}: a {cls.format_name} document is a mapping of fields, got {_short(data)}")
+            raise SpecError(f"{where}: a {cls.format_name} document is a mapping of fields, got {short(data)}")
         _check_head(cls, data, where)
         try:
             return cls.model_validate(data, context={"where": where})
         except ValidationError as error:
-            raise SpecError(_explain(cls, error, where)) from None
+            raise SpecError(explain(cls, error, where)) from None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -126,10 +126,10 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, mode: int = 0o644) ->
 def _check_head(cls: type[Document], data: dict[str, Any], where: str) -> None:
     found = data.get("format", cls.format_name)
     if found != cls.format_name:
-        raise SpecError(f"{where}: field `format`: expected '{cls.format_name}', got {_short(found)}")
+        raise SpecError(f"{where}: field `format`: expected '{cls.format_name}', got {short(found)}")
     version = data.get("version", cls.current_version)
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise SpecError(f"{where}: field `version`: expected a whole number from 1, got {_short(version)}")
+        raise SpecError(f"{where}: field `version`: expected a whole number from 1, got {short(version)}")
     if version > cls.current_version:
         raise VersionError(
             f"{where}: field `version`: this sepnas reads {cls.format_name} up to version "
@@ -137,7 +137,7 @@ def _check_head(cls: type[Document], data: dict[str, Any], where: str) -> None:
         )
 
 
-def _explain(cls: type[BaseModel], error: ValidationError, where: str) -> str:
+def explain(cls: type[BaseModel], error: ValidationError, where: str) -> str:
     lines = []
     for problem in error.errors():
         place = ".".join(str(p) for p in problem["loc"]) or "(the whole document)"
@@ -146,7 +146,7 @@ def _explain(cls: type[BaseModel], error: ValidationError, where: str) -> str:
             lines.append(f"{where}: field `{place}`: unknown key; allowed: {allowed}")
             continue
         message = problem["msg"].removeprefix("Value error, ")
-        shown = "" if problem["type"] in ("missing", "value_error") else f", got {_short(problem['input'])}"
+        shown = "" if problem["type"] in ("missing", "value_error") else f", got {short(problem['input'])}"
         lines.append(f"{where}: field `{place}`: {message}{shown}")
     return "\n".join(lines)
 
@@ -172,6 +172,6 @@ def _model_in(annotation: Any) -> Any:
     return None
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

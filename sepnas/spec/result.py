@@ -20,7 +20,7 @@ from pydantic import model_validator as validator
 from typing_extensions import Self
 
 from sepnas.errors import SpecError, VersionError
-from sepnas.spec.document import Part, _explain, _short, read_data, write_text
+from sepnas.spec.document import Part, explain, read_data, short, write_text
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -73,7 +73,7 @@ def _checked(cls: type[_StrictPart], data: dict[str, Any], where: str) -> _Stric
         checked = cls.model_validate_json(json.dumps(data))
         json.dumps(data, allow_nan=False)  # pydantic lets NaN pass in the cells of tables
     except ValidationError as error:
-        raise SpecError(_explain(cls, error, where)) from None
+        raise SpecError(explain(cls, error, where)) from None
     except TypeError as error:
         raise SpecError(f"{where}: cannot be written as JSON: {error}; use plain numbers and text") from None
     except ValueError:
@@ -159,7 +159,7 @@ class ResultFile(StrictPart):
     def from_data(cls, data: Any, where: str = "value") -> ResultFile:
         """Validate plain data; ``where`` (a file's name) opens every message."""
         if not isinstance(data, dict):
-            raise SpecError(f"{where}: a result file is a mapping of fields, got {_short(data)}")
+            raise SpecError(f"{where}: a result file is a mapping of fields, got {short(data)}")
         _check_schema(data.get("schema"), where)
         return _checked(cls, {key: value for key, value in data.items() if key != "schema"}, where)
 
@@ -180,7 +180,7 @@ class ResultFile(StrictPart):
 def _check_schema(schema: Any, where: str) -> None:
     current = ResultFile.current_schema
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
-        raise SpecError(f"{where}: field `schema`: expected a whole number from 1, got {_short(schema)}")
+        raise SpecError(f"{where}: field `schema`: expected a whole number from 1, got {short(schema)}")
     if schema > current:
         raise VersionError(
             f"{where}: field `schema`: this sepnas reads result files up to {current}, got {schema}; "
