@@ -301,6 +301,30 @@ def test_a_second_search_in_one_folder_is_refused(finished: SearchResult) -> Non
         search(finished.run_dir)
 
 
+def test_a_search_is_not_resumed_with_fewer_candidates(finished: SearchResult, begun: Path) -> None:
+    """Fewer candidates than are judged would shrink the front: refused, with the number that is there."""
+    (begun / "candidates.jsonl").write_bytes((finished.run_dir / "candidates.jsonl").read_bytes())
+    with pytest.raises(SearchError, match=f"{CANDIDATES} candidates are judged already"):
+        search(begun, resume=True, candidates=5)
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 32])
+def test_an_impossible_seed_is_refused(tmp_path: Path, seed: int) -> None:
+    """A seed that the random generators do not take is refused before anything is written."""
+    with pytest.raises(SearchError, match=f"`seed` must be within 0..4294967295, got {seed}"):
+        search(tmp_path / "run", seed=seed)
+    assert not (tmp_path / "run").exists()
+
+
+def test_reading_a_damaged_archive_writes_nothing(begun: Path, finished: SearchResult) -> None:
+    """Who only looks at a search leaves its file alone, for the search may be writing it."""
+    text = (finished.run_dir / "candidates.jsonl").read_text()[:-20]
+    (begun / "candidates.jsonl").write_text(text)
+    with pytest.warns(SearchWarning):
+        assert len(load_candidates(begun)) == CANDIDATES - 1
+    assert (begun / "candidates.jsonl").read_text() == text
+
+
 def test_accuracies_of_other_weights_are_refused(begun: Path) -> None:
     """A supernet that is not the one of the kept candidates is refused."""
     run = json.loads((begun / "run.json").read_text())
@@ -332,6 +356,14 @@ def test_a_space_without_a_feasible_candidate_is_refused(
     with pytest.raises(SearchError, match=re.escape(said)):
         search(tmp_path / "run", space=space, cluster=cluster)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_search_goes_on_without_a_link(tmp_path: Path) -> None:
+    """A cluster that lacks a link is searched to the end; the hypervolume is measured from what can be priced."""
+    silent = CLUSTER.model_copy(update={"links": ()})
+    result = search(tmp_path / "run", cluster=silent, supernet_epochs=1, candidates=2)
+    assert result.candidates >= 1
+    assert all(candidate.costs["payload_bytes"] == 0 for candidate in result.front)
 
 
 def test_policies_without_a_link_are_infeasible() -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sepnas.cli.chain import Chain, run_chain
+from sepnas.cli.chain import Chain, local_cluster, run_chain
 from sepnas.cli.common import console
 from sepnas.cli.demo import print_outcome, record_outcome, report_content, simulation_rate
-from sepnas.cli.profile import measure_local_cluster
 from sepnas.report.page import write_report
 from sepnas.report.recorder import Recorder
 from sepnas.spec.space import SearchSpace
@@ -38,7 +37,7 @@ def main() -> None:
     with Recorder(HERE / "result.json", seeds=(chosen.seed,), root=HERE) as record:
         chain = Chain(
             space=space,
-            cluster=measure_local_cluster(space.num_devices),
+            cluster=local_cluster(chosen.out, space.num_devices, chosen.resume),
             data=data,
             out=chosen.out,
             recipe="cifar-fast",

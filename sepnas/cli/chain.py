@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from sepnas.cli.common import console, number, seconds
 from sepnas.cli.learn import export_run, train_architecture
+from sepnas.cli.profile import measure_local_cluster
 from sepnas.cli.workers import LocalWorkers
 from sepnas.cost.simulator import Simulation, simulate
 from sepnas.plan.build import build_plan
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from sepnas.train.images import ImageData
     from sepnas.train.record import TrainingResult
 
-SEARCH, TRAINING, DEPLOYMENT, TRACE_FILE = "search", "training", "deployment", "trace.json"
+SEARCH, TRAINING, DEPLOYMENT = "search", "training", "deployment"
+ARCHITECTURE_FILE, CLUSTER_FILE, TRACE_FILE = "architecture.json", "cluster.yaml", "trace.json"
 BENCH_REQUESTS = 200
 DEADLINE_S = 30.0
 
@@ -57,6 +59,16 @@ class Chain:
     bytes_share: float = 0.134
     request_images: int = 1
     resume: bool = False
+
+
+def local_cluster(out: Path, num_devices: int, resume: bool) -> Cluster:
+    """Processes of this machine as a cluster: measured now, or what an interrupted chain measured in ``out``."""
+    path = out / CLUSTER_FILE
+    if resume and path.exists():
+        return Cluster.load(path)
+    cluster = measure_local_cluster(num_devices)
+    cluster.save(path)
+    return cluster
 
 
 @dataclass(frozen=True)
@@ -151,7 +163,7 @@ def _search(chain: Chain) -> tuple[SearchResult, Candidate, int]:
     all_to_all = named_policy("all-to-all", some.num_devices, some.depth)
     baseline_bytes = lower(some.with_policy(all_to_all)).payload_bytes()
     chosen = pick(result.front, max_payload_bytes=chain.bytes_share * baseline_bytes)
-    chosen.architecture.save(chain.out / "architecture.json")
+    chosen.architecture.save(chain.out / ARCHITECTURE_FILE)
     sent = int(chosen.costs["payload_bytes"])
     console.print(
         f"{len(result.front)} points on the front; chosen: candidate {chosen.index}, {number(sent)} bytes, "

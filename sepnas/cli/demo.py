@@ -6,12 +6,24 @@ import random
 import shutil
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 from rich.table import Table
 
-from sepnas.cli.chain import SEARCH, TRAINING, Answers, Chain, Outcome, run_chain
+from sepnas.cli.chain import (
+    ARCHITECTURE_FILE,
+    CLUSTER_FILE,
+    DEPLOYMENT,
+    SEARCH,
+    TRACE_FILE,
+    TRAINING,
+    Answers,
+    Chain,
+    Outcome,
+    local_cluster,
+    run_chain,
+)
 from sepnas.cli.common import console, number, seconds
 from sepnas.cli.pages import (
     candidate_points,
@@ -21,7 +33,6 @@ from sepnas.cli.pages import (
     predicted_timeline,
     training_curves,
 )
-from sepnas.cli.profile import measure_local_cluster
 from sepnas.cost.simulator import simulate
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
@@ -29,11 +40,18 @@ from sepnas.report.content import Accuracy, ClassAccuracy, ReportContent, Summar
 from sepnas.report.provenance import command_line
 from sepnas.report.recorder import Recorder
 from sepnas.spec.cluster import Cluster
+from sepnas.spec.document import Document
 from sepnas.spec.space import SearchSpace
 
-NUM_DEVICES = 3
 RATE_SAMPLE_S = 2.0
-REPORT, RESULT, CLUSTER = "report.html", "result.json", "cluster.yaml"
+REPORT, RESULT, MARKER = "report.html", "result.json", "demo.json"
+WRITTEN = (SEARCH, TRAINING, DEPLOYMENT, ARCHITECTURE_FILE, CLUSTER_FILE, TRACE_FILE, REPORT, RESULT, MARKER)
+
+
+class DemoMarker(Document):
+    """Says that a folder is a demo's, so that the next one may replace what this one wrote."""
+
+    format_name: ClassVar[str] = "sepnas.demo"
 
 
 def demo(
@@ -57,11 +75,9 @@ def demo(
     started = time.perf_counter()
     _prepare(out, resume)
     with Recorder(out / RESULT, seeds=(seed,)) as record:
-        cluster = measure_local_cluster(NUM_DEVICES)
-        cluster.save(out / CLUSTER)
-        chain = Chain(
-            SearchSpace.load(space), cluster, load_dataset("digits"), out, "digits", candidates, seed, resume=resume
-        )
+        wanted = SearchSpace.load(space)
+        cluster = local_cluster(out, wanted.num_devices, resume)
+        chain = Chain(wanted, cluster, load_dataset("digits"), out, "digits", candidates, seed, resume=resume)
         outcome = run_chain(chain)
         rate_per_s = simulation_rate(chain.space, cluster, seed)
         write_report(out / REPORT, report_content(chain, outcome, "sepnas demo: handwritten digits on three devices"))
@@ -74,12 +90,25 @@ def demo(
 
 
 def _prepare(out: Path, resume: bool) -> None:
-    """An empty folder, unless an interrupted demo goes on; nothing but a demo is ever removed."""
-    if out.exists() and any(out.iterdir()) and not resume:
-        if not (out / CLUSTER).exists():
-            raise SpecError(f"{out}: is not empty and not a demo's folder; choose another with --out")
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
+    """A folder that is empty or a demo's; what an earlier demo wrote there is removed unless it goes on."""
+    marker = out / MARKER
+    if out.exists() and not out.is_dir():
+        raise SpecError(f"--out {out}: is a file; name a folder")
+    if marker.exists():
+        DemoMarker.load(marker)
+    elif out.exists() and any(out.iterdir()):
+        raise SpecError(f"--out {out}: is not empty and not a demo's folder (it has no {MARKER}); name another")
+    if not resume:
+        for name in WRITTEN:
+            _remove(out / name)
+    DemoMarker().save(marker)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def simulation_rate(space: SearchSpace, cluster: Cluster, seed: int, sample_s: float = RATE_SAMPLE_S) -> float:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import warnings
 from collections.abc import Callable
+from functools import wraps
+from typing import Any, TextIO
 
 import typer
 
@@ -27,9 +31,25 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
     "Run": {"worker": run.worker, "infer": run.infer, "bench": run.bench, "profile": profile.profile},
     "Show": {"report": results.report, "results": results.results, "demo": demo.demo},
 }
+
+
+def _interruptible(function: Callable[..., None]) -> Callable[..., None]:
+    """The same verb; Ctrl-C ends it with 130 before Typer would call it "Aborted"."""
+
+    @wraps(function)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            function(*args, **options)
+        except KeyboardInterrupt:
+            errors.print("interrupted")
+            raise typer.Exit(130) from None
+
+    return run
+
+
 for _panel, _verbs in _PANELS.items():
     for _verb, _function in _verbs.items():
-        app.command(_verb, rich_help_panel=_panel)(_function)
+        app.command(_verb, rich_help_panel=_panel)(_interruptible(_function))
 
 _EXTRAS = {
     **dict.fromkeys(("cryptography", "sklearn", "tensorboard", "torchvision"), "train"),
@@ -42,9 +62,15 @@ VERBS = frozenset(verb for verbs in _PANELS.values() for verb in verbs)
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user ends with one clear message and code 1, Ctrl-C with 130."""
+    """Run the command line.
+
+    Exit codes: 0, 1 (one clear message says what is wrong), 2 (the command line cannot be understood), 130 (Ctrl-C),
+    143 (SIGTERM).
+    """
     # before torch is loaded: idle threads that spin starve every other process of a small machine
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that processes and temporary files go
+    warnings.showwarning = _show_warning
     try:
         app()
     except SepnasError as error:
@@ -56,13 +82,26 @@ def main() -> None:
             raise
         errors.print(f"[bold red]error:[/] this needs {error.name}, which is not installed: {_install(extra)}")
         sys.exit(1)
-    except KeyboardInterrupt:
-        errors.print("interrupted")
-        sys.exit(130)
     except BrokenPipeError:
         # the reader (`| head`) has left; a second complaint at exit helps nobody
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Our own words to a person; where in the code they were said helps nobody."""
+    if f"{os.sep}sepnas{os.sep}" in filename or category.__module__.startswith("sepnas."):
+        errors.print("[bold yellow]warning:[/] ", end="")
+        errors.print(str(message), markup=False)
+    else:
+        errors.print(warnings.formatwarning(message, category, filename, lineno), markup=False, end="")
 
 
 def _extra_with(module: str) -> str | None:

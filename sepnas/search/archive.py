@@ -17,11 +17,12 @@ class SearchWarning(UserWarning):
 
 
 class Archive:
-    """``candidates.jsonl``: read once, then appended to; found by key."""
+    """``candidates.jsonl``: read once, then appended to; found by key. Damaged lines go with the first append."""
 
     def __init__(self, path: Path, space: SearchSpace) -> None:
         self.path = path
         self._by_key: dict[str, Candidate] = {}
+        self._damaged = False
         if path.exists():
             self._read(space)
 
@@ -37,6 +38,9 @@ class Archive:
 
     def append(self, candidate: Candidate) -> None:
         """Keep a candidate: in one write, so that an interrupted search has whole lines."""
+        if self._damaged:
+            write_text(self.path, "".join(kept.line() + "\n" for kept in self._by_key.values()))
+            self._damaged = False
         line = (candidate.line() + "\n").encode()
         try:
             handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -51,19 +55,17 @@ class Archive:
         self._by_key[candidate.key] = candidate
 
     def _read(self, space: SearchSpace) -> None:
-        """Keep every good line; name each damaged one, and write the file anew without them."""
+        """Keep every good line and name each damaged one."""
         text = self.path.read_bytes().decode(errors="replace")
-        damaged = False
+        self._damaged = bool(text) and not text.endswith("\n")
         for number, line in enumerate(text.split("\n"), start=1):
             if not line.strip():
                 continue
             try:
                 candidate = Candidate.from_line(line, space)
             except (ValueError, SpecError) as error:
-                damaged = True
+                self._damaged = True
                 reason = str(error).splitlines()[0]
                 warnings.warn(f"{self.path}: line {number} is damaged and left out ({reason})", SearchWarning, 3)
             else:
                 self._by_key.setdefault(candidate.key, candidate)
-        if damaged or (text and not text.endswith("\n")):
-            write_text(self.path, "".join(candidate.line() + "\n" for candidate in self._by_key.values()))

@@ -29,7 +29,7 @@ from sepnas.search.judge import SupernetJudge
 from sepnas.search.pareto import hypervolume, pareto_front
 from sepnas.search.progress import ProgressDisplay, ProgressOption, SearchProgress
 from sepnas.search.proposer import Nsga2Proposer
-from sepnas.search.screen import Screen, check_feasible
+from sepnas.search.screen import Screen, check_feasible, reference_costs
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.space import SearchSpace
 from sepnas.train.images import ImageData
@@ -80,7 +80,7 @@ def run_search(
     ``StorageError``. Ctrl-C leaves a run that can be resumed, and says so.
     """
     out_dir = Path(out_dir)
-    _check(space, data, candidates)
+    _check(space, data, candidates, seed)
     recipe = supernet_recipe(data, recipe, supernet_epochs)
     wanted = SearchRun(
         space=space,
@@ -151,8 +151,14 @@ class _Search:
         screen = Screen(self.space, self.run.cluster)
         proposer = Nsga2Proposer(self.space, screen, self.run.seed)
         archive = Archive(self.folder / CANDIDATES_FILE, self.space)
+        if self.run.candidates < len(archive):
+            raise SearchError(
+                f"{self.folder}: {len(archive)} candidates are judged already, so `candidates` must be at least that, "
+                f"got {self.run.candidates}; `sepnas pick` takes one of the front"
+            )
         judge = SupernetJudge(self.supernet, self.data, self.run.seed, pick_device(self.device))
-        tally = _Tally(self.run.candidates, screen(self.space.largest()).costs, self.display)
+        worst = reference_costs(self.space, self.run.cluster, self.run.seed)
+        tally = _Tally(self.run.candidates, worst, self.display)
         strategy = MultiObjectiveStrategy(proposer, archive, self.space.objectives, self.run.candidates, tally.add)
         explore(self.space, strategy, lambda genotype: judge.accuracy(self.space.policy_of(genotype)))
         return self._finish(tally, proposer, screen)
@@ -207,9 +213,11 @@ def _named(candidate: Candidate, space: str) -> Candidate:
     return candidate.model_copy(update={"architecture": architecture})
 
 
-def _check(space: SearchSpace, data: ImageData, candidates: int) -> None:
+def _check(space: SearchSpace, data: ImageData, candidates: int, seed: int) -> None:
     if candidates < 1:
         raise SearchError(f"`candidates` must be at least 1, got {candidates}")
+    if not 0 <= seed < 1 << 32:
+        raise SearchError(f"`seed` must be within 0..{(1 << 32) - 1}, got {seed}")
     for name in ("image_size", "in_channels", "num_classes"):
         wanted, found = getattr(space.network, name), getattr(data, name)
         if wanted != found:

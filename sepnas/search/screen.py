@@ -104,6 +104,20 @@ def first_genotypes(space: SearchSpace) -> list[dict[str, Choice]]:
     return [space.largest(), space.smallest(), *(genotype for genotype in expressed if genotype is not None)]
 
 
+def reference_costs(space: SearchSpace, cluster: Cluster, seed: int) -> dict[str, float]:
+    """The costs that a hypervolume is measured from: the largest policy's.
+
+    Where the cluster lacks a link that it needs, the worst of what random candidates cost.
+    """
+    screen, draw = Screen(space, cluster), random.Random(seed).randrange
+    largest = screen(space.largest()).costs
+    if largest:
+        return largest
+    tried = [*first_genotypes(space), *(space.sample(draw) for _ in range(FEASIBILITY_SAMPLES))]
+    priced = [costs for genotype in tried if (costs := screen(genotype).costs)]
+    return {name: max(costs[name] for costs in priced) for name in priced[0]}
+
+
 def check_feasible(space: SearchSpace, cluster: Cluster, seed: int) -> None:
     """Refuse a space without a feasible candidate before anything is trained; :class:`SearchError` says why."""
     screen, draw = Screen(space, cluster), random.Random(seed).randrange
