@@ -42,7 +42,7 @@ def explore(space: SearchSpace, strategy: MultiObjectiveStrategy, accuracy: Call
     with tempfile.TemporaryDirectory(prefix="sepnas-nni-") as folder:
         config = NasExperimentConfig("sequential", "simplified")
         config.experiment_working_directory = folder
-        config.max_trial_number = strategy.num_candidates
+        config.max_trial_number = strategy.explorer.num_candidates
         model_space = PolicyModelSpace(space.choices())
         experiment = QuietExperiment(model_space, FunctionalEvaluator(evaluate), strategy, config=config)
         try:

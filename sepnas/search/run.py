@@ -15,6 +15,7 @@ from sepnas.errors import SearchError
 from sepnas.nets.supernet import Supernet
 from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
+from sepnas.search.explorer import Explorer
 from sepnas.search.folder import (
     CANDIDATES_FILE,
     FRONT_FILE,
@@ -159,7 +160,8 @@ class _Search:
         judge = SupernetJudge(self.supernet, self.data, self.run.seed, pick_device(self.device))
         worst = reference_costs(self.space, self.run.cluster, self.run.seed)
         tally = _Tally(self.run.candidates, worst, self.display)
-        strategy = MultiObjectiveStrategy(proposer, archive, self.space.objectives, self.run.candidates, tally.add)
+        explorer = Explorer(proposer, archive, self.space.objectives, self.run.candidates, tally.add)
+        strategy = MultiObjectiveStrategy(explorer)
         explore(self.space, strategy, lambda genotype: judge.accuracy(self.space.policy_of(genotype)))
         return self._finish(tally, proposer, screen)
 
