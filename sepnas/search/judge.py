@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from sepnas.nets.supernet import Supernet, recalibrate_batch_norm
 from sepnas.spec.policy import TransmissionPolicy
+from sepnas.spec.space import Genotype
 from sepnas.train.images import ImageData
 
 CALIBRATION_IMAGES = 256
 BATCH = 512
 
 
+def calibration_data(data: ImageData, seed: int, images: int = CALIBRATION_IMAGES) -> ImageData:
+    """``data`` with only those training images that a judge calibrates with."""
+    chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:images]
+    return replace(data, train=data.train.take(chosen))
+
+
 class SupernetJudge:
-    """Accuracy of a policy: batch norm statistics are measured anew on training images, then validation counts."""
+    """Accuracy of a policy: batch norm statistics are measured anew on training images, then validation counts.
+
+    Without a ``seed`` all training images are used, in their order (see :func:`calibration_data`).
+    """
 
     def __init__(
-        self, network: Supernet, data: ImageData, seed: int, device: torch.device, images: int = CALIBRATION_IMAGES
+        self,
+        network: Supernet,
+        data: ImageData,
+        seed: int | None,
+        device: torch.device,
+        images: int = CALIBRATION_IMAGES,
     ) -> None:
         self.network = network.to(device)
-        chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:images]
-        self.calibration_BCHW = data.normalise(data.train.images[chosen].to(device))
+        train = data.train if seed is None else calibration_data(data, seed, images).train
+        self.calibration_BCHW = data.normalise(train.images.to(device))
         self.images_BCHW = data.normalise(data.val.images.to(device))
         self.labels_B = data.val.labels.to(device)
+
+    def __call__(self, genotype: Genotype) -> float:
+        """The accuracy of a point of the supernet's space."""
+        return self.accuracy(self.network.space.policy_of(genotype))
 
     @torch.inference_mode()
     def accuracy(self, policy: TransmissionPolicy) -> float:

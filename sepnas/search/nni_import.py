@@ -14,23 +14,30 @@ with warnings.catch_warnings():
     # It wonders about classes of torch that are younger than itself, and none of them concerns us.
     warnings.simplefilter("ignore")
     import nni
+    import nni_node
     from nni.mutable import ensure_frozen
     from nni.nas.evaluator import FunctionalEvaluator
-    from nni.nas.execution.event import ModelEventType
+    from nni.nas.execution import ExecutionEngine
+    from nni.nas.execution.event import FinalMetricEvent, ModelEventType
     from nni.nas.experiment import NasExperiment, NasExperimentConfig
     from nni.nas.nn.pytorch import ModelSpace
     from nni.nas.strategy.base import Strategy
+    from nni.runtime.tuner_command_channel import TunerCommandChannel
 
 nni.silence_stdout()
 logging.getLogger("nni").addHandler(logging.NullHandler())  # without any handler Python would print its warnings
 
 __all__ = [
+    "ExecutionEngine",
+    "FinalMetricEvent",
     "FunctionalEvaluator",
     "ModelEventType",
     "ModelSpace",
     "NasExperiment",
     "NasExperimentConfig",
     "Strategy",
+    "TunerCommandChannel",
     "ensure_frozen",
     "nni",
+    "nni_node",
 ]

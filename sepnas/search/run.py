@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,12 +16,13 @@ from sepnas.errors import SearchError
 from sepnas.nets.supernet import Supernet
 from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
-from sepnas.search.explorer import Explorer
+from sepnas.search.explorer import BATCH, Explorer
 from sepnas.search.folder import (
     CANDIDATES_FILE,
     FRONT_FILE,
     RUN_FILE,
     SUPERNET_FOLDER,
+    TRIALS_FOLDER,
     Front,
     SearchRun,
     note_supernet,
@@ -31,6 +33,7 @@ from sepnas.search.pareto import hypervolume, pareto_front
 from sepnas.search.progress import ProgressDisplay, ProgressOption, SearchProgress
 from sepnas.search.proposer import Nsga2Proposer
 from sepnas.search.screen import Screen, check_feasible, reference_costs
+from sepnas.search.trials.settings import Trials, trials_engine
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.space import SearchSpace
 from sepnas.train.images import ImageData
@@ -68,20 +71,25 @@ def run_search(
     seed: int = 0,
     supernet_epochs: int | None = None,
     recipe: Recipe | None = None,
+    batch: int = BATCH,
     resume: bool = False,
     progress: ProgressOption = True,
     device: str = "auto",
+    trials: Trials | None = None,
 ) -> SearchResult:
     """Search ``space`` for the best trade-offs on ``cluster`` and write everything to ``out_dir``.
 
     Accuracy is that of validation images over a supernet trained first with ``recipe`` (``supernet_epochs`` replaces
     its epochs); the test split is never touched. ``resume`` goes on after a kill and ends as an unbroken run would.
 
+    Candidates are judged in this process or, with ``trials``, in NNI's trials: to the same result, for the strategy
+    hears of ``batch`` candidates at a time whoever judges them.
+
     Raises :class:`SearchError` (nothing feasible, a folder that holds another search), ``TrainingError``,
     ``StorageError``. Ctrl-C leaves a run that can be resumed, and says so.
     """
     out_dir = Path(out_dir)
-    _check(space, data, candidates, seed)
+    _check(space, data, candidates, seed, batch)
     recipe = supernet_recipe(data, recipe, supernet_epochs)
     wanted = SearchRun(
         space=space,
@@ -90,12 +98,13 @@ def run_search(
         data_sha256=_data_sha256(data),
         recipe=recipe,
         seed=seed,
+        batch=batch,
         candidates=candidates,
     )
     check_feasible(space, cluster, seed)
     run = open_run(out_dir, wanted, resume)
     with ProgressDisplay(progress) as display, _resumable(out_dir, display):
-        search = _Search(run, data, out_dir, device, display)
+        search = _Search(run, data, out_dir, device, display, trials)
         search.train_supernet(progress is True)
         return search.explore()
 
@@ -119,7 +128,16 @@ def supernet_recipe(data: ImageData, recipe: Recipe | None, epochs: int | None) 
 class _Search:
     """One search between its folder and its display."""
 
-    def __init__(self, run: SearchRun, data: ImageData, folder: Path, device: str, display: ProgressDisplay) -> None:
+    def __init__(
+        self,
+        run: SearchRun,
+        data: ImageData,
+        folder: Path,
+        device: str,
+        display: ProgressDisplay,
+        trials: Trials | None,
+    ) -> None:
+        self.trials = trials
         self.run, self.data, self.folder, self.device, self.display = run, data, folder, device, display
         self.space = run.space
         self.seconds = dict(run.seconds)
@@ -157,13 +175,24 @@ class _Search:
                 f"{self.folder}: {len(archive)} candidates are judged already, so `candidates` must be at least that, "
                 f"got {self.run.candidates}; `sepnas pick` takes one of the front"
             )
-        judge = SupernetJudge(self.supernet, self.data, self.run.seed, pick_device(self.device))
         worst = reference_costs(self.space, self.run.cluster, self.run.seed)
         tally = _Tally(self.run.candidates, worst, self.display)
-        explorer = Explorer(proposer, archive, self.space.objectives, self.run.candidates, tally.add)
-        strategy = MultiObjectiveStrategy(explorer)
-        explore(self.space, strategy, lambda genotype: judge.accuracy(self.space.policy_of(genotype)))
+        explorer = Explorer(proposer, archive, self.space.objectives, self.run.candidates, tally.add, self.run.batch)
+        judge = SupernetJudge(self.supernet, self.data, self.run.seed, pick_device(self.device))
+        with self._engine() as engine:
+            explore(self.space, MultiObjectiveStrategy(explorer), judge, engine)
         return self._finish(tally, proposer, screen)
+
+    def _engine(self) -> AbstractContextManager[Any]:
+        """What judges instead of this process, if anything."""
+        if self.trials is None:
+            return nullcontext()
+        from sepnas.search.trials.kit import write_kit
+
+        def fill(kit: Path) -> None:
+            write_kit(kit, self.supernet, self.data, self.run.seed, self.device)
+
+        return trials_engine(self.trials, self.folder / TRIALS_FOLDER, fill, self.display.say)
 
     def _finish(self, tally: _Tally, proposer: Nsga2Proposer, screen: Screen) -> SearchResult:
         if not tally.candidates:
@@ -215,9 +244,10 @@ def _named(candidate: Candidate, space: str) -> Candidate:
     return candidate.model_copy(update={"architecture": architecture})
 
 
-def _check(space: SearchSpace, data: ImageData, candidates: int, seed: int) -> None:
-    if candidates < 1:
-        raise SearchError(f"`candidates` must be at least 1, got {candidates}")
+def _check(space: SearchSpace, data: ImageData, candidates: int, seed: int, batch: int) -> None:
+    for name, value in (("candidates", candidates), ("batch", batch)):
+        if value < 1:
+            raise SearchError(f"`{name}` must be at least 1, got {value}")
     if not 0 <= seed < 1 << 32:
         raise SearchError(f"`seed` must be within 0..{(1 << 32) - 1}, got {seed}")
     for name in ("image_size", "in_channels", "num_classes"):
