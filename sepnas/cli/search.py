@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 from rich.table import Table
 
 from sepnas.cli.common import console, number, seconds
 from sepnas.cli.learn import Compute, DataName, DataRoot, Download, Resume, Seed, Threads
+from sepnas.errors import SearchError
+from sepnas.search.explorer import BATCH
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.space import SearchSpace
 
 if TYPE_CHECKING:
     from sepnas.search.candidate import Candidate
+    from sepnas.search.trials.settings import Trials
+
+Engine: TypeAlias = Literal["in-process", "local", "remote"]
 
 
 def search(
@@ -28,6 +33,14 @@ def search(
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the supernet's training.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Recipe of the supernet's training.")] = None,
     seed: Seed = 0,
+    batch: Annotated[int, typer.Option(min=1, help="The strategy hears of so many candidates at a time.")] = BATCH,
+    engine: Annotated[Engine, typer.Option(help="Where candidates are judged; the result is the same.")] = "in-process",
+    workers: Annotated[int, typer.Option(min=1, help="local, remote: how many side by side on a machine.")] = 1,
+    remote: Annotated[list[str] | None, typer.Option(help="remote: USER@HOST[:PORT], or a file of machines.")] = None,
+    ssh_key: Annotated[str | None, typer.Option(help="remote: private key file [the SSH agent's].")] = None,
+    remote_python: Annotated[str | None, typer.Option(help="remote: a Python there that has NNI and torch.")] = None,
+    web_host: Annotated[str, typer.Option(help="Where NNI's page listens; it has no password.")] = "127.0.0.1",
+    web_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of NNI's page [any that is free].")] = 0,
     resume: Resume = False,
     device: Compute = "auto",
     threads: Threads = None,
@@ -37,6 +50,9 @@ def search(
     A supernet with shared weights is trained first; then each candidate's policy is judged on it. Every candidate is
     one line of candidates.jsonl; the Pareto front is front.json. `--resume` goes on after an interruption, to the
     same result as an unbroken run.
+
+    `--engine local` judges in NNI's trials, processes of this machine; `--engine remote` in trials on machines that
+    SSH reaches, which need no data. A trial costs seconds: give each many candidates (`--batch`).
     """
     from sepnas.search.run import run_search
     from sepnas.train.data import load_dataset
@@ -44,6 +60,7 @@ def search(
     from sepnas.train.threads import use_threads_for
 
     chosen = SearchSpace.load(space)
+    trials = _trials(engine, remote or [], ssh_key, remote_python, workers, web_host, web_port)
     use_threads_for(chosen.architecture_of(chosen.largest()), threads)
     result = run_search(
         chosen,
@@ -54,10 +71,31 @@ def search(
         seed=seed,
         supernet_epochs=epochs,
         recipe=load_recipe(recipe) if recipe else None,
+        batch=batch,
         resume=resume,
         device=device,
+        trials=trials,
     )
     print_front(result.front)
+
+
+def _trials(
+    engine: Engine,
+    remote: list[str],
+    ssh_key: str | None,
+    remote_python: str | None,
+    workers: int,
+    web_host: str,
+    web_port: int,
+) -> Trials | None:
+    from sepnas.search.trials.machines import read_machines
+    from sepnas.search.trials.settings import Trials
+
+    if (engine == "remote") != bool(remote):
+        raise SearchError("`--engine remote` and `--remote` belong together: name the machines with --remote USER@HOST")
+    if engine == "in-process":
+        return None
+    return Trials(workers, read_machines(remote, ssh_key, remote_python), web_host, web_port)
 
 
 def print_front(front: list[Candidate]) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import queue
+import secrets
 import signal
 import socket
 import subprocess
@@ -26,7 +27,6 @@ from typing import Any
 from sepnas.errors import SearchError
 from sepnas.search.nni_import import TunerCommandChannel, nni_node
 
-EXPERIMENT = "sepnas"
 PRELOAD = Path(__file__).with_name("preload.js")
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
@@ -58,14 +58,21 @@ Event = Answer | Ended | Over
 class NniManager:
     """A running manager: submit trials, hear of them in ``events``, stop it.
 
-    ``service`` is the training service's part of NNI's configuration. Raises :class:`SearchError` when it does not
-    start.
+    ``service`` is the training service's part of NNI's configuration; ``machines`` is what remote.js
+    must know of its machines. Raises :class:`SearchError` when it does not start.
     """
 
     def __init__(
-        self, folder: Path, service: Mapping[str, Any], concurrency: int, web_host: str = "127.0.0.1", web_port: int = 0
+        self,
+        folder: Path,
+        service: Mapping[str, Any],
+        concurrency: int,
+        web_host: str = "127.0.0.1",
+        web_port: int = 0,
+        machines: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder, self.port = folder, web_port or _free_port()
+        self.folder, self.port, self.machines = folder, web_port or _free_port(), machines
+        self.experiment = f"sepnas-{secrets.token_hex(4)}"  # a machine's folders are named after it
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.complaint = ""
         self._submitted = 0
@@ -118,18 +125,18 @@ class NniManager:
 
     def log(self) -> str:
         """What NNI says went wrong, at most a few lines."""
-        written = [self.folder / "manager.txt", self.folder / EXPERIMENT / "log" / "nnimanager.log"]
+        written = [self.folder / "manager.txt", self.folder / self.experiment / "log" / "nnimanager.log"]
         lines = [line for path in written if path.exists() for line in path.read_text(errors="replace").splitlines()]
         return "\n".join([line for line in lines if "ERROR" in line or "sepnas:" in line][-SHOWN_LINES:])
 
     def _launch(self, web_host: str) -> subprocess.Popen[bytes]:
         manifest = self.folder / "nni-experiments" / ".experiment"
         manifest.parent.mkdir(parents=True, exist_ok=True)
-        manifest.write_text(json.dumps({EXPERIMENT: {}}))
+        manifest.write_text(json.dumps({self.experiment: {}}))
         home = Path(nni_node.__path__[0])
         arguments = {
             "port": self.port,
-            "experiment-id": EXPERIMENT,
+            "experiment-id": self.experiment,
             "action": "create",
             "experiments-directory": self.folder,
             "log-level": "info",
@@ -143,6 +150,9 @@ class NniManager:
             "SEPNAS_NNI_HOME": str(self.folder),
             "SEPNAS_WEB_HOST": web_host,
         }
+        if self.machines is not None:
+            remote = {"port": self.port, "id": self.experiment, "machines": self.machines}
+            environment["SEPNAS_REMOTE"] = json.dumps(remote)
         command = [str(home / "node"), str(home / "main.js")]
         command += [f"--{name}={value}" for name, value in arguments.items()]
         with (self.folder / "manager.txt").open("ab") as output:

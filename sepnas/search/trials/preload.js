@@ -14,7 +14,8 @@ net.Server.prototype.listen = function (port, ...rest) {
     also.listen({ port, host: asked });
     this.on('close', () => also.close());
   }
-  return listen.call(this, { port, host: everywhere ? asked : '127.0.0.1' }, ...rest.filter((x) => typeof x === 'function'));
+  const host = everywhere ? asked : '127.0.0.1';
+  return listen.call(this, { port, host }, ...rest.filter((item) => typeof item === 'function'));
 };
 
 // It keeps a list of all experiments in the home folder; ours are nobody else's concern.
@@ -26,4 +27,5 @@ if (process.env.SEPNAS_LIFELINE === String(process.ppid)) {
     process.kill(process.pid, 'SIGTERM'); // NNI's own way to stop: it ends its trials
     setTimeout(() => process.exit(1), 10000).unref();
   });
+  if (process.env.SEPNAS_REMOTE) require('./remote.js');
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sepnas.errors import SearchError, StorageError
+from sepnas.search.trials.machines import Machine
 
 PATIENCE_S = 1800.0
 MODULE = "sepnas.search.trials.trial"
@@ -20,13 +21,14 @@ MODULE = "sepnas.search.trials.trial"
 
 @dataclass(frozen=True)
 class Trials:
-    """Judge candidates in NNI's trials, ``workers`` side by side.
+    """Judge candidates in NNI's trials, ``workers`` side by side: on this machine, or on each of ``machines``.
 
     NNI's page and interface have no password: ``web_host`` other than 127.0.0.1 opens them to whoever reaches it. A
     trial that does not report for ``patience_s`` is ended and submitted again.
     """
 
     workers: int = 1
+    machines: tuple[Machine, ...] = ()
     web_host: str = "127.0.0.1"
     web_port: int = 0
     patience_s: float = PATIENCE_S
@@ -35,10 +37,33 @@ class Trials:
         if self.workers < 1:
             raise SearchError(f"`workers` must be at least 1, got {self.workers}")
 
+    @property
+    def side_by_side(self) -> int:
+        return self.workers * max(1, len(self.machines))
+
     def service(self, kit: Path) -> dict[str, Any]:
         """The training service's part of NNI's configuration."""
-        command = f"exec {shlex.quote(sys.executable)} -m {MODULE}"
-        return {"platform": "local", "trialCommand": command, "trialCodeDirectory": str(kit)}
+        if not self.machines:
+            command = f"exec {shlex.quote(sys.executable)} -m {MODULE}"
+            return {"platform": "local", "trialCommand": command, "trialCodeDirectory": str(kit)}
+        return {
+            "platform": "remote",
+            "trialCommand": f'exec "$SEPNAS_PYTHON" -m {MODULE}',  # see remote.js
+            "trialCodeDirectory": str(kit),
+            "nniManagerIp": "127.0.0.1",  # the machine's end of the tunnel
+            "reuseMode": False,
+            "machineList": [_configuration(machine) for machine in self.machines],
+        }
+
+    def facts(self) -> dict[str, Any] | None:
+        """What remote.js must know of the machines; None for this one. :class:`SearchError` for an unknown key."""
+        found = {machine.address: {"python": machine.python, "keys": machine.keys()} for machine in self.machines}
+        return found or None
+
+
+def _configuration(machine: Machine) -> dict[str, Any]:
+    key = {"sshKeyFile": str(Path(machine.ssh_key).expanduser())} if machine.ssh_key else {}
+    return {"host": machine.host, "port": machine.port, "user": machine.user, **key}
 
 
 @contextmanager
@@ -52,7 +77,7 @@ def trials_engine(
     from sepnas.search.trials.engine import TrialsEngine
     from sepnas.search.trials.manager import NniManager
 
-    folder = folder.resolve()
+    facts, folder = trials.facts(), folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
     kit = folder / "kit"
     try:
@@ -62,11 +87,11 @@ def trials_engine(
 
     def start() -> NniManager:
         place = Path(tempfile.mkdtemp(prefix="nni-", dir=folder))
-        manager = NniManager(place, trials.service(kit), trials.workers, trials.web_host, trials.web_port)
+        manager = NniManager(place, trials.service(kit), trials.side_by_side, trials.web_host, trials.web_port, facts)
         say(f"NNI's page: http://{trials.web_host}:{manager.port}")
         return manager
 
-    engine = TrialsEngine(start, trials.workers, trials.patience_s)
+    engine = TrialsEngine(start, trials.side_by_side, trials.patience_s)
     try:
         write_kit(kit)
         yield engine
