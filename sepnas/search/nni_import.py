@@ -18,9 +18,10 @@ with warnings.catch_warnings():
     from nni.mutable import ensure_frozen
     from nni.nas.evaluator import FunctionalEvaluator
     from nni.nas.execution import ExecutionEngine
-    from nni.nas.execution.event import FinalMetricEvent, ModelEventType
+    from nni.nas.execution.event import FinalMetricEvent, ModelEventType, TrainingEndEvent
     from nni.nas.experiment import NasExperiment, NasExperimentConfig
     from nni.nas.nn.pytorch import ModelSpace
+    from nni.nas.space import ModelStatus
     from nni.nas.strategy.base import Strategy
     from nni.runtime.tuner_command_channel import TunerCommandChannel
 
@@ -33,9 +34,11 @@ __all__ = [
     "FunctionalEvaluator",
     "ModelEventType",
     "ModelSpace",
+    "ModelStatus",
     "NasExperiment",
     "NasExperimentConfig",
     "Strategy",
+    "TrainingEndEvent",
     "TunerCommandChannel",
     "ensure_frozen",
     "nni",

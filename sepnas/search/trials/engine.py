@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sepnas.errors import SearchError
-from sepnas.search.nni_import import ExecutionEngine, FinalMetricEvent
+from sepnas.search.nni_import import ExecutionEngine, FinalMetricEvent, ModelStatus, TrainingEndEvent
 from sepnas.search.trials.manager import Answer, Ended, NniManager, Over
 from sepnas.spec.space import Choice
 
@@ -26,9 +26,11 @@ class TrialsEngine(ExecutionEngine):  # type: ignore[misc]  # NNI has no types
     :class:`SearchError` says why.
     """
 
-    def __init__(self, start: Callable[[], NniManager], workers: int, patience_s: float) -> None:
+    def __init__(
+        self, start: Callable[[], NniManager], workers: int, patience_s: float, say: Callable[[str], None]
+    ) -> None:
         super().__init__()
-        self.start, self.workers, self.patience_s = start, workers, patience_s
+        self.start, self.workers, self.patience_s, self.say = start, workers, patience_s, say
         self.manager: NniManager | None = None
 
     def submit_models(self, *models: Any) -> None:
@@ -69,6 +71,7 @@ class TrialsEngine(ExecutionEngine):  # type: ignore[misc]  # NNI has no types
         running = {manager.submit({"genotypes": part}) for part in parts}
         heard_at = time.monotonic()
         while waiting and running:
+            self._tell(manager)
             try:
                 event = manager.events.get(timeout=LOOK_INTERVAL_S)
             except queue.Empty:
@@ -90,10 +93,17 @@ class TrialsEngine(ExecutionEngine):  # type: ignore[misc]  # NNI has no types
         model = waiting.pop(frozenset(answer.metric.get("genotype", {}).items()), None)
         if model is not None:
             self.dispatch_model_event(FinalMetricEvent(model, answer.metric))
+            self.dispatch_model_event(TrainingEndEvent(model, ModelStatus.Trained))
 
     def _give_up(self, reason: str) -> str:
         """Stop a manager that is of no more use."""
         assert self.manager is not None
-        said = [text for text in (self.manager.complaint, self.manager.log()) if text]
+        found = [*self._tell(self.manager), self.manager.complaint, self.manager.log()]
         self.shutdown()
-        return "\n".join([reason, *said])
+        return "\n".join([reason, *filter(None, found)])
+
+    def _tell(self, manager: NniManager) -> list[str]:
+        news = manager.news()
+        for text in news:
+            self.say(text)
+        return news

@@ -26,6 +26,7 @@ from typing import Any
 
 from sepnas.errors import SearchError
 from sepnas.search.nni_import import TunerCommandChannel, nni_node
+from sepnas.search.trials import spare_loopback_of_proxies
 
 PRELOAD = Path(__file__).with_name("preload.js")
 START_TIMEOUT_S = 120.0
@@ -71,10 +72,12 @@ class NniManager:
         web_port: int = 0,
         machines: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder, self.port, self.machines = folder, web_port or _free_port(), machines
+        self.folder, self.port, self.machines = folder, _free_port(web_port), machines
         self.experiment = f"sepnas-{secrets.token_hex(4)}"  # a machine's folders are named after it
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.complaint = ""
+        self._output, self._heard = folder / "manager.txt", 0
+        spare_loopback_of_proxies()
         self._submitted = 0
         self._stopping = False
         self._process = self._launch(web_host)
@@ -97,7 +100,7 @@ class NniManager:
         return number
 
     def is_sound(self) -> bool:
-        """Whether it runs and has no error of its own (it goes on serving pages after one)."""
+        """Whether it runs without an error; after one it would go on serving pages."""
         if self._process.poll() is not None:
             return False
         try:
@@ -123,11 +126,17 @@ class NniManager:
             assert self._process.stdin is not None
             self._process.stdin.close()
 
+    def news(self) -> list[str]:
+        """What there is to say of machines since it was last asked."""
+        said = [line for line in self._output.read_text(errors="replace").splitlines() if line.startswith("sepnas: ")]
+        new, self._heard = said[self._heard :], len(said)
+        return [line.removeprefix("sepnas: ") for line in new]
+
     def log(self) -> str:
-        """What NNI says went wrong, at most a few lines."""
-        written = [self.folder / "manager.txt", self.folder / self.experiment / "log" / "nnimanager.log"]
-        lines = [line for path in written if path.exists() for line in path.read_text(errors="replace").splitlines()]
-        return "\n".join([line for line in lines if "ERROR" in line or "sepnas:" in line][-SHOWN_LINES:])
+        """The errors that NNI wrote down, at most a few lines."""
+        written = self.folder / self.experiment / "log" / "nnimanager.log"
+        lines = written.read_text(errors="replace").splitlines() if written.exists() else []
+        return "\n".join([line for line in lines if "ERROR" in line][-SHOWN_LINES:])
 
     def _launch(self, web_host: str) -> subprocess.Popen[bytes]:
         manifest = self.folder / "nni-experiments" / ".experiment"
@@ -155,7 +164,7 @@ class NniManager:
             environment["SEPNAS_REMOTE"] = json.dumps(remote)
         command = [str(home / "node"), str(home / "main.js")]
         command += [f"--{name}={value}" for name, value in arguments.items()]
-        with (self.folder / "manager.txt").open("ab") as output:
+        with self._output.open("ab") as output:
             return subprocess.Popen(
                 command,
                 cwd=home,
@@ -170,7 +179,7 @@ class NniManager:
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             if self._process.poll() is not None:
-                raise SearchError(f"NNI's server ended as it started: {self.log() or self._process.returncode}")
+                raise SearchError(f"NNI's server ended as it started: {self._output.read_text(errors='replace')}")
             try:
                 if self._request("GET", "check-status")["status"] == "INITIALIZED":
                     return
@@ -218,13 +227,16 @@ class NniManager:
             data=None if data is None else json.dumps(data).encode(),
             headers={"Content-Type": "application/json"},
         )
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with direct.open(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=30) as response:
             text = response.read().decode(errors="replace")
         return text if raw else json.loads(text)
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
+def _free_port(wanted: int) -> int:
+    """The wanted port of 127.0.0.1, or any for 0; :class:`SearchError` when it is taken."""
+    try:
+        with socket.create_server(("127.0.0.1", wanted)) as server:
+            port: int = server.getsockname()[1]
+    except OSError as error:
+        raise SearchError(f"port {wanted} cannot be used for NNI's page: {error.strerror or error}") from error
     return port

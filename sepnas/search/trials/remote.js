@@ -37,7 +37,9 @@ function patchSsh(Ssh) {
     this.client.on('error', (error) => say(`${named(this.config)}: ${error.message}`));
     this.client.on('tcp connection', (_, accept) => {
       const [ours, theirs] = [net.connect(remote.port, '127.0.0.1'), accept()];
-      for (const [from, to] of [[ours, theirs], [theirs, ours]]) from.on('error', () => to.destroy()).pipe(to);
+      for (const [from, to] of [[ours, theirs], [theirs, ours]]) {
+        from.on('error', () => from.destroy()).on('close', () => to.destroy()).pipe(to);
+      }
     });
     this.tunnelPort = await promisify(this.client.forwardIn.bind(this.client))('127.0.0.1', 0);
   };

@@ -91,7 +91,7 @@ def trials_engine(
         say(f"NNI's page: http://{trials.web_host}:{manager.port}")
         return manager
 
-    engine = TrialsEngine(start, trials.side_by_side, trials.patience_s)
+    engine = TrialsEngine(start, trials.side_by_side, trials.patience_s, say)
     try:
         write_kit(kit)
         yield engine

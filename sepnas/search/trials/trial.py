@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nni
 
+from sepnas.search.trials import spare_loopback_of_proxies
 from sepnas.search.trials.kit import read_judge
 
 WATCH_INTERVAL_S = 1.0
@@ -20,6 +21,7 @@ WATCH_INTERVAL_S = 1.0
 
 def main() -> None:
     _end_with_parent()
+    spare_loopback_of_proxies()
     judge = read_judge(Path())
     best = 0.0
     for genotype in nni.get_next_parameter()["genotypes"]:
