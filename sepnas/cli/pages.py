@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -99,13 +98,13 @@ def link_bytes(simulation: Simulation, counters: Counters) -> tuple[LinkBytes, .
 
 
 def training_curves(run: Path) -> tuple[Curve, ...]:
-    """Loss and validation accuracy of a training run."""
-    from sepnas.train.loop import HISTORY
+    """Loss and validation accuracy of a training run so far; raises :class:`TrainingError`."""
+    from sepnas.train.record import read_history
 
-    lines = [json.loads(line) for line in (run / HISTORY).read_text().splitlines()]
+    history = read_history(run)
     return (
-        Curve("training loss", "loss", tuple(line["train_loss"] for line in lines)),
-        Curve("validation accuracy", "accuracy", tuple(line["val_accuracy"] for line in lines)),
+        Curve("training loss", "loss", tuple(record.train_loss for record in history)),
+        Curve("validation accuracy", "accuracy", tuple(record.val_accuracy for record in history)),
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from sepnas.cli.common import console
 from sepnas.cost.simulator import simulate
@@ -13,6 +14,8 @@ from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.cluster import Cluster, uniform_cluster
+
+MOST_COLUMNS = 1000
 
 
 def report(
@@ -75,4 +78,10 @@ def results(
     from sepnas.cli.main import VERBS
     from sepnas.report.results import collect_results, results_table
 
-    console.print(results_table(collect_results(root, VERBS)))
+    experiments = collect_results(root, VERBS)
+    if not any(experiment.result for experiment in experiments):
+        missing = "holds no experiments/*/result.json" if root.is_dir() else "is no folder"
+        raise SpecError(f"{root}: {missing}; name the folder of the repository")
+    table = results_table(experiments)
+    # as wide as it is, whatever the terminal: names in columns of one letter help nobody
+    Console(width=Console(width=MOST_COLUMNS).measure(table).maximum).print(table)

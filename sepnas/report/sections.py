@@ -16,7 +16,7 @@ from sepnas.report.figures.policy import policy_drawing, transfers_of
 from sepnas.report.figures.style import Drawing
 from sepnas.report.figures.svg import inline_svg
 from sepnas.report.figures.timeline import busy_rows, timeline_drawing
-from sepnas.report.units import format_bytes, format_seconds, format_share
+from sepnas.report.units import format_bytes, format_count, format_seconds, format_share
 from sepnas.spec.policy import ExchangePoint, Transfer
 
 _LONG = 12
@@ -77,8 +77,8 @@ def _front(content: ReportContent) -> Section | None:
     return Section(
         "front",
         "The search",
-        f"{len(candidates)} candidates, {sum(c.on_front for c in candidates)} of them on the Pareto front: no other "
-        "candidate is at least as accurate, as fast and as silent, and better in one of the three.",
+        f"{format_count(len(candidates), 'candidate')}, {sum(c.on_front for c in candidates)} of them on the Pareto "
+        "front: no other candidate is at least as accurate, as fast and as silent, and better in one of the three.",
         (
             _picture(partial(front_drawing, candidates, "payload_bytes"), bytes_caption),
             _picture(partial(front_drawing, candidates, "latency_s"), latency_caption),
@@ -95,9 +95,9 @@ def _candidate_tables(candidates: Sequence[CandidatePoint]) -> Iterator[Table]:
     if known:
         yield _candidate_table("Chosen and named", known, False)
     if front:
-        yield _candidate_table(f"The Pareto front: {len(front)} candidates", front, len(front) > _LONG)
+        yield _candidate_table(f"The Pareto front: {format_count(len(front), 'candidate')}", front, len(front) > _LONG)
     if rest:
-        yield _candidate_table(f"The other {len(rest)} candidates", rest, True)
+        yield _candidate_table(f"The other {format_count(len(rest), 'candidate')}", rest, True)
 
 
 def _candidate_table(caption: str, candidates: Sequence[CandidatePoint], folded: bool) -> Table:
@@ -125,12 +125,14 @@ def _policy(content: ReportContent) -> Section | None:
     widths = ", ".join(f"{p.cardinality}x{p.bottleneck_width}d" for p in architecture.parts)
     rows = tuple(_transfer_row(point, transfer) for point, transfer in transfers_of(architecture))
     header = ("after block", "from → to", "channels", "wire format", "lag", "merge")
-    tables = (Table(f"The {len(rows)} transfers", header, rows, folded=True, num_text_columns=2),) if rows else ()
+    caption = f"The {format_count(len(rows), 'transfer')}"
+    tables = (Table(caption, header, rows, folded=True, num_text_columns=2),) if rows else ()
     return Section(
         "policy",
         "Who sends what to whom",
-        f"{architecture.name}, depth {architecture.depth}, over {architecture.num_devices} devices (cardinality "
-        f"and bottleneck width: {widths}), with the transmission policy “{architecture.policy.name}”.",
+        f"{architecture.name}, depth {architecture.depth}, over "
+        f"{format_count(architecture.num_devices, 'device')} (cardinality and bottleneck width: {widths}), with the "
+        f"transmission policy “{architecture.policy.name}”.",
         (_picture(partial(policy_drawing, architecture), "Each box is a block; time goes to the right.", wide=True),),
         tables,
     )
@@ -185,7 +187,7 @@ def _accuracy(content: ReportContent) -> Section | None:
     if accuracy is None:
         return None
     differ = accuracy.answers_that_differ
-    agree = "agree on every image" if differ == 0 else f"differ on {differ} images"
+    agree = "agree on every image" if differ == 0 else f"differ on {format_count(differ, 'image')}"
     pictures: tuple[Picture, ...] = ()
     if accuracy.classes:
         lowest = sorted(accuracy.classes, key=lambda c: min(c.whole, c.devices))[:_MOST_CLASSES]
@@ -196,7 +198,8 @@ def _accuracy(content: ReportContent) -> Section | None:
     return Section(
         "accuracy",
         "Accuracy",
-        f"{accuracy.num_images:,} images through the whole network and through the devices: their answers {agree}.",
+        f"{format_count(accuracy.num_images, 'image')} through the whole network and through the devices: "
+        f"their answers {agree}.",
         pictures,
         tuple(_accuracy_tables(accuracy)),
     )
@@ -205,10 +208,10 @@ def _accuracy(content: ReportContent) -> Section | None:
 def _accuracy_tables(accuracy: Accuracy) -> Iterator[Table]:
     header = ("class", "whole network", "through the devices")
     total = ("all classes", format_share(accuracy.whole), format_share(accuracy.devices))
-    yield Table(f"Accuracy on {accuracy.num_images:,} images", header, (total,))
+    yield Table(f"Accuracy on {format_count(accuracy.num_images, 'image')}", header, (total,))
     rows = tuple((c.name, format_share(c.whole), format_share(c.devices)) for c in accuracy.classes)
     if rows:
-        yield Table(f"Accuracy of {len(rows)} classes", header, rows, folded=len(rows) > _LONG)
+        yield Table(f"Accuracy of {format_count(len(rows), 'class')}", header, rows, folded=len(rows) > _LONG)
 
 
 def _history(content: ReportContent) -> Section | None:

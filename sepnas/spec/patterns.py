@@ -49,13 +49,13 @@ def pattern_pairs(text: str, num_devices: int) -> Pairs:
         return ()
     if name == "all-to-all" and not argument:
         return all_to_all(num_devices)
-    if name == "permutation":
-        order = [int(rank) for rank in re.findall(r"\d+" if "," in argument else r"\d", argument)]
+    if name == "permutation" and re.fullmatch(r"\d+(,\d+)*", argument):
+        order = [int(rank) for rank in (argument.split(",") if "," in argument else argument)]
         if len(order) != num_devices:
             raise SpecError(f"pattern {text!r} names {len(order)} ranks, but there are {num_devices} devices")
         return permutation(order)
     makers: dict[str, Callable[[int, int], Pairs]] = {"ring": ring, "swap": swap, "star": star}
-    if name in makers and argument.isdigit():
+    if name in makers and argument.isdecimal():
         number = int(argument)
         if number >= num_devices or (number == 0 and name != "star"):
             least = 0 if name == "star" else 1

@@ -201,7 +201,7 @@ def _readout(name: str, num_devices: int, where: str) -> Readout:
     kind, _, rank = name.partition(":")
     if name == "mean":
         return Readout(kind="mean")
-    if kind != "device" or not rank.isdigit() or int(rank) >= num_devices:
+    if kind != "device" or not rank.isdecimal() or int(rank) >= num_devices:
         raise SpecError(f"{where} is {name!r}; allowed: mean, device:R with R in 0..{num_devices - 1}")
     return Readout(kind="device", device=int(rank))
 

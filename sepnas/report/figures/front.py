@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentF
 from sepnas.report.content import CandidatePoint
 from sepnas.report.figures.labels import label_points
 from sepnas.report.figures.style import HALF_WIDTH_IN, INK, MUTED, RED, Drawing, Tip, legend_above, new_axes
-from sepnas.report.units import format_bytes, format_seconds, format_share
+from sepnas.report.units import format_bytes, format_count, format_seconds, format_share
 
 Horizontal = Literal["payload_bytes", "latency_s"]
 
@@ -205,6 +205,6 @@ def _description(candidates: Sequence[CandidatePoint], horizontal: Horizontal) -
     what = "payload bytes" if horizontal == "payload_bytes" else "latency"
     best = max(candidates, key=lambda candidate: candidate.objectives["accuracy"])
     return (
-        f"Scatter plot of {what} against accuracy: {len(candidates)} candidates, {on_front} on the Pareto front. "
-        f"The most accurate is {candidate_text(best)}. All numbers stand in the table below."
+        f"Scatter plot of {what} against accuracy: {format_count(len(candidates), 'candidate')}, {on_front} on the "
+        f"Pareto front. The most accurate is {candidate_text(best)}. All numbers stand in the table below."
     )

@@ -24,6 +24,7 @@ from sepnas.report.figures.style import (
     legend_above,
     new_axes,
 )
+from sepnas.report.units import format_count
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.policy import ExchangePoint, Transfer
 from sepnas.spec.wire import WIRE_FORMATS, WireFormat
@@ -165,7 +166,7 @@ def _description(architecture: Architecture) -> str:
     policy = architecture.policy
     num_transfers = sum(len(point.transfers) for point in policy.points)
     return (
-        f"Transmission policy '{policy.name}': {num_transfers} transfers between {architecture.num_devices} devices "
-        f"at {len(policy.points)} of {architecture.num_blocks} exchange points. "
-        "Each transfer stands in the table below."
+        f"Transmission policy '{policy.name}': {format_count(num_transfers, 'transfer')} between "
+        f"{format_count(architecture.num_devices, 'device')} at {len(policy.points)} of {architecture.num_blocks} "
+        "exchange points. Each transfer stands in the table below."
     )
