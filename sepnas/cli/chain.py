@@ -128,7 +128,7 @@ def run_chain(chain: Chain) -> Outcome:
     with clock.stage("train the chosen one from scratch"):
         training = _train(chain, chosen.architecture)
     with clock.stage("export: one folder for each device"):
-        export_run(chain.out / TRAINING, chain.out / DEPLOYMENT, name=chosen.architecture.name, force=True)
+        export_run(chain.out / TRAINING, chain.out / DEPLOYMENT, name=chain.out.resolve().name, force=True)
     plan = build_plan(chosen.architecture)
     with clock.stage(f"run: {plan.num_devices} processes, TLS, the test split"):
         answers = _run(chain, plan)

@@ -34,7 +34,7 @@ from sepnas.search.screen import Screen, check_feasible, reference_costs
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.space import SearchSpace
 from sepnas.train.images import ImageData
-from sepnas.train.loop import pick_device, train_network
+from sepnas.train.loop import check_trainable, pick_device, train_network
 from sepnas.train.recipe import RECIPES, Recipe
 from sepnas.train.supernet import SandwichStep
 
@@ -83,6 +83,8 @@ def run_search(
     out_dir = Path(out_dir)
     _check(space, data, candidates, seed)
     recipe = supernet_recipe(data, recipe, supernet_epochs)
+    pick_device(device)
+    check_trainable(space.architecture_of(space.largest()), data, recipe, seed)
     wanted = SearchRun(
         space=space,
         cluster=cluster,
