@@ -64,8 +64,8 @@ def policies_section(content: ReportContent) -> Section | None:
         "policies",
         "What the policies are like",
         "Each line is a candidate, from what its policy is to what it costs and how accurate it is; what is the same "
-        "for all has no axis. Below, who sends what to whom at points of the front. Transfers that cannot reach the "
-        "answer are never sent; they are neither counted nor drawn here.",
+        "for all that send anything has no axis. Below, who sends what to whom at points of the front. Transfers that "
+        "cannot reach the answer are never sent; they are neither counted nor drawn here.",
         (
             picture(partial(parallel_drawing, candidates), "Point at a line: it lights up everywhere.", wide=True),
             *_gallery(front),
@@ -97,12 +97,9 @@ def spread(front: Sequence[CandidatePoint], most: int) -> list[CandidatePoint]:
     ordered = sorted(front, key=lambda c: (c.objectives["payload_bytes"], c.index))
     if len(ordered) <= most:
         return ordered
-    wanted = {round(place * (len(ordered) - 1) / (most - 1)) for place in range(most)}
-    for place, candidate in enumerate(ordered):
-        if (candidate.knee or candidate.chosen) and place not in wanted:
-            inner = wanted - {0, len(ordered) - 1} - {p for p in wanted if ordered[p].knee or ordered[p].chosen}
-            wanted -= {min(inner, key=lambda other: abs(other - place))}
-            wanted |= {place}
+    wanted = {0, len(ordered) - 1, *(place for place, c in enumerate(ordered) if c.knee or c.chosen)}
+    while len(wanted) < most:
+        wanted.add(max(range(len(ordered)), key=lambda place: min(abs(place - other) for other in wanted)))
     return [ordered[place] for place in sorted(wanted)]
 
 

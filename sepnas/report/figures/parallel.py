@@ -64,10 +64,15 @@ _QUANTITIES: dict[str, _Quantity] = {
 def parallel_drawing(candidates: Sequence[CandidatePoint]) -> Drawing:
     """Every candidate as a line from what its policy is to what it costs and gives; the colour is its accuracy.
 
-    What is the same for all candidates has no axis.
+    What is the same for all candidates that send anything has no axis.
     """
     columns = {name: [_value(candidate, name) for candidate in candidates] for name in _QUANTITIES}
-    shown = [name for name, values in columns.items() if _QUANTITIES[name].always or max(values) > min(values)]
+    sending = [candidate for candidate in candidates if candidate.traits["num_transfers"]]
+    shown = [
+        name
+        for name, quantity in _QUANTITIES.items()
+        if quantity.always or len({_value(candidate, name) for candidate in sending}) > 1
+    ]
     figure, axes = new_axes(FULL_WIDTH_IN, 4.3)
     drawing = Drawing("parallel", figure, _description(candidates, shown))
     scales = {name: _scale_of(name, columns[name]) for name in shown}
@@ -131,7 +136,8 @@ def _paint_accuracy(axes: Axes, place: int, values: Sequence[float], norm: Norma
     pieces = list(pairwise(np.linspace(0, 1, 33)))
     low, high = min(values), max(values)
     colours = [COLOURS(norm(low + (high - low) * (bottom + top) / 2)) for bottom, top in pieces]
-    strip = [[(place, bottom), (place, top)] for bottom, top in pieces]
+    # a little longer than they are, for light seams would show between them
+    strip = [[(place, bottom), (place, min(1.0, top + 0.01))] for bottom, top in pieces]
     axes.add_collection(LineCollection(strip, colors=colours, linewidths=7, zorder=6, capstyle="butt"))
 
 

@@ -34,6 +34,7 @@ _BLOCK_WIDTH = 0.44
 _BLOCK_HEIGHT = 0.32
 _MIN_COLUMN_IN = 0.62
 _ROOMY_COLUMN_IN = 1.1
+_MIN_SCALE = 0.5
 
 
 def policy_drawing(architecture: Architecture) -> Drawing:
@@ -66,7 +67,7 @@ def _drawing(
     figure, axes = new_axes(width_in, height_in)
     drawing = Drawing(name, figure, _description(architecture))
     _draw_lanes(drawing, axes, architecture)
-    scale = min(1.0, width_in / num_blocks / _ROOMY_COLUMN_IN)
+    scale = max(_MIN_SCALE, min(1.0, width_in / num_blocks / _ROOMY_COLUMN_IN))
     for number, (point, transfer) in enumerate(transfers_of(architecture)):
         ends = f"after block {point.after}: device {transfer.source} → device {transfer.destination}"
         arrow = _draw_arrow(axes, point, transfer, scale)
