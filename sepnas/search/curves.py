@@ -27,7 +27,8 @@ class SearchCurves:
         folder = run_dir / CURVES_FOLDER
         indices = (candidate.index for candidate in kept)
         whole = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], enumerate(indices)))
-        self._written = whole if folder.exists() else 0
+        # a kill may have come between the archive's last line and its step: that one is written again
+        self._written = max(0, whole - 1) if folder.exists() else 0
         self._scalars = Scalars(folder, self._written + 1)
         self._history = FrontHistory(worst)
         self._waiting: dict[int, tuple[Candidate, float | None]] = {}
