@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -29,12 +30,12 @@ def report(
 ) -> None:
     """Write one self-contained HTML page of a search, a training run, a plan and a trace: whatever is given."""
     from sepnas.cli.pages import (
-        candidate_points,
         machine_rows,
         measured_timeline,
         predicted_timeline,
         training_curves,
     )
+    from sepnas.cli.search_page import search_parts
     from sepnas.report.content import ReportContent
     from sepnas.report.page import write_report
     from sepnas.runtime.trace import Trace
@@ -54,12 +55,13 @@ def report(
         timelines += [measured_timeline(request) for request in Trace.load(trace).requests[-1:]]
     content = ReportContent(
         title=title,
-        candidates=candidate_points(search, key) if search else (),
         timelines=tuple(timelines),
         architecture=chosen,
         history=training_curves(training) if training else (),
         machine=machine_rows(),
     )
+    if search:
+        content = replace(content, **search_parts(search, key))
     console.print(f"written: {write_report(out, content).resolve().as_uri()}")
 
 
