@@ -93,7 +93,8 @@ def before_after_drawing(candidates: Sequence[CandidatePoint], early: int) -> Dr
         "before-after",
         figure,
         f"The front after {format_count(early, 'candidate')} ({format_count(len(before), 'point')}) and at the "
-        f"end ({format_count(len(after), 'point')}), payload bytes against accuracy; {format_count(kept, 'point')} on both. All numbers stand in the tables above.",
+        f"end ({format_count(len(after), 'point')}), payload bytes against accuracy; "
+        f"{format_count(kept, 'point')} on both. All numbers stand in the tables above.",
     )
     counts = [candidate.objectives["payload_bytes"] for candidate in (*before, *after)]
     right = max(counts) if max(counts) > 0 else 1.0
