@@ -124,7 +124,7 @@ def test_local_trials_give_the_result_of_this_process(
     assert spy.found == {"0100007F"}
     assert processes_of(os.getpid()) == {}
     assert list((tmp_path / "home").iterdir()) == []
-    assert sorted(path.name for path in begun.iterdir()) == ["candidates.jsonl", "front.json", "run.json", "supernet"]
+    assert {path.name for path in begun.iterdir()} == {path.name for path in finished.run_dir.iterdir()}
 
 
 def test_a_killed_trial_loses_no_finished_candidate(finished: SearchResult, begun: Path) -> None:
@@ -302,6 +302,25 @@ def test_an_exception_of_the_strategy_leaves_nothing_behind(begun: Path) -> None
     with pytest.raises(ZeroDivisionError):
         search(begun, resume=True, trials=Trials(), progress=Spy(2, fail), **SETTINGS)
     assert processes_of(os.getpid()) == {}
+
+
+@pytest.mark.slow
+def test_the_command_line_chooses_the_engine(tmp_path: Path) -> None:
+    """`sepnas search --engine local` ends with a front."""
+    words = ["search", "search_spaces/demo.yaml", "--out", str(tmp_path / "run"), "--candidates", "4", "--epochs", "1"]
+    command = [sys.executable, "-m", "sepnas", *words, "--engine", "local", "--workers", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "NNI's page: http://127.0.0.1:" in done.stderr
+    assert len(load_candidates(tmp_path / "run")) == 4
+
+
+def test_machines_without_their_engine_are_refused() -> None:
+    """`--remote` without `--engine remote` is a mistake, and is said before anything begins."""
+    command = [sys.executable, "-m", "sepnas", "search", "search_spaces/demo.yaml", "--out", "x", "--remote", "me@host"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "`--engine remote` and `--remote` belong together" in done.stderr
 
 
 @pytest.mark.slow

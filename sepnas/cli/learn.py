@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import Progress
 
-from sepnas.cli.common import console, number
+from sepnas.cli.common import PATH, TEXT, console, number, path_of
 from sepnas.cli.describe import read_architecture
 from sepnas.errors import CheckpointError, DeploymentError
 from sepnas.report.units import format_count
@@ -23,21 +23,6 @@ if TYPE_CHECKING:
     from sepnas.train.images import ImageData
     from sepnas.train.record import TrainingResult
 
-
-def text_of(text: str) -> str:
-    """A value as it was typed; an empty one (an unset variable of the shell) is refused."""
-    if not text:
-        raise typer.BadParameter("is empty")
-    return text
-
-
-def path_of(text: str) -> Path:
-    """A path; an empty one, which Python reads as the current folder, is refused."""
-    return Path(text_of(text))
-
-
-TEXT: dict[str, Any] = {"parser": text_of, "metavar": "TEXT"}
-PATH: dict[str, Any] = {"parser": path_of, "metavar": "PATH"}
 
 DataName = Annotated[
     str, typer.Option("--data", help="digits, cifar10, cifar100, fashion-mnist or folder:PATH.", **TEXT)

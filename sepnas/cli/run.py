@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from sepnas.cli.common import console, number, print_json, seconds
-from sepnas.cli.learn import path_of
+from sepnas.cli.common import console, number, path_of, print_json, seconds
 from sepnas.runtime.protocol import MAX_BATCH
 from sepnas.runtime.session import MAX_DEADLINE_S, Session
 

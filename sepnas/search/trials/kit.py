@@ -19,7 +19,6 @@ from sepnas.search.judge import SupernetJudge, calibration_data
 from sepnas.spec.document import Document
 from sepnas.spec.space import SearchSpace
 from sepnas.train.images import ImageData, Split
-from sepnas.train.loop import pick_device
 
 KIT_FILE, TENSORS_FILE = "kit.json", "kit.safetensors"
 WEIGHT = "weight."
@@ -66,4 +65,4 @@ def read_judge(folder: Path) -> SupernetJudge:
     train, val = (Split(tensors[f"{name}.images"], tensors[f"{name}.labels"]) for name in ("train", "val"))
     classes = tuple(str(number) for number in range(kit.space.network.num_classes))
     data = ImageData("kit", classes, train, val, val.take(torch.arange(0)), kit.mean, kit.std)
-    return SupernetJudge(network, data, None, pick_device(kit.device))
+    return SupernetJudge(network, data, None, torch.device(kit.device))
