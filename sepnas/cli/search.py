@@ -10,7 +10,6 @@ import typer
 from sepnas.cli.front import print_front
 from sepnas.cli.learn import Compute, DataName, DataRoot, Download, Resume, Seed, Threads
 from sepnas.errors import SearchError
-from sepnas.search.explorer import BATCH
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.space import SearchSpace
 
@@ -31,7 +30,7 @@ def search(
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the supernet's training.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Recipe of the supernet's training.")] = None,
     seed: Seed = 0,
-    batch: Annotated[int, typer.Option(min=1, help="The strategy hears of so many candidates at a time.")] = BATCH,
+    batch: Annotated[int | None, typer.Option(min=1, help="Candidates proposed, and judged, at a time [8].")] = None,
     engine: Annotated[Engine, typer.Option(help="Where candidates are judged; the result is the same.")] = "in-process",
     workers: Annotated[int, typer.Option(min=1, help="local, remote: how many side by side on a machine.")] = 1,
     remote: Annotated[list[str] | None, typer.Option(help="remote: USER@HOST[:PORT], or a file of machines.")] = None,
@@ -52,6 +51,7 @@ def search(
     `--engine local` judges in NNI's trials, processes of this machine; `--engine remote` in trials on machines that
     SSH reaches, which need no data. A trial costs seconds: give each many candidates (`--batch`).
     """
+    from sepnas.search.explorer import BATCH
     from sepnas.search.pareto import knee
     from sepnas.search.run import run_search
     from sepnas.train.data import load_dataset
@@ -70,7 +70,7 @@ def search(
         seed=seed,
         supernet_epochs=epochs,
         recipe=load_recipe(recipe) if recipe else None,
-        batch=batch,
+        batch=BATCH if batch is None else batch,
         resume=resume,
         device=device,
         trials=trials,
