@@ -218,7 +218,9 @@ import os, time
 import nni
 number = int(os.environ["NNI_TRIAL_SEQ_ID"])
 {before}
-for genotype in nni.get_next_parameter()["genotypes"]:
+genotypes = nni.get_next_parameter()["genotypes"]
+open(f"asked{{number}}", "w").close()
+for genotype in genotypes:
     nni.report_intermediate_result(
         {{"default": 0.5, "genotype": genotype, "seconds": 0.0, "trial": number, "first": genotype["label"]}}
     )
@@ -249,7 +251,8 @@ def engine_of(
 
 def test_an_answer_is_for_the_genotype_that_it_repeats(tmp_path: Path) -> None:
     """NNI hands the first trial's parameters to the second when that asks first; each genotype gets its own answer."""
-    with engine_of(tmp_path, before="time.sleep(3 * (number == 0))", workers=2) as (engine, told):
+    before = "while number == 0 and not os.path.exists('asked1'): time.sleep(0.1)"
+    with engine_of(tmp_path, before=before, workers=2) as (engine, told):
         engine.submit_models(*MODELS)
     handed = {metric["genotype"]["label"]: metric["trial"] for _, metric in told}
     assert handed == {0: 1, 1: 0, 2: 1, 3: 0}, "NNI pairs rightly by now: this trap is gone"
@@ -265,10 +268,11 @@ def test_trials_that_all_fail_end_the_search(tmp_path: Path) -> None:
         engine.submit_models(*MODELS)
 
 
+@pytest.mark.slow
 def test_a_trial_that_hangs_is_ended(tmp_path: Path) -> None:
     """A trial that reports nothing for a while is ended; what it did not judge, another does."""
     after = "time.sleep(3600 * (number == 0 and not os.path.exists('hung') and open('hung', 'w') is not None))"
-    with engine_of(tmp_path, after=after, patience_s=4.0) as (engine, told):
+    with engine_of(tmp_path, after=after, patience_s=20.0) as (engine, told):
         engine.submit_models(*MODELS)
     assert [model.sample["label"] for model, _ in told] == [0, 1, 2, 3]
     wait_until(lambda: processes_of(os.getpid()) == {})
