@@ -32,7 +32,7 @@ def search(
     seed: Seed = 0,
     batch: Annotated[int | None, typer.Option(min=1, help="Candidates proposed, and judged, at a time [8].")] = None,
     engine: Annotated[Engine, typer.Option(help="Where candidates are judged; the result is the same.")] = "in-process",
-    workers: Annotated[int, typer.Option(min=1, help="local, remote: how many side by side on a machine.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="local, remote: how many side by side; see --threads.")] = 1,
     remote: Annotated[list[str] | None, typer.Option(help="remote: USER@HOST[:PORT], or a file of machines.")] = None,
     ssh_key: Annotated[str | None, typer.Option(help="remote: private key file [the SSH agent's].")] = None,
     remote_python: Annotated[str | None, typer.Option(help="remote: a Python there that has NNI and torch.")] = None,

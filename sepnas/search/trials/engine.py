@@ -66,6 +66,7 @@ class TrialsEngine(ExecutionEngine):  # type: ignore[misc]  # NNI has no types
             self.manager = manager = self.manager or self.start()
         except SearchError as error:
             return str(error)
+        manager.complaint = ""
         genotypes = [model.sample for model in waiting.values()]
         parts = [part for index in range(self.workers) if (part := genotypes[index :: self.workers])]
         running = {manager.submit({"genotypes": part}) for part in parts}
@@ -98,12 +99,11 @@ class TrialsEngine(ExecutionEngine):  # type: ignore[misc]  # NNI has no types
     def _give_up(self, reason: str) -> str:
         """Stop a manager that is of no more use."""
         assert self.manager is not None
-        found = [*self._tell(self.manager), self.manager.complaint, self.manager.log()]
+        self._tell(self.manager)
+        found = [*self.manager.said, self.manager.complaint, self.manager.log()]
         self.shutdown()
         return "\n".join([reason, *filter(None, found)])
 
-    def _tell(self, manager: NniManager) -> list[str]:
-        news = manager.news()
-        for text in news:
+    def _tell(self, manager: NniManager) -> None:
+        for text in manager.news():
             self.say(text)
-        return news

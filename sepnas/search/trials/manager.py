@@ -59,8 +59,8 @@ Event = Answer | Ended | Over
 class NniManager:
     """A running manager: submit trials, hear of them in ``events``, stop it.
 
-    ``service`` is the training service's part of NNI's configuration; ``machines`` is what remote.js
-    must know of its machines. Raises :class:`SearchError` when it does not start.
+    ``service`` is the training service's part of NNI's configuration; ``machines`` is what remote.js must
+    know of its machines. Raises :class:`SearchError` when it does not start.
     """
 
     def __init__(
@@ -76,7 +76,8 @@ class NniManager:
         self.experiment = f"sepnas-{secrets.token_hex(4)}"  # a machine's folders are named after it
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.complaint = ""
-        self._output, self._heard = folder / "manager.txt", 0
+        self.said: list[str] = []
+        self._output = folder / "manager.txt"
         spare_loopback_of_proxies()
         self._submitted = 0
         self._stopping = False
@@ -89,14 +90,17 @@ class NniManager:
             self._begin(service, concurrency)
         except BaseException as error:
             self.stop()
-            if isinstance(error, OSError):
-                raise SearchError(f"NNI's server on port {self.port} does not answer: {error}") from error
-            raise
+            if not isinstance(error, Exception) or isinstance(error, SearchError):
+                raise
+            raise SearchError(f"NNI's server on port {self.port} does not answer: {error}") from error
 
     def submit(self, parameters: Mapping[str, Any]) -> int:
         """Start a trial (when one of those before it makes room); the number that its end will be told with."""
         number, self._submitted = self._submitted, self._submitted + 1
-        self._channel.send_trial(number, parameters)
+        try:
+            self._channel.send_trial(number, parameters)
+        except Exception:  # whatever the channel makes of a lost connection
+            self.events.put(Over())
         return number
 
     def is_sound(self) -> bool:
@@ -116,21 +120,20 @@ class NniManager:
         self._stopping = True
         self._process.terminate()
         try:
-            self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            pass
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_TIMEOUT_S)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)  # the group is ours: it was made for this process
-            self._process.wait()
+            if self._process.poll() is None:
+                os.killpg(self._process.pid, signal.SIGKILL)  # the group was made for this process
+                self._process.wait()
             assert self._process.stdin is not None
             self._process.stdin.close()
 
     def news(self) -> list[str]:
         """What there is to say of machines since it was last asked."""
-        said = [line for line in self._output.read_text(errors="replace").splitlines() if line.startswith("sepnas: ")]
-        new, self._heard = said[self._heard :], len(said)
-        return [line.removeprefix("sepnas: ") for line in new]
+        lines = self._output.read_text(errors="replace").splitlines()
+        known, self.said = len(self.said), [line[8:] for line in lines if line.startswith("sepnas: ")]
+        return self.said[known:]
 
     def log(self) -> str:
         """The errors that NNI wrote down, at most a few lines."""
