@@ -12,6 +12,8 @@ from sepnas.search.candidate import Candidate
 from sepnas.spec.space_parts import DIRECTIONS
 
 Points = NDArray[np.float64]
+LOG_DETAIL = 100.0
+"""Below one part in so many of the worst, a log share is about linear: less is not worth telling apart."""
 
 
 def minimised(candidates: Sequence[Candidate]) -> Points:
@@ -37,14 +39,36 @@ def hypervolume(front: Sequence[Candidate], worst: Mapping[str, float]) -> float
     """
     if not front:
         return 0.0
-    rows = [[_share(name, value, worst) for name, value in c.objectives.items()] for c in front]
+    rows = [list(shares(c.objectives, worst).values()) for c in front]
     return float(moocore.hypervolume(np.asarray(rows), ref=[1.0] * len(rows[0])))
+
+
+def shares(objectives: Mapping[str, float], worst: Mapping[str, float]) -> dict[str, float]:
+    """Each objective from 0 (ideal) to 1 (accuracy 0, or a cost of ``worst``)."""
+    return {name: _share(name, value, worst) for name, value in objectives.items()}
 
 
 def _share(name: str, value: float, worst: Mapping[str, float]) -> float:
     if name == "accuracy":
         return 1.0 - value
     return value / worst[name] if worst[name] else min(value, 1.0)
+
+
+def log_shares(objectives: Mapping[str, float], worst: Mapping[str, float]) -> Points:
+    """As :func:`shares`, in order, costs on a logarithmic scale, for they span decades."""
+    scaled = [
+        share if name == "accuracy" else np.log1p(LOG_DETAIL * share) / np.log1p(LOG_DETAIL)
+        for name, share in shares(objectives, worst).items()
+    ]
+    return np.asarray(scaled, dtype=np.float64)
+
+
+def improvement(front: Points, point: Points) -> float:
+    """What a point adds to the hypervolume of ``front``, rows of shares from 0 to 1."""
+    if (point >= 1).any():
+        return 0.0
+    covered = moocore.hypervolume(np.maximum(front, point), ref=[1.0] * len(point))
+    return float(np.prod(1 - point) - covered)
 
 
 def knee(front: Sequence[Candidate]) -> Candidate:
