@@ -44,8 +44,8 @@ class ScalarisedStrategy(MultiObjectiveStrategy):
 
     def worth(self, objectives: Mapping[str, float]) -> float:
         """The number that NNI's strategy sees, from -1 to 1."""
-        costs = [share for name, share in shares(objectives, self.worst).items() if name != "accuracy"]
-        return objectives["accuracy"] - float(np.mean(costs))
+        costs = {name: value for name, value in objectives.items() if name != "accuracy"}
+        return objectives["accuracy"] - float(np.mean(shares(costs, self.worst)))
 
 
 def make_strategy(
