@@ -14,8 +14,10 @@ import numpy as np
 from cells import CLUSTER, SPACE, WORST, explore_cell, make_judge
 from numpy.typing import NDArray
 
+from sepnas.plan.build import build_plan
 from sepnas.report.recorder import Recorder
 from sepnas.search.candidate import Candidate
+from sepnas.search.canonical import plan_key
 from sepnas.search.explorer import STRATEGIES, StrategyName
 from sepnas.search.pareto import hypervolume, pareto_front
 from sepnas.search.screen import Screen, first_genotypes
@@ -102,11 +104,10 @@ def draw(path: Path, curves: dict[str, Curves], marks: list[int]) -> None:
 def named_candidates(cells: Cells) -> dict[str, list[Candidate]]:
     """The hand-made policy, and all that our strategy starts with: it judges them first."""
     by_key = {candidate.key: candidate for candidate in cells[OURS, 0]}
-    screen = Screen(SPACE, CLUSTER)
-    hand_made = SPACE.genotype_of(named_policy("hand-made", SPACE.num_devices, SPACE.network.depth))
-    assert hand_made is not None
+    network, screen = SPACE.architecture_of(SPACE.largest()), Screen(SPACE, CLUSTER)
+    hand_made = network.with_policy(named_policy("hand-made", network.num_devices, network.depth))
     return {
-        "hand_made": [by_key[screen(hand_made).key]],
+        "hand_made": [by_key[plan_key(build_plan(hand_made))]],
         "start": [by_key[screen(genotype).key] for genotype in first_genotypes(SPACE)],
     }
 
