@@ -41,10 +41,10 @@ class _Child:
 class EvolutionProposer:
     """Multi-objective evolution with a screen, a memory and a predictor in front of the dear evaluation.
 
-    Children are bred from the front. Those that are known, infeasible, or (even if guessed optimistically)
-    dominated are never judged: of all that are left the one is, that would add most to the hypervolume of the front
-    and of those under way. Without ``predictor`` the first new child is judged. It starts with the ends of the space
-    and the paper's named policies. The same seed and the same answers give the same proposals.
+    Children are bred from the front. What is known or infeasible is never judged, and what is dominated, even if its
+    accuracy is guessed optimistically, only when nothing else is left: the child is that would add most to the
+    hypervolume of the front and of those under way. Without ``predictor`` the first new child is. It starts with the
+    ends of the space and the paper's named policies. The same seed and the same answers give the same proposals.
 
     Sources: expected improvement of the hypervolume (Emmerich et al. 2006); a predictor that chooses among children
     (NSGANetV2, arXiv 2007.10396).

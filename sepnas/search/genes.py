@@ -18,8 +18,8 @@ MOST_MUTATIONS = 3
 class GenePool:
     """Draws and breeds genotypes: each gene is the index of a choice. The same seed gives the same ones.
 
-    Source: uniform crossover, and mutation of one to three genes (by the mean). An ask of Optuna's NSGA-II takes
-    4 ms for 60 labels, too much where one of many children is chosen; these take 0.02 ms.
+    Uniform crossover, and mutation of about one to three genes. Asking Optuna's NSGA-II takes 4 ms for 60 labels,
+    too much where one of many children is chosen; this takes some hundredths.
     """
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
