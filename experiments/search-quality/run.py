@@ -89,14 +89,14 @@ def history_rows(curves: Curves, seeds: range, marks: list[int]) -> list[dict[st
 
 def draw(path: Path, curves: dict[str, Curves], marks: list[int]) -> None:
     """Gains against evaluations: the mean of the seeds and their spread."""
-    figure, axes = pyplot.subplots(1, len(curves), figsize=(11, 4))
-    for axis, (title, found) in zip(axes, curves.items(), strict=True):
+    figure, axes = pyplot.subplots(len(SCALES), len(curves) // len(SCALES), figsize=(9, 6))
+    for axis, (title, found) in zip(axes.flat, curves.items(), strict=True):
         for name, rows in found.items():
             axis.plot(marks, rows.mean(axis=0), label=name)
             axis.fill_between(marks, rows.min(axis=0), rows.max(axis=0), alpha=0.2)
         axis.set(title=title, xlabel="accuracy evaluations", ylabel="hypervolume gained")
         axis.set_ylim(bottom=0)
-    axes[0].legend()
+    axes.flat[0].legend(fontsize="small")
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
 
