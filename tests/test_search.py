@@ -136,7 +136,7 @@ def test_the_front_is_what_nothing_dominates(finished: SearchResult) -> None:
 
 def test_a_search_starts_with_the_named_policies(finished: SearchResult) -> None:
     """The first candidates are the ends of the space and the paper's policies that it can express."""
-    first = [SPACE.policy_of(genotype) for genotype in first_genotypes(SPACE)]
+    first = [SPACE.architecture_of(genotype).policy for genotype in first_genotypes(SPACE)]
     found = [candidate.architecture.policy for candidate in load_candidates(finished.run_dir)[:4]]
     assert [p for p in found if p in first] == found
 
@@ -151,7 +151,7 @@ def test_a_kept_accuracy_is_that_of_the_supernet(finished: SearchResult, begun: 
     restore_network(supernet, read_checkpoint(path)[0], path)
     judge = SupernetJudge(supernet, tiny_data(), 3, torch.device("cpu"))
     for candidate in reversed(finished.front):
-        assert judge.accuracy(candidate.architecture.policy) == candidate.objectives["accuracy"]
+        assert judge.accuracy(candidate.architecture) == candidate.objectives["accuracy"]
 
 
 def test_the_test_split_is_never_touched(begun: Path) -> None:

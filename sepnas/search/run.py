@@ -162,7 +162,7 @@ class _Search:
         tally = _Tally(self.run.candidates, worst, self.display)
         explorer = Explorer(proposer, archive, self.space.objectives, self.run.candidates, tally.add)
         strategy = MultiObjectiveStrategy(explorer)
-        explore(self.space, strategy, lambda genotype: judge.accuracy(self.space.policy_of(genotype)))
+        explore(self.space, strategy, lambda genotype: judge.accuracy(self.space.architecture_of(genotype)))
         return self._finish(tally, proposer, screen)
 
     def _finish(self, tally: _Tally, proposer: Nsga2Proposer, screen: Screen) -> SearchResult:
