@@ -333,6 +333,16 @@ def test_accuracies_of_other_weights_are_refused(begun: Path) -> None:
         search(begun, resume=True)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_shipped_space_has_candidates_within_its_bounds(path: Path) -> None:
+    """Every shipped space can be searched on equal devices, and what breaks its bounds is rejected."""
+    space = SearchSpace.load(path)
+    cluster = uniform_cluster(space.num_devices)
+    check_feasible(space, cluster, 0)
+    bounds = [name for name, value in space.constraints if value is not None]
+    assert set(Screen(space, cluster)(space.largest()).excess) == set(bounds)
+
+
 def test_nothing_infeasible_is_paid_for(tmp_path: Path) -> None:
     """Every judged candidate keeps the bounds; what breaks them is rejected by the simulator alone."""
     result = search(tmp_path / "run", space=constrained(max_payload_bytes=300), supernet_epochs=1, candidates=15)
