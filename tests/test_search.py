@@ -138,7 +138,7 @@ def test_the_front_is_what_nothing_dominates(finished: SearchResult) -> None:
 
 def test_a_search_starts_with_the_named_policies(finished: SearchResult) -> None:
     """The first candidates are the ends of the space and the paper's policies that it can express."""
-    first = [SPACE.policy_of(genotype) for genotype in first_genotypes(SPACE)]
+    first = [SPACE.architecture_of(genotype).policy for genotype in first_genotypes(SPACE)]
     found = [candidate.architecture.policy for candidate in load_candidates(finished.run_dir)[:4]]
     assert [p for p in found if p in first] == found
 
@@ -153,7 +153,7 @@ def test_a_kept_accuracy_is_that_of_the_supernet(finished: SearchResult, begun: 
     restore_network(supernet, read_checkpoint(path)[0], path)
     judge = SupernetJudge(supernet, tiny_data(), 3, torch.device("cpu"))
     for candidate in reversed(finished.front):
-        assert judge.accuracy(candidate.architecture.policy) == candidate.objectives["accuracy"]
+        assert judge.accuracy(candidate.architecture) == candidate.objectives["accuracy"]
 
 
 def test_the_test_split_is_never_touched(begun: Path) -> None:
@@ -333,6 +333,16 @@ def test_accuracies_of_other_weights_are_refused(begun: Path) -> None:
     (begun / "run.json").write_text(json.dumps({**run, "supernet_sha256": "0" * 64}))
     with pytest.raises(SearchError, match="weights are not those"):
         search(begun, resume=True)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_shipped_space_has_candidates_within_its_bounds(path: Path) -> None:
+    """Every shipped space can be searched on equal devices, and what breaks its bounds is rejected."""
+    space = SearchSpace.load(path)
+    cluster = uniform_cluster(space.num_devices)
+    check_feasible(space, cluster, 0)
+    bounds = [name for name, value in space.constraints if value is not None]
+    assert set(Screen(space, cluster)(space.largest()).excess) == set(bounds)
 
 
 def test_nothing_infeasible_is_paid_for(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ class _Search:
         explorer = Explorer(proposer, archive, self.space.objectives, self.run.candidates, tally.add)
         strategy = MultiObjectiveStrategy(explorer)
         with tally.curves(self.folder, archive.candidates()):
-            explore(self.space, strategy, lambda genotype: judge.accuracy(self.space.policy_of(genotype)))
+            explore(self.space, strategy, lambda genotype: judge.accuracy(self.space.architecture_of(genotype)))
         return self._finish(tally, proposer, screen)
 
     def _finish(self, tally: Tally, proposer: Nsga2Proposer, screen: Screen) -> SearchResult:
