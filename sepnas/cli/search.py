@@ -9,6 +9,7 @@ import typer
 
 from sepnas.cli.front import print_front
 from sepnas.cli.learn import Compute, DataName, DataRoot, Download, Resume, Seed, Threads
+from sepnas.search.explorer import StrategyName as Strategy
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.space import SearchSpace
 
@@ -24,6 +25,7 @@ def search(
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the supernet's training.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Recipe of the supernet's training.")] = None,
     seed: Seed = 0,
+    strategy: Annotated[Strategy, typer.Option(help="How candidates are chosen.")] = "predictive",
     resume: Resume = False,
     device: Compute = "auto",
     threads: Threads = None,
@@ -33,6 +35,10 @@ def search(
     A supernet with shared weights is trained first; then each candidate's policy is judged on it. Every candidate is
     one line of candidates.jsonl; the Pareto front is front.json. `--resume` goes on after an interruption, to the
     same result as an unbroken run.
+
+    `--strategy predictive` simulates many children of the best and judges the one that a predictor of accuracy, learned
+    on the way, expects most of; `evolution` does without the predictor. For comparison: `nsga2`, plain, and NNI's own
+    `random` and `regularized-evolution`, which see one number, the accuracy less the mean share of the costs.
     """
     from sepnas.search.pareto import knee
     from sepnas.search.run import run_search
@@ -49,6 +55,7 @@ def search(
         out,
         candidates=candidates,
         seed=seed,
+        strategy=strategy,
         supernet_epochs=epochs,
         recipe=load_recipe(recipe) if recipe else None,
         resume=resume,

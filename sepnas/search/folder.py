@@ -14,6 +14,7 @@ from pydantic import Field
 from sepnas.errors import SearchError
 from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
+from sepnas.search.explorer import StrategyName
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.document import Document
 from sepnas.spec.space import SearchSpace
@@ -38,13 +39,14 @@ class SearchRun(Document):
     data_sha256: str
     recipe: Recipe
     seed: int
+    strategy: StrategyName = "predictive"
     candidates: int
     supernet_sha256: str | None = None
     seconds: dict[str, float] = Field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
         """What must be the same for a resumed search."""
-        names = ("space", "cluster", "data", "data_sha256", "recipe", "seed")
+        names = ("space", "cluster", "data", "data_sha256", "recipe", "seed", "strategy")
         return {name: value for name, value in self.to_data().items() if name in names}
 
 

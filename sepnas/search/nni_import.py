@@ -16,21 +16,30 @@ with warnings.catch_warnings():
     import nni
     from nni.mutable import ensure_frozen
     from nni.nas.evaluator import FunctionalEvaluator
-    from nni.nas.execution.event import ModelEventType
+    from nni.nas.execution import Middleware
+    from nni.nas.execution.event import FinalMetricEvent, ModelEventType, TrainingEndEvent
     from nni.nas.experiment import NasExperiment, NasExperimentConfig
     from nni.nas.nn.pytorch import ModelSpace
+    from nni.nas.space import ModelStatus
+    from nni.nas.strategy import Random, RegularizedEvolution
     from nni.nas.strategy.base import Strategy
 
 nni.silence_stdout()
 logging.getLogger("nni").addHandler(logging.NullHandler())  # without any handler Python would print its warnings
 
 __all__ = [
+    "FinalMetricEvent",
     "FunctionalEvaluator",
+    "Middleware",
     "ModelEventType",
     "ModelSpace",
+    "ModelStatus",
     "NasExperiment",
     "NasExperimentConfig",
+    "Random",
+    "RegularizedEvolution",
     "Strategy",
+    "TrainingEndEvent",
     "ensure_frozen",
     "nni",
 ]

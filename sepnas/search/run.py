@@ -14,7 +14,7 @@ from sepnas.errors import SearchError
 from sepnas.nets.supernet import Supernet
 from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
-from sepnas.search.explorer import Explorer
+from sepnas.search.explorer import STRATEGIES, Explorer, StrategyName
 from sepnas.search.folder import (
     CANDIDATES_FILE,
     FRONT_FILE,
@@ -28,8 +28,8 @@ from sepnas.search.folder import (
 from sepnas.search.judge import SupernetJudge
 from sepnas.search.pareto import hypervolume
 from sepnas.search.progress import ProgressDisplay, ProgressOption
-from sepnas.search.proposer import Nsga2Proposer
 from sepnas.search.screen import Screen, check_feasible, reference_costs
+from sepnas.search.strategies import CountingProposer, make_proposer
 from sepnas.search.tally import Tally
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.space import SearchSpace
@@ -66,6 +66,7 @@ def run_search(
     *,
     candidates: int = 200,
     seed: int = 0,
+    strategy: StrategyName = "predictive",
     supernet_epochs: int | None = None,
     recipe: Recipe | None = None,
     resume: bool = False,
@@ -75,13 +76,16 @@ def run_search(
     """Search ``space`` for the best trade-offs on ``cluster`` and write everything to ``out_dir``.
 
     Accuracy is that of validation images over a supernet trained first with ``recipe`` (``supernet_epochs`` replaces
-    its epochs); the test split is never touched. ``resume`` goes on after a kill and ends as an unbroken run would.
+    its epochs); the test split is never touched. ``strategy`` is one of ``STRATEGIES``. ``resume`` goes on after a
+    kill and ends as an unbroken run would.
 
     Raises :class:`SearchError` (nothing feasible, a folder that holds another search), ``TrainingError``,
     ``StorageError``. Ctrl-C leaves a run that can be resumed, and says so.
     """
     out_dir = Path(out_dir)
     _check(space, data, candidates, seed)
+    if strategy not in STRATEGIES:
+        raise SearchError(f"unknown strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
     recipe = supernet_recipe(data, recipe, supernet_epochs)
     pick_device(device)
     check_trainable(space.architecture_of(space.largest()), data, recipe, seed)
@@ -92,6 +96,7 @@ def run_search(
         data_sha256=_data_sha256(data),
         recipe=recipe,
         seed=seed,
+        strategy=strategy,
         candidates=candidates,
     )
     check_feasible(space, cluster, seed)
@@ -149,10 +154,10 @@ class _Search:
     def explore(self) -> SearchResult:
         # NNI takes seconds to import: only a search that explores pays for it.
         from sepnas.search.experiment import explore
-        from sepnas.search.strategy import MultiObjectiveStrategy
+        from sepnas.search.scalarised import make_strategy
 
         screen = Screen(self.space, self.run.cluster)
-        proposer = Nsga2Proposer(self.space, screen, self.run.seed)
+        proposer = make_proposer(self.run.strategy, screen, self.run.seed)
         archive = Archive(self.folder / CANDIDATES_FILE, self.space)
         if self.run.candidates < len(archive):
             raise SearchError(
@@ -163,12 +168,12 @@ class _Search:
         worst = reference_costs(self.space, self.run.cluster, self.run.seed)
         tally = Tally(self.run.candidates, worst, self.display, proposer)
         explorer = Explorer(proposer, archive, self.space.objectives, self.run.candidates, tally.add)
-        strategy = MultiObjectiveStrategy(explorer)
+        strategy = make_strategy(self.run.strategy, self.run.seed, explorer, worst)
         with tally.curves(self.folder, archive.candidates()):
             explore(self.space, strategy, lambda genotype: judge.accuracy(self.space.architecture_of(genotype)))
         return self._finish(tally, proposer, screen)
 
-    def _finish(self, tally: Tally, proposer: Nsga2Proposer, screen: Screen) -> SearchResult:
+    def _finish(self, tally: Tally, proposer: CountingProposer, screen: Screen) -> SearchResult:
         if not tally.candidates:
             raise SearchError(f"space '{self.space.name}' gave no feasible candidate: {screen.explain()}")
         self.seconds |= {"candidates": tally.seconds(), "accuracy": sum(c.seconds for c in tally.candidates)}
