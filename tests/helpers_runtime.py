@@ -20,6 +20,7 @@ from sepnas.plan.serial import message_to_data, messages_of, program_of, program
 from sepnas.runtime.executor import Executor
 from sepnas.runtime.mailbox import Mailbox
 from sepnas.runtime.shard import Shard
+from sepnas.runtime.worker import Worker
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.hosts import Hosts
 from sepnas.spec.manifest import SegmentData, ShardManifest
@@ -103,6 +104,23 @@ def worker_processes(deployment: Path, num_devices: int) -> Iterator[tuple[list[
         for worker in workers:
             if worker.process.poll() is None:
                 worker.end()
+
+
+@contextmanager
+def threads(folder, devices=2, **options):
+    """The workers of a deployment as threads of this process."""
+    workers = [Worker(folder / f"device{rank}", "127.0.0.1", 0, **options) for rank in range(devices)]
+    running = [threading.Thread(target=worker.serve_forever) for worker in workers]
+    for thread in running:
+        thread.start()
+    try:
+        yield Hosts.on([worker.address for worker in workers])
+    finally:
+        for worker in workers:
+            worker.stop()
+        for thread in running:
+            thread.join(20)
+            assert not thread.is_alive()
 
 
 class EagerEngine:

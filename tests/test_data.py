@@ -118,6 +118,8 @@ def test_a_missing_data_set_names_the_folder_and_the_remedy(name: str, tmp_path:
     with pytest.raises(DataError, match="--download") as caught:
         load_dataset(name, root=tmp_path)
     assert str(tmp_path) in str(caught.value)
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        load_dataset(name, root=tmp_path / "nowhere")
 
 
 def test_fashion_mnist_is_read_from_its_published_files(tmp_path: Path) -> None:
@@ -256,6 +258,27 @@ def test_empty_and_missing_folders_are_named(tmp_path: Path) -> None:
     (root / "train" / "cat").mkdir()
     (root / "train" / "cat" / "notes.txt").write_text("no image")
     with pytest.raises(DataError, match=rf"{root}/train/cat: holds no images"):
+        load_folder(root)
+    with pytest.raises(DataError, match="'folder:' names no folder"):
+        load_dataset("folder:")
+
+
+@pytest.mark.parametrize("letter", ["\n", "\udcff"])
+def test_classes_have_names_that_can_be_shown(letter: str, tmp_path: Path) -> None:
+    """A control character, or bytes that are no UTF-8, in a folder's name are told with that name."""
+    root = make_folder(tmp_path / "data")
+    for part in ("train", "test"):
+        (root / part / "cat").rename(root / part / f"c{letter}t")
+    with pytest.raises(DataError, match=r"the folder .* in letters that cannot be shown"):
+        load_folder(root)
+
+
+def test_one_class_is_none(tmp_path: Path) -> None:
+    """There must be something to tell apart."""
+    root = make_folder(tmp_path / "data")
+    for part in ("train", "test"):
+        (root / part / "cat").rename(root / f"{part}-cat")
+    with pytest.raises(DataError, match="has one class"):
         load_folder(root)
 
 

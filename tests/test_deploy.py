@@ -1,5 +1,6 @@
 """Deployments: what is written, what is checked, and what is refused."""
 
+import errno
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +28,14 @@ from sepnas.plan.build import build_plan
 from sepnas.plan.serial import program_of, program_to_data
 from sepnas.plan.steps import Compute
 from sepnas.runtime.engines import TorchEngine
-from sepnas.runtime.graphs import check_archive, load_graph
+from sepnas.runtime.graphs import _is_arithmetic, check_archive, load_graph
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.session import Session
 from sepnas.runtime.shard import load_shard
 from sepnas.runtime.worker import Worker
 from sepnas.spec.hosts import Hosts, format_address, parse_address
 from sepnas.spec.manifest import Manifest, ShardManifest, certificate_name
-from tests.helpers_runtime import NUM_CLASSES, export_tiny, lively_network, tiny_architecture, transfer
+from tests.helpers_runtime import export_tiny, lively_network, tiny_architecture, transfer
 
 POINTS = [
     {"after": 0, "merge": "weighted", "transfers": [transfer(1, 0), transfer(0, 1, "int8")]},
@@ -191,6 +193,8 @@ ATTACKS = {
     "'data/aotinductor/model/x.so'": lambda r: {**r, "archive/data/aotinductor/model/x.so": b"ELF"},
     "is not empty": lambda r: {**r, "archive/data/constants/model_constants_config.json": b'{"config": {"a": 1}}'},
     "no arithmetic": in_model(b"Symbol('s", b"__import__('os').system('true') or Symbol('s"),
+    "no arithmetic: .9\\*\\*9": in_model(b"Symbol('s", b"9**9**9**9 + Symbol('s"),
+    "no arithmetic: .1111": in_model(b"Symbol('s", b"1" * 100_000 + b"x + Symbol('s"),
     "uses operator 'torch.hub.load'": in_model(b"torch.ops.aten.relu.default", b"torch.hub.load"),
     "not a segment": in_model(b'{"graph_module"', b'{{"graph_module"'),
 }
@@ -213,6 +217,13 @@ def test_what_is_no_archive_is_refused(tmp_path):
     for name in ("text.pt2", "none.pt2"):
         with pytest.raises(DeploymentError, match="not a segment that `sepnas export` wrote"):
             check_archive(tmp_path / name)
+
+
+def test_sizes_are_checked_in_linear_time():
+    """The check of a size does not try every way to read a long number."""
+    for text in ("1" * 1000 + "x", "(" * 999 + "x", "1" * 100_000 + "x", "s1" * 50_000 + "x"):
+        assert not _is_arithmetic(text)
+    assert _is_arithmetic("Mul(Integer(16), Symbol('s72', positive=True, integer=True)) + 3*(4 - s0)")
 
 
 # -- one byte
@@ -282,6 +293,25 @@ def test_an_edited_example_of_hosts_says_what_to_do(deployment):
     path = deployment / "hosts.yaml"
     path.write_text(path.read_text().replace("127.0.0.1", "10.0.0.1"))
     with pytest.raises(DeploymentError, match=r"hosts\.yaml: .*edit a copy, and name the copy with --devices"):
+        verify_client(deployment)
+
+
+def test_what_is_not_listed_is_no_matter_and_never_loaded(deployment):
+    """A log in a device's folder breaks nothing; weights that no manifest lists are not loaded."""
+    (deployment / "device0/worker.log").write_text("started")
+    (deployment / "device0/segments/other.pt2").write_bytes(EVIL)
+    verify_deployment(deployment)
+    load_shard(deployment / "device0")
+    for kind, name, unlisted in (
+        (ShardManifest, "device0/shard.json", "weights.safetensors"),
+        (Manifest, "manifest.json", "client/tls/ca.pem"),
+    ):
+        sealed = kind.load(deployment / name)
+        files = {key: entry for key, entry in sealed.files.items() if key != unlisted}
+        (deployment / name).write_text(sealed.model_copy(update={"files": files}).seal().dumps())
+    with pytest.raises(DeploymentError, match=r"device0/weights\.safetensors: no manifest lists it"):
+        load_shard(deployment / "device0")
+    with pytest.raises(DeploymentError, match=r"client/tls/ca\.pem: no manifest lists it"):
         verify_client(deployment)
 
 
@@ -356,9 +386,10 @@ def test_an_expired_certificate_is_noticed_before_anyone_connects(tmp_path):
         Identity(write_tls(tmp_path / "old", authority, name, validity_days=-1), 1, "a" * 64)
 
 
-def test_an_expired_deployment_does_not_start(tmp_path, network):
+def test_an_expired_deployment_does_not_start(tmp_path, network, monkeypatch):
     """Neither a worker nor a client starts with expired certificates."""
-    export_tiny(network, tmp_path / "old", validity_days=-1)
+    monkeypatch.setattr("sepnas.deploy.writer.issue", lambda authority, name, days: issue(authority, name, -1))
+    export_tiny(network, tmp_path / "old")
     with pytest.raises(HandshakeError, match="certificate has expired"):
         Worker(tmp_path / "old/device0", "127.0.0.1", 0)
     with pytest.raises(HandshakeError, match="certificate has expired"):
@@ -403,26 +434,48 @@ def test_a_deployment_is_only_replaced_by_force(deployment, network):
     assert not list(deployment.parent.glob(".*"))
 
 
-def test_an_empty_folder_is_filled(tmp_path, network):
-    """An empty folder counts as none."""
-    (tmp_path / "empty").mkdir()
-    export_tiny(network, tmp_path / "empty")
-    verify_deployment(tmp_path / "empty")
+def test_the_current_folder_is_filled_and_replaced(tmp_path, network, monkeypatch):
+    """An empty folder counts as none, even the current one; an export that fails leaves it as it was."""
+    monkeypatch.chdir(tmp_path)
+    export_tiny(network, Path())
+    before = verify_deployment(tmp_path)
+    failures = [OSError(errno.ENOSPC, "No space left on device")]
+
+    def rename(source, place, real=Path.rename):
+        if source.match(".sepnas-export-*/manifest.json") and failures:
+            raise failures.pop()
+        return real(source, place)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "rename", rename)
+        with pytest.raises(StorageError, match="No space left"):
+            export_tiny(network, Path(), force=True)
+    assert verify_deployment(tmp_path) == before
+    export_tiny(network, Path(), force=True)
+    assert verify_deployment(tmp_path) != before
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_what_does_not_fit_the_network_is_refused_before_anything_is_written(tmp_path, network):
-    """Wrong numbers of classes or channels, a zero deviation and an incomplete hosts file leave nothing behind."""
-    good = {"name": "n", "classes": ["c"] * NUM_CLASSES, "mean": [0.5], "std": [0.5]}
+    """Whatever is wrong with classes, channels, names, days or hosts leaves nothing behind."""
+    good = {"name": "n", "classes": [*"abcde"], "mean": [0.5], "std": [0.5]}
     wrong = {
         "`classes` must name 5 classes, got 2": {"classes": ["a", "b"]},
         "`mean` must hold one number for each of 1 channels, got 3": {"mean": [0, 0, 0]},
         "std.0": {"std": [0.0]},
-        "`name` is empty": {"name": ""},
+        "none is empty, got 'a'": {"classes": [*"abcda"]},
+        "none is empty, got ' '": {"classes": [*"abcd "]},
         "no address for rank 1": {"hosts": Hosts.local(1)},
+        "`out_dir` is empty": {"out_dir": ""},
     }
+    wrong |= {
+        f"without slashes, got {name[:20]!r}"[:-1]: {"name": name} for name in ("", " ", "a/b", "a\nb", "x" * 300)
+    }
+    days = (0, -1, float("nan"), float("inf"), 1e6)
+    wrong |= {f"`validity_days` must be more than 0 and at most 36500, got {d!r}": {"validity_days": d} for d in days}
     for says, change in wrong.items():
         with pytest.raises(SpecError, match=re.escape(says)):
-            export_deployment(network, tmp_path / "out", **{**good, **change})
+            export_deployment(network, **{"out_dir": tmp_path / "out", **good, **change})
     assert not list(tmp_path.iterdir())
 
 
@@ -458,21 +511,37 @@ def test_a_file_that_cannot_be_written_whole_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_nothing(tmp_path, network):
-    """On a really full disk the export is a StorageError, nothing is left, and what stood there still stands."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+@contextmanager
+def small_disk(folder, size):
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if os.geteuid() != 0 or not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small disk needs root")
     try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, network):
+    """On a really full disk the export is a StorageError, nothing is left, and what stood there still stands."""
+    with small_disk(tmp_path / "disk", "64k") as disk:
         (disk / "kept").write_bytes(b"x" * 1000)
         with pytest.raises(StorageError, match="No space left on device"):
             export_tiny(network, disk / "out")
-        left = sorted(path.name for path in disk.iterdir())
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-    assert left == ["kept"]
+        assert [path.name for path in disk.iterdir()] == ["kept"]
+        (disk / "kept").unlink()
+        with pytest.raises(StorageError, match="No space left on device"):
+            export_tiny(network, disk)
+        assert not list(disk.iterdir())
+
+
+def test_an_empty_disk_is_filled(tmp_path, network):
+    """A mount point, which cannot be renamed, can be a deployment's folder."""
+    with small_disk(tmp_path / "disk", "8m") as disk:
+        export_tiny(network, disk)
+        verify_deployment(disk)
+        assert not list(disk.glob(".*"))
 
 
 def test_a_folder_that_may_not_be_written_is_a_storage_error(tmp_path, network):

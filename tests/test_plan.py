@@ -115,6 +115,13 @@ def test_liveness_never_adds(architecture: Architecture) -> None:
 
 @QUICK
 @given(architectures())
+def test_lowering_only_what_lives_is_pruning(architecture: Architecture) -> None:
+    """The quick way to a plan without dead steps and the general one agree in every step, segment and shape."""
+    assert build_plan(architecture) == prune(lower(architecture))
+
+
+@QUICK
+@given(architectures())
 def test_tags_rise_along_dependencies(architecture: Architecture) -> None:
     """A device that sends has received only messages of lower tags before."""
     for program in build_plan(architecture).programs:

@@ -22,7 +22,7 @@ from sepnas.report.content import (
     Timeline,
 )
 from sepnas.report.page import render_report, write_report
-from sepnas.report.units import format_bytes, format_seconds, format_share
+from sepnas.report.units import format_bytes, format_count, format_seconds, format_share
 from sepnas.spec.architecture import named_architecture
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -244,3 +244,18 @@ def test_numbers_are_written_for_people() -> None:
     times_s = {0: "0 s", 2.5e-6: "2.5 µs", 0.0123: "12.3 ms", 0.99999: "1 s", 1234.0: "1,234 s"}
     assert {time_s: format_seconds(time_s) for time_s in times_s} == times_s
     assert format_share(0.97222) == "97.22 %"
+    assert [format_count(count, "class") for count in (0, 1, 1797)] == ["0 classes", "1 class", "1,797 classes"]
+
+
+def test_one_of_a_kind_is_singular() -> None:
+    """A page of one candidate, one device, one image and one class speaks of one."""
+    page = render_report(
+        ReportContent(
+            candidates=candidates(1),
+            timelines=(Timeline("predicted", (Span(0, "compute", "block0", 0.0, 1.0),), 1.0),),
+            accuracy=Accuracy(0.0, 1.0, 1, 1, (ClassAccuracy("cat", 0.0, 1.0),)),
+            architecture=named_architecture("resnext11_1x4d"),
+        )
+    )
+    assert "1 candidate, 1 of them" in page
+    assert not re.search(r"\b1 (candidates|devices|images|classes|links|transfers)", page)

@@ -177,7 +177,7 @@ def test_the_table_has_every_measure_and_marks_the_missed(tmp_path: Path) -> Non
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert all(name in text for name in ("kendall_tau", "payload_bytes", "wall_s", "5,505,024 B", "0.6 to 0.7"))
     assert text.count("MISSED") == 1
-    assert "3 measures, 1 missed goals" in text
+    assert "3 measures, 1 missed goal" in text
     assert "without a result: later" in text
 
 

@@ -1,13 +1,14 @@
 """The runtime: real worker processes, real sockets, and what goes wrong on them."""
 
 import os
+import queue
 import re
 import signal
 import socket
 import threading
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
@@ -34,15 +35,18 @@ from sepnas.errors import (
 )
 from sepnas.plan.build import build_plan
 from sepnas.runtime.bench import bench, random_batch
+from sepnas.runtime.channel import Channel
 from sepnas.runtime.engines import TorchEngine
-from sepnas.runtime.events import PROTOCOL_VERSION, Hello
+from sepnas.runtime.events import PROTOCOL_VERSION, Hello, Ping
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.images import load_images
 from sepnas.runtime.links import dial
 from sepnas.runtime.mailbox import MAX_REQUESTS_AHEAD, Mailbox
+from sepnas.runtime.pipes import PlainPipe
+from sepnas.runtime.protocol import Connection, Side
 from sepnas.runtime.session import Session
 from sepnas.runtime.trace import Trace
-from sepnas.runtime.worker import Worker
+from sepnas.runtime.worker import MAX_GREETINGS, Worker
 from sepnas.spec.hosts import Hosts, parse_address
 from sepnas.spec.manifest import certificate_name
 from tests.helpers_runtime import (
@@ -50,6 +54,7 @@ from tests.helpers_runtime import (
     export_tiny,
     lively_network,
     run_in_threads,
+    threads,
     tiny_architecture,
     transfer,
     whole_logits,
@@ -121,23 +126,6 @@ def tiny(tmp_path_factory):
     points = [{"after": 0, "transfers": [transfer(1, 0), transfer(0, 1)]}, {"after": 2, "transfers": [transfer(1, 0)]}]
     export_tiny(lively_network(tiny_architecture(points, devices=2, depth=11)), folder)
     return folder
-
-
-@contextmanager
-def threads(folder, devices=2, **options):
-    """The workers of a deployment as threads of this process."""
-    workers = [Worker(folder / f"device{rank}", "127.0.0.1", 0, **options) for rank in range(devices)]
-    running = [threading.Thread(target=worker.serve_forever) for worker in workers]
-    for thread in running:
-        thread.start()
-    try:
-        yield Hosts.on([worker.address for worker in workers])
-    finally:
-        for worker in workers:
-            worker.stop()
-        for thread in running:
-            thread.join(20)
-            assert not thread.is_alive()
 
 
 # -- the same numbers, the same bytes
@@ -248,6 +236,26 @@ def test_a_batch_of_another_shape_or_type_is_refused(mean_case, batch):
         assert session.infer(mean_case.batch(1)).shape == (1, 5)
 
 
+@pytest.mark.parametrize("deadline_s", [0, -1.0, float("nan"), float("inf"), 1e9])
+def test_a_deadline_that_is_none_is_refused(mean_case, deadline_s):
+    """A deadline is a number of seconds within a day, for a session and for a request."""
+    says = re.escape(f"`deadline_s` must be more than 0 and at most 86400 seconds, got {deadline_s!r}")
+    with pytest.raises(SpecError, match=says):
+        mean_case.open(deadline_s=deadline_s)
+    with mean_case.open() as session:
+        with pytest.raises(SpecError, match=says):
+            session.infer(mean_case.batch(1), deadline_s=deadline_s)
+        assert session.infer(mean_case.batch(1)).shape == (1, 5)
+
+
+def test_an_address_that_is_missing_is_named_with_its_file(tiny, tmp_path):
+    """A hosts file that lacks a device that is needed is named, before anyone is called."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("devices: [{rank: 1, address: '127.0.0.1:1'}]")
+    with pytest.raises(SpecError, match=rf"{re.escape(str(path))}: no address for rank 0; `devices` lists the ranks 1"):
+        Session(tiny, path)
+
+
 def test_a_closed_session_says_so(mean_case):
     """After its block a session refuses work instead of waiting."""
     with mean_case.open() as session:
@@ -296,8 +304,10 @@ def test_one_absent_worker_of_several_leaves_the_others_ready(tiny):
 
 def test_swapped_addresses_are_noticed(tiny):
     """A device at another device's address is refused by its certificate."""
-    with threads(tiny) as hosts, pytest.raises(HandshakeError, match=r"device 0 at .*device0\."):
-        Session(tiny, Hosts.on([hosts.address(1), hosts.address(0)]))
+    with threads(tiny) as hosts:
+        says = f"another device answers at {hosts.address(1)} (its certificate is not device 0's); correct its address"
+        with pytest.raises(HandshakeError, match=re.escape(says)):
+            Session(tiny, Hosts.on([hosts.address(1), hosts.address(0)]))
 
 
 def test_another_version_or_deployment_or_rank_is_refused(tiny):
@@ -384,6 +394,17 @@ def test_who_connects_and_says_nothing_is_dropped(tiny):
         assert silent.recv(1) == b""
 
 
+def test_many_silent_connections_keep_nobody_out(tiny):
+    """A worker whose places for greetings are all taken by silent connections closes the oldest and serves a client."""
+    with threads(tiny, handshake_s=100) as hosts, ExitStack() as stack:
+        address = parse_address(hosts.address(0))
+        silent = [stack.enter_context(socket.create_connection(address)) for _ in range(MAX_GREETINGS + 1)]
+        with Session(tiny, hosts) as session:
+            session.infer(random_batch(session.manifest, 1))
+        silent[0].settimeout(5)
+        assert silent[0].recv(1) == b""
+
+
 def test_noise_at_the_door_harms_nobody(tiny):
     """Random bytes at a worker's port are dropped, and the worker serves the next client."""
     with threads(tiny) as hosts:
@@ -395,6 +416,32 @@ def test_noise_at_the_door_harms_nobody(tiny):
 
 
 # -- what breaks in the middle
+
+
+def test_a_channel_to_who_has_left_ends_once_and_without_a_fuss(monkeypatch):
+    """A channel whose peer is gone before it starts says once that it was lost; no thread of it fails."""
+    fuss, ends = [], queue.SimpleQueue()
+    monkeypatch.setattr(threading, "excepthook", fuss.append)
+    for _ in range(50):
+        mine, gone = socket.socketpair()
+        gone.close()
+        channel = Channel(PlainPipe(mine), Connection(Side.DIALER), "device 1")
+        channel.start(lambda event: None, ends.put)
+        assert isinstance(ends.get(timeout=5), PeerLostError)
+        channel.close()
+    assert ends.empty()
+    assert not fuss
+
+
+def test_an_answer_that_comes_too_late_is_not_the_next_one(tiny):
+    """Traces and clocks are those that were asked for, whatever still arrives of earlier questions."""
+    with threads(tiny) as hosts, Session(tiny, hosts) as session:
+        session.infer(random_batch(session.manifest, 1))
+        with pytest.raises(DeadlineError, match="answering for the trace"):
+            session._fleet.ask("trace", 0, deadline=0)
+        assert [device.rank for device in session.trace(last=1).requests[0].devices] == [0, 1]
+        session._fleet.send(1, Ping(sent_ns=time.monotonic_ns() + 10**15))
+        assert abs(session._fleet.clock(0, time.monotonic() + 5).offset_ns) < 10**12
 
 
 class Flaky(TorchEngine):
@@ -523,16 +570,20 @@ def test_images_are_read_as_the_network_wants_them(tiny, tmp_path):
 
 
 def test_what_is_no_image_is_named(tiny, tmp_path):
-    """A missing file, a text file, a cut file and another size are DataErrors that name the file."""
+    """A missing file, a text file, a cut file, another size and deeper channels are DataErrors that name the file."""
     manifest = load_manifest(tiny)
     Image.new("L", (9, 8)).save(tmp_path / "wide.png")
     (tmp_path / "text.png").write_text("no picture")
     whole = tmp_path / "whole.png"
     Image.effect_noise((8, 8), 50).save(whole)
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    Image.new("F", (8, 8)).save(tmp_path / "float.tiff")
     (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:-30])
     for name, says in {
         "none.png": "no such file",
         "wide.png": "is 9x8 pixels, the network reads 8x8",
+        "deep.png": r"has more than 8 bits a channel \(mode I;16\); save it with 8",
+        "float.tiff": r"has more than 8 bits a channel \(mode F\)",
         "text.png": "is not an image",
         "cut.png": "cannot be read as an image",
     }.items():

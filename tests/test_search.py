@@ -23,7 +23,9 @@ from rich.console import Console
 from sepnas.errors import SearchError, StorageError
 from sepnas.search import Candidate, load_candidates, load_front, pick, run_search
 from sepnas.search.archive import Archive, SearchWarning
+from sepnas.search.curves import SearchCurves
 from sepnas.search.explorer import STRATEGIES
+from sepnas.search.history import front_history
 from sepnas.search.judge import SupernetJudge
 from sepnas.search.pareto import hypervolume, knee, pareto_front
 from sepnas.search.progress import ProgressDisplay, SearchProgress
@@ -138,7 +140,7 @@ def test_the_front_is_what_nothing_dominates(finished: SearchResult) -> None:
 
 def test_a_search_starts_with_the_named_policies(finished: SearchResult) -> None:
     """The first candidates are the ends of the space and the paper's policies that it can express."""
-    first = [SPACE.policy_of(genotype) for genotype in first_genotypes(SPACE)]
+    first = [SPACE.architecture_of(genotype).policy for genotype in first_genotypes(SPACE)]
     found = [candidate.architecture.policy for candidate in load_candidates(finished.run_dir)[:4]]
     assert [p for p in found if p in first] == found
 
@@ -153,7 +155,7 @@ def test_a_kept_accuracy_is_that_of_the_supernet(finished: SearchResult, begun: 
     restore_network(supernet, read_checkpoint(path)[0], path)
     judge = SupernetJudge(supernet, tiny_data(), 3, torch.device("cpu"))
     for candidate in reversed(finished.front):
-        assert judge.accuracy(candidate.architecture.policy) == candidate.objectives["accuracy"]
+        assert judge.accuracy(candidate.architecture) == candidate.objectives["accuracy"]
 
 
 def test_the_test_split_is_never_touched(begun: Path) -> None:
@@ -353,6 +355,16 @@ def test_accuracies_of_other_weights_are_refused(begun: Path) -> None:
         search(begun, resume=True)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_shipped_space_has_candidates_within_its_bounds(path: Path) -> None:
+    """Every shipped space can be searched on equal devices, and what breaks its bounds is rejected."""
+    space = SearchSpace.load(path)
+    cluster = uniform_cluster(space.num_devices)
+    check_feasible(space, cluster, 0)
+    bounds = [name for name, value in space.constraints if value is not None]
+    assert set(Screen(space, cluster)(space.largest()).excess) == set(bounds)
+
+
 def test_nothing_infeasible_is_paid_for(tmp_path: Path) -> None:
     """Every judged candidate keeps the bounds; what breaks them is rejected by the simulator alone."""
     result = search(tmp_path / "run", space=constrained(max_payload_bytes=300), supernet_epochs=1, candidates=15)
@@ -418,17 +430,38 @@ def test_progress_tells_of_every_candidate(begun: Path) -> None:
     assert [p.hypervolume for p in heard] == sorted(p.hypervolume for p in heard)
     assert heard[-1].seconds_left == 0
     assert heard[-1].front_size == len(load_front(begun))
+    assert heard[-1].best_accuracy == max(c.objectives["accuracy"] for c in load_front(begun))
+    assert heard[-1].knee_payload_bytes == knee(load_front(begun)).costs["payload_bytes"]
+    assert heard[-1].duplicates > 0
 
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_display_tells_the_same_in_a_terminal_and_elsewhere(terminal: bool) -> None:
-    """Candidates, front size, hypervolume and time left are shown live in a terminal and as plain lines elsewhere."""
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
+    """Live in a terminal of 80 columns, or as plain lines, stands all of it, and nothing is cut off."""
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=80)
+    progress = SearchProgress(
+        done=700, total=9000, front_size=55, hypervolume=0.25, seconds_left=7300.0, best_accuracy=0.9612,
+        knee_payload_bytes=123456, rejected=12, duplicates=345,
+    )  # fmt: skip
     with ProgressDisplay(True, console) as display:
-        display.show(SearchProgress(done=7, total=9, front_size=5, hypervolume=0.25, seconds_left=3.0))
+        display.show(progress)
     shown = console.file.getvalue()
-    assert re.search(r"7/9.*front 5, hypervolume 0\.2500, 3 s left", shown)
+    for words in (
+        "700/9000",
+        "front 55, hypervolume 0.2500, 2 h 2 min left",
+        "best 96.12%, knee 123,456 bytes; left out: 12 rejected, 345 duplicates",
+    ):
+        assert words in shown
     assert ("\x1b" in shown) == terminal
+
+
+def test_the_last_state_is_said_also_when_a_search_ends_early() -> None:
+    """Where a space has fewer candidates than were asked for, the last plain line tells of all that were judged."""
+    console = Console(file=io.StringIO(), width=80)
+    with ProgressDisplay(True, console) as display:
+        for done in (1, 2, 3):
+            display.show(SearchProgress(done=done, total=9, front_size=1, hypervolume=0.5, seconds_left=1.0))
+    assert [line[:14] for line in console.file.getvalue().splitlines()] == ["candidates 1/9", "candidates 3/9"]
 
 
 def test_a_full_disk_is_said(tmp_path: Path, finished: SearchResult) -> None:
@@ -498,3 +531,56 @@ def test_an_unfinished_search_has_no_front(begun: Path, tmp_path: Path) -> None:
         load_front(begun)
     with pytest.raises(SearchError, match="this is no search run"):
         load_front(tmp_path)
+
+
+def scalars_of(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows of a search: the steps and values of each scalar."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_tensorboard_shows_the_front_as_it_grows(finished: SearchResult) -> None:
+    """Each candidate is a step with the front's hypervolume, size, best accuracy, knee, and the rate."""
+    scalars = scalars_of(finished.run_dir)
+    assert all([step for step, _ in values] == list(range(1, CANDIDATES + 1)) for values in scalars.values())
+    last = {tag: values[-1][1] for tag, values in scalars.items()}
+    assert last["front/hypervolume"] == pytest.approx(finished.hypervolume)
+    assert last["front/size"] == len(finished.front)
+    assert last["front/best_accuracy"] == pytest.approx(max(c.objectives["accuracy"] for c in finished.front))
+    assert last["front/knee_payload_bytes"] == knee(finished.front).costs["payload_bytes"]
+    assert last["candidates_per_s"] > 0
+
+
+@pytest.mark.parametrize("kept", [13, 16])
+def test_a_resumed_search_goes_on_in_tensorboard(begun: Path, finished: SearchResult, kept: int) -> None:
+    """After an interruption, also amid a batch, each step stands once and has the value of an unbroken run."""
+    lines = (finished.run_dir / "candidates.jsonl").read_text().splitlines(keepends=True)
+    (begun / "candidates.jsonl").write_text("".join(lines[:kept]))
+    search(begun, resume=True)
+    resumed, unbroken = scalars_of(begun), scalars_of(finished.run_dir)
+    for tag in unbroken.keys() - {"candidates_per_s"}:
+        assert resumed[tag] == unbroken[tag]
+    rates = [step for step, _ in resumed["candidates_per_s"]]
+    assert rates == [step for step in range(1, CANDIDATES + 1) if step != kept]
+
+
+def test_tensorboard_is_drawn_anew_where_it_is_gone(begun: Path, finished: SearchResult) -> None:
+    """Where the curves of the kept candidates are gone, a resumed search draws them from the archive."""
+    lines = (finished.run_dir / "candidates.jsonl").read_text().splitlines(keepends=True)
+    (begun / "candidates.jsonl").write_text("".join(lines[:13]))
+    subprocess.run(["rm", "-r", str(begun / "tensorboard")], check=True)
+    search(begun, resume=True)
+    assert scalars_of(begun)["front/size"] == scalars_of(finished.run_dir)["front/size"]
+
+
+def test_a_step_waits_for_the_candidates_before_it(tmp_path: Path) -> None:
+    """Candidates that come in out of order, as from several machines, are drawn in the order of their numbers."""
+    worst = {"latency_s": 1.0, "payload_bytes": 1000.0}
+    with SearchCurves(tmp_path, [], worst) as curves:
+        for index in (2, 0, 1):
+            curves.add(FRONT[index], 1.0)
+    steps = front_history(FRONT, worst)
+    assert [value for _, value in scalars_of(tmp_path)["front/size"]] == [step.front_size for step in steps]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sepnas.errors import PlanError, SpecError, StorageError, VersionError
 from sepnas.spec.architecture import Architecture, named_architecture
 from sepnas.spec.cluster import Cluster, uniform_cluster
-from sepnas.spec.document import write_text
+from sepnas.spec.document import MOST_FILE_BYTES, write_text
 from sepnas.spec.patterns import pattern_pairs
 from sepnas.spec.policy import TransmissionPolicy
 from sepnas.spec.wire import WIRE_FORMATS, payload_bytes
@@ -53,6 +53,51 @@ def test_wrong_type_names_its_place_and_value() -> None:
         Cluster.from_data(data)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"between": 5}, "`links.0.between`: Input should be 'all' or a list, got 5"),
+        ({"between": ["device0"]}, "`links.0.between.1`: Field required"),
+        ({"between": ["device0", 3]}, "`links.0.between.1`: Input should be a valid string, got 3"),
+        ({"latency_s": -1}, "`links.0.latency_s`: Input should be greater than or equal to 0, got -1"),
+    ],
+)
+def test_one_mistake_is_one_line(change: dict, said: str) -> None:
+    """A mistake inside of a list or of a field of several types gives one line, at its own place."""
+    data = uniform_cluster(2).to_data()
+    data["links"][0] |= change
+    with pytest.raises(SpecError) as caught:
+        Cluster.from_data(data, "c.yaml")
+    assert str(caught.value) == f"c.yaml: field {said}"
+
+
+def test_every_mistake_has_its_line() -> None:
+    """Two mistakes give two lines, and the list that holds them is not blamed."""
+    with pytest.raises(SpecError) as caught:
+        named_architecture("resnext20_0x0d")
+    places = ("cardinality", "bottleneck_width")
+    lines = [f"resnext20_0x0d: field `parts.0.{name}`: Input should be greater than 0, got 0" for name in places]
+    assert str(caught.value).splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    "change", [{"source": "0"}, {"source": False}, {"fraction": "0.5"}, {"fraction": True}, {"lag": True}, {"lag": "1"}]
+)
+def test_nothing_is_taken_for_a_number(change: dict) -> None:
+    """Text and booleans are refused where a number stands, whole numbers pass for fractions."""
+    transfer = {"source": 0, "destination": 1, "fraction": 1, "lag": 1}
+    assert TransmissionPolicy.from_data({"points": [{"after": 0, "transfers": [transfer]}]})
+    with pytest.raises(SpecError, match=rf"`points\.0\.transfers\.0\.{next(iter(change))}`: Input should be a valid"):
+        TransmissionPolicy.from_data({"points": [{"after": 0, "transfers": [transfer | change]}]})
+
+
+def test_exponents_are_numbers_in_yaml(tmp_path: Path) -> None:
+    """5e9 is a number in YAML as it is in JSON, and a name that looks like one stays a name."""
+    cluster = uniform_cluster(1, flops_per_s=5e9, name="5e9")
+    path = cluster.save(tmp_path / "c.yaml")
+    assert Cluster.load(write_text(path, path.read_text().replace("5000000000.0", "5e9"))) == cluster
+
+
 @pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan")])
 def test_bandwidth_must_be_positive(value: float) -> None:
     """A bandwidth that is not a positive, finite number is refused."""
@@ -85,6 +130,31 @@ def test_broken_file(text: str, message: str, tmp_path: Path) -> None:
     path = write_text(tmp_path / "broken.json", text)
     with pytest.raises(SpecError, match=rf"broken\.json: .*{message}"):
         Architecture.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("deep.json", "[" * 100_000, "nested too deeply"),
+        ("deep.yaml", "[" * 2_000, "nested too deeply"),
+        ("digits.json", "1" * 5_000, "not valid JSON"),
+        ("date.yaml", "2024-13-45", "not valid YAML: month must be"),
+        ("tag.yaml", "!!int ''", "not valid YAML"),
+        ("large.yaml", "#" * (MOST_FILE_BYTES + 1), "larger than 64 MiB"),
+    ],
+)
+def test_absurd_file(name: str, text: str, message: str, tmp_path: Path) -> None:
+    """A file that the parsers choke on is refused with its name."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SpecError, match=rf"{name}: .*{message}"):
+        Cluster.load(tmp_path / name)
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    """A file that an editor began with a byte order mark is read as the same file."""
+    text = uniform_cluster(2).dumps()
+    (tmp_path / "c.json").write_text(text, encoding="utf-8-sig")
+    assert Cluster.load(tmp_path / "c.json") == uniform_cluster(2)
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -153,12 +223,18 @@ def test_patterns() -> None:
     assert pattern_pairs("ring:1", 3) == ((0, 1), (1, 2), (2, 0))
     assert pattern_pairs("swap:1", 3) == ((0, 1), (1, 0))
     assert pattern_pairs("star:1", 3) == ((0, 1), (2, 1))
-    assert pattern_pairs("permutation:102", 3) == ((0, 1), (1, 0))
+    assert pattern_pairs("permutation:102", 3) == pattern_pairs("permutation:1,0,2", 3) == ((0, 1), (1, 0))
     assert len(pattern_pairs("all-to-all", 4)) == 12
     assert pattern_pairs("none", 4) == ()
 
 
-@pytest.mark.parametrize("text", ["ring:0", "ring:3", "ring", "star:3", "permutation:0123", "permutation:110", "mesh"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("ring:0", "ring:3", "ring", "ring:²", "star:3", "mesh"),
+        *("permutation", "permutation:0123", "permutation:110", "permutation:1x2y0", "permutation:1,2,0,"),
+    ],
+)
 def test_bad_pattern(text: str) -> None:
     """A pattern that does not exist for three devices is refused."""
     with pytest.raises(SpecError):
@@ -182,3 +258,5 @@ def test_nothing_half_written(tmp_path: Path) -> None:
         write_text(blocked, "new")
     assert target.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    with pytest.raises(StorageError, match="is a folder; name the file to write"):
+        write_text(tmp_path, "new")

@@ -104,7 +104,7 @@ def test_genes_and_genotypes_are_one() -> None:
     assert pool.genotype(pool.genes(SPACE.largest())) == SPACE.largest()
     for _ in range(50):
         child = pool.breed(parents)
-        SPACE.policy_of(pool.genotype(child))
+        SPACE.architecture_of(pool.genotype(child))
         assert max((child == parent).mean() for parent in parents) > 0.3
 
 

@@ -25,13 +25,15 @@ from torch.nn import functional
 
 from sepnas.errors import CheckpointError, SpecError, StorageError, TrainingError
 from sepnas.spec.architecture import Architecture
+from sepnas.spec.dataset import DataFacts
 from sepnas.train import checkpoint
-from sepnas.train.checkpoint import ARCHITECTURE, BEST, LAST, load_network, new_network
+from sepnas.train.checkpoint import ARCHITECTURE, BEST, DATA, LAST, epochs_of, load_network, new_network
 from sepnas.train.data import load_dataset
 from sepnas.train.evaluate import accuracy, predict_logits
 from sepnas.train.images import ImageData, Split
-from sepnas.train.loop import HISTORY, derived_seed, train_network
+from sepnas.train.loop import derived_seed, train_network
 from sepnas.train.recipe import RECIPES, Augmentation, Recipe, load_recipe
+from sepnas.train.record import HISTORY, read_history
 
 RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.05, augmentation=Augmentation(crop_padding=1))
 
@@ -97,9 +99,9 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_leaves_what_it_promises(unbroken: Path) -> None:
-    """Weights, the best weights, the architecture, one history line an epoch and curves; nothing half-written."""
+    """Weights, best weights, architecture, data facts, a history line an epoch and curves; nothing half-written."""
     names = {path.name for path in unbroken.iterdir()}
-    assert names == {LAST, BEST, ARCHITECTURE, HISTORY, "tensorboard"}
+    assert names == {LAST, BEST, ARCHITECTURE, DATA, HISTORY, "tensorboard"}
     lines = [json.loads(line) for line in (unbroken / HISTORY).read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
     assert list((unbroken / "tensorboard").iterdir())
@@ -215,7 +217,7 @@ def test_an_interrupt_says_how_to_go_on(unbroken: Path, tmp_path: Path, capsys: 
         train(tmp_path, step=with_loss(6, interrupt), progress=True)
     said = capsys.readouterr().err
     assert "epoch 1/4" in said
-    assert f"the last good checkpoint is {tmp_path / LAST} (epoch 1): resume to go on after epoch 1" in said
+    assert f"the last good checkpoint is {tmp_path / LAST} (epoch 1): --resume goes on after epoch 1" in said
     train(tmp_path, resume=True)
     assert same_tensors(unbroken / LAST, tmp_path / LAST)
 
@@ -246,7 +248,7 @@ def test_resume_without_a_checkpoint_starts(tmp_path: Path) -> None:
 
 def test_a_run_is_not_overwritten_unasked(unbroken: Path) -> None:
     """Training into a folder that holds a run is refused unless it is resumed."""
-    with pytest.raises(TrainingError, match="holds a run already"):
+    with pytest.raises(TrainingError, match=r"holds a run already.*--resume.*or remove"):
         train(unbroken)
 
 
@@ -328,11 +330,12 @@ def test_weights_of_another_network_are_refused(unbroken: Path, tmp_path: Path) 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_the_run(value: float, tmp_path: Path) -> None:
     """The message names epoch, step and the last good checkpoint, which is whole."""
-    with pytest.raises(TrainingError, match=r"in epoch 2, step 3 of 4; .*last\.safetensors \(epoch 1\)"):
+    with pytest.raises(TrainingError, match=r"in epoch 2, step 3 of 4; .*another --out.*last\.safetensors \(epoch 1\)"):
         train(tmp_path, step=with_loss(7, lambda loss: loss * value))
     assert load_network(tmp_path)
-    with pytest.raises(TrainingError, match="no checkpoint has been written yet"):
+    with pytest.raises(TrainingError, match="in the recipe; no checkpoint has been written yet"):
         train(tmp_path / "first", step=with_loss(1, lambda loss: loss * value))
+    assert train(tmp_path / "first", RECIPE.model_copy(update={"learning_rate": 0.01}), stop_after_s=0).epochs_done == 1
 
 
 def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
@@ -394,10 +397,69 @@ def test_data_that_do_not_fit_the_architecture_are_refused(data: dict[str, int],
     assert not (tmp_path / "run").exists()
 
 
-def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    """The message names the device."""
-    with pytest.raises(TrainingError, match="device 'gpu' cannot be used"):
-        train(tmp_path, device="gpu")
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"device": "gpu"}, "device 'gpu' cannot be used"),
+        ({"device": "meta"}, "device 'meta' cannot be used: training runs on cpu and cuda"),
+        ({"seed": -1}, r"`seed` must lie in 0\.\.4294967295, got -1"),
+        ({"recipe": Recipe(epochs=1, augmentation=Augmentation(crop_padding=8))}, "`crop_padding` 8 .* below 8"),
+        ({"recipe": Recipe(epochs=1, batch_size=1), "size": 4}, "`batch_size` 1 makes batches of one image"),
+    ],
+)
+def test_what_cannot_be_trained_leaves_nothing_behind(options: dict[str, Any], named: str, tmp_path: Path) -> None:
+    """Device, seed, crop and batch are judged, by name and value, before anything is written."""
+    if size := options.pop("size", None):
+        options |= {"data": small_data(size=size), "network": new_network(small_architecture(image_size=size))}
+    with pytest.raises(TrainingError, match=named):
+        train(tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_of_more_than_32_bits_makes_no_network(seed: int) -> None:
+    """Weights depend on a seed that every library takes."""
+    with pytest.raises(TrainingError, match=f"got {seed}"):
+        new_network(small_architecture(), seed)
+
+
+def test_the_history_is_read_as_it_was_written(unbroken: Path) -> None:
+    """Reading gives the records of the result."""
+    assert read_history(unbroken) == train(unbroken, resume=True).history
+    assert epochs_of(unbroken) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ('{"epoch": 2', "Invalid JSON"),
+        ('{"epoch": 2}', "`train_loss`: Field required"),
+        ("\udcff", "Invalid JSON"),
+        ("", "Invalid JSON"),
+        (None, "is epoch 3, expected 2"),
+    ],
+)
+def test_a_damaged_history_is_named_and_resuming_mends_it(line: str | None, named: str, tmp_path: Path) -> None:
+    """The message names file and line; the checkpoint holds the history too."""
+    history = train(tmp_path).history
+    path = tmp_path / HISTORY
+    lines = path.read_text().splitlines()
+    lines[1:2] = [] if line is None else [line]
+    path.write_bytes("\n".join(lines).encode(errors="surrogateescape"))
+    with pytest.raises(TrainingError, match=rf"history\.jsonl: line 2: .*{named}.*--resume"):
+        read_history(tmp_path)
+    train(tmp_path, resume=True)
+    assert read_history(tmp_path) == history
+    path.unlink()
+    with pytest.raises(TrainingError, match=r"history\.jsonl: No such file"):
+        read_history(tmp_path)
+
+
+def test_an_interrupted_run_knows_its_data(tmp_path: Path) -> None:
+    """What an export needs stands in the folder from the start, and how far the run came."""
+    train(tmp_path, stop_after_s=0)
+    assert DataFacts.load(tmp_path / DATA).classes == small_data().classes
+    assert epochs_of(tmp_path) == (1, 4)
 
 
 def test_a_step_of_the_callers_own_draws_from_seed_and_epoch(tmp_path: Path) -> None:

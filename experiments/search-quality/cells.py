@@ -68,6 +68,6 @@ def _accuracy(runs: Path) -> Callable[[Genotype], float]:
     def accuracy(genotype: Genotype) -> float:
         architecture = SPACE.architecture_of(genotype)
         key = plan_key(build_plan(architecture))
-        return known[key] if key in known else judge.accuracy(architecture.policy)
+        return known[key] if key in known else judge.accuracy(architecture)
 
     return accuracy

@@ -68,7 +68,7 @@ def accuracy_s(space: SearchSpace, seed: int) -> float:
     genotypes = [space.sample(lambda n: int(torch.randint(n, (), generator=draw))) for _ in range(JUDGED)]
     start = time.process_time()
     for genotype in genotypes:
-        judge.accuracy(space.policy_of(genotype))
+        judge.accuracy(space.architecture_of(genotype))
     return (time.process_time() - start) / JUDGED
 
 

@@ -20,6 +20,7 @@ from sepnas.cost.simulator import Simulation, simulate
 from sepnas.plan.build import build_plan
 from sepnas.plan.lower import lower
 from sepnas.plan.steps import Plan
+from sepnas.report.units import format_count
 from sepnas.runtime.bench import BenchResult, bench
 from sepnas.runtime.counters import Counters
 from sepnas.runtime.session import Session
@@ -128,7 +129,7 @@ def run_chain(chain: Chain) -> Outcome:
     with clock.stage("train the chosen one from scratch"):
         training = _train(chain, chosen.architecture)
     with clock.stage("export: one folder for each device"):
-        export_run(chain.out / TRAINING, chain.out / DEPLOYMENT, name=chosen.architecture.name, force=True)
+        export_run(chain.out / TRAINING, chain.out / DEPLOYMENT, name=chain.out.resolve().name, force=True)
     plan = build_plan(chosen.architecture)
     with clock.stage(f"run: {plan.num_devices} processes, TLS, the test split"):
         answers = _run(chain, plan)
@@ -166,8 +167,8 @@ def _search(chain: Chain) -> tuple[SearchResult, Candidate, int]:
     chosen.architecture.save(chain.out / ARCHITECTURE_FILE)
     sent = int(chosen.costs["payload_bytes"])
     console.print(
-        f"{len(result.front)} points on the front; chosen: candidate {chosen.index}, {number(sent)} bytes, "
-        f"{sent / baseline_bytes:.1%} of all-to-all's {number(baseline_bytes)}"
+        f"{format_count(len(result.front), 'point')} on the front; chosen: candidate {chosen.index}, "
+        f"{number(sent)} bytes, {sent / baseline_bytes:.1%} of all-to-all's {number(baseline_bytes)}"
     )
     return result, chosen, baseline_bytes
 

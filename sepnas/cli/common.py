@@ -1,14 +1,32 @@
-"""What the commands share: how numbers look, and where things are printed."""
+"""What the commands share: how values are read, how numbers look, and where things are printed."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 
 console = Console(soft_wrap=False, highlight=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def text_of(text: str) -> str:
+    """A value as it was typed; an empty one (an unset variable of the shell) is refused."""
+    if not text:
+        raise typer.BadParameter("is empty")
+    return text
+
+
+def path_of(text: str) -> Path:
+    """A path; an empty one, which Python reads as the current folder, is refused."""
+    return Path(text_of(text))
+
+
+TEXT: dict[str, Any] = {"parser": text_of, "metavar": "TEXT"}
+PATH: dict[str, Any] = {"parser": path_of, "metavar": "PATH"}
 
 
 def print_json(data: Any) -> None:

@@ -26,13 +26,13 @@ from sepnas.cli.chain import (
 )
 from sepnas.cli.common import console, number, seconds
 from sepnas.cli.pages import (
-    candidate_points,
     link_bytes,
     machine_rows,
     measured_timeline,
     predicted_timeline,
     training_curves,
 )
+from sepnas.cli.search_page import search_parts
 from sepnas.cost.simulator import simulate
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
@@ -196,7 +196,7 @@ def report_content(chain: Chain, outcome: Outcome, title: str) -> ReportContent:
             "each over TLS 1.3."
         ),
         summary=tuple(_summary(outcome)),
-        candidates=candidate_points(chain.out / SEARCH, outcome.chosen.key),
+        **search_parts(chain.out / SEARCH, outcome.chosen.key),
         timelines=(predicted_timeline(outcome.simulation), measured_timeline(answers.trace.requests[-1])),
         links=link_bytes(outcome.simulation, answers.counters),
         accuracy=_accuracy(chain, answers),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from sepnas.cli.common import console, number, print_json, seconds
 from sepnas.cost.simulator import Simulation, peak_memory_bytes, simulate
@@ -16,24 +17,28 @@ from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
 from sepnas.plan.lower import lower
 from sepnas.plan.network import count_macs, count_parameters, device_layers
+from sepnas.report.units import format_count
 from sepnas.spec.architecture import Architecture, named_architecture, named_policy
 from sepnas.spec.cluster import Cluster, uniform_cluster
-from sepnas.spec.document import Document
-from sepnas.spec.hosts import Hosts
-from sepnas.spec.manifest import Manifest, ShardManifest
+from sepnas.spec.document import FILE_SUFFIXES, Document
 from sepnas.spec.patterns import NAMED_POLICIES
 from sepnas.spec.policy import TransmissionPolicy
-from sepnas.spec.space import SearchSpace
 
-DOCUMENTS: dict[str, type[Document]] = {
-    "architecture": Architecture,
-    "cluster": Cluster,
-    "hosts": Hosts,
-    "manifest": Manifest,
-    "policy": TransmissionPolicy,
-    "search-space": SearchSpace,
-    "shard-manifest": ShardManifest,
+DOCUMENTS = {
+    "architecture": "sepnas.spec.architecture:Architecture",
+    "cluster": "sepnas.spec.cluster:Cluster",
+    "data": "sepnas.spec.dataset:DataFacts",
+    "front": "sepnas.search.folder:Front",
+    "hosts": "sepnas.spec.hosts:Hosts",
+    "manifest": "sepnas.spec.manifest:Manifest",
+    "policy": "sepnas.spec.policy:TransmissionPolicy",
+    "recipe": "sepnas.train.recipe:Recipe",
+    "search-run": "sepnas.search.folder:SearchRun",
+    "search-space": "sepnas.spec.space:SearchSpace",
+    "shard-manifest": "sepnas.spec.manifest:ShardManifest",
+    "trace": "sepnas.runtime.trace:Trace",
 }
+"""Where each document lives; imported when it is asked for."""
 
 NameOrFile = Annotated[str, typer.Argument(help="A name such as resnext56_4x16d, or an architecture file.")]
 Devices = Annotated[int | None, typer.Option("--devices", "-n", min=1, help="Separate it over this many devices.")]
@@ -45,16 +50,25 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 def schema(name: Annotated[str, typer.Argument(help=f"One of: {', '.join(DOCUMENTS)}.")]) -> None:
     """Print the JSON Schema of a file that sepnas reads or writes."""
+    print_json(document(name).model_json_schema())
+
+
+def document(name: str) -> type[Document]:
+    """The class of a document; :class:`SpecError` says which there are."""
     if name not in DOCUMENTS:
         raise SpecError(f"unknown document {name!r}; allowed: {', '.join(DOCUMENTS)}")
-    print(json.dumps(DOCUMENTS[name].model_json_schema(), indent=2))
+    module, _, kind = DOCUMENTS[name].partition(":")
+    found: type[Document] = getattr(import_module(module), kind)
+    return found
 
 
-def read_policy(text: str, num_devices: int, depth: int) -> TransmissionPolicy:
-    """A named policy for this network, or the content of a policy file."""
-    if text in NAMED_POLICIES or not Path(text).exists():
-        return named_policy(text, num_devices, depth)
-    return TransmissionPolicy.load(text)
+def read_policy(text: str, network: Architecture) -> TransmissionPolicy:
+    """A named policy for this network, or the content of a policy file; :class:`SpecError` when it does not fit."""
+    if Path(text).suffix not in FILE_SUFFIXES:
+        return named_policy(text, network.num_devices, network.depth)
+    policy = TransmissionPolicy.load(text)
+    policy.check(network.num_devices, network.blocks_per_stage, text)
+    return policy
 
 
 def read_architecture(
@@ -65,14 +79,14 @@ def read_architecture(
     image_size: int | None = None,
 ) -> Architecture:
     """The architecture of a name or of a file; what contradicts the file is refused."""
-    if Path(name).suffix in (".json", ".yaml", ".yml"):
+    if Path(name).suffix in FILE_SUFFIXES:
         architecture = Architecture.load(name)
         _refuse_contradictions(name, architecture, devices, classes, image_size)
         if policy is None:
             return architecture
-        return architecture.with_policy(read_policy(policy, architecture.num_devices, architecture.depth))
+        return architecture.with_policy(read_policy(policy, architecture))
     plain = named_architecture(name, devices or 1, "none", classes or 100, image_size=image_size or 32)
-    return plain.with_policy(read_policy(policy or "all-to-all", plain.num_devices, plain.depth))
+    return plain.with_policy(read_policy("all-to-all" if policy is None else policy, plain))
 
 
 def _refuse_contradictions(
@@ -131,9 +145,8 @@ def describe(
     if json_:
         print_json(found)
         return
-    table = Table(title=f"{architecture.name} on {architecture.num_devices} device(s), policy {found['policy']}")
-    table.add_column("")
-    table.add_column("", justify="right")
+    print(f"{architecture.name} on {format_count(architecture.num_devices, 'device')}, policy {found['policy']}")
+    table = Table("", Column(justify="right", overflow="fold"), show_header=False)
     for key, value in found.items():
         if key not in ("name", "policy"):
             values = value if isinstance(value, list) else [value]
@@ -162,16 +175,17 @@ def simulate_command(
 
 
 def _print_simulation(architecture: Architecture, cluster: Cluster, result: Simulation) -> None:
-    console.print(
+    print(
         f"{architecture.name}, policy {architecture.policy.name}, on cluster {cluster.name}: "
         f"answer after {seconds(result.latency_s)}, all done after {seconds(result.makespan_s)}, "
-        f"{number(result.payload_bytes)} bytes between devices"
+        f"{format_count(result.payload_bytes, 'byte')} between devices"
     )
-    table = Table("device", "computes", "memory, bytes", "energy, J", "sends, bytes")
+    headings = ("computes", "memory, bytes", "energy, J", "sends, bytes")
+    table = Table("device", *(Column(heading, justify="right") for heading in headings))
     for rank in range(architecture.num_devices):
         sent = sum(link.payload_bytes for link in result.links if link.source == rank)
         table.add_row(
-            cluster.devices[rank].name, seconds(result.compute_s[rank]), number(result.peak_memory_bytes[rank]),
+            Text(cluster.devices[rank].name), seconds(result.compute_s[rank]), number(result.peak_memory_bytes[rank]),
             f"{result.energy_j[rank]:.3g}", number(sent),
         )  # fmt: skip
     console.print(table)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import Progress
 
-from sepnas.cli.common import console, number
+from sepnas.cli.common import PATH, TEXT, console, number, path_of
 from sepnas.cli.describe import read_architecture
-from sepnas.errors import DeploymentError
+from sepnas.errors import CheckpointError, DeploymentError
+from sepnas.report.units import format_count
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
 from sepnas.spec.hosts import Hosts
@@ -20,19 +23,16 @@ if TYPE_CHECKING:
     from sepnas.train.images import ImageData
     from sepnas.train.record import TrainingResult
 
-DataName = Annotated[str, typer.Option("--data", help="digits, cifar10, cifar100, fashion-mnist or folder:PATH.")]
-DataRoot = Annotated[Path | None, typer.Option(help="Where torchvision's data sets lie [~/.cache/sepnas].")]
+
+DataName = Annotated[
+    str, typer.Option("--data", help="digits, cifar10, cifar100, fashion-mnist or folder:PATH.", **TEXT)
+]
+DataRoot = Annotated[Path | None, typer.Option(help="Where torchvision's data sets lie [~/.cache/sepnas].", **PATH)]
 Download = Annotated[bool, typer.Option("--download", help="Let torchvision fetch a data set that is missing.")]
-Seed = Annotated[int, typer.Option(help="Seed of weights, data order and sampling.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, data order and sampling.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
 Compute = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch [one for small networks, else all].")]
-
-DATA_FILE = "data.json"
-
-
-def save_data_facts(data: ImageData, out: Path) -> None:
-    DataFacts(name=data.name, classes=data.classes, mean=data.mean, std=data.std).save(out / DATA_FILE)
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of torch [1 for small networks, or all].")]
 
 
 def train_architecture(
@@ -58,23 +58,20 @@ def train_architecture(
     if epochs is not None:
         chosen = Recipe.from_data(chosen.to_data() | {"epochs": epochs}, recipe)
     network = new_network(architecture, seed)
-    result = train_network(
-        network, data, chosen, out, seed=seed, resume=resume, device=device, stop_after_s=stop_after_s
-    )
-    save_data_facts(data, out)
-    return result
+    return train_network(network, data, chosen, out, seed=seed, resume=resume, device=device, stop_after_s=stop_after_s)
 
 
 def train(
     architecture: Annotated[str, typer.Argument(help="An architecture file, or a name such as resnext20_4x4d.")],
-    out: Annotated[Path, typer.Option(help="The run's folder.")],
+    out: Annotated[Path, typer.Option(help="The run's folder.", **PATH)],
     data: DataName = "digits",
     data_root: DataRoot = None,
     download: Download = False,
-    recipe: Annotated[str, typer.Option(help="digits, cifar-fast, paper, or a recipe file.")] = "digits",
+    image_size: Annotated[int | None, typer.Option(min=4, help="Resize the images to this side in pixels.")] = None,
+    recipe: Annotated[str, typer.Option(help="digits, cifar-fast, paper, or a recipe file.", **TEXT)] = "digits",
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, instead of the recipe's.")] = None,
     devices: Annotated[int | None, typer.Option("--devices", "-n", min=1, help="For a name: how many devices.")] = None,
-    policy: Annotated[str | None, typer.Option(help="Another policy than the file's [all-to-all].")] = None,
+    policy: Annotated[str | None, typer.Option(help="Another policy than the file's [all-to-all].", **TEXT)] = None,
     seed: Seed = 0,
     resume: Resume = False,
     device: Compute = "auto",
@@ -89,33 +86,36 @@ def train(
     from sepnas.train.checkpoint import load_network
     from sepnas.train.data import load_dataset
     from sepnas.train.evaluate import accuracy
+    from sepnas.train.recipe import load_recipe
 
-    images = load_dataset(data, root=data_root, download=download)
     chosen = read_architecture(architecture, devices, policy)
+    load_recipe(recipe)  # a wrong name is told before the data are read, which may take long
+    images = load_dataset(data, root=data_root, image_size=image_size, download=download)
     if not architecture.endswith((".json", ".yaml", ".yml")):
         fits = {"num_classes": images.num_classes, "in_channels": images.in_channels, "image_size": images.image_size}
-        chosen = Architecture.from_data(chosen.to_data() | fits, architecture)
+        chosen = Architecture.from_data(chosen.to_data() | fits, f"{architecture} for {data}")
     result = train_architecture(chosen, images, recipe, out, seed, resume, epochs, device, threads, stop_after_s)
-    console.print(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%} -> {out}")
+    print(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%} -> {out}")
     if not result.finished:
-        console.print(f"stopped after {result.epochs_done} epochs; the same command with --resume goes on")
+        print(f"stopped after {format_count(result.epochs_done, 'epoch')}; the same command with --resume goes on")
     elif test:
-        console.print(f"test accuracy {accuracy(load_network(out), images.test, images):.2%}")
+        print(f"test accuracy {accuracy(load_network(out), images.test, images):.2%}")
 
 
 def export_run(
     run: Path, out: Path, name: str | None = None, hosts: Hosts | None = None, force: bool = False
 ) -> Manifest:
-    """Export the best checkpoint of a training run."""
+    """Export the best checkpoint of a training run so far."""
     from sepnas.deploy.export import export_deployment
-    from sepnas.train.checkpoint import load_network
+    from sepnas.train.checkpoint import BEST, DATA, load_network
 
-    facts_path = run / DATA_FILE
-    if not facts_path.exists():
-        raise DeploymentError(
-            f"{run}: not a finished training run: {DATA_FILE} is missing; run `sepnas train --out {run}`"
-        )
-    facts = DataFacts.load(facts_path)
+    for file in (DATA, BEST):
+        if not (run / file).exists():
+            raise DeploymentError(
+                f"{run}: not a finished training run, nor one with a finished epoch: {file} is missing; "
+                f"`sepnas train ARCHITECTURE --out {run}` makes one"
+            )
+    facts = DataFacts.load(run / DATA)
     network = load_network(run)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("export")
@@ -130,20 +130,37 @@ def export_run(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A folder that `sepnas train` wrote.")],
-    out: Annotated[Path, typer.Argument(help="The deployment's folder.")],
-    name: Annotated[str | None, typer.Option(help="The deployment's name [the run's folder].")] = None,
-    hosts: Annotated[Path | None, typer.Option(help="hosts.yaml to put in; else all devices on this machine.")] = None,
+    run: Annotated[Path, typer.Argument(help="A folder that `sepnas train` wrote.", parser=path_of)],
+    out: Annotated[Path, typer.Argument(help="The deployment's folder.", parser=path_of)],
+    name: Annotated[str | None, typer.Option(help="The deployment's name [the run's folder].", **TEXT)] = None,
+    hosts: Annotated[
+        Path | None, typer.Option(help="hosts.yaml to put in; else all devices on this machine.", **PATH)
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a deployment that stands there.")] = False,
 ) -> None:
     """Cut a trained network into one folder for each device.
 
     Each folder holds only that device's weights, its segments as torch modules, its steps and its certificate; copy
-    it to the device and start `sepnas worker` there.
+    it to the device and start `sepnas worker` there. Of an interrupted run the best epoch so far is taken.
     """
-    manifest = export_run(run, out, name, Hosts.load(hosts) if hosts else None, force)
-    console.print(
-        f"{out}: {manifest.architecture.num_devices} devices, {number(manifest.payload_bytes)} bytes an inference "
-        f"between them, deployment {manifest.deployment_id[:16]}"
+    given = Hosts.load(hosts) if hosts else None
+    manifest = export_run(run, out, name, given, force)
+    num_devices = manifest.architecture.num_devices
+    print(
+        f"{out}: {format_count(num_devices, 'device')}, {number(manifest.payload_bytes)} bytes an "
+        f"inference between them, deployment {manifest.deployment_id[:16]}"
     )
-    console.print(f"next, on each device R: sepnas worker {out}/deviceR --listen HOST:PORT")
+    _say_if_unfinished(run)
+    first = (given or Hosts.local(num_devices)).address(0)
+    print(f"next, for each device as here for device 0 (addresses in {out / 'hosts.yaml'}):")
+    print(f"  sepnas worker {shlex.quote(str(out / 'device0'))} --listen {first}")
+    print(f"then ask them: sepnas infer {shlex.quote(str(out))} IMAGE...")
+
+
+def _say_if_unfinished(run: Path) -> None:
+    from sepnas.train.checkpoint import epochs_of
+
+    with suppress(CheckpointError):  # the best weights are enough to export
+        done, wanted = epochs_of(run)
+        if done < wanted:
+            print(f"{run}: stopped after {done} of {wanted} epochs; this is the best of them")

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import typer
 
-from sepnas.cli import demo, describe, learn, profile, results, run, search
+from sepnas.cli import demo, describe, front, learn, profile, results, run, search
 from sepnas.cli.common import errors
 from sepnas.errors import SepnasError
 
@@ -27,7 +27,13 @@ app = typer.Typer(
 
 _PANELS: dict[str, dict[str, Callable[..., None]]] = {
     "Look": {"describe": describe.describe, "simulate": describe.simulate_command, "schema": describe.schema},
-    "Find and train": {"search": search.search, "pick": search.pick, "train": learn.train, "export": learn.export},
+    "Find and train": {
+        "search": search.search,
+        "front": front.front,
+        "pick": front.pick,
+        "train": learn.train,
+        "export": learn.export,
+    },
     "Run": {"worker": run.worker, "infer": run.infer, "bench": run.bench, "profile": profile.profile},
     "Show": {"report": results.report, "results": results.results, "demo": demo.demo},
 }

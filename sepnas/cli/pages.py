@@ -1,48 +1,16 @@
-"""From searches, plans, traces and counters to what the report page shows."""
+"""From plans, traces and counters to what the report page shows."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sepnas.cost.simulator import Simulation
-from sepnas.plan.build import build_plan
 from sepnas.plan.steps import CLIENT
-from sepnas.report.content import CandidatePoint, Curve, LinkBytes, Span, Timeline
+from sepnas.report.content import Curve, LinkBytes, Span, Timeline
 from sepnas.report.provenance import machine_facts
 from sepnas.runtime.counters import Counters
 from sepnas.runtime.trace import RequestRecord, StepRecord
-from sepnas.spec.architecture import named_policy
-from sepnas.spec.patterns import NAMED_POLICIES
-from sepnas.spec.space import SearchSpace
-
-
-def candidate_points(search_run: Path, chosen_key: str | None = None) -> tuple[CandidatePoint, ...]:
-    """Every judged candidate of a search, the front marked, named policies labelled."""
-    from sepnas.search.archive import Archive
-    from sepnas.search.folder import CANDIDATES_FILE, RUN_FILE, SearchRun
-    from sepnas.search.pareto import pareto_front
-
-    space = SearchRun.load(search_run / RUN_FILE).space
-    candidates = Archive(search_run / CANDIDATES_FILE, space).candidates()
-    front = {candidate.key for candidate in pareto_front(candidates)}
-    labels = _labels(space)
-    return tuple(
-        CandidatePoint(c.index, c.objectives | c.costs, c.key in front, labels.get(c.key), c.key == chosen_key)
-        for c in candidates
-    )
-
-
-def _labels(space: SearchSpace) -> dict[str, str]:
-    """The plan keys of the named policies on this space's network."""
-    from sepnas.search.canonical import plan_key
-
-    some = space.architecture_of(space.smallest())
-    return {
-        plan_key(build_plan(some.with_policy(named_policy(name, some.num_devices, some.depth)))): name
-        for name in NAMED_POLICIES
-    }
 
 
 def predicted_timeline(simulation: Simulation) -> Timeline:
@@ -99,13 +67,13 @@ def link_bytes(simulation: Simulation, counters: Counters) -> tuple[LinkBytes, .
 
 
 def training_curves(run: Path) -> tuple[Curve, ...]:
-    """Loss and validation accuracy of a training run."""
-    from sepnas.train.loop import HISTORY
+    """Loss and validation accuracy of a training run so far; raises :class:`TrainingError`."""
+    from sepnas.train.record import read_history
 
-    lines = [json.loads(line) for line in (run / HISTORY).read_text().splitlines()]
+    history = read_history(run)
     return (
-        Curve("training loss", "loss", tuple(line["train_loss"] for line in lines)),
-        Curve("validation accuracy", "accuracy", tuple(line["val_accuracy"] for line in lines)),
+        Curve("training loss", "loss", tuple(record.train_loss for record in history)),
+        Curve("validation accuracy", "accuracy", tuple(record.val_accuracy for record in history)),
     )
 
 

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sepnas.cli.common import console, seconds
+from sepnas.cli.common import seconds
 from sepnas.cost.calibrate import fit_rate
 from sepnas.cost.simulator import compute_seconds
 from sepnas.plan.build import build_plan
 from sepnas.plan.steps import CLIENT, Plan
+from sepnas.report.units import format_count
 from sepnas.spec.architecture import Architecture, DevicePart
 from sepnas.spec.cluster import Cluster, Device, Link
+from sepnas.spec.document import refuse_folder
 from sepnas.spec.patterns import point, ring
 from sepnas.spec.policy import TransmissionPolicy
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from sepnas.runtime.trace import Trace
 
 DEFAULT_MEMORY_BYTES = 1 << 30
-ETHERNET_100 = Link(bandwidth_bytes_per_s=12.5e6, latency_s=5e-4)
 LOOPBACK_BYTES_PER_S = 1e9
 WARMUP, REQUESTS = 30, 100
 
@@ -104,31 +105,46 @@ def _message_seconds(trace: Trace) -> Iterator[float]:
                     yield step.end_s - sent_s[step.tag]
 
 
+def _link(bandwidth_mbit: float, latency_ms: float) -> Link:
+    # also false for nan and for infinity
+    if not (0 < bandwidth_mbit < 1e9 and 0 <= latency_ms < 1e9):
+        raise typer.BadParameter(
+            "the bandwidth must be more than 0 and less than 1e9 Mbit/s, the latency from 0 and less than 1e9 ms; "
+            f"got {bandwidth_mbit:g} Mbit/s, {latency_ms:g} ms",
+            param_hint="--bandwidth-mbit, --latency-ms",
+        )
+    return Link(bandwidth_bytes_per_s=bandwidth_mbit * 1e6 / 8, latency_s=latency_ms / 1e3)
+
+
 def profile(
     out: Annotated[Path, typer.Option(help="The cluster file to write.")] = Path("cluster.yaml"),
     devices: Annotated[int, typer.Option("--devices", "-n", min=1, help="How many devices.")] = 4,
     local: Annotated[bool, typer.Option("--local", help="Worker processes on this machine, measured running.")] = False,
-    bandwidth_mbit: Annotated[float, typer.Option(min=1e-6, help="Bandwidth of the links, Mbit/s.")] = 100.0,
-    latency_ms: Annotated[float, typer.Option(min=0, help="Latency of the links, ms.")] = 0.5,
-    name: Annotated[str | None, typer.Option(help="The cluster's name.")] = None,
+    bandwidth_mbit: Annotated[float | None, typer.Option(help="Bandwidth of the links, Mbit/s [100].")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="Latency of the links, ms [0.5].")] = None,
+    name: Annotated[str | None, typer.Option(help="The cluster's name [this machine's].")] = None,
 ) -> None:
     """Measure this machine on blocks of the family and write a cluster file of machines like it.
 
     Without `--local` the devices stand behind a switch with the given bandwidth and latency. The file is plain YAML:
     edit it to describe devices that differ, a shared medium, power.
     """
+    refuse_folder(out)
+    if name == "":
+        raise typer.BadParameter("must not be empty", param_hint="--name")
     if local and devices < 2:
         raise typer.BadParameter("--local needs at least 2 devices", param_hint="--devices")
+    if local and (bandwidth_mbit, latency_ms) != (None, None):
+        raise typer.BadParameter("measures the links: no --bandwidth-mbit, no --latency-ms", param_hint="--local")
     if local:
         cluster = measure_local_cluster(devices, name or "this-machine")
     else:
-        changes = {"bandwidth_bytes_per_s": bandwidth_mbit * 1e6 / 8, "latency_s": latency_ms / 1e3}
-        cluster = cluster_like(
-            measure_device(), devices, ETHERNET_100.model_copy(update=changes), name or platform.node() or "cluster"
-        )
+        link = _link(100.0 if bandwidth_mbit is None else bandwidth_mbit, 0.5 if latency_ms is None else latency_ms)
+        cluster = cluster_like(measure_device(), devices, link, name or platform.node() or "cluster")
     cluster.save(out)
     device, link = cluster.devices[0], cluster.links[0]
-    console.print(
-        f"{out}: {devices} devices of {device.flops_per_s / 1e9:.1f} GFLOP/s and {seconds(device.layer_overhead_s)} "
-        f"a kernel (one thread); links of {link.bandwidth_bytes_per_s * 8 / 1e6:.0f} Mbit/s, {seconds(link.latency_s)}"
+    print(
+        f"{out}: {format_count(devices, 'device')} of {device.flops_per_s / 1e9:.1f} GFLOP/s and "
+        f"{seconds(device.layer_overhead_s)} a kernel (one thread); "
+        f"links of {link.bandwidth_bytes_per_s * 8 / 1e6:g} Mbit/s, {seconds(link.latency_s)}"
     )

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from sepnas.cli.common import console
+from sepnas.cli.common import PATH, TEXT, console
 from sepnas.cost.simulator import simulate
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.cluster import Cluster, uniform_cluster
 
+MOST_COLUMNS = 1000
+
 
 def report(
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
-    search: Annotated[Path | None, typer.Option(help="A folder that `sepnas search` wrote.")] = None,
-    training: Annotated[Path | None, typer.Option(help="A folder that `sepnas train` wrote.")] = None,
-    architecture: Annotated[Path | None, typer.Option(help="The chosen architecture [the training's].")] = None,
-    cluster: Annotated[Path | None, typer.Option(help="Predict the time line on this cluster.")] = None,
-    trace: Annotated[Path | None, typer.Option(help="A trace that `sepnas bench --trace` wrote.")] = None,
-    title: Annotated[str, typer.Option(help="The page's title.")] = "sepnas report",
+    out: Annotated[Path, typer.Option(help="The page to write.", **PATH)] = Path("report.html"),
+    search: Annotated[Path | None, typer.Option(help="A folder that `sepnas search` wrote.", **PATH)] = None,
+    training: Annotated[Path | None, typer.Option(help="A folder that `sepnas train` wrote.", **PATH)] = None,
+    architecture: Annotated[Path | None, typer.Option(help="The chosen architecture [the training's].", **PATH)] = None,
+    cluster: Annotated[Path | None, typer.Option(help="Predict the time line on this cluster.", **PATH)] = None,
+    trace: Annotated[Path | None, typer.Option(help="A trace that `sepnas bench --trace` wrote.", **PATH)] = None,
+    title: Annotated[str, typer.Option(help="The page's title.", **TEXT)] = "sepnas report",
 ) -> None:
     """Write one self-contained HTML page of a search, a training run, a plan and a trace: whatever is given."""
     from sepnas.cli.pages import (
-        candidate_points,
         machine_rows,
         measured_timeline,
         predicted_timeline,
         training_curves,
     )
+    from sepnas.cli.search_page import search_parts
     from sepnas.report.content import ReportContent
     from sepnas.report.page import write_report
     from sepnas.runtime.trace import Trace
@@ -51,12 +55,13 @@ def report(
         timelines += [measured_timeline(request) for request in Trace.load(trace).requests[-1:]]
     content = ReportContent(
         title=title,
-        candidates=candidate_points(search, key) if search else (),
         timelines=tuple(timelines),
         architecture=chosen,
         history=training_curves(training) if training else (),
         machine=machine_rows(),
     )
+    if search:
+        content = replace(content, **search_parts(search, key))
     console.print(f"written: {write_report(out, content).resolve().as_uri()}")
 
 
@@ -75,4 +80,10 @@ def results(
     from sepnas.cli.main import VERBS
     from sepnas.report.results import collect_results, results_table
 
-    console.print(results_table(collect_results(root, VERBS)))
+    experiments = collect_results(root, VERBS)
+    if not any(experiment.result for experiment in experiments):
+        missing = "holds no experiments/*/result.json" if root.is_dir() else "is no folder"
+        raise SpecError(f"{root}: {missing}; name the folder of the repository")
+    table = results_table(experiments)
+    # as wide as it is, whatever the terminal: names in columns of one letter help nobody
+    Console(width=Console(width=MOST_COLUMNS).measure(table).maximum).print(table)

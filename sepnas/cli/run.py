@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from sepnas.cli.common import console, number, print_json, seconds
+from sepnas.cli.common import console, number, path_of, print_json, seconds
+from sepnas.runtime.protocol import MAX_BATCH
+from sepnas.runtime.session import MAX_DEADLINE_S, Session
 
 if TYPE_CHECKING:
     from sepnas.runtime.bench import BenchResult
 
-Deployment = Annotated[Path, typer.Argument(help="The deployment's folder, as `sepnas export` wrote it.")]
-HostsFile = Annotated[Path | None, typer.Option("--devices", help="hosts.yaml [the one in the deployment].")]
-Deadline = Annotated[float, typer.Option(min=0.001, help="Seconds until an answer or an error.")]
+Deployment = Annotated[
+    Path, typer.Argument(parser=path_of, help="The deployment's folder, as `sepnas export` wrote it.")
+]
+HostsFile = Annotated[Path | None, typer.Option("--devices", parser=path_of, help="hosts.yaml [the deployment's own].")]
+Deadline = Annotated[float, typer.Option(min=0.001, max=MAX_DEADLINE_S, help="Seconds until an answer or an error.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="No TLS; only on this machine's own addresses.")]
 
 
 def worker(
-    shard: Annotated[Path, typer.Argument(help="One device's folder, such as deployment/device1.")],
+    shard: Annotated[Path, typer.Argument(parser=path_of, help="One device's folder, such as deployment/device1.")],
     listen: Annotated[str, typer.Option(help="HOST:PORT to wait on for the client and the other devices.")],
     threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 1,
     insecure: Insecure = False,
@@ -36,7 +40,7 @@ def worker(
 
 def infer(
     deployment: Deployment,
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(parser=path_of, help="Image files.")],
     devices: HostsFile = None,
     deadline: Deadline = 10.0,
     top: Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")] = 3,
@@ -45,18 +49,22 @@ def infer(
 ) -> None:
     """Classify images through the devices."""
     from sepnas.runtime.images import load_images
-    from sepnas.runtime.session import Session
 
     with Session(deployment, devices=devices, deadline_s=deadline, insecure=insecure) as session:
         batch = load_images(images, session.manifest)
         answers = _best(session.infer(batch), session.manifest.classes, top)
     if json_:
-        print_json([{"image": str(path), "classes": found} for path, found in zip(images, answers, strict=True)])
+        print_json([_image_data(image, found) for image, found in zip(images, answers, strict=True)])
         return
     table = Table("image", *(f"{place}." for place in range(1, len(answers[0]) + 1)))
-    for path, found in zip(images, answers, strict=True):
-        table.add_row(str(path), *(f"{name} {probability:.1%}" for name, probability in found))
+    for image, found in zip(images, answers, strict=True):
+        table.add_row(str(image), *(f"{name} {probability:.1%}" for name, probability in found))
     console.print(table)
+
+
+def _image_data(image: Path, found: list[tuple[str, float]]) -> dict[str, object]:
+    classes = [{"class": name, "probability": probability} for name, probability in found]
+    return {"image": str(image), "classes": classes}
 
 
 def _best(logits_BK: object, classes: tuple[str, ...], top: int) -> list[list[tuple[str, float]]]:
@@ -74,28 +82,26 @@ def bench(
     devices: HostsFile = None,
     requests: Annotated[int, typer.Option(min=1, help="Requests to measure.")] = 200,
     warmup: Annotated[int, typer.Option(min=0, help="Requests before the measuring.")] = 20,
-    batch: Annotated[int, typer.Option(min=1, help="Images in one request.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="Images in one request.")] = 1,
     deadline: Deadline = 10.0,
-    cluster: Annotated[Path | None, typer.Option(help="Predict with this cluster beside the measurement.")] = None,
-    trace: Annotated[Path | None, typer.Option(help="Write the trace of the last request to this file.")] = None,
+    cluster: Annotated[Path | None, typer.Option(parser=path_of, help="A cluster to predict with.")] = None,
+    trace: Annotated[Path | None, typer.Option(parser=path_of, help="File for the last request's trace.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     insecure: Insecure = False,
 ) -> None:
     """Measure latency, throughput and bytes of a deployment on random images."""
     from sepnas.runtime.bench import bench as measure
     from sepnas.runtime.bench import random_batch
-    from sepnas.runtime.session import Session
 
-    with Session(deployment, devices=devices, deadline_s=deadline, insecure=insecure) as session:
-        manifest = session.manifest
-        result = measure(session, random_batch(manifest, batch), requests, warmup)
-        if trace is not None:
-            session.trace(last=1).save(trace)
     predicted_s = None if cluster is None else _predicted_latency_s(deployment, cluster, batch)
-    if json_:
-        print_json(result.to_data() | {"latency_predicted_s": predicted_s})
-    else:
-        _print_bench(result, predicted_s)
+    with Session(deployment, devices=devices, deadline_s=deadline, insecure=insecure) as session:
+        result = measure(session, random_batch(session.manifest, batch), requests, warmup)
+        if json_:
+            print_json(result.to_data() | {"latency_predicted_s": predicted_s})
+        else:
+            _print_bench(result, predicted_s)
+        if trace is not None:  # last: what was measured is shown even if this file cannot be written
+            session.trace(last=1).save(trace)
 
 
 def _predicted_latency_s(deployment: Path, cluster: Path, batch: int) -> float:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import re
-import selectors
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
 from pathlib import Path
 from types import TracebackType
 
@@ -18,6 +19,7 @@ from sepnas.spec.hosts import Hosts
 
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 10.0
+_KEPT_LINES = 50
 _READY = re.compile(r"listens on (\S+)")
 
 
@@ -30,19 +32,15 @@ class LocalWorkers:
 
     def __init__(self, deployment: Path, num_devices: int) -> None:
         self._folders = [deployment / f"device{rank}" for rank in range(num_devices)]
-        self._processes: list[subprocess.Popen[str]] = []
+        self._workers: list[_Process] = []
         self.hosts: Hosts
 
     def __enter__(self) -> Self:
         try:
             for folder in self._folders:
-                command = [sys.executable, "-m", "sepnas", "worker", str(folder), "--listen", "127.0.0.1:0"]
-                process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-                )
-                self._processes.append(process)
+                self._workers.append(_Process(folder))
             limit = time.monotonic() + START_DEADLINE_S
-            self.hosts = Hosts.on([_address(process, limit) for process in self._processes])
+            self.hosts = Hosts.on([worker.address(limit) for worker in self._workers])
         except BaseException:
             self._stop()
             raise
@@ -54,31 +52,51 @@ class LocalWorkers:
         self._stop()
 
     def _stop(self) -> None:
-        for process in self._processes:
-            process.terminate()
-        for process in self._processes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_DEADLINE_S)
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.end()
 
 
-def _address(process: subprocess.Popen[str], limit: float) -> str:
-    """Where the worker listens, from the line that says it is ready."""
-    assert process.stdout is not None
-    said = []
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        while selector.select(max(0.0, limit - time.monotonic())):
-            line = process.stdout.readline()
-            found = _READY.search(line)
-            if found:
-                return found[1]
-            if not line:
-                break
-            said.append(line.rstrip())
-    words = " / ".join(said) or "it said nothing"
-    raise PeerUnreachableError(f"worker process {process.pid} did not get ready: {words}")
+class _Process:
+    """One worker, and a thread that reads what it says until its end: a full pipe would block it."""
+
+    def __init__(self, folder: Path) -> None:
+        command = [sys.executable, "-m", "sepnas", "worker", str(folder), "--listen", "127.0.0.1:0"]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            errors="replace",
+        )  # fmt: skip
+        self._said: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._address: str | None = None
+        self._ready_or_over = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def address(self, limit: float) -> str:
+        """Where the worker listens; waits until it says so, at most until ``limit``."""
+        self._ready_or_over.wait(max(0.0, limit - time.monotonic()))
+        if self._address is None:
+            words = " / ".join(self._said) or "it said nothing"
+            raise PeerUnreachableError(f"worker process {self.process.pid} did not get ready: {words}")
+        return self._address
+
+    def end(self) -> None:
+        """Wait for the process, which was told to end, and kill it when it does not."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(STOP_DEADLINE_S)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._reader.join(STOP_DEADLINE_S)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as lines:
+            for line in lines:
+                self._said.append(line.rstrip())
+                found = _READY.search(line)
+                if found and self._address is None:
+                    self._address = found[1]
+                    self._ready_or_over.set()
+        self._ready_or_over.set()

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
+from sepnas.cost.routes import routes_of
 from sepnas.errors import PlanError
-from sepnas.plan.steps import CLIENT, Compute, Message, Plan, Recv, Segment, Send
-from sepnas.spec.cluster import Cluster, Device, Link
+from sepnas.plan.steps import CLIENT, Compute, Plan, Recv, Segment, Send
+from sepnas.spec.cluster import Cluster, Device
+from sepnas.spec.wire import FRAME_HEADER_BYTES, payload_bytes
 
+_Posted: TypeAlias = tuple[int, int, int, int, str]
+"""A message: tag, source, destination, payload bytes, the sender's tensor."""
 SpanKind = Literal["compute", "transfer", "wait"]
 
 
@@ -83,21 +87,26 @@ class _Run:
 
     def __init__(self, plan: Plan, cluster: Cluster, batch: int, timeline: bool) -> None:
         self.plan, self.cluster, self.batch = plan, cluster, batch
+        self.routes = routes_of(cluster)
         self.spans: list[Span] | None = [] if timeline else None
         self.now = [0.0] * plan.num_devices
         self.compute_s = [0.0] * plan.num_devices
         self.position = [0] * plan.num_devices
         self.arrival: dict[int, float] = {}
         self.free_at: dict[Hashable, float] = {}
-        self.bytes: dict[tuple[int, int], tuple[int, int]] = {}
+        self.payload_bytes: dict[tuple[int, int], int] = {}
+        self.num_messages: dict[tuple[int, int], int] = {}
         self.latency_s = 0.0
 
     def result(self) -> Simulation:
-        for message in sorted(self.plan.messages(), key=lambda m: m.tag):
-            self._deliver(message)
+        for message in sorted(self._messages()):
+            self._deliver(*message)
         for rank in range(self.plan.num_devices):
             self._advance(rank, None)
-        links = tuple(LinkBytes(s, d, payload, wire) for (s, d), (payload, wire) in sorted(self.bytes.items()))
+        links = tuple(
+            LinkBytes(*pair, payload, payload + FRAME_HEADER_BYTES * self.num_messages[pair])
+            for pair, payload in sorted(self.payload_bytes.items())
+        )
         makespan_s = max(self.now)
         return Simulation(
             makespan_s=makespan_s,
@@ -106,34 +115,49 @@ class _Run:
             wire_bytes=sum(link.wire_bytes for link in links),
             compute_s=tuple(self.compute_s),
             peak_memory_bytes=tuple(peak_memory_bytes(self.plan, rank, self.batch) for rank in range(len(self.now))),
-            energy_j=tuple(self._energy_j(rank, makespan_s) for rank in range(len(self.now))),
+            energy_j=self._energy_j(links, makespan_s),
             links=links,
             timeline=tuple(self.spans or ()),
         )
 
-    def _deliver(self, message: Message) -> None:
+    def _messages(self) -> list[_Posted]:
+        """As :meth:`Plan.messages`, in bare numbers: this is what a search does most."""
+        found: list[_Posted] = []
+        for rank, program in enumerate(self.plan.programs):
+            shapes = self.plan.shapes[rank]
+            for step in program:
+                if isinstance(step, Send):
+                    (first, last), (top, bottom) = step.region.channels, step.region.rows
+                    num_values = (last - first) * (bottom - top) * shapes[step.tensor].width
+                    nbytes = payload_bytes(num_values, step.wire, self.batch)
+                    found.append((step.tag, rank, step.to, nbytes, step.tensor))
+                elif isinstance(step, Recv) and step.source == CLIENT:
+                    nbytes = payload_bytes(shapes[step.tensor].num_values, "fp32", self.batch)
+                    found.append((step.tag, CLIENT, rank, nbytes, step.tensor))
+        return found
+
+    def _deliver(self, tag: int, source: int, destination: int, nbytes: int, tensor: str) -> None:
         """Let the sender reach its send, then carry the message."""
-        source, destination = message.source, message.destination
-        posted_s = 0.0 if source == CLIENT else self._advance(source, message.tag)
-        payload, wire = message.payload_bytes(self.batch), message.wire_bytes(self.batch)
-        between_devices = CLIENT not in (source, destination)
-        link = self.cluster.link(source, destination) if between_devices else self.cluster.client_link
-        start_s = end_s = arrival_s = posted_s
-        if link is not None:
-            resources = _resources(link, source, destination)
-            start_s = max(posted_s, *(self.free_at.get(resource, 0.0) for resource in resources))
-            end_s = start_s + link.message_overhead_s + wire / link.bandwidth_bytes_per_s
-            for resource in resources:
+        pair = (source, destination)
+        arrival_s = posted_s = 0.0 if source == CLIENT else self._advance(source, tag)
+        route = self.routes[pair]
+        if route is not None:
+            start_s = posted_s
+            for resource in route.resources:
+                start_s = max(start_s, self.free_at.get(resource, 0.0))
+            wire_bytes = nbytes + FRAME_HEADER_BYTES
+            end_s = start_s + route.message_overhead_s + wire_bytes / route.bandwidth_bytes_per_s
+            for resource in route.resources:
                 self.free_at[resource] = end_s
-            arrival_s = end_s + link.latency_s
-        self.arrival[message.tag] = arrival_s
+            arrival_s = end_s + route.latency_s
+            if self.spans is not None:
+                self.spans.append(Span(source, "transfer", tensor, start_s, arrival_s, destination, nbytes))
+        self.arrival[tag] = arrival_s
         if destination == CLIENT:
             self.latency_s = arrival_s
-        if between_devices:
-            before = self.bytes.get((source, destination), (0, 0))
-            self.bytes[source, destination] = (before[0] + payload, before[1] + wire)
-        if self.spans is not None and link is not None:
-            self.spans.append(Span(source, "transfer", message.tensor, start_s, arrival_s, destination, payload))
+        elif source != CLIENT:
+            self.payload_bytes[pair] = self.payload_bytes.get(pair, 0) + nbytes
+            self.num_messages[pair] = self.num_messages.get(pair, 0) + 1
 
     def _advance(self, rank: int, until_tag: int | None) -> float:
         """Carry out a device's steps up to the send ``until_tag`` (or all); the time of that."""
@@ -171,27 +195,25 @@ class _Run:
         if self.spans is not None:
             self.spans.append(Span(rank, kind, name, start_s, end_s, peer))
 
-    def _energy_j(self, rank: int, makespan_s: float) -> float:
-        power = self.cluster.devices[rank].power
-        wire_bytes = sum(wire for pair, (_, wire) in self.bytes.items() if rank in pair)
-        return power.idle_w * makespan_s + power.compute_w * self.compute_s[rank] + power.energy_per_byte_j * wire_bytes
-
-
-def _resources(link: Link, source: int, destination: int) -> tuple[Hashable, ...]:
-    """What a message occupies while it is on the wire (see :class:`Link`)."""
-    if link.medium == "shared":
-        return ("air",)
-    if link.medium == "switch":
-        if link.duplex == "half":
-            return (("port", source), ("port", destination))
-        return (("out", source), ("in", destination))
-    return (("cable", source, destination) if link.duplex == "full" else ("cable", frozenset((source, destination))),)
+    def _energy_j(self, links: tuple[LinkBytes, ...], makespan_s: float) -> tuple[float, ...]:
+        wire_bytes = [0] * self.plan.num_devices
+        for link in links:
+            wire_bytes[link.source] += link.wire_bytes
+            wire_bytes[link.destination] += link.wire_bytes
+        return tuple(
+            device.power.idle_w * makespan_s + device.power.compute_w * busy_s + device.power.energy_per_byte_j * nbytes
+            for device, busy_s, nbytes in zip(self.cluster.devices, self.compute_s, wire_bytes, strict=False)
+        )
 
 
 def peak_memory_bytes(plan: Plan, rank: int, batch: int = 1) -> int:
     """Weights, the largest activations of a segment, and a buffer for each message that comes in."""
-    segments = plan.segments[rank].values()
-    weights = sum(segment.weight_bytes for segment in segments)
-    activations = max((segment.activation_bytes for segment in segments), default=0)
-    received = [plan.shapes[rank][s.tensor].num_values for s in plan.programs[rank] if isinstance(s, Recv)]
-    return weights + batch * (activations + 4 * sum(received))
+    weights = activations = received = 0
+    for segment in plan.segments[rank].values():
+        weights += segment.weight_bytes
+        activations = max(activations, segment.activation_bytes)
+    shapes = plan.shapes[rank]
+    for step in plan.programs[rank]:
+        if isinstance(step, Recv):
+            received += shapes[step.tensor].num_values
+    return weights + batch * (activations + 4 * received)

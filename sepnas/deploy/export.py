@@ -1,7 +1,7 @@
 """Export: a trained network becomes a deployment, a folder for each device with all that it needs.
 
-Everything is written into a folder beside the target and renamed over it at the end: a deployment is whole
-or not there.
+Everything is written into a temporary folder and renamed into its place at the end: a deployment is whole or not
+there. That folder is beside the target, or in it when it exists: it may be a mount point or the current folder.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ from sepnas.deploy.certificates import DEFAULT_VALIDITY_DAYS
 from sepnas.deploy.writer import DeploymentWriter, Progress
 from sepnas.errors import DeploymentError, SpecError, StorageError
 from sepnas.spec.architecture import Architecture
+from sepnas.spec.document import short
 from sepnas.spec.hosts import Hosts
 from sepnas.spec.manifest import MANIFEST_NAME, ImageInput, Manifest
 
 if TYPE_CHECKING:
     from sepnas.nets.separable import SeparableResNeXt
+
+MAX_VALIDITY_DAYS = 36_500
+MAX_NAME_CHARACTERS = 255
 
 
 def export_deployment(
@@ -54,8 +58,14 @@ def export_deployment(
         DeploymentError: ``out_dir`` exists and may not be replaced.
         StorageError: it cannot be written; nothing is left behind then.
     """
+    if not os.fspath(out_dir):
+        raise SpecError("export: `out_dir` is empty; name the deployment's folder")
     image = _image_input(network.architecture, mean, std)
     _check_names(network.architecture, name, classes, hosts)
+    if not 0 < validity_days <= MAX_VALIDITY_DAYS:  # so that nan is refused too
+        raise SpecError(
+            f"export: `validity_days` must be more than 0 and at most {MAX_VALIDITY_DAYS}, got {validity_days!r}"
+        )
     was_training = network.training
     network.eval()
     try:
@@ -78,10 +88,15 @@ def _image_input(architecture: Architecture, mean: Sequence[float], std: Sequenc
 
 
 def _check_names(architecture: Architecture, name: str, classes: Sequence[str], hosts: Hosts | None) -> None:
-    if not name:
-        raise SpecError("export: `name` is empty; give the deployment a name")
+    if not name.strip() or not name.isprintable() or set(name) & set("/\\") or len(name) > MAX_NAME_CHARACTERS:
+        raise SpecError(
+            f"export: `name` must be 1..{MAX_NAME_CHARACTERS} printable characters without slashes, got {short(name)}"
+        )
     if len(classes) != architecture.num_classes:
         raise SpecError(f"export: `classes` must name {architecture.num_classes} classes, got {len(classes)}")
+    wrong = [label for label in classes if not label.strip() or classes.count(label) > 1]
+    if wrong:
+        raise SpecError(f"export: `classes` must name each class once, and none is empty, got {short(wrong[0])}")
     for rank in range(architecture.num_devices if hosts else 0):
         assert hosts is not None
         hosts.address(rank)
@@ -93,21 +108,28 @@ def _silent(done: int, total: int, what: str) -> None:
 
 @contextmanager
 def _writing(target: Path, force: bool) -> Iterator[Path]:
-    """Give a folder beside ``target`` to write into, and put it in the place of ``target`` at the end."""
+    """Give a temporary folder to write into, and put what is in it in the place of ``target`` at the end."""
     _check_replaceable(target, force)
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
-        temporary.chmod(0o755)
+        temporary = _folder_in(target if target.exists() else target.parent)
         yield temporary
-        _put_in_place(temporary, target)
+        if target.exists():
+            _replace_entries(temporary, target)
+        else:
+            temporary.chmod(0o755)
+            temporary.rename(target)
     except (OSError, StorageError) as error:
         reason = error.strerror or error if isinstance(error, OSError) else error
         raise StorageError(f"{target}: the deployment cannot be written, nothing was left behind: {reason}") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _folder_in(parent: Path) -> Path:
+    return Path(tempfile.mkdtemp(dir=parent, prefix=".sepnas-export-"))
 
 
 def _check_replaceable(target: Path, force: bool) -> None:
@@ -119,16 +141,25 @@ def _check_replaceable(target: Path, force: bool) -> None:
         raise DeploymentError(f"{target}: a deployment stands there already; choose another folder, or pass --force")
 
 
-def _put_in_place(temporary: Path, target: Path) -> None:
-    """Rename over ``target``; what stood there is gone only once the new one is in its place."""
-    if not target.exists():
-        temporary.rename(target)
-        return
-    old = temporary.with_suffix(".old")
-    target.rename(old)
+def _replace_entries(new: Path, target: Path) -> None:
+    """Move what is in ``new`` up into ``target``, in which it lies; what stood there is back after an error."""
+    incoming = sorted(new.iterdir(), key=_is_manifest)
+    outgoing = sorted((path for path in target.iterdir() if path.name != new.name), key=_is_manifest, reverse=True)
+    old = _folder_in(target)
+    moves = [(path, old / path.name) for path in outgoing] + [(path, target / path.name) for path in incoming]
+    done: list[tuple[Path, Path]] = []
     try:
-        temporary.rename(target)
-    except OSError:
-        old.rename(target)
+        for source, place in moves:
+            source.rename(place)
+            done.append((source, place))
+    except BaseException:
+        for source, place in reversed(done):
+            place.rename(source)
+        old.rmdir()
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_manifest(path: Path) -> bool:
+    """It goes first and comes last: without it nothing takes a folder for a deployment."""
+    return path.name == MANIFEST_NAME

@@ -1,4 +1,7 @@
-"""Is a deployment, or one device's folder, exactly what was exported? Every hash is checked; needs no torch."""
+"""Is every file of a deployment, or of one device's folder, what was exported? Every hash is checked; needs no torch.
+
+Other files may lie there, such as logs: what no manifest lists is never read.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from sepnas.errors import DeploymentError, SpecError, VersionError
 from sepnas.spec.manifest import (
     MANIFEST_NAME,
     SHARD_NAME,
+    WEIGHTS_NAME,
     FileEntry,
     Manifest,
     SealedDocument,
@@ -21,12 +25,13 @@ from sepnas.spec.manifest import (
 )
 
 KEY_NAME = "key.pem"
+TLS_NAMES = ("tls/ca.pem", "tls/cert.pem", f"tls/{KEY_NAME}")
 _CHUNK_BYTES = 1 << 20
 _Sealed = TypeVar("_Sealed", bound=SealedDocument)
 
 
 def verify_deployment(folder: str | os.PathLike[str]) -> Manifest:
-    """Check every file of a whole deployment; :class:`DeploymentError` names the first that is wrong."""
+    """Check every listed file of a whole deployment; :class:`DeploymentError` names the first that is wrong."""
     folder = Path(folder)
     manifest = load_manifest(folder)
     _check_files(folder, manifest.files, manifest.files)
@@ -39,18 +44,17 @@ def verify_client(folder: str | os.PathLike[str], uses_hosts: bool = True) -> Ma
     """Check what a client uses of a deployment: the manifest, its certificate, perhaps the example of hosts."""
     folder = Path(folder)
     manifest = load_manifest(folder)
-    mine = [name for name in manifest.files if name.startswith("client/")]
-    if uses_hosts:
-        mine.append("hosts.yaml")
-    _check_files(folder, manifest.files, mine)
+    mine = [f"client/{name}" for name in TLS_NAMES]
+    _check_files(folder, manifest.files, [*mine, "hosts.yaml"] if uses_hosts else mine)
     return manifest
 
 
 def verify_device(folder: str | os.PathLike[str]) -> ShardManifest:
-    """Check every file of one device's folder, and that it belongs to the deployment around it, if one is there."""
+    """Check every listed file of a device's folder, and that it belongs to the deployment around it, if any."""
     folder = Path(folder)
     shard = _load(ShardManifest, folder, SHARD_NAME, "a device's folder, such as DEPLOYMENT/device0")
-    _check_files(folder, shard.files, shard.files)
+    loaded = {WEIGHTS_NAME, *TLS_NAMES, *(segment.file for segment in shard.segments.values())}
+    _check_files(folder, shard.files, sorted(loaded | set(shard.files)))
     if (folder.parent / MANIFEST_NAME).is_file():
         _check_belongs(folder, shard, load_manifest(folder.parent))
     return shard
@@ -86,6 +90,8 @@ def _check_files(folder: Path, entries: Mapping[str, FileEntry], names: Iterable
     for name in names:
         path = folder / name
         shown = f"{folder.name}/{name}"
+        if name not in entries:
+            raise DeploymentError(f"{shown}: no manifest lists it, so it is not read; export the deployment again")
         try:
             if path.name == KEY_NAME:
                 _check_private(path)

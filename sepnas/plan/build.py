@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from sepnas.plan.liveness import prune
 from sepnas.plan.lower import lower
 from sepnas.plan.steps import Plan
 from sepnas.spec.architecture import Architecture
 
 
 def build_plan(architecture: Architecture) -> Plan:
-    """Lower the architecture and drop what the answer does not need."""
-    return prune(lower(architecture))
+    """Lower what the answer of the architecture needs."""
+    return lower(architecture, live=True)

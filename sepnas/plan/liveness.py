@@ -1,7 +1,8 @@
 """Liveness: what cannot reach the answer is neither sent nor computed.
 
 With one read-out device the last exchanges of the published policies are partly dead; dropping them leaves
-the answer as it is, bit for bit.
+the answer as it is, bit for bit. This works on any plan; ``lower(architecture, live=True)`` writes none of it in the
+first place, which is what a search does.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ def prune(plan: Plan) -> Plan:
     live = _live_steps(plan)
     programs, segments, shapes = [], [], []
     for rank, program in enumerate(plan.programs):
-        kept = [step for step, is_live in zip(program, live[rank], strict=True) if is_live]
-        steps, used = _join_segments(kept, plan.segments[rank])
-        programs.append(tuple(steps))
+        steps, used, known = program, plan.segments[rank], plan.shapes[rank]
+        if not all(live[rank]):
+            kept = [step for step, is_live in zip(program, live[rank], strict=True) if is_live]
+            steps, used = _join_segments(kept, used)
+            known = {name: known[name] for name in _tensors(steps)}
+        programs.append(steps)
         segments.append(used)
-        shapes.append({name: plan.shapes[rank][name] for name in _tensors(steps)})
+        shapes.append(known)
     return Plan(tuple(programs), tuple(segments), tuple(shapes), plan.reader, plan.answer)
 
 
-def _tensors(steps: list[Step]) -> list[str]:
+def _tensors(steps: tuple[Step, ...]) -> list[str]:
     """The names that a program gives to tensors."""
     return [step.tensor if isinstance(step, Recv) else step.output for step in steps if not isinstance(step, Send)]
 
@@ -64,7 +68,9 @@ def _live_steps(plan: Plan) -> list[list[bool]]:
     return live
 
 
-def _join_segments(program: list[Step], segments: Mapping[str, Segment]) -> tuple[list[Step], dict[str, Segment]]:
+def _join_segments(
+    program: list[Step], segments: Mapping[str, Segment]
+) -> tuple[tuple[Step, ...], Mapping[str, Segment]]:
     """Make one computation of two that follow each other when nobody else reads what lies between."""
     readers: Counter[str] | None = None
     steps: list[Step] = []
@@ -82,7 +88,7 @@ def _join_segments(program: list[Step], segments: Mapping[str, Segment]) -> tupl
             used[segment.name] = segment
         steps.append(step)
         last = step
-    return steps, used
+    return tuple(steps), used
 
 
 def _count_readers(program: list[Step]) -> Counter[str]:

@@ -103,23 +103,46 @@ class PartTable:
         )
 
 
-def part_tables(architecture: Architecture) -> tuple[PartTable, ...]:
-    """A table for each device; networks that differ only in their policy share them."""
+class NetworkTable:
+    """The parts of a network, and what others derive from it and from one object of a policy.
+
+    What is kept is found by the object itself: hashing a description costs more than most of what is derived.
+    """
+
+    MOST_KEPT = 1 << 16
+
+    def __init__(self, parts: tuple[PartTable, ...]) -> None:
+        self.parts = parts
+        self._kept: dict[int, tuple[object, object]] = {}
+
+    def kept(self, source: object) -> object | None:
+        """What was derived from this very object, if anything."""
+        found = self._kept.get(id(source))
+        return None if found is None else found[1]
+
+    def keep(self, source: object, derived: object) -> None:
+        if len(self._kept) >= self.MOST_KEPT:
+            self._kept.clear()
+        self._kept[id(source)] = (source, derived)  # while the source is held nothing else has its id
+
+
+def network_table(architecture: Architecture) -> NetworkTable:
+    """The table of a network; those that differ only in their policy share it."""
     a = architecture
     numbers = (a.depth, a.num_classes, a.in_channels, a.image_size, a.stem_channels, a.stem_stride)
-    return _part_tables(numbers, a.parts)
+    return _network_table(numbers, a.parts)
 
 
-@lru_cache(maxsize=64)
-def _part_tables(numbers: tuple[int, ...], parts: tuple[DevicePart, ...]) -> tuple[PartTable, ...]:
+@lru_cache(maxsize=256)
+def _network_table(numbers: tuple[int, ...], parts: tuple[DevicePart, ...]) -> NetworkTable:
     names = ("depth", "num_classes", "in_channels", "image_size", "stem_channels", "stem_stride")
     bare = Architecture.model_validate({**dict(zip(names, numbers, strict=True)), "parts": parts})
-    return tuple(PartTable(bare, rank) for rank in range(len(parts)))
+    return NetworkTable(tuple(PartTable(bare, rank) for rank in range(len(parts))))
 
 
 def device_layers(architecture: Architecture, rank: int) -> tuple[Layer, ...]:
     """The layers of one device, head included (not every device runs its head)."""
-    return part_tables(architecture)[rank].layers
+    return network_table(architecture).parts[rank].layers
 
 
 def has_head(architecture: Architecture, rank: int) -> bool:

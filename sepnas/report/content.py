@@ -32,7 +32,9 @@ class SummaryRow:
 class CandidatePoint:
     """One candidate of a search; ``objectives`` has ``accuracy``, ``latency_s`` and ``payload_bytes``.
 
-    ``label`` names a policy that people know (all-to-all, hand-made, none).
+    ``label`` names a policy that people know (all-to-all, hand-made, none). ``on_early_front``: it was on the front
+    after the first ``early`` candidates. ``traits`` are numbers of its policy (``figures/parallel.py`` names them), all
+    candidates have the same; ``phrase`` is the policy in a few words. ``architecture`` has the policy that is drawn.
     """
 
     index: int
@@ -40,6 +42,21 @@ class CandidatePoint:
     on_front: bool = False
     label: str | None = None
     chosen: bool = False
+    knee: bool = False
+    on_early_front: bool = False
+    traits: Mapping[str, float] = field(default_factory=dict)
+    phrase: str = ""
+    architecture: Architecture | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FrontGrowth:
+    """The front after ``judged`` candidates."""
+
+    judged: int
+    front_size: int
+    hypervolume: float
+    best_accuracy: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +129,8 @@ class Curve:
 class ReportContent:
     """The parts of the page, from top to bottom.
 
+    ``growth`` has one step for each candidate of ``candidates``, in the order of their judging; ``early`` is how many
+    of them count as the search's beginning.
     ``timelines`` share one picture; the first stands above the second (predicted above measured).
     ``architecture`` is the chosen one: its transmission policy is drawn.
     """
@@ -120,6 +139,8 @@ class ReportContent:
     lead: str = ""
     summary: tuple[SummaryRow, ...] = ()
     candidates: tuple[CandidatePoint, ...] = ()
+    growth: tuple[FrontGrowth, ...] = ()
+    early: int = 0
     timelines: tuple[Timeline, ...] = ()
     links: tuple[LinkBytes, ...] = ()
     accuracy: Accuracy | None = None

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sepnas.errors import SpecError
+from sepnas.report.units import format_count
 from sepnas.spec.result import Measure, ResultFile
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
@@ -122,7 +123,7 @@ def _caption(experiments: list[Experiment]) -> str | None:
     measures = [m for experiment in experiments if experiment.result for m in experiment.result.measures]
     missed = sum(measure.met is False for measure in measures)
     without = [experiment.slug for experiment in experiments if experiment.result is None]
-    lines = [f"{len(measures)} measures, {missed} missed goals"]
+    lines = [f"{format_count(len(measures), 'measure')}, {format_count(missed, 'missed goal')}"]
     if without:
         lines.append(f"without a result: {', '.join(without)}")
     return "\n".join(lines)

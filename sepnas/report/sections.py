@@ -3,70 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
-from markupsafe import Markup
-
+from sepnas.report.body import LONG, Picture, Section, Table, picture
 from sepnas.report.content import Accuracy, CandidatePoint, ReportContent
+from sepnas.report.exploration import policies_section, progress_section
 from sepnas.report.figures.bars import classes_drawing, link_name, links_drawing
 from sepnas.report.figures.curves import curves_drawing, epochs_of, is_share
 from sepnas.report.figures.front import front_drawing
 from sepnas.report.figures.policy import policy_drawing, transfers_of
-from sepnas.report.figures.style import Drawing
-from sepnas.report.figures.svg import inline_svg
 from sepnas.report.figures.timeline import busy_rows, timeline_drawing
-from sepnas.report.units import format_bytes, format_seconds, format_share
+from sepnas.report.units import format_bytes, format_count, format_seconds, format_share
 from sepnas.spec.policy import ExchangePoint, Transfer
-
-_LONG = 12
-"""Tables of more rows are folded."""
 
 _MOST_CLASSES = 24
 """More do not fit into a picture; the table has them all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """An inline SVG and the sentence under it; a ``wide`` one takes a whole row and scrolls on a narrow screen."""
-
-    svg: Markup
-    caption: str
-    wide: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Plain text cells, text columns before numbers; a ``folded`` table opens on demand, ``marked`` rows stand out."""
-
-    caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    folded: bool = False
-    marked: frozenset[int] = frozenset()
-    num_text_columns: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """One part of the page."""
-
-    slug: str
-    title: str
-    lead: str = ""
-    pictures: tuple[Picture, ...] = ()
-    tables: tuple[Table, ...] = ()
-    commands: tuple[str, ...] = ()
 
 
 def sections_of(content: ReportContent) -> list[Section]:
     """The sections whose data is there, in the order of the page."""
     found = [make(content) for make in _MAKERS]
     return [section for section in found if section is not None]
-
-
-def _picture(draw: Callable[[], Drawing], caption: str, wide: bool = False) -> Picture:
-    return Picture(inline_svg(draw), caption, wide)
 
 
 def _front(content: ReportContent) -> Section | None:
@@ -77,11 +34,11 @@ def _front(content: ReportContent) -> Section | None:
     return Section(
         "front",
         "The search",
-        f"{len(candidates)} candidates, {sum(c.on_front for c in candidates)} of them on the Pareto front: no other "
-        "candidate is at least as accurate, as fast and as silent, and better in one of the three.",
+        f"{format_count(len(candidates), 'candidate')}, {sum(c.on_front for c in candidates)} of them on the Pareto "
+        "front: no other candidate is at least as accurate, as fast and as silent, and better in one of the three.",
         (
-            _picture(partial(front_drawing, candidates, "payload_bytes"), bytes_caption),
-            _picture(partial(front_drawing, candidates, "latency_s"), latency_caption),
+            picture(partial(front_drawing, candidates, "payload_bytes"), bytes_caption),
+            picture(partial(front_drawing, candidates, "latency_s"), latency_caption),
         ),
         tuple(_candidate_tables(candidates)),
     )
@@ -95,9 +52,9 @@ def _candidate_tables(candidates: Sequence[CandidatePoint]) -> Iterator[Table]:
     if known:
         yield _candidate_table("Chosen and named", known, False)
     if front:
-        yield _candidate_table(f"The Pareto front: {len(front)} candidates", front, len(front) > _LONG)
+        yield _candidate_table(f"The Pareto front: {format_count(len(front), 'candidate')}", front, len(front) > LONG)
     if rest:
-        yield _candidate_table(f"The other {len(rest)} candidates", rest, True)
+        yield _candidate_table(f"The other {format_count(len(rest), 'candidate')}", rest, True)
 
 
 def _candidate_table(caption: str, candidates: Sequence[CandidatePoint], folded: bool) -> Table:
@@ -125,13 +82,15 @@ def _policy(content: ReportContent) -> Section | None:
     widths = ", ".join(f"{p.cardinality}x{p.bottleneck_width}d" for p in architecture.parts)
     rows = tuple(_transfer_row(point, transfer) for point, transfer in transfers_of(architecture))
     header = ("after block", "from → to", "channels", "wire format", "lag", "merge")
-    tables = (Table(f"The {len(rows)} transfers", header, rows, folded=True, num_text_columns=2),) if rows else ()
+    caption = f"The {format_count(len(rows), 'transfer')}"
+    tables = (Table(caption, header, rows, folded=True, num_text_columns=2),) if rows else ()
     return Section(
         "policy",
         "Who sends what to whom",
-        f"{architecture.name}, depth {architecture.depth}, over {architecture.num_devices} devices (cardinality "
-        f"and bottleneck width: {widths}), with the transmission policy “{architecture.policy.name}”.",
-        (_picture(partial(policy_drawing, architecture), "Each box is a block; time goes to the right.", wide=True),),
+        f"{architecture.name}, depth {architecture.depth}, over "
+        f"{format_count(architecture.num_devices, 'device')} (cardinality and bottleneck width: {widths}), with the "
+        f"transmission policy “{architecture.policy.name}”.",
+        (picture(partial(policy_drawing, architecture), "Each box is a block; time goes to the right.", wide=True),),
         tables,
     )
 
@@ -152,7 +111,7 @@ def _timeline(content: ReportContent) -> Section | None:
         "timeline",
         "One inference",
         f"Until the answer: {ends}.",
-        (_picture(partial(timeline_drawing, timelines), f"For each device {titles}, on one time axis.", wide=True),),
+        (picture(partial(timeline_drawing, timelines), f"For each device {titles}, on one time axis.", wide=True),),
         (Table("Sums for each device", header, tuple(busy_rows(timelines)), num_text_columns=2),),
     )
 
@@ -173,7 +132,7 @@ def _bytes(content: ReportContent) -> Section | None:
         marked=frozenset(row for row, x in enumerate(links) if x.predicted != x.counted),
     )
     caption = "Payload of each link, as the plan says and as the sockets carried it."
-    return Section("bytes", "Bytes", verdict, (_picture(partial(links_drawing, links), caption),), (table,))
+    return Section("bytes", "Bytes", verdict, (picture(partial(links_drawing, links), caption),), (table,))
 
 
 def _difference(predicted: int, counted: int) -> str:
@@ -185,18 +144,19 @@ def _accuracy(content: ReportContent) -> Section | None:
     if accuracy is None:
         return None
     differ = accuracy.answers_that_differ
-    agree = "agree on every image" if differ == 0 else f"differ on {differ} images"
+    agree = "agree on every image" if differ == 0 else f"differ on {format_count(differ, 'image')}"
     pictures: tuple[Picture, ...] = ()
     if accuracy.classes:
         lowest = sorted(accuracy.classes, key=lambda c: min(c.whole, c.devices))[:_MOST_CLASSES]
         shown = [c for c in accuracy.classes if c in lowest]
         which = "each class" if len(shown) == len(accuracy.classes) else f"the {len(shown)} hardest classes"
         caption = f"Accuracy of {which}; where dot and ring meet, cutting changed nothing."
-        pictures = (_picture(partial(classes_drawing, shown), caption),)
+        pictures = (picture(partial(classes_drawing, shown), caption),)
     return Section(
         "accuracy",
         "Accuracy",
-        f"{accuracy.num_images:,} images through the whole network and through the devices: their answers {agree}.",
+        f"{format_count(accuracy.num_images, 'image')} through the whole network and through the devices: "
+        f"their answers {agree}.",
         pictures,
         tuple(_accuracy_tables(accuracy)),
     )
@@ -205,10 +165,10 @@ def _accuracy(content: ReportContent) -> Section | None:
 def _accuracy_tables(accuracy: Accuracy) -> Iterator[Table]:
     header = ("class", "whole network", "through the devices")
     total = ("all classes", format_share(accuracy.whole), format_share(accuracy.devices))
-    yield Table(f"Accuracy on {accuracy.num_images:,} images", header, (total,))
+    yield Table(f"Accuracy on {format_count(accuracy.num_images, 'image')}", header, (total,))
     rows = tuple((c.name, format_share(c.whole), format_share(c.devices)) for c in accuracy.classes)
     if rows:
-        yield Table(f"Accuracy of {len(rows)} classes", header, rows, folded=len(rows) > _LONG)
+        yield Table(f"Accuracy of {format_count(len(rows), 'class')}", header, rows, folded=len(rows) > LONG)
 
 
 def _history(content: ReportContent) -> Section | None:
@@ -219,7 +179,7 @@ def _history(content: ReportContent) -> Section | None:
     pictures, tables = [], []
     for number, panel in enumerate(panels):
         mine = [curve for curve in curves if curve.panel == panel]
-        pictures.append(_picture(partial(curves_drawing, f"history-{number}", panel, mine), f"{panel} over the epochs"))
+        pictures.append(picture(partial(curves_drawing, f"history-{number}", panel, mine), f"{panel} over the epochs"))
         rows = tuple(
             (curve.name, str(epoch), format_share(value) if is_share(panel) else f"{value:.4g}")
             for curve in mine
@@ -239,6 +199,8 @@ def _reproduce(content: ReportContent) -> Section | None:
 
 _MAKERS: tuple[Callable[[ReportContent], Section | None], ...] = (
     _front,
+    progress_section,
+    policies_section,
     _policy,
     _timeline,
     _bytes,

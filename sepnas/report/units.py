@@ -1,4 +1,4 @@
-"""Numbers for people: bytes, seconds and shares with fitting units (SI: 1 kB is 1000 bytes)."""
+"""Numbers for people: counts, bytes, seconds and shares with fitting units (SI: 1 kB is 1000 bytes)."""
 
 from __future__ import annotations
 
@@ -36,3 +36,8 @@ def _three_digits(number: float, unit: str) -> str:
 def format_share(share: float) -> str:
     """``0.9722`` as ``97.22 %``."""
     return f"{100 * share:.2f} %"
+
+
+def format_count(count: int, noun: str) -> str:
+    """``1`` image, ``1,797`` images."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}"

@@ -85,9 +85,11 @@ class Channel:
         """Push events from now on; both callbacks run in this channel's threads and must not wait."""
         self._on_event, self._on_end = on_event, on_end
         self.pipe.sock.settimeout(None)
-        for target in (self._read_loop, self._write_loop):
-            thread = threading.Thread(target=target, name=f"{target.__name__.strip('_')} {self.peer}", daemon=True)
-            self._threads.append(thread)
+        self._threads = [
+            threading.Thread(target=target, name=f"{target.__name__.strip('_')} {self.peer}", daemon=True)
+            for target in (self._read_loop, self._write_loop)
+        ]
+        for thread in reversed(self._threads):  # the reader, when it ends, waits for the writer
             thread.start()
 
     def send(self, event: Control | Data) -> None:

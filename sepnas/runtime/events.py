@@ -107,14 +107,19 @@ class Pong(Control):
 
 
 class Ask(Control):
-    """From the client, answered after all requests before it: the last ``last`` request traces, or counters."""
+    """From the client, answered after all requests before it: the last ``last`` request traces, or counters.
+
+    ``number`` comes back in the :class:`Answer`: an answer that came too late is not taken for the next one.
+    """
 
     what: Literal["trace", "counters"]
+    number: U32 = 0
     last: U32 = 0
 
 
 class Answer(Control):
     what: Literal["trace", "counters"]
+    number: U32 = 0
     data: dict[str, Any]
 
 

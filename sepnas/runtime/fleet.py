@@ -62,6 +62,7 @@ class Fleet:
         self._channels: dict[int, Channel] = {}
         self._arrivals: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
         self._broken: ExchangeError | None = None
+        self._num_asked = 0
         self._closing = threading.Event()
         hello = Hello(deployment_id=deployment_id, rank=CLIENT, session=secrets.token_hex(8))
         try:
@@ -148,12 +149,13 @@ class Fleet:
 
     def ask(self, what: Literal["trace", "counters"], last: int, deadline: float) -> dict[int, dict[str, Any]]:
         """Every device's answer, by rank."""
+        self._num_asked += 1
         for rank in self._channels:
-            self.send(rank, Ask(what=what, last=last))
+            self.send(rank, Ask(what=what, number=self._num_asked, last=last))
         answers: dict[int, dict[str, Any]] = {}
         while waiting := set(self._channels) - set(answers):
             rank, event = self.receive(deadline, f"answering for the {what}", waiting)
-            if isinstance(event, Answer) and event.what == what:
+            if isinstance(event, Answer) and event.number == self._num_asked:
                 answers[rank] = event.data
         return answers
 
@@ -161,10 +163,12 @@ class Fleet:
         """The device's clock against ours."""
         pings = []
         for _ in range(_PINGS):
-            self.send(rank, Ping(sent_ns=time.monotonic_ns()))
-            event: Control | Data | None = None
-            while not isinstance(event, Pong):
-                _, event = self.receive(deadline, "answering a ping", {rank})
+            ping = Ping(sent_ns=time.monotonic_ns())
+            self.send(rank, ping)
+            while True:
+                source, event = self.receive(deadline, "answering a ping", {rank})
+                if isinstance(event, Pong) and (source, event.sent_ns) == (rank, ping.sent_ns):
+                    break
             pings.append((event.sent_ns, event.clock_ns, time.monotonic_ns()))
         return best_clock(pings)
 

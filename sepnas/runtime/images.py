@@ -14,12 +14,13 @@ from sepnas.spec.manifest import ImageInput, Manifest
 
 Images = npt.NDArray[np.uint8]
 _MODES = {1: "L", 3: "RGB"}
+_DEEP_MODES = ("I", "F")  # more than 8 bits a channel: Pillow would clip, not scale
 
 
 def load_images(paths: Iterable[str | os.PathLike[str]], manifest: Manifest) -> Images:
     """Read image files into ``(B, channels, size, size)`` uint8; colours become gray where the network wants gray.
 
-    Raises :class:`DataError` that names the file: not there, not an image, another size.
+    Raises :class:`DataError` that names the file: not there, not an image, another size, more than 8 bits a channel.
     """
     images = [_load(path, manifest.input) for path in paths]
     if not images:
@@ -39,6 +40,8 @@ def _load(path: str | os.PathLike[str], wanted: ImageInput) -> Images:
                 width, height = image.size
                 side = wanted.size
                 raise DataError(f"{path}: is {width}x{height} pixels, the network reads {side}x{side}; resize it first")
+            if image.mode.startswith(_DEEP_MODES):
+                raise DataError(f"{path}: has more than 8 bits a channel (mode {image.mode}); save it with 8")
             pixels = np.asarray(image.convert(mode), dtype=np.uint8)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None

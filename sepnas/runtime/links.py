@@ -24,6 +24,8 @@ from sepnas.runtime.pipes import Pipe, PlainPipe, TlsPipe
 from sepnas.runtime.protocol import Connection, Side
 from sepnas.spec.hosts import parse_address
 
+_HOSTNAME_MISMATCH = 62
+"""OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH."""
 _MIXED_HINT = "is it another program, or is one end started with --insecure and the other without?"
 
 
@@ -57,7 +59,7 @@ def dial(
     try:
         pipe: Pipe = PlainPipe(sock)
         if identity is not None:
-            pipe = _secure(sock, identity, rank, peer, deadline)
+            pipe = _secure(sock, identity, rank, address, deadline)
         channel = Channel(pipe, Connection(Side.DIALER, sample_bytes), peer)
         channel.send_now(hello, deadline)
         _check_welcome(_greeting(channel, deadline), rank, peer)
@@ -84,11 +86,17 @@ def _connect(rank: int, address: str, deadline: float) -> socket.socket:
     return sock
 
 
-def _secure(sock: socket.socket, identity: Identity, rank: int, peer: str, deadline: float) -> TlsPipe:
+def _secure(sock: socket.socket, identity: Identity, rank: int, address: str, deadline: float) -> TlsPipe:
+    peer = f"{rank_name(rank)} at {address}"
     pipe = TlsPipe(sock, identity.client, identity.name(rank))
     try:
         pipe.handshake(deadline)
     except HandshakeError as error:
+        if getattr(error.__cause__, "verify_code", None) == _HOSTNAME_MISMATCH:
+            raise HandshakeError(
+                f"another device answers at {address} (its certificate is not device {rank}'s); "
+                "correct its address in hosts.yaml"
+            ) from error
         raise HandshakeError(f"{peer}: no TLS connection: {error}") from error
     except (TimeoutError, DeadlineError):
         raise DeadlineError(f"{peer} did not finish the TLS handshake in time; is it frozen?") from None

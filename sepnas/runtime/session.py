@@ -16,7 +16,7 @@ import numpy.typing as npt
 from typing_extensions import Self
 
 from sepnas.deploy.verify import verify_client
-from sepnas.errors import DataError, ExchangeError, RemoteProtocolError
+from sepnas.errors import DataError, ExchangeError, RemoteProtocolError, SpecError
 from sepnas.plan.serial import message_from_data
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.codec import Array, decode, encode
@@ -34,6 +34,7 @@ DEFAULT_DEADLINE_S = 10.0
 GRACE_S = 0.25
 """How much longer than the devices the client waits: they know better what is missing."""
 MAX_TRACES = 256
+MAX_DEADLINE_S = 86_400
 
 
 class Session:
@@ -43,10 +44,11 @@ class Session:
         deployment: the deployment's folder (its manifest and ``client/`` are enough).
         devices: where the devices listen: a :class:`Hosts`, a path to a hosts file, or None for the
             deployment's own ``hosts.yaml``.
-        deadline_s: how long opening the session may take, and then each request.
+        deadline_s: how long opening the session may take, and then each request; at most a day.
         insecure: plain TCP; on loopback addresses only.
 
     Raises:
+        SpecError: a deadline that is none, or an address that is missing.
         DeploymentError: a file of the deployment was changed.
         PeerUnreachableError: nobody answers at a device's address.
         HandshakeError: foreign or expired certificate, another deployment or version, or the device is busy.
@@ -64,9 +66,9 @@ class Session:
         deadline_s: float = DEFAULT_DEADLINE_S,
         insecure: bool = False,
     ) -> None:
+        self.deadline_s = _checked_deadline_s(deadline_s)
         folder = Path(deployment)
         self.manifest = verify_client(folder, uses_hosts=devices is None)
-        self.deadline_s = deadline_s
         hosts = devices if isinstance(devices, Hosts) else Hosts.load(devices or folder / "hosts.yaml")
         messages = [message_from_data(data) for data in self.manifest.messages]
         self._inputs = [message for message in messages if message.source == CLIENT]
@@ -102,12 +104,13 @@ class Session:
 
         Raises:
             DataError: another shape or type.
+            SpecError: a deadline that is none.
             DeadlineError: the answer was not there after ``deadline_s`` (by default the session's).
             PeerLostError: a device went away.
             RemoteError: a device failed while it computed.
         """
         x_BCHW = self._prepare(np.asarray(batch))
-        limit_s = self.deadline_s if deadline_s is None else deadline_s
+        limit_s = self.deadline_s if deadline_s is None else _checked_deadline_s(deadline_s)
         with self._lock:
             self._fleet.check()
             self._last_request += 1
@@ -189,6 +192,12 @@ class Session:
         self._spans[request] = (batch, sent_ns, time.monotonic_ns())
         while len(self._spans) > MAX_TRACES:
             self._spans.popitem(last=False)
+
+
+def _checked_deadline_s(deadline_s: float) -> float:
+    if not 0 < deadline_s <= MAX_DEADLINE_S:  # so that nan is refused too
+        raise SpecError(f"`deadline_s` must be more than 0 and at most {MAX_DEADLINE_S} seconds, got {deadline_s!r}")
+    return deadline_s
 
 
 def _allow_insecure(hosts: Hosts, ranks: list[int]) -> None:

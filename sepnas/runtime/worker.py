@@ -34,10 +34,10 @@ from sepnas.runtime.shard import Shard, load_shard
 from sepnas.runtime.worker_session import WorkerSession
 from sepnas.spec.hosts import format_address, parse_address
 
-HANDSHAKE_S = 10.0
+HANDSHAKE_S = 5.0
 """How long who connected may take to say who it is."""
 MAX_GREETINGS = 32
-"""So many connections may be in their handshake at once; more are closed."""
+"""So many connections may be in their handshake at once; one more closes the oldest of them."""
 _BUSY_WAIT_S = 2.0
 _STOP_WAIT_S = 5.0
 
@@ -81,7 +81,8 @@ class Worker:
         _warm_up(self.shard, self._engine)
         self._session: WorkerSession | None = None
         self._session_changed = threading.Condition()
-        self._greetings = threading.BoundedSemaphore(MAX_GREETINGS)
+        self._greetings: dict[socket.socket, None] = {}  # in order of their arrival
+        self._greetings_lock = threading.Lock()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._stopping = threading.Event()
 
@@ -118,10 +119,18 @@ class Worker:
         except OSError:
             time.sleep(0.05)  # it was gone before we came to it, or there are no descriptors left: no busy loop
             return
-        if not self._greetings.acquire(blocking=False):
-            sock.close()
-            return
+        with self._greetings_lock:
+            if len(self._greetings) >= MAX_GREETINGS:
+                self._drop_oldest()
+            self._greetings[sock] = None
         threading.Thread(target=self._greet, args=(sock, format_address(*origin[:2])), daemon=True).start()
+
+    def _drop_oldest(self) -> None:
+        """Who says nothing must keep nobody out; the thread that waits for it sees the end and closes it."""
+        oldest = next(iter(self._greetings))
+        del self._greetings[oldest]
+        with contextlib.suppress(OSError):
+            oldest.shutdown(socket.SHUT_RDWR)
 
     def _greet(self, sock: socket.socket, origin: str) -> None:
         deadline = time.monotonic() + self._handshake_s
@@ -131,7 +140,8 @@ class Worker:
             print(f"sepnas worker: {origin} was not let in: {error}", file=sys.stderr, flush=True)
             return
         finally:
-            self._greetings.release()
+            with self._greetings_lock:
+                self._greetings.pop(sock, None)
         manifest = self.shard.manifest
         refusal = check_greeting(hello, manifest.deployment_id, manifest.num_devices, manifest.rank)
         if refusal:

@@ -254,12 +254,12 @@ class WorkerSession:
             wanted = list(self._traces)[-ask.last :] if ask.last else []
             data: dict[str, Any] = {"requests": [step_rows(self._shard.program, times) for times in wanted]}
         else:
-            for channel in self._peers.values():
+            for channel in (*self._peers.values(), self._client):
                 channel.flush(_FLUSH_S)
             links = {str(rank): channel.traffic() for rank, channel in self._peers.items()}
             data = {"requests": self._requests, "links": links | {"-1": self._client.traffic()}}
         with contextlib.suppress(LocalProtocolError):
-            self._client.send(Answer(what=ask.what, data=data))
+            self._client.send(Answer(what=ask.what, number=ask.number, data=data))
 
     def _post(self, rank: int, data: Data) -> None:
         channel = self._client if rank < 0 else self._peers[rank]

@@ -33,6 +33,11 @@ class Candidate(Part):
         """One JSON line; the architecture follows from the genotype and is left out."""
         return json.dumps(self.model_dump(mode="json", exclude={"architecture"}))
 
+    def named(self, space: str) -> Candidate:
+        """The candidate with an architecture that says where it comes from."""
+        architecture = self.architecture.model_copy(update={"name": f"{space}-{self.index}"})
+        return self.model_copy(update={"architecture": architecture})
+
     @classmethod
     def from_line(cls, line: str, space: SearchSpace) -> Candidate:
         """Read a line; ``ValueError`` (pydantic's, json's) or ``SpecError`` when it is damaged."""

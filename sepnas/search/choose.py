@@ -1,57 +1,89 @@
-"""Choosing one point of a front."""
+"""Choosing among the candidates of a search: bounds, the front within them, one point of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
 from sepnas.errors import SearchError
 from sepnas.search.candidate import Candidate
-from sepnas.search.pareto import knee
+from sepnas.search.pareto import knee, pareto_front
 
-Bound = tuple[str, float, Callable[[Candidate], float]]
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a candidate may cost at most and has to reach at least; None is no bound."""
+
+    max_latency_s: float | None = None
+    max_payload_bytes: float | None = None
+    min_accuracy: float | None = None
+    max_energy_j: float | None = None
+    max_memory_bytes: float | None = None
+
+    def excess(self, candidate: Candidate) -> float:
+        """How far a candidate lies beyond the bounds, each relative to itself; 0 when it keeps them all."""
+        return sum(max(0.0, _beyond(candidate, *bound)) for bound in self._given())
+
+    def __bool__(self) -> bool:
+        return any(True for _ in self._given())
+
+    def __str__(self) -> str:
+        return " and ".join(f"{name} {'<=' if most else '>='} {bound:g}" for name, most, bound in self._given())
+
+    def told(self, candidate: Candidate) -> str:
+        """The candidate's values of all that is bounded, and always the three that matter most."""
+        names = ["accuracy", "latency_s", "payload_bytes", *(name for name, _, _ in self._given())]
+        return ", ".join(f"{name} {_value(candidate, name):g}" for name in dict.fromkeys(names))
+
+    def _given(self) -> Iterator[tuple[str, bool, float]]:
+        """The name of each bounded value, whether the bound is from above, and the bound."""
+        for field in fields(self):
+            bound = getattr(self, field.name)
+            if bound is not None:
+                direction, _, name = field.name.partition("_")
+                yield name, direction == "max", bound
+
+
+def front_within(candidates: Sequence[Candidate], bounds: Bounds) -> list[Candidate]:
+    """The Pareto front of the candidates that keep the bounds, by rising bytes.
+
+    A bound on what is no objective may thus bring up candidates that are not on the front of all. Raises
+    :class:`SearchError` that names the nearest candidate when none fits.
+    """
+    if not candidates:
+        raise SearchError("the front is empty: no candidate is judged yet")
+    fitting = [candidate for candidate in candidates if bounds.excess(candidate) == 0]
+    if not fitting:
+        nearest = min(candidates, key=lambda c: (bounds.excess(c), c.index))
+        raise SearchError(
+            f"no candidate has {bounds}; the nearest is candidate {nearest.index} with {bounds.told(nearest)}"
+        )
+    return pareto_front(fitting)
 
 
 def pick(
-    front: Sequence[Candidate],
+    candidates: Sequence[Candidate],
     max_latency_s: float | None = None,
     max_payload_bytes: float | None = None,
     min_accuracy: float | None = None,
+    max_energy_j: float | None = None,
+    max_memory_bytes: float | None = None,
 ) -> Candidate:
     """The most accurate candidate within the bounds (of equals the one with fewer bytes); without bounds the knee.
 
     Raises :class:`SearchError` that names the nearest candidate when none fits.
     """
-    if not front:
-        raise SearchError("the front is empty: there is nothing to pick from")
-    bounds = _bounds(max_latency_s, max_payload_bytes, min_accuracy)
+    bounds = Bounds(max_latency_s, max_payload_bytes, min_accuracy, max_energy_j, max_memory_bytes)
+    front = front_within(candidates, bounds)
     if not bounds:
         return knee(front)
-    fitting = [candidate for candidate in front if all(excess(candidate) <= 0 for _, _, excess in bounds)]
-    if not fitting:
-        raise SearchError(_nothing_fits(front, bounds))
-    return max(fitting, key=lambda c: (c.objectives["accuracy"], -c.costs["payload_bytes"], -c.costs["latency_s"]))
+    return max(front, key=lambda c: (c.objectives["accuracy"], -c.costs["payload_bytes"], -c.costs["latency_s"]))
 
 
-def _bounds(latency_s: float | None, payload_bytes: float | None, accuracy: float | None) -> list[Bound]:
-    """Each bound with how far, relative to itself, a candidate lies beyond it."""
-    bounds: list[Bound] = []
-    for name, bound in (("latency_s", latency_s), ("payload_bytes", payload_bytes)):
-        if bound is not None:
-            bounds.append((f"{name} <= {bound:g}", bound, _cost_excess(name, bound)))
-    if accuracy is not None:
-        bounds.append((f"accuracy >= {accuracy:g}", accuracy, lambda c: accuracy - c.objectives["accuracy"]))
-    return bounds
+def _beyond(candidate: Candidate, name: str, most: bool, bound: float) -> float:
+    value = _value(candidate, name)
+    return (value - bound if most else bound - value) / max(abs(bound), 1e-12)
 
 
-def _cost_excess(name: str, bound: float) -> Callable[[Candidate], float]:
-    return lambda candidate: (candidate.costs[name] - bound) / max(abs(bound), 1e-12)
-
-
-def _nothing_fits(front: Sequence[Candidate], bounds: Sequence[Bound]) -> str:
-    nearest = min(front, key=lambda c: sum(max(0.0, excess(c)) for _, _, excess in bounds))
-    wanted = " and ".join(text for text, _, _ in bounds)
-    return (
-        f"no candidate of the front has {wanted}; the nearest is candidate {nearest.index} with accuracy "
-        f"{nearest.objectives['accuracy']:.4f}, latency_s {nearest.costs['latency_s']:.6f}, payload_bytes "
-        f"{nearest.costs['payload_bytes']:.0f}"
-    )
+def _value(candidate: Candidate, name: str) -> float:
+    return candidate.objectives[name] if name == "accuracy" else candidate.costs[name]

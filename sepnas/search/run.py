@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,14 +26,15 @@ from sepnas.search.folder import (
     open_run,
 )
 from sepnas.search.judge import SupernetJudge
-from sepnas.search.pareto import hypervolume, pareto_front
-from sepnas.search.progress import ProgressDisplay, ProgressOption, SearchProgress
+from sepnas.search.pareto import hypervolume
+from sepnas.search.progress import ProgressDisplay, ProgressOption
 from sepnas.search.screen import Screen, check_feasible, reference_costs
 from sepnas.search.strategies import CountingProposer, make_proposer
+from sepnas.search.tally import Tally
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.space import SearchSpace
 from sepnas.train.images import ImageData
-from sepnas.train.loop import pick_device, train_network
+from sepnas.train.loop import check_trainable, pick_device, train_network
 from sepnas.train.recipe import RECIPES, Recipe
 from sepnas.train.supernet import SandwichStep
 
@@ -87,6 +87,8 @@ def run_search(
     if strategy not in STRATEGIES:
         raise SearchError(f"unknown strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
     recipe = supernet_recipe(data, recipe, supernet_epochs)
+    pick_device(device)
+    check_trainable(space.architecture_of(space.largest()), data, recipe, seed)
     wanted = SearchRun(
         space=space,
         cluster=cluster,
@@ -164,17 +166,18 @@ class _Search:
             )
         judge = SupernetJudge(self.supernet, self.data, self.run.seed, pick_device(self.device))
         worst = reference_costs(self.space, self.run.cluster, self.run.seed)
-        tally = _Tally(self.run.candidates, worst, self.display)
+        tally = Tally(self.run.candidates, worst, self.display, proposer)
         explorer = Explorer(proposer, archive, self.space.objectives, self.run.candidates, tally.add)
         strategy = make_strategy(self.run.strategy, self.run.seed, explorer, worst)
-        explore(self.space, strategy, lambda genotype: judge.accuracy(self.space.policy_of(genotype)))
+        with tally.curves(self.folder, archive.candidates()):
+            explore(self.space, strategy, lambda genotype: judge.accuracy(self.space.architecture_of(genotype)))
         return self._finish(tally, proposer, screen)
 
-    def _finish(self, tally: _Tally, proposer: CountingProposer, screen: Screen) -> SearchResult:
+    def _finish(self, tally: Tally, proposer: CountingProposer, screen: Screen) -> SearchResult:
         if not tally.candidates:
             raise SearchError(f"space '{self.space.name}' gave no feasible candidate: {screen.explain()}")
         self.seconds |= {"candidates": tally.seconds(), "accuracy": sum(c.seconds for c in tally.candidates)}
-        front = tuple(_named(candidate, self.space.name) for candidate in tally.front)
+        front = tuple(candidate.named(self.space.name) for candidate in tally.front)
         volume = hypervolume(front, tally.worst)
         document = Front(space=self.space.name, objectives=self.space.objectives, hypervolume=volume, candidates=front)
         document.save(self.folder / FRONT_FILE)
@@ -188,36 +191,6 @@ class _Search:
             proposer.duplicates,
             self.seconds,
         )
-
-
-class _Tally:
-    """The candidates so far, their front, and what there is to tell about them."""
-
-    def __init__(self, total: int, worst: Mapping[str, float], display: ProgressDisplay) -> None:
-        self.total, self.worst, self.display = total, worst, display
-        self.candidates: list[Candidate] = []
-        self.front: list[Candidate] = []
-        self.fresh = 0
-        self.started = time.perf_counter()
-
-    def add(self, candidate: Candidate, fresh: bool) -> None:
-        """Take in one candidate; a ``fresh`` one was judged just now, not read from the archive."""
-        self.candidates.append(candidate)
-        self.front = pareto_front([*self.front, candidate])
-        self.fresh += fresh
-        done, left = len(self.candidates), None
-        if self.fresh:
-            left = self.seconds() / self.fresh * (self.total - done)
-        self.display.show(SearchProgress(done, self.total, len(self.front), hypervolume(self.front, self.worst), left))
-
-    def seconds(self) -> float:
-        return time.perf_counter() - self.started
-
-
-def _named(candidate: Candidate, space: str) -> Candidate:
-    """The candidate with an architecture that says where it comes from."""
-    architecture = candidate.architecture.model_copy(update={"name": f"{space}-{candidate.index}"})
-    return candidate.model_copy(update={"architecture": architecture})
 
 
 def _check(space: SearchSpace, data: ImageData, candidates: int, seed: int) -> None:

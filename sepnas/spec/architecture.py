@@ -87,11 +87,13 @@ class Architecture(Document):
 def named_policy(name: str, num_devices: int, depth: int) -> TransmissionPolicy:
     """``all-to-all``, ``hand-made`` or ``none`` for a network of this depth."""
     if name not in NAMED_POLICIES:
-        raise SpecError(f"unknown policy {name!r}; allowed: {', '.join(NAMED_POLICIES)}, or a policy file")
+        raise SpecError(
+            f"unknown policy {name!r}; allowed: {', '.join(NAMED_POLICIES)}, or a policy file (.json, .yaml, .yml)"
+        )
     return NAMED_POLICIES[name](num_devices, ((depth - 2) // 9,) * NUM_STAGES)
 
 
-_NAME = re.compile(r"resnext(?P<depth>\d+)_(?P<cardinality>\d+)x(?P<width>\d+)d")
+_NAME = re.compile(r"resnext(?P<depth>\d{1,6})_(?P<cardinality>\d{1,6})x(?P<width>\d{1,6})d")
 
 
 def named_architecture(
@@ -112,7 +114,7 @@ def named_architecture(
     if not found:
         raise SpecError(
             f"unknown architecture {name!r}: expected resnext<depth>_<cardinality>x<width>d, such as "
-            "resnext56_4x16d, or an architecture file"
+            "resnext56_4x16d, or an architecture file (.json, .yaml, .yml)"
         )
     depth, cardinality, width = (int(found[key]) for key in ("depth", "cardinality", "width"))
     if num_devices < 1:

@@ -8,23 +8,48 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import reprlib
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails
 from typing_extensions import Self
 
 from sepnas.errors import SpecError, StorageError, VersionError
 
+FILE_SUFFIXES = (".json", ".yaml", ".yml")
+"""What tells the name of a file from another name."""
+
+MOST_FILE_BYTES = 64 << 20
+
+
+def _refuse_conversions(schema: Any) -> None:
+    """Make all numbers and booleans strict; pydantic's own switch would refuse lists for tuples, too."""
+    if isinstance(schema, dict):
+        if schema.get("type") in ("bool", "int", "float"):
+            schema["strict"] = True
+        schema = list(schema.values())
+    for inner in schema if isinstance(schema, list) else ():
+        _refuse_conversions(inner)
+
 
 class Part(BaseModel):
-    """A piece of a document: immutable, no unknown keys, no silent conversions of text to numbers."""
+    """A piece of a document: immutable, no unknown keys, no silent conversions between text, numbers and booleans."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        _refuse_conversions(schema)
+        return schema
 
 
 class Document(Part):
@@ -42,6 +67,14 @@ class Document(Part):
         object.__setattr__(self, "version", self.current_version)
 
     @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        found = handler(schema)
+        fields = handler.resolve_ref_schema(found)["properties"]
+        fields["format"] = {"const": cls.format_name}
+        fields["version"] |= {"default": cls.current_version, "minimum": 1, "maximum": cls.current_version}
+        return found
+
+    @classmethod
     def from_data(cls, data: Any, where: str = "value") -> Self:
         """Validate plain data; ``where`` (a file's name) opens every message."""
         if not isinstance(data, dict):
@@ -50,7 +83,7 @@ class Document(Part):
         try:
             return cls.model_validate(data, context={"where": where})
         except ValidationError as error:
-            raise SpecError(explain(cls, error, where)) from None
+            raise SpecError(explain(cls, error, where, data)) from None
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -67,23 +100,55 @@ class Document(Part):
         """Write beside the target, then rename over it."""
         path = Path(path)
         if path.suffix in (".yaml", ".yml"):
-            return write_text(path, yaml.safe_dump(self.to_data(), sort_keys=False))
+            return write_text(path, yaml.dump(self.to_data(), Dumper=_YamlDumper, sort_keys=False))
         return write_text(path, self.dumps())
 
 
+class _YamlLoader(yaml.SafeLoader):
+    pass
+
+
+class _YamlDumper(yaml.SafeDumper):
+    pass
+
+
+# PyYAML takes 5e9 for a text, JSON and YAML 1.2 for a number
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+\Z")
+yaml.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"), _YamlLoader, _YamlDumper)
+
+
 def read_data(path: str | os.PathLike[str]) -> Any:
-    """The plain data of a YAML or JSON file."""
+    """The plain data of a YAML or JSON file; :class:`SpecError` when it is not there or no such file."""
+    path = Path(path)
+    kind = "JSON" if path.suffix == ".json" else "YAML"
+    text = _read_text(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return json.loads(text) if kind == "JSON" else yaml.load(text, _YamlLoader)
+    except RecursionError:
+        raise SpecError(f"{path}: not valid {kind}: nested too deeply") from None
+    # numbers of thousands of digits, dates that do not exist, tags without a value
+    except (ValueError, LookupError, AttributeError, yaml.YAMLError) as error:
+        raise SpecError(f"{path}: not valid {kind}: {error}") from None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_FILE_BYTES + 1)
+        if len(data) <= MOST_FILE_BYTES:
+            return data.decode("utf-8-sig")
     except FileNotFoundError:
         raise SpecError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read as text: {error}") from None
-    try:
-        return json.loads(text) if Path(path).suffix == ".json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
-        kind = "JSON" if Path(path).suffix == ".json" else "YAML"
-        raise SpecError(f"{path}: not valid {kind}: {error}") from None
+        raise SpecError(f"{path}: cannot be read as text: {getattr(error, 'strerror', error)}") from None
+    raise SpecError(f"{path}: is larger than {MOST_FILE_BYTES >> 20} MiB, which no description is")
+
+
+def refuse_folder(path: str | os.PathLike[str]) -> None:
+    """Raise :class:`StorageError` where a file cannot be written because a folder has its name."""
+    with suppress(OSError):  # writing will tell
+        if Path(path).is_dir():
+            raise StorageError(f"'{path}' is a folder; name the file to write")
 
 
 @contextmanager
@@ -94,6 +159,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Errors of the operating system come out as :class:`StorageError`.
     """
     path = Path(path)
+    refuse_folder(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,21 +203,52 @@ def _check_head(cls: type[Document], data: dict[str, Any], where: str) -> None:
         )
 
 
-def explain(cls: type[BaseModel], error: ValidationError, where: str) -> str:
-    lines = []
+def explain(cls: type[BaseModel], error: ValidationError, where: str, data: Any) -> str:
+    """One line for each mistake in ``data``."""
+    found: dict[_Place, list[ErrorDetails]] = {}
     for problem in error.errors():
-        place = ".".join(str(p) for p in problem["loc"]) or "(the whole document)"
-        if problem["type"] == "extra_forbidden":
-            allowed = ", ".join(_fields_at(cls, problem["loc"][:-1])) or "none here"
-            lines.append(f"{where}: field `{place}`: unknown key; allowed: {allowed}")
-            continue
-        message = problem["msg"].removeprefix("Value error, ")
-        shown = "" if problem["type"] in ("missing", "value_error") else f", got {short(problem['input'])}"
-        lines.append(f"{where}: field `{place}`: {message}{shown}")
-    return "\n".join(lines)
+        found.setdefault(_place(problem, data), []).append(problem)
+    # what is wrong only because a part of it is wrong goes without saying
+    wholes = {place[:length] for place in found for length in range(len(place))}
+    return "\n".join(f"{where}: {_explain_place(cls, place, found[place])}" for place in found if place not in wholes)
 
 
-def _fields_at(cls: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+_Place = tuple[int | str, ...]
+
+
+def _place(problem: ErrorDetails, data: Any) -> _Place:
+    """Where in ``data`` the problem is: pydantic also names the members of unions on the way."""
+    place = []
+    for depth, key in enumerate(problem["loc"], start=1):
+        try:
+            data = data[key]
+        except (LookupError, TypeError):
+            if problem["type"] != "missing" or depth < len(problem["loc"]):
+                continue
+        place.append(key)
+    return tuple(place)
+
+
+def _explain_place(cls: type[BaseModel], place: _Place, problems: Sequence[ErrorDetails]) -> str:
+    field = f"field `{'.'.join(map(str, place))}`: " if place else ""
+    kind = problems[0]["type"]
+    if kind == "extra_forbidden":
+        allowed = ", ".join(_fields_at(cls, place[:-1])) or "none here"
+        return f"{field}unknown key; allowed: {allowed}"
+    first, *others = dict.fromkeys(map(_message, problems))
+    message = " or ".join([first, *(other.removeprefix("Input should be ") for other in others)])
+    shown = "" if kind in ("missing", "value_error") else f", got {short(problems[0]['input'])}"
+    return f"{field}{message}{shown}"
+
+
+def _message(problem: ErrorDetails) -> str:
+    """pydantic's message in the words of the file, not of Python."""
+    message = problem["msg"].removeprefix("Value error, ").replace(" after validation", "")
+    message = message.replace("Tuple", "List").replace("valid tuple", "list")
+    return re.sub(r"valid dictionary( or instance of \w+)?", "mapping of fields", message)
+
+
+def _fields_at(cls: type[BaseModel], place: _Place) -> list[str]:
     """The names of the fields of the model that stands at ``place`` below ``cls``."""
     model: Any = cls
     for key in place:
@@ -172,6 +269,10 @@ def _model_in(annotation: Any) -> Any:
     return None
 
 
+_SHORT = reprlib.Repr()  # stops early where a value is large or deep
+_SHORT.maxstring = _SHORT.maxother = 200
+
+
 def short(value: Any) -> str:
-    text = repr(value)
+    text = _SHORT.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

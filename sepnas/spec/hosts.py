@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 from typing_extensions import Self
 
 from sepnas.errors import SpecError
@@ -52,6 +53,19 @@ class Hosts(Document):
     format_name: ClassVar[str] = "sepnas.hosts"
 
     devices: Annotated[tuple[HostEntry, ...], Field(min_length=1)]
+    _where: str = PrivateAttr("hosts")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Hosts) and self.devices == other.devices  # wherever they were read
+
+    def __hash__(self) -> int:
+        return hash(self.devices)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        hosts = super().load(path)
+        hosts._where = str(path)
+        return hosts
 
     @model_validator(mode="after")
     def _all_differ(self) -> Self:
@@ -79,4 +93,4 @@ class Hosts(Document):
             if device.rank == rank:
                 return device.address
         known = ", ".join(str(device.rank) for device in self.devices)
-        raise SpecError(f"hosts: no address for rank {rank}; `devices` lists the ranks {known}")
+        raise SpecError(f"{self._where}: no address for rank {rank}; `devices` lists the ranks {known}")

@@ -20,7 +20,7 @@ from sepnas.spec.document import Document, Part
 from sepnas.spec.wire import WireFormat
 
 Rank = Annotated[int, Field(ge=0)]
-Lag = Literal[0, 1]
+Lag = Annotated[int, Field(ge=0, le=1)]  # no Literal: True would pass for 1
 MergeRule = Literal["mean", "weighted"]
 
 

@@ -73,7 +73,7 @@ def _checked(cls: type[_StrictPart], data: dict[str, Any], where: str) -> _Stric
         checked = cls.model_validate_json(json.dumps(data))
         json.dumps(data, allow_nan=False)  # pydantic lets NaN pass in the cells of tables
     except ValidationError as error:
-        raise SpecError(explain(cls, error, where)) from None
+        raise SpecError(explain(cls, error, where, data)) from None
     except TypeError as error:
         raise SpecError(f"{where}: cannot be written as JSON: {error}; use plain numbers and text") from None
     except ValueError:

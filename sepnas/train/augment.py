@@ -9,8 +9,22 @@ import torch
 from torch import Tensor
 
 from sepnas.errors import TrainingError
+from sepnas.train.images import ImageData
 from sepnas.train.recipe import Augmentation
 from sepnas.train.vision import import_torchvision
+
+
+def check_augmentation(augmentation: Augmentation, data: ImageData) -> None:
+    """Raise :class:`TrainingError` where the images cannot be changed like this."""
+    if augmentation.crop_padding >= data.image_size:
+        raise TrainingError(
+            f"the recipe's `crop_padding` {augmentation.crop_padding} shifts images of {data.image_size} pixels a "
+            f"side out of sight; it must be below {data.image_size}"
+        )
+    if augmentation.autoaugment != "none":
+        if data.in_channels not in (1, 3):
+            raise TrainingError(f"`autoaugment` needs images of 1 or 3 channels, {data.name!r} has {data.in_channels}")
+        _auto_augment(augmentation.autoaugment)
 
 
 def augment(images_BCHW: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
@@ -27,11 +41,9 @@ def augment(images_BCHW: Tensor, augmentation: Augmentation, generator: torch.Ge
 def crop_and_flip(images_BCHW: Tensor, padding: int, reflect: bool, flip: bool, generator: torch.Generator) -> Tensor:
     """Each image shifted by up to ``padding`` pixels either way, and every other one (by chance) mirrored.
 
-    One gather does both: no padded copy is made.
+    One gather does both: no padded copy is made. ``padding`` is below the images' size.
     """
     batch, channels, height, width = images_BCHW.shape
-    if reflect and padding >= min(height, width):
-        raise TrainingError(f"a crop padding of {padding} cannot be mirrored in images of {height}x{width} pixels")
     rows_BH, rows_ok = _shifted(batch, height, padding, reflect, generator)
     columns_BW, columns_ok = _shifted(batch, width, padding, reflect, generator)
     if flip:
@@ -61,8 +73,6 @@ def _shifted(batch: int, size: int, padding: int, reflect: bool, generator: torc
 
 def auto_augment(images_BCHW: Tensor, policy: str, generator: torch.Generator) -> Tensor:
     """torchvision's AutoAugment (arXiv 1805.09501), another draw for each image; works on the CPU, image by image."""
-    if images_BCHW.shape[1] not in (1, 3):
-        raise TrainingError(f"AutoAugment needs images of 1 or 3 channels, got {images_BCHW.shape[1]}")
     transform = _auto_augment(policy)
     # torchvision draws from the global generator: lend it a seed, and give it back as it was
     with torch.random.fork_rng(devices=[]):

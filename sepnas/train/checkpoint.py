@@ -19,21 +19,32 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sepnas.errors import CheckpointError, SpecError
+from sepnas.errors import CheckpointError, SpecError, TrainingError
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.document import replacing
 
 FORMAT, VERSION = "sepnas.checkpoint", 1
-LAST, BEST, ARCHITECTURE = "last.safetensors", "best.safetensors", "architecture.json"
+LAST, BEST, ARCHITECTURE, DATA = "last.safetensors", "best.safetensors", "architecture.json", "data.json"
 MOMENTUM = "momentum_buffer/"
+MAX_SEED = 2**32 - 1
 
 
 def new_network(architecture: Architecture, seed: int = 0) -> SeparableResNeXt:
-    """A network whose first weights depend on ``seed`` alone; torch's own generator stays as it was."""
+    """A network whose first weights depend on ``seed`` alone; torch's own generator stays as it was.
+
+    Raises :class:`TrainingError` unless the seed lies in 0..2**32-1.
+    """
+    check_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return SeparableResNeXt(architecture)
+
+
+def check_seed(seed: int) -> None:
+    """Raise :class:`TrainingError` unless the seed is one that every library takes."""
+    if not 0 <= seed <= MAX_SEED:
+        raise TrainingError(f"`seed` must lie in 0..{MAX_SEED}, got {seed}")
 
 
 def load_network(path: str | os.PathLike[str]) -> SeparableResNeXt:
@@ -121,14 +132,22 @@ def restore_network(network: nn.Module, tensors: Mapping[str, Tensor], where: Pa
     network.load_state_dict(found)
 
 
+def epochs_of(run: Path) -> tuple[int, int]:
+    """How many epochs a run has done, and how many its recipe has; raises :class:`CheckpointError`."""
+    _, meta = read_checkpoint(run / LAST)
+    if "identity" not in meta:
+        raise CheckpointError(f"{run / LAST}: holds weights only, no run")
+    return len(meta["history"]), int(meta["identity"]["recipe"]["epochs"])
+
+
 def check_identity(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: Path) -> None:
     """Raise :class:`CheckpointError` that names the first differences between the saved run and this one."""
     found = list(differences(saved, json.loads(json.dumps(wanted))))
     if found:
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
         raise CheckpointError(
-            f"{where}: belongs to another run: {'; '.join(found[:3])}{more}; resume with the same values, or choose "
-            "another output folder"
+            f"{where}: belongs to another run: {'; '.join(found[:3])}{more}; --resume with the same values, choose "
+            f"another --out, or remove {where.parent} to begin anew"
         )
 
 

@@ -1,32 +1,35 @@
-"""TensorBoard curves of a training run."""
+"""TensorBoard curves, of a training run and of anything else that goes step by step."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from typing_extensions import Self
 
 from sepnas.errors import StorageError
 from sepnas.train.record import EpochRecord
 
 
-class Curves:
-    """Four scalars an epoch; what an earlier run wrote from ``first_epoch`` on is purged.
+class Scalars:
+    """Scalars of each step; what an earlier run wrote from ``first_step`` on is purged.
 
-    Without tensorboard installed nothing is drawn: ``history.jsonl`` holds the same numbers.
+    Without tensorboard installed nothing is drawn: the run's own files hold the same numbers.
     """
 
-    def __init__(self, folder: Path, first_epoch: int) -> None:
-        self._folder, self._first_epoch = folder, first_epoch
+    def __init__(self, folder: Path, first_step: int) -> None:
+        self._folder, self._first_step = folder, first_step
         self._writer: Any = None
 
-    def __enter__(self) -> Curves:
+    def __enter__(self) -> Self:
         try:
-            from torch.utils.tensorboard import SummaryWriter  # takes a second: only those who train wait
+            from torch.utils.tensorboard import SummaryWriter  # takes a second: only those who need it wait
         except ImportError:
             return self
         try:
-            self._writer = SummaryWriter(str(self._folder), purge_step=self._first_epoch)
+            self._writer = SummaryWriter(str(self._folder), purge_step=self._first_step)
         except OSError as error:
             raise StorageError(f"{self._folder}: cannot be written: {error.strerror or error}") from error
         return self
@@ -35,18 +38,28 @@ class Curves:
         if self._writer is not None:
             self._writer.close()
 
-    def add(self, record: EpochRecord) -> None:
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
         if self._writer is None:
             return
+        try:
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, step)
+            self._writer.flush()
+        except OSError as error:
+            raise StorageError(f"{self._folder}: cannot be written: {error.strerror or error}") from error
+
+
+class Curves(Scalars):
+    """Four scalars an epoch of a training run."""
+
+    def __init__(self, folder: Path, first_epoch: int) -> None:
+        super().__init__(folder, first_epoch)
+
+    def add(self, record: EpochRecord) -> None:
         scalars = {
             "loss/train": record.train_loss,
             "accuracy/validation": record.val_accuracy,
             "learning_rate": record.learning_rate,
             "images_per_s": record.images_per_s,
         }
-        try:
-            for name, value in scalars.items():
-                self._writer.add_scalar(name, value, record.epoch)
-            self._writer.flush()
-        except OSError as error:
-            raise StorageError(f"{self._folder}: cannot be written: {error.strerror or error}") from error
+        self.write(record.epoch, scalars)

@@ -55,6 +55,10 @@ def load_dataset(
 
     Raises :class:`DataError` when the data are missing or cannot be used; the message names the path.
     """
+    if root is not None and not (download or name.startswith("folder:") or Path(root).expanduser().is_dir()):
+        raise DataError(
+            f"{root}: no such folder; --data-root (root=) names one that holds the data, --download makes it"
+        )
     root = cache_folder() if root is None else Path(root).expanduser()
     fraction = validation_fraction if validation_fraction is not None else 0.2 if name == "digits" else 0.1
     if not 0 < fraction < (1 - DIGITS_TEST_FRACTION if name == "digits" else 1):
@@ -67,7 +71,9 @@ def load_dataset(
     elif name in _TORCHVISION:
         classes, parts = _torchvision(name, root, download)
     elif name.startswith("folder:"):
-        classes, parts = read_folder(Path(name.removeprefix("folder:")), image_size, root / "folders")
+        if not (path := name.removeprefix("folder:")):
+            raise DataError(f"{name!r} names no folder; expected folder:PATH")
+        classes, parts = read_folder(Path(path), image_size, root / "folders")
     else:
         raise DataError(f"unknown data set {name!r}; allowed: {', '.join(DATA_SETS)}")
     return _assemble(name, classes, parts, image_size, fraction, seed)
@@ -137,7 +143,7 @@ def _torchvision(name: str, root: Path, download: bool) -> tuple[tuple[str, ...]
             raise DataError(f"data set {name!r} cannot be downloaded to {root}: {error}") from None
         raise DataError(
             f"data set {name!r} is missing or incomplete in {root}; fetch it with --download (download=True), or name "
-            "the folder that holds it"
+            "the folder that holds it with --data-root (root=)"
         ) from None
     parts = {
         part: Split(_channels_first(torch.as_tensor(d.data)), torch.as_tensor(d.targets)) for part, d in found.items()

@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
+from unicodedata import category
 
 import numpy as np
 import torch
@@ -75,6 +76,8 @@ def list_folder(folder: Path) -> Listing:
     listing = {part: _list_part(folder / part) for part in parts}
     for part in parts[1:]:
         _check_classes(folder, part, listing)
+    if len(listing["train"]) < 2:
+        raise DataError(f"{folder / 'train'}: has one class; at least two are needed to tell apart")
     if "test" not in listing:
         listing["test"] = listing.pop("val")
     return listing
@@ -88,6 +91,8 @@ def _list_part(part: Path) -> dict[str, list[Path]]:
     for name, files in found.items():
         if not files:
             raise DataError(f"{part / name}: holds no images (looked for {', '.join(sorted(SUFFIXES))})")
+        if any(category(letter) in ("Cc", "Cs") for letter in name):
+            raise DataError(f"{part}: the folder {name!r} names a class in letters that cannot be shown; rename it")
     return found
 
 
@@ -125,11 +130,13 @@ def _decode(paths: Sequence[Path], image_size: int | None) -> np.ndarray:
 
 def _one_size(path: Path, size: tuple[int, int], first: Path, known: tuple[int, int]) -> tuple[int, int]:
     if known == (0, 0) and size[0] != size[1]:
-        raise DataError(f"{path}: is {size[0]}x{size[1]} pixels, not square; give an image size to resize all images")
+        raise DataError(
+            f"{path}: is {size[0]}x{size[1]} pixels, not square; resize all with --image-size N (image_size=)"
+        )
     if known not in ((0, 0), size):
         raise DataError(
             f"{path}: is {size[0]}x{size[1]} pixels, but {first} is {known[0]}x{known[1]}; all images must have one "
-            "size, or give an image size to resize them"
+            "size; resize them with --image-size N (image_size=)"
         )
     return size
 

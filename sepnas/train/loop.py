@@ -23,12 +23,15 @@ from torch.nn import functional
 
 from sepnas.errors import CheckpointError, StorageError, TrainingError
 from sepnas.spec.architecture import Architecture
-from sepnas.train.augment import augment
+from sepnas.spec.dataset import DataFacts
+from sepnas.train.augment import augment, check_augmentation
 from sepnas.train.checkpoint import (
     ARCHITECTURE,
     BEST,
+    DATA,
     LAST,
     check_identity,
+    check_seed,
     read_checkpoint,
     restore_network,
     write_checkpoint,
@@ -46,7 +49,6 @@ Step = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 
 Images are augmented and normalised float32; the generator lives on the CPU and derives from seed and epoch."""
 
-HISTORY = "history.jsonl"
 RESIDENT_BYTES = 8 << 30
 """Training images up to this size are kept on the device, larger sets are moved batch by batch."""
 LOSS_CHECK_STEPS = 50
@@ -73,8 +75,8 @@ def train_network(
     ``last.safetensors``, or starts when there is none. ``stop_after_s`` ends the run, unfinished, after the epoch in
     which the time runs out, or sooner when the next epoch would not fit. ``step`` replaces the loss of a batch.
 
-    Raises :class:`TrainingError` (data that do not fit the architecture, a loss that is not finite, a full device
-    memory, a folder that holds another run's checkpoint while not resuming), :class:`CheckpointError`,
+    Raises :class:`TrainingError` (data that do not fit the architecture or the recipe, a seed beyond 32 bits, a loss
+    that is not finite, a full device memory, a folder that holds a run while not resuming), :class:`CheckpointError`,
     :class:`StorageError`; a message about a run that had begun names the last good checkpoint.
     """
     run = _Run(network, data, recipe, Path(out_dir), seed, pick_device(device), step or _cross_entropy(recipe))
@@ -100,11 +102,22 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("training runs on cpu and cuda")
     except (RuntimeError, AssertionError) as error:
         raise TrainingError(
             f"device {name!r} cannot be used: {str(error).splitlines()[0]}; try 'auto' or 'cpu'"
         ) from None
     return device
+
+
+def check_trainable(architecture: Architecture | None, data: ImageData, recipe: Recipe, seed: int) -> None:
+    """Raise :class:`TrainingError` for all that can be known before anything is written."""
+    if architecture:
+        check_fits(architecture, data)
+        check_batches(architecture, data, recipe)
+    check_augmentation(recipe.augmentation, data)
+    check_seed(seed)
 
 
 def check_fits(architecture: Architecture, data: ImageData) -> None:
@@ -114,8 +127,19 @@ def check_fits(architecture: Architecture, data: ImageData) -> None:
         if wanted != found:
             raise TrainingError(
                 f"data set {data.name!r} has {found} {what}, but architecture {architecture.name!r} has "
-                f"`{field}` {wanted}; they must be equal"
+                f"`{field}` {wanted}; set it to {found} in the file of the architecture or search space"
+                + (f", or resize the data: sepnas train --image-size {wanted}" if field == "image_size" else "")
             )
+
+
+def check_batches(architecture: Architecture, data: ImageData, recipe: Recipe) -> None:
+    """Raise :class:`TrainingError` where a batch leaves the last batch norms one number to normalise."""
+    smallest = len(data.train) // -(-len(data.train) // recipe.batch_size)
+    if smallest == 1 and data.image_size <= 4 * architecture.stem_stride:
+        raise TrainingError(
+            f"`batch_size` {recipe.batch_size} makes batches of one image, too few for images of {data.image_size} "
+            "pixels a side; raise it in the recipe, or resize the data"
+        )
 
 
 def derived_seed(seed: int, epoch: int) -> int:
@@ -139,8 +163,7 @@ class _Run:
     ) -> None:
         found = getattr(network, "architecture", None)
         self.architecture = found if isinstance(found, Architecture) else None
-        if self.architecture:
-            check_fits(self.architecture, data)
+        check_trainable(self.architecture, data, recipe, seed)
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.network = network.to(device=device).to(memory_format=layout)  # type: ignore[call-overload]
         self.data, self.recipe, self.out_dir, self.seed, self.device = data, recipe, out_dir, seed, device
@@ -152,14 +175,21 @@ class _Run:
         self._images = data.train.images.to(device) if resident else data.train.images
 
     def begin(self, resume: bool) -> None:
-        """Restore the last checkpoint, or write down what is going to be trained."""
+        """Restore the last checkpoint, if any, and write down what is going to be trained."""
         last = self.out_dir / LAST
         if last.exists():
             if not resume:
-                raise TrainingError(f"{last}: holds a run already; resume it, or choose another output folder")
+                raise TrainingError(
+                    f"{last}: holds a run already; resume it (--resume, resume=True), choose another --out, "
+                    f"or remove {self.out_dir} to begin anew"
+                )
             self._restore(last)
-        elif self.architecture:
+            write_history(self.out_dir, self.history)
+        if self.architecture:
             self.architecture.save(self.out_dir / ARCHITECTURE)
+            data = self.data
+            facts = DataFacts(name=data.name, classes=data.classes, mean=data.mean, std=data.std)
+            facts.save(self.out_dir / DATA)
 
     def _restore(self, last: Path) -> None:
         tensors, meta = read_checkpoint(last)
@@ -228,8 +258,8 @@ class _Run:
         if not bool(finite.all()):
             step = int((~finite).nonzero()[0])
             raise TrainingError(
-                f"the loss is {float(losses[step])} in epoch {epoch}, step {step + 1} of {self.steps}; try a lower "
-                f"`learning_rate` than {self.recipe.learning_rate:g}; {self._last_good()}"
+                f"the loss is {float(losses[step])} in epoch {epoch}, step {step + 1} of {self.steps}; "
+                f"{self._lower_rate()}"
             )
 
     @contextmanager
@@ -240,7 +270,7 @@ class _Run:
             size = self.recipe.batch_size
             raise TrainingError(
                 f"{self.device} has too little memory for batches of {size} images; try `batch_size` "
-                f"{max(size // 2, 1)}; {self._last_good()}"
+                f"{max(size // 2, 1)} in the recipe; {self._last_good()}"
             ) from error
 
     def save(self, record: EpochRecord, curves: Curves) -> None:
@@ -248,10 +278,7 @@ class _Run:
         weights = self.network.state_dict()
         bad = [name for name, x in weights.items() if x.is_floating_point() and not bool(x.isfinite().all())]
         if bad:
-            raise TrainingError(
-                f"{bad[0]!r} is no longer finite after epoch {record.epoch}; try a lower `learning_rate` than "
-                f"{self.recipe.learning_rate:g}; {self._last_good()}"
-            )
+            raise TrainingError(f"{bad[0]!r} is no longer finite after epoch {record.epoch}; {self._lower_rate()}")
         history = (*self.history, record)
         meta = {"history": history_to_data(history), "optimizer": self._optimization.numbers()}
         try:
@@ -262,10 +289,16 @@ class _Run:
             tensors = weights | self._optimization.tensors()
             write_checkpoint(self.out_dir / LAST, tensors, meta | {"identity": self._identity()})
             self.history = history
-            write_history(self.out_dir / HISTORY, history)
+            write_history(self.out_dir, history)
             curves.add(record)
         except StorageError as error:
-            raise StorageError(f"{error}; {self._last_good()}; make room and resume") from error
+            raise StorageError(f"{error}; {self._last_good()}; make room, then --resume") from error
+
+    def _lower_rate(self) -> str:
+        """What to do about numbers that ran away: another recipe is another run."""
+        advice = f"try a lower `learning_rate` than {self.recipe.learning_rate:g} in the recipe"
+        elsewhere = f", with another --out or with {self.out_dir} removed" if self.history else ""
+        return f"{advice}{elsewhere}; {self._last_good()}"
 
     def _last_good(self) -> str:
         if not self.history:
@@ -279,7 +312,7 @@ class _Run:
             yield
         except KeyboardInterrupt:
             if aloud:
-                where = f"resume to go on after epoch {len(self.history)}" if self.history else "nothing to resume yet"
+                where = f"--resume goes on after epoch {len(self.history)}" if self.history else "nothing to resume yet"
                 TrainingDisplay(True, 0, 0, 0).say(f"stopped; {self._last_good()}: {where}")
             raise
 

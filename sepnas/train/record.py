@@ -1,13 +1,18 @@
-"""What a training run reports: a record of each epoch, and the result."""
+"""What a training run reports: a record of each epoch, in ``history.jsonl`` too, and the result."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from sepnas.errors import TrainingError
 from sepnas.spec.document import write_text
+
+HISTORY = "history.jsonl"
 
 
 @dataclass(frozen=True)
@@ -16,6 +21,8 @@ class EpochRecord:
 
     ``images_per_s`` counts training only; ``duration_s`` includes validation.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     epoch: int
     train_loss: float
@@ -68,6 +75,33 @@ def history_to_data(history: tuple[EpochRecord, ...]) -> list[dict[str, Any]]:
     return [asdict(record) for record in history]
 
 
-def write_history(path: Path, history: tuple[EpochRecord, ...]) -> None:
+def write_history(run: Path, history: tuple[EpochRecord, ...]) -> None:
     """One JSON line for each epoch; the file is replaced whole."""
-    write_text(path, "".join(json.dumps(line) + "\n" for line in history_to_data(history)))
+    write_text(run / HISTORY, "".join(json.dumps(line) + "\n" for line in history_to_data(history)))
+
+
+def read_history(run: Path) -> tuple[EpochRecord, ...]:
+    """The epochs of a run's folder so far; raises :class:`TrainingError` that names the file, and the line at fault."""
+    path = run / HISTORY
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise TrainingError(
+            f"{path}: {error.strerror}; `sepnas train ARCHITECTURE --out {run}` writes it after its first epoch"
+        ) from None
+    return tuple(_read_record(line, number, path) for number, line in enumerate(lines, start=1))
+
+
+def _read_record(line: bytes, number: int, path: Path) -> EpochRecord:
+    try:
+        record = _RECORD.validate_json(line)
+        problem = "" if record.epoch == number else f"is epoch {record.epoch}, expected {number}"
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = " ".join([*(f"`{key}`:" for key in first["loc"]), first["msg"]])
+    if problem:
+        raise TrainingError(f"{path}: line {number}: {problem}; the training command with --resume writes it anew")
+    return record
+
+
+_RECORD = TypeAdapter(EpochRecord)

@@ -22,7 +22,7 @@ from sepnas.report.figures.style import (
     new_axes,
 )
 from sepnas.report.figures.timeline import rank_name
-from sepnas.report.units import format_bytes, format_share
+from sepnas.report.units import format_bytes, format_count, format_share
 
 _SHORTEN_FROM = 24
 
@@ -89,14 +89,14 @@ def _short(name: str) -> str:
 def _links_description(links: Sequence[LinkBytes]) -> str:
     predicted, counted = sum(x.predicted for x in links), sum(x.counted for x in links)
     return (
-        f"Bars of the payload bytes on {len(links)} links: {predicted} predicted and {counted} counted in all. "
-        "Each link stands in the table below."
+        f"Bars of the payload bytes on {format_count(len(links), 'link')}: {predicted} predicted and {counted} counted "
+        "in all. Each link stands in the table below."
     )
 
 
 def _classes_description(classes: Sequence[ClassAccuracy]) -> str:
     worst = min(classes, key=lambda c: c.whole)
     return (
-        f"Accuracy of {len(classes)} classes, by the whole network and through the devices; lowest for "
+        f"Accuracy of {format_count(len(classes), 'class')}, by the whole network and through the devices; lowest for "
         f"{worst.name} with {format_share(worst.whole)}. Each class stands in the table below."
     )

@@ -17,12 +17,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentF
 from sepnas.report.content import CandidatePoint
 from sepnas.report.figures.labels import label_points
 from sepnas.report.figures.style import HALF_WIDTH_IN, INK, MUTED, RED, Drawing, Tip, legend_above, new_axes
-from sepnas.report.units import format_bytes, format_seconds, format_share
+from sepnas.report.units import format_bytes, format_count, format_seconds, format_share
 
 Horizontal = Literal["payload_bytes", "latency_s"]
 
 # Blue to orange: told apart by all, and neither end vanishes on white or on black.
-_COLOURS = LinearSegmentedColormap.from_list("latency", ["#1f6fc0", "#9a86a0", "#f0a020"], N=32)
+COLOURS = LinearSegmentedColormap.from_list("latency", ["#1f6fc0", "#9a86a0", "#f0a020"], N=32)
 _AXIS: Mapping[Horizontal, str] = {"payload_bytes": "payload between devices", "latency_s": "latency (predicted)"}
 
 
@@ -99,7 +99,7 @@ def _draw(
         [member.objectives[horizontal] for member in members],
         [member.objectives["accuracy"] for member in members],
         c=[member.objectives["latency_s"] for member in members],
-        cmap=_COLOURS,
+        cmap=COLOURS,
         norm=norm,
         clip_on=False,
         **group.look,
@@ -138,13 +138,13 @@ def _scale(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Horizon
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     axes.margins(0.06)
     if horizontal == "payload_bytes":
-        _scale_bytes(axes, [candidate.objectives["payload_bytes"] for candidate in candidates])
+        scale_bytes(axes, [candidate.objectives["payload_bytes"] for candidate in candidates])
     else:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_seconds(value)))
         axes.locator_params(axis="x", nbins=5)
 
 
-def _scale_bytes(axes: Axes, counts: Sequence[float]) -> None:
+def scale_bytes(axes: Axes, counts: Sequence[float]) -> None:
     """A log scale; with silent policies zero stands at its left, a short linear stretch before the first tick."""
     positive = [count for count in counts if count > 0]
     if not positive:
@@ -179,7 +179,7 @@ def _ticks(lowest: float, highest: float) -> list[float]:
 def _colour_bar(axes: Axes, norm: Normalize) -> None:
     figure = axes.figure
     assert figure is not None
-    bar = figure.colorbar(ScalarMappable(norm, _COLOURS), ax=axes, fraction=0.045, pad=0.02, aspect=28)
+    bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=axes, fraction=0.045, pad=0.02, aspect=28)
     bar.outline.set_visible(False)
     # Without an outline of their own, light seams show between the colours.
     if bar.solids is not None:
@@ -205,6 +205,6 @@ def _description(candidates: Sequence[CandidatePoint], horizontal: Horizontal) -
     what = "payload bytes" if horizontal == "payload_bytes" else "latency"
     best = max(candidates, key=lambda candidate: candidate.objectives["accuracy"])
     return (
-        f"Scatter plot of {what} against accuracy: {len(candidates)} candidates, {on_front} on the Pareto front. "
-        f"The most accurate is {candidate_text(best)}. All numbers stand in the table below."
+        f"Scatter plot of {what} against accuracy: {format_count(len(candidates), 'candidate')}, {on_front} on the "
+        f"Pareto front. The most accurate is {candidate_text(best)}. All numbers stand in the table below."
     )

@@ -13,6 +13,7 @@ from sepnas.report.figures.style import (
     BLUE,
     FULL_WIDTH_IN,
     GREEN,
+    HALF_WIDTH_IN,
     INK,
     MUTED,
     ORANGE,
@@ -24,6 +25,7 @@ from sepnas.report.figures.style import (
     legend_above,
     new_axes,
 )
+from sepnas.report.units import format_count
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.policy import ExchangePoint, Transfer
 from sepnas.spec.wire import WIRE_FORMATS, WireFormat
@@ -33,24 +35,47 @@ _BLOCK_WIDTH = 0.44
 _BLOCK_HEIGHT = 0.32
 _MIN_COLUMN_IN = 0.62
 _ROOMY_COLUMN_IN = 1.1
+_MIN_SCALE = 0.5
 
 
 def policy_drawing(architecture: Architecture) -> Drawing:
     """The transmission policy of an architecture; time goes to the right."""
-    num_blocks, num_devices = architecture.num_blocks, architecture.num_devices
-    width_in = max(FULL_WIDTH_IN, 1.4 + _MIN_COLUMN_IN * num_blocks)
-    figure, axes = new_axes(width_in, 1.1 + 0.62 * num_devices)
-    drawing = Drawing("policy", figure, _description(architecture))
+    width_in = max(FULL_WIDTH_IN, 1.4 + _MIN_COLUMN_IN * architecture.num_blocks)
+    drawing, handles = _drawing(architecture, "policy", width_in, 1.1 + 0.62 * architecture.num_devices)
+    legend_above(drawing.figure.axes[0], handles, columns=8)
+    return drawing
+
+
+def small_policy_drawing(architecture: Architecture, name: str) -> Drawing:
+    """The same at half the width and without a legend, for one picture of several."""
+    return _drawing(architecture, name, HALF_WIDTH_IN, 0.62 + 0.34 * architecture.num_devices)[0]
+
+
+def policy_legend_drawing(architectures: Sequence[Architecture]) -> Drawing:
+    """What the colours and lines of several small drawings mean."""
+    figure, axes = new_axes(FULL_WIDTH_IN, 0.3)
+    figure.set_layout_engine("none")  # there is no room that an axes could be laid out in
+    axes.set_axis_off()
+    together = [transfer for architecture in architectures for _, transfer in transfers_of(architecture)]
+    legend_above(axes, _handles(together, 1.0), columns=9)
+    return Drawing("policy-legend", figure, "The legend of the pictures below: wire formats, lag, fractions.")
+
+
+def _drawing(
+    architecture: Architecture, name: str, width_in: float, height_in: float
+) -> tuple[Drawing, list[Patch | Line2D]]:
+    num_blocks = architecture.num_blocks
+    figure, axes = new_axes(width_in, height_in)
+    drawing = Drawing(name, figure, _description(architecture))
     _draw_lanes(drawing, axes, architecture)
-    scale = min(1.0, width_in / num_blocks / _ROOMY_COLUMN_IN)
+    scale = max(_MIN_SCALE, min(1.0, width_in / num_blocks / _ROOMY_COLUMN_IN))
     for number, (point, transfer) in enumerate(transfers_of(architecture)):
         ends = f"after block {point.after}: device {transfer.source} → device {transfer.destination}"
         arrow = _draw_arrow(axes, point, transfer, scale)
         drawing.tag(arrow, f"transfer-{number}", [Tip(f"{ends}, {transfer_text(transfer)}, {point.merge}")])
     _draw_readout(axes, architecture)
     _scale(axes, architecture)
-    legend_above(axes, _handles(architecture, scale), columns=8)
-    return drawing
+    return drawing, _handles([transfer for _, transfer in transfers_of(architecture)], scale)
 
 
 def transfers_of(architecture: Architecture) -> Iterator[tuple[ExchangePoint, Transfer]]:
@@ -146,8 +171,7 @@ def _mark_stages(axes: Axes, blocks_per_stage: Sequence[int]) -> None:
         first += num_blocks
 
 
-def _handles(architecture: Architecture, scale: float) -> list[Patch | Line2D]:
-    transfers = [transfer for _, transfer in transfers_of(architecture)]
+def _handles(transfers: Sequence[Transfer], scale: float) -> list[Patch | Line2D]:
     handles: list[Patch | Line2D] = [
         Line2D([], [], color=_WIRE_COLOURS[wire], linewidth=2, label=wire)
         for wire in WIRE_FORMATS
@@ -165,7 +189,7 @@ def _description(architecture: Architecture) -> str:
     policy = architecture.policy
     num_transfers = sum(len(point.transfers) for point in policy.points)
     return (
-        f"Transmission policy '{policy.name}': {num_transfers} transfers between {architecture.num_devices} devices "
-        f"at {len(policy.points)} of {architecture.num_blocks} exchange points. "
-        "Each transfer stands in the table below."
+        f"Transmission policy '{policy.name}': {format_count(num_transfers, 'transfer')} between "
+        f"{format_count(architecture.num_devices, 'device')} at {len(policy.points)} of {architecture.num_blocks} "
+        "exchange points. Each transfer stands in the table below."
     )

@@ -27,7 +27,7 @@ from sepnas.report.figures.style import (
     legend_above,
     new_axes,
 )
-from sepnas.report.units import format_bytes, format_seconds, time_unit
+from sepnas.report.units import format_bytes, format_count, format_seconds, time_unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +201,8 @@ def _handles(kinds: set[SpanKind], arrows: bool) -> list[Patch | Line2D]:
 def _description(timelines: Sequence[Timeline], ranks: Sequence[int]) -> str:
     ends = " and ".join(f"{t.title} {format_seconds(t.latency_s)}" for t in timelines)
     return (
-        f"Time line of one inference on {sum(rank >= 0 for rank in ranks)} devices: {ends} until the answer. "
-        "For each device it shows when it computes, merges, waits, sends and receives; "
+        f"Time line of one inference on {format_count(sum(rank >= 0 for rank in ranks), 'device')}: {ends} until the "
+        "answer. For each device it shows when it computes, merges, waits, sends and receives; "
         "the sums stand in the table below."
     )
 

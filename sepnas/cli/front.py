@@ -1,0 +1,180 @@
+"""``sepnas front`` and ``pick``: read what a search found, take one point of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+
+from sepnas.cli.common import console, number, print_json, seconds
+from sepnas.cli.quantities import energy_j, share, size_bytes, time_s
+from sepnas.errors import SearchError
+
+if TYPE_CHECKING:
+    from sepnas.search.candidate import Candidate
+    from sepnas.search.found import Found
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `sepnas search` wrote, finished or not.")]
+MaxBytes = Annotated[
+    float | None,
+    typer.Option(parser=size_bytes, metavar="SIZE", help="Most payload bytes: 200KB, 1.5MB, 64KiB, 50000."),
+]
+MaxLatency = Annotated[
+    float | None, typer.Option(parser=time_s, metavar="TIME", help="Longest simulated latency: 20ms, 800us, 1.5s.")
+]
+MaxEnergy = Annotated[
+    float | None, typer.Option(parser=energy_j, metavar="ENERGY", help="Most energy, all devices: 0.5J, 20mJ.")
+]
+MaxMemory = Annotated[
+    float | None, typer.Option(parser=size_bytes, metavar="SIZE", help="Most memory of the fullest device: 64MB.")
+]
+MinAccuracy = Annotated[
+    float | None, typer.Option(parser=share, metavar="SHARE", help="Least validation accuracy: 95% or 0.95.")
+]
+
+
+class SortKey(str, Enum):
+    """What the table can be sorted by; the best stands first."""
+
+    BYTES, LATENCY, ACCURACY = "bytes", "latency", "accuracy"
+    ENERGY, MEMORY, CANDIDATE = "energy", "memory", "candidate"
+
+
+_SORTS: dict[SortKey, Callable[[Candidate], float]] = {
+    SortKey.BYTES: lambda c: c.costs["payload_bytes"],
+    SortKey.LATENCY: lambda c: c.costs["latency_s"],
+    SortKey.ACCURACY: lambda c: -c.objectives["accuracy"],
+    SortKey.ENERGY: lambda c: c.costs["energy_j"],
+    SortKey.MEMORY: lambda c: c.costs["memory_bytes"],
+    SortKey.CANDIDATE: lambda c: c.index,
+}
+
+
+def front(
+    run: Run,
+    max_bytes: MaxBytes = None,
+    max_latency: MaxLatency = None,
+    max_energy: MaxEnergy = None,
+    max_memory: MaxMemory = None,
+    min_accuracy: MinAccuracy = None,
+    sort: Annotated[SortKey, typer.Option(help="Sort by this, the best first.")] = SortKey.BYTES,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show the Pareto front of a search: what each point costs, and what its policy is like.
+
+    Sizes count 1000 bytes to a KB and 1024 to a KiB. The knee is the point nearest to the ideal one, each objective
+    scaled to the front's own range. Of a search that is not finished it is the front of what is judged so far.
+    """
+    from sepnas.search.choose import Bounds
+    from sepnas.search.found import Found
+
+    found = Found.load(run)
+    bounds = Bounds(max_latency, max_bytes, min_accuracy, max_energy, max_memory)
+    shown = sorted(found.within(bounds), key=_SORTS[sort])
+    if json_:
+        print_json(_front_data(found, shown))
+        return
+    print_front(shown, found.knee)
+    where = f" within {bounds}" if bounds else ""
+    console.print(f"{len(shown)} points{where}; {found.course()}; the knee is candidate {_line(found.knee)}")
+
+
+def pick(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="The architecture file to write.")] = Path("architecture.json"),
+    candidate: Annotated[int | None, typer.Option(min=0, help="Take this one, on the front or not.")] = None,
+    max_bytes: MaxBytes = None,
+    max_latency: MaxLatency = None,
+    max_energy: MaxEnergy = None,
+    max_memory: MaxMemory = None,
+    min_accuracy: MinAccuracy = None,
+) -> None:
+    """Write the architecture of one candidate: the most accurate within the bounds, or the knee without any."""
+    from dataclasses import astuple
+
+    from sepnas.search.choose import Bounds
+    from sepnas.search.choose import pick as choose
+    from sepnas.search.found import Found
+
+    found = Found.load(run)
+    bounds = Bounds(max_latency, max_bytes, min_accuracy, max_energy, max_memory)
+    if candidate is None:
+        chosen = choose(found.candidates, *astuple(bounds))
+    else:
+        chosen = found.candidate(candidate)
+        if bounds.excess(chosen):
+            raise SearchError(f"candidate {candidate} does not keep {bounds}: it has {bounds.told(chosen)}")
+    chosen.architecture.save(out)
+    print_front([chosen], found.knee)
+    if not found.finished:
+        console.print(found.course())
+    if candidate is not None and chosen not in found.front:
+        console.print(f"candidate {candidate} is not on the front: another one is at least as good in everything")
+    console.print(f"written to {out}; next: sepnas train {out} --out RUN")
+
+
+def print_front(front: Sequence[Candidate], knee: Candidate) -> None:
+    """Candidates as a table; energy only where the cluster says what power its devices draw."""
+    from sepnas.report.units import format_bytes
+    from sepnas.search.traits import policy_traits, share_of_all_to_all
+
+    energy = any(candidate.costs["energy_j"] for candidate in front)
+    table = Table("candidate", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    headings = ["accuracy", "latency", "payload\nbytes", "of all-\nto-all", "energy", "memory"]
+    for heading in headings if energy else [h for h in headings if h != "energy"]:
+        table.add_column(heading, justify="right")
+    table.add_column("policy", ratio=1)
+    for candidate in front:
+        costs, part = candidate.costs, share_of_all_to_all(candidate)
+        at_knee = candidate.key == knee.key
+        table.add_row(
+            f"{candidate.index} knee" if at_knee else str(candidate.index),
+            f"{candidate.objectives['accuracy']:.2%}",
+            seconds(costs["latency_s"]),
+            number(int(costs["payload_bytes"])),
+            "" if part is None else f"{part:.1%}",
+            *([f"{costs['energy_j']:.3g} J"] if energy else []),
+            format_bytes(costs["memory_bytes"]),
+            policy_traits(candidate).phrase,
+            style="bold" if at_knee else None,
+        )
+    console.print(table)
+
+
+def _line(candidate: Candidate) -> str:
+    costs = candidate.costs
+    return (
+        f"{candidate.index}: {candidate.objectives['accuracy']:.2%}, {seconds(costs['latency_s'])}, "
+        f"{number(int(costs['payload_bytes']))} bytes"
+    )
+
+
+def _front_data(found: Found, shown: Sequence[Candidate]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from sepnas.search.traits import policy_traits, share_of_all_to_all
+
+    return {
+        "space": found.run.space.name,
+        "finished": found.finished,
+        "judged": len(found.candidates),
+        "wanted": found.run.candidates,
+        "hypervolume": found.history()[-1].hypervolume,
+        "knee": found.knee.index,
+        "candidates": [
+            {
+                "candidate": candidate.index,
+                "key": candidate.key,
+                "accuracy": candidate.objectives["accuracy"],
+                **{name: int(cost) if name.endswith("_bytes") else cost for name, cost in candidate.costs.items()},
+                "share_of_all_to_all": share_of_all_to_all(candidate),
+                "policy": asdict(policy_traits(candidate)),
+            }
+            for candidate in shown
+        ],
+    }

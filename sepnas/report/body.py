@@ -1,0 +1,52 @@
+"""What the page is made of: sections with pictures and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from sepnas.report.figures.style import Drawing
+from sepnas.report.figures.svg import inline_svg
+
+LONG = 12
+"""Tables of more rows are folded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An inline SVG and the sentence under it; a ``wide`` one takes a whole row and scrolls on a narrow screen."""
+
+    svg: Markup
+    caption: str
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Plain text cells, text columns before numbers; a ``folded`` table opens on demand, ``marked`` rows stand out."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    folded: bool = False
+    marked: frozenset[int] = frozenset()
+    num_text_columns: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One part of the page."""
+
+    slug: str
+    title: str
+    lead: str = ""
+    pictures: tuple[Picture, ...] = ()
+    tables: tuple[Table, ...] = ()
+    commands: tuple[str, ...] = ()
+
+
+def picture(draw: Callable[[], Drawing], caption: str, wide: bool = False) -> Picture:
+    """Draw a picture for the page."""
+    return Picture(inline_svg(draw), caption, wide)

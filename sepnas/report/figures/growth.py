@@ -1,0 +1,146 @@
+"""How a search went: hypervolume over the candidates judged, and the front early and at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from sepnas.report.content import CandidatePoint, FrontGrowth
+from sepnas.report.figures.front import candidate_text, scale_bytes
+from sepnas.report.figures.style import (
+    BLUE,
+    HALF_WIDTH_IN,
+    MUTED,
+    ORANGE,
+    Drawing,
+    Tip,
+    legend_above,
+    new_axes,
+)
+from sepnas.report.units import format_count, format_share
+
+_HEIGHT_IN = 3.6
+
+
+def hypervolume_drawing(growth: Sequence[FrontGrowth], early: int) -> Drawing:
+    """Hypervolume as a line from the left scale, the front's size as a thin one from the right; a mark at ``early``."""
+    figure, axes = new_axes(HALF_WIDTH_IN, _HEIGHT_IN)
+    last = growth[-1]
+    drawing = Drawing(
+        "growth",
+        figure,
+        f"Hypervolume over {last.judged} judged candidates: {growth[0].hypervolume:.4f} after the first, "
+        f"{growth[early - 1].hypervolume:.4f} after {early}, {last.hypervolume:.4f} at the end, with a front of "
+        f"{format_count(last.front_size, 'point')}. Some of the numbers stand in the table below.",
+    )
+    judged = [step.judged for step in growth]
+    sizes = axes.twinx()
+    sizes.step(judged, [step.front_size for step in growth], where="post", color=ORANGE, linewidth=1.1, linestyle="--")
+    axes.step(judged, [step.hypervolume for step in growth], where="post", color=BLUE, linewidth=1.8, zorder=4)
+    axes.axvline(early, color=MUTED, linewidth=0.8, linestyle=":")
+    rises = [new for old, new in pairwise(growth) if new.hypervolume > old.hypervolume]
+    shown = [step for step in (growth[0], *rises) if step.hypervolume >= _bottom(growth)]
+    marks = axes.scatter([s.judged for s in shown], [s.hypervolume for s in shown], s=13, color=BLUE, zorder=5)
+    drawing.tag(marks, "rises", [Tip(growth_text(step)) for step in shown])
+    axes.set_xlabel("candidates judged")
+    axes.set_ylabel("hypervolume")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.set_xlim(0, 1.02 * last.judged)
+    bottom = _bottom(growth)
+    margin = 0.08 * max(last.hypervolume - bottom, 1e-6)
+    axes.set_ylim(bottom - margin, last.hypervolume + margin)
+    sizes.set_ylabel("points on the front")
+    sizes.set_ylim(0, 1.25 * max(step.front_size for step in growth))
+    sizes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    sizes.grid(visible=False)
+    # the twin stands above: its empty background must not take the pointer from the marks
+    axes.set_zorder(sizes.get_zorder() + 1)
+    axes.patch.set_visible(False)
+    handles = [
+        Line2D([], [], color=BLUE, linewidth=1.8, marker="o", markersize=3.5, label="hypervolume"),
+        Line2D([], [], color=ORANGE, linewidth=1.1, linestyle="--", label="front's size"),
+        Line2D([], [], color=MUTED, linewidth=0.8, linestyle=":", label=f"after {early}"),
+    ]
+    legend_above(axes, handles)
+    return drawing
+
+
+def _bottom(growth: Sequence[FrontGrowth]) -> float:
+    """Where the scale starts: the very first candidates, silent and all-to-all, give nearly all of the volume."""
+    return growth[len(growth) // 40].hypervolume
+
+
+def growth_text(step: FrontGrowth) -> str:
+    """One step in one line."""
+    return (
+        f"after {format_count(step.judged, 'candidate')}: hypervolume {step.hypervolume:.4f}, "
+        f"{step.front_size} on the front, best accuracy {format_share(step.best_accuracy)}"
+    )
+
+
+def before_after_drawing(candidates: Sequence[CandidatePoint], early: int) -> Drawing:
+    """The front after the first ``early`` candidates and at the end, with what accuracy each gives for the bytes."""
+    figure, axes = new_axes(HALF_WIDTH_IN, _HEIGHT_IN)
+    before = [candidate for candidate in candidates if candidate.on_early_front]
+    after = [candidate for candidate in candidates if candidate.on_front]
+    kept = sum(candidate.on_front for candidate in before)
+    drawing = Drawing(
+        "before-after",
+        figure,
+        f"The front after {format_count(early, 'candidate')} ({format_count(len(before), 'point')}) and at the "
+        f"end ({format_count(len(after), 'point')}), payload bytes against accuracy; "
+        f"{format_count(kept, 'point')} on both. All numbers stand in the tables above.",
+    )
+    counts = [candidate.objectives["payload_bytes"] for candidate in (*before, *after)]
+    right = max(counts) if max(counts) > 0 else 1.0
+    old, new = _staircase(before, right), _staircase(after, right)
+    axes.fill_between(*_between(old, new), step="post", color=BLUE, alpha=0.13, linewidth=0, zorder=1)
+    axes.step(*old, where="post", color=ORANGE, linewidth=1.2, linestyle="--", zorder=3)
+    axes.step(*new, where="post", color=BLUE, linewidth=1.6, zorder=4)
+    for points, gid, look in (
+        (before, "before", {"s": 60, "facecolors": "none", "edgecolors": ORANGE, "linewidths": 1.3, "zorder": 5}),
+        (after, "after", {"s": 20, "color": BLUE, "linewidths": 0, "zorder": 6}),
+    ):
+        x, y = [c.objectives["payload_bytes"] for c in points], [c.objectives["accuracy"] for c in points]
+        marks = axes.scatter(x, y, clip_on=False, **look)  # type: ignore[arg-type]
+        drawing.tag(marks, gid, [Tip(candidate_text(c), f"candidate-{c.index}") for c in points])
+    axes.margins(0.06)
+    scale_bytes(axes, counts)
+    axes.set_xlabel("payload between devices")
+    axes.set_ylabel("accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+    handles = [
+        Line2D(
+            [], [], color=ORANGE, linewidth=1.2, linestyle="--", marker="o", markersize=7, mfc="none",
+            label=f"after {format_count(early, 'candidate')}",
+        ),
+        Line2D([], [], color=BLUE, linewidth=1.6, marker="o", markersize=4, label="at the end"),
+        Patch(color=BLUE, alpha=0.13, linewidth=0, label="gained"),
+    ]  # fmt: skip
+    legend_above(axes, handles)
+    return drawing
+
+
+def _staircase(points: Sequence[CandidatePoint], right: float) -> tuple[list[float], list[float]]:
+    """The best accuracy that at most so many bytes buy, up to the right edge."""
+    ordered = sorted((c.objectives["payload_bytes"], c.objectives["accuracy"]) for c in points)
+    best = np.maximum.accumulate([accuracy for _, accuracy in ordered])
+    return [*(count for count, _ in ordered), right], [*best.tolist(), float(best[-1])]
+
+
+def _between(
+    old: tuple[list[float], list[float]], new: tuple[list[float], list[float]]
+) -> tuple[list[float], list[float], list[float]]:
+    """Both staircases at all their steps, from the first byte count that both have."""
+    start = max(old[0][0], new[0][0])
+    places = sorted({x for x in (*old[0], *new[0]) if x >= start})
+    return places, [_at(old, x) for x in places], [_at(new, x) for x in places]
+
+
+def _at(staircase: tuple[list[float], list[float]], x: float) -> float:
+    return staircase[1][int(np.searchsorted(staircase[0], x, side="right")) - 1]

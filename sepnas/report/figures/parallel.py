@@ -1,0 +1,196 @@
+"""Parallel coordinates of policies: an axis for each number, a line for each candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import log
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import Normalize
+from matplotlib.lines import Line2D
+
+from sepnas.report.content import CandidatePoint
+from sepnas.report.figures.front import COLOURS, candidate_text
+from sepnas.report.figures.style import FULL_WIDTH_IN, INK, MUTED, PAPER, RED, Drawing, Tip, legend_above, new_axes
+from sepnas.report.units import format_bytes, format_seconds, format_share
+
+_LOOKS: Mapping[str, Mapping[str, Any]] = {
+    "dominated": {"linewidths": 0.7, "alpha": 0.22, "zorder": 2},
+    "front": {"linewidths": 1.5, "alpha": 0.95, "zorder": 4},
+    "chosen": {"linewidths": 2.6, "zorder": 7},
+}
+
+_FEW = 5
+"""Up to so many different values, each has its own tick."""
+
+_LINE_HEIGHT = 0.055
+"""Of a line of text, where the axes are 1 high."""
+
+_ABOVE_ZERO = 0.12
+"""Where the smallest payload stands on its logarithmic axis; zero stands at 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Quantity:
+    caption: str
+    text: Callable[[float], str]
+    always: bool = False
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+_QUANTITIES: dict[str, _Quantity] = {
+    "depth": _Quantity("depth", "{:g}".format),
+    "cardinality": _Quantity("cardinality", "{:g}".format),
+    "width": _Quantity("bottleneck\nwidth", "{:.3g}".format),
+    "points_share": _Quantity("points\nused", _percent),
+    "num_transfers": _Quantity("transfers", "{:.0f}".format),
+    "mean_fraction": _Quantity("channels\nsent", _percent),
+    "mean_wire_bits": _Quantity("bits of a\nnumber", "{:.3g}".format),
+    "lag_share": _Quantity("lagged", _percent),
+    "payload_bytes": _Quantity("payload", format_bytes, always=True),
+    "latency_s": _Quantity("latency", format_seconds, always=True),
+    "accuracy": _Quantity("accuracy", format_share, always=True),
+}
+
+
+def parallel_drawing(candidates: Sequence[CandidatePoint]) -> Drawing:
+    """Every candidate as a line from what its policy is to what it costs and gives; the colour is its accuracy.
+
+    What is the same for all candidates that send anything has no axis.
+    """
+    columns = {name: [_value(candidate, name) for candidate in candidates] for name in _QUANTITIES}
+    sending = [candidate for candidate in candidates if candidate.traits["num_transfers"]]
+    shown = [
+        name
+        for name, quantity in _QUANTITIES.items()
+        if quantity.always or len({_value(candidate, name) for candidate in sending}) > 1
+    ]
+    figure, axes = new_axes(FULL_WIDTH_IN, 4.3)
+    drawing = Drawing("parallel", figure, _description(candidates, shown))
+    scales = {name: _scale_of(name, columns[name]) for name in shown}
+    heights = np.array([[scales[name](value) for value in columns[name]] for name in shown]).T
+    accuracies = columns["accuracy"]
+    # the few worst would take half of the colours
+    norm = Normalize(float(np.quantile(accuracies, 0.1)), max(accuracies), clip=True)
+    for place, name in enumerate(shown):
+        _draw_axis(axes, place, name, columns[name], scales[name])
+    _paint_accuracy(axes, len(shown) - 1, columns["accuracy"], norm)
+    _draw_lines(drawing, axes, candidates, heights, norm)
+    _finish(axes, candidates, heights)
+    return drawing
+
+
+def _value(candidate: CandidatePoint, name: str) -> float:
+    return candidate.objectives[name] if name in candidate.objectives else candidate.traits[name]
+
+
+def _scale_of(name: str, values: Sequence[float]) -> Callable[[float], float]:
+    """From a value to its height, 0 to 1: logarithmic for bytes, which span decades."""
+    low, high = min(values), max(values)
+    if name != "payload_bytes" or high <= 0:
+        return lambda value: (value - low) / (high - low) if high > low else 0.5
+    first = min(value for value in values if value > 0)
+    start, span = (_ABOVE_ZERO, log(high / first)) if low <= 0 else (0.0, log(high / first))
+    return lambda value: 0.0 if value <= 0 else start + (1 - start) * (log(value / first) / span if span else 1.0)
+
+
+def _draw_axis(axes: Axes, place: int, name: str, values: Sequence[float], scale: Callable[[float], float]) -> None:
+    axes.plot([place, place], [0, 1], color=MUTED, linewidth=1.0, zorder=5)
+    axes.text(place, 1.07, _QUANTITIES[name].caption, ha="center", va="bottom", fontsize=8.5, color=INK)
+    text = _QUANTITIES[name].text
+    for value in _ticks(name, values):
+        axes.annotate(
+            text(value),
+            (place, scale(value)),
+            (-3, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            fontsize=7.5,
+            color=INK,
+            zorder=9,
+            bbox={"facecolor": PAPER, "alpha": 0.78, "edgecolor": "none", "pad": 0.8},
+        )
+
+
+def _ticks(name: str, values: Sequence[float]) -> list[float]:
+    distinct = sorted(set(values))
+    if len(distinct) <= _FEW:
+        return distinct
+    if name == "payload_bytes":
+        positive = [value for value in distinct if value > 0]
+        return [value for value in distinct if value <= 0] + list(np.geomspace(positive[0], positive[-1], 4))
+    return list(np.linspace(distinct[0], distinct[-1], 5))
+
+
+def _paint_accuracy(axes: Axes, place: int, values: Sequence[float], norm: Normalize) -> None:
+    """The axis of accuracy is the legend of the colours."""
+    pieces = list(pairwise(np.linspace(0, 1, 33)))
+    low, high = min(values), max(values)
+    colours = [COLOURS(norm(low + (high - low) * (bottom + top) / 2)) for bottom, top in pieces]
+    # a little longer than they are, for light seams would show between them
+    strip = [[(place, bottom), (place, min(1.0, top + 0.01))] for bottom, top in pieces]
+    axes.add_collection(LineCollection(strip, colors=colours, linewidths=7, zorder=6, capstyle="butt"))
+
+
+def _draw_lines(
+    drawing: Drawing, axes: Axes, candidates: Sequence[CandidatePoint], heights: np.ndarray, norm: Normalize
+) -> None:
+    """Dominated candidates thin and pale, the front above them, the chosen one on top."""
+    groups = ["chosen" if c.chosen else "front" if c.on_front else "dominated" for c in candidates]
+    for gid, look in _LOOKS.items():
+        members = [index for index, group in enumerate(groups) if group == gid]
+        if not members:
+            continue
+        colours = [RED if gid == "chosen" else COLOURS(norm(candidates[i].objectives["accuracy"])) for i in members]
+        lines = LineCollection([list(enumerate(heights[i])) for i in members], colors=colours, **look)
+        axes.add_collection(lines)
+        tips = [Tip(_text(candidates[i]), f"candidate-{candidates[i].index}") for i in members]
+        drawing.tag(lines, f"lines-{gid}", tips)
+
+
+def _text(candidate: CandidatePoint) -> str:
+    return f"{candidate_text(candidate)}: {candidate.phrase}" if candidate.phrase else candidate_text(candidate)
+
+
+def _finish(axes: Axes, candidates: Sequence[CandidatePoint], heights: np.ndarray) -> None:
+    names = len(heights[0])
+    axes.set_xlim(-0.62, names - 1 + 0.5)
+    axes.set_ylim(-0.05, 1.2)
+    axes.set_axis_off()
+    _name_ends(axes, candidates, heights)
+    handles = [Line2D([], [], color=MUTED, linewidth=0.7, alpha=0.6, label="dominated")]
+    handles += [Line2D([], [], color=INK, linewidth=1.5, label="Pareto front (coloured by accuracy)")]
+    if any(candidate.chosen for candidate in candidates):
+        handles += [Line2D([], [], color=RED, linewidth=2.6, label="chosen")]
+    legend_above(axes, handles)
+
+
+def _name_ends(axes: Axes, candidates: Sequence[CandidatePoint], heights: np.ndarray) -> None:
+    """The chosen candidate and the knee named at the right, apart even where they end close together."""
+    ends: list[tuple[float, str, str]] = []
+    for candidate, line in zip(candidates, heights, strict=True):
+        words = [word for word, holds in (("chosen", candidate.chosen), ("knee", candidate.knee)) if holds]
+        if words:
+            ends.append((line[-1], f"{', '.join(words)}: {candidate.index}", RED if candidate.chosen else INK))
+    lowest = -1.0
+    for height, text, colour in sorted(ends):
+        lowest = max(height, lowest + _LINE_HEIGHT)
+        at = (heights.shape[1] - 1, lowest)
+        axes.annotate(text, at, (8, 0), textcoords="offset points", va="center", fontsize=8.5, color=colour)
+
+
+def _description(candidates: Sequence[CandidatePoint], shown: Sequence[str]) -> str:
+    captions = ", ".join(_QUANTITIES[name].caption.replace("\n", " ") for name in shown)
+    return (
+        f"Parallel coordinates of {len(candidates)} candidates, an axis each for {captions}; those on the Pareto "
+        "front stand out. The front's numbers stand in the table below."
+    )

@@ -1,0 +1,63 @@
+"""TensorBoard curves of a search: the front as it grows, beside the run's other files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from types import TracebackType
+
+from typing_extensions import Self
+
+from sepnas.search.candidate import Candidate
+from sepnas.search.history import FrontHistory
+from sepnas.train.curves import Scalars
+
+CURVES_FOLDER = "tensorboard"
+
+
+class SearchCurves:
+    """Writes step n once the first n candidates by index are known, in whatever order they come in.
+
+    A step is thus a function of the archive: a resumed search, which hears of the ``kept`` candidates again, leaves
+    out the steps that an earlier run wrote and goes on as an unbroken one.
+    """
+
+    def __init__(self, run_dir: Path, kept: Sequence[Candidate], worst: Mapping[str, float]) -> None:
+        folder = run_dir / CURVES_FOLDER
+        indices = (candidate.index for candidate in kept)
+        whole = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], enumerate(indices)))
+        # a kill may have come between the archive's last line and its step: that one is written again
+        self._written = max(0, whole - 1) if folder.exists() else 0
+        self._scalars = Scalars(folder, self._written + 1)
+        self._history = FrontHistory(worst)
+        self._waiting: dict[int, tuple[Candidate, float | None]] = {}
+        self._next = 0
+
+    def __enter__(self) -> Self:
+        self._scalars.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._scalars.__exit__(kind, error, at)
+
+    def add(self, candidate: Candidate, candidates_per_s: float | None) -> None:
+        """Take a candidate in; ``candidates_per_s`` is None for one that was judged by an earlier run."""
+        self._waiting[candidate.index] = candidate, candidates_per_s
+        while self._next in self._waiting:
+            self._write(*self._waiting.pop(self._next))
+            self._next += 1
+
+    def _write(self, candidate: Candidate, candidates_per_s: float | None) -> None:
+        step = self._history.add(candidate)
+        if step.judged <= self._written:
+            return
+        scalars = {
+            "front/hypervolume": step.hypervolume,
+            "front/size": step.front_size,
+            "front/best_accuracy": step.best_accuracy,
+            "front/knee_payload_bytes": step.knee_payload_bytes,
+        }
+        if candidates_per_s is not None:
+            scalars["candidates_per_s"] = candidates_per_s
+        self._scalars.write(step.judged, scalars)

@@ -1,0 +1,71 @@
+"""A search as it is on disk, finished or not: its candidates so far, how far it came, its front."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from sepnas.errors import SearchError
+from sepnas.search.candidate import Candidate
+from sepnas.search.choose import Bounds, front_within
+from sepnas.search.folder import FRONT_FILE, RUN_FILE, Front, SearchRun, load_candidates
+from sepnas.search.history import FrontStep, front_history
+from sepnas.search.pareto import knee, pareto_front
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found so far; ``candidates`` by index, their architectures named after them."""
+
+    run_dir: Path
+    run: SearchRun
+    candidates: tuple[Candidate, ...]
+
+    @classmethod
+    def load(cls, run_dir: Path) -> Found:
+        """Read a run folder; :class:`SearchError` when it holds no search, or no candidate yet."""
+        candidates = load_candidates(run_dir)
+        run = SearchRun.load(run_dir / RUN_FILE)
+        if not candidates:
+            raise SearchError(f"{run_dir}: no candidate is judged yet; the supernet is trained first")
+        return cls(run_dir, run, tuple(candidate.named(run.space.name) for candidate in candidates))
+
+    @cached_property
+    def front(self) -> list[Candidate]:
+        return pareto_front(self.candidates)
+
+    @cached_property
+    def knee(self) -> Candidate:
+        return knee(self.front)
+
+    @cached_property
+    def finished(self) -> bool:
+        """Whether the search came to its end: all that it was asked for, or all that its space has."""
+        path = self.run_dir / FRONT_FILE
+        if len(self.candidates) >= self.run.candidates or not path.exists():
+            return path.exists()
+        return {c.key for c in Front.load(path).candidates} == {c.key for c in self.front}
+
+    def course(self) -> str:
+        """How far it came, for people."""
+        if self.finished:
+            return f"{len(self.candidates)} candidates judged"
+        return f"{len(self.candidates)} of {self.run.candidates} candidates judged, the search is not finished"
+
+    def within(self, bounds: Bounds) -> list[Candidate]:
+        return front_within(self.candidates, bounds)
+
+    def candidate(self, index: int) -> Candidate:
+        """The candidate of that number; :class:`SearchError` when none has it."""
+        for candidate in self.candidates:
+            if candidate.index == index:
+                return candidate
+        last = self.candidates[-1].index
+        raise SearchError(f"{self.run_dir}: no candidate {index} is judged; the numbers go from 0 to {last}")
+
+    def history(self) -> list[FrontStep]:
+        """The front after each candidate."""
+        from sepnas.search.screen import reference_costs  # prices a network: only those who ask for it wait
+
+        return front_history(self.candidates, reference_costs(self.run.space, self.run.cluster, self.run.seed))

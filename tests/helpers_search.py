@@ -1,0 +1,53 @@
+"""Searches that nobody had to train for: real spaces, policies and costs, accuracies made up from the costs."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from sepnas.search.archive import Archive
+from sepnas.search.candidate import Candidate
+from sepnas.search.folder import CANDIDATES_FILE, RUN_FILE, SearchRun
+from sepnas.search.screen import Screen, first_genotypes
+from sepnas.spec.cluster import uniform_cluster
+from sepnas.spec.space import SearchSpace
+from sepnas.train.recipe import RECIPES
+
+
+def judged_run(folder: Path, space: SearchSpace, number: int, wanted: int | None = None) -> list[Candidate]:
+    """The folder of a search of ``number`` candidates that was asked for ``wanted``; the front is not written."""
+    cluster, draw = uniform_cluster(space.num_devices), random.Random(7)
+    run = SearchRun(
+        space=space,
+        cluster=cluster,
+        data="digits",
+        data_sha256="",
+        recipe=RECIPES["digits"],
+        seed=0,
+        candidates=wanted or number,
+    )
+    run.save(folder / RUN_FILE)
+    archive, screen = Archive(folder / CANDIDATES_FILE, space), Screen(space, cluster)
+    for genotype in first_genotypes(space):
+        _judge(archive, screen, genotype, draw, number)
+    while len(archive) < number:
+        _judge(archive, screen, space.sample(draw.randrange), draw, number)
+    return archive.candidates()
+
+
+def _judge(archive: Archive, screen: Screen, genotype: dict, draw: random.Random, number: int) -> None:
+    found = screen(genotype)
+    if archive.get(found.key) is not None or len(archive) == number:
+        return
+    accuracy = 0.9 + 0.09 * (1 - 1 / (1 + found.costs["payload_bytes"] / 5e3)) - 0.02 * draw.random()
+    measured = {**found.costs, "accuracy": accuracy}
+    archive.append(
+        Candidate(
+            index=len(archive),
+            key=found.key,
+            genotype=found.genotype,
+            objectives={name: measured[name] for name in screen.space.objectives},
+            costs=found.costs,
+            architecture=found.architecture,
+        )
+    )

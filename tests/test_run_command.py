@@ -1,0 +1,102 @@
+"""``sepnas infer`` and ``bench`` at real workers, and the worker processes that other commands start."""
+
+import json
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from sepnas.cli.main import app
+from sepnas.cli.workers import LocalWorkers
+from sepnas.errors import PeerUnreachableError, StorageError
+from sepnas.spec.cluster import uniform_cluster
+from tests.helpers_runtime import export_tiny, lively_network, threads, tiny_architecture, transfer
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A deployment with two devices, and the hosts file of workers that serve it."""
+    folder = tmp_path_factory.mktemp("served") / "deployment"
+    points = [{"after": 0, "transfers": [transfer(1, 0), transfer(0, 1)]}]
+    export_tiny(lively_network(tiny_architecture(points, devices=2, depth=11)), folder)
+    with threads(folder) as hosts:
+        yield str(folder), str(hosts.save(folder.parent / "hosts.yaml"))
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+
+
+def test_infer_names_its_fields(served, tmp_path):
+    """`infer --json` prints for each image its classes as objects with a name and a probability."""
+    image = tmp_path / "image.png"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(image)
+    result = call("infer", served[0], str(image), "--devices", served[1], "--json", "--top", "5")
+    (found,) = json.loads(result.stdout)
+    assert found["image"] == str(image)
+    assert sum(entry["probability"] for entry in found["classes"]) == pytest.approx(1)
+    assert {entry["class"] for entry in found["classes"]} == {f"class {k}" for k in range(5)}
+
+
+def test_bench_shows_what_it_measured_before_it_writes(served, tmp_path):
+    """A trace that cannot be written does not cost the table; a wrong cluster is told before anything is measured."""
+    bench = ("bench", served[0], "--devices", served[1], "--requests", "2", "--warmup", "0")
+    cluster = uniform_cluster(2).save(tmp_path / "cluster.yaml")
+    (tmp_path / "file").write_text("")
+    result = call(*bench, "--cluster", str(cluster), "--trace", str(tmp_path / "file/trace.json"))
+    assert isinstance(result.exception, StorageError)
+    assert "latency, predicted" in result.stdout
+    result = call(*bench, "--cluster", str(tmp_path / "none.yaml"))
+    assert "none.yaml: no such file" in str(result.exception)
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["infer", "deployment", ""], "is empty"),
+        (["bench", "deployment", "--trace", ""], "is empty"),
+        (["bench", "deployment", "--deadline", "1e9"], "less than or equal to 86400"),
+        (["bench", "deployment", "--deadline", "0"], "greater than or equal to 0.001"),
+        (["bench", "deployment", "--batch", "5000"], "less than or equal to 4096"),
+    ],
+)
+def test_arguments_out_of_range_are_told(arguments, says):
+    """An empty path or a number out of its range ends with usage and what is allowed."""
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert says in " ".join(result.stderr.replace("│", " ").split())
+
+
+def talker(tmp_path, monkeypatch, code):
+    """Let what is started in place of a worker run this code."""
+    script = tmp_path / "talker"
+    script.write_text(f"#!{sys.executable}\n{code}")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+
+
+def test_a_talkative_worker_is_heard_to_the_end(tmp_path, monkeypatch):
+    """The line that says where a worker listens is found among others, and whatever it says later never blocks it."""
+    done = tmp_path / "done"
+    says = "import time; print('warm\\nx listens on 127.0.0.1:7 (TLS)', flush=True); print('y' * 300_000, flush=True)"
+    talker(tmp_path, monkeypatch, f"{says}; open({str(done)!r}, 'w').close(); time.sleep(60)")
+    with LocalWorkers(tmp_path, 1) as workers:
+        assert workers.hosts.address(0) == "127.0.0.1:7"
+        limit = time.monotonic() + 30
+        while not done.exists() and time.monotonic() < limit:
+            time.sleep(0.01)
+        assert done.exists()
+
+
+def test_a_worker_that_does_not_start_is_quoted(tmp_path, monkeypatch):
+    """The error holds the last words of a worker that ended."""
+    talker(tmp_path, monkeypatch, "for k in range(100): print(f'word{k}')")
+    with (
+        pytest.raises(PeerUnreachableError, match=r"did not get ready: word50 / .* / word99$"),
+        LocalWorkers(tmp_path, 1),
+    ):
+        pass
