@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,13 +24,14 @@ from sepnas.errors import SearchError, StorageError
 from sepnas.search import Candidate, load_candidates, load_front, pick, run_search
 from sepnas.search.archive import Archive, SearchWarning
 from sepnas.search.curves import SearchCurves
+from sepnas.search.explorer import STRATEGIES
 from sepnas.search.history import front_history
 from sepnas.search.judge import SupernetJudge
 from sepnas.search.pareto import hypervolume, knee, pareto_front
 from sepnas.search.progress import ProgressDisplay, SearchProgress
-from sepnas.search.proposer import Nsga2Proposer
 from sepnas.search.run import SearchResult
 from sepnas.search.screen import Screen, check_feasible, first_genotypes
+from sepnas.search.strategies import make_proposer
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.space import SearchSpace
 from sepnas.train.data import load_dataset
@@ -138,7 +140,7 @@ def test_the_front_is_what_nothing_dominates(finished: SearchResult) -> None:
 
 def test_a_search_starts_with_the_named_policies(finished: SearchResult) -> None:
     """The first candidates are the ends of the space and the paper's policies that it can express."""
-    first = [SPACE.policy_of(genotype) for genotype in first_genotypes(SPACE)]
+    first = [SPACE.architecture_of(genotype).policy for genotype in first_genotypes(SPACE)]
     found = [candidate.architecture.policy for candidate in load_candidates(finished.run_dir)[:4]]
     assert [p for p in found if p in first] == found
 
@@ -153,7 +155,7 @@ def test_a_kept_accuracy_is_that_of_the_supernet(finished: SearchResult, begun: 
     restore_network(supernet, read_checkpoint(path)[0], path)
     judge = SupernetJudge(supernet, tiny_data(), 3, torch.device("cpu"))
     for candidate in reversed(finished.front):
-        assert judge.accuracy(candidate.architecture.policy) == candidate.objectives["accuracy"]
+        assert judge.accuracy(candidate.architecture) == candidate.objectives["accuracy"]
 
 
 def test_the_test_split_is_never_touched(begun: Path) -> None:
@@ -178,6 +180,23 @@ def test_a_resumed_search_equals_an_unbroken_one(finished: SearchResult, begun: 
     assert told(resumed.front) == told(finished.front)
     assert (begun / "candidates.jsonl").read_text().splitlines(keepends=True)[:kept] == lines[:kept]
     assert told(load_candidates(begun)) == told(load_candidates(finished.run_dir))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_resumes_in_the_middle_of_a_batch(begun: Path, tmp_path: Path, strategy: str) -> None:
+    """Each strategy, cut within a batch, goes on to the same candidates as if it had not been."""
+    unbroken = tmp_path / "unbroken"
+    shutil.copytree(begun, unbroken)
+    for folder in (begun, unbroken):
+        run = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps({**run, "strategy": strategy}))
+    whole = search(unbroken, resume=True, strategy=strategy)
+    lines = (unbroken / "candidates.jsonl").read_text().splitlines(keepends=True)
+    (begun / "candidates.jsonl").write_text("".join(lines[:29]))
+    resumed = search(begun, resume=True, strategy=strategy)
+    assert len({candidate.key for candidate in load_candidates(unbroken)}) == whole.candidates == CANDIDATES
+    assert told(load_candidates(begun)) == told(load_candidates(unbroken))
+    assert told(resumed.front) == told(whole.front)
 
 
 def test_a_longer_search_begins_with_the_shorter_one(finished: SearchResult, begun: Path) -> None:
@@ -285,6 +304,7 @@ def test_a_candidate_round_trips(finished: SearchResult) -> None:
     ("changes", "said"),
     [
         ({"seed": 4}, "`seed` was 3 and is now 4"),
+        ({"strategy": "nsga2"}, "`strategy` was 'predictive' and is now 'nsga2'"),
         ({"supernet_epochs": 3}, "`recipe.epochs` was 2 and is now 3"),
         ({"cluster": uniform_cluster(2, latency_s=1.0)}, "`cluster.links.0.latency_s` was 0.0005 and is now 1.0"),
         ({"space": constrained(max_payload_bytes=10**6)}, "`space.constraints.max_payload_bytes` was None"),
@@ -335,6 +355,16 @@ def test_accuracies_of_other_weights_are_refused(begun: Path) -> None:
         search(begun, resume=True)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "search_spaces").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_shipped_space_has_candidates_within_its_bounds(path: Path) -> None:
+    """Every shipped space can be searched on equal devices, and what breaks its bounds is rejected."""
+    space = SearchSpace.load(path)
+    cluster = uniform_cluster(space.num_devices)
+    check_feasible(space, cluster, 0)
+    bounds = [name for name, value in space.constraints if value is not None]
+    assert set(Screen(space, cluster)(space.largest()).excess) == set(bounds)
+
+
 def test_nothing_infeasible_is_paid_for(tmp_path: Path) -> None:
     """Every judged candidate keeps the bounds; what breaks them is rejected by the simulator alone."""
     result = search(tmp_path / "run", space=constrained(max_payload_bytes=300), supernet_epochs=1, candidates=15)
@@ -372,11 +402,11 @@ def test_policies_without_a_link_are_infeasible() -> None:
     """On a cluster without links only policies that send nothing are left."""
     silent = CLUSTER.model_copy(update={"links": ()})
     check_feasible(SPACE, silent, 0)
-    proposer = Nsga2Proposer(SPACE, Screen(SPACE, silent), seed=0)
-    found = proposer.propose()
-    assert found is not None
-    assert found.costs["payload_bytes"] == 0
-    assert found.excess == {}
+    for strategy in ("predictive", "nsga2"):
+        found = make_proposer(strategy, Screen(SPACE, silent), seed=0).propose()
+        assert found is not None
+        assert found.costs["payload_bytes"] == 0
+        assert found.excess == {}
 
 
 def test_a_small_space_is_searched_to_its_end(tmp_path: Path) -> None:

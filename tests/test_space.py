@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import product
+from math import floor, log2
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +17,13 @@ from hypothesis import strategies as st
 
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
+from sepnas.plan.network import device_layers
 from sepnas.plan.steps import Compute, Merge, Plan, Recv, Send, Step
 from sepnas.search.canonical import plan_key
-from sepnas.spec.architecture import named_policy
+from sepnas.spec.architecture import Architecture, named_policy
+from sepnas.spec.patterns import pattern_pairs
 from sepnas.spec.space import SearchSpace
+from sepnas.spec.space_parts import PolicySpace
 
 FOLDER = Path(__file__).parent.parent / "search_spaces"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -43,7 +50,26 @@ SMALL: dict[str, Any] = {
     },
 }
 SPACE = SearchSpace.from_data(SMALL)
-GENOTYPES = st.fixed_dictionaries({label: st.sampled_from(values) for label, values in SPACE.choices().items()})
+WIDE = SearchSpace.from_data(
+    {
+        **SMALL,
+        "network": {
+            **SMALL["network"],
+            "depth": [20, 11, 29],
+            "cardinality": [3, 6],
+            "bottleneck_width": [2, 3, 1],
+            "uneven": True,
+        },
+    }
+)
+
+
+def genotypes(space: SearchSpace) -> st.SearchStrategy[dict[str, Any]]:
+    """Any genotype of the space."""
+    return st.fixed_dictionaries({label: st.sampled_from(values) for label, values in space.choices().items()})
+
+
+GENOTYPES, WIDE_GENOTYPES = genotypes(SPACE), genotypes(WIDE)
 
 
 def changed(part: str, **fields: Any) -> dict[str, Any]:
@@ -66,15 +92,81 @@ def test_a_space_round_trips(path: Path, tmp_path: Path) -> None:
     assert SearchSpace.load(space.save(tmp_path / "space.yaml")) == space
 
 
-@given(GENOTYPES)
-def test_every_genotype_means_a_policy_that_fits(genotype: dict[str, Any]) -> None:
-    """Any genotype gives a policy that the network accepts, and that the space can express again."""
-    architecture = SPACE.architecture_of(genotype)
-    architecture.policy.check(architecture.num_devices, architecture.blocks_per_stage)
+@given(st.one_of(st.tuples(st.just(space), genotypes(space)) for space in (SPACE, WIDE)))
+def test_every_genotype_means_an_architecture(drawn: tuple[SearchSpace, dict[str, Any]]) -> None:
+    """Any genotype gives a valid architecture of its choices, whose policy the space can express again."""
+    space, genotype = drawn
+    architecture = space.architecture_of(genotype)
+    assert Architecture.from_data(architecture.to_data()) == architecture
     assert all(point.transfers for point in architecture.policy.points)
-    again = SPACE.genotype_of(architecture.policy)
+    again = space.genotype_of(architecture.policy, architecture.depth)
     assert again is not None
-    assert SPACE.policy_of(again) == architecture.policy
+    assert space.architecture_of(again).policy == architecture.policy
+
+
+@given(WIDE_GENOTYPES)
+def test_each_choice_of_the_network_is_heard(genotype: dict[str, Any]) -> None:
+    """Depth, cardinality and each device's own width are those of the genotype."""
+    architecture = WIDE.architecture_of(genotype)
+    assert architecture.depth == genotype["depth"]
+    for rank, part in enumerate(architecture.parts):
+        assert part.bottleneck_width == genotype[f"device{rank}.bottleneck_width"]
+        assert part.cardinality == genotype["cardinality"] // 3
+
+
+@given(WIDE_GENOTYPES)
+def test_a_shallower_network_keeps_the_points_of_its_blocks(genotype: dict[str, Any]) -> None:
+    """Place k of stage s has the same transfers at every depth that has it; where a stage ends their lag is 0."""
+    found, deepest = (
+        WIDE.architecture_of({**genotype, "depth": depth, "readout": "mean"}) for depth in (genotype["depth"], 29)
+    )
+    per_stage = found.blocks_per_stage[0]
+    sent = {divmod(p.after, per_stage): p.transfers for p in found.policy.points}
+    kept = {divmod(p.after, 3): p.transfers for p in deepest.policy.points if p.after % 3 < per_stage}
+    assert sent.keys() == kept.keys()
+    for (stage, place), transfers in sent.items():
+        at_end = {"lag": 0} if place == per_stage - 1 else {}
+        assert transfers == tuple(t.model_copy(update=at_end) for t in kept[stage, place])
+
+
+def test_a_device_that_is_not_asked_has_no_width() -> None:
+    """Networks that differ only in devices that cannot reach the answer are one candidate."""
+    silent = {**WIDE.smallest(), "readout": "device:0"}
+    keys = {
+        plan_key(build_plan(WIDE.architecture_of({**silent, "device1.bottleneck_width": width}))) for width in (1, 3)
+    }
+    assert len(keys) == 1
+
+
+def test_different_networks_never_have_one_key() -> None:
+    """Depth, cardinality and width of a device that answers alone show in the key of its plan."""
+    numbers = {"depth": [11, 20, 29], "cardinality": list(range(1, 13)), "bottleneck_width": list(range(1, 33))}
+    network = {**SMALL["network"], "num_devices": 1, **numbers}
+    space = SearchSpace.from_data({"network": network, "policy": {"patterns": ["none"], "exchange_points": []}})
+    chosen = [dict(zip(numbers, values, strict=True)) for values in product(*numbers.values())]
+    keys = {plan_key(build_plan(space.architecture_of({**space.largest(), **c}))) for c in chosen}
+    assert len(keys) == len(chosen)
+
+
+def test_spread_samples_cover_the_bytes() -> None:
+    """Each octave of bytes, from a hundredth of the largest network's to its quarter, gets its share of samples."""
+    space = SearchSpace.load(FOLDER / "cifar-small.yaml")
+    draw = random.Random(0).randrange
+    top = build_plan(space.architecture_of(space.largest())).payload_bytes()
+    found = [build_plan(space.architecture_of(space.sample_spread(draw))).payload_bytes() for _ in range(400)]
+    octaves = Counter(floor(log2(payload / top)) for payload in found if payload)
+    assert all(octaves[octave] >= 20 for octave in range(-7, -2))
+
+
+@pytest.mark.parametrize(("num_devices", "count"), [(2, 1), (3, 3), (4, 3), (5, 15), (8, 105)])
+def test_swaps_are_all_ways_to_pair_devices_up(num_devices: int, count: int) -> None:
+    """`swaps` stands for every pairing of the devices, each once; in each a device has one partner or none."""
+    names = PolicySpace(patterns=("swaps",)).pattern_names(num_devices)
+    pairings = {frozenset(pattern_pairs(name, num_devices)) for name in names}
+    assert len(names) == len(pairings) == count
+    for pairs in pairings:
+        assert {(b, a) for a, b in pairs} == pairs
+        assert len({a for a, _ in pairs}) == len(pairs) == num_devices - num_devices % 2
 
 
 @given(GENOTYPES, st.integers(0, 5), st.sampled_from(["fraction", "wire", "lag"]), st.data())
@@ -85,15 +177,15 @@ def test_what_a_silent_point_says_else_does_not_matter(
     label = f"point{block}.{gene}"
     silent = {**genotype, f"point{block}.pattern": data.draw(st.sampled_from(["none", "permutation:012"]))}
     other = {**silent, label: data.draw(st.sampled_from(SPACE.choices()[label]))}
-    assert SPACE.policy_of(silent) == SPACE.policy_of(other)
+    assert SPACE.architecture_of(silent).policy == SPACE.architecture_of(other).policy
     assert plan_key(build_plan(SPACE.architecture_of(silent))) == plan_key(build_plan(SPACE.architecture_of(other)))
 
 
-@given(GENOTYPES, st.sampled_from(list(SPACE.choices())), st.data())
+@given(WIDE_GENOTYPES, st.sampled_from(list(WIDE.choices())), st.data())
 def test_equal_keys_mean_equal_plans(genotype: dict[str, Any], label: str, data: st.DataObject) -> None:
     """Two candidates have one key exactly when their pruned plans say the same but for names."""
-    other = {**genotype, label: data.draw(st.sampled_from(SPACE.choices()[label]))}
-    plans = [build_plan(SPACE.architecture_of(g)) for g in (genotype, other)]
+    other = {**genotype, label: data.draw(st.sampled_from(WIDE.choices()[label]))}
+    plans = [build_plan(WIDE.architecture_of(g)) for g in (genotype, other)]
     assert (plan_key(plans[0]) == plan_key(plans[1])) == (renamed(plans[0], "") == renamed(plans[1], ""))
 
 
@@ -109,7 +201,7 @@ def test_lag_at_the_end_of_a_stage_is_read_as_none(block: int) -> None:
     """Where a stage ends lag 1 and lag 0 are the same policy."""
     genotype = SPACE.largest()
     late = {**genotype, f"point{block}.lag": 1}
-    assert SPACE.policy_of(late) == SPACE.policy_of(genotype)
+    assert SPACE.architecture_of(late).policy == SPACE.architecture_of(genotype).policy
 
 
 def test_two_patterns_of_one_meaning_are_one_candidate() -> None:
@@ -124,18 +216,22 @@ def test_dead_transfers_do_not_make_a_candidate() -> None:
     """Policies that differ only in transfers that cannot reach the answer are one candidate."""
     silent = {**SPACE.smallest(), "readout": "device:0"}
     shift, swap = ({**silent, "point5.pattern": name} for name in ("ring:2", "permutation:102"))
-    assert SPACE.policy_of(shift) != SPACE.policy_of(swap)
+    assert SPACE.architecture_of(shift).policy != SPACE.architecture_of(swap).policy
     keys = {plan_key(build_plan(SPACE.architecture_of(genotype))) for genotype in (shift, swap)}
     assert len(keys) == 1
 
 
 @pytest.mark.parametrize("name", ["all-to-all", "hand-made", "none"])
 def test_the_papers_policies_are_in_the_space(name: str) -> None:
-    """A space that offers their choices expresses the paper's named policies."""
-    policy = named_policy(name, 3, 20)
-    genotype = SPACE.genotype_of(policy)
-    assert genotype is not None
-    assert SPACE.policy_of(genotype).points == policy.points
+    """A space that offers their choices expresses the paper's named policies, at every depth."""
+    for space, depth in ((SPACE, 20), (WIDE, 11), (WIDE, 20), (WIDE, 29)):
+        policy = named_policy(name, 3, depth)
+        genotype = space.genotype_of(policy, depth)
+        assert genotype is not None
+        architecture = space.architecture_of(genotype)
+        assert architecture.policy.points == policy.points
+        assert architecture.depth == depth
+        assert {part.bottleneck_width for part in architecture.parts} == {2 if space is SPACE else 3}
 
 
 def test_a_policy_outside_the_space_is_not_expressed() -> None:
@@ -146,12 +242,15 @@ def test_a_policy_outside_the_space_is_not_expressed() -> None:
     assert len(paper.blocks) == 9
 
 
-@given(GENOTYPES)
-def test_the_ends_of_the_space_bound_its_bytes(genotype: dict[str, Any]) -> None:
-    """No genotype sends more than the largest or less than the smallest."""
-    ends = (SPACE.smallest(), genotype, SPACE.largest())
-    payloads = [build_plan(SPACE.architecture_of(g)).payload_bytes() for g in ends]
+@given(WIDE_GENOTYPES)
+def test_the_ends_of_the_space_bound_it(genotype: dict[str, Any]) -> None:
+    """No genotype sends more or has more weights than the largest, or less than the smallest."""
+    architectures = [WIDE.architecture_of(g) for g in (WIDE.smallest(), genotype, WIDE.largest())]
+    payloads = [build_plan(architecture).payload_bytes() for architecture in architectures]
     assert payloads == sorted(payloads)
+    for rank in range(3):
+        weights = [sum(layer.num_weights for layer in device_layers(a, rank)) for a in architectures]
+        assert weights == sorted(weights)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +271,17 @@ def test_the_ends_of_the_space_bound_its_bytes(genotype: dict[str, Any]) -> None
         (changed("policy", speed=1), "unknown key; allowed: exchange_points"),
         (changed("network", cardinality=4), "`cardinality` (=4) must be divisible by `num_devices` (=3)"),
         (changed("network", depth=21), "`depth` must be 9n + 2"),
+        (changed("network", cardinality=[3, 4]), "`cardinality` (=4) must be divisible by `num_devices` (=3)"),
+        (changed("network", cardinality=[]), "field `network.cardinality`: an empty list leaves no choice"),
+        (
+            changed("network", bottleneck_width=[2, 2]),
+            "field `network.bottleneck_width`: each choice may stand once, 2",
+        ),
+        (changed("network", bottleneck_width="wide"), "a whole number from 1, or a list of such numbers, got 'wide'"),
+        (changed("network", depth=[]), "field `network.depth`: an empty list"),
+        (changed("network", depth=[20, 21]), "`depth` must be 9n + 2 (11, 20, 29, ...), got 21"),
+        (changed("network", uneven=True), "`uneven` needs a list of `bottleneck_width`"),
+        (changed("policy", patterns=["swap:0-3"]), "must name ranks of 0..2, each at most once"),
         (changed("network", num_devices=None), "`num_devices` is missing; or give `parts`"),
         (changed("network", parts=[{"bottleneck_width": 2}]), "either `parts` or numbers"),
         ({**SMALL, "objectives": ["accuracy", "speed"]}, "objectives.1"),
@@ -186,11 +296,11 @@ def test_a_wrong_space_is_refused_with_its_place(data: dict[str, Any], said: str
     assert "my.yaml" in str(caught.value)
 
 
-@pytest.mark.parametrize(("label", "value"), [("point0.wire", "fp64"), ("point9.wire", "fp32")])
+@pytest.mark.parametrize(("label", "value"), [("point0.wire", "fp64"), ("point9.wire", "fp32"), ("depth", "20")])
 def test_a_foreign_genotype_is_refused(label: str, value: str) -> None:
     """A genotype with an unknown label or choice is refused with its name."""
     with pytest.raises(SpecError, match=label):
-        SPACE.policy_of({**SPACE.largest(), label: value})
+        SPACE.architecture_of({**SPACE.largest(), label: value})
 
 
 def test_uneven_parts_are_described_one_by_one() -> None:

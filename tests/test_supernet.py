@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from hypothesis import given, settings
+from torch import nn
 
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.exchange import through_wire
 from sepnas.nets.supernet import Supernet, recalibrate_batch_norm
-from sepnas.spec.policy import TransmissionPolicy
+from sepnas.plan.network import count_parameters
+from sepnas.spec.architecture import Architecture
 from sepnas.spec.space import SearchSpace
-from sepnas.train.supernet import SandwichStep, random_policy
-from tests.test_space import SPACE
+from sepnas.spec.wire import WireFormat
+from sepnas.train.data import load_dataset
+from sepnas.train.loop import train_network
+from sepnas.train.recipe import RECIPES
+from sepnas.train.supernet import SandwichStep, random_architecture
+from tests.test_space import SPACE, WIDE, genotypes
 
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+GENOTYPES = genotypes(WIDE)
+WIDE_SUPERNET = Supernet(WIDE)
 IMAGES_BCHW = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS_B = torch.arange(24) % 10
 
@@ -35,23 +47,57 @@ def supernet() -> Supernet:
     return Supernet(SPACE)
 
 
-def some_policies(count: int) -> list[TransmissionPolicy]:
+def some_architectures(count: int, space: SearchSpace = SPACE) -> list[Architecture]:
     draw = random.Random(0).randrange
-    return [SPACE.policy_of(SPACE.sample(draw)) for _ in range(count)]
+    return [space.architecture_of(space.sample(draw)) for _ in range(count)]
 
 
-def statistics(network: nn.Module) -> dict[str, Tensor]:
-    return {name: buffer.clone() for name, buffer in network.named_buffers()}
+@settings(deadline=None, max_examples=40)
+@given(GENOTYPES)
+def test_a_network_of_the_supernet_computes_what_it_computes_there(genotype: dict[str, Any]) -> None:
+    """Any network of the space, taken out, gives the supernet's answers: every depth, width, cardinality and merge."""
+    architecture = WIDE.architecture_of(genotype)
+    own = WIDE_SUPERNET.extract(architecture)
+    assert count_parameters(architecture) == sum(weight.numel() for weight in own.parameters())
+    with torch.no_grad():
+        found, expected = WIDE_SUPERNET(IMAGES_BCHW, architecture), own.train()(IMAGES_BCHW)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_supernet_holds_every_policy(supernet: Supernet) -> None:
-    """Each policy of the space runs over the supernet's weights as it would over a network of its own."""
-    supernet.eval()
-    for policy in some_policies(6):
-        own = SeparableResNeXt(supernet.architecture.with_policy(policy)).eval()
-        kept = {name: value for name, value in supernet.state_dict().items() if name in own.state_dict()}
-        own.load_state_dict(kept)
-        torch.testing.assert_close(supernet(IMAGES_BCHW, policy), own(IMAGES_BCHW), rtol=0, atol=0)
+@settings(deadline=None, max_examples=40)
+@given(GENOTYPES)
+def test_a_networks_gradient_is_that_of_its_slices(genotype: dict[str, Any]) -> None:
+    """What a network of the space teaches the shared weights is what it would learn itself, and nothing else."""
+    architecture = WIDE.architecture_of(genotype)
+    own = WIDE_SUPERNET.extract(architecture).train()
+    WIDE_SUPERNET.zero_grad()
+    for network in (own(IMAGES_BCHW), WIDE_SUPERNET(IMAGES_BCHW, architecture)):
+        nn.functional.cross_entropy(network, LABELS_B).backward()
+    shared, alone = (
+        sum(w.grad.square().sum() for w in n.parameters() if w.grad is not None) for n in (WIDE_SUPERNET, own)
+    )
+    torch.testing.assert_close(shared, alone, rtol=1e-3, atol=1e-6)
+
+
+def test_the_supernet_keeps_no_statistics(supernet: Supernet) -> None:
+    """A supernet answers by the statistics of the batch, trained or evaluated: there are none to grow stale."""
+    assert not list(supernet.buffers())
+    torch.testing.assert_close(supernet.eval()(IMAGES_BCHW), supernet.train()(IMAGES_BCHW), rtol=0, atol=0)
+
+
+def test_taking_a_network_out_draws_nothing(supernet: Supernet) -> None:
+    """The random generator is where it was, so that judging does not change what is drawn after it."""
+    before = torch.get_rng_state()
+    supernet.extract(some_architectures(1)[0])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("wire", ["fp16", "int8", "int4"])
+def test_gradients_pass_through_every_wire_format(wire: WireFormat) -> None:
+    """A quantised message carries the gradient back to its sender unchanged."""
+    x, factor = torch.randn(2, 3, 4, 4, requires_grad=True), torch.randn(2, 3, 4, 4)
+    (through_wire(x, wire) * factor).sum().backward()
+    torch.testing.assert_close(x.grad, factor)
 
 
 def test_a_space_without_weighted_merges_needs_no_merge_weights() -> None:
@@ -62,37 +108,42 @@ def test_a_space_without_weighted_merges_needs_no_merge_weights() -> None:
 
 
 def test_recalibration_gives_a_policy_its_own_statistics(supernet: Supernet) -> None:
-    """Within the block the statistics are the plain mean over the batches of that policy."""
-    policy = some_policies(1)[0]
-    with recalibrate_batch_norm(supernet, policy, IMAGES_BCHW, batches=2):
-        assert not supernet.training
-        found = supernet.stem.layer.bn.running_mean.clone()
-    with torch.no_grad():
-        halves = [supernet.stem.layer.conv(half).mean((0, 2, 3)) for half in IMAGES_BCHW.chunk(2)]
-    torch.testing.assert_close(found, sum(halves) / 2)
+    """Statistics are the plain mean over the batches, whatever they were before."""
+    architecture = some_architectures(1)[0]
+    own = supernet.extract(architecture)
+    for _ in range(2):
+        recalibrate_batch_norm(own, architecture.policy, IMAGES_BCHW, batches=2)
+        assert not own.training
+        with torch.no_grad():
+            halves = [own.stem.layer.conv(half).mean((0, 2, 3)) for half in IMAGES_BCHW.chunk(2)]
+        torch.testing.assert_close(own.stem.layer.bn.running_mean, sum(halves) / 2)
 
 
-@pytest.mark.parametrize("failing", [False, True])
-def test_recalibration_leaves_no_trace(supernet: Supernet, failing: bool) -> None:
-    """Afterwards shared statistics, momentum and mode are what they were, whatever happened within."""
-    before = statistics(supernet)
-    try:
-        with recalibrate_batch_norm(supernet, some_policies(1)[0], IMAGES_BCHW):
-            assert any(not torch.equal(before[name], value) for name, value in statistics(supernet).items())
-            if failing:
-                raise RuntimeError
-    except RuntimeError:
-        pass
-    torch.testing.assert_close(statistics(supernet), before, rtol=0, atol=0)
-    assert supernet.training
-    assert all(m.momentum == 0.1 for m in supernet.modules() if isinstance(m, nn.BatchNorm2d))
-
-
-def test_random_policies_come_from_the_generator_alone() -> None:
-    """The same generator state draws the same policies, and they differ among themselves."""
-    drawn = [[random_policy(SPACE, generator) for _ in range(4)] for generator in (seeded(3), seeded(3))]
+def test_random_architectures_come_from_the_generator_alone() -> None:
+    """The same generator state draws the same architectures, and they differ among themselves."""
+    drawn = [[random_architecture(WIDE, generator) for _ in range(4)] for generator in (seeded(3), seeded(3))]
     assert drawn[0] == drawn[1]
     assert drawn[0][0] != drawn[0][1]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_training_that_was_cut_ends_with_the_same_weights(tmp_path: Path, precision: str, device: str) -> None:
+    """A supernet's training, resumed after one epoch of two, gives bit for bit the weights of an unbroken one."""
+    data = load_dataset("digits")
+    data = replace(data, train=data.train.take(torch.arange(64)), val=data.val.take(torch.arange(32)))
+    recipe = RECIPES["digits"].model_copy(update={"epochs": 2, "precision": precision})
+    ended = []
+    for folder, pieces in (("whole", [None]), ("cut", [0.0, None])):
+        for stop_after_s in pieces:
+            torch.manual_seed(0)
+            network = Supernet(WIDE)
+            train_network(
+                network, data, recipe, tmp_path / folder, resume=True, device=device, progress=False,
+                stop_after_s=stop_after_s, step=SandwichStep(WIDE),
+            )  # fmt: skip
+        ended.append(network.state_dict())
+    torch.testing.assert_close(ended[0], ended[1], rtol=0, atol=0)
 
 
 def test_a_step_trains_the_ends_and_what_lies_between(supernet: Supernet) -> None:
@@ -109,29 +160,29 @@ def test_the_students_do_not_teach_the_largest(supernet: Supernet) -> None:
     """Distillation flows one way: the target is a constant to the students' losses."""
     step = SandwichStep(SPACE, num_random=0)
     whole = step(supernet, IMAGES_BCHW, LABELS_B, seeded(0))
-    weight = supernet.parts[1][0].reduce.conv.weight  # device 1 has no say in the smallest policy
+    weight = supernet.parts[1][0].reduce.conv.weight  # device 1 has no say in the smallest
     (gradient,) = torch.autograd.grad(whole, weight)
     own = nn.functional.cross_entropy(supernet(IMAGES_BCHW, step.largest), LABELS_B)
     (expected,) = torch.autograd.grad(own, weight)
     torch.testing.assert_close(gradient, expected)
 
 
-def test_training_the_supernet_lowers_the_loss_of_each_policy(supernet: Supernet) -> None:
-    """A few steps on a handful of images make the largest, the smallest and unseen policies better."""
+def test_training_the_supernet_lowers_the_loss_of_each_architecture(supernet: Supernet) -> None:
+    """A few steps on a handful of images make the largest, the smallest and unseen architectures better."""
     optimizer = torch.optim.SGD(supernet.parameters(), lr=0.05, momentum=0.9)
     step, generator = SandwichStep(SPACE), seeded(1)
-    policies = [step.largest, step.smallest, *some_policies(3)]
-    before = losses(supernet, policies)
+    architectures = [step.largest, step.smallest, *some_architectures(3)]
+    before = losses(supernet, architectures)
     for _ in range(40):
         optimizer.zero_grad()
         step(supernet, IMAGES_BCHW, LABELS_B, generator).backward()
         optimizer.step()
-    assert all(after < 0.9 * first for after, first in zip(losses(supernet, policies), before, strict=True))
+    assert all(after < 0.9 * first for after, first in zip(losses(supernet, architectures), before, strict=True))
 
 
-def losses(supernet: Supernet, policies: list[TransmissionPolicy]) -> list[float]:
+def losses(supernet: Supernet, architectures: list[Architecture]) -> list[float]:
     with torch.no_grad():
-        return [float(nn.functional.cross_entropy(supernet(IMAGES_BCHW, policy), LABELS_B)) for policy in policies]
+        return [float(nn.functional.cross_entropy(supernet(IMAGES_BCHW, a), LABELS_B)) for a in architectures]
 
 
 def seeded(seed: int) -> torch.Generator:

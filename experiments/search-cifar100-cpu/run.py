@@ -30,7 +30,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data-root", type=Path, default=None, help="where torchvision's files lie")
     parser.add_argument("--out", type=Path, default=Path("runs/search-cifar100-cpu"))
     parser.add_argument("--candidates", type=int, default=200)
-    parser.add_argument("--supernet-epochs", type=int, default=8)
+    parser.add_argument("--supernet-epochs", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=None)
     return parser.parse_args()

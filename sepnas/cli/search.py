@@ -10,6 +10,8 @@ import typer
 from sepnas.cli.front import print_front
 from sepnas.cli.learn import Compute, DataName, DataRoot, Download, Resume, Seed, Threads
 from sepnas.errors import SearchError
+from sepnas.search.explorer import BATCH
+from sepnas.search.explorer import StrategyName as Strategy
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.space import SearchSpace
 
@@ -30,7 +32,8 @@ def search(
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the supernet's training.")] = None,
     recipe: Annotated[str | None, typer.Option(help="Recipe of the supernet's training.")] = None,
     seed: Seed = 0,
-    batch: Annotated[int | None, typer.Option(min=1, help="Candidates proposed, and judged, at a time [8].")] = None,
+    strategy: Annotated[Strategy, typer.Option(help="How candidates are chosen.")] = "predictive",
+    batch: Annotated[int, typer.Option(min=1, help="Candidates proposed, and judged, at a time.")] = BATCH,
     engine: Annotated[Engine, typer.Option(help="Where candidates are judged; the result is the same.")] = "in-process",
     workers: Annotated[int, typer.Option(min=1, help="local, remote: how many side by side; see --threads.")] = 1,
     remote: Annotated[list[str] | None, typer.Option(help="remote: USER@HOST[:PORT], or a file of machines.")] = None,
@@ -48,10 +51,13 @@ def search(
     one line of candidates.jsonl; the Pareto front is front.json. `--resume` goes on after an interruption, to the
     same result as an unbroken run.
 
+    `--strategy predictive` simulates many children of the best and judges the one that a predictor of accuracy, learned
+    on the way, expects most of; `evolution` does without the predictor. For comparison: `nsga2`, plain, and NNI's own
+    `random` and `regularized-evolution`, which see one number, the accuracy less the mean share of the costs.
+
     `--engine local` judges in NNI's trials, processes of this machine; `--engine remote` in trials on machines that
     SSH reaches, which need no data. A trial costs seconds: give each many candidates (`--batch`).
     """
-    from sepnas.search.explorer import BATCH
     from sepnas.search.pareto import knee
     from sepnas.search.run import run_search
     from sepnas.train.data import load_dataset
@@ -68,9 +74,10 @@ def search(
         out,
         candidates=candidates,
         seed=seed,
+        strategy=strategy,
         supernet_epochs=epochs,
         recipe=load_recipe(recipe) if recipe else None,
-        batch=BATCH if batch is None else batch,
+        batch=batch,
         resume=resume,
         device=device,
         trials=trials,

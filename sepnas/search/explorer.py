@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 from sepnas.errors import SearchError
 from sepnas.search.archive import Archive
@@ -16,7 +16,12 @@ from sepnas.search.candidate import Candidate
 from sepnas.search.screen import Screened
 from sepnas.spec.space import Choice, Genotype
 
+StrategyName = Literal["predictive", "evolution", "nsga2", "random", "regularized-evolution"]
+STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
+"""The default, the same without its predictor, plain NSGA-II, and two of NNI's own, which see one number."""
 BATCH = 8
+TRIES_IN_VAIN = 1000
+"""After so many proposals in a row that are known or infeasible the space counts as exhausted."""
 
 
 class Proposer(Protocol):

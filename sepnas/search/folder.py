@@ -14,7 +14,7 @@ from pydantic import Field
 from sepnas.errors import SearchError
 from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
-from sepnas.search.explorer import BATCH
+from sepnas.search.explorer import BATCH, StrategyName
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.document import Document
 from sepnas.spec.space import SearchSpace
@@ -40,6 +40,7 @@ class SearchRun(Document):
     data_sha256: str
     recipe: Recipe
     seed: int
+    strategy: StrategyName = "predictive"
     batch: int = BATCH
     candidates: int
     supernet_sha256: str | None = None
@@ -47,7 +48,7 @@ class SearchRun(Document):
 
     def settings(self) -> dict[str, Any]:
         """What must be the same for a resumed search."""
-        names = ("space", "cluster", "data", "data_sha256", "recipe", "seed", "batch")
+        names = ("space", "cluster", "data", "data_sha256", "recipe", "seed", "strategy", "batch")
         return {name: value for name, value in self.to_data().items() if name in names}
 
 

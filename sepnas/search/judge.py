@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 
-from sepnas.nets.supernet import Supernet, recalibrate_batch_norm
-from sepnas.spec.policy import TransmissionPolicy
+from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.supernet import Supernet, bare, recalibrate_batch_norm
+from sepnas.spec.architecture import Architecture
 from sepnas.spec.space import Genotype
 from sepnas.train.images import ImageData
 
 CALIBRATION_IMAGES = 256
 BATCH = 512
+KEPT_NETWORKS = 16
 
 
 def calibration_data(data: ImageData, seed: int, images: int = CALIBRATION_IMAGES) -> ImageData:
@@ -22,33 +25,38 @@ def calibration_data(data: ImageData, seed: int, images: int = CALIBRATION_IMAGE
 
 
 class SupernetJudge:
-    """Accuracy of a policy: batch norm statistics are measured anew on training images, then validation counts.
-
-    Without a ``seed`` all training images are used, in their order (see :func:`calibration_data`).
+    """Accuracy of an architecture of the space: its batch norm statistics are measured on training images, then
+    validation counts. The supernet's weights are read once for each network; they must not change afterwards.
+    Without a ``seed`` it calibrates with all training images, in their order (see :func:`calibration_data`).
     """
 
     def __init__(
         self,
-        network: Supernet,
+        supernet: Supernet,
         data: ImageData,
         seed: int | None,
         device: torch.device,
         images: int = CALIBRATION_IMAGES,
     ) -> None:
-        self.network = network.to(device)
+        self.supernet = supernet.to(device)
         train = data.train if seed is None else calibration_data(data, seed, images).train
         self.calibration_BCHW = data.normalise(train.images.to(device))
         self.images_BCHW = data.normalise(data.val.images.to(device))
         self.labels_B = data.val.labels.to(device)
+        self._network = lru_cache(maxsize=KEPT_NETWORKS)(self._extract)
 
     def __call__(self, genotype: Genotype) -> float:
         """The accuracy of a point of the supernet's space."""
-        return self.accuracy(self.network.space.policy_of(genotype))
+        return self.accuracy(self.supernet.space.architecture_of(genotype))
 
     @torch.inference_mode()
-    def accuracy(self, policy: TransmissionPolicy) -> float:
+    def accuracy(self, architecture: Architecture) -> float:
         """The fraction of the validation images that are answered rightly."""
+        network = self._network(bare(architecture))
         batches = -(-len(self.calibration_BCHW) // BATCH)
-        with recalibrate_batch_norm(self.network, policy, self.calibration_BCHW, batches):
-            found = [self.network(x_BCHW, policy).argmax(1) for x_BCHW in torch.split(self.images_BCHW, BATCH)]
+        recalibrate_batch_norm(network, architecture.policy, self.calibration_BCHW, batches)
+        found = [network(x_BCHW, architecture.policy).argmax(1) for x_BCHW in torch.split(self.images_BCHW, BATCH)]
         return (torch.cat(found) == self.labels_B).float().mean().item()
+
+    def _extract(self, architecture: Architecture) -> SeparableResNeXt:
+        return self.supernet.extract(architecture, every_policy=True)

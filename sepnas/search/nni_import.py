@@ -17,11 +17,12 @@ with warnings.catch_warnings():
     import nni_node
     from nni.mutable import ensure_frozen
     from nni.nas.evaluator import FunctionalEvaluator
-    from nni.nas.execution import ExecutionEngine
+    from nni.nas.execution import ExecutionEngine, Middleware
     from nni.nas.execution.event import FinalMetricEvent, ModelEventType, TrainingEndEvent
     from nni.nas.experiment import NasExperiment, NasExperimentConfig
     from nni.nas.nn.pytorch import ModelSpace
     from nni.nas.space import ModelStatus
+    from nni.nas.strategy import Random, RegularizedEvolution
     from nni.nas.strategy.base import Strategy
     from nni.runtime.tuner_command_channel import TunerCommandChannel
 
@@ -32,11 +33,14 @@ __all__ = [
     "ExecutionEngine",
     "FinalMetricEvent",
     "FunctionalEvaluator",
+    "Middleware",
     "ModelEventType",
     "ModelSpace",
     "ModelStatus",
     "NasExperiment",
     "NasExperimentConfig",
+    "Random",
+    "RegularizedEvolution",
     "Strategy",
     "TrainingEndEvent",
     "TunerCommandChannel",

@@ -12,6 +12,8 @@ from sepnas.search.candidate import Candidate
 from sepnas.spec.space_parts import DIRECTIONS
 
 Points = NDArray[np.float64]
+LOG_DETAIL = 100.0
+"""Below one part in so many of the worst, a log share is about linear: less is not worth telling apart."""
 
 
 def minimised(candidates: Sequence[Candidate]) -> Points:
@@ -30,21 +32,43 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     return sorted(front, key=lambda c: (c.costs["payload_bytes"], c.costs["latency_s"], c.index))
 
 
-def hypervolume(front: Sequence[Candidate], worst: Mapping[str, float]) -> float:
+def hypervolume(front: Sequence[Candidate], worst: Mapping[str, float], log: bool = False) -> float:
     """The part of the box between ideal (accuracy 1, costs 0) and ``worst`` (accuracy 0) that the front dominates.
 
-    ``worst`` gives the costs that count as 1, those of the largest policy; 0 is nothing, 1 is everything.
+    ``worst`` gives the costs that count as 1, those of the largest policy; 0 is nothing, 1 is everything. ``log``
+    takes the costs on the scale of :func:`log_shares`.
     """
     if not front:
         return 0.0
-    rows = [[_share(name, value, worst) for name, value in c.objectives.items()] for c in front]
-    return float(moocore.hypervolume(np.asarray(rows), ref=[1.0] * len(rows[0])))
+    scale = log_shares if log else shares
+    rows = np.stack([scale(c.objectives, worst) for c in front])
+    return float(moocore.hypervolume(rows, ref=[1.0] * rows.shape[1]))
+
+
+def shares(objectives: Mapping[str, float], worst: Mapping[str, float]) -> Points:
+    """Each objective, in order, from 0 (ideal) to 1 (accuracy 0, or a cost of ``worst``)."""
+    return np.asarray([_share(name, value, worst) for name, value in objectives.items()])
 
 
 def _share(name: str, value: float, worst: Mapping[str, float]) -> float:
     if name == "accuracy":
         return 1.0 - value
     return value / worst[name] if worst[name] else min(value, 1.0)
+
+
+def log_shares(objectives: Mapping[str, float], worst: Mapping[str, float]) -> Points:
+    """As :func:`shares`, costs on a logarithmic scale, for they span decades."""
+    linear = shares(objectives, worst)
+    scaled = np.log1p(LOG_DETAIL * linear) / np.log1p(LOG_DETAIL)
+    return np.where([name == "accuracy" for name in objectives], linear, scaled)
+
+
+def improvement(front: Points, point: Points) -> float:
+    """What a point adds to the hypervolume of ``front``, rows of shares from 0 to 1."""
+    if (point >= 1).any():
+        return 0.0
+    covered = moocore.hypervolume(np.maximum(front, point), ref=[1.0] * len(point))
+    return float(np.prod(1 - point) - covered)
 
 
 def knee(front: Sequence[Candidate]) -> Candidate:

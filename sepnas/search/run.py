@@ -15,7 +15,7 @@ from sepnas.errors import SearchError
 from sepnas.nets.supernet import Supernet
 from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
-from sepnas.search.explorer import BATCH, Explorer
+from sepnas.search.explorer import BATCH, STRATEGIES, Explorer, StrategyName
 from sepnas.search.folder import (
     CANDIDATES_FILE,
     FRONT_FILE,
@@ -30,8 +30,8 @@ from sepnas.search.folder import (
 from sepnas.search.judge import SupernetJudge
 from sepnas.search.pareto import hypervolume
 from sepnas.search.progress import ProgressDisplay, ProgressOption
-from sepnas.search.proposer import Nsga2Proposer
 from sepnas.search.screen import Screen, check_feasible, reference_costs
+from sepnas.search.strategies import CountingProposer, make_proposer
 from sepnas.search.tally import Tally
 from sepnas.search.trials.settings import Trials, trials_engine
 from sepnas.spec.cluster import Cluster
@@ -69,6 +69,7 @@ def run_search(
     *,
     candidates: int = 200,
     seed: int = 0,
+    strategy: StrategyName = "predictive",
     supernet_epochs: int | None = None,
     recipe: Recipe | None = None,
     batch: int = BATCH,
@@ -80,7 +81,8 @@ def run_search(
     """Search ``space`` for the best trade-offs on ``cluster`` and write everything to ``out_dir``.
 
     Accuracy is that of validation images over a supernet trained first with ``recipe`` (``supernet_epochs`` replaces
-    its epochs); the test split is never touched. ``resume`` goes on after a kill and ends as an unbroken run would.
+    its epochs); the test split is never touched. ``strategy`` is one of ``STRATEGIES``. ``resume`` goes on after a
+    kill and ends as an unbroken run would.
 
     Candidates are judged in this process or, with ``trials``, in NNI's trials: to the same result, for the strategy
     hears of ``batch`` candidates at a time whoever judges them.
@@ -90,6 +92,8 @@ def run_search(
     """
     out_dir = Path(out_dir)
     _check(space, data, candidates, seed, batch)
+    if strategy not in STRATEGIES:
+        raise SearchError(f"unknown strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
     recipe = supernet_recipe(data, recipe, supernet_epochs)
     pick_device(device)
     if trials is not None:
@@ -102,6 +106,7 @@ def run_search(
         data_sha256=_data_sha256(data),
         recipe=recipe,
         seed=seed,
+        strategy=strategy,
         batch=batch,
         candidates=candidates,
     )
@@ -169,10 +174,10 @@ class _Search:
     def explore(self) -> SearchResult:
         # NNI takes seconds to import: only a search that explores pays for it.
         from sepnas.search.experiment import explore
-        from sepnas.search.strategy import MultiObjectiveStrategy
+        from sepnas.search.scalarised import make_strategy
 
         screen = Screen(self.space, self.run.cluster)
-        proposer = Nsga2Proposer(self.space, screen, self.run.seed)
+        proposer = make_proposer(self.run.strategy, screen, self.run.seed)
         archive = Archive(self.folder / CANDIDATES_FILE, self.space)
         if self.run.candidates < len(archive):
             raise SearchError(
@@ -182,9 +187,10 @@ class _Search:
         worst = reference_costs(self.space, self.run.cluster, self.run.seed)
         tally = Tally(self.run.candidates, worst, self.display, proposer)
         explorer = Explorer(proposer, archive, self.space.objectives, self.run.candidates, tally.add, self.run.batch)
+        strategy = make_strategy(self.run.strategy, self.run.seed, explorer, worst)
         judge = SupernetJudge(self.supernet, self.data, self.run.seed, pick_device(self.device))
         with tally.curves(self.folder, archive.candidates()), self._engine() as engine:
-            explore(self.space, MultiObjectiveStrategy(explorer), judge, engine)
+            explore(self.space, strategy, judge, engine)
         return self._finish(tally, proposer, screen)
 
     def _engine(self) -> AbstractContextManager[Any]:
@@ -198,7 +204,7 @@ class _Search:
 
         return trials_engine(self.trials, self.folder / TRIALS_FOLDER, fill, self.display.say)
 
-    def _finish(self, tally: Tally, proposer: Nsga2Proposer, screen: Screen) -> SearchResult:
+    def _finish(self, tally: Tally, proposer: CountingProposer, screen: Screen) -> SearchResult:
         if not tally.candidates:
             raise SearchError(f"space '{self.space.name}' gave no feasible candidate: {screen.explain()}")
         self.seconds |= {"candidates": tally.seconds(), "accuracy": sum(c.seconds for c in tally.candidates)}

@@ -99,8 +99,11 @@ def _costs(simulation: Simulation) -> dict[str, float]:
 
 def first_genotypes(space: SearchSpace) -> list[dict[str, Choice]]:
     """Where a search starts: the ends of the space, and the named policies of the paper that it can express."""
-    named = (named_policy(name, space.num_devices, space.network.depth) for name in NAMED_POLICIES)
-    expressed = (space.genotype_of(policy) for policy in named)
+    expressed = (
+        space.genotype_of(named_policy(name, space.num_devices, depth), depth)
+        for depth in sorted(space.network.depths, reverse=True)
+        for name in NAMED_POLICIES
+    )
     return [space.largest(), space.smallest(), *(genotype for genotype in expressed if genotype is not None)]
 
 

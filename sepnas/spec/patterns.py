@@ -22,6 +22,24 @@ def swap(num_devices: int, distance: int = 1) -> Pairs:
     return tuple((r, r ^ distance) for r in range(num_devices) if r ^ distance < num_devices)
 
 
+def swap_pairs(text: str, num_devices: int) -> Pairs:
+    """The pairs of ``0-1,2-3``: the ranks of each pair exchange; a rank that is not named stays silent."""
+    pairs = [tuple(int(rank) for rank in pair.split("-")) for pair in text.split(",")]
+    ranks = [rank for pair in pairs for rank in pair]
+    if len(set(ranks)) < len(ranks) or max(ranks) >= num_devices:
+        raise SpecError(f"pattern 'swap:{text}' must name ranks of 0..{num_devices - 1}, each at most once")
+    return tuple(sorted(pair for a, b in pairs for pair in ((a, b), (b, a))))
+
+
+def matchings(ranks: Sequence[int]) -> list[Pairs]:
+    """All ways to pair the ranks up; of an odd number each way leaves one out."""
+    if len(ranks) < 2:
+        return [()]
+    first, rest = ranks[0], list(ranks[1:])
+    found = [((first, other), *more) for other in rest for more in matchings([r for r in rest if r != other])]
+    return found + (matchings(rest) if len(ranks) % 2 else [])
+
+
 def permutation(order: Sequence[int]) -> Pairs:
     """Rank r sends to ``order[r]``; a rank that maps to itself stays silent."""
     if sorted(order) != list(range(len(order))):
@@ -39,7 +57,11 @@ def all_to_all(num_devices: int) -> Pairs:
     return tuple((s, d) for s in range(num_devices) for d in range(num_devices) if s != d)
 
 
-_PATTERN_HELP = "none, all-to-all, ring:K, swap:K, star:R, permutation:ABC... (one digit or comma-separated rank each)"
+_PATTERN_HELP = (
+    "none, all-to-all, ring:K, swap:K, swap:0-1,2-3, star:R, permutation:ABC... "
+    "(one digit or comma-separated rank each)"
+)
+_SWAP_PAIRS = re.compile(r"\d+-\d+(,\d+-\d+)*")
 
 
 def pattern_pairs(text: str, num_devices: int) -> Pairs:
@@ -54,6 +76,8 @@ def pattern_pairs(text: str, num_devices: int) -> Pairs:
         if len(order) != num_devices:
             raise SpecError(f"pattern {text!r} names {len(order)} ranks, but there are {num_devices} devices")
         return permutation(order)
+    if name == "swap" and _SWAP_PAIRS.fullmatch(argument):
+        return swap_pairs(argument, num_devices)
     makers: dict[str, Callable[[int, int], Pairs]] = {"ring": ring, "swap": swap, "star": star}
     if name in makers and argument.isdecimal():
         number = int(argument)

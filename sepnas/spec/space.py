@@ -1,14 +1,15 @@
 """A search space: the networks and transmission policies that a search may choose from.
 
-A *genotype* is one choice for each label of :meth:`SearchSpace.choices`, such as ``point3.pattern``. Several
-genotypes may mean the same policy: a point without transfers vanishes whatever its other choices say, and lag 1
-where a stage ends is read as lag 0.
+A *genotype* is one choice for each label of :meth:`SearchSpace.choices`, such as ``depth`` or ``point3.pattern``.
+Exchange points are those of the deepest network: after place k of stage s. Several genotypes may mean the same
+architecture: a point without transfers vanishes whatever its other choices say, so does one behind the last block of
+a shallower network's stage, and lag 1 where a stage ends is read as lag 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from math import prod
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, TypeAlias
@@ -19,13 +20,25 @@ from typing_extensions import Self
 from sepnas.errors import SpecError
 from sepnas.spec.architecture import NUM_STAGES, Architecture
 from sepnas.spec.document import Document
-from sepnas.spec.patterns import Pairs, pattern_pairs, point
-from sepnas.spec.policy import ExchangePoint, Readout, TransmissionPolicy
-from sepnas.spec.space_parts import MOST_PERMUTED_DEVICES, Constraints, NetworkSpace, Objective, PolicySpace
+from sepnas.spec.policy import ExchangePoint, TransmissionPolicy
+from sepnas.spec.space_network import NetworkSpace
+from sepnas.spec.space_parts import Constraints, Objective, PolicySpace
+from sepnas.spec.space_points import (
+    GENES,
+    Place,
+    blocks_of,
+    check_pattern,
+    make_places,
+    make_point,
+    pairs_of,
+    readout_of,
+)
 from sepnas.spec.wire import WIRE_FORMATS
 
 Choice: TypeAlias = str | float | int
 Genotype: TypeAlias = Mapping[str, Choice]
+DENSITIES = 8
+"""So many shares of silent points :meth:`SearchSpace.sample_spread` tells apart."""
 
 
 class SearchSpace(Document):
@@ -43,27 +56,31 @@ class SearchSpace(Document):
     def _fits(self) -> Self:
         if "accuracy" not in self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise ValueError(f"`objectives` must name accuracy and others, each once, got {list(self.objectives)}")
-        blocks = 3 * ((self.network.depth - 2) // 9)
+        blocks = NUM_STAGES * blocks_of(self.deepest)
         outside = [block for block in self.blocks if block >= blocks]
         if outside:
             raise ValueError(f"`policy.exchange_points` names block {outside[0]}, but the blocks are 0..{blocks - 1}")
         try:
             for index, name in enumerate(self.policy.patterns):
-                _check_pattern(name, self.num_devices, f"`policy.patterns.{index}`")
+                check_pattern(name, self.num_devices, f"`policy.patterns.{index}`")
             for index, name in enumerate(self.policy.readouts):
-                _readout(name, self.num_devices, f"`policy.readouts.{index}`")
+                readout_of(name, self.num_devices, f"`policy.readouts.{index}`")
         except SpecError as error:
             raise ValueError(str(error)) from None
         return self
 
     @property
     def num_devices(self) -> int:
-        return len(self.network.device_parts())
+        return self.network.count_devices()
+
+    @property
+    def deepest(self) -> int:
+        return max(self.network.depths)
 
     @cached_property
     def blocks(self) -> tuple[int, ...]:
-        """The blocks after which there is an exchange point."""
-        where, stage = self.policy.exchange_points, (self.network.depth - 2) // 9
+        """The blocks of the deepest network after which there is an exchange point."""
+        where, stage = self.policy.exchange_points, blocks_of(self.deepest)
         if where == "all":
             return tuple(range(NUM_STAGES * stage))
         if where == "even":
@@ -71,7 +88,7 @@ class SearchSpace(Document):
         return where
 
     def choices(self) -> Mapping[str, tuple[Choice, ...]]:
-        """What each label may be, in a fixed order: ``readout``, ``merge``, then the points' labels."""
+        """What each label may be, in a fixed order: ``readout``, ``merge``, the network's, the points'."""
         return self._choices
 
     def size(self) -> int:
@@ -82,91 +99,117 @@ class SearchSpace(Document):
         """A genotype, each choice by its own ``draw(n)`` from 0..n-1."""
         return {label: values[draw(len(values))] for label, values in self._choices.items()}
 
-    def policy_of(self, genotype: Genotype) -> TransmissionPolicy:
-        """The policy that a genotype means; :class:`SpecError` names a label or choice that is not in the space."""
-        self._check(genotype)
-        points = (self._point(genotype, block) for block in self.blocks)
-        readout = _readout(str(genotype["readout"]), self.num_devices, "`readout`")
-        return TransmissionPolicy(name=self.name, points=tuple(p for p in points if p.transfers), readout=readout)
+    def sample_spread(self, draw: Callable[[int], int]) -> dict[str, Choice]:
+        """A genotype with a character of its own: how many of its points are silent, and the few choices they share.
+
+        Where every point chooses by itself (:meth:`sample`) nearly all genotypes send about the same; these spread
+        over the whole range of bytes.
+        """
+        genotype = self.sample(draw)
+        silent, density = self._silent, 1 + draw(DENSITIES)
+        pools = {gene: _some(values, draw) for gene, values in self._point_choices.items()}
+        for block in self.blocks:
+            genotype |= {f"point{block}.{gene}": pool[draw(len(pool))] for gene, pool in pools.items()}
+            if silent is not None and draw(DENSITIES) >= density:
+                genotype[f"point{block}.pattern"] = silent
+        return genotype
 
     def architecture_of(self, genotype: Genotype) -> Architecture:
-        """The network that a genotype means, with its policy."""
+        """What a genotype means; :class:`SpecError` names a label or choice that is not in the space."""
+        self._check(genotype)
+        network = self.network.architecture(self.name, genotype)
         # Built from checked pieces: checking it once more would cost more than pricing it.
-        return self._architecture.model_copy(update={"policy": self.policy_of(genotype)})
+        return network.model_copy(update={"policy": self._policy(genotype, network.depth)})
 
-    def genotype_of(self, policy: TransmissionPolicy) -> dict[str, Choice] | None:
-        """A genotype that means this policy, or None where the space cannot express it."""
-        wanted = tuple(p for p in policy.points if p.transfers)
+    def genotype_of(self, policy: TransmissionPolicy, depth: int | None = None) -> dict[str, Choice] | None:
+        """The largest network of this depth (the deepest) with this policy; None where the space has it not."""
+        depth = self.deepest if depth is None else depth
+        if depth not in self.network.depths:
+            return None
+        wanted = {p.after: p for p in policy.points if p.transfers}
+        readout = "mean" if policy.readout.kind == "mean" else f"device:{policy.readout.device}"
+        whole = {"readout": readout, **self._network_extreme(max)}
+        if "depth" in whole:
+            whole["depth"] = depth
         for merge in self.policy.merges:
-            genotype = {label: values[0] for label, values in self._choices.items()}
-            readout = "mean" if policy.readout.kind == "mean" else f"device:{policy.readout.device}"
-            genotype |= {"merge": merge, "readout": readout}
-            for block in self.blocks:
-                genotype |= self._genes(
-                    block, next((p for p in wanted if p.after == block), ExchangePoint(after=block))
-                )
+            genotype = {label: values[0] for label, values in self._choices.items()} | {"merge": merge} | whole
+            for place in self._places(depth):
+                genes = self._genes(wanted.get(place.after, ExchangePoint(after=place.after)))
+                genotype |= {
+                    label: genes[gene] for label, gene in zip(place.labels, GENES, strict=True) if gene in genes
+                }
             if self._contains(genotype):
-                found = self.policy_of(genotype)
-                if (found.points, found.readout) == (wanted, policy.readout):
+                found = self._policy(genotype, depth)
+                if (found.points, found.readout) == (tuple(wanted.values()), policy.readout):
                     return genotype
         return None
 
     def largest(self) -> dict[str, Choice]:
-        """The genotype that sends most: for a space that has them all-to-all, whole, fp32, at once."""
-        return self._extreme(pairs=max, fraction=max, wire=min, readout="mean")
+        """The deepest and widest network that sends most: where there is all-to-all, that, whole, fp32, at once."""
+        return self._extreme(max, pairs=max, fraction=max, wire=min, readout="mean")
 
     def smallest(self) -> dict[str, Choice]:
-        """The genotype that sends least."""
-        return self._extreme(pairs=min, fraction=min, wire=max, readout="device")
+        """The shallowest and narrowest network that sends least."""
+        return self._extreme(min, pairs=min, fraction=min, wire=max, readout="device")
 
-    def _extreme(self, pairs: Any, fraction: Any, wire: Any, readout: str) -> dict[str, Choice]:
-        patterns = self.policy.pattern_names(self.num_devices)
+    def _extreme(self, numbers: Any, pairs: Any, fraction: Any, wire: Any, readout: str) -> dict[str, Choice]:
         genes: dict[str, Choice] = {
-            "pattern": pairs(patterns, key=lambda name: len(pattern_pairs(name, self.num_devices))),
+            "pattern": pairs(self._point_choices["pattern"], key=lambda name: len(pairs_of(name, self.num_devices))),
             "fraction": fraction(self.policy.fractions),
             "wire": wire(self.policy.wires, key=WIRE_FORMATS.index),
             "lag": min(self.policy.lags),
         }
         readouts = sorted(self.policy.readouts, key=lambda name: not name.startswith(readout))
         whole: dict[str, Choice] = {"readout": readouts[0], "merge": min(self.policy.merges)}
-        return whole | {f"point{block}.{gene}": value for block in self.blocks for gene, value in genes.items()}
+        points = {f"point{block}.{gene}": value for block in self.blocks for gene, value in genes.items()}
+        return whole | self._network_extreme(numbers) | points
+
+    def _network_extreme(self, extreme: Callable[[Iterable[int]], int]) -> dict[str, Choice]:
+        return {label: extreme(values) for label, values in self.network.choices().items()}
 
     @cached_property
     def _choices(self) -> Mapping[str, tuple[Choice, ...]]:
         found: dict[str, tuple[Choice, ...]] = {"readout": self.policy.readouts, "merge": self.policy.merges}
-        patterns = self.policy.pattern_names(self.num_devices)
+        found |= self.network.choices()
         for block in self.blocks:
-            found[f"point{block}.pattern"] = patterns
-            found[f"point{block}.fraction"] = self.policy.fractions
-            found[f"point{block}.wire"] = self.policy.wires
-            found[f"point{block}.lag"] = self.policy.lags
+            found |= {f"point{block}.{gene}": values for gene, values in self._point_choices.items()}
         return MappingProxyType(found)
 
     @cached_property
-    def _architecture(self) -> Architecture:
-        numbers = {name: getattr(self.network, name) for name in _SHARED_FIELDS}
-        return Architecture(name=self.name, parts=self.network.device_parts(), **numbers)
+    def _point_choices(self) -> dict[str, tuple[Choice, ...]]:
+        """What each gene of an exchange point may be."""
+        policy = self.policy
+        values = (policy.pattern_names(self.num_devices), policy.fractions, policy.wires, policy.lags)
+        return dict(zip(GENES, values, strict=True))
 
-    def _point(self, genotype: Genotype, block: int) -> ExchangePoint:
-        pattern, fraction, wire, lag = (
-            genotype[f"point{block}.{gene}"] for gene in ("pattern", "fraction", "wire", "lag")
-        )
-        ends_stage = (block + 1) % self._architecture.blocks_per_stage[0] == 0
-        return _make_point(
-            block, str(pattern), self.num_devices, fraction, wire, 0 if ends_stage else lag, genotype["merge"]
-        )
+    @cached_property
+    def _silent(self) -> Choice | None:
+        """A pattern that sends nothing, where there is one."""
+        return next((p for p in self._point_choices["pattern"] if not pairs_of(str(p), self.num_devices)), None)
 
-    def _genes(self, block: int, wanted: ExchangePoint) -> dict[str, Choice]:
+    def _places(self, depth: int) -> tuple[Place, ...]:
+        return make_places(self.blocks, blocks_of(self.deepest), blocks_of(depth))
+
+    def _policy(self, genotype: Genotype, depth: int) -> TransmissionPolicy:
+        points = (self._point(genotype, place) for place in self._places(depth))
+        readout = readout_of(str(genotype["readout"]), self.num_devices, "`readout`")
+        return TransmissionPolicy(name=self.name, points=tuple(p for p in points if p.transfers), readout=readout)
+
+    def _point(self, genotype: Genotype, place: Place) -> ExchangePoint:
+        pattern, fraction, wire, lag = (genotype[label] for label in place.labels)
+        lag = 0 if place.ends_stage else lag
+        return make_point(place.after, str(pattern), self.num_devices, fraction, wire, lag, genotype["merge"])
+
+    def _genes(self, wanted: ExchangePoint) -> dict[str, Choice]:
         """Choices that come closest to a point whose transfers all look alike."""
         pairs = {(t.source, t.destination) for t in wanted.transfers}
-        names = self.policy.pattern_names(self.num_devices)
-        fits = [name for name in names if set(_pairs(name, self.num_devices)) == pairs]
+        fits = [p for p in self._point_choices["pattern"] if set(pairs_of(str(p), self.num_devices)) == pairs]
         genes: dict[str, Choice] = {"pattern": fits[0]} if fits else {}
         if wanted.transfers:
             first = wanted.transfers[0]
             genes |= {"fraction": first.fraction, "wire": first.wire}
             genes |= {"lag": first.lag} if first.lag in self.policy.lags else {}
-        return {f"point{block}.{gene}": value for gene, value in genes.items()}
+        return genes
 
     def _contains(self, genotype: Genotype) -> bool:
         return all(genotype[label] in values for label, values in self._choices.items())
@@ -180,40 +223,7 @@ class SearchSpace(Document):
                 raise SpecError(f"genotype: `{label}` is {genotype[label]!r}; allowed: {', '.join(map(str, values))}")
 
 
-_SHARED_FIELDS = ("depth", "image_size", "in_channels", "num_classes", "stem_channels", "stem_stride")
-
-
-def _check_pattern(name: str, num_devices: int, where: str) -> None:
-    if name == "permutations":
-        if num_devices > MOST_PERMUTED_DEVICES:
-            raise SpecError(
-                f"{where}: `permutations` serves up to {MOST_PERMUTED_DEVICES} devices, here are {num_devices}; "
-                "name the permutations that you want"
-            )
-        return
-    try:
-        pattern_pairs(name, num_devices)
-    except SpecError as error:
-        raise SpecError(f"{where}: {error}") from None
-
-
-def _readout(name: str, num_devices: int, where: str) -> Readout:
-    kind, _, rank = name.partition(":")
-    if name == "mean":
-        return Readout(kind="mean")
-    if kind != "device" or not rank.isdecimal() or int(rank) >= num_devices:
-        raise SpecError(f"{where} is {name!r}; allowed: mean, device:R with R in 0..{num_devices - 1}")
-    return Readout(kind="device", device=int(rank))
-
-
-@lru_cache(maxsize=1024)
-def _pairs(name: str, num_devices: int) -> Pairs:
-    return pattern_pairs(name, num_devices)
-
-
-@lru_cache(maxsize=1 << 16)
-def _make_point(
-    block: int, pattern: str, num_devices: int, fraction: Any, wire: Any, lag: Any, merge: Any
-) -> ExchangePoint:
-    """Exchange points are immutable and few: one is made once and shared by all candidates."""
-    return point(block, _pairs(pattern, num_devices), fraction, wire, lag, merge)
+def _some(values: tuple[Choice, ...], draw: Callable[[int], int]) -> list[Choice]:
+    """One or more of the values, rather few."""
+    left = list(values)
+    return [left.pop(draw(len(left))) for _ in range(1 + draw(1 + draw(len(values))))]

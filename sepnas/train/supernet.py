@@ -1,6 +1,6 @@
 """How the supernet is trained: the sandwich rule with distillation in place.
 
-Each step trains the largest policy on the labels, and the smallest and a few random ones on what the largest
+Each step trains the largest architecture on the labels, and the smallest and a few random ones on what the largest
 answers (arXiv 1903.05134): the ends of the space carry all that lies between.
 """
 
@@ -12,38 +12,37 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sepnas.spec.policy import TransmissionPolicy
+from sepnas.spec.architecture import Architecture
 from sepnas.spec.space import SearchSpace
 
 
 class SandwichStep:
     """One training step over a space, as ``train_network`` calls it.
 
-    ``step(network, images_BCHW, labels_B, generator)`` returns the summed loss of ``num_random + 2`` policies.
-    Random policies are drawn from ``generator`` alone, so a resumed training draws the same.
+    ``step(network, images_BCHW, labels_B, generator)`` returns the summed loss of ``num_random + 2`` architectures.
+    Random ones are drawn from ``generator`` alone, so a resumed training draws the same.
     """
 
     def __init__(self, space: SearchSpace, num_random: int = 1) -> None:
         self.space, self.num_random = space, num_random
-        self.largest = space.policy_of(space.largest())
-        self.smallest = space.policy_of(space.smallest())
+        self.largest = space.architecture_of(space.largest())
+        self.smallest = space.architecture_of(space.smallest())
 
     def __call__(self, network: nn.Module, images_BCHW: Tensor, labels_B: Tensor, generator: torch.Generator) -> Tensor:
         teacher_BK = network(images_BCHW, self.largest)
         loss = functional.cross_entropy(teacher_BK, labels_B)
         target_BK = teacher_BK.detach().softmax(dim=1)
-        for policy in self.students(generator):
+        for student in self.students(generator):
             # The gradient is that of the KL divergence: the target's own entropy is a constant.
-            loss = loss + functional.cross_entropy(network(images_BCHW, policy), target_BK)
+            loss = loss + functional.cross_entropy(network(images_BCHW, student), target_BK)
         return loss
 
-    def students(self, generator: torch.Generator) -> Sequence[TransmissionPolicy]:
-        """The smallest policy and ``num_random`` of the space."""
-        drawn = [random_policy(self.space, generator) for _ in range(self.num_random)]
+    def students(self, generator: torch.Generator) -> Sequence[Architecture]:
+        """The smallest architecture and ``num_random`` of the space."""
+        drawn = [random_architecture(self.space, generator) for _ in range(self.num_random)]
         return [self.smallest, *drawn]
 
 
-def random_policy(space: SearchSpace, generator: torch.Generator) -> TransmissionPolicy:
-    """A policy of the space, every choice of every label equally likely."""
-    numbers = iter(torch.rand(len(space.choices()), generator=generator, dtype=torch.float64).tolist())
-    return space.policy_of(space.sample(lambda count: int(next(numbers) * count)))
+def random_architecture(space: SearchSpace, generator: torch.Generator) -> Architecture:
+    """One of the space, spread over the range of bytes."""
+    return space.architecture_of(space.sample_spread(lambda count: int(torch.randint(count, (), generator=generator))))

@@ -1,4 +1,4 @@
-"""What to try next: NSGA-II (Optuna's) behind a screen that lets nothing through twice and nothing infeasible."""
+"""For comparison: NSGA-II (Optuna's) behind a screen that lets nothing through twice and nothing infeasible."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import Trial, TrialState
 
-from sepnas.search.screen import Screen, Screened, first_genotypes
+from sepnas.search.explorer import TRIES_IN_VAIN
+from sepnas.search.screen import Screen, Screened
 from sepnas.spec.space import SearchSpace
 from sepnas.spec.space_parts import DIRECTIONS
 
 POPULATION = 24
-TRIES_IN_VAIN = 1000
-"""After so many proposals in a row that are known or infeasible the space counts as exhausted."""
 
 
 class Nsga2Proposer:
     """Proposes genotypes; the same seed and the same answers give the same proposals.
 
-    Source: NSGA-II with constrained domination (Deb et al. 2002), of Optuna. It starts with the ends of the space
-    and the paper's named policies.
+    Source: NSGA-II with constrained domination (Deb et al. 2002), of Optuna. It starts with random genotypes.
     """
 
     def __init__(self, space: SearchSpace, screen: Screen, seed: int, population: int = POPULATION) -> None:
@@ -34,8 +32,6 @@ class Nsga2Proposer:
         self.distributions: dict[str, BaseDistribution] = {
             label: CategoricalDistribution(values) for label, values in space.choices().items()
         }
-        for genotype in first_genotypes(space):
-            self.study.enqueue_trial(genotype)
         self.seen: set[str] = set()
         self.trials: dict[str, Trial] = {}
         self.duplicates = self.rejected = 0

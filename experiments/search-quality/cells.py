@@ -1,0 +1,73 @@
+"""One cell of the comparison: a strategy with a seed, explored over the one supernet in a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from sepnas.nets.supernet import Supernet
+from sepnas.plan.build import build_plan
+from sepnas.search.archive import Archive
+from sepnas.search.candidate import Candidate
+from sepnas.search.canonical import plan_key
+from sepnas.search.experiment import explore
+from sepnas.search.explorer import Explorer, StrategyName
+from sepnas.search.judge import SupernetJudge
+from sepnas.search.run import supernet_recipe
+from sepnas.search.scalarised import make_strategy
+from sepnas.search.screen import Screen, reference_costs
+from sepnas.search.strategies import make_proposer
+from sepnas.spec.cluster import uniform_cluster
+from sepnas.spec.space import Genotype, SearchSpace
+from sepnas.train.data import load_dataset
+from sepnas.train.loop import train_network
+from sepnas.train.supernet import SandwichStep
+
+SPACE = SearchSpace.load(Path(__file__).parent / "space.yaml")
+CLUSTER = uniform_cluster(SPACE.num_devices)
+WORST = reference_costs(SPACE, CLUSTER, seed=0)
+"""What all hypervolumes are measured from, and what NNI's strategies see costs as shares of: the largest policy."""
+SUPERNET_EPOCHS, SUPERNET_SEED = 40, 0
+
+
+@cache
+def make_judge(folder: Path) -> SupernetJudge:
+    """The judge over the supernet of the whole comparison, trained first where the folder has none yet."""
+    torch.set_num_threads(1)
+    data = load_dataset("digits")
+    torch.manual_seed(SUPERNET_SEED)
+    supernet = Supernet(SPACE)
+    recipe = supernet_recipe(data, None, SUPERNET_EPOCHS)
+    step = SandwichStep(SPACE)
+    train_network(
+        supernet, data, recipe, folder, seed=SUPERNET_SEED, resume=True, device="cpu", progress=False, step=step
+    )
+    return SupernetJudge(supernet, data, SUPERNET_SEED, torch.device("cpu"))
+
+
+def explore_cell(runs: Path, strategy: StrategyName, seed: int, evaluations: int) -> list[Candidate]:
+    """The candidates of one strategy and seed, in order; what its folder holds already is not judged again."""
+    folder = runs / f"{strategy}-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = Archive(folder / "candidates.jsonl", SPACE)
+    proposer = make_proposer(strategy, Screen(SPACE, CLUSTER), seed)
+    explorer = Explorer(proposer, archive, SPACE.objectives, evaluations, lambda candidate, fresh: None)
+    explore(SPACE, make_strategy(strategy, seed, explorer, WORST), _accuracy(runs))
+    return explorer.candidates
+
+
+def _accuracy(runs: Path) -> Callable[[Genotype], float]:
+    """The accuracy of a genotype, looked up where any cell has judged the same plan."""
+    archives = [Archive(path, SPACE) for path in runs.glob("*/candidates.jsonl")]
+    known = {c.key: c.objectives["accuracy"] for archive in archives for c in archive.candidates()}
+    judge = make_judge(runs / "supernet")
+
+    def accuracy(genotype: Genotype) -> float:
+        architecture = SPACE.architecture_of(genotype)
+        key = plan_key(build_plan(architecture))
+        return known[key] if key in known else judge.accuracy(architecture)
+
+    return accuracy

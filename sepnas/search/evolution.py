@@ -1,0 +1,152 @@
+"""What to try next: many children are simulated, and the most promising one is judged."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import moocore
+import numpy as np
+
+from sepnas.search.explorer import TRIES_IN_VAIN
+from sepnas.search.genes import GenePool, Genes
+from sepnas.search.pareto import Points, improvement, log_shares
+from sepnas.search.predictor import AccuracyPredictor, Describer, Floats
+from sepnas.search.screen import Screen, Screened, first_genotypes, reference_costs
+from sepnas.spec.space import SearchSpace
+
+CHILDREN = 16
+"""So many are simulated for each that is judged, once accuracy can be predicted."""
+KEPT = 64
+"""So many children that were not judged stay in the running, and are parents themselves."""
+FEWEST_PARENTS = 16
+FIRST_LEARNING, LEARNING_GROWTH = 24, 1.1
+"""The predictor learns from so many candidates first, and anew when there are so many times as many."""
+OPTIMISM = 1.0
+"""By so many standard deviations accuracy is guessed higher than its mean."""
+
+
+@dataclass
+class _Child:
+    """A candidate on its way; ``point`` is what it came to, in shares."""
+
+    screened: Screened
+    genes: Genes
+    row: Floats
+    guess: tuple[float, float] | None = None
+    point: Points | None = None
+
+
+class EvolutionProposer:
+    """Multi-objective evolution with a screen, a memory and a predictor in front of the dear evaluation.
+
+    Children are bred from the front. What is known or infeasible is never judged, and what is dominated, even if its
+    accuracy is guessed optimistically, only when nothing else is left: the child is that would add most to the
+    hypervolume of the front and of those under way. Without ``predictor`` the first new child is. It starts with the
+    ends of the space and the paper's named policies. The same seed and the same answers give the same proposals.
+
+    Sources: expected improvement of the hypervolume (Emmerich et al. 2006); a predictor that chooses among children
+    (NSGANetV2, arXiv 2007.10396).
+    """
+
+    def __init__(self, space: SearchSpace, screen: Screen, seed: int, predictor: bool = True) -> None:
+        self.space, self.screen, self.seed, self.predictor = space, screen, seed, predictor
+        self.pool, self.describe = GenePool(space, seed), Describer(space)
+        self.worst = reference_costs(space, screen.cluster, seed)
+        self.first = deque(self.pool.genes(genotype) for genotype in first_genotypes(space))
+        self.seen: set[str] = set()
+        self.nearest: list[tuple[float, Genes]] = []
+        self.waiting: list[_Child] = []
+        self.pending: dict[str, _Child] = {}
+        self.best: list[_Child] = []
+        self.rows: list[Floats] = []
+        self.accuracies: list[float] = []
+        self.learned = 0
+        self.model: AccuracyPredictor | None = None
+        self.duplicates = self.rejected = 0
+
+    def propose(self) -> Screened | None:
+        """A new, feasible candidate that awaits its accuracy; None when the space seems exhausted."""
+        self._learn()
+        self._grow(CHILDREN if self.model else 1)
+        if not self.waiting:
+            return None
+        if self.model:
+            self._sort_by_promise()
+        chosen = self.waiting.pop(0)
+        self.pending[chosen.screened.key] = chosen
+        return chosen.screened
+
+    def tell(self, key: str, objectives: Mapping[str, float]) -> None:
+        """What a proposed candidate came to."""
+        child = self.pending.pop(key)
+        child.point = self._shares(objectives)
+        self.rows.append(child.row)
+        self.accuracies.append(objectives["accuracy"])
+        ranked = [*self.best, child]
+        ranks = moocore.pareto_rank(np.stack([c.point for c in ranked if c.point is not None]))
+        kept = max(FEWEST_PARENTS, int((ranks == 0).sum()))
+        self.best = [ranked[index] for index in np.argsort(ranks, kind="stable")[:kept]]
+
+    def _grow(self, wanted: int) -> None:
+        """Simulate children until so many new ones wait; fewer where they are hard to find."""
+        grown = 0
+        for tries in range(TRIES_IN_VAIN):
+            if grown == wanted or (self.waiting and tries >= 4 * wanted):
+                break
+            genes = self.first.popleft() if self.first else self._breed(tries)
+            found = self.screen(self.pool.genotype(genes))
+            if found.key in self.seen:
+                self.duplicates += 1
+            elif found.feasible:
+                self.waiting.append(_Child(found, genes, self.describe(found, genes)))
+                grown += 1
+            else:
+                self.rejected += 1
+                self.nearest = sorted([*self.nearest, (sum(found.excess.values()), genes)], key=lambda n: n[0])
+                self.nearest = self.nearest[:FEWEST_PARENTS]
+            self.seen.add(found.key)
+
+    def _breed(self, tries: int) -> Genes:
+        """A child of the best; of what breaks the bounds least, while nothing keeps them; at times any genotype."""
+        parents = [child.genes for child in (*self.best, *self.waiting[: KEPT // 2])]
+        parents = parents or [genes for _, genes in self.nearest]
+        if not parents or tries % 10 == 9:
+            return self.pool.draw()
+        return self.pool.breed(parents)
+
+    def _learn(self) -> None:
+        """Fit the predictor when there is enough to learn; ever more seldom, so that it never weighs."""
+        known = len(self.accuracies)
+        if self.predictor and known >= max(FIRST_LEARNING, LEARNING_GROWTH * self.learned):
+            self.model = AccuracyPredictor(self.rows, self.accuracies, self.seed)
+            self.learned = known
+            for child in (*self.waiting, *self.pending.values()):
+                child.guess = None
+
+    def _sort_by_promise(self) -> None:
+        """Those that should add most to the hypervolume first; the last ones leave, and may be met again."""
+        self._guess([*self.waiting, *self.pending.values()])
+        known = [child.point for child in self.best if child.point is not None]
+        known += [self._guessed(child, optimism=0.0) for child in self.pending.values()]
+        front = np.stack(known)
+        front = front[moocore.is_nondominated(front)]
+        gains = [improvement(front, self._guessed(child, OPTIMISM)) for child in self.waiting]
+        order = np.argsort(-np.asarray(gains), kind="stable")
+        self.seen.difference_update(self.waiting[index].screened.key for index in order[KEPT:])
+        self.waiting = [self.waiting[index] for index in order[:KEPT]]
+
+    def _guess(self, children: Sequence[_Child]) -> None:
+        new = [child for child in children if child.guess is None]
+        if new and self.model:
+            means, deviations = self.model.guess([child.row for child in new])
+            for child, mean, deviation in zip(new, means, deviations, strict=True):
+                child.guess = (float(mean), float(deviation))
+
+    def _guessed(self, child: _Child, optimism: float) -> Points:
+        mean, deviation = child.guess or (0.0, 0.0)
+        return self._shares({**child.screened.costs, "accuracy": min(1.0, mean + optimism * deviation)})
+
+    def _shares(self, measured: Mapping[str, float]) -> Points:
+        return log_shares({name: measured[name] for name in self.space.objectives}, self.worst)

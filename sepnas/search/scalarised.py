@@ -1,0 +1,97 @@
+"""NNI's own strategies, for comparison: they propose by themselves and see one number for each genotype.
+
+That number is the accuracy, less the mean of the costs as shares of the worst ones. An infeasible genotype is worth
+-1 less what it breaks, another genotype of a known plan what that is worth: neither is evaluated, and neither counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sepnas.search.explorer import TRIES_IN_VAIN, Explorer, StrategyName
+from sepnas.search.nni_import import (
+    FinalMetricEvent,
+    Middleware,
+    ModelStatus,
+    Random,
+    RegularizedEvolution,
+    TrainingEndEvent,
+)
+from sepnas.search.pareto import shares
+from sepnas.search.strategies import GivenProposer
+from sepnas.search.strategy import MultiObjectiveStrategy
+from sepnas.spec.space import Genotype
+
+
+class ScalarisedStrategy(MultiObjectiveStrategy):
+    """Runs ``Random`` or ``RegularizedEvolution``, with its own settings, behind a gate to the engine.
+
+    The explorer keeps what is judged. A search of the same seed proposes the same again and resumes by replaying.
+    """
+
+    def __init__(self, main: Any, explorer: Explorer, proposer: GivenProposer, worst: Mapping[str, float]) -> None:
+        super().__init__(explorer)
+        self.main, self.proposer, self.worst = main, proposer, worst
+
+    def _initialize(self, model_space: Any, engine: Any) -> Any:
+        return self.main.initialize(super()._initialize(model_space, engine), _Gate(engine, self))
+
+    def _run(self) -> None:
+        self.main.run()
+
+    def worth(self, objectives: Mapping[str, float]) -> float:
+        """The number that NNI's strategy sees, from -1 to 1."""
+        costs = {name: value for name, value in objectives.items() if name != "accuracy"}
+        return objectives["accuracy"] - float(np.mean(shares(costs, self.worst)))
+
+
+def make_strategy(
+    name: StrategyName, seed: int, explorer: Explorer, worst: Mapping[str, float]
+) -> MultiObjectiveStrategy:
+    """The NNI strategy of a name, around an explorer that has the proposer of that name."""
+    if not isinstance(explorer.proposer, GivenProposer):
+        return MultiObjectiveStrategy(explorer)
+    main = {"random": Random, "regularized-evolution": RegularizedEvolution}[name](seed=seed)
+    return ScalarisedStrategy(main, explorer, explorer.proposer, worst)
+
+
+class _Gate(Middleware):  # type: ignore[misc]  # NNI has no types
+    """Lets through to the engine what is new and feasible, and answers the rest itself."""
+
+    def __init__(self, engine: Any, strategy: ScalarisedStrategy) -> None:
+        super().__init__(engine)
+        self.explorer, self.proposer, self.worth = strategy.explorer, strategy.proposer, strategy.worth
+        self.in_vain = 0
+
+    def submit_models(self, *models: Any) -> None:
+        for model in models:
+            self.dispatch_model_event(FinalMetricEvent(model, self._answer(model, model.sample)))
+            self.dispatch_model_event(TrainingEndEvent(model, ModelStatus.Trained))
+
+    def _answer(self, model: Any, genotype: Genotype) -> float:
+        found = self.proposer.screen(genotype)
+        self.in_vain += 1
+        if not found.feasible:
+            self.proposer.rejected += 1
+            return -1.0 - sum(found.excess.values())
+        if found.key in self.proposer.known:
+            self.proposer.duplicates += 1
+        else:
+            self.in_vain = 0
+            self.proposer.given.append(found)
+            if self.explorer.propose():  # the archive does not know it
+                self.engine.submit_models(model)
+            self.explorer.close()
+        return self.worth(self.proposer.known[found.key])
+
+    def idle_worker_available(self) -> bool:
+        return True
+
+    def budget_available(self) -> bool:
+        return self.in_vain < TRIES_IN_VAIN and len(self.explorer.candidates) < self.explorer.num_candidates
+
+    def wait_models(self, *models: Any) -> None:
+        """Submitting has waited."""

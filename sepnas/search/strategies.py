@@ -1,0 +1,41 @@
+"""The strategies that a search can follow, by name, and where each takes its candidates from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from sepnas.search.evolution import EvolutionProposer
+from sepnas.search.explorer import Proposer, StrategyName
+from sepnas.search.nsga2 import Nsga2Proposer
+from sepnas.search.screen import Screen, Screened
+
+
+class CountingProposer(Proposer, Protocol):
+    """A proposer that counts what broke a bound, and what it met again; neither was judged."""
+
+    rejected: int
+    duplicates: int
+
+
+class GivenProposer:
+    """Proposes what it is given: by a strategy of NNI's, which proposes by itself."""
+
+    def __init__(self, screen: Screen) -> None:
+        self.screen = screen
+        self.given: list[Screened] = []
+        self.known: dict[str, Mapping[str, float]] = {}
+        self.duplicates = self.rejected = 0
+
+    def propose(self) -> Screened | None:
+        return self.given.pop() if self.given else None
+
+    def tell(self, key: str, objectives: Mapping[str, float]) -> None:
+        self.known[key] = objectives
+
+
+def make_proposer(name: StrategyName, screen: Screen, seed: int) -> CountingProposer:
+    """The proposer of a strategy on the screen's space."""
+    if name in ("predictive", "evolution"):
+        return EvolutionProposer(screen.space, screen, seed, predictor=name == "predictive")
+    return Nsga2Proposer(screen.space, screen, seed) if name == "nsga2" else GivenProposer(screen)

@@ -1,0 +1,76 @@
+"""What the genes of an exchange point mean in a network of some depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from sepnas.errors import SpecError
+from sepnas.spec.patterns import Pairs, pattern_pairs, point
+from sepnas.spec.policy import ExchangePoint, Readout
+from sepnas.spec.space_parts import MOST_DEVICES
+
+GENES = ("pattern", "fraction", "wire", "lag")
+
+
+@dataclass(frozen=True)
+class Place:
+    """An exchange point in a network of some depth: its labels, the block there, and whether a stage ends with it."""
+
+    labels: tuple[str, ...]
+    after: int
+    ends_stage: bool
+
+
+def blocks_of(depth: int) -> int:
+    """Blocks of a stage."""
+    return (depth - 2) // 9
+
+
+@lru_cache(maxsize=1024)
+def make_places(blocks: tuple[int, ...], of_deepest: int, of_stage: int) -> tuple[Place, ...]:
+    """The exchange points that a network with ``of_stage`` blocks a stage has, of those of the deepest."""
+    found = []
+    for block in blocks:
+        stage, number = divmod(block, of_deepest)
+        if number < of_stage:
+            labels = tuple(f"point{block}.{gene}" for gene in GENES)
+            found.append(Place(labels, stage * of_stage + number, number == of_stage - 1))
+    return tuple(found)
+
+
+def check_pattern(name: str, num_devices: int, where: str) -> None:
+    if name in MOST_DEVICES:
+        if num_devices > MOST_DEVICES[name]:
+            raise SpecError(
+                f"{where}: `{name}` serves up to {MOST_DEVICES[name]} devices, here are {num_devices}; "
+                f"name the {name} that you want"
+            )
+        return
+    try:
+        pattern_pairs(name, num_devices)
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from None
+
+
+def readout_of(name: str, num_devices: int, where: str) -> Readout:
+    kind, _, rank = name.partition(":")
+    if name == "mean":
+        return Readout(kind="mean")
+    if kind != "device" or not rank.isdecimal() or int(rank) >= num_devices:
+        raise SpecError(f"{where} is {name!r}; allowed: mean, device:R with R in 0..{num_devices - 1}")
+    return Readout(kind="device", device=int(rank))
+
+
+@lru_cache(maxsize=1024)
+def pairs_of(name: str, num_devices: int) -> Pairs:
+    return pattern_pairs(name, num_devices)
+
+
+@lru_cache(maxsize=1 << 16)
+def make_point(
+    block: int, pattern: str, num_devices: int, fraction: Any, wire: Any, lag: Any, merge: Any
+) -> ExchangePoint:
+    """Exchange points are immutable and few: one is made once and shared by all candidates."""
+    return point(block, pairs_of(pattern, num_devices), fraction, wire, lag, merge)
