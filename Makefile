@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test check slow results format clean
+.PHONY: help setup demo test check slow sshd results format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,8 +21,12 @@ demo: $(STAMP)  ## search, train, export and run a small separable network on ha
 test: $(STAMP)  ## the tests, without the slow ones
 	$(BIN)/python -m pytest -m 'not slow'
 
-slow: $(STAMP)  ## the slow tests
+slow: $(STAMP) sshd  ## the slow tests
 	$(BIN)/python -m pytest -m slow
+
+sshd:  ## install an SSH server, for the tests of searches over SSH (they start their own, on loopback)
+	@test -x /usr/sbin/sshd || { apt-get update && RUNLEVEL=1 apt-get install -y --no-install-recommends openssh-server; } \
+		|| echo 'no SSH server: run `sudo apt install openssh-server`; tests over SSH are skipped'
 
 check: $(STAMP)  ## style, types, and who may import whom
 	$(BIN)/ruff check .

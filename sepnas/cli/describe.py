@@ -30,6 +30,7 @@ DOCUMENTS = {
     "data": "sepnas.spec.dataset:DataFacts",
     "front": "sepnas.search.folder:Front",
     "hosts": "sepnas.spec.hosts:Hosts",
+    "machines": "sepnas.search.trials.machines:Machines",
     "manifest": "sepnas.spec.manifest:Manifest",
     "policy": "sepnas.spec.policy:TransmissionPolicy",
     "recipe": "sepnas.train.recipe:Recipe",
@@ -37,6 +38,7 @@ DOCUMENTS = {
     "search-space": "sepnas.spec.space:SearchSpace",
     "shard-manifest": "sepnas.spec.manifest:ShardManifest",
     "trace": "sepnas.runtime.trace:Trace",
+    "trial-kit": "sepnas.search.trials.kit:Kit",
 }
 """Where each document lives; imported when it is asked for."""
 

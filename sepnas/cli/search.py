@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
 from sepnas.cli.front import print_front
 from sepnas.cli.learn import Compute, DataName, DataRoot, Download, Resume, Seed, Threads
+from sepnas.errors import SearchError
+from sepnas.search.explorer import BATCH
 from sepnas.search.explorer import StrategyName as Strategy
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.space import SearchSpace
+
+if TYPE_CHECKING:
+    from sepnas.search.trials.settings import Trials
+
+Engine: TypeAlias = Literal["in-process", "local", "remote"]
 
 
 def search(
@@ -26,6 +33,14 @@ def search(
     recipe: Annotated[str | None, typer.Option(help="Recipe of the supernet's training.")] = None,
     seed: Seed = 0,
     strategy: Annotated[Strategy, typer.Option(help="How candidates are chosen.")] = "predictive",
+    batch: Annotated[int, typer.Option(min=1, help="Candidates proposed, and judged, at a time.")] = BATCH,
+    engine: Annotated[Engine, typer.Option(help="Where candidates are judged; the result is the same.")] = "in-process",
+    workers: Annotated[int, typer.Option(min=1, help="local, remote: how many side by side; see --threads.")] = 1,
+    remote: Annotated[list[str] | None, typer.Option(help="remote: USER@HOST[:PORT], or a file of machines.")] = None,
+    ssh_key: Annotated[str | None, typer.Option(help="remote: private key file [the SSH agent's].")] = None,
+    remote_python: Annotated[str | None, typer.Option(help="remote: a Python there that has NNI and torch.")] = None,
+    web_host: Annotated[str, typer.Option(help="Where NNI's page listens; it has no password.")] = "127.0.0.1",
+    web_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of NNI's page [any that is free].")] = 0,
     resume: Resume = False,
     device: Compute = "auto",
     threads: Threads = None,
@@ -39,6 +54,9 @@ def search(
     `--strategy predictive` simulates many children of the best and judges the one that a predictor of accuracy, learned
     on the way, expects most of; `evolution` does without the predictor. For comparison: `nsga2`, plain, and NNI's own
     `random` and `regularized-evolution`, which see one number, the accuracy less the mean share of the costs.
+
+    `--engine local` judges in NNI's trials, processes of this machine; `--engine remote` in trials on machines that
+    SSH reaches, which need no data. A trial costs seconds: give each many candidates (`--batch`).
     """
     from sepnas.search.pareto import knee
     from sepnas.search.run import run_search
@@ -47,6 +65,7 @@ def search(
     from sepnas.train.threads import use_threads_for
 
     chosen = SearchSpace.load(space)
+    trials = _trials(engine, remote or [], ssh_key, remote_python, workers, web_host, web_port)
     use_threads_for(chosen.architecture_of(chosen.largest()), threads)
     result = run_search(
         chosen,
@@ -58,7 +77,28 @@ def search(
         strategy=strategy,
         supernet_epochs=epochs,
         recipe=load_recipe(recipe) if recipe else None,
+        batch=batch,
         resume=resume,
         device=device,
+        trials=trials,
     )
     print_front(result.front, knee(result.front))
+
+
+def _trials(
+    engine: Engine,
+    remote: list[str],
+    ssh_key: str | None,
+    remote_python: str | None,
+    workers: int,
+    web_host: str,
+    web_port: int,
+) -> Trials | None:
+    from sepnas.search.trials.machines import read_machines
+    from sepnas.search.trials.settings import Trials
+
+    if (engine == "remote") != bool(remote):
+        raise SearchError("`--engine remote` and `--remote` belong together: name the machines with --remote USER@HOST")
+    if engine == "in-process":
+        return None
+    return Trials(workers, read_machines(remote, ssh_key, remote_python), web_host, web_port)

@@ -1,23 +1,30 @@
-"""Searching a space of policies: a supernet, NNI with a strategy for many objectives, a Pareto front."""
+"""Searching a space of networks and policies: a supernet, NNI with a strategy for many objectives, a Pareto front."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from sepnas.search.candidate import Candidate
-from sepnas.search.choose import pick
-from sepnas.search.folder import load_candidates, load_front
-
 if TYPE_CHECKING:
+    from sepnas.search.candidate import Candidate
+    from sepnas.search.choose import pick
+    from sepnas.search.folder import load_candidates, load_front
     from sepnas.search.run import SearchResult, run_search
 
 __all__ = ["Candidate", "SearchResult", "load_candidates", "load_front", "pick", "run_search"]
 
+_HOMES = {
+    "Candidate": "candidate",
+    "SearchResult": "run",
+    "load_candidates": "folder",
+    "load_front": "folder",
+    "pick": "choose",
+    "run_search": "run",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Late: reading a front needs no torch.
-    if name in ("SearchResult", "run_search"):
-        from sepnas.search import run
-
-        return getattr(run, name)
+    # Late: the command line takes names from this package where the search's libraries are missing.
+    if name in _HOMES:
+        return getattr(import_module(f"sepnas.search.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'sepnas.search' has no attribute {name!r}")

@@ -1,10 +1,11 @@
-"""The NNI experiment: its sequential engine evaluates, in this process, what the strategy proposes."""
+"""The NNI experiment: an execution engine evaluates what the strategy proposes, in this process or in trials."""
 
 from __future__ import annotations
 
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 from sepnas.search.nni_import import FunctionalEvaluator, NasExperiment, NasExperimentConfig, nni
 from sepnas.search.strategy import MultiObjectiveStrategy, PolicyModelSpace
@@ -14,8 +15,14 @@ from sepnas.spec.space import Genotype, SearchSpace
 class QuietExperiment(NasExperiment):  # type: ignore[misc]  # NNI has no types
     """An experiment without NNI's files: its list in the home folder, its log, its checkpoint.
 
-    The checkpoint could not be loaded beside torch >= 2.6 anyway; the archive takes its place.
+    The checkpoint could not be loaded beside torch >= 2.6 anyway; the archive takes its place. ``engine`` takes the
+    place of the one that the configuration names.
     """
+
+    engine: Any = None
+
+    def execution_engine_factory(self, config: Any) -> Any:
+        return self.engine or super().execution_engine_factory(config)
 
     def _start_without_nni_manager(self) -> None:
         pass
@@ -30,8 +37,13 @@ class QuietExperiment(NasExperiment):  # type: ignore[misc]  # NNI has no types
         pass
 
 
-def explore(space: SearchSpace, strategy: MultiObjectiveStrategy, accuracy: Callable[[Genotype], float]) -> None:
-    """Run the strategy to its end; ``accuracy`` judges a genotype. No server, no port, no file remains."""
+def explore(
+    space: SearchSpace, strategy: MultiObjectiveStrategy, accuracy: Callable[[Genotype], float], engine: Any = None
+) -> None:
+    """Run the strategy to its end. No server, no port, no file remains.
+
+    ``accuracy`` judges a genotype in this process; an ``engine`` takes its place.
+    """
 
     def evaluate(model: PolicyModelSpace) -> None:
         started = time.perf_counter()
@@ -45,6 +57,7 @@ def explore(space: SearchSpace, strategy: MultiObjectiveStrategy, accuracy: Call
         config.max_trial_number = strategy.explorer.num_candidates
         model_space = PolicyModelSpace(space.choices())
         experiment = QuietExperiment(model_space, FunctionalEvaluator(evaluate), strategy, config=config)
+        experiment.engine = engine
         try:
             experiment.start()  # `run` would swallow Ctrl-C
         finally:

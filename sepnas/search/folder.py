@@ -14,14 +14,15 @@ from pydantic import Field
 from sepnas.errors import SearchError
 from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
-from sepnas.search.explorer import StrategyName
+from sepnas.search.explorer import BATCH, StrategyName
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.document import Document
 from sepnas.spec.space import SearchSpace
 from sepnas.spec.space_parts import Objective
 from sepnas.train.recipe import Recipe
 
-RUN_FILE, FRONT_FILE, CANDIDATES_FILE, SUPERNET_FOLDER = "run.json", "front.json", "candidates.jsonl", "supernet"
+RUN_FILE, FRONT_FILE, CANDIDATES_FILE = "run.json", "front.json", "candidates.jsonl"
+SUPERNET_FOLDER, TRIALS_FOLDER = "supernet", "trials"
 SHOWN_DIFFERENCES = 4
 
 
@@ -40,13 +41,14 @@ class SearchRun(Document):
     recipe: Recipe
     seed: int
     strategy: StrategyName = "predictive"
+    batch: int = BATCH
     candidates: int
     supernet_sha256: str | None = None
     seconds: dict[str, float] = Field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
         """What must be the same for a resumed search."""
-        names = ("space", "cluster", "data", "data_sha256", "recipe", "seed", "strategy")
+        names = ("space", "cluster", "data", "data_sha256", "recipe", "seed", "strategy", "batch")
         return {name: value for name, value in self.to_data().items() if name in names}
 
 

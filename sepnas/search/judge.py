@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.nets.supernet import Supernet, bare, recalibrate_batch_norm
 from sepnas.spec.architecture import Architecture
+from sepnas.spec.space import Genotype
 from sepnas.train.images import ImageData
 
 CALIBRATION_IMAGES = 256
@@ -16,20 +18,36 @@ BATCH = 512
 KEPT_NETWORKS = 16
 
 
+def calibration_data(data: ImageData, seed: int, images: int = CALIBRATION_IMAGES) -> ImageData:
+    """``data`` with only those training images that a judge calibrates with."""
+    chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:images]
+    return replace(data, train=data.train.take(chosen))
+
+
 class SupernetJudge:
     """Accuracy of an architecture of the space: its batch norm statistics are measured on training images, then
     validation counts. The supernet's weights are read once for each network; they must not change afterwards.
+    Without a ``seed`` it calibrates with all training images, in their order (see :func:`calibration_data`).
     """
 
     def __init__(
-        self, supernet: Supernet, data: ImageData, seed: int, device: torch.device, images: int = CALIBRATION_IMAGES
+        self,
+        supernet: Supernet,
+        data: ImageData,
+        seed: int | None,
+        device: torch.device,
+        images: int = CALIBRATION_IMAGES,
     ) -> None:
         self.supernet = supernet.to(device)
-        chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:images]
-        self.calibration_BCHW = data.normalise(data.train.images[chosen].to(device))
+        train = data.train if seed is None else calibration_data(data, seed, images).train
+        self.calibration_BCHW = data.normalise(train.images.to(device))
         self.images_BCHW = data.normalise(data.val.images.to(device))
         self.labels_B = data.val.labels.to(device)
         self._network = lru_cache(maxsize=KEPT_NETWORKS)(self._extract)
+
+    def __call__(self, genotype: Genotype) -> float:
+        """The accuracy of a point of the supernet's space."""
+        return self.accuracy(self.supernet.space.architecture_of(genotype))
 
     @torch.inference_mode()
     def accuracy(self, architecture: Architecture) -> float:

@@ -14,20 +14,23 @@ with warnings.catch_warnings():
     # It wonders about classes of torch that are younger than itself, and none of them concerns us.
     warnings.simplefilter("ignore")
     import nni
+    import nni_node
     from nni.mutable import ensure_frozen
     from nni.nas.evaluator import FunctionalEvaluator
-    from nni.nas.execution import Middleware
+    from nni.nas.execution import ExecutionEngine, Middleware
     from nni.nas.execution.event import FinalMetricEvent, ModelEventType, TrainingEndEvent
     from nni.nas.experiment import NasExperiment, NasExperimentConfig
     from nni.nas.nn.pytorch import ModelSpace
     from nni.nas.space import ModelStatus
     from nni.nas.strategy import Random, RegularizedEvolution
     from nni.nas.strategy.base import Strategy
+    from nni.runtime.tuner_command_channel import TunerCommandChannel
 
 nni.silence_stdout()
 logging.getLogger("nni").addHandler(logging.NullHandler())  # without any handler Python would print its warnings
 
 __all__ = [
+    "ExecutionEngine",
     "FinalMetricEvent",
     "FunctionalEvaluator",
     "Middleware",
@@ -40,6 +43,8 @@ __all__ = [
     "RegularizedEvolution",
     "Strategy",
     "TrainingEndEvent",
+    "TunerCommandChannel",
     "ensure_frozen",
     "nni",
+    "nni_node",
 ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,12 +15,13 @@ from sepnas.errors import SearchError
 from sepnas.nets.supernet import Supernet
 from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
-from sepnas.search.explorer import STRATEGIES, Explorer, StrategyName
+from sepnas.search.explorer import BATCH, STRATEGIES, Explorer, StrategyName
 from sepnas.search.folder import (
     CANDIDATES_FILE,
     FRONT_FILE,
     RUN_FILE,
     SUPERNET_FOLDER,
+    TRIALS_FOLDER,
     Front,
     SearchRun,
     note_supernet,
@@ -31,6 +33,7 @@ from sepnas.search.progress import ProgressDisplay, ProgressOption
 from sepnas.search.screen import Screen, check_feasible, reference_costs
 from sepnas.search.strategies import CountingProposer, make_proposer
 from sepnas.search.tally import Tally
+from sepnas.search.trials.settings import Trials, trials_engine
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.space import SearchSpace
 from sepnas.train.images import ImageData
@@ -69,9 +72,11 @@ def run_search(
     strategy: StrategyName = "predictive",
     supernet_epochs: int | None = None,
     recipe: Recipe | None = None,
+    batch: int = BATCH,
     resume: bool = False,
     progress: ProgressOption = True,
     device: str = "auto",
+    trials: Trials | None = None,
 ) -> SearchResult:
     """Search ``space`` for the best trade-offs on ``cluster`` and write everything to ``out_dir``.
 
@@ -79,15 +84,20 @@ def run_search(
     its epochs); the test split is never touched. ``strategy`` is one of ``STRATEGIES``. ``resume`` goes on after a
     kill and ends as an unbroken run would.
 
+    Candidates are judged in this process or, with ``trials``, in NNI's trials: to the same result, for the strategy
+    hears of ``batch`` candidates at a time whoever judges them.
+
     Raises :class:`SearchError` (nothing feasible, a folder that holds another search), ``TrainingError``,
     ``StorageError``. Ctrl-C leaves a run that can be resumed, and says so.
     """
     out_dir = Path(out_dir)
-    _check(space, data, candidates, seed)
+    _check(space, data, candidates, seed, batch)
     if strategy not in STRATEGIES:
         raise SearchError(f"unknown strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
     recipe = supernet_recipe(data, recipe, supernet_epochs)
     pick_device(device)
+    if trials is not None:
+        trials.facts()
     check_trainable(space.architecture_of(space.largest()), data, recipe, seed)
     wanted = SearchRun(
         space=space,
@@ -97,12 +107,13 @@ def run_search(
         recipe=recipe,
         seed=seed,
         strategy=strategy,
+        batch=batch,
         candidates=candidates,
     )
     check_feasible(space, cluster, seed)
     run = open_run(out_dir, wanted, resume)
     with ProgressDisplay(progress) as display, _resumable(out_dir, display):
-        search = _Search(run, data, out_dir, device, display)
+        search = _Search(run, data, out_dir, device, display, trials)
         search.train_supernet(progress is True)
         return search.explore()
 
@@ -126,7 +137,16 @@ def supernet_recipe(data: ImageData, recipe: Recipe | None, epochs: int | None) 
 class _Search:
     """One search between its folder and its display."""
 
-    def __init__(self, run: SearchRun, data: ImageData, folder: Path, device: str, display: ProgressDisplay) -> None:
+    def __init__(
+        self,
+        run: SearchRun,
+        data: ImageData,
+        folder: Path,
+        device: str,
+        display: ProgressDisplay,
+        trials: Trials | None,
+    ) -> None:
+        self.trials = trials
         self.run, self.data, self.folder, self.device, self.display = run, data, folder, device, display
         self.space = run.space
         self.seconds = dict(run.seconds)
@@ -164,14 +184,25 @@ class _Search:
                 f"{self.folder}: {len(archive)} candidates are judged already, so `candidates` must be at least that, "
                 f"got {self.run.candidates}; `sepnas pick` takes one of the front"
             )
-        judge = SupernetJudge(self.supernet, self.data, self.run.seed, pick_device(self.device))
         worst = reference_costs(self.space, self.run.cluster, self.run.seed)
         tally = Tally(self.run.candidates, worst, self.display, proposer)
-        explorer = Explorer(proposer, archive, self.space.objectives, self.run.candidates, tally.add)
+        explorer = Explorer(proposer, archive, self.space.objectives, self.run.candidates, tally.add, self.run.batch)
         strategy = make_strategy(self.run.strategy, self.run.seed, explorer, worst)
-        with tally.curves(self.folder, archive.candidates()):
-            explore(self.space, strategy, lambda genotype: judge.accuracy(self.space.architecture_of(genotype)))
+        judge = SupernetJudge(self.supernet, self.data, self.run.seed, pick_device(self.device))
+        with tally.curves(self.folder, archive.candidates()), self._engine() as engine:
+            explore(self.space, strategy, judge, engine)
         return self._finish(tally, proposer, screen)
+
+    def _engine(self) -> AbstractContextManager[Any]:
+        """What judges instead of this process, if anything."""
+        if self.trials is None:
+            return nullcontext()
+        from sepnas.search.trials.kit import write_kit
+
+        def fill(kit: Path) -> None:
+            write_kit(kit, self.supernet, self.data, self.run.seed, str(pick_device(self.device)))
+
+        return trials_engine(self.trials, self.folder / TRIALS_FOLDER, fill, self.display.say)
 
     def _finish(self, tally: Tally, proposer: CountingProposer, screen: Screen) -> SearchResult:
         if not tally.candidates:
@@ -193,9 +224,10 @@ class _Search:
         )
 
 
-def _check(space: SearchSpace, data: ImageData, candidates: int, seed: int) -> None:
-    if candidates < 1:
-        raise SearchError(f"`candidates` must be at least 1, got {candidates}")
+def _check(space: SearchSpace, data: ImageData, candidates: int, seed: int, batch: int) -> None:
+    for name, value in (("candidates", candidates), ("batch", batch)):
+        if value < 1:
+            raise SearchError(f"`{name}` must be at least 1, got {value}")
     if not 0 <= seed < 1 << 32:
         raise SearchError(f"`seed` must be within 0..{(1 << 32) - 1}, got {seed}")
     for name in ("image_size", "in_channels", "num_classes"):

@@ -1,0 +1,125 @@
+"""What NNI adds to the judging of a candidate in a local trial, for batches of several sizes."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sepnas.nets.supernet import Supernet
+from sepnas.report.recorder import Recorder
+from sepnas.search.archive import Archive
+from sepnas.search.experiment import explore
+from sepnas.search.explorer import BATCH, Explorer, Judged
+from sepnas.search.judge import SupernetJudge
+from sepnas.search.screen import Screen, Screened
+from sepnas.search.strategies import make_proposer
+from sepnas.search.strategy import MultiObjectiveStrategy
+from sepnas.search.trials.kit import write_kit
+from sepnas.search.trials.settings import Trials, trials_engine
+from sepnas.spec.cluster import uniform_cluster
+from sepnas.spec.space import SearchSpace
+from sepnas.train.data import load_dataset
+from sepnas.train.images import ImageData, Split
+
+HERE = Path(__file__).resolve().parent
+SPACES = HERE.parent.parent / "search_spaces"
+BATCHES = tuple(dict.fromkeys((BATCH, 24, 64)))
+TRIALS = 6
+CIFAR_VALIDATION = 5000
+JUDGED = 3
+
+
+class TimedExplorer(Explorer):
+    """Notes how long each batch was out, less its judging."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.overheads_s: list[float] = []
+
+    def propose(self) -> list[Screened] | None:
+        batch = super().propose()
+        self.judged_s, self.left_at = 0.0, time.perf_counter()
+        return batch
+
+    def take(self, judged: Judged) -> None:
+        super().take(judged)
+        self.judged_s += judged.duration_s
+
+    def close(self) -> None:
+        self.overheads_s.append(time.perf_counter() - self.left_at - self.judged_s)
+        super().close()
+
+
+def overheads_ms(space: SearchSpace, data: ImageData, batch: int) -> list[float]:
+    """Of each trial: one judges a batch. The first has the start of NNI's server in it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, network = Path(name), Supernet(space)
+        archive = Archive(folder / "candidates.jsonl", space)
+        proposer = make_proposer("evolution", Screen(space, uniform_cluster(space.num_devices)), 0)
+        count = batch * (1 + TRIALS)
+        explorer = TimedExplorer(proposer, archive, space.objectives, count, lambda candidate, fresh: None, batch)
+
+        def fill(kit: Path) -> None:
+            write_kit(kit, network, data, 0, "cpu")
+
+        with trials_engine(Trials(), folder / "trials", fill, lambda text: None) as engine:
+            explore(space, MultiObjectiveStrategy(explorer), lambda genotype: 0.0, engine)
+        return [1e3 * value for value in explorer.overheads_s]
+
+
+def judging_ms(space: SearchSpace, data: ImageData) -> list[float]:
+    """Of one candidate, in this process; how well the supernet is trained does not matter."""
+    judge, draw, found = SupernetJudge(Supernet(space), data, 0, torch.device("cpu")), torch.Generator(), []
+    for _ in range(JUDGED):
+        genotype = space.sample(lambda n: int(torch.randint(n, (), generator=draw)))
+        start = time.perf_counter()
+        judge(genotype)
+        found.append(1e3 * (time.perf_counter() - start))
+    return found
+
+
+def noise(space: SearchSpace, images: int) -> ImageData:
+    """Images of the space's size; judging takes as long on them as on real ones."""
+    size, channels = space.network.image_size, space.network.in_channels
+    pixels = torch.randint(0, 256, (images, channels, size, size), dtype=torch.uint8)
+    split = Split(pixels, torch.zeros(images, dtype=torch.int64))
+    classes = tuple(map(str, range(space.network.num_classes)))
+    return ImageData("noise", classes, split, split, split, (0.5,) * channels, (0.5,) * channels)
+
+
+def measure_trials(record: Recorder) -> None:
+    torch.set_num_threads(1)
+    demo, cifar = (SearchSpace.load(SPACES / f"{name}.yaml") for name in ("demo", "cifar-small"))
+    digits = load_dataset("digits")
+
+    def note(name: str, values_ms: list[float]) -> None:
+        record.measure(name, statistics.median(values_ms), "ms", min(values_ms), max(values_ms), len(values_ms))
+
+    rows: list[dict[str, Any]] = []
+    for batch in BATCHES:
+        first_ms, *trials_ms = overheads_ms(demo, digits, batch)
+        trial_ms = statistics.median(trials_ms)
+        if batch == BATCH:
+            note("nni_overhead_local_trial_ms", [value / batch for value in trials_ms])
+            note("nni_overhead_a_trial_ms", trials_ms)
+        row = {"a_trial_ms": round(trial_ms), "a_candidate_ms": round(trial_ms / batch, 1)}
+        rows.append({"batch": batch, **row, "start_ms": round(first_ms - trial_ms)})
+    record.table("trials_by_batch", rows)
+    note("judging_digits_ms", judging_ms(demo, digits))
+    note("judging_cifar_small_ms", judging_ms(cifar, noise(cifar, CIFAR_VALIDATION)))
+
+
+def main() -> None:
+    with Recorder(HERE / "trials.json", seeds=(0,), root=HERE) as record:
+        measure_trials(record)
+    for measure in record.measures.values():
+        print(f"{measure.name}: {measure.value:.1f} {measure.unit} ({measure.low:.1f} to {measure.high:.1f})")
+
+
+if __name__ == "__main__":
+    main()

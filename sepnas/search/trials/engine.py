@@ -1,0 +1,109 @@
+"""An execution engine of NNI's for NNI's own trials: a batch of candidates a trial, submitted again when it is lost."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sepnas.errors import SearchError
+from sepnas.search.nni_import import ExecutionEngine, FinalMetricEvent, ModelStatus, TrainingEndEvent
+from sepnas.search.trials.manager import Answer, Ended, NniManager, Over
+from sepnas.spec.space import Choice
+
+TRIES = 3
+LOOK_INTERVAL_S = 5.0
+
+Identity = frozenset[tuple[str, Choice]]
+
+
+class TrialsEngine(ExecutionEngine):  # type: ignore[misc]  # NNI has no types
+    """Judges the models of a batch side by side, and returns when each has its answer.
+
+    An answer is for the genotype that it repeats, and is passed on as soon as it comes. What has none when all trials
+    ended, or when nothing came for ``patience_s``, is submitted again; after three rounds without any answer
+    :class:`SearchError` says why.
+    """
+
+    def __init__(
+        self, start: Callable[[], NniManager], workers: int, patience_s: float, say: Callable[[str], None]
+    ) -> None:
+        super().__init__()
+        self.start, self.workers, self.patience_s, self.say = start, workers, patience_s, say
+        self.manager: NniManager | None = None
+
+    def submit_models(self, *models: Any) -> None:
+        waiting: dict[Identity, Any] = {frozenset(model.sample.items()): model for model in models}
+        vain = 0
+        while waiting:
+            before = len(waiting)
+            problem = self._round(waiting)
+            vain = vain + 1 if len(waiting) == before else 0
+            if vain == TRIES:
+                raise SearchError(
+                    f"{len(waiting)} candidates could not be judged in {TRIES} tries; those that were are kept: go on "
+                    f"with --resume (resume=True) when this is mended: {problem}"
+                )
+
+    def wait_models(self, *models: Any) -> None:
+        """Submitting has waited."""
+
+    def idle_worker_available(self) -> bool:
+        return True
+
+    def budget_available(self) -> bool:
+        return True
+
+    def shutdown(self) -> None:
+        if self.manager is not None:
+            self.manager.stop()
+            self.manager = None
+
+    def _round(self, waiting: dict[Identity, Any]) -> str:
+        """Submit what is waiting and take answers until there is no more to come; what went wrong, if anything."""
+        try:
+            self.manager = manager = self.manager or self.start()
+        except SearchError as error:
+            return str(error)
+        manager.complaint = ""
+        genotypes = [model.sample for model in waiting.values()]
+        parts = [part for index in range(self.workers) if (part := genotypes[index :: self.workers])]
+        running = {manager.submit({"genotypes": part}) for part in parts}
+        heard_at = time.monotonic()
+        while waiting and running:
+            self._tell(manager)
+            try:
+                event = manager.events.get(timeout=LOOK_INTERVAL_S)
+            except queue.Empty:
+                if time.monotonic() - heard_at > self.patience_s:
+                    return self._give_up(f"no trial answered for {self.patience_s:.0f} s")
+                if not manager.is_sound():
+                    return self._give_up("NNI's server failed")
+                continue
+            if isinstance(event, Answer):
+                heard_at = time.monotonic()
+                self._take(event, waiting)
+            elif isinstance(event, Ended):
+                running.discard(event.number)
+            elif isinstance(event, Over):
+                return self._give_up("NNI's server ended")
+        return manager.complaint or "the trials ended without an answer"
+
+    def _take(self, answer: Answer, waiting: dict[Identity, Any]) -> None:
+        model = waiting.pop(frozenset(answer.metric.get("genotype", {}).items()), None)
+        if model is not None:
+            self.dispatch_model_event(FinalMetricEvent(model, answer.metric))
+            self.dispatch_model_event(TrainingEndEvent(model, ModelStatus.Trained))
+
+    def _give_up(self, reason: str) -> str:
+        """Stop a manager that is of no more use."""
+        assert self.manager is not None
+        self._tell(self.manager)
+        found = [*self.manager.said, self.manager.complaint, self.manager.log()]
+        self.shutdown()
+        return "\n".join([reason, *filter(None, found)])
+
+    def _tell(self, manager: NniManager) -> None:
+        for text in manager.news():
+            self.say(text)

@@ -1,0 +1,49 @@
+"""One trial, ``python -m sepnas.search.trials.trial`` in a kit's folder: judges the genotypes that NNI hands it.
+
+Each answer is reported when it is known, so that a trial which dies loses no other, and repeats its genotype, because
+NNI may have handed this trial another one's parameters.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import nni
+
+from sepnas.search.trials import spare_loopback_of_proxies
+from sepnas.search.trials.kit import read_judge
+
+WATCH_INTERVAL_S = 1.0
+
+
+def main() -> None:
+    _end_with_parent()
+    spare_loopback_of_proxies()
+    judge = read_judge(Path())
+    best = 0.0
+    for genotype in nni.get_next_parameter()["genotypes"]:
+        started = time.perf_counter()
+        accuracy = judge(genotype)
+        seconds = time.perf_counter() - started
+        nni.report_intermediate_result({"default": accuracy, "genotype": genotype, "seconds": seconds})
+        best = max(best, accuracy)
+    nni.report_final_result(best)
+
+
+def _end_with_parent() -> None:
+    """Do not outlive NNI's process, which starts the trials of a machine."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_INTERVAL_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""``--engine remote`` against real SSH servers on loopback; see also `test_trials.py`."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from sepnas.errors import SearchError, SpecError
+from sepnas.search.progress import ProgressDisplay
+from sepnas.search.run import SearchResult
+from sepnas.search.trials.machines import Machine, Machines, parse_machine, read_machines
+from sepnas.search.trials.settings import Trials
+from tests import test_trials as local
+from tests.test_search import search
+from tests.test_trials import SETTINGS, Spy, listening, processes_of, same, wait_until
+
+finished, begun, one_thread = local.finished, local.begun, local._one_thread  # its fixtures
+SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin")
+needs_sshd = pytest.mark.skipif(SSHD is None, reason="no sshd: `make sshd`, or apt install openssh-server")
+
+CONFIGURATION = """
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/host
+AuthorizedKeysFile {folder}/user.pub
+PidFile none
+UsePAM no
+StrictModes no
+PasswordAuthentication no
+SetEnv HOME={folder}/home
+Subsystem sftp internal-sftp
+"""
+
+
+@dataclass
+class Server:
+    """An SSH server with a home folder of its own, and the machine that it stands for."""
+
+    folder: Path
+    process: subprocess.Popen[bytes]
+    machine: Machine
+
+    def processes(self) -> dict[int, str]:
+        """Everything that was started through it, by id."""
+        mark = f"HOME={self.folder}/home".encode()
+        found = {}
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                if mark in (place / "environ").read_bytes().split(b"\0"):
+                    found[int(place.name)] = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue  # it ended meanwhile
+        return {pid: line for pid, line in found.items() if line}
+
+    def sessions(self) -> list[int]:
+        listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True)
+        return [int(pid) for pid in listed.stdout.split()]
+
+    def cut(self) -> None:
+        """The machine is gone from the network."""
+        sessions = self.sessions()
+        self.process.kill()
+        self.process.wait()
+        for pid in sessions:
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[[str], Server]]:
+    """Starts SSH servers, with fresh keys; ends them, and what they started, afterwards."""
+    servers: list[Server] = []
+    Path("/run/sshd").mkdir(exist_ok=True)
+
+    def start(name: str) -> Server:
+        folder = tmp_path / name
+        (folder / "home").mkdir(parents=True)
+        for key in ("host", "user"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key)], check=True)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        (folder / "sshd_config").write_text(CONFIGURATION.format(port=port, folder=folder))
+        (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} " + (folder / "host.pub").read_text())
+        command = [str(SSHD), "-D", "-e", "-f", str(folder / "sshd_config")]
+        with (folder / "log").open("wb") as log:
+            process = subprocess.Popen(command, stderr=log)
+        wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, 10)
+        machine = Machine(
+            host="127.0.0.1",
+            user=getpass.getuser(),
+            port=port,
+            ssh_key=str(folder / "user"),
+            python=sys.executable,
+            known_hosts=str(folder / "known_hosts"),
+        )
+        servers.append(Server(folder, process, machine))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        if server.process.poll() is None:
+            server.cut()
+        for pid in server.processes():
+            os.kill(pid, signal.SIGKILL)
+
+
+@needs_sshd
+@pytest.mark.slow
+def test_remote_trials_give_the_result_of_this_process(
+    serve: Callable[[str], Server],
+    finished: SearchResult,
+    begun: Path,
+) -> None:
+    """Two machines, reached by SSH alone, judge to the last bit what this process judges; they need no data.
+
+    All that listens, here and there, listens on 127.0.0.1; afterwards no process and no file is left there.
+    """
+    servers = [serve("one"), serve("two")]
+
+    def look() -> list[set[str]]:
+        return [listening(set(found)) for found in (processes_of(os.getpid()), *(s.processes() for s in servers))]
+
+    spy = Spy(2, look)
+    machines = tuple(server.machine for server in servers)
+    search(begun, resume=True, trials=Trials(machines=machines), progress=spy, **SETTINGS)
+    assert same(begun, finished)
+    assert spy.found == [{"0100007F"}] * 3
+    for server in servers:
+        wait_until(lambda server=server: server.processes() == {})  # type: ignore[misc]
+        assert list((server.folder / "home").iterdir()) == []
+
+
+@needs_sshd
+@pytest.mark.slow
+def test_a_lost_machine_loses_no_finished_candidate(
+    serve: Callable[[str], Server],
+    finished: SearchResult,
+    begun: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A machine that cannot be reached is left out, one that is lost in the middle is replaced by the others."""
+    good, lost, absent = serve("good"), serve("lost"), serve("absent")
+    absent.cut()
+    said: list[str] = []
+    monkeypatch.setattr(ProgressDisplay, "say", lambda self, text: said.append(text))
+    trials = Trials(machines=(good.machine, lost.machine, absent.machine))
+    search(begun, resume=True, trials=trials, progress=Spy(1, lost.cut), **SETTINGS)
+    assert same(begun, finished)
+    told = "\n".join(said)
+    assert f"{absent.machine.address} cannot be used: connect ECONNREFUSED" in told
+    assert f"{lost.machine.address} is lost" in told
+    wait_until(lambda: lost.processes() == {})
+
+
+@needs_sshd
+@pytest.mark.slow
+def test_a_search_whose_only_machine_is_lost_can_be_resumed(
+    serve: Callable[[str], Server],
+    finished: SearchResult,
+    begun: Path,
+) -> None:
+    """When no machine is left the search ends, naming it; another engine goes on to the same result."""
+    server = serve("one")
+    with pytest.raises(SearchError, match=rf"(?s)could not be judged.*{server.machine.address} cannot be used"):
+        search(begun, resume=True, trials=Trials(machines=(server.machine,)), progress=Spy(2, server.cut), **SETTINGS)
+    kept = (begun / "candidates.jsonl").read_text().splitlines()
+    assert len(kept) >= 2
+    search(begun, resume=True, **SETTINGS)
+    assert (begun / "candidates.jsonl").read_text().splitlines()[: len(kept)] == kept
+    assert same(begun, finished)
+
+
+@needs_sshd
+@pytest.mark.slow
+def test_a_machine_that_shows_another_key_is_not_used(
+    serve: Callable[[str], Server],
+    begun: Path,
+) -> None:
+    """Whoever answers with another host key than the known one gets neither code nor data."""
+    real, false = serve("real"), serve("false")
+    text = (real.folder / "known_hosts").read_text().replace(str(real.machine.port), str(false.machine.port))
+    (false.folder / "known_hosts").write_text(text)
+    with pytest.raises(SearchError, match=r"cannot be used: .*[Hh]ost"):
+        search(begun, resume=True, trials=Trials(machines=(false.machine,)), **SETTINGS)
+    assert list((false.folder / "home").iterdir()) == []
+
+
+def test_an_unknown_machine_is_refused(tmp_path: Path) -> None:
+    """A machine whose host key is not known is refused with the command that makes it known."""
+    (tmp_path / "known_hosts").write_text("")
+    machine = Machine(host="pi", user="me", port=2222, known_hosts=str(tmp_path / "known_hosts"))
+    with pytest.raises(SearchError, match=r"no key of \[pi\]:2222.*`ssh -p 2222 me@pi`"):
+        Trials(machines=(machine,)).facts()
+
+
+def test_machines_are_named_or_listed_in_a_file(tmp_path: Path) -> None:
+    """USER@HOST[:PORT] takes key and Python from the options; a file has its own."""
+    listed = Machines(machines=(Machine(host="a", user="u", python="/opt/python3"), Machine(host="b", user="u")))
+    listed.save(tmp_path / "machines.yaml")
+    found = read_machines([str(tmp_path / "machines.yaml"), "v@c:2222"], "key", "/usr/bin/python3.12")
+    assert found[:2] == listed.machines
+    assert found[2] == Machine(host="c", user="v", port=2222, ssh_key="key", python="/usr/bin/python3.12")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("pi", "expected USER@HOST"), ("@pi", "expected USER@HOST"), ("me@pi:x", "expected"), ("me@pi:70000", "port")],
+)
+def test_a_machine_that_is_no_address_is_refused(text: str, said: str) -> None:
+    """What is neither an address nor a file is refused with the form that is wanted."""
+    with pytest.raises(SpecError, match=said):
+        parse_machine(text)
