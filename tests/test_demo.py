@@ -7,14 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from sepnas.cli.chain import CLUSTER_FILE, local_cluster
-from sepnas.cli.demo import MARKER, _prepare
+from sepnas.cli.chain import CLUSTER_FILE, Chain, local_cluster, run_chain
+from sepnas.cli.demo import MARKER, _prepare, print_outcome, record_outcome, report_content
 from sepnas.errors import SpecError
+from sepnas.report.page import write_report
+from sepnas.report.recorder import Recorder
 from sepnas.spec.cluster import uniform_cluster
+from sepnas.spec.space import SearchSpace
+from sepnas.train.data import load_dataset
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,6 +59,24 @@ def test_an_interrupted_chain_keeps_its_cluster(tmp_path: Path) -> None:
     cluster = uniform_cluster(3)
     cluster.save(tmp_path / CLUSTER_FILE)
     assert local_cluster(tmp_path, 3, resume=True) == cluster
+
+
+def test_the_chain_ends_with_answers_that_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From a space to three processes: they answer as the whole network does, and send what the plan says."""
+    data = load_dataset("digits")
+    data = replace(data, test=data.test.take(torch.arange(40)))
+    space = SearchSpace.load(ROOT / "search_spaces" / "demo.yaml")
+    chain = Chain(space, uniform_cluster(3), data, tmp_path, "digits", candidates=8, supernet_epochs=1, epochs=1)
+    outcome = run_chain(chain)
+    with Recorder(tmp_path / "result.json", root=ROOT) as record:
+        record_outcome(record, outcome, rate_per_s=1.0)
+    goals = {measure.name: measure.met for measure in record.measures.values() if measure.goal}
+    assert goals == dict.fromkeys(goals, True)
+    assert record.measures["payload_bytes_counted"].value == record.measures["payload_bytes_predicted"].value
+    page = write_report(tmp_path / "report.html", report_content(chain, outcome, "a short demo")).read_text()
+    assert "Equal on every link" in page
+    print_outcome(outcome, tmp_path / "report.html")
+    assert "NO" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -92,22 +92,15 @@ def resnext56_space() -> SearchSpace:
     return SearchSpace(name="resnext56", network=network, policy=policy)
 
 
-def main() -> None:
+def measure_overhead(record: Recorder) -> None:
     torch.set_num_threads(1)
     demo = SearchSpace.load(SPACES / "demo.yaml")
-    with Recorder(HERE / "result.json", seeds=SEEDS, root=HERE) as record:
-        nni_overhead_s(demo, 0)  # the first one imports NNI
-        for name, measured in (("nni_overhead_in_process_ms", nni_overhead_s), ("accuracy_evaluation_ms", accuracy_s)):
-            times_ms = [measured(demo, seed) * 1e3 for seed in SEEDS]
-            record.measure(name, statistics.median(times_ms), "ms", min(times_ms), max(times_ms), len(SEEDS))
-        spent_ms = [value * 1e3 for value in proposal_s(resnext56_space(), seed=0)]
-        mean_ms = statistics.fmean(spent_ms)
-        record.measure("proposal_ms", mean_ms, "ms", min(spent_ms), max(spent_ms), len(spent_ms), goal="<= 30")
-        rows = [{"candidates": (i + 1) * STEP, "proposal_ms": round(ms, 2)} for i, ms in enumerate(spent_ms)]
-        record.table("proposal_by_history", rows)
-    for measure in record.measures.values():
-        print(f"{measure.name}: {measure.value:.1f} {measure.unit} ({measure.low:.1f} to {measure.high:.1f})")
-
-
-if __name__ == "__main__":
-    main()
+    nni_overhead_s(demo, 0)  # the first one imports NNI
+    for name, measured in (("nni_overhead_in_process_ms", nni_overhead_s), ("accuracy_evaluation_ms", accuracy_s)):
+        times_ms = [measured(demo, seed) * 1e3 for seed in SEEDS]
+        record.measure(name, statistics.median(times_ms), "ms", min(times_ms), max(times_ms), len(SEEDS))
+    spent_ms = [value * 1e3 for value in proposal_s(resnext56_space(), seed=0)]
+    mean_ms = statistics.fmean(spent_ms)
+    record.measure("proposal_ms", mean_ms, "ms", min(spent_ms), max(spent_ms), len(spent_ms), goal="<= 30")
+    rows = [{"candidates": (i + 1) * STEP, "proposal_ms": round(ms, 2)} for i, ms in enumerate(spent_ms)]
+    record.table("proposal_by_history", rows)

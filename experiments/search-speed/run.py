@@ -13,6 +13,8 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from overhead import measure_overhead
+from trials import measure_trials
 
 from sepnas.cli.demo import simulation_rate
 from sepnas.cost.simulator import simulate
@@ -118,6 +120,8 @@ def main() -> None:
         record.measure("straightness_over_devices", straightness(by_devices, "devices"), goal=">= 0.98")
         record.measure("straightness_over_blocks", straightness(by_blocks, "blocks"), goal=">= 0.98")
         draw_growth(by_devices, by_blocks)
+        measure_overhead(record)
+        measure_trials(record)
         for measure in record.measures.values():
             print(f"{measure.name}: {measure.value:.4g} {measure.unit}")
 

@@ -114,14 +114,3 @@ def measure_trials(record: Recorder) -> None:
     record.table("trials_by_batch", rows)
     note("judging_digits_ms", judging_ms(demo, digits))
     note("judging_cifar_small_ms", judging_ms(cifar, noise(cifar, CIFAR_VALIDATION)))
-
-
-def main() -> None:
-    with Recorder(HERE / "trials.json", seeds=(0,), root=HERE) as record:
-        measure_trials(record)
-    for measure in record.measures.values():
-        print(f"{measure.name}: {measure.value:.1f} {measure.unit} ({measure.low:.1f} to {measure.high:.1f})")
-
-
-if __name__ == "__main__":
-    main()

@@ -17,6 +17,7 @@ from sepnas.cli.learn import export_run, train_architecture
 from sepnas.cli.profile import measure_local_cluster
 from sepnas.cli.workers import LocalWorkers
 from sepnas.cost.simulator import Simulation, simulate
+from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
 from sepnas.plan.lower import lower
 from sepnas.plan.steps import Plan
@@ -65,7 +66,9 @@ class Chain:
 def local_cluster(out: Path, num_devices: int, resume: bool) -> Cluster:
     """Processes of this machine as a cluster: measured now, or what an interrupted chain measured in ``out``."""
     path = out / CLUSTER_FILE
-    if resume and path.exists():
+    if path.exists():
+        if not resume:
+            raise SpecError(f"{out}: holds a run already; go on with --resume, or name another --out")
         return Cluster.load(path)
     cluster = measure_local_cluster(num_devices)
     cluster.save(path)

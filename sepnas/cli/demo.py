@@ -26,6 +26,7 @@ from sepnas.cli.chain import (
 )
 from sepnas.cli.common import console, number, seconds
 from sepnas.cli.pages import (
+    counted_bytes,
     link_bytes,
     machine_rows,
     measured_timeline,
@@ -34,7 +35,7 @@ from sepnas.cli.pages import (
 )
 from sepnas.cli.search_page import search_parts
 from sepnas.cost.simulator import simulate
-from sepnas.errors import SpecError
+from sepnas.errors import ExchangeError, SpecError
 from sepnas.plan.build import build_plan
 from sepnas.report.content import Accuracy, ClassAccuracy, ReportContent, SummaryRow
 from sepnas.report.provenance import command_line
@@ -73,11 +74,11 @@ def demo(
     from sepnas.train.data import load_dataset
 
     started = time.perf_counter()
+    wanted, data = SearchSpace.load(space), load_dataset("digits")
     _prepare(out, resume)
     with Recorder(out / RESULT, seeds=(seed,)) as record:
-        wanted = SearchSpace.load(space)
         cluster = local_cluster(out, wanted.num_devices, resume)
-        chain = Chain(wanted, cluster, load_dataset("digits"), out, "digits", candidates, seed, resume=resume)
+        chain = Chain(wanted, cluster, data, out, "digits", candidates, seed, resume=resume)
         outcome = run_chain(chain)
         rate_per_s = simulation_rate(chain.space, cluster, seed)
         write_report(out / REPORT, report_content(chain, outcome, "sepnas demo: handwritten digits on three devices"))
@@ -87,6 +88,9 @@ def demo(
     if result is not None:
         record.result().save(result)
     print_outcome(outcome, out / REPORT)
+    wrong = [row.name for row in _summary(outcome) if row.agree is False]
+    if wrong:
+        raise ExchangeError(f"the devices do not do what the plan says: {'; '.join(wrong)}")
 
 
 def _prepare(out: Path, resume: bool) -> None:
@@ -198,7 +202,7 @@ def report_content(chain: Chain, outcome: Outcome, title: str) -> ReportContent:
         summary=tuple(_summary(outcome)),
         **search_parts(chain.out / SEARCH, outcome.chosen.key),
         timelines=(predicted_timeline(outcome.simulation), measured_timeline(answers.trace.requests[-1])),
-        links=link_bytes(outcome.simulation, answers.counters),
+        links=link_bytes(outcome.simulation, counted_bytes(answers.counters)),
         accuracy=_accuracy(chain, answers),
         architecture=outcome.chosen.architecture,
         history=training_curves(chain.out / TRAINING),

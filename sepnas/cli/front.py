@@ -14,6 +14,7 @@ from rich.table import Table
 from sepnas.cli.common import console, number, print_json, seconds
 from sepnas.cli.quantities import energy_j, share, size_bytes, time_s
 from sepnas.errors import SearchError
+from sepnas.report.units import format_count
 
 if TYPE_CHECKING:
     from sepnas.search.candidate import Candidate
@@ -81,7 +82,10 @@ def front(
         return
     print_front(shown, found.knee)
     where = f" within {bounds}" if bounds else ""
-    console.print(f"{len(shown)} points{where}; {found.course()}; the knee is candidate {_line(found.knee)}")
+    console.print(
+        f"{format_count(len(shown), 'point')}{where}; {found.course()}; "
+        f"the knee of the whole front is candidate {_line(found.knee)}"
+    )
 
 
 def pick(
@@ -115,7 +119,7 @@ def pick(
         console.print(found.course())
     if candidate is not None and chosen not in found.front:
         console.print(f"candidate {candidate} is not on the front: another one is at least as good in everything")
-    console.print(f"written to {out}; next: sepnas train {out} --out RUN")
+    console.print(f"written to {out}; next: sepnas train {out} --data {found.run.data} --out RUN")
 
 
 def print_front(front: Sequence[Candidate], knee: Candidate) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -56,14 +57,27 @@ def _measured_spans(
             yield Span(rank, "recv", *end, peer=step.peer, nbytes=step.payload_bytes)
 
 
-def link_bytes(simulation: Simulation, counters: Counters) -> tuple[LinkBytes, ...]:
-    """For each link what the plan says and what the sockets counted, for one request."""
-    counted = {(link.source, link.destination): link.sent.payload_bytes for link in counters.device_links}
+def counted_bytes(counters: Counters) -> dict[tuple[int, int], int]:
+    """What the sockets counted between devices, for one request."""
+    requests = max(1, counters.requests)
+    return {(x.source, x.destination): x.sent.payload_bytes // requests for x in counters.device_links}
+
+
+def traced_bytes(request: RequestRecord) -> dict[tuple[int, int], int]:
+    """What the devices say that they sent each other for this request."""
+    found: Counter[tuple[int, int]] = Counter()
+    for device in request.devices:
+        for step in device.steps:
+            if step.step == "send" and step.peer not in (None, CLIENT):
+                found[device.rank, step.peer] += step.payload_bytes
+    return dict(found)
+
+
+def link_bytes(simulation: Simulation, counted: Mapping[tuple[int, int], int]) -> tuple[LinkBytes, ...]:
+    """For each link what the plan says and what was counted, for one request."""
     predicted = {(link.source, link.destination): link.payload_bytes for link in simulation.links}
-    return tuple(
-        LinkBytes(s, d, predicted.get((s, d), 0), counted.get((s, d), 0) // max(1, counters.requests))
-        for s, d in sorted({*predicted, *(pair for pair, count in counted.items() if count)})
-    )
+    pairs = sorted({*predicted, *(pair for pair, count in counted.items() if count)})
+    return tuple(LinkBytes(s, d, predicted.get((s, d), 0), counted.get((s, d), 0)) for s, d in pairs)
 
 
 def training_curves(run: Path) -> tuple[Curve, ...]:

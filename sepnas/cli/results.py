@@ -10,9 +10,11 @@ import typer
 from rich.console import Console
 
 from sepnas.cli.common import PATH, TEXT, console
-from sepnas.cost.simulator import simulate
+from sepnas.cli.inference_page import inference_parts
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
+from sepnas.report.provenance import command_line
+from sepnas.search.canonical import plan_key
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.cluster import Cluster, uniform_cluster
 
@@ -29,48 +31,39 @@ def report(
     title: Annotated[str, typer.Option(help="The page's title.", **TEXT)] = "sepnas report",
 ) -> None:
     """Write one self-contained HTML page of a search, a training run, a plan and a trace: whatever is given."""
-    from sepnas.cli.pages import (
-        machine_rows,
-        measured_timeline,
-        predicted_timeline,
-        training_curves,
-    )
+    from sepnas.cli.pages import machine_rows, training_curves
     from sepnas.cli.search_page import search_parts
     from sepnas.report.content import ReportContent
     from sepnas.report.page import write_report
-    from sepnas.runtime.trace import Trace
 
     if not any((search, training, architecture, trace)):
         raise SpecError("nothing to report: name at least one of --search, --training, --architecture, --trace")
     if architecture is None and training is not None:
         architecture = training / "architecture.json"
-    timelines, chosen, key = [], None, None
-    if architecture is not None:
-        chosen = Architecture.load(architecture)
-        plan = build_plan(chosen)
-        where = Cluster.load(cluster) if cluster else uniform_cluster(chosen.num_devices)
-        timelines.append(predicted_timeline(simulate(plan, where, timeline=True)))
-        key = _plan_key(plan) if search else None
-    if trace is not None:
-        timelines += [measured_timeline(request) for request in Trace.load(trace).requests[-1:]]
+    chosen = None if architecture is None else Architecture.load(architecture)
     content = ReportContent(
         title=title,
-        timelines=tuple(timelines),
         architecture=chosen,
         history=training_curves(training) if training else (),
         machine=machine_rows(),
+        commands=(command_line(),),
+        **inference_parts(chosen, _cluster(cluster, search, chosen), trace, training),
     )
     if search:
+        key = None if chosen is None else plan_key(build_plan(chosen))
         content = replace(content, **search_parts(search, key))
     console.print(f"written: {write_report(out, content).resolve().as_uri()}")
 
 
-def _plan_key(plan: object) -> str:
-    from sepnas.plan.steps import Plan
-    from sepnas.search.canonical import plan_key
+def _cluster(given: Path | None, search: Path | None, architecture: Architecture | None) -> Cluster:
+    """The given one, or the search's own, or equal boards."""
+    from sepnas.search.folder import RUN_FILE, SearchRun
 
-    assert isinstance(plan, Plan)
-    return plan_key(plan)
+    if given is not None:
+        return Cluster.load(given)
+    if search is not None:
+        return SearchRun.load(search / RUN_FILE).cluster
+    return uniform_cluster(1 if architecture is None else architecture.num_devices)
 
 
 def results(

@@ -27,7 +27,7 @@ def progress_section(content: ReportContent) -> Section | None:
     if not growth:
         return None
     early, last = content.early, growth[-1]
-    caption = "What each further candidate added; the first few give most and lie below the picture."
+    caption = "What each further candidate added; where the first few give most, they lie below the picture."
     pictures = [picture(partial(hypervolume_drawing, growth, early), caption)]
     if any(candidate.on_early_front for candidate in content.candidates):
         draw = partial(before_after_drawing, content.candidates, early)

@@ -1,4 +1,4 @@
-"""The one place through which torchvision and timm are imported.
+"""The one place through which torchvision is imported.
 
 PyPI's torchvision is linked against CUDA. Beside a CPU build of torch its operators do not load, and its import
 fails with ``operator torchvision::nms does not exist``. Declaring the schemas of the two operators that it names
@@ -29,12 +29,6 @@ def import_torchvision(submodule: str = "") -> Any:
     """``torchvision`` or a submodule of it, such as ``datasets`` or ``transforms.v2``."""
     _declare_missing_operators()
     return _import("torchvision", f"torchvision.{submodule}" if submodule else "torchvision")
-
-
-def import_timm() -> Any:
-    """``timm``, which imports torchvision."""
-    _declare_missing_operators()
-    return _import("timm", "timm")
 
 
 def _import(package: str, module: str) -> Any:

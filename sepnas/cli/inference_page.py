@@ -1,0 +1,88 @@
+"""From a plan, a trace and a training run to what the report page shows of one inference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypedDict
+
+from sepnas.cli.common import number, seconds
+from sepnas.cli.pages import link_bytes, measured_timeline, predicted_timeline, traced_bytes
+from sepnas.cost.simulator import Simulation, simulate
+from sepnas.errors import SpecError
+from sepnas.plan.build import build_plan
+from sepnas.report.content import LinkBytes, SummaryRow, Timeline
+from sepnas.runtime.trace import RequestRecord, Trace
+from sepnas.spec.architecture import Architecture
+from sepnas.spec.cluster import Cluster
+
+
+class InferenceParts(TypedDict):
+    """The parts of :class:`ReportContent` that one inference gives."""
+
+    summary: tuple[SummaryRow, ...]
+    timelines: tuple[Timeline, ...]
+    links: tuple[LinkBytes, ...]
+
+
+def inference_parts(
+    architecture: Architecture | None, cluster: Cluster, trace: Path | None, training: Path | None
+) -> InferenceParts:
+    """What is predicted for ``architecture`` on ``cluster`` beside the last request of ``trace``.
+
+    Raises :class:`SpecError` when the trace is of other devices than the architecture has.
+    """
+    rows: list[SummaryRow] = []
+    timelines: list[Timeline] = []
+    links: tuple[LinkBytes, ...] = ()
+    if training is not None:
+        rows.append(_accuracy_row(training))
+    request = None if trace is None else _last_request(trace)
+    batch = 1 if request is None else request.batch
+    simulation = None if architecture is None else simulate(build_plan(architecture), cluster, batch, timeline=True)
+    if simulation is not None:
+        if request is not None:
+            _check_same_devices(simulation, request, str(trace))
+            links = link_bytes(simulation, traced_bytes(request))
+        timelines.append(predicted_timeline(simulation))
+        rows += _cost_rows(simulation, request, cluster)
+    if request is not None:
+        timelines.append(measured_timeline(request))
+    return InferenceParts(summary=tuple(rows), timelines=tuple(timelines), links=links)
+
+
+def _last_request(trace: Path) -> RequestRecord:
+    requests = Trace.load(trace).requests
+    if not requests:
+        raise SpecError(f"{trace}: holds no request; write another with `sepnas bench --trace`")
+    return requests[-1]
+
+
+def _accuracy_row(training: Path) -> SummaryRow:
+    from sepnas.train.record import read_history
+
+    best = max(read_history(training), key=lambda record: record.val_accuracy)
+    return SummaryRow(f"validation accuracy, epoch {best.epoch}", "", f"{best.val_accuracy:.2%}")
+
+
+def _cost_rows(simulation: Simulation, request: RequestRecord | None, cluster: Cluster) -> list[SummaryRow]:
+    """Latency and bytes, predicted on a cluster and measured where a request was traced."""
+    latency = f"latency of one inference on cluster {cluster.name!r}: predicted, measured"
+    sent = "payload bytes between devices: predicted, counted by the devices"
+    predicted_s, nbytes = seconds(simulation.latency_s), simulation.payload_bytes
+    if request is None:
+        return [SummaryRow(latency, predicted_s), SummaryRow(sent, number(nbytes))]
+    counted = sum(traced_bytes(request).values())
+    return [
+        SummaryRow(latency, predicted_s, seconds(request.latency_s)),
+        SummaryRow(sent, number(nbytes), number(counted), counted == nbytes),
+    ]
+
+
+def _check_same_devices(simulation: Simulation, request: RequestRecord, trace: str) -> None:
+    traced = {device.rank for device in request.devices}
+    busy = {rank for rank, busy_s in enumerate(simulation.compute_s) if busy_s}
+    if traced != busy:
+        raise SpecError(
+            f"{trace}: was taken on the devices {sorted(traced)}, but the architecture computes on {sorted(busy)}; "
+            "name the architecture that was deployed with --architecture"
+        )
