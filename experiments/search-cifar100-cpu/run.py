@@ -29,7 +29,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", default="folder:data/cifar100", help="cifar100 (torchvision), or folder:PATH")
     parser.add_argument("--data-root", type=Path, default=None, help="where torchvision's files lie")
     parser.add_argument("--out", type=Path, default=Path("runs/search-cifar100-cpu"))
-    parser.add_argument("--candidates", type=int, default=150)
+    parser.add_argument("--candidates", type=int, default=80)
     parser.add_argument("--supernet-epochs", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=None)
