@@ -143,8 +143,10 @@ class Fleet:
                     lost = lost or event
         cause = _cause(reports)
         error = _ERRORS.get(cause.code, RemoteError)(cause.message)
-        if cause.code == "peer-lost" or lost is not None:
-            self._broken = self._broken or lost or error
+        if cause.code == "peer-lost":
+            self._broken = self._broken or error  # who reports a lost peer ends the session too, and is not the cause
+        elif lost is not None:
+            self._broken = self._broken or lost
         return error
 
     def ask(self, what: Literal["trace", "counters"], last: int, deadline: float) -> dict[int, dict[str, Any]]:
