@@ -33,10 +33,8 @@ from sepnas.train.images import ImageData, channel_statistics
 from sepnas.train.loop import Step, pick_device, train_network
 from sepnas.train.recipe import RECIPES, Recipe
 from sepnas.train.supernet import SandwichStep
-from sepnas.train.threads import use_threads_for
 
 HERE = Path(__file__).resolve().parent
-SPACES = HERE.parent.parent / "search_spaces"
 SAMPLES = 4000
 GOAL = ">= 0.7"
 
@@ -53,10 +51,10 @@ class Setting:
 
 SETTINGS = {
     "digits": Setting(
-        HERE / "digits.yaml", RECIPES["digits"].model_copy(update={"epochs": 15, "batch_size": 64}), (719, 719), 60
+        HERE / "digits.yaml", RECIPES["digits"].model_copy(update={"epochs": 30, "batch_size": 64}), (719, 719), 80
     ),
     "cifar100": Setting(
-        SPACES / "cifar-small-full.yaml", RECIPES["cifar-fast"].model_copy(update={"epochs": 8}), (10000, 5000), 30
+        HERE / "cifar100.yaml", RECIPES["cifar-fast"].model_copy(update={"epochs": 10}), (10000, 5000), 24
     ),
 }
 
@@ -131,7 +129,6 @@ class Ranking:
         self.setting, self.folder, self.device, self.deadline_s = setting, folder, device, deadline_s
         self.space = SearchSpace.load(setting.space)
         self.data = redrawn(data, *setting.images)
-        use_threads_for(self.space.architecture_of(self.space.largest()))
         self.cells = Cells(folder / "cells.jsonl")
         self.judge = lru_cache(maxsize=1)(self._judge)
 
@@ -217,12 +214,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--architectures", type=int, default=24)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=1, help="more only where the cores are idle")
     parser.add_argument("--stop-after-s", type=float, default=float("inf"))
     return parser.parse_args()
 
 
 def main() -> None:
     chosen = arguments()
+    torch.set_num_threads(chosen.threads)
     deadline_s = time.monotonic() + chosen.stop_after_s
     with Recorder(HERE / "result.json", seeds=chosen.seeds, root=HERE) as record:
         for name in chosen.sets:
