@@ -51,7 +51,7 @@ class Setting:
 
 SETTINGS = {
     "digits": Setting(
-        HERE / "digits.yaml", RECIPES["digits"].model_copy(update={"epochs": 30, "batch_size": 64}), (719, 719), 80
+        HERE / "digits.yaml", RECIPES["digits"].model_copy(update={"epochs": 20, "batch_size": 64}), (719, 719), 100
     ),
     "cifar100": Setting(
         HERE / "cifar100.yaml", RECIPES["cifar-fast"].model_copy(update={"epochs": 10}), (10000, 5000), 24
