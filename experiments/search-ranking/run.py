@@ -1,0 +1,236 @@
+"""Does the supernet rank architectures as training each of them by itself does?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from scipy.stats import kendalltau, spearmanr
+from torch import nn
+
+from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.supernet import Supernet
+from sepnas.plan.build import build_plan
+from sepnas.report.recorder import Recorder
+from sepnas.search.canonical import plan_key
+from sepnas.search.judge import SupernetJudge
+from sepnas.search.run import supernet_recipe
+from sepnas.spec.architecture import Architecture
+from sepnas.spec.space import SearchSpace
+from sepnas.train.data import load_dataset
+from sepnas.train.evaluate import accuracy
+from sepnas.train.images import ImageData, channel_statistics
+from sepnas.train.loop import Step, pick_device, train_network
+from sepnas.train.recipe import RECIPES, Recipe
+from sepnas.train.supernet import SandwichStep
+
+HERE = Path(__file__).resolve().parent
+SAMPLES = 4000
+GOAL = ">= 0.7"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is compared on one data set: ``recipe`` trains a network by itself, ``images`` are to train and validate."""
+
+    space: Path
+    recipe: Recipe
+    images: tuple[int, int]
+    supernet_epochs: int
+
+
+SETTINGS = {
+    "digits": Setting(
+        HERE / "digits.yaml", RECIPES["digits"].model_copy(update={"epochs": 20, "batch_size": 64}), (719, 719), 100
+    ),
+    "cifar100": Setting(
+        HERE / "cifar100.yaml", RECIPES["cifar-fast"].model_copy(update={"epochs": 10}), (10000, 5000), 24
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """An architecture of the comparison, its plan's key and bytes."""
+
+    key: str
+    payload_bytes: int
+    architecture: Architecture
+
+
+def spread_architectures(space: SearchSpace, count: int, seed: int = 0) -> list[Chosen]:
+    """Distinct architectures at even steps of the logarithm of their bytes, from the 1st percentile to the largest."""
+    draw = random.Random(seed).randrange
+    genotypes = [space.largest(), *(space.sample_spread(draw) for _ in range(SAMPLES))]
+    found: dict[str, Chosen] = {}
+    for genotype in genotypes:
+        architecture = space.architecture_of(genotype)
+        plan = build_plan(architecture)
+        if plan.payload_bytes():
+            found.setdefault(plan_key(plan), Chosen(plan_key(plan), plan.payload_bytes(), architecture))
+    left = list(found.values())
+    low, high = numpy.percentile([chosen.payload_bytes for chosen in left], (1, 100))
+    picked = []
+    for target in numpy.geomspace(low, high, count):
+        nearest = min(left, key=lambda chosen: abs(log(chosen.payload_bytes / target)))
+        left.remove(nearest)
+        picked.append(nearest)
+    return picked
+
+
+def redrawn(data: ImageData, train_images: int, val_images: int) -> ImageData:
+    """A part of the training and validation images, drawn anew from both; the test images are left where they are."""
+    images, labels = (
+        torch.cat([getattr(split, name) for split in (data.train, data.val)]) for name in ("images", "labels")
+    )
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[: train_images + val_images]
+    whole = replace(data.train, images=images[order], labels=labels[order])
+    train = whole.take(torch.arange(train_images))
+    mean, std = channel_statistics(train.images)
+    val = whole.take(torch.arange(train_images, len(order)))
+    return replace(data, train=train, val=val, mean=mean, std=std)
+
+
+class Cells:
+    """One line for each accuracy that was measured: what is there is not measured again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        self.found = {(line["key"], line["how"], line["seed"]): float(line["accuracy"]) for line in lines}
+
+    def get(self, key: str, how: str, seed: int, measure: Callable[[], float]) -> float:
+        """The accuracy that is kept, or ``measure()``."""
+        if (key, how, seed) not in self.found:
+            started = time.perf_counter()
+            accuracy = measure()
+            line = {"key": key, "how": how, "seed": seed, "accuracy": accuracy}
+            with self.path.open("a") as file:
+                file.write(json.dumps({**line, "duration_s": round(time.perf_counter() - started, 2)}) + "\n")
+            self.found[key, how, seed] = accuracy
+        return self.found[key, how, seed]
+
+
+class Ranking:
+    """The comparison on one data set, kept in ``folder``."""
+
+    def __init__(self, setting: Setting, data: ImageData, folder: Path, device: str, deadline_s: float) -> None:
+        self.setting, self.folder, self.device, self.deadline_s = setting, folder, device, deadline_s
+        self.space = SearchSpace.load(setting.space)
+        self.data = redrawn(data, *setting.images)
+        self.cells = Cells(folder / "cells.jsonl")
+        self.judge = lru_cache(maxsize=1)(self._judge)
+
+    def rows(self, count: int, seeds: Sequence[int]) -> list[dict[str, Any]]:
+        """For each architecture its bytes and, for each seed, its accuracy in a supernet and by itself."""
+        rows = []
+        chosen = spread_architectures(self.space, count)
+        found = {
+            (how, seed): [self.cells.get(one.key, how, seed, partial(measure, one, seed)) for one in chosen]
+            for seed in seeds
+            for how, measure in (("supernet", self.shared), ("alone", self.alone))
+        }
+        for index, one in enumerate(chosen):
+            policy = one.architecture.policy
+            rows.append(
+                {
+                    "payload_bytes": one.payload_bytes,
+                    "depth": one.architecture.depth,
+                    "bottleneck_channels": str([part.bottleneck_channels(0) for part in one.architecture.parts]),
+                    "transfers": sum(len(point.transfers) for point in policy.points),
+                    "readout": policy.readout.kind,
+                    **{f"{how}_{seed}": accuracies[index] for (how, seed), accuracies in found.items()},
+                }
+            )
+        return rows
+
+    def shared(self, chosen: Chosen, seed: int) -> float:
+        """Accuracy over the weights of the supernet of this seed, as a search would judge it."""
+        return self.judge(seed).accuracy(chosen.architecture)
+
+    def alone(self, chosen: Chosen, seed: int) -> float:
+        """Accuracy of the architecture trained by itself, after its last epoch."""
+        torch.manual_seed(seed)
+        network = SeparableResNeXt(chosen.architecture)
+        self._train(network, self.setting.recipe, self.folder / f"{chosen.key}-{seed}", seed)
+        return accuracy(network, self.data.val, self.data)
+
+    def _judge(self, seed: int) -> SupernetJudge:
+        torch.manual_seed(seed)
+        supernet = Supernet(self.space)
+        recipe = supernet_recipe(self.data, None, self.setting.supernet_epochs)
+        self._train(supernet, recipe, self.folder / f"supernet-{seed}", seed, SandwichStep(self.space))
+        return SupernetJudge(supernet, self.data, seed, pick_device(self.device))
+
+    def _train(self, network: nn.Module, recipe: Recipe, folder: Path, seed: int, step: Step | None = None) -> None:
+        """Train to the end, or leave the program when the time is up: the same command goes on."""
+        left_s = self.deadline_s - time.monotonic()
+        if left_s > 0:
+            result = train_network(
+                network, self.data, recipe, folder, seed=seed, resume=True, device=self.device, progress=False,
+                stop_after_s=left_s, step=step,
+            )  # fmt: skip
+        if left_s <= 0 or not result.finished:
+            raise SystemExit(f"time is up: {len(self.cells.found)} accuracies are kept in {self.folder}; run it again")
+        print(f"{folder}: trained, {len(self.cells.found)} accuracies measured before it", flush=True)
+
+
+def record_ranking(record: Recorder, name: str, rows: list[dict[str, Any]], seeds: Sequence[int]) -> None:
+    """Each seed's supernet against the mean of all networks trained by themselves; low and high over supernets."""
+    columns = {how: [[row[f"{how}_{seed}"] for row in rows] for seed in seeds] for how in ("supernet", "alone")}
+    truth = numpy.mean(columns["alone"], axis=0)
+    for measure, correlation in (("kendall_tau", kendalltau), ("spearman", spearmanr)):
+        found = [float(correlation(accuracies, truth).statistic) for accuracies in columns["supernet"]]
+        goal = GOAL if measure == "kendall_tau" else None
+        record.measure(
+            f"{measure}_{name}", float(numpy.mean(found)), "", min(found), max(found), len(rows), goal
+        )  # fmt: skip
+        # The ceiling: how well does training each network by itself repeat the ranking?
+        others = [numpy.mean(numpy.delete(columns["alone"], place, axis=0), axis=0) for place in range(len(seeds))]
+        again = [float(correlation(one, rest).statistic) for one, rest in zip(columns["alone"], others, strict=True)]
+        record.measure(
+            f"{measure}_{name}_of_another_seed", float(numpy.mean(again)), "", min(again), max(again), len(rows)
+        )
+    record.table(name, rows)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sets", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--data", default="folder:data/cifar100", help="CIFAR-100: cifar100 (torchvision), folder:PATH")
+    parser.add_argument("--data-root", type=Path, default=None, help="where torchvision's files lie")
+    parser.add_argument("--out", type=Path, default=Path("runs/search-ranking"))
+    parser.add_argument("--architectures", type=int, default=24)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=1, help="more only where the cores are idle")
+    parser.add_argument("--stop-after-s", type=float, default=float("inf"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    chosen = arguments()
+    torch.set_num_threads(chosen.threads)
+    deadline_s = time.monotonic() + chosen.stop_after_s
+    with Recorder(HERE / "result.json", seeds=chosen.seeds, root=HERE) as record:
+        for name in chosen.sets:
+            data = load_dataset("digits" if name == "digits" else chosen.data, root=chosen.data_root)
+            ranking = Ranking(SETTINGS[name], data, chosen.out / name, chosen.device, deadline_s)
+            record_ranking(record, name, ranking.rows(chosen.architectures, chosen.seeds), chosen.seeds)
+        for measure in record.measures.values():
+            print(f"{measure.name}: {measure.value:.3f} ({measure.low:.3f} to {measure.high:.3f})")
+
+
+if __name__ == "__main__":
+    main()
