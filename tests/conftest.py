@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import pytest
 import torch
+
+if TYPE_CHECKING:
+    from sepnas.search.run import SearchResult
 
 # the networks of the tests are tiny: more threads would only wait for each other
 torch.set_num_threads(1)
 # a shell lets its background jobs ignore Ctrl-C, and so would the processes that tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Whatever a test or the command line that it called has set."""
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def begun(finished: SearchResult, tmp_path: Path) -> Path:
+    """A copy of the module's ``finished`` search with its supernet trained and no candidate judged."""
+    folder = tmp_path / "run"
+    subprocess.run(["cp", "-r", str(finished.run_dir), str(folder)], check=True)
+    (folder / "candidates.jsonl").unlink()
+    (folder / "front.json").unlink()
+    return folder

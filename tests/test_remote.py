@@ -22,9 +22,9 @@ from sepnas.search.trials.machines import Machine, Machines, parse_machine, read
 from sepnas.search.trials.settings import Trials
 from tests import test_trials as local
 from tests.test_search import search
-from tests.test_trials import SETTINGS, Spy, listening, processes_of, same, wait_until
+from tests.test_trials import SETTINGS, Spy, listening, processes_of, processes_with, same, wait_until
 
-finished, begun, one_thread = local.finished, local.begun, local._one_thread  # its fixtures
+finished = local.finished  # its fixture
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin")
 needs_sshd = pytest.mark.skipif(SSHD is None, reason="no sshd: `make sshd`, or apt install openssh-server")
 
@@ -52,15 +52,7 @@ class Server:
 
     def processes(self) -> dict[int, str]:
         """Everything that was started through it, by id."""
-        mark = f"HOME={self.folder}/home".encode()
-        found = {}
-        for place in Path("/proc").glob("[0-9]*"):
-            try:
-                if mark in (place / "environ").read_bytes().split(b"\0"):
-                    found[int(place.name)] = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue  # it ended meanwhile
-        return {pid: line for pid, line in found.items() if line}
+        return processes_with(f"HOME={self.folder}/home")
 
     def sessions(self) -> list[int]:
         listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(self.process.pid)], capture_output=True, text=True)

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,30 +85,10 @@ def constrained(**bounds: float) -> SearchSpace:
     return SearchSpace.from_data({**TINY, "constraints": bounds})
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny networks gain nothing from threads, and lose much where the cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
     """An unbroken search."""
-    torch.set_num_threads(1)
     return search(tmp_path_factory.mktemp("search") / "run")
-
-
-@pytest.fixture
-def begun(finished: SearchResult, tmp_path: Path) -> Path:
-    """A copy of the run with its supernet trained and no candidate judged."""
-    folder = tmp_path / "run"
-    subprocess.run(["cp", "-r", str(finished.run_dir), str(folder)], check=True)
-    (folder / "candidates.jsonl").unlink()
-    (folder / "front.json").unlink()
-    return folder
 
 
 def test_a_search_leaves_a_whole_run_folder(finished: SearchResult) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,15 +29,6 @@ GENOTYPES = genotypes(WIDE)
 WIDE_SUPERNET = Supernet(WIDE)
 IMAGES_BCHW = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS_B = torch.arange(24) % 10
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny networks gain nothing from threads, and lose much where the cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

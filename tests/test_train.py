@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +79,6 @@ def with_loss(at: int, act: Any) -> Any:
 def same_tensors(a: Path, b: Path) -> bool:
     first, second = load_file(a), load_file(b)
     return first.keys() == second.keys() and all(torch.equal(x, second[name]) for name, x in first.items())
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

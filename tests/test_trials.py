@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from sepnas.errors import SearchError, StorageError
 from sepnas.search import load_candidates
@@ -32,34 +31,20 @@ CANDIDATES = 12
 SETTINGS: dict[str, Any] = {"candidates": CANDIDATES, "batch": 6}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
     """A search of this process."""
-    torch.set_num_threads(1)
     return search(tmp_path_factory.mktemp("search") / "run", **SETTINGS)
-
-
-@pytest.fixture
-def begun(finished: SearchResult, tmp_path: Path) -> Path:
-    """A copy of the run with its supernet trained and no candidate judged."""
-    folder = tmp_path / "run"
-    subprocess.run(["cp", "-r", str(finished.run_dir), str(folder)], check=True)
-    (folder / "candidates.jsonl").unlink()
-    (folder / "front.json").unlink()
-    return folder
 
 
 def processes_of(parent: int) -> dict[int, str]:
     """What runs because process ``parent`` started a manager: node and trials, by id."""
-    mark = f"SEPNAS_LIFELINE={parent}".encode()
+    return processes_with(f"SEPNAS_LIFELINE={parent}")
+
+
+def processes_with(setting: str) -> dict[int, str]:
+    """The command lines of all processes that have this ``NAME=value`` in their environment, by id."""
+    mark = setting.encode()
     found = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:

@@ -6,13 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sepnas.plan.build import build_plan
 from sepnas.report.recorder import Recorder
 from sepnas.search.candidate import Candidate
-from sepnas.search.canonical import plan_key
+from sepnas.search.canonical import named_plan_key
 from sepnas.search.folder import load_candidates
 from sepnas.search.run import run_search
-from sepnas.spec.architecture import Architecture, named_policy
 from sepnas.spec.cluster import uniform_cluster
 from sepnas.spec.space import SearchSpace
 from sepnas.train.data import load_dataset
@@ -34,12 +32,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=None)
     return parser.parse_args()
-
-
-def key_of(network: Architecture, policy: str) -> str:
-    """The plan's key of a network under a named policy: every search begins with those."""
-    named = named_policy(policy, network.num_devices, network.depth)
-    return plan_key(build_plan(network.with_policy(named)))
 
 
 def row(candidate: Candidate, baseline: Candidate) -> dict[str, Any]:
@@ -65,7 +57,7 @@ def main() -> None:
             seed=chosen.seed, supernet_epochs=chosen.supernet_epochs, resume=True,
         )  # fmt: skip
         by_key = {candidate.key: candidate for candidate in load_candidates(chosen.out)}
-        named = {name: by_key[key_of(largest, name)] for name in ("all-to-all", "hand-made")}
+        named = {name: by_key[named_plan_key(largest, name)] for name in ("all-to-all", "hand-made")}
         baseline = named["all-to-all"]
         enough = [c for c in by_key.values() if c.objectives["accuracy"] >= baseline.objectives["accuracy"] - MARGIN]
         least = min(enough, key=lambda c: c.costs["payload_bytes"])

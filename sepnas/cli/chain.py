@@ -19,14 +19,13 @@ from sepnas.cli.workers import LocalWorkers
 from sepnas.cost.simulator import Simulation, simulate
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
-from sepnas.plan.lower import lower
 from sepnas.plan.steps import Plan
 from sepnas.report.units import format_count
 from sepnas.runtime.bench import BenchResult, bench
 from sepnas.runtime.counters import Counters
 from sepnas.runtime.session import Session
 from sepnas.runtime.trace import Trace
-from sepnas.spec.architecture import Architecture, named_policy
+from sepnas.spec.architecture import Architecture
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.space import SearchSpace
 
@@ -158,14 +157,13 @@ class _Clock:
 def _search(chain: Chain) -> tuple[SearchResult, Candidate, int]:
     from sepnas.search.choose import pick
     from sepnas.search.run import run_search
+    from sepnas.search.traits import all_to_all_bytes
 
     result = run_search(
         chain.space, chain.cluster, chain.data, chain.out / SEARCH, candidates=chain.candidates, seed=chain.seed,
         supernet_epochs=chain.supernet_epochs, resume=chain.resume,
     )  # fmt: skip
-    some = result.front[0].architecture
-    all_to_all = named_policy("all-to-all", some.num_devices, some.depth)
-    baseline_bytes = lower(some.with_policy(all_to_all)).payload_bytes()
+    baseline_bytes = all_to_all_bytes(result.front[0].architecture)
     chosen = pick(result.front, max_payload_bytes=chain.bytes_share * baseline_bytes)
     chosen.architecture.save(chain.out / ARCHITECTURE_FILE)
     sent = int(chosen.costs["payload_bytes"])

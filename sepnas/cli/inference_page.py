@@ -58,9 +58,9 @@ def _last_request(trace: Path) -> RequestRecord:
 
 
 def _accuracy_row(training: Path) -> SummaryRow:
-    from sepnas.train.record import read_history
+    from sepnas.train.record import best_of, read_history
 
-    best = max(read_history(training), key=lambda record: record.val_accuracy)
+    best = best_of(tuple(read_history(training)))
     return SummaryRow(f"validation accuracy, epoch {best.epoch}", "", f"{best.val_accuracy:.2%}")
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, TypedDict
 
-from sepnas.plan.build import build_plan
 from sepnas.plan.sent import sent_policy
 from sepnas.report.content import CandidatePoint, FrontGrowth
-from sepnas.spec.architecture import Architecture, named_policy
+from sepnas.spec.architecture import Architecture
 from sepnas.spec.patterns import NAMED_POLICIES
 from sepnas.spec.space import SearchSpace
 
@@ -78,10 +77,7 @@ def _as_sent(architecture: Architecture) -> Architecture:
 
 def _labels(space: SearchSpace) -> dict[str, str]:
     """The plan keys of the named policies on this space's network."""
-    from sepnas.search.canonical import plan_key
+    from sepnas.search.canonical import named_plan_key
 
     some = space.architecture_of(space.smallest())
-    return {
-        plan_key(build_plan(some.with_policy(named_policy(name, some.num_devices, some.depth)))): name
-        for name in NAMED_POLICIES
-    }
+    return {named_plan_key(some, name): name for name in NAMED_POLICIES}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from sepnas.plan.build import build_plan
 from sepnas.plan.steps import Compute, Merge, Plan, Recv, Send, Shape, Step
+from sepnas.spec.architecture import Architecture, named_policy
 
 
 def plan_key(plan: Plan) -> str:
@@ -19,6 +21,12 @@ def plan_key(plan: Plan) -> str:
         names: dict[str, int] = {}
         told.append([_describe(plan, rank, step, names, tags) for step in program])
     return hashlib.sha256(repr(told).encode()).hexdigest()[:32]
+
+
+def named_plan_key(network: Architecture, policy: str) -> str:
+    """The key of a network under a named policy."""
+    named = named_policy(policy, network.num_devices, network.depth)
+    return plan_key(build_plan(network.with_policy(named)))
 
 
 def _describe(plan: Plan, rank: int, step: Step, names: dict[str, int], tags: dict[int, int]) -> tuple[Any, ...]:

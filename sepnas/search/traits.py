@@ -66,8 +66,13 @@ def share_of_all_to_all(candidate: Candidate) -> float | None:
 
     None for a single device, which sends nothing in any case.
     """
-    baseline = _all_to_all_bytes(candidate.architecture.model_copy(update={"name": "", "policy": TransmissionPolicy()}))
+    baseline = all_to_all_bytes(candidate.architecture)
     return candidate.costs["payload_bytes"] / baseline if baseline else None
+
+
+def all_to_all_bytes(architecture: Architecture) -> int:
+    """The published baseline of a network: payload bytes of all-to-all, dead transfers included."""
+    return _all_to_all_bytes(architecture.model_copy(update={"name": "", "policy": TransmissionPolicy()}))
 
 
 @lru_cache(maxsize=256)
