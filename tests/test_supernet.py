@@ -149,19 +149,33 @@ def test_a_step_trains_the_ends_and_what_lies_between(supernet: Supernet) -> Non
 def test_the_students_do_not_teach_the_largest(supernet: Supernet) -> None:
     """Distillation flows one way: the target is a constant to the students' losses."""
     step = SandwichStep(SPACE, num_random=0)
-    whole = step(supernet, IMAGES_BCHW, LABELS_B, seeded(0))
-    weight = supernet.parts[1][0].reduce.conv.weight  # device 1 has no say in the smallest
+    (smallest,) = step.students(seeded(3))
+    assert smallest.policy.readout.kind == "device"
+    silent = (smallest.policy.readout.device + 1) % SPACE.num_devices  # has no say in the smallest
+    whole = step(supernet, IMAGES_BCHW, LABELS_B, seeded(3))
+    weight = supernet.parts[silent][0].reduce.conv.weight
     (gradient,) = torch.autograd.grad(whole, weight)
     own = nn.functional.cross_entropy(supernet(IMAGES_BCHW, step.largest), LABELS_B)
-    (expected,) = torch.autograd.grad(own, weight)
+    (expected,) = torch.autograd.grad(own / 2, weight)  # the loss is the mean of two
     torch.testing.assert_close(gradient, expected)
+
+
+def test_the_smallest_is_read_out_everywhere(supernet: Supernet) -> None:
+    """Over the steps every read-out of the space is taught with the smallest network and no message."""
+    step, generator = SandwichStep(SPACE, num_random=0), seeded(0)
+    found = [step.students(generator)[0] for _ in range(40)]
+    names = {
+        a.policy.readout.kind if a.policy.readout.kind == "mean" else f"device:{a.policy.readout.device}" for a in found
+    }
+    assert names == set(SPACE.policy.readouts)
+    assert not any(architecture.policy.points for architecture in found)
 
 
 def test_training_the_supernet_lowers_the_loss_of_each_architecture(supernet: Supernet) -> None:
     """A few steps on a handful of images make the largest, the smallest and unseen architectures better."""
-    optimizer = torch.optim.SGD(supernet.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(supernet.parameters(), lr=0.15, momentum=0.9)
     step, generator = SandwichStep(SPACE), seeded(1)
-    architectures = [step.largest, step.smallest, *some_architectures(3)]
+    architectures = [step.largest, SPACE.architecture_of(SPACE.smallest()), *some_architectures(3)]
     before = losses(supernet, architectures)
     for _ in range(40):
         optimizer.zero_grad()

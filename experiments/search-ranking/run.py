@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 import time
@@ -17,6 +18,7 @@ import numpy
 import torch
 from scipy.stats import kendalltau, spearmanr
 from torch import nn
+from torch.nn import functional
 
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.nets.supernet import Supernet
@@ -31,7 +33,7 @@ from sepnas.train.data import load_dataset
 from sepnas.train.evaluate import accuracy
 from sepnas.train.images import ImageData, channel_statistics
 from sepnas.train.loop import Step, pick_device, train_network
-from sepnas.train.recipe import RECIPES, Recipe
+from sepnas.train.recipe import RECIPES, Augmentation, Recipe
 from sepnas.train.supernet import SandwichStep
 
 HERE = Path(__file__).resolve().parent
@@ -41,20 +43,41 @@ GOAL = ">= 0.7"
 
 @dataclass(frozen=True)
 class Setting:
-    """What is compared on one data set: ``recipe`` trains a network by itself, ``images`` are to train and validate."""
+    """What is compared on one data set: ``recipe`` trains a network by itself, ``images`` are to train and validate.
+
+    Every network is trained for so long that its accuracy no longer tells how fast it learns.
+    """
 
     space: Path
     recipe: Recipe
-    images: tuple[int, int]
     supernet_epochs: int
+    images: tuple[int, int]
+
+    def supernet_recipe(self, data: ImageData) -> Recipe:
+        """A search's own, with the augmentation that the networks by themselves get."""
+        own = supernet_recipe(data, None, self.supernet_epochs)
+        return own.model_copy(update={"augmentation": self.recipe.augmentation})
+
+    def fingerprint(self) -> str:
+        """Names the folder: what was trained in another setting is not taken for this one's."""
+        facts = [self.space.read_text(), self.recipe.to_data(), self.images]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
 
 
 SETTINGS = {
     "digits": Setting(
-        HERE / "digits.yaml", RECIPES["digits"].model_copy(update={"epochs": 20, "batch_size": 64}), (719, 719), 100
+        HERE / "digits.yaml",
+        RECIPES["digits"].model_copy(update={"epochs": 80, "batch_size": 64}),
+        supernet_epochs=250,
+        images=(719, 719),
     ),
     "cifar100": Setting(
-        HERE / "cifar100.yaml", RECIPES["cifar-fast"].model_copy(update={"epochs": 10}), (10000, 5000), 24
+        HERE / "cifar100.yaml",
+        RECIPES["cifar-fast"].model_copy(
+            update={"epochs": 10, "augmentation": Augmentation(crop_padding=2, padding="reflect", flip=True)}
+        ),
+        supernet_epochs=30,
+        images=(10000, 5000),
     ),
 }
 
@@ -68,7 +91,7 @@ class Chosen:
     architecture: Architecture
 
 
-def spread_architectures(space: SearchSpace, count: int, seed: int = 0) -> list[Chosen]:
+def spread_architectures(space: SearchSpace, count: int, seed: int) -> list[Chosen]:
     """Distinct architectures at even steps of the logarithm of their bytes, from the 1st percentile to the largest."""
     draw = random.Random(seed).randrange
     genotypes = [space.largest(), *(space.sample_spread(draw) for _ in range(SAMPLES))]
@@ -88,13 +111,17 @@ def spread_architectures(space: SearchSpace, count: int, seed: int = 0) -> list[
     return picked
 
 
-def redrawn(data: ImageData, train_images: int, val_images: int) -> ImageData:
-    """A part of the training and validation images, drawn anew from both; the test images are left where they are."""
+def redrawn(data: ImageData, train_images: int, val_images: int, side: int) -> ImageData:
+    """A part of the training and validation images, drawn anew from both and averaged down to ``side`` pixels.
+
+    The test images are left where they are.
+    """
     images, labels = (
         torch.cat([getattr(split, name) for split in (data.train, data.val)]) for name in ("images", "labels")
     )
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[: train_images + val_images]
-    whole = replace(data.train, images=images[order], labels=labels[order])
+    small = functional.adaptive_avg_pool2d(images[order].float(), side).round().byte()
+    whole = replace(data.train, images=small, labels=labels[order])
     train = whole.take(torch.arange(train_images))
     mean, std = channel_statistics(train.images)
     val = whole.take(torch.arange(train_images, len(order)))
@@ -128,18 +155,18 @@ class Ranking:
     def __init__(self, setting: Setting, data: ImageData, folder: Path, device: str, deadline_s: float) -> None:
         self.setting, self.folder, self.device, self.deadline_s = setting, folder, device, deadline_s
         self.space = SearchSpace.load(setting.space)
-        self.data = redrawn(data, *setting.images)
+        self.data = redrawn(data, *setting.images, self.space.network.image_size)
+        self.supernet_name = f"supernet-{setting.supernet_epochs}-epochs"
         self.cells = Cells(folder / "cells.jsonl")
         self.judge = lru_cache(maxsize=1)(self._judge)
 
-    def rows(self, count: int, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    def rows(self, chosen: Sequence[Chosen], seeds: Sequence[int]) -> list[dict[str, Any]]:
         """For each architecture its bytes and, for each seed, its accuracy in a supernet and by itself."""
         rows = []
-        chosen = spread_architectures(self.space, count)
         found = {
-            (how, seed): [self.cells.get(one.key, how, seed, partial(measure, one, seed)) for one in chosen]
+            (how, seed): [self.cells.get(one.key, kept, seed, partial(measure, one, seed)) for one in chosen]
             for seed in seeds
-            for how, measure in (("supernet", self.shared), ("alone", self.alone))
+            for how, kept, measure in (("supernet", self.supernet_name, self.shared), ("alone", "alone", self.alone))
         }
         for index, one in enumerate(chosen):
             policy = one.architecture.policy
@@ -169,8 +196,13 @@ class Ranking:
     def _judge(self, seed: int) -> SupernetJudge:
         torch.manual_seed(seed)
         supernet = Supernet(self.space)
-        recipe = supernet_recipe(self.data, None, self.setting.supernet_epochs)
-        self._train(supernet, recipe, self.folder / f"supernet-{seed}", seed, SandwichStep(self.space))
+        self._train(
+            supernet,
+            self.setting.supernet_recipe(self.data),
+            self.folder / f"{self.supernet_name}-{seed}",
+            seed,
+            SandwichStep(self.space),
+        )
         return SupernetJudge(supernet, self.data, seed, pick_device(self.device))
 
     def _train(self, network: nn.Module, recipe: Recipe, folder: Path, seed: int, step: Step | None = None) -> None:
@@ -212,6 +244,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data-root", type=Path, default=None, help="where torchvision's files lie")
     parser.add_argument("--out", type=Path, default=Path("runs/search-ranking"))
     parser.add_argument("--architectures", type=int, default=24)
+    parser.add_argument("--draw", type=int, default=1, help="seed of the architectures; settings were chosen with 0")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1, help="more only where the cores are idle")
@@ -226,8 +259,11 @@ def main() -> None:
     with Recorder(HERE / "result.json", seeds=chosen.seeds, root=HERE) as record:
         for name in chosen.sets:
             data = load_dataset("digits" if name == "digits" else chosen.data, root=chosen.data_root)
-            ranking = Ranking(SETTINGS[name], data, chosen.out / name, chosen.device, deadline_s)
-            record_ranking(record, name, ranking.rows(chosen.architectures, chosen.seeds), chosen.seeds)
+            setting = SETTINGS[name]
+            folder = chosen.out / f"{name}-{setting.fingerprint()}"
+            ranking = Ranking(setting, data, folder, chosen.device, deadline_s)
+            architectures = spread_architectures(ranking.space, chosen.architectures, chosen.draw)
+            record_ranking(record, name, ranking.rows(architectures, chosen.seeds), chosen.seeds)
         for measure in record.measures.values():
             print(f"{measure.name}: {measure.value:.3f} ({measure.low:.3f} to {measure.high:.3f})")
 

@@ -1,12 +1,13 @@
 """How the supernet is trained: the sandwich rule with distillation in place.
 
 Each step trains the largest architecture on the labels, and the smallest and a few random ones on what the largest
-answers (arXiv 1903.05134): the ends of the space carry all that lies between.
+answers (arXiv 1903.05134): the ends of the space carry all that lies between. The smallest draws its read-out, for
+every device that may answer needs a head that was trained to answer alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,30 +20,36 @@ from sepnas.spec.space import SearchSpace
 class SandwichStep:
     """One training step over a space, as ``train_network`` calls it.
 
-    ``step(network, images_BCHW, labels_B, generator)`` returns the summed loss of ``num_random + 2`` architectures.
-    Random ones are drawn from ``generator`` alone, so a resumed training draws the same.
+    ``step(network, images_BCHW, labels_B, generator)`` returns the mean loss of ``num_random + 2`` architectures, so
+    that a learning rate means the same as for one network. All is drawn from ``generator`` alone, so a resumed
+    training draws the same.
     """
 
-    def __init__(self, space: SearchSpace, num_random: int = 1) -> None:
+    def __init__(self, space: SearchSpace, num_random: int = 2) -> None:
         self.space, self.num_random = space, num_random
         self.largest = space.architecture_of(space.largest())
-        self.smallest = space.architecture_of(space.smallest())
 
     def __call__(self, network: nn.Module, images_BCHW: Tensor, labels_B: Tensor, generator: torch.Generator) -> Tensor:
         teacher_BK = network(images_BCHW, self.largest)
-        loss = functional.cross_entropy(teacher_BK, labels_B)
+        losses = [functional.cross_entropy(teacher_BK, labels_B)]
         target_BK = teacher_BK.detach().softmax(dim=1)
         for student in self.students(generator):
             # The gradient is that of the KL divergence: the target's own entropy is a constant.
-            loss = loss + functional.cross_entropy(network(images_BCHW, student), target_BK)
-        return loss
+            losses.append(functional.cross_entropy(network(images_BCHW, student), target_BK))
+        return torch.stack(losses).mean()
 
     def students(self, generator: torch.Generator) -> Sequence[Architecture]:
-        """The smallest architecture and ``num_random`` of the space."""
-        drawn = [random_architecture(self.space, generator) for _ in range(self.num_random)]
-        return [self.smallest, *drawn]
+        """The smallest architecture, read out somewhere, and ``num_random`` of the space."""
+        readouts = self.space.policy.readouts
+        readout = readouts[_draw(generator)(len(readouts))]
+        smallest = self.space.architecture_of(self.space.smallest() | {"readout": readout})
+        return [smallest, *(random_architecture(self.space, generator) for _ in range(self.num_random))]
 
 
 def random_architecture(space: SearchSpace, generator: torch.Generator) -> Architecture:
     """One of the space, spread over the range of bytes."""
-    return space.architecture_of(space.sample_spread(lambda count: int(torch.randint(count, (), generator=generator))))
+    return space.architecture_of(space.sample_spread(_draw(generator)))
+
+
+def _draw(generator: torch.Generator) -> Callable[[int], int]:
+    return lambda count: int(torch.randint(count, (), generator=generator))
