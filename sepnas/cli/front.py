@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
@@ -119,7 +120,14 @@ def pick(
         console.print(found.course())
     if candidate is not None and chosen not in found.front:
         console.print(f"candidate {candidate} is not on the front: another one is at least as good in everything")
-    console.print(f"written to {out}; next: sepnas train {out} --data {found.run.data} --out RUN")
+    print(f"written to {out}; next: {_train_command(run, out, found.run.data)}")
+
+
+def _train_command(run: Path, architecture: Path, data: str) -> str:
+    """How to train what was picked from a run, on the run's data; the training goes beside the run."""
+    recipe = () if data == "digits" else ("--recipe", "cifar-fast")
+    training = run.parent / ("training" if run.name != "training" else "trained")
+    return shlex.join(["sepnas", "train", str(architecture), "--data", data, *recipe, "--out", str(training)])
 
 
 def print_front(front: Sequence[Candidate], knee: Candidate) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
+from sepnas.cli.common import console, resumable
 from sepnas.cli.front import print_front
 from sepnas.cli.learn import Compute, DataName, DataRoot, Download, Resume, Seed, Threads
 from sepnas.errors import SearchError
+from sepnas.report.units import format_count
 from sepnas.search.explorer import BATCH
 from sepnas.search.explorer import StrategyName as Strategy
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.space import SearchSpace
 
 if TYPE_CHECKING:
+    from sepnas.search.run import SearchResult
     from sepnas.search.trials.settings import Trials
 
 Engine: TypeAlias = Literal["in-process", "local", "remote"]
@@ -58,6 +62,7 @@ def search(
     `--engine local` judges in NNI's trials, processes of this machine; `--engine remote` in trials on machines that
     SSH reaches, which need no data. A trial costs seconds: give each many candidates (`--batch`).
     """
+    from sepnas.search.folder import RUN_FILE
     from sepnas.search.pareto import knee
     from sepnas.search.run import run_search
     from sepnas.train.data import load_dataset
@@ -67,22 +72,45 @@ def search(
     chosen = SearchSpace.load(space)
     trials = _trials(engine, remote or [], ssh_key, remote_python, workers, web_host, web_port)
     use_threads_for(chosen.architecture_of(chosen.largest()), threads)
-    result = run_search(
-        chosen,
-        Cluster.load(cluster) if cluster else uniform_cluster(chosen.num_devices),
-        load_dataset(data, root=data_root, download=download),
-        out,
-        candidates=candidates,
-        seed=seed,
-        strategy=strategy,
-        supernet_epochs=epochs,
-        recipe=load_recipe(recipe) if recipe else None,
-        batch=batch,
-        resume=resume,
-        device=device,
-        trials=trials,
-    )
+    with resumable(out, RUN_FILE):
+        result = run_search(
+            chosen,
+            Cluster.load(cluster) if cluster else uniform_cluster(chosen.num_devices),
+            load_dataset(data, root=data_root, download=download),
+            out,
+            candidates=candidates,
+            seed=seed,
+            strategy=strategy,
+            supernet_epochs=epochs,
+            recipe=load_recipe(recipe) if recipe else None,
+            batch=batch,
+            resume=resume,
+            device=device,
+            trials=trials,
+        )
     print_front(result.front, knee(result.front))
+    console.print(_summary(result))
+    _say_next(out)
+
+
+def _summary(result: SearchResult) -> str:
+    judged = format_count(result.candidates, "candidate")
+    left_out = f"{result.rejected} rejected by a bound, {result.duplicates} duplicates"
+    points = format_count(len(result.front), "point")
+    return f"{points} on the front of {judged}; left out unjudged: {left_out}; hypervolume {result.hypervolume:.4f}"
+
+
+def _say_next(out: Path) -> None:
+    """The commands that go on from here."""
+    run = shlex.quote(str(out))
+    commands = {
+        f"sepnas pick {run}": "take the knee, or the best within bounds (--max-bytes 200KB)",
+        f"sepnas front {run}": "show this table again, filtered or sorted",
+        f"sepnas report --search {run}": "write a page with pictures",
+    }
+    width = max(map(len, commands))
+    for place, (command, what) in enumerate(commands.items()):
+        print(f"{'next:' if place == 0 else '     '} {command:{width}}  # {what}")
 
 
 def _trials(
