@@ -82,6 +82,15 @@ def test_schema_is_json_schema(name: str) -> None:
     assert "version" in found["properties"]
 
 
+def test_schema_of_a_result_file() -> None:
+    """A result file's schema has exactly the keys that are written, `schema` among them, and refuses others."""
+    found = _json("schema", "result")
+    assert next(iter(found["properties"])) == "schema"
+    assert {"schema", "command", "measures"} <= set(found["properties"])
+    assert {"schema", "command", "started", "duration_s", "machine"} == set(found["required"])
+    assert found["additionalProperties"] is False
+
+
 @pytest.mark.parametrize("verb", sorted(VERBS))
 def test_help_teaches(verb: str) -> None:
     """Every verb explains itself and each of its options."""

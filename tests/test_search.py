@@ -64,6 +64,9 @@ TINY: dict[str, Any] = {
 }
 SPACE = SearchSpace.from_data(TINY)
 CLUSTER = uniform_cluster(2)
+SILENT = CLUSTER.model_copy(update={"links": ()})
+TALKATIVE = SearchSpace.from_data({**TINY, "policy": {"patterns": ["star:0"], "readouts": ["device:0"]}})
+"""Every candidate sends something."""
 
 
 def tiny_data() -> ImageData:
@@ -358,6 +361,12 @@ def test_nothing_infeasible_is_paid_for(tmp_path: Path) -> None:
         (constrained(max_latency_s=1e-9), CLUSTER, "`constraints.max_latency_s` (=1e-09) excludes 505"),
         (constrained(max_memory_bytes=10), CLUSTER, "`constraints.max_memory_bytes` (=10) excludes 505"),
         (SPACE, uniform_cluster(2, memory_bytes=100), "memory of the cluster's devices excludes 505"),
+        (
+            TALKATIVE,
+            CLUSTER.model_copy(update={"links": ()}),
+            "the lack of links in the cluster (device0-device1) exclu",
+        ),
+        (TALKATIVE, CLUSTER.model_copy(update={"links": ()}), "; add the links to the cluster (`between: all`"),
         (SPACE, uniform_cluster(1), "needs 2 devices, but cluster 'uniform' has 1"),
     ],
 )
@@ -370,20 +379,21 @@ def test_a_space_without_a_feasible_candidate_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_search_goes_on_without_a_link(tmp_path: Path) -> None:
-    """A cluster that lacks a link is searched to the end; the hypervolume is measured from what can be priced."""
-    silent = CLUSTER.model_copy(update={"links": ()})
-    result = search(tmp_path / "run", cluster=silent, supernet_epochs=1, candidates=2)
+def test_a_search_goes_on_without_a_link(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A cluster that lacks a link is told of and searched to the end; hypervolumes are from what can be priced."""
+    result = search(tmp_path / "run", cluster=SILENT, supernet_epochs=1, candidates=2, progress=True)
+    assert "no link in cluster 'uniform': device0-device1; policies that send there are left out" in (
+        capsys.readouterr().err
+    )
     assert result.candidates >= 1
     assert all(candidate.costs["payload_bytes"] == 0 for candidate in result.front)
 
 
 def test_policies_without_a_link_are_infeasible() -> None:
     """On a cluster without links only policies that send nothing are left."""
-    silent = CLUSTER.model_copy(update={"links": ()})
-    check_feasible(SPACE, silent, 0)
+    check_feasible(SPACE, SILENT, 0)
     for strategy in ("predictive", "nsga2"):
-        found = make_proposer(strategy, Screen(SPACE, silent), seed=0).propose()
+        found = make_proposer(strategy, Screen(SPACE, SILENT), seed=0).propose()
         assert found is not None
         assert found.costs["payload_bytes"] == 0
         assert found.excess == {}

@@ -95,7 +95,7 @@ def search(
 
 def _summary(result: SearchResult) -> str:
     judged = format_count(result.candidates, "candidate")
-    left_out = f"{result.rejected} rejected by a bound, {result.duplicates} duplicates"
+    left_out = f"{result.rejected} beyond a bound or a link, {result.duplicates} duplicates"
     points = format_count(len(result.front), "point")
     return f"{points} on the front of {judged}; left out unjudged: {left_out}; hypervolume {result.hypervolume:.4f}"
 

@@ -114,6 +114,8 @@ def run_search(
     check_feasible(space, cluster, seed)
     run = open_run(out_dir, wanted, resume)
     with _resumable(out_dir), ProgressDisplay(progress) as display:
+        if unlinked := Screen(space, cluster).missing_links():
+            display.say(f"no link in cluster '{cluster.name}': {unlinked}; policies that send there are left out")
         search = _Search(run, data, out_dir, device, display, trials)
         search.train_supernet()
         return search.explore()
