@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sepnas.cli.common import PATH, TEXT, console
+from sepnas.cli.common import PATH, TEXT, console, print_json
 from sepnas.cli.inference_page import inference_parts
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
@@ -17,8 +17,6 @@ from sepnas.report.provenance import command_line
 from sepnas.search.canonical import plan_key
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.cluster import Cluster, uniform_cluster
-
-MOST_COLUMNS = 1000
 
 
 def report(
@@ -68,15 +66,22 @@ def _cluster(given: Path | None, search: Path | None, architecture: Architecture
 
 def results(
     root: Annotated[Path, typer.Argument(help="The repository.")] = Path(),
+    json_: Annotated[bool, typer.Option("--json", help="Print all that the result files hold, as JSON.")] = False,
 ) -> None:
-    """Print every measure of every experiment, and refuse a result that nobody can run again."""
+    """Print every measure of every experiment, and refuse a result that nobody can run again.
+
+    A terminal that is too narrow for all columns gets those that matter most; a pipe or a file gets all of them.
+    """
     from sepnas.cli.main import VERBS
-    from sepnas.report.results import collect_results, results_table
+    from sepnas.report.results import MOST_COLUMNS, collect_results, results_data, results_table
 
     experiments = collect_results(root, VERBS)
     if not any(experiment.result for experiment in experiments):
         missing = "holds no experiments/*/result.json" if root.is_dir() else "is no folder"
         raise SpecError(f"{root}: {missing}; name the folder of the repository")
-    table = results_table(experiments)
-    # as wide as it is, whatever the terminal: names in columns of one letter help nobody
-    Console(width=Console(width=MOST_COLUMNS).measure(table).maximum).print(table)
+    if json_:
+        print_json(results_data(experiments))
+    elif console.is_terminal:
+        console.print(results_table(experiments, console.width))
+    else:
+        Console(width=MOST_COLUMNS).print(results_table(experiments))
