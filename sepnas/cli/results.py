@@ -21,14 +21,22 @@ from sepnas.spec.cluster import Cluster, uniform_cluster
 
 def report(
     out: Annotated[Path, typer.Option(help="The page to write.", **PATH)] = Path("report.html"),
-    search: Annotated[Path | None, typer.Option(help="A folder that `sepnas search` wrote.", **PATH)] = None,
-    training: Annotated[Path | None, typer.Option(help="A folder that `sepnas train` wrote.", **PATH)] = None,
+    search: Annotated[Path | None, typer.Option(help="The folder of a search, finished or not.", **PATH)] = None,
+    training: Annotated[Path | None, typer.Option(help="The folder of a training, finished or not.", **PATH)] = None,
     architecture: Annotated[Path | None, typer.Option(help="The chosen architecture [the training's].", **PATH)] = None,
-    cluster: Annotated[Path | None, typer.Option(help="Predict the time line on this cluster.", **PATH)] = None,
+    cluster: Annotated[
+        Path | None, typer.Option(help="Where to predict the time line [the search's, or equal boards].", **PATH)
+    ] = None,
     trace: Annotated[Path | None, typer.Option(help="A trace that `sepnas bench --trace` wrote.", **PATH)] = None,
     title: Annotated[str, typer.Option(help="The page's title.", **TEXT)] = "sepnas report",
 ) -> None:
-    """Write one self-contained HTML page of a search, a training run, a plan and a trace: whatever is given."""
+    """Write one self-contained HTML page of a search, a training run, a plan and a trace: whatever is given.
+
+    Each needs one of `--search`, `--training`, `--architecture` and `--trace`, and shows more with more of them. The
+    candidate of the search that is the chosen architecture is marked.
+
+    Example: `sepnas report --search runs/search --training runs/training --out report.html`
+    """
     from sepnas.cli.pages import machine_rows, training_curves
     from sepnas.cli.search_page import search_parts
     from sepnas.report.content import ReportContent

@@ -41,17 +41,18 @@ def worker(
 
 def infer(
     deployment: Deployment,
-    images: Annotated[list[Path], typer.Argument(parser=path_of, help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(parser=path_of, help="Image files: PNG, JPEG and the like.")],
     devices: HostsFile = None,
     deadline: Deadline = 10.0,
     top: Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")] = 3,
-    resize: Annotated[Resize, typer.Option(help="What to do with images of another size than the network's.")] = "no",
+    resize: Annotated[Resize, typer.Option(help="An image of another size: refuse it, crop or stretch.")] = "no",
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     insecure: Insecure = False,
 ) -> None:
-    """Classify images through the devices.
+    """Classify images through the devices: a table with the likeliest classes of each image.
 
-    Images must have the size that the network reads. `--resize crop` scales the square in the middle of others to it;
+    The devices must run (`sepnas worker`); `--devices` says where, unless the deployment's own hosts.yaml does. Images
+    must have the size that the network reads. `--resize crop` scales the square in the middle of others to it;
     `--resize stretch` scales all of them, as `sepnas train --image-size` does with what it trains on.
 
     Example: `sepnas infer deployment --devices hosts.yaml --resize crop photo.jpg`

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
-from sepnas.cli.common import console, resumable
+from sepnas.cli.common import TEXT, console, resumable
 from sepnas.cli.front import print_front
 from sepnas.cli.learn import Compute, DataName, DataRoot, Download, Resume, Seed, Threads
 from sepnas.errors import SearchError
 from sepnas.report.units import format_count
-from sepnas.search.explorer import BATCH
+from sepnas.search.explorer import BATCH, STRATEGIES
 from sepnas.search.explorer import StrategyName as Strategy
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.space import SearchSpace
@@ -23,31 +23,67 @@ if TYPE_CHECKING:
     from sepnas.search.trials.settings import Trials
 
 Engine: TypeAlias = Literal["in-process", "local", "remote"]
+_TRIALS = "With --engine local or remote"
 
 
 def search(
     space: Annotated[Path, typer.Argument(help="A search space file, such as search_spaces/demo.yaml.")],
-    out: Annotated[Path, typer.Option(help="The run's folder.")],
-    cluster: Annotated[Path | None, typer.Option(help="A cluster file; equal boards on 100 Mbit without it.")] = None,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The run's folder; made, or gone on with by --resume.")],
+    cluster: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A cluster file, as `sepnas profile` writes [equal boards on 100 Mbit/s]."),
+    ] = None,
     data: DataName = "digits",
     data_root: DataRoot = None,
     download: Download = False,
-    candidates: Annotated[int, typer.Option(min=1, help="How many candidates to evaluate.")] = 200,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the supernet's training.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Recipe of the supernet's training.")] = None,
+    candidates: Annotated[int, typer.Option(min=1, metavar="N", help="How many candidates to judge.")] = 200,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Epochs of the supernet's training [12, or the recipe's].")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="digits, cifar-fast, paper or a recipe file, for the supernet [one of its own].", **TEXT),
+    ] = None,
     seed: Seed = 0,
-    strategy: Annotated[Strategy, typer.Option(help="How candidates are chosen.")] = "predictive",
-    batch: Annotated[int, typer.Option(min=1, help="Candidates proposed, and judged, at a time.")] = BATCH,
+    strategy: Annotated[Strategy, typer.Option(metavar="NAME", help=f"One of {', '.join(STRATEGIES)}.")] = "predictive",
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Candidates proposed, and judged, at a time.")] = BATCH,
     engine: Annotated[Engine, typer.Option(help="Where candidates are judged; the result is the same.")] = "in-process",
-    workers: Annotated[int, typer.Option(min=1, help="local, remote: how many side by side; see --threads.")] = 1,
-    remote: Annotated[list[str] | None, typer.Option(help="remote: USER@HOST[:PORT], or a file of machines.")] = None,
-    ssh_key: Annotated[str | None, typer.Option(help="remote: private key file [the SSH agent's].")] = None,
-    remote_python: Annotated[str | None, typer.Option(help="remote: a Python there that has NNI and torch.")] = None,
-    web_host: Annotated[str, typer.Option(help="Where NNI's page listens; it has no password.")] = "127.0.0.1",
-    web_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of NNI's page [any that is free].")] = 0,
     resume: Resume = False,
     device: Compute = "auto",
     threads: Threads = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            rich_help_panel=_TRIALS,
+            help="Trials side by side on each machine, each with --threads.",
+        ),
+    ] = 1,
+    remote: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MACHINE",
+            rich_help_panel=_TRIALS,
+            help="remote: USER@HOST[:PORT], again for each; or a file (`sepnas schema machines`).",
+        ),
+    ] = None,
+    ssh_key: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", rich_help_panel=_TRIALS, help="remote: a private key [the SSH agent's]."),
+    ] = None,
+    remote_python: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", rich_help_panel=_TRIALS, help="remote: a Python there with sepnas' search dependencies."
+        ),
+    ] = None,
+    web_host: Annotated[
+        str, typer.Option(metavar="HOST", rich_help_panel=_TRIALS, help="Where NNI's page listens; it has no password.")
+    ] = "127.0.0.1",
+    web_port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="PORT", rich_help_panel=_TRIALS, help="Of NNI's page; 0: any.")
+    ] = 0,
 ) -> None:
     """Search a space with NNI: validation accuracy, simulated latency and bytes at once.
 
@@ -61,6 +97,11 @@ def search(
 
     `--engine local` judges in NNI's trials, processes of this machine; `--engine remote` in trials on machines that
     SSH reaches, which need no data. A trial costs seconds: give each many candidates (`--batch`).
+
+    Example, in a minute or two: `sepnas search search_spaces/demo.yaml --candidates 60 --epochs 6 --out runs/search`
+
+    Example, with your devices: `sepnas search search_spaces/cifar-small.yaml --data cifar100 --download --cluster
+    cluster.yaml --out runs/cifar`
     """
     from sepnas.search.folder import RUN_FILE
     from sepnas.search.pareto import knee
