@@ -77,3 +77,35 @@ def test_ctrl_c_names_the_command_that_goes_on(
     goes_on = shlex.join(["sepnas", *(a for a in arguments if a != "--resume"), "--resume"])
     kept = f"interrupted; what was finished is kept in {run}; go on with: {goes_on}\n"
     assert capsys.readouterr().err == (kept if begun else "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("search", "", "--out", "run"),
+        ("search", "space.yaml", "--out", ""),
+        ("search", "space.yaml", "--out", "run", "--cluster", ""),
+        ("front", ""),
+        ("pick", ""),
+        ("pick", "run", "--out", ""),
+        ("simulate", "resnext11_2x4d", "--cluster", ""),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unset variable of the shell is refused before anything is read or written."""
+    monkeypatch.chdir(tmp_path)
+    result = cli(*arguments)
+    assert result.exit_code == 2
+    assert "is empty" in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_search_is_said(space: Path, tmp_path: Path) -> None:
+    """A folder without a search is named with the command that makes one, a file as the run's folder is refused."""
+    for command in (("front", tmp_path), ("pick", tmp_path), ("report", "--search", tmp_path)):
+        assert f"`sepnas search SPACE --out {tmp_path}` makes one" in str(cli(*command).exception)
+    assert str(cli("search", space, "--out", space, *OPTIONS).exception) == (
+        f"{space}: is a file; name a folder for the search"
+    )

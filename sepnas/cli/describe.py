@@ -12,7 +12,7 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from sepnas.cli.common import console, number, print_json, seconds
+from sepnas.cli.common import FILE, console, number, print_json, seconds
 from sepnas.cost.simulator import Simulation, peak_memory_bytes, simulate
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
@@ -171,7 +171,7 @@ def describe(
 
 def simulate_command(
     name: NameOrFile,
-    cluster: Annotated[Path | None, typer.Option(help="A cluster file; equal boards on 100 Mbit without it.")] = None,
+    cluster: Annotated[Path | None, typer.Option(help="A cluster file [equal boards on 100 Mbit/s].", **FILE)] = None,
     devices: Devices = None,
     policy: Policy = None,
     classes: Classes = None,

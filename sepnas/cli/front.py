@@ -12,7 +12,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from sepnas.cli.common import console, number, print_json, seconds
+from sepnas.cli.common import FILE, console, number, path_of, print_json, seconds
 from sepnas.cli.quantities import energy_j, share, size_bytes, time_s
 from sepnas.errors import SearchError
 from sepnas.report.units import format_count
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from sepnas.search.candidate import Candidate
     from sepnas.search.found import Found
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a search (its --out), finished or not.")]
+Run = Annotated[
+    Path, typer.Argument(metavar="RUN", parser=path_of, help="The folder of a search (its --out), finished or not.")
+]
 MaxBytes = Annotated[
     float | None,
     typer.Option(parser=size_bytes, metavar="SIZE", help="Most payload of one inference: 200KB, 64KiB, 50000 (bytes)."),
@@ -99,7 +101,7 @@ def front(
 
 def pick(
     run: Run,
-    out: Annotated[Path, typer.Option(help="The architecture file to write.")] = Path("architecture.json"),
+    out: Annotated[Path, typer.Option(help="The architecture file to write.", **FILE)] = Path("architecture.json"),
     candidate: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="Take this one, on the front or not [the best within bounds]."),

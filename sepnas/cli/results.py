@@ -63,12 +63,12 @@ def report(
 
 def _cluster(given: Path | None, search: Path | None, architecture: Architecture | None) -> Cluster:
     """The given one, or the search's own, or equal boards."""
-    from sepnas.search.folder import RUN_FILE, SearchRun
+    from sepnas.search.folder import load_run
 
     if given is not None:
         return Cluster.load(given)
     if search is not None:
-        return SearchRun.load(search / RUN_FILE).cluster
+        return load_run(search).cluster
     return uniform_cluster(1 if architecture is None else architecture.num_devices)
 
 

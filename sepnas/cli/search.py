@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
-from sepnas.cli.common import TEXT, console, resumable
+from sepnas.cli.common import FILE, FOLDER, TEXT, console, path_of, resumable
 from sepnas.cli.front import print_front
 from sepnas.cli.learn import Compute, DataName, DataRoot, Download, Resume, Seed, Threads
 from sepnas.errors import SearchError
@@ -27,11 +27,11 @@ _TRIALS = "With --engine local or remote"
 
 
 def search(
-    space: Annotated[Path, typer.Argument(help="A search space file, such as search_spaces/demo.yaml.")],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The run's folder; made, or gone on with by --resume.")],
+    space: Annotated[Path, typer.Argument(help="A search space, such as search_spaces/demo.yaml.", parser=path_of)],
+    out: Annotated[Path, typer.Option(help="The run's folder; made, or gone on with by --resume.", **FOLDER)],
     cluster: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="A cluster file, as `sepnas profile` writes [equal boards on 100 Mbit/s]."),
+        typer.Option(help="A cluster file, as `sepnas profile` writes [equal boards on 100 Mbit/s].", **FILE),
     ] = None,
     data: DataName = "digits",
     data_root: DataRoot = None,
