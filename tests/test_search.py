@@ -237,8 +237,10 @@ def test_a_search_that_is_killed_goes_on(
     assert told(search(begun, resume=True).front) == told(finished.front)
 
 
-def test_ctrl_c_while_the_supernet_trains_leaves_a_run(finished: SearchResult, tmp_path: Path) -> None:
-    """After Ctrl-C in training, the resumed search equals an unbroken one."""
+def test_ctrl_c_while_the_supernet_trains_leaves_a_run(
+    finished: SearchResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After Ctrl-C in training, which alone says how to go on, the resumed search equals an unbroken one."""
     folder = tmp_path / "run"
     calls = 0
 
@@ -256,7 +258,8 @@ def test_ctrl_c_while_the_supernet_trains_leaves_a_run(finished: SearchResult, t
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sepnas.search.run.SandwichStep", lambda space: interrupt)
         with pytest.raises(KeyboardInterrupt, match="go on with resume=True"):
-            search(folder)
+            search(folder, progress=True)
+    assert "resume" not in capsys.readouterr().err
     assert told(search(folder, resume=True).front) == told(finished.front)
 
 
