@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 from sepnas.search.archive import Archive
@@ -14,8 +15,13 @@ from sepnas.spec.space import SearchSpace
 from sepnas.train.recipe import RECIPES
 
 
-def judged_run(folder: Path, space: SearchSpace, number: int, wanted: int | None = None) -> list[Candidate]:
-    """The folder of a search of ``number`` candidates that was asked for ``wanted``; the front is not written."""
+def judged_run(
+    folder: Path, space: SearchSpace, number: int, wanted: int | None = None, first: Iterable[dict] = ()
+) -> list[Candidate]:
+    """The folder of a search of ``number`` candidates that was asked for ``wanted``; the front is not written.
+
+    ``first`` are judged before those that every search begins with.
+    """
     cluster, draw = uniform_cluster(space.num_devices), random.Random(7)
     run = SearchRun(
         space=space,
@@ -28,7 +34,7 @@ def judged_run(folder: Path, space: SearchSpace, number: int, wanted: int | None
     )
     run.save(folder / RUN_FILE)
     archive, screen = Archive(folder / CANDIDATES_FILE, space), Screen(space, cluster)
-    for genotype in first_genotypes(space):
+    for genotype in (*first, *first_genotypes(space)):
         _judge(archive, screen, genotype, draw, number)
     while len(archive) < number:
         _judge(archive, screen, space.sample(draw.randrange), draw, number)

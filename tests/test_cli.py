@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from sepnas.cli.describe import DOCUMENTS
 from sepnas.cli.main import VERBS, app, main
+from sepnas.search.run import SUPERNET_EPOCHS
 from sepnas.spec.architecture import Architecture, named_architecture
 from sepnas.spec.cluster import uniform_cluster
 
@@ -82,12 +86,39 @@ def test_schema_is_json_schema(name: str) -> None:
     assert "version" in found["properties"]
 
 
+def test_schema_of_a_result_file() -> None:
+    """A result file's schema has exactly the keys that are written, `schema` among them, and refuses others."""
+    found = _json("schema", "result")
+    assert next(iter(found["properties"])) == "schema"
+    assert {"schema", "command", "measures"} <= set(found["properties"])
+    assert {"schema", "command", "started", "duration_s", "machine"} == set(found["required"])
+    assert found["additionalProperties"] is False
+
+
 @pytest.mark.parametrize("verb", sorted(VERBS))
 def test_help_teaches(verb: str) -> None:
     """Every verb explains itself and each of its options."""
     result = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
     assert len(result.output.splitlines()) > 8
+
+
+def test_examples_in_help_are_understood() -> None:
+    """Every `sepnas ...` that a help text gives as an example has options and values that the verb takes."""
+    seen = []
+    for name, verb in get_command(app).commands.items():  # type: ignore[attr-defined]
+        for example in re.findall(r"Example[^`]*`sepnas ([^`]*)`", verb.help or ""):
+            first, *words = shlex.split(example.partition(" > ")[0])
+            assert first == name
+            verb.make_context(name, words)
+            seen.append(name)
+    assert {"search", "front", "pick", "report", "infer"} <= set(seen)
+
+
+def test_help_knows_the_supernets_epochs() -> None:
+    """The default that the help of `search` names is the one that the search has."""
+    help_text = CliRunner().invoke(app, ["search", "--help"], env={"COLUMNS": "200"}).output
+    assert f"Epochs of the supernet's training [{SUPERNET_EPOCHS}, or the recipe's]" in help_text
 
 
 @pytest.mark.parametrize(

@@ -100,4 +100,5 @@ def test_a_stopped_search_leaves_nothing_behind(tmp_path: Path, how: signal.Sign
     _, said = process.communicate(timeout=60)
     assert process.returncode == code, said
     assert "Traceback" not in said
+    assert said.count("--resume") == said.count("interrupted") == (1 if how == signal.SIGINT else 0)
     assert [path for path in temporary.iterdir() if path.name.startswith("sepnas")] == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from sepnas.report.page import render_report
 from sepnas.search.found import Found
 from sepnas.search.pareto import hypervolume, pareto_front
 from sepnas.search.screen import reference_costs
-from sepnas.spec.architecture import named_architecture
+from sepnas.spec.architecture import named_architecture, named_policy
 from sepnas.spec.space import SearchSpace
 from tests.helpers_search import judged_run
 from tests.test_report import Page
@@ -115,6 +115,23 @@ def test_a_space_of_networks_has_axes_for_them(content: ReportContent) -> None:
     lines = pictures(render_report(ReportContent(candidates=tuple(deeper))), "policies")[0]
     assert ">depth</" in lines
     assert ">29</" in lines
+
+
+def test_named_policies_are_known_on_every_network(tmp_path: Path) -> None:
+    """In a space of many networks each candidate whose plan is that of a named policy on its own network says so."""
+    data = DEMO.to_data()
+    data["network"] |= {"depth": [11, 20], "bottleneck_width": [2, 4]}
+    space = SearchSpace.from_data(data)
+    genotypes, names = [], []
+    for name, depth, width in product(("all-to-all", "none"), (11, 20), (2, 4)):
+        genotype = space.genotype_of(named_policy(name, 3, depth), depth)
+        assert genotype is not None
+        genotypes.append({**genotype, "bottleneck_width": width})
+        names.append(name)
+    judged_run(tmp_path, space, 20, first=genotypes)
+    labels = [candidate.label for candidate in search_parts(tmp_path)["candidates"]]
+    assert labels[:8] == names
+    assert labels[8:].count("all-to-all") == 0
 
 
 def test_policies_are_drawn_with_what_is_sent(content: ReportContent, page: str) -> None:

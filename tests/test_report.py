@@ -218,6 +218,25 @@ def test_spans_and_transfers_say_from_and_to(page: str) -> None:
     assert "after block 0: device 0 → device 1, 100 % of the channels as fp32, lag 1, mean" in titles
 
 
+def written_peers(*bars: tuple[float, float, int]) -> list[str]:
+    """What stands on the bars ``(start_s, end_s, peer)`` of what device 0 sends, in a picture of one second."""
+    spans = tuple(Span(0, "send", f"x{n}", start_s, end_s, peer) for n, (start_s, end_s, peer) in enumerate(bars))
+    page = render_report(ReportContent(timelines=(Timeline("", spans, 1.0),)))
+    return re.findall(r">(→ [^<]*)</text>", page)
+
+
+def test_peers_names_do_not_lie_over_each_other() -> None:
+    """Bars over each other have their peers' names once and together, bars side by side each its own."""
+    assert written_peers((0, 0.2, 1), (0.2, 0.4, 2)) == ["→ 1", "→ 2"]
+    assert written_peers((0, 0.2, 2), (0.1, 0.3, 1), (0.25, 0.4, 2), (0.4, 0.5, -1)) == ["→ 1, 2", "→ client"]
+
+
+def test_bars_without_room_have_no_names() -> None:
+    """A bar that is too narrow for its peer's name has a tip only; wider names need wider bars."""
+    assert written_peers((0, 0.01, 1), (0.5, 0.53, 1)) == ["→ 1"]
+    assert written_peers((0, 0.03, 1), (0.01, 0.04, 2), (0.01, 0.04, 3)) == []
+
+
 def test_links_that_differ_are_marked(page: str) -> None:
     """A link whose counted bytes are not the predicted ones stands out with the difference."""
     assert '<tr class="marked"><th scope="row" class="text">1 → 0</th>' in page

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from sepnas.cli.main import app
 from sepnas.errors import SpecError, VersionError
 from sepnas.report.provenance import command_line, git_commit, machine_facts
 from sepnas.report.recorder import Recorder
@@ -179,6 +181,33 @@ def test_the_table_has_every_measure_and_marks_the_missed(tmp_path: Path) -> Non
     assert text.count("MISSED") == 1
     assert "3 measures, 1 missed goal" in text
     assert "without a result: later" in text
+
+
+@pytest.mark.parametrize(("width", "missing"), [(80, ["n", "spread"]), (92, ["n"]), (100, [])])
+def test_the_table_fits_the_terminal(tmp_path: Path, width: int, missing: list[str]) -> None:
+    """In a narrow terminal no line is longer, nothing is cut, and what has no room is named."""
+    with Recorder(tmp_path / "experiments" / "demo" / "result.json", "make demo", root=tmp_path) as record:
+        record.measure("a_name_that_is_longer_than_anybody_would_like_to_read", 1743440000, "B", goal="== 1743440000")
+        record.measure("latency_s", 0.010438123, "s", 0.0082462, 0.0144244, n=10000)
+    (tmp_path / "Makefile").write_text("demo:\n")
+    console = Console(file=io.StringIO(), width=width)
+    console.print(results_table(collect_results(tmp_path, VERBS), width))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    assert all(words in text for words in ("1,743,440,000 B", "== 1743440000", "0.010438 s", "yes"))
+    assert ("0.00825 to 0.0144" in text) == ("spread" not in missing)
+    assert (f"no room for: {', '.join(missing)}" in text) == bool(missing)
+
+
+def test_json_is_all_that_the_files_hold(tmp_path: Path) -> None:
+    """`results --json` gives each result file as it is, and null where there is none."""
+    path = repository(tmp_path, "make demo")
+    data = json.loads(CliRunner().invoke(app, ["results", str(tmp_path), "--json"]).output)
+    assert data == [
+        {"experiment": "demo", "result": json.loads(path.read_text())},
+        {"experiment": "later", "result": None},
+    ]
 
 
 def test_no_experiments_give_an_empty_table(tmp_path: Path) -> None:

@@ -41,6 +41,18 @@ def test_infer_names_its_fields(served, tmp_path):
     assert {entry["class"] for entry in found["classes"]} == {f"class {k}" for k in range(5)}
 
 
+def test_infer_resizes_when_it_is_told_to(served, tmp_path):
+    """An image of another size is refused with the name of the option, with which it is answered."""
+    image = tmp_path / "image.jpg"
+    Image.effect_noise((30, 20), 50).save(image)
+    infer = ("infer", served[0], str(image), "--devices", served[1])
+    assert "--resize crop" in str(call(*infer).exception)
+    for resize in ("crop", "stretch"):
+        result = call(*infer, "--resize", resize)
+        assert result.exit_code == 0
+        assert str(image) in result.stdout
+
+
 def test_bench_shows_what_it_measured_before_it_writes(served, tmp_path):
     """A trace that cannot be written does not cost the table; a wrong cluster is told before anything is measured."""
     bench = ("bench", served[0], "--devices", served[1], "--requests", "2", "--warmup", "0")

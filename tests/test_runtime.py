@@ -569,6 +569,22 @@ def test_images_are_read_as_the_network_wants_them(tiny, tmp_path):
     np.testing.assert_array_equal(images[0], images[1])
 
 
+@pytest.mark.parametrize("size", [(20, 12), (12, 20), (4, 5), (8, 8)])
+def test_images_of_another_size_are_cropped_or_stretched(tiny, tmp_path, size):
+    """`crop` sees the square in the middle and nothing beside it, `stretch` sees everything; one that fits is kept."""
+    manifest, path = load_manifest(tiny), tmp_path / "image.png"
+    pixels = np.zeros(size[::-1], np.uint8)
+    shorter = min(size)
+    top, left = ((side - shorter) // 2 for side in pixels.shape)
+    pixels[top : top + shorter, left : left + shorter] = 200
+    Image.fromarray(pixels).save(path)
+    cropped, stretched = (load_images([path], manifest, resize) for resize in ("crop", "stretch"))
+    assert cropped.shape == stretched.shape == (1, 1, 8, 8)
+    assert (cropped == 200).all()
+    assert (stretched == 200).all() == (size[0] == size[1])
+    assert stretched.mean() == pytest.approx(pixels.mean(), abs=2)
+
+
 def test_what_is_no_image_is_named(tiny, tmp_path):
     """A missing file, a text file, a cut file, another size and deeper channels are DataErrors that name the file."""
     manifest = load_manifest(tiny)
@@ -581,7 +597,7 @@ def test_what_is_no_image_is_named(tiny, tmp_path):
     (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:-30])
     for name, says in {
         "none.png": "no such file",
-        "wide.png": "is 9x8 pixels, the network reads 8x8",
+        "wide.png": "is 9x8 pixels, the network reads 8x8; --resize crop",
         "deep.png": r"has more than 8 bits a channel \(mode I;16\); save it with 8",
         "float.tiff": r"has more than 8 bits a channel \(mode F\)",
         "text.png": "is not an image",

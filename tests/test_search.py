@@ -31,10 +31,12 @@ from sepnas.search.progress import ProgressDisplay, SearchProgress
 from sepnas.search.run import SearchResult
 from sepnas.search.screen import Screen, check_feasible, first_genotypes
 from sepnas.search.strategies import make_proposer
+from sepnas.search.supernet_progress import CountedStep
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.space import SearchSpace
 from sepnas.train.data import load_dataset
 from sepnas.train.images import ImageData
+from sepnas.train.record import EpochRecord, write_history
 
 ROOT = Path(__file__).parent.parent
 CANDIDATES = 40
@@ -62,6 +64,9 @@ TINY: dict[str, Any] = {
 }
 SPACE = SearchSpace.from_data(TINY)
 CLUSTER = uniform_cluster(2)
+SILENT = CLUSTER.model_copy(update={"links": ()})
+TALKATIVE = SearchSpace.from_data({**TINY, "policy": {"patterns": ["star:0"], "readouts": ["device:0"]}})
+"""Every candidate sends something."""
 
 
 def tiny_data() -> ImageData:
@@ -226,15 +231,16 @@ def test_a_search_that_is_killed_goes_on(
     assert process.returncode in (-how, 130, 1)
     assert not (begun / "front.json").exists()
     if how == signal.SIGINT:
-        assert "go on with --resume" in err
-        assert "KeyboardInterrupt" in err
+        assert err.count("resume") == err.count(f"KeyboardInterrupt: all that was finished is kept in {begun}") == 1
     assert out == ""
     assert list(home.iterdir()) == []
     assert told(search(begun, resume=True).front) == told(finished.front)
 
 
-def test_ctrl_c_while_the_supernet_trains_leaves_a_run(finished: SearchResult, tmp_path: Path) -> None:
-    """After Ctrl-C in training, the resumed search equals an unbroken one."""
+def test_ctrl_c_while_the_supernet_trains_leaves_a_run(
+    finished: SearchResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After Ctrl-C in training, which alone says how to go on, the resumed search equals an unbroken one."""
     folder = tmp_path / "run"
     calls = 0
 
@@ -251,8 +257,9 @@ def test_ctrl_c_while_the_supernet_trains_leaves_a_run(finished: SearchResult, t
     step = step_class(SPACE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sepnas.search.run.SandwichStep", lambda space: interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            search(folder)
+        with pytest.raises(KeyboardInterrupt, match="go on with resume=True"):
+            search(folder, progress=True)
+    assert "resume" not in capsys.readouterr().err
     assert told(search(folder, resume=True).front) == told(finished.front)
 
 
@@ -357,6 +364,12 @@ def test_nothing_infeasible_is_paid_for(tmp_path: Path) -> None:
         (constrained(max_latency_s=1e-9), CLUSTER, "`constraints.max_latency_s` (=1e-09) excludes 505"),
         (constrained(max_memory_bytes=10), CLUSTER, "`constraints.max_memory_bytes` (=10) excludes 505"),
         (SPACE, uniform_cluster(2, memory_bytes=100), "memory of the cluster's devices excludes 505"),
+        (
+            TALKATIVE,
+            CLUSTER.model_copy(update={"links": ()}),
+            "the lack of links in the cluster (device0-device1) exclu",
+        ),
+        (TALKATIVE, CLUSTER.model_copy(update={"links": ()}), "; add the links to the cluster (`between: all`"),
         (SPACE, uniform_cluster(1), "needs 2 devices, but cluster 'uniform' has 1"),
     ],
 )
@@ -369,20 +382,21 @@ def test_a_space_without_a_feasible_candidate_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_search_goes_on_without_a_link(tmp_path: Path) -> None:
-    """A cluster that lacks a link is searched to the end; the hypervolume is measured from what can be priced."""
-    silent = CLUSTER.model_copy(update={"links": ()})
-    result = search(tmp_path / "run", cluster=silent, supernet_epochs=1, candidates=2)
+def test_a_search_goes_on_without_a_link(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A cluster that lacks a link is told of and searched to the end; hypervolumes are from what can be priced."""
+    result = search(tmp_path / "run", cluster=SILENT, supernet_epochs=1, candidates=2, progress=True)
+    assert "no link in cluster 'uniform': device0-device1; policies that send there are left out" in (
+        capsys.readouterr().err
+    )
     assert result.candidates >= 1
     assert all(candidate.costs["payload_bytes"] == 0 for candidate in result.front)
 
 
 def test_policies_without_a_link_are_infeasible() -> None:
     """On a cluster without links only policies that send nothing are left."""
-    silent = CLUSTER.model_copy(update={"links": ()})
-    check_feasible(SPACE, silent, 0)
+    check_feasible(SPACE, SILENT, 0)
     for strategy in ("predictive", "nsga2"):
-        found = make_proposer(strategy, Screen(SPACE, silent), seed=0).propose()
+        found = make_proposer(strategy, Screen(SPACE, SILENT), seed=0).propose()
         assert found is not None
         assert found.costs["payload_bytes"] == 0
         assert found.excess == {}
@@ -412,6 +426,51 @@ def test_progress_tells_of_every_candidate(begun: Path) -> None:
     assert heard[-1].best_accuracy == max(c.objectives["accuracy"] for c in load_front(begun))
     assert heard[-1].knee_payload_bytes == knee(load_front(begun)).costs["payload_bytes"]
     assert heard[-1].duplicates > 0
+
+
+def test_progress_goes_on_where_the_search_was(begun: Path, finished: SearchResult) -> None:
+    """A resumed search tells first of all that was kept, with the time that the rest takes, then of each new one."""
+    lines = (finished.run_dir / "candidates.jsonl").read_text().splitlines(keepends=True)
+    (begun / "candidates.jsonl").write_text("".join(lines[:23]))
+    kept, heard = load_candidates(begun), list[SearchProgress]()
+    search(begun, resume=True, progress=heard.append)
+    assert [progress.done for progress in heard] == list(range(23, CANDIDATES + 1))
+    assert (heard[0].front_size, heard[0].total) == (len(pareto_front(kept)), CANDIDATES)
+    assert heard[0].seconds_left == pytest.approx(17 * sum(candidate.seconds for candidate in kept) / 23)
+    assert heard[0].hypervolume <= heard[1].hypervolume
+    assert heard[-1].front_size == len(finished.front)
+
+
+def test_a_finished_search_that_is_resumed_says_that_it_is(begun: Path, finished: SearchResult) -> None:
+    """Where nothing is left to judge, the one thing told is that everything is done."""
+    (begun / "candidates.jsonl").write_bytes((finished.run_dir / "candidates.jsonl").read_bytes())
+    heard: list[SearchProgress] = []
+    assert told(search(begun, resume=True, progress=heard.append).front) == told(finished.front)
+    assert [(p.done, p.front_size, p.seconds_left) for p in heard] == [(CANDIDATES, len(finished.front), 0)]
+
+
+@pytest.mark.parametrize("epochs_done", [0, 2])
+def test_the_supernet_goes_on_where_it_was(epochs_done: int, tmp_path: Path) -> None:
+    """The training's lines begin with the epochs that an earlier run did, and know what an epoch takes."""
+    run, console = tmp_path / "supernet", Console(file=io.StringIO(), width=80)
+    history = [EpochRecord(n, 1.0, 0.25 * n, 0.1, 10.0, 30.0) for n in range(1, 5)]
+    with ProgressDisplay(True, console) as display:
+        step = CountedStep(lambda *_: torch.zeros(()), run, steps=3, epochs=4, display=display)
+        for epoch in range(epochs_done, 4):
+            if epoch:
+                write_history(run, tuple(history[:epoch]))
+                (run / "last.safetensors").touch()
+            for _ in range(3):
+                step(*[None] * 4)  # type: ignore[arg-type]
+        step.finish(history)
+    told_of = [
+        "supernet: epoch 0/4",
+        "supernet: epoch 1/4, validation 25.00%, 90 s left",
+        "supernet: epoch 2/4, validation 50.00%, 60 s left",
+        "supernet: epoch 3/4, validation 75.00%, 30 s left",
+        "supernet: epoch 4/4, validation 100.00%",
+    ]
+    assert console.file.getvalue().splitlines() == told_of[epochs_done:]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("terminal", [True, False])

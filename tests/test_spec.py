@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -56,10 +58,10 @@ def test_wrong_type_names_its_place_and_value() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"between": 5}, "`links.0.between`: Input should be 'all' or a list, got 5"),
-        ({"between": ["device0"]}, "`links.0.between.1`: Field required"),
-        ({"between": ["device0", 3]}, "`links.0.between.1`: Input should be a valid string, got 3"),
-        ({"latency_s": -1}, "`links.0.latency_s`: Input should be greater than or equal to 0, got -1"),
+        ({"between": 5}, "`links.0.between`: must be 'all' or a list, got 5"),
+        ({"between": ["device0"]}, "`links.0.between.1`: is missing"),
+        ({"between": ["device0", 3]}, "`links.0.between.1`: must be text, got 3"),
+        ({"latency_s": -1}, "`links.0.latency_s`: must be at least 0, got -1"),
     ],
 )
 def test_one_mistake_is_one_line(change: dict, said: str) -> None:
@@ -71,12 +73,37 @@ def test_one_mistake_is_one_line(change: dict, said: str) -> None:
     assert str(caught.value) == f"c.yaml: field {said}"
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"devices": []}, "`devices`: must have at least 1 item, got []"),
+        ({"devices": "none"}, "`devices`: must be a list, got 'none'"),
+        ({"devices": [3]}, "`devices.0`: must be a mapping of fields, got 3"),
+        ({"name": 5}, "`name`: must be text, got 5"),
+        ({"memory_bytes": "1GB"}, "`devices.0.memory_bytes`: must be a whole number, got '1GB'"),
+        ({"memory_bytes": 1.5}, "`devices.0.memory_bytes`: must be a whole number, got 1.5"),
+        ({"flops_per_s": float("nan")}, "`devices.0.flops_per_s`: must be a finite number, got nan"),
+        ({"power": {"idle_w": True}}, "`devices.0.power.idle_w`: must be a number, got True"),
+    ],
+)
+def test_mistakes_are_told_in_the_words_of_the_file(change: dict, said: str) -> None:
+    """What a field must be is said in words of the file and its values, none of them Python's."""
+    data = uniform_cluster(2).to_data()
+    if next(iter(change)) in data:
+        data |= change
+    else:
+        data["devices"][0] |= change
+    with pytest.raises(SpecError) as caught:
+        Cluster.from_data(data, "c.yaml")
+    assert str(caught.value) == f"c.yaml: field {said}"
+
+
 def test_every_mistake_has_its_line() -> None:
     """Two mistakes give two lines, and the list that holds them is not blamed."""
     with pytest.raises(SpecError) as caught:
         named_architecture("resnext20_0x0d")
     places = ("cardinality", "bottleneck_width")
-    lines = [f"resnext20_0x0d: field `parts.0.{name}`: Input should be greater than 0, got 0" for name in places]
+    lines = [f"resnext20_0x0d: field `parts.0.{name}`: must be greater than 0, got 0" for name in places]
     assert str(caught.value).splitlines() == lines
 
 
@@ -87,7 +114,9 @@ def test_nothing_is_taken_for_a_number(change: dict) -> None:
     """Text and booleans are refused where a number stands, whole numbers pass for fractions."""
     transfer = {"source": 0, "destination": 1, "fraction": 1, "lag": 1}
     assert TransmissionPolicy.from_data({"points": [{"after": 0, "transfers": [transfer]}]})
-    with pytest.raises(SpecError, match=rf"`points\.0\.transfers\.0\.{next(iter(change))}`: Input should be a valid"):
+    with pytest.raises(
+        SpecError, match=rf"`points\.0\.transfers\.0\.{next(iter(change))}`: must be a (whole )?number, got"
+    ):
         TransmissionPolicy.from_data({"points": [{"after": 0, "transfers": [transfer | change]}]})
 
 
@@ -198,13 +227,18 @@ def test_a_device_does_not_send_to_itself() -> None:
 
 
 def test_missing_link_names_both_devices() -> None:
-    """A pair without a link is named when a message needs it."""
+    """A pair without a link is named when a message needs it, with a line that gives it one and all such pairs."""
     data = uniform_cluster(3).to_data() | {"links": []}
     data["links"] = [{"between": ["device0", "device1"], "bandwidth_bytes_per_s": 1e6}]
     cluster = Cluster.from_data(data)
     assert cluster.link(1, 0).bandwidth_bytes_per_s == 1e6
-    with pytest.raises(PlanError, match="no link between device0 and device2"):
+    with pytest.raises(PlanError, match="no link between device0 and device2") as caught:
         cluster.link(0, 2)
+    assert str(caught.value).endswith("(device0-device2, device1-device2)")
+    [line] = re.findall(r"write one in `links`: `- (.*?)`", str(caught.value))
+    links = [*data["links"], yaml.safe_load(line)]
+    assert Cluster.from_data(data | {"links": links}).missing_links() == [("device1", "device2")]
+    assert cluster.missing_links(2) == uniform_cluster(3).missing_links() == []
 
 
 def test_hand_made_policy_is_the_papers() -> None:

@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 from cells import CLUSTER, SPACE, WORST, explore_cell, make_judge
 from numpy.typing import NDArray
+from settings import cells_folder
 
 from sepnas.plan.build import build_plan
 from sepnas.report.recorder import Recorder
@@ -43,7 +44,6 @@ Curves = dict[StrategyName, NDArray[np.float64]]
 
 def explore_all(runs: Path, seeds: range, evaluations: int, workers: int) -> Cells:
     """Every strategy with every seed, some side by side."""
-    runs.mkdir(parents=True, exist_ok=True)
     make_judge(runs / "supernet")
     cells = [(strategy, seed) for seed in seeds for strategy in STRATEGIES]
     spawn = multiprocessing.get_context("spawn")
@@ -119,9 +119,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=HERE, help="the folder of result.json and the picture")
     given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
     seeds, marks = range(given.seeds), [*range(50, given.evaluations, 50), given.evaluations]
     with Recorder(given.out / "result.json", seeds=seeds, root=HERE) as record:
-        cells = explore_all(RUNS, seeds, given.evaluations, given.workers)
+        cells = explore_all(cells_folder(RUNS), seeds, given.evaluations, given.workers)
         known = named_candidates(cells)
         make_curves = partial(curves_of, cells, seeds, marks=marks)
         pictures = {}

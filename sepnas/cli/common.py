@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
+
+from sepnas.report.provenance import command_line
 
 console = Console(soft_wrap=False, highlight=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -27,6 +31,22 @@ def path_of(text: str) -> Path:
 
 TEXT: dict[str, Any] = {"parser": text_of, "metavar": "TEXT"}
 PATH: dict[str, Any] = {"parser": path_of, "metavar": "PATH"}
+FILE: dict[str, Any] = {"parser": path_of, "metavar": "FILE"}
+FOLDER: dict[str, Any] = {"parser": path_of, "metavar": "FOLDER"}
+
+
+@contextmanager
+def resumable(folder: Path, marker: str) -> Iterator[None]:
+    """On Ctrl-C, where ``marker`` in ``folder`` says that something is kept, tell of it and of the way to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not (folder / marker).exists():
+            raise
+        command = command_line()
+        command += "" if "--resume" in command.split() else " --resume"
+        errors.print(f"interrupted; what was finished is kept in {folder}; go on with: {command}", markup=False)
+        raise typer.Exit(130) from None
 
 
 def print_json(data: Any) -> None:

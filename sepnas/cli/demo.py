@@ -24,7 +24,7 @@ from sepnas.cli.chain import (
     local_cluster,
     run_chain,
 )
-from sepnas.cli.common import console, number, seconds
+from sepnas.cli.common import console, number, resumable, seconds
 from sepnas.cli.pages import (
     counted_bytes,
     link_bytes,
@@ -79,7 +79,8 @@ def demo(
     with Recorder(out / RESULT, seeds=(seed,)) as record:
         cluster = local_cluster(out, wanted.num_devices, resume)
         chain = Chain(wanted, cluster, data, out, "digits", candidates, seed, resume=resume)
-        outcome = run_chain(chain)
+        with resumable(out, MARKER):
+            outcome = run_chain(chain)
         rate_per_s = simulation_rate(chain.space, cluster, seed)
         write_report(out / REPORT, report_content(chain, outcome, "sepnas demo: handwritten digits on three devices"))
         record_outcome(record, outcome, rate_per_s)

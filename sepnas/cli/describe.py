@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from sepnas.cli.common import console, number, print_json, seconds
+from sepnas.cli.common import FILE, console, number, print_json, seconds
 from sepnas.cost.simulator import Simulation, peak_memory_bytes, simulate
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
@@ -42,6 +43,9 @@ DOCUMENTS = {
 }
 """Where each document lives; imported when it is asked for."""
 
+SCHEMAS = {**DOCUMENTS, "result": "sepnas.spec.result:ResultFile"}
+"""All files that have a schema; the head of a result file is another than that of the documents."""
+
 NameOrFile = Annotated[str, typer.Argument(help="A name such as resnext56_4x16d, or an architecture file.")]
 Devices = Annotated[int | None, typer.Option("--devices", "-n", min=1, help="Separate it over this many devices.")]
 Policy = Annotated[str | None, typer.Option(help=f"{', '.join(NAMED_POLICIES)}, or a policy file [all-to-all].")]
@@ -50,18 +54,27 @@ ImageSize = Annotated[int | None, typer.Option(min=4, help="Side of the images i
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-def schema(name: Annotated[str, typer.Argument(help=f"One of: {', '.join(DOCUMENTS)}.")]) -> None:
-    """Print the JSON Schema of a file that sepnas reads or writes."""
-    print_json(document(name).model_json_schema())
+def schema(name: Annotated[str, typer.Argument(help=f"One of: {', '.join(sorted(SCHEMAS))}.")]) -> None:
+    """Print the JSON Schema of a file that sepnas reads or writes.
+
+    The same schema holds for YAML. An editor that knows it completes and checks the file while it is written.
+
+    Example: `sepnas schema cluster > cluster.schema.json`
+    """
+    print_json(_class_of(name, SCHEMAS).model_json_schema())
 
 
 def document(name: str) -> type[Document]:
     """The class of a document; :class:`SpecError` says which there are."""
-    if name not in DOCUMENTS:
-        raise SpecError(f"unknown document {name!r}; allowed: {', '.join(DOCUMENTS)}")
-    module, _, kind = DOCUMENTS[name].partition(":")
-    found: type[Document] = getattr(import_module(module), kind)
+    found: type[Document] = _class_of(name, DOCUMENTS)
     return found
+
+
+def _class_of(name: str, places: Mapping[str, str]) -> Any:
+    if name not in places:
+        raise SpecError(f"unknown document {name!r}; allowed: {', '.join(sorted(places))}")
+    module, _, kind = places[name].partition(":")
+    return getattr(import_module(module), kind)
 
 
 def read_policy(text: str, network: Architecture) -> TransmissionPolicy:
@@ -158,7 +171,7 @@ def describe(
 
 def simulate_command(
     name: NameOrFile,
-    cluster: Annotated[Path | None, typer.Option(help="A cluster file; equal boards on 100 Mbit without it.")] = None,
+    cluster: Annotated[Path | None, typer.Option(help="A cluster file [equal boards on 100 Mbit/s].", **FILE)] = None,
     devices: Devices = None,
     policy: Policy = None,
     classes: Classes = None,

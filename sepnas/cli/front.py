@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from sepnas.cli.common import console, number, print_json, seconds
+from sepnas.cli.common import FILE, console, number, path_of, print_json, seconds
 from sepnas.cli.quantities import energy_j, share, size_bytes, time_s
 from sepnas.errors import SearchError
 from sepnas.report.units import format_count
@@ -20,19 +21,23 @@ if TYPE_CHECKING:
     from sepnas.search.candidate import Candidate
     from sepnas.search.found import Found
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `sepnas search` wrote, finished or not.")]
+Run = Annotated[
+    Path, typer.Argument(metavar="RUN", parser=path_of, help="The folder of a search (its --out), finished or not.")
+]
 MaxBytes = Annotated[
     float | None,
-    typer.Option(parser=size_bytes, metavar="SIZE", help="Most payload bytes: 200KB, 1.5MB, 64KiB, 50000."),
+    typer.Option(parser=size_bytes, metavar="SIZE", help="Most payload of one inference: 200KB, 64KiB, 50000 (bytes)."),
 ]
 MaxLatency = Annotated[
-    float | None, typer.Option(parser=time_s, metavar="TIME", help="Longest simulated latency: 20ms, 800us, 1.5s.")
+    float | None, typer.Option(parser=time_s, metavar="TIME", help="Longest latency, as simulated: 20ms, 800us, 1.5s.")
 ]
 MaxEnergy = Annotated[
-    float | None, typer.Option(parser=energy_j, metavar="ENERGY", help="Most energy, all devices: 0.5J, 20mJ.")
+    float | None,
+    typer.Option(parser=energy_j, metavar="ENERGY", help="Most energy, all devices: 0.5J, 20mJ."),
 ]
 MaxMemory = Annotated[
-    float | None, typer.Option(parser=size_bytes, metavar="SIZE", help="Most memory of the fullest device: 64MB.")
+    float | None,
+    typer.Option(parser=size_bytes, metavar="SIZE", help="Most memory of the fullest device: 512KiB."),
 ]
 MinAccuracy = Annotated[
     float | None, typer.Option(parser=share, metavar="SHARE", help="Least validation accuracy: 95% or 0.95.")
@@ -63,13 +68,19 @@ def front(
     max_energy: MaxEnergy = None,
     max_memory: MaxMemory = None,
     min_accuracy: MinAccuracy = None,
-    sort: Annotated[SortKey, typer.Option(help="Sort by this, the best first.")] = SortKey.BYTES,
+    sort: Annotated[
+        SortKey, typer.Option(metavar="WHAT", help=f"{', '.join(SortKey)}: the best first.")
+    ] = SortKey.BYTES,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show the Pareto front of a search: what each point costs, and what its policy is like.
 
     Sizes count 1000 bytes to a KB and 1024 to a KiB. The knee is the point nearest to the ideal one, each objective
     scaled to the front's own range. Of a search that is not finished it is the front of what is judged so far.
+
+    Bounds may be combined; without any all points are shown.
+
+    Example: `sepnas front runs/search --max-bytes 200KB --min-accuracy 90% --sort accuracy`
     """
     from sepnas.search.choose import Bounds
     from sepnas.search.found import Found
@@ -90,15 +101,23 @@ def front(
 
 def pick(
     run: Run,
-    out: Annotated[Path, typer.Option(help="The architecture file to write.")] = Path("architecture.json"),
-    candidate: Annotated[int | None, typer.Option(min=0, help="Take this one, on the front or not.")] = None,
+    out: Annotated[Path, typer.Option(help="The architecture file to write.", **FILE)] = Path("architecture.json"),
+    candidate: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Take this one, on the front or not [the best within bounds]."),
+    ] = None,
     max_bytes: MaxBytes = None,
     max_latency: MaxLatency = None,
     max_energy: MaxEnergy = None,
     max_memory: MaxMemory = None,
     min_accuracy: MinAccuracy = None,
 ) -> None:
-    """Write the architecture of one candidate: the most accurate within the bounds, or the knee without any."""
+    """Write the architecture of one candidate: the most accurate within the bounds, or the knee without any.
+
+    The knee is the point of the front that is nearest to the ideal one, as `sepnas front` marks it.
+
+    Example: `sepnas pick runs/search --max-bytes 200KB --max-latency 20ms --out architecture.json`
+    """
     from dataclasses import astuple
 
     from sepnas.search.choose import Bounds
@@ -119,7 +138,14 @@ def pick(
         console.print(found.course())
     if candidate is not None and chosen not in found.front:
         console.print(f"candidate {candidate} is not on the front: another one is at least as good in everything")
-    console.print(f"written to {out}; next: sepnas train {out} --data {found.run.data} --out RUN")
+    print(f"written to {out}; next: {_train_command(run, out, found.run.data)}")
+
+
+def _train_command(run: Path, architecture: Path, data: str) -> str:
+    """How to train what was picked from a run, on the run's data; the training goes beside the run."""
+    recipe = () if data == "digits" else ("--recipe", "cifar-fast")
+    training = run.parent / ("training" if run.name != "training" else "trained")
+    return shlex.join(["sepnas", "train", str(architecture), "--data", data, *recipe, "--out", str(training)])
 
 
 def print_front(front: Sequence[Candidate], knee: Candidate) -> None:

@@ -98,8 +98,10 @@ def train(
     print(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%} -> {out}")
     if not result.finished:
         print(f"stopped after {format_count(result.epochs_done, 'epoch')}; the same command with --resume goes on")
-    elif test:
+        return
+    if test:
         print(f"test accuracy {accuracy(load_network(out), images.test, images):.2%}")
+    print(f"next: sepnas export {shlex.quote(str(out))} {shlex.quote(str(out.parent / 'deployment'))}")
 
 
 def export_run(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sepnas.cli.common import PATH, TEXT, console
+from sepnas.cli.common import PATH, TEXT, console, print_json
 from sepnas.cli.inference_page import inference_parts
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
@@ -18,19 +18,25 @@ from sepnas.search.canonical import plan_key
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.cluster import Cluster, uniform_cluster
 
-MOST_COLUMNS = 1000
-
 
 def report(
     out: Annotated[Path, typer.Option(help="The page to write.", **PATH)] = Path("report.html"),
-    search: Annotated[Path | None, typer.Option(help="A folder that `sepnas search` wrote.", **PATH)] = None,
-    training: Annotated[Path | None, typer.Option(help="A folder that `sepnas train` wrote.", **PATH)] = None,
+    search: Annotated[Path | None, typer.Option(help="The folder of a search, finished or not.", **PATH)] = None,
+    training: Annotated[Path | None, typer.Option(help="The folder of a training, finished or not.", **PATH)] = None,
     architecture: Annotated[Path | None, typer.Option(help="The chosen architecture [the training's].", **PATH)] = None,
-    cluster: Annotated[Path | None, typer.Option(help="Predict the time line on this cluster.", **PATH)] = None,
+    cluster: Annotated[
+        Path | None, typer.Option(help="Where to predict the time line [the search's, or equal boards].", **PATH)
+    ] = None,
     trace: Annotated[Path | None, typer.Option(help="A trace that `sepnas bench --trace` wrote.", **PATH)] = None,
     title: Annotated[str, typer.Option(help="The page's title.", **TEXT)] = "sepnas report",
 ) -> None:
-    """Write one self-contained HTML page of a search, a training run, a plan and a trace: whatever is given."""
+    """Write one self-contained HTML page of a search, a training run, a plan and a trace: whatever is given.
+
+    Each needs one of `--search`, `--training`, `--architecture` and `--trace`, and shows more with more of them. The
+    candidate of the search that is the chosen architecture is marked.
+
+    Example: `sepnas report --search runs/search --training runs/training --out report.html`
+    """
     from sepnas.cli.pages import machine_rows, training_curves
     from sepnas.cli.search_page import search_parts
     from sepnas.report.content import ReportContent
@@ -57,26 +63,33 @@ def report(
 
 def _cluster(given: Path | None, search: Path | None, architecture: Architecture | None) -> Cluster:
     """The given one, or the search's own, or equal boards."""
-    from sepnas.search.folder import RUN_FILE, SearchRun
+    from sepnas.search.folder import load_run
 
     if given is not None:
         return Cluster.load(given)
     if search is not None:
-        return SearchRun.load(search / RUN_FILE).cluster
+        return load_run(search).cluster
     return uniform_cluster(1 if architecture is None else architecture.num_devices)
 
 
 def results(
     root: Annotated[Path, typer.Argument(help="The repository.")] = Path(),
+    json_: Annotated[bool, typer.Option("--json", help="Print all that the result files hold, as JSON.")] = False,
 ) -> None:
-    """Print every measure of every experiment, and refuse a result that nobody can run again."""
+    """Print every measure of every experiment, and refuse a result that nobody can run again.
+
+    A terminal that is too narrow for all columns gets those that matter most; a pipe or a file gets all of them.
+    """
     from sepnas.cli.main import VERBS
-    from sepnas.report.results import collect_results, results_table
+    from sepnas.report.results import MOST_COLUMNS, collect_results, results_data, results_table
 
     experiments = collect_results(root, VERBS)
     if not any(experiment.result for experiment in experiments):
         missing = "holds no experiments/*/result.json" if root.is_dir() else "is no folder"
         raise SpecError(f"{root}: {missing}; name the folder of the repository")
-    table = results_table(experiments)
-    # as wide as it is, whatever the terminal: names in columns of one letter help nobody
-    Console(width=Console(width=MOST_COLUMNS).measure(table).maximum).print(table)
+    if json_:
+        print_json(results_data(experiments))
+    elif console.is_terminal:
+        console.print(results_table(experiments, console.width))
+    else:
+        Console(width=MOST_COLUMNS).print(results_table(experiments))

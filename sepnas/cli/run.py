@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from sepnas.cli.common import console, number, path_of, print_json, seconds
+from sepnas.runtime.images import Resize
 from sepnas.runtime.protocol import MAX_BATCH
 from sepnas.runtime.session import MAX_DEADLINE_S, Session
 
@@ -40,18 +41,26 @@ def worker(
 
 def infer(
     deployment: Deployment,
-    images: Annotated[list[Path], typer.Argument(parser=path_of, help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(parser=path_of, help="Image files: PNG, JPEG and the like.")],
     devices: HostsFile = None,
     deadline: Deadline = 10.0,
     top: Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")] = 3,
+    resize: Annotated[Resize, typer.Option(help="An image of another size: refuse it, crop or stretch.")] = "no",
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     insecure: Insecure = False,
 ) -> None:
-    """Classify images through the devices."""
+    """Classify images through the devices: a table with the likeliest classes of each image.
+
+    The devices must run (`sepnas worker`); `--devices` says where, unless the deployment's own hosts.yaml does. Images
+    must have the size that the network reads. `--resize crop` scales the square in the middle of others to it;
+    `--resize stretch` scales all of them, as `sepnas train --image-size` does with what it trains on.
+
+    Example: `sepnas infer deployment --devices hosts.yaml --resize crop photo.jpg`
+    """
     from sepnas.runtime.images import load_images
 
     with Session(deployment, devices=devices, deadline_s=deadline, insecure=insecure) as session:
-        batch = load_images(images, session.manifest)
+        batch = load_images(images, session.manifest, resize)
         answers = _best(session.infer(batch), session.manifest.classes, top)
     if json_:
         print_json([_image_data(image, found) for image, found in zip(images, answers, strict=True)])

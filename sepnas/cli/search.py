@@ -2,48 +2,88 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
+from sepnas.cli.common import FILE, FOLDER, TEXT, console, path_of, resumable
 from sepnas.cli.front import print_front
 from sepnas.cli.learn import Compute, DataName, DataRoot, Download, Resume, Seed, Threads
 from sepnas.errors import SearchError
-from sepnas.search.explorer import BATCH
+from sepnas.report.units import format_count
+from sepnas.search.explorer import BATCH, STRATEGIES
 from sepnas.search.explorer import StrategyName as Strategy
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.space import SearchSpace
 
 if TYPE_CHECKING:
+    from sepnas.search.run import SearchResult
     from sepnas.search.trials.settings import Trials
 
 Engine: TypeAlias = Literal["in-process", "local", "remote"]
+_TRIALS = "With --engine local or remote"
 
 
 def search(
-    space: Annotated[Path, typer.Argument(help="A search space file, such as search_spaces/demo.yaml.")],
-    out: Annotated[Path, typer.Option(help="The run's folder.")],
-    cluster: Annotated[Path | None, typer.Option(help="A cluster file; equal boards on 100 Mbit without it.")] = None,
+    space: Annotated[Path, typer.Argument(help="A search space, such as search_spaces/demo.yaml.", parser=path_of)],
+    out: Annotated[Path, typer.Option(help="The run's folder; made, or gone on with by --resume.", **FOLDER)],
+    cluster: Annotated[
+        Path | None,
+        typer.Option(help="A cluster file, as `sepnas profile` writes [equal boards on 100 Mbit/s].", **FILE),
+    ] = None,
     data: DataName = "digits",
     data_root: DataRoot = None,
     download: Download = False,
-    candidates: Annotated[int, typer.Option(min=1, help="How many candidates to evaluate.")] = 200,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of the supernet's training.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Recipe of the supernet's training.")] = None,
+    candidates: Annotated[int, typer.Option(min=1, metavar="N", help="How many candidates to judge.")] = 200,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Epochs of the supernet's training [12, or the recipe's].")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="digits, cifar-fast, paper or a recipe file, for the supernet [one of its own].", **TEXT),
+    ] = None,
     seed: Seed = 0,
-    strategy: Annotated[Strategy, typer.Option(help="How candidates are chosen.")] = "predictive",
-    batch: Annotated[int, typer.Option(min=1, help="Candidates proposed, and judged, at a time.")] = BATCH,
+    strategy: Annotated[Strategy, typer.Option(metavar="NAME", help=f"One of {', '.join(STRATEGIES)}.")] = "predictive",
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Candidates proposed, and judged, at a time.")] = BATCH,
     engine: Annotated[Engine, typer.Option(help="Where candidates are judged; the result is the same.")] = "in-process",
-    workers: Annotated[int, typer.Option(min=1, help="local, remote: how many side by side; see --threads.")] = 1,
-    remote: Annotated[list[str] | None, typer.Option(help="remote: USER@HOST[:PORT], or a file of machines.")] = None,
-    ssh_key: Annotated[str | None, typer.Option(help="remote: private key file [the SSH agent's].")] = None,
-    remote_python: Annotated[str | None, typer.Option(help="remote: a Python there that has NNI and torch.")] = None,
-    web_host: Annotated[str, typer.Option(help="Where NNI's page listens; it has no password.")] = "127.0.0.1",
-    web_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of NNI's page [any that is free].")] = 0,
     resume: Resume = False,
     device: Compute = "auto",
     threads: Threads = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            rich_help_panel=_TRIALS,
+            help="Trials side by side on each machine, each with --threads.",
+        ),
+    ] = 1,
+    remote: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MACHINE",
+            rich_help_panel=_TRIALS,
+            help="remote: USER@HOST[:PORT], again for each; or a file (`sepnas schema machines`).",
+        ),
+    ] = None,
+    ssh_key: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", rich_help_panel=_TRIALS, help="remote: a private key [the SSH agent's]."),
+    ] = None,
+    remote_python: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", rich_help_panel=_TRIALS, help="remote: a Python there with sepnas' search dependencies."
+        ),
+    ] = None,
+    web_host: Annotated[
+        str, typer.Option(metavar="HOST", rich_help_panel=_TRIALS, help="Where NNI's page listens; it has no password.")
+    ] = "127.0.0.1",
+    web_port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="PORT", rich_help_panel=_TRIALS, help="Of NNI's page; 0: any.")
+    ] = 0,
 ) -> None:
     """Search a space with NNI: validation accuracy, simulated latency and bytes at once.
 
@@ -57,7 +97,13 @@ def search(
 
     `--engine local` judges in NNI's trials, processes of this machine; `--engine remote` in trials on machines that
     SSH reaches, which need no data. A trial costs seconds: give each many candidates (`--batch`).
+
+    Example, in a minute or two: `sepnas search search_spaces/demo.yaml --candidates 60 --epochs 6 --out runs/search`
+
+    Example, with your devices: `sepnas search search_spaces/cifar-small.yaml --data cifar100 --download --cluster
+    cluster.yaml --out runs/cifar`
     """
+    from sepnas.search.folder import RUN_FILE
     from sepnas.search.pareto import knee
     from sepnas.search.run import run_search
     from sepnas.train.data import load_dataset
@@ -67,22 +113,45 @@ def search(
     chosen = SearchSpace.load(space)
     trials = _trials(engine, remote or [], ssh_key, remote_python, workers, web_host, web_port)
     use_threads_for(chosen.architecture_of(chosen.largest()), threads)
-    result = run_search(
-        chosen,
-        Cluster.load(cluster) if cluster else uniform_cluster(chosen.num_devices),
-        load_dataset(data, root=data_root, download=download),
-        out,
-        candidates=candidates,
-        seed=seed,
-        strategy=strategy,
-        supernet_epochs=epochs,
-        recipe=load_recipe(recipe) if recipe else None,
-        batch=batch,
-        resume=resume,
-        device=device,
-        trials=trials,
-    )
+    with resumable(out, RUN_FILE):
+        result = run_search(
+            chosen,
+            Cluster.load(cluster) if cluster else uniform_cluster(chosen.num_devices),
+            load_dataset(data, root=data_root, download=download),
+            out,
+            candidates=candidates,
+            seed=seed,
+            strategy=strategy,
+            supernet_epochs=epochs,
+            recipe=load_recipe(recipe) if recipe else None,
+            batch=batch,
+            resume=resume,
+            device=device,
+            trials=trials,
+        )
     print_front(result.front, knee(result.front))
+    console.print(_summary(result))
+    _say_next(out)
+
+
+def _summary(result: SearchResult) -> str:
+    judged = format_count(result.candidates, "candidate")
+    left_out = f"{result.rejected} beyond a bound or a link, {result.duplicates} duplicates"
+    points = format_count(len(result.front), "point")
+    return f"{points} on the front of {judged}; left out unjudged: {left_out}; hypervolume {result.hypervolume:.4f}"
+
+
+def _say_next(out: Path) -> None:
+    """The commands that go on from here."""
+    run = shlex.quote(str(out))
+    commands = {
+        f"sepnas pick {run}": "take the knee, or the best within bounds (--max-bytes 200KB)",
+        f"sepnas front {run}": "show this table again, filtered or sorted",
+        f"sepnas report --search {run}": "write a page with pictures",
+    }
+    width = max(map(len, commands))
+    for place, (command, what) in enumerate(commands.items()):
+        print(f"{'next:' if place == 0 else '     '} {command:{width}}  # {what}")
 
 
 def _trials(

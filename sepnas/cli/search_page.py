@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, TypedDict
@@ -10,9 +11,10 @@ from sepnas.plan.sent import sent_policy
 from sepnas.report.content import CandidatePoint, FrontGrowth
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.patterns import NAMED_POLICIES
-from sepnas.spec.space import SearchSpace
+from sepnas.spec.policy import TransmissionPolicy
 
 if TYPE_CHECKING:
+    from sepnas.search.candidate import Candidate
     from sepnas.search.traits import PolicyTraits
 
 EARLY_PART = 4
@@ -36,13 +38,12 @@ def search_parts(search_run: Path, chosen_key: str | None = None) -> SearchParts
     found = Found.load(search_run)
     early = max(1, len(found.candidates) // EARLY_PART)
     front, early_front = ({c.key for c in part} for part in (found.front, pareto_front(found.candidates[:early])))
-    labels = _labels(found.run.space)
     points = tuple(
         CandidatePoint(
             index=c.index,
             objectives=c.objectives | c.costs,
             on_front=c.key in front,
-            label=labels.get(c.key),
+            label=_label(c),
             chosen=c.key == chosen_key,
             knee=c.key == found.knee.key,
             on_early_front=c.key in early_front,
@@ -75,9 +76,15 @@ def _as_sent(architecture: Architecture) -> Architecture:
     return architecture.model_copy(update={"policy": sent_policy(architecture)})
 
 
-def _labels(space: SearchSpace) -> dict[str, str]:
-    """The plan keys of the named policies on this space's network."""
+def _label(candidate: Candidate) -> str | None:
+    """The named policy that has the candidate's plan on the candidate's own network, if any."""
+    network = candidate.architecture.model_copy(update={"name": "", "policy": TransmissionPolicy()})
+    return _named_keys(network).get(candidate.key)
+
+
+@lru_cache(maxsize=256)
+def _named_keys(network: Architecture) -> dict[str, str]:
+    """The plan keys of the named policies on a network."""
     from sepnas.search.canonical import named_plan_key
 
-    some = space.architecture_of(space.smallest())
-    return {named_plan_key(some, name): name for name in NAMED_POLICIES}
+    return {named_plan_key(network, name): name for name in NAMED_POLICIES}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,23 +13,30 @@ from sepnas.errors import DataError
 from sepnas.runtime.codec import Array
 from sepnas.spec.manifest import ImageInput, Manifest
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 Images = npt.NDArray[np.uint8]
+Resize: TypeAlias = Literal["no", "crop", "stretch"]
 _MODES = {1: "L", 3: "RGB"}
 _DEEP_MODES = ("I", "F")  # more than 8 bits a channel: Pillow would clip, not scale
 
 
-def load_images(paths: Iterable[str | os.PathLike[str]], manifest: Manifest) -> Images:
+def load_images(paths: Iterable[str | os.PathLike[str]], manifest: Manifest, resize: Resize = "no") -> Images:
     """Read image files into ``(B, channels, size, size)`` uint8; colours become gray where the network wants gray.
+
+    ``resize`` says what happens to an image of another size: it is refused, or scaled (bilinear), ``crop`` the square
+    in its middle, ``stretch`` all of it as training with another image size does.
 
     Raises :class:`DataError` that names the file: not there, not an image, another size, more than 8 bits a channel.
     """
-    images = [_load(path, manifest.input) for path in paths]
+    images = [_load(path, manifest.input, resize) for path in paths]
     if not images:
         raise DataError("no image was given; name at least one image file")
     return np.stack(images)
 
 
-def _load(path: str | os.PathLike[str], wanted: ImageInput) -> Images:
+def _load(path: str | os.PathLike[str], wanted: ImageInput, resize: Resize) -> Images:
     from PIL import Image, UnidentifiedImageError
 
     mode = _MODES.get(wanted.channels)
@@ -36,13 +44,15 @@ def _load(path: str | os.PathLike[str], wanted: ImageInput) -> Images:
         raise DataError(f"{path}: image files have 1 or 3 channels, but this network reads {wanted.channels}")
     try:
         with Image.open(path) as image:
-            if image.size != (wanted.size, wanted.size):
+            if resize == "no" and image.size != (wanted.size, wanted.size):
                 width, height = image.size
-                side = wanted.size
-                raise DataError(f"{path}: is {width}x{height} pixels, the network reads {side}x{side}; resize it first")
+                raise DataError(
+                    f"{path}: is {width}x{height} pixels, the network reads {wanted.size}x{wanted.size}; --resize crop "
+                    "(resize=) scales the square in its middle to that, --resize stretch all of it"
+                )
             if image.mode.startswith(_DEEP_MODES):
                 raise DataError(f"{path}: has more than 8 bits a channel (mode {image.mode}); save it with 8")
-            pixels = np.asarray(image.convert(mode), dtype=np.uint8)
+            pixels = np.asarray(_scaled(image.convert(mode), wanted.size, resize), dtype=np.uint8)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (UnidentifiedImageError, Image.DecompressionBombError):
@@ -50,6 +60,20 @@ def _load(path: str | os.PathLike[str], wanted: ImageInput) -> Images:
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as an image: {error}") from None
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _scaled(image: Image, side: int, resize: Resize) -> Image:
+    """The image with this side in pixels; one that has it is left as it is."""
+    from PIL.Image import Resampling
+
+    if image.size == (side, side):
+        return image
+    if resize == "crop":  # cut first: scaling a box would look a little beyond its edges
+        width, height = image.size
+        shorter = min(width, height)
+        left, top = (width - shorter) // 2, (height - shorter) // 2
+        image = image.crop((left, top, left + shorter, top + shorter))
+    return image.resize((side, side), Resampling.BILINEAR)
 
 
 def normalise(images_BCHW: Images, wanted: ImageInput) -> Array:

@@ -11,6 +11,8 @@ from sepnas.search.candidate import Candidate
 from sepnas.spec.document import write_text
 from sepnas.spec.space import SearchSpace
 
+_GO_ON = "make room, then resume the search: what was judged before is kept"
+
 
 class SearchWarning(UserWarning):
     """Something about a search that a person should know and that does not stop it."""
@@ -49,9 +51,9 @@ class Archive:
             finally:
                 os.close(handle)
         except OSError as error:
-            raise StorageError(f"{self.path}: cannot be written: {error.strerror or error}") from error
+            raise StorageError(f"{self.path}: cannot be written: {error.strerror or error}; {_GO_ON}") from error
         if written < len(line):
-            raise StorageError(f"{self.path}: cannot be written: the disk is full")
+            raise StorageError(f"{self.path}: cannot be written: the disk is full; {_GO_ON}")
         self._by_key[candidate.key] = candidate
 
     def _read(self, space: SearchSpace) -> None:

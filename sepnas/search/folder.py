@@ -68,6 +68,8 @@ def open_run(folder: Path, wanted: SearchRun, resume: bool) -> SearchRun:
 
     Raises :class:`SearchError` when there is one and ``resume`` is false, or when it has other settings.
     """
+    if folder.exists() and not folder.is_dir():
+        raise SearchError(f"{folder}: is a file; name a folder for the search")
     path = folder / RUN_FILE
     if not path.exists():
         wanted.save(path)
@@ -112,10 +114,17 @@ def load_front(run_dir: str | Path) -> list[Candidate]:
 
 def load_candidates(run_dir: str | Path) -> list[Candidate]:
     """All candidates judged so far, by index; :class:`SearchError` when the folder holds no search."""
+    return Archive(Path(run_dir) / CANDIDATES_FILE, load_run(run_dir).space).candidates()
+
+
+def load_run(run_dir: str | Path) -> SearchRun:
+    """The settings of a search; :class:`SearchError` when the folder holds none."""
     path = Path(run_dir) / RUN_FILE
     if not path.exists():
-        raise SearchError(f"{path}: no such file: this is no search run")
-    return Archive(Path(run_dir) / CANDIDATES_FILE, SearchRun.load(path).space).candidates()
+        raise SearchError(
+            f"{path}: no such file: this is no search run; `sepnas search SPACE --out {run_dir}` makes one"
+        )
+    return SearchRun.load(path)
 
 
 def _differences(found: Any, wanted: Any, place: str = "") -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from sepnas.errors import SearchError
 from sepnas.search.candidate import Candidate
 from sepnas.search.choose import Bounds, front_within
-from sepnas.search.folder import FRONT_FILE, RUN_FILE, Front, SearchRun, load_candidates
+from sepnas.search.folder import FRONT_FILE, Front, SearchRun, load_candidates, load_run
 from sepnas.search.history import FrontStep, front_history
 from sepnas.search.pareto import knee, pareto_front
 
@@ -26,7 +26,7 @@ class Found:
     def load(cls, run_dir: Path) -> Found:
         """Read a run folder; :class:`SearchError` when it holds no search, or no candidate yet."""
         candidates = load_candidates(run_dir)
-        run = SearchRun.load(run_dir / RUN_FILE)
+        run = load_run(run_dir)
         if not candidates:
             raise SearchError(f"{run_dir}: no candidate is judged yet; the supernet is trained first")
         return cls(run_dir, run, tuple(candidate.named(run.space.name) for candidate in candidates))

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TypeAlias
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 PLAIN_INTERVAL_S = 5.0
@@ -20,7 +20,8 @@ PLAIN_INTERVAL_S = 5.0
 class SearchProgress:
     """How far a search is. ``seconds_left`` is None until there is something to go by.
 
-    ``rejected`` broke a bound and ``duplicates`` had the plan of an earlier one: neither counts as a candidate.
+    ``rejected`` broke a bound and ``duplicates`` had the plan of an earlier one: neither counts as a candidate. A
+    search that goes on counts them anew while it proposes what is judged already.
     """
 
     done: int
@@ -41,10 +42,29 @@ class SearchProgress:
         return f"front {self.front_size}, hypervolume {self.hypervolume:.4f}{left}"
 
     def details(self) -> str:
-        return (
-            f"best {self.best_accuracy:.2%}, knee {self.knee_payload_bytes:,.0f} bytes; "
-            f"left out: {self.rejected} rejected, {self.duplicates} duplicates"
-        )
+        found = f"best {self.best_accuracy:.2%}, knee {self.knee_payload_bytes:,.0f} bytes"
+        if not self.rejected and not self.duplicates:
+            return found
+        return f"{found}; left out: {self.rejected} rejected, {self.duplicates} duplicates"
+
+
+@dataclass(frozen=True, slots=True)
+class SupernetProgress:
+    """How far the supernet is: whole epochs, and the part (0 to 1) of the running one; unknown values are None."""
+
+    epochs_done: int
+    part: float
+    epochs: int
+    val_accuracy: float | None
+    seconds_left: float | None
+
+    def __str__(self) -> str:
+        return f"supernet: epoch {self.epochs_done}/{self.epochs}{', ' if self.short() else ''}{self.short()}"
+
+    def short(self) -> str:
+        words = [] if self.val_accuracy is None else [f"validation {self.val_accuracy:.2%}"]
+        words += [] if self.seconds_left is None else [f"{_duration(self.seconds_left)} left"]
+        return ", ".join(words)
 
 
 def _duration(seconds: float) -> str:
@@ -58,26 +78,30 @@ ProgressOption: TypeAlias = bool | Callable[[SearchProgress], None]
 
 
 class _Lines(Progress):
-    """A bar, and a line under it."""
+    """A bar for each phase, and a line under them."""
 
     details = ""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
-        yield Text(self.details, style="dim")
+        if self.details:
+            yield Text(self.details, style="dim")
 
 
 class ProgressDisplay:
-    """Shows each :class:`SearchProgress`; silent for ``False``, passed on to a callback."""
+    """Shows each :class:`SearchProgress` and what goes before; silent for ``False``.
+
+    A callback hears of candidates only.
+    """
 
     def __init__(self, option: ProgressOption, console: Console | None = None) -> None:
         self.option = option
         self.console = console or Console(file=sys.stderr)
         self._shown_at = 0.0
         self._unsaid = ""
-        columns = (TextColumn("search"), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"))
-        self._bar = _Lines(*columns, console=self.console)
-        self._task = self._bar.add_task("")
+        columns = (TextColumn("{task.fields[phase]}"), BarColumn(14), MofNCompleteColumn())
+        self._bar = _Lines(*columns, TextColumn("{task.description}"), console=self.console)
+        self._rows: dict[str, TaskID] = {}
 
     def __enter__(self) -> ProgressDisplay:
         return self
@@ -94,14 +118,28 @@ class ProgressDisplay:
         if callable(self.option):
             self.option(progress)
         elif self.option and self.console.is_terminal:
-            self._bar.start()  # not before: the training of the supernet has a live display of its own
             self._bar.details = progress.details()
-            self._bar.update(self._task, completed=progress.done, total=progress.total, description=progress.short())
+            self._show_row("search", progress.done, progress.total, progress.short())
         elif self.option:
             self._unsaid = str(progress)
             if self._is_due(progress):
                 self.say(self._unsaid)
                 self._unsaid = ""
+
+    def show_supernet(self, progress: SupernetProgress) -> None:
+        """The training that goes before the candidates: a bar, elsewhere a line for each whole epoch."""
+        if self.option is not True:
+            return
+        if self.console.is_terminal:
+            self._show_row("supernet", progress.epochs_done + progress.part, progress.epochs, progress.short())
+        elif progress.part == 0:
+            self.say(str(progress))
+
+    def _show_row(self, phase: str, done: float, total: int, words: str) -> None:
+        if phase not in self._rows:
+            self._rows[phase] = self._bar.add_task("", phase=phase)
+        self._bar.update(self._rows[phase], completed=done, total=total, description=words)
+        self._bar.start()
 
     def say(self, text: str) -> None:
         """A line of its own, unless the display is silent or a callback's."""

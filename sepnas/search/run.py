@@ -28,10 +28,11 @@ from sepnas.search.folder import (
     open_run,
 )
 from sepnas.search.judge import SupernetJudge
-from sepnas.search.pareto import hypervolume
+from sepnas.search.pareto import hypervolume, pareto_front
 from sepnas.search.progress import ProgressDisplay, ProgressOption
 from sepnas.search.screen import Screen, check_feasible, reference_costs
 from sepnas.search.strategies import CountingProposer, make_proposer
+from sepnas.search.supernet_progress import CountedStep
 from sepnas.search.tally import Tally
 from sepnas.search.trials.settings import Trials, trials_engine
 from sepnas.spec.cluster import Cluster
@@ -88,7 +89,7 @@ def run_search(
     hears of ``batch`` candidates at a time whoever judges them.
 
     Raises :class:`SearchError` (nothing feasible, a folder that holds another search), ``TrainingError``,
-    ``StorageError``. Ctrl-C leaves a run that can be resumed, and says so.
+    ``StorageError``. Ctrl-C leaves a run that can be resumed: the message of its ``KeyboardInterrupt`` says how.
     """
     out_dir = Path(out_dir)
     _check(space, data, candidates, seed, batch)
@@ -112,9 +113,11 @@ def run_search(
     )
     check_feasible(space, cluster, seed)
     run = open_run(out_dir, wanted, resume)
-    with ProgressDisplay(progress) as display, _resumable(out_dir, display):
+    with _resumable(out_dir), ProgressDisplay(progress) as display:
+        if unlinked := Screen(space, cluster).missing_links():
+            display.say(f"no link in cluster '{cluster.name}': {unlinked}; policies that send there are left out")
         search = _Search(run, data, out_dir, device, display, trials)
-        search.train_supernet(progress is True)
+        search.train_supernet()
         return search.explore()
 
 
@@ -154,20 +157,22 @@ class _Search:
             torch.manual_seed(run.seed)
             self.supernet = Supernet(self.space)
 
-    def train_supernet(self, shown: bool) -> None:
-        step = SandwichStep(self.space)
-        folder = self.folder / SUPERNET_FOLDER
+    def train_supernet(self) -> None:
+        folder, recipe = self.folder / SUPERNET_FOLDER, self.run.recipe
+        steps = -(-len(self.data.train) // recipe.batch_size)
+        step = CountedStep(SandwichStep(self.space), folder, steps, recipe.epochs, self.display)
         result = train_network(
             self.supernet,
             self.data,
-            self.run.recipe,
+            recipe,
             folder,
             seed=self.run.seed,
             resume=True,  # the folder is this search's own: whatever is in it was begun by it
             device=self.device,
-            progress=shown,
+            progress=False,  # the step tells how far it is
             step=step,
         )
+        step.finish(result.history)
         self.seconds["supernet"] = sum(record.duration_s for record in result.history)
         self.run = note_supernet(self.folder, self.run, _weights_sha256(self.supernet))
 
@@ -185,7 +190,8 @@ class _Search:
                 f"got {self.run.candidates}; `sepnas pick` takes one of the front"
             )
         worst = reference_costs(self.space, self.run.cluster, self.run.seed)
-        tally = Tally(self.run.candidates, worst, self.display, proposer)
+        side_by_side = 1 if self.trials is None else self.trials.side_by_side
+        tally = Tally(self.run.candidates, worst, self.display, proposer, archive.candidates(), side_by_side)
         explorer = Explorer(proposer, archive, self.space.objectives, self.run.candidates, tally.add, self.run.batch)
         strategy = make_strategy(self.run.strategy, self.run.seed, explorer, worst)
         judge = SupernetJudge(self.supernet, self.data, self.run.seed, pick_device(self.device))
@@ -208,7 +214,8 @@ class _Search:
         if not tally.candidates:
             raise SearchError(f"space '{self.space.name}' gave no feasible candidate: {screen.explain()}")
         self.seconds |= {"candidates": tally.seconds(), "accuracy": sum(c.seconds for c in tally.candidates)}
-        front = tuple(candidate.named(self.space.name) for candidate in tally.front)
+        ordered = sorted(tally.candidates, key=lambda candidate: candidate.index)
+        front = tuple(candidate.named(self.space.name) for candidate in pareto_front(ordered))
         volume = hypervolume(front, tally.worst)
         document = Front(space=self.space.name, objectives=self.space.objectives, hypervolume=volume, candidates=front)
         document.save(self.folder / FRONT_FILE)
@@ -216,7 +223,7 @@ class _Search:
         return SearchResult(
             self.folder,
             list(front),
-            len(tally.candidates),
+            len(ordered),
             volume,
             proposer.rejected,
             proposer.duplicates,
@@ -240,12 +247,12 @@ def _check(space: SearchSpace, data: ImageData, candidates: int, seed: int, batc
 
 
 @contextmanager
-def _resumable(folder: Path, display: ProgressDisplay) -> Iterator[None]:
-    """On Ctrl-C say what is kept and how to go on."""
+def _resumable(folder: Path) -> Iterator[None]:
+    """Ctrl-C goes on its way with what is kept, and how to go on, as its message."""
     try:
         yield
-    except KeyboardInterrupt:
-        display.say(f"interrupted; all that was finished is kept in {folder}: go on with --resume (resume=True)")
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = (f"all that was finished is kept in {folder}; go on with resume=True",)
         raise
 
 

@@ -12,7 +12,7 @@ from sepnas.errors import PlanError, SearchError
 from sepnas.plan.build import build_plan
 from sepnas.search.canonical import plan_key
 from sepnas.spec.architecture import Architecture, named_policy
-from sepnas.spec.cluster import Cluster
+from sepnas.spec.cluster import Cluster, format_pairs
 from sepnas.spec.patterns import NAMED_POLICIES
 from sepnas.spec.space import Choice, Genotype, SearchSpace
 
@@ -81,7 +81,13 @@ class Screen:
         counts = ", ".join(f"{self._named(name)} excludes {count}" for name, count in self.excluded.most_common())
         return f"of {self.sampled} sampled {counts or 'none is excluded'}"
 
+    def missing_links(self) -> str:
+        """The pairs of the space's devices that the cluster does not link; empty where it links all."""
+        return format_pairs(self.cluster.missing_links(self.space.num_devices))
+
     def _named(self, bound: str) -> str:
+        if bound == NO_LINK:
+            return f"the lack of links in the cluster ({self.missing_links()})"
         value = getattr(self.space.constraints, bound, None)
         return bound if value is None else f"`constraints.{bound}` (={value})"
 
@@ -128,8 +134,14 @@ def check_feasible(space: SearchSpace, cluster: Cluster, seed: int) -> None:
     if not _any_feasible(screen, first_genotypes(space)) and not _any_feasible(screen, samples):
         raise SearchError(
             f"space '{space.name}' has no feasible candidate on cluster '{cluster.name}': {screen.explain()}; "
-            "loosen a bound, or offer cheaper patterns, fractions or wires"
+            f"{_remedy(screen)}"
         )
+
+
+def _remedy(screen: Screen) -> str:
+    if set(screen.excluded) == {NO_LINK}:
+        return "add the links to the cluster (`between: all` for every pair), or offer the pattern none"
+    return "loosen a bound, or offer cheaper patterns, fractions or wires"
 
 
 def _any_feasible(screen: Screen, genotypes: Iterable[Genotype]) -> bool:

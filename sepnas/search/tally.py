@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Protocol
 
 from sepnas.search.candidate import Candidate
 from sepnas.search.curves import SearchCurves
-from sepnas.search.history import FrontHistory
+from sepnas.search.history import FrontHistory, FrontStep
 from sepnas.search.progress import ProgressDisplay, SearchProgress
 
 
@@ -22,19 +23,30 @@ class Counts(Protocol):
 
 
 class Tally:
-    """Hears of each candidate and passes it on; within :meth:`curves` to TensorBoard too."""
+    """Hears of each candidate and passes it on; within :meth:`curves` to TensorBoard too.
 
-    def __init__(self, total: int, worst: Mapping[str, float], display: ProgressDisplay, left_out: Counts) -> None:
+    ``kept`` are the candidates that an earlier run judged: they count from the first moment, and are not shown again
+    when the explorer comes to them. ``side_by_side`` is how many are judged at the same time.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        worst: Mapping[str, float],
+        display: ProgressDisplay,
+        left_out: Counts,
+        kept: Sequence[Candidate] = (),
+        side_by_side: int = 1,
+    ) -> None:
         self.total, self.worst, self.display, self.left_out = total, worst, display, left_out
         self.candidates: list[Candidate] = []
         self.fresh = 0
-        self.started = time.perf_counter()
+        self.started = self._fresh_since = time.perf_counter()
+        self._kept_s = fmean(candidate.seconds for candidate in kept) / side_by_side if kept else None
         self._history = FrontHistory(worst)
         self._curves: SearchCurves | None = None
-
-    @property
-    def front(self) -> list[Candidate]:
-        return self._history.front
+        for step in [self._history.add(candidate) for candidate in kept][-1:]:
+            self._show(step)
 
     @contextmanager
     def curves(self, run_dir: Path, kept: Sequence[Candidate]) -> Iterator[None]:
@@ -46,22 +58,30 @@ class Tally:
         """Take in one candidate; a ``fresh`` one was judged just now, not read from the archive."""
         self.candidates.append(candidate)
         self.fresh += fresh
-        step = self._history.add(candidate)
-        per_s = self.fresh / self.seconds() if self.fresh else None
+        if not self.fresh:
+            self._fresh_since = time.perf_counter()  # finding the kept ones again is no measure of judging
         if self._curves is not None:
-            self._curves.add(candidate, per_s if fresh else None)
+            self._curves.add(candidate, 1 / self._seconds_each() if fresh else None)
+        if fresh:
+            self._show(self._history.add(candidate))
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    def _seconds_each(self) -> float:
+        return (time.perf_counter() - self._fresh_since) / self.fresh
+
+    def _show(self, step: FrontStep) -> None:
+        each_s = self._seconds_each() if self.fresh else self._kept_s
         progress = SearchProgress(
             done=step.judged,
             total=self.total,
             front_size=step.front_size,
             hypervolume=step.hypervolume,
-            seconds_left=None if per_s is None else (self.total - step.judged) / per_s,
+            seconds_left=None if each_s is None else max(0, self.total - step.judged) * each_s,
             best_accuracy=step.best_accuracy,
             knee_payload_bytes=step.knee_payload_bytes,
             rejected=self.left_out.rejected,
             duplicates=self.left_out.duplicates,
         )
         self.display.show(progress)
-
-    def seconds(self) -> float:
-        return time.perf_counter() - self.started

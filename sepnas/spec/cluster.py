@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import combinations
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -12,6 +14,7 @@ from sepnas.spec.document import Document, Part
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+_SHOWN_PAIRS = 6
 
 
 class Power(Part):
@@ -103,9 +106,25 @@ class Cluster(Document):
                 return link
         first, second = self.devices[source].name, self.devices[destination].name
         raise PlanError(
-            f"cluster '{self.name}' has no link between {first} and {second}, but the policy sends a message "
-            f"from rank {source} to rank {destination}; add one to `links`, or `between: all`"
+            f"cluster '{self.name}' has no link between {first} and {second}, but the policy sends a message from rank "
+            f"{source} to rank {destination}; write one in `links`: `- {{between: [{first}, {second}], "
+            "bandwidth_bytes_per_s: 12500000}`, or one with `between: all` for every pair that has none"
+            f" ({format_pairs(self.missing_links())})"
         )
+
+    def missing_links(self, num_devices: int | None = None) -> list[tuple[str, str]]:
+        """The pairs of (the first ``num_devices``) devices that no link joins, by name."""
+        joined = {frozenset(link.between) for link in self.links if link.between != "all"}
+        if len(joined) < len(self.links):  # one of them is for all
+            return []
+        names = [device.name for device in self.devices[:num_devices]]
+        return [pair for pair in combinations(names, 2) if frozenset(pair) not in joined]
+
+
+def format_pairs(pairs: Sequence[tuple[str, str]]) -> str:
+    """``device0-device2, device1-device2``; of many the first few."""
+    more = [f"{len(pairs) - _SHOWN_PAIRS} more"] if len(pairs) > _SHOWN_PAIRS else []
+    return ", ".join([*(f"{first}-{second}" for first, second in pairs[:_SHOWN_PAIRS]), *more])
 
 
 def uniform_cluster(

@@ -236,16 +236,35 @@ def _explain_place(cls: type[BaseModel], place: _Place, problems: Sequence[Error
         allowed = ", ".join(_fields_at(cls, place[:-1])) or "none here"
         return f"{field}unknown key; allowed: {allowed}"
     first, *others = dict.fromkeys(map(_message, problems))
-    message = " or ".join([first, *(other.removeprefix("Input should be ") for other in others)])
+    message = " or ".join([first, *(other.removeprefix("must be ") for other in others)])
     shown = "" if kind in ("missing", "value_error") else f", got {short(problems[0]['input'])}"
     return f"{field}{message}{shown}"
 
 
+_WORDS = (
+    (r"^Value error, ", ""),
+    (r"^Field required$", "is missing"),
+    (r"^(Input|List|Tuple|String) should ", "must "),
+    (r"(,| after validation,) (not \d+|got a number with a fractional part|unable to parse .*)$", ""),
+    (r"have at least 1 character", "not be empty"),
+    (r"greater than or equal to", "at least"),
+    (r"less than or equal to", "at most"),
+    (r"a valid integer", "a whole number"),
+    (r"a valid (number|datetime)", r"a \1"),
+    (r"a valid string", "text"),
+    (r"a valid boolean", "true or false"),
+    (r"a valid (list|tuple)", "a list"),
+    (r"a valid dictionary( or instance of \w+)?", "a mapping of fields"),
+)
+"""pydantic's words, and those of a person who writes a file."""
+
+
 def _message(problem: ErrorDetails) -> str:
     """pydantic's message in the words of the file, not of Python."""
-    message = problem["msg"].removeprefix("Value error, ").replace(" after validation", "")
-    message = message.replace("Tuple", "List").replace("valid tuple", "list")
-    return re.sub(r"valid dictionary( or instance of \w+)?", "mapping of fields", message)
+    message = problem["msg"]
+    for theirs, ours in _WORDS:
+        message = re.sub(theirs, ours, message)
+    return message
 
 
 def _fields_at(cls: type[BaseModel], place: _Place) -> list[str]:

@@ -15,8 +15,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AwareDatetime, ConfigDict, Field, JsonValue, PlainSerializer, ValidationError
+from pydantic import (
+    AwareDatetime,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    JsonValue,
+    PlainSerializer,
+    ValidationError,
+)
 from pydantic import model_validator as validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 from typing_extensions import Self
 
 from sepnas.errors import SpecError, VersionError
@@ -146,6 +156,15 @@ class ResultFile(StrictPart):
     seeds: tuple[int, ...] = ()
     measures: tuple[Measure, ...] = ()
     tables: dict[str, Table] = Field(default_factory=dict)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        found = handler(schema)
+        fields = handler.resolve_ref_schema(found)
+        head = {"schema": {"type": "integer", "minimum": 1, "maximum": cls.current_schema}}
+        fields["properties"] = head | fields["properties"]
+        fields["required"] = [*head, *fields["required"]]
+        return found
 
     @validator(mode="after")
     def _names_differ(self) -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -51,8 +51,8 @@ _LOOKS: dict[SpanKind, _Look] = {
 _GAP = 0.45
 _MOST_ARROWS = 60
 _NARROWEST_SEAM = 0.004
-_NARROWEST_NAMED = 0.022
-"""A transfer that takes less than this share of the time axis has no room for its peer's name."""
+_MARGIN, _CHARACTER = 0.005, 0.0058
+"""What peers' names take of the time axis: a margin and each character. Bars without that room have tips only."""
 
 _ON_COLOUR = "#1b1f25"
 """Text on orange and purple: dark in both themes, hence none of the page's colours."""
@@ -127,17 +127,38 @@ def _corners(span: Span, top: float, look: _Look) -> list[tuple[float, float]]:
 
 
 def _name_peers(axes: Axes, timelines: Sequence[Timeline], rows: Sequence[dict[int, float]]) -> None:
-    """Where a transfer goes or comes from, written on its bar if there is room."""
-    least_s = _NARROWEST_NAMED * _longest_s(timelines)
+    """Where transfers go or come from, written on their bars if there is room."""
+    longest_s = _longest_s(timelines)
     for timeline, tops in zip(timelines, rows, strict=True):
-        for span in timeline.spans:
-            if span.kind not in ("send", "recv") or span.peer is None or span.end_s - span.start_s < least_s:
+        for group in _overlapping(timeline.spans):
+            text, start_s, end_s = _peers_text(group), group[0].start_s, max(span.end_s for span in group)
+            if end_s - start_s < (_MARGIN + _CHARACTER * len(text)) * longest_s:
                 continue
-            look, sign = _LOOKS[span.kind], "→" if span.kind == "send" else "←"
-            name = "client" if span.peer < 0 else str(span.peer)
-            y = tops[span.rank] + (look.top + look.bottom) / 2 + 0.012
-            at = ((span.start_s + span.end_s) / 2, y)
-            axes.annotate(f"{sign} {name}", at, ha="center", va="center", fontsize=6.5, color=_ON_COLOUR, zorder=6)
+            look = _LOOKS[group[0].kind]
+            at = ((start_s + end_s) / 2, tops[group[0].rank] + (look.top + look.bottom) / 2 + 0.012)
+            axes.annotate(text, at, ha="center", va="center", fontsize=6.5, color=_ON_COLOUR, zorder=6)
+
+
+def _overlapping(spans: Iterable[Span]) -> list[list[Span]]:
+    """Transfers of one device and direction, together where their bars lie over each other, by their start."""
+    ends = [span for span in spans if span.kind in ("send", "recv") and span.peer is not None]
+    groups: list[list[Span]] = []
+    for span in sorted(ends, key=lambda span: (span.kind, span.rank, span.start_s, span.end_s)):
+        last = groups[-1] if groups else [span]
+        covered_s = max(other.end_s for other in last)
+        together = (span.kind, span.rank) == (last[0].kind, last[0].rank) and span.start_s < covered_s * (1 - 1e-9)
+        if groups and together:
+            last.append(span)
+        else:
+            groups.append([span])
+    return groups
+
+
+def _peers_text(group: Sequence[Span]) -> str:
+    """``→ 1, 2``: each peer of a group once."""
+    peers = sorted({span.peer for span in group if span.peer is not None})
+    sign = "→" if group[0].kind == "send" else "←"
+    return f"{sign} {', '.join('client' if peer < 0 else str(peer) for peer in peers)}"
 
 
 def _longest_s(timelines: Sequence[Timeline]) -> float:

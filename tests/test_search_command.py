@@ -1,0 +1,111 @@
+"""``sepnas search`` at the terminal: what it says when it ends, when it is interrupted, and what to type next."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from sepnas.cli.main import app, main
+from sepnas.search.folder import RUN_FILE
+from tests.test_search import SPACE
+
+OPTIONS = ("--candidates", 4, "--epochs", 1, "--threads", 1)
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny space of the other tests, as a file."""
+    return SPACE.save(tmp_path_factory.mktemp("space") / "space.yaml")
+
+
+def cli(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "160"})
+
+
+def next_commands(output: str) -> list[list[str]]:
+    """The command lines that an output ends with, in words; what they are for is left out."""
+    lines = output[output.index("next: ") + len("next: ") :].splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.strip()]
+
+
+def test_every_step_names_the_next(space: Path, tmp_path: Path) -> None:
+    """From search to deployment, what each command says to type next works as it stands."""
+    run = tmp_path / "a run"
+    done = cli("search", space, "--out", run, *OPTIONS)
+    assert done.exit_code == 0, done.output
+    pick, front, report = next_commands(done.output)
+    for command in (front, [*report, "--out", tmp_path / "page.html"]):
+        assert cli(*command).exit_code == 0
+    picked = cli(*pick, "--out", tmp_path / "architecture.json")
+    [train] = next_commands(picked.output)
+    trained = cli(*train, "--epochs", 1, "--threads", 1)
+    assert trained.exit_code == 0, trained.output
+    [export] = next_commands(trained.output)
+    assert cli(*export).exit_code == 0
+    assert (tmp_path / "deployment" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("given", [(), ("--resume",)])
+@pytest.mark.parametrize("begun", [True, False])
+def test_ctrl_c_names_the_command_that_goes_on(
+    given: tuple[str, ...],
+    begun: bool,
+    space: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One line has the command to type, `--resume` in it once; where nothing is kept there is no such line."""
+
+    def interrupted(space: Any, cluster: Any, data: Any, out: Path, **settings: Any) -> None:
+        if begun:
+            out.mkdir()
+            (out / RUN_FILE).touch()
+        raise KeyboardInterrupt("for Python: resume=True")
+
+    run = tmp_path / "a run"
+    monkeypatch.setattr("sepnas.search.run.run_search", interrupted)
+    arguments = ["search", str(space), "--out", str(run), *given]
+    monkeypatch.setattr("sys.argv", ["sepnas", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 130
+    goes_on = shlex.join(["sepnas", *(a for a in arguments if a != "--resume"), "--resume"])
+    kept = f"interrupted; what was finished is kept in {run}; go on with: {goes_on}\n"
+    assert capsys.readouterr().err == (kept if begun else "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("search", "", "--out", "run"),
+        ("search", "space.yaml", "--out", ""),
+        ("search", "space.yaml", "--out", "run", "--cluster", ""),
+        ("front", ""),
+        ("pick", ""),
+        ("pick", "run", "--out", ""),
+        ("simulate", "resnext11_2x4d", "--cluster", ""),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unset variable of the shell is refused before anything is read or written."""
+    monkeypatch.chdir(tmp_path)
+    result = cli(*arguments)
+    assert result.exit_code == 2
+    assert "is empty" in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_search_is_said(space: Path, tmp_path: Path) -> None:
+    """A folder without a search is named with the command that makes one, a file as the run's folder is refused."""
+    for command in (("front", tmp_path), ("pick", tmp_path), ("report", "--search", tmp_path)):
+        assert f"`sepnas search SPACE --out {tmp_path}` makes one" in str(cli(*command).exception)
+    assert str(cli("search", space, "--out", space, *OPTIONS).exception) == (
+        f"{space}: is a file; name a folder for the search"
+    )
