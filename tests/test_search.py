@@ -429,11 +429,12 @@ def test_progress_tells_of_every_candidate(begun: Path) -> None:
 
 
 def test_progress_goes_on_where_the_search_was(begun: Path, finished: SearchResult) -> None:
-    """A resumed search tells first of all that was kept, with the time that the rest takes, then of each new one."""
+    """A resumed search counts what was kept, its seconds too, and tells how long the rest takes, then each new one."""
     lines = (finished.run_dir / "candidates.jsonl").read_text().splitlines(keepends=True)
     (begun / "candidates.jsonl").write_text("".join(lines[:23]))
     kept, heard = load_candidates(begun), list[SearchProgress]()
-    search(begun, resume=True, progress=heard.append)
+    resumed = search(begun, resume=True, progress=heard.append)
+    assert resumed.seconds["candidates"] > resumed.seconds["accuracy"] > sum(candidate.seconds for candidate in kept)
     assert [progress.done for progress in heard] == list(range(23, CANDIDATES + 1))
     assert (heard[0].front_size, heard[0].total) == (len(pareto_front(kept)), CANDIDATES)
     assert heard[0].seconds_left == pytest.approx(17 * sum(candidate.seconds for candidate in kept) / 23)

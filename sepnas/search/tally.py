@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import fmean
 from typing import Protocol
 
 from sepnas.search.candidate import Candidate
@@ -42,7 +41,8 @@ class Tally:
         self.candidates: list[Candidate] = []
         self.fresh = 0
         self.started = self._fresh_since = time.perf_counter()
-        self._kept_s = fmean(candidate.seconds for candidate in kept) / side_by_side if kept else None
+        self._before_s = sum(candidate.seconds for candidate in kept) / side_by_side
+        self._kept_s = self._before_s / len(kept) if kept else None
         self._history = FrontHistory(worst)
         self._curves: SearchCurves | None = None
         for step in [self._history.add(candidate) for candidate in kept][-1:]:
@@ -66,7 +66,8 @@ class Tally:
             self._show(self._history.add(candidate))
 
     def seconds(self) -> float:
-        return time.perf_counter() - self.started
+        """Of this exploration, with what judging took in those that were cut."""
+        return self._before_s + time.perf_counter() - self.started
 
     def _seconds_each(self) -> float:
         return (time.perf_counter() - self._fresh_since) / self.fresh
