@@ -34,6 +34,7 @@ DOCUMENTS = {
     "machines": "sepnas.search.trials.machines:Machines",
     "manifest": "sepnas.spec.manifest:Manifest",
     "policy": "sepnas.spec.policy:TransmissionPolicy",
+    "presets": "sepnas.spec.presets:Presets",
     "recipe": "sepnas.train.recipe:Recipe",
     "search-run": "sepnas.search.folder:SearchRun",
     "search-space": "sepnas.spec.space:SearchSpace",

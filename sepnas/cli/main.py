@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import typer
 
-from sepnas.cli import demo, describe, front, learn, profile, results, run, search
+from sepnas.cli import cluster, demo, describe, front, learn, profile, results, run, search
 from sepnas.cli.common import errors
 from sepnas.errors import SepnasError
 
@@ -26,7 +26,12 @@ app = typer.Typer(
 )
 
 _PANELS: dict[str, dict[str, Callable[..., None]]] = {
-    "Look": {"describe": describe.describe, "simulate": describe.simulate_command, "schema": describe.schema},
+    "Look": {
+        "describe": describe.describe,
+        "simulate": describe.simulate_command,
+        "cluster": cluster.cluster,
+        "schema": describe.schema,
+    },
     "Find and train": {
         "search": search.search,
         "front": front.front,

@@ -96,11 +96,12 @@ class Document(Part):
     def dumps(self) -> str:
         return json.dumps(self.to_data(), indent=2) + "\n"
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write beside the target, then rename over it."""
+    def save(self, path: str | os.PathLike[str], comment: str = "") -> Path:
+        """Write beside the target, then rename over it. ``comment`` opens a YAML file; JSON has no place for one."""
         path = Path(path)
         if path.suffix in (".yaml", ".yml"):
-            return write_text(path, yaml.dump(self.to_data(), Dumper=_YamlDumper, sort_keys=False))
+            head = "".join(f"# {line}".rstrip() + "\n" for line in comment.splitlines())
+            return write_text(path, head + yaml.dump(self.to_data(), Dumper=_YamlDumper, sort_keys=False))
         return write_text(path, self.dumps())
 
 

@@ -1,0 +1,137 @@
+"""``sepnas cluster``: write a cluster of common boards and links from presets, and show the presets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Column, Table
+
+from sepnas.cli.common import PATH, TEXT, console, print_json, seconds
+from sepnas.report.units import format_bytes, format_count
+from sepnas.spec.document import refuse_folder
+from sepnas.spec.presets import (
+    DevicePreset,
+    Figure,
+    LinkPreset,
+    load_presets,
+    preset_cluster,
+    preset_names,
+    preset_sources,
+)
+
+DEFAULT_LINK = "ethernet-100mbit"
+MOST_DEVICES = 1000
+
+
+def parse_devices(texts: Iterable[str]) -> Iterator[str]:
+    """The presets of ``NAME`` and ``NAME:COUNT``, one for each device."""
+    for text in texts:
+        name, colon, digits = text.partition(":")
+        digits = digits if colon else "1"
+        # the length first: Python refuses to read numbers of thousands of digits
+        if not (name and re.fullmatch("[0-9]{1,4}", digits) and 1 <= int(digits) <= MOST_DEVICES):
+            raise typer.BadParameter(
+                f"expected NAME or NAME:COUNT with a count of 1 to {MOST_DEVICES}, got {text!r}", param_hint="--device"
+            )
+        yield from [name] * int(digits)
+
+
+def comment_for(devices: Sequence[str], link: str) -> str:
+    """What opens a cluster file of presets: that nothing in it was measured, and where its figures come from."""
+    return "\n".join(
+        (
+            "Figures of presets, not of your devices: many are estimates (`sepnas cluster --list --json` says which).",
+            "Run `sepnas profile` on each device and replace them by what it measures. Sources:",
+            *(f"- {source.title}\n  {source.address}" for source in preset_sources(devices, link)),
+        )
+    )
+
+
+def print_presets() -> None:
+    """Tables of the devices, the links and their sources; ``~`` marks an estimate."""
+    presets = load_presets()
+    numbers = {name: number for number, name in enumerate(presets.sources, start=1)}
+    console.print(_device_table(presets.devices))
+    console.print(_link_table(presets.links))
+    print("~ is an estimate; --json says how each figure came about. Sources:")
+    for name, preset in (*presets.devices.items(), *presets.links.items()):
+        print(f"{name}: {', '.join(str(number) for number in sorted(numbers[source] for source in preset.sources()))}")
+    # not by rich: a wrapped address cannot be followed
+    for name, source in presets.sources.items():
+        print(f"[{numbers[name]}] {source.title}\n    {source.address}")
+
+
+def _device_table(devices: Mapping[str, DevicePreset]) -> Table:
+    table = _table("device", "GFLOP/s", "kernel", "memory", "idle, W", "busy, W")
+    for name, preset in devices.items():
+        table.add_row(
+            name,
+            _shown(preset.flops_per_s, f"{preset.flops_per_s.value / 1e9:.1f}"),
+            _shown(preset.layer_overhead_s, seconds(preset.layer_overhead_s.value)),
+            _shown(preset.memory_bytes, format_bytes(preset.memory_bytes.value)),
+            _shown(preset.idle_w, f"{preset.idle_w.value:.2f}"),
+            _shown(preset.compute_w, f"+{preset.compute_w.value:.2f}"),
+        )
+    return table
+
+
+def _link_table(links: Mapping[str, LinkPreset]) -> Table:
+    table = _table("link", "bytes/s", "latency", "message", "J/byte", "medium")
+    for name, preset in links.items():
+        table.add_row(
+            name,
+            _shown(preset.bandwidth_bytes_per_s, format_bytes(preset.bandwidth_bytes_per_s.value)),
+            _shown(preset.latency_s, seconds(preset.latency_s.value)),
+            _shown(preset.message_overhead_s, seconds(preset.message_overhead_s.value)),
+            _shown(preset.energy_per_byte_j, f"{preset.energy_per_byte_j.value:.3g}"),
+            preset.medium,
+        )
+    return table
+
+
+def _table(first: str, *headings: str) -> Table:
+    columns = (Column(heading, justify="right", no_wrap=True) for heading in headings)
+    return Table(Column(first, no_wrap=True), *columns, box=SIMPLE_HEAD)
+
+
+def _shown(figure: Figure, value: str) -> str:
+    return f"~{value}" if figure.estimate else value
+
+
+def cluster(
+    device: Annotated[list[str] | None, typer.Option(help="A device preset, or NAME:COUNT; again for more.")] = None,
+    link: Annotated[str, typer.Option(help="The preset of the link between all devices.", **TEXT)] = DEFAULT_LINK,
+    out: Annotated[Path, typer.Option(help="The cluster file to write.", **PATH)] = Path("cluster.yaml"),
+    name: Annotated[str, typer.Option(help="The cluster's name.", **TEXT)] = "presets",
+    list_: Annotated[bool, typer.Option("--list", help="Show the presets, with figures and sources.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="With --list: print JSON instead of tables.")] = False,
+) -> None:
+    """Write a cluster file of common boards, before anything is measured.
+
+    `--list` shows the presets of devices and links, where their figures come from and which are estimates. The figures
+    are for one thread of the CPU. Replace them by measured ones (`sepnas profile`) as soon as you have the devices.
+    """
+    if list_ and device:
+        raise typer.BadParameter("shows the presets and writes nothing: no --device", param_hint="--list")
+    if json_ and not list_:
+        raise typer.BadParameter("goes with --list", param_hint="--json")
+    if json_:
+        print_json(load_presets().to_data())
+    elif list_:
+        print_presets()
+    else:
+        _write(device or [], link, out, name)
+
+
+def _write(device: Sequence[str], link: str, out: Path, name: str) -> None:
+    if not device:
+        raise typer.BadParameter(f"name at least one: {', '.join(preset_names().devices)}", param_hint="--device")
+    refuse_folder(out)
+    kinds = list(parse_devices(device))
+    preset_cluster(kinds, link, name).save(out, comment_for(kinds, link))
+    print(f"{out}: {format_count(len(kinds), 'device')} linked by {link}; figures of presets, not measured")

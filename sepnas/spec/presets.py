@@ -1,0 +1,179 @@
+"""Presets: figures of common devices and links, each with its sources, for a cluster that nobody has measured yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, NamedTuple, TypeVar
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from sepnas.errors import SpecError
+from sepnas.spec.cluster import Cluster, Device, Link, NotNegative, Positive, Power
+from sepnas.spec.document import Document, Part
+
+Text = Annotated[str, Field(min_length=1)]
+PresetT = TypeVar("PresetT")
+
+
+class Source(Part):
+    """Where a figure can be looked up."""
+
+    title: Text
+    address: Annotated[str, Field(pattern=r"^https?://\S+$")]
+
+
+class Figure(Part):
+    """A number, how it came about, and the names of the sources behind it.
+
+    An ``estimate`` was derived or assumed as ``note`` says; any other figure stands in its sources.
+    """
+
+    value: NotNegative
+    note: Text
+    estimate: bool = False
+    sources: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> Self:
+        if not (self.sources or self.estimate):
+            raise ValueError("a figure without `sources` must be marked as an `estimate`")
+        return self
+
+
+class PositiveFigure(Figure):
+    value: Positive
+
+
+class CountFigure(Figure):
+    value: Annotated[int, Field(gt=0)]
+
+
+class _Preset(Part):
+    title: Text
+
+    def figures(self) -> Iterator[tuple[str, Figure]]:
+        """The figures by name."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, Figure):
+                yield name, value
+
+    def sources(self) -> list[str]:
+        """The names of all sources, each once, in the order of the figures."""
+        return list(dict.fromkeys(name for _, figure in self.figures() for name in figure.sources))
+
+
+class DevicePreset(_Preset):
+    """One kind of machine; see :class:`Device` and :class:`Power` for the figures. One thread, CPU only."""
+
+    flops_per_s: PositiveFigure
+    layer_overhead_s: Figure
+    memory_bytes: CountFigure
+    idle_w: Figure
+    compute_w: Figure
+
+
+class LinkPreset(_Preset):
+    """One kind of link; see :class:`Link`. ``energy_per_byte_j`` is what either end spends on a byte."""
+
+    medium: Literal["own", "switch", "shared"]
+    duplex: Literal["full", "half"]
+    bandwidth_bytes_per_s: PositiveFigure
+    latency_s: Figure
+    message_overhead_s: Figure
+    energy_per_byte_j: Figure
+
+
+class Presets(Document):
+    """All presets, and the sources that their figures name."""
+
+    format_name: ClassVar[str] = "sepnas.presets"
+
+    sources: dict[str, Source]
+    devices: dict[str, DevicePreset]
+    links: dict[str, LinkPreset]
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> Self:
+        named = {name for preset in (*self.devices.values(), *self.links.values()) for name in preset.sources()}
+        for problem, names in (("unknown", named - set(self.sources)), ("unused", set(self.sources) - named)):
+            if names:
+                raise ValueError(f"{problem} sources: {', '.join(sorted(names))}")
+        return self
+
+
+class PresetNames(NamedTuple):
+    """What :func:`device_preset` and :func:`link_preset` take."""
+
+    devices: tuple[str, ...]
+    links: tuple[str, ...]
+
+
+@cache
+def load_presets() -> Presets:
+    """The presets that come with sepnas."""
+    return Presets.load(Path(__file__).with_name("presets.yaml"))
+
+
+def preset_names() -> PresetNames:
+    """The names of all presets."""
+    presets = load_presets()
+    return PresetNames(tuple(presets.devices), tuple(presets.links))
+
+
+def device_preset(name: str, device_name: str, link: str | None = None) -> Device:
+    """A device with the figures of a preset; with ``link``, a byte costs the energy that this link's preset gives.
+
+    Raises :class:`SpecError`, which lists the presets, for an unknown name.
+    """
+    preset = _find("device", load_presets().devices, name)
+    energy_per_byte_j = _find_link(link).energy_per_byte_j.value if link is not None else 0.0
+    return Device(
+        name=device_name,
+        flops_per_s=preset.flops_per_s.value,
+        memory_bytes=preset.memory_bytes.value,
+        layer_overhead_s=preset.layer_overhead_s.value,
+        power=Power(idle_w=preset.idle_w.value, compute_w=preset.compute_w.value, energy_per_byte_j=energy_per_byte_j),
+    )
+
+
+def link_preset(name: str) -> Link:
+    """A link between all devices with the figures of a preset; :class:`SpecError` lists the presets."""
+    preset = _find_link(name)
+    return Link(
+        bandwidth_bytes_per_s=preset.bandwidth_bytes_per_s.value,
+        latency_s=preset.latency_s.value,
+        message_overhead_s=preset.message_overhead_s.value,
+        medium=preset.medium,
+        duplex=preset.duplex,
+    )
+
+
+def preset_cluster(devices: Sequence[str], link: str, name: str = "presets") -> Cluster:
+    """A cluster of device presets, one for each rank, linked alike. Rank 2 is named like ``jetson-nano-2``."""
+    return Cluster(
+        name=name,
+        devices=tuple(device_preset(kind, f"{kind}-{rank}", link) for rank, kind in enumerate(devices)),
+        links=(link_preset(link),),
+    )
+
+
+def preset_sources(devices: Sequence[str], link: str) -> list[Source]:
+    """The sources of these presets, each once."""
+    presets = load_presets()
+    kinds = [_find("device", presets.devices, name) for name in dict.fromkeys(devices)]
+    names = [name for preset in (*kinds, _find_link(link)) for name in preset.sources()]
+    return [presets.sources[name] for name in dict.fromkeys(names)]
+
+
+def _find_link(name: str) -> LinkPreset:
+    return _find("link", load_presets().links, name)
+
+
+def _find(kind: str, presets: Mapping[str, PresetT], name: str) -> PresetT:
+    if name not in presets:
+        raise SpecError(f"unknown {kind} preset {name!r}; allowed: {', '.join(presets)}")
+    return presets[name]
