@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sepnas.cost.calibrate import fit_rate
-from sepnas.cost.simulator import simulate
+from sepnas.cost.simulator import peak_memory_bytes, simulate
 from sepnas.errors import PlanError, SpecError
 from sepnas.plan.build import build_plan
 from sepnas.plan.network import count_macs
@@ -86,11 +86,12 @@ def test_more_bandwidth_is_never_slower(data: st.DataObject, architecture, facto
 @QUICK
 @given(data=st.data(), architecture=architectures(), batch=st.integers(1, 5))
 def test_bytes_are_the_plans(data: st.DataObject, architecture, batch: int) -> None:
-    """The simulator's bytes, link by link, are those of the plan."""
+    """The simulator's bytes, link by link, and its memory are those of the plan."""
     plan = build_plan(architecture)
     result = simulate(plan, data.draw(clusters(architecture.num_devices)), batch)
     assert result.payload_bytes == plan.payload_bytes(batch) == sum(link.payload_bytes for link in result.links)
     assert result.wire_bytes == plan.wire_bytes(batch)
+    assert result.peak_memory_bytes == tuple(peak_memory_bytes(plan, rank, batch) for rank in range(plan.num_devices))
 
 
 @QUICK

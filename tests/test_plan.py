@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from sepnas.plan.build import build_plan
 from sepnas.plan.liveness import prune
 from sepnas.plan.lower import lower
-from sepnas.plan.network import count_macs, count_parameters, device_layers
+from sepnas.plan.network import count_macs, count_parameters, device_layers, network_table
 from sepnas.plan.steps import CLIENT, Compute, Merge, Plan, Recv, Send
+from sepnas.plan.traffic import BlockCrossings, network_crossings
 from sepnas.spec.architecture import Architecture, named_architecture
 from sepnas.spec.policy import Readout
+from tests.kept import forget_all
 from tests.strategies import architectures
 
 QUICK = settings(max_examples=40, deadline=None)
@@ -118,6 +120,17 @@ def test_liveness_never_adds(architecture: Architecture) -> None:
 def test_lowering_only_what_lives_is_pruning(architecture: Architecture) -> None:
     """The quick way to a plan without dead steps and the general one agree in every step, segment and shape."""
     assert build_plan(architecture) == prune(lower(architecture))
+
+
+def test_what_is_kept_of_a_block_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of transfers that is full is emptied, and lowering goes on as before."""
+    architecture = named_architecture("resnext20_4x4d", 4, "all-to-all")
+    expected = lower(architecture)
+    forget_all()
+    monkeypatch.setattr(BlockCrossings, "MOST_KEPT", 5)
+    assert lower(architecture) == expected
+    blocks = network_crossings(network_table(architecture))
+    assert [len(crossings) for crossings in blocks] == [2] * 6  # twelve transfers: emptied twice
 
 
 @QUICK

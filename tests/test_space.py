@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import product
 from math import floor, log2
 from pathlib import Path
@@ -15,15 +16,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sepnas.cost.simulator import simulate
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
 from sepnas.plan.network import device_layers
 from sepnas.plan.steps import Compute, Merge, Plan, Recv, Send, Step
 from sepnas.search.canonical import plan_key
 from sepnas.spec.architecture import Architecture, named_policy
+from sepnas.spec.cluster import uniform_cluster
 from sepnas.spec.patterns import pattern_pairs
 from sepnas.spec.space import SearchSpace
 from sepnas.spec.space_parts import PolicySpace
+from tests.kept import forget_all
 
 FOLDER = Path(__file__).parent.parent / "search_spaces"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -90,6 +94,18 @@ def test_a_space_round_trips(path: Path, tmp_path: Path) -> None:
     space = SearchSpace.load(path)
     assert SearchSpace.load(space.save(tmp_path / "space.json")) == space
     assert SearchSpace.load(space.save(tmp_path / "space.yaml")) == space
+
+
+def test_a_quick_copy_is_a_copy() -> None:
+    """A copy with checked values is pydantic's own, in all that pydantic keeps, and leaves the first as it was."""
+    first = named_policy("all-to-all", 3, 20).points[0]
+    before, other = first.model_copy(deep=True), {"after": 4, "merge": "weighted"}
+    quick, usual = first.with_checked(**other), first.model_copy(update=other)
+    assert quick == usual
+    assert first == before
+    assert all(getattr(quick, slot) == getattr(usual, slot) for slot in type(first).__slots__)
+    assert quick.model_fields_set == usual.model_fields_set
+    assert type(first).model_validate(quick.model_dump()) == quick
 
 
 @given(st.one_of(st.tuples(st.just(space), genotypes(space)) for space in (SPACE, WIDE)))
@@ -196,6 +212,51 @@ def test_the_key_does_not_hang_on_names(genotype: dict[str, Any]) -> None:
     assert plan_key(renamed(plan, "other")) == plan_key(plan)
 
 
+@given(WIDE_GENOTYPES)
+def test_the_key_is_the_hash_of_the_steps_as_tuples(genotype: dict[str, Any]) -> None:
+    """Keys stand in files: how they are made may change, what they are may not."""
+    plan = build_plan(WIDE.architecture_of(genotype))
+    tags: dict[int, int] = {}
+    told: list[Any] = [plan.reader, astuple(plan.answer)]
+    for rank in range(plan.num_devices):
+        names: dict[str, int] = {}
+        told.append([_told(plan, rank, step, names, tags) for step in plan.programs[rank]])
+    assert plan_key(plan) == hashlib.sha256(repr(told).encode()).hexdigest()[:32]
+
+
+def _told(plan: Plan, rank: int, step: Step, names: dict[str, int], tags: dict[int, int]) -> tuple[Any, ...]:
+    shapes = plan.shapes[rank]
+    if isinstance(step, Send):
+        tensor, tag = names.setdefault(step.tensor, len(names)), tags.setdefault(step.tag, len(tags))
+        return ("send", tensor, step.region.channels, step.region.rows, step.wire, step.to, tag)
+    if isinstance(step, Recv):
+        tensor, tag = names.setdefault(step.tensor, len(names)), tags.setdefault(step.tag, len(tags))
+        return ("recv", tag, step.source, tensor, astuple(shapes[step.tensor]))
+    inputs = [names.setdefault(tensor, len(names)) for tensor in step.inputs]
+    output = names.setdefault(step.output, len(names))
+    if isinstance(step, Merge):
+        return ("merge", step.kind, inputs, output)
+    _, _, *work = astuple(plan.segments[rank][step.segment])
+    return ("compute", tuple(work), inputs, output, astuple(shapes[step.output]))
+
+
+@given(st.lists(WIDE_GENOTYPES, min_size=2, max_size=4))
+def test_what_candidates_share_does_not_change_them(genotypes: list[dict[str, Any]]) -> None:
+    """A candidate is after others what it is alone: in all that is kept nothing is taken for something else."""
+    assert [_judged(genotype) for genotype in genotypes] == [_judged_alone(genotype) for genotype in genotypes]
+
+
+def _judged(genotype: dict[str, Any]) -> tuple[Any, ...]:
+    architecture = WIDE.architecture_of(genotype)
+    plan = build_plan(architecture)
+    return architecture, plan, plan_key(plan), simulate(plan, uniform_cluster(plan.num_devices), timeline=True)
+
+
+def _judged_alone(genotype: dict[str, Any]) -> tuple[Any, ...]:
+    forget_all()
+    return _judged(genotype)
+
+
 @pytest.mark.parametrize("block", [1, 3, 5])
 def test_lag_at_the_end_of_a_stage_is_read_as_none(block: int) -> None:
     """Where a stage ends lag 1 and lag 0 are the same policy."""
@@ -296,8 +357,11 @@ def test_a_wrong_space_is_refused_with_its_place(data: dict[str, Any], said: str
     assert "my.yaml" in str(caught.value)
 
 
-@pytest.mark.parametrize(("label", "value"), [("point0.wire", "fp64"), ("point9.wire", "fp32"), ("depth", "20")])
-def test_a_foreign_genotype_is_refused(label: str, value: str) -> None:
+@pytest.mark.parametrize(
+    ("label", "value"),
+    [("point0.wire", "fp64"), ("point0.wire", ["fp32"]), ("point9.wire", "fp32"), ("depth", "20")],
+)
+def test_a_foreign_genotype_is_refused(label: str, value: Any) -> None:
     """A genotype with an unknown label or choice is refused with its name."""
     with pytest.raises(SpecError, match=label):
         SPACE.architecture_of({**SPACE.largest(), label: value})

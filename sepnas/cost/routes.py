@@ -12,9 +12,9 @@ from sepnas.spec.cluster import Cluster, Link
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A way: the ``resources`` that one message at a time may use, and what a message takes there."""
+    """A way: the ``resources``, by number, that one message at a time may use, and what a message takes there."""
 
-    resources: tuple[Hashable, ...]
+    resources: tuple[int, ...]
     bandwidth_bytes_per_s: float
     latency_s: float
     message_overhead_s: float
@@ -29,12 +29,13 @@ class Routes(dict[tuple[int, int], Route | None]):
     def __init__(self, cluster: Cluster) -> None:
         super().__init__()
         self.cluster = cluster
+        self._numbers: dict[Hashable, int] = {}
 
     def __missing__(self, pair: tuple[int, int]) -> Route | None:
         link = self.cluster.client_link if CLIENT in pair else self.cluster.link(*pair)
         route = None
         if link is not None:
-            resources = _resources(link, *pair)
+            resources = tuple(self._numbers.setdefault(r, len(self._numbers)) for r in _resources(link, *pair))
             route = Route(resources, link.bandwidth_bytes_per_s, link.latency_s, link.message_overhead_s)
         self[pair] = route
         return route

@@ -8,11 +8,11 @@ never makes anything later.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from sepnas.cost.routes import routes_of
+from sepnas.cost.routes import Route, routes_of
 from sepnas.errors import PlanError
 from sepnas.plan.steps import CLIENT, Compute, Plan, Recv, Segment, Send
 from sepnas.spec.cluster import Cluster, Device
@@ -87,25 +87,23 @@ class _Run:
 
     def __init__(self, plan: Plan, cluster: Cluster, batch: int, timeline: bool) -> None:
         self.plan, self.cluster, self.batch = plan, cluster, batch
-        self.routes = routes_of(cluster)
         self.spans: list[Span] | None = [] if timeline else None
         self.now = [0.0] * plan.num_devices
         self.compute_s = [0.0] * plan.num_devices
-        self.position = [0] * plan.num_devices
+        self.received_values = [0] * plan.num_devices
         self.arrival: dict[int, float] = {}
-        self.free_at: dict[Hashable, float] = {}
-        self.payload_bytes: dict[tuple[int, int], int] = {}
-        self.num_messages: dict[tuple[int, int], int] = {}
+        self.carried: dict[tuple[int, int], list[int]] = {}  # payload bytes and messages of each pair
         self.latency_s = 0.0
 
     def result(self) -> Simulation:
-        for message in sorted(self._messages()):
-            self._deliver(*message)
-        for rank in range(self.plan.num_devices):
-            self._advance(rank, None)
+        devices = [self._carry_out(rank) for rank in range(self.plan.num_devices)]
+        self._deliver(sorted(self._messages()), devices)
+        for device in devices:
+            for _ in device:
+                pass
         links = tuple(
-            LinkBytes(*pair, payload, payload + FRAME_HEADER_BYTES * self.num_messages[pair])
-            for pair, payload in sorted(self.payload_bytes.items())
+            LinkBytes(*pair, payload, payload + FRAME_HEADER_BYTES * num_messages)
+            for pair, (payload, num_messages) in sorted(self.carried.items())
         )
         makespan_s = max(self.now)
         return Simulation(
@@ -114,7 +112,7 @@ class _Run:
             payload_bytes=sum(link.payload_bytes for link in links),
             wire_bytes=sum(link.wire_bytes for link in links),
             compute_s=tuple(self.compute_s),
-            peak_memory_bytes=tuple(peak_memory_bytes(self.plan, rank, self.batch) for rank in range(len(self.now))),
+            peak_memory_bytes=self._memory_bytes(),
             energy_j=self._energy_j(links, makespan_s),
             links=links,
             timeline=tuple(self.spans or ()),
@@ -131,69 +129,68 @@ class _Run:
                     num_values = (last - first) * (bottom - top) * shapes[step.tensor].width
                     nbytes = payload_bytes(num_values, step.wire, self.batch)
                     found.append((step.tag, rank, step.to, nbytes, step.tensor))
-                elif isinstance(step, Recv) and step.source == CLIENT:
-                    nbytes = payload_bytes(shapes[step.tensor].num_values, "fp32", self.batch)
-                    found.append((step.tag, CLIENT, rank, nbytes, step.tensor))
+                elif isinstance(step, Recv):
+                    num_values = shapes[step.tensor].num_values
+                    self.received_values[rank] += num_values
+                    if step.source == CLIENT:
+                        nbytes = payload_bytes(num_values, "fp32", self.batch)
+                        found.append((step.tag, CLIENT, rank, nbytes, step.tensor))
         return found
 
-    def _deliver(self, tag: int, source: int, destination: int, nbytes: int, tensor: str) -> None:
-        """Let the sender reach its send, then carry the message."""
-        pair = (source, destination)
-        arrival_s = posted_s = 0.0 if source == CLIENT else self._advance(source, tag)
-        route = self.routes[pair]
-        if route is not None:
-            start_s = posted_s
-            for resource in route.resources:
-                start_s = max(start_s, self.free_at.get(resource, 0.0))
-            wire_bytes = nbytes + FRAME_HEADER_BYTES
-            end_s = start_s + route.message_overhead_s + wire_bytes / route.bandwidth_bytes_per_s
-            for resource in route.resources:
-                self.free_at[resource] = end_s
-            arrival_s = end_s + route.latency_s
-            if self.spans is not None:
-                self.spans.append(Span(source, "transfer", tensor, start_s, arrival_s, destination, nbytes))
-        self.arrival[tag] = arrival_s
-        if destination == CLIENT:
-            self.latency_s = arrival_s
-        elif source != CLIENT:
-            self.payload_bytes[pair] = self.payload_bytes.get(pair, 0) + nbytes
-            self.num_messages[pair] = self.num_messages.get(pair, 0) + 1
+    def _deliver(self, messages: list[_Posted], devices: list[Iterator[int]]) -> None:
+        """Carry the messages in turn, each after its sender has reached its send."""
+        routes, free_at = routes_of(self.cluster), dict[int, float]()
+        for tag, source, destination, nbytes, tensor in messages:
+            pair, arrival_s = (source, destination), 0.0
+            if source != CLIENT:
+                for sent in devices[source]:
+                    if sent == tag:
+                        break
+                arrival_s = self.now[source]
+            route = routes[pair]
+            if route is not None:
+                start_s, end_s = _occupy(route, arrival_s, nbytes + FRAME_HEADER_BYTES, free_at)
+                arrival_s = end_s + route.latency_s
+                if self.spans is not None:
+                    self.spans.append(Span(source, "transfer", tensor, start_s, arrival_s, destination, nbytes))
+            self.arrival[tag] = arrival_s
+            if destination == CLIENT:
+                self.latency_s = arrival_s
+            elif source != CLIENT:
+                carried = self.carried.setdefault(pair, [0, 0])
+                carried[0] += nbytes
+                carried[1] += 1
 
-    def _advance(self, rank: int, until_tag: int | None) -> float:
-        """Carry out a device's steps up to the send ``until_tag`` (or all); the time of that."""
-        program, segments = self.plan.programs[rank], self.plan.segments[rank]
-        device, now, position = self.cluster.devices[rank], self.now[rank], self.position[rank]
-        while position < len(program):
-            step = program[position]
-            position += 1
-            if isinstance(step, Compute):
-                seconds = compute_seconds(segments[step.segment], device, self.batch)
-                self.compute_s[rank] += seconds
-                self._span(rank, "compute", step.segment, now, now + seconds)
-                now += seconds
+    def _carry_out(self, rank: int) -> Iterator[int]:
+        """A device at its steps: stops at each send, with the tag, while ``now`` says when that was."""
+        device, segments, spans = self.cluster.devices[rank], self.plan.segments[rank], self.spans
+        arrival, now, busy_s = self.arrival, 0.0, 0.0
+        for step in self.plan.programs[rank]:
+            if isinstance(step, Send):
+                self.now[rank] = now
+                yield step.tag
             elif isinstance(step, Recv):
-                arrival_s = self._arrival(step, rank)
+                if step.tag not in arrival:
+                    raise PlanError(
+                        f"rank {rank} waits for message {step.tag} from rank {step.source} before anyone can have "
+                        "sent it; tags must rise along every dependency"
+                    )
+                arrival_s = arrival[step.tag]
                 if arrival_s > now:
-                    self._span(rank, "wait", step.tensor, now, arrival_s, step.source)
+                    if spans is not None:
+                        spans.append(Span(rank, "wait", step.tensor, now, arrival_s, step.source))
                     now = arrival_s
-            elif isinstance(step, Send) and step.tag == until_tag:
-                break
-        self.now[rank], self.position[rank] = now, position
-        return now
+            elif isinstance(step, Compute):
+                seconds = compute_seconds(segments[step.segment], device, self.batch)
+                if spans is not None:
+                    spans.append(Span(rank, "compute", step.segment, now, now + seconds))
+                busy_s += seconds
+                now += seconds
+        self.now[rank], self.compute_s[rank] = now, busy_s
 
-    def _arrival(self, step: Recv, rank: int) -> float:
-        if step.tag not in self.arrival:
-            raise PlanError(
-                f"rank {rank} waits for message {step.tag} from rank {step.source} before anyone can have sent it; "
-                "tags must rise along every dependency"
-            )
-        return self.arrival[step.tag]
-
-    def _span(
-        self, rank: int, kind: SpanKind, name: str, start_s: float, end_s: float, peer: int | None = None
-    ) -> None:
-        if self.spans is not None:
-            self.spans.append(Span(rank, kind, name, start_s, end_s, peer))
+    def _memory_bytes(self) -> tuple[int, ...]:
+        devices = zip(self.plan.segments, self.received_values, strict=True)
+        return tuple(_memory_bytes(segments, received, self.batch) for segments, received in devices)
 
     def _energy_j(self, links: tuple[LinkBytes, ...], makespan_s: float) -> tuple[float, ...]:
         wire_bytes = [0] * self.plan.num_devices
@@ -206,14 +203,30 @@ class _Run:
         )
 
 
+def _occupy(route: Route, posted_s: float, wire_bytes: int, free_at: dict[int, float]) -> tuple[float, float]:
+    """From when to when a message is on its way's resources, which are then busy for so long."""
+    start_s = posted_s
+    for resource in route.resources:
+        free_s = free_at.get(resource, 0.0)
+        if free_s > start_s:
+            start_s = free_s
+    end_s = start_s + route.message_overhead_s + wire_bytes / route.bandwidth_bytes_per_s
+    for resource in route.resources:
+        free_at[resource] = end_s
+    return start_s, end_s
+
+
 def peak_memory_bytes(plan: Plan, rank: int, batch: int = 1) -> int:
     """Weights, the largest activations of a segment, and a buffer for each message that comes in."""
-    weights = activations = received = 0
-    for segment in plan.segments[rank].values():
-        weights += segment.weight_bytes
-        activations = max(activations, segment.activation_bytes)
     shapes = plan.shapes[rank]
-    for step in plan.programs[rank]:
-        if isinstance(step, Recv):
-            received += shapes[step.tensor].num_values
-    return weights + batch * (activations + 4 * received)
+    received_values = sum(shapes[step.tensor].num_values for step in plan.programs[rank] if isinstance(step, Recv))
+    return _memory_bytes(plan.segments[rank], received_values, batch)
+
+
+def _memory_bytes(segments: Mapping[str, Segment], received_values: int, batch: int) -> int:
+    weights = activations = 0
+    for segment in segments.values():
+        weights += segment.weight_bytes
+        if segment.activation_bytes > activations:
+            activations = segment.activation_bytes
+    return weights + batch * (activations + 4 * received_values)

@@ -6,11 +6,12 @@ Sends are posted before the device waits for anything, those of lag 0 first, for
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
-from sepnas.plan.network import PartTable, has_head, network_table
-from sepnas.plan.steps import CLIENT, Compute, Merge, MergeKind, Plan, Recv, Region, Segment, Send, Shape, Step
-from sepnas.plan.traffic import Arrivals, Event, events_of, live_events
+from sepnas.plan.network import PartTable, network_table
+from sepnas.plan.steps import CLIENT, Merge, Plan, Recv, Region, Segment, Send, Shape, Step
+from sepnas.plan.traffic import Event, crossings_of, events_of, live_crossings
 from sepnas.spec.architecture import Architecture
 
 
@@ -19,111 +20,138 @@ def lower(architecture: Architecture, live: bool = False) -> Plan:
 
     With ``live`` it has only what the answer needs: the same as ``liveness.prune`` makes of it, in half the time.
     """
-    network = network_table(architecture)
-    events = events_of(architecture.policy, network)
+    parts, readout = network_table(architecture), architecture.policy.readout
+    ranks = range(len(parts))
+    readers = ranks if readout.kind == "mean" else (readout.device,)
+    points, working = crossings_of(architecture.policy, parts), set(ranks)
     if live:
-        readers = {rank for rank in range(architecture.num_devices) if has_head(architecture, rank)}
-        events = live_events(events, readers)
-    programs = [_Program(architecture, table, live) for table in network.parts]
-    for program in programs:
-        program.write(events)
+        points, working = live_crossings(points, readers, len(parts))
+    programs = [_Program(table) for table in parts]
+    size = architecture.image_size
+    for rank in working:
+        programs[rank].start(Shape(architecture.in_channels, size, size))
+    for event in events_of(points):
+        _write_event(programs, event)
+    if not live:
+        for rank in working.difference(readers):
+            programs[rank].compute_features()
+    _read_out(programs, readers, readout.device, architecture)
     return Plan(
-        programs=tuple(tuple(p.steps) for p in programs),
-        segments=tuple(p.segments for p in programs),
-        shapes=tuple(p.shapes for p in programs),
-        reader=architecture.policy.readout.device,
-        answer=Shape(architecture.num_classes),
+        programs=tuple([tuple(p.steps) for p in programs]),
+        segments=tuple([p.segments for p in programs]),
+        shapes=tuple([p.shapes for p in programs]),
+        reader=readout.device,
+        answer=_logits_shape(architecture.num_classes),
     )
 
 
 class _Program:
-    """Writes one device's steps."""
+    """One device's steps while they are written."""
 
-    def __init__(self, architecture: Architecture, table: PartTable, live: bool) -> None:
-        self.architecture, self.table, self.rank, self.live = architecture, table, table.rank, live
+    __slots__ = ("current", "due", "next_layer", "segments", "shapes", "steps", "table", "weighted")
+
+    def __init__(self, table: PartTable) -> None:
+        self.table = table
         self.steps: list[Step] = []
         self.segments: dict[str, Segment] = {}
         self.shapes: dict[str, Shape] = {}
         self.current = "x"
         self.next_layer = 0
+        self.due: list[str] = []
+        self.weighted = False
 
-    def write(self, events: list[Event]) -> None:
-        if self.live and not (has_head(self.architecture, self.rank) or any(self.rank in e.sends for e in events)):
-            return
-        size = self.architecture.image_size
-        self.shapes["x"] = Shape(self.architecture.in_channels, size, size)
-        self.steps.append(Recv(tag=self.rank, source=CLIENT, tensor="x"))
-        for event in events:
-            sends = event.sends.get(self.rank)
-            due = event.late.get(self.rank, ()) + event.prompt.get(self.rank, ())
-            if sends or due:
-                self._compute(event.block + 1, f"b{event.block}")
-            if sends:
-                self.steps.extend(sends)
-            if due:
-                self._merge(event.block, due, event.is_weighted(self.rank))
-        self._read_out()
+    def start(self, image: Shape) -> None:
+        self.shapes["x"] = image
+        self.steps.append(_recv(self.table.rank, CLIENT, "x"))
 
-    def _compute(self, last_layer: int, output: str) -> None:
-        segment = self.table.segment(self.next_layer, last_layer)
-        self.segments[segment.name] = segment
-        self.shapes[output] = self.table.outputs[last_layer]
-        self.steps.append(_compute(segment.name, self.current, output))
+    def compute(self, last_layer: int, output: str) -> None:
+        step, segment, shape = self.table.runs[self.next_layer, last_layer, self.current, output]
+        self.segments[step.segment] = segment
+        self.shapes[output] = shape
+        self.steps.append(step)
         self.current, self.next_layer = output, last_layer + 1
 
-    def _merge(self, block: int, due: Arrivals, weighted: bool) -> None:
-        inputs = [self.current]
-        for recv, shape in due:
-            self.shapes[recv.tensor] = shape
-            self.steps.append(recv)
-            inputs.append(recv.tensor)
-        if weighted:
-            self._put_merge("weighted", tuple(inputs), f"m{block}", f"merge{block}")
-        else:
-            self._put_merge("mean", tuple(inputs), f"m{block}")
+    def receive(self, recv: Recv, shape: Shape) -> None:
+        tensor = recv.tensor
+        self.shapes[tensor] = shape
+        self.steps.append(recv)
+        self.due.append(tensor)
 
-    def _put_merge(self, kind: MergeKind, inputs: tuple[str, ...], output: str, parameter: str | None = None) -> None:
-        self.shapes[output] = self.shapes[self.current]
-        self.steps.append(_merge(kind, inputs, output, parameter))
-        self.current = output
+    def merge(self, step: Merge) -> None:
+        """Join the device's own tensor with what was received since the last time."""
+        self.shapes[step.output] = self.shapes[self.current]
+        self.steps.append(step)
+        self.current = step.output
+        self.due, self.weighted = [], False
 
-    def _read_out(self) -> None:
-        readout, num_layers = self.architecture.policy.readout, len(self.table.layers)
-        if has_head(self.architecture, self.rank):
-            self._compute(num_layers - 1, "logits")
-        elif not self.live and self.next_layer < num_layers - 1:
-            self._compute(num_layers - 2, "features")
-        whole = Region.whole(Shape(self.architecture.num_classes))
-        if self.rank != readout.device:
-            if readout.kind == "mean":
-                self.steps.append(Send("logits", whole, "fp32", readout.device, self._logits_tag(self.rank)))
-            return
-        if readout.kind == "mean" and self.architecture.num_devices > 1:
-            self._gather_logits()
-        self.steps.append(Send(self.current, whole, "fp32", CLIENT, self._logits_tag(self.architecture.num_devices)))
+    def compute_features(self) -> None:
+        """All that comes before the head."""
+        last = len(self.table.layers) - 2
+        if self.next_layer <= last:
+            self.compute(last, "features")
 
-    def _gather_logits(self) -> None:
-        received = []
-        for peer in range(self.architecture.num_devices):
-            if peer != self.rank:
-                name, tag = f"logits{peer}", self._logits_tag(peer)
-                self.shapes[name] = Shape(self.architecture.num_classes)
-                self.steps.append(Recv(tag, peer, name))
-                received.append(name)
-        self._put_merge("mean", (self.current, *received), "answer")
 
-    def _logits_tag(self, rank: int) -> int:
-        """After all points; that of the rank past the last is the answer's."""
-        num_devices = self.architecture.num_devices
-        return num_devices * (1 + 2 * self.architecture.num_blocks * num_devices) + rank
+def _write_event(programs: list[_Program], event: Event) -> None:
+    layer, tensor = event.block + 1, f"b{event.block}"
+    for crossing in event.sends:
+        program = programs[crossing.source]
+        if program.next_layer <= layer:
+            program.compute(layer, tensor)
+        program.steps.append(crossing.send)
+    for arrivals, weighted in ((event.late, event.late_weighted), (event.prompt, event.prompt_weighted)):
+        for crossing in arrivals:
+            program = programs[crossing.destination]
+            if program.next_layer <= layer:
+                program.compute(layer, tensor)
+            program.receive(crossing.recv, crossing.shape)
+            program.weighted |= weighted
+    for program in programs:
+        if program.due:
+            program.merge(_block_merge(event.block, program.weighted, program.current, *program.due))
+
+
+def _read_out(programs: list[_Program], readers: Sequence[int], reader: int, architecture: Architecture) -> None:
+    """The readers' logits, gathered by ``reader``, which answers."""
+    num_devices, num_classes = len(programs), architecture.num_classes
+    first_tag = num_devices * (1 + 2 * architecture.num_blocks * num_devices)  # after those of all points
+    for rank in readers:
+        programs[rank].compute(len(programs[rank].table.layers) - 1, "logits")
+        if rank != reader:
+            programs[rank].steps.append(_send_logits("logits", num_classes, reader, first_tag + rank))
+    answering = programs[reader]
+    for peer in readers:
+        if peer != reader:
+            answering.receive(_recv(first_tag + peer, peer, f"logits{peer}"), _logits_shape(num_classes))
+    if answering.due:
+        answering.merge(_answer_merge(answering.current, *answering.due))
+    answering.steps.append(_send_logits(answering.current, num_classes, CLIENT, first_tag + num_devices))
+
+
+# Steps are immutable and many alike: one object serves all.
 
 
 @lru_cache(maxsize=1 << 14)
-def _compute(segment: str, tensor: str, output: str) -> Compute:
-    """Steps are immutable and many alike: one object serves all."""
-    return Compute(segment, (tensor,), output)
+def _block_merge(block: int, weighted: bool, *inputs: str) -> Merge:
+    if weighted:
+        return Merge("weighted", inputs, f"m{block}", f"merge{block}")
+    return Merge("mean", inputs, f"m{block}")
 
 
-@lru_cache(maxsize=1 << 16)
-def _merge(kind: MergeKind, inputs: tuple[str, ...], output: str, parameter: str | None) -> Merge:
-    return Merge(kind, inputs, output, parameter)
+@lru_cache(maxsize=1 << 10)
+def _answer_merge(*inputs: str) -> Merge:
+    return Merge("mean", inputs, "answer")
+
+
+@lru_cache(maxsize=1 << 10)
+def _recv(tag: int, source: int, tensor: str) -> Recv:
+    return Recv(tag, source, tensor)
+
+
+@lru_cache(maxsize=1 << 10)
+def _send_logits(tensor: str, num_classes: int, to: int, tag: int) -> Send:
+    return Send(tensor, Region.whole(Shape(num_classes)), "fp32", to, tag)
+
+
+@lru_cache(maxsize=1 << 8)
+def _logits_shape(num_classes: int) -> Shape:
+    return Shape(num_classes)

@@ -6,10 +6,13 @@ Layers of a device, in order: ``stem``, ``block0`` ... ``block<n-1>``, ``head`` 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
+from typing import NamedTuple
 
-from sepnas.plan.steps import Segment, Shape
+from sepnas.plan.steps import Compute, Segment, Shape
 from sepnas.spec.architecture import Architecture, DevicePart
 
 FLOAT_BYTES = 4
@@ -72,16 +75,24 @@ def _part_layers(architecture: Architecture, part: DevicePart) -> tuple[Layer, .
     return tuple(layers)
 
 
+class Run(NamedTuple):
+    """A computation of a device: the step, what it runs, and the shape of what comes out."""
+
+    step: Compute
+    segment: Segment
+    shape: Shape
+
+
 class PartTable:
-    """The layers of one device's part and every segment of them, each made once.
+    """The layers of one device's part, every segment of them and every computation, each made once.
 
     A search lowers thousands of policies over the same parts: what does not depend on the policy is kept.
     """
 
-    def __init__(self, architecture: Architecture, rank: int) -> None:
-        self.rank = rank
-        self.layers = _part_layers(architecture, architecture.parts[rank])
-        self.outputs = tuple(layer.output for layer in self.layers)
+    def __init__(self, rank: int, layers: tuple[Layer, ...]) -> None:
+        self.rank, self.layers = rank, layers
+        self.outputs = tuple(layer.output for layer in layers)
+        self.runs = _Runs(self)
         self._segments: dict[tuple[int, int], Segment] = {}
 
     def segment(self, first: int, last: int) -> Segment:
@@ -103,46 +114,44 @@ class PartTable:
         )
 
 
-class NetworkTable:
-    """The parts of a network, and what others derive from it and from one object of a policy.
+class _Runs(dict[tuple[int, int, str, str], Run]):
+    """By first and last layer, both included, and the names of the tensors that go in and come out."""
 
-    What is kept is found by the object itself: hashing a description costs more than most of what is derived.
-    """
+    def __init__(self, table: PartTable) -> None:
+        super().__init__()
+        self.table = table
 
-    MOST_KEPT = 1 << 16
-
-    def __init__(self, parts: tuple[PartTable, ...]) -> None:
-        self.parts = parts
-        self._kept: dict[int, tuple[object, object]] = {}
-
-    def kept(self, source: object) -> object | None:
-        """What was derived from this very object, if anything."""
-        found = self._kept.get(id(source))
-        return None if found is None else found[1]
-
-    def keep(self, source: object, derived: object) -> None:
-        if len(self._kept) >= self.MOST_KEPT:
-            self._kept.clear()
-        self._kept[id(source)] = (source, derived)  # while the source is held nothing else has its id
+    def __missing__(self, key: tuple[int, int, str, str]) -> Run:
+        first, last, tensor, output = key
+        segment = self.table.segment(first, last)
+        run = self[key] = Run(Compute(segment.name, (tensor,), output), segment, self.table.outputs[last])
+        return run
 
 
-def network_table(architecture: Architecture) -> NetworkTable:
-    """The table of a network; those that differ only in their policy share it."""
-    a = architecture
-    numbers = (a.depth, a.num_classes, a.in_channels, a.image_size, a.stem_channels, a.stem_stride)
-    return _network_table(numbers, a.parts)
+_NUMBERS = ("depth", "num_classes", "in_channels", "image_size", "stem_channels", "stem_stride")
+_numbers_of: Callable[[Architecture], tuple[int, ...]] = attrgetter(*_NUMBERS)
 
 
-@lru_cache(maxsize=256)
-def _network_table(numbers: tuple[int, ...], parts: tuple[DevicePart, ...]) -> NetworkTable:
-    names = ("depth", "num_classes", "in_channels", "image_size", "stem_channels", "stem_stride")
-    bare = Architecture.model_validate({**dict(zip(names, numbers, strict=True)), "parts": parts})
-    return NetworkTable(tuple(PartTable(bare, rank) for rank in range(len(parts))))
+def network_table(architecture: Architecture) -> tuple[PartTable, ...]:
+    """The parts of a network by rank; networks that differ only in their policy share them."""
+    return _network_table(_numbers_of(architecture), architecture.parts)
+
+
+@lru_cache(maxsize=1024)
+def _network_table(numbers: tuple[int, ...], parts: tuple[DevicePart, ...]) -> tuple[PartTable, ...]:
+    return tuple(_part_table(numbers, part, rank) for rank, part in enumerate(parts))
+
+
+@lru_cache(maxsize=512)
+def _part_table(numbers: tuple[int, ...], part: DevicePart, rank: int) -> PartTable:
+    """A device's part is the same whatever the others are."""
+    alone = Architecture.model_validate({**dict(zip(_NUMBERS, numbers, strict=True)), "parts": (part,)})
+    return PartTable(rank, _part_layers(alone, part))
 
 
 def device_layers(architecture: Architecture, rank: int) -> tuple[Layer, ...]:
     """The layers of one device, head included (not every device runs its head)."""
-    return network_table(architecture).parts[rank].layers
+    return network_table(architecture)[rank].layers
 
 
 def has_head(architecture: Architecture, rank: int) -> bool:

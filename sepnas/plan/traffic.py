@@ -1,107 +1,163 @@
-"""The transfers of a policy as steps, by the block and the device where they happen."""
+"""The transfers of a policy as steps, by the block after which they happen."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import lru_cache
+from operator import attrgetter
+from typing import NamedTuple
 
-from sepnas.plan.network import NetworkTable, PartTable
+from sepnas.plan.network import PartTable
 from sepnas.plan.steps import Recv, Region, Send, Shape
-from sepnas.spec.policy import ExchangePoint, Transfer, TransmissionPolicy
-
-Arrivals: TypeAlias = tuple[tuple[Recv, Shape], ...]
-_NOTHING: Mapping[int, Arrivals] = {}
+from sepnas.spec.policy import Transfer, TransmissionPolicy
 
 
 @dataclass(frozen=True, slots=True)
-class PointSteps:
-    """One exchange point by rank: what is sent, what is merged at once, and what one block later."""
+class Crossing:
+    """A transfer as the steps of both its ends; ``shape`` is that of what arrives."""
 
-    sends: Mapping[int, tuple[Send, ...]]
-    prompt: Mapping[int, Arrivals]
-    late: Mapping[int, Arrivals]
+    tag: int
+    source: int
+    destination: int
+    lag: int
+    send: Send
+    recv: Recv
+    shape: Shape
 
 
-@dataclass(slots=True)
-class Event:
-    """What happens after a block: sends, then merges of what comes late from the point before and of its own."""
+class PointCrossings(NamedTuple):
+    """What is sent after a block, in the order of the policy, which is that of merging."""
 
     block: int
-    sends: Mapping[int, tuple[Send, ...]]
-    late: Mapping[int, Arrivals]
-    prompt: Mapping[int, Arrivals]
+    crossings: Sequence[Crossing]
+    weighted: bool
+
+
+class Event(NamedTuple):
+    """What happens after a block: sends, then merges of what comes late from the point before and of its own.
+
+    ``sends`` stand in the order of posting; what arrives is merged in the order given, what comes late first.
+    """
+
+    block: int
+    sends: Sequence[Crossing] = ()
+    late: Sequence[Crossing] = ()
+    prompt: Sequence[Crossing] = ()
     late_weighted: bool = False
     prompt_weighted: bool = False
 
-    def is_weighted(self, rank: int) -> bool:
-        return (self.late_weighted and rank in self.late) or (self.prompt_weighted and rank in self.prompt)
+
+_by_tag = attrgetter("tag")
 
 
-def events_of(policy: TransmissionPolicy, network: NetworkTable) -> list[Event]:
+def crossings_of(policy: TransmissionPolicy, parts: tuple[PartTable, ...]) -> list[PointCrossings]:
+    """The exchange points of a policy over the parts of a network."""
+    blocks = network_crossings(parts)
+    return [
+        PointCrossings(
+            point.after, list(map(blocks[point.after].__getitem__, point.transfers)), point.merge == "weighted"
+        )
+        for point in policy.points
+    ]
+
+
+def live_crossings(
+    points: list[PointCrossings], readers: Sequence[int], num_devices: int
+) -> tuple[list[PointCrossings], set[int]]:
+    """The same without what cannot reach the logits of ``readers``, and the ranks that work towards these.
+
+    Walked from the last block to the first. Where every rank is needed, everything before lives.
+    """
+    needed, found = set(readers), list[PointCrossings]()
+    next_block, needed_after_next = -1, needed
+    left = list(points)
+    while left:
+        block, crossings, weighted = left[-1]
+        # what comes late is merged after the next block, where the sends of its own point came before
+        needed_late = needed_after_next if next_block == block + 1 else needed
+        if len(needed_late) == num_devices:
+            break
+        kept = [c for c in crossings if c.destination in (needed_late if c.lag else needed)]
+        next_block, needed_after_next = block, needed
+        needed = needed.union([c.source for c in kept])
+        found.append(PointCrossings(block, kept, weighted))
+        left.pop()
+    return left + found[::-1], needed
+
+
+def events_of(points: list[PointCrossings]) -> list[Event]:
     """The blocks after which anything happens, in order."""
     events: list[Event] = []
-    for point in policy.points:
-        steps, weighted = _steps_of(point, network), point.merge == "weighted"
-        if not events or events[-1].block < point.after:
-            events.append(Event(point.after, {}, _NOTHING, _NOTHING))
-        event = events[-1]
-        event.sends, event.prompt, event.prompt_weighted = steps.sends, steps.prompt, weighted
-        if steps.late:
-            events.append(Event(point.after + 1, {}, steps.late, _NOTHING, late_weighted=weighted))
+    late: list[Crossing] = []
+    late_block, late_weighted = -1, False
+    for block, crossings, weighted in points:
+        if late and late_block < block:
+            events.append(Event(late_block, late=late, late_weighted=late_weighted))
+            late = []
+        prompt = [crossing for crossing in crossings if not crossing.lag]
+        events.append(Event(block, sorted(crossings, key=_by_tag), late, prompt, late_weighted, weighted))
+        late = [crossing for crossing in crossings if crossing.lag]
+        late_block, late_weighted = block + 1, weighted
+    if late:
+        events.append(Event(late_block, late=late, late_weighted=late_weighted))
     return events
 
 
-def live_events(events: list[Event], readers: set[int]) -> list[Event]:
-    """The same without what cannot reach the logits of ``readers``: walked from the last block to the first."""
-    needed, live_tags, found = set(readers), set[int](), []
-    for event in reversed(events):
-        late, prompt = (_arriving(arrivals, needed, live_tags) for arrivals in (event.late, event.prompt))
-        sends = {}
-        for rank, posted in event.sends.items():
-            kept = tuple(send for send in posted if send.tag in live_tags)
-            if kept:
-                sends[rank] = kept
-        needed = needed.union(sends)
-        found.append(Event(event.block, sends, late, prompt, event.late_weighted, event.prompt_weighted))
-    return found[::-1]
+class BlockCrossings(dict[Transfer, Crossing]):
+    """The transfers after one block, each made once: a search uses the same few over and over."""
+
+    MOST_KEPT = 1 << 12
+
+    def __init__(self, block: int, outputs: tuple[Shape, ...]) -> None:
+        """``outputs`` are the shapes that the ranks' blocks put out."""
+        super().__init__()
+        self.block, self.outputs = block, outputs
+        self.tensor = f"b{block}"
+
+    def __missing__(self, transfer: Transfer) -> Crossing:
+        source, destination = transfer.source, transfer.destination
+        own, others = self.outputs[source], self.outputs[destination]
+        tag = _tag(self.block, transfer, len(self.outputs))
+        num_channels = transfer.num_channels(own.channels, others.channels)
+        send = Send(self.tensor, _region(num_channels, own.height), transfer.wire, destination, tag)
+        arriving = _shape(num_channels, own.height, others.width)
+        made = Crossing(tag, source, destination, transfer.lag, send, _recv(tag, source), arriving)
+        if len(self) >= self.MOST_KEPT:
+            self.clear()
+        self[transfer] = made
+        return made
 
 
-def _arriving(arrivals: Mapping[int, Arrivals], needed: set[int], live_tags: set[int]) -> dict[int, Arrivals]:
-    """What arrives where it is needed; its tags are added to the living."""
-    found = {rank: due for rank, due in arrivals.items() if rank in needed}
-    for due in found.values():
-        live_tags.update(recv.tag for recv, _ in due)
-    return found
+# What many crossings share is one object: the fewer there are, the more of them a processor keeps at hand.
 
 
-def _steps_of(point: ExchangePoint, network: NetworkTable) -> PointSteps:
-    """Made once for each point and network: a search uses the same few points over and over."""
-    found = network.kept(point)
-    if not isinstance(found, PointSteps):
-        found = _make_steps(point, network.parts)
-        network.keep(point, found)
-    return found
+@lru_cache(maxsize=1 << 12)
+def _region(num_channels: int, height: int) -> Region:
+    return Region((0, num_channels), (0, height))
 
 
-def _make_steps(point: ExchangePoint, parts: tuple[PartTable, ...]) -> PointSteps:
-    tensor, layer = f"b{point.after}", point.after + 1
-    sends: dict[int, tuple[Send, ...]] = {}
-    arrivals: tuple[dict[int, Arrivals], dict[int, Arrivals]] = ({}, {})
-    tags = [_tag(point.after, transfer, len(parts)) for transfer in point.transfers]
-    for tag, transfer in sorted(zip(tags, point.transfers, strict=True), key=lambda pair: pair[0]):
-        send = Send(tensor, _region(transfer, parts, layer), transfer.wire, transfer.destination, tag)
-        sends[transfer.source] = (*sends.get(transfer.source, ()), send)
-    for tag, transfer in zip(tags, point.transfers, strict=True):
-        received = _region(transfer, parts, layer).shape(parts[transfer.destination].outputs[layer])
-        due, rank = arrivals[transfer.lag], transfer.destination
-        due[rank] = (*due.get(rank, ()), (Recv(tag, transfer.source, f"r{tag}"), received))
-    return PointSteps(sends, *arrivals)
+@lru_cache(maxsize=1 << 12)
+def _shape(num_channels: int, height: int, width: int) -> Shape:
+    return Shape(num_channels, height, width)
 
 
-def _region(transfer: Transfer, parts: tuple[PartTable, ...], layer: int) -> Region:
-    own, others = parts[transfer.source].outputs[layer], parts[transfer.destination].outputs[layer]
-    return Region((0, transfer.num_channels(own.channels, others.channels)), (0, own.height))
+@lru_cache(maxsize=1 << 14)
+def _recv(tag: int, source: int) -> Recv:
+    return Recv(tag, source, f"r{tag}")
+
+
+@lru_cache(maxsize=1024)
+def network_crossings(parts: tuple[PartTable, ...]) -> list[BlockCrossings]:
+    """The transfers that were made so far of a network, by block."""
+    outputs = list(zip(*[part.outputs for part in parts], strict=True))
+    return [_block_crossings(block, shapes) for block, shapes in enumerate(outputs[1:-1])]  # between stem and head
+
+
+@lru_cache(maxsize=256)
+def _block_crossings(block: int, outputs: tuple[Shape, ...]) -> BlockCrossings:
+    """Networks whose blocks put out the same shapes share them."""
+    return BlockCrossings(block, outputs)
 
 
 def _tag(block: int, transfer: Transfer, num_devices: int) -> int:

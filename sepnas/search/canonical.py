@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping
+from functools import lru_cache
+from itertools import count
 
 from sepnas.plan.build import build_plan
-from sepnas.plan.steps import Compute, Merge, Plan, Recv, Send, Shape, Step
+from sepnas.plan.steps import Merge, Plan, Recv, Segment, Send, Shape, Step
 from sepnas.spec.architecture import Architecture, named_policy
 
 
@@ -15,12 +18,11 @@ def plan_key(plan: Plan) -> str:
 
     Tensors, segments and tags are numbered anew in the order in which the steps mention them.
     """
-    tags: dict[int, int] = {}
-    told: list[Any] = [plan.reader, _sides(plan.answer)]
-    for rank, program in enumerate(plan.programs):
-        names: dict[str, int] = {}
-        told.append([_describe(plan, rank, step, names, tags) for step in program])
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:32]
+    tags = _numbers()
+    told = [str(plan.reader), _shape(plan.answer)]
+    for program, segments, shapes in zip(plan.programs, plan.segments, plan.shapes, strict=True):
+        told.append(f"[{', '.join(_describe(program, segments, shapes, tags))}]")
+    return hashlib.sha256(f"[{', '.join(told)}]".encode()).hexdigest()[:32]
 
 
 def named_plan_key(network: Architecture, policy: str) -> str:
@@ -29,25 +31,56 @@ def named_plan_key(network: Architecture, policy: str) -> str:
     return plan_key(build_plan(network.with_policy(named)))
 
 
-def _describe(plan: Plan, rank: int, step: Step, names: dict[str, int], tags: dict[int, int]) -> tuple[Any, ...]:
-    """A step in numbers only."""
-    if isinstance(step, Send):
-        tensor, tag = names.setdefault(step.tensor, len(names)), tags.setdefault(step.tag, len(tags))
-        return ("send", tensor, step.region.channels, step.region.rows, step.wire, step.to, tag)
-    if isinstance(step, Recv):
-        tensor, tag = names.setdefault(step.tensor, len(names)), tags.setdefault(step.tag, len(tags))
-        return ("recv", tag, step.source, tensor, _sides(plan.shapes[rank][step.tensor]))
-    inputs = [names.setdefault(tensor, len(names)) for tensor in step.inputs]
-    output = names.setdefault(step.output, len(names))
-    if isinstance(step, Merge):
-        return ("merge", step.kind, inputs, output)
-    return ("compute", _work(plan, rank, step), inputs, output, _sides(plan.shapes[rank][step.output]))
+def _describe(
+    program: Iterable[Step], segments: Mapping[str, Segment], shapes: Mapping[str, Shape], tags: dict[Hashable, str]
+) -> list[str]:
+    """A device's steps in numbers only; ``tags`` are those that were mentioned so far.
+
+    Each step is written as Python writes a tuple; to make the tuples first would take twice the time.
+    """
+    found: list[str] = []
+    names = _numbers()
+    for step in program:
+        if isinstance(step, Send):
+            region = step.region
+            what = _sent(region.channels, region.rows, step.wire, step.to)
+            found.append(f"('send', {names[step.tensor]}, {what}, {tags[step.tag]})")
+        elif isinstance(step, Recv):
+            shape = _shape(shapes[step.tensor])
+            found.append(f"('recv', {tags[step.tag]}, {step.source}, {names[step.tensor]}, {shape})")
+        else:
+            inputs = ", ".join([names[tensor] for tensor in step.inputs])
+            if isinstance(step, Merge):
+                found.append(f"('merge', '{step.kind}', [{inputs}], {names[step.output]})")
+            else:
+                work, shape = _work(segments[step.segment]), _shape(shapes[step.output])
+                found.append(f"('compute', {work}, [{inputs}], {names[step.output]}, {shape})")
+    return found
 
 
-def _work(plan: Plan, rank: int, step: Compute) -> tuple[Any, ...]:
-    segment = plan.segments[rank][step.segment]
-    return (segment.layers, segment.flops, segment.num_kernels, segment.weight_bytes, segment.activation_bytes)
+def _numbers() -> dict[Hashable, str]:
+    """Numbers what it is asked for, from 0 in the order of asking."""
+    return defaultdict(map(str, count()).__next__)
 
 
-def _sides(shape: Shape) -> tuple[int, int, int]:
-    return (shape.channels, shape.height, shape.width)
+# The same few pieces stand in all plans of a search.
+
+
+def _shape(shape: Shape) -> str:
+    return _sides(shape.channels, shape.height, shape.width)
+
+
+@lru_cache(maxsize=1 << 12)
+def _sides(*sides: int) -> str:
+    return repr(sides)
+
+
+@lru_cache(maxsize=1 << 12)
+def _sent(channels: tuple[int, int], rows: tuple[int, int], wire: str, to: int) -> str:
+    return f"{channels}, {rows}, {wire!r}, {to}"
+
+
+@lru_cache(maxsize=1 << 12)
+def _work(segment: Segment) -> str:
+    s = segment
+    return repr((s.layers, s.flops, s.num_kernels, s.weight_bytes, s.activation_bytes))

@@ -51,6 +51,18 @@ class Part(BaseModel):
         _refuse_conversions(schema)
         return schema
 
+    def with_checked(self, **values: Any) -> Self:
+        """A copy with other values that are known to fit, as ``model_copy(update=values)`` in a third of the time.
+
+        What a search makes for every candidate is worth it.
+        """
+        copied = object.__new__(type(self))
+        object.__setattr__(copied, "__dict__", self.__dict__ | values)
+        object.__setattr__(copied, "__pydantic_fields_set__", self.__pydantic_fields_set__ | values.keys())
+        object.__setattr__(copied, "__pydantic_extra__", None)
+        object.__setattr__(copied, "__pydantic_private__", None)
+        return copied
+
 
 class Document(Part):
     """A whole file. Subclasses set ``format_name`` and ``current_version``."""

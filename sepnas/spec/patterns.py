@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from sepnas.errors import SpecError
 from sepnas.spec.policy import ExchangePoint, Lag, MergeRule, Readout, Transfer, TransmissionPolicy
@@ -92,8 +93,14 @@ def point(
     after: int, pairs: Pairs, fraction: float = 1.0, wire: WireFormat = "fp32", lag: Lag = 0, merge: MergeRule = "mean"
 ) -> ExchangePoint:
     """An exchange point whose transfers all look alike."""
-    transfers = tuple(Transfer(source=s, destination=d, fraction=fraction, wire=wire, lag=lag) for s, d in pairs)
+    transfers = tuple(_transfer(source, destination, fraction, wire, lag) for source, destination in pairs)
     return ExchangePoint(after=after, transfers=transfers, merge=merge)
+
+
+@lru_cache(maxsize=1 << 12, typed=True)
+def _transfer(source: int, destination: int, fraction: float, wire: WireFormat, lag: Lag) -> Transfer:
+    """One object for all points: what is found by a transfer is found sooner by the very same one."""
+    return Transfer(source=source, destination=destination, fraction=fraction, wire=wire, lag=lag)
 
 
 def all_to_all_policy(num_devices: int, blocks_per_stage: Sequence[int]) -> TransmissionPolicy:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from math import prod
+from operator import contains
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, TypeAlias
 
@@ -32,6 +33,7 @@ from sepnas.spec.space_points import (
     make_point,
     pairs_of,
     readout_of,
+    silent_policy,
 )
 from sepnas.spec.wire import WIRE_FORMATS
 
@@ -119,7 +121,7 @@ class SearchSpace(Document):
         self._check(genotype)
         network = self.network.architecture(self.name, genotype)
         # Built from checked pieces: checking it once more would cost more than pricing it.
-        return network.model_copy(update={"policy": self._policy(genotype, network.depth)})
+        return network.with_checked(policy=self._policy(genotype, network.depth))
 
     def genotype_of(self, policy: TransmissionPolicy, depth: int | None = None) -> dict[str, Choice] | None:
         """The largest network of this depth (the deepest) with this policy; None where the space has it not."""
@@ -191,14 +193,14 @@ class SearchSpace(Document):
         return make_places(self.blocks, blocks_of(self.deepest), blocks_of(depth))
 
     def _policy(self, genotype: Genotype, depth: int) -> TransmissionPolicy:
-        points = (self._point(genotype, place) for place in self._places(depth))
-        readout = readout_of(str(genotype["readout"]), self.num_devices, "`readout`")
-        return TransmissionPolicy(name=self.name, points=tuple(p for p in points if p.transfers), readout=readout)
-
-    def _point(self, genotype: Genotype, place: Place) -> ExchangePoint:
-        pattern, fraction, wire, lag = (genotype[label] for label in place.labels)
-        lag = 0 if place.ends_stage else lag
-        return make_point(place.after, str(pattern), self.num_devices, fraction, wire, lag, genotype["merge"])
+        num_devices, merge, points = self.num_devices, genotype["merge"], []
+        for place in self._places(depth):
+            pattern, fraction, wire, lag = place.genes(genotype)
+            point = make_point(place.after, num_devices, merge, pattern, fraction, wire, 0 if place.ends_stage else lag)
+            if point.transfers:
+                points.append(point)
+        silent = silent_policy(self.name, str(genotype["readout"]), num_devices)
+        return silent.with_checked(points=tuple(points))  # in rising order, as the places are
 
     def _genes(self, wanted: ExchangePoint) -> dict[str, Choice]:
         """Choices that come closest to a point whose transfers all look alike."""
@@ -212,9 +214,19 @@ class SearchSpace(Document):
         return genes
 
     def _contains(self, genotype: Genotype) -> bool:
-        return all(genotype[label] in values for label, values in self._choices.items())
+        try:
+            return all(map(contains, self._allowed, map(genotype.get, self._choices)))
+        except TypeError:  # a choice that nothing can be compared with: a list, out of a damaged file
+            return False
+
+    @cached_property
+    def _allowed(self) -> tuple[frozenset[Choice], ...]:
+        """What each label may be, to be asked quickly."""
+        return tuple(frozenset(values) for values in self._choices.values())
 
     def _check(self, genotype: Genotype) -> None:
+        if len(genotype) == len(self._choices) and self._contains(genotype):
+            return
         if genotype.keys() != self._choices.keys():
             label = sorted(genotype.keys() ^ self._choices.keys())[0]
             raise SpecError(f"genotype: label {label!r} is {'unknown' if label in genotype else 'missing'}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from operator import itemgetter
 from typing import Any
 
 from sepnas.errors import SpecError
 from sepnas.spec.patterns import Pairs, pattern_pairs, point
-from sepnas.spec.policy import ExchangePoint, Readout
+from sepnas.spec.policy import ExchangePoint, Readout, TransmissionPolicy
 from sepnas.spec.space_parts import MOST_DEVICES
 
 GENES = ("pattern", "fraction", "wire", "lag")
@@ -21,6 +23,11 @@ class Place:
     labels: tuple[str, ...]
     after: int
     ends_stage: bool
+
+    @cached_property
+    def genes(self) -> Callable[[Any], tuple[Any, ...]]:
+        """Takes the place's genes out of a genotype, all at once."""
+        return itemgetter(*self.labels)
 
 
 def blocks_of(depth: int) -> int:
@@ -68,9 +75,22 @@ def pairs_of(name: str, num_devices: int) -> Pairs:
     return pattern_pairs(name, num_devices)
 
 
-@lru_cache(maxsize=1 << 16)
 def make_point(
-    block: int, pattern: str, num_devices: int, fraction: Any, wire: Any, lag: Any, merge: Any
+    block: int, num_devices: int, merge: Any, pattern: str, fraction: Any, wire: Any, lag: Any
 ) -> ExchangePoint:
-    """Exchange points are immutable and few: one is made once and shared by all candidates."""
-    return point(block, pairs_of(pattern, num_devices), fraction, wire, lag, merge)
+    """An exchange point; those that differ in their block or merge alone share their transfers.
+
+    It is not kept: the points of large spaces hardly ever come again, and are more than memory should hold.
+    """
+    return _first_point(num_devices, pattern, fraction, wire, lag).with_checked(after=block, merge=merge)
+
+
+@lru_cache(maxsize=1 << 13)
+def _first_point(num_devices: int, pattern: str, fraction: Any, wire: Any, lag: Any) -> ExchangePoint:
+    return point(0, pairs_of(pattern, num_devices), fraction, wire, lag)
+
+
+@lru_cache(maxsize=1024)
+def silent_policy(name: str, readout: str, num_devices: int) -> TransmissionPolicy:
+    """A policy that sends nothing, for others to be copied from."""
+    return TransmissionPolicy(name=name, readout=readout_of(readout, num_devices, "`readout`"))
