@@ -97,8 +97,9 @@ def test_a_simulation_without_time_line_is_refused() -> None:
 def test_predicted_and_measured_have_the_same_steps(traced: tuple[Architecture, Path]) -> None:
     """What real workers did is what was predicted, step for step, with the same bytes and wire formats."""
     architecture, path = traced
-    plan, request = build_plan(architecture), Trace.load(path).requests[-1]
-    check_request(plan, request, "here: `")
+    plan, trace = build_plan(architecture), Trace.load(path)
+    check_request(plan, trace, 2, path)
+    request = trace.requests[2]
     measured = measured_timeline(request, wires_of(plan))
     foreseen = predicted(architecture, with_client(uniform_cluster(2)), batch=2)
     assert steps(measured) == steps(foreseen)
@@ -320,3 +321,21 @@ def test_traces_that_cannot_be_shown(traced: tuple[Architecture, Path], tmp_path
     empty = Trace(deployment_id="d", requests=()).save(tmp_path / "empty.json")
     assert "empty.json: field `requests`: holds no request" in refusal("trace", empty)
     assert "holds no request 9; it has 3, from 1 to 3" in refusal("trace", path, "--request", 9)
+
+
+def test_a_trace_is_not_laid_beside_another_network(traced: tuple[Architecture, Path], tmp_path: Path) -> None:
+    """A trace of another policy or on another number of devices is told, and so is a cluster with too few."""
+    path, cluster = traced[1], uniform_cluster(4).save(tmp_path / "four.yaml")
+    one = uniform_cluster(1).save(tmp_path / "one.yaml")
+    points = [{"after": 0, "transfers": [transfer(1, 0)]}]
+    other = tiny_architecture(points, devices=2).save(tmp_path / "other.json")
+    more = tiny_architecture(points, "mean", devices=3).save(tmp_path / "more.json")
+
+    def beside(architecture: Path, cluster: Path) -> str:
+        return refusal("trace", path, "--architecture", architecture, "--cluster", cluster)
+
+    assert f"{path}: field `requests.2.devices.0.steps.2`: is send 'b0'" in beside(other, cluster)
+    assert "field `requests.2.devices`: was taken on the devices [0, 1], but the plan computes on" in beside(
+        more, cluster
+    )
+    assert "one.yaml: field `devices`: has 1, but" in beside(path.with_name("architecture.json"), one)

@@ -52,12 +52,13 @@ def trace(
         raise typer.BadParameter(
             "both or neither: a prediction needs a network and its devices", param_hint="--cluster"
         )
-    record = request_of(load_trace(trace), request, trace)
+    traced = load_trace(trace)
+    record = request_of(traced, request, trace)
     timelines = []
     wires: dict[int, str] = {}
     if architecture is not None and cluster is not None:
         plan = build_plan(Architecture.load(architecture))
-        check_request(plan, record, f"{trace}: request {record.request}: `")
+        check_request(plan, traced, traced.requests.index(record), trace)
         where = load_cluster(cluster, plan, architecture)
         wires = wires_of(plan)
         simulation = simulate(plan, where, record.batch, timeline=True)

@@ -33,11 +33,12 @@ def request_of(trace: Trace, number: int | None, path: Path) -> RequestRecord:
     raise SpecError(f"{path}: holds no request {number}; it has {len(trace.requests)}, from {first} to {last}")
 
 
-def check_request(plan: Plan, request: RequestRecord, where: str) -> None:
+def check_request(plan: Plan, trace: Trace, place: int, path: Path) -> None:
     """Refuse (:class:`SpecError`) a request that is not one of ``plan``, or that was not recorded to its end.
 
-    ``where`` is the file and the field of the request.
+    ``place`` is the request's in the trace, ``path`` the file for the message.
     """
+    request, where = trace.requests[place], f"{path}: field `requests.{place}"
     traced = [device.rank for device in request.devices]
     busy = [rank for rank, program in enumerate(plan.programs) if program]
     if sorted(traced) != busy:
