@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from sepnas.cost.simulator import Simulation, Span
 from sepnas.errors import PlanError
-from sepnas.plan.steps import CLIENT, Compute, Merge, Plan, Recv, Send, Step
+from sepnas.plan.steps import CLIENT, Compute, Plan, Recv, Send, Step
 
 ActivityKind = Literal["compute", "merge", "send", "recv", "wait", "transfer"]
 
@@ -86,23 +86,30 @@ def predicted_timeline(plan: Plan, simulation: Simulation, batch: int = 1) -> Ti
 
 
 def _device_activities(rank: int, program: Iterable[Step], spans: Iterator[Span]) -> Iterator[Activity]:
-    """One device's steps; only computing and waiting take time in a simulation."""
+    """One device's steps with the times of their spans; a step without one takes no time."""
     now_s, ahead = 0.0, next(spans, None)
     for step in program:
-        if isinstance(step, Compute):
-            if ahead is None or (ahead.kind, ahead.name) != ("compute", step.segment):
-                raise PlanError(f"the simulation has no time of segment '{step.segment}' of rank {rank}")
-            yield Activity(rank, "compute", step.segment, ahead.start_s, ahead.end_s)
+        kind, name, peer, tag = _facts(step)
+        if kind == "recv" and ahead is not None and (ahead.kind, ahead.name, ahead.peer) == ("wait", name, peer):
+            yield Activity(rank, "wait", name, ahead.start_s, ahead.end_s, peer, tag)
             now_s, ahead = ahead.end_s, next(spans, None)
-        elif isinstance(step, Recv):
-            if ahead is not None and (ahead.kind, ahead.name, ahead.peer) == ("wait", step.tensor, step.source):
-                yield Activity(rank, "wait", step.tensor, ahead.start_s, ahead.end_s, step.source, step.tag)
-                now_s, ahead = ahead.end_s, next(spans, None)
-            yield Activity(rank, "recv", step.tensor, now_s, now_s, step.source, step.tag)
-        elif isinstance(step, Send):
-            yield Activity(rank, "send", step.tensor, now_s, now_s, step.to, step.tag)
-        elif isinstance(step, Merge):
-            yield Activity(rank, "merge", step.output, now_s, now_s)
+        start_s = now_s
+        if ahead is not None and ahead.name == name and (kind == "compute") == (ahead.kind == "compute"):
+            start_s, now_s, ahead = ahead.start_s, ahead.end_s, next(spans, None)
+        elif kind == "compute":
+            raise PlanError(f"the simulation has no time of segment '{name}' of rank {rank}")
+        yield Activity(rank, kind, name, start_s, now_s, peer, tag)
+
+
+def _facts(step: Step) -> tuple[ActivityKind, str, int | None, int | None]:
+    """What a step is called in a time line, its peer and its tag."""
+    if isinstance(step, Compute):
+        return "compute", step.segment, None, None
+    if isinstance(step, Send):
+        return "send", step.tensor, step.to, step.tag
+    if isinstance(step, Recv):
+        return "recv", step.tensor, step.source, step.tag
+    return "merge", step.output, None, None
 
 
 def _transfers(plan: Plan, ways: Mapping[_Way, list[Span]]) -> Iterator[Activity]:
