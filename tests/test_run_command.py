@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from sepnas.cli.main import app
 from sepnas.cli.workers import LocalWorkers
 from sepnas.errors import PeerUnreachableError, StorageError
+from sepnas.runtime.trace import Trace
 from sepnas.spec.cluster import uniform_cluster
 from tests.helpers_runtime import export_tiny, lively_network, threads, tiny_architecture, transfer
 
@@ -64,6 +65,16 @@ def test_bench_shows_what_it_measured_before_it_writes(served, tmp_path):
     result = call(*bench, "--cluster", str(tmp_path / "none.yaml"))
     assert "none.yaml: no such file" in str(result.exception)
     assert result.stdout == ""
+
+
+def test_bench_traces_as_many_requests_as_asked(served, tmp_path):
+    """The trace has the last request, or as many of the last ones as `--traced` says."""
+    bench = ("bench", served[0], "--devices", served[1], "--requests", "4", "--warmup", "0")
+    for options, number in (((), 1), (("--traced", "3"), 3)):
+        result = call(*bench, "--trace", str(tmp_path / "trace.json"), *options)
+        assert result.exit_code == 0
+        requests = Trace.load(tmp_path / "trace.json").requests
+        assert [each.request for each in requests] == list(range(5 - number, 5))
 
 
 @pytest.mark.parametrize(

@@ -25,16 +25,11 @@ from sepnas.cli.chain import (
     run_chain,
 )
 from sepnas.cli.common import console, number, resumable, seconds
-from sepnas.cli.pages import (
-    counted_bytes,
-    link_bytes,
-    machine_rows,
-    measured_timeline,
-    predicted_timeline,
-    training_curves,
-)
+from sepnas.cli.pages import counted_bytes, link_bytes, machine_rows, shown_timeline, training_curves
 from sepnas.cli.search_page import search_parts
+from sepnas.cli.traced import measured_timeline
 from sepnas.cost.simulator import simulate
+from sepnas.cost.timeline import Timeline, predicted_timeline
 from sepnas.errors import ExchangeError, SpecError
 from sepnas.plan.build import build_plan
 from sepnas.report.content import Accuracy, ClassAccuracy, ReportContent, SummaryRow
@@ -202,7 +197,7 @@ def report_content(chain: Chain, outcome: Outcome, title: str) -> ReportContent:
         ),
         summary=tuple(_summary(outcome)),
         **search_parts(chain.out / SEARCH, outcome.chosen.key),
-        timelines=(predicted_timeline(outcome.simulation), measured_timeline(answers.trace.requests[-1])),
+        timelines=tuple(shown_timeline(timeline) for timeline in _timelines(outcome)),
         links=link_bytes(outcome.simulation, counted_bytes(answers.counters)),
         accuracy=_accuracy(chain, answers),
         architecture=outcome.chosen.architecture,
@@ -210,6 +205,12 @@ def report_content(chain: Chain, outcome: Outcome, title: str) -> ReportContent:
         machine=machine_rows(),
         commands=(command_line(),),
     )
+
+
+def _timelines(outcome: Outcome) -> tuple[Timeline, Timeline]:
+    """One request as predicted and the last one as measured."""
+    measured = measured_timeline(outcome.answers.trace.requests[-1])
+    return predicted_timeline(outcome.plan, outcome.simulation), measured
 
 
 def _accuracy(chain: Chain, answers: Answers) -> Accuracy:

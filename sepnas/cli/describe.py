@@ -13,7 +13,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from sepnas.cli.common import FILE, console, number, print_json, seconds
+from sepnas.cli.timelines import Out, TimelineFormat, refuse_text_file, show_timelines
 from sepnas.cost.simulator import Simulation, peak_memory_bytes, simulate
+from sepnas.cost.timeline import predicted_timeline
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
 from sepnas.plan.lower import lower
@@ -179,15 +181,31 @@ def simulate_command(
     image_size: ImageSize = None,
     batch: Annotated[int, typer.Option(min=1, help="Images in one request.")] = 1,
     json_: AsJson = False,
+    timeline: Annotated[
+        TimelineFormat | None, typer.Option(help="Show who does what when. text: bars; chrome: for ui.perfetto.dev.")
+    ] = None,
+    out: Out = None,
 ) -> None:
-    """Predict time, bytes, memory and energy of one inference on a cluster."""
+    """Predict time, bytes, memory and energy of one inference on a cluster.
+
+    `--timeline` shows when each device computes and waits: as bars under the table, or as JSON instead of it.
+
+    Example: `sepnas simulate resnext20_4x4d -n 4 --policy hand-made --timeline chrome --out timeline.json`
+    """
+    refuse_text_file(timeline, out)
+    if json_ and timeline is not None:
+        raise typer.BadParameter("prints the time line by itself: no --timeline", param_hint="--json")
     architecture = read_architecture(name, devices, policy, classes, image_size)
     where = Cluster.load(cluster) if cluster else uniform_cluster(architecture.num_devices)
-    result = simulate(build_plan(architecture), where, batch, timeline=json_)
+    plan = build_plan(architecture)
+    result = simulate(plan, where, batch, timeline=json_ or timeline is not None)
     if json_:
         print_json(asdict(result))
         return
-    _print_simulation(architecture, where, result)
+    if timeline in (None, "text") or out is not None:
+        _print_simulation(architecture, where, result)
+    if timeline is not None:
+        show_timelines(timeline, [predicted_timeline(plan, result, batch)], out)
 
 
 def _print_simulation(architecture: Architecture, cluster: Cluster, result: Simulation) -> None:

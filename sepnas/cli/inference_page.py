@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TypedDict
 
 from sepnas.cli.common import number, seconds
-from sepnas.cli.pages import link_bytes, measured_timeline, predicted_timeline, traced_bytes
+from sepnas.cli.pages import link_bytes, shown_timeline, traced_bytes
+from sepnas.cli.traced import load_trace, measured_timeline
 from sepnas.cost.simulator import Simulation, simulate
+from sepnas.cost.timeline import predicted_timeline
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
 from sepnas.report.content import LinkBytes, SummaryRow, Timeline
-from sepnas.runtime.trace import RequestRecord, Trace
+from sepnas.runtime.trace import RequestRecord
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.cluster import Cluster
 
@@ -36,25 +38,19 @@ def inference_parts(
     links: tuple[LinkBytes, ...] = ()
     if training is not None:
         rows.append(_accuracy_row(training))
-    request = None if trace is None else _last_request(trace)
+    request = None if trace is None else load_trace(trace).requests[-1]
     batch = 1 if request is None else request.batch
-    simulation = None if architecture is None else simulate(build_plan(architecture), cluster, batch, timeline=True)
-    if simulation is not None:
+    if architecture is not None:
+        plan = build_plan(architecture)
+        simulation = simulate(plan, cluster, batch, timeline=True)
         if request is not None:
             _check_same_devices(simulation, request, str(trace))
             links = link_bytes(simulation, traced_bytes(request))
-        timelines.append(predicted_timeline(simulation))
+        timelines.append(shown_timeline(predicted_timeline(plan, simulation, batch)))
         rows += _cost_rows(simulation, request, cluster)
     if request is not None:
-        timelines.append(measured_timeline(request))
+        timelines.append(shown_timeline(measured_timeline(request)))
     return InferenceParts(summary=tuple(rows), timelines=tuple(timelines), links=links)
-
-
-def _last_request(trace: Path) -> RequestRecord:
-    requests = Trace.load(trace).requests
-    if not requests:
-        raise SpecError(f"{trace}: holds no request; write another with `sepnas bench --trace`")
-    return requests[-1]
 
 
 def _accuracy_row(training: Path) -> SummaryRow:

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import typer
 
-from sepnas.cli import cluster, demo, describe, front, learn, profile, results, run, search
+from sepnas.cli import calibrate, cluster, demo, describe, front, learn, profile, results, run, search, timelines
 from sepnas.cli.common import errors
 from sepnas.errors import SepnasError
 
@@ -29,6 +29,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
     "Look": {
         "describe": describe.describe,
         "simulate": describe.simulate_command,
+        "trace": timelines.trace,
         "cluster": cluster.cluster,
         "schema": describe.schema,
     },
@@ -39,7 +40,13 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "train": learn.train,
         "export": learn.export,
     },
-    "Run": {"worker": run.worker, "infer": run.infer, "bench": run.bench, "profile": profile.profile},
+    "Run": {
+        "worker": run.worker,
+        "infer": run.infer,
+        "bench": run.bench,
+        "profile": profile.profile,
+        "calibrate": calibrate.calibrate_command,
+    },
     "Show": {"report": results.report, "results": results.results, "demo": demo.demo},
 }
 

@@ -3,58 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from sepnas.cost.simulator import Simulation
+from sepnas.cost.timeline import Timeline
 from sepnas.plan.steps import CLIENT
-from sepnas.report.content import Curve, LinkBytes, Span, Timeline
+from sepnas.report.content import Curve, LinkBytes, Span
+from sepnas.report.content import Timeline as ShownTimeline
 from sepnas.report.provenance import machine_facts
 from sepnas.runtime.counters import Counters
-from sepnas.runtime.trace import RequestRecord, StepRecord
+from sepnas.runtime.trace import RequestRecord
 
 
-def predicted_timeline(simulation: Simulation) -> Timeline:
-    """The simulator's time line; a transfer is shown where it leaves and where it arrives."""
+def shown_timeline(timeline: Timeline) -> ShownTimeline:
+    """A time line as the page draws it: a message between devices where it leaves and where it arrives."""
     spans = []
-    for span in simulation.timeline:
-        if span.kind != "transfer":
-            spans.append(Span(span.rank, span.kind, span.name, span.start_s, span.end_s, span.peer))
-        elif span.peer is not None and CLIENT not in (span.rank, span.peer):
-            end = (span.name, span.start_s, span.end_s)
-            spans.append(Span(span.rank, "send", *end, peer=span.peer, nbytes=span.payload_bytes))
-            spans.append(Span(span.peer, "recv", *end, peer=span.rank, nbytes=span.payload_bytes))
-    return Timeline("predicted", tuple(spans), simulation.latency_s)
-
-
-def measured_timeline(request: RequestRecord) -> Timeline:
-    """A traced request on the client's clock, from the moment it was sent."""
-    sent_s = {
-        (device.rank, step.peer, step.tag): step.start_s
-        for device in request.devices
-        for step in device.steps
-        if step.step == "send"
-    }
-    spans: list[Span] = []
-    for device in request.devices:
-        for step in device.steps:
-            spans.extend(_measured_spans(device.rank, step, request.sent_s, sent_s))
-    return Timeline("measured", tuple(spans), request.latency_s)
-
-
-def _measured_spans(
-    rank: int, step: StepRecord, origin_s: float, sent_s: Mapping[tuple[int, int | None, int | None], float]
-) -> Iterable[Span]:
-    start_s, end_s = step.start_s - origin_s, step.end_s - origin_s
-    if step.step == "compute" or step.step == "merge":
-        yield Span(rank, step.step, step.name, start_s, end_s)
-    elif step.step == "recv":
-        yield Span(rank, "wait", step.name, start_s, end_s, step.peer)
-        posted_s = sent_s.get((step.peer if step.peer is not None else CLIENT, rank, step.tag))
-        if posted_s is not None and step.arrived_s is not None and step.peer is not None:
-            end = (step.name, posted_s - origin_s, max(posted_s, step.arrived_s) - origin_s)
-            yield Span(step.peer, "send", *end, peer=rank, nbytes=step.payload_bytes)
-            yield Span(rank, "recv", *end, peer=step.peer, nbytes=step.payload_bytes)
+    for activity in timeline.activities:
+        rank, kind, peer = activity.rank, activity.kind, activity.peer
+        end = (activity.name, activity.start_s, activity.end_s)
+        if kind == "transfer" and peer is not None and CLIENT not in (rank, peer):
+            spans.append(Span(rank, "send", *end, peer=peer, nbytes=activity.payload_bytes))
+            spans.append(Span(peer, "recv", *end, peer=rank, nbytes=activity.payload_bytes))
+        elif activity.seconds > 0 and (kind == "wait" or kind == "recv"):
+            spans.append(Span(rank, "wait", *end, peer=peer))
+        elif activity.seconds > 0 and (kind == "compute" or kind == "merge"):
+            spans.append(Span(rank, kind, *end))
+    return ShownTimeline(timeline.title, tuple(spans), timeline.latency_s)
 
 
 def counted_bytes(counters: Counters) -> dict[tuple[int, int], int]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from sepnas.cli.common import console, number, path_of, print_json, seconds
 from sepnas.runtime.images import Resize
 from sepnas.runtime.protocol import MAX_BATCH
-from sepnas.runtime.session import MAX_DEADLINE_S, Session
+from sepnas.runtime.session import MAX_DEADLINE_S, MAX_TRACES, Session
 
 if TYPE_CHECKING:
     from sepnas.runtime.bench import BenchResult
@@ -94,7 +94,8 @@ def bench(
     batch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="Images in one request.")] = 1,
     deadline: Deadline = 10.0,
     cluster: Annotated[Path | None, typer.Option(parser=path_of, help="A cluster to predict with.")] = None,
-    trace: Annotated[Path | None, typer.Option(parser=path_of, help="File for the last request's trace.")] = None,
+    trace: Annotated[Path | None, typer.Option(parser=path_of, help="File for the trace of the last requests.")] = None,
+    traced: Annotated[int, typer.Option(min=1, max=MAX_TRACES, help="Requests in the trace.")] = 1,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     insecure: Insecure = False,
 ) -> None:
@@ -110,7 +111,7 @@ def bench(
         else:
             _print_bench(result, predicted_s)
         if trace is not None:  # last: what was measured is shown even if this file cannot be written
-            session.trace(last=1).save(trace)
+            session.trace(last=traced).save(trace)
 
 
 def _predicted_latency_s(deployment: Path, cluster: Path, batch: int) -> float:

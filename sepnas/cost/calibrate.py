@@ -2,12 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
+from sepnas.cost.routes import routes_of
+from sepnas.cost.timeline import Activity, Timeline
 from sepnas.errors import SpecError
-from sepnas.spec.timing import SegmentTime
+from sepnas.plan.steps import CLIENT, Plan
+from sepnas.spec.cluster import Cluster, Device, Link
+from sepnas.spec.timing import MessageTime, SegmentTime
+from sepnas.spec.wire import FRAME_HEADER_BYTES
+
+_LEAST_TIMES = 3
+"""Two numbers can be told from as few: the third says how well."""
+_SURE = 3.0
+"""How many standard errors a fitted number must be from 0 to be believed."""
+_ROUNDING = 1e-6
+"""Shares of the measured times that are no more than rounding."""
+
+_Array: TypeAlias = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCorrection:
+    """A device before and after; ``ratio`` is its measured over its predicted computing time, the median."""
+
+    before: Device
+    after: Device
+    how: str
+    ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkCorrection:
+    """A link before and after; ``name`` says between whom."""
+
+    name: str
+    before: Link
+    after: Link
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A corrected cluster, and what was corrected how."""
+
+    cluster: Cluster
+    devices: tuple[DeviceCorrection, ...]
+    links: tuple[LinkCorrection, ...]
+
+
+def calibrate(plan: Plan, cluster: Cluster, timelines: Sequence[Timeline]) -> Calibration:
+    """Correct a cluster by what requests of ``plan`` took on its devices; what nothing tells of stays as it is.
+
+    Of each segment and of each message the median over the requests counts. A time of computing is one clock's. That
+    of a message is two clocks': it counts where the receiver was waiting, where no other message was in its way, and
+    where it is longer than the clocks are uncertain.
+    """
+    devices = tuple(
+        _corrected_device(device, list(_segment_times(plan, rank, timelines)))
+        for rank, device in enumerate(cluster.devices)
+    )
+    messages = _message_times(cluster, timelines)
+    links = [_corrected_link(f"link {_ends(link)}", link, messages[index]) for index, link in enumerate(cluster.links)]
+    corrected = cluster.model_copy(
+        update={"devices": tuple(each.after for each in devices), "links": tuple(each.after for each in links)}
+    )
+    if cluster.client_link is not None:
+        links.append(_corrected_link("client_link", cluster.client_link, messages[CLIENT]))
+        corrected = corrected.model_copy(update={"client_link": links[-1].after})
+    return Calibration(corrected, devices, tuple(links))
 
 
 def fit_rate(times: Sequence[SegmentTime]) -> tuple[float, float]:
@@ -27,5 +97,152 @@ def fit_rate(times: Sequence[SegmentTime]) -> tuple[float, float]:
     return float(1 / per_flop), float(per_kernel)
 
 
-def _alone(column: np.ndarray) -> float:
+def _alone(column: _Array) -> float:
     return float(column.sum() / (column**2).sum())
+
+
+def _sure_fit(columns: _Array, seconds: _Array) -> tuple[float, float] | None:
+    """Two numbers ``(a, b)`` with ``columns @ (a, b) == seconds``, by least squares of relative errors.
+
+    None where they cannot be told apart, or where ``a`` may as well be 0.
+    """
+    shares = columns / seconds[:, None]
+    if len(seconds) < _LEAST_TIMES:
+        return None
+    size = np.linalg.norm(shares, axis=0)
+    if not size.all():
+        return None
+    (a, b), _, rank, _ = np.linalg.lstsq(shares / size, np.ones(len(seconds)), rcond=1e-6)
+    if rank < 2:
+        return None
+    misses = shares / size @ np.array([a, b]) - 1
+    variance = float(misses @ misses) / (len(seconds) - 2)
+    error = float(np.sqrt(variance * np.linalg.inv((shares / size).T @ (shares / size))[0, 0]))
+    first, second = float(a / size[0]), float(b / size[1])
+    if first <= _SURE * error / size[0]:
+        return None
+    if second * shares[:, 1].max() < -_ROUNDING:
+        return None
+    return first, max(0.0, second)
+
+
+def _segment_times(plan: Plan, rank: int, timelines: Iterable[Timeline]) -> Iterator[SegmentTime]:
+    """The median time of each segment of a device, for each size of batch."""
+    found: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for timeline in timelines:
+        for activity in timeline.activities:
+            if activity.rank == rank and activity.kind == "compute":
+                found[activity.name, timeline.batch].append(activity.seconds)
+    for (name, batch), seconds in found.items():
+        segment, time_s = plan.segments[rank][name], median(seconds)
+        if time_s > 0 and segment.flops > 0:
+            yield SegmentTime(batch * segment.flops, segment.num_kernels, time_s)
+
+
+def _corrected_device(device: Device, times: Sequence[SegmentTime]) -> DeviceCorrection:
+    """Rate and constant of each kernel fitted to the times, or both scaled where they do not tell the two apart."""
+    if not times:
+        return DeviceCorrection(device, device, "computed nothing")
+    ratio = median(t.seconds / (t.flops / device.flops_per_s + t.num_kernels * device.layer_overhead_s) for t in times)
+    columns = np.array([[t.flops, t.num_kernels] for t in times], dtype=np.float64)
+    fitted = _sure_fit(columns, np.array([t.seconds for t in times]))
+    if fitted is None:
+        changes = {"flops_per_s": device.flops_per_s / ratio, "layer_overhead_s": device.layer_overhead_s * ratio}
+        how = f"scaled by {ratio:.3g}, {len(times)} segments"
+    else:
+        changes = {"flops_per_s": 1 / fitted[0], "layer_overhead_s": fitted[1]}
+        how = f"fitted to {len(times)} segments"
+    return DeviceCorrection(device, device.model_copy(update=changes), how, ratio)
+
+
+_Message: TypeAlias = tuple[int, int, int, int]
+"""Source, destination, tag and the batch of the request."""
+
+
+def _message_times(cluster: Cluster, timelines: Iterable[Timeline]) -> dict[int, list[MessageTime]]:
+    """The median time of each message that tells of its link, by the link's place (``CLIENT``: the client's)."""
+    found: dict[_Message, list[MessageTime]] = defaultdict(list)
+    for timeline in timelines:
+        for message, time in _free_messages(cluster, timeline):
+            found[message].append(time)
+    links: dict[int, list[MessageTime]] = defaultdict(list)
+    for (source, destination, _, _), times in found.items():
+        place = CLIENT
+        if CLIENT not in (source, destination):
+            carrier = cluster.link(source, destination)
+            place = next(index for index, link in enumerate(cluster.links) if link is carrier)
+        seconds = median(time.seconds for time in times)
+        links[place].append(MessageTime(times[0].wire_bytes, seconds, max(time.uncertainty_s for time in times)))
+    return links
+
+
+def _free_messages(cluster: Cluster, timeline: Timeline) -> Iterator[tuple[_Message, MessageTime]]:
+    """The messages of one request that were waited for and had their way to themselves."""
+    routes, clocks = routes_of(cluster), timeline.uncertainty_s
+    posted_s, had_s, waited = _ends_of_messages(timeline)
+    earlier: list[tuple[frozenset[int], float, float]] = []  # the ways of messages with lower tags, and when
+    for message in sorted((a for a in timeline.activities if a.kind == "transfer"), key=lambda a: a.tag or 0):
+        source, destination, tag = message.rank, message.peer, message.tag
+        if destination is None or tag is None:
+            continue
+        route = routes[source, destination]
+        if route is None:  # the cluster says that the client's messages cost nothing
+            continue
+        start_s, end_s = posted_s.get(tag, 0.0), had_s.get(tag, message.end_s)
+        way = frozenset(route.resources)
+        # messages take turns by tag
+        free = not any(way & other and first < end_s and last > start_s for other, first, last in earlier)
+        earlier.append((way, start_s, message.end_s))
+        if free and end_s > start_s and (tag in waited or destination == CLIENT):
+            time = MessageTime(
+                message.payload_bytes + FRAME_HEADER_BYTES,
+                end_s - start_s,
+                clocks.get(source, 0.0) + clocks.get(destination, 0.0),
+            )
+            yield (source, destination, tag, timeline.batch), time
+
+
+def _ends_of_messages(timeline: Timeline) -> tuple[Mapping[int, float], Mapping[int, float], set[int]]:
+    """By tag: when a message was posted, when its receiver had it; and which of them were waited for."""
+    steps: dict[str, dict[int, Activity]] = {"send": {}, "recv": {}, "wait": {}}
+    begun: set[int] = set()
+    waited: set[int] = set()
+    for activity in timeline.activities:
+        tag = activity.tag
+        if activity.kind in steps and tag is not None:
+            steps[activity.kind][tag] = activity
+            # before its first step a device waits for the request
+            if activity.kind == "wait" or (activity.kind == "recv" and activity.rank not in begun):
+                waited.add(tag)
+        if activity.kind != "transfer":
+            begun.add(activity.rank)
+    posted_s = {tag: activity.start_s for tag, activity in steps["send"].items()}
+    had_s = {tag: activity.end_s for tag, activity in steps["recv"].items()}
+    return posted_s, had_s, waited
+
+
+def _corrected_link(name: str, link: Link, times: Sequence[MessageTime]) -> LinkCorrection:
+    """Bandwidth and latency fitted to the times, or the latency alone where sizes do not tell the two apart."""
+    used = [t for t in times if t.seconds > t.uncertainty_s]
+    if 2 * len(used) <= len(times):
+        # the few that look long enough would be those that look longer than they are
+        why = "shorter than the clocks' uncertainty" if times else "no message was waited for"
+        return LinkCorrection(name, link, link, f"kept: {why}")
+    columns = np.array([[t.wire_bytes, 1] for t in used], dtype=np.float64)
+    fitted = _sure_fit(columns, np.array([t.seconds for t in used]))
+    if fitted is not None:
+        rate, constant_s, how = 1 / fitted[0], fitted[1], "fitted to"
+    else:
+        rate, how = link.bandwidth_bytes_per_s, "latency of"
+        constant_s = median(t.seconds - t.wire_bytes / rate for t in used)
+        wire_s = [t.seconds - link.message_overhead_s for t in used]
+        if constant_s < link.message_overhead_s and min(wire_s) > 0:  # too slow even without any latency
+            rate, how = median(t.wire_bytes / s for t, s in zip(used, wire_s, strict=True)), "bandwidth of"
+    changes = {"bandwidth_bytes_per_s": rate, "latency_s": max(0.0, constant_s - link.message_overhead_s)}
+    return LinkCorrection(
+        name, link, link.model_copy(update=changes), f"{how} {len(used)} message{'' if len(used) == 1 else 's'}"
+    )
+
+
+def _ends(link: Link) -> str:
+    return "all" if link.between == "all" else "-".join(link.between)

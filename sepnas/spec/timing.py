@@ -12,3 +12,12 @@ class SegmentTime:
     flops: int
     num_kernels: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MessageTime:
+    """One measured message: its bytes with the header, the time until its receiver had it, and how sure that is."""
+
+    wire_bytes: int
+    seconds: float
+    uncertainty_s: float = 0.0

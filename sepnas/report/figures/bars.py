@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
+from sepnas.cost.timeline import rank_name
 from sepnas.report.content import ClassAccuracy, LinkBytes
 from sepnas.report.figures.style import (
     BLUE,
@@ -21,7 +22,6 @@ from sepnas.report.figures.style import (
     legend_above,
     new_axes,
 )
-from sepnas.report.figures.timeline import rank_name
 from sepnas.report.units import format_bytes, format_count, format_share
 
 _SHORTEN_FROM = 24

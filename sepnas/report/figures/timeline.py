@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
+from sepnas.cost.timeline import rank_name
 from sepnas.report.content import Span, SpanKind, Timeline
 from sepnas.report.figures.style import (
     BLUE,
@@ -56,11 +57,6 @@ _MARGIN, _CHARACTER = 0.005, 0.0058
 
 _ON_COLOUR = "#1b1f25"
 """Text on orange and purple: dark in both themes, hence none of the page's colours."""
-
-
-def rank_name(rank: int) -> str:
-    """``device 0``, or ``client`` for the rank below zero."""
-    return "client" if rank < 0 else f"device {rank}"
 
 
 def timeline_drawing(timelines: Sequence[Timeline]) -> Drawing:

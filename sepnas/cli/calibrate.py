@@ -1,0 +1,103 @@
+"""``sepnas calibrate``: correct a cluster by traces of real requests."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+import typer
+from rich.table import Column, Table
+from rich.text import Text
+
+from sepnas.cli.common import FILE, console, seconds
+from sepnas.cli.timelines import load_cluster
+from sepnas.cli.traced import check_request, load_trace, measured_timeline
+from sepnas.cost.calibrate import Calibration, calibrate
+from sepnas.cost.simulator import simulate
+from sepnas.cost.timeline import Timeline
+from sepnas.plan.build import build_plan
+from sepnas.plan.steps import Plan
+from sepnas.report.units import format_count, format_seconds
+from sepnas.spec.architecture import Architecture
+from sepnas.spec.cluster import Cluster
+from sepnas.spec.document import refuse_folder
+
+
+def calibrate_command(
+    trace: Annotated[Path, typer.Argument(help="A trace of several requests (`sepnas bench --trace`).", **FILE)],
+    architecture: Annotated[Path, typer.Option(help="The architecture that was deployed.", **FILE)],
+    cluster: Annotated[Path, typer.Option(help="The cluster to correct; its devices in the order of ranks.", **FILE)],
+    out: Annotated[Path, typer.Option(help="The corrected cluster file to write.", **FILE)],
+) -> None:
+    """Correct a cluster file by what real requests took, so that it predicts them better.
+
+    Computing times correct each device's `flops_per_s` and `layer_overhead_s`; the times of messages that were waited
+    for correct the links' `latency_s` and, if their sizes differ enough, `bandwidth_bytes_per_s`. Figures that the
+    trace does not tell of are kept. The table shows what was predicted before and after beside what was measured.
+
+    Example: `sepnas calibrate trace.json --architecture architecture.json --cluster cluster.yaml --out cluster.yaml`
+    """
+    refuse_folder(out)
+    record, plan = load_trace(trace), build_plan(Architecture.load(architecture))
+    before = load_cluster(cluster, plan, architecture)
+    for place in range(len(record.requests)):
+        check_request(plan, record, place, trace)
+    timelines = [measured_timeline(request) for request in record.requests]
+    found = calibrate(plan, before, timelines)
+    number = format_count(len(timelines), "request")
+    found.cluster.save(out, f"corrected by a trace of {number}")
+    console.print(_figures(found))
+    console.print(_predictions(plan, before, found.cluster, timelines))
+    console.print(f"written: {out}, from {number}", markup=False, soft_wrap=True)
+
+
+def _figures(found: Calibration) -> Table:
+    """The corrected figures, and what they come from."""
+    columns = (Column(heading, justify="right") for heading in ("before", "after"))
+    table = Table("figure", *columns, "how")
+    for device in found.devices:
+        name, old, new = device.before.name, device.before, device.after
+        rates = (f"{each.flops_per_s / 1e9:.4g} GFLOP/s" for each in (old, new))
+        table.add_row(Text(f"{name} flops_per_s"), *rates, device.how)
+        overheads = (format_seconds(each.layer_overhead_s) for each in (old, new))
+        table.add_row(Text(f"{name} layer_overhead_s"), *overheads, "")
+    for link in found.links:
+        rates = (f"{each.bandwidth_bytes_per_s / 1e6:.4g} MB/s" for each in (link.before, link.after))
+        table.add_row(Text(f"{link.name} bandwidth_bytes_per_s"), *rates, link.how)
+        latencies = (format_seconds(each.latency_s) for each in (link.before, link.after))
+        table.add_row(Text(f"{link.name} latency_s"), *latencies, "")
+    return table
+
+
+def _predictions(plan: Plan, before: Cluster, after: Cluster, timelines: Sequence[Timeline]) -> Table:
+    """What both clusters predict beside what was measured, for each size of batch."""
+    headings = ("predicted before", "predicted after", "measured, median")
+    table = Table("", *(Column(heading, justify="right") for heading in headings))
+    batches: dict[int, list[Timeline]] = defaultdict(list)
+    for timeline in timelines:
+        batches[timeline.batch].append(timeline)
+    for batch, some in sorted(batches.items()):
+        old, new = (simulate(plan, cluster, batch) for cluster in (before, after))
+        images = format_count(batch, "image")
+        measured_s = median(timeline.latency_s for timeline in some)
+        table.add_row(f"{images}: latency", *map(seconds, (old.latency_s, new.latency_s, measured_s)))
+        for rank, busy_s in _computing(plan, some):
+            times = map(seconds, (old.compute_s[rank], new.compute_s[rank], busy_s))
+            table.add_row(Text(f"{images}: {before.devices[rank].name} computes"), *times)
+    return table
+
+
+def _computing(plan: Plan, timelines: Sequence[Timeline]) -> Iterator[tuple[int, float]]:
+    """For each device that computes its time of it, the median over requests."""
+    for rank, program in enumerate(plan.programs):
+        if program:
+            yield (
+                rank,
+                median(
+                    sum(a.seconds for a in timeline.activities if a.rank == rank and a.kind == "compute")
+                    for timeline in timelines
+                ),
+            )
