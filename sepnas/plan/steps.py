@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from sepnas.spec.device_profile import OperatorKind
 from sepnas.spec.wire import FRAME_HEADER_BYTES, WireFormat, payload_bytes
 
 CLIENT = -1
@@ -96,11 +97,52 @@ Step: TypeAlias = Compute | Send | Recv | Merge
 
 
 @dataclass(frozen=True, slots=True)
+class Operator:
+    """What an engine computes at one go, for one sample: the unit that a device is measured in.
+
+    ``conv`` has its batch norm and its activation in it, ``linear`` its bias; ``add`` is the residual's addition with
+    its activation; ``pool`` is the mean over windows of ``kernel`` (a global one: the side of its input, which is then
+    its ``stride`` too). ``height`` and ``width`` are those of the output.
+    """
+
+    kind: OperatorKind
+    in_channels: int
+    out_channels: int
+    kernel: int = 1
+    stride: int = 1
+    groups: int = 1
+    height: int = 1
+    width: int = 1
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates; elementwise operators and means have none."""
+        if self.kind in ("add", "pool"):
+            return 0
+        return self.num_weights * self.height * self.width
+
+    @property
+    def num_weights(self) -> int:
+        """Weights without biases."""
+        if self.kind in ("add", "pool"):
+            return 0
+        return self.in_channels * self.out_channels * self.kernel**2 // self.groups
+
+    @property
+    def values_moved(self) -> int:
+        """Numbers that are read or written: inputs (a side is taken as stride times the output's), output, weights."""
+        sides = self.height * self.width
+        inputs = self.in_channels * sides * self.stride**2 * (2 if self.kind == "add" else 1)
+        biases = self.out_channels if self.num_weights else 0
+        return inputs + self.out_channels * sides + self.num_weights + biases
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A piece of one device's network: consecutive ``layers`` that need nothing from outside.
 
     ``flops`` and ``activation_bytes`` (the peak while it runs, fp32) are for one sample; ``num_kernels`` counts
-    its convolutions and matrix products.
+    its convolutions and matrix products, ``operators`` are these and all others in the order in which they run.
     """
 
     name: str
@@ -110,6 +152,7 @@ class Segment:
     num_kernels: int
     weight_bytes: int
     activation_bytes: int
+    operators: tuple[Operator, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
