@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sepnas.cost.calibrate import fit_rate
-from sepnas.cost.simulator import peak_memory_bytes, simulate
+from sepnas.cost.memory import peak_memory_bytes
+from sepnas.cost.simulator import simulate
 from sepnas.errors import PlanError, SpecError
 from sepnas.plan.build import build_plan
 from sepnas.plan.network import count_macs

@@ -13,7 +13,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from sepnas.cli.common import FILE, console, number, print_json, seconds
-from sepnas.cost.simulator import Simulation, peak_memory_bytes, simulate
+from sepnas.cost.memory import peak_memory_bytes
+from sepnas.cost.simulator import Simulation, simulate
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
 from sepnas.plan.lower import lower

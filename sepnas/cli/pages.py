@@ -18,9 +18,9 @@ def predicted_timeline(simulation: Simulation) -> Timeline:
     """The simulator's time line; a transfer is shown where it leaves and where it arrives."""
     spans = []
     for span in simulation.timeline:
-        if span.kind != "transfer":
+        if span.kind == "compute" or span.kind == "merge" or span.kind == "wait":
             spans.append(Span(span.rank, span.kind, span.name, span.start_s, span.end_s, span.peer))
-        elif span.peer is not None and CLIENT not in (span.rank, span.peer):
+        elif span.kind == "transfer" and span.peer is not None and CLIENT not in (span.rank, span.peer):
             end = (span.name, span.start_s, span.end_s)
             spans.append(Span(span.rank, "send", *end, peer=span.peer, nbytes=span.payload_bytes))
             spans.append(Span(span.peer, "recv", *end, peer=span.rank, nbytes=span.payload_bytes))

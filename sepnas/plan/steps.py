@@ -26,10 +26,11 @@ class Shape:
     channels: int
     height: int = 1
     width: int = 1
+    num_values: int = field(init=False, repr=False, compare=False)
 
-    @property
-    def num_values(self) -> int:
-        return self.channels * self.height * self.width
+    def __post_init__(self) -> None:
+        # kept, for a search asks for it more often than it makes a shape
+        object.__setattr__(self, "num_values", self.channels * self.height * self.width)
 
 
 @dataclass(frozen=True, slots=True)
