@@ -13,8 +13,11 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from sepnas.cli.common import FILE, console, number, print_json, seconds
+from sepnas.cost.floor import floor_s
+from sepnas.cost.jitter import latency_percentile
 from sepnas.cost.memory import peak_memory_bytes
 from sepnas.cost.simulator import Simulation, simulate
+from sepnas.cost.stream import simulate_stream
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
 from sepnas.plan.lower import lower
@@ -179,16 +182,40 @@ def simulate_command(
     classes: Classes = None,
     image_size: ImageSize = None,
     batch: Annotated[int, typer.Option(min=1, help="Images in one request.")] = 1,
+    percentile: Annotated[
+        float | None, typer.Option(min=0, max=100, help="Also the latency that so many percent do not exceed.")
+    ] = None,
+    in_flight: Annotated[
+        int | None, typer.Option(min=1, help="Also the throughput with so many requests open at once.")
+    ] = None,
     json_: AsJson = False,
 ) -> None:
-    """Predict time, bytes, memory and energy of one inference on a cluster."""
+    """Predict time, bytes, memory and energy of one inference on a cluster.
+
+    The floor is what computing, bandwidth and latency alone would take, with messages that cost the processors nothing
+    and never wait for each other: how far the answer is above it is what the exchange costs. With a percentile the
+    times are drawn at random, from `jitter` of devices and `jitter_s` of links in the cluster file.
+
+    Example: `sepnas simulate resnext56_4x16d -n 4 --policy hand-made --cluster cluster.yaml --percentile 95
+    --in-flight 4`
+    """
     architecture = read_architecture(name, devices, policy, classes, image_size)
     where = Cluster.load(cluster) if cluster else uniform_cluster(architecture.num_devices)
-    result = simulate(build_plan(architecture), where, batch, timeline=json_)
+    plan = build_plan(architecture)
+    result = simulate(plan, where, batch, timeline=json_)
+    times: dict[str, Any] = {"floor_s": floor_s(plan, where, batch)}
+    times["latency_over_floor"] = result.latency_s / times["floor_s"]
+    if percentile is not None:
+        latency_s = latency_percentile(plan, where, percentile, batch=batch)
+        times["percentile"] = {"percent": percentile, "latency_s": latency_s}
+    if in_flight is not None:
+        stream = asdict(simulate_stream(plan, where, in_flight=in_flight, batch=batch))
+        times["stream"] = {key: value for key, value in stream.items() if key != "latencies_s"}
     if json_:
-        print_json(asdict(result))
+        print_json(asdict(result) | times)
         return
     _print_simulation(architecture, where, result)
+    _print_times(times)
 
 
 def _print_simulation(architecture: Architecture, cluster: Cluster, result: Simulation) -> None:
@@ -197,12 +224,25 @@ def _print_simulation(architecture: Architecture, cluster: Cluster, result: Simu
         f"answer after {seconds(result.latency_s)}, all done after {seconds(result.makespan_s)}, "
         f"{format_count(result.payload_bytes, 'byte')} between devices"
     )
-    headings = ("computes", "memory, bytes", "energy, J", "sends, bytes")
+    headings = ("computes", "busy", "memory, bytes", "energy, J", "sends, bytes")
     table = Table("device", *(Column(heading, justify="right") for heading in headings))
     for rank in range(architecture.num_devices):
         sent = sum(link.payload_bytes for link in result.links if link.source == rank)
         table.add_row(
-            Text(cluster.devices[rank].name), seconds(result.compute_s[rank]), number(result.peak_memory_bytes[rank]),
-            f"{result.energy_j[rank]:.3g}", number(sent),
+            Text(cluster.devices[rank].name), seconds(result.compute_s[rank]), seconds(result.busy_s[rank]),
+            number(result.peak_memory_bytes[rank]), f"{result.energy_j[rank]:.3g}", number(sent),
         )  # fmt: skip
+    console.print(table)
+
+
+def _print_times(times: Mapping[str, Any]) -> None:
+    """The floor, and what was asked for besides."""
+    table = Table("", Column(justify="right"), show_header=False)
+    table.add_row("floor: computing, bandwidth and latency alone", seconds(times["floor_s"]))
+    table.add_row("answer, times the floor", f"{times['latency_over_floor']:.2f}")
+    if found := times.get("percentile"):
+        table.add_row(f"{found['percent']:g}% of answers within", seconds(found["latency_s"]))
+    if found := times.get("stream"):
+        table.add_row(f"answers a second, {found['in_flight']} in flight", f"{found['throughput_per_s']:.4g}")
+        table.add_row("their mean latency", seconds(found["latency_s"]))
     console.print(table)
