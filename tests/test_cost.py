@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sepnas.cost.calibrate import fit_rate
-from sepnas.cost.memory import peak_memory_bytes
+from sepnas.cost.memory import peak_memory_bytes, tensors_bytes
 from sepnas.cost.simulator import simulate
 from sepnas.errors import PlanError, SpecError
 from sepnas.plan.build import build_plan
+from sepnas.plan.lower import lower
 from sepnas.plan.network import count_macs
 from sepnas.spec.architecture import named_architecture
 from sepnas.spec.cluster import Cluster, Link, Power, uniform_cluster
@@ -173,6 +174,14 @@ def test_bytes_are_the_plans(data: st.DataObject, architecture, batch: int) -> N
     assert result.payload_bytes == plan.payload_bytes(batch) == sum(link.payload_bytes for link in result.links)
     assert result.wire_bytes == plan.wire_bytes(batch)
     assert result.peak_memory_bytes == tuple(peak_memory_bytes(plan, rank, batch) for rank in range(plan.num_devices))
+
+
+@QUICK
+@given(architecture=architectures())
+def test_lowering_knows_the_memory(architecture) -> None:
+    """What lowering says of a plan's tensors is what walking the plan finds, dead steps or none."""
+    for plan in (lower(architecture), build_plan(architecture)):
+        assert plan.tensors_bytes == tuple(tensors_bytes(plan, rank) for rank in range(plan.num_devices))
 
 
 @QUICK

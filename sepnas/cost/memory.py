@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from sepnas.plan.steps import Compute, Merge, Plan, Segment, Shape, Step
+from sepnas.plan.network import FLOAT_BYTES
+from sepnas.plan.steps import Compute, Merge, Plan
 from sepnas.spec.wire import AFFINE_HEADER_BYTES
-
-FLOAT_BYTES = 4
 
 
 def peak_memory_bytes(plan: Plan, rank: int, batch: int = 1) -> int:
@@ -17,32 +14,37 @@ def peak_memory_bytes(plan: Plan, rank: int, batch: int = 1) -> int:
     the start, for its sender may be ahead; it is counted in fp32 and becomes the tensor. Not counted: the engine
     itself, what a conversion or a merge needs for a moment, and copies that wait in sockets.
     """
-    program, segments, shapes = plan.programs[rank], plan.segments[rank], plan.shapes[rank]
-    weight_bytes = sum([segment.weight_bytes for segment in segments.values()])
-    header_bytes = AFFINE_HEADER_BYTES * len(program)  # of quantised messages, which may hold a value or two
-    return weight_bytes + batch * (_tensors_bytes(program, segments, shapes) + header_bytes)
+    weight_bytes = sum([segment.weight_bytes for segment in plan.segments[rank].values()])
+    known = plan.tensors_bytes
+    sample_bytes = tensors_bytes(plan, rank) if known is None else known[rank]
+    # a quantised message may have a longer header than values
+    header_bytes = AFFINE_HEADER_BYTES * len(plan.programs[rank])
+    return weight_bytes + batch * (sample_bytes + header_bytes)
 
 
-def _tensors_bytes(program: tuple[Step, ...], segments: Mapping[str, Segment], shapes: Mapping[str, Shape]) -> int:
-    """What tensors and buffers of one sample take at most. Walked backwards: there a last use comes first."""
+def tensors_bytes(plan: Plan, rank: int) -> int:
+    """What tensors and buffers of one sample take at most, in any plan. Walked backwards: a last use comes first."""
+    segments, shapes = plan.segments[rank], plan.shapes[rank]
     alive: dict[str, int] = {}
     held = most = 0
-    for step in reversed(program):
-        if isinstance(step, Compute):
-            if step.output in alive:  # it is among the segment's activations
-                held -= alive.pop(step.output)
-            names, needed = step.inputs, segments[step.segment].activation_bytes
+    for step in reversed(plan.programs[rank]):
+        if isinstance(step, Compute):  # its output is among the segment's activations
+            output, names, needed = step.output, step.inputs, segments[step.segment].activation_bytes
         elif isinstance(step, Merge):
-            needed = FLOAT_BYTES * shapes[step.output].num_values
-            if step.output in alive:
-                held -= alive.pop(step.output)
-            names = step.inputs
+            output, names = step.output, step.inputs
+            needed = FLOAT_BYTES * shapes[output].num_values
         else:  # a buffer is there from the start: a received tensor is never let go
-            names, needed = (step.tensor,), 0
+            name = step.tensor
+            if name not in alive:
+                alive[name] = nbytes = FLOAT_BYTES * shapes[name].num_values
+                held += nbytes
+            continue
+        if output in alive:
+            held -= alive.pop(output)
         for name in names:
             if name not in alive:
                 alive[name] = nbytes = FLOAT_BYTES * shapes[name].num_values
                 held += nbytes
         if held + needed > most:
             most = held + needed
-    return most
+    return max(most, held)

@@ -66,6 +66,9 @@ class Work:
                 spent_s = times.segment_s(segments[step.segment], batch)
                 compute_s += spent_s
                 seconds += spent_s
+            elif isinstance(step, Recv):
+                legs.append((seconds, step.tag, False))
+                seconds = spent_s = 0.0 if wires is None and step.source != CLIENT else self._take(rank, step, times)
             elif isinstance(step, Send):
                 (first, last), (top, bottom) = step.region.channels, step.region.rows
                 num_values = (last - first) * (bottom - top) * shapes[step.tensor].width
@@ -74,9 +77,6 @@ class Work:
                 spent_s = 0.0 if wires is None else self._message_s(times, num_values, step.wire, nbytes, step.to)
                 legs.append((seconds + spent_s, step.tag, True))
                 seconds = 0.0
-            elif isinstance(step, Recv):
-                legs.append((seconds, step.tag, False))
-                seconds = spent_s = 0.0 if wires is None and step.source != CLIENT else self._take(rank, step, times)
             elif wires is not None:
                 spent_s = times.merge_s(batch * sum(shapes[name].num_values for name in step.inputs))
                 seconds += spent_s

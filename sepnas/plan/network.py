@@ -100,11 +100,13 @@ def _part_layers(architecture: Architecture, part: DevicePart) -> tuple[Layer, .
 
 
 class Run(NamedTuple):
-    """A computation of a device: the step, what it runs, and the shape of what comes out."""
+    """A computation of a device: the step, what it runs, the shape of what comes out, and what it needs of memory for
+    one sample: its input, which is kept until the end, and its activations."""
 
     step: Compute
     segment: Segment
     shape: Shape
+    working_bytes: int
 
 
 class PartTable:
@@ -113,8 +115,8 @@ class PartTable:
     A search lowers thousands of policies over the same parts: what does not depend on the policy is kept.
     """
 
-    def __init__(self, rank: int, layers: tuple[Layer, ...]) -> None:
-        self.rank, self.layers = rank, layers
+    def __init__(self, rank: int, layers: tuple[Layer, ...], image: Shape) -> None:
+        self.rank, self.layers, self.image = rank, layers, image
         self.outputs = tuple(layer.output for layer in layers)
         self.runs = _Runs(self)
         self._segments: dict[tuple[int, int], Segment] = {}
@@ -148,8 +150,10 @@ class _Runs(dict[tuple[int, int, str, str], Run]):
 
     def __missing__(self, key: tuple[int, int, str, str]) -> Run:
         first, last, tensor, output = key
-        segment = self.table.segment(first, last)
-        run = self[key] = Run(Compute(segment.name, (tensor,), output), segment, self.table.outputs[last])
+        table = self.table
+        segment, image = table.segment(first, last), table.outputs[first - 1] if first else table.image
+        working_bytes = FLOAT_BYTES * image.num_values + segment.activation_bytes
+        run = self[key] = Run(Compute(segment.name, (tensor,), output), segment, table.outputs[last], working_bytes)
         return run
 
 
@@ -171,7 +175,8 @@ def _network_table(numbers: tuple[int, ...], parts: tuple[DevicePart, ...]) -> t
 def _part_table(numbers: tuple[int, ...], part: DevicePart, rank: int) -> PartTable:
     """A device's part is the same whatever the others are."""
     alone = Architecture.model_validate({**dict(zip(_NUMBERS, numbers, strict=True)), "parts": (part,)})
-    return PartTable(rank, _part_layers(alone, part))
+    image = Shape(alone.in_channels, alone.image_size, alone.image_size)
+    return PartTable(rank, _part_layers(alone, part), image)
 
 
 def device_layers(architecture: Architecture, rank: int) -> tuple[Layer, ...]:

@@ -194,6 +194,7 @@ class Plan:
     shapes: tuple[Mapping[str, Shape], ...]
     reader: int
     answer: Shape = field(default_factory=lambda: Shape(1))
+    tensors_bytes: tuple[int, ...] | None = field(default=None, repr=False, compare=False)
 
     @property
     def num_devices(self) -> int:
