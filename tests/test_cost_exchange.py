@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sepnas.cli.pages import predicted_timeline
 from sepnas.cost.floor import floor_s
 from sepnas.cost.jitter import latency_percentile
 from sepnas.cost.routes import PIECE_BYTES
@@ -93,6 +94,16 @@ def test_a_slow_writer_holds_the_wire_up() -> None:
     read_s = slow.message_s + PIECE_BYTES * slow.byte_s
     result = simulate(two_stages(), pair(slow, bandwidth_bytes_per_s=1e12))
     assert result.latency_s == pytest.approx(FLOPS / 1e9 + 1e-4 + nbytes * 1e-7 + 1e-3 + read_s + merge_s)
+
+
+def test_time_line_of_a_message() -> None:
+    """The time line has conversions and merges in order, and the report draws what it has a place for."""
+    result = simulate(two_stages("int8"), pair(COSTS), timeline=True)
+    lane = [(span.kind, span.name) for span in result.timeline if span.rank == 1 and span.kind != "transfer"]
+    assert lane == [("compute", "s"), ("wait", "r"), ("convert", "r"), ("merge", "m")]
+    assert [span.kind for span in result.timeline if span.rank == 0] == ["transfer", "compute", "convert"]
+    drawn = [span.kind for span in predicted_timeline(result).spans]
+    assert sorted(drawn) == ["compute", "compute", "merge", "recv", "send", "wait"]
 
 
 def test_writers_of_a_device_take_turns() -> None:

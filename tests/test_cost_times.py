@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -107,6 +109,12 @@ def test_too_few_rows_to_predict() -> None:
     cluster = with_devices(uniform_cluster(1), profile=profile_of(grid()[:3]))
     with pytest.raises(SpecError, match="device 'device0': a profile of 3 operators says nothing about others"):
         simulate(build_plan(named_architecture("resnext11_4x4d")), cluster)
+
+
+def test_pricing_imports_no_scikit_learn() -> None:
+    """Importing the simulator and the percentiles leaves scikit-learn alone: a second, and no base dependency."""
+    code = "import sys, sepnas.cost.simulator, sepnas.cost.jitter; assert 'sklearn' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
 def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
