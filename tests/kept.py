@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from sepnas.cost import routes
+from sepnas.cost import routes, simulator, times
 from sepnas.plan import lower, network, traffic
 from sepnas.search import canonical
 from sepnas.spec import patterns, space_network, space_points
 
-MODULES: tuple[ModuleType, ...] = (patterns, space_network, space_points, network, traffic, lower, routes, canonical)
+MODULES: tuple[ModuleType, ...] = (
+    patterns, space_network, space_points, network, traffic, lower, routes, simulator, times, canonical,
+)  # fmt: skip
 
 
 def forget_all() -> None:

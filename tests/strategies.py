@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.cluster import Cluster, Device, Link
+from sepnas.spec.device_profile import ConversionCosts, ExchangeCosts
 from sepnas.spec.wire import WIRE_FORMATS
 
 
@@ -75,10 +76,26 @@ def clusters(draw: st.DrawFn, num_devices: int) -> Cluster:
             flops_per_s=draw(st.floats(1e6, 1e11)),
             memory_bytes=1 << 30,
             layer_overhead_s=draw(st.floats(0, 1e-3)),
+            exchange=draw(st.none() | exchange_costs()),
         )
         for rank in range(num_devices)
     )
     return Cluster(devices=devices, links=(draw(links()),), client_link=draw(st.none() | links()))
+
+
+def exchange_costs() -> st.SearchStrategy[ExchangeCosts]:
+    """From nothing to a slow board, with and without a core for the threads."""
+    values = st.floats(0, 1e-7)
+    return st.builds(
+        ExchangeCosts,
+        message_s=st.floats(0, 1e-3),
+        byte_s=st.floats(0, 1e-8),
+        convert_s=st.floats(0, 1e-4),
+        convert_s_per_value=st.builds(ConversionCosts, fp16=values, int8=values, int4=values),
+        merge_s=st.floats(0, 1e-4),
+        merge_s_per_value=values,
+        own_core=st.booleans(),
+    )
 
 
 def links() -> st.SearchStrategy[Link]:

@@ -9,11 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sepnas.cost.memory import peak_memory_bytes
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.plan.build import build_plan
 from sepnas.plan.lower import lower
 from sepnas.plan.steps import CLIENT, Compute, Plan, Recv, Send
 from sepnas.runtime.codec import decode, encode
+from sepnas.runtime.executor import _last_uses
 from sepnas.runtime.merge import merge
 from sepnas.spec.architecture import Architecture
 from tests.strategies import architectures
@@ -80,3 +82,43 @@ def test_devices_compute_what_the_whole_network_computes(architecture: Architect
             answer, counted = _run_devices(plan, network, x)
             assert np.abs(answer - whole).max() <= 1e-5 * max(1.0, np.abs(whole).max())
             assert counted == plan.payload_bytes(batch)
+
+
+def _bytes_in_use(plan: Plan, rank: int, batch: int) -> int:
+    """The most that a device holds when all messages come as early as they can: tensors as the executor keeps them,
+    payloads that wait to be taken, weights, and what a segment needs besides its inputs, whose peak has its output."""
+    program, segments, shapes = plan.programs[rank], plan.segments[rank], plan.shapes[rank]
+    waiting = {m.tag: m.payload_bytes(batch) for m in plan.messages() if m.destination == rank}
+    weights = sum(segment.weight_bytes for segment in segments.values())
+    tensors: dict[str, int] = {}
+    most = sum(waiting.values())
+    for step, dropped in zip(program, _last_uses(program), strict=True):
+        working = 0
+        if isinstance(step, Recv):
+            del waiting[step.tag]
+        if isinstance(step, Compute):
+            inputs = sum(4 * batch * shapes[name].num_values for name in step.inputs)
+            working = batch * segments[step.segment].activation_bytes
+            if len(segments[step.segment].layers) == 1:
+                working -= inputs
+        if not isinstance(step, Send):
+            name = step.tensor if isinstance(step, Recv) else step.output
+            tensors[name] = 4 * batch * shapes[name].num_values
+            working -= tensors[name] if isinstance(step, Compute) else 0
+        most = max(most, sum(tensors.values()) + sum(waiting.values()) + working)
+        for name in dropped:
+            del tensors[name]
+    return weights + most
+
+
+@settings(max_examples=60, deadline=None)
+@given(architecture=architectures(), batch=st.integers(1, 3))
+def test_memory_is_bounded(architecture: Architecture, batch: int) -> None:
+    """No device holds more than the predicted peak, and the prediction is at most an input and headers above it."""
+    for plan in (lower(architecture), build_plan(architecture)):
+        for rank in range(plan.num_devices):
+            used, bound = _bytes_in_use(plan, rank, batch), peak_memory_bytes(plan, rank, batch)
+            assert used <= bound
+            quantised = sum(4 * s.num_values for name, s in plan.shapes[rank].items() if name.startswith("r"))
+            largest = max((4 * s.num_values for s in plan.shapes[rank].values()), default=0)
+            assert bound <= used + batch * (quantised + largest + 8 * len(plan.programs[rank]))

@@ -9,7 +9,7 @@ from sepnas.plan.build import build_plan
 from sepnas.plan.liveness import prune
 from sepnas.plan.lower import lower
 from sepnas.plan.network import count_macs, count_parameters, device_layers, network_table
-from sepnas.plan.steps import CLIENT, Compute, Merge, Plan, Recv, Send
+from sepnas.plan.steps import CLIENT, Compute, Merge, Operator, Plan, Recv, Send
 from sepnas.plan.traffic import BlockCrossings, network_crossings
 from sepnas.spec.architecture import Architecture, named_architecture
 from sepnas.spec.policy import Readout
@@ -144,3 +144,42 @@ def test_tags_rise_along_dependencies(architecture: Architecture) -> None:
                 highest = max(highest, step.tag)
             elif isinstance(step, Send):
                 assert step.tag > highest
+
+
+@QUICK
+@given(architecture=architectures())
+def test_operators_are_what_a_segment_computes(architecture: Architecture) -> None:
+    """The operators of a segment have its arithmetic, and its convolutions and products are its kernels."""
+    for plan in (build_plan(architecture), prune(lower(architecture))):
+        for segments in plan.segments:
+            for segment in segments.values():
+                assert 2 * sum(operator.macs for operator in segment.operators) == segment.flops
+                kernels = [operator for operator in segment.operators if operator.kind in ("conv", "linear")]
+                assert len(kernels) == segment.num_kernels
+                assert 4 * sum(operator.num_weights for operator in kernels) < segment.weight_bytes
+
+
+def test_operators_of_a_network() -> None:
+    """The first block of the family is reduce, group convolution, expand, shortcut and addition; the head is a mean
+    over its whole input and a product."""
+    segment = build_plan(named_architecture("resnext11_4x4d")).segments[0]["stem-head"]
+    side = {"height": 32, "width": 32}
+    assert segment.operators[:6] == (
+        Operator("conv", 3, 16, kernel=3, **side),
+        Operator("conv", 16, 16, **side),
+        Operator("conv", 16, 16, kernel=3, groups=4, **side),
+        Operator("conv", 16, 64, **side),
+        Operator("conv", 16, 64, **side),
+        Operator("add", 64, 64, **side),
+    )
+    assert segment.operators[-2:] == (Operator("pool", 256, 256, kernel=8, stride=8), Operator("linear", 256, 100))
+
+
+def test_values_moved() -> None:
+    """What an operator moves: its inputs (of an addition both), its output, its weights and biases."""
+    conv = Operator("conv", 8, 16, kernel=3, stride=2, groups=2, height=4, width=4)
+    assert conv.values_moved == 8 * 8 * 8 + 16 * 4 * 4 + 8 * 16 * 9 // 2 + 16
+    assert conv.macs == 8 * 16 * 9 // 2 * 16
+    assert Operator("add", 8, 8, height=4, width=4).values_moved == 3 * 8 * 16
+    assert Operator("pool", 8, 8, kernel=4, stride=4).values_moved == 8 * 16 + 8
+    assert Operator("linear", 8, 5).values_moved == 8 + 5 + 8 * 5 + 5

@@ -14,12 +14,17 @@ from rich.text import Text
 
 from sepnas.cli.common import FILE, console, number, print_json, seconds
 from sepnas.cli.timelines import Out, TimelineFormat, refuse_text_file, show_timelines
-from sepnas.cost.simulator import Simulation, peak_memory_bytes, simulate
+from sepnas.cost.floor import floor_s
+from sepnas.cost.jitter import latency_percentile
+from sepnas.cost.memory import peak_memory_bytes
+from sepnas.cost.simulator import Simulation, simulate
+from sepnas.cost.stream import simulate_stream
 from sepnas.cost.timeline import predicted_timeline
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
 from sepnas.plan.lower import lower
 from sepnas.plan.network import count_macs, count_parameters, device_layers
+from sepnas.plan.steps import Plan
 from sepnas.report.units import format_count
 from sepnas.spec.architecture import Architecture, named_architecture, named_policy
 from sepnas.spec.cluster import Cluster, uniform_cluster
@@ -180,6 +185,12 @@ def simulate_command(
     classes: Classes = None,
     image_size: ImageSize = None,
     batch: Annotated[int, typer.Option(min=1, help="Images in one request.")] = 1,
+    percentile: Annotated[
+        float | None, typer.Option(min=0, max=100, help="Also the latency that so many percent do not exceed.")
+    ] = None,
+    in_flight: Annotated[
+        int | None, typer.Option(min=1, help="Also the throughput with so many requests open at once.")
+    ] = None,
     json_: AsJson = False,
     timeline: Annotated[
         TimelineFormat | None, typer.Option(help="Show who does what when. text: bars; chrome: for ui.perfetto.dev.")
@@ -188,9 +199,13 @@ def simulate_command(
 ) -> None:
     """Predict time, bytes, memory and energy of one inference on a cluster.
 
-    `--timeline` shows when each device computes and waits: as bars under the table, or as JSON instead of it.
+    The floor is what computing, bandwidth and latency alone would take, with messages that cost the processors nothing
+    and never wait for each other: how far the answer is above it is what the exchange costs. With a percentile the
+    times are drawn at random, from `jitter` of devices and `jitter_s` of links in the cluster file. `--timeline` shows
+    when each device computes and waits: as bars under the table, or as JSON instead of it.
 
-    Example: `sepnas simulate resnext20_4x4d -n 4 --policy hand-made --timeline chrome --out timeline.json`
+    Examples: `sepnas simulate resnext56_4x16d -n 4 --policy hand-made --cluster cluster.yaml --percentile 95
+    --in-flight 4`, `sepnas simulate resnext20_4x4d -n 4 --policy hand-made --timeline chrome --out timeline.json`
     """
     refuse_text_file(timeline, out)
     if json_ and timeline is not None:
@@ -199,13 +214,30 @@ def simulate_command(
     where = Cluster.load(cluster) if cluster else uniform_cluster(architecture.num_devices)
     plan = build_plan(architecture)
     result = simulate(plan, where, batch, timeline=json_ or timeline is not None)
+    times = _more_times(plan, where, result, batch, percentile, in_flight)
     if json_:
-        print_json(asdict(result))
+        print_json(asdict(result) | times)
         return
     if timeline in (None, "text") or out is not None:
         _print_simulation(architecture, where, result)
+        _print_times(times)
     if timeline is not None:
         show_timelines(timeline, [predicted_timeline(plan, result, batch)], out)
+
+
+def _more_times(
+    plan: Plan, cluster: Cluster, result: Simulation, batch: int, percentile: float | None, in_flight: int | None
+) -> dict[str, Any]:
+    """The floor, and what was asked for besides."""
+    times: dict[str, Any] = {"floor_s": floor_s(plan, cluster, batch)}
+    times["latency_over_floor"] = result.latency_s / times["floor_s"]
+    if percentile is not None:
+        latency_s = latency_percentile(plan, cluster, percentile, batch=batch)
+        times["percentile"] = {"percent": percentile, "latency_s": latency_s}
+    if in_flight is not None:
+        stream = asdict(simulate_stream(plan, cluster, in_flight=in_flight, batch=batch))
+        times["stream"] = {key: value for key, value in stream.items() if key != "latencies_s"}
+    return times
 
 
 def _print_simulation(architecture: Architecture, cluster: Cluster, result: Simulation) -> None:
@@ -214,12 +246,25 @@ def _print_simulation(architecture: Architecture, cluster: Cluster, result: Simu
         f"answer after {seconds(result.latency_s)}, all done after {seconds(result.makespan_s)}, "
         f"{format_count(result.payload_bytes, 'byte')} between devices"
     )
-    headings = ("computes", "memory, bytes", "energy, J", "sends, bytes")
+    headings = ("computes", "busy", "memory, bytes", "energy, J", "sends, bytes")
     table = Table("device", *(Column(heading, justify="right") for heading in headings))
     for rank in range(architecture.num_devices):
         sent = sum(link.payload_bytes for link in result.links if link.source == rank)
         table.add_row(
-            Text(cluster.devices[rank].name), seconds(result.compute_s[rank]), number(result.peak_memory_bytes[rank]),
-            f"{result.energy_j[rank]:.3g}", number(sent),
+            Text(cluster.devices[rank].name), seconds(result.compute_s[rank]), seconds(result.busy_s[rank]),
+            number(result.peak_memory_bytes[rank]), f"{result.energy_j[rank]:.3g}", number(sent),
         )  # fmt: skip
+    console.print(table)
+
+
+def _print_times(times: Mapping[str, Any]) -> None:
+    """The floor, and what was asked for besides."""
+    table = Table("", Column(justify="right"), show_header=False)
+    table.add_row("floor: computing, bandwidth and latency alone", seconds(times["floor_s"]))
+    table.add_row("answer, times the floor", f"{times['latency_over_floor']:.2f}")
+    if found := times.get("percentile"):
+        table.add_row(f"{found['percent']:g}% of answers within", seconds(found["latency_s"]))
+    if found := times.get("stream"):
+        table.add_row(f"answers a second, {found['in_flight']} in flight", f"{found['throughput_per_s']:.4g}")
+        table.add_row("their mean latency", seconds(found["latency_s"]))
     console.print(table)

@@ -13,7 +13,7 @@ import typer
 
 from sepnas.cli.common import seconds
 from sepnas.cost.calibrate import fit_rate
-from sepnas.cost.simulator import compute_seconds
+from sepnas.cost.times import DeviceTimes
 from sepnas.plan.build import build_plan
 from sepnas.plan.steps import CLIENT, Plan
 from sepnas.report.units import format_count
@@ -86,12 +86,13 @@ def _run_small_network(num_devices: int) -> tuple[Plan, Trace]:
 
 
 def _slowdowns(plan: Plan, trace: Trace, device: Device) -> Iterator[float]:
+    times = DeviceTimes(device)
     for request in trace.requests:
         for record in request.devices:
             segments = plan.segments[record.rank]
             for step in record.steps:
                 if step.step == "compute":
-                    yield (step.end_s - step.start_s) / compute_seconds(segments[step.name], device)
+                    yield (step.end_s - step.start_s) / times.segment_s(segments[step.name])
 
 
 def _message_seconds(trace: Trace) -> Iterator[float]:

@@ -6,8 +6,28 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from sepnas.cost.same import Same
 from sepnas.plan.steps import CLIENT
 from sepnas.spec.cluster import Cluster, Link
+from sepnas.spec.wire import FRAME_HEADER_BYTES
+
+PIECE_BYTES = 64 << 10
+"""A writer encrypts and writes a long message in pieces of this size, and a reader reads as they come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """What a message takes the writer's thread of its sender and the reader's of its receiver.
+
+    Each does one message at a time; ``writer`` and ``reader`` are their numbers among the resources.
+    """
+
+    writer: int
+    write_message_s: float
+    write_byte_s: float
+    reader: int
+    read_message_s: float
+    read_byte_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +38,8 @@ class Route:
     bandwidth_bytes_per_s: float
     latency_s: float
     message_overhead_s: float
+    jitter_s: float = 0.0
+    threads: Threads | None = None
 
 
 class Routes(dict[tuple[int, int], Route | None]):
@@ -35,35 +57,90 @@ class Routes(dict[tuple[int, int], Route | None]):
         link = self.cluster.client_link if CLIENT in pair else self.cluster.link(*pair)
         route = None
         if link is not None:
-            resources = tuple(self._numbers.setdefault(r, len(self._numbers)) for r in _resources(link, *pair))
-            route = Route(resources, link.bandwidth_bytes_per_s, link.latency_s, link.message_overhead_s)
+            route = Route(
+                resources=tuple(self._number(resource) for resource in _resources(link, *pair)),
+                bandwidth_bytes_per_s=link.bandwidth_bytes_per_s,
+                latency_s=link.latency_s,
+                message_overhead_s=link.message_overhead_s,
+                jitter_s=link.jitter_s,
+                threads=self._threads(*pair),
+            )
         self[pair] = route
         return route
+
+    def _number(self, resource: Hashable) -> int:
+        return self._numbers.setdefault(resource, len(self._numbers))
+
+    def _threads(self, source: int, destination: int) -> Threads | None:
+        """None where neither end says that its threads take time."""
+        write, read = self._thread_s(source), self._thread_s(destination)
+        if not any((*write, *read)):
+            return None
+        return Threads(self._number(("writer", source)), *write, self._number(("reader", destination)), *read)
+
+    def _thread_s(self, rank: int) -> tuple[float, float]:
+        """Seconds of a message and of a byte in a thread beside the computing one."""
+        costs = None if rank == CLIENT else self.cluster.devices[rank].exchange
+        return (costs.message_s, costs.byte_s) if costs is not None and costs.own_core else (0.0, 0.0)
+
+
+class Network:
+    """Carries messages: each takes its turn after those that were carried before it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.routes = routes_of(cluster)
+        self._free_at: dict[int, float] = {}
+
+    def carry(self, pair: tuple[int, int], posted_s: float, payload_bytes: int) -> tuple[float, float]:
+        """When a message leaves and when it is there to be taken; both ``posted_s`` where no link carries it.
+
+        A writer's thread puts the first piece on the wire and goes on while it is carried; the wire is busy until
+        the writer has written all and every byte had its time; the reader has read all but the last piece by then.
+        """
+        route = self.routes[pair]
+        if route is None:
+            return posted_s, posted_s
+        free_at, threads = self._free_at, route.threads
+        wire_bytes = payload_bytes + FRAME_HEADER_BYTES
+        start_s, written_s = posted_s, 0.0
+        if threads is not None:
+            start_s, written_s = _write(threads, posted_s, wire_bytes, free_at)
+        for resource in route.resources:
+            free_s = free_at.get(resource, 0.0)
+            if free_s > start_s:
+                start_s = free_s
+        end_s = start_s + route.message_overhead_s + wire_bytes / route.bandwidth_bytes_per_s
+        if written_s > end_s:
+            end_s = written_s
+        for resource in route.resources:
+            free_at[resource] = end_s
+        arrival_s = end_s + route.latency_s
+        return start_s, arrival_s if threads is None else _read(threads, arrival_s, wire_bytes, free_at)
+
+
+def _write(threads: Threads, posted_s: float, wire_bytes: int, free_at: dict[int, float]) -> tuple[float, float]:
+    """When the first piece is written, and when all is."""
+    began_s = max(posted_s, free_at.get(threads.writer, 0.0)) + threads.write_message_s
+    free_at[threads.writer] = written_s = began_s + wire_bytes * threads.write_byte_s
+    return began_s + min(wire_bytes, PIECE_BYTES) * threads.write_byte_s, written_s
+
+
+def _read(threads: Threads, arrived_s: float, wire_bytes: int, free_at: dict[int, float]) -> float:
+    """When a message is read: after its last piece has come, and not before the thread had time for all of it."""
+    last_s = arrived_s + threads.read_message_s + min(wire_bytes, PIECE_BYTES) * threads.read_byte_s
+    work_s = free_at.get(threads.reader, 0.0) + threads.read_message_s + wire_bytes * threads.read_byte_s
+    free_at[threads.reader] = read_s = max(last_s, work_s)
+    return read_s
 
 
 def routes_of(cluster: Cluster) -> Routes:
     """The same object for the same cluster."""
-    return _routes_of(_Same(cluster))
-
-
-class _Same:
-    """A key by identity: hashing a whole cluster would cost more than simulating on it."""
-
-    __slots__ = ("cluster",)
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-
-    def __hash__(self) -> int:
-        return id(self.cluster)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other.cluster is self.cluster
+    return _routes_of(Same(cluster))
 
 
 @lru_cache(maxsize=16)
-def _routes_of(same: _Same) -> Routes:
-    return Routes(same.cluster)
+def _routes_of(same: Same[Cluster]) -> Routes:
+    return Routes(same.value)
 
 
 def _resources(link: Link, source: int, destination: int) -> tuple[Hashable, ...]:

@@ -1,31 +1,50 @@
 """What a plan costs on a cluster: time, bytes, memory, energy.
 
-A discrete-event simulation. Devices carry out their steps in order; sends never wait; a message occupies
-what its link's medium says (ports, a cable, the air) and takes its turn there by tag. Turns do not depend on
-times, so every finish time is a (max, +) expression of the durations: more bandwidth, or a faster device,
-never makes anything later.
+A discrete-event simulation of what the runtime does for one request. Per device one thread computes, and carries
+out the steps in order; a thread for each peer writes and another reads.
+
+- ``Compute``: the measured times of the device's profile, or a rate and a constant (``cost/times.py``).
+- ``Send``: the computing thread turns the values into their wire format, posts the message and goes on. A writer
+  takes it, after those that the device posted before: for each message and each byte (copies, TLS). What it has
+  written goes on the wire, piece by piece while it writes on.
+- A wire is one message's at a time, as the link's medium says: the sender's port and the receiver's, a cable (one
+  direction of it, unless half duplex), or the air. There a message is busy for its overhead and its bytes.
+- A reader takes it in, piece by piece too: all but the last piece while the wire is still busy.
+- ``Recv``: the computing thread waits until the message is read, then turns its values back.
+- ``Merge``: the computing thread.
+
+Writers and readers run beside the computing thread where the device has a core for them; where it has not
+(``own_core: false``), the computing thread is held up for as long at the send, and at the receive. Writers of one
+device take turns, as do its readers; the two do not slow each other down. The client's own processor costs nothing.
+Without ``exchange`` costs converting, handling and merging cost nothing.
+
+Messages take their turn by tag. Turns do not depend on times, so every finish time is a (max, +) expression of the
+durations: more bandwidth, or a faster device, never makes anything later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from functools import lru_cache
+from typing import Literal
 
-from sepnas.cost.routes import Route, routes_of
-from sepnas.errors import PlanError
-from sepnas.plan.steps import CLIENT, Compute, Plan, Recv, Segment, Send
-from sepnas.spec.cluster import Cluster, Device
-from sepnas.spec.wire import FRAME_HEADER_BYTES, payload_bytes
+from sepnas.cost.memory import peak_memory_bytes
+from sepnas.cost.passage import Passage
+from sepnas.cost.routes import Network, routes_of
+from sepnas.cost.work import Work
+from sepnas.plan.steps import CLIENT, Plan, Recv
+from sepnas.spec.cluster import Cluster
+from sepnas.spec.wire import FRAME_HEADER_BYTES
 
-_Posted: TypeAlias = tuple[int, int, int, int, str]
-"""A message: tag, source, destination, payload bytes, the sender's tensor."""
-SpanKind = Literal["compute", "transfer", "wait"]
+SpanKind = Literal["compute", "convert", "merge", "transfer", "wait"]
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Something that took time, for the time line. A transfer's ``rank`` is the sender's."""
+    """Something that took time, for the time line. A transfer's ``rank`` is the sender's.
+
+    ``convert`` is turning the values of a message, with what handling it takes of the computing thread.
+    """
 
     rank: int
     kind: SpanKind
@@ -51,7 +70,8 @@ class Simulation:
     """The cost of one request.
 
     ``makespan_s`` is when the last device has finished, ``latency_s`` when the client has the answer. Byte counts
-    are between devices; memory and energy are per device, and 0 J where the cluster gives no power.
+    are between devices. The others are per device: ``compute_s`` in segments, ``busy_s`` with conversions and merges,
+    memory (an upper bound), and energy, 0 J where the cluster gives no power.
     """
 
     makespan_s: float
@@ -59,174 +79,86 @@ class Simulation:
     payload_bytes: int
     wire_bytes: int
     compute_s: tuple[float, ...]
+    busy_s: tuple[float, ...]
     peak_memory_bytes: tuple[int, ...]
     energy_j: tuple[float, ...]
     links: tuple[LinkBytes, ...]
     timeline: tuple[Span, ...] = field(default=(), repr=False)
 
 
-def compute_seconds(segment: Segment, device: Device, batch: int = 1) -> float:
-    """A rate for the arithmetic and a constant for each kernel."""
-    return batch * segment.flops / device.flops_per_s + segment.num_kernels * device.layer_overhead_s
-
-
 def simulate(plan: Plan, cluster: Cluster, batch: int = 1, timeline: bool = False) -> Simulation:
     """Simulate one request of ``batch`` samples; ``timeline`` also records every span.
 
-    Raises :class:`PlanError` when the cluster has fewer devices than the plan, or no link for a message.
+    Raises :class:`PlanError` when the cluster has fewer devices than the plan, or no link for a message, and
+    :class:`SpecError` when a device's profile cannot tell what a segment takes.
     """
-    if cluster.num_devices < plan.num_devices:
-        raise PlanError(
-            f"the plan needs {plan.num_devices} devices, but cluster '{cluster.name}' has {cluster.num_devices}"
-        )
-    return _Run(plan, cluster, batch, timeline).result()
+    work = Work(plan, cluster, batch, with_tasks=timeline)
+    passage = Passage(work, Network(cluster))
+    passage.play()
+    links = _link_bytes(work)
+    makespan_s = max(passage.done_s)
+    return Simulation(
+        makespan_s=makespan_s,
+        latency_s=passage.latency_s,
+        payload_bytes=sum([link.payload_bytes for link in links]),
+        wire_bytes=sum([link.wire_bytes for link in links]),
+        compute_s=tuple([device.compute_s for device in work.devices]),
+        busy_s=tuple([device.busy_s for device in work.devices]),
+        peak_memory_bytes=tuple([peak_memory_bytes(plan, rank, batch) for rank in range(plan.num_devices)]),
+        energy_j=_energy_j(work, links, makespan_s),
+        links=links,
+        timeline=tuple(_timeline(work, passage)) if timeline else (),
+    )
 
 
-class _Run:
-    """One simulated request."""
+def _link_bytes(work: Work) -> tuple[LinkBytes, ...]:
+    carried: dict[tuple[int, int], list[int]] = {}  # payload bytes and messages of each pair
+    for _, pair, nbytes, _ in work.messages:
+        sums = carried.get(pair)
+        if sums is None:
+            carried[pair] = [nbytes, 1]
+        else:
+            sums[0] += nbytes
+            sums[1] += 1
+    return tuple([_link_of(*pair, *sums) for pair, sums in sorted(carried.items()) if CLIENT not in pair])
 
-    def __init__(self, plan: Plan, cluster: Cluster, batch: int, timeline: bool) -> None:
-        self.plan, self.cluster, self.batch = plan, cluster, batch
-        self.spans: list[Span] | None = [] if timeline else None
-        self.now = [0.0] * plan.num_devices
-        self.compute_s = [0.0] * plan.num_devices
-        self.received_values = [0] * plan.num_devices
-        self.arrival: dict[int, float] = {}
-        self.carried: dict[tuple[int, int], list[int]] = {}  # payload bytes and messages of each pair
-        self.latency_s = 0.0
 
-    def result(self) -> Simulation:
-        devices = [self._carry_out(rank) for rank in range(self.plan.num_devices)]
-        self._deliver(sorted(self._messages()), devices)
-        for device in devices:
-            for _ in device:
-                pass
-        links = tuple(
-            LinkBytes(*pair, payload, payload + FRAME_HEADER_BYTES * num_messages)
-            for pair, (payload, num_messages) in sorted(self.carried.items())
-        )
-        makespan_s = max(self.now)
-        return Simulation(
-            makespan_s=makespan_s,
-            latency_s=self.latency_s,
-            payload_bytes=sum(link.payload_bytes for link in links),
-            wire_bytes=sum(link.wire_bytes for link in links),
-            compute_s=tuple(self.compute_s),
-            peak_memory_bytes=self._memory_bytes(),
-            energy_j=self._energy_j(links, makespan_s),
-            links=links,
-            timeline=tuple(self.spans or ()),
-        )
+@lru_cache(maxsize=1 << 12)
+def _link_of(source: int, destination: int, payload_bytes: int, num_messages: int) -> LinkBytes:
+    return LinkBytes(source, destination, payload_bytes, payload_bytes + FRAME_HEADER_BYTES * num_messages)
 
-    def _messages(self) -> list[_Posted]:
-        """As :meth:`Plan.messages`, in bare numbers: this is what a search does most."""
-        found: list[_Posted] = []
-        for rank, program in enumerate(self.plan.programs):
-            shapes = self.plan.shapes[rank]
-            for step in program:
-                if isinstance(step, Send):
-                    (first, last), (top, bottom) = step.region.channels, step.region.rows
-                    num_values = (last - first) * (bottom - top) * shapes[step.tensor].width
-                    nbytes = payload_bytes(num_values, step.wire, self.batch)
-                    found.append((step.tag, rank, step.to, nbytes, step.tensor))
-                elif isinstance(step, Recv):
-                    num_values = shapes[step.tensor].num_values
-                    self.received_values[rank] += num_values
-                    if step.source == CLIENT:
-                        nbytes = payload_bytes(num_values, "fp32", self.batch)
-                        found.append((step.tag, CLIENT, rank, nbytes, step.tensor))
-        return found
 
-    def _deliver(self, messages: list[_Posted], devices: list[Iterator[int]]) -> None:
-        """Carry the messages in turn, each after its sender has reached its send."""
-        routes, free_at = routes_of(self.cluster), dict[int, float]()
-        for tag, source, destination, nbytes, tensor in messages:
-            pair, arrival_s = (source, destination), 0.0
-            if source != CLIENT:
-                for sent in devices[source]:
-                    if sent == tag:
-                        break
-                arrival_s = self.now[source]
-            route = routes[pair]
-            if route is not None:
-                start_s, end_s = _occupy(route, arrival_s, nbytes + FRAME_HEADER_BYTES, free_at)
-                arrival_s = end_s + route.latency_s
-                if self.spans is not None:
-                    self.spans.append(Span(source, "transfer", tensor, start_s, arrival_s, destination, nbytes))
-            self.arrival[tag] = arrival_s
-            if destination == CLIENT:
-                self.latency_s = arrival_s
-            elif source != CLIENT:
-                carried = self.carried.setdefault(pair, [0, 0])
-                carried[0] += nbytes
-                carried[1] += 1
+def _energy_j(work: Work, links: tuple[LinkBytes, ...], makespan_s: float) -> tuple[float, ...]:
+    """Idle power over the makespan, computing power while the computing thread is busy, a price for each byte."""
+    wire_bytes = [0] * len(work.devices)
+    for link in links:
+        wire_bytes[link.source] += link.wire_bytes
+        wire_bytes[link.destination] += link.wire_bytes
+    joules = []
+    for device, part, nbytes in zip(work.cluster.devices, work.devices, wire_bytes, strict=False):
+        power = device.power
+        joules.append(power.idle_w * makespan_s + power.compute_w * part.busy_s + power.energy_per_byte_j * nbytes)
+    return tuple(joules)
 
-    def _carry_out(self, rank: int) -> Iterator[int]:
-        """A device at its steps: stops at each send, with the tag, while ``now`` says when that was."""
-        device, segments, spans = self.cluster.devices[rank], self.plan.segments[rank], self.spans
-        arrival, now, busy_s = self.arrival, 0.0, 0.0
-        for step in self.plan.programs[rank]:
-            if isinstance(step, Send):
-                self.now[rank] = now
-                yield step.tag
-            elif isinstance(step, Recv):
-                if step.tag not in arrival:
-                    raise PlanError(
-                        f"rank {rank} waits for message {step.tag} from rank {step.source} before anyone can have "
-                        "sent it; tags must rise along every dependency"
-                    )
-                arrival_s = arrival[step.tag]
-                if arrival_s > now:
-                    if spans is not None:
-                        spans.append(Span(rank, "wait", step.tensor, now, arrival_s, step.source))
-                    now = arrival_s
-            elif isinstance(step, Compute):
-                seconds = compute_seconds(segments[step.segment], device, self.batch)
-                if spans is not None:
-                    spans.append(Span(rank, "compute", step.segment, now, now + seconds))
-                busy_s += seconds
+
+def _timeline(work: Work, passage: Passage) -> list[Span]:
+    """What every device did when, device by device in order, after the transfers by tag."""
+    routes = routes_of(work.cluster)
+    spans = [
+        Span(pair[0], "transfer", tensor, passage.sent_s[tag], passage.arrival_s[tag], pair[1], nbytes)
+        for tag, pair, nbytes, tensor in work.messages
+        if routes[pair] is not None
+    ]
+    for rank, device in enumerate(work.devices):
+        takes = {step.tag: step for step in work.plan.programs[rank] if isinstance(step, Recv)}
+        now = 0.0
+        for leg, tasks in zip([*device.legs, None], device.tasks, strict=True):
+            for doing, name, seconds in tasks:
+                spans.append(Span(rank, doing, name, now, now + seconds))
                 now += seconds
-        self.now[rank], self.compute_s[rank] = now, busy_s
-
-    def _memory_bytes(self) -> tuple[int, ...]:
-        devices = zip(self.plan.segments, self.received_values, strict=True)
-        return tuple(_memory_bytes(segments, received, self.batch) for segments, received in devices)
-
-    def _energy_j(self, links: tuple[LinkBytes, ...], makespan_s: float) -> tuple[float, ...]:
-        wire_bytes = [0] * self.plan.num_devices
-        for link in links:
-            wire_bytes[link.source] += link.wire_bytes
-            wire_bytes[link.destination] += link.wire_bytes
-        return tuple(
-            device.power.idle_w * makespan_s + device.power.compute_w * busy_s + device.power.energy_per_byte_j * nbytes
-            for device, busy_s, nbytes in zip(self.cluster.devices, self.compute_s, wire_bytes, strict=False)
-        )
-
-
-def _occupy(route: Route, posted_s: float, wire_bytes: int, free_at: dict[int, float]) -> tuple[float, float]:
-    """From when to when a message is on its way's resources, which are then busy for so long."""
-    start_s = posted_s
-    for resource in route.resources:
-        free_s = free_at.get(resource, 0.0)
-        if free_s > start_s:
-            start_s = free_s
-    end_s = start_s + route.message_overhead_s + wire_bytes / route.bandwidth_bytes_per_s
-    for resource in route.resources:
-        free_at[resource] = end_s
-    return start_s, end_s
-
-
-def peak_memory_bytes(plan: Plan, rank: int, batch: int = 1) -> int:
-    """Weights, the largest activations of a segment, and a buffer for each message that comes in."""
-    shapes = plan.shapes[rank]
-    received_values = sum(shapes[step.tensor].num_values for step in plan.programs[rank] if isinstance(step, Recv))
-    return _memory_bytes(plan.segments[rank], received_values, batch)
-
-
-def _memory_bytes(segments: Mapping[str, Segment], received_values: int, batch: int) -> int:
-    weights = activations = 0
-    for segment in segments.values():
-        weights += segment.weight_bytes
-        if segment.activation_bytes > activations:
-            activations = segment.activation_bytes
-    return weights + batch * (activations + 4 * received_values)
+            if leg is None or leg[1] not in takes or passage.arrival_s[leg[1]] <= now:
+                continue
+            take, arrival_s = takes[leg[1]], passage.arrival_s[leg[1]]
+            spans.append(Span(rank, "wait", take.tensor, now, arrival_s, take.source))
+            now = arrival_s
+    return spans

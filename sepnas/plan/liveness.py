@@ -111,4 +111,5 @@ def _joined(first: Segment, second: Segment) -> Segment:
         num_kernels=first.num_kernels + second.num_kernels,
         weight_bytes=first.weight_bytes + second.weight_bytes,
         activation_bytes=max(first.activation_bytes, second.activation_bytes),
+        operators=first.operators + second.operators,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from sepnas.plan.network import PartTable, network_table
+from sepnas.plan.network import FLOAT_BYTES, PartTable, network_table
 from sepnas.plan.steps import CLIENT, Merge, Plan, Recv, Region, Segment, Send, Shape, Step
 from sepnas.plan.traffic import Event, crossings_of, events_of, live_crossings
 from sepnas.spec.architecture import Architecture
@@ -42,13 +42,22 @@ def lower(architecture: Architecture, live: bool = False) -> Plan:
         shapes=tuple([p.shapes for p in programs]),
         reader=readout.device,
         answer=_logits_shape(architecture.num_classes),
+        tensors_bytes=tuple([p.tensors_bytes() for p in programs]),
     )
 
 
 class _Program:
-    """One device's steps while they are written."""
+    """One device's steps while they are written.
 
-    __slots__ = ("current", "due", "next_layer", "segments", "shapes", "steps", "table", "weighted")
+    A program is a chain: each computation and merge takes on what the last one made, and a merge all that was received
+    since the one before. So the memory of its tensors is known at once: beside all messages, whose buffers are there
+    from the start, the most that a step needs less the messages that were merged before it.
+    """
+
+    __slots__ = (
+        "current", "due", "due_values", "merged_bytes", "most_bytes", "next_layer", "segments", "shapes", "steps",
+        "table", "weighted",
+    )  # fmt: skip
 
     def __init__(self, table: PartTable) -> None:
         self.table = table
@@ -59,13 +68,16 @@ class _Program:
         self.next_layer = 0
         self.due: list[str] = []
         self.weighted = False
+        self.due_values = self.merged_bytes = self.most_bytes = 0
 
     def start(self, image: Shape) -> None:
         self.shapes["x"] = image
         self.steps.append(_recv(self.table.rank, CLIENT, "x"))
 
     def compute(self, last_layer: int, output: str) -> None:
-        step, segment, shape = self.table.runs[self.next_layer, last_layer, self.current, output]
+        step, segment, shape, working_bytes = self.table.runs[self.next_layer, last_layer, self.current, output]
+        if working_bytes - self.merged_bytes > self.most_bytes:
+            self.most_bytes = working_bytes - self.merged_bytes
         self.segments[step.segment] = segment
         self.shapes[output] = shape
         self.steps.append(step)
@@ -76,13 +88,22 @@ class _Program:
         self.shapes[tensor] = shape
         self.steps.append(recv)
         self.due.append(tensor)
+        self.due_values += shape.num_values
 
     def merge(self, step: Merge) -> None:
         """Join the device's own tensor with what was received since the last time."""
-        self.shapes[step.output] = self.shapes[self.current]
+        shape = self.shapes[step.output] = self.shapes[self.current]
         self.steps.append(step)
         self.current = step.output
-        self.due, self.weighted = [], False
+        working_bytes = 2 * FLOAT_BYTES * shape.num_values  # what goes in and what comes out
+        if working_bytes - self.merged_bytes > self.most_bytes:
+            self.most_bytes = working_bytes - self.merged_bytes
+        self.merged_bytes += FLOAT_BYTES * self.due_values
+        self.due, self.due_values, self.weighted = [], 0, False
+
+    def tensors_bytes(self) -> int:
+        """What tensors and buffers of one sample take at most."""
+        return self.most_bytes + self.merged_bytes + FLOAT_BYTES * self.due_values
 
     def compute_features(self) -> None:
         """All that comes before the head."""

@@ -12,7 +12,7 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
-from sepnas.plan.steps import Compute, Segment, Shape
+from sepnas.plan.steps import Compute, Operator, Segment, Shape
 from sepnas.spec.architecture import Architecture, DevicePart
 
 FLOAT_BYTES = 4
@@ -33,12 +33,27 @@ class Layer:
     output: Shape
     peak_values: int
     num_kernels: int
+    operators: tuple[Operator, ...]
 
 
-def _conv_bn(inputs: int, outputs: int, kernel: int, groups: int, side: int) -> tuple[int, int, int]:
-    """MACs, parameters and stored numbers of a convolution (no bias) with batch norm on a side x side output."""
-    weights = inputs * outputs * kernel * kernel // groups
-    return weights * side * side, weights + 2 * outputs, weights + 4 * outputs
+def _conv(inputs: int, outputs: int, side: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> Operator:
+    """A convolution (no bias) with batch norm, onto side x side."""
+    return Operator("conv", inputs, outputs, kernel, stride, groups, side, side)
+
+
+def _conv_layer(name: str, convolutions: list[Operator], others: list[Operator], output: Shape, peak: int) -> Layer:
+    """A layer of convolutions with batch norm: two trained numbers and two statistics for each of their channels."""
+    weights, channels = sum(c.num_weights for c in convolutions), sum(c.out_channels for c in convolutions)
+    return Layer(
+        name=name,
+        macs=sum(c.macs for c in convolutions),
+        num_parameters=weights + 2 * channels,
+        num_weights=weights + 4 * channels,
+        output=output,
+        peak_values=peak,
+        num_kernels=len(convolutions),
+        operators=(*convolutions, *others),
+    )
 
 
 def _block(architecture: Architecture, part: DevicePart, block: int, shape: Shape) -> Layer:
@@ -48,39 +63,50 @@ def _block(architecture: Architecture, part: DevicePart, block: int, shape: Shap
     side = -(-shape.height // stride)
     inputs, middle, outputs = shape.channels, part.bottleneck_channels(stage), part.stage_channels(stage)
     convolutions = [
-        _conv_bn(inputs, middle, 1, 1, shape.height),
-        _conv_bn(middle, middle, 3, part.cardinality, side),
-        _conv_bn(middle, outputs, 1, 1, side),
+        _conv(inputs, middle, shape.height),
+        _conv(middle, middle, side, kernel=3, stride=stride, groups=part.cardinality),
+        _conv(middle, outputs, side),
     ]
     if stride != 1 or inputs != outputs:
-        convolutions.append(_conv_bn(inputs, outputs, 1, 1, side))
+        convolutions.append(_conv(inputs, outputs, side, stride=stride))
+    add = Operator("add", outputs, outputs, height=side, width=side)
     output = Shape(outputs, side, side)
-    macs, parameters, weights = (sum(column) for column in zip(*convolutions, strict=True))
     peak = shape.num_values + output.num_values + middle * (shape.height**2 + side**2)
-    return Layer(f"block{block}", macs, parameters, weights, output, peak, len(convolutions))
+    return _conv_layer(f"block{block}", convolutions, [add], output, peak)
+
+
+def _stem(architecture: Architecture) -> Layer:
+    side = -(-architecture.image_size // architecture.stem_stride)
+    conv = _conv(architecture.in_channels, architecture.stem_channels, side, kernel=3, stride=architecture.stem_stride)
+    output = Shape(architecture.stem_channels, side, side)
+    image_values = architecture.in_channels * architecture.image_size**2
+    return _conv_layer("stem", [conv], [], output, image_values + 2 * output.num_values)
+
+
+def _head(features: Shape, num_classes: int) -> Layer:
+    mean = Operator("pool", features.channels, features.channels, kernel=features.height, stride=features.height)
+    linear = Operator("linear", features.channels, num_classes)
+    parameters = (features.channels + 1) * num_classes
+    peak = features.num_values + features.channels + num_classes
+    return Layer("head", linear.macs, parameters, parameters, Shape(num_classes), peak, 1, (mean, linear))
 
 
 def _part_layers(architecture: Architecture, part: DevicePart) -> tuple[Layer, ...]:
-    side = -(-architecture.image_size // architecture.stem_stride)
-    macs, parameters, weights = _conv_bn(architecture.in_channels, architecture.stem_channels, 3, 1, side)
-    shape = Shape(architecture.stem_channels, side, side)
-    image_values = architecture.in_channels * architecture.image_size**2
-    layers = [Layer("stem", macs, parameters, weights, shape, image_values + 2 * shape.num_values, 1)]
+    layers = [_stem(architecture)]
     for block in range(architecture.num_blocks):
         layers.append(_block(architecture, part, block, layers[-1].output))
-    features, classes = layers[-1].output.channels, architecture.num_classes
-    parameters = (features + 1) * classes
-    peak = layers[-1].output.num_values + features + classes
-    layers.append(Layer("head", features * classes, parameters, parameters, Shape(classes), peak, 1))
+    layers.append(_head(layers[-1].output, architecture.num_classes))
     return tuple(layers)
 
 
 class Run(NamedTuple):
-    """A computation of a device: the step, what it runs, and the shape of what comes out."""
+    """A computation of a device: the step, what it runs, the shape of what comes out, and what it needs of memory for
+    one sample: its input, which is kept until the end, and its activations."""
 
     step: Compute
     segment: Segment
     shape: Shape
+    working_bytes: int
 
 
 class PartTable:
@@ -89,8 +115,8 @@ class PartTable:
     A search lowers thousands of policies over the same parts: what does not depend on the policy is kept.
     """
 
-    def __init__(self, rank: int, layers: tuple[Layer, ...]) -> None:
-        self.rank, self.layers = rank, layers
+    def __init__(self, rank: int, layers: tuple[Layer, ...], image: Shape) -> None:
+        self.rank, self.layers, self.image = rank, layers, image
         self.outputs = tuple(layer.output for layer in layers)
         self.runs = _Runs(self)
         self._segments: dict[tuple[int, int], Segment] = {}
@@ -111,6 +137,7 @@ class PartTable:
             num_kernels=sum(layer.num_kernels for layer in layers),
             weight_bytes=FLOAT_BYTES * sum(layer.num_weights for layer in layers),
             activation_bytes=FLOAT_BYTES * max(layer.peak_values for layer in layers),
+            operators=tuple(operator for layer in layers for operator in layer.operators),
         )
 
 
@@ -123,8 +150,10 @@ class _Runs(dict[tuple[int, int, str, str], Run]):
 
     def __missing__(self, key: tuple[int, int, str, str]) -> Run:
         first, last, tensor, output = key
-        segment = self.table.segment(first, last)
-        run = self[key] = Run(Compute(segment.name, (tensor,), output), segment, self.table.outputs[last])
+        table = self.table
+        segment, image = table.segment(first, last), table.outputs[first - 1] if first else table.image
+        working_bytes = FLOAT_BYTES * image.num_values + segment.activation_bytes
+        run = self[key] = Run(Compute(segment.name, (tensor,), output), segment, table.outputs[last], working_bytes)
         return run
 
 
@@ -146,7 +175,8 @@ def _network_table(numbers: tuple[int, ...], parts: tuple[DevicePart, ...]) -> t
 def _part_table(numbers: tuple[int, ...], part: DevicePart, rank: int) -> PartTable:
     """A device's part is the same whatever the others are."""
     alone = Architecture.model_validate({**dict(zip(_NUMBERS, numbers, strict=True)), "parts": (part,)})
-    return PartTable(rank, _part_layers(alone, part))
+    image = Shape(alone.in_channels, alone.image_size, alone.image_size)
+    return PartTable(rank, _part_layers(alone, part), image)
 
 
 def device_layers(architecture: Architecture, rank: int) -> tuple[Layer, ...]:

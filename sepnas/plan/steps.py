@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from sepnas.spec.device_profile import OperatorKind
 from sepnas.spec.wire import FRAME_HEADER_BYTES, WireFormat, payload_bytes
 
 CLIENT = -1
@@ -25,10 +26,11 @@ class Shape:
     channels: int
     height: int = 1
     width: int = 1
+    num_values: int = field(init=False, repr=False, compare=False)
 
-    @property
-    def num_values(self) -> int:
-        return self.channels * self.height * self.width
+    def __post_init__(self) -> None:
+        # kept, for a search asks for it more often than it makes a shape
+        object.__setattr__(self, "num_values", self.channels * self.height * self.width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +98,52 @@ Step: TypeAlias = Compute | Send | Recv | Merge
 
 
 @dataclass(frozen=True, slots=True)
+class Operator:
+    """What an engine computes at one go, for one sample: the unit that a device is measured in.
+
+    ``conv`` has its batch norm and its activation in it, ``linear`` its bias; ``add`` is the residual's addition with
+    its activation; ``pool`` is the mean over windows of ``kernel`` (a global one: the side of its input, which is then
+    its ``stride`` too). ``height`` and ``width`` are those of the output.
+    """
+
+    kind: OperatorKind
+    in_channels: int
+    out_channels: int
+    kernel: int = 1
+    stride: int = 1
+    groups: int = 1
+    height: int = 1
+    width: int = 1
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates; elementwise operators and means have none."""
+        if self.kind in ("add", "pool"):
+            return 0
+        return self.num_weights * self.height * self.width
+
+    @property
+    def num_weights(self) -> int:
+        """Weights without biases."""
+        if self.kind in ("add", "pool"):
+            return 0
+        return self.in_channels * self.out_channels * self.kernel**2 // self.groups
+
+    @property
+    def values_moved(self) -> int:
+        """Numbers that are read or written: inputs (a side is taken as stride times the output's), output, weights."""
+        sides = self.height * self.width
+        inputs = self.in_channels * sides * self.stride**2 * (2 if self.kind == "add" else 1)
+        biases = self.out_channels if self.num_weights else 0
+        return inputs + self.out_channels * sides + self.num_weights + biases
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A piece of one device's network: consecutive ``layers`` that need nothing from outside.
 
     ``flops`` and ``activation_bytes`` (the peak while it runs, fp32) are for one sample; ``num_kernels`` counts
-    its convolutions and matrix products.
+    its convolutions and matrix products, ``operators`` are these and all others in the order in which they run.
     """
 
     name: str
@@ -110,6 +153,7 @@ class Segment:
     num_kernels: int
     weight_bytes: int
     activation_bytes: int
+    operators: tuple[Operator, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +194,7 @@ class Plan:
     shapes: tuple[Mapping[str, Shape], ...]
     reader: int
     answer: Shape = field(default_factory=lambda: Shape(1))
+    tensors_bytes: tuple[int, ...] | None = field(default=None, repr=False, compare=False)
 
     @property
     def num_devices(self) -> int:

@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from sepnas.errors import PlanError
+from sepnas.spec.device_profile import DeviceProfile, ExchangeCosts
 from sepnas.spec.document import Document, Part
+from sepnas.spec.figures import Count, NotNegative, Positive, Text
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 _SHOWN_PAIRS = 6
 
 
@@ -29,14 +29,19 @@ class Device(Part):
     """One machine.
 
     ``flops_per_s`` is what it reaches on the network's convolutions, not its datasheet peak;
-    ``layer_overhead_s`` is what each layer costs however small it is.
+    ``layer_overhead_s`` is what each layer costs however small it is. With a ``profile`` the measured times count
+    instead of both. Without ``exchange`` converting, sending, receiving and merging cost its processor nothing.
+    ``jitter`` is the standard deviation of the time that a segment takes, relative to its mean.
     """
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Text
     flops_per_s: Positive
-    memory_bytes: Annotated[int, Field(gt=0)]
+    memory_bytes: Count
     layer_overhead_s: NotNegative = 0.0
     power: Power = Power()
+    jitter: NotNegative = 0.0
+    exchange: ExchangeCosts | None = None
+    profile: DeviceProfile | None = None
 
 
 class Link(Part):
@@ -49,7 +54,8 @@ class Link(Part):
     - ``switch``: the sender's port and the receiver's port of a switch;
     - ``shared``: the air: one message at a time in the whole cluster.
 
-    With ``duplex: half`` both directions of a cable or port share it.
+    With ``duplex: half`` both directions of a cable or port share it. ``jitter_s`` is how long a message is delayed
+    by chance on average, beyond ``latency_s``; only percentiles have it in them.
     """
 
     between: Literal["all"] | tuple[str, str] = "all"
@@ -58,6 +64,7 @@ class Link(Part):
     message_overhead_s: NotNegative = 0.0
     medium: Literal["own", "switch", "shared"] = "switch"
     duplex: Literal["full", "half"] = "full"
+    jitter_s: NotNegative = 0.0
 
 
 class Cluster(Document):

@@ -11,10 +11,10 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from sepnas.errors import SpecError
-from sepnas.spec.cluster import Cluster, Device, Link, NotNegative, Positive, Power
+from sepnas.spec.cluster import Cluster, Device, Link, Power
 from sepnas.spec.document import Document, Part
+from sepnas.spec.figures import Count, NotNegative, Positive, Text
 
-Text = Annotated[str, Field(min_length=1)]
 PresetT = TypeVar("PresetT")
 
 
@@ -48,7 +48,7 @@ class PositiveFigure(Figure):
 
 
 class CountFigure(Figure):
-    value: Annotated[int, Field(gt=0)]
+    value: Count
 
 
 class _Preset(Part):

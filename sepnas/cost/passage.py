@@ -1,0 +1,72 @@
+"""One request on its way through the devices and the links between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from sepnas.cost.work import Leg, Work
+from sepnas.errors import PlanError
+from sepnas.plan.steps import CLIENT
+
+
+class Carrier(Protocol):
+    """What carries messages: :class:`sepnas.cost.routes.Network`, or one without obstacles."""
+
+    def carry(self, pair: tuple[int, int], posted_s: float, payload_bytes: int) -> tuple[float, float]:
+        """When a message leaves and when it can be taken."""
+        ...
+
+
+class Passage:
+    """Plays one request: every message is carried in turn, each after its sender has come to its send.
+
+    ``posted_s``, ``sent_s`` and ``arrival_s`` are by tag, ``done_s`` by rank; ``latency_s`` is when the client has the
+    answer.
+    """
+
+    def __init__(self, work: Work, carrier: Carrier) -> None:
+        self._work, self._carrier = work, carrier
+        self.done_s = [0.0] * len(work.devices)
+        self.sent_s: dict[int, float] = {}
+        self.arrival_s: dict[int, float] = {}
+        self.latency_s = 0.0
+
+    def play(self, legs: Sequence[list[Leg]] | None = None) -> None:
+        """Run it; ``legs`` of all ranks instead of the work's own. :class:`PlanError` when a message never comes."""
+        devices = [
+            self._carry_out(rank, device.legs if legs is None else legs[rank], device.rest_s)
+            for rank, device in enumerate(self._work.devices)
+        ]
+        carry, done_s = self._carrier.carry, self.done_s
+        sent_s, arrivals = self.sent_s, self.arrival_s
+        for tag, pair, nbytes, _ in self._work.messages:
+            source, posted_s = pair[0], 0.0
+            if source != CLIENT:
+                for sent in devices[source]:
+                    if sent == tag:
+                        break
+                posted_s = done_s[source]
+            sent_s[tag], arrivals[tag] = carry(pair, posted_s, nbytes)
+            if pair[1] == CLIENT:
+                self.latency_s = arrivals[tag]
+        for device in devices:
+            for _ in device:
+                pass
+
+    def _carry_out(self, rank: int, legs: list[Leg], rest_s: float) -> Iterator[int]:
+        """A device at its legs: stops where it posts a message, with its tag, while ``done_s`` says when that is."""
+        arrivals, done_s, now = self.arrival_s, self.done_s, 0.0
+        for seconds, tag, posts in legs:
+            now += seconds
+            if posts:
+                done_s[rank] = now
+                yield tag
+            elif tag not in arrivals:
+                raise PlanError(
+                    f"rank {rank} waits for message {tag} before anyone can have sent it; "
+                    "tags must rise along every dependency"
+                )
+            elif arrivals[tag] > now:
+                now = arrivals[tag]
+        done_s[rank] = now + rest_s

@@ -1,0 +1,126 @@
+"""Many requests one after another, several of them at once on the way: throughput and mean latency."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sepnas.cost.routes import Network
+from sepnas.cost.work import Work
+from sepnas.errors import PlanError, SpecError
+from sepnas.plan.steps import CLIENT, Plan
+from sepnas.spec.cluster import Cluster
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSimulation:
+    """What a client sees that keeps ``in_flight`` requests open.
+
+    ``throughput_per_s`` (answers a second) and ``latency_s`` (the mean) are those of the later half of the requests:
+    the steady state. ``latencies_s`` are all, in order.
+    """
+
+    requests: int
+    in_flight: int
+    throughput_per_s: float
+    latency_s: float
+    latencies_s: tuple[float, ...]
+
+
+def simulate_stream(
+    plan: Plan, cluster: Cluster, requests: int = 64, in_flight: int = 2, batch: int = 1
+) -> StreamSimulation:
+    """Simulate ``requests`` requests; the next one is sent as soon as fewer than ``in_flight`` wait for their answers.
+
+    Each device works on one request at a time, in order, by the rules of :func:`sepnas.cost.simulator.simulate`.
+    Messages of one request take their turn by tag; between requests who posted first goes first. One in flight gives
+    the simulated latency again and again. Turns between requests depend on times, so more bandwidth could in rare
+    cases make a stream slower.
+    """
+    for name, value in (("requests", requests), ("in_flight", in_flight)):
+        if value < 1:
+            raise SpecError(f"`{name}` must be at least 1, got {value}")
+    stream = _Stream(Work(plan, cluster, batch), requests, in_flight)
+    stream.play()
+    latencies_s = [end_s - start_s for start_s, end_s in zip(stream.sent_s, stream.answered_s, strict=True)]
+    first = requests // 2
+    before_s = stream.answered_s[first - 1] if first else 0.0
+    return StreamSimulation(
+        requests=requests,
+        in_flight=in_flight,
+        throughput_per_s=(requests - first) / (stream.answered_s[-1] - before_s),
+        latency_s=sum(latencies_s[first:]) / (requests - first),
+        latencies_s=tuple(latencies_s),
+    )
+
+
+class _Stream:
+    """All requests on their way; ``sent_s`` and ``answered_s`` are by request."""
+
+    def __init__(self, work: Work, requests: int, in_flight: int) -> None:
+        self._work, self._requests, self._in_flight = work, requests, in_flight
+        self._carry = Network(work.cluster).carry
+        self._posted_s: list[dict[int, float]] = [{} for _ in range(requests)]
+        self._arrival_s: list[dict[int, float]] = [{} for _ in range(requests)]
+        self._next = [0] * requests  # of each request, the place of the message whose turn it is
+        self._devices = [self._carry_out(rank) for rank in range(len(work.devices))]
+        self.sent_s: list[float] = []
+        self.answered_s: list[float] = []
+
+    def play(self) -> None:
+        for _ in range(min(self._in_flight, self._requests)):
+            self._send(0.0)
+        for device in self._devices:
+            next(device, None)
+        open_from = 0
+        while open_from < self._requests:
+            request = self._first_posted(open_from)
+            self._deliver(request)
+            while open_from < self._requests and self._next[open_from] == len(self._work.messages):
+                open_from += 1
+
+    def _first_posted(self, open_from: int) -> int:
+        """The request whose next message was posted first."""
+        messages, posted = self._work.messages, []
+        for request in range(open_from, len(self.sent_s)):
+            if self._next[request] < len(messages):
+                posted_s = self._posted_s[request].get(messages[self._next[request]][0])
+                if posted_s is not None:
+                    posted.append((posted_s, request))
+        if not posted:
+            raise PlanError("a device waits for a message before anyone can have sent it; tags must rise")
+        return min(posted)[1]
+
+    def _deliver(self, request: int) -> None:
+        tag, pair, nbytes, _ = self._work.messages[self._next[request]]
+        self._next[request] += 1
+        _, arrival_s = self._carry(pair, self._posted_s[request].pop(tag), nbytes)
+        self._arrival_s[request][tag] = arrival_s
+        if pair[1] == CLIENT:
+            self.answered_s.append(arrival_s)
+            if len(self.sent_s) < self._requests:
+                self._send(arrival_s)
+        else:
+            next(self._devices[pair[1]], None)
+
+    def _send(self, now: float) -> None:
+        """The client sends the next request to every device."""
+        posted = self._posted_s[len(self.sent_s)]
+        for tag, pair, _, _ in self._work.messages:
+            if pair[0] == CLIENT:
+                posted[tag] = now
+        self.sent_s.append(now)
+
+    def _carry_out(self, rank: int) -> Iterator[None]:
+        """A device at its requests in order: stops where it waits for a message that has not been carried yet."""
+        part, now = self._work.devices[rank], 0.0
+        for posted, arrivals in zip(self._posted_s, self._arrival_s, strict=True):
+            for seconds, tag, posts in part.legs:
+                now += seconds
+                if posts:
+                    posted[tag] = now
+                    continue
+                while tag not in arrivals:
+                    yield
+                now = max(now, arrivals.pop(tag))
+            now += part.rest_s

@@ -1,0 +1,114 @@
+"""What each step takes a device's processor: computing, converting, handling messages, merging."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from sepnas.cost.between_rows import BetweenRows
+from sepnas.cost.same import Same
+from sepnas.errors import SpecError
+from sepnas.plan.steps import Operator, Segment
+from sepnas.spec.cluster import Cluster, Device
+from sepnas.spec.device_profile import DeviceProfile, ExchangeCosts
+from sepnas.spec.wire import WireFormat
+
+_MOST_KEPT = 1 << 14
+
+
+class DeviceTimes:
+    """Seconds of steps on one device.
+
+    Without a profile a segment takes its arithmetic at a rate and a constant for each kernel. With one it takes a call
+    of the engine and its operators one after another; a batch takes as long as its samples one by one.
+    Without exchange costs all but computing takes nothing.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.exchange: ExchangeCosts | None = device.exchange
+        self._flops_per_s, self._kernel_s = device.flops_per_s, device.layer_overhead_s
+        self._table = None if device.profile is None else operator_table(device.profile)
+        self._kept: dict[int, tuple[Segment, float, float]] = {}
+
+    def segment_s(self, segment: Segment, batch: int = 1) -> float:
+        """Seconds of one call of the engine; raises :class:`SpecError` for what the profile cannot tell."""
+        if self._table is None:
+            return batch * segment.flops / self._flops_per_s + segment.num_kernels * self._kernel_s
+        # by identity: a segment is made once for a part, and hashing its operators would cost more than all else
+        kept = self._kept.get(id(segment))
+        if kept is None:
+            kept = self._keep(segment, self._table)
+        return kept[1] + batch * kept[2]
+
+    def _keep(self, segment: Segment, table: OperatorTable) -> tuple[Segment, float, float]:
+        if segment.num_kernels and not segment.operators:
+            raise SpecError(
+                f"segment '{segment.name}' does not list its operators, so device '{self.device.name}' "
+                "cannot price it by its profile"
+            )
+        if len(self._kept) >= _MOST_KEPT:
+            self._kept.clear()
+        try:
+            sample_s = sum(table.seconds(segment.operators))
+        except SpecError as error:
+            raise SpecError(f"device '{self.device.name}': {error}") from None
+        # the segment itself is kept, so that its identity is nobody else's
+        kept = self._kept[id(segment)] = (segment, table.overhead_s, sample_s)
+        return kept
+
+    def convert_s(self, num_values: int, wire: WireFormat) -> float:
+        """Seconds for turning values into a wire format, or back; an fp32 message is the tensor's memory."""
+        costs = self.exchange
+        if costs is None or wire == "fp32":
+            return 0.0
+        per_value: float = getattr(costs.convert_s_per_value, wire)
+        return costs.convert_s + num_values * per_value
+
+    def handle_s(self, wire_bytes: int) -> float:
+        """What sending or receiving a message takes of the *computing* core: nothing beside a core of its own."""
+        costs = self.exchange
+        if costs is None or costs.own_core:
+            return 0.0
+        return costs.message_s + wire_bytes * costs.byte_s
+
+    def merge_s(self, num_values: int) -> float:
+        """Seconds of a merge; ``num_values`` are those of all its inputs together."""
+        costs = self.exchange
+        return 0.0 if costs is None else costs.merge_s + num_values * costs.merge_s_per_value
+
+
+class OperatorTable:
+    """The operators of a profile: measured times as they are, others from between them, each looked for once."""
+
+    def __init__(self, profile: DeviceProfile) -> None:
+        self.overhead_s = profile.segment_overhead_s
+        self._measured = {Operator(*row.key): row.seconds for row in profile.operators}
+        self._known = dict(self._measured)
+        self._between: BetweenRows | None = None
+
+    def seconds(self, operators: Sequence[Operator]) -> list[float]:
+        """One time for each operator, for one sample."""
+        known = self._known
+        unknown = [each for each in dict.fromkeys(operators) if each not in known]
+        if unknown:
+            if self._between is None:
+                self._between = BetweenRows(tuple(self._measured), tuple(self._measured.values()))
+            known.update(zip(unknown, self._between.seconds(unknown), strict=True))
+        return [known[each] for each in operators]
+
+
+@lru_cache(maxsize=32)
+def operator_table(profile: DeviceProfile) -> OperatorTable:
+    """The same object for equal profiles: devices of one kind share what was fitted."""
+    return OperatorTable(profile)
+
+
+def times_of(cluster: Cluster) -> tuple[DeviceTimes, ...]:
+    """The same objects for the same cluster, by rank."""
+    return _times_of(Same(cluster))
+
+
+@lru_cache(maxsize=16)
+def _times_of(same: Same[Cluster]) -> tuple[DeviceTimes, ...]:
+    return tuple(DeviceTimes(device) for device in same.value.devices)

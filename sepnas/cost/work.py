@@ -1,0 +1,123 @@
+"""A plan on a cluster in bare numbers: what keeps each device busy between its messages, and the messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from sepnas.cost.times import DeviceTimes, times_of
+from sepnas.errors import PlanError
+from sepnas.plan.steps import CLIENT, Compute, Merge, Plan, Recv, Send, Step
+from sepnas.spec.cluster import Cluster
+from sepnas.spec.wire import FRAME_HEADER_BYTES, WireFormat, payload_bytes
+
+Doing = Literal["compute", "convert", "merge"]
+"""What the computing thread does. ``convert`` is a message's: its format, and its handling where no other core does."""
+Task: TypeAlias = tuple[Doing, str, float]
+"""One thing that the computing thread does: what, of which segment or tensor, and seconds."""
+Leg: TypeAlias = tuple[float, int, bool]
+"""Busy for so many seconds, then post message (True) or take message (False) of this tag."""
+Posted: TypeAlias = tuple[int, tuple[int, int], int, str]
+"""A message: tag, source and destination, payload bytes, and the tensor's name at the sender."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceWork:
+    """One device's part: its legs, and for how long it is busy after the last one.
+
+    ``busy_s`` is all that its computing thread does, ``compute_s`` the segments among it. ``tasks`` says for each leg,
+    and for what comes after, what that time is made of; it is empty unless it was asked for.
+    """
+
+    legs: list[Leg]
+    rest_s: float
+    compute_s: float
+    busy_s: float
+    tasks: list[list[Task]]
+
+
+class Work:
+    """All devices' parts of one request of ``batch`` samples, and its messages in turn: by tag.
+
+    Raises :class:`PlanError` when the cluster has fewer devices than the plan.
+    """
+
+    def __init__(self, plan: Plan, cluster: Cluster, batch: int = 1, with_tasks: bool = False) -> None:
+        if cluster.num_devices < plan.num_devices:
+            raise PlanError(
+                f"the plan needs {plan.num_devices} devices, but cluster '{cluster.name}' has {cluster.num_devices}"
+            )
+        self.plan, self.cluster, self.batch, self.with_tasks = plan, cluster, batch, with_tasks
+        times = times_of(cluster)[: plan.num_devices]
+        self.messages: list[Posted] = []
+        # a receiver turns back what the sender chose; where nobody pays for it nobody needs to know
+        self._wires = _wires_of(plan) if any(each.exchange for each in times) else None
+        self.devices = [self._device_work(rank, each) for rank, each in enumerate(times)]
+        self.messages.sort()
+
+    def _device_work(self, rank: int, times: DeviceTimes) -> DeviceWork:
+        segments, shapes, messages = self.plan.segments[rank], self.plan.shapes[rank], self.messages
+        batch, wires, with_tasks = self.batch, self._wires, self.with_tasks
+        legs: list[Leg] = []
+        tasks: list[list[Task]] = [[]] if with_tasks else []
+        seconds = compute_s = 0.0
+        for step in self.plan.programs[rank]:
+            if isinstance(step, Compute):
+                spent_s = times.segment_s(segments[step.segment], batch)
+                compute_s += spent_s
+                seconds += spent_s
+            elif isinstance(step, Recv):
+                legs.append((seconds, step.tag, False))
+                seconds = spent_s = 0.0 if wires is None and step.source != CLIENT else self._take(rank, step, times)
+            elif isinstance(step, Send):
+                (first, last), (top, bottom) = step.region.channels, step.region.rows
+                num_values = (last - first) * (bottom - top) * shapes[step.tensor].width
+                nbytes = payload_bytes(num_values, step.wire, batch)
+                messages.append((step.tag, (rank, step.to), nbytes, step.tensor))
+                spent_s = 0.0 if wires is None else self._message_s(times, num_values, step.wire, nbytes, step.to)
+                legs.append((seconds + spent_s, step.tag, True))
+                seconds = 0.0
+            elif wires is not None:
+                spent_s = times.merge_s(batch * sum(shapes[name].num_values for name in step.inputs))
+                seconds += spent_s
+            else:
+                continue
+            if with_tasks:
+                _note(step, spent_s, tasks)
+        busy_s = compute_s if wires is None else seconds + sum([leg[0] for leg in legs])
+        return DeviceWork(legs, seconds, compute_s, busy_s, tasks)
+
+    def _take(self, rank: int, step: Recv, times: DeviceTimes) -> float:
+        """List a message that comes from the client; what taking any takes of the computing thread."""
+        num_values = self.plan.shapes[rank][step.tensor].num_values
+        wire = "fp32" if self._wires is None else self._wires.get(step.tag, "fp32")
+        nbytes = payload_bytes(num_values, wire, self.batch)
+        if step.source == CLIENT:
+            self.messages.append((step.tag, (CLIENT, rank), nbytes, step.tensor))
+        return self._message_s(times, num_values, wire, nbytes, step.source)
+
+    def _message_s(self, times: DeviceTimes, num_values: int, wire: WireFormat, nbytes: int, peer: int) -> float:
+        """Turning a message's values and, unless its way costs nothing, handling it."""
+        spent_s = times.convert_s(num_values * self.batch, wire)
+        if peer != CLIENT or self.cluster.client_link is not None:
+            spent_s += times.handle_s(nbytes + FRAME_HEADER_BYTES)
+        return spent_s
+
+
+def _wires_of(plan: Plan) -> dict[int, WireFormat]:
+    """The wire format of each message that a device sends, by tag."""
+    return {step.tag: step.wire for program in plan.programs for step in program if isinstance(step, Send)}
+
+
+def _note(step: Step, spent_s: float, tasks: list[list[Task]]) -> None:
+    """Write a step's time down in the leg that it belongs to; a message ends one."""
+    if isinstance(step, Recv):
+        tasks.append([])
+    if isinstance(step, Compute):
+        tasks[-1].append(("compute", step.segment, spent_s))
+    elif isinstance(step, Merge):
+        tasks[-1].append(("merge", step.output, spent_s))
+    elif spent_s:
+        tasks[-1].append(("convert", step.tensor, spent_s))
+    if isinstance(step, Send):
+        tasks.append([])

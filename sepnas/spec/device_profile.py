@@ -1,0 +1,108 @@
+"""What was measured on one device: the time of each operator, and what its messages cost its processor."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from sepnas.spec.document import Part
+from sepnas.spec.figures import Count, NotNegative, Positive, Text
+
+OperatorKind = Literal["conv", "linear", "add", "pool"]
+"""What an engine computes at one go; ``sepnas.plan.steps.Operator`` says what belongs to each."""
+
+
+class MeasuredMachine(Part):
+    """Where and with what a profile was measured.
+
+    ``noise`` is the relative spread of medians that were measured again: differences below it mean nothing.
+    """
+
+    cpu: Text
+    cores: Count
+    architecture: Text
+    os: Text
+    python: Text
+    engine: Text
+    engine_version: Text
+    threads: Count
+    date: Text
+    noise: NotNegative = 0.0
+
+
+class OperatorTime(Part):
+    """The median time of one operator on one sample; ``height`` and ``width`` are those of its output."""
+
+    kind: OperatorKind
+    in_channels: Count
+    out_channels: Count
+    kernel: Count = 1
+    stride: Count = 1
+    groups: Count = 1
+    height: Count = 1
+    width: Count = 1
+    seconds: Positive
+
+    @model_validator(mode="after")
+    def _check_groups(self) -> Self:
+        for name in ("in_channels", "out_channels"):
+            if getattr(self, name) % self.groups:
+                raise ValueError(f"`{name}` ({getattr(self, name)}) must be a multiple of `groups` ({self.groups})")
+        return self
+
+    @property
+    def key(self) -> tuple[OperatorKind, int, int, int, int, int, int, int]:
+        """All but the time."""
+        return (
+            self.kind, self.in_channels, self.out_channels, self.kernel, self.stride, self.groups,
+            self.height, self.width,
+        )  # fmt: skip
+
+
+class DeviceProfile(Part):
+    """The measured times of a device's operators.
+
+    Operators that were measured take the times of their rows, others what is read between the rows.
+    ``segment_overhead_s`` is one call of the engine, whatever it computes.
+    """
+
+    machine: MeasuredMachine
+    operators: Annotated[tuple[OperatorTime, ...], Field(min_length=1)]
+    segment_overhead_s: NotNegative = 0.0
+
+    @model_validator(mode="after")
+    def _check_rows(self) -> Self:
+        seen: dict[object, int] = {}
+        for index, row in enumerate(self.operators):
+            first = seen.setdefault(row.key, index)
+            if first != index:
+                raise ValueError(f"`operators.{index}` measures the same operator as `operators.{first}`")
+        return self
+
+
+class ConversionCosts(Part):
+    """Seconds for each value that is turned into a wire format, or back; fp32 crosses as it lies in memory."""
+
+    fp16: NotNegative = 0.0
+    int8: NotNegative = 0.0
+    int4: NotNegative = 0.0
+
+
+class ExchangeCosts(Part):
+    """What exchanging costs a device's processor.
+
+    - ``message_s``, ``byte_s``: a send or a receive: for each message, and for each byte (copies, TLS);
+    - ``convert_s``, ``convert_s_per_value``: turning values into fp16, int8, int4, or back: each time, each value;
+    - ``merge_s``, ``merge_s_per_value``: a merge, and each value that goes into it;
+    - ``own_core``: whether the threads that send and receive have a core beside the computing one.
+    """
+
+    message_s: NotNegative = 0.0
+    byte_s: NotNegative = 0.0
+    convert_s: NotNegative = 0.0
+    convert_s_per_value: ConversionCosts = ConversionCosts()
+    merge_s: NotNegative = 0.0
+    merge_s_per_value: NotNegative = 0.0
+    own_core: bool = True
