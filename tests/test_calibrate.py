@@ -24,6 +24,7 @@ from sepnas.runtime.trace import DeviceRecord, RequestRecord, StepRecord, Trace
 from sepnas.spec.architecture import Architecture, named_architecture
 from sepnas.spec.cluster import Cluster, Device, Link, uniform_cluster
 from tests.helpers_runtime import export_tiny, lively_network, threads, tiny_architecture, transfer
+from tests.test_cost_times import profile_of
 
 NETWORK = named_architecture("resnext20_4x8d", 4, "hand-made", num_classes=10)
 PLAN = build_plan(NETWORK)
@@ -112,6 +113,20 @@ def test_few_segments_only_scale() -> None:
     assert before.flops_per_s / after.flops_per_s == pytest.approx(found.devices[0].ratio)
     assert after.layer_overhead_s / before.layer_overhead_s == pytest.approx(found.devices[0].ratio)
     assert simulate(plan, found.cluster).compute_s == pytest.approx(simulate(plan, other).compute_s)
+
+
+def test_a_measured_profile_is_scaled_as_a_whole() -> None:
+    """A device that became twice as slow as its profile is found to be, and computing is predicted again."""
+    operators = dict.fromkeys(each for segments in PLAN.segments for s in segments.values() for each in s.operators)
+    profile = profile_of(list(operators), noise=0.0)
+    fast, slow = (
+        PLAIN.model_copy(update={"devices": tuple(d.model_copy(update={"profile": p}) for d in PLAIN.devices)})
+        for p in (profile, profile.scaled(2.0))
+    )
+    found = calibrate(PLAN, fast, [timeline_on(slow)])
+    assert [each.ratio for each in found.devices] == pytest.approx([2.0] * 4)
+    assert simulate(PLAN, found.cluster).compute_s == pytest.approx(simulate(PLAN, slow).compute_s)
+    assert simulate(PLAN, found.cluster).compute_s != pytest.approx(simulate(PLAN, fast).compute_s)
 
 
 def noisy(timeline: Timeline, random_: random.Random, spread: float) -> Timeline:

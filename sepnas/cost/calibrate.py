@@ -6,15 +6,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from sepnas.cost.routes import routes_of
 from sepnas.cost.timeline import Activity, Timeline
+from sepnas.cost.times import DeviceTimes
 from sepnas.errors import SpecError
-from sepnas.plan.steps import CLIENT, Plan
+from sepnas.plan.steps import CLIENT, Plan, Segment
 from sepnas.spec.cluster import Cluster, Device, Link
 from sepnas.spec.timing import MessageTime, SegmentTime
 from sepnas.spec.wire import FRAME_HEADER_BYTES
@@ -66,8 +67,7 @@ def calibrate(plan: Plan, cluster: Cluster, timelines: Sequence[Timeline]) -> Ca
     where it is longer than the clocks are uncertain.
     """
     devices = tuple(
-        _corrected_device(device, list(_segment_times(plan, rank, timelines)))
-        for rank, device in enumerate(cluster.devices)
+        _corrected_device(device, _segment_times(plan, rank, timelines)) for rank, device in enumerate(cluster.devices)
     )
     messages = _message_times(cluster, timelines)
     links = [_corrected_link(f"link {_ends(link)}", link, messages[index]) for index, link in enumerate(cluster.links)]
@@ -126,32 +126,46 @@ def _sure_fit(columns: _Array, seconds: _Array) -> tuple[float, float] | None:
     return first, max(0.0, second)
 
 
-def _segment_times(plan: Plan, rank: int, timelines: Iterable[Timeline]) -> Iterator[SegmentTime]:
-    """The median time of each segment of a device, for each size of batch."""
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """The median time of a segment on batches of one size."""
+
+    segment: Segment
+    batch: int
+    seconds: float
+
+
+def _segment_times(plan: Plan, rank: int, timelines: Iterable[Timeline]) -> list[_Computed]:
+    """What each segment of a device took, for each size of batch."""
     found: dict[tuple[str, int], list[float]] = defaultdict(list)
     for timeline in timelines:
         for activity in timeline.activities:
             if activity.rank == rank and activity.kind == "compute":
                 found[activity.name, timeline.batch].append(activity.seconds)
-    for (name, batch), seconds in found.items():
-        segment, time_s = plan.segments[rank][name], median(seconds)
-        if time_s > 0 and segment.flops > 0:
-            yield SegmentTime(batch * segment.flops, segment.num_kernels, time_s)
+    times = (_Computed(plan.segments[rank][name], batch, median(took)) for (name, batch), took in found.items())
+    return [time for time in times if time.seconds > 0 and time.segment.flops > 0]
 
 
-def _corrected_device(device: Device, times: Sequence[SegmentTime]) -> DeviceCorrection:
-    """Rate and constant of each kernel fitted to the times, or both scaled where they do not tell the two apart."""
+def _corrected_device(device: Device, times: Sequence[_Computed]) -> DeviceCorrection:
+    """Rate and constant of each kernel fitted to the times, or both scaled where they do not tell the two apart.
+
+    A measured profile is scaled as a whole: it knows how its operators compare.
+    """
     if not times:
         return DeviceCorrection(device, device, "computed nothing")
-    ratio = median(t.seconds / (t.flops / device.flops_per_s + t.num_kernels * device.layer_overhead_s) for t in times)
-    columns = np.array([[t.flops, t.num_kernels] for t in times], dtype=np.float64)
-    fitted = _sure_fit(columns, np.array([t.seconds for t in times]))
-    if fitted is None:
-        changes = {"flops_per_s": device.flops_per_s / ratio, "layer_overhead_s": device.layer_overhead_s * ratio}
-        how = f"scaled by {ratio:.3g}, {len(times)} segments"
+    predicted = DeviceTimes(device)
+    ratio = median(t.seconds / predicted.segment_s(t.segment, t.batch) for t in times)
+    columns = np.array([[t.batch * t.segment.flops, t.segment.num_kernels] for t in times], dtype=np.float64)
+    fitted = None if device.profile else _sure_fit(columns, np.array([t.seconds for t in times]))
+    how = f"scaled by {ratio:.3g}, {len(times)} segments"
+    changes: dict[str, Any]
+    if fitted is not None:
+        changes, how = {"flops_per_s": 1 / fitted[0], "layer_overhead_s": fitted[1]}, f"fitted to {len(times)} segments"
     else:
-        changes = {"flops_per_s": 1 / fitted[0], "layer_overhead_s": fitted[1]}
-        how = f"fitted to {len(times)} segments"
+        changes = {"flops_per_s": device.flops_per_s / ratio, "layer_overhead_s": device.layer_overhead_s * ratio}
+        if device.profile:
+            changes["profile"] = device.profile.scaled(ratio)
+            how = f"profile {how}"
     return DeviceCorrection(device, device.model_copy(update=changes), how, ratio)
 
 
