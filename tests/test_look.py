@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sepnas.cli.main import main
-from sepnas.spec.cluster import uniform_cluster
+from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.policy import TransmissionPolicy
 
 
@@ -63,6 +63,18 @@ def test_profile_refuses_before_it_measures(options: list[str], said: str, monke
     assert code == 2
     assert said in message
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", [[], ["cluster"]])
+def test_profile_without_a_verb_writes_a_cluster(verb: list[str], monkeypatch, capsys, tmp_path: Path) -> None:
+    """`sepnas profile --devices 3` is `sepnas profile cluster --devices 3`: equal devices of this machine's speed."""
+    monkeypatch.setattr("sepnas.cli.profile.measure_device", lambda: uniform_cluster(1).devices[0])
+    monkeypatch.setattr(sys, "argv", ["sepnas", "profile", *verb, "--devices", "3", "--out", str(tmp_path / "c.yaml")])
+    with pytest.raises(SystemExit):
+        main()
+    cluster = Cluster.load(tmp_path / "c.yaml")
+    assert [device.name for device in cluster.devices] == ["device0", "device1", "device2"]
+    assert cluster.links[0].bandwidth_bytes_per_s == 12.5e6
 
 
 def test_names_are_no_markup(monkeypatch, capsys, tmp_path: Path) -> None:

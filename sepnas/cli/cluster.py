@@ -46,7 +46,7 @@ def comment_for(devices: Sequence[str], link: str) -> str:
     return "\n".join(
         (
             "Figures of presets, not of your devices: many are estimates (`sepnas cluster --list --json` says which).",
-            "Run `sepnas profile` on each device and replace them by what it measures. Sources:",
+            "Run `sepnas profile device` on each device and replace them by what it measures. Sources:",
             *(f"- {source.title}\n  {source.address}" for source in preset_sources(devices, link)),
         )
     )
@@ -114,7 +114,7 @@ def cluster(
     """Write a cluster file of common boards, before anything is measured.
 
     `--list` shows the presets of devices and links, where their figures come from and which are estimates. The figures
-    are for one thread of the CPU. Replace them by measured ones (`sepnas profile`) as soon as you have the devices.
+    are for one thread of the CPU. Replace them by measured ones (`sepnas profile device`) as soon as you have the devices.
     """
     if list_ and device:
         raise typer.BadParameter("shows the presets and writes nothing: no --device", param_hint="--list")

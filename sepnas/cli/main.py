@@ -12,7 +12,20 @@ from typing import Any, TextIO
 
 import typer
 
-from sepnas.cli import calibrate, cluster, demo, describe, front, learn, profile, results, run, search, timelines
+from sepnas.cli import (
+    calibrate,
+    cluster,
+    demo,
+    describe,
+    front,
+    learn,
+    profile,
+    profile_device,
+    results,
+    run,
+    search,
+    timelines,
+)
 from sepnas.cli.common import errors
 from sepnas.errors import SepnasError
 
@@ -44,11 +57,16 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "worker": run.worker,
         "infer": run.infer,
         "bench": run.bench,
-        "profile": profile.profile,
         "calibrate": calibrate.calibrate_command,
     },
     "Show": {"report": results.report, "results": results.results, "demo": demo.demo},
 }
+
+_PROFILE: dict[str, Callable[..., None]] = {
+    profile.DEFAULT: profile.profile,
+    "device": profile_device.device_command,
+}
+"""The verbs below `profile`."""
 
 
 def _interruptible(function: Callable[..., None]) -> Callable[..., None]:
@@ -69,6 +87,11 @@ for _panel, _verbs in _PANELS.items():
     for _verb, _function in _verbs.items():
         app.command(_verb, rich_help_panel=_panel)(_interruptible(_function))
 
+_profile_app = typer.Typer(name="profile", cls=profile.ProfileGroup, help=profile.HELP)
+for _verb, _function in _PROFILE.items():
+    _profile_app.command(_verb)(_interruptible(_function))
+app.add_typer(_profile_app, rich_help_panel="Run")
+
 _EXTRAS = {
     **dict.fromkeys(("cryptography", "sklearn", "tensorboard", "torchvision"), "train"),
     **dict.fromkeys(("moocore", "nni", "optuna", "pytorch_lightning"), "search"),
@@ -76,7 +99,7 @@ _EXTRAS = {
 }
 """Which extra brings a module: the base install is what a device needs."""
 
-VERBS = frozenset(verb for verbs in _PANELS.values() for verb in verbs)
+VERBS = frozenset(verb for verbs in _PANELS.values() for verb in verbs) | {"profile"}
 
 
 def main() -> None:
@@ -126,7 +149,7 @@ def _extra_with(module: str) -> str | None:
     """The extra that brings a module; torch alone is enough for a worker."""
     top = module.partition(".")[0]
     if top == "torch":
-        return "torch" if sys.argv[1:2] == ["worker"] else "train"
+        return "torch" if sys.argv[1:2] == ["worker"] or sys.argv[1:3] == ["profile", "device"] else "train"
     return _EXTRAS.get(top)
 
 

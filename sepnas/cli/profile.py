@@ -1,4 +1,4 @@
-"""``sepnas profile``: write a cluster of machines like this one, or of processes on it."""
+"""``sepnas profile cluster``: write a cluster of machines like this one, or of processes on it; and the group."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import statistics
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from sepnas.cli.common import seconds
 from sepnas.cost.calibrate import fit_rate
 from sepnas.cost.times import DeviceTimes
+from sepnas.measure.machine import DEFAULT_MEMORY_BYTES
 from sepnas.plan.build import build_plan
 from sepnas.plan.steps import CLIENT, Plan
 from sepnas.report.units import format_count
@@ -26,9 +28,23 @@ from sepnas.spec.policy import TransmissionPolicy
 if TYPE_CHECKING:
     from sepnas.runtime.trace import Trace
 
-DEFAULT_MEMORY_BYTES = 1 << 30
+DEFAULT = "cluster"
+HELP = """Measure what a cluster file describes: a cluster of machines like this one, one device, or the links.
+
+`sepnas profile` alone, or with options, is `sepnas profile cluster`: a quick file to start from. Better figures come
+from `sepnas profile device` on each device: it times every operator as a worker runs it.
+"""
 LOOPBACK_BYTES_PER_S = 1e9
 WARMUP, REQUESTS = 30, 100
+
+
+class ProfileGroup(TyperGroup):
+    """Options without a verb are those of :data:`DEFAULT`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
 
 
 def measure_device(name: str = "device0", repeats: int = 15) -> Device:

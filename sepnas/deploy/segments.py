@@ -29,8 +29,8 @@ class _Function(nn.Module):
         super().__init__()
         self.__dict__["module"] = module  # past nn.Module: these weights must not become part of the export
 
-    def forward(self, x_BCHW: Tensor, weights: dict[str, Tensor]) -> Tensor:
-        out: Tensor = torch.func.functional_call(self.__dict__["module"], weights, (x_BCHW,))
+    def forward(self, x_BCHW: Tensor, weights: dict[str, Tensor]) -> Tensor | tuple[Tensor, ...]:
+        out: Tensor | tuple[Tensor, ...] = torch.func.functional_call(self.__dict__["module"], weights, (x_BCHW,))
         return out
 
 
@@ -73,8 +73,9 @@ def _export(module: nn.Module, weights: dict[str, Tensor], shape: Shape) -> byte
 
 
 def _check_same(program: ExportedProgram, module: nn.Module, example: Tensor, weights: dict[str, Tensor]) -> None:
-    exported = program.graph_module(example, *weights.values())[0]
-    if not torch.equal(exported, module(example)):
+    exported, outputs = program.graph_module(example, *weights.values()), module(example)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    if len(exported) != len(outputs) or not all(map(torch.equal, exported, outputs)):
         raise DeploymentError("a segment does not compute what its layers compute once it is exported")
 
 

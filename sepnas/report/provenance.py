@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shlex
@@ -12,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sepnas.measure.machine import cpu_model, installed_version, usable_cores
 from sepnas.spec.result import Machine
 
 # Result files are what comes out of a tree, not what goes into it.
@@ -39,10 +39,10 @@ def git_commit(root: str | os.PathLike[str] = ".") -> str | None:
 def machine_facts() -> Machine:
     """CPU, usable cores, GPU, torch and Python; torch is looked up, not imported."""
     return Machine(
-        cpu=_cpu_model(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cpu=cpu_model(),
+        cores=usable_cores(),
         gpu=_gpu_name(),
-        torch=_version_of("torch"),
+        torch=installed_version("torch"),
         python=platform.python_version(),
     )
 
@@ -57,27 +57,6 @@ def _output_of(command: list[str]) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _cpu_model() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
-    facts = _facts(text)
-    return facts.get("model name") or facts.get("Model") or platform.processor() or platform.machine() or "unknown"
-
-
-def _facts(text: str) -> dict[str, str]:
-    pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
-    return {key.strip(): value.strip() for key, value in pairs}
-
-
 def _gpu_name() -> str | None:
     names = _output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
     return ", ".join(names.splitlines()) if names else None
-
-
-def _version_of(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

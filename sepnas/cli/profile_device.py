@@ -1,0 +1,147 @@
+"""``sepnas profile device``: measure the machine it runs on, and put it into a cluster file."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from sepnas.cli.common import PATH, console, errors, seconds
+from sepnas.report.units import format_bytes, format_count, format_seconds
+from sepnas.spec.cluster import Cluster, Device, format_pairs
+from sepnas.spec.document import refuse_folder
+
+if TYPE_CHECKING:
+    from sepnas.measure.device import MeasuredDevice
+
+
+def device_command(
+    out: Annotated[Path, typer.Option(help="The cluster file to write, or to put the device into.", **PATH)] = Path(
+        "cluster.yaml"
+    ),
+    name: Annotated[str | None, typer.Option(help="The device's name in the cluster [this machine's].")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the engine, as the worker will have.")] = 1,
+    seconds_: Annotated[float, typer.Option("--seconds", min=1, max=86400, help="The most time it may take.")] = 180.0,
+) -> None:
+    """Measure this machine: the time of each operator, and what messages cost its processor.
+
+    Run it on each device, with nothing else running there. Operators of the networks that can be searched are timed as
+    a worker runs them, in rounds, until the medians of the first and the second half of the rounds differ by at most
+    3 % for nine operators of ten, or the time is up. A cluster file that exists keeps its other devices and its links,
+    but not its comments; the order of its devices is that of the ranks.
+
+    Example: `sepnas profile device --out cluster.yaml --name board0`
+    """
+    from sepnas.measure.device import measure_device
+
+    refuse_folder(out)
+    if name == "":
+        raise typer.BadParameter("must not be empty", param_hint="--name")
+    before = Cluster.load(out) if out.exists() else None
+    with _bar(seconds_) as progress:
+        found = measure_device(
+            name or platform.node() or "device0", threads=threads, seconds=seconds_, progress=progress
+        )
+    cluster = with_device(before, found.device)
+    cluster.save(out, f"Device {found.device.name} was measured by `sepnas profile device`.")
+    console.print(_table(found))
+    _say_how_sure(found)
+    print(f"{out}: {'a new cluster of' if before is None else 'now has'} {_names(cluster)}")
+    missing = cluster.missing_links()
+    if missing:
+        print(f"no link yet between {format_pairs(missing)}: write them into `links`, or run `sepnas profile links`")
+
+
+def with_device(cluster: Cluster | None, device: Device) -> Cluster:
+    """The cluster with this device in the place of the one of its name, else behind all others.
+
+    What was not measured (its power) it keeps. Warns where the old profile comes from another machine or engine.
+    """
+    from sepnas.measure.machine import warn_of_another_machine
+
+    if cluster is None:
+        return Cluster(devices=(device,))
+    devices = {each.name: each for each in cluster.devices}
+    before = devices.get(device.name)
+    if before is not None:
+        warn_of_another_machine(before, device)
+        device = device.model_copy(update={"power": before.power})
+    devices[device.name] = device
+    return cluster.model_copy(update={"devices": tuple(devices.values())})
+
+
+@contextmanager
+def _bar(limit_s: float) -> Iterator[Callable[[float, str], None]]:
+    """A bar on stderr whose end is the time limit; it is often reached earlier."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("at most {task.fields[left]} left"))
+    with Progress(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task("measuring", total=limit_s, left=seconds(limit_s))
+
+        def show(done_s: float, what: str) -> None:
+            left = max(0.0, limit_s - done_s)
+            bar.update(task, completed=min(done_s, limit_s), description=what, left=f"{left:.0f} s")
+
+        yield show
+
+
+def _table(found: MeasuredDevice) -> Table:
+    device = found.device
+    profile, exchange = device.profile, device.exchange
+    assert profile is not None
+    assert exchange is not None
+    machine = profile.machine
+    times = [row.seconds for row in profile.operators]
+    table = Table("", "", title=f"{device.name}: {machine.engine} {machine.engine_version}, threads: {machine.threads}")
+    table.add_row("processor", f"{machine.cpu}, {format_count(machine.cores, 'core')}, {machine.architecture}")
+    shown = f"{len(times)}, {format_seconds(min(times))} to {format_seconds(max(times))}"
+    table.add_row("operators", f"{shown}, {format_count(found.rounds, 'round')}")
+    table.add_row("a call of the engine", format_seconds(profile.segment_overhead_s))
+    table.add_row(
+        "in two numbers", f"{device.flops_per_s / 1e9:.3g} GFLOP/s, {format_seconds(device.layer_overhead_s)}"
+    )
+    how = "TLS" if found.with_tls else "plain"
+    table.add_row(f"a message ({how})", _affine(exchange.message_s, exchange.byte_s, "byte"))
+    for wire, per_value in exchange.convert_s_per_value:
+        table.add_row(f"converting {wire}", _affine(exchange.convert_s, per_value, "value"))
+    table.add_row("merging", _affine(exchange.merge_s, exchange.merge_s_per_value, "value"))
+    table.add_row("a core for messages", "yes" if exchange.own_core else "no")
+    table.add_row("memory available", format_bytes(device.memory_bytes))
+    table.add_row("jitter of a call", f"{device.jitter:.1%}")
+    table.add_row("noise", f"{machine.noise:.1%}")
+    return table
+
+
+def _affine(constant_s: float, each_s: float, what: str) -> str:
+    return f"{format_seconds(constant_s)} + {1e9 * each_s:.3g} ns a {what}"
+
+
+def _say_how_sure(found: MeasuredDevice) -> None:
+    from sepnas.measure.device import NOISY
+
+    assert found.device.profile is not None
+    noise = found.device.profile.machine.noise
+    if noise >= NOISY:
+        _warn(f"this machine is noisy: repeated medians differ by {noise:.0%}; end other programs and measure again")
+    elif not found.stable:
+        print("the time was up before all medians stood still; a larger --seconds measures more surely")
+    if not found.with_tls:
+        _warn(
+            "messages were measured without TLS: certificates need the package cryptography "
+            "(pip install 'sepnas[train]')"
+        )
+
+
+def _warn(text: str) -> None:
+    errors.print("[bold yellow]warning:[/] ", end="")
+    errors.print(text, markup=False)
+
+
+def _names(cluster: Cluster) -> str:
+    names = ", ".join(device.name for device in cluster.devices)
+    return f"{format_count(cluster.num_devices, 'device')}: {names}"

@@ -1,0 +1,96 @@
+"""What exchanging costs this machine's processor: the runtime's own codec, merges and channels, timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import get_args
+
+import numpy as np
+
+from sepnas.measure.fits import fit_costs
+from sepnas.measure.loopback import Ends, Loopback
+from sepnas.measure.machine import usable_cores
+from sepnas.measure.rounds import Stop, Tick, measure_rounds, timed
+from sepnas.plan.steps import Merge, Shape
+from sepnas.runtime.codec import Array, decode, encode
+from sepnas.runtime.merge import merge
+from sepnas.spec.device_profile import ConversionCosts, ExchangeCosts
+from sepnas.spec.wire import FRAME_HEADER_BYTES, WireFormat
+
+NUM_VALUES = (256, 2048, 16384, 65536)
+"""Feature maps of the family: 16 channels of 4x4, up to 64 of 32x32."""
+MESSAGE_BYTES = (64, 1024, 16384, 131072)
+CALLS = 5
+_MERGE = Merge("mean", ("own", "received"), "merged")
+_CONVERTED = [each for each in get_args(WireFormat) if each != "fp32"]
+
+
+def measure_exchange(seconds: float, threads: int = 1, tick: Tick = lambda: None) -> tuple[ExchangeCosts, bool]:
+    """The costs, measured for ``seconds`` at most, and whether messages went through TLS: without the package
+    cryptography they are plain.
+
+    Converting is encoding or decoding, the mean of both. A merge is the mean of two tensors; weighted ones take
+    longer. Of a message counts the time that the process's threads spent on processors, half of it for each end.
+    """
+    convert_s, per_value = _conversions(_stop(seconds), tick)
+    merge_s, merge_s_per_value = _merges(_stop(seconds), tick)
+    message_s, byte_s, with_tls = _messages(_stop(seconds), tick)
+    costs = ExchangeCosts(
+        message_s=message_s,
+        byte_s=byte_s,
+        convert_s=convert_s,
+        convert_s_per_value=per_value,
+        merge_s=merge_s,
+        merge_s_per_value=merge_s_per_value,
+        own_core=usable_cores() > threads,
+    )
+    return costs, with_tls
+
+
+def _stop(seconds: float) -> Stop:
+    """Conversions, merges and messages share the time."""
+    return Stop(time.monotonic() + seconds / 3)
+
+
+def _conversions(stop: Stop, tick: Tick) -> tuple[float, ConversionCosts]:
+    runs: list[Callable[[], object]] = []
+    columns = []
+    for wire in _CONVERTED:
+        for number in NUM_VALUES:
+            tensor = _tensor(number)
+            payload, shape = encode(tensor, wire), Shape(*tensor.shape[1:])
+            runs.append(lambda tensor=tensor, wire=wire: encode(tensor, wire))  # type: ignore[misc]
+            runs.append(lambda payload=payload, wire=wire, shape=shape: decode(payload, wire, shape))  # type: ignore[misc]
+            columns += [[1.0, *(number * (each == wire) for each in _CONVERTED)]] * 2
+    convert_s, *per_value = fit_costs(columns, _medians(runs, stop, tick))
+    return convert_s, ConversionCosts(**dict(zip(_CONVERTED, per_value, strict=True)))
+
+
+def _merges(stop: Stop, tick: Tick) -> tuple[float, float]:
+    tensors = [_tensor(number) for number in NUM_VALUES]
+    runs: list[Callable[[], object]] = [lambda each=each: merge(_MERGE, [each, each]) for each in tensors]  # type: ignore[misc]
+    merge_s, per_value = fit_costs([[1.0, 2.0 * number] for number in NUM_VALUES], _medians(runs, stop, tick))
+    return merge_s, per_value
+
+
+def _messages(stop: Stop, tick: Tick) -> tuple[float, float, bool]:
+    with Loopback() as loopback:
+        rounds = measure_rounds([_visit(loopback.ends, size) for size in MESSAGE_BYTES], stop, tick)
+        columns = [[1.0, float(size + FRAME_HEADER_BYTES)] for size in MESSAGE_BYTES]
+        message_s, byte_s = fit_costs(columns, [max(each, 1e-9) / 2 for each in rounds.medians_s()])
+        return message_s, byte_s, loopback.with_tls
+
+
+def _visit(ends: Ends, size: int) -> Callable[[], Sequence[float]]:
+    payload = bytes(size)
+    return lambda: [ends.processor_s(payload)]
+
+
+def _medians(runs: Sequence[Callable[[], object]], stop: Stop, tick: Tick) -> list[float]:
+    return measure_rounds([timed(run, CALLS) for run in runs], stop, tick).medians_s()
+
+
+def _tensor(num_values: int) -> Array:
+    channels = num_values // 16
+    return np.random.default_rng(0).standard_normal((1, channels, 4, 4), dtype=np.float32)

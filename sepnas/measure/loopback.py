@@ -1,0 +1,121 @@
+"""Two ends of a connection of the runtime, both in this process."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from typing_extensions import Self
+
+from sepnas.errors import ExchangeError, PeerLostError
+from sepnas.runtime.channel import Channel
+from sepnas.runtime.events import Control, Data, Hello, Welcome
+from sepnas.runtime.identity import Identity
+from sepnas.runtime.links import accept, dial
+from sepnas.spec.hosts import format_address
+from sepnas.spec.manifest import certificate_name
+
+TAG, SAMPLE_BYTES = 1, 64
+MESSAGES = 20
+"""Sent one by one at each measurement: the clock of a process is coarse."""
+DEADLINE_S = 20.0
+_DEPLOYMENT_ID = "0" * 64
+
+
+class Ends:
+    """Both ends at work. Device 0 sends, device 1 receives."""
+
+    def __init__(self, sender: Channel, receiver: Channel) -> None:
+        self._sender, self._receiver = sender, receiver
+        self._came, self._error = threading.Semaphore(0), "it did not come in time"
+        self._receiver.connection.expect({TAG: SAMPLE_BYTES})
+        self._receiver.start(self._on_event, self._on_end)
+        self._sender.start(self._on_event, self._on_end)
+        self._number = 0
+
+    def processor_s(self, payload: bytes) -> float:
+        """Seconds on processors, of all threads, to send a message and to have it: the mean of some that follow one
+        another, each sent when the one before it is there. Raises :class:`PeerLostError`."""
+        start = time.process_time()
+        for _ in range(MESSAGES):
+            self._number += 1
+            self._sender.send(Data(self._number, TAG, payload))
+            if not self._came.acquire(timeout=DEADLINE_S):
+                raise PeerLostError(f"a message of {len(payload)} bytes to this machine itself was lost: {self._error}")
+        return (time.process_time() - start) / MESSAGES
+
+    def _on_event(self, event: Control | Data) -> None:
+        self._came.release()
+
+    def _on_end(self, error: ExchangeError | None) -> None:
+        self._error = str(error or "the connection was closed")
+
+
+class Loopback:
+    """A connection over 127.0.0.1, in TLS where certificates can be made; use it as a context manager."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self.ends: Ends
+        self.with_tls = False
+
+    def __enter__(self) -> Self:
+        with self._stack:
+            identities = self._identities()
+            self.with_tls = identities[0] is not None
+            listener = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            self.ends = Ends(*self._connect(listener, *identities))
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _connect(
+        self, listener: socket.socket, sender: Identity | None, receiver: Identity | None
+    ) -> tuple[Channel, Channel]:
+        deadline = time.monotonic() + DEADLINE_S
+        listener.settimeout(DEADLINE_S)
+        accepted: list[Channel] = []
+
+        def welcome() -> None:
+            channel, _ = accept(listener.accept()[0], receiver, "the other end", deadline)
+            accepted.append(channel)
+            channel.send_now(Welcome(rank=1), deadline)
+
+        thread = threading.Thread(target=welcome, daemon=True)
+        thread.start()
+        address, hello = (
+            format_address(*listener.getsockname()),
+            Hello(deployment_id=_DEPLOYMENT_ID, rank=0, session="profile"),
+        )
+        channel = dial(1, address, hello, sender, {}, deadline)
+        self._stack.callback(channel.abort)
+        thread.join()
+        self._stack.callback(accepted[0].abort)
+        return channel, accepted[0]
+
+    def _identities(self) -> tuple[Identity | None, Identity | None]:
+        """Those of two devices of an authority that lives as long as this; None without the package."""
+        try:
+            from sepnas.deploy.certificates import issue, make_authority
+        except ImportError:
+            return None, None
+        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="sepnas-profile-")))
+        authority, found = make_authority(_DEPLOYMENT_ID, 1), []
+        for rank in range(2):
+            own = folder / str(rank)
+            own.mkdir(mode=0o700)
+            credential = issue(authority, certificate_name(rank, _DEPLOYMENT_ID), 1)
+            (own / "ca.pem").write_bytes(authority.certificate_pem())
+            (own / "cert.pem").write_bytes(credential.certificate_pem())
+            (own / "key.pem").write_bytes(credential.key_pem())
+            found.append(Identity(own, rank, _DEPLOYMENT_ID))
+        return found[0], found[1]

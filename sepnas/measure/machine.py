@@ -1,0 +1,107 @@
+"""Facts about the machine this runs on, from the standard library alone."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import warnings
+from datetime import date
+from pathlib import Path
+
+from sepnas.spec.cluster import Cluster, Device
+from sepnas.spec.device_profile import MeasuredMachine
+
+DEFAULT_MEMORY_BYTES = 1 << 30
+_SAME_MACHINE = ("cpu", "engine", "engine_version")
+"""What must not differ for two profiles to be compared."""
+
+
+def measured_machine(threads: int, noise: float) -> MeasuredMachine:
+    """This machine with torch as its engine, today."""
+    return MeasuredMachine(
+        cpu=cpu_model(),
+        cores=usable_cores(),
+        architecture=platform.machine() or "unknown",
+        os=f"{platform.system()} {platform.release()}".strip() or "unknown",
+        python=platform.python_version(),
+        engine="torch",
+        engine_version=installed_version("torch") or "unknown",
+        threads=threads,
+        date=date.today().isoformat(),
+        noise=noise,
+    )
+
+
+def cpu_model() -> str:
+    """The processor's name; of a board without one the board's."""
+    facts = _facts(Path("/proc/cpuinfo"))
+    return facts.get("model name") or facts.get("Model") or platform.processor() or platform.machine() or "unknown"
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory_bytes() -> int:
+    """Memory that programs could still take; where the system does not say, all of it; else a gibibyte."""
+    kilobytes = _facts(Path("/proc/meminfo")).get("MemAvailable", "").removesuffix("kB").strip()
+    if kilobytes.isdigit() and int(kilobytes):
+        return int(kilobytes) << 10
+    try:
+        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        found = 0
+    return found if found > 0 else DEFAULT_MEMORY_BYTES
+
+
+def installed_version(package: str) -> str | None:
+    """Looked up, not imported."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def warn_of_another_machine(before: Device, after: Device) -> None:
+    """Warn where a device's new profile was measured on another processor or with another engine than its old one."""
+    if before.profile is None or after.profile is None:
+        return
+    for name in _SAME_MACHINE:
+        old, new = (getattr(device.profile.machine, name) for device in (before, after) if device.profile)
+        if old != new:
+            warnings.warn(
+                f"device '{after.name}' was measured with `{name}` {old}, now with {new}; is it the same device?",
+                stacklevel=2,
+            )
+
+
+def warn_of_another_engine(cluster: Cluster) -> None:
+    """Warn where devices were measured with another version of their engine than the one installed here.
+
+    Builds of one version (``2.13.0+cpu``) count as equal; without the engine nothing can be said.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for device in cluster.devices:
+        if device.profile is not None:
+            machine = device.profile.machine
+            found.setdefault((machine.engine, machine.engine_version), []).append(device.name)
+    for (engine, version), names in found.items():
+        here = installed_version(engine)
+        if here is not None and here.partition("+")[0] != version.partition("+")[0]:
+            warnings.warn(
+                f"cluster '{cluster.name}': {', '.join(names)} measured with {engine} {version}, but {engine} {here} "
+                "is installed; measure again with `sepnas profile device`",
+                stacklevel=2,
+            )
+
+
+def _facts(path: Path) -> dict[str, str]:
+    """The ``name: value`` lines of a file of the system; none where there is no such file."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, value in pairs}

@@ -1,0 +1,259 @@
+"""Profiles of this machine: real operators through the real engine, real sockets, small grids and short times."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sepnas.cli.main import main
+from sepnas.cli.profile_device import with_device
+from sepnas.cost.held_out import held_out_errors
+from sepnas.cost.times import DeviceTimes
+from sepnas.errors import SpecError
+from sepnas.measure.device import MeasuredDevice, measure_device
+from sepnas.measure.exchange import measure_exchange
+from sepnas.measure.fits import fit_costs
+from sepnas.measure.grid import family_operators
+from sepnas.measure.loopback import Loopback
+from sepnas.measure.machine import available_memory_bytes, installed_version, warn_of_another_engine
+from sepnas.measure.operators import measure_operators
+from sepnas.measure.probes import Probe, write_probes
+from sepnas.measure.rounds import Rounds, Stop, measure_rounds
+from sepnas.plan.build import build_plan
+from sepnas.plan.network import device_layers
+from sepnas.plan.steps import Operator
+from sepnas.runtime.engines import TorchEngine
+from sepnas.spec.architecture import named_architecture
+from sepnas.spec.cluster import Cluster, Device, Power, uniform_cluster
+from tests.test_cost_times import grid, profile_of
+
+SMALL = (
+    Operator("conv", 8, 16, 3, 2, 2, 4, 4), Operator("conv", 16, 8, height=4, width=4),
+    Operator("conv", 64, 64, 3, 1, 1, 16, 16), Operator("add", 8, 8, height=4, width=4),
+    Operator("pool", 16, 16, 4, 4), Operator("linear", 16, 10),
+)  # fmt: skip
+
+
+def soon(seconds: float = 0.5) -> Stop:
+    return Stop(time.monotonic() + seconds)
+
+
+@pytest.fixture(scope="module")
+def measured() -> MeasuredDevice:
+    return measure_device("board", seconds=1.0, operators=SMALL)
+
+
+@pytest.mark.parametrize("operator", SMALL)
+def test_a_probe_computes_its_operator(operator: Operator, tmp_path: Path) -> None:
+    """A probe is its operator so many times side by side, and the engine gives what torch gives."""
+    probe = Probe(operator, 2)
+    # another size first: the graph is shared, and must not know sizes
+    other = probe._replace(operator=operator.__class__(**_doubled(operator)))
+    shard = write_probes([other, probe], tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    found = TorchEngine(shard).run(probe.name, [probe.input()])
+    x, weights = torch.from_numpy(probe.input()), {n: torch.from_numpy(w) for n, w in shard.weights.items()}
+    first = f"{probe.name}.each.0."
+    own = {name.removeprefix(first): tensor for name, tensor in weights.items() if name.startswith(first)}
+    assert found == pytest.approx(_by_torch(operator, x, own).numpy(), abs=1e-5)
+    text = (tmp_path / f"{probe.form}.pt2").read_bytes().decode("latin-1")
+    kernel = {"conv": "aten.conv2d", "add": "aten.relu", "pool": "aten.mean", "linear": "aten.linear"}[operator.kind]
+    assert text.count(f"torch.ops.{kernel}") == 2
+
+
+def _doubled(operator: Operator) -> dict[str, object]:
+    values = {name: getattr(operator, name) for name in Operator.__slots__}
+    return values | {"in_channels": 2 * operator.in_channels, "out_channels": 2 * operator.out_channels}
+
+
+def _by_torch(each: Operator, x: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    if each.kind == "add":
+        return torch.relu(x + weights["other"])
+    if each.kind == "pool":
+        return x.mean((2, 3))
+    if each.kind == "linear":
+        return nn.functional.linear(x, weights["weight"], weights["bias"])
+    y = nn.functional.conv2d(x, weights["layer.conv.weight"], None, each.stride, each.kernel // 2, 1, each.groups)
+    return torch.relu(y / np.sqrt(1 + 1e-5))  # a fresh batch norm
+
+
+def test_the_grid_is_the_family() -> None:
+    """The grid has each operator once, and all operators of the demo-sized and the published four-device network."""
+    operators = family_operators()
+    assert len(set(operators)) == len(operators) < 400
+    for name, devices in (("resnext56_4x16d", 4), ("resnext20_4x4d", 4), ("resnext29_8x16d", 8)):
+        layers = device_layers(named_architecture(name, devices), 0)
+        assert {each for layer in layers for each in layer.operators} <= set(operators)
+
+
+def test_a_call_and_its_operators_are_told_apart() -> None:
+    """Measured operators are positive, a large convolution takes longer than a small one, and a call takes time."""
+    found = measure_operators(SMALL, soon())
+    times = dict(zip(SMALL, (row.seconds for row in found.rows), strict=True))
+    assert [Operator(*row.key) for row in found.rows] == list(SMALL)
+    assert times[SMALL[2]] > 2 * times[SMALL[1]] > 0
+    assert 0 < found.segment_overhead_s < 0.01
+
+
+def test_a_measured_device_is_whole(measured: MeasuredDevice, tmp_path: Path) -> None:
+    """A measured device has its operators, exchange costs, facts, and two numbers, and survives its file."""
+    device = measured.device
+    assert device.profile is not None
+    assert device.exchange is not None
+    assert device.profile.machine.engine_version == installed_version("torch")
+    assert min(device.flops_per_s, device.memory_bytes, device.exchange.message_s) > 0
+    assert 0 < device.jitter < 10
+    assert measured.with_tls
+    assert measured.rounds >= 2
+    path = Cluster(devices=(device,)).save(tmp_path / "c.yaml")
+    assert Cluster.load(path).devices == (device,)
+
+
+def test_rounds_see_drift_and_stop_when_still() -> None:
+    """Equal times stop after the least number of rounds; a machine that becomes slower is measured until the end."""
+    still = measure_rounds([lambda: [1.0], lambda: [2.0]], soon(60))
+    assert (still.num_rounds, still.medians_s(), still.noise, still.jitter) == (10, [1.0, 2.0], 0.0, 0.0)
+    clock = iter(range(1, 1 << 30))
+    drifting = measure_rounds([lambda: [1.1 ** next(clock)]], Stop(time.monotonic() + 0.01, least_rounds=4))
+    assert not drifting.is_stable(soon())
+    assert drifting.noise > 0.05
+
+
+def test_jitter_is_the_spread_without_the_tails() -> None:
+    """The jitter of lognormal times is their relative deviation, whatever a few interrupted calls took."""
+    times = np.random.default_rng(0).lognormal(0, 0.1, (400, 3, 1))
+    times[::40] *= 1000
+    assert Rounds(times).jitter == pytest.approx(0.1, rel=0.15)
+
+
+def test_costs_are_fitted_and_never_negative() -> None:
+    """Costs of a line come back; a cost that would be negative is 0."""
+    columns = [[1.0, 10.0], [1.0, 100.0], [1.0, 1000.0]]
+    assert fit_costs(columns, [2e-6 + 1e-8 * each for _, each in columns]) == pytest.approx([2e-6, 1e-8])
+    assert fit_costs(columns, [1e-8 * each * each for _, each in columns])[0] == 0.0
+
+
+def test_exchange_costs_are_those_of_the_runtime() -> None:
+    """Conversions, merges and messages cost something, int4 more than nothing, and all is finite."""
+    costs, with_tls = measure_exchange(0.3)
+    assert with_tls
+    assert min(costs.message_s, costs.byte_s, costs.convert_s, costs.merge_s) >= 0
+    assert costs.message_s + costs.byte_s > 0
+    assert costs.convert_s_per_value.int4 > 0
+    assert costs.merge_s + costs.merge_s_per_value > 0
+
+
+def test_a_loopback_without_certificates_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the package cryptography is missing, as on a device, messages are measured in plain TCP, and it is said."""
+    monkeypatch.setitem(sys.modules, "sepnas.deploy.certificates", None)
+    with Loopback() as loopback:
+        assert not loopback.with_tls
+        assert loopback.ends.processor_s(bytes(64)) >= 0
+
+
+def test_held_out_operators_are_predicted() -> None:
+    """Half of a made-up machine's rows is predicted from the other half within 10% in the median, for any seed."""
+    profile = profile_of(grid())
+    for seed in range(3):
+        errors = held_out_errors(profile, seed)
+        assert len(errors) == round(len(profile.operators) / 2)
+        assert np.median(errors) < 0.10
+    with pytest.raises(SpecError, match=r"`share` must leave something out and at least 8 of 9 operators in"):
+        held_out_errors(profile_of(grid()[:9]), 0)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["sepnas", "profile", "device", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
+
+
+def test_the_command_puts_a_device_into_a_cluster(measured, monkeypatch, capsys, tmp_path: Path) -> None:
+    """The device of that name is replaced and keeps its power; other devices and the links stay as they are."""
+    monkeypatch.setattr(
+        "sepnas.measure.device.measure_device",
+        lambda name, **_: measured.__class__(measured.device.model_copy(update={"name": name}), 9, True, False),
+    )
+    before = uniform_cluster(3)
+    power = Power(idle_w=1.0, compute_w=2.0)
+    devices = (before.devices[0], before.devices[1].model_copy(update={"power": power}), before.devices[2])
+    path = before.model_copy(update={"devices": devices}).save(tmp_path / "c.yaml")
+    assert run(monkeypatch, "--out", str(path), "--name", "device1") == 0
+    after = Cluster.load(path)
+    assert (after.devices[0], after.devices[2], after.links) == (devices[0], devices[2], before.links)
+    assert (after.devices[1].profile, after.devices[1].power) == (measured.device.profile, power)
+    said = capsys.readouterr()
+    assert "without TLS" in said.err
+    assert run(monkeypatch, "--out", str(tmp_path / "new.yaml"), "--name", "a") == 0
+    assert [device.name for device in Cluster.load(tmp_path / "new.yaml").devices] == ["a"]
+    assert run(monkeypatch, "--out", str(tmp_path / "new.yaml"), "--name", "b") == 0
+    assert "no link yet between a-b" in capsys.readouterr().out
+    assert Cluster.load(tmp_path / "new.yaml").num_devices == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--name", ""], 2, "must not be empty"),
+        (["--seconds", "0"], 2, "--seconds"),
+        (["--seconds", "nan"], 2, "--seconds"),
+        (["--threads", "0"], 2, "--threads"),
+        (["--out", "."], 1, "is a folder; name the file to write"),
+        (["--out", "bad.yaml"], 1, "bad.yaml: field `devices`: is missing"),
+    ],
+)
+def test_mistakes_are_refused_first(options, code, said, monkeypatch, capsys, tmp_path: Path) -> None:
+    """Wrong options and a file that is no cluster are refused before three minutes of measuring."""
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text("format: sepnas.cluster\n")
+    assert run(monkeypatch, *options) == code
+    assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_another_machine_or_engine_is_named(measured: MeasuredDevice) -> None:
+    """A device that was measured with another version warns when it is measured again, and when it predicts a bench."""
+    assert measured.device.profile is not None
+    machine = measured.device.profile.machine.model_copy(update={"engine_version": "2.6.0"})
+    profile = measured.device.profile.model_copy(update={"machine": machine})
+    old = measured.device.model_copy(update={"profile": profile})
+    here = measured.device.profile.machine.engine_version
+    with pytest.warns(UserWarning, match=re.escape(f"`engine_version` 2.6.0, now with {here}")):
+        with_device(Cluster(devices=(old,)), measured.device)
+    with pytest.warns(UserWarning, match="board measured with torch 2.6.0, but torch .* is installed"):
+        warn_of_another_engine(Cluster(devices=(old,)))
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_same_machine_warns_of_nothing(measured: MeasuredDevice) -> None:
+    """Measured again here, or predicted here, nothing is said."""
+    cluster = with_device(Cluster(devices=(measured.device,)), measured.device)
+    warn_of_another_engine(cluster)
+    warn_of_another_engine(uniform_cluster(2))
+
+
+def test_a_profile_prices_a_network(measured: MeasuredDevice) -> None:
+    """A profile whose rows hold a network's operators prices its segments as a call and their sum."""
+    layers = device_layers(named_architecture("resnext11_1x4d"), 0)
+    operators = tuple(dict.fromkeys(operator for layer in layers for operator in layer.operators))
+    found = measure_operators(operators, soon())
+    assert measured.device.profile is not None
+    profile = measured.device.profile.model_copy(
+        update={"operators": found.rows, "segment_overhead_s": found.segment_overhead_s}
+    )
+    device = Device(name="a", flops_per_s=1.0, memory_bytes=1, profile=profile)
+    plan = build_plan(named_architecture("resnext11_1x4d"))
+    predicted_s = DeviceTimes(device).segment_s(plan.segments[0]["stem-head"])
+    assert found.segment_overhead_s + sum(row.seconds for row in found.rows) <= predicted_s + 1e-12
+
+
+def test_memory_is_plausible() -> None:
+    """Between a mebibyte and a petabyte."""
+    assert 1 << 20 < available_memory_bytes() < 1 << 50
