@@ -116,12 +116,15 @@ def bench(
 
 def _predicted_latency_s(deployment: Path, cluster: Path, batch: int) -> float:
     from sepnas.cost.simulator import simulate
+    from sepnas.measure.machine import warn_of_another_engine
     from sepnas.plan.build import build_plan
     from sepnas.spec.cluster import Cluster
     from sepnas.spec.manifest import Manifest
 
     architecture = Manifest.load(deployment / "manifest.json").architecture
-    return simulate(build_plan(architecture), Cluster.load(cluster), batch).latency_s
+    devices = Cluster.load(cluster)
+    warn_of_another_engine(devices)
+    return simulate(build_plan(architecture), devices, batch).latency_s
 
 
 def _print_bench(result: BenchResult, predicted_s: float | None) -> None:
