@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,8 @@ from sepnas.measure.device import MeasuredDevice, measure_device
 from sepnas.measure.exchange import measure_exchange
 from sepnas.measure.fits import fit_costs
 from sepnas.measure.grid import family_operators
+from sepnas.measure.link_probe import circuit, probe_architecture
+from sepnas.measure.links import measure_links, with_links
 from sepnas.measure.loopback import Loopback
 from sepnas.measure.machine import available_memory_bytes, installed_version, warn_of_another_engine
 from sepnas.measure.operators import measure_operators
@@ -30,8 +34,11 @@ from sepnas.plan.build import build_plan
 from sepnas.plan.network import device_layers
 from sepnas.plan.steps import Operator
 from sepnas.runtime.engines import TorchEngine
+from sepnas.runtime.trace import Trace
 from sepnas.spec.architecture import named_architecture
 from sepnas.spec.cluster import Cluster, Device, Power, uniform_cluster
+from sepnas.spec.patterns import all_to_all
+from sepnas.spec.wire import FRAME_HEADER_BYTES
 from tests.test_cost_times import grid, profile_of
 
 SMALL = (
@@ -257,3 +264,99 @@ def test_a_profile_prices_a_network(measured: MeasuredDevice) -> None:
 def test_memory_is_plausible() -> None:
     """Between a mebibyte and a petabyte."""
     assert 1 << 20 < available_memory_bytes() < 1 << 50
+
+
+def flights(offset_s: float, latency_s: float, byte_s: float, num_devices: int = 3) -> Trace:
+    """What a probe's circuits would leave on such links, with the clock of rank 1 ahead by ``offset_s``."""
+    steps: dict[int, list[dict]] = {rank: [] for rank in range(num_devices)}
+    now, tag, clock = 0.0, 0, {1: offset_s}
+    for size in (1 << 10, 1 << 12, 1 << 14, 1 << 16):
+        for source, to in circuit(num_devices):
+            sent, tag = {"step": "send", "peer": to}, tag + 1
+            had_s = now + latency_s + byte_s * (size + FRAME_HEADER_BYTES)
+            shared = {"name": "x", "tag": tag, "payload_bytes": size}
+            times = {"start_s": now + clock.get(source, 0.0), "end_s": now + clock.get(source, 0.0)}
+            steps[source].append(shared | sent | times)
+            end_s = had_s + clock.get(to, 0.0)
+            times = {"start_s": end_s - 1e-4, "arrived_s": end_s, "end_s": end_s}
+            steps[to].append(shared | {"step": "recv", "peer": source} | times)
+            now = had_s + 1e-3
+    devices = [{"rank": rank, "uncertainty_s": 1e-4, "steps": found} for rank, found in steps.items()]
+    request = {"request": 1, "batch": 1, "sent_s": 0.0, "answered_s": now, "devices": devices}
+    return Trace.from_data({"deployment_id": "0" * 64, "requests": [request]})
+
+
+def test_links_are_found_whatever_the_clocks_say() -> None:
+    """Latency and bandwidth of each pair come out exactly though a clock is wrong; a direction is off by that."""
+    found = measure_links(flights(5e-4, 2e-3, 1e-7), 3)
+    assert [(each.source, each.destination) for each in found.pairs] == [(0, 1), (0, 2), (1, 2)]
+    for each in found.pairs:
+        assert each.latency_s == pytest.approx(2e-3, rel=1e-6)
+        assert each.bandwidth_bytes_per_s == pytest.approx(1e7, rel=1e-6)
+    directions = {(each.source, each.destination): each for each in found.directions}
+    assert directions[0, 1].latency_s == pytest.approx(2.5e-3, rel=1e-6)
+    assert directions[1, 0].latency_s == pytest.approx(1.5e-3, rel=1e-6)
+    assert directions[1, 0].bandwidth_bytes_per_s == pytest.approx(1e7, rel=1e-6)
+    cluster = with_links(uniform_cluster(4), found)
+    assert cluster.link(1, 2).latency_s == pytest.approx(2e-3, rel=1e-6)
+    assert cluster.link(1, 3) == uniform_cluster(4).link(1, 3)
+
+
+def test_what_a_trace_does_not_tell_is_named() -> None:
+    """A trace without a pair's messages, and a cluster that is too small, are refused with the pair and the field."""
+    trace = flights(0.0, 1e-3, 1e-8)
+    with pytest.raises(SpecError, match="from device 0 to 3, 1 to 3, 2 to 3, 3 to 0, 3 to 1, 3 to 2; run a deployment"):
+        measure_links(trace, 4)
+    with pytest.raises(SpecError, match=r"field `devices`: has 2, but links between 3 devices"):
+        with_links(uniform_cluster(2), measure_links(trace, 3))
+
+
+@pytest.mark.parametrize("num_devices", [2, 3, 4, 8])
+def test_a_probe_goes_over_all_pairs(num_devices: int) -> None:
+    """A circuit joins all ordered pairs end to end, and the probe's plan has six sizes of messages for each."""
+    path = circuit(num_devices)
+    assert sorted(path) == sorted(all_to_all(num_devices))
+    assert all(first[1] == second[0] for first, second in pairwise(path))
+    plan = build_plan(probe_architecture(num_devices))
+    sizes = {}
+    for message in plan.transfers():
+        sizes.setdefault((message.source, message.destination), set()).add(message.payload_bytes())
+    assert set(sizes) == set(path)
+    assert all({65536, 32768, 16384, 8192, 4096, 1024} <= each for each in sizes.values())
+    with pytest.raises(SpecError, match=r"a probe is for 2\.\.8 devices, got 9"):
+        probe_architecture(9)
+
+
+def test_links_of_this_machine(monkeypatch, capsys, tmp_path: Path) -> None:
+    """`sepnas profile links --local 2` starts workers, measures both directions under load too, and writes the link."""
+    path = uniform_cluster(2).save(tmp_path / "c.yaml")
+    out = tmp_path / "out.yaml"
+    options = ["--local", "2", "--cluster", str(path), "--out", str(out), "--requests", "5", "--json"]
+    monkeypatch.setattr(sys, "argv", ["sepnas", "profile", "links", *options])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    found = json.loads(capsys.readouterr().out)
+    assert [(each["source"], each["destination"]) for each in found["directions"]] == [(0, 1), (1, 0)]
+    link = Cluster.load(out).links[0]
+    assert link.between == ("device0", "device1")
+    assert link.bandwidth_bytes_per_s == found["pairs"][0]["bandwidth_bytes_per_s"] > 1e6
+    assert 0 <= link.latency_s < 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--write-probe", "p"], "go together"),
+        (["probe"], "the cluster whose links are measured"),
+        (["--cluster", "c.yaml"], "name either a probe's folder or --local N"),
+        (["probe", "--local", "2", "--cluster", "c.yaml"], "name either a probe's folder or --local N"),
+    ],
+)
+def test_links_options_that_do_not_fit(options: list[str], said: str, monkeypatch, capsys) -> None:
+    """Options that miss each other are refused before anything is measured."""
+    monkeypatch.setattr(sys, "argv", ["sepnas", "profile", "links", *options])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())

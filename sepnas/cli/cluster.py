@@ -114,7 +114,8 @@ def cluster(
     """Write a cluster file of common boards, before anything is measured.
 
     `--list` shows the presets of devices and links, where their figures come from and which are estimates. The figures
-    are for one thread of the CPU. Replace them by measured ones (`sepnas profile device`) as soon as you have the devices.
+    are for one thread of the CPU. Replace them by measured ones
+    (`sepnas profile device`) as soon as you have the devices.
     """
     if list_ and device:
         raise typer.BadParameter("shows the presets and writes nothing: no --device", param_hint="--list")

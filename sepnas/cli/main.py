@@ -21,6 +21,7 @@ from sepnas.cli import (
     learn,
     profile,
     profile_device,
+    profile_links,
     results,
     run,
     search,
@@ -65,6 +66,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
 _PROFILE: dict[str, Callable[..., None]] = {
     profile.DEFAULT: profile.profile,
     "device": profile_device.device_command,
+    "links": profile_links.links_command,
 }
 """The verbs below `profile`."""
 

@@ -1,0 +1,119 @@
+"""``sepnas profile links``: measure what lies between the devices, by messages of the runtime."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Column, Table
+
+from sepnas.cli.common import PATH, console, path_of, print_json
+from sepnas.cli.run import Deadline
+from sepnas.report.units import format_count, format_seconds
+from sepnas.runtime.session import MAX_TRACES, Session
+from sepnas.spec.cluster import Cluster
+from sepnas.spec.document import refuse_folder
+from sepnas.spec.hosts import Hosts
+
+if TYPE_CHECKING:
+    from sepnas.measure.links import MeasuredLinks
+    from sepnas.runtime.trace import Trace
+
+WARMUP = 10
+
+
+def links_command(
+    deployment: Annotated[
+        Path | None, typer.Argument(parser=path_of, help="The probe's folder, copied to the devices.")
+    ] = None,
+    devices: Annotated[Path | None, typer.Option(parser=path_of, help="hosts.yaml [the deployment's own].")] = None,
+    cluster: Annotated[
+        Path | None, typer.Option(parser=path_of, help="A cluster file; its devices in the order of ranks.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The cluster file to write.", **PATH)] = Path("cluster.yaml"),
+    requests: Annotated[int, typer.Option(min=3, max=MAX_TRACES, help="Requests to measure.")] = 50,
+    write: Annotated[
+        Path | None, typer.Option("--write-probe", parser=path_of, help="Write the probe into this folder, and end.")
+    ] = None,
+    count: Annotated[int | None, typer.Option("--devices-count", help="With --write-probe: how many devices.")] = None,
+    local: Annotated[int | None, typer.Option(help="Measure so many worker processes on this machine.")] = None,
+    deadline: Deadline = 30.0,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Measure latency and bandwidth between all devices, alone and while all send to all, over TLS as always.
+
+    First `--write-probe` writes a deployment that hardly computes: copy its folders to the devices and start a
+    `sepnas worker` on each, as for any deployment. Then this command asks them, and writes a link for each pair. The
+    figures of a pair are the mean of both directions, in which the errors of the devices' clocks cancel.
+
+    Example: `sepnas profile links probe --devices hosts.yaml --cluster cluster.yaml --out cluster.yaml`
+    """
+    from sepnas.measure.link_probe import write_probe
+    from sepnas.measure.links import measure_links, with_links
+
+    if (write is None) != (count is None):
+        raise typer.BadParameter("go together", param_hint="--write-probe, --devices-count")
+    if write is not None and count is not None:
+        write_probe(write, count)
+        print(f"{write}: a probe for {format_count(count, 'device')}; start a `sepnas worker` on each, then run this")
+        return
+    if cluster is None:
+        raise typer.BadParameter("is missing: the cluster whose links are measured", param_hint="--cluster")
+    if (deployment is None) == (local is None):
+        raise typer.BadParameter("name either a probe's folder or --local N", param_hint="DEPLOYMENT")
+    refuse_folder(out)
+    before = Cluster.load(cluster)
+    if local is not None:
+        trace, number = _trace_local(local, requests, deadline)
+    else:
+        assert deployment is not None
+        trace, number = _trace(deployment, devices, requests, deadline)
+    found = measure_links(trace, number)
+    after = with_links(before, found)
+    after.save(out, "Links were measured by `sepnas profile links`.")
+    if json_:
+        print_json(found.to_data())
+        return
+    console.print(_table(found, after))
+    print(f"written: {out}, {format_count(len(found.pairs), 'link')} from {format_count(requests, 'request')}")
+
+
+def _trace(deployment: Path, hosts: Path | Hosts | None, requests: int, deadline_s: float) -> tuple[Trace, int]:
+    """The trace of requests through running workers, and how many devices there are."""
+    from sepnas.runtime.bench import random_batch
+
+    with Session(deployment, devices=hosts, deadline_s=deadline_s) as session:
+        batch = random_batch(session.manifest, 1)
+        for _ in range(WARMUP + requests):
+            session.infer(batch)
+        return session.trace(last=requests), session.manifest.num_devices
+
+
+def _trace_local(num_devices: int, requests: int, deadline_s: float) -> tuple[Trace, int]:
+    from sepnas.cli.workers import LocalWorkers
+    from sepnas.measure.link_probe import write_probe
+
+    with tempfile.TemporaryDirectory(prefix="sepnas-profile-") as folder:
+        deployment = Path(folder) / "probe"
+        write_probe(deployment, num_devices)
+        with LocalWorkers(deployment, num_devices) as workers:
+            return _trace(deployment, workers.hosts, requests, deadline_s)
+
+
+def _table(found: MeasuredLinks, cluster: Cluster) -> Table:
+    headings = ("latency", "bandwidth", "under load", "clocks")
+    table = Table(Column("link", no_wrap=True), *(Column(heading, justify="right") for heading in headings))
+    names = [device.name for device in cluster.devices]
+    for each in (*found.directions, *found.pairs):
+        arrow = "->" if each in found.directions else "<->"
+        rate = f"{'' if each.bandwidth_known else '> '}{each.bandwidth_bytes_per_s * 8 / 1e6:.4g} Mbit/s"
+        load = "" if each.load_ratio is None else f"{each.load_ratio:.2f}x"
+        clocks = f"+- {format_seconds(each.uncertainty_s)}" if each.uncertainty_s else ""
+        # not as markup: names are a person's
+        table.add_row(
+            f"{names[each.source]} {arrow} {names[each.destination]}".replace("[", r"\["),
+            format_seconds(each.latency_s), rate, load, clocks,
+        )  # fmt: skip
+    return table

@@ -1,0 +1,71 @@
+"""A deployment that hardly computes: its messages, of several sizes, go from every device to every other.
+
+In each stage of the network two circuits lead over all pairs in both directions, one message after the other: whoever
+has one sends the next, so each is alone on its way. Then all devices send to all at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sepnas.errors import SpecError
+from sepnas.spec.architecture import Architecture, DevicePart
+from sepnas.spec.patterns import Pairs, all_to_all, star
+from sepnas.spec.policy import ExchangePoint, Readout, Transfer, TransmissionPolicy
+
+MOST_DEVICES = 8
+_CIRCUITS: tuple[tuple[float, float], ...] = ((1.0, 0.5), (0.5, 0.25), (0.25, 0.0625))
+"""Shares of the channels in each stage: from 64 KiB down to 1 KiB."""
+_CALL = 1 / 16
+"""The share that the last device of the circuits tells the others that all may begin with."""
+
+
+def write_probe(folder: Path, num_devices: int, force: bool = False) -> None:
+    """Export the probe for so many devices; raises :class:`SpecError` for too few or too many, and what export does."""
+    from sepnas.deploy.export import export_deployment
+    from sepnas.train.checkpoint import new_network
+
+    network = new_network(probe_architecture(num_devices))
+    export_deployment(
+        network, folder, name="link-probe", classes=("0", "1"), mean=(0.0,), std=(1.0,), validity_days=30, force=force
+    )
+
+
+def probe_architecture(num_devices: int) -> Architecture:
+    """The narrowest network with a block for each message of the circuits."""
+    if not 2 <= num_devices <= MOST_DEVICES:
+        raise SpecError(f"a probe is for 2..{MOST_DEVICES} devices, got {num_devices}")
+    points: list[ExchangePoint] = []
+    for fractions in _CIRCUITS:
+        for fraction in fractions:
+            points += [_point(len(points) + i, [pair], fraction) for i, pair in enumerate(circuit(num_devices))]
+        # whoever had no more to say must not begin before the circuits are over
+        called = tuple((to, source) for source, to in star(num_devices))
+        points.append(_point(len(points), called, _CALL))
+        points.append(_point(len(points), all_to_all(num_devices), fractions[0]))
+    return Architecture(
+        name="link-probe",
+        depth=3 * len(points) + 2,
+        num_classes=2,
+        in_channels=1,
+        parts=(DevicePart(bottleneck_width=1, output_channels=16),) * num_devices,
+        policy=TransmissionPolicy(points=tuple(points), readout=Readout(kind="mean")),
+    )
+
+
+def circuit(num_devices: int) -> Pairs:
+    """All ordered pairs, each beginning where the one before it ends; from rank 0 to rank 0 (Hierholzer)."""
+    left = {rank: [to for to in range(num_devices) if to != rank] for rank in range(num_devices)}
+    path, found = [0], []
+    while path:
+        if left[path[-1]]:
+            path.append(left[path[-1]].pop())
+        else:
+            found.append(path.pop())
+    return tuple(zip(found[::-1], found[-2::-1], strict=False))
+
+
+def _point(after: int, pairs: Sequence[tuple[int, int]], fraction: float) -> ExchangePoint:
+    transfers = (Transfer(source=source, destination=to, fraction=fraction) for source, to in pairs)
+    return ExchangePoint(after=after, transfers=tuple(transfers))

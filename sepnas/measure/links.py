@@ -1,0 +1,181 @@
+"""Links from traces of real requests: latency and bandwidth between each two devices, alone and under load."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from sepnas.errors import SpecError
+from sepnas.plan.steps import CLIENT
+from sepnas.runtime.trace import RequestRecord, Trace
+from sepnas.spec.cluster import Cluster, Link
+from sepnas.spec.wire import FRAME_HEADER_BYTES
+
+LEAST_SIZES = 3
+_Pair = tuple[int, int]
+_Times = dict[_Pair, dict[int, list[float]]]
+"""Seconds by the pair (source, destination) and by wire bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredLink:
+    """A way between two ranks: one direction, or both (the mean of the two, in which the clocks' errors cancel).
+
+    ``bandwidth_known`` is False where larger messages took no longer: the bandwidth is then that of the largest one,
+    and the true one higher. ``sizes``: so many different ones the messages had. ``load_ratio``: how many times as long
+    a message takes while all devices send to all. ``uncertainty_s``: of both clocks together.
+    """
+
+    source: int
+    destination: int
+    latency_s: float
+    bandwidth_bytes_per_s: float
+    bandwidth_known: bool
+    sizes: int
+    load_ratio: float | None = None
+    uncertainty_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredLinks:
+    """``directions`` by what each end's clock says; ``pairs`` without the clocks, for the cluster."""
+
+    directions: tuple[MeasuredLink, ...]
+    pairs: tuple[MeasuredLink, ...]
+
+    def to_data(self) -> dict[str, Any]:
+        return {name: [asdict(each) for each in getattr(self, name)] for name in ("directions", "pairs")}
+
+
+def measure_links(trace: Trace, num_devices: int) -> MeasuredLinks:
+    """Fit the messages of a trace; raises :class:`SpecError`, which names the pairs that it does not tell of."""
+    alone, loaded = _message_times(trace.requests, num_devices)
+    pairs = [(a, b) for a in range(num_devices) for b in range(num_devices) if a != b]
+    unknown = [f"{a} to {b}" for a, b in pairs if len(set(alone[a, b]) & set(alone[b, a])) < LEAST_SIZES]
+    if unknown:
+        raise SpecError(
+            f"the trace has no messages of {LEAST_SIZES} sizes that were alone on their way from device "
+            f"{', '.join(unknown[:6])}{' and others' if len(unknown) > 6 else ''}; run a deployment that "
+            "`sepnas profile links --write-probe` wrote, and more requests"
+        )
+    clocks = {d.rank: d.uncertainty_s for request in trace.requests for d in request.devices}
+    both: list[MeasuredLink] = []
+    directions: list[MeasuredLink] = []
+    for a, b in combinations(range(num_devices), 2):
+        there, back = (_Way(_medians(alone[pair]), _medians(loaded[pair])) for pair in ((a, b), (b, a)))
+        mean = there.mean_with(back)
+        # one set of weights for all three: the figures of the pair are then the mean of those of its directions
+        both.append(mean.fitted((a, b), mean.alone))
+        clocks_s = clocks[a] + clocks[b]
+        directions += [there.fitted((a, b), mean.alone, clocks_s), back.fitted((b, a), mean.alone, clocks_s)]
+    return MeasuredLinks(tuple(sorted(directions, key=lambda each: (each.source, each.destination))), tuple(both))
+
+
+def with_links(cluster: Cluster, found: MeasuredLinks) -> Cluster:
+    """The cluster with a link for each measured pair, in the order of ranks; medium, duplex and the like it keeps.
+
+    Raises :class:`SpecError` when the cluster has fewer devices than were measured.
+    """
+    num_devices = 1 + max(each.destination for each in found.pairs)
+    if cluster.num_devices < num_devices:
+        raise SpecError(
+            f"cluster '{cluster.name}': field `devices`: has {cluster.num_devices}, but links between {num_devices} "
+            "devices were measured"
+        )
+    names = [device.name for device in cluster.devices]
+    measured = {frozenset((names[each.source], names[each.destination])): each for each in found.pairs}
+    kept = [link for link in cluster.links if link.between == "all" or frozenset(link.between) not in measured]
+    return cluster.model_copy(update={"links": (*(_link(cluster, each) for each in found.pairs), *kept)})
+
+
+def _link(cluster: Cluster, found: MeasuredLink) -> Link:
+    a, b = (cluster.devices[rank].name for rank in (found.source, found.destination))
+    known = (a, b) not in cluster.missing_links()
+    before = cluster.link(found.source, found.destination) if known else Link(bandwidth_bytes_per_s=1.0)
+    return before.model_copy(
+        update={
+            "between": (a, b),
+            "bandwidth_bytes_per_s": found.bandwidth_bytes_per_s,
+            "latency_s": max(0.0, found.latency_s - before.message_overhead_s),
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """Median seconds by wire bytes."""
+
+    alone: Mapping[int, float]
+    loaded: Mapping[int, float]
+
+    def mean_with(self, back: _Way) -> _Way:
+        """There and back: by as much as a clock makes one too short, the other is too long."""
+        return _Way(_mean(self.alone, back.alone), _mean(self.loaded, back.loaded))
+
+    def fitted(self, pair: _Pair, scale: Mapping[int, float], uncertainty_s: float = 0.0) -> MeasuredLink:
+        """A line through the times of the sizes in ``scale``, each error relative to its time there."""
+        sizes = sorted(size for size in scale if size in self.alone)
+        times, weights = [self.alone[size] for size in sizes], [1 / max(scale[size], 1e-7) for size in sizes]
+        byte_s, latency_s = (float(each) for each in np.polyfit(sizes, times, 1, w=weights))
+        known = byte_s > 0
+        if not known:
+            latency_s, byte_s = median(times), max(times[-1], 1e-7) / sizes[-1]
+        latency_s = max(0.0, latency_s)
+        ratios = [self.loaded[size] / (latency_s + size * byte_s) for size in self.loaded]
+        load_ratio = median(ratios) if ratios else None
+        return MeasuredLink(*pair, latency_s, 1 / byte_s, known, len(sizes), load_ratio, uncertainty_s)
+
+
+def _mean(there: Mapping[int, float], back: Mapping[int, float]) -> dict[int, float]:
+    return {size: (there[size] + back[size]) / 2 for size in there if size in back}
+
+
+def _medians(times: Mapping[int, Sequence[float]]) -> dict[int, float]:
+    return {size: median(some) for size, some in times.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A message on its way, in seconds of the client's clock; ``had_s`` is when its receiver went on with it."""
+
+    pair: _Pair
+    wire_bytes: int
+    start_s: float
+    arrived_s: float
+    had_s: float
+    waited: bool
+
+
+def _message_times(requests: Sequence[RequestRecord], num_devices: int) -> tuple[_Times, _Times]:
+    """Those that were waited for and had no other beside them; and those with half of all pairs beside them."""
+    alone: _Times = defaultdict(lambda: defaultdict(list))
+    loaded: _Times = defaultdict(lambda: defaultdict(list))
+    crowd = num_devices * (num_devices - 1) // 2
+    for request in requests:
+        flights = list(_flights(request))
+        for each in flights:
+            beside = sum(o.start_s < each.arrived_s and o.arrived_s > each.start_s for o in flights) - 1
+            if beside <= 0 and each.waited:
+                alone[each.pair][each.wire_bytes].append(each.had_s - each.start_s)
+            elif beside >= crowd:
+                loaded[each.pair][each.wire_bytes].append(each.arrived_s - each.start_s)
+    return alone, loaded
+
+
+def _flights(request: RequestRecord) -> Iterator[_Flight]:
+    sends = {s.tag: (d.rank, s) for d in request.devices for s in d.steps if s.step == "send"}
+    for device in request.devices:
+        for step in device.steps:
+            if step.step != "recv" or step.peer == CLIENT or step.arrived_s is None or step.tag not in sends:
+                continue
+            source, sent = sends[step.tag]
+            yield _Flight(
+                (source, device.rank), step.payload_bytes + FRAME_HEADER_BYTES, sent.start_s, step.arrived_s,
+                step.end_s, step.arrived_s > step.start_s,
+            )  # fmt: skip
