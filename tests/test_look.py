@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
-from sepnas.cli.main import main
+from sepnas.cli.main import app, main
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.policy import TransmissionPolicy
 
@@ -75,6 +78,18 @@ def test_profile_without_a_verb_writes_a_cluster(verb: list[str], monkeypatch, c
     cluster = Cluster.load(tmp_path / "c.yaml")
     assert [device.name for device in cluster.devices] == ["device0", "device1", "device2"]
     assert cluster.links[0].bandwidth_bytes_per_s == 12.5e6
+
+
+def test_examples_of_profile_are_understood() -> None:
+    """Every example in the help of the verbs below `profile` has options and values that its verb takes."""
+    group = get_command(app).commands["profile"]  # type: ignore[attr-defined]
+    for name in ("device", "links"):
+        verb = group.commands[name]
+        example = re.search(r"Example[^`]*`sepnas profile ([^`]*)`", verb.help)
+        assert example
+        first, *words = shlex.split(example[1])
+        assert first == name
+        verb.make_context(name, words)
 
 
 def test_names_are_no_markup(monkeypatch, capsys, tmp_path: Path) -> None:

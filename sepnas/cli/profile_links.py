@@ -103,12 +103,14 @@ def _trace_local(num_devices: int, requests: int, deadline_s: float) -> tuple[Tr
 
 
 def _table(found: MeasuredLinks, cluster: Cluster) -> Table:
-    headings = ("latency", "bandwidth", "under load", "clocks")
-    table = Table(Column("link", no_wrap=True), *(Column(heading, justify="right") for heading in headings))
+    headings = ("latency", "Mbit/s", "load", "clocks")
+    table = Table(
+        Column("link", no_wrap=True), *(Column(heading, justify="right", no_wrap=True) for heading in headings)
+    )
     names = [device.name for device in cluster.devices]
     for each in (*found.directions, *found.pairs):
         arrow = "->" if each in found.directions else "<->"
-        rate = f"{'' if each.bandwidth_known else '> '}{each.bandwidth_bytes_per_s * 8 / 1e6:.4g} Mbit/s"
+        rate = f"{'' if each.bandwidth_known else '> '}{each.bandwidth_bytes_per_s * 8 / 1e6:.4g}"
         load = "" if each.load_ratio is None else f"{each.load_ratio:.2f}x"
         clocks = f"+- {format_seconds(each.uncertainty_s)}" if each.uncertainty_s else ""
         # not as markup: names are a person's

@@ -44,7 +44,7 @@ def measure_operators(
     """Time operators on one sample, on ``threads`` threads of torch; the thread that calls does it.
 
     A round runs each segment once, so caches hold what other segments left in them, as in a worker between two steps:
-    called again and again the same segments take a fifth less, and very short ones a fraction.
+    called again and again the same segments take up to a third less, and very short ones a fraction.
     """
     probes = [Probe(each, 1 if each.macs >= LARGE_MACS else SMALL_COPIES) for each in operators]
     for_overhead = [Probe(each, copies) for each in OVERHEAD_OPERATORS for copies in OVERHEAD_COPIES]
