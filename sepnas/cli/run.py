@@ -29,6 +29,9 @@ def worker(
     listen: Annotated[str, typer.Option(help="HOST:PORT to wait on for the client and the other devices.")],
     threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 1,
     insecure: Insecure = False,
+    emulate: Annotated[
+        Path | None, typer.Option(parser=path_of, help="Emulation to behave by; `sepnas bench --emulate` writes them.")
+    ] = None,
 ) -> None:
     """Run one device's part of a deployment until Ctrl-C.
 
@@ -36,7 +39,7 @@ def worker(
     """
     from sepnas.runtime.worker import run_worker
 
-    run_worker(shard, listen, threads=threads, insecure=insecure)
+    run_worker(shard, listen, threads=threads, insecure=insecure, emulation=emulate)
 
 
 def infer(
