@@ -9,6 +9,8 @@ import typer
 from rich.table import Table
 
 from sepnas.cli.common import console, number, path_of, print_json, seconds
+from sepnas.cli.emulate import Setting, ShapingChoice, emulated_cluster, open_session, read_setting
+from sepnas.cli.quantities import time_s
 from sepnas.runtime.images import Resize
 from sepnas.runtime.protocol import MAX_BATCH
 from sepnas.runtime.session import MAX_DEADLINE_S, MAX_TRACES, Session
@@ -101,11 +103,34 @@ def bench(
     traced: Annotated[int, typer.Option(min=1, max=MAX_TRACES, help="Requests in the trace.")] = 1,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     insecure: Insecure = False,
+    emulate: Annotated[
+        Path | None, typer.Option(parser=path_of, help="A cluster to emulate on this machine, instead of --devices.")
+    ] = None,
+    shaping: Annotated[
+        ShapingChoice, typer.Option(help="Who shapes emulated links. netns: the kernel (root); auto: it if it can.")
+    ] = "auto",
+    jitter: Annotated[
+        float, typer.Option(parser=time_s, metavar="TIME", help="More latency of each emulated message, at random.")
+    ] = 0.0,
 ) -> None:
-    """Measure latency, throughput and bytes of a deployment on random images."""
+    """Measure latency, throughput and bytes of a deployment on random images.
+
+    `--emulate` starts the workers itself, one process for each device of a cluster: computation takes as long as on
+    that device, messages as long as on its links, and the simulator's prediction stands beside what was measured.
+    `--jitter 2ms` adds up to so much to each message, which the prediction does not know.
+
+    Example: `sepnas bench deployment --emulate cluster.yaml --requests 50`
+    """
     from sepnas.runtime.bench import bench as measure
     from sepnas.runtime.bench import random_batch
 
+    if emulate is not None:
+        for option, value in (("--devices", devices), ("--cluster", cluster)):
+            if value is not None:
+                raise typer.BadParameter(f"comes with its own devices and cluster: no {option}", param_hint="--emulate")
+        setting = read_setting(deployment, emulate, shaping, batch, jitter, insecure)
+        _bench_emulated(setting, requests, warmup, deadline, json_, trace, traced)
+        return
     predicted_s = None if cluster is None else _predicted_latency_s(deployment, cluster, batch)
     with Session(deployment, devices=devices, deadline_s=deadline, insecure=insecure) as session:
         result = measure(session, random_batch(session.manifest, batch), requests, warmup)
@@ -114,6 +139,21 @@ def bench(
         else:
             _print_bench(result, predicted_s)
         if trace is not None:  # last: what was measured is shown even if this file cannot be written
+            session.trace(last=traced).save(trace)
+
+
+def _bench_emulated(
+    setting: Setting, requests: int, warmup: int, deadline_s: float, json_: bool, trace: Path | None, traced: int
+) -> None:
+    from sepnas.cli.emulated_bench import print_emulated, run_bench
+
+    with emulated_cluster(setting) as running, open_session(setting, running, deadline_s) as session:
+        found = run_bench(setting, session, requests, warmup)
+        if json_:
+            print_json(found.to_data())
+        else:
+            print_emulated(found)
+        if trace is not None:
             session.trace(last=traced).save(trace)
 
 
