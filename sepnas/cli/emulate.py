@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +19,12 @@ from sepnas.deploy.verify import load_manifest
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
 from sepnas.plan.steps import CLIENT, Plan
+from sepnas.runtime.link_check import Inside, LinkCheck, check_link, link_kinds
 from sepnas.runtime.session import Session
 from sepnas.runtime.shaping import Clock
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.emulation import Emulation, Shaping
-from sepnas.spec.hosts import Hosts
+from sepnas.spec.hosts import Hosts, parse_address
 from sepnas.spec.manifest import Manifest, device_folder
 
 ShapingChoice = Literal["auto", "process", "netns"]
@@ -51,7 +52,14 @@ class EmulatedCluster:
 
     hosts: Hosts
     emulations: Mapping[int, Emulation]
-    inside: Callable[[int], AbstractContextManager[None]]
+    inside: Inside
+
+    def check_links(self) -> list[LinkCheck]:
+        """Measure one link of each kind, before a session uses them."""
+        return [
+            check_link(self.emulations, source, rank, parse_address(self.hosts.address(rank))[0], self.inside)
+            for source, rank in link_kinds(self.emulations)
+        ]
 
 
 def read_setting(
@@ -88,7 +96,7 @@ def emulated_cluster(setting: Setting) -> Iterator[EmulatedCluster]:
         files = [found[rank].save(folder / f"{device_folder(rank)}.json") for rank in range(plan.num_devices)]
         insecure = ("--insecure",) if setting.insecure else ()
         launches = [Launch(options=("--emulate", str(file), *insecure)) for file in files]
-        inside: Callable[[int], AbstractContextManager[None]] = lambda rank: nullcontext()  # noqa: E731
+        inside: Inside = _here
         if setting.shaping == "netns":
             spaces = stack.enter_context(Namespaces(found))
             launches = [
@@ -98,6 +106,11 @@ def emulated_cluster(setting: Setting) -> Iterator[EmulatedCluster]:
             inside = spaces.inside
         workers = stack.enter_context(LocalWorkers(setting.deployment, plan.num_devices, launches))
         yield EmulatedCluster(workers.hosts, found, inside)
+
+
+def _here(rank: int) -> AbstractContextManager[None]:
+    """All ranks are on the one network of this machine."""
+    return nullcontext()
 
 
 @contextmanager

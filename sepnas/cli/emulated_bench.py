@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from sepnas.cli.common import console, errors, number, seconds
 from sepnas.cli.emulate import Setting
 from sepnas.cost.simulator import simulate
+from sepnas.plan.steps import CLIENT
 from sepnas.runtime.bench import BenchResult, bench, random_batch
+from sepnas.runtime.link_check import LinkCheck
 from sepnas.runtime.session import Session
 
 _LATE_SHARE = 0.01
@@ -21,12 +23,16 @@ _LATE_SHARE = 0.01
 
 @dataclass(frozen=True)
 class EmulatedBench:
-    """The bench on an emulated cluster; ``lateness`` is that of the measured requests, by rank."""
+    """The bench on an emulated cluster.
+
+    ``lateness`` is that of the measured requests, by rank; ``links`` were checked before them, if at all.
+    """
 
     setting: Setting
     predicted_s: float
     result: BenchResult
     lateness: Mapping[int, Mapping[str, Mapping[str, float]]]
+    links: Sequence[LinkCheck] = ()
 
     def ratios(self) -> dict[str, float]:
         """Measured by predicted latency."""
@@ -58,11 +64,14 @@ class EmulatedBench:
                 "steps": self.late("steps"),
                 "messages": self.late("messages"),
                 "lateness": {str(rank): counts for rank, counts in self.lateness.items()},
+                "links": [asdict(link) for link in self.links],
             },
         }
 
 
-def run_bench(setting: Setting, session: Session, requests: int, warmup: int) -> EmulatedBench:
+def run_bench(
+    setting: Setting, session: Session, requests: int, warmup: int, links: Sequence[LinkCheck] = ()
+) -> EmulatedBench:
     """The usual bench, with the prediction for the emulated cluster beside it."""
     images = random_batch(session.manifest, setting.batch)
     for _ in range(warmup):
@@ -71,7 +80,8 @@ def run_bench(setting: Setting, session: Session, requests: int, warmup: int) ->
     result = bench(session, images, requests, warmup=0)
     after = session.lateness()
     predicted_s = simulate(setting.plan, setting.cluster, setting.batch).latency_s
-    return EmulatedBench(setting, predicted_s, result, {rank: _since(before[rank], after[rank]) for rank in after})
+    lateness = {rank: _since(before[rank], after[rank]) for rank in after}
+    return EmulatedBench(setting, predicted_s, result, lateness, links)
 
 
 def _since(
@@ -83,6 +93,8 @@ def _since(
 def print_emulated(found: EmulatedBench) -> None:
     """The table for the terminal, and a warning where the emulation does not hold."""
     setting, result = found.setting, found.result
+    if found.links:
+        _print_links(found.links)
     table = Table(
         *("", "measured", "predicted", "ratio"),
         title=Text(f"{result.requests} requests of {result.batch} image(s) on {setting.cluster.name}, emulated"),
@@ -101,6 +113,24 @@ def print_emulated(found: EmulatedBench) -> None:
         _print_late(found, what, words)
 
 
+def _print_links(links: Sequence[LinkCheck]) -> None:
+    headings = ("4 bytes take", "measured", "bandwidth", "measured")
+    table = Table("link", *(Column(heading, justify="right") for heading in headings), title="links, one of each kind")
+    for link in links:
+        table.add_row(
+            f"{'client' if link.source == CLIENT else link.source} to {link.destination}",
+            seconds(link.message_set_s),
+            seconds(link.message_measured_s),
+            _mbit(link.bandwidth_set_bytes_per_s),
+            _mbit(link.bandwidth_measured_bytes_per_s),
+        )
+    console.print(table)
+
+
+def _mbit(bytes_per_s: float) -> str:
+    return f"{8e-6 * bytes_per_s:.4g} Mbit/s"
+
+
 _HOW = {
     "process": "in the processes",
     "netns": "by the kernel, in network namespaces; latency, overhead, jitter and turns on a shared medium by the "
@@ -109,7 +139,8 @@ _HOW = {
 _SLOWER = "took longer here than on the emulated device"
 _LATER = {
     "process": "took longer here than on the emulated link",
-    "netns": "came later than by the description of the link (TCP, IP and TLS headers, the kernel's queues)",
+    "netns": "came later than by the description of the link (TCP, IP and TLS headers, the kernel's queues, "
+    "this machine's own time)",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,8 @@ import typer
 from rich.table import Table
 
 from sepnas.cli.common import console, number, path_of, print_json, seconds
-from sepnas.cli.emulate import Setting, ShapingChoice, emulated_cluster, open_session, read_setting
+from sepnas.cli.emulate import ShapingChoice, emulated_cluster, open_session, read_setting
+from sepnas.cli.emulated_bench import print_emulated, run_bench
 from sepnas.cli.quantities import time_s
 from sepnas.runtime.images import Resize
 from sepnas.runtime.protocol import MAX_BATCH
@@ -112,6 +114,7 @@ def bench(
     jitter: Annotated[
         float, typer.Option(parser=time_s, metavar="TIME", help="More latency of each emulated message, at random.")
     ] = 0.0,
+    check_links: Annotated[bool, typer.Option("--check-links", help="Measure the emulated links first.")] = False,
 ) -> None:
     """Measure latency, throughput and bytes of a deployment on random images.
 
@@ -124,12 +127,20 @@ def bench(
     from sepnas.runtime.bench import bench as measure
     from sepnas.runtime.bench import random_batch
 
+    _refuse_mixture(
+        emulate is not None,
+        {"--devices": devices, "--cluster": cluster},
+        {"--jitter": jitter, "--check-links": check_links, "--shaping": shaping != "auto"},
+    )
     if emulate is not None:
-        for option, value in (("--devices", devices), ("--cluster", cluster)):
-            if value is not None:
-                raise typer.BadParameter(f"comes with its own devices and cluster: no {option}", param_hint="--emulate")
         setting = read_setting(deployment, emulate, shaping, batch, jitter, insecure)
-        _bench_emulated(setting, requests, warmup, deadline, json_, trace, traced)
+        with emulated_cluster(setting) as running:
+            links = running.check_links() if check_links else []
+            with open_session(setting, running, deadline) as session:
+                found = run_bench(setting, session, requests, warmup, links)
+                print_json(found.to_data()) if json_ else print_emulated(found)
+                if trace is not None:
+                    session.trace(last=traced).save(trace)
         return
     predicted_s = None if cluster is None else _predicted_latency_s(deployment, cluster, batch)
     with Session(deployment, devices=devices, deadline_s=deadline, insecure=insecure) as session:
@@ -142,19 +153,12 @@ def bench(
             session.trace(last=traced).save(trace)
 
 
-def _bench_emulated(
-    setting: Setting, requests: int, warmup: int, deadline_s: float, json_: bool, trace: Path | None, traced: int
-) -> None:
-    from sepnas.cli.emulated_bench import print_emulated, run_bench
-
-    with emulated_cluster(setting) as running, open_session(setting, running, deadline_s) as session:
-        found = run_bench(setting, session, requests, warmup)
-        if json_:
-            print_json(found.to_data())
-        else:
-            print_emulated(found)
-        if trace is not None:
-            session.trace(last=traced).save(trace)
+def _refuse_mixture(emulates: bool, real: Mapping[str, object], emulated: Mapping[str, object]) -> None:
+    """Options of a real and of an emulated cluster do not go together; raises typer's ``BadParameter``."""
+    for option, value in (real if emulates else emulated).items():
+        if value:
+            text = "comes with its own devices: no --emulate" if emulates else "is for --emulate"
+            raise typer.BadParameter(text, param_hint=option)
 
 
 def _predicted_latency_s(deployment: Path, cluster: Path, batch: int) -> float:

@@ -23,7 +23,6 @@ from sepnas.errors import ExchangeError, SpecError
 from sepnas.runtime.events import Control, Data
 from sepnas.runtime.pace import Lateness, sleep_until
 from sepnas.spec.emulation import EmulatedLink, Emulation
-from sepnas.spec.wire import FRAME_HEADER_BYTES
 
 RING = 4096
 """So many messages may be under way between two ranks; a session has far fewer, for it runs one request at a time."""
@@ -206,9 +205,3 @@ class Shaper:
             return FreeWay()
         seed = emulation.seed * (emulation.num_devices + 1) + peer + 1
         return ShapedWay(self._clock, emulation.rank, link, emulation.shaping == "netns", seed, self.lateness)
-
-
-def link_seconds(link: EmulatedLink, payload_bytes: int) -> float:
-    """What a message takes on an idle link on average, in seconds."""
-    wire_bytes = payload_bytes + FRAME_HEADER_BYTES
-    return link.message_overhead_s + wire_bytes / link.bandwidth_bytes_per_s + link.latency_s + link.jitter_s / 2
