@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -326,6 +327,7 @@ def test_namespaces_are_for_ports_of_one_rate(plan, monkeypatch):
     """Links of several rates, and cables of their own between more than two, are left to the processes."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr("shutil.which", lambda tool: tool)
+    monkeypatch.setattr("sepnas.cli.netns._run", lambda *command: None)
     assert why_no_namespaces(plan, cluster_of()) is None
     three = build_plan(tiny_architecture([{"after": 0, "transfers": [transfer(1, 0), transfer(2, 0)]}]))
     faster = SLOW.model_copy(update={"between": ("d0", "d1"), "bandwidth_bytes_per_s": 1e6})
@@ -430,17 +432,27 @@ def test_a_file_that_was_cut_off_is_refused(deployment, written, tmp_path):
         load_emulated(written, load_shard(deployment / "device0"))
 
 
-def test_a_namespace_that_cannot_be_made_is_an_error_with_the_command(deployment, tmp_path, monkeypatch):
-    """When the system refuses a command the error quotes it, and nothing remains."""
-    monkeypatch.setattr("sepnas.cli.netns.why_no_namespaces", lambda plan, cluster: None)
-    monkeypatch.setattr("sepnas.cli.emulate.why_no_namespaces", lambda plan, cluster: None)
-    tool = tmp_path / "ip"
-    tool.write_text("#!/bin/sh\necho not today >&2; exit 1\n")
-    tool.chmod(0o755)
+@pytest.fixture
+def refusing(tmp_path, monkeypatch):
+    """An `ip` that the system refuses everything, as in a container."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for name in ("ip", "tc"):
+        (tmp_path / name).write_text("#!/bin/sh\necho not today >&2; exit 1\n")
+        (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with (
-        pytest.raises(ExchangeError, match=r"`ip netns add .*`: not today"),
-        emulated_cluster(setting_of(deployment, tmp_path, "netns")),
-    ):
+
+
+def test_a_system_that_refuses_namespaces_is_quoted(deployment, tmp_path, refusing):
+    """Root without the right to make namespaces gets the processes, and the refused command as the reason."""
+    setting = setting_of(deployment, tmp_path, "auto")
+    assert setting.shaping == "process"
+    assert "`ip netns add sepnas-" in setting.why
+    assert setting.why.endswith("not today")
+
+
+def test_a_namespace_that_cannot_be_made_is_an_error_with_the_command(deployment, tmp_path, refusing):
+    """When the system refuses a command in the middle the error quotes it, and nothing remains."""
+    setting = replace(setting_of(deployment, tmp_path, "process"), shaping="netns")
+    with pytest.raises(ExchangeError, match=r"`ip netns add .*`: not today"), emulated_cluster(setting):
         pass
     assert left_of(os.getpid()) == []

@@ -69,16 +69,19 @@ def read_setting(
     manifest, described = load_manifest(deployment), Cluster.load(cluster)
     plan = build_plan(manifest.architecture)
     simulate(plan, described)  # refuses a cluster that does not fit
-    why_not = "plain TCP stays on 127.0.0.1" if insecure else why_no_namespaces(plan, described)
+    why_not = None
+    if shaping != "process":
+        why_not = "plain TCP stays on 127.0.0.1" if insecure else why_no_namespaces(plan, described)
     if shaping == "netns" and why_not:
         raise SpecError(f"--shaping netns is not possible: {why_not}; use --shaping process")
+    chosen: Shaping = "process"
     if shaping == "process":
-        chosen, why = "process", "as --shaping says"
+        why = "as --shaping says"
     elif why_not:
-        chosen, why = "process", f"no network namespaces: {why_not}"
+        why = f"no network namespaces: {why_not}"
     else:
         chosen, why = "netns", "a network namespace for each device, and the kernel's token buckets"
-    return Setting(deployment, manifest, plan, described, chosen, why, batch, jitter_s, insecure)  # type: ignore[arg-type]
+    return Setting(deployment, manifest, plan, described, chosen, why, batch, jitter_s, insecure)
 
 
 @contextmanager

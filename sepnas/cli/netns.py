@@ -50,6 +50,22 @@ def why_no_namespaces(plan: Plan, cluster: Cluster) -> str | None:
         return "the links differ in bandwidth, but a port has one rate for all"
     if plan.num_devices > 2 and any(cluster.link(*pair).medium == "own" for pair in between):
         return "with `medium: own` each pair has a cable of its own, but a device here has one port for all"
+    return _refusal()
+
+
+def _refusal() -> str | None:
+    """What the system says to a namespace with all that is needed in it; root in a container may be refused."""
+    name = f"sepnas-{os.getpid()}-probe"
+    try:
+        _ip("netns", "add", name)
+        _ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", "port")
+        _ip("-n", name, "link", "add", "peers", "type", "bridge")
+        _limit(name, "eth0", 1e6)
+    except ExchangeError as error:
+        return str(error)
+    finally:
+        with contextlib.suppress(ExchangeError):
+            _ip("netns", "del", name)
     return None
 
 
@@ -131,6 +147,7 @@ class Namespaces:
         _ip("-n", name, "addr", "add", f"{address}/24", "dev", interface)
         _ip("-n", name, "link", "set", interface, "up")
         if rate_bytes_per_s is not None:
+            # what a bucket lets through at once is held by the processes, which know when it is due
             _limit(name, interface, rate_bytes_per_s)
             _limit(self._switch, port, rate_bytes_per_s)
 

@@ -8,7 +8,6 @@ the order of their connection.
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import queue
@@ -102,7 +101,12 @@ class Clock:
         self._file.close()
 
     def occupy(self, resources: Sequence[int], duration_ns: int) -> int:
-        """Take all of these together, one after the others who asked for them; when that ends."""
+        """Take all of these together, after the others who asked before; when that ends.
+
+        Who asks first is first; the simulator lets messages take turns by tag.
+        """
+        import fcntl  # a machine without it can still be a real device
+
         if not resources:
             return time.monotonic_ns() + duration_ns
         with self._lock:
