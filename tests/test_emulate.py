@@ -36,6 +36,7 @@ from sepnas.runtime.session import Session
 from sepnas.runtime.shaping import Clock, Shaper
 from sepnas.runtime.shard import load_shard
 from sepnas.spec.cluster import Cluster, Device, Link
+from sepnas.spec.device_profile import ExchangeCosts
 from sepnas.spec.emulation import EmulatedLink, Emulation
 from tests.helpers_runtime import export_tiny, lively_network, threads, tiny_architecture, transfer
 
@@ -203,12 +204,15 @@ def test_a_step_that_takes_too_long_here_is_counted():
 
 
 def test_steps_take_the_simulators_time(plan):
-    """The seconds of a device's steps add up to what the simulator says that it computes, for any batch."""
+    """The seconds of a device's steps add up to what the simulator says that it is busy, exchanging too."""
     cluster = cluster_of()
-    for batch in (1, 5):
-        computes = simulate(plan, cluster, batch).compute_s
-        for rank in range(2):
-            assert sum(step_seconds(plan, rank, cluster, batch)) == pytest.approx(computes[rank])
+    exchange = ExchangeCosts(message_s=1e-4, byte_s=1e-8, convert_s=1e-5, merge_s=2e-5, own_core=False)
+    devices = tuple(device.model_copy(update={"exchange": exchange}) for device in cluster.devices)
+    for described in (cluster, cluster.model_copy(update={"devices": devices})):
+        for batch in (1, 5):
+            busy_s = simulate(plan, described, batch).busy_s
+            assert [sum(steps) for steps in step_seconds(plan, described, batch)] == pytest.approx(busy_s)
+    assert busy_s > simulate(plan, cluster, batch).busy_s
 
 
 # -- links in the processes

@@ -5,20 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from sepnas.cost.routes import Route, routes_of
-from sepnas.cost.simulator import compute_seconds
-from sepnas.errors import PlanError
-from sepnas.plan.steps import CLIENT, Compute, Plan
+from sepnas.cost.work import Work
+from sepnas.plan.steps import CLIENT, Plan
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.emulation import EmulatedLink, Emulation, Shaping
 
 
-def step_seconds(plan: Plan, rank: int, cluster: Cluster, batch: int = 1) -> tuple[float, ...]:
-    """What each step of a rank's program takes on its device, as the simulator has it; 0 for steps it gives no time."""
-    device, segments = cluster.devices[rank], plan.segments[rank]
-    return tuple(
-        compute_seconds(segments[step.segment], device, batch) if isinstance(step, Compute) else 0.0
-        for step in plan.programs[rank]
-    )
+def step_seconds(plan: Plan, cluster: Cluster, batch: int = 1) -> tuple[tuple[float, ...], ...]:
+    """By rank what each step of its program takes on its device, as the simulator has it; 0 where it gives no time."""
+    return tuple(tuple(device.steps_s) for device in Work(plan, cluster, batch, with_tasks=True).devices)
 
 
 def emulations(
@@ -36,10 +31,7 @@ def emulations(
     ``jitter_s`` is added to every link, evenly from 0. Raises :class:`PlanError` when the cluster has fewer devices
     than the plan, or no link for a message.
     """
-    if cluster.num_devices < plan.num_devices:
-        raise PlanError(
-            f"the plan needs {plan.num_devices} devices, but cluster '{cluster.name}' has {cluster.num_devices}"
-        )
+    steps_s = step_seconds(plan, cluster, batch)
     ways = _ways(plan, cluster)
     num_resources = 1 + max((number for route in ways.values() for number in route.resources), default=-1)
     return {
@@ -48,7 +40,7 @@ def emulations(
             rank=rank,
             num_devices=plan.num_devices,
             batch=batch,
-            steps_s=() if rank == CLIENT else step_seconds(plan, rank, cluster, batch),
+            steps_s=() if rank == CLIENT else steps_s[rank],
             links=tuple(_link(route, peer, jitter_s) for (source, peer), route in ways.items() if source == rank),
             clock=str(clock),
             num_resources=num_resources,
