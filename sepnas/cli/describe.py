@@ -36,6 +36,7 @@ DOCUMENTS = {
     "architecture": "sepnas.spec.architecture:Architecture",
     "cluster": "sepnas.spec.cluster:Cluster",
     "data": "sepnas.spec.dataset:DataFacts",
+    "emulation": "sepnas.spec.emulation:Emulation",
     "front": "sepnas.search.folder:Front",
     "hosts": "sepnas.spec.hosts:Hosts",
     "machines": "sepnas.search.trials.machines:Machines",

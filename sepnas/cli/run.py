@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,9 @@ import typer
 from rich.table import Table
 
 from sepnas.cli.common import console, number, path_of, print_json, seconds
+from sepnas.cli.emulate import ShapingChoice, emulated_cluster, open_session, read_setting
+from sepnas.cli.emulated_bench import print_emulated, run_bench
+from sepnas.cli.quantities import time_s
 from sepnas.runtime.images import Resize
 from sepnas.runtime.protocol import MAX_BATCH
 from sepnas.runtime.session import MAX_DEADLINE_S, MAX_TRACES, Session
@@ -29,6 +33,9 @@ def worker(
     listen: Annotated[str, typer.Option(help="HOST:PORT to wait on for the client and the other devices.")],
     threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 1,
     insecure: Insecure = False,
+    emulate: Annotated[
+        Path | None, typer.Option(parser=path_of, help="Emulation to behave by; `sepnas bench --emulate` writes them.")
+    ] = None,
 ) -> None:
     """Run one device's part of a deployment until Ctrl-C.
 
@@ -36,7 +43,7 @@ def worker(
     """
     from sepnas.runtime.worker import run_worker
 
-    run_worker(shard, listen, threads=threads, insecure=insecure)
+    run_worker(shard, listen, threads=threads, insecure=insecure, emulation=emulate)
 
 
 def infer(
@@ -98,11 +105,43 @@ def bench(
     traced: Annotated[int, typer.Option(min=1, max=MAX_TRACES, help="Requests in the trace.")] = 1,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     insecure: Insecure = False,
+    emulate: Annotated[
+        Path | None, typer.Option(parser=path_of, help="A cluster to emulate on this machine, instead of --devices.")
+    ] = None,
+    shaping: Annotated[
+        ShapingChoice, typer.Option(help="Who shapes emulated links. netns: the kernel (root); auto: it if it can.")
+    ] = "auto",
+    jitter: Annotated[
+        float, typer.Option(parser=time_s, metavar="TIME", help="More latency of each emulated message, at random.")
+    ] = 0.0,
+    check_links: Annotated[bool, typer.Option("--check-links", help="Measure the emulated links first.")] = False,
 ) -> None:
-    """Measure latency, throughput and bytes of a deployment on random images."""
+    """Measure latency, throughput and bytes of a deployment on random images.
+
+    `--emulate` starts the workers itself, one process for each device of a cluster: computation takes as long as on
+    that device, messages as long as on its links, and the simulator's prediction stands beside what was measured.
+    `--jitter 2ms` adds up to so much to each message, which the prediction does not know.
+
+    Example: `sepnas bench deployment --emulate cluster.yaml --requests 50`
+    """
     from sepnas.runtime.bench import bench as measure
     from sepnas.runtime.bench import random_batch
 
+    _refuse_mixture(
+        emulate is not None,
+        {"--devices": devices, "--cluster": cluster},
+        {"--jitter": jitter, "--check-links": check_links, "--shaping": shaping != "auto"},
+    )
+    if emulate is not None:
+        setting = read_setting(deployment, emulate, shaping, batch, jitter, insecure)
+        with emulated_cluster(setting) as running:
+            links = running.check_links() if check_links else []
+            with open_session(setting, running, deadline) as session:
+                found = run_bench(setting, session, requests, warmup, links)
+                print_json(found.to_data()) if json_ else print_emulated(found)
+                if trace is not None:
+                    session.trace(last=traced).save(trace)
+        return
     predicted_s = None if cluster is None else _predicted_latency_s(deployment, cluster, batch)
     with Session(deployment, devices=devices, deadline_s=deadline, insecure=insecure) as session:
         result = measure(session, random_batch(session.manifest, batch), requests, warmup)
@@ -112,6 +151,14 @@ def bench(
             _print_bench(result, predicted_s)
         if trace is not None:  # last: what was measured is shown even if this file cannot be written
             session.trace(last=traced).save(trace)
+
+
+def _refuse_mixture(emulates: bool, real: Mapping[str, object], emulated: Mapping[str, object]) -> None:
+    """Options of a real and of an emulated cluster do not go together; raises typer's ``BadParameter``."""
+    for option, value in (real if emulates else emulated).items():
+        if value:
+            text = "comes with its own devices: no --emulate" if emulates else "is for --emulate"
+            raise typer.BadParameter(text, param_hint=option)
 
 
 def _predicted_latency_s(deployment: Path, cluster: Path, batch: int) -> float:

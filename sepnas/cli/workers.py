@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -23,22 +25,33 @@ _KEPT_LINES = 50
 _READY = re.compile(r"listens on (\S+)")
 
 
+@dataclass(frozen=True)
+class Launch:
+    """How a worker process is started: ``prefix`` stands before its command, ``options`` after it."""
+
+    host: str = "127.0.0.1"
+    prefix: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
 class LocalWorkers:
     """One ``sepnas worker`` process for each device of a deployment, on free ports of 127.0.0.1.
 
-    Inside the ``with`` block ``hosts`` says where they listen; at its end they are stopped, also after an error.
-    Raises :class:`PeerUnreachableError` with a worker's own words when it does not get ready.
+    ``launches`` start them otherwise, one for each rank. Inside the ``with`` block ``hosts`` says where they listen;
+    at its end they are stopped, also after an error. Raises :class:`PeerUnreachableError` with a worker's own words
+    when it does not get ready.
     """
 
-    def __init__(self, deployment: Path, num_devices: int) -> None:
+    def __init__(self, deployment: Path, num_devices: int, launches: Sequence[Launch] | None = None) -> None:
         self._folders = [deployment / f"device{rank}" for rank in range(num_devices)]
+        self._launches = launches or [Launch()] * num_devices
         self._workers: list[_Process] = []
         self.hosts: Hosts
 
     def __enter__(self) -> Self:
         try:
-            for folder in self._folders:
-                self._workers.append(_Process(folder))
+            for folder, launch in zip(self._folders, self._launches, strict=True):
+                self._workers.append(_Process(folder, launch))
             limit = time.monotonic() + START_DEADLINE_S
             self.hosts = Hosts.on([worker.address(limit) for worker in self._workers])
         except BaseException:
@@ -61,8 +74,9 @@ class LocalWorkers:
 class _Process:
     """One worker, and a thread that reads what it says until its end: a full pipe would block it."""
 
-    def __init__(self, folder: Path) -> None:
-        command = [sys.executable, "-m", "sepnas", "worker", str(folder), "--listen", "127.0.0.1:0"]
+    def __init__(self, folder: Path, launch: Launch) -> None:
+        worker = [sys.executable, "-m", "sepnas", "worker", str(folder), "--listen", f"{launch.host}:0"]
+        command = [*launch.prefix, *worker, *launch.options]
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             errors="replace",

@@ -26,7 +26,8 @@ class DeviceWork:
     """One device's part: its legs, and for how long it is busy after the last one.
 
     ``busy_s`` is all that its computing thread does, ``compute_s`` the segments among it. ``tasks`` says for each leg,
-    and for what comes after, what that time is made of; it is empty unless it was asked for.
+    and for what comes after, what that time is made of, ``steps_s`` how much of it each step of the program takes;
+    both are empty unless they were asked for.
     """
 
     legs: list[Leg]
@@ -34,6 +35,7 @@ class DeviceWork:
     compute_s: float
     busy_s: float
     tasks: list[list[Task]]
+    steps_s: list[float]
 
 
 class Work:
@@ -60,6 +62,7 @@ class Work:
         batch, wires, with_tasks = self.batch, self._wires, self.with_tasks
         legs: list[Leg] = []
         tasks: list[list[Task]] = [[]] if with_tasks else []
+        steps_s: list[float] = []
         seconds = compute_s = 0.0
         for step in self.plan.programs[rank]:
             if isinstance(step, Compute):
@@ -81,11 +84,12 @@ class Work:
                 spent_s = times.merge_s(batch * sum(shapes[name].num_values for name in step.inputs))
                 seconds += spent_s
             else:
-                continue
+                spent_s = 0.0
             if with_tasks:
+                steps_s.append(spent_s)
                 _note(step, spent_s, tasks)
         busy_s = compute_s if wires is None else seconds + sum([leg[0] for leg in legs])
-        return DeviceWork(legs, seconds, compute_s, busy_s, tasks)
+        return DeviceWork(legs, seconds, compute_s, busy_s, tasks, steps_s)
 
     def _take(self, rank: int, step: Recv, times: DeviceTimes) -> float:
         """List a message that comes from the client; what taking any takes of the computing thread."""
@@ -115,9 +119,8 @@ def _note(step: Step, spent_s: float, tasks: list[list[Task]]) -> None:
         tasks.append([])
     if isinstance(step, Compute):
         tasks[-1].append(("compute", step.segment, spent_s))
-    elif isinstance(step, Merge):
-        tasks[-1].append(("merge", step.output, spent_s))
     elif spent_s:
-        tasks[-1].append(("convert", step.tensor, spent_s))
+        doing: Doing = "merge" if isinstance(step, Merge) else "convert"
+        tasks[-1].append((doing, step.output if isinstance(step, Merge) else step.tensor, spent_s))
     if isinstance(step, Send):
         tasks.append([])

@@ -28,6 +28,7 @@ class BenchResult:
     batch: int
     latency_mean_s: float
     latency_median_s: float
+    latency_p95_s: float
     latency_p99_s: float
     latency_min_s: float
     images_per_s: float
@@ -55,6 +56,7 @@ def bench(session: Session, batch: npt.ArrayLike, requests: int = 100, warmup: i
         batch=len(array),
         latency_mean_s=float(times.mean()),
         latency_median_s=float(np.median(times)),
+        latency_p95_s=float(np.quantile(times, 0.95)),
         latency_p99_s=float(np.quantile(times, 0.99)),
         latency_min_s=float(times.min()),
         images_per_s=float(requests * len(array) / times.sum()),

@@ -17,6 +17,7 @@ from sepnas.runtime.counters import Traffic
 from sepnas.runtime.events import Bye, Closed, Control, Data, Event
 from sepnas.runtime.pipes import Pipe, set_timeout
 from sepnas.runtime.protocol import NEED_DATA, Connection
+from sepnas.runtime.shaping import FreeWay, Way
 from sepnas.spec.wire import FRAME_HEADER_BYTES
 
 OnEvent = Callable[[Control | Data], None]
@@ -40,11 +41,12 @@ class Channel:
     def __init__(self, pipe: Pipe, connection: Connection, peer: str) -> None:
         self.pipe, self.connection, self.peer = pipe, connection, peer
         self.sent, self.received = Traffic(), Traffic()
+        self.way: Way = FreeWay()
+        """The link that is emulated between the two ends, if any; to be set before :meth:`start`."""
         self._lock = threading.Lock()
         self._outgoing: queue.SimpleQueue[_Outgoing] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._ended = threading.Event()
-        self._on_event: OnEvent = lambda event: None
         self._on_end: OnEnd = lambda error: None
 
     # -- before the threads run
@@ -83,7 +85,8 @@ class Channel:
 
     def start(self, on_event: OnEvent, on_end: OnEnd) -> None:
         """Push events from now on; both callbacks run in this channel's threads and must not wait."""
-        self._on_event, self._on_end = on_event, on_end
+        self._on_end = on_end
+        self.way.open(on_event, self._finish)
         self.pipe.sock.settimeout(None)
         self._threads = [
             threading.Thread(target=target, name=f"{target.__name__.strip('_')} {self.peer}", daemon=True)
@@ -95,7 +98,10 @@ class Channel:
     def send(self, event: Control | Data) -> None:
         """Queue an event; raises :class:`LocalProtocolError` when it has no place here. A dead peer is not noticed."""
         with self._lock:
-            self._outgoing.put((self.connection.send(event), isinstance(event, Data)))
+            buffers, is_data = self.connection.send(event), isinstance(event, Data)
+            if is_data:
+                self.way.post(sum(map(len, buffers)))
+            self._outgoing.put((buffers, is_data))
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was queued is written."""
@@ -140,11 +146,14 @@ class Channel:
 
     def _read_loop(self) -> None:
         try:
-            self._finish(self._read_events())
+            outcome = self._read_events()
         except ExchangeError as error:
-            self._finish(error)
+            outcome = error
         except OSError as error:
-            self._finish(self._lost(error))
+            outcome = self._lost(error)
+        try:
+            self.way.close()
+            self._finish(outcome)
         finally:
             self._threads[1].join(1.0)  # no thread may still hold the descriptor when it is given back
             self.pipe.sock.close()
@@ -163,7 +172,7 @@ class Channel:
                 if isinstance(event, Closed):
                     return None if event.cleanly else self._lost(None)
                 self._count_received(event)
-                self._on_event(event)
+                self.way.deliver(event)
 
     def _write_loop(self) -> None:
         try:

@@ -14,6 +14,7 @@ from sepnas.runtime.engines import Engine
 from sepnas.runtime.events import Data
 from sepnas.runtime.mailbox import Mailbox
 from sepnas.runtime.merge import merge
+from sepnas.runtime.pace import FreePace, Pace
 from sepnas.runtime.shard import Shard
 
 Post: TypeAlias = Callable[[int, Data], None]
@@ -45,8 +46,9 @@ class Executor:
     Tensors are dropped after the last step that uses them: the peak of memory is that of the plan.
     """
 
-    def __init__(self, shard: Shard, engine: Engine, mailbox: Mailbox, post: Post) -> None:
+    def __init__(self, shard: Shard, engine: Engine, mailbox: Mailbox, post: Post, pace: Pace | None = None) -> None:
         self._shard, self._engine, self._mailbox, self._post = shard, engine, mailbox, post
+        self._pace = pace or FreePace()
         self._drop_after = _last_uses(shard.program)
         self._shapes = {
             name: Shape(data.channels, data.height, data.width) for name, data in shard.manifest.shapes.items()
@@ -56,8 +58,10 @@ class Executor:
         """Run the whole program; raises :class:`StepError`. ``deadline`` is in ``time.monotonic`` seconds."""
         tensors: dict[str, Array] = {}
         times = []
+        self._pace.begin(batch)
         for index, step in enumerate(self._shard.program):
             start = time.monotonic_ns()
+            self._pace.start(index)
             try:
                 size, arrived = self._do(step, tensors, request, batch, deadline)
             except Exception as error:
@@ -78,18 +82,21 @@ class Executor:
         elif isinstance(step, Send):
             (first, stop), (top, bottom) = step.region.channels, step.region.rows
             payload = encode(tensors[step.tensor][:, first:stop, top:bottom], step.wire)
+            self._pace.finish()
             self._post(step.to, Data(request, step.tag, payload))
             return len(payload), None
         elif isinstance(step, Recv):
             return self._receive(step, tensors, request, batch, deadline)
         else:
             tensors[step.output] = self._merge(step, tensors)
+        self._pace.finish()
         return 0, None
 
     def _receive(
         self, step: Recv, tensors: dict[str, Array], request: int, batch: int, deadline: float
     ) -> tuple[int, int | None]:
         letter = self._mailbox.take(request, step.tag, deadline)
+        self._pace.arrived(letter.arrived_ns)
         message = self._shard.messages[step.tag]
         if len(letter.payload) != message.payload_bytes(batch):
             raise RemoteProtocolError(
@@ -97,6 +104,7 @@ class Executor:
                 f"{message.payload_bytes(batch)} were due for a batch of {batch}"
             )
         tensors[step.tensor] = decode(letter.payload, message.wire, message.shape)
+        self._pace.finish()
         return len(letter.payload), letter.arrived_ns
 
     def _merge(self, step: Merge, tensors: dict[str, Array]) -> Array:

@@ -24,6 +24,7 @@ from sepnas.runtime.channel import Channel
 from sepnas.runtime.events import Answer, Ask, Control, Data, Failed, Hello, Ping, Pong, Ready, Setup
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.links import dial
+from sepnas.runtime.shaping import Shaper
 from sepnas.runtime.trace import Clock, best_clock
 from sepnas.spec.hosts import Hosts
 
@@ -49,6 +50,7 @@ class Fleet:
         hosts: where they listen.
         identity: the client's certificate; None for plain TCP.
         deadline: when opening must be done (``time.monotonic`` seconds).
+        shaper: the client's links of a cluster that is emulated.
     """
 
     def __init__(
@@ -58,7 +60,9 @@ class Fleet:
         hosts: Hosts,
         identity: Identity | None,
         deadline: float,
+        shaper: Shaper | None = None,
     ) -> None:
+        self._shaper = shaper
         self._channels: dict[int, Channel] = {}
         self._arrivals: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
         self._broken: ExchangeError | None = None
@@ -83,6 +87,8 @@ class Fleet:
         left_ms = max(1, int((deadline - time.monotonic()) * 1e3))
         for rank, channel in self._channels.items():
             channel.send_now(Setup(peers=peers, deadline_ms=left_ms), deadline)
+            if self._shaper is not None:
+                channel.way = self._shaper.way(rank)
             channel.start(self._take(rank), self._end(rank))
         waiting = set(self._channels)
         while waiting:

@@ -27,7 +27,9 @@ from sepnas.runtime.identity import Identity
 from sepnas.runtime.images import normalise
 from sepnas.runtime.links import check_loopback
 from sepnas.runtime.protocol import MAX_BATCH
+from sepnas.runtime.shaping import Shaper
 from sepnas.runtime.trace import Trace, request_record
+from sepnas.spec.emulation import Emulation
 from sepnas.spec.hosts import Hosts, parse_address
 
 DEFAULT_DEADLINE_S = 10.0
@@ -46,6 +48,7 @@ class Session:
             deployment's own ``hosts.yaml``.
         deadline_s: how long opening the session may take, and then each request; at most a day.
         insecure: plain TCP; on loopback addresses only.
+        emulation: the client's links, when the devices emulate a cluster.
 
     Raises:
         SpecError: a deadline that is none, or an address that is missing.
@@ -65,6 +68,7 @@ class Session:
         *,
         deadline_s: float = DEFAULT_DEADLINE_S,
         insecure: bool = False,
+        emulation: Emulation | None = None,
     ) -> None:
         self.deadline_s = _checked_deadline_s(deadline_s)
         folder = Path(deployment)
@@ -83,7 +87,10 @@ class Session:
         self._last_request = 0
         self._spans: OrderedDict[int, tuple[int, int, int]] = OrderedDict()
         self._origin_ns = time.monotonic_ns()
-        self._fleet = Fleet(self.manifest.deployment_id, expected, hosts, identity, time.monotonic() + deadline_s)
+        self._shaper = None if emulation is None else Shaper(emulation)
+        self._fleet = Fleet(
+            self.manifest.deployment_id, expected, hosts, identity, time.monotonic() + deadline_s, self._shaper
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -96,6 +103,8 @@ class Session:
     def close(self) -> None:
         """Leave all devices; never waits long."""
         self._fleet.close()
+        if self._shaper is not None:
+            self._shaper.close()
 
     def infer(self, batch: npt.ArrayLike, deadline_s: float | None = None) -> Array:
         """The logits ``(B, classes)``, float32, of a batch ``(B, channels, size, size)``.
@@ -134,6 +143,13 @@ class Session:
             answers = self._fleet.ask("counters", 0, time.monotonic() + self.deadline_s)
             reports = {rank: data["links"] for rank, data in answers.items()} | {CLIENT: self._fleet.traffic()}
             return Counters(self._last_request, join_links(reports))
+
+    def lateness(self) -> dict[int, dict[str, dict[str, float]]]:
+        """Of each rank that emulates: how many of its ``steps`` and ``messages`` were ``timed`` and came ``late``."""
+        with self._lock:
+            answers = self._fleet.ask("counters", 0, time.monotonic() + self.deadline_s)
+        found = {rank: data["emulated"] for rank, data in answers.items() if "emulated" in data}
+        return found | ({CLIENT: {"messages": self._shaper.lateness.to_data()}} if self._shaper else {})
 
     def trace(self, last: int = 1) -> Trace:
         """When each device did what in the last requests, at most 256, on this machine's clock."""

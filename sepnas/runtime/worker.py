@@ -26,6 +26,7 @@ import numpy as np
 from sepnas.errors import ExchangeError, ListenError
 from sepnas.plan.steps import Compute
 from sepnas.runtime.channel import Channel
+from sepnas.runtime.emulated import load_emulated
 from sepnas.runtime.engines import Engine, TorchEngine
 from sepnas.runtime.events import Hello
 from sepnas.runtime.identity import Identity
@@ -52,9 +53,11 @@ class Worker:
         insecure: plain TCP; on loopback addresses only.
         handshake_s: how long who connected may take to say who it is.
         engine: makes what runs the segments, from the shard and the number of threads.
+        emulation: a file that says what the device is to behave like.
 
     Raises:
         DeploymentError: the folder is damaged or of another deployment.
+        SpecError: the emulation is damaged or of another device or deployment.
         HandshakeError: the certificate has expired.
         ListenError: the address is in use or not ours.
     """
@@ -69,11 +72,13 @@ class Worker:
         insecure: bool = False,
         handshake_s: float = HANDSHAKE_S,
         engine: Callable[[Shard, int], Engine] = TorchEngine,
+        emulation: str | os.PathLike[str] | None = None,
     ) -> None:
         if insecure:
             check_loopback(host)
         self.shard = load_shard(shard_dir)
         self._identity = None if insecure else _identity(self.shard)
+        self._emulated = None if emulation is None else load_emulated(emulation, self.shard)
         self._handshake_s = handshake_s
         self._listener = _listen(host, port)
         self.address = format_address(host, self._listener.getsockname()[1])
@@ -152,7 +157,7 @@ class Worker:
             self._attach_peer(channel, hello, deadline)
 
     def _serve_client(self, channel: Channel, hello: Hello, deadline: float) -> None:
-        session = WorkerSession(self.shard, self._engine, self._identity, channel, hello.session)
+        session = WorkerSession(self.shard, self._engine, self._identity, channel, hello.session, self._emulated)
         with self._session_changed:
             # A client that has just left may still be on its way out.
             if not self._session_changed.wait_for(lambda: self._session is None, _BUSY_WAIT_S):
@@ -179,11 +184,18 @@ class Worker:
             refuse(channel, "session", f"device {self.shard.rank} is not in session '{hello.session}'", deadline)
 
 
-def run_worker(shard_dir: str | os.PathLike[str], listen: str, *, threads: int = 1, insecure: bool = False) -> None:
+def run_worker(
+    shard_dir: str | os.PathLike[str],
+    listen: str,
+    *,
+    threads: int = 1,
+    insecure: bool = False,
+    emulation: str | os.PathLike[str] | None = None,
+) -> None:
     """Serve a device's folder at ``listen`` (``HOST:PORT``) until SIGINT or SIGTERM; prints one line when ready."""
     host, port = parse_address(listen, lowest_port=0)
     with _collector_paused():
-        worker = Worker(shard_dir, host, port, threads=threads, insecure=insecure)
+        worker = Worker(shard_dir, host, port, threads=threads, insecure=insecure, emulation=emulation)
 
     def stop(number: int, frame: FrameType | None) -> None:
         worker.stop()

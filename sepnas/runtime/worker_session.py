@@ -23,6 +23,7 @@ from sepnas.errors import (
     SepnasError,
 )
 from sepnas.runtime.channel import Channel
+from sepnas.runtime.emulated import Emulated
 from sepnas.runtime.engines import Engine
 from sepnas.runtime.events import (
     Answer,
@@ -73,10 +74,19 @@ class WorkerSession:
         engine: what it runs it with.
         client: the client's channel, greeted and not yet welcomed.
         name: the session's name: peers that dial in must know it.
+        emulated: what the device is to behave like, if anything.
     """
 
-    def __init__(self, shard: Shard, engine: Engine, identity: Identity | None, client: Channel, name: str) -> None:
-        self.name = name
+    def __init__(
+        self,
+        shard: Shard,
+        engine: Engine,
+        identity: Identity | None,
+        client: Channel,
+        name: str,
+        emulated: Emulated | None = None,
+    ) -> None:
+        self.name, self._emulated = name, emulated
         self._shard, self._engine, self._identity, self._client = shard, engine, identity, client
         self._mailbox = Mailbox()
         self._peers: dict[int, Channel] = {}
@@ -85,7 +95,7 @@ class WorkerSession:
         self._cancelled = 0
         self._ending: _Ending | None = None
         self._waiting_for: int | None = None
-        self._executor = Executor(shard, engine, self._mailbox, self._post)
+        self._executor = Executor(shard, engine, self._mailbox, self._post, emulated.pace if emulated else None)
         self._traces: deque[RequestTimes] = deque(maxlen=MAX_TRACES)
         self._requests = 0
 
@@ -123,6 +133,8 @@ class WorkerSession:
         setup = self._client.next_event(time.monotonic() + SETUP_WAIT_S)
         if not isinstance(setup, Setup):
             return False
+        if self._emulated:
+            self._client.way = self._emulated.shaper.way(-1)
         self._client.start(self._from_client, self._client_ended)
         deadline = time.monotonic() + setup.deadline_ms / 1e3
         try:
@@ -169,6 +181,8 @@ class WorkerSession:
     def _adopt(self, channel: Channel, rank: int) -> None:
         """Start a peer's channel; the lock of the peers is held."""
         self._peers[rank] = channel
+        if self._emulated:
+            channel.way = self._emulated.shaper.way(rank)
         channel.start(self._from_peer, lambda error: self._peer_ended(rank, error))
         self._peers_changed.notify_all()
 
@@ -258,6 +272,7 @@ class WorkerSession:
                 channel.flush(_FLUSH_S)
             links = {str(rank): channel.traffic() for rank, channel in self._peers.items()}
             data = {"requests": self._requests, "links": links | {"-1": self._client.traffic()}}
+            data |= {"emulated": self._emulated.lateness()} if self._emulated else {}
         with contextlib.suppress(LocalProtocolError):
             self._client.send(Answer(what=ask.what, number=ask.number, data=data))
 

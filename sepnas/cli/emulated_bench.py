@@ -1,0 +1,160 @@
+"""``sepnas bench --emulate``: the bench on an emulated cluster, beside what the simulator predicts for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Column, Table
+from rich.text import Text
+
+from sepnas.cli.common import console, errors, number, seconds
+from sepnas.cli.emulate import Setting
+from sepnas.cost.simulator import simulate
+from sepnas.plan.steps import CLIENT
+from sepnas.runtime.bench import BenchResult, bench, random_batch
+from sepnas.runtime.link_check import LinkCheck
+from sepnas.runtime.session import Session
+
+_LATE_SHARE = 0.01
+"""Where what came late makes up more of the latency than this, the figures are not those of the cluster."""
+
+
+@dataclass(frozen=True)
+class EmulatedBench:
+    """The bench on an emulated cluster.
+
+    ``lateness`` is that of the measured requests, by rank; ``links`` were checked before them, if at all.
+    """
+
+    setting: Setting
+    predicted_s: float
+    result: BenchResult
+    lateness: Mapping[int, Mapping[str, Mapping[str, float]]]
+    links: Sequence[LinkCheck] = ()
+
+    def ratios(self) -> dict[str, float]:
+        """Measured by predicted latency."""
+        result = self.result
+        measured = {
+            "median": result.latency_median_s, "mean": result.latency_mean_s, "p95": result.latency_p95_s,
+        }  # fmt: skip
+        return {name: value / self.predicted_s for name, value in measured.items()}
+
+    def late(self, what: str) -> dict[str, float]:
+        """Of all ranks together: how many ``steps`` or ``messages`` were timed and came late, by how much in all."""
+        rows = [counts[what] for counts in self.lateness.values() if what in counts]
+        return {key: sum(row[key] for row in rows) for key in ("timed", "late", "late_s")}
+
+    def late_share(self, what: str) -> float:
+        """How much later all ``steps`` or ``messages`` of a request were together, as a share of its latency."""
+        return self.late(what)["late_s"] / self.result.requests / self.predicted_s
+
+    def to_data(self) -> dict[str, Any]:
+        setting = self.setting
+        return self.result.to_data() | {
+            "latency_predicted_s": self.predicted_s,
+            "measured_by_predicted": self.ratios(),
+            "emulation": {
+                "cluster": setting.cluster.name,
+                "shaping": setting.shaping,
+                "why": setting.why,
+                "jitter_s": setting.jitter_s,
+                "steps": self.late("steps"),
+                "messages": self.late("messages"),
+                "lateness": {str(rank): counts for rank, counts in self.lateness.items()},
+                "links": [asdict(link) for link in self.links],
+            },
+        }
+
+
+def run_bench(
+    setting: Setting, session: Session, requests: int, warmup: int, links: Sequence[LinkCheck] = ()
+) -> EmulatedBench:
+    """The usual bench, with the prediction for the emulated cluster beside it."""
+    images = random_batch(session.manifest, setting.batch)
+    for _ in range(warmup):
+        session.infer(images)
+    before = session.lateness()
+    result = bench(session, images, requests, warmup=0)
+    after = session.lateness()
+    predicted_s = simulate(setting.plan, setting.cluster, setting.batch).latency_s
+    lateness = {rank: _since(before[rank], after[rank]) for rank in after}
+    return EmulatedBench(setting, predicted_s, result, lateness, links)
+
+
+def _since(
+    before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, float]]:
+    return {what: {key: row[key] - before[what][key] for key in row} for what, row in after.items()}
+
+
+def print_emulated(found: EmulatedBench) -> None:
+    """The table for the terminal, and a warning where the emulation does not hold."""
+    setting, result = found.setting, found.result
+    if found.links:
+        _print_links(found.links)
+    table = Table(
+        *("", "measured", "predicted", "ratio"),
+        title=Text(f"{result.requests} requests of {result.batch} image(s) on {setting.cluster.name}, emulated"),
+    )
+    for name, ratio in found.ratios().items():
+        table.add_row(
+            f"latency, {name}", seconds(ratio * found.predicted_s), seconds(found.predicted_s), f"{ratio:.3f}"
+        )
+    table.add_row(
+        "payload bytes a request", number(result.payload_bytes_per_request), number(result.payload_bytes_predicted), ""
+    )
+    table.add_row("images a second", number(result.images_per_s), "", "")
+    console.print(table)
+    print(f"links are shaped {_HOW[setting.shaping]} ({setting.why})")
+    for what, words in (("steps", _SLOWER), ("messages", _LATER[setting.shaping])):
+        _print_late(found, what, words)
+
+
+def _print_links(links: Sequence[LinkCheck]) -> None:
+    headings = ("4 bytes take", "measured", "bandwidth", "measured")
+    table = Table("link", *(Column(heading, justify="right") for heading in headings), title="links, one of each kind")
+    for link in links:
+        table.add_row(
+            f"{'client' if link.source == CLIENT else link.source} to {link.destination}",
+            seconds(link.message_set_s),
+            seconds(link.message_measured_s),
+            _mbit(link.bandwidth_set_bytes_per_s),
+            _mbit(link.bandwidth_measured_bytes_per_s),
+        )
+    console.print(table)
+
+
+def _mbit(bytes_per_s: float) -> str:
+    return f"{8e-6 * bytes_per_s:.4g} Mbit/s"
+
+
+_HOW = {
+    "process": "in the processes",
+    "netns": "by the kernel, in network namespaces; latency, overhead, jitter and turns on a shared medium by the "
+    "processes, which also hold what a token bucket lets through at once",
+}
+_SLOWER = "took longer here than on the emulated device"
+_LATER = {
+    "process": "took longer here than on the emulated link",
+    "netns": "came later than by the description of the link (TCP, IP and TLS headers, the kernel's queues, "
+    "this machine's own time)",
+}
+
+
+def _print_late(found: EmulatedBench, what: str, words: str) -> None:
+    counts = found.late(what)
+    if not counts["late"]:
+        return
+    text = f"{counts['late']:.0f} of {counts['timed']:.0f} {what} {words}, by {_mean(counts)} on average"
+    expected = what == "messages" and found.setting.shaping == "netns"
+    if found.late_share(what) > _LATE_SHARE and not expected:
+        errors.print(f"[bold yellow]warning:[/] {text}: these figures are not those of the cluster")
+    else:
+        print(text)
+
+
+def _mean(counts: Mapping[str, float]) -> str:
+    return seconds(counts["late_s"] / counts["late"])

@@ -1,0 +1,70 @@
+"""A cluster's numbers as the processes need them that emulate its devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sepnas.cost.routes import Route, routes_of
+from sepnas.cost.work import Work
+from sepnas.plan.steps import CLIENT, Plan
+from sepnas.spec.cluster import Cluster
+from sepnas.spec.emulation import EmulatedLink, Emulation, Shaping
+
+
+def step_seconds(plan: Plan, cluster: Cluster, batch: int = 1) -> tuple[tuple[float, ...], ...]:
+    """By rank what each step of its program takes on its device, as the simulator has it; 0 where it gives no time."""
+    return tuple(tuple(device.steps_s) for device in Work(plan, cluster, batch, with_tasks=True).devices)
+
+
+def emulations(
+    plan: Plan,
+    cluster: Cluster,
+    deployment_id: str,
+    clock: Path,
+    *,
+    batch: int = 1,
+    jitter_s: float = 0.0,
+    shaping: Shaping = "process",
+) -> dict[int, Emulation]:
+    """One emulation for each rank of the plan, and one for the client (-1).
+
+    ``jitter_s`` is added to every link, evenly from 0. Raises :class:`PlanError` when the cluster has fewer devices
+    than the plan, or no link for a message.
+    """
+    steps_s = step_seconds(plan, cluster, batch)
+    ways = _ways(plan, cluster)
+    num_resources = 1 + max((number for route in ways.values() for number in route.resources), default=-1)
+    return {
+        rank: Emulation(
+            deployment_id=deployment_id,
+            rank=rank,
+            num_devices=plan.num_devices,
+            batch=batch,
+            steps_s=() if rank == CLIENT else steps_s[rank],
+            links=tuple(_link(route, peer, jitter_s) for (source, peer), route in ways.items() if source == rank),
+            clock=str(clock),
+            num_resources=num_resources,
+            shaping=shaping,
+            seed=rank + 1,
+        )
+        for rank in range(CLIENT, plan.num_devices)
+    }
+
+
+def _ways(plan: Plan, cluster: Cluster) -> dict[tuple[int, int], Route]:
+    """Both directions of every connection that the plan needs and that costs anything."""
+    routes = routes_of(cluster)
+    pairs = {(m.source, m.destination) for m in plan.messages()}
+    both = sorted(pairs | {(destination, source) for source, destination in pairs})
+    return {pair: route for pair in both if (route := routes[pair]) is not None}
+
+
+def _link(route: Route, peer: int, jitter_s: float) -> EmulatedLink:
+    return EmulatedLink(
+        peer=peer,
+        bandwidth_bytes_per_s=route.bandwidth_bytes_per_s,
+        latency_s=route.latency_s,
+        jitter_s=jitter_s,
+        message_overhead_s=route.message_overhead_s,
+        resources=route.resources,
+    )

@@ -1,0 +1,122 @@
+"""The pace of a device: as fast as it can, or that of the device that it emulates."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+_SPIN_NS = 100_000
+"""So long before a moment a sleeper wakes up: the system lets sleepers wake late by about as much."""
+LATE_NS = 100_000
+"""Less than this is not called late."""
+
+
+class Lateness:
+    """How many things were timed, how many came later than what is emulated would have, and by how much in all.
+
+    Threads may share one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._timed = self._late = self._late_ns = 0
+
+    def add(self, late_ns: int) -> None:
+        """Count one that came so much later, or if negative so much earlier, than it should."""
+        with self._lock:
+            self._timed += 1
+            if late_ns > LATE_NS:
+                self._late += 1
+                self._late_ns += late_ns
+
+    def to_data(self) -> dict[str, float]:
+        with self._lock:
+            return {"timed": self._timed, "late": self._late, "late_s": self._late_ns / 1e9}
+
+
+class Pace(Protocol):
+    """What the executor tells at each step, and what may hold it up."""
+
+    def begin(self, batch: int) -> None:
+        """A request of ``batch`` samples begins."""
+
+    def start(self, step: int) -> None:
+        """The step begins."""
+
+    def arrived(self, moment_ns: int) -> None:
+        """What the step waited for came at this moment (``time.monotonic_ns``)."""
+
+    def finish(self) -> None:
+        """The step's work is done, and not yet passed on; returns when it may be."""
+
+
+class FreePace:
+    """Nothing is emulated."""
+
+    def begin(self, batch: int) -> None:
+        pass
+
+    def start(self, step: int) -> None:
+        pass
+
+    def arrived(self, moment_ns: int) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+class EmulatedPace:
+    """Every step ends when the emulated device would have ended it.
+
+    That device's time goes from step to step by what they are to take, and not by when this process woke up: a sleep
+    that lasted too long is made up by the next step. A step that is to take nothing takes what it takes here. A
+    message lifts the time to its arrival.
+
+    Args:
+        steps_s: seconds of each step for a request of ``batch`` samples.
+    """
+
+    def __init__(self, steps_s: Sequence[float | None], batch: int) -> None:
+        self._steps_s, self._batch = steps_s, batch
+        self.lateness = Lateness()
+        self._scale_ns = 1e9 / batch
+        self._now_ns = 0  # on the emulated device
+        self._step = 0
+        self._started_ns = 0
+        self._alone = True
+
+    def begin(self, batch: int) -> None:
+        self._scale_ns = 1e9 * batch / self._batch
+        self._alone = True
+
+    def start(self, step: int) -> None:
+        self._step, self._started_ns = step, time.monotonic_ns()
+
+    def arrived(self, moment_ns: int) -> None:
+        self._now_ns = max(self._now_ns, moment_ns)
+        self._started_ns = time.monotonic_ns()  # waiting is no work
+        self._alone = False
+
+    def finish(self) -> None:
+        done_ns = time.monotonic_ns()
+        if self._alone:  # nothing came yet that says when the request began
+            self._now_ns, self._alone = max(self._now_ns, self._started_ns), False
+        seconds = self._steps_s[self._step]
+        if not seconds:
+            self._now_ns += done_ns - self._started_ns
+            return
+        self._now_ns += round(seconds * self._scale_ns)
+        self.lateness.add(done_ns - self._now_ns)
+        sleep_until(self._now_ns)
+
+
+def sleep_until(moment_ns: int) -> None:
+    """Sleep, and for the last tenth of a millisecond ask the clock: a sleep alone ends too late by about as much."""
+    left_ns = moment_ns - time.monotonic_ns()
+    if left_ns > _SPIN_NS:
+        time.sleep((left_ns - _SPIN_NS) / 1e9)
+    while time.monotonic_ns() < moment_ns:
+        time.sleep(0)  # other threads of this process may run

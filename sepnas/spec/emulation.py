@@ -1,0 +1,65 @@
+"""What one process does to behave like a device of a cluster: how long its steps take, what its messages occupy."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from sepnas.spec.document import Document, Part
+from sepnas.spec.manifest import Count, Index, RankOrClient, Sha256
+
+HOUR_S = 3600.0
+Duration = Annotated[float, Field(ge=0, le=HOUR_S)]
+Shaping = Literal["process", "netns"]
+
+
+class EmulatedLink(Part):
+    """The way of this process's messages to ``peer``; -1 is the client.
+
+    A message takes ``message_overhead_s`` and its bytes at ``bandwidth_bytes_per_s``, in which time it has the
+    ``resources`` for itself. Then it travels for ``latency_s`` and up to ``jitter_s`` more.
+    """
+
+    peer: RankOrClient
+    bandwidth_bytes_per_s: Annotated[float, Field(gt=0)]
+    latency_s: Duration = 0.0
+    jitter_s: Duration = 0.0
+    message_overhead_s: Duration = 0.0
+    resources: tuple[Index, ...] = ()
+
+
+class Emulation(Document):
+    """The numbers for one device of a deployment, or for its client (rank -1, which has no steps).
+
+    ``steps_s`` are the seconds that each step of the device's program takes for a request of ``batch`` samples, and
+    in proportion for others; a step with None or 0 takes as long as it takes. ``clock`` is the file that all
+    processes of the emulation share; it says when each of ``num_resources`` resources is free. With ``shaping:
+    netns`` the kernel shapes the links too: a message that it has delivered still has its latency before it.
+    """
+
+    format_name: ClassVar[str] = "sepnas.emulation"
+
+    deployment_id: Sha256
+    rank: RankOrClient
+    num_devices: Count
+    batch: Count = 1
+    steps_s: tuple[Duration | None, ...] = ()
+    links: tuple[EmulatedLink, ...] = ()
+    clock: Annotated[str, Field(min_length=1)]
+    num_resources: Index
+    shaping: Shaping = "process"
+    seed: Index = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.rank >= self.num_devices:
+            raise ValueError(f"`rank` is {self.rank}, but the ranks are 0..{self.num_devices - 1}")
+        peers = [link.peer for link in self.links]
+        for index, link in enumerate(self.links):
+            if link.peer == self.rank or not -1 <= link.peer < self.num_devices or peers.count(link.peer) > 1:
+                raise ValueError(f"`links.{index}.peer` must be another rank, each once, got {link.peer}")
+            if any(resource >= self.num_resources for resource in link.resources):
+                raise ValueError(f"`links.{index}.resources` must lie below {self.num_resources} (`num_resources`)")
+        return self
