@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sepnas.cli.pages import predicted_timeline
+from sepnas.cli.pages import shown_timeline
 from sepnas.cost.floor import floor_s
 from sepnas.cost.jitter import latency_percentile
 from sepnas.cost.routes import PIECE_BYTES
 from sepnas.cost.simulator import simulate
 from sepnas.cost.stream import simulate_stream
+from sepnas.cost.timeline import predicted_timeline
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
 from sepnas.plan.steps import CLIENT, Compute, Merge, Plan, Recv, Region, Segment, Send, Shape
@@ -102,8 +103,8 @@ def test_time_line_of_a_message() -> None:
     lane = [(span.kind, span.name) for span in result.timeline if span.rank == 1 and span.kind != "transfer"]
     assert lane == [("compute", "s"), ("wait", "r"), ("convert", "r"), ("merge", "m")]
     assert [span.kind for span in result.timeline if span.rank == 0] == ["transfer", "compute", "convert"]
-    drawn = [span.kind for span in predicted_timeline(result).spans]
-    assert sorted(drawn) == ["compute", "compute", "merge", "recv", "send", "wait"]
+    drawn = [span.kind for span in shown_timeline(predicted_timeline(two_stages("int8"), result)).spans]
+    assert sorted(drawn) == ["compute", "compute", "merge", "recv", "send", "wait", "wait"]  # waiting, then taking in
 
 
 def test_writers_of_a_device_take_turns() -> None:
