@@ -7,11 +7,13 @@ the two apart: the slope is the operator's time, the intercept the call's.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from sepnas.measure.probes import Probe, write_probes
 from sepnas.measure.rounds import Rounds, Stop, Tick, measure_rounds, timed_once
@@ -53,12 +55,22 @@ def measure_operators(
         shard = write_probes(every, Path(folder))
         tick()
         engine = TorchEngine(shard, threads)
-        engine.prepare_thread()
-        rounds = measure_rounds([_visit(engine, probe) for probe in every], stop, tick)
+        with _as_a_worker(engine):
+            rounds = measure_rounds([_visit(engine, probe) for probe in every], stop, tick)
     took_s = dict(zip(every, rounds.medians_s(), strict=True))
     overhead_s = _overhead_s(took_s)
     rows = (_row(probe.operator, _operator_s(took_s[probe], probe.copies, overhead_s)) for probe in probes)
     return OperatorTimes(tuple(rows), overhead_s, rounds, rounds.is_stable(stop))
+
+
+@contextmanager
+def _as_a_worker(engine: TorchEngine) -> Iterator[None]:
+    """This thread as a worker's; the mode that drops denormals is the thread's own, and is taken back."""
+    engine.prepare_thread()
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _visit(engine: TorchEngine, probe: Probe) -> Callable[[], Sequence[float]]:

@@ -153,7 +153,7 @@ class Segment:
     num_kernels: int
     weight_bytes: int
     activation_bytes: int
-    operators: tuple[Operator, ...] = ()
+    operators: tuple[Operator, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
