@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from sepnas.cost.simulator import Simulation, Span
 from sepnas.errors import PlanError
-from sepnas.plan.steps import CLIENT, Compute, Plan, Recv, Send, Step
+from sepnas.plan.steps import CLIENT, Plan, Step, describe_step
 
 ActivityKind = Literal["compute", "merge", "send", "recv", "wait", "transfer"]
 
@@ -89,7 +89,7 @@ def _device_activities(rank: int, program: Iterable[Step], spans: Iterator[Span]
     """One device's steps with the times of their spans; a step without one takes no time."""
     now_s, ahead = 0.0, next(spans, None)
     for step in program:
-        kind, name, peer, tag = _facts(step)
+        kind, name, peer, tag = describe_step(step)
         if kind == "recv" and ahead is not None and (ahead.kind, ahead.name, ahead.peer) == ("wait", name, peer):
             yield Activity(rank, "wait", name, ahead.start_s, ahead.end_s, peer, tag)
             now_s, ahead = ahead.end_s, next(spans, None)
@@ -99,17 +99,6 @@ def _device_activities(rank: int, program: Iterable[Step], spans: Iterator[Span]
         elif kind == "compute":
             raise PlanError(f"the simulation has no time of segment '{name}' of rank {rank}")
         yield Activity(rank, kind, name, start_s, now_s, peer, tag)
-
-
-def _facts(step: Step) -> tuple[ActivityKind, str, int | None, int | None]:
-    """What a step is called in a time line, its peer and its tag."""
-    if isinstance(step, Compute):
-        return "compute", step.segment, None, None
-    if isinstance(step, Send):
-        return "send", step.tensor, step.to, step.tag
-    if isinstance(step, Recv):
-        return "recv", step.tensor, step.source, step.tag
-    return "merge", step.output, None, None
 
 
 def _transfers(plan: Plan, ways: Mapping[_Way, list[Span]]) -> Iterator[Activity]:

@@ -95,6 +95,18 @@ class Merge:
 
 
 Step: TypeAlias = Compute | Send | Recv | Merge
+StepKind = Literal["compute", "send", "recv", "merge"]
+
+
+def describe_step(step: Step) -> tuple[StepKind, str, int | None, int | None]:
+    """What a step is called in traces and time lines: kind; segment or tensor; a message's peer and tag."""
+    if isinstance(step, Compute):
+        return "compute", step.segment, None, None
+    if isinstance(step, Send):
+        return "send", step.tensor, step.to, step.tag
+    if isinstance(step, Recv):
+        return "recv", step.tensor, step.source, step.tag
+    return "merge", step.output, None, None
 
 
 @dataclass(frozen=True, slots=True)

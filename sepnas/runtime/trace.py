@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from sepnas.plan.steps import Compute, Recv, Send, Step
+from sepnas.plan.steps import Step, StepKind, describe_step
 from sepnas.runtime.executor import StepTime
 from sepnas.spec.document import Document, Part
 
@@ -22,7 +22,7 @@ class StepRecord(Part):
     those of a message. A ``recv`` ends when the message was there *and* asked for; ``arrived_s`` is when it came.
     """
 
-    step: Literal["compute", "send", "recv", "merge"]
+    step: StepKind
     name: str
     start_s: Seconds
     end_s: Seconds
@@ -76,19 +76,9 @@ def step_rows(program: tuple[Step, ...], times: RequestTimes) -> dict[str, Any]:
     """A request's times as plain data for the wire: one row for each step."""
     rows = []
     for time in times.steps:
-        kind, name, peer, tag = _describe(program[time.index])
+        kind, name, peer, tag = describe_step(program[time.index])
         rows.append([kind, name, peer, tag, time.start_ns, time.end_ns, time.payload_bytes, time.arrived_ns])
     return {"request": times.request, "steps": rows}
-
-
-def _describe(step: Step) -> tuple[str, str, int | None, int | None]:
-    if isinstance(step, Compute):
-        return "compute", step.segment, None, None
-    if isinstance(step, Send):
-        return "send", step.tensor, step.to, step.tag
-    if isinstance(step, Recv):
-        return "recv", step.tensor, step.source, step.tag
-    return "merge", step.output, None, None
 
 
 @dataclass(frozen=True, slots=True)
