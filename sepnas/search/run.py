@@ -159,7 +159,7 @@ class _Search:
 
     def train_supernet(self) -> None:
         folder, recipe = self.folder / SUPERNET_FOLDER, self.run.recipe
-        steps = -(-len(self.data.train) // recipe.batch_size)
+        steps = recipe.steps_per_epoch(len(self.data.train))
         step = CountedStep(SandwichStep(self.space), folder, steps, recipe.epochs, self.display)
         result = train_network(
             self.supernet,

@@ -134,7 +134,7 @@ def check_fits(architecture: Architecture, data: ImageData) -> None:
 
 def check_batches(architecture: Architecture, data: ImageData, recipe: Recipe) -> None:
     """Raise :class:`TrainingError` where a batch leaves the last batch norms one number to normalise."""
-    smallest = len(data.train) // -(-len(data.train) // recipe.batch_size)
+    smallest = len(data.train) // recipe.steps_per_epoch(len(data.train))
     if smallest == 1 and data.image_size <= 4 * architecture.stem_stride:
         raise TrainingError(
             f"`batch_size` {recipe.batch_size} makes batches of one image, too few for images of {data.image_size} "
@@ -168,7 +168,7 @@ class _Run:
         self.network = network.to(device=device).to(memory_format=layout)  # type: ignore[call-overload]
         self.data, self.recipe, self.out_dir, self.seed, self.device = data, recipe, out_dir, seed, device
         self._step, self._layout = step, layout
-        self.steps = -(-len(data.train) // recipe.batch_size)
+        self.steps = recipe.steps_per_epoch(len(data.train))
         self._optimization = Optimization(network, recipe, self.steps)
         self.history: tuple[EpochRecord, ...] = ()
         resident = data.train.images.nbytes <= RESIDENT_BYTES

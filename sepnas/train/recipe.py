@@ -62,6 +62,10 @@ class Recipe(Document):
             raise ValueError(f"`milestones` must rise, got {list(self.milestones)}")
         return self
 
+    def steps_per_epoch(self, num_images: int) -> int:
+        """Batches that take every image once; the last may be smaller."""
+        return -(-num_images // self.batch_size)
+
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
