@@ -23,6 +23,7 @@ from sepnas.runtime.session import Session
 from sepnas.runtime.trace import DeviceRecord, RequestRecord, StepRecord, Trace
 from sepnas.spec.architecture import Architecture, named_architecture
 from sepnas.spec.cluster import Cluster, Device, Link, uniform_cluster
+from sepnas.spec.device_profile import ExchangeCosts
 from tests.helpers_runtime import export_tiny, lively_network, threads, tiny_architecture, transfer
 from tests.test_cost_times import profile_of
 
@@ -74,6 +75,22 @@ def test_the_figures_of_a_cluster_are_found_again(medium: str) -> None:
     assert_same_figures(found, other)
     after, measured = simulate(PLAN, found), simulate(PLAN, other)
     assert after.compute_s == pytest.approx(measured.compute_s)
+
+
+@pytest.mark.parametrize("own_core", [True, False])
+def test_what_the_ends_take_for_a_message_is_not_the_links(own_core: bool) -> None:
+    """With exchange costs a right cluster stays what it is, and a wrong link is corrected to the right one."""
+    costs = ExchangeCosts(message_s=1.5e-4, byte_s=4e-9, convert_s=2e-5, merge_s=1e-5, own_core=own_core)
+    link = Link(bandwidth_bytes_per_s=2e7, latency_s=4e-4, medium="own")
+    other = diverse_cluster(link)
+    other = other.model_copy(update={"devices": tuple(d.model_copy(update={"exchange": costs}) for d in other.devices)})
+    plan = build_plan(named_architecture("resnext20_4x8d", 4, "hand-made", num_classes=10, output_channels=16))
+    measured = [timeline_on(other, plan)] * 2
+    slower = other.model_copy(update={"links": (link.model_copy(update={"latency_s": 9e-3}),)})
+    for before in (other, slower):
+        found = calibrate(plan, before, measured).cluster.links[0]
+        assert found.latency_s == pytest.approx(4e-4, rel=1e-3)
+        assert found.bandwidth_bytes_per_s == pytest.approx(2e7, rel=1e-3)
 
 
 def test_the_clients_link_is_found_again() -> None:

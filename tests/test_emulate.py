@@ -20,6 +20,7 @@ from sepnas.cli.emulated_bench import run_bench
 from sepnas.cli.main import app
 from sepnas.cli.netns import remove_leftovers, why_no_namespaces
 from sepnas.cost.emulated import emulations, step_seconds
+from sepnas.cost.routes import Network
 from sepnas.cost.simulator import simulate
 from sepnas.deploy.verify import load_manifest
 from sepnas.errors import ExchangeError, PlanError, SpecError
@@ -35,9 +36,11 @@ from sepnas.runtime.protocol import Connection, Side
 from sepnas.runtime.session import Session
 from sepnas.runtime.shaping import Clock, Shaper
 from sepnas.runtime.shard import load_shard
+from sepnas.spec.architecture import named_architecture
 from sepnas.spec.cluster import Cluster, Device, Link
 from sepnas.spec.device_profile import ExchangeCosts
 from sepnas.spec.emulation import EmulatedLink, Emulation
+from sepnas.spec.wire import FRAME_HEADER_BYTES
 from tests.helpers_runtime import export_tiny, lively_network, threads, tiny_architecture, transfer
 
 NO_NAMESPACES = "they need root" if os.geteuid() else None
@@ -101,7 +104,7 @@ def test_an_emulated_cluster_answers_alike_and_takes_the_time_of_the_simulator(d
             assert session.infer(images).tobytes() == free.tobytes()
             found = run_bench(setting, session, requests=8, warmup=1, links=links)
     assert left_of(os.getpid()) == []
-    assert found.predicted_s == simulate(setting.plan, setting.cluster).latency_s > 0.1
+    assert found.predicted.median == found.predicted.p95 == simulate(setting.plan, setting.cluster).latency_s > 0.1
     assert found.ratios()["median"] == pytest.approx(1, abs=0.15)
     assert found.late("steps")["timed"] == 8 * sum(isinstance(s, Compute) for p in setting.plan.programs for s in p)
     assert found.late("messages")["timed"] == 8 * len(list(setting.plan.messages()))
@@ -215,6 +218,20 @@ def test_steps_take_the_simulators_time(plan):
     assert busy_s > simulate(plan, cluster, batch).busy_s
 
 
+def test_only_computing_varies_by_chance():
+    """Segments of a device with jitter take a lognormal time of the right mean and deviation, other steps the same."""
+    pace = EmulatedPace([2e-5, 2e-5], batch=1, varying={0}, jitter=0.3, punctual=False)
+    times_s = {0: [], 1: []}
+    for step in (0, 1) * 2000:
+        pace.start(step)
+        before_ns = pace.now_ns
+        pace.finish()
+        times_s[step].append((pace.now_ns - before_ns) / 1e9)
+    assert np.mean(times_s[0][1:]) == pytest.approx(2e-5, rel=0.03)
+    assert np.std(times_s[0][1:]) == pytest.approx(0.3 * 2e-5, rel=0.1)
+    assert set(times_s[1]) == {2e-5}
+
+
 # -- links in the processes
 
 _POST = """
@@ -290,6 +307,25 @@ def joined(tmp_path):
     yield join
     for each in opened:
         each.close()
+
+
+def test_the_threads_at_both_ends_take_their_time(tmp_path):
+    """A message is due when the simulator says, with the writer and the reader that it waits for: the same formula."""
+    costs = ExchangeCosts(message_s=0.02, byte_s=1e-5)
+    devices = tuple(device.model_copy(update={"exchange": costs}) for device in cluster_of().devices)
+    cluster = cluster_of().model_copy(update={"devices": devices})
+    plan = build_plan(named_architecture("resnext11_2x4d", 2, "all-to-all"))
+    found = emulations(plan, cluster, "0" * 64, tmp_path / "clock")
+    Clock.create(tmp_path / "clock", 2, found[0].num_resources)
+    shaper, network, start_ns = Shaper(found[0], lambda: start_ns), Network(cluster), time.monotonic_ns()
+    way = shaper.way(1)
+    for _ in range(3):
+        way.post(5000 + FRAME_HEADER_BYTES)
+    due_ns = Clock(tmp_path / "clock", 2, found[0].num_resources).ring(0, 1)[:6:2]
+    wanted_s = [network.carry((0, 1), 0.0, 5000)[1] for _ in range(3)]
+    assert [(each - start_ns) / 1e9 for each in due_ns] == pytest.approx(wanted_s, abs=1e-6)
+    assert wanted_s[0] > 0.04 + 2 * 5000 * 1e-5
+    shaper.close()
 
 
 @pytest.mark.parametrize("kernel", [False, True])
@@ -416,7 +452,7 @@ def written(deployment, plan, tmp_path):
         ({"links": [{"peer": 1, "bandwidth_bytes_per_s": 0.0}]}, "bandwidth_bytes_per_s`: must be greater than 0"),
         ({"links": [{"peer": 1, "bandwidth_bytes_per_s": float("inf")}]}, "bandwidth_bytes_per_s`: "),
         ({"links": [{"peer": 0, "bandwidth_bytes_per_s": 1.0}]}, "`links.0.peer` must be another rank"),
-        ({"links": [{"peer": 1, "bandwidth_bytes_per_s": 1.0, "resources": [99]}]}, "resources` must lie below"),
+        ({"links": [{"peer": 1, "bandwidth_bytes_per_s": 1.0, "resources": [99]}]}, "resources that must lie below"),
     ],
 )
 def test_an_emulation_of_something_else_is_refused(deployment, written, change, says):

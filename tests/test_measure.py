@@ -37,6 +37,7 @@ from sepnas.runtime.engines import TorchEngine
 from sepnas.runtime.trace import Trace
 from sepnas.spec.architecture import named_architecture
 from sepnas.spec.cluster import Cluster, Device, Power, uniform_cluster
+from sepnas.spec.device_profile import ExchangeCosts
 from sepnas.spec.patterns import all_to_all
 from sepnas.spec.wire import FRAME_HEADER_BYTES
 from tests.test_cost_times import grid, profile_of
@@ -300,6 +301,16 @@ def test_links_are_found_whatever_the_clocks_say() -> None:
     cluster = with_links(uniform_cluster(4), found)
     assert cluster.link(1, 2).latency_s == pytest.approx(2e-3, rel=1e-6)
     assert cluster.link(1, 3) == uniform_cluster(4).link(1, 3)
+
+
+def test_a_link_is_what_the_processors_at_its_ends_leave() -> None:
+    """Of the time of a message a link has what the exchange costs of both devices do not explain."""
+    costs = ExchangeCosts(message_s=2e-4, byte_s=1e-8)
+    cluster = uniform_cluster(3)
+    devices = tuple(device.model_copy(update={"exchange": costs}) for device in cluster.devices)
+    found = with_links(cluster.model_copy(update={"devices": devices}), measure_links(flights(0.0, 2e-3, 1e-7), 3))
+    assert found.link(0, 1).latency_s == pytest.approx(2e-3 - 2 * 2e-4, rel=1e-6)
+    assert 1 / found.link(0, 1).bandwidth_bytes_per_s == pytest.approx(1e-7 - 2 * 1e-8, rel=1e-6)
 
 
 def test_what_a_trace_does_not_tell_is_named() -> None:

@@ -14,6 +14,7 @@ from typing import Literal
 from sepnas.cli.netns import Namespaces, why_no_namespaces
 from sepnas.cli.workers import Launch, LocalWorkers
 from sepnas.cost.emulated import emulations
+from sepnas.cost.jitter import more_jitter
 from sepnas.cost.simulator import simulate
 from sepnas.deploy.verify import load_manifest
 from sepnas.errors import SpecError
@@ -42,7 +43,6 @@ class Setting:
     shaping: Shaping
     why: str
     batch: int = 1
-    jitter_s: float = 0.0
     insecure: bool = False
 
 
@@ -65,8 +65,11 @@ class EmulatedCluster:
 def read_setting(
     deployment: Path, cluster: Path, shaping: ShapingChoice, batch: int, jitter_s: float, insecure: bool
 ) -> Setting:
-    """Check that the cluster can be emulated, and choose how; raises :class:`SpecError` and :class:`PlanError`."""
-    manifest, described = load_manifest(deployment), Cluster.load(cluster)
+    """Check that the cluster can be emulated, and choose how; raises :class:`SpecError` and :class:`PlanError`.
+
+    ``jitter_s`` comes on top of each link's own.
+    """
+    manifest, described = load_manifest(deployment), more_jitter(Cluster.load(cluster), jitter_s)
     plan = build_plan(manifest.architecture)
     simulate(plan, described)  # refuses a cluster that does not fit
     why_not = None
@@ -81,7 +84,7 @@ def read_setting(
         why = f"no network namespaces: {why_not}"
     else:
         chosen, why = "netns", "a network namespace for each device, and the kernel's token buckets"
-    return Setting(deployment, manifest, plan, described, chosen, why, batch, jitter_s, insecure)
+    return Setting(deployment, manifest, plan, described, chosen, why, batch, insecure)
 
 
 @contextmanager
@@ -92,9 +95,8 @@ def emulated_cluster(setting: Setting) -> Iterator[EmulatedCluster]:
         folder = stack.enter_context(_folder())
         clock = folder / "clock"
         found = emulations(
-            plan, setting.cluster, setting.manifest.deployment_id, clock,
-            batch=setting.batch, jitter_s=setting.jitter_s, shaping=setting.shaping,
-        )  # fmt: skip
+            plan, setting.cluster, setting.manifest.deployment_id, clock, batch=setting.batch, shaping=setting.shaping
+        )
         Clock.create(clock, plan.num_devices, found[CLIENT].num_resources)
         files = [found[rank].save(folder / f"{device_folder(rank)}.json") for rank in range(plan.num_devices)]
         insecure = ("--insecure",) if setting.insecure else ()

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from rich.table import Column, Table
 from rich.text import Text
 
 from sepnas.cli.common import console, errors, number, seconds
 from sepnas.cli.emulate import Setting
+from sepnas.cost.jitter import has_jitter, sampled_latencies_s
 from sepnas.cost.simulator import simulate
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.bench import BenchResult, bench, random_batch
@@ -22,6 +24,15 @@ _LATE_SHARE = 0.01
 
 
 @dataclass(frozen=True)
+class Predicted:
+    """Latencies, in seconds; without jitter they are all the same."""
+
+    median: float
+    mean: float
+    p95: float
+
+
+@dataclass(frozen=True)
 class EmulatedBench:
     """The bench on an emulated cluster.
 
@@ -29,18 +40,20 @@ class EmulatedBench:
     """
 
     setting: Setting
-    predicted_s: float
+    predicted: Predicted
     result: BenchResult
     lateness: Mapping[int, Mapping[str, Mapping[str, float]]]
     links: Sequence[LinkCheck] = ()
 
+    def measured(self) -> Predicted:
+        """The latencies that were measured, as they are predicted."""
+        result = self.result
+        return Predicted(result.latency_median_s, result.latency_mean_s, result.latency_p95_s)
+
     def ratios(self) -> dict[str, float]:
         """Measured by predicted latency."""
-        result = self.result
-        measured = {
-            "median": result.latency_median_s, "mean": result.latency_mean_s, "p95": result.latency_p95_s,
-        }  # fmt: skip
-        return {name: value / self.predicted_s for name, value in measured.items()}
+        predicted = asdict(self.predicted)
+        return {name: value / predicted[name] for name, value in asdict(self.measured()).items()}
 
     def late(self, what: str) -> dict[str, float]:
         """Of all ranks together: how many ``steps`` or ``messages`` were timed and came late, by how much in all."""
@@ -49,18 +62,17 @@ class EmulatedBench:
 
     def late_share(self, what: str) -> float:
         """How much later all ``steps`` or ``messages`` of a request were together, as a share of its latency."""
-        return self.late(what)["late_s"] / self.result.requests / self.predicted_s
+        return self.late(what)["late_s"] / self.result.requests / self.predicted.mean
 
     def to_data(self) -> dict[str, Any]:
         setting = self.setting
         return self.result.to_data() | {
-            "latency_predicted_s": self.predicted_s,
+            "latency_predicted_s": asdict(self.predicted),
             "measured_by_predicted": self.ratios(),
             "emulation": {
                 "cluster": setting.cluster.name,
                 "shaping": setting.shaping,
                 "why": setting.why,
-                "jitter_s": setting.jitter_s,
                 "steps": self.late("steps"),
                 "messages": self.late("messages"),
                 "lateness": {str(rank): counts for rank, counts in self.lateness.items()},
@@ -79,9 +91,16 @@ def run_bench(
     before = session.lateness()
     result = bench(session, images, requests, warmup=0)
     after = session.lateness()
-    predicted_s = simulate(setting.plan, setting.cluster, setting.batch).latency_s
     lateness = {rank: _since(before[rank], after[rank]) for rank in after}
-    return EmulatedBench(setting, predicted_s, result, lateness, links)
+    return EmulatedBench(setting, _predict(setting), result, lateness, links)
+
+
+def _predict(setting: Setting) -> Predicted:
+    if not has_jitter(setting.cluster):
+        latency_s = simulate(setting.plan, setting.cluster, setting.batch).latency_s
+        return Predicted(latency_s, latency_s, latency_s)
+    latencies_s = sampled_latencies_s(setting.plan, setting.cluster, batch=setting.batch)
+    return Predicted(float(np.median(latencies_s)), float(latencies_s.mean()), float(np.quantile(latencies_s, 0.95)))
 
 
 def _since(
@@ -99,10 +118,9 @@ def print_emulated(found: EmulatedBench) -> None:
         *("", "measured", "predicted", "ratio"),
         title=Text(f"{result.requests} requests of {result.batch} image(s) on {setting.cluster.name}, emulated"),
     )
+    measured, predicted = asdict(found.measured()), asdict(found.predicted)
     for name, ratio in found.ratios().items():
-        table.add_row(
-            f"latency, {name}", seconds(ratio * found.predicted_s), seconds(found.predicted_s), f"{ratio:.3f}"
-        )
+        table.add_row(f"latency, {name}", seconds(measured[name]), seconds(predicted[name]), f"{ratio:.3f}")
     table.add_row(
         "payload bytes a request", number(result.payload_bytes_per_request), number(result.payload_bytes_predicted), ""
     )

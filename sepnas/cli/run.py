@@ -120,7 +120,7 @@ def bench(
 
     `--emulate` starts the workers itself, one process for each device of a cluster: computation takes as long as on
     that device, messages as long as on its links, and the simulator's prediction stands beside what was measured.
-    `--jitter 2ms` adds up to so much to each message, which the prediction does not know.
+    `--jitter 2ms` delays each message by so much more on average, at random: as a cluster's own `jitter_s` does.
 
     Example: `sepnas bench deployment --emulate cluster.yaml --requests 50`
     """

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -51,7 +52,8 @@ class LocalWorkers:
     def __enter__(self) -> Self:
         try:
             for folder, launch in zip(self._folders, self._launches, strict=True):
-                self._workers.append(_Process(folder, launch))
+                with _signals_later():
+                    self._workers.append(_Process(folder, launch))
             limit = time.monotonic() + START_DEADLINE_S
             self.hosts = Hosts.on([worker.address(limit) for worker in self._workers])
         except BaseException:
@@ -69,6 +71,24 @@ class LocalWorkers:
             worker.process.terminate()
         for worker in self._workers:
             worker.end()
+
+
+@contextlib.contextmanager
+def _signals_later() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of the block: a process that was just made would be nobody's."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in numbers}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    for number in came[:1]:
+        signal.raise_signal(number)
 
 
 class _Process:

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from sepnas.cost.routes import routes_of
 from sepnas.cost.timeline import Activity, Timeline
-from sepnas.cost.times import DeviceTimes
+from sepnas.cost.times import DeviceTimes, times_of
 from sepnas.errors import SpecError
-from sepnas.plan.steps import CLIENT, Plan, Segment
+from sepnas.plan.steps import CLIENT, Message, Plan, Segment
 from sepnas.spec.cluster import Cluster, Device, Link
 from sepnas.spec.timing import MessageTime, SegmentTime
 from sepnas.spec.wire import FRAME_HEADER_BYTES
@@ -24,6 +24,8 @@ _LEAST_TIMES = 3
 """Two numbers can be told from as few: the third says how well."""
 _SURE = 3.0
 """How many standard errors a fitted number must be from 0 to be believed."""
+_LEAST_WIRE_S = 1e-7
+"""Of a message that came sooner than its ends should have been done with it."""
 _ROUNDING = 1e-6
 """Shares of the measured times that are no more than rounding."""
 
@@ -64,12 +66,12 @@ def calibrate(plan: Plan, cluster: Cluster, timelines: Sequence[Timeline]) -> Ca
 
     Of each segment and of each message the median over the requests counts. A time of computing is one clock's. That
     of a message is two clocks': it counts where the receiver was waiting, where no other message was in its way, and
-    where it is longer than the clocks are uncertain.
+    where it is longer than the clocks are uncertain. What its ends take for it by their ``exchange`` is not the link's.
     """
     devices = tuple(
         _corrected_device(device, _segment_times(plan, rank, timelines)) for rank, device in enumerate(cluster.devices)
     )
-    messages = _message_times(cluster, timelines)
+    messages = _message_times(plan, cluster, timelines)
     links = [_corrected_link(f"link {_ends(link)}", link, messages[index]) for index, link in enumerate(cluster.links)]
     corrected = cluster.model_copy(
         update={"devices": tuple(each.after for each in devices), "links": tuple(each.after for each in links)}
@@ -173,12 +175,15 @@ _Message: TypeAlias = tuple[int, int, int, int]
 """Source, destination, tag and the batch of the request."""
 
 
-def _message_times(cluster: Cluster, timelines: Iterable[Timeline]) -> dict[int, list[MessageTime]]:
+def _message_times(plan: Plan, cluster: Cluster, timelines: Iterable[Timeline]) -> dict[int, list[MessageTime]]:
     """The median time of each message that tells of its link, by the link's place (``CLIENT``: the client's)."""
     found: dict[_Message, list[MessageTime]] = defaultdict(list)
+    messages = {message.tag: message for message in plan.messages()}
     for timeline in timelines:
-        for message, time in _free_messages(cluster, timeline):
-            found[message].append(time)
+        for way, time in _free_messages(cluster, timeline):
+            ends_s = _ends_s(messages[way[2]], cluster, timeline.batch)
+            wire_s = max(time.seconds - ends_s, _LEAST_WIRE_S)
+            found[way].append(MessageTime(time.wire_bytes, wire_s, time.uncertainty_s))
     links: dict[int, list[MessageTime]] = defaultdict(list)
     for (source, destination, _, _), times in found.items():
         place = CLIENT
@@ -188,6 +193,17 @@ def _message_times(cluster: Cluster, timelines: Iterable[Timeline]) -> dict[int,
         seconds = median(time.seconds for time in times)
         links[place].append(MessageTime(times[0].wire_bytes, seconds, max(time.uncertainty_s for time in times)))
     return links
+
+
+def _ends_s(message: Message, cluster: Cluster, batch: int) -> float:
+    """Seconds that a message's two ends take for it: converting, handling, writing and reading."""
+    wire_bytes, times = message.wire_bytes(batch), times_of(cluster)
+    spent_s = routes_of(cluster).threads_s(message.source, message.destination, wire_bytes)
+    for rank in (message.source, message.destination):
+        if rank != CLIENT:
+            spent_s += times[rank].convert_s(message.shape.num_values * batch, message.wire)
+            spent_s += times[rank].handle_s(wire_bytes)
+    return spent_s
 
 
 def _free_messages(cluster: Cluster, timeline: Timeline) -> Iterator[tuple[_Message, MessageTime]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from sepnas.cost.routes import Route, routes_of
 from sepnas.cost.work import Work
 from sepnas.plan.steps import CLIENT, Plan
 from sepnas.spec.cluster import Cluster
-from sepnas.spec.emulation import EmulatedLink, Emulation, Shaping
+from sepnas.spec.emulation import EmulatedLink, EmulatedThreads, Emulation, Shaping
 
 
 def step_seconds(plan: Plan, cluster: Cluster, batch: int = 1) -> tuple[tuple[float, ...], ...]:
@@ -23,17 +24,16 @@ def emulations(
     clock: Path,
     *,
     batch: int = 1,
-    jitter_s: float = 0.0,
     shaping: Shaping = "process",
 ) -> dict[int, Emulation]:
     """One emulation for each rank of the plan, and one for the client (-1).
 
-    ``jitter_s`` is added to every link, evenly from 0. Raises :class:`PlanError` when the cluster has fewer devices
-    than the plan, or no link for a message.
+    Raises :class:`PlanError` when the cluster has fewer devices than the plan, or no link for a message.
     """
     steps_s = step_seconds(plan, cluster, batch)
     ways = _ways(plan, cluster)
-    num_resources = 1 + max((number for route in ways.values() for number in route.resources), default=-1)
+    links = {pair: _link(route, pair[1]) for pair, route in ways.items()}
+    num_resources = 1 + max((number for link in links.values() for number in link.used()), default=-1)
     return {
         rank: Emulation(
             deployment_id=deployment_id,
@@ -41,7 +41,8 @@ def emulations(
             num_devices=plan.num_devices,
             batch=batch,
             steps_s=() if rank == CLIENT else steps_s[rank],
-            links=tuple(_link(route, peer, jitter_s) for (source, peer), route in ways.items() if source == rank),
+            jitter=0.0 if rank == CLIENT else cluster.devices[rank].jitter,
+            links=tuple(link for (source, _), link in links.items() if source == rank),
             clock=str(clock),
             num_resources=num_resources,
             shaping=shaping,
@@ -59,12 +60,13 @@ def _ways(plan: Plan, cluster: Cluster) -> dict[tuple[int, int], Route]:
     return {pair: route for pair in both if (route := routes[pair]) is not None}
 
 
-def _link(route: Route, peer: int, jitter_s: float) -> EmulatedLink:
+def _link(route: Route, peer: int) -> EmulatedLink:
     return EmulatedLink(
         peer=peer,
         bandwidth_bytes_per_s=route.bandwidth_bytes_per_s,
         latency_s=route.latency_s,
-        jitter_s=jitter_s,
+        jitter_s=route.jitter_s,
         message_overhead_s=route.message_overhead_s,
         resources=route.resources,
+        threads=None if route.threads is None else EmulatedThreads(**asdict(route.threads)),
     )

@@ -12,7 +12,7 @@ from sepnas.cost.routes import Network
 from sepnas.cost.work import DeviceWork, Leg, Work
 from sepnas.errors import SpecError
 from sepnas.plan.steps import Plan
-from sepnas.spec.cluster import Cluster
+from sepnas.spec.cluster import Cluster, Link
 
 Numbers = npt.NDArray[np.float64]
 
@@ -47,6 +47,22 @@ def sampled_latencies_s(plan: Plan, cluster: Cluster, samples: int = 1000, seed:
         passage.play([each[sample] for each in legs])
         latencies_s[sample] = passage.latency_s
     return latencies_s
+
+
+def has_jitter(cluster: Cluster) -> bool:
+    """Whether anything in it varies by chance."""
+    links = (*cluster.links, *(() if cluster.client_link is None else (cluster.client_link,)))
+    return any(device.jitter for device in cluster.devices) or any(link.jitter_s for link in links)
+
+
+def more_jitter(cluster: Cluster, jitter_s: float) -> Cluster:
+    """The same cluster, where each message is delayed by so much more on average."""
+
+    def delayed(link: Link) -> Link:
+        return link.model_copy(update={"jitter_s": link.jitter_s + jitter_s})
+
+    client_link = None if cluster.client_link is None else delayed(cluster.client_link)
+    return cluster.model_copy(update={"links": tuple(map(delayed, cluster.links)), "client_link": client_link})
 
 
 def _checked(percentile: float) -> float:

@@ -18,6 +18,8 @@ from sepnas.spec.cluster import Cluster, Link
 from sepnas.spec.wire import FRAME_HEADER_BYTES
 
 LEAST_SIZES = 3
+_LEAST_WIRE_SHARE = 0.01
+"""Of the time of a byte, where the processors at both ends would explain more than was measured."""
 _Pair = tuple[int, int]
 _Times = dict[_Pair, dict[int, list[float]]]
 """Seconds by the pair (source, destination) and by wire bytes."""
@@ -95,14 +97,19 @@ def with_links(cluster: Cluster, found: MeasuredLinks) -> Cluster:
 
 
 def _link(cluster: Cluster, found: MeasuredLink) -> Link:
+    """The measured link without what its devices' ``exchange`` says that their processors take for a message."""
     a, b = (cluster.devices[rank].name for rank in (found.source, found.destination))
     known = (a, b) not in cluster.missing_links()
     before = cluster.link(found.source, found.destination) if known else Link(bandwidth_bytes_per_s=1.0)
+    ends = [exchange for rank in (found.source, found.destination) if (exchange := cluster.devices[rank].exchange)]
+    constant_s = before.message_overhead_s + sum(end.message_s for end in ends)
+    measured_byte_s = 1 / found.bandwidth_bytes_per_s
+    byte_s = max(measured_byte_s - sum(end.byte_s for end in ends), _LEAST_WIRE_SHARE * measured_byte_s)
     return before.model_copy(
         update={
             "between": (a, b),
-            "bandwidth_bytes_per_s": found.bandwidth_bytes_per_s,
-            "latency_s": max(0.0, found.latency_s - before.message_overhead_s),
+            "bandwidth_bytes_per_s": 1 / byte_s,
+            "latency_s": max(0.0, found.latency_s - constant_s),
         }
     )
 

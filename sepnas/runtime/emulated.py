@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from sepnas.errors import SpecError
+from sepnas.plan.steps import Compute, Step
 from sepnas.runtime.pace import EmulatedPace
 from sepnas.runtime.shaping import Shaper
 from sepnas.runtime.shard import Shard
@@ -14,9 +16,13 @@ from sepnas.spec.emulation import Emulation
 class Emulated:
     """What a worker keeps of its emulation, from one session to the next."""
 
-    def __init__(self, emulation: Emulation) -> None:
-        self.pace = EmulatedPace(emulation.steps_s, emulation.batch)
-        self.shaper = Shaper(emulation)
+    def __init__(self, emulation: Emulation, program: Sequence[Step]) -> None:
+        computes = {index for index, step in enumerate(program) if isinstance(step, Compute)}
+        kernel = emulation.shaping == "netns"  # takes a message when it is sent, and not when it should have been
+        self.pace = EmulatedPace(
+            emulation.steps_s, emulation.batch, computes, emulation.jitter, emulation.seed, punctual=kernel
+        )
+        self.shaper = Shaper(emulation, lambda: self.pace.now_ns)
 
     def lateness(self) -> dict[str, dict[str, float]]:
         """How far steps and messages that came in kept their times, as plain data."""
@@ -40,4 +46,4 @@ def load_emulated(path: str | os.PathLike[str], shard: Shard) -> Emulated:
             f"{path}: field `steps_s`: has {len(emulation.steps_s)} steps, but the program in {shard.folder} has "
             f"{len(shard.program)}"
         )
-    return Emulated(emulation)
+    return Emulated(emulation, shard.program)

@@ -129,11 +129,15 @@ class Bye(Control):
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The payload of message ``tag`` of ``request``: ``bytes``, ``bytearray`` or a contiguous ``memoryview``."""
+    """The payload of message ``tag`` of ``request``: ``bytes``, ``bytearray`` or a contiguous ``memoryview``.
+
+    ``arrived_ns`` (``time.monotonic_ns``) is for one that came over an emulated link: when it would have come there.
+    """
 
     request: int
     tag: int
     payload: bytes | bytearray | memoryview
+    arrived_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

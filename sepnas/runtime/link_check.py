@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
+from sepnas.cost.routes import carry_along
 from sepnas.errors import DeadlineError, HandshakeError
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.channel import Channel
@@ -16,7 +17,7 @@ from sepnas.runtime.events import Control, Data, Hello, Welcome
 from sepnas.runtime.links import tune
 from sepnas.runtime.pipes import PlainPipe
 from sepnas.runtime.protocol import Connection, Side
-from sepnas.runtime.shaping import Shaper
+from sepnas.runtime.shaping import Shaper, route_of
 from sepnas.spec.emulation import EmulatedLink, Emulation
 from sepnas.spec.wire import FRAME_HEADER_BYTES
 
@@ -35,7 +36,7 @@ class LinkCheck:
     """One link as it is described (``set``) and as it was measured.
 
     ``message_s`` is half of the round trip of a message of 4 bytes, all that a message takes included; the bandwidth
-    is that of a train of large messages, their overhead included.
+    is that of a train of large messages, their overhead included. Both ways of a link are alike.
     """
 
     source: int
@@ -68,7 +69,8 @@ def check_link(
     link = next(link for link in emulations[source].links if link.peer == destination)
     car_bytes = round(min(max(link.bandwidth_bytes_per_s * _CAR_S, _LEAST_CAR_BYTES), _MOST_CAR_BYTES))
     arrivals: queue.SimpleQueue[int] = queue.SimpleQueue()
-    limit_s = 10.0 + 20 * (_TRAIN * _message_s(link, car_bytes))
+    set_s = _arrivals_s(link, car_bytes, _TRAIN)
+    limit_s = 10.0 + 20 * set_s[-1]
     with _connected(emulations, source, destination, host, inside, car_bytes, arrivals) as dialer:
         pings = [_ping(dialer, number, arrivals, limit_s) for number in range(_PINGS + 1)][1:]  # the first warms up
         for number in range(1, _TRAIN + 1):
@@ -78,16 +80,17 @@ def check_link(
     return LinkCheck(
         source=source,
         destination=destination,
-        message_set_s=_message_s(link, _PING_BYTES) + link.latency_s + link.jitter_s / 2,
+        message_set_s=_arrivals_s(link, _PING_BYTES, 1)[0] + link.jitter_s,
         message_measured_s=sum(pings) / len(pings) / 2,
-        bandwidth_set_bytes_per_s=frame_bytes / _message_s(link, car_bytes),
+        bandwidth_set_bytes_per_s=(_TRAIN - 1) * frame_bytes / (set_s[-1] - set_s[0]),
         bandwidth_measured_bytes_per_s=(_TRAIN - 1) * frame_bytes * 1e9 / max(1, times_ns[-1] - times_ns[0]),
     )
 
 
-def _message_s(link: EmulatedLink, payload_bytes: int) -> float:
-    """How long a message has the link for itself."""
-    return link.message_overhead_s + (payload_bytes + FRAME_HEADER_BYTES) / link.bandwidth_bytes_per_s
+def _arrivals_s(link: EmulatedLink, payload_bytes: int, count: int) -> list[float]:
+    """When so many messages are there that are sent at once."""
+    route, free_at = route_of(link), dict[int, float]()
+    return [carry_along(route, 0.0, payload_bytes + FRAME_HEADER_BYTES, free_at)[1] for _ in range(count)]
 
 
 def _ping(dialer: Channel, number: int, arrivals: queue.SimpleQueue[int], limit_s: float) -> float:

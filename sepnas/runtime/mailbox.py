@@ -15,7 +15,7 @@ MAX_REQUESTS_AHEAD = 64
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A payload and when its last byte came (``time.monotonic_ns``)."""
+    """A payload and when its last byte came (``time.monotonic_ns``), or should have on an emulated link."""
 
     payload: Payload
     arrived_ns: int
@@ -30,7 +30,7 @@ class Mailbox:
         self._floor = 1
         self._broken: ExchangeError | None = None
 
-    def put(self, request: int, tag: int, payload: Payload) -> None:
+    def put(self, request: int, tag: int, payload: Payload, arrived_ns: int | None = None) -> None:
         """Keep a message; one of a request that is over is dropped. Raises :class:`RemoteProtocolError`."""
         with self._changed:
             if request < self._floor:
@@ -39,7 +39,7 @@ class Mailbox:
                 raise RemoteProtocolError(f"message {tag} is of request {request}, but request {self._floor} runs")
             if (request, tag) in self._letters:
                 raise RemoteProtocolError(f"message {tag} of request {request} came twice")
-            self._letters[request, tag] = Letter(payload, time.monotonic_ns())
+            self._letters[request, tag] = Letter(payload, arrived_ns or time.monotonic_ns())
             self._changed.notify_all()
 
     def take(self, request: int, tag: int, deadline: float) -> Letter:

@@ -14,11 +14,14 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from sepnas.cost.routes import Route, Threads, carry_along
 from sepnas.errors import ExchangeError, SpecError
+from sepnas.plan.steps import CLIENT
 from sepnas.runtime.events import Control, Data
 from sepnas.runtime.pace import Lateness, sleep_until
 from sepnas.spec.emulation import EmulatedLink, Emulation
@@ -41,7 +44,7 @@ class Way(Protocol):
         """Where events go that have arrived, and what is called once if that raises."""
 
     def post(self, frame_bytes: int) -> None:
-        """A message of so many bytes is sent now; called in the order of sending."""
+        """A message of so many bytes is sent; called in the order of sending."""
 
     def deliver(self, event: Control | Data) -> None:
         """An event has come; it is handed on in order, each when it is due."""
@@ -100,30 +103,40 @@ class Clock:
         """Nothing may be posted any more; what is under way still arrives."""
         self._file.close()
 
-    def occupy(self, resources: Sequence[int], duration_ns: int) -> int:
-        """Take all of these together, after the others who asked before; when that ends.
+    def carry(self, route: Route, posted_ns: int, frame_bytes: int) -> int:
+        """Occupy what a message needs, after the others who asked before; when it can be taken.
 
         Who asks first is first; the simulator lets messages take turns by tag.
         """
         import fcntl  # a machine without it can still be a real device
 
-        if not resources:
-            return time.monotonic_ns() + duration_ns
         with self._lock:
             fcntl.flock(self._file, fcntl.LOCK_EX)
             try:
-                start_ns = max(time.monotonic_ns(), *(self._words[resource] for resource in resources))
-                for resource in resources:
-                    self._words[resource] = start_ns + duration_ns
+                _, arrival_s = carry_along(route, posted_ns / 1e9, frame_bytes, _FreeAt(self._words))
             finally:
                 fcntl.flock(self._file, fcntl.LOCK_UN)
-        return start_ns + duration_ns
+        return round(arrival_s * 1e9)
 
     def ring(self, source: int, destination: int) -> memoryview:
         """The notes about the messages from one rank to another, which only that one's sender writes."""
         place = (source + 1) * self._num_ranks + destination + 1
         start = self._num_resources + place * RING * _WORDS
         return self._words[start : start + RING * _WORDS]
+
+
+class _FreeAt:
+    """The clock's resources, in seconds; a word of 0 was never used."""
+
+    def __init__(self, words: memoryview) -> None:
+        self._words = words
+
+    def get(self, resource: int, default: float, /) -> float:
+        free_s: float = self._words[resource] / 1e9
+        return free_s or default
+
+    def __setitem__(self, resource: int, free_s: float, /) -> None:
+        self._words[resource] = round(free_s * 1e9)
 
 
 def _clock_bytes(num_devices: int, num_resources: int) -> int:
@@ -139,13 +152,23 @@ class ShapedWay:
         link: the other end, and what a message there takes.
         kernel: the kernel shapes the link too: latency comes after what that took.
         lateness: where messages that come are counted.
+        now_ns: the moment on this end's device.
     """
 
-    def __init__(self, clock: Clock, rank: int, link: EmulatedLink, kernel: bool, seed: int, lateness: Lateness):
-        self._clock, self._link, self._kernel, self._lateness = clock, link, kernel, lateness
-        self._random = random.Random(seed)
+    def __init__(
+        self,
+        clock: Clock,
+        rank: int,
+        link: EmulatedLink,
+        kernel: bool,
+        seed: int,
+        lateness: Lateness,
+        now_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._clock, self._route, self._kernel, self._lateness = clock, route_of(link), kernel, lateness
+        self._random, self._now_ns, self._punctual = random.Random(seed), now_ns, rank == CLIENT
         self._out, self._in = clock.ring(rank, link.peer), clock.ring(link.peer, rank)
-        self._num_out = self._num_in = 0
+        self._num_out = self._num_in = self._latest_ns = 0
         self._held: queue.SimpleQueue[_Held] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -154,12 +177,12 @@ class ShapedWay:
         self._thread.start()
 
     def post(self, frame_bytes: int) -> None:
-        link = self._link
-        occupied_s = link.message_overhead_s + frame_bytes / link.bandwidth_bytes_per_s
-        travel_ns = round(1e9 * (link.latency_s + link.jitter_s * self._random.random()))
-        due_ns = self._clock.occupy(link.resources, round(1e9 * occupied_s)) + travel_ns
+        route = self._route
+        late_s = route.jitter_s * self._random.expovariate(1)
+        due_ns = self._clock.carry(route, self._now_ns(), frame_bytes) + round(1e9 * late_s)
         place = _WORDS * (self._num_out % RING)
-        self._out[place], self._out[place + 1] = due_ns, travel_ns if self._kernel else 0
+        travel_ns = round(1e9 * (route.latency_s + late_s)) if self._kernel else 0
+        self._out[place], self._out[place + 1] = due_ns, travel_ns
         self._num_out += 1
 
     def deliver(self, event: Control | Data) -> None:
@@ -169,7 +192,8 @@ class ShapedWay:
             self._num_in += 1
             due_ns, arrived_ns = self._in[place], time.monotonic_ns() + self._in[place + 1]
             self._lateness.add(arrived_ns - due_ns)
-            due_ns = max(due_ns, arrived_ns)
+            due_ns = max(due_ns, arrived_ns, self._latest_ns)
+            self._latest_ns, event = due_ns, replace(event, arrived_ns=due_ns)
         self._held.put((due_ns, event))
 
     def close(self) -> None:
@@ -181,20 +205,20 @@ class ShapedWay:
         try:
             while (held := self._held.get()) is not None:
                 due_ns, event = held
-                sleep_until(due_ns)
+                sleep_until(due_ns, self._punctual)
                 take(event)
         except ExchangeError as error:
             fail(error)
 
 
 class Shaper:
-    """The links of one process of an emulation.
+    """The links of one process of an emulation; ``now_ns`` is the moment on its device.
 
     Raises :class:`SpecError` when the emulation's clock is not there.
     """
 
-    def __init__(self, emulation: Emulation) -> None:
-        self._emulation = emulation
+    def __init__(self, emulation: Emulation, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        self._emulation, self._now_ns = emulation, now_ns
         self._clock = Clock(emulation.clock, emulation.num_devices, emulation.num_resources)
         self._links = {link.peer: link for link in emulation.links}
         self.lateness = Lateness()
@@ -208,4 +232,17 @@ class Shaper:
         if link is None:
             return FreeWay()
         seed = emulation.seed * (emulation.num_devices + 1) + peer + 1
-        return ShapedWay(self._clock, emulation.rank, link, emulation.shaping == "netns", seed, self.lateness)
+        kernel = emulation.shaping == "netns"
+        return ShapedWay(self._clock, emulation.rank, link, kernel, seed, self.lateness, self._now_ns)
+
+
+def route_of(link: EmulatedLink) -> Route:
+    """The link as the simulator has it."""
+    return Route(
+        resources=link.resources,
+        bandwidth_bytes_per_s=link.bandwidth_bytes_per_s,
+        latency_s=link.latency_s,
+        message_overhead_s=link.message_overhead_s,
+        jitter_s=link.jitter_s,
+        threads=None if link.threads is None else Threads(**link.threads.model_dump()),
+    )

@@ -190,7 +190,7 @@ class WorkerSession:
 
     def _from_client(self, event: Control | Data) -> None:
         if isinstance(event, Data):
-            self._mailbox.put(event.request, event.tag, event.payload)
+            self._mailbox.put(event.request, event.tag, event.payload, event.arrived_ns)
         elif isinstance(event, Ping):
             with contextlib.suppress(LocalProtocolError):
                 self._client.send(Pong(sent_ns=event.sent_ns, clock_ns=time.monotonic_ns()))
@@ -202,7 +202,7 @@ class WorkerSession:
 
     def _from_peer(self, event: Control | Data) -> None:
         if isinstance(event, Data):
-            self._mailbox.put(event.request, event.tag, event.payload)
+            self._mailbox.put(event.request, event.tag, event.payload, event.arrived_ns)
 
     def _client_ended(self, error: ExchangeError | None) -> None:
         self._end(_Ending(PeerLostError("the client has left"), tell=False))

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from sepnas.spec.document import Document, Part
+from sepnas.spec.figures import NotNegative
 from sepnas.spec.manifest import Count, Index, RankOrClient, Sha256
 
 HOUR_S = 3600.0
@@ -15,11 +16,23 @@ Duration = Annotated[float, Field(ge=0, le=HOUR_S)]
 Shaping = Literal["process", "netns"]
 
 
+class EmulatedThreads(Part):
+    """What a message takes the sender's writing thread and the receiver's reading one; both are resources."""
+
+    writer: Index
+    write_message_s: Duration
+    write_byte_s: Duration
+    reader: Index
+    read_message_s: Duration
+    read_byte_s: Duration
+
+
 class EmulatedLink(Part):
     """The way of this process's messages to ``peer``; -1 is the client.
 
     A message takes ``message_overhead_s`` and its bytes at ``bandwidth_bytes_per_s``, in which time it has the
-    ``resources`` for itself. Then it travels for ``latency_s`` and up to ``jitter_s`` more.
+    ``resources`` for itself. Then it travels for ``latency_s``, and longer by chance: by ``jitter_s`` on average,
+    exponentially distributed.
     """
 
     peer: RankOrClient
@@ -28,15 +41,22 @@ class EmulatedLink(Part):
     jitter_s: Duration = 0.0
     message_overhead_s: Duration = 0.0
     resources: tuple[Index, ...] = ()
+    threads: EmulatedThreads | None = None
+
+    def used(self) -> tuple[int, ...]:
+        """The numbers of all resources, threads among them."""
+        own = () if self.threads is None else (self.threads.writer, self.threads.reader)
+        return (*self.resources, *own)
 
 
 class Emulation(Document):
     """The numbers for one device of a deployment, or for its client (rank -1, which has no steps).
 
     ``steps_s`` are the seconds that each step of the device's program takes for a request of ``batch`` samples, and
-    in proportion for others; a step with None or 0 takes as long as it takes. ``clock`` is the file that all
-    processes of the emulation share; it says when each of ``num_resources`` resources is free. With ``shaping:
-    netns`` the kernel shapes the links too: a message that it has delivered still has its latency before it.
+    in proportion for others; a step with None or 0 takes as long as it takes. What a segment takes varies by chance,
+    by a lognormal factor of mean 1 and standard deviation ``jitter``. ``clock`` is the file that all processes of the
+    emulation share; it says when each of ``num_resources`` resources is free. With ``shaping: netns`` the kernel
+    shapes the links too: a message that it has delivered still has its latency before it.
     """
 
     format_name: ClassVar[str] = "sepnas.emulation"
@@ -46,6 +66,7 @@ class Emulation(Document):
     num_devices: Count
     batch: Count = 1
     steps_s: tuple[Duration | None, ...] = ()
+    jitter: NotNegative = 0.0
     links: tuple[EmulatedLink, ...] = ()
     clock: Annotated[str, Field(min_length=1)]
     num_resources: Index
@@ -60,6 +81,8 @@ class Emulation(Document):
         for index, link in enumerate(self.links):
             if link.peer == self.rank or not -1 <= link.peer < self.num_devices or peers.count(link.peer) > 1:
                 raise ValueError(f"`links.{index}.peer` must be another rank, each once, got {link.peer}")
-            if any(resource >= self.num_resources for resource in link.resources):
-                raise ValueError(f"`links.{index}.resources` must lie below {self.num_resources} (`num_resources`)")
+            if any(resource >= self.num_resources for resource in link.used()):
+                raise ValueError(
+                    f"`links.{index}` has resources that must lie below {self.num_resources} (`num_resources`)"
+                )
         return self
