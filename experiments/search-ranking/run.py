@@ -45,7 +45,8 @@ GOAL = ">= 0.7"
 class Setting:
     """What is compared on one data set: ``recipe`` trains a network by itself, ``images`` are to train and validate.
 
-    Every network is trained for so long that its accuracy no longer tells how fast it learns.
+    They are of the first classes, as many as the space has. Every network is trained for so long that its accuracy no
+    longer tells how fast it learns: with fewer classes that is soon.
     """
 
     space: Path
@@ -74,10 +75,10 @@ SETTINGS = {
     "cifar100": Setting(
         HERE / "cifar100.yaml",
         RECIPES["cifar-fast"].model_copy(
-            update={"epochs": 10, "augmentation": Augmentation(crop_padding=2, padding="reflect", flip=True)}
+            update={"epochs": 15, "augmentation": Augmentation(crop_padding=2, padding="reflect", flip=True)}
         ),
-        supernet_epochs=30,
-        images=(10000, 5000),
+        supernet_epochs=60,
+        images=(8000, 2000),
     ),
 }
 
@@ -111,21 +112,22 @@ def spread_architectures(space: SearchSpace, count: int, seed: int) -> list[Chos
     return picked
 
 
-def redrawn(data: ImageData, train_images: int, val_images: int, side: int) -> ImageData:
-    """A part of the training and validation images, drawn anew from both and averaged down to ``side`` pixels.
+def redrawn(data: ImageData, train_images: int, val_images: int, side: int, num_classes: int) -> ImageData:
+    """Training and validation images of the first classes, drawn anew from both and averaged down to ``side`` pixels.
 
     The test images are left where they are.
     """
     images, labels = (
         torch.cat([getattr(split, name) for split in (data.train, data.val)]) for name in ("images", "labels")
     )
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))[: train_images + val_images]
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    order = order[labels[order] < num_classes][: train_images + val_images]
     small = functional.adaptive_avg_pool2d(images[order].float(), side).round().byte()
     whole = replace(data.train, images=small, labels=labels[order])
     train = whole.take(torch.arange(train_images))
     mean, std = channel_statistics(train.images)
     val = whole.take(torch.arange(train_images, len(order)))
-    return replace(data, train=train, val=val, mean=mean, std=std)
+    return replace(data, train=train, val=val, mean=mean, std=std, classes=data.classes[:num_classes])
 
 
 class Cells:
@@ -155,7 +157,7 @@ class Ranking:
     def __init__(self, setting: Setting, data: ImageData, folder: Path, device: str, deadline_s: float) -> None:
         self.setting, self.folder, self.device, self.deadline_s = setting, folder, device, deadline_s
         self.space = SearchSpace.load(setting.space)
-        self.data = redrawn(data, *setting.images, self.space.network.image_size)
+        self.data = redrawn(data, *setting.images, self.space.network.image_size, self.space.network.num_classes)
         self.supernet_name = f"supernet-{setting.supernet_epochs}-epochs"
         self.cells = Cells(folder / "cells.jsonl")
         self.judge = lru_cache(maxsize=1)(self._judge)
