@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from sepnas.cli.pages import shown_timeline
 from sepnas.cost.floor import floor_s
 from sepnas.cost.jitter import latency_percentile
-from sepnas.cost.routes import PIECE_BYTES
 from sepnas.cost.simulator import simulate
 from sepnas.cost.stream import simulate_stream
 from sepnas.cost.timeline import predicted_timeline
@@ -21,7 +20,7 @@ from sepnas.plan.steps import CLIENT, Compute, Merge, Plan, Recv, Region, Segmen
 from sepnas.spec.architecture import named_architecture
 from sepnas.spec.cluster import Cluster, Link, uniform_cluster
 from sepnas.spec.device_profile import ConversionCosts, ExchangeCosts
-from sepnas.spec.wire import FRAME_HEADER_BYTES, WireFormat, payload_bytes
+from sepnas.spec.wire import FRAME_HEADER_BYTES, PIECE_BYTES, WireFormat, payload_bytes
 from tests.strategies import architectures, clusters
 from tests.test_cost import with_devices
 

@@ -28,13 +28,14 @@ from sepnas.plan.build import build_plan
 from sepnas.plan.steps import CLIENT, Compute
 from sepnas.runtime.bench import random_batch
 from sepnas.runtime.channel import Channel
+from sepnas.runtime.clock import Clock
 from sepnas.runtime.emulated import load_emulated
 from sepnas.runtime.events import Data, Hello, Welcome
 from sepnas.runtime.pace import EmulatedPace
 from sepnas.runtime.pipes import PlainPipe
 from sepnas.runtime.protocol import Connection, Side
 from sepnas.runtime.session import Session
-from sepnas.runtime.shaping import Clock, Shaper
+from sepnas.runtime.shaping import Shaper
 from sepnas.runtime.shard import load_shard
 from sepnas.spec.architecture import named_architecture
 from sepnas.spec.cluster import Cluster, Device, Link
@@ -235,19 +236,22 @@ def test_only_computing_varies_by_chance():
 # -- links in the processes
 
 _POST = """
-import sys, time
-from sepnas.runtime.pace import Lateness
-from sepnas.runtime.shaping import Clock, ShapedWay
-from sepnas.spec.emulation import EmulatedLink
+import sys
+from sepnas.runtime.shaping import Shaper
+from sepnas.spec.emulation import EmulatedLink, Emulation
 path, rank = sys.argv[1], int(sys.argv[2])
-clock = Clock(path, 3, 1)
 link = EmulatedLink(peer=2, bandwidth_bytes_per_s=1e4, message_overhead_s=0.01, resources=(0,))
-way = ShapedWay(clock, rank, link, False, 1, Lateness())
+shaper = Shaper(
+    Emulation(deployment_id="0" * 64, rank=rank, num_devices=3, clock=path, num_resources=1, links=(link,))
+)
+way = shaper.way(2)
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(5):
     way.post(200)
-print(*clock.ring(rank, 2)[:10:2])
+for _ in range(5):
+    way.depart()
+print(*shaper.clock.ring(rank, 2)[:10:2])
 """
 
 
@@ -321,11 +325,65 @@ def test_the_threads_at_both_ends_take_their_time(tmp_path):
     way = shaper.way(1)
     for _ in range(3):
         way.post(5000 + FRAME_HEADER_BYTES)
+    for _ in range(3):
+        way.depart()
     due_ns = Clock(tmp_path / "clock", 2, found[0].num_resources).ring(0, 1)[:6:2]
     wanted_s = [network.carry((0, 1), 0.0, 5000)[1] for _ in range(3)]
     assert [(each - start_ns) / 1e9 for each in due_ns] == pytest.approx(wanted_s, abs=1e-6)
     assert wanted_s[0] > 0.04 + 2 * 5000 * 1e-5
     shaper.close()
+
+
+@pytest.fixture
+def shapers(tmp_path):
+    """Makes the client's ends of links from the client to devices 0 and 1."""
+    opened = []
+
+    def make(*links):
+        Clock.create(tmp_path / "clock", 2, 4)
+        numbers = {"deployment_id": "0" * 64, "num_devices": 2, "clock": str(tmp_path / "clock"), "num_resources": 4}
+        opened.append(Shaper(Emulation(rank=CLIENT, links=links, **numbers), lambda: 10**9))
+        return opened[0]
+
+    yield make
+    for each in opened:
+        each.close()
+
+
+def due_s(shaper, peer, count):
+    """When the messages to a peer are due, in seconds after they were posted."""
+    return [due_ns / 1e9 - 1 for due_ns in shaper.clock.ring(shaper.rank, peer)[: 2 * count : 2]]
+
+
+@pytest.mark.parametrize(("buffered", "second_s"), [(True, 0.2), (False, 0.4)])
+def test_a_port_does_not_wait_for_a_port_at_the_other_end(shapers, buffered, second_s):
+    """Behind a switch a message that waits for its receiver's port lets the next one pass; on a radio it does not."""
+    numbers = {"bandwidth_bytes_per_s": 1e3, "queue": 3, "buffered": buffered}
+    busy, free = (EmulatedLink(peer=peer, resources=(peer,), **numbers) for peer in (0, 1))
+    shaper = shapers(busy, free)
+    shaper.clock.carry(busy, 10**9, 10**9, 200)  # somebody else's message, until 0.2 s
+    ways = [shaper.way(peer) for peer in (0, 1)]
+    for way in ways:
+        way.post(100)
+    for way in ways:
+        way.depart()
+    assert due_s(shaper, 0, 1) == pytest.approx([0.3])
+    assert due_s(shaper, 1, 1) == pytest.approx([second_s])
+
+
+def test_who_is_gone_holds_nobody_up(shapers):
+    """Messages of a connection that broke leave their queue, and later ones do not join it."""
+    links = [EmulatedLink(peer=peer, bandwidth_bytes_per_s=1e3, queue=3) for peer in (0, 1)]
+    shaper = shapers(*links)
+    gone, way = shaper.way(0), shaper.way(1)
+    gone.post(100)
+    way.post(100)
+    gone.abandon()
+    gone.post(100)
+    way.post(100)
+    for _ in range(2):
+        way.depart()
+    assert due_s(shaper, 1, 2) == pytest.approx([0.1, 0.2])
 
 
 @pytest.mark.parametrize("kernel", [False, True])

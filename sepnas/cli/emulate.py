@@ -20,9 +20,9 @@ from sepnas.deploy.verify import load_manifest
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
 from sepnas.plan.steps import CLIENT, Plan
+from sepnas.runtime.clock import Clock
 from sepnas.runtime.link_check import Inside, LinkCheck, check_link, link_kinds
 from sepnas.runtime.session import Session
-from sepnas.runtime.shaping import Clock
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.emulation import Emulation, Shaping
 from sepnas.spec.hosts import Hosts, parse_address

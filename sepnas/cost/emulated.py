@@ -8,7 +8,7 @@ from pathlib import Path
 from sepnas.cost.routes import Route, routes_of
 from sepnas.cost.work import Work
 from sepnas.plan.steps import CLIENT, Plan
-from sepnas.spec.cluster import Cluster
+from sepnas.spec.cluster import Cluster, Link
 from sepnas.spec.emulation import EmulatedLink, EmulatedThreads, Emulation, Shaping
 
 
@@ -32,7 +32,7 @@ def emulations(
     """
     steps_s = step_seconds(plan, cluster, batch)
     ways = _ways(plan, cluster)
-    links = {pair: _link(route, pair[1]) for pair, route in ways.items()}
+    links = {pair: _emulated_link(_link(cluster, *pair), route, pair[1]) for pair, route in ways.items()}
     num_resources = 1 + max((number for link in links.values() for number in link.used()), default=-1)
     return {
         rank: Emulation(
@@ -60,13 +60,26 @@ def _ways(plan: Plan, cluster: Cluster) -> dict[tuple[int, int], Route]:
     return {pair: route for pair in both if (route := routes[pair]) is not None}
 
 
-def _link(route: Route, peer: int) -> EmulatedLink:
+def _link(cluster: Cluster, source: int, destination: int) -> Link:
+    link = cluster.client_link if CLIENT in (source, destination) else cluster.link(source, destination)
+    assert link is not None, "a way without a link has no route"
+    return link
+
+
+def _emulated_link(link: Link, route: Route, peer: int) -> EmulatedLink:
+    """The first resource of a route is its source's own; where it sends only, nobody else has to know of it."""
+    only_sends = link.duplex == "full" and link.medium != "shared"
+    threads = None if route.threads is None else asdict(route.threads)
+    if threads is not None:
+        del threads["writer"]
     return EmulatedLink(
         peer=peer,
         bandwidth_bytes_per_s=route.bandwidth_bytes_per_s,
         latency_s=route.latency_s,
         jitter_s=route.jitter_s,
         message_overhead_s=route.message_overhead_s,
-        resources=route.resources,
-        threads=None if route.threads is None else EmulatedThreads(**asdict(route.threads)),
+        queue=route.resources[0],
+        buffered=link.duplex == "full" and link.medium == "switch",
+        resources=route.resources[1:] if only_sends else route.resources,
+        threads=None if threads is None else EmulatedThreads(**threads),
     )

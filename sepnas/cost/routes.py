@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 from sepnas.cost.same import Same
 from sepnas.plan.steps import CLIENT
 from sepnas.spec.cluster import Cluster, Link
-from sepnas.spec.wire import FRAME_HEADER_BYTES
-
-PIECE_BYTES = 64 << 10
-"""A writer encrypts and writes a long message in pieces of this size, and a reader reads as they come."""
+from sepnas.spec.wire import FRAME_HEADER_BYTES, PIECE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,53 +95,40 @@ class Network:
         self._free_at: dict[int, float] = {}
 
     def carry(self, pair: tuple[int, int], posted_s: float, payload_bytes: int) -> tuple[float, float]:
-        """When a message leaves and when it is there to be taken; both ``posted_s`` where no link carries it."""
+        """When a message leaves and when it is there to be taken; both ``posted_s`` where no link carries it.
+
+        A writer's thread puts the first piece on the wire and goes on while it is carried; the wire is busy until
+        the writer has written all and every byte had its time; the reader has read all but the last piece by then.
+        """
         route = self.routes[pair]
         if route is None:
             return posted_s, posted_s
-        return carry_along(route, posted_s, payload_bytes + FRAME_HEADER_BYTES, self._free_at)
+        free_at, threads = self._free_at, route.threads
+        wire_bytes = payload_bytes + FRAME_HEADER_BYTES
+        start_s, written_s = posted_s, 0.0
+        if threads is not None:
+            start_s, written_s = _write(threads, posted_s, wire_bytes, free_at)
+        for resource in route.resources:
+            free_s = free_at.get(resource, 0.0)
+            if free_s > start_s:
+                start_s = free_s
+        end_s = start_s + route.message_overhead_s + wire_bytes / route.bandwidth_bytes_per_s
+        if written_s > end_s:
+            end_s = written_s
+        for resource in route.resources:
+            free_at[resource] = end_s
+        arrival_s = end_s + route.latency_s
+        return start_s, arrival_s if threads is None else _read(threads, arrival_s, wire_bytes, free_at)
 
 
-class FreeAt(Protocol):
-    """When each resource is free, in seconds, by number."""
-
-    def get(self, resource: int, default: float, /) -> float:
-        """``default`` for one that was never used."""
-        ...
-
-    def __setitem__(self, resource: int, free_s: float, /) -> None: ...
-
-
-def carry_along(route: Route, posted_s: float, wire_bytes: int, free_at: FreeAt) -> tuple[float, float]:
-    """When a message leaves and when it can be taken; what it occupies is free again only after it.
-
-    A writer's thread puts the first piece on the wire and goes on while it is carried; the wire is busy until the
-    writer has written all and every byte had its time; the reader has read all but the last piece by then.
-    """
-    threads, start_s, written_s = route.threads, posted_s, 0.0
-    if threads is not None:
-        start_s, written_s = _write(threads, posted_s, wire_bytes, free_at)
-    for resource in route.resources:
-        free_s = free_at.get(resource, 0.0)
-        if free_s > start_s:
-            start_s = free_s
-    end_s = start_s + route.message_overhead_s + wire_bytes / route.bandwidth_bytes_per_s
-    if written_s > end_s:
-        end_s = written_s
-    for resource in route.resources:
-        free_at[resource] = end_s
-    arrival_s = end_s + route.latency_s
-    return start_s, arrival_s if threads is None else _read(threads, arrival_s, wire_bytes, free_at)
-
-
-def _write(threads: Threads, posted_s: float, wire_bytes: int, free_at: FreeAt) -> tuple[float, float]:
+def _write(threads: Threads, posted_s: float, wire_bytes: int, free_at: dict[int, float]) -> tuple[float, float]:
     """When the first piece is written, and when all is."""
     began_s = max(posted_s, free_at.get(threads.writer, 0.0)) + threads.write_message_s
     free_at[threads.writer] = written_s = began_s + wire_bytes * threads.write_byte_s
     return began_s + min(wire_bytes, PIECE_BYTES) * threads.write_byte_s, written_s
 
 
-def _read(threads: Threads, arrived_s: float, wire_bytes: int, free_at: FreeAt) -> float:
+def _read(threads: Threads, arrived_s: float, wire_bytes: int, free_at: dict[int, float]) -> float:
     """When a message is read: after its last piece has come, and not before the thread had time for all of it."""
     last_s = arrived_s + threads.read_message_s + min(wire_bytes, PIECE_BYTES) * threads.read_byte_s
     work_s = free_at.get(threads.reader, 0.0) + threads.read_message_s + wire_bytes * threads.read_byte_s

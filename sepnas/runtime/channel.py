@@ -185,6 +185,8 @@ class Channel:
             self._finish(error)
         except OSError as error:
             self._finish(self._lost(error))
+        finally:
+            self.way.abandon()
 
     def _finish(self, error: ExchangeError | None) -> None:
         with self._lock:
@@ -198,6 +200,8 @@ class Channel:
 
     def _write(self, buffers: list[Payload], is_data: bool) -> None:
         length = sum(map(len, buffers))
+        if is_data:
+            self.way.depart()
         for buffer in _join_head(buffers):
             self.pipe.write(buffer)
         if is_data:

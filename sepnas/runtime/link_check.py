@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-from sepnas.cost.routes import carry_along
 from sepnas.errors import DeadlineError, HandshakeError
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.channel import Channel
+from sepnas.runtime.clock import read, transmit, write
 from sepnas.runtime.events import Control, Data, Hello, Welcome
 from sepnas.runtime.links import tune
 from sepnas.runtime.pipes import PlainPipe
 from sepnas.runtime.protocol import Connection, Side
-from sepnas.runtime.shaping import Shaper, route_of
+from sepnas.runtime.shaping import Shaper
 from sepnas.spec.emulation import EmulatedLink, Emulation
 from sepnas.spec.wire import FRAME_HEADER_BYTES
 
@@ -53,7 +53,8 @@ def link_kinds(emulations: Mapping[int, Emulation]) -> list[tuple[int, int]]:
     for source, emulation in sorted(emulations.items()):
         for link in emulation.links:
             if link.peer != CLIENT:
-                numbers = link.model_copy(update={"peer": 0, "resources": ()})
+                threads = link.threads and link.threads.model_copy(update={"reader": 0})
+                numbers = link.model_copy(update={"peer": 0, "queue": 0, "resources": (), "threads": threads})
                 found.setdefault((numbers, source == CLIENT), (source, link.peer))
     return list(found.values())
 
@@ -89,8 +90,15 @@ def check_link(
 
 def _arrivals_s(link: EmulatedLink, payload_bytes: int, count: int) -> list[float]:
     """When so many messages are there that are sent at once."""
-    route, free_at = route_of(link), dict[int, float]()
-    return [carry_along(route, 0.0, payload_bytes + FRAME_HEADER_BYTES, free_at)[1] for _ in range(count)]
+    found: list[float] = []
+    thread_ns = left_ns = read_ns = 0
+    frame_bytes = payload_bytes + FRAME_HEADER_BYTES
+    for _ in range(count):
+        first_ns, thread_ns = write(link, 0, thread_ns, frame_bytes)
+        left_ns = transmit(link, max(first_ns, left_ns), thread_ns, frame_bytes)
+        read_ns = read(link, left_ns + round(1e9 * link.latency_s), read_ns, frame_bytes)
+        found.append(read_ns / 1e9)
+    return found
 
 
 def _ping(dialer: Channel, number: int, arrivals: queue.SimpleQueue[int], limit_s: float) -> float:

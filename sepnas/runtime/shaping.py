@@ -8,29 +8,22 @@ the order of their connection.
 
 from __future__ import annotations
 
-import mmap
-import os
 import queue
 import random
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
-from sepnas.cost.routes import Route, Threads, carry_along
-from sepnas.errors import ExchangeError, SpecError
+from sepnas.errors import ExchangeError
 from sepnas.plan.steps import CLIENT
+from sepnas.runtime.clock import RING, WORDS, Clock, Written, transmit, write
 from sepnas.runtime.events import Control, Data
 from sepnas.runtime.pace import Lateness, sleep_until
 from sepnas.spec.emulation import EmulatedLink, Emulation
-
-RING = 4096
-"""So many messages may be under way between two ranks; a session has far fewer, for it runs one request at a time."""
-_WORDS = 2
-"""Of a message in a ring: when it is due, and how long it travels after it has left the kernel's links."""
-_WORD_BYTES = 8
 
 Take: TypeAlias = Callable[[Control | Data], None]
 Fail: TypeAlias = Callable[[ExchangeError], None]
@@ -44,7 +37,13 @@ class Way(Protocol):
         """Where events go that have arrived, and what is called once if that raises."""
 
     def post(self, frame_bytes: int) -> None:
-        """A message of so many bytes is sent; called in the order of sending."""
+        """A message of so many bytes is to be sent; called in the order of sending."""
+
+    def depart(self) -> None:
+        """Wait for the turn of the message that was posted next; it may then be written."""
+
+    def abandon(self) -> None:
+        """What is posted will not be written any more."""
 
     def deliver(self, event: Control | Data) -> None:
         """An event has come; it is handed on in order, each when it is due."""
@@ -65,6 +64,12 @@ class FreeWay:
     def post(self, frame_bytes: int) -> None:
         pass
 
+    def depart(self) -> None:
+        pass
+
+    def abandon(self) -> None:
+        pass
+
     def deliver(self, event: Control | Data) -> None:
         self._take(event)
 
@@ -72,103 +77,54 @@ class FreeWay:
         pass
 
 
-class Clock:
-    """The file that the processes of an emulation share: when each resource is free, and when messages are due.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ticket:
+    """A message that is to be sent: its place in a queue."""
 
-    Times are those of ``time.monotonic_ns``, which all processes of a machine have in common.
-    """
+    frame_bytes: int
+    written: Written
 
-    def __init__(self, path: str | os.PathLike[str], num_devices: int, num_resources: int) -> None:
-        """Open a clock that :meth:`create` made; :class:`SpecError` when there is none, or one of another cluster."""
-        self._num_ranks, self._num_resources = num_devices + 1, num_resources
+
+class _Queue:
+    """What leaves this device by one port, radio or cable: one message after another, in the order of posting."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._tickets: deque[_Ticket] = deque()
+        self.free_ns = 0
+
+    def join(self, ticket: _Ticket) -> None:
+        with self._changed:
+            self._tickets.append(ticket)
+
+    @contextmanager
+    def turn(self, ticket: _Ticket) -> Iterator[None]:
+        """Wait for those in front; at its end the next one may go."""
+        with self._changed:
+            while self._tickets[0] is not ticket:
+                self._changed.wait()
         try:
-            self._file = Path(path).open("r+b")  # noqa: SIM115 - it stays open
-        except OSError as error:
-            raise SpecError(f"{path}: the clock of the emulation cannot be opened: {error.strerror}") from None
-        wanted, found = _clock_bytes(num_devices, num_resources), os.fstat(self._file.fileno()).st_size
-        if wanted != found:
-            self._file.close()
-            raise SpecError(f"{path}: the clock of this emulation has {wanted} bytes, the file has {found}")
-        self._map = mmap.mmap(self._file.fileno(), wanted)
-        self._words = memoryview(self._map).cast("q")
-        self._lock = threading.Lock()  # the file's lock is between processes, and does not hold a second thread up
+            yield
+        finally:
+            self.leave([ticket])
 
-    @staticmethod
-    def create(path: str | os.PathLike[str], num_devices: int, num_resources: int) -> None:
-        """A clock for so many devices and a client, with nothing on its way."""
-        with Path(path).open("wb") as file:
-            file.truncate(_clock_bytes(num_devices, num_resources))
-
-    def close(self) -> None:
-        """Nothing may be posted any more; what is under way still arrives."""
-        self._file.close()
-
-    def carry(self, route: Route, posted_ns: int, frame_bytes: int) -> int:
-        """Occupy what a message needs, after the others who asked before; when it can be taken.
-
-        Who asks first is first; the simulator lets messages take turns by tag.
-        """
-        import fcntl  # a machine without it can still be a real device
-
-        with self._lock:
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-            try:
-                _, arrival_s = carry_along(route, posted_ns / 1e9, frame_bytes, _FreeAt(self._words))
-            finally:
-                fcntl.flock(self._file, fcntl.LOCK_UN)
-        return round(arrival_s * 1e9)
-
-    def ring(self, source: int, destination: int) -> memoryview:
-        """The notes about the messages from one rank to another, which only that one's sender writes."""
-        place = (source + 1) * self._num_ranks + destination + 1
-        start = self._num_resources + place * RING * _WORDS
-        return self._words[start : start + RING * _WORDS]
-
-
-class _FreeAt:
-    """The clock's resources, in seconds; a word of 0 was never used."""
-
-    def __init__(self, words: memoryview) -> None:
-        self._words = words
-
-    def get(self, resource: int, default: float, /) -> float:
-        free_s: float = self._words[resource] / 1e9
-        return free_s or default
-
-    def __setitem__(self, resource: int, free_s: float, /) -> None:
-        self._words[resource] = round(free_s * 1e9)
-
-
-def _clock_bytes(num_devices: int, num_resources: int) -> int:
-    return _WORD_BYTES * (num_resources + (num_devices + 1) ** 2 * RING * _WORDS)
+    def leave(self, tickets: list[_Ticket]) -> None:
+        with self._changed:
+            for ticket in tickets:
+                self._tickets.remove(ticket)
+            self._changed.notify_all()
 
 
 class ShapedWay:
-    """Both directions of one connection, as the emulated link has them.
+    """Both directions of one connection, as the emulated link has them."""
 
-    Args:
-        clock: the emulation's.
-        rank: this end.
-        link: the other end, and what a message there takes.
-        kernel: the kernel shapes the link too: latency comes after what that took.
-        lateness: where messages that come are counted.
-        now_ns: the moment on this end's device.
-    """
-
-    def __init__(
-        self,
-        clock: Clock,
-        rank: int,
-        link: EmulatedLink,
-        kernel: bool,
-        seed: int,
-        lateness: Lateness,
-        now_ns: Callable[[], int] = time.monotonic_ns,
-    ) -> None:
-        self._clock, self._route, self._kernel, self._lateness = clock, route_of(link), kernel, lateness
-        self._random, self._now_ns, self._punctual = random.Random(seed), now_ns, rank == CLIENT
-        self._out, self._in = clock.ring(rank, link.peer), clock.ring(link.peer, rank)
+    def __init__(self, shaper: Shaper, link: EmulatedLink, seed: int) -> None:
+        self._shaper, self._link, self._queue = shaper, link, shaper.queue(link.queue)
+        self._random = random.Random(seed)
+        self._out, self._in = shaper.clock.ring(shaper.rank, link.peer), shaper.clock.ring(link.peer, shaper.rank)
         self._num_out = self._num_in = self._latest_ns = 0
+        self._tickets: deque[_Ticket] = deque()
+        self._lock, self._abandoned = threading.Lock(), False
         self._held: queue.SimpleQueue[_Held] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -177,23 +133,47 @@ class ShapedWay:
         self._thread.start()
 
     def post(self, frame_bytes: int) -> None:
-        route = self._route
-        late_s = route.jitter_s * self._random.expovariate(1)
-        due_ns = self._clock.carry(route, self._now_ns(), frame_bytes) + round(1e9 * late_s)
-        place = _WORDS * (self._num_out % RING)
-        travel_ns = round(1e9 * (route.latency_s + late_s)) if self._kernel else 0
-        self._out[place], self._out[place + 1] = due_ns, travel_ns
+        with self._lock:
+            if self._abandoned:  # nobody would ever take its turn
+                return
+            ticket = _Ticket(frame_bytes, self._shaper.write(self._link, frame_bytes))
+            self._tickets.append(ticket)
+            self._queue.join(ticket)
+
+    def depart(self) -> None:
+        ticket, link, kernel = self._tickets.popleft(), self._link, self._shaper.kernel
+        with self._queue.turn(ticket):
+            start_ns = max(ticket.written.first_ns, self._queue.free_ns)
+            if kernel or link.resources:  # others are asked, or the kernel counts from now
+                sleep_until(start_ns, punctual=kernel)
+            size, written_ns = ticket.frame_bytes, ticket.written.all_ns
+            left_ns, read_ns = self._shaper.clock.carry(link, start_ns, written_ns, size)
+            self._queue.free_ns = transmit(link, start_ns, written_ns, size) if link.buffered else left_ns
+        self._note(read_ns)
+
+    def _note(self, read_ns: int) -> None:
+        """Write down when a message is due, before it can have come."""
+        late_s = self._link.jitter_s * self._random.expovariate(1)
+        travel_ns = round(1e9 * (self._link.latency_s + late_s)) if self._shaper.kernel else 0
+        place = WORDS * (self._num_out % RING)
+        self._out[place], self._out[place + 1] = read_ns + round(1e9 * late_s), travel_ns
         self._num_out += 1
+
+    def abandon(self) -> None:
+        with self._lock:
+            self._abandoned = True
+            self._queue.leave(list(self._tickets))
+            self._tickets.clear()
 
     def deliver(self, event: Control | Data) -> None:
         due_ns = 0
         if isinstance(event, Data):
-            place = _WORDS * (self._num_in % RING)
+            place = WORDS * (self._num_in % RING)
             self._num_in += 1
             due_ns, arrived_ns = self._in[place], time.monotonic_ns() + self._in[place + 1]
-            self._lateness.add(arrived_ns - due_ns)
-            due_ns = max(due_ns, arrived_ns, self._latest_ns)
-            self._latest_ns, event = due_ns, replace(event, arrived_ns=due_ns)
+            self._shaper.lateness.add(arrived_ns - due_ns)
+            self._latest_ns = due_ns = max(due_ns, arrived_ns, self._latest_ns)
+            event = replace(event, arrived_ns=due_ns)
         self._held.put((due_ns, event))
 
     def close(self) -> None:
@@ -202,10 +182,11 @@ class ShapedWay:
             self._thread.join()
 
     def _hand_on(self, take: Take, fail: Fail) -> None:
+        punctual = self._shaper.rank == CLIENT  # it looks at its own clock; devices go by when a message was due
         try:
             while (held := self._held.get()) is not None:
                 due_ns, event = held
-                sleep_until(due_ns, self._punctual)
+                sleep_until(due_ns, punctual)
                 take(event)
         except ExchangeError as error:
             fail(error)
@@ -219,30 +200,31 @@ class Shaper:
 
     def __init__(self, emulation: Emulation, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._emulation, self._now_ns = emulation, now_ns
-        self._clock = Clock(emulation.clock, emulation.num_devices, emulation.num_resources)
-        self._links = {link.peer: link for link in emulation.links}
+        self.rank, self.kernel = emulation.rank, emulation.shaping == "netns"
+        self.clock = Clock(emulation.clock, emulation.num_devices, emulation.num_resources)
         self.lateness = Lateness()
+        self._links = {link.peer: link for link in emulation.links}
+        self._queues: dict[int, _Queue] = {}
+        self._lock = threading.Lock()
+        self._writer_free_ns = 0
 
     def close(self) -> None:
-        self._clock.close()
+        self.clock.close()
 
     def way(self, peer: int) -> Way:
         """A way for a new connection to ``peer``; free when nothing is said about it."""
         link, emulation = self._links.get(peer), self._emulation
         if link is None:
             return FreeWay()
-        seed = emulation.seed * (emulation.num_devices + 1) + peer + 1
-        kernel = emulation.shaping == "netns"
-        return ShapedWay(self._clock, emulation.rank, link, kernel, seed, self.lateness, self._now_ns)
+        return ShapedWay(self, link, seed=emulation.seed * (emulation.num_devices + 1) + peer + 1)
 
+    def queue(self, number: int) -> _Queue:
+        with self._lock:
+            return self._queues.setdefault(number, _Queue())
 
-def route_of(link: EmulatedLink) -> Route:
-    """The link as the simulator has it."""
-    return Route(
-        resources=link.resources,
-        bandwidth_bytes_per_s=link.bandwidth_bytes_per_s,
-        latency_s=link.latency_s,
-        message_overhead_s=link.message_overhead_s,
-        jitter_s=link.jitter_s,
-        threads=None if link.threads is None else Threads(**link.threads.model_dump()),
-    )
+    def write(self, link: EmulatedLink, frame_bytes: int) -> Written:
+        """A message that is posted now is this device's writing thread's next one."""
+        with self._lock:
+            written = write(link, self._now_ns(), self._writer_free_ns, frame_bytes)
+            self._writer_free_ns = written.all_ns
+        return written

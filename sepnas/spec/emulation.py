@@ -17,9 +17,8 @@ Shaping = Literal["process", "netns"]
 
 
 class EmulatedThreads(Part):
-    """What a message takes the sender's writing thread and the receiver's reading one; both are resources."""
+    """What a message takes the sender's writing thread and the receiver's reading one; ``reader`` is a resource."""
 
-    writer: Index
     write_message_s: Duration
     write_byte_s: Duration
     reader: Index
@@ -30,9 +29,11 @@ class EmulatedThreads(Part):
 class EmulatedLink(Part):
     """The way of this process's messages to ``peer``; -1 is the client.
 
-    A message takes ``message_overhead_s`` and its bytes at ``bandwidth_bytes_per_s``, in which time it has the
-    ``resources`` for itself. Then it travels for ``latency_s``, and longer by chance: by ``jitter_s`` on average,
-    exponentially distributed.
+    A message waits until those have left that this process posted before it into the same ``queue`` (a port, a radio,
+    a cable), and then until the ``resources``, which all processes share, are free. It takes ``message_overhead_s`` and
+    its bytes at ``bandwidth_bytes_per_s``, and has the resources for itself meanwhile. With ``buffered`` it has left
+    its queue after that time even if it still waits: for a port at the switch's other end. Then it travels for
+    ``latency_s``, and longer by chance: by ``jitter_s`` on average, exponentially distributed.
     """
 
     peer: RankOrClient
@@ -40,13 +41,14 @@ class EmulatedLink(Part):
     latency_s: Duration = 0.0
     jitter_s: Duration = 0.0
     message_overhead_s: Duration = 0.0
+    queue: Index = 0
+    buffered: bool = False
     resources: tuple[Index, ...] = ()
     threads: EmulatedThreads | None = None
 
     def used(self) -> tuple[int, ...]:
         """The numbers of all resources, threads among them."""
-        own = () if self.threads is None else (self.threads.writer, self.threads.reader)
-        return (*self.resources, *own)
+        return (*self.resources, *(() if self.threads is None else (self.threads.reader,)))
 
 
 class Emulation(Document):

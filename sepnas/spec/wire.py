@@ -22,6 +22,9 @@ AFFINE_HEADER_BYTES = 8
 FRAME_HEADER_BYTES = 16
 """What the protocol puts in front of each payload (``sepnas.runtime.protocol``)."""
 
+PIECE_BYTES = 64 << 10
+"""A writer encrypts and writes a long message in pieces of this size, and a reader reads as they come."""
+
 
 def payload_bytes(num_values: int, wire: WireFormat, batch: int = 1) -> int:
     """Bytes of ``batch`` samples of ``num_values`` values each, without the frame header."""

@@ -1,0 +1,80 @@
+"""Two real processes on the cores of this machine, nothing emulated: profile, links, predictions, requests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from cells import Cells, Row
+from emulated import export, facts_of, num_requests
+
+from sepnas.cli.workers import LocalWorkers
+from sepnas.runtime.bench import bench, random_batch
+from sepnas.runtime.session import Session
+from sepnas.spec.architecture import Architecture, named_architecture
+from sepnas.spec.cluster import Cluster
+
+REPEATS = 3
+
+
+def measure_real_cluster(folder: Path, profile_seconds: float) -> tuple[list[Row], Cluster]:
+    """Each plan's latency as predicted from the profile and as measured, and the cluster that was profiled."""
+    path = folder / "this-machine.yaml"
+    if not path.exists():
+        profile_machine(path, profile_seconds)
+    cluster, cells = Cluster.load(path), Cells(folder / "real.jsonl")
+    rows = []
+    for name, architecture in plans().items():
+        row = cells.get(name, partial(measure_real, architecture, cluster))
+        rows.append({"plan": name, **row})
+        print(f"real {name:30} predicted {row['predicted_s']:.5f} s, measured {row['measured_s']:.5f} s", flush=True)
+    return rows, cluster
+
+
+def profile_machine(path: Path, profile_seconds: float) -> None:
+    """As a user would: the device, then the links between two workers; the client's link is one of them."""
+    device = path.with_name("device.yaml")
+    _sepnas("profile", "device", "--out", device, "--name", "device0", "--seconds", profile_seconds)
+    one = Cluster.load(device)
+    two = (one.devices[0], one.devices[0].model_copy(update={"name": "device1"}))
+    one.model_copy(update={"name": "this-machine", "devices": two}).save(device)
+    _sepnas("profile", "links", "--local", 2, "--cluster", device, "--out", device, "--requests", 100)
+    found = Cluster.load(device)
+    between_all = found.links[0].model_copy(update={"between": "all"})
+    found.model_copy(update={"client_link": between_all}).save(path)
+
+
+def _sepnas(*words: object) -> None:
+    subprocess.run([sys.executable, "-m", "sepnas", *map(str, words)], check=True)
+
+
+def plans() -> dict[str, Architecture]:
+    """Two devices, from hardly any computing to much of it, from no message to all."""
+    names = ("resnext20_2x8d", "resnext20_4x16d", "resnext56_4x16d", "resnext29_2x32d")
+    return {
+        f"{name} {policy}": named_architecture(name, 2, policy)
+        for name in names
+        for policy in ("none", "hand-made", "all-to-all")
+    }
+
+
+def measure_real(architecture: Architecture, cluster: Cluster) -> Row:
+    """The median latency of requests through two workers; each of some sessions has its own, the middle one counts."""
+    facts = facts_of(architecture, cluster)
+    medians_s = []
+    with tempfile.TemporaryDirectory(prefix="sepnas-cost-model-") as name:
+        deployment = Path(name) / "deployment"
+        export(architecture, deployment)
+        for _ in range(REPEATS):
+            with LocalWorkers(deployment, 2) as workers, Session(deployment, workers.hosts) as session:
+                images, requests = random_batch(session.manifest, 1), 3 * num_requests(facts["predicted_s"])
+                medians_s.append(bench(session, images, requests, warmup=30).latency_median_s)
+    medians_s.sort()
+    return facts | {
+        "measured_s": medians_s[len(medians_s) // 2],
+        "measured_low_s": medians_s[0],
+        "measured_high_s": medians_s[-1],
+    }

@@ -1,0 +1,124 @@
+"""The file that the processes of an emulation share: when resources are free, and when messages are due."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+from sepnas.errors import ExchangeError, SpecError
+from sepnas.spec.emulation import EmulatedLink
+from sepnas.spec.wire import PIECE_BYTES
+
+RING = 4096
+"""So many messages may be under way between two ranks; a session has far fewer, for it runs one request at a time."""
+WORDS = 2
+"""Of a message in a ring: when it is due, and how long it travels after it has left the kernel's links."""
+_WORD_BYTES = 8
+
+
+class Written(NamedTuple):
+    """When a sender's thread has put the first piece of a message on its way, and when all of it."""
+
+    first_ns: int
+    all_ns: int
+
+
+def write(link: EmulatedLink, posted_ns: int, thread_free_ns: int, frame_bytes: int) -> Written:
+    """What the writing thread takes for a message, once it is free."""
+    threads = link.threads
+    if threads is None:
+        return Written(posted_ns, posted_ns)
+    began_ns = max(posted_ns, thread_free_ns) + _ns(threads.write_message_s)
+    first_ns = began_ns + _ns(min(frame_bytes, PIECE_BYTES) * threads.write_byte_s)
+    return Written(first_ns, began_ns + _ns(frame_bytes * threads.write_byte_s))
+
+
+def transmit(link: EmulatedLink, start_ns: int, written_ns: int, frame_bytes: int) -> int:
+    """When a message that begins now has left."""
+    wire_s = link.message_overhead_s + frame_bytes / link.bandwidth_bytes_per_s
+    return max(start_ns + _ns(wire_s), written_ns)
+
+
+def read(link: EmulatedLink, arrived_ns: int, thread_free_ns: int, frame_bytes: int) -> int:
+    """When the reading thread has a message: after its last piece, and not before it had time for all of it."""
+    threads = link.threads
+    if threads is None:
+        return arrived_ns
+    last_s = threads.read_message_s + min(frame_bytes, PIECE_BYTES) * threads.read_byte_s
+    whole_s = threads.read_message_s + frame_bytes * threads.read_byte_s
+    return max(arrived_ns + _ns(last_s), thread_free_ns + _ns(whole_s))
+
+
+class Clock:
+    """The shared file. Times are those of ``time.monotonic_ns``, which all processes of a machine have in common."""
+
+    def __init__(self, path: str | os.PathLike[str], num_devices: int, num_resources: int) -> None:
+        """Open a clock that :meth:`create` made; :class:`SpecError` when there is none, or one of another cluster."""
+        self._num_ranks, self._num_resources = num_devices + 1, num_resources
+        try:
+            self._file = Path(path).open("r+b")  # noqa: SIM115 - it stays open
+        except OSError as error:
+            raise SpecError(f"{path}: the clock of the emulation cannot be opened: {error.strerror}") from None
+        wanted, found = _clock_bytes(num_devices, num_resources), os.fstat(self._file.fileno()).st_size
+        if wanted != found:
+            self._file.close()
+            raise SpecError(f"{path}: the clock of this emulation has {wanted} bytes, the file has {found}")
+        self._map = mmap.mmap(self._file.fileno(), wanted)
+        self._words = memoryview(self._map).cast("q")
+        self._lock = threading.Lock()  # the file's lock is between processes, and does not hold a second thread up
+
+    @staticmethod
+    def create(path: str | os.PathLike[str], num_devices: int, num_resources: int) -> None:
+        """A clock for so many devices and a client, with nothing on its way."""
+        with Path(path).open("wb") as file:
+            file.truncate(_clock_bytes(num_devices, num_resources))
+
+    def close(self) -> None:
+        """Nothing may be sent any more; what is under way still arrives."""
+        with self._lock:
+            self._file.close()
+
+    def carry(self, link: EmulatedLink, start_ns: int, written_ns: int, frame_bytes: int) -> tuple[int, int]:
+        """Occupy the shared resources of a message, after those who asked before; when it has left, and when it can
+        be taken, jitter aside.
+
+        Who asks first is first; the simulator lets messages take turns by tag.
+        """
+        import fcntl  # a machine without it can still be a real device
+
+        with self._lock:
+            if self._file.closed:
+                raise ExchangeError("the emulation is over")
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                free_ns = max((self._words[resource] for resource in link.resources), default=0)
+                left_ns = transmit(link, max(start_ns, free_ns), written_ns, frame_bytes)
+                for resource in link.resources:
+                    self._words[resource] = left_ns
+                return left_ns, self._read(link, left_ns + _ns(link.latency_s), frame_bytes)
+            finally:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _read(self, link: EmulatedLink, arrived_ns: int, frame_bytes: int) -> int:
+        if link.threads is None:
+            return arrived_ns
+        reader = link.threads.reader
+        self._words[reader] = read_ns = read(link, arrived_ns, self._words[reader], frame_bytes)
+        return read_ns
+
+    def ring(self, source: int, destination: int) -> memoryview:
+        """The notes about the messages from one rank to another, which only that one's sender writes."""
+        place = (source + 1) * self._num_ranks + destination + 1
+        start = self._num_resources + place * RING * WORDS
+        return self._words[start : start + RING * WORDS]
+
+
+def _clock_bytes(num_devices: int, num_resources: int) -> int:
+    return _WORD_BYTES * (num_resources + (num_devices + 1) ** 2 * RING * WORDS)
+
+
+def _ns(seconds: float) -> int:
+    return round(1e9 * seconds)
