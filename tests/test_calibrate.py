@@ -39,7 +39,7 @@ def timeline_on(cluster: Cluster, plan: Plan = PLAN, batch: int = 1) -> Timeline
 
 def diverse_cluster(link: Link, client_link: Link | None = None) -> Cluster:
     """Four devices of different speeds."""
-    speeds = ((2e9, 3e-5), (5e9, 0.0), (1.5e10, 2e-4), (7e8, 1e-6))
+    speeds = ((4e9, 3e-5), (5e9, 0.0), (1.5e10, 2e-4), (3e9, 1e-6))
     devices = tuple(
         Device(name=f"device{rank}", flops_per_s=rate, layer_overhead_s=constant_s, memory_bytes=1 << 30)
         for rank, (rate, constant_s) in enumerate(speeds)
@@ -68,12 +68,13 @@ def assert_same_figures(found: Cluster, wanted: Cluster) -> None:
 @pytest.mark.parametrize("medium", ["own", "switch", "shared"])
 def test_the_figures_of_a_cluster_are_found_again(medium: str) -> None:
     """Requests on a cluster that follows the model give its own figures back, also where messages take turns."""
-    link = Link(bandwidth_bytes_per_s=2e7, latency_s=4e-4, message_overhead_s=1e-4, medium=medium)
-    client = Link(bandwidth_bytes_per_s=1e6, latency_s=2e-3)
+    link = Link(bandwidth_bytes_per_s=2e8, latency_s=4e-4, message_overhead_s=1e-4, medium=medium)
+    client = Link(bandwidth_bytes_per_s=1e8, latency_s=2e-3)
     other = diverse_cluster(link, client)
-    found = calibrate(PLAN, wrong(other), [timeline_on(other)] * 2).cluster
+    plan = build_plan(named_architecture("resnext38_4x8d", 4, "hand-made", num_classes=10))
+    found = calibrate(plan, wrong(other), [timeline_on(other, plan)] * 2).cluster
     assert_same_figures(found, other)
-    after, measured = simulate(PLAN, found), simulate(PLAN, other)
+    after, measured = simulate(plan, found), simulate(plan, other)
     assert after.compute_s == pytest.approx(measured.compute_s)
 
 
@@ -171,7 +172,7 @@ def test_messages_shorter_than_the_clocks_are_sure_of_tell_nothing() -> None:
     found = calibrate(PLAN, wrong(other), [unsure])
     assert found.cluster.links == wrong(other).links
     assert found.links[0].how == "kept: shorter than the clocks' uncertainty"
-    assert found.cluster.devices[0].flops_per_s == pytest.approx(2e9)
+    assert found.cluster.devices[0].flops_per_s == pytest.approx(4e9)
 
 
 def test_sizes_that_are_alike_correct_the_latency_only() -> None:

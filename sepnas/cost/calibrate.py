@@ -210,19 +210,21 @@ def _free_messages(cluster: Cluster, timeline: Timeline) -> Iterator[tuple[_Mess
     """The messages of one request that were waited for and had their way to themselves."""
     routes, clocks = routes_of(cluster), timeline.uncertainty_s
     posted_s, had_s, waited = _ends_of_messages(timeline)
-    earlier: list[tuple[frozenset[int], float, float]] = []  # the ways of messages with lower tags, and when
-    for message in sorted((a for a in timeline.activities if a.kind == "transfer"), key=lambda a: a.tag or 0):
+    transfers = []
+    for message in timeline.activities:
         source, destination, tag = message.rank, message.peer, message.tag
-        if destination is None or tag is None:
+        if message.kind != "transfer" or destination is None or tag is None:
             continue
         route = routes[source, destination]
-        if route is None:  # the cluster says that the client's messages cost nothing
-            continue
-        start_s, end_s = posted_s.get(tag, 0.0), had_s.get(tag, message.end_s)
-        way = frozenset(route.resources)
-        # messages take turns by tag
-        free = not any(way & other and first < end_s and last > start_s for other, first, last in earlier)
-        earlier.append((way, start_s, message.end_s))
+        if route is not None:  # else the cluster says that the client's messages cost nothing
+            start_s, had = posted_s.get(tag, 0.0), had_s.get(tag, message.end_s)
+            transfers.append((message, source, destination, tag, frozenset(route.resources), start_s, had))
+    for message, source, destination, tag, way, start_s, end_s in transfers:
+        # what came meanwhile over the same wire went first
+        free = not any(
+            way & other_way and start_s < other.end_s <= message.end_s and other is not message
+            for other, _, _, _, other_way, _, _ in transfers
+        )
         if free and end_s > start_s and (tag in waited or destination == CLIENT):
             time = MessageTime(
                 message.payload_bytes + FRAME_HEADER_BYTES,

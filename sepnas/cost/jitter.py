@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from sepnas.cost.passage import Passage
 from sepnas.cost.routes import Network
+from sepnas.cost.turns import take_turns
 from sepnas.cost.work import DeviceWork, Leg, Work
 from sepnas.errors import SpecError
 from sepnas.plan.steps import Plan
@@ -35,6 +36,7 @@ def sampled_latencies_s(plan: Plan, cluster: Cluster, samples: int = 1000, seed:
     if samples < 1:
         raise SpecError(f"`samples` must be at least 1, got {samples}")
     work = Work(plan, cluster, batch, with_tasks=True)
+    take_turns(work)
     random = np.random.default_rng(seed)
     legs = [
         _jittered_legs(part, device.jitter, samples, random)

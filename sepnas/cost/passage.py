@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from sepnas.cost.work import Leg, Work
 from sepnas.errors import PlanError
 from sepnas.plan.steps import CLIENT
+
+if TYPE_CHECKING:
+    from sepnas.cost.work import Leg, Work
 
 
 class Carrier(Protocol):

@@ -18,8 +18,8 @@ Writers and readers run beside the computing thread where the device has a core 
 device take turns, as do its readers; the two do not slow each other down. The client's own processor costs nothing.
 Without ``exchange`` costs converting, handling and merging cost nothing.
 
-Messages take their turn by tag. Turns do not depend on times, so every finish time is a (max, +) expression of the
-durations: more bandwidth, or a faster device, never makes anything later.
+Whose turn it is on a wire does not depend on what links take (``cost/turns.py``), so more bandwidth or less latency
+never makes a request longer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from typing import Literal
 
 from sepnas.cost.memory import peak_memory_bytes
 from sepnas.cost.passage import Passage
-from sepnas.cost.routes import Network, routes_of
+from sepnas.cost.routes import routes_of
+from sepnas.cost.turns import take_turns
 from sepnas.cost.work import Work
 from sepnas.plan.steps import CLIENT, Plan, Recv
 from sepnas.spec.cluster import Cluster
@@ -93,8 +94,7 @@ def simulate(plan: Plan, cluster: Cluster, batch: int = 1, timeline: bool = Fals
     :class:`SpecError` when a device's profile cannot tell what a segment takes.
     """
     work = Work(plan, cluster, batch, with_tasks=timeline)
-    passage = Passage(work, Network(cluster))
-    passage.play()
+    passage = take_turns(work)
     links = _link_bytes(work)
     makespan_s = max(passage.done_s)
     return Simulation(

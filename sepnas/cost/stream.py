@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sepnas.cost.routes import Network
+from sepnas.cost.turns import take_turns
 from sepnas.cost.work import Work
 from sepnas.errors import PlanError, SpecError
 from sepnas.plan.steps import CLIENT, Plan
@@ -33,14 +34,16 @@ def simulate_stream(
     """Simulate ``requests`` requests; the next one is sent as soon as fewer than ``in_flight`` wait for their answers.
 
     Each device works on one request at a time, in order, by the rules of :func:`sepnas.cost.simulator.simulate`.
-    Messages of one request take their turn by tag; between requests who posted first goes first. One in flight gives
+    Messages of one request take their turns as there; between requests who posted first goes first. One in flight gives
     the simulated latency again and again. Turns between requests depend on times, so more bandwidth could in rare
     cases make a stream slower.
     """
     for name, value in (("requests", requests), ("in_flight", in_flight)):
         if value < 1:
             raise SpecError(f"`{name}` must be at least 1, got {value}")
-    stream = _Stream(Work(plan, cluster, batch), requests, in_flight)
+    work = Work(plan, cluster, batch)
+    take_turns(work)
+    stream = _Stream(work, requests, in_flight)
     stream.play()
     latencies_s = [end_s - start_s for start_s, end_s in zip(stream.sent_s, stream.answered_s, strict=True)]
     first = requests // 2

@@ -109,6 +109,18 @@ def times_of(cluster: Cluster) -> tuple[DeviceTimes, ...]:
     return _times_of(Same(cluster))
 
 
+def alike(cluster: Cluster) -> bool:
+    """Whether all devices take the same time for the same."""
+    return _alike(Same(cluster))
+
+
+@lru_cache(maxsize=16)
+def _alike(same: Same[Cluster]) -> bool:
+    devices = same.value.devices
+    facts = ("flops_per_s", "layer_overhead_s", "profile", "exchange")
+    return all(getattr(device, name) == getattr(devices[0], name) for device in devices for name in facts)
+
+
 @lru_cache(maxsize=16)
 def _times_of(same: Same[Cluster]) -> tuple[DeviceTimes, ...]:
     return tuple(DeviceTimes(device) for device in same.value.devices)

@@ -39,7 +39,7 @@ class DeviceWork:
 
 
 class Work:
-    """All devices' parts of one request of ``batch`` samples, and its messages in turn: by tag.
+    """All devices' parts of one request of ``batch`` samples, and its messages by tag; ``turns.py`` may reorder them.
 
     Raises :class:`PlanError` when the cluster has fewer devices than the plan.
     """

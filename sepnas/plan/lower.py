@@ -12,7 +12,7 @@ from functools import lru_cache
 from sepnas.plan.network import FLOAT_BYTES, PartTable, network_table
 from sepnas.plan.steps import CLIENT, Merge, Plan, Recv, Region, Segment, Send, Shape, Step
 from sepnas.plan.traffic import Event, crossings_of, events_of, live_crossings
-from sepnas.spec.architecture import Architecture
+from sepnas.spec.architecture import Architecture, DevicePart
 
 
 def lower(architecture: Architecture, live: bool = False) -> Plan:
@@ -43,7 +43,13 @@ def lower(architecture: Architecture, live: bool = False) -> Plan:
         reader=readout.device,
         answer=_logits_shape(architecture.num_classes),
         tensors_bytes=tuple([p.tensors_bytes() for p in programs]),
+        even=_alike(architecture.parts),
     )
+
+
+def _alike(parts: Sequence[DevicePart]) -> bool:
+    first = parts[0]
+    return all(part is first or part == first for part in parts)
 
 
 class _Program:

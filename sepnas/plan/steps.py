@@ -190,8 +190,7 @@ class Message:
 class Plan:
     """What each device does for one request.
 
-    Tags rise along every dependency: no message depends on one of a higher tag. Where messages compete for a
-    link, they take their turn by tag.
+    Tags rise along every dependency: no message depends on one of a higher tag.
 
     Attributes:
         programs: for each rank its steps in order; empty for a device that the answer does not need.
@@ -199,6 +198,7 @@ class Plan:
         shapes: each rank's tensors: name to the shape of one sample.
         answer: the shape of the answer that ``reader`` sends to the client.
         reader: the rank that holds the answer.
+        even: whether all devices are known to compute the same: their parts are alike.
     """
 
     programs: tuple[tuple[Step, ...], ...]
@@ -207,6 +207,7 @@ class Plan:
     reader: int
     answer: Shape = field(default_factory=lambda: Shape(1))
     tensors_bytes: tuple[int, ...] | None = field(default=None, repr=False, compare=False)
+    even: bool = field(default=False, repr=False, compare=False)
 
     @property
     def num_devices(self) -> int:

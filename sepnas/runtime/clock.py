@@ -85,7 +85,7 @@ class Clock:
         """Occupy the shared resources of a message, after those who asked before; when it has left, and when it can
         be taken, jitter aside.
 
-        Who asks first is first; the simulator lets messages take turns by tag.
+        Who asks first is first; the simulator does not let what links take decide that.
         """
         import fcntl  # a machine without it can still be a real device
 
