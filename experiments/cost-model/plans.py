@@ -22,8 +22,7 @@ SMALL = "resnext20"
 def plans_for(cluster: str) -> dict[str, Architecture]:
     """What runs on one of ``clusters.KINDS``, by name.
 
-    Where links are slow the networks are shallow, so that a request of all-to-all ends within seconds. Eight fast
-    devices at once are more than two cores compute in their time, so the fast cluster has at most four.
+    Where links are slow the networks are shallow, so that a request of all-to-all ends within seconds.
     """
     depth = "resnext56" if cluster in ("gigabit", "100mbit", "mixed") else SMALL
     found = {

@@ -14,6 +14,7 @@ from figure import draw
 from plans import plans_for
 from real import measure_real_cluster
 from scipy.stats import spearmanr
+from shaper import check_shapers
 
 from sepnas.cli.demo import simulation_rate
 from sepnas.cost.held_out import held_out_errors
@@ -103,6 +104,17 @@ def record_rate(record: Recorder) -> None:
         record.measure(name, rates[len(rates) // 2], "1/s", rates[0], rates[-1], len(rates), ">= 2000")
 
 
+def record_shapers(record: Recorder, rows: list[Row]) -> None:
+    """How far the links that the emulation makes are from what they are set to."""
+    for what, key in (("message", "message_{}_s"), ("bandwidth", "bandwidth_{}_bytes_per_s")):
+        errors = [abs(row[key.format("measured")] / row[key.format("set")] - 1) for row in rows]
+        record.measure(f"link_{what}_error", sum(errors) / len(errors), "", min(errors), max(errors), len(errors))
+    found = [row["iperf3_bytes_per_s"] / row["bandwidth_set_bytes_per_s"] for row in rows if row["iperf3_bytes_per_s"]]
+    if found:
+        record.measure("iperf3_of_set_bandwidth", sum(found) / len(found), "", min(found), max(found), len(found))
+    record.table("links", rows)
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clusters", nargs="+", choices=KINDS, default=list(KINDS))
@@ -122,6 +134,7 @@ def main() -> None:
         real, cluster = measure_real_cluster(chosen.out, chosen.profile_seconds)
         record_real(record, real)
         record_profile(record, cluster)
+        record_shapers(record, check_shapers())
         record_rate(record)
         draw(rows, real, HERE / "latency.svg")
         for measure in record.measures.values():
