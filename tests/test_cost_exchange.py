@@ -11,15 +11,21 @@ from hypothesis import strategies as st
 from sepnas.cli.pages import shown_timeline
 from sepnas.cost.floor import floor_s
 from sepnas.cost.jitter import latency_percentile
+from sepnas.cost.passage import Passage
+from sepnas.cost.routes import Network
 from sepnas.cost.simulator import simulate
 from sepnas.cost.stream import simulate_stream
 from sepnas.cost.timeline import predicted_timeline
+from sepnas.cost.turns import take_turns
+from sepnas.cost.work import Work
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
 from sepnas.plan.steps import CLIENT, Compute, Merge, Plan, Recv, Region, Segment, Send, Shape
 from sepnas.spec.architecture import named_architecture
 from sepnas.spec.cluster import Cluster, Link, uniform_cluster
 from sepnas.spec.device_profile import ConversionCosts, ExchangeCosts
+from sepnas.spec.patterns import point
+from sepnas.spec.policy import Readout, TransmissionPolicy
 from sepnas.spec.wire import FRAME_HEADER_BYTES, PIECE_BYTES, WireFormat, payload_bytes
 from tests.strategies import architectures, clusters
 from tests.test_cost import with_devices
@@ -114,6 +120,40 @@ def test_writers_of_a_device_take_turns() -> None:
     costs = ExchangeCosts(byte_s=1e-7)
     sent = max(sum(x.wire_bytes for x in simulate(plan, cluster).links if x.source == rank) for rank in range(4))
     assert simulate(plan, with_devices(cluster, exchange=costs)).latency_s >= sent * 1e-7
+
+
+def in_order_of_tags(plan: Plan, cluster: Cluster) -> Passage:
+    passage = Passage(Work(plan, cluster), Network(cluster))
+    passage.play()
+    return passage
+
+
+def test_who_had_a_message_first_sends_first() -> None:
+    """Two devices that share the air and send after every block keep it busy: each computes while the other sends."""
+    plan = build_plan(named_architecture("resnext20_2x8d", 2, "all-to-all"))
+    link = Link(bandwidth_bytes_per_s=1e7, medium="shared")
+    cluster = uniform_cluster(2, flops_per_s=1e9).model_copy(update={"links": (link,)})
+    alone_s = simulate(plan, cluster.model_copy(update={"links": (Link(bandwidth_bytes_per_s=1e15),)})).latency_s
+    air_s = plan.wire_bytes() / 1e7
+    found = simulate(plan, cluster)
+    assert air_s < found.latency_s < air_s + 0.6 * alone_s
+    assert max(in_order_of_tags(plan, cluster).done_s) > found.makespan_s + 0.2 * alone_s
+
+
+def test_a_fast_device_does_not_wait_for_the_turn_of_a_slow_one() -> None:
+    """A message is not held up by one of an earlier block that a slow device will post much later."""
+    points = (point(0, ((0, 1),)), point(1, ((2, 3),)), point(2, ((1, 3),)))
+    plan = build_plan(
+        named_architecture("resnext11_4x8d", 4, TransmissionPolicy(points=points, readout=Readout(device=3)))
+    )
+    link = Link(bandwidth_bytes_per_s=1e6, medium="shared")
+    cluster = uniform_cluster(4, flops_per_s=1e9).model_copy(update={"links": (link,)})
+    slow = cluster.devices[0].model_copy(update={"flops_per_s": 1e7})
+    cluster = cluster.model_copy(update={"devices": (slow, *cluster.devices[1:])})
+    work = Work(plan, cluster)
+    take_turns(work)
+    pairs = [pair for _, pair, _, _ in work.messages if CLIENT not in pair]
+    assert pairs == [(2, 3), (0, 1), (1, 3)]
 
 
 @QUICK

@@ -14,7 +14,8 @@ HERE = ExchangeCosts(
     merge_s=1.5e-5,
     merge_s_per_value=6e-10,
 )
-"""What exchanging costs one core of the Xeon of the result, rounded; ``sepnas profile device`` measured it."""
+"""What exchanging costs one core of a Xeon: a message as ``sepnas profile device`` finds it there, rounded; converting
+and merging rather more."""
 KERNEL_HERE_S = 1e-5
 """What a kernel costs there: a board's processor is taken to be slower at exchanging by as much as at this."""
 

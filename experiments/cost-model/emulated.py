@@ -52,19 +52,18 @@ def facts_of(architecture: Architecture, cluster: Cluster) -> Row:
 
 def measure_emulated(architecture: Architecture, cluster: Cluster, shaping: ShapingChoice) -> Row:
     """The median latency of real requests through real workers that emulate the cluster."""
-    facts = facts_of(architecture, cluster)
+    requests = num_requests(facts_of(architecture, cluster)["predicted_s"])
     with tempfile.TemporaryDirectory(prefix="sepnas-cost-model-") as name:
         folder = Path(name)
         export(architecture, folder / "deployment")
         path = cluster.save(folder / "cluster.yaml")
         setting = read_setting(folder / "deployment", path, shaping, 1, 0.0, insecure=False)
         with emulated_cluster(setting) as running, open_session(setting, running, DEADLINE_S) as session:
-            found = run_bench(setting, session, num_requests(facts["predicted_s"]), warmup=2)
+            found = run_bench(setting, session, requests, warmup=2)
     measured = found.measured()
-    return facts | {
+    return {
         "measured_s": measured.median,
         "measured_p95_s": measured.p95,
-        "ratio": measured.median / facts["predicted_s"],
         "requests": found.result.requests,
         "shaping": setting.shaping,
         "late_steps": found.late_share("steps"),

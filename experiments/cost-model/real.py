@@ -1,23 +1,25 @@
-"""Two real processes on the cores of this machine, nothing emulated: profile, links, predictions, requests."""
+"""Two real processes, a core of this machine each, nothing emulated: profile, links, predictions, requests."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
 from cells import Cells, Row
 from emulated import export, facts_of, num_requests
 
-from sepnas.cli.workers import LocalWorkers
+from sepnas.cli.workers import Launch, LocalWorkers
 from sepnas.runtime.bench import bench, random_batch
 from sepnas.runtime.session import Session
 from sepnas.spec.architecture import Architecture, named_architecture
 from sepnas.spec.cluster import Cluster
 
 REPEATS = 3
+LAUNCHES = [Launch(prefix=("taskset", "--cpu-list", str(core))) for core in range(2)]
 
 
 def measure_real_cluster(folder: Path, profile_seconds: float) -> tuple[list[Row], Cluster]:
@@ -28,16 +30,19 @@ def measure_real_cluster(folder: Path, profile_seconds: float) -> tuple[list[Row
     cluster, cells = Cluster.load(path), Cells(folder / "real.jsonl")
     rows = []
     for name, architecture in plans().items():
-        row = cells.get(name, partial(measure_real, architecture, cluster))
-        rows.append({"plan": name, **row})
+        row = facts_of(architecture, cluster) | cells.get(name, partial(measure_real, architecture, cluster))
+        rows.append({"plan": name, **row, "ratio": row["measured_s"] / row["predicted_s"]})
         print(f"real {name:30} predicted {row['predicted_s']:.5f} s, measured {row['measured_s']:.5f} s", flush=True)
     return rows, cluster
 
 
 def profile_machine(path: Path, profile_seconds: float) -> None:
-    """As a user would: the device, then the links between two workers; the client's link is one of them."""
+    """As a user would: the device, then the links between two workers; the client's link is one of them.
+
+    The device has one core, on which it computes and exchanges.
+    """
     device = path.with_name("device.yaml")
-    _sepnas("profile", "device", "--out", device, "--name", "device0", "--seconds", profile_seconds)
+    _sepnas("profile", "device", "--out", device, "--name", "device0", "--seconds", profile_seconds, cores={0})
     one = Cluster.load(device)
     two = (one.devices[0], one.devices[0].model_copy(update={"name": "device1"}))
     one.model_copy(update={"name": "this-machine", "devices": two}).save(device)
@@ -47,8 +52,9 @@ def profile_machine(path: Path, profile_seconds: float) -> None:
     found.model_copy(update={"client_link": between_all}).save(path)
 
 
-def _sepnas(*words: object) -> None:
-    subprocess.run([sys.executable, "-m", "sepnas", *map(str, words)], check=True)
+def _sepnas(*words: object, cores: Collection[int] = ()) -> None:
+    pinned = ("taskset", "--cpu-list", ",".join(map(str, cores))) if cores else ()
+    subprocess.run([*pinned, sys.executable, "-m", "sepnas", *map(str, words)], check=True)
 
 
 def plans() -> dict[str, Architecture]:
@@ -63,17 +69,17 @@ def plans() -> dict[str, Architecture]:
 
 def measure_real(architecture: Architecture, cluster: Cluster) -> Row:
     """The median latency of requests through two workers; each of some sessions has its own, the middle one counts."""
-    facts = facts_of(architecture, cluster)
+    requests = 3 * num_requests(facts_of(architecture, cluster)["predicted_s"])
     medians_s = []
     with tempfile.TemporaryDirectory(prefix="sepnas-cost-model-") as name:
         deployment = Path(name) / "deployment"
         export(architecture, deployment)
         for _ in range(REPEATS):
-            with LocalWorkers(deployment, 2) as workers, Session(deployment, workers.hosts) as session:
-                images, requests = random_batch(session.manifest, 1), 3 * num_requests(facts["predicted_s"])
+            with LocalWorkers(deployment, 2, LAUNCHES) as workers, Session(deployment, workers.hosts) as session:
+                images = random_batch(session.manifest, 1)
                 medians_s.append(bench(session, images, requests, warmup=30).latency_median_s)
     medians_s.sort()
-    return facts | {
+    return {
         "measured_s": medians_s[len(medians_s) // 2],
         "measured_low_s": medians_s[0],
         "measured_high_s": medians_s[-1],

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import time
 from functools import partial
 from pathlib import Path
 
 from cells import Cells, Row
 from clusters import KINDS, make_cluster
-from emulated import measure_emulated
+from emulated import facts_of, measure_emulated
 from figure import draw
 from plans import plans_for
 from real import measure_real_cluster
@@ -38,11 +40,18 @@ def emulated_rows(cells: Cells, clusters: list[str], shaping: str, deadline_s: f
         for name, architecture in plans_for(cluster_name).items():
             if time.monotonic() > deadline_s:
                 raise SystemExit(f"time is up: {len(cells.found)} plans are kept in {cells.path}; run it again")
-            key = f"{cluster_name} {shaping} {name} {plan_key(build_plan(architecture))}"
-            row = cells.get(key, partial(measure_emulated, architecture, cluster, shaping))
-            rows.append({"cluster": cluster_name, "plan": name, **row})
+            key = f"{cluster_name}-{_fingerprint(cluster)} {shaping} {name} {plan_key(build_plan(architecture))}"
+            row = facts_of(architecture, cluster) | cells.get(
+                key, partial(measure_emulated, architecture, cluster, shaping)
+            )
+            ratio = row["measured_s"] / row["predicted_s"]
+            rows.append({"cluster": cluster_name, "plan": name, **row, "ratio": ratio})
             print(_line(rows[-1]), flush=True)
     return rows
+
+
+def _fingerprint(cluster: Cluster) -> str:
+    return hashlib.sha256(json.dumps(cluster.to_data(), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _line(row: Row) -> str:
