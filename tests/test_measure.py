@@ -148,10 +148,13 @@ def test_costs_are_fitted_and_never_negative() -> None:
     assert fit_costs(columns, [1e-8 * each * each for _, each in columns])[0] == 0.0
 
 
-def test_exchange_costs_are_those_of_the_runtime() -> None:
-    """Conversions, merges and messages cost something, int4 more than nothing, and all is finite."""
+@pytest.mark.parametrize("cores", [1, 4])
+def test_exchange_costs_are_those_of_the_runtime(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+    """Conversions, merges and messages cost something, int4 more than nothing, and all is finite; a core is said."""
+    monkeypatch.setattr("sepnas.measure.exchange.usable_cores", lambda: cores)
     costs, with_tls = measure_exchange(0.3)
     assert with_tls
+    assert costs.own_core is (cores > 1)
     assert min(costs.message_s, costs.byte_s, costs.convert_s, costs.merge_s) >= 0
     assert costs.message_s + costs.byte_s > 0
     assert costs.convert_s_per_value.int4 > 0
@@ -164,6 +167,13 @@ def test_a_loopback_without_certificates_is_plain(monkeypatch: pytest.MonkeyPatc
     with Loopback() as loopback:
         assert not loopback.with_tls
         assert loopback.ends.processor_s(bytes(64)) >= 0
+
+
+def test_a_message_holds_a_computing_thread_up() -> None:
+    """A megabyte sent and had takes time from who waits for it, even where that does nothing else."""
+    with Loopback() as loopback:
+        found = [loopback.ends.lost_s(bytes(1 << 20), lambda: None) for _ in range(5)]
+        assert 1e-5 < np.median(found) < 1.0
 
 
 def test_held_out_operators_are_predicted() -> None:

@@ -17,7 +17,6 @@ from emulated import export
 
 from sepnas.cli.emulate import emulated_cluster, read_setting
 from sepnas.cli.netns import Namespaces
-from sepnas.plan.steps import CLIENT
 from sepnas.spec.architecture import named_architecture
 
 SECONDS = 4
@@ -31,17 +30,21 @@ def check_shapers() -> list[Row]:
         folder = Path(name)
         export(ARCHITECTURE, folder / "deployment")
         for cluster_name in KINDS:
-            path = make_cluster(cluster_name).save(folder / f"{cluster_name}.yaml")
+            cluster = make_cluster(cluster_name)
+            path = cluster.save(folder / f"{cluster_name}.yaml")
             for wanted in ("process", "auto"):
                 setting = read_setting(folder / "deployment", path, wanted, 1, 0.0, insecure=False)
                 if wanted == "auto" and setting.shaping == "process":
                     continue
                 with emulated_cluster(setting) as running:
-                    checks = running.check_links()
-                    iperf = iperf_bytes_per_s(running.emulations) if setting.shaping == "netns" else None
+                    checks, emulations = running.check_links(), running.emulations
+                iperf = iperf_bytes_per_s(emulations) if setting.shaping == "netns" else None
                 for check in checks:
                     row = {"cluster": cluster_name, "shaping": setting.shaping, **asdict(check)}
-                    rows.append(row | {"iperf3_bytes_per_s": None if check.source == CLIENT else iperf})
+                    if iperf is not None and check.source == 0:
+                        link_bytes_per_s = cluster.links[0].bandwidth_bytes_per_s
+                        row |= {"iperf3_bytes_per_s": iperf, "iperf3_by_set": iperf / link_bytes_per_s}
+                    rows.append(row)
     return rows
 
 

@@ -22,6 +22,8 @@ NUM_VALUES = (256, 2048, 16384, 65536)
 """Feature maps of the family: 16 channels of 4x4, up to 64 of 32x32."""
 MESSAGE_BYTES = (64, 1024, 16384, 131072)
 CALLS = 5
+_PRODUCTS, _PRODUCT = 20, ((16, 144), (144, 256))
+"""About as long as a small layer each: between two, other threads come to their turn."""
 _MERGE = Merge("mean", ("own", "received"), "merged")
 _CONVERTED = [each for each in get_args(WireFormat) if each != "fp32"]
 
@@ -31,11 +33,13 @@ def measure_exchange(seconds: float, threads: int = 1, tick: Tick = lambda: None
     cryptography they are plain.
 
     Converting is encoding or decoding, the mean of both. A merge is the mean of two tensors; weighted ones take
-    longer. Of a message counts the time that the process's threads spent on processors, half of it for each end.
+    longer. Of a message counts, half of it for each end, the time that the process's threads spent on processors, or
+    without a core for them what a thread that computes meanwhile loses.
     """
+    own_core = usable_cores() > threads
     convert_s, per_value = _conversions(_stop(seconds), tick)
     merge_s, merge_s_per_value = _merges(_stop(seconds), tick)
-    message_s, byte_s, with_tls = _messages(_stop(seconds), tick)
+    message_s, byte_s, with_tls = _messages(_stop(seconds), tick, own_core)
     costs = ExchangeCosts(
         message_s=message_s,
         byte_s=byte_s,
@@ -43,7 +47,7 @@ def measure_exchange(seconds: float, threads: int = 1, tick: Tick = lambda: None
         convert_s_per_value=per_value,
         merge_s=merge_s,
         merge_s_per_value=merge_s_per_value,
-        own_core=usable_cores() > threads,
+        own_core=own_core,
     )
     return costs, with_tls
 
@@ -74,9 +78,10 @@ def _merges(stop: Stop, tick: Tick) -> tuple[float, float]:
     return merge_s, per_value
 
 
-def _messages(stop: Stop, tick: Tick) -> tuple[float, float, bool]:
+def _messages(stop: Stop, tick: Tick, own_core: bool) -> tuple[float, float, bool]:
     with Loopback() as loopback:
-        rounds = measure_rounds([_visit(loopback.ends, size) for size in MESSAGE_BYTES], stop, tick)
+        visit = _visit if own_core else _visit_computing
+        rounds = measure_rounds([visit(loopback.ends, size) for size in MESSAGE_BYTES], stop, tick)
         columns = [[1.0, float(size + FRAME_HEADER_BYTES)] for size in MESSAGE_BYTES]
         message_s, byte_s = fit_costs(columns, [max(each, 1e-9) / 2 for each in rounds.medians_s()])
         return message_s, byte_s, loopback.with_tls
@@ -85,6 +90,16 @@ def _messages(stop: Stop, tick: Tick) -> tuple[float, float, bool]:
 def _visit(ends: Ends, size: int) -> Callable[[], Sequence[float]]:
     payload = bytes(size)
     return lambda: [ends.processor_s(payload)]
+
+
+def _visit_computing(ends: Ends, size: int) -> Callable[[], Sequence[float]]:
+    payload, weights, columns = bytes(size), *(np.ones(shape, dtype=np.float32) for shape in _PRODUCT)
+
+    def compute() -> None:
+        for _ in range(_PRODUCTS):
+            np.matmul(weights, columns)
+
+    return lambda: [ends.lost_s(payload, compute)]
 
 
 def _medians(runs: Sequence[Callable[[], object]], stop: Stop, tick: Tick) -> list[float]:

@@ -6,6 +6,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -43,11 +44,34 @@ class Ends:
         another, each sent when the one before it is there. Raises :class:`PeerLostError`."""
         start = time.process_time()
         for _ in range(MESSAGES):
-            self._number += 1
-            self._sender.send(Data(self._number, TAG, payload))
-            if not self._came.acquire(timeout=DEADLINE_S):
-                raise PeerLostError(f"a message of {len(payload)} bytes to this machine itself was lost: {self._error}")
+            self._send(payload)
+            self._await(payload)
         return (time.process_time() - start) / MESSAGES
+
+    def lost_s(self, payload: bytes, compute: Callable[[], object]) -> float:
+        """Seconds that a message, both ends of it, takes from a thread that computes all the time.
+
+        More than the threads' own seconds on processors where they share one with it, and Python's lock in any case.
+        Raises :class:`PeerLostError`.
+        """
+        start = time.perf_counter()
+        for _ in range(MESSAGES):
+            compute()
+        between = time.perf_counter()
+        for _ in range(MESSAGES):
+            self._send(payload)
+            compute()
+        for _ in range(MESSAGES):
+            self._await(payload)
+        return max(0.0, time.perf_counter() - between - (between - start)) / MESSAGES
+
+    def _send(self, payload: bytes) -> None:
+        self._number += 1
+        self._sender.send(Data(self._number, TAG, payload))
+
+    def _await(self, payload: bytes) -> None:
+        if not self._came.acquire(timeout=DEADLINE_S):
+            raise PeerLostError(f"a message of {len(payload)} bytes to this machine itself was lost: {self._error}")
 
     def _on_event(self, event: Control | Data) -> None:
         self._came.release()
