@@ -7,7 +7,7 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import log
@@ -46,13 +46,15 @@ class Setting:
     """What is compared on one data set: ``recipe`` trains a network by itself, ``images`` are to train and validate.
 
     They are of the first classes, as many as the space has. Every network is trained for so long that its accuracy no
-    longer tells how fast it learns: with fewer classes that is soon.
+    longer tells how fast it learns: with fewer classes that is soon. ``draw`` is the seed of the architectures; the
+    setting was chosen with those of lower ones.
     """
 
     space: Path
     recipe: Recipe
     supernet_epochs: int
     images: tuple[int, int]
+    draw: int
 
     def supernet_recipe(self, data: ImageData) -> Recipe:
         """A search's own, with the augmentation that the networks by themselves get."""
@@ -71,6 +73,7 @@ SETTINGS = {
         RECIPES["digits"].model_copy(update={"epochs": 80, "batch_size": 64}),
         supernet_epochs=250,
         images=(719, 719),
+        draw=1,
     ),
     "cifar100": Setting(
         HERE / "cifar100.yaml",
@@ -79,6 +82,7 @@ SETTINGS = {
         ),
         supernet_epochs=60,
         images=(8000, 2000),
+        draw=2,
     ),
 }
 
@@ -162,13 +166,13 @@ class Ranking:
         self.cells = Cells(folder / "cells.jsonl")
         self.judge = lru_cache(maxsize=1)(self._judge)
 
-    def rows(self, chosen: Sequence[Chosen], seeds: Sequence[int]) -> list[dict[str, Any]]:
-        """For each architecture its bytes and, for each seed, its accuracy in a supernet and by itself."""
+    def rows(self, chosen: Sequence[Chosen], seeds: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:
+        """For each architecture its bytes, and its accuracy in a supernet and by itself, each for its seeds."""
         rows = []
         found = {
             (how, seed): [self.cells.get(one.key, kept, seed, partial(measure, one, seed)) for one in chosen]
-            for seed in seeds
             for how, kept, measure in (("supernet", self.supernet_name, self.shared), ("alone", "alone", self.alone))
+            for seed in seeds[how]
         }
         for index, one in enumerate(chosen):
             policy = one.architecture.policy
@@ -220,9 +224,9 @@ class Ranking:
         print(f"{folder}: trained, {len(self.cells.found)} accuracies measured before it", flush=True)
 
 
-def record_ranking(record: Recorder, name: str, rows: list[dict[str, Any]], seeds: Sequence[int]) -> None:
+def record_ranking(record: Recorder, name: str, rows: list[dict[str, Any]], seeds: Mapping[str, Sequence[int]]) -> None:
     """Each seed's supernet against the mean of all networks trained by themselves; low and high over supernets."""
-    columns = {how: [[row[f"{how}_{seed}"] for row in rows] for seed in seeds] for how in ("supernet", "alone")}
+    columns = {how: [[row[f"{how}_{seed}"] for row in rows] for seed in some] for how, some in seeds.items()}
     truth = numpy.mean(columns["alone"], axis=0)
     for measure, correlation in (("kendall_tau", kendalltau), ("spearman", spearmanr)):
         found = [float(correlation(accuracies, truth).statistic) for accuracies in columns["supernet"]]
@@ -231,7 +235,9 @@ def record_ranking(record: Recorder, name: str, rows: list[dict[str, Any]], seed
             f"{measure}_{name}", float(numpy.mean(found)), "", min(found), max(found), len(rows), goal
         )  # fmt: skip
         # The ceiling: how well does training each network by itself repeat the ranking?
-        others = [numpy.mean(numpy.delete(columns["alone"], place, axis=0), axis=0) for place in range(len(seeds))]
+        others = [
+            numpy.mean(numpy.delete(columns["alone"], place, axis=0), axis=0) for place in range(len(columns["alone"]))
+        ]
         again = [float(correlation(one, rest).statistic) for one, rest in zip(columns["alone"], others, strict=True)]
         record.measure(
             f"{measure}_{name}_of_another_seed", float(numpy.mean(again)), "", min(again), max(again), len(rows)
@@ -246,8 +252,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data-root", type=Path, default=None, help="where torchvision's files lie")
     parser.add_argument("--out", type=Path, default=Path("runs/search-ranking"))
     parser.add_argument("--architectures", type=int, default=24)
-    parser.add_argument("--draw", type=int, default=1, help="seed of the architectures; settings were chosen with 0")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--draw", type=int, default=None, help="seed of the architectures [the set's own]")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the supernets")
+    parser.add_argument("--alone-seeds", type=int, nargs="+", default=None, help="of networks by themselves [the same]")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1, help="more only where the cores are idle")
     parser.add_argument("--stop-after-s", type=float, default=float("inf"))
@@ -258,14 +265,16 @@ def main() -> None:
     chosen = arguments()
     torch.set_num_threads(chosen.threads)
     deadline_s = time.monotonic() + chosen.stop_after_s
+    seeds = {"supernet": chosen.seeds, "alone": chosen.alone_seeds or chosen.seeds}
     with Recorder(HERE / "result.json", seeds=chosen.seeds, root=HERE) as record:
         for name in chosen.sets:
             data = load_dataset("digits" if name == "digits" else chosen.data, root=chosen.data_root)
             setting = SETTINGS[name]
             folder = chosen.out / f"{name}-{setting.fingerprint()}"
             ranking = Ranking(setting, data, folder, chosen.device, deadline_s)
-            architectures = spread_architectures(ranking.space, chosen.architectures, chosen.draw)
-            record_ranking(record, name, ranking.rows(architectures, chosen.seeds), chosen.seeds)
+            draw = setting.draw if chosen.draw is None else chosen.draw
+            architectures = spread_architectures(ranking.space, chosen.architectures, draw)
+            record_ranking(record, name, ranking.rows(architectures, seeds), seeds)
         for measure in record.measures.values():
             print(f"{measure.name}: {measure.value:.3f} ({measure.low:.3f} to {measure.high:.3f})")
 

@@ -142,7 +142,7 @@ def _energy_j(work: Work, links: tuple[LinkBytes, ...], makespan_s: float) -> tu
 
 
 def _timeline(work: Work, passage: Passage) -> list[Span]:
-    """What every device did when, device by device in order, after the transfers by tag."""
+    """What every device did when, device by device in order, after the transfers in turn."""
     routes = routes_of(work.cluster)
     spans = [
         Span(pair[0], "transfer", tensor, passage.sent_s[tag], passage.arrival_s[tag], pair[1], nbytes)
