@@ -271,7 +271,7 @@ def test_two_senders_take_turns_on_one_medium(tmp_path):
     start_ns = time.monotonic_ns()
     due = sorted(int(word) for sender in senders for word in sender.communicate("\n", timeout=30)[0].split())
     assert np.diff(due).min() >= 0.03e9 - 1
-    assert (due[-1] - start_ns) / 1e9 == pytest.approx(10 * 0.03, abs=0.03)
+    assert 10 * 0.03 <= (due[-1] - start_ns) / 1e9 < 2 * 10 * 0.03  # a busy machine may begin late
 
 
 @pytest.fixture
