@@ -28,9 +28,13 @@ def measure_real_cluster(folder: Path, profile_seconds: float) -> tuple[list[Row
     if not path.exists():
         profile_machine(path, profile_seconds)
     cluster, cells = Cluster.load(path), Cells(folder / "real.jsonl")
-    rows = []
+    profile, rows = cluster.devices[0].profile, []
+    assert profile is not None
+    when = profile.machine.date  # what was measured beside another profile was measured on another day's machine
     for name, architecture in plans().items():
-        row = facts_of(architecture, cluster) | cells.get(name, partial(measure_real, architecture, cluster))
+        row = facts_of(architecture, cluster) | cells.get(
+            f"{name}, profiled {when}", partial(measure_real, architecture, cluster)
+        )
         rows.append({"plan": name, **row, "ratio": row["measured_s"] / row["predicted_s"]})
         print(f"real {name:30} predicted {row['predicted_s']:.5f} s, measured {row['measured_s']:.5f} s", flush=True)
     return rows, cluster

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import combinations
 from math import log
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ class Setting:
 
     They are of the first classes, as many as the space has. Every network is trained for so long that its accuracy no
     longer tells how fast it learns: with fewer classes that is soon. ``draw`` is the seed of the architectures; the
-    setting was chosen with those of lower ones.
+    setting was chosen with those of lower ones. ``seeds`` are those of the supernets, ``alone_seeds`` of the
+    networks by themselves.
     """
 
     space: Path
@@ -55,6 +57,8 @@ class Setting:
     supernet_epochs: int
     images: tuple[int, int]
     draw: int
+    seeds: tuple[int, ...]
+    alone_seeds: tuple[int, ...]
 
     def supernet_recipe(self, data: ImageData) -> Recipe:
         """A search's own, with the augmentation that the networks by themselves get."""
@@ -74,6 +78,8 @@ SETTINGS = {
         supernet_epochs=250,
         images=(719, 719),
         draw=1,
+        seeds=(0, 1, 2),
+        alone_seeds=(0, 1, 2),
     ),
     "cifar100": Setting(
         HERE / "cifar100.yaml",
@@ -83,6 +89,8 @@ SETTINGS = {
         supernet_epochs=60,
         images=(8000, 2000),
         draw=2,
+        seeds=(0, 1),
+        alone_seeds=(0, 1),
     ),
 }
 
@@ -242,7 +250,21 @@ def record_ranking(record: Recorder, name: str, rows: list[dict[str, Any]], seed
         record.measure(
             f"{measure}_{name}_of_another_seed", float(numpy.mean(again)), "", min(again), max(again), len(rows)
         )
+    right = [right_pairs(accuracies, truth, rows) for accuracies in columns["supernet"]]
+    share, least, most = float(numpy.mean(right)), min(right), max(right)
+    record.measure(f"right_pairs_of_one_network_{name}", share, "", least, most, len(rows))
     record.table(name, rows)
+
+
+def right_pairs(found: Sequence[float], truth: Sequence[float], rows: Sequence[dict[str, Any]]) -> float:
+    """Of the pairs that differ in their policy alone, the share that stands in the true order."""
+    networks = [(row["depth"], row["bottleneck_channels"]) for row in rows]
+    signs = [
+        (found[a] - found[b]) * (truth[a] - truth[b])
+        for a, b in combinations(range(len(rows)), 2)
+        if networks[a] == networks[b]
+    ]
+    return sum(sign > 0 for sign in signs) / sum(sign != 0 for sign in signs)
 
 
 def arguments() -> argparse.Namespace:
@@ -253,8 +275,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/search-ranking"))
     parser.add_argument("--architectures", type=int, default=24)
     parser.add_argument("--draw", type=int, default=None, help="seed of the architectures [the set's own]")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the supernets")
-    parser.add_argument("--alone-seeds", type=int, nargs="+", default=None, help="of networks by themselves [the same]")
+    parser.add_argument("--seeds", type=int, nargs="+", default=None, help="of the supernets [the set's own]")
+    parser.add_argument(
+        "--alone-seeds", type=int, nargs="+", default=None, help="of networks by themselves [the set's own]"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1, help="more only where the cores are idle")
     parser.add_argument("--stop-after-s", type=float, default=float("inf"))
@@ -265,14 +289,15 @@ def main() -> None:
     chosen = arguments()
     torch.set_num_threads(chosen.threads)
     deadline_s = time.monotonic() + chosen.stop_after_s
-    seeds = {"supernet": chosen.seeds, "alone": chosen.alone_seeds or chosen.seeds}
-    with Recorder(HERE / "result.json", seeds=chosen.seeds, root=HERE) as record:
+    every_seed = sorted({seed for name in chosen.sets for seed in chosen.seeds or SETTINGS[name].seeds})
+    with Recorder(HERE / "result.json", seeds=every_seed, root=HERE) as record:
         for name in chosen.sets:
             data = load_dataset("digits" if name == "digits" else chosen.data, root=chosen.data_root)
             setting = SETTINGS[name]
             folder = chosen.out / f"{name}-{setting.fingerprint()}"
             ranking = Ranking(setting, data, folder, chosen.device, deadline_s)
             draw = setting.draw if chosen.draw is None else chosen.draw
+            seeds = {"supernet": chosen.seeds or setting.seeds, "alone": chosen.alone_seeds or setting.alone_seeds}
             architectures = spread_architectures(ranking.space, chosen.architectures, draw)
             record_ranking(record, name, ranking.rows(architectures, seeds), seeds)
         for measure in record.measures.values():
