@@ -30,5 +30,7 @@ def draw(emulated: list[Row], real: list[Row], path: Path) -> None:
             points = ([1e3 * row[key] for row in rows] for key in ("predicted_s", "measured_s"))
             axes.plot(*points, marker, color=colour, markersize=4, label=name)
         axes.set(xscale="log", yscale="log", xlabel="predicted, ms", ylabel="measured, ms", xlim=ends, ylim=ends)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
         axes.legend(frameon=False)
         figure.savefig(path, facecolor="white")
