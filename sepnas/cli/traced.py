@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sepnas.cost.timeline import Activity, Timeline
 from sepnas.errors import SpecError
-from sepnas.plan.steps import CLIENT, Compute, Plan, Recv, Send, Step
+from sepnas.plan.steps import CLIENT, Plan, Step, StepKind, describe_step
 from sepnas.runtime.trace import RequestRecord, StepRecord, Trace
 
 _NEXT = "name the architecture that was deployed, or write another trace with `sepnas bench --trace`"
@@ -61,28 +61,24 @@ def check_request(plan: Plan, trace: Trace, place: int, path: Path) -> None:
 
 
 def _same(record: StepRecord, step: Step, nbytes: Mapping[int, int]) -> bool:
-    if isinstance(step, Compute):
-        return (record.step, record.name) == ("compute", step.segment)
-    if isinstance(step, Send | Recv):
-        kind, peer = ("send", step.to) if isinstance(step, Send) else ("recv", step.source)
-        found = (record.step, record.name, record.peer, record.tag, record.payload_bytes)
-        return found == (kind, step.tensor, peer, step.tag, nbytes[step.tag])
-    return (record.step, record.name) == ("merge", step.output)
+    kind, name, peer, tag = describe_step(step)
+    if (record.step, record.name) != (kind, name):
+        return False
+    return tag is None or (record.peer, record.tag, record.payload_bytes) == (peer, tag, nbytes[tag])
+
+
+def _text(kind: StepKind, name: str, peer: int | None, payload_bytes: int) -> str:
+    text = f"{kind} '{name}'"
+    return text if peer is None else f"{text} of {payload_bytes} bytes (peer {peer})"
 
 
 def _record_text(record: StepRecord) -> str:
-    text = f"{record.step} '{record.name}'"
-    return text if record.peer is None else f"{text} of {record.payload_bytes} bytes (peer {record.peer})"
+    return _text(record.step, record.name, record.peer, record.payload_bytes)
 
 
 def _step_text(step: Step, nbytes: Mapping[int, int]) -> str:
-    if isinstance(step, Compute):
-        return f"compute '{step.segment}'"
-    if isinstance(step, Send):
-        return f"send '{step.tensor}' of {nbytes[step.tag]} bytes (peer {step.to})"
-    if isinstance(step, Recv):
-        return f"recv '{step.tensor}' of {nbytes[step.tag]} bytes (peer {step.source})"
-    return f"merge '{step.output}'"
+    kind, name, peer, tag = describe_step(step)
+    return _text(kind, name, peer, 0 if tag is None else nbytes[tag])
 
 
 def measured_timeline(request: RequestRecord, wires: Mapping[int, str] | None = None) -> Timeline:
