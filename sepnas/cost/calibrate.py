@@ -210,22 +210,23 @@ def _free_messages(cluster: Cluster, timeline: Timeline) -> Iterator[tuple[_Mess
     """The messages of one request that were waited for and had their way to themselves."""
     routes, clocks = routes_of(cluster), timeline.uncertainty_s
     posted_s, had_s, waited = _ends_of_messages(timeline)
-    transfers = []
+    ways: list[tuple[Activity, frozenset[int]]] = []
     for message in timeline.activities:
+        if message.kind == "transfer" and message.peer is not None:
+            route = routes[message.rank, message.peer]
+            if route is not None:  # else the cluster says that the client's messages cost nothing
+                ways.append((message, frozenset(route.resources)))
+    for message, way in ways:
         source, destination, tag = message.rank, message.peer, message.tag
-        if message.kind != "transfer" or destination is None or tag is None:
+        if destination is None or tag is None or (tag not in waited and destination != CLIENT):
             continue
-        route = routes[source, destination]
-        if route is not None:  # else the cluster says that the client's messages cost nothing
-            start_s, had = posted_s.get(tag, 0.0), had_s.get(tag, message.end_s)
-            transfers.append((message, source, destination, tag, frozenset(route.resources), start_s, had))
-    for message, source, destination, tag, way, start_s, end_s in transfers:
+        start_s, end_s = posted_s.get(tag, 0.0), had_s.get(tag, message.end_s)
         # what came meanwhile over the same wire went first
         free = not any(
             way & other_way and start_s < other.end_s <= message.end_s and other is not message
-            for other, _, _, _, other_way, _, _ in transfers
+            for other, other_way in ways
         )
-        if free and end_s > start_s and (tag in waited or destination == CLIENT):
+        if free and end_s > start_s:
             time = MessageTime(
                 message.payload_bytes + FRAME_HEADER_BYTES,
                 end_s - start_s,
