@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from sepnas.cost.routes import Route, routes_of
+from sepnas.cost.routes import Route, link_between, routes_of
 from sepnas.cost.work import Work
 from sepnas.plan.steps import CLIENT, Plan
 from sepnas.spec.cluster import Cluster, Link
@@ -32,7 +32,7 @@ def emulations(
     """
     steps_s = step_seconds(plan, cluster, batch)
     ways = _ways(plan, cluster)
-    links = {pair: _emulated_link(_link(cluster, *pair), route, pair[1]) for pair, route in ways.items()}
+    links = {pair: _emulated_link(link, route, pair[1]) for pair, (link, route) in ways.items()}
     num_resources = 1 + max((number for link in links.values() for number in link.used()), default=-1)
     return {
         rank: Emulation(
@@ -52,18 +52,13 @@ def emulations(
     }
 
 
-def _ways(plan: Plan, cluster: Cluster) -> dict[tuple[int, int], Route]:
+def _ways(plan: Plan, cluster: Cluster) -> dict[tuple[int, int], tuple[Link, Route]]:
     """Both directions of every connection that the plan needs and that costs anything."""
     routes = routes_of(cluster)
     pairs = {(m.source, m.destination) for m in plan.messages()}
     both = sorted(pairs | {(destination, source) for source, destination in pairs})
-    return {pair: route for pair in both if (route := routes[pair]) is not None}
-
-
-def _link(cluster: Cluster, source: int, destination: int) -> Link:
-    link = cluster.client_link if CLIENT in (source, destination) else cluster.link(source, destination)
-    assert link is not None, "a way without a link has no route"
-    return link
+    found = ((pair, link_between(cluster, *pair), routes[pair]) for pair in both)
+    return {pair: (link, route) for pair, link, route in found if link is not None and route is not None}
 
 
 def _emulated_link(link: Link, route: Route, peer: int) -> EmulatedLink:

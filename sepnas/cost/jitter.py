@@ -53,8 +53,7 @@ def sampled_latencies_s(plan: Plan, cluster: Cluster, samples: int = 1000, seed:
 
 def has_jitter(cluster: Cluster) -> bool:
     """Whether anything in it varies by chance."""
-    links = (*cluster.links, *(() if cluster.client_link is None else (cluster.client_link,)))
-    return any(device.jitter for device in cluster.devices) or any(link.jitter_s for link in links)
+    return any(device.jitter for device in cluster.devices) or any(link.jitter_s for link in cluster.every_link)
 
 
 def more_jitter(cluster: Cluster, jitter_s: float) -> Cluster:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from sepnas.cost.same import Same
+from sepnas.cost.threads import read, write
 from sepnas.plan.steps import CLIENT
 from sepnas.spec.cluster import Cluster, Link
 from sepnas.spec.wire import FRAME_HEADER_BYTES, PIECE_BYTES
@@ -51,7 +52,7 @@ class Routes(dict[tuple[int, int], Route | None]):
         self._numbers: dict[Hashable, int] = {}
 
     def __missing__(self, pair: tuple[int, int]) -> Route | None:
-        link = self.cluster.client_link if CLIENT in pair else self.cluster.link(*pair)
+        link = link_between(self.cluster, *pair)
         route = None
         if link is not None:
             route = Route(
@@ -87,6 +88,11 @@ class Routes(dict[tuple[int, int], Route | None]):
         return (costs.message_s, costs.byte_s) if costs is not None and costs.own_core else (0.0, 0.0)
 
 
+def link_between(cluster: Cluster, source: int, destination: int) -> Link | None:
+    """The link between two ranks; None where the client's way costs nothing. :class:`PlanError` where there is none."""
+    return cluster.client_link if CLIENT in (source, destination) else cluster.link(source, destination)
+
+
 class Network:
     """Carries messages: each takes its turn after those that were carried before it."""
 
@@ -107,7 +113,8 @@ class Network:
         wire_bytes = payload_bytes + FRAME_HEADER_BYTES
         start_s, written_s = posted_s, 0.0
         if threads is not None:
-            start_s, written_s = _write(threads, posted_s, wire_bytes, free_at)
+            start_s, written_s = write(threads, posted_s, free_at.get(threads.writer, 0.0), wire_bytes)
+            free_at[threads.writer] = written_s
         for resource in route.resources:
             free_s = free_at.get(resource, 0.0)
             if free_s > start_s:
@@ -118,22 +125,9 @@ class Network:
         for resource in route.resources:
             free_at[resource] = end_s
         arrival_s = end_s + route.latency_s
-        return start_s, arrival_s if threads is None else _read(threads, arrival_s, wire_bytes, free_at)
-
-
-def _write(threads: Threads, posted_s: float, wire_bytes: int, free_at: dict[int, float]) -> tuple[float, float]:
-    """When the first piece is written, and when all is."""
-    began_s = max(posted_s, free_at.get(threads.writer, 0.0)) + threads.write_message_s
-    free_at[threads.writer] = written_s = began_s + wire_bytes * threads.write_byte_s
-    return began_s + min(wire_bytes, PIECE_BYTES) * threads.write_byte_s, written_s
-
-
-def _read(threads: Threads, arrived_s: float, wire_bytes: int, free_at: dict[int, float]) -> float:
-    """When a message is read: after its last piece has come, and not before the thread had time for all of it."""
-    last_s = arrived_s + threads.read_message_s + min(wire_bytes, PIECE_BYTES) * threads.read_byte_s
-    work_s = free_at.get(threads.reader, 0.0) + threads.read_message_s + wire_bytes * threads.read_byte_s
-    free_at[threads.reader] = read_s = max(last_s, work_s)
-    return read_s
+        if threads is not None:
+            arrival_s = free_at[threads.reader] = read(threads, arrival_s, free_at.get(threads.reader, 0.0), wire_bytes)
+        return start_s, arrival_s
 
 
 def routes_of(cluster: Cluster) -> Routes:

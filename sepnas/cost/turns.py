@@ -54,9 +54,7 @@ def _played(work: Work) -> Passage:
 @lru_cache(maxsize=16)
 def _full_duplex(same: Same[Cluster]) -> bool:
     """Whether no device's sending holds up anyone's receiving from another."""
-    cluster = same.value
-    links = (*cluster.links, *(() if cluster.client_link is None else (cluster.client_link,)))
-    return all(link.medium != "shared" and link.duplex == "full" for link in links)
+    return all(link.medium != "shared" and link.duplex == "full" for link in same.value.every_link)
 
 
 class _Arriving:

@@ -8,9 +8,9 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
+from sepnas.cost import threads
 from sepnas.errors import ExchangeError, SpecError
 from sepnas.spec.emulation import EmulatedLink
-from sepnas.spec.wire import PIECE_BYTES
 
 RING = 4096
 """So many messages may be under way between two ranks; a session has far fewer, for it runs one request at a time."""
@@ -28,12 +28,9 @@ class Written(NamedTuple):
 
 def write(link: EmulatedLink, posted_ns: int, thread_free_ns: int, frame_bytes: int) -> Written:
     """What the writing thread takes for a message, once it is free."""
-    threads = link.threads
-    if threads is None:
+    if link.threads is None:
         return Written(posted_ns, posted_ns)
-    began_ns = max(posted_ns, thread_free_ns) + _ns(threads.write_message_s)
-    first_ns = began_ns + _ns(min(frame_bytes, PIECE_BYTES) * threads.write_byte_s)
-    return Written(first_ns, began_ns + _ns(frame_bytes * threads.write_byte_s))
+    return Written(*map(_ns, threads.write(link.threads, posted_ns / 1e9, thread_free_ns / 1e9, frame_bytes)))
 
 
 def transmit(link: EmulatedLink, start_ns: int, written_ns: int, frame_bytes: int) -> int:
@@ -43,13 +40,10 @@ def transmit(link: EmulatedLink, start_ns: int, written_ns: int, frame_bytes: in
 
 
 def read(link: EmulatedLink, arrived_ns: int, thread_free_ns: int, frame_bytes: int) -> int:
-    """When the reading thread has a message: after its last piece, and not before it had time for all of it."""
-    threads = link.threads
-    if threads is None:
+    """When the reading thread has a message that came."""
+    if link.threads is None:
         return arrived_ns
-    last_s = threads.read_message_s + min(frame_bytes, PIECE_BYTES) * threads.read_byte_s
-    whole_s = threads.read_message_s + frame_bytes * threads.read_byte_s
-    return max(arrived_ns + _ns(last_s), thread_free_ns + _ns(whole_s))
+    return _ns(threads.read(link.threads, arrived_ns / 1e9, thread_free_ns / 1e9, frame_bytes))
 
 
 class Clock:

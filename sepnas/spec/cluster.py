@@ -102,6 +102,11 @@ class Cluster(Document):
     def num_devices(self) -> int:
         return len(self.devices)
 
+    @property
+    def every_link(self) -> tuple[Link, ...]:
+        """Those between devices, and the client's where it has one."""
+        return self.links if self.client_link is None else (*self.links, self.client_link)
+
     def link(self, source: int, destination: int) -> Link:
         """The link between two ranks; :class:`PlanError` when the cluster has none."""
         pair = frozenset((self.devices[source].name, self.devices[destination].name))

@@ -1,0 +1,32 @@
+"""What the threads that write and read take for a message: one formula for the simulator and for an emulation."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sepnas.spec.wire import PIECE_BYTES
+
+
+class ThreadTimes(Protocol):
+    """Seconds of a message and of a byte, in the writing thread and in the reading one."""
+
+    @property
+    def write_message_s(self) -> float: ...
+    @property
+    def write_byte_s(self) -> float: ...
+    @property
+    def read_message_s(self) -> float: ...
+    @property
+    def read_byte_s(self) -> float: ...
+
+
+def write(times: ThreadTimes, posted_s: float, free_s: float, wire_bytes: int) -> tuple[float, float]:
+    """When the first piece is written, and when all is; the thread is free from ``free_s`` on."""
+    began_s = max(posted_s, free_s) + times.write_message_s
+    return began_s + min(wire_bytes, PIECE_BYTES) * times.write_byte_s, began_s + wire_bytes * times.write_byte_s
+
+
+def read(times: ThreadTimes, arrived_s: float, free_s: float, wire_bytes: int) -> float:
+    """When a message is read: after its last piece has come, and not before the thread had time for all of it."""
+    last_s = arrived_s + times.read_message_s + min(wire_bytes, PIECE_BYTES) * times.read_byte_s
+    return max(last_s, free_s + times.read_message_s + wire_bytes * times.read_byte_s)
