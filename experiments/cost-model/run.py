@@ -68,6 +68,9 @@ def record_emulated(record: Recorder, rows: list[Row]) -> None:
     errors = errors_of(rows)
     record.measure("latency_mape_emulated", sum(errors) / len(errors), "", n=len(rows), goal="<= 0.08")
     record.measure("latency_worst_error_emulated", max(errors), "", n=len(rows), goal="<= 0.2")
+    for name in dict.fromkeys(row["cluster"] for row in rows):
+        own = errors_of([row for row in rows if row["cluster"] == name])
+        record.measure(f"latency_mape_{name.replace('-', '_')}", sum(own) / len(own), "", min(own), max(own), len(own))
     found = spearmanr([row["predicted_s"] for row in rows], [row["measured_s"] for row in rows])
     record.measure("latency_spearman_emulated", float(found.statistic), "", n=len(rows), goal=">= 0.97")
     for what in ("predicted", "measured"):

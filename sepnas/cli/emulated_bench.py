@@ -157,8 +157,7 @@ _HOW = {
 _SLOWER = "took longer here than on the emulated device"
 _LATER = {
     "process": "took longer here than on the emulated link",
-    "netns": "came later than by the description of the link (TCP, IP and TLS headers, the kernel's queues, "
-    "this machine's own time)",
+    "netns": "came later than by the description of the link (TLS, the kernel's queues, this machine's own time)",
 }
 
 
