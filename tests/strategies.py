@@ -94,6 +94,7 @@ def exchange_costs() -> st.SearchStrategy[ExchangeCosts]:
         convert_s_per_value=st.builds(ConversionCosts, fp16=values, int8=values, int4=values),
         merge_s=st.floats(0, 1e-4),
         merge_s_per_value=values,
+        resume_s=st.floats(0, 1e-3),
         own_core=st.booleans(),
     )
 

@@ -92,6 +92,22 @@ def test_one_core_sends_and_computes_in_turn() -> None:
     assert result.busy_s == pytest.approx((FLOPS / 1e9 + handle_s, FLOPS / 1e9 + handle_s + merge_s))
 
 
+def test_who_has_waited_computes_longer() -> None:
+    """After the image, and after the message, each device takes a moment more; after several messages only once."""
+    merge_s = COSTS.merge_s + 2 * VALUES * COSTS.merge_s_per_value
+    cold = COSTS.model_copy(update={"resume_s": 1e-3})
+    warm_s, cold_s = (simulate(two_stages(), pair(costs)).latency_s for costs in (COSTS, cold))
+    assert cold_s == pytest.approx(warm_s + 2e-3)
+    assert simulate(two_stages(), pair(cold)).busy_s == pytest.approx(
+        (FLOPS / 1e9 + 1e-3, FLOPS / 1e9 + merge_s + 2e-3)
+    )
+    plan = build_plan(named_architecture("resnext11_4x4d", 4, "all-to-all"))
+    cluster = with_devices(uniform_cluster(4), exchange=ExchangeCosts(resume_s=1e-3))
+    longer_s = simulate(plan, cluster).busy_s[1] - simulate(plan, uniform_cluster(4)).busy_s[1]
+    merges = sum(isinstance(step, Merge) for step in plan.programs[1])
+    assert longer_s == pytest.approx((1 + merges) * 1e-3)  # the image, and before each merge three messages
+
+
 def test_a_slow_writer_holds_the_wire_up() -> None:
     """On a wire that is faster than TLS the bytes take what writing them takes, not more than that twice."""
     slow = COSTS.model_copy(update={"byte_s": 1e-7})

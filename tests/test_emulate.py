@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -23,7 +24,7 @@ from sepnas.cost.emulated import emulations, step_seconds
 from sepnas.cost.routes import Network
 from sepnas.cost.simulator import simulate
 from sepnas.deploy.verify import load_manifest
-from sepnas.errors import ExchangeError, PlanError, SpecError
+from sepnas.errors import ExchangeError, PeerUnreachableError, PlanError, SpecError
 from sepnas.plan.build import build_plan
 from sepnas.plan.steps import CLIENT, Compute
 from sepnas.runtime.bench import random_batch
@@ -41,6 +42,7 @@ from sepnas.spec.architecture import named_architecture
 from sepnas.spec.cluster import Cluster, Device, Link
 from sepnas.spec.device_profile import ExchangeCosts
 from sepnas.spec.emulation import EmulatedLink, Emulation
+from sepnas.spec.hosts import parse_address
 from sepnas.spec.wire import FRAME_HEADER_BYTES
 from tests.helpers_runtime import export_tiny, lively_network, threads, tiny_architecture, transfer
 
@@ -125,6 +127,19 @@ def test_an_error_leaves_nothing_behind(deployment, tmp_path, shaping):
         seen.append(left_of(os.getpid()) and 1 / 0)
     assert seen == []
     assert left_of(os.getpid()) == []
+
+
+@pytest.mark.skipif(bool(NO_NAMESPACES), reason=str(NO_NAMESPACES))
+def test_two_devices_that_cannot_reach_each_other_are_named(deployment, tmp_path):
+    """Where the client reaches both devices, but one has no way to the other, the error names both and the address."""
+    setting = setting_of(deployment, tmp_path, "netns")
+    with emulated_cluster(setting) as running:
+        there = parse_address(running.hosts.address(0))[0]
+        own = f"sepnas-{os.getpid()}-device1"
+        subprocess.run(["ip", "-n", own, "route", "add", "unreachable", there], check=True)
+        says = rf"device 1 cannot connect to its peers: device 0: nobody answers at {re.escape(there)}:\d+ \(.*host"
+        with pytest.raises(PeerUnreachableError, match=says):
+            open_session(setting, running, 5.0)
 
 
 def is_starting(pid):
@@ -239,6 +254,7 @@ _POST = """
 import sys
 from sepnas.runtime.shaping import Shaper
 from sepnas.spec.emulation import EmulatedLink, Emulation
+from sepnas.spec.hosts import parse_address
 path, rank = sys.argv[1], int(sys.argv[2])
 link = EmulatedLink(peer=2, bandwidth_bytes_per_s=1e4, message_overhead_s=0.01, resources=(0,))
 shaper = Shaper(

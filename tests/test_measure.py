@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from sepnas.cli.common import cluster_to_predict_with
 from sepnas.cli.main import main
 from sepnas.cli.profile_device import with_device
 from sepnas.cost.held_out import held_out_errors
@@ -152,13 +153,16 @@ def test_costs_are_fitted_and_never_negative() -> None:
 def test_exchange_costs_are_those_of_the_runtime(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
     """Conversions, merges and messages cost something, int4 more than nothing, and all is finite; a core is said."""
     monkeypatch.setattr("sepnas.measure.exchange.usable_cores", lambda: cores)
-    costs, with_tls = measure_exchange(0.3)
+    calls = []
+    costs, with_tls = measure_exchange(0.3, lambda: calls.append(None))
     assert with_tls
     assert costs.own_core is (cores > 1)
     assert min(costs.message_s, costs.byte_s, costs.convert_s, costs.merge_s) >= 0
     assert costs.message_s + costs.byte_s > 0
     assert costs.convert_s_per_value.int4 > 0
     assert costs.merge_s + costs.merge_s_per_value > 0
+    assert calls
+    assert 0 <= costs.resume_s < 0.01
 
 
 def test_a_loopback_without_certificates_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,8 +240,8 @@ def test_mistakes_are_refused_first(options, code, said, monkeypatch, capsys, tm
     assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
-def test_another_machine_or_engine_is_named(measured: MeasuredDevice) -> None:
-    """A device that was measured with another version warns when it is measured again, and when it predicts a bench."""
+def test_another_machine_or_engine_is_named(measured: MeasuredDevice, tmp_path: Path) -> None:
+    """A device that was measured with another version warns when it is measured again, and where commands predict."""
     assert measured.device.profile is not None
     machine = measured.device.profile.machine.model_copy(update={"engine_version": "2.6.0"})
     profile = measured.device.profile.model_copy(update={"machine": machine})
@@ -246,7 +250,7 @@ def test_another_machine_or_engine_is_named(measured: MeasuredDevice) -> None:
     with pytest.warns(UserWarning, match=re.escape(f"`engine_version` 2.6.0, now with {here}")):
         with_device(Cluster(devices=(old,)), measured.device)
     with pytest.warns(UserWarning, match="board measured with torch 2.6.0, but torch .* is installed"):
-        warn_of_another_engine(Cluster(devices=(old,)))
+        cluster_to_predict_with(Cluster(devices=(old,)).save(tmp_path / "old.yaml"))
 
 
 @pytest.mark.filterwarnings("error")
@@ -323,6 +327,50 @@ def test_a_link_is_what_the_processors_at_its_ends_leave() -> None:
     assert 1 / found.link(0, 1).bandwidth_bytes_per_s == pytest.approx(1e-7 - 2 * 1e-8, rel=1e-6)
 
 
+def client_request(number: int, batch: int, latency_s: float, byte_s: float) -> dict:
+    """A request of 1,000 bytes a sample to each of two devices, 8 bytes back from the second, whose clock is off."""
+    nbytes = 2 * (1000 * batch + FRAME_HEADER_BYTES) + 8 + FRAME_HEADER_BYTES
+    ways_s, clock = 2 * latency_s + nbytes * byte_s, 0.25
+    shared = {"name": "x", "tag": 0, "peer": -1}
+    came = shared | {"step": "recv", "payload_bytes": 1000 * batch, "start_s": 0.0}
+    devices = [
+        {
+            "rank": rank,
+            "uncertainty_s": 0.0,
+            "steps": [came | {"arrived_s": clock + ways_s / 3, "end_s": clock + ways_s / 3}],
+        }
+        for rank in range(2)
+    ]
+    left_s = clock + ways_s / 3 + 0.01
+    devices[1]["steps"].append(
+        shared | {"step": "send", "tag": 1, "payload_bytes": 8, "start_s": left_s, "end_s": left_s}
+    )
+    answered_s = 0.01 + ways_s
+    return {"request": number, "batch": batch, "sent_s": 0.0, "answered_s": answered_s, "devices": devices}
+
+
+def test_the_clients_link_is_half_of_there_and_back() -> None:
+    """From requests of two sizes come the client's latency and bandwidth, whatever the device's clock says, without
+    what the device takes; requests of one size leave the cluster's."""
+    trace = flights(0.0, 2e-3, 1e-7).to_data()
+    ways = [client_request(2, 2, 3e-3, 1e-6), client_request(3, 5, 3e-3, 1e-6)]
+    found = measure_links(Trace.from_data({**trace, "requests": [*trace["requests"], *ways]}), 3)
+    assert found.client is not None
+    assert (found.client.source, found.client.destination) == (-1, 1)
+    assert found.client.latency_s == pytest.approx(3e-3)
+    assert found.client.bandwidth_bytes_per_s == pytest.approx(1e6)
+    costs = ExchangeCosts(message_s=2e-4, byte_s=1e-7)
+    cluster = uniform_cluster(3)
+    devices = tuple(device.model_copy(update={"exchange": costs}) for device in cluster.devices)
+    link = with_links(cluster.model_copy(update={"devices": devices}), found).client_link
+    assert link is not None
+    assert link.latency_s == pytest.approx(3e-3 - 2e-4)
+    assert 1 / link.bandwidth_bytes_per_s == pytest.approx(1e-6 - 1e-7)
+    one_size = measure_links(Trace.from_data({**trace, "requests": [*trace["requests"], ways[0]]}), 3)
+    assert one_size.client is None
+    assert with_links(cluster, one_size).client_link is None
+
+
 def test_what_a_trace_does_not_tell_is_named() -> None:
     """A trace without a pair's messages, and a cluster that is too small, are refused with the pair and the field."""
     trace = flights(0.0, 1e-3, 1e-8)
@@ -363,6 +411,10 @@ def test_links_of_this_machine(monkeypatch, capsys, tmp_path: Path) -> None:
     assert link.between == ("device0", "device1")
     assert link.bandwidth_bytes_per_s == found["pairs"][0]["bandwidth_bytes_per_s"] > 1e6
     assert 0 <= link.latency_s < 0.1
+    client = Cluster.load(out).client_link
+    assert client is not None
+    assert client.between == "all"
+    assert found["client"]["latency_s"] == client.latency_s > 0
 
 
 @pytest.mark.parametrize(

@@ -41,19 +41,22 @@ def measure_real_cluster(folder: Path, profile_seconds: float) -> tuple[list[Row
 
 
 def profile_machine(path: Path, profile_seconds: float) -> None:
-    """As a user would: the device, then the links between two workers; the client's link is one of them.
+    """As a user would: the device, then the links between the workers of a probe, and the client's.
 
-    The device has one core, on which it computes and exchanges.
+    Each device has one core, on which it computes and exchanges.
     """
     device = path.with_name("device.yaml")
     _sepnas("profile", "device", "--out", device, "--name", "device0", "--seconds", profile_seconds, cores={0})
     one = Cluster.load(device)
     two = (one.devices[0], one.devices[0].model_copy(update={"name": "device1"}))
     one.model_copy(update={"name": "this-machine", "devices": two}).save(device)
-    _sepnas("profile", "links", "--local", 2, "--cluster", device, "--out", device, "--requests", 100)
-    found = Cluster.load(device)
-    between_all = found.links[0].model_copy(update={"between": "all"})
-    found.model_copy(update={"client_link": between_all}).save(path)
+    with tempfile.TemporaryDirectory(prefix="sepnas-cost-model-") as name:
+        probe, hosts = Path(name) / "probe", Path(name) / "hosts.yaml"
+        _sepnas("profile", "links", "--write-probe", probe, "--devices-count", 2)
+        with LocalWorkers(probe, 2, LAUNCHES) as workers:
+            workers.hosts.save(hosts)
+            of_links = ("--cluster", device, "--out", path, "--requests", 100)
+            _sepnas("profile", "links", probe, "--devices", hosts, *of_links)
 
 
 def _sepnas(*words: object, cores: Collection[int] = ()) -> None:

@@ -49,7 +49,8 @@ class Setting:
     They are of the first classes, as many as the space has. Every network is trained for so long that its accuracy no
     longer tells how fast it learns: with fewer classes that is soon. ``draw`` is the seed of the architectures; the
     setting was chosen with those of lower ones. ``seeds`` are those of the supernets, ``alone_seeds`` of the
-    networks by themselves.
+    networks by themselves. ``noise`` is the standard deviation of what is added to every pixel, once, as a share of
+    its range.
     """
 
     space: Path
@@ -59,6 +60,7 @@ class Setting:
     draw: int
     seeds: tuple[int, ...]
     alone_seeds: tuple[int, ...]
+    noise: float = 0.0
 
     def supernet_recipe(self, data: ImageData) -> Recipe:
         """A search's own, with the augmentation that the networks by themselves get."""
@@ -67,20 +69,23 @@ class Setting:
 
     def fingerprint(self) -> str:
         """Names the folder: what was trained in another setting is not taken for this one's."""
-        facts = [self.space.read_text(), self.recipe.to_data(), self.images]
+        facts = [self.space.read_text(), self.recipe.to_data(), self.images, self.noise]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
 
 
+DIGITS = Setting(
+    HERE / "digits.yaml",
+    RECIPES["digits"].model_copy(update={"epochs": 80, "batch_size": 64}),
+    supernet_epochs=250,
+    images=(719, 719),
+    draw=1,
+    seeds=(0, 1, 2),
+    alone_seeds=(0, 1, 2),
+)
+
 SETTINGS = {
-    "digits": Setting(
-        HERE / "digits.yaml",
-        RECIPES["digits"].model_copy(update={"epochs": 80, "batch_size": 64}),
-        supernet_epochs=250,
-        images=(719, 719),
-        draw=1,
-        seeds=(0, 1, 2),
-        alone_seeds=(0, 1, 2),
-    ),
+    "digits": DIGITS,
+    "digits-noisy": replace(DIGITS, noise=0.3, draw=3),
     "cifar100": Setting(
         HERE / "cifar100.yaml",
         RECIPES["cifar-fast"].model_copy(
@@ -89,8 +94,8 @@ SETTINGS = {
         supernet_epochs=60,
         images=(8000, 2000),
         draw=2,
-        seeds=(0, 1),
-        alone_seeds=(0, 1),
+        seeds=(0, 1, 2),
+        alone_seeds=(0, 1, 2),
     ),
 }
 
@@ -124,17 +129,21 @@ def spread_architectures(space: SearchSpace, count: int, seed: int) -> list[Chos
     return picked
 
 
-def redrawn(data: ImageData, train_images: int, val_images: int, side: int, num_classes: int) -> ImageData:
+def redrawn(
+    data: ImageData, train_images: int, val_images: int, side: int, num_classes: int, noise: float
+) -> ImageData:
     """Training and validation images of the first classes, drawn anew from both and averaged down to ``side`` pixels.
 
-    The test images are left where they are.
+    To each pixel Gaussian ``noise`` is added, a share of its range. The test images are left where they are.
     """
     images, labels = (
         torch.cat([getattr(split, name) for split in (data.train, data.val)]) for name in ("images", "labels")
     )
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(labels), generator=generator)
     order = order[labels[order] < num_classes][: train_images + val_images]
-    small = functional.adaptive_avg_pool2d(images[order].float(), side).round().byte()
+    small = functional.adaptive_avg_pool2d(images[order].float(), side)
+    small = (small + 255 * noise * torch.randn(small.shape, generator=generator)).round().clamp(0, 255).byte()
     whole = replace(data.train, images=small, labels=labels[order])
     train = whole.take(torch.arange(train_images))
     mean, std = channel_statistics(train.images)
@@ -169,7 +178,8 @@ class Ranking:
     def __init__(self, setting: Setting, data: ImageData, folder: Path, device: str, deadline_s: float) -> None:
         self.setting, self.folder, self.device, self.deadline_s = setting, folder, device, deadline_s
         self.space = SearchSpace.load(setting.space)
-        self.data = redrawn(data, *setting.images, self.space.network.image_size, self.space.network.num_classes)
+        network = self.space.network
+        self.data = redrawn(data, *setting.images, network.image_size, network.num_classes, setting.noise)
         self.supernet_name = f"supernet-{setting.supernet_epochs}-epochs"
         self.cells = Cells(folder / "cells.jsonl")
         self.judge = lru_cache(maxsize=1)(self._judge)
@@ -292,7 +302,7 @@ def main() -> None:
     every_seed = sorted({seed for name in chosen.sets for seed in chosen.seeds or SETTINGS[name].seeds})
     with Recorder(HERE / "result.json", seeds=every_seed, root=HERE) as record:
         for name in chosen.sets:
-            data = load_dataset("digits" if name == "digits" else chosen.data, root=chosen.data_root)
+            data = load_dataset("digits" if name.startswith("digits") else chosen.data, root=chosen.data_root)
             setting = SETTINGS[name]
             folder = chosen.out / f"{name}-{setting.fingerprint()}"
             ranking = Ranking(setting, data, folder, chosen.device, deadline_s)

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from sepnas.report.provenance import command_line
+from sepnas.spec.cluster import Cluster
 
 console = Console(soft_wrap=False, highlight=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -33,6 +34,15 @@ TEXT: dict[str, Any] = {"parser": text_of, "metavar": "TEXT"}
 PATH: dict[str, Any] = {"parser": path_of, "metavar": "PATH"}
 FILE: dict[str, Any] = {"parser": path_of, "metavar": "FILE"}
 FOLDER: dict[str, Any] = {"parser": path_of, "metavar": "FOLDER"}
+
+
+def cluster_to_predict_with(path: Path) -> Cluster:
+    """A cluster file; warns where its devices were measured with another version of the engine than is here."""
+    from sepnas.measure.machine import warn_of_another_engine
+
+    cluster = Cluster.load(path)
+    warn_of_another_engine(cluster)
+    return cluster
 
 
 @contextmanager

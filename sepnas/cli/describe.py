@@ -12,7 +12,7 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from sepnas.cli.common import FILE, console, number, print_json, seconds
+from sepnas.cli.common import FILE, cluster_to_predict_with, console, number, print_json, seconds
 from sepnas.cli.timelines import Out, TimelineFormat, refuse_text_file, show_timelines
 from sepnas.cost.floor import floor_s
 from sepnas.cost.jitter import latency_percentile
@@ -212,7 +212,7 @@ def simulate_command(
     if json_ and timeline is not None:
         raise typer.BadParameter("prints the time line by itself: no --timeline", param_hint="--json")
     architecture = read_architecture(name, devices, policy, classes, image_size)
-    where = Cluster.load(cluster) if cluster else uniform_cluster(architecture.num_devices)
+    where = cluster_to_predict_with(cluster) if cluster else uniform_cluster(architecture.num_devices)
     plan = build_plan(architecture)
     result = simulate(plan, where, batch, timeline=json_ or timeline is not None)
     times = _more_times(plan, where, result, batch, percentile, in_flight)

@@ -110,6 +110,7 @@ def _table(found: MeasuredDevice) -> Table:
     for wire, per_value in exchange.convert_s_per_value:
         table.add_row(f"converting {wire}", _affine(exchange.convert_s, per_value, "value"))
     table.add_row("merging", _affine(exchange.merge_s, exchange.merge_s_per_value, "value"))
+    table.add_row("resuming after a wait", format_seconds(exchange.resume_s))
     table.add_row("a core for messages", "yes" if exchange.own_core else "no")
     table.add_row("memory available", format_bytes(device.memory_bytes))
     table.add_row("jitter of a call", f"{device.jitter:.1%}")

@@ -11,6 +11,7 @@ from rich.table import Column, Table
 
 from sepnas.cli.common import PATH, console, path_of, print_json
 from sepnas.cli.run import Deadline
+from sepnas.plan.steps import CLIENT
 from sepnas.report.units import format_count, format_seconds
 from sepnas.runtime.session import MAX_TRACES, Session
 from sepnas.spec.cluster import Cluster
@@ -19,9 +20,12 @@ from sepnas.spec.hosts import Hosts
 
 if TYPE_CHECKING:
     from sepnas.measure.links import MeasuredLinks
-    from sepnas.runtime.trace import Trace
+    from sepnas.runtime.trace import RequestRecord, Trace
 
 WARMUP = 10
+CLIENT_BATCH = 16
+CLIENT_REQUESTS = 20
+"""So many requests are so many times as large, which tells the client's bandwidth."""
 
 
 def links_command(
@@ -46,7 +50,8 @@ def links_command(
 
     First `--write-probe` writes a deployment that hardly computes: copy its folders to the devices and start a
     `sepnas worker` on each, as for any deployment. Then this command asks them, and writes a link for each pair. The
-    figures of a pair are the mean of both directions, in which the errors of the devices' clocks cancel.
+    figures of a pair are the mean of both directions, in which the errors of the devices' clocks cancel. The client's
+    link is that of this machine, with what its own processor takes for a request.
 
     Example: `sepnas profile links probe --devices hosts.yaml --cluster cluster.yaml --out cluster.yaml`
     """
@@ -85,10 +90,14 @@ def _trace(deployment: Path, hosts: Path | Hosts | None, requests: int, deadline
     from sepnas.runtime.bench import random_batch
 
     with Session(deployment, devices=hosts, deadline_s=deadline_s) as session:
-        batch = random_batch(session.manifest, 1)
-        for _ in range(WARMUP + requests):
-            session.infer(batch)
-        return session.trace(last=requests), session.manifest.num_devices
+        traced: list[RequestRecord] = []
+        for size, number in ((1, requests), (CLIENT_BATCH, min(requests, CLIENT_REQUESTS))):
+            batch = random_batch(session.manifest, size)
+            for _ in range(WARMUP + number):
+                session.infer(batch)
+            trace = session.trace(last=number)
+            traced += trace.requests
+        return trace.model_copy(update={"requests": tuple(traced)}), session.manifest.num_devices
 
 
 def _trace_local(num_devices: int, requests: int, deadline_s: float) -> tuple[Trace, int]:
@@ -108,14 +117,18 @@ def _table(found: MeasuredLinks, cluster: Cluster) -> Table:
         Column("link", no_wrap=True), *(Column(heading, justify="right", no_wrap=True) for heading in headings)
     )
     names = [device.name for device in cluster.devices]
-    for each in (*found.directions, *found.pairs):
+
+    def name_of(rank: int) -> str:
+        return "client" if rank == CLIENT else names[rank]
+
+    for each in (*found.directions, *found.pairs, *([found.client] if found.client else [])):
         arrow = "->" if each in found.directions else "<->"
         rate = f"{'' if each.bandwidth_known else '> '}{each.bandwidth_bytes_per_s * 8 / 1e6:.4g}"
         load = "" if each.load_ratio is None else f"{each.load_ratio:.2f}x"
         clocks = f"+- {format_seconds(each.uncertainty_s)}" if each.uncertainty_s else ""
         # not as markup: names are a person's
         table.add_row(
-            f"{names[each.source]} {arrow} {names[each.destination]}".replace("[", r"\["),
+            f"{name_of(each.source)} {arrow} {name_of(each.destination)}".replace("[", r"\["),
             format_seconds(each.latency_s), rate, load, clocks,
         )  # fmt: skip
     return table

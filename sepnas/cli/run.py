@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from sepnas.cli.common import console, number, path_of, print_json, seconds
+from sepnas.cli.common import cluster_to_predict_with, console, number, path_of, print_json, seconds
 from sepnas.cli.emulate import ShapingChoice, emulated_cluster, open_session, read_setting
 from sepnas.cli.emulated_bench import print_emulated, run_bench
 from sepnas.cli.quantities import time_s
@@ -163,15 +163,11 @@ def _refuse_mixture(emulates: bool, real: Mapping[str, object], emulated: Mappin
 
 def _predicted_latency_s(deployment: Path, cluster: Path, batch: int) -> float:
     from sepnas.cost.simulator import simulate
-    from sepnas.measure.machine import warn_of_another_engine
     from sepnas.plan.build import build_plan
-    from sepnas.spec.cluster import Cluster
     from sepnas.spec.manifest import Manifest
 
     architecture = Manifest.load(deployment / "manifest.json").architecture
-    devices = Cluster.load(cluster)
-    warn_of_another_engine(devices)
-    return simulate(build_plan(architecture), devices, batch).latency_s
+    return simulate(build_plan(architecture), cluster_to_predict_with(cluster), batch).latency_s
 
 
 def _print_bench(result: BenchResult, predicted_s: float | None) -> None:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
-from sepnas.cli.common import FILE, FOLDER, TEXT, console, path_of, resumable
+from sepnas.cli.common import FILE, FOLDER, TEXT, cluster_to_predict_with, console, path_of, resumable
 from sepnas.cli.front import print_front
 from sepnas.cli.learn import Compute, DataName, DataRoot, Download, Resume, Seed, Threads
 from sepnas.errors import SearchError
 from sepnas.report.units import format_count
 from sepnas.search.explorer import BATCH, STRATEGIES
 from sepnas.search.explorer import StrategyName as Strategy
-from sepnas.spec.cluster import Cluster, uniform_cluster
+from sepnas.spec.cluster import uniform_cluster
 from sepnas.spec.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def search(
     with resumable(out, RUN_FILE):
         result = run_search(
             chosen,
-            Cluster.load(cluster) if cluster else uniform_cluster(chosen.num_devices),
+            cluster_to_predict_with(cluster) if cluster else uniform_cluster(chosen.num_devices),
             load_dataset(data, root=data_root, download=download),
             out,
             candidates=candidates,

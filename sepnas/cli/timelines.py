@@ -12,7 +12,7 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from sepnas.cli.common import FILE, console
+from sepnas.cli.common import FILE, cluster_to_predict_with, console
 from sepnas.cli.traced import check_request, load_trace, measured_timeline, request_of
 from sepnas.cost.simulator import simulate
 from sepnas.cost.timeline import Timeline, predicted_timeline, wires_of
@@ -68,7 +68,7 @@ def trace(
 
 def load_cluster(path: Path, plan: Plan, architecture: Path) -> Cluster:
     """A cluster that has the devices and links of the plan; :class:`SpecError` names what is missing."""
-    cluster = Cluster.load(path)
+    cluster = cluster_to_predict_with(path)
     if cluster.num_devices < plan.num_devices:
         raise SpecError(
             f"{path}: field `devices`: has {cluster.num_devices}, but {architecture} needs {plan.num_devices}"

@@ -10,7 +10,8 @@ out the steps in order; a thread for each peer writes and another reads.
 - A wire is one message's at a time, as the link's medium says: the sender's port and the receiver's, a cable (one
   direction of it, unless half duplex), or the air. There a message is busy for its overhead and its bytes.
 - A reader takes it in, piece by piece too: all but the last piece while the wire is still busy.
-- ``Recv``: the computing thread waits until the message is read, then turns its values back.
+- ``Recv``: the computing thread waits until the message is read, then turns its values back. After one or several it
+  computes a moment longer, with cold caches (``resume_s``).
 - ``Merge``: the computing thread.
 
 Writers and readers run beside the computing thread where the device has a core for them; where it has not

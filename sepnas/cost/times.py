@@ -27,6 +27,8 @@ class DeviceTimes:
     def __init__(self, device: Device) -> None:
         self.device = device
         self.exchange: ExchangeCosts | None = device.exchange
+        self.resume_s = 0.0 if device.exchange is None else device.exchange.resume_s
+        """What a wait for messages costs the computing that follows."""
         self._flops_per_s, self._kernel_s = device.flops_per_s, device.layer_overhead_s
         self._table = None if device.profile is None else operator_table(device.profile)
         self._kept: dict[int, tuple[Segment, float, float]] = {}

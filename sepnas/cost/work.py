@@ -64,7 +64,8 @@ class Work:
         tasks: list[list[Task]] = [[]] if with_tasks else []
         steps_s: list[float] = []
         seconds = compute_s = 0.0
-        for step in self.plan.programs[rank]:
+        program = self.plan.programs[rank]
+        for index, step in enumerate(program):
             if isinstance(step, Compute):
                 spent_s = times.segment_s(segments[step.segment], batch)
                 compute_s += spent_s
@@ -72,6 +73,11 @@ class Work:
             elif isinstance(step, Recv):
                 legs.append((seconds, step.tag, False))
                 seconds = spent_s = 0.0 if wires is None and step.source != CLIENT else self._take(rank, step, times)
+                if times.resume_s and not (index and isinstance(program[index - 1], Recv)):
+                    # once for all messages that are waited for together; also where they were there before, or a
+                    # faster link could make a request longer
+                    spent_s += times.resume_s
+                    seconds = spent_s
             elif isinstance(step, Send):
                 (first, last), (top, bottom) = step.region.channels, step.region.rows
                 num_values = (last - first) * (bottom - top) * shapes[step.tensor].width

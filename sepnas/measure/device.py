@@ -11,7 +11,7 @@ from sepnas.errors import SpecError
 from sepnas.measure.exchange import measure_exchange
 from sepnas.measure.grid import family_layers, family_operators
 from sepnas.measure.machine import available_memory_bytes, measured_machine
-from sepnas.measure.operators import OperatorTimes, measure_operators
+from sepnas.measure.operators import OperatorTimes, computing, measure_operators
 from sepnas.measure.rounds import Stop
 from sepnas.plan.steps import Operator
 from sepnas.spec.cluster import Device
@@ -58,7 +58,8 @@ def measure_device(
     def tick() -> None:
         progress(time.monotonic() - start, now)
 
-    exchange, with_tls = measure_exchange(_EXCHANGE_SHARE * seconds, threads, tick)
+    with computing(threads) as compute:
+        exchange, with_tls = measure_exchange(_EXCHANGE_SHARE * seconds, compute, threads, tick)
     now = "operators"
     found = measure_operators(
         family_operators() if operators is None else operators, Stop(start + seconds), threads, tick

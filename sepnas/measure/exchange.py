@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from sepnas.measure.fits import fit_costs
 from sepnas.measure.loopback import Ends, Loopback
 from sepnas.measure.machine import usable_cores
-from sepnas.measure.rounds import Stop, Tick, measure_rounds, timed
+from sepnas.measure.rounds import Stop, Tick, after_pause, measure_rounds, timed, timed_once
 from sepnas.plan.steps import Merge, Shape
 from sepnas.runtime.codec import Array, decode, encode
 from sepnas.runtime.merge import merge
@@ -22,24 +23,29 @@ NUM_VALUES = (256, 2048, 16384, 65536)
 """Feature maps of the family: 16 channels of 4x4, up to 64 of 32x32."""
 MESSAGE_BYTES = (64, 1024, 16384, 131072)
 CALLS = 5
-_PRODUCTS, _PRODUCT = 20, ((16, 144), (144, 256))
-"""About as long as a small layer each: between two, other threads come to their turn."""
 _MERGE = Merge("mean", ("own", "received"), "merged")
 _CONVERTED = [each for each in get_args(WireFormat) if each != "fp32"]
 
+Compute = Callable[[], object]
+"""A few hundred microseconds of the engine's work."""
 
-def measure_exchange(seconds: float, threads: int = 1, tick: Tick = lambda: None) -> tuple[ExchangeCosts, bool]:
+
+def measure_exchange(
+    seconds: float, compute: Compute, threads: int = 1, tick: Tick = lambda: None
+) -> tuple[ExchangeCosts, bool]:
     """The costs, measured for ``seconds`` at most, and whether messages went through TLS: without the package
     cryptography they are plain.
 
     Converting is encoding or decoding, the mean of both. A merge is the mean of two tensors; weighted ones take
     longer. Of a message counts, half of it for each end, the time that the process's threads spent on processors, or
-    without a core for them what a thread that computes meanwhile loses.
+    without a core for them what a thread that computes meanwhile loses. Merges, messages and ``compute`` come after a
+    pause, as in a worker that has waited.
     """
     own_core = usable_cores() > threads
     convert_s, per_value = _conversions(_stop(seconds), tick)
     merge_s, merge_s_per_value = _merges(_stop(seconds), tick)
-    message_s, byte_s, with_tls = _messages(_stop(seconds), tick, own_core)
+    resume_s = _resuming(compute, _stop(seconds), tick)
+    message_s, byte_s, with_tls = _messages(_stop(seconds), tick, None if own_core else compute)
     costs = ExchangeCosts(
         message_s=message_s,
         byte_s=byte_s,
@@ -47,14 +53,15 @@ def measure_exchange(seconds: float, threads: int = 1, tick: Tick = lambda: None
         convert_s_per_value=per_value,
         merge_s=merge_s,
         merge_s_per_value=merge_s_per_value,
+        resume_s=resume_s,
         own_core=own_core,
     )
     return costs, with_tls
 
 
 def _stop(seconds: float) -> Stop:
-    """Conversions, merges and messages share the time."""
-    return Stop(time.monotonic() + seconds / 3)
+    """Conversions, merges, resuming and messages share the time."""
+    return Stop(time.monotonic() + seconds / 4)
 
 
 def _conversions(stop: Stop, tick: Tick) -> tuple[float, ConversionCosts]:
@@ -74,31 +81,37 @@ def _conversions(stop: Stop, tick: Tick) -> tuple[float, ConversionCosts]:
 def _merges(stop: Stop, tick: Tick) -> tuple[float, float]:
     tensors = [_tensor(number) for number in NUM_VALUES]
     runs: list[Callable[[], object]] = [lambda each=each: merge(_MERGE, [each, each]) for each in tensors]  # type: ignore[misc]
-    merge_s, per_value = fit_costs([[1.0, 2.0 * number] for number in NUM_VALUES], _medians(runs, stop, tick))
+    rounds = measure_rounds([after_pause(timed_once(run)) for run in runs], stop, tick)
+    merge_s, per_value = fit_costs([[1.0, 2.0 * number] for number in NUM_VALUES], rounds.medians_s())
     return merge_s, per_value
 
 
-def _messages(stop: Stop, tick: Tick, own_core: bool) -> tuple[float, float, bool]:
+def _resuming(compute: Compute, stop: Stop, tick: Tick) -> float:
+    """How much longer the same takes after a pause."""
+    run = timed_once(compute)
+
+    def again() -> Sequence[float]:
+        compute()
+        return run()
+
+    stop = replace(stop, least_rounds=100)  # the difference is a fraction of either
+    at_once_s, resumed_s = measure_rounds([again, after_pause(run)], stop, tick).medians_s()
+    return max(0.0, resumed_s - at_once_s)
+
+
+def _messages(stop: Stop, tick: Tick, compute: Compute | None) -> tuple[float, float, bool]:
+    """``compute`` is what messages are held against where no core is theirs."""
     with Loopback() as loopback:
-        visit = _visit if own_core else _visit_computing
-        rounds = measure_rounds([visit(loopback.ends, size) for size in MESSAGE_BYTES], stop, tick)
+        visits = [_visit(loopback.ends, bytes(size), compute) for size in MESSAGE_BYTES]
+        rounds = measure_rounds(visits, stop, tick)
         columns = [[1.0, float(size + FRAME_HEADER_BYTES)] for size in MESSAGE_BYTES]
         message_s, byte_s = fit_costs(columns, [max(each, 1e-9) / 2 for each in rounds.medians_s()])
         return message_s, byte_s, loopback.with_tls
 
 
-def _visit(ends: Ends, size: int) -> Callable[[], Sequence[float]]:
-    payload = bytes(size)
-    return lambda: [ends.processor_s(payload)]
-
-
-def _visit_computing(ends: Ends, size: int) -> Callable[[], Sequence[float]]:
-    payload, weights, columns = bytes(size), *(np.ones(shape, dtype=np.float32) for shape in _PRODUCT)
-
-    def compute() -> None:
-        for _ in range(_PRODUCTS):
-            np.matmul(weights, columns)
-
+def _visit(ends: Ends, payload: bytes, compute: Compute | None) -> Callable[[], Sequence[float]]:
+    if compute is None:
+        return lambda: [ends.processor_s(payload)]
     return lambda: [ends.lost_s(payload, compute)]
 
 

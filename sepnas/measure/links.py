@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from statistics import median
 from typing import Any
@@ -46,18 +46,27 @@ class MeasuredLink:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredLinks:
-    """``directions`` by what each end's clock says; ``pairs`` without the clocks, for the cluster."""
+    """``directions`` by what each end's clock says; ``pairs`` without the clocks, for the cluster; so is ``client``,
+    the way to the device that answers and back, if requests of several sizes tell of it."""
 
     directions: tuple[MeasuredLink, ...]
     pairs: tuple[MeasuredLink, ...]
+    client: MeasuredLink | None = None
 
     def to_data(self) -> dict[str, Any]:
-        return {name: [asdict(each) for each in getattr(self, name)] for name in ("directions", "pairs")}
+        found: dict[str, Any] = {
+            name: [asdict(each) for each in getattr(self, name)] for name in ("directions", "pairs")
+        }
+        return found | {"client": None if self.client is None else asdict(self.client)}
 
 
 def measure_links(trace: Trace, num_devices: int) -> MeasuredLinks:
-    """Fit the messages of a trace; raises :class:`SpecError`, which names the pairs that it does not tell of."""
-    alone, loaded = _message_times(trace.requests, num_devices)
+    """Fit the messages of a trace; raises :class:`SpecError`, which names the pairs that it does not tell of.
+
+    Requests of the smallest batch tell of the devices, all of the client.
+    """
+    batch = min((request.batch for request in trace.requests), default=1)
+    alone, loaded = _message_times([each for each in trace.requests if each.batch == batch], num_devices)
     pairs = [(a, b) for a in range(num_devices) for b in range(num_devices) if a != b]
     unknown = [f"{a} to {b}" for a, b in pairs if len(set(alone[a, b]) & set(alone[b, a])) < LEAST_SIZES]
     if unknown:
@@ -76,11 +85,13 @@ def measure_links(trace: Trace, num_devices: int) -> MeasuredLinks:
         both.append(mean.fitted((a, b), mean.alone))
         clocks_s = clocks[a] + clocks[b]
         directions += [there.fitted((a, b), mean.alone, clocks_s), back.fitted((b, a), mean.alone, clocks_s)]
-    return MeasuredLinks(tuple(sorted(directions, key=lambda each: (each.source, each.destination))), tuple(both))
+    directions.sort(key=lambda each: (each.source, each.destination))
+    return MeasuredLinks(tuple(directions), tuple(both), _client_way(trace.requests))
 
 
 def with_links(cluster: Cluster, found: MeasuredLinks) -> Cluster:
-    """The cluster with a link for each measured pair, in the order of ranks; medium, duplex and the like it keeps.
+    """The cluster with a link for each measured pair, in the order of ranks, and the client's; medium, duplex and the
+    like it keeps.
 
     Raises :class:`SpecError` when the cluster has fewer devices than were measured.
     """
@@ -93,25 +104,57 @@ def with_links(cluster: Cluster, found: MeasuredLinks) -> Cluster:
     names = [device.name for device in cluster.devices]
     measured = {frozenset((names[each.source], names[each.destination])): each for each in found.pairs}
     kept = [link for link in cluster.links if link.between == "all" or frozenset(link.between) not in measured]
-    return cluster.model_copy(update={"links": (*(_link(cluster, each) for each in found.pairs), *kept)})
+    links = (*(_link(cluster, each) for each in found.pairs), *kept)
+    client_link = cluster.client_link
+    if found.client is not None:
+        before = client_link or Link(bandwidth_bytes_per_s=1.0)
+        client_link = _without_ends(cluster, before, found.client)
+    return cluster.model_copy(update={"links": links, "client_link": client_link})
 
 
 def _link(cluster: Cluster, found: MeasuredLink) -> Link:
-    """The measured link without what its devices' ``exchange`` says that their processors take for a message."""
     a, b = (cluster.devices[rank].name for rank in (found.source, found.destination))
     known = (a, b) not in cluster.missing_links()
     before = cluster.link(found.source, found.destination) if known else Link(bandwidth_bytes_per_s=1.0)
-    ends = [exchange for rank in (found.source, found.destination) if (exchange := cluster.devices[rank].exchange)]
+    return _without_ends(cluster, before.model_copy(update={"between": (a, b)}), found)
+
+
+def _without_ends(cluster: Cluster, before: Link, found: MeasuredLink) -> Link:
+    """The measured link without what its devices' ``exchange`` says that their processors take for a message.
+
+    What the client's processor takes stays in its link: the simulator takes it to be free.
+    """
+    ranks = [rank for rank in (found.source, found.destination) if rank != CLIENT]
+    ends = [exchange for rank in ranks if (exchange := cluster.devices[rank].exchange)]
     constant_s = before.message_overhead_s + sum(end.message_s for end in ends)
     measured_byte_s = 1 / found.bandwidth_bytes_per_s
     byte_s = max(measured_byte_s - sum(end.byte_s for end in ends), _LEAST_WIRE_SHARE * measured_byte_s)
     return before.model_copy(
         update={
-            "between": (a, b),
             "bandwidth_bytes_per_s": 1 / byte_s,
             "latency_s": max(0.0, found.latency_s - constant_s),
         }
     )
+
+
+def _client_way(requests: Sequence[RequestRecord]) -> MeasuredLink | None:
+    """One way between the client and the device that answers, half of both; its clock does not matter then.
+
+    The images go to all devices at once, so that one is there when nearly all are: all their bytes count.
+    """
+    times: dict[int, list[float]] = defaultdict(list)
+    reader = None
+    for request in requests:
+        steps = [(device.rank, step) for device in request.devices for step in device.steps if step.peer == CLIENT]
+        nbytes = sum(step.payload_bytes + FRAME_HEADER_BYTES for _, step in steps)
+        for reader, answer in ((rank, step) for rank, step in steps if step.step == "send"):
+            for image in (step for rank, step in steps if step.step == "recv" and rank == reader):
+                times[nbytes].append(image.end_s - request.sent_s + request.answered_s - answer.start_s)
+    if reader is None or len(times) < 2:
+        return None
+    medians_s = _medians(times)
+    both = _Way(medians_s, {}).fitted((CLIENT, reader), medians_s)
+    return replace(both, latency_s=both.latency_s / 2)
 
 
 @dataclass(frozen=True, slots=True)

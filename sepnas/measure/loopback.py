@@ -14,6 +14,7 @@ from types import TracebackType
 from typing_extensions import Self
 
 from sepnas.errors import ExchangeError, PeerLostError
+from sepnas.measure.rounds import PAUSE_S
 from sepnas.runtime.channel import Channel
 from sepnas.runtime.events import Control, Data, Hello, Welcome
 from sepnas.runtime.identity import Identity
@@ -40,30 +41,31 @@ class Ends:
         self._number = 0
 
     def processor_s(self, payload: bytes) -> float:
-        """Seconds on processors, of all threads, to send a message and to have it: the mean of some that follow one
-        another, each sent when the one before it is there. Raises :class:`PeerLostError`."""
+        """Seconds on processors, of all threads, to send a message and to have it: the mean of some, each sent a
+        pause after the one before it came. Raises :class:`PeerLostError`."""
         start = time.process_time()
         for _ in range(MESSAGES):
+            time.sleep(PAUSE_S)
+        between = time.process_time()
+        for _ in range(MESSAGES):
+            time.sleep(PAUSE_S)
             self._send(payload)
             self._await(payload)
-        return (time.process_time() - start) / MESSAGES
+        return max(0.0, time.process_time() - between - (between - start)) / MESSAGES
 
     def lost_s(self, payload: bytes, compute: Callable[[], object]) -> float:
-        """Seconds that a message, both ends of it, takes from a thread that computes all the time.
+        """Seconds that a message, both ends of it, takes from a thread that computes between two pauses.
 
         More than the threads' own seconds on processors where they share one with it, and Python's lock in any case.
         Raises :class:`PeerLostError`.
         """
-        start = time.perf_counter()
-        for _ in range(MESSAGES):
-            compute()
-        between = time.perf_counter()
-        for _ in range(MESSAGES):
+
+        def exchange() -> None:
             self._send(payload)
             compute()
-        for _ in range(MESSAGES):
             self._await(payload)
-        return max(0.0, time.perf_counter() - between - (between - start)) / MESSAGES
+
+        return max(0.0, _after_pauses_s(exchange) - _after_pauses_s(compute))
 
     def _send(self, payload: bytes) -> None:
         self._number += 1
@@ -78,6 +80,17 @@ class Ends:
 
     def _on_end(self, error: ExchangeError | None) -> None:
         self._error = str(error or "the connection was closed")
+
+
+def _after_pauses_s(run: Callable[[], object]) -> float:
+    """The mean of some runs, each after a pause."""
+    seconds = 0.0
+    for _ in range(MESSAGES):
+        time.sleep(PAUSE_S)
+        start = time.perf_counter()
+        run()
+        seconds += time.perf_counter() - start
+    return seconds / MESSAGES
 
 
 class Loopback:

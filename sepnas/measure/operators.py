@@ -26,6 +26,12 @@ LARGE_MACS = 4_000_000
 SMALL_COPIES = 4
 OVERHEAD_COPIES = (1, 2, 4, 8)
 OVERHEAD_OPERATORS = (Operator("conv", 8, 8, height=8, width=8), Operator("add", 16, 16, height=8, width=8))
+BLOCK = (
+    Operator("conv", 64, 32, height=32, width=32),
+    Operator("conv", 32, 32, kernel=3, groups=4, height=32, width=32),
+    Operator("conv", 32, 64, height=32, width=32),
+    Operator("add", 64, 64, height=32, width=32),
+)
 _LEAST_SHARE = 0.1
 """Of a segment's time, which is what its operators take at least, however noise has it."""
 
@@ -38,6 +44,23 @@ class OperatorTimes:
     segment_overhead_s: float
     rounds: Rounds
     stable: bool
+
+
+@contextmanager
+def computing(threads: int = 1) -> Iterator[Callable[[], None]]:
+    """A call that computes as a worker does between two messages: a block's layers, in the engine, by this thread."""
+    probes = [Probe(each, 1) for each in BLOCK]
+    with tempfile.TemporaryDirectory(prefix="sepnas-profile-") as folder:
+        engine = TorchEngine(write_probes(probes, Path(folder)), threads)
+        inputs = {probe: [probe.input()] for probe in probes}
+
+        def compute() -> None:
+            for probe in probes:
+                engine.run(probe.name, inputs[probe])
+
+        with _as_a_worker(engine):
+            compute()
+            yield compute
 
 
 def measure_operators(

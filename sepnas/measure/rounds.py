@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 Tick = Callable[[], None]
 """Called often: shows how much time has passed."""
+PAUSE_S = 5e-4
+"""About as long as a worker waits for a message: its processor falls asleep, caches and clocks go cold."""
 _Numbers = npt.NDArray[np.float64]
 
 
@@ -120,6 +122,16 @@ def timed_once(run: Callable[[], object]) -> Callable[[], Sequence[float]]:
         return [time.perf_counter() - start]
 
     return visit
+
+
+def after_pause(visit: Callable[[], Sequence[float]], pause_s: float = PAUSE_S) -> Callable[[], Sequence[float]]:
+    """A visit that sleeps before."""
+
+    def paused() -> Sequence[float]:
+        time.sleep(pause_s)
+        return visit()
+
+    return paused
 
 
 def _medians(seconds_rnc: _Numbers) -> _Numbers:

@@ -101,6 +101,7 @@ class ExchangeCosts(Part):
     - ``message_s``, ``byte_s``: a send or a receive: for each message, and for each byte (copies, TLS);
     - ``convert_s``, ``convert_s_per_value``: turning values into fp16, int8, int4, or back: each time, each value;
     - ``merge_s``, ``merge_s_per_value``: a merge, and each value that goes into it;
+    - ``resume_s``: how much longer than otherwise it computes after it has waited for messages: caches went cold;
     - ``own_core``: whether the threads that send and receive have a core beside the computing one.
     """
 
@@ -110,4 +111,5 @@ class ExchangeCosts(Part):
     convert_s_per_value: ConversionCosts = ConversionCosts()
     merge_s: NotNegative = 0.0
     merge_s_per_value: NotNegative = 0.0
+    resume_s: NotNegative = 0.0
     own_core: bool = True
