@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from sepnas.deploy.certificates import issue, make_authority
 from sepnas.deploy.export import export_deployment
-from sepnas.deploy.segments import segment_weights
+from sepnas.deploy.segments import SegmentExporter, segment_weights
 from sepnas.deploy.verify import load_manifest, verify_client, verify_deployment, verify_device
 from sepnas.errors import DeploymentError, HandshakeError, PlanError, SpecError, StorageError, VersionError
 from sepnas.plan.build import build_plan
@@ -51,7 +51,7 @@ def network():
 @pytest.fixture(scope="module")
 def exported(network, tmp_path_factory):
     folder = tmp_path_factory.mktemp("deploy") / "deployment"
-    export_tiny(network, folder)
+    export_tiny(network, folder, ("torch", "onnxruntime"))
     return folder
 
 
@@ -96,13 +96,14 @@ def test_private_keys_are_private(exported):
     assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
 
 
-def test_the_same_network_is_the_same_deployment(exported, network, tmp_path):
+def test_the_same_network_is_the_same_deployment(exported, network, tmp_path, monkeypatch):
     """A second export has the same id and the same segments, with other certificates; other weights have another id."""
-    export_tiny(network, tmp_path / "again")
+    monkeypatch.setattr(SegmentExporter, "_known", {})  # nothing is taken from the first one
+    export_tiny(network, tmp_path / "again", ("torch", "onnxruntime"))
     one, two = load_manifest(exported), load_manifest(tmp_path / "again")
     assert one.deployment_id == two.deployment_id
     same = {name for name in one.files if one.files[name] == two.files[name]}
-    assert {name for name in one.files if name.endswith((".pt2", ".safetensors"))} <= same
+    assert {name for name in one.files if name.endswith((".pt2", ".onnx", ".safetensors"))} <= same
     assert "device0/tls/cert.pem" not in same
     export_tiny(lively_network(network.architecture, seed=1), tmp_path / "other")
     assert load_manifest(tmp_path / "other").deployment_id != one.deployment_id
@@ -126,7 +127,7 @@ def test_segments_compute_what_their_layers_compute(exported, network):
 
 def test_a_segment_loads_without_sepnas(exported):
     """A .pt2 file needs only torch: no code of ours, no path of the machine that exported it."""
-    path = next((exported / "device0/segments").iterdir())
+    path = next((exported / "device0/segments").glob("*.pt2"))
     code = f"import sys, torch; torch.export.load({str(path)!r}); assert 'sepnas' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd="/", timeout=120)
     with zipfile.ZipFile(path) as archive:
@@ -204,7 +205,7 @@ ATTACKS = {
 def test_a_segment_that_brings_more_than_a_graph_is_refused(exported, tmp_path, says):
     """Pickles, libraries, foreign operators and expressions to evaluate are refused before torch sees them."""
     source = exported / "device0/segments"
-    path = rewritten(next(source.iterdir()), tmp_path / "evil.pt2", ATTACKS[says])
+    path = rewritten(next(source.glob("*.pt2")), tmp_path / "evil.pt2", ATTACKS[says])
     with pytest.raises(DeploymentError, match=rf"{re.escape(str(path))}: .*{says}"):
         check_archive(path)
     with pytest.raises(DeploymentError):
@@ -238,7 +239,8 @@ def flip(path, place=0.5):
 
 KINDS = [
     "device0/weights.safetensors",
-    "device0/segments/{segment}",
+    "device0/segments/{segment}.pt2",
+    "device0/segments/{segment}.onnx",
     "device0/shard.json",
     "device0/tls/cert.pem",
     "device0/tls/ca.pem",
@@ -254,17 +256,17 @@ KINDS = [
 @pytest.mark.parametrize("place", [0.0, 0.5, 0.999])
 def test_one_changed_byte_is_noticed_and_named(deployment, kind, place):
     """Whatever byte of whatever file changes, checking the deployment names the file."""
-    segment = next((deployment / "device0/segments").iterdir()).name
+    segment = next((deployment / "device0/segments").iterdir()).stem
     path = deployment / kind.format(segment=segment)
     flip(path, place)
     with pytest.raises((DeploymentError, VersionError), match=re.escape(path.name)):
         verify_deployment(deployment)
 
 
-@pytest.mark.parametrize("kind", KINDS[:6])
+@pytest.mark.parametrize("kind", KINDS[:7])
 def test_a_worker_does_not_start_on_a_changed_byte(deployment, kind):
     """A device's own copy is checked when its worker starts, without the rest of the deployment."""
-    segment = next((deployment / "device0/segments").iterdir()).name
+    segment = next((deployment / "device0/segments").iterdir()).stem
     path = deployment / kind.format(segment=segment)
     flip(path)
     shutil.move(deployment / "device0", deployment.parent / "alone")
@@ -347,13 +349,14 @@ def test_a_key_that_others_may_read_is_refused(deployment):
         verify_device(deployment / "device0")
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "device0/shard.json"])
-def test_a_newer_version_is_named(deployment, name):
+@pytest.mark.parametrize(("name", "version"), [("manifest.json", 1), ("device0/shard.json", 2)])
+def test_a_newer_version_is_named(deployment, name, version):
     """A manifest of a newer version is refused as that, not as damaged."""
     path = deployment / name
-    path.write_text(path.read_text().replace('"version": 1', '"version": 2', 1))
+    path.write_text(path.read_text().replace(f'"version": {version}', f'"version": {version + 1}', 1))
     check = verify_deployment if name == "manifest.json" else verify_device
-    with pytest.raises(VersionError, match=r"field `version`: this sepnas reads .* up to version 1, got 2"):
+    says = rf"field `version`: this sepnas reads .* up to version {version}, got {version + 1}"
+    with pytest.raises(VersionError, match=says):
         check(path.parent)
 
 

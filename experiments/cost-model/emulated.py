@@ -27,7 +27,7 @@ def export(architecture: Architecture, folder: Path) -> None:
     channels = architecture.in_channels
     export_deployment(
         new_network(architecture), folder, name="cost-model", classes=classes, mean=(0.0,) * channels,
-        std=(1.0,) * channels,
+        std=(1.0,) * channels, engines=("torch",),
     )  # fmt: skip
 
 

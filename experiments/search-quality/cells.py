@@ -30,7 +30,7 @@ SPACE = SearchSpace.load(Path(__file__).parent / "space.yaml")
 CLUSTER = uniform_cluster(SPACE.num_devices)
 WORST = reference_costs(SPACE, CLUSTER, seed=0)
 """What all hypervolumes are measured from, and what NNI's strategies see costs as shares of: the largest policy."""
-SUPERNET_EPOCHS, SUPERNET_SEED = 40, 0
+SUPERNET_EPOCHS, SUPERNET_SEED = 200, 0
 
 
 @cache

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.progress import Progress
@@ -17,7 +18,7 @@ from sepnas.report.units import format_count
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
 from sepnas.spec.hosts import Hosts
-from sepnas.spec.manifest import Manifest
+from sepnas.spec.manifest import ENGINE_SUFFIXES, EngineName, Manifest
 
 if TYPE_CHECKING:
     from sepnas.train.images import ImageData
@@ -32,6 +33,7 @@ Download = Annotated[bool, typer.Option("--download", help="Let torchvision fetc
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, data order and sampling.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
 Compute = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+ExportEngine = Literal["torch", "onnxruntime", "both"]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of torch [1 for small networks, or all].")]
 
 
@@ -105,7 +107,12 @@ def train(
 
 
 def export_run(
-    run: Path, out: Path, name: str | None = None, hosts: Hosts | None = None, force: bool = False
+    run: Path,
+    out: Path,
+    name: str | None = None,
+    hosts: Hosts | None = None,
+    force: bool = False,
+    engines: Sequence[EngineName] = tuple(ENGINE_SUFFIXES),
 ) -> Manifest:
     """Export the best checkpoint of a training run so far."""
     from sepnas.deploy.export import export_deployment
@@ -127,7 +134,7 @@ def export_run(
 
         return export_deployment(
             network, out, name=name or run.resolve().name, classes=facts.classes, mean=facts.mean, std=facts.std,
-            hosts=hosts, force=force, progress=show,
+            hosts=hosts, force=force, engines=engines, progress=show,
         )  # fmt: skip
 
 
@@ -139,14 +146,17 @@ def export(
         Path | None, typer.Option(help="hosts.yaml to put in; else all devices on this machine.", **PATH)
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a deployment that stands there.")] = False,
+    engine: Annotated[ExportEngine, typer.Option(help="Write the graphs for one engine only.")] = "both",
 ) -> None:
     """Cut a trained network into one folder for each device.
 
-    Each folder holds only that device's weights, its segments as torch modules, its steps and its certificate; copy
-    it to the device and start `sepnas worker` there. Of an interrupted run the best epoch so far is taken.
+    Each folder holds only that device's weights, its segments' graphs for torch and for onnxruntime, its steps and its
+    certificate; copy it to the device and start `sepnas worker` there. Of an interrupted run the best epoch so far is
+    taken.
     """
     given = Hosts.load(hosts) if hosts else None
-    manifest = export_run(run, out, name, given, force)
+    engines: tuple[EngineName, ...] = tuple(ENGINE_SUFFIXES) if engine == "both" else (engine,)
+    manifest = export_run(run, out, name, given, force, engines)
     num_devices = manifest.architecture.num_devices
     print(
         f"{out}: {format_count(num_devices, 'device')}, {number(manifest.payload_bytes)} bytes an "

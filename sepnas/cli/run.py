@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -25,6 +25,7 @@ Deployment = Annotated[
 ]
 HostsFile = Annotated[Path | None, typer.Option("--devices", parser=path_of, help="hosts.yaml [the deployment's own].")]
 Deadline = Annotated[float, typer.Option(min=0.001, max=MAX_DEADLINE_S, help="Seconds until an answer or an error.")]
+WorkerEngine = Literal["torch", "onnxruntime", "auto"]
 Insecure = Annotated[bool, typer.Option("--insecure", help="No TLS; only on this machine's own addresses.")]
 
 
@@ -33,6 +34,9 @@ def worker(
     listen: Annotated[str, typer.Option(help="HOST:PORT to wait on for the client and the other devices.")],
     threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 1,
     insecure: Insecure = False,
+    engine: Annotated[
+        WorkerEngine, typer.Option(help="What computes; auto measures both and takes the faster.")
+    ] = "torch",
     emulate: Annotated[
         Path | None, typer.Option(parser=path_of, help="Emulation to behave by; `sepnas bench --emulate` writes them.")
     ] = None,
@@ -43,7 +47,7 @@ def worker(
     """
     from sepnas.runtime.worker import run_worker
 
-    run_worker(shard, listen, threads=threads, insecure=insecure, emulation=emulate)
+    run_worker(shard, listen, threads=threads, insecure=insecure, engine=engine, emulation=emulate)
 
 
 def infer(

@@ -22,7 +22,7 @@ from sepnas.errors import DeploymentError, SpecError, StorageError
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.document import short
 from sepnas.spec.hosts import Hosts
-from sepnas.spec.manifest import MANIFEST_NAME, ImageInput, Manifest
+from sepnas.spec.manifest import ENGINE_SUFFIXES, MANIFEST_NAME, EngineName, ImageInput, Manifest
 
 if TYPE_CHECKING:
     from sepnas.nets.separable import SeparableResNeXt
@@ -42,6 +42,7 @@ def export_deployment(
     hosts: Hosts | None = None,
     validity_days: float = DEFAULT_VALIDITY_DAYS,
     force: bool = False,
+    engines: Sequence[EngineName] = tuple(ENGINE_SUFFIXES),
     progress: Progress | None = None,
 ) -> Manifest:
     """Cut a network by its plan and write the deployment ``out_dir``.
@@ -51,6 +52,7 @@ def export_deployment(
         classes: the classes' names, in the order of the logits.
         mean, std: what training normalised with, one number for each channel, for values in 0..1.
         hosts: what to write as ``hosts.yaml``; by default all devices on 127.0.0.1.
+        engines: those that a device may run; each has files of its own, the weights are there once.
         force: replace a deployment that stands there already (anything else is never replaced).
 
     Raises:
@@ -66,11 +68,15 @@ def export_deployment(
         raise SpecError(
             f"export: `validity_days` must be more than 0 and at most {MAX_VALIDITY_DAYS}, got {validity_days!r}"
         )
+    unknown = [name for name in engines if name not in ENGINE_SUFFIXES]
+    if unknown or not engines:
+        allowed = ", ".join(ENGINE_SUFFIXES)
+        raise SpecError(f"export: `engines` must name one or more of {allowed}, got {short(list(engines))}")
     was_training = network.training
     network.eval()
     try:
         with _writing(Path(out_dir), force) as folder:
-            writer = DeploymentWriter(network, folder, name, validity_days, progress or _silent)
+            writer = DeploymentWriter(network, folder, name, validity_days, progress or _silent, tuple(engines))
             return writer.write(tuple(classes), image, hosts)
     finally:
         network.train(was_training)

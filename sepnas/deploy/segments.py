@@ -1,5 +1,7 @@
 """A device's segments as files that hold a graph and no weights, and its weights as one safetensors file.
 
+Engines read different files: a ``.pt2`` is torch's, an ``.onnx`` onnxruntime's (``onnx_graphs.py``).
+
 Each segment is exported as a *function* ``f(x, weights)``, so equal layers of different devices have equal
 graphs: they are exported once. Sample inputs and source locations are left out: a ``.pt2`` of a deployment
 holds nothing that would have to be unpickled and nothing of the machine on which it was made.
@@ -8,15 +10,18 @@ holds nothing that would have to be unpickled and nothing of the machine on whic
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from sepnas.deploy.onnx_graphs import check_onnx, onnx_graph
 from sepnas.errors import DeploymentError
 from sepnas.plan.steps import Shape
+from sepnas.spec.manifest import EngineName
 
 MAX_BATCH = 4096
 _SOURCE_KEYS = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
@@ -46,37 +51,50 @@ def segment_weights(module: nn.Module) -> dict[str, Tensor]:
 
 @dataclass
 class SegmentExporter:
-    """Exports segments, each different graph once."""
+    """Exports segments for ``engines``, each different graph once."""
 
-    _known: dict[object, bytes] = field(default_factory=dict)
+    engines: tuple[EngineName, ...] = ("torch",)
+    _known: ClassVar[dict[object, dict[EngineName, bytes]]] = {}
+    """All that this process has exported: a graph takes a second, and networks of a family share most."""
 
-    def export(self, module: nn.Module, shape: Shape) -> bytes:
-        """The ``.pt2`` file of a segment that takes one ``(B, *shape)`` tensor; any batch size."""
+    def export(self, module: nn.Module, shape: Shape) -> dict[EngineName, bytes]:
+        """The file of a segment that takes one ``(B, *shape)`` tensor, for each engine; any batch size."""
         weights = segment_weights(module)
-        key = (repr(module), shape, tuple((name, tuple(w.shape), w.dtype) for name, w in weights.items()))
+        key = (self.engines, repr(module), shape, tuple((name, tuple(w.shape), w.dtype) for name, w in weights.items()))
         if key not in self._known:
-            self._known[key] = _export(module, weights, shape)
+            self._known[key] = _export(module, weights, shape, self.engines)
         return self._known[key]
 
 
 @torch.no_grad()
-def _export(module: nn.Module, weights: dict[str, Tensor], shape: Shape) -> bytes:
+def _export(
+    module: nn.Module, weights: dict[str, Tensor], shape: Shape, engines: tuple[EngineName, ...]
+) -> dict[EngineName, bytes]:
     module = module.eval()
     example = torch.randn(2, shape.channels, shape.height, shape.width)
     dynamic = ({0: Dim("batch", min=1, max=MAX_BATCH)}, dict.fromkeys(weights))
     program = torch.export.export(_Function(module), (example, weights), dynamic_shapes=dynamic, strict=False)
-    _check_same(program, module, example, weights)
+    outputs = module(example)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    files: dict[EngineName, bytes] = {}
+    if "torch" in engines:
+        files["torch"] = _torch_file(program, example, weights, outputs)
+    if "onnxruntime" in engines:
+        files["onnxruntime"] = onnx_graph(program)
+        check_onnx(files["onnxruntime"], example, list(weights.values()), outputs)
+    return files
+
+
+def _torch_file(
+    program: ExportedProgram, example: Tensor, weights: dict[str, Tensor], expected: tuple[Tensor, ...]
+) -> bytes:
+    exported = program.graph_module(example, *weights.values())
+    if len(exported) != len(expected) or not all(map(torch.equal, exported, expected)):
+        raise DeploymentError("a segment does not compute what its layers compute once it is exported")
     _forget_source(program)
     file = io.BytesIO()
     torch.export.save(program, file)
     return file.getvalue()
-
-
-def _check_same(program: ExportedProgram, module: nn.Module, example: Tensor, weights: dict[str, Tensor]) -> None:
-    exported, outputs = program.graph_module(example, *weights.values()), module(example)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    if len(exported) != len(outputs) or not all(map(torch.equal, exported, outputs)):
-        raise DeploymentError("a segment does not compute what its layers compute once it is exported")
 
 
 def _forget_source(program: ExportedProgram) -> None:

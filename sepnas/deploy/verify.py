@@ -53,7 +53,11 @@ def verify_device(folder: str | os.PathLike[str]) -> ShardManifest:
     """Check every listed file of a device's folder, and that it belongs to the deployment around it, if any."""
     folder = Path(folder)
     shard = _load(ShardManifest, folder, SHARD_NAME, "a device's folder, such as DEPLOYMENT/device0")
-    loaded = {WEIGHTS_NAME, *TLS_NAMES, *(segment.file for segment in shard.segments.values())}
+    loaded = {
+        WEIGHTS_NAME,
+        *TLS_NAMES,
+        *(file for segment in shard.segments.values() for file in segment.files.values()),
+    }
     _check_files(folder, shard.files, sorted(loaded | set(shard.files)))
     if (folder.parent / MANIFEST_NAME).is_file():
         _check_belongs(folder, shard, load_manifest(folder.parent))

@@ -17,9 +17,11 @@ from sepnas.plan.serial import message_to_data, messages_of, program_to_data, sh
 from sepnas.plan.steps import CLIENT, Compute, Merge
 from sepnas.spec.hosts import Hosts
 from sepnas.spec.manifest import (
+    ENGINE_SUFFIXES,
     MANIFEST_NAME,
     SHARD_NAME,
     WEIGHTS_NAME,
+    EngineName,
     FileEntry,
     ImageInput,
     Manifest,
@@ -41,12 +43,18 @@ class DeploymentWriter:
     """Writes one deployment into an empty folder."""
 
     def __init__(
-        self, network: SeparableResNeXt, folder: Path, name: str, validity_days: float, progress: Progress
+        self,
+        network: SeparableResNeXt,
+        folder: Path,
+        name: str,
+        validity_days: float,
+        progress: Progress,
+        engines: tuple[EngineName, ...],
     ) -> None:
         self.network, self.folder, self.name = network, folder, name
         self.validity_days, self.progress = validity_days, progress
         self.plan = build_plan(network.architecture)
-        self.exporter = SegmentExporter()
+        self.exporter = SegmentExporter(engines)
         self.done, self.total = 0, self.plan.num_segments() + self.plan.num_devices + 1
 
     def write(self, classes: tuple[str, ...], image: ImageInput, hosts: Hosts | None) -> Manifest:
@@ -96,12 +104,12 @@ class DeploymentWriter:
                 name = place.setdefault((tensor.data_ptr(), tuple(tensor.shape)), f"{segment.name}.{key}")
                 stored[name] = tensor
                 names.append(name)
-            file = f"segments/{segment.name}.pt2"
-            self._write(
-                f"{device_folder(rank)}/{file}", self.exporter.export(module, self.plan.shapes[rank][step.inputs[0]])
-            )
-            segments[segment.name] = SegmentData(file=file, layers=segment.layers, weights=tuple(names))
-            self._step(f"{device_folder(rank)}/{file}")
+            files = {}
+            for engine, data in self.exporter.export(module, self.plan.shapes[rank][step.inputs[0]]).items():
+                files[engine] = f"segments/{segment.name}{ENGINE_SUFFIXES[engine]}"
+                self._write(f"{device_folder(rank)}/{files[engine]}", data)
+            segments[segment.name] = SegmentData(files=files, layers=segment.layers, weights=tuple(names))
+            self._step(f"{device_folder(rank)}: {segment.name}")
         merges = self.network.merge_weights(rank)
         needed = [s.parameter for s in self.plan.programs[rank] if isinstance(s, Merge) and s.parameter]
         stored |= {parameter: merges[parameter] for parameter in needed}

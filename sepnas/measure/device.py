@@ -16,6 +16,7 @@ from sepnas.measure.rounds import Stop
 from sepnas.plan.steps import Operator
 from sepnas.spec.cluster import Device
 from sepnas.spec.device_profile import DeviceProfile
+from sepnas.spec.manifest import EngineName
 from sepnas.spec.timing import SegmentTime
 
 NOISY = 0.1
@@ -40,6 +41,7 @@ class MeasuredDevice:
 def measure_device(
     name: str,
     *,
+    engine: EngineName = "torch",
     threads: int = 1,
     seconds: float = 180.0,
     operators: Sequence[Operator] | None = None,
@@ -58,11 +60,11 @@ def measure_device(
     def tick() -> None:
         progress(time.monotonic() - start, now)
 
-    with computing(threads) as compute:
+    with computing(engine, threads) as compute:
         exchange, with_tls = measure_exchange(_EXCHANGE_SHARE * seconds, compute, threads, tick)
     now = "operators"
     found = measure_operators(
-        family_operators() if operators is None else operators, Stop(start + seconds), threads, tick
+        family_operators() if operators is None else operators, Stop(start + seconds), engine, threads, tick
     )
     flops_per_s, layer_overhead_s = fit_rate(_segment_times(found))
     device = Device(
@@ -73,7 +75,7 @@ def measure_device(
         jitter=found.rounds.jitter,
         exchange=exchange,
         profile=DeviceProfile(
-            machine=measured_machine(threads, found.rounds.noise),
+            machine=measured_machine(engine, threads, found.rounds.noise),
             operators=found.rows,
             segment_overhead_s=found.segment_overhead_s,
         ),

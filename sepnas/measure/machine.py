@@ -11,22 +11,23 @@ from pathlib import Path
 
 from sepnas.spec.cluster import Cluster, Device
 from sepnas.spec.device_profile import MeasuredMachine
+from sepnas.spec.manifest import EngineName
 
 DEFAULT_MEMORY_BYTES = 1 << 30
 _SAME_MACHINE = ("cpu", "engine", "engine_version")
 """What must not differ for two profiles to be compared."""
 
 
-def measured_machine(threads: int, noise: float) -> MeasuredMachine:
-    """This machine with torch as its engine, today."""
+def measured_machine(engine: EngineName, threads: int, noise: float) -> MeasuredMachine:
+    """This machine with an engine, today."""
     return MeasuredMachine(
         cpu=cpu_model(),
         cores=usable_cores(),
         architecture=platform.machine() or "unknown",
         os=f"{platform.system()} {platform.release()}".strip() or "unknown",
         python=platform.python_version(),
-        engine="torch",
-        engine_version=installed_version("torch") or "unknown",
+        engine=engine,
+        engine_version=installed_version(engine) or "unknown",
         threads=threads,
         date=date.today().isoformat(),
         noise=noise,

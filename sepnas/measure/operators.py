@@ -18,8 +18,10 @@ import torch
 from sepnas.measure.probes import Probe, write_probes
 from sepnas.measure.rounds import Rounds, Stop, Tick, measure_rounds, timed_once
 from sepnas.plan.steps import Operator
-from sepnas.runtime.engines import TorchEngine
+from sepnas.runtime.engine_choice import make_engine
+from sepnas.runtime.engines import Engine
 from sepnas.spec.device_profile import OperatorTime
+from sepnas.spec.manifest import EngineName
 
 LARGE_MACS = 4_000_000
 """From here on an operator takes so long that a call beside it is nothing: it stands alone in its segment."""
@@ -47,26 +49,30 @@ class OperatorTimes:
 
 
 @contextmanager
-def computing(threads: int = 1) -> Iterator[Callable[[], None]]:
+def computing(engine: EngineName = "torch", threads: int = 1) -> Iterator[Callable[[], None]]:
     """A call that computes as a worker does between two messages: a block's layers, in the engine, by this thread."""
     probes = [Probe(each, 1) for each in BLOCK]
     with tempfile.TemporaryDirectory(prefix="sepnas-profile-") as folder:
-        engine = TorchEngine(write_probes(probes, Path(folder)), threads)
+        runner = _engine(engine, probes, Path(folder), threads)
         inputs = {probe: [probe.input()] for probe in probes}
 
         def compute() -> None:
             for probe in probes:
-                engine.run(probe.name, inputs[probe])
+                runner.run(probe.name, inputs[probe])
 
-        with _as_a_worker(engine):
+        with _as_a_worker(runner):
             compute()
             yield compute
 
 
 def measure_operators(
-    operators: Sequence[Operator], stop: Stop, threads: int = 1, tick: Tick = lambda: None
+    operators: Sequence[Operator],
+    stop: Stop,
+    engine: EngineName = "torch",
+    threads: int = 1,
+    tick: Tick = lambda: None,
 ) -> OperatorTimes:
-    """Time operators on one sample, on ``threads`` threads of torch; the thread that calls does it.
+    """Time operators on one sample, on ``threads`` threads of the engine; the thread that calls does it.
 
     A round runs each segment once, so caches hold what other segments left in them, as in a worker between two steps:
     called again and again the same segments take up to a third less, and very short ones a fraction.
@@ -75,30 +81,33 @@ def measure_operators(
     for_overhead = [Probe(each, copies) for each in OVERHEAD_OPERATORS for copies in OVERHEAD_COPIES]
     every = list(dict.fromkeys((*probes, *for_overhead)))
     with tempfile.TemporaryDirectory(prefix="sepnas-profile-") as folder:
-        shard = write_probes(every, Path(folder))
+        runner = _engine(engine, every, Path(folder), threads)
         tick()
-        engine = TorchEngine(shard, threads)
-        with _as_a_worker(engine):
-            rounds = measure_rounds([_visit(engine, probe) for probe in every], stop, tick)
+        with _as_a_worker(runner):
+            rounds = measure_rounds([_visit(runner, probe) for probe in every], stop, tick)
     took_s = dict(zip(every, rounds.medians_s(), strict=True))
     overhead_s = _overhead_s(took_s)
     rows = (_row(probe.operator, _operator_s(took_s[probe], probe.copies, overhead_s)) for probe in probes)
     return OperatorTimes(tuple(rows), overhead_s, rounds, rounds.is_stable(stop))
 
 
+def _engine(engine: EngineName, probes: list[Probe], folder: Path, threads: int) -> Engine:
+    return make_engine(engine, write_probes(probes, folder, engine), threads).engine
+
+
 @contextmanager
-def _as_a_worker(engine: TorchEngine) -> Iterator[None]:
-    """This thread as a worker's; the mode that drops denormals is the thread's own, and is taken back."""
-    engine.prepare_thread()
+def _as_a_worker(runner: Engine) -> Iterator[None]:
+    """This thread as a worker's; torch's mode that drops denormals is the thread's own, and is taken back."""
+    runner.prepare_thread()
     try:
         yield
     finally:
         torch.set_flush_denormal(False)
 
 
-def _visit(engine: TorchEngine, probe: Probe) -> Callable[[], Sequence[float]]:
+def _visit(runner: Engine, probe: Probe) -> Callable[[], Sequence[float]]:
     inputs = [probe.input()]
-    return timed_once(lambda: engine.run(probe.name, inputs))
+    return timed_once(lambda: runner.run(probe.name, inputs))
 
 
 def _overhead_s(took_s: dict[Probe, float]) -> float:

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sepnas.deploy.onnx_graphs import with_sizes
 from sepnas.deploy.segments import SegmentExporter, segment_weights
 from sepnas.deploy.verify import file_entry
 from sepnas.nets.blocks import conv_bn
 from sepnas.plan.steps import Operator, Shape
 from sepnas.runtime.codec import Array
 from sepnas.runtime.shard import Shard
-from sepnas.spec.manifest import SegmentData, ShapeData, ShardManifest
+from sepnas.spec.manifest import ENGINE_SUFFIXES, EngineName, SegmentData, ShapeData, ShardManifest
 
 
 class Probe(NamedTuple):
@@ -81,18 +82,25 @@ class _Pool(nn.Module):
         return x_BCHW.mean((2, 3))
 
 
-def write_probes(probes: list[Probe], folder: Path) -> Shard:
+def write_probes(probes: list[Probe], folder: Path, engine: EngineName = "torch") -> Shard:
     """Export the probes into an empty folder; a shard whose segments they are, by name."""
-    exporter, files = SegmentExporter(), {}
+    exporter, files = SegmentExporter((engine,)), {}
+    graphs: dict[str, bytes] = {}
     segments: dict[str, SegmentData] = {}
     weights: dict[str, Array] = {}
     for probe in dict.fromkeys(probes):
-        module, file = _SideBySide(probe).eval(), f"{probe.form}.pt2"
+        module, shape = _SideBySide(probe).eval(), _input_shape(probe.operator)
+        if probe.form not in graphs:
+            graphs[probe.form] = exporter.export(module, shape)[engine]
+        name, graph = probe.form, graphs[probe.form]
+        if engine == "onnxruntime":  # its files tell the sizes
+            name, graph = probe.name, with_sizes(graph, shape, list(segment_weights(module).values()))
+        file = f"{name}{ENGINE_SUFFIXES[engine]}"
         if file not in files:
-            (folder / file).write_bytes(exporter.export(module, _input_shape(probe.operator)))
+            (folder / file).write_bytes(graph)
             files[file] = file_entry(folder / file)
         own = {f"{probe.name}.{name}": tensor.numpy() for name, tensor in segment_weights(module).items()}
-        segments[probe.name] = SegmentData(file=file, layers=(), weights=tuple(own))
+        segments[probe.name] = SegmentData(files={engine: file}, layers=(), weights=tuple(own))
         weights |= own
     manifest = ShardManifest(
         deployment_id="0" * 64, rank=0, num_devices=1, program=(), shapes={}, messages=(), segments=segments,

@@ -1,4 +1,4 @@
-"""What runs a segment on a device. So far torch; another engine needs only these two methods."""
+"""What runs a segment on a device: the interface, and torch."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ class TorchEngine:
         self._runners: dict[str, tuple[Callable[..., Sequence[Tensor]], list[Tensor]]] = {}
         graphs: dict[str, Any] = {}
         for name, segment in shard.manifest.segments.items():
-            digest = shard.manifest.files[segment.file].sha256
+            file = segment.files["torch"]
+            digest = shard.manifest.files[file].sha256
             if digest not in graphs:  # equal layers have equal graphs
-                graphs[digest] = load_graph(shard.folder / segment.file)
+                graphs[digest] = load_graph(shard.folder / file)
             weights = [torch.from_numpy(shard.weights[weight]) for weight in segment.weights]
             self._runners[name] = (graphs[digest].forward, weights)
 

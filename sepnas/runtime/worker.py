@@ -27,6 +27,7 @@ from sepnas.errors import ExchangeError, ListenError
 from sepnas.plan.steps import Compute
 from sepnas.runtime.channel import Channel
 from sepnas.runtime.emulated import load_emulated
+from sepnas.runtime.engine_choice import make_engine
 from sepnas.runtime.engines import Engine, TorchEngine
 from sepnas.runtime.events import Hello
 from sepnas.runtime.identity import Identity
@@ -190,12 +191,24 @@ def run_worker(
     *,
     threads: int = 1,
     insecure: bool = False,
+    engine: str = "torch",
     emulation: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Serve a device's folder at ``listen`` (``HOST:PORT``) until SIGINT or SIGTERM; prints one line when ready."""
+    """Serve a device's folder at ``listen`` (``HOST:PORT``) until SIGINT or SIGTERM; prints one line when ready.
+
+    ``engine`` is torch, onnxruntime, or auto: the faster one, which is measured first.
+    """
     host, port = parse_address(listen, lowest_port=0)
+    told = ""
+
+    def make(shard: Shard, threads: int) -> Engine:
+        nonlocal told
+        chosen = make_engine(engine, shard, threads)
+        told = chosen.told
+        return chosen.engine
+
     with _collector_paused():
-        worker = Worker(shard_dir, host, port, threads=threads, insecure=insecure, emulation=emulation)
+        worker = Worker(shard_dir, host, port, threads=threads, insecure=insecure, engine=make, emulation=emulation)
 
     def stop(number: int, frame: FrameType | None) -> None:
         worker.stop()
@@ -206,7 +219,7 @@ def run_worker(
     shard = worker.shard
     print(
         f"sepnas worker: device {shard.rank} of {shard.manifest.num_devices} listens on {worker.address} ({how}; "
-        f"deployment {shard.manifest.deployment_id[:16]})",
+        f"deployment {shard.manifest.deployment_id[:16]}; engine {told})",
         flush=True,
     )
     worker.serve_forever()

@@ -24,6 +24,10 @@ MANIFEST_NAME = "manifest.json"
 SHARD_NAME = "shard.json"
 WEIGHTS_NAME = "weights.safetensors"
 
+EngineName = Literal["torch", "onnxruntime"]
+"""What runs segments on a device; each has files of its own."""
+ENGINE_SUFFIXES: dict[EngineName, str] = {"torch": ".pt2", "onnxruntime": ".onnx"}
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RelativePath = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
 """Names below the folder only: no component starts with a dot, so none is ``..``."""
@@ -112,9 +116,10 @@ class MessageData(Part):
 
 
 class SegmentData(Part):
-    """A segment's file, and the tensors of ``weights.safetensors`` in the order in which it takes them."""
+    """A segment's graph in a file for each engine, and the tensors of ``weights.safetensors`` in the order in which it
+    takes them."""
 
-    file: RelativePath
+    files: Annotated[dict[EngineName, RelativePath], Field(min_length=1)]
     layers: tuple[str, ...]
     weights: tuple[str, ...]
 
@@ -181,6 +186,7 @@ class ShardManifest(SealedDocument):
     """What one device runs: its steps, its tensors' shapes, its segments, the messages that touch it."""
 
     format_name: ClassVar[str] = "sepnas.shard"
+    current_version: ClassVar[int] = 2
 
     deployment_id: Sha256
     rank: Index
@@ -197,6 +203,13 @@ class ShardManifest(SealedDocument):
         if self.rank >= self.num_devices:
             raise ValueError(f"`rank` is {self.rank}, but the ranks are 0..{self.num_devices - 1}")
         return self
+
+    @property
+    def engines(self) -> tuple[EngineName, ...]:
+        """Those that have a file of every segment."""
+        return tuple(
+            name for name in ENGINE_SUFFIXES if all(name in segment.files for segment in self.segments.values())
+        )
 
     @property
     def peers(self) -> tuple[int, ...]:

@@ -1,0 +1,129 @@
+"""What the engines of a device cost: time of a pass, memory and start of a worker, each in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import torch
+
+from sepnas.deploy.export import export_deployment
+from sepnas.nets.separable import SeparableResNeXt
+from sepnas.report.recorder import Recorder
+from sepnas.spec.architecture import Architecture, named_architecture
+from sepnas.spec.manifest import ENGINE_SUFFIXES
+
+HERE = Path(__file__).resolve().parent
+DEVICES = 4
+NETWORKS = ("resnext20_4x4d", "resnext20_4x16d", "resnext29_8x16d", "resnext56_4x16d", "resnext56_4x64d")
+POLICIES = ("none", "hand-made")
+_PASS = """
+import sys
+from sepnas.runtime.engine_choice import make_engine, pass_s
+from sepnas.runtime.shard import load_shard
+shard = load_shard(sys.argv[1])
+engine = make_engine(sys.argv[2], shard, 1).engine
+engine.prepare_thread()
+print(pass_s(engine, shard))
+"""
+
+
+def export(architecture: Architecture, folder: Path) -> None:
+    torch.manual_seed(0)
+    classes = [f"class {index}" for index in range(architecture.num_classes)]
+    numbers = (0.5,) * architecture.in_channels
+    network = SeparableResNeXt(architecture)
+    export_deployment(network, folder, name="engines", classes=classes, mean=numbers, std=numbers)
+
+
+def pass_seconds(shard: Path, engine: str) -> float:
+    """A pass over device 0's segments, one sample, one thread."""
+    done = subprocess.run([sys.executable, "-c", _PASS, shard, engine], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def worker_facts(shard: Path, engine: str) -> tuple[float, int]:
+    """Seconds from the start of a worker to its line, and its resident memory then."""
+    command = [sys.executable, "-m", "sepnas", "worker", shard, "--listen", "127.0.0.1:0", "--engine", engine]
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            ready_s = time.perf_counter() - start
+            if "listens on" not in line:
+                raise SystemExit(f"the worker did not get ready: {line}")
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        finally:
+            process.terminate()
+    return ready_s, next(int(row.split()[1]) << 10 for row in status.splitlines() if row.startswith("VmRSS"))
+
+
+def measure(name: str, policy: str, folder: Path, repeats: int) -> dict[str, Any]:
+    """Both engines by turns, so that a machine that becomes slower does so for both."""
+    export(named_architecture(name, DEVICES, policy), folder)
+    shard = folder / "device0"
+    passes: dict[str, list[float]] = {engine: [] for engine in ENGINE_SUFFIXES}
+    for _ in range(repeats):
+        for engine, found in passes.items():
+            found.append(pass_seconds(shard, engine))
+    row: dict[str, Any] = {
+        "network": name,
+        "policy": policy,
+        "weights_bytes": (shard / "weights.safetensors").stat().st_size,
+    }
+    for engine, found in passes.items():
+        facts = [worker_facts(shard, engine) for _ in range(repeats)]
+        row |= {
+            f"{engine}_pass_s": median(found),
+            f"{engine}_ready_s": median(ready_s for ready_s, _ in facts),
+            f"{engine}_rss_bytes": max(rss_bytes for _, rss_bytes in facts),
+        }
+    print(row, flush=True)
+    return row
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
+    parser.add_argument("--repeats", type=int, default=3)
+    return parser.parse_args()
+
+
+def main() -> None:
+    chosen = arguments()
+    with Recorder(HERE / "result.json", seeds=(0,), root=HERE) as record, tempfile.TemporaryDirectory() as folder:
+        rows = [
+            measure(name, policy, Path(folder) / f"{name}-{policy}", chosen.repeats)
+            for name in chosen.networks
+            for policy in POLICIES
+        ]
+        speedups = [row["torch_pass_s"] / row["onnxruntime_pass_s"] for row in rows]
+        record.measure(
+            "speedup_onnxruntime_over_torch", fmean(speedups), "", min(speedups), max(speedups), len(rows), "> 1"
+        )
+        for engine in ENGINE_SUFFIXES:
+            light = engine == "onnxruntime"
+            ready_s = [row[f"{engine}_ready_s"] for row in rows]
+            beyond = [row[f"{engine}_rss_bytes"] - row["weights_bytes"] for row in rows]
+            record.measure(
+                f"worker_ready_s_{engine}", fmean(ready_s), "s", min(ready_s), max(ready_s), len(rows),
+                "< 1.5" if light else None,
+            )  # fmt: skip
+            record.measure(
+                f"worker_rss_bytes_{engine}_beyond_weights", fmean(beyond), "B", min(beyond), max(beyond), len(rows),
+                "< 120000000" if light else None,
+            )  # fmt: skip
+        record.table("engines", rows)
+        for each in record.measures.values():
+            print(f"{each.name}: {each.value:.4g} ({each.low:.4g} to {each.high:.4g})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""A segment's graph for onnxruntime: the exported program as ONNX, without its weights.
+
+Weights become initializers whose data lie elsewhere; the engine puts them in when it loads the graph, before it
+optimises. So convolutions and batch norms are fused as if the weights were in the file, equal layers share a file,
+and the weights of a device lie in ``weights.safetensors`` alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from sepnas.deploy.onnx_session import open_session, weight_name
+from sepnas.errors import DeploymentError
+from sepnas.plan.steps import Shape
+from sepnas.spec.manifest import WEIGHTS_NAME
+
+TOLERANCE = 1e-4
+"""How far onnxruntime may be off, relative to the largest value: it adds up in another order."""
+
+
+def onnx_graph(program: ExportedProgram) -> bytes:
+    """The ``.onnx`` file of a segment: its input is the batch, its initializers are the weights, in order."""
+    with _quiet():
+        exported = torch.onnx.export(program, dynamo=True, optimize=True, verbose=False)
+    assert exported is not None
+    model: Any = exported.model_proto
+    _take_weights_in(model.graph)
+    _forget_source(model)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def with_sizes(graph: bytes, shape: Shape, weights: Sequence[Tensor]) -> bytes:
+    """The same graph for an input and weights of other sizes, if it does not depend on them."""
+    import onnx
+
+    model = onnx.load_model_from_string(graph)
+    _, *sizes = model.graph.input[0].type.tensor_type.shape.dim
+    for dim, size in zip(sizes, (shape.channels, shape.height, shape.width), strict=True):
+        dim.dim_value = size
+    places = {weight_name(index): weight for index, weight in enumerate(weights)}
+    for tensor in model.graph.initializer:
+        if tensor.name in places:
+            tensor.dims[:] = places[tensor.name].shape
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def check_onnx(graph: bytes, example: Tensor, weights: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """Run it once; :class:`DeploymentError` when it computes something else."""
+    session = open_session(graph, [tensor.numpy() for tensor in weights], threads=1)
+    outputs = session.run(None, {session.get_inputs()[0].name: example.numpy()})
+    for found, wanted in zip(outputs, expected, strict=True):
+        off = np.abs(found - wanted.numpy()).max(initial=0.0)
+        if not off <= TOLERANCE * max(1.0, wanted.abs().max().item()):
+            raise DeploymentError(f"a segment computes something else in onnxruntime: it is off by {off:.2g}")
+
+
+def _take_weights_in(graph: Any) -> None:
+    """All inputs but the first become initializers without data."""
+    from onnx import TensorProto
+
+    weights = list(graph.input)[1:]
+    names = {weight.name: weight_name(index) for index, weight in enumerate(weights)}
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    for weight in weights:
+        kind = weight.type.tensor_type
+        tensor = TensorProto(
+            name=names[weight.name],
+            data_type=kind.elem_type,
+            dims=[dim.dim_value for dim in kind.shape.dim],
+            data_location=TensorProto.EXTERNAL,
+        )
+        tensor.external_data.add(key="location", value=WEIGHTS_NAME)
+        graph.initializer.append(tensor)
+        graph.input.remove(weight)
+
+
+def _forget_source(model: Any) -> None:
+    """Nothing of the machine on which it was exported, and equal files for equal graphs."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    del graph.value_info[:]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter tells of its own affairs."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,33 @@
+"""Opening a segment's ONNX graph; needs onnxruntime and no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+_ERRORS_ONLY = 3
+
+
+def weight_name(index: int) -> str:
+    """How a graph calls the weight that it takes in this place."""
+    return f"w{index}"
+
+
+def open_session(graph: bytes, weights: Sequence[npt.NDArray[Any]], threads: int) -> InferenceSession:
+    """A session for a graph whose initializers are the ``weights``, in order."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = _ERRORS_ONLY
+    # a thread that waits must leave the core to those that exchange
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    values: list[Any] = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(each)) for each in weights]
+    options.add_external_initializers([weight_name(index) for index in range(len(values))], values)
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

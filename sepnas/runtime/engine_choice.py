@@ -1,0 +1,122 @@
+"""Which engine a worker takes: the one that was named, or the faster of those that are there.
+
+``auto`` measures torch in a process of its own, so that a worker that takes onnxruntime has not loaded torch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sepnas.errors import DeploymentError
+from sepnas.plan.steps import Compute
+from sepnas.runtime.engines import Engine, TorchEngine
+from sepnas.runtime.onnx_engine import OnnxEngine
+from sepnas.runtime.shard import Shard, load_shard
+from sepnas.spec.manifest import EngineName
+
+AUTO = "auto"
+ROUNDS = 9
+_CHILD_S = 120.0
+_CLASSES: dict[EngineName, type[TorchEngine] | type[OnnxEngine]] = {"torch": TorchEngine, "onnxruntime": OnnxEngine}
+
+
+@dataclass(frozen=True)
+class ChosenEngine:
+    """An engine, and the words in which a worker tells of it."""
+
+    name: EngineName
+    engine: Engine
+    told: str
+
+
+def make_engine(choice: str, shard: Shard, threads: int = 1) -> ChosenEngine:
+    """The engine of this name, or for ``auto`` the faster; raises :class:`DeploymentError` where there is none."""
+    usable = usable_engines(shard)
+    if choice == AUTO:
+        if len(usable) > 1:
+            return _faster(shard, threads)
+        if usable:
+            return ChosenEngine(usable[0], _CLASSES[usable[0]](shard, threads), f"{usable[0]}, the only one here")
+    for name in usable:
+        if choice == name:
+            return ChosenEngine(name, _CLASSES[name](shard, threads), name)
+    raise DeploymentError(_why_not(choice, shard))
+
+
+def usable_engines(shard: Shard) -> list[EngineName]:
+    """Those that the shard has files for, and that are installed."""
+    return [name for name in shard.manifest.engines if _installed(name)]
+
+
+def pass_s(engine: Engine, shard: Shard) -> float:
+    """Seconds of all segments of one sample, one after the other: the median of some passes after the first two."""
+    shapes = shard.manifest.shapes
+    calls = []
+    for step in shard.program:
+        if isinstance(step, Compute):
+            inputs = [shapes[name] for name in step.inputs]
+            calls.append((step.segment, [np.zeros((1, s.channels, s.height, s.width), np.float32) for s in inputs]))
+    times = []
+    for _ in range(2 + ROUNDS):
+        start = time.perf_counter()
+        for segment, arrays in calls:
+            engine.run(segment, arrays)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
+
+
+def _faster(shard: Shard, threads: int) -> ChosenEngine:
+    onnx = OnnxEngine(shard, threads)
+    onnx_s, torch_s = pass_s(onnx, shard), _torch_pass_s(shard, threads)
+    if torch_s is None:
+        return ChosenEngine("onnxruntime", onnx, "onnxruntime, for torch does not run here")
+    told = f"{1e3 * torch_s:.2f} ms a pass in torch, {1e3 * onnx_s:.2f} in onnxruntime"
+    if onnx_s <= torch_s:
+        return ChosenEngine("onnxruntime", onnx, f"onnxruntime: {told}")
+    return ChosenEngine("torch", TorchEngine(shard, threads), f"torch: {told}")
+
+
+def _torch_pass_s(shard: Shard, threads: int) -> float | None:
+    """Measured in another process; None when that fails."""
+    command = [sys.executable, "-m", __name__, str(shard.folder), str(threads)]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_CHILD_S)
+        return float(done.stdout)
+    except (subprocess.TimeoutExpired, ValueError):
+        return None
+
+
+def _why_not(choice: str, shard: Shard) -> str:
+    exported = shard.manifest.engines
+    if choice not in (*_CLASSES, AUTO):
+        return f"engine {choice!r} is unknown; allowed: {', '.join(_CLASSES)}, {AUTO}"
+    if choice != AUTO and choice not in exported:
+        return (
+            f"{shard.folder}: was exported for {' and '.join(exported)}, not for {choice}; export it again with "
+            f"--engine {choice}, or start the worker with --engine {exported[0]}"
+        )
+    wanted = exported if choice == AUTO else (choice,)
+    return f"{shard.folder}: runs in {' or '.join(wanted)}, which is not installed: pip install 'sepnas[{wanted[-1]}]'"
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def _measure_torch(folder: str, threads: str) -> None:
+    shard = load_shard(Path(folder))
+    engine = TorchEngine(shard, int(threads))
+    engine.prepare_thread()
+    print(pass_s(engine, shard))
+
+
+if __name__ == "__main__":
+    _measure_torch(*sys.argv[1:])

@@ -1,0 +1,225 @@
+"""Engines: onnxruntime computes what torch computes, without torch, and a worker takes the faster."""
+
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+from sepnas.cli.workers import Launch, LocalWorkers
+from sepnas.deploy.export import export_deployment
+from sepnas.deploy.onnx_graphs import TOLERANCE
+from sepnas.deploy.onnx_session import open_session
+from sepnas.errors import DeploymentError, SpecError
+from sepnas.measure.machine import measured_machine
+from sepnas.measure.operators import computing, measure_operators
+from sepnas.measure.rounds import Stop
+from sepnas.plan.steps import Compute, Operator
+from sepnas.runtime.bench import random_batch
+from sepnas.runtime.denormals import flush_denormals
+from sepnas.runtime.engine_choice import make_engine, pass_s
+from sepnas.runtime.engines import TorchEngine
+from sepnas.runtime.onnx_engine import OnnxEngine
+from sepnas.runtime.session import Session
+from sepnas.runtime.shard import load_shard
+from tests.helpers_runtime import export_tiny, lively_network, threads, tiny_architecture, transfer
+
+POINTS = [
+    {"after": 0, "merge": "weighted", "transfers": [transfer(1, 0), transfer(0, 1, "int8")]},
+    {"after": 2, "transfers": [transfer(1, 0)]},
+]
+BOTH = ("torch", "onnxruntime")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def network():
+    return lively_network(tiny_architecture(POINTS, devices=2, depth=11))
+
+
+@pytest.fixture(scope="module")
+def exported(network, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("engines") / "deployment"
+    export_tiny(network, folder, BOTH)
+    return folder
+
+
+def assert_near(found, wanted):
+    assert np.abs(found - wanted).max() <= TOLERANCE * max(1.0, np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_onnxruntime_computes_what_torch_computes(exported, rank):
+    """Each segment gives the same within a ten-thousandth, for any batch; its batch norms are those of the weights."""
+    shard = load_shard(exported / f"device{rank}")
+    engines = TorchEngine(shard), OnnxEngine(shard)
+    for step in shard.program:
+        if isinstance(step, Compute):
+            shape = shard.manifest.shapes[step.inputs[0]]
+            for batch in (1, 3):
+                x_BCHW = np.random.default_rng(batch).random((batch, shape.channels, shape.height, shape.width), "f4")
+                wanted, found = (engine.run(step.segment, [x_BCHW]) for engine in engines)
+                assert found.dtype == np.float32
+                assert_near(found, wanted)
+
+
+def test_a_graph_holds_neither_weights_nor_its_origin(exported):
+    """An .onnx file has initializers whose data lie elsewhere, and nothing of the machine that exported it."""
+    shard = load_shard(exported / "device0")
+    for segment in shard.manifest.segments.values():
+        path = shard.folder / segment.files["onnxruntime"]
+        graph = onnx.load(path, load_external_data=False).graph
+        weights = [each for each in graph.initializer if each.data_location == TensorProto.EXTERNAL]
+        assert [each.name for each in weights] == [f"w{index}" for index in range(len(segment.weights))]
+        assert not any(each.raw_data for each in weights)
+        assert path.stat().st_size < 10_000
+        assert b"sepnas" not in path.read_bytes()
+        assert b"site-packages" not in path.read_bytes()
+
+
+def test_devices_of_both_engines_answer_together(exported, network):
+    """Workers with onnxruntime give the network's own answers, and so do those with torch."""
+    for engine in (OnnxEngine, TorchEngine):
+        with threads(exported, engine=engine) as hosts, Session(exported, hosts) as session:
+            images = random_batch(session.manifest, 2)
+            found = session.infer(images)
+        import torch
+
+        with torch.inference_mode():
+            wanted = network(torch.from_numpy(images)).numpy()
+        assert_near(found, wanted)
+
+
+def test_a_worker_with_onnxruntime_has_no_torch(exported):
+    """A worker process with `--engine onnxruntime` answers, and has not a library of torch in its memory."""
+    launches = [Launch(options=("--engine", "onnxruntime"))] * 2
+    with LocalWorkers(exported, 2, launches) as workers, Session(exported, workers.hosts) as session:
+        assert session.infer(random_batch(session.manifest, 1)).shape == (1, 5)
+        for worker in workers._workers:
+            maps = Path(f"/proc/{worker.process.pid}/maps").read_text()
+            assert "onnxruntime" in maps
+            assert "libtorch" not in maps
+
+
+def test_auto_takes_the_faster_and_says_so(exported):
+    """`auto` names both times, of which its engine's is the smaller one, and that engine works."""
+    shard = load_shard(exported / "device0")
+    chosen = make_engine("auto", shard)
+    name, _, times = chosen.told.partition(": ")
+    torch_ms, onnx_ms = (float(words.split()[0]) for words in times.split(", "))
+    assert name == chosen.name == ("onnxruntime" if onnx_ms <= torch_ms else "torch")
+    assert isinstance(chosen.engine, OnnxEngine if name == "onnxruntime" else TorchEngine)
+    assert pass_s(chosen.engine, shard) > 0
+
+
+def test_an_engine_that_is_not_there_is_named(network, exported, tmp_path, monkeypatch):
+    """An unknown engine, one that was not exported and one that is not installed are refused with what to do."""
+    shard = load_shard(exported / "device0")
+    with pytest.raises(DeploymentError, match="engine 'tvm' is unknown; allowed: torch, onnxruntime, auto"):
+        make_engine("tvm", shard)
+    export_tiny(network, tmp_path / "one")
+    one = load_shard(tmp_path / "one/device0")
+    assert not list((tmp_path / "one").rglob("*.onnx"))
+    says = "was exported for torch, not for onnxruntime; export it again with --engine onnxruntime, or start"
+    with pytest.raises(DeploymentError, match=says):
+        make_engine("onnxruntime", one)
+    assert make_engine("auto", one).told == "torch, the only one here"
+    monkeypatch.setattr("sepnas.runtime.engine_choice._installed", lambda name: name == "torch")
+    with pytest.raises(DeploymentError, match=r"not installed: pip install 'sepnas\[onnxruntime\]'"):
+        make_engine("onnxruntime", shard)
+    assert make_engine("auto", shard).name == "torch"
+    monkeypatch.setattr("sepnas.runtime.engine_choice._installed", lambda name: False)
+    with pytest.raises(DeploymentError, match="runs in torch or onnxruntime, which is not installed"):
+        make_engine("auto", shard)
+    with pytest.raises(SpecError, match=r"`engines` must name one or more of torch, onnxruntime, got \['tvm'\]"):
+        export_tiny(network, tmp_path / "none", engines=("tvm",))
+
+
+def test_denormals_are_zeros_in_the_thread_that_asks():
+    """After the switch a thread's denormals are zeros, and those of others are not."""
+    tiny = np.full(8, 1e-40, np.float32)
+    found = []
+
+    def ask():
+        found.append(float((tiny * np.float32(0.5)).max()))
+        assert flush_denormals()
+        found.append(float((tiny * np.float32(0.5)).max()))
+        assert flush_denormals(False)
+        found.append(float((tiny * np.float32(0.5)).max()))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert found == [pytest.approx(5e-41, rel=1e-3), 0.0, pytest.approx(5e-41, rel=1e-3)]
+    assert (tiny * np.float32(0.5)).max() > 0
+
+
+def test_what_onnxruntime_cannot_read_is_named(exported, tmp_path):
+    """A graph that is none ends in an error of ours with the file's name."""
+    shard = load_shard(exported / "device0")
+    for segment in shard.manifest.segments.values():
+        path = tmp_path / segment.files["onnxruntime"]
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"no graph")
+    with pytest.raises(DeploymentError, match=r"segments/.*\.onnx: onnxruntime cannot read this segment"):
+        OnnxEngine(replace(shard, folder=tmp_path))
+
+
+def test_a_graph_reads_no_other_file(tmp_path, monkeypatch):
+    """An initializer whose data lie in a file somewhere else is refused, however its graph came to a device."""
+    (tmp_path / "secret").write_bytes(bytes(16))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    stolen = TensorProto(name="stolen", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    stolen.external_data.add(key="location", value="../secret")
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Add", ["x", "stolen"], ["y"])], "g", values[:1], values[1:], [stolen])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    with pytest.raises(Exception, match="External data path"):
+        open_session(model.SerializeToString(), [], 1)
+
+
+def test_a_profile_of_onnxruntime(exported):
+    """Operators are measured in onnxruntime too, and the profile says with which version."""
+    # two sizes of one form: their graphs differ in sizes alone
+    operators = (Operator("conv", 8, 16, height=8, width=8), Operator("conv", 4, 8, height=4, width=4))
+    found = measure_operators(operators, Stop(0.0), "onnxruntime")
+    assert [Operator(*row.key) for row in found.rows] == list(operators)
+    assert min(row.seconds for row in found.rows) > 0
+    machine = measured_machine("onnxruntime", 1, 0.0)
+    assert (machine.engine, machine.engine_version) == ("onnxruntime", __import__("onnxruntime").__version__)
+    with computing("onnxruntime") as compute:
+        compute()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_device_needs_no_torch(network, tmp_path):
+    """In an environment with the base install and onnxruntime alone, two workers and a client do their work."""
+    export_deployment(
+        network, tmp_path / "d", name="light", classes=tuple("abcde"), mean=(0.5,), std=(0.5,), engines=("onnxruntime",)
+    )
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    python = venv / "bin/python"
+    install = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", f"{ROOT}[onnxruntime]"]
+    subprocess.run(install, check=True, cwd=tmp_path)
+    assert subprocess.run([python, "-c", "import torch"], capture_output=True, cwd=tmp_path).returncode
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "image.png")
+    launches = [Launch(options=("--engine", "auto"))] * 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(python))
+        patch.chdir(tmp_path)
+        with LocalWorkers(tmp_path / "d", 2, launches) as workers:
+            workers.hosts.save(tmp_path / "hosts.yaml")
+            command = [python, "-m", "sepnas", "infer", "d", "image.png", "--devices", "hosts.yaml", "--json"]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)[0]["classes"]) == 3
