@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors
@@ -35,6 +35,11 @@ class Shard:
     @property
     def tls_folder(self) -> Path:
         return self.folder / "tls"
+
+    def without_segments(self) -> Shard:
+        """The same with the merges' weights alone: an engine that has been made holds those of the segments."""
+        merges = {step.parameter for step in self.program if isinstance(step, Merge)}
+        return replace(self, weights={name: array for name, array in self.weights.items() if name in merges})
 
     def expected_from(self, source: int) -> dict[int, int]:
         """What ``source`` sends here by the plan: payload bytes of one sample, by tag."""

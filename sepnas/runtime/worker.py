@@ -84,6 +84,7 @@ class Worker:
         self._listener = _listen(host, port)
         self.address = format_address(host, self._listener.getsockname()[1])
         self._engine = engine(self.shard, threads)
+        self.shard = self.shard.without_segments()
         _warm_up(self.shard, self._engine)
         self._session: WorkerSession | None = None
         self._session_changed = threading.Condition()
