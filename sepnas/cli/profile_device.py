@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
@@ -26,9 +26,6 @@ def device_command(
         "cluster.yaml"
     ),
     name: Annotated[str | None, typer.Option(help="The device's name in the cluster [this machine's].")] = None,
-    engine: Annotated[
-        Literal["torch", "onnxruntime"], typer.Option(help="What computes, as the worker will have it.")
-    ] = "torch",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the engine, as the worker will have.")] = 1,
     seconds_: Annotated[float, typer.Option("--seconds", min=1, max=86400, help="The most time it may take.")] = 180.0,
 ) -> None:
@@ -49,11 +46,7 @@ def device_command(
     before = Cluster.load(out) if out.exists() else None
     with _bar(seconds_) as progress:
         found = measure_device(
-            name or platform.node() or "device0",
-            engine=engine,
-            threads=threads,
-            seconds=seconds_,
-            progress=progress,
+            name or platform.node() or "device0", threads=threads, seconds=seconds_, progress=progress
         )
     cluster = with_device(before, found.device)
     cluster.save(out, f"Device {found.device.name} was measured by `sepnas profile device`.")

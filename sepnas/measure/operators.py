@@ -74,6 +74,9 @@ def measure_operators(
 ) -> OperatorTimes:
     """Time operators on one sample, on ``threads`` threads of the engine; the thread that calls does it.
 
+    In onnxruntime an operator alone turns its tensors into blocks of channels and back, which those within a segment do
+    not: there the sum of its operators is two to four times a segment's time (``sepnas profile device`` is torch's).
+
     A round runs each segment once, so caches hold what other segments left in them, as in a worker between two steps:
     called again and again the same segments take up to a third less, and very short ones a fraction.
     """
