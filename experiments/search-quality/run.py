@@ -114,7 +114,7 @@ def named_candidates(cells: Cells) -> dict[str, list[Candidate]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--evaluations", type=int, default=500)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=HERE, help="the folder of result.json and the picture")

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cells import CLUSTER, SPACE, SUPERNET_EPOCHS, SUPERNET_SEED
+from cells import CLUSTER, SPACE, SUPERNET_EPOCHS, SUPERNET_SEED, load_data
 
 import sepnas
 from sepnas.errors import SpecError
 from sepnas.search.run import supernet_recipe
 from sepnas.spec.document import read_data, write_text
-from sepnas.train.data import load_dataset
 
 SETTINGS_FILE = "settings.json"
 CODE = ("spec", "plan", "cost", "nets", "train", "search")
@@ -24,7 +23,7 @@ CODE = ("spec", "plan", "cost", "nets", "train", "search")
 
 def settings() -> dict[str, Any]:
     """Everything that a cell depends on but its strategy and seed, which name its folder."""
-    data = load_dataset("digits")
+    data = load_data()
     looked_at = (x.numpy().tobytes() for split in (data.train, data.val) for x in (split.images, split.labels))
     root = Path(sepnas.__file__).parent
     sources = (path.read_bytes() for package in CODE for path in sorted((root / package).rglob("*.py")))
