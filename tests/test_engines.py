@@ -122,6 +122,7 @@ def test_auto_takes_the_faster_and_says_so(exported):
 def test_an_engine_that_is_not_there_is_named(network, exported, tmp_path, monkeypatch):
     """An unknown engine, one that was not exported and one that is not installed are refused with what to do."""
     shard = load_shard(exported / "device0")
+    assert make_engine(None, shard).told == "torch"
     with pytest.raises(DeploymentError, match="engine 'tvm' is unknown; allowed: torch, onnxruntime, auto"):
         make_engine("tvm", shard)
     export_tiny(network, tmp_path / "one")
@@ -135,9 +136,12 @@ def test_an_engine_that_is_not_there_is_named(network, exported, tmp_path, monke
     with pytest.raises(DeploymentError, match=r"not installed: pip install 'sepnas\[onnxruntime\]'"):
         make_engine("onnxruntime", shard)
     assert make_engine("auto", shard).name == "torch"
+    monkeypatch.setattr("sepnas.runtime.engine_choice._installed", lambda name: name == "onnxruntime")
+    assert make_engine(None, shard).name == "onnxruntime"
     monkeypatch.setattr("sepnas.runtime.engine_choice._installed", lambda name: False)
-    with pytest.raises(DeploymentError, match="runs in torch or onnxruntime, which is not installed"):
-        make_engine("auto", shard)
+    for choice in ("auto", None):
+        with pytest.raises(DeploymentError, match="runs in torch or onnxruntime, which is not installed"):
+            make_engine(choice, shard)
     with pytest.raises(SpecError, match=r"`engines` must name one or more of torch, onnxruntime, got \['tvm'\]"):
         export_tiny(network, tmp_path / "none", engines=("tvm",))
 
@@ -159,6 +163,20 @@ def test_denormals_are_zeros_in_the_thread_that_asks():
     thread.join()
     assert found == [pytest.approx(5e-41, rel=1e-3), 0.0, pytest.approx(5e-41, rel=1e-3)]
     assert (tiny * np.float32(0.5)).max() > 0
+
+
+def test_a_shard_that_no_engine_can_run_is_named(exported):
+    """Where each engine has a file of some segments only, the error says so."""
+    shard = load_shard(exported / "device0")
+    files = [{"torch": "a.pt2"}, *[{"onnxruntime": "a.onnx"}] * (len(shard.manifest.segments) - 1)]
+    segments = {
+        name: segment.model_copy(update={"files": some})
+        for (name, segment), some in zip(shard.manifest.segments.items(), files, strict=True)
+    }
+    mixed = replace(shard, manifest=shard.manifest.model_copy(update={"segments": segments}))
+    for choice in ("torch", "auto", None):
+        with pytest.raises(DeploymentError, match="no engine has a file of every segment"):
+            make_engine(choice, mixed)
 
 
 def test_what_onnxruntime_cannot_read_is_named(exported, tmp_path):

@@ -35,8 +35,9 @@ def worker(
     threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 1,
     insecure: Insecure = False,
     engine: Annotated[
-        WorkerEngine, typer.Option(help="What computes; auto measures both and takes the faster.")
-    ] = "torch",
+        WorkerEngine | None,
+        typer.Option(help="What computes; auto measures both and takes the faster [torch, or what is installed]."),
+    ] = None,
     emulate: Annotated[
         Path | None, typer.Option(parser=path_of, help="Emulation to behave by; `sepnas bench --emulate` writes them.")
     ] = None,

@@ -37,9 +37,14 @@ class ChosenEngine:
     told: str
 
 
-def make_engine(choice: str, shard: Shard, threads: int = 1) -> ChosenEngine:
-    """The engine of this name, or for ``auto`` the faster; raises :class:`DeploymentError` where there is none."""
+def make_engine(choice: str | None, shard: Shard, threads: int = 1) -> ChosenEngine:
+    """The engine of this name; for ``auto`` the faster, and for None the first of those that can be used here.
+
+    Raises :class:`DeploymentError` where there is none.
+    """
     usable = usable_engines(shard)
+    if choice is None and usable:
+        choice = usable[0]
     if choice == AUTO:
         if len(usable) > 1:
             return _faster(shard, threads)
@@ -94,16 +99,18 @@ def _torch_pass_s(shard: Shard, threads: int) -> float | None:
         return None
 
 
-def _why_not(choice: str, shard: Shard) -> str:
+def _why_not(choice: str | None, shard: Shard) -> str:
     exported = shard.manifest.engines
-    if choice not in (*_CLASSES, AUTO):
+    if not exported:
+        return f"{shard.folder}: no engine has a file of every segment; export the deployment again"
+    if choice not in (*_CLASSES, AUTO, None):
         return f"engine {choice!r} is unknown; allowed: {', '.join(_CLASSES)}, {AUTO}"
-    if choice != AUTO and choice not in exported:
+    if choice not in (*exported, AUTO, None):
         return (
             f"{shard.folder}: was exported for {' and '.join(exported)}, not for {choice}; export it again with "
             f"--engine {choice}, or start the worker with --engine {exported[0]}"
         )
-    wanted = exported if choice == AUTO else (choice,)
+    wanted = [name for name in exported if choice in (name, AUTO, None)]
     return f"{shard.folder}: runs in {' or '.join(wanted)}, which is not installed: pip install 'sepnas[{wanted[-1]}]'"
 
 

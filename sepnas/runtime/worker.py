@@ -192,12 +192,13 @@ def run_worker(
     *,
     threads: int = 1,
     insecure: bool = False,
-    engine: str = "torch",
+    engine: str | None = None,
     emulation: str | os.PathLike[str] | None = None,
 ) -> None:
     """Serve a device's folder at ``listen`` (``HOST:PORT``) until SIGINT or SIGTERM; prints one line when ready.
 
-    ``engine`` is torch, onnxruntime, or auto: the faster one, which is measured first.
+    ``engine`` is torch, onnxruntime, or auto: the faster one, which is measured first; None is the first of these two
+    that can be used here.
     """
     host, port = parse_address(listen, lowest_port=0)
     told = ""
