@@ -14,7 +14,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pytest
 import torch
 
+from tests.helpers_runtime import export_tiny, lively_network, pair_architecture
+
 if TYPE_CHECKING:
+    from sepnas.nets.separable import SeparableResNeXt
     from sepnas.search.run import SearchResult
 
 # the networks of the tests are tiny: more threads would only wait for each other
@@ -28,6 +31,20 @@ def _one_thread() -> Iterator[None]:
     """Whatever a test or the command line that it called has set."""
     yield
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def network() -> SeparableResNeXt:
+    """Two devices that exchange; not to be changed."""
+    return lively_network(pair_architecture())
+
+
+@pytest.fixture(scope="session")
+def exported(network: SeparableResNeXt, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``network`` as a deployment for both engines; not to be changed."""
+    folder = tmp_path_factory.mktemp("exported") / "deployment"
+    export_tiny(network, folder, ("torch", "onnxruntime"))
+    return folder
 
 
 @pytest.fixture

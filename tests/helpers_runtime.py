@@ -41,6 +41,15 @@ def transfer(source: int, destination: int, wire: str = "fp32", lag: int = 0, fr
     return {"source": source, "destination": destination, "wire": wire, "lag": lag, "fraction": fraction}
 
 
+def pair_architecture() -> Architecture:
+    """Two devices with both directions, two wire formats and two kinds of merges."""
+    points = [
+        {"after": 0, "merge": "weighted", "transfers": [transfer(1, 0), transfer(0, 1, "int8")]},
+        {"after": 2, "transfers": [transfer(1, 0)]},
+    ]
+    return tiny_architecture(points, devices=2, depth=11)
+
+
 def lively_network(architecture: Architecture, seed: int = 0) -> SeparableResNeXt:
     """A network whose batch norms and merge weights are not what they were made with."""
     torch.manual_seed(seed)

@@ -35,24 +35,7 @@ from sepnas.runtime.shard import load_shard
 from sepnas.runtime.worker import Worker
 from sepnas.spec.hosts import Hosts, format_address, parse_address
 from sepnas.spec.manifest import Manifest, ShardManifest, certificate_name
-from tests.helpers_runtime import export_tiny, lively_network, tiny_architecture, transfer
-
-POINTS = [
-    {"after": 0, "merge": "weighted", "transfers": [transfer(1, 0), transfer(0, 1, "int8")]},
-    {"after": 2, "transfers": [transfer(1, 0)]},
-]
-
-
-@pytest.fixture(scope="module")
-def network():
-    return lively_network(tiny_architecture(POINTS, devices=2, depth=11))
-
-
-@pytest.fixture(scope="module")
-def exported(network, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("deploy") / "deployment"
-    export_tiny(network, folder, ("torch", "onnxruntime"))
-    return folder
+from tests.helpers_runtime import export_tiny, lively_network, tiny_architecture
 
 
 @pytest.fixture

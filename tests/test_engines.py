@@ -29,26 +29,9 @@ from sepnas.runtime.engines import TorchEngine
 from sepnas.runtime.onnx_engine import OnnxEngine
 from sepnas.runtime.session import Session
 from sepnas.runtime.shard import load_shard
-from tests.helpers_runtime import export_tiny, lively_network, threads, tiny_architecture, transfer
+from tests.helpers_runtime import export_tiny, threads
 
-POINTS = [
-    {"after": 0, "merge": "weighted", "transfers": [transfer(1, 0), transfer(0, 1, "int8")]},
-    {"after": 2, "transfers": [transfer(1, 0)]},
-]
-BOTH = ("torch", "onnxruntime")
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def network():
-    return lively_network(tiny_architecture(POINTS, devices=2, depth=11))
-
-
-@pytest.fixture(scope="module")
-def exported(network, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("engines") / "deployment"
-    export_tiny(network, folder, BOTH)
-    return folder
 
 
 def assert_near(found, wanted):

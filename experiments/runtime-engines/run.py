@@ -23,15 +23,6 @@ HERE = Path(__file__).resolve().parent
 DEVICES = 4
 NETWORKS = ("resnext20_4x4d", "resnext20_4x16d", "resnext29_8x16d", "resnext56_4x16d", "resnext56_4x64d")
 POLICIES = ("none", "hand-made")
-_PASS = """
-import sys
-from sepnas.runtime.engine_choice import make_engine, pass_s
-from sepnas.runtime.shard import load_shard
-shard = load_shard(sys.argv[1])
-engine = make_engine(sys.argv[2], shard, 1).engine
-engine.prepare_thread()
-print(pass_s(engine, shard))
-"""
 
 
 def export(architecture: Architecture, folder: Path) -> None:
@@ -44,7 +35,8 @@ def export(architecture: Architecture, folder: Path) -> None:
 
 def pass_seconds(shard: Path, engine: str) -> float:
     """A pass over device 0's segments, one sample, one thread."""
-    done = subprocess.run([sys.executable, "-c", _PASS, shard, engine], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "sepnas.runtime.engine_choice", shard, engine, "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 

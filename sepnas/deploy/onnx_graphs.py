@@ -1,8 +1,8 @@
 """A segment's graph for onnxruntime: the exported program as ONNX, without its weights.
 
 Weights become initializers whose data lie elsewhere; the engine puts them in when it loads the graph, before it
-optimises. So convolutions and batch norms are fused as if the weights were in the file, equal layers share a file,
-and the weights of a device lie in ``weights.safetensors`` alone.
+optimises. So convolutions and batch norms are fused as if the weights were in the file, equal layers have equal
+files, and the weights of a device lie in ``weights.safetensors`` alone.
 """
 
 from __future__ import annotations

@@ -88,14 +88,8 @@ def _merges(stop: Stop, tick: Tick) -> tuple[float, float]:
 
 def _resuming(compute: Compute, stop: Stop, tick: Tick) -> float:
     """How much longer the same takes after a pause."""
-    run = timed_once(compute)
-
-    def again() -> Sequence[float]:
-        compute()
-        return run()
-
     stop = replace(stop, least_rounds=100)  # the difference is a fraction of either
-    at_once_s, resumed_s = measure_rounds([again, after_pause(run)], stop, tick).medians_s()
+    at_once_s, resumed_s = measure_rounds([timed(compute, 1), after_pause(timed_once(compute))], stop, tick).medians_s()
     return max(0.0, resumed_s - at_once_s)
 
 

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import fmean
 from types import TracebackType
 
 from typing_extensions import Self
 
 from sepnas.errors import ExchangeError, PeerLostError
-from sepnas.measure.rounds import PAUSE_S
+from sepnas.measure.rounds import PAUSE_S, after_pause, timed_once
 from sepnas.runtime.channel import Channel
 from sepnas.runtime.events import Control, Data, Hello, Welcome
 from sepnas.runtime.identity import Identity
@@ -84,13 +85,8 @@ class Ends:
 
 def _after_pauses_s(run: Callable[[], object]) -> float:
     """The mean of some runs, each after a pause."""
-    seconds = 0.0
-    for _ in range(MESSAGES):
-        time.sleep(PAUSE_S)
-        start = time.perf_counter()
-        run()
-        seconds += time.perf_counter() - start
-    return seconds / MESSAGES
+    visit = after_pause(timed_once(run))
+    return fmean(visit()[0] for _ in range(MESSAGES))
 
 
 class Loopback:

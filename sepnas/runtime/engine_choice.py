@@ -13,11 +13,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from sepnas.errors import DeploymentError
-from sepnas.plan.steps import Compute
-from sepnas.runtime.engines import Engine, TorchEngine
+from sepnas.runtime.engines import Engine, TorchEngine, calls_of_a_pass
 from sepnas.runtime.onnx_engine import OnnxEngine
 from sepnas.runtime.shard import Shard, load_shard
 from sepnas.spec.manifest import EngineName
@@ -63,17 +60,11 @@ def usable_engines(shard: Shard) -> list[EngineName]:
 
 def pass_s(engine: Engine, shard: Shard) -> float:
     """Seconds of all segments of one sample, one after the other: the median of some passes after the first two."""
-    shapes = shard.manifest.shapes
-    calls = []
-    for step in shard.program:
-        if isinstance(step, Compute):
-            inputs = [shapes[name] for name in step.inputs]
-            calls.append((step.segment, [np.zeros((1, s.channels, s.height, s.width), np.float32) for s in inputs]))
-    times = []
+    calls, times = calls_of_a_pass(shard), []
     for _ in range(2 + ROUNDS):
         start = time.perf_counter()
-        for segment, arrays in calls:
-            engine.run(segment, arrays)
+        for segment, inputs in calls:
+            engine.run(segment, inputs)
         times.append(time.perf_counter() - start)
     return statistics.median(times[2:])
 
@@ -91,7 +82,7 @@ def _faster(shard: Shard, threads: int) -> ChosenEngine:
 
 def _torch_pass_s(shard: Shard, threads: int) -> float | None:
     """Measured in another process; None when that fails."""
-    command = [sys.executable, "-m", __name__, str(shard.folder), str(threads)]
+    command = [sys.executable, "-m", "sepnas.runtime.engine_choice", str(shard.folder), "torch", str(threads)]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_CHILD_S)
         return float(done.stdout)
@@ -118,12 +109,12 @@ def _installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def _measure_torch(folder: str, threads: str) -> None:
+def _print_pass_s(folder: str, name: str, threads: str) -> None:
     shard = load_shard(Path(folder))
-    engine = TorchEngine(shard, int(threads))
+    engine = make_engine(name, shard, int(threads)).engine
     engine.prepare_thread()
     print(pass_s(engine, shard))
 
 
 if __name__ == "__main__":
-    _measure_torch(*sys.argv[1:])
+    _print_pass_s(*sys.argv[1:])

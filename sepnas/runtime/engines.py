@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from sepnas.plan.steps import Compute
 from sepnas.runtime.codec import Array
 from sepnas.runtime.graphs import load_graph
 from sepnas.runtime.shard import Shard
@@ -24,6 +25,17 @@ class Engine(Protocol):
     def run(self, segment: str, inputs: Sequence[Array]) -> Array:
         """The output of a segment for a batch; float32, not written to by anyone afterwards."""
         ...
+
+
+def calls_of_a_pass(shard: Shard) -> list[tuple[str, list[Array]]]:
+    """Each segment of the program with inputs of zeros, one sample: for warming up and for timing."""
+    calls = []
+    for step in shard.program:
+        if isinstance(step, Compute):
+            shapes = [shard.manifest.shapes[name] for name in step.inputs]
+            inputs: list[Array] = [np.zeros((1, s.channels, s.height, s.width), np.float32) for s in shapes]
+            calls.append((step.segment, inputs))
+    return calls
 
 
 class TorchEngine:

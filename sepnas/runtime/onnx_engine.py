@@ -22,17 +22,14 @@ class OnnxEngine:
 
     def __init__(self, shard: Shard, threads: int = 1) -> None:
         self._sessions: dict[str, tuple[InferenceSession, str]] = {}
-        graphs: dict[str, bytes] = {}
         for name, segment in shard.manifest.segments.items():
-            file = segment.files["onnxruntime"]
-            if file not in graphs:
-                graphs[file] = (shard.folder / file).read_bytes()
+            path = shard.folder / segment.files["onnxruntime"]
             weights = [shard.weights[weight] for weight in segment.weights]
             try:
-                session = open_session(graphs[file], weights, threads)
+                session = open_session(path.read_bytes(), weights, threads)
             except Exception as error:  # onnxruntime's errors have no class of their own
                 raise DeploymentError(
-                    f"{shard.folder / file}: onnxruntime cannot read this segment: {type(error).__name__}: {error}"
+                    f"{path}: onnxruntime cannot read this segment: {type(error).__name__}: {error}"
                 ) from error
             self._sessions[name] = session, session.get_inputs()[0].name
 

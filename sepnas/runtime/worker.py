@@ -21,14 +21,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-import numpy as np
-
 from sepnas.errors import ExchangeError, ListenError
-from sepnas.plan.steps import Compute
 from sepnas.runtime.channel import Channel
 from sepnas.runtime.emulated import load_emulated
 from sepnas.runtime.engine_choice import make_engine
-from sepnas.runtime.engines import Engine, TorchEngine
+from sepnas.runtime.engines import Engine, TorchEngine, calls_of_a_pass
 from sepnas.runtime.events import Hello
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.links import accept, check_greeting, check_loopback, refuse
@@ -273,8 +270,5 @@ def _listen_hint(error: Exception, port: int) -> str:
 
 def _warm_up(shard: Shard, engine: Engine) -> None:
     """Run each segment once: the first request is then as fast as the others, and what is broken shows here."""
-    shapes = shard.manifest.shapes
-    for step in shard.program:
-        if isinstance(step, Compute):
-            inputs = [shapes[name] for name in step.inputs]
-            engine.run(step.segment, [np.zeros((1, s.channels, s.height, s.width), np.float32) for s in inputs])
+    for segment, inputs in calls_of_a_pass(shard):
+        engine.run(segment, inputs)
