@@ -26,7 +26,6 @@ from tests.test_space import SPACE, WIDE, genotypes
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 GENOTYPES = genotypes(WIDE)
-WIDE_SUPERNET = Supernet(WIDE)
 EXACT_SUPERNET = Supernet(WIDE).double()
 """In double precision no value comes so close to the middle of two int4 levels that it is rounded to either."""
 IMAGES_BCHW = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -61,12 +60,12 @@ def test_a_network_of_the_supernet_computes_what_it_computes_there(genotype: dic
 def test_a_networks_gradient_is_that_of_its_slices(genotype: dict[str, Any]) -> None:
     """What a network of the space teaches the shared weights is what it would learn itself, and nothing else."""
     architecture = WIDE.architecture_of(genotype)
-    own = WIDE_SUPERNET.extract(architecture).train()
-    WIDE_SUPERNET.zero_grad()
-    for network in (own(IMAGES_BCHW), WIDE_SUPERNET(IMAGES_BCHW, architecture)):
-        nn.functional.cross_entropy(network, LABELS_B).backward()
+    own, images_bchw = EXACT_SUPERNET.extract(architecture).double().train(), IMAGES_BCHW.double()
+    EXACT_SUPERNET.zero_grad()
+    for logits_bk in (own(images_bchw), EXACT_SUPERNET(images_bchw, architecture)):
+        nn.functional.cross_entropy(logits_bk, LABELS_B).backward()
     shared, alone = (
-        sum(w.grad.square().sum() for w in n.parameters() if w.grad is not None) for n in (WIDE_SUPERNET, own)
+        sum(w.grad.square().sum() for w in n.parameters() if w.grad is not None) for n in (EXACT_SUPERNET, own)
     )
     torch.testing.assert_close(shared, alone, rtol=1e-3, atol=1e-6)
 
