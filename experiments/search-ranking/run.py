@@ -8,7 +8,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import combinations
 from math import log
@@ -61,11 +61,13 @@ class Setting:
     seeds: tuple[int, ...]
     alone_seeds: tuple[int, ...]
     noise: float = 0.0
+    supernet_steps: dict[str, float] = field(default_factory=dict)
 
     def supernet_recipe(self, data: ImageData) -> Recipe:
-        """A search's own, with the augmentation that the networks by themselves get."""
+        """A search's own, with the augmentation that the networks by themselves get and, over more epochs than a search
+        has, with their smaller steps."""
         own = supernet_recipe(data, None, self.supernet_epochs)
-        return own.model_copy(update={"augmentation": self.recipe.augmentation})
+        return own.model_copy(update={"augmentation": self.recipe.augmentation, **self.supernet_steps})
 
     def fingerprint(self) -> str:
         """Names the folder: what was trained in another setting is not taken for this one's."""
@@ -96,6 +98,7 @@ SETTINGS = {
         draw=2,
         seeds=(0, 1, 2),
         alone_seeds=(0, 1, 2),
+        supernet_steps={"learning_rate": 0.2, "weight_decay": 5e-4, "batch_size": 128},
     ),
 }
 
