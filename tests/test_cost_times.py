@@ -104,6 +104,20 @@ def test_a_segment_is_a_call_and_its_operators() -> None:
     assert result.latency_s == pytest.approx(1e-3 + sample_s)
 
 
+def test_what_passes_the_ends_of_a_segment() -> None:
+    """Each value that goes into a segment or comes out takes its time, for each sample."""
+    plan = build_plan(named_architecture("resnext11_4x4d"))
+    segment = plan.segments[0]["stem-head"]
+    alone = profile_of(sorted(set(segment.operators), key=repr), overhead_s=1e-3)
+    profile = alone.model_copy(update={"segment_s_per_value": 1e-9})
+    without, once, scaled = (
+        DeviceTimes(Device(name="a", flops_per_s=1.0, memory_bytes=1, profile=each)).segment_s(segment, 3)
+        for each in (alone, profile, profile.scaled(2.0))
+    )
+    assert once - without == pytest.approx(3 * 1e-9 * (3 * 32 * 32 + 100))
+    assert scaled == pytest.approx(2 * once)
+
+
 def test_too_few_rows_to_predict() -> None:
     """A profile that does not measure a plan's operators, and is too small to predict them, is refused by device."""
     cluster = with_devices(uniform_cluster(1), profile=profile_of(grid()[:3]))

@@ -18,10 +18,7 @@ from sepnas.deploy.export import export_deployment
 from sepnas.deploy.onnx_graphs import TOLERANCE
 from sepnas.deploy.onnx_session import open_session
 from sepnas.errors import DeploymentError, SpecError
-from sepnas.measure.machine import measured_machine
-from sepnas.measure.operators import computing, measure_operators
-from sepnas.measure.rounds import Stop
-from sepnas.plan.steps import Compute, Operator
+from sepnas.plan.steps import Compute
 from sepnas.runtime.bench import random_batch
 from sepnas.runtime.denormals import flush_denormals
 from sepnas.runtime.engine_choice import make_engine, pass_s
@@ -185,19 +182,6 @@ def test_a_graph_reads_no_other_file(tmp_path, monkeypatch):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     with pytest.raises(Exception, match="External data path"):
         open_session(model.SerializeToString(), [], 1)
-
-
-def test_a_profile_of_onnxruntime(exported):
-    """Operators are measured in onnxruntime too, and the profile says with which version."""
-    # two sizes of one form: their graphs differ in sizes alone
-    operators = (Operator("conv", 8, 16, height=8, width=8), Operator("conv", 4, 8, height=4, width=4))
-    found = measure_operators(operators, Stop(0.0), "onnxruntime")
-    assert [Operator(*row.key) for row in found.rows] == list(operators)
-    assert min(row.seconds for row in found.rows) > 0
-    machine = measured_machine("onnxruntime", 1, 0.0)
-    assert (machine.engine, machine.engine_version) == ("onnxruntime", __import__("onnxruntime").__version__)
-    with computing("onnxruntime") as compute:
-        compute()
 
 
 @pytest.mark.slow

@@ -23,13 +23,13 @@ from sepnas.errors import SpecError
 from sepnas.measure.device import MeasuredDevice, measure_device
 from sepnas.measure.exchange import measure_exchange
 from sepnas.measure.fits import fit_costs
-from sepnas.measure.grid import family_operators
+from sepnas.measure.grid import family_networks, operators_of
 from sepnas.measure.link_probe import circuit, probe_architecture
 from sepnas.measure.links import measure_links, with_links
 from sepnas.measure.loopback import Loopback
 from sepnas.measure.machine import available_memory_bytes, installed_version, warn_of_another_engine
 from sepnas.measure.operators import measure_operators
-from sepnas.measure.probes import Probe, write_probes
+from sepnas.measure.probes import SideBySide, noise, write_probes
 from sepnas.measure.rounds import Rounds, Stop, measure_rounds
 from sepnas.plan.build import build_plan
 from sepnas.plan.network import device_layers
@@ -49,6 +49,8 @@ SMALL = (
     Operator("pool", 16, 16, 4, 4), Operator("linear", 16, 10),
 )  # fmt: skip
 
+NARROW = device_layers(named_architecture("resnext11_1x4d"), 0)
+
 
 def soon(seconds: float = 0.5) -> Stop:
     return Stop(time.monotonic() + seconds)
@@ -56,19 +58,19 @@ def soon(seconds: float = 0.5) -> Stop:
 
 @pytest.fixture(scope="module")
 def measured() -> MeasuredDevice:
-    return measure_device("board", seconds=1.0, operators=SMALL)
+    return measure_device("board", seconds=1.0, networks=[NARROW])
 
 
 @pytest.mark.parametrize("operator", SMALL)
 def test_a_probe_computes_its_operator(operator: Operator, tmp_path: Path) -> None:
     """A probe is its operator so many times side by side, and the engine gives what torch gives."""
-    probe = Probe(operator, 2)
+    probe = SideBySide(operator, 2)
     # another size first: the graph is shared, and must not know sizes
     other = probe._replace(operator=operator.__class__(**_doubled(operator)))
     shard = write_probes([other, probe], tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
-    found = TorchEngine(shard).run(probe.name, [probe.input()])
-    x, weights = torch.from_numpy(probe.input()), {n: torch.from_numpy(w) for n, w in shard.weights.items()}
+    found = TorchEngine(shard).run(probe.name, [noise(probe.input_shape)])
+    x, weights = torch.from_numpy(noise(probe.input_shape)), {n: torch.from_numpy(w) for n, w in shard.weights.items()}
     first = f"{probe.name}.each.0."
     own = {name.removeprefix(first): tensor for name, tensor in weights.items() if name.startswith(first)}
     assert found == pytest.approx(_by_torch(operator, x, own).numpy(), abs=1e-5)
@@ -95,7 +97,7 @@ def _by_torch(each: Operator, x: torch.Tensor, weights: dict[str, torch.Tensor])
 
 def test_the_grid_is_the_family() -> None:
     """The grid has each operator once, and all operators of the demo-sized and the published four-device network."""
-    operators = family_operators()
+    operators = operators_of(list(family_networks()))
     assert len(set(operators)) == len(operators) < 400
     for name, devices in (("resnext56_4x16d", 4), ("resnext20_4x4d", 4), ("resnext29_8x16d", 8)):
         layers = device_layers(named_architecture(name, devices), 0)

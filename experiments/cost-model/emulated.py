@@ -15,19 +15,20 @@ from sepnas.deploy.export import export_deployment
 from sepnas.plan.build import build_plan
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.cluster import Cluster
+from sepnas.spec.manifest import EngineName
 from sepnas.train.checkpoint import new_network
 
 MEASURED_S, MOST_REQUESTS, LEAST_REQUESTS = 6.0, 60, 5
 DEADLINE_S = 60.0
 
 
-def export(architecture: Architecture, folder: Path) -> None:
+def export(architecture: Architecture, folder: Path, engine: EngineName = "torch") -> None:
     """A deployment with random weights: what they are does not change what they take."""
     classes = [str(number) for number in range(architecture.num_classes)]
     channels = architecture.in_channels
     export_deployment(
         new_network(architecture), folder, name="cost-model", classes=classes, mean=(0.0,) * channels,
-        std=(1.0,) * channels, engines=("torch",),
+        std=(1.0,) * channels, engines=(engine,),
     )  # fmt: skip
 
 

@@ -1,4 +1,7 @@
-"""Two real processes, a core of this machine each, nothing emulated: profile, links, predictions, requests."""
+"""Two real processes, a core of this machine each, nothing emulated: profile, links, predictions, requests.
+
+For each engine: both its profile and its workers.
+"""
 
 from __future__ import annotations
 
@@ -17,36 +20,42 @@ from sepnas.runtime.bench import bench, random_batch
 from sepnas.runtime.session import Session
 from sepnas.spec.architecture import Architecture, named_architecture
 from sepnas.spec.cluster import Cluster
+from sepnas.spec.manifest import EngineName
 
 REPEATS = 3
 LAUNCHES = [Launch(prefix=("taskset", "--cpu-list", str(core))) for core in range(2)]
 
 
-def measure_real_cluster(folder: Path, profile_seconds: float) -> tuple[list[Row], Cluster]:
+def measure_real_cluster(folder: Path, profile_seconds: float, engine: EngineName) -> tuple[list[Row], Cluster]:
     """Each plan's latency as predicted from the profile and as measured, and the cluster that was profiled."""
-    path = folder / "this-machine.yaml"
+    path = folder / f"this-machine-{engine}.yaml"
     if not path.exists():
-        profile_machine(path, profile_seconds)
-    cluster, cells = Cluster.load(path), Cells(folder / "real.jsonl")
+        profile_machine(path, profile_seconds, engine)
+    cluster, cells = Cluster.load(path), Cells(folder / f"real-{engine}.jsonl")
     profile, rows = cluster.devices[0].profile, []
     assert profile is not None
     when = profile.machine.date  # what was measured beside another profile was measured on another day's machine
     for name, architecture in plans().items():
         row = facts_of(architecture, cluster) | cells.get(
-            f"{name}, profiled {when}", partial(measure_real, architecture, cluster)
+            f"{name}, profiled {when}", partial(measure_real, architecture, cluster, engine)
         )
-        rows.append({"plan": name, **row, "ratio": row["measured_s"] / row["predicted_s"]})
-        print(f"real {name:30} predicted {row['predicted_s']:.5f} s, measured {row['measured_s']:.5f} s", flush=True)
+        rows.append({"engine": engine, "plan": name, **row, "ratio": row["measured_s"] / row["predicted_s"]})
+        print(
+            f"{engine:11} {name:30} predicted {row['predicted_s']:.5f} s, measured {row['measured_s']:.5f} s",
+            flush=True,
+        )
     return rows, cluster
 
 
-def profile_machine(path: Path, profile_seconds: float) -> None:
+def profile_machine(path: Path, profile_seconds: float, engine: EngineName) -> None:
     """As a user would: the device, then the links between the workers of a probe, and the client's.
 
     Each device has one core, on which it computes and exchanges.
     """
     device = path.with_name("device.yaml")
-    _sepnas("profile", "device", "--out", device, "--name", "device0", "--seconds", profile_seconds, cores={0})
+    device.unlink(missing_ok=True)
+    words = ("--name", "device0", "--engine", engine, "--seconds", profile_seconds)
+    _sepnas("profile", "device", "--out", device, *words, cores={0})
     one = Cluster.load(device)
     two = (one.devices[0], one.devices[0].model_copy(update={"name": "device1"}))
     one.model_copy(update={"name": "this-machine", "devices": two}).save(device)
@@ -74,13 +83,13 @@ def plans() -> dict[str, Architecture]:
     }
 
 
-def measure_real(architecture: Architecture, cluster: Cluster) -> Row:
+def measure_real(architecture: Architecture, cluster: Cluster, engine: EngineName) -> Row:
     """The median latency of requests through two workers; each of some sessions has its own, the middle one counts."""
     requests = 3 * num_requests(facts_of(architecture, cluster)["predicted_s"])
     medians_s = []
     with tempfile.TemporaryDirectory(prefix="sepnas-cost-model-") as name:
         deployment = Path(name) / "deployment"
-        export(architecture, deployment)
+        export(architecture, deployment, engine)
         for _ in range(REPEATS):
             with LocalWorkers(deployment, 2, LAUNCHES) as workers, Session(deployment, workers.hosts) as session:
                 images = random_batch(session.manifest, 1)

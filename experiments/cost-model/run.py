@@ -24,6 +24,7 @@ from sepnas.plan.build import build_plan
 from sepnas.report.recorder import Recorder
 from sepnas.search.canonical import plan_key
 from sepnas.spec.cluster import Cluster, uniform_cluster
+from sepnas.spec.manifest import ENGINE_SUFFIXES
 from sepnas.spec.space import SearchSpace
 
 HERE = Path(__file__).resolve().parent
@@ -81,13 +82,14 @@ def record_emulated(record: Recorder, rows: list[Row]) -> None:
     record.table("emulated", rows)
 
 
-def record_real(record: Recorder, rows: list[Row]) -> None:
+def record_real(record: Recorder, suffix: str, rows: list[Row]) -> None:
     errors = errors_of(rows)
-    record.measure("latency_mape_real", sum(errors) / len(errors), "", min(errors), max(errors), len(rows), "<= 0.12")
-    record.table("real", rows)
+    record.measure(
+        f"latency_mape_real{suffix}", sum(errors) / len(errors), "", min(errors), max(errors), len(rows), "<= 0.12"
+    )  # fmt: skip
 
 
-def record_profile(record: Recorder, cluster: Cluster) -> None:
+def record_profile(record: Recorder, suffix: str, cluster: Cluster) -> None:
     """How well half of the measured operators tell the other half."""
     profile = cluster.devices[0].profile
     assert profile is not None
@@ -96,10 +98,10 @@ def record_profile(record: Recorder, cluster: Cluster) -> None:
         errors = sorted(held_out_errors(profile, seed))
         medians.append(errors[len(errors) // 2])
     record.measure(
-        "profile_held_out_median_error", sum(medians) / len(medians), "", min(medians), max(medians), len(medians),
-        "<= 0.1",
+        f"profile_held_out_median_error{suffix}", sum(medians) / len(medians), "", min(medians), max(medians),
+        len(medians), "<= 0.1",
     )  # fmt: skip
-    record.measure("profile_noise", profile.machine.noise)
+    record.measure(f"profile_noise{suffix}", profile.machine.noise)
 
 
 def record_rate(record: Recorder) -> None:
@@ -122,9 +124,13 @@ def record_shapers(record: Recorder, rows: list[Row]) -> None:
     for what, key in (("message", "message_{}_s"), ("bandwidth", "bandwidth_{}_bytes_per_s")):
         errors = [abs(row[key.format("measured")] / row[key.format("set")] - 1) for row in rows]
         record.measure(f"link_{what}_error", sum(errors) / len(errors), "", min(errors), max(errors), len(errors))
-    found = [row["iperf3_by_set"] for row in rows if "iperf3_by_set" in row]
-    if found:
-        record.measure("iperf3_of_set_bandwidth", sum(found) / len(found), "", min(found), max(found), len(found))
+    for name, key, unit in (
+        ("iperf3_of_set_bandwidth", "iperf3_by_set", ""),
+        ("ping_beneath_the_latency", "ping_s", "s"),
+    ):
+        found = [row[key] for row in rows if key in row]
+        if found:
+            record.measure(name, sum(found) / len(found), unit, min(found), max(found), len(found))
     record.table("links", rows)
 
 
@@ -144,9 +150,14 @@ def main() -> None:
     with Recorder(HERE / "result.json", seeds=SEEDS, root=HERE) as record:
         rows = emulated_rows(Cells(chosen.out / "emulated.jsonl"), chosen.clusters, chosen.shaping, deadline_s)
         record_emulated(record, rows)
-        real, cluster = measure_real_cluster(chosen.out, chosen.profile_seconds)
-        record_real(record, real)
-        record_profile(record, cluster)
+        real: list[Row] = []
+        for engine in ENGINE_SUFFIXES:
+            found, cluster = measure_real_cluster(chosen.out, chosen.profile_seconds, engine)
+            suffix = "" if engine == "torch" else f"_{engine}"
+            record_real(record, suffix, found)
+            record_profile(record, suffix, cluster)
+            real += found
+        record.table("real", real)
         record_shapers(record, check_shapers())
         record_rate(record)
         draw(rows, real, HERE / "latency.svg")

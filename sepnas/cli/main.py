@@ -95,9 +95,10 @@ for _verb, _function in _PROFILE.items():
 app.add_typer(_profile_app, rich_help_panel="Run")
 
 _EXTRAS = {
-    **dict.fromkeys(("cryptography", "sklearn", "tensorboard", "torchvision"), "train"),
+    **dict.fromkeys(("cryptography", "onnx", "onnxscript", "sklearn", "tensorboard", "torchvision"), "train"),
     **dict.fromkeys(("moocore", "nni", "optuna", "pytorch_lightning"), "search"),
     **dict.fromkeys(("jinja2", "markupsafe", "matplotlib"), "report"),
+    "onnxruntime": "onnxruntime",
 }
 """Which extra brings a module: the base install is what a device needs."""
 

@@ -16,6 +16,7 @@ from sepnas.cli.common import PATH, console, errors, seconds
 from sepnas.report.units import format_bytes, format_count, format_seconds
 from sepnas.spec.cluster import Cluster, Device, format_pairs
 from sepnas.spec.document import refuse_folder
+from sepnas.spec.manifest import EngineName
 
 if TYPE_CHECKING:
     from sepnas.measure.device import MeasuredDevice
@@ -26,15 +27,19 @@ def device_command(
         "cluster.yaml"
     ),
     name: Annotated[str | None, typer.Option(help="The device's name in the cluster [this machine's].")] = None,
+    engine: Annotated[
+        EngineName, typer.Option(help="The engine that the worker will have: its times differ from the other's.")
+    ] = "torch",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the engine, as the worker will have.")] = 1,
     seconds_: Annotated[float, typer.Option("--seconds", min=1, max=86400, help="The most time it may take.")] = 180.0,
 ) -> None:
     """Measure this machine: the time of each operator, and what messages cost its processor.
 
     Run it on each device, with nothing else running there. Operators of the networks that can be searched are timed as
-    a worker runs them, in rounds, until the medians of the first and the second half of the rounds differ by at most
-    3 % for nine operators of ten, or the time is up. A cluster file that exists keeps its other devices and its links,
-    but not its comments; the order of its devices is that of the ranks.
+    a worker runs them (for onnxruntime, which fuses them, within layers and chains of layers), in rounds, until the
+    medians of the first and the second half of the rounds differ by at most 3 % for nine segments of ten, or the time
+    is up. A cluster file that exists keeps its other devices and its links, but not its comments; the order of its
+    devices is that of the ranks.
 
     Example: `sepnas profile device --out cluster.yaml --name board0`
     """
@@ -46,7 +51,7 @@ def device_command(
     before = Cluster.load(out) if out.exists() else None
     with _bar(seconds_) as progress:
         found = measure_device(
-            name or platform.node() or "device0", threads=threads, seconds=seconds_, progress=progress
+            name or platform.node() or "device0", engine=engine, threads=threads, seconds=seconds_, progress=progress
         )
     cluster = with_device(before, found.device)
     cluster.save(out, f"Device {found.device.name} was measured by `sepnas profile device`.")
@@ -101,7 +106,7 @@ def _table(found: MeasuredDevice) -> Table:
     table.add_row("processor", f"{machine.cpu}, {format_count(machine.cores, 'core')}, {machine.architecture}")
     shown = f"{len(times)}, {format_seconds(min(times))} to {format_seconds(max(times))}"
     table.add_row("operators", f"{shown}, {format_count(found.rounds, 'round')}")
-    table.add_row("a call of the engine", format_seconds(profile.segment_overhead_s))
+    table.add_row("a call of the engine", _affine(profile.segment_overhead_s, profile.segment_s_per_value, "value"))
     table.add_row(
         "in two numbers", f"{device.flops_per_s / 1e9:.3g} GFLOP/s, {format_seconds(device.layer_overhead_s)}"
     )

@@ -20,7 +20,8 @@ class DeviceTimes:
     """Seconds of steps on one device.
 
     Without a profile a segment takes its arithmetic at a rate and a constant for each kernel. With one it takes a call
-    of the engine and its operators one after another; a batch takes as long as its samples one by one.
+    of the engine, what goes in and comes out, and its operators one after another; a batch takes as long as its samples
+    one by one.
     Without exchange costs all but computing takes nothing.
     """
 
@@ -52,7 +53,7 @@ class DeviceTimes:
         if len(self._kept) >= _MOST_KEPT:
             self._kept.clear()
         try:
-            sample_s = sum(table.seconds(segment.operators))
+            sample_s = sum(table.seconds(segment.operators)) + table.passing_s(segment.operators)
         except SpecError as error:
             raise SpecError(f"device '{self.device.name}': {error}") from None
         # the segment itself is kept, so that its identity is nobody else's
@@ -85,6 +86,7 @@ class OperatorTable:
 
     def __init__(self, profile: DeviceProfile) -> None:
         self.overhead_s = profile.segment_overhead_s
+        self._value_s = profile.segment_s_per_value
         self._measured = {Operator(*row.key): row.seconds for row in profile.operators}
         self._known = dict(self._measured)
         self._between: BetweenRows | None = None
@@ -98,6 +100,12 @@ class OperatorTable:
                 self._between = BetweenRows(tuple(self._measured), tuple(self._measured.values()))
             known.update(zip(unknown, self._between.seconds(unknown), strict=True))
         return [known[each] for each in operators]
+
+    def passing_s(self, operators: Sequence[Operator]) -> float:
+        """What goes into a segment of these operators and comes out of it, for one sample."""
+        if not operators:
+            return 0.0
+        return self._value_s * (operators[0].input_values + operators[-1].output_values)
 
 
 @lru_cache(maxsize=32)

@@ -7,13 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sepnas.cost.calibrate import fit_rate
+from sepnas.cost.times import OperatorTable, operator_table
 from sepnas.errors import SpecError
 from sepnas.measure.exchange import measure_exchange
-from sepnas.measure.grid import family_layers, family_operators
+from sepnas.measure.grid import family_networks, operators_of
+from sepnas.measure.in_layers import measure_in_layers
 from sepnas.measure.machine import available_memory_bytes, measured_machine
-from sepnas.measure.operators import OperatorTimes, computing, measure_operators
-from sepnas.measure.rounds import Stop
-from sepnas.plan.steps import Operator
+from sepnas.measure.operators import OperatorTimes, measure_operators
+from sepnas.measure.rounds import Stop, Tick
+from sepnas.measure.running import computing
+from sepnas.plan.network import Layer
 from sepnas.spec.cluster import Device
 from sepnas.spec.device_profile import DeviceProfile
 from sepnas.spec.manifest import EngineName
@@ -44,13 +47,13 @@ def measure_device(
     engine: EngineName = "torch",
     threads: int = 1,
     seconds: float = 180.0,
-    operators: Sequence[Operator] | None = None,
+    networks: Sequence[Sequence[Layer]] | None = None,
     progress: Progress = lambda seconds, what: None,
 ) -> MeasuredDevice:
     """Measure this machine for ``seconds`` at most (every operator is measured twice, though, however long it takes).
 
-    ``operators`` are those of the family unless others are given. Raises :class:`SpecError` for a time or a number of
-    threads that is none.
+    Its operators are those of ``networks``, each the layers of one: of those of the family unless others are given.
+    Raises :class:`SpecError` for a time or a number of threads that is none.
     """
     if threads < 1 or not 0 < seconds < float("inf"):
         raise SpecError(f"`threads` must be at least 1 and `seconds` a time above 0, got {threads} and {seconds}")
@@ -60,13 +63,19 @@ def measure_device(
     def tick() -> None:
         progress(time.monotonic() - start, now)
 
+    if networks is None:
+        networks = list(family_networks())
     with computing(engine, threads) as compute:
         exchange, with_tls = measure_exchange(_EXCHANGE_SHARE * seconds, compute, threads, tick)
     now = "operators"
-    found = measure_operators(
-        family_operators() if operators is None else operators, Stop(start + seconds), engine, threads, tick
+    found = _measure_operators(networks, Stop(start + seconds), engine, threads, tick)
+    profile = DeviceProfile(
+        machine=measured_machine(engine, threads, found.rounds.noise),
+        operators=found.rows,
+        segment_overhead_s=found.segment_overhead_s,
+        segment_s_per_value=found.segment_s_per_value,
     )
-    flops_per_s, layer_overhead_s = fit_rate(_segment_times(found))
+    flops_per_s, layer_overhead_s = fit_rate(_segment_times(networks, operator_table(profile)))
     device = Device(
         name=name,
         flops_per_s=flops_per_s,
@@ -74,28 +83,27 @@ def measure_device(
         memory_bytes=available_memory_bytes(),
         jitter=found.rounds.jitter,
         exchange=exchange,
-        profile=DeviceProfile(
-            machine=measured_machine(engine, threads, found.rounds.noise),
-            operators=found.rows,
-            segment_overhead_s=found.segment_overhead_s,
-        ),
+        profile=profile,
     )
     return MeasuredDevice(device, found.rounds.num_rounds, found.stable, with_tls)
 
 
-def _segment_times(found: OperatorTimes) -> list[SegmentTime]:
-    """Layers of the family by their operators' times, so that additions and means are in the constant of a kernel;
-    where other operators were measured, these."""
-    took_s = {Operator(*row.key): row.seconds for row in found.rows}
-    times = {
-        layer.operators: SegmentTime(
+def _measure_operators(
+    networks: Sequence[Sequence[Layer]], stop: Stop, engine: EngineName, threads: int, tick: Tick
+) -> OperatorTimes:
+    if engine == "torch":
+        return measure_operators(operators_of(networks), stop, threads, tick)
+    return measure_in_layers(networks, stop, engine, threads, tick)
+
+
+def _segment_times(networks: Sequence[Sequence[Layer]], table: OperatorTable) -> list[SegmentTime]:
+    """Layers by their operators' times, so that additions and means are in the constant of a kernel."""
+    layers = {layer.operators: layer for network in networks for layer in network}
+    return [
+        SegmentTime(
             2 * layer.macs,
             layer.num_kernels,
-            found.segment_overhead_s + sum(took_s[each] for each in layer.operators),
+            table.overhead_s + table.passing_s(layer.operators) + sum(table.seconds(layer.operators)),
         )
-        for layer in family_layers()
-        if all(each in took_s for each in layer.operators)
-    }
-    if len(times) >= 2:
-        return list(times.values())
-    return [SegmentTime(2 * each.macs, 1, seconds) for each, seconds in took_s.items()]
+        for layer in layers.values()
+    ]

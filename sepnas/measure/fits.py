@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 
-def fit_costs(columns: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
+def fit_costs(columns: npt.ArrayLike, seconds: Sequence[float], weights: npt.ArrayLike | None = None) -> list[float]:
     """Numbers from 0, one for each column, that explain the times best by least squares of relative errors.
 
-    A number that would come out negative is 0 and the others are fitted again.
+    A number that would come out negative is 0 and the others are fitted again. An error counts ``weights`` times.
     """
     amounts, times = np.array(columns, np.float64), np.array(seconds, np.float64)
-    relative = amounts / times[:, None]
+    weights_n = np.ones(len(times)) if weights is None else np.asarray(weights, np.float64)
+    relative = amounts * (weights_n / times)[:, None]
     scale = relative.max(axis=0)
     scale[scale == 0] = 1.0
     used = list(range(amounts.shape[1]))
     found = np.zeros(amounts.shape[1])
     while used:
-        values = np.linalg.lstsq(relative[:, used] / scale[used], np.ones(len(times)), rcond=None)[0]
+        values = np.linalg.lstsq(relative[:, used] / scale[used], weights_n, rcond=None)[0]
         if (values >= 0).all():
             found[used] = values / scale[used]
             break

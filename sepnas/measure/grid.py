@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 from sepnas.plan.network import Layer, device_layers
@@ -18,18 +18,19 @@ STEM_STRIDES = (1, 2)
 NUM_CLASSES = {8: 10, 16: 100, 32: 100}
 
 
-def family_layers() -> Iterator[Layer]:
-    """Every layer of the networks that span the grid; equal ones come again."""
+def family_networks() -> Iterator[tuple[Layer, ...]]:
+    """The networks of one device that span the grid, by their layers."""
     for size, outputs, (groups, width), stride in product(IMAGE_SIZES, OUTPUT_CHANNELS, PARTS, STEM_STRIDES):
         if size // stride < IMAGE_SIZES[0]:
             continue
         part = DevicePart(cardinality=groups, bottleneck_width=width, output_channels=outputs)
         # two blocks a stage: one that changes the shape, one that does not
-        yield from device_layers(
+        yield device_layers(
             Architecture(depth=20, image_size=size, num_classes=NUM_CLASSES[size], stem_stride=stride, parts=(part,)), 0
         )
 
 
-def family_operators() -> tuple[Operator, ...]:
-    """The operators of :func:`family_layers`, each once; the same on every machine."""
-    return tuple(dict.fromkeys(operator for layer in family_layers() for operator in layer.operators))
+def operators_of(networks: Sequence[Sequence[Layer]]) -> tuple[Operator, ...]:
+    """Each operator once, in the order in which they come."""
+    every = (operator for network in networks for layer in network for operator in layer.operators)
+    return tuple(dict.fromkeys(every))

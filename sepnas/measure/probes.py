@@ -1,12 +1,13 @@
-"""Operators as segments that the runtime can run: exported like a deployment's, several equal ones in each.
+"""Segments to be timed, which the runtime can run: exported like a deployment's.
 
-Graphs do not depend on sizes, so one file serves all operators of a form (kind, kernel, stride, groups).
+Graphs do not depend on sizes, so one file serves all segments of a form (kind, kernel, stride, groups).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,8 +23,26 @@ from sepnas.runtime.shard import Shard
 from sepnas.spec.manifest import ENGINE_SUFFIXES, EngineName, SegmentData, ShapeData, ShardManifest
 
 
-class Probe(NamedTuple):
-    """So many operators side by side in one segment: each reads the input, and each has weights of its own."""
+class Probe(Protocol):
+    """What a segment computes; equal ones are one segment."""
+
+    @property
+    def name(self) -> str:
+        """Another one for each segment; part of a file's name."""
+
+    @property
+    def form(self) -> str:
+        """What its graph depends on; part of a file's name."""
+
+    @property
+    def input_shape(self) -> Shape: ...
+
+    def module(self) -> nn.Module:
+        """With random weights."""
+
+
+class SideBySide(NamedTuple):
+    """So many equal operators in one segment: each reads the input, and each has weights of its own."""
 
     operator: Operator
     copies: int
@@ -34,24 +53,39 @@ class Probe(NamedTuple):
 
     @property
     def form(self) -> str:
-        """What its graph depends on."""
-        each = self.operator
-        conv = (each.kernel, each.stride, each.groups) if each.kind == "conv" else ()
-        return "-".join(map(str, (each.kind, *conv, f"x{self.copies}")))
+        return "-".join(map(str, (*form_of(self.operator), f"x{self.copies}")))
 
-    def input(self) -> Array:
-        """One sample of noise."""
-        shape = _input_shape(self.operator)
-        random = np.random.default_rng(0)
-        return random.standard_normal((1, shape.channels, shape.height, shape.width), dtype=np.float32)
+    @property
+    def input_shape(self) -> Shape:
+        return input_shape(self.operator)
+
+    def module(self) -> nn.Module:
+        return _SideBySide([_operator_module(self.operator) for _ in range(self.copies)])
+
+
+def noise(shape: Shape) -> Array:
+    """One sample."""
+    random = np.random.default_rng(0)
+    return random.standard_normal((1, shape.channels, shape.height, shape.width), dtype=np.float32)
+
+
+def form_of(each: Operator) -> tuple[str | int, ...]:
+    """What an operator's part of a graph depends on, beside its sizes."""
+    return (each.kind, each.kernel, each.stride, each.groups) if each.kind == "conv" else (each.kind,)
+
+
+def input_shape(each: Operator) -> Shape:
+    if each.kind == "linear":
+        return Shape(1, 1, each.in_channels)
+    return Shape(each.in_channels, each.height * each.stride, each.width * each.stride)
 
 
 class _SideBySide(nn.Module):
-    """``probe.copies`` equal operators; all outputs are given, so that none is left out."""
+    """All outputs are given, so that none is left out."""
 
-    def __init__(self, probe: Probe) -> None:
+    def __init__(self, modules: list[nn.Module]) -> None:
         super().__init__()
-        self.each = nn.ModuleList(_operator_module(probe.operator) for _ in range(probe.copies))
+        self.each = nn.ModuleList(modules)
 
     def forward(self, x_BCHW: Tensor) -> tuple[Tensor, ...]:
         return tuple(module(x_BCHW) for module in self.each)
@@ -82,14 +116,14 @@ class _Pool(nn.Module):
         return x_BCHW.mean((2, 3))
 
 
-def write_probes(probes: list[Probe], folder: Path, engine: EngineName = "torch") -> Shard:
+def write_probes(probes: Iterable[Probe], folder: Path, engine: EngineName = "torch") -> Shard:
     """Export the probes into an empty folder; a shard whose segments they are, by name."""
     exporter, files = SegmentExporter((engine,)), {}
     graphs: dict[str, bytes] = {}
     segments: dict[str, SegmentData] = {}
     weights: dict[str, Array] = {}
     for probe in dict.fromkeys(probes):
-        module, shape = _SideBySide(probe).eval(), _input_shape(probe.operator)
+        module, shape = probe.module().eval(), probe.input_shape
         if probe.form not in graphs:
             graphs[probe.form] = exporter.export(module, shape)[engine]
         name, graph = probe.form, graphs[probe.form]
@@ -115,12 +149,6 @@ def _operator_module(each: Operator) -> nn.Module:
     if each.kind == "add":
         return _Add(each)
     return _Pool() if each.kind == "pool" else nn.Linear(each.in_channels, each.out_channels)
-
-
-def _input_shape(each: Operator) -> Shape:
-    if each.kind == "linear":
-        return Shape(1, 1, each.in_channels)
-    return Shape(each.in_channels, each.height * each.stride, each.width * each.stride)
 
 
 def _numbers(each: Operator) -> tuple[str | int, ...]:

@@ -142,12 +142,20 @@ class Operator:
         return self.in_channels * self.out_channels * self.kernel**2 // self.groups
 
     @property
+    def input_values(self) -> int:
+        """Numbers of one input; a side is taken as stride times the output's."""
+        return self.in_channels * self.height * self.width * self.stride**2
+
+    @property
+    def output_values(self) -> int:
+        return self.out_channels * self.height * self.width
+
+    @property
     def values_moved(self) -> int:
-        """Numbers that are read or written: inputs (a side is taken as stride times the output's), output, weights."""
-        sides = self.height * self.width
-        inputs = self.in_channels * sides * self.stride**2 * (2 if self.kind == "add" else 1)
+        """Numbers that are read or written: inputs, output, weights."""
+        inputs = self.input_values * (2 if self.kind == "add" else 1)
         biases = self.out_channels if self.num_weights else 0
-        return inputs + self.out_channels * sides + self.num_weights + biases
+        return inputs + self.output_values + self.num_weights + biases
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,17 +65,25 @@ class DeviceProfile(Part):
     """The measured times of a device's operators.
 
     Operators that were measured take the times of their rows, others what is read between the rows.
-    ``segment_overhead_s`` is one call of the engine, whatever it computes.
+    ``segment_overhead_s`` is one call of the engine, whatever it computes, and ``segment_s_per_value`` what each value
+    takes that goes into a segment or comes out of it: an engine may turn them into a layout of its own, and back.
     """
 
     machine: MeasuredMachine
     operators: Annotated[tuple[OperatorTime, ...], Field(min_length=1)]
     segment_overhead_s: NotNegative = 0.0
+    segment_s_per_value: NotNegative = 0.0
 
     def scaled(self, ratio: float) -> DeviceProfile:
         """The same with every time so many times as long."""
         rows = (row.model_copy(update={"seconds": row.seconds * ratio}) for row in self.operators)
-        return self.model_copy(update={"operators": tuple(rows), "segment_overhead_s": self.segment_overhead_s * ratio})
+        return self.model_copy(
+            update={
+                "operators": tuple(rows),
+                "segment_overhead_s": self.segment_overhead_s * ratio,
+                "segment_s_per_value": self.segment_s_per_value * ratio,
+            }
+        )
 
     @model_validator(mode="after")
     def _check_rows(self) -> Self:

@@ -1,0 +1,139 @@
+"""The times of operators within layers, for an engine that fuses them.
+
+onnxruntime turns tensors into blocks of channels where a segment begins and back where it ends, computes in them
+between, and adds the residual within a convolution. An operator alone in a segment takes two to four times what it
+takes within. So segments are measured that a worker may have, single layers and chains of them, and their times are
+shared out among their operators.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from sepnas.measure.fits import fit_costs
+from sepnas.measure.operators import OperatorTimes, operator_time
+from sepnas.measure.probes import form_of, input_shape
+from sepnas.measure.rounds import Stop, Tick, measure_rounds, timed_once
+from sepnas.measure.running import running
+from sepnas.nets.blocks import Bottleneck, Head, Stem
+from sepnas.plan.network import Layer
+from sepnas.plan.steps import Operator, Shape
+from sepnas.spec.manifest import EngineName
+
+_Numbers = npt.NDArray[np.float64]
+
+_TRUST_IN_KIND = 0.2
+"""How strongly an operator is held to what its kind and its sizes say, against one segment that it is in."""
+_LEAST_RATIO = 0.05
+_LEAST_S = 1e-8
+
+
+class Chain(NamedTuple):
+    """Layers of a network, one after another, in one segment."""
+
+    layers: tuple[tuple[Operator, ...], ...]
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        return tuple(each for layer in self.layers for each in layer)
+
+    @property
+    def name(self) -> str:
+        return "chain-" + hashlib.sha256(repr(self.layers).encode()).hexdigest()[:24]
+
+    @property
+    def form(self) -> str:
+        forms = tuple(tuple(map(form_of, layer)) for layer in self.layers)
+        return "form-" + hashlib.sha256(repr(forms).encode()).hexdigest()[:24]
+
+    @property
+    def input_shape(self) -> Shape:
+        return input_shape(self.operators[0])
+
+    @property
+    def end_values(self) -> int:
+        """Values that go in and come out, for one sample."""
+        return self.operators[0].input_values + self.operators[-1].output_values
+
+    def module(self) -> nn.Module:
+        return nn.Sequential(*map(_layer_module, self.layers))
+
+
+def measure_in_layers(
+    networks: Sequence[Sequence[Layer]],
+    stop: Stop,
+    engine: EngineName,
+    threads: int = 1,
+    tick: Tick = lambda: None,
+) -> OperatorTimes:
+    """Time the chains of some networks (:func:`chains_of`); as ``measure_operators`` otherwise.
+
+    Of operators that stand together in every segment only the sum is known: it is parted by kind and size.
+    """
+    chains = chains_of(networks)
+    with running(chains, engine, threads) as calls:
+        tick()
+        rounds = measure_rounds([timed_once(call) for call in calls], stop, tick)
+    took_s, overhead_s, value_s = share_out(chains, rounds.medians_s())
+    rows = tuple(operator_time(each, seconds) for each, seconds in took_s.items())
+    return OperatorTimes(rows, overhead_s, rounds, rounds.is_stable(stop), value_s)
+
+
+def chains_of(networks: Sequence[Sequence[Layer]]) -> list[Chain]:
+    """Each layer alone and, of each network, all that lies between the first and the last; equal ones once."""
+    alone = (Chain((layer.operators,)) for network in networks for layer in network)
+    between = (Chain(tuple(layer.operators for layer in network[1:-1])) for network in networks if len(network) > 2)
+    return list(dict.fromkeys((*alone, *between)))
+
+
+def share_out(chains: Sequence[Chain], seconds: Sequence[float]) -> tuple[dict[Operator, float], float, float]:
+    """Seconds of each operator, of a call, and of a value at the ends of a segment, that explain the chains' times.
+
+    By least squares of relative errors, in two steps. First a kind's operators take a constant, a time for each MAC and
+    for each value moved. Then each operator takes so many times that, with a weight that keeps it near to 1 where the
+    chains do not say otherwise.
+    """
+    operators = list(dict.fromkeys(each for chain in chains for each in chain.operators))
+    places = {each: index for index, each in enumerate(operators)}
+    counts_no = np.zeros((len(chains), len(operators)))
+    for row, chain in zip(counts_no, chains, strict=True):
+        for each in chain.operators:
+            row[places[each]] += 1
+    ends_n2 = np.array([(1.0, chain.end_values) for chain in chains])
+    amounts_of = np.array([_amounts(each) for each in operators])
+    by_kind = fit_costs(np.hstack([counts_no @ amounts_of, ends_n2]), seconds)
+    expected_o = np.maximum(amounts_of @ by_kind[:-2], _LEAST_S)
+    columns = np.hstack([counts_no * expected_o, ends_n2])
+    held = np.hstack([np.eye(len(operators)), np.zeros((len(operators), 2))])
+    weights = np.repeat((1.0, _TRUST_IN_KIND), (len(chains), len(operators)))
+    *ratios, overhead_s, value_s = fit_costs(np.vstack([columns, held]), [*seconds, *np.ones(len(operators))], weights)
+    took_s = expected_o * np.maximum(ratios, _LEAST_RATIO)
+    return dict(zip(operators, took_s.tolist(), strict=True)), overhead_s, value_s
+
+
+def _amounts(each: Operator) -> _Numbers:
+    """Once, MACs and values moved, in the places of the operator's kind; a group convolution is a kind of its own."""
+    kinds = ("pointwise", "convolution", "groups", "other")
+    name = "other"
+    if each.kind == "conv":
+        name = "groups" if each.groups > 1 else "pointwise" if each.kernel == 1 else "convolution"
+    found = np.zeros((len(kinds), 3))
+    found[kinds.index(name)] = (1, each.macs, each.values_moved)
+    return found.ravel()
+
+
+def _layer_module(layer: tuple[Operator, ...]) -> nn.Module:
+    """The layer of a network that has these operators."""
+    first = layer[0]
+    if first.kind == "pool":
+        return Head(first.in_channels, layer[1].out_channels)
+    if len(layer) == 1:
+        return Stem(first.in_channels, first.out_channels, first.stride)
+    group, expand = layer[1:3]
+    return Bottleneck(first.in_channels, first.out_channels, expand.out_channels, group.groups, group.stride)

@@ -1,0 +1,50 @@
+"""Probes in an engine, called as a worker calls it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from sepnas.measure.probes import Probe, SideBySide, noise, write_probes
+from sepnas.plan.steps import Operator
+from sepnas.runtime.engine_choice import make_engine
+from sepnas.spec.manifest import EngineName
+
+_BLOCK = (
+    Operator("conv", 64, 32, height=32, width=32),
+    Operator("conv", 32, 32, kernel=3, groups=4, height=32, width=32),
+    Operator("conv", 32, 64, height=32, width=32),
+    Operator("add", 64, 64, height=32, width=32),
+)
+
+
+@contextmanager
+def running(
+    probes: Sequence[Probe], engine: EngineName = "torch", threads: int = 1
+) -> Iterator[list[Callable[[], object]]]:
+    """Each probe as a call of the engine on one sample, by this thread, which is a worker's meanwhile."""
+    with tempfile.TemporaryDirectory(prefix="sepnas-profile-") as folder:
+        runner = make_engine(engine, write_probes(probes, Path(folder), engine), threads).engine
+        runner.prepare_thread()
+        try:
+            yield [partial(runner.run, probe.name, [noise(probe.input_shape)]) for probe in probes]
+        finally:
+            torch.set_flush_denormal(False)  # torch's mode that drops denormals is the thread's own
+
+
+@contextmanager
+def computing(engine: EngineName = "torch", threads: int = 1) -> Iterator[Callable[[], None]]:
+    """A call that computes as a worker does between two messages: a block's layers, in the engine, by this thread."""
+    with running([SideBySide(each, 1) for each in _BLOCK], engine, threads) as calls:
+
+        def compute() -> None:
+            for call in calls:
+                call()
+
+        compute()
+        yield compute
