@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sepnas.runtime.async_session import AsyncSession
     from sepnas.runtime.session import Session
 
-__all__ = ["Session", "__version__"]
+__all__ = ["AsyncSession", "Session", "__version__"]
 __version__ = "0.1.0"
 
 
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from sepnas.runtime.session import Session
 
         return Session
+    if name == "AsyncSession":
+        from sepnas.runtime.async_session import AsyncSession
+
+        return AsyncSession
     raise AttributeError(f"module 'sepnas' has no attribute {name!r}")

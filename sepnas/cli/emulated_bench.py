@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ from sepnas.cli.common import console, errors, number, seconds
 from sepnas.cli.emulate import Setting
 from sepnas.cost.jitter import has_jitter, sampled_latencies_s
 from sepnas.cost.simulator import simulate
+from sepnas.cost.stream import simulate_stream
 from sepnas.plan.steps import CLIENT
-from sepnas.runtime.bench import BenchResult, bench, random_batch
+from sepnas.runtime.bench import BenchResult, bench, measure_stream, random_batch
 from sepnas.runtime.link_check import LinkCheck
 from sepnas.runtime.session import Session
 
@@ -55,6 +56,15 @@ class EmulatedBench:
         predicted = asdict(self.predicted)
         return {name: value / predicted[name] for name, value in asdict(self.measured()).items()}
 
+    def stream_predicted(self) -> float | None:
+        """Images a second that the simulator predicts for the stream, if there was one."""
+        if self.result.stream is None:
+            return None
+        setting = self.setting
+        in_flight = self.result.stream.in_flight
+        found = simulate_stream(setting.plan, setting.cluster, in_flight=in_flight, batch=setting.batch)
+        return found.throughput_per_s * setting.batch
+
     def late(self, what: str) -> dict[str, float]:
         """Of all ranks together: how many ``steps`` or ``messages`` were timed and came late, by how much in all."""
         rows = [counts[what] for counts in self.lateness.values() if what in counts]
@@ -69,6 +79,7 @@ class EmulatedBench:
         return self.result.to_data() | {
             "latency_predicted_s": asdict(self.predicted),
             "measured_by_predicted": self.ratios(),
+            "stream_predicted_images_per_s": self.stream_predicted(),
             "emulation": {
                 "cluster": setting.cluster.name,
                 "shaping": setting.shaping,
@@ -82,7 +93,12 @@ class EmulatedBench:
 
 
 def run_bench(
-    setting: Setting, session: Session, requests: int, warmup: int, links: Sequence[LinkCheck] = ()
+    setting: Setting,
+    session: Session,
+    requests: int,
+    warmup: int,
+    links: Sequence[LinkCheck] = (),
+    in_flight: int = 1,
 ) -> EmulatedBench:
     """The usual bench, with the prediction for the emulated cluster beside it."""
     images = random_batch(session.manifest, setting.batch)
@@ -92,6 +108,8 @@ def run_bench(
     result = bench(session, images, requests, warmup=0)
     after = session.lateness()
     lateness = {rank: _since(before[rank], after[rank]) for rank in after}
+    if in_flight > 1:  # after it: what is late in a stream is another matter
+        result = replace(result, stream=measure_stream(session, images, requests, in_flight))
     return EmulatedBench(setting, _predict(setting), result, lateness, links)
 
 
@@ -125,6 +143,12 @@ def print_emulated(found: EmulatedBench) -> None:
         "payload bytes a request", number(result.payload_bytes_per_request), number(result.payload_bytes_predicted), ""
     )
     table.add_row("images a second", number(result.images_per_s), "", "")
+    if (predicted_per_s := found.stream_predicted()) is not None and result.stream is not None:
+        measured_per_s = result.stream.images_per_s
+        table.add_row(
+            f"images a second, {result.stream.in_flight} in flight",
+            *(number(measured_per_s), number(predicted_per_s), f"{measured_per_s / predicted_per_s:.3f}"),
+        )
     console.print(table)
     print(f"links are shaped {_HOW[setting.shaping]} ({setting.why})")
     for what, words in (("steps", _SLOWER), ("messages", _LATER[setting.shaping])):

@@ -15,7 +15,7 @@ from sepnas.cli.emulated_bench import print_emulated, run_bench
 from sepnas.cli.quantities import time_s
 from sepnas.runtime.images import Resize
 from sepnas.runtime.protocol import MAX_BATCH
-from sepnas.runtime.session import MAX_DEADLINE_S, MAX_TRACES, Session
+from sepnas.runtime.session import MAX_DEADLINE_S, MAX_IN_FLIGHT, MAX_TRACES, Session
 
 if TYPE_CHECKING:
     from sepnas.runtime.bench import BenchResult
@@ -104,6 +104,9 @@ def bench(
     requests: Annotated[int, typer.Option(min=1, help="Requests to measure.")] = 200,
     warmup: Annotated[int, typer.Option(min=0, help="Requests before the measuring.")] = 20,
     batch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="Images in one request.")] = 1,
+    in_flight: Annotated[
+        int, typer.Option(min=1, max=MAX_IN_FLIGHT, help="Then as many requests again, so many at once: throughput.")
+    ] = 1,
     deadline: Deadline = 10.0,
     cluster: Annotated[Path | None, typer.Option(parser=path_of, help="A cluster to predict with.")] = None,
     trace: Annotated[Path | None, typer.Option(parser=path_of, help="File for the trace of the last requests.")] = None,
@@ -142,14 +145,14 @@ def bench(
         with emulated_cluster(setting) as running:
             links = running.check_links() if check_links else []
             with open_session(setting, running, deadline) as session:
-                found = run_bench(setting, session, requests, warmup, links)
+                found = run_bench(setting, session, requests, warmup, links, in_flight)
                 print_json(found.to_data()) if json_ else print_emulated(found)
                 if trace is not None:
                     session.trace(last=traced).save(trace)
         return
     predicted_s = None if cluster is None else _predicted_latency_s(deployment, cluster, batch)
     with Session(deployment, devices=devices, deadline_s=deadline, insecure=insecure) as session:
-        result = measure(session, random_batch(session.manifest, batch), requests, warmup)
+        result = measure(session, random_batch(session.manifest, batch), requests, warmup, in_flight)
         if json_:
             print_json(result.to_data() | {"latency_predicted_s": predicted_s})
         else:
@@ -183,6 +186,8 @@ def _print_bench(result: BenchResult, predicted_s: float | None) -> None:
     if predicted_s is not None:
         table.add_row("latency, predicted", seconds(predicted_s))
     table.add_row("images a second", number(result.images_per_s))
+    if result.stream is not None:
+        table.add_row(f"images a second, {result.stream.in_flight} in flight", number(result.stream.images_per_s))
     table.add_row("payload bytes a request, counted", number(result.payload_bytes_per_request))
     table.add_row("payload bytes a request, predicted", number(result.payload_bytes_predicted))
     table.add_row("with frame headers, counted", number(result.frame_bytes_per_request))

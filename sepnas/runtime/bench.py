@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,8 +18,16 @@ from sepnas.spec.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
+class StreamResult:
+    """Images answered in a second while ``in_flight`` requests were on their way, in the later half of them."""
+
+    in_flight: int
+    images_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class BenchResult:
-    """Latency as the client sees it, one request after the other.
+    """Latency as the client sees it, one request after the other, and ``stream``, several at once.
 
     ``payload_bytes_per_request`` and ``frame_bytes_per_request`` (with headers) are what the devices sent each
     other, counted on the sockets; ``payload_bytes_predicted`` is what the plan says.
@@ -36,13 +45,17 @@ class BenchResult:
     frame_bytes_per_request: int
     payload_bytes_predicted: int
     counters: Counters
+    stream: StreamResult | None = None
 
     def to_data(self) -> dict[str, Any]:
         return asdict(self) | {"counters": self.counters.to_data()}
 
 
-def bench(session: Session, batch: npt.ArrayLike, requests: int = 100, warmup: int = 10) -> BenchResult:
-    """Run ``warmup`` and then ``requests`` timed requests with the same batch."""
+def bench(
+    session: Session, batch: npt.ArrayLike, requests: int = 100, warmup: int = 10, in_flight: int = 1
+) -> BenchResult:
+    """Run ``warmup`` and then ``requests`` timed requests with the same batch; with ``in_flight`` above 1 then as many
+    more in a stream."""
     if requests < 1 or warmup < 0:
         raise DataError(f"`requests` must be at least 1 and `warmup` 0, got {requests} and {warmup}")
     array = np.asarray(batch)
@@ -64,7 +77,16 @@ def bench(session: Session, batch: npt.ArrayLike, requests: int = 100, warmup: i
         frame_bytes_per_request=(after.wire_bytes - before.wire_bytes) // requests,
         payload_bytes_predicted=session.manifest.payload_bytes * len(array),
         counters=after,
+        stream=measure_stream(session, array, requests, in_flight) if in_flight > 1 else None,
     )
+
+
+def measure_stream(session: Session, batch: Array, requests: int, in_flight: int) -> StreamResult:
+    """Stream ``requests`` times the same batch."""
+    start = time.perf_counter()
+    answered = [start, *(time.perf_counter() for _ in session.stream(itertools.repeat(batch, requests), in_flight))]
+    first = requests // 2
+    return StreamResult(in_flight, (requests - first) * len(batch) / (answered[-1] - answered[first]))
 
 
 def random_batch(manifest: Manifest, batch: int, seed: int = 0) -> Array:

@@ -1,4 +1,8 @@
-"""A client's connections to all devices that take part: opening them, and one queue of what they say."""
+"""A client's connections to all devices that take part: opening them, and who hears what they say.
+
+What belongs to a request goes to the inbox of who waits for it, in the thread that read it; the rest goes into one
+queue. What ends the session, everybody hears.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,8 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
 
 from sepnas.errors import (
     DeadlineError,
@@ -28,17 +32,23 @@ from sepnas.runtime.shaping import Shaper
 from sepnas.runtime.trace import Clock, best_clock
 from sepnas.spec.hosts import Hosts
 
-_GATHER_S = 0.1
+GATHER_S = 0.1
 """After a first failure others may follow, and one of them may name the cause."""
 _PINGS = 8
 
-_Arrival: TypeAlias = tuple[int, Control | Data | ExchangeError]
+Arrival: TypeAlias = tuple[int, Control | Data | ExchangeError]
 _ERRORS: dict[str, type[ExchangeError]] = {
     "deadline": DeadlineError,
     "peer-lost": PeerLostError,
     "peer-unreachable": PeerUnreachableError,
     "handshake": HandshakeError,
 }
+
+
+class Inbox(Protocol):
+    """Takes what came for a request, such as a queue; called in the threads of connections."""
+
+    def put(self, arrival: Arrival, /) -> None: ...
 
 
 class Fleet:
@@ -64,7 +74,10 @@ class Fleet:
     ) -> None:
         self._shaper = shaper
         self._channels: dict[int, Channel] = {}
-        self._arrivals: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
+        self._arrivals: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
+        self._inboxes: dict[int, Inbox] = {}
+        self._endings: list[Arrival] = []
+        self._routing = threading.Lock()
         self._broken: ExchangeError | None = None
         self._num_asked = 0
         self._closing = threading.Event()
@@ -92,22 +105,46 @@ class Fleet:
             channel.start(self._take(rank), self._end(rank))
         waiting = set(self._channels)
         while waiting:
-            rank, event = self.receive(deadline + _GATHER_S, "connecting to their peers", waiting)
+            rank, event = self.receive(deadline + GATHER_S, "connecting to their peers", waiting)
             if isinstance(event, Failed):
-                raise self.explain(event)
+                raise self._explain_set_up(event)
             if isinstance(event, Ready):
                 waiting.discard(rank)
 
     def _take(self, rank: int) -> Any:
-        return lambda event: self._arrivals.put((rank, event))
+        return lambda event: self._route(rank, event)
 
     def _end(self, rank: int) -> Any:
         def end(error: ExchangeError | None) -> None:
             how = error or "it ended the session"
             peer = self._channels[rank].peer
-            self._arrivals.put((rank, PeerLostError(f"{peer} was lost: {how}; start it again and open a new session")))
+            self._route(rank, PeerLostError(f"{peer} was lost: {how}; start it again and open a new session"))
 
         return end
+
+    def _route(self, rank: int, event: Control | Data | ExchangeError) -> None:
+        with self._routing:
+            if isinstance(event, Data | Failed) and event.request:
+                if inbox := self._inboxes.get(event.request):
+                    inbox.put((rank, event))
+                return
+            if isinstance(event, Failed | ExchangeError):
+                self._endings.append((rank, event))
+                for inbox in self._inboxes.values():
+                    inbox.put((rank, event))
+        self._arrivals.put((rank, event))
+
+    def follow(self, request: int, inbox: Inbox) -> None:
+        """From now on what comes for a request goes there, and what ends the session too, if it came before."""
+        with self._routing:
+            self._inboxes[request] = inbox
+            for arrival in self._endings:
+                inbox.put(arrival)
+
+    def forget(self, request: int) -> None:
+        """Nobody waits for the request any more."""
+        with self._routing:
+            self._inboxes.pop(request, None)
 
     def send(self, rank: int, event: Control | Data) -> None:
         """Queue an event for a device; raises :class:`PeerLostError` when the session is broken."""
@@ -125,35 +162,43 @@ class Fleet:
             raise LocalProtocolError("the session is closed; open a new one")
 
     def receive(self, deadline: float, doing: str, waiting: set[int] | None = None) -> tuple[int, Control | Data]:
-        """The next event of any device; raises :class:`DeadlineError`, and :class:`PeerLostError` for good."""
+        """The next event of any device that is of no request; raises :class:`DeadlineError`, and
+        :class:`PeerLostError` for good."""
         try:
             rank, event = self._arrivals.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
-            who = ", ".join(f"device {rank}" for rank in sorted(waiting or self._channels))
-            raise DeadlineError(f"no answer in time from {who} while {doing}; is it frozen or overloaded?") from None
+            raise late(waiting or set(self._channels), doing) from None
         if isinstance(event, ExchangeError):
-            self._broken = self._broken or event
-            raise event
+            raise self.lost(event)
         return rank, event
 
-    def explain(self, failed: Failed) -> ExchangeError:
-        """The error that a device's report means; waits a moment for reports of others that name the cause."""
-        reports, limit = [failed], time.monotonic() + _GATHER_S
+    def lost(self, error: ExchangeError) -> ExchangeError:
+        """The error that a lost connection means: the session is over."""
+        self._broken = self._broken or error
+        return error
+
+    def explain(self, reports: Sequence[Failed], lost: ExchangeError | None) -> ExchangeError:
+        """The error that devices' reports of one failure mean; ``lost``: a connection that was lost with it."""
+        cause = _cause(reports)
+        error = _ERRORS.get(cause.code, RemoteError)(cause.message)
+        if cause.code == "peer-lost":
+            self.lost(error)  # who reports a lost peer ends the session too, and is not the cause
+        elif lost is not None:
+            self.lost(lost)
+        return error
+
+    def _explain_set_up(self, failed: Failed) -> ExchangeError:
+        """Waits a moment for reports of others that name the cause."""
+        reports, limit = [failed], time.monotonic() + GATHER_S
         lost: ExchangeError | None = None
         while (left := limit - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
                 _, event = self._arrivals.get(timeout=left)
-                if isinstance(event, Failed) and event.request == failed.request:
+                if isinstance(event, Failed):
                     reports.append(event)
                 elif isinstance(event, ExchangeError):
                     lost = lost or event
-        cause = _cause(reports)
-        error = _ERRORS.get(cause.code, RemoteError)(cause.message)
-        if cause.code == "peer-lost":
-            self._broken = self._broken or error  # who reports a lost peer ends the session too, and is not the cause
-        elif lost is not None:
-            self._broken = self._broken or lost
-        return error
+        return self.explain(reports, lost)
 
     def ask(self, what: Literal["trace", "counters"], last: int, deadline: float) -> dict[int, dict[str, Any]]:
         """Every device's answer, by rank."""
@@ -187,6 +232,9 @@ class Fleet:
     def close(self) -> None:
         """Say Bye to all and close; takes at most about a second a device that does not answer."""
         self._closing.set()
+        with self._routing:
+            for inbox in self._inboxes.values():
+                inbox.put((CLIENT, LocalProtocolError("the session was closed before the answer came")))
         threads = [threading.Thread(target=channel.close, daemon=True) for channel in self._channels.values()]
         for thread in threads:
             thread.start()
@@ -194,7 +242,13 @@ class Fleet:
             thread.join()
 
 
-def _cause(reports: list[Failed]) -> Failed:
+def late(ranks: set[int], doing: str) -> DeadlineError:
+    """These devices should have answered."""
+    who = ", ".join(f"device {rank}" for rank in sorted(ranks))
+    return DeadlineError(f"no answer in time from {who} while {doing}; is it frozen or overloaded?")
+
+
+def _cause(reports: Sequence[Failed]) -> Failed:
     """Of several reports the one nearest to the cause: a real failure, then who waits for one that is silent."""
     failing = {report.rank for report in reports}
 

@@ -28,12 +28,13 @@ class Mailbox:
         self._changed = threading.Condition()
         self._letters: dict[tuple[int, int], Letter] = {}
         self._floor = 1
+        self._cancelled: set[int] = set()
         self._broken: ExchangeError | None = None
 
     def put(self, request: int, tag: int, payload: Payload, arrived_ns: int | None = None) -> None:
         """Keep a message; one of a request that is over is dropped. Raises :class:`RemoteProtocolError`."""
         with self._changed:
-            if request < self._floor:
+            if self._is_over(request):
                 return
             if request >= self._floor + MAX_REQUESTS_AHEAD:
                 raise RemoteProtocolError(f"message {tag} is of request {request}, but request {self._floor} runs")
@@ -52,7 +53,7 @@ class Mailbox:
                 if self._broken is not None:
                     raise self._broken
                 left = deadline - time.monotonic()
-                if left <= 0 or request < self._floor:
+                if left <= 0 or self._is_over(request):
                     raise DeadlineError(f"message {tag} of request {request} did not come in time")
                 self._changed.wait(left)
 
@@ -65,6 +66,32 @@ class Mailbox:
     def begin(self, request: int) -> None:
         """Forget all that belongs to requests before this one."""
         with self._changed:
-            self._floor = max(self._floor, request)
-            self._changed.notify_all()
-            self._letters = {key: letter for key, letter in self._letters.items() if key[0] >= self._floor}
+            self._forget_before(max(self._floor, request))
+
+    def cancel(self, request: int) -> None:
+        """Nobody waits for this request: forget its letters, and wake who wants one of them."""
+        with self._changed:
+            if self._is_over(request):
+                return
+            if request >= self._floor + MAX_REQUESTS_AHEAD:
+                raise RemoteProtocolError(f"request {request} was cancelled, but request {self._floor} runs")
+            self._cancelled.add(request)
+            self._letters = {key: letter for key, letter in self._letters.items() if key[0] != request}
+            floor = self._floor
+            while floor in self._cancelled:
+                floor += 1
+            self._forget_before(floor)
+
+    def is_over(self, request: int) -> bool:
+        """Whether a later one has begun, or it was cancelled."""
+        with self._changed:
+            return self._is_over(request)
+
+    def _is_over(self, request: int) -> bool:
+        return request < self._floor or request in self._cancelled
+
+    def _forget_before(self, floor: int) -> None:
+        self._floor = floor
+        self._cancelled = {request for request in self._cancelled if request >= floor}
+        self._letters = {key: letter for key, letter in self._letters.items() if key[0] >= floor}
+        self._changed.notify_all()

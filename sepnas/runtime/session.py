@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import threading
 import time
 import warnings
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -16,25 +18,26 @@ import numpy.typing as npt
 from typing_extensions import Self
 
 from sepnas.deploy.verify import verify_client
-from sepnas.errors import DataError, ExchangeError, RemoteProtocolError, SpecError
+from sepnas.errors import DataError, DeadlineError, ExchangeError, RemoteProtocolError, SpecError
 from sepnas.plan.serial import message_from_data
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.codec import Array, decode, encode
 from sepnas.runtime.counters import Counters, join_links
-from sepnas.runtime.events import Cancel, Data, Failed, Request
-from sepnas.runtime.fleet import Fleet
+from sepnas.runtime.events import Cancel, Data, Request
+from sepnas.runtime.fleet import Arrival, Fleet, Inbox
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.images import normalise
 from sepnas.runtime.links import check_loopback
 from sepnas.runtime.protocol import MAX_BATCH
+from sepnas.runtime.reply import Reply
 from sepnas.runtime.shaping import Shaper
 from sepnas.runtime.trace import Trace, request_record
 from sepnas.spec.emulation import Emulation
 from sepnas.spec.hosts import Hosts, parse_address
 
 DEFAULT_DEADLINE_S = 10.0
-GRACE_S = 0.25
-"""How much longer than the devices the client waits: they know better what is missing."""
+MAX_IN_FLIGHT = 32
+"""A request waits until the oldest that is open is so few before it: devices keep what comes for so many."""
 MAX_TRACES = 256
 MAX_DEADLINE_S = 86_400
 
@@ -58,7 +61,8 @@ class Session:
         DeadlineError: a device did not answer in time.
 
     After :class:`DeadlineError` and :class:`RemoteError` the session can be used further; after
-    :class:`PeerLostError` open a new one. One request runs at a time; threads may share a session.
+    :class:`PeerLostError` open a new one. Threads may share a session; each device works on one request at a time,
+    in the order in which they were sent.
     """
 
     def __init__(
@@ -84,6 +88,9 @@ class Session:
         expected: dict[int, dict[int, int]] = {rank: {} for rank in ranks}
         expected[self._output.source] = {self._output.tag: self._output.payload_bytes()}
         self._lock = threading.Lock()
+        """Of what is sent: requests must come to all devices in one order, and one question at a time."""
+        self._open_changed = threading.Condition()
+        self._open: set[int] = set()
         self._last_request = 0
         self._spans: OrderedDict[int, tuple[int, int, int]] = OrderedDict()
         self._origin_ns = time.monotonic_ns()
@@ -118,19 +125,35 @@ class Session:
             PeerLostError: a device went away.
             RemoteError: a device failed while it computed.
         """
-        x_BCHW = self._prepare(np.asarray(batch))
-        limit_s = self.deadline_s if deadline_s is None else _checked_deadline_s(deadline_s)
-        with self._lock:
-            self._fleet.check()
-            self._last_request += 1
-            request, sent_ns = self._last_request, time.monotonic_ns()
-            try:
-                logits_BK = self._run(request, x_BCHW, limit_s)
-            except BaseException:
-                self._cancel(request)
-                raise
-            self._remember(request, len(x_BCHW), sent_ns)
-            return logits_BK
+        inbox: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
+        return self._wait(self.begin(batch, inbox, deadline_s), inbox)
+
+    def stream(
+        self, batches: Iterable[npt.ArrayLike], in_flight: int = 2, deadline_s: float | None = None
+    ) -> Iterator[Array]:
+        """The logits of each batch, in order, while up to ``in_flight`` requests (at most 32) are on their way.
+
+        Devices compute one request while messages of others travel, so that more of them are answered in a second; each
+        takes longer. The next batch is taken when an answer was handed on. Raises what :meth:`infer` does; what is on
+        its way then, or when the iterator is closed, is cancelled.
+        """
+        if not 1 <= in_flight <= MAX_IN_FLIGHT:
+            raise SpecError(f"`in_flight` must lie in 1..{MAX_IN_FLIGHT}, got {in_flight!r}")
+        return self._stream(batches, in_flight, deadline_s)
+
+    def _stream(self, batches: Iterable[npt.ArrayLike], in_flight: int, deadline_s: float | None) -> Iterator[Array]:
+        window: deque[tuple[Reply, queue.SimpleQueue[Arrival]]] = deque()
+        try:
+            for batch in batches:
+                inbox: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
+                window.append((self.begin(batch, inbox, deadline_s), inbox))
+                if len(window) == in_flight:
+                    yield self._wait(*window.popleft())
+            while window:
+                yield self._wait(*window.popleft())
+        finally:
+            for reply, _ in window:
+                self.abandon(reply)
 
     def classify(self, images: npt.ArrayLike, deadline_s: float | None = None) -> list[str]:
         """The class names of a batch, one for each image."""
@@ -157,7 +180,8 @@ class Session:
             raise DataError(f"`last` must lie in 1..{MAX_TRACES}, got {last}")
         with self._lock:
             deadline = time.monotonic() + self.deadline_s
-            spans = list(self._spans.items())[-last:]
+            with self._open_changed:
+                spans = sorted(self._spans.items())[-last:]
             depth = self._last_request - spans[0][0] + 1 if spans else 0  # devices also keep requests that failed here
             answers = self._fleet.ask("trace", depth, deadline)
             clocks = {rank: self._fleet.clock(rank, deadline) for rank in answers}
@@ -176,21 +200,82 @@ class Session:
             raise DataError(f"a batch must be float32 (normalised) or uint8 (images), got {batch.dtype}")
         return batch.astype(np.float32, copy=False)
 
-    def _run(self, request: int, x_BCHW: Array, limit_s: float) -> Array:
-        deadline = time.monotonic() + limit_s
-        order = Request(request=request, batch=len(x_BCHW), deadline_ms=max(1, int(limit_s * 1e3)))
+    def begin(self, batch: npt.ArrayLike, inbox: Inbox, deadline_s: float | None = None) -> Reply:
+        """Send a request whose answer comes to ``inbox``; every reply must be ended by :meth:`finish` or
+        :meth:`abandon`. Waits only where too many are open. Raises as :meth:`infer` does."""
+        x_BCHW = self._prepare(np.asarray(batch))
+        limit_s = self.deadline_s if deadline_s is None else _checked_deadline_s(deadline_s)
+        due = time.monotonic() + limit_s
+        if not self._lock.acquire(timeout=limit_s):
+            raise DeadlineError(f"other threads kept the session busy for {limit_s:g} s")
+        try:
+            self._fleet.check()
+            reply = Reply(self._reserve(due), len(x_BCHW), self.manifest.reader, limit_s)
+            try:
+                self._send(reply, x_BCHW, inbox)
+            except BaseException:
+                self.abandon(reply)
+                raise
+            return reply
+        finally:
+            self._lock.release()
+
+    def finish(self, reply: Reply) -> Array:
+        """The logits, when nothing more is waited for; raises what there is instead."""
+        try:
+            logits_BK = self._logits(reply.answer(self._fleet), reply.batch)
+        except BaseException:
+            self.abandon(reply)
+            raise
+        self._release(reply.request)
+        self._remember(reply)
+        return logits_BK
+
+    def abandon(self, reply: Reply) -> None:
+        """Tell the devices that nobody waits for it."""
+        self._release(reply.request)
+        for message in self._inputs:
+            with contextlib.suppress(ExchangeError):
+                self._fleet.send(message.destination, Cancel(request=reply.request))
+
+    def _reserve(self, due: float) -> int:
+        """The next request's number; the lock is held, so that requests are sent in the order of their numbers."""
+        with self._open_changed:
+            if not self._open_changed.wait_for(self._has_room, max(0.0, due - time.monotonic())):
+                raise DeadlineError(
+                    f"request {min(self._open)} is not answered and {len(self._open) - 1} wait behind it; "
+                    "is a device overloaded?"
+                )
+            self._last_request += 1
+            self._open.add(self._last_request)
+            return self._last_request
+
+    def _has_room(self) -> bool:
+        return not self._open or self._last_request + 1 - min(self._open) < MAX_IN_FLIGHT
+
+    def _release(self, request: int) -> None:
+        self._fleet.forget(request)
+        with self._open_changed:
+            self._open.discard(request)
+            self._open_changed.notify_all()
+
+    def _send(self, reply: Reply, x_BCHW: Array, inbox: Inbox) -> None:
+        order = Request(request=reply.request, batch=reply.batch, deadline_ms=max(1, int(reply.limit_s * 1e3)))
         payload = encode(x_BCHW, "fp32")
+        self._fleet.follow(reply.request, inbox)
         for message in self._inputs:
             self._fleet.send(message.destination, order)
-            self._fleet.send(message.destination, Data(request, message.tag, payload))
-        while True:
-            _, event = self._fleet.receive(
-                deadline + GRACE_S, f"working on request {request} ({limit_s:g} s)", {self.manifest.reader}
-            )
-            if isinstance(event, Failed) and event.request in (0, request):
-                raise self._fleet.explain(event)
-            if isinstance(event, Data) and event.request == request:
-                return self._logits(event, len(x_BCHW))
+            self._fleet.send(message.destination, Data(reply.request, message.tag, payload))
+
+    def _wait(self, reply: Reply, inbox: queue.SimpleQueue[Arrival]) -> Array:
+        try:
+            with contextlib.suppress(queue.Empty):
+                while not reply.done:
+                    reply.take(inbox.get(timeout=reply.left_s))
+        except BaseException:
+            self.abandon(reply)
+            raise
+        return self.finish(reply)
 
     def _logits(self, answer: Data, batch: int) -> Array:
         if len(answer.payload) != self._output.payload_bytes(batch):
@@ -199,15 +284,11 @@ class Session:
             )
         return decode(answer.payload, self._output.wire, self._output.shape).reshape(batch, -1)
 
-    def _cancel(self, request: int) -> None:
-        for message in self._inputs:
-            with contextlib.suppress(ExchangeError):
-                self._fleet.send(message.destination, Cancel(request=request))
-
-    def _remember(self, request: int, batch: int, sent_ns: int) -> None:
-        self._spans[request] = (batch, sent_ns, time.monotonic_ns())
-        while len(self._spans) > MAX_TRACES:
-            self._spans.popitem(last=False)
+    def _remember(self, reply: Reply) -> None:
+        with self._open_changed:
+            self._spans[reply.request] = (reply.batch, reply.sent_ns, time.monotonic_ns())
+            while len(self._spans) > MAX_TRACES:
+                self._spans.popitem(last=False)
 
 
 def _checked_deadline_s(deadline_s: float) -> float:

@@ -92,7 +92,6 @@ class WorkerSession:
         self._peers: dict[int, Channel] = {}
         self._peers_changed = threading.Condition()
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        self._cancelled = 0
         self._ending: _Ending | None = None
         self._waiting_for: int | None = None
         self._executor = Executor(shard, engine, self._mailbox, self._post, emulated.pace if emulated else None)
@@ -195,8 +194,7 @@ class WorkerSession:
             with contextlib.suppress(LocalProtocolError):
                 self._client.send(Pong(sent_ns=event.sent_ns, clock_ns=time.monotonic_ns()))
         elif isinstance(event, Cancel):
-            self._cancelled = max(self._cancelled, event.request)
-            self._mailbox.begin(event.request + 1)
+            self._mailbox.cancel(event.request)
         elif isinstance(event, Request | Ask):
             self._jobs.put((event, time.monotonic()))
 
@@ -230,7 +228,7 @@ class WorkerSession:
             event, arrived = job
             if isinstance(event, Ask):
                 self._answer(event)
-            elif event.request > self._cancelled:
+            elif not self._mailbox.is_over(event.request):
                 self._run(event, arrived + event.deadline_ms / 1e3)
 
     def _tell_ending(self) -> None:
@@ -245,7 +243,7 @@ class WorkerSession:
         try:
             times = self._executor.run(event.request, event.batch, deadline)
         except StepError as error:
-            if event.request > self._cancelled and not self._ending:
+            if not self._ending and not self._mailbox.is_over(event.request):
                 self._tell(self._failure(event.request, error))
         else:
             self._traces.append(RequestTimes(event.request, event.batch, times))
