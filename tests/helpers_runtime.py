@@ -78,8 +78,8 @@ def whole_logits(network: SeparableResNeXt, x_BCHW: np.ndarray) -> np.ndarray:
 class WorkerProcess:
     """One worker in a process of its own, on a free port of 127.0.0.1."""
 
-    def __init__(self, folder: Path, insecure: bool = False) -> None:
-        call = f"run_worker({str(folder)!r}, '127.0.0.1:0', insecure={insecure})"
+    def __init__(self, folder: Path, insecure: bool = False, engine: str | None = None) -> None:
+        call = f"run_worker({str(folder)!r}, '127.0.0.1:0', insecure={insecure}, engine={engine!r})"
         code = f"from sepnas.runtime.worker import run_worker; {call}"
         self.process = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -108,8 +108,10 @@ class WorkerProcess:
 
 
 @contextmanager
-def worker_processes(deployment: Path, num_devices: int) -> Iterator[tuple[list[WorkerProcess], Hosts]]:
-    workers = [WorkerProcess(deployment / f"device{rank}") for rank in range(num_devices)]
+def worker_processes(
+    deployment: Path, num_devices: int, engine: str | None = None
+) -> Iterator[tuple[list[WorkerProcess], Hosts]]:
+    workers = [WorkerProcess(deployment / f"device{rank}", engine=engine) for rank in range(num_devices)]
     try:
         yield workers, Hosts.on([worker.address() for worker in workers])
     finally:

@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 
 from sepnas.errors import LocalProtocolError, RemoteProtocolError
 from sepnas.runtime import events
-from sepnas.runtime.events import KINDS, Bye, Closed, Data, Hello, Ready, Refused, Request, Setup, Welcome
+from sepnas.runtime.events import (
+    KINDS,
+    PROTOCOL_VERSION,
+    Bye,
+    Closed,
+    Data,
+    Hello,
+    Ready,
+    Refused,
+    Request,
+    Setup,
+    Welcome,
+)
 from sepnas.runtime.protocol import (
     HEADER,
     MAGIC,
@@ -37,6 +49,9 @@ TALK = [
     (Side.LISTENER, events.Failed(code="compute", rank=2, request=7, step=4, message="no")),
     (Side.DIALER, events.Cancel(request=7)),
     (Side.LISTENER, Data(8, 4, bytearray(b"y" * 40))),
+    (Side.DIALER, events.Recall(request=9, tag=4)),
+    (Side.LISTENER, events.Missed(request=9, rank=2, source=1, tag=3)),
+    (Side.LISTENER, events.PartialData(9, 4, bytearray(b"z" * 40))),
     (Side.DIALER, events.Ask(what="trace", last=1)),
     (Side.LISTENER, events.Answer(what="trace", data={"requests": [1, "a", None]})),
     (Side.LISTENER, Bye()),
@@ -64,7 +79,7 @@ def serving():
     return ends
 
 
-def frame(kind, body=b"", tag=0, request=0, length=None, version=1):
+def frame(kind, body=b"", tag=0, request=0, length=None, version=PROTOCOL_VERSION):
     return HEADER.pack(MAGIC, version, kind, tag, request, len(body) if length is None else length) + body
 
 

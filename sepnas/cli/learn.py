@@ -18,7 +18,7 @@ from sepnas.report.units import format_count
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
 from sepnas.spec.hosts import Hosts
-from sepnas.spec.manifest import ENGINE_SUFFIXES, EngineName, Manifest
+from sepnas.spec.manifest import ENGINE_SUFFIXES, EngineName, Manifest, OnMissing
 
 if TYPE_CHECKING:
     from sepnas.train.images import ImageData
@@ -113,6 +113,7 @@ def export_run(
     hosts: Hosts | None = None,
     force: bool = False,
     engines: Sequence[EngineName] = tuple(ENGINE_SUFFIXES),
+    on_missing: OnMissing = "strict",
 ) -> Manifest:
     """Export the best checkpoint of a training run so far."""
     from sepnas.deploy.export import export_deployment
@@ -134,7 +135,7 @@ def export_run(
 
         return export_deployment(
             network, out, name=name or run.resolve().name, classes=facts.classes, mean=facts.mean, std=facts.std,
-            hosts=hosts, force=force, engines=engines, progress=show,
+            hosts=hosts, force=force, engines=engines, on_missing=on_missing, progress=show,
         )  # fmt: skip
 
 
@@ -147,6 +148,9 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a deployment that stands there.")] = False,
     engine: Annotated[ExportEngine, typer.Option(help="Write the graphs for one engine only.")] = "both",
+    on_missing: Annotated[
+        OnMissing, typer.Option(help="A message is late or a device lost: an error, or an answer without it.")
+    ] = "strict",
 ) -> None:
     """Cut a trained network into one folder for each device.
 
@@ -156,7 +160,7 @@ def export(
     """
     given = Hosts.load(hosts) if hosts else None
     engines: tuple[EngineName, ...] = tuple(ENGINE_SUFFIXES) if engine == "both" else (engine,)
-    manifest = export_run(run, out, name, given, force, engines)
+    manifest = export_run(run, out, name, given, force, engines, on_missing)
     num_devices = manifest.architecture.num_devices
     print(
         f"{out}: {format_count(num_devices, 'device')}, {number(manifest.payload_bytes)} bytes an "

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
-from sepnas.cli.common import cluster_to_predict_with, console, number, path_of, print_json, seconds
+from sepnas.cli.common import cluster_to_predict_with, console, errors, number, path_of, print_json, seconds
 from sepnas.cli.emulate import ShapingChoice, emulated_cluster, open_session, read_setting
 from sepnas.cli.emulated_bench import print_emulated, run_bench
 from sepnas.cli.quantities import time_s
 from sepnas.runtime.images import Resize
 from sepnas.runtime.protocol import MAX_BATCH
+from sepnas.runtime.reply import Answer
 from sepnas.runtime.session import MAX_DEADLINE_S, MAX_IN_FLIGHT, MAX_TRACES, Session
+from sepnas.spec.manifest import OnMissing
 
 if TYPE_CHECKING:
     from sepnas.runtime.bench import BenchResult
@@ -58,6 +61,10 @@ def infer(
     deadline: Deadline = 10.0,
     top: Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")] = 3,
     resize: Annotated[Resize, typer.Option(help="An image of another size: refuse it, crop or stretch.")] = "no",
+    on_missing: Annotated[
+        OnMissing | None,
+        typer.Option(help="A message is late or a device lost: an error, or an answer without it [as exported]."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     insecure: Insecure = False,
 ) -> None:
@@ -71,16 +78,26 @@ def infer(
     """
     from sepnas.runtime.images import load_images
 
-    with Session(deployment, devices=devices, deadline_s=deadline, insecure=insecure) as session:
+    with Session(deployment, devices=devices, deadline_s=deadline, insecure=insecure, on_missing=on_missing) as session:
         batch = load_images(images, session.manifest, resize)
-        answers = _best(session.infer(batch), session.manifest.classes, top)
+        answer = session.ask(batch)
+        answers = _best(answer.logits, session.manifest.classes, top)
+    if not answer.complete:
+        errors.print(f"[bold yellow]warning:[/] answered without {_left_out(answer)}")
     if json_:
-        print_json([_image_data(image, found) for image, found in zip(images, answers, strict=True)])
+        missing = {} if answer.complete else {"without": answer.without, "missing": list(map(asdict, answer.missing))}
+        print_json([_image_data(image, found) | missing for image, found in zip(images, answers, strict=True)])
         return
     table = Table("image", *(f"{place}." for place in range(1, len(answers[0]) + 1)))
     for image, found in zip(images, answers, strict=True):
         table.add_row(str(image), *(f"{name} {probability:.1%}" for name, probability in found))
     console.print(table)
+
+
+def _left_out(answer: Answer) -> str:
+    devices = [f"device {rank}" for rank in answer.without]
+    messages = [f"message {m.tag} from device {m.source} to device {m.device}" for m in answer.missing]
+    return ", ".join(devices + messages)
 
 
 def _image_data(image: Path, found: list[tuple[str, float]]) -> dict[str, object]:

@@ -22,7 +22,7 @@ from sepnas.errors import DeploymentError, SpecError, StorageError
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.document import short
 from sepnas.spec.hosts import Hosts
-from sepnas.spec.manifest import ENGINE_SUFFIXES, MANIFEST_NAME, EngineName, ImageInput, Manifest
+from sepnas.spec.manifest import ENGINE_SUFFIXES, MANIFEST_NAME, EngineName, ImageInput, Manifest, OnMissing
 
 if TYPE_CHECKING:
     from sepnas.nets.separable import SeparableResNeXt
@@ -43,6 +43,7 @@ def export_deployment(
     validity_days: float = DEFAULT_VALIDITY_DAYS,
     force: bool = False,
     engines: Sequence[EngineName] = tuple(ENGINE_SUFFIXES),
+    on_missing: OnMissing = "strict",
     progress: Progress | None = None,
 ) -> Manifest:
     """Cut a network by its plan and write the deployment ``out_dir``.
@@ -53,6 +54,7 @@ def export_deployment(
         mean, std: what training normalised with, one number for each channel, for values in 0..1.
         hosts: what to write as ``hosts.yaml``; by default all devices on 127.0.0.1.
         engines: those that a device may run; each has files of its own, the weights are there once.
+        on_missing: what a client gets when a message is late or a device is lost: an error, or an answer without it.
         force: replace a deployment that stands there already (anything else is never replaced).
 
     Raises:
@@ -77,7 +79,7 @@ def export_deployment(
     try:
         with _writing(Path(out_dir), force) as folder:
             writer = DeploymentWriter(network, folder, name, validity_days, progress or _silent, tuple(engines))
-            return writer.write(tuple(classes), image, hosts)
+            return writer.write(tuple(classes), image, hosts, on_missing)
     finally:
         network.train(was_training)
 

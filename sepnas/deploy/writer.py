@@ -25,6 +25,7 @@ from sepnas.spec.manifest import (
     FileEntry,
     ImageInput,
     Manifest,
+    OnMissing,
     SegmentData,
     ShardManifest,
     canonical_digest,
@@ -57,7 +58,9 @@ class DeploymentWriter:
         self.exporter = SegmentExporter(engines)
         self.done, self.total = 0, self.plan.num_segments() + self.plan.num_devices + 1
 
-    def write(self, classes: tuple[str, ...], image: ImageInput, hosts: Hosts | None) -> Manifest:
+    def write(
+        self, classes: tuple[str, ...], image: ImageInput, hosts: Hosts | None, on_missing: OnMissing = "strict"
+    ) -> Manifest:
         """Write everything; the manifest comes last, for it lists all else."""
         ranks = range(self.plan.num_devices)
         segments = [self._write_tensors(rank) for rank in ranks]
@@ -71,12 +74,14 @@ class DeploymentWriter:
         self._write("authority/ca.pem", authority.certificate_pem())
         self._write(f"authority/{KEY_NAME}", authority.key_pem(), 0o600)
         (hosts or Hosts.local(self.plan.num_devices)).save(self.folder / "hosts.yaml")
-        manifest = self._manifest(deployment_id, classes, image)
+        manifest = self._manifest(deployment_id, classes, image, on_missing)
         manifest.save(self.folder / MANIFEST_NAME)
         self._step(MANIFEST_NAME)
         return manifest
 
-    def _manifest(self, deployment_id: str, classes: tuple[str, ...], image: ImageInput) -> Manifest:
+    def _manifest(
+        self, deployment_id: str, classes: tuple[str, ...], image: ImageInput, on_missing: OnMissing
+    ) -> Manifest:
         return Manifest(
             name=self.name,
             deployment_id=deployment_id,
@@ -85,6 +90,7 @@ class DeploymentWriter:
             input=image,
             reader=self.plan.reader,
             payload_bytes=self.plan.payload_bytes(),
+            on_missing=on_missing,
             messages=tuple(message_to_data(message) for message in self.plan.messages()),
             files=_entries(self.folder),
         ).seal()

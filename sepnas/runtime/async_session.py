@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 import numpy.typing as npt
 from typing_extensions import Self
 
-from sepnas.errors import LocalProtocolError, SpecError
+from sepnas.errors import LocalProtocolError
 from sepnas.runtime.codec import Array
 from sepnas.runtime.fleet import Arrival
-from sepnas.runtime.reply import Reply
-from sepnas.runtime.session import DEFAULT_DEADLINE_S, MAX_IN_FLIGHT, Session
+from sepnas.runtime.reply import Answer, Reply
+from sepnas.runtime.session import DEFAULT_DEADLINE_S, MAX_IN_FLIGHT, Session, checked_in_flight
 from sepnas.spec.hosts import Hosts
+from sepnas.spec.manifest import OnMissing
 
 
 class AsyncSession:
@@ -35,9 +38,11 @@ class AsyncSession:
         *,
         deadline_s: float = DEFAULT_DEADLINE_S,
         insecure: bool = False,
+        on_missing: OnMissing | None = None,
     ) -> None:
-        self._deployment, self._devices = Path(deployment), devices
-        self._deadline_s, self._insecure = deadline_s, insecure
+        self._open = partial(
+            Session, Path(deployment), devices, deadline_s=deadline_s, insecure=insecure, on_missing=on_missing
+        )
         self._session: Session | None = None
         self._turns = asyncio.Semaphore(MAX_IN_FLIGHT)
 
@@ -49,9 +54,7 @@ class AsyncSession:
         return self._session
 
     async def __aenter__(self) -> Self:
-        self._session = await asyncio.to_thread(
-            Session, self._deployment, self._devices, deadline_s=self._deadline_s, insecure=self._insecure
-        )
+        self._session = await asyncio.to_thread(self._open)
         return self
 
     async def __aexit__(
@@ -61,6 +64,10 @@ class AsyncSession:
 
     async def infer(self, batch: npt.ArrayLike, deadline_s: float | None = None) -> Array:
         """The logits ``(B, classes)`` of a batch, as :meth:`Session.infer` gives them."""
+        return (await self.ask(batch, deadline_s)).logits
+
+    async def ask(self, batch: npt.ArrayLike, deadline_s: float | None = None) -> Answer:
+        """The logits with what is missing in them, as :meth:`Session.ask` gives them."""
         async with self._turns:
             inbox = _Inbox()
             return await self._wait(await self._begin(batch, inbox, deadline_s), inbox)
@@ -70,14 +77,24 @@ class AsyncSession:
         batches: Iterable[npt.ArrayLike] | AsyncIterable[npt.ArrayLike],
         in_flight: int = 2,
         deadline_s: float | None = None,
-    ) -> AsyncIterator[Array]:
+    ) -> AsyncGenerator[Array]:
         """The logits of each batch, in order, as :meth:`Session.stream` gives them."""
-        if not 1 <= in_flight <= MAX_IN_FLIGHT:
-            raise SpecError(f"`in_flight` must lie in 1..{MAX_IN_FLIGHT}, got {in_flight!r}")
-        window: deque[asyncio.Task[Array]] = deque()
+        async with contextlib.aclosing(self.answers(batches, in_flight, deadline_s)) as answers:
+            async for answer in answers:
+                yield answer.logits
+
+    async def answers(
+        self,
+        batches: Iterable[npt.ArrayLike] | AsyncIterable[npt.ArrayLike],
+        in_flight: int = 2,
+        deadline_s: float | None = None,
+    ) -> AsyncGenerator[Answer]:
+        """A stream with what is missing in each answer."""
+        checked_in_flight(in_flight)
+        window: deque[asyncio.Task[Answer]] = deque()
         try:
             async for batch in _each(batches):
-                window.append(asyncio.create_task(self.infer(batch, deadline_s)))
+                window.append(asyncio.create_task(self.ask(batch, deadline_s)))
                 if len(window) == in_flight:
                     yield await window.popleft()
             while window:
@@ -105,12 +122,14 @@ class AsyncSession:
         if not sending.cancelled() and sending.exception() is None:
             self.session.abandon(sending.result())
 
-    async def _wait(self, reply: Reply, inbox: _Inbox) -> Array:
+    async def _wait(self, reply: Reply, inbox: _Inbox) -> Answer:
         try:
             while not reply.done:
-                reply.take(await asyncio.wait_for(inbox.get(), reply.left_s))
-        except asyncio.TimeoutError:
-            pass
+                try:
+                    reply.take(await asyncio.wait_for(inbox.get(), reply.left_s))
+                except asyncio.TimeoutError:
+                    if not self.session.fall_back(reply):
+                        break
         except BaseException:
             self.session.abandon(reply)
             raise

@@ -17,7 +17,9 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-PROTOCOL_VERSION = 1
+from sepnas.spec.manifest import OnMissing
+
+PROTOCOL_VERSION = 2
 
 U32 = Annotated[int, Field(ge=0, lt=1 << 32)]
 Rank = Annotated[int, Field(ge=-1, lt=1 << 16)]
@@ -60,10 +62,12 @@ class Refused(Control):
 
 
 class Setup(Control):
-    """From the client: where each peer listens, and how long connecting may take."""
+    """From the client: where each peer listens, how long connecting may take, and whether the session goes on without a
+    peer that is lost and a request without a message that is late (``degrade``)."""
 
     peers: Annotated[Mapping[str, Annotated[str, Field(max_length=300)]], Field(max_length=4096)]
     deadline_ms: U32
+    on_missing: OnMissing = "strict"
 
 
 class Ready(Control):
@@ -71,17 +75,37 @@ class Ready(Control):
 
 
 class Request(Control):
-    """From the client: run the program once on ``batch`` samples, every wait within ``deadline_ms``."""
+    """From the client: run the program once on ``batch`` samples, every wait within ``deadline_ms``.
+
+    The devices ``without`` take no part: nothing is sent to them, and nothing of them is waited for.
+    """
 
     request: U32
     batch: Annotated[int, Field(ge=1, lt=1 << 32)]
     deadline_ms: U32
+    without: Annotated[tuple[Rank, ...], Field(max_length=4096)] = ()
 
 
 class Cancel(Control):
     """From the client: nobody waits for ``request`` any more."""
 
     request: U32
+
+
+class Recall(Control):
+    """From the client: the logits that this device has of ``request`` itself, as message ``tag``."""
+
+    request: U32
+    tag: U32
+
+
+class Missed(Control):
+    """Device ``rank`` went on with ``request`` without message ``tag`` from ``source``."""
+
+    request: U32
+    rank: Rank
+    source: Rank
+    tag: U32
 
 
 class Failed(Control):
@@ -141,6 +165,11 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
+class PartialData(Data):
+    """A message into which something did not go that was due: its sender missed it, or got such a message itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """The peer closed the connection; ``cleanly`` when it said so before."""
 
@@ -164,5 +193,8 @@ KINDS: dict[type[Control] | type[Data], int] = {
     Ask: 12,
     Answer: 13,
     Bye: 14,
+    PartialData: 15,
+    Missed: 16,
+    Recall: 17,
 }
 """The number of each kind of frame. :class:`Closed` is no frame: it is the end of the bytes."""

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import compress
 from typing import TypeAlias
+
+import numpy as np
 
 from sepnas.errors import DeadlineError, ExchangeError, RemoteProtocolError, SepnasError
 from sepnas.plan.steps import Compute, Merge, Recv, Send, Shape, Step
-from sepnas.runtime.codec import Array, decode, encode
+from sepnas.runtime.codec import Array, Payload, decode, encode
 from sepnas.runtime.engines import Engine
-from sepnas.runtime.events import Data
-from sepnas.runtime.mailbox import Mailbox
+from sepnas.runtime.events import Data, PartialData
+from sepnas.runtime.mailbox import Letter, Mailbox
 from sepnas.runtime.merge import merge
 from sepnas.runtime.pace import FreePace, Pace
 from sepnas.runtime.shard import Shard
+from sepnas.runtime.tolerance import Patience, optional_tensors
 
 Post: TypeAlias = Callable[[int, Data], None]
 """Queues a message for a rank; does not wait."""
@@ -32,6 +36,34 @@ class StepTime:
     arrived_ns: int | None = None
 
 
+@dataclass
+class Run:
+    """A request on this device.
+
+    ``tolerant``: it goes on without messages that are late or lost; the devices ``without`` take no part. Who is in
+    ``silent``, these and who was late once, is not waited for. ``missing`` are the tensors it went without;
+    ``partial``: there are some, or what came was partial. ``logits`` are what the device sent on as its own answer.
+    """
+
+    request: int
+    batch: int
+    deadline: float
+    tolerant: bool = False
+    without: frozenset[int] = frozenset()
+    silent: set[int] = field(init=False)
+    tensors: dict[str, Array] = field(default_factory=dict)
+    missing: set[str] = field(default_factory=set)
+    partial: bool = False
+    logits: Payload | None = None
+
+    def __post_init__(self) -> None:
+        self.silent = set(self.without)
+
+
+OnMissed: TypeAlias = Callable[[int, Recv], None]
+"""Called with the request and the step that went without its message."""
+
+
 class StepError(Exception):
     """A step failed; ``error`` says how, ``step`` is its place in the program."""
 
@@ -46,70 +78,109 @@ class Executor:
     Tensors are dropped after the last step that uses them: the peak of memory is that of the plan.
     """
 
-    def __init__(self, shard: Shard, engine: Engine, mailbox: Mailbox, post: Post, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        engine: Engine,
+        mailbox: Mailbox,
+        post: Post,
+        pace: Pace | None = None,
+        on_missed: OnMissed = lambda request, step: None,
+    ) -> None:
         self._shard, self._engine, self._mailbox, self._post = shard, engine, mailbox, post
-        self._pace = pace or FreePace()
+        self._pace, self._on_missed = pace or FreePace(), on_missed
         self._drop_after = _last_uses(shard.program)
+        self._optional, self._patience = optional_tensors(shard.program), Patience(len(shard.program))
+        self._logits_step = _logits_step(shard)
         self._shapes = {
             name: Shape(data.channels, data.height, data.width) for name, data in shard.manifest.shapes.items()
         }
 
     def run(self, request: int, batch: int, deadline: float) -> list[StepTime]:
         """Run the whole program; raises :class:`StepError`. ``deadline`` is in ``time.monotonic`` seconds."""
-        tensors: dict[str, Array] = {}
-        times = []
-        self._pace.begin(batch)
+        return self.carry_out(Run(request, batch, deadline))
+
+    def carry_out(self, run: Run) -> list[StepTime]:
+        """The same for a request that may go without some of its messages."""
+        times: list[StepTime] = []
+        begun_ns = time.monotonic_ns()
+        self._pace.begin(run.batch)
+        if run.tolerant:
+            self._patience.begin(run.batch, begun_ns / 1e9, run.deadline)
         for index, step in enumerate(self._shard.program):
             start = time.monotonic_ns()
             self._pace.start(index)
             try:
-                size, arrived = self._do(step, tensors, request, batch, deadline)
+                size, arrived = self._do(index, step, run)
             except Exception as error:
                 raise StepError(index, error, step.source if isinstance(step, Recv) else None) from error
             times.append(StepTime(index, start, time.monotonic_ns(), size, arrived))
             for name in self._drop_after[index]:
-                del tensors[name]
+                run.tensors.pop(name, None)  # what is missing was never there
+        if run.tolerant and not run.partial:
+            self._patience.learn(run.batch, begun_ns, times)
         return times
 
-    def _do(
-        self, step: Step, tensors: dict[str, Array], request: int, batch: int, deadline: float
-    ) -> tuple[int, int | None]:
+    def _do(self, index: int, step: Step, run: Run) -> tuple[int, int | None]:
         """Carry out one step; payload bytes and the time of arrival for the trace."""
         if isinstance(step, Compute):
-            output = self._engine.run(step.segment, [tensors[name] for name in step.inputs])
+            output = self._engine.run(step.segment, [run.tensors[name] for name in step.inputs])
             shape = self._shapes[step.output]
-            tensors[step.output] = output.reshape(batch, shape.channels, shape.height, shape.width)
+            run.tensors[step.output] = output.reshape(run.batch, shape.channels, shape.height, shape.width)
         elif isinstance(step, Send):
-            (first, stop), (top, bottom) = step.region.channels, step.region.rows
-            payload = encode(tensors[step.tensor][:, first:stop, top:bottom], step.wire)
-            self._pace.finish()
-            self._post(step.to, Data(request, step.tag, payload))
-            return len(payload), None
+            return self._send(index, step, run), None
         elif isinstance(step, Recv):
-            return self._receive(step, tensors, request, batch, deadline)
+            return self._receive(index, step, run)
         else:
-            tensors[step.output] = self._merge(step, tensors)
+            run.tensors[step.output] = self._merge(step, run)
         self._pace.finish()
         return 0, None
 
-    def _receive(
-        self, step: Recv, tensors: dict[str, Array], request: int, batch: int, deadline: float
-    ) -> tuple[int, int | None]:
-        letter = self._mailbox.take(request, step.tag, deadline)
+    def _send(self, index: int, step: Send, run: Run) -> int:
+        (first, stop), (top, bottom) = step.region.channels, step.region.rows
+        payload = encode(run.tensors[step.tensor][:, first:stop, top:bottom], step.wire)
+        if index == self._logits_step:
+            run.logits = payload
+        self._pace.finish()
+        if step.to not in run.without:
+            kind = PartialData if run.partial else Data
+            self._post(step.to, kind(run.request, step.tag, payload))
+        return len(payload)
+
+    def _receive(self, index: int, step: Recv, run: Run) -> tuple[int, int | None]:
+        letter = self._letter(index, step, run)
+        if letter is None:
+            run.missing.add(step.tensor)
+            run.partial = True
+            if step.source not in run.without:
+                run.silent.add(step.source)
+                self._on_missed(run.request, step)
+            return 0, None
+        run.partial |= letter.partial
         self._pace.arrived(letter.arrived_ns)
         message = self._shard.messages[step.tag]
-        if len(letter.payload) != message.payload_bytes(batch):
+        if len(letter.payload) != message.payload_bytes(run.batch):
             raise RemoteProtocolError(
                 f"message {step.tag} from rank {step.source} has {len(letter.payload)} bytes; "
-                f"{message.payload_bytes(batch)} were due for a batch of {batch}"
+                f"{message.payload_bytes(run.batch)} were due for a batch of {run.batch}"
             )
-        tensors[step.tensor] = decode(letter.payload, message.wire, message.shape)
+        run.tensors[step.tensor] = decode(letter.payload, message.wire, message.shape)
         self._pace.finish()
         return len(letter.payload), letter.arrived_ns
 
-    def _merge(self, step: Merge, tensors: dict[str, Array]) -> Array:
+    def _letter(self, index: int, step: Recv, run: Run) -> Letter | None:
+        """None: the step goes without it."""
+        if not run.tolerant or step.tensor not in self._optional:
+            return self._mailbox.take(run.request, step.tag, run.deadline)
+        until = 0.0 if step.source in run.silent else self._patience.until(index)
+        return self._mailbox.wait(run.request, step.tag, until, step.source)
+
+    def _merge(self, step: Merge, run: Run) -> Array:
         weights = self._shard.weights[step.parameter] if step.parameter else None
-        return merge(step, [tensors[name] for name in step.inputs], weights)
+        there = [name not in run.missing for name in step.inputs]
+        if weights is not None:
+            weights = weights[np.array(there[1:], bool)]
+        return merge(step, [run.tensors[name] for name in compress(step.inputs, there)], weights)
 
     def describe(self, index: int) -> str:
         """A step as an error message names it."""
@@ -158,3 +229,14 @@ def _last_uses(program: tuple[Step, ...]) -> list[list[str]]:
     for name, index in last.items():
         drops[index].append(name)
     return drops
+
+
+def _logits_step(shard: Shard) -> int | None:
+    """Where the device sends logits of its own: its last step, if it has the classifier."""
+    last = shard.program[-1] if shard.program else None
+    answer = shard.manifest.answer
+    if isinstance(last, Send):
+        message = shard.messages[last.tag]
+        if message.shape == Shape(answer.channels, answer.height, answer.width):
+            return len(shard.program) - 1
+    return None

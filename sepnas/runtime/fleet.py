@@ -11,7 +11,7 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 from sepnas.errors import (
@@ -25,14 +25,15 @@ from sepnas.errors import (
 )
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.channel import Channel
-from sepnas.runtime.events import Answer, Ask, Control, Data, Failed, Hello, Ping, Pong, Ready, Setup
+from sepnas.runtime.events import Answer, Ask, Control, Data, Failed, Hello, Missed, Ping, Pong, Ready, Setup
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.links import dial
 from sepnas.runtime.shaping import Shaper
 from sepnas.runtime.trace import Clock, best_clock
 from sepnas.spec.hosts import Hosts
+from sepnas.spec.manifest import OnMissing
 
-GATHER_S = 0.1
+GATHER_S = 0.03
 """After a first failure others may follow, and one of them may name the cause."""
 _PINGS = 8
 
@@ -61,6 +62,7 @@ class Fleet:
         identity: the client's certificate; None for plain TCP.
         deadline: when opening must be done (``time.monotonic`` seconds).
         shaper: the client's links of a cluster that is emulated.
+        on_missing: ``degrade``: the session goes on without devices that are lost.
     """
 
     def __init__(
@@ -71,12 +73,15 @@ class Fleet:
         identity: Identity | None,
         deadline: float,
         shaper: Shaper | None = None,
+        on_missing: OnMissing = "strict",
     ) -> None:
-        self._shaper = shaper
+        self._shaper, self._on_missing, self._serving = shaper, on_missing, False
         self._channels: dict[int, Channel] = {}
         self._arrivals: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
         self._inboxes: dict[int, Inbox] = {}
         self._endings: list[Arrival] = []
+        self._gone: dict[int, ExchangeError] = {}
+        self._silent: dict[int, int] = {}
         self._routing = threading.Lock()
         self._broken: ExchangeError | None = None
         self._num_asked = 0
@@ -92,14 +97,29 @@ class Fleet:
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        return tuple(self._channels)
+        """The devices that are there."""
+        return tuple(rank for rank in self._channels if rank not in self._gone)
+
+    def absent(self) -> frozenset[int]:
+        """Devices that a request had better do without: they are lost, or were silent and still are."""
+        with self._routing:
+            return frozenset(self._gone) | frozenset(self._silent)
+
+    def suspect(self, rank: int) -> None:
+        """A device was silent: until it answers a ping, requests do without it."""
+        ping = Ping(sent_ns=time.monotonic_ns())
+        with self._routing:
+            if rank in self._silent or rank in self._gone:
+                return
+            self._silent[rank] = ping.sent_ns
+        self.send(rank, ping)
 
     def _set_up(self, hosts: Hosts, deadline: float) -> None:
         """Tell each device where the others listen, and wait until all of them are connected."""
         peers = {str(rank): hosts.address(rank) for rank in self._channels}
         left_ms = max(1, int((deadline - time.monotonic()) * 1e3))
         for rank, channel in self._channels.items():
-            channel.send_now(Setup(peers=peers, deadline_ms=left_ms), deadline)
+            channel.send_now(Setup(peers=peers, deadline_ms=left_ms, on_missing=self._on_missing), deadline)
             if self._shaper is not None:
                 channel.way = self._shaper.way(rank)
             channel.start(self._take(rank), self._end(rank))
@@ -110,6 +130,7 @@ class Fleet:
                 raise self._explain_set_up(event)
             if isinstance(event, Ready):
                 waiting.discard(rank)
+        self._serving = True
 
     def _take(self, rank: int) -> Any:
         return lambda event: self._route(rank, event)
@@ -124,15 +145,29 @@ class Fleet:
 
     def _route(self, rank: int, event: Control | Data | ExchangeError) -> None:
         with self._routing:
-            if isinstance(event, Data | Failed) and event.request:
+            if isinstance(event, Data | Missed) or (isinstance(event, Failed) and event.request):
                 if inbox := self._inboxes.get(event.request):
                     inbox.put((rank, event))
                 return
+            if isinstance(event, Pong) and self._silent.get(rank) == event.sent_ns:
+                del self._silent[rank]
+                return
             if isinstance(event, Failed | ExchangeError):
-                self._endings.append((rank, event))
+                event = self._ended(rank, event)
                 for inbox in self._inboxes.values():
                     inbox.put((rank, event))
         self._arrivals.put((rank, event))
+
+    def _ended(self, rank: int, event: Failed | ExchangeError) -> Failed | ExchangeError:
+        """A device is lost, and with it the session unless it degrades and others are left."""
+        if self._serving and self._on_missing == "degrade":
+            error = event if isinstance(event, ExchangeError) else PeerLostError(event.message)
+            self._gone.setdefault(rank, error)
+            self._silent.pop(rank, None)
+            if self.ranks:
+                return error
+        self._endings.append((rank, event))
+        return event
 
     def follow(self, request: int, inbox: Inbox) -> None:
         """From now on what comes for a request goes there, and what ends the session too, if it came before."""
@@ -147,8 +182,11 @@ class Fleet:
             self._inboxes.pop(request, None)
 
     def send(self, rank: int, event: Control | Data) -> None:
-        """Queue an event for a device; raises :class:`PeerLostError` when the session is broken."""
+        """Queue an event for a device, unless a session that degrades has lost it; raises :class:`PeerLostError` when
+        the session is broken."""
         self.check()
+        if rank in self._gone and self.ranks:
+            return
         try:
             self._channels[rank].send(event)
         except LocalProtocolError as error:
@@ -161,14 +199,22 @@ class Fleet:
         if self._closing.is_set():
             raise LocalProtocolError("the session is closed; open a new one")
 
-    def receive(self, deadline: float, doing: str, waiting: set[int] | None = None) -> tuple[int, Control | Data]:
-        """The next event of any device that is of no request; raises :class:`DeadlineError`, and
-        :class:`PeerLostError` for good."""
+    def check_rank(self, rank: int) -> None:
+        """Raise what happened to a device, if it is lost."""
+        error = self._gone.get(rank)
+        if error is not None:
+            raise error
+
+    def receive(self, deadline: float, doing: str, waiting: set[int] | None = None) -> Arrival:
+        """The next event of any device that is of no request, an error where the session goes on without a device.
+
+        Raises :class:`DeadlineError`, and :class:`PeerLostError` for good.
+        """
         try:
             rank, event = self._arrivals.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             raise late(waiting or set(self._channels), doing) from None
-        if isinstance(event, ExchangeError):
+        if isinstance(event, ExchangeError) and not (rank in self._gone and self.ranks):
             raise self.lost(event)
         return rank, event
 
@@ -203,10 +249,10 @@ class Fleet:
     def ask(self, what: Literal["trace", "counters"], last: int, deadline: float) -> dict[int, dict[str, Any]]:
         """Every device's answer, by rank."""
         self._num_asked += 1
-        for rank in self._channels:
+        for rank in self.ranks:
             self.send(rank, Ask(what=what, number=self._num_asked, last=last))
         answers: dict[int, dict[str, Any]] = {}
-        while waiting := set(self._channels) - set(answers):
+        while waiting := set(self.ranks) - set(answers):
             rank, event = self.receive(deadline, f"answering for the {what}", waiting)
             if isinstance(event, Answer) and event.number == self._num_asked:
                 answers[rank] = event.data
@@ -242,7 +288,7 @@ class Fleet:
             thread.join()
 
 
-def late(ranks: set[int], doing: str) -> DeadlineError:
+def late(ranks: Collection[int], doing: str) -> DeadlineError:
     """These devices should have answered."""
     who = ", ".join(f"device {rank}" for rank in sorted(ranks))
     return DeadlineError(f"no answer in time from {who} while {doing}; is it frozen or overloaded?")

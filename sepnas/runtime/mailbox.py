@@ -15,10 +15,14 @@ MAX_REQUESTS_AHEAD = 64
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A payload and when its last byte came (``time.monotonic_ns``), or should have on an emulated link."""
+    """A payload and when its last byte came (``time.monotonic_ns``), or should have on an emulated link.
+
+    ``partial``: something did not go into it that was due.
+    """
 
     payload: Payload
     arrived_ns: int
+    partial: bool = False
 
 
 class Mailbox:
@@ -30,8 +34,11 @@ class Mailbox:
         self._floor = 1
         self._cancelled: set[int] = set()
         self._broken: ExchangeError | None = None
+        self._lost: set[int] = set()
 
-    def put(self, request: int, tag: int, payload: Payload, arrived_ns: int | None = None) -> None:
+    def put(
+        self, request: int, tag: int, payload: Payload, arrived_ns: int | None = None, partial: bool = False
+    ) -> None:
         """Keep a message; one of a request that is over is dropped. Raises :class:`RemoteProtocolError`."""
         with self._changed:
             if self._is_over(request):
@@ -40,11 +47,21 @@ class Mailbox:
                 raise RemoteProtocolError(f"message {tag} is of request {request}, but request {self._floor} runs")
             if (request, tag) in self._letters:
                 raise RemoteProtocolError(f"message {tag} of request {request} came twice")
-            self._letters[request, tag] = Letter(payload, arrived_ns or time.monotonic_ns())
+            self._letters[request, tag] = Letter(payload, arrived_ns or time.monotonic_ns(), partial)
             self._changed.notify_all()
 
     def take(self, request: int, tag: int, deadline: float) -> Letter:
         """Wait until ``deadline`` (``time.monotonic`` seconds); raises what :meth:`fail` gave, or DeadlineError."""
+        letter = self.wait(request, tag, deadline)
+        if letter is None:
+            raise _late(request, tag)
+        return letter
+
+    def wait(self, request: int, tag: int, deadline: float, source: int | None = None) -> Letter | None:
+        """The same, but None when it is late, or not there and ``source`` is lost.
+
+        Raises what :meth:`fail` gave, and DeadlineError for a request that is over.
+        """
         with self._changed:
             while True:
                 letter = self._letters.pop((request, tag), None)
@@ -52,10 +69,18 @@ class Mailbox:
                     return letter
                 if self._broken is not None:
                     raise self._broken
+                if self._is_over(request):
+                    raise _late(request, tag)
                 left = deadline - time.monotonic()
-                if left <= 0 or self._is_over(request):
-                    raise DeadlineError(f"message {tag} of request {request} did not come in time")
+                if left <= 0 or source in self._lost:
+                    return None
                 self._changed.wait(left)
+
+    def lose(self, source: int) -> None:
+        """Nothing comes from there any more: who waits for it hears so."""
+        with self._changed:
+            self._lost.add(source)
+            self._changed.notify_all()
 
     def fail(self, error: ExchangeError) -> None:
         """Wake everybody who waits, for good: they get ``error`` unless their message is here."""
@@ -95,3 +120,7 @@ class Mailbox:
         self._cancelled = {request for request in self._cancelled if request >= floor}
         self._letters = {key: letter for key, letter in self._letters.items() if key[0] >= floor}
         self._changed.notify_all()
+
+
+def _late(request: int, tag: int) -> DeadlineError:
+    return DeadlineError(f"message {tag} of request {request} did not come in time")

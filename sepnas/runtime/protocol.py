@@ -17,7 +17,18 @@ from pydantic import ValidationError
 
 from sepnas.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from sepnas.runtime import events
-from sepnas.runtime.events import KINDS, PROTOCOL_VERSION, Bye, Closed, Control, Data, Event, Hello, Refused
+from sepnas.runtime.events import (
+    KINDS,
+    PROTOCOL_VERSION,
+    Bye,
+    Closed,
+    Control,
+    Data,
+    Event,
+    Hello,
+    PartialData,
+    Refused,
+)
 from sepnas.spec.wire import FRAME_HEADER_BYTES
 
 MAGIC = b"SN"
@@ -79,14 +90,17 @@ TRANSITIONS: Mapping[Phase, Table] = {
         (_D, events.Cancel): Phase.SERVING,
         (_D, events.Ping): Phase.SERVING,
         (_D, events.Ask): Phase.SERVING,
+        (_D, events.Recall): Phase.SERVING,
         (_D, Bye): Phase.SERVING,
         (_L, Data): Phase.SERVING,
+        (_L, PartialData): Phase.SERVING,
+        (_L, events.Missed): Phase.SERVING,
         (_L, events.Failed): Phase.SERVING,
         (_L, events.Pong): Phase.SERVING,
         (_L, events.Answer): Phase.SERVING,
         (_L, Bye): Phase.SERVING,
     },
-    Phase.EXCHANGING: {(side, kind): Phase.EXCHANGING for side in (_D, _L) for kind in (Data, Bye)},
+    Phase.EXCHANGING: {(side, kind): Phase.EXCHANGING for side in (_D, _L) for kind in (Data, PartialData, Bye)},
     Phase.OVER: {},
 }
 """For each phase: who may say what, and the phase after it. Who said Bye says nothing more."""
@@ -188,7 +202,7 @@ class Connection:
             raise RemoteProtocolError(
                 f"frame of version {version}, kind {number} is unknown to version {PROTOCOL_VERSION}"
             )
-        if kind is Data:
+        if issubclass(kind, Data):
             self._check_allowed(self.side.other, kind, RemoteProtocolError)
             self._check_payload(tag, length)
         else:
@@ -242,7 +256,12 @@ def _name(event: Control | Data) -> str:
 def _encode(event: Control | Data) -> tuple[int, int, int, bytes | bytearray | memoryview]:
     if isinstance(event, Data):
         payload = event.payload
-        return KINDS[Data], event.tag, event.request, payload.cast("B") if isinstance(payload, memoryview) else payload
+        return (
+            KINDS[type(event)],
+            event.tag,
+            event.request,
+            payload.cast("B") if isinstance(payload, memoryview) else payload,
+        )
     try:
         # Round through the validator: what a model_construct or a wrong type would break is ours to notice.
         body = type(event).model_validate(event.model_dump()).model_dump_json().encode()
@@ -253,7 +272,7 @@ def _encode(event: Control | Data) -> tuple[int, int, int, bytes | bytearray | m
 
 def _decode(kind: type[Control] | type[Data], tag: int, request: int, body: bytearray) -> Control | Data:
     if issubclass(kind, Data):
-        return Data(request, tag, body)
+        return kind(request, tag, body)
     try:
         return kind.model_validate_json(bytes(body))
     except ValidationError as error:

@@ -3,61 +3,184 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from sepnas.errors import ExchangeError
-from sepnas.runtime.events import Data, Failed
+from sepnas.runtime.codec import Array, Payload
+from sepnas.runtime.events import Data, Failed, Missed, PartialData
 from sepnas.runtime.fleet import GATHER_S, Arrival, Fleet, late
 
-GRACE_S = 0.25
-"""How much longer than the devices the client waits: they know better what is missing."""
+_LEAST_MARGIN_S, _MOST_MARGIN_S, _MARGIN_SHARE = 0.001, 0.05, 0.05
+_GRACE_S = 0.005
+"""How much later than the deadline an error may come."""
+_DETAILS_S = 0.01
+"""A partial answer may overtake the devices that say what is missing."""
+
+
+def margin_s(limit_s: float) -> float:
+    """How much earlier than the client the devices give up: they know better what is missing."""
+    return min(_MOST_MARGIN_S, max(_LEAST_MARGIN_S, _MARGIN_SHARE * limit_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A message that ``device`` went without: ``tag``, from device ``source``."""
+
+    device: int
+    source: int
+    tag: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Logits ``(B, classes)``, float32, and what did not go into them.
+
+    ``missing`` are messages that were late or lost, ``without`` devices that took no part, or of which nothing came.
+    """
+
+    logits: Array
+    missing: tuple[Missing, ...] = ()
+    without: tuple[int, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether it is the whole network's answer."""
+        return not self.missing and not self.without
 
 
 @dataclass
 class Reply:
     """Collects what comes for a request until it is :attr:`done` or it is :attr:`until` (``time.monotonic`` seconds).
 
-    ``reader`` is the rank that answers; ``limit_s`` is what the devices have for it.
+    ``reader`` is the rank that answers, ``limit_s`` what there is for it. ``without``: devices that take no part. In a
+    request that is ``tolerant`` other devices may fail; where the reader does, those of ``heads`` that are left can be
+    recalled (:meth:`fall_back`): each has logits of its own.
     """
 
     request: int
     batch: int
     reader: int
     limit_s: float
+    without: frozenset[int] = frozenset()
+    tolerant: bool = False
+    heads: frozenset[int] = frozenset()
     sent_ns: int = field(default_factory=time.monotonic_ns)
     done: bool = False
     until: float = field(init=False)
+    recalled: frozenset[int] = frozenset()
+    _due: float = field(init=False)
     _answer: Data | None = None
+    _own: dict[int, Data] = field(default_factory=dict)
+    _missing: list[Missing] = field(default_factory=list)
+    _failed: set[int] = field(default_factory=set)
     _reports: list[Failed] = field(default_factory=list)
     _lost: ExchangeError | None = None
 
     def __post_init__(self) -> None:
-        self.until = time.monotonic() + self.limit_s + GRACE_S
+        start = time.monotonic()
+        self._due = start + self.limit_s + _GRACE_S
+        self.until = start + self.limit_s - margin_s(self.limit_s) if self._others() else self._due
+        if self.reader in self.without:
+            self.until = start
+
+    @property
+    def device_limit_s(self) -> float:
+        """What the devices have, so that there is time left for what follows."""
+        return self.limit_s - margin_s(self.limit_s) * (2 if self._others() else 1)
 
     @property
     def left_s(self) -> float:
         """How much longer to wait."""
         return max(0.0, self.until - time.monotonic())
 
+    @property
+    def silent(self) -> frozenset[int]:
+        """Devices of which something did not come that was waited for."""
+        silent = {missing.source for missing in self._missing} | (self.recalled - self._own.keys())
+        if self.recalled and self._answer is None:
+            silent |= {self.reader}
+        return frozenset(silent - self.without)
+
     def take(self, arrival: Arrival) -> None:
         """After a first report others are waited for a moment, for one of them may name the cause."""
-        _, event = arrival
-        if isinstance(event, Failed):
-            if not self._reports:
-                self.until = time.monotonic() + GATHER_S
-            self._reports.append(event)
+        rank, event = arrival
+        if isinstance(event, Missed):
+            self._missing.append(Missing(event.rank, event.source, event.tag))
+        elif isinstance(event, Data):
+            self._take_answer(rank, event)
+        elif isinstance(event, Failed | ExchangeError):
+            self._take_failure(rank, event)
+
+    def _take_answer(self, rank: int, event: Data) -> None:
+        if rank != self.reader:
+            self._own[rank] = event
+            self.done |= self._nobody_left()
+        elif isinstance(event, PartialData) and not self.without and not self._missing:
+            self._answer, self.until = event, min(self.until, time.monotonic() + _DETAILS_S)
+        else:
+            self._answer, self.done = event, True
+
+    def _take_failure(self, rank: int, event: Failed | ExchangeError) -> None:
+        self._failed.add(rank)
+        if self.tolerant:
+            self._do_without(rank, event)
         elif isinstance(event, ExchangeError):
             self._lost = self._lost or event
             self.done = not self._reports
-        elif isinstance(event, Data):
-            self._answer, self.done = event, True
+        else:
+            if not self._reports:
+                self.until = min(self.until, time.monotonic() + GATHER_S)
+            self._reports.append(event)
 
-    def answer(self, fleet: Fleet) -> Data:
-        """What came; raises what it means when that is no answer."""
+    def _do_without(self, rank: int, event: Failed | ExchangeError) -> None:
+        if rank == self.reader:
+            if isinstance(event, Failed):
+                self._reports = [event]
+            else:
+                self._lost = event
+            if not self.recalled:
+                self.until = time.monotonic()  # so that the others are recalled now
+        self.done |= self._nobody_left()
+
+    def _others(self) -> frozenset[int]:
+        """Devices that could answer instead of the reader."""
+        return self.heads - {self.reader} - self.without - self._failed if self.tolerant else frozenset()
+
+    def _nobody_left(self) -> bool:
+        return bool(self.recalled) and self.recalled <= self._own.keys() | self._failed
+
+    def fall_back(self) -> frozenset[int]:
+        """The reader did not answer in time: those to recall, which are waited for until the deadline; none, if that is
+        no way out."""
+        if self.recalled or self._answer is not None:
+            return frozenset()
+        self.recalled = self._others()
+        if self.recalled:
+            self.until, self.done = self._due, self._nobody_left()
+        return self.recalled
+
+    def answer(self, fleet: Fleet, decode: Callable[[Payload], Array]) -> Answer:
+        """What came, decoded; raises what it means when that is no answer."""
+        without = self.without
         if self._answer is not None:
-            return self._answer
+            return Answer(decode(self._answer.payload), tuple(self._missing), tuple(sorted(without)))
+        if self._own:
+            logits_BK = _mean({rank: decode(event.payload) for rank, event in self._own.items()})
+            without |= {self.reader} | (self.recalled - self._own.keys())
+            return Answer(logits_BK, tuple(self._missing), tuple(sorted(without)))
         if self._reports:
             raise fleet.explain(self._reports, self._lost)
         if self._lost is not None:
-            raise fleet.lost(self._lost)
-        raise late({self.reader}, f"working on request {self.request} ({self.limit_s:g} s)")
+            raise self._lost if self.tolerant and fleet.ranks else fleet.lost(self._lost)
+        raise late(self.recalled or {self.reader}, f"working on request {self.request} ({self.limit_s:g} s)")
+
+
+def _mean(logits: Mapping[int, Array]) -> Array:
+    """In the order of ranks, so that it does not depend on who was first."""
+    first, *others = (logits[rank] for rank in sorted(logits))
+    total = first.copy()
+    for each in others:
+        total += each
+    total /= len(logits)
+    return total

@@ -9,9 +9,10 @@ import threading
 import time
 import warnings
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,21 +20,23 @@ from typing_extensions import Self
 
 from sepnas.deploy.verify import verify_client
 from sepnas.errors import DataError, DeadlineError, ExchangeError, RemoteProtocolError, SpecError
+from sepnas.plan.network import has_head
 from sepnas.plan.serial import message_from_data
 from sepnas.plan.steps import CLIENT
-from sepnas.runtime.codec import Array, decode, encode
+from sepnas.runtime.codec import Array, Payload, decode, encode
 from sepnas.runtime.counters import Counters, join_links
-from sepnas.runtime.events import Cancel, Data, Request
+from sepnas.runtime.events import Cancel, Data, Recall, Request
 from sepnas.runtime.fleet import Arrival, Fleet, Inbox
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.images import normalise
 from sepnas.runtime.links import check_loopback
 from sepnas.runtime.protocol import MAX_BATCH
-from sepnas.runtime.reply import Reply
+from sepnas.runtime.reply import Answer, Reply
 from sepnas.runtime.shaping import Shaper
 from sepnas.runtime.trace import Trace, request_record
 from sepnas.spec.emulation import Emulation
 from sepnas.spec.hosts import Hosts, parse_address
+from sepnas.spec.manifest import OnMissing
 
 DEFAULT_DEADLINE_S = 10.0
 MAX_IN_FLIGHT = 32
@@ -52,6 +55,8 @@ class Session:
         deadline_s: how long opening the session may take, and then each request; at most a day.
         insecure: plain TCP; on loopback addresses only.
         emulation: the client's links, when the devices emulate a cluster.
+        on_missing: what becomes of a request when a message is late or a device lost: ``strict`` an error, ``degrade``
+            an answer without it; by default what was said at the export.
 
     Raises:
         SpecError: a deadline that is none, or an address that is missing.
@@ -73,10 +78,13 @@ class Session:
         deadline_s: float = DEFAULT_DEADLINE_S,
         insecure: bool = False,
         emulation: Emulation | None = None,
+        on_missing: OnMissing | None = None,
     ) -> None:
         self.deadline_s = _checked_deadline_s(deadline_s)
         folder = Path(deployment)
         self.manifest = verify_client(folder, uses_hosts=devices is None)
+        self.on_missing = _checked_on_missing(on_missing or self.manifest.on_missing)
+        """``strict`` or ``degrade``."""
         hosts = devices if isinstance(devices, Hosts) else Hosts.load(devices or folder / "hosts.yaml")
         messages = [message_from_data(data) for data in self.manifest.messages]
         self._inputs = [message for message in messages if message.source == CLIENT]
@@ -85,8 +93,10 @@ class Session:
         if insecure:
             _allow_insecure(hosts, ranks)
         identity = None if insecure else Identity(folder / "client/tls", CLIENT, self.manifest.deployment_id)
-        expected: dict[int, dict[int, int]] = {rank: {} for rank in ranks}
-        expected[self._output.source] = {self._output.tag: self._output.payload_bytes()}
+        self._heads = frozenset(rank for rank in ranks if has_head(self.manifest.architecture, rank))
+        answering = self._heads if self.on_missing == "degrade" else {self._output.source}
+        answer_bytes = {self._output.tag: self._output.payload_bytes()}
+        expected = {rank: answer_bytes if rank in answering else {} for rank in ranks}
         self._lock = threading.Lock()
         """Of what is sent: requests must come to all devices in one order, and one question at a time."""
         self._open_changed = threading.Condition()
@@ -96,8 +106,9 @@ class Session:
         self._origin_ns = time.monotonic_ns()
         self._shaper = None if emulation is None else Shaper(emulation)
         self._fleet = Fleet(
-            self.manifest.deployment_id, expected, hosts, identity, time.monotonic() + deadline_s, self._shaper
-        )
+            self.manifest.deployment_id, expected, hosts, identity, time.monotonic() + deadline_s, self._shaper,
+            self.on_missing,
+        )  # fmt: skip
 
     def __enter__(self) -> Self:
         return self
@@ -116,7 +127,8 @@ class Session:
     def infer(self, batch: npt.ArrayLike, deadline_s: float | None = None) -> Array:
         """The logits ``(B, classes)``, float32, of a batch ``(B, channels, size, size)``.
 
-        A float32 batch is taken as it is (normalised already); uint8 images are normalised by the manifest.
+        A float32 batch is taken as it is (normalised already); uint8 images are normalised by the manifest. What is
+        missing in an answer of a session that degrades, :meth:`ask` says.
 
         Raises:
             DataError: another shape or type.
@@ -125,23 +137,36 @@ class Session:
             PeerLostError: a device went away.
             RemoteError: a device failed while it computed.
         """
+        return self.ask(batch, deadline_s).logits
+
+    def ask(self, batch: npt.ArrayLike, deadline_s: float | None = None) -> Answer:
+        """The logits with what is missing in them; raises as :meth:`infer` does."""
         inbox: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
         return self._wait(self.begin(batch, inbox, deadline_s), inbox)
 
     def stream(
         self, batches: Iterable[npt.ArrayLike], in_flight: int = 2, deadline_s: float | None = None
-    ) -> Iterator[Array]:
+    ) -> Generator[Array]:
         """The logits of each batch, in order, while up to ``in_flight`` requests (at most 32) are on their way.
 
         Devices compute one request while messages of others travel, so that more of them are answered in a second; each
         takes longer. The next batch is taken when an answer was handed on. Raises what :meth:`infer` does; what is on
         its way then, or when the iterator is closed, is cancelled.
         """
-        if not 1 <= in_flight <= MAX_IN_FLIGHT:
-            raise SpecError(f"`in_flight` must lie in 1..{MAX_IN_FLIGHT}, got {in_flight!r}")
-        return self._stream(batches, in_flight, deadline_s)
+        return self._logits_of(self.answers(batches, in_flight, deadline_s))
 
-    def _stream(self, batches: Iterable[npt.ArrayLike], in_flight: int, deadline_s: float | None) -> Iterator[Array]:
+    def answers(
+        self, batches: Iterable[npt.ArrayLike], in_flight: int = 2, deadline_s: float | None = None
+    ) -> Generator[Answer]:
+        """A stream with what is missing in each answer."""
+        return self._answers(batches, checked_in_flight(in_flight), deadline_s)
+
+    def _logits_of(self, answers: Generator[Answer]) -> Generator[Array]:
+        with contextlib.closing(answers):
+            for answer in answers:
+                yield answer.logits
+
+    def _answers(self, batches: Iterable[npt.ArrayLike], in_flight: int, deadline_s: float | None) -> Generator[Answer]:
         window: deque[tuple[Reply, queue.SimpleQueue[Arrival]]] = deque()
         try:
             for batch in batches:
@@ -210,7 +235,7 @@ class Session:
             raise DeadlineError(f"other threads kept the session busy for {limit_s:g} s")
         try:
             self._fleet.check()
-            reply = Reply(self._reserve(due), len(x_BCHW), self.manifest.reader, limit_s)
+            reply = self._new_reply(len(x_BCHW), limit_s, due)
             try:
                 self._send(reply, x_BCHW, inbox)
             except BaseException:
@@ -220,23 +245,48 @@ class Session:
         finally:
             self._lock.release()
 
-    def finish(self, reply: Reply) -> Array:
-        """The logits, when nothing more is waited for; raises what there is instead."""
+    def _new_reply(self, batch: int, limit_s: float, due: float) -> Reply:
+        reader = self.manifest.reader
+        if self.on_missing == "strict":
+            return Reply(self._reserve(due), batch, reader, limit_s)
+        absent = self._fleet.absent()
+        if self._heads <= absent | {reader}:  # nobody else can answer: a reader that is only slow must be asked
+            self._fleet.check_rank(reader)
+            absent -= {reader}
+        return Reply(self._reserve(due), batch, reader, limit_s, absent, tolerant=True, heads=self._heads)
+
+    def fall_back(self, reply: Reply) -> bool:
+        """The reader is late: ask the others for their own logits; False when that is no way out."""
+        recalled = reply.fall_back()
+        for rank in recalled:
+            self._fleet.send(rank, Recall(request=reply.request, tag=self._output.tag))
+        return bool(recalled)
+
+    def finish(self, reply: Reply) -> Answer:
+        """The answer, when nothing more is waited for; raises what there is instead."""
         try:
-            logits_BK = self._logits(reply.answer(self._fleet), reply.batch)
+            answer = reply.answer(self._fleet, lambda payload: self._logits(payload, reply.batch))
         except BaseException:
             self.abandon(reply)
             raise
+        finally:
+            for rank in reply.silent:
+                self._fleet.suspect(rank)
+        if not answer.complete:
+            self._cancel(reply.request)  # who was late need not go on with it
         self._release(reply.request)
         self._remember(reply)
-        return logits_BK
+        return answer
 
     def abandon(self, reply: Reply) -> None:
         """Tell the devices that nobody waits for it."""
         self._release(reply.request)
+        self._cancel(reply.request)
+
+    def _cancel(self, request: int) -> None:
         for message in self._inputs:
             with contextlib.suppress(ExchangeError):
-                self._fleet.send(message.destination, Cancel(request=reply.request))
+                self._fleet.send(message.destination, Cancel(request=request))
 
     def _reserve(self, due: float) -> int:
         """The next request's number; the lock is held, so that requests are sent in the order of their numbers."""
@@ -260,29 +310,38 @@ class Session:
             self._open_changed.notify_all()
 
     def _send(self, reply: Reply, x_BCHW: Array, inbox: Inbox) -> None:
-        order = Request(request=reply.request, batch=reply.batch, deadline_ms=max(1, int(reply.limit_s * 1e3)))
+        order = Request(
+            request=reply.request,
+            batch=reply.batch,
+            deadline_ms=max(1, int(reply.device_limit_s * 1e3)),
+            without=tuple(sorted(reply.without)),
+        )
         payload = encode(x_BCHW, "fp32")
         self._fleet.follow(reply.request, inbox)
         for message in self._inputs:
-            self._fleet.send(message.destination, order)
-            self._fleet.send(message.destination, Data(reply.request, message.tag, payload))
+            if message.destination not in reply.without:
+                self._fleet.send(message.destination, order)
+                self._fleet.send(message.destination, Data(reply.request, message.tag, payload))
 
-    def _wait(self, reply: Reply, inbox: queue.SimpleQueue[Arrival]) -> Array:
+    def _wait(self, reply: Reply, inbox: queue.SimpleQueue[Arrival]) -> Answer:
         try:
-            with contextlib.suppress(queue.Empty):
-                while not reply.done:
+            while not reply.done:
+                try:
                     reply.take(inbox.get(timeout=reply.left_s))
+                except queue.Empty:
+                    if not self.fall_back(reply):
+                        break
         except BaseException:
             self.abandon(reply)
             raise
         return self.finish(reply)
 
-    def _logits(self, answer: Data, batch: int) -> Array:
-        if len(answer.payload) != self._output.payload_bytes(batch):
+    def _logits(self, payload: Payload, batch: int) -> Array:
+        if len(payload) != self._output.payload_bytes(batch):
             raise RemoteProtocolError(
-                f"the answer has {len(answer.payload)} bytes; {self._output.payload_bytes(batch)} were due"
+                f"the answer has {len(payload)} bytes; {self._output.payload_bytes(batch)} were due"
             )
-        return decode(answer.payload, self._output.wire, self._output.shape).reshape(batch, -1)
+        return decode(payload, self._output.wire, self._output.shape).reshape(batch, -1)
 
     def _remember(self, reply: Reply) -> None:
         with self._open_changed:
@@ -291,10 +350,23 @@ class Session:
                 self._spans.popitem(last=False)
 
 
+def checked_in_flight(in_flight: int) -> int:
+    """The number itself; :class:`SpecError` when it is none."""
+    if not 1 <= in_flight <= MAX_IN_FLIGHT:
+        raise SpecError(f"`in_flight` must lie in 1..{MAX_IN_FLIGHT}, got {in_flight!r}")
+    return in_flight
+
+
 def _checked_deadline_s(deadline_s: float) -> float:
     if not 0 < deadline_s <= MAX_DEADLINE_S:  # so that nan is refused too
         raise SpecError(f"`deadline_s` must be more than 0 and at most {MAX_DEADLINE_S} seconds, got {deadline_s!r}")
     return deadline_s
+
+
+def _checked_on_missing(on_missing: OnMissing) -> OnMissing:
+    if on_missing not in get_args(OnMissing):
+        raise SpecError(f"`on_missing` must be one of {', '.join(get_args(OnMissing))}, got {on_missing!r}")
+    return on_missing
 
 
 def _allow_insecure(hosts: Hosts, ranks: list[int]) -> None:

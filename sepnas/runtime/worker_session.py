@@ -1,7 +1,8 @@
 """One client's session on one device: set-up, requests in order, and the end.
 
 After a failed request (deadline, failed computation) the session goes on with the next one; what still comes for
-the failed one is dropped. After a lost peer or client the session is over, and the worker waits for a new one.
+the failed one is dropped. After a lost client the session is over, and the worker waits for a new one; after a lost
+peer too, unless the session degrades: then its requests do without that peer.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -22,7 +23,9 @@ from sepnas.errors import (
     PeerLostError,
     SepnasError,
 )
+from sepnas.plan.steps import CLIENT, Recv
 from sepnas.runtime.channel import Channel
+from sepnas.runtime.codec import Payload
 from sepnas.runtime.emulated import Emulated
 from sepnas.runtime.engines import Engine
 from sepnas.runtime.events import (
@@ -34,14 +37,17 @@ from sepnas.runtime.events import (
     ErrorCode,
     Failed,
     Hello,
+    Missed,
+    PartialData,
     Ping,
     Pong,
     Ready,
+    Recall,
     Request,
     Setup,
     Welcome,
 )
-from sepnas.runtime.executor import Executor, StepError, error_code, error_text
+from sepnas.runtime.executor import Executor, Run, StepError, error_code, error_text
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.links import dial
 from sepnas.runtime.mailbox import Mailbox
@@ -51,6 +57,8 @@ from sepnas.runtime.trace import RequestTimes, step_rows
 SETUP_WAIT_S = 30.0
 """How long a client that was welcomed may take to say where the peers are."""
 MAX_TRACES = 256
+_MAX_LOGITS = 64
+"""Of so many requests the device's own logits are kept, should the client ask for them."""
 _FLUSH_S = 5.0
 
 _Job: TypeAlias = tuple[Request | Ask, float] | None
@@ -94,7 +102,12 @@ class WorkerSession:
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._ending: _Ending | None = None
         self._waiting_for: int | None = None
-        self._executor = Executor(shard, engine, self._mailbox, self._post, emulated.pace if emulated else None)
+        pace = emulated.pace if emulated else None
+        self._executor = Executor(shard, engine, self._mailbox, self._post, pace, self._tell_missed)
+        self._degrade = False
+        self._logits: OrderedDict[int, Payload] = OrderedDict()
+        self._recalled: dict[int, int] = {}
+        self._recalling = threading.Lock()
         self._traces: deque[RequestTimes] = deque(maxlen=MAX_TRACES)
         self._requests = 0
 
@@ -135,6 +148,7 @@ class WorkerSession:
         if self._emulated:
             self._client.way = self._emulated.shaper.way(-1)
         self._client.start(self._from_client, self._client_ended)
+        self._degrade = setup.on_missing == "degrade"
         deadline = time.monotonic() + setup.deadline_ms / 1e3
         try:
             self._connect_peers(setup, deadline)
@@ -190,6 +204,8 @@ class WorkerSession:
     def _from_client(self, event: Control | Data) -> None:
         if isinstance(event, Data):
             self._mailbox.put(event.request, event.tag, event.payload, event.arrived_ns)
+        elif isinstance(event, Recall):
+            self._recall(event)
         elif isinstance(event, Ping):
             with contextlib.suppress(LocalProtocolError):
                 self._client.send(Pong(sent_ns=event.sent_ns, clock_ns=time.monotonic_ns()))
@@ -200,13 +216,16 @@ class WorkerSession:
 
     def _from_peer(self, event: Control | Data) -> None:
         if isinstance(event, Data):
-            self._mailbox.put(event.request, event.tag, event.payload, event.arrived_ns)
+            partial = isinstance(event, PartialData)
+            self._mailbox.put(event.request, event.tag, event.payload, event.arrived_ns, partial)
 
     def _client_ended(self, error: ExchangeError | None) -> None:
         self._end(_Ending(PeerLostError("the client has left"), tell=False))
 
     def _peer_ended(self, rank: int, error: ExchangeError | None) -> None:
-        if error is None:
+        if self._degrade:
+            self._mailbox.lose(rank)
+        elif error is None:
             # It said Bye: its client left it, and ours is about to leave us. Only who still waits must know.
             self._mailbox.fail(PeerLostError(f"device {rank} has ended the session"))
         else:
@@ -240,13 +259,40 @@ class WorkerSession:
     def _run(self, event: Request, deadline: float) -> None:
         self._mailbox.begin(event.request)
         self._requests += 1
+        run = Run(event.request, event.batch, deadline, self._degrade, frozenset(event.without))
         try:
-            times = self._executor.run(event.request, event.batch, deadline)
+            times = self._executor.carry_out(run)
         except StepError as error:
             if not self._ending and not self._mailbox.is_over(event.request):
                 self._tell(self._failure(event.request, error))
         else:
             self._traces.append(RequestTimes(event.request, event.batch, times))
+            if self._degrade and run.logits is not None:
+                self._keep_logits(event.request, run.logits)
+
+    def _keep_logits(self, request: int, logits: Payload) -> None:
+        with self._recalling:
+            self._logits[request] = logits
+            while len(self._logits) > _MAX_LOGITS:
+                self._logits.popitem(last=False)
+            tag = self._recalled.pop(request, None)
+            self._recalled = {number: tag for number, tag in self._recalled.items() if number > request}
+        if tag is not None:
+            self._post(CLIENT, Data(request, tag, logits))
+
+    def _recall(self, event: Recall) -> None:
+        """Send the client the device's own logits, now or when they are there."""
+        with self._recalling:
+            logits = self._logits.get(event.request)
+            if logits is None and len(self._recalled) < _MAX_LOGITS:
+                self._recalled[event.request] = event.tag
+        if logits is not None:
+            with contextlib.suppress(PeerLostError):
+                self._post(CLIENT, Data(event.request, event.tag, logits))
+
+    def _tell_missed(self, request: int, step: Recv) -> None:
+        with contextlib.suppress(LocalProtocolError):
+            self._client.send(Missed(request=request, rank=self._shard.rank, source=step.source, tag=step.tag))
 
     def _failure(self, request: int, error: StepError) -> Failed:
         where = f"device {self._shard.rank}: {self._executor.describe(error.step)}"
@@ -279,6 +325,8 @@ class WorkerSession:
         try:
             channel.send(data)
         except LocalProtocolError as error:
+            if self._degrade and rank != CLIENT:
+                return
             raise PeerLostError(f"{channel.peer} is not there any more: {error}") from error
 
     def _tell(self, failed: Failed) -> None:

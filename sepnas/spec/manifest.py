@@ -28,6 +28,9 @@ EngineName = Literal["torch", "onnxruntime"]
 """What runs segments on a device; each has files of its own."""
 ENGINE_SUFFIXES: dict[EngineName, str] = {"torch": ".pt2", "onnxruntime": ".onnx"}
 
+OnMissing = Literal["strict", "degrade"]
+"""When a message is late or its sender is lost: a typed error, or an answer without it."""
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RelativePath = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
 """Names below the folder only: no component starts with a dot, so none is ``..``."""
@@ -150,11 +153,13 @@ class SealedDocument(Document):
 class Manifest(SealedDocument):
     """The top of a deployment. ``files`` lists every other file of it.
 
+    ``on_missing`` is what its clients ask of the devices unless they say otherwise.
     ``payload_bytes`` is what the devices exchange for one image, without the frame headers;
     ``messages`` are all messages of the plan, those from and to the client too.
     """
 
     format_name: ClassVar[str] = "sepnas.manifest"
+    current_version: ClassVar[int] = 2
 
     name: Annotated[str, Field(min_length=1)]
     deployment_id: Sha256
@@ -163,6 +168,7 @@ class Manifest(SealedDocument):
     input: ImageInput
     reader: Index
     payload_bytes: Index
+    on_missing: OnMissing = "strict"
     messages: tuple[MessageData, ...]
     files: dict[RelativePath, FileEntry]
 
