@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from sepnas.cli.main import app, main
-from sepnas.cli.quantities import energy_j, share, size_bytes, time_s
+from sepnas.cli.quantities import deadline_s, energy_j, share, size_bytes, time_s
 from sepnas.errors import SearchError
 from sepnas.plan.build import build_plan
 from sepnas.plan.sent import sent_policy
@@ -63,6 +63,8 @@ def error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *argum
         (time_s, "20ms", 0.02),
         (time_s, "800us", 8e-4),
         (time_s, "1.5s", 1.5),
+        (deadline_s, "100ms", 0.1),
+        (deadline_s, "10", 10.0),
         (energy_j, "0.5J", 0.5),
         (energy_j, "20mJ", 0.02),
         (share, "57%", 0.57),

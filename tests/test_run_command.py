@@ -82,8 +82,9 @@ def test_bench_traces_as_many_requests_as_asked(served, tmp_path):
     [
         (["infer", "deployment", ""], "is empty"),
         (["bench", "deployment", "--trace", ""], "is empty"),
-        (["bench", "deployment", "--deadline", "1e9"], "less than or equal to 86400"),
-        (["bench", "deployment", "--deadline", "0"], "greater than or equal to 0.001"),
+        (["bench", "deployment", "--deadline", "1e9"], "at least 1 ms and at most 86400 s, got 1e9"),
+        (["bench", "deployment", "--deadline", "0.5ms"], "at least 1 ms and at most 86400 s, got 0.5ms"),
+        (["bench", "deployment", "--deadline", "soon"], "'soon' cannot be read; give seconds"),
         (["bench", "deployment", "--batch", "5000"], "less than or equal to 4096"),
     ],
 )

@@ -11,6 +11,9 @@ from decimal import Decimal
 
 import typer
 
+from sepnas.runtime.session import MAX_DEADLINE_S
+
+_LEAST_DEADLINE_S = 0.001
 _SI = ("", "k", "M", "G")
 _BYTES = {
     "": 1.0,
@@ -32,6 +35,14 @@ def size_bytes(text: str | float) -> float:
 def time_s(text: str | float) -> float:
     """``20ms``; a bare number is refused, for nobody can tell seconds from milliseconds."""
     return _quantity(text, _SECONDS, "a number with its unit us, ms or s, such as 20ms")
+
+
+def deadline_s(text: str | float) -> float:
+    """``100ms``, or a bare number of seconds; from a millisecond to a day."""
+    seconds = _quantity(text, _SECONDS | {"": 1.0}, "seconds, or a number with its unit us, ms or s, such as 100ms")
+    if not _LEAST_DEADLINE_S <= seconds <= MAX_DEADLINE_S:
+        raise typer.BadParameter(f"must be at least 1 ms and at most {MAX_DEADLINE_S} s, got {text}")
+    return seconds
 
 
 def energy_j(text: str | float) -> float:

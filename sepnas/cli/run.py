@@ -13,11 +13,11 @@ from rich.table import Table
 from sepnas.cli.common import cluster_to_predict_with, console, errors, number, path_of, print_json, seconds
 from sepnas.cli.emulate import ShapingChoice, emulated_cluster, open_session, read_setting
 from sepnas.cli.emulated_bench import print_emulated, run_bench
-from sepnas.cli.quantities import time_s
+from sepnas.cli.quantities import deadline_s, time_s
 from sepnas.runtime.images import Resize
 from sepnas.runtime.protocol import MAX_BATCH
 from sepnas.runtime.reply import Answer
-from sepnas.runtime.session import MAX_DEADLINE_S, MAX_IN_FLIGHT, MAX_TRACES, Session
+from sepnas.runtime.session import MAX_IN_FLIGHT, MAX_TRACES, Session
 from sepnas.spec.manifest import OnMissing
 
 if TYPE_CHECKING:
@@ -27,7 +27,10 @@ Deployment = Annotated[
     Path, typer.Argument(parser=path_of, help="The deployment's folder, as `sepnas export` wrote it.")
 ]
 HostsFile = Annotated[Path | None, typer.Option("--devices", parser=path_of, help="hosts.yaml [the deployment's own].")]
-Deadline = Annotated[float, typer.Option(min=0.001, max=MAX_DEADLINE_S, help="Seconds until an answer or an error.")]
+Deadline = Annotated[
+    float,
+    typer.Option(parser=deadline_s, metavar="TIME", help="Until an answer or an error: seconds, or such as 100ms."),
+]
 WorkerEngine = Literal["torch", "onnxruntime", "auto"]
 Insecure = Annotated[bool, typer.Option("--insecure", help="No TLS; only on this machine's own addresses.")]
 
