@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import signal
+import socket
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sepnas.errors import DeadlineError, PeerLostError, RemoteError, SpecError
+from sepnas.errors import DeadlineError, PeerLostError, RemoteError, RemoteProtocolError, SpecError
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.plan.build import build_plan
 from sepnas.plan.steps import CLIENT, Recv
+from sepnas.runtime.async_session import AsyncSession
 from sepnas.runtime.bench import random_batch
 from sepnas.runtime.engines import TorchEngine
+from sepnas.runtime.events import Data, Missed, PartialData
+from sepnas.runtime.mailbox import MAX_REQUESTS_AHEAD
+from sepnas.runtime.reply import Missing, Reply
 from sepnas.runtime.session import Session
 from sepnas.runtime.tolerance import Patience, optional_tensors
+from sepnas.runtime.worker import Worker
 from sepnas.spec.architecture import Architecture
+from sepnas.spec.hosts import Hosts
 from tests.helpers_runtime import (
+    WorkerProcess,
     export_tiny,
     lively_network,
     threads,
@@ -69,10 +79,21 @@ class Deployed:
 
     @contextmanager
     def served(self, **options):
-        started = worker_processes(self.folder, 3, "onnxruntime")
-        with started as (workers, hosts), Session(self.folder, hosts, **options) as session:
-            self.check(session.ask(random_batch(session.manifest, 2)), set(), random_batch(session.manifest, 2))
-            yield [worker.process for worker in workers], session
+        """Running workers and a session that has had an answer."""
+        with worker_processes(self.folder, 3, "onnxruntime") as (workers, hosts):
+            self.hosts = hosts
+            with Session(self.folder, hosts, **options) as session:
+                x_bchw = random_batch(session.manifest, 2)
+                self.check(session.ask(x_bchw), set(), x_bchw)
+                yield [worker.process for worker in workers], session
+
+    def complete_again(self, session: Session, limit_s: float) -> None:
+        """Wait until an answer has everything in it."""
+        x_bchw, limit = random_batch(session.manifest, 2, seed=2), time.monotonic() + limit_s
+        while not (answer := session.ask(x_bchw, 5.0)).complete:
+            assert time.monotonic() < limit, (answer.missing, answer.without, session.health())
+            time.sleep(0.05)
+        self.check(answer, set(), x_bchw)
 
 
 @pytest.fixture(scope="module")
@@ -116,21 +137,18 @@ def test_a_frozen_device_is_done_without_until_it_answers_again(mean):
         x_bchw = random_batch(session.manifest, 2, seed=1)
         processes[1].send_signal(signal.SIGSTOP)
         try:
-            start = time.monotonic()
             answer = session.ask(x_bchw)
-            assert time.monotonic() - start < 1.0 + SOON_S
             assert {missing.source for missing in answer.missing} == {1}
             mean.check(answer, {1}, x_bchw)
-            later = session.ask(x_bchw)
-            assert (later.without, later.missing) == ((1,), ())
+            for later in session.answers(itertools.repeat(x_bchw, 2 * MAX_REQUESTS_AHEAD)):
+                assert (later.without, later.missing) == ((1,), ())
             mean.check(later, {1}, x_bchw)
+            assert session.health() == {0: "ready", 1: "silent", 2: "ready"}
+            assert session.counters().requests
         finally:
             thaw(processes[1])
-        limit = time.monotonic() + SOON_S
-        while not (answer := session.ask(x_bchw, 5.0)).complete:
-            assert time.monotonic() < limit
-            time.sleep(0.05)
-        mean.check(answer, set(), x_bchw)
+        mean.complete_again(session, SOON_S)
+        assert set(session.health().values()) == {"ready"}
 
 
 def test_a_frozen_reader_is_answered_for(mean):
@@ -214,11 +232,7 @@ def test_late_messages_are_done_without(mean):
         answer = session.ask(slow, 0.5)
         assert {missing.source for missing in answer.missing} == {1}
         mean.check(answer, {1}, slow)
-        limit = time.monotonic() + SOON_S
-        while not (answer := session.ask(quick)).complete:
-            assert time.monotonic() < limit
-            time.sleep(0.1)
-        mean.check(answer, set(), quick)
+        mean.complete_again(session, SOON_S)
 
 
 def test_a_failing_device_is_done_without(mean, single):
@@ -238,6 +252,152 @@ def test_a_failing_device_is_done_without(mean, single):
         with pytest.raises(RemoteError, match=r"device 0.*a batch of four"):
             session.ask(random_batch(session.manifest, 4))
         single.check(session.ask(random_batch(session.manifest, 2)), set(), random_batch(session.manifest, 2))
+
+
+@pytest.mark.parametrize("lost", [{1}, {0}, {1, 2}])
+def test_a_restarted_device_rejoins(mean, lost):
+    """A device that is started again takes part again, in the same session, whoever it was, and says so."""
+    with mean.served(deadline_s=2.0) as (processes, session):
+        for rank in lost:
+            processes[rank].kill()
+            processes[rank].wait()
+        x_bchw = random_batch(session.manifest, 2, seed=1)
+        session.ask(x_bchw)
+        mean.check(session.ask(x_bchw), lost, x_bchw)
+        assert all("was lost" in session.health()[rank] for rank in lost)
+        with ExitStack() as stack:
+            for rank in lost:
+                address = mean.hosts.address(rank)
+                worker = WorkerProcess(mean.folder / f"device{rank}", engine="onnxruntime", listen=address)
+                stack.callback(worker.end)
+                worker.address()
+            mean.complete_again(session, 3 * SOON_S)
+            assert set(session.health().values()) == {"ready"}
+            assert len(session.trace().requests[-1].devices) == 3
+
+
+def test_two_devices_that_lost_each_other_are_brought_together(mean):
+    """Where only the connection between two devices is lost, the client takes one out and in again."""
+    workers = [Worker(mean.folder / f"device{rank}", "127.0.0.1", 0) for rank in range(3)]
+    running = [threading.Thread(target=worker.serve_forever) for worker in workers]
+    for thread in running:
+        thread.start()
+    try:
+        hosts = Hosts.on([worker.address for worker in workers])
+        with Session(mean.folder, hosts, deadline_s=2.0) as session:
+            x_bchw = random_batch(session.manifest, 2, seed=1)
+            mean.check(session.ask(x_bchw), set(), x_bchw)
+            workers[0]._session._peers[1].pipe.sock.shutdown(socket.SHUT_RDWR)
+            session.ask(x_bchw)
+            time.sleep(1.0)
+            mean.complete_again(session, SOON_S)
+            assert session.ask(x_bchw).complete
+    finally:
+        for worker in workers:
+            worker.stop()
+        for thread in running:
+            thread.join(20)
+
+
+def test_a_closed_session_ends_who_waits(single):
+    """Also where it degrades, a request that waits when the session is closed hears that it was closed."""
+
+    class Slow(TorchEngine):
+        def run(self, segment, inputs):
+            if len(inputs[0]) == 3:
+                time.sleep(0.5)
+            return super().run(segment, inputs)
+
+    with threads(single.folder, 3, engine=Slow) as hosts:
+        session, found = Session(single.folder, hosts), []
+        waiting = threading.Thread(
+            target=lambda: found.append(_error(lambda: session.infer(random_batch(session.manifest, 3))))
+        )
+        waiting.start()
+        time.sleep(0.1)
+        session.close()
+        waiting.join(SOON_S)
+    assert [str(error) for error in found] == ["the session was closed before the answer came"]
+
+
+def _error(call) -> Exception | None:
+    try:
+        call()
+    except Exception as error:
+        return error
+    return None
+
+
+def test_asyncio_degrades_too(mean):
+    """An asyncio session answers without a killed reader, in streams too, and says so."""
+    with worker_processes(mean.folder, 3, "onnxruntime") as (workers, hosts):
+
+        async def run():
+            async with AsyncSession(mean.folder, hosts, deadline_s=2.0) as session:
+                x_bchw = random_batch(session.session.manifest, 2, seed=1)
+                whole = await session.ask(x_bchw)
+                workers[0].process.kill()
+                workers[0].process.wait()
+                await session.ask(x_bchw)
+                return x_bchw, whole, [a async for a in session.answers([x_bchw] * 5, in_flight=2)]
+
+        x_bchw, whole, without = asyncio.run(run())
+    mean.check(whole, set(), x_bchw)
+    assert whole.complete
+    for answer in without:
+        assert answer.without == (0,)
+        mean.check(answer, {0}, x_bchw)
+
+
+def waiting_reply(left_s: float = 10.0, **options) -> Reply:
+    return Reply(1, 1, 0, time.monotonic() + left_s, tolerant=True, heads=frozenset({0, 1, 2}), **options)
+
+
+def ignored_decode(payload) -> np.ndarray:
+    return np.full((1, 2), payload[0], np.float32)
+
+
+def test_a_partial_answer_is_never_called_complete():
+    """Also when nobody said what is missing, and with what was said when it came in time."""
+    reply = waiting_reply()
+    reply.take((0, PartialData(1, 7, b"\x05")))
+    assert not reply.done
+    assert reply.left_s < 1
+    found = reply.answer(None, ignored_decode)
+    assert (found.complete, found.missing, found.without) == (False, (), ())
+    reply.take((2, Missed(request=1, rank=2, source=1, tag=3)))
+    assert reply.answer(None, ignored_decode).missing == (Missing(2, 1, 3),)
+    assert reply.silent == {1}
+
+
+def test_a_late_look_leaves_time_to_recall():
+    """Who looks after its answer was due may still ask the others, and one that sends nonsense is left out."""
+    reply = waiting_reply(left_s=-5.0)
+    assert reply.left_s == 0
+    assert reply.fall_back() == {1, 2}
+    assert reply.left_s > 0
+    reply.take((1, Data(1, 7, b"\x03")))
+    assert not reply.done
+    reply.take((2, Data(1, 7, b"")))
+    assert reply.done
+
+    def decode(payload) -> np.ndarray:
+        if not payload:
+            raise RemoteProtocolError("nonsense")
+        return ignored_decode(payload)
+
+    found = reply.answer(None, decode)
+    assert (found.logits.tolist(), found.without) == ([[3.0, 3.0]], (0, 2))
+
+
+def test_an_answer_after_a_recall_makes_nobody_suspect():
+    """When the reader answers after all, its answer counts, and those that were recalled are not silent."""
+    reply = waiting_reply(left_s=0.01)
+    reply.fall_back()
+    reply.take((0, Data(1, 7, b"\x01")))
+    assert reply.done
+    assert reply.answer(None, ignored_decode).complete
+    assert reply.silent == frozenset()
 
 
 def test_what_can_be_missed_is_what_only_merges_take(mean):

@@ -332,7 +332,7 @@ def test_a_key_that_others_may_read_is_refused(deployment):
         verify_device(deployment / "device0")
 
 
-@pytest.mark.parametrize(("name", "version"), [("manifest.json", 1), ("device0/shard.json", 2)])
+@pytest.mark.parametrize(("name", "version"), [("manifest.json", 2), ("device0/shard.json", 2)])
 def test_a_newer_version_is_named(deployment, name, version):
     """A manifest of a newer version is refused as that, not as damaged."""
     path = deployment / name
@@ -340,6 +340,18 @@ def test_a_newer_version_is_named(deployment, name, version):
     check = verify_deployment if name == "manifest.json" else verify_device
     says = rf"field `version`: this sepnas reads .* up to version {version}, got {version + 1}"
     with pytest.raises(VersionError, match=says):
+        check(path.parent)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "device0/shard.json"])
+def test_an_older_version_is_named(deployment, name):
+    """A manifest of an older version is refused as that, and says to export again."""
+    path = deployment / name
+    path.write_text(path.read_text().replace('"version": 2', '"version": 1', 1))
+    check = verify_deployment if name == "manifest.json" else verify_device
+    with pytest.raises(
+        DeploymentError, match=r"an older sepnas \(version 1, this one writes 2\); export it"
+    ):
         check(path.parent)
 
 

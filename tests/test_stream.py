@@ -70,6 +70,18 @@ def test_a_stream_takes_batches_when_it_needs_them(served):
     assert session.infer(random_batch(session.manifest, 1)).shape == (1, 5)
 
 
+def test_a_stream_that_rests_holds_nobody_up(served):
+    """While a stream waits for its consumer, other requests than those that may be on their way are answered."""
+    _, _, session = served
+    batch = random_batch(session.manifest, 1)
+    stream, other = (session.stream(itertools.repeat(batch), in_flight=3) for _ in range(2))
+    next(stream)
+    for _ in range(2 * MAX_IN_FLIGHT):
+        session.infer(batch, NEXT_S)
+        next(other)
+    next(stream)
+
+
 def test_threads_share_a_session(served, network):
     """Requests of several threads are on their way at once, and each thread gets its own answers."""
     _, _, session = served
@@ -153,7 +165,7 @@ def test_too_many_or_too_few_in_flight_are_refused(served, in_flight):
 
 
 def test_a_killed_worker_ends_every_request_on_its_way(exported):
-    """All who wait hear of the lost device at once, also in asyncio, and what is asked later is told the same."""
+    """Who waits hears of the lost device at once, and what is asked later is told the same."""
     with (
         worker_processes(exported, 2, "onnxruntime") as (workers, hosts),
         Session(exported, hosts, deadline_s=60) as session,
@@ -204,7 +216,7 @@ def test_asyncio_awaits_many_requests_at_once(served, network):
             yield batch
 
     async def run():
-        async with sepnas.AsyncSession(deployment, hosts) as devices:
+        async with sepnas.AsyncSession(deployment, hosts, in_flight=MAX_IN_FLIGHT) as devices:
             every = await asyncio.gather(*map(devices.infer, given))
             streamed = [logits async for logits in devices.stream(arriving(), in_flight=4)]
             plainly = [logits async for logits in devices.stream(given[:10])]

@@ -100,7 +100,7 @@ def infer(
 def _left_out(answer: Answer) -> str:
     devices = [f"device {rank}" for rank in answer.without]
     messages = [f"message {m.tag} from device {m.source} to device {m.device}" for m in answer.missing]
-    return ", ".join(devices + messages)
+    return ", ".join(devices + messages) or "messages that nobody was left to name"
 
 
 def _image_data(image: Path, found: list[tuple[str, float]]) -> dict[str, object]:

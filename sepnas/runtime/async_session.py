@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import queue
+import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from functools import partial
@@ -18,7 +20,7 @@ from sepnas.errors import LocalProtocolError
 from sepnas.runtime.codec import Array
 from sepnas.runtime.fleet import Arrival
 from sepnas.runtime.reply import Answer, Reply
-from sepnas.runtime.session import DEFAULT_DEADLINE_S, MAX_IN_FLIGHT, Session, checked_in_flight
+from sepnas.runtime.session import DEFAULT_DEADLINE_S, Session, checked_in_flight
 from sepnas.spec.hosts import Hosts
 from sepnas.spec.manifest import OnMissing
 
@@ -26,9 +28,9 @@ from sepnas.spec.manifest import OnMissing
 class AsyncSession:
     """A :class:`Session` whose requests are awaited; use it with ``async with``, which opens it.
 
-    Arguments and errors are those of :class:`Session`. Up to 32 requests are on their way, others wait for their turn;
-    one that is cancelled is cancelled on the devices too. Everything runs in the event loop but opening, closing and
-    normalising uint8 images, which take a thread for a moment.
+    Arguments and errors are those of :class:`Session`, ``in_flight`` (at most 32) how many requests are on their way at
+    once: others wait for their turn, which their deadlines do not count. One that is cancelled is cancelled on the
+    devices too. Opening, closing and sending take a thread for a moment; no thread waits for an answer.
     """
 
     def __init__(
@@ -39,12 +41,13 @@ class AsyncSession:
         deadline_s: float = DEFAULT_DEADLINE_S,
         insecure: bool = False,
         on_missing: OnMissing | None = None,
+        in_flight: int = 4,
     ) -> None:
         self._open = partial(
             Session, Path(deployment), devices, deadline_s=deadline_s, insecure=insecure, on_missing=on_missing
         )
         self._session: Session | None = None
-        self._turns = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._turns = asyncio.Semaphore(checked_in_flight(in_flight))
 
     @property
     def session(self) -> Session:
@@ -54,7 +57,12 @@ class AsyncSession:
         return self._session
 
     async def __aenter__(self) -> Self:
-        self._session = await asyncio.to_thread(self._open)
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open))
+        try:
+            self._session = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close)
+            raise
         return self
 
     async def __aexit__(
@@ -126,8 +134,8 @@ class AsyncSession:
         try:
             while not reply.done:
                 try:
-                    reply.take(await asyncio.wait_for(inbox.get(), reply.left_s))
-                except asyncio.TimeoutError:
+                    reply.take(await inbox.get(reply.left_s))
+                except queue.Empty:
                     if not self.session.fall_back(reply):
                         break
         except BaseException:
@@ -141,14 +149,39 @@ class _Inbox:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
+        self._arrivals: deque[Arrival] = deque()
+        self._waiting: asyncio.Future[None] | None = None
 
     def put(self, arrival: Arrival) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._arrivals.put_nowait, arrival)
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
+            self._loop.call_soon_threadsafe(self._take, arrival)
 
-    async def get(self) -> Arrival:
-        return await self._arrivals.get()
+    def _take(self, arrival: Arrival) -> None:
+        self._arrivals.append(arrival)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def get(self, timeout_s: float) -> Arrival:
+        """The next; ``queue.Empty`` when none comes in time. What has come already is given, however late it is."""
+        if not self._arrivals:
+            self._waiting = self._loop.create_future()
+            alarm = self._loop.call_later(timeout_s, self._wake)
+            try:
+                await self._waiting
+            finally:
+                alarm.cancel()
+        if not self._arrivals:
+            raise queue.Empty
+        return self._arrivals.popleft()
+
+
+def _close(opening: asyncio.Future[Session]) -> None:
+    """Nobody waits for it any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        threading.Thread(target=opening.result().close, daemon=True).start()
 
 
 async def _each(batches: Iterable[npt.ArrayLike] | AsyncIterable[npt.ArrayLike]) -> AsyncIterator[npt.ArrayLike]:

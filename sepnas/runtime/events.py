@@ -63,11 +63,15 @@ class Refused(Control):
 
 class Setup(Control):
     """From the client: where each peer listens, how long connecting may take, and whether the session goes on without a
-    peer that is lost and a request without a message that is late (``degrade``)."""
+    peer that is lost and a request without a message that is late (``degrade``).
+
+    ``rejoin``: the others are in the session already; this device dials all that are named here, and needs no other.
+    """
 
     peers: Annotated[Mapping[str, Annotated[str, Field(max_length=300)]], Field(max_length=4096)]
     deadline_ms: U32
     on_missing: OnMissing = "strict"
+    rejoin: bool = False
 
 
 class Ready(Control):

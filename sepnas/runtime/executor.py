@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -41,8 +42,9 @@ class Run:
     """A request on this device.
 
     ``tolerant``: it goes on without messages that are late or lost; the devices ``without`` take no part. Who is in
-    ``silent``, these and who was late once, is not waited for. ``missing`` are the tensors it went without;
-    ``partial``: there are some, or what came was partial. ``logits`` are what the device sent on as its own answer.
+    ``silent``, these and who was late once since the request ``arrived``, is not waited for. ``missing`` are the
+    tensors it went without; ``partial``: there are some, or what came was partial. ``logits`` are what the device sent
+    on as its own answer.
     """
 
     request: int
@@ -50,6 +52,7 @@ class Run:
     deadline: float
     tolerant: bool = False
     without: frozenset[int] = frozenset()
+    arrived: float = math.inf
     silent: set[int] = field(init=False)
     tensors: dict[str, Array] = field(default_factory=dict)
     missing: set[str] = field(default_factory=set)
@@ -92,6 +95,7 @@ class Executor:
         self._drop_after = _last_uses(shard.program)
         self._optional, self._patience = optional_tensors(shard.program), Patience(len(shard.program))
         self._logits_step = _logits_step(shard)
+        self._late_at: dict[int, float] = {}
         self._shapes = {
             name: Shape(data.channels, data.height, data.width) for name, data in shard.manifest.shapes.items()
         }
@@ -106,6 +110,7 @@ class Executor:
         begun_ns = time.monotonic_ns()
         self._pace.begin(run.batch)
         if run.tolerant:
+            run.silent |= {source for source, found in self._late_at.items() if run.arrived < found}
             self._patience.begin(run.batch, begun_ns / 1e9, run.deadline)
         for index, step in enumerate(self._shard.program):
             start = time.monotonic_ns()
@@ -142,9 +147,10 @@ class Executor:
         if index == self._logits_step:
             run.logits = payload
         self._pace.finish()
-        if step.to not in run.without:
-            kind = PartialData if run.partial else Data
-            self._post(step.to, kind(run.request, step.tag, payload))
+        if step.to in run.without:
+            return 0
+        kind = PartialData if run.partial else Data
+        self._post(step.to, kind(run.request, step.tag, payload))
         return len(payload)
 
     def _receive(self, index: int, step: Recv, run: Run) -> tuple[int, int | None]:
@@ -154,7 +160,10 @@ class Executor:
             run.partial = True
             if step.source not in run.without:
                 run.silent.add(step.source)
+                self._late_at[step.source] = time.monotonic()
                 self._on_missed(run.request, step)
+            self._pace.arrived(time.monotonic_ns())
+            self._pace.finish()
             return 0, None
         run.partial |= letter.partial
         self._pace.arrived(letter.arrived_ns)

@@ -28,6 +28,7 @@ from sepnas.runtime.channel import Channel
 from sepnas.runtime.events import Answer, Ask, Control, Data, Failed, Hello, Missed, Ping, Pong, Ready, Setup
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.links import dial
+from sepnas.runtime.rejoin import Rejoiner
 from sepnas.runtime.shaping import Shaper
 from sepnas.runtime.trace import Clock, best_clock
 from sepnas.spec.hosts import Hosts
@@ -35,6 +36,9 @@ from sepnas.spec.manifest import OnMissing
 
 GATHER_S = 0.03
 """After a first failure others may follow, and one of them may name the cause."""
+_REJOIN_S = 5.0
+_PARTED_S = 0.3
+"""Two devices that lost each other for so long while the client has both need help."""
 _PINGS = 8
 
 Arrival: TypeAlias = tuple[int, Control | Data | ExchangeError]
@@ -76,34 +80,56 @@ class Fleet:
         on_missing: OnMissing = "strict",
     ) -> None:
         self._shaper, self._on_missing, self._serving = shaper, on_missing, False
+        self._expected, self._hosts, self._identity = dict(expected), hosts, identity
         self._channels: dict[int, Channel] = {}
         self._arrivals: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
         self._inboxes: dict[int, Inbox] = {}
         self._endings: list[Arrival] = []
         self._gone: dict[int, ExchangeError] = {}
         self._silent: dict[int, int] = {}
-        self._routing = threading.Lock()
+        self._parted: dict[tuple[int, int], float] = {}
+        # one that its holder may take again: a stream that nobody holds any more ends wherever rubbish is collected
+        self._routing = threading.RLock()
         self._broken: ExchangeError | None = None
         self._num_asked = 0
         self._closing = threading.Event()
-        hello = Hello(deployment_id=deployment_id, rank=CLIENT, session=secrets.token_hex(8))
+        self._hello = Hello(deployment_id=deployment_id, rank=CLIENT, session=secrets.token_hex(8))
+        self._rejoiner = Rejoiner(self._lost_now, self._bring_back)
         try:
-            for rank, sample_bytes in sorted(expected.items()):
-                self._channels[rank] = dial(rank, hosts.address(rank), hello, identity, sample_bytes, deadline)
-            self._set_up(hosts, deadline)
+            for rank in sorted(expected):
+                self._channels[rank] = self._dial(rank, deadline)
+            self._set_up(deadline)
+            if on_missing == "degrade":
+                self._rejoiner.start()
         except BaseException:
             self.close()
             raise
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the session can do without a device."""
+        return self._serving and self._on_missing == "degrade"
 
     @property
     def ranks(self) -> tuple[int, ...]:
         """The devices that are there."""
         return tuple(rank for rank in self._channels if rank not in self._gone)
 
+    def gone(self) -> frozenset[int]:
+        """Devices that are lost."""
+        with self._routing:
+            return frozenset(self._gone)
+
     def absent(self) -> frozenset[int]:
         """Devices that a request had better do without: they are lost, or were silent and still are."""
         with self._routing:
             return frozenset(self._gone) | frozenset(self._silent)
+
+    def health(self) -> dict[int, str]:
+        """Of each device: ready, silent, or how it was lost."""
+        with self._routing:
+            told = {rank: "silent" if rank in self._silent else "ready" for rank in self._channels}
+            return told | {rank: str(error) for rank, error in self._gone.items()}
 
     def suspect(self, rank: int) -> None:
         """A device was silent: until it answers a ping, requests do without it."""
@@ -114,15 +140,26 @@ class Fleet:
             self._silent[rank] = ping.sent_ns
         self.send(rank, ping)
 
-    def _set_up(self, hosts: Hosts, deadline: float) -> None:
-        """Tell each device where the others listen, and wait until all of them are connected."""
-        peers = {str(rank): hosts.address(rank) for rank in self._channels}
+    def _dial(self, rank: int, deadline: float) -> Channel:
+        return dial(rank, self._hosts.address(rank), self._hello, self._identity, self._expected[rank], deadline)
+
+    def _setup(self, deadline: float, rejoin: bool = False) -> Setup:
+        """Where all that are there listen."""
         left_ms = max(1, int((deadline - time.monotonic()) * 1e3))
+        peers = {str(rank): self._hosts.address(rank) for rank in self.ranks}
+        return Setup(peers=peers, deadline_ms=left_ms, on_missing=self._on_missing, rejoin=rejoin)
+
+    def _start(self, rank: int, channel: Channel) -> None:
+        if self._shaper is not None:
+            channel.way = self._shaper.way(rank)
+        channel.start(lambda event: self._route(rank, event), lambda error: self._end(rank, channel, error))
+
+    def _set_up(self, deadline: float) -> None:
+        """Tell each device where the others listen, and wait until all of them are connected."""
+        setup = self._setup(deadline)
         for rank, channel in self._channels.items():
-            channel.send_now(Setup(peers=peers, deadline_ms=left_ms, on_missing=self._on_missing), deadline)
-            if self._shaper is not None:
-                channel.way = self._shaper.way(rank)
-            channel.start(self._take(rank), self._end(rank))
+            channel.send_now(setup, deadline)
+            self._start(rank, channel)
         waiting = set(self._channels)
         while waiting:
             rank, event = self.receive(deadline + GATHER_S, "connecting to their peers", waiting)
@@ -132,19 +169,50 @@ class Fleet:
                 waiting.discard(rank)
         self._serving = True
 
-    def _take(self, rank: int) -> Any:
-        return lambda event: self._route(rank, event)
-
-    def _end(self, rank: int) -> Any:
-        def end(error: ExchangeError | None) -> None:
+    def _end(self, rank: int, channel: Channel, error: ExchangeError | None) -> None:
+        if self._channels[rank] is channel:  # it has not come back meanwhile
             how = error or "it ended the session"
-            peer = self._channels[rank].peer
-            self._route(rank, PeerLostError(f"{peer} was lost: {how}; start it again and open a new session"))
+            advice = "start it again" if self._on_missing == "degrade" else "start it again and open a new session"
+            self._route(rank, PeerLostError(f"{channel.peer} was lost: {how}; {advice}"))
 
-        return end
+    def _bring_back(self, rank: int) -> bool:
+        """Whether a lost device is in the session again, connected to all that are there."""
+        deadline = time.monotonic() + _REJOIN_S
+        channel = None
+        try:
+            channel = self._dial(rank, deadline)
+            channel.send_now(self._setup(deadline, rejoin=True), deadline)
+            ready = isinstance(channel.next_event(deadline), Ready)
+        except ExchangeError:
+            ready = False
+        with self._routing:
+            if channel is None or not ready or self._closing.is_set():
+                if channel is not None:
+                    channel.abort()
+                return False
+            self._channels[rank] = channel
+            del self._gone[rank]
+            self._start(rank, channel)
+        return True
+
+    def _cut(self) -> None:
+        """Of two devices that live and have lost each other one is taken out, so that it comes back to both."""
+        with self._routing:
+            now = time.monotonic()
+            for pair, since in list(self._parted.items()):
+                if now - since >= _PARTED_S:
+                    del self._parted[pair]
+                    if not self._gone.keys() & set(pair):
+                        self._channels[max(pair)].abort()
+
+    def _lost_now(self) -> frozenset[int]:
+        self._cut()
+        return self.gone()
 
     def _route(self, rank: int, event: Control | Data | ExchangeError) -> None:
         with self._routing:
+            if isinstance(event, Missed) and (event.rank != rank or event.source not in self._channels):
+                return  # it speaks of what it cannot know
             if isinstance(event, Data | Missed) or (isinstance(event, Failed) and event.request):
                 if inbox := self._inboxes.get(event.request):
                     inbox.put((rank, event))
@@ -152,18 +220,22 @@ class Fleet:
             if isinstance(event, Pong) and self._silent.get(rank) == event.sent_ns:
                 del self._silent[rank]
                 return
+            if isinstance(event, Failed) and event.waiting_for in self._channels and self._goes_on:
+                self._parted.setdefault((min(rank, event.waiting_for), max(rank, event.waiting_for)), time.monotonic())
+                return
             if isinstance(event, Failed | ExchangeError):
                 event = self._ended(rank, event)
-                for inbox in self._inboxes.values():
+                for inbox in list(self._inboxes.values()):
                     inbox.put((rank, event))
         self._arrivals.put((rank, event))
 
     def _ended(self, rank: int, event: Failed | ExchangeError) -> Failed | ExchangeError:
         """A device is lost, and with it the session unless it degrades and others are left."""
-        if self._serving and self._on_missing == "degrade":
+        if self._goes_on:
             error = event if isinstance(event, ExchangeError) else PeerLostError(event.message)
             self._gone.setdefault(rank, error)
             self._silent.pop(rank, None)
+            self._rejoiner.look()
             if self.ranks:
                 return error
         self._endings.append((rank, event))
@@ -173,7 +245,7 @@ class Fleet:
         """From now on what comes for a request goes there, and what ends the session too, if it came before."""
         with self._routing:
             self._inboxes[request] = inbox
-            for arrival in self._endings:
+            for arrival in (*self._endings, *self._gone.items()):
                 inbox.put(arrival)
 
     def forget(self, request: int) -> None:
@@ -190,6 +262,8 @@ class Fleet:
         try:
             self._channels[rank].send(event)
         except LocalProtocolError as error:
+            if self._goes_on:
+                return  # that it is lost is about to be told
             raise PeerLostError(f"device {rank} is not in the session any more: {error}") from error
 
     def check(self) -> None:
@@ -214,7 +288,7 @@ class Fleet:
             rank, event = self._arrivals.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             raise late(waiting or set(self._channels), doing) from None
-        if isinstance(event, ExchangeError) and not (rank in self._gone and self.ranks):
+        if isinstance(event, ExchangeError) and not (self._goes_on and self.ranks):
             raise self.lost(event)
         return rank, event
 
@@ -223,10 +297,14 @@ class Fleet:
         self._broken = self._broken or error
         return error
 
-    def explain(self, reports: Sequence[Failed], lost: ExchangeError | None) -> ExchangeError:
+    def explain(
+        self, reports: Sequence[Failed], lost: ExchangeError | None, ends_session: bool = True
+    ) -> ExchangeError:
         """The error that devices' reports of one failure mean; ``lost``: a connection that was lost with it."""
         cause = _cause(reports)
         error = _ERRORS.get(cause.code, RemoteError)(cause.message)
+        if not ends_session:
+            return error
         if cause.code == "peer-lost":
             self.lost(error)  # who reports a lost peer ends the session too, and is not the cause
         elif lost is not None:
@@ -247,12 +325,13 @@ class Fleet:
         return self.explain(reports, lost)
 
     def ask(self, what: Literal["trace", "counters"], last: int, deadline: float) -> dict[int, dict[str, Any]]:
-        """Every device's answer, by rank."""
+        """The answer of every device that is there, by rank."""
         self._num_asked += 1
-        for rank in self.ranks:
+        asked = set(self._channels) - self.absent()
+        for rank in asked:
             self.send(rank, Ask(what=what, number=self._num_asked, last=last))
         answers: dict[int, dict[str, Any]] = {}
-        while waiting := set(self.ranks) - set(answers):
+        while waiting := asked - self.gone() - set(answers):
             rank, event = self.receive(deadline, f"answering for the {what}", waiting)
             if isinstance(event, Answer) and event.number == self._num_asked:
                 answers[rank] = event.data
@@ -266,6 +345,7 @@ class Fleet:
             self.send(rank, ping)
             while True:
                 source, event = self.receive(deadline, "answering a ping", {rank})
+                self.check_rank(rank)
                 if isinstance(event, Pong) and (source, event.sent_ns) == (rank, ping.sent_ns):
                     break
             pings.append((event.sent_ns, event.clock_ns, time.monotonic_ns()))
@@ -278,8 +358,9 @@ class Fleet:
     def close(self) -> None:
         """Say Bye to all and close; takes at most about a second a device that does not answer."""
         self._closing.set()
+        self._rejoiner.close()
         with self._routing:
-            for inbox in self._inboxes.values():
+            for inbox in list(self._inboxes.values()):
                 inbox.put((CLIENT, LocalProtocolError("the session was closed before the answer came")))
         threads = [threading.Thread(target=channel.close, daemon=True) for channel in self._channels.values()]
         for thread in threads:

@@ -10,7 +10,7 @@ from sepnas.errors import DeadlineError, ExchangeError, RemoteProtocolError
 from sepnas.runtime.codec import Payload
 
 MAX_REQUESTS_AHEAD = 64
-"""How far a peer may run ahead: it bounds what can pile up here."""
+"""Of so many requests messages may wait, and so many may be cancelled ahead: it bounds what can pile up here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,11 @@ class Mailbox:
         with self._changed:
             if self._is_over(request):
                 return
-            if request >= self._floor + MAX_REQUESTS_AHEAD:
-                raise RemoteProtocolError(f"message {tag} is of request {request}, but request {self._floor} runs")
+            waiting = {number for number, _ in self._letters}
+            if request not in waiting and len(waiting) >= MAX_REQUESTS_AHEAD:
+                raise RemoteProtocolError(
+                    f"message {tag} is of request {request}, but {len(waiting)} requests from {min(waiting)} on wait"
+                )
             if (request, tag) in self._letters:
                 raise RemoteProtocolError(f"message {tag} of request {request} came twice")
             self._letters[request, tag] = Letter(payload, arrived_ns or time.monotonic_ns(), partial)
@@ -82,6 +85,11 @@ class Mailbox:
             self._lost.add(source)
             self._changed.notify_all()
 
+    def find(self, source: int) -> None:
+        """It is there again."""
+        with self._changed:
+            self._lost.discard(source)
+
     def fail(self, error: ExchangeError) -> None:
         """Wake everybody who waits, for good: they get ``error`` unless their message is here."""
         with self._changed:
@@ -98,8 +106,8 @@ class Mailbox:
         with self._changed:
             if self._is_over(request):
                 return
-            if request >= self._floor + MAX_REQUESTS_AHEAD:
-                raise RemoteProtocolError(f"request {request} was cancelled, but request {self._floor} runs")
+            if len(self._cancelled) >= MAX_REQUESTS_AHEAD:
+                self._forget_before(min(self._cancelled) + 1)  # a device that rejoined never hears of those before
             self._cancelled.add(request)
             self._letters = {key: letter for key, letter in self._letters.items() if key[0] != request}
             floor = self._floor

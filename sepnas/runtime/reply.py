@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from sepnas.errors import ExchangeError
+from sepnas.errors import ExchangeError, RemoteProtocolError
+from sepnas.plan.steps import CLIENT
 from sepnas.runtime.codec import Array, Payload
 from sepnas.runtime.events import Data, Failed, Missed, PartialData
 from sepnas.runtime.fleet import GATHER_S, Arrival, Fleet, late
@@ -37,31 +39,28 @@ class Answer:
     """Logits ``(B, classes)``, float32, and what did not go into them.
 
     ``missing`` are messages that were late or lost, ``without`` devices that took no part, or of which nothing came.
+    ``complete``: it is the whole network's answer. One that is not may have neither: who knows more was lost too.
     """
 
     logits: Array
+    complete: bool = True
     missing: tuple[Missing, ...] = ()
     without: tuple[int, ...] = ()
-
-    @property
-    def complete(self) -> bool:
-        """Whether it is the whole network's answer."""
-        return not self.missing and not self.without
 
 
 @dataclass
 class Reply:
     """Collects what comes for a request until it is :attr:`done` or it is :attr:`until` (``time.monotonic`` seconds).
 
-    ``reader`` is the rank that answers, ``limit_s`` what there is for it. ``without``: devices that take no part. In a
-    request that is ``tolerant`` other devices may fail; where the reader does, those of ``heads`` that are left can be
-    recalled (:meth:`fall_back`): each has logits of its own.
+    ``reader`` is the rank that answers, ``due`` (``time.monotonic`` seconds) when it must. ``without``: devices that
+    take no part. In a request that is ``tolerant`` other devices may fail; where the reader does, those of ``heads``
+    that are left can be recalled (:meth:`fall_back`): each has logits of its own.
     """
 
     request: int
     batch: int
     reader: int
-    limit_s: float
+    due: float
     without: frozenset[int] = frozenset()
     tolerant: bool = False
     heads: frozenset[int] = frozenset()
@@ -69,7 +68,7 @@ class Reply:
     done: bool = False
     until: float = field(init=False)
     recalled: frozenset[int] = frozenset()
-    _due: float = field(init=False)
+    _limit_s: float = field(init=False)
     _answer: Data | None = None
     _own: dict[int, Data] = field(default_factory=dict)
     _missing: list[Missing] = field(default_factory=list)
@@ -79,15 +78,15 @@ class Reply:
 
     def __post_init__(self) -> None:
         start = time.monotonic()
-        self._due = start + self.limit_s + _GRACE_S
-        self.until = start + self.limit_s - margin_s(self.limit_s) if self._others() else self._due
+        self._limit_s = max(0.0, self.due - start)
+        self.until = self.due - margin_s(self._limit_s) if self._others() else self.due + _GRACE_S
         if self.reader in self.without:
             self.until = start
 
     @property
     def device_limit_s(self) -> float:
         """What the devices have, so that there is time left for what follows."""
-        return self.limit_s - margin_s(self.limit_s) * (2 if self._others() else 1)
+        return self._limit_s - margin_s(self._limit_s) * (2 if self._others() else 1)
 
     @property
     def left_s(self) -> float:
@@ -96,11 +95,11 @@ class Reply:
 
     @property
     def silent(self) -> frozenset[int]:
-        """Devices of which something did not come that was waited for."""
-        silent = {missing.source for missing in self._missing} | (self.recalled - self._own.keys())
+        """Devices of which something did not come that was waited for, and that did not say why."""
+        silent = {missing.source for missing in self._missing}
         if self.recalled and self._answer is None:
-            silent |= {self.reader}
-        return frozenset(silent - self.without)
+            silent |= {self.reader, *(self.recalled - self._own.keys())}
+        return frozenset(silent - self.without - self._failed)
 
     def take(self, arrival: Arrival) -> None:
         """After a first report others are waited for a moment, for one of them may name the cause."""
@@ -123,7 +122,10 @@ class Reply:
 
     def _take_failure(self, rank: int, event: Failed | ExchangeError) -> None:
         self._failed.add(rank)
-        if self.tolerant:
+        if rank == CLIENT:  # the session was closed
+            assert isinstance(event, ExchangeError)
+            self._lost, self._reports, self.done = event, [], True
+        elif self.tolerant:
             self._do_without(rank, event)
         elif isinstance(event, ExchangeError):
             self._lost = self._lost or event
@@ -157,23 +159,31 @@ class Reply:
             return frozenset()
         self.recalled = self._others()
         if self.recalled:
-            self.until, self.done = self._due, self._nobody_left()
+            # who was not waited for while its answer was due is given a moment, too
+            self.until = max(self.due + _GRACE_S, time.monotonic() + margin_s(self._limit_s))
+            self.done = self._nobody_left()
         return self.recalled
 
     def answer(self, fleet: Fleet, decode: Callable[[Payload], Array]) -> Answer:
         """What came, decoded; raises what it means when that is no answer."""
-        without = self.without
+        missing, without = tuple(self._missing), self.without
         if self._answer is not None:
-            return Answer(decode(self._answer.payload), tuple(self._missing), tuple(sorted(without)))
-        if self._own:
-            logits_BK = _mean({rank: decode(event.payload) for rank, event in self._own.items()})
-            without |= {self.reader} | (self.recalled - self._own.keys())
-            return Answer(logits_BK, tuple(self._missing), tuple(sorted(without)))
+            complete = not (missing or without or isinstance(self._answer, PartialData))
+            return Answer(decode(self._answer.payload), complete, missing, tuple(sorted(without)))
+        if own := dict(self._decoded(decode)):
+            without |= {self.reader} | (self.recalled - own.keys())
+            return Answer(_mean(own), False, missing, tuple(sorted(without)))
+        goes_on = self.tolerant and bool(fleet.ranks)
         if self._reports:
-            raise fleet.explain(self._reports, self._lost)
+            raise fleet.explain(self._reports, self._lost, ends_session=not goes_on)
         if self._lost is not None:
-            raise self._lost if self.tolerant and fleet.ranks else fleet.lost(self._lost)
-        raise late(self.recalled or {self.reader}, f"working on request {self.request} ({self.limit_s:g} s)")
+            raise self._lost if goes_on else fleet.lost(self._lost)
+        raise late(self.recalled or {self.reader}, f"working on request {self.request} ({self._limit_s:g} s)")
+
+    def _decoded(self, decode: Callable[[Payload], Array]) -> Iterator[tuple[int, Array]]:
+        for rank, event in self._own.items():
+            with contextlib.suppress(RemoteProtocolError):  # one that sends nonsense is left out
+                yield rank, decode(event.payload)
 
 
 def _mean(logits: Mapping[int, Array]) -> Array:

@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections import OrderedDict, deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import get_args
@@ -25,7 +25,7 @@ from sepnas.plan.serial import message_from_data
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.codec import Array, Payload, decode, encode
 from sepnas.runtime.counters import Counters, join_links
-from sepnas.runtime.events import Cancel, Data, Recall, Request
+from sepnas.runtime.events import Cancel, Data, Failed, Recall, Request
 from sepnas.runtime.fleet import Arrival, Fleet, Inbox
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.images import normalise
@@ -66,8 +66,8 @@ class Session:
         DeadlineError: a device did not answer in time.
 
     After :class:`DeadlineError` and :class:`RemoteError` the session can be used further; after
-    :class:`PeerLostError` open a new one. Threads may share a session; each device works on one request at a time,
-    in the order in which they were sent.
+    :class:`PeerLostError` open a new one, unless it degrades: then lost devices are dialed until they are back. Threads
+    may share a session; each device works on one request at a time, in the order in which they were sent.
     """
 
     def __init__(
@@ -133,7 +133,8 @@ class Session:
         Raises:
             DataError: another shape or type.
             SpecError: a deadline that is none.
-            DeadlineError: the answer was not there after ``deadline_s`` (by default the session's).
+            DeadlineError: the answer was not there after ``deadline_s`` (by default the session's). What waits behind
+                other requests waits within its deadline.
             PeerLostError: a device went away.
             RemoteError: a device failed while it computed.
         """
@@ -185,6 +186,10 @@ class Session:
         best = self.infer(images, deadline_s).argmax(axis=1)
         return [self.manifest.classes[index] for index in best]
 
+    def health(self) -> dict[int, str]:
+        """Of each device: ``ready``, ``silent`` (it was late and has not answered a ping since), or how it was lost."""
+        return self._fleet.health()
+
     def counters(self) -> Counters:
         """What all ends of all connections counted since the session was opened."""
         with self._lock:
@@ -235,7 +240,7 @@ class Session:
             raise DeadlineError(f"other threads kept the session busy for {limit_s:g} s")
         try:
             self._fleet.check()
-            reply = self._new_reply(len(x_BCHW), limit_s, due)
+            reply = self._new_reply(len(x_BCHW), due)
             try:
                 self._send(reply, x_BCHW, inbox)
             except BaseException:
@@ -245,15 +250,16 @@ class Session:
         finally:
             self._lock.release()
 
-    def _new_reply(self, batch: int, limit_s: float, due: float) -> Reply:
-        reader = self.manifest.reader
+    def _new_reply(self, batch: int, due: float) -> Reply:
+        request, reader = self._reserve(due), self.manifest.reader
         if self.on_missing == "strict":
-            return Reply(self._reserve(due), batch, reader, limit_s)
-        absent = self._fleet.absent()
-        if self._heads <= absent | {reader}:  # nobody else can answer: a reader that is only slow must be asked
+            return Reply(request, batch, reader, due)
+        without = self._fleet.absent()
+        if self._heads <= without:  # nobody else can answer: those that are only slow must be asked
+            without = self._fleet.gone()
+        if self._heads <= without:
             self._fleet.check_rank(reader)
-            absent -= {reader}
-        return Reply(self._reserve(due), batch, reader, limit_s, absent, tolerant=True, heads=self._heads)
+        return Reply(request, batch, reader, due, without, tolerant=True, heads=self._heads)
 
     def fall_back(self, reply: Reply) -> bool:
         """The reader is late: ask the others for their own logits; False when that is no way out."""
@@ -270,23 +276,25 @@ class Session:
             self.abandon(reply)
             raise
         finally:
-            for rank in reply.silent:
-                self._fleet.suspect(rank)
-        if not answer.complete:
-            self._cancel(reply.request)  # who was late need not go on with it
+            with contextlib.suppress(ExchangeError):
+                for rank in reply.silent:
+                    self._fleet.suspect(rank)
         self._release(reply.request)
+        if not answer.complete:
+            self._cancel(reply)  # who was late need not go on with it
         self._remember(reply)
         return answer
 
     def abandon(self, reply: Reply) -> None:
         """Tell the devices that nobody waits for it."""
         self._release(reply.request)
-        self._cancel(reply.request)
+        self._cancel(reply)
 
-    def _cancel(self, request: int) -> None:
+    def _cancel(self, reply: Reply) -> None:
         for message in self._inputs:
-            with contextlib.suppress(ExchangeError):
-                self._fleet.send(message.destination, Cancel(request=request))
+            if message.destination not in reply.without:  # a frozen device must not find a heap of them
+                with contextlib.suppress(ExchangeError):
+                    self._fleet.send(message.destination, Cancel(request=reply.request))
 
     def _reserve(self, due: float) -> int:
         """The next request's number; the lock is held, so that requests are sent in the order of their numbers."""
@@ -305,6 +313,10 @@ class Session:
 
     def _release(self, request: int) -> None:
         self._fleet.forget(request)
+        self._make_room(request)
+
+    def _make_room(self, request: int) -> None:
+        """The devices are done with it."""
         with self._open_changed:
             self._open.discard(request)
             self._open_changed.notify_all()
@@ -317,7 +329,7 @@ class Session:
             without=tuple(sorted(reply.without)),
         )
         payload = encode(x_BCHW, "fp32")
-        self._fleet.follow(reply.request, inbox)
+        self._fleet.follow(reply.request, _Watched(inbox, lambda: self._make_room(reply.request)))
         for message in self._inputs:
             if message.destination not in reply.without:
                 self._fleet.send(message.destination, order)
@@ -348,6 +360,18 @@ class Session:
             self._spans[reply.request] = (reply.batch, reply.sent_ns, time.monotonic_ns())
             while len(self._spans) > MAX_TRACES:
                 self._spans.popitem(last=False)
+
+
+class _Watched:
+    """An inbox that says when the devices are done with its request, long before its owner may look."""
+
+    def __init__(self, inbox: Inbox, done: Callable[[], None]) -> None:
+        self._inbox, self._done = inbox, done
+
+    def put(self, arrival: Arrival) -> None:
+        self._inbox.put(arrival)
+        if isinstance(arrival[1], Data | Failed | ExchangeError):
+            self._done()
 
 
 def checked_in_flight(in_flight: int) -> int:

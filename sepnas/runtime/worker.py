@@ -158,6 +158,8 @@ class Worker:
     def _serve_client(self, channel: Channel, hello: Hello, deadline: float) -> None:
         session = WorkerSession(self.shard, self._engine, self._identity, channel, hello.session, self._emulated)
         with self._session_changed:
+            if self._session is not None and self._session.name == hello.session:
+                self._session.stop("was dialed again by its client")  # whose connection was lost without our notice
             # A client that has just left may still be on its way out.
             if not self._session_changed.wait_for(lambda: self._session is None, _BUSY_WAIT_S):
                 reason = f"device {self.shard.rank} serves another client; try again when that one is done"

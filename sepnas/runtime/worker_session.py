@@ -57,7 +57,7 @@ from sepnas.runtime.trace import RequestTimes, step_rows
 SETUP_WAIT_S = 30.0
 """How long a client that was welcomed may take to say where the peers are."""
 MAX_TRACES = 256
-_MAX_LOGITS = 64
+_MAX_LOGITS = 32
 """Of so many requests the device's own logits are kept, should the client ask for them."""
 _FLUSH_S = 5.0
 
@@ -129,10 +129,12 @@ class WorkerSession:
         self._end(_Ending(PeerLostError(f"device {self._shard.rank} {reason}")))
 
     def attach(self, channel: Channel, rank: int) -> bool:
-        """A peer dialed in; False when it is not expected (any more)."""
+        """A peer dialed in, perhaps once more after it was lost; False when it is not expected (any more)."""
         with self._peers_changed:
-            if self._ending or rank in self._peers or rank not in self._shard.manifest.peers:
+            if self._ending or rank not in self._shard.manifest.peers or (rank in self._peers and not self._degrade):
                 return False
+            if before := self._peers.pop(rank, None):
+                before.abort()
             channel.connection.expect(self._shard.expected_from(rank))
             channel.send_now(Welcome(rank=self._shard.rank), time.monotonic() + 1.0)
             self._adopt(channel, rank)
@@ -165,20 +167,26 @@ class WorkerSession:
         self._tell(Failed(code=code, rank=mine, waiting_for=self._waiting_for, message=message))
 
     def _connect_peers(self, setup: Setup, deadline: float) -> None:
-        """Dial the lower ranks; the higher ones dial us."""
+        """Dial the lower ranks; the higher ones dial us, unless we come back to them."""
         mine = self._shard.rank
-        hello = Hello(deployment_id=self._shard.manifest.deployment_id, rank=mine, session=self.name)
         for rank in self._shard.manifest.peers:
-            if rank < mine:
+            address = setup.peers.get(str(rank))
+            if setup.rejoin and address is None:
+                self._mailbox.lose(rank)
+            elif setup.rejoin or rank < mine:
                 self._waiting_for = rank
-                address = setup.peers.get(str(rank))
                 if address is None:
                     raise HandshakeError(f"the client did not say where device {rank} listens")
-                expected = self._shard.expected_from(rank)
-                channel = dial(rank, address, hello, self._identity, expected, deadline)
-                with self._peers_changed:
-                    self._adopt(channel, rank)
-        self._await_peers(deadline)
+                self._dial(rank, address, deadline)
+        if not setup.rejoin:
+            self._await_peers(deadline)
+
+    def _dial(self, rank: int, address: str, deadline: float) -> None:
+        own = self._shard
+        hello = Hello(deployment_id=own.manifest.deployment_id, rank=own.rank, session=self.name)
+        channel = dial(rank, address, hello, self._identity, own.expected_from(rank), deadline)
+        with self._peers_changed:
+            self._adopt(channel, rank)
 
     def _await_peers(self, deadline: float) -> None:
         with self._peers_changed:
@@ -196,7 +204,8 @@ class WorkerSession:
         self._peers[rank] = channel
         if self._emulated:
             channel.way = self._emulated.shaper.way(rank)
-        channel.start(self._from_peer, lambda error: self._peer_ended(rank, error))
+        self._mailbox.find(rank)
+        channel.start(self._from_peer, lambda error: self._peer_ended(rank, channel, error))
         self._peers_changed.notify_all()
 
     # -- what comes in (in the channels' threads)
@@ -222,9 +231,14 @@ class WorkerSession:
     def _client_ended(self, error: ExchangeError | None) -> None:
         self._end(_Ending(PeerLostError("the client has left"), tell=False))
 
-    def _peer_ended(self, rank: int, error: ExchangeError | None) -> None:
+    def _peer_ended(self, rank: int, channel: Channel, error: ExchangeError | None) -> None:
         if self._degrade:
-            self._mailbox.lose(rank)
+            with self._peers_changed:
+                if self._peers.get(rank) is not channel or self._ending:  # it has come back meanwhile
+                    return
+                self._mailbox.lose(rank)
+            own, message = self._shard.rank, f"device {self._shard.rank} lost {error or f'device {rank}'}"
+            self._tell(Failed(code="peer-lost", rank=own, waiting_for=rank, message=message))
         elif error is None:
             # It said Bye: its client left it, and ours is about to leave us. Only who still waits must know.
             self._mailbox.fail(PeerLostError(f"device {rank} has ended the session"))
@@ -259,7 +273,8 @@ class WorkerSession:
     def _run(self, event: Request, deadline: float) -> None:
         self._mailbox.begin(event.request)
         self._requests += 1
-        run = Run(event.request, event.batch, deadline, self._degrade, frozenset(event.without))
+        arrived = deadline - event.deadline_ms / 1e3
+        run = Run(event.request, event.batch, deadline, self._degrade, frozenset(event.without), arrived)
         try:
             times = self._executor.carry_out(run)
         except StepError as error:
@@ -284,8 +299,10 @@ class WorkerSession:
         """Send the client the device's own logits, now or when they are there."""
         with self._recalling:
             logits = self._logits.get(event.request)
-            if logits is None and len(self._recalled) < _MAX_LOGITS:
+            if logits is None:
                 self._recalled[event.request] = event.tag
+                while len(self._recalled) > _MAX_LOGITS:
+                    del self._recalled[min(self._recalled)]
         if logits is not None:
             with contextlib.suppress(PeerLostError):
                 self._post(CLIENT, Data(event.request, event.tag, logits))
@@ -312,8 +329,9 @@ class WorkerSession:
             wanted = list(self._traces)[-ask.last :] if ask.last else []
             data: dict[str, Any] = {"requests": [step_rows(self._shard.program, times) for times in wanted]}
         else:
+            limit = time.monotonic() + _FLUSH_S
             for channel in (*self._peers.values(), self._client):
-                channel.flush(_FLUSH_S)
+                channel.flush(max(0.0, limit - time.monotonic()))
             links = {str(rank): channel.traffic() for rank, channel in self._peers.items()}
             data = {"requests": self._requests, "links": links | {"-1": self._client.traffic()}}
             data |= {"emulated": self._emulated.lateness()} if self._emulated else {}
@@ -321,7 +339,9 @@ class WorkerSession:
             self._client.send(Answer(what=ask.what, number=ask.number, data=data))
 
     def _post(self, rank: int, data: Data) -> None:
-        channel = self._client if rank < 0 else self._peers[rank]
+        channel = self._client if rank < 0 else self._peers.get(rank)
+        if channel is None:
+            return  # it was not there when this device came back
         try:
             channel.send(data)
         except LocalProtocolError as error:

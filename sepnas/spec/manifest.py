@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from sepnas.errors import DeploymentError
 from sepnas.spec.architecture import Architecture
-from sepnas.spec.document import Document, Part
+from sepnas.spec.document import Document, Part, read_data
 from sepnas.spec.wire import WireFormat
 
 MANIFEST_NAME = "manifest.json"
@@ -142,6 +142,13 @@ class SealedDocument(Document):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a sealed file; :class:`DeploymentError` when a byte was changed after it was written."""
+        data = read_data(path)
+        version = data.get("version") if isinstance(data, dict) else None
+        if isinstance(version, int) and 0 < version < cls.current_version:
+            raise DeploymentError(
+                f"{path}: was written by an older sepnas (version {version}, this one writes {cls.current_version}); "
+                "export it again"
+            )
         document = super().load(path)
         if document.digest != document._own_digest() or Path(path).read_text("utf-8") != document.dumps():
             raise DeploymentError(
