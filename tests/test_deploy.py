@@ -349,9 +349,7 @@ def test_an_older_version_is_named(deployment, name):
     path = deployment / name
     path.write_text(path.read_text().replace('"version": 2', '"version": 1', 1))
     check = verify_deployment if name == "manifest.json" else verify_device
-    with pytest.raises(
-        DeploymentError, match=r"an older sepnas \(version 1, this one writes 2\); export it"
-    ):
+    with pytest.raises(DeploymentError, match=r"an older sepnas \(version 1, this one writes 2\); export it"):
         check(path.parent)
 
 

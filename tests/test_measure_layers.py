@@ -50,7 +50,7 @@ def test_a_chain_computes_its_layers(engine: EngineName, first: int, tmp_path: P
     assert chain.end_values == x_bchw.size + expected.size
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(st.floats(0, 1e-4), st.floats(0, 1e-9), st.integers(0, 1 << 16))
 def test_times_are_shared_out_among_operators(overhead_s: float, value_s: float, seed: int) -> None:
     """Where segments take a call, their ends and their operators, others of the same operators are told within 10 %."""

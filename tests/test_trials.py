@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,14 +59,19 @@ def trials_of(parent: int) -> list[int]:
     return [pid for pid, line in processes_of(parent).items() if "sepnas.search.trials.trial" in line]
 
 
+def sockets_of(pid: int) -> Iterator[str]:
+    """The inodes of a process's sockets; it may close some, or end, meanwhile."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for link in list(Path(f"/proc/{pid}/fd").iterdir()):
+            with suppress(FileNotFoundError):
+                target = str(link.readlink())
+                if target.startswith("socket:["):
+                    yield target[8:-1]
+
+
 def listening(pids: set[int]) -> set[str]:
     """The addresses, as Linux writes them, on which these processes listen."""
-    inodes = set()
-    for pid in pids:
-        for link in Path(f"/proc/{pid}/fd").iterdir():
-            target = str(link.readlink())
-            if target.startswith("socket:["):
-                inodes.add(target[8:-1])
+    inodes = {inode for pid in pids for inode in sockets_of(pid)}
     rows = [row.split() for kind in ("tcp", "tcp6") for row in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
     return {row[1].split(":")[0] for row in rows if row[3] == "0A" and row[9] in inodes}
 

@@ -38,8 +38,8 @@ class Missing:
 class Answer:
     """Logits ``(B, classes)``, float32, and what did not go into them.
 
-    ``missing`` are messages that were late or lost, ``without`` devices that took no part, or of which nothing came.
-    ``complete``: it is the whole network's answer. One that is not may have neither: who knows more was lost too.
+    ``missing`` are messages that were late or lost, ``without`` devices that took no part, or whose logits did not
+    come. ``complete``: it is the whole network's answer. One that is not may have neither: who knew more was lost too.
     """
 
     logits: Array
