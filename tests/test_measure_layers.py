@@ -79,7 +79,6 @@ def test_a_device_is_measured_in_onnxruntime(tmp_path: Path) -> None:
     """The profile holds the operators of the networks, names engine and version, and survives its file."""
     device = measure_device("board", engine="onnxruntime", seconds=1.0, networks=[NARROW]).device
     assert device.profile is not None
-    assert device.profile.segment_overhead_s > 0
     assert {Operator(*row.key) for row in device.profile.operators} == set(operators_of([NARROW]))
     machine = device.profile.machine
     assert (machine.engine, machine.engine_version) == ("onnxruntime", installed_version("onnxruntime"))
