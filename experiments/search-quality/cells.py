@@ -26,6 +26,7 @@ from sepnas.spec.space import Genotype, SearchSpace
 from sepnas.train.data import load_dataset
 from sepnas.train.images import ImageData, Split, channel_statistics
 from sepnas.train.loop import train_network
+from sepnas.train.recipe import Recipe
 from sepnas.train.supernet import SandwichStep
 
 SPACE = SearchSpace.load(Path(__file__).parent / "space.yaml")
@@ -51,6 +52,11 @@ def load_data() -> ImageData:
     return replace(data, train=train, val=val, mean=mean, std=std)
 
 
+def recipe_for(data: ImageData, epochs: int) -> Recipe:
+    """A search's own with smaller steps, for many times the epochs that a search has."""
+    return supernet_recipe(data, None, epochs).model_copy(update={"learning_rate": 0.2})
+
+
 @cache
 def make_judge(folder: Path) -> SupernetJudge:
     """The judge over the supernet of the whole comparison, trained first where the folder has none yet."""
@@ -58,7 +64,7 @@ def make_judge(folder: Path) -> SupernetJudge:
     data = load_data()
     torch.manual_seed(SUPERNET_SEED)
     supernet = Supernet(SPACE)
-    recipe = supernet_recipe(data, None, SUPERNET_EPOCHS)
+    recipe = recipe_for(data, SUPERNET_EPOCHS)
     step = SandwichStep(SPACE)
     train_network(
         supernet, data, recipe, folder, seed=SUPERNET_SEED, resume=True, device="cpu", progress=False, step=step

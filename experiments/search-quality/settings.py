@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cells import CLUSTER, SPACE, SUPERNET_EPOCHS, SUPERNET_SEED, load_data
+from cells import CLUSTER, SPACE, SUPERNET_EPOCHS, SUPERNET_SEED, load_data, recipe_for
 
 import sepnas
 from sepnas.errors import SpecError
-from sepnas.search.run import supernet_recipe
 from sepnas.spec.document import read_data, write_text
 
 SETTINGS_FILE = "settings.json"
@@ -30,7 +29,7 @@ def settings() -> dict[str, Any]:
     return {
         "space": SPACE.to_data(),
         "cluster": CLUSTER.to_data(),
-        "supernet_recipe": supernet_recipe(data, None, SUPERNET_EPOCHS).to_data(),
+        "supernet_recipe": recipe_for(data, SUPERNET_EPOCHS).to_data(),
         "supernet_seed": SUPERNET_SEED,
         "data_sha256": _sha256(looked_at),
         "code_sha256": _sha256(sources),

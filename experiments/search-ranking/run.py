@@ -83,6 +83,7 @@ DIGITS = Setting(
     draw=1,
     seeds=(0, 1, 2),
     alone_seeds=(0, 1, 2),
+    supernet_steps={"learning_rate": 0.2},
 )
 
 SETTINGS = {

@@ -125,12 +125,12 @@ def supernet_recipe(data: ImageData, recipe: Recipe | None, epochs: int | None) 
     """The given recipe, or the supernet's own for this data set; ``epochs`` replaces its epochs.
 
     Its own is that of a single network with fewer epochs, for each step trains several policies, and without label
-    smoothing, which distillation would pass on. Few epochs over many images want large steps: of four losses' mean each
-    network's own part is a quarter.
+    smoothing, which distillation would pass on. Few epochs want large steps: of four losses' mean each network's own
+    part is a quarter.
     """
     if recipe is None:
         small = data.name == "digits"
-        steps = {"learning_rate": 0.2} if small else {"learning_rate": 0.8, "weight_decay": 1.25e-4}
+        steps = {"learning_rate": 0.8} | ({} if small else {"weight_decay": 1.25e-4})
         recipe = RECIPES["digits" if small else "cifar-fast"].model_copy(
             update={"name": "supernet", "epochs": SUPERNET_EPOCHS, "batch_size": 64, "label_smoothing": 0.0, **steps}
         )
