@@ -17,7 +17,7 @@ from sepnas.deploy.export import export_deployment
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.plan.build import build_plan
 from sepnas.plan.serial import message_to_data, messages_of, program_of, program_to_data, shape_to_data
-from sepnas.runtime.executor import Executor
+from sepnas.runtime.executor import Executor, Run
 from sepnas.runtime.mailbox import Mailbox
 from sepnas.runtime.shard import Shard
 from sepnas.runtime.worker import Worker
@@ -123,20 +123,27 @@ def worker_processes(
 
 
 @contextmanager
-def threads(folder, devices=2, **options):
-    """The workers of a deployment as threads of this process."""
+def worker_threads(folder, devices=2, **options):
+    """The workers of a deployment as threads of this process, and where they listen."""
     workers = [Worker(folder / f"device{rank}", "127.0.0.1", 0, **options) for rank in range(devices)]
     running = [threading.Thread(target=worker.serve_forever) for worker in workers]
     for thread in running:
         thread.start()
     try:
-        yield Hosts.on([worker.address for worker in workers])
+        yield workers, Hosts.on([worker.address for worker in workers])
     finally:
         for worker in workers:
             worker.stop()
         for thread in running:
             thread.join(20)
             assert not thread.is_alive()
+
+
+@contextmanager
+def threads(folder, devices=2, **options):
+    """Where the workers of a deployment listen, as threads of this process."""
+    with worker_threads(folder, devices, **options) as (_, hosts):
+        yield hosts
 
 
 class EagerEngine:
@@ -191,7 +198,7 @@ def run_in_threads(network: SeparableResNeXt, x_BCHW: np.ndarray) -> tuple[bytes
 
     def run(rank):
         engine = EagerEngine(network, rank)
-        Executor(shard_in_memory(network, rank), engine, boxes[rank], post).run(1, len(x_BCHW), deadline=1e9)
+        Executor(shard_in_memory(network, rank), engine, boxes[rank], post).run(Run(1, len(x_BCHW), deadline=1e9))
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank, steps in enumerate(plan.programs) if steps]
     for message in plan.messages():

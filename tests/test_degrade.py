@@ -25,11 +25,9 @@ from sepnas.runtime.engines import TorchEngine
 from sepnas.runtime.events import Data, Missed, PartialData
 from sepnas.runtime.mailbox import MAX_REQUESTS_AHEAD
 from sepnas.runtime.reply import Missing, Reply
-from sepnas.runtime.session import Session
+from sepnas.runtime.session import MAX_IN_FLIGHT, Session
 from sepnas.runtime.tolerance import Patience, optional_tensors
-from sepnas.runtime.worker import Worker
 from sepnas.spec.architecture import Architecture
-from sepnas.spec.hosts import Hosts
 from tests.helpers_runtime import (
     WorkerProcess,
     export_tiny,
@@ -39,6 +37,7 @@ from tests.helpers_runtime import (
     transfer,
     whole_logits,
     worker_processes,
+    worker_threads,
 )
 
 POINTS = [
@@ -86,6 +85,17 @@ class Deployed:
                 x_bchw = random_batch(session.manifest, 2)
                 self.check(session.ask(x_bchw), set(), x_bchw)
                 yield [worker.process for worker in workers], session
+
+    @contextmanager
+    def restarted(self, lost: set[int]):
+        """These devices once more, where they were."""
+        with ExitStack() as stack:
+            for rank in lost:
+                address = self.hosts.address(rank)
+                worker = WorkerProcess(self.folder / f"device{rank}", engine="onnxruntime", listen=address)
+                stack.callback(worker.end)
+                worker.address()
+            yield
 
     def complete_again(self, session: Session, limit_s: float) -> None:
         """Wait until an answer has everything in it."""
@@ -183,7 +193,7 @@ def test_a_reader_alone_with_the_classifier_cannot_be_done_without(single):
         assert session.ask(x_bchw, 5.0).without == (2,)
         processes[0].kill()
         processes[0].wait()
-        for _ in range(2):
+        for _ in range(2 * MAX_IN_FLIGHT):
             with pytest.raises(PeerLostError, match="device 0"):
                 session.ask(x_bchw)
 
@@ -265,38 +275,47 @@ def test_a_restarted_device_rejoins(mean, lost):
         session.ask(x_bchw)
         mean.check(session.ask(x_bchw), lost, x_bchw)
         assert all("was lost" in session.health()[rank] for rank in lost)
-        with ExitStack() as stack:
-            for rank in lost:
-                address = mean.hosts.address(rank)
-                worker = WorkerProcess(mean.folder / f"device{rank}", engine="onnxruntime", listen=address)
-                stack.callback(worker.end)
-                worker.address()
+        with mean.restarted(lost):
             mean.complete_again(session, 3 * SOON_S)
             assert set(session.health().values()) == {"ready"}
             assert len(session.trace().requests[-1].devices) == 3
 
 
+def test_all_devices_may_come_back(mean):
+    """With no device left requests on their way and later ones fail; started again, all rejoin the same session."""
+    with mean.served(deadline_s=2.0) as (processes, session):
+        x_bchw = random_batch(session.manifest, 2, seed=1)
+        asking = threading.Thread(target=lambda: _error(lambda: list(session.stream(itertools.repeat(x_bchw), 4))))
+        asking.start()
+        time.sleep(0.2)
+        for process in processes:
+            process.kill()
+            process.wait()
+        asking.join(SOON_S)
+        assert not asking.is_alive()
+        with pytest.raises(PeerLostError, match="device"):
+            session.ask(x_bchw)
+        with mean.restarted({0, 1, 2}):
+            limit = time.monotonic() + SOON_S
+            while set(session.health().values()) != {"ready"}:
+                assert time.monotonic() < limit, session.health()
+                time.sleep(0.05)
+            mean.complete_again(session, SOON_S)
+
+
 def test_two_devices_that_lost_each_other_are_brought_together(mean):
     """Where only the connection between two devices is lost, the client takes one out and in again."""
-    workers = [Worker(mean.folder / f"device{rank}", "127.0.0.1", 0) for rank in range(3)]
-    running = [threading.Thread(target=worker.serve_forever) for worker in workers]
-    for thread in running:
-        thread.start()
-    try:
-        hosts = Hosts.on([worker.address for worker in workers])
-        with Session(mean.folder, hosts, deadline_s=2.0) as session:
-            x_bchw = random_batch(session.manifest, 2, seed=1)
-            mean.check(session.ask(x_bchw), set(), x_bchw)
-            workers[0]._session._peers[1].pipe.sock.shutdown(socket.SHUT_RDWR)
-            session.ask(x_bchw)
-            time.sleep(1.0)
-            mean.complete_again(session, SOON_S)
-            assert session.ask(x_bchw).complete
-    finally:
-        for worker in workers:
-            worker.stop()
-        for thread in running:
-            thread.join(20)
+    with (
+        worker_threads(mean.folder, 3) as (workers, hosts),
+        Session(mean.folder, hosts, deadline_s=2.0) as session,
+    ):
+        x_bchw = random_batch(session.manifest, 2, seed=1)
+        mean.check(session.ask(x_bchw), set(), x_bchw)
+        workers[0]._session._peers[1].pipe.sock.shutdown(socket.SHUT_RDWR)
+        session.ask(x_bchw)
+        time.sleep(1.0)
+        mean.complete_again(session, SOON_S)
+        assert session.ask(x_bchw).complete
 
 
 def test_a_closed_session_ends_who_waits(single):

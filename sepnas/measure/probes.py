@@ -124,17 +124,18 @@ def write_probes(probes: Iterable[Probe], folder: Path, engine: EngineName = "to
     weights: dict[str, Array] = {}
     for probe in dict.fromkeys(probes):
         module, shape = probe.module().eval(), probe.input_shape
-        if probe.form not in graphs:
-            graphs[probe.form] = exporter.export(module, shape)[engine]
-        name, graph = probe.form, graphs[probe.form]
+        segment, form, tensors = probe.name, probe.form, segment_weights(module)
+        if form not in graphs:
+            graphs[form] = exporter.export(module, shape)[engine]
+        stem, graph = form, graphs[form]
         if engine == "onnxruntime":  # its files tell the sizes
-            name, graph = probe.name, with_sizes(graph, shape, list(segment_weights(module).values()))
-        file = f"{name}{ENGINE_SUFFIXES[engine]}"
+            stem, graph = segment, with_sizes(graph, shape, list(tensors.values()))
+        file = f"{stem}{ENGINE_SUFFIXES[engine]}"
         if file not in files:
             (folder / file).write_bytes(graph)
             files[file] = file_entry(folder / file)
-        own = {f"{probe.name}.{name}": tensor.numpy() for name, tensor in segment_weights(module).items()}
-        segments[probe.name] = SegmentData(files={engine: file}, layers=(), weights=tuple(own))
+        own = {f"{segment}.{name}": tensor.numpy() for name, tensor in tensors.items()}
+        segments[segment] = SegmentData(files={engine: file}, layers=(), weights=tuple(own))
         weights |= own
     manifest = ShardManifest(
         deployment_id="0" * 64, rank=0, num_devices=1, program=(), shapes={}, messages=(), segments=segments,

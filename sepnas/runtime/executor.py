@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from sepnas.errors import DeadlineError, ExchangeError, RemoteProtocolError, SepnasError
-from sepnas.plan.steps import Compute, Merge, Recv, Send, Shape, Step
+from sepnas.plan.steps import CLIENT, Compute, Merge, Recv, Send, Shape, Step
 from sepnas.runtime.codec import Array, Payload, decode, encode
 from sepnas.runtime.engines import Engine
 from sepnas.runtime.events import Data, PartialData
@@ -39,7 +39,7 @@ class StepTime:
 
 @dataclass
 class Run:
-    """A request on this device.
+    """A request on this device; times are ``time.monotonic`` seconds.
 
     ``tolerant``: it goes on without messages that are late or lost; the devices ``without`` take no part. Who is in
     ``silent``, these and who was late once since the request ``arrived``, is not waited for. ``missing`` are the
@@ -100,12 +100,8 @@ class Executor:
             name: Shape(data.channels, data.height, data.width) for name, data in shard.manifest.shapes.items()
         }
 
-    def run(self, request: int, batch: int, deadline: float) -> list[StepTime]:
-        """Run the whole program; raises :class:`StepError`. ``deadline`` is in ``time.monotonic`` seconds."""
-        return self.carry_out(Run(request, batch, deadline))
-
-    def carry_out(self, run: Run) -> list[StepTime]:
-        """The same for a request that may go without some of its messages."""
+    def run(self, run: Run) -> list[StepTime]:
+        """Run the whole program; raises :class:`StepError`."""
         times: list[StepTime] = []
         begun_ns = time.monotonic_ns()
         self._pace.begin(run.batch)
@@ -241,10 +237,10 @@ def _last_uses(program: tuple[Step, ...]) -> list[list[str]]:
 
 
 def _logits_step(shard: Shard) -> int | None:
-    """Where the device sends logits of its own: its last step, if it has the classifier."""
+    """Where the device sends logits of its own to the one that answers: its last step, if it has the classifier."""
     last = shard.program[-1] if shard.program else None
     answer = shard.manifest.answer
-    if isinstance(last, Send):
+    if isinstance(last, Send) and last.to != CLIENT:
         message = shard.messages[last.tag]
         if message.shape == Shape(answer.channels, answer.height, answer.width):
             return len(shard.program) - 1

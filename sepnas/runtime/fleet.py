@@ -230,16 +230,15 @@ class Fleet:
         self._arrivals.put((rank, event))
 
     def _ended(self, rank: int, event: Failed | ExchangeError) -> Failed | ExchangeError:
-        """A device is lost, and with it the session unless it degrades and others are left."""
-        if self._goes_on:
-            error = event if isinstance(event, ExchangeError) else PeerLostError(event.message)
-            self._gone.setdefault(rank, error)
-            self._silent.pop(rank, None)
-            self._rejoiner.look()
-            if self.ranks:
-                return error
-        self._endings.append((rank, event))
-        return event
+        """A device is lost, and with it the session unless it degrades: then it may come back."""
+        if not self._goes_on:
+            self._endings.append((rank, event))
+            return event
+        error = event if isinstance(event, ExchangeError) else PeerLostError(event.message)
+        self._gone.setdefault(rank, error)
+        self._silent.pop(rank, None)
+        self._rejoiner.look()
+        return error
 
     def follow(self, request: int, inbox: Inbox) -> None:
         """From now on what comes for a request goes there, and what ends the session too, if it came before."""
@@ -257,7 +256,7 @@ class Fleet:
         """Queue an event for a device, unless a session that degrades has lost it; raises :class:`PeerLostError` when
         the session is broken."""
         self.check()
-        if rank in self._gone and self.ranks:
+        if rank in self._gone:
             return
         try:
             self._channels[rank].send(event)
@@ -288,7 +287,7 @@ class Fleet:
             rank, event = self._arrivals.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             raise late(waiting or set(self._channels), doing) from None
-        if isinstance(event, ExchangeError) and not (self._goes_on and self.ranks):
+        if isinstance(event, ExchangeError) and not self._goes_on:
             raise self.lost(event)
         return rank, event
 

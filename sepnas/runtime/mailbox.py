@@ -43,15 +43,19 @@ class Mailbox:
         with self._changed:
             if self._is_over(request):
                 return
-            waiting = {number for number, _ in self._letters}
-            if request not in waiting and len(waiting) >= MAX_REQUESTS_AHEAD:
-                raise RemoteProtocolError(
-                    f"message {tag} is of request {request}, but {len(waiting)} requests from {min(waiting)} on wait"
-                )
+            if len(self._letters) >= MAX_REQUESTS_AHEAD:
+                self._check_room(request, tag)
             if (request, tag) in self._letters:
                 raise RemoteProtocolError(f"message {tag} of request {request} came twice")
             self._letters[request, tag] = Letter(payload, arrived_ns or time.monotonic_ns(), partial)
             self._changed.notify_all()
+
+    def _check_room(self, request: int, tag: int) -> None:
+        waiting = {number for number, _ in self._letters}
+        if request not in waiting and len(waiting) >= MAX_REQUESTS_AHEAD:
+            raise RemoteProtocolError(
+                f"message {tag} is of request {request}, but {len(waiting)} requests from {min(waiting)} on wait"
+            )
 
     def take(self, request: int, tag: int, deadline: float) -> Letter:
         """Wait until ``deadline`` (``time.monotonic`` seconds); raises what :meth:`fail` gave, or DeadlineError."""

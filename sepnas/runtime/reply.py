@@ -173,11 +173,10 @@ class Reply:
         if own := dict(self._decoded(decode)):
             without |= {self.reader} | (self.recalled - own.keys())
             return Answer(_mean(own), False, missing, tuple(sorted(without)))
-        goes_on = self.tolerant and bool(fleet.ranks)
         if self._reports:
-            raise fleet.explain(self._reports, self._lost, ends_session=not goes_on)
+            raise fleet.explain(self._reports, self._lost, ends_session=not self.tolerant)
         if self._lost is not None:
-            raise self._lost if goes_on else fleet.lost(self._lost)
+            raise self._lost if self.tolerant else fleet.lost(self._lost)
         raise late(self.recalled or {self.reader}, f"working on request {self.request} ({self._limit_s:g} s)")
 
     def _decoded(self, decode: Callable[[Payload], Array]) -> Iterator[tuple[int, Array]]:

@@ -257,8 +257,6 @@ class Session:
         without = self._fleet.absent()
         if self._heads <= without:  # nobody else can answer: those that are only slow must be asked
             without = self._fleet.gone()
-        if self._heads <= without:
-            self._fleet.check_rank(reader)
         return Reply(request, batch, reader, due, without, tolerant=True, heads=self._heads)
 
     def fall_back(self, reply: Reply) -> bool:
@@ -322,6 +320,8 @@ class Session:
             self._open_changed.notify_all()
 
     def _send(self, reply: Reply, x_BCHW: Array, inbox: Inbox) -> None:
+        if self._heads <= reply.without:
+            self._fleet.check_rank(reply.reader)
         order = Request(
             request=reply.request,
             batch=reply.batch,

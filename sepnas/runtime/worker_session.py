@@ -262,7 +262,7 @@ class WorkerSession:
             if isinstance(event, Ask):
                 self._answer(event)
             elif not self._mailbox.is_over(event.request):
-                self._run(event, arrived + event.deadline_ms / 1e3)
+                self._run(event, arrived)
 
     def _tell_ending(self) -> None:
         ending = self._ending
@@ -270,13 +270,13 @@ class WorkerSession:
             mine = self._shard.rank
             self._tell(Failed(code="peer-lost", rank=mine, waiting_for=ending.rank, message=str(ending.error)))
 
-    def _run(self, event: Request, deadline: float) -> None:
+    def _run(self, event: Request, arrived: float) -> None:
         self._mailbox.begin(event.request)
         self._requests += 1
-        arrived = deadline - event.deadline_ms / 1e3
+        deadline = arrived + event.deadline_ms / 1e3
         run = Run(event.request, event.batch, deadline, self._degrade, frozenset(event.without), arrived)
         try:
-            times = self._executor.carry_out(run)
+            times = self._executor.run(run)
         except StepError as error:
             if not self._ending and not self._mailbox.is_over(event.request):
                 self._tell(self._failure(event.request, error))
