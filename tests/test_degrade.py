@@ -27,7 +27,7 @@ from sepnas.runtime.mailbox import MAX_REQUESTS_AHEAD
 from sepnas.runtime.reply import Missing, Reply
 from sepnas.runtime.session import MAX_IN_FLIGHT, Session
 from sepnas.runtime.tolerance import Patience, optional_tensors
-from sepnas.spec.architecture import Architecture
+from sepnas.spec.policy import Readout
 from tests.helpers_runtime import (
     WorkerProcess,
     export_tiny,
@@ -60,15 +60,12 @@ class Deployed:
     def logits_without(self, lost: set[int], x_bchw: np.ndarray) -> np.ndarray:
         """Of the whole network whose policy never heard of them: the mean of those that are left, or the reader's."""
         architecture = self.network.architecture
-        policy = architecture.policy.model_dump()
-        for point in policy["points"]:
-            point["transfers"] = [t for t in point["transfers"] if not {t["source"], t["destination"]} & lost]
-        policy["points"] = [point for point in policy["points"] if point["transfers"]]
-        readers = [0] if policy["readout"]["kind"] == "device" else [r for r in range(3) if r not in lost]
+        policy = architecture.policy.without(lost)
+        readers = [0] if policy.readout.kind == "device" else [rank for rank in range(3) if rank not in lost]
         found = []
         for reader in readers:
-            alone = policy | {"readout": {"kind": "device", "device": reader}}
-            own = SeparableResNeXt(Architecture.from_data(architecture.to_data() | {"policy": alone})).eval()
+            alone = policy.model_copy(update={"readout": Readout(device=reader)})
+            own = SeparableResNeXt(architecture.model_copy(update={"policy": alone})).eval()
             own.load_state_dict(self.network.state_dict(), strict=False)
             found.append(whole_logits(own, x_bchw))
         return np.mean(found, axis=0, dtype=np.float32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,8 @@ import torch
 
 from sepnas.deploy.export import export_deployment
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.spec.architecture import Architecture, named_architecture
+from sepnas.spec.architecture import named_architecture
+from sepnas.spec.policy import Readout
 from sepnas.train.checkpoint import new_network
 
 Logits = npt.NDArray[np.float32]
@@ -22,9 +22,9 @@ class Deployed:
     """ResNeXt-20 4x4d over four devices, the hand-made policy, the mean of all logits; random weights."""
 
     def __init__(self, folder: Path, seed: int) -> None:
-        base = named_architecture("resnext20_4x4d", 4, "hand-made").to_data()
-        policy = base["policy"] | {"readout": {"kind": "mean", "device": 0}}
-        self.network = new_network(Architecture.from_data(base | {"policy": policy})).eval()
+        base = named_architecture("resnext20_4x4d", 4, "hand-made")
+        policy = base.policy.model_copy(update={"readout": Readout(kind="mean")})
+        self.network = new_network(base.model_copy(update={"policy": policy})).eval()
         generator = torch.Generator().manual_seed(seed)
         for name, weights in self.network.named_parameters():
             if name.endswith("classifier.bias"):  # so that another seed is another deployment
@@ -55,13 +55,9 @@ class Deployed:
 
     @torch.inference_mode()
     def _logits_of(self, reader: int, lost: frozenset[int]) -> Logits:
-        data: dict[str, Any] = self.network.architecture.to_data()
-        points = []
-        for point in data["policy"]["points"]:
-            transfers = [t for t in point["transfers"] if not {t["source"], t["destination"]} & lost]
-            points += [point | {"transfers": transfers}] if transfers else []
-        policy = data["policy"] | {"points": points, "readout": {"kind": "device", "device": reader}}
-        alone = SeparableResNeXt(Architecture.from_data(data | {"policy": policy})).eval()
+        architecture = self.network.architecture
+        policy = architecture.policy.without(lost).model_copy(update={"readout": Readout(device=reader)})
+        alone = SeparableResNeXt(architecture.model_copy(update={"policy": policy})).eval()
         alone.load_state_dict(self.network.state_dict(), strict=False)
         logits: Logits = alone(torch.from_numpy(self.images)).numpy()
         return logits

@@ -50,6 +50,12 @@ class Case:
     full_service_s: list[float] = field(default_factory=list)
     rejoin_s: list[float] = field(default_factory=list)
 
+    def turns(self, times: int, num_devices: int) -> Iterator[int]:
+        """The device whose turn it is, so many times, counted."""
+        for number in range(times):
+            self.times += 1
+            yield number % num_devices
+
     def row(self) -> dict[str, Any]:
         found: dict[str, Any] = {
             key: getattr(self, key)
@@ -139,9 +145,7 @@ def killed_and_restarted(devices: Devices, deployed: Deployed, times: int, draw:
     with Session(deployed.folder, devices.hosts, on_missing="degrade") as session:
         asking = Asking(session, deployed, case)
         asking.until(is_complete)
-        for number in range(times):
-            rank = number % deployed.num_devices
-            case.times += 1
+        for rank in case.turns(times, deployed.num_devices):
             case.detected_s.append(inject(asking, draw, lambda rank=rank: devices.signal(rank, signal.SIGKILL)))
             devices.reap(rank)
             asking.until(lambda outcome: outcome is False)
@@ -156,9 +160,7 @@ def killed_and_restarted(devices: Devices, deployed: Deployed, times: int, draw:
 def killed_strict(devices: Devices, deployed: Deployed, times: int, draw: random.Random) -> Iterator[Case]:
     """SIGKILL in a strict session: an error that names the device; a new session after the restart."""
     case = Case("killed, strict")
-    for number in range(times):
-        rank = number % deployed.num_devices
-        case.times += 1
+    for rank in case.turns(times, deployed.num_devices):
         with Session(deployed.folder, devices.hosts, on_missing="strict") as session:
             asking = Asking(session, deployed, case)
             asking.until(is_complete)
@@ -175,9 +177,7 @@ def frozen(devices: Devices, deployed: Deployed, times: int, draw: random.Random
         with Session(deployed.folder, devices.hosts, on_missing=on_missing) as session:
             asking = Asking(session, deployed, case)
             asking.until(is_complete)
-            for number in range(times):
-                rank = number % deployed.num_devices
-                case.times += 1
+            for rank in case.turns(times, deployed.num_devices):
                 case.detected_s.append(inject(asking, draw, lambda rank=rank: devices.signal(rank, signal.SIGSTOP)))
                 devices.signal(rank, signal.SIGCONT)
                 thawed = time.monotonic()
@@ -201,9 +201,7 @@ def strangers(devices: Devices, deployed: Deployed, times: int, other: Deployed)
         for name, (identity, hello) in knocks.items():
             case = Case(name)
             asking = Asking(session, deployed, case)
-            for number in range(times):
-                rank = number % deployed.num_devices
-                case.times += 1
+            for rank in case.turns(times, deployed.num_devices):
                 start = time.monotonic()
                 try:
                     dial(rank, devices.hosts.address(rank), hello, identity, {}, start + DEADLINE_S).abort()

@@ -28,11 +28,13 @@ _READY = re.compile(r"listens on (\S+)")
 
 @dataclass(frozen=True)
 class Launch:
-    """How a worker process is started: ``prefix`` stands before its command, ``options`` after it."""
+    """How a worker process is started: ``prefix`` stands before its command, ``options`` after it; port 0 is any free
+    one."""
 
     host: str = "127.0.0.1"
     prefix: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    port: int = 0
 
 
 class LocalWorkers:
@@ -46,14 +48,14 @@ class LocalWorkers:
     def __init__(self, deployment: Path, num_devices: int, launches: Sequence[Launch] | None = None) -> None:
         self._folders = [deployment / f"device{rank}" for rank in range(num_devices)]
         self._launches = launches or [Launch()] * num_devices
-        self._workers: list[_Process] = []
+        self._workers: list[WorkerProcess] = []
         self.hosts: Hosts
 
     def __enter__(self) -> Self:
         try:
             for folder, launch in zip(self._folders, self._launches, strict=True):
                 with _signals_later():
-                    self._workers.append(_Process(folder, launch))
+                    self._workers.append(WorkerProcess(folder, launch))
             limit = time.monotonic() + START_DEADLINE_S
             self.hosts = Hosts.on([worker.address(limit) for worker in self._workers])
         except BaseException:
@@ -91,11 +93,11 @@ def _signals_later() -> Iterator[None]:
         signal.raise_signal(number)
 
 
-class _Process:
+class WorkerProcess:
     """One worker, and a thread that reads what it says until its end: a full pipe would block it."""
 
     def __init__(self, folder: Path, launch: Launch) -> None:
-        worker = [sys.executable, "-m", "sepnas", "worker", str(folder), "--listen", f"{launch.host}:0"]
+        worker = [sys.executable, "-m", "sepnas", "worker", str(folder), "--listen", f"{launch.host}:{launch.port}"]
         command = [*launch.prefix, *worker, *launch.options]
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

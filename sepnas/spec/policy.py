@@ -8,7 +8,7 @@ with what arrives there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from math import ceil
 from typing import Annotated, ClassVar, Literal
 
@@ -62,6 +62,11 @@ class ExchangePoint(Part):
             raise ValueError(f"after block {self.after} these pairs have more than one transfer: {twice}")
         return self
 
+    def without(self, devices: Collection[int]) -> Self:
+        """The same without the transfers from and to these devices."""
+        kept = (t for t in self.transfers if t.source not in devices and t.destination not in devices)
+        return self.model_copy(update={"transfers": tuple(kept)})
+
 
 class Readout(Part):
     """Whose logits are the answer: one ``device``'s, or the ``mean`` of all (gathered by ``device``)."""
@@ -95,6 +100,10 @@ class TransmissionPolicy(Document):
             for transfer in point.transfers
             if transfer.destination == destination and point.after + transfer.lag == block
         ]
+
+    def without(self, devices: Collection[int]) -> Self:
+        """The same where nothing is sent from or to these devices: what a network computes that has lost them."""
+        return self.model_copy(update={"points": tuple(point.without(devices) for point in self.points)})
 
     def check(self, num_devices: int, blocks_per_stage: Iterable[int], where: str = "policy") -> None:
         """Refuse a policy that does not fit a network; :class:`SpecError` names the point and the transfer."""
