@@ -1,36 +1,63 @@
-"""One connection at work: a socket, the protocol, a thread that reads and a thread that writes."""
+"""One connection at work: a socket, the protocol, a thread that reads and a thread that writes.
+
+Waking a thread costs more than a small message does. So who sends writes itself what is small and can be taken at once,
+and who waits may read itself (:mod:`sepnas.runtime.pulling`); the threads do the rest, while others compute.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import queue
+import select
 import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
 
 from sepnas.errors import DeadlineError, ExchangeError, LocalProtocolError, PeerLostError
 from sepnas.runtime.codec import Payload
 from sepnas.runtime.counters import Traffic
 from sepnas.runtime.events import Bye, Closed, Control, Data, Event
-from sepnas.runtime.pipes import Pipe, set_timeout
+from sepnas.runtime.pipes import CAN_DO_WITHOUT_WAITING, Pipe, set_timeout
 from sepnas.runtime.protocol import NEED_DATA, Connection
+from sepnas.runtime.pulling import PullingCondition
 from sepnas.runtime.shaping import FreeWay, Way
 from sepnas.spec.wire import FRAME_HEADER_BYTES
 
+_WRITTEN_AT_ONCE_BYTES = 32 << 10
+"""Longer ones the writer encrypts, while the sender computes."""
+_LOOK_AGAIN_S = 1.0
+"""A reader that is not told looks by itself after so long."""
+
 OnEvent = Callable[[Control | Data], None]
 OnEnd = Callable[[ExchangeError | None], None]
-_Outgoing = tuple[list[Payload], bool] | threading.Event | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """Of a message that was written in part: what is left, as it goes through the socket."""
+
+    data: Payload
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a connection ended; without an error the peer said Bye."""
+
+    error: ExchangeError | None
+
+
+_Outgoing: TypeAlias = tuple[list[Payload], bool] | _Rest | threading.Event | None
 
 
 class Channel:
     """A connection to one peer.
 
     Until :meth:`start` its events are pulled by :meth:`next_event`; from then on a reader thread pushes them to
-    ``on_event`` and says once how it ended to ``on_end`` (None: the peer said Bye). :meth:`send` never waits for the
-    peer: a writer thread does.
+    ``on_event`` and says once how it ended to ``on_end`` (None: the peer said Bye); so does :meth:`pull`, in the thread
+    that calls it. :meth:`send` never waits for the peer: a writer thread does.
 
     Args:
         pipe: an open pipe, after its TLS handshake.
@@ -44,6 +71,10 @@ class Channel:
         self.way: Way = FreeWay()
         """The link that is emulated between the two ends, if any; to be set before :meth:`start`."""
         self._lock = threading.Lock()
+        self._sending, self._reading = threading.Lock(), threading.Lock()
+        self._writes_itself = False
+        self._unwritten = 0
+        self._readable: select.epoll | None = None
         self._outgoing: queue.SimpleQueue[_Outgoing] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._ended = threading.Event()
@@ -83,11 +114,18 @@ class Channel:
 
     # -- with the threads
 
-    def start(self, on_event: OnEvent, on_end: OnEnd) -> None:
-        """Push events from now on; both callbacks run in this channel's threads and must not wait."""
+    def start(self, on_event: OnEvent, on_end: OnEnd, waiting: object = None) -> None:
+        """Push events from now on; both callbacks must not wait. They run in this channel's threads, and in that of who
+        waits for a :class:`PullingCondition`, if one is given."""
         self._on_end = on_end
         self.way.open(on_event, self._finish)
         self.pipe.sock.settimeout(None)
+        free = isinstance(self.way, FreeWay)
+        self._writes_itself = free and CAN_DO_WITHOUT_WAITING
+        if free and isinstance(waiting, PullingCondition):
+            waiting.add(self.pipe.sock.fileno(), self.pull)
+            self._readable = select.epoll()
+            self._readable.register(self.pipe.sock.fileno(), select.EPOLLIN | select.EPOLLEXCLUSIVE)
         self._threads = [
             threading.Thread(target=target, name=f"{target.__name__.strip('_')} {self.peer}", daemon=True)
             for target in (self._read_loop, self._write_loop)
@@ -97,11 +135,34 @@ class Channel:
 
     def send(self, event: Control | Data) -> None:
         """Queue an event; raises :class:`LocalProtocolError` when it has no place here. A dead peer is not noticed."""
-        with self._lock:
-            buffers, is_data = self.connection.send(event), isinstance(event, Data)
+        with self._sending:
+            with self._lock:
+                buffers, is_data = self.connection.send(event), isinstance(event, Data)
+            length = sum(map(len, buffers))
             if is_data:
-                self.way.post(sum(map(len, buffers)))
-            self._outgoing.put((buffers, is_data))
+                self.way.post(length)
+            item: _Outgoing = (buffers, is_data)
+            if self._writes_itself and not self._unwritten and length <= _WRITTEN_AT_ONCE_BYTES:
+                try:
+                    rest = self.pipe.write_some(b"".join(buffers))
+                except OSError:
+                    pass  # the writer runs into it too, and tells
+                else:
+                    self._count_sent(length, is_data)
+                    item = _Rest(rest)
+                    if not len(rest):
+                        return
+            self._unwritten += 1
+            self._outgoing.put(item)
+
+    def pull(self) -> bool:
+        """Push what has come, without waiting for more; False at the end. Only between :meth:`start` and the end."""
+        if self._ended.is_set():
+            return False
+        end = self._read_what_came()
+        if end is not None:
+            self._finish(end.error)
+        return end is None
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was queued is written."""
@@ -146,41 +207,62 @@ class Channel:
 
     def _read_loop(self) -> None:
         try:
-            outcome = self._read_events()
-        except ExchangeError as error:
-            outcome = error
-        except OSError as error:
-            outcome = self._lost(error)
-        try:
+            end = None
+            while end is None:
+                end = self._read(wait=True) if self._readable is None else self._read_what_came()
+                if end is None and self._readable is not None:
+                    self._readable.poll(_LOOK_AGAIN_S)
             self.way.close()
-            self._finish(outcome)
+            self._finish(end.error)
         finally:
             self._threads[1].join(1.0)  # no thread may still hold the descriptor when it is given back
+            if self._readable is not None:
+                self._readable.close()
             self.pipe.sock.close()
 
-    def _read_events(self) -> ExchangeError | None:
-        """Push events until the peer closes."""
-        while True:
-            data = self.pipe.read()
+    def _read_what_came(self) -> _End | None:
+        with self._reading:
+            end = self._read(wait=False)
+            while end is None and self.pipe.holds_more:
+                end = self._read(wait=False)
+            return end
+
+    def _read(self, wait: bool) -> _End | None:
+        """Read once and push the events that are complete; how the connection ended, if it did."""
+        try:
+            data = self.pipe.read(wait)
             with self._lock:
                 self.connection.receive_data(data)
-            while True:
-                with self._lock:
-                    event = self.connection.next_event()
-                if event is NEED_DATA:
-                    break
+                event = self.connection.next_event()
+            while event is not NEED_DATA:
                 if isinstance(event, Closed):
-                    return None if event.cleanly else self._lost(None)
+                    return _End(None if event.cleanly else self._lost(None))
                 self._count_received(event)
                 self.way.deliver(event)
+                if self.connection.is_empty:
+                    return None
+                with self._lock:
+                    event = self.connection.next_event()
+            return None
+        except BlockingIOError:
+            return None
+        except ExchangeError as error:
+            return _End(error)
+        except OSError as error:
+            return _End(self._lost(error))
 
     def _write_loop(self) -> None:
         try:
             while (item := self._outgoing.get()) is not None:
                 if isinstance(item, threading.Event):
                     item.set()
+                    continue
+                if isinstance(item, _Rest):
+                    self.pipe.write_rest(item.data)
                 else:
                     self._write(*item)
+                with self._sending:
+                    self._unwritten -= 1
         except ExchangeError as error:
             self._finish(error)
         except OSError as error:
@@ -204,6 +286,9 @@ class Channel:
             self.way.depart()
         for buffer in _join_head(buffers):
             self.pipe.write(buffer)
+        self._count_sent(length, is_data)
+
+    def _count_sent(self, length: int, is_data: bool) -> None:
         if is_data:
             self.sent.add_message(length - FRAME_HEADER_BYTES, length)
         else:

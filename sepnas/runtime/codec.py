@@ -17,15 +17,17 @@ from sepnas.spec.wire import AFFINE_HEADER_BYTES, LEVELS, WireFormat, payload_by
 Array = npt.NDArray[np.float32]
 Payload = bytes | bytearray | memoryview
 
+_FLOAT32 = np.dtype("<f4")
 FP16_MAX = np.float32(65504.0)
 
 
 def encode(x_BCHW: Array, wire: WireFormat) -> memoryview:
     """The payload of a batch; its length is ``payload_bytes(values of a sample, wire, batch)``."""
-    rows = np.ascontiguousarray(x_BCHW, dtype="<f4").reshape(len(x_BCHW), -1)
+    values = np.ascontiguousarray(x_BCHW, _FLOAT32)
     if wire == "fp32":
         # A view, not a copy: tensors of a plan are never written to again.
-        return _bytes_of(rows)
+        return values.data.cast("B") if _FLOAT32.isnative else _bytes_of(values.reshape(-1))
+    rows = values.reshape(len(values), -1)
     if wire == "fp16":
         return _bytes_of(np.clip(rows, -FP16_MAX, FP16_MAX).astype("<f2"))
     return _bytes_of(_quantise(rows, wire))
@@ -45,10 +47,11 @@ def decode(payload: Payload, wire: WireFormat, shape: Shape) -> Array:
     batch, rest = divmod(len(payload), sample_bytes)
     if rest or not batch:
         raise RemoteProtocolError(f"a {wire} payload of {len(payload)} bytes is no multiple of {sample_bytes}")
-    rows = np.frombuffer(payload, dtype=np.uint8).reshape(batch, sample_bytes)
     if wire == "fp32":
-        values = rows.view("<f4").astype(np.float32, copy=False)
-    elif wire == "fp16":
+        lent: Array = np.ndarray((batch, shape.channels, shape.height, shape.width), _FLOAT32, payload)
+        return lent if _FLOAT32.isnative else lent.astype(np.float32)
+    rows = np.frombuffer(payload, dtype=np.uint8).reshape(batch, sample_bytes)
+    if wire == "fp16":
         values = rows.view("<f2").astype(np.float32)
     else:
         values = _dequantise(rows, wire, shape.num_values)

@@ -155,7 +155,7 @@ class Bye(Control):
     """The speaker's last frame."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would make making them twice as long
 class Data:
     """The payload of message ``tag`` of ``request``: ``bytes``, ``bytearray`` or a contiguous ``memoryview``.
 
@@ -168,7 +168,7 @@ class Data:
     arrived_ns: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PartialData(Data):
     """A message into which something did not go that was due: its sender missed it, or got such a message itself."""
 

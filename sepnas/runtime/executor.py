@@ -164,12 +164,13 @@ class Executor:
         run.partial |= letter.partial
         self._pace.arrived(letter.arrived_ns)
         message = self._shard.messages[step.tag]
-        if len(letter.payload) != message.payload_bytes(run.batch):
+        tensor = decode(letter.payload, message.wire, message.shape)
+        if len(tensor) != run.batch:
             raise RemoteProtocolError(
                 f"message {step.tag} from rank {step.source} has {len(letter.payload)} bytes; "
                 f"{message.payload_bytes(run.batch)} were due for a batch of {run.batch}"
             )
-        run.tensors[step.tensor] = decode(letter.payload, message.wire, message.shape)
+        run.tensors[step.tensor] = tensor
         self._pace.finish()
         return len(letter.payload), letter.arrived_ns
 

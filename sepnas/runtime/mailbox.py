@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sepnas.errors import DeadlineError, ExchangeError, RemoteProtocolError
 from sepnas.runtime.codec import Payload
+from sepnas.runtime.pulling import Changed
 
 MAX_REQUESTS_AHEAD = 64
 """Of so many requests messages may wait, and so many may be cancelled ahead: it bounds what can pile up here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
+class Letter(NamedTuple):
     """A payload and when its last byte came (``time.monotonic_ns``), or should have on an emulated link.
 
     ``partial``: something did not go into it that was due.
@@ -26,10 +26,10 @@ class Letter:
 
 
 class Mailbox:
-    """Letters by (request, tag). Readers of sockets :meth:`put`, the executor :meth:`take`\\ s."""
+    """Letters by (request, tag). Readers of sockets :meth:`put`, the executor :meth:`take`\\ s; it waits for ``changed``."""
 
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
+    def __init__(self, changed: Changed | None = None) -> None:
+        self._changed: Changed = changed or threading.Condition()
         self._letters: dict[tuple[int, int], Letter] = {}
         self._floor = 1
         self._cancelled: set[int] = set()

@@ -18,7 +18,9 @@ from sepnas.errors import DeadlineError, HandshakeError
 from sepnas.runtime.codec import Payload
 from sepnas.runtime.identity import reason_of
 
-_READ_BYTES = 256 << 10
+_READ_BYTES = 64 << 10
+CAN_DO_WITHOUT_WAITING = hasattr(socket, "MSG_DONTWAIT")
+_DO_NOT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _WRITE_BYTES = 64 << 10
 """Long payloads are encrypted and written piece by piece, so that the first piece is on its way early."""
 
@@ -30,10 +32,23 @@ class Pipe(Protocol):
     raw_sent_bytes: int
     raw_received_bytes: int
 
+    holds_more: bool
+    """Whether bytes may have come out of the socket that :meth:`read` has not given yet."""
+
     def write(self, data: Payload) -> None: ...
 
-    def read(self) -> bytes:
-        """Some bytes; ``b""`` at the end. Blocks as long as the socket's timeout says."""
+    def write_some(self, data: Payload) -> Payload:
+        """Write what can be written without waiting; what is left is for :meth:`write_rest`.
+
+        Raises ``OSError`` when nothing was written.
+        """
+        ...
+
+    def write_rest(self, rest: Payload) -> None: ...
+
+    def read(self, wait: bool = True) -> Payload:
+        """Some bytes, which the next call overwrites; ``b""`` at the end. Blocks as long as the socket's timeout says;
+        not to ``wait`` raises ``BlockingIOError`` where nothing has come."""
         ...
 
     def certificate(self) -> dict[str, Any] | None:
@@ -44,18 +59,29 @@ class Pipe(Protocol):
 class PlainPipe:
     """No encryption: for one machine, where the user asked for it."""
 
+    holds_more = False
+
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.raw_sent_bytes = self.raw_received_bytes = 0
+        self._received = memoryview(bytearray(_READ_BYTES))
 
     def write(self, data: Payload) -> None:
         self.sock.sendall(data)
         self.raw_sent_bytes += len(data)
 
-    def read(self) -> bytes:
-        data = self.sock.recv(_READ_BYTES)
-        self.raw_received_bytes += len(data)
-        return data
+    def write_some(self, data: Payload) -> Payload:
+        count = self.sock.send(data, _DO_NOT_WAIT)
+        self.raw_sent_bytes += count
+        return memoryview(data)[count:]
+
+    def write_rest(self, rest: Payload) -> None:
+        self.write(rest)
+
+    def read(self, wait: bool = True) -> Payload:
+        count = self.sock.recv_into(self._received, 0, 0 if wait else _DO_NOT_WAIT)
+        self.raw_received_bytes += count
+        return self._received[:count]
 
     def certificate(self) -> dict[str, Any] | None:
         return None
@@ -68,6 +94,8 @@ class TlsPipe:
         self.sock = sock
         self.raw_sent_bytes = self.raw_received_bytes = 0
         self._lock = threading.Lock()
+        self._received, self._plain = memoryview(bytearray(_READ_BYTES)), memoryview(bytearray(_READ_BYTES))
+        self.holds_more = True
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_name is None, server_hostname=server_name
@@ -95,32 +123,58 @@ class TlsPipe:
             with self._lock:
                 self._tls.write(view[start : start + _WRITE_BYTES])
                 encrypted = self._outgoing.read()
-            self.sock.sendall(encrypted)
-            self.raw_sent_bytes += len(encrypted)
+            self.write_rest(encrypted)
 
-    def read(self) -> bytes:
+    def write_some(self, data: Payload) -> Payload:
+        with self._lock:
+            self._tls.write(data)
+            encrypted = self._outgoing.read()
+        try:
+            count = self.sock.send(encrypted, _DO_NOT_WAIT)
+        except OSError:
+            return encrypted  # who writes the rest learns why
+        self.raw_sent_bytes += count
+        return memoryview(encrypted)[count:]
+
+    def write_rest(self, rest: Payload) -> None:
+        self.sock.sendall(rest)
+        self.raw_sent_bytes += len(rest)
+
+    def read(self, wait: bool = True) -> Payload:
         while True:
-            with self._lock:
-                try:
-                    return self._tls.read(_READ_BYTES)
-                except ssl.SSLWantReadError:
-                    pass
-                except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                    return b""
-                except ssl.SSLError as error:
-                    raise HandshakeError(reason_of(error)) from error
-            if not self._receive():
+            if self.holds_more and (data := self._decrypted()) is not None:
+                return data
+            if not self._receive(wait):
                 return b""
+
+    def _decrypted(self) -> Payload | None:
+        """What has come already; None when that is no whole record."""
+        with self._lock:
+            count = 0
+            try:
+                while count < _READ_BYTES and (self._incoming.pending or not count):  # a read gives one record at most
+                    count += self._tls.read(_READ_BYTES - count, self._plain[count:])  # type: ignore[operator]
+                self.holds_more = count == _READ_BYTES
+            except ssl.SSLWantReadError:
+                self.holds_more = False
+                if not count:
+                    return None
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                pass  # what came before the end comes first; the next read gives the end
+            except ssl.SSLError as error:
+                raise HandshakeError(reason_of(error)) from error
+            return self._plain[:count]
 
     def certificate(self) -> dict[str, Any] | None:
         return self._tls.getpeercert()
 
-    def _receive(self) -> int:
-        data = self.sock.recv(_READ_BYTES)
-        self.raw_received_bytes += len(data)
+    def _receive(self, wait: bool = True) -> int:
+        count = self.sock.recv_into(self._received, 0, 0 if wait else _DO_NOT_WAIT)
+        self.raw_received_bytes += count
         with self._lock:
-            self._incoming.write(data)
-        return len(data)
+            self._incoming.write(self._received[:count])
+        self.holds_more = True
+        return count
 
     def _flush(self) -> None:
         data = self._outgoing.read()

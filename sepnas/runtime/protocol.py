@@ -41,8 +41,8 @@ MAX_ANSWER_BYTES = 64 << 20
 MAX_BATCH = 4096
 
 
-class Side(enum.Enum):
-    """Who of the two speaks."""
+class Side(str, enum.Enum):
+    """Who of the two speaks. (Strings, for their hashes are quick, and these are looked up for every message.)"""
 
     DIALER = "dialer"
     LISTENER = "listener"
@@ -52,7 +52,7 @@ class Side(enum.Enum):
         return Side.LISTENER if self is Side.DIALER else Side.DIALER
 
 
-class Phase(enum.Enum):
+class Phase(str, enum.Enum):
     """Where a connection stands; client connections go on to SETTING_UP, those between devices to EXCHANGING."""
 
     START = "start"
@@ -141,16 +141,24 @@ class Connection:
     def said_bye(self) -> bool:
         return self.side in self._said_bye
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no byte is left of what came: :meth:`next_event` would give nothing, except after the end."""
+        return not self._buffer
+
     def send(self, event: Control | Data) -> list[bytes | bytearray | memoryview]:
         """The buffers to write, in order; a payload is handed on and not copied.
 
         Raises :class:`LocalProtocolError`, and leaves the connection as it was, when the event has no place here.
         """
-        kind, tag, request, body = _encode(event)
-        if len(body) > (0xFFFFFFFF if isinstance(event, Data) else _control_limit(type(event), self.phase)):
+        if isinstance(event, Data):
+            tag, request, limit, body = event.tag, event.request, 0xFFFFFFFF, _bytes_of(event.payload)
+        else:
+            tag, request, limit, body = 0, 0, _control_limit(type(event), self.phase), _encode(event)
+        if len(body) > limit:
             raise LocalProtocolError(f"cannot send {_name(event)}: its body of {len(body)} bytes is too long")
         self._speak(self.side, event, LocalProtocolError)
-        header = HEADER.pack(MAGIC, PROTOCOL_VERSION, kind, tag, request, len(body))
+        header = HEADER.pack(MAGIC, PROTOCOL_VERSION, KINDS[type(event)], tag, request, len(body))
         return [header, body] if len(body) else [header]
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
@@ -177,12 +185,12 @@ class Connection:
             kind, tag, request, length = self._read_header()
             end = FRAME_HEADER_BYTES + length
             if len(self._buffer) >= end:
-                body = self._buffer[FRAME_HEADER_BYTES:end]
-                del self._buffer[:end]
-                event = _decode(kind, tag, request, body)
+                body = self._take(end)
+                if issubclass(kind, Data):
+                    return kind(request, tag, body)  # its header was allowed, and it leads to no other phase
+                event = _decode(kind, body)
                 self._speak(self.side.other, event, RemoteProtocolError)
-                if not isinstance(event, Data):
-                    self.control_bytes_received += end
+                self.control_bytes_received += end
                 return event
         if not self._peer_closed:
             return NEED_DATA
@@ -191,6 +199,15 @@ class Connection:
                 f"the peer closed in the middle of a frame ({len(self._buffer)} bytes of it came)"
             )
         return Closed(cleanly=self.peer_said_bye or self.phase is Phase.OVER)
+
+    def _take(self, end: int) -> bytearray | memoryview:
+        """The body of the frame at the front of the buffer, which loses it; not a copy where nothing comes after it."""
+        if len(self._buffer) == end:
+            whole, self._buffer = self._buffer, bytearray()
+            return memoryview(whole)[FRAME_HEADER_BYTES:]
+        body = self._buffer[FRAME_HEADER_BYTES:end]
+        del self._buffer[:end]
+        return body
 
     def _read_header(self) -> tuple[type[Control] | type[Data], int, int, int]:
         """The header at the front of the buffer, checked before a byte of its body is waited for."""
@@ -253,26 +270,19 @@ def _name(event: Control | Data) -> str:
     return type(event).__name__
 
 
-def _encode(event: Control | Data) -> tuple[int, int, int, bytes | bytearray | memoryview]:
-    if isinstance(event, Data):
-        payload = event.payload
-        return (
-            KINDS[type(event)],
-            event.tag,
-            event.request,
-            payload.cast("B") if isinstance(payload, memoryview) else payload,
-        )
+def _bytes_of(payload: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview:
+    return payload.cast("B") if isinstance(payload, memoryview) else payload
+
+
+def _encode(event: Control) -> bytes:
     try:
         # Round through the validator: what a model_construct or a wrong type would break is ours to notice.
-        body = type(event).model_validate(event.model_dump()).model_dump_json().encode()
-        return KINDS[type(event)], 0, 0, body
-    except (ValidationError, KeyError, ValueError) as error:
+        return type(event).model_validate(event.model_dump()).model_dump_json().encode()
+    except (ValidationError, ValueError) as error:
         raise LocalProtocolError(f"cannot send {_name(event)}: {error}") from None
 
 
-def _decode(kind: type[Control] | type[Data], tag: int, request: int, body: bytearray) -> Control | Data:
-    if issubclass(kind, Data):
-        return kind(request, tag, body)
+def _decode(kind: type[Control], body: bytearray | memoryview) -> Control:
     try:
         return kind.model_validate_json(bytes(body))
     except ValidationError as error:

@@ -8,7 +8,6 @@ peer too, unless the session degrades: then its requests do without that peer.
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 import time
 from collections import OrderedDict, deque
@@ -51,6 +50,7 @@ from sepnas.runtime.executor import Executor, Run, StepError, error_code, error_
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.links import dial
 from sepnas.runtime.mailbox import Mailbox
+from sepnas.runtime.pulling import PullingCondition, new_condition
 from sepnas.runtime.shard import Shard
 from sepnas.runtime.trace import RequestTimes, step_rows
 
@@ -96,10 +96,11 @@ class WorkerSession:
     ) -> None:
         self.name, self._emulated = name, emulated
         self._shard, self._engine, self._identity, self._client = shard, engine, identity, client
-        self._mailbox = Mailbox()
+        self._changed = new_condition()
+        self._mailbox = Mailbox(self._changed)
         self._peers: dict[int, Channel] = {}
         self._peers_changed = threading.Condition()
-        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._jobs: deque[_Job] = deque()
         self._ending: _Ending | None = None
         self._waiting_for: int | None = None
         pace = emulated.pace if emulated else None
@@ -149,7 +150,7 @@ class WorkerSession:
             return False
         if self._emulated:
             self._client.way = self._emulated.shaper.way(-1)
-        self._client.start(self._from_client, self._client_ended)
+        self._client.start(self._from_client, self._client_ended, self._changed)
         self._degrade = setup.on_missing == "degrade"
         deadline = time.monotonic() + setup.deadline_ms / 1e3
         try:
@@ -205,7 +206,7 @@ class WorkerSession:
         if self._emulated:
             channel.way = self._emulated.shaper.way(rank)
         self._mailbox.find(rank)
-        channel.start(self._from_peer, lambda error: self._peer_ended(rank, channel, error))
+        channel.start(self._from_peer, lambda error: self._peer_ended(rank, channel, error), self._changed)
         self._peers_changed.notify_all()
 
     # -- what comes in (in the channels' threads)
@@ -221,7 +222,7 @@ class WorkerSession:
         elif isinstance(event, Cancel):
             self._mailbox.cancel(event.request)
         elif isinstance(event, Request | Ask):
-            self._jobs.put((event, time.monotonic()))
+            self._put((event, time.monotonic()))
 
     def _from_peer(self, event: Control | Data) -> None:
         if isinstance(event, Data):
@@ -249,13 +250,24 @@ class WorkerSession:
     def _end(self, ending: _Ending) -> None:
         self._ending = self._ending or ending
         self._mailbox.fail(ending.error)
-        self._jobs.put(None)
+        self._put(None)
 
     # -- requests
 
+    def _put(self, job: _Job) -> None:
+        with self._changed:
+            self._jobs.append(job)
+            self._changed.notify_all()
+
+    def _next_job(self) -> _Job:
+        with self._changed:
+            while not self._jobs:
+                self._changed.wait()
+            return self._jobs.popleft()
+
     def _work(self) -> None:
         while True:
-            job = self._jobs.get()
+            job = self._next_job()
             if self._ending or job is None:
                 return self._tell_ending()
             event, arrived = job
@@ -360,3 +372,5 @@ class WorkerSession:
         for channel in peers:
             channel.close()
         self._client.close()
+        if isinstance(self._changed, PullingCondition):
+            self._changed.close()

@@ -1,0 +1,108 @@
+"""A condition whose waiter reads connections while it waits: no other thread must wake up to hand it what came."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol
+
+from typing_extensions import Self
+
+Pull = Callable[[], bool]
+"""Reads what has come on a connection, without waiting; False at its end."""
+
+
+class Changed(Protocol):
+    """What a mailbox needs of a ``threading.Condition``."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> object: ...
+
+    def wait(self, timeout: float | None = None) -> object: ...
+
+    def notify_all(self) -> None: ...
+
+
+class PullingCondition:
+    """One thread may wait, others may wake it, as with ``threading.Condition``; where the system has no epoll it is just
+    that.
+
+    A connection that is added has a reader of its own, for the time when nobody waits here. Both watch it exclusively:
+    Linux wakes the first of them that sleeps, in the order in which they began to watch.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asleep = False
+        self._pulls: dict[int, Pull] = {}
+        self._epoll = select.epoll()
+        self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._alarm, select.EPOLLIN)
+
+    def __enter__(self) -> Self:
+        self._lock.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def add(self, descriptor: int, pull: Pull) -> None:
+        """Watch a connection; to be called before its own reader watches it."""
+        with self._lock:
+            self._pulls[descriptor] = pull
+            self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Sleep until :meth:`notify_all`, or until something was read; may return for nothing. The lock is held before
+        and after."""
+        self._asleep = True
+        self._lock.release()
+        try:
+            ready = self._epoll.poll(timeout)
+            self._asleep = False
+            for descriptor, _ in ready:
+                if descriptor == self._alarm:
+                    os.eventfd_read(self._alarm)
+                else:
+                    self._pull(descriptor)
+        finally:
+            self._asleep = False
+            self._lock.acquire()
+
+    def _pull(self, descriptor: int) -> None:
+        pull = self._pulls.get(descriptor)
+        if pull is None or pull():
+            return
+        with self._lock:
+            if self._pulls.get(descriptor) is pull:  # and not that of a newer connection with the same number
+                del self._pulls[descriptor]
+                try:
+                    self._epoll.unregister(descriptor)
+                except (OSError, ValueError):
+                    pass  # its reader has closed it
+
+    def notify_all(self) -> None:
+        """Wake who waits; the lock is held."""
+        if self._asleep:
+            os.eventfd_write(self._alarm, 1)
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        with self._lock:
+            self._pulls.clear()
+            self._epoll.close()
+            os.close(self._alarm)
+
+
+def new_condition() -> PullingCondition | threading.Condition:
+    """One that pulls, where the system can."""
+    can = hasattr(select, "EPOLLEXCLUSIVE") and hasattr(os, "eventfd")
+    return PullingCondition() if can else threading.Condition()
