@@ -78,7 +78,7 @@ class Worker:
         self._identity = None if insecure else _identity(self.shard)
         self._emulated = None if emulation is None else load_emulated(emulation, self.shard)
         self._handshake_s = handshake_s
-        self._listener = _listen(host, port)
+        self._listener = listening_socket(host, port)
         self.address = format_address(host, self._listener.getsockname()[1])
         self._engine = engine(self.shard, threads)
         self.shard = self.shard.without_segments()
@@ -245,7 +245,8 @@ def _identity(shard: Shard) -> Identity:
     return Identity(Path(shard.tls_folder), shard.rank, shard.manifest.deployment_id)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A TCP socket that listens; raises :class:`ListenError` with what may help."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
