@@ -33,8 +33,11 @@ def serve(
     /health says how each device is (503 while one is lost that is needed), /model what is served, /docs and
     /openapi.json how to ask. Errors are JSON too. Prints one line when it listens, and runs until Ctrl-C or SIGTERM:
     then it finishes what is on its way. It may start before the devices: they are dialed until they are there, and
-    again when one was lost. Requests wait in a bounded queue; the deadline counts from the image's arrival, waiting
-    included. `--insecure` is about the devices: HTTP itself is neither encrypted nor has it a password.
+    again when one was lost; meanwhile clients get 503. Devices serve one client at a time: while this runs, ask it.
+
+    The body is the image itself (`curl -H 'Content-Type: image/png' --data-binary @image.png`), which must come within
+    10 s. Requests wait in a bounded queue; the deadline counts from the image's arrival, waiting included. `--insecure`
+    is about the devices: HTTP itself is neither encrypted nor has it a password.
 
     Example: `sepnas serve deployment --devices hosts.yaml --listen 127.0.0.1:8080 --resize crop`
     """

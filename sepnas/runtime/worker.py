@@ -248,7 +248,8 @@ def _identity(shard: Shard) -> Identity:
 def listening_socket(host: str, port: int) -> socket.socket:
     """A TCP socket that listens; raises :class:`ListenError` with what may help."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns delays off only for sockets that name their protocol
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
