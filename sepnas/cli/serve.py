@@ -24,7 +24,7 @@ def serve(
     resize: ResizeChoice = "no",
     top: Top = 3,
     max_image_bytes: Annotated[
-        float, typer.Option(parser=size_bytes, metavar="SIZE", help="A larger body is refused with 413.")
+        float, typer.Option(parser=size_bytes, metavar="SIZE", show_default="10MB", help="A larger body gets 413.")
     ] = 10e6,
     insecure: Insecure = False,
 ) -> None:
