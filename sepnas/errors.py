@@ -10,6 +10,7 @@
     ├── SearchError            a search cannot start or go on
     ├── StorageError           a file cannot be written (disk full, no permission)
     ├── DeploymentError        a deployment that is damaged, incomplete or foreign
+    ├── BusyError              more requests at once than a service takes
     └── ExchangeError          something went wrong while devices talked
         ├── ProtocolError      bytes that break the protocol
         │   ├── LocalProtocolError    ... ours: a bug or a misuse on this side
@@ -65,6 +66,10 @@ class StorageError(SepnasError):
 
 class DeploymentError(SepnasError):
     """A deployment is damaged, incomplete or does not belong here."""
+
+
+class BusyError(SepnasError):
+    """A service has as many requests as it takes at once; a later one may find room."""
 
 
 class ExchangeError(SepnasError):

@@ -203,7 +203,7 @@ import sys
 class Missing:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {"torch", "torchvision", "nni", "optuna", "moocore", "matplotlib", "jinja2",
-                                      "markupsafe", "cryptography", "sklearn", "tensorboard"}:
+                                      "markupsafe", "cryptography", "sklearn", "tensorboard", "fastapi", "uvicorn"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Missing())
@@ -220,6 +220,7 @@ main()
         (["train", "resnext11_1x4d", "--out", "x"], 1, "pip install 'sepnas[train]'"),
         (["search", "search_spaces/demo.yaml", "--out", "x"], 1, "pip install 'sepnas[search]'"),
         (["report", "--architecture", "x.json"], 1, "pip install 'sepnas[report]'"),
+        (["serve", "x"], 1, "pip install 'sepnas[serve]'"),
     ],
 )
 def test_base_install(arguments: list[str], code: int, said: str) -> None:

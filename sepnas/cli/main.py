@@ -25,6 +25,7 @@ from sepnas.cli import (
     results,
     run,
     search,
+    serve,
     timelines,
 )
 from sepnas.cli.common import errors
@@ -58,6 +59,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "worker": run.worker,
         "infer": run.infer,
         "bench": run.bench,
+        "serve": serve.serve,
         "calibrate": calibrate.calibrate_command,
     },
     "Show": {"report": results.report, "results": results.results, "demo": demo.demo},
@@ -98,6 +100,7 @@ _EXTRAS = {
     **dict.fromkeys(("cryptography", "onnx", "onnxscript", "sklearn", "tensorboard", "torchvision"), "train"),
     **dict.fromkeys(("moocore", "nni", "optuna", "pytorch_lightning"), "search"),
     **dict.fromkeys(("jinja2", "markupsafe", "matplotlib"), "report"),
+    **dict.fromkeys(("fastapi", "starlette", "uvicorn"), "serve"),
     "onnxruntime": "onnxruntime",
 }
 """Which extra brings a module: the base install is what a device needs."""

@@ -14,6 +14,7 @@ from sepnas.cli.common import cluster_to_predict_with, console, errors, number, 
 from sepnas.cli.emulate import ShapingChoice, emulated_cluster, open_session, read_setting
 from sepnas.cli.emulated_bench import print_emulated, run_bench
 from sepnas.cli.quantities import deadline_s, time_s
+from sepnas.runtime.classes import likeliest
 from sepnas.runtime.images import Resize
 from sepnas.runtime.protocol import MAX_BATCH
 from sepnas.runtime.reply import Answer
@@ -30,6 +31,12 @@ HostsFile = Annotated[Path | None, typer.Option("--devices", parser=path_of, hel
 Deadline = Annotated[
     float,
     typer.Option(parser=deadline_s, metavar="TIME", help="Until an answer or an error: seconds, or such as 100ms."),
+]
+Top = Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")]
+ResizeChoice = Annotated[Resize, typer.Option(help="An image of another size: refuse it, crop or stretch.")]
+OnMissingChoice = Annotated[
+    OnMissing | None,
+    typer.Option(help="A message is late or a device lost: an error, or an answer without it [as exported]."),
 ]
 WorkerEngine = Literal["torch", "onnxruntime", "auto"]
 Insecure = Annotated[bool, typer.Option("--insecure", help="No TLS; only on this machine's own addresses.")]
@@ -62,12 +69,9 @@ def infer(
     images: Annotated[list[Path], typer.Argument(parser=path_of, help="Image files: PNG, JPEG and the like.")],
     devices: HostsFile = None,
     deadline: Deadline = 10.0,
-    top: Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")] = 3,
-    resize: Annotated[Resize, typer.Option(help="An image of another size: refuse it, crop or stretch.")] = "no",
-    on_missing: Annotated[
-        OnMissing | None,
-        typer.Option(help="A message is late or a device lost: an error, or an answer without it [as exported]."),
-    ] = None,
+    top: Top = 3,
+    resize: ResizeChoice = "no",
+    on_missing: OnMissingChoice = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     insecure: Insecure = False,
 ) -> None:
@@ -84,7 +88,7 @@ def infer(
     with Session(deployment, devices=devices, deadline_s=deadline, insecure=insecure, on_missing=on_missing) as session:
         batch = load_images(images, session.manifest, resize)
         answer = session.ask(batch)
-        answers = _best(answer.logits, session.manifest.classes, top)
+        answers = likeliest(answer.logits, session.manifest.classes, top)
     if not answer.complete:
         errors.print(f"[bold yellow]warning:[/] answered without {_left_out(answer)}")
     if json_:
@@ -106,16 +110,6 @@ def _left_out(answer: Answer) -> str:
 def _image_data(image: Path, found: list[tuple[str, float]]) -> dict[str, object]:
     classes = [{"class": name, "probability": probability} for name, probability in found]
     return {"image": str(image), "classes": classes}
-
-
-def _best(logits_BK: object, classes: tuple[str, ...], top: int) -> list[list[tuple[str, float]]]:
-    import numpy as np
-
-    logits = np.asarray(logits_BK, dtype=np.float64)
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = odds / odds.sum(axis=1, keepdims=True)
-    order = np.argsort(-probabilities, axis=1)[:, :top]
-    return [[(classes[k], float(row[k])) for k in best] for row, best in zip(probabilities, order, strict=True)]
 
 
 def bench(

@@ -129,7 +129,13 @@ class Fleet:
         """Of each device: ready, silent, or how it was lost."""
         with self._routing:
             told = {rank: "silent" if rank in self._silent else "ready" for rank in self._channels}
-            return told | {rank: str(error) for rank, error in self._gone.items()}
+            return told | self.lost_devices()
+
+    def lost_devices(self) -> dict[int, str]:
+        """How each device was lost; of a session that ended with the first of them only that one."""
+        with self._routing:
+            ended = dict(_told_loss(*arrival) for arrival in self._endings[:1])
+            return ended | {rank: str(error) for rank, error in self._gone.items()}
 
     def suspect(self, rank: int) -> None:
         """A device was silent: until it answers a ping, requests do without it."""
@@ -366,6 +372,13 @@ class Fleet:
             thread.start()
         for thread in threads:
             thread.join()
+
+
+def _told_loss(rank: int, event: Control | Data | ExchangeError) -> tuple[int, str]:
+    """The device that a session's end is about, and what is said of it; another one may have told."""
+    if isinstance(event, Failed):
+        return rank if event.waiting_for is None else event.waiting_for, event.message
+    return rank, str(event)
 
 
 def late(ranks: Collection[int], doing: str) -> DeadlineError:

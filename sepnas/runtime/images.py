@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,35 +30,49 @@ def load_images(paths: Iterable[str | os.PathLike[str]], manifest: Manifest, res
 
     Raises :class:`DataError` that names the file: not there, not an image, another size, more than 8 bits a channel.
     """
-    images = [_load(path, manifest.input, resize) for path in paths]
+    images = [read_image(path, str(path), manifest.input, resize) for path in paths]
     if not images:
         raise DataError("no image was given; name at least one image file")
     return np.stack(images)
 
 
-def _load(path: str | os.PathLike[str], wanted: ImageInput, resize: Resize) -> Images:
+def read_image(
+    source: str | os.PathLike[str] | BinaryIO,
+    name: str,
+    wanted: ImageInput,
+    resize: Resize = "no",
+    formats: tuple[str, ...] | None = None,
+    max_pixels: int | None = None,
+) -> Images:
+    """One image, ``(channels, size, size)`` uint8, from a file or from bytes in memory (a ``BytesIO``).
+
+    ``formats`` are those that are read (Pillow's names; None: all), ``max_pixels`` is checked before anything is
+    decoded. Raises :class:`DataError` that begins with ``name``.
+    """
     from PIL import Image, UnidentifiedImageError
 
     mode = _MODES.get(wanted.channels)
     if mode is None:
-        raise DataError(f"{path}: image files have 1 or 3 channels, but this network reads {wanted.channels}")
+        raise DataError(f"{name}: image files have 1 or 3 channels, but this network reads {wanted.channels}")
     try:
-        with Image.open(path) as image:
+        with Image.open(source, formats=formats) as image:
+            width, height = image.size
+            if max_pixels is not None and width * height > max_pixels:
+                raise DataError(f"{name}: has {width}x{height} pixels; at most {max_pixels:,} are read")
             if resize == "no" and image.size != (wanted.size, wanted.size):
-                width, height = image.size
                 raise DataError(
-                    f"{path}: is {width}x{height} pixels, the network reads {wanted.size}x{wanted.size}; --resize crop "
+                    f"{name}: is {width}x{height} pixels, the network reads {wanted.size}x{wanted.size}; --resize crop "
                     "(resize=) scales the square in its middle to that, --resize stretch all of it"
                 )
             if image.mode.startswith(_DEEP_MODES):
-                raise DataError(f"{path}: has more than 8 bits a channel (mode {image.mode}); save it with 8")
+                raise DataError(f"{name}: has more than 8 bits a channel (mode {image.mode}); save it with 8")
             pixels = np.asarray(_scaled(image.convert(mode), wanted.size, resize), dtype=np.uint8)
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        raise DataError(f"{name}: no such file") from None
     except (UnidentifiedImageError, Image.DecompressionBombError):
-        raise DataError(f"{path}: is not an image that can be read; expected PNG, JPEG or the like") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as an image: {error}") from None
+        raise DataError(f"{name}: is not an image that can be read; expected PNG, JPEG or the like") from None
+    except (OSError, SyntaxError, TypeError, ValueError) as error:
+        raise DataError(f"{name}: cannot be read as an image: {error}") from None
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 

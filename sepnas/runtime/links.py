@@ -180,11 +180,15 @@ def check_greeting(hello: Hello, deployment_id: str, num_devices: int, rank: int
     return None
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches that address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def check_loopback(host: str) -> None:
     """Plain TCP stays on this machine; raises :class:`SpecError`."""
-    try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local:
+    if not is_loopback(host):
         raise SpecError(f"--insecure is allowed on 127.0.0.1 and [::1] only, got {host}; leave it out to use TLS")

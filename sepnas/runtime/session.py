@@ -190,6 +190,12 @@ class Session:
         """Of each device: ``ready``, ``silent`` (it was late and has not answered a ping since), or how it was lost."""
         return self._fleet.health()
 
+    def can_answer(self) -> bool:
+        """Whether requests have a chance: no device is lost or, in a session that degrades, one with the classifier is
+        left."""
+        lost = self._fleet.lost_devices().keys()
+        return not lost if self.on_missing == "strict" else not self._heads <= lost
+
     def counters(self) -> Counters:
         """What all ends of all connections counted since the session was opened."""
         with self._lock:

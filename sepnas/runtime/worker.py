@@ -78,7 +78,7 @@ class Worker:
         self._identity = None if insecure else _identity(self.shard)
         self._emulated = None if emulation is None else load_emulated(emulation, self.shard)
         self._handshake_s = handshake_s
-        self._listener = _listen(host, port)
+        self._listener = listening_socket(host, port)
         self.address = format_address(host, self._listener.getsockname()[1])
         self._engine = engine(self.shard, threads)
         self.shard = self.shard.without_segments()
@@ -245,9 +245,11 @@ def _identity(shard: Shard) -> Identity:
     return Identity(Path(shard.tls_folder), shard.rank, shard.manifest.deployment_id)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A TCP socket that listens; raises :class:`ListenError` with what may help."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns delays off only for sockets that name their protocol
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))

@@ -1,0 +1,71 @@
+"""``sepnas serve``: a deployment as an HTTP endpoint, for clients that are not Python."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sepnas.cli.common import errors
+from sepnas.cli.quantities import size_bytes
+from sepnas.cli.run import Deadline, Deployment, HostsFile, Insecure, OnMissingChoice, ResizeChoice, Top
+from sepnas.runtime.session import MAX_IN_FLIGHT
+from sepnas.spec.hosts import format_address, parse_address
+
+
+def serve(
+    deployment: Deployment,
+    devices: HostsFile = None,
+    listen: Annotated[str, typer.Option(help="HOST:PORT to wait on for HTTP.")] = "127.0.0.1:8080",
+    deadline: Deadline = 1.0,
+    on_missing: OnMissingChoice = None,
+    in_flight: Annotated[int, typer.Option(min=1, max=MAX_IN_FLIGHT, help="Requests at the devices at once.")] = 4,
+    queue: Annotated[int, typer.Option(min=0, max=10_000, help="Requests that wait; one more gets 503.")] = 16,
+    resize: ResizeChoice = "no",
+    top: Top = 3,
+    max_image_bytes: Annotated[
+        float, typer.Option(parser=size_bytes, metavar="SIZE", show_default="10MB", help="A larger body gets 413.")
+    ] = 10e6,
+    insecure: Insecure = False,
+) -> None:
+    """Answer over HTTP: POST an image to /classify and get its likeliest classes as JSON.
+
+    /health says how each device is (503 while one is lost that is needed), /model what is served, /docs and
+    /openapi.json how to ask. Errors are JSON too. Prints one line when it listens, and runs until Ctrl-C or SIGTERM:
+    then it finishes what is on its way. It may start before the devices: they are dialed until they are there, and
+    again when one was lost; meanwhile clients get 503. Devices serve one client at a time: while this runs, ask it.
+
+    The body is the image itself (`curl -H 'Content-Type: image/png' --data-binary @image.png`), which must come within
+    10 s. Requests wait in a bounded queue; the deadline counts from the image's arrival, waiting included. `--insecure`
+    is about the devices: HTTP itself is neither encrypted nor has it a password.
+
+    Example: `sepnas serve deployment --devices hosts.yaml --listen 127.0.0.1:8080 --resize crop`
+    """
+    from sepnas.runtime.http_app import http_server, make_app
+    from sepnas.runtime.links import is_loopback
+    from sepnas.runtime.service import Service
+    from sepnas.runtime.worker import listening_socket
+
+    if max_image_bytes < 1:
+        raise typer.BadParameter("must be at least 1 byte", param_hint="--max-image-bytes")
+    host, port = parse_address(listen, lowest_port=0)
+    service = Service(
+        deployment, devices, deadline_s=deadline, insecure=insecure, on_missing=on_missing, in_flight=in_flight,
+        queue=queue, resize=resize, top=top,
+    )  # fmt: skip
+    app = make_app(service, int(max_image_bytes))
+    server = http_server(app, deadline)
+    with listening_socket(host, port) as listener:
+        if not is_loopback(host):
+            errors.print(
+                f"[bold yellow]warning:[/] there is no password: whoever reaches {listen} can ask; behind a proxy, "
+                "listen on 127.0.0.1"
+            )
+        address = format_address(host, listener.getsockname()[1])
+        manifest = service.manifest
+        print(
+            f"sepnas serve: listens on http://{address} (deployment {manifest.deployment_id[:16]}; "
+            f"{len(service.ranks)} devices; {service.on_missing}; see /docs)",
+            flush=True,
+        )
+        server.run(sockets=[listener])

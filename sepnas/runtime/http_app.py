@@ -1,0 +1,281 @@
+"""A :class:`Service` over HTTP: the paths, the forms of answers and errors, and their OpenAPI description."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator, Coroutine
+from http import HTTPStatus
+from typing import Any, NoReturn, TypeVar
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from sepnas import __version__
+from sepnas.errors import (
+    BusyError,
+    DataError,
+    DeadlineError,
+    ExchangeError,
+    RemoteError,
+    RemoteProtocolError,
+    SepnasError,
+)
+from sepnas.runtime.http_forms import (
+    DESCRIPTIONS,
+    IMAGE_BODY,
+    Classification,
+    ErrorBody,
+    ErrorFacts,
+    LikelyClass,
+    MissingMessage,
+    ModelFacts,
+    NotReady,
+    Ready,
+    described,
+    described_error,
+)
+from sepnas.runtime.service import Classified, Health, Service
+
+BODY_S = 10.0
+"""How long a body may take to come."""
+RETRY_AFTER_S = 1
+_LINGER_S = 2.0
+_MOST_GRACE_S = 30
+_Result = TypeVar("_Result")
+
+
+_MEANINGS: tuple[tuple[type[SepnasError], int, str], ...] = (
+    (BusyError, 503, "busy"),
+    (DataError, 422, "bad-image"),
+    (DeadlineError, 504, "late"),
+    (RemoteError, 502, "device-failed"),
+    (RemoteProtocolError, 502, "device-failed"),
+    (ExchangeError, 503, "devices-lost"),
+    (SepnasError, 503, "not-ready"),
+)
+"""Of several that fit an error the first counts."""
+
+_WITHOUT_SCRIPTS = """
+<p>This page needs scripts from cdn.jsdelivr.net, which have not been loaded. The same is said by
+<a href="openapi.json">openapi.json</a>, which needs nothing.</p>
+"""
+
+
+def make_app(service: Service, max_image_bytes: int) -> FastAPI:
+    """The HTTP endpoint of a service, which runs while the application does."""
+
+    @contextlib.asynccontextmanager
+    async def run_service(_: FastAPI) -> AsyncIterator[None]:
+        async with service:
+            yield
+
+    app = FastAPI(
+        title=f"sepnas serve: {service.manifest.name}",
+        version=__version__,
+        description=f"Classifies images of at most {max_image_bytes:,} bytes by a network over several devices.",
+        lifespan=run_service,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.add_exception_handler(_Refused, _refused)
+    app.add_exception_handler(SepnasError, _failed)
+    app.add_exception_handler(HTTPException, _not_served)
+    app.add_exception_handler(Exception, _broken)
+
+    @app.post(
+        "/classify",
+        response_model=Classification,
+        responses={code: described_error(code) for code in DESCRIPTIONS},
+        openapi_extra={"requestBody": IMAGE_BODY},
+    )
+    async def classify(request: Request) -> Any:
+        """Classify one image: the body is the encoded image itself (PNG, JPEG, WebP, BMP, GIF or PPM), no form.
+
+        Example: `curl -H 'Content-Type: image/png' --data-binary @image.png http://127.0.0.1:8080/classify`
+        """
+        _check_head(request, max_image_bytes)
+        try:
+            with service.place():
+                image = await _body(request, max_image_bytes)
+                found = await _unless_gone(request, service.classify(image))
+        except BusyError as error:
+            raise _Refused(503, "busy", str(error)) from None
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
+        return _classification(found)
+
+    @app.get("/health", response_model=Ready, responses={503: described(NotReady, "Requests are not answered now.")})
+    async def health() -> Any:
+        """Whether requests are answered, and how each device is; 503 while a device is lost that is needed."""
+        return _health(service.health())
+
+    @app.get("/model")
+    async def model() -> ModelFacts:
+        """What is served: the classes, the size of its images, the deployment."""
+        return _facts(service)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        page = get_swagger_ui_html(openapi_url="openapi.json", title=app.title, swagger_favicon_url="data:,")
+        place = '<div id="swagger-ui">'  # what stands here is replaced when the scripts run
+        return HTMLResponse(bytes(page.body).decode().replace(place, place + _WITHOUT_SCRIPTS))
+
+    return app
+
+
+def http_server(app: FastAPI, deadline_s: float) -> uvicorn.Server:
+    """A server that logs warnings only and, when told to stop, finishes what is on its way."""
+    grace_s = math.ceil(min(deadline_s, _MOST_GRACE_S) + BODY_S) + 1
+    config = uvicorn.Config(
+        app, http="h11", ws="none", loop="asyncio", lifespan="on", log_config=None, access_log=False,
+        proxy_headers=False, server_header=False, timeout_graceful_shutdown=grace_s,
+    )  # fmt: skip
+    return uvicorn.Server(config)
+
+
+class _Refused(Exception):  # noqa: N818
+    """A request that is answered before its body is read."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+class _EarlyAnswer(JSONResponse):
+    """An answer to a client that may still be sending: closed at once, its connection would break before it reads.
+
+    What it sends meanwhile is thrown away, for a short time.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers["Connection"] = "close"
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(_throw_away(receive), _LINGER_S)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _throw_away(receive: Receive) -> None:
+    while (await receive()).get("more_body"):
+        pass
+
+
+def _check_head(request: Request, max_image_bytes: int) -> None:
+    kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
+    if not (kind.startswith("image/") or kind == "application/octet-stream"):
+        raise _Refused(
+            415,
+            "media-type",
+            f"the body must be the image itself, sent as image/png or the like, not as {kind[:80]}",
+        )
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > max_image_bytes:
+        _refuse_large(max_image_bytes)
+
+
+def _refuse_large(max_image_bytes: int) -> NoReturn:
+    raise _Refused(413, "too-large", f"the image may have at most {max_image_bytes:,} bytes")
+
+
+async def _body(request: Request, max_image_bytes: int) -> bytes:
+    async def read() -> bytes:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > max_image_bytes:
+                _refuse_large(max_image_bytes)
+        return bytes(body)
+
+    try:
+        image = await asyncio.wait_for(read(), BODY_S)
+    except asyncio.TimeoutError:
+        raise _Refused(408, "slow-body", f"the image did not come within {BODY_S:g} s") from None
+    if not image:
+        raise DataError("the body is empty; send the image's bytes, as `curl --data-binary @image.png` does")
+    return image
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, _Result]) -> _Result:
+    """The work's result; it is cancelled when the client hangs up, which raises ``ClientDisconnect``."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _classification(found: Classified) -> Classification:
+    answer = found.answer
+    return Classification(
+        classes=[LikelyClass(**{"class": name}, probability=probability) for name, probability in found.classes],
+        complete=answer.complete,
+        without=list(answer.without),
+        missing=[MissingMessage(device=each.device, source=each.source, tag=each.tag) for each in answer.missing],
+    )
+
+
+def _health(found: Health) -> Ready | JSONResponse:
+    if found.ready:
+        return Ready(ready=True, devices=found.devices)
+    error = ErrorFacts(code="not-ready", message=found.problem)
+    problem = NotReady(ready=False, devices=found.devices, error=error)
+    return JSONResponse(problem.model_dump(mode="json"), 503, {"Retry-After": str(RETRY_AFTER_S)})
+
+
+def _facts(service: Service) -> ModelFacts:
+    manifest = service.manifest
+    return ModelFacts(
+        name=manifest.name,
+        deployment_id=manifest.deployment_id,
+        classes=list(manifest.classes),
+        image_size=manifest.input.size,
+        channels=manifest.input.channels,
+        devices=list(service.ranks),
+        on_missing=service.on_missing,
+    )
+
+
+def _error(status: int, code: str, message: str, form: type[JSONResponse] = JSONResponse) -> JSONResponse:
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
+    return form(ErrorBody(error=ErrorFacts(code=code, message=message)).model_dump(), status, headers)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, _Refused)
+    return _error(error.status, error.code, str(error), _EarlyAnswer)
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    status, code = next((status, code) for kind, status, code in _MEANINGS if isinstance(error, kind))
+    return _error(status, code, str(error))
+
+
+async def _not_served(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+    answer = _error(error.status_code, code, f"{error.detail}; what is served says /openapi.json")
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _broken(_: Request, error: Exception) -> Response:
+    return _error(500, "internal", f"the service failed ({type(error).__name__}); its log says where")

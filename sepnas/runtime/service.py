@@ -1,0 +1,231 @@
+"""One session that many clients share: with a bounded queue, and opened again whenever its devices are back.
+
+What a service of any kind needs; HTTP is in ``http_app.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from typing_extensions import Self
+
+from sepnas.deploy.verify import verify_client
+from sepnas.errors import BusyError, DeadlineError, PeerLostError, PeerUnreachableError
+from sepnas.plan.steps import CLIENT
+from sepnas.runtime.async_session import AsyncSession
+from sepnas.runtime.classes import likeliest
+from sepnas.runtime.images import Images, Resize, read_image
+from sepnas.runtime.links import check_loopback
+from sepnas.runtime.reply import Answer
+from sepnas.runtime.session import Session
+from sepnas.spec.hosts import Hosts, parse_address
+from sepnas.spec.manifest import Manifest, OnMissing
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM")
+"""What strangers may send. Pillow reads more: EPS by starting a program, TIFF with a library that writes to the log."""
+MAX_PIXELS = 25_000_000
+_DECODERS = 2
+"""Images that are decoded at once: each takes up to some 200 MB."""
+_OPEN_S = 5.0
+_LEAST_PAUSE_S, _MOST_PAUSE_S, _LOOK_S = 0.1, 2.0, 0.1
+
+
+@dataclass(frozen=True)
+class Health:
+    """Whether requests can be answered, each device's state, and what is wrong when they cannot."""
+
+    ready: bool
+    devices: dict[int, str]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Classified:
+    """The likeliest classes of one image with their probabilities, and the answer that they come from."""
+
+    classes: list[tuple[str, float]]
+    answer: Answer
+
+
+class Service:
+    """Classifies images through the devices of a deployment; ``async with`` runs it.
+
+    Args:
+        deployment, devices, insecure, on_missing: as for :class:`Session`; the files are read again whenever a session
+            is opened, so that other addresses or another export need no restart.
+        deadline_s: from an image to its answer, waiting included.
+        in_flight, queue: so many requests are at the devices, so many more wait.
+        resize: what becomes of an image of another size.
+        top: how many classes an answer has.
+
+    It starts without its devices: they are dialed until they are there, with longer and longer pauses, and again when
+    a session is over because one was lost. Raises :class:`DeploymentError` and :class:`SpecError` when the deployment
+    or the list of addresses is wrong.
+    """
+
+    def __init__(
+        self,
+        deployment: str | os.PathLike[str],
+        devices: str | os.PathLike[str] | None = None,
+        *,
+        deadline_s: float = 1.0,
+        insecure: bool = False,
+        on_missing: OnMissing | None = None,
+        in_flight: int = 4,
+        queue: int = 16,
+        resize: Resize = "no",
+        top: int = 3,
+    ) -> None:
+        self._folder, self._hosts_file = Path(deployment), devices
+        self._insecure, self._on_missing = insecure, on_missing
+        self._deadline_s, self._in_flight, self._queue = deadline_s, in_flight, queue
+        self._resize, self._top = resize, top
+        self.manifest: Manifest = verify_client(self._folder, uses_hosts=devices is None)
+        self._check_addresses()
+        self._new_session()  # whose arguments are checked now
+        self._devices: AsyncSession | None = None
+        self._lost: dict[int, str] = {}
+        self._problem = "the devices are being connected; try again in a moment"
+        self._said = ""
+        self._taken = 0
+
+    @property
+    def on_missing(self) -> OnMissing:
+        """``strict`` or ``degrade``."""
+        return self._on_missing or self.manifest.on_missing
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The devices that the client talks to."""
+        return tuple(sorted({m.destination for m in self.manifest.messages if m.source == CLIENT}))
+
+    async def __aenter__(self) -> Self:
+        self._turns = asyncio.Semaphore(self._in_flight)
+        self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
+        self._keeper = asyncio.create_task(self._keep_open())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._keeper.cancel()
+        await asyncio.gather(self._keeper, return_exceptions=True)
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+
+    def health(self) -> Health:
+        """How the devices are now."""
+        if self._devices is None:
+            states = {rank: self._lost.get(rank, "not connected") for rank in self.ranks}
+            return Health(False, states, self._problem)
+        session = self._devices.session
+        problem = "" if session.can_answer() else "; ".join(_losses(session).values())
+        return Health(not problem, session.health(), problem)
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """A place among the requests that are answered or wait; :class:`BusyError` when there is none."""
+        if self._taken >= self._in_flight + self._queue:
+            raise BusyError(
+                f"{self._in_flight} requests are at the devices and {self._queue} wait; try again in a moment"
+            )
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
+
+    async def classify(self, image: bytes) -> Classified:
+        """Classify an encoded image; cancelling the call cancels the request on the devices.
+
+        Raises :class:`DataError` (not an image, wrong size, too many pixels), :class:`PeerUnreachableError` (no session
+        is open, and why), and what :meth:`Session.ask` raises.
+        """
+        due = time.monotonic() + self._deadline_s
+        manifest = self.manifest
+        pixels_CHW = await asyncio.get_running_loop().run_in_executor(self._decoders, self._read, image, manifest)
+        async with self._turns:  # those before have the same deadline, so nobody waits much longer than his own
+            left_s = due - time.monotonic()
+            if left_s <= 0:
+                raise DeadlineError(f"the request waited behind others for {self._deadline_s:g} s")
+            answer = await self._open_session().ask(pixels_CHW[None], left_s)
+        return Classified(likeliest(answer.logits, manifest.classes, self._top)[0], answer)
+
+    def _read(self, image: bytes, manifest: Manifest) -> Images:
+        return read_image(io.BytesIO(image), "the image", manifest.input, self._resize, FORMATS, MAX_PIXELS)
+
+    def _open_session(self) -> AsyncSession:
+        if self._devices is None:
+            raise PeerUnreachableError(self._problem)
+        return self._devices
+
+    def _new_session(self) -> AsyncSession:
+        return AsyncSession(
+            self._folder, self._hosts_file, deadline_s=_OPEN_S, insecure=self._insecure, on_missing=self._on_missing,
+            in_flight=self._in_flight,
+        )  # fmt: skip
+
+    def _check_addresses(self) -> None:
+        hosts = Hosts.load(self._hosts_file or self._folder / "hosts.yaml")
+        for rank in self.ranks:
+            host, _ = parse_address(hosts.address(rank))
+            if self._insecure:
+                check_loopback(host)
+
+    async def _keep_open(self) -> None:
+        """Open a session, wait until it is over, and again."""
+        pause_s = _LEAST_PAUSE_S
+        while True:
+            begun = time.monotonic()
+            try:
+                async with self._new_session() as devices:
+                    await self._serve_with(devices)
+            except Exception as error:  # whatever it is, the service outlives it
+                self._problem = str(error) or type(error).__name__
+                self._say(f"waits for the devices: {self._problem}")
+            if time.monotonic() - begun > _OPEN_S + _MOST_PAUSE_S:
+                pause_s = _LEAST_PAUSE_S
+            await asyncio.sleep(pause_s)
+            pause_s = min(_MOST_PAUSE_S, 2 * pause_s)
+
+    async def _serve_with(self, devices: AsyncSession) -> None:
+        """Until the session is over, which raises how."""
+        session = devices.session
+        self.manifest = session.manifest
+        self._devices, self._lost = devices, {}
+        self._say(f"{len(self.ranks)} devices are ready")
+        try:
+            while session.can_answer() or session.on_missing == "degrade":  # that one mends itself
+                self._tell_changes(session)
+                await asyncio.sleep(_LOOK_S)
+        finally:
+            self._devices = None
+        self._lost = _losses(session)
+        raise PeerLostError("; ".join(self._lost.values()))
+
+    def _tell_changes(self, session: Session) -> None:
+        lost = _losses(session)
+        for rank in lost.keys() - self._lost.keys():
+            self._say(lost[rank])
+        for rank in self._lost.keys() - lost.keys():
+            self._say(f"device {rank} is back")
+        self._lost = lost
+
+    def _say(self, text: str) -> None:
+        """One line for who reads the log, not the same one again and again."""
+        if text != self._said:
+            print(f"sepnas serve: {text}", file=sys.stderr, flush=True)
+        self._said = text
+
+
+def _losses(session: Session) -> dict[int, str]:
+    return {rank: state for rank, state in session.health().items() if state not in ("ready", "silent")}
