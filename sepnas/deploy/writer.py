@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from sepnas.deploy.certificates import Credential, issue, make_authority
+from sepnas.deploy.certificates import AUTHORITY_VALIDITY_DAYS, Credential, issue, make_authority
 from sepnas.deploy.segments import SegmentExporter, segment_weights, weights_file
 from sepnas.deploy.verify import KEY_NAME, file_entry
 from sepnas.plan.build import build_plan
@@ -65,7 +65,7 @@ class DeploymentWriter:
         ranks = range(self.plan.num_devices)
         segments = [self._write_tensors(rank) for rank in ranks]
         deployment_id = self._identify()
-        authority = make_authority(deployment_id, max(self.validity_days, 1))
+        authority = make_authority(deployment_id, max(2 * self.validity_days, AUTHORITY_VALIDITY_DAYS))
         for rank in ranks:
             self._write_tls(f"{device_folder(rank)}/tls", authority, certificate_name(rank, deployment_id))
             self._shard(rank, deployment_id, segments[rank]).save(self.folder / device_folder(rank) / SHARD_NAME)

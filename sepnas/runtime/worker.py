@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 from sepnas.errors import ExchangeError, ListenError
@@ -29,6 +28,7 @@ from sepnas.runtime.engines import Engine, TorchEngine, calls_of_a_pass
 from sepnas.runtime.events import Hello
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.links import accept, check_greeting, check_loopback, refuse
+from sepnas.runtime.live_identity import LiveIdentity
 from sepnas.runtime.shard import Shard, load_shard
 from sepnas.runtime.worker_session import WorkerSession
 from sepnas.spec.hosts import format_address, parse_address
@@ -242,7 +242,7 @@ def _collector_paused() -> Iterator[None]:
 
 
 def _identity(shard: Shard) -> Identity:
-    return Identity(Path(shard.tls_folder), shard.rank, shard.manifest.deployment_id)
+    return LiveIdentity(shard.folder, "tls", shard.manifest.files, shard.rank, shard.manifest.deployment_id)
 
 
 def _listen(host: str, port: int) -> socket.socket:
