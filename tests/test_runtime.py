@@ -36,6 +36,7 @@ from sepnas.errors import (
 from sepnas.plan.build import build_plan
 from sepnas.runtime.bench import bench, random_batch
 from sepnas.runtime.channel import Channel
+from sepnas.runtime.doorman import MAX_GREETINGS
 from sepnas.runtime.engines import TorchEngine
 from sepnas.runtime.events import PROTOCOL_VERSION, Hello, Ping
 from sepnas.runtime.identity import Identity
@@ -46,7 +47,7 @@ from sepnas.runtime.pipes import PlainPipe
 from sepnas.runtime.protocol import Connection, Side
 from sepnas.runtime.session import Session
 from sepnas.runtime.trace import Trace
-from sepnas.runtime.worker import MAX_GREETINGS, Worker
+from sepnas.runtime.worker import Worker
 from sepnas.spec.hosts import Hosts, parse_address
 from sepnas.spec.manifest import certificate_name
 from tests.helpers_runtime import (

@@ -39,17 +39,16 @@ def _write(folder: Path, temporary: Path, files: Mapping[str, bytes], replaces: 
         _write_file(temporary / name, data, 0o600 if name == KEY_NAME else 0o644)
     entries = {name: file_entry(temporary / name) for name in sorted(files)}
     place = folder / f"renewed-{entries[KEY_NAME].sha256[:16]}"
-    temporary.chmod(0o755)
-    temporary.rename(place)
     renewal = Renewal(replaces=replaces.sha256, folder=place.name, files=entries).seal()
-    unfinished = folder / f"{_UNFINISHED}{place.name}"
+    _write_file(temporary / RENEWAL_NAME, renewal.dumps().encode(), 0o644)
+    temporary.chmod(0o755)
+    _keep(temporary)
+    temporary.rename(place)
     try:
-        _write_file(unfinished, renewal.dumps().encode(), 0o644)
         _keep(folder)
-        unfinished.replace(folder / RENEWAL_NAME)
+        (place / RENEWAL_NAME).replace(folder / RENEWAL_NAME)
     except BaseException:
-        if unfinished.exists():  # else it is in force
-            unfinished.unlink()
+        if (place / RENEWAL_NAME).exists():  # else it is in force
             shutil.rmtree(place, ignore_errors=True)
         raise
     _keep(folder)
