@@ -36,7 +36,7 @@ class Doorman:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside: dict[socket.socket, str] = {}  # in the order of their arrival
-        self._busy_until_s: OrderedDict[str, float] = OrderedDict()
+        self._free_at_s: OrderedDict[str, float] = OrderedDict()
 
     def enter(self, sock: socket.socket, host: str) -> None:
         """A connection was accepted; it has a place until :meth:`greeting` of it is over."""
@@ -55,7 +55,8 @@ class Doorman:
             with self._lock:
                 origin = self._inside.get(sock)
             set_timeout(sock, deadline)
-            if origin is None or not sock.recv(1, socket.MSG_PEEK):  # who says nothing takes nobody's turn
+            if origin is None or not sock.recv(1, socket.MSG_PEEK):
+                self._note_silence(origin)
                 raise PeerLostError("it left without a word")
             wait_s = self._take_turn(origin)
             if wait_s and _hangs_up_within(sock, wait_s):
@@ -68,10 +69,10 @@ class Doorman:
             with self._lock:
                 self._inside.pop(sock, None)
 
-    def slows(self, host: str) -> bool:
-        """Whether handshakes from an address have failed so often that they wait."""
+    def is_known(self, host: str) -> bool:
+        """Whether an address has failed so often of late that one failure more is not worth a line in a log."""
         with self._lock:
-            return self._wait_s(_origin(host)) > 0
+            return self._debt_s(_origin(host)) > FREE_FAILURES / 2 * _TURN_S
 
     def _drop_one(self) -> None:
         """Who says nothing must keep nobody out; the thread that waits for it sees the end and closes it."""
@@ -84,20 +85,28 @@ class Doorman:
     def _take_turn(self, origin: str) -> float:
         """How long to wait until a handshake may begin; it costs one turn until it is given back."""
         with self._lock:
-            wait_s = self._wait_s(origin)
-            self._busy_until_s[origin] = max(self._busy_until_s.get(origin, 0.0), time.monotonic()) + _TURN_S
-            self._busy_until_s.move_to_end(origin)
-            if len(self._busy_until_s) > MAX_ADDRESSES:
-                self._busy_until_s.popitem(last=False)
-            return wait_s
+            debt_s = self._debt_s(origin)
+            self._owe(origin, debt_s + _TURN_S)
+            return max(0.0, debt_s - FREE_FAILURES * _TURN_S)
 
     def _give_turn_back(self, origin: str) -> None:
         with self._lock:
-            if origin in self._busy_until_s:
-                self._busy_until_s[origin] -= _TURN_S
+            self._owe(origin, self._debt_s(origin) - _TURN_S)
 
-    def _wait_s(self, origin: str) -> float:
-        return max(0.0, self._busy_until_s.get(origin, 0.0) - time.monotonic() - FREE_FAILURES * _TURN_S)
+    def _note_silence(self, origin: str | None) -> None:
+        """Who says nothing costs little: it becomes known, and makes nobody wait."""
+        with self._lock:
+            if origin is not None and (debt_s := self._debt_s(origin)) < (FREE_FAILURES - 1) * _TURN_S:
+                self._owe(origin, debt_s + _TURN_S)
+
+    def _debt_s(self, origin: str) -> float:
+        return max(0.0, self._free_at_s.get(origin, 0.0) - time.monotonic())
+
+    def _owe(self, origin: str, debt_s: float) -> None:
+        self._free_at_s[origin] = time.monotonic() + max(0.0, debt_s)
+        self._free_at_s.move_to_end(origin)
+        if len(self._free_at_s) > MAX_ADDRESSES:
+            self._free_at_s.popitem(last=False)
 
 
 def _hangs_up_within(sock: socket.socket, wait_s: float) -> bool:

@@ -127,15 +127,14 @@ class Worker:
     def _greet(self, sock: socket.socket, host: str, port: int) -> None:
         origin = format_address(host, port)
         deadline = time.monotonic() + self._handshake_s
-        slowed = self._doorman.slows(host)
+        known = self._doorman.is_known(host)
         try:
             with self._doorman.greeting(sock, deadline):
                 channel, hello = accept(sock, self._identity, origin, deadline)
         except (ExchangeError, OSError) as error:
             sock.close()
-            if not slowed:
-                slowed = self._doorman.slows(host)
-                more = f"; {host} fails so often that it has to wait, and is not told of meanwhile" if slowed else ""
+            if not known:
+                more = f"; {host} fails often, more of it is not told" if self._doorman.is_known(host) else ""
                 print(f"sepnas worker: {origin} was not let in: {error}{more}", file=sys.stderr, flush=True)
             return
         manifest = self.shard.manifest
