@@ -124,15 +124,17 @@ def test_a_unit_listens_on_the_port_of_the_hosts_file(address, listen):
 
 
 def test_the_unit_starts_a_worker(served, tmp_path):
-    """Installed below another prefix, the unit's command line and environment start a worker that answers."""
+    """Installed below another prefix, the unit's command line and environment start a worker that answers, also where
+    no memory may become executable (MemoryDenyWriteExecute=, as a Linux from 6.3 on does it)."""
     folder, hosts = served
     text = (folder / "device0" / UNIT_NAME).read_text().replace(PREFIX, str(tmp_path))
+    unit = dict(unit_entries(text))
     shutil.copytree(folder / "device0", tmp_path / "device0")
     (tmp_path / "venv/bin").mkdir(parents=True)
     program = tmp_path / "venv/bin/sepnas"
-    program.write_text(f"#!{sys.executable}\nfrom sepnas.__main__ import main\nmain()\n")
+    deny = "import ctypes\nctypes.CDLL(None).prctl(65, 1, 0, 0, 0)\n" if unit["MemoryDenyWriteExecute"] == "yes" else ""
+    program.write_text(f"#!{sys.executable}\n{deny}from sepnas.__main__ import main\nmain()\n")
     program.chmod(0o755)
-    unit = dict(unit_entries(text))
     environment = dict(each.split("=", 1) for each in shlex.split(unit["Environment"]))
     options = {"cwd": unit["WorkingDirectory"], "env": os.environ | environment}
     with answering(folder, hosts, shlex.split(unit["ExecStart"]), **options) as ready:
