@@ -185,7 +185,7 @@ def test_whatever_stops_a_renewal_a_pair_is_whole(deployment, monkeypatch):
             nonlocal steps
             reads = call is real_open and not arguments[1] & os.O_CREAT  # such as to remove what was begun
             steps -= not reads
-            if steps == -1:
+            if steps == -1 and not reads:
                 raise OSError(28, "No space left on device")
             return call(*arguments, **options)
 
@@ -207,8 +207,8 @@ def test_whatever_stops_a_renewal_a_pair_is_whole(deployment, monkeypatch):
         assert ((now / "ca.pem").read_bytes() == marked["ca.pem"]) == (outcomes[-1] == "new")
         assert len(list(folder.glob(".renewing-*"))) == 0
         assert len(list(folder.glob("renewed-*"))) == (1 if "new" in outcomes else 0)
-    assert outcomes == sorted(outcomes, reverse=True)
-    assert set(outcomes) == {"old", "new"}
+    assert outcomes.count("old") >= 10  # a folder whose names cannot be synced is no reason to stop
+    assert outcomes[-3:] == 3 * ["new"]
 
 
 def test_a_renewal_that_is_killed_leaves_a_whole_pair(deployment):
