@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import queue
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,13 @@ def export_tiny(
 def whole_logits(network: SeparableResNeXt, x_BCHW: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
         return network(torch.from_numpy(x_BCHW)).numpy()
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports of 127.0.0.1 that are free at the moment."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
+        return [each.getsockname()[1] for each in sockets]
 
 
 class WorkerProcess:

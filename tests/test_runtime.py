@@ -36,6 +36,7 @@ from sepnas.errors import (
 from sepnas.plan.build import build_plan
 from sepnas.runtime.bench import bench, random_batch
 from sepnas.runtime.channel import Channel
+from sepnas.runtime.doorman import MAX_GREETINGS
 from sepnas.runtime.engines import TorchEngine
 from sepnas.runtime.events import PROTOCOL_VERSION, Hello, Ping
 from sepnas.runtime.identity import Identity
@@ -46,7 +47,7 @@ from sepnas.runtime.pipes import PlainPipe
 from sepnas.runtime.protocol import Connection, Side
 from sepnas.runtime.session import Session
 from sepnas.runtime.trace import Trace
-from sepnas.runtime.worker import MAX_GREETINGS, Worker
+from sepnas.runtime.worker import Worker
 from sepnas.spec.hosts import Hosts, parse_address
 from sepnas.spec.manifest import certificate_name
 from tests.helpers_runtime import (
@@ -352,7 +353,7 @@ def test_a_foreign_or_expired_certificate_is_refused(tiny, tmp_path, monkeypatch
         ("device", "foreign"): "no TLS connection: .*another deployment",
         ("device", "expired"): "no TLS connection: certificate has expired",
     }[who, fault]
-    monkeypatch.setattr("sepnas.runtime.session.Identity" if who == "client" else "sepnas.runtime.worker._identity",
+    monkeypatch.setattr("sepnas.runtime.session.LiveIdentity" if who == "client" else "sepnas.runtime.worker._identity",
                         lambda *arguments: spoilt)  # fmt: skip
     with threads(tiny) as hosts, pytest.raises(HandshakeError, match=rf"device 0 at .*: {says}"):
         Session(tiny, hosts, deadline_s=5)

@@ -21,6 +21,7 @@ from sepnas.spec.hosts import Hosts
 from sepnas.spec.manifest import ENGINE_SUFFIXES, EngineName, Manifest, OnMissing
 
 if TYPE_CHECKING:
+    from sepnas.deploy.services import Service
     from sepnas.train.images import ImageData
     from sepnas.train.record import TrainingResult
 
@@ -114,6 +115,7 @@ def export_run(
     force: bool = False,
     engines: Sequence[EngineName] = tuple(ENGINE_SUFFIXES),
     on_missing: OnMissing = "strict",
+    services: Sequence[Service] = (),
 ) -> Manifest:
     """Export the best checkpoint of a training run so far."""
     from sepnas.deploy.export import export_deployment
@@ -135,7 +137,8 @@ def export_run(
 
         return export_deployment(
             network, out, name=name or run.resolve().name, classes=facts.classes, mean=facts.mean, std=facts.std,
-            hosts=hosts, force=force, engines=engines, on_missing=on_missing, progress=show,
+            hosts=hosts, force=force, engines=engines, on_missing=on_missing, services=services,
+            progress=show,
         )  # fmt: skip
 
 
@@ -151,16 +154,27 @@ def export(
     on_missing: Annotated[
         OnMissing, typer.Option(help="A message is late or a device lost: an error, or an answer without it.")
     ] = "strict",
+    systemd: Annotated[
+        bool, typer.Option("--systemd", help="A unit for each device, with how to install it in its first lines.")
+    ] = False,
+    docker: Annotated[
+        bool, typer.Option("--docker", help="A Dockerfile for each device; its first lines say how to use it.")
+    ] = False,
 ) -> None:
     """Cut a trained network into one folder for each device.
 
     Each folder holds only that device's weights, its segments' graphs for torch and for onnxruntime, its steps and its
     certificate; copy it to the device and start `sepnas worker` there. Of an interrupted run the best epoch so far is
     taken.
+
+    `--systemd` and `--docker` add what starts the worker with its machine, hardened and as a user of its own: give
+    `--hosts`, for it listens on the port that stands there. The private key stays out of the image.
     """
     given = Hosts.load(hosts) if hosts else None
     engines: tuple[EngineName, ...] = tuple(ENGINE_SUFFIXES) if engine == "both" else (engine,)
-    manifest = export_run(run, out, name, given, force, engines, on_missing)
+    chosen: dict[Service, bool] = {"systemd": systemd, "docker": docker}
+    services = [name for name, wanted in chosen.items() if wanted]
+    manifest = export_run(run, out, name, given, force, engines, on_missing, services)
     num_devices = manifest.architecture.num_devices
     print(
         f"{out}: {format_count(num_devices, 'device')}, {number(manifest.payload_bytes)} bytes an "

@@ -14,6 +14,7 @@ import typer
 
 from sepnas.cli import (
     calibrate,
+    certs,
     cluster,
     demo,
     describe,
@@ -72,6 +73,9 @@ _PROFILE: dict[str, Callable[..., None]] = {
 }
 """The verbs below `profile`."""
 
+_CERTS: dict[str, Callable[..., None]] = {"renew": certs.renew, "show": certs.show}
+"""The verbs below `certs`."""
+
 
 def _interruptible(function: Callable[..., None]) -> Callable[..., None]:
     """The same verb; Ctrl-C ends it with 130 before Typer would call it "Aborted"."""
@@ -96,6 +100,11 @@ for _verb, _function in _PROFILE.items():
     _profile_app.command(_verb)(_interruptible(_function))
 app.add_typer(_profile_app, rich_help_panel="Run")
 
+_certs_app = typer.Typer(name="certs", help=certs.HELP, no_args_is_help=True)
+for _verb, _function in _CERTS.items():
+    _certs_app.command(_verb)(_interruptible(_function))
+app.add_typer(_certs_app, rich_help_panel="Run")
+
 _EXTRAS = {
     **dict.fromkeys(("cryptography", "onnx", "onnxscript", "sklearn", "tensorboard", "torchvision"), "train"),
     **dict.fromkeys(("moocore", "nni", "optuna", "pytorch_lightning"), "search"),
@@ -105,7 +114,7 @@ _EXTRAS = {
 }
 """Which extra brings a module: the base install is what a device needs."""
 
-VERBS = frozenset(verb for verbs in _PANELS.values() for verb in verbs) | {"profile"}
+VERBS = frozenset(verb for verbs in _PANELS.values() for verb in verbs) | {"certs", "profile"}
 
 
 def main() -> None:

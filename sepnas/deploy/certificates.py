@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 DEFAULT_VALIDITY_DAYS = 3650
+AUTHORITY_VALIDITY_DAYS = 2 * DEFAULT_VALIDITY_DAYS
+"""An authority outlives the certificates that it signs first: they can be renewed when they are at their end."""
 CLOCK_SKEW_DAYS = 1
 """Certificates are valid a day before they are made: boards without a battery clock run behind."""
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from sepnas.deploy.certificates import DEFAULT_VALIDITY_DAYS
+from sepnas.deploy.services import Service
 from sepnas.deploy.writer import DeploymentWriter, Progress
 from sepnas.errors import DeploymentError, SpecError, StorageError
 from sepnas.spec.architecture import Architecture
@@ -44,6 +45,7 @@ def export_deployment(
     force: bool = False,
     engines: Sequence[EngineName] = tuple(ENGINE_SUFFIXES),
     on_missing: OnMissing = "strict",
+    services: Sequence[Service] = (),
     progress: Progress | None = None,
 ) -> Manifest:
     """Cut a network by its plan and write the deployment ``out_dir``.
@@ -55,6 +57,7 @@ def export_deployment(
         hosts: what to write as ``hosts.yaml``; by default all devices on 127.0.0.1.
         engines: those that a device may run; each has files of its own, the weights are there once.
         on_missing: what a client gets when a message is late or a device is lost: an error, or an answer without it.
+        services: ``systemd``, ``docker``: what starts the worker with its machine, in each device's folder.
         force: replace a deployment that stands there already (anything else is never replaced).
 
     Raises:
@@ -78,7 +81,9 @@ def export_deployment(
     network.eval()
     try:
         with _writing(Path(out_dir), force) as folder:
-            writer = DeploymentWriter(network, folder, name, validity_days, progress or _silent, tuple(engines))
+            writer = DeploymentWriter(
+                network, folder, name, validity_days, progress or _silent, tuple(engines), tuple(services)
+            )
             return writer.write(tuple(classes), image, hosts, on_missing)
     finally:
         network.train(was_training)

@@ -1,17 +1,18 @@
 """Is every file of a deployment, or of one device's folder, what was exported? Every hash is checked; needs no torch.
 
-Other files may lie there, such as logs: what no manifest lists is never read.
+Other files may lie there, such as logs: what no manifest lists is never read. Certificates and keys that
+`sepnas certs renew` made take the place of those that the manifest lists.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+from sepnas.deploy.private import check_private
 from sepnas.errors import DeploymentError, SpecError, VersionError
 from sepnas.spec.manifest import (
     MANIFEST_NAME,
@@ -23,9 +24,11 @@ from sepnas.spec.manifest import (
     ShardManifest,
     device_folder,
 )
+from sepnas.spec.renewal import RENEWAL_NAME, Renewal
 
 KEY_NAME = "key.pem"
-TLS_NAMES = ("tls/ca.pem", "tls/cert.pem", f"tls/{KEY_NAME}")
+PEM_NAMES = ("ca.pem", "cert.pem", KEY_NAME)
+TLS_NAMES = tuple(f"tls/{name}" for name in PEM_NAMES)
 _CHUNK_BYTES = 1 << 20
 _Sealed = TypeVar("_Sealed", bound=SealedDocument)
 
@@ -69,6 +72,26 @@ def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
     return _load(Manifest, Path(folder), MANIFEST_NAME, "a deployment that `sepnas export` wrote")
 
 
+def check_credential(folder: Path, name: str, entries: Mapping[str, FileEntry]) -> Path:
+    """Check the certificates and the key in ``folder / name``, and return the folder in which they lie.
+
+    ``name`` is as in ``entries``, the files of the manifest in ``folder``: ``tls``, ``client/tls`` or ``authority``.
+    Raises :class:`DeploymentError` that names the file that is wrong.
+    """
+    listed = [f"{name}/{pem}" for pem in PEM_NAMES if name != "authority" or pem != "cert.pem"]
+    _check_files(folder, entries, listed)
+    renewal = _renewal_for(folder / listed[0], listed[0], entries)
+    return folder / name / renewal.folder if renewal else folder / name
+
+
+def exported_entry(name: str, entries: Mapping[str, FileEntry]) -> FileEntry:
+    """The exported certificate of a folder (see :func:`check_credential`), which a renewal says that it replaces."""
+    file = f"{name}/{'ca.pem' if name == 'authority' else 'cert.pem'}"
+    if file not in entries:
+        raise DeploymentError(f"{file}: no manifest lists it, so it is not read; export the deployment again")
+    return entries[file]
+
+
 def file_entry(path: Path) -> FileEntry:
     """The hash and the length of a file on disk."""
     digest, length = hashlib.sha256(), 0
@@ -96,31 +119,54 @@ def _check_files(folder: Path, entries: Mapping[str, FileEntry], names: Iterable
         shown = f"{folder.name}/{name}"
         if name not in entries:
             raise DeploymentError(f"{shown}: no manifest lists it, so it is not read; export the deployment again")
+        entry, sealed_by = entries[name], "the manifest"
+        renewal = _renewal_for(path, name, entries) if path.name in PEM_NAMES else None
+        if renewal:
+            path = path.parent / renewal.folder / path.name
+            shown = f"{folder.name}/{path.relative_to(folder).as_posix()}"
+            entry, sealed_by = _renewed_entry(renewal, path), RENEWAL_NAME
         try:
             if path.name == KEY_NAME:
-                _check_private(path)
+                check_private(path)
             found = file_entry(path)
         except FileNotFoundError:
             raise DeploymentError(f"{shown}: is missing from {folder}; export or copy the deployment again") from None
         except OSError as error:
             raise DeploymentError(f"{shown}: cannot be read ({path}): {error.strerror}") from error
-        if found != entries[name]:
-            raise DeploymentError(_difference(shown, found, entries[name]))
+        if found != entry:
+            raise DeploymentError(_difference(shown, found, entry, sealed_by))
 
 
-def _difference(shown: str, found: FileEntry, entry: FileEntry) -> str:
+def _renewal_for(path: Path, name: str, entries: Mapping[str, FileEntry]) -> Renewal | None:
+    """What `sepnas certs renew` left beside a certificate or key, if it renewed those of this very export."""
+    folder = path.parent
+    if not (folder / RENEWAL_NAME).is_file():
+        return None
+    try:
+        renewal = Renewal.load(folder / RENEWAL_NAME)
+    except VersionError:
+        raise
+    except SpecError as error:
+        raise DeploymentError(
+            f"{error}\n{folder / RENEWAL_NAME} is damaged; copy the folder again, or run: sepnas certs renew DEPLOYMENT"
+        ) from error
+    exported = exported_entry(PurePosixPath(name).parent.as_posix(), entries)
+    return renewal if renewal.replaces == exported.sha256 else None
+
+
+def _renewed_entry(renewal: Renewal, path: Path) -> FileEntry:
+    if path.name not in renewal.files:
+        raise DeploymentError(f"{path}: {RENEWAL_NAME} beside it does not list it; run: sepnas certs renew DEPLOYMENT")
+    return renewal.files[path.name]
+
+
+def _difference(shown: str, found: FileEntry, entry: FileEntry, sealed_by: str) -> str:
     hint = "export or copy the deployment again"
     if shown.endswith("/hosts.yaml"):
         hint = "this example belongs to the deployment: put it back, edit a copy, and name the copy with --devices"
     if found.bytes != entry.bytes:
-        return f"{shown}: has {found.bytes} bytes, the manifest says {entry.bytes}; {hint}"
-    return f"{shown}: sha256 is {found.sha256}, the manifest says {entry.sha256}; {hint}"
-
-
-def _check_private(path: Path) -> None:
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if os.name == "posix" and mode & 0o077:
-        raise DeploymentError(f"{path}: a private key that others may use (mode {mode:04o}); run: chmod 600 {path}")
+        return f"{shown}: has {found.bytes} bytes, {sealed_by} says {entry.bytes}; {hint}"
+    return f"{shown}: sha256 is {found.sha256}, {sealed_by} says {entry.sha256}; {hint}"
 
 
 def _check_belongs(folder: Path, shard: ShardManifest, manifest: Manifest) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from sepnas.deploy.certificates import Credential, issue, make_authority
+from sepnas.deploy.certificates import AUTHORITY_VALIDITY_DAYS, Credential, issue, make_authority
 from sepnas.deploy.segments import SegmentExporter, segment_weights, weights_file
+from sepnas.deploy.services import DeviceService, Service
 from sepnas.deploy.verify import KEY_NAME, file_entry
 from sepnas.plan.build import build_plan
 from sepnas.plan.serial import message_to_data, messages_of, program_to_data, shape_to_data
@@ -51,21 +52,23 @@ class DeploymentWriter:
         validity_days: float,
         progress: Progress,
         engines: tuple[EngineName, ...],
+        services: tuple[Service, ...] = (),
     ) -> None:
         self.network, self.folder, self.name = network, folder, name
         self.validity_days, self.progress = validity_days, progress
         self.plan = build_plan(network.architecture)
         self.exporter = SegmentExporter(engines)
+        self.engines, self.services = engines, services
         self.done, self.total = 0, self.plan.num_segments() + self.plan.num_devices + 1
 
     def write(
         self, classes: tuple[str, ...], image: ImageInput, hosts: Hosts | None, on_missing: OnMissing = "strict"
     ) -> Manifest:
-        """Write everything; the manifest comes last, for it lists all else."""
+        """Write everything; the manifest comes after what it lists, and last what it does not list."""
         ranks = range(self.plan.num_devices)
         segments = [self._write_tensors(rank) for rank in ranks]
         deployment_id = self._identify()
-        authority = make_authority(deployment_id, max(self.validity_days, 1))
+        authority = make_authority(deployment_id, max(2 * self.validity_days, AUTHORITY_VALIDITY_DAYS))
         for rank in ranks:
             self._write_tls(f"{device_folder(rank)}/tls", authority, certificate_name(rank, deployment_id))
             self._shard(rank, deployment_id, segments[rank]).save(self.folder / device_folder(rank) / SHARD_NAME)
@@ -73,9 +76,11 @@ class DeploymentWriter:
         self._write_tls("client/tls", authority, certificate_name(CLIENT, deployment_id))
         self._write("authority/ca.pem", authority.certificate_pem())
         self._write(f"authority/{KEY_NAME}", authority.key_pem(), 0o600)
-        (hosts or Hosts.local(self.plan.num_devices)).save(self.folder / "hosts.yaml")
+        hosts = hosts or Hosts.local(self.plan.num_devices)
+        hosts.save(self.folder / "hosts.yaml")
         manifest = self._manifest(deployment_id, classes, image, on_missing)
         manifest.save(self.folder / MANIFEST_NAME)
+        self._write_services(hosts)
         self._step(MANIFEST_NAME)
         return manifest
 
@@ -152,6 +157,12 @@ class DeploymentWriter:
         self._write(f"{folder}/ca.pem", authority.certificate_pem())
         self._write(f"{folder}/cert.pem", credential.certificate_pem())
         self._write(f"{folder}/{KEY_NAME}", credential.key_pem(), 0o600)
+
+    def _write_services(self, hosts: Hosts) -> None:
+        engine: EngineName = "onnxruntime" if "onnxruntime" in self.engines else self.engines[0]
+        for rank in range(self.plan.num_devices if self.services else 0):
+            service = DeviceService(self.name, rank, self.plan.num_devices, hosts.address(rank), engine)
+            service.write(self.folder / device_folder(rank), self.services)
 
     def _write(self, name: str, data: bytes, mode: int = 0o644) -> None:
         path = self.folder / name

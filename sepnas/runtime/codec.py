@@ -51,10 +51,7 @@ def decode(payload: Payload, wire: WireFormat, shape: Shape) -> Array:
         lent: Array = np.ndarray((batch, shape.channels, shape.height, shape.width), _FLOAT32, payload)
         return lent if _FLOAT32.isnative else lent.astype(np.float32)
     rows = np.frombuffer(payload, dtype=np.uint8).reshape(batch, sample_bytes)
-    if wire == "fp16":
-        values = rows.view("<f2").astype(np.float32)
-    else:
-        values = _dequantise(rows, wire, shape.num_values)
+    values = rows.view("<f2").astype(np.float32) if wire == "fp16" else _dequantise(rows, wire, shape.num_values)
     return values.reshape(batch, shape.channels, shape.height, shape.width)
 
 

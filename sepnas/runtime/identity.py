@@ -25,14 +25,26 @@ class Identity:
     def __init__(self, folder: Path, rank: int, deployment_id: str) -> None:
         self.rank, self.deployment_id = rank, deployment_id
         try:
-            self.server = _context(ssl.PROTOCOL_TLS_SERVER, folder)
-            self.client = _context(ssl.PROTOCOL_TLS_CLIENT, folder)
+            self._contexts = (
+                _context(ssl.PROTOCOL_TLS_SERVER, folder),
+                _context(ssl.PROTOCOL_TLS_CLIENT, folder),
+            )
         except (ssl.SSLError, OSError) as error:
             raise DeploymentError(
                 f"{folder}: not a certificate and its key: {error}; export the deployment again"
             ) from error
-        self.server.num_tickets = 0  # nothing is resumed, and the first bytes after the handshake are ours
+        self._contexts[0].num_tickets = 0  # nothing is resumed, and the first bytes after the handshake are ours
         self._check(folder)
+
+    @property
+    def server(self) -> ssl.SSLContext:
+        """For who is connected to."""
+        return self._contexts[0]
+
+    @property
+    def client(self) -> ssl.SSLContext:
+        """For who connects."""
+        return self._contexts[1]
 
     def name(self, rank: int) -> str:
         return certificate_name(rank, self.deployment_id)
@@ -40,16 +52,16 @@ class Identity:
     def _check(self, folder: Path) -> None:
         """Shake hands with ourselves in memory."""
         to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-        server = self.server.wrap_bio(to_server, to_client, server_side=True)
-        client = self.client.wrap_bio(to_client, to_server, server_hostname=self.name(self.rank))
+        server = self._contexts[0].wrap_bio(to_server, to_client, server_side=True)
+        client = self._contexts[1].wrap_bio(to_client, to_server, server_hostname=self.name(self.rank))
         try:
             for _ in range(3):
                 for end in (client, server):
                     _advance(end)
         except ssl.SSLError as error:
             raise HandshakeError(
-                f"{folder / 'cert.pem'}: no peer would accept it: {reason_of(error)}; check this machine's clock, "
-                "or export the deployment again"
+                f"{folder / 'cert.pem'}: no peer would accept it: {reason_of(error).removesuffix(_AGAIN)}; "
+                f"check this machine's clock, or {RENEW_HINT}"
             ) from error
 
 
@@ -72,8 +84,14 @@ def names_in(certificate: dict[str, Any] | None) -> list[str]:
     return [value for kind, value in (certificate or {}).get("subjectAltName", ()) if kind == "DNS"]
 
 
+RENEW_HINT = "make new ones where it was exported: sepnas certs renew DEPLOYMENT"
+_AGAIN = f"; {RENEW_HINT}"
+
+_EXPIRED = 10
+"""OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED."""
+
 _MEANINGS = {
-    "CERTIFICATE_EXPIRED": "the certificate has expired",
+    "CERTIFICATE_EXPIRED": f"the certificate has expired{_AGAIN}",
     "UNKNOWN_CA": "the certificate comes from another authority (another deployment)",
     "BAD_CERTIFICATE": "the certificate is not valid",
     "CERTIFICATE_UNKNOWN": "the certificate is not valid",
@@ -90,7 +108,8 @@ def reason_of(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         # 18-20: self-signed or unknown issuer, 7: signature of another authority with the same name
         foreign = error.verify_code in (7, 18, 19, 20, 21)
-        return f"{error.verify_message}{' (a certificate of another deployment)' if foreign else ''}"
+        hint = " (a certificate of another deployment)" if foreign else ""
+        return f"{error.verify_message}{_AGAIN if error.verify_code == _EXPIRED else hint}"
     code = error.reason or ""
     for ending, meaning in _MEANINGS.items():
         if code.endswith(ending):

@@ -26,7 +26,10 @@ class Letter(NamedTuple):
 
 
 class Mailbox:
-    """Letters by (request, tag). Readers of sockets :meth:`put`, the executor :meth:`take`\\ s; it waits for ``changed``."""
+    """Letters by (request, tag). Readers of sockets :meth:`put`, the executor :meth:`take`\\ s.
+
+    It waits for ``changed``, and reads meanwhile, if that is a condition that pulls.
+    """
 
     def __init__(self, changed: Changed | None = None) -> None:
         self._changed: Changed = changed or threading.Condition()

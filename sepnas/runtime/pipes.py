@@ -24,6 +24,9 @@ _DO_NOT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _WRITE_BYTES = 64 << 10
 """Long payloads are encrypted and written piece by piece, so that the first piece is on its way early."""
 
+MAX_HANDSHAKE_BYTES = 64 << 10
+"""So much may come before a TLS handshake is over: some times what ours takes."""
+
 
 class Pipe(Protocol):
     """Both ways of one connection; ``raw_sent_bytes`` and ``raw_received_bytes`` count what the socket carried."""
@@ -114,7 +117,10 @@ class TlsPipe:
                     self._flush()  # the alert that tells the peer why
                 raise HandshakeError(reason_of(error)) from error
             set_timeout(self.sock, deadline)
-            if not self._receive():
+            left_bytes = MAX_HANDSHAKE_BYTES - self.raw_received_bytes
+            if left_bytes <= 0:
+                raise HandshakeError(f"its TLS handshake is longer than {MAX_HANDSHAKE_BYTES >> 10} KiB")
+            if not self._receive(most_bytes=min(left_bytes, _READ_BYTES)):
                 raise HandshakeError("the other end closed the connection during the TLS handshake")
 
     def write(self, data: Payload) -> None:
@@ -168,8 +174,8 @@ class TlsPipe:
     def certificate(self) -> dict[str, Any] | None:
         return self._tls.getpeercert()
 
-    def _receive(self, wait: bool = True) -> int:
-        count = self.sock.recv_into(self._received, 0, 0 if wait else _DO_NOT_WAIT)
+    def _receive(self, wait: bool = True, most_bytes: int = _READ_BYTES) -> int:
+        count = self.sock.recv_into(self._received, most_bytes, 0 if wait else _DO_NOT_WAIT)
         self.raw_received_bytes += count
         with self._lock:
             self._incoming.write(self._received[:count])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
@@ -30,8 +31,7 @@ class Changed(Protocol):
 
 
 class PullingCondition:
-    """One thread may wait, others may wake it, as with ``threading.Condition``; where the system has no epoll it is just
-    that.
+    """One thread may wait, others may wake it, as with ``threading.Condition``.
 
     A connection that is added has a reader of its own, for the time when nobody waits here. Both watch it exclusively:
     Linux wakes the first of them that sleeps, in the order in which they began to watch.
@@ -84,10 +84,8 @@ class PullingCondition:
         with self._lock:
             if self._pulls.get(descriptor) is pull:  # and not that of a newer connection with the same number
                 del self._pulls[descriptor]
-                try:
+                with contextlib.suppress(OSError, ValueError):  # its reader may have closed it
                     self._epoll.unregister(descriptor)
-                except (OSError, ValueError):
-                    pass  # its reader has closed it
 
     def notify_all(self) -> None:
         """Wake who waits; the lock is held."""
@@ -103,6 +101,6 @@ class PullingCondition:
 
 
 def new_condition() -> PullingCondition | threading.Condition:
-    """One that pulls, where the system can."""
+    """One that pulls, where the system can: on Linux, from Python 3.10 on."""
     can = hasattr(select, "EPOLLEXCLUSIVE") and hasattr(os, "eventfd")
     return PullingCondition() if can else threading.Condition()

@@ -27,9 +27,9 @@ from sepnas.runtime.codec import Array, Payload, decode, encode
 from sepnas.runtime.counters import Counters, join_links
 from sepnas.runtime.events import Cancel, Data, Failed, Recall, Request
 from sepnas.runtime.fleet import Arrival, Fleet, Inbox
-from sepnas.runtime.identity import Identity
 from sepnas.runtime.images import normalise
 from sepnas.runtime.links import check_loopback
+from sepnas.runtime.live_identity import LiveIdentity
 from sepnas.runtime.protocol import MAX_BATCH
 from sepnas.runtime.reply import Answer, Reply
 from sepnas.runtime.shaping import Shaper
@@ -92,7 +92,8 @@ class Session:
         ranks = [message.destination for message in self._inputs]
         if insecure:
             _allow_insecure(hosts, ranks)
-        identity = None if insecure else Identity(folder / "client/tls", CLIENT, self.manifest.deployment_id)
+        named = (folder, "client/tls", self.manifest.files, CLIENT, self.manifest.deployment_id)
+        identity = None if insecure else LiveIdentity(*named)
         self._heads = frozenset(rank for rank in ranks if has_head(self.manifest.architecture, rank))
         answering = self._heads if self.on_missing == "degrade" else {self._output.source}
         answer_bytes = {self._output.tag: self._output.payload_bytes()}

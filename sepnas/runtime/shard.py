@@ -32,10 +32,6 @@ class Shard:
     def rank(self) -> int:
         return self.manifest.rank
 
-    @property
-    def tls_folder(self) -> Path:
-        return self.folder / "tls"
-
     def without_segments(self) -> Shard:
         """The same with the merges' weights alone: an engine that has been made holds those of the segments."""
         merges = {step.parameter for step in self.program if isinstance(step, Merge)}

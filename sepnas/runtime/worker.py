@@ -18,25 +18,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 from sepnas.errors import ExchangeError, ListenError
 from sepnas.runtime.channel import Channel
+from sepnas.runtime.doorman import Doorman
 from sepnas.runtime.emulated import load_emulated
 from sepnas.runtime.engine_choice import make_engine
 from sepnas.runtime.engines import Engine, TorchEngine, calls_of_a_pass
 from sepnas.runtime.events import Hello
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.links import accept, check_greeting, check_loopback, refuse
+from sepnas.runtime.live_identity import LiveIdentity
 from sepnas.runtime.shard import Shard, load_shard
 from sepnas.runtime.worker_session import WorkerSession
 from sepnas.spec.hosts import format_address, parse_address
 
 HANDSHAKE_S = 5.0
 """How long who connected may take to say who it is."""
-MAX_GREETINGS = 32
-"""So many connections may be in their handshake at once; one more closes the oldest of them."""
 _BUSY_WAIT_S = 2.0
 _STOP_WAIT_S = 5.0
 
@@ -85,8 +84,7 @@ class Worker:
         _warm_up(self.shard, self._engine)
         self._session: WorkerSession | None = None
         self._session_changed = threading.Condition()
-        self._greetings: dict[socket.socket, None] = {}  # in order of their arrival
-        self._greetings_lock = threading.Lock()
+        self._doorman = Doorman()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._stopping = threading.Event()
 
@@ -123,29 +121,22 @@ class Worker:
         except OSError:
             time.sleep(0.05)  # it was gone before we came to it, or there are no descriptors left: no busy loop
             return
-        with self._greetings_lock:
-            if len(self._greetings) >= MAX_GREETINGS:
-                self._drop_oldest()
-            self._greetings[sock] = None
-        threading.Thread(target=self._greet, args=(sock, format_address(*origin[:2])), daemon=True).start()
+        self._doorman.enter(sock, origin[0])
+        threading.Thread(target=self._greet, args=(sock, *origin[:2]), daemon=True).start()
 
-    def _drop_oldest(self) -> None:
-        """Who says nothing must keep nobody out; the thread that waits for it sees the end and closes it."""
-        oldest = next(iter(self._greetings))
-        del self._greetings[oldest]
-        with contextlib.suppress(OSError):
-            oldest.shutdown(socket.SHUT_RDWR)
-
-    def _greet(self, sock: socket.socket, origin: str) -> None:
+    def _greet(self, sock: socket.socket, host: str, port: int) -> None:
+        origin = format_address(host, port)
         deadline = time.monotonic() + self._handshake_s
+        known = self._doorman.is_known(host)
         try:
-            channel, hello = accept(sock, self._identity, origin, deadline)
+            with self._doorman.greeting(sock, deadline):
+                channel, hello = accept(sock, self._identity, origin, deadline)
         except (ExchangeError, OSError) as error:
-            print(f"sepnas worker: {origin} was not let in: {error}", file=sys.stderr, flush=True)
+            sock.close()
+            if not known:
+                more = f"; {host} fails often, more of it is not told" if self._doorman.is_known(host) else ""
+                print(f"sepnas worker: {origin} was not let in: {error}{more}", file=sys.stderr, flush=True)
             return
-        finally:
-            with self._greetings_lock:
-                self._greetings.pop(sock, None)
         manifest = self.shard.manifest
         refusal = check_greeting(hello, manifest.deployment_id, manifest.num_devices, manifest.rank)
         if refusal:
@@ -242,7 +233,7 @@ def _collector_paused() -> Iterator[None]:
 
 
 def _identity(shard: Shard) -> Identity:
-    return Identity(Path(shard.tls_folder), shard.rank, shard.manifest.deployment_id)
+    return LiveIdentity(shard.folder, "tls", shard.manifest.files, shard.rank, shard.manifest.deployment_id)
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

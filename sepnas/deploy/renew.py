@@ -1,0 +1,210 @@
+"""Renewing what an export signed: certificates and keys of devices and the client, and the authority itself.
+
+A new authority is trusted beside the old one, which signs once more: so devices may get their folders one after the
+other. The next renewal is signed by the new one.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from sepnas.deploy.certificates import (
+    AUTHORITY_VALIDITY_DAYS,
+    DEFAULT_VALIDITY_DAYS,
+    Credential,
+    issue,
+    make_authority,
+)
+from sepnas.deploy.renewal_writer import write_renewal
+from sepnas.deploy.verify import KEY_NAME, check_credential, exported_entry, load_manifest
+from sepnas.errors import DeploymentError, SpecError
+from sepnas.plan.steps import CLIENT
+from sepnas.spec.manifest import Manifest, certificate_name, device_folder
+
+LEAST_DAYS_LEFT = 30
+"""An authority that ends sooner signs no more, unless it is told for how long or is being renewed itself."""
+AUTHORITY = "authority"
+_ALL_ANEW = "or make everything anew: sepnas export --force"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """One certificate of a deployment: whose it is, the folder of its files, from when to when it is valid."""
+
+    holder: str
+    file: Path
+    valid_from: datetime.datetime
+    valid_to: datetime.datetime
+    fingerprint: str
+    """sha256, in hexadecimal digits."""
+
+    @property
+    def days_left(self) -> float:
+        return _days_until(self.valid_to)
+
+
+@dataclass(frozen=True, slots=True)
+class _Authority:
+    """What signs (the newest), and all that are trusted, the newest first."""
+
+    newest: Credential
+    trusted: tuple[x509.Certificate, ...]
+
+    def trusted_pem(self) -> bytes:
+        return b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in self.trusted)
+
+
+def renew(
+    deployment: Path,
+    ranks: Sequence[int],
+    days: float | None = None,
+    out: Path | None = None,
+    new_authority: bool = False,
+) -> list[Certificate]:
+    """New certificates and keys for ``ranks`` (-1 is the client) of a deployment that has its ``authority/``.
+
+    Args:
+        days: how long they are valid; by default ten years, or as long as the authority.
+        out: the folder to write them into, laid out as the deployment; by default they are put in force there.
+        new_authority: make one that is trusted from now on and signs from the next time on.
+
+    Raises:
+        DeploymentError: the authority is missing, damaged, foreign or at its end, or a device's folder is not there.
+        SpecError: ``ranks`` or ``days`` that do not fit.
+        StorageError: a folder cannot be written; what was renewed before it stays renewed.
+    """
+    manifest = load_manifest(deployment)
+    target = out or deployment
+    for rank in ranks:
+        _check_rank(manifest, rank)
+        if out is None and not (deployment / holder_name(rank)).is_dir():
+            raise DeploymentError(f"{deployment}: has no {holder_name(rank)}; write elsewhere with --out FOLDER")
+    authority = load_authority(deployment, manifest)
+    signer = authority.newest
+    if new_authority:
+        authority = _with_new_authority(authority, manifest)
+        if _days_until(signer.certificate.not_valid_after_utc) < 1:
+            signer = authority.newest  # the old one has ended: nobody can connect meanwhile anyway
+    valid_days = _validity_days(deployment, signer, days, may_end_soon=new_authority)
+    if new_authority:
+        files = {"ca.pem": authority.trusted_pem(), KEY_NAME: authority.newest.key_pem()}
+        write_renewal(deployment / AUTHORITY, files, exported_entry(AUTHORITY, manifest.files))
+    return [_renew_one(manifest, rank, target, authority, signer, valid_days) for rank in ranks]
+
+
+def certificates(deployment: Path) -> list[Certificate]:
+    """Those of a deployment that are in force, the authority's first; what is not in this folder is left out.
+
+    Raises :class:`DeploymentError` for a file that was changed or a key that others may read.
+    """
+    manifest = load_manifest(deployment)
+    found = []
+    for holder in (AUTHORITY, *map(holder_name, (*range(manifest.num_devices), CLIENT))):
+        if not (deployment / holder).is_dir():
+            continue
+        name, pem = (AUTHORITY, "ca.pem") if holder == AUTHORITY else (f"{holder}/tls", "cert.pem")
+        file = check_credential(deployment, name, manifest.files) / pem
+        for place, certificate in enumerate(_read_certificates(file)):
+            found.append(_told(f"{holder}, before" if place else holder, file, certificate))
+    return found
+
+
+def holder_name(rank: int) -> str:
+    """The folder of a device, or of the client (rank -1), in a deployment."""
+    return "client" if rank == CLIENT else device_folder(rank)
+
+
+def load_authority(deployment: Path, manifest: Manifest) -> _Authority:
+    """The authority of a deployment; raises :class:`DeploymentError`."""
+    if not (deployment / AUTHORITY).is_dir():
+        raise DeploymentError(
+            f"{deployment}: has no {AUTHORITY}/, which signs certificates; put back the one that was exported with "
+            f"this deployment (it stays where it was exported), {_ALL_ANEW}"
+        )
+    folder = check_credential(deployment, AUTHORITY, manifest.files)
+    trusted = _read_certificates(folder / "ca.pem")
+    try:
+        key = serialization.load_pem_private_key((folder / KEY_NAME).read_bytes(), None)
+    except (ValueError, TypeError) as error:
+        raise DeploymentError(
+            f"{folder / KEY_NAME}: is not a private key; put back the right one, {_ALL_ANEW}"
+        ) from error
+    newest, *earlier = trusted
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != newest.public_key():
+        raise DeploymentError(f"{folder}: the key is not that of ca.pem; put back the right one, {_ALL_ANEW}")
+    return _Authority(Credential(key, newest), (newest, *_still_valid(earlier)))
+
+
+def _read_certificates(file: Path) -> tuple[x509.Certificate, ...]:
+    try:
+        return tuple(x509.load_pem_x509_certificates(file.read_bytes()))
+    except ValueError as error:
+        raise DeploymentError(f"{file}: is not a certificate; put back the right one, {_ALL_ANEW}") from error
+
+
+def _check_rank(manifest: Manifest, rank: int) -> None:
+    if not CLIENT <= rank < manifest.num_devices:
+        raise SpecError(f"certs: `device` must be one of 0..{manifest.num_devices - 1}, got {rank}")
+
+
+def _with_new_authority(old: _Authority, manifest: Manifest) -> _Authority:
+    newest = make_authority(manifest.deployment_id, AUTHORITY_VALIDITY_DAYS)
+    return _Authority(newest, (newest.certificate, *_still_valid(old.trusted)))
+
+
+def _still_valid(certificates: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    return [certificate for certificate in certificates if _days_until(certificate.not_valid_after_utc) > 0]
+
+
+def _validity_days(deployment: Path, signer: Credential, days: float | None, may_end_soon: bool) -> float:
+    """For how long to sign: a certificate that outlives its authority is worth nothing from then on."""
+    if days is not None and not 0 < days <= AUTHORITY_VALIDITY_DAYS:  # so that nan is refused too
+        raise SpecError(f"certs: `days` must be more than 0 and at most {AUTHORITY_VALIDITY_DAYS}, got {days!r}")
+    end = signer.certificate.not_valid_after_utc
+    left = _days_until(end)
+    remedy = f"make a new one: sepnas certs renew {deployment} --authority"
+    if left <= 0:
+        raise DeploymentError(f"{deployment / AUTHORITY}: the authority has expired ({end:%Y-%m-%d}); {remedy}")
+    if days is None:
+        if left < LEAST_DAYS_LEFT and not may_end_soon:
+            raise DeploymentError(
+                f"{deployment / AUTHORITY}: the authority expires in {left:.0f} days ({end:%Y-%m-%d}), and what it "
+                f"signs with it; {remedy}"
+            )
+        return min(DEFAULT_VALIDITY_DAYS, left)
+    if days > left and not may_end_soon:
+        raise SpecError(
+            f"certs: `days` is {days:g}, but the authority expires in {left:.0f} days ({end:%Y-%m-%d}); give no more, "
+            f"or {remedy}"
+        )
+    return min(days, left)
+
+
+def _renew_one(
+    manifest: Manifest, rank: int, target: Path, authority: _Authority, signer: Credential, days: float
+) -> Certificate:
+    name = f"{holder_name(rank)}/tls"
+    credential = issue(signer, certificate_name(rank, manifest.deployment_id), days)
+    files = {
+        "ca.pem": authority.trusted_pem(),
+        "cert.pem": credential.certificate_pem(),
+        KEY_NAME: credential.key_pem(),
+    }
+    place = write_renewal(target / name, files, exported_entry(name, manifest.files))
+    return _told(holder_name(rank), place / "cert.pem", credential.certificate)
+
+
+def _told(holder: str, file: Path, certificate: x509.Certificate) -> Certificate:
+    fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
+    return Certificate(holder, file, certificate.not_valid_before_utc, certificate.not_valid_after_utc, fingerprint)
+
+
+def _days_until(moment: datetime.datetime) -> float:
+    return (moment - datetime.datetime.now(datetime.timezone.utc)).total_seconds() / 86_400
