@@ -16,8 +16,9 @@ from sepnas.errors import (
     RemoteProtocolError,
     SpecError,
 )
+from sepnas.plan.steps import CLIENT
 from sepnas.runtime.channel import Channel
-from sepnas.runtime.events import PROTOCOL_VERSION, Event, Hello, Refused, Welcome
+from sepnas.runtime.events import PROTOCOL_VERSION, SESSION, STATUS, Event, Hello, Refused, Welcome
 from sepnas.runtime.executor import rank_name
 from sepnas.runtime.identity import Identity, names_in
 from sepnas.runtime.pipes import Pipe, PlainPipe, TlsPipe
@@ -177,14 +178,20 @@ def check_greeting(hello: Hello, deployment_id: str, num_devices: int, rank: int
         )
     if not -1 <= hello.rank < num_devices or hello.rank == rank:
         return "rank", f"says it is rank {hello.rank}; device {rank} of {num_devices} devices does not know it"
+    if hello.purpose not in ((SESSION, STATUS) if hello.rank == CLIENT else (SESSION,)):
+        return "purpose", f"comes for {hello.purpose!r}; allowed are {SESSION}, and {STATUS} for the client"
     return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's own and nobody else's."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def check_loopback(host: str) -> None:
     """Plain TCP stays on this machine; raises :class:`SpecError`."""
-    try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local:
+    if not is_loopback(host):
         raise SpecError(f"--insecure is allowed on 127.0.0.1 and [::1] only, got {host}; leave it out to use TLS")
