@@ -25,6 +25,7 @@ from sepnas.cli import (
     results,
     run,
     search,
+    status,
     timelines,
 )
 from sepnas.cli.common import errors
@@ -57,6 +58,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
     "Run": {
         "worker": run.worker,
         "infer": run.infer,
+        "status": status.status,
         "bench": run.bench,
         "calibrate": calibrate.calibrate_command,
     },
@@ -99,6 +101,7 @@ _EXTRAS = {
     **dict.fromkeys(("moocore", "nni", "optuna", "pytorch_lightning"), "search"),
     **dict.fromkeys(("jinja2", "markupsafe", "matplotlib"), "report"),
     "onnxruntime": "onnxruntime",
+    "prometheus_client": "metrics",
 }
 """Which extra brings a module: the base install is what a device needs."""
 

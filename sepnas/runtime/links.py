@@ -77,9 +77,10 @@ def _connect(rank: int, address: str, deadline: float) -> socket.socket:
         sock = socket.create_connection((host, port), max(0.001, deadline - time.monotonic()))
     except TimeoutError:
         raise PeerUnreachableError(f"device {rank}: no answer from {address} in time; {hint}") from None
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or "no name of a host"
         raise PeerUnreachableError(
-            f"device {rank}: host '{host}' is not known ({error.strerror}); correct `devices` in hosts.yaml"
+            f"device {rank}: host '{host}' is not known ({why}); correct `devices` in hosts.yaml"
         ) from None
     except OSError as error:
         raise PeerUnreachableError(f"device {rank}: nobody answers at {address} ({error.strerror}); {hint}") from None
