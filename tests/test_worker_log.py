@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import logging
 import re
@@ -22,7 +23,7 @@ from sepnas.errors import HandshakeError, PeerLostError, RemoteError
 from sepnas.runtime import log as log_module
 from sepnas.runtime.bench import random_batch
 from sepnas.runtime.engines import TorchEngine
-from sepnas.runtime.events import Hello
+from sepnas.runtime.events import Failed, Hello, Setup
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.images import normalise
 from sepnas.runtime.links import dial
@@ -42,10 +43,21 @@ def _logger_as_new():
 
 
 @pytest.fixture
-def lines(capsys):
+def lines(monkeypatch):
     """Log as JSON from here on; gives what was logged since the last call."""
-    set_up_logging("json", "debug")
-    return lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    written = io.StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", written)
+        set_up_logging("json", "debug")
+    read = 0
+
+    def new_lines():
+        nonlocal read
+        text = written.getvalue()
+        found, read = text[read:].splitlines(), len(text)
+        return [json.loads(line) for line in found]
+
+    return new_lines
 
 
 def events(found: list[dict], device: int = 0) -> list[str]:
@@ -72,6 +84,9 @@ def test_a_worker_tells_what_happens(exported, tmp_path):
             stranger.settimeout(10)
             while stranger.recv(100):
                 pass
+        while "refused" not in (tmp_path / "err").read_text():
+            assert time.monotonic() < limit
+            time.sleep(0.02)
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(20) == 0
     finally:
@@ -159,15 +174,16 @@ def test_a_lost_peer_and_its_return_are_told(exported, lines):
 
 def test_the_reason_of_a_session_that_cannot_begin_is_told(exported, lines):
     """Where a peer is not to be had the session's end says which."""
-    with worker_threads(exported) as (workers, hosts):
-        workers[0].stop()
-        identity = Identity(exported / "client/tls", -1, load_manifest(exported).deployment_id)
-        hello = Hello(deployment_id=identity.deployment_id, rank=-1, session="s" * 16)
-        channel = dial(1, hosts.address(1), hello, identity, {}, time.monotonic() + 10)
+    identity = Identity(exported / "client/tls", -1, load_manifest(exported).deployment_id)
+    hello = Hello(deployment_id=identity.deployment_id, rank=-1, session="s" * 16)
+    with threads(exported) as hosts:
+        channel, deadline = dial(1, hosts.address(1), hello, identity, {}, time.monotonic() + 10), time.monotonic() + 10
+        channel.send_now(Setup(peers={"0": "127.0.0.1:1"}, deadline_ms=5000), deadline)
+        assert isinstance(channel.next_event(deadline), Failed)
         channel.abort()
     closed = [line for line in lines() if line["event"] == "session closed"]
     assert len(closed) == 1
-    assert "closed the connection" in closed[0]["reason"]
+    assert "device 1 cannot connect to its peers: device 0: nobody answers at 127.0.0.1:1" in closed[0]["reason"]
 
 
 # -- what strangers do
@@ -226,8 +242,11 @@ def test_strangers_cannot_fill_the_disk(exported, lines):
                         pass
                 except ConnectionError:
                     pass
-        took_s = time.monotonic() - start
-    refused = [line for line in lines() if line["event"] == "refused"]
+        took_s, refused = time.monotonic() - start, []
+        while sum(line.get("repeated", 1) for line in refused) < strangers:
+            assert time.monotonic() < start + 60, refused
+            refused += [line for line in lines() if line["event"] == "refused"]
+            time.sleep(0.02)
     assert sum(line.get("repeated", 1) for line in refused) == strangers
     assert len(refused) <= took_s / log_module.SUMMED_S + 2
 
