@@ -12,7 +12,6 @@ from sepnas.errors import ExchangeError
 from sepnas.runtime.channel import Channel
 from sepnas.runtime.events import Inspect, Ping, Pong, SessionNow, Status, Welcome
 from sepnas.runtime.gauges import Gauges
-from sepnas.runtime.links import refuse
 from sepnas.runtime.vitals import load_average, memory_bytes, temperature_c
 
 MAX_INSPECTIONS = 4
@@ -31,16 +30,14 @@ class Inspections:
         self._channels: list[Channel] = []
         self._closed = False
 
-    def serve(self, channel: Channel, deadline: float) -> None:
-        """Answer until the client leaves or is idle; refuse it when there are too many, or the worker stops."""
+    def serve(self, channel: Channel, deadline: float) -> bool:
+        """Answer until the client leaves or is idle; False, and nothing was said, when there are too many."""
         with self._lock:
             room = not self._closed and len(self._channels) < MAX_INSPECTIONS
             if room:
                 self._channels.append(channel)
         if not room:
-            reason = f"{MAX_INSPECTIONS} clients ask device {self._gauges.rank} for its status already; try again later"
-            refuse(channel, "busy", reason, deadline)
-            return
+            return False
         try:
             channel.send_now(Welcome(rank=self._gauges.rank), deadline)
             self._answer(channel)
@@ -50,6 +47,7 @@ class Inspections:
             with self._lock:
                 self._channels.remove(channel)
             channel.abort()
+        return True
 
     def close(self) -> None:
         """Leave all of them."""

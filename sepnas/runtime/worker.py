@@ -31,7 +31,7 @@ from sepnas.runtime.engines import Engine, TorchEngine, calls_of_a_pass
 from sepnas.runtime.events import STATUS, Hello
 from sepnas.runtime.gauges import Gauges
 from sepnas.runtime.identity import Identity
-from sepnas.runtime.inspection import Inspections
+from sepnas.runtime.inspection import MAX_INSPECTIONS, Inspections
 from sepnas.runtime.links import accept, check_greeting, check_loopback, is_loopback, refuse
 from sepnas.runtime.log import WorkerLog
 from sepnas.runtime.shard import Shard, load_shard
@@ -168,7 +168,9 @@ class Worker:
             self._refuse(channel, *refusal, deadline)
         elif hello.purpose == STATUS:
             self._log.say("status", logging.DEBUG, origin=channel.peer)
-            self._inspections.serve(channel, deadline)
+            if not self._inspections.serve(channel, deadline):
+                reason = f"{MAX_INSPECTIONS} clients ask device {manifest.rank} for its status already; try again later"
+                self._refuse(channel, "busy", reason, deadline)
         elif hello.rank < 0:
             self._serve_client(channel, hello, deadline)
         else:
