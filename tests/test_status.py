@@ -262,7 +262,7 @@ def test_the_table_has_a_row_for_each_device(exported, running, hosts_file):
     assert result.exit_code == 0, result.output
     head, *rows = result.output.splitlines()
     assert head.split() == [
-        "device", "is", "trip", "engine", "up", "served", "failed", "missed", "session", "°C", "load", "memory",
+        "device", "is", "trip", "up", "served", "failed", "missed", "session", "engine", "°C", "load", "memory",
         "certificate", "sepnas",
     ]  # fmt: skip
     assert [row.split()[:2] for row in rows] == [["0", "ready"], ["1", "ready"]]

@@ -21,11 +21,10 @@ from sepnas.runtime.status import DeviceStatus, Inspector
 
 LOOK_EVERY_S = 1.0
 SOON_DAYS = 30
-_WIDTH = 160
-_HEADS = (
-    "device", "is", "trip", "engine", "up", "served", "failed", "missed", "session", "°C", "load", "memory",
-    "certificate", "sepnas",
-)  # fmt: skip
+_WIDE = 150
+"""Where fewer columns fit, what a device does and what it is are two tables."""
+_DOES = ("is", "trip", "up", "served", "failed", "missed", "session")
+_IS = ("engine", "°C", "load", "memory", "certificate", "sepnas")
 _NUMBERS = frozenset({"trip", "up", "served", "failed", "missed", "°C", "load", "memory"})
 _STYLES = {"ready": "green", "serving": "bold green"}
 
@@ -64,51 +63,63 @@ def status(
 
 def _print(rows: list[DeviceStatus]) -> None:
     """In full where no terminal says how wide it is."""
-    wide = console if console.is_terminal else Console(width=max(_WIDTH, console.width), highlight=False)
-    wide.print(_page(rows))
+    wide = console if console.is_terminal else Console(width=max(_WIDE, console.width), highlight=False)
+    wide.print(_page(rows, wide.width))
 
 
 def _watch(inspector: Inspector, rows: list[DeviceStatus]) -> list[DeviceStatus]:
-    with Live(_page(rows), console=console, auto_refresh=False) as live:
+    with Live(console=console, auto_refresh=False) as live:
         try:
             while True:
                 due = time.monotonic() + LOOK_EVERY_S
-                live.update(_page(rows), refresh=True)
+                live.update(_page(rows, console.width), refresh=True)
                 time.sleep(max(0.0, due - time.monotonic()))
                 rows = inspector.look()
         except KeyboardInterrupt:
             return rows  # the end that it was meant to have
 
 
-def _page(rows: Sequence[DeviceStatus]) -> Group:
-    """The table, and below it what is wrong with whom."""
-    table = Table(
-        *(Column(head, justify="right" if head in _NUMBERS else "left", overflow="fold") for head in _HEADS),
-        box=None,
-        pad_edge=False,
-    )
-    for row in rows:
-        table.add_row(*_cells(row))
+def _page(rows: Sequence[DeviceStatus], width: int) -> Group:
+    """The table, or two where it is narrow, and below it what is wrong with whom."""
+    cells = [_cells(row) for row in rows]
+    tables = [_table(heads, cells) for heads in ([(*_DOES, *_IS)] if width >= _WIDE else [_DOES, _IS])]
     notes = [Text(_printable(row.why)) for row in rows if row.why]
     notes += [_certificate_note(row) for row in rows if _days_left(row) < SOON_DAYS]
-    return Group(table, *notes)
+    return Group(*tables, *notes)
 
 
-def _cells(row: DeviceStatus) -> list[Text]:
+def _table(heads: Sequence[str], rows: Sequence[dict[str, Text]]) -> Table:
+    columns = [Column(head, justify="right" if head in _NUMBERS else "left", overflow="fold") for head in heads]
+    table = Table("device", *columns, box=None, pad_edge=False)
+    for cells in rows:
+        table.add_row(cells["device"], *(cells.get(head, "") for head in heads))
+    return table
+
+
+def _cells(row: DeviceStatus) -> dict[str, Text]:
+    """What stands below each head; a device that is not there has little."""
     found, end = row.status, row.certificate_end
     until = "" if end is None else f"{end:%Y-%m-%d}, {_days_left(row):.0f} d"
-    cells = [str(row.rank), row.state, "" if row.round_trip_s is None else seconds(row.round_trip_s)]
+    cells = {"device": str(row.rank), "is": row.state}
     if found is not None:
         session = found.session
         since = "" if session is None else _time_of_day(session.open_s)
-        cells += [
-            found.engine, _duration(found.uptime_s), f"{found.served:,}", f"{sum(found.failed.values()):,}",
-            f"{found.missed:,}", "" if session is None else f"{session.name} since {since}",
-            _or_empty(found.temperature_c), _or_empty(found.load, 2),
-            "" if found.memory_bytes is None else format_bytes(found.memory_bytes), until, found.version,
-        ]  # fmt: skip
-    texts = [Text(_printable(cell)) for cell in cells]
-    texts[1].stylize(_STYLES.get(row.state, "bold red"))
+        cells |= {
+            "trip": "" if row.round_trip_s is None else seconds(row.round_trip_s),
+            "up": _duration(found.uptime_s),
+            "served": f"{found.served:,}",
+            "failed": f"{sum(found.failed.values()):,}",
+            "missed": f"{found.missed:,}",
+            "session": "" if session is None else f"{session.name} since {since}",
+            "engine": found.engine,
+            "°C": _or_empty(found.temperature_c),
+            "load": _or_empty(found.load, 2),
+            "memory": "" if found.memory_bytes is None else format_bytes(found.memory_bytes),
+            "certificate": until,
+            "sepnas": found.version,
+        }
+    texts = {head: Text(_printable(cell)) for head, cell in cells.items()}
+    texts["is"].stylize(_STYLES.get(row.state, "bold red"))
     return texts
 
 
