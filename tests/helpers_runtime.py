@@ -87,9 +87,15 @@ class WorkerProcess:
     """One worker in a process of its own, on a free port of 127.0.0.1."""
 
     def __init__(
-        self, folder: Path, insecure: bool = False, engine: str | None = None, listen: str = "127.0.0.1:0"
+        self,
+        folder: Path,
+        insecure: bool = False,
+        engine: str | None = None,
+        listen: str = "127.0.0.1:0",
+        metrics: str | None = None,
     ) -> None:
-        call = f"run_worker({str(folder)!r}, {listen!r}, insecure={insecure}, engine={engine!r})"
+        options = f"insecure={insecure}, engine={engine!r}, metrics={metrics!r}"
+        call = f"run_worker({str(folder)!r}, {listen!r}, {options})"
         code = f"from sepnas.runtime.worker import run_worker; {call}"
         self.process = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -1,5 +1,6 @@
 """The protocol without I/O: two ends in memory, any bytes, and what neither side may say."""
 
+import json
 import re
 import subprocess
 import sys
@@ -57,13 +58,38 @@ TALK = [
     (Side.LISTENER, Bye()),
     (Side.DIALER, Bye()),
 ]
-"""One session of a client, every kind of frame but Refused."""
+"""One session of a client, every kind of frame but Refused and those of the status."""
+VISIT = [
+    (Side.DIALER, HELLO.model_copy(update={"purpose": "status"})),
+    (Side.LISTENER, Welcome(rank=2)),
+    (Side.DIALER, events.Ping(sent_ns=1)),
+    (Side.LISTENER, events.Pong(sent_ns=1, clock_ns=2)),
+    (Side.DIALER, events.Inspect()),
+    (
+        Side.LISTENER,
+        events.Status(
+            rank=2,
+            version="0.1.0",
+            engine="torch",
+            uptime_s=2.5,
+            served=3,
+            failed={"deadline": 1, "cancelled": 2},
+            missed=4,
+            session=events.SessionNow(name="s", open_s=0.5),
+            temperature_c=-3.5,
+        ),
+    ),
+    (Side.DIALER, events.Inspect()),
+    (Side.DIALER, Bye()),
+    (Side.LISTENER, Bye()),
+]
+"""A client that came for the status."""
 
 
-def pair(between_devices=False):
+def pair(between_devices=False, hello=HELLO):
     """Two ends that have greeted each other."""
     ends = {Side.DIALER: Connection(Side.DIALER, {4: 40}), Side.LISTENER: Connection(Side.LISTENER, {3: 12})}
-    hello = HELLO.model_copy(update={"rank": 1}) if between_devices else HELLO
+    hello = HELLO.model_copy(update={"rank": 1}) if between_devices else hello
     for speaker, event in ((Side.DIALER, hello), (Side.LISTENER, Welcome(rank=2))):
         ends[speaker.other].receive_data(b"".join(ends[speaker].send(event)))
         assert ends[speaker.other].next_event() == event
@@ -79,14 +105,20 @@ def serving():
     return ends
 
 
+def inspecting():
+    """Two ends of a connection whose client came for the status."""
+    return pair(hello=VISIT[0][1])
+
+
 def frame(kind, body=b"", tag=0, request=0, length=None, version=PROTOCOL_VERSION):
     return HEADER.pack(MAGIC, version, kind, tag, request, len(body) if length is None else length) + body
 
 
-def test_a_session_fed_one_byte_at_a_time():
+@pytest.mark.parametrize("talk", [TALK, VISIT], ids=["session", "status"])
+def test_a_talk_fed_one_byte_at_a_time(talk):
     """Whatever the pieces in which bytes come, the same events come out, and never before their last byte."""
     ends = {Side.DIALER: Connection(Side.DIALER, {4: 40}), Side.LISTENER: Connection(Side.LISTENER, {3: 12})}
-    for speaker, event in TALK:
+    for speaker, event in talk:
         sent, receiver = b"".join(ends[speaker].send(event)), ends[speaker.other]
         for byte in sent[:-1]:
             receiver.receive_data(bytes([byte]))
@@ -98,9 +130,9 @@ def test_a_session_fed_one_byte_at_a_time():
         assert end.next_event() == Closed(cleanly=True)
 
 
-def test_the_talk_knows_every_kind_of_frame():
-    """The session above holds every kind of frame but Refused: nothing goes untested."""
-    assert {type(event) for _, event in TALK} | {Refused} == set(KINDS)
+def test_the_talks_know_every_kind_of_frame():
+    """The talks above hold every kind of frame but Refused: nothing goes untested."""
+    assert {type(event) for _, event in TALK + VISIT} | {Refused} == set(KINDS)
     assert len(set(KINDS.values())) == len(KINDS)
 
 
@@ -122,13 +154,14 @@ def test_a_session_in_one_direction_in_any_pieces(cuts):
 
 @given(
     st.lists(st.binary(min_size=1, max_size=80), max_size=12),
-    st.sampled_from(["start", "serving", "devices"]),
+    st.sampled_from(["start", "serving", "devices", "inspecting"]),
     st.booleans(),
 )
 def test_any_bytes_are_events_or_a_typed_error(pieces, where, dialer):
     """Any bytes, in any phase, on either side: events, or RemoteProtocolError, which then stays."""
     side = Side.DIALER if dialer else Side.LISTENER
-    end = Connection(side) if where == "start" else (serving() if where == "serving" else pair(True))[side]
+    ends = {"serving": serving, "devices": lambda: pair(True), "inspecting": inspecting}
+    end = Connection(side) if where == "start" else ends[where]()[side]
     _feed(end, [*pieces, b""])
 
 
@@ -138,10 +171,10 @@ def test_any_frame_is_an_event_or_a_typed_error(data):
     side = data.draw(st.sampled_from(list(Side)))
     bodies = [b"", b"{}", b"[[[[", b'{"rank": 1}', b"\xff\xfe", b'{"request":1e999}']
     body = data.draw(st.sampled_from(bodies) | st.binary())
-    kind = data.draw(st.integers(0, 16))
+    kind = data.draw(st.integers(0, max(KINDS.values()) + 1))
     head = {"tag": data.draw(st.integers(0, 5)), "request": data.draw(st.integers(0, 3))}
     length = data.draw(st.none() | st.integers(0, 2**32 - 1))
-    end = data.draw(st.sampled_from([Connection(side), serving()[side]]))
+    end = data.draw(st.sampled_from([Connection(side), serving()[side], inspecting()[side]]))
     _feed(end, [frame(kind, body, length=length, **head), b""])
 
 
@@ -168,7 +201,9 @@ def test_deep_json_is_refused_and_does_not_exhaust_the_stack():
 
 @pytest.mark.parametrize("side", list(Side))
 @pytest.mark.parametrize(
-    "event", [*(event for _, event in TALK), Refused(code="busy", reason="x")], ids=lambda event: type(event).__name__
+    "event",
+    [*(event for _, event in TALK + VISIT), Refused(code="busy", reason="x")],
+    ids=lambda event: type(event).__name__,
 )
 def test_only_what_the_table_allows_can_be_sent_first(side, event):
     """On a new connection the dialer may say Hello, the listener may refuse; all else is our own fault."""
@@ -279,6 +314,41 @@ def test_devices_exchange_and_nothing_else():
     with pytest.raises(LocalProtocolError, match="may not send Request while the connection is exchanging"):
         ends[Side.DIALER].send(Request(request=1, batch=1, deadline_ms=1))
     assert ends[Side.LISTENER].send(Data(1, 4, b"y" * 40))
+
+
+def test_who_came_for_the_status_may_do_nothing_else():
+    """A client that came for the status asks, and again, and leaves; it sets up no session and runs no request."""
+    ends = inspecting()
+    for end in ends.values():
+        assert end.phase is Phase.INSPECTING
+    for forbidden in (TALK[2][1], TALK[6][1], TALK[7][1], events.Ask(what="counters"), events.Recall(request=1, tag=4)):
+        with pytest.raises(LocalProtocolError, match="while the connection is inspecting"):
+            ends[Side.DIALER].send(forbidden)
+    with pytest.raises(LocalProtocolError, match="may not send Inspect while the connection is serving"):
+        serving()[Side.DIALER].send(events.Inspect())
+    ends[Side.LISTENER].receive_data(frame(KINDS[Data], bytes(12), tag=3, request=1))
+    with pytest.raises(RemoteProtocolError, match="may not send Data while the connection is inspecting"):
+        ends[Side.LISTENER].next_event()
+
+
+def test_a_greeting_of_before_or_for_another_purpose_can_be_read():
+    """A Hello without a purpose is one for a session; an unknown purpose is read, so that it can be refused."""
+    for purpose, body in (("session", b""), ("tea", b', "purpose": "tea"')):
+        listener = Connection(Side.LISTENER)
+        hello = b'{"protocol": 2, "deployment_id": "d", "rank": -1, "session": "s"' + body + b"}"
+        listener.receive_data(frame(KINDS[Hello], hello, version=2))
+        assert listener.next_event().purpose == purpose
+
+
+@pytest.mark.parametrize(
+    "spoilt", [{"uptime_s": -1}, {"failed": {"luck": 1}}, {"version": "x" * 65}, {"uptime_s": 1e999}]
+)
+def test_a_status_out_of_bounds_is_refused(spoilt):
+    """A device cannot make its client believe or keep what a status never holds."""
+    dialer, status = inspecting()[Side.DIALER], json.loads(VISIT[5][1].model_dump_json()) | spoilt
+    dialer.receive_data(frame(KINDS[events.Status], json.dumps(status).encode()))
+    with pytest.raises(RemoteProtocolError, match=f"Status frame: `{next(iter(spoilt))}"):
+        dialer.next_event()
 
 
 def test_an_end_in_the_middle_of_a_frame_is_an_error():

@@ -27,6 +27,7 @@ from sepnas.cli import (
     run,
     search,
     serve,
+    status,
     timelines,
 )
 from sepnas.cli.common import errors
@@ -59,6 +60,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
     "Run": {
         "worker": run.worker,
         "infer": run.infer,
+        "status": status.status,
         "bench": run.bench,
         "serve": serve.serve,
         "calibrate": calibrate.calibrate_command,
@@ -111,6 +113,7 @@ _EXTRAS = {
     **dict.fromkeys(("jinja2", "markupsafe", "matplotlib"), "report"),
     **dict.fromkeys(("fastapi", "starlette", "uvicorn"), "serve"),
     "onnxruntime": "onnxruntime",
+    "prometheus_client": "metrics",
 }
 """Which extra brings a module: the base install is what a device needs."""
 

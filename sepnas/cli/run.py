@@ -16,6 +16,7 @@ from sepnas.cli.emulated_bench import print_emulated, run_bench
 from sepnas.cli.quantities import deadline_s, time_s
 from sepnas.runtime.classes import likeliest
 from sepnas.runtime.images import Resize
+from sepnas.runtime.log import LogFormat, LogLevel, set_up_logging
 from sepnas.runtime.protocol import MAX_BATCH
 from sepnas.runtime.reply import Answer
 from sepnas.runtime.session import MAX_IN_FLIGHT, MAX_TRACES, Session
@@ -54,14 +55,31 @@ def worker(
     emulate: Annotated[
         Path | None, typer.Option(parser=path_of, help="Emulation to behave by; `sepnas bench --emulate` writes them.")
     ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Answer Prometheus there, such as 127.0.0.1:9100.")
+    ] = None,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="What happens, on stderr: text, or a JSON object a line.")
+    ] = "text",
+    log_level: Annotated[LogLevel, typer.Option(help="What happens, from this level on.")] = "info",
 ) -> None:
     """Run one device's part of a deployment until Ctrl-C.
 
-    Prints one line when it is ready. Peers and clients must show a certificate of the deployment's own authority.
+    Prints one line on stdout when it is ready. Peers and clients must show a certificate of the deployment's own
+    authority.
+
+    On stderr it writes one line for each event: started, session opened and closed, peer lost and returned, refused,
+    request failed. No line holds an image or a key; what repeats is summed up, one line a second of each kind.
+
+    `--metrics` needs the extra `metrics`. It has neither password nor TLS, so keep it to this machine's own addresses,
+    or to a network where everybody may read it.
+
+    Example: `sepnas worker deployment/device1 --listen 0.0.0.0:17301 --metrics 127.0.0.1:9100 --log-format json`
     """
     from sepnas.runtime.worker import run_worker
 
-    run_worker(shard, listen, threads=threads, insecure=insecure, engine=engine, emulation=emulate)
+    set_up_logging(log_format, log_level)
+    run_worker(shard, listen, threads=threads, insecure=insecure, engine=engine, emulation=emulate, metrics=metrics)
 
 
 def infer(

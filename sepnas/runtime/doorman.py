@@ -69,11 +69,6 @@ class Doorman:
             with self._lock:
                 self._inside.pop(sock, None)
 
-    def is_known(self, host: str) -> bool:
-        """Whether an address has failed so often of late that one failure more is not worth a line in a log."""
-        with self._lock:
-            return self._debt_s(_origin(host)) > FREE_FAILURES / 2 * _TURN_S
-
     def _drop_one(self) -> None:
         """Who says nothing must keep nobody out; the thread that waits for it sees the end and closes it."""
         most, _ = Counter(self._inside.values()).most_common(1)[0]

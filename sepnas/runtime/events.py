@@ -19,14 +19,20 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sepnas.spec.manifest import OnMissing
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 U32 = Annotated[int, Field(ge=0, lt=1 << 32)]
 Rank = Annotated[int, Field(ge=-1, lt=1 << 16)]
 Text = Annotated[str, Field(max_length=4000)]
 Nanoseconds = Annotated[int, Field(ge=0, lt=1 << 63)]
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ErrorCode = Literal["deadline", "peer-lost", "peer-unreachable", "handshake", "compute", "protocol"]
-RefusalCode = Literal["version", "deployment", "rank", "busy", "session", "certificate"]
+FailureCode = Literal["deadline", "peer-lost", "compute", "protocol", "cancelled"]
+"""How a request fails on a device; ``cancelled``: its client waits for it no more."""
+RefusalCode = Literal["version", "deployment", "rank", "busy", "session", "certificate", "purpose"]
+SESSION, STATUS = "session", "status"
+"""What a dialer may come for: to take part in a session, or (the client) to ask how the device is."""
 
 
 class Control(BaseModel):
@@ -36,7 +42,10 @@ class Control(BaseModel):
 
 
 class Hello(Control):
-    """The dialer's first frame. ``rank`` is -1 for the client; ``session`` is the name that the client gave it."""
+    """The dialer's first frame. ``rank`` is -1 for the client; ``session`` is the name that the client gave it.
+
+    ``purpose`` is :data:`SESSION` or :data:`STATUS`; an unknown one of another version can still be read and refused.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
@@ -44,6 +53,7 @@ class Hello(Control):
     deployment_id: Text
     rank: Rank
     session: Annotated[str, Field(max_length=64)]
+    purpose: Annotated[str, Field(max_length=64)] = SESSION
 
 
 class Welcome(Control):
@@ -151,6 +161,39 @@ class Answer(Control):
     data: dict[str, Any]
 
 
+class Inspect(Control):
+    """From a client that came for the status: how is the device? It may ask again, until it says Bye."""
+
+
+class SessionNow(BaseModel):
+    """The session that is served: how its name begins, and how long it is open."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: Annotated[str, Field(max_length=64)]
+    open_s: Amount
+
+
+class Status(Control):
+    """How a device is; None where its system does not tell.
+
+    ``served`` requests went through its program, ``failed`` ones did not, by :data:`FailureCode`, and ``missed``
+    messages were done without; all since the worker was started.
+    """
+
+    rank: Rank
+    version: Annotated[str, Field(max_length=64)]
+    engine: Annotated[str, Field(max_length=64)]
+    uptime_s: Amount
+    served: Count
+    failed: Annotated[Mapping[FailureCode, Count], Field(max_length=16)]
+    missed: Count
+    session: SessionNow | None = None
+    temperature_c: Annotated[float, Field(ge=-274, le=10_000)] | None = None
+    load: Amount | None = None
+    memory_bytes: Count | None = None
+
+
 class Bye(Control):
     """The speaker's last frame."""
 
@@ -200,5 +243,7 @@ KINDS: dict[type[Control] | type[Data], int] = {
     PartialData: 15,
     Missed: 16,
     Recall: 17,
+    Inspect: 18,
+    Status: 19,
 }
 """The number of each kind of frame. :class:`Closed` is no frame: it is the end of the bytes."""

@@ -15,7 +15,7 @@ from sepnas.errors import DeadlineError, ExchangeError, RemoteProtocolError, Sep
 from sepnas.plan.steps import CLIENT, Compute, Merge, Recv, Send, Shape, Step
 from sepnas.runtime.codec import Array, Payload, decode, encode
 from sepnas.runtime.engines import Engine
-from sepnas.runtime.events import Data, PartialData
+from sepnas.runtime.events import Data, FailureCode, PartialData
 from sepnas.runtime.mailbox import Letter, Mailbox
 from sepnas.runtime.merge import merge
 from sepnas.runtime.pace import FreePace, Pace
@@ -209,8 +209,8 @@ def rank_name(rank: int) -> str:
     return "the client" if rank < 0 else f"device {rank}"
 
 
-def error_code(error: Exception) -> str:
-    """How a failure is called on the wire (``events.ErrorCode``)."""
+def error_code(error: Exception) -> FailureCode:
+    """How a failure is called on the wire (``events.ErrorCode``), and counted."""
     if isinstance(error, DeadlineError):
         return "deadline"
     if isinstance(error, RemoteProtocolError):

@@ -16,8 +16,9 @@ from sepnas.errors import (
     RemoteProtocolError,
     SpecError,
 )
+from sepnas.plan.steps import CLIENT
 from sepnas.runtime.channel import Channel
-from sepnas.runtime.events import PROTOCOL_VERSION, Event, Hello, Refused, Welcome
+from sepnas.runtime.events import PROTOCOL_VERSION, SESSION, STATUS, Event, Hello, Refused, Welcome
 from sepnas.runtime.executor import rank_name
 from sepnas.runtime.identity import Identity, names_in
 from sepnas.runtime.pipes import Pipe, PlainPipe, TlsPipe
@@ -76,9 +77,10 @@ def _connect(rank: int, address: str, deadline: float) -> socket.socket:
         sock = socket.create_connection((host, port), max(0.001, deadline - time.monotonic()))
     except TimeoutError:
         raise PeerUnreachableError(f"device {rank}: no answer from {address} in time; {hint}") from None
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or "no name of a host"
         raise PeerUnreachableError(
-            f"device {rank}: host '{host}' is not known ({error.strerror}); correct `devices` in hosts.yaml"
+            f"device {rank}: host '{host}' is not known ({why}); correct `devices` in hosts.yaml"
         ) from None
     except OSError as error:
         raise PeerUnreachableError(f"device {rank}: nobody answers at {address} ({error.strerror}); {hint}") from None
@@ -177,11 +179,13 @@ def check_greeting(hello: Hello, deployment_id: str, num_devices: int, rank: int
         )
     if not -1 <= hello.rank < num_devices or hello.rank == rank:
         return "rank", f"says it is rank {hello.rank}; device {rank} of {num_devices} devices does not know it"
+    if hello.purpose not in ((SESSION, STATUS) if hello.rank == CLIENT else (SESSION,)):
+        return "purpose", f"comes for {hello.purpose!r}; allowed are {SESSION}, and {STATUS} for the client"
     return None
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches that address."""
+    """Whether an address is this machine's own and nobody else's."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -53,7 +53,8 @@ class Side(str, enum.Enum):
 
 
 class Phase(str, enum.Enum):
-    """Where a connection stands; client connections go on to SETTING_UP, those between devices to EXCHANGING."""
+    """Where a connection stands; a client's goes on to SETTING_UP, or INSPECTING when it came for the status, and one
+    between devices to EXCHANGING."""
 
     START = "start"
     GREETED = "greeted"
@@ -61,6 +62,7 @@ class Phase(str, enum.Enum):
     CONNECTING = "connecting"
     SERVING = "serving"
     EXCHANGING = "exchanging"
+    INSPECTING = "inspecting"
     OVER = "over"
 
 
@@ -75,7 +77,7 @@ Table: TypeAlias = Mapping[tuple[Side, type[Control] | type[Data]], Phase]
 _D, _L = Side.DIALER, Side.LISTENER
 TRANSITIONS: Mapping[Phase, Table] = {
     Phase.START: {(_D, Hello): Phase.GREETED, (_L, Refused): Phase.OVER},
-    # Welcome leads to EXCHANGING when the dialer is a device: see `_next_phase`.
+    # Welcome leads to EXCHANGING when the dialer is a device, to INSPECTING when it came for the status: see `_speak`.
     Phase.GREETED: {(_L, events.Welcome): Phase.SETTING_UP, (_L, Refused): Phase.OVER},
     Phase.SETTING_UP: {(_D, events.Setup): Phase.CONNECTING, (_D, Bye): Phase.SETTING_UP, (_L, Bye): Phase.SETTING_UP},
     Phase.CONNECTING: {
@@ -101,6 +103,14 @@ TRANSITIONS: Mapping[Phase, Table] = {
         (_L, Bye): Phase.SERVING,
     },
     Phase.EXCHANGING: {(side, kind): Phase.EXCHANGING for side in (_D, _L) for kind in (Data, PartialData, Bye)},
+    Phase.INSPECTING: {
+        (_D, events.Ping): Phase.INSPECTING,
+        (_D, events.Inspect): Phase.INSPECTING,
+        (_D, Bye): Phase.INSPECTING,
+        (_L, events.Pong): Phase.INSPECTING,
+        (_L, events.Status): Phase.INSPECTING,
+        (_L, Bye): Phase.INSPECTING,
+    },
     Phase.OVER: {},
 }
 """For each phase: who may say what, and the phase after it. Who said Bye says nothing more."""
@@ -122,7 +132,7 @@ class Connection:
         self.phase = Phase.START
         self._sample_bytes = dict(sample_bytes or {})
         self._max_batch = max_batch
-        self._dialer_is_client = True
+        self._after_welcome = Phase.SETTING_UP
         self._said_bye: set[Side] = set()
         self._buffer = bytearray()
         self._peer_closed = False
@@ -252,12 +262,18 @@ class Connection:
         """Move to the next phase, or raise ``error`` and stay."""
         after = self._check_allowed(speaker, type(event), error)
         if isinstance(event, Hello):
-            self._dialer_is_client = event.rank == -1
-        elif isinstance(event, events.Welcome) and not self._dialer_is_client:
-            after = Phase.EXCHANGING
+            self._after_welcome = _after_welcome(event)
+        elif isinstance(event, events.Welcome):
+            after = self._after_welcome
         elif isinstance(event, Bye):
             self._said_bye.add(speaker)
         self.phase = after
+
+
+def _after_welcome(hello: Hello) -> Phase:
+    if hello.rank != -1:
+        return Phase.EXCHANGING
+    return Phase.INSPECTING if hello.purpose == events.STATUS else Phase.SETTING_UP
 
 
 def _control_limit(kind: type[Control] | type[Data], phase: Phase) -> int:

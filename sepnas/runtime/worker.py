@@ -1,7 +1,7 @@
 """The worker: one process on each device, that waits for a client and serves it.
 
-One client at a time: a second one is refused while the first is there. When a session ends, however it ends, the
-worker waits for the next client.
+One client at a time: a second one is refused while the first is there, unless it only asks for the status. When a
+session ends, however it ends, the worker waits for the next client.
 """
 
 from __future__ import annotations
@@ -9,27 +9,32 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import logging
 import os
 import selectors
 import signal
 import socket
-import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+import sepnas
 from sepnas.errors import ExchangeError, ListenError
 from sepnas.runtime.channel import Channel
 from sepnas.runtime.doorman import Doorman
 from sepnas.runtime.emulated import load_emulated
 from sepnas.runtime.engine_choice import make_engine
 from sepnas.runtime.engines import Engine, TorchEngine, calls_of_a_pass
-from sepnas.runtime.events import Hello
+from sepnas.runtime.events import STATUS, Hello
+from sepnas.runtime.gauges import Gauges
 from sepnas.runtime.identity import Identity
-from sepnas.runtime.links import accept, check_greeting, check_loopback, refuse
+from sepnas.runtime.inspection import MAX_INSPECTIONS, Inspections
+from sepnas.runtime.links import accept, check_greeting, check_loopback, is_loopback, refuse
 from sepnas.runtime.live_identity import LiveIdentity
+from sepnas.runtime.log import WorkerLog
 from sepnas.runtime.shard import Shard, load_shard
 from sepnas.runtime.worker_session import WorkerSession
 from sepnas.spec.hosts import format_address, parse_address
@@ -51,6 +56,7 @@ class Worker:
         handshake_s: how long who connected may take to say who it is.
         engine: makes what runs the segments, from the shard and the number of threads.
         emulation: a file that says what the device is to behave like.
+        gauges: what it counts of itself.
 
     Raises:
         DeploymentError: the folder is damaged or of another deployment.
@@ -70,6 +76,7 @@ class Worker:
         handshake_s: float = HANDSHAKE_S,
         engine: Callable[[Shard, int], Engine] = TorchEngine,
         emulation: str | os.PathLike[str] | None = None,
+        gauges: Gauges | None = None,
     ) -> None:
         if insecure:
             check_loopback(host)
@@ -82,6 +89,11 @@ class Worker:
         self._engine = engine(self.shard, threads)
         self.shard = self.shard.without_segments()
         _warm_up(self.shard, self._engine)
+        self.gauges = gauges or Gauges()
+        self.gauges.rank = self.shard.rank
+        self.gauges.engine = self.gauges.engine or type(self._engine).__name__
+        self._inspections = Inspections(self.gauges)
+        self._log = WorkerLog(self.shard.rank)
         self._session: WorkerSession | None = None
         self._session_changed = threading.Condition()
         self._doorman = Doorman()
@@ -90,6 +102,7 @@ class Worker:
 
     def serve_forever(self) -> None:
         """Accept clients and peers until :meth:`stop`; then end the session and close the address."""
+        self._log.say("started", listen=self.address, engine=self.gauges.engine, version=sepnas.__version__)
         with selectors.DefaultSelector() as selector:
             selector.register(self._listener, selectors.EVENT_READ)
             selector.register(self._wake_receiver, selectors.EVENT_READ)
@@ -107,6 +120,7 @@ class Worker:
 
     def _shut_down(self) -> None:
         self._listener.close()
+        self._inspections.close()
         session = self._session
         if session is not None:
             session.stop("was stopped")
@@ -114,6 +128,8 @@ class Worker:
             self._session_changed.wait_for(lambda: self._session is None, _STOP_WAIT_S)
         self._wake_receiver.close()
         self._wake_sender.close()
+        self._log.close()
+        self._log.say("stopped", requests=self.gauges.served)
 
     def _accept(self) -> None:
         try:
@@ -127,34 +143,45 @@ class Worker:
     def _greet(self, sock: socket.socket, host: str, port: int) -> None:
         origin = format_address(host, port)
         deadline = time.monotonic() + self._handshake_s
-        known = self._doorman.is_known(host)
         try:
             with self._doorman.greeting(sock, deadline):
                 channel, hello = accept(sock, self._identity, origin, deadline)
         except (ExchangeError, OSError) as error:
             sock.close()
-            if not known:
-                more = f"; {host} fails often, more of it is not told" if self._doorman.is_known(host) else ""
-                print(f"sepnas worker: {origin} was not let in: {error}{more}", file=sys.stderr, flush=True)
+            self._say_refused("handshake", origin, str(error))
             return
         manifest = self.shard.manifest
         refusal = check_greeting(hello, manifest.deployment_id, manifest.num_devices, manifest.rank)
         if refusal:
-            refuse(channel, *refusal, deadline)
+            self._refuse(channel, *refusal, deadline)
+        elif hello.purpose == STATUS:
+            self._log.say("status", logging.DEBUG, origin=channel.peer)
+            if not self._inspections.serve(channel, deadline):
+                reason = f"{MAX_INSPECTIONS} clients ask device {manifest.rank} for its status already; try again later"
+                self._refuse(channel, "busy", reason, deadline)
         elif hello.rank < 0:
             self._serve_client(channel, hello, deadline)
         else:
             self._attach_peer(channel, hello, deadline)
 
+    def _refuse(self, channel: Channel, code: str, reason: str, deadline: float) -> None:
+        self._say_refused(code, channel.peer, reason)
+        refuse(channel, code, reason, deadline)
+
+    def _say_refused(self, code: str, origin: str, reason: str) -> None:
+        self._log.say_summed(f"refused {code}", "refused", origin=origin, code=code, reason=reason)
+
     def _serve_client(self, channel: Channel, hello: Hello, deadline: float) -> None:
-        session = WorkerSession(self.shard, self._engine, self._identity, channel, hello.session, self._emulated)
+        session = WorkerSession(
+            self.shard, self._engine, self._identity, channel, hello.session, self.gauges, self._log, self._emulated
+        )
         with self._session_changed:
             if self._session is not None and self._session.name == hello.session:
                 self._session.stop("was dialed again by its client")  # whose connection was lost without our notice
             # A client that has just left may still be on its way out.
             if not self._session_changed.wait_for(lambda: self._session is None, _BUSY_WAIT_S):
                 reason = f"device {self.shard.rank} serves another client; try again when that one is done"
-                refuse(channel, "busy", reason, deadline)
+                self._refuse(channel, "busy", reason, deadline)
                 return
             self._session = session
         try:
@@ -173,7 +200,7 @@ class Worker:
             channel.abort()
             return
         if not attached:
-            refuse(channel, "session", f"device {self.shard.rank} is not in session '{hello.session}'", deadline)
+            self._refuse(channel, "session", f"device {self.shard.rank} is not in session '{hello.session}'", deadline)
 
 
 def run_worker(
@@ -184,23 +211,28 @@ def run_worker(
     insecure: bool = False,
     engine: str | None = None,
     emulation: str | os.PathLike[str] | None = None,
+    metrics: str | None = None,
 ) -> None:
     """Serve a device's folder at ``listen`` (``HOST:PORT``) until SIGINT or SIGTERM; prints one line when ready.
 
     ``engine`` is torch, onnxruntime, or auto: the faster one, which is measured first; None is the first of these two
-    that can be used here.
+    that can be used here. ``metrics`` is where Prometheus may read them (``HOST:PORT``), if anywhere.
     """
     host, port = parse_address(listen, lowest_port=0)
-    told = ""
+    gauges, told = Gauges(), ""
 
     def make(shard: Shard, threads: int) -> Engine:
         nonlocal told
         chosen = make_engine(engine, shard, threads)
-        told = chosen.told
+        told, gauges.engine = chosen.told, chosen.name
         return chosen.engine
 
     with _collector_paused():
-        worker = Worker(shard_dir, host, port, threads=threads, insecure=insecure, engine=make, emulation=emulation)
+        if metrics is not None:
+            _serve_metrics(gauges, metrics)
+        worker = Worker(
+            shard_dir, host, port, threads=threads, insecure=insecure, engine=make, emulation=emulation, gauges=gauges
+        )
 
     def stop(number: int, frame: FrameType | None) -> None:
         worker.stop()
@@ -215,6 +247,18 @@ def run_worker(
         flush=True,
     )
     worker.serve_forever()
+
+
+def _serve_metrics(gauges: Gauges, address: str) -> None:
+    from sepnas.runtime.metrics import serve_metrics  # its library is loaded only when asked for
+
+    host, port = parse_address(address)
+    if not is_loopback(host):
+        warnings.warn(f"metrics at {address}: no password and no TLS, whoever reaches it can read them", stacklevel=2)
+    try:
+        serve_metrics(gauges, host, port)
+    except (OSError, OverflowError) as error:
+        raise ListenError(f"cannot serve metrics at {address}: {_listen_hint(error, port, '--metrics')}") from error
 
 
 @contextmanager
@@ -252,10 +296,10 @@ def listening_socket(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _listen_hint(error: Exception, port: int) -> str:
+def _listen_hint(error: Exception, port: int, option: str = "--listen") -> str:
     number = getattr(error, "errno", None)
     if number == errno.EADDRINUSE:
-        return f"port {port} is in use; stop what listens there, or choose another port with --listen"
+        return f"port {port} is in use; stop what listens there, or choose another port with {option}"
     if number == errno.EADDRNOTAVAIL:
         return "this machine does not have that address; use one of its own, or 0.0.0.0 for all"
     if number == errno.EACCES:

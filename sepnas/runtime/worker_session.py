@@ -8,6 +8,7 @@ peer too, unless the session degrades: then its requests do without that peer.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections import OrderedDict, deque
@@ -47,8 +48,10 @@ from sepnas.runtime.events import (
     Welcome,
 )
 from sepnas.runtime.executor import Executor, Run, StepError, error_code, error_text
+from sepnas.runtime.gauges import Gauges, OpenSession, short_name
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.links import dial
+from sepnas.runtime.log import WorkerLog
 from sepnas.runtime.mailbox import Mailbox
 from sepnas.runtime.pulling import PullingCondition, new_condition
 from sepnas.runtime.shard import Shard
@@ -82,6 +85,7 @@ class WorkerSession:
         engine: what it runs it with.
         client: the client's channel, greeted and not yet welcomed.
         name: the session's name: peers that dial in must know it.
+        gauges, log: where the worker counts, and writes down, what happens.
         emulated: what the device is to behave like, if anything.
     """
 
@@ -92,13 +96,17 @@ class WorkerSession:
         identity: Identity | None,
         client: Channel,
         name: str,
+        gauges: Gauges,
+        log: WorkerLog,
         emulated: Emulated | None = None,
     ) -> None:
         self.name, self._emulated = name, emulated
+        self._gauges, self._log = gauges, log
         self._shard, self._engine, self._identity, self._client = shard, engine, identity, client
         self._changed = new_condition()
         self._mailbox = Mailbox(self._changed)
         self._peers: dict[int, Channel] = {}
+        self._lost: set[int] = set()
         self._peers_changed = threading.Condition()
         self._jobs: deque[_Job] = deque()
         self._ending: _Ending | None = None
@@ -114,16 +122,23 @@ class WorkerSession:
 
     def serve(self) -> None:
         """Until the client leaves, a peer is lost or :meth:`stop`; errors are told to the client, not raised."""
+        reason = "the client left before the session was set up"
+        self._gauges.session = OpenSession(self.name, time.monotonic())
+        self._gauges.follow(CLIENT, self._client.sent, self._client.received)
+        self._say("session opened", origin=self._client.peer)
         try:
             self._engine.prepare_thread()
             self._client.connection.expect(self._shard.expected_from(-1))
             self._client.send_now(Welcome(rank=self._shard.rank), time.monotonic() + SETUP_WAIT_S)
             if self._set_up():
                 self._work()
-        except ExchangeError:
-            pass  # the client is gone, there is nobody to tell
+        except ExchangeError as error:
+            reason = str(error)  # the client is gone, there is nobody to tell
         finally:
+            ending = self._ending
             self._close()
+            self._gauges.session = None
+            self._say("session closed", reason=str(ending.error) if ending else reason, requests=self._requests)
 
     def stop(self, reason: str) -> None:
         """End the session from another thread."""
@@ -164,6 +179,7 @@ class WorkerSession:
     def _tell_setup_failed(self, error: SepnasError) -> None:
         mine = self._shard.rank
         message = f"device {mine} cannot connect to its peers: {error}"
+        self._ending = self._ending or _Ending(PeerLostError(message))
         code: ErrorCode = "handshake" if isinstance(error, HandshakeError) else "peer-unreachable"
         self._tell(Failed(code=code, rank=mine, waiting_for=self._waiting_for, message=message))
 
@@ -203,6 +219,10 @@ class WorkerSession:
     def _adopt(self, channel: Channel, rank: int) -> None:
         """Start a peer's channel; the lock of the peers is held."""
         self._peers[rank] = channel
+        self._gauges.follow(rank, channel.sent, channel.received)
+        if rank in self._lost:
+            self._lost.discard(rank)
+            self._say("peer returned", peer=rank)
         if self._emulated:
             channel.way = self._emulated.shaper.way(rank)
         self._mailbox.find(rank)
@@ -230,14 +250,18 @@ class WorkerSession:
             self._mailbox.put(event.request, event.tag, event.payload, event.arrived_ns, partial)
 
     def _client_ended(self, error: ExchangeError | None) -> None:
-        self._end(_Ending(PeerLostError("the client has left"), tell=False))
+        self._end(_Ending(PeerLostError(str(error) if error else "the client has left"), tell=False))
 
     def _peer_ended(self, rank: int, channel: Channel, error: ExchangeError | None) -> None:
+        with self._peers_changed:
+            taking_part = self._peers.get(rank) is channel and not self._ending  # it has not come back meanwhile
+            if taking_part:
+                self._note_lost(rank, error)
+                if self._degrade:
+                    self._mailbox.lose(rank)
         if self._degrade:
-            with self._peers_changed:
-                if self._peers.get(rank) is not channel or self._ending:  # it has come back meanwhile
-                    return
-                self._mailbox.lose(rank)
+            if not taking_part:
+                return
             own, message = self._shard.rank, f"device {self._shard.rank} lost {error or f'device {rank}'}"
             self._tell(Failed(code="peer-lost", rank=own, waiting_for=rank, message=message))
         elif error is None:
@@ -290,9 +314,9 @@ class WorkerSession:
         try:
             times = self._executor.run(run)
         except StepError as error:
-            if not self._ending and not self._mailbox.is_over(event.request):
-                self._tell(self._failure(event.request, error))
+            self._fail(event.request, error)
         else:
+            self._gauges.count_served(time.monotonic() - arrived)
             self._traces.append(RequestTimes(event.request, event.batch, times))
             if self._degrade and run.logits is not None:
                 self._keep_logits(event.request, run.logits)
@@ -320,8 +344,37 @@ class WorkerSession:
                 self._post(CLIENT, Data(event.request, event.tag, logits))
 
     def _tell_missed(self, request: int, step: Recv) -> None:
+        self._gauges.missed += 1
         with contextlib.suppress(LocalProtocolError):
             self._client.send(Missed(request=request, rank=self._shard.rank, source=step.source, tag=step.tag))
+
+    def _fail(self, request: int, error: StepError) -> None:
+        """Count it, and tell a client that still waits."""
+        left = self._ending is not None and not self._ending.tell
+        if left or self._mailbox.is_over(request):
+            self._gauges.failed["cancelled"] += 1
+            return
+        code = error_code(error.error)
+        self._gauges.failed[code] += 1
+        # of an error that is not ours only the class: its words may hold what was computed with
+        told = str(error.error) if isinstance(error.error, SepnasError) else type(error.error).__name__
+        where = self._executor.describe(error.step)
+        self._log.say_summed(
+            f"request failed {code}", "request failed", session=short_name(self.name), request=request, code=code,
+            where=where, error=told,
+        )  # fmt: skip
+        if not self._ending:
+            self._tell(self._failure(request, error))
+
+    def _say(self, event: str, level: int = logging.INFO, **fields: str | int | None) -> None:
+        self._log.say(event, level, session=short_name(self.name), **fields)
+
+    def _note_lost(self, rank: int, error: ExchangeError | None) -> None:
+        self._lost.add(rank)
+        if error is not None:
+            self._say("peer lost", logging.WARNING, peer=rank, reason=str(error))
+        elif self._degrade:  # else the session is about to end
+            self._say("peer left", peer=rank)
 
     def _failure(self, request: int, error: StepError) -> Failed:
         where = f"device {self._shard.rank}: {self._executor.describe(error.step)}"

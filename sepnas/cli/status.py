@@ -1,0 +1,167 @@
+"""``sepnas status``: how the devices of a deployment are, as a table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, timedelta, timezone
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Column, Table
+from rich.text import Text
+
+from sepnas.cli.common import console, print_json, seconds
+from sepnas.cli.run import Deployment, HostsFile, Insecure
+from sepnas.report.units import format_bytes
+from sepnas.runtime.status import DeviceStatus, Inspector
+
+LOOK_EVERY_S = 1.0
+SOON_DAYS = 30
+_WIDE = 150
+"""Where fewer columns fit, what a device does and what it is are two tables."""
+_DOES = ("is", "trip", "up", "served", "failed", "missed", "session")
+_IS = ("engine", "°C", "load", "memory", "certificate", "sepnas")
+_NUMBERS = frozenset({"trip", "up", "served", "failed", "missed", "°C", "load", "memory"})
+_STYLES = {"ready": "green", "serving": "bold green"}
+
+
+def status(
+    deployment: Deployment,
+    devices: HostsFile = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again each second, until Ctrl-C.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    insecure: Insecure = False,
+) -> None:
+    """Show how the devices are: who is ready, what each has done since its worker was started, how its machine is.
+
+    The devices are asked all at once and beside the session that they serve, which is not disturbed. One that has not
+    answered after two seconds is frozen, hung or far away. `failed` are requests that a device could not do its part
+    of, or whose client waited no more; `missed` are messages that it went on without, in a session that degrades. What
+    a device's system does not tell is left empty. `--json` has all figures, and the failures by their code.
+
+    Exit code: 0 when all devices are there, 1 otherwise; with `--watch`, as they were when Ctrl-C ended it.
+
+    Example: `sepnas status deployment --devices hosts.yaml --watch`
+    """
+    if watch and json_:
+        raise typer.BadParameter("prints one look: no --watch", param_hint="--json")
+    with Inspector(deployment, devices, insecure) as inspector:
+        rows = inspector.look()
+        if watch:
+            rows = _watch(inspector, rows)
+        elif json_:
+            print_json([_to_data(row) for row in rows])
+        else:
+            _print(rows)
+    if not all(row.is_there for row in rows):
+        raise typer.Exit(1)
+
+
+def _print(rows: list[DeviceStatus]) -> None:
+    """In full where no terminal says how wide it is."""
+    wide = console if console.is_terminal else Console(width=max(_WIDE, console.width), highlight=False)
+    wide.print(_page(rows, wide.width))
+
+
+def _watch(inspector: Inspector, rows: list[DeviceStatus]) -> list[DeviceStatus]:
+    with Live(console=console, auto_refresh=False) as live:
+        try:
+            while True:
+                due = time.monotonic() + LOOK_EVERY_S
+                live.update(_page(rows, console.width), refresh=True)
+                time.sleep(max(0.0, due - time.monotonic()))
+                rows = inspector.look()
+        except KeyboardInterrupt:
+            return rows  # the end that it was meant to have
+
+
+def _page(rows: Sequence[DeviceStatus], width: int) -> Group:
+    """The table, or two where it is narrow, and below it what is wrong with whom."""
+    cells = [_cells(row) for row in rows]
+    tables = [_table(heads, cells) for heads in ([(*_DOES, *_IS)] if width >= _WIDE else [_DOES, _IS])]
+    notes = [Text(_printable(row.why)) for row in rows if row.why]
+    notes += [_certificate_note(row) for row in rows if _days_left(row) < SOON_DAYS]
+    return Group(*tables, *notes)
+
+
+def _table(heads: Sequence[str], rows: Sequence[dict[str, Text]]) -> Table:
+    columns = [Column(head, justify="right" if head in _NUMBERS else "left", overflow="fold") for head in heads]
+    table = Table("device", *columns, box=None, pad_edge=False)
+    for cells in rows:
+        table.add_row(cells["device"], *(cells.get(head, "") for head in heads))
+    return table
+
+
+def _cells(row: DeviceStatus) -> dict[str, Text]:
+    """What stands below each head; a device that is not there has little."""
+    found, end = row.status, row.certificate_end
+    until = "" if end is None else f"{end:%Y-%m-%d}, {_days_left(row):.0f} d"
+    cells = {"device": str(row.rank), "is": row.state}
+    if found is not None:
+        session = found.session
+        since = "" if session is None else _time_of_day(session.open_s)
+        cells |= {
+            "trip": "" if row.round_trip_s is None else seconds(row.round_trip_s),
+            "up": _duration(found.uptime_s),
+            "served": f"{found.served:,}",
+            "failed": f"{sum(found.failed.values()):,}",
+            "missed": f"{found.missed:,}",
+            "session": "" if session is None else f"{session.name} since {since}",
+            "engine": found.engine,
+            "°C": _or_empty(found.temperature_c),
+            "load": _or_empty(found.load, 2),
+            "memory": "" if found.memory_bytes is None else format_bytes(found.memory_bytes),
+            "certificate": until,
+            "sepnas": found.version,
+        }
+    texts = {head: Text(_printable(cell)) for head, cell in cells.items()}
+    texts["is"].stylize(_STYLES.get(row.state, "bold red"))
+    return texts
+
+
+def _certificate_note(row: DeviceStatus) -> Text:
+    left = _days_left(row)
+    return Text(f"device {row.rank}: its certificate ends in {left:.0f} days; renew it", style="yellow")
+
+
+def _days_left(row: DeviceStatus) -> float:
+    if row.certificate_end is None:
+        return float("inf")
+    return (row.certificate_end - datetime.now(timezone.utc)) / timedelta(days=1)
+
+
+def _time_of_day(ago_s: float) -> str:
+    then = datetime.now() - timedelta(seconds=min(ago_s, 1e8))
+    return f"{then:%H:%M:%S}" if ago_s < 86_400 else f"{then:%Y-%m-%d}"
+
+
+def _duration(duration_s: float) -> str:
+    """12.4 as 12 s, 100000 as 1 d 3 h: two units at most."""
+    left = int(duration_s)
+    parts: list[str] = []
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        if left >= size or (unit == "s" and not parts):
+            parts.append(f"{left // size} {unit}")
+            left %= size
+    return " ".join(parts[:2])
+
+
+def _or_empty(value: float | None, digits: int = 0) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _printable(text: str) -> str:
+    """A device's words, without what would steer the terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _to_data(row: DeviceStatus) -> dict[str, Any]:
+    end = row.certificate_end
+    found: dict[str, Any] = {} if row.status is None else row.status.model_dump(exclude={"rank"})
+    days = {} if end is None else {"certificate_days_left": round(_days_left(row), 1)}
+    told = {name: value for name, value in asdict(row).items() if name not in ("status", "certificate_end")}
+    return told | {"certificate_end": end and end.isoformat()} | days | found

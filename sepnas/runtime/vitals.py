@@ -1,0 +1,35 @@
+"""How this machine and this process are: temperature, load, memory; None where the system does not tell."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+_THERMAL = Path("/sys/class/thermal")
+_STATM = Path("/proc/self/statm")
+
+
+def temperature_c(folder: Path = _THERMAL) -> float | None:
+    """The hottest of the zones that Linux knows, in degrees Celsius."""
+    found = []
+    for zone in folder.glob("thermal_zone*/temp"):
+        with contextlib.suppress(OSError, ValueError):  # some zones cannot be read while their part sleeps
+            found.append(int(zone.read_text()) / 1e3)
+    return max(found, default=None)
+
+
+def load_average() -> float | None:
+    """Processes that ran or wanted to, on average over the last minute."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return None
+
+
+def memory_bytes() -> int | None:
+    """What this process has in memory now (resident)."""
+    try:
+        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError, IndexError):
+        return None
