@@ -148,7 +148,7 @@ def test_what_is_known_of_addresses_is_bounded(door):
 # -- a worker
 
 
-def test_a_handshake_without_end_is_cut_off(exported, capfd):
+def test_a_handshake_without_end_is_cut_off(exported, caplog):
     """A stranger that goes on sending its first message is closed long before OpenSSL would mind."""
     with threads(exported) as hosts, socket.create_connection(parse_address(hosts.address(0))) as sock:
         sock.settimeout(10)
@@ -161,12 +161,11 @@ def test_a_handshake_without_end_is_cut_off(exported, capfd):
                 sent += len(data)
                 data = bytes(1 << 14)
             assert sock.recv(1 << 16) == b""
-        told, limit = "", time.monotonic() + 10
-        while "let in" not in told and time.monotonic() < limit:
+        limit = time.monotonic() + 10
+        while "KiB" not in caplog.text and time.monotonic() < limit:
             time.sleep(0.01)
-            told += capfd.readouterr().err
     assert sent >= MAX_HANDSHAKE_BYTES // 2
-    assert f"its TLS handshake is longer than {MAX_HANDSHAKE_BYTES >> 10} KiB" in told
+    assert f"its TLS handshake is longer than {MAX_HANDSHAKE_BYTES >> 10} KiB" in caplog.text
 
 
 class Flood:
@@ -240,6 +239,5 @@ def test_a_flood_from_the_same_address_keeps_no_client_out(exported):
         assert strangers.tried >= 5 * FREE_FAILURES
         allowed = FREE_FAILURES + MAX_GREETINGS + FAILURES_PER_S * seconds
         assert 0 < strangers.handshakes <= allowed
-        told = [line for line in workers[0]._errors if "was not let in" in line]
-        assert 0 < len(told) <= allowed
-        assert any("127.0.0.1 fails often, more of it is not told" in line for line in told)
+        told = [line for line in workers[0]._errors if "code=handshake" in line]
+        assert 0 < len(told) <= 2 + seconds  # at most one a second, with how many there were

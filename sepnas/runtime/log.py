@@ -30,7 +30,7 @@ def set_up_logging(form: LogFormat, level: LogLevel) -> None:
     """Write the worker's events from this level on to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
-    logger = logging.getLogger(LOGGER)
+    logger = logging.getLogger("sepnas")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(level.upper())
 

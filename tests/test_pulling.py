@@ -1,0 +1,147 @@
+"""A waiter that reads the connections it waits for, and channels that leave threads alone where they can."""
+
+import socket
+import threading
+import time
+
+import pytest
+
+from sepnas.runtime.channel import Channel
+from sepnas.runtime.events import Bye, Data, Hello, Welcome
+from sepnas.runtime.mailbox import Mailbox
+from sepnas.runtime.pipes import PlainPipe
+from sepnas.runtime.protocol import Connection, Side
+from sepnas.runtime.pulling import PullingCondition, new_condition
+
+TAG, SAMPLE_BYTES = 7, 64
+SOON_S = 20.0
+
+pytestmark = pytest.mark.skipif(
+    not isinstance(new_condition(), PullingCondition), reason="needs Linux' epoll and eventfd"
+)
+
+
+@pytest.fixture
+def waiting():
+    found = PullingCondition()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def ends(waiting):
+    """Two devices' channels over a socket: what comes to the second goes into a mailbox that ``waiting`` belongs to."""
+    sockets = socket.socketpair()
+    sizes = {TAG: SAMPLE_BYTES}
+    sender = Channel(PlainPipe(sockets[0]), Connection(Side.DIALER, sizes, max_batch=1 << 20), "the receiver")
+    receiver = Channel(PlainPipe(sockets[1]), Connection(Side.LISTENER, sizes, max_batch=1 << 20), "the sender")
+    deadline = time.monotonic() + SOON_S
+    sender.send_now(Hello(deployment_id="x", rank=0, session="s"), deadline)
+    receiver.next_event(deadline)
+    receiver.send_now(Welcome(rank=1), deadline)
+    sender.next_event(deadline)
+    mailbox, readers = Mailbox(waiting), []
+
+    def take(event):
+        if isinstance(event, Bye):
+            return
+        readers.append(threading.current_thread())
+        mailbox.put(event.request, event.tag, bytes(event.payload))
+
+    sender.start(lambda event: None, lambda error: None)
+    receiver.start(take, lambda error: mailbox.lose(0), waiting)
+    yield sender, receiver, mailbox, readers
+    sender.close()
+    receiver.close()
+
+
+def test_who_waits_reads_itself(ends):
+    """A message that is waited for is read in the thread that waits: no other wakes up for it."""
+    sender, _, mailbox, readers = ends
+    for request in range(1, 51):
+        payload = request.to_bytes(2, "big") * (SAMPLE_BYTES // 2)
+        threading.Timer(0.01, sender.send, [Data(request, TAG, payload)]).start()
+        assert mailbox.take(request, TAG, time.monotonic() + SOON_S).payload == payload
+    assert readers.count(threading.current_thread()) > 40  # one that came before the wait is the reader's
+
+
+def test_while_nobody_waits_messages_are_read_too(ends):
+    """What comes while the waiter does something else is there when it looks."""
+    sender, _, mailbox, readers = ends
+    sender.send(Data(1, TAG, bytes(SAMPLE_BYTES)))
+    limit = time.monotonic() + SOON_S
+    while not readers and time.monotonic() < limit:
+        time.sleep(0.001)
+    assert len(readers) == 1
+    assert readers[0] is not threading.current_thread()
+    assert mailbox.take(1, TAG, 0.0).payload == bytes(SAMPLE_BYTES)
+
+
+def test_another_thread_wakes_who_waits(ends):
+    """A cancelled request, or a peer that is lost, ends the wait at once and not at its deadline."""
+    _, _, mailbox, _ = ends
+    start = time.monotonic()
+    threading.Timer(0.1, mailbox.lose, [0]).start()
+    assert mailbox.wait(1, TAG, start + SOON_S, source=0) is None
+    assert time.monotonic() - start < SOON_S / 2
+
+
+def test_the_end_of_a_connection_wakes_who_waits_for_it(ends):
+    """A peer whose process is gone is noticed by who reads its connection while waiting."""
+    sender, receiver, mailbox, _ = ends
+    start = time.monotonic()
+    threading.Timer(0.1, sender.abort).start()
+    assert mailbox.wait(1, TAG, start + SOON_S, source=0) is None
+    assert time.monotonic() - start < SOON_S / 2
+    for thread in receiver._threads:
+        thread.join(SOON_S)
+        assert not thread.is_alive()
+    assert receiver.pipe.sock.fileno() == -1
+
+
+def test_a_wait_ends_at_its_deadline(ends):
+    """Where nothing comes the waiter gives up in time."""
+    _, _, mailbox, _ = ends
+    start = time.monotonic()
+    assert mailbox.wait(1, TAG, start + 0.05) is None
+    assert time.monotonic() - start >= 0.05
+
+
+@pytest.mark.parametrize("first_long", [False, True])
+def test_messages_keep_their_order_and_content(ends, first_long):
+    """Long messages go to the writer, short ones behind them wait for it, and those that fill the socket are split: all
+    come whole, in the order of sending."""
+    sender, _, mailbox, _ = ends
+    payloads = {}
+    for request in range(1, 41):
+        samples = 20_000 if (request % 3 == 0) == first_long else 1 + request
+        payloads[request] = request.to_bytes(2, "big") * (samples * SAMPLE_BYTES // 2)
+    sending = threading.Thread(target=lambda: [sender.send(Data(r, TAG, p)) for r, p in payloads.items()])
+    sending.start()
+    for request, payload in payloads.items():
+        assert mailbox.take(request, TAG, time.monotonic() + SOON_S).payload == payload
+    sending.join()
+    assert sender.flush(SOON_S)
+    assert sender.sent.messages == 40
+    assert sender.sent.payload_bytes == sum(map(len, payloads.values()))
+    assert sender._unwritten == 0
+
+
+def test_a_full_socket_does_not_hold_up_the_sender(ends):
+    """Short messages that the peer does not read are queued, and sending them never waits."""
+    sender, receiver, _, _ = ends
+    with receiver._reading:  # nobody reads
+        start = time.monotonic()
+        for request in range(1, 3000):
+            sender.send(Data(request, TAG, bytes(512 * SAMPLE_BYTES // 2)))
+        assert time.monotonic() - start < SOON_S
+        assert sender._unwritten > 0
+
+
+def test_nobody_is_woken_through_a_closed_condition():
+    """After its end a condition takes notice of nothing, and its descriptors are given back."""
+    condition = PullingCondition()
+    condition.close()
+    with condition:
+        condition.notify_all()
+    assert condition._epoll.closed
