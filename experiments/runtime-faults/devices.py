@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from typing_extensions import Self
@@ -12,9 +13,10 @@ from sepnas.spec.hosts import Hosts, parse_address
 
 
 class Devices:
-    """A ``sepnas worker`` process for each device, on 127.0.0.1."""
+    """A ``sepnas worker`` process for each device, on 127.0.0.1 unless ``launches`` say otherwise."""
 
-    def __init__(self, deployment: Path, num_devices: int) -> None:
+    def __init__(self, deployment: Path, num_devices: int, launches: list[Launch] | None = None) -> None:
+        self._launches = launches or [Launch(options=("--engine", "onnxruntime"))] * num_devices
         self._folders = [deployment / f"device{rank}" for rank in range(num_devices)]
         self._workers: dict[int, WorkerProcess] = {}
         self._ports = [0] * num_devices
@@ -22,7 +24,8 @@ class Devices:
     def __enter__(self) -> Self:
         for rank in range(len(self._folders)):
             self.start(rank)
-        self.hosts = Hosts.on([f"127.0.0.1:{port}" for port in self._ports])
+        addresses = zip(self._launches, self._ports, strict=True)
+        self.hosts = Hosts.on([f"{launch.host}:{port}" for launch, port in addresses])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -32,7 +35,7 @@ class Devices:
 
     def start(self, rank: int) -> float:
         """Start it where it was before; the time when it was ready."""
-        launch = Launch(port=self._ports[rank], options=("--engine", "onnxruntime"))
+        launch = replace(self._launches[rank], port=self._ports[rank])
         worker = self._workers[rank] = WorkerProcess(self._folders[rank], launch)
         self._ports[rank] = parse_address(worker.address(time.monotonic() + START_DEADLINE_S))[1]
         return time.monotonic()

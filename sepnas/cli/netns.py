@@ -86,7 +86,7 @@ class Namespaces:
         self._emulations = emulations
         self._ranks = sorted(rank for rank in emulations if rank != CLIENT)
         self._prefix = f"sepnas-{os.getpid()}"
-        self._switch = f"{self._prefix}-switch"
+        self.switch = f"{self._prefix}-switch"
 
     def __enter__(self) -> Self:
         remove_leftovers()
@@ -124,10 +124,10 @@ class Namespaces:
                 _enter(home.fileno())
 
     def _make(self) -> None:
-        _ip("netns", "add", self._switch)
+        _ip("netns", "add", self.switch)
         for bridge in ("peers", "clients"):
-            _ip("-n", self._switch, "link", "add", bridge, "type", "bridge")
-            _ip("-n", self._switch, "link", "set", bridge, "up")
+            _ip("-n", self.switch, "link", "add", bridge, "type", "bridge")
+            _ip("-n", self.switch, "link", "set", bridge, "up")
         for rank in (*self._ranks, CLIENT):
             _ip("netns", "add", self.name(rank))
             _ip("-n", self.name(rank), "link", "set", "lo", "up")
@@ -154,14 +154,14 @@ class Namespaces:
     def _plug(self, rank: int, interface: str, bridge: str, address: str, rate_bytes_per_s: float | None) -> None:
         """A cable from a namespace to a bridge of the switch."""
         name, port = self.name(rank), f"{interface}-{'c' if rank == CLIENT else rank}"
-        _ip("link", "add", interface, "netns", name, "type", "veth", "peer", "name", port, "netns", self._switch)
-        _ip("-n", self._switch, "link", "set", port, "master", bridge, "up")
+        _ip("link", "add", interface, "netns", name, "type", "veth", "peer", "name", port, "netns", self.switch)
+        _ip("-n", self.switch, "link", "set", port, "master", bridge, "up")
         _ip("-n", name, "addr", "add", f"{address}/24", "dev", interface)
         _ip("-n", name, "link", "set", interface, "up")
         if rate_bytes_per_s is not None:
             # what a bucket lets through at once is held by the processes, which know when it is due
             _limit(name, interface, rate_bytes_per_s)
-            _limit(self._switch, port, rate_bytes_per_s)
+            _limit(self.switch, port, rate_bytes_per_s)
 
     def _remove(self) -> None:
         for name in _names():
