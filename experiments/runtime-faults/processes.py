@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import random
 import signal
 import socket
@@ -11,6 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 from asking import DEADLINE_S, HANGS_S, Asking, Case, inject, is_complete
 from devices import Devices
@@ -21,6 +21,7 @@ from sepnas.plan.steps import CLIENT
 from sepnas.runtime.events import PROTOCOL_VERSION, Hello
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.links import dial
+from sepnas.runtime.protocol import Connection, Side
 from sepnas.runtime.session import Session
 from sepnas.runtime.worker import HANDSHAKE_S
 from sepnas.spec.hosts import parse_address
@@ -34,9 +35,7 @@ def killed_and_restarted(devices: Devices, deployed: Deployed, times: int, draw:
             asking = Asking(session, deployed, case)
             asking.until(is_complete)
             for rank in case.turns(times, deployed.num_devices):
-                case.detected_s.append(
-                    inject(asking, draw, lambda rank=rank, number=number: devices.signal(rank, number))
-                )
+                case.detected_s.append(inject(asking, draw, partial(devices.signal, rank, number)))
                 devices.reap(rank)
                 asking.until(lambda outcome: outcome is False)
                 started = time.monotonic()
@@ -109,39 +108,41 @@ def slow_clients(devices: Devices, deployed: Deployed, times: int) -> Iterator[C
     """Strangers that send a byte now and then, all at once, while a session is at work; and clients of the deployment
     that greet as slowly after their TLS handshake. They are closed, and the session is not held up."""
     identity = Identity(deployed.folder / "client/tls", CLIENT, deployed.deployment_id)
-    for name in ("slow stranger", "slow client"):
+    hello = Hello(deployment_id=deployed.deployment_id, rank=CLIENT, session="slow")
+    greeting = b"".join(Connection(Side.DIALER).send(hello))
+    for name, context, words in (
+        ("slow stranger", None, b"\x16\x03\x01\x3f\xff" + bytes(1000)),  # what a TLS handshake begins with
+        ("slow client", identity.client, greeting),
+    ):
         case = Case(name)
         with Session(deployed.folder, devices.hosts, on_missing="strict") as session:
             asking = Asking(session, deployed, case)
             running = []
             for rank in case.turns(times, deployed.num_devices):
                 address = parse_address(devices.hosts.address(rank))
-                context = identity.client if name == "slow client" else None
-                thread = threading.Thread(target=_dawdle, args=(address, context, identity.name(rank), case))
-                thread.start()
-                running.append(thread)
+                dawdle = partial(_dawdle, address, context, identity.name(rank), words, case)
+                running.append(threading.Thread(target=dawdle))
+                running[-1].start()
             while any(thread.is_alive() for thread in running):
                 asking.ask()
         case.hung += times - len(case.detected_s)
         yield case
 
 
-def _dawdle(address: tuple[str, int], context: ssl.SSLContext | None, server_name: str, case: Case) -> None:
+def _dawdle(
+    address: tuple[str, int], context: ssl.SSLContext | None, server_name: str, words: bytes, case: Case
+) -> None:
     """Send a byte every tenth of a second until the other end has enough."""
-    start, limit = time.monotonic(), time.monotonic() + 2 * HANDSHAKE_S + HANGS_S
-    with socket.create_connection(address) as plain:
-        try:
-            sock = plain if context is None else context.wrap_socket(plain, server_hostname=server_name)
-            sock.settimeout(0.1)
-            # what a handshake or a frame begins with, and then nothing that ends it
-            for byte in itertools.chain(b"\x16\x03\x01\x3f\xff" if context is None else b"SN", itertools.repeat(0)):
-                if time.monotonic() > limit:
-                    return
-                sock.send(bytes([byte]))
-                with contextlib.suppress(TimeoutError):
-                    if not sock.recv(1):
-                        break
-        except OSError:
-            pass
+    start = time.monotonic()
+    with socket.create_connection(address) as plain, contextlib.suppress(OSError):
+        sock = plain if context is None else context.wrap_socket(plain, server_hostname=server_name)
+        sock.settimeout(0.1)
+        for byte in words:
+            if time.monotonic() > start + HANDSHAKE_S + HANGS_S:
+                return
+            sock.send(bytes([byte]))
+            with contextlib.suppress(TimeoutError):
+                if not sock.recv(1):
+                    break
     case.detected_s.append(time.monotonic() - start)
     case.typed_errors += 1
