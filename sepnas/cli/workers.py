@@ -68,6 +68,11 @@ class LocalWorkers:
     ) -> None:
         self._stop()
 
+    @property
+    def pids(self) -> list[int]:
+        """The processes, by rank."""
+        return [worker.process.pid for worker in self._workers]
+
     def _stop(self) -> None:
         for worker in self._workers:
             worker.process.terminate()
