@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import re
+import signal
 import sys
 import time
 from collections import Counter
@@ -32,7 +33,8 @@ WEIGHED_EVERY = 100
 """So many inputs are fed between two whose memory is traced."""
 MOST_PEAK_BYTES = 2 << 20
 """Allowed beyond 64 bytes for each that came; the headers may announce 64 MiB."""
-TIMEOUT_S = 10
+HANGS_S = 5
+"""An input that takes so much of the processor's time hangs; a process that is stopped or has to wait does not."""
 CLASSES = {
     "other protocol": "no sepnas peer",
     "unknown version or kind": "is unknown to version",
@@ -45,6 +47,10 @@ CLASSES = {
     "closed cleanly": "^closed cleanly$",
     "closed without Bye": "^closed$",
 }
+
+
+def _hangs(*_: object) -> None:
+    raise TimeoutError(f"hangs: took {HANGS_S} s of the processor")
 
 
 class Fuzzing:
@@ -68,6 +74,7 @@ class Fuzzing:
     def feed(self, data: bytes) -> None:
         """One input of libFuzzer's; what fails is kept as a file, and the run goes on."""
         data = data.ljust(2, b"\0")
+        signal.setitimer(signal.ITIMER_VIRTUAL, HANGS_S)
         try:
             self._count(data)
         except Exception as error:
@@ -104,7 +111,7 @@ class Fuzzing:
             (corpus / f"seed{number}").write_bytes(data)
         options = [
             f"-seed={self.seeds[-1] + 1}", f"-max_len={MAX_INPUT_BYTES}", f"-artifact_prefix={self.failures}/",
-            f"-timeout={TIMEOUT_S}", "-rss_limit_mb=1024", "-print_final_stats=1",
+            "-timeout=86400", "-rss_limit_mb=1024", "-print_final_stats=1",
             f"-atheris_runs={self.goal - self.inputs}",
         ]  # fmt: skip
         atheris.Setup(
@@ -144,6 +151,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/runtime-fuzz"), help="progress, corpus and failures")
     parser.add_argument("--result", type=Path, default=HERE / "result.json")
     given = parser.parse_args()
+    signal.signal(signal.SIGVTALRM, _hangs)
     fuzzing = Fuzzing(given.runs, given.inputs, given.seed)
     with Recorder(given.result, seeds=fuzzing.seeds) as record:
         if fuzzing.inputs < fuzzing.goal:

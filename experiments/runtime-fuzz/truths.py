@@ -92,7 +92,7 @@ def _ends(prefix: list[tuple[Side, Control | Data]], expects: bool) -> dict[Side
 _TEMPLATES = [_ends(PREFIXES[name], expects) for name, _, expects in STATES]
 
 
-def _end(state: int, side: Side) -> Connection:
+def end_of(state: int, side: Side) -> Connection:
     """One end after a state's prefix. The copy of a connection takes a thirtieth of what the prefix takes."""
     made = copy.copy(_TEMPLATES[state][side])
     made._buffer, made._said_bye = bytearray(), set(made._said_bye)
@@ -112,7 +112,7 @@ def split(stream: bytes) -> Frames:
 def allowed(state: int) -> list[Control | Data]:
     """A conversation that the other side may have with the one that the input is for."""
     _, side, expects = STATES[state]
-    sender, said = _end(state, side.other), []
+    sender, said = end_of(state, side.other), []
     for event in SPOKEN[side.other]:
         with contextlib.suppress(LocalProtocolError):
             if expects or not isinstance(event, Data):
@@ -174,10 +174,10 @@ def check(data: bytes) -> tuple[int, Outcome]:
     """
     state, (size, also), stream = data[0] % len(STATES), divmod(data[1], 4), data[2:]
     side = STATES[state][1]
-    whole = outcome_of(_end(state, side), [stream] if stream else [])
+    whole = outcome_of(end_of(state, side), [stream] if stream else [])
     _check_frames(state, whole, stream)
     if also == 0 and stream:
-        in_pieces = outcome_of(_end(state, side), pieces_of(stream, 1 + size))
+        in_pieces = outcome_of(end_of(state, side), pieces_of(stream, 1 + size))
         if not same(whole[0], in_pieces[0]) or whole[1] != in_pieces[1]:
             raise BrokenTruthError(f"in one piece {whole}, in pieces of {1 + size} {in_pieces}")
     elif also == 1:
@@ -214,7 +214,7 @@ def _check_frames(state: int, outcome: Outcome, stream: bytes) -> None:
 def _check_echo(state: int, heard: list[Control | Data]) -> None:
     """What was decoded can be sent from the other side, and is decoded to the same again."""
     side = STATES[state][1]
-    sender, receiver = _end(state, side.other), _end(state, side)
+    sender, receiver = end_of(state, side.other), end_of(state, side)
     for event in heard:
         receiver.receive_data(b"".join(sender.send(event)))
         again = receiver.next_event()

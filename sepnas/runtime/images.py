@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 Images = npt.NDArray[np.uint8]
 Resize: TypeAlias = Literal["no", "crop", "stretch"]
 _MODES = {1: "L", 3: "RGB"}
+MOST_PIXELS = 1 << 26
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Not all that Pillow reads: it hands EPS to a program."""
+_DAMAGED = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, struct.error,
+)  # fmt: skip
+"""What Pillow's readers raise where a damaged file has what they did not think of."""
 _DEEP_MODES = ("I", "F")  # more than 8 bits a channel: Pillow would clip, not scale
 
 
@@ -43,7 +51,9 @@ def _load(path: str | os.PathLike[str], wanted: ImageInput, resize: Resize) -> I
     if mode is None:
         raise DataError(f"{path}: image files have 1 or 3 channels, but this network reads {wanted.channels}")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise DataError(f"{path}: is {image.width}x{image.height} pixels; at most {MOST_PIXELS:,} are read")
             if resize == "no" and image.size != (wanted.size, wanted.size):
                 width, height = image.size
                 raise DataError(
@@ -55,9 +65,11 @@ def _load(path: str | os.PathLike[str], wanted: ImageInput, resize: Resize) -> I
             pixels = np.asarray(_scaled(image.convert(mode), wanted.size, resize), dtype=np.uint8)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        raise DataError(f"{path}: is not an image that can be read; expected PNG, JPEG or the like") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except Image.DecompressionBombError:
+        raise DataError(f"{path}: has too many pixels; at most {MOST_PIXELS:,} are read") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: is not an image that can be read; expected one of {', '.join(_FORMATS)}") from None
+    except _DAMAGED as error:
         raise DataError(f"{path}: cannot be read as an image: {error}") from None
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
