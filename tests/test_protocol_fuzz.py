@@ -106,21 +106,21 @@ def test_memory_follows_what_came(fuzz, draw):
 
 
 @pytest.mark.parametrize(
-    ("kind", "body"),
+    ("kind", "body", "factor"),
     [
-        (Bye, "{" + ",".join(f'"{number}":1' for number in range(6000)) + "}"),
-        (Request, '{"without":[' + ",".join(["-9"] * 20_000) + "]}"),
-        (Setup, '{"peers":{' + ",".join(f'"{number}":1' for number in range(80_000)) + "}}"),
+        (Bye, "{" + ",".join(f'"{number}":1' for number in range(6000)) + "}", 8),
+        (Request, '{"without":[' + ",".join(["-9"] * 20_000) + "]}", 70),  # each number is an object
+        (Setup, '{"peers":{' + ",".join(f'"{number}":1' for number in range(80_000)) + "}}", 20),
     ],
 )
-def test_a_body_of_mistakes_costs_no_list_of_them(fuzz, kind, body):
+def test_a_body_of_mistakes_costs_no_list_of_them(fuzz, kind, body, factor):
     """As many mistakes as fit take memory for what came, not for an account of each."""
     name = "setting up" if kind is Setup else "serving"
     state = fuzz.STATES.index((name, Side.LISTENER, True))
     header = HEADER.pack(MAGIC, PROTOCOL_VERSION, KINDS[kind], 0, 0, len(body))
     data = bytes([state, 2]) + header + body.encode()
     assert fuzz.check(data)[1][1].startswith(f"{kind.__name__} frame: ")
-    assert fuzz.peak_bytes(data) < 25 * len(data)
+    assert fuzz.peak_bytes(data) < factor * len(data)
 
 
 def test_the_peers_text_is_shown_short_and_harmless(fuzz):
