@@ -68,7 +68,8 @@ class Fuzzing:
             saved = json.loads(self.file.read_text())
             self.tables = {name: Counter(table) for name, table in saved.pop("tables").items()}
             vars(self).update(saved)
-        self.seeds = [*self.seeds, self.seeds[-1] + 1 if self.seeds else seed]
+        if self.inputs < inputs:
+            self.seeds = [*self.seeds, self.seeds[-1] + 1 if self.seeds else seed]
         self._clock_s = time.process_time() - self.seconds
 
     def feed(self, data: bytes) -> None:
@@ -111,7 +112,7 @@ class Fuzzing:
             (corpus / f"seed{number}").write_bytes(data)
         options = [
             f"-seed={self.seeds[-1] + 1}", f"-max_len={MAX_INPUT_BYTES}", f"-artifact_prefix={self.failures}/",
-            "-timeout=86400", "-rss_limit_mb=1024", "-print_final_stats=1",
+            "-timeout=86400", "-report_slow_units=86400", "-rss_limit_mb=1024", "-print_final_stats=1",
             f"-atheris_runs={self.goal - self.inputs}",
         ]  # fmt: skip
         atheris.Setup(
