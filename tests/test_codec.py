@@ -1,5 +1,7 @@
 """Wire formats and merges: what the devices compute is what the whole network computes."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +68,31 @@ def test_any_bytes_decode_or_are_refused(payload, wire):
         assert decode(payload, wire, Shape(3, 2, 1)).shape[1:] == (3, 2, 1)
     except RemoteProtocolError:
         assert len(payload) == 0 or len(payload) % payload_bytes(6, wire)
+
+
+@pytest.mark.filterwarnings("error")
+@given(st.data(), st.sampled_from(WIRE_FORMATS), st.integers(1, 4), st.integers(1, 9))
+def test_any_bytes_of_the_right_length_decode(data, wire, batch, channels):
+    """Whatever numbers a peer's bytes are, finite or not, they are decoded without a word."""
+    length = payload_bytes(channels, wire, batch)
+    numbers = st.sampled_from([b"\xff", b"\x00", b"\x00\x00\x80\x7f", b"\xff\xff\x7f\x7f", b"\x01\x00\x80\x00"])
+    pattern = data.draw(numbers | st.binary(min_size=1, max_size=length))
+    payload = (pattern * length)[:length]
+    x_bchw = decode(payload, wire, Shape(channels))
+    assert (x_bchw.shape, x_bchw.dtype) == ((batch, channels, 1, 1), np.float32)
+    if np.isfinite(x_bchw).all() and wire in ("fp32", "fp16"):
+        np.testing.assert_array_equal(decode(encode(x_bchw, wire), wire, Shape(channels)), x_bchw)
+
+
+@pytest.mark.parametrize("wire", WIRE_FORMATS)
+def test_decoding_takes_memory_for_its_numbers(wire):
+    """Decoding takes memory for the numbers and what they are made of, and nothing that a payload could ask for."""
+    payload = b"\xff" * payload_bytes(1 << 18, wire)
+    tracemalloc.start()
+    decode(payload, wire, Shape(1 << 18))
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 4 * (4 << 18)
 
 
 @settings(max_examples=50)

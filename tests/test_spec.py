@@ -161,6 +161,10 @@ def test_broken_file(text: str, message: str, tmp_path: Path) -> None:
         Architecture.load(path)
 
 
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{f'*a{n - 1}, ' * 9}]}}\n" for n in range(1, 30))
+"""Each mapping has the keys of the one before nine times."""
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -169,6 +173,10 @@ def test_broken_file(text: str, message: str, tmp_path: Path) -> None:
         ("digits.json", "1" * 5_000, "not valid JSON"),
         ("date.yaml", "2024-13-45", "not valid YAML: month must be"),
         ("tag.yaml", "!!int ''", "not valid YAML"),
+        ("digits.yaml", "version: 0x" + "f" * 5_000, "not valid YAML: .* digits"),
+        ("half.json", '{"devices": ["\\ud800"]}', "not valid JSON: .*surrogates"),
+        ("half.yaml", 'devices: ["\\U0000D800"]', "not valid YAML: .*surrogates"),
+        ("merges.yaml", MERGES, "not valid YAML: merges too many keys"),
         ("large.yaml", "#" * (MOST_FILE_BYTES + 1), "larger than 64 MiB"),
     ],
 )
@@ -184,6 +192,14 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     text = uniform_cluster(2).dumps()
     (tmp_path / "c.json").write_text(text, encoding="utf-8-sig")
     assert Cluster.load(tmp_path / "c.json") == uniform_cluster(2)
+
+
+def test_a_pair_of_surrogates_is_one_character(tmp_path: Path) -> None:
+    """JSON writes what lies beyond 16 bits as two halves; such a text is read as it was."""
+    cluster = uniform_cluster(1)
+    named = cluster.model_copy(update={"devices": (cluster.devices[0].model_copy(update={"name": "\U0001f600"}),)})
+    assert "\\ud83d\\ude00" in named.save(tmp_path / "c.json").read_text()
+    assert Cluster.load(tmp_path / "c.json") == named
 
 
 def test_missing_file(tmp_path: Path) -> None:

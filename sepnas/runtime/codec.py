@@ -81,5 +81,6 @@ def _dequantise(rows: npt.NDArray[np.uint8], wire: WireFormat, num_values: int) 
         pairs = np.empty((len(rows), 2 * level.shape[1]), np.uint8)
         pairs[:, 0::2], pairs[:, 1::2] = level & 15, level >> 4
         level = pairs[:, :num_values]
-    values: Array = low + level.astype(np.float32) * step
+    with np.errstate(invalid="ignore", over="ignore"):  # a peer's numbers are what they are
+        values: Array = low + level.astype(np.float32) * step
     return values

@@ -156,6 +156,8 @@ class Ask(Control):
 
 
 class Answer(Control):
+    model_config = ConfigDict(ser_json_inf_nan="constants")  # so that they arrive as what they are, not as null
+
     what: Literal["trace", "counters"]
     number: U32 = 0
     data: dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
 Images = npt.NDArray[np.uint8]
 Resize: TypeAlias = Literal["no", "crop", "stretch"]
 _MODES = {1: "L", 3: "RGB"}
+MOST_PIXELS = 1 << 26
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Not all that Pillow reads: it hands EPS to a program."""
+_DAMAGED = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, struct.error,
+)  # fmt: skip
+"""What Pillow's readers raise where a damaged file has what they did not think of."""
 _DEEP_MODES = ("I", "F")  # more than 8 bits a channel: Pillow would clip, not scale
 
 
@@ -41,13 +49,14 @@ def read_image(
     name: str,
     wanted: ImageInput,
     resize: Resize = "no",
-    formats: tuple[str, ...] | None = None,
-    max_pixels: int | None = None,
+    formats: tuple[str, ...] = _FORMATS,
+    max_pixels: int = MOST_PIXELS,
 ) -> Images:
     """One image, ``(channels, size, size)`` uint8, from a file or from bytes in memory (a ``BytesIO``).
 
-    ``formats`` are those that are read (Pillow's names; None: all), ``max_pixels`` is checked before anything is
-    decoded. Raises :class:`DataError` that begins with ``name``.
+    ``formats`` are those that are read (Pillow's names), ``max_pixels`` is checked before anything is decoded.
+
+    Raises :class:`DataError` that begins with ``name``.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -57,8 +66,8 @@ def read_image(
     try:
         with Image.open(source, formats=formats) as image:
             width, height = image.size
-            if max_pixels is not None and width * height > max_pixels:
-                raise DataError(f"{name}: has {width}x{height} pixels; at most {max_pixels:,} are read")
+            if width * height > max_pixels:
+                raise DataError(f"{name}: is {width}x{height} pixels; at most {max_pixels:,} are read")
             if resize == "no" and image.size != (wanted.size, wanted.size):
                 raise DataError(
                     f"{name}: is {width}x{height} pixels, the network reads {wanted.size}x{wanted.size}; --resize crop "
@@ -69,9 +78,11 @@ def read_image(
             pixels = np.asarray(_scaled(image.convert(mode), wanted.size, resize), dtype=np.uint8)
     except FileNotFoundError:
         raise DataError(f"{name}: no such file") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        raise DataError(f"{name}: is not an image that can be read; expected PNG, JPEG or the like") from None
-    except (OSError, SyntaxError, TypeError, ValueError) as error:
+    except Image.DecompressionBombError:
+        raise DataError(f"{name}: has too many pixels; at most {max_pixels:,} are read") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{name}: is not an image that can be read; expected one of {', '.join(formats)}") from None
+    except _DAMAGED as error:
         raise DataError(f"{name}: cannot be read as an image: {error}") from None
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 

@@ -29,6 +29,7 @@ from sepnas.runtime.events import (
     PartialData,
     Refused,
 )
+from sepnas.spec.document import short
 from sepnas.spec.wire import FRAME_HEADER_BYTES
 
 MAGIC = b"SN"
@@ -36,8 +37,11 @@ HEADER = struct.Struct(">2sBBIII")
 assert HEADER.size == FRAME_HEADER_BYTES
 
 MAX_GREETING_BYTES = 8 << 10
-MAX_CONTROL_BYTES = 1 << 20
+MAX_CONTROL_BYTES = 64 << 10
+MAX_SETUP_BYTES = 1 << 20
 MAX_ANSWER_BYTES = 64 << 20
+MOST_PROBLEMS = 1000
+"""A body with more of them gets no list, which would take a hundred times its own memory."""
 MAX_BATCH = 4096
 
 
@@ -177,7 +181,7 @@ class Connection:
             self._peer_closed = True
         elif self._peer_closed:
             raise LocalProtocolError("bytes were given after the end of the connection was given")
-        else:
+        elif not self._broken:
             self._buffer += data
 
     def next_event(self) -> Event | NeedData:
@@ -229,8 +233,8 @@ class Connection:
             raise RemoteProtocolError(
                 f"frame of version {version}, kind {number} is unknown to version {PROTOCOL_VERSION}"
             )
+        self._check_allowed(self.side.other, kind, RemoteProtocolError)
         if issubclass(kind, Data):
-            self._check_allowed(self.side.other, kind, RemoteProtocolError)
             self._check_payload(tag, length)
         else:
             limit = _control_limit(kind, self.phase)
@@ -279,7 +283,9 @@ def _after_welcome(hello: Hello) -> Phase:
 def _control_limit(kind: type[Control] | type[Data], phase: Phase) -> int:
     if phase in (Phase.START, Phase.GREETED):
         return MAX_GREETING_BYTES
-    return MAX_ANSWER_BYTES if kind is events.Answer else MAX_CONTROL_BYTES
+    if kind is events.Answer:
+        return MAX_ANSWER_BYTES
+    return MAX_SETUP_BYTES if kind is events.Setup else MAX_CONTROL_BYTES
 
 
 def _name(event: Control | Data) -> str:
@@ -302,6 +308,13 @@ def _decode(kind: type[Control], body: bytearray | memoryview) -> Control:
     try:
         return kind.model_validate_json(bytes(body))
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(p) for p in problem["loc"]) or "body"
-        raise RemoteProtocolError(f"{kind.__name__} frame: `{place}`: {problem['msg']}") from None
+        raise RemoteProtocolError(f"{kind.__name__} frame: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem; its place is the peer's text, and shown short and without control characters."""
+    if error.error_count() > MOST_PROBLEMS:
+        return f"{error.error_count()} problems"
+    problem = error.errors(include_url=False, include_input=False)[0]
+    place = short(".".join(str(p) for p in problem["loc"]) or "body")
+    return f"{place}: {problem['msg']}"

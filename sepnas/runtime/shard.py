@@ -49,7 +49,8 @@ def load_shard(folder: str | os.PathLike[str]) -> Shard:
     manifest = verify_device(folder)
     try:
         weights = safetensors.numpy.load_file(folder / WEIGHTS_NAME)
-    except (safetensors.SafetensorError, OSError, KeyError) as error:
+    # the last ones for a format of numbers that numpy has not
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, AttributeError) as error:
         raise DeploymentError(f"{folder / WEIGHTS_NAME}: not a safetensors file: {error}") from error
     program = program_of(manifest, str(folder))
     _check_weights(folder, manifest, program, weights)

@@ -118,7 +118,22 @@ class Document(Part):
 
 
 class _YamlLoader(yaml.SafeLoader):
-    pass
+    """Refuses what a few lines can make enormous: numbers that cannot be printed, merges of merges of merges."""
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number: int = super().construct_yaml_int(node)
+        str(number)  # ValueError where there are too many digits, as in JSON
+        return number
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_MERGED:
+            raise yaml.constructor.ConstructorError(None, None, "merges too many keys", node.start_mark)
+
+
+_MOST_MERGED = 100_000
+_SURROGATE = re.compile(r"\\(u|U0000)[dD][89a-fA-F]")
+_YamlLoader.add_constructor("tag:yaml.org,2002:int", _YamlLoader.construct_yaml_int)
 
 
 class _YamlDumper(yaml.SafeDumper):
@@ -136,7 +151,10 @@ def read_data(path: str | os.PathLike[str]) -> Any:
     kind = "JSON" if path.suffix == ".json" else "YAML"
     text = _read_text(path)
     try:
-        return json.loads(text) if kind == "JSON" else yaml.load(text, _YamlLoader)
+        data = json.loads(text) if kind == "JSON" else yaml.load(text, _YamlLoader)
+        if _SURROGATE.search(text):  # perhaps one of a pair, as JSON has them; one alone is no text
+            json.dumps(data, ensure_ascii=False, skipkeys=True, default=str).encode()
+        return data
     except RecursionError:
         raise SpecError(f"{path}: not valid {kind}: nested too deeply") from None
     # numbers of thousands of digits, dates that do not exist, tags without a value

@@ -22,7 +22,7 @@ def parse_address(text: str, lowest_port: int = 1) -> tuple[str, int]:
     bracketed_or_plain = ":" not in host or text.startswith("[")
     if not (host and colon and port.isascii() and port.isdigit() and bracketed_or_plain):
         raise SpecError(f"expected HOST:PORT, such as 192.168.1.20:{DEFAULT_FIRST_PORT} or [::1]:..., got {text!r}")
-    if not lowest_port <= int(port) <= 65535:
+    if len(port) > 5 or not lowest_port <= int(port) <= 65535:
         raise SpecError(f"the port must lie in {lowest_port}..65535, got {text!r}")
     return host, int(port)
 
