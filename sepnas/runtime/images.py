@@ -67,7 +67,7 @@ def read_image(
         with Image.open(source, formats=formats) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise DataError(f"{name}: is {width}x{height} pixels; at most {max_pixels:,} are read")
+                raise DataError(f"{name}: has {width}x{height} pixels; at most {max_pixels:,} are read")
             if resize == "no" and image.size != (wanted.size, wanted.size):
                 raise DataError(
                     f"{name}: is {width}x{height} pixels, the network reads {wanted.size}x{wanted.size}; --resize crop "
