@@ -20,6 +20,7 @@ from sepnas.runtime.channel import Channel
 from sepnas.runtime.events import Control, Data, Hello, Welcome
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.links import accept, dial
+from sepnas.runtime.pulling import close_condition, new_condition
 from sepnas.spec.hosts import format_address
 from sepnas.spec.manifest import certificate_name
 
@@ -31,15 +32,20 @@ _DEPLOYMENT_ID = "0" * 64
 
 
 class Ends:
-    """Both ends at work. Device 0 sends, device 1 receives."""
+    """Both ends at work. Device 0 sends, device 1 receives, in the thread that waits for it as workers do."""
 
     def __init__(self, sender: Channel, receiver: Channel) -> None:
         self._sender, self._receiver = sender, receiver
-        self._came, self._error = threading.Semaphore(0), "it did not come in time"
+        self._changed, self._error = new_condition(), "it did not come in time"
         self._receiver.connection.expect({TAG: SAMPLE_BYTES})
-        self._receiver.start(self._on_event, self._on_end)
+        self._receiver.start(self._on_event, self._on_end, self._changed)
         self._sender.start(self._on_event, self._on_end)
-        self._number = 0
+        self._number = self._num_came = 0
+
+    def close(self) -> None:
+        for channel in (self._sender, self._receiver):
+            channel.abort()
+        close_condition(self._changed)
 
     def processor_s(self, payload: bytes) -> float:
         """Seconds on processors, of all threads, to send a message and to have it: the mean of some, each sent a
@@ -73,11 +79,17 @@ class Ends:
         self._sender.send(Data(self._number, TAG, payload))
 
     def _await(self, payload: bytes) -> None:
-        if not self._came.acquire(timeout=DEADLINE_S):
+        limit = time.monotonic() + DEADLINE_S
+        with self._changed:
+            while self._num_came < self._number and (left_s := limit - time.monotonic()) > 0:
+                self._changed.wait(left_s)
+        if self._num_came < self._number:
             raise PeerLostError(f"a message of {len(payload)} bytes to this machine itself was lost: {self._error}")
 
     def _on_event(self, event: Control | Data) -> None:
-        self._came.release()
+        with self._changed:
+            self._num_came += 1
+            self._changed.notify_all()
 
     def _on_end(self, error: ExchangeError | None) -> None:
         self._error = str(error or "the connection was closed")
@@ -103,6 +115,7 @@ class Loopback:
             self.with_tls = identities[0] is not None
             listener = self._stack.enter_context(socket.create_server(("127.0.0.1", 0)))
             self.ends = Ends(*self._connect(listener, *identities))
+            self._stack.callback(self.ends.close)
             self._stack = self._stack.pop_all()
         return self
 

@@ -79,6 +79,7 @@ class Channel:
         self._threads: list[threading.Thread] = []
         self._ended = threading.Event()
         self._on_end: OnEnd = lambda error: None
+        self._deliver: OnEvent = lambda event: None
 
     # -- before the threads run
 
@@ -119,6 +120,7 @@ class Channel:
         waits for a :class:`PullingCondition`, if one is given."""
         self._on_end = on_end
         self.way.open(on_event, self._finish)
+        self._deliver = on_event if isinstance(self.way, FreeWay) else self.way.deliver
         self.pipe.sock.settimeout(None)
         free = isinstance(self.way, FreeWay)
         self._writes_itself = free and CAN_DO_WITHOUT_WAITING
@@ -238,7 +240,7 @@ class Channel:
                 if isinstance(event, Closed):
                     return _End(None if event.cleanly else self._lost(None))
                 self._count_received(event)
-                self.way.deliver(event)
+                self._deliver(event)
                 if self.connection.is_empty:
                     return None
                 with self._lock:

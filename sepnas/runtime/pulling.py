@@ -104,3 +104,9 @@ def new_condition() -> PullingCondition | threading.Condition:
     """One that pulls, where the system can: on Linux, from Python 3.10 on."""
     can = hasattr(select, "EPOLLEXCLUSIVE") and hasattr(os, "eventfd")
     return PullingCondition() if can else threading.Condition()
+
+
+def close_condition(condition: PullingCondition | threading.Condition) -> None:
+    """Nobody waits for it any more."""
+    if isinstance(condition, PullingCondition):
+        condition.close()

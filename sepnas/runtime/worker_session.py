@@ -53,7 +53,7 @@ from sepnas.runtime.identity import Identity
 from sepnas.runtime.links import dial
 from sepnas.runtime.log import WorkerLog
 from sepnas.runtime.mailbox import Mailbox
-from sepnas.runtime.pulling import PullingCondition, new_condition
+from sepnas.runtime.pulling import close_condition, new_condition
 from sepnas.runtime.shard import Shard
 from sepnas.runtime.trace import RequestTimes, step_rows
 
@@ -425,5 +425,4 @@ class WorkerSession:
         for channel in peers:
             channel.close()
         self._client.close()
-        if isinstance(self._changed, PullingCondition):
-            self._changed.close()
+        close_condition(self._changed)
