@@ -129,7 +129,8 @@ class Reply:
             self._do_without(rank, event)
         elif isinstance(event, ExchangeError):
             self._lost = self._lost or event
-            self.done = not self._reports
+            # whom a device waits for is lost to us too: that is the cause
+            self.done = not self._reports or any(report.waiting_for == rank for report in self._reports)
         else:
             if not self._reports:
                 self.until = min(self.until, time.monotonic() + GATHER_S)
