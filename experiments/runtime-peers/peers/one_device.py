@@ -1,4 +1,4 @@
-"""One process alone: the original network, or the whole separable one. Variants: torch-eager, torch-nhwc, onnxruntime."""
+"""One process alone: the original, or the whole separable network. Variants: torch-eager, torch-nhwc, onnxruntime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torch.distributed.pipelining over gloo: a stage for each process. The variant is how many micro-batches a batch has."""
+"""torch.distributed.pipelining over gloo: a process is a stage. The variant is the number of micro-batches."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def follow(job: Job) -> None:
 
 def make_schedule(job: Job) -> tuple[ScheduleGPipe, int]:
     batch = int(job.variant)
-    cuts = {name: SplitPoint.BEGINNING for name in job.cuts()}
+    cuts = dict.fromkeys(job.cuts(), SplitPoint.BEGINNING)
     join_group(job)
     stages = pipeline(job.original(), (torch.zeros(1, 1, 32, 32),), split_spec=cuts)
     stage = stages.build_stage(job.rank, torch.device("cpu"))
