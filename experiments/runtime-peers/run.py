@@ -110,8 +110,8 @@ def main() -> None:
             raise SystemExit
         torch.set_num_threads(1)
         rows = Cells(chosen.out / "rows.jsonl")
-        record_real(record, real_rows(rows, NETWORKS[0], chosen.out, chosen.requests, chosen.peers, deadline_s))
         record_emulated(record, emulated_rows(rows, chosen.out, chosen.profile_seconds, deadline_s))
+        record_real(record, real_rows(rows, NETWORKS[0], chosen.out, chosen.requests, chosen.peers, deadline_s))
         for measure in record.measures.values():
             print(f"{measure.name}: {measure.value:.4g} {measure.unit}")
 
