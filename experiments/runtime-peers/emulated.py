@@ -46,14 +46,13 @@ class Cell:
 
 def cells() -> Iterator[Cell]:
     """First those of the larger network; each kind of board once alone, with the original."""
-    boards: tuple[tuple[str, EngineName], ...] = (
-        ("profile", "torch"), ("profile", "onnxruntime"), ("preset", "onnxruntime")
-    )  # fmt: skip
+    in_torch: tuple[str, EngineName] = ("profile", "torch")
+    in_onnxruntime: tuple[tuple[str, EngineName], ...] = (("profile", "onnxruntime"), ("preset", "onnxruntime"))
     for network in NETWORKS:
-        for kind, engine in boards:
-            yield Cell(network, kind, engine, "none", 1)
+        for boards, engine in (in_torch, *in_onnxruntime) if network == NETWORKS[0] else in_onnxruntime:
+            yield Cell(network, boards, engine, "none", 1)
             for policy in POLICIES:
-                yield Cell(network, kind, engine, policy, 4)
+                yield Cell(network, boards, engine, policy, 4)
 
 
 def few_bytes(num_devices: int, blocks_per_stage: tuple[int, ...]) -> TransmissionPolicy:

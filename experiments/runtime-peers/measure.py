@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
 Row = dict[str, Any]
-MEASURED_S, LEAST_REQUESTS = 20.0, 20
+MEASURED_S, LEAST_REQUESTS = 12.0, 20
 
 
 @dataclass(frozen=True)
