@@ -46,10 +46,13 @@ class Cell:
 
 def cells() -> Iterator[Cell]:
     """First those of the larger network; each kind of board once alone, with the original."""
-    in_torch: tuple[str, EngineName] = ("profile", "torch")
-    in_onnxruntime: tuple[tuple[str, EngineName], ...] = (("profile", "onnxruntime"), ("preset", "onnxruntime"))
+    kinds: tuple[tuple[str, EngineName], ...] = (
+        ("profile", "torch"),
+        ("profile", "onnxruntime"),
+        ("preset", "onnxruntime"),
+    )
     for network in NETWORKS:
-        for boards, engine in (in_torch, *in_onnxruntime) if network == NETWORKS[0] else in_onnxruntime:
+        for boards, engine in kinds:
             yield Cell(network, boards, engine, "none", 1)
             for policy in POLICIES:
                 yield Cell(network, boards, engine, policy, 4)
