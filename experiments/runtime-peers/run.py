@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -100,6 +101,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     chosen = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that nothing goes on running
     deadline_s = time.monotonic() + chosen.stop_after_s
     with Recorder(HERE / "result.json", seeds=(0,), root=HERE) as record:
         for parts in (1, 2, 4):
