@@ -80,7 +80,7 @@ class Comparison:
     def asked(self, cell: Cell) -> list[dict[str, Any]]:
         """Answers of real processes, some of them killed, beside the whole network's."""
         found: list[dict[str, Any]] | None = cell.noted("processes")
-        if found is None:
+        if found is None or found[0]["images"] != self.chosen.images:
             found = through_processes(cell, some(self.data, self.chosen.images), self.data)
             cell.note("processes", found)
         return found
