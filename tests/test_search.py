@@ -256,7 +256,7 @@ def test_ctrl_c_while_the_supernet_trains_leaves_a_run(
     step_class = supernet.SandwichStep
     step = step_class(SPACE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sepnas.search.run.SandwichStep", lambda space: interrupt)
+        patch.setattr("sepnas.search.run.SandwichStep", lambda *_, **__: interrupt)
         with pytest.raises(KeyboardInterrupt, match="go on with resume=True"):
             search(folder, progress=True)
     assert "resume" not in capsys.readouterr().err

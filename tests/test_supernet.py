@@ -19,6 +19,7 @@ from sepnas.spec.architecture import Architecture
 from sepnas.spec.space import SearchSpace
 from sepnas.spec.wire import WireFormat
 from sepnas.train.data import load_dataset
+from sepnas.train.dropout import draw_outage
 from sepnas.train.loop import train_network
 from sepnas.train.recipe import RECIPES
 from sepnas.train.supernet import SandwichStep, random_architecture
@@ -145,6 +146,45 @@ def test_a_step_trains_the_ends_and_what_lies_between(supernet: Supernet) -> Non
     assert loss.dim() == 0
     assert all(weight.grad is not None for part in supernet.parts for weight in part.parameters())
     assert all(head.classifier.weight.grad is not None for head in supernet.heads.values())
+
+
+def test_only_the_students_lose_devices(supernet: Supernet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With dropout each student is computed without some devices of its own, the largest with all."""
+    outages = []
+    forward = Supernet.forward
+
+    def seen(self: Supernet, x: torch.Tensor, architecture: Any = None, outage: Any = None) -> torch.Tensor:
+        outages.append(outage)
+        return forward(self, x, architecture, outage)
+
+    monkeypatch.setattr(Supernet, "forward", seen)
+    loss = SandwichStep(SPACE, device_dropout=0.4)(supernet, IMAGES_BCHW, LABELS_B, seeded(0))
+    loss.backward()
+    assert outages[0] is None
+    assert all(bool(outage.devices.any()) for outage in outages[1:])
+    assert len(outages) == 4
+    assert float(loss) != float(SandwichStep(SPACE)(supernet, IMAGES_BCHW, LABELS_B, seeded(0)))
+
+
+@settings(deadline=None, max_examples=20)
+@given(GENOTYPES)
+def test_a_network_of_the_supernet_loses_devices_as_it_does_alone(genotype: dict[str, Any]) -> None:
+    """Without some devices too, a network that is taken out gives the supernet's answers."""
+    architecture = WIDE.architecture_of(genotype)
+    outage = draw_outage(architecture, len(LABELS_B), seeded(0), 0.3, 0.2)
+    own = EXACT_SUPERNET.extract(architecture).double().train()
+    with torch.no_grad():
+        found = EXACT_SUPERNET(IMAGES_BCHW.double(), architecture, outage)
+        expected = own(IMAGES_BCHW.double(), outage=outage)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_without_dropout_a_step_draws_what_it_did(supernet: Supernet) -> None:
+    """The generator is where drawing the students alone leaves it."""
+    step, generator, alone = SandwichStep(SPACE), seeded(0), seeded(0)
+    step(supernet, IMAGES_BCHW, LABELS_B, generator)
+    step.students(alone)
+    assert torch.equal(generator.get_state(), alone.get_state())
 
 
 def test_the_students_do_not_teach_the_largest(supernet: Supernet) -> None:

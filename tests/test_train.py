@@ -25,10 +25,11 @@ from torch.nn import functional
 from sepnas.errors import CheckpointError, SpecError, StorageError, TrainingError
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
+from sepnas.spec.policy import Readout
 from sepnas.train import checkpoint
 from sepnas.train.checkpoint import ARCHITECTURE, BEST, DATA, LAST, epochs_of, load_network, new_network
 from sepnas.train.data import load_dataset
-from sepnas.train.evaluate import accuracy, predict_logits
+from sepnas.train.evaluate import accuracy, accuracy_with_lost, predict_logits
 from sepnas.train.images import ImageData, Split
 from sepnas.train.loop import derived_seed, train_network
 from sepnas.train.recipe import RECIPES, Augmentation, Recipe, load_recipe
@@ -488,6 +489,94 @@ def test_bf16_trains_the_fp32_weights(tmp_path: Path) -> None:
     assert same_tensors(tmp_path / "whole" / LAST, tmp_path / "parts" / LAST)
 
 
+def mean_architecture(**changes: Any) -> Architecture:
+    """Both devices have the classifier."""
+    return small_architecture(**changes).with_policy(
+        small_architecture().policy.model_copy(update={"readout": Readout(kind="mean")})
+    )
+
+
+ALONE = {"parts": [{"bottleneck_width": 2, "output_channels": 4}], "policy": {}}
+DROPOUT = RECIPE.model_copy(update={"epochs": 2, "device_dropout": 0.3, "message_dropout": 0.2})
+
+
+def test_a_training_without_dropout_is_what_it_was(unbroken: Path, tmp_path: Path) -> None:
+    """Bit for bit the training of a step that knows of no dropout, and a recipe that does not speak of it."""
+
+    def step(network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        return functional.cross_entropy(network(images), labels)
+
+    train(tmp_path, step=step)
+    assert same_tensors(unbroken / LAST, tmp_path / LAST)
+    assert (unbroken / HISTORY).read_text().count("loss") == 4
+    with safe_open(str(unbroken / LAST), "pt") as file:
+        assert "dropout" not in file.metadata()["run"]
+    assert not any("dropout" in key for key in RECIPE.to_data())
+
+
+def test_a_training_that_loses_devices_resumes_bit_for_bit(tmp_path: Path) -> None:
+    """What is lost derives from seed and epoch; another share is another training, also to a resumed one."""
+    network = [new_network(mean_architecture(), 1) for _ in range(5)]
+    train(tmp_path / "whole", DROPOUT, network=network[0])
+    train(tmp_path / "parts", DROPOUT, network=network[1], stop_after_s=0)
+    train(tmp_path / "parts", DROPOUT, network=network[2], resume=True)
+    assert same_tensors(tmp_path / "whole" / LAST, tmp_path / "parts" / LAST)
+    train(tmp_path / "none", RECIPE.model_copy(update={"epochs": 2}), network=network[3])
+    assert not same_tensors(tmp_path / "whole" / LAST, tmp_path / "none" / LAST)
+    with pytest.raises(CheckpointError, match=r"`recipe.device_dropout` is 0.3 there, None here"):
+        train(tmp_path / "whole", DROPOUT.changed("", device_dropout=0.0), network=network[4], resume=True)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "recipe", "named"),
+    [
+        (ALONE, {"device_dropout": 0.1}, "one device"),
+        (ALONE, {"message_dropout": 0.1}, "one device"),
+        ({"image_size": 4}, {"device_dropout": 0.1}, "images of 4 pixels"),
+    ],
+)
+def test_nothing_to_lose_is_refused(
+    architecture: dict[str, Any], recipe: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    """Dropout of devices needs several, and images whose batch norms can do with one of them."""
+    found = small_architecture(**architecture)
+    data, (field,) = small_data(size=found.image_size), recipe
+    with pytest.raises(TrainingError, match=rf"`{field}` .*{named}"):
+        train(tmp_path / "run", RECIPE.model_copy(update=recipe), network=new_network(found), data=data)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_dropout_serves_a_network_that_loses_devices(tmp_path: Path) -> None:
+    """Trained on digits without devices now and then, the mean over all ways to lose two of three is far better."""
+    data = load_dataset("digits")
+    part = {"bottleneck_width": 4, "output_channels": 8}
+    pairs = [{"source": s, "destination": d} for s in range(3) for d in range(3) if s != d]
+    policy = {"points": [{"after": 0, "transfers": pairs}], "readout": {"kind": "mean"}}
+    architecture = small_architecture(num_classes=10, parts=[part] * 3, policy=policy)
+    found = []
+    for share in (0.0, 0.3):
+        recipe = RECIPES["digits"].changed("", epochs=6, device_dropout=share)
+        train(tmp_path / f"{share}", recipe, network=new_network(architecture, 0), data=data)
+        found.append(accuracy_with_lost(load_network(tmp_path / f"{share}"), data.val, data, 2))
+    assert found[1] > found[0] + 0.1
+
+
+def test_accuracy_with_lost_devices_is_the_mean_over_all_ways(tmp_path: Path) -> None:
+    """Of each subset that leaves an answer; none lost is the accuracy; all lost is refused."""
+    data = small_data()
+    mean, single = new_network(mean_architecture(), 3).eval(), new_network(small_architecture(), 3).eval()
+    assert accuracy_with_lost(mean, data.val, data, 0) == accuracy(mean, data.val, data)
+    each = [accuracy(mean, data.val, data, lost={rank}) for rank in range(2)]
+    assert accuracy_with_lost(mean, data.val, data, 1) == pytest.approx(sum(each) / 2)
+    assert accuracy_with_lost(single, data.val, data, 1) == accuracy(single, data.val, data, lost={1})
+    assert not torch.equal(
+        predict_logits(single, data.val.images, data), predict_logits(single, data.val.images, data, lost={1})
+    )
+    with pytest.raises(TrainingError, match=r"`num_lost` must lie in 0\.\.1, .*got 2"):
+        accuracy_with_lost(mean, data.val, data, 2)
+
+
 def test_logits_are_those_of_eval_mode_whatever_the_batch(unbroken: Path) -> None:
     """Evaluation leaves the network's mode alone and does not depend on how images are batched."""
     network, data = load_network(unbroken).train(), small_data()
@@ -548,6 +637,8 @@ def test_the_papers_recipe_is_the_papers() -> None:
         ({"milestones": [2]}, "belong to the schedule 'step'"),
         ({"schedule": "step", "milestones": [3, 2]}, "must rise"),
         ({"momentum": 0.0}, "`nesterov` needs a `momentum`"),
+        ({"device_dropout": 1.0}, "`device_dropout`: must be less than 1, got 1.0"),
+        ({"message_dropout": -0.1}, "`message_dropout`"),
         ({"version": 2}, "update sepnas"),
     ],
 )

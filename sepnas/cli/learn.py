@@ -22,6 +22,7 @@ from sepnas.spec.manifest import ENGINE_SUFFIXES, EngineName, Manifest, OnMissin
 
 if TYPE_CHECKING:
     from sepnas.deploy.services import Service
+    from sepnas.nets.separable import SeparableResNeXt
     from sepnas.train.images import ImageData
     from sepnas.train.record import TrainingResult
 
@@ -34,6 +35,14 @@ Download = Annotated[bool, typer.Option("--download", help="Let torchvision fetc
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, data order and sampling.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
 Compute = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+DeviceDropout = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Train every image without this share of the devices, drawn anew, so that devices may be lost later; "
+        "0.1 to 0.25 [the recipe's, which is 0].",
+    ),
+]
 ExportEngine = Literal["torch", "onnxruntime", "both"]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of torch [1 for small networks, or all].")]
 
@@ -49,17 +58,16 @@ def train_architecture(
     device: str = "auto",
     threads: int | None = None,
     stop_after_s: float | None = None,
+    device_dropout: float | None = None,
 ) -> TrainingResult:
     """Train from a seed; the run's folder then holds all that ``export`` needs."""
     from sepnas.train.checkpoint import new_network
     from sepnas.train.loop import train_network
-    from sepnas.train.recipe import Recipe, load_recipe
+    from sepnas.train.recipe import load_recipe
     from sepnas.train.threads import use_threads_for
 
     use_threads_for(architecture, threads)
-    chosen = load_recipe(recipe)
-    if epochs is not None:
-        chosen = Recipe.from_data(chosen.to_data() | {"epochs": epochs}, recipe)
+    chosen = load_recipe(recipe).changed(recipe, epochs=epochs, device_dropout=device_dropout)
     network = new_network(architecture, seed)
     return train_network(network, data, chosen, out, seed=seed, resume=resume, device=device, stop_after_s=stop_after_s)
 
@@ -75,6 +83,7 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, instead of the recipe's.")] = None,
     devices: Annotated[int | None, typer.Option("--devices", "-n", min=1, help="For a name: how many devices.")] = None,
     policy: Annotated[str | None, typer.Option(help="Another policy than the file's [all-to-all].", **TEXT)] = None,
+    device_dropout: DeviceDropout = None,
     seed: Seed = 0,
     resume: Resume = False,
     device: Compute = "auto",
@@ -85,6 +94,10 @@ def train(
     """Train an architecture on images; the best epoch is chosen by validation data.
 
     A checkpoint is written after every epoch; `--resume` goes on bit for bit. TensorBoard reads the folder.
+
+    With `--device-dropout` the network learns to answer without some of its devices, for a deployment that degrades
+    (`sepnas export --on-missing degrade`); `--test` then also says how well it does. Where one device alone has the
+    classifier (`readout: device`), that one is never dropped, for nobody could answer for it.
     """
     from sepnas.train.checkpoint import load_network
     from sepnas.train.data import load_dataset
@@ -92,19 +105,34 @@ def train(
     from sepnas.train.recipe import load_recipe
 
     chosen = read_architecture(architecture, devices, policy)
-    load_recipe(recipe)  # a wrong name is told before the data are read, which may take long
+    # a wrong value is told before the data are read, which may take long
+    wanted = load_recipe(recipe).changed(recipe, device_dropout=device_dropout)
     images = load_dataset(data, root=data_root, image_size=image_size, download=download)
     if not architecture.endswith((".json", ".yaml", ".yml")):
         fits = {"num_classes": images.num_classes, "in_channels": images.in_channels, "image_size": images.image_size}
         chosen = Architecture.from_data(chosen.to_data() | fits, f"{architecture} for {data}")
-    result = train_architecture(chosen, images, recipe, out, seed, resume, epochs, device, threads, stop_after_s)
+    result = train_architecture(
+        chosen, images, recipe, out, seed, resume, epochs, device, threads, stop_after_s, device_dropout
+    )
     print(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%} -> {out}")
     if not result.finished:
         print(f"stopped after {format_count(result.epochs_done, 'epoch')}; the same command with --resume goes on")
         return
     if test:
-        print(f"test accuracy {accuracy(load_network(out), images.test, images):.2%}")
+        network = load_network(out)
+        print(f"test accuracy {accuracy(network, images.test, images):.2%}")
+        if wanted.device_dropout or wanted.message_dropout:
+            _print_accuracy_with_lost(network, images)
     print(f"next: sepnas export {shlex.quote(str(out))} {shlex.quote(str(out.parent / 'deployment'))}")
+
+
+def _print_accuracy_with_lost(network: SeparableResNeXt, images: ImageData) -> None:
+    from sepnas.train.evaluate import accuracy_with_lost
+
+    num_devices = network.architecture.num_devices
+    for num_lost in range(1, num_devices):
+        found = accuracy_with_lost(network, images.test, images, num_lost)
+        print(f"  with {num_lost} of {num_devices} devices lost {found:.2%}, the mean over all ways to lose them")
 
 
 def export_run(

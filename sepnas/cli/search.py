@@ -10,7 +10,7 @@ import typer
 
 from sepnas.cli.common import FILE, FOLDER, TEXT, cluster_to_predict_with, console, path_of, resumable
 from sepnas.cli.front import print_front
-from sepnas.cli.learn import Compute, DataName, DataRoot, Download, Resume, Seed, Threads
+from sepnas.cli.learn import Compute, DataName, DataRoot, DeviceDropout, Download, Resume, Seed, Threads
 from sepnas.errors import SearchError
 from sepnas.report.units import format_count
 from sepnas.search.explorer import BATCH, STRATEGIES
@@ -44,6 +44,7 @@ def search(
         str | None,
         typer.Option(help="digits, cifar-fast, paper or a recipe file, for the supernet [one of its own].", **TEXT),
     ] = None,
+    device_dropout: DeviceDropout = None,
     seed: Seed = 0,
     strategy: Annotated[Strategy, typer.Option(metavar="NAME", help=f"One of {', '.join(STRATEGIES)}.")] = "predictive",
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Candidates proposed, and judged, at a time.")] = BATCH,
@@ -95,6 +96,8 @@ def search(
     on the way, expects most of; `evolution` does without the predictor. For comparison: `nsga2`, plain, and NNI's own
     `random` and `regularized-evolution`, which see one number, the accuracy less the mean share of the costs.
 
+    `--device-dropout` trains the supernet without some devices; candidates are still judged with all of them.
+
     `--engine local` judges in NNI's trials, processes of this machine; `--engine remote` in trials on machines that
     SSH reaches, which need no data. A trial costs seconds: give each many candidates (`--batch`).
 
@@ -124,6 +127,7 @@ def search(
             strategy=strategy,
             supernet_epochs=epochs,
             recipe=load_recipe(recipe) if recipe else None,
+            device_dropout=device_dropout,
             batch=batch,
             resume=resume,
             device=device,

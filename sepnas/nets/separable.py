@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sepnas.nets.blocks import Bottleneck, Head, Stem
 from sepnas.nets.exchange import merge_mean, merge_weighted, through_wire
+from sepnas.nets.outage import Outage, merge_arrived
 from sepnas.spec.architecture import Architecture, DevicePart
 from sepnas.spec.policy import ExchangePoint, Transfer, TransmissionPolicy
 
@@ -21,7 +22,8 @@ class SeparableResNeXt(nn.Module):
     """The whole network of an architecture: ``(B, in_channels, S, S) -> (B, num_classes)``.
 
     Source: arXiv 2111.02489. ``forward`` takes another policy over the same weights, which is how the supernet
-    samples; ``all_heads`` gives every device a classifier, for policies that read out elsewhere.
+    samples; ``all_heads`` gives every device a classifier, for policies that read out elsewhere. With an ``outage`` it
+    answers as the devices do without what is lost; raises :class:`PlanError` where that leaves no answer.
     """
 
     def __init__(self, architecture: Architecture, all_heads: bool = False) -> None:
@@ -51,21 +53,30 @@ class SeparableResNeXt(nn.Module):
                         if name not in self.merges:
                             self.merges[name] = nn.Parameter(torch.tensor(1.0 / (1 + len(due))))
 
-    def forward(self, x_BCHW: Tensor, policy: TransmissionPolicy | None = None) -> Tensor:
+    def forward(self, x_BCHW: Tensor, policy: TransmissionPolicy | None = None, outage: Outage | None = None) -> Tensor:
         routes = _Routes(self.policy if policy is None else policy, self.architecture)
-        features: list[Tensor | None] = [self.stem(x_BCHW)] * self.architecture.num_devices
+        stem, ranks = self.stem(x_BCHW), range(self.architecture.num_devices)
+        features: list[Tensor | None] = [stem for _ in ranks]
+        if outage is not None:
+            outage.check(routes.policy.readout)
+            features = [outage.kept(rank, stem) for rank in ranks]
         before: list[Tensor | None] = []
         for block in range(self.architecture.num_blocks):
             outputs = [
-                part[block](x) if live else None  # type: ignore[index]
+                part[block](x) if live and x is not None else None  # type: ignore[index]
                 for part, x, live in zip(self.parts, features, routes.computed[block], strict=True)
             ]
-            features = self._exchange(routes, block, before, outputs)
+            features = self._exchange(routes, block, before, outputs, outage)
             before = outputs
-        return self._read_out(routes.policy, features)
+        return self._read_out(routes.policy, features, outage)
 
     def _exchange(
-        self, routes: _Routes, block: int, before: list[Tensor | None], outputs: list[Tensor | None]
+        self,
+        routes: _Routes,
+        block: int,
+        before: list[Tensor | None],
+        outputs: list[Tensor | None],
+        outage: Outage | None,
     ) -> list[Tensor | None]:
         """Merge into each device's output what is due after ``block``: messages carry the senders' raw outputs."""
         sent: dict[tuple[int, int, int, str], Tensor] = {}
@@ -74,30 +85,42 @@ class SeparableResNeXt(nn.Module):
             if own is None or not routes.merged[block][rank]:
                 merged.append(None)
                 continue
-            due = routes.due[block][rank]
-            received = []
-            for point, transfer in due:
+            received, names, messages = [], [], []
+            for point, transfer in routes.due[block][rank]:
                 source = (outputs if point.after == block else before)[transfer.source]
-                assert source is not None
+                if source is None:
+                    assert outage is not None  # its device is lost in all samples
+                    continue
                 channels = transfer.num_channels(source.shape[1], own.shape[1])
                 key = (point.after, transfer.source, channels, transfer.wire)
                 if key not in sent:
                     sent[key] = through_wire(source[:, :channels], transfer.wire)
                 received.append(sent[key])
-            if any(point.merge == "weighted" for point, _ in due):
-                own = merge_weighted(own, received, [self.merges[_merge_name(p, t)] for p, t in due])
-            elif due:
+                names.append(_merge_name(point, transfer))
+                messages.append((point.after, transfer.source, rank))
+            # weighted also where the message that makes it so is lost, as on the devices
+            weights = [self.merges[name] for name in names] if routes.weighted(block, rank) else None
+            if outage is not None:
+                own = merge_arrived(own, list(map(outage.arrived, messages, received)), weights)
+            elif weights is not None:
+                own = merge_weighted(own, received, weights)
+            elif received:
                 own = merge_mean(own, received)
             merged.append(own)
         return merged
 
-    def _read_out(self, policy: TransmissionPolicy, features: list[Tensor | None]) -> Tensor:
+    def _read_out(
+        self, policy: TransmissionPolicy, features: list[Tensor | None], outage: Outage | None = None
+    ) -> Tensor:
         reader = policy.readout.device
-        logits: Tensor = self.heads[str(reader)](features[reader])
         if policy.readout.kind == "device":
-            return logits
-        others = [self.heads[str(r)](x) for r, x in enumerate(features) if r != reader]
-        return merge_mean(logits, others)
+            only: Tensor = self.heads[str(reader)](features[reader])
+            return only
+        logits = {rank: self.heads[str(rank)](x) for rank, x in enumerate(features) if x is not None}
+        if outage is not None:
+            return outage.mean_logits(reader, logits)
+        own = logits.pop(reader)
+        return merge_mean(own, list(logits.values()))
 
     def segment(self, rank: int, layers: tuple[str, ...]) -> nn.Sequential:
         """The named layers of one device in order, sharing the weights of this network."""
@@ -143,6 +166,10 @@ class _Routes:
                     for point, transfer in self.due[block][rank]:
                         self.computed[point.after][transfer.source] = True
             needed = self.computed[block]
+
+    def weighted(self, block: int, rank: int) -> bool:
+        """Whether what is due is merged with learned weights."""
+        return any(point.merge == "weighted" for point, _ in self.due[block][rank])
 
 
 def _merge_name(point: ExchangePoint, transfer: Transfer) -> str:

@@ -14,6 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from sepnas.nets.outage import Outage
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.spec.architecture import Architecture, DevicePart
 from sepnas.spec.patterns import all_to_all, point
@@ -28,7 +29,8 @@ class Supernet(SeparableResNeXt):
     """The largest network of a space with all that any of its policies needs: every head, every pair's merge weight.
 
     ``forward(x_BCHW, architecture)`` maps ``(B, in_channels, S, S)`` to ``(B, num_classes)`` for an architecture of
-    the space, with the batch's own statistics in any mode; without one it is the largest.
+    the space, with the batch's own statistics in any mode; without one it is the largest. An ``outage`` as in
+    :class:`SeparableResNeXt`.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -38,13 +40,15 @@ class Supernet(SeparableResNeXt):
         self.add_merge_weights(_every_transfer(self.architecture, self.weighted))
         drop_statistics(self)
 
-    def forward(self, x_BCHW: Tensor, architecture: Architecture | None = None) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, x_BCHW: Tensor, architecture: Architecture | None = None, outage: Outage | None = None
+    ) -> Tensor:
         if architecture is None:
-            return super().forward(x_BCHW)
+            return super().forward(x_BCHW, outage=outage)
         if bare(architecture) == bare(self.architecture):
-            return super().forward(x_BCHW, architecture.policy)
+            return super().forward(x_BCHW, architecture.policy, outage)
         network, weights = self._skeleton(architecture).network, self.weights_of(architecture)
-        logits: Tensor = torch.func.functional_call(network, weights, (x_BCHW, architecture.policy))
+        logits: Tensor = torch.func.functional_call(network, weights, (x_BCHW, architecture.policy, outage))
         return logits
 
     def weights_of(self, architecture: Architecture) -> dict[str, Tensor]:

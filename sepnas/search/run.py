@@ -73,6 +73,7 @@ def run_search(
     strategy: StrategyName = "predictive",
     supernet_epochs: int | None = None,
     recipe: Recipe | None = None,
+    device_dropout: float | None = None,
     batch: int = BATCH,
     resume: bool = False,
     progress: ProgressOption = True,
@@ -81,9 +82,9 @@ def run_search(
 ) -> SearchResult:
     """Search ``space`` for the best trade-offs on ``cluster`` and write everything to ``out_dir``.
 
-    Accuracy is that of validation images over a supernet trained first with ``recipe`` (``supernet_epochs`` replaces
-    its epochs); the test split is never touched. ``strategy`` is one of ``STRATEGIES``. ``resume`` goes on after a
-    kill and ends as an unbroken run would.
+    Accuracy is that of validation images over a supernet trained first with ``recipe`` (``supernet_epochs`` and
+    ``device_dropout`` replace its own); the test split is never touched. ``strategy`` is one of ``STRATEGIES``.
+    ``resume`` goes on after a kill and ends as an unbroken run would.
 
     Candidates are judged in this process or, with ``trials``, in NNI's trials: to the same result, for the strategy
     hears of ``batch`` candidates at a time whoever judges them.
@@ -95,7 +96,7 @@ def run_search(
     _check(space, data, candidates, seed, batch)
     if strategy not in STRATEGIES:
         raise SearchError(f"unknown strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
-    recipe = supernet_recipe(data, recipe, supernet_epochs)
+    recipe = supernet_recipe(data, recipe, supernet_epochs, device_dropout)
     pick_device(device)
     if trials is not None:
         trials.facts()
@@ -121,8 +122,10 @@ def run_search(
         return search.explore()
 
 
-def supernet_recipe(data: ImageData, recipe: Recipe | None, epochs: int | None) -> Recipe:
-    """The given recipe, or the supernet's own for this data set; ``epochs`` replaces its epochs.
+def supernet_recipe(
+    data: ImageData, recipe: Recipe | None, epochs: int | None, device_dropout: float | None = None
+) -> Recipe:
+    """The given recipe, or the supernet's own for this data set; ``epochs`` and ``device_dropout`` replace its.
 
     Its own is that of a single network with fewer epochs, for each step trains several policies, and without label
     smoothing, which distillation would pass on. Few epochs want large steps: of four losses' mean each network's own
@@ -134,8 +137,7 @@ def supernet_recipe(data: ImageData, recipe: Recipe | None, epochs: int | None) 
         recipe = RECIPES["digits" if small else "cifar-fast"].model_copy(
             update={"name": "supernet", "epochs": SUPERNET_EPOCHS, "batch_size": 64, "label_smoothing": 0.0, **steps}
         )
-    changed = recipe.to_data() | ({} if epochs is None else {"epochs": epochs})
-    return Recipe.from_data(changed, "recipe of the supernet")
+    return recipe.changed("recipe of the supernet", epochs=epochs, device_dropout=device_dropout)
 
 
 class _Search:
@@ -161,7 +163,10 @@ class _Search:
     def train_supernet(self) -> None:
         folder, recipe = self.folder / SUPERNET_FOLDER, self.run.recipe
         steps = recipe.steps_per_epoch(len(self.data.train))
-        step = CountedStep(SandwichStep(self.space), folder, steps, recipe.epochs, self.display)
+        sandwich = SandwichStep(
+            self.space, device_dropout=recipe.device_dropout, message_dropout=recipe.message_dropout
+        )
+        step = CountedStep(sandwich, folder, steps, recipe.epochs, self.display)
         result = train_network(
             self.supernet,
             self.data,

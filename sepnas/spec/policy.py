@@ -102,7 +102,11 @@ class TransmissionPolicy(Document):
         ]
 
     def without(self, devices: Collection[int]) -> Self:
-        """The same where nothing is sent from or to these devices: what a network computes that has lost them."""
+        """The same where nothing is sent from or to these devices: what a network computes that has lost them.
+
+        But where ``mean`` and ``weighted`` messages met in one merge and all the weighted ones are lost, devices go on
+        with the learned weights of the others, as :class:`sepnas.nets.outage.Outage` does; here their mean is left.
+        """
         return self.model_copy(update={"points": tuple(point.without(devices) for point in self.points)})
 
     def check(self, num_devices: int, blocks_per_stage: Iterable[int], where: str = "policy") -> None:

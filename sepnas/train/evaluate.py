@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import combinations
+from statistics import fmean
+
 import torch
 from torch import Tensor, nn
 
+from sepnas.errors import TrainingError
+from sepnas.nets.outage import Outage
+from sepnas.nets.separable import SeparableResNeXt
 from sepnas.train.images import ImageData, Split
 
 EVALUATION_BATCH = 256
@@ -16,18 +23,27 @@ def predict_logits(
     data: ImageData,
     batch_size: int = EVALUATION_BATCH,
     device: str | torch.device | None = None,
+    lost: Collection[int] = (),
 ) -> Tensor:
     """Logits ``(N, num_classes)`` float32 on the CPU, of uint8 images that ``data`` normalises.
 
     The network is run in eval mode, in its own precision, where it lies or on ``device`` (it is moved there), and
-    gets its mode back.
+    gets its mode back. Of a separable network devices may be ``lost``; raises ``PlanError`` if nobody can answer then.
     """
+
+    def answer(x_BCHW: Tensor) -> Tensor:
+        if not lost:
+            return network(x_BCHW)  # type: ignore[no-any-return]
+        assert isinstance(network, SeparableResNeXt)
+        outage = Outage.of(lost, network.architecture.num_devices, len(x_BCHW), place)
+        return network(x_BCHW, outage=outage)  # type: ignore[no-any-return]
+
     place = _device_of(network) if device is None else torch.device(device)
     was_training = network.training
     network.to(place).eval()
     try:
         with torch.inference_mode():
-            batches = [network(data.normalise(x.to(place))).float().cpu() for x in torch.split(images_NCHW, batch_size)]
+            batches = [answer(data.normalise(x.to(place))).float().cpu() for x in torch.split(images_NCHW, batch_size)]
     finally:
         network.train(was_training)
     # outside of inference mode: the caller may train on these
@@ -40,10 +56,26 @@ def accuracy(
     data: ImageData,
     batch_size: int = EVALUATION_BATCH,
     device: str | torch.device | None = None,
+    lost: Collection[int] = (),
 ) -> float:
-    """The share of images whose highest logit is that of their label, 0..1."""
-    answers = predict_logits(network, split.images, data, batch_size, device).argmax(1)
+    """The share of images whose highest logit is that of their label, 0..1; without the devices that are ``lost``."""
+    answers = predict_logits(network, split.images, data, batch_size, device, lost).argmax(1)
     return float((answers == split.labels).double().mean())
+
+
+def accuracy_with_lost(network: SeparableResNeXt, split: Split, data: ImageData, num_lost: int) -> float:
+    """The mean accuracy over all ways to lose so many devices, 0..1.
+
+    A device that alone has the classifier is never among them: without it there is no answer. Raises
+    :class:`TrainingError` where not so many can be lost.
+    """
+    readout, num_devices = network.policy.readout, network.architecture.num_devices
+    if not 0 <= num_lost < num_devices:
+        raise TrainingError(
+            f"`num_lost` must lie in 0..{num_devices - 1}, for a device must be left to answer; got {num_lost}"
+        )
+    losable = [rank for rank in range(num_devices) if readout.kind == "mean" or rank != readout.device]
+    return fmean(accuracy(network, split, data, lost=lost) for lost in combinations(losable, num_lost))
 
 
 def _device_of(network: nn.Module) -> torch.device:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sepnas.errors import CheckpointError, StorageError, TrainingError
+from sepnas.nets.separable import SeparableResNeXt
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
 from sepnas.train.augment import augment, check_augmentation
@@ -38,6 +39,7 @@ from sepnas.train.checkpoint import (
 )
 from sepnas.train.curves import Curves
 from sepnas.train.display import TrainingDisplay
+from sepnas.train.dropout import draw_outage
 from sepnas.train.evaluate import accuracy
 from sepnas.train.images import ImageData
 from sepnas.train.optimize import Optimization
@@ -73,7 +75,8 @@ def train_network(
     ``network`` ends with the weights of the last epoch, on ``device``; those of the best epoch by validation
     accuracy are in ``best.safetensors`` (:func:`sepnas.train.checkpoint.load_network`). ``resume`` goes on from
     ``last.safetensors``, or starts when there is none. ``stop_after_s`` ends the run, unfinished, after the epoch in
-    which the time runs out, or sooner when the next epoch would not fit. ``step`` replaces the loss of a batch.
+    which the time runs out, or sooner when the next epoch would not fit. ``step`` replaces the loss of a batch, and the
+    recipe's dropout of devices and messages with it.
 
     Raises :class:`TrainingError` (data that do not fit the architecture or the recipe, a seed beyond 32 bits, a loss
     that is not finite, a full device memory, a folder that holds a run while not resuming), :class:`CheckpointError`,
@@ -116,6 +119,7 @@ def check_trainable(architecture: Architecture | None, data: ImageData, recipe: 
     if architecture:
         check_fits(architecture, data)
         check_batches(architecture, data, recipe)
+    check_dropout(architecture, recipe)
     check_augmentation(recipe.augmentation, data)
     check_seed(seed)
 
@@ -139,6 +143,19 @@ def check_batches(architecture: Architecture, data: ImageData, recipe: Recipe) -
         raise TrainingError(
             f"`batch_size` {recipe.batch_size} makes batches of one image, too few for images of {data.image_size} "
             "pixels a side; raise it in the recipe, or resize the data"
+        )
+
+
+def check_dropout(architecture: Architecture | None, recipe: Recipe) -> None:
+    """Raise :class:`TrainingError` where devices or messages are to be lost that are not there."""
+    for field in ("device_dropout", "message_dropout"):
+        share = getattr(recipe, field)
+        if share and (architecture is None or architecture.num_devices == 1):
+            raise TrainingError(f"`{field}` is {share:g}, but there is one device only; set it to 0, or train for more")
+    if recipe.device_dropout and architecture and architecture.image_size <= 4 * architecture.stem_stride:
+        raise TrainingError(
+            f"`device_dropout` may leave a device one image of a batch, too few for the batch norms of images of "
+            f"{architecture.image_size} pixels a side; set it to 0, or resize the data"
         )
 
 
@@ -332,4 +349,11 @@ def _cross_entropy(recipe: Recipe) -> Step:
     def step(network: nn.Module, images_BCHW: Tensor, labels_B: Tensor, generator: torch.Generator) -> Tensor:
         return functional.cross_entropy(network(images_BCHW), labels_B, label_smoothing=recipe.label_smoothing)
 
-    return step
+    def degraded(network: nn.Module, images_BCHW: Tensor, labels_B: Tensor, generator: torch.Generator) -> Tensor:
+        assert isinstance(network, SeparableResNeXt)
+        shares = recipe.device_dropout, recipe.message_dropout
+        outage = draw_outage(network.architecture, len(labels_B), generator, *shares, images_BCHW.device)
+        logits_BK = network(images_BCHW, outage=outage)
+        return functional.cross_entropy(logits_BK, labels_B, label_smoothing=recipe.label_smoothing)
+
+    return degraded if recipe.device_dropout or recipe.message_dropout else step

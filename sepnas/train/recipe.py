@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
@@ -13,6 +13,7 @@ from sepnas.spec.document import Document, Part
 Schedule = Literal["one-cycle", "step", "cosine"]
 Precision = Literal["fp32", "bf16"]
 NotNegative = Annotated[float, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Augmentation(Part):
@@ -32,6 +33,8 @@ class Recipe(Document):
 
     ``learning_rate`` is the highest. ``one-cycle`` rises to it for the first 30 % of the steps and falls along a
     cosine, ``cosine`` only falls, ``step`` multiplies by ``milestone_factor`` after each epoch of ``milestones``.
+    ``device_dropout`` and ``message_dropout`` are the shares of devices and messages that each training image is
+    computed without (:mod:`sepnas.train.dropout`), so that the network learns to lose them.
     """
 
     format_name: ClassVar[str] = "sepnas.recipe"
@@ -51,6 +54,8 @@ class Recipe(Document):
     augmentation: Augmentation = Augmentation()
     precision: Precision = "fp32"
     channels_last: bool = False
+    device_dropout: Probability = 0.0
+    message_dropout: Probability = 0.0
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -61,6 +66,14 @@ class Recipe(Document):
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"`milestones` must rise, got {list(self.milestones)}")
         return self
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain data; a dropout of 0 is left out, so that what was written before there was any is the same run."""
+        return {key: value for key, value in super().to_data().items() if value or not key.endswith("_dropout")}
+
+    def changed(self, where: str, **values: float | None) -> Recipe:
+        """The same but for the values that are not None; :class:`SpecError` opens with ``where``."""
+        return Recipe.from_data(self.to_data() | {k: v for k, v in values.items() if v is not None}, where)
 
     def steps_per_epoch(self, num_images: int) -> int:
         """Batches that take every image once; the last may be smaller."""

@@ -2,7 +2,8 @@
 
 Each step trains the largest architecture on the labels, and the smallest and a few random ones on what the largest
 answers (arXiv 1903.05134): the ends of the space carry all that lies between. The smallest draws its read-out, for
-every device that may answer needs a head that was trained to answer alone.
+every device that may answer needs a head that was trained to answer alone. With dropout of devices or messages the
+students lose them and the largest does not: they learn what all devices together know.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch.nn import functional
 
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.space import SearchSpace
+from sepnas.train.dropout import draw_outage
 
 
 class SandwichStep:
@@ -22,11 +24,14 @@ class SandwichStep:
 
     ``step(network, images_BCHW, labels_B, generator)`` returns the mean loss of ``num_random + 2`` architectures, so
     that a learning rate means the same as for one network. All is drawn from ``generator`` alone, so a resumed
-    training draws the same.
+    training draws the same. ``device_dropout`` and ``message_dropout`` as in :func:`draw_outage`.
     """
 
-    def __init__(self, space: SearchSpace, num_random: int = 2) -> None:
+    def __init__(
+        self, space: SearchSpace, num_random: int = 2, device_dropout: float = 0.0, message_dropout: float = 0.0
+    ) -> None:
         self.space, self.num_random = space, num_random
+        self.device_dropout, self.message_dropout = device_dropout, message_dropout
         self.largest = space.architecture_of(space.largest())
 
     def __call__(self, network: nn.Module, images_BCHW: Tensor, labels_B: Tensor, generator: torch.Generator) -> Tensor:
@@ -35,7 +40,10 @@ class SandwichStep:
         target_BK = teacher_BK.detach().softmax(dim=1)
         for student in self.students(generator):
             # The gradient is that of the KL divergence: the target's own entropy is a constant.
-            losses.append(functional.cross_entropy(network(images_BCHW, student), target_BK))
+            outage = draw_outage(
+                student, len(labels_B), generator, self.device_dropout, self.message_dropout, images_BCHW.device
+            )
+            losses.append(functional.cross_entropy(network(images_BCHW, student, outage), target_BK))
         return torch.stack(losses).mean()
 
     def students(self, generator: torch.Generator) -> Sequence[Architecture]:
