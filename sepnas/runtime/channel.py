@@ -140,20 +140,20 @@ class Channel:
         with self._sending:
             with self._lock:
                 buffers, is_data = self.connection.send(event), isinstance(event, Data)
-            length = sum(map(len, buffers))
-            if is_data:
-                self.way.post(length)
             item: _Outgoing = (buffers, is_data)
-            if self._writes_itself and not self._unwritten and length <= _WRITTEN_AT_ONCE_BYTES:
-                try:
-                    rest = self.pipe.write_some(b"".join(buffers))
-                except OSError:
-                    pass  # the writer runs into it too, and tells
-                else:
-                    self._count_sent(length, is_data)
-                    item = _Rest(rest)
-                    if not len(rest):
-                        return
+            if self._writes_itself:
+                if not self._unwritten and len(buffers[-1]) <= _WRITTEN_AT_ONCE_BYTES:
+                    try:
+                        rest = self.pipe.write_some(b"".join(buffers))
+                    except OSError:
+                        pass  # the writer runs into it too, and tells
+                    else:
+                        self._count_sent(sum(map(len, buffers)), is_data)
+                        item = _Rest(rest)
+                        if not len(rest):
+                            return
+            elif is_data:
+                self.way.post(sum(map(len, buffers)))
             self._unwritten += 1
             self._outgoing.put(item)
 

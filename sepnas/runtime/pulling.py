@@ -71,16 +71,13 @@ class PullingCondition:
             for descriptor, _ in ready:
                 if descriptor == self._alarm:
                     os.eventfd_read(self._alarm)
-                else:
-                    self._pull(descriptor)
+                elif (pull := self._pulls.get(descriptor)) and not pull():
+                    self._forget(descriptor, pull)
         finally:
             self._asleep = False
             self._lock.acquire()
 
-    def _pull(self, descriptor: int) -> None:
-        pull = self._pulls.get(descriptor)
-        if pull is None or pull():
-            return
+    def _forget(self, descriptor: int, pull: Pull) -> None:
         with self._lock:
             if self._pulls.get(descriptor) is pull:  # and not that of a newer connection with the same number
                 del self._pulls[descriptor]
