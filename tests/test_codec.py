@@ -128,3 +128,13 @@ def test_a_weighted_merge_without_its_weights_is_refused():
     array = np.ones((1, 1, 1, 1), np.float32)
     with pytest.raises(PlanError, match="1 weights named 'merge3'"):
         merge(Merge("weighted", ("a", "b"), "c", "merge3"), [array, array], np.ones(2, np.float32))
+
+
+def test_a_payload_at_any_address_becomes_an_aligned_array():
+    """Engines read floats where floats may lie, wherever the bytes came to lie."""
+    values = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
+    for start in range(5):
+        memory = bytearray(start) + encode(values, "fp32")
+        found = decode(memoryview(memory)[start:], "fp32", Shape(2, 3, 4))
+        assert found.flags.aligned
+        assert (found == values).all()

@@ -1,17 +1,25 @@
 """A waiter that reads the connections it waits for, and channels that leave threads alone where they can."""
 
 import socket
+import ssl
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
+from sepnas.deploy.verify import load_manifest
+from sepnas.errors import HandshakeError
 from sepnas.runtime.channel import Channel
 from sepnas.runtime.events import Bye, Data, Hello, Welcome
+from sepnas.runtime.identity import Identity
 from sepnas.runtime.mailbox import Mailbox
-from sepnas.runtime.pipes import PlainPipe
+from sepnas.runtime.pipes import PlainPipe, TlsPipe
 from sepnas.runtime.protocol import Connection, Side
 from sepnas.runtime.pulling import PullingCondition, new_condition
+from sepnas.runtime.session import Session
+from tests.helpers_runtime import worker_threads
 
 TAG, SAMPLE_BYTES = 7, 64
 SOON_S = 20.0
@@ -145,3 +153,45 @@ def test_nobody_is_woken_through_a_closed_condition():
     with condition:
         condition.notify_all()
     assert condition._epoll.closed
+
+
+@pytest.mark.parametrize("words", [b"", b"the last words"])
+def test_a_peer_that_ends_tls_is_at_its_end(exported, words):
+    """What came before is given, then the end, and nothing spins."""
+    deployment_id = load_manifest(exported).deployment_id
+    ends = [Identity(exported / f"device{rank}/tls", rank, deployment_id) for rank in range(2)]
+    here, there = socket.socketpair()
+    with here, there:
+        listener, dialer = TlsPipe(here, ends[0].server, None), TlsPipe(there, ends[1].client, ends[1].name(0))
+        shaking = threading.Thread(target=listener.handshake, args=(time.monotonic() + SOON_S,))
+        shaking.start()
+        dialer.handshake(time.monotonic() + SOON_S)
+        shaking.join()
+        if words:
+            dialer.write(words)
+        with suppress(ssl.SSLError):  # it waits for the other end's word
+            dialer._tls.unwrap()
+        dialer._flush()
+        heard = []
+        reading = threading.Thread(target=lambda: heard.extend(bytes(listener.read()) for _ in range(2)), daemon=True)
+        reading.start()
+        reading.join(SOON_S)
+    assert heard == [words, b""]
+
+
+def num_descriptors():
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_clients_that_are_refused_leave_nothing(exported, monkeypatch):
+    """However many clients find a device busy, it holds no descriptor for them."""
+    monkeypatch.setattr("sepnas.runtime.worker._BUSY_WAIT_S", 0.0)
+    with worker_threads(exported, 2) as (_, hosts), Session(exported, hosts):
+        before = num_descriptors()
+        for _ in range(12):
+            with pytest.raises(HandshakeError, match="busy"):
+                Session(exported, hosts)
+        limit = time.monotonic() + SOON_S
+        while num_descriptors() > before + 5 and time.monotonic() < limit:
+            time.sleep(0.05)
+        assert num_descriptors() <= before + 5

@@ -209,7 +209,7 @@ class Channel:
 
     def _read_loop(self) -> None:
         try:
-            end = None
+            end = self._read(wait=None)
             while end is None:
                 end = self._read(wait=True) if self._readable is None else self._read_what_came()
                 if end is None and self._readable is not None:
@@ -220,7 +220,8 @@ class Channel:
             self._threads[1].join(1.0)  # no thread may still hold the descriptor when it is given back
             if self._readable is not None:
                 self._readable.close()
-            self.pipe.sock.close()
+            with self._sending, self._reading:  # nobody is about to use the descriptor's number, which another may get
+                self.pipe.sock.close()
 
     def _read_what_came(self) -> _End | None:
         with self._reading:
@@ -229,12 +230,14 @@ class Channel:
                 end = self._read(wait=False)
             return end
 
-    def _read(self, wait: bool) -> _End | None:
-        """Read once and push the events that are complete; how the connection ended, if it did."""
+    def _read(self, wait: bool | None) -> _End | None:
+        """Read once, or with None not at all, and push the events that are complete; how the connection ended, if it
+        did."""
         try:
-            data = self.pipe.read(wait)
+            data = None if wait is None else self.pipe.read(wait)
             with self._lock:
-                self.connection.receive_data(data)
+                if data is not None:
+                    self.connection.receive_data(data)
                 event = self.connection.next_event()
             while event is not NEED_DATA:
                 if isinstance(event, Closed):

@@ -49,7 +49,7 @@ def decode(payload: Payload, wire: WireFormat, shape: Shape) -> Array:
         raise RemoteProtocolError(f"a {wire} payload of {len(payload)} bytes is no multiple of {sample_bytes}")
     if wire == "fp32":
         lent: Array = np.ndarray((batch, shape.channels, shape.height, shape.width), _FLOAT32, payload)
-        return lent if _FLOAT32.isnative else lent.astype(np.float32)
+        return lent if _FLOAT32.isnative and lent.flags.aligned else lent.astype(np.float32)
     rows = np.frombuffer(payload, dtype=np.uint8).reshape(batch, sample_bytes)
     values = rows.view("<f2").astype(np.float32) if wire == "fp16" else _dequantise(rows, wire, shape.num_values)
     return values.reshape(batch, shape.channels, shape.height, shape.width)

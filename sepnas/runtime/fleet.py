@@ -197,8 +197,8 @@ class Fleet:
                     channel.abort()
                 return False
             self._channels[rank] = channel
-            del self._gone[rank]
             self._start(rank, channel)
+            del self._gone[rank]  # now that it is ready to send
         return True
 
     def _cut(self) -> None:

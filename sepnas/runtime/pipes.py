@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import sys
 import threading
 import time
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from sepnas.runtime.codec import Payload
 from sepnas.runtime.identity import reason_of
 
 _READ_BYTES = 64 << 10
-CAN_DO_WITHOUT_WAITING = hasattr(socket, "MSG_DONTWAIT")
+CAN_DO_WITHOUT_WAITING = sys.platform == "linux"  # macOS has MSG_DONTWAIT, and may wait all the same
 _DO_NOT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _WRITE_BYTES = 64 << 10
 """Long payloads are encrypted and written piece by piece, so that the first piece is on its way early."""
@@ -62,11 +63,10 @@ class Pipe(Protocol):
 class PlainPipe:
     """No encryption: for one machine, where the user asked for it."""
 
-    holds_more = False
-
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.raw_sent_bytes = self.raw_received_bytes = 0
+        self.holds_more = False
         self._received = memoryview(bytearray(_READ_BYTES))
 
     def write(self, data: Payload) -> None:
@@ -84,6 +84,7 @@ class PlainPipe:
     def read(self, wait: bool = True) -> Payload:
         count = self.sock.recv_into(self._received, 0, 0 if wait else _DO_NOT_WAIT)
         self.raw_received_bytes += count
+        self.holds_more = count == _READ_BYTES
         return self._received[:count]
 
     def certificate(self) -> dict[str, Any] | None:
@@ -98,7 +99,7 @@ class TlsPipe:
         self.raw_sent_bytes = self.raw_received_bytes = 0
         self._lock = threading.Lock()
         self._received, self._plain = memoryview(bytearray(_READ_BYTES)), memoryview(bytearray(_READ_BYTES))
-        self.holds_more = True
+        self.holds_more, self._filled = True, False
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_name is None, server_hostname=server_name
@@ -159,10 +160,13 @@ class TlsPipe:
             count = 0
             try:
                 while count < _READ_BYTES and (self._incoming.pending or not count):  # a read gives one record at most
-                    count += self._tls.read(_READ_BYTES - count, self._plain[count:])  # type: ignore[operator]
-                self.holds_more = count == _READ_BYTES
+                    length: int = self._tls.read(_READ_BYTES - count, self._plain[count:])  # type: ignore[assignment]
+                    if not length:  # the peer has ended TLS; where something came before, the next read tells
+                        return self._plain[:count]
+                    count += length
+                self.holds_more = count == _READ_BYTES or self._filled
             except ssl.SSLWantReadError:
-                self.holds_more = False
+                self.holds_more = self._filled and count > 0
                 if not count:
                     return None
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
@@ -177,6 +181,7 @@ class TlsPipe:
     def _receive(self, wait: bool = True, most_bytes: int = _READ_BYTES) -> int:
         count = self.sock.recv_into(self._received, most_bytes, 0 if wait else _DO_NOT_WAIT)
         self.raw_received_bytes += count
+        self._filled = count == _READ_BYTES
         with self._lock:
             self._incoming.write(self._received[:count])
         self.holds_more = True

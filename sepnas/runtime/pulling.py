@@ -92,6 +92,8 @@ class PullingCondition:
     def close(self) -> None:
         """Nobody waits any more."""
         with self._lock:
+            if self._epoll.closed:
+                return
             self._pulls.clear()
             self._epoll.close()
             os.close(self._alarm)

@@ -235,7 +235,7 @@ class Session:
             return normalise(batch.astype(np.uint8, copy=False), image)
         if batch.dtype != np.float32:
             raise DataError(f"a batch must be float32 (normalised) or uint8 (images), got {batch.dtype}")
-        return batch.astype(np.float32, copy=False)
+        return batch.astype(np.float32)  # a copy: the caller may fill the same array with the next batch
 
     def begin(self, batch: npt.ArrayLike, inbox: Inbox, deadline_s: float | None = None) -> Reply:
         """Send a request whose answer comes to ``inbox``; every reply must be ended by :meth:`finish` or

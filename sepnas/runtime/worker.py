@@ -121,10 +121,9 @@ class Worker:
     def _shut_down(self) -> None:
         self._listener.close()
         self._inspections.close()
-        session = self._session
-        if session is not None:
-            session.stop("was stopped")
         with self._session_changed:
+            if self._session is not None:
+                self._session.stop("was stopped")
             self._session_changed.wait_for(lambda: self._session is None, _STOP_WAIT_S)
         self._wake_receiver.close()
         self._wake_sender.close()
@@ -172,9 +171,6 @@ class Worker:
         self._log.say_summed(f"refused {code}", "refused", origin=origin, code=code, reason=reason)
 
     def _serve_client(self, channel: Channel, hello: Hello, deadline: float) -> None:
-        session = WorkerSession(
-            self.shard, self._engine, self._identity, channel, hello.session, self.gauges, self._log, self._emulated
-        )
         with self._session_changed:
             if self._session is not None and self._session.name == hello.session:
                 self._session.stop("was dialed again by its client")  # whose connection was lost without our notice
@@ -183,10 +179,14 @@ class Worker:
                 reason = f"device {self.shard.rank} serves another client; try again when that one is done"
                 self._refuse(channel, "busy", reason, deadline)
                 return
-            self._session = session
+            if self._stopping.is_set():
+                channel.abort()
+                return
+            session = self._session = WorkerSession(
+                self.shard, self._engine, self._identity, channel, hello.session, self.gauges, self._log, self._emulated
+            )
         try:
-            if not self._stopping.is_set():
-                session.serve()
+            session.serve()
         finally:
             with self._session_changed:
                 self._session = None

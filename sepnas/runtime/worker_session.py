@@ -149,10 +149,10 @@ class WorkerSession:
         with self._peers_changed:
             if self._ending or rank not in self._shard.manifest.peers or (rank in self._peers and not self._degrade):
                 return False
-            if before := self._peers.pop(rank, None):
-                before.abort()
             channel.connection.expect(self._shard.expected_from(rank))
             channel.send_now(Welcome(rank=self._shard.rank), time.monotonic() + 1.0)
+            if before := self._peers.pop(rank, None):
+                before.abort()
             self._adopt(channel, rank)
             return True
 
@@ -218,7 +218,6 @@ class WorkerSession:
 
     def _adopt(self, channel: Channel, rank: int) -> None:
         """Start a peer's channel; the lock of the peers is held."""
-        self._peers[rank] = channel
         self._gauges.follow(rank, channel.sent, channel.received)
         if rank in self._lost:
             self._lost.discard(rank)
@@ -227,6 +226,7 @@ class WorkerSession:
             channel.way = self._emulated.shaper.way(rank)
         self._mailbox.find(rank)
         channel.start(self._from_peer, lambda error: self._peer_ended(rank, channel, error), self._changed)
+        self._peers[rank] = channel  # now that it is ready to send
         self._peers_changed.notify_all()
 
     # -- what comes in (in the channels' threads)
