@@ -44,6 +44,7 @@ DOCUMENTS = {
     "policy": "sepnas.spec.policy:TransmissionPolicy",
     "presets": "sepnas.spec.presets:Presets",
     "recipe": "sepnas.train.recipe:Recipe",
+    "renewal": "sepnas.spec.renewal:Renewal",
     "search-run": "sepnas.search.folder:SearchRun",
     "search-space": "sepnas.spec.space:SearchSpace",
     "shard-manifest": "sepnas.spec.manifest:ShardManifest",
