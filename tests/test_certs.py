@@ -26,6 +26,7 @@ from sepnas.runtime.bench import random_batch
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.session import Session
 from sepnas.runtime.shard import load_shard
+from sepnas.runtime.status import Inspector
 from sepnas.spec.hosts import parse_address
 from tests.helpers_runtime import export_tiny, threads, worker_processes
 
@@ -288,13 +289,15 @@ def test_an_authority_near_its_end_is_told(network, tmp_path, monkeypatch):
 
 
 def test_an_expired_deployment_lives_again(network, tmp_path, monkeypatch):
-    """Where all has expired, the error names the command, and with a new authority everything works."""
+    """Where all has expired, the error names the command, and with a new authority everything works, the status too."""
     folder = short_lived(monkeypatch, network, tmp_path / "ended", -1, days=1)
     with pytest.raises(HandshakeError, match=r"certificate has expired; check this .*sepnas certs renew DEPLOYMENT"):
         Session(folder)
     renew(folder, EVERYONE, new_authority=True)
     with threads(folder) as hosts:
         assert works(folder, hosts)
+        with Inspector(folder, hosts) as inspector:
+            assert [row.state for row in inspector.look()] == ["ready", "ready"]
 
 
 # -- while workers run

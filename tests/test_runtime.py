@@ -354,7 +354,7 @@ def test_a_foreign_or_expired_certificate_is_refused(tiny, tmp_path, monkeypatch
         ("device", "foreign"): "no TLS connection: .*another deployment",
         ("device", "expired"): "no TLS connection: certificate has expired",
     }[who, fault]
-    monkeypatch.setattr("sepnas.runtime.session.LiveIdentity" if who == "client" else "sepnas.runtime.worker._identity",
+    monkeypatch.setattr("sepnas.runtime.live_identity.LiveIdentity" if who == "client" else "sepnas.runtime.worker._identity",
                         lambda *arguments: spoilt)  # fmt: skip
     with threads(tiny) as hosts, pytest.raises(HandshakeError, match=rf"device 0 at .*: {says}"):
         Session(tiny, hosts, deadline_s=5)

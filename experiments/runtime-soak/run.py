@@ -19,6 +19,7 @@ import torch
 from sepnas.cli.workers import Launch, LocalWorkers
 from sepnas.report.recorder import Recorder
 from sepnas.runtime.session import Session
+from sepnas.runtime.vitals import memory_bytes
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "runtime-faults"))
@@ -28,12 +29,6 @@ from network import Deployed  # noqa: E402 (the network of the fault table)
 IN_FLIGHT, SAMPLED_S, WARMUP_S = 4, 10.0, 120.0
 NUM_INPUTS = 16
 TOLERANCE = 1e-3
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-
-
-def memory_bytes(pid: int) -> int:
-    """Resident."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
 
 
 def num_descriptors(pid: int) -> int:

@@ -11,7 +11,8 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from sepnas.cli.common import PATH, console, path_of, print_json
+from sepnas.cli.common import PATH, SOON_DAYS, console, print_json
+from sepnas.cli.run import Deployment
 from sepnas.plan.steps import CLIENT
 
 if TYPE_CHECKING:
@@ -21,10 +22,6 @@ HELP = """Show and renew the certificates by which devices and the client know e
 
 Do it where `sepnas export` was run: there is the deployment's `authority/`, which signs them.
 """
-_SOON_DAYS = 30
-Deployment = Annotated[
-    Path, typer.Argument(parser=path_of, help="The deployment's folder, as `sepnas export` wrote it.")
-]
 
 
 def show(
@@ -44,7 +41,7 @@ def show(
     table = Table("certificate", "valid from", "to", "days left", "fingerprint", box=SIMPLE_HEAD)
     for each in found:
         left = f"{each.days_left:.0f}"
-        if each.days_left <= _SOON_DAYS:
+        if each.days_left <= SOON_DAYS:
             left = f"[bold red]{'expired' if each.days_left <= 0 else left}[/]"
         days = (f"{moment:%Y-%m-%d}" for moment in (each.valid_from, each.valid_to))
         table.add_row(each.holder, *days, left, each.fingerprint[:16])

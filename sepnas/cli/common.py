@@ -31,6 +31,8 @@ def path_of(text: str) -> Path:
 
 
 TEXT: dict[str, Any] = {"parser": text_of, "metavar": "TEXT"}
+SOON_DAYS = 30
+"""A certificate that ends within so many days is pointed out."""
 PATH: dict[str, Any] = {"parser": path_of, "metavar": "PATH"}
 FILE: dict[str, Any] = {"parser": path_of, "metavar": "FILE"}
 FOLDER: dict[str, Any] = {"parser": path_of, "metavar": "FOLDER"}

@@ -14,13 +14,12 @@ from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
-from sepnas.cli.common import console, print_json, seconds
+from sepnas.cli.common import SOON_DAYS, console, print_json, seconds
 from sepnas.cli.run import Deployment, HostsFile, Insecure
 from sepnas.report.units import format_bytes
 from sepnas.runtime.status import DeviceStatus, Inspector
 
 LOOK_EVERY_S = 1.0
-SOON_DAYS = 30
 _WIDE = 150
 """Where fewer columns fit, what a device does and what it is are two tables."""
 _DOES = ("is", "trip", "up", "served", "failed", "missed", "session")

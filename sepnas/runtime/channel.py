@@ -22,8 +22,8 @@ from sepnas.runtime.counters import Traffic
 from sepnas.runtime.events import Bye, Closed, Control, Data, Event
 from sepnas.runtime.pipes import CAN_DO_WITHOUT_WAITING, Pipe, set_timeout
 from sepnas.runtime.protocol import NEED_DATA, Connection
-from sepnas.runtime.pulling import PullingCondition
-from sepnas.runtime.shaping import FreeWay, Way
+from sepnas.runtime.pulling import Changed, PullingCondition
+from sepnas.runtime.shaping import Way
 from sepnas.spec.wire import FRAME_HEADER_BYTES
 
 _WRITTEN_AT_ONCE_BYTES = 32 << 10
@@ -49,7 +49,8 @@ class _End:
     error: ExchangeError | None
 
 
-_Outgoing: TypeAlias = tuple[list[Payload], bool] | _Rest | threading.Event | None
+_Item: TypeAlias = tuple[list[Payload], bool] | _Rest
+_Outgoing: TypeAlias = _Item | threading.Event | None
 
 
 class Channel:
@@ -68,11 +69,10 @@ class Channel:
     def __init__(self, pipe: Pipe, connection: Connection, peer: str) -> None:
         self.pipe, self.connection, self.peer = pipe, connection, peer
         self.sent, self.received = Traffic(), Traffic()
-        self.way: Way = FreeWay()
+        self.way: Way | None = None
         """The link that is emulated between the two ends, if any; to be set before :meth:`start`."""
         self._lock = threading.Lock()
         self._sending, self._reading = threading.Lock(), threading.Lock()
-        self._writes_itself = False
         self._unwritten = 0
         self._readable: select.epoll | None = None
         self._outgoing: queue.SimpleQueue[_Outgoing] = queue.SimpleQueue()
@@ -115,16 +115,16 @@ class Channel:
 
     # -- with the threads
 
-    def start(self, on_event: OnEvent, on_end: OnEnd, waiting: object = None) -> None:
+    def start(self, on_event: OnEvent, on_end: OnEnd, waiting: Changed | None = None) -> None:
         """Push events from now on; both callbacks must not wait. They run in this channel's threads, and in that of who
         waits for a :class:`PullingCondition`, if one is given."""
         self._on_end = on_end
-        self.way.open(on_event, self._finish)
-        self._deliver = on_event if isinstance(self.way, FreeWay) else self.way.deliver
+        self._deliver = on_event
         self.pipe.sock.settimeout(None)
-        free = isinstance(self.way, FreeWay)
-        self._writes_itself = free and CAN_DO_WITHOUT_WAITING
-        if free and isinstance(waiting, PullingCondition):
+        if self.way is not None:
+            self.way.open(on_event, self._finish)
+            self._deliver = self.way.deliver
+        elif isinstance(waiting, PullingCondition):
             waiting.add(self.pipe.sock.fileno(), self.pull)
             self._readable = select.epoll()
             self._readable.register(self.pipe.sock.fileno(), select.EPOLLIN | select.EPOLLEXCLUSIVE)
@@ -140,22 +140,24 @@ class Channel:
         with self._sending:
             with self._lock:
                 buffers, is_data = self.connection.send(event), isinstance(event, Data)
-            item: _Outgoing = (buffers, is_data)
-            if self._writes_itself:
-                if not self._unwritten and len(buffers[-1]) <= _WRITTEN_AT_ONCE_BYTES:
-                    try:
-                        rest = self.pipe.write_some(b"".join(buffers))
-                    except OSError:
-                        pass  # the writer runs into it too, and tells
-                    else:
-                        self._count_sent(sum(map(len, buffers)), is_data)
-                        item = _Rest(rest)
-                        if not len(rest):
-                            return
-            elif is_data:
+            if self.way is not None and is_data:
                 self.way.post(sum(map(len, buffers)))
-            self._unwritten += 1
-            self._outgoing.put(item)
+            item = self._write_at_once(buffers, is_data)
+            if item is not None:
+                self._unwritten += 1
+                self._outgoing.put(item)
+
+    def _write_at_once(self, buffers: list[Payload], is_data: bool) -> _Item | None:
+        """What is left to the writer: nothing, the rest, or all of it where others wait already, or it is long."""
+        may = self.way is None and CAN_DO_WITHOUT_WAITING and self._threads and not self._unwritten
+        if not may or len(buffers[-1]) > _WRITTEN_AT_ONCE_BYTES:
+            return buffers, is_data
+        try:
+            rest = self.pipe.write_some(b"".join(buffers))
+        except OSError:
+            return buffers, is_data  # the writer runs into it too, and tells
+        self._count_sent(sum(map(len, buffers)), is_data)
+        return _Rest(rest) if len(rest) else None
 
     def pull(self) -> bool:
         """Push what has come, without waiting for more; False at the end. Only between :meth:`start` and the end."""
@@ -214,7 +216,8 @@ class Channel:
                 end = self._read(wait=True) if self._readable is None else self._read_what_came()
                 if end is None and self._readable is not None:
                     self._readable.poll(_LOOK_AGAIN_S)
-            self.way.close()
+            if self.way is not None:
+                self.way.close()
             self._finish(end.error)
         finally:
             self._threads[1].join(1.0)  # no thread may still hold the descriptor when it is given back
@@ -273,7 +276,8 @@ class Channel:
         except OSError as error:
             self._finish(self._lost(error))
         finally:
-            self.way.abandon()
+            if self.way is not None:
+                self.way.abandon()
 
     def _finish(self, error: ExchangeError | None) -> None:
         with self._lock:
@@ -287,7 +291,7 @@ class Channel:
 
     def _write(self, buffers: list[Payload], is_data: bool) -> None:
         length = sum(map(len, buffers))
-        if is_data:
+        if self.way is not None and is_data:
             self.way.depart()
         for buffer in _join_head(buffers):
             self.pipe.write(buffer)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from sepnas.deploy.verify import check_credential
 from sepnas.errors import SepnasError
+from sepnas.plan.steps import CLIENT
 from sepnas.runtime.identity import Identity
-from sepnas.spec.manifest import FileEntry
+from sepnas.spec.manifest import FileEntry, Manifest
 from sepnas.spec.renewal import RENEWAL_NAME
 
 _PAUSE_S = 1.0
@@ -73,3 +74,8 @@ class LiveIdentity(Identity):
                 return
             self._seen = stamp
             _log.info("renewed certificates of %s are in use", where)
+
+
+def client_identity(deployment: Path, manifest: Manifest) -> LiveIdentity:
+    """The client's, of a deployment's folder."""
+    return LiveIdentity(deployment, "client/tls", manifest.files, CLIENT, manifest.deployment_id)

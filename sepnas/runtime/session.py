@@ -29,7 +29,7 @@ from sepnas.runtime.events import Cancel, Data, Failed, Recall, Request
 from sepnas.runtime.fleet import Arrival, Fleet, Inbox
 from sepnas.runtime.images import normalise
 from sepnas.runtime.links import check_loopback
-from sepnas.runtime.live_identity import LiveIdentity
+from sepnas.runtime.live_identity import client_identity
 from sepnas.runtime.protocol import MAX_BATCH
 from sepnas.runtime.reply import Answer, Reply
 from sepnas.runtime.shaping import Shaper
@@ -92,8 +92,7 @@ class Session:
         ranks = [message.destination for message in self._inputs]
         if insecure:
             _allow_insecure(hosts, ranks)
-        named = (folder, "client/tls", self.manifest.files, CLIENT, self.manifest.deployment_id)
-        identity = None if insecure else LiveIdentity(*named)
+        identity = None if insecure else client_identity(folder, self.manifest)
         self._heads = frozenset(rank for rank in ranks if has_head(self.manifest.architecture, rank))
         answering = self._heads if self.on_missing == "degrade" else {self._output.source}
         answer_bytes = {self._output.tag: self._output.payload_bytes()}

@@ -52,31 +52,6 @@ class Way(Protocol):
         """Hand on what is still held, and return when that is done."""
 
 
-class FreeWay:
-    """Nothing is emulated: events are handed on as they come."""
-
-    def __init__(self) -> None:
-        self._take: Take = lambda event: None
-
-    def open(self, take: Take, fail: Fail) -> None:
-        self._take = take
-
-    def post(self, frame_bytes: int) -> None:
-        pass
-
-    def depart(self) -> None:
-        pass
-
-    def abandon(self) -> None:
-        pass
-
-    def deliver(self, event: Control | Data) -> None:
-        self._take(event)
-
-    def close(self) -> None:
-        pass
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Ticket:
     """A message that is to be sent: its place in a queue."""
@@ -211,11 +186,11 @@ class Shaper:
     def close(self) -> None:
         self.clock.close()
 
-    def way(self, peer: int) -> Way:
-        """A way for a new connection to ``peer``; free when nothing is said about it."""
+    def way(self, peer: int) -> Way | None:
+        """A way for a new connection to ``peer``; None when nothing is said about it."""
         link, emulation = self._links.get(peer), self._emulation
         if link is None:
-            return FreeWay()
+            return None
         return ShapedWay(self, link, seed=emulation.seed * (emulation.num_devices + 1) + peer + 1)
 
     def queue(self, number: int) -> _Queue:

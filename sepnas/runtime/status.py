@@ -24,6 +24,7 @@ from sepnas.runtime.channel import Channel
 from sepnas.runtime.events import STATUS, Bye, Hello, Inspect, Ping, Pong, Status
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.links import check_loopback, dial
+from sepnas.runtime.live_identity import client_identity
 from sepnas.spec.hosts import Hosts, parse_address
 
 ANSWER_S = 2.0
@@ -76,7 +77,7 @@ class Inspector:
         if insecure:
             for address in addresses.values():
                 check_loopback(parse_address(address)[0])
-        identity = None if insecure else Identity(folder / "client/tls", CLIENT, manifest.deployment_id)
+        identity = None if insecure else client_identity(folder, manifest)
         hello = Hello(deployment_id=manifest.deployment_id, rank=CLIENT, session="", purpose=STATUS)
         self._visits = [_Visit(rank, address, hello, identity) for rank, address in sorted(addresses.items())]
 

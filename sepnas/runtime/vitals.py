@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 _THERMAL = Path("/sys/class/thermal")
-_STATM = Path("/proc/self/statm")
 
 
 def temperature_c(folder: Path = _THERMAL) -> float | None:
@@ -27,9 +26,9 @@ def load_average() -> float | None:
         return None
 
 
-def memory_bytes() -> int | None:
-    """What this process has in memory now (resident)."""
+def memory_bytes(process: int | str = "self") -> int | None:
+    """What a process, by its number, has in memory now (resident)."""
     try:
-        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError, IndexError):
         return None
