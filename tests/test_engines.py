@@ -103,7 +103,9 @@ def test_an_engine_that_is_not_there_is_named(network, exported, tmp_path, monke
     """An unknown engine, one that was not exported and one that is not installed are refused with what to do."""
     shard = load_shard(exported / "device0")
     assert make_engine(None, shard).told == "torch"
-    with pytest.raises(DeploymentError, match="engine 'tvm' is unknown; allowed: torch, onnxruntime, auto"):
+    with pytest.raises(
+        DeploymentError, match="engine 'tvm' is unknown; allowed: torch, onnxruntime, onnxruntime-int8, auto"
+    ):
         make_engine("tvm", shard)
     export_tiny(network, tmp_path / "one")
     one = load_shard(tmp_path / "one/device0")
@@ -122,7 +124,9 @@ def test_an_engine_that_is_not_there_is_named(network, exported, tmp_path, monke
     for choice in ("auto", None):
         with pytest.raises(DeploymentError, match="runs in torch or onnxruntime, which is not installed"):
             make_engine(choice, shard)
-    with pytest.raises(SpecError, match=r"`engines` must name one or more of torch, onnxruntime, got \['tvm'\]"):
+    with pytest.raises(
+        SpecError, match=r"`engines` must name one or more of torch, onnxruntime, onnxruntime-int8, got \['tvm'\]"
+    ):
         export_tiny(network, tmp_path / "none", engines=("tvm",))
 
 

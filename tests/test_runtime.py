@@ -354,8 +354,8 @@ def test_a_foreign_or_expired_certificate_is_refused(tiny, tmp_path, monkeypatch
         ("device", "foreign"): "no TLS connection: .*another deployment",
         ("device", "expired"): "no TLS connection: certificate has expired",
     }[who, fault]
-    monkeypatch.setattr("sepnas.runtime.live_identity.LiveIdentity" if who == "client" else "sepnas.runtime.worker._identity",
-                        lambda *arguments: spoilt)  # fmt: skip
+    place = "live_identity.LiveIdentity" if who == "client" else "worker._identity"
+    monkeypatch.setattr(f"sepnas.runtime.{place}", lambda *arguments: spoilt)
     with threads(tiny) as hosts, pytest.raises(HandshakeError, match=rf"device 0 at .*: {says}"):
         Session(tiny, hosts, deadline_s=5)
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from cells import NUM_DEVICES, Cell
 
-from sepnas.cli.learn import export_run
+from sepnas.cli.export import export_run
 from sepnas.cli.workers import START_DEADLINE_S, Launch, WorkerProcess
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.runtime.session import Session

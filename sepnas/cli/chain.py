@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sepnas.cli.common import console, number, seconds
-from sepnas.cli.learn import export_run, train_architecture
+from sepnas.cli.export import export_run
+from sepnas.cli.learn import train_architecture
 from sepnas.cli.profile import measure_local_cluster
 from sepnas.cli.workers import LocalWorkers
 from sepnas.cost.simulator import Simulation, simulate

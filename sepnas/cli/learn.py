@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress
 
-from sepnas.cli.common import PATH, TEXT, console, number, path_of
+from sepnas.cli.common import PATH, TEXT
 from sepnas.cli.describe import read_architecture
-from sepnas.errors import CheckpointError, DeploymentError
 from sepnas.report.units import format_count
 from sepnas.spec.architecture import Architecture
-from sepnas.spec.dataset import DataFacts
-from sepnas.spec.hosts import Hosts
-from sepnas.spec.manifest import ENGINE_SUFFIXES, EngineName, Manifest, OnMissing
 
 if TYPE_CHECKING:
-    from sepnas.deploy.services import Service
     from sepnas.nets.separable import SeparableResNeXt
     from sepnas.train.images import ImageData
     from sepnas.train.record import TrainingResult
@@ -43,7 +35,6 @@ DeviceDropout = Annotated[
         "0.1 to 0.25 [the recipe's, which is 0].",
     ),
 ]
-ExportEngine = Literal["torch", "onnxruntime", "both"]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of torch [1 for small networks, or all].")]
 
 
@@ -133,92 +124,3 @@ def _print_accuracy_with_lost(network: SeparableResNeXt, images: ImageData) -> N
     for num_lost in range(1, num_devices):
         found = accuracy_with_lost(network, images.test, images, num_lost)
         print(f"  with {num_lost} of {num_devices} devices lost {found:.2%}, the mean over all ways to lose them")
-
-
-def export_run(
-    run: Path,
-    out: Path,
-    name: str | None = None,
-    hosts: Hosts | None = None,
-    force: bool = False,
-    engines: Sequence[EngineName] = tuple(ENGINE_SUFFIXES),
-    on_missing: OnMissing = "strict",
-    services: Sequence[Service] = (),
-) -> Manifest:
-    """Export the best checkpoint of a training run so far."""
-    from sepnas.deploy.export import export_deployment
-    from sepnas.train.checkpoint import BEST, DATA, load_network
-
-    for file in (DATA, BEST):
-        if not (run / file).exists():
-            raise DeploymentError(
-                f"{run}: not a finished training run, nor one with a finished epoch: {file} is missing; "
-                f"`sepnas train ARCHITECTURE --out {run}` makes one"
-            )
-    facts = DataFacts.load(run / DATA)
-    network = load_network(run)
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("export")
-
-        def show(done: int, total: int, what: str) -> None:
-            progress.update(task, completed=done, total=total, description=f"export: {what}")
-
-        return export_deployment(
-            network, out, name=name or run.resolve().name, classes=facts.classes, mean=facts.mean, std=facts.std,
-            hosts=hosts, force=force, engines=engines, on_missing=on_missing, services=services,
-            progress=show,
-        )  # fmt: skip
-
-
-def export(
-    run: Annotated[Path, typer.Argument(help="A folder that `sepnas train` wrote.", parser=path_of)],
-    out: Annotated[Path, typer.Argument(help="The deployment's folder.", parser=path_of)],
-    name: Annotated[str | None, typer.Option(help="The deployment's name [the run's folder].", **TEXT)] = None,
-    hosts: Annotated[
-        Path | None, typer.Option(help="hosts.yaml to put in; else all devices on this machine.", **PATH)
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a deployment that stands there.")] = False,
-    engine: Annotated[ExportEngine, typer.Option(help="Write the graphs for one engine only.")] = "both",
-    on_missing: Annotated[
-        OnMissing, typer.Option(help="A message is late or a device lost: an error, or an answer without it.")
-    ] = "strict",
-    systemd: Annotated[
-        bool, typer.Option("--systemd", help="A unit for each device, with how to install it in its first lines.")
-    ] = False,
-    docker: Annotated[
-        bool, typer.Option("--docker", help="A Dockerfile for each device; its first lines say how to use it.")
-    ] = False,
-) -> None:
-    """Cut a trained network into one folder for each device.
-
-    Each folder holds only that device's weights, its segments' graphs for torch and for onnxruntime, its steps and its
-    certificate; copy it to the device and start `sepnas worker` there. Of an interrupted run the best epoch so far is
-    taken.
-
-    `--systemd` and `--docker` add what starts the worker with its machine, hardened and as a user of its own: give
-    `--hosts`, for it listens on the port that stands there. The private key stays out of the image.
-    """
-    given = Hosts.load(hosts) if hosts else None
-    engines: tuple[EngineName, ...] = tuple(ENGINE_SUFFIXES) if engine == "both" else (engine,)
-    chosen: dict[Service, bool] = {"systemd": systemd, "docker": docker}
-    services = [name for name, wanted in chosen.items() if wanted]
-    manifest = export_run(run, out, name, given, force, engines, on_missing, services)
-    num_devices = manifest.architecture.num_devices
-    print(
-        f"{out}: {format_count(num_devices, 'device')}, {number(manifest.payload_bytes)} bytes an "
-        f"inference between them, deployment {manifest.deployment_id[:16]}"
-    )
-    _say_if_unfinished(run)
-    first = (given or Hosts.local(num_devices)).address(0)
-    print(f"next, for each device as here for device 0 (addresses in {out / 'hosts.yaml'}):")
-    print(f"  sepnas worker {shlex.quote(str(out / 'device0'))} --listen {first}")
-    print(f"then ask them: sepnas infer {shlex.quote(str(out))} IMAGE...")
-
-
-def _say_if_unfinished(run: Path) -> None:
-    from sepnas.train.checkpoint import epochs_of
-
-    with suppress(CheckpointError):  # the best weights are enough to export
-        done, wanted = epochs_of(run)
-        if done < wanted:
-            print(f"{run}: stopped after {done} of {wanted} epochs; this is the best of them")

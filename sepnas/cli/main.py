@@ -18,6 +18,7 @@ from sepnas.cli import (
     cluster,
     demo,
     describe,
+    export,
     front,
     learn,
     profile,
@@ -55,7 +56,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "front": front.front,
         "pick": front.pick,
         "train": learn.train,
-        "export": learn.export,
+        "export": export.export,
     },
     "Run": {
         "worker": run.worker,

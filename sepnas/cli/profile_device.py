@@ -16,7 +16,7 @@ from sepnas.cli.common import PATH, console, errors, seconds
 from sepnas.report.units import format_bytes, format_count, format_seconds
 from sepnas.spec.cluster import Cluster, Device, format_pairs
 from sepnas.spec.document import refuse_folder
-from sepnas.spec.manifest import EngineName
+from sepnas.spec.manifest import ExactEngine
 
 if TYPE_CHECKING:
     from sepnas.measure.device import MeasuredDevice
@@ -28,7 +28,7 @@ def device_command(
     ),
     name: Annotated[str | None, typer.Option(help="The device's name in the cluster [this machine's].")] = None,
     engine: Annotated[
-        EngineName, typer.Option(help="The engine that the worker will have: its times differ from the other's.")
+        ExactEngine, typer.Option(help="The engine that the worker will have: its times differ from the other's.")
     ] = "torch",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the engine, as the worker will have.")] = 1,
     seconds_: Annotated[float, typer.Option("--seconds", min=1, max=86400, help="The most time it may take.")] = 180.0,

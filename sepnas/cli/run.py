@@ -39,7 +39,7 @@ OnMissingChoice = Annotated[
     OnMissing | None,
     typer.Option(help="A message is late or a device lost: an error, or an answer without it [as exported]."),
 ]
-WorkerEngine = Literal["torch", "onnxruntime", "auto"]
+WorkerEngine = Literal["torch", "onnxruntime", "onnxruntime-int8", "auto"]
 Insecure = Annotated[bool, typer.Option("--insecure", help="No TLS; only on this machine's own addresses.")]
 
 
@@ -50,7 +50,9 @@ def worker(
     insecure: Insecure = False,
     engine: Annotated[
         WorkerEngine | None,
-        typer.Option(help="What computes; auto measures both and takes the faster [torch, or what is installed]."),
+        typer.Option(
+            help="What computes; auto takes the faster of torch and onnxruntime here [torch, or what is installed]."
+        ),
     ] = None,
     emulate: Annotated[
         Path | None, typer.Option(parser=path_of, help="Emulation to behave by; `sepnas bench --emulate` writes them.")

@@ -23,9 +23,19 @@ from sepnas.errors import DeploymentError, SpecError, StorageError
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.document import short
 from sepnas.spec.hosts import Hosts
-from sepnas.spec.manifest import ENGINE_SUFFIXES, MANIFEST_NAME, EngineName, ImageInput, Manifest, OnMissing
+from sepnas.spec.manifest import (
+    ENGINE_SUFFIXES,
+    EXACT_ENGINES,
+    MANIFEST_NAME,
+    EngineName,
+    ImageInput,
+    Manifest,
+    OnMissing,
+)
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sepnas.nets.separable import SeparableResNeXt
 
 MAX_VALIDITY_DAYS = 36_500
@@ -43,7 +53,8 @@ def export_deployment(
     hosts: Hosts | None = None,
     validity_days: float = DEFAULT_VALIDITY_DAYS,
     force: bool = False,
-    engines: Sequence[EngineName] = tuple(ENGINE_SUFFIXES),
+    engines: Sequence[EngineName] = EXACT_ENGINES,
+    calibration_NCHW: Tensor | None = None,
     on_missing: OnMissing = "strict",
     services: Sequence[Service] = (),
     progress: Progress | None = None,
@@ -56,12 +67,13 @@ def export_deployment(
         mean, std: what training normalised with, one number for each channel, for values in 0..1.
         hosts: what to write as ``hosts.yaml``; by default all devices on 127.0.0.1.
         engines: those that a device may run; each has files of its own, the weights are there once.
+        calibration_NCHW: what ``onnxruntime-int8`` takes its scales from: a hundred training images or so, normalised.
         on_missing: what a client gets when a message is late or a device is lost: an error, or an answer without it.
         services: ``systemd``, ``docker``: what starts the worker with its machine, in each device's folder.
         force: replace a deployment that stands there already (anything else is never replaced).
 
     Raises:
-        SpecError: names or numbers that do not fit the network.
+        SpecError: names, numbers or calibration images that do not fit the network.
         DeploymentError: ``out_dir`` exists and may not be replaced.
         StorageError: it cannot be written; nothing is left behind then.
     """
@@ -77,13 +89,16 @@ def export_deployment(
     if unknown or not engines:
         allowed = ", ".join(ENGINE_SUFFIXES)
         raise SpecError(f"export: `engines` must name one or more of {allowed}, got {short(list(engines))}")
+    if "onnxruntime-int8" in engines:
+        _check_calibration(network.architecture, calibration_NCHW)
     was_training = network.training
     network.eval()
     try:
         with _writing(Path(out_dir), force) as folder:
             writer = DeploymentWriter(
-                network, folder, name, validity_days, progress or _silent, tuple(engines), tuple(services)
-            )
+                network, folder, name, validity_days, progress or _silent, tuple(engines), tuple(services),
+                calibration_NCHW,
+            )  # fmt: skip
             return writer.write(tuple(classes), image, hosts, on_missing)
     finally:
         network.train(was_training)
@@ -98,6 +113,17 @@ def _image_input(architecture: Architecture, mean: Sequence[float], std: Sequenc
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"])
         raise SpecError(f"export: {place} {problem['msg'].removeprefix('Value error, ')}") from None
+
+
+def _check_calibration(architecture: Architecture, images_NCHW: Tensor | None) -> None:
+    side = architecture.image_size
+    wanted = (architecture.in_channels, side, side)
+    shape = None if images_NCHW is None else tuple(images_NCHW.shape)
+    if shape is None or len(shape) != 4 or not shape[0] or shape[1:] != wanted:
+        raise SpecError(
+            f"export: int8 needs `calibration_NCHW`, normalised images of shape (N, {', '.join(map(str, wanted))}); "
+            f"got {shape}"
+        )
 
 
 def _check_names(architecture: Architecture, name: str, classes: Sequence[str], hosts: Hosts | None) -> None:

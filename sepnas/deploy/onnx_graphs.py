@@ -57,6 +57,18 @@ def with_sizes(graph: bytes, shape: Shape, weights: Sequence[Tensor]) -> bytes:
     return data
 
 
+def with_weights(graph: bytes, weights: Sequence[Tensor]) -> Any:
+    """The same graph as onnx's model, its weights in it."""
+    import onnx
+
+    model = onnx.load_model_from_string(graph)
+    values = {weight_name(index): weight for index, weight in enumerate(weights)}
+    for tensor in model.graph.initializer:
+        if tensor.name in values:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values[tensor.name].numpy(), tensor.name))
+    return model
+
+
 def check_onnx(graph: bytes, example: Tensor, weights: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
     """Run it once; :class:`DeploymentError` when it computes something else."""
     session = open_session(graph, [tensor.numpy() for tensor in weights], threads=1)

@@ -21,7 +21,7 @@ from torch.export import Dim, ExportedProgram
 from sepnas.deploy.onnx_graphs import check_onnx, onnx_graph
 from sepnas.errors import DeploymentError
 from sepnas.plan.steps import Shape
-from sepnas.spec.manifest import EngineName
+from sepnas.spec.manifest import ExactEngine
 
 MAX_BATCH = 4096
 _SOURCE_KEYS = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
@@ -53,11 +53,11 @@ def segment_weights(module: nn.Module) -> dict[str, Tensor]:
 class SegmentExporter:
     """Exports segments for ``engines``, each different graph once."""
 
-    engines: tuple[EngineName, ...] = ("torch",)
-    _known: ClassVar[dict[object, dict[EngineName, bytes]]] = {}
+    engines: tuple[ExactEngine, ...] = ("torch",)
+    _known: ClassVar[dict[object, dict[ExactEngine, bytes]]] = {}
     """All that this process has exported: a graph takes a second, and networks of a family share most."""
 
-    def export(self, module: nn.Module, shape: Shape) -> dict[EngineName, bytes]:
+    def export(self, module: nn.Module, shape: Shape) -> dict[ExactEngine, bytes]:
         """The file of a segment that takes one ``(B, *shape)`` tensor, for each engine; any batch size."""
         weights = segment_weights(module)
         key = (self.engines, repr(module), shape, tuple((name, tuple(w.shape), w.dtype) for name, w in weights.items()))
@@ -68,15 +68,15 @@ class SegmentExporter:
 
 @torch.no_grad()
 def _export(
-    module: nn.Module, weights: dict[str, Tensor], shape: Shape, engines: tuple[EngineName, ...]
-) -> dict[EngineName, bytes]:
+    module: nn.Module, weights: dict[str, Tensor], shape: Shape, engines: tuple[ExactEngine, ...]
+) -> dict[ExactEngine, bytes]:
     module = module.eval()
     example = torch.randn(2, shape.channels, shape.height, shape.width)
     dynamic = ({0: Dim("batch", min=1, max=MAX_BATCH)}, dict.fromkeys(weights))
     program = torch.export.export(_Function(module), (example, weights), dynamic_shapes=dynamic, strict=False)
     outputs = module(example)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    files: dict[EngineName, bytes] = {}
+    files: dict[ExactEngine, bytes] = {}
     if "torch" in engines:
         files["torch"] = _torch_file(program, example, weights, outputs)
     if "onnxruntime" in engines:

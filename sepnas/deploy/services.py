@@ -12,7 +12,7 @@ from typing import Literal
 
 from sepnas.spec.document import write_text
 from sepnas.spec.hosts import format_address, parse_address
-from sepnas.spec.manifest import SHARD_NAME, WEIGHTS_NAME, EngineName, device_folder
+from sepnas.spec.manifest import SHARD_NAME, WEIGHTS_NAME, EngineName, device_folder, engine_package
 
 Service = Literal["systemd", "docker"]
 UNIT_NAME = "sepnas-worker.service"
@@ -68,10 +68,11 @@ class DeviceService:
             folder=folder,
             name=device_folder(self.rank),
             engine=self.engine,
+            extra=engine_package(self.engine),
             listen=self.listen,
             prefix=PREFIX,
             unit=UNIT_NAME,
-            jit="" if self.engine == "onnxruntime" else "# torch makes code while it runs; with onnxruntime alone: ",
+            jit="# torch makes code while it runs; with onnxruntime alone: " if self.engine == "torch" else "",
         )
 
     def dockerfile(self) -> str:
@@ -80,6 +81,7 @@ class DeviceService:
             said=self.what,
             name=device_folder(self.rank),
             engine=self.engine,
+            extra=engine_package(self.engine),
             port=self.port,
             shard=SHARD_NAME,
             weights=WEIGHTS_NAME,
@@ -100,7 +102,7 @@ _UNIT = """\
 # Install it on the device, as root (python3 -m venv needs Debian's package python3-venv):
 #   useradd --system --home-dir {prefix} --shell /usr/sbin/nologin sepnas
 #   python3 -m venv {prefix}/venv
-#   {prefix}/venv/bin/pip install 'sepnas-VERSION-py3-none-any.whl[{engine}]'   # from: pip wheel --no-deps SEPNAS
+#   {prefix}/venv/bin/pip install 'sepnas-VERSION-py3-none-any.whl[{extra}]'   # from: pip wheel --no-deps SEPNAS
 #   cp -r {name} {prefix}/
 #   chown -R root:sepnas {folder} && chown -R sepnas: {folder}/tls
 #   chmod 700 {folder}/tls && find {folder}/tls -name key.pem -exec chmod 600 {{}} +
@@ -176,7 +178,7 @@ _DOCKERFILE = """\
 FROM python:3.11-slim
 ENV OMP_WAIT_POLICY=PASSIVE PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 COPY sepnas-*.whl /tmp/wheel/
-RUN pip install --no-cache-dir{index} "$(ls /tmp/wheel/sepnas-*.whl)[{engine}]" && rm -r /tmp/wheel
+RUN pip install --no-cache-dir{index} "$(ls /tmp/wheel/sepnas-*.whl)[{extra}]" && rm -r /tmp/wheel
 WORKDIR /device
 COPY {shard} {weights} ./
 COPY segments segments/

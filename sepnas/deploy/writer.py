@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sepnas.deploy.certificates import AUTHORITY_VALIDITY_DAYS, Credential, issue, make_authority
+from sepnas.deploy.int8 import Calibration, int8_graph
 from sepnas.deploy.segments import SegmentExporter, segment_weights, weights_file
 from sepnas.deploy.services import DeviceService, Service
 from sepnas.deploy.verify import KEY_NAME, file_entry
 from sepnas.plan.build import build_plan
 from sepnas.plan.serial import message_to_data, messages_of, program_to_data, shape_to_data
-from sepnas.plan.steps import CLIENT, Compute, Merge
+from sepnas.plan.steps import CLIENT, Compute, Merge, Shape
 from sepnas.spec.hosts import Hosts
 from sepnas.spec.manifest import (
     ENGINE_SUFFIXES,
+    EXACT_ENGINES,
     MANIFEST_NAME,
     SHARD_NAME,
     WEIGHTS_NAME,
@@ -53,12 +55,17 @@ class DeploymentWriter:
         progress: Progress,
         engines: tuple[EngineName, ...],
         services: tuple[Service, ...] = (),
+        calibration_BCHW: Tensor | None = None,
     ) -> None:
         self.network, self.folder, self.name = network, folder, name
         self.validity_days, self.progress = validity_days, progress
         self.plan = build_plan(network.architecture)
-        self.exporter = SegmentExporter(engines)
+        self.exporter = SegmentExporter(tuple(name for name in EXACT_ENGINES if name in engines))
         self.engines, self.services = engines, services
+        self.calibration: Calibration | None = None
+        if "onnxruntime-int8" in engines:
+            assert calibration_BCHW is not None
+            self.calibration = Calibration(network, self.plan, calibration_BCHW)
         self.done, self.total = 0, self.plan.num_segments() + self.plan.num_devices + 1
 
     def write(
@@ -116,7 +123,7 @@ class DeploymentWriter:
                 stored[name] = tensor
                 names.append(name)
             files = {}
-            for engine, data in self.exporter.export(module, self.plan.shapes[rank][step.inputs[0]]).items():
+            for engine, data in self._graphs(rank, segment.name, module, self.plan.shapes[rank][step.inputs[0]]):
                 files[engine] = f"segments/{segment.name}{ENGINE_SUFFIXES[engine]}"
                 self._write(f"{device_folder(rank)}/{files[engine]}", data)
             segments[segment.name] = SegmentData(files=files, layers=segment.layers, weights=tuple(names))
@@ -126,6 +133,14 @@ class DeploymentWriter:
         stored |= {parameter: merges[parameter] for parameter in needed}
         self._write(f"{device_folder(rank)}/{WEIGHTS_NAME}", weights_file(stored))
         return segments
+
+    def _graphs(self, rank: int, segment: str, module: nn.Module, shape: Shape) -> Iterator[tuple[EngineName, bytes]]:
+        """The segment's file for each engine."""
+        yield from self.exporter.export(module, shape).items()
+        if self.calibration:
+            exact = SegmentExporter(("onnxruntime",)).export(module, shape)["onnxruntime"]
+            weights = list(segment_weights(module).values())
+            yield "onnxruntime-int8", int8_graph(exact, weights, self.calibration.inputs(rank, segment))
 
     def _identify(self) -> str:
         """What makes two deployments the same: architecture, programs, weights, graphs; not the certificates."""
@@ -159,7 +174,8 @@ class DeploymentWriter:
         self._write(f"{folder}/{KEY_NAME}", credential.key_pem(), 0o600)
 
     def _write_services(self, hosts: Hosts) -> None:
-        engine: EngineName = "onnxruntime" if "onnxruntime" in self.engines else self.engines[0]
+        best: tuple[EngineName, ...] = ("onnxruntime-int8", "onnxruntime", "torch")
+        engine = next(name for name in best if name in self.engines)
         for rank in range(self.plan.num_devices if self.services else 0):
             service = DeviceService(self.name, rank, self.plan.num_devices, hosts.address(rank), engine)
             service.write(self.folder / device_folder(rank), self.services)

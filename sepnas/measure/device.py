@@ -19,7 +19,7 @@ from sepnas.measure.running import computing
 from sepnas.plan.network import Layer
 from sepnas.spec.cluster import Device
 from sepnas.spec.device_profile import DeviceProfile
-from sepnas.spec.manifest import EngineName
+from sepnas.spec.manifest import ExactEngine
 from sepnas.spec.timing import SegmentTime
 
 NOISY = 0.1
@@ -44,7 +44,7 @@ class MeasuredDevice:
 def measure_device(
     name: str,
     *,
-    engine: EngineName = "torch",
+    engine: ExactEngine = "torch",
     threads: int = 1,
     seconds: float = 180.0,
     networks: Sequence[Sequence[Layer]] | None = None,
@@ -89,7 +89,7 @@ def measure_device(
 
 
 def _measure_operators(
-    networks: Sequence[Sequence[Layer]], stop: Stop, engine: EngineName, threads: int, tick: Tick
+    networks: Sequence[Sequence[Layer]], stop: Stop, engine: ExactEngine, threads: int, tick: Tick
 ) -> OperatorTimes:
     if engine == "torch":
         return measure_operators(operators_of(networks), stop, threads, tick)

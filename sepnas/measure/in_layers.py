@@ -24,7 +24,7 @@ from sepnas.measure.running import running
 from sepnas.nets.blocks import Bottleneck, Head, Stem
 from sepnas.plan.network import Layer
 from sepnas.plan.steps import Operator, Shape
-from sepnas.spec.manifest import EngineName
+from sepnas.spec.manifest import ExactEngine
 
 _Numbers = npt.NDArray[np.float64]
 
@@ -68,7 +68,7 @@ class Chain(NamedTuple):
 def measure_in_layers(
     networks: Sequence[Sequence[Layer]],
     stop: Stop,
-    engine: EngineName,
+    engine: ExactEngine,
     threads: int = 1,
     tick: Tick = lambda: None,
 ) -> OperatorTimes:

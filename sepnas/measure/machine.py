@@ -11,14 +11,14 @@ from pathlib import Path
 
 from sepnas.spec.cluster import Cluster, Device
 from sepnas.spec.device_profile import MeasuredMachine
-from sepnas.spec.manifest import EngineName
+from sepnas.spec.manifest import ExactEngine
 
 DEFAULT_MEMORY_BYTES = 1 << 30
 _SAME_MACHINE = ("cpu", "engine", "engine_version")
 """What must not differ for two profiles to be compared."""
 
 
-def measured_machine(engine: EngineName, threads: int, noise: float) -> MeasuredMachine:
+def measured_machine(engine: ExactEngine, threads: int, noise: float) -> MeasuredMachine:
     """This machine with an engine, today."""
     return MeasuredMachine(
         cpu=cpu_model(),

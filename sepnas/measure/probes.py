@@ -20,7 +20,7 @@ from sepnas.nets.blocks import conv_bn
 from sepnas.plan.steps import Operator, Shape
 from sepnas.runtime.codec import Array
 from sepnas.runtime.shard import Shard
-from sepnas.spec.manifest import ENGINE_SUFFIXES, EngineName, SegmentData, ShapeData, ShardManifest
+from sepnas.spec.manifest import ENGINE_SUFFIXES, ExactEngine, SegmentData, ShapeData, ShardManifest
 
 
 class Probe(Protocol):
@@ -116,7 +116,7 @@ class _Pool(nn.Module):
         return x_BCHW.mean((2, 3))
 
 
-def write_probes(probes: Iterable[Probe], folder: Path, engine: EngineName = "torch") -> Shard:
+def write_probes(probes: Iterable[Probe], folder: Path, engine: ExactEngine = "torch") -> Shard:
     """Export the probes into an empty folder; a shard whose segments they are, by name."""
     exporter, files = SegmentExporter((engine,)), {}
     graphs: dict[str, bytes] = {}

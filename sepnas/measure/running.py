@@ -13,7 +13,7 @@ import torch
 from sepnas.measure.probes import Probe, SideBySide, noise, write_probes
 from sepnas.plan.steps import Operator
 from sepnas.runtime.engine_choice import make_engine
-from sepnas.spec.manifest import EngineName
+from sepnas.spec.manifest import ExactEngine
 
 _BLOCK = (
     Operator("conv", 64, 32, height=32, width=32),
@@ -25,7 +25,7 @@ _BLOCK = (
 
 @contextmanager
 def running(
-    probes: Sequence[Probe], engine: EngineName = "torch", threads: int = 1
+    probes: Sequence[Probe], engine: ExactEngine = "torch", threads: int = 1
 ) -> Iterator[list[Callable[[], object]]]:
     """Each probe as a call of the engine on one sample, by this thread, which is a worker's meanwhile."""
     with tempfile.TemporaryDirectory(prefix="sepnas-profile-") as folder:
@@ -38,7 +38,7 @@ def running(
 
 
 @contextmanager
-def computing(engine: EngineName = "torch", threads: int = 1) -> Iterator[Callable[[], None]]:
+def computing(engine: ExactEngine = "torch", threads: int = 1) -> Iterator[Callable[[], None]]:
     """A call that computes as a worker does between two messages: a block's layers, in the engine, by this thread."""
     with running([SideBySide(each, 1) for each in _BLOCK], engine, threads) as calls:
 

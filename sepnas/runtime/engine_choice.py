@@ -1,6 +1,7 @@
 """Which engine a worker takes: the one that was named, or the faster of those that are there.
 
-``auto`` measures torch in a process of its own, so that a worker that takes onnxruntime has not loaded torch.
+``auto`` measures torch in a process of its own, so that a worker that takes onnxruntime has not loaded torch. It
+chooses among engines that give the same answers: int8 is taken where it is named.
 """
 
 from __future__ import annotations
@@ -15,14 +16,18 @@ from pathlib import Path
 
 from sepnas.errors import DeploymentError
 from sepnas.runtime.engines import Engine, TorchEngine, calls_of_a_pass
-from sepnas.runtime.onnx_engine import OnnxEngine
+from sepnas.runtime.onnx_engine import Int8OnnxEngine, OnnxEngine
 from sepnas.runtime.shard import Shard, load_shard
-from sepnas.spec.manifest import EngineName
+from sepnas.spec.manifest import EXACT_ENGINES, EngineName, engine_package
 
 AUTO = "auto"
 ROUNDS = 9
 _CHILD_S = 120.0
-_CLASSES: dict[EngineName, type[TorchEngine] | type[OnnxEngine]] = {"torch": TorchEngine, "onnxruntime": OnnxEngine}
+_CLASSES: dict[EngineName, type[TorchEngine] | type[OnnxEngine]] = {
+    "torch": TorchEngine,
+    "onnxruntime": OnnxEngine,
+    "onnxruntime-int8": Int8OnnxEngine,
+}
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,9 @@ def make_engine(choice: str | None, shard: Shard, threads: int = 1) -> ChosenEng
     if choice is None and usable:
         choice = usable[0]
     if choice == AUTO:
-        if len(usable) > 1:
+        if set(usable).issuperset(EXACT_ENGINES):
             return _faster(shard, threads)
-        if usable:
+        if usable:  # an exact one stands first
             return ChosenEngine(usable[0], _CLASSES[usable[0]](shard, threads), f"{usable[0]}, the only one here")
     for name in usable:
         if choice == name:
@@ -55,7 +60,7 @@ def make_engine(choice: str | None, shard: Shard, threads: int = 1) -> ChosenEng
 
 def usable_engines(shard: Shard) -> list[EngineName]:
     """Those that the shard has files for, and that are installed."""
-    return [name for name in shard.manifest.engines if _installed(name)]
+    return [name for name in shard.manifest.engines if _installed(engine_package(name))]
 
 
 def pass_s(engine: Engine, shard: Shard) -> float:
@@ -97,12 +102,14 @@ def _why_not(choice: str | None, shard: Shard) -> str:
     if choice not in (*_CLASSES, AUTO, None):
         return f"engine {choice!r} is unknown; allowed: {', '.join(_CLASSES)}, {AUTO}"
     if choice not in (*exported, AUTO, None):
+        option = "--int8" if choice == "onnxruntime-int8" else f"--engine {choice}"
         return (
             f"{shard.folder}: was exported for {' and '.join(exported)}, not for {choice}; export it again with "
-            f"--engine {choice}, or start the worker with --engine {exported[0]}"
+            f"{option}, or start the worker with --engine {exported[0]}"
         )
     wanted = [name for name in exported if choice in (name, AUTO, None)]
-    return f"{shard.folder}: runs in {' or '.join(wanted)}, which is not installed: pip install 'sepnas[{wanted[-1]}]'"
+    extra = engine_package(wanted[-1])
+    return f"{shard.folder}: runs in {' or '.join(wanted)}, which is not installed: pip install 'sepnas[{extra}]'"
 
 
 def _installed(name: str) -> bool:

@@ -24,9 +24,22 @@ MANIFEST_NAME = "manifest.json"
 SHARD_NAME = "shard.json"
 WEIGHTS_NAME = "weights.safetensors"
 
-EngineName = Literal["torch", "onnxruntime"]
+ExactEngine = Literal["torch", "onnxruntime"]
+"""Engines that compute in fp32 with the weights of ``weights.safetensors``: they give the same answers."""
+EngineName = ExactEngine | Literal["onnxruntime-int8"]
 """What runs segments on a device; each has files of its own."""
-ENGINE_SUFFIXES: dict[EngineName, str] = {"torch": ".pt2", "onnxruntime": ".onnx"}
+ENGINE_SUFFIXES: dict[EngineName, str] = {
+    "torch": ".pt2",
+    "onnxruntime": ".onnx",
+    "onnxruntime-int8": ".int8.onnx",
+}
+EXACT_ENGINES: tuple[ExactEngine, ...] = ("torch", "onnxruntime")
+
+
+def engine_package(engine: EngineName) -> ExactEngine:
+    """The package that must be installed for it, and the extra of sepnas that brings it."""
+    return "torch" if engine == "torch" else "onnxruntime"
+
 
 OnMissing = Literal["strict", "degrade"]
 """When a message is late or its sender is lost: a typed error, or an answer without it."""

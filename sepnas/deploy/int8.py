@@ -1,0 +1,199 @@
+"""Segments in int8 for onnxruntime, from the same weights.
+
+Static quantisation (arXiv 1712.05877) by onnxruntime's own tools: convolutions, additions and activations in 8 bits, a
+scale for each output channel of a weight and one for each activation, taken from what the network computes for
+calibration images. The classifier stays in fp32: it is cheap, and its error would go straight into the answer. What
+messages carry is the wire format's affair, not the engine's.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from sepnas.deploy.onnx_graphs import with_weights
+from sepnas.deploy.onnx_session import open_session
+from sepnas.nets.separable import SeparableResNeXt
+from sepnas.plan.build import build_plan
+from sepnas.plan.steps import Compute, Plan
+from sepnas.spec.manifest import SHARD_NAME, ShardManifest, device_folder
+
+_OPERATORS = ["Conv", "Add", "Relu"]
+_MAX_INPUT_BYTES = 512 << 20
+_BATCH = 32
+_WARNINGS, _ERRORS = 2, 3
+
+
+class Calibration:
+    """What the segments of a network take for some images, device by device.
+
+    ``images_BCHW`` are normalised; of a large network only as many are used as memory is bounded for, 8 at least.
+    """
+
+    def __init__(self, network: SeparableResNeXt, plan: Plan, images_BCHW: Tensor) -> None:
+        self._network, self._plan = network, plan
+        per_image = max(_input_bytes(plan, rank) for rank in range(plan.num_devices))
+        self._images_BCHW = images_BCHW[: max(8, _MAX_INPUT_BYTES // per_image)]
+        self._rank, self._inputs = -1, dict[str, Tensor]()
+
+    def inputs(self, rank: int, segment: str) -> Tensor:
+        """What this segment of the device takes, ``(B, *shape)``; kept until another device is asked for."""
+        if rank != self._rank:
+            self._rank, self._inputs = rank, self._record(rank)
+        return self._inputs[segment]
+
+    @torch.no_grad()
+    def _record(self, rank: int) -> dict[str, Tensor]:
+        found: dict[str, list[Tensor]] = {}
+        hooks = []
+        for segment in self._plan.segments[rank].values():
+            taken = found.setdefault(segment.name, [])
+            first = self._network.segment(rank, segment.layers[:1])[0]
+            hooks.append(first.register_forward_pre_hook(lambda _, given, taken=taken: taken.append(given[0])))
+        try:
+            for images_BCHW in torch.split(self._images_BCHW, _BATCH):
+                self._network(images_BCHW)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return {name: torch.cat(parts) for name, parts in found.items() if parts}
+
+
+def int8_graph(graph: bytes, weights: Sequence[Tensor], inputs_BCHW: Tensor) -> bytes:
+    """The ``.int8.onnx`` file of a segment: its fp32 graph with these weights, quantised in it, for such inputs."""
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        whole, fused, quantised = (str(Path(folder, name)) for name in ("whole", "fused", "quantised"))
+        onnx.save(with_weights(graph, weights), whole)
+        _fuse(whole, fused)
+        quantize_static(
+            fused, quantised, _Batches(_input_name(fused), inputs_BCHW), quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=_OPERATORS, per_channel=True,
+            activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
+        )  # fmt: skip
+        model = onnx.load(quantised)
+    _tidy(model)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def int8_network(network: SeparableResNeXt, plan: Plan, graphs: Mapping[tuple[int, str], bytes]) -> SeparableResNeXt:
+    """The network with its segments computed by int8 ``graphs``, by rank and name: what the devices will answer."""
+    own = deepcopy(network).eval()
+    threads = torch.get_num_threads()
+    for (rank, name), graph in graphs.items():
+        segment = plan.segments[rank][name]
+        # the network computes the stem once for all devices, each device computes its own
+        layers = [layer for layer in segment.layers if layer != "stem"]
+        if layers != list(segment.layers):
+            own._modules["stem"] = nn.Identity()
+        for layer in layers:
+            place = own.heads if layer == "head" else own.parts[rank]
+            key = str(rank) if layer == "head" else layer.removeprefix("block")
+            place._modules[key] = _Graph(graph, threads) if layer == layers[0] else nn.Identity()
+    return own
+
+
+def exported_int8_network(network: SeparableResNeXt, deployment: Path) -> SeparableResNeXt:
+    """:func:`int8_network` with the graphs of a deployment that was exported with int8."""
+    plan = build_plan(network.architecture)
+    graphs = {}
+    for rank in range(plan.num_devices):
+        folder = deployment / device_folder(rank)
+        for name, segment in ShardManifest.load(folder / SHARD_NAME).segments.items():
+            graphs[rank, name] = (folder / segment.files["onnxruntime-int8"]).read_bytes()
+    return int8_network(network, plan, graphs)
+
+
+class _Graph(nn.Module):
+    """A segment's graph as a module."""
+
+    def __init__(self, graph: bytes, threads: int) -> None:
+        super().__init__()
+        self._session = open_session(graph, [], threads)
+        self._input = self._session.get_inputs()[0].name
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return torch.from_numpy(self._session.run(None, {self._input: x_BCHW.contiguous().numpy()})[0])
+
+
+class _Batches:
+    """Inputs as onnxruntime's calibration takes them."""
+
+    def __init__(self, name: str, inputs_BCHW: Tensor) -> None:
+        self._left: Iterator[dict[str, npt.NDArray[Any]]] = iter(
+            [{name: np.ascontiguousarray(part.numpy())} for part in torch.split(inputs_BCHW, _BATCH)]
+        )
+
+    def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
+        return next(self._left, None)
+
+
+def _input_bytes(plan: Plan, rank: int) -> int:
+    """Of all inputs of a device's segments, for one image in fp32."""
+    inputs = {step.segment: step.inputs[0] for step in plan.programs[rank] if isinstance(step, Compute)}
+    return sum(4 * plan.shapes[rank][name].num_values for name in inputs.values())
+
+
+def _input_name(path: str) -> str:
+    import onnx
+
+    name: str = onnx.load(path).graph.input[0].name
+    return name
+
+
+def _fuse(source: str, target: str) -> None:
+    """Batch norms go into the convolutions before these are quantised."""
+    import onnx
+    import onnxruntime
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = target
+    onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    model = onnx.load(target)
+    add_pre_process_metadata(model)  # else the quantiser asks for it, in its log
+    onnx.save(model, target)
+
+
+def _tidy(model: Any) -> None:
+    """Nothing unused, no trace of the export, and names that are the same each time."""
+    graph = model.graph
+    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    for tensor in [each for each in graph.initializer if each.name not in used]:
+        graph.initializer.remove(tensor)
+    values = [*graph.initializer, *graph.input]
+    names = {value.name: f"c{index}" for index, value in enumerate(values)}
+    for index, node in enumerate(graph.node):
+        node.name = f"n{index}"
+        names |= {name: f"n{index}.{place}" for place, name in enumerate(node.output)}
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names[name] for name in node.output]
+    for value in (*values, *graph.output):
+        value.name = names[value.name]
+    del graph.value_info[:], model.metadata_props[:]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """onnxruntime's remarks on its own graphs are no news to a user."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(_ERRORS)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(_WARNINGS)
