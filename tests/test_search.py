@@ -36,7 +36,7 @@ from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.space import SearchSpace
 from sepnas.train.data import load_dataset
 from sepnas.train.images import ImageData
-from sepnas.train.record import EpochRecord, write_history
+from sepnas.train.record import EpochRecord, read_history, write_history
 
 ROOT = Path(__file__).parent.parent
 CANDIDATES = 40
@@ -130,7 +130,8 @@ def test_a_search_starts_with_the_named_policies(finished: SearchResult) -> None
 
 
 def test_a_kept_accuracy_is_that_of_the_supernet(finished: SearchResult, begun: Path) -> None:
-    """The network that a candidate describes, judged again in another order, has the accuracy of its line."""
+    """The network that a candidate describes, judged again in another order, has the accuracy of its line. What training
+    told last is that of the largest."""
     from sepnas.nets.supernet import Supernet
     from sepnas.train.checkpoint import read_checkpoint, restore_network
 
@@ -140,6 +141,8 @@ def test_a_kept_accuracy_is_that_of_the_supernet(finished: SearchResult, begun: 
     judge = SupernetJudge(supernet, tiny_data(), 3, torch.device("cpu"))
     for candidate in reversed(finished.front):
         assert judge.accuracy(candidate.architecture) == candidate.objectives["accuracy"]
+    told = read_history(path.parent)[-1].val_accuracy
+    assert told == judge.accuracy(SPACE.architecture_of(SPACE.largest()))
 
 
 def test_the_test_split_is_never_touched(begun: Path) -> None:

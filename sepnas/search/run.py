@@ -177,10 +177,15 @@ class _Search:
             device=self.device,
             progress=False,  # the step tells how far it is
             step=step,
+            validate=lambda _: self._judge().accuracy(sandwich.largest),
         )
         step.finish(result.history)
         self.seconds["supernet"] = sum(record.duration_s for record in result.history)
         self.run = note_supernet(self.folder, self.run, _weights_sha256(self.supernet))
+
+    def _judge(self) -> SupernetJudge:
+        """Of the weights as they are now."""
+        return SupernetJudge(self.supernet, self.data, self.run.seed, pick_device(self.device))
 
     def explore(self) -> SearchResult:
         # NNI takes seconds to import: only a search that explores pays for it.
@@ -200,7 +205,7 @@ class _Search:
         tally = Tally(self.run.candidates, worst, self.display, proposer, archive.candidates(), side_by_side)
         explorer = Explorer(proposer, archive, self.space.objectives, self.run.candidates, tally.add, self.run.batch)
         strategy = make_strategy(self.run.strategy, self.run.seed, explorer, worst)
-        judge = SupernetJudge(self.supernet, self.data, self.run.seed, pick_device(self.device))
+        judge = self._judge()
         with tally.curves(self.folder, archive.candidates()), self._engine() as engine:
             explore(self.space, strategy, judge, engine)
         return self._finish(tally, proposer, screen)

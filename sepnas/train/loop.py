@@ -51,6 +51,9 @@ Step = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 
 Images are augmented and normalised float32; the generator lives on the CPU and derives from seed and epoch."""
 
+Validate = Callable[[nn.Module], float]
+"""The accuracy that an epoch has reached, 0..1, by validation data."""
+
 RESIDENT_BYTES = 8 << 30
 """Training images up to this size are kept on the device, larger sets are moved batch by batch."""
 LOSS_CHECK_STEPS = 50
@@ -69,6 +72,7 @@ def train_network(
     progress: Progress | bool = True,
     stop_after_s: float | None = None,
     step: Step | None = None,
+    validate: Validate | None = None,
 ) -> TrainingResult:
     """Train ``network`` in place and write a checkpoint to ``out_dir`` after each epoch.
 
@@ -76,13 +80,15 @@ def train_network(
     accuracy are in ``best.safetensors`` (:func:`sepnas.train.checkpoint.load_network`). ``resume`` goes on from
     ``last.safetensors``, or starts when there is none. ``stop_after_s`` ends the run, unfinished, after the epoch in
     which the time runs out, or sooner when the next epoch would not fit. ``step`` replaces the loss of a batch, and the
-    recipe's dropout of devices and messages with it.
+    recipe's dropout of devices and messages with it; ``validate`` replaces the network's own accuracy on the validation
+    split.
 
     Raises :class:`TrainingError` (data that do not fit the architecture or the recipe, a seed beyond 32 bits, a loss
     that is not finite, a full device memory, a folder that holds a run while not resuming), :class:`CheckpointError`,
     :class:`StorageError`; a message about a run that had begun names the last good checkpoint.
     """
     run = _Run(network, data, recipe, Path(out_dir), seed, pick_device(device), step or _cross_entropy(recipe))
+    run.validate = validate or run.validate
     run.begin(resume)
     with ExitStack() as stack:
         stack.enter_context(run.interruptions_explained(progress is not False))
@@ -185,6 +191,7 @@ class _Run:
         self.network = network.to(device=device).to(memory_format=layout)  # type: ignore[call-overload]
         self.data, self.recipe, self.out_dir, self.seed, self.device = data, recipe, out_dir, seed, device
         self._step, self._layout = step, layout
+        self.validate: Validate = lambda network: accuracy(network, data.val, data)
         self.steps = recipe.steps_per_epoch(len(data.train))
         self._optimization = Optimization(network, recipe, self.steps)
         self.history: tuple[EpochRecord, ...] = ()
@@ -235,7 +242,7 @@ class _Run:
         started = time.perf_counter()
         rate, losses = self._train(epoch, display)
         trained_s = time.perf_counter() - started
-        right = accuracy(self.network, self.data.val, self.data)
+        right = self.validate(self.network)
         return EpochRecord(
             epoch=epoch,
             train_loss=float(losses.double().mean()),
