@@ -130,8 +130,10 @@ def test_a_search_starts_with_the_named_policies(finished: SearchResult) -> None
 
 
 def test_a_kept_accuracy_is_that_of_the_supernet(finished: SearchResult, begun: Path) -> None:
-    """The network that a candidate describes, judged again in another order, has the accuracy of its line. What training
-    told last is that of the largest."""
+    """The network that a candidate describes, judged again in another order, has the accuracy of its line.
+
+    What training told last is that of the largest.
+    """
     from sepnas.nets.supernet import Supernet
     from sepnas.train.checkpoint import read_checkpoint, restore_network
 
