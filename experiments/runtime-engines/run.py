@@ -1,4 +1,6 @@
-"""What the engines of a device cost: time of a pass, memory and start of a worker, each in a process of its own."""
+"""What the engines of a device cost: time of a pass, memory and start of a worker, each in a process of its own.
+
+And what int8 costs in accuracy, with ``--trained``."""
 
 from __future__ import annotations
 
@@ -13,11 +15,13 @@ from typing import Any
 
 import torch
 
+from sepnas.cli.export import Int8Data, export_run
 from sepnas.deploy.export import export_deployment
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.report.recorder import Recorder
 from sepnas.spec.architecture import Architecture, named_architecture
-from sepnas.spec.manifest import ENGINE_SUFFIXES
+from sepnas.spec.manifest import ENGINE_SUFFIXES, engine_package
+from sepnas.train.checkpoint import load_network
 
 HERE = Path(__file__).resolve().parent
 DEVICES = 4
@@ -30,7 +34,12 @@ def export(architecture: Architecture, folder: Path) -> None:
     classes = [f"class {index}" for index in range(architecture.num_classes)]
     numbers = (0.5,) * architecture.in_channels
     network = SeparableResNeXt(architecture)
-    export_deployment(network, folder, name="engines", classes=classes, mean=numbers, std=numbers)
+    side = architecture.image_size
+    images_NCHW = torch.randn(32, architecture.in_channels, side, side)
+    export_deployment(
+        network, folder, name="engines", classes=classes, mean=numbers, std=numbers, engines=tuple(ENGINE_SUFFIXES),
+        calibration_NCHW=images_NCHW,
+    )  # fmt: skip
 
 
 def pass_seconds(shard: Path, engine: str) -> float:
@@ -58,7 +67,7 @@ def worker_facts(shard: Path, engine: str) -> tuple[float, int]:
 
 
 def measure(name: str, policy: str, folder: Path, repeats: int) -> dict[str, Any]:
-    """Both engines by turns, so that a machine that becomes slower does so for both."""
+    """All engines by turns, so that a machine that becomes slower does so for all."""
     export(named_architecture(name, DEVICES, policy), folder)
     shard = folder / "device0"
     passes: dict[str, list[float]] = {engine: [] for engine in ENGINE_SUFFIXES}
@@ -81,10 +90,22 @@ def measure(name: str, policy: str, folder: Path, repeats: int) -> dict[str, Any
     return row
 
 
+def accuracy_row(run: Path, name: str | None, folder: Path) -> dict[str, Any]:
+    """What a trained network answers in fp32 and with the int8 graphs of an export, on its validation images."""
+    data = Int8Data.load(run, name, None)
+    export_run(run, folder, engines=("onnxruntime",), int8=data)
+    exact, rounded = data.accuracies(load_network(run), folder)
+    row = {"run": run.name, "images": len(data.images.val), "fp32": exact, "int8": rounded}
+    print(row, flush=True)
+    return row
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--trained", type=Path, nargs="*", default=[], help="runs of sepnas train, for int8's accuracy")
+    parser.add_argument("--data", default=None, help="their data set, where it is not that of their data.json")
     return parser.parse_args()
 
 
@@ -100,8 +121,17 @@ def main() -> None:
         record.measure(
             "speedup_onnxruntime_over_torch", fmean(speedups), "", min(speedups), max(speedups), len(rows), "> 1"
         )
+        gains = [row["onnxruntime_pass_s"] / row["onnxruntime-int8_pass_s"] for row in rows]
+        record.measure("speedup_int8_over_onnxruntime", fmean(gains), "", min(gains), max(gains), len(rows), "> 1")
+        accuracies = [
+            accuracy_row(run, chosen.data, Path(folder) / f"trained{k}") for k, run in enumerate(chosen.trained)
+        ]
+        if accuracies:
+            lost = [100 * (row["fp32"] - row["int8"]) for row in accuracies]
+            record.measure("int8_accuracy_points_lost", fmean(lost), "", min(lost), max(lost), len(lost), "< 0.5")
+            record.table("int8_accuracy", accuracies)
         for engine in ENGINE_SUFFIXES:
-            light = engine == "onnxruntime"
+            light = engine_package(engine) == "onnxruntime"
             ready_s = [row[f"{engine}_ready_s"] for row in rows]
             beyond = [row[f"{engine}_rss_bytes"] - row["weights_bytes"] for row in rows]
             record.measure(

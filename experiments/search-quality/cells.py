@@ -83,15 +83,15 @@ def explore_cell(runs: Path, strategy: StrategyName, seed: int, evaluations: int
     return explorer.candidates
 
 
-def _accuracy(runs: Path) -> Callable[[Genotype], float]:
+def _accuracy(runs: Path) -> Callable[[Genotype], dict[str, float]]:
     """The accuracy of a genotype, looked up where any cell has judged the same plan."""
     archives = [Archive(path, SPACE) for path in runs.glob("*/candidates.jsonl")]
     known = {c.key: c.objectives["accuracy"] for archive in archives for c in archive.candidates()}
     judge = make_judge(runs / "supernet")
 
-    def accuracy(genotype: Genotype) -> float:
+    def accuracies(genotype: Genotype) -> dict[str, float]:
         architecture = SPACE.architecture_of(genotype)
         key = plan_key(build_plan(architecture))
-        return known[key] if key in known else judge.accuracy(architecture)
+        return {"accuracy": known[key] if key in known else judge.accuracy(architecture)}
 
-    return accuracy
+    return accuracies

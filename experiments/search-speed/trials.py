@@ -70,7 +70,7 @@ def overheads_ms(space: SearchSpace, data: ImageData, batch: int) -> list[float]
             write_kit(kit, network, data, 0, "cpu")
 
         with trials_engine(Trials(), folder / "trials", fill, lambda text: None) as engine:
-            explore(space, MultiObjectiveStrategy(explorer), lambda genotype: 0.0, engine)
+            explore(space, MultiObjectiveStrategy(explorer), lambda genotype: {"accuracy": 0.0}, engine)
         return [1e3 * value for value in explorer.overheads_s]
 
 

@@ -16,9 +16,11 @@ from sepnas.cli.common import FILE, console, number, path_of, print_json, second
 from sepnas.cli.quantities import energy_j, share, size_bytes, time_s
 from sepnas.errors import SearchError
 from sepnas.report.units import format_count
+from sepnas.spec.space_parts import ACCURACIES
 
 if TYPE_CHECKING:
     from sepnas.search.candidate import Candidate
+    from sepnas.search.folder import SearchRun
     from sepnas.search.found import Found
 
 Run = Annotated[
@@ -42,6 +44,13 @@ MaxMemory = Annotated[
 MinAccuracy = Annotated[
     float | None, typer.Option(parser=share, metavar="SHARE", help="Least validation accuracy: 95% or 0.95.")
 ]
+MinOneLost = Annotated[
+    float | None,
+    typer.Option(
+        "--min-accuracy-one-lost", parser=share, metavar="SHARE",
+        help="Least accuracy with one device lost, where the space has it for an objective.",
+    ),
+]  # fmt: skip
 
 
 class SortKey(str, Enum):
@@ -68,6 +77,7 @@ def front(
     max_energy: MaxEnergy = None,
     max_memory: MaxMemory = None,
     min_accuracy: MinAccuracy = None,
+    min_accuracy_one_lost: MinOneLost = None,
     sort: Annotated[
         SortKey, typer.Option(metavar="WHAT", help=f"{', '.join(SortKey)}: the best first.")
     ] = SortKey.BYTES,
@@ -86,7 +96,7 @@ def front(
     from sepnas.search.found import Found
 
     found = Found.load(run)
-    bounds = Bounds(max_latency, max_bytes, min_accuracy, max_energy, max_memory)
+    bounds = Bounds(max_latency, max_bytes, min_accuracy, max_energy, max_memory, min_accuracy_one_lost)
     shown = sorted(found.within(bounds), key=_SORTS[sort])
     if json_:
         print_json(_front_data(found, shown))
@@ -111,6 +121,7 @@ def pick(
     max_energy: MaxEnergy = None,
     max_memory: MaxMemory = None,
     min_accuracy: MinAccuracy = None,
+    min_accuracy_one_lost: MinOneLost = None,
 ) -> None:
     """Write the architecture of one candidate: the most accurate within the bounds, or the knee without any.
 
@@ -125,7 +136,7 @@ def pick(
     from sepnas.search.found import Found
 
     found = Found.load(run)
-    bounds = Bounds(max_latency, max_bytes, min_accuracy, max_energy, max_memory)
+    bounds = Bounds(max_latency, max_bytes, min_accuracy, max_energy, max_memory, min_accuracy_one_lost)
     if candidate is None:
         chosen = choose(found.candidates, *astuple(bounds))
     else:
@@ -138,12 +149,14 @@ def pick(
         console.print(found.course())
     if candidate is not None and chosen not in found.front:
         console.print(f"candidate {candidate} is not on the front: another one is at least as good in everything")
-    print(f"written to {out}; next: {_train_command(run, out, found.run.data)}")
+    print(f"written to {out}; next: {_train_command(run, out, found.run)}")
 
 
-def _train_command(run: Path, architecture: Path, data: str) -> str:
+def _train_command(run: Path, architecture: Path, searched: SearchRun) -> str:
     """How to train what was picked from a run, on the run's data; the training goes beside the run."""
-    recipe = () if data == "digits" else ("--recipe", "cifar-fast")
+    data, dropout = searched.data, searched.recipe.device_dropout
+    recipe: tuple[str, ...] = () if data == "digits" else ("--recipe", "cifar-fast")
+    recipe += ("--device-dropout", f"{dropout:g}") if dropout else ()
     training = run.parent / ("training" if run.name != "training" else "trained")
     return shlex.join(["sepnas", "train", str(architecture), "--data", data, *recipe, "--out", str(training)])
 
@@ -155,8 +168,11 @@ def print_front(front: Sequence[Candidate], knee: Candidate) -> None:
 
     energy = any(candidate.costs["energy_j"] for candidate in front)
     table = Table("candidate", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    headings = ["accuracy", "latency", "payload\nbytes", "of all-\nto-all", "energy", "memory"]
-    for heading in headings if energy else [h for h in headings if h != "energy"]:
+    one_lost = any("accuracy_one_lost" in candidate.objectives for candidate in front)
+    table.add_column("accuracy", justify="right")
+    if one_lost:
+        table.add_column("one\nlost", justify="right")
+    for heading in ["latency", "payload\nbytes", "of all-\nto-all", *(["energy"] if energy else []), "memory"]:
         table.add_column(heading, justify="right")
     table.add_column("policy", ratio=1)
     for candidate in front:
@@ -165,6 +181,7 @@ def print_front(front: Sequence[Candidate], knee: Candidate) -> None:
         table.add_row(
             f"{candidate.index} knee" if at_knee else str(candidate.index),
             f"{candidate.objectives['accuracy']:.2%}",
+            *([f"{candidate.objectives['accuracy_one_lost']:.2%}"] if one_lost else []),
             seconds(costs["latency_s"]),
             number(int(costs["payload_bytes"])),
             "" if part is None else f"{part:.1%}",
@@ -200,7 +217,7 @@ def _front_data(found: Found, shown: Sequence[Candidate]) -> dict[str, Any]:
             {
                 "candidate": candidate.index,
                 "key": candidate.key,
-                "accuracy": candidate.objectives["accuracy"],
+                **{name: value for name, value in candidate.objectives.items() if name in ACCURACIES},
                 **{name: int(cost) if name.endswith("_bytes") else cost for name, cost in candidate.costs.items()},
                 "share_of_all_to_all": share_of_all_to_all(candidate),
                 "policy": asdict(policy_traits(candidate)),

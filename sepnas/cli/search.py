@@ -96,7 +96,8 @@ def search(
     on the way, expects most of; `evolution` does without the predictor. For comparison: `nsga2`, plain, and NNI's own
     `random` and `regularized-evolution`, which see one number, the accuracy less the mean share of the costs.
 
-    `--device-dropout` trains the supernet without some devices; candidates are still judged with all of them.
+    `--device-dropout` trains the supernet without some devices; candidates are still judged with all of them. Where the
+    space's `objectives` name `accuracy_one_lost`, they are judged with one device lost too.
 
     `--engine local` judges in NNI's trials, processes of this machine; `--engine remote` in trials on machines that
     SSH reaches, which need no data. A trial costs seconds: give each many candidates (`--batch`).

@@ -18,7 +18,7 @@ class Candidate(Part):
     ``index`` counts the judged candidates from 0, ``key`` names the plan (:func:`sepnas.search.canonical.plan_key`).
     ``objectives`` are those of the space, ``costs`` all that the simulator says: ``latency_s``, ``makespan_s``,
     ``payload_bytes``, ``wire_bytes``, ``memory_bytes`` (the fullest device), ``energy_j`` (all devices).
-    ``accuracy`` is a fraction of the validation images. ``seconds`` is what judging it took.
+    Accuracies are fractions of the validation images. ``seconds`` is what judging it took.
     """
 
     index: Annotated[int, Field(ge=0)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from sepnas.errors import SearchError
 from sepnas.search.candidate import Candidate
 from sepnas.search.pareto import knee, pareto_front
+from sepnas.spec.space_parts import ACCURACIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Bounds:
     min_accuracy: float | None = None
     max_energy_j: float | None = None
     max_memory_bytes: float | None = None
+    min_accuracy_one_lost: float | None = None
 
     def excess(self, candidate: Candidate) -> float:
         """How far a candidate lies beyond the bounds, each relative to itself; 0 when it keeps them all."""
@@ -68,12 +70,15 @@ def pick(
     min_accuracy: float | None = None,
     max_energy_j: float | None = None,
     max_memory_bytes: float | None = None,
+    min_accuracy_one_lost: float | None = None,
 ) -> Candidate:
     """The most accurate candidate within the bounds (of equals the one with fewer bytes); without bounds the knee.
 
     Raises :class:`SearchError` that names the nearest candidate when none fits.
     """
-    bounds = Bounds(max_latency_s, max_payload_bytes, min_accuracy, max_energy_j, max_memory_bytes)
+    bounds = Bounds(
+        max_latency_s, max_payload_bytes, min_accuracy, max_energy_j, max_memory_bytes, min_accuracy_one_lost
+    )
     front = front_within(candidates, bounds)
     if not bounds:
         return knee(front)
@@ -86,4 +91,10 @@ def _beyond(candidate: Candidate, name: str, most: bool, bound: float) -> float:
 
 
 def _value(candidate: Candidate, name: str) -> float:
-    return candidate.objectives[name] if name == "accuracy" else candidate.costs[name]
+    if name not in ACCURACIES:
+        return candidate.costs[name]
+    if name not in candidate.objectives:
+        raise SearchError(
+            f"candidates have no {name}, for this search did not judge it; name it in the space's `objectives`"
+        )
+    return candidate.objectives[name]

@@ -15,6 +15,7 @@ from sepnas.search.pareto import Points, improvement, log_shares
 from sepnas.search.predictor import AccuracyPredictor, Describer, Floats
 from sepnas.search.screen import Screen, Screened, first_genotypes, reference_costs
 from sepnas.spec.space import SearchSpace
+from sepnas.spec.space_parts import ACCURACIES
 
 CHILDREN = 16
 """So many are simulated for each that is judged, once accuracy can be predicted."""
@@ -29,12 +30,13 @@ OPTIMISM = 1.0
 
 @dataclass
 class _Child:
-    """A candidate on its way; ``point`` is what it came to, in shares."""
+    """A candidate on its way; ``guess`` has a mean and a deviation for each accuracy, ``point`` is what it came to, in
+    shares."""
 
     screened: Screened
     genes: Genes
     row: Floats
-    guess: tuple[float, float] | None = None
+    guess: dict[str, tuple[float, float]] | None = None
     point: Points | None = None
 
 
@@ -61,18 +63,18 @@ class EvolutionProposer:
         self.pending: dict[str, _Child] = {}
         self.best: list[_Child] = []
         self.rows: list[Floats] = []
-        self.accuracies: list[float] = []
+        self.accuracies: dict[str, list[float]] = {name: [] for name in space.objectives if name in ACCURACIES}
         self.learned = 0
-        self.model: AccuracyPredictor | None = None
+        self.models: dict[str, AccuracyPredictor] = {}
         self.duplicates = self.rejected = 0
 
     def propose(self) -> Screened | None:
         """A new, feasible candidate that awaits its accuracy; None when the space seems exhausted."""
         self._learn()
-        self._grow(CHILDREN if self.model else 1)
+        self._grow(CHILDREN if self.models else 1)
         if not self.waiting:
             return None
-        if self.model:
+        if self.models:
             self._sort_by_promise()
         chosen = self.waiting.pop(0)
         self.pending[chosen.screened.key] = chosen
@@ -83,7 +85,8 @@ class EvolutionProposer:
         child = self.pending.pop(key)
         child.point = self._shares(objectives)
         self.rows.append(child.row)
-        self.accuracies.append(objectives["accuracy"])
+        for name, known in self.accuracies.items():
+            known.append(objectives[name])
         ranked = [*self.best, child]
         ranks = moocore.pareto_rank(np.stack([c.point for c in ranked if c.point is not None]))
         kept = max(FEWEST_PARENTS, int((ranks == 0).sum()))
@@ -118,9 +121,11 @@ class EvolutionProposer:
 
     def _learn(self) -> None:
         """Fit the predictor when there is enough to learn; ever more seldom, so that it never weighs."""
-        known = len(self.accuracies)
+        known = len(self.rows)
         if self.predictor and known >= max(FIRST_LEARNING, LEARNING_GROWTH * self.learned):
-            self.model = AccuracyPredictor(self.rows, self.accuracies, self.seed)
+            self.models = {
+                name: AccuracyPredictor(self.rows, judged, self.seed) for name, judged in self.accuracies.items()
+            }
             self.learned = known
             for child in (*self.waiting, *self.pending.values()):
                 child.guess = None
@@ -139,14 +144,15 @@ class EvolutionProposer:
 
     def _guess(self, children: Sequence[_Child]) -> None:
         new = [child for child in children if child.guess is None]
-        if new and self.model:
-            means, deviations = self.model.guess([child.row for child in new])
+        for name, model in self.models.items() if new else ():
+            means, deviations = model.guess([child.row for child in new])
             for child, mean, deviation in zip(new, means, deviations, strict=True):
-                child.guess = (float(mean), float(deviation))
+                child.guess = (child.guess or {}) | {name: (float(mean), float(deviation))}
 
     def _guessed(self, child: _Child, optimism: float) -> Points:
-        mean, deviation = child.guess or (0.0, 0.0)
-        return self._shares({**child.screened.costs, "accuracy": min(1.0, mean + optimism * deviation)})
+        guesses = child.guess or dict.fromkeys(self.accuracies, (0.0, 0.0))
+        hoped = {name: min(1.0, mean + optimism * deviation) for name, (mean, deviation) in guesses.items()}
+        return self._shares({**child.screened.costs, **hoped})
 
     def _shares(self, measured: Mapping[str, float]) -> Points:
         return log_shares({name: measured[name] for name in self.space.objectives}, self.worst)

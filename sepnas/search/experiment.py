@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from sepnas.search.metric import metric_of
 from sepnas.search.nni_import import FunctionalEvaluator, NasExperiment, NasExperimentConfig, nni
 from sepnas.search.strategy import MultiObjectiveStrategy, PolicyModelSpace
 from sepnas.spec.space import Genotype, SearchSpace
@@ -38,18 +39,21 @@ class QuietExperiment(NasExperiment):  # type: ignore[misc]  # NNI has no types
 
 
 def explore(
-    space: SearchSpace, strategy: MultiObjectiveStrategy, accuracy: Callable[[Genotype], float], engine: Any = None
+    space: SearchSpace,
+    strategy: MultiObjectiveStrategy,
+    judge: Callable[[Genotype], Mapping[str, float]],
+    engine: Any = None,
 ) -> None:
     """Run the strategy to its end. No server, no port, no file remains.
 
-    ``accuracy`` judges a genotype in this process; an ``engine`` takes its place.
+    ``judge`` gives a genotype's accuracies by name, in this process; an ``engine`` takes its place.
     """
 
     def evaluate(model: PolicyModelSpace) -> None:
         started = time.perf_counter()
-        value = accuracy(model.genotype)
+        accuracies = judge(model.genotype)
         seconds = time.perf_counter() - started
-        nni.report_final_result({"default": value, "genotype": model.genotype, "seconds": seconds})
+        nni.report_final_result(metric_of(model.genotype, accuracies, seconds))
 
     with tempfile.TemporaryDirectory(prefix="sepnas-nni-") as folder:
         config = NasExperimentConfig("sequential", "simplified")

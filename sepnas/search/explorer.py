@@ -37,7 +37,7 @@ class Judged:
     """What an evaluation says; it repeats the genotype, for an engine may pair answers wrongly."""
 
     genotype: Genotype
-    accuracy: float
+    accuracies: Mapping[str, float]
     duration_s: float
 
 
@@ -88,7 +88,7 @@ class Explorer:
         if found is None:
             return
         index, proposal = found
-        measured = {**proposal.costs, "accuracy": judged.accuracy}
+        measured = {**proposal.costs, **judged.accuracies}
         candidate = Candidate(
             index=index,
             key=proposal.key,

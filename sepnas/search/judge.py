@@ -1,15 +1,22 @@
-"""The dear half of judging a candidate: its accuracy over the supernet's weights, on validation images only."""
+"""The dear half of judging a candidate: its accuracy over the supernet's weights, on validation images only.
+
+Where the space asks for it, also what is left of it with one device lost.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from functools import lru_cache
+from statistics import fmean
 
 import torch
 
+from sepnas.nets.outage import Outage
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.nets.supernet import Supernet, bare, recalibrate_batch_norm
 from sepnas.spec.architecture import Architecture
+from sepnas.spec.policy import TransmissionPolicy
 from sepnas.spec.space import Genotype
 from sepnas.train.images import ImageData
 
@@ -45,17 +52,39 @@ class SupernetJudge:
         self.labels_B = data.val.labels.to(device)
         self._network = lru_cache(maxsize=KEPT_NETWORKS)(self._extract)
 
-    def __call__(self, genotype: Genotype) -> float:
-        """The accuracy of a point of the supernet's space."""
-        return self.accuracy(self.supernet.space.architecture_of(genotype))
+    def __call__(self, genotype: Genotype) -> dict[str, float]:
+        """The accuracies of a point of the supernet's space that the space has for objectives, by their names."""
+        space = self.supernet.space
+        architecture = space.architecture_of(genotype)
+        found = {"accuracy": self.accuracy(architecture)}
+        if "accuracy_one_lost" in space.objectives:
+            found["accuracy_one_lost"] = self.accuracy_one_lost(architecture)
+        return found
 
-    @torch.inference_mode()
     def accuracy(self, architecture: Architecture) -> float:
         """The fraction of the validation images that are answered rightly."""
+        return self._right(self._calibrated(architecture), architecture.policy, lost=())
+
+    def accuracy_one_lost(self, architecture: Architecture) -> float:
+        """The same with one device lost, the mean over all devices that can be: the only classifier's cannot."""
+        network, readout = self._calibrated(architecture), architecture.policy.readout
+        ranks = range(architecture.num_devices)
+        losable = [rank for rank in ranks if readout.kind == "mean" or rank != readout.device]
+        return fmean(self._right(network, architecture.policy, lost=(rank,)) for rank in losable)
+
+    @torch.inference_mode()
+    def _calibrated(self, architecture: Architecture) -> SeparableResNeXt:
         network = self._network(bare(architecture))
         batches = -(-len(self.calibration_BCHW) // BATCH)
         recalibrate_batch_norm(network, architecture.policy, self.calibration_BCHW, batches)
-        found = [network(x_BCHW, architecture.policy).argmax(1) for x_BCHW in torch.split(self.images_BCHW, BATCH)]
+        return network
+
+    @torch.inference_mode()
+    def _right(self, network: SeparableResNeXt, policy: TransmissionPolicy, lost: Collection[int]) -> float:
+        found = []
+        for x_BCHW in torch.split(self.images_BCHW, BATCH):
+            outage = Outage.of(lost, len(network.parts), len(x_BCHW), x_BCHW.device) if lost else None
+            found.append(network(x_BCHW, policy, outage).argmax(1))
         return (torch.cat(found) == self.labels_B).float().mean().item()
 
     def _extract(self, architecture: Architecture) -> SeparableResNeXt:

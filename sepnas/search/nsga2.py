@@ -11,7 +11,7 @@ from optuna.trial import Trial, TrialState
 from sepnas.search.explorer import TRIES_IN_VAIN
 from sepnas.search.screen import Screen, Screened
 from sepnas.spec.space import SearchSpace
-from sepnas.spec.space_parts import DIRECTIONS
+from sepnas.spec.space_parts import ACCURACIES, DIRECTIONS
 
 POPULATION = 24
 
@@ -61,7 +61,7 @@ class Nsga2Proposer:
         """Tell how far off it is, without its accuracy: among the infeasible only the excess counts."""
         self.rejected += 1
         if found.costs:
-            known = {**found.costs, "accuracy": 0.0}
+            known = found.costs | {str(name): 0.0 for name in ACCURACIES}
             self.study.tell(trial, [known[name] for name in self.objectives])
         else:
             self.study.tell(trial, state=TrialState.FAIL)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepnas.search.candidate import Candidate
-from sepnas.spec.space_parts import DIRECTIONS
+from sepnas.spec.space_parts import ACCURACIES, DIRECTIONS
 
 Points = NDArray[np.float64]
 LOG_DETAIL = 100.0
@@ -33,7 +33,7 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def hypervolume(front: Sequence[Candidate], worst: Mapping[str, float], log: bool = False) -> float:
-    """The part of the box between ideal (accuracy 1, costs 0) and ``worst`` (accuracy 0) that the front dominates.
+    """The part of the box between ideal (accuracies 1, costs 0) and ``worst`` (accuracies 0) that the front dominates.
 
     ``worst`` gives the costs that count as 1, those of the largest policy; 0 is nothing, 1 is everything. ``log``
     takes the costs on the scale of :func:`log_shares`.
@@ -46,12 +46,12 @@ def hypervolume(front: Sequence[Candidate], worst: Mapping[str, float], log: boo
 
 
 def shares(objectives: Mapping[str, float], worst: Mapping[str, float]) -> Points:
-    """Each objective, in order, from 0 (ideal) to 1 (accuracy 0, or a cost of ``worst``)."""
+    """Each objective, in order, from 0 (ideal) to 1 (an accuracy of 0, or a cost of ``worst``)."""
     return np.asarray([_share(name, value, worst) for name, value in objectives.items()])
 
 
 def _share(name: str, value: float, worst: Mapping[str, float]) -> float:
-    if name == "accuracy":
+    if name in ACCURACIES:
         return 1.0 - value
     return value / worst[name] if worst[name] else min(value, 1.0)
 
@@ -60,7 +60,7 @@ def log_shares(objectives: Mapping[str, float], worst: Mapping[str, float]) -> P
     """As :func:`shares`, costs on a logarithmic scale, for they span decades."""
     linear = shares(objectives, worst)
     scaled = np.log1p(LOG_DETAIL * linear) / np.log1p(LOG_DETAIL)
-    return np.where([name == "accuracy" for name in objectives], linear, scaled)
+    return np.where([name in ACCURACIES for name in objectives], linear, scaled)
 
 
 def improvement(front: Points, point: Points) -> float:

@@ -43,6 +43,8 @@ from sepnas.train.recipe import RECIPES, Recipe
 from sepnas.train.supernet import SandwichStep
 
 SUPERNET_EPOCHS = 12
+DROPOUT_FOR_ONE_LOST = 0.1
+"""Device dropout of a supernet whose candidates are judged with one device lost too."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def run_search(
     """Search ``space`` for the best trade-offs on ``cluster`` and write everything to ``out_dir``.
 
     Accuracy is that of validation images over a supernet trained first with ``recipe`` (``supernet_epochs`` and
-    ``device_dropout`` replace its own); the test split is never touched. ``strategy`` is one of ``STRATEGIES``.
+    ``device_dropout`` replace its own; a space with the objective ``accuracy_one_lost`` gets some dropout without being
+    asked); the test split is never touched. ``strategy`` is one of ``STRATEGIES``.
     ``resume`` goes on after a kill and ends as an unbroken run would.
 
     Candidates are judged in this process or, with ``trials``, in NNI's trials: to the same result, for the strategy
@@ -96,6 +99,8 @@ def run_search(
     _check(space, data, candidates, seed, batch)
     if strategy not in STRATEGIES:
         raise SearchError(f"unknown strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
+    if device_dropout is None and recipe is None and "accuracy_one_lost" in space.objectives:
+        device_dropout = DROPOUT_FOR_ONE_LOST
     recipe = supernet_recipe(data, recipe, supernet_epochs, device_dropout)
     pick_device(device)
     if trials is not None:
@@ -162,6 +167,7 @@ class _Search:
 
     def train_supernet(self) -> None:
         folder, recipe = self.folder / SUPERNET_FOLDER, self.run.recipe
+        largest = self.space.architecture_of(self.space.largest())
         steps = recipe.steps_per_epoch(len(self.data.train))
         sandwich = SandwichStep(
             self.space, device_dropout=recipe.device_dropout, message_dropout=recipe.message_dropout
@@ -177,7 +183,7 @@ class _Search:
             device=self.device,
             progress=False,  # the step tells how far it is
             step=step,
-            validate=lambda _: self._judge().accuracy(sandwich.largest),
+            validate=lambda _: self._judge().accuracy(largest),
         )
         step.finish(result.history)
         self.seconds["supernet"] = sum(record.duration_s for record in result.history)

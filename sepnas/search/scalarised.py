@@ -1,12 +1,14 @@
 """NNI's own strategies, for comparison: they propose by themselves and see one number for each genotype.
 
-That number is the accuracy, less the mean of the costs as shares of the worst ones. An infeasible genotype is worth
--1 less what it breaks, another genotype of a known plan what that is worth: neither is evaluated, and neither counts.
+That number is the mean of the accuracies, less the mean of the costs as shares of the worst ones. An infeasible
+genotype is worth -1 less what it breaks, another genotype of a known plan what that is worth: neither is evaluated, and
+neither counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from sepnas.search.pareto import shares
 from sepnas.search.strategies import GivenProposer
 from sepnas.search.strategy import MultiObjectiveStrategy
 from sepnas.spec.space import Genotype
+from sepnas.spec.space_parts import ACCURACIES
 
 
 class ScalarisedStrategy(MultiObjectiveStrategy):
@@ -44,8 +47,9 @@ class ScalarisedStrategy(MultiObjectiveStrategy):
 
     def worth(self, objectives: Mapping[str, float]) -> float:
         """The number that NNI's strategy sees, from -1 to 1."""
-        costs = {name: value for name, value in objectives.items() if name != "accuracy"}
-        return objectives["accuracy"] - float(np.mean(shares(costs, self.worst)))
+        gains = [value for name, value in objectives.items() if name in ACCURACIES]
+        costs = {name: value for name, value in objectives.items() if name not in ACCURACIES}
+        return fmean(gains) - float(np.mean(shares(costs, self.worst)))
 
 
 def make_strategy(

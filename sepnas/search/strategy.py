@@ -23,8 +23,8 @@ class PolicyModelSpace(ModelSpace):  # type: ignore[misc]  # NNI has no types
 class MultiObjectiveStrategy(Strategy):  # type: ignore[misc]  # NNI has no types
     """Lets an explorer choose and NNI's engine evaluate, batch by batch.
 
-    NNI's own strategies see one number; here the metric is the dictionary ``{"default": accuracy, "genotype": ...,
-    "seconds": ...}``, and an answer belongs to the genotype that it repeats (NNI may pair them wrongly).
+    NNI's own strategies see one number; here the metric is that of :func:`sepnas.search.metric.metric_of`, and an
+    answer belongs to the genotype that it repeats (NNI may pair them wrongly).
     """
 
     def __init__(self, explorer: Explorer) -> None:
@@ -49,7 +49,7 @@ class MultiObjectiveStrategy(Strategy):  # type: ignore[misc]  # NNI has no type
 
     def _on_metric(self, event: Any) -> None:
         metric = event.metric
-        self.explorer.take(Judged(metric["genotype"], metric["default"], metric["seconds"]))
+        self.explorer.take(Judged(metric["genotype"], metric["accuracies"], metric["seconds"]))
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the archive is the state."""

@@ -58,6 +58,8 @@ class SearchSpace(Document):
     def _fits(self) -> Self:
         if "accuracy" not in self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise ValueError(f"`objectives` must name accuracy and others, each once, got {list(self.objectives)}")
+        if "accuracy_one_lost" in self.objectives and self.num_devices == 1:
+            raise ValueError("`objectives` names accuracy_one_lost, but there is one device only; leave it out")
         blocks = NUM_STAGES * blocks_of(self.deepest)
         outside = [block for block in self.blocks if block >= blocks]
         if outside:

@@ -14,10 +14,14 @@ from sepnas.spec.patterns import matchings
 from sepnas.spec.policy import Lag, MergeRule
 from sepnas.spec.wire import WireFormat
 
-Objective = Literal["accuracy", "latency_s", "payload_bytes", "energy_j", "memory_bytes"]
+Objective = Literal["accuracy", "accuracy_one_lost", "latency_s", "payload_bytes", "energy_j", "memory_bytes"]
+ACCURACIES: tuple[Objective, ...] = ("accuracy", "accuracy_one_lost")
+"""What is judged, not simulated. ``accuracy_one_lost``: with one device lost, the mean over those that may be; one that
+alone has the classifier may not."""
 DIRECTIONS: Mapping[Objective, Literal["maximize", "minimize"]] = MappingProxyType(
     {
         "accuracy": "maximize",
+        "accuracy_one_lost": "maximize",
         "latency_s": "minimize",
         "payload_bytes": "minimize",
         "energy_j": "minimize",

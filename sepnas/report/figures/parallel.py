@@ -57,6 +57,7 @@ _QUANTITIES: dict[str, _Quantity] = {
     "lag_share": _Quantity("lagged", _percent),
     "payload_bytes": _Quantity("payload", format_bytes, always=True),
     "latency_s": _Quantity("latency", format_seconds, always=True),
+    "accuracy_one_lost": _Quantity("accuracy,\none lost", format_share),
     "accuracy": _Quantity("accuracy", format_share, always=True),
 }
 
@@ -66,12 +67,13 @@ def parallel_drawing(candidates: Sequence[CandidatePoint]) -> Drawing:
 
     What is the same for all candidates that send anything has no axis.
     """
-    columns = {name: [_value(candidate, name) for candidate in candidates] for name in _QUANTITIES}
+    known = {*candidates[0].objectives, *candidates[0].traits}
+    columns = {name: [_value(candidate, name) for candidate in candidates] for name in _QUANTITIES if name in known}
     sending = [candidate for candidate in candidates if candidate.traits["num_transfers"]]
     shown = [
         name
-        for name, quantity in _QUANTITIES.items()
-        if quantity.always or len({_value(candidate, name) for candidate in sending}) > 1
+        for name in columns
+        if _QUANTITIES[name].always or len({_value(candidate, name) for candidate in sending}) > 1
     ]
     figure, axes = new_axes(FULL_WIDTH_IN, 4.3)
     drawing = Drawing("parallel", figure, _description(candidates, shown))

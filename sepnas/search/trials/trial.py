@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nni
 
+from sepnas.search.metric import metric_of
 from sepnas.search.trials import spare_loopback_of_proxies
 from sepnas.search.trials.kit import read_judge
 
@@ -26,10 +27,10 @@ def main() -> None:
     best = 0.0
     for genotype in nni.get_next_parameter()["genotypes"]:
         started = time.perf_counter()
-        accuracy = judge(genotype)
+        accuracies = judge(genotype)
         seconds = time.perf_counter() - started
-        nni.report_intermediate_result({"default": accuracy, "genotype": genotype, "seconds": seconds})
-        best = max(best, accuracy)
+        nni.report_intermediate_result(metric_of(genotype, accuracies, seconds))
+        best = max(best, accuracies["accuracy"])
     nni.report_final_result(best)
 
 

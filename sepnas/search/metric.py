@@ -1,0 +1,18 @@
+"""What NNI carries from an evaluation to the strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sepnas.spec.space import Genotype
+
+
+def metric_of(genotype: Genotype, accuracies: Mapping[str, float], seconds: float) -> dict[str, Any]:
+    """A metric that NNI takes for one number (``default``), with all accuracies and the genotype that has them."""
+    return {
+        "default": accuracies["accuracy"],
+        "accuracies": dict(accuracies),
+        "genotype": dict(genotype),
+        "seconds": seconds,
+    }
