@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,7 @@ def test_export_says_what_int8_costs(tmp_path: Path) -> None:
     output = said("export", run, out, "--engine", "onnxruntime", "--int8")
     assert "validation images right, " in output
     assert output.count("%") == 2
+    assert re.search(r"a pass of device 0 takes \S+ \w+ in onnxruntime-int8, \S+ \w+ in onnxruntime here", output)
     shard = load_shard(out / "device0")
     assert shard.manifest.engines == ("onnxruntime", INT8)
     message = error_of(DataError, "export", run, tmp_path / "other", "--int8", "--data", "digits")
