@@ -33,8 +33,9 @@ from sepnas.spec.space import SearchSpace
 from sepnas.train.data import load_dataset
 from sepnas.train.evaluate import accuracy
 from sepnas.train.images import ImageData, channel_statistics
-from sepnas.train.loop import Step, pick_device, train_network
+from sepnas.train.loop import pick_device, train_network
 from sepnas.train.recipe import RECIPES, Augmentation, Recipe
+from sepnas.train.steps import Step
 from sepnas.train.supernet import SandwichStep
 
 HERE = Path(__file__).resolve().parent

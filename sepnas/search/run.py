@@ -37,8 +37,9 @@ from sepnas.search.tally import Tally
 from sepnas.search.trials.settings import Trials, trials_engine
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.space import SearchSpace
+from sepnas.train.checks import check_trainable
 from sepnas.train.images import ImageData
-from sepnas.train.loop import check_trainable, pick_device, train_network
+from sepnas.train.loop import pick_device, train_network
 from sepnas.train.recipe import RECIPES, Recipe
 from sepnas.train.supernet import SandwichStep
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from sepnas.search.progress import ProgressDisplay, SupernetProgress
 from sepnas.train.checkpoint import LAST
-from sepnas.train.loop import Step
 from sepnas.train.record import EpochRecord, read_history
+from sepnas.train.steps import Step
 
 
 class CountedStep:

@@ -1,8 +1,9 @@
 """Checkpoints: safetensors files, and the architecture beside them. Nothing is pickled.
 
-``last.safetensors`` holds the network's tensors under their own names, the optimizer's momentum buffers under
-``momentum_buffer/NAME``, and as JSON in its header all that a run needs to go on. ``best.safetensors`` holds the
-network's tensors of the epoch of highest validation accuracy. A digest of the tensors stands in the header.
+``last.safetensors`` holds the network's tensors under their own names, what the optimizer keeps of them under
+``momentum_buffer/NAME`` and the like, an average of them under ``ema/NAME``, and as JSON in its header all that a run
+needs to go on. ``best.safetensors`` holds the network's tensors (their average, where there is one) of the epoch of
+highest validation accuracy. A digest of the tensors stands in the header.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from sepnas.spec.document import replacing
 
 FORMAT, VERSION = "sepnas.checkpoint", 1
 LAST, BEST, ARCHITECTURE, DATA = "last.safetensors", "best.safetensors", "architecture.json", "data.json"
-MOMENTUM = "momentum_buffer/"
 MAX_SEED = 2**32 - 1
 
 
@@ -115,8 +115,11 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def restore_network(network: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
-    """Copy the network's tensors in, strictly; raises :class:`CheckpointError` that names the first that differs."""
-    found = {name: x for name, x in tensors.items() if not name.startswith(MOMENTUM)}
+    """Copy the network's tensors in, strictly; raises :class:`CheckpointError` that names the first that differs.
+
+    What a checkpoint holds beside them has a slash in its name, and is passed over.
+    """
+    found = {name: x for name, x in tensors.items() if "/" not in name}
     wanted = network.state_dict()
     for name in sorted(set(wanted) ^ set(found)):
         has, lacks = ("network", "checkpoint") if name in wanted else ("checkpoint", "network")

@@ -19,37 +19,32 @@ from typing import Any
 import torch
 from rich.progress import Progress
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sepnas.errors import CheckpointError, StorageError, TrainingError
-from sepnas.nets.separable import SeparableResNeXt
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
-from sepnas.train.augment import augment, check_augmentation
+from sepnas.train.augment import augment
+from sepnas.train.average import WeightAverage
 from sepnas.train.checkpoint import (
     ARCHITECTURE,
     BEST,
     DATA,
     LAST,
     check_identity,
-    check_seed,
     read_checkpoint,
     restore_network,
     write_checkpoint,
 )
+from sepnas.train.checks import check_trainable
 from sepnas.train.curves import Curves
 from sepnas.train.display import TrainingDisplay
-from sepnas.train.dropout import draw_outage
 from sepnas.train.evaluate import accuracy
 from sepnas.train.images import ImageData
+from sepnas.train.mixing import Mixing
 from sepnas.train.optimize import Optimization
 from sepnas.train.recipe import Recipe
 from sepnas.train.record import EpochRecord, TrainingResult, best_of, history_to_data, write_history
-
-Step = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
-"""``(network, images_BCHW, labels_B, generator) -> loss``, a scalar to differentiate.
-
-Images are augmented and normalised float32; the generator lives on the CPU and derives from seed and epoch."""
+from sepnas.train.steps import Step, cross_entropy_step
 
 Validate = Callable[[nn.Module], float]
 """The accuracy that an epoch has reached, 0..1, by validation data."""
@@ -76,8 +71,9 @@ def train_network(
 ) -> TrainingResult:
     """Train ``network`` in place and write a checkpoint to ``out_dir`` after each epoch.
 
-    ``network`` ends with the weights of the last epoch, on ``device``; those of the best epoch by validation
-    accuracy are in ``best.safetensors`` (:func:`sepnas.train.checkpoint.load_network`). ``resume`` goes on from
+    ``network`` ends with the weights of the last epoch (their average, where the recipe has one), on ``device``; those
+    of the best epoch by validation accuracy are in ``best.safetensors``
+    (:func:`sepnas.train.checkpoint.load_network`). ``resume`` goes on from
     ``last.safetensors``, or starts when there is none. ``stop_after_s`` ends the run, unfinished, after the epoch in
     which the time runs out, or sooner when the next epoch would not fit. ``step`` replaces the loss of a batch, and the
     recipe's dropout of devices and messages with it; ``validate`` replaces the network's own accuracy on the validation
@@ -87,7 +83,7 @@ def train_network(
     that is not finite, a full device memory, a folder that holds a run while not resuming), :class:`CheckpointError`,
     :class:`StorageError`; a message about a run that had begun names the last good checkpoint.
     """
-    run = _Run(network, data, recipe, Path(out_dir), seed, pick_device(device), step or _cross_entropy(recipe))
+    run = _Run(network, data, recipe, Path(out_dir), seed, pick_device(device), step or cross_entropy_step(recipe))
     run.validate = validate or run.validate
     run.begin(resume)
     with ExitStack() as stack:
@@ -101,6 +97,8 @@ def train_network(
             display.epoch(record, record.duration_s * (recipe.epochs - epoch))
             if stop_after_s is not None and time.monotonic() - started + record.duration_s > stop_after_s:
                 break
+    if run.result is not network:
+        network.load_state_dict(run.result.state_dict())
     return TrainingResult(run.out_dir, len(run.history) == recipe.epochs, run.history)
 
 
@@ -118,51 +116,6 @@ def pick_device(name: str) -> torch.device:
             f"device {name!r} cannot be used: {str(error).splitlines()[0]}; try 'auto' or 'cpu'"
         ) from None
     return device
-
-
-def check_trainable(architecture: Architecture | None, data: ImageData, recipe: Recipe, seed: int) -> None:
-    """Raise :class:`TrainingError` for all that can be known before anything is written."""
-    if architecture:
-        check_fits(architecture, data)
-        check_batches(architecture, data, recipe)
-    check_dropout(architecture, recipe)
-    check_augmentation(recipe.augmentation, data)
-    check_seed(seed)
-
-
-def check_fits(architecture: Architecture, data: ImageData) -> None:
-    """Raise :class:`TrainingError` unless size, channels and classes of the data are the architecture's."""
-    for field, what in (("image_size", "pixels a side"), ("in_channels", "channels"), ("num_classes", "classes")):
-        wanted, found = getattr(architecture, field), getattr(data, field)
-        if wanted != found:
-            raise TrainingError(
-                f"data set {data.name!r} has {found} {what}, but architecture {architecture.name!r} has "
-                f"`{field}` {wanted}; set it to {found} in the file of the architecture or search space"
-                + (f", or resize the data: sepnas train --image-size {wanted}" if field == "image_size" else "")
-            )
-
-
-def check_batches(architecture: Architecture, data: ImageData, recipe: Recipe) -> None:
-    """Raise :class:`TrainingError` where a batch leaves the last batch norms one number to normalise."""
-    smallest = len(data.train) // recipe.steps_per_epoch(len(data.train))
-    if smallest == 1 and data.image_size <= 4 * architecture.stem_stride:
-        raise TrainingError(
-            f"`batch_size` {recipe.batch_size} makes batches of one image, too few for images of {data.image_size} "
-            "pixels a side; raise it in the recipe, or resize the data"
-        )
-
-
-def check_dropout(architecture: Architecture | None, recipe: Recipe) -> None:
-    """Raise :class:`TrainingError` where devices or messages are to be lost that are not there."""
-    for field in ("device_dropout", "message_dropout"):
-        share = getattr(recipe, field)
-        if share and (architecture is None or architecture.num_devices == 1):
-            raise TrainingError(f"`{field}` is {share:g}, but there is one device only; set it to 0, or train for more")
-    if recipe.device_dropout and architecture and architecture.image_size <= 4 * architecture.stem_stride:
-        raise TrainingError(
-            f"`device_dropout` may leave a device one image of a batch, too few for the batch norms of images of "
-            f"{architecture.image_size} pixels a side; set it to 0, or resize the data"
-        )
 
 
 def derived_seed(seed: int, epoch: int) -> int:
@@ -194,6 +147,8 @@ class _Run:
         self.validate: Validate = lambda network: accuracy(network, data.val, data)
         self.steps = recipe.steps_per_epoch(len(data.train))
         self._optimization = Optimization(network, recipe, self.steps)
+        self._average = WeightAverage(self.network, recipe.ema_decay) if recipe.ema_decay else None
+        self._mixing = Mixing(recipe, data.num_classes) if recipe.mixup or recipe.cutmix else None
         self.history: tuple[EpochRecord, ...] = ()
         resident = data.train.images.nbytes <= RESIDENT_BYTES
         self._images = data.train.images.to(device) if resident else data.train.images
@@ -222,6 +177,8 @@ class _Run:
         check_identity(meta["identity"], self._identity(), last)
         restore_network(self.network, tensors, last)
         self._optimization.restore(tensors, meta["optimizer"])
+        if self._average:
+            self._average.restore(tensors, last)
         self.history = tuple(EpochRecord(**line) for line in meta["history"])
 
     def _identity(self) -> dict[str, Any]:
@@ -238,11 +195,16 @@ class _Run:
             },
         }
 
+    @property
+    def result(self) -> nn.Module:
+        """What is validated and kept: the average of the weights, where the recipe wants one."""
+        return self._average.network if self._average else self.network
+
     def epoch(self, epoch: int, display: TrainingDisplay) -> EpochRecord:
         started = time.perf_counter()
         rate, losses = self._train(epoch, display)
         trained_s = time.perf_counter() - started
-        right = self.validate(self.network)
+        right = self.validate(self.result)
         return EpochRecord(
             epoch=epoch,
             train_loss=float(losses.double().mean()),
@@ -266,6 +228,8 @@ class _Run:
                 if self.device.type == "cpu" or number % LOSS_CHECK_STEPS == 0 or number + 1 == self.steps:
                     self._check_losses(losses[: number + 1], epoch)
                 self._optimization.step(loss)
+                if self._average:
+                    self._average.follow(self.network, (epoch - 1) * self.steps + number + 1)
                 display.step()
         return rate, losses
 
@@ -273,6 +237,8 @@ class _Run:
         images = self._images[indices.to(self._images.device)].to(self.device)
         labels = self.data.train.labels[indices].to(self.device)
         images = self.data.normalise(augment(images, self.recipe.augmentation, generator))
+        if self._mixing:
+            images, labels = self._mixing(images, labels, generator)
         images = images.contiguous(memory_format=self._layout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             return self._step(self.network, images, labels, generator)
@@ -308,9 +274,11 @@ class _Run:
         try:
             if best_of(history) is record:
                 write_checkpoint(
-                    self.out_dir / BEST, weights, {"epoch": record.epoch, "val_accuracy": record.val_accuracy}
+                    self.out_dir / BEST,
+                    self.result.state_dict(),
+                    {"epoch": record.epoch, "val_accuracy": record.val_accuracy},
                 )
-            tensors = weights | self._optimization.tensors()
+            tensors = weights | self._optimization.tensors() | (self._average.tensors() if self._average else {})
             write_checkpoint(self.out_dir / LAST, tensors, meta | {"identity": self._identity()})
             self.history = history
             write_history(self.out_dir, history)
@@ -350,17 +318,3 @@ def _reproducible(device: torch.device, seed: int) -> Iterator[None]:
         if devices:
             torch.cuda.manual_seed(seed)
         yield
-
-
-def _cross_entropy(recipe: Recipe) -> Step:
-    def step(network: nn.Module, images_BCHW: Tensor, labels_B: Tensor, generator: torch.Generator) -> Tensor:
-        return functional.cross_entropy(network(images_BCHW), labels_B, label_smoothing=recipe.label_smoothing)
-
-    def degraded(network: nn.Module, images_BCHW: Tensor, labels_B: Tensor, generator: torch.Generator) -> Tensor:
-        assert isinstance(network, SeparableResNeXt)
-        shares = recipe.device_dropout, recipe.message_dropout
-        outage = draw_outage(network.architecture, len(labels_B), generator, *shares, images_BCHW.device)
-        logits_BK = network(images_BCHW, outage=outage)
-        return functional.cross_entropy(logits_BK, labels_B, label_smoothing=recipe.label_smoothing)
-
-    return degraded if recipe.device_dropout or recipe.message_dropout else step

@@ -1,4 +1,4 @@
-"""The recipe's optimizer, schedule and loss, made of torch's own; and their state as plain tensors and JSON."""
+"""The recipe's optimizer and schedule, of torch and timm, and their state as plain tensors and JSON."""
 
 from __future__ import annotations
 
@@ -7,41 +7,40 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
-from sepnas.train.checkpoint import MOMENTUM
 from sepnas.train.recipe import Recipe
+from sepnas.train.vision import import_timm
 
 
 class Optimization:
-    """SGD and its schedule, which moves after each step of ``steps_per_epoch``."""
+    """The optimizer and its schedule, which moves after each step of ``steps_per_epoch``."""
 
     def __init__(self, network: nn.Module, recipe: Recipe, steps_per_epoch: int) -> None:
         self._parameters = dict(network.named_parameters())
-        self._sgd = torch.optim.SGD(
-            self._parameters.values(),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=recipe.nesterov,
-        )
-        self._schedule = _schedule(self._sgd, recipe, steps_per_epoch)
+        self._optimizer = _optimizer(network, recipe)
+        self._schedule = _schedule(self._optimizer, recipe, steps_per_epoch)
 
     @property
     def learning_rate(self) -> float:
         """Of the next step."""
-        return float(self._sgd.param_groups[0]["lr"])
+        return float(self._optimizer.param_groups[0]["lr"])
 
     def step(self, loss: Tensor) -> None:
-        self._sgd.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        self._sgd.step()
+        self._optimizer.step()
         self._schedule.step()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The momentum buffers; a parameter that never had a gradient has none."""
-        state = {name: self._sgd.state[p].get("momentum_buffer") for name, p in self._parameters.items()}
-        return {MOMENTUM + name: buffer for name, buffer in state.items() if buffer is not None}
+        """What the optimizer keeps, ``momentum_buffer/NAME`` and the like; a parameter without gradient has none."""
+        return {
+            f"{key}/{name}": value
+            for name, parameter in self._parameters.items()
+            for key, value in self._optimizer.state.get(parameter, {}).items()
+            if value is not None
+        }
 
     def numbers(self) -> dict[str, Any]:
         """Where the schedule stands; what the recipe fixes is left out."""
@@ -49,23 +48,47 @@ class Optimization:
         return {"learning_rate": self.learning_rate, "steps": state["last_epoch"], "calls": state["_step_count"]}
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        for name, parameter in self._parameters.items():
-            buffer = tensors.get(MOMENTUM + name)
-            if buffer is not None:
-                # in the parameter's own memory layout, as torch would have made it
-                self._sgd.state[parameter]["momentum_buffer"] = torch.empty_like(parameter.detach()).copy_(buffer)
+        for place, saved in tensors.items():
+            key, _, name = place.partition("/")
+            parameter = self._parameters.get(name)
+            if key in _KEPT and parameter is not None:
+                # in the parameter's own memory layout, as torch would have made it; counters stay where they are
+                like = (
+                    torch.empty_like(parameter.detach()) if saved.shape == parameter.shape else torch.empty_like(saved)
+                )
+                self._optimizer.state[parameter][key] = like.copy_(saved)
         rate = numbers["learning_rate"]
-        self._sgd.param_groups[0]["lr"] = rate
-        state = {"last_epoch": numbers["steps"], "_step_count": numbers["calls"], "_last_lr": [rate]}
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        rates = [rate] * len(self._optimizer.param_groups)
+        state = {"last_epoch": numbers["steps"], "_step_count": numbers["calls"], "_last_lr": rates}
         self._schedule.load_state_dict(state)
 
 
-def _schedule(sgd: torch.optim.SGD, recipe: Recipe, steps_per_epoch: int) -> LRScheduler:
+_KEPT = {"momentum_buffer", "exp_avg", "exp_avg_sq", "step"}
+
+
+def _optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
+    settings: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "adamw":
+        settings["betas"] = (recipe.momentum, 0.999)
+    else:
+        settings |= {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
+    if recipe.decay_norms and recipe.optimizer != "sgdw":
+        kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.SGD
+        return kind(network.parameters(), **settings)
+    made: Optimizer = import_timm("optim").create_optimizer_v2(
+        network, opt=recipe.optimizer, filter_bias_and_bn=not recipe.decay_norms, **settings
+    )
+    return made
+
+
+def _schedule(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> LRScheduler:
     total = recipe.epochs * steps_per_epoch
     if recipe.schedule == "one-cycle":
         # one more than there are, so that the schedule may be moved after the last step too
-        return OneCycleLR(sgd, max_lr=recipe.learning_rate, total_steps=total + 1, cycle_momentum=False)
+        return OneCycleLR(optimizer, max_lr=recipe.learning_rate, total_steps=total + 1, cycle_momentum=False)
     if recipe.schedule == "cosine":
-        return CosineAnnealingLR(sgd, T_max=total)
+        return CosineAnnealingLR(optimizer, T_max=total)
     milestones = [epoch * steps_per_epoch for epoch in recipe.milestones]
-    return MultiStepLR(sgd, milestones, gamma=recipe.milestone_factor)
+    return MultiStepLR(optimizer, milestones, gamma=recipe.milestone_factor)

@@ -29,10 +29,17 @@ class Augmentation(Part):
 
 
 class Recipe(Document):
-    """Stochastic gradient descent with momentum, in epochs of the whole training split.
+    """Gradient descent in epochs of the whole training split.
 
-    ``learning_rate`` is the highest. ``one-cycle`` rises to it for the first 30 % of the steps and falls along a
-    cosine, ``cosine`` only falls, ``step`` multiplies by ``milestone_factor`` after each epoch of ``milestones``.
+    ``sgd`` has momentum, and weight decay as part of the gradient; ``sgdw`` and ``adamw`` decay apart from it
+    (arXiv 1711.05101), by learning rate times ``weight_decay`` a step: of momentum 0.9 a tenth of what ``sgd`` comes to
+    with the same number. ``momentum`` is AdamW's first beta; ``nesterov`` is for the other two. Without ``decay_norms``
+    weights of one dimension, those of norms, biases and merges, do not decay. ``learning_rate`` is the highest.
+    ``one-cycle`` rises to it for the first 30 % of the steps and falls along a cosine, ``cosine`` only falls, ``step``
+    multiplies by ``milestone_factor`` after each epoch of ``milestones``.
+    ``ema_decay`` above 0 keeps an average of the weights, which is what is validated and kept; it follows faster at
+    first. ``mixup`` (arXiv 1710.09412) and ``cutmix`` (arXiv 1905.04899) are the alphas of their beta distributions,
+    0 for neither; with both, each batch draws one of them.
     ``device_dropout`` and ``message_dropout`` are the shares of devices and messages that each training image is
     computed without (:mod:`sepnas.train.dropout`), so that the network learns to lose them.
     """
@@ -40,18 +47,22 @@ class Recipe(Document):
     format_name: ClassVar[str] = "sepnas.recipe"
 
     name: str = "custom"
-    optimizer: Literal["sgd"] = "sgd"
+    optimizer: Literal["sgd", "sgdw", "adamw"] = "sgd"
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)] = 128
     learning_rate: Annotated[float, Field(gt=0)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = True
     weight_decay: NotNegative = 5e-4
+    decay_norms: bool = True
+    ema_decay: Probability = 0.0
     schedule: Schedule = "one-cycle"
     milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
     milestone_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     augmentation: Augmentation = Augmentation()
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
     precision: Precision = "fp32"
     channels_last: bool = False
     device_dropout: Probability = 0.0
@@ -59,7 +70,7 @@ class Recipe(Document):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.nesterov and not self.momentum:
+        if self.nesterov and not self.momentum and self.optimizer != "adamw":
             raise ValueError("`nesterov` needs a `momentum` above 0")
         if self.milestones and self.schedule != "step":
             raise ValueError(f"`milestones` belong to the schedule 'step', not to '{self.schedule}'")
@@ -68,8 +79,9 @@ class Recipe(Document):
         return self
 
     def to_data(self) -> dict[str, Any]:
-        """Plain data; a dropout of 0 is left out, so that what was written before there was any is the same run."""
-        return {key: value for key, value in super().to_data().items() if value or not key.endswith("_dropout")}
+        """Plain data; later switches that are off are left out: what was written before there were any is the same
+        run."""
+        return {key: value for key, value in super().to_data().items() if _OFF.get(key) != value}
 
     def changed(self, where: str, **values: float | None) -> Recipe:
         """The same but for the values that are not None; :class:`SpecError` opens with ``where``."""
@@ -79,6 +91,15 @@ class Recipe(Document):
         """Batches that take every image once; the last may be smaller."""
         return -(-num_images // self.batch_size)
 
+
+_OFF = {
+    "device_dropout": 0.0,
+    "message_dropout": 0.0,
+    "decay_norms": True,
+    "ema_decay": 0.0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+}
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe

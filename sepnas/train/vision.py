@@ -1,4 +1,4 @@
-"""The one place through which torchvision is imported.
+"""The one place through which torchvision and timm, which needs it, are imported.
 
 PyPI's torchvision is linked against CUDA. Beside a CPU build of torch its operators do not load, and its import
 fails with ``operator torchvision::nms does not exist``. Declaring the schemas of the two operators that it names
@@ -29,6 +29,12 @@ def import_torchvision(submodule: str = "") -> Any:
     """``torchvision`` or a submodule of it, such as ``datasets`` or ``transforms.v2``."""
     _declare_missing_operators()
     return _import("torchvision", f"torchvision.{submodule}" if submodule else "torchvision")
+
+
+def import_timm(submodule: str) -> Any:
+    """A submodule of timm, such as ``optim``; it takes seconds the first time."""
+    _declare_missing_operators()
+    return _import("timm", f"timm.{submodule}")
 
 
 def _import(package: str, module: str) -> Any:

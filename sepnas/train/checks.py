@@ -1,0 +1,55 @@
+"""What can be known of a training before anything is written."""
+
+from __future__ import annotations
+
+from sepnas.errors import TrainingError
+from sepnas.spec.architecture import Architecture
+from sepnas.train.augment import check_augmentation
+from sepnas.train.checkpoint import check_seed
+from sepnas.train.images import ImageData
+from sepnas.train.recipe import Recipe
+
+
+def check_trainable(architecture: Architecture | None, data: ImageData, recipe: Recipe, seed: int) -> None:
+    """Raise :class:`TrainingError` for all that can be known before anything is written."""
+    if architecture:
+        check_fits(architecture, data)
+        check_batches(architecture, data, recipe)
+    check_dropout(architecture, recipe)
+    check_augmentation(recipe.augmentation, data)
+    check_seed(seed)
+
+
+def check_fits(architecture: Architecture, data: ImageData) -> None:
+    """Raise :class:`TrainingError` unless size, channels and classes of the data are the architecture's."""
+    for field, what in (("image_size", "pixels a side"), ("in_channels", "channels"), ("num_classes", "classes")):
+        wanted, found = getattr(architecture, field), getattr(data, field)
+        if wanted != found:
+            raise TrainingError(
+                f"data set {data.name!r} has {found} {what}, but architecture {architecture.name!r} has "
+                f"`{field}` {wanted}; set it to {found} in the file of the architecture or search space"
+                + (f", or resize the data: sepnas train --image-size {wanted}" if field == "image_size" else "")
+            )
+
+
+def check_batches(architecture: Architecture, data: ImageData, recipe: Recipe) -> None:
+    """Raise :class:`TrainingError` where a batch leaves the last batch norms one number to normalise."""
+    smallest = len(data.train) // recipe.steps_per_epoch(len(data.train))
+    if smallest == 1 and data.image_size <= 4 * architecture.stem_stride:
+        raise TrainingError(
+            f"`batch_size` {recipe.batch_size} makes batches of one image, too few for images of {data.image_size} "
+            "pixels a side; raise it in the recipe, or resize the data"
+        )
+
+
+def check_dropout(architecture: Architecture | None, recipe: Recipe) -> None:
+    """Raise :class:`TrainingError` where devices or messages are to be lost that are not there."""
+    for field in ("device_dropout", "message_dropout"):
+        share = getattr(recipe, field)
+        if share and (architecture is None or architecture.num_devices == 1):
+            raise TrainingError(f"`{field}` is {share:g}, but there is one device only; set it to 0, or train for more")
+    if recipe.device_dropout and architecture and architecture.image_size <= 4 * architecture.stem_stride:
+        raise TrainingError(
+            f"`device_dropout` may leave a device one image of a batch, too few for the batch norms of images of "
+            f"{architecture.image_size} pixels a side; set it to 0, or resize the data"
+        )
