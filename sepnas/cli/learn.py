@@ -1,17 +1,21 @@
-"""``sepnas train`` and ``export``: from an architecture to a deployment."""
+"""``sepnas train``: from an architecture and images to trained weights."""
 
 from __future__ import annotations
 
+import math
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sepnas.cli.common import PATH, TEXT
+from sepnas.cli.common import PATH, TEXT, path_of
 from sepnas.cli.describe import read_architecture
+from sepnas.errors import TrainingError
 from sepnas.report.units import format_count
 from sepnas.spec.architecture import Architecture
+from sepnas.spec.dataset import DataFacts
 
 if TYPE_CHECKING:
     from sepnas.nets.separable import SeparableResNeXt
@@ -50,6 +54,7 @@ def train_architecture(
     threads: int | None = None,
     stop_after_s: float | None = None,
     device_dropout: float | None = None,
+    teachers: Sequence[SeparableResNeXt] = (),
 ) -> TrainingResult:
     """Train from a seed; the run's folder then holds all that ``export`` needs."""
     from sepnas.train.checkpoint import new_network
@@ -60,7 +65,10 @@ def train_architecture(
     use_threads_for(architecture, threads)
     chosen = load_recipe(recipe).changed(recipe, epochs=epochs, device_dropout=device_dropout)
     network = new_network(architecture, seed)
-    return train_network(network, data, chosen, out, seed=seed, resume=resume, device=device, stop_after_s=stop_after_s)
+    return train_network(
+        network, data, chosen, out, seed=seed, resume=resume, device=device, stop_after_s=stop_after_s,
+        teachers=teachers,
+    )  # fmt: skip
 
 
 def train(
@@ -75,6 +83,12 @@ def train(
     devices: Annotated[int | None, typer.Option("--devices", "-n", min=1, help="For a name: how many devices.")] = None,
     policy: Annotated[str | None, typer.Option(help="Another policy than the file's [all-to-all].", **TEXT)] = None,
     device_dropout: DeviceDropout = None,
+    teacher: Annotated[
+        list[Path] | None,
+        typer.Option(
+            parser=path_of, metavar="RUN", help="A run of sepnas train on the same data to learn from; may be repeated."
+        ),
+    ] = None,
     seed: Seed = 0,
     resume: Resume = False,
     device: Compute = "auto",
@@ -89,6 +103,9 @@ def train(
     With `--device-dropout` the network learns to answer without some of its devices, for a deployment that degrades
     (`sepnas export --on-missing degrade`); `--test` then also says how well it does. Where one device alone has the
     classifier (`readout: device`), that one is never dropped, for nobody could answer for it.
+
+    With `--teacher RUN` it also learns what a network answers that was trained before on the same data, such as the one
+    that is not separable or the one with all-to-all messages. The recipe's `distillation` says how much.
     """
     from sepnas.train.checkpoint import load_network
     from sepnas.train.data import load_dataset
@@ -102,8 +119,9 @@ def train(
     if not architecture.endswith((".json", ".yaml", ".yml")):
         fits = {"num_classes": images.num_classes, "in_channels": images.in_channels, "image_size": images.image_size}
         chosen = Architecture.from_data(chosen.to_data() | fits, f"{architecture} for {data}")
+    teachers = [load_teacher(run, images) for run in teacher or ()]
     result = train_architecture(
-        chosen, images, recipe, out, seed, resume, epochs, device, threads, stop_after_s, device_dropout
+        chosen, images, recipe, out, seed, resume, epochs, device, threads, stop_after_s, device_dropout, teachers
     )
     print(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%} -> {out}")
     if not result.finished:
@@ -115,6 +133,25 @@ def train(
         if wanted.device_dropout or wanted.message_dropout:
             _print_accuracy_with_lost(network, images)
     print(f"next: sepnas export {shlex.quote(str(out))} {shlex.quote(str(out.parent / 'deployment'))}")
+
+
+def load_teacher(run: Path, images: ImageData) -> SeparableResNeXt:
+    """The network of a training run, if it was trained on the same classes and inputs."""
+    from sepnas.train.checkpoint import DATA, load_network
+
+    network, facts = load_network(run), DataFacts.load(run / DATA)
+    if facts.classes != images.classes:
+        raise TrainingError(
+            f"--teacher {run}: knows {len(facts.classes)} classes of {facts.name!r}, {facts.classes[0]!r} first; "
+            f"{images.name!r} has {len(images.classes)}, {images.classes[0]!r} first"
+        )
+    pairs = zip(facts.mean + facts.std, images.mean + images.std, strict=True)
+    if not all(math.isclose(a, b, abs_tol=1e-3) for a, b in pairs):
+        raise TrainingError(
+            f"--teacher {run}: was trained on images of mean {facts.mean} and deviation {facts.std}, but those of "
+            f"{images.name!r} have {images.mean} and {images.std}: it would see them wrongly"
+        )
+    return network
 
 
 def _print_accuracy_with_lost(network: SeparableResNeXt, images: ImageData) -> None:

@@ -7,6 +7,7 @@ bit for bit, and it is faster on CPUs.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,22 @@ class SeparableResNeXt(nn.Module):
                             self.merges[name] = nn.Parameter(torch.tensor(1.0 / (1 + len(due))))
 
     def forward(self, x_BCHW: Tensor, policy: TransmissionPolicy | None = None, outage: Outage | None = None) -> Tensor:
+        return self.with_stages(x_BCHW, policy, outage)[0]
+
+    def with_stages(
+        self, x_BCHW: Tensor, policy: TransmissionPolicy | None = None, outage: Outage | None = None
+    ) -> tuple[Tensor, list[list[Tensor]]]:
+        """The logits, and after each stage the merged features of the devices that the answer needs."""
         routes = _Routes(self.policy if policy is None else policy, self.architecture)
+        stages: list[list[Tensor]] = []
+        features: list[Tensor | None] = []
+        for block, features in enumerate(self._blocks(routes, x_BCHW, outage)):
+            if (block + 1) % self.architecture.blocks_per_stage[0] == 0:
+                stages.append([x for x in features if x is not None])
+        return self._read_out(routes.policy, features, outage), stages
+
+    def _blocks(self, routes: _Routes, x_BCHW: Tensor, outage: Outage | None) -> Iterator[list[Tensor | None]]:
+        """The devices' features after each block and its exchange; None where the answer does not need them."""
         stem, ranks = self.stem(x_BCHW), range(self.architecture.num_devices)
         features: list[Tensor | None] = [stem for _ in ranks]
         if outage is not None:
@@ -68,7 +84,7 @@ class SeparableResNeXt(nn.Module):
             ]
             features = self._exchange(routes, block, before, outputs, outage)
             before = outputs
-        return self._read_out(routes.policy, features, outage)
+            yield features
 
     def _exchange(
         self,

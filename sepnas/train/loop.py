@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from sepnas.errors import CheckpointError, StorageError, TrainingError
+from sepnas.nets.separable import SeparableResNeXt
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
 from sepnas.train.augment import augment
@@ -38,13 +39,14 @@ from sepnas.train.checkpoint import (
 from sepnas.train.checks import check_trainable
 from sepnas.train.curves import Curves
 from sepnas.train.display import TrainingDisplay
+from sepnas.train.distill import Teachers
 from sepnas.train.evaluate import accuracy
 from sepnas.train.images import ImageData
 from sepnas.train.mixing import Mixing
 from sepnas.train.optimize import Optimization
-from sepnas.train.recipe import Recipe
+from sepnas.train.recipe import Distillation, Recipe
 from sepnas.train.record import EpochRecord, TrainingResult, best_of, history_to_data, write_history
-from sepnas.train.steps import Step, cross_entropy_step
+from sepnas.train.steps import Step, step_of
 
 Validate = Callable[[nn.Module], float]
 """The accuracy that an epoch has reached, 0..1, by validation data."""
@@ -68,6 +70,7 @@ def train_network(
     stop_after_s: float | None = None,
     step: Step | None = None,
     validate: Validate | None = None,
+    teachers: Sequence[SeparableResNeXt] = (),
 ) -> TrainingResult:
     """Train ``network`` in place and write a checkpoint to ``out_dir`` after each epoch.
 
@@ -76,14 +79,15 @@ def train_network(
     (:func:`sepnas.train.checkpoint.load_network`). ``resume`` goes on from
     ``last.safetensors``, or starts when there is none. ``stop_after_s`` ends the run, unfinished, after the epoch in
     which the time runs out, or sooner when the next epoch would not fit. ``step`` replaces the loss of a batch, and the
-    recipe's dropout of devices and messages with it; ``validate`` replaces the network's own accuracy on the validation
+    recipe's dropout of devices and messages with it; ``teachers`` are trained networks that it learns from as the
+    recipe's ``distillation`` says; ``validate`` replaces the network's own accuracy on the validation
     split.
 
     Raises :class:`TrainingError` (data that do not fit the architecture or the recipe, a seed beyond 32 bits, a loss
     that is not finite, a full device memory, a folder that holds a run while not resuming), :class:`CheckpointError`,
     :class:`StorageError`; a message about a run that had begun names the last good checkpoint.
     """
-    run = _Run(network, data, recipe, Path(out_dir), seed, pick_device(device), step or cross_entropy_step(recipe))
+    run = _Run(network, data, recipe, Path(out_dir), seed, pick_device(device), step, teachers)
     run.validate = validate or run.validate
     run.begin(resume)
     with ExitStack() as stack:
@@ -135,7 +139,8 @@ class _Run:
         out_dir: Path,
         seed: int,
         device: torch.device,
-        step: Step,
+        step: Step | None,
+        teachers: Sequence[SeparableResNeXt],
     ) -> None:
         found = getattr(network, "architecture", None)
         self.architecture = found if isinstance(found, Architecture) else None
@@ -143,7 +148,8 @@ class _Run:
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.network = network.to(device=device).to(memory_format=layout)  # type: ignore[call-overload]
         self.data, self.recipe, self.out_dir, self.seed, self.device = data, recipe, out_dir, seed, device
-        self._step, self._layout = step, layout
+        self._teachers = self._classroom(teachers)
+        self._step, self._layout = step or step_of(recipe, self._teachers), layout
         self.validate: Validate = lambda network: accuracy(network, data.val, data)
         self.steps = recipe.steps_per_epoch(len(data.train))
         self._optimization = Optimization(network, recipe, self.steps)
@@ -152,6 +158,15 @@ class _Run:
         self.history: tuple[EpochRecord, ...] = ()
         resident = data.train.images.nbytes <= RESIDENT_BYTES
         self._images = data.train.images.to(device) if resident else data.train.images
+
+    def _classroom(self, teachers: Sequence[SeparableResNeXt]) -> Teachers | None:
+        if not teachers:
+            if self.recipe.distillation:
+                raise TrainingError("the recipe has `distillation`, but there is no teacher; name one (--teacher RUN)")
+            return None
+        if self.architecture is None:
+            raise TrainingError("teachers teach separable networks only")
+        return Teachers(teachers, self.recipe.distillation or Distillation(), self.architecture, self.device)
 
     def begin(self, resume: bool) -> None:
         """Restore the last checkpoint, if any, and write down what is going to be trained."""
@@ -183,7 +198,8 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
-        return {
+        teachers = {"teachers": self._teachers.identity()} if self._teachers else {}
+        return teachers | {
             "architecture": self.architecture.to_data() if self.architecture else None,
             "recipe": self.recipe.to_data(),
             "seed": self.seed,

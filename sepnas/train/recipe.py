@@ -28,6 +28,24 @@ class Augmentation(Part):
     autoaugment: Literal["none", "cifar10", "imagenet", "svhn"] = "none"
 
 
+class Distillation(Part):
+    """What is learned from teachers beside the labels.
+
+    ``weight`` is the share of the loss that their softened answers have, at ``temperature`` (arXiv 1503.02531);
+    ``features`` weighs how far the maps of attention after each stage are from theirs (arXiv 1612.03928).
+    """
+
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    features: NotNegative = 0.0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.weight and not self.features:
+            raise ValueError("`weight` and `features` are both 0: nothing would be learned from the teachers")
+        return self
+
+
 class Recipe(Document):
     """Gradient descent in epochs of the whole training split.
 
@@ -39,7 +57,8 @@ class Recipe(Document):
     multiplies by ``milestone_factor`` after each epoch of ``milestones``.
     ``ema_decay`` above 0 keeps an average of the weights, which is what is validated and kept; it follows faster at
     first. ``mixup`` (arXiv 1710.09412) and ``cutmix`` (arXiv 1905.04899) are the alphas of their beta distributions,
-    0 for neither; with both, each batch draws one of them.
+    0 for neither; with both, each batch draws one of them. ``distillation`` says how a training with teachers
+    (``sepnas train --teacher``) learns from them; None is its defaults.
     ``device_dropout`` and ``message_dropout`` are the shares of devices and messages that each training image is
     computed without (:mod:`sepnas.train.dropout`), so that the network learns to lose them.
     """
@@ -63,6 +82,7 @@ class Recipe(Document):
     augmentation: Augmentation = Augmentation()
     mixup: NotNegative = 0.0
     cutmix: NotNegative = 0.0
+    distillation: Distillation | None = None
     precision: Precision = "fp32"
     channels_last: bool = False
     device_dropout: Probability = 0.0
@@ -99,6 +119,7 @@ _OFF = {
     "ema_decay": 0.0,
     "mixup": 0.0,
     "cutmix": 0.0,
+    "distillation": None,
 }
 
 RECIPES: dict[str, Recipe] = {

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sepnas.nets.separable import SeparableResNeXt
+from sepnas.train.distill import Teachers
 from sepnas.train.dropout import draw_outage
 from sepnas.train.recipe import Recipe
 
@@ -19,19 +20,24 @@ Images are augmented and normalised float32; labels are classes ``(B,)``, or of 
 smoothed already. The generator lives on the CPU and derives from seed and epoch."""
 
 
-def cross_entropy_step(recipe: Recipe) -> Step:
-    """Cross entropy of what the network answers; with dropout, without some devices and messages."""
+def step_of(recipe: Recipe, teachers: Teachers | None = None) -> Step:
+    """Cross entropy of what the network answers; with dropout, without some devices and messages; with teachers, what
+    they answer to the same images too."""
+    shares = recipe.device_dropout, recipe.message_dropout
 
-    def step(network: nn.Module, images_BCHW: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def plain(network: nn.Module, images_BCHW: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         return _loss(network(images_BCHW), labels, recipe)
 
-    def degraded(network: nn.Module, images_BCHW: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def separable(network: nn.Module, images_BCHW: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         assert isinstance(network, SeparableResNeXt)
-        shares = recipe.device_dropout, recipe.message_dropout
-        outage = draw_outage(network.architecture, len(images_BCHW), generator, *shares, images_BCHW.device)
-        return _loss(network(images_BCHW, outage=outage), labels, recipe)
+        outage = None
+        if any(shares):
+            outage = draw_outage(network.architecture, len(images_BCHW), generator, *shares, images_BCHW.device)
+        logits_BK, stages = network.with_stages(images_BCHW, outage=outage)
+        loss = _loss(logits_BK, labels, recipe)
+        return teachers.loss(loss, logits_BK, stages, images_BCHW) if teachers else loss
 
-    return degraded if recipe.device_dropout or recipe.message_dropout else step
+    return separable if teachers or any(shares) else plain
 
 
 def _loss(logits_BK: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:

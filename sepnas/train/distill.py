@@ -1,0 +1,98 @@
+"""Learning from teachers: what they answer, and where they look."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sepnas.errors import TrainingError
+from sepnas.nets.separable import SeparableResNeXt
+from sepnas.spec.architecture import Architecture
+from sepnas.train.recipe import Distillation
+
+Stages = Sequence[Sequence[Tensor]]
+
+
+class Teachers:
+    """Trained networks that are asked about each batch; they stay as they are.
+
+    Raises :class:`TrainingError` where one has other inputs, classes or (for attention) other sizes of features than
+    the student.
+    """
+
+    def __init__(
+        self, networks: Sequence[SeparableResNeXt], settings: Distillation, student: Architecture, device: torch.device
+    ) -> None:
+        self.settings = settings
+        for network in networks:
+            _check_teaches(network.architecture, student, bool(settings.features))
+        self.networks = [network.to(device).eval().requires_grad_(False) for network in networks]
+
+    def identity(self) -> list[str]:
+        """A digest of each teacher's weights: a run goes on with the same teachers only."""
+        return [_digest(network) for network in self.networks]
+
+    def loss(self, own: Tensor, logits_BK: Tensor, stages: Stages, images_BCHW: Tensor) -> Tensor:
+        """The student's ``own`` loss, by the labels, and what the teachers have to say; the mean over the teachers."""
+        weight, temperature = self.settings.weight, self.settings.temperature
+        losses = []
+        for network in self.networks:
+            with torch.no_grad():
+                taught_BK, looked = network.with_stages(images_BCHW)
+            loss = (1 - weight) * own
+            if weight:
+                loss = loss + weight * softened_divergence(logits_BK, taught_BK, temperature)
+            if self.settings.features:
+                loss = loss + self.settings.features * attention_gap(stages, looked)
+            losses.append(loss)
+        return torch.stack(losses).mean()
+
+
+def softened_divergence(logits_BK: Tensor, taught_BK: Tensor, temperature: float) -> Tensor:
+    """KL divergence of the student's softened answers from the teacher's, times the temperature's square, so that its
+    gradient is as large as that of cross entropy (arXiv 1503.02531)."""
+    student, teacher = (each.float() / temperature for each in (logits_BK, taught_BK))
+    divergence = functional.kl_div(
+        student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True
+    )
+    return temperature**2 * divergence
+
+
+def attention_gap(stages: Stages, others: Stages) -> Tensor:
+    """The mean squared distance of the attention maps after each stage, summed over the stages (arXiv 1612.03928).
+
+    A map is the sum of squares over the channels of all devices, scaled to length 1: networks of any widths compare.
+    """
+    gaps = [
+        (_attention(own) - _attention(other)).square().sum(1).mean() for own, other in zip(stages, others, strict=True)
+    ]
+    return torch.stack(gaps).sum()
+
+
+def _attention(features: Sequence[Tensor]) -> Tensor:
+    """``(B, H * W)`` of ``(B, C, H, W)`` each."""
+    power_BHW = torch.stack([x.float().square().sum(1) for x in features]).sum(0)
+    return functional.normalize(power_BHW.flatten(1), dim=1)
+
+
+def _check_teaches(teacher: Architecture, student: Architecture, features: bool) -> None:
+    fields = ["in_channels", "image_size", "num_classes", *(["stem_stride"] if features else [])]
+    for field in fields:
+        wanted, found = getattr(student, field), getattr(teacher, field)
+        if wanted != found:
+            raise TrainingError(
+                f"teacher {teacher.name!r} has `{field}` {found}, the network to train has {wanted}; "
+                "a teacher must be trained on the same data" + (", or set `features` to 0" if features else "")
+            )
+
+
+def _digest(network: SeparableResNeXt) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
