@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sepnas.deploy.int8 import Calibration, exported_int8_network
-from sepnas.errors import DataError, DeploymentError, SpecError
+from sepnas.errors import DataError, DeploymentError, SpecError, StorageError
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.plan.build import build_plan
 from sepnas.runtime.engine_choice import make_engine
@@ -23,6 +23,7 @@ from sepnas.spec.manifest import Manifest
 from tests.helpers_runtime import export_tiny, threads
 from tests.test_data import make_folder
 from tests.test_learn import error_of, said
+from tests.test_learn import run as run_command
 
 INT8 = "onnxruntime-int8"
 ENGINES = ("torch", "onnxruntime", INT8)
@@ -139,3 +140,36 @@ def test_export_says_what_int8_costs(tmp_path: Path) -> None:
     message = error_of(DataError, "export", run, tmp_path / "other", "--int8", "--data", "digits")
     assert "its 10 classes, '0' first, are not the 2 of" in message
     assert not (tmp_path / "other").exists()
+
+
+def test_what_belongs_to_int8_is_said(tmp_path: Path) -> None:
+    """--data alone, a data set that is not there any more, and images of other channels are named with what to do."""
+    folder = make_folder(tmp_path / "images", size=8)
+    run, out = tmp_path / "run", tmp_path / "out"
+    said("train", "resnext11_2x4d", "-n", 2, "--threads", 1, "--data", f"folder:{folder}", "--out", run, "--epochs", 1)
+    result = run_command("export", run, out, "--data", "digits")
+    assert result.exit_code == 2
+    assert "belongs to --int8" in result.output
+    folder.rename(tmp_path / "elsewhere")
+    message = error_of(DataError, "export", run, out, "--int8")
+    assert f"images like those that {run} was trained on (folder:{folder})" in message
+    assert "--data (folder:PATH, or with --data-root)" in message
+    output = said("export", run, out, "--int8", "--data", f"folder:{tmp_path / 'elsewhere'}", "--systemd")
+    assert "validation images right" in output
+    unit = next((out / "device0").glob("*.service")).read_text()
+    assert "--engine onnxruntime\n" in unit
+
+
+def test_a_full_disk_is_named(network: SeparableResNeXt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever onnxruntime raises: where its temporary files have no room, the error says so and where."""
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("Protobuf serialization failed")
+
+    monkeypatch.setattr("sepnas.deploy.int8._fuse", fail)
+    with pytest.raises(DeploymentError, match="onnxruntime cannot quantise a segment: RuntimeError: Protobuf"):
+        export_tiny(network, tmp_path / "d", ENGINES, calibration_NCHW=images_of(network, 8))
+    monkeypatch.setattr("sepnas.deploy.int8._LITTLE_BYTES", 1 << 60)
+    with pytest.raises(StorageError, match=r"int8 needs temporary files in .*, where the disk is full"):
+        export_tiny(network, tmp_path / "d", ENGINES, calibration_NCHW=images_of(network, 8))
+    assert not (tmp_path / "d").exists()

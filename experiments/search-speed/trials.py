@@ -67,7 +67,7 @@ def overheads_ms(space: SearchSpace, data: ImageData, batch: int) -> list[float]
         explorer = TimedExplorer(proposer, archive, space.objectives, count, lambda candidate, fresh: None, batch)
 
         def fill(kit: Path) -> None:
-            write_kit(kit, network, data, 0, "cpu")
+            write_kit(kit, SupernetJudge(network, data, 0, torch.device("cpu")), data, 0)
 
         with trials_engine(Trials(), folder / "trials", fill, lambda text: None) as engine:
             explore(space, MultiObjectiveStrategy(explorer), lambda genotype: {"accuracy": 0.0}, engine)

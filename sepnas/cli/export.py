@@ -46,8 +46,19 @@ class Int8Data:
         from sepnas.train.checkpoint import DATA, load_network
         from sepnas.train.data import load_dataset
 
-        facts, size = DataFacts.load(run / DATA), load_network(run).architecture.image_size
-        images = load_dataset(name or facts.name, root=root, image_size=size)
+        facts, architecture = DataFacts.load(run / DATA), load_network(run).architecture
+        try:
+            images = load_dataset(name or facts.name, root=root, image_size=architecture.image_size)
+        except DataError as error:
+            raise DataError(
+                f"--int8 needs images like those that {run} was trained on ({facts.name}); name them with --data "
+                f"(folder:PATH, or with --data-root): {error}"
+            ) from error
+        if images.in_channels != architecture.in_channels:
+            raise DataError(
+                f"--data {images.name}: its images have {images.in_channels} channels, the network of {run} takes "
+                f"{architecture.in_channels}"
+            )
         if images.classes != facts.classes:
             raise DataError(
                 f"--data {images.name}: its {len(images.classes)} classes, {images.classes[0]!r} first, are not the "
@@ -143,13 +154,16 @@ def export(
     taken.
 
     `--int8` takes its scales from 256 training images and judges by the validation images: an int8 engine answers a
-    little differently, sooner where layers are wide, later where they are narrow. Workers compute so where told to.
+    little differently, sooner where layers are wide, later where they are narrow. Workers compute so where told to, and
+    all devices of such a deployment need a sepnas that knows it.
 
     `--systemd` and `--docker` add what starts the worker with its machine, hardened and as a user of its own: give
     `--hosts`, for it listens on the port that stands there. The private key stays out of the image.
     """
     given = Hosts.load(hosts) if hosts else None
     engines: tuple[EngineName, ...] = EXACT_ENGINES if engine == "both" else (engine,)
+    if not int8 and (data or data_root):
+        raise typer.BadParameter("belongs to --int8", param_hint="'--data'" if data else "'--data-root'")
     _check_run(run)
     int8_data = Int8Data.load(run, data, data_root) if int8 else None
     chosen: dict[Service, bool] = {"systemd": systemd, "docker": docker}
@@ -200,14 +214,16 @@ def _pass_times(shard_dir: Path) -> str:
 
 
 def _say_what_int8_costs(run: Path, out: Path, data: Int8Data) -> None:
+    from sepnas.runtime.shard import load_shard
     from sepnas.train.checkpoint import load_network
 
     exact, rounded = data.accuracies(load_network(run), out)
     images = len(data.images.val)
     print(f"int8: {rounded:.2%} of {number(images)} validation images right, {exact:.2%} in fp32")
     print(f"int8: a pass of device 0 takes {_pass_times(out / 'device0')} here")
+    exact_engine = load_shard(out / "device0").manifest.engines[0]
     if exact - rounded > WORTH_A_WARNING:
         warnings.warn(
-            f"int8 costs {100 * (exact - rounded):.1f} points; workers with --engine onnxruntime answer as trained",
+            f"int8 costs {100 * (exact - rounded):.1f} points; workers with --engine {exact_engine} answer as trained",
             stacklevel=2,
         )

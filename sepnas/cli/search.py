@@ -94,10 +94,12 @@ def search(
 
     `--strategy predictive` simulates many children of the best and judges the one that a predictor of accuracy, learned
     on the way, expects most of; `evolution` does without the predictor. For comparison: `nsga2`, plain, and NNI's own
-    `random` and `regularized-evolution`, which see one number, the accuracy less the mean share of the costs.
+    `random` and `regularized-evolution`, which see one number, the mean accuracy less the mean share of the costs.
 
     `--device-dropout` trains the supernet without some devices; candidates are still judged with all of them. Where the
-    space's `objectives` name `accuracy_one_lost`, they are judged with one device lost too.
+    space's `objectives` name `accuracy_one_lost`, they are judged with one device lost too: the mean over the devices,
+    but for one that alone has the classifier, without which there is no answer. Then the supernet has a dropout of 0.1,
+    unless its recipe or this option says another.
 
     `--engine local` judges in NNI's trials, processes of this machine; `--engine remote` in trials on machines that
     SSH reaches, which need no data. A trial costs seconds: give each many candidates (`--batch`).

@@ -27,6 +27,7 @@ class SearchParts(TypedDict):
     candidates: tuple[CandidatePoint, ...]
     growth: tuple[FrontGrowth, ...]
     early: int
+    objectives: tuple[str, ...]
 
 
 def search_parts(search_run: Path, chosen_key: str | None = None) -> SearchParts:
@@ -54,7 +55,7 @@ def search_parts(search_run: Path, chosen_key: str | None = None) -> SearchParts
         for c, traits in ((c, policy_traits(c)) for c in found.candidates)
     )
     growth = (FrontGrowth(s.judged, s.front_size, s.hypervolume, s.best_accuracy) for s in found.history())
-    return SearchParts(candidates=points, growth=tuple(growth), early=early)
+    return SearchParts(candidates=points, growth=tuple(growth), early=early, objectives=found.run.space.objectives)
 
 
 def _numbers(architecture: Architecture, traits: PolicyTraits) -> dict[str, float]:

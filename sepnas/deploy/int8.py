@@ -8,6 +8,7 @@ messages carry is the wire format's affair, not the engine's.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from sepnas.deploy.onnx_graphs import with_weights
 from sepnas.deploy.onnx_session import open_session
+from sepnas.errors import DeploymentError, StorageError
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.plan.build import build_plan
 from sepnas.plan.steps import Compute, Plan
@@ -30,6 +32,7 @@ from sepnas.spec.manifest import SHARD_NAME, ShardManifest, device_folder
 _OPERATORS = ["Conv", "Add", "Relu"]
 _MAX_INPUT_BYTES = 512 << 20
 _BATCH = 32
+_LITTLE_BYTES = 1 << 20
 _WARNINGS, _ERRORS = 2, 3
 
 
@@ -73,7 +76,7 @@ def int8_graph(graph: bytes, weights: Sequence[Tensor], inputs_BCHW: Tensor) -> 
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, _quiet(), _explained(folder):
         whole, fused, quantised = (str(Path(folder, name)) for name in ("whole", "fused", "quantised"))
         onnx.save(with_weights(graph, weights), whole)
         _fuse(whole, fused)
@@ -185,6 +188,18 @@ def _tidy(model: Any) -> None:
     for value in (*values, *graph.output):
         value.name = names[value.name]
     del graph.value_info[:], model.metadata_props[:]
+
+
+@contextmanager
+def _explained(folder: str) -> Iterator[None]:
+    """onnxruntime and onnx raise whatever they like, where the disk of the temporary files is full too."""
+    try:
+        yield
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        if shutil.disk_usage(folder).free < _LITTLE_BYTES:
+            raise StorageError(f"int8 needs temporary files in {folder}, where the disk is full: {what}") from error
+        raise DeploymentError(f"onnxruntime cannot quantise a segment: {what}") from error
 
 
 @contextmanager

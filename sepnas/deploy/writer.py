@@ -136,9 +136,10 @@ class DeploymentWriter:
 
     def _graphs(self, rank: int, segment: str, module: nn.Module, shape: Shape) -> Iterator[tuple[EngineName, bytes]]:
         """The segment's file for each engine."""
-        yield from self.exporter.export(module, shape).items()
+        graphs = self.exporter.export(module, shape)
+        yield from graphs.items()
         if self.calibration:
-            exact = SegmentExporter(("onnxruntime",)).export(module, shape)["onnxruntime"]
+            exact = graphs.get("onnxruntime") or SegmentExporter(("onnxruntime",)).export(module, shape)["onnxruntime"]
             weights = list(segment_weights(module).values())
             yield "onnxruntime-int8", int8_graph(exact, weights, self.calibration.inputs(rank, segment))
 
@@ -174,7 +175,7 @@ class DeploymentWriter:
         self._write(f"{folder}/{KEY_NAME}", credential.key_pem(), 0o600)
 
     def _write_services(self, hosts: Hosts) -> None:
-        best: tuple[EngineName, ...] = ("onnxruntime-int8", "onnxruntime", "torch")
+        best: tuple[EngineName, ...] = ("onnxruntime", "torch", "onnxruntime-int8")
         engine = next(name for name in best if name in self.engines)
         for rank in range(self.plan.num_devices if self.services else 0):
             service = DeviceService(self.name, rank, self.plan.num_devices, hosts.address(rank), engine)

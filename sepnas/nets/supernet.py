@@ -114,11 +114,16 @@ def bare(architecture: Architecture) -> Architecture:
 
 
 def recalibrate_batch_norm(
-    network: SeparableResNeXt, policy: TransmissionPolicy, images_BCHW: Tensor, batches: int = 1
+    network: SeparableResNeXt,
+    policy: TransmissionPolicy,
+    images_BCHW: Tensor,
+    batches: int = 1,
+    outage_of: Callable[[int], Outage | None] = lambda batch: None,
 ) -> None:
     """Measure the batch norm statistics of ``policy`` anew, and leave the network in evaluation mode.
 
-    They are the plain mean over ``batches`` equal batches of the (normalised) images.
+    They are the plain mean over ``batches`` equal batches of the (normalised) images, each without what ``outage_of``
+    so many images says, as in a training that loses devices.
     """
     for layer in _batch_norms(network):
         layer.reset_running_stats()
@@ -126,7 +131,7 @@ def recalibrate_batch_norm(
     network.train()
     with torch.no_grad():
         for batch_BCHW in images_BCHW.chunk(batches):
-            network(batch_BCHW, policy)
+            network(batch_BCHW, policy, outage_of(len(batch_BCHW)))
     network.eval()
 
 

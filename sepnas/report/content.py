@@ -141,6 +141,7 @@ class ReportContent:
     candidates: tuple[CandidatePoint, ...] = ()
     growth: tuple[FrontGrowth, ...] = ()
     early: int = 0
+    objectives: tuple[str, ...] = ("accuracy", "latency_s", "payload_bytes")
     timelines: tuple[Timeline, ...] = ()
     links: tuple[LinkBytes, ...] = ()
     accuracy: Accuracy | None = None

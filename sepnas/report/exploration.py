@@ -106,6 +106,8 @@ def spread(front: Sequence[CandidatePoint], most: int) -> list[CandidatePoint]:
 def _policy_caption(candidate: CandidatePoint) -> str:
     objectives = candidate.objectives
     accuracy, latency = format_share(objectives["accuracy"]), format_seconds(objectives["latency_s"])
+    if "accuracy_one_lost" in objectives:
+        accuracy += f" ({format_share(objectives['accuracy_one_lost'])} with one device lost)"
     numbers = f"{accuracy}, {latency}, {format_bytes(objectives['payload_bytes'])}"
     return f"Candidate {_name(candidate)}: {numbers}. {candidate.phrase[:1].upper()}{candidate.phrase[1:]}."
 

@@ -15,6 +15,7 @@ from sepnas.report.figures.policy import policy_drawing, transfers_of
 from sepnas.report.figures.timeline import busy_rows, timeline_drawing
 from sepnas.report.units import format_bytes, format_count, format_seconds, format_share
 from sepnas.spec.policy import ExchangePoint, Transfer
+from sepnas.spec.space_parts import ACCURACIES
 
 _MOST_CLASSES = 24
 """More do not fit into a picture; the table has them all."""
@@ -35,13 +36,28 @@ def _front(content: ReportContent) -> Section | None:
         "front",
         "The search",
         f"{format_count(len(candidates), 'candidate')}, {sum(c.on_front for c in candidates)} of them on the Pareto "
-        "front: no other candidate is at least as accurate, as fast and as silent, and better in one of the three.",
+        f"front: no other candidate is at least as good in {_listed(content.objectives)}, and better in one of them.",
         (
             picture(partial(front_drawing, candidates, "payload_bytes"), bytes_caption),
             picture(partial(front_drawing, candidates, "latency_s"), latency_caption),
         ),
         tuple(_candidate_tables(candidates)),
     )
+
+
+_OBJECTIVES = {
+    "accuracy": "accuracy",
+    "accuracy_one_lost": "accuracy with one device lost",
+    "latency_s": "latency",
+    "payload_bytes": "payload",
+    "energy_j": "energy",
+    "memory_bytes": "memory",
+}
+
+
+def _listed(objectives: Sequence[str]) -> str:
+    *first, last = [_OBJECTIVES[name] for name in objectives]
+    return f"{', '.join(first)} and {last}"
 
 
 def _candidate_tables(candidates: Sequence[CandidatePoint]) -> Iterator[Table]:
@@ -59,7 +75,8 @@ def _candidate_tables(candidates: Sequence[CandidatePoint]) -> Iterator[Table]:
 
 def _candidate_table(caption: str, candidates: Sequence[CandidatePoint], folded: bool) -> Table:
     ordered = sorted(candidates, key=lambda c: (-c.objectives["accuracy"], c.objectives["payload_bytes"], c.index))
-    header = ("candidate", "", "accuracy", "latency", "payload", "payload in bytes")
+    one_lost = ("one lost",) if any("accuracy_one_lost" in c.objectives for c in candidates) else ()
+    header = ("candidate", "", "accuracy", *one_lost, "latency", "payload", "payload in bytes")
     marked = frozenset(row for row, candidate in enumerate(ordered) if candidate.chosen)
     rows = tuple(_candidate_row(candidate) for candidate in ordered)
     return Table(caption, header, rows, folded, marked, num_text_columns=2)
@@ -71,7 +88,8 @@ def _candidate_row(candidate: CandidatePoint) -> tuple[str, ...]:
     notes += ["chosen"] if candidate.chosen else []
     objectives = candidate.objectives
     count = objectives["payload_bytes"]
-    numbers = (format_share(objectives["accuracy"]), format_seconds(objectives["latency_s"]), format_bytes(count))
+    accuracies = [format_share(objectives[name]) for name in ACCURACIES if name in objectives]
+    numbers = (*accuracies, format_seconds(objectives["latency_s"]), format_bytes(count))
     return (str(candidate.index), ", ".join(notes), *numbers, f"{count:,.0f}")
 
 

@@ -18,6 +18,7 @@ from sepnas.nets.supernet import Supernet, bare, recalibrate_batch_norm
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.policy import TransmissionPolicy
 from sepnas.spec.space import Genotype
+from sepnas.train.dropout import draw_outage
 from sepnas.train.images import ImageData
 
 CALIBRATION_IMAGES = 256
@@ -34,7 +35,9 @@ def calibration_data(data: ImageData, seed: int, images: int = CALIBRATION_IMAGE
 class SupernetJudge:
     """Accuracy of an architecture of the space: its batch norm statistics are measured on training images, then
     validation counts. The supernet's weights are read once for each network; they must not change afterwards.
-    Without a ``seed`` it calibrates with all training images, in their order (see :func:`calibration_data`).
+    Without a ``seed`` it calibrates with all training images, in their order (see :func:`calibration_data`); with the
+    training's ``dropout`` of devices and messages, so that the statistics are those of the mixture, as in a network
+    that is trained so.
     """
 
     def __init__(
@@ -44,8 +47,9 @@ class SupernetJudge:
         seed: int | None,
         device: torch.device,
         images: int = CALIBRATION_IMAGES,
+        dropout: tuple[float, float] = (0.0, 0.0),
     ) -> None:
-        self.supernet = supernet.to(device)
+        self.supernet, self.dropout = supernet.to(device), dropout
         train = data.train if seed is None else calibration_data(data, seed, images).train
         self.calibration_BCHW = data.normalise(train.images.to(device))
         self.images_BCHW = data.normalise(data.val.images.to(device))
@@ -55,28 +59,33 @@ class SupernetJudge:
     def __call__(self, genotype: Genotype) -> dict[str, float]:
         """The accuracies of a point of the supernet's space that the space has for objectives, by their names."""
         space = self.supernet.space
-        architecture = space.architecture_of(genotype)
-        found = {"accuracy": self.accuracy(architecture)}
-        if "accuracy_one_lost" in space.objectives:
-            found["accuracy_one_lost"] = self.accuracy_one_lost(architecture)
-        return found
+        return self.measure(space.architecture_of(genotype), "accuracy_one_lost" in space.objectives)
 
     def accuracy(self, architecture: Architecture) -> float:
         """The fraction of the validation images that are answered rightly."""
-        return self._right(self._calibrated(architecture), architecture.policy, lost=())
+        return self.measure(architecture)["accuracy"]
 
-    def accuracy_one_lost(self, architecture: Architecture) -> float:
-        """The same with one device lost, the mean over all devices that can be: the only classifier's cannot."""
-        network, readout = self._calibrated(architecture), architecture.policy.readout
-        ranks = range(architecture.num_devices)
-        losable = [rank for rank in ranks if readout.kind == "mean" or rank != readout.device]
-        return fmean(self._right(network, architecture.policy, lost=(rank,)) for rank in losable)
+    def measure(self, architecture: Architecture, one_lost: bool = False) -> dict[str, float]:
+        """``accuracy``, and if wanted ``accuracy_one_lost``, the mean over all devices that can be lost: the only one
+        with a classifier cannot."""
+        network, policy = self._calibrated(architecture), architecture.policy
+        found = {"accuracy": self._right(network, policy, lost=())}
+        if one_lost:
+            reader = policy.readout.device if policy.readout.kind == "device" else None
+            losable = [rank for rank in range(architecture.num_devices) if rank != reader]
+            found["accuracy_one_lost"] = fmean(self._right(network, policy, lost=(rank,)) for rank in losable)
+        return found
 
     @torch.inference_mode()
     def _calibrated(self, architecture: Architecture) -> SeparableResNeXt:
         network = self._network(bare(architecture))
         batches = -(-len(self.calibration_BCHW) // BATCH)
-        recalibrate_batch_norm(network, architecture.policy, self.calibration_BCHW, batches)
+        draw, device = torch.Generator().manual_seed(0), self.calibration_BCHW.device
+
+        def outage_of(batch: int) -> Outage | None:
+            return draw_outage(architecture, batch, draw, *self.dropout, device)
+
+        recalibrate_batch_norm(network, architecture.policy, self.calibration_BCHW, batches, outage_of)
         return network
 
     @torch.inference_mode()

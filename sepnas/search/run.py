@@ -86,8 +86,8 @@ def run_search(
     """Search ``space`` for the best trade-offs on ``cluster`` and write everything to ``out_dir``.
 
     Accuracy is that of validation images over a supernet trained first with ``recipe`` (``supernet_epochs`` and
-    ``device_dropout`` replace its own; a space with the objective ``accuracy_one_lost`` gets some dropout without being
-    asked); the test split is never touched. ``strategy`` is one of ``STRATEGIES``.
+    ``device_dropout`` replace its own; unless it is given, a space with the objective ``accuracy_one_lost`` gets some
+    where the recipe has none); the test split is never touched. ``strategy`` is one of ``STRATEGIES``.
     ``resume`` goes on after a kill and ends as an unbroken run would.
 
     Candidates are judged in this process or, with ``trials``, in NNI's trials: to the same result, for the strategy
@@ -100,9 +100,9 @@ def run_search(
     _check(space, data, candidates, seed, batch)
     if strategy not in STRATEGIES:
         raise SearchError(f"unknown strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
-    if device_dropout is None and recipe is None and "accuracy_one_lost" in space.objectives:
-        device_dropout = DROPOUT_FOR_ONE_LOST
     recipe = supernet_recipe(data, recipe, supernet_epochs, device_dropout)
+    if device_dropout is None and not recipe.device_dropout and "accuracy_one_lost" in space.objectives:
+        recipe = recipe.changed("recipe of the supernet", device_dropout=DROPOUT_FOR_ONE_LOST)
     pick_device(device)
     if trials is not None:
         trials.facts()
@@ -192,7 +192,8 @@ class _Search:
 
     def _judge(self) -> SupernetJudge:
         """Of the weights as they are now."""
-        return SupernetJudge(self.supernet, self.data, self.run.seed, pick_device(self.device))
+        dropout = self.run.recipe.device_dropout, self.run.recipe.message_dropout
+        return SupernetJudge(self.supernet, self.data, self.run.seed, pick_device(self.device), dropout=dropout)
 
     def explore(self) -> SearchResult:
         # NNI takes seconds to import: only a search that explores pays for it.
@@ -224,7 +225,7 @@ class _Search:
         from sepnas.search.trials.kit import write_kit
 
         def fill(kit: Path) -> None:
-            write_kit(kit, self.supernet, self.data, self.run.seed, str(pick_device(self.device)))
+            write_kit(kit, self._judge(), self.data, self.run.seed)
 
         return trials_engine(self.trials, self.folder / TRIALS_FOLDER, fill, self.display.say)
 

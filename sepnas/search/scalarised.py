@@ -49,7 +49,7 @@ class ScalarisedStrategy(MultiObjectiveStrategy):
         """The number that NNI's strategy sees, from -1 to 1."""
         gains = [value for name, value in objectives.items() if name in ACCURACIES]
         costs = {name: value for name, value in objectives.items() if name not in ACCURACIES}
-        return fmean(gains) - float(np.mean(shares(costs, self.worst)))
+        return fmean(gains) - (float(np.mean(shares(costs, self.worst))) if costs else 0.0)
 
 
 def make_strategy(

@@ -35,18 +35,21 @@ class Kit(Document):
     std: tuple[float, ...]
     device: str
     threads: int
+    dropout: tuple[float, float] = (0.0, 0.0)
 
 
-def write_kit(folder: Path, network: Supernet, data: ImageData, seed: int, device: str) -> None:
-    """Write what a trial needs to judge as ``SupernetJudge(network, data, seed, device)`` does here.
+def write_kit(folder: Path, judge: SupernetJudge, data: ImageData, seed: int) -> None:
+    """Write what a trial needs to judge as ``judge`` does here, which has this data and this seed.
 
     Raises :class:`StorageError` when the folder cannot be written.
     """
+    network, device = judge.supernet, str(judge.labels_B.device)
     train, val = calibration_data(data, seed).train, data.val
     tensors = {WEIGHT + name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     tensors |= {"train.images": train.images, "train.labels": train.labels}
     tensors |= {"val.images": val.images, "val.labels": val.labels}
-    kit = Kit(space=network.space, mean=data.mean, std=data.std, device=device, threads=torch.get_num_threads())
+    threads = torch.get_num_threads()
+    kit = Kit(space=network.space, mean=data.mean, std=data.std, device=device, threads=threads, dropout=judge.dropout)
     try:
         shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
         kit.save(folder / KIT_FILE)
@@ -65,4 +68,4 @@ def read_judge(folder: Path) -> SupernetJudge:
     train, val = (Split(tensors[f"{name}.images"], tensors[f"{name}.labels"]) for name in ("train", "val"))
     classes = tuple(str(number) for number in range(kit.space.network.num_classes))
     data = ImageData("kit", classes, train, val, val.take(torch.arange(0)), kit.mean, kit.std)
-    return SupernetJudge(network, data, None, torch.device(kit.device))
+    return SupernetJudge(network, data, None, torch.device(kit.device), dropout=kit.dropout)
