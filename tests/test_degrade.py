@@ -140,7 +140,7 @@ def test_killed_devices_are_done_without(mean, lost):
 
 def test_a_frozen_device_is_done_without_until_it_answers_again(mean):
     """The first answer is there by the deadline and says what was late; then nobody waits for it; thawed it is back."""
-    with mean.served(deadline_s=1.0) as (processes, session):
+    with mean.served(deadline_s=2.0) as (processes, session):
         x_bchw = random_batch(session.manifest, 2, seed=1)
         processes[1].send_signal(signal.SIGSTOP)
         try:
