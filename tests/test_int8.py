@@ -53,6 +53,7 @@ def test_an_int8_segment_is_near_and_really_in_8_bits(quantised: Path, network: 
         values = {each.name: each for each in graph.initializer}
         scaled = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
         convolutions = [node for node in graph.node if node.op_type == "Conv"]
+        assert not any(node.op_type == "Relu" for node in graph.node)  # the scales cut where it would
         assert bool(convolutions) == any(layer != "head" for layer in segment.layers)
         for node in convolutions:
             assert values[scaled[node.input[1]]].data_type == onnx.TensorProto.INT8

@@ -20,13 +20,13 @@ from sepnas.runtime.bench import bench, random_batch
 from sepnas.runtime.session import Session
 from sepnas.spec.architecture import Architecture, named_architecture
 from sepnas.spec.cluster import Cluster
-from sepnas.spec.manifest import EngineName
+from sepnas.spec.manifest import ExactEngine
 
 REPEATS = 3
 LAUNCHES = [Launch(prefix=("taskset", "--cpu-list", str(core))) for core in range(2)]
 
 
-def measure_real_cluster(folder: Path, profile_seconds: float, engine: EngineName) -> tuple[list[Row], Cluster]:
+def measure_real_cluster(folder: Path, profile_seconds: float, engine: ExactEngine) -> tuple[list[Row], Cluster]:
     """Each plan's latency as predicted from the profile and as measured, and the cluster that was profiled."""
     path = folder / f"this-machine-{engine}.yaml"
     if not path.exists():
@@ -47,7 +47,7 @@ def measure_real_cluster(folder: Path, profile_seconds: float, engine: EngineNam
     return rows, cluster
 
 
-def profile_machine(path: Path, profile_seconds: float, engine: EngineName) -> None:
+def profile_machine(path: Path, profile_seconds: float, engine: ExactEngine) -> None:
     """As a user would: the device, then the links between the workers of a probe, and the client's.
 
     Each device has one core, on which it computes and exchanges.
@@ -83,7 +83,7 @@ def plans() -> dict[str, Architecture]:
     }
 
 
-def measure_real(architecture: Architecture, cluster: Cluster, engine: EngineName) -> Row:
+def measure_real(architecture: Architecture, cluster: Cluster, engine: ExactEngine) -> Row:
     """The median latency of requests through two workers; each of some sessions has its own, the middle one counts."""
     requests = 3 * num_requests(facts_of(architecture, cluster)["predicted_s"])
     medians_s = []

@@ -24,7 +24,7 @@ from sepnas.plan.build import build_plan
 from sepnas.report.recorder import Recorder
 from sepnas.search.canonical import plan_key
 from sepnas.spec.cluster import Cluster, uniform_cluster
-from sepnas.spec.manifest import ENGINE_SUFFIXES
+from sepnas.spec.manifest import EXACT_ENGINES
 from sepnas.spec.space import SearchSpace
 
 HERE = Path(__file__).resolve().parent
@@ -151,7 +151,7 @@ def main() -> None:
         rows = emulated_rows(Cells(chosen.out / "emulated.jsonl"), chosen.clusters, chosen.shaping, deadline_s)
         record_emulated(record, rows)
         real: list[Row] = []
-        for engine in ENGINE_SUFFIXES:
+        for engine in EXACT_ENGINES:
             found, cluster = measure_real_cluster(chosen.out, chosen.profile_seconds, engine)
             suffix = "" if engine == "torch" else f"_{engine}"
             record_real(record, suffix, found)

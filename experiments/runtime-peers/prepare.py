@@ -10,7 +10,7 @@ from networks import data, requests, trained
 
 from sepnas.deploy.export import export_deployment
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.spec.manifest import ENGINE_SUFFIXES, EngineName
+from sepnas.spec.manifest import EXACT_ENGINES, EngineName
 
 
 def prepare(name: str, parts: int, folder: Path) -> None:
@@ -32,7 +32,7 @@ def whole_answers(network: SeparableResNeXt) -> np.ndarray:
     return np.concatenate([network(torch.from_numpy(image[None])).numpy() for image in requests()])
 
 
-def export(network: SeparableResNeXt, folder: Path, engines: tuple[EngineName, ...] = tuple(ENGINE_SUFFIXES)) -> None:
+def export(network: SeparableResNeXt, folder: Path, engines: tuple[EngineName, ...] = EXACT_ENGINES) -> None:
     export_deployment(
         network, folder, name="runtime-peers", classes=data().classes, mean=data().mean, std=data().std,
         engines=engines,

@@ -154,7 +154,7 @@ def export(
     taken.
 
     `--int8` takes its scales from 256 training images and judges by the validation images: an int8 engine answers a
-    little differently, sooner where layers are wide, later where they are narrow. Workers compute so where told to, and
+    little differently, and sooner where layers are not very narrow. Workers compute so where told to, and
     all devices of such a deployment need a sepnas that knows it.
 
     `--systemd` and `--docker` add what starts the worker with its machine, hardened and as a user of its own: give

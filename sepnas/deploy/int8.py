@@ -83,7 +83,8 @@ def int8_graph(graph: bytes, weights: Sequence[Tensor], inputs_BCHW: Tensor) -> 
         quantize_static(
             fused, quantised, _Batches(_input_name(fused), inputs_BCHW), quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_OPERATORS, per_channel=True,
-            activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
+            # unsigned ones begin at the zero that a ReLU cuts at: it needs no operator, and all others fuse
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         )  # fmt: skip
         model = onnx.load(quantised)
     _tidy(model)
