@@ -398,6 +398,7 @@ def test_a_probe_goes_over_all_pairs(num_devices: int) -> None:
         probe_architecture(9)
 
 
+@pytest.mark.slow
 def test_links_of_this_machine(monkeypatch, capsys, tmp_path: Path) -> None:
     """`sepnas profile links --local 2` starts workers, measures both directions under load too, and writes the link."""
     path = uniform_cluster(2).save(tmp_path / "c.yaml")
