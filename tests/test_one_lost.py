@@ -11,7 +11,7 @@ import torch
 
 from sepnas.errors import SearchError, SpecError
 from sepnas.nets.outage import Outage
-from sepnas.nets.supernet import Supernet
+from sepnas.nets.supernet import Supernet, bare
 from sepnas.search import Candidate, load_candidates, pick
 from sepnas.search.explorer import StrategyName
 from sepnas.search.folder import RUN_FILE, SearchRun
@@ -50,7 +50,7 @@ def test_candidates_are_judged_with_one_device_lost(found: SearchResult) -> None
     for candidate in candidates[::7]:
         policy, right = candidate.architecture.policy, []
         judge.accuracy(candidate.architecture)  # measures the batch norms of the network that follows
-        network = judge._network(candidate.architecture.model_copy(update={"policy": type(policy)(), "name": ""}))
+        network = judge._network(bare(candidate.architecture))
         for lost in {0, 1} - ({policy.readout.device} if policy.readout.kind == "device" else set()):
             with torch.inference_mode():
                 answers = network(judge.images_BCHW, policy, Outage.of([lost], 2, len(judge.labels_B))).argmax(1)

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cells import HERE, Cell
-from run import RECIPE
+from cells import HERE, RECIPE, Cell
+from children import parser_of, run_children, threads_of
 
 from sepnas.report.recorder import Recorder
-from sepnas.train.checkpoint import load_network, new_network
+from sepnas.train.checkpoint import load_network
 from sepnas.train.data import load_dataset
-from sepnas.train.loop import train_network
 from sepnas.train.recipe import Recipe
 from sepnas.train.record import read_history
-from sepnas.train.threads import use_threads_for
 
 NETWORK = "hand-made"
 TEACHER = "not-separable"
@@ -41,51 +36,43 @@ SWITCHES: dict[str, dict[str, Any]] = {
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="folder:data/cifar100", help="cifar100 (torchvision), or folder:PATH")
-    parser.add_argument("--data-root", type=Path, default=None, help="where torchvision's files lie")
-    parser.add_argument("--out", type=Path, default=Path("runs/cifar100-cpu/ablation"))
+    parser = parser_of(__doc__, Path("runs/cifar100-cpu/ablation"))
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, each with one thread")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--only", choices=[TEACHER, *SWITCHES], default=None, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def train_one(name: str, chosen: argparse.Namespace) -> None:
+def cell_of(name: str, chosen: argparse.Namespace) -> Cell:
+    """The training of a switch, or that of the teacher."""
     base = Recipe.load(RECIPE).to_data() | {"epochs": chosen.epochs}
     recipe = Recipe.from_data(base | SWITCHES.get(name, {}), name)
-    cell = Cell(chosen.out, TEACHER if name == TEACHER else NETWORK, "fp32", chosen.seed, recipe)
-    use_threads_for(cell.architecture, 1 if chosen.jobs > 1 else None)
-    data = load_dataset(chosen.data, root=chosen.data_root)
-    teachers = [load_network(chosen.out / TEACHER)] if recipe.distillation else []
-    train_network(
-        new_network(cell.architecture, chosen.seed), data, recipe, chosen.out / name, seed=chosen.seed, resume=True,
-        device=chosen.device, progress=False, teachers=teachers,
-    )  # fmt: skip
+    return Cell(chosen.out / name, TEACHER if name == TEACHER else NETWORK, "fp32", chosen.seed, recipe)
+
+
+def train_one(name: str, chosen: argparse.Namespace) -> None:
+    cell, data = cell_of(name, chosen), load_dataset(chosen.data, root=chosen.data_root)
+    teachers = [load_network(cell_of(TEACHER, chosen).run)] if cell.recipe.distillation else []
+    cell.train(data, chosen.device, threads_of(chosen), teachers)
 
 
 def main() -> None:
     chosen = arguments()
-    if chosen.only:
-        train_one(chosen.only, chosen)
+    if chosen.child:
+        train_one(chosen.child, chosen)
         return
 
-    def start(name: str) -> None:
-        subprocess.run([sys.executable, *sys.argv, "--only", name], check=True)
-        print(f"{name}: {read_history(chosen.out / name)[-1].val_accuracy:.2%}", flush=True)
+    def last_accuracy(name: str) -> float:
+        return read_history(cell_of(name, chosen).run)[-1].val_accuracy
 
-    start(TEACHER)
-    with ThreadPoolExecutor(chosen.jobs) as pool:
-        list(pool.map(start, SWITCHES))
+    for names in ([TEACHER], list(SWITCHES)):
+        run_children(names, chosen.jobs, lambda name: f"{last_accuracy(name):.2%}")
     with Recorder(HERE / "ablation.json", seeds=(chosen.seed,), root=HERE) as record:
-        base = read_history(chosen.out / "base")[-1].val_accuracy
-        rows = []
-        for name in SWITCHES:
-            last = read_history(chosen.out / name)[-1]
-            gain = 100 * (last.val_accuracy - base)
-            rows.append({"switch": name, "val_accuracy": last.val_accuracy, "gain_points": round(gain, 2)})
+        base = last_accuracy("base")
+        rows = [
+            {"switch": name, "val_accuracy": found, "gain_points": round(100 * (found - base), 2)}
+            for name in SWITCHES
+            for found in [last_accuracy(name)]
+        ]
         record.measure("switches_that_help", sum(row["gain_points"] > 0 for row in rows))
         record.table("ablation", rows)
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sepnas.nets.separable import SeparableResNeXt
 from sepnas.plan.build import build_plan
+from sepnas.plan.steps import Plan
 from sepnas.spec.architecture import Architecture, named_policy
 from sepnas.spec.document import write_text
 from sepnas.spec.policy import Readout, TransmissionPolicy
@@ -18,9 +20,12 @@ from sepnas.train.checkpoint import new_network
 from sepnas.train.images import ImageData
 from sepnas.train.loop import train_network
 from sepnas.train.recipe import Recipe
+from sepnas.train.record import EpochRecord
+from sepnas.train.threads import use_threads_for
 
 HERE = Path(__file__).resolve().parent
 SPACE = SearchSpace.load(HERE.parent.parent / "search_spaces" / "cifar-small-full.yaml")
+RECIPE = HERE / "recipe.yaml"
 SEARCHED = HERE / "searched"
 """Architectures that a search found, one for each budget of bytes (``pick.py``)."""
 WIRES: tuple[WireFormat, ...] = ("fp32", "int8", "int4")
@@ -67,6 +72,11 @@ def _written_in(policy: TransmissionPolicy, wire: WireFormat) -> TransmissionPol
     return policy.model_copy(update={"points": points})
 
 
+def elements(plan: Plan) -> int:
+    """The numbers that cross between the devices for one image."""
+    return sum(message.shape.num_values for message in plan.transfers())
+
+
 @dataclass(frozen=True)
 class Cell:
     """One training: a network, what its messages are written in, a seed."""
@@ -90,13 +100,16 @@ class Cell:
     def architecture(self) -> Architecture:
         return architecture_of(self.network, self.wire)
 
-    def train(self, data: ImageData, device: str, stop_after_s: float | None) -> bool:
-        """From its last checkpoint, if there is one; whether it has come to its end."""
+    def train(
+        self, data: ImageData, device: str, threads: int | None, teachers: Sequence[SeparableResNeXt] = ()
+    ) -> tuple[EpochRecord, ...]:
+        """From its last checkpoint, if there is one, to its end; its epochs."""
+        use_threads_for(self.architecture, threads)
         network = new_network(self.architecture, self.seed)
         return train_network(
             network, data, self.recipe, self.run, seed=self.seed, resume=True, device=device, progress=False,
-            stop_after_s=stop_after_s,
-        ).finished  # fmt: skip
+            teachers=teachers,
+        ).history  # fmt: skip
 
     def found(self) -> dict[str, Any] | None:
         """What :meth:`note` has kept."""
@@ -110,8 +123,7 @@ class Cell:
         """What it sends for one image, in bytes and in numbers, and the multiply-adds of one device."""
         plan = build_plan(self.architecture)
         macs = [sum(each.flops for each in device.values()) // 2 for device in plan.segments]
-        numbers = sum(message.shape.num_values for message in plan.transfers())
-        return {"payload_bytes": plan.payload_bytes(), "elements": numbers, "macs_of_a_device": max(macs)}
+        return {"payload_bytes": plan.payload_bytes(), "elements": elements(plan), "macs_of_a_device": max(macs)}
 
 
 def cells(out: Path, seeds: Sequence[int], recipe: Recipe) -> Iterator[Cell]:

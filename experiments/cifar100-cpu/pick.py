@@ -8,20 +8,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cells import SEARCHED, SPACE
+from cells import SEARCHED, SPACE, elements
 
 from sepnas.plan.build import build_plan
 from sepnas.search.candidate import Candidate
 from sepnas.search.canonical import named_plan_key
 from sepnas.search.folder import load_candidates
-from sepnas.spec.architecture import Architecture
 
 RANGES = {"searched-5": (0.02, 0.05), "searched-2": (0.005, 0.02), "searched-0.5": (0.001, 0.005)}
 """By name: more than the first and at most the second share of the elements that all-to-all sends."""
-
-
-def elements(architecture: Architecture) -> int:
-    return sum(message.shape.num_values for message in build_plan(architecture).transfers())
 
 
 def main() -> None:
@@ -29,13 +24,13 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/search-cifar100-cpu"))
     chosen = parser.parse_args()
     largest = SPACE.architecture_of(SPACE.largest())
-    whole, key = elements(largest), named_plan_key(largest, "all-to-all")
+    whole, key = elements(build_plan(largest)), named_plan_key(largest, "all-to-all")
     judged: list[tuple[float, float, str, Candidate]] = []
     for run in sorted(chosen.runs.glob("seed-*")):
         candidates = load_candidates(run)
         base = next(each for each in candidates if each.key == key).objectives["accuracy"]
         for each in candidates:
-            share = elements(each.architecture) / whole
+            share = elements(build_plan(each.architecture)) / whole
             judged.append((each.objectives["accuracy"] - base, share, f"{run.name}, candidate {each.index}", each))
     for name, (low, high) in RANGES.items():
         within = [each for each in judged if low < each[1] <= high]

@@ -6,36 +6,34 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt
+from sepnas.report.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, RED, SETTINGS
 
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, INK)
 MARKERS = {"fp32": "o", "int8": "s", "int4": "^"}
 
 
 def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
     """``lines`` have ``network``, ``wire``, ``payload_bytes``, ``top1``, ``low`` and ``high`` (%)."""
-    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
-    names = list(dict.fromkeys(line["network"] for line in lines))
-    for line in lines:
-        colour = f"C{names.index(line['network'])}"
-        spread = [[line["top1"] - line["low"]], [line["high"] - line["top1"]]]
-        if not line["payload_bytes"]:
-            axes.axhline(line["top1"], color=colour, linestyle=":", linewidth=1)
-            where = {"xy": (1.0, line["top1"]), "xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
-            axes.annotate(line["network"], **where)
-            continue
-        marker = MARKERS[line["wire"]]
-        axes.errorbar(line["payload_bytes"], line["top1"], yerr=spread, color=colour, marker=marker, capsize=3)
-    for name in names:
-        if any(line["payload_bytes"] for line in lines if line["network"] == name):
-            axes.plot([], [], color=f"C{names.index(name)}", marker="o", linestyle="", label=name)
-    for wire, marker in MARKERS.items():
-        axes.plot([], [], color="black", marker=marker, linestyle="", label=wire)
-    axes.set_xscale("log")
-    axes.set_xlabel("bytes between the devices for one image")
-    axes.set_ylabel("test accuracy, %")
-    axes.legend(fontsize=8)
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+    sending = list(dict.fromkeys(line["network"] for line in lines if line["payload_bytes"]))
+    colours = dict(zip(sending, COLOURS, strict=False))
+    with rc_context(dict(SETTINGS)):
+        figure = Figure(figsize=(7.2, 4.4), layout="constrained", facecolor="white")
+        axes = figure.subplots()
+        for line in lines:
+            if not line["payload_bytes"]:
+                axes.axhline(line["top1"], color=MUTED, linestyle=":", linewidth=1)
+                axes.annotate(line["network"], (0.0, line["top1"]), (4, 2), ("axes fraction", "data"), "offset points")
+                continue
+            spread = [[line["top1"] - line["low"]], [line["high"] - line["top1"]]]
+            look = {"color": colours[line["network"]], "marker": MARKERS[line["wire"]], "markersize": 5, "capsize": 3}
+            axes.errorbar(line["payload_bytes"], line["top1"], yerr=spread, **look)
+        for name, colour in colours.items():
+            axes.plot([], [], "o", color=colour, label=name)
+        for wire, marker in MARKERS.items():
+            axes.plot([], [], marker, color=MUTED, label=wire)
+        axes.set(xscale="log", xlabel="bytes between the devices for one image", ylabel="test accuracy, %")
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        figure.savefig(path, facecolor="white", metadata={"Date": None})

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cells import HERE, NAMED, SILENT, Cell, cells
+from cells import HERE, NAMED, RECIPE, SILENT, Cell, cells
+from children import parser_of, run_children, threads_of
 from picture import draw
 
 from sepnas.report.recorder import Recorder
@@ -19,24 +17,15 @@ from sepnas.train.checkpoint import load_network
 from sepnas.train.data import load_dataset
 from sepnas.train.evaluate import accuracy
 from sepnas.train.recipe import Recipe
-from sepnas.train.record import read_history
-from sepnas.train.threads import use_threads_for
-
-RECIPE = HERE / "recipe.yaml"
+from sepnas.train.record import best_of, read_history
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="folder:data/cifar100", help="cifar100 (torchvision), or folder:PATH")
-    parser.add_argument("--data-root", type=Path, default=None, help="where torchvision's files lie")
-    parser.add_argument("--out", type=Path, default=Path("runs/cifar100-cpu"))
+    parser = parser_of(__doc__, Path("runs/cifar100-cpu"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=None, help="instead of the recipe's, for a trial")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, each with one thread")
     parser.add_argument("--only", nargs="+", default=None, metavar="CELL", help="these, such as hand-made-int8-s0")
     parser.add_argument("--list", action="store_true", help="say which cells there are, and how far each is")
-    parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -52,10 +41,8 @@ def wanted(chosen: argparse.Namespace) -> list[Cell]:
 def run_cell(cell: Cell, chosen: argparse.Namespace) -> None:
     """Train it to its end; then the test images are looked at, once."""
     data = load_dataset(chosen.data, root=chosen.data_root)
-    use_threads_for(cell.architecture, 1 if chosen.jobs > 1 else None)
-    cell.train(data, chosen.device, None)
-    history = read_history(cell.run)
-    best = max(history, key=lambda each: (each.val_accuracy, each.epoch))
+    history = cell.train(data, chosen.device, threads_of(chosen))
+    best = best_of(history)
     cell.note(
         {
             "val_accuracy": best.val_accuracy,
@@ -65,18 +52,6 @@ def run_cell(cell: Cell, chosen: argparse.Namespace) -> None:
             "seconds": sum(each.duration_s for each in history),
         }
     )
-
-
-def run_missing(missing: Sequence[Cell], chosen: argparse.Namespace) -> None:
-    """Each in a process of its own, ``jobs`` side by side; Ctrl-C ends them, and they go on where they were."""
-
-    def start(cell: Cell) -> None:
-        print(f"{cell.name} ...", flush=True)
-        done = subprocess.run([sys.executable, *sys.argv, "--in-process", "--only", cell.name], check=False)
-        print(f"{cell.name}: {cell.found() or f'failed ({done.returncode})'}", flush=True)
-
-    with ThreadPoolExecutor(chosen.jobs) as pool:
-        list(pool.map(start, missing))
 
 
 def rows(done: Sequence[Cell]) -> list[dict[str, Any]]:
@@ -129,14 +104,17 @@ def main() -> None:
             epochs = len(read_history(cell.run)) if (cell.run / "history.jsonl").exists() else 0
             print(f"{cell.name}: {'done' if cell.found() else f'{epochs} of {cell.recipe.epochs} epochs'}")
         return
-    if chosen.in_process:
-        run_cell(every[0], chosen)
+    by_name = {cell.name: cell for cell in every}
+    if chosen.child:
+        run_cell(by_name[chosen.child], chosen)
         return
-    run_missing([each for each in every if each.found() is None], chosen)
-    done = [each for each in every if each.found()]
-    if done:
-        record_table(done, chosen.seeds)
-        print(f"{len(done)} of {len(every)} cells; {HERE / 'result.json'}")
+    try:
+        run_children([c.name for c in every if not c.found()], chosen.jobs, lambda name: by_name[name].found())
+    finally:
+        done = [each for each in every if each.found()]
+        if done:
+            record_table(done, chosen.seeds)
+            print(f"{len(done)} of {len(every)} cells; {HERE / 'result.json'}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from sepnas.cli.common import PATH, TEXT, console, number, path_of, seconds
 from sepnas.cli.learn import DataRoot
 from sepnas.errors import CheckpointError, DataError, DeploymentError
 from sepnas.report.units import format_count
+from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
 from sepnas.spec.hosts import Hosts
 from sepnas.spec.manifest import EXACT_ENGINES, EngineName, Manifest, OnMissing
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from sepnas.deploy.services import Service
     from sepnas.nets.separable import SeparableResNeXt
+    from sepnas.runtime.shard import Shard
     from sepnas.train.images import ImageData
 
 ExportEngine = Literal["torch", "onnxruntime", "both"]
@@ -43,10 +45,10 @@ class Int8Data:
     @classmethod
     def load(cls, run: Path, name: str | None, root: Path | None) -> Int8Data:
         """The data set that a run was trained on, or another of the same classes; normalised as in training."""
-        from sepnas.train.checkpoint import DATA, load_network
+        from sepnas.train.checkpoint import ARCHITECTURE, DATA
         from sepnas.train.data import load_dataset
 
-        facts, architecture = DataFacts.load(run / DATA), load_network(run).architecture
+        facts, architecture = DataFacts.load(run / DATA), Architecture.load(run / ARCHITECTURE)
         try:
             images = load_dataset(name or facts.name, root=root, image_size=architecture.image_size)
         except DataError as error:
@@ -203,12 +205,10 @@ def _check_run(run: Path) -> None:
             )
 
 
-def _pass_times(shard_dir: Path) -> str:
+def _pass_times(shard: Shard) -> str:
     """What engines take for one image on this machine: int8 first, and the others that were exported."""
     from sepnas.runtime.engine_choice import make_engine, pass_s
-    from sepnas.runtime.shard import load_shard
 
-    shard = load_shard(shard_dir)
     took = {name: pass_s(make_engine(name, shard).engine, shard) for name in reversed(shard.manifest.engines)}
     return ", ".join(f"{seconds(value)} in {name}" for name, value in took.items())
 
@@ -218,11 +218,11 @@ def _say_what_int8_costs(run: Path, out: Path, data: Int8Data) -> None:
     from sepnas.train.checkpoint import load_network
 
     exact, rounded = data.accuracies(load_network(run), out)
-    images = len(data.images.val)
+    images, shard = len(data.images.val), load_shard(out / "device0")
     print(f"int8: {rounded:.2%} of {number(images)} validation images right, {exact:.2%} in fp32")
-    print(f"int8: a pass of device 0 takes {_pass_times(out / 'device0')} here")
-    exact_engine = load_shard(out / "device0").manifest.engines[0]
+    print(f"int8: a pass of device 0 takes {_pass_times(shard)} here")
     if exact - rounded > WORTH_A_WARNING:
+        exact_engine = shard.manifest.engines[0]
         warnings.warn(
             f"int8 costs {100 * (exact - rounded):.1f} points; workers with --engine {exact_engine} answer as trained",
             stacklevel=2,

@@ -6,7 +6,7 @@ bit for bit, and it is faster on CPUs.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 
 import torch
@@ -55,7 +55,9 @@ class SeparableResNeXt(nn.Module):
                             self.merges[name] = nn.Parameter(torch.tensor(1.0 / (1 + len(due))))
 
     def forward(self, x_BCHW: Tensor, policy: TransmissionPolicy | None = None, outage: Outage | None = None) -> Tensor:
-        return self.with_stages(x_BCHW, policy, outage)[0]
+        routes = _Routes(self.policy if policy is None else policy, self.architecture)
+        last = deque(self._blocks(routes, x_BCHW, outage), maxlen=1).pop()
+        return self._read_out(routes.policy, last, outage)
 
     def with_stages(
         self, x_BCHW: Tensor, policy: TransmissionPolicy | None = None, outage: Outage | None = None

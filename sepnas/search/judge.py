@@ -71,8 +71,7 @@ class SupernetJudge:
         network, policy = self._calibrated(architecture), architecture.policy
         found = {"accuracy": self._right(network, policy, lost=())}
         if one_lost:
-            reader = policy.readout.device if policy.readout.kind == "device" else None
-            losable = [rank for rank in range(architecture.num_devices) if rank != reader]
+            losable = policy.readout.losable(architecture.num_devices)
             found["accuracy_one_lost"] = fmean(self._right(network, policy, lost=(rank,)) for rank in losable)
         return found
 

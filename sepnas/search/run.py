@@ -214,18 +214,18 @@ class _Search:
         explorer = Explorer(proposer, archive, self.space.objectives, self.run.candidates, tally.add, self.run.batch)
         strategy = make_strategy(self.run.strategy, self.run.seed, explorer, worst)
         judge = self._judge()
-        with tally.curves(self.folder, archive.candidates()), self._engine() as engine:
+        with tally.curves(self.folder, archive.candidates()), self._engine(judge) as engine:
             explore(self.space, strategy, judge, engine)
         return self._finish(tally, proposer, screen)
 
-    def _engine(self) -> AbstractContextManager[Any]:
+    def _engine(self, judge: SupernetJudge) -> AbstractContextManager[Any]:
         """What judges instead of this process, if anything."""
         if self.trials is None:
             return nullcontext()
         from sepnas.search.trials.kit import write_kit
 
         def fill(kit: Path) -> None:
-            write_kit(kit, self._judge(), self.data, self.run.seed)
+            write_kit(kit, judge, self.data, self.run.seed)
 
         return trials_engine(self.trials, self.folder / TRIALS_FOLDER, fill, self.display.say)
 

@@ -74,6 +74,10 @@ class Readout(Part):
     kind: Literal["device", "mean"] = "device"
     device: Rank = 0
 
+    def losable(self, num_devices: int) -> list[int]:
+        """The devices without which there is still an answer: all but one that alone has the classifier."""
+        return [rank for rank in range(num_devices) if self.kind == "mean" or rank != self.device]
+
 
 class TransmissionPolicy(Document):
     """A set of exchange points and the read-out."""

@@ -67,7 +67,7 @@ def load_network(path: str | os.PathLike[str]) -> SeparableResNeXt:
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Write beside ``path``, bring it to the disk, rename; raises :class:`StorageError`."""
     plain = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
-    head = {"format": FORMAT, "version": str(VERSION), "sha256": _digest(plain), "run": json.dumps(meta)}
+    head = {"format": FORMAT, "version": str(VERSION), "sha256": tensors_sha256(plain), "run": json.dumps(meta)}
     data = save(plain, head)
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(data)
@@ -87,7 +87,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: damaged, or no checkpoint of sepnas: {error}; {_ADVICE}") from None
-    if _digest(tensors) != head.get("sha256"):
+    if tensors_sha256(tensors) != head.get("sha256"):
         raise CheckpointError(f"{path}: damaged: its tensors are not those that were written; {_ADVICE}")
     return tensors, meta
 
@@ -105,7 +105,8 @@ def _check_head(path: Path, head: Mapping[str, str]) -> None:
         )
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Of names, types, shapes and values, whatever their order; tensors on the CPU."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         x = tensors[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn import functional
 from sepnas.errors import TrainingError
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.spec.architecture import Architecture
+from sepnas.train.checkpoint import tensors_sha256
 from sepnas.train.recipe import Distillation
 
 Stages = Sequence[Sequence[Tensor]]
@@ -34,7 +34,7 @@ class Teachers:
 
     def identity(self) -> list[str]:
         """A digest of each teacher's weights: a run goes on with the same teachers only."""
-        return [_digest(network) for network in self.networks]
+        return [tensors_sha256({k: x.cpu() for k, x in network.state_dict().items()}) for network in self.networks]
 
     def loss(self, own: Tensor, logits_BK: Tensor, stages: Stages, images_BCHW: Tensor) -> Tensor:
         """The student's ``own`` loss, by the labels, and what the teachers have to say; the mean over the teachers."""
@@ -88,11 +88,3 @@ def _check_teaches(teacher: Architecture, student: Architecture, features: bool)
                 f"teacher {teacher.name!r} has `{field}` {found}, the network to train has {wanted}; "
                 "a teacher must be trained on the same data" + (", or set `features` to 0" if features else "")
             )
-
-
-def _digest(network: SeparableResNeXt) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

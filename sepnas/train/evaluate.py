@@ -69,12 +69,12 @@ def accuracy_with_lost(network: SeparableResNeXt, split: Split, data: ImageData,
     A device that alone has the classifier is never among them: without it there is no answer. Raises
     :class:`TrainingError` where not so many can be lost.
     """
-    readout, num_devices = network.policy.readout, network.architecture.num_devices
+    num_devices = network.architecture.num_devices
     if not 0 <= num_lost < num_devices:
         raise TrainingError(
             f"`num_lost` must lie in 0..{num_devices - 1}, for a device must be left to answer; got {num_lost}"
         )
-    losable = [rank for rank in range(num_devices) if readout.kind == "mean" or rank != readout.device]
+    losable = network.policy.readout.losable(num_devices)
     return fmean(accuracy(network, split, data, lost=lost) for lost in combinations(losable, num_lost))
 
 

@@ -101,7 +101,8 @@ class Recipe(Document):
     def to_data(self) -> dict[str, Any]:
         """Plain data; later switches that are off are left out: what was written before there were any is the same
         run."""
-        return {key: value for key, value in super().to_data().items() if _OFF.get(key) != value}
+        off = {name: type(self).model_fields[name].default for name in _LATER}
+        return {key: value for key, value in super().to_data().items() if key not in off or value != off[key]}
 
     def changed(self, where: str, **values: float | None) -> Recipe:
         """The same but for the values that are not None; :class:`SpecError` opens with ``where``."""
@@ -112,15 +113,9 @@ class Recipe(Document):
         return -(-num_images // self.batch_size)
 
 
-_OFF = {
-    "device_dropout": 0.0,
-    "message_dropout": 0.0,
-    "decay_norms": True,
-    "ema_decay": 0.0,
-    "mixup": 0.0,
-    "cutmix": 0.0,
-    "distillation": None,
-}
+_LATER = (
+    "device_dropout", "message_dropout", "decay_norms", "ema_decay", "mixup", "cutmix", "distillation",
+)  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe

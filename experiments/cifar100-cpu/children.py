@@ -1,0 +1,44 @@
+"""What the two drivers here share: their options, and trainings side by side, each in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+
+def parser_of(description: str | None, out: Path) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", default="folder:data/cifar100", help="cifar100 (torchvision), or folder:PATH")
+    parser.add_argument("--data-root", type=Path, default=None, help="where torchvision's files lie")
+    parser.add_argument("--out", type=Path, default=out)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, each with one thread")
+    parser.add_argument("--child", default=None, metavar="NAME", help=argparse.SUPPRESS)
+    return parser
+
+
+def threads_of(chosen: argparse.Namespace) -> int | None:
+    """Of torch, for each training; None: as many as are good for it."""
+    return 1 if chosen.jobs > 1 else None
+
+
+def run_children(names: Sequence[str], jobs: int, told: Callable[[str], object]) -> None:
+    """This command again for each name; ``told`` gives what is printed of one that has ended.
+
+    Ctrl-C ends them, and they go on where they were. Raises ``SystemExit`` at the end where some failed.
+    """
+
+    def start(name: str) -> bool:
+        print(f"{name} ...", flush=True)
+        failed = subprocess.run([sys.executable, *sys.argv, "--child", name], check=False).returncode
+        print(f"{name}: {f'failed ({failed})' if failed else told(name)}", flush=True)
+        return not failed
+
+    with ThreadPoolExecutor(jobs) as pool:
+        well = list(pool.map(start, names))
+    if not all(well):
+        raise SystemExit(f"{well.count(False)} of {len(names)} trainings failed; the same command tries them again")
