@@ -197,6 +197,7 @@ def shard_in_memory(network: SeparableResNeXt, rank: int) -> Shard:
     )
     manifest = ShardManifest.from_data(manifest.to_data(), "shard")
     weights = {name: tensor.numpy() for name, tensor in network.merge_weights(rank).items()}
+    weights |= {message.scale: network.scale(message.scale).numpy() for message in messages if message.scale}
     return Shard(Path(), manifest, program_of(manifest), {m.tag: m for m in messages}, weights)
 
 

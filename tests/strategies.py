@@ -7,28 +7,19 @@ from hypothesis import strategies as st
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.cluster import Cluster, Device, Link
 from sepnas.spec.device_profile import ConversionCosts, ExchangeCosts
-from sepnas.spec.wire import WIRE_FORMATS
+from sepnas.spec.wire import LEVELS, WIRE_FORMATS
 
 
 @st.composite
 def policies(draw: st.DrawFn, num_devices: int, depth: int) -> dict:
-    """The data of any policy that fits: several points, uneven fractions, all wires, lags, merges and read-outs."""
+    """The data of any policy that fits: several points, fractions, all wires, scales, lags, merges and read-outs."""
     blocks_per_stage = (depth - 2) // 9
     points = []
     for block in range(3 * blocks_per_stage):
         pairs = [(s, d) for s in range(num_devices) for d in range(num_devices) if s != d]
         chosen = draw(st.lists(st.sampled_from(pairs), unique=True, max_size=4)) if pairs else []
         lags = st.just(0) if (block + 1) % blocks_per_stage == 0 else st.sampled_from([0, 1])
-        transfers = [
-            {
-                "source": source,
-                "destination": destination,
-                "fraction": draw(st.sampled_from([0.125, 0.3, 0.5, 1.0])),
-                "wire": draw(st.sampled_from(WIRE_FORMATS)),
-                "lag": draw(lags),
-            }
-            for source, destination in chosen
-        ]
+        transfers = [_transfer(draw, source, destination, draw(lags)) for source, destination in chosen]
         if transfers:
             points.append(
                 {"after": block, "transfers": transfers, "merge": draw(st.sampled_from(["mean", "weighted"]))}
@@ -38,6 +29,13 @@ def policies(draw: st.DrawFn, num_devices: int, depth: int) -> dict:
         "device": draw(st.integers(0, num_devices - 1)),
     }
     return {"points": points, "readout": readout}
+
+
+def _transfer(draw: st.DrawFn, source: int, destination: int, lag: int) -> dict:
+    wire = draw(st.sampled_from(WIRE_FORMATS))
+    data = {"source": source, "destination": destination, "wire": wire, "lag": lag}
+    data["fraction"] = draw(st.sampled_from([0.125, 0.3, 0.5, 1.0]))
+    return data | {"scale": draw(st.sampled_from(["sample", "learned"])) if wire in LEVELS else "sample"}
 
 
 @st.composite

@@ -30,6 +30,25 @@ def test_a_message_is_worth_what_the_network_says(x_bchw, wire):
     np.testing.assert_array_equal(decode(bytearray(payload), wire, shape), expected)
 
 
+@given(batches, st.sampled_from(["int8", "int4"]), st.floats(2**-10, 2**10, width=32))
+def test_a_message_of_a_learned_step_is_worth_what_the_network_says(x_bchw, wire, step):
+    """With a step that both ends know nothing but levels is sent, and numpy and torch still agree bit for bit."""
+    shape, log_step = Shape(*x_bchw.shape[1:]), torch.tensor(step).log()
+    scale = np.float32(log_step.exp())
+    payload = encode(x_bchw, wire, scale)
+    assert len(payload) == -(-shape.num_values // (1 if wire == "int8" else 2)) * len(x_bchw)
+    expected = through_wire(torch.from_numpy(x_bchw), wire, log_step).numpy()
+    np.testing.assert_array_equal(decode(bytearray(payload), wire, shape, scale), expected)
+
+
+def test_what_is_not_a_number_has_level_0():
+    """A NaN in a message of a learned step arrives as 0, infinity as the highest level; nothing warns."""
+    x_bchw = np.array([np.nan, np.inf, 3.0], np.float32).reshape(1, 3, 1, 1)
+    scale = np.float32(0.5)
+    found = decode(encode(x_bchw, "int4", scale), "int4", Shape(3), scale)
+    assert found.ravel().tolist() == [0.0, 7.5, 3.0]
+
+
 @pytest.mark.parametrize("wire", ["int8", "int4"])
 def test_a_constant_sample_comes_back_exactly(wire):
     """A sample whose values are all equal has step 0 and survives quantisation."""

@@ -33,10 +33,14 @@ def _seeded_network(architecture: Architecture, seed: int) -> SeparableResNeXt:
     return network.eval()
 
 
+def _scale(network: SeparableResNeXt, name: str | None) -> np.float32 | None:
+    return np.float32(network.scale(name)) if name else None
+
+
 def _run_devices(plan: Plan, network: SeparableResNeXt, x: np.ndarray) -> tuple[np.ndarray, int]:
     """Carry out every device's steps with the runtime's codec and merge; the answer, and the bytes between devices."""
     mail: dict[int, bytes] = {m.tag: encode(x, "fp32") for m in plan.messages() if m.source == CLIENT}
-    shapes = {m.tag: (m.wire, m.shape) for m in plan.messages()}
+    messages = {m.tag: m for m in plan.messages()}
     counted = 0
 
     def device(rank: int) -> Iterator[None]:
@@ -46,8 +50,9 @@ def _run_devices(plan: Plan, network: SeparableResNeXt, x: np.ndarray) -> tuple[
             if isinstance(step, Recv):
                 while step.tag not in mail:
                     yield
-                wire, shape = shapes[step.tag]
-                tensors[step.tensor] = decode(mail[step.tag], wire, shape)
+                message = messages[step.tag]
+                scale = _scale(network, message.scale)
+                tensors[step.tensor] = decode(mail[step.tag], message.wire, message.shape, scale)
             elif isinstance(step, Compute):
                 segment = network.segment(rank, plan.segments[rank][step.segment].layers)
                 output = segment(torch.from_numpy(tensors[step.inputs[0]])).numpy()
@@ -55,7 +60,8 @@ def _run_devices(plan: Plan, network: SeparableResNeXt, x: np.ndarray) -> tuple[
                 tensors[step.output] = output.reshape(len(x), shape.channels, shape.height, shape.width)
             elif isinstance(step, Send):
                 first, stop = step.region.channels
-                payload = bytes(encode(tensors[step.tensor][:, first:stop], step.wire))
+                values = tensors[step.tensor][:, first:stop]
+                payload = bytes(encode(values, step.wire, _scale(network, step.scale)))
                 mail[step.tag] = payload
                 counted += len(payload) if step.to != CLIENT else 0
             else:

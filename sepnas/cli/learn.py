@@ -12,10 +12,11 @@ import typer
 
 from sepnas.cli.common import PATH, TEXT, path_of
 from sepnas.cli.describe import read_architecture
-from sepnas.errors import TrainingError
+from sepnas.errors import SpecError, TrainingError
 from sepnas.report.units import format_count
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
+from sepnas.spec.wire import WIRE_FORMATS
 
 if TYPE_CHECKING:
     from sepnas.nets.separable import SeparableResNeXt
@@ -54,20 +55,25 @@ def train_architecture(
     threads: int | None = None,
     stop_after_s: float | None = None,
     device_dropout: float | None = None,
+    learning_rate: float | None = None,
     teachers: Sequence[SeparableResNeXt] = (),
+    start: SeparableResNeXt | None = None,
 ) -> TrainingResult:
-    """Train from a seed; the run's folder then holds all that ``export`` needs."""
-    from sepnas.train.checkpoint import new_network
+    """Train from a seed or from ``start``; the run's folder then holds all that ``export`` needs."""
+    from sepnas.train.checkpoint import tensors_sha256
     from sepnas.train.loop import train_network
     from sepnas.train.recipe import load_recipe
+    from sepnas.train.start import first_network
     from sepnas.train.threads import use_threads_for
 
     use_threads_for(architecture, threads)
-    chosen = load_recipe(recipe).changed(recipe, epochs=epochs, device_dropout=device_dropout)
-    network = new_network(architecture, seed)
+    chosen = load_recipe(recipe).changed(
+        recipe, epochs=epochs, device_dropout=device_dropout, learning_rate=learning_rate
+    )
+    network = first_network(architecture, data, seed, start)
     return train_network(
         network, data, chosen, out, seed=seed, resume=resume, device=device, stop_after_s=stop_after_s,
-        teachers=teachers,
+        teachers=teachers, origin=tensors_sha256(start.state_dict()) if start else "",
     )  # fmt: skip
 
 
@@ -82,6 +88,21 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, instead of the recipe's.")] = None,
     devices: Annotated[int | None, typer.Option("--devices", "-n", min=1, help="For a name: how many devices.")] = None,
     policy: Annotated[str | None, typer.Option(help="Another policy than the file's [all-to-all].", **TEXT)] = None,
+    wire: Annotated[
+        str | None, typer.Option(help="Write all messages in fp32, fp16, int8 or int4 [as the policy says].")
+    ] = None,
+    learned_scales: Annotated[
+        bool, typer.Option("--learned-scales", help="Learn the step between the levels of int8 and int4 messages.")
+    ] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path_of, metavar="RUN", help="Begin with the weights of this run; the policy may be another."
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(metavar="RATE", help="The highest learning rate, instead of the recipe's.")
+    ] = None,
     device_dropout: DeviceDropout = None,
     teacher: Annotated[
         list[Path] | None,
@@ -106,23 +127,32 @@ def train(
 
     With `--teacher RUN` it also learns what a network answers that was trained before on the same data, such as the one
     that is not separable or the one with all-to-all messages. The recipe's `distillation` says how much.
+
+    `--start RUN` goes on from weights that were trained before, with other messages perhaps. Four bits a number, say:
+    `sepnas train RUN/architecture.json --start RUN --wire int4 --learned-scales --epochs 3 --learning-rate 0.02 ...`
     """
     from sepnas.train.checkpoint import load_network
     from sepnas.train.data import load_dataset
     from sepnas.train.evaluate import accuracy
     from sepnas.train.recipe import load_recipe
 
-    chosen = read_architecture(architecture, devices, policy)
+    chosen = rewritten(read_architecture(architecture, devices, policy), wire, learned_scales)
     # a wrong value is told before the data are read, which may take long
-    wanted = load_recipe(recipe).changed(recipe, device_dropout=device_dropout)
+    wanted = load_recipe(recipe).changed(
+        recipe, epochs=epochs, device_dropout=device_dropout, learning_rate=learning_rate
+    )
+    first = load_network(start) if start else None
     images = load_dataset(data, root=data_root, image_size=image_size, download=download)
     if not architecture.endswith((".json", ".yaml", ".yml")):
         fits = {"num_classes": images.num_classes, "in_channels": images.in_channels, "image_size": images.image_size}
         chosen = Architecture.from_data(chosen.to_data() | fits, f"{architecture} for {data}")
     teachers = [load_teacher(run, images) for run in teacher or ()]
+    if start:
+        check_same_data("--start", start, images)
     result = train_architecture(
-        chosen, images, recipe, out, seed, resume, epochs, device, threads, stop_after_s, device_dropout, teachers
-    )
+        chosen, images, recipe, out, seed, resume, epochs, device, threads, stop_after_s, device_dropout,
+        learning_rate, teachers, first,
+    )  # fmt: skip
     print(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%} -> {out}")
     if not result.finished:
         print(f"stopped after {format_count(result.epochs_done, 'epoch')}; the same command with --resume goes on")
@@ -135,23 +165,43 @@ def train(
     print(f"next: sepnas export {shlex.quote(str(out))} {shlex.quote(str(out.parent / 'deployment'))}")
 
 
+def rewritten(architecture: Architecture, wire: str | None, learned_scales: bool) -> Architecture:
+    """The same with its messages in another format, or with learned scales where they are quantised."""
+    if wire is not None and wire not in WIRE_FORMATS:
+        raise SpecError(f"--wire {wire!r}: allowed are {', '.join(WIRE_FORMATS)}")
+    if wire is None and not learned_scales:
+        return architecture
+    policy = architecture.policy.written_in(wire, "learned" if learned_scales else "sample")
+    if learned_scales and not policy.scale_names():
+        raise SpecError("--learned-scales: no message is quantised; add --wire int8 or --wire int4")
+    return architecture.with_policy(policy)
+
+
 def load_teacher(run: Path, images: ImageData) -> SeparableResNeXt:
     """The network of a training run, if it was trained on the same classes and inputs."""
-    from sepnas.train.checkpoint import DATA, load_network
+    from sepnas.train.checkpoint import load_network
 
-    network, facts = load_network(run), DataFacts.load(run / DATA)
+    network = load_network(run)
+    check_same_data("--teacher", run, images)
+    return network
+
+
+def check_same_data(option: str, run: Path, images: ImageData) -> None:
+    """Raise :class:`TrainingError` unless the run was trained on the same classes, normalised alike."""
+    from sepnas.train.checkpoint import DATA
+
+    facts = DataFacts.load(run / DATA)
     if facts.classes != images.classes:
         raise TrainingError(
-            f"--teacher {run}: knows {len(facts.classes)} classes of {facts.name!r}, {facts.classes[0]!r} first; "
+            f"{option} {run}: knows {len(facts.classes)} classes of {facts.name!r}, {facts.classes[0]!r} first; "
             f"{images.name!r} has {len(images.classes)}, {images.classes[0]!r} first"
         )
     pairs = zip(facts.mean + facts.std, images.mean + images.std, strict=True)
     if not all(math.isclose(a, b, abs_tol=1e-3) for a, b in pairs):
         raise TrainingError(
-            f"--teacher {run}: was trained on images of mean {facts.mean} and deviation {facts.std}, but those of "
+            f"{option} {run}: was trained on images of mean {facts.mean} and deviation {facts.std}, but those of "
             f"{images.name!r} have {images.mean} and {images.std}: it would see them wrongly"
         )
-    return network
 
 
 def _print_accuracy_with_lost(network: SeparableResNeXt, images: ImageData) -> None:

@@ -53,13 +53,13 @@ class Work:
         times = times_of(cluster)[: plan.num_devices]
         self.messages: list[Posted] = []
         # a receiver turns back what the sender chose; where nobody pays for it nobody needs to know
-        self._wires = _wires_of(plan) if any(each.exchange for each in times) else None
+        self._sends = _sends_of(plan) if any(each.exchange for each in times) else None
         self.devices = [self._device_work(rank, each) for rank, each in enumerate(times)]
         self.messages.sort()
 
     def _device_work(self, rank: int, times: DeviceTimes) -> DeviceWork:
         segments, shapes, messages = self.plan.segments[rank], self.plan.shapes[rank], self.messages
-        batch, wires, with_tasks = self.batch, self._wires, self.with_tasks
+        batch, sends, with_tasks = self.batch, self._sends, self.with_tasks
         legs: list[Leg] = []
         tasks: list[list[Task]] = [[]] if with_tasks else []
         steps_s: list[float] = []
@@ -72,7 +72,7 @@ class Work:
                 seconds += spent_s
             elif isinstance(step, Recv):
                 legs.append((seconds, step.tag, False))
-                seconds = spent_s = 0.0 if wires is None and step.source != CLIENT else self._take(rank, step, times)
+                seconds = spent_s = 0.0 if sends is None and step.source != CLIENT else self._take(rank, step, times)
                 if times.resume_s and not (index and isinstance(program[index - 1], Recv)):
                     # once for all messages that are waited for together; also where they were there before, or a
                     # faster link could make a request longer
@@ -81,12 +81,12 @@ class Work:
             elif isinstance(step, Send):
                 (first, last), (top, bottom) = step.region.channels, step.region.rows
                 num_values = (last - first) * (bottom - top) * shapes[step.tensor].width
-                nbytes = payload_bytes(num_values, step.wire, batch)
+                nbytes = payload_bytes(num_values, step.wire, batch, step.scale is not None)
                 messages.append((step.tag, (rank, step.to), nbytes, step.tensor))
-                spent_s = 0.0 if wires is None else self._message_s(times, num_values, step.wire, nbytes, step.to)
+                spent_s = 0.0 if sends is None else self._message_s(times, num_values, step.wire, nbytes, step.to)
                 legs.append((seconds + spent_s, step.tag, True))
                 seconds = 0.0
-            elif wires is not None:
+            elif sends is not None:
                 spent_s = times.merge_s(batch * sum(shapes[name].num_values for name in step.inputs))
                 seconds += spent_s
             else:
@@ -94,14 +94,15 @@ class Work:
             if with_tasks:
                 steps_s.append(spent_s)
                 _note(step, spent_s, tasks)
-        busy_s = compute_s if wires is None else seconds + sum([leg[0] for leg in legs])
+        busy_s = compute_s if sends is None else seconds + sum([leg[0] for leg in legs])
         return DeviceWork(legs, seconds, compute_s, busy_s, tasks, steps_s)
 
     def _take(self, rank: int, step: Recv, times: DeviceTimes) -> float:
         """List a message that comes from the client; what taking any takes of the computing thread."""
         num_values = self.plan.shapes[rank][step.tensor].num_values
-        wire = "fp32" if self._wires is None else self._wires.get(step.tag, "fp32")
-        nbytes = payload_bytes(num_values, wire, self.batch)
+        sent = self._sends.get(step.tag) if self._sends else None
+        wire = sent.wire if sent else "fp32"
+        nbytes = payload_bytes(num_values, wire, self.batch, sent is not None and sent.scale is not None)
         if step.source == CLIENT:
             self.messages.append((step.tag, (CLIENT, rank), nbytes, step.tensor))
         return self._message_s(times, num_values, wire, nbytes, step.source)
@@ -114,9 +115,9 @@ class Work:
         return spent_s
 
 
-def _wires_of(plan: Plan) -> dict[int, WireFormat]:
-    """The wire format of each message that a device sends, by tag."""
-    return {step.tag: step.wire for program in plan.programs for step in program if isinstance(step, Send)}
+def _sends_of(plan: Plan) -> dict[int, Send]:
+    """What the devices send, by tag."""
+    return {step.tag: step for program in plan.programs for step in program if isinstance(step, Send)}
 
 
 def _note(step: Step, spent_s: float, tasks: list[list[Task]]) -> None:

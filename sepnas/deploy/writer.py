@@ -131,6 +131,8 @@ class DeploymentWriter:
         merges = self.network.merge_weights(rank)
         needed = [s.parameter for s in self.plan.programs[rank] if isinstance(s, Merge) and s.parameter]
         stored |= {parameter: merges[parameter] for parameter in needed}
+        scales = {message.scale for message in messages_of(self.plan, rank) if message.scale}
+        stored |= {name: self.network.scale(name) for name in sorted(scales)}
         self._write(f"{device_folder(rank)}/{WEIGHTS_NAME}", weights_file(stored))
         return segments
 

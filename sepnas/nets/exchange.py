@@ -6,6 +6,7 @@ network and the devices give the same numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -42,10 +43,39 @@ def _decode_encoded(x_BCHW: Tensor, wire: WireFormat) -> Tensor:
     return low + level * step
 
 
-def through_wire(x_BCHW: Tensor, wire: WireFormat) -> Tensor:
-    """``x`` as a receiver gets it; quantised formats have one minimum and step a sample."""
+class _LearnedStep(torch.autograd.Function):
+    """Levels of a step that is learned by its logarithm.
+
+    The gradients are those of arXiv 1902.08153 (equations 3 and 5, scaled by 1 / sqrt(values * levels)), that of the
+    step taken relative to it: descent moves the logarithm as it would move the step there, and the step stays positive.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, log_step: Tensor, levels: int) -> Tensor:
+        step = log_step.exp()
+        ctx.save_for_backward(x, step)
+        ctx.levels = levels  # type: ignore[attr-defined]
+        return ((x.float() / step).round().clamp(0, levels) * step).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, step = ctx.saved_tensors  # type: ignore[attr-defined]
+        levels: int = ctx.levels  # type: ignore[attr-defined]
+        ratio, gradient = x.float() / step, gradients[0]
+        inside = (ratio >= 0) & (ratio <= levels)
+        clamped = ratio.clamp(0, levels)
+        slope = torch.where(inside, clamped.round() - clamped, clamped)
+        scaled = (gradient.float() * slope).sum() / (step * math.sqrt(x[0].numel() * levels))
+        return gradient * inside, scaled, None
+
+
+def through_wire(x_BCHW: Tensor, wire: WireFormat, log_step: Tensor | None = None) -> Tensor:
+    """``x`` as a receiver gets it; quantised formats have one minimum and step a sample, or a learned step."""
     if wire == "fp32":
         return x_BCHW
+    if log_step is not None:
+        quantised: Tensor = _LearnedStep.apply(x_BCHW, log_step, LEVELS[wire])  # type: ignore[no-untyped-call]
+        return quantised
     received: Tensor = _StraightThrough.apply(x_BCHW, wire)  # type: ignore[no-untyped-call]
     return received
 

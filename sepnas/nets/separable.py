@@ -17,6 +17,7 @@ from sepnas.nets.exchange import merge_mean, merge_weighted, through_wire
 from sepnas.nets.outage import Outage, merge_arrived
 from sepnas.spec.architecture import Architecture, DevicePart
 from sepnas.spec.policy import ExchangePoint, Transfer, TransmissionPolicy
+from sepnas.spec.wire import LEVELS
 
 
 class SeparableResNeXt(nn.Module):
@@ -42,6 +43,7 @@ class SeparableResNeXt(nn.Module):
         )
         self.merges = nn.ParameterDict()
         self.add_merge_weights(self.policy)
+        self.log_scales = nn.ParameterDict({name: _first_log_scale(name) for name in self.policy.scale_names()})
 
     def add_merge_weights(self, policy: TransmissionPolicy) -> None:
         """Make a learned weight for each transfer of the weighted merges that has none; starts as the mean."""
@@ -97,7 +99,7 @@ class SeparableResNeXt(nn.Module):
         outage: Outage | None,
     ) -> list[Tensor | None]:
         """Merge into each device's output what is due after ``block``: messages carry the senders' raw outputs."""
-        sent: dict[tuple[int, int, int, str], Tensor] = {}
+        sent: dict[tuple[int, int, int, str, str | None], Tensor] = {}
         merged: list[Tensor | None] = []
         for rank, own in enumerate(outputs):
             if own is None or not routes.merged[block][rank]:
@@ -110,9 +112,11 @@ class SeparableResNeXt(nn.Module):
                     assert outage is not None  # its device is lost in all samples
                     continue
                 channels = transfer.num_channels(source.shape[1], own.shape[1])
-                key = (point.after, transfer.source, channels, transfer.wire)
+                scale = transfer.scale_name(point.after)
+                key = (point.after, transfer.source, channels, transfer.wire, scale)
                 if key not in sent:
-                    sent[key] = through_wire(source[:, :channels], transfer.wire)
+                    log_step = self.log_scales[scale] if scale else None
+                    sent[key] = through_wire(source[:, :channels], transfer.wire, log_step)
                 received.append(sent[key])
                 names.append(_merge_name(point, transfer))
                 messages.append((point.after, transfer.source, rank))
@@ -150,6 +154,15 @@ class SeparableResNeXt(nn.Module):
         if name == "head":
             return self.heads[str(rank)]
         return self.parts[rank][int(name.removeprefix("block"))]  # type: ignore[index, no-any-return]
+
+    def scale(self, name: str) -> Tensor:
+        """The learned step of messages, by the name that the plan gives it: one fp32 number."""
+        step: Tensor = self.log_scales[name].detach().exp()
+        return step
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that must not decay: scales, of which 0 is no special value. (timm asks for it by this name.)"""
+        return {f"log_scales.{name}" for name in self.log_scales}
 
     def merge_weights(self, rank: int) -> dict[str, Tensor]:
         """The numbers of one device's weighted merges, by the name that its plan gives them, in order of merging."""
@@ -192,6 +205,12 @@ class _Routes:
 
 def _merge_name(point: ExchangePoint, transfer: Transfer) -> str:
     return f"after{point.after}_from{transfer.source}_to{transfer.destination}"
+
+
+def _first_log_scale(name: str) -> nn.Parameter:
+    """For outputs of up to 4, until it is calibrated (:mod:`sepnas.nets.calibrate`)."""
+    levels = next(LEVELS[wire] for wire in LEVELS if name.endswith(wire))
+    return nn.Parameter(torch.tensor(4.0 / levels).log())
 
 
 def _make_part(architecture: Architecture, part: DevicePart) -> nn.ModuleList:

@@ -192,13 +192,13 @@ def has_head(architecture: Architecture, rank: int) -> bool:
 def count_parameters(architecture: Architecture) -> int:
     """Trained numbers of the whole network; the stem, the same on every device, counts once.
 
-    Weights of ``weighted`` merges count, one for each transfer.
+    Weights of ``weighted`` merges count, one for each transfer, and learned scales of messages.
     """
     total = device_layers(architecture, 0)[0].num_parameters
     for rank in range(architecture.num_devices):
         layers = device_layers(architecture, rank)
         total += sum(layer.num_parameters for layer in layers[1 : None if has_head(architecture, rank) else -1])
-    return total + _count_merge_weights(architecture)
+    return total + _count_merge_weights(architecture) + len(architecture.policy.scale_names())
 
 
 def _count_merge_weights(architecture: Architecture) -> int:

@@ -32,8 +32,9 @@ def step_to_data(step: Step) -> StepData:
     if isinstance(step, Send):
         region = step.region
         return SendData(
-            tensor=step.tensor, channels=region.channels, rows=region.rows, wire=step.wire, to=step.to, tag=step.tag
-        )
+            tensor=step.tensor, channels=region.channels, rows=region.rows, wire=step.wire, to=step.to, tag=step.tag,
+            scale=step.scale,
+        )  # fmt: skip
     if isinstance(step, Recv):
         return RecvData(tag=step.tag, source=step.source, tensor=step.tensor)
     return MergeData(kind=step.kind, inputs=step.inputs, output=step.output, parameter=step.parameter)
@@ -43,7 +44,7 @@ def step_from_data(data: StepData) -> Step:
     if isinstance(data, ComputeData):
         return Compute(data.segment, data.inputs, data.output)
     if isinstance(data, SendData):
-        return Send(data.tensor, Region(data.channels, data.rows), data.wire, data.to, data.tag)
+        return Send(data.tensor, Region(data.channels, data.rows), data.wire, data.to, data.tag, data.scale)
     if isinstance(data, RecvData):
         return Recv(data.tag, data.source, data.tensor)
     return Merge(data.kind, data.inputs, data.output, data.parameter)
@@ -57,11 +58,13 @@ def message_to_data(message: Message) -> MessageData:
         tensor=message.tensor,
         shape=shape_to_data(message.shape),
         wire=message.wire,
+        scale=message.scale,
     )
 
 
 def message_from_data(data: MessageData) -> Message:
-    return Message(data.tag, data.source, data.destination, data.tensor, shape_from_data(data.shape), data.wire)
+    shape = shape_from_data(data.shape)
+    return Message(data.tag, data.source, data.destination, data.tensor, shape, data.wire, data.scale)
 
 
 def program_to_data(program: Iterable[Step]) -> tuple[StepData, ...]:
@@ -120,4 +123,6 @@ def _send_problem(step: Send, shard: ShardManifest, messages: Mapping[int, Messa
         return f"no {step.wire} message {step.tag} from rank {shard.rank} to rank {step.to} is listed in `messages`"
     if shape_from_data(message.shape) != region.shape(shape):
         return f"message {step.tag} is listed with another shape than the region that is sent"
+    if message.scale != step.scale:
+        return f"message {step.tag} is listed with scale {message.scale!r}, but sent with {step.scale!r}"
     return None

@@ -60,13 +60,17 @@ class Compute:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Post a region of ``tensor`` to rank ``to``; never waits for the peer."""
+    """Post a region of ``tensor`` to rank ``to``; never waits for the peer.
+
+    ``scale`` names the number of the device's tensors that is the step between two levels, where it was learned.
+    """
 
     tensor: str
     region: Region
     wire: WireFormat
     to: int
     tag: int
+    scale: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +182,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One transfer of a plan, seen from outside: who sends what to whom."""
+    """One transfer of a plan, seen from outside: who sends what to whom; ``scale`` is that of :class:`Send`."""
 
     tag: int
     source: int
@@ -186,9 +190,10 @@ class Message:
     tensor: str
     shape: Shape
     wire: WireFormat
+    scale: str | None = None
 
     def payload_bytes(self, batch: int = 1) -> int:
-        return payload_bytes(self.shape.num_values, self.wire, batch)
+        return payload_bytes(self.shape.num_values, self.wire, batch, self.scale is not None)
 
     def wire_bytes(self, batch: int = 1) -> int:
         return self.payload_bytes(batch) + FRAME_HEADER_BYTES
@@ -227,7 +232,7 @@ class Plan:
             for step in program:
                 if isinstance(step, Send):
                     shape = step.region.shape(self.shapes[rank][step.tensor])
-                    yield Message(step.tag, rank, step.to, step.tensor, shape, step.wire)
+                    yield Message(step.tag, rank, step.to, step.tensor, shape, step.wire, step.scale)
                 elif isinstance(step, Recv) and step.source == CLIENT:
                     shape = self.shapes[rank][step.tensor]
                     yield Message(step.tag, CLIENT, rank, step.tensor, shape, "fp32")

@@ -120,7 +120,8 @@ class BlockCrossings(dict[Transfer, Crossing]):
         own, others = self.outputs[source], self.outputs[destination]
         tag = _tag(self.block, transfer, len(self.outputs))
         num_channels = transfer.num_channels(own.channels, others.channels)
-        send = Send(self.tensor, _region(num_channels, own.height), transfer.wire, destination, tag)
+        scale = transfer.scale_name(self.block)
+        send = Send(self.tensor, _region(num_channels, own.height), transfer.wire, destination, tag, scale)
         arriving = _shape(num_channels, own.height, others.width)
         made = Crossing(tag, source, destination, transfer.lag, send, _recv(tag, source), arriving)
         if len(self) >= self.MOST_KEPT:

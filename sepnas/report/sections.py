@@ -115,7 +115,7 @@ def _policy(content: ReportContent) -> Section | None:
 
 def _transfer_row(point: ExchangePoint, transfer: Transfer) -> tuple[str, ...]:
     ends, channels = f"{transfer.source} → {transfer.destination}", f"{100 * transfer.fraction:g} %"
-    return (str(point.after), ends, channels, transfer.wire, str(transfer.lag), point.merge)
+    return (str(point.after), ends, channels, transfer.wire_text(), str(transfer.lag), point.merge)
 
 
 def _timeline(content: ReportContent) -> Section | None:

@@ -21,8 +21,11 @@ _FLOAT32 = np.dtype("<f4")
 FP16_MAX = np.float32(65504.0)
 
 
-def encode(x_BCHW: Array, wire: WireFormat) -> memoryview:
-    """The payload of a batch; its length is ``payload_bytes(values of a sample, wire, batch)``."""
+def encode(x_BCHW: Array, wire: WireFormat, scale: np.float32 | None = None) -> memoryview:
+    """The payload of a batch; its length is ``payload_bytes(values of a sample, wire, batch, scale is not None)``.
+
+    ``scale`` is the learned step of a quantised format; a NaN, which has no level, then arrives as 0.
+    """
     values = np.ascontiguousarray(x_BCHW, _FLOAT32)
     if wire == "fp32":
         # A view, not a copy: tensors of a plan are never written to again.
@@ -30,6 +33,9 @@ def encode(x_BCHW: Array, wire: WireFormat) -> memoryview:
     rows = values.reshape(len(values), -1)
     if wire == "fp16":
         return _bytes_of(np.clip(rows, -FP16_MAX, FP16_MAX).astype("<f2"))
+    if scale is not None:
+        levels = np.fmin(np.fmax(np.rint(rows / scale), np.float32(0)), np.float32(LEVELS[wire])).astype(np.uint8)
+        return _bytes_of(_packed(levels) if wire == "int4" else levels)
     return _bytes_of(_quantise(rows, wire))
 
 
@@ -38,12 +44,12 @@ def _bytes_of(rows: npt.NDArray[Any]) -> memoryview:
     return rows.view(np.uint8).data.cast("B")
 
 
-def decode(payload: Payload, wire: WireFormat, shape: Shape) -> Array:
+def decode(payload: Payload, wire: WireFormat, shape: Shape, scale: np.float32 | None = None) -> Array:
     """The batch that a payload holds, ``(B, channels, height, width)``; raises :class:`RemoteProtocolError`.
 
     An fp32 result may share the payload's memory.
     """
-    sample_bytes = payload_bytes(shape.num_values, wire)
+    sample_bytes = payload_bytes(shape.num_values, wire, learned=scale is not None)
     batch, rest = divmod(len(payload), sample_bytes)
     if rest or not batch:
         raise RemoteProtocolError(f"a {wire} payload of {len(payload)} bytes is no multiple of {sample_bytes}")
@@ -51,7 +57,10 @@ def decode(payload: Payload, wire: WireFormat, shape: Shape) -> Array:
         lent: Array = np.ndarray((batch, shape.channels, shape.height, shape.width), _FLOAT32, payload)
         return lent if _FLOAT32.isnative and lent.flags.aligned else lent.astype(np.float32)
     rows = np.frombuffer(payload, dtype=np.uint8).reshape(batch, sample_bytes)
-    values = rows.view("<f2").astype(np.float32) if wire == "fp16" else _dequantise(rows, wire, shape.num_values)
+    if scale is not None:
+        values = (_unpacked(rows, shape.num_values) if wire == "int4" else rows).astype(np.float32) * scale
+    else:
+        values = rows.view("<f2").astype(np.float32) if wire == "fp16" else _dequantise(rows, wire, shape.num_values)
     return values.reshape(batch, shape.channels, shape.height, shape.width)
 
 
@@ -65,12 +74,22 @@ def _quantise(rows: Array, wire: WireFormat) -> npt.NDArray[np.uint8]:
         level = np.clip(np.rint((rows - low) / divisor), 0, levels).astype(np.uint8)
     out = np.empty((batch, payload_bytes(num_values, wire)), np.uint8)
     out[:, :AFFINE_HEADER_BYTES] = np.concatenate((low, step), axis=1).astype("<f4").view(np.uint8)
-    if wire == "int4":
-        if num_values % 2:
-            level = np.concatenate((level, np.zeros((batch, 1), np.uint8)), axis=1)
-        level = level[:, 0::2] | (level[:, 1::2] << 4)
-    out[:, AFFINE_HEADER_BYTES:] = level
+    out[:, AFFINE_HEADER_BYTES:] = _packed(level) if wire == "int4" else level
     return out
+
+
+def _packed(level: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Two levels a byte, the first in the low half."""
+    if level.shape[1] % 2:
+        level = np.concatenate((level, np.zeros((len(level), 1), np.uint8)), axis=1)
+    packed: npt.NDArray[np.uint8] = np.bitwise_or(level[:, 0::2], level[:, 1::2] << 4, dtype=np.uint8)
+    return packed
+
+
+def _unpacked(packed: npt.NDArray[np.uint8], num_values: int) -> npt.NDArray[np.uint8]:
+    pairs = np.empty((len(packed), 2 * packed.shape[1]), np.uint8)
+    pairs[:, 0::2], pairs[:, 1::2] = packed & 15, packed >> 4
+    return pairs[:, :num_values]
 
 
 def _dequantise(rows: npt.NDArray[np.uint8], wire: WireFormat, num_values: int) -> Array:
@@ -78,9 +97,7 @@ def _dequantise(rows: npt.NDArray[np.uint8], wire: WireFormat, num_values: int) 
     low, step = head[:, :1], head[:, 1:]
     level = rows[:, AFFINE_HEADER_BYTES:]
     if wire == "int4":
-        pairs = np.empty((len(rows), 2 * level.shape[1]), np.uint8)
-        pairs[:, 0::2], pairs[:, 1::2] = level & 15, level >> 4
-        level = pairs[:, :num_values]
+        level = _unpacked(level, num_values)
     with np.errstate(invalid="ignore", over="ignore"):  # a peer's numbers are what they are
         values: Array = low + level.astype(np.float32) * step
     return values

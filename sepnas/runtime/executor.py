@@ -139,7 +139,7 @@ class Executor:
 
     def _send(self, index: int, step: Send, run: Run) -> int:
         (first, stop), (top, bottom) = step.region.channels, step.region.rows
-        payload = encode(run.tensors[step.tensor][:, first:stop, top:bottom], step.wire)
+        payload = encode(run.tensors[step.tensor][:, first:stop, top:bottom], step.wire, self._shard.scale(step))
         if index == self._logits_step:
             run.logits = payload
         self._pace.finish()
@@ -164,7 +164,7 @@ class Executor:
         run.partial |= letter.partial
         self._pace.arrived(letter.arrived_ns)
         message = self._shard.messages[step.tag]
-        tensor = decode(letter.payload, message.wire, message.shape)
+        tensor = decode(letter.payload, message.wire, message.shape, self._shard.scale(message))
         if len(tensor) != run.batch:
             raise RemoteProtocolError(
                 f"message {step.tag} from rank {step.source} has {len(letter.payload)} bytes; "

@@ -7,20 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import safetensors
 import safetensors.numpy
 
 from sepnas.deploy.verify import verify_device
 from sepnas.errors import DeploymentError
 from sepnas.plan.serial import message_from_data, program_of
-from sepnas.plan.steps import Merge, Message, Step
+from sepnas.plan.steps import Merge, Message, Send, Step
 from sepnas.runtime.codec import Array
 from sepnas.spec.manifest import WEIGHTS_NAME, ShardManifest
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What a device runs. ``messages`` are by tag; ``weights`` hold the segments' tensors and the merges' numbers."""
+    """What a device runs. ``messages`` are by tag; ``weights`` hold the segments' tensors, the merges' numbers and the
+    messages' learned scales."""
 
     folder: Path
     manifest: ShardManifest
@@ -33,9 +35,17 @@ class Shard:
         return self.manifest.rank
 
     def without_segments(self) -> Shard:
-        """The same with the merges' weights alone: an engine that has been made holds those of the segments."""
-        merges = {step.parameter for step in self.program if isinstance(step, Merge)}
-        return replace(self, weights={name: array for name, array in self.weights.items() if name in merges})
+        """The same without the segments' tensors: an engine that has been made holds them."""
+        kept = {step.parameter for step in self.program if isinstance(step, Merge)} | set(self.scale_names)
+        return replace(self, weights={name: array for name, array in self.weights.items() if name in kept})
+
+    @property
+    def scale_names(self) -> list[str]:
+        return [message.scale for message in self.messages.values() if message.scale]
+
+    def scale(self, message: Message | Send) -> np.float32 | None:
+        """The learned step between two levels of a message, if it has one."""
+        return np.float32(self.weights[message.scale]) if message.scale else None
 
     def expected_from(self, source: int) -> dict[int, int]:
         """What ``source`` sends here by the plan: payload bytes of one sample, by tag."""
@@ -53,15 +63,23 @@ def load_shard(folder: str | os.PathLike[str]) -> Shard:
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, AttributeError) as error:
         raise DeploymentError(f"{folder / WEIGHTS_NAME}: not a safetensors file: {error}") from error
     program = program_of(manifest, str(folder))
-    _check_weights(folder, manifest, program, weights)
     messages = {data.tag: message_from_data(data) for data in manifest.messages}
-    return Shard(folder, manifest, program, messages, weights)
+    shard = Shard(folder, manifest, program, messages, weights)
+    _check_weights(shard)
+    return shard
 
 
-def _check_weights(
-    folder: Path, manifest: ShardManifest, program: tuple[Step, ...], weights: Mapping[str, Array]
-) -> None:
-    merges = [step.parameter for step in program if isinstance(step, Merge) and step.parameter]
-    for name in [*(name for segment in manifest.segments.values() for name in segment.weights), *merges]:
+def _check_weights(shard: Shard) -> None:
+    where, weights = shard.folder / WEIGHTS_NAME, shard.weights
+    merges = [step.parameter for step in shard.program if isinstance(step, Merge) and step.parameter]
+    segments = [name for segment in shard.manifest.segments.values() for name in segment.weights]
+    for name in [*segments, *merges, *shard.scale_names]:
         if name not in weights:
-            raise DeploymentError(f"{folder / WEIGHTS_NAME}: has no tensor '{name}', which the program needs")
+            raise DeploymentError(f"{where}: has no tensor '{name}', which the program needs")
+    for name in shard.scale_names:
+        scale = weights[name]
+        if scale.shape or scale.dtype != np.float32 or not 0 < scale < np.inf:
+            raise DeploymentError(
+                f"{where}: tensor '{name}' is the step of a message: one fp32 number above 0, got {scale.dtype} "
+                f"{np.array2string(scale, threshold=4)}"
+            )

@@ -43,7 +43,8 @@ def _describe(
     for step in program:
         if isinstance(step, Send):
             region = step.region
-            what = _sent(region.channels, region.rows, step.wire, step.to)
+            wire = f"{step.wire}, learned" if step.scale else step.wire
+            what = _sent(region.channels, region.rows, wire, step.to)
             found.append(f"('send', {names[step.tensor]}, {what}, {tags[step.tag]})")
         elif isinstance(step, Recv):
             shape = _shape(shapes[step.tensor])

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from typing_extensions import Self
 
 from sepnas.errors import DeploymentError
@@ -92,7 +92,20 @@ class ComputeData(Part):
     output: str
 
 
-class SendData(Part):
+class Scaled(Part):
+    """What may name a learned scale; one without is written as before there were any."""
+
+    scale: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        if self.scale is None:
+            data.pop("scale", None)
+        return data
+
+
+class SendData(Scaled):
     step: Literal["send"] = "send"
     tensor: str
     channels: Bounds
@@ -120,7 +133,7 @@ class MergeData(Part):
 StepData = Annotated[ComputeData | SendData | RecvData | MergeData, Field(discriminator="step")]
 
 
-class MessageData(Part):
+class MessageData(Scaled):
     """One message of the plan; ``shape`` is one sample of what it carries; rank -1 is the client."""
 
     tag: Tag

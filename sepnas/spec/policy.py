@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from math import ceil
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from typing_extensions import Self
 
 from sepnas.errors import SpecError
 from sepnas.spec.document import Document, Part
-from sepnas.spec.wire import WireFormat
+from sepnas.spec.wire import LEVELS, Scale, WireFormat
 
 Rank = Annotated[int, Field(ge=0)]
 Lag = Annotated[int, Field(ge=0, le=1)]  # no Literal: True would pass for 1
@@ -25,19 +25,44 @@ MergeRule = Literal["mean", "weighted"]
 
 
 class Transfer(Part):
-    """One message: the first ``fraction`` of ``source``'s channels, for ``destination``."""
+    """One message: the first ``fraction`` of ``source``'s channels, for ``destination``.
+
+    ``scale`` is for quantised formats. All learned messages of one block's output in one format share a step.
+    """
 
     source: Rank
     destination: Rank
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     wire: WireFormat = "fp32"
     lag: Lag = 0
+    scale: Scale = "sample"
 
     @model_validator(mode="after")
-    def _not_to_itself(self) -> Self:
+    def _check(self) -> Self:
         if self.source == self.destination:
             raise ValueError(f"`source` and `destination` must differ, both are {self.source}")
+        if self.scale == "learned" and self.wire not in LEVELS:
+            raise ValueError(f"`scale` is 'learned', but {self.wire} has no levels; only {' and '.join(LEVELS)} have")
         return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_sample(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was written before there were scales is the same transfer."""
+        data: dict[str, Any] = handler(self)
+        if self.scale == "sample":
+            data.pop("scale", None)
+        return data
+
+    def written_in(self, wire: WireFormat, scale: Scale) -> Self:
+        return self.model_copy(update={"wire": wire, "scale": scale if wire in LEVELS else "sample"})
+
+    def wire_text(self) -> str:
+        """The format as people read it."""
+        return self.wire if self.scale == "sample" else f"{self.wire} with a learned scale"
+
+    def scale_name(self, after: int) -> str | None:
+        """How the step of the message after this block is called, where it is learned."""
+        return f"after{after}_from{self.source}_{self.wire}" if self.scale == "learned" else None
 
     def num_channels(self, source_channels: int, destination_channels: int) -> int:
         """How many channels cross: the fraction of the sender's, rounded up, at most the receiver's."""
@@ -104,6 +129,19 @@ class TransmissionPolicy(Document):
             for transfer in point.transfers
             if transfer.destination == destination and point.after + transfer.lag == block
         ]
+
+    def written_in(self, wire: WireFormat | None = None, scale: Scale = "sample") -> Self:
+        """The same with all messages in this format (None: their own) and scale; fp32 and fp16 have none to learn."""
+        points = [
+            point.model_copy(update={"transfers": tuple(t.written_in(wire or t.wire, scale) for t in point.transfers)})
+            for point in self.points
+        ]
+        return self.model_copy(update={"points": tuple(points)})
+
+    def scale_names(self) -> list[str]:
+        """Of all learned scales, each once."""
+        names = [transfer.scale_name(point.after) for point in self.points for transfer in point.transfers]
+        return [name for name in dict.fromkeys(names) if name]
 
     def without(self, devices: Collection[int]) -> Self:
         """The same where nothing is sent from or to these devices: what a network computes that has lost them.

@@ -2,8 +2,10 @@
 
 Here and nowhere else, so that the estimate, the plan and the runtime cannot disagree.
 
-``int8`` and ``int4`` are affine over each sample of the batch: two fp32 numbers (minimum, step) and then
-one level a value, 0..255 or 0..15 (two levels a byte, the first in the low half, padded to a byte a sample).
+``int8`` and ``int4`` are one level a value, 0..255 or 0..15 (two levels a byte, the first in the low half, padded to
+a byte a sample). With the scale ``sample`` they are affine over each sample of the batch, and two fp32 numbers
+(minimum, step) stand before its levels; with a ``learned`` one a value is its level times a step that both ends know,
+and what is sent is not negative.
 """
 
 from __future__ import annotations
@@ -12,6 +14,9 @@ from typing import Literal, get_args
 
 WireFormat = Literal["fp32", "fp16", "int8", "int4"]
 WIRE_FORMATS: tuple[WireFormat, ...] = get_args(WireFormat)
+
+Scale = Literal["sample", "learned"]
+"""Where the step between two levels of a quantised message comes from: each sample's own range, or training."""
 
 LEVELS: dict[WireFormat, int] = {"int8": 255, "int4": 15}
 """The highest level of each quantised format."""
@@ -26,12 +31,13 @@ PIECE_BYTES = 64 << 10
 """A writer encrypts and writes a long message in pieces of this size, and a reader reads as they come."""
 
 
-def payload_bytes(num_values: int, wire: WireFormat, batch: int = 1) -> int:
-    """Bytes of ``batch`` samples of ``num_values`` values each, without the frame header."""
+def payload_bytes(num_values: int, wire: WireFormat, batch: int = 1, learned: bool = False) -> int:
+    """Bytes of ``batch`` samples of ``num_values`` values each, without the frame header; ``learned``: their scale."""
     if wire == "fp32":
         return 4 * num_values * batch
     if wire == "fp16":
         return 2 * num_values * batch
+    header_bytes = 0 if learned else AFFINE_HEADER_BYTES
     if wire == "int8":
-        return (num_values + AFFINE_HEADER_BYTES) * batch
-    return ((num_values + 1) // 2 + AFFINE_HEADER_BYTES) * batch
+        return (num_values + header_bytes) * batch
+    return ((num_values + 1) // 2 + header_bytes) * batch

@@ -71,6 +71,7 @@ def train_network(
     step: Step | None = None,
     validate: Validate | None = None,
     teachers: Sequence[SeparableResNeXt] = (),
+    origin: str = "",
 ) -> TrainingResult:
     """Train ``network`` in place and write a checkpoint to ``out_dir`` after each epoch.
 
@@ -81,13 +82,13 @@ def train_network(
     which the time runs out, or sooner when the next epoch would not fit. ``step`` replaces the loss of a batch, and the
     recipe's dropout of devices and messages with it; ``teachers`` are trained networks that it learns from as the
     recipe's ``distillation`` says; ``validate`` replaces the network's own accuracy on the validation
-    split.
+    split. ``origin`` says where the network's weights come from if not from the seed: who resumes must say the same.
 
     Raises :class:`TrainingError` (data that do not fit the architecture or the recipe, a seed beyond 32 bits, a loss
     that is not finite, a full device memory, a folder that holds a run while not resuming), :class:`CheckpointError`,
     :class:`StorageError`; a message about a run that had begun names the last good checkpoint.
     """
-    run = _Run(network, data, recipe, Path(out_dir), seed, pick_device(device), step, teachers)
+    run = _Run(network, data, recipe, Path(out_dir), seed, pick_device(device), step, teachers, origin)
     run.validate = validate or run.validate
     run.begin(resume)
     with ExitStack() as stack:
@@ -141,6 +142,7 @@ class _Run:
         device: torch.device,
         step: Step | None,
         teachers: Sequence[SeparableResNeXt],
+        origin: str,
     ) -> None:
         found = getattr(network, "architecture", None)
         self.architecture = found if isinstance(found, Architecture) else None
@@ -148,6 +150,7 @@ class _Run:
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.network = network.to(device=device).to(memory_format=layout)  # type: ignore[call-overload]
         self.data, self.recipe, self.out_dir, self.seed, self.device = data, recipe, out_dir, seed, device
+        self._origin = origin
         self._teachers = self._classroom(teachers)
         self._step, self._layout = step or step_of(recipe, self._teachers), layout
         self.validate: Validate = lambda network: accuracy(network, data.val, data)
@@ -198,8 +201,9 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
-        teachers = {"teachers": self._teachers.identity()} if self._teachers else {}
-        return teachers | {
+        before: dict[str, Any] = {"teachers": self._teachers.identity()} if self._teachers else {}
+        before |= {"origin": self._origin} if self._origin else {}
+        return before | {
             "architecture": self.architecture.to_data() if self.architecture else None,
             "recipe": self.recipe.to_data(),
             "seed": self.seed,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
+from sepnas.nets.separable import SeparableResNeXt
 from sepnas.train.recipe import Recipe
 from sepnas.train.vision import import_timm
 
@@ -76,11 +77,20 @@ def _optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
         settings |= {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
     if recipe.decay_norms and recipe.optimizer != "sgdw":
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.SGD
-        return kind(network.parameters(), **settings)
+        return kind(_groups(network), **settings)
     made: Optimizer = import_timm("optim").create_optimizer_v2(
         network, opt=recipe.optimizer, filter_bias_and_bn=not recipe.decay_norms, **settings
     )
     return made
+
+
+def _groups(network: nn.Module) -> list[dict[str, Any]]:
+    """All parameters, those that must not decay apart, as timm does it too."""
+    spared = network.no_weight_decay() if isinstance(network, SeparableResNeXt) else set()
+    groups: list[dict[str, Any]] = [{"params": [x for name, x in network.named_parameters() if name not in spared]}]
+    if spared:
+        groups.append({"params": [x for name, x in network.named_parameters() if name in spared], "weight_decay": 0.0})
+    return groups
 
 
 def _schedule(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> LRScheduler:

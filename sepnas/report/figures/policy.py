@@ -134,7 +134,7 @@ def _width_pt(fraction: float, scale: float) -> float:
 
 def transfer_text(transfer: Transfer) -> str:
     """A transfer's fraction, wire format and lag."""
-    return f"{100 * transfer.fraction:g} % of the channels as {transfer.wire}, lag {transfer.lag}"
+    return f"{100 * transfer.fraction:g} % of the channels as {transfer.wire_text()}, lag {transfer.lag}"
 
 
 def _draw_readout(axes: Axes, architecture: Architecture) -> None:
