@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sepnas.errors import DataError
-from sepnas.train.augment import auto_augment, crop_and_flip
+from sepnas.train.augment import crop_and_flip
+from sepnas.train.auto_augment import auto_augment
+from sepnas.train.batches import Batches
 from sepnas.train.data import Split, load_dataset, stratified_holdout
 from sepnas.train.images import ImageData, channel_statistics
+from sepnas.train.recipe import Augmentation, Recipe
 
 
 @pytest.fixture(scope="module")
@@ -320,8 +323,45 @@ def test_autoaugment_is_driven_by_the_generator() -> None:
     """The same generator gives the same images, and the global generator is left alone."""
     x = torch.randint(0, 256, (6, 3, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
     state = torch.get_rng_state()
-    first, second = (auto_augment(x, "cifar10", torch.Generator().manual_seed(3)) for _ in range(2))
+    first, second = (auto_augment("cifar10")(x, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, second)
     assert not torch.equal(first, x)
     assert first.shape == x.shape
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("policy", ["cifar10", "imagenet", "svhn"])
+def test_autoaugment_of_a_batch_is_torchvisions_of_each_image(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same draws every image comes out as torchvision's own transform makes it alone."""
+    x = torch.randint(0, 256, (150, 3, 9, 8), generator=torch.Generator().manual_seed(0)).byte()
+    found = auto_augment(policy)(x, torch.Generator().manual_seed(1))
+    transform, generator = auto_augment(policy)._transform, torch.Generator().manual_seed(1)
+    chosen = torch.randint(len(transform._policies), (len(x),), generator=generator).tolist()
+    draws = [[torch.rand(len(x), generator=generator) for _ in ("chance", "sign")] for _ in range(2)]
+    feed: list[torch.Tensor] = []
+    monkeypatch.setattr(torch, "rand", lambda *_: feed.pop(0))
+    for image, number in enumerate(chosen):
+        for (name, probability, _), (chance, sign) in zip(transform._policies[number], draws, strict=True):
+            applied = chance[image] <= probability
+            feed += (
+                [chance[image], sign[image]] if applied and transform._AUGMENTATION_SPACE[name][1] else [chance[image]]
+            )
+        monkeypatch.setattr(torch, "randint", lambda *_, number=number: torch.tensor(number))
+        assert torch.equal(found[image], transform(x[image]))
+        assert not feed
+
+
+@pytest.mark.parametrize("autoaugment", ["none", "svhn"])
+def test_an_epoch_has_every_image_once(autoaugment: str) -> None:
+    """Batches are of nearly equal size, images and labels in the order asked for, augmented together or not."""
+    images = torch.arange(50).byte()[:, None, None, None].expand(50, 1, 4, 4).contiguous()
+    split = Split(images, torch.arange(50))
+    data = ImageData("numbers", tuple(map(str, range(50))), split, split, split, (0.0,), (1 / 255,))
+    augmentation = Augmentation(autoaugment=autoaugment)  # type: ignore[arg-type]
+    batches = Batches(data, Recipe(epochs=1, batch_size=4, augmentation=augmentation), torch.device("cpu"))
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
+    found = list(batches.of(order, torch.Generator().manual_seed(0)))
+    assert [len(labels) for _, labels in found] == [4] * 11 + [3] * 2
+    assert torch.equal(torch.cat([labels for _, labels in found]), order)
+    if autoaugment == "none":
+        torch.testing.assert_close(torch.cat([x[:, 0, 0, 0] for x, _ in found]), order.float(), rtol=0, atol=1e-4)

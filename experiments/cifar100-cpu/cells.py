@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.plan.build import build_plan
@@ -15,20 +17,26 @@ from sepnas.spec.architecture import Architecture, named_policy
 from sepnas.spec.document import write_text
 from sepnas.spec.policy import Readout, TransmissionPolicy
 from sepnas.spec.space import SearchSpace
-from sepnas.spec.wire import WireFormat
-from sepnas.train.checkpoint import new_network
+from sepnas.spec.wire import Scale, WireFormat
+from sepnas.train.checkpoint import load_network, tensors_sha256
+from sepnas.train.evaluate import accuracy
 from sepnas.train.images import ImageData
 from sepnas.train.loop import train_network
 from sepnas.train.recipe import Recipe
-from sepnas.train.record import EpochRecord
+from sepnas.train.record import HISTORY, EpochRecord, read_history
+from sepnas.train.start import first_network
 from sepnas.train.threads import use_threads_for
 
 HERE = Path(__file__).resolve().parent
 SPACE = SearchSpace.load(HERE.parent.parent / "search_spaces" / "cifar-small-full.yaml")
-RECIPE = HERE / "recipe.yaml"
+RECIPE, FINE_RECIPE = HERE / "recipe.yaml", HERE / "fine.yaml"
+FOUND = HERE / "found"
+"""What was found of each finished cell; kept, so that the table may be filled over weeks and on several machines."""
 SEARCHED = HERE / "searched"
 """Architectures that a search found, one for each budget of bytes (``pick.py``)."""
-WIRES: tuple[WireFormat, ...] = ("fp32", "int8", "int4")
+QUANTISED: tuple[WireFormat, ...] = ("int8", "int4")
+WIRES: tuple[WireFormat, ...] = ("fp32", *QUANTISED)
+"""Quantised messages have learned scales, and their network goes on from the one of fp32 messages."""
 SILENT = ("not-separable", "one-device", "no-exchange")
 """Between their devices nothing crosses but logits: what a message is written in makes no difference."""
 NAMED = ("all-to-all", "hand-made")
@@ -38,8 +46,8 @@ def searched() -> list[str]:
     return sorted(path.stem for path in SEARCHED.glob("*.json"))
 
 
-def architecture_of(network: str, wire: WireFormat) -> Architecture:
-    """A network of the table; its messages are written in ``wire``, a searched one's in ``own`` wires or in this."""
+def architecture_of(network: str, wire: WireFormat, scale: Scale = "learned") -> Architecture:
+    """A network of the table, its messages written in ``wire``, whatever the search had chosen."""
     largest = SPACE.architecture_of(SPACE.largest())
     part = largest.parts[0]
     if network == "not-separable":  # the paper's counterpart: all groups in one network of the same width
@@ -54,22 +62,12 @@ def architecture_of(network: str, wire: WireFormat) -> Architecture:
         policy = named_policy(network, largest.num_devices, largest.depth).model_copy(update={"readout": mean})
     else:
         policy = Architecture.load(SEARCHED / f"{network}.json").policy
-    return _named(largest, f"{network}-{wire}", largest.parts, _written_in(policy, wire))
+    return _named(largest, f"{network}-{wire}", largest.parts, policy.written_in(wire, scale))
 
 
 def _named(like: Architecture, name: str, parts: Sequence[Any], policy: TransmissionPolicy) -> Architecture:
     data = like.to_data() | {"name": name, "parts": [each.model_dump() for each in parts], "policy": policy.to_data()}
     return Architecture.from_data(data, name)
-
-
-def _written_in(policy: TransmissionPolicy, wire: WireFormat) -> TransmissionPolicy:
-    points = tuple(
-        point.model_copy(
-            update={"transfers": tuple(each.model_copy(update={"wire": wire}) for each in point.transfers)}
-        )
-        for point in policy.points
-    )
-    return policy.model_copy(update={"points": points})
 
 
 def elements(plan: Plan) -> int:
@@ -86,6 +84,7 @@ class Cell:
     wire: WireFormat
     seed: int
     recipe: Recipe
+    kept: Path = FOUND
 
     @property
     def name(self) -> str:
@@ -101,23 +100,59 @@ class Cell:
         return architecture_of(self.network, self.wire)
 
     def train(
-        self, data: ImageData, device: str, threads: int | None, teachers: Sequence[SeparableResNeXt] = ()
+        self,
+        data: ImageData,
+        device: str,
+        threads: int | None,
+        teachers: Sequence[SeparableResNeXt] = (),
+        start: SeparableResNeXt | None = None,
+        watch_test: bool = False,
     ) -> tuple[EpochRecord, ...]:
-        """From its last checkpoint, if there is one, to its end; its epochs."""
+        """From its last checkpoint, if there is one, to its end; its epochs.
+
+        ``watch_test`` writes down what the test images would have said of each epoch; it decides nothing.
+        """
         use_threads_for(self.architecture, threads)
-        network = new_network(self.architecture, self.seed)
+        network = first_network(self.architecture, data, self.seed, start)
         return train_network(
             network, data, self.recipe, self.run, seed=self.seed, resume=True, device=device, progress=False,
-            teachers=teachers,
+            teachers=teachers, origin=tensors_sha256(start.state_dict()) if start else "",
+            validate=self._watching(data) if watch_test else None,
         ).history  # fmt: skip
 
+    def _watching(self, data: ImageData) -> Callable[[nn.Module], float]:
+        def validate(network: nn.Module) -> float:
+            epoch = 1 + (len(read_history(self.run)) if (self.run / HISTORY).exists() else 0)
+            seen = self.watched() | {epoch: accuracy(network, data.test, data)}
+            write_text(self.run / "watched.json", json.dumps(seen) + "\n")
+            return accuracy(network, data.val, data)
+
+        return validate
+
+    def watched(self) -> dict[int, float]:
+        """Test accuracy by epoch, where it was watched."""
+        path = self.run / "watched.json"
+        return {int(epoch): value for epoch, value in json.loads(path.read_text()).items()} if path.exists() else {}
+
+    def unprepared(self, data: ImageData) -> dict[str, dict[str, float]]:
+        """Validation accuracy if its messages were quantised without another step of training."""
+        trained, found = load_network(self.run), dict[str, dict[str, float]]()
+        for wire in QUANTISED:
+            for scale in ("sample", "learned"):
+                network = first_network(architecture_of(self.network, wire, scale), data, self.seed, trained).eval()
+                found.setdefault(wire, {})[scale] = accuracy(network, data.val, data)
+        return found
+
     def found(self) -> dict[str, Any] | None:
-        """What :meth:`note` has kept."""
-        path = self.run / "found.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        """What :meth:`note` has kept, if it was of this recipe."""
+        path = self.kept / f"{self.name}.json"
+        data = json.loads(path.read_text()) if path.exists() else None
+        return data if data and data["recipe"] == self.recipe.to_data() else None
 
     def note(self, found: dict[str, Any]) -> None:
-        write_text(self.run / "found.json", json.dumps(found, indent=2) + "\n")
+        self.kept.mkdir(parents=True, exist_ok=True)
+        data = found | {"recipe": self.recipe.to_data()}
+        write_text(self.kept / f"{self.name}.json", json.dumps(data, indent=2) + "\n")
 
     def costs(self) -> dict[str, Any]:
         """What it sends for one image, in bytes and in numbers, and the multiply-adds of one device."""
@@ -126,10 +161,25 @@ class Cell:
         return {"payload_bytes": plan.payload_bytes(), "elements": elements(plan), "macs_of_a_device": max(macs)}
 
 
-def cells(out: Path, seeds: Sequence[int], recipe: Recipe) -> Iterator[Cell]:
+@dataclass(frozen=True)
+class Group:
+    """A network and a seed: the training with fp32 messages, and those that go on from it with quantised ones."""
+
+    cells: tuple[Cell, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.cells[0].network}-s{self.cells[0].seed}"
+
+    def missing(self) -> list[Cell]:
+        return [cell for cell in self.cells if not cell.found()]
+
+
+def groups(out: Path, kept: Path, seeds: Sequence[int], recipe: Recipe, fine: Recipe) -> Iterator[Group]:
     """All of them, a seed after the other; first what answers most."""
     for seed in seeds:
-        for wire in WIRES:
-            for network in (*SILENT, *NAMED, *searched()):
-                if network not in SILENT or wire == "fp32":
-                    yield Cell(out, network, wire, seed, recipe)
+        for network in (*SILENT, *NAMED, *searched()):
+            wires = ("fp32",) if network in SILENT else WIRES
+            yield Group(
+                tuple(Cell(out, network, wire, seed, recipe if wire == "fp32" else fine, kept) for wire in wires)
+            )

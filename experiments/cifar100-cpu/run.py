@@ -8,56 +8,83 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cells import HERE, NAMED, RECIPE, SILENT, Cell, cells
+from cells import FINE_RECIPE, FOUND, HERE, NAMED, RECIPE, SILENT, Cell, Group, groups
 from children import parser_of, run_children, threads_of
 from picture import draw
 
+from sepnas.nets.separable import SeparableResNeXt
 from sepnas.report.recorder import Recorder
-from sepnas.train.checkpoint import load_network
+from sepnas.train.checkpoint import BEST, load_network
 from sepnas.train.data import load_dataset
 from sepnas.train.evaluate import accuracy
+from sepnas.train.images import ImageData
 from sepnas.train.recipe import Recipe
-from sepnas.train.record import best_of, read_history
+from sepnas.train.record import HISTORY, best_of, read_history
+
+WATCHED = ("hand-made", "fp32")
+"""Whose epochs are watched on the test images, to say what choosing by validation costs; nothing is chosen by it."""
 
 
 def arguments() -> argparse.Namespace:
     parser = parser_of(__doc__, Path("runs/cifar100-cpu"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=None, help="instead of the recipe's, for a trial")
-    parser.add_argument("--only", nargs="+", default=None, metavar="CELL", help="these, such as hand-made-int8-s0")
-    parser.add_argument("--list", action="store_true", help="say which cells there are, and how far each is")
+    parser.add_argument("--epochs", type=int, default=None, help="instead of the recipes', for a trial")
+    parser.add_argument("--found", type=Path, default=FOUND, help="where what was found is kept, for a trial elsewhere")
+    parser.add_argument("--only", nargs="+", default=None, metavar="GROUP", help="these, such as hand-made-s0")
+    parser.add_argument("--list", action="store_true", help="say which trainings there are, and how far each is")
     return parser.parse_args()
 
 
-def wanted(chosen: argparse.Namespace) -> list[Cell]:
-    recipe = Recipe.load(RECIPE).changed(str(RECIPE), epochs=chosen.epochs)
-    every = list(cells(chosen.out, chosen.seeds, recipe))
+def wanted(chosen: argparse.Namespace) -> list[Group]:
+    recipe, fine = (Recipe.load(path).changed(str(path), epochs=chosen.epochs) for path in (RECIPE, FINE_RECIPE))
+    every = list(groups(chosen.out, chosen.found, chosen.seeds, recipe, fine))
     unknown = sorted(set(chosen.only or ()) - {each.name for each in every})
     if unknown:
-        raise SystemExit(f"no cell {unknown[0]!r}; --list says which there are")
+        raise SystemExit(f"no group {unknown[0]!r}; --list says which there are")
     return [each for each in every if chosen.only is None or each.name in chosen.only]
 
 
-def run_cell(cell: Cell, chosen: argparse.Namespace) -> None:
-    """Train it to its end; then the test images are looked at, once."""
+def run_group(group: Group, chosen: argparse.Namespace) -> None:
+    """Train what is missing of it; where a training's checkpoint is gone that others go on from, that one anew."""
     data = load_dataset(chosen.data, root=chosen.data_root)
-    history = cell.train(data, chosen.device, threads_of(chosen))
+    first = group.cells[0]
+    start = None
+    for cell in group.cells:
+        gone = cell is first and group.missing() and not (cell.run / BEST).exists()
+        if gone or not cell.found():
+            run_cell(cell, data, chosen, start)
+        if cell is first and group.missing():
+            start = load_network(cell.run)
+
+
+def run_cell(cell: Cell, data: ImageData, chosen: argparse.Namespace, start: SeparableResNeXt | None) -> None:
+    """Train it to its end; then the test images are looked at, once (but of the network whose epochs are watched)."""
+    watch = (cell.network, cell.wire) == WATCHED
+    history = cell.train(data, chosen.device, threads_of(chosen), start=start, watch_test=watch)
+    if cell.found():
+        return  # trained again for those that go on from it
     best = best_of(history)
-    cell.note(
-        {
-            "val_accuracy": best.val_accuracy,
-            "test_accuracy": accuracy(load_network(cell.run), data.test, data),
-            "best_epoch": best.epoch,
-            "images_per_s": fmean(each.images_per_s for each in history),
-            "seconds": sum(each.duration_s for each in history),
-        }
-    )
+    found: dict[str, Any] = {
+        "val_accuracy": best.val_accuracy,
+        "test_accuracy": accuracy(load_network(cell.run), data.test, data),
+        "best_epoch": best.epoch,
+        "val_by_epoch": [each.val_accuracy for each in history],
+        "images_per_s": fmean(each.images_per_s for each in history),
+        "seconds": sum(each.duration_s for each in history),
+    }
+    if watch:
+        found["test_by_epoch"] = [cell.watched()[each.epoch] for each in history]
+    if cell.wire == "fp32" and cell.network not in SILENT:
+        found["val_quantised_untrained"] = cell.unprepared(data)
+    cell.note(found)
 
 
 def rows(done: Sequence[Cell]) -> list[dict[str, Any]]:
+    kept = ("val_accuracy", "test_accuracy", "best_epoch", "images_per_s", "seconds")
     return [
-        {"network": each.network, "wire": each.wire, "seed": each.seed, **each.costs(), **(each.found() or {})}
+        {"network": each.network, "wire": each.wire, "seed": each.seed, **each.costs(), **{k: found[k] for k in kept}}
         for each in done
+        if (found := each.found())
     ]
 
 
@@ -76,6 +103,17 @@ def summary(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
+def untrained(done: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Validation accuracy of quantised messages before any training with them, a line for each network and seed."""
+    return [
+        {"network": cell.network, "seed": cell.seed, "fp32": found["val_accuracy"]}
+        | {f"{wire}_{scale}": value for wire, scales in found["val_quantised_untrained"].items()
+           for scale, value in scales.items()}
+        for cell in done
+        if (found := cell.found()) and "val_quantised_untrained" in found
+    ]  # fmt: skip
+
+
 def record_table(done: Sequence[Cell], seeds: Sequence[int]) -> None:
     found = rows(done)
     lines = summary(found)
@@ -91,30 +129,40 @@ def record_table(done: Sequence[Cell], seeds: Sequence[int]) -> None:
                 record.measure(f"accuracy_gap_points_{name}", base["top1"] - line["top1"], "", goal="<= 0.3")
                 record.measure(f"elements_saved_fraction_{name}", 1 - line["elements"] / base["elements"])
                 record.measure(f"bytes_saved_fraction_{name}", 1 - line["payload_bytes"] / base["payload_bytes"])
+        watched = [found for each in done if (found := each.found()) and "test_by_epoch" in found]
+        if watched:
+            gaps = [100 * (max(each["test_by_epoch"]) - each["test_accuracy"]) for each in watched]
+            record.measure("best_on_test_minus_chosen_points", fmean(gaps), "", min(gaps), max(gaps), len(gaps))
         record.table("cells", found)
         record.table("networks", lines)
+        record.table("quantised_without_training", untrained(done))
     draw(lines, HERE / "accuracy-against-bytes.svg")
+
+
+def tell(every: Sequence[Group]) -> None:
+    for cell in (cell for group in every for cell in group.cells):
+        epochs = len(read_history(cell.run)) if (cell.run / HISTORY).exists() else 0
+        print(f"{cell.name}: {'done' if cell.found() else f'{epochs} of {cell.recipe.epochs} epochs'}")
 
 
 def main() -> None:
     chosen = arguments()
     every = wanted(chosen)
     if chosen.list:
-        for cell in every:
-            epochs = len(read_history(cell.run)) if (cell.run / "history.jsonl").exists() else 0
-            print(f"{cell.name}: {'done' if cell.found() else f'{epochs} of {cell.recipe.epochs} epochs'}")
+        tell(every)
         return
-    by_name = {cell.name: cell for cell in every}
+    by_name = {group.name: group for group in every}
     if chosen.child:
-        run_cell(by_name[chosen.child], chosen)
+        run_group(by_name[chosen.child], chosen)
         return
+    names = [group.name for group in every if group.missing()]
     try:
-        run_children([c.name for c in every if not c.found()], chosen.jobs, lambda name: by_name[name].found())
+        run_children(names, chosen.jobs, lambda name: [cell.found()["test_accuracy"] for cell in by_name[name].cells])
     finally:
-        done = [each for each in every if each.found()]
-        if done:
+        done = [cell for group in every for cell in group.cells if cell.found()]
+        if done and chosen.found == FOUND:
             record_table(done, chosen.seeds)
-            print(f"{len(done)} of {len(every)} cells; {HERE / 'result.json'}")
+            print(f"{len(done)} of {sum(len(group.cells) for group in every)} cells; {HERE / 'result.json'}")
 
 
 if __name__ == "__main__":

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from sepnas.errors import TrainingError
+from sepnas.train.auto_augment import auto_augment
 from sepnas.train.images import ImageData
 from sepnas.train.recipe import Augmentation
-from sepnas.train.vision import import_torchvision
 
 
 def check_augmentation(augmentation: Augmentation, data: ImageData) -> None:
@@ -24,7 +21,7 @@ def check_augmentation(augmentation: Augmentation, data: ImageData) -> None:
     if augmentation.autoaugment != "none":
         if data.in_channels not in (1, 3):
             raise TrainingError(f"`autoaugment` needs images of 1 or 3 channels, {data.name!r} has {data.in_channels}")
-        _auto_augment(augmentation.autoaugment)
+        auto_augment(augmentation.autoaugment)
 
 
 def augment(images_BCHW: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
@@ -34,7 +31,7 @@ def augment(images_BCHW: Tensor, augmentation: Augmentation, generator: torch.Ge
             images_BCHW, augmentation.crop_padding, augmentation.padding == "reflect", augmentation.flip, generator
         )
     if augmentation.autoaugment != "none":
-        images_BCHW = auto_augment(images_BCHW, augmentation.autoaugment, generator)
+        images_BCHW = auto_augment(augmentation.autoaugment)(images_BCHW, generator)
     return images_BCHW
 
 
@@ -69,18 +66,3 @@ def _shifted(batch: int, size: int, padding: int, reflect: bool, generator: torc
         position = position.abs()
         return size - 1 - (size - 1 - position).abs(), inside
     return position.clamp(0, size - 1), inside
-
-
-def auto_augment(images_BCHW: Tensor, policy: str, generator: torch.Generator) -> Tensor:
-    """torchvision's AutoAugment (arXiv 1805.09501), another draw for each image; works on the CPU, image by image."""
-    transform = _auto_augment(policy)
-    # torchvision draws from the global generator: lend it a seed, and give it back as it was
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        return torch.stack([transform(image) for image in images_BCHW.cpu()]).to(images_BCHW.device)
-
-
-@lru_cache
-def _auto_augment(policy: str) -> Any:
-    transforms = import_torchvision("transforms.v2")
-    return transforms.AutoAugment(getattr(transforms.AutoAugmentPolicy, policy.upper()))

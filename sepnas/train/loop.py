@@ -24,8 +24,8 @@ from sepnas.errors import CheckpointError, StorageError, TrainingError
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
-from sepnas.train.augment import augment
 from sepnas.train.average import WeightAverage
+from sepnas.train.batches import Batches
 from sepnas.train.checkpoint import (
     ARCHITECTURE,
     BEST,
@@ -42,7 +42,6 @@ from sepnas.train.display import TrainingDisplay
 from sepnas.train.distill import Teachers
 from sepnas.train.evaluate import accuracy
 from sepnas.train.images import ImageData
-from sepnas.train.mixing import Mixing
 from sepnas.train.optimize import Optimization
 from sepnas.train.recipe import Distillation, Recipe
 from sepnas.train.record import EpochRecord, TrainingResult, best_of, history_to_data, write_history
@@ -51,8 +50,6 @@ from sepnas.train.steps import Step, step_of
 Validate = Callable[[nn.Module], float]
 """The accuracy that an epoch has reached, 0..1, by validation data."""
 
-RESIDENT_BYTES = 8 << 30
-"""Training images up to this size are kept on the device, larger sets are moved batch by batch."""
 LOSS_CHECK_STEPS = 50
 """On an accelerator the losses are looked at this often: each look waits for it."""
 
@@ -152,15 +149,13 @@ class _Run:
         self.data, self.recipe, self.out_dir, self.seed, self.device = data, recipe, out_dir, seed, device
         self._origin = origin
         self._teachers = self._classroom(teachers)
-        self._step, self._layout = step or step_of(recipe, self._teachers), layout
+        self._step = step or step_of(recipe, self._teachers)
         self.validate: Validate = lambda network: accuracy(network, data.val, data)
-        self.steps = recipe.steps_per_epoch(len(data.train))
+        self._batches = Batches(data, recipe, device)
+        self.steps = self._batches.steps
         self._optimization = Optimization(network, recipe, self.steps)
         self._average = WeightAverage(self.network, recipe.ema_decay) if recipe.ema_decay else None
-        self._mixing = Mixing(recipe, data.num_classes) if recipe.mixup or recipe.cutmix else None
         self.history: tuple[EpochRecord, ...] = ()
-        resident = data.train.images.nbytes <= RESIDENT_BYTES
-        self._images = data.train.images.to(device) if resident else data.train.images
 
     def _classroom(self, teachers: Sequence[SeparableResNeXt]) -> Teachers | None:
         if not teachers:
@@ -235,15 +230,16 @@ class _Run:
         )
 
     def _train(self, epoch: int, display: TrainingDisplay) -> tuple[float, Tensor]:
-        """One pass over the training split, in batches of nearly equal size; the last learning rate, all losses."""
+        """One pass over the training split; the last learning rate, all losses."""
         generator = torch.Generator().manual_seed(derived_seed(self.seed, epoch))
         order = torch.randperm(len(self.data.train), generator=generator)
         losses, rate = torch.zeros(self.steps, device=self.device), 0.0
         self.network.train()
         with _reproducible(self.device, int(torch.randint(2**62, (), generator=generator))), self._memory_explained():
-            for number, indices in enumerate(order.tensor_split(self.steps)):
+            for number, (images, labels) in enumerate(self._batches.of(order, generator)):
                 rate = self._optimization.learning_rate
-                loss = self._loss(indices, generator)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+                    loss = self._step(self.network, images, labels, generator)
                 losses[number] = loss.detach()
                 if self.device.type == "cpu" or number % LOSS_CHECK_STEPS == 0 or number + 1 == self.steps:
                     self._check_losses(losses[: number + 1], epoch)
@@ -252,16 +248,6 @@ class _Run:
                     self._average.follow(self.network, (epoch - 1) * self.steps + number + 1)
                 display.step()
         return rate, losses
-
-    def _loss(self, indices: Tensor, generator: torch.Generator) -> Tensor:
-        images = self._images[indices.to(self._images.device)].to(self.device)
-        labels = self.data.train.labels[indices].to(self.device)
-        images = self.data.normalise(augment(images, self.recipe.augmentation, generator))
-        if self._mixing:
-            images, labels = self._mixing(images, labels, generator)
-        images = images.contiguous(memory_format=self._layout)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            return self._step(self.network, images, labels, generator)
 
     def _check_losses(self, losses: Tensor, epoch: int) -> None:
         finite = losses.isfinite()

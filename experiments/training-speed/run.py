@@ -1,0 +1,161 @@
+"""How much faster is training here than the same network in plain PyTorch, and by which of its parts?"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from naive import NaiveNetwork, batches
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sepnas.nets.separable import SeparableResNeXt
+from sepnas.report.recorder import Recorder
+from sepnas.spec.architecture import Architecture, named_architecture
+from sepnas.spec.policy import Readout
+from sepnas.train.augment import augment
+from sepnas.train.checkpoint import new_network
+from sepnas.train.data import load_dataset
+from sepnas.train.images import ImageData
+from sepnas.train.loop import pick_device
+from sepnas.train.recipe import RECIPES
+
+HERE = Path(__file__).resolve().parent
+RECIPE = RECIPES["cifar-fast"]
+Batches = Iterator[tuple[Tensor, Tensor]]
+BATCH = RECIPE.batch_size
+
+
+def network_of(name: str, stem_stride: int) -> Architecture:
+    architecture = named_architecture(name, 4, "hand-made", 100, image_size=32)
+    policy = architecture.policy.model_copy(update={"readout": Readout(kind="mean")})
+    return Architecture.from_data(architecture.to_data() | {"stem_stride": stem_stride, "policy": policy.to_data()})
+
+
+NETWORKS = {"resnext20_4x16d, stem of stride 2": ("resnext20_4x16d", 2), "resnext20_4x16d": ("resnext20_4x16d", 1)}
+
+
+class Variant:
+    """A way to train: steps are taken a few at a time, in turn with the other ways."""
+
+    def __init__(
+        self, network: nn.Module, source: Batches, device: torch.device, bf16: bool, channels_last: bool, compiled: bool
+    ) -> None:
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.network = network.to(device).to(memory_format=self.layout).train()  # type: ignore[call-overload]
+        self.forward: Callable[[Tensor], Tensor] = torch.compile(self.network) if compiled else self.network
+        self.source, self.device, self.bf16 = source, device, bf16
+        self.optimizer = torch.optim.SGD(self.network.parameters(), 0.1, 0.9, nesterov=True, weight_decay=5e-4)
+        self.images_per_s: list[float] = []
+
+    def step(self) -> None:
+        images, labels = next(self.source)
+        images = images.to(self.device).contiguous(memory_format=self.layout)
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            loss = functional.cross_entropy(self.forward(images), labels.to(self.device), label_smoothing=0.1)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+
+    def steps(self, count: int, note: bool) -> None:
+        self._wait()
+        started = time.perf_counter()
+        for _ in range(count):
+            self.step()
+        self._wait()
+        if note:
+            self.images_per_s.append(count * BATCH / (time.perf_counter() - started))
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def on_device(data: ImageData, device: torch.device) -> Batches:
+    """As the training loop makes them: all images on the device, a batch augmented at a time."""
+    images, generator = data.train.images.to(device), torch.Generator().manual_seed(0)
+    while True:
+        places = torch.randint(len(data.train), (BATCH,), generator=generator)
+        chosen = augment(images[places.to(device)], RECIPE.augmentation, generator)
+        yield data.normalise(chosen), data.train.labels[places]
+
+
+def variants(architecture: Architecture, data: ImageData, device: torch.device, compiled: bool) -> dict[str, Variant]:
+    """In order, each with one thing more; the first is the naive one."""
+
+    def naive() -> NaiveNetwork:
+        network = NaiveNetwork(architecture)
+        network.take(new_network(architecture))
+        return network
+
+    def make(network: nn.Module, source: Batches, *switches: bool) -> Variant:
+        bf16, channels_last, through_compiler = (*switches, False, False, False)[:3]
+        return Variant(network, source, device, bf16, channels_last, through_compiler)
+
+    found = {
+        "naive": make(naive(), batches(data, BATCH)),
+        "data on the device": make(naive(), on_device(data, device)),
+        "a network for each device": make(new_network(architecture), on_device(data, device)),
+        "channels last": make(new_network(architecture), on_device(data, device), False, True),
+        "bf16 (the recipe)": make(new_network(architecture), on_device(data, device), True, True),
+        "bf16, as groups": make(naive(), on_device(data, device), True, True),
+    }
+    if compiled:
+        found["bf16, compiled"] = make(new_network(architecture), on_device(data, device), True, True, True)
+    return found
+
+
+@torch.inference_mode()
+def largest_difference(architecture: Architecture) -> float:
+    """Between the logits of both, the same weights given: that they are the same network."""
+    network: SeparableResNeXt = new_network(architecture).eval()
+    naive = NaiveNetwork(architecture)
+    naive.take(network)
+    images = torch.randn(8, architecture.in_channels, architecture.image_size, architecture.image_size)
+    logits = network(images)
+    return float((naive.eval()(images) - logits).abs().max() / logits.abs().max())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="folder:data/cifar100", help="cifar100 (torchvision), or folder:PATH")
+    parser.add_argument("--data-root", type=Path, default=None, help="where torchvision's files lie")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=5, help="steps of a variant in each round")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too; it takes minutes")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    torch.set_flush_denormal(True)
+    device, data = pick_device(chosen.device), load_dataset(chosen.data, root=chosen.data_root)
+    rows: list[dict[str, Any]] = []
+    with Recorder(HERE / f"result-{device.type}.json", seeds=(0,), root=HERE) as record:
+        for name, (family, stride) in NETWORKS.items():
+            architecture = network_of(family, stride)
+            difference = largest_difference(architecture)
+            assert difference < 1e-4, difference
+            ways = variants(architecture, data, device, chosen.compile)
+            for round_ in range(chosen.rounds + 1):
+                for way in ways.values():
+                    way.steps(chosen.steps, note=round_ > 0)
+            base = ways["naive"].images_per_s
+            for title, way in ways.items():
+                gains = [a / b for a, b in zip(way.images_per_s, base, strict=True)]
+                rows.append({"network": name, "way": title, "images_per_s": median(way.images_per_s),
+                             "speedup": median(gains), "low": min(gains), "high": max(gains)})  # fmt: skip
+                print(rows[-1], flush=True)
+            gain = next(row for row in rows if (row["network"], row["way"]) == (name, "bf16 (the recipe)"))
+            measure = "training_speedup_over_naive" + ("" if stride == 2 else "_full_stem")
+            record.measure(measure, gain["speedup"], "", gain["low"], gain["high"], chosen.rounds, ">= 1.5")
+            record.measure(f"{measure}_largest_difference", difference)
+        record.table("ways", rows)
+
+
+if __name__ == "__main__":
+    main()

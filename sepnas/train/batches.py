@@ -1,0 +1,51 @@
+"""The batches of an epoch: images drawn, augmented and normalised on the device, as a step takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from sepnas.train.augment import augment
+from sepnas.train.images import ImageData
+from sepnas.train.mixing import Mixing
+from sepnas.train.recipe import Recipe
+
+RESIDENT_BYTES = 8 << 30
+"""Training images up to this size are kept on the device, larger sets are moved batch by batch."""
+_TOGETHER, _TOGETHER_BYTES = 8, 64 << 20
+"""AutoAugment changes the images of this many batches together, for few of one batch get the same change."""
+
+
+class Batches:
+    """What a recipe makes of a data set's training images."""
+
+    def __init__(self, data: ImageData, recipe: Recipe, device: torch.device) -> None:
+        self.steps = recipe.steps_per_epoch(len(data.train))
+        self._data, self._recipe, self._device = data, recipe, device
+        self._mixing = Mixing(recipe, data.num_classes) if recipe.mixup or recipe.cutmix else None
+        resident = data.train.images.nbytes <= RESIDENT_BYTES
+        self._images = data.train.images.to(device) if resident else data.train.images
+        self._layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self._together = 1
+        if recipe.augmentation.autoaugment != "none":
+            batch_bytes = recipe.batch_size * data.train.images[0].nbytes
+            self._together = max(1, min(_TOGETHER, _TOGETHER_BYTES // batch_bytes))
+
+    def of(self, order: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images once in this order, in batches of nearly equal size, with their labels (or shares of labels)."""
+        parts = order.tensor_split(self.steps)
+        for first in range(0, self.steps, self._together):
+            together = parts[first : first + self._together]
+            chosen = self._images[torch.cat(together).to(self._images.device)].to(self._device)
+            augmented = augment(chosen, self._recipe.augmentation, generator)
+            images_of = torch.split(augmented, [len(part) for part in together])
+            for indices, images in zip(together, images_of, strict=True):
+                yield self._finished(images, self._data.train.labels[indices].to(self._device), generator)
+
+    def _finished(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        images = self._data.normalise(images)
+        if self._mixing:
+            images, labels = self._mixing(images, labels, generator)
+        return images.contiguous(memory_format=self._layout), labels
