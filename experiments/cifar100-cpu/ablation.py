@@ -19,8 +19,9 @@ NETWORK = "hand-made"
 TEACHER = "not-separable"
 SWITCHES: dict[str, dict[str, Any]] = {
     "base": {},
-    "learning-rate-0.4": {"learning_rate": 0.4},
-    "batch-64": {"batch_size": 64},
+    "learning-rate-0.25": {"learning_rate": 0.25},
+    "learning-rate-1": {"learning_rate": 1.0},
+    "batch-64": {"batch_size": 64, "learning_rate": 0.25},
     "cosine": {"schedule": "cosine"},
     "no-label-smoothing": {"label_smoothing": 0.0},
     "no-decay-of-norms": {"decay_norms": False},
@@ -37,7 +38,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
 
 def arguments() -> argparse.Namespace:
     parser = parser_of(__doc__, Path("runs/cifar100-cpu/ablation"))
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
