@@ -128,12 +128,15 @@ def train(
     With `--teacher RUN` it also learns what a network answers that was trained before on the same data, such as the one
     that is not separable or the one with all-to-all messages. The recipe's `distillation` says how much.
 
+    Several GPUs share each batch: `torchrun --nproc-per-node gpu -m sepnas train ...`
+
     `--start RUN` goes on from weights that were trained before, with other messages perhaps. Four bits a number, say:
     `sepnas train RUN/architecture.json --start RUN --wire int4 --learned-scales --epochs 3 --learning-rate 0.02 ...`
     """
     from sepnas.train.checkpoint import load_network
     from sepnas.train.data import load_dataset
     from sepnas.train.evaluate import accuracy
+    from sepnas.train.processes import is_first
     from sepnas.train.recipe import load_recipe
 
     chosen = rewritten(read_architecture(architecture, devices, policy), wire, learned_scales)
@@ -153,6 +156,8 @@ def train(
         chosen, images, recipe, out, seed, resume, epochs, device, threads, stop_after_s, device_dropout,
         learning_rate, teachers, first,
     )  # fmt: skip
+    if not is_first():
+        return
     print(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%} -> {out}")
     if not result.finished:
         print(f"stopped after {format_count(result.epochs_done, 'epoch')}; the same command with --resume goes on")

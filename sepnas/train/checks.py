@@ -53,3 +53,12 @@ def check_dropout(architecture: Architecture | None, recipe: Recipe) -> None:
             f"`device_dropout` may leave a device one image of a batch, too few for the batch norms of images of "
             f"{architecture.image_size} pixels a side; set it to 0, or resize the data"
         )
+
+
+def check_shares(smallest_batch: int, recipe: Recipe, processes: int) -> None:
+    """Raise :class:`TrainingError` where a batch has not two images for each process of ``torchrun``."""
+    if processes > 1 and smallest_batch < 2 * processes:
+        raise TrainingError(
+            f"`batch_size` {recipe.batch_size} makes batches of {smallest_batch} images, too few for {processes} "
+            "processes, which take two each at least; raise it in the recipe, or start fewer"
+        )

@@ -16,14 +16,16 @@ from sepnas.train.record import EpochRecord
 class Scalars:
     """Scalars of each step; what an earlier run wrote from ``first_step`` on is purged.
 
-    Without tensorboard installed nothing is drawn: the run's own files hold the same numbers.
+    Without tensorboard installed, or a folder, nothing is drawn: the run's own files hold the same numbers.
     """
 
-    def __init__(self, folder: Path, first_step: int) -> None:
+    def __init__(self, folder: Path | None, first_step: int) -> None:
         self._folder, self._first_step = folder, first_step
         self._writer: Any = None
 
     def __enter__(self) -> Self:
+        if self._folder is None:
+            return self
         try:
             from torch.utils.tensorboard import SummaryWriter  # takes a second: only those who need it wait
         except ImportError:
@@ -52,7 +54,7 @@ class Scalars:
 class Curves(Scalars):
     """Four scalars an epoch of a training run."""
 
-    def __init__(self, folder: Path, first_epoch: int) -> None:
+    def __init__(self, folder: Path | None, first_epoch: int) -> None:
         super().__init__(folder, first_epoch)
 
     def add(self, record: EpochRecord) -> None:

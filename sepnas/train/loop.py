@@ -36,13 +36,14 @@ from sepnas.train.checkpoint import (
     restore_network,
     write_checkpoint,
 )
-from sepnas.train.checks import check_trainable
+from sepnas.train.checks import check_shares, check_trainable
 from sepnas.train.curves import Curves
 from sepnas.train.display import TrainingDisplay
 from sepnas.train.distill import Teachers
 from sepnas.train.evaluate import accuracy
 from sepnas.train.images import ImageData
 from sepnas.train.optimize import Optimization
+from sepnas.train.processes import Processes, processes_of
 from sepnas.train.recipe import Distillation, Recipe
 from sepnas.train.record import EpochRecord, TrainingResult, best_of, history_to_data, write_history
 from sepnas.train.steps import Step, step_of
@@ -81,23 +82,30 @@ def train_network(
     recipe's ``distillation`` says; ``validate`` replaces the network's own accuracy on the validation
     split. ``origin`` says where the network's weights come from if not from the seed: who resumes must say the same.
 
+    Started by ``torchrun``, the processes share each batch (:mod:`sepnas.train.processes`), and the first one writes.
+
     Raises :class:`TrainingError` (data that do not fit the architecture or the recipe, a seed beyond 32 bits, a loss
     that is not finite, a full device memory, a folder that holds a run while not resuming), :class:`CheckpointError`,
     :class:`StorageError`; a message about a run that had begun names the last good checkpoint.
     """
-    run = _Run(network, data, recipe, Path(out_dir), seed, pick_device(device), step, teachers, origin)
+    place = pick_device(device)
+    processes = processes_of(place)
+    progress = progress if processes.first else False
+    run = _Run(network, data, recipe, Path(out_dir), seed, place, step, teachers, origin, processes)
     run.validate = validate or run.validate
     run.begin(resume)
     with ExitStack() as stack:
         stack.enter_context(run.interruptions_explained(progress is not False))
         display = stack.enter_context(TrainingDisplay(progress, recipe.epochs, len(run.history), run.steps))
-        curves = stack.enter_context(Curves(run.out_dir / "tensorboard", first_epoch=len(run.history) + 1))
+        drawn = run.out_dir / "tensorboard" if processes.first else None
+        curves = stack.enter_context(Curves(drawn, first_epoch=len(run.history) + 1))
         started = time.monotonic()
         for epoch in range(len(run.history) + 1, recipe.epochs + 1):
             record = run.epoch(epoch, display)
             run.save(record, curves)
             display.epoch(record, record.duration_s * (recipe.epochs - epoch))
-            if stop_after_s is not None and time.monotonic() - started + record.duration_s > stop_after_s:
+            passed_s = processes.told(time.monotonic() - started + record.duration_s)
+            if stop_after_s is not None and passed_s > stop_after_s:
                 break
     if run.result is not network:
         network.load_state_dict(run.result.state_dict())
@@ -140,6 +148,7 @@ class _Run:
         step: Step | None,
         teachers: Sequence[SeparableResNeXt],
         origin: str,
+        processes: Processes,
     ) -> None:
         found = getattr(network, "architecture", None)
         self.architecture = found if isinstance(found, Architecture) else None
@@ -147,13 +156,14 @@ class _Run:
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.network = network.to(device=device).to(memory_format=layout)  # type: ignore[call-overload]
         self.data, self.recipe, self.out_dir, self.seed, self.device = data, recipe, out_dir, seed, device
-        self._origin = origin
+        self._origin, self._processes = origin, processes
         self._teachers = self._classroom(teachers)
         self._step = step or step_of(recipe, self._teachers)
         self.validate: Validate = lambda network: accuracy(network, data.val, data)
         self._batches = Batches(data, recipe, device)
         self.steps = self._batches.steps
-        self._optimization = Optimization(network, recipe, self.steps)
+        check_shares(len(data.train) // self.steps, recipe, processes.count)
+        self._optimization = Optimization(network, recipe, self.steps, processes)
         self._average = WeightAverage(self.network, recipe.ema_decay) if recipe.ema_decay else None
         self.history: tuple[EpochRecord, ...] = ()
 
@@ -176,8 +186,9 @@ class _Run:
                     f"or remove {self.out_dir} to begin anew"
                 )
             self._restore(last)
-            write_history(self.out_dir, self.history)
-        if self.architecture:
+            if self._processes.first:
+                write_history(self.out_dir, self.history)
+        if self.architecture and self._processes.first:
             self.architecture.save(self.out_dir / ARCHITECTURE)
             data = self.data
             facts = DataFacts(name=data.name, classes=data.classes, mean=data.mean, std=data.std)
@@ -198,6 +209,7 @@ class _Run:
         """What must be the same for a run to go on."""
         before: dict[str, Any] = {"teachers": self._teachers.identity()} if self._teachers else {}
         before |= {"origin": self._origin} if self._origin else {}
+        before |= {"processes": self._processes.count} if self._processes.count > 1 else {}
         return before | {
             "architecture": self.architecture.to_data() if self.architecture else None,
             "recipe": self.recipe.to_data(),
@@ -219,7 +231,8 @@ class _Run:
         started = time.perf_counter()
         rate, losses = self._train(epoch, display)
         trained_s = time.perf_counter() - started
-        right = self.validate(self.result)
+        self._processes.average_statistics(self.network)
+        right = self._processes.told(self.validate(self.result) if self._processes.first else 0.0)
         return EpochRecord(
             epoch=epoch,
             train_loss=float(losses.double().mean()),
@@ -233,16 +246,23 @@ class _Run:
         """One pass over the training split; the last learning rate, all losses."""
         generator = torch.Generator().manual_seed(derived_seed(self.seed, epoch))
         order = torch.randperm(len(self.data.train), generator=generator)
-        losses, rate = torch.zeros(self.steps, device=self.device), 0.0
+        losses, rate, checked = torch.zeros(self.steps, device=self.device), 0.0, 0
         self.network.train()
-        with _reproducible(self.device, int(torch.randint(2**62, (), generator=generator))), self._memory_explained():
+        processes, step_seed = self._processes, int(torch.randint(2**62, (), generator=generator))
+        if processes.count > 1:
+            generator.manual_seed(processes.seed(step_seed))
+        with _reproducible(self.device, processes.seed(step_seed)), self._memory_explained():
             for number, (images, labels) in enumerate(self._batches.of(order, generator)):
                 rate = self._optimization.learning_rate
+                own = processes.part(labels)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-                    loss = self._step(self.network, images, labels, generator)
+                    loss = self._step(self.network, processes.part(images), own, generator)
+                loss = processes.mean_loss(loss, len(own), len(labels))
                 losses[number] = loss.detach()
                 if self.device.type == "cpu" or number % LOSS_CHECK_STEPS == 0 or number + 1 == self.steps:
+                    processes.average([losses[checked : number + 1]])
                     self._check_losses(losses[: number + 1], epoch)
+                    checked = number + 1
                 self._optimization.step(loss)
                 if self._average:
                     self._average.follow(self.network, (epoch - 1) * self.steps + number + 1)
@@ -271,6 +291,9 @@ class _Run:
 
     def save(self, record: EpochRecord, curves: Curves) -> None:
         """Best first, last after it: a kill in between repeats the epoch instead of losing its weights."""
+        if not self._processes.first:
+            self.history = (*self.history, record)
+            return
         weights = self.network.state_dict()
         bad = [name for name, x in weights.items() if x.is_floating_point() and not bool(x.isfinite().all())]
         if bad:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from sepnas.nets.separable import SeparableResNeXt
+from sepnas.train.processes import Processes
 from sepnas.train.recipe import Recipe
 from sepnas.train.vision import import_timm
 
@@ -18,7 +19,10 @@ from sepnas.train.vision import import_timm
 class Optimization:
     """The optimizer and its schedule, which moves after each step of ``steps_per_epoch``."""
 
-    def __init__(self, network: nn.Module, recipe: Recipe, steps_per_epoch: int) -> None:
+    def __init__(
+        self, network: nn.Module, recipe: Recipe, steps_per_epoch: int, processes: Processes | None = None
+    ) -> None:
+        self._network, self._processes = network, processes or Processes()
         self._parameters = dict(network.named_parameters())
         self._optimizer = _optimizer(network, recipe)
         self._schedule = _schedule(self._optimizer, recipe, steps_per_epoch)
@@ -31,6 +35,7 @@ class Optimization:
     def step(self, loss: Tensor) -> None:
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        self._processes.average_gradients(self._network)
         self._optimizer.step()
         self._schedule.step()
 

@@ -1,0 +1,96 @@
+"""Training by several processes, one for each GPU, as ``torchrun`` starts them.
+
+Each process takes its part of every batch; gradients are averaged, so that a step is that of the whole batch, but for
+batch norms, which see the images of their own process, and draws within the step. The first process writes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+
+import torch
+from torch import Tensor, distributed, nn
+
+from sepnas.errors import TrainingError
+
+
+class Processes:
+    """This process among all; alone where ``torchrun`` started none."""
+
+    def __init__(self, rank: int = 0, count: int = 1) -> None:
+        self.rank, self.count = rank, count
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def part(self, batch: Tensor) -> Tensor:
+        """This process' share of the rows of a batch."""
+        return batch.tensor_split(self.count)[self.rank] if self.count > 1 else batch
+
+    def seed(self, seed: int) -> int:
+        """Another one in each process, the given one in the first."""
+        return (seed + self.rank) % 2**63
+
+    def mean_loss(self, loss: Tensor, part: int, batch: int) -> Tensor:
+        """To differentiate: gradients of such losses, averaged over the processes, are those of the whole batch."""
+        return loss if self.count == 1 else loss * (part * self.count / batch)
+
+    def average(self, tensors: list[Tensor]) -> None:
+        """Replace tensors by their means over the processes."""
+        if self.count == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        distributed.all_reduce(flat)
+        flat /= self.count
+        means = torch.split(flat, [tensor.numel() for tensor in tensors])
+        for tensor, mean in zip(tensors, means, strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+    def average_gradients(self, network: nn.Module) -> None:
+        """What a process did not compute counts as 0, where another did."""
+        if self.count == 1:
+            return
+        parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.average([parameter.grad for parameter in parameters if parameter.grad is not None])
+
+    def average_statistics(self, network: nn.Module) -> None:
+        """Running means and variances of batch norms."""
+        self.average([buffer for buffer in network.buffers() if buffer.is_floating_point()])
+
+    def told(self, value: float) -> float:
+        """What the first process says."""
+        if self.count == 1:
+            return value
+        kind = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        box = torch.tensor(value, dtype=torch.float64, device=kind)
+        distributed.broadcast(box, 0)
+        return float(box)
+
+
+def is_first() -> bool:
+    """Whether this process is alone, or the one of several that speaks and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def processes_of(device: torch.device) -> Processes:
+    """Join those that ``torchrun`` started, if it did, until the process ends; on CUDA each takes a GPU."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return Processes()
+    if device.type == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise TrainingError(
+                f"torchrun started process {local} of this machine, which has {torch.cuda.device_count()} GPUs; "
+                "start one for each: torchrun --nproc-per-node gpu"
+            )
+        torch.cuda.set_device(local)
+    if not distributed.is_initialized():  # a second time would wait for keys of the first for ever
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(distributed.destroy_process_group)
+    return Processes(distributed.get_rank(), count)

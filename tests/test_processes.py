@@ -1,0 +1,96 @@
+"""Several processes that share each batch, started by torchrun as users start them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sepnas.errors import CheckpointError, TrainingError
+from sepnas.train.checkpoint import LAST, read_checkpoint
+from sepnas.train.checks import check_shares
+from sepnas.train.loop import train_network
+from sepnas.train.processes import Processes
+from sepnas.train.recipe import Recipe
+from tests.test_data import make_folder
+from tests.test_train import small_data
+
+RECIPE = Recipe(epochs=2, batch_size=10, learning_rate=0.05, label_smoothing=0.1)
+
+
+def linear() -> nn.Module:
+    """A network without batch norms: what it learns does not depend on who sees which images."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+
+
+def torchrun(*arguments: object, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, *arguments]
+    words = [str(word) for word in command]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        try:
+            out, err = running.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            os.killpg(running.pid, signal.SIGKILL)  # with the processes that it started
+            raise
+    return subprocess.CompletedProcess(words, running.returncode, out, err)
+
+
+def test_two_processes_learn_what_one_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without batch norms the weights are those of one process; cut and resumed too, but not by another number."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+    train_network(linear(), small_data(), RECIPE, tmp_path / "one", device="cpu", progress=False)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\nfrom tests.test_processes import *\ntorch.set_num_threads(1)\n"
+        f"run = (linear(), small_data(), RECIPE, Path({str(tmp_path / 'two')!r}))\n"
+        "assert not train_network(*run, device='cpu', stop_after_s=0).finished\n"
+        "assert train_network(*run, device='cpu', resume=True).finished\n"
+    )
+    result = torchrun(script)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("epoch 1") == 1  # one process speaks
+    alone, shared = read_checkpoint(tmp_path / "one" / LAST), read_checkpoint(tmp_path / "two" / LAST)
+    for name, value in alone[0].items():
+        torch.testing.assert_close(shared[0][name], value, rtol=1e-4, atol=1e-6)
+    losses = [[epoch["train_loss"] for epoch in meta["history"]] for _, meta in (alone, shared)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    with pytest.raises(CheckpointError, match="`processes` is 2 there, None here"):
+        train_network(linear(), small_data(), RECIPE, tmp_path / "two", device="cpu", progress=False, resume=True)
+
+
+@pytest.mark.slow
+def test_torchrun_trains_at_the_terminal(tmp_path: Path) -> None:
+    """`torchrun -m sepnas train` says everything once, and its run can be exported."""
+    folder = make_folder(tmp_path / "images", size=8)
+    options = ("--data", f"folder:{folder}", "--epochs", 2, "--device-dropout", 0.2, "--threads", 1, "--test")
+    result = torchrun(
+        "-m", "sepnas", "train", "resnext11_2x4d", "-n", 2, *options, "--device", "cpu", "--out", tmp_path / "run"
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("best epoch") == result.stdout.count("next: sepnas export") == 1
+
+
+def test_batches_have_images_for_all() -> None:
+    """A batch that leaves a process one image is refused, with what to change."""
+    check_shares(4, RECIPE, 2)
+    with pytest.raises(TrainingError, match="makes batches of 3 images, too few for 2 processes"):
+        check_shares(3, RECIPE, 2)
+
+
+def test_one_process_is_alone() -> None:
+    """Nothing is shared, averaged or drawn otherwise where torchrun started nobody."""
+    alone, batch = Processes(), torch.arange(5.0)
+    assert alone.part(batch) is batch
+    assert alone.seed(7) == 7
+    assert alone.told(0.25) == 0.25
+    alone.average([batch])
+    assert torch.equal(batch, torch.arange(5.0))
