@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sepnas.cli.main import app, main
-from sepnas.search.folder import RUN_FILE
+from sepnas.search.folder import FRONT_FILE, RUN_FILE
 from tests.test_search import SPACE
 
 OPTIONS = ("--candidates", 4, "--epochs", 1, "--threads", 1)
@@ -47,6 +49,25 @@ def test_every_step_names_the_next(space: Path, tmp_path: Path) -> None:
     [export] = next_commands(trained.output)
     assert cli(*export).exit_code == 0
     assert (tmp_path / "deployment" / "manifest.json").exists()
+
+
+def test_a_supernet_is_trained_apart(space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pieces and without NNI; exploring goes on from it to the front that an unbroken search finds."""
+    options = ("--candidates", 4, "--epochs", 2, "--threads", 1)
+    with monkeypatch.context() as blocked:
+        blocked.setitem(sys.modules, "nni", None)
+        part = cli("search", space, "--out", tmp_path / "pieces", *options, "--stop-after-s", 0)
+        assert "the supernet is trained in part; the same command with --resume goes on" in part.output
+        whole = cli("search", space, "--out", tmp_path / "pieces", *options, "--supernet-only", "--resume")
+        assert "is trained; the same command with --resume and without --supernet-only goes on" in whole.output
+    assert cli("search", space, "--out", tmp_path / "pieces", *options, "--resume").exit_code == 0
+    assert cli("search", space, "--out", tmp_path / "unbroken", *options).exit_code == 0
+    fronts = [(tmp_path / name / FRONT_FILE).read_text() for name in ("pieces", "unbroken")]
+    assert without_times(fronts[0]) == without_times(fronts[1])
+
+
+def without_times(front: str) -> str:
+    return re.sub(r'"seconds": [0-9.e+-]+', "", front)
 
 
 @pytest.mark.parametrize("given", [(), ("--resume",)])

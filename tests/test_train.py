@@ -651,7 +651,7 @@ def test_a_wrong_recipe_is_refused(change: dict[str, Any], named: str) -> None:
 
 def test_an_unknown_recipe_is_refused() -> None:
     """The message lists the names there are."""
-    with pytest.raises(SpecError, match="digits, cifar-fast, paper"):
+    with pytest.raises(SpecError, match="digits, cifar-fast, modern, paper"):
         load_recipe("fast")
 
 

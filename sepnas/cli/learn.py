@@ -84,7 +84,7 @@ def train(
     data_root: DataRoot = None,
     download: Download = False,
     image_size: Annotated[int | None, typer.Option(min=4, help="Resize the images to this side in pixels.")] = None,
-    recipe: Annotated[str, typer.Option(help="digits, cifar-fast, paper, or a recipe file.", **TEXT)] = "digits",
+    recipe: Annotated[str, typer.Option(help="digits, cifar-fast, modern, paper, or a file.", **TEXT)] = "digits",
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, instead of the recipe's.")] = None,
     devices: Annotated[int | None, typer.Option("--devices", "-n", min=1, help="For a name: how many devices.")] = None,
     policy: Annotated[str | None, typer.Option(help="Another policy than the file's [all-to-all].", **TEXT)] = None,

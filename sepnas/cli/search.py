@@ -42,7 +42,7 @@ def search(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="digits, cifar-fast, paper or a recipe file, for the supernet [one of its own].", **TEXT),
+        typer.Option(help="digits, cifar-fast, modern, paper or a file, for the supernet [one of its own].", **TEXT),
     ] = None,
     device_dropout: DeviceDropout = None,
     seed: Seed = 0,
@@ -50,6 +50,12 @@ def search(
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Candidates proposed, and judged, at a time.")] = BATCH,
     engine: Annotated[Engine, typer.Option(help="Where candidates are judged; the result is the same.")] = "in-process",
     resume: Resume = False,
+    supernet_only: Annotated[
+        bool, typer.Option("--supernet-only", help="Stop when the supernet is trained; --resume explores, anywhere.")
+    ] = False,
+    stop_after_s: Annotated[
+        float | None, typer.Option(min=0, help="Stop the supernet's training, resumable, after this many seconds.")
+    ] = None,
     device: Compute = "auto",
     threads: Threads = None,
     workers: Annotated[
@@ -101,6 +107,9 @@ def search(
     but for one that alone has the classifier, without which there is no answer. Then the supernet has a dropout of 0.1,
     unless its recipe or this option says another.
 
+    A supernet can be trained on a machine with a GPU and without NNI (`--supernet-only`, in pieces with
+    `--stop-after-s`), and be explored on another: copy the folder.
+
     `--engine local` judges in NNI's trials, processes of this machine; `--engine remote` in trials on machines that
     SSH reaches, which need no data. A trial costs seconds: give each many candidates (`--batch`).
 
@@ -135,7 +144,14 @@ def search(
             resume=resume,
             device=device,
             trials=trials,
+            supernet_only=supernet_only,
+            stop_after_s=stop_after_s,
         )
+    if not result.finished:
+        done = "is trained" if result.supernet_trained else "is trained in part"
+        without = " and without --supernet-only" if supernet_only and result.supernet_trained else ""
+        console.print(f"the supernet {done}; the same command with --resume{without} goes on")
+        return
     print_front(result.front, knee(result.front))
     console.print(_summary(result))
     _say_next(out)

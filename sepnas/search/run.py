@@ -54,6 +54,7 @@ class SearchResult:
 
     ``seconds``: ``supernet`` (training), ``candidates`` (all of the exploration) and, within that, ``accuracy``.
     ``rejected`` broke a bound and ``duplicates`` had the plan of an earlier one; neither cost an evaluation.
+    Of one that was to stop before it explores nothing is known but the seconds; ``supernet_trained``: to its end.
     """
 
     run_dir: Path
@@ -63,6 +64,8 @@ class SearchResult:
     rejected: int
     duplicates: int
     seconds: dict[str, float] = field(compare=False)
+    finished: bool = True
+    supernet_trained: bool = True
 
 
 def run_search(
@@ -82,6 +85,8 @@ def run_search(
     progress: ProgressOption = True,
     device: str = "auto",
     trials: Trials | None = None,
+    supernet_only: bool = False,
+    stop_after_s: float | None = None,
 ) -> SearchResult:
     """Search ``space`` for the best trade-offs on ``cluster`` and write everything to ``out_dir``.
 
@@ -91,7 +96,9 @@ def run_search(
     ``resume`` goes on after a kill and ends as an unbroken run would.
 
     Candidates are judged in this process or, with ``trials``, in NNI's trials: to the same result, for the strategy
-    hears of ``batch`` candidates at a time whoever judges them.
+    hears of ``batch`` candidates at a time whoever judges them. With ``supernet_only`` it stops when the supernet is
+    trained, and needs no NNI until then; ``stop_after_s`` ends that training, to be resumed, after the epoch in which
+    the time runs out.
 
     Raises :class:`SearchError` (nothing feasible, a folder that holds another search), ``TrainingError``,
     ``StorageError``. Ctrl-C leaves a run that can be resumed: the message of its ``KeyboardInterrupt`` says how.
@@ -124,8 +131,10 @@ def run_search(
         if unlinked := Screen(space, cluster).missing_links():
             display.say(f"no link in cluster '{cluster.name}': {unlinked}; policies that send there are left out")
         search = _Search(run, data, out_dir, device, display, trials)
-        search.train_supernet()
-        return search.explore()
+        trained = search.train_supernet(stop_after_s)
+        if trained and not supernet_only:
+            return search.explore()
+        return SearchResult(out_dir, [], 0, 0.0, 0, 0, search.seconds, finished=False, supernet_trained=trained)
 
 
 def supernet_recipe(
@@ -166,7 +175,8 @@ class _Search:
             torch.manual_seed(run.seed)
             self.supernet = Supernet(self.space)
 
-    def train_supernet(self) -> None:
+    def train_supernet(self, stop_after_s: float | None = None) -> bool:
+        """From its last checkpoint; whether it has come to its end."""
         folder, recipe = self.folder / SUPERNET_FOLDER, self.run.recipe
         largest = self.space.architecture_of(self.space.largest())
         steps = recipe.steps_per_epoch(len(self.data.train))
@@ -183,12 +193,15 @@ class _Search:
             resume=True,  # the folder is this search's own: whatever is in it was begun by it
             device=self.device,
             progress=False,  # the step tells how far it is
+            stop_after_s=stop_after_s,
             step=step,
             validate=lambda _: self._judge().accuracy(largest),
         )
-        step.finish(result.history)
         self.seconds["supernet"] = sum(record.duration_s for record in result.history)
-        self.run = note_supernet(self.folder, self.run, _weights_sha256(self.supernet))
+        if result.finished:
+            step.finish(result.history)
+            self.run = note_supernet(self.folder, self.run, _weights_sha256(self.supernet))
+        return result.finished
 
     def _judge(self) -> SupernetJudge:
         """Of the weights as they are now."""
