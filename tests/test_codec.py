@@ -41,12 +41,17 @@ def test_a_message_of_a_learned_step_is_worth_what_the_network_says(x_bchw, wire
     np.testing.assert_array_equal(decode(bytearray(payload), wire, shape, scale), expected)
 
 
+@pytest.mark.filterwarnings("error")
 def test_what_is_not_a_number_has_level_0():
-    """A NaN in a message of a learned step arrives as 0, infinity as the highest level; nothing warns."""
-    x_bchw = np.array([np.nan, np.inf, 3.0], np.float32).reshape(1, 3, 1, 1)
-    scale = np.float32(0.5)
-    found = decode(encode(x_bchw, "int4", scale), "int4", Shape(3), scale)
-    assert found.ravel().tolist() == [0.0, 7.5, 3.0]
+    """In a message of a learned step NaN arrives as 0, what is too large as the highest level, as in the network."""
+    x_bchw = np.array([np.nan, np.inf, 3e38, 3.0, -np.inf], np.float32).reshape(1, 5, 1, 1)
+    for scale, highest in ((0.5, 7.5), (3e38, np.inf)):
+        step = np.float32(scale)
+        found = decode(encode(x_bchw, "int4", step), "int4", Shape(5), step)
+        due = [0.0, highest, 7.5 if scale == 0.5 else step, 3.0 if scale == 0.5 else 0.0, 0.0]
+        assert found.ravel().tolist() == [float(np.float32(value)) for value in due]
+    expected = through_wire(torch.from_numpy(x_bchw), "int4", torch.tensor(0.5).log())
+    np.testing.assert_array_equal(decode(encode(x_bchw, "int4", np.float32(0.5)), "int4", Shape(5), 0.5), expected)
 
 
 @pytest.mark.parametrize("wire", ["int8", "int4"])

@@ -361,7 +361,8 @@ def test_an_epoch_has_every_image_once(autoaugment: str) -> None:
     batches = Batches(data, Recipe(epochs=1, batch_size=4, augmentation=augmentation), torch.device("cpu"))
     order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
     found = list(batches.of(order, torch.Generator().manual_seed(0)))
-    assert [len(labels) for _, labels in found] == [4] * 11 + [3] * 2
-    assert torch.equal(torch.cat([labels for _, labels in found]), order)
+    assert [batch.size for batch in found] == [4] * 11 + [3] * 2
+    assert torch.equal(torch.cat([batch.labels for batch in found]), order)
     if autoaugment == "none":
-        torch.testing.assert_close(torch.cat([x[:, 0, 0, 0] for x, _ in found]), order.float(), rtol=0, atol=1e-4)
+        pixels = torch.cat([batch.images[:, 0, 0, 0] for batch in found])
+        torch.testing.assert_close(pixels, order.float(), rtol=0, atol=1e-4)

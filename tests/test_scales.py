@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from sepnas.cli.learn import with_messages
 from sepnas.deploy.verify import file_entry
 from sepnas.errors import CheckpointError, DeploymentError, PlanError, SpecError, TrainingError
 from sepnas.nets.calibrate import calibrate_scales
@@ -35,9 +36,9 @@ from tests.test_train import same_tensors, small_architecture, small_data, train
 RECIPE = Recipe(epochs=2, batch_size=25, learning_rate=0.05)
 
 
-def learned_pair(wire: str = "int4") -> Architecture:
-    """Two devices that send each other half of their channels, with steps that were learned."""
-    pairs = [transfer(0, 1, wire, fraction=0.5), transfer(1, 0, wire, lag=1)]
+def learned_pair(wire: str = "int4", fraction: float = 0.5) -> Architecture:
+    """Two devices that send each other some of their channels, with steps that were learned."""
+    pairs = [transfer(0, 1, wire, fraction=fraction), transfer(1, 0, wire, lag=1)]
     points = [{"after": 0, "transfers": [pair | {"scale": "learned"} for pair in pairs]}]
     return tiny_architecture(points, "mean", devices=2)
 
@@ -67,14 +68,15 @@ def test_the_step_learns_as_the_paper_says() -> None:
 
 
 def test_calibration_finds_the_step_of_least_error() -> None:
-    """No step nearby rounds what a block puts out better; batch norms and all other weights stay as they were."""
-    network = lively_network(learned_pair())
+    """No step nearby rounds what crosses better; batch norms and all other weights stay as they were."""
+    network = lively_network(learned_pair(fraction=0.3))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     images = torch.randn(32, 1, 8, 8)
     outputs: list[torch.Tensor] = []
     network.parts[0][0].register_forward_hook(lambda _, __, output: outputs.append(output.detach()))  # type: ignore[index]
     calibrate_scales(network, images)
-    sent = outputs[0][:, : outputs[0].shape[1] // 2]
+    sent = outputs[0][:, :2]  # 0.3 of 4 channels, rounded up
+    assert outputs[0].shape[1] == 4
 
     def error(step: torch.Tensor) -> float:
         return float((through_wire(sent, "int4", step.log()) - sent).square().mean())
@@ -147,23 +149,24 @@ def test_training_goes_on_from_a_trained_network(tmp_path: Path) -> None:
         network.log_scales["after0_from1_int4"].fill_(0.25)
     again = first_network(small_learned(), small_data(), 0, network)
     assert again.log_scales["after0_from1_int4"].item() == 0.25
-    wider = small_architecture(parts=[{"bottleneck_width": 3, "output_channels": 4}] * 2)
-    with pytest.raises(TrainingError, match=r"tensor 'parts\.0\.0\.reduce\.conv\.weight' has shape"):
-        first_network(wider, small_data(), 0, start)
+    for changes, field in (({"stem_stride": 2}, "stem_stride"), ({"num_classes": 4}, "num_classes")):
+        data = small_data(classes=changes.get("num_classes", 3))
+        with pytest.raises(TrainingError, match=f"--start RUN: the trained network has `{field}`"):
+            first_network(small_architecture(**changes), data, 0, start, "--start RUN")
     mean = small_architecture(policy={"points": [], "readout": {"kind": "mean"}})
-    with pytest.raises(TrainingError, match=r"has no tensor 'heads.1.classifier"):
+    with pytest.raises(TrainingError, match="no classifier on device 1"):
         first_network(mean, small_data(), 0, start)
 
 
 def test_a_start_belongs_to_the_run(tmp_path: Path) -> None:
     """Who resumes from other weights is told so."""
-    train(tmp_path, RECIPE, network=first_network(small_learned(), small_data()), origin="a", stop_after_s=0)
-    with pytest.raises(CheckpointError, match="`origin` is 'a' there, 'b' here"):
-        train(tmp_path, RECIPE, network=first_network(small_learned(), small_data()), origin="b", resume=True)
+    train(tmp_path, RECIPE, network=first_network(small_learned(), small_data()), start="a", stop_after_s=0)
+    with pytest.raises(CheckpointError, match="`start` is 'a' there, 'b' here"):
+        train(tmp_path, RECIPE, network=first_network(small_learned(), small_data()), start="b", resume=True)
 
 
 def test_the_terminal_writes_messages_in_four_bits(tmp_path: Path) -> None:
-    """Train, train on with learned steps of four bits, export: a fraction of the bytes, and `describe` says so."""
+    """Train, train on with learned steps of four bits, export: an eighth of the bytes; `--wire` alone keeps scales."""
     data = ("--data", f"folder:{make_folder(tmp_path / 'images', size=8)}", "--epochs", 1)
     said("train", *NETWORK, *data, "--out", tmp_path / "fp32")
     architecture = tmp_path / "fp32" / "architecture.json"
@@ -177,6 +180,8 @@ def test_the_terminal_writes_messages_in_four_bits(tmp_path: Path) -> None:
     assert build_plan(found).payload_bytes() - logits == (whole.payload_bytes() - logits) / 8
     scales = [name for name in load_shard(tmp_path / "deployment" / "device0").weights if name.endswith("int4")]
     assert scales
+    assert with_messages(found, "int8", None).policy.scale_names()
+    assert not with_messages(found, "int8", False).policy.scale_names()
 
 
 def test_wrong_options_are_told(tmp_path: Path) -> None:
@@ -186,6 +191,8 @@ def test_wrong_options_are_told(tmp_path: Path) -> None:
         SpecError, "train", *NETWORK, *out, "--wire", "int2"
     )
     assert "add --wire int8 or --wire int4" in error_of(SpecError, "train", *NETWORK, *out, "--learned-scales")
+    alone = ("train", "resnext11_2x4d", "-n", 1, *out, "--wire", "int8", "--learned-scales")
+    assert "sends nothing but logits" in error_of(SpecError, *alone)
     assert "architecture" in error_of(CheckpointError, "train", *NETWORK, *out, "--start", tmp_path)
     with pytest.raises(ValueError, match="only int8 and int4 have"):
         Transfer(source=0, destination=1, wire="fp16", scale="learned")

@@ -85,6 +85,8 @@ class Cell:
     seed: int
     recipe: Recipe
     kept: Path = FOUND
+    started_by: Recipe | None = None
+    """That of the training that this one goes on from."""
 
     @property
     def name(self) -> str:
@@ -116,7 +118,7 @@ class Cell:
         network = first_network(self.architecture, data, self.seed, start)
         return train_network(
             network, data, self.recipe, self.run, seed=self.seed, resume=True, device=device, progress=False,
-            teachers=teachers, origin=tensors_sha256(start.state_dict()) if start else "",
+            teachers=teachers, start=tensors_sha256(start.state_dict()) if start else "",
             validate=self._watching(data) if watch_test else None,
         ).history  # fmt: skip
 
@@ -144,14 +146,18 @@ class Cell:
         return found
 
     def found(self) -> dict[str, Any] | None:
-        """What :meth:`note` has kept, if it was of this recipe."""
+        """What :meth:`note` has kept, if it was of these recipes and this network."""
         path = self.kept / f"{self.name}.json"
-        data = json.loads(path.read_text()) if path.exists() else None
-        return data if data and data["recipe"] == self.recipe.to_data() else None
+        data = json.loads(path.read_text()) if path.exists() else {}
+        return data if data.get("made_by") == self._made_by() else None
+
+    def _made_by(self) -> dict[str, Any]:
+        recipes = [recipe.to_data() for recipe in (self.started_by, self.recipe) if recipe]
+        return {"recipes": recipes, "architecture": self.architecture.to_data()}
 
     def note(self, found: dict[str, Any]) -> None:
         self.kept.mkdir(parents=True, exist_ok=True)
-        data = found | {"recipe": self.recipe.to_data()}
+        data = found | {"made_by": self._made_by()}
         write_text(self.kept / f"{self.name}.json", json.dumps(data, indent=2) + "\n")
 
     def costs(self) -> dict[str, Any]:
@@ -180,6 +186,6 @@ def groups(out: Path, kept: Path, seeds: Sequence[int], recipe: Recipe, fine: Re
     for seed in seeds:
         for network in (*SILENT, *NAMED, *searched()):
             wires = ("fp32",) if network in SILENT else WIRES
-            yield Group(
-                tuple(Cell(out, network, wire, seed, recipe if wire == "fp32" else fine, kept) for wire in wires)
-            )
+            first = Cell(out, network, "fp32", seed, recipe, kept)
+            quantised = [Cell(out, network, wire, seed, fine, kept, started_by=recipe) for wire in wires[1:]]
+            yield Group((first, *quantised))

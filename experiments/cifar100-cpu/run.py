@@ -14,7 +14,7 @@ from picture import draw
 
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.report.recorder import Recorder
-from sepnas.train.checkpoint import BEST, load_network
+from sepnas.train.checkpoint import load_network
 from sepnas.train.data import load_dataset
 from sepnas.train.evaluate import accuracy
 from sepnas.train.images import ImageData
@@ -36,6 +36,8 @@ def arguments() -> argparse.Namespace:
 
 
 def wanted(chosen: argparse.Namespace) -> list[Group]:
+    if chosen.epochs is not None and chosen.found == FOUND:
+        raise SystemExit("--epochs is for trials: name another place for what they find, with --found")
     recipe, fine = (Recipe.load(path).changed(str(path), epochs=chosen.epochs) for path in (RECIPE, FINE_RECIPE))
     every = list(groups(chosen.out, chosen.found, chosen.seeds, recipe, fine))
     unknown = sorted(set(chosen.only or ()) - {each.name for each in every})
@@ -47,13 +49,12 @@ def wanted(chosen: argparse.Namespace) -> list[Group]:
 def run_group(group: Group, chosen: argparse.Namespace) -> None:
     """Train what is missing of it; where a training's checkpoint is gone that others go on from, that one anew."""
     data = load_dataset(chosen.data, root=chosen.data_root)
-    first = group.cells[0]
     start = None
     for cell in group.cells:
-        gone = cell is first and group.missing() and not (cell.run / BEST).exists()
-        if gone or not cell.found():
+        # where others go on from it, a finished one is resumed: nothing is left to do, if its checkpoint is still there
+        if not cell.found() or (start is None and group.missing()):
             run_cell(cell, data, chosen, start)
-        if cell is first and group.missing():
+        if start is None and group.missing():
             start = load_network(cell.run)
 
 

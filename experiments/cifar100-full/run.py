@@ -73,7 +73,7 @@ def train(run: Run, recipe: Recipe, data: ImageData, chosen: argparse.Namespace,
     out = folder_of(run, chosen)
     result = train_network(
         first_network(run.architecture, data, chosen.seed, start), data, recipe, out, seed=chosen.seed, resume=True,
-        device=chosen.device, stop_after_s=left_s, origin=tensors_sha256(start.state_dict()) if start else "",
+        device=chosen.device, stop_after_s=left_s, start=tensors_sha256(start.state_dict()) if start else "",
     )  # fmt: skip
     if result.finished:
         best = best_of(result.history)

@@ -110,7 +110,11 @@ class PilImages(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
-def batches(data: ImageData, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Without end."""
+def batches(data: ImageData, batch_size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Without end; ``workers`` processes read ahead."""
+    loader = DataLoader(
+        PilImages(data), batch_size, shuffle=True, drop_last=True, num_workers=workers,
+        pin_memory=torch.cuda.is_available(), persistent_workers=workers > 0,
+    )  # fmt: skip
     while True:
-        yield from DataLoader(PilImages(data), batch_size, shuffle=True, drop_last=True)
+        yield from loader

@@ -18,7 +18,7 @@ from sepnas.nets.separable import SeparableResNeXt
 from sepnas.report.recorder import Recorder
 from sepnas.spec.architecture import Architecture, named_architecture
 from sepnas.spec.policy import Readout
-from sepnas.train.augment import augment
+from sepnas.train.batches import Batches
 from sepnas.train.checkpoint import new_network
 from sepnas.train.data import load_dataset
 from sepnas.train.images import ImageData
@@ -27,7 +27,7 @@ from sepnas.train.recipe import RECIPES
 
 HERE = Path(__file__).resolve().parent
 RECIPE = RECIPES["cifar-fast"]
-Batches = Iterator[tuple[Tensor, Tensor]]
+Source = Iterator[tuple[Tensor, Tensor]]
 BATCH = RECIPE.batch_size
 
 
@@ -44,7 +44,7 @@ class Variant:
     """A way to train: steps are taken a few at a time, in turn with the other ways."""
 
     def __init__(
-        self, network: nn.Module, source: Batches, device: torch.device, bf16: bool, channels_last: bool, compiled: bool
+        self, network: nn.Module, source: Source, device: torch.device, bf16: bool, channels_last: bool, compiled: bool
     ) -> None:
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(device).to(memory_format=self.layout).train()  # type: ignore[call-overload]
@@ -76,29 +76,30 @@ class Variant:
             torch.cuda.synchronize()
 
 
-def on_device(data: ImageData, device: torch.device) -> Batches:
-    """As the training loop makes them: all images on the device, a batch augmented at a time."""
-    images, generator = data.train.images.to(device), torch.Generator().manual_seed(0)
+def on_device(data: ImageData, device: torch.device) -> Source:
+    """The training loop's own batches, without end."""
+    made, generator = Batches(data, RECIPE, device), torch.Generator().manual_seed(0)
     while True:
-        places = torch.randint(len(data.train), (BATCH,), generator=generator)
-        chosen = augment(images[places.to(device)], RECIPE.augmentation, generator)
-        yield data.normalise(chosen), data.train.labels[places]
+        for batch in made.of(torch.randperm(len(data.train), generator=generator), generator):
+            yield batch.images, batch.labels
 
 
-def variants(architecture: Architecture, data: ImageData, device: torch.device, compiled: bool) -> dict[str, Variant]:
-    """In order, each with one thing more; the first is the naive one."""
+def variants(
+    architecture: Architecture, data: ImageData, device: torch.device, workers: int, compiled: bool
+) -> dict[str, Variant]:
+    """The naive one first, then each with one thing more up to the recipe; after it other ways to do the same."""
 
     def naive() -> NaiveNetwork:
         network = NaiveNetwork(architecture)
         network.take(new_network(architecture))
         return network
 
-    def make(network: nn.Module, source: Batches, *switches: bool) -> Variant:
+    def make(network: nn.Module, source: Source, *switches: bool) -> Variant:
         bf16, channels_last, through_compiler = (*switches, False, False, False)[:3]
         return Variant(network, source, device, bf16, channels_last, through_compiler)
 
     found = {
-        "naive": make(naive(), batches(data, BATCH)),
+        "naive": make(naive(), batches(data, BATCH, workers)),
         "data on the device": make(naive(), on_device(data, device)),
         "a network for each device": make(new_network(architecture), on_device(data, device)),
         "channels last": make(new_network(architecture), on_device(data, device), False, True),
@@ -129,10 +130,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=5, help="steps of a variant in each round")
+    parser.add_argument(
+        "--workers", type=int, default=None, help="that read for the naive way [8 beside a GPU, else 0]"
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile too; it takes minutes")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     torch.set_flush_denormal(True)
+    torch.backends.cudnn.deterministic = True  # as the training loop does it
     device, data = pick_device(chosen.device), load_dataset(chosen.data, root=chosen.data_root)
     rows: list[dict[str, Any]] = []
     with Recorder(HERE / f"result-{device.type}.json", seeds=(0,), root=HERE) as record:
@@ -140,7 +145,8 @@ def main() -> None:
             architecture = network_of(family, stride)
             difference = largest_difference(architecture)
             assert difference < 1e-4, difference
-            ways = variants(architecture, data, device, chosen.compile)
+            workers = chosen.workers if chosen.workers is not None else 8 if device.type == "cuda" else 0
+            ways = variants(architecture, data, device, workers, chosen.compile)
             for round_ in range(chosen.rounds + 1):
                 for way in ways.values():
                     way.steps(chosen.steps, note=round_ > 0)

@@ -177,7 +177,7 @@ def _search(chain: Chain) -> tuple[SearchResult, Candidate, int]:
 
 def _train(chain: Chain, architecture: Architecture) -> TrainingResult:
     result = train_architecture(
-        architecture, chain.data, chain.recipe, chain.out / TRAINING, chain.seed, chain.resume, chain.epochs
+        architecture, chain.data, chain.recipe, chain.out / TRAINING, chain.seed, chain.resume, epochs=chain.epochs
     )
     console.print(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%}")
     return result

@@ -16,7 +16,7 @@ from sepnas.errors import SpecError, TrainingError
 from sepnas.report.units import format_count
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
-from sepnas.spec.wire import WIRE_FORMATS
+from sepnas.spec.wire import WIRE_FORMATS, Scale
 
 if TYPE_CHECKING:
     from sepnas.nets.separable import SeparableResNeXt
@@ -50,6 +50,7 @@ def train_architecture(
     out: Path,
     seed: int,
     resume: bool,
+    *,
     epochs: int | None = None,
     device: str = "auto",
     threads: int | None = None,
@@ -70,10 +71,10 @@ def train_architecture(
     chosen = load_recipe(recipe).changed(
         recipe, epochs=epochs, device_dropout=device_dropout, learning_rate=learning_rate
     )
-    network = first_network(architecture, data, seed, start)
+    network = first_network(architecture, data, seed, start, "--start")
     return train_network(
         network, data, chosen, out, seed=seed, resume=resume, device=device, stop_after_s=stop_after_s,
-        teachers=teachers, origin=tensors_sha256(start.state_dict()) if start else "",
+        teachers=teachers, start=tensors_sha256(start.state_dict()) if start else "",
     )  # fmt: skip
 
 
@@ -92,8 +93,12 @@ def train(
         str | None, typer.Option(help="Write all messages in fp32, fp16, int8 or int4 [as the policy says].")
     ] = None,
     learned_scales: Annotated[
-        bool, typer.Option("--learned-scales", help="Learn the step between the levels of int8 and int4 messages.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--learned-scales/--own-scales",
+            help="int8 and int4: learn the step between levels, or send one with each message [as the policy says].",
+        ),
+    ] = None,
     start: Annotated[
         Path | None,
         typer.Option(
@@ -136,15 +141,19 @@ def train(
     from sepnas.train.checkpoint import load_network
     from sepnas.train.data import load_dataset
     from sepnas.train.evaluate import accuracy
-    from sepnas.train.processes import is_first
+    from sepnas.train.processes import is_alone, is_first
     from sepnas.train.recipe import load_recipe
 
-    chosen = rewritten(read_architecture(architecture, devices, policy), wire, learned_scales)
+    chosen = with_messages(read_architecture(architecture, devices, policy), wire, learned_scales)
     # a wrong value is told before the data are read, which may take long
     wanted = load_recipe(recipe).changed(
         recipe, epochs=epochs, device_dropout=device_dropout, learning_rate=learning_rate
     )
-    first = load_network(start) if start else None
+    trained = load_network(start) if start else None
+    if download and not is_alone():
+        raise TrainingError(
+            "--download: several processes would write the same files; fetch them once without torchrun"
+        )
     images = load_dataset(data, root=data_root, image_size=image_size, download=download)
     if not architecture.endswith((".json", ".yaml", ".yml")):
         fits = {"num_classes": images.num_classes, "in_channels": images.in_channels, "image_size": images.image_size}
@@ -153,8 +162,9 @@ def train(
     if start:
         check_same_data("--start", start, images)
     result = train_architecture(
-        chosen, images, recipe, out, seed, resume, epochs, device, threads, stop_after_s, device_dropout,
-        learning_rate, teachers, first,
+        chosen, images, recipe, out, seed, resume, epochs=epochs, device=device, threads=threads,
+        stop_after_s=stop_after_s, device_dropout=device_dropout, learning_rate=learning_rate, teachers=teachers,
+        start=trained,
     )  # fmt: skip
     if not is_first():
         return
@@ -170,15 +180,17 @@ def train(
     print(f"next: sepnas export {shlex.quote(str(out))} {shlex.quote(str(out.parent / 'deployment'))}")
 
 
-def rewritten(architecture: Architecture, wire: str | None, learned_scales: bool) -> Architecture:
-    """The same with its messages in another format, or with learned scales where they are quantised."""
+def with_messages(architecture: Architecture, wire: str | None, learned_scales: bool | None) -> Architecture:
+    """The same with its messages in another format, or with other scales where they are quantised."""
     if wire is not None and wire not in WIRE_FORMATS:
         raise SpecError(f"--wire {wire!r}: allowed are {', '.join(WIRE_FORMATS)}")
-    if wire is None and not learned_scales:
-        return architecture
-    policy = architecture.policy.written_in(wire, "learned" if learned_scales else "sample")
-    if learned_scales and not policy.scale_names():
-        raise SpecError("--learned-scales: no message is quantised; add --wire int8 or --wire int4")
+    scale: Scale | None = None if learned_scales is None else "learned" if learned_scales else "sample"
+    policy = architecture.policy.written_in(wire, scale)
+    if scale == "learned" and not policy.scale_names():
+        why = "no message is quantised; add --wire int8 or --wire int4"
+        if not any(point.transfers for point in policy.points):
+            why = f"the policy of {architecture.name!r} sends nothing but logits, which stay in fp32"
+        raise SpecError(f"--learned-scales: {why}")
     return architecture.with_policy(policy)
 
 
@@ -195,7 +207,7 @@ def check_same_data(option: str, run: Path, images: ImageData) -> None:
     """Raise :class:`TrainingError` unless the run was trained on the same classes, normalised alike."""
     from sepnas.train.checkpoint import DATA
 
-    facts = DataFacts.load(run / DATA)
+    facts = DataFacts.load((run if run.is_dir() else run.parent) / DATA)
     if facts.classes != images.classes:
         raise TrainingError(
             f"{option} {run}: knows {len(facts.classes)} classes of {facts.name!r}, {facts.classes[0]!r} first; "

@@ -122,9 +122,12 @@ def search(
     from sepnas.search.pareto import knee
     from sepnas.search.run import run_search
     from sepnas.train.data import load_dataset
+    from sepnas.train.processes import is_alone
     from sepnas.train.recipe import load_recipe
     from sepnas.train.threads import use_threads_for
 
+    if not is_alone():
+        raise SearchError("a search is one process; start it without torchrun")
     chosen = SearchSpace.load(space)
     trials = _trials(engine, remote or [], ssh_key, remote_python, workers, web_host, web_port)
     use_threads_for(chosen.architecture_of(chosen.largest()), threads)

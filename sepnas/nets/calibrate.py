@@ -20,10 +20,10 @@ _MOST_VALUES = 1 << 20
 
 @dataclass(frozen=True)
 class _Scale:
-    """The step of the messages that carry up to ``fraction`` of a block's channels."""
+    """The step of the messages that carry up to so many of a block's channels."""
 
     name: str
-    fraction: float
+    channels: int
     levels: int
 
 
@@ -40,8 +40,7 @@ def calibrate_scales(network: SeparableResNeXt, images_BCHW: Tensor, names: Coll
 
             def calibrate(_: nn.Module, __: Any, output_BCHW: Tensor, scales: list[_Scale] = scales) -> None:
                 for scale in scales:
-                    channels = max(1, round(scale.fraction * output_BCHW.shape[1]))
-                    step = _best_step(output_BCHW[:, :channels], scale.levels)
+                    step = _best_step(output_BCHW[:, : scale.channels], scale.levels)
                     network.log_scales[scale.name].copy_(step.log())
 
             block: nn.Module = network.parts[source][after]  # type: ignore[index]
@@ -51,16 +50,19 @@ def calibrate_scales(network: SeparableResNeXt, images_BCHW: Tensor, names: Coll
 
 def _scales_of(network: SeparableResNeXt, names: Collection[str] | None) -> dict[tuple[int, int], list[_Scale]]:
     """By block and device that computes what they scale."""
-    found: dict[str, tuple[tuple[int, int], _Scale]] = {}
+    architecture, places = network.architecture, dict[tuple[int, int], list[_Scale]]()
     for point in network.policy.points:
-        for transfer in sorted(point.transfers, key=lambda transfer: transfer.fraction):  # the largest stays
+        stage = architecture.stage_of(point.after)
+        channels = [part.stage_channels(stage) for part in architecture.parts]
+        sent: dict[tuple[str, int, int], int] = {}
+        for transfer in point.transfers:
             name = transfer.scale_name(point.after)
             if name and (names is None or name in names):
-                scale = _Scale(name, transfer.fraction, LEVELS[transfer.wire])
-                found[name] = (point.after, transfer.source), scale
-    places: dict[tuple[int, int], list[_Scale]] = {}
-    for place, scale in found.values():
-        places.setdefault(place, []).append(scale)
+                key = name, transfer.source, LEVELS[transfer.wire]
+                crossing = transfer.num_channels(channels[transfer.source], channels[transfer.destination])
+                sent[key] = max(crossing, sent.get(key, 0))
+        for (name, source, levels), most in sent.items():
+            places.setdefault((point.after, source), []).append(_Scale(name, most, levels))
     return places
 
 

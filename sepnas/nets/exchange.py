@@ -46,8 +46,9 @@ def _decode_encoded(x_BCHW: Tensor, wire: WireFormat) -> Tensor:
 class _LearnedStep(torch.autograd.Function):
     """Levels of a step that is learned by its logarithm.
 
-    The gradients are those of arXiv 1902.08153 (equations 3 and 5, scaled by 1 / sqrt(values * levels)), that of the
-    step taken relative to it: descent moves the logarithm as it would move the step there, and the step stays positive.
+    The gradients are those of arXiv 1902.08153 (equations 3 and 5, scaled by 1 / sqrt(values * levels)). What the
+    logarithm gets is not its derivative (the step's gradient times the step) but that gradient over the step: so
+    descent moves the logarithm by as much as it would move the step, relative to it, and the step stays positive.
     """
 
     @staticmethod
@@ -55,7 +56,7 @@ class _LearnedStep(torch.autograd.Function):
         step = log_step.exp()
         ctx.save_for_backward(x, step)
         ctx.levels = levels  # type: ignore[attr-defined]
-        return ((x.float() / step).round().clamp(0, levels) * step).to(x.dtype)
+        return (_levels((x.float() / step).round(), levels) * step).to(x.dtype)
 
     @staticmethod
     def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -63,10 +64,15 @@ class _LearnedStep(torch.autograd.Function):
         levels: int = ctx.levels  # type: ignore[attr-defined]
         ratio, gradient = x.float() / step, gradients[0]
         inside = (ratio >= 0) & (ratio <= levels)
-        clamped = ratio.clamp(0, levels)
+        clamped = _levels(ratio, levels)
         slope = torch.where(inside, clamped.round() - clamped, clamped)
         scaled = (gradient.float() * slope).sum() / (step * math.sqrt(x[0].numel() * levels))
         return gradient * inside, scaled, None
+
+
+def _levels(ratio: Tensor, highest: int) -> Tensor:
+    """Within 0 and the highest level; what is no number is 0."""
+    return torch.fmax(ratio, ratio.new_zeros(())).clamp(max=highest)
 
 
 def through_wire(x_BCHW: Tensor, wire: WireFormat, log_step: Tensor | None = None) -> Tensor:

@@ -43,7 +43,8 @@ class SeparableResNeXt(nn.Module):
         )
         self.merges = nn.ParameterDict()
         self.add_merge_weights(self.policy)
-        self.log_scales = nn.ParameterDict({name: _first_log_scale(name) for name in self.policy.scale_names()})
+        self.log_scales = nn.ParameterDict()
+        self.add_scales(self.policy)
 
     def add_merge_weights(self, policy: TransmissionPolicy) -> None:
         """Make a learned weight for each transfer of the weighted merges that has none; starts as the mean."""
@@ -55,6 +56,12 @@ class SeparableResNeXt(nn.Module):
                         name = _merge_name(point, transfer)
                         if name not in self.merges:
                             self.merges[name] = nn.Parameter(torch.tensor(1.0 / (1 + len(due))))
+
+    def add_scales(self, policy: TransmissionPolicy) -> None:
+        """Make a scale for each message of learned scale that has none; to be calibrated, or trained."""
+        for name in policy.scale_names():
+            if name not in self.log_scales:
+                self.log_scales[name] = _first_log_scale(name)
 
     def forward(self, x_BCHW: Tensor, policy: TransmissionPolicy | None = None, outage: Outage | None = None) -> Tensor:
         routes = _Routes(self.policy if policy is None else policy, self.architecture)

@@ -34,7 +34,9 @@ def encode(x_BCHW: Array, wire: WireFormat, scale: np.float32 | None = None) -> 
     if wire == "fp16":
         return _bytes_of(np.clip(rows, -FP16_MAX, FP16_MAX).astype("<f2"))
     if scale is not None:
-        levels = np.fmin(np.fmax(np.rint(rows / scale), np.float32(0)), np.float32(LEVELS[wire])).astype(np.uint8)
+        with np.errstate(over="ignore"):  # what is beyond the highest level has that level
+            ratio = np.rint(rows / scale)
+        levels = np.fmin(np.fmax(ratio, np.float32(0)), np.float32(LEVELS[wire])).astype(np.uint8)
         return _bytes_of(_packed(levels) if wire == "int4" else levels)
     return _bytes_of(_quantise(rows, wire))
 
@@ -58,7 +60,9 @@ def decode(payload: Payload, wire: WireFormat, shape: Shape, scale: np.float32 |
         return lent if _FLOAT32.isnative and lent.flags.aligned else lent.astype(np.float32)
     rows = np.frombuffer(payload, dtype=np.uint8).reshape(batch, sample_bytes)
     if scale is not None:
-        values = (_unpacked(rows, shape.num_values) if wire == "int4" else rows).astype(np.float32) * scale
+        levels = _unpacked(rows, shape.num_values) if wire == "int4" else rows
+        with np.errstate(over="ignore"):
+            values = levels.astype(np.float32) * scale
     else:
         values = rows.view("<f2").astype(np.float32) if wire == "fp16" else _dequantise(rows, wire, shape.num_values)
     return values.reshape(batch, shape.channels, shape.height, shape.width)

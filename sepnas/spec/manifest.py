@@ -18,7 +18,7 @@ from typing_extensions import Self
 from sepnas.errors import DeploymentError
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.document import Document, Part, read_data
-from sepnas.spec.wire import WireFormat
+from sepnas.spec.wire import LEVELS, WireFormat
 
 MANIFEST_NAME = "manifest.json"
 SHARD_NAME = "shard.json"
@@ -92,10 +92,17 @@ class ComputeData(Part):
     output: str
 
 
-class Scaled(Part):
+class MaybeScaled(Part):
     """What may name a learned scale; one without is written as before there were any."""
 
     scale: str | None = None
+
+    @model_validator(mode="after")
+    def _levels_to_scale(self) -> Self:
+        wire = getattr(self, "wire", None)  # declared where it stands in the file
+        if self.scale is not None and wire not in LEVELS:
+            raise ValueError(f"`scale` is {self.scale!r}, but {wire} has no levels")
+        return self
 
     @model_serializer(mode="wrap")
     def _leave_out_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -105,7 +112,7 @@ class Scaled(Part):
         return data
 
 
-class SendData(Scaled):
+class SendData(MaybeScaled):
     step: Literal["send"] = "send"
     tensor: str
     channels: Bounds
@@ -133,7 +140,7 @@ class MergeData(Part):
 StepData = Annotated[ComputeData | SendData | RecvData | MergeData, Field(discriminator="step")]
 
 
-class MessageData(Scaled):
+class MessageData(MaybeScaled):
     """One message of the plan; ``shape`` is one sample of what it carries; rank -1 is the client."""
 
     tag: Tag

@@ -130,10 +130,12 @@ class TransmissionPolicy(Document):
             if transfer.destination == destination and point.after + transfer.lag == block
         ]
 
-    def written_in(self, wire: WireFormat | None = None, scale: Scale = "sample") -> Self:
-        """The same with all messages in this format (None: their own) and scale; fp32 and fp16 have none to learn."""
+    def written_in(self, wire: WireFormat | None = None, scale: Scale | None = None) -> Self:
+        """The same with all messages in this format and with this scale (None: their own); fp32 and fp16 have none."""
         points = [
-            point.model_copy(update={"transfers": tuple(t.written_in(wire or t.wire, scale) for t in point.transfers)})
+            point.model_copy(
+                update={"transfers": tuple(t.written_in(wire or t.wire, scale or t.scale) for t in point.transfers)}
+            )
             for point in self.points
         ]
         return self.model_copy(update={"points": tuple(points)})

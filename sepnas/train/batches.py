@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from sepnas.train.augment import augment
 from sepnas.train.images import ImageData
 from sepnas.train.mixing import Mixing
+from sepnas.train.processes import Processes
 from sepnas.train.recipe import Recipe
 
 RESIDENT_BYTES = 8 << 30
@@ -18,10 +20,21 @@ _TOGETHER, _TOGETHER_BYTES = 8, 64 << 20
 """AutoAugment changes the images of this many batches together, for few of one batch get the same change."""
 
 
-class Batches:
-    """What a recipe makes of a data set's training images."""
+class Batch(NamedTuple):
+    """What a process has of a batch: images ``(B, C, H, W)``, their labels or shares of labels; the whole ``size``."""
 
-    def __init__(self, data: ImageData, recipe: Recipe, device: torch.device) -> None:
+    images: Tensor
+    labels: Tensor
+    size: int
+
+
+class Batches:
+    """What a recipe makes of a data set's training images; of each batch the part of this process."""
+
+    def __init__(
+        self, data: ImageData, recipe: Recipe, device: torch.device, processes: Processes | None = None
+    ) -> None:
+        self._processes = processes or Processes()
         self.steps = recipe.steps_per_epoch(len(data.train))
         self._data, self._recipe, self._device = data, recipe, device
         self._mixing = Mixing(recipe, data.num_classes) if recipe.mixup or recipe.cutmix else None
@@ -33,16 +46,18 @@ class Batches:
             batch_bytes = recipe.batch_size * data.train.images[0].nbytes
             self._together = max(1, min(_TOGETHER, _TOGETHER_BYTES // batch_bytes))
 
-    def of(self, order: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images once in this order, in batches of nearly equal size, with their labels (or shares of labels)."""
+    def of(self, order: Tensor, generator: torch.Generator) -> Iterator[Batch]:
+        """All images once in this order, in batches of nearly equal size."""
         parts = order.tensor_split(self.steps)
         for first in range(0, self.steps, self._together):
             together = parts[first : first + self._together]
-            chosen = self._images[torch.cat(together).to(self._images.device)].to(self._device)
+            own = [self._processes.part(part) for part in together]
+            chosen = self._images[torch.cat(own).to(self._images.device)].to(self._device)
             augmented = augment(chosen, self._recipe.augmentation, generator)
-            images_of = torch.split(augmented, [len(part) for part in together])
-            for indices, images in zip(together, images_of, strict=True):
-                yield self._finished(images, self._data.train.labels[indices].to(self._device), generator)
+            images_of = torch.split(augmented, [len(part) for part in own])
+            for indices, images, whole in zip(own, images_of, together, strict=True):
+                labels = self._data.train.labels[indices].to(self._device)
+                yield Batch(*self._finished(images, labels, generator), len(whole))
 
     def _finished(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         images = self._data.normalise(images)

@@ -69,7 +69,7 @@ def train_network(
     step: Step | None = None,
     validate: Validate | None = None,
     teachers: Sequence[SeparableResNeXt] = (),
-    origin: str = "",
+    start: str = "",
 ) -> TrainingResult:
     """Train ``network`` in place and write a checkpoint to ``out_dir`` after each epoch.
 
@@ -80,7 +80,8 @@ def train_network(
     which the time runs out, or sooner when the next epoch would not fit. ``step`` replaces the loss of a batch, and the
     recipe's dropout of devices and messages with it; ``teachers`` are trained networks that it learns from as the
     recipe's ``distillation`` says; ``validate`` replaces the network's own accuracy on the validation
-    split. ``origin`` says where the network's weights come from if not from the seed: who resumes must say the same.
+    split. ``start`` is a digest of the weights that the network began with, if these are not from the seed: who
+    resumes must begin with the same.
 
     Started by ``torchrun``, the processes share each batch (:mod:`sepnas.train.processes`), and the first one writes.
 
@@ -88,12 +89,13 @@ def train_network(
     that is not finite, a full device memory, a folder that holds a run while not resuming), :class:`CheckpointError`,
     :class:`StorageError`; a message about a run that had begun names the last good checkpoint.
     """
-    place = pick_device(device)
-    processes = processes_of(place)
+    processes, place = processes_of(pick_device(device))
     progress = progress if processes.first else False
-    run = _Run(network, data, recipe, Path(out_dir), seed, place, step, teachers, origin, processes)
+    run = _Run(network, data, recipe, Path(out_dir), seed, place, step, teachers, start, processes)
     run.validate = validate or run.validate
     run.begin(resume)
+    processes.check_alike("epochs done", len(run.history))
+    processes.check_alike("weights of sum", sum(float(x.detach().double().sum()) for x in network.parameters()))
     with ExitStack() as stack:
         stack.enter_context(run.interruptions_explained(progress is not False))
         display = stack.enter_context(TrainingDisplay(progress, recipe.epochs, len(run.history), run.steps))
@@ -147,7 +149,7 @@ class _Run:
         device: torch.device,
         step: Step | None,
         teachers: Sequence[SeparableResNeXt],
-        origin: str,
+        start: str,
         processes: Processes,
     ) -> None:
         found = getattr(network, "architecture", None)
@@ -156,11 +158,11 @@ class _Run:
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.network = network.to(device=device).to(memory_format=layout)  # type: ignore[call-overload]
         self.data, self.recipe, self.out_dir, self.seed, self.device = data, recipe, out_dir, seed, device
-        self._origin, self._processes = origin, processes
+        self._start, self._processes = start, processes
         self._teachers = self._classroom(teachers)
         self._step = step or step_of(recipe, self._teachers)
         self.validate: Validate = lambda network: accuracy(network, data.val, data)
-        self._batches = Batches(data, recipe, device)
+        self._batches = Batches(data, recipe, device, processes)
         self.steps = self._batches.steps
         check_shares(len(data.train) // self.steps, recipe, processes.count)
         self._optimization = Optimization(network, recipe, self.steps, processes)
@@ -207,10 +209,10 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
-        before: dict[str, Any] = {"teachers": self._teachers.identity()} if self._teachers else {}
-        before |= {"origin": self._origin} if self._origin else {}
-        before |= {"processes": self._processes.count} if self._processes.count > 1 else {}
-        return before | {
+        rest: dict[str, Any] = {"teachers": self._teachers.identity()} if self._teachers else {}
+        rest |= {"start": self._start[:16]} if self._start else {}
+        rest |= {"processes": self._processes.count} if self._processes.count > 1 else {}
+        return rest | {
             "architecture": self.architecture.to_data() if self.architecture else None,
             "recipe": self.recipe.to_data(),
             "seed": self.seed,
@@ -232,6 +234,8 @@ class _Run:
         rate, losses = self._train(epoch, display)
         trained_s = time.perf_counter() - started
         self._processes.average_statistics(self.network)
+        if self._average:
+            self._processes.average_statistics(self._average.network)
         right = self._processes.told(self.validate(self.result) if self._processes.first else 0.0)
         return EpochRecord(
             epoch=epoch,
@@ -252,12 +256,11 @@ class _Run:
         if processes.count > 1:
             generator.manual_seed(processes.seed(step_seed))
         with _reproducible(self.device, processes.seed(step_seed)), self._memory_explained():
-            for number, (images, labels) in enumerate(self._batches.of(order, generator)):
+            for number, batch in enumerate(self._batches.of(order, generator)):
                 rate = self._optimization.learning_rate
-                own = processes.part(labels)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-                    loss = self._step(self.network, processes.part(images), own, generator)
-                loss = processes.mean_loss(loss, len(own), len(labels))
+                    loss = self._step(self.network, batch.images, batch.labels, generator)
+                loss = processes.mean_loss(loss, len(batch.labels), batch.size)
                 losses[number] = loss.detach()
                 if self.device.type == "cpu" or number % LOSS_CHECK_STEPS == 0 or number + 1 == self.steps:
                     processes.average([losses[checked : number + 1]])

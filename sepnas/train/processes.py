@@ -49,7 +49,7 @@ class Processes:
             tensor.copy_(mean.view_as(tensor))
 
     def average_gradients(self, network: nn.Module) -> None:
-        """What a process did not compute counts as 0, where another did."""
+        """What a process did not compute counts as 0, also where no other did: it decays then, as alone it does not."""
         if self.count == 1:
             return
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -62,6 +62,15 @@ class Processes:
         """Running means and variances of batch norms."""
         self.average([buffer for buffer in network.buffers() if buffer.is_floating_point()])
 
+    def check_alike(self, what: str, value: float) -> None:
+        """Raise :class:`TrainingError` in a process where this is another number than in the first."""
+        first = self.told(value)
+        if value != first:
+            raise TrainingError(
+                f"process {self.rank} begins with {what} {value:g}, the first one with {first:g}; all of them must "
+                "read the same data and the same --out"
+            )
+
     def told(self, value: float) -> float:
         """What the first process says."""
         if self.count == 1:
@@ -72,25 +81,38 @@ class Processes:
         return float(box)
 
 
+def is_alone() -> bool:
+    """Whether ``torchrun`` started this process: variables of other launchers are not asked."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1"
+
+
 def is_first() -> bool:
     """Whether this process is alone, or the one of several that speaks and writes."""
-    return os.environ.get("RANK", "0") == "0"
+    return is_alone() or os.environ.get("RANK") == "0"
 
 
-def processes_of(device: torch.device) -> Processes:
-    """Join those that ``torchrun`` started, if it did, until the process ends; on CUDA each takes a GPU."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
-        return Processes()
+def processes_of(device: torch.device) -> tuple[Processes, torch.device]:
+    """Join those that ``torchrun`` started, if it did, until the process ends; on CUDA each takes a GPU.
+
+    Raises :class:`TrainingError` where there are more of them than GPUs, or they do not find each other.
+    """
+    if is_alone():
+        return Processes(), device
     if device.type == "cuda":
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        if local >= torch.cuda.device_count():
+        local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= gpus:
             raise TrainingError(
-                f"torchrun started process {local} of this machine, which has {torch.cuda.device_count()} GPUs; "
-                "start one for each: torchrun --nproc-per-node gpu"
+                f"torchrun started process {local} of this machine, which has {gpus} GPUs; start one for each: "
+                "torchrun --nproc-per-node gpu"
             )
-        torch.cuda.set_device(local)
+        if device.index not in (None, local):
+            raise TrainingError(f"device '{device}': torchrun gives each process its GPU; ask for 'cuda' or 'auto'")
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
     if not distributed.is_initialized():  # a second time would wait for keys of the first for ever
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        except (RuntimeError, ValueError) as error:
+            raise TrainingError(f"the processes that torchrun started do not find each other: {error}") from error
         atexit.register(distributed.destroy_process_group)
-    return Processes(distributed.get_rank(), count)
+    return Processes(distributed.get_rank(), distributed.get_world_size()), device

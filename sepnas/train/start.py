@@ -8,51 +8,61 @@ from sepnas.errors import TrainingError
 from sepnas.nets.calibrate import calibrate_scales
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.spec.architecture import Architecture
+from sepnas.spec.document import short
 from sepnas.train.checkpoint import new_network
 from sepnas.train.checks import check_fits
 from sepnas.train.images import ImageData
 
 CALIBRATION_IMAGES = 256
-_OF_THE_POLICY = ("merges.", "log_scales.")
 
 
 def first_network(
-    architecture: Architecture, data: ImageData, seed: int = 0, start: SeparableResNeXt | None = None
+    architecture: Architecture,
+    data: ImageData,
+    seed: int = 0,
+    start: SeparableResNeXt | None = None,
+    where: str = "`start`",
 ) -> SeparableResNeXt:
     """A network with the weights that depend on ``seed``, or those of ``start``; it may have another policy.
 
     Learned scales of messages, unless ``start`` has them, are set from some training images. Raises
-    :class:`TrainingError` where the seed or the images do not fit, or ``start`` lacks what the architecture needs.
+    :class:`TrainingError` where the seed or the images do not fit, or the message that begins with ``where``, where
+    ``start`` is no such network.
     """
     check_fits(architecture, data)
     network = new_network(architecture, seed)
     names = set(network.log_scales)
     if start is not None:
-        _take_over(network, start)
+        _check_alike(architecture, start.architecture, where)
+        _take_over(network, start, where)
         names -= set(start.log_scales)
     if names:
         places = torch.linspace(0, len(data.train) - 1, min(CALIBRATION_IMAGES, len(data.train))).long()
         network.train(start is None)
         calibrate_scales(network, data.normalise(data.train.images[places]), names)
-    return network
+    return network.train()
 
 
-def _take_over(network: SeparableResNeXt, start: SeparableResNeXt) -> None:
+def _check_alike(wanted: Architecture, found: Architecture, where: str) -> None:
+    """Raise :class:`TrainingError` unless both are the same but for policy and name."""
+    for field in ("depth", "stem_channels", "stem_stride", "in_channels", "image_size", "num_classes", "parts"):
+        here, there = getattr(wanted, field), getattr(found, field)
+        if here != there:
+            raise TrainingError(
+                f"{where}: the trained network has `{field}` {short(there)}, the network to train {short(here)}; only "
+                "the policy may differ"
+            )
+
+
+def _take_over(network: SeparableResNeXt, start: SeparableResNeXt, where: str) -> None:
     """All tensors; of those that belong to the policy alone, those that there are."""
     wanted, found = network.state_dict(), start.state_dict()
-    for name, value in wanted.items():
-        if name not in found and name.startswith(_OF_THE_POLICY):
-            continue
-        if name not in found:
+    for name in wanted:
+        if name in found:
+            wanted[name] = found[name]
+        elif name.startswith("heads."):
             raise TrainingError(
-                f"the trained network {start.architecture.name!r} cannot be the start of "
-                f"{network.architecture.name!r}: it has no tensor {name!r}"
+                f"{where}: the trained network has no classifier on device {name.split('.')[1]}, which the policy "
+                "reads out; train it with that `readout` first"
             )
-        if found[name].shape != value.shape:
-            raise TrainingError(
-                f"the trained network {start.architecture.name!r} cannot be the start of "
-                f"{network.architecture.name!r}: its tensor {name!r} has shape {tuple(found[name].shape)}, "
-                f"{tuple(value.shape)} is needed"
-            )
-        wanted[name] = found[name]
     network.load_state_dict(wanted)

@@ -8,6 +8,7 @@ import torch
 
 from sepnas.plan.network import count_macs
 from sepnas.spec.architecture import Architecture
+from sepnas.train.processes import is_alone
 
 MACS_WORTH_THREADS = 2_000_000
 """Below, per image, a second thread gains nothing; beside other busy programs threads that wait for each other then
@@ -15,9 +16,11 @@ make a step up to 60 times slower."""
 
 
 def use_threads_for(architecture: Architecture, threads: int | None = None) -> int:
-    """Set torch's threads for a network: ``threads``, or one for a small network and all cores for others."""
+    """Set torch's threads for a network: ``threads``, or one for a small network and all cores for others, which the
+    processes that ``torchrun`` started here share."""
     macs = sum(count_macs(architecture, rank) for rank in range(architecture.num_devices))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    chosen = threads or (1 if macs < MACS_WORTH_THREADS else cores)
+    beside = 1 if is_alone() else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    chosen = threads or (1 if macs < MACS_WORTH_THREADS else max(1, cores // beside))
     torch.set_num_threads(chosen)
     return chosen
