@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from cells import HERE, RECIPE, Cell
 from children import parser_of, run_children, threads_of
 
 from sepnas.report.recorder import Recorder
+from sepnas.spec.document import write_text
 from sepnas.train.checkpoint import load_network
 from sepnas.train.data import load_dataset
 from sepnas.train.recipe import Recipe
-from sepnas.train.record import read_history
 
+KEPT = HERE / "ablation"
 NETWORK = "hand-made"
 TEACHER = "not-separable"
 SWITCHES: dict[str, dict[str, Any]] = {
@@ -50,10 +52,35 @@ def cell_of(name: str, chosen: argparse.Namespace) -> Cell:
     return Cell(chosen.out / name, TEACHER if name == TEACHER else NETWORK, "fp32", chosen.seed, recipe)
 
 
+def found_of(name: str, chosen: argparse.Namespace) -> dict[str, Any] | None:
+    """What was found of a switch, if it was by this recipe."""
+    path = KEPT / f"{name}.json"
+    data = json.loads(path.read_text()) if path.exists() else {}
+    return data if data.get("recipe") == cell_of(name, chosen).recipe.to_data() else None
+
+
 def train_one(name: str, chosen: argparse.Namespace) -> None:
     cell, data = cell_of(name, chosen), load_dataset(chosen.data, root=chosen.data_root)
     teachers = [load_network(cell_of(TEACHER, chosen).run)] if cell.recipe.distillation else []
-    cell.train(data, chosen.device, threads_of(chosen), teachers)
+    history = cell.train(data, chosen.device, threads_of(chosen), teachers)
+    KEPT.mkdir(exist_ok=True)
+    found = {"val_by_epoch": [each.val_accuracy for each in history], "recipe": cell.recipe.to_data()}
+    write_text(KEPT / f"{name}.json", json.dumps(found, indent=2) + "\n")
+
+
+def record(chosen: argparse.Namespace) -> None:
+    """The last epoch of each switch that was found, beside that of the recipe as it stands."""
+    last = {name: found["val_by_epoch"][-1] for name in SWITCHES if (found := found_of(name, chosen))}
+    if "base" not in last:
+        return
+    rows = [
+        {"switch": name, "val_accuracy": found, "gain_points": round(100 * (found - last["base"]), 2)}
+        for name, found in last.items()
+    ]
+    with Recorder(HERE / "ablation.json", seeds=(chosen.seed,), root=HERE) as record:
+        record.measure("switches_that_help", sum(row["gain_points"] > 0 for row in rows), "", n=len(rows))
+        record.table("ablation", rows)
+    print(f"{len(rows)} of {len(SWITCHES)} switches; {HERE / 'ablation.json'}")
 
 
 def main() -> None:
@@ -61,21 +88,14 @@ def main() -> None:
     if chosen.child:
         train_one(chosen.child, chosen)
         return
-
-    def last_accuracy(name: str) -> float:
-        return read_history(cell_of(name, chosen).run)[-1].val_accuracy
-
-    for names in ([TEACHER], list(SWITCHES)):
-        run_children(names, chosen.jobs, lambda name: f"{last_accuracy(name):.2%}")
-    with Recorder(HERE / "ablation.json", seeds=(chosen.seed,), root=HERE) as record:
-        base = last_accuracy("base")
-        rows = [
-            {"switch": name, "val_accuracy": found, "gain_points": round(100 * (found - base), 2)}
-            for name in SWITCHES
-            for found in [last_accuracy(name)]
-        ]
-        record.measure("switches_that_help", sum(row["gain_points"] > 0 for row in rows))
-        record.table("ablation", rows)
+    missing = [name for name in SWITCHES if not found_of(name, chosen)]
+    taught = [name for name in missing if cell_of(name, chosen).recipe.distillation]
+    first = [TEACHER] if taught or not found_of(TEACHER, chosen) else []
+    try:
+        for names in (first, missing):
+            run_children(names, chosen.jobs, lambda name: (found_of(name, chosen) or {})["val_by_epoch"])
+    finally:
+        record(chosen)
 
 
 if __name__ == "__main__":
