@@ -128,8 +128,8 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, default=None, help="where torchvision's files lie")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=5, help="steps of a variant in each round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2, help="steps of a variant in each round")
     parser.add_argument(
         "--workers", type=int, default=None, help="that read for the naive way [8 beside a GPU, else 0]"
     )
