@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from sepnas.report.figures.front import scale_bytes
 from sepnas.report.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, RED, SETTINGS
 
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, INK)
@@ -34,6 +35,7 @@ def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
             axes.plot([], [], "o", color=colour, label=name)
         for wire, marker in MARKERS.items():
             axes.plot([], [], marker, color=MUTED, label=wire)
-        axes.set(xscale="log", xlabel="bytes between the devices for one image", ylabel="test accuracy, %")
+        scale_bytes(axes, [line["payload_bytes"] for line in lines if line["payload_bytes"]])
+        axes.set(xlabel="payload between the devices for one image", ylabel="test accuracy, %")
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         figure.savefig(path, facecolor="white", metadata={"Date": None})

@@ -142,6 +142,9 @@ def main() -> None:
                 f"worker_rss_bytes_{engine}_beyond_weights", fmean(beyond), "B", min(beyond), max(beyond), len(rows),
                 "< 120000000" if light else None,
             )  # fmt: skip
+        for name, key, unit in (("worker_ready_s", "ready_s", "s"), ("worker_rss_bytes", "rss_bytes", "B")):
+            found = [row[f"onnxruntime_{key}"] for row in rows]
+            record.measure(name, fmean(found), unit, min(found), max(found), len(found))
         record.table("engines", rows)
         for each in record.measures.values():
             print(f"{each.name}: {each.value:.4g} ({each.low:.4g} to {each.high:.4g})")
