@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from sepnas.cli.learn import with_messages
+from sepnas.cli.describe import with_messages
 from sepnas.deploy.verify import file_entry
 from sepnas.errors import CheckpointError, DeploymentError, PlanError, SpecError, TrainingError
 from sepnas.nets.calibrate import calibrate_scales
@@ -182,6 +182,14 @@ def test_the_terminal_writes_messages_in_four_bits(tmp_path: Path) -> None:
     assert scales
     assert with_messages(found, "int8", None).policy.scale_names()
     assert not with_messages(found, "int8", False).policy.scale_names()
+
+
+def test_the_bytes_are_told_before_any_training() -> None:
+    """`describe` and `simulate` take the same options, and count levels alone."""
+    plain = json.loads(said("describe", *NETWORK[:3], "--json"))["payload_bytes"]
+    learned = ("--wire", "int4", "--learned-scales", "--json")
+    assert json.loads(said("describe", *NETWORK[:3], *learned))["payload_bytes"] == plain / 8
+    assert json.loads(said("simulate", *NETWORK[:3], *learned))["payload_bytes"] == plain / 8
 
 
 def test_wrong_options_are_told(tmp_path: Path) -> None:

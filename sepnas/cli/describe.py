@@ -31,6 +31,7 @@ from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.document import FILE_SUFFIXES, Document
 from sepnas.spec.patterns import NAMED_POLICIES
 from sepnas.spec.policy import TransmissionPolicy
+from sepnas.spec.wire import WIRE_FORMATS, Scale
 
 DOCUMENTS = {
     "architecture": "sepnas.spec.architecture:Architecture",
@@ -61,6 +62,14 @@ Devices = Annotated[int | None, typer.Option("--devices", "-n", min=1, help="Sep
 Policy = Annotated[str | None, typer.Option(help=f"{', '.join(NAMED_POLICIES)}, or a policy file [all-to-all].")]
 Classes = Annotated[int | None, typer.Option(min=2, help="Number of classes [100].")]
 ImageSize = Annotated[int | None, typer.Option(min=4, help="Side of the images in pixels [32].")]
+Wire = Annotated[str | None, typer.Option(help="Write all messages in fp32, fp16, int8 or int4 [as the policy says].")]
+LearnedScales = Annotated[
+    bool | None,
+    typer.Option(
+        "--learned-scales/--own-scales",
+        help="int8 and int4: learn the step between levels, or send one with each message [as the policy says].",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -102,8 +111,17 @@ def read_architecture(
     policy: str | None = None,
     classes: int | None = None,
     image_size: int | None = None,
+    wire: str | None = None,
+    learned_scales: bool | None = None,
 ) -> Architecture:
-    """The architecture of a name or of a file; what contradicts the file is refused."""
+    """The architecture of a name or of a file, its messages in another format; what contradicts the file is refused."""
+    found = _read_architecture(name, devices, policy, classes, image_size)
+    return with_messages(found, wire, learned_scales)
+
+
+def _read_architecture(
+    name: str, devices: int | None, policy: str | None, classes: int | None, image_size: int | None
+) -> Architecture:
     if Path(name).suffix in FILE_SUFFIXES:
         architecture = Architecture.load(name)
         _refuse_contradictions(name, architecture, devices, classes, image_size)
@@ -112,6 +130,22 @@ def read_architecture(
         return architecture.with_policy(read_policy(policy, architecture))
     plain = named_architecture(name, devices or 1, "none", classes or 100, image_size=image_size or 32)
     return plain.with_policy(read_policy("all-to-all" if policy is None else policy, plain))
+
+
+def with_messages(architecture: Architecture, wire: str | None, learned_scales: bool | None) -> Architecture:
+    """The same with its messages in another format, or with other scales where they are quantised."""
+    if wire is not None and wire not in WIRE_FORMATS:
+        raise SpecError(f"--wire {wire!r}: allowed are {', '.join(WIRE_FORMATS)}")
+    if wire is None and learned_scales is None:
+        return architecture
+    scale: Scale | None = None if learned_scales is None else "learned" if learned_scales else "sample"
+    policy = architecture.policy.written_in(wire, scale)
+    if scale == "learned" and not policy.scale_names():
+        why = "no message is quantised; add --wire int8 or --wire int4"
+        if not any(point.transfers for point in policy.points):
+            why = f"the policy of {architecture.name!r} sends nothing but logits, which stay in fp32"
+        raise SpecError(f"--learned-scales: {why}")
+    return architecture.with_policy(policy)
 
 
 def _refuse_contradictions(
@@ -155,6 +189,8 @@ def describe(
     policy: Policy = None,
     classes: Classes = None,
     image_size: ImageSize = None,
+    wire: Wire = None,
+    learned_scales: LearnedScales = None,
     json_: AsJson = False,
     save: Annotated[Path | None, typer.Option(help="Write the architecture to this file.")] = None,
 ) -> None:
@@ -163,7 +199,7 @@ def describe(
     MACs and bytes are for one image. `payload_bytes` is what really crosses: transfers that cannot reach the
     answer are dropped first; `payload_bytes_before_liveness` counts them too.
     """
-    architecture = read_architecture(name, devices, policy, classes, image_size)
+    architecture = read_architecture(name, devices, policy, classes, image_size, wire, learned_scales)
     if save is not None:
         architecture.save(save)
     found = facts(architecture)
@@ -186,6 +222,8 @@ def simulate_command(
     policy: Policy = None,
     classes: Classes = None,
     image_size: ImageSize = None,
+    wire: Wire = None,
+    learned_scales: LearnedScales = None,
     batch: Annotated[int, typer.Option(min=1, help="Images in one request.")] = 1,
     percentile: Annotated[
         float | None, typer.Option(min=0, max=100, help="Also the latency that so many percent do not exceed.")
@@ -212,7 +250,7 @@ def simulate_command(
     refuse_text_file(timeline, out)
     if json_ and timeline is not None:
         raise typer.BadParameter("prints the time line by itself: no --timeline", param_hint="--json")
-    architecture = read_architecture(name, devices, policy, classes, image_size)
+    architecture = read_architecture(name, devices, policy, classes, image_size, wire, learned_scales)
     where = cluster_to_predict_with(cluster) if cluster else uniform_cluster(architecture.num_devices)
     plan = build_plan(architecture)
     result = simulate(plan, where, batch, timeline=json_ or timeline is not None)

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sepnas.cli.common import PATH, TEXT, path_of
-from sepnas.cli.describe import read_architecture
-from sepnas.errors import SpecError, TrainingError
+from sepnas.cli.describe import LearnedScales, Wire, read_architecture
+from sepnas.errors import TrainingError
 from sepnas.report.units import format_count
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
-from sepnas.spec.wire import WIRE_FORMATS, Scale
 
 if TYPE_CHECKING:
     from sepnas.nets.separable import SeparableResNeXt
@@ -89,16 +88,8 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, instead of the recipe's.")] = None,
     devices: Annotated[int | None, typer.Option("--devices", "-n", min=1, help="For a name: how many devices.")] = None,
     policy: Annotated[str | None, typer.Option(help="Another policy than the file's [all-to-all].", **TEXT)] = None,
-    wire: Annotated[
-        str | None, typer.Option(help="Write all messages in fp32, fp16, int8 or int4 [as the policy says].")
-    ] = None,
-    learned_scales: Annotated[
-        bool | None,
-        typer.Option(
-            "--learned-scales/--own-scales",
-            help="int8 and int4: learn the step between levels, or send one with each message [as the policy says].",
-        ),
-    ] = None,
+    wire: Wire = None,
+    learned_scales: LearnedScales = None,
     start: Annotated[
         Path | None,
         typer.Option(
@@ -144,7 +135,7 @@ def train(
     from sepnas.train.processes import is_alone, is_first
     from sepnas.train.recipe import load_recipe
 
-    chosen = with_messages(read_architecture(architecture, devices, policy), wire, learned_scales)
+    chosen = read_architecture(architecture, devices, policy, wire=wire, learned_scales=learned_scales)
     # a wrong value is told before the data are read, which may take long
     wanted = load_recipe(recipe).changed(
         recipe, epochs=epochs, device_dropout=device_dropout, learning_rate=learning_rate
@@ -178,20 +169,6 @@ def train(
         if wanted.device_dropout or wanted.message_dropout:
             _print_accuracy_with_lost(network, images)
     print(f"next: sepnas export {shlex.quote(str(out))} {shlex.quote(str(out.parent / 'deployment'))}")
-
-
-def with_messages(architecture: Architecture, wire: str | None, learned_scales: bool | None) -> Architecture:
-    """The same with its messages in another format, or with other scales where they are quantised."""
-    if wire is not None and wire not in WIRE_FORMATS:
-        raise SpecError(f"--wire {wire!r}: allowed are {', '.join(WIRE_FORMATS)}")
-    scale: Scale | None = None if learned_scales is None else "learned" if learned_scales else "sample"
-    policy = architecture.policy.written_in(wire, scale)
-    if scale == "learned" and not policy.scale_names():
-        why = "no message is quantised; add --wire int8 or --wire int4"
-        if not any(point.transfers for point in policy.points):
-            why = f"the policy of {architecture.name!r} sends nothing but logits, which stay in fp32"
-        raise SpecError(f"--learned-scales: {why}")
-    return architecture.with_policy(policy)
 
 
 def load_teacher(run: Path, images: ImageData) -> SeparableResNeXt:
