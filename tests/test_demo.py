@@ -79,9 +79,8 @@ def test_the_chain_ends_with_answers_that_agree(tmp_path: Path, capsys: pytest.C
     assert "NO" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("how", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_search_leaves_nothing_behind(tmp_path: Path, how: signal.Signals, code: int) -> None:
     """Ctrl-C and SIGTERM end a search with their usual codes, without a traceback and without temporary files."""
     temporary = tmp_path / "tmp"

@@ -79,6 +79,7 @@ def test_private_keys_are_private(exported):
     assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
 
 
+@pytest.mark.slow
 def test_the_same_network_is_the_same_deployment(exported, network, tmp_path, monkeypatch):
     """A second export has the same id and the same segments, with other certificates; other weights have another id."""
     monkeypatch.setattr(SegmentExporter, "_known", {})  # nothing is taken from the first one

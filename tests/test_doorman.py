@@ -220,6 +220,7 @@ def flood(address):
             thread.join(30)
 
 
+@pytest.mark.slow
 def test_a_flood_from_the_same_address_keeps_no_client_out(exported):
     """While strangers of this very address hammer at a device, sessions open and answer, and few of the strangers'
     handshakes are computed or told of."""

@@ -93,6 +93,7 @@ def left_of(pid):
 # -- the whole way
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shaping", SHAPINGS)
 def test_an_emulated_cluster_answers_alike_and_takes_the_time_of_the_simulator(deployment, tmp_path, shaping):
     """Answers are those of free workers to the bit, the latency that of the simulator, and nothing remains."""

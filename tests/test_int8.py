@@ -143,6 +143,7 @@ def test_export_says_what_int8_costs(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_what_belongs_to_int8_is_said(tmp_path: Path) -> None:
     """--data alone, a data set that is not there any more, and images of other channels are named with what to do."""
     folder = make_folder(tmp_path / "images", size=8)

@@ -75,6 +75,7 @@ def test_times_are_shared_out_among_operators(overhead_s: float, value_s: float,
             assert told_s == pytest.approx(took_s(chain), rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_device_is_measured_in_onnxruntime(tmp_path: Path) -> None:
     """The profile holds the operators of the networks, names engine and version, and survives its file."""
     device = measure_device("board", engine="onnxruntime", seconds=1.0, networks=[NARROW]).device

@@ -222,7 +222,7 @@ def wait_for_lines(path: Path, count: int, process: subprocess.Popen[str]) -> No
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_search_that_is_killed_goes_on(
     finished: SearchResult, begun: Path, tmp_path: Path, how: signal.Signals
 ) -> None:

@@ -117,6 +117,7 @@ def test_local_trials_give_the_result_of_this_process(
     assert {path.name for path in begun.iterdir()} == {path.name for path in finished.run_dir.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_killed_trial_loses_no_finished_candidate(finished: SearchResult, begun: Path) -> None:
     """A trial that is killed in the middle of its batch is replaced; what it had judged is not judged again."""
 
@@ -144,6 +145,7 @@ def test_a_killed_server_loses_no_finished_candidate(finished: SearchResult, beg
     assert same(begun, finished)
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_no_finished_candidate(finished: SearchResult, begun: Path) -> None:
     """When the archive cannot grow any more the search ends, saying so; resumed elsewhere, it ends as it would have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -249,6 +251,7 @@ def test_an_answer_is_for_the_genotype_that_it_repeats(tmp_path: Path) -> None:
     assert {model.sample["label"]: metric["first"] for model, metric in told} == {n: n for n in range(4)}
 
 
+@pytest.mark.slow
 def test_trials_that_all_fail_end_the_search(tmp_path: Path) -> None:
     """After three rounds without an answer the error has the last lines of a trial, and says that --resume goes on."""
     with (
