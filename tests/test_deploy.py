@@ -499,6 +499,7 @@ except StorageError as error:
 
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="this system has no limit on file sizes")
+@pytest.mark.slow
 def test_a_file_that_cannot_be_written_whole_leaves_nothing(tmp_path):
     """When a write fails the export is a StorageError and nothing is left."""
     command = [sys.executable, "-c", FULL, str(tmp_path / "out")]

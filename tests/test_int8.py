@@ -78,6 +78,7 @@ def test_devices_answer_as_the_int8_network_says(quantised: Path, network: Separ
     assert np.abs(found - exact).max() > 1e-4 * np.abs(exact).max()
 
 
+@pytest.mark.slow
 def test_int8_is_taken_only_where_it_is_named(quantised: Path, network: SeparableResNeXt, tmp_path: Path) -> None:
     """`auto` and no choice give an exact engine; a deployment that has no int8 says how it gets it."""
     shard = load_shard(quantised / "device0")
