@@ -27,7 +27,7 @@ from sepnas.train.start import first_network
 
 HERE = Path(__file__).resolve().parent
 FINE_EPOCHS, FINE_RATE = 5, 0.02
-WIRES: dict[str, WireFormat] = {"int8": "int8", "int4": "int4"}
+WIRES: tuple[WireFormat, ...] = ("int8", "int4")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def runs_of(network: str, devices: int, searched: Path) -> Iterator[Run]:
     hand_made = Run("hand-made-mean", with_mean(named("hand-made")))
     yield hand_made
     yield Run("all-to-all", named("all-to-all"))
-    yield from (_quantised(hand_made, wire) for wire in WIRES.values())
+    yield from (_quantised(hand_made, wire) for wire in WIRES)
     yield Run("hand-made", named("hand-made"))
     yield Run("no-exchange-mean", with_mean(named("none")))
     for path in sorted(searched.glob("*.json")):

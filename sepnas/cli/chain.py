@@ -176,9 +176,10 @@ def _search(chain: Chain) -> tuple[SearchResult, Candidate, int]:
 
 
 def _train(chain: Chain, architecture: Architecture) -> TrainingResult:
-    result = train_architecture(
-        architecture, chain.data, chain.recipe, chain.out / TRAINING, chain.seed, chain.resume, epochs=chain.epochs
-    )
+    from sepnas.train.recipe import load_recipe
+
+    recipe = load_recipe(chain.recipe).changed(chain.recipe, epochs=chain.epochs)
+    result = train_architecture(architecture, chain.data, recipe, chain.out / TRAINING, chain.seed, chain.resume)
     console.print(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%}")
     return result
 

@@ -20,6 +20,7 @@ from sepnas.spec.dataset import DataFacts
 if TYPE_CHECKING:
     from sepnas.nets.separable import SeparableResNeXt
     from sepnas.train.images import ImageData
+    from sepnas.train.recipe import Recipe
     from sepnas.train.record import TrainingResult
 
 
@@ -45,34 +46,27 @@ Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of t
 def train_architecture(
     architecture: Architecture,
     data: ImageData,
-    recipe: str,
+    recipe: Recipe,
     out: Path,
     seed: int,
     resume: bool,
     *,
-    epochs: int | None = None,
     device: str = "auto",
     threads: int | None = None,
     stop_after_s: float | None = None,
-    device_dropout: float | None = None,
-    learning_rate: float | None = None,
     teachers: Sequence[SeparableResNeXt] = (),
     start: SeparableResNeXt | None = None,
 ) -> TrainingResult:
     """Train from a seed or from ``start``; the run's folder then holds all that ``export`` needs."""
     from sepnas.train.checkpoint import tensors_sha256
     from sepnas.train.loop import train_network
-    from sepnas.train.recipe import load_recipe
     from sepnas.train.start import first_network
     from sepnas.train.threads import use_threads_for
 
     use_threads_for(architecture, threads)
-    chosen = load_recipe(recipe).changed(
-        recipe, epochs=epochs, device_dropout=device_dropout, learning_rate=learning_rate
-    )
     network = first_network(architecture, data, seed, start, "--start")
     return train_network(
-        network, data, chosen, out, seed=seed, resume=resume, device=device, stop_after_s=stop_after_s,
+        network, data, recipe, out, seed=seed, resume=resume, device=device, stop_after_s=stop_after_s,
         teachers=teachers, start=tensors_sha256(start.state_dict()) if start else "",
     )  # fmt: skip
 
@@ -153,9 +147,8 @@ def train(
     if start:
         check_same_data("--start", start, images)
     result = train_architecture(
-        chosen, images, recipe, out, seed, resume, epochs=epochs, device=device, threads=threads,
-        stop_after_s=stop_after_s, device_dropout=device_dropout, learning_rate=learning_rate, teachers=teachers,
-        start=trained,
+        chosen, images, wanted, out, seed, resume, device=device, threads=threads, stop_after_s=stop_after_s,
+        teachers=teachers, start=trained,
     )  # fmt: skip
     if not is_first():
         return

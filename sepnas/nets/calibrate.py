@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sepnas.nets.exchange import through_levels
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.spec.wire import LEVELS
 
@@ -73,7 +74,7 @@ def _best_step(x_BCHW: Tensor, levels: int) -> Tensor:
     if not highest > 0:
         return torch.ones_like(highest)  # only zeros are sent: any step will do
     steps = [share * highest / levels for share in _SHARES]
-    errors = [((values / step).round().clamp(0, levels) * step - values).square().mean() for step in steps]
+    errors = [(through_levels(values, step, levels) - values).square().mean() for step in steps]
     return steps[int(torch.stack(errors).argmin())]
 
 

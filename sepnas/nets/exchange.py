@@ -56,7 +56,7 @@ class _LearnedStep(torch.autograd.Function):
         step = log_step.exp()
         ctx.save_for_backward(x, step)
         ctx.levels = levels  # type: ignore[attr-defined]
-        return (_levels((x.float() / step).round(), levels) * step).to(x.dtype)
+        return through_levels(x.float(), step, levels).to(x.dtype)
 
     @staticmethod
     def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -68,6 +68,11 @@ class _LearnedStep(torch.autograd.Function):
         slope = torch.where(inside, clamped.round() - clamped, clamped)
         scaled = (gradient.float() * slope).sum() / (step * math.sqrt(x[0].numel() * levels))
         return gradient * inside, scaled, None
+
+
+def through_levels(x: Tensor, step: Tensor, highest: int) -> Tensor:
+    """``x`` in whole steps, from 0 to the highest level."""
+    return _levels((x / step).round(), highest) * step
 
 
 def _levels(ratio: Tensor, highest: int) -> Tensor:

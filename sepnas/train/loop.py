@@ -94,8 +94,9 @@ def train_network(
     run = _Run(network, data, recipe, Path(out_dir), seed, place, step, teachers, start, processes)
     run.validate = validate or run.validate
     run.begin(resume)
-    processes.check_alike("epochs done", len(run.history))
-    processes.check_alike("weights of sum", sum(float(x.detach().double().sum()) for x in network.parameters()))
+    if processes.count > 1:
+        processes.check_alike("epochs done", len(run.history))
+        processes.check_alike("weights of sum", sum(float(x.detach().double().sum()) for x in network.parameters()))
     with ExitStack() as stack:
         stack.enter_context(run.interruptions_explained(progress is not False))
         display = stack.enter_context(TrainingDisplay(progress, recipe.epochs, len(run.history), run.steps))
