@@ -19,6 +19,8 @@ from sepnas.train.recipe import Recipe
 KEPT = HERE / "ablation"
 NETWORK = "hand-made"
 TEACHER = "not-separable"
+ADAMW: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 4e-3, "weight_decay": 0.05}
+NO_DECAY: dict[str, Any] = {"decay_norms": False}
 SWITCHES: dict[str, dict[str, Any]] = {
     "base": {},
     "learning-rate-0.25": {"learning_rate": 0.25},
@@ -26,15 +28,20 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "batch-64": {"batch_size": 64, "learning_rate": 0.25},
     "cosine": {"schedule": "cosine"},
     "no-label-smoothing": {"label_smoothing": 0.0},
-    "no-decay-of-norms": {"decay_norms": False},
+    "no-decay-of-norms": NO_DECAY,
     "sgdw": {"optimizer": "sgdw", "weight_decay": 5e-3},
-    "adamw": {"optimizer": "adamw", "learning_rate": 4e-3, "weight_decay": 0.05},
+    "adamw": ADAMW,
     "average": {"ema_decay": 0.998},
     "mixup": {"mixup": 0.2},
     "cutmix": {"cutmix": 1.0},
     "autoaugment": {"augmentation": {"crop_padding": 4, "padding": "reflect", "flip": True, "autoaugment": "cifar10"}},
     "taught": {"distillation": {"weight": 0.7, "temperature": 2.0}},
     "taught-attention": {"distillation": {"weight": 0.7, "temperature": 2.0, "features": 10.0}},
+    # those that helped most, together
+    "adamw+no-decay-of-norms": ADAMW | NO_DECAY,
+    "adamw+batch-64": ADAMW | {"batch_size": 64},
+    "adamw+batch-64+no-decay-of-norms": ADAMW | NO_DECAY | {"batch_size": 64},
+    "sgd+batch-64+no-decay-of-norms": NO_DECAY | {"batch_size": 64, "learning_rate": 0.25},
 }
 
 
