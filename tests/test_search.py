@@ -34,6 +34,7 @@ from sepnas.search.strategies import make_proposer
 from sepnas.search.supernet_progress import CountedStep
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.space import SearchSpace
+from sepnas.train.checkpoint import write_checkpoint
 from sepnas.train.data import load_dataset
 from sepnas.train.images import ImageData
 from sepnas.train.record import EpochRecord, read_history, write_history
@@ -455,18 +456,20 @@ def test_a_finished_search_that_is_resumed_says_that_it_is(begun: Path, finished
     assert [(p.done, p.front_size, p.seconds_left) for p in heard] == [(CANDIDATES, len(finished.front), 0)]
 
 
-@pytest.mark.parametrize("epochs_done", [0, 2])
-def test_the_supernet_goes_on_where_it_was(epochs_done: int, tmp_path: Path) -> None:
-    """The training's lines begin with the epochs that an earlier run did, and know what an epoch takes."""
+@pytest.mark.parametrize(("epochs_done", "steps_done"), [(0, 0), (2, 0), (2, 1)])
+def test_the_supernet_goes_on_where_it_was(epochs_done: int, steps_done: int, tmp_path: Path) -> None:
+    """The training's lines begin with the epochs that an earlier run did, and know what an epoch takes; steps of an
+    epoch that was begun are not taken again."""
     run, console = tmp_path / "supernet", Console(file=io.StringIO(), width=80)
     history = [EpochRecord(n, 1.0, 0.25 * n, 0.1, 10.0, 30.0) for n in range(1, 5)]
     with ProgressDisplay(True, console) as display:
         step = CountedStep(lambda *_: torch.zeros(()), run, steps=3, epochs=4, display=display)
         for epoch in range(epochs_done, 4):
+            before = steps_done if epoch == epochs_done else 0
             if epoch:
                 write_history(run, tuple(history[:epoch]))
-                (run / "last.safetensors").touch()
-            for _ in range(3):
+                write_checkpoint(run / "last.safetensors", {"epoch/losses": torch.zeros(before)}, {})
+            for _ in range(before, 3):
                 step(*[None] * 4)  # type: ignore[arg-type]
         step.finish(history)
     told_of = [
@@ -476,7 +479,8 @@ def test_the_supernet_goes_on_where_it_was(epochs_done: int, tmp_path: Path) -> 
         "supernet: epoch 3/4, validation 75.00%, 30 s left",
         "supernet: epoch 4/4, validation 100.00%",
     ]
-    assert console.file.getvalue().splitlines() == told_of[epochs_done:]  # type: ignore[attr-defined]
+    begun = 1 if steps_done else 0  # a line is of whole epochs
+    assert console.file.getvalue().splitlines() == told_of[epochs_done + begun :]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("terminal", [True, False])

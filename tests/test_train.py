@@ -31,9 +31,12 @@ from sepnas.train.checkpoint import ARCHITECTURE, BEST, DATA, LAST, epochs_of, l
 from sepnas.train.data import load_dataset
 from sepnas.train.evaluate import accuracy, accuracy_with_lost, predict_logits
 from sepnas.train.images import ImageData, Split
-from sepnas.train.loop import derived_seed, train_network
+from sepnas.train.loop import train_network
+from sepnas.train.optimize import Optimization
 from sepnas.train.recipe import RECIPES, Augmentation, Recipe, load_recipe
 from sepnas.train.record import HISTORY, read_history
+from sepnas.train.run_files import steps_begun
+from sepnas.train.seeds import derived_seed
 
 RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.05, augmentation=Augmentation(crop_padding=1))
 
@@ -142,17 +145,18 @@ def test_a_stopped_run_resumes_bit_for_bit(schedule: str, tmp_path: Path) -> Non
     assert same_tensors(tmp_path / "whole" / BEST, tmp_path / "parts" / BEST)
 
 
+def dropping() -> nn.Module:
+    """A network with layers that draw by themselves."""
+    network = new_network(small_architecture(), 1)
+    network.parts[0][0] = nn.Sequential(network.parts[0][0], nn.Dropout(0.5))
+    return network
+
+
 def test_dropout_resumes_bit_for_bit(tmp_path: Path) -> None:
-    """What layers draw by themselves derives from the seed and the epoch too."""
-
-    def network() -> nn.Module:
-        with torch.random.fork_rng():
-            torch.manual_seed(5)
-            return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 3))
-
-    train(tmp_path / "whole", network=network())
-    train(tmp_path / "parts", network=network(), stop_after_s=0)
-    train(tmp_path / "parts", network=network(), resume=True)
+    """What layers draw by themselves derives from the seed, the epoch and the step too."""
+    train(tmp_path / "whole", network=dropping())
+    train(tmp_path / "parts", network=dropping(), stop_after_s=0)
+    train(tmp_path / "parts", network=dropping(), resume=True)
     assert same_tensors(tmp_path / "whole" / LAST, tmp_path / "parts" / LAST)
 
 
@@ -178,6 +182,79 @@ def test_a_killed_run_resumes_bit_for_bit(unbroken: Path, tmp_path: Path) -> Non
     assert same_tensors(unbroken / BEST, tmp_path / BEST)
 
 
+@pytest.fixture
+def saved_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint after every step."""
+    monkeypatch.setattr("sepnas.train.loop.CHECKPOINT_S", 0.0)
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "all": {
+        "schedule": "cosine", "optimizer": "adamw", "learning_rate": 0.01, "ema_decay": 0.9, "mixup": 0.8,
+        "cutmix": 1.0, "device_dropout": 0.3, "augmentation": {"crop_padding": 1, "flip": True, "autoaugment": "svhn"},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+@pytest.mark.parametrize("at", [2, 7])
+def test_a_run_cut_within_an_epoch_resumes_bit_for_bit(
+    at: int, changes: str, tmp_path: Path, saved_often: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an epoch that was begun nothing is repeated but what came since the last checkpoint, and all comes out as in
+    a run that was never cut and never saved within an epoch: weights, optimizer, average, mean loss."""
+    recipe = Recipe.from_data(RECIPE.to_data() | {"epochs": 2} | CHANGES[changes])
+    cut = 0
+
+    def cutting(self: Optimization, loss: Tensor) -> None:
+        nonlocal cut
+        cut += 1
+        if cut == at:
+            raise KeyboardInterrupt
+        take_step(self, loss)
+
+    take_step = Optimization.step
+    monkeypatch.setattr(Optimization, "step", cutting)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", recipe, network=dropping())
+    assert steps_begun(tmp_path / "cut") == (at - 1) % 4
+    resumed = train(tmp_path / "cut", recipe, network=dropping(), resume=True)
+    assert cut == 8 + 1
+    monkeypatch.undo()
+    whole = train(tmp_path / "whole", recipe, network=dropping())
+    assert same_tensors(tmp_path / "cut" / LAST, tmp_path / "whole" / LAST)
+    assert same_tensors(tmp_path / "cut" / BEST, tmp_path / "whole" / BEST)
+    assert [x.train_loss for x in resumed.history] == [x.train_loss for x in whole.history]
+    assert steps_begun(tmp_path / "cut") == 0
+
+
+def test_what_is_said_of_a_run_cut_within_an_epoch(
+    tmp_path: Path, saved_often: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C, a loss that is no number and a folder that holds it name the step of the last checkpoint; the bar of a
+    resumed run begins there."""
+
+    def interrupt(loss: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, step=with_loss(3, interrupt), progress=True)
+    last = f"the last good checkpoint is {tmp_path / LAST} (step 2 of epoch 1)"
+    assert f"{last}: --resume goes on after step 2 of epoch 1" in capsys.readouterr().err
+    with pytest.raises(TrainingError, match="holds a run already"):
+        train(tmp_path)
+    with pytest.raises(
+        TrainingError, match=r"epoch 1, step 3 of 4; .* removed or with another --out; .*\(step 2 of epoch 1"
+    ):
+        train(tmp_path, step=with_loss(1, lambda loss: loss * float("nan")), resume=True)
+    assert read_history(tmp_path) == ()
+    assert epochs_of(tmp_path) == (0, 4)
+    with Progress(console=Console(file=io.StringIO(), force_terminal=True)) as progress:
+        task = train(tmp_path, progress=progress, resume=True) and progress.tasks[0]
+    assert (task.completed, task.total) == (16, 16)
+
+
 def test_a_kill_between_best_and_last_loses_nothing(
     unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +268,7 @@ def test_a_kill_between_best_and_last_loses_nothing(
             raise KeyboardInterrupt
         write(path, *rest)
 
-    monkeypatch.setattr("sepnas.train.loop.write_checkpoint", dying)
+    monkeypatch.setattr("sepnas.train.run_files.write_checkpoint", dying)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path)
     monkeypatch.undo()

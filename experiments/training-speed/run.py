@@ -80,7 +80,8 @@ def on_device(data: ImageData, device: torch.device) -> Source:
     """The training loop's own batches, without end."""
     made, generator = Batches(data, RECIPE, device), torch.Generator().manual_seed(0)
     while True:
-        for batch in made.of(torch.randperm(len(data.train), generator=generator), generator):
+        order = torch.randperm(len(data.train), generator=generator)
+        for batch in made.of(order, int(torch.randint(2**32, (), generator=generator))):
             yield batch.images, batch.labels
 
 

@@ -109,7 +109,8 @@ def train(
 ) -> None:
     """Train an architecture on images; the best epoch is chosen by validation data.
 
-    A checkpoint is written after every epoch; `--resume` goes on bit for bit. TensorBoard reads the folder.
+    A checkpoint is written after every epoch, in long ones every three minutes; `--resume` goes on bit for bit.
+    TensorBoard reads the folder.
 
     With `--device-dropout` the network learns to answer without some of its devices, for a deployment that degrades
     (`sepnas export --on-missing degrade`); `--test` then also says how well it does. Where one device alone has the

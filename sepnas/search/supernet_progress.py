@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sepnas.search.progress import ProgressDisplay, SupernetProgress
-from sepnas.train.checkpoint import LAST
-from sepnas.train.record import EpochRecord, read_history
+from sepnas.train.record import HISTORY, EpochRecord, read_history
+from sepnas.train.run_files import steps_begun
 from sepnas.train.steps import Step
 
 
@@ -25,12 +25,15 @@ class CountedStep:
     def __init__(self, step: Step, folder: Path, steps: int, epochs: int, display: ProgressDisplay) -> None:
         self.step, self.folder, self.steps, self.epochs, self.display = step, folder, steps, epochs, display
         self._history: Sequence[EpochRecord] = ()
-        self._taken = 0
-        self._began = time.monotonic()
+        self._before = self._taken = 0
+        """Steps of the epoch that is running; how many of them an interrupted training had taken."""
+        self._began: float | None = None
 
     def __call__(self, network: nn.Module, images_BCHW: Tensor, labels_B: Tensor, generator: torch.Generator) -> Tensor:
-        if self._taken % self.steps == 0:
-            self._begin_epoch()
+        if self._began is None:
+            self._begin_epoch(steps_begun(self.folder))
+        elif self._taken == self.steps:
+            self._begin_epoch(0)
         loss = self.step(network, images_BCHW, labels_B, generator)
         self._taken += 1
         if self._taken < self.steps:  # a whole epoch counts once it is validated and kept
@@ -43,9 +46,10 @@ class CountedStep:
             self._history, self._taken = history, 0
             self._tell()
 
-    def _begin_epoch(self) -> None:
-        self._history = read_history(self.folder) if (self.folder / LAST).exists() else ()
-        self._taken, self._began = 0, time.monotonic()
+    def _begin_epoch(self, taken: int) -> None:
+        self._history = read_history(self.folder) if (self.folder / HISTORY).exists() else ()
+        self._before = self._taken = taken
+        self._began = time.monotonic()
         self._tell()
 
     def _tell(self) -> None:
@@ -59,4 +63,5 @@ class CountedStep:
         """What an epoch takes: as those before it did, the first one as its steps so far do."""
         if self._history:
             return fmean(record.duration_s for record in self._history)
-        return (time.monotonic() - self._began) / self._taken * self.steps if self._taken else None
+        taken = self._taken - self._before
+        return (time.monotonic() - self._began) / taken * self.steps if taken and self._began else None

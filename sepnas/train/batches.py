@@ -13,6 +13,7 @@ from sepnas.train.images import ImageData
 from sepnas.train.mixing import Mixing
 from sepnas.train.processes import Processes
 from sepnas.train.recipe import Recipe
+from sepnas.train.seeds import derived_seed
 
 RESIDENT_BYTES = 8 << 30
 """Training images up to this size are kept on the device, larger sets are moved batch by batch."""
@@ -46,21 +47,29 @@ class Batches:
             batch_bytes = recipe.batch_size * data.train.images[0].nbytes
             self._together = max(1, min(_TOGETHER, _TOGETHER_BYTES // batch_bytes))
 
-    def of(self, order: Tensor, generator: torch.Generator) -> Iterator[Batch]:
-        """All images once in this order, in batches of nearly equal size."""
+    def of(self, order: Tensor, seed: int, start: int = 0) -> Iterator[Batch]:
+        """All images once in this order, in batches of nearly equal size, from batch number ``start`` on.
+
+        What is drawn for a batch derives from the seed and its number, whatever the start.
+        """
         parts = order.tensor_split(self.steps)
-        for first in range(0, self.steps, self._together):
+        for first in range(start - start % self._together, self.steps, self._together):
             together = parts[first : first + self._together]
             own = [self._processes.part(part) for part in together]
             chosen = self._images[torch.cat(own).to(self._images.device)].to(self._device)
-            augmented = augment(chosen, self._recipe.augmentation, generator)
+            augmented = augment(chosen, self._recipe.augmentation, _generator(seed, "changes", first))
             images_of = torch.split(augmented, [len(part) for part in own])
-            for indices, images, whole in zip(own, images_of, together, strict=True):
-                labels = self._data.train.labels[indices].to(self._device)
-                yield Batch(*self._finished(images, labels, generator), len(whole))
+            for number, (indices, images, whole) in enumerate(zip(own, images_of, together, strict=True), start=first):
+                if number >= start:
+                    labels = self._data.train.labels[indices].to(self._device)
+                    yield Batch(*self._finished(images, labels, _generator(seed, "mixing", number)), len(whole))
 
     def _finished(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         images = self._data.normalise(images)
         if self._mixing:
             images, labels = self._mixing(images, labels, generator)
         return images.contiguous(memory_format=self._layout), labels
+
+
+def _generator(seed: int, what: str, number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(derived_seed(seed, what, number))

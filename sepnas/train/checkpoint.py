@@ -1,9 +1,10 @@
 """Checkpoints: safetensors files, and the architecture beside them. Nothing is pickled.
 
 ``last.safetensors`` holds the network's tensors under their own names, what the optimizer keeps of them under
-``momentum_buffer/NAME`` and the like, an average of them under ``ema/NAME``, and as JSON in its header all that a run
-needs to go on. ``best.safetensors`` holds the network's tensors (their average, where there is one) of the epoch of
-highest validation accuracy. A digest of the tensors stands in the header.
+``momentum_buffer/NAME`` and the like, an average of them under ``ema/NAME``, the losses of an epoch that was begun
+under ``epoch/losses``, and as JSON in its header all that a run needs to go on. ``best.safetensors`` holds the
+network's tensors (their average, where there is one) of the epoch of highest validation accuracy. A digest of the
+tensors stands in the header.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sepnas.errors import CheckpointError, SpecError, TrainingError
+from sepnas.errors import CheckpointError, SpecError
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.document import replacing
+from sepnas.train.seeds import check_seed
 
-FORMAT, VERSION = "sepnas.checkpoint", 1
+FORMAT, VERSION = "sepnas.checkpoint", 2
 LAST, BEST, ARCHITECTURE, DATA = "last.safetensors", "best.safetensors", "architecture.json", "data.json"
-MAX_SEED = 2**32 - 1
 
 
 def new_network(architecture: Architecture, seed: int = 0) -> SeparableResNeXt:
@@ -39,12 +40,6 @@ def new_network(architecture: Architecture, seed: int = 0) -> SeparableResNeXt:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return SeparableResNeXt(architecture)
-
-
-def check_seed(seed: int) -> None:
-    """Raise :class:`TrainingError` unless the seed is one that every library takes."""
-    if not 0 <= seed <= MAX_SEED:
-        raise TrainingError(f"`seed` must lie in 0..{MAX_SEED}, got {seed}")
 
 
 def load_network(path: str | os.PathLike[str]) -> SeparableResNeXt:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from sepnas.errors import TrainingError
 from sepnas.spec.architecture import Architecture
 from sepnas.train.augment import check_augmentation
-from sepnas.train.checkpoint import check_seed
 from sepnas.train.images import ImageData
 from sepnas.train.recipe import Recipe
+from sepnas.train.seeds import check_seed
 
 
 def check_trainable(architecture: Architecture | None, data: ImageData, recipe: Recipe, seed: int) -> None:

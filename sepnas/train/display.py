@@ -27,9 +27,12 @@ def track(items: Sequence[_T], what: str) -> Iterable[_T]:
 
 
 class TrainingDisplay:
-    """``progress`` is a rich ``Progress`` to add a bar to, True (a bar or lines on stderr) or False (silence)."""
+    """``progress`` is a rich ``Progress`` to add a bar to, True (a bar or lines on stderr) or False (silence).
 
-    def __init__(self, progress: Progress | bool, epochs: int, epochs_done: int, steps: int) -> None:
+    An epoch has ``steps``; the bar counts those of all ``epochs``.
+    """
+
+    def __init__(self, progress: Progress | bool, epochs: int, steps_done: int, steps: int) -> None:
         self._epochs, self._steps = epochs, steps
         self._own: Progress | None = None
         self._progress: Progress | None = None
@@ -41,7 +44,7 @@ class TrainingDisplay:
             self._progress = self._own = Progress(*columns, console=Console(stderr=True))
         elif progress:
             self._lines = True
-        self._done = epochs_done * steps
+        self._done = steps_done
         self._task = TaskID(0)
 
     def __enter__(self) -> TrainingDisplay:

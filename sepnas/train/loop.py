@@ -1,7 +1,7 @@
 """The training loop: any network from images to logits, from a seed, resumed bit for bit.
 
-Everything random in an epoch (the order of the images, their augmentation, what a step samples) derives from the
-seed and the epoch's number. A checkpoint after each epoch is therefore all that there is to restore: a run that was
+Everything random (the order of the images, their augmentation, what a step samples) derives from the seed and the
+numbers of epoch and step. A checkpoint, after any step, is therefore all that there is to restore: a run that was
 killed or stopped ends with the same weights as an unbroken one on the same machine, threads and versions.
 
 The test split is never looked at here.
@@ -9,33 +9,20 @@ The test split is never looked at here.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from sepnas.errors import CheckpointError, StorageError, TrainingError
+from sepnas.errors import TrainingError
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.spec.architecture import Architecture
-from sepnas.spec.dataset import DataFacts
 from sepnas.train.average import WeightAverage
-from sepnas.train.batches import Batches
-from sepnas.train.checkpoint import (
-    ARCHITECTURE,
-    BEST,
-    DATA,
-    LAST,
-    check_identity,
-    read_checkpoint,
-    restore_network,
-    write_checkpoint,
-)
+from sepnas.train.batches import Batch, Batches
 from sepnas.train.checks import check_shares, check_trainable
 from sepnas.train.curves import Curves
 from sepnas.train.display import TrainingDisplay
@@ -45,7 +32,9 @@ from sepnas.train.images import ImageData
 from sepnas.train.optimize import Optimization
 from sepnas.train.processes import Processes, processes_of
 from sepnas.train.recipe import Distillation, Recipe
-from sepnas.train.record import EpochRecord, TrainingResult, best_of, history_to_data, write_history
+from sepnas.train.record import EpochRecord, TrainingResult
+from sepnas.train.run_files import Reached, RunFiles, RunState, describe_run, identity_of
+from sepnas.train.seeds import derived_seed
 from sepnas.train.steps import Step, step_of
 
 Validate = Callable[[nn.Module], float]
@@ -53,6 +42,8 @@ Validate = Callable[[nn.Module], float]
 
 LOSS_CHECK_STEPS = 50
 """On an accelerator the losses are looked at this often: each look waits for it."""
+CHECKPOINT_S = 180.0
+"""Within a long epoch the run is saved this often."""
 
 
 def train_network(
@@ -71,7 +62,7 @@ def train_network(
     teachers: Sequence[SeparableResNeXt] = (),
     start: str = "",
 ) -> TrainingResult:
-    """Train ``network`` in place and write a checkpoint to ``out_dir`` after each epoch.
+    """Train ``network`` in place and write a checkpoint to ``out_dir`` after each epoch, in long ones sooner.
 
     ``network`` ends with the weights of the last epoch (their average, where the recipe has one), on ``device``; those
     of the best epoch by validation accuracy are in ``best.safetensors``
@@ -83,7 +74,8 @@ def train_network(
     split. ``start`` is a digest of the weights that the network began with, if these are not from the seed: who
     resumes must begin with the same.
 
-    Started by ``torchrun``, the processes share each batch (:mod:`sepnas.train.processes`), and the first one writes.
+    Started by ``torchrun``, the processes share each batch (:mod:`sepnas.train.processes`), and the first one writes,
+    after each epoch only.
 
     Raises :class:`TrainingError` (data that do not fit the architecture or the recipe, a seed beyond 32 bits, a loss
     that is not finite, a full device memory, a folder that holds a run while not resuming), :class:`CheckpointError`,
@@ -94,25 +86,28 @@ def train_network(
     run = _Run(network, data, recipe, Path(out_dir), seed, place, step, teachers, start, processes)
     run.validate = validate or run.validate
     run.begin(resume)
+    history = run.reached.history
     if processes.count > 1:
-        processes.check_alike("epochs done", len(run.history))
+        processes.check_alike("epochs done", len(history))
         processes.check_alike("weights of sum", sum(float(x.detach().double().sum()) for x in network.parameters()))
     with ExitStack() as stack:
         stack.enter_context(run.interruptions_explained(progress is not False))
-        display = stack.enter_context(TrainingDisplay(progress, recipe.epochs, len(run.history), run.steps))
-        drawn = run.out_dir / "tensorboard" if processes.first else None
-        curves = stack.enter_context(Curves(drawn, first_epoch=len(run.history) + 1))
+        begun = len(history) * run.steps + len(run.reached.losses)
+        display = stack.enter_context(TrainingDisplay(progress, recipe.epochs, begun, run.steps))
+        drawn = run.files.folder / "tensorboard" if processes.first else None
+        curves = stack.enter_context(Curves(drawn, first_epoch=len(history) + 1))
         started = time.monotonic()
-        for epoch in range(len(run.history) + 1, recipe.epochs + 1):
+        for epoch in range(len(history) + 1, recipe.epochs + 1):
             record = run.epoch(epoch, display)
             run.save(record, curves)
             display.epoch(record, record.duration_s * (recipe.epochs - epoch))
             passed_s = processes.told(time.monotonic() - started + record.duration_s)
             if stop_after_s is not None and passed_s > stop_after_s:
                 break
-    if run.result is not network:
-        network.load_state_dict(run.result.state_dict())
-    return TrainingResult(run.out_dir, len(run.history) == recipe.epochs, run.history)
+    if run.state.result is not network:
+        network.load_state_dict(run.state.result.state_dict())
+    history = run.reached.history
+    return TrainingResult(run.files.folder, len(history) == recipe.epochs, history)
 
 
 def pick_device(name: str) -> torch.device:
@@ -129,12 +124,6 @@ def pick_device(name: str) -> torch.device:
             f"device {name!r} cannot be used: {str(error).splitlines()[0]}; try 'auto' or 'cpu'"
         ) from None
     return device
-
-
-def derived_seed(seed: int, epoch: int) -> int:
-    """A seed for one epoch of a run, far from those of its neighbours."""
-    digest = hashlib.sha256(f"sepnas training {seed} {epoch}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 class _Run:
@@ -158,17 +147,21 @@ class _Run:
         check_trainable(self.architecture, data, recipe, seed)
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.network = network.to(device=device).to(memory_format=layout)  # type: ignore[call-overload]
-        self.data, self.recipe, self.out_dir, self.seed, self.device = data, recipe, out_dir, seed, device
-        self._start, self._processes = start, processes
-        self._teachers = self._classroom(teachers)
+        self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
+        self._processes, self._teachers = processes, self._classroom(teachers)
         self._step = step or step_of(recipe, self._teachers)
         self.validate: Validate = lambda network: accuracy(network, data.val, data)
         self._batches = Batches(data, recipe, device, processes)
         self.steps = self._batches.steps
         check_shares(len(data.train) // self.steps, recipe, processes.count)
-        self._optimization = Optimization(network, recipe, self.steps, processes)
-        self._average = WeightAverage(self.network, recipe.ema_decay) if recipe.ema_decay else None
-        self.history: tuple[EpochRecord, ...] = ()
+        average = WeightAverage(self.network, recipe.ema_decay) if recipe.ema_decay else None
+        self.state = RunState(self.network, Optimization(network, recipe, self.steps, processes), average)
+        identity = identity_of(
+            self.architecture, recipe, seed, data, teachers=self._teachers.identity() if self._teachers else None,
+            start=start[:16], processes=processes.count if processes.count > 1 else 0,
+        )  # fmt: skip
+        self.files = RunFiles(out_dir, identity, self.state, processes.first)
+        self.reached = Reached()
 
     def _classroom(self, teachers: Sequence[SeparableResNeXt]) -> Teachers | None:
         if not teachers:
@@ -181,63 +174,18 @@ class _Run:
 
     def begin(self, resume: bool) -> None:
         """Restore the last checkpoint, if any, and write down what is going to be trained."""
-        last = self.out_dir / LAST
-        if last.exists():
-            if not resume:
-                raise TrainingError(
-                    f"{last}: holds a run already; resume it (--resume, resume=True), choose another --out, "
-                    f"or remove {self.out_dir} to begin anew"
-                )
-            self._restore(last)
-            if self._processes.first:
-                write_history(self.out_dir, self.history)
+        self.reached = self.files.begin(resume)
         if self.architecture and self._processes.first:
-            self.architecture.save(self.out_dir / ARCHITECTURE)
-            data = self.data
-            facts = DataFacts(name=data.name, classes=data.classes, mean=data.mean, std=data.std)
-            facts.save(self.out_dir / DATA)
-
-    def _restore(self, last: Path) -> None:
-        tensors, meta = read_checkpoint(last)
-        if "identity" not in meta:
-            raise CheckpointError(f"{last}: holds weights only, no run to resume")
-        check_identity(meta["identity"], self._identity(), last)
-        restore_network(self.network, tensors, last)
-        self._optimization.restore(tensors, meta["optimizer"])
-        if self._average:
-            self._average.restore(tensors, last)
-        self.history = tuple(EpochRecord(**line) for line in meta["history"])
-
-    def _identity(self) -> dict[str, Any]:
-        """What must be the same for a run to go on."""
-        rest: dict[str, Any] = {"teachers": self._teachers.identity()} if self._teachers else {}
-        rest |= {"start": self._start[:16]} if self._start else {}
-        rest |= {"processes": self._processes.count} if self._processes.count > 1 else {}
-        return rest | {
-            "architecture": self.architecture.to_data() if self.architecture else None,
-            "recipe": self.recipe.to_data(),
-            "seed": self.seed,
-            "data": {
-                "classes": list(self.data.classes),
-                "training_images": list(self.data.train.images.shape),
-                "mean": list(self.data.mean),
-                "std": list(self.data.std),
-            },
-        }
-
-    @property
-    def result(self) -> nn.Module:
-        """What is validated and kept: the average of the weights, where the recipe wants one."""
-        return self._average.network if self._average else self.network
+            describe_run(self.files.folder, self.architecture, self.data)
 
     def epoch(self, epoch: int, display: TrainingDisplay) -> EpochRecord:
-        started = time.perf_counter()
-        rate, losses = self._train(epoch, display)
+        started = time.perf_counter() - self.reached.trained_s
+        rate, losses = self._train(epoch, display, started)
         trained_s = time.perf_counter() - started
         self._processes.average_statistics(self.network)
-        if self._average:
-            self._processes.average_statistics(self._average.network)
-        right = self._processes.told(self.validate(self.result) if self._processes.first else 0.0)
+        if self.state.average:
+            self._processes.average_statistics(self.state.average.network)
+        right = self._processes.told(self.validate(self.state.result) if self._processes.first else 0.0)
         return EpochRecord(
             epoch=epoch,
             train_loss=float(losses.double().mean()),
@@ -247,31 +195,40 @@ class _Run:
             duration_s=time.perf_counter() - started,
         )
 
-    def _train(self, epoch: int, display: TrainingDisplay) -> tuple[float, Tensor]:
-        """One pass over the training split; the last learning rate, all losses."""
-        generator = torch.Generator().manual_seed(derived_seed(self.seed, epoch))
-        order = torch.randperm(len(self.data.train), generator=generator)
-        losses, rate, checked = torch.zeros(self.steps, device=self.device), 0.0, 0
+    def _train(self, epoch: int, display: TrainingDisplay, started: float) -> tuple[float, Tensor]:
+        """What is left of one pass over the training split; the last learning rate, the losses of all its steps."""
+        seed, processes = derived_seed(self.seed, epoch), self._processes
+        order = torch.randperm(len(self.data.train), generator=torch.Generator().manual_seed(seed))
+        first = checked = len(self.reached.losses)
+        losses, rate = torch.zeros(self.steps, device=self.device), self.state.optimization.learning_rate
+        losses[:first] = self.reached.losses
         self.network.train()
-        processes, step_seed = self._processes, int(torch.randint(2**62, (), generator=generator))
-        if processes.count > 1:
-            generator.manual_seed(processes.seed(step_seed))
-        with _reproducible(self.device, processes.seed(step_seed)), self._memory_explained():
-            for number, batch in enumerate(self._batches.of(order, generator)):
-                rate = self._optimization.learning_rate
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-                    loss = self._step(self.network, batch.images, batch.labels, generator)
-                loss = processes.mean_loss(loss, len(batch.labels), batch.size)
+        with _reproducible(self.device), self._memory_explained():
+            for number, batch in enumerate(self._batches.of(order, processes.seed(seed), first), start=first):
+                rate = self.state.optimization.learning_rate
+                loss = self._loss(batch, processes.seed(derived_seed(seed, number)))
                 losses[number] = loss.detach()
-                if self.device.type == "cpu" or number % LOSS_CHECK_STEPS == 0 or number + 1 == self.steps:
+                last, due = number + 1 == self.steps, processes.count == 1 and self.files.age_s > CHECKPOINT_S
+                if self.device.type == "cpu" or number % LOSS_CHECK_STEPS == 0 or last or due:
                     processes.average([losses[checked : number + 1]])
                     self._check_losses(losses[: number + 1], epoch)
                     checked = number + 1
-                self._optimization.step(loss)
-                if self._average:
-                    self._average.follow(self.network, (epoch - 1) * self.steps + number + 1)
+                self.state.optimization.step(loss)
+                if self.state.average:
+                    self.state.average.follow(self.network, (epoch - 1) * self.steps + number + 1)
                 display.step()
+                if due and not last:
+                    self._save_steps(losses[: number + 1], time.perf_counter() - started)
         return rate, losses
+
+    def _loss(self, batch: Batch, seed: int) -> Tensor:
+        """Of this process' part of a batch, weighed by its share; what is drawn for it is drawn from ``seed``."""
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            loss = self._step(self.network, batch.images, batch.labels, torch.Generator().manual_seed(seed))
+        return self._processes.mean_loss(loss, len(batch.labels), batch.size)
 
     def _check_losses(self, losses: Tensor, epoch: int) -> None:
         finite = losses.isfinite()
@@ -290,64 +247,51 @@ class _Run:
             size = self.recipe.batch_size
             raise TrainingError(
                 f"{self.device} has too little memory for batches of {size} images; try `batch_size` "
-                f"{max(size // 2, 1)} in the recipe; {self._last_good()}"
+                f"{max(size // 2, 1)} in the recipe; {self.files.last_good()}"
             ) from error
 
     def save(self, record: EpochRecord, curves: Curves) -> None:
-        """Best first, last after it: a kill in between repeats the epoch instead of losing its weights."""
-        if not self._processes.first:
-            self.history = (*self.history, record)
-            return
-        weights = self.network.state_dict()
-        bad = [name for name, x in weights.items() if x.is_floating_point() and not bool(x.isfinite().all())]
-        if bad:
-            raise TrainingError(f"{bad[0]!r} is no longer finite after epoch {record.epoch}; {self._lower_rate()}")
-        history = (*self.history, record)
-        meta = {"history": history_to_data(history), "optimizer": self._optimization.numbers()}
-        try:
-            if best_of(history) is record:
-                write_checkpoint(
-                    self.out_dir / BEST,
-                    self.result.state_dict(),
-                    {"epoch": record.epoch, "val_accuracy": record.val_accuracy},
-                )
-            tensors = weights | self._optimization.tensors() | (self._average.tensors() if self._average else {})
-            write_checkpoint(self.out_dir / LAST, tensors, meta | {"identity": self._identity()})
-            self.history = history
-            write_history(self.out_dir, history)
+        reached = Reached((*self.reached.history, record))
+        self._check_weights(reached)
+        self.files.save_epoch(reached)
+        self.reached = reached
+        with self.files.explained():
             curves.add(record)
-        except StorageError as error:
-            raise StorageError(f"{error}; {self._last_good()}; make room, then --resume") from error
+
+    def _save_steps(self, losses: Tensor, trained_s: float) -> None:
+        reached = Reached(self.reached.history, losses, trained_s)
+        self._check_weights(reached)
+        self.files.save_steps(reached)
+
+    def _check_weights(self, reached: Reached) -> None:
+        for name, x in self.network.state_dict().items():
+            if x.is_floating_point() and not bool(x.isfinite().all()):
+                raise TrainingError(f"{name!r} is no longer finite after {reached}; {self._lower_rate()}")
 
     def _lower_rate(self) -> str:
         """What to do about numbers that ran away: another recipe is another run."""
         advice = f"try a lower `learning_rate` than {self.recipe.learning_rate:g} in the recipe"
-        elsewhere = f", with another --out or with {self.out_dir} removed" if self.history else ""
-        return f"{advice}{elsewhere}; {self._last_good()}"
-
-    def _last_good(self) -> str:
-        if not self.history:
-            return "no checkpoint has been written yet"
-        return f"the last good checkpoint is {self.out_dir / LAST} (epoch {self.history[-1].epoch})"
+        run = self.files.folder
+        begun = f", with {run} removed or with another --out" if self.files.saved else ""
+        best = f" (--start {run} goes on from its best epoch)" if self.files.saved.history else ""
+        return f"{advice}{begun}{best}; {self.files.last_good()}"
 
     @contextmanager
     def interruptions_explained(self, aloud: bool) -> Iterator[None]:
-        """Ctrl-C loses at most the running epoch; say so and let it pass."""
+        """Ctrl-C loses what came since the last checkpoint; say so and let it pass."""
         try:
             yield
         except KeyboardInterrupt:
             if aloud:
-                where = f"--resume goes on after epoch {len(self.history)}" if self.history else "nothing to resume yet"
-                TrainingDisplay(True, 0, 0, 0).say(f"stopped; {self._last_good()}: {where}")
+                saved = self.files.saved
+                where = f"--resume goes on after {saved}" if saved else "nothing to resume yet"
+                TrainingDisplay(True, 0, 0, 0).say(f"stopped; {self.files.last_good()}: {where}")
             raise
 
 
 @contextmanager
-def _reproducible(device: torch.device, seed: int) -> Iterator[None]:
-    """Layers that draw (dropout) draw from ``seed``; the caller's generators and cuDNN's settings come back after."""
+def _reproducible(device: torch.device) -> Iterator[None]:
+    """cuDNN computes the same each time; the caller's settings and generators come back after."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.backends.cudnn.flags(enabled=True, deterministic=True):
-        torch.default_generator.manual_seed(seed)
-        if devices:
-            torch.cuda.manual_seed(seed)
         yield

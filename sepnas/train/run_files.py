@@ -1,0 +1,184 @@
+"""The files of a training run: what it must be to go on, how far it has come, and the state to go on from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sepnas.errors import CheckpointError, StorageError, TrainingError
+from sepnas.spec.architecture import Architecture
+from sepnas.spec.dataset import DataFacts
+from sepnas.train.average import WeightAverage
+from sepnas.train.checkpoint import (
+    ARCHITECTURE,
+    BEST,
+    DATA,
+    LAST,
+    check_identity,
+    read_checkpoint,
+    restore_network,
+    write_checkpoint,
+)
+from sepnas.train.images import ImageData
+from sepnas.train.optimize import Optimization
+from sepnas.train.recipe import Recipe
+from sepnas.train.record import EpochRecord, best_of, history_to_data, write_history
+
+_LOSSES = "epoch/losses"
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far a run has come: its finished epochs, and of one that was begun the losses of its steps and its time."""
+
+    history: tuple[EpochRecord, ...] = ()
+    losses: Tensor = field(default_factory=lambda: torch.zeros(0))
+    trained_s: float = 0.0
+
+    def __str__(self) -> str:
+        done, steps = len(self.history), len(self.losses)
+        return f"step {steps} of epoch {done + 1}" if steps else f"epoch {done}"
+
+    def __bool__(self) -> bool:
+        return bool(self.history) or len(self.losses) > 0
+
+
+@dataclass
+class RunState:
+    """All that training changes; what is restored is as it was, to the bit."""
+
+    network: nn.Module
+    optimization: Optimization
+    average: WeightAverage | None
+
+    @property
+    def result(self) -> nn.Module:
+        """What is validated and kept: the average of the weights, where the recipe wants one."""
+        return self.average.network if self.average else self.network
+
+    def tensors(self) -> dict[str, Tensor]:
+        average = self.average.tensors() if self.average else {}
+        return self.network.state_dict() | self.optimization.tensors() | average
+
+    def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], where: Path) -> None:
+        restore_network(self.network, tensors, where)
+        self.optimization.restore(tensors, numbers)
+        if self.average:
+            self.average.restore(tensors, where)
+
+
+class RunFiles:
+    """The folder of a run; ``identity`` is what must be the same for it to go on. Only one that ``writes`` does."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], state: RunState, writes: bool) -> None:
+        self.folder, self._identity, self._state, self._writes = folder, identity, state, writes
+        self.saved = Reached()
+        """What the last checkpoint holds."""
+        self._saved_at = time.monotonic()
+
+    @property
+    def age_s(self) -> float:
+        """Of the last checkpoint, or since this began."""
+        return time.monotonic() - self._saved_at
+
+    def begin(self, resume: bool) -> Reached:
+        """Restore the last checkpoint, if there is one."""
+        last = self.folder / LAST
+        if last.exists():
+            if not resume:
+                raise TrainingError(
+                    f"{last}: holds a run already; resume it (--resume, resume=True), choose another --out, "
+                    f"or remove {self.folder} to begin anew"
+                )
+            self._restore(last)
+            if self._writes:
+                write_history(self.folder, self.saved.history)
+        return self.saved
+
+    def _restore(self, last: Path) -> None:
+        tensors, meta = read_checkpoint(last)
+        if "identity" not in meta:
+            raise CheckpointError(f"{last}: holds weights only, no run to resume")
+        check_identity(meta["identity"], self._identity, last)
+        self._state.restore(tensors, meta["optimizer"], last)
+        history = tuple(EpochRecord(**line) for line in meta["history"])
+        self.saved = Reached(history, tensors.get(_LOSSES, torch.zeros(0)), meta.get("trained_s", 0.0))
+
+    def save_epoch(self, reached: Reached) -> None:
+        """Best first, last after it: a kill in between repeats what came since the last one instead of losing weights.
+
+        Raises :class:`StorageError` that names the last good checkpoint.
+        """
+        if self._writes:
+            record = reached.history[-1]
+            if best_of(reached.history) is record:
+                about = {"epoch": record.epoch, "val_accuracy": record.val_accuracy}
+                self._write(BEST, self._state.result.state_dict(), about)
+        self.save_steps(reached)
+
+    def save_steps(self, reached: Reached) -> None:
+        """The state of the run, after any step. Raises :class:`StorageError`."""
+        if self._writes:
+            numbers = {"optimizer": self._state.optimization.numbers(), "trained_s": reached.trained_s}
+            about = numbers | {"history": history_to_data(reached.history), "identity": self._identity}
+            losses = {_LOSSES: reached.losses} if len(reached.losses) else {}
+            self._write(LAST, self._state.tensors() | losses, about)
+        self.saved, self._saved_at = reached, time.monotonic()
+        if self._writes:
+            with self.explained():
+                write_history(self.folder, reached.history)
+
+    def _write(self, name: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        with self.explained():
+            write_checkpoint(self.folder / name, tensors, about)
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """A :class:`StorageError` of what is written here names the last good checkpoint."""
+        try:
+            yield
+        except StorageError as error:
+            raise StorageError(f"{error}; {self.last_good()}; make room, then --resume") from error
+
+    def last_good(self) -> str:
+        if not self.saved:
+            return "no checkpoint has been written yet"
+        return f"the last good checkpoint is {self.folder / LAST} ({self.saved})"
+
+
+def describe_run(folder: Path, architecture: Architecture, data: ImageData) -> None:
+    """Write what an export needs beside the weights. Raises :class:`StorageError`."""
+    architecture.save(folder / ARCHITECTURE)
+    DataFacts(name=data.name, classes=data.classes, mean=data.mean, std=data.std).save(folder / DATA)
+
+
+def identity_of(
+    architecture: Architecture | None, recipe: Recipe, seed: int, data: ImageData, **rest: Any
+) -> dict[str, Any]:
+    """What must be the same for a run to go on; of the ``rest`` what is there."""
+    return {key: value for key, value in rest.items() if value} | {
+        "architecture": architecture.to_data() if architecture else None,
+        "recipe": recipe.to_data(),
+        "seed": seed,
+        "data": {
+            "classes": list(data.classes),
+            "training_images": list(data.train.images.shape),
+            "mean": list(data.mean),
+            "std": list(data.std),
+        },
+    }
+
+
+def steps_begun(folder: Path) -> int:
+    """The steps of an unfinished epoch that a run's last checkpoint holds; 0 where there is none."""
+    if not (folder / LAST).exists():
+        return 0
+    tensors, _ = read_checkpoint(folder / LAST)
+    return len(tensors.get(_LOSSES, ()))
