@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cells import HERE, RECIPE, Cell
+from cells import HERE, Cell
 from children import parser_of, run_children, threads_of
 
 from sepnas.report.recorder import Recorder
@@ -16,7 +16,7 @@ from sepnas.train.checkpoint import load_network
 from sepnas.train.data import load_dataset
 from sepnas.train.recipe import Recipe
 
-KEPT = HERE / "ablation"
+KEPT, START = HERE / "ablation", HERE / "start.yaml"
 NETWORK = "hand-made"
 TEACHER = "not-separable"
 ADAMW: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 4e-3, "weight_decay": 0.05}
@@ -54,7 +54,7 @@ def arguments() -> argparse.Namespace:
 
 def cell_of(name: str, chosen: argparse.Namespace) -> Cell:
     """The training of a switch, or that of the teacher."""
-    base = Recipe.load(RECIPE).to_data() | {"epochs": chosen.epochs}
+    base = Recipe.load(START).to_data() | {"epochs": chosen.epochs}
     recipe = Recipe.from_data(base | SWITCHES.get(name, {}), name)
     return Cell(chosen.out / name, TEACHER if name == TEACHER else NETWORK, "fp32", chosen.seed, recipe)
 

@@ -36,7 +36,8 @@ SEARCHED = HERE / "searched"
 """Architectures that a search found, one for each budget of bytes (``pick.py``)."""
 QUANTISED: tuple[WireFormat, ...] = ("int8", "int4")
 WIRES: tuple[WireFormat, ...] = ("fp32", *QUANTISED)
-"""Quantised messages have learned scales, and their network goes on from the one of fp32 messages."""
+"""A network is trained with fp32 messages at first, and then goes on with each of these; quantised ones have learned
+scales."""
 SILENT = ("not-separable", "one-device", "no-exchange")
 """Between their devices nothing crosses but logits: what a message is written in makes no difference."""
 NAMED = ("all-to-all", "hand-made")
@@ -77,7 +78,7 @@ def elements(plan: Plan) -> int:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: a network, what its messages are written in, a seed."""
+    """One training: a network, what its messages are written in, a seed; or the one that these go on from."""
 
     out: Path
     network: str
@@ -86,12 +87,12 @@ class Cell:
     recipe: Recipe
     kept: Path = FOUND
     started_by: Recipe | None = None
-    """That of the training that this one goes on from."""
+    """That of the training that this one goes on from; None: this is where the others begin."""
 
     @property
     def name(self) -> str:
-        wire = "" if self.network in SILENT else f"-{self.wire}"
-        return f"{self.network}{wire}-s{self.seed}"
+        stage = "-base" if self.started_by is None else "" if self.network in SILENT else f"-{self.wire}"
+        return f"{self.network}{stage}-s{self.seed}"
 
     @property
     def run(self) -> Path:
@@ -169,23 +170,24 @@ class Cell:
 
 @dataclass(frozen=True)
 class Group:
-    """A network and a seed: the training with fp32 messages, and those that go on from it with quantised ones."""
+    """A network and a seed: the training with fp32 messages, and those of the table, which go on from it alike."""
 
+    base: Cell
     cells: tuple[Cell, ...]
 
     @property
     def name(self) -> str:
-        return f"{self.cells[0].network}-s{self.cells[0].seed}"
+        return f"{self.base.network}-s{self.base.seed}"
 
     def missing(self) -> list[Cell]:
         return [cell for cell in self.cells if not cell.found()]
 
 
-def groups(out: Path, kept: Path, seeds: Sequence[int], recipe: Recipe, fine: Recipe) -> Iterator[Group]:
+def groups_of(out: Path, kept: Path, seeds: Sequence[int], recipe: Recipe, fine: Recipe) -> Iterator[Group]:
     """All of them, a seed after the other; first what answers most."""
     for seed in seeds:
         for network in (*SILENT, *NAMED, *searched()):
             wires = ("fp32",) if network in SILENT else WIRES
-            first = Cell(out, network, "fp32", seed, recipe, kept)
-            quantised = [Cell(out, network, wire, seed, fine, kept, started_by=recipe) for wire in wires[1:]]
-            yield Group((first, *quantised))
+            base = Cell(out, network, "fp32", seed, recipe, kept)
+            cells = (Cell(out, network, wire, seed, fine, kept, started_by=recipe) for wire in wires)
+            yield Group(base, tuple(cells))

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cells import FINE_RECIPE, FOUND, HERE, NAMED, RECIPE, SILENT, Cell, Group, groups
+from cells import FINE_RECIPE, FOUND, HERE, NAMED, RECIPE, SILENT, Cell, Group, groups_of
 from children import parser_of, run_children, threads_of
 from picture import draw
 
@@ -19,9 +19,9 @@ from sepnas.train.data import load_dataset
 from sepnas.train.evaluate import accuracy
 from sepnas.train.images import ImageData
 from sepnas.train.recipe import Recipe
-from sepnas.train.record import HISTORY, best_of, read_history
+from sepnas.train.record import HISTORY, EpochRecord, best_of, read_history
 
-WATCHED = ("hand-made", "fp32")
+WATCHED = "hand-made"
 """Whose epochs are watched on the test images, to say what choosing by validation costs; nothing is chosen by it."""
 
 
@@ -35,11 +35,14 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def wanted(chosen: argparse.Namespace) -> list[Group]:
+def all_groups(chosen: argparse.Namespace) -> list[Group]:
     if chosen.epochs is not None and chosen.found == FOUND:
         raise SystemExit("--epochs is for trials: name another place for what they find, with --found")
     recipe, fine = (Recipe.load(path).changed(str(path), epochs=chosen.epochs) for path in (RECIPE, FINE_RECIPE))
-    every = list(groups(chosen.out, chosen.found, chosen.seeds, recipe, fine))
+    return list(groups_of(chosen.out, chosen.found, chosen.seeds, recipe, fine))
+
+
+def wanted(every: Sequence[Group], chosen: argparse.Namespace) -> list[Group]:
     unknown = sorted(set(chosen.only or ()) - {each.name for each in every})
     if unknown:
         raise SystemExit(f"no group {unknown[0]!r}; --list says which there are")
@@ -47,37 +50,43 @@ def wanted(chosen: argparse.Namespace) -> list[Group]:
 
 
 def run_group(group: Group, chosen: argparse.Namespace) -> None:
-    """Train what is missing of it; where a training's checkpoint is gone that others go on from, that one anew."""
+    """Train what is missing of it, and where the checkpoint is gone that this goes on from, that one anew."""
     data = load_dataset(chosen.data, root=chosen.data_root)
-    start = None
-    for cell in group.cells:
-        # where others go on from it, a finished one is resumed: nothing is left to do, if its checkpoint is still there
-        if not cell.found() or (start is None and group.missing()):
-            run_cell(cell, data, chosen, start)
-        if start is None and group.missing():
-            start = load_network(cell.run)
+    run_base(group.base, data, chosen)
+    start = load_network(group.base.run)
+    for cell in group.missing():
+        run_cell(cell, data, chosen, start)
 
 
-def run_cell(cell: Cell, data: ImageData, chosen: argparse.Namespace, start: SeparableResNeXt | None) -> None:
-    """Train it to its end; then the test images are looked at, once (but of the network whose epochs are watched)."""
-    watch = (cell.network, cell.wire) == WATCHED
-    history = cell.train(data, chosen.device, threads_of(chosen), start=start, watch_test=watch)
+def run_base(cell: Cell, data: ImageData, chosen: argparse.Namespace) -> None:
+    """Train it to its end, if it is not there already."""
+    watch = cell.network == WATCHED
+    found = as_found(cell.train(data, chosen.device, threads_of(chosen), watch_test=watch))
     if cell.found():
-        return  # trained again for those that go on from it
+        return  # it was trained anew for those that go on from it
+    if watch:
+        watched = cell.watched()
+        found["test_by_epoch"] = [watched[epoch] for epoch in sorted(watched)]
+    if cell.network not in SILENT:
+        found["val_quantised_untrained"] = cell.unprepared(data)
+    cell.note(found)
+
+
+def run_cell(cell: Cell, data: ImageData, chosen: argparse.Namespace, start: SeparableResNeXt) -> None:
+    """Train it to its end; then the test images are looked at, once."""
+    found = as_found(cell.train(data, chosen.device, threads_of(chosen), start=start))
+    cell.note(found | {"test_accuracy": accuracy(load_network(cell.run), data.test, data)})
+
+
+def as_found(history: tuple[EpochRecord, ...]) -> dict[str, Any]:
     best = best_of(history)
-    found: dict[str, Any] = {
+    return {
         "val_accuracy": best.val_accuracy,
-        "test_accuracy": accuracy(load_network(cell.run), data.test, data),
         "best_epoch": best.epoch,
         "val_by_epoch": [each.val_accuracy for each in history],
         "images_per_s": fmean(each.images_per_s for each in history),
         "seconds": sum(each.duration_s for each in history),
     }
-    if watch:
-        found["test_by_epoch"] = [cell.watched()[each.epoch] for each in history]
-    if cell.wire == "fp32" and cell.network not in SILENT:
-        found["val_quantised_untrained"] = cell.unprepared(data)
-    cell.note(found)
 
 
 def rows(done: Sequence[Cell]) -> list[dict[str, Any]]:
@@ -104,19 +113,26 @@ def summary(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
-def untrained(done: Sequence[Cell]) -> list[dict[str, Any]]:
+def untrained(bases: Sequence[Cell]) -> list[dict[str, Any]]:
     """Validation accuracy of quantised messages before any training with them, a line for each network and seed."""
     return [
         {"network": cell.network, "seed": cell.seed, "fp32": found["val_accuracy"]}
         | {f"{wire}_{scale}": value for wire, scales in found["val_quantised_untrained"].items()
            for scale, value in scales.items()}
-        for cell in done
+        for cell in bases
         if (found := cell.found()) and "val_quantised_untrained" in found
     ]  # fmt: skip
 
 
-def record_table(done: Sequence[Cell], seeds: Sequence[int]) -> None:
-    found = rows(done)
+def clean_protocol_costs(bases: Sequence[Cell]) -> list[float]:
+    """For each that was watched: the best epoch on the test images less the chosen one, there, in points."""
+    watched = [found for each in bases if (found := each.found()) and "test_by_epoch" in found]
+    return [100 * (max(each["test_by_epoch"]) - each["test_by_epoch"][each["best_epoch"] - 1]) for each in watched]
+
+
+def record_table(groups: Sequence[Group], seeds: Sequence[int]) -> None:
+    found = rows([cell for group in groups for cell in group.cells])
+    bases = [group.base for group in groups]
     lines = summary(found)
     with Recorder(HERE / "result.json", seeds=tuple(seeds), root=HERE) as record:
         for line in lines:
@@ -130,39 +146,39 @@ def record_table(done: Sequence[Cell], seeds: Sequence[int]) -> None:
                 record.measure(f"accuracy_gap_points_{name}", base["top1"] - line["top1"], "", goal="<= 0.3")
                 record.measure(f"elements_saved_fraction_{name}", 1 - line["elements"] / base["elements"])
                 record.measure(f"bytes_saved_fraction_{name}", 1 - line["payload_bytes"] / base["payload_bytes"])
-        watched = [found for each in done if (found := each.found()) and "test_by_epoch" in found]
-        if watched:
-            gaps = [100 * (max(each["test_by_epoch"]) - each["test_accuracy"]) for each in watched]
+        gaps = clean_protocol_costs(bases)
+        if gaps:
             record.measure("best_on_test_minus_chosen_points", fmean(gaps), "", min(gaps), max(gaps), len(gaps))
         record.table("cells", found)
         record.table("networks", lines)
-        record.table("quantised_without_training", untrained(done))
+        record.table("quantised_without_training", untrained(bases))
     draw(lines, HERE / "accuracy-against-bytes.svg")
 
 
 def tell(every: Sequence[Group]) -> None:
-    for cell in (cell for group in every for cell in group.cells):
+    for cell in (cell for group in every for cell in (group.base, *group.cells)):
         epochs = len(read_history(cell.run)) if (cell.run / HISTORY).exists() else 0
         print(f"{cell.name}: {'done' if cell.found() else f'{epochs} of {cell.recipe.epochs} epochs'}")
 
 
 def main() -> None:
     chosen = arguments()
-    every = wanted(chosen)
+    every = all_groups(chosen)
+    groups = wanted(every, chosen)
     if chosen.list:
-        tell(every)
+        tell(groups)
         return
     by_name = {group.name: group for group in every}
     if chosen.child:
         run_group(by_name[chosen.child], chosen)
         return
-    names = [group.name for group in every if group.missing()]
+    names = [group.name for group in groups if group.missing()]
     try:
         run_children(names, chosen.jobs, lambda name: [cell.found()["test_accuracy"] for cell in by_name[name].cells])
     finally:
         done = [cell for group in every for cell in group.cells if cell.found()]
         if done and chosen.found == FOUND:
-            record_table(done, chosen.seeds)
+            record_table(every, chosen.seeds)
             print(f"{len(done)} of {sum(len(group.cells) for group in every)} cells; {HERE / 'result.json'}")
 
 
