@@ -180,8 +180,8 @@ def test_the_terminal_writes_messages_in_four_bits(tmp_path: Path) -> None:
     assert build_plan(found).payload_bytes() - logits == (whole.payload_bytes() - logits) / 8
     scales = [name for name in load_shard(tmp_path / "deployment" / "device0").weights if name.endswith("int4")]
     assert scales
-    assert with_messages(found, "int8", None).policy.scale_names()
-    assert not with_messages(found, "int8", False).policy.scale_names()
+    assert with_messages(found, "int8", None).policy.learned_scales()
+    assert not with_messages(found, "int8", False).policy.learned_scales()
 
 
 def test_the_bytes_are_told_before_any_training() -> None:

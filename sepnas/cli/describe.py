@@ -140,7 +140,7 @@ def with_messages(architecture: Architecture, wire: str | None, learned_scales: 
         return architecture
     scale: Scale | None = None if learned_scales is None else "learned" if learned_scales else "sample"
     policy = architecture.policy.written_in(wire, scale)
-    if scale == "learned" and not policy.scale_names():
+    if scale == "learned" and not policy.learned_scales():
         why = "no message is quantised; add --wire int8 or --wire int4"
         if not any(point.transfers for point in policy.points):
             why = f"the policy of {architecture.name!r} sends nothing but logits, which stay in fp32"

@@ -17,7 +17,7 @@ from sepnas.nets.exchange import merge_mean, merge_weighted, through_wire
 from sepnas.nets.outage import Outage, merge_arrived
 from sepnas.spec.architecture import Architecture, DevicePart
 from sepnas.spec.policy import ExchangePoint, Transfer, TransmissionPolicy
-from sepnas.spec.wire import LEVELS
+from sepnas.spec.wire import LEVELS, WireFormat
 
 
 class SeparableResNeXt(nn.Module):
@@ -59,9 +59,9 @@ class SeparableResNeXt(nn.Module):
 
     def add_scales(self, policy: TransmissionPolicy) -> None:
         """Make a scale for each message of learned scale that has none; to be calibrated, or trained."""
-        for name in policy.scale_names():
+        for name, wire in policy.learned_scales().items():
             if name not in self.log_scales:
-                self.log_scales[name] = _first_log_scale(name)
+                self.log_scales[name] = _first_log_scale(wire)
 
     def forward(self, x_BCHW: Tensor, policy: TransmissionPolicy | None = None, outage: Outage | None = None) -> Tensor:
         routes = _Routes(self.policy if policy is None else policy, self.architecture)
@@ -214,10 +214,9 @@ def _merge_name(point: ExchangePoint, transfer: Transfer) -> str:
     return f"after{point.after}_from{transfer.source}_to{transfer.destination}"
 
 
-def _first_log_scale(name: str) -> nn.Parameter:
+def _first_log_scale(wire: WireFormat) -> nn.Parameter:
     """For outputs of up to 4, until it is calibrated (:mod:`sepnas.nets.calibrate`)."""
-    levels = next(LEVELS[wire] for wire in LEVELS if name.endswith(wire))
-    return nn.Parameter(torch.tensor(4.0 / levels).log())
+    return nn.Parameter(torch.tensor(4.0 / LEVELS[wire]).log())
 
 
 def _make_part(architecture: Architecture, part: DevicePart) -> nn.ModuleList:

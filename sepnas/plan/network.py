@@ -198,7 +198,7 @@ def count_parameters(architecture: Architecture) -> int:
     for rank in range(architecture.num_devices):
         layers = device_layers(architecture, rank)
         total += sum(layer.num_parameters for layer in layers[1 : None if has_head(architecture, rank) else -1])
-    return total + _count_merge_weights(architecture) + len(architecture.policy.scale_names())
+    return total + _count_merge_weights(architecture) + len(architecture.policy.learned_scales())
 
 
 def _count_merge_weights(architecture: Architecture) -> int:

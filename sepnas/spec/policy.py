@@ -140,10 +140,10 @@ class TransmissionPolicy(Document):
         ]
         return self.model_copy(update={"points": tuple(points)})
 
-    def scale_names(self) -> list[str]:
-        """Of all learned scales, each once."""
-        names = [transfer.scale_name(point.after) for point in self.points for transfer in point.transfers]
-        return [name for name in dict.fromkeys(names) if name]
+    def learned_scales(self) -> dict[str, WireFormat]:
+        """Their names, and what the messages are written in that each belongs to."""
+        sent = [(transfer.scale_name(point.after), transfer) for point in self.points for transfer in point.transfers]
+        return {name: transfer.wire for name, transfer in sent if name}
 
     def without(self, devices: Collection[int]) -> Self:
         """The same where nothing is sent from or to these devices: what a network computes that has lost them.
