@@ -27,7 +27,8 @@ from sepnas.train.start import first_network
 
 HERE = Path(__file__).resolve().parent
 FINE_EPOCHS, FINE_RATE = 5, 0.02
-WIRES: tuple[WireFormat, ...] = ("int8", "int4")
+WIRES: tuple[WireFormat, ...] = ("fp32", "int8", "int4")
+"""What a trained network goes on with; fp32 is what the others are held against, so that none has seen more images."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,14 @@ def runs_of(network: str, devices: int, searched: Path) -> Iterator[Run]:
     hand_made = Run("hand-made-mean", with_mean(named("hand-made")))
     yield hand_made
     yield Run("all-to-all", named("all-to-all"))
-    yield from (_quantised(hand_made, wire) for wire in WIRES)
+    yield from (_gone_on(hand_made, wire) for wire in WIRES)
     yield Run("hand-made", named("hand-made"))
     yield Run("no-exchange-mean", with_mean(named("none")))
     for path in sorted(searched.glob("*.json")):
         yield Run(path.stem, Architecture.load(path))
 
 
-def _quantised(run: Run, wire: WireFormat) -> Run:
+def _gone_on(run: Run, wire: WireFormat) -> Run:
     policy = run.architecture.policy.written_in(wire, "learned")
     return Run(f"{run.name}-{wire}", run.architecture.with_policy(policy), run)
 
