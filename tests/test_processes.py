@@ -87,7 +87,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path, monkeypatch: pytest
     losses = [[epoch["train_loss"] for epoch in meta["history"]] for _, meta in (alone, shared)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     for file in (LAST, BEST):
-        same_tensors(tmp_path / "whole" / file, tmp_path / "cut" / file)
+        assert same_tensors(tmp_path / "whole" / file, tmp_path / "cut" / file)
     with pytest.raises(CheckpointError, match="`processes` is 2 there, None here"):
         train_network(linear(), small_data(), RECIPE, tmp_path / "two", device="cpu", progress=False, resume=True)
 

@@ -123,7 +123,7 @@ def test_the_scales_are_trained_and_come_back(tmp_path: Path) -> None:
     train(tmp_path / "whole", RECIPE, network=first, data=data)
     train(tmp_path / "cut", RECIPE, network=first_network(small_learned(), data), data=data, stop_after_s=0)
     train(tmp_path / "cut", RECIPE, network=first_network(small_learned(), data), data=data, resume=True)
-    same_tensors(tmp_path / "whole" / LAST, tmp_path / "cut" / LAST)
+    assert same_tensors(tmp_path / "whole" / LAST, tmp_path / "cut" / LAST)
     assert float(load_network(tmp_path / "whole").scale("after0_from1_int4")) != begun
 
 

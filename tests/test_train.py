@@ -229,6 +229,40 @@ def test_a_run_cut_within_an_epoch_resumes_bit_for_bit(
     assert steps_begun(tmp_path / "cut") == 0
 
 
+def test_a_long_epoch_stops_when_its_time_is_up(unbroken: Path, tmp_path: Path, saved_often: None) -> None:
+    """It stops at a checkpoint, with no epoch done, and comes to its end in pieces as an unbroken run does."""
+    result = train(tmp_path, stop_after_s=0)
+    assert (result.finished, result.history, steps_begun(tmp_path)) == (False, (), 1)
+    for _ in range(16):
+        result = train(tmp_path, stop_after_s=0, resume=True)
+    assert result.finished
+    assert same_tensors(unbroken / LAST, tmp_path / LAST)
+
+
+def test_two_trainings_do_not_share_a_folder(unbroken: Path, tmp_path: Path) -> None:
+    """The one that comes second is refused, and the first one goes on undisturbed."""
+    refused: list[str] = []
+
+    def second(loss: Tensor) -> Tensor:
+        with pytest.raises(TrainingError, match="another process is training here") as caught:
+            train(tmp_path, resume=True)
+        refused.append(str(caught.value))
+        return loss
+
+    train(tmp_path, step=with_loss(6, second))
+    assert str(tmp_path) in refused[0]
+    assert same_tensors(unbroken / LAST, tmp_path / LAST)
+
+
+def test_what_a_kill_left_is_removed(tmp_path: Path) -> None:
+    """A file that was being written, and the history of a run whose checkpoint is gone, are not there any more."""
+    (tmp_path / f".{LAST}.abc.part").touch()
+    (tmp_path / HISTORY).write_text("of another run")
+    train(tmp_path, stop_after_s=0)
+    assert not list(tmp_path.glob(".*"))
+    assert len(read_history(tmp_path)) == 1
+
+
 def test_what_is_said_of_a_run_cut_within_an_epoch(
     tmp_path: Path, saved_often: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -244,11 +278,10 @@ def test_what_is_said_of_a_run_cut_within_an_epoch(
     assert f"{last}: --resume goes on after step 2 of epoch 1" in capsys.readouterr().err
     with pytest.raises(TrainingError, match="holds a run already"):
         train(tmp_path)
-    with pytest.raises(
-        TrainingError, match=r"epoch 1, step 3 of 4; .* removed or with another --out; .*\(step 2 of epoch 1"
-    ):
+    with pytest.raises(TrainingError, match=r"epoch 1, step 3 of 4; .*, with another --out; .*\(step 2 of epoch 1\)"):
         train(tmp_path, step=with_loss(1, lambda loss: loss * float("nan")), resume=True)
-    assert read_history(tmp_path) == ()
+    with pytest.raises(TrainingError, match="after its first epoch"):
+        read_history(tmp_path)
     assert epochs_of(tmp_path) == (0, 4)
     with Progress(console=Console(file=io.StringIO(), force_terminal=True)) as progress:
         task = train(tmp_path, progress=progress, resume=True) and progress.tasks[0]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -29,16 +31,36 @@ def threads_of(chosen: argparse.Namespace) -> int | None:
 def run_children(names: Sequence[str], jobs: int, told: Callable[[str], object]) -> None:
     """This command again for each name; ``told`` gives what is printed of one that has ended.
 
-    Ctrl-C ends them, and they go on where they were. Raises ``SystemExit`` at the end where some failed.
+    Ctrl-C and SIGTERM end them, and they go on where they were. Raises ``SystemExit`` at the end where some failed.
     """
+    running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(name: str) -> bool:
         print(f"{name} ...", flush=True)
-        failed = subprocess.run([sys.executable, *sys.argv, "--child", name], check=False).returncode
+        running[name] = subprocess.Popen([sys.executable, *sys.argv, "--child", name])
+        failed = running[name].wait()
         print(f"{name}: {f'failed ({failed})' if failed else told(name)}", flush=True)
         return not failed
 
-    with ThreadPoolExecutor(jobs) as pool:
-        well = list(pool.map(start, names))
+    with _interrupted_by(signal.SIGTERM), ThreadPoolExecutor(jobs) as pool:
+        try:
+            well = list(pool.map(start, names))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in running.values():
+                child.terminate()
+            raise SystemExit("stopped; the same command goes on") from None
     if not all(well):
         raise SystemExit(f"{well.count(False)} of {len(names)} trainings failed; the same command tries them again")
+
+
+@contextmanager
+def _interrupted_by(number: signal.Signals) -> Iterator[None]:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)

@@ -61,12 +61,13 @@ def run_group(group: Group, chosen: argparse.Namespace) -> None:
 def run_base(cell: Cell, data: ImageData, chosen: argparse.Namespace) -> None:
     """Train it to its end, if it is not there already."""
     watch = cell.network == WATCHED
-    found = as_found(cell.train(data, chosen.device, threads_of(chosen), watch_test=watch))
+    history = cell.train(data, chosen.device, threads_of(chosen), watch_test=watch)
+    found = as_found(history)
     if cell.found():
         return  # it was trained anew for those that go on from it
     if watch:
         watched = cell.watched()
-        found["test_by_epoch"] = [watched[epoch] for epoch in sorted(watched)]
+        found["test_by_epoch"] = [watched[each.epoch] for each in history]
     if cell.network not in SILENT:
         found["val_quantised_untrained"] = cell.unprepared(data)
     cell.note(found)

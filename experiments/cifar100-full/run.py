@@ -101,6 +101,11 @@ def found_file(run: Run, chosen: argparse.Namespace) -> Path:
     return chosen.found / f"{chosen.network}-{chosen.recipe}" / f"{run.name}-s{chosen.seed}.json"
 
 
+def is_finished(run: Run, chosen: argparse.Namespace) -> bool:
+    """With its checkpoint still there, for others to go on from."""
+    return found_file(run, chosen).exists() and (folder_of(run, chosen) / BEST).exists()
+
+
 def record(chosen: argparse.Namespace) -> None:
     """Every run that was found, of all networks and recipes, as one table."""
     rows: list[dict[str, Any]] = []
@@ -150,11 +155,15 @@ def main() -> None:
     for run in every:
         if found_file(run, chosen).exists() or (chosen.only and run.name not in chosen.only):
             continue
-        if run.start and not (folder_of(run.start, chosen) / BEST).exists():
-            print(f"{run.name}: needs the checkpoint of {run.start.name}, which is gone; train that again first")
+        if run.start and not (
+            found_file(run.start, chosen).exists() and (folder_of(run.start, chosen) / BEST).exists()
+        ):
+            print(f"{run.name}: needs the checkpoint of {run.start.name}, finished; train that first")
             continue
-        print(run.name, flush=True)
-        if not train(run, recipe, data, chosen, max(0.0, until - time.monotonic())):
+        left_s = until - time.monotonic()
+        if left_s > 0:
+            print(run.name, flush=True)
+        if left_s <= 0 or not train(run, recipe, data, chosen, left_s):
             print(f"{run.name}: the time is up; the same command goes on")
             return
         record(chosen)

@@ -109,8 +109,8 @@ def train(
 ) -> None:
     """Train an architecture on images; the best epoch is chosen by validation data.
 
-    A checkpoint is written after every epoch, in long ones every three minutes; `--resume` goes on bit for bit.
-    TensorBoard reads the folder.
+    A checkpoint is written after every epoch, in long ones every three minutes (by one process); `--resume` goes
+    on bit for bit. TensorBoard reads the folder.
 
     With `--device-dropout` the network learns to answer without some of its devices, for a deployment that degrades
     (`sepnas export --on-missing degrade`); `--test` then also says how well it does. Where one device alone has the
@@ -153,7 +153,8 @@ def train(
     )  # fmt: skip
     if not is_first():
         return
-    print(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%} -> {out}")
+    if result.history:
+        print(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%} -> {out}")
     if not result.finished:
         print(f"stopped after {format_count(result.epochs_done, 'epoch')}; the same command with --resume goes on")
         return

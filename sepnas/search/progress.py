@@ -102,6 +102,7 @@ class ProgressDisplay:
         columns = (TextColumn("{task.fields[phase]}"), BarColumn(14), MofNCompleteColumn())
         self._bar = _Lines(*columns, TextColumn("{task.description}"), console=self.console)
         self._rows: dict[str, TaskID] = {}
+        self._supernet_told = False
 
     def __enter__(self) -> ProgressDisplay:
         return self
@@ -127,13 +128,14 @@ class ProgressDisplay:
                 self._unsaid = ""
 
     def show_supernet(self, progress: SupernetProgress) -> None:
-        """The training that goes before the candidates: a bar, elsewhere a line for each whole epoch."""
+        """The training that goes before the candidates: a bar, elsewhere a line at its beginning and for each epoch."""
         if self.option is not True:
             return
         if self.console.is_terminal:
             self._show_row("supernet", progress.epochs_done + progress.part, progress.epochs, progress.short())
-        elif progress.part == 0:
+        elif progress.part == 0 or not self._supernet_told:
             self.say(str(progress))
+        self._supernet_told = True
 
     def _show_row(self, phase: str, done: float, total: int, words: str) -> None:
         if phase not in self._rows:

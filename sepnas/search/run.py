@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from sepnas.errors import SearchError
 from sepnas.nets.supernet import Supernet
@@ -195,7 +196,7 @@ class _Search:
             progress=False,  # the step tells how far it is
             stop_after_s=stop_after_s,
             step=step,
-            validate=lambda _: self._judge().accuracy(largest),
+            validate=lambda supernet: self._judge(supernet).accuracy(largest),
         )
         self.seconds["supernet"] = sum(record.duration_s for record in result.history)
         if result.finished:
@@ -203,10 +204,11 @@ class _Search:
             self.run = note_supernet(self.folder, self.run, _weights_sha256(self.supernet))
         return result.finished
 
-    def _judge(self) -> SupernetJudge:
+    def _judge(self, supernet: nn.Module) -> SupernetJudge:
         """Of the weights as they are now."""
+        assert isinstance(supernet, Supernet)
         dropout = self.run.recipe.device_dropout, self.run.recipe.message_dropout
-        return SupernetJudge(self.supernet, self.data, self.run.seed, pick_device(self.device), dropout=dropout)
+        return SupernetJudge(supernet, self.data, self.run.seed, pick_device(self.device), dropout=dropout)
 
     def explore(self) -> SearchResult:
         # NNI takes seconds to import: only a search that explores pays for it.
@@ -226,7 +228,7 @@ class _Search:
         tally = Tally(self.run.candidates, worst, self.display, proposer, archive.candidates(), side_by_side)
         explorer = Explorer(proposer, archive, self.space.objectives, self.run.candidates, tally.add, self.run.batch)
         strategy = make_strategy(self.run.strategy, self.run.seed, explorer, worst)
-        judge = self._judge()
+        judge = self._judge(self.supernet)
         with tally.curves(self.folder, archive.candidates()), self._engine(judge) as engine:
             explore(self.space, strategy, judge, engine)
         return self._finish(tally, proposer, screen)

@@ -171,6 +171,9 @@ class SearchSpace(Document):
     def _network_extreme(self, extreme: Callable[[Iterable[int]], int]) -> dict[str, Choice]:
         return {label: extreme(values) for label, values in self.network.choices().items()}
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self  # it never changes
+
     @cached_property
     def _choices(self) -> Mapping[str, tuple[Choice, ...]]:
         found: dict[str, tuple[Choice, ...]] = {"readout": self.policy.readouts, "merge": self.policy.merges}

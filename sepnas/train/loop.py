@@ -66,11 +66,11 @@ def train_network(
 
     ``network`` ends with the weights of the last epoch (their average, where the recipe has one), on ``device``; those
     of the best epoch by validation accuracy are in ``best.safetensors``
-    (:func:`sepnas.train.checkpoint.load_network`). ``resume`` goes on from
-    ``last.safetensors``, or starts when there is none. ``stop_after_s`` ends the run, unfinished, after the epoch in
-    which the time runs out, or sooner when the next epoch would not fit. ``step`` replaces the loss of a batch, and the
-    recipe's dropout of devices and messages with it; ``teachers`` are trained networks that it learns from as the
-    recipe's ``distillation`` says; ``validate`` replaces the network's own accuracy on the validation
+    (:func:`sepnas.train.checkpoint.load_network`). ``resume`` goes on from ``last.safetensors``, or starts when there
+    is none. ``stop_after_s`` ends the run, unfinished, after the epoch in which the time runs out, or sooner when the
+    next epoch would not fit; within a long epoch at the last checkpoint that fits. ``step`` replaces the loss of a
+    batch, and the recipe's dropout of devices and messages with it; ``teachers`` are trained networks that it learns
+    from as the recipe's ``distillation`` says; ``validate`` replaces the network's own accuracy on the validation
     split. ``start`` is a digest of the weights that the network began with, if these are not from the seed: who
     resumes must begin with the same.
 
@@ -85,20 +85,24 @@ def train_network(
     progress = progress if processes.first else False
     run = _Run(network, data, recipe, Path(out_dir), seed, place, step, teachers, start, processes)
     run.validate = validate or run.validate
-    run.begin(resume)
-    history = run.reached.history
-    if processes.count > 1:
-        processes.check_alike("epochs done", len(history))
-        processes.check_alike("weights of sum", sum(float(x.detach().double().sum()) for x in network.parameters()))
     with ExitStack() as stack:
+        stack.enter_context(run.files.alone())
+        run.begin(resume)
+        history = run.history
+        if processes.count > 1:
+            processes.check_alike("epochs done", len(history))
+            processes.check_alike("weights of sum", sum(float(x.detach().double().sum()) for x in network.parameters()))
         stack.enter_context(run.interruptions_explained(progress is not False))
-        begun = len(history) * run.steps + len(run.reached.losses)
+        begun = len(history) * run.steps + len(run.files.saved.losses)
         display = stack.enter_context(TrainingDisplay(progress, recipe.epochs, begun, run.steps))
         drawn = run.files.folder / "tensorboard" if processes.first else None
         curves = stack.enter_context(Curves(drawn, first_epoch=len(history) + 1))
         started = time.monotonic()
+        run.stop_at = None if stop_after_s is None else started + stop_after_s
         for epoch in range(len(history) + 1, recipe.epochs + 1):
             record = run.epoch(epoch, display)
+            if record is None:
+                break
             run.save(record, curves)
             display.epoch(record, record.duration_s * (recipe.epochs - epoch))
             passed_s = processes.told(time.monotonic() - started + record.duration_s)
@@ -106,8 +110,7 @@ def train_network(
                 break
     if run.state.result is not network:
         network.load_state_dict(run.state.result.state_dict())
-    history = run.reached.history
-    return TrainingResult(run.files.folder, len(history) == recipe.epochs, history)
+    return TrainingResult(run.files.folder, len(run.history) == recipe.epochs, run.history)
 
 
 def pick_device(name: str) -> torch.device:
@@ -161,7 +164,7 @@ class _Run:
             start=start[:16], processes=processes.count if processes.count > 1 else 0,
         )  # fmt: skip
         self.files = RunFiles(out_dir, identity, self.state, processes.first)
-        self.reached = Reached()
+        self.stop_at: float | None = None
 
     def _classroom(self, teachers: Sequence[SeparableResNeXt]) -> Teachers | None:
         if not teachers:
@@ -174,14 +177,21 @@ class _Run:
 
     def begin(self, resume: bool) -> None:
         """Restore the last checkpoint, if any, and write down what is going to be trained."""
-        self.reached = self.files.begin(resume)
+        self.files.begin(resume)
         if self.architecture and self._processes.first:
             describe_run(self.files.folder, self.architecture, self.data)
 
-    def epoch(self, epoch: int, display: TrainingDisplay) -> EpochRecord:
-        started = time.perf_counter() - self.reached.trained_s
-        rate, losses = self._train(epoch, display, started)
-        trained_s = time.perf_counter() - started
+    @property
+    def history(self) -> tuple[EpochRecord, ...]:
+        return self.files.saved.history
+
+    def epoch(self, epoch: int, display: TrainingDisplay) -> EpochRecord | None:
+        """Train what is left of it and validate; None where the time was up within it."""
+        trained = self._train(epoch, display)
+        if trained is None:
+            return None
+        rate, losses, trained_s = trained
+        validated = time.perf_counter()
         self._processes.average_statistics(self.network)
         if self.state.average:
             self._processes.average_statistics(self.state.average.network)
@@ -192,16 +202,17 @@ class _Run:
             val_accuracy=right,
             learning_rate=rate,
             images_per_s=len(self.data.train) / trained_s,
-            duration_s=time.perf_counter() - started,
+            duration_s=trained_s + time.perf_counter() - validated,
         )
 
-    def _train(self, epoch: int, display: TrainingDisplay, started: float) -> tuple[float, Tensor]:
-        """What is left of one pass over the training split; the last learning rate, the losses of all its steps."""
-        seed, processes = derived_seed(self.seed, epoch), self._processes
+    def _train(self, epoch: int, display: TrainingDisplay) -> tuple[float, Tensor, float] | None:
+        """What is left of one pass over the training split; its last learning rate, losses of all steps and seconds."""
+        seed, processes, saved = derived_seed(self.seed, epoch), self._processes, self.files.saved
         order = torch.randperm(len(self.data.train), generator=torch.Generator().manual_seed(seed))
-        first = checked = len(self.reached.losses)
+        first = checked = len(saved.losses)
         losses, rate = torch.zeros(self.steps, device=self.device), self.state.optimization.learning_rate
-        losses[:first] = self.reached.losses
+        losses[:first] = saved.losses
+        started = time.perf_counter() - saved.trained_s
         self.network.train()
         with _reproducible(self.device), self._memory_explained():
             for number, batch in enumerate(self._batches.of(order, processes.seed(seed), first), start=first):
@@ -218,14 +229,16 @@ class _Run:
                     self.state.average.follow(self.network, (epoch - 1) * self.steps + number + 1)
                 display.step()
                 if due and not last:
-                    self._save_steps(losses[: number + 1], time.perf_counter() - started)
-        return rate, losses
+                    paused = time.perf_counter()
+                    self._save_steps(losses[: number + 1], paused - started)
+                    started += time.perf_counter() - paused
+                    if self.stop_at is not None and time.monotonic() + CHECKPOINT_S > self.stop_at:
+                        return None
+        return rate, losses, time.perf_counter() - started
 
     def _loss(self, batch: Batch, seed: int) -> Tensor:
         """Of this process' part of a batch, weighed by its share; what is drawn for it is drawn from ``seed``."""
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        _seed_layers(derived_seed(seed, "layers"), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             loss = self._step(self.network, batch.images, batch.labels, torch.Generator().manual_seed(seed))
         return self._processes.mean_loss(loss, len(batch.labels), batch.size)
@@ -247,19 +260,18 @@ class _Run:
             size = self.recipe.batch_size
             raise TrainingError(
                 f"{self.device} has too little memory for batches of {size} images; try `batch_size` "
-                f"{max(size // 2, 1)} in the recipe; {self.files.last_good()}"
+                f"{max(size // 2, 1)} in the recipe{self._elsewhere()}; {self.files.last_good()}"
             ) from error
 
     def save(self, record: EpochRecord, curves: Curves) -> None:
-        reached = Reached((*self.reached.history, record))
+        reached = Reached((*self.history, record))
         self._check_weights(reached)
         self.files.save_epoch(reached)
-        self.reached = reached
         with self.files.explained():
             curves.add(record)
 
     def _save_steps(self, losses: Tensor, trained_s: float) -> None:
-        reached = Reached(self.reached.history, losses, trained_s)
+        reached = Reached(self.history, losses.clone(), trained_s)
         self._check_weights(reached)
         self.files.save_steps(reached)
 
@@ -269,12 +281,15 @@ class _Run:
                 raise TrainingError(f"{name!r} is no longer finite after {reached}; {self._lower_rate()}")
 
     def _lower_rate(self) -> str:
-        """What to do about numbers that ran away: another recipe is another run."""
+        """What to do about numbers that ran away."""
         advice = f"try a lower `learning_rate` than {self.recipe.learning_rate:g} in the recipe"
-        run = self.files.folder
-        begun = f", with {run} removed or with another --out" if self.files.saved else ""
-        best = f" (--start {run} goes on from its best epoch)" if self.files.saved.history else ""
-        return f"{advice}{begun}{best}; {self.files.last_good()}"
+        goes_on = bool(self.architecture and self.history)
+        best = f" (--start {self.files.folder} goes on from its best epoch)" if goes_on else ""
+        return f"{advice}{self._elsewhere()}{best}; {self.files.last_good()}"
+
+    def _elsewhere(self) -> str:
+        """Another recipe is another run."""
+        return ", with another --out" if self.files.saved else ""
 
     @contextmanager
     def interruptions_explained(self, aloud: bool) -> Iterator[None]:
@@ -295,3 +310,11 @@ def _reproducible(device: torch.device) -> Iterator[None]:
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.backends.cudnn.flags(enabled=True, deterministic=True):
         yield
+
+
+def _seed_layers(seed: int, device: torch.device) -> None:
+    """What layers draw from, such as dropout."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)

@@ -58,10 +58,8 @@ class Optimization:
             key, _, name = place.partition("/")
             parameter = self._parameters.get(name)
             if key in _KEPT and parameter is not None:
-                # in the parameter's own memory layout, as torch would have made it; counters stay where they are
-                like = (
-                    torch.empty_like(parameter.detach()) if saved.shape == parameter.shape else torch.empty_like(saved)
-                )
+                # in the parameter's own memory layout, as torch would have made it; counters stay on the CPU
+                like = torch.empty_like(saved if key == "step" else parameter.detach())
                 self._optimizer.state[parameter][key] = like.copy_(saved)
         rate = numbers["learning_rate"]
         for group in self._optimizer.param_groups:

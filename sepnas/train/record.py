@@ -89,6 +89,8 @@ def read_history(run: Path) -> tuple[EpochRecord, ...]:
         raise TrainingError(
             f"{path}: {error.strerror}; `sepnas train ARCHITECTURE --out {run}` writes it after its first epoch"
         ) from None
+    if not lines:
+        raise TrainingError(f"{path}: is empty; the training command with --resume writes it anew")
     return tuple(_read_record(line, number, path) for number, line in enumerate(lines, start=1))
 
 

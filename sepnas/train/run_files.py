@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from sepnas.train.checkpoint import (
 from sepnas.train.images import ImageData
 from sepnas.train.optimize import Optimization
 from sepnas.train.recipe import Recipe
-from sepnas.train.record import EpochRecord, best_of, history_to_data, write_history
+from sepnas.train.record import HISTORY, EpochRecord, best_of, history_to_data, write_history
 
 _LOSSES = "epoch/losses"
 
@@ -88,8 +89,23 @@ class RunFiles:
         """Of the last checkpoint, or since this began."""
         return time.monotonic() - self._saved_at
 
-    def begin(self, resume: bool) -> Reached:
-        """Restore the last checkpoint, if there is one."""
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While this runs no other process trains here: it would write over what this one writes.
+
+        Raises :class:`TrainingError` where one does, :class:`StorageError` where there can be no folder.
+        """
+        with ExitStack() as stack:
+            if self._writes:
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise StorageError(f"{self.folder}: cannot be written: {error.strerror}") from error
+                stack.enter_context(_locked(self.folder))
+            yield
+
+    def begin(self, resume: bool) -> None:
+        """Restore the last checkpoint, if there is one, and remove what a kill has left half-written."""
         last = self.folder / LAST
         if last.exists():
             if not resume:
@@ -98,9 +114,10 @@ class RunFiles:
                     f"or remove {self.folder} to begin anew"
                 )
             self._restore(last)
-            if self._writes:
-                write_history(self.folder, self.saved.history)
-        return self.saved
+        if self._writes:
+            for path in self.folder.glob(".*.part"):
+                path.unlink()
+            self._write_history()
 
     def _restore(self, last: Path) -> None:
         tensors, meta = read_checkpoint(last)
@@ -116,12 +133,14 @@ class RunFiles:
 
         Raises :class:`StorageError` that names the last good checkpoint.
         """
-        if self._writes:
-            record = reached.history[-1]
-            if best_of(reached.history) is record:
-                about = {"epoch": record.epoch, "val_accuracy": record.val_accuracy}
-                self._write(BEST, self._state.result.state_dict(), about)
+        record = reached.history[-1]
+        if self._writes and best_of(reached.history) is record:
+            about = {"epoch": record.epoch, "val_accuracy": record.val_accuracy}
+            self._write(BEST, self._state.result.state_dict(), about)
         self.save_steps(reached)
+        if self._writes:
+            with self.explained():
+                self._write_history()
 
     def save_steps(self, reached: Reached) -> None:
         """The state of the run, after any step. Raises :class:`StorageError`."""
@@ -131,9 +150,13 @@ class RunFiles:
             losses = {_LOSSES: reached.losses} if len(reached.losses) else {}
             self._write(LAST, self._state.tensors() | losses, about)
         self.saved, self._saved_at = reached, time.monotonic()
-        if self._writes:
-            with self.explained():
-                write_history(self.folder, reached.history)
+
+    def _write_history(self) -> None:
+        """There is none before the first epoch has ended."""
+        if self.saved.history:
+            write_history(self.folder, self.saved.history)
+        else:
+            (self.folder / HISTORY).unlink(missing_ok=True)
 
     def _write(self, name: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         with self.explained():
@@ -151,6 +174,27 @@ class RunFiles:
         if not self.saved:
             return "no checkpoint has been written yet"
         return f"the last good checkpoint is {self.folder / LAST} ({self.saved})"
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    try:
+        import fcntl  # where there is none, people have to take care themselves
+    except ImportError:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TrainingError(
+                    f"{folder}: another process is training here; wait for it, end it, or choose another --out"
+                ) from None
+        yield
+    finally:
+        os.close(handle)
 
 
 def describe_run(folder: Path, architecture: Architecture, data: ImageData) -> None:

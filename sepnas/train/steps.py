@@ -17,7 +17,7 @@ Step = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 """``(network, images_BCHW, labels, generator) -> loss``, a scalar to differentiate.
 
 Images are augmented and normalised float32; labels are classes ``(B,)``, or of mixed images shares of them ``(B, K)``,
-smoothed already. The generator lives on the CPU and derives from seed and epoch."""
+smoothed already. The generator lives on the CPU and derives from seed, epoch and step."""
 
 
 def step_of(recipe: Recipe, teachers: Teachers | None = None) -> Step:
