@@ -41,6 +41,9 @@ scales."""
 SILENT = ("not-separable", "one-device", "no-exchange")
 """Between their devices nothing crosses but logits: what a message is written in makes no difference."""
 NAMED = ("all-to-all", "hand-made")
+TAUGHT = "-taught"
+"""Behind a network's name: it also learns what the one that is not separable, of the same seed, answers."""
+TEACHER, DISTILLATION = SILENT[0], {"weight": 0.7, "temperature": 2.0}
 
 
 def searched() -> list[str]:
@@ -49,6 +52,7 @@ def searched() -> list[str]:
 
 def architecture_of(network: str, wire: WireFormat, scale: Scale = "learned") -> Architecture:
     """A network of the table, its messages written in ``wire``, whatever the search had chosen."""
+    network = network.removesuffix(TAUGHT)
     largest = SPACE.architecture_of(SPACE.largest())
     part = largest.parts[0]
     if network == "not-separable":  # the paper's counterpart: all groups in one network of the same width
@@ -170,10 +174,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Group:
-    """A network and a seed: the training with fp32 messages, and those of the table, which go on from it alike."""
+    """A network and a seed: the training with fp32 messages, and those of the table, which go on from it alike.
+
+    ``teacher`` is the group of the network that it learns from, if it is taught.
+    """
 
     base: Cell
     cells: tuple[Cell, ...]
+    teacher: Group | None = None
 
     @property
     def name(self) -> str:
@@ -185,9 +193,17 @@ class Group:
 
 def groups_of(out: Path, kept: Path, seeds: Sequence[int], recipe: Recipe, fine: Recipe) -> Iterator[Group]:
     """All of them, a seed after the other; first what answers most."""
+
+    def group(network: str, seed: int, teacher: Group | None = None) -> Group:
+        taught = {"distillation": DISTILLATION} if teacher else {}
+        first, last = (Recipe.from_data(each.to_data() | taught, each.name) for each in (recipe, fine))
+        wires = ("fp32",) if network in SILENT else WIRES
+        cells = (Cell(out, network, wire, seed, last, kept, started_by=first) for wire in wires)
+        return Group(Cell(out, network, "fp32", seed, first, kept), tuple(cells), teacher)
+
+    teachers = {seed: group(TEACHER, seed) for seed in seeds}
     for seed in seeds:
-        for network in (*SILENT, *NAMED, *searched()):
-            wires = ("fp32",) if network in SILENT else WIRES
-            base = Cell(out, network, "fp32", seed, recipe, kept)
-            cells = (Cell(out, network, wire, seed, fine, kept, started_by=recipe) for wire in wires)
-            yield Group(base, tuple(cells))
+        yield teachers[seed]
+        yield from (group(network, seed) for network in (*SILENT, *NAMED, *searched()) if network != TEACHER)
+    for seed in seeds:
+        yield from (group(network + TAUGHT, seed, teachers[seed]) for network in searched()[-1:])

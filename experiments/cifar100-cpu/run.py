@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cells import FINE_RECIPE, FOUND, HERE, NAMED, RECIPE, SILENT, Cell, Group, groups_of
+from cells import FINE_RECIPE, FOUND, HERE, NAMED, RECIPE, SILENT, TAUGHT, Cell, Group, groups_of
 from children import parser_of, run_children, threads_of
 from picture import draw
 
@@ -21,6 +21,7 @@ from sepnas.train.images import ImageData
 from sepnas.train.recipe import Recipe
 from sepnas.train.record import HISTORY, EpochRecord, best_of, read_history
 
+Networks = Sequence[SeparableResNeXt]
 WATCHED = "hand-made"
 """Whose epochs are watched on the test images, to say what choosing by validation costs; nothing is chosen by it."""
 
@@ -50,33 +51,38 @@ def wanted(every: Sequence[Group], chosen: argparse.Namespace) -> list[Group]:
 
 
 def run_group(group: Group, chosen: argparse.Namespace) -> None:
-    """Train what is missing of it, and where the checkpoint is gone that this goes on from, that one anew."""
+    """Train what is missing of it, and where the checkpoint is gone that this goes on or learns from, that one anew."""
     data = load_dataset(chosen.data, root=chosen.data_root)
-    run_base(group.base, data, chosen)
-    start = load_network(group.base.run)
+    teachers = [run_cell(group.teacher, group.teacher.cells[0], data, chosen)] if group.teacher else []
     for cell in group.missing():
-        run_cell(cell, data, chosen, start)
+        run_cell(group, cell, data, chosen, teachers)
 
 
-def run_base(cell: Cell, data: ImageData, chosen: argparse.Namespace) -> None:
+def run_base(cell: Cell, data: ImageData, chosen: argparse.Namespace, teachers: Networks) -> SeparableResNeXt:
     """Train it to its end, if it is not there already."""
     watch = cell.network == WATCHED
-    history = cell.train(data, chosen.device, threads_of(chosen), watch_test=watch)
-    found = as_found(history)
-    if cell.found():
-        return  # it was trained anew for those that go on from it
-    if watch:
-        watched = cell.watched()
-        found["test_by_epoch"] = [watched[each.epoch] for each in history]
-    if cell.network not in SILENT:
-        found["val_quantised_untrained"] = cell.unprepared(data)
-    cell.note(found)
+    history = cell.train(data, chosen.device, threads_of(chosen), teachers, watch_test=watch)
+    if not cell.found():
+        found = as_found(history)
+        if watch:
+            watched = cell.watched()
+            found["test_by_epoch"] = [watched[each.epoch] for each in history]
+        if cell.network not in SILENT:
+            found["val_quantised_untrained"] = cell.unprepared(data)
+        cell.note(found)
+    return load_network(cell.run)
 
 
-def run_cell(cell: Cell, data: ImageData, chosen: argparse.Namespace, start: SeparableResNeXt) -> None:
-    """Train it to its end; then the test images are looked at, once."""
-    found = as_found(cell.train(data, chosen.device, threads_of(chosen), start=start))
-    cell.note(found | {"test_accuracy": accuracy(load_network(cell.run), data.test, data)})
+def run_cell(
+    group: Group, cell: Cell, data: ImageData, chosen: argparse.Namespace, teachers: Networks = ()
+) -> SeparableResNeXt:
+    """Train it to its end, from the group's base on; then the test images are looked at, once."""
+    start = run_base(group.base, data, chosen, teachers)
+    history = cell.train(data, chosen.device, threads_of(chosen), teachers, start)
+    network = load_network(cell.run)
+    if not cell.found():
+        cell.note(as_found(history) | {"test_accuracy": accuracy(network, data.test, data)})
+    return network
 
 
 def as_found(history: tuple[EpochRecord, ...]) -> dict[str, Any]:
@@ -142,7 +148,7 @@ def record_table(groups: Sequence[Group], seeds: Sequence[int]) -> None:
         base = next((line for line in lines if (line["network"], line["wire"]) == ("all-to-all", "fp32")), None)
         for line in lines if base else ():
             assert base is not None
-            if line["network"] not in (*SILENT, *NAMED):
+            if line["network"] not in (*SILENT, *NAMED) and not line["network"].endswith(TAUGHT):
                 name = f"{line['network']}_{line['wire']}".replace("-", "_")
                 record.measure(f"accuracy_gap_points_{name}", base["top1"] - line["top1"], "", goal="<= 0.3")
                 record.measure(f"elements_saved_fraction_{name}", 1 - line["elements"] / base["elements"])
