@@ -29,6 +29,8 @@ from sepnas.train.threads import use_threads_for
 
 HERE = Path(__file__).resolve().parent
 SPACE = SearchSpace.load(HERE.parent.parent / "search_spaces" / "cifar-small-full.yaml")
+BODY = "resnext20_4x16d"
+"""The whole of it: four devices have a group each."""
 RECIPE, FINE_RECIPE = HERE / "recipe.yaml", HERE / "fine.yaml"
 FOUND = HERE / "found"
 """What was found of each finished cell; kept, so that the table may be filled over weeks and on several machines."""

@@ -17,8 +17,8 @@ MARKERS = {"fp32": "o", "int8": "s", "int4": "^"}
 
 
 def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
-    """``lines`` have ``network``, ``wire``, ``payload_bytes``, ``top1``, ``low`` and ``high`` (%)."""
-    sending = list(dict.fromkeys(line["network"] for line in lines if line["payload_bytes"]))
+    """``lines`` have ``policy``, ``wire``, ``payload_bytes``, ``top1``, ``low`` and ``high`` (%)."""
+    sending = list(dict.fromkeys(line["policy"] for line in lines if line["payload_bytes"]))
     colours = dict(zip(sending, COLOURS, strict=False))
     with rc_context(dict(SETTINGS)):
         figure = Figure(figsize=(7.2, 4.4), layout="constrained", facecolor="white")
@@ -26,10 +26,10 @@ def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
         for line in lines:
             if not line["payload_bytes"]:
                 axes.axhline(line["top1"], color=MUTED, linestyle=":", linewidth=1)
-                axes.annotate(line["network"], (0.0, line["top1"]), (4, 2), ("axes fraction", "data"), "offset points")
+                axes.annotate(line["policy"], (0.0, line["top1"]), (4, 2), ("axes fraction", "data"), "offset points")
                 continue
             spread = [[line["top1"] - line["low"]], [line["high"] - line["top1"]]]
-            look = {"color": colours[line["network"]], "marker": MARKERS[line["wire"]], "markersize": 5, "capsize": 3}
+            look = {"color": colours[line["policy"]], "marker": MARKERS[line["wire"]], "markersize": 5, "capsize": 3}
             axes.errorbar(line["payload_bytes"], line["top1"], yerr=spread, **look)
         for name, colour in colours.items():
             axes.plot([], [], "o", color=colour, label=name)

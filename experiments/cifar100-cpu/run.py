@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cells import FINE_RECIPE, FOUND, HERE, NAMED, RECIPE, SILENT, TAUGHT, Cell, Group, groups_of
+from cells import BODY, FINE_RECIPE, FOUND, HERE, RECIPE, SILENT, Cell, Group, groups_of
 from children import parser_of, run_children, threads_of
 from picture import draw
 
@@ -96,34 +96,48 @@ def as_found(history: tuple[EpochRecord, ...]) -> dict[str, Any]:
     }
 
 
-def rows(done: Sequence[Cell]) -> list[dict[str, Any]]:
-    kept = ("val_accuracy", "test_accuracy", "best_epoch", "images_per_s", "seconds")
+def rows(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Each finished training; ``seconds`` are those of all its epochs."""
     return [
-        {"network": each.network, "wire": each.wire, "seed": each.seed, **each.costs(), **{k: found[k] for k in kept}}
-        for each in done
-        if (found := each.found())
+        {"network": BODY, "policy": cell.network, "wire": cell.wire, "seed": cell.seed}
+        | cell.costs()
+        | {"val_accuracy": found["val_accuracy"], "test_accuracy": found["test_accuracy"]}
+        | {"gone_on_after_epoch": base["best_epoch"], "images_per_s": base["images_per_s"]}
+        | {"seconds": base["seconds"] + found["seconds"]}
+        for group in groups
+        for cell in group.cells
+        if (found := cell.found()) and (base := group.base.found())
     ]
 
 
 def summary(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A line for each network and wire: the mean over the seeds, and the least and greatest."""
+    """A line for each policy and wire: the mean over the seeds, and the least and greatest."""
     lines = []
-    for key in dict.fromkeys((row["network"], row["wire"]) for row in found):
-        group = [row for row in found if (row["network"], row["wire"]) == key]
+    for policy, wire in dict.fromkeys((row["policy"], row["wire"]) for row in found):
+        group = [row for row in found if (row["policy"], row["wire"]) == (policy, wire)]
         top1 = [100 * row["test_accuracy"] for row in group]
         lines.append(
             {
-                "network": key[0], "wire": key[1], "seeds": len(group), "top1": fmean(top1), "low": min(top1),
-                "high": max(top1), "payload_bytes": group[0]["payload_bytes"], "elements": group[0]["elements"],
+                "network": BODY, "policy": policy, "wire": wire, "seeds": len(group), "top1": fmean(top1),
+                "low": min(top1), "high": max(top1), "payload_bytes": group[0]["payload_bytes"],
+                "elements": group[0]["elements"],
             }
         )  # fmt: skip
     return lines
 
 
+def gaps_to_all_to_all(found: Sequence[dict[str, Any]], policy: str, wire: str) -> list[float]:
+    """How many points all-to-all with fp32 messages is ahead, on the test images, for each seed that has both."""
+    top1 = {(row["policy"], row["wire"], row["seed"]): 100 * row["test_accuracy"] for row in found}
+    seeds = sorted({row["seed"] for row in found})
+    pairs = [(top1.get(("all-to-all", "fp32", seed)), top1.get((policy, wire, seed))) for seed in seeds]
+    return [most - own for most, own in pairs if most is not None and own is not None]
+
+
 def untrained(bases: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Validation accuracy of quantised messages before any training with them, a line for each network and seed."""
+    """Validation accuracy of quantised messages before any training with them, a line for each policy and seed."""
     return [
-        {"network": cell.network, "seed": cell.seed, "fp32": found["val_accuracy"]}
+        {"policy": cell.network, "seed": cell.seed, "fp32": found["val_accuracy"]}
         | {f"{wire}_{scale}": value for wire, scales in found["val_quantised_untrained"].items()
            for scale, value in scales.items()}
         for cell in bases
@@ -138,28 +152,36 @@ def clean_protocol_costs(bases: Sequence[Cell]) -> list[float]:
 
 
 def record_table(groups: Sequence[Group], seeds: Sequence[int]) -> None:
-    found = rows([cell for group in groups for cell in group.cells])
+    found = rows(groups)
     bases = [group.base for group in groups]
     lines = summary(found)
     with Recorder(HERE / "result.json", seeds=tuple(seeds), root=HERE) as record:
         for line in lines:
-            name = f"top1_{line['network']}" + ("" if line["network"] in SILENT else f"_{line['wire']}")
-            record.measure(name.replace("-", "_"), line["top1"], "%", line["low"], line["high"], line["seeds"])
-        base = next((line for line in lines if (line["network"], line["wire"]) == ("all-to-all", "fp32")), None)
+            measure = f"top1_{BODY}_{name_of(line)}"
+            record.measure(measure, line["top1"], "%", line["low"], line["high"], line["seeds"])
+        base = next((line for line in lines if (line["policy"], line["wire"]) == ("all-to-all", "fp32")), None)
         for line in lines if base else ():
             assert base is not None
-            if line["network"] not in (*SILENT, *NAMED) and not line["network"].endswith(TAUGHT):
-                name = f"{line['network']}_{line['wire']}".replace("-", "_")
-                record.measure(f"accuracy_gap_points_{name}", base["top1"] - line["top1"], "", goal="<= 0.3")
+            gaps = gaps_to_all_to_all(found, line["policy"], line["wire"])
+            if line["payload_bytes"] and line is not base and gaps:
+                name = name_of(line)
+                goal = "<= 0.3" if line["policy"].startswith("searched") else None
+                spread = (min(gaps), max(gaps), len(gaps))
+                record.measure(f"accuracy_gap_points_{name}", fmean(gaps), "", *spread, goal=goal)
                 record.measure(f"elements_saved_fraction_{name}", 1 - line["elements"] / base["elements"])
                 record.measure(f"bytes_saved_fraction_{name}", 1 - line["payload_bytes"] / base["payload_bytes"])
         gaps = clean_protocol_costs(bases)
         if gaps:
             record.measure("best_on_test_minus_chosen_points", fmean(gaps), "", min(gaps), max(gaps), len(gaps))
         record.table("cells", found)
-        record.table("networks", lines)
+        record.table("policies", lines)
         record.table("quantised_without_training", untrained(bases))
     draw(lines, HERE / "accuracy-against-bytes.svg")
+
+
+def name_of(line: dict[str, Any]) -> str:
+    policy = line["policy"] if line["policy"] in SILENT else f"{line['policy']}_{line['wire']}"
+    return str(policy.replace("-", "_"))
 
 
 def tell(every: Sequence[Group]) -> None:
