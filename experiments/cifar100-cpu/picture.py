@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from sepnas.report.figures.front import scale_bytes
 from sepnas.report.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, RED, SETTINGS
 
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, INK)
+COLOURS = (MUTED, BLUE, ORANGE, GREEN, PURPLE, RED, INK)
+"""Of the policies in the table's order: no exchange first."""
 MARKERS = {"fp32": "o", "int8": "s", "int4": "^"}
 
 
@@ -32,6 +33,8 @@ def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
             look = {"color": colours[line["policy"]], "marker": MARKERS[line["wire"]], "markersize": 5, "capsize": 3}
             axes.errorbar(line["payload_bytes"], line["top1"], yerr=spread, **look)
         for name, colour in colours.items():
+            formats = [(line["payload_bytes"], line["top1"]) for line in lines if line["policy"] == name]
+            axes.plot(*zip(*formats, strict=True), color=colour, linewidth=1, alpha=0.4)
             axes.plot([], [], "o", color=colour, label=name)
         for wire, marker in MARKERS.items():
             axes.plot([], [], marker, color=MUTED, label=wire)
