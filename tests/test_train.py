@@ -233,6 +233,7 @@ def test_a_long_epoch_stops_when_its_time_is_up(unbroken: Path, tmp_path: Path, 
     """It stops at a checkpoint, with no epoch done, and comes to its end in pieces as an unbroken run does."""
     result = train(tmp_path, stop_after_s=0)
     assert (result.finished, result.history, steps_begun(tmp_path)) == (False, (), 1)
+    assert result.reached == "step 1 of epoch 1"
     for _ in range(16):
         result = train(tmp_path, stop_after_s=0, resume=True)
     assert result.finished
@@ -761,7 +762,7 @@ def test_a_wrong_recipe_is_refused(change: dict[str, Any], named: str) -> None:
 
 def test_an_unknown_recipe_is_refused() -> None:
     """The message lists the names there are."""
-    with pytest.raises(SpecError, match="digits, cifar-fast, modern, paper"):
+    with pytest.raises(SpecError, match="digits, cifar-fast, cifar-sgd, modern, paper"):
         load_recipe("fast")
 
 

@@ -40,7 +40,7 @@ def main() -> None:
             cluster=local_cluster(chosen.out, space.num_devices, chosen.resume),
             data=data,
             out=chosen.out,
-            recipe="cifar-fast",
+            recipe="cifar-sgd",
             candidates=chosen.candidates,
             seed=chosen.seed,
             supernet_epochs=chosen.supernet_epochs,

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from cells import HERE, Cell
 from children import parser_of, run_children, threads_of
+from trials import keep, kept_of
 
 from sepnas.report.recorder import Recorder
-from sepnas.spec.document import write_text
 from sepnas.train.checkpoint import load_network
 from sepnas.train.data import load_dataset
 from sepnas.train.recipe import Recipe
@@ -61,18 +60,14 @@ def cell_of(name: str, chosen: argparse.Namespace) -> Cell:
 
 def found_of(name: str, chosen: argparse.Namespace) -> dict[str, Any] | None:
     """What was found of a switch, if it was by this recipe."""
-    path = KEPT / f"{name}.json"
-    data = json.loads(path.read_text()) if path.exists() else {}
-    return data if data.get("recipe") == cell_of(name, chosen).recipe.to_data() else None
+    return kept_of(KEPT / f"{name}.json", cell_of(name, chosen).recipe)
 
 
 def train_one(name: str, chosen: argparse.Namespace) -> None:
     cell, data = cell_of(name, chosen), load_dataset(chosen.data, root=chosen.data_root)
     teachers = [load_network(cell_of(TEACHER, chosen).run)] if cell.recipe.distillation else []
     history = cell.train(data, chosen.device, threads_of(chosen), teachers)
-    KEPT.mkdir(exist_ok=True)
-    found = {"val_by_epoch": [each.val_accuracy for each in history], "recipe": cell.recipe.to_data()}
-    write_text(KEPT / f"{name}.json", json.dumps(found, indent=2) + "\n")
+    keep(KEPT / f"{name}.json", cell.recipe, history)
 
 
 def record(chosen: argparse.Namespace) -> None:

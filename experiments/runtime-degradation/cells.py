@@ -46,7 +46,7 @@ class Cell:
         return self.out / self.name
 
     def recipe(self) -> Recipe:
-        data = RECIPES["cifar-fast"].to_data() | {"epochs": self.epochs, "device_dropout": self.dropout}
+        data = RECIPES["cifar-sgd"].to_data() | {"epochs": self.epochs, "device_dropout": self.dropout}
         return Recipe.from_data(data, self.name)
 
     def train(self, data: ImageData) -> None:

@@ -92,7 +92,7 @@ SETTINGS = {
     "digits-noisy": replace(DIGITS, noise=0.3, draw=3),
     "cifar100": Setting(
         HERE / "cifar100.yaml",
-        RECIPES["cifar-fast"].model_copy(
+        RECIPES["cifar-sgd"].model_copy(
             update={"epochs": 15, "augmentation": Augmentation(crop_padding=2, padding="reflect", flip=True)}
         ),
         supernet_epochs=60,

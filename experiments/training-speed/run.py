@@ -26,7 +26,7 @@ from sepnas.train.loop import pick_device
 from sepnas.train.recipe import RECIPES
 
 HERE = Path(__file__).resolve().parent
-RECIPE = RECIPES["cifar-fast"]
+RECIPE = RECIPES["cifar-sgd"]
 Source = Iterator[tuple[Tensor, Tensor]]
 BATCH = RECIPE.batch_size
 

@@ -13,7 +13,6 @@ import typer
 from sepnas.cli.common import PATH, TEXT, path_of
 from sepnas.cli.describe import LearnedScales, Wire, read_architecture
 from sepnas.errors import TrainingError
-from sepnas.report.units import format_count
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
 
@@ -78,7 +77,9 @@ def train(
     data_root: DataRoot = None,
     download: Download = False,
     image_size: Annotated[int | None, typer.Option(min=4, help="Resize the images to this side in pixels.")] = None,
-    recipe: Annotated[str, typer.Option(help="digits, cifar-fast, modern, paper, or a file.", **TEXT)] = "digits",
+    recipe: Annotated[
+        str, typer.Option(help="digits, cifar-fast, cifar-sgd, modern, paper, or a file.", **TEXT)
+    ] = "digits",
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, instead of the recipe's.")] = None,
     devices: Annotated[int | None, typer.Option("--devices", "-n", min=1, help="For a name: how many devices.")] = None,
     policy: Annotated[str | None, typer.Option(help="Another policy than the file's [all-to-all].", **TEXT)] = None,
@@ -156,7 +157,7 @@ def train(
     if result.history:
         print(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%} -> {out}")
     if not result.finished:
-        print(f"stopped after {format_count(result.epochs_done, 'epoch')}; the same command with --resume goes on")
+        print(f"stopped after {result.reached}; the same command with --resume goes on")
         return
     if test:
         network = load_network(out)

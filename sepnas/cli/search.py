@@ -42,7 +42,9 @@ def search(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="digits, cifar-fast, modern, paper or a file, for the supernet [one of its own].", **TEXT),
+        typer.Option(
+            help="digits, cifar-fast, cifar-sgd, modern, paper or a file, for the supernet [one of its own].", **TEXT
+        ),
     ] = None,
     device_dropout: DeviceDropout = None,
     seed: Seed = 0,

@@ -150,7 +150,7 @@ def supernet_recipe(
     if recipe is None:
         small = data.name == "digits"
         steps = {"learning_rate": 0.8} | ({} if small else {"weight_decay": 1.25e-4})
-        recipe = RECIPES["digits" if small else "cifar-fast"].model_copy(
+        recipe = RECIPES["digits" if small else "cifar-sgd"].model_copy(
             update={"name": "supernet", "epochs": SUPERNET_EPOCHS, "batch_size": 64, "label_smoothing": 0.0, **steps}
         )
     return recipe.changed("recipe of the supernet", epochs=epochs, device_dropout=device_dropout)

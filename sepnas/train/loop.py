@@ -110,7 +110,7 @@ def train_network(
                 break
     if run.state.result is not network:
         network.load_state_dict(run.state.result.state_dict())
-    return TrainingResult(run.files.folder, len(run.history) == recipe.epochs, run.history)
+    return TrainingResult(run.files.folder, len(run.history) == recipe.epochs, run.history, str(run.files.saved))
 
 
 def pick_device(name: str) -> torch.device:

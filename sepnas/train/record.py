@@ -34,11 +34,15 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """``best_epoch`` has the highest validation accuracy (the last of equals); times add up over resumed runs."""
+    """``best_epoch`` has the highest validation accuracy (the last of equals); times add up over resumed runs.
+
+    ``reached`` says in words what the last checkpoint comes after, such as ``step 340 of epoch 2``.
+    """
 
     out_dir: Path
     finished: bool
     history: tuple[EpochRecord, ...]
+    reached: str
 
     @property
     def epochs_done(self) -> int:
