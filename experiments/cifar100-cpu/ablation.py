@@ -17,9 +17,10 @@ from sepnas.train.recipe import Recipe
 
 KEPT, START = HERE / "ablation", HERE / "start.yaml"
 NETWORK = "hand-made"
-TEACHER = "not-separable"
+TEACHERS = ("not-separable", "all-to-all")
 ADAMW: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 4e-3, "weight_decay": 0.05}
 NO_DECAY: dict[str, Any] = {"decay_norms": False}
+TAUGHT: dict[str, Any] = {"distillation": {"weight": 0.7, "temperature": 2.0}}
 SWITCHES: dict[str, dict[str, Any]] = {
     "base": {},
     "learning-rate-0.25": {"learning_rate": 0.25},
@@ -34,13 +35,21 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "mixup": {"mixup": 0.2},
     "cutmix": {"cutmix": 1.0},
     "autoaugment": {"augmentation": {"crop_padding": 4, "padding": "reflect", "flip": True, "autoaugment": "cifar10"}},
-    "taught": {"distillation": {"weight": 0.7, "temperature": 2.0}},
+    "taught": TAUGHT,
     "taught-attention": {"distillation": {"weight": 0.7, "temperature": 2.0, "features": 10.0}},
+    "taught-by-all-to-all": TAUGHT,
+    "taught-by-both": TAUGHT,
     # those that helped most, together
     "adamw+no-decay-of-norms": ADAMW | NO_DECAY,
     "adamw+batch-64": ADAMW | {"batch_size": 64},
     "adamw+batch-64+no-decay-of-norms": ADAMW | NO_DECAY | {"batch_size": 64},
     "sgd+batch-64+no-decay-of-norms": NO_DECAY | {"batch_size": 64, "learning_rate": 0.25},
+}
+TAUGHT_BY = {
+    "taught": TEACHERS[:1],
+    "taught-attention": TEACHERS[:1],
+    "taught-by-all-to-all": TEACHERS[1:],
+    "taught-by-both": TEACHERS,
 }
 
 
@@ -52,10 +61,10 @@ def arguments() -> argparse.Namespace:
 
 
 def cell_of(name: str, chosen: argparse.Namespace) -> Cell:
-    """The training of a switch, or that of the teacher."""
+    """The training of a switch, or that of a teacher."""
     base = Recipe.load(START).to_data() | {"epochs": chosen.epochs}
     recipe = Recipe.from_data(base | SWITCHES.get(name, {}), name)
-    return Cell(chosen.out / name, TEACHER if name == TEACHER else NETWORK, "fp32", chosen.seed, recipe)
+    return Cell(chosen.out / name, name if name in TEACHERS else NETWORK, "fp32", chosen.seed, recipe)
 
 
 def found_of(name: str, chosen: argparse.Namespace) -> dict[str, Any] | None:
@@ -65,7 +74,7 @@ def found_of(name: str, chosen: argparse.Namespace) -> dict[str, Any] | None:
 
 def train_one(name: str, chosen: argparse.Namespace) -> None:
     cell, data = cell_of(name, chosen), load_dataset(chosen.data, root=chosen.data_root)
-    teachers = [load_network(cell_of(TEACHER, chosen).run)] if cell.recipe.distillation else []
+    teachers = [load_network(cell_of(teacher, chosen).run) for teacher in TAUGHT_BY.get(name, ())]
     history = cell.train(data, chosen.device, threads_of(chosen), teachers)
     keep(KEPT / f"{name}.json", cell.recipe, history)
 
@@ -91,8 +100,7 @@ def main() -> None:
         train_one(chosen.child, chosen)
         return
     missing = [name for name in SWITCHES if not found_of(name, chosen)]
-    taught = [name for name in missing if cell_of(name, chosen).recipe.distillation]
-    first = [TEACHER] if taught or not found_of(TEACHER, chosen) else []
+    first = list(dict.fromkeys(teacher for name in missing for teacher in TAUGHT_BY.get(name, ())))
     try:
         for names in (first, missing):
             run_children(names, chosen.jobs, lambda name: (found_of(name, chosen) or {})["val_by_epoch"])
