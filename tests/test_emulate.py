@@ -491,9 +491,9 @@ def test_a_cluster_that_does_not_fit_is_refused(deployment, tmp_path):
     [
         (["--emulate", "c.yaml", "--devices", "h.yaml"], "--devices"),
         (["--emulate", "c.yaml", "--cluster", "h.yaml"], "--cluster"),
-        (["--check-links"], "is for --emulate"),
-        (["--jitter", "2ms"], "is for --emulate"),
-        (["--shaping", "netns"], "is for --emulate"),
+        (["--check-links"], "goes with --emulate only"),
+        (["--jitter", "2ms"], "goes with --emulate only"),
+        (["--shaping", "netns"], "goes with --emulate only"),
     ],
 )
 def test_options_that_do_not_go_together_are_told(options, says):

@@ -150,6 +150,16 @@ def test_commands_of_the_repository_pass(tmp_path: Path, command: str) -> None:
     assert [(x.slug, x.result is None) for x in experiments] == [("demo", False), ("later", True)]
 
 
+def test_an_experiment_run_in_two_ways_has_two_results(tmp_path: Path) -> None:
+    """Each `result-WAY.json` stands under the folder's name and the way."""
+    repository(tmp_path, "make demo")
+    done = tmp_path / "experiments" / "demo" / "result.json"
+    for way in ("cpu", "cuda"):
+        (tmp_path / "experiments" / "later" / f"result-{way}.json").write_bytes(done.read_bytes())
+    found = [(x.slug, x.result is None) for x in collect_results(tmp_path, VERBS)]
+    assert found == [("demo", False), ("later, cpu", False), ("later, cuda", False)]
+
+
 @pytest.mark.parametrize(
     ("command", "says"),
     [

@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from sepnas.cli.main import app
 from sepnas.cli.workers import LocalWorkers
-from sepnas.errors import PeerUnreachableError, StorageError
+from sepnas.errors import DataError, PeerUnreachableError, StorageError
 from sepnas.runtime.trace import Trace
 from sepnas.spec.cluster import uniform_cluster
+from sepnas.spec.hosts import Hosts
 from tests.helpers_runtime import export_tiny, lively_network, threads, tiny_architecture, transfer
 
 
@@ -40,6 +41,14 @@ def test_infer_names_its_fields(served, tmp_path):
     assert found["image"] == str(image)
     assert sum(entry["probability"] for entry in found["classes"]) == pytest.approx(1)
     assert {entry["class"] for entry in found["classes"]} == {f"class {k}" for k in range(5)}
+
+
+def test_infer_reads_its_images_before_it_dials(served, tmp_path):
+    """A wrong name is told also where no device runs yet."""
+    nobody = Hosts.on(["127.0.0.1:1", "127.0.0.1:2"]).save(tmp_path / "hosts.yaml")
+    result = call("infer", served[0], str(tmp_path / "nope.png"), "--devices", str(nobody))
+    assert isinstance(result.exception, DataError)
+    assert "nope.png" in str(result.exception)
 
 
 def test_infer_resizes_when_it_is_told_to(served, tmp_path):

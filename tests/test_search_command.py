@@ -13,6 +13,8 @@ from typer.testing import CliRunner, Result
 
 from sepnas.cli.main import app, main
 from sepnas.search.folder import FRONT_FILE, RUN_FILE
+from sepnas.spec.space import SearchSpace
+from tests.test_data import make_folder
 from tests.test_search import SPACE
 
 OPTIONS = ("--candidates", 4, "--epochs", 1, "--threads", 1)
@@ -49,6 +51,29 @@ def test_every_step_names_the_next(space: Path, tmp_path: Path) -> None:
     [export] = next_commands(trained.output)
     assert cli(*export).exit_code == 0
     assert (tmp_path / "deployment" / "manifest.json").exists()
+
+
+def test_images_of_another_size_are_resized(space: Path, tmp_path: Path) -> None:
+    """Without the option the message names it; with it the next command, the training, resizes likewise."""
+    size = SPACE.network.image_size
+    data = make_folder(tmp_path / "images", size=size + 4)
+    own = SearchSpace.from_data(SPACE.to_data() | {"network": SPACE.to_data()["network"] | {"num_classes": 2}})
+    search = (
+        "search",
+        own.save(tmp_path / "own.yaml"),
+        "--data",
+        f"folder:{data}",
+        "--out",
+        tmp_path / "run",
+        *OPTIONS,
+    )
+    assert f"--image-size {size}" in " ".join(str(cli(*search).exception).split())
+    done = cli(*search, "--image-size", size)
+    assert done.exit_code == 0, done.output
+    picked = cli("pick", tmp_path / "run", "--out", tmp_path / "architecture.json")
+    [train] = next_commands(picked.output)
+    trained = cli(*train, "--epochs", 1, "--threads", 1)
+    assert trained.exit_code == 0, trained.output
 
 
 def test_a_supernet_is_trained_apart(space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

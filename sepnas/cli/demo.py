@@ -63,7 +63,7 @@ def demo(
     """Search, train, cut and run a small separable network on scikit-learn's handwritten digits.
 
     A supernet is trained, NNI judges candidates on it, one point of the front is trained from scratch and exported for
-    three devices, and three processes answer the whole test split over TLS. Takes some three minutes on two cores.
+    three devices, and three processes answer the whole test split over TLS. Takes a minute or two on two cores.
     """
     from sepnas.report.page import write_report
     from sepnas.train.data import load_dataset

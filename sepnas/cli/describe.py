@@ -15,7 +15,7 @@ from rich.text import Text
 from sepnas.cli.common import FILE, cluster_to_predict_with, console, number, print_json, seconds
 from sepnas.cli.timelines import Out, TimelineFormat, refuse_text_file, show_timelines
 from sepnas.cost.floor import floor_s
-from sepnas.cost.jitter import latency_percentile
+from sepnas.cost.jitter import has_jitter, latency_percentile
 from sepnas.cost.memory import peak_memory_bytes
 from sepnas.cost.simulator import Simulation, simulate
 from sepnas.cost.stream import simulate_stream
@@ -261,6 +261,8 @@ def simulate_command(
     if timeline in (None, "text") or out is not None:
         _print_simulation(architecture, where, result)
         _print_times(times)
+        if percentile is not None and not has_jitter(where):
+            print(f"cluster {where.name} has no `jitter` and no `jitter_s`: all answers take the same time")
     if timeline is not None:
         show_timelines(timeline, [predicted_timeline(plan, result, batch)], out)
 

@@ -155,10 +155,12 @@ def pick(
 def _train_command(run: Path, architecture: Path, searched: SearchRun) -> str:
     """How to train what was picked from a run, on the run's data; the training goes beside the run."""
     data, dropout = searched.data, searched.recipe.device_dropout
-    recipe: tuple[str, ...] = () if data == "digits" else ("--recipe", "cifar-fast")
-    recipe += ("--device-dropout", f"{dropout:g}") if dropout else ()
+    options: tuple[str, ...] = (
+        ("--image-size", str(searched.space.network.image_size)) if data.startswith("folder:") else ()
+    )
+    options += ("--device-dropout", f"{dropout:g}") if dropout else ()
     training = run.parent / ("training" if run.name != "training" else "trained")
-    return shlex.join(["sepnas", "train", str(architecture), "--data", data, *recipe, "--out", str(training)])
+    return shlex.join(["sepnas", "train", str(architecture), "--data", data, *options, "--out", str(training)])
 
 
 def print_front(front: Sequence[Candidate], knee: Candidate) -> None:

@@ -28,6 +28,7 @@ DataName = Annotated[
 ]
 DataRoot = Annotated[Path | None, typer.Option(help="Where torchvision's data sets lie [~/.cache/sepnas].", **PATH)]
 Download = Annotated[bool, typer.Option("--download", help="Let torchvision fetch a data set that is missing.")]
+ImageSize = Annotated[int | None, typer.Option(min=4, help="Resize the images to this side in pixels.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, data order and sampling.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
 Compute = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
@@ -76,10 +77,15 @@ def train(
     data: DataName = "digits",
     data_root: DataRoot = None,
     download: Download = False,
-    image_size: Annotated[int | None, typer.Option(min=4, help="Resize the images to this side in pixels.")] = None,
+    image_size: ImageSize = None,
     recipe: Annotated[
-        str, typer.Option(help="digits, cifar-fast, cifar-sgd, modern, paper, or a file.", **TEXT)
-    ] = "digits",
+        str | None,
+        typer.Option(
+            help="digits or cifar-fast (20 epochs), cifar-sgd (20), modern (100), paper (200), or a file "
+            "[digits for the digits, cifar-fast for others].",
+            **TEXT,
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, instead of the recipe's.")] = None,
     devices: Annotated[int | None, typer.Option("--devices", "-n", min=1, help="For a name: how many devices.")] = None,
     policy: Annotated[str | None, typer.Option(help="Another policy than the file's [all-to-all].", **TEXT)] = None,
@@ -123,18 +129,20 @@ def train(
     Several GPUs share each batch: `torchrun --nproc-per-node gpu -m sepnas train ...`
 
     `--start RUN` goes on from weights that were trained before, with other messages perhaps. Four bits a number, say:
-    `sepnas train RUN/architecture.json --start RUN --wire int4 --learned-scales --epochs 3 --learning-rate 0.02 ...`
+    `sepnas train RUN/architecture.json --start RUN --data cifar100 --wire int4 --learned-scales --epochs 3
+    --learning-rate 0.001 --out runs/four-bits`
     """
     from sepnas.train.checkpoint import load_network
     from sepnas.train.data import load_dataset
     from sepnas.train.evaluate import accuracy
     from sepnas.train.processes import is_alone, is_first
-    from sepnas.train.recipe import load_recipe
+    from sepnas.train.recipe import default_recipe, load_recipe
 
     chosen = read_architecture(architecture, devices, policy, wire=wire, learned_scales=learned_scales)
     # a wrong value is told before the data are read, which may take long
-    wanted = load_recipe(recipe).changed(
-        recipe, epochs=epochs, device_dropout=device_dropout, learning_rate=learning_rate
+    named = load_recipe(recipe) if recipe else default_recipe(data)
+    wanted = named.changed(
+        recipe or named.name, epochs=epochs, device_dropout=device_dropout, learning_rate=learning_rate
     )
     trained = load_network(start) if start else None
     if download and not is_alone():

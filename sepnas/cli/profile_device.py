@@ -58,6 +58,8 @@ def device_command(
     console.print(_table(found))
     _say_how_sure(found)
     print(f"{out}: {'a new cluster of' if before is None else 'now has'} {_names(cluster)}")
+    if before is not None and len(cluster.devices) > len(before.devices):
+        print(f"{found.device.name} is new there, as rank {len(before.devices)}; --name takes the place of another")
     missing = cluster.missing_links()
     if missing:
         print(f"no link yet between {format_pairs(missing)}: write them into `links`, or run `sepnas profile links`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -41,7 +42,10 @@ def links_command(
     write: Annotated[
         Path | None, typer.Option("--write-probe", parser=path_of, help="Write the probe into this folder, and end.")
     ] = None,
-    count: Annotated[int | None, typer.Option("--devices-count", help="With --write-probe: how many devices.")] = None,
+    count: Annotated[
+        int | None, typer.Option("--devices-count", help="With --write-probe: how many devices, 2 to 8.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="With --write-probe: replace one that stands there.")] = False,
     local: Annotated[int | None, typer.Option(help="Measure so many worker processes on this machine.")] = None,
     deadline: Deadline = 30.0,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -55,14 +59,18 @@ def links_command(
 
     Example: `sepnas profile links probe --devices hosts.yaml --cluster cluster.yaml --out cluster.yaml`
     """
-    from sepnas.measure.link_probe import write_probe
+    from sepnas.measure.link_probe import PROBE_DAYS, write_probe
     from sepnas.measure.links import measure_links, with_links
 
     if (write is None) != (count is None):
         raise typer.BadParameter("go together", param_hint="--write-probe, --devices-count")
     if write is not None and count is not None:
-        write_probe(write, count)
-        print(f"{write}: a probe for {format_count(count, 'device')}; start a `sepnas worker` on each, then run this")
+        write_probe(write, count, force)
+        command = shlex.join(
+            ["sepnas", "profile", "links", str(write), "--devices", "hosts.yaml", "--cluster", str(out)]
+        )
+        print(f"{write}: a probe for {format_count(count, 'device')}, valid for {PROBE_DAYS} days")
+        print(f"next: copy {write}/deviceR to device R, start `sepnas worker deviceR` there, then: {command}")
         return
     if cluster is None:
         raise typer.BadParameter("is missing: the cluster whose links are measured", param_hint="--cluster")

@@ -14,6 +14,7 @@ from sepnas.cli.common import cluster_to_predict_with, console, errors, number, 
 from sepnas.cli.emulate import ShapingChoice, emulated_cluster, open_session, read_setting
 from sepnas.cli.emulated_bench import print_emulated, run_bench
 from sepnas.cli.quantities import deadline_s, time_s
+from sepnas.deploy.verify import verify_client
 from sepnas.runtime.classes import likeliest
 from sepnas.runtime.images import Resize
 from sepnas.runtime.log import LogFormat, LogLevel, set_up_logging
@@ -105,8 +106,8 @@ def infer(
     """
     from sepnas.runtime.images import load_images
 
+    batch = load_images(images, verify_client(deployment, uses_hosts=devices is None), resize)
     with Session(deployment, devices=devices, deadline_s=deadline, insecure=insecure, on_missing=on_missing) as session:
-        batch = load_images(images, session.manifest, resize)
         answer = session.ask(batch)
         answers = likeliest(answer.logits, session.manifest.classes, top)
     if not answer.complete:
@@ -199,7 +200,9 @@ def _refuse_mixture(emulates: bool, real: Mapping[str, object], emulated: Mappin
     """Options of a real and of an emulated cluster do not go together; raises typer's ``BadParameter``."""
     for option, value in (real if emulates else emulated).items():
         if value:
-            text = "comes with its own devices: no --emulate" if emulates else "is for --emulate"
+            text = (
+                "does not go with --emulate, which starts its own workers" if emulates else "goes with --emulate only"
+            )
             raise typer.BadParameter(text, param_hint=option)
 
 

@@ -10,7 +10,7 @@ import typer
 
 from sepnas.cli.common import FILE, FOLDER, TEXT, cluster_to_predict_with, console, path_of, resumable
 from sepnas.cli.front import print_front
-from sepnas.cli.learn import Compute, DataName, DataRoot, DeviceDropout, Download, Resume, Seed, Threads
+from sepnas.cli.learn import Compute, DataName, DataRoot, DeviceDropout, Download, ImageSize, Resume, Seed, Threads
 from sepnas.errors import SearchError
 from sepnas.report.units import format_count
 from sepnas.search.explorer import BATCH, STRATEGIES
@@ -36,6 +36,7 @@ def search(
     data: DataName = "digits",
     data_root: DataRoot = None,
     download: Download = False,
+    image_size: ImageSize = None,
     candidates: Annotated[int, typer.Option(min=1, metavar="N", help="How many candidates to judge.")] = 200,
     epochs: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Epochs of the supernet's training [12, or the recipe's].")
@@ -119,6 +120,8 @@ def search(
 
     Example, with your devices: `sepnas search search_spaces/cifar-small.yaml --data cifar100 --download --cluster
     cluster.yaml --out runs/cifar`
+
+    Images of your own need a space of their own: a copy whose `network` says how many classes and devices there are.
     """
     from sepnas.search.folder import RUN_FILE
     from sepnas.search.pareto import knee
@@ -137,7 +140,7 @@ def search(
         result = run_search(
             chosen,
             cluster_to_predict_with(cluster) if cluster else uniform_cluster(chosen.num_devices),
-            load_dataset(data, root=data_root, download=download),
+            load_dataset(data, root=data_root, image_size=image_size, download=download),
             out,
             candidates=candidates,
             seed=seed,

@@ -15,6 +15,8 @@ from sepnas.spec.patterns import Pairs, all_to_all, star
 from sepnas.spec.policy import ExchangePoint, Readout, Transfer, TransmissionPolicy
 
 MOST_DEVICES = 8
+PROBE_DAYS = 30
+"""How long its certificates are valid."""
 _CIRCUITS: tuple[tuple[float, float], ...] = ((1.0, 0.5), (0.5, 0.25), (0.25, 0.0625))
 """Shares of the channels in each stage: from 64 KiB down to 1 KiB."""
 _CALL = 1 / 16
@@ -28,8 +30,9 @@ def write_probe(folder: Path, num_devices: int, force: bool = False) -> None:
 
     network = new_network(probe_architecture(num_devices))
     export_deployment(
-        network, folder, name="link-probe", classes=("0", "1"), mean=(0.0,), std=(1.0,), validity_days=30, force=force
-    )
+        network, folder, name="link-probe", classes=("0", "1"), mean=(0.0,), std=(1.0,),
+        validity_days=PROBE_DAYS, force=force,
+    )  # fmt: skip
 
 
 def probe_architecture(num_devices: int) -> Architecture:

@@ -29,7 +29,7 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """One folder of ``experiments/``; ``result`` is None as long as it has none."""
+    """One result of a folder of ``experiments/``; ``result`` is None as long as it has none."""
 
     slug: str
     path: Path
@@ -37,7 +37,8 @@ class Experiment:
 
 
 def collect_results(root: str | Path, verbs: Collection[str]) -> list[Experiment]:
-    """Every experiment below ``root/experiments``, by name.
+    """Every experiment below ``root/experiments``, by name; one that was run in several ways has a result of each,
+    ``result-WAY.json``.
 
     Args:
         root: the repository.
@@ -47,19 +48,26 @@ def collect_results(root: str | Path, verbs: Collection[str]) -> list[Experiment
     """
     root = Path(root)
     folders = sorted(path for path in (root / "experiments").glob("*") if path.is_dir())
-    return [_experiment(root, folder, verbs) for folder in folders if not folder.name.startswith((".", "_"))]
+    kept = [folder for folder in folders if not folder.name.startswith((".", "_"))]
+    return [_experiment(root, path, verbs) for folder in kept for path in _results(folder)]
 
 
-def _experiment(root: Path, folder: Path, verbs: Collection[str]) -> Experiment:
-    path = folder / "result.json"
+def _results(folder: Path) -> list[Path]:
+    found = sorted((*folder.glob("result.json"), *folder.glob("result-*.json")))
+    return found or [folder / "result.json"]
+
+
+def _experiment(root: Path, path: Path, verbs: Collection[str]) -> Experiment:
+    way = path.stem.removeprefix("result").removeprefix("-")
+    name = f"{path.parent.name}, {way}" if way else path.parent.name
     if not path.exists():
-        return Experiment(folder.name, path, None)
+        return Experiment(name, path, None)
     result = ResultFile.load(path)
     try:
         check_command(result.command, root, verbs)
     except SpecError as error:
         raise SpecError(f"{path}: field `command`: {error}") from None
-    return Experiment(folder.name, path, result)
+    return Experiment(name, path, result)
 
 
 def check_command(command: str, root: Path, verbs: Collection[str]) -> None:

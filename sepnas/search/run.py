@@ -276,7 +276,8 @@ def _check(space: SearchSpace, data: ImageData, candidates: int, seed: int, batc
         if wanted != found:
             raise SearchError(
                 f"space '{space.name}' has `network.{name}` {wanted}, but data set {data.name!r} has {found}; "
-                "they must be equal"
+                f"set it to {found} in a copy of the space"
+                + (f", or resize the images: --image-size {wanted}" if name == "image_size" else "")
             )
 
 

@@ -184,6 +184,11 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+def default_recipe(data: str) -> Recipe:
+    """The one for a data set where none is named."""
+    return RECIPES["digits" if data == "digits" else "cifar-fast"]
+
+
 def load_recipe(name: str) -> Recipe:
     """A named recipe, or the one of a file; :class:`SpecError` says what there is."""
     if name in RECIPES:
