@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,29 @@ def test_a_supernet_is_trained_apart(space: Path, tmp_path: Path, monkeypatch: p
     assert cli("search", space, "--out", tmp_path / "unbroken", *options).exit_code == 0
     fronts = [(tmp_path / name / FRONT_FILE).read_text() for name in ("pieces", "unbroken")]
     assert without_times(fronts[0]) == without_times(fronts[1])
+
+
+WITHOUT_THE_SEARCH = """
+import sys
+for module in ("nni", "moocore", "optuna", "pytorch_lightning", "cryptography", "onnx", "onnxruntime", "onnxscript"):
+    sys.modules[module] = None
+from sepnas.cli.main import main
+main()
+"""
+
+
+def test_a_supernet_is_trained_without_the_extra_search(space: Path, tmp_path: Path) -> None:
+    """torch and what trains with it is enough; a whole search says what it lacks before anything is trained."""
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        search = [sys.executable, "-c", WITHOUT_THE_SEARCH, "search", space, "--out", tmp_path / "run"]
+        return subprocess.run([*map(str, (*search, *OPTIONS)), *more], capture_output=True, text=True, timeout=100)
+
+    refused = run()
+    assert refused.returncode == 1
+    assert "this needs nni, which is not installed" in refused.stderr
+    assert not (tmp_path / "run").exists()
+    assert "the supernet is trained" in run("--supernet-only").stdout
 
 
 def without_times(front: str) -> str:

@@ -1,10 +1,12 @@
-"""Many objectives at once: the Pareto front, its hypervolume, its knee."""
+"""Many objectives at once: the Pareto front, its hypervolume, its knee.
+
+moocore is imported where it is called: a machine that only trains the supernet need not have it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import moocore
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +29,8 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     """The candidates that no other one dominates, by rising bytes; of equals the first."""
     if not candidates:
         return []
+    import moocore
+
     best = moocore.is_nondominated(minimised(candidates))
     front = [candidate for candidate, kept in zip(candidates, best, strict=True) if kept]
     return sorted(front, key=lambda c: (c.costs["payload_bytes"], c.costs["latency_s"], c.index))
@@ -40,6 +44,8 @@ def hypervolume(front: Sequence[Candidate], worst: Mapping[str, float], log: boo
     """
     if not front:
         return 0.0
+    import moocore
+
     scale = log_shares if log else shares
     rows = np.stack([scale(c.objectives, worst) for c in front])
     return float(moocore.hypervolume(rows, ref=[1.0] * rows.shape[1]))
@@ -67,6 +73,8 @@ def improvement(front: Points, point: Points) -> float:
     """What a point adds to the hypervolume of ``front``, rows of shares from 0 to 1."""
     if (point >= 1).any():
         return 0.0
+    import moocore
+
     covered = moocore.hypervolume(np.maximum(front, point), ref=[1.0] * len(point))
     return float(np.prod(1 - point) - covered)
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,8 @@ def run_search(
 
     Candidates are judged in this process or, with ``trials``, in NNI's trials: to the same result, for the strategy
     hears of ``batch`` candidates at a time whoever judges them. With ``supernet_only`` it stops when the supernet is
-    trained, and needs no NNI until then; ``stop_after_s`` ends that training, to be resumed, after the epoch in which
-    the time runs out.
+    trained, and until then none of the libraries of the extra ``search`` is needed; ``stop_after_s`` ends that
+    training, to be resumed, when the time runs out.
 
     Raises :class:`SearchError` (nothing feasible, a folder that holds another search), ``TrainingError``,
     ``StorageError``. Ctrl-C leaves a run that can be resumed: the message of its ``KeyboardInterrupt`` says how.
@@ -112,6 +113,8 @@ def run_search(
     if device_dropout is None and not recipe.device_dropout and "accuracy_one_lost" in space.objectives:
         recipe = recipe.changed("recipe of the supernet", device_dropout=DROPOUT_FOR_ONE_LOST)
     pick_device(device)
+    if not supernet_only and stop_after_s is None:
+        _need_explorer()
     if trials is not None:
         trials.facts()
     check_trainable(space.architecture_of(space.largest()), data, recipe, seed)
@@ -279,6 +282,13 @@ def _check(space: SearchSpace, data: ImageData, candidates: int, seed: int, batc
                 f"set it to {found} in a copy of the space"
                 + (f", or resize the images: --image-size {wanted}" if name == "image_size" else "")
             )
+
+
+def _need_explorer() -> None:
+    """Missing libraries are worth knowing before the supernet is trained, not hours later."""
+    for module in ("nni", "moocore"):
+        if find_spec(module) is None:
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
 
 @contextmanager

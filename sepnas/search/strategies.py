@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from sepnas.search.evolution import EvolutionProposer
 from sepnas.search.explorer import Proposer, StrategyName
-from sepnas.search.nsga2 import Nsga2Proposer
 from sepnas.search.screen import Screen, Screened
 
 
@@ -35,7 +33,13 @@ class GivenProposer:
 
 
 def make_proposer(name: StrategyName, screen: Screen, seed: int) -> CountingProposer:
-    """The proposer of a strategy on the screen's space."""
+    """The proposer of a strategy on the screen's space; its libraries are imported only now."""
     if name in ("predictive", "evolution"):
+        from sepnas.search.evolution import EvolutionProposer
+
         return EvolutionProposer(screen.space, screen, seed, predictor=name == "predictive")
-    return Nsga2Proposer(screen.space, screen, seed) if name == "nsga2" else GivenProposer(screen)
+    if name == "nsga2":
+        from sepnas.search.nsga2 import Nsga2Proposer
+
+        return Nsga2Proposer(screen.space, screen, seed)
+    return GivenProposer(screen)
