@@ -123,6 +123,19 @@ def test_a_teacher_that_does_not_fit_is_refused(changes: dict[str, Any], feature
         Teachers([teacher(**changes)], Distillation(features=features), small_architecture(), torch.device("cpu"))
 
 
+def test_features_of_lost_devices_are_not_compared(tmp_path: Path) -> None:
+    """A device that is dropped has none of some images: the two switches are refused together."""
+    recipe = RECIPE.model_copy(update={"device_dropout": 0.2})
+    student = new_network(small_architecture(image_size=16), 1)
+    with pytest.raises(TrainingError, match=r"`device_dropout` .*`distillation.features`.*set one of the two to 0"):
+        train(tmp_path / "run", recipe, network=student, data=small_data(size=16), teachers=[teacher(image_size=16)])
+    answers = recipe.model_copy(update={"distillation": Distillation(weight=0.7)})
+    done = train(
+        tmp_path / "run", answers, network=student, data=small_data(size=16), teachers=[teacher(image_size=16)]
+    )
+    assert done.finished
+
+
 def test_teachers_at_the_terminal(tmp_path: Path) -> None:
     """`--teacher RUN` trains with it; a run that is not there, or on other classes, is named."""
     folder = make_folder(tmp_path / "images", size=8)

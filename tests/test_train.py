@@ -28,13 +28,14 @@ from sepnas.spec.dataset import DataFacts
 from sepnas.spec.policy import Readout
 from sepnas.train import checkpoint
 from sepnas.train.checkpoint import ARCHITECTURE, BEST, DATA, LAST, epochs_of, load_network, new_network
+from sepnas.train.curves import Curves
 from sepnas.train.data import load_dataset
 from sepnas.train.evaluate import accuracy, accuracy_with_lost, predict_logits
 from sepnas.train.images import ImageData, Split
 from sepnas.train.loop import train_network
 from sepnas.train.optimize import Optimization
 from sepnas.train.recipe import RECIPES, Augmentation, Recipe, load_recipe
-from sepnas.train.record import HISTORY, read_history
+from sepnas.train.record import HISTORY, EpochRecord, read_history
 from sepnas.train.run_files import steps_begun
 from sepnas.train.seeds import derived_seed
 
@@ -458,14 +459,23 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
     assert all(x.isfinite().all() for x in load_file(tmp_path / LAST).values())
 
 
-def test_a_full_device_memory_names_a_batch_size_to_try(tmp_path: Path) -> None:
-    """Half of the recipe's batch is proposed."""
+@pytest.mark.parametrize("place", ["loop.Batches", "loop.accuracy"])
+def test_a_full_device_memory_names_a_batch_size_to_try(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the recipe's batch is proposed, and of one image another device: in a step, before, and after it."""
 
-    def full(loss: Tensor) -> Tensor:
+    def full(*arguments: Any, **options: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(TrainingError, match=r"batches of 16 images; try `batch_size` 8"):
-        train(tmp_path, step=with_loss(1, full))
+        train(tmp_path / "step", step=with_loss(1, full))
+    single = RECIPE.model_copy(update={"batch_size": 2})
+    with pytest.raises(TrainingError, match=r"batches of 2 images; try `batch_size` 1 .*with another --out"):
+        train(tmp_path / "later", single, step=with_loss(26, full))
+    monkeypatch.setattr(f"sepnas.train.{place}", full)
+    with pytest.raises(TrainingError, match=r"batches of 16 images; try `batch_size` 8"):
+        train(tmp_path / "elsewhere")
 
 
 def test_a_full_disk_names_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,6 +493,43 @@ def test_a_full_disk_names_the_last_good_checkpoint(tmp_path: Path, monkeypatch:
     assert not list(tmp_path.glob("**/*.part"))
     monkeypatch.undo()
     assert train(tmp_path, resume=True).finished
+
+
+def test_a_full_disk_is_told_before_the_first_step_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a resumed run writes first names the last good checkpoint as well."""
+    train(tmp_path, stop_after_s=0)
+
+    def full(*arguments: Any) -> None:
+        raise StorageError(f"{tmp_path / HISTORY}: cannot be written: No space left on device")
+
+    monkeypatch.setattr("sepnas.train.run_files.write_history", full)
+    with pytest.raises(StorageError, match=r"No space left on device; the last good checkpoint is .* \(epoch 1\)"):
+        train(tmp_path, resume=True)
+
+
+def test_tensorboards_own_thread_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it cannot write there is our one message, and no traceback of a thread around it."""
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    record = EpochRecord(1, 1.0, 0.5, 0.1, 10.0, 1.0)
+    with Curves(tmp_path, 1) as curves:
+        monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+        with pytest.raises(StorageError, match="No space left on device"):
+            curves.add(record)
+        monkeypatch.undo()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_weights_without_a_run_are_not_written_over(unbroken: Path, tmp_path: Path) -> None:
+    """A folder that holds ``best.safetensors`` alone, as one that was copied, is refused as a whole run is."""
+    (tmp_path / BEST).write_bytes((unbroken / BEST).read_bytes())
+    with pytest.raises(TrainingError, match=r"best\.safetensors: holds weights that would be written over"):
+        train(tmp_path)
+    assert (tmp_path / BEST).read_bytes() == (unbroken / BEST).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ def train_architecture(
     stop_after_s: float | None = None,
     teachers: Sequence[SeparableResNeXt] = (),
     start: SeparableResNeXt | None = None,
+    compiled: bool = False,
 ) -> TrainingResult:
     """Train from a seed or from ``start``; the run's folder then holds all that ``export`` needs."""
     from sepnas.train.checkpoint import tensors_sha256
@@ -67,7 +68,7 @@ def train_architecture(
     network = first_network(architecture, data, seed, start, "--start")
     return train_network(
         network, data, recipe, out, seed=seed, resume=resume, device=device, stop_after_s=stop_after_s,
-        teachers=teachers, start=tensors_sha256(start.state_dict()) if start else "",
+        teachers=teachers, start=tensors_sha256(start.state_dict()) if start else "", compiled=compiled,
     )  # fmt: skip
 
 
@@ -112,6 +113,9 @@ def train(
     device: Compute = "auto",
     threads: Threads = None,
     stop_after_s: Annotated[float | None, typer.Option(min=0, help="Stop, resumable, after this many seconds.")] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Through torch.compile: minutes at first, then sooner on some GPUs.")
+    ] = False,
     test: Annotated[bool, typer.Option("--test", help="Touch the test split once, at the end.")] = False,
 ) -> None:
     """Train an architecture on images; the best epoch is chosen by validation data.
@@ -135,6 +139,7 @@ def train(
     from sepnas.train.checkpoint import load_network
     from sepnas.train.data import load_dataset
     from sepnas.train.evaluate import accuracy
+    from sepnas.train.loop import pick_device
     from sepnas.train.processes import is_alone, is_first
     from sepnas.train.recipe import default_recipe, load_recipe
 
@@ -158,7 +163,7 @@ def train(
         check_same_data("--start", start, images)
     result = train_architecture(
         chosen, images, wanted, out, seed, resume, device=device, threads=threads, stop_after_s=stop_after_s,
-        teachers=teachers, start=trained,
+        teachers=teachers, start=trained, compiled=compiled,
     )  # fmt: skip
     if not is_first():
         return
@@ -168,7 +173,7 @@ def train(
         print(f"stopped after {result.reached}; the same command with --resume goes on")
         return
     if test:
-        network = load_network(out)
+        network = load_network(out).to(pick_device(device))
         print(f"test accuracy {accuracy(network, images.test, images):.2%}")
         if wanted.device_dropout or wanted.message_dropout:
             _print_accuracy_with_lost(network, images)

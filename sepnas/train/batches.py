@@ -39,7 +39,7 @@ class Batches:
         self.steps = recipe.steps_per_epoch(len(data.train))
         self._data, self._recipe, self._device = data, recipe, device
         self._mixing = Mixing(recipe, data.num_classes) if recipe.mixup or recipe.cutmix else None
-        resident = data.train.images.nbytes <= RESIDENT_BYTES
+        resident = data.train.images.nbytes <= _room_bytes(device)
         self._images = data.train.images.to(device) if resident else data.train.images
         self._layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self._together = 1
@@ -69,6 +69,12 @@ class Batches:
         if self._mixing:
             images, labels = self._mixing(images, labels, generator)
         return images.contiguous(memory_format=self._layout), labels
+
+
+def _room_bytes(device: torch.device) -> int:
+    """For training images: on a GPU half of what is free at most, for the network needs the rest."""
+    free = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else RESIDENT_BYTES
+    return min(free, RESIDENT_BYTES)
 
 
 def _generator(seed: int, what: str, number: int) -> torch.Generator:

@@ -48,6 +48,11 @@ def check_dropout(architecture: Architecture | None, recipe: Recipe) -> None:
         share = getattr(recipe, field)
         if share and (architecture is None or architecture.num_devices == 1):
             raise TrainingError(f"`{field}` is {share:g}, but there is one device only; set it to 0, or train for more")
+    if recipe.device_dropout and recipe.distillation and recipe.distillation.features:
+        raise TrainingError(
+            "`device_dropout` leaves devices without features of some images, which `distillation.features` compares "
+            "with a teacher's; set one of the two to 0"
+        )
     if recipe.device_dropout and architecture and architecture.image_size <= 4 * architecture.stem_stride:
         raise TrainingError(
             f"`device_dropout` may leave a device one image of a batch, too few for the batch norms of images of "

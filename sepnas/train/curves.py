@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ class Scalars:
     def __init__(self, folder: Path | None, first_step: int) -> None:
         self._folder, self._first_step = folder, first_step
         self._writer: Any = None
+        self._hook = threading.excepthook
 
     def __enter__(self) -> Self:
         if self._folder is None:
@@ -33,12 +35,25 @@ class Scalars:
         try:
             self._writer = SummaryWriter(str(self._folder), purge_step=self._first_step)
         except OSError as error:
-            raise StorageError(f"{self._folder}: cannot be written: {error.strerror or error}") from error
+            raise self._unwritten(error) from error
+        self._hook, threading.excepthook = threading.excepthook, self._told_of_thread
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._writer is not None:
+        if self._writer is None:
+            return
+        try:
             self._writer.close()
+        except OSError as late:
+            if error is None:
+                raise self._unwritten(late) from late
+        finally:
+            threading.excepthook = self._hook
+
+    def _told_of_thread(self, found: threading.ExceptHookArgs) -> None:
+        """tensorboard's own thread hands its error on to who writes next: it needs no traceback of its own."""
+        if type(found.thread).__module__.partition(".")[0] != "tensorboard":
+            self._hook(found)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         if self._writer is None:
@@ -48,7 +63,10 @@ class Scalars:
                 self._writer.add_scalar(name, value, step)
             self._writer.flush()
         except OSError as error:
-            raise StorageError(f"{self._folder}: cannot be written: {error.strerror or error}") from error
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: OSError) -> StorageError:
+        return StorageError(f"{self._folder}: cannot be written: {error.strerror or error}")
 
 
 class Curves(Scalars):

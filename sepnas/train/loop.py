@@ -61,6 +61,7 @@ def train_network(
     validate: Validate | None = None,
     teachers: Sequence[SeparableResNeXt] = (),
     start: str = "",
+    compiled: bool = False,
 ) -> TrainingResult:
     """Train ``network`` in place and write a checkpoint to ``out_dir`` after each epoch, in long ones sooner.
 
@@ -72,7 +73,8 @@ def train_network(
     batch, and the recipe's dropout of devices and messages with it; ``teachers`` are trained networks that it learns
     from as the recipe's ``distillation`` says; ``validate`` replaces the network's own accuracy on the validation
     split. ``start`` is a digest of the weights that the network began with, if these are not from the seed: who
-    resumes must begin with the same.
+    resumes must begin with the same. ``compiled`` steps go through ``torch.compile``, as much a matter of the machine
+    as the device is; a ``step`` of one's own is taken as it comes.
 
     Started by ``torchrun``, the processes share each batch (:mod:`sepnas.train.processes`), and the first one writes,
     after each epoch only.
@@ -83,9 +85,11 @@ def train_network(
     """
     processes, place = processes_of(pick_device(device))
     progress = progress if processes.first else False
-    run = _Run(network, data, recipe, Path(out_dir), seed, place, step, teachers, start, processes)
-    run.validate = validate or run.validate
+    run: _Run | None = None
     with ExitStack() as stack:
+        stack.enter_context(_memory_explained(place, recipe, lambda: run.where_it_stands() if run else ""))
+        run = _Run(network, data, recipe, Path(out_dir), seed, place, step, teachers, start, processes, compiled)
+        run.validate = validate or run.validate
         stack.enter_context(run.files.alone())
         run.begin(resume)
         history = run.history
@@ -119,9 +123,9 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
         if device.type not in ("cpu", "cuda"):
             raise RuntimeError("training runs on cpu and cuda")
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise TrainingError(
             f"device {name!r} cannot be used: {str(error).splitlines()[0]}; try 'auto' or 'cpu'"
@@ -144,6 +148,7 @@ class _Run:
         teachers: Sequence[SeparableResNeXt],
         start: str,
         processes: Processes,
+        compiled: bool,
     ) -> None:
         found = getattr(network, "architecture", None)
         self.architecture = found if isinstance(found, Architecture) else None
@@ -152,7 +157,7 @@ class _Run:
         self.network = network.to(device=device).to(memory_format=layout)  # type: ignore[call-overload]
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         self._processes, self._teachers = processes, self._classroom(teachers)
-        self._step = step or step_of(recipe, self._teachers)
+        self._step = step or step_of(recipe, self._teachers, compiled)
         self.validate: Validate = lambda network: accuracy(network, data.val, data)
         self._batches = Batches(data, recipe, device, processes)
         self.steps = self._batches.steps
@@ -179,7 +184,8 @@ class _Run:
         """Restore the last checkpoint, if any, and write down what is going to be trained."""
         self.files.begin(resume)
         if self.architecture and self._processes.first:
-            describe_run(self.files.folder, self.architecture, self.data)
+            with self.files.explained():
+                describe_run(self.files.folder, self.architecture, self.data)
 
     @property
     def history(self) -> tuple[EpochRecord, ...]:
@@ -214,7 +220,7 @@ class _Run:
         losses[:first] = saved.losses
         started = time.perf_counter() - saved.trained_s
         self.network.train()
-        with _reproducible(self.device), self._memory_explained():
+        with _reproducible(self.device):
             for number, batch in enumerate(self._batches.of(order, processes.seed(seed), first), start=first):
                 rate = self.state.optimization.learning_rate
                 loss = self._loss(batch, processes.seed(derived_seed(seed, number)))
@@ -252,17 +258,6 @@ class _Run:
                 f"{self._lower_rate()}"
             )
 
-    @contextmanager
-    def _memory_explained(self) -> Iterator[None]:
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            size = self.recipe.batch_size
-            raise TrainingError(
-                f"{self.device} has too little memory for batches of {size} images; try `batch_size` "
-                f"{max(size // 2, 1)} in the recipe{self._elsewhere()}; {self.files.last_good()}"
-            ) from error
-
     def save(self, record: EpochRecord, curves: Curves) -> None:
         reached = Reached((*self.history, record))
         self._check_weights(reached)
@@ -287,6 +282,10 @@ class _Run:
         best = f" (--start {self.files.folder} goes on from its best epoch)" if goes_on else ""
         return f"{advice}{self._elsewhere()}{best}; {self.files.last_good()}"
 
+    def where_it_stands(self) -> str:
+        """What who changes the recipe must know."""
+        return f"{self._elsewhere()}; {self.files.last_good()}"
+
     def _elsewhere(self) -> str:
         """Another recipe is another run."""
         return ", with another --out" if self.files.saved else ""
@@ -302,6 +301,18 @@ class _Run:
                 where = f"--resume goes on after {saved}" if saved else "nothing to resume yet"
                 TrainingDisplay(True, 0, 0, 0).say(f"stopped; {self.files.last_good()}: {where}")
             raise
+
+
+@contextmanager
+def _memory_explained(device: torch.device, recipe: Recipe, stands: Callable[[], str]) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        size = recipe.batch_size
+        advice = f"try `batch_size` {size // 2} in the recipe" if size > 1 else "it needs another --device"
+        raise TrainingError(
+            f"{device} has too little memory for batches of {size} images; {advice}{stands()}"
+        ) from error
 
 
 @contextmanager

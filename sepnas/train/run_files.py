@@ -114,10 +114,15 @@ class RunFiles:
                     f"or remove {self.folder} to begin anew"
                 )
             self._restore(last)
+        elif (self.folder / BEST).exists() and not resume:
+            raise TrainingError(
+                f"{self.folder / BEST}: holds weights that would be written over; choose another --out, or remove it"
+            )
         if self._writes:
             for path in self.folder.glob(".*.part"):
                 path.unlink()
-            self._write_history()
+            with self.explained():
+                self._write_history()
 
     def _restore(self, last: Path) -> None:
         tensors, meta = read_checkpoint(last)

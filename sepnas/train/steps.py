@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sepnas.errors import TrainingError
+from sepnas.nets.outage import Outage
 from sepnas.nets.separable import SeparableResNeXt
+from sepnas.train.compiled import compiled
 from sepnas.train.distill import Teachers
 from sepnas.train.dropout import draw_outage
 from sepnas.train.recipe import Recipe
@@ -20,24 +23,41 @@ Images are augmented and normalised float32; labels are classes ``(B,)``, or of 
 smoothed already. The generator lives on the CPU and derives from seed, epoch and step."""
 
 
-def step_of(recipe: Recipe, teachers: Teachers | None = None) -> Step:
+def step_of(recipe: Recipe, teachers: Teachers | None = None, compile_it: bool = False) -> Step:
     """Cross entropy of what the network answers; with dropout, without some devices and messages; with teachers, what
-    they answer to the same images too."""
+    they answer to the same images too.
+
+    Raises :class:`TrainingError` for a compiled step with dropout: each would have tensors of other sizes.
+    """
     shares = recipe.device_dropout, recipe.message_dropout
+    if compile_it and any(shares):
+        raise TrainingError("steps with `device_dropout` or `message_dropout` are not compiled; leave --compile out")
+    answer, answer_with_stages = (compiled(_answer), compiled(_with_stages)) if compile_it else (_answer, _with_stages)
 
     def plain(network: nn.Module, images_BCHW: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        return _loss(network(images_BCHW), labels, recipe)
+        return _loss(answer(network, images_BCHW), labels, recipe)
 
     def separable(network: nn.Module, images_BCHW: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         assert isinstance(network, SeparableResNeXt)
         outage = None
         if any(shares):
             outage = draw_outage(network.architecture, len(images_BCHW), generator, *shares, images_BCHW.device)
-        logits_BK, stages = network.with_stages(images_BCHW, outage=outage)
+        logits_BK, stages = answer_with_stages(network, images_BCHW, outage)
         loss = _loss(logits_BK, labels, recipe)
         return teachers.loss(loss, logits_BK, stages, images_BCHW) if teachers else loss
 
     return separable if teachers or any(shares) else plain
+
+
+def _answer(network: nn.Module, images_BCHW: Tensor) -> Tensor:
+    logits_BK: Tensor = network(images_BCHW)
+    return logits_BK
+
+
+def _with_stages(
+    network: SeparableResNeXt, images_BCHW: Tensor, outage: Outage | None
+) -> tuple[Tensor, list[list[Tensor]]]:
+    return network.with_stages(images_BCHW, outage=outage)
 
 
 def _loss(logits_BK: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
