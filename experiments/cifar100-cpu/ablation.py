@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import HERE, Cell
-from children import parser_of, run_children, threads_of
+from children import parser_of, run_children, run_main, threads_of
 from trials import keep, kept_of
 
 from sepnas.report.recorder import Recorder
@@ -15,7 +15,7 @@ from sepnas.train.checkpoint import load_network
 from sepnas.train.data import load_dataset
 from sepnas.train.recipe import Recipe
 
-KEPT, START = HERE / "ablation", HERE / "start.yaml"
+KEPT, START, EPOCHS = HERE / "ablation", HERE / "start.yaml", 3
 NETWORK = "hand-made"
 TEACHERS = ("not-separable", "all-to-all")
 ADAMW: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 4e-3, "weight_decay": 0.05}
@@ -55,9 +55,13 @@ TAUGHT_BY = {
 
 def arguments() -> argparse.Namespace:
     parser = parser_of(__doc__, Path("runs/cifar100-cpu/ablation"))
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="others for a trial (with --kept)")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    parser.add_argument("--kept", type=Path, default=KEPT, help="what was found; ablation.json beside it")
+    chosen = parser.parse_args()
+    if (chosen.epochs, chosen.seed) != (EPOCHS, 0) and chosen.kept == KEPT:
+        parser.error("--epochs and --seed are for trials: name another place for what they find, with --kept")
+    return chosen
 
 
 def cell_of(name: str, chosen: argparse.Namespace) -> Cell:
@@ -69,14 +73,14 @@ def cell_of(name: str, chosen: argparse.Namespace) -> Cell:
 
 def found_of(name: str, chosen: argparse.Namespace) -> dict[str, Any] | None:
     """What was found of a switch, if it was by this recipe."""
-    return kept_of(KEPT / f"{name}.json", cell_of(name, chosen).recipe)
+    return kept_of(chosen.kept / f"{name}.json", cell_of(name, chosen).recipe)
 
 
 def train_one(name: str, chosen: argparse.Namespace) -> None:
     cell, data = cell_of(name, chosen), load_dataset(chosen.data, root=chosen.data_root)
     teachers = [load_network(cell_of(teacher, chosen).run) for teacher in TAUGHT_BY.get(name, ())]
     history = cell.train(data, chosen.device, threads_of(chosen), teachers)
-    keep(KEPT / f"{name}.json", cell.recipe, history)
+    keep(chosen.kept / f"{name}.json", cell.recipe, history)
 
 
 def record(chosen: argparse.Namespace) -> None:
@@ -88,10 +92,11 @@ def record(chosen: argparse.Namespace) -> None:
         {"switch": name, "val_accuracy": found, "gain_points": round(100 * (found - last["base"]), 2)}
         for name, found in last.items()
     ]
-    with Recorder(HERE / "ablation.json", seeds=(chosen.seed,), root=HERE) as record:
+    path = chosen.kept.parent / "ablation.json"
+    with Recorder(path, seeds=(chosen.seed,), root=HERE) as record:
         record.measure("switches_that_help", sum(row["gain_points"] > 0 for row in rows), "", n=len(rows))
         record.table("ablation", rows)
-    print(f"{len(rows)} of {len(SWITCHES)} switches; {HERE / 'ablation.json'}")
+    print(f"{len(rows)} of {len(SWITCHES)} switches; {path}")
 
 
 def main() -> None:
@@ -109,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

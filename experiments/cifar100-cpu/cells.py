@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from sepnas.nets.separable import SeparableResNeXt
@@ -143,13 +144,13 @@ class Cell:
         path = self.run / "watched.json"
         return {int(epoch): value for epoch, value in json.loads(path.read_text()).items()} if path.exists() else {}
 
-    def unprepared(self, data: ImageData) -> dict[str, dict[str, float]]:
+    def unprepared(self, data: ImageData, device: torch.device) -> dict[str, dict[str, float]]:
         """Validation accuracy if its messages were quantised without another step of training."""
         trained, found = load_network(self.run), dict[str, dict[str, float]]()
         for wire in QUANTISED:
             for scale in ("sample", "learned"):
                 network = first_network(architecture_of(self.network, wire, scale), data, self.seed, trained).eval()
-                found.setdefault(wire, {})[scale] = accuracy(network, data.val, data)
+                found.setdefault(wire, {})[scale] = accuracy(network, data.val, data, device=device)
         return found
 
     def found(self) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""What the two drivers here share: their options, and trainings side by side, each in a process of its own."""
+"""What the drivers here share: their options, and trainings side by side, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+
+from sepnas.errors import SepnasError
 
 
 def parser_of(description: str | None, out: Path) -> argparse.ArgumentParser:
@@ -52,6 +54,14 @@ def run_children(names: Sequence[str], jobs: int, told: Callable[[str], object])
             raise SystemExit("stopped; the same command goes on") from None
     if not all(well):
         raise SystemExit(f"{well.count(False)} of {len(names)} trainings failed; the same command tries them again")
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """A driver, whose errors are messages."""
+    try:
+        main()
+    except SepnasError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import HERE, RECIPE, Cell
-from children import parser_of, run_children, threads_of
+from children import parser_of, run_children, run_main, threads_of
 from trials import keep, kept_of
 
 from sepnas.report.recorder import Recorder
@@ -17,12 +17,11 @@ from sepnas.train.recipe import RECIPES, Recipe
 KEPT = HERE / "recipes"
 NETWORKS = ("not-separable", "hand-made")
 COMPARED = ("paper", "cifar-sgd", "table")
+SEED = 0
 
 
 def arguments() -> argparse.Namespace:
-    parser = parser_of(__doc__, Path("runs/cifar100-cpu/recipes"))
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    return parser_of(__doc__, Path("runs/cifar100-cpu/recipes")).parse_args()
 
 
 def recipe_of(name: str) -> Recipe:
@@ -38,7 +37,7 @@ def recipe_of(name: str) -> Recipe:
 
 def cell_of(name: str, chosen: argparse.Namespace) -> Cell:
     recipe, network = name.split("+")
-    return Cell(chosen.out / name, network, "fp32", chosen.seed, recipe_of(recipe))
+    return Cell(chosen.out / name, network, "fp32", SEED, recipe_of(recipe))
 
 
 def found_of(name: str, chosen: argparse.Namespace) -> dict[str, Any] | None:
@@ -60,7 +59,7 @@ def record(chosen: argparse.Namespace) -> None:
         rows.append({"network": network} | {name: each["val_by_epoch"][-1] for name, each in found.items() if each})
     gains = [100 * (row["table"] - row["paper"]) for row in rows if {"table", "paper"} <= set(row)]
     if gains:
-        with Recorder(HERE / "recipes.json", seeds=(chosen.seed,), root=HERE) as record:
+        with Recorder(HERE / "recipes.json", seeds=(SEED,), root=HERE) as record:
             least = min(gains)
             record.measure("gain_over_paper_recipe_points", least, "", least, max(gains), len(gains), goal="> 0")
             record.table("recipes", rows)
@@ -81,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -9,8 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from cells import BODY, FINE_RECIPE, FOUND, HERE, RECIPE, SILENT, Cell, Group, groups_of
-from children import parser_of, run_children, threads_of
-from picture import draw
+from children import parser_of, run_children, run_main, threads_of
 
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.report.recorder import Recorder
@@ -18,6 +17,7 @@ from sepnas.train.checkpoint import load_network
 from sepnas.train.data import load_dataset
 from sepnas.train.evaluate import accuracy
 from sepnas.train.images import ImageData
+from sepnas.train.loop import pick_device
 from sepnas.train.recipe import Recipe
 from sepnas.train.record import HISTORY, EpochRecord, best_of, read_history
 
@@ -70,7 +70,7 @@ def run_base(cell: Cell, data: ImageData, chosen: argparse.Namespace, teachers: 
             watched = cell.watched()
             found["test_by_epoch"] = [watched[each.epoch] for each in history]
         if cell.network not in SILENT:
-            found["val_quantised_untrained"] = cell.unprepared(data)
+            found["val_quantised_untrained"] = cell.unprepared(data, pick_device(chosen.device))
         cell.note(found)
     return load_network(cell.run)
 
@@ -83,7 +83,8 @@ def run_cell(
     history = cell.train(data, chosen.device, threads_of(chosen), teachers, start)
     network = load_network(cell.run)
     if not cell.found():
-        cell.note(as_found(history) | {"test_accuracy": accuracy(network, data.test, data)})
+        right = accuracy(network, data.test, data, device=pick_device(chosen.device))
+        cell.note(as_found(history) | {"test_accuracy": right})
     return network
 
 
@@ -165,6 +166,8 @@ def record_claim(record: Recorder, found: Sequence[dict[str, Any]], lines: Seque
 
 
 def record_table(groups: Sequence[Group], seeds: Sequence[int]) -> None:
+    from picture import draw  # matplotlib need not be where networks are trained
+
     found = rows(groups)
     bases = [group.base for group in groups]
     lines = summary(found)
@@ -216,7 +219,9 @@ def main() -> None:
         return
     names = [group.name for group in groups if group.missing()]
     try:
-        run_children(names, chosen.jobs, lambda name: [cell.found()["test_accuracy"] for cell in by_name[name].cells])
+        run_children(
+            names, chosen.jobs, lambda name: [(cell.found() or {})["test_accuracy"] for cell in by_name[name].cells]
+        )
     finally:
         done = [cell for group in every for cell in group.cells if cell.found()]
         if done and chosen.found == FOUND:
@@ -225,4 +230,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)
