@@ -15,19 +15,35 @@ from sepnas.train.images import ImageData
 from sepnas.train.vision import import_torchvision
 
 
-def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+class BatchedProducts(nn.Conv2d):
+    """A 1x1 convolution of groups as a batch of matrix products, one for each image and group."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, :, :: self.stride[0], :: self.stride[1]]
+        batch, _, height, width = x.shape
+        weight = self.weight.view(self.groups, -1, self.weight.shape[1])
+        y = torch.matmul(weight, x.reshape(batch, self.groups, self.weight.shape[1], height * width))
+        return y.view(batch, self.out_channels, height, width)
+
+
+def conv_bn(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, batched: bool = False
+) -> nn.Sequential:
+    kind = BatchedProducts if batched and kernel == 1 else nn.Conv2d
+    conv = kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
 
 class Block(nn.Module):
-    def __init__(self, inputs: int, middle: int, outputs: int, cardinality: int, devices: int, stride: int) -> None:
+    def __init__(
+        self, inputs: int, middle: int, outputs: int, cardinality: int, devices: int, stride: int, batched: bool
+    ) -> None:
         super().__init__()
-        self.reduce = conv_bn(inputs, middle, 1, groups=devices)
+        self.reduce = conv_bn(inputs, middle, 1, 1, devices, batched)
         self.group = conv_bn(middle, middle, 3, stride, devices * cardinality)
-        self.expand = conv_bn(middle, outputs, 1, groups=devices)
+        self.expand = conv_bn(middle, outputs, 1, 1, devices, batched)
         changes = stride != 1 or inputs != outputs
-        self.shortcut = conv_bn(inputs, outputs, 1, stride, devices) if changes else nn.Identity()
+        self.shortcut = conv_bn(inputs, outputs, 1, stride, devices, batched) if changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.group(torch.relu(self.reduce(x))))
@@ -35,9 +51,12 @@ class Block(nn.Module):
 
 
 class NaiveNetwork(nn.Module):
-    """A separable network of equal parts, the mean of the logits read out, and the hand-made policy."""
+    """A separable network of equal parts, the mean of the logits read out, and the hand-made policy.
 
-    def __init__(self, architecture: Architecture) -> None:
+    ``batched``: its 1x1 convolutions as batches of matrix products.
+    """
+
+    def __init__(self, architecture: Architecture, batched: bool = False) -> None:
         super().__init__()
         part, devices = architecture.parts[0], architecture.num_devices
         self.devices, self.classes = devices, architecture.num_classes
@@ -52,7 +71,7 @@ class NaiveNetwork(nn.Module):
             stride = 2 if block and architecture.stage_of(block - 1) != stage else 1
             middle, outputs = part.bottleneck_channels(stage), part.stage_channels(stage)
             sizes = (devices * inputs, devices * middle, devices * outputs)
-            self.blocks.append(Block(*sizes, part.cardinality, devices, stride))
+            self.blocks.append(Block(*sizes, part.cardinality, devices, stride, batched))
             inputs = outputs
         self.classifier = nn.Conv2d(devices * inputs, devices * self.classes, 1, groups=devices)
 

@@ -29,6 +29,7 @@ HERE = Path(__file__).resolve().parent
 RECIPE = RECIPES["cifar-sgd"]
 Source = Iterator[tuple[Tensor, Tensor]]
 BATCH = RECIPE.batch_size
+ROUNDS, STEPS = 5, 2
 
 
 def network_of(name: str, stem_stride: int) -> Architecture:
@@ -90,8 +91,8 @@ def variants(
 ) -> dict[str, Variant]:
     """The naive one first, then each with one thing more up to the recipe; after it other ways to do the same."""
 
-    def naive() -> NaiveNetwork:
-        network = NaiveNetwork(architecture)
+    def naive(batched: bool = False) -> NaiveNetwork:
+        network = NaiveNetwork(architecture, batched)
         network.take(new_network(architecture))
         return network
 
@@ -106,6 +107,7 @@ def variants(
         "channels last": make(new_network(architecture), on_device(data, device), False, True),
         "bf16 (the recipe)": make(new_network(architecture), on_device(data, device), True, True),
         "bf16, as groups": make(naive(), on_device(data, device), True, True),
+        "bf16, as groups, 1x1 as batched products": make(naive(batched=True), on_device(data, device), True),
     }
     if compiled:
         found["bf16, compiled"] = make(new_network(architecture), on_device(data, device), True, True, True)
@@ -114,13 +116,15 @@ def variants(
 
 @torch.inference_mode()
 def largest_difference(architecture: Architecture) -> float:
-    """Between the logits of both, the same weights given: that they are the same network."""
+    """Between the logits of all, the same weights given: that they are the same network."""
     network: SeparableResNeXt = new_network(architecture).eval()
-    naive = NaiveNetwork(architecture)
-    naive.take(network)
     images = torch.randn(8, architecture.in_channels, architecture.image_size, architecture.image_size)
-    logits = network(images)
-    return float((naive.eval()(images) - logits).abs().max() / logits.abs().max())
+    logits, found = network(images), []
+    for batched in (False, True):
+        naive = NaiveNetwork(architecture, batched)
+        naive.take(network)
+        found.append(float((naive.eval()(images) - logits).abs().max() / logits.abs().max()))
+    return max(found)
 
 
 def main() -> None:
@@ -129,19 +133,22 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, default=None, help="where torchvision's files lie")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2, help="steps of a variant in each round")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of a variant in each round")
     parser.add_argument(
         "--workers", type=int, default=None, help="that read for the naive way [8 beside a GPU, else 0]"
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile too; it takes minutes")
+    parser.add_argument("--out", type=Path, default=HERE, help="where result-DEVICE.json goes, for a trial elsewhere")
     chosen = parser.parse_args()
+    if (chosen.rounds, chosen.steps) != (ROUNDS, STEPS) and chosen.out == HERE:
+        parser.error("--rounds and --steps are for trials: name another place for the result, with --out")
     torch.set_num_threads(chosen.threads)
     torch.set_flush_denormal(True)
     torch.backends.cudnn.deterministic = True  # as the training loop does it
     device, data = pick_device(chosen.device), load_dataset(chosen.data, root=chosen.data_root)
     rows: list[dict[str, Any]] = []
-    with Recorder(HERE / f"result-{device.type}.json", seeds=(0,), root=HERE) as record:
+    with Recorder(chosen.out / f"result-{device.type}.json", seeds=(0,), root=HERE) as record:
         for name, (family, stride) in NETWORKS.items():
             architecture = network_of(family, stride)
             difference = largest_difference(architecture)
