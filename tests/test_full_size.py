@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from sepnas.spec.architecture import named_architecture
+from sepnas.spec.space import SearchSpace
 
 FULL = Path(__file__).parent.parent / "experiments" / "cifar100-full"
 NETWORK = "resnext20_4x4d"
@@ -28,13 +29,31 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     sys.modules.pop("trainings", None)
 
 
-def test_policies_of_another_network_are_left_out(trainings: ModuleType, tmp_path: Path) -> None:
-    """What was searched for four devices of width 4 is no run of another network, nor of another count."""
-    named_architecture(NETWORK, 4, "hand-made", num_classes=100).save(tmp_path / "searched-9KB.json")
-    names = {run.name for run in trainings.runs_of(NETWORK, 4, tmp_path)}
-    assert {"searched-9KB", "searched-9KB-fp32", "searched-9KB-int8", "searched-9KB-taught"} <= names
-    for other in ("resnext20_4x8d", "resnext29_4x4d", "resnext20_8x4d"):
-        assert not any("searched" in run.name for run in trainings.runs_of(other, 4, tmp_path))
+def test_searched_policies_are_trained_on_the_network_that_is_named(trainings: ModuleType, tmp_path: Path) -> None:
+    """One of 20 layers and four devices serves every width of those, and no other depth or number of devices."""
+    (tmp_path / "resnext20-4").mkdir()
+    found = named_architecture(NETWORK, 4, "hand-made", num_classes=100)
+    found.save(tmp_path / "resnext20-4" / "searched-5.json")
+    for network in (NETWORK, "resnext20_4x8d"):
+        by_name = {run.name: run for run in trainings.runs_of(network, 4, tmp_path)}
+        assert {"searched-5", "searched-5-fp32", "searched-5-int8", "searched-5-taught"} <= by_name.keys()
+        assert by_name["searched-5"].architecture.parts == named_architecture(network, 4, "none", 100).parts
+        assert by_name["searched-5"].architecture.policy.points == found.policy.points
+    for other, devices in (("resnext29_4x4d", 4), ("resnext20_8x4d", 8)):
+        assert not any("searched" in run.name for run in trainings.runs_of(other, devices, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [("resnext56-4", "resnext56_4x16d"), ("resnext56-8", "resnext56_8x16d"), ("resnext29-4", "resnext29_8x16d")],
+)
+def test_the_spaces_are_of_the_networks_that_are_trained(name: str, network: str) -> None:
+    """What is searched has the parts, size and classes of the named network."""
+    space = SearchSpace.load(FULL / "spaces" / f"{name}.yaml")
+    searched = space.architecture_of(space.largest())
+    named = named_architecture(network, int(name[-1]), "none", num_classes=100)
+    same = {"name": "", "policy": named.policy.to_data()}
+    assert searched.to_data() | same == named.to_data() | same
 
 
 def test_what_a_run_needs_is_trained_before_it(trainings: ModuleType, tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ class Run:
 
 
 def runs_of(network: str, devices: int, searched: Path) -> Iterator[Run]:
-    """In the order of worth; first what the others are held against. Of ``searched`` those of this network only."""
+    """In the order of worth; first what the others are held against. Policies of ``searched/resnext56-4`` and the like
+    are good for every width."""
 
     def named(policy: str, count: int = devices) -> Architecture:
         return named_architecture(network, count, policy, num_classes=100)
@@ -55,7 +56,7 @@ def runs_of(network: str, devices: int, searched: Path) -> Iterator[Run]:
     whole = Run("not-separable", named("none", 1))
     all_to_all = Run(BASE, named("all-to-all"))
     hand_made = Run("hand-made-mean", with_mean(named("hand-made")))
-    found = [Run(path.stem, each) for path, each in _of(named("none"), searched)]
+    found = list(_searched(named("none"), searched))
     yield from (whole, all_to_all, hand_made, *found)
     yield _gone_on(all_to_all, "fp32")
     yield from (_gone_on(run, wire) for run in (*found, hand_made) for wire in WIRES)
@@ -64,13 +65,11 @@ def runs_of(network: str, devices: int, searched: Path) -> Iterator[Run]:
     yield Run("no-exchange-mean", with_mean(named("none")))
 
 
-def _of(like: Architecture, searched: Path) -> Iterator[tuple[Path, Architecture]]:
-    """Policies found for this very network, written in fp32 at first."""
-    for path in sorted(searched.glob("*.json")):
-        found = Architecture.load(path)
-        own = found.to_data() | {"name": like.name, "policy": like.policy.to_data()}
-        if own == like.to_data():
-            yield path, found.with_policy(found.policy.written_in("fp32", "sample"))
+def _searched(like: Architecture, searched: Path) -> Iterator[Run]:
+    """Policies found for as many devices and blocks, on this network, written in fp32 at first."""
+    for path in sorted((searched / f"resnext{like.depth}-{like.num_devices}").glob("*.json")):
+        policy = Architecture.load(path).policy.written_in("fp32", "sample")
+        yield Run(path.stem, like.with_policy(policy))
 
 
 def _gone_on(run: Run, wire: WireFormat) -> Run:
