@@ -14,6 +14,7 @@ from naive import NaiveNetwork, batches
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sepnas.errors import SepnasError
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.report.recorder import Recorder
 from sepnas.spec.architecture import Architecture, named_architecture
@@ -172,4 +173,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SepnasError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,4 +1,4 @@
-"""The driver of the full-size runs: in the right order, of the right network, and never at a dead end."""
+"""What ``experiments/QUEUE.md`` has for a GPU, at small size: the right runs in order, and never a dead end."""
 
 from __future__ import annotations
 
@@ -68,33 +68,43 @@ def test_what_a_run_needs_is_trained_before_it(trainings: ModuleType, tmp_path: 
     assert trainings.due(every, [], []) == []
 
 
-@pytest.mark.slow
-def test_the_driver_goes_on_without_its_checkpoints(tmp_path: Path) -> None:
-    """In pieces, with messages in eight bits, and again when checkpoints are lost: what was found stays as it was."""
-    numbers = np.random.default_rng(0)
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Three images of noise for each of 100 classes, as ``--data`` names them."""
+    root, numbers = tmp_path_factory.mktemp("tiny"), np.random.default_rng(0)
     for part in ("train", "test"):
         for number in range(100):
-            folder = tmp_path / "data" / part / f"{number:02}"
+            folder = root / part / f"{number:02}"
             folder.mkdir(parents=True)
             for index in range(3):
                 Image.fromarray(numbers.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return f"folder:{root}"
 
-    def drive(out: str, *more: str) -> str:
-        options = ["--network", NETWORK, "--epochs", "1", "--data", f"folder:{tmp_path / 'data'}", "--device", "cpu",
-                   "--found", str(tmp_path / "full" / "found"), "--out", str(tmp_path / out), *more]  # fmt: skip
-        command = [sys.executable, str(FULL / "run.py"), *options]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+
+def drive(script: str, *options: object) -> str:
+    """What an experiment's driver prints."""
+    command = [sys.executable, str(FULL.parent / script / "run.py"), "--device", "cpu", *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_driver_goes_on_without_its_checkpoints(tiny: str, tmp_path: Path) -> None:
+    """In pieces, with messages in eight bits, and again when checkpoints are lost: what was found stays as it was."""
+
+    def full(out: str, *more: str) -> str:
+        options = ("--network", NETWORK, "--epochs", 1, "--data", tiny, "--found", tmp_path / "full" / "found")
+        return drive("cifar100-full", *options, "--out", tmp_path / out, *more)
 
     both = ("--only", "all-to-all", "hand-made-mean-int8")
-    assert "hand-made-mean is next: the time is up" in drive("runs", *both, "--stop-after-s", "0.1")
-    assert "nothing is missing" in drive("runs", *both)
+    assert "hand-made-mean is next: the time is up" in full("runs", *both, "--stop-after-s", "0.1")
+    assert "nothing is missing" in full("runs", *both)
     [kept] = (tmp_path / "full" / "found").iterdir()
     before = {path.name: path.read_text() for path in kept.iterdir()}
     assert set(before) == {f"{name}-s0.json" for name in ("all-to-all", "hand-made-mean", "hand-made-mean-int8")}
     (kept / "hand-made-mean-int8-s0.json").unlink()
-    assert "nothing is missing" in drive("elsewhere", *both)
+    assert "nothing is missing" in full("elsewhere", *both)
     after = {path.name: path.read_text() for path in kept.iterdir()}
     assert after.keys() == before.keys()
     assert after["hand-made-mean-s0.json"] == before["hand-made-mean-s0.json"]
@@ -102,4 +112,26 @@ def test_the_driver_goes_on_without_its_checkpoints(tmp_path: Path) -> None:
     saved = {measure["name"]: measure["value"] for measure in measures}
     assert saved[f"elements_saved_fraction_{NETWORK}_hand_made_mean_int8"] > 0.8
     assert saved[f"bytes_saved_fraction_{NETWORK}_hand_made_mean_int8"] > 0.95
-    assert "all-to-all: done" in drive("elsewhere", "--list")
+    assert "all-to-all: done" in full("elsewhere", "--list")
+
+
+@pytest.mark.slow
+def test_a_group_of_the_table_is_trained(tiny: str, tmp_path: Path) -> None:
+    """The searched policy and its three formats; what is found goes where a trial's is to go."""
+    options = ("--data", tiny, "--epochs", 1, "--found", tmp_path / "found", "--out", tmp_path / "runs")
+    said = drive("cifar100-cpu", *options, "--only", "searched-5-s0", "--jobs", 1)
+    assert "failed" not in said
+    found = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "found").iterdir()}
+    assert found.keys() == {f"searched-5-{stage}-s0" for stage in ("base", "fp32", "int8", "int4")}
+    assert all("test_accuracy" in found[f"searched-5-{wire}-s0"] for wire in ("fp32", "int8", "int4"))
+    assert found["searched-5-base-s0"]["val_quantised_untrained"].keys() == {"int8", "int4"}
+
+
+@pytest.mark.slow
+def test_the_speed_of_training_is_measured(tiny: str, tmp_path: Path) -> None:
+    """All ways are the same network; the result of a trial goes where it is to go."""
+    drive("training-speed", "--data", tiny, "--rounds", 1, "--steps", 1, "--workers", 0, "--out", tmp_path)
+    measures = json.loads((tmp_path / "result-cpu.json").read_text())["measures"]
+    found = {measure["name"]: measure["value"] for measure in measures}
+    assert found["training_speedup_over_naive"] > 0
+    assert found["training_speedup_over_naive_largest_difference"] < 1e-4
