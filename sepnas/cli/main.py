@@ -167,9 +167,11 @@ def _show_warning(
 def _extra_with(module: str) -> str | None:
     """The extra that brings a module; torch alone is enough for a worker."""
     top = module.partition(".")[0]
-    if top == "torch":
-        return "torch" if sys.argv[1:2] == ["worker"] or sys.argv[1:3] == ["profile", "device"] else "train"
-    return _EXTRAS.get(top)
+    if top == "torch" and (sys.argv[1:2] == ["worker"] or sys.argv[1:3] == ["profile", "device"]):
+        return "torch"
+    extra = "train" if top == "torch" else _EXTRAS.get(top)
+    # a whole search needs more in the end: it is said at once
+    return "search" if extra == "train" and sys.argv[1:2] == ["search"] and "--supernet-only" not in sys.argv else extra
 
 
 def _install(extra: str) -> str:
