@@ -18,8 +18,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## search, train, export and run a small separable network on handwritten digits
 	$(BIN)/sepnas demo --out runs/demo
 
-test: $(STAMP)  ## the tests, without the slow ones
-	$(BIN)/python -m pytest -m 'not slow'
+test: $(STAMP)  ## the tests, without the slow ones, in two processes
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 
 slow: $(STAMP) sshd  ## the slow tests
 	$(BIN)/python -m pytest -m slow

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# a console that is made while a test sets COLUMNS keeps that width for all others
+os.environ.pop("COLUMNS", None)
 
 import pytest
 import torch
 
+import sepnas.cli.common  # noqa: F401  (the console)
 from tests.helpers_runtime import export_tiny, lively_network, pair_architecture
 
 if TYPE_CHECKING:
