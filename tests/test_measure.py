@@ -105,12 +105,20 @@ def test_the_grid_is_the_family() -> None:
 
 
 def test_a_call_and_its_operators_are_told_apart() -> None:
-    """Measured operators are positive, a large convolution takes longer than a small one, and a call takes time."""
-    found = measure_operators(SMALL, soon())
-    times = dict(zip(SMALL, (row.seconds for row in found.rows), strict=True))
-    assert [Operator(*row.key) for row in found.rows] == list(SMALL)
-    assert times[SMALL[2]] > 2 * times[SMALL[1]] > 0
-    assert 0 < found.segment_overhead_s < 0.01
+    """Measured operators are positive, a large convolution takes longer than a small one, and a call takes time.
+
+    Beside other programs a short measurement may find otherwise; not three times.
+    """
+    for last in (False, False, True):
+        found = measure_operators(SMALL, soon())
+        assert [Operator(*row.key) for row in found.rows] == list(SMALL)
+        assert all(row.seconds > 0 for row in found.rows)
+        times = dict(zip(SMALL, (row.seconds for row in found.rows), strict=True))
+        assert found.segment_overhead_s > 0
+        if (times[SMALL[2]] > 2 * times[SMALL[1]] and found.segment_overhead_s < 0.01) or last:
+            break
+    assert times[SMALL[2]] > 2 * times[SMALL[1]]
+    assert found.segment_overhead_s < 0.01
 
 
 def test_a_measured_device_is_whole(measured: MeasuredDevice, tmp_path: Path) -> None:
