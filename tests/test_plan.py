@@ -62,6 +62,7 @@ def test_published_bytes(policy: str, before: int, after: int, transfers: int) -
     assert lower(architecture).payload_bytes() == before
     plan = build_plan(architecture)
     assert (plan.payload_bytes(), len(plan.transfers())) == (after, transfers)
+    assert plan.elements() == plan.payload_bytes() // 4
 
 
 def test_without_exchange_only_the_reader_works() -> None:

@@ -471,9 +471,11 @@ def test_a_full_device_memory_names_a_batch_size_to_try(
 
     with pytest.raises(TrainingError, match=r"batches of 16 images; try `batch_size` 8"):
         train(tmp_path / "step", step=with_loss(1, full))
-    single = RECIPE.model_copy(update={"batch_size": 2})
+    pairs, single = (RECIPE.model_copy(update={"batch_size": size}) for size in (2, 1))
     with pytest.raises(TrainingError, match=r"batches of 2 images; try `batch_size` 1 .*with another --out"):
-        train(tmp_path / "later", single, step=with_loss(26, full))
+        train(tmp_path / "later", pairs, step=with_loss(26, full))
+    with pytest.raises(TrainingError, match=r"batches of 1 images; it needs another --device; no checkpoint"):
+        train(tmp_path / "one", single, step=with_loss(1, full))
     monkeypatch.setattr(f"sepnas.train.{place}", full)
     with pytest.raises(TrainingError, match=r"batches of 16 images; try `batch_size` 8"):
         train(tmp_path / "elsewhere")

@@ -13,19 +13,18 @@ from torch import nn
 
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.plan.build import build_plan
-from sepnas.plan.steps import Plan
 from sepnas.spec.architecture import Architecture, named_policy
 from sepnas.spec.document import write_text
 from sepnas.spec.policy import Readout, TransmissionPolicy
 from sepnas.spec.space import SearchSpace
 from sepnas.spec.wire import Scale, WireFormat
-from sepnas.train.checkpoint import load_network, tensors_sha256
+from sepnas.train.checkpoint import load_network
 from sepnas.train.evaluate import accuracy
 from sepnas.train.images import ImageData
 from sepnas.train.loop import train_network
 from sepnas.train.recipe import Recipe
 from sepnas.train.record import HISTORY, EpochRecord, read_history
-from sepnas.train.start import first_network
+from sepnas.train.start import digest_of, first_network
 from sepnas.train.threads import use_threads_for
 
 HERE = Path(__file__).resolve().parent
@@ -78,11 +77,6 @@ def _named(like: Architecture, name: str, parts: Sequence[Any], policy: Transmis
     return Architecture.from_data(data, name)
 
 
-def elements(plan: Plan) -> int:
-    """The numbers that cross between the devices for one image."""
-    return sum(message.shape.num_values for message in plan.transfers())
-
-
 @dataclass(frozen=True)
 class Cell:
     """One training: a network, what its messages are written in, a seed; or the one that these go on from."""
@@ -126,7 +120,7 @@ class Cell:
         network = first_network(self.architecture, data, self.seed, start)
         return train_network(
             network, data, self.recipe, self.run, seed=self.seed, resume=True, device=device, progress=False,
-            teachers=teachers, start=tensors_sha256(start.state_dict()) if start else "",
+            teachers=teachers, start=digest_of(start),
             validate=self._watching(data) if watch_test else None,
         ).history  # fmt: skip
 
@@ -172,7 +166,7 @@ class Cell:
         """What it sends for one image, in bytes and in numbers, and the multiply-adds of one device."""
         plan = build_plan(self.architecture)
         macs = [sum(each.flops for each in device.values()) // 2 for device in plan.segments]
-        return {"payload_bytes": plan.payload_bytes(), "elements": elements(plan), "macs_of_a_device": max(macs)}
+        return {"payload_bytes": plan.payload_bytes(), "elements": plan.elements(), "macs_of_a_device": max(macs)}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cells import SEARCHED, SPACE, elements
+from cells import SEARCHED, SPACE
 
 from sepnas.plan.build import build_plan
 from sepnas.search.candidate import Candidate
@@ -24,13 +24,13 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/search-cifar100-cpu"))
     chosen = parser.parse_args()
     largest = SPACE.architecture_of(SPACE.largest())
-    whole, key = elements(build_plan(largest)), named_plan_key(largest, "all-to-all")
+    whole, key = build_plan(largest).elements(), named_plan_key(largest, "all-to-all")
     judged: list[tuple[float, float, str, Candidate]] = []
     for run in sorted(chosen.runs.glob("seed-*")):
         candidates = load_candidates(run)
         base = next(each for each in candidates if each.key == key).objectives["accuracy"]
         for each in candidates:
-            share = elements(build_plan(each.architecture)) / whole
+            share = build_plan(each.architecture).elements() / whole
             judged.append((each.objectives["accuracy"] - base, share, f"{run.name}, candidate {each.index}", each))
     for name, (low, high) in RANGES.items():
         within = [each for each in judged if low < each[1] <= high]

@@ -15,14 +15,14 @@ from trainings import Run, due, runs_of
 from sepnas.errors import SepnasError
 from sepnas.plan.build import build_plan
 from sepnas.spec.document import write_text
-from sepnas.train.checkpoint import BEST, load_network, tensors_sha256
+from sepnas.train.checkpoint import BEST, load_network
 from sepnas.train.data import load_dataset
 from sepnas.train.evaluate import accuracy
 from sepnas.train.images import ImageData
 from sepnas.train.loop import pick_device, train_network
 from sepnas.train.recipe import load_recipe
 from sepnas.train.record import HISTORY, TrainingResult, best_of, read_history
-from sepnas.train.start import first_network
+from sepnas.train.start import digest_of, first_network
 
 HERE = Path(__file__).resolve().parent
 FOUND = HERE / "found"
@@ -77,7 +77,7 @@ class Driver:
             first_network(run.architecture, data, chosen.seed, start), data, run.recipe(self.recipe), self.folder(run),
             seed=chosen.seed, resume=True, device=chosen.device, stop_after_s=left_s, compiled=chosen.compile,
             teachers=[load_network(self.folder(run.teacher))] if run.teacher else (),
-            start=tensors_sha256(start.state_dict()) if start else "",
+            start=digest_of(start),
         )  # fmt: skip
         if result.finished and not self.found(run):
             self.note(run, result, data)
@@ -94,7 +94,7 @@ class Driver:
             "images_per_s": result.images_per_s,
             "seconds": result.duration_s,
             "payload_bytes": plan.payload_bytes(),
-            "elements": sum(message.shape.num_values for message in plan.transfers()),
+            "elements": plan.elements(),
             "goes_on": run.start is not None,
         }
         self.file(run).parent.mkdir(parents=True, exist_ok=True)

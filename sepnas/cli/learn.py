@@ -59,16 +59,15 @@ def train_architecture(
     compiled: bool = False,
 ) -> TrainingResult:
     """Train from a seed or from ``start``; the run's folder then holds all that ``export`` needs."""
-    from sepnas.train.checkpoint import tensors_sha256
     from sepnas.train.loop import train_network
-    from sepnas.train.start import first_network
+    from sepnas.train.start import digest_of, first_network
     from sepnas.train.threads import use_threads_for
 
     use_threads_for(architecture, threads)
     network = first_network(architecture, data, seed, start, "--start")
     return train_network(
         network, data, recipe, out, seed=seed, resume=resume, device=device, stop_after_s=stop_after_s,
-        teachers=teachers, start=tensors_sha256(start.state_dict()) if start else "", compiled=compiled,
+        teachers=teachers, start=digest_of(start), compiled=compiled,
     )  # fmt: skip
 
 

@@ -245,6 +245,10 @@ class Plan:
         """Bytes of tensors that cross between devices for one request."""
         return sum(m.payload_bytes(batch) for m in self.transfers())
 
+    def elements(self) -> int:
+        """The numbers that cross between devices for one image, in whatever format."""
+        return sum(m.shape.num_values for m in self.transfers())
+
     def wire_bytes(self, batch: int = 1) -> int:
         """The same with the frame headers."""
         return sum(m.wire_bytes(batch) for m in self.transfers())

@@ -9,7 +9,7 @@ from sepnas.nets.calibrate import calibrate_scales
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.document import short
-from sepnas.train.checkpoint import new_network
+from sepnas.train.checkpoint import new_network, tensors_sha256
 from sepnas.train.checks import check_fits
 from sepnas.train.images import ImageData
 
@@ -41,6 +41,11 @@ def first_network(
         network.train(start is None)
         calibrate_scales(network, data.normalise(data.train.images[places]), names)
     return network.train()
+
+
+def digest_of(start: SeparableResNeXt | None) -> str:
+    """Of the weights that a training goes on from, as :func:`sepnas.train.loop.train_network` takes it; none: empty."""
+    return tensors_sha256(start.state_dict()) if start else ""
 
 
 def _check_alike(wanted: Architecture, found: Architecture, where: str) -> None:
