@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 
 from sepnas.plan.build import build_plan
-from sepnas.plan.liveness import prune
+from sepnas.plan.liveness import devices_used, prune
 from sepnas.plan.lower import lower
 from sepnas.plan.network import count_macs, count_parameters, device_layers, network_table
 from sepnas.plan.steps import CLIENT, Compute, Merge, Operator, Plan, Recv, Send
 from sepnas.plan.traffic import BlockCrossings, network_crossings
 from sepnas.spec.architecture import Architecture, named_architecture
-from sepnas.spec.policy import Readout
+from sepnas.spec.policy import Readout, TransmissionPolicy
 from tests.kept import forget_all
 from tests.strategies import architectures
 
@@ -72,6 +72,26 @@ def test_without_exchange_only_the_reader_works() -> None:
     plan = build_plan(alone)
     assert [len(program) > 0 for program in plan.programs] == [True, False, False, False]
     assert plan.num_segments() == 1
+
+
+def test_devices_used_are_those_that_the_answer_needs() -> None:
+    """A device that sends to one that nobody reads is not used; a sender whose features reach the reader is."""
+    messages = {
+        "points": [{"after": 0, "transfers": [{"source": 2, "destination": 0}, {"source": 1, "destination": 3}]}]
+    }
+    architecture = named_architecture("resnext11_4x4d", 4, TransmissionPolicy.from_data(messages))
+    assert devices_used(build_plan(architecture)) == devices_used(lower(architecture)) == (0, 2)
+    mean = architecture.policy.model_copy(update={"readout": Readout(kind="mean", device=1)})
+    assert devices_used(build_plan(architecture.with_policy(mean))) == (0, 1, 2, 3)
+
+
+@QUICK
+@given(architectures())
+def test_devices_that_are_not_used_have_no_program(architecture: Architecture) -> None:
+    """In a plan without dead steps the devices with steps are those that are used."""
+    plan = build_plan(architecture)
+    assert devices_used(plan) == devices_used(lower(architecture))
+    assert devices_used(plan) == tuple(rank for rank, program in enumerate(plan.programs) if program)
 
 
 def _check_well_formed(plan: Plan) -> None:

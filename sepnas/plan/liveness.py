@@ -30,6 +30,11 @@ def prune(plan: Plan) -> Plan:
     return Plan(tuple(programs), tuple(segments), tuple(shapes), plan.reader, plan.answer)
 
 
+def devices_used(plan: Plan) -> tuple[int, ...]:
+    """The ranks that do any work that the answer needs, in order; the plan may be pruned already, or not."""
+    return tuple(rank for rank, live in enumerate(_live_steps(plan)) if any(live))
+
+
 def _tensors(steps: tuple[Step, ...]) -> list[str]:
     """The names that a program gives to tensors."""
     return [step.tensor if isinstance(step, Recv) else step.output for step in steps if not isinstance(step, Send)]
