@@ -18,12 +18,13 @@ from safetensors.numpy import save
 
 from sepnas.deploy.verify import file_entry, load_manifest, verify_device
 from sepnas.errors import DataError, DeploymentError, SepnasError, SpecError
-from sepnas.runtime.images import MOST_PIXELS, load_images
+from sepnas.runtime.images import load_images
 from sepnas.runtime.shard import load_shard
 from sepnas.spec.architecture import named_architecture
 from sepnas.spec.cluster import uniform_cluster
 from sepnas.spec.document import Document
 from sepnas.spec.hosts import Hosts
+from sepnas.spec.image_file import MAX_PIXELS
 from sepnas.spec.manifest import SHARD_NAME, WEIGHTS_NAME, ShardManifest
 
 TOKENS = [
@@ -157,7 +158,7 @@ def test_a_damaged_image_is_pixels_or_refused(kind: str, data: st.DataObject, ex
             assert str(error).startswith(f"{path}: ")  # noqa: PT017
 
 
-@pytest.mark.parametrize("side", [int(MOST_PIXELS**0.5) + 1, 60_000])
+@pytest.mark.parametrize("side", [int(MAX_PIXELS**0.5) + 1, 60_000])
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_decompression_bomb_is_refused_by_its_size(side: int, exported: Path, tmp_path: Path):
     """A small file that says to hold a huge image is refused before its pixels are made."""

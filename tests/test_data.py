@@ -291,7 +291,8 @@ def test_an_unreadable_image_is_named(damage: str, tmp_path: Path) -> None:
     root = make_folder(tmp_path / "data", size=64)
     bad = root / "test" / "cat" / "1.png"
     bad.write_bytes(b"no image" if damage == "text" else bad.read_bytes()[:600])
-    with pytest.raises(DataError, match=f"{bad}: cannot be read as an image"):
+    says = "is not an image that can be read; expected" if damage == "text" else "cannot be read as an image: "
+    with pytest.raises(DataError, match=f"{bad}: {says}"):
         load_folder(root)
 
 

@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from sepnas.errors import DataError
 from sepnas.runtime.codec import Array
+from sepnas.spec import image_file
+from sepnas.spec.image_file import FORMATS, MAX_PIXELS, Images, Resize, Source
 from sepnas.spec.manifest import ImageInput, Manifest
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-Images = npt.NDArray[np.uint8]
-Resize: TypeAlias = Literal["no", "crop", "stretch"]
-_MODES = {1: "L", 3: "RGB"}
-MOST_PIXELS = 1 << 26
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Not all that Pillow reads: it hands EPS to a program."""
-_DAMAGED = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, struct.error,
-)  # fmt: skip
-"""What Pillow's readers raise where a damaged file has what they did not think of."""
-_DEEP_MODES = ("I", "F")  # more than 8 bits a channel: Pillow would clip, not scale
+__all__ = ["Images", "Resize", "load_images", "normalise", "read_image"]
 
 
 def load_images(paths: Iterable[str | os.PathLike[str]], manifest: Manifest, resize: Resize = "no") -> Images:
@@ -45,60 +31,15 @@ def load_images(paths: Iterable[str | os.PathLike[str]], manifest: Manifest, res
 
 
 def read_image(
-    source: str | os.PathLike[str] | BinaryIO,
+    source: Source,
     name: str,
     wanted: ImageInput,
     resize: Resize = "no",
-    formats: tuple[str, ...] = _FORMATS,
-    max_pixels: int = MOST_PIXELS,
+    formats: tuple[str, ...] = FORMATS,
+    max_pixels: int = MAX_PIXELS,
 ) -> Images:
-    """One image, ``(channels, size, size)`` uint8, from a file or from bytes in memory (a ``BytesIO``).
-
-    ``formats`` are those that are read (Pillow's names), ``max_pixels`` is checked before anything is decoded.
-
-    Raises :class:`DataError` that begins with ``name``.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    mode = _MODES.get(wanted.channels)
-    if mode is None:
-        raise DataError(f"{name}: image files have 1 or 3 channels, but this network reads {wanted.channels}")
-    try:
-        with Image.open(source, formats=formats) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise DataError(f"{name}: has {width}x{height} pixels; at most {max_pixels:,} are read")
-            if resize == "no" and image.size != (wanted.size, wanted.size):
-                raise DataError(
-                    f"{name}: is {width}x{height} pixels, the network reads {wanted.size}x{wanted.size}; --resize crop "
-                    "(resize=) scales the square in its middle to that, --resize stretch all of it"
-                )
-            if image.mode.startswith(_DEEP_MODES):
-                raise DataError(f"{name}: has more than 8 bits a channel (mode {image.mode}); save it with 8")
-            pixels = np.asarray(_scaled(image.convert(mode), wanted.size, resize), dtype=np.uint8)
-    except FileNotFoundError:
-        raise DataError(f"{name}: no such file") from None
-    except Image.DecompressionBombError:
-        raise DataError(f"{name}: has too many pixels; at most {max_pixels:,} are read") from None
-    except UnidentifiedImageError:
-        raise DataError(f"{name}: is not an image that can be read; expected one of {', '.join(formats)}") from None
-    except _DAMAGED as error:
-        raise DataError(f"{name}: cannot be read as an image: {error}") from None
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def _scaled(image: Image, side: int, resize: Resize) -> Image:
-    """The image with this side in pixels; one that has it is left as it is."""
-    from PIL.Image import Resampling
-
-    if image.size == (side, side):
-        return image
-    if resize == "crop":  # cut first: scaling a box would look a little beyond its edges
-        width, height = image.size
-        shorter = min(width, height)
-        left, top = (width - shorter) // 2, (height - shorter) // 2
-        image = image.crop((left, top, left + shorter, top + shorter))
-    return image.resize((side, side), Resampling.BILINEAR)
+    """One image, ``(channels, size, size)`` uint8, as :func:`sepnas.spec.image_file.read_image` reads it."""
+    return image_file.read_image(source, name, wanted.channels, wanted.size, resize, formats, max_pixels)
 
 
 def normalise(images_BCHW: Images, wanted: ImageInput) -> Array:

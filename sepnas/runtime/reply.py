@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from sepnas.errors import ExchangeError, RemoteProtocolError
+from sepnas.errors import ExchangeError, RemoteError, RemoteProtocolError
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.codec import Array, Payload
 from sepnas.runtime.events import Data, Failed, Missed, PartialData
@@ -182,7 +182,7 @@ class Reply:
 
     def _decoded(self, decode: Callable[[Payload], Array]) -> Iterator[tuple[int, Array]]:
         for rank, event in self._own.items():
-            with contextlib.suppress(RemoteProtocolError):  # one that sends nonsense is left out
+            with contextlib.suppress(RemoteError, RemoteProtocolError):  # one that sends nonsense is left out
                 yield rank, decode(event.payload)
 
 

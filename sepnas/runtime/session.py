@@ -19,7 +19,7 @@ import numpy.typing as npt
 from typing_extensions import Self
 
 from sepnas.deploy.verify import verify_client
-from sepnas.errors import DataError, DeadlineError, ExchangeError, RemoteProtocolError, SpecError
+from sepnas.errors import DataError, DeadlineError, ExchangeError, RemoteError, RemoteProtocolError, SpecError
 from sepnas.plan.network import has_head
 from sepnas.plan.serial import message_from_data
 from sepnas.plan.steps import CLIENT
@@ -234,6 +234,7 @@ class Session:
             return normalise(batch.astype(np.uint8, copy=False), image)
         if batch.dtype != np.float32:
             raise DataError(f"a batch must be float32 (normalised) or uint8 (images), got {batch.dtype}")
+        _check_finite(batch)
         return batch.astype(np.float32)  # a copy: the caller may fill the same array with the next batch
 
     def begin(self, batch: npt.ArrayLike, inbox: Inbox, deadline_s: float | None = None) -> Reply:
@@ -359,7 +360,12 @@ class Session:
             raise RemoteProtocolError(
                 f"the answer has {len(payload)} bytes; {self._output.payload_bytes(batch)} were due"
             )
-        return decode(payload, self._output.wire, self._output.shape).reshape(batch, -1)
+        logits = decode(payload, self._output.wire, self._output.shape).reshape(batch, -1)
+        if not np.isfinite(logits).all():
+            raise RemoteError(
+                "the devices' answer has numbers that are not finite (NaN or infinite): it names no class"
+            )
+        return logits
 
     def _remember(self, reply: Reply) -> None:
         with self._open_changed:
@@ -378,6 +384,15 @@ class _Watched:
         self._inbox.put(arrival)
         if isinstance(arrival[1], Data | Failed | ExchangeError):
             self._done()
+
+
+def _check_finite(batch_BCHW: npt.NDArray[np.generic]) -> None:
+    finite = np.isfinite(batch_BCHW)
+    if not finite.all():
+        index = tuple(int(place[0]) for place in np.nonzero(~finite))
+        raise DataError(
+            f"image {index[0]} of the batch has {batch_BCHW[index]} at {index[1:]}; expected finite numbers"
+        )
 
 
 def checked_in_flight(in_flight: int) -> int:

@@ -19,6 +19,7 @@ from sepnas.spec.architecture import Architecture
 from sepnas.spec.policy import TransmissionPolicy
 from sepnas.spec.space import Genotype
 from sepnas.train.dropout import draw_outage
+from sepnas.train.evaluate import chosen_classes
 from sepnas.train.images import ImageData
 
 CALIBRATION_IMAGES = 256
@@ -92,7 +93,7 @@ class SupernetJudge:
         found = []
         for x_BCHW in torch.split(self.images_BCHW, BATCH):
             outage = Outage.of(lost, len(network.parts), len(x_BCHW), x_BCHW.device) if lost else None
-            found.append(network(x_BCHW, policy, outage).argmax(1))
+            found.append(chosen_classes(network(x_BCHW, policy, outage)))
         return (torch.cat(found) == self.labels_B).float().mean().item()
 
     def _extract(self, architecture: Architecture) -> SeparableResNeXt:

@@ -59,8 +59,13 @@ def accuracy(
     lost: Collection[int] = (),
 ) -> float:
     """The share of images whose highest logit is that of their label, 0..1; without the devices that are ``lost``."""
-    answers = predict_logits(network, split.images, data, batch_size, device, lost).argmax(1)
+    answers = chosen_classes(predict_logits(network, split.images, data, batch_size, device, lost))
     return float((answers == split.labels).double().mean())
+
+
+def chosen_classes(logits_BK: Tensor) -> Tensor:
+    """The class of each image's highest logit ``(B,)``; -1, which is no class, where a logit is NaN or infinite."""
+    return torch.where(logits_BK.isfinite().all(1), logits_BK.argmax(1), -1)
 
 
 def accuracy_with_lost(network: SeparableResNeXt, split: Split, data: ImageData, num_lost: int) -> float:

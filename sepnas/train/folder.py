@@ -11,8 +11,8 @@ neither           :class:`DataError`
 ================  =====================================================================
 
 All images must be square and of one size, unless ``image_size`` resizes them (bilinear). They are grayscale (one
-channel) when every one of them is, else RGB; transparency is dropped. Names that begin with a dot, and files that
-are no images by their suffix, are passed over.
+channel) when every one of them is, else RGB; :mod:`sepnas.spec.image_file` reads them, as it does for ``sepnas infer``.
+Names that begin with a dot, and files that are no images by their suffix, are passed over.
 """
 
 from __future__ import annotations
@@ -27,18 +27,15 @@ from unicodedata import category
 
 import numpy as np
 import torch
-from PIL import Image
 
 from sepnas.errors import DataError
+from sepnas.spec.image_file import read_head, read_image
 from sepnas.train.display import track
 from sepnas.train.folder_cache import read_cache, write_cache
 from sepnas.train.images import Split
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp"})
 
-_GRAY_MODES = frozenset({"1", "L", "LA", "La"})
-_DEEP_MODES = ("I", "F")  # more than 8 bits a channel: Pillow would clip, not scale
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 _BUNCH = 64
 
 Listing = Mapping[str, Mapping[str, Sequence[Path]]]
@@ -113,55 +110,35 @@ def _check_classes(folder: Path, part: str, listing: Listing) -> None:
 
 def _decode(paths: Sequence[Path], image_size: int | None) -> np.ndarray:
     """All images as one ``(N, C, H, W)`` uint8 array, C 1 or 3: their heads first, then the pixels into their place."""
-    gray, height, width = True, image_size or 0, image_size or 0
-    for path, (mode, size) in zip(paths, _in_threads(_read_head, paths, "checking images"), strict=True):
-        gray = gray and mode in _GRAY_MODES
+    all_gray, side = True, image_size or 0
+    heads = _in_threads(lambda path: read_head(path, str(path)), paths, "checking images")
+    for path, (gray, size) in zip(paths, heads, strict=True):
+        all_gray = all_gray and gray
         if image_size is None:
-            width, height = _one_size(path, size, paths[0], (width, height))
-    images = np.empty((len(paths), 1 if gray else 3, height, width), np.uint8)
+            side = _one_size(path, size, paths[0], side)
+    channels = 1 if all_gray else 3
+    images = np.empty((len(paths), channels, side, side), np.uint8)
 
     def read(path: Path) -> np.ndarray:
-        return _read_pixels(path, gray, (width, height))
+        return read_image(path, str(path), channels, side, "stretch")
 
     for index, pixels_CHW in enumerate(_in_threads(read, paths, "reading images")):
         images[index] = pixels_CHW
     return images
 
 
-def _one_size(path: Path, size: tuple[int, int], first: Path, known: tuple[int, int]) -> tuple[int, int]:
-    if known == (0, 0) and size[0] != size[1]:
+def _one_size(path: Path, size: tuple[int, int], first: Path, side: int) -> int:
+    """The side that all images have; ``side`` is that of those before, 0 where there are none."""
+    if not side and size[0] != size[1]:
         raise DataError(
             f"{path}: is {size[0]}x{size[1]} pixels, not square; resize all with --image-size N (image_size=)"
         )
-    if known not in ((0, 0), size):
+    if side and size != (side, side):
         raise DataError(
-            f"{path}: is {size[0]}x{size[1]} pixels, but {first} is {known[0]}x{known[1]}; all images must have one "
+            f"{path}: is {size[0]}x{size[1]} pixels, but {first} is {side}x{side}; all images must have one "
             "size; resize them with --image-size N (image_size=)"
         )
-    return size
-
-
-def _read_head(path: Path) -> tuple[str, tuple[int, int]]:
-    try:
-        with Image.open(path) as image:
-            mode, size = image.mode, image.size
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: cannot be read as an image: {error}") from None
-    if mode.startswith(_DEEP_MODES):
-        raise DataError(f"{path}: has more than 8 bits a channel (mode {mode}); save it with 8")
-    return mode, size
-
-
-def _read_pixels(path: Path, gray: bool, size: tuple[int, int]) -> np.ndarray:
-    try:
-        with Image.open(path) as opened:
-            image = opened.convert("L" if gray else "RGB")
-    except _UNREADABLE as error:
-        raise DataError(f"{path}: cannot be read as an image: {error}") from None
-    if image.size != size:
-        image = image.resize(size, Image.Resampling.BILINEAR)
-    pixels = np.asarray(image)
-    return pixels[None] if gray else pixels.transpose(2, 0, 1)
+    return size[0]
 
 
 def _in_threads(function: Callable[[Path], _Out], paths: Sequence[Path], what: str) -> Iterator[_Out]:

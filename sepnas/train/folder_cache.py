@@ -12,6 +12,9 @@ import numpy as np
 from sepnas.errors import StorageError
 from sepnas.spec.document import replacing
 
+READER = "2"
+"""Of what :mod:`sepnas.spec.image_file` makes of a file: pixels of an earlier one are decoded anew."""
+
 
 def read_cache(cache: Path, folder: Path, paths: Sequence[Path], image_size: int | None) -> np.ndarray | None:
     """The images of ``paths`` ``(N, C, H, W)`` uint8 as they were decoded before; None when anything changed since."""
@@ -34,7 +37,7 @@ def write_cache(cache: Path, folder: Path, paths: Sequence[Path], image_size: in
 
 
 def _file(cache: Path, folder: Path, paths: Sequence[Path], image_size: int | None) -> Path:
-    state = hashlib.sha256()
+    state = hashlib.sha256(f"{READER}\n".encode())
     for path in paths:
         stat = path.stat()
         state.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
