@@ -14,10 +14,10 @@ from sepnas.plan.steps import CLIENT
 from sepnas.runtime.channel import Channel
 from sepnas.runtime.clock import read, transmit, write
 from sepnas.runtime.events import Control, Data, Hello, Welcome
-from sepnas.runtime.links import tune
 from sepnas.runtime.pipes import PlainPipe
 from sepnas.runtime.protocol import Connection, Side
 from sepnas.runtime.shaping import Shaper
+from sepnas.runtime.sockets import connect, tune
 from sepnas.spec.emulation import EmulatedLink, Emulation
 from sepnas.spec.wire import FRAME_HEADER_BYTES
 
@@ -130,7 +130,7 @@ def _connected(
         listening = socket.create_server((host, 0))
     with listening:
         with inside(source):
-            dialing = socket.create_connection(listening.getsockname()[:2], _GREETING_S)
+            dialing = connect(host, listening.getsockname()[1], time.monotonic() + _GREETING_S)
         accepted, _ = listening.accept()
     sizes = {_PING: _PING_BYTES, _CAR: car_bytes}
     dialer = Channel(PlainPipe(dialing), Connection(Side.DIALER, sizes), "the link's other end")
@@ -147,8 +147,7 @@ def _connected(
             note(event)
 
     try:
-        for sock in (dialing, accepted):
-            tune(sock)
+        tune(accepted)
         _greet(dialer, listener, emulations[source].deployment_id)
         dialer.way, listener.way = shapers[0].way(destination), shapers[1].way(source)
         dialer.start(note, lambda error: None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-import time
 from collections.abc import Mapping
 
 from sepnas.errors import (
@@ -21,22 +20,15 @@ from sepnas.runtime.channel import Channel
 from sepnas.runtime.events import PROTOCOL_VERSION, SESSION, STATUS, Event, Hello, Refused, Welcome
 from sepnas.runtime.executor import rank_name
 from sepnas.runtime.identity import Identity, names_in
+from sepnas.runtime.lookup import LookupTimeoutError
 from sepnas.runtime.pipes import Pipe, PlainPipe, TlsPipe
 from sepnas.runtime.protocol import Connection, Side
+from sepnas.runtime.sockets import connect, tune
 from sepnas.spec.hosts import parse_address
 
 _HOSTNAME_MISMATCH = 62
 """OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH."""
 _MIXED_HINT = "is it another program, or is one end started with --insecure and the other without?"
-
-
-def tune(sock: socket.socket) -> None:
-    """No delay for small messages; a peer whose machine vanished is noticed within half a minute."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def dial(
@@ -74,7 +66,12 @@ def _connect(rank: int, address: str, deadline: float) -> socket.socket:
     host, port = parse_address(address)
     hint = f"is it running? start it there with: sepnas worker DEPLOYMENT/device{rank} --listen HOST:{port}"
     try:
-        sock = socket.create_connection((host, port), max(0.001, deadline - time.monotonic()))
+        return connect(host, port, deadline)
+    except LookupTimeoutError:
+        raise PeerUnreachableError(
+            f"device {rank}: the name server did not say in time where host '{host}' is; is this machine connected? "
+            "A number in hosts.yaml needs no name server"
+        ) from None
     except TimeoutError:
         raise PeerUnreachableError(f"device {rank}: no answer from {address} in time; {hint}") from None
     except (socket.gaierror, UnicodeError) as error:
@@ -83,9 +80,10 @@ def _connect(rank: int, address: str, deadline: float) -> socket.socket:
             f"device {rank}: host '{host}' is not known ({why}); correct `devices` in hosts.yaml"
         ) from None
     except OSError as error:
-        raise PeerUnreachableError(f"device {rank}: nobody answers at {address} ({error.strerror}); {hint}") from None
-    tune(sock)
-    return sock
+        number = "" if error.filename in (None, host) else f"{error.filename}: "
+        raise PeerUnreachableError(
+            f"device {rank}: nobody answers at {address} ({number}{error.strerror}); {hint}"
+        ) from None
 
 
 def _secure(sock: socket.socket, identity: Identity, rank: int, address: str, deadline: float) -> TlsPipe:

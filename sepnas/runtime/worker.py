@@ -35,7 +35,9 @@ from sepnas.runtime.inspection import MAX_INSPECTIONS, Inspections
 from sepnas.runtime.links import accept, check_greeting, check_loopback, is_loopback, refuse
 from sepnas.runtime.live_identity import LiveIdentity
 from sepnas.runtime.log import WorkerLog
+from sepnas.runtime.lookup import LookupTimeoutError
 from sepnas.runtime.shard import Shard, load_shard
+from sepnas.runtime.sockets import listen
 from sepnas.runtime.worker_session import WorkerSession
 from sepnas.spec.hosts import format_address, parse_address
 
@@ -281,23 +283,25 @@ def _identity(shard: Shard) -> Identity:
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
-    """A TCP socket that listens; raises :class:`ListenError` with what may help."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns delays off only for sockets that name their protocol
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    """A TCP socket that listens; raises :class:`ListenError` with what may help, and warns of a name that only this
+    machine reaches."""
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(64)
-    except (OSError, OverflowError) as error:
-        listener.close()
+        listener = listen(host, port)
+    except (OSError, OverflowError, UnicodeError) as error:
         raise ListenError(f"cannot listen on {format_address(host, port)}: {_listen_hint(error, port)}") from error
-    listener.setblocking(True)
+    number = listener.getsockname()[0]
+    if is_loopback(number) and not is_loopback(host):
+        text = f"host '{host}' is {number} here, which no other machine reaches; listen on 0.0.0.0, or on its number"
+        warnings.warn(text, stacklevel=2)
     return listener
 
 
 def _listen_hint(error: Exception, port: int, option: str = "--listen") -> str:
     number = getattr(error, "errno", None)
+    if isinstance(error, LookupTimeoutError):
+        return "the name server did not answer; name the address as a number, or 0.0.0.0 for all"
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return "that name is not known here; use an address of this machine, or 0.0.0.0 for all"
     if number == errno.EADDRINUSE:
         return f"port {port} is in use; stop what listens there, or choose another port with {option}"
     if number == errno.EADDRNOTAVAIL:
