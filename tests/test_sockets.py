@@ -99,7 +99,9 @@ for host, number in (("six", "2001:db8::2"), ("both", "127.0.0.1"), ("fe80::5%wi
         warnings.simplefilter("always")
         with listening_socket(host, 0) as listener:
             assert reached(host, listener.getsockname()[1]).startswith(number.partition("%")[0])
-            assert listener.accept()[1][0] == number
+            accepted, origin = listener.accept()
+            accepted.close()
+            assert origin[0] == number
     assert bool(found) == (host == "both"), found
 with warnings.catch_warnings(record=True) as found:
     warnings.simplefilter("always")
