@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sepnas.errors import DataError
+from sepnas.spec.listing import listed
 from sepnas.train.augment import crop_and_flip
 from sepnas.train.auto_augment import auto_augment
 from sepnas.train.batches import Batches
@@ -294,6 +295,49 @@ def test_an_unreadable_image_is_named(damage: str, tmp_path: Path) -> None:
     says = "is not an image that can be read; expected" if damage == "text" else "cannot be read as an image: "
     with pytest.raises(DataError, match=f"{bad}: {says}"):
         load_folder(root)
+
+
+def test_all_bad_files_of_a_folder_are_listed(tmp_path: Path) -> None:
+    """Files that are no images, that are cut, or that have another size: one message names each of a kind."""
+    root = make_folder(tmp_path / "data", size=64)
+    cut = [root / "train" / "cat" / "1.png", root / "test" / "dog" / "3.png"]
+    text = [root / "train" / "cat" / "0.png", root / "test" / "cat" / "2.png"]
+    odd = [root / "train" / "dog" / "1.png", root / "test" / "dog" / "0.png"]
+    for bad, spoil in ((cut, lambda path: path.write_bytes(path.read_bytes()[:600])), (odd, _enlarge)):
+        for path in bad:
+            spoil(path)
+    whole = {path: path.read_bytes() for path in text}
+    for path in text:
+        path.write_text("no image")
+    for bad, repair in ((text, lambda path: path.write_bytes(whole[path])), (odd, _enlarge), (cut, None)):
+        with pytest.raises(DataError, match="2 of 16 images cannot be used:\n") as caught:
+            load_folder(root)
+        assert [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:]] == list(map(str, bad))
+        for path in bad if repair else ():
+            repair(path)
+
+
+def _enlarge(path: Path) -> None:
+    side = 65 + 64 - Image.open(path).width
+    Image.effect_noise((side, side), 50).save(path)
+
+
+def test_a_long_list_of_problems_is_cut(tmp_path: Path) -> None:
+    """Twenty are named, the others counted."""
+    text = listed([f"problem {number}" for number in range(1000)], "all wrong")
+    assert text.startswith("all wrong:\n  problem 0\n  problem 1\n")
+    assert text.endswith("problem 19\n  ... and 980 more")
+
+
+def test_images_are_cropped_in_training_as_infer_does(tmp_path: Path) -> None:
+    """`resize` says what becomes of wide images: the square in the middle, or all of it; the cache keeps them apart."""
+    root = make_folder(tmp_path / "data")
+    for path in root.rglob("*.png"):
+        wide = np.zeros((8, 16), np.uint8)
+        wide[:, 4:12] = 200
+        Image.fromarray(wide).save(path)
+    assert load_folder(root, image_size=8, resize="crop").test.images.unique().tolist() == [200]
+    assert len(load_folder(root, image_size=8).test.images.unique()) > 1
 
 
 def test_a_class_of_one_image_cannot_be_split(tmp_path: Path) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from sepnas.cli.main import app
-from sepnas.errors import DeploymentError, SepnasError
+from sepnas.errors import DataError, DeploymentError, SepnasError
+from sepnas.runtime.images import read_image
+from sepnas.spec.dataset import DataFacts
 from sepnas.spec.hosts import Hosts
 from sepnas.spec.manifest import Manifest
 from tests.test_data import make_folder
@@ -94,3 +98,20 @@ def test_a_damaged_history_is_told_by_the_report(interrupted: Path, tmp_path: Pa
     with (tmp_path / "history.jsonl").open("a") as file:
         file.write("\n{")
     assert "history.jsonl: line 2: " in error_of(SepnasError, "report", "--training", tmp_path, "--out", page)
+
+
+def test_a_deployment_resizes_as_its_training_did(folder: Path, interrupted: Path, tmp_path: Path) -> None:
+    """What training made of images of another size stands in the manifest, and `infer` makes the same of a file."""
+    assert DataFacts.load(interrupted / "data.json").resize == "stretch"
+    run_folder, options = tmp_path / "run", ("--image-size", 8, "--resize", "crop", "--epochs", 1)
+    said("train", *NETWORK, "--data", f"folder:{folder}", "--out", run_folder, *options)
+    said("export", run_folder, tmp_path / "out", "--engine", "torch")
+    wanted = Manifest.load(tmp_path / "out" / "manifest.json").input
+    assert wanted.resize == "crop"
+    wide = tmp_path / "wide.png"
+    Image.effect_noise((30, 20), 50).save(wide)
+    found = {how: read_image(wide, "wide", wanted, how) for how in (None, "crop", "stretch")}
+    assert np.array_equal(found[None], found["crop"])
+    assert not np.array_equal(found[None], found["stretch"])
+    with pytest.raises(DataError, match="30x20 pixels, the network reads 8x8"):
+        read_image(wide, "wide", wanted, "no")

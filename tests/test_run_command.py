@@ -133,3 +133,25 @@ def test_a_worker_that_does_not_start_is_quoted(tmp_path, monkeypatch):
         LocalWorkers(tmp_path, 1),
     ):
         pass
+
+
+def test_infer_answers_the_good_and_lists_the_bad(served, tmp_path):
+    """Of many files all bad ones are named at the end, with exit code 1, and the others are answered in their order."""
+    paths = [tmp_path / f"{index}.png" for index in range(70)]  # more than one request
+    for path in paths:
+        Image.effect_noise((8, 8), 50).save(path)
+    paths[1].write_text("no picture")
+    paths[68].unlink()
+    result = call("infer", served[0], *map(str, paths), "--devices", served[1])
+    assert isinstance(result.exception, DataError)
+    lines = str(result.exception).splitlines()
+    assert lines[0] == "2 of 70 images cannot be read:"
+    assert [line.split(":")[0].strip() for line in lines[1:]] == [str(paths[1]), str(paths[68])]
+    found = json.loads(call("infer", served[0], *map(str, paths), "--devices", served[1], "--json").stdout)
+    assert [entry["image"] for entry in found] == list(map(str, paths))
+    assert [index for index, entry in enumerate(found) if "error" in entry] == [1, 68]
+    assert all(len(entry["classes"]) == 3 for entry in found if "error" not in entry)
+    assert str(paths[0]) in result.stdout
+    assert str(paths[68]) not in result.stdout
+    nothing = call("infer", served[0], str(paths[1]), str(paths[68]), "--devices", "nowhere.yaml").exception
+    assert str(nothing).startswith("none of 2 images can be read:\n")

@@ -50,7 +50,9 @@ class Int8Data:
 
         facts, architecture = DataFacts.load(run / DATA), Architecture.load(run / ARCHITECTURE)
         try:
-            images = load_dataset(name or facts.name, root=root, image_size=architecture.image_size)
+            images = load_dataset(
+                name or facts.name, root=root, image_size=architecture.image_size, resize=facts.resize or "stretch"
+            )
         except DataError as error:
             raise DataError(
                 f"--int8 needs images like those that {run} was trained on ({facts.name}); name them with --data "
@@ -111,7 +113,7 @@ def export_run(
 
         return export_deployment(
             network, out, name=name or run.resolve().name, classes=facts.classes, mean=facts.mean, std=facts.std,
-            hosts=hosts, force=force, engines=(*engines, "onnxruntime-int8") if int8 else engines,
+            resize=facts.resize, hosts=hosts, force=force, engines=(*engines, "onnxruntime-int8") if int8 else engines,
             calibration_NCHW=int8.calibration_images() if int8 else None,
             on_missing=on_missing, services=services, progress=show,
         )  # fmt: skip

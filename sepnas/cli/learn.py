@@ -15,6 +15,7 @@ from sepnas.cli.describe import LearnedScales, Wire, read_architecture
 from sepnas.errors import TrainingError
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
+from sepnas.spec.image_file import Fit
 
 if TYPE_CHECKING:
     from sepnas.nets.separable import SeparableResNeXt
@@ -29,6 +30,9 @@ DataName = Annotated[
 DataRoot = Annotated[Path | None, typer.Option(help="Where torchvision's data sets lie [~/.cache/sepnas].", **PATH)]
 Download = Annotated[bool, typer.Option("--download", help="Let torchvision fetch a data set that is missing.")]
 ImageSize = Annotated[int | None, typer.Option(min=4, help="Resize the images to this side in pixels.")]
+Resizing = Annotated[
+    Fit, typer.Option("--resize", help="With --image-size: stretch all of an image, or crop the square in its middle.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, data order and sampling.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
 Compute = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
@@ -78,6 +82,7 @@ def train(
     data_root: DataRoot = None,
     download: Download = False,
     image_size: ImageSize = None,
+    resize: Resizing = "stretch",
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -153,7 +158,7 @@ def train(
         raise TrainingError(
             "--download: several processes would write the same files; fetch them once without torchrun"
         )
-    images = load_dataset(data, root=data_root, image_size=image_size, download=download)
+    images = load_dataset(data, root=data_root, image_size=image_size, resize=resize, download=download)
     if not architecture.endswith((".json", ".yaml", ".yml")):
         fits = {"num_classes": images.num_classes, "in_channels": images.in_channels, "image_size": images.image_size}
         chosen = Architecture.from_data(chosen.to_data() | fits, f"{architecture} for {data}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
+import numpy as np
 import typer
 from rich.table import Table
 
@@ -15,12 +16,14 @@ from sepnas.cli.emulate import ShapingChoice, emulated_cluster, open_session, re
 from sepnas.cli.emulated_bench import print_emulated, run_bench
 from sepnas.cli.quantities import deadline_s, time_s
 from sepnas.deploy.verify import verify_client
+from sepnas.errors import DataError
 from sepnas.runtime.classes import likeliest
-from sepnas.runtime.images import Resize
+from sepnas.runtime.images import Images, Resize, read_images
 from sepnas.runtime.log import LogFormat, LogLevel, set_up_logging
 from sepnas.runtime.protocol import MAX_BATCH
 from sepnas.runtime.reply import Answer
 from sepnas.runtime.session import MAX_IN_FLIGHT, MAX_TRACES, Session
+from sepnas.spec.listing import listed
 from sepnas.spec.manifest import OnMissing
 
 if TYPE_CHECKING:
@@ -35,11 +38,17 @@ Deadline = Annotated[
     typer.Option(parser=deadline_s, metavar="TIME", help="Until an answer or an error: seconds, or such as 100ms."),
 ]
 Top = Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")]
-ResizeChoice = Annotated[Resize, typer.Option(help="An image of another size: refuse it, crop or stretch.")]
+ResizeChoice = Annotated[
+    Resize | None, typer.Option(help="An image of another size: refuse it, crop or stretch [as in training].")
+]
 OnMissingChoice = Annotated[
     OnMissing | None,
     typer.Option(help="A message is late or a device lost: an error, or an answer without it [as exported]."),
 ]
+INFER_BATCH = 64
+"""Images in one request of `sepnas infer`; the deadline is for each request."""
+Likeliest: TypeAlias = list[tuple[str, float]]
+_Row: TypeAlias = tuple[Path, "tuple[Likeliest, Answer] | DataError"]
 WorkerEngine = Literal["torch", "onnxruntime", "onnxruntime-int8", "auto"]
 Insecure = Annotated[bool, typer.Option("--insecure", help="No TLS; only on this machine's own addresses.")]
 
@@ -91,7 +100,7 @@ def infer(
     devices: HostsFile = None,
     deadline: Deadline = 10.0,
     top: Top = 3,
-    resize: ResizeChoice = "no",
+    resize: ResizeChoice = None,
     on_missing: OnMissingChoice = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     insecure: Insecure = False,
@@ -99,26 +108,44 @@ def infer(
     """Classify images through the devices: a table with the likeliest classes of each image.
 
     The devices must run (`sepnas worker`); `--devices` says where, unless the deployment's own hosts.yaml does. Images
-    must have the size that the network reads. `--resize crop` scales the square in the middle of others to it;
-    `--resize stretch` scales all of them, as `sepnas train --image-size` does with what it trains on.
+    of another size than the network reads are resized as they were in training (`sepnas train --image-size`); where
+    that resized none, they are refused. `--resize crop` scales the square in their middle, `--resize stretch` all of
+    them. Files that are no such images are listed at the end, with exit code 1; the others are answered.
 
     Example: `sepnas infer deployment --devices hosts.yaml --resize crop photo.jpg`
     """
-    from sepnas.runtime.images import load_images
-
-    batch = load_images(images, verify_client(deployment, uses_hosts=devices is None), resize)
+    manifest = verify_client(deployment, uses_hosts=devices is None)
+    read = read_images(images, manifest.input, resize)
+    problems = [each for each in read if isinstance(each, DataError)]
+    if len(problems) == len(read):
+        raise DataError(listed(problems, f"none of {len(read)} images can be read"))
     with Session(deployment, devices=devices, deadline_s=deadline, insecure=insecure, on_missing=on_missing) as session:
-        answer = session.ask(batch)
-        answers = likeliest(answer.logits, session.manifest.classes, top)
-    if not answer.complete:
-        errors.print(f"[bold yellow]warning:[/] answered without {_left_out(answer)}")
-    if json_:
-        missing = {} if answer.complete else {"without": answer.without, "missing": list(map(asdict, answer.missing))}
-        print_json([_image_data(image, found) | missing for image, found in zip(images, answers, strict=True)])
-        return
-    table = Table("image", *(f"{place}." for place in range(1, len(answers[0]) + 1)))
-    for image, found in zip(images, answers, strict=True):
-        table.add_row(str(image), *(f"{name} {probability:.1%}" for name, probability in found))
+        answered = _answered(session, [each for each in read if not isinstance(each, DataError)], top)
+    found = iter(answered)
+    rows: list[_Row] = [
+        (path, each if isinstance(each, DataError) else next(found)) for path, each in zip(images, read, strict=True)
+    ]
+    print_json([_image_data(*row) for row in rows]) if json_ else _print_classes(rows)
+    if problems:
+        raise DataError(listed(problems, f"{len(problems)} of {len(read)} images cannot be read"))
+
+
+def _answered(session: Session, images_CHW: Sequence[Images], top: int) -> list[tuple[Likeliest, Answer]]:
+    """Of each image the likeliest classes, and the answer that they come from; a request has a bunch of images."""
+    batches = (np.stack(images_CHW[start : start + INFER_BATCH]) for start in range(0, len(images_CHW), INFER_BATCH))
+    answered: list[tuple[Likeliest, Answer]] = []
+    for answer in session.answers(batches):
+        if not answer.complete:
+            errors.print(f"[bold yellow]warning:[/] answered without {_left_out(answer)}")
+        answered += [(found, answer) for found in likeliest(answer.logits, session.manifest.classes, top)]
+    return answered
+
+
+def _print_classes(rows: Sequence[_Row]) -> None:
+    answered = [(path, found[0]) for path, found in rows if not isinstance(found, DataError)]
+    table = Table("image", *(f"{place}." for place in range(1, len(answered[0][1]) + 1)))
+    for path, classes in answered:
+        table.add_row(str(path), *(f"{name} {probability:.1%}" for name, probability in classes))
     console.print(table)
 
 
@@ -128,9 +155,17 @@ def _left_out(answer: Answer) -> str:
     return ", ".join(devices + messages) or "messages that nobody was left to name"
 
 
-def _image_data(image: Path, found: list[tuple[str, float]]) -> dict[str, object]:
-    classes = [{"class": name, "probability": probability} for name, probability in found]
-    return {"image": str(image), "classes": classes}
+def _image_data(path: Path, found: tuple[Likeliest, Answer] | DataError) -> dict[str, object]:
+    if isinstance(found, DataError):
+        return {"image": str(path), "error": str(found)}
+    classes, answer = found
+    data: dict[str, object] = {
+        "image": str(path),
+        "classes": [{"class": name, "probability": share} for name, share in classes],
+    }
+    if not answer.complete:
+        data |= {"without": answer.without, "missing": list(map(asdict, answer.missing))}
+    return data
 
 
 def bench(

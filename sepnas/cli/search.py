@@ -10,7 +10,18 @@ import typer
 
 from sepnas.cli.common import FILE, FOLDER, TEXT, cluster_to_predict_with, console, path_of, resumable
 from sepnas.cli.front import print_front
-from sepnas.cli.learn import Compute, DataName, DataRoot, DeviceDropout, Download, ImageSize, Resume, Seed, Threads
+from sepnas.cli.learn import (
+    Compute,
+    DataName,
+    DataRoot,
+    DeviceDropout,
+    Download,
+    ImageSize,
+    Resizing,
+    Resume,
+    Seed,
+    Threads,
+)
 from sepnas.errors import SearchError
 from sepnas.report.units import format_count
 from sepnas.search.explorer import BATCH, STRATEGIES
@@ -37,6 +48,7 @@ def search(
     data_root: DataRoot = None,
     download: Download = False,
     image_size: ImageSize = None,
+    resize: Resizing = "stretch",
     candidates: Annotated[int, typer.Option(min=1, metavar="N", help="How many candidates to judge.")] = 200,
     epochs: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Epochs of the supernet's training [12, or the recipe's].")
@@ -140,7 +152,7 @@ def search(
         result = run_search(
             chosen,
             cluster_to_predict_with(cluster) if cluster else uniform_cluster(chosen.num_devices),
-            load_dataset(data, root=data_root, image_size=image_size, download=download),
+            load_dataset(data, root=data_root, image_size=image_size, resize=resize, download=download),
             out,
             candidates=candidates,
             seed=seed,

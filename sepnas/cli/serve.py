@@ -21,7 +21,7 @@ def serve(
     on_missing: OnMissingChoice = None,
     in_flight: Annotated[int, typer.Option(min=1, max=MAX_IN_FLIGHT, help="Requests at the devices at once.")] = 4,
     queue: Annotated[int, typer.Option(min=0, max=10_000, help="Requests that wait; one more gets 503.")] = 16,
-    resize: ResizeChoice = "no",
+    resize: ResizeChoice = None,
     top: Top = 3,
     max_image_bytes: Annotated[
         float, typer.Option(parser=size_bytes, metavar="SIZE", show_default="10MB", help="A larger body gets 413.")

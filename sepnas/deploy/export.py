@@ -23,6 +23,7 @@ from sepnas.errors import DeploymentError, SpecError, StorageError
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.document import short
 from sepnas.spec.hosts import Hosts
+from sepnas.spec.image_file import Fit
 from sepnas.spec.manifest import (
     ENGINE_SUFFIXES,
     EXACT_ENGINES,
@@ -50,6 +51,7 @@ def export_deployment(
     classes: Sequence[str],
     mean: Sequence[float],
     std: Sequence[float],
+    resize: Fit | None = None,
     hosts: Hosts | None = None,
     validity_days: float = DEFAULT_VALIDITY_DAYS,
     force: bool = False,
@@ -65,6 +67,7 @@ def export_deployment(
         network: the trained network; its architecture and policy decide the plan.
         classes: the classes' names, in the order of the logits.
         mean, std: what training normalised with, one number for each channel, for values in 0..1.
+        resize: how training scaled images of another size, which ``infer`` and ``serve`` then do too; None: not at all.
         hosts: what to write as ``hosts.yaml``; by default all devices on 127.0.0.1.
         engines: those that a device may run; each has files of its own, the weights are there once.
         calibration_NCHW: what ``onnxruntime-int8`` takes its scales from: a hundred training images or so, normalised.
@@ -79,7 +82,7 @@ def export_deployment(
     """
     if not os.fspath(out_dir):
         raise SpecError("export: `out_dir` is empty; name the deployment's folder")
-    image = _image_input(network.architecture, mean, std)
+    image = _image_input(network.architecture, mean, std, resize)
     _check_names(network.architecture, name, classes, hosts)
     if not 0 < validity_days <= MAX_VALIDITY_DAYS:  # so that nan is refused too
         raise SpecError(
@@ -104,11 +107,14 @@ def export_deployment(
         network.train(was_training)
 
 
-def _image_input(architecture: Architecture, mean: Sequence[float], std: Sequence[float]) -> ImageInput:
+def _image_input(
+    architecture: Architecture, mean: Sequence[float], std: Sequence[float], resize: Fit | None
+) -> ImageInput:
     try:
         return ImageInput(
-            channels=architecture.in_channels, size=architecture.image_size, mean=tuple(mean), std=tuple(std)
-        )
+            channels=architecture.in_channels, size=architecture.image_size, mean=tuple(mean), std=tuple(std),
+            resize=resize,
+        )  # fmt: skip
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"])

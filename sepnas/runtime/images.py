@@ -11,35 +11,54 @@ from sepnas.errors import DataError
 from sepnas.runtime.codec import Array
 from sepnas.spec import image_file
 from sepnas.spec.image_file import FORMATS, MAX_PIXELS, Images, Resize, Source
+from sepnas.spec.listing import listed
 from sepnas.spec.manifest import ImageInput, Manifest
 
-__all__ = ["Images", "Resize", "load_images", "normalise", "read_image"]
+__all__ = ["Images", "Resize", "load_images", "normalise", "read_image", "read_images"]
 
 
-def load_images(paths: Iterable[str | os.PathLike[str]], manifest: Manifest, resize: Resize = "no") -> Images:
+def load_images(paths: Iterable[str | os.PathLike[str]], manifest: Manifest, resize: Resize | None = None) -> Images:
     """Read image files into ``(B, channels, size, size)`` uint8; colours become gray where the network wants gray.
 
-    ``resize`` says what happens to an image of another size: it is refused, or scaled (bilinear), ``crop`` the square
-    in its middle, ``stretch`` all of it as training with another image size does.
+    ``resize`` says what happens to an image of another size: it is refused (``no``), or scaled (bilinear), ``crop`` the
+    square in its middle, ``stretch`` all of it; by default what training did.
 
-    Raises :class:`DataError` that names the file: not there, not an image, another size, more than 8 bits a channel.
+    Raises :class:`DataError` that names each bad file: not there, not an image, another size, more than 8 bits a
+    channel.
     """
-    images = [read_image(path, str(path), manifest.input, resize) for path in paths]
-    if not images:
+    found = read_images(paths, manifest.input, resize)
+    if not found:
         raise DataError("no image was given; name at least one image file")
-    return np.stack(images)
+    if problems := [each for each in found if isinstance(each, DataError)]:
+        raise DataError(listed(problems, f"{len(problems)} of {len(found)} images cannot be read"))
+    return np.stack([each for each in found if not isinstance(each, DataError)])
+
+
+def read_images(
+    paths: Iterable[str | os.PathLike[str]], wanted: ImageInput, resize: Resize | None = None
+) -> list[Images | DataError]:
+    """Of each file the image, or what is wrong with it; as :func:`load_images`."""
+    found: list[Images | DataError] = []
+    for path in paths:
+        try:
+            found.append(read_image(path, str(path), wanted, resize))
+        except DataError as error:
+            found.append(error)
+    return found
 
 
 def read_image(
     source: Source,
     name: str,
     wanted: ImageInput,
-    resize: Resize = "no",
+    resize: Resize | None = None,
     formats: tuple[str, ...] = FORMATS,
     max_pixels: int = MAX_PIXELS,
 ) -> Images:
-    """One image, ``(channels, size, size)`` uint8, as :func:`sepnas.spec.image_file.read_image` reads it."""
-    return image_file.read_image(source, name, wanted.channels, wanted.size, resize, formats, max_pixels)
+    """One image, ``(channels, size, size)`` uint8, as :func:`sepnas.spec.image_file.read_image` reads it; one of
+    another size is resized as training did, unless ``resize`` says how."""
+    chosen = resize or wanted.resize or "no"
+    return image_file.read_image(source, name, wanted.channels, wanted.size, chosen, formats, max_pixels)
 
 
 def normalise(images_BCHW: Images, wanted: ImageInput) -> Array:

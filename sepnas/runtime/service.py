@@ -65,7 +65,7 @@ class Service:
             is opened, so that other addresses or another export need no restart.
         deadline_s: from an image to its answer, waiting included.
         in_flight, queue: so many requests are at the devices, so many more wait.
-        resize: what becomes of an image of another size.
+        resize: what becomes of an image of another size; by default what training did.
         top: how many classes an answer has.
 
     It starts without its devices: they are dialed until they are there, with longer and longer pauses, and again when
@@ -83,7 +83,7 @@ class Service:
         on_missing: OnMissing | None = None,
         in_flight: int = 4,
         queue: int = 16,
-        resize: Resize = "no",
+        resize: Resize | None = None,
         top: int = 3,
     ) -> None:
         self._folder, self._hosts_file = Path(deployment), devices

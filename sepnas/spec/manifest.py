@@ -18,6 +18,7 @@ from typing_extensions import Self
 from sepnas.errors import DeploymentError
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.document import Document, Part, read_data
+from sepnas.spec.image_file import Fit
 from sepnas.spec.wire import LEVELS, WireFormat
 
 MANIFEST_NAME = "manifest.json"
@@ -63,12 +64,17 @@ class FileEntry(Part):
 
 
 class ImageInput(Part):
-    """What the network reads: ``(value / 255 - mean) / std`` for each channel, ``size`` x ``size`` values."""
+    """What the network reads: ``(value / 255 - mean) / std`` for each channel, ``size`` x ``size`` values.
+
+    Image files are read by :mod:`sepnas.spec.image_file`: 1 channel is gray, 3 are RGB. ``resize`` is how training
+    scaled images of another size (bilinear); None where all had this size.
+    """
 
     channels: Count
     size: Count
     mean: tuple[float, ...]
     std: tuple[Annotated[float, Field(gt=0)], ...]
+    resize: Fit | None = None
 
     @model_validator(mode="after")
     def _one_a_channel(self) -> Self:
@@ -77,6 +83,14 @@ class ImageInput(Part):
             if found != self.channels:
                 raise ValueError(f"`{name}` must hold one number for each of {self.channels} channels, got {found}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A manifest without ``resize`` is written as before there was any, and so is its digest."""
+        data: dict[str, Any] = handler(self)
+        if self.resize is None:
+            data.pop("resize", None)
+        return data
 
 
 class ShapeData(Part):

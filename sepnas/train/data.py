@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sepnas.errors import DataError
+from sepnas.spec.image_file import Fit
 from sepnas.train.folder import read_folder
 from sepnas.train.images import ImageData, Split, channel_statistics
 from sepnas.train.vision import import_torchvision
@@ -42,6 +43,7 @@ def load_dataset(
     *,
     root: Path | None = None,
     image_size: int | None = None,
+    resize: Fit = "stretch",
     validation_fraction: float | None = None,
     seed: int = 0,
     download: bool = False,
@@ -49,9 +51,10 @@ def load_dataset(
     """Load a data set into memory.
 
     ``root`` holds torchvision's files and the cache of decoded folders (default ``~/.cache/sepnas``).
-    ``image_size`` resizes (bilinear). ``validation_fraction`` is the share of the training part (of the whole, for
-    digits) that is held out for validation, class by class: 0.1, and 0.2 for digits; a folder with both ``val`` and
-    ``test`` needs none. ``seed`` picks the images held out; the test split does not depend on it.
+    ``image_size`` resizes (bilinear): ``stretch`` all of an image, ``crop`` the square in its middle.
+    ``validation_fraction`` is the share of the training part (of the whole, for digits) that is held out for
+    validation, class by class: 0.1, and 0.2 for digits; a folder with both ``val`` and ``test`` needs none. ``seed``
+    picks the images held out; the test split does not depend on it.
 
     Raises :class:`DataError` when the data are missing or cannot be used; the message names the path.
     """
@@ -73,10 +76,10 @@ def load_dataset(
     elif name.startswith("folder:"):
         if not (path := name.removeprefix("folder:")):
             raise DataError(f"{name!r} names no folder; expected folder:PATH")
-        classes, parts = read_folder(Path(path), image_size, root / "folders")
+        classes, parts = read_folder(Path(path), image_size, root / "folders", resize)
     else:
         raise DataError(f"unknown data set {name!r}; allowed: {', '.join(DATA_SETS)}")
-    return _assemble(name, classes, parts, image_size, fraction, seed)
+    return _assemble(name, classes, parts, image_size, resize, fraction, seed)
 
 
 def cache_folder() -> Path:
@@ -102,7 +105,13 @@ def stratified_holdout(labels: Tensor, fraction: float, seed: int, names: Sequen
 
 
 def _assemble(
-    name: str, classes: tuple[str, ...], parts: Parts, image_size: int | None, fraction: float, seed: int
+    name: str,
+    classes: tuple[str, ...],
+    parts: Parts,
+    image_size: int | None,
+    resize: Fit,
+    fraction: float,
+    seed: int,
 ) -> ImageData:
     parts = {part: _resized(split, image_size) for part, split in parts.items()}
     train = parts["train"]
@@ -110,7 +119,8 @@ def _assemble(
         kept, held_out = stratified_holdout(train.labels, fraction, seed, classes)
         parts = {**parts, "train": train.take(kept), "val": train.take(held_out)}
     mean, std = channel_statistics(parts["train"].images)
-    return ImageData(name, classes, parts["train"], parts["val"], parts["test"], mean, std)
+    scaled = resize if image_size else None
+    return ImageData(name, classes, parts["train"], parts["val"], parts["test"], mean, std, scaled)
 
 
 def _resized(split: Split, image_size: int | None) -> Split:

@@ -18,7 +18,7 @@ Names that begin with a dot, and files that are no images by their suffix, are p
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,8 @@ import numpy as np
 import torch
 
 from sepnas.errors import DataError
-from sepnas.spec.image_file import read_head, read_image
+from sepnas.spec.image_file import Fit, read_head, read_image
+from sepnas.spec.listing import listed
 from sepnas.train.display import track
 from sepnas.train.folder_cache import read_cache, write_cache
 from sepnas.train.images import Split
@@ -44,20 +45,22 @@ Listing = Mapping[str, Mapping[str, Sequence[Path]]]
 _Out = TypeVar("_Out")
 
 
-def read_folder(folder: Path, image_size: int | None, cache: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
+def read_folder(
+    folder: Path, image_size: int | None, cache: Path, resize: Fit = "stretch"
+) -> tuple[tuple[str, ...], dict[str, Split]]:
     """The classes, and the splits ``train``, ``test`` and perhaps ``val``.
 
     Decoded images are kept under ``cache``, keyed by the path and by the name, size and time of each file.
-    Raises :class:`DataError` that names the first path at fault.
+    Raises :class:`DataError` that names the paths at fault.
     """
     folder = folder.expanduser().resolve()
     listing = list_folder(folder)
     classes = tuple(listing["train"])
     paths = [path for by_class in listing.values() for files in by_class.values() for path in files]
-    images = read_cache(cache, folder, paths, image_size)
+    images = read_cache(cache, folder, paths, image_size, resize)
     if images is None:
-        images = _decode(paths, image_size)
-        write_cache(cache, folder, paths, image_size, images)
+        images = _decode(paths, image_size, resize)
+        write_cache(cache, folder, paths, image_size, resize, images)
     return classes, _split_up(listing, torch.from_numpy(images))
 
 
@@ -108,49 +111,74 @@ def _check_classes(folder: Path, part: str, listing: Listing) -> None:
             )
 
 
-def _decode(paths: Sequence[Path], image_size: int | None) -> np.ndarray:
+def _decode(paths: Sequence[Path], image_size: int | None, resize: Fit) -> np.ndarray:
     """All images as one ``(N, C, H, W)`` uint8 array, C 1 or 3: their heads first, then the pixels into their place."""
-    all_gray, side = True, image_size or 0
-    heads = _in_threads(lambda path: read_head(path, str(path)), paths, "checking images")
-    for path, (gray, size) in zip(paths, heads, strict=True):
-        all_gray = all_gray and gray
-        if image_size is None:
-            side = _one_size(path, size, paths[0], side)
-    channels = 1 if all_gray else 3
+    heads = _all_good(paths, _in_threads(lambda path: read_head(path, str(path)), paths, "checking images"))
+    side = image_size or _one_size(paths, [size for _, size in heads])
+    channels = 1 if all(gray for gray, _ in heads) else 3
     images = np.empty((len(paths), channels, side, side), np.uint8)
 
     def read(path: Path) -> np.ndarray:
-        return read_image(path, str(path), channels, side, "stretch")
+        return read_image(path, str(path), channels, side, resize)
 
-    for index, pixels_CHW in enumerate(_in_threads(read, paths, "reading images")):
-        images[index] = pixels_CHW
+    problems = []
+    for index, found in enumerate(_in_threads(read, paths, "reading images")):
+        if isinstance(found, DataError):
+            problems.append(found)
+        else:
+            images[index] = found
+    _refuse(problems, len(paths))
     return images
 
 
-def _one_size(path: Path, size: tuple[int, int], first: Path, side: int) -> int:
-    """The side that all images have; ``side`` is that of those before, 0 where there are none."""
-    if not side and size[0] != size[1]:
-        raise DataError(
-            f"{path}: is {size[0]}x{size[1]} pixels, not square; resize all with --image-size N (image_size=)"
-        )
-    if side and size != (side, side):
-        raise DataError(
-            f"{path}: is {size[0]}x{size[1]} pixels, but {first} is {side}x{side}; all images must have one "
-            "size; resize them with --image-size N (image_size=)"
-        )
-    return size[0]
+def _all_good(paths: Sequence[Path], found: Iterable[_Out | DataError]) -> list[_Out]:
+    good, problems = [], []
+    for each in found:
+        problems.append(each) if isinstance(each, DataError) else good.append(each)
+    _refuse(problems, len(paths))
+    return good
 
 
-def _in_threads(function: Callable[[Path], _Out], paths: Sequence[Path], what: str) -> Iterator[_Out]:
-    """The results in order of ``paths``; a few bunches at most wait in memory.
+def _refuse(problems: Sequence[DataError], of: int) -> None:
+    if problems:
+        raise DataError(listed(problems, f"{len(problems):,} of {of:,} images cannot be used"))
+
+
+def _one_size(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> int:
+    """The side in pixels that all images have."""
+    width, height = sizes[0]
+    if width != height:
+        raise DataError(
+            f"{paths[0]}: is {width}x{height} pixels, not square; resize all with --image-size N (image_size=)"
+        )
+    advice = "all images must have one size; resize them with --image-size N (image_size=)"
+    _refuse(
+        [
+            DataError(f"{path}: is {size[0]}x{size[1]} pixels, but {paths[0]} is {width}x{height}; {advice}")
+            for path, size in zip(paths, sizes, strict=True)
+            if size != sizes[0]
+        ],
+        len(paths),
+    )
+    return width
+
+
+def _in_threads(function: Callable[[Path], _Out], paths: Sequence[Path], what: str) -> Iterator[_Out | DataError]:
+    """The results, or what is wrong with a file, in order of ``paths``; a few bunches at most wait in memory.
 
     Small images hold Python's lock most of the time: bunches keep the threads from fighting over it.
     """
     remaining = iter(track(paths, what))
     threads = os.cpu_count() or 1
 
-    def work(bunch: list[Path]) -> list[_Out]:
-        return [function(path) for path in bunch]
+    def one(path: Path) -> _Out | DataError:
+        try:
+            return function(path)
+        except DataError as error:
+            return error
+
+    def work(bunch: list[Path]) -> list[_Out | DataError]:
+        return [one(path) for path in bunch]
 
     with ThreadPoolExecutor(threads) as pool:
         while bunches := [b for _ in range(4 * threads) if (b := list(islice(remaining, _BUNCH)))]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sepnas.spec.image_file import Fit
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -25,7 +27,10 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """Three disjoint splits, the classes' names, and mean and deviation of each channel of ``train`` (of 0..1)."""
+    """Three disjoint splits, the classes' names, and mean and deviation of each channel of ``train`` (of 0..1).
+
+    ``resize`` is how images of another size were scaled to this one; None where none were to be.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -34,6 +39,7 @@ class ImageData:
     test: Split
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resize: Fit | None = None
 
     @property
     def num_classes(self) -> int:

@@ -205,7 +205,8 @@ def _locked(folder: Path) -> Iterator[None]:
 def describe_run(folder: Path, architecture: Architecture, data: ImageData) -> None:
     """Write what an export needs beside the weights. Raises :class:`StorageError`."""
     architecture.save(folder / ARCHITECTURE)
-    DataFacts(name=data.name, classes=data.classes, mean=data.mean, std=data.std).save(folder / DATA)
+    facts = DataFacts(name=data.name, classes=data.classes, mean=data.mean, std=data.std, resize=data.resize)
+    facts.save(folder / DATA)
 
 
 def identity_of(

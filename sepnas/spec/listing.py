@@ -1,0 +1,15 @@
+"""Several problems in one message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+MAX_LISTED = 20
+
+
+def listed(problems: Sequence[object], what: str) -> str:
+    """The only problem as it is; of several a line each below ``what``, of more than 20 the first."""
+    if len(problems) == 1:
+        return str(problems[0])
+    more = [f"... and {len(problems) - MAX_LISTED:,} more"] if len(problems) > MAX_LISTED else []
+    return "\n  ".join([f"{what}:", *map(str, problems[:MAX_LISTED]), *more])
