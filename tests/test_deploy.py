@@ -28,7 +28,8 @@ from sepnas.plan.build import build_plan
 from sepnas.plan.serial import program_of, program_to_data
 from sepnas.plan.steps import Compute
 from sepnas.runtime.engines import TorchEngine
-from sepnas.runtime.graphs import _is_arithmetic, check_archive, load_graph
+from sepnas.runtime.graph_check import is_arithmetic
+from sepnas.runtime.graphs import checked_archive, load_graph
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.session import Session
 from sepnas.runtime.shard import load_shard
@@ -181,6 +182,12 @@ ATTACKS = {
     "no arithmetic: .9\\*\\*9": in_model(b"Symbol('s", b"9**9**9**9 + Symbol('s"),
     "no arithmetic: .1111": in_model(b"Symbol('s", b"1" * 100_000 + b"x + Symbol('s"),
     "uses operator 'torch.hub.load'": in_model(b"torch.ops.aten.relu.default", b"torch.hub.load"),
+    "uses operator 'torch.ops.aten.from_file": in_model(
+        b"torch.ops.aten.relu.default", b"torch.ops.aten.from_file.default"
+    ),
+    "is no name": in_model(b'"name": "x_bchw"', b'"name": "x=print(1)"'),
+    "a text that no segment has": in_model(b'"type": "cpu"', b'"type": "cpu\\n"'),
+    "of the kind 'as_string'": in_model(b'"as_bool": false', b'"as_string": "x"'),
     "not a segment": in_model(b'{"graph_module"', b'{{"graph_module"'),
 }
 
@@ -191,7 +198,7 @@ def test_a_segment_that_brings_more_than_a_graph_is_refused(exported, tmp_path, 
     source = exported / "device0/segments"
     path = rewritten(next(source.glob("*.pt2")), tmp_path / "evil.pt2", ATTACKS[says])
     with pytest.raises(DeploymentError, match=rf"{re.escape(str(path))}: .*{says}"):
-        check_archive(path)
+        checked_archive(path)
     with pytest.raises(DeploymentError):
         load_graph(path)
 
@@ -201,14 +208,14 @@ def test_what_is_no_archive_is_refused(tmp_path):
     (tmp_path / "text.pt2").write_text("no")
     for name in ("text.pt2", "none.pt2"):
         with pytest.raises(DeploymentError, match="not a segment that `sepnas export` wrote"):
-            check_archive(tmp_path / name)
+            checked_archive(tmp_path / name)
 
 
 def test_sizes_are_checked_in_linear_time():
     """The check of a size does not try every way to read a long number."""
     for text in ("1" * 1000 + "x", "(" * 999 + "x", "1" * 100_000 + "x", "s1" * 50_000 + "x"):
-        assert not _is_arithmetic(text)
-    assert _is_arithmetic("Mul(Integer(16), Symbol('s72', positive=True, integer=True)) + 3*(4 - s0)")
+        assert not is_arithmetic(text)
+    assert is_arithmetic("Mul(Integer(16), Symbol('s72', positive=True, integer=True)) + 3*(4 - s0)")
 
 
 # -- one byte

@@ -70,7 +70,8 @@ def links_command(
             ["sepnas", "profile", "links", str(write), "--devices", "hosts.yaml", "--cluster", str(out)]
         )
         print(f"{write}: a probe for {format_count(count, 'device')}, valid for {PROBE_DAYS} days")
-        print(f"next: copy {write}/deviceR to device R, start `sepnas worker deviceR` there, then: {command}")
+        folders = f"{shlex.quote(str(write))}/deviceR"
+        print(f"next: copy {folders} to device R, start `sepnas worker deviceR` there, then: {command}")
         return
     if cluster is None:
         raise typer.BadParameter("is missing: the cluster whose links are measured", param_hint="--cluster")

@@ -69,7 +69,7 @@ class DeviceService:
             name=device_folder(self.rank),
             engine=self.engine,
             extra=engine_package(self.engine),
-            listen=self.listen,
+            listen=self.listen.replace("%", "%%"),
             prefix=PREFIX,
             unit=UNIT_NAME,
             jit="# torch makes code while it runs; with onnxruntime alone: " if self.engine == "torch" else "",

@@ -1,27 +1,34 @@
 """Reading a segment's graph (``.pt2``) without unpickling or evaluating anything that the file brings along.
 
-``torch.export.load`` unpickles sample inputs and evaluates symbolic sizes. So the archive is looked through
-first: only the records that `sepnas export` writes may be there, the ones that could hold pickles must be
-empty, every operator must be a plain tensor operator, and sizes may hold nothing but arithmetic.
+``torch.export.load`` unpickles sample inputs and evaluates symbolic sizes, and reads archives in its own way. So the
+file is looked through first (``graph_check.py``): only the records that `sepnas export` writes may be there, and those
+that could hold pickles must be empty. Torch gets an archive that is made anew from what was looked at.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sepnas.errors import DeploymentError
+from sepnas.runtime.graph_check import checked_graph
+from sepnas.spec.files import read_regular, why
+from sepnas.spec.manifest import MAX_PASS_VALUES, WEIGHTS_NAME
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.fx import GraphModule
 
-_MAX_GRAPH_BYTES = 64 << 20
+MAX_GRAPH_BYTES = 16 << 20
 _MODEL = "models/model.json"
 _SAMPLES = "data/sample_inputs/model.pt"
 _CONFIGS = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
+_NO_WEIGHTS: dict[str, Any] = {"config": {}}
 _LABELS = (
     "archive_format",
     "archive_version",
@@ -30,11 +37,7 @@ _LABELS = (
     ".data/serialization_id",
     ".format_version",
 )
-_OPERATOR = re.compile(r"torch\.ops\.aten\.\w+\.\w+|_operator\.(add|sub|mul|floordiv|getitem)")
-_SYMBOL = re.compile(r"Symbol\('[su]\d+', positive=True, integer=True\)|Symbol\('[su]\d+', integer=True\)")
-_ARITHMETIC = re.compile(r"(Integer|Mul|Add|[su]?[0-9]|[-+/(), ]|\*(?!\*))*")
-"""No powers: 9**9**9 would be computed. Each character fits one alternative only, so that matching is linear."""
-_MAX_SIZE_CHARACTERS = 1000
+_LABEL = re.compile(rb"[\w.]{0,64}\s?")
 
 
 def load_graph(path: Path) -> GraphModule:
@@ -42,61 +45,101 @@ def load_graph(path: Path) -> GraphModule:
 
     Raises :class:`DeploymentError` when the file is anything but such a graph.
     """
-    check_archive(path)
+    archive = checked_archive(path)
     import torch.export
 
     try:
-        graph: GraphModule = torch.export.load(path).graph_module
+        graph: GraphModule = torch.export.load(io.BytesIO(archive)).graph_module
         return graph
     except Exception as error:  # torch raises whatever it likes here
         raise DeploymentError(f"{path}: torch cannot read this segment: {type(error).__name__}: {error}") from error
 
 
-def check_archive(path: Path) -> None:
-    """Refuse an archive that is not just a graph; reads no pickle."""
+def made_shape(path: Path, graph: GraphModule, weights: Sequence[Tensor], taken: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a segment's output for an input of this one, worked out without computing.
+
+    Raises :class:`DeploymentError` where the weights do not fit, or too much would be allocated.
+    """
+    import torch
+
+    class Shapes(torch.fx.Interpreter):
+        values = 0
+
+        def run_node(self, n: torch.fx.Node) -> Any:
+            made = super().run_node(n)
+            if isinstance(made, torch.Tensor) and n.op == "call_function":
+                self.values += made.numel()
+            if self.values > MAX_PASS_VALUES:
+                raise _RefusedError(
+                    f"makes tensors of {self.values:,} values (the last is {n}); at most {MAX_PASS_VALUES:,}"
+                )
+            return made
+
+    tensors = [torch.empty(taken, device="meta"), *(weight.to("meta") for weight in weights)]
     try:
-        with zipfile.ZipFile(path) as archive:
-            records = {name.partition("/")[2]: archive.getinfo(name) for name in archive.namelist()}
-            unknown = sorted(set(records) - {_MODEL, _SAMPLES, *_CONFIGS, *_LABELS})
-            if unknown or len(records) != len(archive.namelist()):
-                raise _refused(path, f"holds '{(unknown or ['a record twice'])[0]}', which no segment has")
-            if _SAMPLES in records and records[_SAMPLES].file_size:
-                raise _refused(path, "holds sample inputs, which would have to be unpickled")
-            for name in _CONFIGS:
-                if name in records and json.loads(_read(archive, records[name], path)) != {"config": {}}:
-                    raise _refused(path, f"'{name}' is not empty; weights belong into weights.safetensors")
-            if _MODEL not in records:
-                raise _refused(path, f"has no '{_MODEL}'")
-            _check_graph(json.loads(_read(archive, records[_MODEL], path)), path)
-    except (zipfile.BadZipFile, OSError, ValueError, RecursionError, NotImplementedError) as error:
+        with torch.inference_mode():
+            output: tuple[Tensor, ...] = Shapes(graph).run(*tensors)
+        return tuple(output[0].shape)
+    except _RefusedError as error:
+        raise DeploymentError(f"{path}: refused: it {error}") from None
+    except Exception as error:  # torch raises whatever it likes here
+        raise DeploymentError(f"{path}: does not fit its input or {WEIGHTS_NAME}: {error}") from error
+
+
+def checked_archive(path: Path) -> bytes:
+    """An archive of what is a graph in this one; refuses what holds anything else, and reads no pickle.
+
+    Two readers may find different records in one file (two directories, two of a name): so no other reader gets it.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(read_regular(path, MAX_GRAPH_BYTES))) as archive:
+            return _written(_checked_records(archive))
+    except _RefusedError as error:
+        raise DeploymentError(f"{path}: refused: it {error}") from None
+    except OSError as error:
+        raise DeploymentError(f"{path}: not a segment that `sepnas export` wrote: {why(error, path)}") from error
+    except (zipfile.BadZipFile, ValueError, RecursionError, NotImplementedError, RuntimeError, EOFError) as error:
         raise DeploymentError(f"{path}: not a segment that `sepnas export` wrote: {error}") from error
 
 
-def _read(archive: zipfile.ZipFile, record: zipfile.ZipInfo, path: Path) -> bytes:
-    if record.file_size > _MAX_GRAPH_BYTES:
-        raise _refused(path, f"'{record.filename}' has {record.file_size} bytes; at most {_MAX_GRAPH_BYTES} are read")
+class _RefusedError(ValueError):
+    """A segment that can be read, and holds what none should."""
+
+
+def _checked_records(archive: zipfile.ZipFile) -> dict[str, bytes]:
+    entries = {name.partition("/")[2]: archive.getinfo(name) for name in archive.namelist()}
+    unknown = sorted(set(entries) - {_MODEL, _SAMPLES, *_CONFIGS, *_LABELS})
+    if unknown or len(entries) != len(archive.namelist()):
+        raise _RefusedError(f"holds '{(unknown or ['a record twice'])[0]}', which no segment has")
+    if _SAMPLES in entries and entries[_SAMPLES].file_size:
+        raise _RefusedError("holds sample inputs, which would have to be unpickled")
+    records = {name: _read(archive, entry) for name, entry in entries.items() if name != _SAMPLES}
+    for name in _CONFIGS:
+        if name in records and json.loads(records[name]) != _NO_WEIGHTS:
+            raise _RefusedError(f"'{name}' is not empty; weights belong into weights.safetensors")
+        records[name] = json.dumps(_NO_WEIGHTS).encode()
+    for name in _LABELS:
+        if not _LABEL.fullmatch(records.get(name, b"")):
+            raise _RefusedError(f"'{name}' is no label: {records[name][:80]!r}")
+    if _MODEL not in records:
+        raise _RefusedError(f"has no '{_MODEL}'")
+    model = json.loads(records[_MODEL])
+    try:
+        records[_MODEL] = json.dumps(checked_graph(model)).encode()
+    except ValueError as error:
+        raise _RefusedError(str(error)) from None
+    return {**records, _SAMPLES: b""}
+
+
+def _read(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> bytes:
+    if record.file_size > MAX_GRAPH_BYTES:
+        raise _RefusedError(f"'{record.filename}' has {record.file_size} bytes; at most {MAX_GRAPH_BYTES} are read")
     return archive.read(record)
 
 
-def _check_graph(node: Any, path: Path) -> None:
-    """Walk the JSON: what will be looked up by name or evaluated must be harmless."""
-    if isinstance(node, list):
-        for item in node:
-            _check_graph(item, path)
-    elif isinstance(node, dict):
-        for key, value in node.items():
-            if key == "target" and isinstance(value, str) and not _OPERATOR.fullmatch(value):
-                raise _refused(path, f"uses operator '{value[:80]}'; only torch.ops.aten operators run on a device")
-            if key == "expr_str" and not _is_arithmetic(str(value)):
-                raise _refused(path, f"has a size that is no arithmetic: {str(value)[:80]!r}")
-            if key in ("guards_code", "custom_obj_values") and value:
-                raise _refused(path, f"holds '{key}', which no segment has")
-            _check_graph(value, path)
-
-
-def _is_arithmetic(text: str) -> bool:
-    return len(text) <= _MAX_SIZE_CHARACTERS and _ARITHMETIC.fullmatch(_SYMBOL.sub("1", text)) is not None
-
-
-def _refused(path: Path, why: str) -> DeploymentError:
-    return DeploymentError(f"{path}: refused: it {why}")
+def _written(records: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in records.items():
+            archive.writestr(f"archive/{name}", data)
+    return file.getvalue()

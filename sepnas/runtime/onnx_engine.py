@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from sepnas.deploy.onnx_session import open_session
+from sepnas.deploy.onnx_session import open_session, weight_name
 from sepnas.errors import DeploymentError
 from sepnas.runtime.codec import Array
 from sepnas.runtime.denormals import flush_denormals
+from sepnas.runtime.engines import check_output, shapes_of
+from sepnas.runtime.onnx_check import check_onnx_graph
+from sepnas.runtime.protobuf import NoMessageError
 from sepnas.runtime.shard import Shard
+from sepnas.spec.files import read_regular, why
 from sepnas.spec.manifest import EngineName, SegmentData
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+
+
+MAX_ONNX_BYTES = 1 << 30
+"""An int8 graph holds its weights."""
 
 
 class OnnxEngine:
@@ -25,11 +34,15 @@ class OnnxEngine:
 
     def __init__(self, shard: Shard, threads: int = 1) -> None:
         self._sessions: dict[str, tuple[InferenceSession, str]] = {}
+        shapes = shapes_of(shard)
         for name, segment in shard.manifest.segments.items():
             path = shard.folder / segment.files[self._files]
             weights = self._weights(shard, segment)
+            graph = _read(path)
+            if name in shapes:
+                _check(path, graph, weights, *shapes[name])
             try:
-                session = open_session(path.read_bytes(), weights, threads)
+                session = open_session(graph, weights, threads)
             except Exception as error:  # onnxruntime's errors have no class of their own
                 raise DeploymentError(
                     f"{path}: onnxruntime cannot read this segment: {type(error).__name__}: {error}"
@@ -46,6 +59,24 @@ class OnnxEngine:
         session, name = self._sessions[segment]
         output: Array = session.run(None, {name: np.ascontiguousarray(inputs[0])})[0]
         return output
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_regular(path, MAX_ONNX_BYTES)
+    except OSError as error:
+        raise DeploymentError(f"{path}: cannot be read: {why(error, path)}") from error
+
+
+def _check(path: Path, graph: bytes, weights: Sequence[Array], taken: tuple[int, ...], made: tuple[int, ...]) -> None:
+    sizes = {weight_name(index): weight.shape for index, weight in enumerate(weights)}
+    try:
+        found = check_onnx_graph(graph, taken, sizes)
+    except NoMessageError as error:
+        raise DeploymentError(f"{path}: onnxruntime cannot read this segment: it holds {error}") from None
+    except ValueError as error:
+        raise DeploymentError(f"{path}: refused: it {error}") from None
+    check_output(path, found, made)
 
 
 class Int8OnnxEngine(OnnxEngine):

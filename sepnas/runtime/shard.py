@@ -14,9 +14,9 @@ import safetensors.numpy
 from sepnas.deploy.verify import verify_device
 from sepnas.errors import DeploymentError
 from sepnas.plan.serial import message_from_data, program_of
-from sepnas.plan.steps import Merge, Message, Send, Step
+from sepnas.plan.steps import Compute, Merge, Message, Send, Step
 from sepnas.runtime.codec import Array
-from sepnas.spec.manifest import WEIGHTS_NAME, ShardManifest
+from sepnas.spec.manifest import SHARD_NAME, WEIGHTS_NAME, ShardManifest
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,11 @@ def load_shard(folder: str | os.PathLike[str]) -> Shard:
         raise DeploymentError(f"{folder / WEIGHTS_NAME}: not a safetensors file: {error}") from error
     program = program_of(manifest, str(folder))
     messages = {data.tag: message_from_data(data) for data in manifest.messages}
+    unused = sorted(set(manifest.segments) - {step.segment for step in program if isinstance(step, Compute)})
+    if unused:  # nothing would say what it may allocate
+        raise DeploymentError(
+            f"{folder / SHARD_NAME}: segment '{unused[0]}' is in no step; export the deployment again"
+        )
     shard = Shard(folder, manifest, program, messages, weights)
     _check_weights(shard)
     return shard

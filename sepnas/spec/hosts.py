@@ -2,28 +2,65 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 from typing import Annotated, ClassVar
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 from typing_extensions import Self
 
 from sepnas.errors import SpecError
-from sepnas.spec.document import Document, Part
+from sepnas.spec.document import Document, Part, short
 
 DEFAULT_FIRST_PORT = 17300
 """Below 32768, where Linux starts to hand out ports by itself."""
 
 
+_MAX_HOST_CHARACTERS = 253
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", re.ASCII)
+_SCOPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", re.ASCII)
+"""A network interface, by name or number."""
+
+
+def is_host(text: str) -> bool:
+    """Whether it is an IP address (IPv6 perhaps with its interface, as ``fe80::1%eth0``) or a name by RFC 1123.
+
+    Whatever passes may stand in a configuration file, a command line or a message as it is; ``%`` is the only sign in
+    it that some of them would read otherwise.
+    """
+    address, percent, scope = text.partition("%")
+    if ":" in text:
+        return _is_ip(address) and (not percent or _SCOPE.fullmatch(scope) is not None)
+    labels = text.removesuffix(".").split(".")
+    named = len(text) <= _MAX_HOST_CHARACTERS and all(map(_LABEL.fullmatch, labels))
+    return _is_ip(text) or (named and not labels[-1].isdigit())
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def parse_address(text: str, lowest_port: int = 1) -> tuple[str, int]:
     """``HOST:PORT`` (an IPv6 host in brackets) as host and port; raises :class:`SpecError`."""
     host, colon, port = text.rpartition(":")
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    bracketed_or_plain = ":" not in host or text.startswith("[")
-    if not (host and colon and port.isascii() and port.isdigit() and bracketed_or_plain):
-        raise SpecError(f"expected HOST:PORT, such as 192.168.1.20:{DEFAULT_FIRST_PORT} or [::1]:..., got {text!r}")
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    if not (host and colon and port.isascii() and port.isdigit() and bracketed == (":" in host)):
+        raise SpecError(
+            f"expected HOST:PORT, such as 192.168.1.20:{DEFAULT_FIRST_PORT} or [::1]:..., got {short(text)}"
+        )
+    if not is_host(host):
+        raise SpecError(
+            "expected an IP address or a host name (letters, digits, hyphens and dots) before the port, got "
+            f"{short(text)}"
+        )
     if len(port) > 5 or not lowest_port <= int(port) <= 65535:
-        raise SpecError(f"the port must lie in {lowest_port}..65535, got {text!r}")
+        raise SpecError(f"the port must lie in {lowest_port}..65535, got {short(text)}")
     return host, int(port)
 
 

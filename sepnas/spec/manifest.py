@@ -25,6 +25,9 @@ MANIFEST_NAME = "manifest.json"
 SHARD_NAME = "shard.json"
 WEIGHTS_NAME = "weights.safetensors"
 
+MAX_PASS_VALUES = 1 << 30
+"""Values of all tensors that a segment makes of one sample; bounds what a graph can make a device allocate."""
+
 ExactEngine = Literal["torch", "onnxruntime"]
 """Engines that compute in fp32 with the weights of ``weights.safetensors``: they give the same answers."""
 EngineName = ExactEngine | Literal["onnxruntime-int8"]

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from sepnas.errors import SearchError, SpecError
-from sepnas.spec.document import Document, Part
+from sepnas.spec.document import Document, Part, short
+from sepnas.spec.hosts import is_host
 
 SSH_PORT = 22
+
+
+ShellPath = Annotated[str, Field(min_length=1, pattern=r"^[^'\x00-\x1f\x7f]+$")]
+"""A path that stands in single quotes in a command line of another machine."""
+
+
+_MACHINE = re.compile(r"([^@]+)@(\[[^\]]+\]|[^:\[]+)(?::(\d{1,5}))?", re.ASCII)
+
+
+def _host(text: str) -> str:
+    if not is_host(text):
+        raise ValueError("expected an IP address or a host name (letters, digits, hyphens and dots)")
+    return text
 
 
 class Machine(Part):
     """A machine that SSH reaches. ``python`` has NNI and torch; without ``ssh_key`` the SSH agent is asked."""
 
-    host: str
-    user: str
+    host: Annotated[str, AfterValidator(_host)]
+    user: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
     port: Annotated[int, Field(ge=1, le=65535)] = SSH_PORT
-    ssh_key: str | None = None
-    python: str = "/usr/bin/python3"
-    known_hosts: str = "~/.ssh/known_hosts"
+    ssh_key: ShellPath | None = None
+    python: ShellPath = "/usr/bin/python3"
+    known_hosts: ShellPath = "~/.ssh/known_hosts"
 
     @property
     def address(self) -> str:
@@ -55,11 +70,12 @@ class Machines(Document):
 
 def parse_machine(text: str, ssh_key: str | None = None, python: str | None = None) -> Machine:
     """``USER@HOST`` or ``USER@HOST:PORT``; raises :class:`SpecError`."""
-    user, at, address = text.partition("@")
-    host, colon, port = address.partition(":")
-    if not (user and at and host) or (colon and not port.isdigit()):
-        raise SpecError(f"expected USER@HOST or USER@HOST:PORT, or a file that lists machines, got {text!r}")
-    given = {"port": int(port) if colon else None, "ssh_key": ssh_key, "python": python}
+    found = _MACHINE.fullmatch(text)
+    if not found:
+        raise SpecError(f"expected USER@HOST or USER@HOST:PORT, or a file that lists machines, got {short(text)}")
+    user, host, port = found.groups()
+    host = host.removeprefix("[").removesuffix("]")
+    given = {"port": int(port) if port else None, "ssh_key": ssh_key, "python": python}
     data = {"host": host, "user": user, **{name: value for name, value in given.items() if value is not None}}
     return Machines.from_data({"machines": [data]}, text).machines[0]
 

@@ -1,0 +1,104 @@
+"""What the graph of a segment (``models/model.json`` of a ``.pt2``) may hold: a few operators, plain names and sizes.
+
+``torch.export.load`` evaluates sizes, looks operators up by name and writes names into the source code of a function.
+So all of it is looked through, and what no exported segment has is refused, harmless or not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+OPERATORS = frozenset(
+    f"torch.ops.aten.{name}"
+    for name in ("conv2d.default", "batch_norm.default", "relu.default", "add.Tensor", "mean.dim", "linear.default")
+)
+"""What layers of the networks are exported to; none of them makes a tensor from a number alone."""
+
+MAX_NODES = 20_000
+_MAX_DEPTH = 32
+_MAX_CHARACTERS = 500
+_SPECS = ("in_spec", "out_spec", "context")
+"""Text that is JSON again: how arguments are packed."""
+_EMPTY = (
+    "guards_code", "custom_obj_values", "sym_int_values", "sym_bool_values", "sym_float_values",
+    "treespec_namedtuple_fields", "constants", "extra_files",
+)  # fmt: skip
+_UNUSED = ("metadata",)
+"""Left out: source locations, and what other versions of torch write there."""
+_IDENTIFIERS = ("name", "as_name")
+_VALUES = frozenset(
+    f"as_{kind}"
+    for kind in (
+        *("none", "tensor", "tensors", "int", "ints", "float", "floats", "bool", "bools"),
+        *("expr", "sym_int", "sym_ints", "name"),
+    )
+)
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_PLAIN = re.compile(r"[A-Za-z0-9_.+:-]*", re.ASCII)
+_SYMBOL = re.compile(r"Symbol\('[su]\d+', positive=True, integer=True\)|Symbol\('[su]\d+', integer=True\)", re.ASCII)
+_ARITHMETIC = re.compile(r"(Integer|Mul|Add|[su]?[0-9]|[-+/(), ]|\*(?!\*))*", re.ASCII)
+"""No powers: 9**9**9 would be computed. Each character fits one alternative only, so that matching is linear."""
+
+
+def checked_graph(model: Any) -> dict[str, Any]:
+    """The same graph without what is not needed; :class:`ValueError` says why it is none of ours."""
+    if not isinstance(model, dict):
+        raise ValueError("holds no graph")
+    checked: dict[str, Any] = _checked(model, 0)
+    nodes = checked.get("graph_module", {}).get("graph", {}).get("nodes", ())
+    if len(nodes) > MAX_NODES:
+        raise ValueError(f"has {len(nodes):,} operators; at most {MAX_NODES:,} are run")
+    return checked
+
+
+def is_arithmetic(text: str) -> bool:
+    """Whether a size is made of numbers and symbols by addition, subtraction, multiplication and division."""
+    return len(text) <= _MAX_CHARACTERS and _ARITHMETIC.fullmatch(_SYMBOL.sub("1", text)) is not None
+
+
+def _checked(node: Any, depth: int) -> Any:
+    if depth > _MAX_DEPTH:
+        raise ValueError("is nested too deeply")
+    if isinstance(node, list):
+        return [_checked(item, depth + 1) for item in node]
+    if isinstance(node, dict):
+        return {_plain(key): _checked_field(key, value, depth + 1) for key, value in node.items()}
+    return _plain(node) if isinstance(node, str) else node
+
+
+def _checked_field(key: str, value: Any, depth: int) -> Any:
+    if key in _UNUSED:
+        return {}
+    if key in _EMPTY and value:
+        raise ValueError(f"holds '{key}', which no segment has")
+    if key.startswith("as_") and key not in _VALUES:
+        raise ValueError(f"holds a value of the kind '{key}', which no segment has")
+    if key == "target" and value not in OPERATORS:
+        raise ValueError(f"uses operator '{_start(value)}'; operators of a segment are {', '.join(sorted(OPERATORS))}")
+    if key == "expr_str" and not is_arithmetic(str(value)):
+        raise ValueError(f"has a size that is no arithmetic: {_start(value)!r}")
+    if key == "expr_str":
+        return str(value)
+    if key in _SPECS and isinstance(value, str):
+        return json.dumps(_checked(json.loads(value), depth))
+    if key in _IDENTIFIERS or key == "forward_arg_names":
+        _check_identifiers(key, value)
+    return _checked(value, depth)
+
+
+def _check_identifiers(key: str, value: Any) -> None:
+    for name in value if isinstance(value, list) else (value,):
+        if name is not None and not (isinstance(name, str) and _IDENTIFIER.fullmatch(name)):
+            raise ValueError(f"has a `{key}` that is no name: {_start(name)!r}")
+
+
+def _plain(text: str) -> str:
+    if len(text) > _MAX_CHARACTERS or not _PLAIN.fullmatch(text):
+        raise ValueError(f"holds a text that no segment has: {_start(text)!r}")
+    return text
+
+
+def _start(value: Any) -> str:
+    return str(value)[:80]

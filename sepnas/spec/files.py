@@ -1,0 +1,71 @@
+"""Opening files that others may have put there: regular ones only, no longer than announced, errors in words."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file to read; what is no such file raises :class:`OSError` at once: a FIFO would wait for ever."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+    try:
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, f"is {kind_of(mode)}, not a file")
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+    """The content of a regular file; :class:`OSError` where it has more than ``max_bytes``, or is no such file."""
+    with open_regular(path) as file:
+        length = os.fstat(file.fileno()).st_size
+        data = b"" if length > max_bytes else file.read(max_bytes + 1)
+    if max(length, len(data)) > max_bytes:
+        raise OSError(errno.EFBIG, f"has {max(length, len(data)):,} bytes; at most {max_bytes:,} are read")
+    return data
+
+
+def kind_of(mode: int) -> str:
+    """What a mode says that a path is, such as ``a FIFO``."""
+    return next((name for is_kind, name in _KINDS if is_kind(mode)), "a regular file")
+
+
+def why(error: OSError, path: str | os.PathLike[str]) -> str:
+    """What keeps ``path`` from being used, in words; of missing permissions, whose they are."""
+    if isinstance(error, PermissionError):
+        return _forbidden(error, Path(path))
+    return error.strerror or str(error)
+
+
+def _forbidden(error: PermissionError, path: Path) -> str:
+    """The first folder on the way that may not be entered, or the file itself, with its owner and mode."""
+    says = error.strerror or str(error)
+    if os.name != "posix":
+        return says
+    for folder in [*reversed(path.absolute().parents)]:
+        if not os.access(folder, os.X_OK):
+            return f"{says}: {_owned(folder)} may not be entered by uid {os.geteuid()}"
+    try:
+        return f"{says}: {_owned(path)} may not be used so by uid {os.geteuid()}"
+    except OSError:
+        return f"{says}: {_owned(path.absolute().parent)} may not be used so by uid {os.geteuid()}"
+
+
+def _owned(path: Path) -> str:
+    found = path.stat()
+    return f"{path} (mode {stat.S_IMODE(found.st_mode):04o}, of uid {found.st_uid})"
