@@ -20,8 +20,10 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from sepnas.errors import SearchError, StorageError
+from sepnas.errors import SearchError, SpecError, StorageError
 from sepnas.nets.supernet import Supernet
+from sepnas.plan.build import build_plan
+from sepnas.plan.liveness import devices_used
 from sepnas.search import Candidate, load_candidates, load_front, pick, run_search
 from sepnas.search.archive import Archive, SearchWarning
 from sepnas.search.curves import SearchCurves
@@ -71,6 +73,9 @@ CLUSTER = uniform_cluster(2)
 SILENT = CLUSTER.model_copy(update={"links": ()})
 TALKATIVE = SearchSpace.from_data({**TINY, "policy": {"patterns": ["star:0"], "readouts": ["device:0"]}})
 """Every candidate sends something."""
+
+SILENT_SPACE: dict[str, Any] = {**TINY, "policy": {"patterns": ["none"], "readouts": ["device:0"]}}
+"""One device answers, and hears of no other."""
 
 
 def tiny_data() -> ImageData:
@@ -367,6 +372,23 @@ def test_nothing_infeasible_is_paid_for(tmp_path: Path) -> None:
     assert result.rejected > 0
 
 
+def test_candidates_that_leave_devices_idle_are_left_out(tmp_path: Path) -> None:
+    """With `devices_used` every judged candidate uses that many devices, and others cost no evaluation."""
+    readers = {**TINY, "policy": {**TINY["policy"], "readouts": ["device:0"]}, "constraints": {"devices_used": 2}}
+    space = SearchSpace.from_data(readers)
+    assert Screen(space, CLUSTER)(space.smallest()).excess == {"devices_used": 1.0}
+    result = search(tmp_path / "run", space=space, supernet_epochs=1, candidates=10)
+    found = load_candidates(result.run_dir)
+    assert {devices_used(build_plan(candidate.architecture)) for candidate in found} == {(0, 1)}
+    assert result.rejected > 0
+
+
+def test_more_devices_than_there_are_cannot_be_asked_for() -> None:
+    """A bound of three used devices in a space of two is refused."""
+    with pytest.raises(SpecError, match=r"`constraints\.devices_used` is 3, but `network` has 2 devices"):
+        constrained(devices_used=3)
+
+
 @pytest.mark.parametrize(
     ("space", "cluster", "said"),
     [
@@ -379,6 +401,11 @@ def test_nothing_infeasible_is_paid_for(tmp_path: Path) -> None:
             "the lack of links in the cluster (device0-device1) exclu",
         ),
         (TALKATIVE, CLUSTER.model_copy(update={"links": ()}), "; add the links to the cluster (`between: all`"),
+        (
+            SearchSpace.from_data({**SILENT_SPACE, "constraints": {"devices_used": 2}}),
+            CLUSTER,
+            "`constraints.devices_used` (=2) excludes 503; ask for fewer devices, or offer the read-out mean",
+        ),
         (SPACE, uniform_cluster(1), "needs 2 devices, but cluster 'uniform' has 1"),
     ],
 )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from sepnas.cost.simulator import Simulation, simulate
 from sepnas.errors import PlanError, SearchError
 from sepnas.plan.build import build_plan
+from sepnas.plan.liveness import devices_used
+from sepnas.plan.steps import Plan
 from sepnas.search.canonical import plan_key
 from sepnas.spec.architecture import Architecture, named_policy
 from sepnas.spec.cluster import Cluster, format_pairs
@@ -58,7 +60,7 @@ class Screen:
         except PlanError:
             pass  # the policy sends where the cluster has no link
         else:
-            costs, excess = _costs(simulation), self._excess(simulation)
+            costs, excess = _costs(simulation), self._excess(simulation) | self._idleness(plan)
         self.sampled += 1
         self.excluded.update(excess.keys())
         return Screened(dict(genotype), plan_key(plan), architecture, costs, excess)
@@ -75,6 +77,12 @@ class Screen:
         return {
             name: value / max(bound, 1e-9) - 1 for name, value, bound in checks if bound is not None and value > bound
         }
+
+    def _idleness(self, plan: Plan) -> dict[str, float]:
+        """The excess of a plan that leaves more devices idle than the space allows."""
+        wanted = self.space.constraints.devices_used
+        used = len(devices_used(plan)) if wanted else 0
+        return {"devices_used": wanted / used - 1} if wanted and used < wanted else {}
 
     def explain(self) -> str:
         """Which bound excludes how many of those sampled."""
@@ -141,6 +149,8 @@ def check_feasible(space: SearchSpace, cluster: Cluster, seed: int) -> None:
 def _remedy(screen: Screen) -> str:
     if set(screen.excluded) == {NO_LINK}:
         return "add the links to the cluster (`between: all` for every pair), or offer the pattern none"
+    if set(screen.excluded) == {"devices_used"}:
+        return "ask for fewer devices, or offer the read-out mean, or patterns by which all reach the one that answers"
     return "loosen a bound, or offer cheaper patterns, fractions or wires"
 
 

@@ -60,6 +60,11 @@ class SearchSpace(Document):
             raise ValueError(f"`objectives` must name accuracy and others, each once, got {list(self.objectives)}")
         if "accuracy_one_lost" in self.objectives and self.num_devices == 1:
             raise ValueError("`objectives` names accuracy_one_lost, but there is one device only; leave it out")
+        if (self.constraints.devices_used or 1) > self.num_devices:
+            raise ValueError(
+                f"`constraints.devices_used` is {self.constraints.devices_used}, but `network` has {self.num_devices} "
+                "devices; ask for no more"
+            )
         blocks = NUM_STAGES * blocks_of(self.deepest)
         outside = [block for block in self.blocks if block >= blocks]
         if outside:

@@ -79,11 +79,13 @@ class Constraints(Part):
     """Bounds that a candidate must keep; without a number there is no bound.
 
     ``max_memory_bytes`` is for each device, and beside it each device's own memory in the cluster counts.
+    ``devices_used`` is the least number of devices that do any work that the answer needs.
     """
 
     max_latency_s: Annotated[float, Field(gt=0)] | None = None
     max_payload_bytes: Annotated[int, Field(ge=0)] | None = None
     max_memory_bytes: Annotated[int, Field(gt=0)] | None = None
+    devices_used: Annotated[int, Field(ge=1)] | None = None
 
 
 def _all_permutations(num_devices: int) -> list[str]:
