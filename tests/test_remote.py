@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,10 +22,12 @@ from sepnas.errors import SearchError, SpecError
 from sepnas.search.progress import ProgressDisplay
 from sepnas.search.run import SearchResult
 from sepnas.search.trials.machines import Machine, Machines, parse_machine, read_machines
+from sepnas.search.trials.manager import NniManager
 from sepnas.search.trials.settings import Trials
 from tests import test_trials as local
 from tests.test_search import search
-from tests.test_trials import SETTINGS, Spy, listening, processes_of, processes_with, same, wait_until
+from tests.test_trials import SETTINGS, Spy, listening, processes_of, processes_with, same, sockets_of, wait_until
+from tests.test_trials_guard import NOBODY, ask, changes, look_at_trials, refused, request, traversals
 
 finished = local.finished  # its fixture
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin")
@@ -131,6 +136,45 @@ def test_remote_trials_give_the_result_of_this_process(
         assert list((server.folder / "home").iterdir()) == []
 
 
+def ports_of(pids: set[int]) -> set[int]:
+    inodes = {inode for pid in pids for inode in sockets_of(pid)}
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {int(row[1].split(":")[1], 16) for row in rows if row[3] == "0A" and row[9] in inodes}
+
+
+@needs_sshd
+@pytest.mark.slow
+def test_nobody_at_the_far_end_gets_anything(serve: Callable[[str], Server], tmp_path: Path) -> None:
+    """Another user of the machine where trials run gets nothing: neither there, nor through the tunnel from here.
+
+    The tunnel carries a trial keeper's channel alone, even for one who knows the codes of everything else.
+    """
+    server, secret = serve("one"), tmp_path / "secret"
+    secret.write_text("the owner's own")
+    home = server.folder / "home" / "nni-experiments"
+
+    def look(manager: NniManager) -> dict[str, Any]:
+        far = {pid for session in server.sessions() for pid in (session, *children_of(session))}
+        ports = ports_of(far | set(server.processes())) - {server.machine.port}
+        blind = [request("GET", path) for path in traversals(secret)] + changes()
+        key = manager._key
+        coded = [request("GET", manager.page), request("GET", key.sealed("/api/v1/nni/check-status"))]
+        coded += [request("GET", key.sealed("/tuner"), upgrade=True), request("GET", key.sealed("/platform/remote/1"))]
+        answers = {port: ask(port, blind + coded, NOBODY) for port in ports}
+        return {"answers": answers, "modes": {stat.S_IMODE(path.stat().st_mode) for path in home.iterdir()}}
+
+    found, labels = look_at_trials(tmp_path, look, machines=(server.machine,))
+    assert len(found["answers"]) == 2, "the tunnel's and the trial keeper's"
+    assert [text for answers in found["answers"].values() for text in answers if not refused(text)] == []
+    assert found["modes"] == {0o700}
+    assert labels == [0, 1, 2, 3]
+
+
+def children_of(parent: int) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True)
+    return [int(pid) for pid in listed.stdout.split()]
+
+
 @needs_sshd
 @pytest.mark.slow
 def test_a_lost_machine_loses_no_finished_candidate(
@@ -192,6 +236,39 @@ def test_an_unknown_machine_is_refused(tmp_path: Path) -> None:
     machine = Machine(host="pi", user="me", port=2222, known_hosts=str(tmp_path / "known_hosts"))
     with pytest.raises(SearchError, match=r"no key of \[pi\]:2222.*`ssh -p 2222 me@pi`"):
         Trials(machines=(machine,)).facts()
+
+
+def known(tmp_path: Path, host: str, port: int, **settings: str) -> Machine:
+    """A machine with some host key that is known."""
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ9jhU0Tm3mZyJ5tKJmyLxkqmVTmkmHC6RDq0U8ldMhd"
+    (tmp_path / "known_hosts").write_text(f"[{host}]:{port} {key}\n")
+    return Machine(host=host, user="me", port=port, known_hosts=str(tmp_path / "known_hosts"), **settings)
+
+
+@pytest.mark.parametrize(
+    ("host", "settings", "said"),
+    [
+        ("127.0.0.1", {}, "no machine can be reached: machine 127.0.0.1:1 does not answer: Connection refused"),
+        ("fe80::1%nosuch0", {}, "the name has no address"),
+        ("127.0.0.1", {"ssh_key": "/no/key"}, "`ssh_key` /no/key: cannot be read: No such file"),
+    ],
+)
+def test_a_machine_that_cannot_be_used_is_named_before_anything_is_trained(
+    tmp_path: Path, host: str, settings: dict[str, str], said: str
+) -> None:
+    """Where no machine answers, a name has no address or a key is missing, nothing is begun."""
+    with pytest.raises(SearchError, match=re.escape(said)):
+        search(tmp_path / "run", trials=Trials(machines=(known(tmp_path, host, 1, **settings),)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_machine_that_does_not_answer_is_only_told_of(tmp_path: Path) -> None:
+    """A machine that is down now may be up when trials begin: with another that answers, it is named and no more."""
+    with socket.create_server(("127.0.0.1", 0)) as up:
+        port = up.getsockname()[1]
+        machines = (known(tmp_path, "127.0.0.1", port), known(tmp_path, "127.0.0.1", 1))
+        (tmp_path / "known_hosts").write_text("".join(f"[127.0.0.1]:{n} ssh-rsa AAAA\n" for n in (port, 1)))
+        assert Trials(machines=machines).check() == ["machine 127.0.0.1:1 does not answer: Connection refused"]
 
 
 def test_machines_are_named_or_listed_in_a_file(tmp_path: Path) -> None:

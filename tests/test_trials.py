@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -281,6 +282,24 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         engine.submit_models(*MODELS)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
+def test_a_taken_port_is_named_before_anything_is_trained(tmp_path: Path, host: str) -> None:
+    """A search whose page cannot listen where it is to is refused before its folder is made."""
+    with socket.create_server((host, 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SearchError, match=f"port {port} cannot be used for NNI's page: Address already in use"):
+            search(tmp_path / "run", trials=Trials(web_host=host, web_port=port))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no..name"])
+def test_a_host_that_is_not_here_is_named_before_anything_is_trained(tmp_path: Path, host: str) -> None:
+    """A web host that is no address of this machine is refused before the folder is made."""
+    with pytest.raises(SearchError, match=f"`web_host` {host}, port 0 cannot be used for NNI's page"):
+        search(tmp_path / "run", trials=Trials(web_host=host))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_server_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is not there in time is ended, and an error says how long it was waited for."""
     monkeypatch.setattr("sepnas.search.trials.manager.START_TIMEOUT_S", 0.0)
@@ -322,20 +341,32 @@ def test_machines_without_their_engine_are_refused() -> None:
 
 @pytest.mark.slow
 def test_the_page_listens_elsewhere_on_request(tmp_path: Path) -> None:
-    """With another web host, NNI's page is to be had there as well."""
+    """With another web host, NNI's page is to be had there as well, by its link, and nothing else is."""
     with engine_of(tmp_path, web_host="127.0.0.2", after="time.sleep(2)") as (engine, _):
         pages: list[bytes] = []
 
         def look(event: Any) -> None:
-            with urllib.request.urlopen(f"http://127.0.0.2:{engine.manager.port}/") as response:
+            manager = engine.manager
+            with urllib.request.urlopen(f"http://127.0.0.2:{manager.port}{manager.page}") as response:
                 pages.append(response.read())
+            for path in ("/", manager._key.sealed("/api/v1/nni/check-status")):
+                with pytest.raises(urllib.error.HTTPError, match="404"):
+                    urllib.request.urlopen(f"http://127.0.0.2:{manager.port}{path}")
 
         engine.register_model_event_callback("final_metric", look)
         engine.submit_models(*MODELS[:1])
     assert b"Neural Network Intelligence" in pages[0]
 
 
-@pytest.mark.parametrize(("settings", "said"), [({"workers": 0}, "`workers` must be at least 1, got 0")])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"workers": 0}, "`workers` must be at least 1, got 0"),
+        ({"workers": 10**6}, "`workers` must be at most 1024, got 1000000"),
+        ({"web_port": 65536}, r"`web_port` must be within 0\.\.65535, got 65536"),
+        ({"patience_s": float("nan")}, "`patience_s` must be above 0, got nan"),
+    ],
+)
 def test_impossible_settings_are_refused(settings: dict[str, Any], said: str) -> None:
     """Settings that make no sense are refused with their value."""
     with pytest.raises(SearchError, match=said):

@@ -101,7 +101,7 @@ def search(
         ),
     ] = None,
     web_host: Annotated[
-        str, typer.Option(metavar="HOST", rich_help_panel=_TRIALS, help="Where NNI's page listens; it has no password.")
+        str, typer.Option(metavar="HOST", rich_help_panel=_TRIALS, help="Where NNI's page listens; it opens by a link.")
     ] = "127.0.0.1",
     web_port: Annotated[
         int, typer.Option(min=0, max=65535, metavar="PORT", rich_help_panel=_TRIALS, help="Of NNI's page; 0: any.")

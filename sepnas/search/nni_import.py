@@ -24,7 +24,6 @@ with warnings.catch_warnings():
     from nni.nas.space import ModelStatus
     from nni.nas.strategy import Random, RegularizedEvolution
     from nni.nas.strategy.base import Strategy
-    from nni.runtime.tuner_command_channel import TunerCommandChannel
 
 nni.silence_stdout()
 logging.getLogger("nni").addHandler(logging.NullHandler())  # without any handler Python would print its warnings
@@ -43,7 +42,6 @@ __all__ = [
     "RegularizedEvolution",
     "Strategy",
     "TrainingEndEvent",
-    "TunerCommandChannel",
     "ensure_frozen",
     "nni",
     "nni_node",

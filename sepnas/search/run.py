@@ -115,8 +115,7 @@ def run_search(
     pick_device(device)
     if not supernet_only and stop_after_s is None:
         _need_explorer()
-    if trials is not None:
-        trials.facts()
+    warnings = [] if trials is None or supernet_only else trials.check()
     check_trainable(space.architecture_of(space.largest()), data, recipe, seed)
     wanted = SearchRun(
         space=space,
@@ -132,6 +131,8 @@ def run_search(
     check_feasible(space, cluster, seed)
     run = open_run(out_dir, wanted, resume)
     with _resumable(out_dir), ProgressDisplay(progress) as display:
+        for warning in warnings:
+            display.say(warning)
         if unlinked := Screen(space, cluster).missing_links():
             display.say(f"no link in cluster '{cluster.name}': {unlinked}; policies that send there are left out")
         search = _Search(run, data, out_dir, device, display, trials)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sepnas.errors import SearchError
@@ -91,7 +92,8 @@ class TrialsEngine(ExecutionEngine):  # type: ignore[misc]  # NNI has no types
         return manager.complaint or "the trials ended without an answer"
 
     def _take(self, answer: Answer, waiting: dict[Identity, Any]) -> None:
-        model = waiting.pop(frozenset(answer.metric.get("genotype", {}).items()), None)
+        identity = _identity_of(answer.metric)
+        model = None if identity is None else waiting.pop(identity, None)
         if model is not None:
             self.dispatch_model_event(FinalMetricEvent(model, answer.metric))
             self.dispatch_model_event(TrainingEndEvent(model, ModelStatus.Trained))
@@ -107,3 +109,14 @@ class TrialsEngine(ExecutionEngine):  # type: ignore[misc]  # NNI has no types
     def _tell(self, manager: NniManager) -> None:
         for text in manager.news():
             self.say(text)
+
+
+def _identity_of(metric: Mapping[str, Any]) -> Identity | None:
+    """What a metric says that it is of; None for one that is no metric of ours, which any machine may send."""
+    try:
+        numbers = [metric["seconds"], *metric.get("accuracies", {}).values()]
+        if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+            return None
+        return frozenset(metric["genotype"].items())
+    except (KeyError, AttributeError, TypeError):
+        return None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -14,6 +17,8 @@ from sepnas.spec.document import Document, Part, short
 from sepnas.spec.hosts import is_host
 
 SSH_PORT = 22
+ANSWER_TIMEOUT_S = 10.0
+MAX_MACHINES = 256
 
 
 ShellPath = Annotated[str, Field(min_length=1, pattern=r"^[^'\x00-\x1f\x7f]+$")]
@@ -43,6 +48,23 @@ class Machine(Part):
     def address(self) -> str:
         return f"{self.host}:{self.port}"
 
+    def check(self) -> str | None:
+        """Refuse a machine that cannot be used as it is told; what is the matter with one that does not answer now.
+
+        Raises :class:`SearchError` for an unknown host key, a name without an address and a private key that is not
+        to be read.
+        """
+        self.keys()
+        if self.ssh_key is not None:
+            _check_readable(Path(self.ssh_key).expanduser(), self.address)
+        try:
+            socket.create_connection((self.host, self.port), timeout=ANSWER_TIMEOUT_S).close()
+        except (socket.gaierror, UnicodeError) as error:
+            raise SearchError(f"machine {self.address}: the name has no address: {error}") from None
+        except OSError as error:
+            return f"machine {self.address} does not answer: {error.strerror or error}"
+        return None
+
     def keys(self) -> list[tuple[str, str]]:
         """Its host keys, as (type, base64), that ``known_hosts`` holds; :class:`SearchError` when there is none."""
         name = self.host if self.port == SSH_PORT else f"[{self.host}]:{self.port}"
@@ -65,7 +87,23 @@ class Machines(Document):
 
     format_name: ClassVar[str] = "sepnas.machines"
 
-    machines: Annotated[tuple[Machine, ...], Field(min_length=1)]
+    machines: Annotated[tuple[Machine, ...], Field(min_length=1, max_length=MAX_MACHINES)]
+
+
+def _check_readable(key: Path, address: str) -> None:
+    try:
+        key.open("rb").close()
+    except OSError as error:
+        raise SearchError(f"machine {address}: `ssh_key` {key}: cannot be read: {error.strerror or error}") from None
+
+
+def check_machines(machines: Sequence[Machine]) -> list[str]:
+    """What is the matter with the machines that do not answer now; :class:`SearchError` when none does."""
+    with ThreadPoolExecutor(max(1, len(machines))) as pool:
+        problems = [problem for problem in pool.map(Machine.check, machines) if problem]
+    if machines and len(problems) == len(machines):
+        raise SearchError(f"no machine can be reached: {'; '.join(problems)}")
+    return problems
 
 
 def parse_machine(text: str, ssh_key: str | None = None, python: str | None = None) -> Machine:

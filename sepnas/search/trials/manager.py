@@ -7,26 +7,26 @@ nobody needs, and leaves everything running when this process is killed. Here th
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import queue
+import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sepnas.errors import SearchError
-from sepnas.search.nni_import import TunerCommandChannel, nni_node
+from sepnas.search.nni_import import nni_node
 from sepnas.search.trials import spare_loopback_of_proxies
+from sepnas.search.trials.channel import Api, Key, TunerChannel, read_value
 
 PRELOAD = Path(__file__).with_name("preload.js")
 START_TIMEOUT_S = 120.0
@@ -61,6 +61,8 @@ class NniManager:
 
     ``service`` is the training service's part of NNI's configuration; ``machines`` is what remote.js must
     know of its machines. Raises :class:`SearchError` when it does not start.
+
+    Only this object and its trials can ask the server for anything; ``page`` is the path of NNI's page.
     """
 
     def __init__(
@@ -72,21 +74,22 @@ class NniManager:
         web_port: int = 0,
         machines: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder, self.port, self.machines = folder, _free_port(web_port), machines
+        self.folder, self.port, self.machines = folder, web_port, machines
+        self._key = Key()
+        self.page = self._key.page()
         self.experiment = f"sepnas-{secrets.token_hex(4)}"  # a machine's folders are named after it
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.complaint = ""
         self.said: list[str] = []
-        self._output = folder / "manager.txt"
+        self._output, self._port_file = folder / "manager.txt", folder / "port"
         spare_loopback_of_proxies()
         self._submitted = 0
         self._stopping = False
         self._process = self._launch(web_host)
         try:
-            self._await_server()
+            self._api = self._await_server()
             # Connected before the experiment begins, NNI's ten seconds of patience with a tuner never run out.
-            self._channel = TunerCommandChannel(f"ws://127.0.0.1:{self.port}/tuner")
-            self._channel.connect()
+            self._channel = TunerChannel(self._key, self.port)
             self._begin(service, concurrency)
         except BaseException as error:
             self.stop()
@@ -99,7 +102,7 @@ class NniManager:
         number, self._submitted = self._submitted, self._submitted + 1
         try:
             self._channel.send_trial(number, parameters)
-        except Exception:  # whatever the channel makes of a lost connection
+        except OSError:
             self.events.put(Over())
         return number
 
@@ -108,8 +111,8 @@ class NniManager:
         if self._process.poll() is not None:
             return False
         try:
-            status = self._request("GET", "check-status")
-        except OSError:
+            status = self._api.json("GET", "check-status")
+        except (OSError, ValueError):
             return False
         if status["status"] == "ERROR":
             self.complaint = "; ".join(map(str, status["errors"]))
@@ -147,50 +150,67 @@ class NniManager:
         manifest.write_text(json.dumps({self.experiment: {}}))
         home = Path(nni_node.__path__[0])
         arguments = {
-            "port": self.port,
+            "port": self.port,  # 0: whichever the system gives it, which it tells in a file
             "experiment-id": self.experiment,
             "action": "create",
             "experiments-directory": self.folder,
             "log-level": "info",
             "python-interpreter": sys.executable,
-            "tuner-command-channel": f"ws://localhost:{self.port}/tuner",
+            "tuner-command-channel": "ours",  # preload.js says where
         }
         environment = {
             **os.environ,
             "NODE_OPTIONS": f'--require "{PRELOAD}"',
             "SEPNAS_LIFELINE": str(os.getpid()),
             "SEPNAS_NNI_HOME": str(self.folder),
+            "SEPNAS_PORT_FILE": str(self._port_file),
             "SEPNAS_WEB_HOST": web_host,
         }
         if self.machines is not None:
-            remote = {"port": self.port, "id": self.experiment, "machines": self.machines}
+            remote = {"id": self.experiment, "machines": self.machines}
             environment["SEPNAS_REMOTE"] = json.dumps(remote)
         command = [str(home / "node"), str(home / "main.js")]
         command += [f"--{name}={value}" for name, value in arguments.items()]
         with self._output.open("ab") as output:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 cwd=home,
                 env=environment,
-                stdin=subprocess.PIPE,  # the lifeline of preload.js
+                stdin=subprocess.PIPE,  # the lifeline of preload.js, and how it hears of the key
                 stdout=output,
                 stderr=output,
                 start_new_session=True,  # Ctrl-C is for us alone
             )
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):  # it ended: that is found out later
+            process.stdin.write(self._key.line())
+            process.stdin.flush()
+        return process
 
-    def _await_server(self) -> None:
+    def _await_server(self) -> Api:
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             if self._process.poll() is not None:
-                raise SearchError(f"NNI's server ended as it started: {self._output.read_text(errors='replace')}")
-            try:
-                if self._request("GET", "check-status")["status"] == "INITIALIZED":
-                    return
-            except (OSError, ValueError):
-                pass  # not yet
+                raise SearchError(f"NNI's server ended as it started: {self._last_words()}")
+            if (api := self._ready()) is not None:
+                return api
             if time.monotonic() > deadline:
                 raise SearchError(f"NNI's server did not start within {START_TIMEOUT_S:.0f} s: {self.log()}")
             time.sleep(0.1)
+
+    def _ready(self) -> Api | None:
+        try:
+            self.port = int(self._port_file.read_text())
+            api = Api(self._key, self.port)
+            return api if api.json("GET", "check-status")["status"] == "INITIALIZED" else None
+        except (OSError, ValueError, TypeError):
+            return None  # not yet
+
+    def _last_words(self) -> str:
+        text = self._output.read_text(errors="replace")
+        found = re.search(r"listen (E[A-Z]+)", text + self.log())
+        problem = os.strerror(getattr(errno, found[1], 0)) if found else ""
+        return f"port {self.port} cannot be used for NNI's page: {problem}" if found else text
 
     def _begin(self, service: Mapping[str, Any], concurrency: int) -> None:
         threading.Thread(target=self._listen, daemon=True).start()
@@ -202,44 +222,27 @@ class NniManager:
             "trialConcurrency": concurrency,
             "trainingService": service,
         }
-        self._request("POST", "experiment", experiment)
+        self._api.text("POST", "experiment", experiment)
 
     def _listen(self) -> None:
-        self._channel.on_report_metric_data(self._on_metric)
-        self._channel.on_trial_end(self._on_end)
-        with contextlib.suppress(Exception):  # the connection is lost: then nothing more comes
-            self._channel.listen(threading.Event())
+        for kind, content in self._channel.commands():
+            with contextlib.suppress(KeyError, TypeError, AttributeError):  # said by another machine: not of our form
+                if kind == "ME":
+                    self._on_metric(content)
+                elif kind == "EN":
+                    self._on_end(content)
+        self._channel.close()
         self.events.put(Over())
 
-    def _on_metric(self, command: Any) -> None:
-        if isinstance(command.value, dict):
-            self.events.put(Answer(command.value))
+    def _on_metric(self, content: Mapping[str, Any]) -> None:
+        value = read_value(content["value"])
+        if isinstance(value, dict):
+            self.events.put(Answer(value))
 
-    def _on_end(self, command: Any) -> None:
-        if command.event == "FAILED" and not self._stopping:
-            with contextlib.suppress(OSError, ValueError):
-                lines = self._request("GET", f"trial-file/{command.trial_job_id}/stderr", raw=True).splitlines()
+    def _on_end(self, content: Mapping[str, Any]) -> None:
+        number = int(read_value(content["hyper_params"])["parameter_id"])
+        if content["event"] == "FAILED" and not self._stopping:
+            with contextlib.suppress(OSError):
+                lines = self._api.text("GET", f"trial-file/{content['trial_job_id']}/stderr").splitlines()
                 self.complaint = "\n".join(lines[-SHOWN_LINES:])
-        self.events.put(Ended(command.parameter_ids[0]))
-
-    def _request(self, method: str, path: str, data: Any = None, raw: bool = False) -> Any:
-        """A call of NNI's REST interface; OSError when it fails."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/api/v1/nni/{path}",
-            method=method,
-            data=None if data is None else json.dumps(data).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as response:
-            text = response.read().decode(errors="replace")
-        return text if raw else json.loads(text)
-
-
-def _free_port(wanted: int) -> int:
-    """The wanted port of 127.0.0.1, or any for 0; :class:`SearchError` when it is taken."""
-    try:
-        with socket.create_server(("127.0.0.1", wanted)) as server:
-            port: int = server.getsockname()[1]
-    except OSError as error:
-        raise SearchError(f"port {wanted} cannot be used for NNI's page: {error.strerror or error}") from error
-    return port
+        self.events.put(Ended(number))

@@ -6,8 +6,9 @@ const path = require('path');
 const { once } = require('events');
 const { promisify } = require('util');
 const Module = require('module');
+const { tunnelled } = require('./guard.js');
 
-// {port: of this server, id: of the experiment, machines: {"host:port": {python, keys: [[type, base64], ...]}}}
+// {id: of the experiment, machines: {"host:port": {python, keys: [[type, base64], ...]}}}
 const remote = JSON.parse(process.env.SEPNAS_REMOTE);
 const say = (text) => console.error(`sepnas: ${text}`); // `log` of manager.py shows these lines
 const named = (config) => `${config.host}:${config.port}`;
@@ -36,21 +37,28 @@ function patchSsh(Ssh) {
     await once(this.client, 'ready'); // throws what 'error' says
     this.client.on('error', (error) => say(`${named(this.config)}: ${error.message}`));
     this.client.on('tcp connection', (_, accept) => {
-      const [ours, theirs] = [net.connect(remote.port, '127.0.0.1'), accept()];
+      const [ours, theirs] = [net.connect(global.nni.args.port, '127.0.0.1'), accept()];
+      ours.once('connect', () => {
+        tunnelled.add(ours.localPort); // before anything of theirs is passed on
+        theirs.pipe(ours);
+      });
       for (const [from, to] of [[ours, theirs], [theirs, ours]]) {
-        from.on('error', () => from.destroy()).on('close', () => to.destroy()).pipe(to);
+        from.on('error', () => from.destroy()).on('close', () => to.destroy());
       }
+      ours.pipe(theirs);
     });
     this.tunnelPort = await promisify(this.client.forwardIn.bind(this.client))('127.0.0.1', 0);
   };
   const run = Ssh.prototype.run;
   Ssh.prototype.run = async function (command) {
     if (command.includes(' -m pip install ')) return ''; // not on a machine that is not ours
+    command = `umask 077; ${command}`; // what a trial works with is nobody else's there
     const [, folder] = command.match(/ -m \S+launch_trial_keeper (.+)$/) || [];
     if (!folder) return run.call(this, command);
-    await this.upload(path.join(__dirname, 'preload.js'), `${folder}/preload.js`);
+    for (const name of ['guard.js', 'preload.js']) await this.upload(path.join(__dirname, name), `${folder}/${name}`);
     const { python } = remote.machines[named(this.config)];
-    return run.call(this, `NODE_OPTIONS='--require "${folder}/preload.js"' SEPNAS_PYTHON='${python}' ${command}`);
+    const settings = `NODE_OPTIONS='--require "${folder}/preload.js"' SEPNAS_PYTHON='${python}'`;
+    return run.call(this, command.replace('umask 077; ', `umask 077; ${settings} `));
   };
 }
 

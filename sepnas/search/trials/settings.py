@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from sepnas.errors import SearchError, StorageError
-from sepnas.search.trials.machines import Machine
+from sepnas.search.trials.machines import Machine, check_machines
 
 PATIENCE_S = 1800.0
+MAX_PORT = 65535
+MAX_WORKERS = 1024
+PAGE_FILE = "page.txt"
 MODULE = "sepnas.search.trials.trial"
 
 
@@ -23,8 +27,8 @@ MODULE = "sepnas.search.trials.trial"
 class Trials:
     """Judge candidates in NNI's trials, ``workers`` side by side: on this machine, or on each of ``machines``.
 
-    NNI's page and interface have no password: ``web_host`` other than 127.0.0.1 opens them to whoever reaches it. A
-    trial that does not report for ``patience_s`` is ended and submitted again.
+    NNI's page opens by a link alone, and changes nothing; with a ``web_host`` other than 127.0.0.1 the link crosses the
+    network in clear text. A trial that does not report for ``patience_s`` is ended and submitted again.
     """
 
     workers: int = 1
@@ -36,6 +40,21 @@ class Trials:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise SearchError(f"`workers` must be at least 1, got {self.workers}")
+        if self.workers > MAX_WORKERS:
+            raise SearchError(f"`workers` must be at most {MAX_WORKERS}, got {self.workers}")
+        if not 0 <= self.web_port <= MAX_PORT:
+            raise SearchError(f"`web_port` must be within 0..{MAX_PORT}, got {self.web_port}")
+        if not self.patience_s > 0:
+            raise SearchError(f"`patience_s` must be above 0, got {self.patience_s}")
+
+    def check(self) -> list[str]:
+        """Refuse what cannot work on this machine and network, before hours of training: :class:`SearchError`.
+
+        What is not in order but may be when trials begin is given back: machines that do not answer, others do.
+        """
+        for host in dict.fromkeys(("127.0.0.1", self.web_host)):
+            _check_listening(host, self.web_port)
+        return check_machines(self.machines)
 
     @property
     def side_by_side(self) -> int:
@@ -61,9 +80,29 @@ class Trials:
         return found or None
 
 
+def _check_listening(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except (OSError, UnicodeError) as error:
+        where = f"port {port}" if host == "127.0.0.1" else f"`web_host` {host}, port {port}"
+        problem = getattr(error, "strerror", None) or error
+        raise SearchError(f"{where} cannot be used for NNI's page: {problem}; choose another") from None
+
+
 def _configuration(machine: Machine) -> dict[str, Any]:
     key = {"sshKeyFile": str(Path(machine.ssh_key).expanduser())} if machine.ssh_key else {}
     return {"host": machine.host, "port": machine.port, "user": machine.user, **key}
+
+
+def _way_to_page(folder: Path, address: str, path: str) -> str:
+    """The link, whose path is the password: shown on a terminal, and otherwise in a file that only its owner reads."""
+    if sys.stderr.isatty():
+        return address + path
+    link = folder / PAGE_FILE
+    link.touch(mode=0o600)
+    link.write_text(f"{address}{path}\n")
+    return f"{address}, by the link in {link}"
 
 
 @contextmanager
@@ -81,14 +120,15 @@ def trials_engine(
     shutil.rmtree(folder, ignore_errors=True)
     kit = folder / "kit"
     try:
-        kit.mkdir(parents=True)
+        folder.mkdir(parents=True, mode=0o700)  # the kit, the logs and what NNI writes are nobody else's
+        kit.mkdir()
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
     def start() -> NniManager:
         place = Path(tempfile.mkdtemp(prefix="nni-", dir=folder))
         manager = NniManager(place, trials.service(kit), trials.side_by_side, trials.web_host, trials.web_port, facts)
-        say(f"NNI's page: http://{trials.web_host}:{manager.port}")
+        say(f"NNI's page: {_way_to_page(place, f'http://{trials.web_host}:{manager.port}', manager.page)}")
         return manager
 
     engine = TrialsEngine(start, trials.side_by_side, trials.patience_s, say)
