@@ -59,9 +59,11 @@ class Machine(Part):
             _check_readable(Path(self.ssh_key).expanduser(), self.address)
         try:
             socket.create_connection((self.host, self.port), timeout=ANSWER_TIMEOUT_S).close()
-        except (socket.gaierror, UnicodeError) as error:
+        except UnicodeError as error:
             raise SearchError(f"machine {self.address}: the name has no address: {error}") from None
         except OSError as error:
+            if isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN:
+                raise SearchError(f"machine {self.address}: the name has no address: {error.strerror}") from None
             return f"machine {self.address} does not answer: {error.strerror or error}"
         return None
 
