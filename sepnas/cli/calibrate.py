@@ -9,10 +9,9 @@ from statistics import median
 from typing import Annotated
 
 import typer
-from rich.table import Column, Table
-from rich.text import Text
 
-from sepnas.cli.common import FILE, console, seconds
+from sepnas.cli.common import FILE, say, seconds
+from sepnas.cli.tables import DataColumn, DataTable, print_table, shorten_names, text_column
 from sepnas.cli.timelines import load_cluster
 from sepnas.cli.traced import check_request, load_trace, measured_timeline
 from sepnas.cost.calibrate import Calibration, calibrate
@@ -49,33 +48,33 @@ def calibrate_command(
     found = calibrate(plan, before, timelines)
     number = format_count(len(timelines), "request")
     found.cluster.save(out, f"corrected by a trace of {number}")
-    console.print(_figures(found))
-    console.print(_predictions(plan, before, found.cluster, timelines))
-    console.print(f"written: {out}, from {number}", markup=False, soft_wrap=True)
+    print_table(_figures(found))
+    print_table(_predictions(plan, before, found.cluster, timelines))
+    say(f"written: {out}, from {number}")
 
 
-def _figures(found: Calibration) -> Table:
+def _figures(found: Calibration) -> DataTable:
     """The corrected figures, and what they come from."""
-    columns = (Column(heading, justify="right") for heading in ("before", "after"))
-    table = Table("figure", *columns, "how")
+    first = (text_column("of", shorten=shorten_names), text_column("figure"))
+    table = DataTable((*first, DataColumn("before"), DataColumn("after"), text_column("how", drop=1)))
     for device in found.devices:
         name, old, new = device.before.name, device.before, device.after
         rates = (f"{each.flops_per_s / 1e9:.4g} GFLOP/s" for each in (old, new))
-        table.add_row(Text(f"{name} flops_per_s"), *rates, device.how)
+        table.add(name, "flops_per_s", *rates, device.how)
         overheads = (format_seconds(each.layer_overhead_s) for each in (old, new))
-        table.add_row(Text(f"{name} layer_overhead_s"), *overheads, "")
+        table.add(name, "layer_overhead_s", *overheads, "")
     for link in found.links:
         rates = (f"{each.bandwidth_bytes_per_s / 1e6:.4g} MB/s" for each in (link.before, link.after))
-        table.add_row(Text(f"{link.name} bandwidth_bytes_per_s"), *rates, link.how)
+        table.add(link.name, "bandwidth_bytes_per_s", *rates, link.how)
         latencies = (format_seconds(each.latency_s) for each in (link.before, link.after))
-        table.add_row(Text(f"{link.name} latency_s"), *latencies, "")
+        table.add(link.name, "latency_s", *latencies, "")
     return table
 
 
-def _predictions(plan: Plan, before: Cluster, after: Cluster, timelines: Sequence[Timeline]) -> Table:
+def _predictions(plan: Plan, before: Cluster, after: Cluster, timelines: Sequence[Timeline]) -> DataTable:
     """What both clusters predict beside what was measured, for each size of batch."""
-    headings = ("predicted before", "predicted after", "measured, median")
-    table = Table("", *(Column(heading, justify="right") for heading in headings))
+    headings = ("predicted\nbefore", "predicted\nafter", "measured,\nmedian")
+    table = DataTable((text_column(""), *map(DataColumn, headings)))
     batches: dict[int, list[Timeline]] = defaultdict(list)
     for timeline in timelines:
         batches[timeline.batch].append(timeline)
@@ -83,10 +82,10 @@ def _predictions(plan: Plan, before: Cluster, after: Cluster, timelines: Sequenc
         old, new = (simulate(plan, cluster, batch) for cluster in (before, after))
         images = format_count(batch, "image")
         measured_s = median(timeline.latency_s for timeline in some)
-        table.add_row(f"{images}: latency", *map(seconds, (old.latency_s, new.latency_s, measured_s)))
+        table.add(f"{images}: latency", *map(seconds, (old.latency_s, new.latency_s, measured_s)))
         for rank, busy_s in _computing(plan, some):
             times = map(seconds, (old.compute_s[rank], new.compute_s[rank], busy_s))
-            table.add_row(Text(f"{images}: {before.devices[rank].name} computes"), *times)
+            table.add(f"{images}: {before.devices[rank].name} computes", *times)
     return table
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.text import Text
 
-from sepnas.cli.common import PATH, SOON_DAYS, console, print_json
+from sepnas.cli.common import PATH, SOON_DAYS, print_json, say
 from sepnas.cli.run import Deployment
+from sepnas.cli.tables import DataColumn, DataTable, print_table, text_column
 from sepnas.plan.steps import CLIENT
 
 if TYPE_CHECKING:
@@ -38,14 +38,15 @@ def show(
     if json_:
         print_json([_data(each) for each in found])
         return
-    table = Table("certificate", "valid from", "to", "days left", "fingerprint", box=SIMPLE_HEAD)
+    dates = DataColumn("valid from", drop=2), DataColumn("to"), DataColumn("days left")
+    table = DataTable((text_column("certificate"), *dates, text_column("fingerprint", drop=1)))
     for each in found:
-        left = f"{each.days_left:.0f}"
+        left = Text("expired" if each.days_left <= 0 else f"{each.days_left:.0f}")
         if each.days_left <= SOON_DAYS:
-            left = f"[bold red]{'expired' if each.days_left <= 0 else left}[/]"
+            left.stylize("bold red")
         days = (f"{moment:%Y-%m-%d}" for moment in (each.valid_from, each.valid_to))
-        table.add_row(each.holder, *days, left, each.fingerprint[:16])
-    console.print(table)
+        table.add(each.holder, *days, left, each.fingerprint[:16])
+    print_table(table)
 
 
 def renew(
@@ -89,13 +90,13 @@ def renew(
 
 def _say(renewed: Sequence[Certificate], deployment: Path, target: Path, authority: bool) -> None:
     for each in renewed:
-        print(f"{each.holder}: renewed, valid to {each.valid_to:%Y-%m-%d} ({each.days_left:.0f} days)")
-    print("next, copy each folder into that of the device (and the client's to whoever asks the devices):")
+        say(f"{each.holder}: renewed, valid to {each.valid_to:%Y-%m-%d} ({each.days_left:.0f} days)")
+    say("next, copy each folder into that of the device (and the client's to whoever asks the devices):")
     for each in renewed:
         tls = target / each.holder / "tls"
-        print(f"  scp -rp {shlex.quote(str(tls))} {each.holder.upper()}:PATH/TO/{each.holder}/")
+        say(f"  scp -rp {shlex.quote(str(tls))} {each.holder.upper()}:PATH/TO/{each.holder}/")
     if authority:
-        print(f"when all of them are there: sepnas certs renew {shlex.quote(str(deployment))}, and copy once more")
+        say(f"when all of them are there: sepnas certs renew {shlex.quote(str(deployment))}, and copy once more")
 
 
 def _data(each: Certificate) -> dict[str, object]:

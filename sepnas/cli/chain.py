@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.text import Text
 
-from sepnas.cli.common import console, number, seconds
+from sepnas.cli.common import console, number, say, seconds
 from sepnas.cli.export import export_run
 from sepnas.cli.learn import train_architecture
 from sepnas.cli.profile import measure_local_cluster
@@ -29,6 +30,7 @@ from sepnas.runtime.trace import Trace
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.space import SearchSpace
+from sepnas.terminal import one_line
 
 if TYPE_CHECKING:
     from sepnas.search.candidate import Candidate
@@ -148,11 +150,11 @@ class _Clock:
 
     @contextmanager
     def stage(self, what: str) -> Iterator[None]:
-        console.rule(f"[bold]{what}", align="left")
+        console.rule(Text(one_line(what), "bold"), align="left")
         start = time.perf_counter()
         yield
         self.duration_s[what.split(":")[0].split()[0]] = time.perf_counter() - start
-        console.print(f"took {seconds(time.perf_counter() - start)}")
+        say(f"took {seconds(time.perf_counter() - start)}")
 
 
 def _search(chain: Chain) -> tuple[SearchResult, Candidate, int]:
@@ -168,7 +170,7 @@ def _search(chain: Chain) -> tuple[SearchResult, Candidate, int]:
     chosen = pick(result.front, max_payload_bytes=chain.bytes_share * baseline_bytes)
     chosen.architecture.save(chain.out / ARCHITECTURE_FILE)
     sent = int(chosen.costs["payload_bytes"])
-    console.print(
+    say(
         f"{format_count(len(result.front), 'point')} on the front; chosen: candidate {chosen.index}, "
         f"{number(sent)} bytes, {sent / baseline_bytes:.1%} of all-to-all's {number(baseline_bytes)}"
     )
@@ -180,7 +182,7 @@ def _train(chain: Chain, architecture: Architecture) -> TrainingResult:
 
     recipe = load_recipe(chain.recipe).changed(chain.recipe, epochs=chain.epochs)
     result = train_architecture(architecture, chain.data, recipe, chain.out / TRAINING, chain.seed, chain.resume)
-    console.print(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%}")
+    say(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%}")
     return result
 
 

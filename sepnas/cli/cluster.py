@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Column, Table
 
-from sepnas.cli.common import PATH, TEXT, console, print_json, seconds
+from sepnas.cli.common import PATH, TEXT, print_json, say, seconds
+from sepnas.cli.tables import DataColumn, DataTable, print_table, text_column
 from sepnas.report.units import format_bytes, format_count
 from sepnas.spec.document import refuse_folder
 from sepnas.spec.presets import (
@@ -56,20 +55,22 @@ def print_presets() -> None:
     """Tables of the devices, the links and their sources; ``~`` marks an estimate."""
     presets = load_presets()
     numbers = {name: number for number, name in enumerate(presets.sources, start=1)}
-    console.print(_device_table(presets.devices))
-    console.print(_link_table(presets.links))
-    print("~ is an estimate; --json says how each figure came about. Sources:")
+    print_table(_device_table(presets.devices))
+    say("")
+    print_table(_link_table(presets.links))
+    say("~ is an estimate; --json says how each figure came about. Sources:")
     for name, preset in (*presets.devices.items(), *presets.links.items()):
-        print(f"{name}: {', '.join(str(number) for number in sorted(numbers[source] for source in preset.sources()))}")
-    # not by rich: a wrapped address cannot be followed
+        say(f"{name}: {', '.join(str(number) for number in sorted(numbers[source] for source in preset.sources()))}")
     for name, source in presets.sources.items():
-        print(f"[{numbers[name]}] {source.title}\n    {source.address}")
+        say(f"[{numbers[name]}] {source.title}")
+        say(f"    {source.address}")
 
 
-def _device_table(devices: Mapping[str, DevicePreset]) -> Table:
-    table = _table("device", "GFLOP/s", "kernel", "memory", "idle, W", "busy, W")
+def _device_table(devices: Mapping[str, DevicePreset]) -> DataTable:
+    power = DataColumn("idle, W", drop=2), DataColumn("busy, W", drop=1)
+    table = DataTable((text_column("device"), *map(DataColumn, ("GFLOP/s", "kernel", "memory")), *power))
     for name, preset in devices.items():
-        table.add_row(
+        table.add(
             name,
             _shown(preset.flops_per_s, f"{preset.flops_per_s.value / 1e9:.1f}"),
             _shown(preset.layer_overhead_s, seconds(preset.layer_overhead_s.value)),
@@ -80,10 +81,11 @@ def _device_table(devices: Mapping[str, DevicePreset]) -> Table:
     return table
 
 
-def _link_table(links: Mapping[str, LinkPreset]) -> Table:
-    table = _table("link", "bytes/s", "latency", "message", "J/byte", "medium")
+def _link_table(links: Mapping[str, LinkPreset]) -> DataTable:
+    rest = DataColumn("message", drop=1), DataColumn("J/byte", drop=2), text_column("medium", drop=3)
+    table = DataTable((text_column("link"), *map(DataColumn, ("bytes/s", "latency")), *rest))
     for name, preset in links.items():
-        table.add_row(
+        table.add(
             name,
             _shown(preset.bandwidth_bytes_per_s, format_bytes(preset.bandwidth_bytes_per_s.value)),
             _shown(preset.latency_s, seconds(preset.latency_s.value)),
@@ -92,11 +94,6 @@ def _link_table(links: Mapping[str, LinkPreset]) -> Table:
             preset.medium,
         )
     return table
-
-
-def _table(first: str, *headings: str) -> Table:
-    columns = (Column(heading, justify="right", no_wrap=True) for heading in headings)
-    return Table(Column(first, no_wrap=True), *columns, box=SIMPLE_HEAD)
 
 
 def _shown(figure: Figure, value: str) -> str:
@@ -135,4 +132,4 @@ def _write(device: Sequence[str], link: str, out: Path, name: str) -> None:
     refuse_folder(out)
     kinds = list(parse_devices(device))
     preset_cluster(kinds, link, name).save(out, comment_for(kinds, link))
-    print(f"{out}: {format_count(len(kinds), 'device')} linked by {link}; figures of presets, not measured")
+    say(f"{out}: {format_count(len(kinds), 'device')} linked by {link}; figures of presets, not measured")

@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.text import Text
 
+from sepnas.console import DataConsole
 from sepnas.report.provenance import command_line
 from sepnas.spec.cluster import Cluster
+from sepnas.terminal import one_line, print_line, printable
 
-console = Console(soft_wrap=False, highlight=False)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+console = DataConsole()
+errors = DataConsole(stderr=True, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """One line on stdout, as long as it is; whatever is in it neither steers the terminal nor makes another line."""
+    print_line(text)
+
+
+def warn(text: str) -> None:
+    """A warning on stderr."""
+    _tell("warning:", "bold yellow", text)
+
+
+def fail(text: str) -> None:
+    """An error on stderr."""
+    _tell("error:", "bold red", text)
+
+
+def _tell(head: str, style: str, text: str) -> None:
+    """Further lines are indented: a line break in a file's name makes none that looks like one of ours."""
+    first, *others = printable(text).splitlines() or [""]
+    errors.print(Text.assemble((head, style), " ", first, *(f"\n  {line}" for line in others)))
 
 
 def text_of(text: str) -> str:
@@ -57,12 +81,12 @@ def resumable(folder: Path, marker: str) -> Iterator[None]:
             raise
         command = command_line()
         command += "" if "--resume" in command.split() else " --resume"
-        errors.print(f"interrupted; what was finished is kept in {folder}; go on with: {command}", markup=False)
+        errors.print(one_line(f"interrupted; what was finished is kept in {folder}; go on with: {command}"))
         raise typer.Exit(130) from None
 
 
 def print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2))
+    sys.stdout.write(json.dumps(data, indent=2) + "\n")
 
 
 def number(value: float) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 import typer
-from rich.table import Table
+from rich.text import Text
 
 from sepnas.cli.chain import (
     ARCHITECTURE_FILE,
@@ -24,9 +24,10 @@ from sepnas.cli.chain import (
     local_cluster,
     run_chain,
 )
-from sepnas.cli.common import console, number, resumable, seconds
+from sepnas.cli.common import number, resumable, say, seconds
 from sepnas.cli.pages import counted_bytes, link_bytes, machine_rows, shown_timeline, training_curves
 from sepnas.cli.search_page import search_parts
+from sepnas.cli.tables import DataColumn, DataTable, print_table, text_column
 from sepnas.cli.traced import measured_timeline
 from sepnas.cost.simulator import simulate
 from sepnas.cost.timeline import Timeline, predicted_timeline
@@ -177,12 +178,13 @@ def _summary(outcome: Outcome) -> list[SummaryRow]:
 
 def print_outcome(outcome: Outcome, report: Path) -> None:
     """The table at the end."""
-    table = Table("", "predicted / whole", "measured / devices", "agree", title="What came out")
+    numbers = DataColumn("predicted /\nwhole"), DataColumn("measured /\ndevices")
+    table = DataTable((text_column("what came out"), *numbers, text_column("agree")))
     for row in _summary(outcome):
-        agree = "" if row.agree is None else "yes" if row.agree else "[bold red]NO"
-        table.add_row(row.name, row.expected, row.observed, agree)
-    console.print(table)
-    console.print(f"report: {report.resolve().as_uri()}")
+        agree = {None: Text(""), True: Text("yes"), False: Text("NO", "bold red")}[row.agree]
+        table.add(row.name, row.expected, row.observed, agree)
+    print_table(table)
+    say(f"report: {report.resolve().as_uri()}")
 
 
 def report_content(chain: Chain, outcome: Outcome, title: str) -> ReportContent:

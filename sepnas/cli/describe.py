@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Column, Table
 from rich.text import Text
 
-from sepnas.cli.common import FILE, cluster_to_predict_with, console, number, print_json, seconds
+from sepnas.cli.common import FILE, cluster_to_predict_with, number, print_json, say, seconds
+from sepnas.cli.tables import DataColumn, DataTable, print_table, shorten_names, text_column
 from sepnas.cli.timelines import Out, TimelineFormat, refuse_text_file, show_timelines
 from sepnas.cost.floor import floor_s
 from sepnas.cost.jitter import has_jitter, latency_percentile
@@ -206,13 +206,13 @@ def describe(
     if json_:
         print_json(found)
         return
-    print(f"{architecture.name} on {format_count(architecture.num_devices, 'device')}, policy {found['policy']}")
-    table = Table("", Column(justify="right", overflow="fold"), show_header=False)
+    say(f"{architecture.name} on {format_count(architecture.num_devices, 'device')}, policy {found['policy']}")
+    table = DataTable((text_column(""), DataColumn("")), show_header=False)
     for key, value in found.items():
         if key not in ("name", "policy"):
             values = value if isinstance(value, list) else [value]
-            table.add_row(key, "\n".join(number(each) for each in values))
-    console.print(table)
+            table.add(key, Text("\n".join(number(each) for each in values)))
+    print_table(table)
 
 
 def simulate_command(
@@ -262,7 +262,7 @@ def simulate_command(
         _print_simulation(architecture, where, result)
         _print_times(times)
         if percentile is not None and not has_jitter(where):
-            print(f"cluster {where.name} has no `jitter` and no `jitter_s`: all answers take the same time")
+            say(f"cluster {where.name} has no `jitter` and no `jitter_s`: all answers take the same time")
     if timeline is not None:
         show_timelines(timeline, [predicted_timeline(plan, result, batch)], out)
 
@@ -283,30 +283,31 @@ def _more_times(
 
 
 def _print_simulation(architecture: Architecture, cluster: Cluster, result: Simulation) -> None:
-    print(
+    say(
         f"{architecture.name}, policy {architecture.policy.name}, on cluster {cluster.name}: "
         f"answer after {seconds(result.latency_s)}, all done after {seconds(result.makespan_s)}, "
         f"{format_count(result.payload_bytes, 'byte')} between devices"
     )
-    headings = ("computes", "busy", "memory, bytes", "energy, J", "sends, bytes")
-    table = Table("device", *(Column(heading, justify="right") for heading in headings))
+    numbers = DataColumn("computes"), DataColumn("busy", drop=1), DataColumn("memory,\nbytes", drop=2)
+    more = DataColumn("energy, J", drop=3), DataColumn("sends,\nbytes")
+    table = DataTable((text_column("device", shorten=shorten_names), *numbers, *more))
     for rank in range(architecture.num_devices):
         sent = sum(link.payload_bytes for link in result.links if link.source == rank)
-        table.add_row(
-            Text(cluster.devices[rank].name), seconds(result.compute_s[rank]), seconds(result.busy_s[rank]),
+        table.add(
+            cluster.devices[rank].name, seconds(result.compute_s[rank]), seconds(result.busy_s[rank]),
             number(result.peak_memory_bytes[rank]), f"{result.energy_j[rank]:.3g}", number(sent),
         )  # fmt: skip
-    console.print(table)
+    print_table(table)
 
 
 def _print_times(times: Mapping[str, Any]) -> None:
     """The floor, and what was asked for besides."""
-    table = Table("", Column(justify="right"), show_header=False)
-    table.add_row("floor: computing, bandwidth and latency alone", seconds(times["floor_s"]))
-    table.add_row("answer, times the floor", f"{times['latency_over_floor']:.2f}")
+    table = DataTable((text_column(""), DataColumn("")), show_header=False)
+    table.add("floor: computing, bandwidth and latency alone", seconds(times["floor_s"]))
+    table.add("answer, times the floor", f"{times['latency_over_floor']:.2f}")
     if found := times.get("percentile"):
-        table.add_row(f"{found['percent']:g}% of answers within", seconds(found["latency_s"]))
+        table.add(f"{found['percent']:g}% of answers within", seconds(found["latency_s"]))
     if found := times.get("stream"):
-        table.add_row(f"answers a second, {found['in_flight']} in flight", f"{found['throughput_per_s']:.4g}")
-        table.add_row("their mean latency", seconds(found["latency_s"]))
-    console.print(table)
+        table.add(f"answers a second, {found['in_flight']} in flight", f"{found['throughput_per_s']:.4g}")
+        table.add("their mean latency", seconds(found["latency_s"]))
+    print_table(table)

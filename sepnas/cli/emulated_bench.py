@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from rich.table import Column, Table
-from rich.text import Text
 
-from sepnas.cli.common import console, errors, number, seconds
+from sepnas.cli.common import number, say, seconds, warn
 from sepnas.cli.emulate import Setting
+from sepnas.cli.tables import DataColumn, DataTable, print_table, text_column
 from sepnas.cost.jitter import has_jitter, sampled_latencies_s
 from sepnas.cost.simulator import simulate
 from sepnas.cost.stream import simulate_stream
@@ -132,41 +131,41 @@ def print_emulated(found: EmulatedBench) -> None:
     setting, result = found.setting, found.result
     if found.links:
         _print_links(found.links)
-    table = Table(
-        *("", "measured", "predicted", "ratio"),
-        title=Text(f"{result.requests} requests of {result.batch} image(s) on {setting.cluster.name}, emulated"),
+    table = DataTable(
+        (text_column(""), *map(DataColumn, ("measured", "predicted", "ratio"))),
+        title=f"{result.requests} requests of {result.batch} image(s) on {setting.cluster.name}, emulated",
     )
     measured, predicted = asdict(found.measured()), asdict(found.predicted)
     for name, ratio in found.ratios().items():
-        table.add_row(f"latency, {name}", seconds(measured[name]), seconds(predicted[name]), f"{ratio:.3f}")
-    table.add_row(
+        table.add(f"latency, {name}", seconds(measured[name]), seconds(predicted[name]), f"{ratio:.3f}")
+    table.add(
         "payload bytes a request", number(result.payload_bytes_per_request), number(result.payload_bytes_predicted), ""
     )
-    table.add_row("images a second", number(result.images_per_s), "", "")
+    table.add("images a second", number(result.images_per_s), "", "")
     if (predicted_per_s := found.stream_predicted()) is not None and result.stream is not None:
         measured_per_s = result.stream.images_per_s
-        table.add_row(
+        table.add(
             f"images a second, {result.stream.in_flight} in flight",
             *(number(measured_per_s), number(predicted_per_s), f"{measured_per_s / predicted_per_s:.3f}"),
         )
-    console.print(table)
-    print(f"links are shaped {_HOW[setting.shaping]} ({setting.why})")
+    print_table(table)
+    say(f"links are shaped {_HOW[setting.shaping]} ({setting.why})")
     for what, words in (("steps", _SLOWER), ("messages", _LATER[setting.shaping])):
         _print_late(found, what, words)
 
 
 def _print_links(links: Sequence[LinkCheck]) -> None:
     headings = ("4 bytes take", "measured", "bandwidth", "measured")
-    table = Table("link", *(Column(heading, justify="right") for heading in headings), title="links, one of each kind")
+    table = DataTable((text_column("link"), *map(DataColumn, headings)), title="links, one of each kind")
     for link in links:
-        table.add_row(
+        table.add(
             f"{'client' if link.source == CLIENT else link.source} to {link.destination}",
             seconds(link.message_set_s),
             seconds(link.message_measured_s),
             _mbit(link.bandwidth_set_bytes_per_s),
             _mbit(link.bandwidth_measured_bytes_per_s),
         )
-    console.print(table)
+    print_table(table)
 
 
 def _mbit(bytes_per_s: float) -> str:
@@ -192,9 +191,9 @@ def _print_late(found: EmulatedBench, what: str, words: str) -> None:
     text = f"{counts['late']:.0f} of {counts['timed']:.0f} {what} {words}, by {_mean(counts)} on average"
     expected = what == "messages" and found.setting.shaping == "netns"
     if found.late_share(what) > _LATE_SHARE and not expected:
-        errors.print(f"[bold yellow]warning:[/] {text}: these figures are not those of the cluster")
+        warn(f"{text}: these figures are not those of the cluster")
     else:
-        print(text)
+        say(text)
 
 
 def _mean(counts: Mapping[str, float]) -> str:

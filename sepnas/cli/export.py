@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.progress import Progress
 
-from sepnas.cli.common import PATH, TEXT, console, number, path_of, seconds
+from sepnas.cli.common import PATH, TEXT, console, number, path_of, say, seconds
 from sepnas.cli.learn import DataRoot
 from sepnas.errors import CheckpointError, DataError, DeploymentError
 from sepnas.report.units import format_count
@@ -174,7 +174,7 @@ def export(
     services = [name for name, wanted in chosen.items() if wanted]
     manifest = export_run(run, out, name, given, force, engines, on_missing, services, int8_data)
     num_devices = manifest.architecture.num_devices
-    print(
+    say(
         f"{out}: {format_count(num_devices, 'device')}, {number(manifest.payload_bytes)} bytes an "
         f"inference between them, deployment {manifest.deployment_id[:16]}"
     )
@@ -182,9 +182,9 @@ def export(
     if int8_data:
         _say_what_int8_costs(run, out, int8_data)
     first = (given or Hosts.local(num_devices)).address(0)
-    print(f"next, for each device as here for device 0 (addresses in {out / 'hosts.yaml'}):")
-    print(f"  sepnas worker {shlex.quote(str(out / 'device0'))} --listen {first}")
-    print(f"then ask them: sepnas infer {shlex.quote(str(out))} IMAGE...")
+    say(f"next, for each device as here for device 0 (addresses in {out / 'hosts.yaml'}):")
+    say(f"  sepnas worker {shlex.quote(str(out / 'device0'))} --listen {first}")
+    say(f"then ask them: sepnas infer {shlex.quote(str(out))} IMAGE...")
 
 
 def _say_if_unfinished(run: Path) -> None:
@@ -193,7 +193,7 @@ def _say_if_unfinished(run: Path) -> None:
     with suppress(CheckpointError):  # the best weights are enough to export
         done, wanted = epochs_of(run)
         if done < wanted:
-            print(f"{run}: stopped after {done} of {wanted} epochs; this is the best of them")
+            say(f"{run}: stopped after {done} of {wanted} epochs; this is the best of them")
 
 
 def _check_run(run: Path) -> None:
@@ -221,8 +221,8 @@ def _say_what_int8_costs(run: Path, out: Path, data: Int8Data) -> None:
 
     exact, rounded = data.accuracies(load_network(run), out)
     images, shard = len(data.images.val), load_shard(out / "device0")
-    print(f"int8: {rounded:.2%} of {number(images)} validation images right, {exact:.2%} in fp32")
-    print(f"int8: a pass of device 0 takes {_pass_times(shard)} here")
+    say(f"int8: {rounded:.2%} of {number(images)} validation images right, {exact:.2%} in fp32")
+    say(f"int8: a pass of device 0 takes {_pass_times(shard)} here")
     if exact - rounded > WORTH_A_WARNING:
         exact_engine = shard.manifest.engines[0]
         warnings.warn(

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
 
-from sepnas.cli.common import FILE, console, number, path_of, print_json, seconds
+from sepnas.cli.common import FILE, number, path_of, print_json, say, seconds
 from sepnas.cli.quantities import energy_j, share, size_bytes, time_s
+from sepnas.cli.tables import DataColumn, DataTable, print_table, text_column
 from sepnas.errors import SearchError
 from sepnas.report.units import format_count
 from sepnas.spec.space_parts import ACCURACIES
@@ -103,7 +102,7 @@ def front(
         return
     print_front(shown, found.knee)
     where = f" within {bounds}" if bounds else ""
-    console.print(
+    say(
         f"{format_count(len(shown), 'point')}{where}; {found.course()}; "
         f"the knee of the whole front is candidate {_line(found.knee)}"
     )
@@ -146,10 +145,10 @@ def pick(
     chosen.architecture.save(out)
     print_front([chosen], found.knee)
     if not found.finished:
-        console.print(found.course())
+        say(found.course())
     if candidate is not None and chosen not in found.front:
-        console.print(f"candidate {candidate} is not on the front: another one is at least as good in everything")
-    print(f"written to {out}; next: {_train_command(run, out, found.run)}")
+        say(f"candidate {candidate} is not on the front: another one is at least as good in everything")
+    say(f"written to {out}; next: {_train_command(run, out, found.run)}")
 
 
 def _train_command(run: Path, architecture: Path, searched: SearchRun) -> str:
@@ -169,18 +168,15 @@ def print_front(front: Sequence[Candidate], knee: Candidate) -> None:
     from sepnas.search.traits import policy_traits, share_of_all_to_all
 
     energy = any(candidate.costs["energy_j"] for candidate in front)
-    table = Table("candidate", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     one_lost = any("accuracy_one_lost" in candidate.objectives for candidate in front)
-    table.add_column("accuracy", justify="right")
-    if one_lost:
-        table.add_column("one\nlost", justify="right")
-    for heading in ["latency", "payload\nbytes", "of all-\nto-all", *(["energy"] if energy else []), "memory"]:
-        table.add_column(heading, justify="right")
-    table.add_column("policy", ratio=1)
+    accuracies = [DataColumn("accuracy"), *([DataColumn("one\nlost", drop=1)] if one_lost else [])]
+    numbers = [DataColumn("latency"), DataColumn("payload\nbytes"), DataColumn("of all-\nto-all", drop=5)]
+    numbers += [*([DataColumn("energy", drop=3)] if energy else []), DataColumn("memory", drop=4)]
+    table = DataTable((text_column("candidate"), *accuracies, *numbers, text_column("policy", drop=2)))
     for candidate in front:
         costs, part = candidate.costs, share_of_all_to_all(candidate)
         at_knee = candidate.key == knee.key
-        table.add_row(
+        table.add(
             f"{candidate.index} knee" if at_knee else str(candidate.index),
             f"{candidate.objectives['accuracy']:.2%}",
             *([f"{candidate.objectives['accuracy_one_lost']:.2%}"] if one_lost else []),
@@ -192,7 +188,7 @@ def print_front(front: Sequence[Candidate], knee: Candidate) -> None:
             policy_traits(candidate).phrase,
             style="bold" if at_knee else None,
         )
-    console.print(table)
+    print_table(table)
 
 
 def _line(candidate: Candidate) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sepnas.cli.common import PATH, TEXT, path_of
+from sepnas.cli.common import PATH, TEXT, path_of, say
 from sepnas.cli.describe import LearnedScales, Wire, read_architecture
 from sepnas.errors import TrainingError
 from sepnas.spec.architecture import Architecture
@@ -172,16 +172,16 @@ def train(
     if not is_first():
         return
     if result.history:
-        print(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%} -> {out}")
+        say(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%} -> {out}")
     if not result.finished:
-        print(f"stopped after {result.reached}; the same command with --resume goes on")
+        say(f"stopped after {result.reached}; the same command with --resume goes on")
         return
     if test:
         network = load_network(out).to(pick_device(device))
-        print(f"test accuracy {accuracy(network, images.test, images):.2%}")
+        say(f"test accuracy {accuracy(network, images.test, images):.2%}")
         if wanted.device_dropout or wanted.message_dropout:
             _print_accuracy_with_lost(network, images)
-    print(f"next: sepnas export {shlex.quote(str(out))} {shlex.quote(str(out.parent / 'deployment'))}")
+    say(f"next: sepnas export {shlex.quote(str(out))} {shlex.quote(str(out.parent / 'deployment'))}")
 
 
 def load_teacher(run: Path, images: ImageData) -> SeparableResNeXt:
@@ -217,4 +217,4 @@ def _print_accuracy_with_lost(network: SeparableResNeXt, images: ImageData) -> N
     num_devices = network.architecture.num_devices
     for num_lost in range(1, num_devices):
         found = accuracy_with_lost(network, images.test, images, num_lost)
-        print(f"  with {num_lost} of {num_devices} devices lost {found:.2%}, the mean over all ways to lose them")
+        say(f"  with {num_lost} of {num_devices} devices lost {found:.2%}, the mean over all ways to lose them")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
+import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TextIO
 
 import typer
+from typer.core import TyperGroup
 
 from sepnas.cli import (
     calibrate,
@@ -31,11 +35,37 @@ from sepnas.cli import (
     status,
     timelines,
 )
-from sepnas.cli.common import errors
+from sepnas.cli.common import errors, fail, warn
 from sepnas.errors import SepnasError
+from sepnas.terminal import one_line, printable
+
+
+@contextmanager
+def _escaped_usage_errors() -> Iterator[None]:
+    """What was typed, perhaps a file's name that the shell put there, is quoted by Typer as it is."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message") and isinstance(getattr(error, "message", None), str):
+            error.message = one_line(error.message)  # type: ignore[attr-defined]
+        raise
+
+
+class Verbs(TyperGroup):
+    """All verbs; a mistake in a command line is told without what would steer the terminal."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with _escaped_usage_errors():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _escaped_usage_errors():
+            return super().invoke(ctx)
+
 
 app = typer.Typer(
     name="sepnas",
+    cls=Verbs,
     help="Search, train and ship neural networks that are separable over several small devices.",
     no_args_is_help=True,
     add_completion=False,
@@ -131,20 +161,27 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that processes and temporary files go
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for a terminal that has not all letters
     try:
         app()
     except SepnasError as error:
-        errors.print(f"[bold red]error:[/] {_escaped(error)}")
+        fail(_told(error))
         sys.exit(1)
     except ModuleNotFoundError as error:
         extra = _extra_with(error.name or "")
         if extra is None:
-            raise
-        errors.print(f"[bold red]error:[/] this needs {error.name}, which is not installed: {_install(extra)}")
+            _show_traceback()
+        else:
+            fail(f"this needs {error.name}, which is not installed: pip install 'sepnas[{extra}]'")
         sys.exit(1)
     except BrokenPipeError:
         # the reader (`| head`) has left; a second complaint at exit helps nobody
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception:
+        _show_traceback()
         sys.exit(1)
 
 
@@ -158,10 +195,14 @@ def _show_warning(
 ) -> None:
     """Our own words to a person; where in the code they were said helps nobody."""
     if f"{os.sep}sepnas{os.sep}" in filename or category.__module__.startswith("sepnas."):
-        errors.print("[bold yellow]warning:[/] ", end="")
-        errors.print(str(message), markup=False)
+        warn(str(message))
     else:
-        errors.print(warnings.formatwarning(message, category, filename, lineno), markup=False, end="")
+        errors.print(warnings.formatwarning(message, category, filename, lineno), end="")
+
+
+def _show_traceback() -> None:
+    """A mistake of ours; the error's words may be anybody's."""
+    sys.stderr.write(printable(traceback.format_exc()))
 
 
 def _extra_with(module: str) -> str | None:
@@ -174,14 +215,5 @@ def _extra_with(module: str) -> str | None:
     return "search" if extra == "train" and sys.argv[1:2] == ["search"] and "--supernet-only" not in sys.argv else extra
 
 
-def _install(extra: str) -> str:
-    from rich.markup import escape
-
-    return escape(f"pip install 'sepnas[{extra}]'")
-
-
-def _escaped(error: SepnasError) -> str:
-    from rich.markup import escape
-
-    notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
-    return escape(f"{error}{notes}")
+def _told(error: SepnasError) -> str:
+    return "\n".join((str(error), *getattr(error, "__notes__", ())))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sepnas.cli.common import seconds
+from sepnas.cli.common import say, seconds
 from sepnas.cost.calibrate import fit_rate
 from sepnas.cost.times import DeviceTimes
 from sepnas.measure.machine import DEFAULT_MEMORY_BYTES
@@ -160,7 +160,7 @@ def profile(
         cluster = cluster_like(measure_device(), devices, link, name or platform.node() or "cluster")
     cluster.save(out)
     device, link = cluster.devices[0], cluster.links[0]
-    print(
+    say(
         f"{out}: {format_count(devices, 'device')} of {device.flops_per_s / 1e9:.1f} GFLOP/s and "
         f"{seconds(device.layer_overhead_s)} a kernel (one thread); "
         f"links of {link.bandwidth_bytes_per_s * 8 / 1e6:g} Mbit/s, {seconds(link.latency_s)}"

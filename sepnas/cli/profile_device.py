@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
 
-from sepnas.cli.common import PATH, console, errors, seconds
+from sepnas.cli.common import PATH, errors, say, seconds, warn
+from sepnas.cli.tables import DataTable, print_table, text_column
 from sepnas.report.units import format_bytes, format_count, format_seconds
 from sepnas.spec.cluster import Cluster, Device, format_pairs
 from sepnas.spec.document import refuse_folder
@@ -55,14 +55,14 @@ def device_command(
         )
     cluster = with_device(before, found.device)
     cluster.save(out, f"Device {found.device.name} was measured by `sepnas profile device`.")
-    console.print(_table(found))
+    print_table(_table(found))
     _say_how_sure(found)
-    print(f"{out}: {'a new cluster of' if before is None else 'now has'} {_names(cluster)}")
+    say(f"{out}: {'a new cluster of' if before is None else 'now has'} {_names(cluster)}")
     if before is not None and len(cluster.devices) > len(before.devices):
-        print(f"{found.device.name} is new there, as rank {len(before.devices)}; --name takes the place of another")
+        say(f"{found.device.name} is new there, as rank {len(before.devices)}; --name takes the place of another")
     missing = cluster.missing_links()
     if missing:
-        print(f"no link yet between {format_pairs(missing)}: write them into `links`, or run `sepnas profile links`")
+        say(f"no link yet between {format_pairs(missing)}: write them into `links`, or run `sepnas profile links`")
 
 
 def with_device(cluster: Cluster | None, device: Device) -> Cluster:
@@ -97,31 +97,30 @@ def _bar(limit_s: float) -> Iterator[Callable[[float, str], None]]:
         yield show
 
 
-def _table(found: MeasuredDevice) -> Table:
+def _table(found: MeasuredDevice) -> DataTable:
     device = found.device
     profile, exchange = device.profile, device.exchange
     assert profile is not None
     assert exchange is not None
     machine = profile.machine
     times = [row.seconds for row in profile.operators]
-    table = Table("", "", title=f"{device.name}: {machine.engine} {machine.engine_version}, threads: {machine.threads}")
-    table.add_row("processor", f"{machine.cpu}, {format_count(machine.cores, 'core')}, {machine.architecture}")
+    title = f"{device.name}: {machine.engine} {machine.engine_version}, threads: {machine.threads}"
+    table = DataTable((text_column(""), text_column("")), title, show_header=False)
+    table.add("processor", f"{machine.cpu}, {format_count(machine.cores, 'core')}, {machine.architecture}")
     shown = f"{len(times)}, {format_seconds(min(times))} to {format_seconds(max(times))}"
-    table.add_row("operators", f"{shown}, {format_count(found.rounds, 'round')}")
-    table.add_row("a call of the engine", _affine(profile.segment_overhead_s, profile.segment_s_per_value, "value"))
-    table.add_row(
-        "in two numbers", f"{device.flops_per_s / 1e9:.3g} GFLOP/s, {format_seconds(device.layer_overhead_s)}"
-    )
+    table.add("operators", f"{shown}, {format_count(found.rounds, 'round')}")
+    table.add("a call of the engine", _affine(profile.segment_overhead_s, profile.segment_s_per_value, "value"))
+    table.add("in two numbers", f"{device.flops_per_s / 1e9:.3g} GFLOP/s, {format_seconds(device.layer_overhead_s)}")
     how = "TLS" if found.with_tls else "plain"
-    table.add_row(f"a message ({how})", _affine(exchange.message_s, exchange.byte_s, "byte"))
+    table.add(f"a message ({how})", _affine(exchange.message_s, exchange.byte_s, "byte"))
     for wire, per_value in exchange.convert_s_per_value:
-        table.add_row(f"converting {wire}", _affine(exchange.convert_s, per_value, "value"))
-    table.add_row("merging", _affine(exchange.merge_s, exchange.merge_s_per_value, "value"))
-    table.add_row("resuming after a wait", format_seconds(exchange.resume_s))
-    table.add_row("a core for messages", "yes" if exchange.own_core else "no")
-    table.add_row("memory available", format_bytes(device.memory_bytes))
-    table.add_row("jitter of a call", f"{device.jitter:.1%}")
-    table.add_row("noise", f"{machine.noise:.1%}")
+        table.add(f"converting {wire}", _affine(exchange.convert_s, per_value, "value"))
+    table.add("merging", _affine(exchange.merge_s, exchange.merge_s_per_value, "value"))
+    table.add("resuming after a wait", format_seconds(exchange.resume_s))
+    table.add("a core for messages", "yes" if exchange.own_core else "no")
+    table.add("memory available", format_bytes(device.memory_bytes))
+    table.add("jitter of a call", f"{device.jitter:.1%}")
+    table.add("noise", f"{machine.noise:.1%}")
     return table
 
 
@@ -135,19 +134,14 @@ def _say_how_sure(found: MeasuredDevice) -> None:
     assert found.device.profile is not None
     noise = found.device.profile.machine.noise
     if noise >= NOISY:
-        _warn(f"this machine is noisy: repeated medians differ by {noise:.0%}; end other programs and measure again")
+        warn(f"this machine is noisy: repeated medians differ by {noise:.0%}; end other programs and measure again")
     elif not found.stable:
-        print("the time was up before all medians stood still; a larger --seconds measures more surely")
+        say("the time was up before all medians stood still; a larger --seconds measures more surely")
     if not found.with_tls:
-        _warn(
+        warn(
             "messages were measured without TLS: certificates need the package cryptography "
             "(pip install 'sepnas[train]')"
         )
-
-
-def _warn(text: str) -> None:
-    errors.print("[bold yellow]warning:[/] ", end="")
-    errors.print(text, markup=False)
 
 
 def _names(cluster: Cluster) -> str:

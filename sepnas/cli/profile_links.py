@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Column, Table
 
-from sepnas.cli.common import PATH, console, path_of, print_json
+from sepnas.cli.common import PATH, path_of, print_json, say
 from sepnas.cli.run import Deadline
+from sepnas.cli.tables import DataColumn, DataTable, print_table, shorten_names, text_column
 from sepnas.plan.steps import CLIENT
 from sepnas.report.units import format_count, format_seconds
 from sepnas.runtime.session import MAX_TRACES, Session
@@ -69,9 +69,9 @@ def links_command(
         command = shlex.join(
             ["sepnas", "profile", "links", str(write), "--devices", "hosts.yaml", "--cluster", str(out)]
         )
-        print(f"{write}: a probe for {format_count(count, 'device')}, valid for {PROBE_DAYS} days")
+        say(f"{write}: a probe for {format_count(count, 'device')}, valid for {PROBE_DAYS} days")
         folders = f"{shlex.quote(str(write))}/deviceR"
-        print(f"next: copy {folders} to device R, start `sepnas worker deviceR` there, then: {command}")
+        say(f"next: copy {folders} to device R, start `sepnas worker deviceR` there, then: {command}")
         return
     if cluster is None:
         raise typer.BadParameter("is missing: the cluster whose links are measured", param_hint="--cluster")
@@ -90,8 +90,8 @@ def links_command(
     if json_:
         print_json(found.to_data())
         return
-    console.print(_table(found, after))
-    print(f"written: {out}, {format_count(len(found.pairs), 'link')} from {format_count(requests, 'request')}")
+    print_table(_table(found, after))
+    say(f"written: {out}, {format_count(len(found.pairs), 'link')} from {format_count(requests, 'request')}")
 
 
 def _trace(deployment: Path, hosts: Path | Hosts | None, requests: int, deadline_s: float) -> tuple[Trace, int]:
@@ -120,11 +120,9 @@ def _trace_local(num_devices: int, requests: int, deadline_s: float) -> tuple[Tr
             return _trace(deployment, workers.hosts, requests, deadline_s)
 
 
-def _table(found: MeasuredLinks, cluster: Cluster) -> Table:
-    headings = ("latency", "Mbit/s", "load", "clocks")
-    table = Table(
-        Column("link", no_wrap=True), *(Column(heading, justify="right", no_wrap=True) for heading in headings)
-    )
+def _table(found: MeasuredLinks, cluster: Cluster) -> DataTable:
+    more = DataColumn("load", drop=1), DataColumn("clocks", drop=2)
+    table = DataTable((text_column("link", shorten=shorten_names), *map(DataColumn, ("latency", "Mbit/s")), *more))
     names = [device.name for device in cluster.devices]
 
     def name_of(rank: int) -> str:
@@ -135,9 +133,8 @@ def _table(found: MeasuredLinks, cluster: Cluster) -> Table:
         rate = f"{'' if each.bandwidth_known else '> '}{each.bandwidth_bytes_per_s * 8 / 1e6:.4g}"
         load = "" if each.load_ratio is None else f"{each.load_ratio:.2f}x"
         clocks = f"+- {format_seconds(each.uncertainty_s)}" if each.uncertainty_s else ""
-        # not as markup: names are a person's
-        table.add_row(
-            f"{name_of(each.source)} {arrow} {name_of(each.destination)}".replace("[", r"\["),
+        table.add(
+            f"{name_of(each.source)} {arrow} {name_of(each.destination)}",
             format_seconds(each.latency_s), rate, load, clocks,
         )  # fmt: skip
     return table

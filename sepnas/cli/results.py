@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from sepnas.cli.common import PATH, TEXT, console, print_json
+from sepnas.cli.common import PATH, TEXT, console, print_json, say
 from sepnas.cli.inference_page import inference_parts
+from sepnas.console import DataConsole
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
 from sepnas.report.provenance import command_line
@@ -58,7 +58,7 @@ def report(
     if search:
         key = None if chosen is None else plan_key(build_plan(chosen))
         content = replace(content, **search_parts(search, key))
-    console.print(f"written: {write_report(out, content).resolve().as_uri()}")
+    say(f"written: {write_report(out, content).resolve().as_uri()}")
 
 
 def _cluster(given: Path | None, search: Path | None, architecture: Architecture | None) -> Cluster:
@@ -92,4 +92,4 @@ def results(
     elif console.is_terminal:
         console.print(results_table(experiments, console.width))
     else:
-        Console(width=MOST_COLUMNS).print(results_table(experiments))
+        DataConsole(width=MOST_COLUMNS).print(results_table(experiments))

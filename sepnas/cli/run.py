@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import numpy as np
 import typer
-from rich.table import Table
 
-from sepnas.cli.common import cluster_to_predict_with, console, errors, number, path_of, print_json, seconds
+from sepnas.cli.common import cluster_to_predict_with, number, path_of, print_json, seconds, warn
 from sepnas.cli.emulate import ShapingChoice, emulated_cluster, open_session, read_setting
 from sepnas.cli.emulated_bench import print_emulated, run_bench
 from sepnas.cli.quantities import deadline_s, time_s
+from sepnas.cli.tables import DataColumn, DataTable, print_table, shorten_paths, text_column
 from sepnas.deploy.verify import verify_client
 from sepnas.errors import DataError
 from sepnas.runtime.classes import likeliest
@@ -136,17 +136,18 @@ def _answered(session: Session, images_CHW: Sequence[Images], top: int) -> list[
     answered: list[tuple[Likeliest, Answer]] = []
     for answer in session.answers(batches):
         if not answer.complete:
-            errors.print(f"[bold yellow]warning:[/] answered without {_left_out(answer)}")
+            warn(f"answered without {_left_out(answer)}")
         answered += [(found, answer) for found in likeliest(answer.logits, session.manifest.classes, top)]
     return answered
 
 
 def _print_classes(rows: Sequence[_Row]) -> None:
     answered = [(path, found[0]) for path, found in rows if not isinstance(found, DataError)]
-    table = Table("image", *(f"{place}." for place in range(1, len(answered[0][1]) + 1)))
+    places = (text_column(f"{place}.", drop=place - 1) for place in range(1, len(answered[0][1]) + 1))
+    table = DataTable((text_column("image", shorten=shorten_paths), *places))
     for path, classes in answered:
-        table.add_row(str(path), *(f"{name} {probability:.1%}" for name, probability in classes))
-    console.print(table)
+        table.add(str(path), *(f"{name} {probability:.1%}" for name, probability in classes))
+    print_table(table)
 
 
 def _left_out(answer: Answer) -> str:
@@ -251,16 +252,17 @@ def _predicted_latency_s(deployment: Path, cluster: Path, batch: int) -> float:
 
 
 def _print_bench(result: BenchResult, predicted_s: float | None) -> None:
-    table = Table("", "", title=f"{result.requests} requests of {result.batch} image(s)")
-    table.add_row("latency, median", seconds(result.latency_median_s))
-    table.add_row("latency, mean", seconds(result.latency_mean_s))
-    table.add_row("latency, p99", seconds(result.latency_p99_s))
+    title = f"{result.requests} requests of {result.batch} image(s)"
+    table = DataTable((text_column(""), DataColumn("")), title, show_header=False)
+    table.add("latency, median", seconds(result.latency_median_s))
+    table.add("latency, mean", seconds(result.latency_mean_s))
+    table.add("latency, p99", seconds(result.latency_p99_s))
     if predicted_s is not None:
-        table.add_row("latency, predicted", seconds(predicted_s))
-    table.add_row("images a second", number(result.images_per_s))
+        table.add("latency, predicted", seconds(predicted_s))
+    table.add("images a second", number(result.images_per_s))
     if result.stream is not None:
-        table.add_row(f"images a second, {result.stream.in_flight} in flight", number(result.stream.images_per_s))
-    table.add_row("payload bytes a request, counted", number(result.payload_bytes_per_request))
-    table.add_row("payload bytes a request, predicted", number(result.payload_bytes_predicted))
-    table.add_row("with frame headers, counted", number(result.frame_bytes_per_request))
-    console.print(table)
+        table.add(f"images a second, {result.stream.in_flight} in flight", number(result.stream.images_per_s))
+    table.add("payload bytes a request, counted", number(result.payload_bytes_per_request))
+    table.add("payload bytes a request, predicted", number(result.payload_bytes_predicted))
+    table.add("with frame headers, counted", number(result.frame_bytes_per_request))
+    print_table(table)

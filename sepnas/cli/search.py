@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
-from sepnas.cli.common import FILE, FOLDER, TEXT, cluster_to_predict_with, console, path_of, resumable
+from sepnas.cli.common import FILE, FOLDER, TEXT, cluster_to_predict_with, path_of, resumable, say
 from sepnas.cli.front import print_front
 from sepnas.cli.learn import (
     Compute,
@@ -170,10 +170,10 @@ def search(
     if not result.finished:
         done = "is trained" if result.supernet_trained else "is trained in part"
         without = " and without --supernet-only" if supernet_only and result.supernet_trained else ""
-        console.print(f"the supernet {done}; the same command with --resume{without} goes on")
+        say(f"the supernet {done}; the same command with --resume{without} goes on")
         return
     print_front(result.front, knee(result.front))
-    console.print(_summary(result))
+    say(_summary(result))
     _say_next(out)
 
 
@@ -194,7 +194,7 @@ def _say_next(out: Path) -> None:
     }
     width = max(map(len, commands))
     for place, (command, what) in enumerate(commands.items()):
-        print(f"{'next:' if place == 0 else '     '} {command:{width}}  # {what}")
+        say(f"{'next:' if place == 0 else '     '} {command:{width}}  # {what}")
 
 
 def _trials(

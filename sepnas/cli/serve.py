@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sepnas.cli.common import errors
+from sepnas.cli.common import say, warn
 from sepnas.cli.quantities import size_bytes
 from sepnas.cli.run import Deadline, Deployment, HostsFile, Insecure, OnMissingChoice, ResizeChoice, Top
 from sepnas.runtime.session import MAX_IN_FLIGHT
@@ -57,15 +57,11 @@ def serve(
     server = http_server(app, deadline)
     with listening_socket(host, port) as listener:
         if not is_loopback(host):
-            errors.print(
-                f"[bold yellow]warning:[/] there is no password: whoever reaches {listen} can ask; behind a proxy, "
-                "listen on 127.0.0.1"
-            )
+            warn(f"there is no password: whoever reaches {listen} can ask; behind a proxy, listen on 127.0.0.1")
         address = format_address(host, listener.getsockname()[1])
         manifest = service.manifest
-        print(
+        say(
             f"sepnas serve: listens on http://{address} (deployment {manifest.deployment_id[:16]}; "
-            f"{len(service.ranks)} devices; {service.on_missing}; see /docs)",
-            flush=True,
+            f"{len(service.ranks)} devices; {service.on_missing}; see /docs)"
         )
         server.run(sockets=[listener])

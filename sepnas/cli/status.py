@@ -9,15 +9,17 @@ from datetime import datetime, timedelta, timezone
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
-from rich.table import Column, Table
 from rich.text import Text
 
 from sepnas.cli.common import SOON_DAYS, console, print_json, seconds
 from sepnas.cli.run import Deployment, HostsFile, Insecure
+from sepnas.cli.tables import DataColumn, DataTable, text_column
+from sepnas.console import DataConsole
 from sepnas.report.units import format_bytes
 from sepnas.runtime.status import DeviceStatus, Inspector
+from sepnas.terminal import one_line
 
 LOOK_EVERY_S = 1.0
 _WIDE = 150
@@ -25,6 +27,9 @@ _WIDE = 150
 _DOES = ("is", "trip", "up", "served", "failed", "missed", "session")
 _IS = ("engine", "°C", "load", "memory", "certificate", "sepnas")
 _NUMBERS = frozenset({"trip", "up", "served", "failed", "missed", "°C", "load", "memory"})
+_DROPS = {"sepnas": 5, "load": 4, "trip": 3, "up": 2, "session": 1}
+"""What is left out where even two tables do not fit, the highest first."""
+_PIPE = 10_000
 _STYLES = {"ready": "green", "serving": "bold green"}
 
 
@@ -62,8 +67,10 @@ def status(
 
 def _print(rows: list[DeviceStatus]) -> None:
     """In full where no terminal says how wide it is."""
-    wide = console if console.is_terminal else Console(width=max(_WIDE, console.width), highlight=False)
-    wide.print(_page(rows, wide.width))
+    if console.is_terminal:
+        console.print(_page(rows, console.width))
+    else:
+        DataConsole(width=_PIPE).print(_page(rows, None))
 
 
 def _watch(inspector: Inspector, rows: list[DeviceStatus]) -> list[DeviceStatus]:
@@ -78,20 +85,21 @@ def _watch(inspector: Inspector, rows: list[DeviceStatus]) -> list[DeviceStatus]
             return rows  # the end that it was meant to have
 
 
-def _page(rows: Sequence[DeviceStatus], width: int) -> Group:
+def _page(rows: Sequence[DeviceStatus], width: int | None) -> Group:
     """The table, or two where it is narrow, and below it what is wrong with whom."""
     cells = [_cells(row) for row in rows]
-    tables = [_table(heads, cells) for heads in ([(*_DOES, *_IS)] if width >= _WIDE else [_DOES, _IS])]
-    notes = [Text(_printable(row.why)) for row in rows if row.why]
+    wide = width is None or width >= _WIDE
+    tables = [_table(heads, cells).fitted(width) for heads in ([(*_DOES, *_IS)] if wide else [_DOES, _IS])]
+    notes = [Text(one_line(row.why)) for row in rows if row.why]
     notes += [_certificate_note(row) for row in rows if _days_left(row) < SOON_DAYS]
     return Group(*tables, *notes)
 
 
-def _table(heads: Sequence[str], rows: Sequence[dict[str, Text]]) -> Table:
-    columns = [Column(head, justify="right" if head in _NUMBERS else "left", overflow="fold") for head in heads]
-    table = Table("device", *columns, box=None, pad_edge=False)
+def _table(heads: Sequence[str], rows: Sequence[dict[str, Text]]) -> DataTable:
+    columns = [DataColumn(head, head in _NUMBERS, _DROPS.get(head, 0)) for head in heads]
+    table = DataTable((text_column("device"), *columns), rule=False)
     for cells in rows:
-        table.add_row(cells["device"], *(cells.get(head, "") for head in heads))
+        table.add(cells["device"], *(cells.get(head, "") for head in heads))
     return table
 
 
@@ -117,7 +125,7 @@ def _cells(row: DeviceStatus) -> dict[str, Text]:
             "certificate": until,
             "sepnas": found.version,
         }
-    texts = {head: Text(_printable(cell)) for head, cell in cells.items()}
+    texts = {head: Text(one_line(cell)) for head, cell in cells.items()}
     texts["is"].stylize(_STYLES.get(row.state, "bold red"))
     return texts
 
@@ -151,11 +159,6 @@ def _duration(duration_s: float) -> str:
 
 def _or_empty(value: float | None, digits: int = 0) -> str:
     return "" if value is None else f"{value:.{digits}f}"
-
-
-def _printable(text: str) -> str:
-    """A device's words, without what would steer the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _to_data(row: DeviceStatus) -> dict[str, Any]:

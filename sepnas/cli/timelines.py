@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import typer
-from rich.table import Column, Table
-from rich.text import Text
 
-from sepnas.cli.common import FILE, cluster_to_predict_with, console
+from sepnas.cli.common import FILE, cluster_to_predict_with, console, say
+from sepnas.cli.tables import DataColumn, DataTable, print_table, text_column
 from sepnas.cli.traced import check_request, load_trace, measured_timeline, request_of
 from sepnas.cost.simulator import simulate
 from sepnas.cost.timeline import Timeline, predicted_timeline, wires_of
@@ -85,17 +84,18 @@ def refuse_text_file(timeline: str | None, out: Path | None) -> None:
 def show_timelines(form: TimelineFormat, timelines: Sequence[Timeline], out: Path | None) -> None:
     """Print time lines, or write them to ``out``."""
     if form == "text":
-        print(text_timelines(timelines, console.width))
-        columns = (Column(timeline.title, justify="right") for timeline in timelines)
-        table = Table("what took longest", *columns)
+        for line in text_timelines(timelines, console.width).splitlines():
+            say(line)
+        columns = (DataColumn(timeline.title) for timeline in timelines)
+        table = DataTable((text_column("what took longest"), *columns))
         for what, *times in longest_steps(timelines):
-            table.add_row(Text(what), *times)
-        console.print(table)
+            table.add(what, *times)
+        print_table(table)
         return
     data = chrome_trace(timelines) if form == "chrome" else {"timelines": [asdict(each) for each in timelines]}
     if out is None:
-        print(json.dumps(data))
+        say(json.dumps(data))
         return
     write_text(out, json.dumps(data) + "\n")
     where = ": open it at ui.perfetto.dev or chrome://tracing" if form == "chrome" else ""
-    console.print(f"written: {out}{where}", markup=False, soft_wrap=True)
+    say(f"written: {out}{where}")

@@ -120,7 +120,7 @@ def _print_pass_s(folder: str, name: str, threads: str) -> None:
     shard = load_shard(Path(folder))
     engine = make_engine(name, shard, int(threads)).engine
     engine.prepare_thread()
-    print(pass_s(engine, shard))
+    sys.stdout.write(f"{pass_s(engine, shard)}\n")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Literal, TypeAlias
 
+from sepnas.terminal import one_line
+
 LOGGER = "sepnas.worker"
 SUMMED_S = 1.0
 """Lines of one kind that are summed up come no more often."""
@@ -39,7 +41,7 @@ class TextLines(logging.Formatter):
     """``2026-01-31T12:00:00.000Z INFO session opened: device=0 session=3f2a91bc``"""
 
     def format(self, record: logging.LogRecord) -> str:
-        return f"{_utc(record)} {record.levelname} {record.getMessage()}"
+        return one_line(f"{_utc(record)} {record.levelname} {record.getMessage()}")
 
 
 class JsonLines(logging.Formatter):

@@ -30,6 +30,7 @@ from sepnas.runtime.reply import Answer
 from sepnas.runtime.session import Session
 from sepnas.spec.hosts import Hosts, parse_address
 from sepnas.spec.manifest import Manifest, OnMissing
+from sepnas.terminal import print_line
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM")
 """What strangers may send. Pillow reads more: EPS by starting a program, TIFF with a library that writes to the log."""
@@ -223,7 +224,7 @@ class Service:
     def _say(self, text: str) -> None:
         """One line for who reads the log, not the same one again and again."""
         if text != self._said:
-            print(f"sepnas serve: {text}", file=sys.stderr, flush=True)
+            print_line(f"sepnas serve: {text}", sys.stderr)
         self._said = text
 
 

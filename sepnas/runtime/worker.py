@@ -40,6 +40,7 @@ from sepnas.runtime.shard import Shard, load_shard
 from sepnas.runtime.sockets import listen
 from sepnas.runtime.worker_session import WorkerSession
 from sepnas.spec.hosts import format_address, parse_address
+from sepnas.terminal import print_line
 
 HANDSHAKE_S = 5.0
 """How long who connected may take to say who it is."""
@@ -243,10 +244,9 @@ def run_worker(
         signal.signal(number, stop)
     how = "plain TCP, INSECURE" if insecure else "TLS 1.3"
     shard = worker.shard
-    print(
+    print_line(
         f"sepnas worker: device {shard.rank} of {shard.manifest.num_devices} listens on {worker.address} ({how}; "
-        f"deployment {shard.manifest.deployment_id[:16]}; engine {told})",
-        flush=True,
+        f"deployment {shard.manifest.deployment_id[:16]}; engine {told})"
     )
     worker.serve_forever()
 

@@ -13,6 +13,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from sepnas.console import DataConsole
+
 PLAIN_INTERVAL_S = 5.0
 
 
@@ -96,11 +98,11 @@ class ProgressDisplay:
 
     def __init__(self, option: ProgressOption, console: Console | None = None) -> None:
         self.option = option
-        self.console = console or Console(file=sys.stderr)
+        self.console = console or DataConsole(file=sys.stderr)
         self._shown_at = 0.0
         self._unsaid = ""
-        columns = (TextColumn("{task.fields[phase]}"), BarColumn(14), MofNCompleteColumn())
-        self._bar = _Lines(*columns, TextColumn("{task.description}"), console=self.console)
+        columns = (TextColumn("{task.fields[phase]}", markup=False), BarColumn(14), MofNCompleteColumn())
+        self._bar = _Lines(*columns, TextColumn("{task.description}", markup=False), console=self.console)
         self._rows: dict[str, TaskID] = {}
         self._supernet_told = False
 

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import Progress, TaskID, TimeRemainingColumn
 from rich.progress import track as rich_track
 
+from sepnas.console import DataConsole
+from sepnas.terminal import print_line
 from sepnas.train.record import EpochRecord
 
 _SHORT = 2000
@@ -20,7 +21,7 @@ _T = TypeVar("_T")
 
 def track(items: Sequence[_T], what: str) -> Iterable[_T]:
     """``items``, with a bar while they are consumed if they are many and a person is watching."""
-    console = Console(stderr=True)
+    console = DataConsole(stderr=True)
     if len(items) < _SHORT or not console.is_terminal:
         return items
     return rich_track(items, what, console=console, transient=True)
@@ -41,7 +42,7 @@ class TrainingDisplay:
             self._progress = progress
         elif progress and sys.stderr.isatty():
             columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn(elapsed_when_finished=True))
-            self._progress = self._own = Progress(*columns, console=Console(stderr=True))
+            self._progress = self._own = Progress(*columns, console=DataConsole(stderr=True))
         elif progress:
             self._lines = True
         self._done = steps_done
@@ -79,7 +80,7 @@ class TrainingDisplay:
         if self._progress:
             self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
         elif self._lines:
-            print(text, file=sys.stderr, flush=True)
+            print_line(text, sys.stderr)
 
 
 def _duration(seconds: float) -> str:
