@@ -50,6 +50,12 @@ INFER_BATCH = 64
 Likeliest: TypeAlias = list[tuple[str, float]]
 _Row: TypeAlias = tuple[Path, "tuple[Likeliest, Answer] | DataError"]
 WorkerEngine = Literal["torch", "onnxruntime", "onnxruntime-int8", "auto"]
+HostNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="A name that HTTP clients may ask by, besides this machine's addresses; again for each."
+    ),
+]
 Insecure = Annotated[bool, typer.Option("--insecure", help="No TLS; only on this machine's own addresses.")]
 
 
@@ -70,6 +76,7 @@ def worker(
     metrics: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Answer Prometheus there, such as 127.0.0.1:9100.")
     ] = None,
+    host_name: HostNames = None,
     log_format: Annotated[
         LogFormat, typer.Option(help="What happens, on stderr: text, or a JSON object a line.")
     ] = "text",
@@ -84,14 +91,17 @@ def worker(
     request failed. No line holds an image or a key; what repeats is summed up, one line a second of each kind.
 
     `--metrics` needs the extra `metrics`. It has neither password nor TLS, so keep it to this machine's own addresses,
-    or to a network where everybody may read it.
+    or to a network where everybody may read it. It answers by address; `--host-name` adds a name.
 
     Example: `sepnas worker deployment/device1 --listen 0.0.0.0:17301 --metrics 127.0.0.1:9100 --log-format json`
     """
     from sepnas.runtime.worker import run_worker
 
     set_up_logging(log_format, log_level)
-    run_worker(shard, listen, threads=threads, insecure=insecure, engine=engine, emulation=emulate, metrics=metrics)
+    run_worker(
+        shard, listen, threads=threads, insecure=insecure, engine=engine, emulation=emulate, metrics=metrics,
+        host_names=host_name or (),
+    )  # fmt: skip
 
 
 def infer(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -18,14 +17,20 @@ from prometheus_client.registry import Collector
 
 import sepnas
 from sepnas.runtime.gauges import REQUEST_BUCKETS_S, Gauges
+from sepnas.runtime.metrics_server import MetricsServer
+from sepnas.runtime.served_names import ServedNames
 from sepnas.runtime.vitals import memory_bytes, temperature_c
 
 
-def serve_metrics(gauges: Gauges, host: str, port: int) -> WSGIServer:
-    """Answer Prometheus at ``http://host:port/metrics`` from a thread of its own; raises ``OSError``."""
+def serve_metrics(gauges: Gauges, host: str, port: int, host_names: Sequence[str] = ()) -> MetricsServer:
+    """Answer Prometheus at ``http://host:port/metrics`` from a thread of its own; raises ``OSError``.
+
+    It is asked by the machine's addresses, by ``host`` or by one of ``host_names``.
+    """
     registry = CollectorRegistry()
     registry.register(GaugesCollector(gauges))
-    server, _ = start_http_server(port, host, registry)
+    server = MetricsServer(host, port, make_wsgi_app(registry), ServedNames((host, *host_names)))
+    server.start()
     return server
 
 

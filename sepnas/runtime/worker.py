@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -215,11 +215,13 @@ def run_worker(
     engine: str | None = None,
     emulation: str | os.PathLike[str] | None = None,
     metrics: str | None = None,
+    host_names: Sequence[str] = (),
 ) -> None:
     """Serve a device's folder at ``listen`` (``HOST:PORT``) until SIGINT or SIGTERM; prints one line when ready.
 
     ``engine`` is torch, onnxruntime, or auto: the faster one, which is measured first; None is the first of these two
-    that can be used here. ``metrics`` is where Prometheus may read them (``HOST:PORT``), if anywhere.
+    that can be used here. ``metrics`` is where Prometheus may read them (``HOST:PORT``), if anywhere, and
+    ``host_names`` are names by which it may ask, besides this machine's addresses.
     """
     host, port = parse_address(listen, lowest_port=0)
     gauges, told = Gauges(), ""
@@ -232,7 +234,7 @@ def run_worker(
 
     with _collector_paused():
         if metrics is not None:
-            _serve_metrics(gauges, metrics)
+            _serve_metrics(gauges, metrics, host_names)
         worker = Worker(
             shard_dir, host, port, threads=threads, insecure=insecure, engine=make, emulation=emulation, gauges=gauges
         )
@@ -251,14 +253,14 @@ def run_worker(
     worker.serve_forever()
 
 
-def _serve_metrics(gauges: Gauges, address: str) -> None:
+def _serve_metrics(gauges: Gauges, address: str, host_names: Sequence[str]) -> None:
     from sepnas.runtime.metrics import serve_metrics  # its library is loaded only when asked for
 
     host, port = parse_address(address)
     if not is_loopback(host):
         warnings.warn(f"metrics at {address}: no password and no TLS, whoever reaches it can read them", stacklevel=2)
     try:
-        serve_metrics(gauges, host, port)
+        serve_metrics(gauges, host, port, host_names)
     except (OSError, OverflowError) as error:
         raise ListenError(f"cannot serve metrics at {address}: {_listen_hint(error, port, '--metrics')}") from error
 
