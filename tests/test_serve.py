@@ -66,16 +66,17 @@ class Client:
 
 
 @contextlib.contextmanager
-def serving(deployment, hosts, max_image_bytes=100_000, **options):
-    """A service in a thread, on a free port; its devices are there."""
+def serving(deployment, hosts, max_image_bytes=100_000, ready=200, host_names=(), max_connections=1000, **options):
+    """A service in a thread, on a free port; its devices are there (``ready`` 503: they need not be)."""
     service = Service(deployment, hosts, **{"deadline_s": SOON_S, **options})
     with listening_socket("127.0.0.1", 0) as listener:
         client = Client(listener.getsockname()[1])
-        server = http_app.http_server(http_app.make_app(service, max_image_bytes), SOON_S)
+        served = http_app.make_app(service, max_image_bytes, host_names)
+        server = http_app.http_server(served, SOON_S, max_connections)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            client.wait_for(200)
+            client.wait_for(ready)
             yield client
         finally:
             server.should_exit = True
@@ -257,7 +258,7 @@ def test_a_form_is_no_image(client, kind):
 def test_a_large_body_is_refused_unread(client):
     """Where the header says so before a byte of it was sent; otherwise when it is too much, also if it never ends."""
     with socket.create_connection(("127.0.0.1", client.port), SOON_S) as sock:
-        sock.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 100001\r\n\r\n")
+        sock.sendall(b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100001\r\n\r\n")
         assert sock.recv(1000).startswith(b"HTTP/1.1 413 ")
     status, answer = client.classify(bytes(1000) for _ in range(10_000))
     assert (status, answer["error"]["code"]) == (413, "too-large")
@@ -270,7 +271,7 @@ def test_a_body_that_never_comes_is_given_up(client, monkeypatch):
     """Who announces an image and sends half of it holds its place for a short time."""
     monkeypatch.setattr(http_app, "BODY_S", 0.2)
     with socket.create_connection(("127.0.0.1", client.port), SOON_S) as sock:
-        sock.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
+        sock.sendall(b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf")
         assert sock.recv(1000).startswith(b"HTTP/1.1 408 ")
 
 

@@ -8,7 +8,16 @@ import typer
 
 from sepnas.cli.common import say, warn
 from sepnas.cli.quantities import size_bytes
-from sepnas.cli.run import Deadline, Deployment, HostsFile, Insecure, OnMissingChoice, ResizeChoice, Top
+from sepnas.cli.run import (
+    Deadline,
+    Deployment,
+    HostNames,
+    HostsFile,
+    Insecure,
+    OnMissingChoice,
+    ResizeChoice,
+    Top,
+)
 from sepnas.runtime.session import MAX_IN_FLIGHT
 from sepnas.spec.hosts import format_address, parse_address
 
@@ -26,6 +35,13 @@ def serve(
     max_image_bytes: Annotated[
         float, typer.Option(parser=size_bytes, metavar="SIZE", show_default="10MB", help="A larger body gets 413.")
     ] = 10e6,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, max=250_000_000, help="An image of more gets 422; memory grows with it.")
+    ] = 25_000_000,
+    max_connections: Annotated[
+        int, typer.Option(min=8, max=100_000, help="Connections at once; for one more the longest idle one is closed.")
+    ] = 1000,
+    host_name: HostNames = None,
     insecure: Insecure = False,
 ) -> None:
     """Answer over HTTP: POST an image to /classify and get its likeliest classes as JSON.
@@ -35,15 +51,21 @@ def serve(
     then it finishes what is on its way. It may start before the devices: they are dialed until they are there, and
     again when one was lost; meanwhile clients get 503. Devices serve one client at a time: while this runs, ask it.
 
-    The body is the image itself (`curl -H 'Content-Type: image/png' --data-binary @image.png`), which must come within
-    10 s. Requests wait in a bounded queue; the deadline counts from the image's arrival, waiting included. `--insecure`
-    is about the devices: HTTP itself is neither encrypted nor has it a password.
+    The body is the image itself (`curl -H 'Content-Type: image/png' --data-binary @image.png`): PNG, JPEG, WebP, BMP,
+    GIF (its first picture) or binary PPM. A head and a body must come within 10 s each; an idle connection is kept for
+    75 s. Requests wait in a bounded queue; the deadline counts from the image's arrival, decoding and waiting included.
+    Images are decoded by two processes of their own, which are killed when that takes longer.
+
+    Requests are answered under this machine's loopback names and the address that they reach; `--host-name
+    images.example.org` adds a name, as a proxy needs. Pages of other sites may not ask. `--insecure` is about the
+    devices: HTTP itself is neither encrypted nor has it a password.
 
     Example: `sepnas serve deployment --devices hosts.yaml --listen 127.0.0.1:8080 --resize crop`
     """
     from sepnas.runtime.http_app import http_server, make_app
     from sepnas.runtime.links import is_loopback
     from sepnas.runtime.service import Service
+    from sepnas.runtime.summed_log import set_up_summed_log
     from sepnas.runtime.worker import listening_socket
 
     if max_image_bytes < 1:
@@ -51,10 +73,11 @@ def serve(
     host, port = parse_address(listen, lowest_port=0)
     service = Service(
         deployment, devices, deadline_s=deadline, insecure=insecure, on_missing=on_missing, in_flight=in_flight,
-        queue=queue, resize=resize, top=top,
+        queue=queue, resize=resize, top=top, max_pixels=max_pixels,
     )  # fmt: skip
-    app = make_app(service, int(max_image_bytes))
-    server = http_server(app, deadline)
+    set_up_summed_log("sepnas serve")
+    app = make_app(service, int(max_image_bytes), (host, *(host_name or ())))
+    server = http_server(app, deadline, max_connections)
     with listening_socket(host, port) as listener:
         if not is_loopback(host):
             warn(f"there is no password: whoever reaches {listen} can ask; behind a proxy, listen on 127.0.0.1")

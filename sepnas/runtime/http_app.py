@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from http import HTTPStatus
 from typing import Any, NoReturn, TypeVar
 
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sepnas import __version__
 from sepnas.errors import (
@@ -27,6 +25,7 @@ from sepnas.errors import (
     RemoteProtocolError,
     SepnasError,
 )
+from sepnas.runtime.bodies import Bodies
 from sepnas.runtime.http_forms import (
     DESCRIPTIONS,
     IMAGE_BODY,
@@ -41,13 +40,16 @@ from sepnas.runtime.http_forms import (
     described,
     described_error,
 )
+from sepnas.runtime.http_server import MAX_CONNECTIONS, HttpServer, serving_config
+from sepnas.runtime.served_names import ServedNames
 from sepnas.runtime.service import Classified, Health, Service
 
 BODY_S = 10.0
 """How long a body may take to come."""
+MAX_BODIES_BYTES = 64_000_000
+"""Of all bodies together that are not whole yet; at least room for two."""
 RETRY_AFTER_S = 1
 _LINGER_S = 2.0
-_MOST_GRACE_S = 30
 _Result = TypeVar("_Result")
 
 
@@ -68,8 +70,12 @@ _WITHOUT_SCRIPTS = """
 """
 
 
-def make_app(service: Service, max_image_bytes: int) -> FastAPI:
-    """The HTTP endpoint of a service, which runs while the application does."""
+def make_app(service: Service, max_image_bytes: int, host_names: Sequence[str] = ()) -> FastAPI:
+    """The HTTP endpoint of a service, which runs while the application does.
+
+    It is asked by the machine's addresses or by one of ``host_names``; raises :class:`SpecError` for what is no name.
+    """
+    bodies = Bodies(max(MAX_BODIES_BYTES, 2 * max_image_bytes))
 
     @contextlib.asynccontextmanager
     async def run_service(_: FastAPI) -> AsyncIterator[None]:
@@ -84,6 +90,8 @@ def make_app(service: Service, max_image_bytes: int) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
+    app.add_middleware(_Guard, names=ServedNames(host_names))
+    app.state.refusal = lambda: _whole_answer(503, "busy", service.busy) if service.is_full else None
     app.add_exception_handler(_Refused, _refused)
     app.add_exception_handler(SepnasError, _failed)
     app.add_exception_handler(HTTPException, _not_served)
@@ -102,8 +110,8 @@ def make_app(service: Service, max_image_bytes: int) -> FastAPI:
         """
         _check_head(request, max_image_bytes)
         try:
+            image = await _body(request, max_image_bytes, bodies)
             with service.place():
-                image = await _body(request, max_image_bytes)
                 found = await _unless_gone(request, service.classify(image))
         except BusyError as error:
             raise _Refused(503, "busy", str(error)) from None
@@ -130,14 +138,27 @@ def make_app(service: Service, max_image_bytes: int) -> FastAPI:
     return app
 
 
-def http_server(app: FastAPI, deadline_s: float) -> uvicorn.Server:
-    """A server that logs warnings only and, when told to stop, finishes what is on its way."""
-    grace_s = math.ceil(min(deadline_s, _MOST_GRACE_S) + BODY_S) + 1
-    config = uvicorn.Config(
-        app, http="h11", ws="none", loop="asyncio", lifespan="on", log_config=None, access_log=False,
-        proxy_headers=False, server_header=False, timeout_graceful_shutdown=grace_s,
-    )  # fmt: skip
-    return uvicorn.Server(config)
+def http_server(app: FastAPI, deadline_s: float, max_connections: int = MAX_CONNECTIONS) -> HttpServer:
+    """A server of what :func:`make_app` made; when told to stop, it finishes what is on its way."""
+    return HttpServer(serving_config(app, deadline_s + BODY_S), max_connections, app.state.refusal)
+
+
+class _Guard:
+    """Before all else: who may ask, and HEAD as GET, of whose answer the server leaves the body out."""
+
+    def __init__(self, app: ASGIApp, names: ServedNames) -> None:
+        self._app, self._names = app, names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        headers = {name.decode("latin-1"): text.decode("latin-1") for name, text in scope["headers"]}
+        found = self._names.refusal(scope["method"], headers, (scope["server"] or ("",))[0])
+        if found is not None:
+            return await _error(found.status, found.code, found.message, _EarlyAnswer)(scope, receive, send)
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        return await self._app(scope, receive, send)
 
 
 class _Refused(Exception):  # noqa: N818
@@ -185,14 +206,14 @@ def _refuse_large(max_image_bytes: int) -> NoReturn:
     raise _Refused(413, "too-large", f"the image may have at most {max_image_bytes:,} bytes")
 
 
-async def _body(request: Request, max_image_bytes: int) -> bytes:
+async def _body(request: Request, max_image_bytes: int, bodies: Bodies) -> bytes:
     async def read() -> bytes:
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > max_image_bytes:
-                _refuse_large(max_image_bytes)
-        return bytes(body)
+        with bodies.receiving() as body:
+            async for chunk in request.stream():
+                body.add(chunk)
+                if len(body.data) > max_image_bytes:
+                    _refuse_large(max_image_bytes)
+            return bytes(body.data)
 
     try:
         image = await asyncio.wait_for(read(), BODY_S)
@@ -204,11 +225,16 @@ async def _body(request: Request, max_image_bytes: int) -> bytes:
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, _Result]) -> _Result:
-    """The work's result; it is cancelled when the client hangs up, which raises ``ClientDisconnect``."""
-    working = asyncio.ensure_future(work)
+    """The work's result; it is cancelled when the client hangs up, which raises ``ClientDisconnect``.
+
+    It is not begun where the client has hung up already.
+    """
     leaving = asyncio.ensure_future(_hung_up(request))
+    await asyncio.sleep(0)
+    working = asyncio.ensure_future(work)  # one that is cancelled at once never begins
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not leaving.done():
+            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise ClientDisconnect
         return working.result()
@@ -257,6 +283,14 @@ def _facts(service: Service) -> ModelFacts:
 def _error(status: int, code: str, message: str, form: type[JSONResponse] = JSONResponse) -> JSONResponse:
     headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
     return form(ErrorBody(error=ErrorFacts(code=code, message=message)).model_dump(), status, headers)
+
+
+def _whole_answer(status: int, code: str, message: str) -> bytes:
+    """An answer with its head, for who is not worth the parsing."""
+    answer = _error(status, code, message)
+    fields = [(b"connection", b"close"), *answer.raw_headers]
+    head = b"".join(b"%s: %s\r\n" % field for field in fields)
+    return b"HTTP/1.1 %d %s\r\n%s\r\n" % (status, HTTPStatus(status).phrase.encode(), head) + bytes(answer.body)
 
 
 async def _refused(_: Request, error: Exception) -> Response:

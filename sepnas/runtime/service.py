@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import os
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,19 +22,16 @@ from sepnas.errors import BusyError, DeadlineError, PeerLostError, PeerUnreachab
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.async_session import AsyncSession
 from sepnas.runtime.classes import likeliest
-from sepnas.runtime.images import Images, Resize, read_image
+from sepnas.runtime.decoders import MAX_PIXELS, Decoders, Order
+from sepnas.runtime.images import Resize
 from sepnas.runtime.links import check_loopback
 from sepnas.runtime.reply import Answer
 from sepnas.runtime.session import Session
+from sepnas.runtime.turns import Turns
 from sepnas.spec.hosts import Hosts, parse_address
 from sepnas.spec.manifest import Manifest, OnMissing
 from sepnas.terminal import print_line
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM")
-"""What strangers may send. Pillow reads more: EPS by starting a program, TIFF with a library that writes to the log."""
-MAX_PIXELS = 25_000_000
-_DECODERS = 2
-"""Images that are decoded at once: each takes up to some 200 MB."""
 _OPEN_S = 5.0
 _LEAST_PAUSE_S, _MOST_PAUSE_S, _LOOK_S = 0.1, 2.0, 0.1
 
@@ -68,6 +63,7 @@ class Service:
         in_flight, queue: so many requests are at the devices, so many more wait.
         resize: what becomes of an image of another size; by default what training did.
         top: how many classes an answer has.
+        max_pixels: of an image; it is decoded by a process of its own, which is killed at the deadline.
 
     It starts without its devices: they are dialed until they are there, with longer and longer pauses, and again when
     a session is over because one was lost. Raises :class:`DeploymentError` and :class:`SpecError` when the deployment
@@ -86,11 +82,13 @@ class Service:
         queue: int = 16,
         resize: Resize | None = None,
         top: int = 3,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self._folder, self._hosts_file = Path(deployment), devices
         self._insecure, self._on_missing = insecure, on_missing
         self._deadline_s, self._in_flight, self._queue = deadline_s, in_flight, queue
         self._resize, self._top = resize, top
+        self._decoders = Decoders(max_pixels)
         self.manifest: Manifest = verify_client(self._folder, uses_hosts=devices is None)
         self._check_addresses()
         self._new_session()  # whose arguments are checked now
@@ -111,8 +109,8 @@ class Service:
         return tuple(sorted({m.destination for m in self.manifest.messages if m.source == CLIENT}))
 
     async def __aenter__(self) -> Self:
-        self._turns = asyncio.Semaphore(self._in_flight)
-        self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
+        self._turns = Turns(self._in_flight)
+        await self._decoders.__aenter__()
         self._keeper = asyncio.create_task(self._keep_open())
         return self
 
@@ -121,7 +119,7 @@ class Service:
     ) -> None:
         self._keeper.cancel()
         await asyncio.gather(self._keeper, return_exceptions=True)
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        await self._decoders.__aexit__(kind, error, traceback)
 
     def health(self) -> Health:
         """How the devices are now."""
@@ -130,20 +128,30 @@ class Service:
             return Health(False, states, self._problem)
         session = self._devices.session
         problem = "" if session.can_answer() else "; ".join(_losses(session).values())
+        if not self._decoders.ready:
+            problem = problem or "the process that decodes images is being started; try again in a moment"
         return Health(not problem, session.health(), problem)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether :meth:`place` would refuse."""
+        return self._taken >= self._in_flight + self._queue
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
         """A place among the requests that are answered or wait; :class:`BusyError` when there is none."""
-        if self._taken >= self._in_flight + self._queue:
-            raise BusyError(
-                f"{self._in_flight} requests are at the devices and {self._queue} wait; try again in a moment"
-            )
+        if self.is_full:
+            raise BusyError(self.busy)
         self._taken += 1
         try:
             yield
         finally:
             self._taken -= 1
+
+    @property
+    def busy(self) -> str:
+        """What a client is told when there is no place."""
+        return f"{self._in_flight} requests are at the devices and {self._queue} wait; try again in a moment"
 
     async def classify(self, image: bytes) -> Classified:
         """Classify an encoded image; cancelling the call cancels the request on the devices.
@@ -152,17 +160,24 @@ class Service:
         is open, and why), and what :meth:`Session.ask` raises.
         """
         due = time.monotonic() + self._deadline_s
+        try:
+            return await self._classify(image, due)
+        except asyncio.CancelledError:
+            for turns in (self._turns, self._decoders):
+                turns.gave_up()
+            raise
+
+    async def _classify(self, image: bytes, due: float) -> Classified:
+        self._open_session()  # in vain would be what follows
         manifest = self.manifest
-        pixels_CHW = await asyncio.get_running_loop().run_in_executor(self._decoders, self._read, image, manifest)
-        async with self._turns:  # those before have the same deadline, so nobody waits much longer than his own
+        order = Order(manifest.input, self._resize, self._decoders.max_pixels)
+        pixels_CHW = await self._decoders.decode(image, order, due)
+        async with self._turns.turn(due):
             left_s = due - time.monotonic()
             if left_s <= 0:
                 raise DeadlineError(f"the request waited behind others for {self._deadline_s:g} s")
             answer = await self._open_session().ask(pixels_CHW[None], left_s)
         return Classified(likeliest(answer.logits, manifest.classes, self._top)[0], answer)
-
-    def _read(self, image: bytes, manifest: Manifest) -> Images:
-        return read_image(io.BytesIO(image), "the image", manifest.input, self._resize, FORMATS, MAX_PIXELS)
 
     def _open_session(self) -> AsyncSession:
         if self._devices is None:

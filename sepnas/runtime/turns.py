@@ -1,0 +1,73 @@
+"""Who is next: requests wait for one of a few turns, each until its own deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+
+from sepnas.errors import DeadlineError
+
+HURRY_S = 1.0
+"""After somebody gave up, so long the newest comes first: those that wait longest would give up in the middle."""
+
+
+class Turns:
+    """So many at once; the others wait in the order of their arrival, or newest first while clients give up."""
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._waiting: deque[asyncio.Future[bool]] = deque()
+        self._hurry_until = 0.0
+
+    @contextlib.asynccontextmanager
+    async def turn(self, due: float) -> AsyncIterator[None]:
+        """A turn; raises :class:`DeadlineError` when there is none until ``due`` (monotonic)."""
+        await self.take(due)
+        try:
+            yield
+        finally:
+            self.give()
+
+    def gave_up(self) -> None:
+        """Somebody did not wait for the answer."""
+        self._hurry_until = time.monotonic() + HURRY_S
+
+    async def take(self, due: float) -> None:
+        """A turn that must be given back; raises as :meth:`turn` does."""
+        if self._free:
+            self._free -= 1
+            return
+        loop = asyncio.get_running_loop()
+        mine: asyncio.Future[bool] = loop.create_future()
+        self._waiting.append(mine)
+        alarm = loop.call_later(max(0.0, due - time.monotonic()), _end, mine)
+        try:
+            has_turn = await mine
+        except asyncio.CancelledError:
+            if not mine.cancelled() and mine.result():  # both came at once
+                self.give()
+            raise
+        finally:
+            alarm.cancel()
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(mine)
+        if not has_turn:
+            raise DeadlineError("the request waited behind others until its deadline")
+
+    def give(self) -> None:
+        """The turn is over."""
+        newest_first = time.monotonic() < self._hurry_until
+        while self._waiting:
+            found = self._waiting.pop() if newest_first else self._waiting.popleft()
+            if not found.done():
+                found.set_result(True)
+                return
+        self._free += 1
+
+
+def _end(waiting: asyncio.Future[bool]) -> None:
+    if not waiting.done():
+        waiting.set_result(False)
