@@ -30,8 +30,8 @@ ANSWER = Struct(">cI")
 NUMBER = Struct(">I")
 PIXELS, ERROR = b"P", b"E"
 READY = b"ready"
-BYTES_A_PIXEL = 20
-"""Pillow takes 4 for the image, as many for each copy (converted, turned, laid on white), libraries up to 6."""
+BYTES_A_PIXEL = 32
+"""Pillow takes 4 for the image and for each copy (converted, turned, laid on a background), libraries up to 6."""
 SPARE_BYTES = 64 << 20
 _ASCII = (b"P1", b"P2", b"P3")
 

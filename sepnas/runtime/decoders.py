@@ -42,7 +42,7 @@ class Order:
     """What an image is decoded to."""
 
     wanted: ImageInput
-    resize: Resize
+    resize: Resize | None
     max_pixels: int
 
     def to_bytes(self) -> bytes:

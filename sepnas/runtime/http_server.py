@@ -76,6 +76,8 @@ class HttpServer(uvicorn.Server):
         for task in self._accepting:
             task.cancel()
         await asyncio.gather(*self._accepting, return_exceptions=True)
+        for listener in sockets or []:
+            _close(listener)
         await super().shutdown(sockets)
 
     def waits(self, connection: Connection) -> None:
@@ -120,3 +122,11 @@ class HttpServer(uvicorn.Server):
 
     def _new_connection(self) -> Connection:
         return Connection(self, self.config, self.server_state, self.lifespan.state)
+
+
+def _close(listener: socket.socket) -> None:
+    """Take what waits in the system first: the client of a connection that is only dropped is told of an error."""
+    with contextlib.suppress(OSError):
+        while True:
+            listener.accept()[0].close()
+    listener.close()
