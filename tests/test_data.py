@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 from sepnas.errors import DataError
 from sepnas.spec.listing import listed
+from sepnas.train import folder
 from sepnas.train.augment import crop_and_flip
 from sepnas.train.auto_augment import auto_augment
 from sepnas.train.batches import Batches
@@ -210,6 +212,61 @@ def test_the_second_load_reads_the_cache_and_a_changed_file_is_seen(tmp_path: Pa
     os.utime(root / "test" / "cat" / "0.png", ns=(1, 1))
     assert torch.unique(load_folder(root).test.images[0]).tolist() == [9]
     assert len(list((tmp_path / "cache" / "folders").iterdir())) == 1
+
+
+def test_the_cache_knows_swapped_files(tmp_path: Path) -> None:
+    """Two files of equal size and time that changed places are decoded anew; so is one written over."""
+    root = make_folder(tmp_path / "data")
+    cat, dog = (root / "test" / name / "0.bmp" for name in ("cat", "dog"))
+    for path, value in ((cat, 50), (dog, 200)):
+        Image.new("L", (8, 8), value).save(path)
+        os.utime(path, ns=(1, 1))
+
+    def values() -> list[int]:
+        images = load_folder(root).test.images  # 0.bmp is before 0.png
+        return images[[0, 5], 0, 0, 0].tolist()
+
+    assert values() == [50, 200]
+    cat.rename(root / "cat")
+    dog.rename(cat)
+    (root / "cat").rename(dog)
+    assert values() == [200, 50]
+    time = cat.stat().st_mtime_ns
+    Image.new("L", (8, 8), 90).save(cat)
+    os.utime(cat, ns=(time, time))
+    assert values() == [90, 50]
+
+
+def test_what_changes_while_it_is_decoded_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache never has pixels under the key of files that came later."""
+    root = make_folder(tmp_path / "data")
+    path = root / "test" / "cat" / "0.png"
+    decode = folder._decode
+
+    def decode_and_change(*arguments: object) -> np.ndarray:
+        images = decode(*arguments)  # type: ignore[arg-type]
+        Image.new("L", (8, 8), 77).save(path)
+        return images
+
+    monkeypatch.setattr(folder, "_decode", decode_and_change)
+    load_folder(root)
+    monkeypatch.undo()
+    assert load_folder(root).test.images[0].unique().tolist() == [77]
+
+
+def test_data_are_known_by_their_content(tmp_path: Path) -> None:
+    """Another spelling of the path, or a copy, is the same data; swapped labels or another split are not."""
+    root = make_folder(tmp_path / "data")
+    shutil.copytree(root, tmp_path / "copy")
+    data = load_folder(root)
+    assert data.sha256 == load_folder(Path(f"{root}/../data")).sha256 == load_folder(tmp_path / "copy").sha256
+    assert data.sha256 != load_folder(root, validation_fraction=0.5).sha256
+    assert data.sha256 != load_folder(root, seed=1).sha256
+    cat, dog = (tmp_path / "copy" / "train" / name for name in ("cat", "dog"))
+    cat.rename(tmp_path / "cat")
+    dog.rename(cat)
+    (tmp_path / "cat").rename(dog)
+    assert data.sha256 != load_folder(tmp_path / "copy").sha256
 
 
 def test_a_folder_of_several_sizes_needs_an_image_size(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from sepnas.search import Candidate, load_candidates, load_front, pick, run_sear
 from sepnas.search.archive import Archive, SearchWarning
 from sepnas.search.curves import SearchCurves
 from sepnas.search.explorer import STRATEGIES
+from sepnas.search.folder import load_run
 from sepnas.search.history import front_history
 from sepnas.search.judge import SupernetJudge
 from sepnas.search.pareto import hypervolume, knee, pareto_front
@@ -315,6 +316,14 @@ def test_a_resume_with_other_settings_is_refused(finished: SearchResult, changes
     """A resumed search with another space, cluster, seed, recipe or data is refused, naming what differs."""
     with pytest.raises(SearchError, match=re.escape(said)):
         search(finished.run_dir, resume=True, **changes)
+
+
+def test_a_search_knows_its_data_by_their_content(finished: SearchResult, begun: Path) -> None:
+    """The same images under another name are the same search; commands that go on from here get the new name."""
+    renamed, recipe = replace(tiny_data(), name="folder:elsewhere/"), load_run(begun).recipe
+    found = search(begun, resume=True, data=renamed, recipe=recipe)
+    assert told(found.front) == told(finished.front)
+    assert load_run(begun).data == "folder:elsewhere/"
 
 
 def test_a_second_search_in_one_folder_is_refused(finished: SearchResult) -> None:

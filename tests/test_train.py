@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,17 @@ from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
 from sepnas.spec.policy import Readout
 from sepnas.train import checkpoint
-from sepnas.train.checkpoint import ARCHITECTURE, BEST, DATA, LAST, epochs_of, load_network, new_network
+from sepnas.train.checkpoint import (
+    ARCHITECTURE,
+    BEST,
+    DATA,
+    LAST,
+    epochs_of,
+    load_network,
+    new_network,
+    read_checkpoint,
+    write_checkpoint,
+)
 from sepnas.train.curves import Curves
 from sepnas.train.data import load_dataset
 from sepnas.train.evaluate import accuracy, accuracy_with_lost, predict_logits
@@ -169,6 +180,32 @@ torch.set_num_threads(1)
 from tests.test_train import train, with_loss
 train(Path(sys.argv[1]), step=with_loss(11, lambda loss: os.kill(os.getpid(), signal.SIGKILL)))
 """
+
+
+OTHER = {
+    "labels": replace(small_data(), train=Split(small_data().train.images, small_data().train.labels.flip(0))),
+    "val": replace(small_data(), val=small_data().val.take(torch.arange(20))),
+}
+
+
+@pytest.mark.parametrize("change", OTHER)
+def test_a_run_on_other_data_is_not_resumed(change: str, unbroken: Path) -> None:
+    """Swapped labels, or fewer validation images, are other data, though their statistics are the same."""
+    with pytest.raises(CheckpointError, match=r"`data\.content_sha256` is '\w+' there, '\w+' here"):
+        train(unbroken, data=OTHER[change], resume=True)
+
+
+def test_the_same_data_may_have_another_name(unbroken: Path) -> None:
+    """A path that is spelled differently is no other data."""
+    assert train(unbroken, data=replace(small_data(), name="folder:b/"), resume=True).finished
+
+
+def test_a_run_of_before_there_was_a_digest_is_resumed(unbroken: Path, tmp_path: Path) -> None:
+    """A checkpoint that does not say which content its data had goes on, as it did."""
+    tensors, meta = read_checkpoint(unbroken / LAST)
+    del meta["identity"]["data"]["content_sha256"]
+    write_checkpoint(tmp_path / LAST, tensors, meta)
+    assert train(tmp_path, resume=True).finished
 
 
 def test_a_killed_run_resumes_bit_for_bit(unbroken: Path, tmp_path: Path) -> None:

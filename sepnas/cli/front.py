@@ -157,6 +157,7 @@ def _train_command(run: Path, architecture: Path, searched: SearchRun) -> str:
     options: tuple[str, ...] = (
         ("--image-size", str(searched.space.network.image_size)) if data.startswith("folder:") else ()
     )
+    options += ("--resize", searched.resize) if searched.resize == "crop" else ()
     options += ("--device-dropout", f"{dropout:g}") if dropout else ()
     training = run.parent / ("training" if run.name != "training" else "trained")
     return shlex.join(["sepnas", "train", str(architecture), "--data", data, *options, "--out", str(training)])

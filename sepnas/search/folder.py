@@ -17,6 +17,7 @@ from sepnas.search.candidate import Candidate
 from sepnas.search.explorer import BATCH, StrategyName
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.document import Document
+from sepnas.spec.image_file import Fit
 from sepnas.spec.space import SearchSpace
 from sepnas.spec.space_parts import Objective
 from sepnas.train.recipe import Recipe
@@ -29,6 +30,9 @@ SHOWN_DIFFERENCES = 4
 class SearchRun(Document):
     """The settings of a search. A resumed search must have the same, but for ``candidates``: it may go on longer.
 
+    ``data`` and ``resize`` say where the images are, for commands that go on from here; ``data_sha256`` is of their
+    content, which alone must be the same.
+
     ``supernet_sha256`` is of the trained weights, once there are any: an accuracy belongs to them alone.
     """
 
@@ -38,6 +42,7 @@ class SearchRun(Document):
     cluster: Cluster
     data: str
     data_sha256: str
+    resize: Fit | None = None
     recipe: Recipe
     seed: int
     strategy: StrategyName = "predictive"
@@ -48,7 +53,7 @@ class SearchRun(Document):
 
     def settings(self) -> dict[str, Any]:
         """What must be the same for a resumed search."""
-        names = ("space", "cluster", "data", "data_sha256", "recipe", "seed", "strategy", "batch")
+        names = ("space", "cluster", "data_sha256", "recipe", "seed", "strategy", "batch")
         return {name: value for name, value in self.to_data().items() if name in names}
 
 
@@ -84,7 +89,7 @@ def open_run(folder: Path, wanted: SearchRun, resume: bool) -> SearchRun:
             f"{path}: this search cannot be resumed with other settings: "
             f"{'; '.join(differences[:SHOWN_DIFFERENCES])}{more}. Give the same ones, or name another folder"
         )
-    found = found.model_copy(update={"candidates": wanted.candidates})
+    found = found.model_copy(update={name: getattr(wanted, name) for name in ("candidates", "data", "resize")})
     found.save(path)
     return found
 

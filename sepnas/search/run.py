@@ -121,7 +121,8 @@ def run_search(
         space=space,
         cluster=cluster,
         data=data.name,
-        data_sha256=_data_sha256(data),
+        resize=data.resize,
+        data_sha256=data.sha256,
         recipe=recipe,
         seed=seed,
         strategy=strategy,
@@ -306,12 +307,4 @@ def _weights_sha256(network: Supernet) -> str:
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _data_sha256(data: ImageData) -> str:
-    """Of the images that a search looks at: training and validation."""
-    digest = hashlib.sha256()
-    for split in (data.train, data.val):
-        digest.update(split.images.contiguous().numpy().tobytes() + split.labels.numpy().tobytes())
     return digest.hexdigest()

@@ -32,7 +32,7 @@ from sepnas.errors import DataError
 from sepnas.spec.image_file import Fit, read_head, read_image
 from sepnas.spec.listing import listed
 from sepnas.train.display import track
-from sepnas.train.folder_cache import read_cache, write_cache
+from sepnas.train.folder_cache import KeptImages
 from sepnas.train.images import Split
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp"})
@@ -50,17 +50,18 @@ def read_folder(
 ) -> tuple[tuple[str, ...], dict[str, Split]]:
     """The classes, and the splits ``train``, ``test`` and perhaps ``val``.
 
-    Decoded images are kept under ``cache``, keyed by the path and by the name, size and time of each file.
+    Decoded images are kept under ``cache`` (:mod:`sepnas.train.folder_cache`).
     Raises :class:`DataError` that names the paths at fault.
     """
     folder = folder.expanduser().resolve()
     listing = list_folder(folder)
     classes = tuple(listing["train"])
     paths = [path for by_class in listing.values() for files in by_class.values() for path in files]
-    images = read_cache(cache, folder, paths, image_size, resize)
+    kept = KeptImages(cache, folder, paths, image_size, resize)
+    images = kept.read()
     if images is None:
         images = _decode(paths, image_size, resize)
-        write_cache(cache, folder, paths, image_size, resize, images)
+        kept.write(images)
     return classes, _split_up(listing, torch.from_numpy(images))
 
 

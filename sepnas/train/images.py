@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -41,6 +43,14 @@ class ImageData:
     std: tuple[float, ...]
     resize: Fit | None = None
 
+    @cached_property
+    def sha256(self) -> str:
+        """Of the content that trainings and searches see: images and labels of ``train`` and ``val``, in their order.
+
+        However a data set's path is spelled, and wherever it is copied to, this stays the same.
+        """
+        return _sha256_of(self.train, self.val)
+
     @property
     def num_classes(self) -> int:
         return len(self.classes)
@@ -62,6 +72,14 @@ class ImageData:
         mean = torch.tensor(self.mean, dtype=torch.float32, device=images_BCHW.device).view(-1, 1, 1)
         std = torch.tensor(self.std, dtype=torch.float32, device=images_BCHW.device).view(-1, 1, 1)
         return images_BCHW.float().div(255).sub(mean).div(std)
+
+
+def _sha256_of(*splits: Split) -> str:
+    digest = hashlib.sha256()
+    for split in splits:
+        digest.update(split.images.contiguous().numpy().reshape(-1).data)
+        digest.update(split.labels.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def channel_statistics(images_NCHW: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -128,7 +128,7 @@ class RunFiles:
         tensors, meta = read_checkpoint(last)
         if "identity" not in meta:
             raise CheckpointError(f"{last}: holds weights only, no run to resume")
-        check_identity(meta["identity"], self._identity, last)
+        check_identity(meta["identity"], _as_known(self._identity, meta["identity"]), last)
         self._state.restore(tensors, meta["optimizer"], last)
         history = tuple(EpochRecord(**line) for line in meta["history"])
         self.saved = Reached(history, tensors.get(_LOSSES, torch.zeros(0)), meta.get("trained_s", 0.0))
@@ -219,11 +219,20 @@ def identity_of(
         "seed": seed,
         "data": {
             "classes": list(data.classes),
+            "content_sha256": data.sha256[:16],
             "training_images": list(data.train.images.shape),
             "mean": list(data.mean),
             "std": list(data.std),
         },
     }
+
+
+def _as_known(identity: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity as it was written before it had a digest of the data's content, where the saved one has none."""
+    data = dict(identity["data"])
+    if "content_sha256" not in saved["data"]:
+        del data["content_sha256"]
+    return {**identity, "data": data}
 
 
 def steps_begun(folder: Path) -> int:
