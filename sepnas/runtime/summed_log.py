@@ -12,6 +12,8 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sepnas.terminal import printable
+
 SUMMED_S = 60.0
 MAX_KINDS = 100
 _OTHERS = "others"
@@ -89,7 +91,8 @@ class SummedLines(logging.Handler):
 
     def _write(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):
-            print(f"{self._name}: {text.strip()}", file=sys.stderr, flush=True)
+            told = "\n".join(printable(line) for line in text.strip().splitlines())
+            print(f"{self._name}: {told}", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
