@@ -140,11 +140,18 @@ def worker_processes(
 def worker_threads(folder, devices=2, **options):
     """The workers of a deployment as threads of this process, and where they listen."""
     workers = [Worker(folder / f"device{rank}", "127.0.0.1", 0, **options) for rank in range(devices)]
+    with serving(workers):
+        yield workers, Hosts.on([worker.address for worker in workers])
+
+
+@contextmanager
+def serving(workers):
+    """Workers that serve, as threads of this process."""
     running = [threading.Thread(target=worker.serve_forever) for worker in workers]
     for thread in running:
         thread.start()
     try:
-        yield workers, Hosts.on([worker.address for worker in workers])
+        yield
     finally:
         for worker in workers:
             worker.stop()

@@ -8,12 +8,15 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import sepnas
 from sepnas.cli.describe import DOCUMENTS
 from sepnas.cli.main import VERBS, app, main
 from sepnas.search.run import SUPERNET_EPOCHS
@@ -44,6 +47,7 @@ def test_describe_hand_made() -> None:
     assert found["payload_bytes_before_liveness"] == 5_505_024
     assert found["num_transfers"] == 31
     assert found["segments"] == 63
+    assert found["devices_used"] == [0, 1, 2, 3]
     assert len(found["macs_per_device"]) == 4
 
 
@@ -121,16 +125,34 @@ def test_help_teaches(verb: str) -> None:
     assert len(result.output.splitlines()) > 8
 
 
-def test_examples_in_help_are_understood() -> None:
-    """Every `sepnas ...` that a help text gives as an example has options and values that the verb takes."""
-    seen = []
-    for name, verb in get_command(app).commands.items():  # type: ignore[attr-defined]
-        for example in re.findall(r"Example[^`]*`sepnas ([^`]*)`", verb.help or ""):
-            first, *words = shlex.split(example.partition(" > ")[0])
-            assert first == name
-            verb.make_context(name, words)
-            seen.append(name)
-    assert {"search", "front", "pick", "report", "infer"} <= set(seen)
+def _with_subcommands(path: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """A command by the words that lead to it, and all below it."""
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _with_subcommands((*path, name), inner)
+
+
+COMMANDS = dict(_with_subcommands((), get_command(app)))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_examples_in_help_are_understood(path: tuple[str, ...]) -> None:
+    """Every help has an example, of the command that it explains, with options and values that the command takes."""
+    examples = re.findall(r"Examples?[^`]*`sepnas ([^`]*)`", COMMANDS[path].help or "")
+    assert examples
+    for example in examples:
+        words = shlex.split(example.partition(" > ")[0])
+        assert tuple(words[: len(path)]) == path
+        command, taken = COMMANDS[()], 0
+        while hasattr(command, "commands") and words[taken : taken + 1] and words[taken] in command.commands:
+            command, taken = command.commands[words[taken]], taken + 1
+        command.make_context(command.name, words[taken:])
+
+
+def test_version() -> None:
+    """`sepnas --version` prints the version and nothing else."""
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"sepnas {sepnas.__version__}\n")
 
 
 def test_help_knows_the_supernets_epochs() -> None:

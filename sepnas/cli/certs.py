@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 HELP = """Show and renew the certificates by which devices and the client know each other.
 
 Do it where `sepnas export` was run: there is the deployment's `authority/`, which signs them.
+
+Example: `sepnas certs show deployment`
 """
 
 
@@ -31,6 +33,8 @@ def show(
     """Show each certificate in force: from when to when it is valid, and how its fingerprint (sha256) begins.
 
     Certificates of devices whose folder is not in the deployment are left out.
+
+    Example: `sepnas certs show deployment --json`
     """
     from sepnas.deploy.renew import certificates
 

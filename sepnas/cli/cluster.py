@@ -113,6 +113,8 @@ def cluster(
     `--list` shows the presets of devices and links, where their figures come from and which are estimates. The figures
     are for one thread of the CPU. Replace them by measured ones
     (`sepnas profile device`) as soon as you have the devices.
+
+    Example: `sepnas cluster --device raspberry-pi-4b:4 --link ethernet-100mbit --out cluster.yaml`
     """
     if list_ and device:
         raise typer.BadParameter("shows the presets and writes nothing: no --device", param_hint="--list")

@@ -65,6 +65,8 @@ def demo(
 
     A supernet is trained, NNI judges candidates on it, one point of the front is trained from scratch and exported for
     three devices, and three processes answer the whole test split over TLS. Takes a minute or two on two cores.
+
+    Example: `sepnas demo --out runs/demo`
     """
     from sepnas.report.page import write_report
     from sepnas.train.data import load_dataset

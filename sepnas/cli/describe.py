@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from sepnas.cli.common import FILE, cluster_to_predict_with, number, print_json, say, seconds
+from sepnas.cli.common import FILE, cluster_to_predict_with, number, print_json, say, seconds, warn
 from sepnas.cli.tables import DataColumn, DataTable, print_table, shorten_names, text_column
 from sepnas.cli.timelines import Out, TimelineFormat, refuse_text_file, show_timelines
 from sepnas.cost.floor import floor_s
@@ -22,10 +22,11 @@ from sepnas.cost.stream import simulate_stream
 from sepnas.cost.timeline import predicted_timeline
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
+from sepnas.plan.liveness import devices_used
 from sepnas.plan.lower import lower
 from sepnas.plan.network import count_macs, count_parameters, device_layers
 from sepnas.plan.steps import Plan
-from sepnas.report.units import format_count
+from sepnas.report.units import format_count, format_idle
 from sepnas.spec.architecture import Architecture, named_architecture, named_policy
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.document import FILE_SUFFIXES, Document
@@ -179,6 +180,7 @@ def facts(architecture: Architecture) -> dict[str, Any]:
         "wire_bytes": plan.wire_bytes(),
         "num_transfers": len(plan.transfers()),
         "segments": plan.num_segments(),
+        "devices_used": list(devices_used(plan)),
         "peak_memory_bytes": [peak_memory_bytes(plan, rank) for rank in ranks],
     }
 
@@ -197,7 +199,10 @@ def describe(
     """Count what a network and its transmission policy cost: parameters, MACs, bytes, transfers.
 
     MACs and bytes are for one image. `payload_bytes` is what really crosses: transfers that cannot reach the
-    answer are dropped first; `payload_bytes_before_liveness` counts them too.
+    answer are dropped first; `payload_bytes_before_liveness` counts them too. `devices_used` are the ranks that do any
+    work that the answer needs.
+
+    Example: `sepnas describe resnext56_4x16d --devices 4 --policy hand-made`
     """
     architecture = read_architecture(name, devices, policy, classes, image_size, wire, learned_scales)
     if save is not None:
@@ -209,10 +214,13 @@ def describe(
     say(f"{architecture.name} on {format_count(architecture.num_devices, 'device')}, policy {found['policy']}")
     table = DataTable((text_column(""), DataColumn("")), show_header=False)
     for key, value in found.items():
-        if key not in ("name", "policy"):
+        if key not in ("name", "policy", "devices_used"):
             values = value if isinstance(value, list) else [value]
             table.add(key, Text("\n".join(number(each) for each in values)))
+    table.add("devices_used", ", ".join(map(str, found["devices_used"])))
     print_table(table)
+    if idle := format_idle(found["devices_used"], architecture.num_devices):
+        warn(idle)
 
 
 def simulate_command(

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.progress import Progress
 
-from sepnas.cli.common import PATH, TEXT, console, number, path_of, say, seconds
+from sepnas.cli.common import PATH, TEXT, console, number, path_of, say, seconds, warn
 from sepnas.cli.learn import DataRoot
 from sepnas.errors import CheckpointError, DataError, DeploymentError
-from sepnas.report.units import format_count
+from sepnas.plan.build import build_plan
+from sepnas.plan.liveness import devices_used
+from sepnas.report.units import format_count, format_idle
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
 from sepnas.spec.hosts import Hosts
@@ -163,6 +165,8 @@ def export(
 
     `--systemd` and `--docker` add what starts the worker with its machine, hardened and as a user of its own: give
     `--hosts`, for it listens on the port that stands there. The private key stays out of the image.
+
+    Example: `sepnas export runs/training deployment --hosts hosts.yaml --systemd`
     """
     given = Hosts.load(hosts) if hosts else None
     engines: tuple[EngineName, ...] = EXACT_ENGINES if engine == "both" else (engine,)
@@ -181,9 +185,17 @@ def export(
     _say_if_unfinished(run)
     if int8_data:
         _say_what_int8_costs(run, out, int8_data)
-    first = (given or Hosts.local(num_devices)).address(0)
-    say(f"next, for each device as here for device 0 (addresses in {out / 'hosts.yaml'}):")
-    say(f"  sepnas worker {shlex.quote(str(out / 'device0'))} --listen {first}")
+    _say_next(manifest, out, given or Hosts.local(num_devices))
+
+
+def _say_next(manifest: Manifest, out: Path, hosts: Hosts) -> None:
+    """The commands that go on from here, and the devices that need none."""
+    used = devices_used(build_plan(manifest.architecture))
+    if idle := format_idle(used, manifest.num_devices):
+        warn(f"{idle}; start no worker there")
+    first = used[0]
+    say(f"next, for each device as here for device {first} (addresses in {out / 'hosts.yaml'}):")
+    say(f"  sepnas worker {shlex.quote(str(out / f'device{first}'))} --listen {hosts.address(first)}")
     say(f"then ask them: sepnas infer {shlex.quote(str(out))} IMAGE...")
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sepnas.cli.common import FILE, number, path_of, print_json, say, seconds
+from sepnas.cli.common import FILE, number, path_of, print_json, say, seconds, warn
 from sepnas.cli.quantities import energy_j, share, size_bytes, time_s
 from sepnas.cli.tables import DataColumn, DataTable, print_table, text_column
 from sepnas.errors import SearchError
-from sepnas.report.units import format_count
+from sepnas.report.units import format_count, format_idle
 from sepnas.spec.space_parts import ACCURACIES
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def front(
         f"{format_count(len(shown), 'point')}{where}; {found.course()}; "
         f"the knee of the whole front is candidate {_line(found.knee)}"
     )
+    _warn_of_idle(found.knee, "the knee: ")
 
 
 def pick(
@@ -148,6 +149,7 @@ def pick(
         say(found.course())
     if candidate is not None and chosen not in found.front:
         say(f"candidate {candidate} is not on the front: another one is at least as good in everything")
+    _warn_of_idle(chosen)
     say(f"written to {out}; next: {_train_command(run, out, found.run)}")
 
 
@@ -163,17 +165,30 @@ def _train_command(run: Path, architecture: Path, searched: SearchRun) -> str:
     return shlex.join(["sepnas", "train", str(architecture), "--data", data, *options, "--out", str(training)])
 
 
+def _warn_of_idle(candidate: Candidate, head: str = "") -> None:
+    """Say which devices a candidate does not need."""
+    from sepnas.search.traits import used_devices
+
+    idle = format_idle(used_devices(candidate), candidate.architecture.num_devices)
+    if idle:
+        warn(
+            f"{head}{idle}; a search whose space says `constraints: {{devices_used: N}}` finds none that uses fewer "
+            "than N"
+        )
+
+
 def print_front(front: Sequence[Candidate], knee: Candidate) -> None:
     """Candidates as a table; energy only where the cluster says what power its devices draw."""
     from sepnas.report.units import format_bytes
-    from sepnas.search.traits import policy_traits, share_of_all_to_all
+    from sepnas.search.traits import policy_traits, share_of_all_to_all, used_devices
 
     energy = any(candidate.costs["energy_j"] for candidate in front)
     one_lost = any("accuracy_one_lost" in candidate.objectives for candidate in front)
     accuracies = [DataColumn("accuracy"), *([DataColumn("one\nlost", drop=1)] if one_lost else [])]
     numbers = [DataColumn("latency"), DataColumn("payload\nbytes"), DataColumn("of all-\nto-all", drop=5)]
+    numbers.append(DataColumn("devices\nused", drop=2))
     numbers += [*([DataColumn("energy", drop=3)] if energy else []), DataColumn("memory", drop=4)]
-    table = DataTable((text_column("candidate"), *accuracies, *numbers, text_column("policy", drop=2)))
+    table = DataTable((text_column("candidate"), *accuracies, *numbers, text_column("policy", drop=1)))
     for candidate in front:
         costs, part = candidate.costs, share_of_all_to_all(candidate)
         at_knee = candidate.key == knee.key
@@ -184,6 +199,7 @@ def print_front(front: Sequence[Candidate], knee: Candidate) -> None:
             seconds(costs["latency_s"]),
             number(int(costs["payload_bytes"])),
             "" if part is None else f"{part:.1%}",
+            f"{len(used_devices(candidate))} of {candidate.architecture.num_devices}",
             *([f"{costs['energy_j']:.3g} J"] if energy else []),
             format_bytes(costs["memory_bytes"]),
             policy_traits(candidate).phrase,
@@ -203,7 +219,7 @@ def _line(candidate: Candidate) -> str:
 def _front_data(found: Found, shown: Sequence[Candidate]) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from sepnas.search.traits import policy_traits, share_of_all_to_all
+    from sepnas.search.traits import policy_traits, share_of_all_to_all, used_devices
 
     return {
         "space": found.run.space.name,
@@ -219,6 +235,8 @@ def _front_data(found: Found, shown: Sequence[Candidate]) -> dict[str, Any]:
                 **{name: value for name, value in candidate.objectives.items() if name in ACCURACIES},
                 **{name: int(cost) if name.endswith("_bytes") else cost for name, cost in candidate.costs.items()},
                 "share_of_all_to_all": share_of_all_to_all(candidate),
+                "devices": candidate.architecture.num_devices,
+                "devices_used": used_devices(candidate),
                 "policy": asdict(policy_traits(candidate)),
             }
             for candidate in shown

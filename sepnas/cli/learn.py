@@ -136,9 +136,12 @@ def train(
 
     Several GPUs share each batch: `torchrun --nproc-per-node gpu -m sepnas train ...`
 
-    `--start RUN` goes on from weights that were trained before, with other messages perhaps. Four bits a number, say:
-    `sepnas train RUN/architecture.json --start RUN --data cifar100 --wire int4 --learned-scales --epochs 3
-    --learning-rate 0.001 --out runs/four-bits`
+    `--start RUN` goes on from weights that were trained before, with other messages perhaps.
+
+    Example: `sepnas train architecture.json --data cifar100 --out runs/training`
+
+    Example, four bits a number: `sepnas train RUN/architecture.json --start RUN --data cifar100 --wire int4
+    --learned-scales --epochs 3 --learning-rate 0.001 --out runs/four-bits`
     """
     from sepnas.train.checkpoint import load_network
     from sepnas.train.data import load_dataset

@@ -11,11 +11,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
 
+import sepnas
 from sepnas.cli import (
     calibrate,
     certs,
@@ -35,7 +36,7 @@ from sepnas.cli import (
     status,
     timelines,
 )
-from sepnas.cli.common import errors, fail, warn
+from sepnas.cli.common import errors, fail, say, warn
 from sepnas.errors import SepnasError
 from sepnas.terminal import one_line, printable
 
@@ -63,15 +64,36 @@ class Verbs(TyperGroup):
             return super().invoke(ctx)
 
 
+HELP = """Search, train and ship neural networks that are separable over several small devices.
+
+Example: `sepnas demo`, the whole way on handwritten digits, in a minute or two.
+"""
+
 app = typer.Typer(
     name="sepnas",
     cls=Verbs,
-    help="Search, train and ship neural networks that are separable over several small devices.",
+    help=HELP,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        say(f"sepnas {sepnas.__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=HELP)
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    pass
+
 
 _PANELS: dict[str, dict[str, Callable[..., None]]] = {
     "Look": {

@@ -33,6 +33,8 @@ HELP = """Measure what a cluster file describes: a cluster of machines like this
 
 `sepnas profile` alone, or with options, is `sepnas profile cluster`: a quick file to start from. Better figures come
 from `sepnas profile device` on each device: it times every operator as a worker runs it.
+
+Example: `sepnas profile --devices 4 --out cluster.yaml`
 """
 LOOPBACK_BYTES_PER_S = 1e9
 WARMUP, REQUESTS = 30, 100
@@ -145,6 +147,8 @@ def profile(
 
     Without `--local` the devices stand behind a switch with the given bandwidth and latency. The file is plain YAML:
     edit it to describe devices that differ, a shared medium, power.
+
+    Example: `sepnas profile cluster --devices 4 --bandwidth-mbit 100 --out cluster.yaml`
     """
     refuse_folder(out)
     if name == "":

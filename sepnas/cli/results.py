@@ -79,6 +79,8 @@ def results(
     """Print every measure of every experiment, and refuse a result that nobody can run again.
 
     A terminal that is too narrow for all columns gets those that matter most; a pipe or a file gets all of them.
+
+    Example: `sepnas results . --json`
     """
     from sepnas.cli.main import VERBS
     from sepnas.report.results import MOST_COLUMNS, collect_results, results_data, results_table

@@ -30,7 +30,7 @@ _NUMBERS = frozenset({"trip", "up", "served", "failed", "missed", "°C", "load",
 _DROPS = {"sepnas": 5, "load": 4, "trip": 3, "up": 2, "session": 1}
 """What is left out where even two tables do not fit, the highest first."""
 _PIPE = 10_000
-_STYLES = {"ready": "green", "serving": "bold green"}
+_STYLES = {"not needed": "dim", "ready": "green", "serving": "bold green"}
 
 
 def status(
@@ -47,7 +47,8 @@ def status(
     of, or whose client waited no more; `missed` are messages that it went on without, in a session that degrades. What
     a device's system does not tell is left empty. `--json` has all figures, and the failures by their code.
 
-    Exit code: 0 when all devices are there, 1 otherwise; with `--watch`, as they were when Ctrl-C ended it.
+    Devices that the network does not need are not asked. Exit code: 0 when all others are there, 1 otherwise; with
+    `--watch`, as they were when Ctrl-C ended it.
 
     Example: `sepnas status deployment --devices hosts.yaml --watch`
     """
@@ -90,7 +91,7 @@ def _page(rows: Sequence[DeviceStatus], width: int | None) -> Group:
     cells = [_cells(row) for row in rows]
     wide = width is None or width >= _WIDE
     tables = [_table(heads, cells).fitted(width) for heads in ([(*_DOES, *_IS)] if wide else [_DOES, _IS])]
-    notes = [Text(one_line(row.why)) for row in rows if row.why]
+    notes = [Text(one_line(_note(row))) for row in rows if row.why]
     notes += [_certificate_note(row) for row in rows if _days_left(row) < SOON_DAYS]
     return Group(*tables, *notes)
 
@@ -128,6 +129,10 @@ def _cells(row: DeviceStatus) -> dict[str, Text]:
     texts = {head: Text(one_line(cell)) for head, cell in cells.items()}
     texts["is"].stylize(_STYLES.get(row.state, "bold red"))
     return texts
+
+
+def _note(row: DeviceStatus) -> str:
+    return f"device {row.rank} is not needed: {row.why}" if row.state == "not needed" else row.why
 
 
 def _certificate_note(row: DeviceStatus) -> Text:

@@ -1,6 +1,8 @@
-"""Numbers for people: counts, bytes, seconds and shares with fitting units (SI: 1 kB is 1000 bytes)."""
+"""Numbers for people: counts, bytes, seconds and shares with fitting units (SI: 1 kB is 1000 bytes); short phrases."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 # 0.9996 MB has three digits as 1 MB, not as 1000 kB.
@@ -41,3 +43,14 @@ def format_share(share: float) -> str:
 def format_count(count: int, noun: str) -> str:
     """``1`` image, ``1,797`` images."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def format_idle(used: Collection[int], num_devices: int) -> str:
+    """Which devices the answer does not need, as a sentence; empty where it needs all."""
+    idle = [str(rank) for rank in range(num_devices) if rank not in used]
+    if not idle:
+        return ""
+    *others, last = idle
+    if not others:
+        return f"device {last} is not needed: nothing that it computes reaches the answer"
+    return f"devices {', '.join(others)} and {last} are not needed: nothing that they compute reaches the answer"

@@ -29,10 +29,11 @@ from sepnas.spec.hosts import Hosts, parse_address
 
 ANSWER_S = 2.0
 """A device that has not answered after so long does not answer."""
+IDLE = "nothing that it computes reaches the answer: its worker need not run"
 _GRACE_S = 0.2
 """A thread that waits for a device notices its deadline a moment later."""
 
-State: TypeAlias = Literal["ready", "serving", "refused", "does not answer", "not reachable"]
+State: TypeAlias = Literal["ready", "serving", "refused", "does not answer", "not reachable", "not needed"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class DeviceStatus:
 
     @property
     def is_there(self) -> bool:
-        return self.status is not None
+        """Whether it answered, or need not."""
+        return self.status is not None or self.state == "not needed"
 
 
 class Inspector:
@@ -79,6 +81,8 @@ class Inspector:
                 check_loopback(parse_address(address)[0])
         identity = None if insecure else client_identity(folder, manifest)
         hello = Hello(deployment_id=manifest.deployment_id, rank=CLIENT, session="", purpose=STATUS)
+        ranks = [rank for rank in range(manifest.num_devices) if rank not in addresses]
+        self._idle = [DeviceStatus(rank, hosts.address(rank), "not needed", IDLE) for rank in ranks]
         self._visits = [_Visit(rank, address, hello, identity) for rank, address in sorted(addresses.items())]
 
     def __enter__(self) -> Self:
@@ -91,7 +95,7 @@ class Inspector:
             visit.close()
 
     def look(self, answer_s: float = ANSWER_S) -> list[DeviceStatus]:
-        """All devices at once, by rank; takes at most about ``answer_s``."""
+        """All devices at once, by rank, those that are not needed unasked; takes at most about ``answer_s``."""
         deadline = time.monotonic() + answer_s
         found: queue.SimpleQueue[DeviceStatus] = queue.SimpleQueue()
         for visit in self._visits:
@@ -103,7 +107,8 @@ class Inspector:
             except queue.Empty:
                 break
             rows[row.rank] = row
-        return [rows.get(visit.rank) or visit.silent(answer_s) for visit in self._visits]
+        asked = [rows.get(visit.rank) or visit.silent(answer_s) for visit in self._visits]
+        return sorted([*asked, *self._idle], key=lambda row: row.rank)
 
 
 class _Visit:

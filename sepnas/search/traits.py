@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import fmean
 
+from sepnas.plan.build import build_plan
+from sepnas.plan.liveness import devices_used
 from sepnas.plan.lower import lower
 from sepnas.plan.sent import sent_policy
 from sepnas.search.candidate import Candidate
@@ -59,6 +61,11 @@ def policy_traits(candidate: Candidate) -> PolicyTraits:
     else:
         words = ["silent", "mean of all"] if policy.readout.kind == "mean" else ["silent"]
     return replace(traits, phrase=", ".join(words))
+
+
+def used_devices(candidate: Candidate) -> tuple[int, ...]:
+    """The devices that do any work that the answer needs, in order."""
+    return devices_used(build_plan(candidate.architecture))
 
 
 def share_of_all_to_all(candidate: Candidate) -> float | None:
