@@ -13,6 +13,7 @@ from sepnas.spec import image_file
 from sepnas.spec.image_file import FORMATS, MAX_PIXELS, Images, Resize, Source
 from sepnas.spec.listing import listed
 from sepnas.spec.manifest import ImageInput, Manifest
+from sepnas.spec.memory import check_images_fit
 
 __all__ = ["Images", "Resize", "load_images", "normalise", "read_image", "read_images"]
 
@@ -39,6 +40,8 @@ def read_images(
 ) -> list[Images | DataError]:
     """Of each file the image, or what is wrong with it; as :func:`load_images`."""
     found: list[Images | DataError] = []
+    paths = list(paths)
+    check_images_fit(len(paths), wanted.channels, wanted.size, len(paths))
     for path in paths:
         try:
             found.append(read_image(path, str(path), wanted, resize))

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from typing import Annotated, ClassVar
+from unicodedata import category
 
 from pydantic import Field
 
 from sepnas.spec.document import Document
 from sepnas.spec.image_file import Fit
+
+_UNSHOWN = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's categories of control characters, bytes that are not UTF-8, and line breaks."""
+
+
+def class_name_problem(name: str) -> str:
+    """What keeps a class from having this name, in words that follow "a class"; empty where nothing does."""
+    if not name.strip():
+        return "of blanks only"
+    return "in letters that cannot be shown" if any(category(letter) in _UNSHOWN for letter in name) else ""
 
 
 class DataFacts(Document):

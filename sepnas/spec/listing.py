@@ -1,7 +1,8 @@
-"""Several problems in one message."""
+"""Problems and paths in messages."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 MAX_LISTED = 20
@@ -13,3 +14,8 @@ def listed(problems: Sequence[object], what: str) -> str:
         return str(problems[0])
     more = [f"... and {len(problems) - MAX_LISTED:,} more"] if len(problems) > MAX_LISTED else []
     return "\n  ".join([f"{what}:", *map(str, problems[:MAX_LISTED]), *more])
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """A path for a message: bytes that are not UTF-8 are escaped, such as ``caf\\xe9``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sepnas.errors import TrainingError
 from sepnas.spec.architecture import Architecture
+from sepnas.spec.dataset import class_name_problem
 from sepnas.train.augment import check_augmentation
 from sepnas.train.images import ImageData
 from sepnas.train.recipe import Recipe
@@ -15,9 +16,18 @@ def check_trainable(architecture: Architecture | None, data: ImageData, recipe: 
     if architecture:
         check_fits(architecture, data)
         check_batches(architecture, data, recipe)
+    check_class_names(data)
     check_dropout(architecture, recipe)
     check_augmentation(recipe.augmentation, data)
     check_seed(seed)
+
+
+def check_class_names(data: ImageData) -> None:
+    """Raise :class:`TrainingError` where an export would refuse the names of the classes."""
+    for name in data.classes:
+        problem = class_name_problem(name) or ("twice" if data.classes.count(name) > 1 else "")
+        if problem:
+            raise TrainingError(f"data set {data.name!r} names a class {problem}: {name!r}; rename it")
 
 
 def check_fits(architecture: Architecture, data: ImageData) -> None:

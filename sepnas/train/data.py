@@ -22,6 +22,8 @@ from torch.nn import functional
 
 from sepnas.errors import DataError
 from sepnas.spec.image_file import Fit
+from sepnas.spec.listing import shown_path
+from sepnas.spec.memory import check_images_fit
 from sepnas.train.folder import read_folder
 from sepnas.train.images import ImageData, Split, channel_statistics
 from sepnas.train.vision import import_torchvision
@@ -35,7 +37,8 @@ DATA_SETS = ("digits", *_TORCHVISION, "folder:PATH")
 
 DIGITS_TEST_FRACTION = 0.2
 DIGITS_TEST_SEED = 0
-RESIZE_BATCH = 4096
+_RESIZE_BYTES = 64 << 20
+"""Float images that are made at a time."""
 
 
 def load_dataset(
@@ -76,6 +79,8 @@ def load_dataset(
     elif name.startswith("folder:"):
         if not (path := name.removeprefix("folder:")):
             raise DataError(f"{name!r} names no folder; expected folder:PATH")
+        if (shown := shown_path(name)) != name:
+            raise DataError(f"{shown}: is not UTF-8, which a run's files are written in; rename it, or link to it")
         classes, parts = read_folder(Path(path), image_size, root / "folders", resize)
     else:
         raise DataError(f"unknown data set {name!r}; allowed: {', '.join(DATA_SETS)}")
@@ -113,6 +118,9 @@ def _assemble(
     fraction: float,
     seed: int,
 ) -> ImageData:
+    if image_size:
+        count, channels = sum(map(len, parts.values())), parts["train"].images.shape[1]
+        check_images_fit(count, channels, image_size, 0 if "val" in parts else count, f"data set {name!r}: ")
     parts = {part: _resized(split, image_size) for part, split in parts.items()}
     train = parts["train"]
     if "val" not in parts:
@@ -129,7 +137,7 @@ def _resized(split: Split, image_size: int | None) -> Split:
     size = (image_size, image_size)
     batches = [
         functional.interpolate(x.float(), size, mode="bilinear", antialias=True).round_().clamp_(0, 255).byte()
-        for x in torch.split(split.images, RESIZE_BATCH)
+        for x in torch.split(split.images, max(1, _RESIZE_BYTES // (4 * split.images.shape[1] * image_size**2)))
     ]
     return Split(torch.cat(batches), split.labels)
 

@@ -12,35 +12,31 @@ neither           :class:`DataError`
 
 All images must be square and of one size, unless ``image_size`` resizes them (bilinear). They are grayscale (one
 channel) when every one of them is, else RGB; :mod:`sepnas.spec.image_file` reads them, as it does for ``sepnas infer``.
-Names that begin with a dot, and files that are no images by their suffix, are passed over.
+What :mod:`sepnas.train.folder_listing` passes over is counted and said.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
-from unicodedata import category
 
 import numpy as np
 import torch
 
 from sepnas.errors import DataError
 from sepnas.spec.image_file import Fit, read_head, read_image
-from sepnas.spec.listing import listed
+from sepnas.spec.listing import listed, shown_path
+from sepnas.spec.memory import check_images_fit
 from sepnas.train.display import track
 from sepnas.train.folder_cache import KeptImages
+from sepnas.train.folder_listing import Listing, list_folder
 from sepnas.train.images import Split
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp"})
-
 _BUNCH = 64
-
-Listing = Mapping[str, Mapping[str, Sequence[Path]]]
-"""Part (train, val, test) -> class -> files."""
 
 _Out = TypeVar("_Out")
 
@@ -53,74 +49,38 @@ def read_folder(
     Decoded images are kept under ``cache`` (:mod:`sepnas.train.folder_cache`).
     Raises :class:`DataError` that names the paths at fault.
     """
-    folder = folder.expanduser().resolve()
+    folder = _resolved(folder)
     listing = list_folder(folder)
     classes = tuple(listing["train"])
     paths = [path for by_class in listing.values() for files in by_class.values() for path in files]
+    held_out = 0 if "val" in listing else sum(map(len, listing["train"].values()))  # copied when it is split
+    if image_size:
+        check_images_fit(len(paths), 1, image_size, held_out)
     kept = KeptImages(cache, folder, paths, image_size, resize)
     images = kept.read()
     if images is None:
-        images = _decode(paths, image_size, resize)
+        images = _decode(paths, image_size, resize, held_out)
         kept.write(images)
     return classes, _split_up(listing, torch.from_numpy(images))
 
 
-def list_folder(folder: Path) -> Listing:
-    """The image files of each part and class, in order of their names; checks that the parts have the same classes."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    if not (folder / "train").is_dir():
-        raise DataError(f"{folder}: has no folder `train`; expected {folder}/train/CLASS/*.png")
-    parts = ["train"] + [part for part in ("val", "test") if (folder / part).is_dir()]
-    if len(parts) == 1:
-        raise DataError(f"{folder}: has neither `test` nor `val` beside `train`; one is needed to test on")
-    listing = {part: _list_part(folder / part) for part in parts}
-    for part in parts[1:]:
-        _check_classes(folder, part, listing)
-    if len(listing["train"]) < 2:
-        raise DataError(f"{folder / 'train'}: has one class; at least two are needed to tell apart")
-    if "test" not in listing:
-        listing["test"] = listing.pop("val")
-    return listing
+def _resolved(folder: Path) -> Path:
+    try:
+        return folder.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name that is too long
+        raise DataError(f"{shown_path(folder)}: cannot be read: {error}") from None
 
 
-def _list_part(part: Path) -> dict[str, list[Path]]:
-    classes = sorted(p for p in part.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not classes:
-        raise DataError(f"{part}: is empty; expected a folder for each class, with its images")
-    found = {path.name: _images_of(path) for path in classes}
-    for name, files in found.items():
-        if not files:
-            raise DataError(f"{part / name}: holds no images (looked for {', '.join(sorted(SUFFIXES))})")
-        if any(category(letter) in ("Cc", "Cs") for letter in name):
-            raise DataError(f"{part}: the folder {name!r} names a class in letters that cannot be shown; rename it")
-    return found
-
-
-def _images_of(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-
-
-def _check_classes(folder: Path, part: str, listing: Listing) -> None:
-    for has, lacks in (("train", part), (part, "train")):
-        missing = sorted(set(listing[has]) - set(listing[lacks]))
-        if missing:
-            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            raise DataError(
-                f"{folder / lacks}: has no class {missing[0]!r}{more}, but {folder / has} has; "
-                "both need the same classes"
-            )
-
-
-def _decode(paths: Sequence[Path], image_size: int | None, resize: Fit) -> np.ndarray:
+def _decode(paths: Sequence[Path], image_size: int | None, resize: Fit, held_out: int) -> np.ndarray:
     """All images as one ``(N, C, H, W)`` uint8 array, C 1 or 3: their heads first, then the pixels into their place."""
-    heads = _all_good(paths, _in_threads(lambda path: read_head(path, str(path)), paths, "checking images"))
+    heads = _all_good(paths, _in_threads(lambda path: read_head(path, shown_path(path)), paths, "checking images"))
     side = image_size or _one_size(paths, [size for _, size in heads])
     channels = 1 if all(gray for gray, _ in heads) else 3
+    check_images_fit(len(paths), channels, side, held_out)
     images = np.empty((len(paths), channels, side, side), np.uint8)
 
     def read(path: Path) -> np.ndarray:
-        return read_image(path, str(path), channels, side, resize)
+        return read_image(path, shown_path(path), channels, side, resize)
 
     problems = []
     for index, found in enumerate(_in_threads(read, paths, "reading images")):
@@ -147,15 +107,15 @@ def _refuse(problems: Sequence[DataError], of: int) -> None:
 
 def _one_size(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> int:
     """The side in pixels that all images have."""
-    width, height = sizes[0]
+    first, (width, height) = shown_path(paths[0]), sizes[0]
     if width != height:
         raise DataError(
-            f"{paths[0]}: is {width}x{height} pixels, not square; resize all with --image-size N (image_size=)"
+            f"{first}: is {width}x{height} pixels, not square; resize all with --image-size N (image_size=)"
         )
     advice = "all images must have one size; resize them with --image-size N (image_size=)"
     _refuse(
         [
-            DataError(f"{path}: is {size[0]}x{size[1]} pixels, but {paths[0]} is {width}x{height}; {advice}")
+            DataError(f"{shown_path(path)}: is {size[0]}x{size[1]} pixels, but {first} is {width}x{height}; {advice}")
             for path, size in zip(paths, sizes, strict=True)
             if size != sizes[0]
         ],

@@ -16,6 +16,7 @@ import numpy as np
 from sepnas.errors import DataError, StorageError
 from sepnas.spec.document import replacing
 from sepnas.spec.image_file import Fit
+from sepnas.spec.listing import shown_path
 
 READER = "2"
 """Of what :mod:`sepnas.spec.image_file` makes of a file: pixels of an earlier one are decoded anew."""
@@ -65,7 +66,7 @@ def _state_of(paths: Sequence[Path]) -> str:
         try:
             stat = path.stat()
         except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+            raise DataError(f"{shown_path(path)}: cannot be read: {error.strerror}") from None
         lines.append(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}\0{stat.st_ctime_ns}")
     return _sha256("\n".join(lines))
 

@@ -1,0 +1,136 @@
+"""Which images a data folder has: the files of each part and class, and what is passed over, which is said."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sepnas.errors import DataError
+from sepnas.spec.dataset import class_name_problem
+from sepnas.spec.listing import shown_path
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp"})
+PARTS = ("train", "val", "test")
+_SHOWN = 5
+
+Listing = Mapping[str, Mapping[str, Sequence[Path]]]
+"""Part (train, val, test) -> class -> files."""
+
+
+@dataclass
+class PassedOver:
+    """Images, or what may be some, that are not read; the first of each kind."""
+
+    nested: list[Path] = field(default_factory=list)
+    loose: list[Path] = field(default_factory=list)
+    hidden: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        suffixes = sorted({path.suffix.lower() for path in self.others if path.suffix})
+        known = ", ".join(suffixes[:_SHOWN]) + (", ..." if len(suffixes) > _SHOWN else "")
+        kinds = {
+            "in folders below a class": self.nested,
+            "beside the folders of the classes": self.loose,
+            "whose names begin with a dot": self.hidden,
+            f"that are no images by their suffix ({known or 'none'})": self.others,
+        }
+        found = {what: paths for what, paths in kinds.items() if paths}
+        told = [f"{len(paths):,} files {what} (first: {shown_path(paths[0])})" for what, paths in found.items()]
+        if self.folders:
+            names = ", ".join(shown_path(path.name) for path in self.folders[:_SHOWN])
+            told.append(f"{len(self.folders):,} folders beside `train` ({names}; only train, val and test are read)")
+        return "; ".join(told)
+
+
+def list_folder(folder: Path) -> Listing:
+    """The image files of each part and class, in order of their names; checks that the parts have the same classes.
+
+    Warns of images that are passed over. Raises :class:`DataError` that names the path at fault.
+    """
+    try:
+        if not folder.is_dir():
+            raise DataError(f"{shown_path(folder)}: no such folder")
+        return _list(folder)
+    except OSError as error:
+        raise DataError(f"{shown_path(error.filename or folder)}: cannot be read: {error.strerror}") from None
+
+
+def _list(folder: Path) -> Listing:
+    shown, passed = shown_path(folder), PassedOver()
+    if not (folder / "train").is_dir():
+        raise DataError(f"{shown}: has no folder `train`; expected {shown}/train/CLASS/*.png")
+    parts = [part for part in PARTS if (folder / part).is_dir()]
+    if len(parts) == 1:
+        raise DataError(f"{shown}: has neither `test` nor `val` beside `train`; one is needed to test on")
+    listing = {part: _list_part(folder / part, passed) for part in parts}
+    for part in parts[1:]:
+        _check_classes(shown, part, listing)
+    if len(listing["train"]) < 2:
+        raise DataError(f"{shown}/train: has one class; at least two are needed to tell apart")
+    passed.folders += [p for p in _visible(folder) if p.name not in PARTS and p.is_dir()]
+    if told := str(passed):
+        warnings.warn(f"{shown}: passed over {told}", stacklevel=2)
+    if "test" not in listing:
+        listing["test"] = listing.pop("val")
+    return listing
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
+
+
+def _list_part(part: Path, passed: PassedOver) -> dict[str, list[Path]]:
+    entries = list(_visible(part))
+    classes = [path for path in entries if path.is_dir()]
+    if not classes:
+        raise DataError(f"{shown_path(part)}: is empty; expected a folder for each class, with its images")
+    passed.loose += [path for path in entries if _is_image(path) and not path.is_dir()]
+    for path in classes:
+        if problem := class_name_problem(path.name):
+            raise DataError(f"{shown_path(part)}: the folder {path.name!r} names a class {problem}; rename it")
+    found = {path.name: _images_of(path, passed) for path in classes}
+    for name, files in found.items():
+        if not files:
+            below = f"; {len(passed.nested):,} are in folders below it" if passed.nested else ""
+            raise DataError(f"{shown_path(part / name)}: holds no images (looked for {_KNOWN}){below}")
+    return found
+
+
+def _images_of(folder: Path, passed: PassedOver) -> list[Path]:
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            passed.hidden += [path] * _is_image(path)
+        elif _is_image(path):
+            found.append(path)
+        elif path.is_dir():
+            passed.nested += _images_below(path)
+        else:
+            passed.others.append(path)
+    return found
+
+
+def _images_below(folder: Path) -> list[Path]:
+    return [Path(place, name) for place, _, names in os.walk(folder) for name in sorted(names) if _is_image(Path(name))]
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _check_classes(shown: str, part: str, listing: Listing) -> None:
+    for has, lacks in (("train", part), (part, "train")):
+        missing = sorted(set(listing[has]) - set(listing[lacks]))
+        if missing:
+            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            raise DataError(
+                f"{shown}/{lacks}: has no class {missing[0]!r}{more}, but {shown}/{has} has; both need the same classes"
+            )
+
+
+_KNOWN = ", ".join(sorted(SUFFIXES))
