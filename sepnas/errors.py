@@ -27,6 +27,8 @@ A message says what is wrong, where, and what would have been right.
 
 from __future__ import annotations
 
+import signal
+
 
 class SepnasError(Exception):
     """The root: ``except SepnasError`` catches all that sepnas raises on purpose."""
@@ -110,3 +112,18 @@ class DeadlineError(ExchangeError):
 
 class RemoteError(ExchangeError):
     """A device reports that it failed while it computed."""
+
+
+def how_it_ended(returncode: int) -> str:
+    """A process' end in words, from the ``returncode`` that :mod:`subprocess` gives: an exit code or a signal."""
+    if returncode >= 0:
+        return f"it ended with code {returncode}"
+    known = {each.value: each.name for each in signal.Signals}
+    name = known.get(-returncode, f"signal {-returncode}")
+    causes = {
+        "SIGKILL": "someone killed it, or the system did for want of memory",
+        **dict.fromkeys(
+            ("SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT"), "a library crashed, or the machine lacks something"
+        ),
+    }
+    return f"{name} ended it" + (f": {causes[name]}" if name in causes else "")

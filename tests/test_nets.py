@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from sepnas.nets.blocks import Conv2d
 from sepnas.nets.exchange import merge_mean, merge_weighted, through_wire
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.plan.network import count_macs, count_parameters, device_layers
@@ -124,3 +128,39 @@ def test_every_parameter_learns() -> None:
     network = SeparableResNeXt(Architecture.from_data(data))
     network(torch.randn(4, 3, 8, 8)).square().sum().backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in network.parameters())
+
+
+@pytest.mark.parametrize("inputs", [1, 8, 15, 16, 24])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_narrow_strided_convolution_is_the_same_sum(inputs: int, layout: torch.memory_format) -> None:
+    """Output and gradients are those of fp64, in both layouts, narrow or wide, and in evaluation torch's own."""
+    torch.manual_seed(0)
+    layer = Conv2d(inputs, 5, 1, 2, bias=False).to(memory_format=layout)  # type: ignore[call-overload]
+    x = torch.randn(3, inputs, 9, 9).to(memory_format=layout).requires_grad_()
+    exact = [each.detach().double().contiguous().requires_grad_() for each in (x, layer.weight)]
+    y, expected = layer(x), nn.functional.conv2d(*exact, None, 2)
+    for each in (y, expected):
+        each.square().sum().backward()
+    for found, right in ((y, expected), (x.grad, exact[0].grad), (layer.weight.grad, exact[1].grad)):
+        torch.testing.assert_close(found.double(), right, rtol=1e-4, atol=1e-4)
+    assert torch.equal(layer.eval()(x.detach()), y)
+
+
+CRASHED = """
+import torch
+from sepnas.nets.blocks import Conv2d
+torch.set_num_threads(2)
+for inputs in (1, 7, 8, 12):
+    layer = Conv2d(inputs, 16, 1, 2, bias=False).to(memory_format=torch.channels_last)
+    for kind in (torch.float32, torch.bfloat16):
+        x = torch.randn(63, inputs, 32, 32).to(memory_format=torch.channels_last).requires_grad_()
+        with torch.autocast("cpu", kind, enabled=kind is torch.bfloat16):
+            for _ in range(5):
+                layer(x).float().sum().backward()
+"""
+
+
+def test_narrow_convolutions_do_not_end_the_process() -> None:
+    """The shapes that torch's own layer ends with a segmentation fault on machines with AVX-512 are trained."""
+    done = subprocess.run([sys.executable, "-c", CRASHED], capture_output=True, text=True)
+    assert done.returncode == 0, (done.returncode, done.stderr)

@@ -1,6 +1,8 @@
 """``sepnas infer`` and ``bench`` at real workers, and the worker processes that other commands start."""
 
 import json
+import os
+import signal
 import sys
 import time
 
@@ -11,7 +13,7 @@ from typer.testing import CliRunner
 
 from sepnas.cli.main import app
 from sepnas.cli.workers import LocalWorkers
-from sepnas.errors import DataError, PeerUnreachableError, StorageError
+from sepnas.errors import DataError, PeerLostError, PeerUnreachableError, StorageError
 from sepnas.runtime.trace import Trace
 from sepnas.spec.cluster import uniform_cluster
 from sepnas.spec.hosts import Hosts
@@ -155,3 +157,27 @@ def test_infer_answers_the_good_and_lists_the_bad(served, tmp_path):
     assert str(paths[68]) not in result.stdout
     nothing = call("infer", served[0], str(paths[1]), str(paths[68]), "--devices", "nowhere.yaml").exception
     assert str(nothing).startswith("none of 2 images can be read:\n")
+
+
+def test_a_worker_that_is_gone_says_how(tmp_path, monkeypatch):
+    """Who started workers hears how one ended that was not told to: by which signal, or with which code."""
+    says = "import os, time; print(f'x listens on 127.0.0.1:{os.getpid() % 60000 + 1}', flush=True); time.sleep(600)"
+    talker(tmp_path, monkeypatch, says)
+
+    def lose_one():
+        with LocalWorkers(tmp_path, 2) as workers:
+            os.kill(workers.pids[1], signal.SIGSEGV)
+            os.waitid(os.P_PID, workers.pids[1], os.WEXITED | os.WNOWAIT)
+            raise PeerLostError("as a session would")
+
+    with pytest.raises(PeerLostError) as caught:
+        lose_one()
+    (note,) = caught.value.__notes__
+    assert note.startswith("device 1, a process of this machine: SIGSEGV ended it: a library crashed")
+
+
+def test_a_worker_that_crashes_at_its_start_says_how(tmp_path, monkeypatch):
+    """The signal that ended a worker before it was ready is named."""
+    talker(tmp_path, monkeypatch, "import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    with pytest.raises(PeerUnreachableError, match=r"\(SIGILL ended it: .*\) did not"), LocalWorkers(tmp_path, 1):
+        pass

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sepnas.errors import CheckpointError, SpecError, StorageError, TrainingError
+from sepnas.errors import CheckpointError, SpecError, StorageError, TrainingError, how_it_ended
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
 from sepnas.spec.policy import Readout
@@ -42,6 +43,7 @@ from sepnas.train.checkpoint import (
 )
 from sepnas.train.curves import Curves
 from sepnas.train.data import load_dataset
+from sepnas.train.ended import RUNNING
 from sepnas.train.evaluate import accuracy, accuracy_with_lost, predict_logits
 from sepnas.train.images import ImageData, Split
 from sepnas.train.loop import train_network
@@ -215,10 +217,34 @@ def test_a_killed_run_resumes_bit_for_bit(unbroken: Path, tmp_path: Path) -> Non
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, env=environment, timeout=100)
     assert done.returncode == -signal.SIGKILL
     assert len((tmp_path / HISTORY).read_text().splitlines()) == 2
-    result = train(tmp_path, resume=True)
+    with pytest.warns(UserWarning, match=r"the training of process \d+ here ended without a word"):
+        result = train(tmp_path, resume=True)
     assert result.epochs_done == 4
+    assert not (tmp_path / RUNNING).exists()
     assert same_tensors(unbroken / LAST, tmp_path / LAST)
     assert same_tensors(unbroken / BEST, tmp_path / BEST)
+
+
+def test_a_crash_is_told_with_its_place(tmp_path: Path) -> None:
+    """A signal that no one catches leaves the traceback of all threads on stderr, and the next training says it."""
+    command = [sys.executable, "-m", "sepnas", "train", "resnext11_2x4d", "-n", "2", "--threads", "1", "--epochs", "99"]
+    with subprocess.Popen([*command, "--out", str(tmp_path / "run")], stderr=subprocess.PIPE, text=True) as running:
+        while not (tmp_path / "run" / LAST).exists():
+            assert running.poll() is None
+            time.sleep(0.05)
+        running.send_signal(signal.SIGSEGV)
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in said
+    assert "train_network" in said
+    assert (tmp_path / "run" / RUNNING).exists()
+
+
+def test_ends_of_processes_have_words() -> None:
+    """A code is a code; a signal has its name, and what it usually means."""
+    assert how_it_ended(3) == "it ended with code 3"
+    assert how_it_ended(-signal.SIGKILL) == "SIGKILL ended it: someone killed it, or the system did for want of memory"
+    assert "SIGSEGV ended it: a library crashed" in how_it_ended(-signal.SIGSEGV)
 
 
 @pytest.fixture

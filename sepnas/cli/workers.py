@@ -17,7 +17,7 @@ from types import TracebackType
 
 from typing_extensions import Self
 
-from sepnas.errors import PeerUnreachableError
+from sepnas.errors import PeerUnreachableError, SepnasError, how_it_ended
 from sepnas.spec.hosts import Hosts
 
 START_DEADLINE_S = 60.0
@@ -66,6 +66,11 @@ class LocalWorkers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, SepnasError) and hasattr(error, "add_note"):  # Python 3.11
+            for rank, worker in enumerate(self._workers):
+                code = worker.process.poll()
+                if code is not None:  # it should have waited to be told
+                    error.add_note(f"device {rank}, a process of this machine: {how_it_ended(code)}: {worker.words}")
         self._stop()
 
     @property
@@ -118,9 +123,22 @@ class WorkerProcess:
         """Where the worker listens; waits until it says so, at most until ``limit``."""
         self._ready_or_over.wait(max(0.0, limit - time.monotonic()))
         if self._address is None:
-            words = " / ".join(self._said) or "it said nothing"
-            raise PeerUnreachableError(f"worker process {self.process.pid} did not get ready: {words}")
+            raise PeerUnreachableError(
+                f"worker process {self.process.pid}{self._end()} did not get ready: {self.words}"
+            )
         return self._address
+
+    @property
+    def words(self) -> str:
+        """Its last ones."""
+        return " / ".join(self._said) or "it said nothing"
+
+    def _end(self) -> str:
+        """How it ended, if it has closed its output."""
+        if self._ready_or_over.is_set():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return f" ({how_it_ended(self.process.wait(STOP_DEADLINE_S))})"
+        return ""
 
     def end(self) -> None:
         """Wait for the process, which was told to end, and kill it when it does not."""

@@ -6,11 +6,38 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+NARROW_CHANNELS = 16
+"""With fewer inputs oneDNN's gradient of a strided 1x1 convolution in channels last writes past its scratchpad: a crash
+or, worse, none (uxlfoundation/oneDNN issue 6035; `experiments/narrow-convolutions`)."""
+
+
+class Conv2d(nn.Conv2d):
+    """torch's, but for the narrow strided 1x1 convolutions in channels last whose gradient torch spoils memory with.
+
+    Those take every ``stride``-th pixel first, which is the same sum, and as quick.
+    """
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if not self._spoils_memory(x_BCHW):
+            return super().forward(x_BCHW)
+        down, right = self.stride
+        taken_BCHW = x_BCHW[:, :, ::down, ::right].contiguous(memory_format=torch.channels_last)
+        return functional.conv2d(taken_BCHW, self.weight, self.bias, groups=self.groups)
+
+    def _spoils_memory(self, x_BCHW: Tensor) -> bool:
+        if self.kernel_size != (1, 1) or self.stride == (1, 1) or self.weight.shape[1] >= NARROW_CHANNELS:
+            return False
+        # with one channel, or one pixel, strides do not tell the layouts apart
+        contiguous = x_BCHW.is_contiguous() and x_BCHW.shape[1] > 1 and x_BCHW.shape[2:].numel() > 1
+        in_training = torch.is_grad_enabled() and self.weight.requires_grad
+        return in_training and x_BCHW.device.type == "cpu" and not (contiguous and self.weight.stride(3) == 1)
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     """Convolution without bias, then batch norm; the padding keeps the side at stride 1."""
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+    conv = Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
     if not conv.weight.is_meta:  # for weights that are never drawn torch would first import its compiler: 1.5 s
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(outputs)))

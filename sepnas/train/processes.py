@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, distributed, nn
 
 from sepnas.errors import TrainingError
+from sepnas.train.ended import ADVICE
 
 
 class Processes:
@@ -42,7 +45,8 @@ class Processes:
         if self.count == 1 or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        distributed.all_reduce(flat)
+        with _others_there(self.rank):
+            distributed.all_reduce(flat)
         flat /= self.count
         means = torch.split(flat, [tensor.numel() for tensor in tensors])
         for tensor, mean in zip(tensors, means, strict=True):
@@ -77,8 +81,21 @@ class Processes:
             return value
         kind = "cuda" if distributed.get_backend() == "nccl" else "cpu"
         box = torch.tensor(value, dtype=torch.float64, device=kind)
-        distributed.broadcast(box, 0)
+        with _others_there(self.rank):
+            distributed.broadcast(box, 0)
         return float(box)
+
+
+@contextmanager
+def _others_there(rank: int) -> Iterator[None]:
+    """What a lost process makes of a call in another one, as :class:`TrainingError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise TrainingError(
+            f"process {rank} has lost another of this training, which failed or was killed: look for its own words "
+            f"above, or torchrun's below; {ADVICE} ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def is_alone() -> bool:

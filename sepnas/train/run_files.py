@@ -27,6 +27,7 @@ from sepnas.train.checkpoint import (
     restore_network,
     write_checkpoint,
 )
+from sepnas.train.ended import noted_while_running
 from sepnas.train.images import ImageData
 from sepnas.train.optimize import Optimization
 from sepnas.train.recipe import Recipe
@@ -102,6 +103,7 @@ class RunFiles:
                 except OSError as error:
                     raise StorageError(f"{self.folder}: cannot be written: {error.strerror}") from error
                 stack.enter_context(_locked(self.folder))
+                stack.enter_context(noted_while_running(self.folder))
             yield
 
     def begin(self, resume: bool) -> None:

@@ -6,6 +6,7 @@ NNI may have handed this trial another one's parameters.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import threading
@@ -34,6 +35,7 @@ class PlainChannel(TrialCommandChannelV3):  # type: ignore[misc]  # NNI has no t
 
 
 def main() -> None:
+    faulthandler.enable()  # NNI's process tells what a trial that fails wrote last
     _end_with_parent()
     spare_loopback_of_proxies()
     set_default_trial_command_channel(PlainChannel(os.environ["NNI_TRIAL_COMMAND_CHANNEL"]))
