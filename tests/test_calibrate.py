@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from sepnas.cli.main import app
 from sepnas.cli.traced import measured_timeline
+from sepnas.cost.accept import calibrate_checked
 from sepnas.cost.calibrate import calibrate
 from sepnas.cost.simulator import simulate
 from sepnas.cost.timeline import Timeline, predicted_timeline
@@ -285,6 +286,49 @@ def test_a_trace_of_real_workers_improves_the_prediction(tmp_path: Path) -> None
     measured_s = sorted(measured_timeline(request).latency_s for request in trace.requests)[7]
     misses = [abs(simulate(plan, cluster).latency_s - measured_s) for cluster in (before, after)]
     assert misses[1] < misses[0]
+
+
+def test_a_correction_that_predicts_worse_is_refused(files: Path) -> None:
+    """Where the steps of a trace do not add up to its latency, the cluster that is right about it stays, and both
+    errors are told."""
+
+    def hasten(requests: list[dict]) -> None:  # type: ignore[type-arg]
+        for step in (step for request in requests for device in request["devices"] for step in device["steps"]):
+            if step["step"] == "compute":
+                step["end_s"] = step["start_s"] + (step["end_s"] - step["start_s"]) / 9
+            elif step["step"] == "recv":
+                step["start_s"], step["arrived_s"] = step["end_s"], step["end_s"] - 1e-6  # nobody waited
+
+    other = diverse_cluster(Link(bandwidth_bytes_per_s=2e7, latency_s=4e-4))
+    other.save(files / "other.yaml")
+    as_trace([timeline_on(other)] * 3).save(files / "trace.json")
+    changed(files / "trace.json", hasten)
+    text = (files / "other.yaml").read_text()
+    result = invoke(files, cluster="other.yaml", out="other.yaml")
+    said = refused(result, PlanError)
+    assert result.exit_code == 1
+    assert "predicts worse than" in said
+    assert "0.0% before" in said
+    assert "by 1 request held out; " in said
+    assert (files / "other.yaml").read_text() == text
+
+
+def test_only_what_helps_is_corrected() -> None:
+    """Wrong times of computing beside right times of messages: the links are corrected, the devices are kept."""
+    link = Link(bandwidth_bytes_per_s=2e7, latency_s=4e-4)
+    other = diverse_cluster(link, link)
+    slow = other.model_copy(update={"links": (link.model_copy(update={"latency_s": 9e-3}),)})
+    timeline = timeline_on(other)
+    hasty = tuple(
+        replace(each, end_s=each.start_s + each.seconds / 9) if each.kind == "compute" else each
+        for each in timeline.activities
+    )
+    checked = calibrate_checked(PLAN, slow, [replace(timeline, activities=hasty)] * 4)
+    assert checked.better
+    assert checked.held_out == 2
+    assert checked.error_after < 0.1 < checked.error_before
+    assert checked.calibration.cluster.devices == other.devices
+    assert {each.how for each in checked.calibration.devices} == {"kept: with it held-out requests are predicted worse"}
 
 
 def changed(path: Path, change) -> None:  # type: ignore[no-untyped-def]

@@ -14,9 +14,11 @@ from sepnas.cli.common import FILE, say, seconds
 from sepnas.cli.tables import DataColumn, DataTable, print_table, shorten_names, text_column
 from sepnas.cli.timelines import load_cluster
 from sepnas.cli.traced import check_request, load_trace, measured_timeline
-from sepnas.cost.calibrate import Calibration, calibrate
+from sepnas.cost.accept import Checked, calibrate_checked
+from sepnas.cost.calibrate import Calibration
 from sepnas.cost.simulator import simulate
 from sepnas.cost.timeline import Timeline
+from sepnas.errors import PlanError
 from sepnas.plan.build import build_plan
 from sepnas.plan.steps import Plan
 from sepnas.report.units import format_count, format_seconds
@@ -37,6 +39,8 @@ def calibrate_command(
     for correct the links' `latency_s` and, if their sizes differ enough, `bandwidth_bytes_per_s`. Figures that the
     trace does not tell of are kept. The table shows what was predicted before and after beside what was measured.
 
+    Every second request is held out: the file is written only if the corrected cluster predicts those no worse.
+
     Example: `sepnas calibrate trace.json --architecture architecture.json --cluster cluster.yaml --out cluster.yaml`
     """
     refuse_folder(out)
@@ -45,12 +49,24 @@ def calibrate_command(
     for place in range(len(record.requests)):
         check_request(plan, record, place, trace)
     timelines = [measured_timeline(request) for request in record.requests]
-    found = calibrate(plan, before, timelines)
-    number = format_count(len(timelines), "request")
-    found.cluster.save(out, f"corrected by a trace of {number}")
+    checked = calibrate_checked(plan, before, timelines)
+    found, number = checked.calibration, format_count(len(timelines), "request")
     print_table(_figures(found))
     print_table(_predictions(plan, before, found.cluster, timelines))
+    say(f"mean error of the predicted latency: {_errors(checked)}")
+    if not checked.better:
+        raise PlanError(
+            f"{trace}: the correction predicts worse than {cluster}: {_errors(checked)}; {out} was not written. What "
+            "the devices do between their steps is not in a trace, or the machine was busy: measure them "
+            "(`sepnas profile device`, `sepnas profile links`), or trace again when nothing else runs"
+        )
+    found.cluster.save(out, f"corrected by a trace of {number}")
     say(f"written: {out}, from {number}")
+
+
+def _errors(checked: Checked) -> str:
+    by = f"{format_count(checked.held_out, 'request')} held out" if checked.held_out else "the request it was made from"
+    return f"{checked.error_before:.1%} before, {checked.error_after:.1%} after, by {by}"
 
 
 def _figures(found: Calibration) -> DataTable:
