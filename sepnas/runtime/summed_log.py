@@ -92,7 +92,8 @@ class SummedLines(logging.Handler):
     def _write(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):
             told = "\n".join(printable(line) for line in text.strip().splitlines())
-            print(f"{self._name}: {told}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"{self._name}: {told}\n")
+            sys.stderr.flush()
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
