@@ -10,6 +10,8 @@ import json
 import re
 from typing import Any
 
+from sepnas.spec.reading import parse_json
+
 OPERATORS = frozenset(
     f"torch.ops.aten.{name}"
     for name in ("conv2d.default", "batch_norm.default", "relu.default", "add.Tensor", "mean.dim", "linear.default")
@@ -82,7 +84,7 @@ def _checked_field(key: str, value: Any, depth: int) -> Any:
     if key == "expr_str":
         return str(value)
     if key in _SPECS and isinstance(value, str):
-        return json.dumps(_checked(json.loads(value), depth))
+        return json.dumps(_checked(parse_json(value), depth))
     if key in _IDENTIFIERS or key == "forward_arg_names":
         _check_identifiers(key, value)
     return _checked(value, depth)

@@ -19,6 +19,7 @@ from sepnas.errors import DeploymentError
 from sepnas.runtime.graph_check import checked_graph
 from sepnas.spec.files import read_regular, why
 from sepnas.spec.manifest import MAX_PASS_VALUES, WEIGHTS_NAME
+from sepnas.spec.reading import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,7 +116,7 @@ def _checked_records(archive: zipfile.ZipFile) -> dict[str, bytes]:
         raise _RefusedError("holds sample inputs, which would have to be unpickled")
     records = {name: _read(archive, entry) for name, entry in entries.items() if name != _SAMPLES}
     for name in _CONFIGS:
-        if name in records and json.loads(records[name]) != _NO_WEIGHTS:
+        if name in records and parse_json(records[name]) != _NO_WEIGHTS:
             raise _RefusedError(f"'{name}' is not empty; weights belong into weights.safetensors")
         records[name] = json.dumps(_NO_WEIGHTS).encode()
     for name in _LABELS:
@@ -123,7 +124,7 @@ def _checked_records(archive: zipfile.ZipFile) -> dict[str, bytes]:
             raise _RefusedError(f"'{name}' is no label: {records[name][:80]!r}")
     if _MODEL not in records:
         raise _RefusedError(f"has no '{_MODEL}'")
-    model = json.loads(records[_MODEL])
+    model = parse_json(records[_MODEL])
     try:
         records[_MODEL] = json.dumps(checked_graph(model)).encode()
     except ValueError as error:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.document import Part
+from sepnas.spec.reading import parse_json
 from sepnas.spec.space import Choice, SearchSpace
 
 
@@ -41,7 +42,7 @@ class Candidate(Part):
     @classmethod
     def from_line(cls, line: str, space: SearchSpace) -> Candidate:
         """Read a line; ``ValueError`` (pydantic's, json's) or ``SpecError`` when it is damaged."""
-        data = json.loads(line)
+        data = parse_json(line)
         if not isinstance(data, dict) or not isinstance(data.get("genotype"), dict):
             raise ValueError("not a candidate")
         architecture = space.architecture_of(data["genotype"])

@@ -15,11 +15,11 @@ from typing_extensions import Self
 
 from sepnas.errors import SpecError
 from sepnas.spec.document import Document, Part
+from sepnas.spec.figures import MAX_CHANNELS, MAX_CLASSES, MAX_DEPTH, MAX_DEVICES, MAX_SIDE, Channels, Text
 from sepnas.spec.patterns import NAMED_POLICIES
 from sepnas.spec.policy import TransmissionPolicy
 
 NUM_STAGES = 3
-Count = Annotated[int, Field(gt=0)]
 
 
 class DevicePart(Part):
@@ -28,9 +28,18 @@ class DevicePart(Part):
     Its blocks put out ``output_channels * 2**s`` channels.
     """
 
-    cardinality: Count = 1
-    bottleneck_width: Count
-    output_channels: Count = 64
+    cardinality: Channels = 1
+    bottleneck_width: Channels
+    output_channels: Channels = 64
+
+    @model_validator(mode="after")
+    def _check_channels(self) -> Self:
+        if self.cardinality * self.bottleneck_width > MAX_CHANNELS:
+            raise ValueError(
+                f"`cardinality` x `bottleneck_width` are {self.cardinality * self.bottleneck_width} channels; at most "
+                f"{MAX_CHANNELS}"
+            )
+        return self
 
     def bottleneck_channels(self, stage: int) -> int:
         return self.cardinality * self.bottleneck_width << stage
@@ -44,14 +53,14 @@ class Architecture(Document):
 
     format_name: ClassVar[str] = "sepnas.architecture"
 
-    name: str = "custom"
-    depth: Annotated[int, Field(ge=11)]
-    num_classes: Annotated[int, Field(ge=2)] = 100
-    in_channels: Count = 3
-    image_size: Annotated[int, Field(ge=4)] = 32
-    stem_channels: Count = 16
+    name: Text = "custom"
+    depth: Annotated[int, Field(ge=11, le=MAX_DEPTH)]
+    num_classes: Annotated[int, Field(ge=2, le=MAX_CLASSES)] = 100
+    in_channels: Channels = 3
+    image_size: Annotated[int, Field(ge=4, le=MAX_SIDE)] = 32
+    stem_channels: Channels = 16
     stem_stride: Annotated[int, Field(ge=1, le=2)] = 1
-    parts: Annotated[tuple[DevicePart, ...], Field(min_length=1)]
+    parts: Annotated[tuple[DevicePart, ...], Field(min_length=1, max_length=MAX_DEVICES)]
     policy: TransmissionPolicy = TransmissionPolicy()
 
     @model_validator(mode="after")
@@ -90,6 +99,8 @@ def named_policy(name: str, num_devices: int, depth: int) -> TransmissionPolicy:
         raise SpecError(
             f"unknown policy {name!r}; allowed: {', '.join(NAMED_POLICIES)}, or a policy file (.json, .yaml, .yml)"
         )
+    if depth > MAX_DEPTH or num_devices > MAX_DEVICES:  # nothing is made of numbers that are refused anyway
+        raise SpecError(f"at most depth {MAX_DEPTH} and {MAX_DEVICES} devices, got {depth} and {num_devices}")
     return NAMED_POLICIES[name](num_devices, ((depth - 2) // 9,) * NUM_STAGES)
 
 

@@ -11,8 +11,8 @@ from typing_extensions import Self
 
 from sepnas.errors import PlanError
 from sepnas.spec.device_profile import DeviceProfile, ExchangeCosts
-from sepnas.spec.document import Document, Part
-from sepnas.spec.figures import Count, NotNegative, Positive, Text
+from sepnas.spec.document import Document, Part, few, repeated
+from sepnas.spec.figures import MAX_DEVICES, Count, NotNegative, Positive, Text
 
 _SHOWN_PAIRS = 6
 
@@ -58,7 +58,7 @@ class Link(Part):
     by chance on average, beyond ``latency_s``; only percentiles have it in them.
     """
 
-    between: Literal["all"] | tuple[str, str] = "all"
+    between: Literal["all"] | tuple[Text, Text] = "all"
     bandwidth_bytes_per_s: Positive
     latency_s: NotNegative = 0.0
     message_overhead_s: NotNegative = 0.0
@@ -71,18 +71,19 @@ class Cluster(Document):
     """Devices and links. Without ``client_link`` the way from and to the client costs nothing."""
 
     format_name: ClassVar[str] = "sepnas.cluster"
+    max_values: ClassVar[int] = 1_000_000
 
-    name: str = "cluster"
-    devices: Annotated[tuple[Device, ...], Field(min_length=1)]
-    links: tuple[Link, ...] = ()
+    name: Text = "cluster"
+    devices: Annotated[tuple[Device, ...], Field(min_length=1, max_length=MAX_DEVICES)]
+    links: Annotated[tuple[Link, ...], Field(max_length=MAX_DEVICES**2)] = ()
     client_link: Link | None = None
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
         names = [device.name for device in self.devices]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = sorted(repeated(names))
         if twice:
-            raise ValueError(f"device names must differ, these stand more than once: {', '.join(twice)}")
+            raise ValueError(f"device names must differ, these stand more than once: {few(twice)}")
         seen: set[frozenset[str] | str] = set()
         for index, link in enumerate(self.links):
             key = link.between if link.between == "all" else frozenset(link.between)

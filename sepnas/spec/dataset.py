@@ -8,6 +8,7 @@ from unicodedata import category
 from pydantic import Field
 
 from sepnas.spec.document import Document
+from sepnas.spec.figures import MAX_CLASSES
 from sepnas.spec.image_file import Fit
 
 _UNSHOWN = ("Cc", "Cs", "Zl", "Zp")
@@ -30,7 +31,7 @@ class DataFacts(Document):
     format_name: ClassVar[str] = "sepnas.data"
 
     name: str
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=MAX_CLASSES)]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize: Fit | None = None

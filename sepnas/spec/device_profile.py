@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from sepnas.spec.document import Part
-from sepnas.spec.figures import Count, NotNegative, Positive, Text
+from sepnas.spec.figures import NotNegative, Positive, Size, Text
 
 OperatorKind = Literal["conv", "linear", "add", "pool"]
 """What an engine computes at one go; ``sepnas.plan.steps.Operator`` says what belongs to each."""
@@ -21,13 +21,13 @@ class MeasuredMachine(Part):
     """
 
     cpu: Text
-    cores: Count
+    cores: Size
     architecture: Text
     os: Text
     python: Text
     engine: Text
     engine_version: Text
-    threads: Count
+    threads: Size
     date: Text
     noise: NotNegative = 0.0
 
@@ -36,13 +36,13 @@ class OperatorTime(Part):
     """The median time of one operator on one sample; ``height`` and ``width`` are those of its output."""
 
     kind: OperatorKind
-    in_channels: Count
-    out_channels: Count
-    kernel: Count = 1
-    stride: Count = 1
-    groups: Count = 1
-    height: Count = 1
-    width: Count = 1
+    in_channels: Size
+    out_channels: Size
+    kernel: Size = 1
+    stride: Size = 1
+    groups: Size = 1
+    height: Size = 1
+    width: Size = 1
     seconds: Positive
 
     @model_validator(mode="after")
@@ -70,7 +70,7 @@ class DeviceProfile(Part):
     """
 
     machine: MeasuredMachine
-    operators: Annotated[tuple[OperatorTime, ...], Field(min_length=1)]
+    operators: Annotated[tuple[OperatorTime, ...], Field(min_length=1, max_length=20_000)]
     segment_overhead_s: NotNegative = 0.0
     segment_s_per_value: NotNegative = 0.0
 

@@ -10,34 +10,65 @@ import json
 import os
 import re
 import reprlib
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
+import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails
 from typing_extensions import Self
 
-from sepnas.errors import SpecError, StorageError, VersionError
+from sepnas.errors import SpecError, VersionError
+from sepnas.spec.reading import EXPONENT, EXPONENT_STARTS, MAX_VALUES, MOST_FILE_BYTES, read_data
+from sepnas.spec.writing import refuse_folder, replacing, write_bytes, write_text
+
+__all__ = [
+    "FILE_SUFFIXES", "MAX_PROBLEMS", "MOST_FILE_BYTES", "Document", "Part", "explain", "few", "read_data",
+    "refuse_folder", "repeated", "replacing", "short", "write_bytes", "write_text",
+]  # fmt: skip
 
 FILE_SUFFIXES = (".json", ".yaml", ".yml")
 """What tells the name of a file from another name."""
 
-MOST_FILE_BYTES = 64 << 20
+MAX_PROBLEMS = 24
+"""Mistakes of one file that are told; more are counted."""
+_MAX_ERRORS = 5_000
+_START = 40
+_MAX_LINE_CHARACTERS = 600
 
 
-def _refuse_conversions(schema: Any) -> None:
-    """Make all numbers and booleans strict; pydantic's own switch would refuse lists for tuples, too."""
+MAX_ITEMS, MAX_KEYS = 100_000, 20_000
+_FAIL_FAST = tuple(map(int, pydantic.VERSION.split(".")[:2])) >= (2, 8)
+_MAX_INT, _MAX_FLOAT = 1 << 53, 1e30
+_DEFAULT_BOUNDS: dict[str, dict[str, float]] = {
+    "int": {"ge": -_MAX_INT, "le": _MAX_INT},
+    "float": {"ge": -_MAX_FLOAT, "le": _MAX_FLOAT},
+    "str": {"max_length": 20_000},
+    "list": {"max_length": MAX_ITEMS},
+    "tuple": {"max_length": MAX_ITEMS},
+    "dict": {"max_length": MAX_KEYS},
+}
+"""Where a field says nothing itself: no number and no length is without a bound."""
+
+
+def _restrict(schema: Any) -> None:
+    """Make numbers and booleans strict (pydantic's own switch would refuse lists for tuples, too), and all bounded."""
     if isinstance(schema, dict):
-        if schema.get("type") in ("bool", "int", "float"):
+        kind = schema.get("type")
+        if kind in ("bool", "int", "float"):
             schema["strict"] = True
+        if kind in ("list", "tuple") and "max_length" not in schema and _FAIL_FAST:
+            schema["fail_fast"] = True  # of lists that programs write the first mistake is told
+        for name, bound in _DEFAULT_BOUNDS.get(kind, {}).items() if isinstance(kind, str) else ():
+            if name.replace("e", "t") not in schema:
+                schema.setdefault(name, bound)
         schema = list(schema.values())
     for inner in schema if isinstance(schema, list) else ():
-        _refuse_conversions(inner)
+        _restrict(inner)
 
 
 class Part(BaseModel):
@@ -48,7 +79,7 @@ class Part(BaseModel):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = handler(source)
-        _refuse_conversions(schema)
+        _restrict(schema)
         return schema
 
     def with_checked(self, **values: Any) -> Self:
@@ -69,6 +100,8 @@ class Document(Part):
 
     format_name: ClassVar[str]
     current_version: ClassVar[int] = 1
+    max_values: ClassVar[int] = MAX_VALUES
+    """Of its YAML file: see :func:`sepnas.spec.reading.read_data`."""
 
     format: str = ""
     version: int = 1
@@ -92,6 +125,7 @@ class Document(Part):
         if not isinstance(data, dict):
             raise SpecError(f"{where}: a {cls.format_name} document is a mapping of fields, got {short(data)}")
         _check_head(cls, data, where)
+        _check_lengths(data, where)
         try:
             return cls.model_validate(data, context={"where": where})
         except ValidationError as error:
@@ -100,7 +134,7 @@ class Document(Part):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a YAML or JSON file; raises :class:`SpecError` that names file, field, value and what is allowed."""
-        return cls.from_data(read_data(path), str(path))
+        return cls.from_data(read_data(path, cls.max_values), str(path))
 
     def to_data(self) -> dict[str, Any]:
         return self.model_dump(mode="json")
@@ -117,107 +151,27 @@ class Document(Part):
         return write_text(path, self.dumps())
 
 
-class _YamlLoader(yaml.SafeLoader):
-    """Refuses what a few lines can make enormous: numbers that cannot be printed, merges of merges of merges."""
-
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        number: int = super().construct_yaml_int(node)
-        str(number)  # ValueError where there are too many digits, as in JSON
-        return number
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        super().flatten_mapping(node)
-        if len(node.value) > _MOST_MERGED:
-            raise yaml.constructor.ConstructorError(None, None, "merges too many keys", node.start_mark)
-
-
-_MOST_MERGED = 100_000
-_SURROGATE = re.compile(r"\\(u|U0000)[dD][89a-fA-F]")
-_YamlLoader.add_constructor("tag:yaml.org,2002:int", _YamlLoader.construct_yaml_int)
-
-
 class _YamlDumper(yaml.SafeDumper):
     pass
 
 
-# PyYAML takes 5e9 for a text, JSON and YAML 1.2 for a number
-_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+\Z")
-yaml.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"), _YamlLoader, _YamlDumper)
+yaml.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, EXPONENT_STARTS, Dumper=_YamlDumper)
 
 
-def read_data(path: str | os.PathLike[str]) -> Any:
-    """The plain data of a YAML or JSON file; :class:`SpecError` when it is not there or no such file."""
-    path = Path(path)
-    kind = "JSON" if path.suffix == ".json" else "YAML"
-    text = _read_text(path)
-    try:
-        data = json.loads(text) if kind == "JSON" else yaml.load(text, _YamlLoader)
-        if _SURROGATE.search(text):  # perhaps one of a pair, as JSON has them; one alone is no text
-            json.dumps(data, ensure_ascii=False, skipkeys=True, default=str).encode()
-        return data
-    except RecursionError:
-        raise SpecError(f"{path}: not valid {kind}: nested too deeply") from None
-    # numbers of thousands of digits, dates that do not exist, tags without a value
-    except (ValueError, LookupError, AttributeError, yaml.YAMLError) as error:
-        raise SpecError(f"{path}: not valid {kind}: {error}") from None
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MOST_FILE_BYTES + 1)
-        if len(data) <= MOST_FILE_BYTES:
-            return data.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise SpecError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read as text: {getattr(error, 'strerror', error)}") from None
-    raise SpecError(f"{path}: is larger than {MOST_FILE_BYTES >> 20} MiB, which no description is")
-
-
-def refuse_folder(path: str | os.PathLike[str]) -> None:
-    """Raise :class:`StorageError` where a file cannot be written because a folder has its name."""
-    with suppress(OSError):  # writing will tell
-        if Path(path).is_dir():
-            raise StorageError(f"'{path}' is a folder; name the file to write")
-
-
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` to write to, and rename it over ``path`` at the end.
-
-    When the block fails the temporary file is removed and ``path`` is as it was.
-    Errors of the operating system come out as :class:`StorageError`.
-    """
-    path = Path(path)
-    refuse_folder(path)
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
-        temporary = Path(name)
-        temporary.chmod(0o644)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if temporary is not None and temporary.exists():
-            temporary.unlink()
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return Path(path)
-
-
-def write_bytes(path: str | os.PathLike[str], data: bytes, mode: int = 0o644) -> Path:
-    with replacing(path) as temporary:
-        temporary.chmod(mode)
-        temporary.write_bytes(data)
-    return Path(path)
+def _check_lengths(data: Any, where: str) -> None:
+    """Refuse what is too long for any field before an entry of it is looked at."""
+    left: list[tuple[str, Any]] = [("", data)]
+    while left:
+        place, value = left.pop()
+        if not isinstance(value, dict | list | tuple):
+            continue
+        limit, what = (MAX_KEYS, "keys") if isinstance(value, dict) else (MAX_ITEMS, "items")
+        if len(value) > limit:
+            raise SpecError(f"{where}: field `{place}`: has {len(value):,} {what}; at most {limit:,} are read")
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in items:
+            if isinstance(inner, dict | list | tuple):
+                left.append((f"{place}.{_key(key)}" if place else _key(key), inner))
 
 
 def _check_head(cls: type[Document], data: dict[str, Any], where: str) -> None:
@@ -235,13 +189,38 @@ def _check_head(cls: type[Document], data: dict[str, Any], where: str) -> None:
 
 
 def explain(cls: type[BaseModel], error: ValidationError, where: str, data: Any) -> str:
-    """One line for each mistake in ``data``."""
+    """One line for each mistake in ``data``; of very many the first."""
     found: dict[_Place, list[ErrorDetails]] = {}
-    for problem in error.errors():
+    for problem in _problems(cls, error, data):
         found.setdefault(_place(problem, data), []).append(problem)
     # what is wrong only because a part of it is wrong goes without saying
     wholes = {place[:length] for place in found for length in range(len(place))}
-    return "\n".join(f"{where}: {_explain_place(cls, place, found[place])}" for place in found if place not in wholes)
+    places = [place for place in found if place not in wholes]
+    told = [f"{where}: {_cut(_explain_place(cls, place, found[place]))}" for place in places[:MAX_PROBLEMS]]
+    left = max(len(places), error.error_count() if error.error_count() > _MAX_ERRORS else 0) - len(told)
+    return "\n".join([*told, *([f"{where}: and {left:,} more"] if left > 0 else [])])
+
+
+def _problems(cls: type[BaseModel], error: ValidationError, data: Any) -> list[ErrorDetails]:
+    """All, or where they are very many those of the start: as objects they take more memory than the data."""
+    if error.error_count() <= _MAX_ERRORS:
+        return error.errors(include_url=False)
+    try:
+        cls.model_validate(_start(data), context={})
+    except ValidationError as shorter:
+        if shorter.error_count() <= _MAX_ERRORS:
+            return [problem for problem in shorter.errors(include_url=False) if problem["type"] != "value_error"]
+    return []
+
+
+def _start(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _start(data[key]) for key in [*data][:_START]}
+    return [_start(item) for item in data[:_START]] if isinstance(data, list) else data
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _MAX_LINE_CHARACTERS else line[: _MAX_LINE_CHARACTERS - 3] + "..."
 
 
 _Place = tuple[int | str, ...]
@@ -260,8 +239,13 @@ def _place(problem: ErrorDetails, data: Any) -> _Place:
     return tuple(place)
 
 
+def _key(key: int | str) -> str:
+    text = str(key)
+    return text if len(text) <= 80 and text.isprintable() else short(text)
+
+
 def _explain_place(cls: type[BaseModel], place: _Place, problems: Sequence[ErrorDetails]) -> str:
-    field = f"field `{'.'.join(map(str, place))}`: " if place else ""
+    field = f"field `{'.'.join(map(_key, place))}`: " if place else ""
     kind = problems[0]["type"]
     if kind == "extra_forbidden":
         allowed = ", ".join(_fields_at(cls, place[:-1])) or "none here"
@@ -326,3 +310,17 @@ _SHORT.maxstring = _SHORT.maxother = 200
 def short(value: Any) -> str:
     text = _SHORT.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+_Value = TypeVar("_Value", bound=Hashable)
+
+
+def repeated(values: Iterable[_Value]) -> list[_Value]:
+    """Those that stand more than once, each once."""
+    return [value for value, times in Counter(values).items() if times > 1]
+
+
+def few(values: Sequence[object], most: int = 8) -> str:
+    """The first of many, and how many more there are."""
+    more = f" and {len(values) - most:,} more" if len(values) > most else ""
+    return ", ".join(_cut(str(value)) for value in values[:most]) + more

@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from sepnas.spec.document import Document, Part
-from sepnas.spec.figures import NotNegative
-from sepnas.spec.manifest import Count, Index, RankOrClient, Sha256
+from sepnas.spec.figures import MAX_DEVICES, NotNegative, Positive
+from sepnas.spec.manifest import Count, Index, NumDevices, RankOrClient, Sha256
 
 HOUR_S = 3600.0
 Duration = Annotated[float, Field(ge=0, le=HOUR_S)]
@@ -37,13 +37,13 @@ class EmulatedLink(Part):
     """
 
     peer: RankOrClient
-    bandwidth_bytes_per_s: Annotated[float, Field(gt=0)]
+    bandwidth_bytes_per_s: Positive
     latency_s: Duration = 0.0
     jitter_s: Duration = 0.0
     message_overhead_s: Duration = 0.0
     queue: Index = 0
     buffered: bool = False
-    resources: tuple[Index, ...] = ()
+    resources: Annotated[tuple[Index, ...], Field(max_length=MAX_DEVICES**2)] = ()
     threads: EmulatedThreads | None = None
 
     def used(self) -> tuple[int, ...]:
@@ -65,13 +65,13 @@ class Emulation(Document):
 
     deployment_id: Sha256
     rank: RankOrClient
-    num_devices: Count
+    num_devices: NumDevices
     batch: Count = 1
     steps_s: tuple[Duration | None, ...] = ()
     jitter: NotNegative = 0.0
-    links: tuple[EmulatedLink, ...] = ()
+    links: Annotated[tuple[EmulatedLink, ...], Field(max_length=MAX_DEVICES + 1)] = ()
     clock: Annotated[str, Field(min_length=1)]
-    num_resources: Index
+    num_resources: Annotated[int, Field(ge=0, le=1 << 16)]
     shaping: Shaping = "process"
     seed: Index = 0
 

@@ -1,4 +1,4 @@
-"""Numbers that descriptions are made of: finite (see :class:`Part`), and positive or at least not negative."""
+"""Numbers and names that descriptions are made of: finite (see :class:`Part`), bounded, and of one line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,22 @@ from typing import Annotated
 
 from pydantic import Field
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(gt=0)]
-Text = Annotated[str, Field(min_length=1)]
+MAX_DEVICES = 64
+"""Of a cluster, and of a network. What grows with their square stays small."""
+MAX_DEPTH = 1100
+MAX_BLOCKS = 3 * ((MAX_DEPTH - 2) // 9)
+MAX_SIDE = 8192
+"""Height and width of images, in pixels."""
+MAX_CHANNELS = 1 << 16
+MAX_CLASSES = 1 << 16
+_MAX_FIGURE = 1e18
+
+Positive = Annotated[float, Field(gt=0, le=_MAX_FIGURE)]
+NotNegative = Annotated[float, Field(ge=0, le=_MAX_FIGURE)]
+Count = Annotated[int, Field(gt=0, le=1 << 53)]
+Size = Annotated[int, Field(gt=0, le=1 << 20)]
+Text = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f\x7f\u0085\u2028\u2029]+$")]
+"""A name, or a remark: one line."""
+Rank = Annotated[int, Field(ge=0, lt=MAX_DEVICES)]
+Block = Annotated[int, Field(ge=0, lt=MAX_BLOCKS)]
+Channels = Annotated[int, Field(gt=0, le=MAX_CHANNELS)]

@@ -17,6 +17,10 @@ _KINDS = (
 )
 
 
+class FileTooLargeError(OSError):
+    """More bytes than are read."""
+
+
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file to read; what is no such file raises :class:`OSError` at once: a FIFO would wait for ever."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
@@ -31,12 +35,12 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
-    """The content of a regular file; :class:`OSError` where it has more than ``max_bytes``, or is no such file."""
+    """The content of a regular file; :class:`FileTooLargeError` beyond ``max_bytes``, other :class:`OSError`."""
     with open_regular(path) as file:
         length = os.fstat(file.fileno()).st_size
         data = b"" if length > max_bytes else file.read(max_bytes + 1)
     if max(length, len(data)) > max_bytes:
-        raise OSError(errno.EFBIG, f"has {max(length, len(data)):,} bytes; at most {max_bytes:,} are read")
+        raise FileTooLargeError(errno.EFBIG, f"has {max(length, len(data)):,} bytes; at most {max_bytes:,} are read")
     return data
 
 

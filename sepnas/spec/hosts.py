@@ -11,13 +11,15 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from typing_extensions import Self
 
 from sepnas.errors import SpecError
-from sepnas.spec.document import Document, Part, short
+from sepnas.spec.document import Document, Part, few, repeated, short
+from sepnas.spec.figures import MAX_DEVICES, Rank
 
 DEFAULT_FIRST_PORT = 17300
 """Below 32768, where Linux starts to hand out ports by itself."""
 
 
 _MAX_HOST_CHARACTERS = 253
+_MAX_ADDRESS_CHARACTERS = 300
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)", re.ASCII)
 _SCOPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", re.ASCII)
 """A network interface, by name or number."""
@@ -71,8 +73,8 @@ def format_address(host: str, port: int) -> str:
 class HostEntry(Part):
     """One device's address, as the client and the other devices reach it."""
 
-    rank: Annotated[int, Field(ge=0)]
-    address: str
+    rank: Rank
+    address: Annotated[str, Field(max_length=_MAX_ADDRESS_CHARACTERS)]
 
     @field_validator("address")
     @classmethod
@@ -88,8 +90,9 @@ class Hosts(Document):
     """Addresses by rank."""
 
     format_name: ClassVar[str] = "sepnas.hosts"
+    max_values: ClassVar[int] = 5_000
 
-    devices: Annotated[tuple[HostEntry, ...], Field(min_length=1)]
+    devices: Annotated[tuple[HostEntry, ...], Field(min_length=1, max_length=MAX_DEVICES)]
     _where: str = PrivateAttr("hosts")
 
     def __eq__(self, other: object) -> bool:
@@ -107,10 +110,9 @@ class Hosts(Document):
     @model_validator(mode="after")
     def _all_differ(self) -> Self:
         for name in ("rank", "address"):
-            found = [getattr(device, name) for device in self.devices]
-            twice = sorted({str(value) for value in found if found.count(value) > 1})
+            twice = repeated(getattr(device, name) for device in self.devices)
             if twice:
-                raise ValueError(f"each `{name}` must stand once, these stand more often: {', '.join(twice)}")
+                raise ValueError(f"each `{name}` must stand once, these stand more often: {few(sorted(twice))}")
         return self
 
     @classmethod

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -17,8 +16,10 @@ from typing_extensions import Self
 
 from sepnas.errors import DeploymentError
 from sepnas.spec.architecture import Architecture
-from sepnas.spec.document import Document, Part, read_data
+from sepnas.spec.document import Document, Part
+from sepnas.spec.figures import MAX_CLASSES, MAX_DEVICES, MAX_SIDE, Channels
 from sepnas.spec.image_file import Fit
+from sepnas.spec.reading import parse_data, read_document
 from sepnas.spec.wire import LEVELS, WireFormat
 
 MANIFEST_NAME = "manifest.json"
@@ -52,9 +53,11 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RelativePath = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
 """Names below the folder only: no component starts with a dot, so none is ``..``."""
 
-Index = Annotated[int, Field(ge=0, strict=True)]
-Count = Annotated[int, Field(gt=0, strict=True)]
-RankOrClient = Annotated[int, Field(ge=-1, strict=True)]
+Index = Annotated[int, Field(ge=0, le=1 << 53, strict=True)]
+Count = Annotated[int, Field(gt=0, le=1 << 20, strict=True)]
+RankOrClient = Annotated[int, Field(ge=-1, lt=MAX_DEVICES, strict=True)]
+NumDevices = Annotated[int, Field(gt=0, le=MAX_DEVICES, strict=True)]
+Name = Annotated[str, Field(max_length=500)]
 Tag = Annotated[int, Field(ge=0, lt=1 << 32, strict=True)]
 Bounds = tuple[Index, Index]
 
@@ -73,8 +76,8 @@ class ImageInput(Part):
     scaled images of another size (bilinear); None where all had this size.
     """
 
-    channels: Count
-    size: Count
+    channels: Channels
+    size: Annotated[int, Field(gt=0, le=MAX_SIDE, strict=True)]
     mean: tuple[float, ...]
     std: tuple[Annotated[float, Field(gt=0)], ...]
     resize: Fit | None = None
@@ -100,6 +103,14 @@ class ShapeData(Part):
     channels: Count
     height: Count = 1
     width: Count = 1
+
+    @model_validator(mode="after")
+    def _not_too_large(self) -> Self:
+        if self.channels * self.height * self.width > MAX_PASS_VALUES:
+            raise ValueError(
+                f"has {self.channels * self.height * self.width:,} values; a tensor has at most {MAX_PASS_VALUES:,}"
+            )
+        return self
 
 
 class ComputeData(Part):
@@ -192,15 +203,16 @@ class SealedDocument(Document):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a sealed file; :class:`DeploymentError` when a byte was changed after it was written."""
-        data = read_data(path)
+        content = read_document(path)
+        data = parse_data(content, path)
         version = data.get("version") if isinstance(data, dict) else None
         if isinstance(version, int) and 0 < version < cls.current_version:
             raise DeploymentError(
                 f"{path}: was written by an older sepnas (version {version}, this one writes {cls.current_version}); "
                 "export it again"
             )
-        document = super().load(path)
-        if document.digest != document._own_digest() or Path(path).read_text("utf-8") != document.dumps():
+        document = cls.from_data(data, str(path))
+        if document.digest != document._own_digest() or content != document.dumps().encode():
             raise DeploymentError(
                 f"{path}: was changed after it was written (its own sha256 does not match); export or copy it again"
             )
@@ -221,7 +233,7 @@ class Manifest(SealedDocument):
     name: Annotated[str, Field(min_length=1)]
     deployment_id: Sha256
     architecture: Architecture
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=MAX_CLASSES)]
     input: ImageInput
     reader: Index
     payload_bytes: Index
@@ -253,7 +265,7 @@ class ShardManifest(SealedDocument):
 
     deployment_id: Sha256
     rank: Index
-    num_devices: Count
+    num_devices: NumDevices
     program: tuple[StepData, ...]
     shapes: dict[str, ShapeData]
     messages: tuple[MessageData, ...]

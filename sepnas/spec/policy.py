@@ -16,11 +16,12 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from typing_extensions import Self
 
 from sepnas.errors import SpecError
-from sepnas.spec.document import Document, Part
+from sepnas.spec.document import Document, Part, few, repeated
+from sepnas.spec.figures import MAX_BLOCKS, MAX_DEVICES, Block, Rank, Text
 from sepnas.spec.wire import LEVELS, Scale, WireFormat
 
-Rank = Annotated[int, Field(ge=0)]
 Lag = Annotated[int, Field(ge=0, le=1)]  # no Literal: True would pass for 1
+MAX_TRANSFERS = 200_000
 MergeRule = Literal["mean", "weighted"]
 
 
@@ -75,16 +76,15 @@ class ExchangePoint(Part):
     Where messages of two points meet (lag 1 of one, lag 0 of the next) the merge is weighted if either says so.
     """
 
-    after: Annotated[int, Field(ge=0)]
-    transfers: tuple[Transfer, ...] = ()
+    after: Block
+    transfers: Annotated[tuple[Transfer, ...], Field(max_length=MAX_DEVICES * (MAX_DEVICES - 1))] = ()
     merge: MergeRule = "mean"
 
     @model_validator(mode="after")
     def _one_message_a_pair(self) -> Self:
-        pairs = [(t.source, t.destination) for t in self.transfers]
-        twice = sorted({pair for pair in pairs if pairs.count(pair) > 1})
+        twice = sorted(repeated((t.source, t.destination) for t in self.transfers))
         if twice:
-            raise ValueError(f"after block {self.after} these pairs have more than one transfer: {twice}")
+            raise ValueError(f"after block {self.after} these pairs have more than one transfer: [{few(twice)}]")
         return self
 
     def without(self, devices: Collection[int]) -> Self:
@@ -109,15 +109,18 @@ class TransmissionPolicy(Document):
 
     format_name: ClassVar[str] = "sepnas.policy"
 
-    name: str = "custom"
-    points: tuple[ExchangePoint, ...] = ()
+    name: Text = "custom"
+    points: Annotated[tuple[ExchangePoint, ...], Field(max_length=MAX_BLOCKS)] = ()
     readout: Readout = Readout()
 
     @model_validator(mode="after")
     def _points_in_order(self) -> Self:
         blocks = [point.after for point in self.points]
         if blocks != sorted(set(blocks)):
-            raise ValueError(f"`points` must stand in rising order of `after`, each block once, got {blocks}")
+            shown = few(blocks, 40)
+            raise ValueError(f"`points` must stand in rising order of `after`, each block once, got [{shown}]")
+        if sum(len(point.transfers) for point in self.points) > MAX_TRANSFERS:
+            raise ValueError(f"`points` have more than {MAX_TRANSFERS:,} transfers in all")
         return self
 
     def arrivals(self, block: int, destination: int) -> list[tuple[ExchangePoint, Transfer]]:

@@ -30,7 +30,7 @@ from pydantic_core import CoreSchema
 from typing_extensions import Self
 
 from sepnas.errors import SpecError, VersionError
-from sepnas.spec.document import Part, explain, read_data, short, write_text
+from sepnas.spec.document import Part, explain, few, read_data, repeated, short, write_text
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -168,10 +168,9 @@ class ResultFile(StrictPart):
 
     @validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [measure.name for measure in self.measures]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = sorted(repeated(measure.name for measure in self.measures))
         if twice:
-            raise ValueError(f"each measure stands once, these stand more than once: {', '.join(twice)}")
+            raise ValueError(f"each measure stands once, these stand more than once: {few(twice)}")
         return self
 
     @classmethod

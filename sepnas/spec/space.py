@@ -21,6 +21,7 @@ from typing_extensions import Self
 from sepnas.errors import SpecError
 from sepnas.spec.architecture import NUM_STAGES, Architecture
 from sepnas.spec.document import Document
+from sepnas.spec.figures import Text
 from sepnas.spec.policy import ExchangePoint, TransmissionPolicy
 from sepnas.spec.space_network import NetworkSpace
 from sepnas.spec.space_parts import Constraints, Objective, PolicySpace
@@ -48,7 +49,7 @@ class SearchSpace(Document):
 
     format_name: ClassVar[str] = "sepnas.search-space"
 
-    name: str = "space"
+    name: Text = "space"
     network: NetworkSpace
     policy: PolicySpace
     constraints: Constraints = Constraints()

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 from typing_extensions import Self
 
-from sepnas.spec.architecture import Architecture, Count, DevicePart
-from sepnas.spec.document import Part
+from sepnas.spec.architecture import Architecture, DevicePart
+from sepnas.spec.document import Part, repeated, short
+from sepnas.spec.figures import MAX_CHANNELS, MAX_CLASSES, MAX_DEPTH, MAX_DEVICES, MAX_SIDE, Channels
 
 
 def _one_or_several(value: Any) -> Any:
@@ -18,8 +19,10 @@ def _one_or_several(value: Any) -> Any:
     if not given:
         raise ValueError("an empty list leaves no choice; give a number, or a list of numbers")
     if any(type(number) is not int or number < 1 for number in given):
-        raise ValueError(f"expected a whole number from 1, or a list of such numbers, got {value!r}")
-    if twice := [number for number in given if given.count(number) > 1]:
+        raise ValueError(f"expected a whole number from 1, or a list of such numbers, got {short(value)}")
+    if max(given) > MAX_CHANNELS or len(given) > MAX_CHOICES:
+        raise ValueError(f"expected at most {MAX_CHOICES} numbers of at most {MAX_CHANNELS}, got {short(value)}")
+    if twice := repeated(given):
         raise ValueError(f"each choice may stand once, {twice[0]} stands {given.count(twice[0])} times")
     return tuple(given) if isinstance(value, list | tuple) else value
 
@@ -27,6 +30,7 @@ def _one_or_several(value: Any) -> Any:
 Numbers = Annotated[int | tuple[int, ...], BeforeValidator(_one_or_several)]
 """A number for all networks, or a list of which each network chooses one."""
 
+MAX_CHOICES = 256
 CHOOSABLE = ("depth", "cardinality", "bottleneck_width")
 _SHARED = ("image_size", "in_channels", "num_classes", "stem_channels", "stem_stride")
 
@@ -39,17 +43,17 @@ class NetworkSpace(Part):
     """
 
     depth: Numbers
-    image_size: Annotated[int, Field(ge=4)] = 32
-    in_channels: Count = 3
-    num_classes: Annotated[int, Field(ge=2)] = 100
-    stem_channels: Count = 16
+    image_size: Annotated[int, Field(ge=4, le=MAX_SIDE)] = 32
+    in_channels: Channels = 3
+    num_classes: Annotated[int, Field(ge=2, le=MAX_CLASSES)] = 100
+    stem_channels: Channels = 16
     stem_stride: Annotated[int, Field(ge=1, le=2)] = 1
-    parts: Annotated[tuple[DevicePart, ...], Field(min_length=1)] | None = None
-    num_devices: Count | None = None
+    parts: Annotated[tuple[DevicePart, ...], Field(min_length=1, max_length=MAX_DEVICES)] | None = None
+    num_devices: Annotated[int, Field(gt=0, le=MAX_DEVICES)] | None = None
     cardinality: Numbers | None = None
     bottleneck_width: Numbers | None = None
     uneven: bool = False
-    output_channels: Count = 64
+    output_channels: Channels = 64
 
     @model_validator(mode="after")
     def _parts_or_numbers(self) -> Self:
@@ -68,6 +72,8 @@ class NetworkSpace(Part):
         for depth in self.depths:
             if depth < 11 or (depth - 2) % 9:
                 raise ValueError(f"`depth` must be 9n + 2 (11, 20, 29, ...), got {depth}")
+            if depth > MAX_DEPTH:
+                raise ValueError(f"`depth` must be at most {MAX_DEPTH}, got {depth}")
         if self.uneven and not isinstance(self.bottleneck_width, tuple):
             raise ValueError("`uneven` needs a list of `bottleneck_width` that each device may choose from")
         return self

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from sepnas.spec.document import Part
+from sepnas.spec.document import Part, repeated, short
 from sepnas.spec.patterns import matchings
 from sepnas.spec.policy import Lag, MergeRule
 from sepnas.spec.wire import WireFormat
@@ -31,6 +31,8 @@ DIRECTIONS: Mapping[Objective, Literal["maximize", "minimize"]] = MappingProxyTy
 MOST_DEVICES: Mapping[str, int] = MappingProxyType({"permutations": 6, "swaps": 8})
 """Up to here the name of a family lists all that there are (720 orders, 105 pairings); beyond, they are to be named."""
 
+_Name = Annotated[str, Field(max_length=1000)]
+
 
 class PolicySpace(Part):
     """The transmission policies: where messages may be exchanged, and what each exchange point may choose.
@@ -42,27 +44,29 @@ class PolicySpace(Part):
     """
 
     exchange_points: Literal["all", "even"] | tuple[int, ...] = "all"
-    patterns: Annotated[tuple[str, ...], Field(min_length=1)]
-    fractions: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (1.0,)
+    patterns: Annotated[tuple[_Name, ...], Field(min_length=1, max_length=10_000)]
+    fractions: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1, max_length=1000)] = (1.0,)
     wires: Annotated[tuple[WireFormat, ...], Field(min_length=1)] = ("fp32",)
     lags: Annotated[tuple[Lag, ...], Field(min_length=1)] = (0,)
     merges: Annotated[tuple[MergeRule, ...], Field(min_length=1)] = ("mean",)
-    readouts: Annotated[tuple[str, ...], Field(min_length=1)] = ("device:0",)
+    readouts: Annotated[tuple[Annotated[str, Field(max_length=100)], ...], Field(min_length=1, max_length=1000)] = (
+        "device:0",
+    )
 
     @field_validator("exchange_points", mode="before")
     @classmethod
     def _known_points(cls, value: Any) -> Any:
         blocks = isinstance(value, list | tuple) and all(type(block) is int and block >= 0 for block in value)
         if not blocks and value not in ("all", "even"):
-            raise ValueError(f"expected `all`, `even`, or a list of block numbers from 0, got {value!r}")
+            raise ValueError(f"expected `all`, `even`, or a list of block numbers from 0, got {short(value)}")
         if blocks and list(value) != sorted(set(value)):
-            raise ValueError(f"block numbers must rise and each stand once, got {list(value)}")
+            raise ValueError(f"block numbers must rise and each stand once, got {short(list(value))}")
         return tuple(value) if blocks else value
 
     @field_validator("patterns", "fractions", "wires", "lags", "merges", "readouts")
     @classmethod
     def _each_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        twice = [value for value in values if values.count(value) > 1]
+        twice = repeated(values)
         if twice:
             raise ValueError(f"each choice may stand once, {twice[0]!r} stands {values.count(twice[0])} times")
         return values

@@ -25,6 +25,7 @@ from sepnas.errors import CheckpointError, SpecError
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.document import replacing
+from sepnas.spec.reading import parse_json
 from sepnas.train.seeds import check_seed
 
 FORMAT, VERSION = "sepnas.checkpoint", 2
@@ -77,7 +78,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             head = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         _check_head(path, head)
-        meta = json.loads(head["run"])
+        meta = parse_json(head["run"])
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except (SafetensorError, OSError, ValueError, KeyError) as error:

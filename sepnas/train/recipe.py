@@ -8,11 +8,12 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from sepnas.errors import SpecError
-from sepnas.spec.document import Document, Part
+from sepnas.spec.document import Document, Part, few
+from sepnas.spec.figures import MAX_SIDE, Text
 
 Schedule = Literal["one-cycle", "step", "cosine"]
 Precision = Literal["fp32", "bf16"]
-NotNegative = Annotated[float, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -22,7 +23,7 @@ class Augmentation(Part):
     Pixels from beyond the border are black (``zero``) or mirrored (``reflect``).
     """
 
-    crop_padding: Annotated[int, Field(ge=0)] = 0
+    crop_padding: Annotated[int, Field(ge=0, le=MAX_SIDE)] = 0
     padding: Literal["zero", "reflect"] = "zero"
     flip: bool = False
     autoaugment: Literal["none", "cifar10", "imagenet", "svhn"] = "none"
@@ -36,7 +37,7 @@ class Distillation(Part):
     """
 
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
-    temperature: Annotated[float, Field(gt=0)] = 2.0
+    temperature: Annotated[float, Field(gt=0, le=1e6)] = 2.0
     features: NotNegative = 0.0
 
     @model_validator(mode="after")
@@ -65,11 +66,11 @@ class Recipe(Document):
 
     format_name: ClassVar[str] = "sepnas.recipe"
 
-    name: str = "custom"
+    name: Text = "custom"
     optimizer: Literal["sgd", "sgdw", "adamw"] = "sgd"
-    epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=1)] = 128
-    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)]
+    batch_size: Annotated[int, Field(ge=1, le=1 << 20)] = 128
+    learning_rate: Annotated[float, Field(gt=0, le=1e6)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = True
     weight_decay: NotNegative = 5e-4
@@ -95,7 +96,7 @@ class Recipe(Document):
         if self.milestones and self.schedule != "step":
             raise ValueError(f"`milestones` belong to the schedule 'step', not to '{self.schedule}'")
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"`milestones` must rise, got {list(self.milestones)}")
+            raise ValueError(f"`milestones` must rise, got [{few(self.milestones, 40)}]")
         return self
 
     def to_data(self) -> dict[str, Any]:

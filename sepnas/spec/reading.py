@@ -1,0 +1,183 @@
+"""Files that people and programs wrote, read as plain data: YAML and JSON, refused where they are more than a document.
+
+A few lines can stand for millions of values (aliases), or nest deeper than any reader goes. So the size that a file
+comes to is bounded before anything is made of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import yaml
+
+from sepnas.errors import SpecError
+from sepnas.spec.files import FileTooLargeError, read_regular, why
+
+MOST_FILE_BYTES = 64 << 20
+MAX_VALUES = 100_000
+"""Keys and values of a YAML file with its aliases written out, unless its document allows more."""
+MAX_JSON_VALUES = 4_000_000
+MAX_DEPTH = 64
+_MAX_ERROR_CHARACTERS = 500
+_JSON_SIGNS = (b",", b":", b"[", b"{")
+_SURROGATE = re.compile(r"\\(u|U0000)[dD][89a-fA-F]")
+
+if TYPE_CHECKING:
+    _Loader = yaml.SafeLoader
+else:
+    _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_data(path: str | os.PathLike[str], max_values: int = MAX_VALUES) -> Any:
+    """The plain data of a YAML or JSON file; :class:`SpecError` when it is not there or no such file."""
+    return parse_data(read_document(path), path, max_values)
+
+
+def read_document(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a description; :class:`SpecError` when it cannot be read, or is larger than any is."""
+    try:
+        return read_regular(path, MOST_FILE_BYTES)
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such file") from None
+    except FileTooLargeError:
+        raise SpecError(f"{path}: is larger than {MOST_FILE_BYTES >> 20} MiB, which no description is") from None
+    except (OSError, ValueError) as error:
+        says = why(error, path) if isinstance(error, OSError) else str(error)
+        raise SpecError(f"{path}: cannot be read as text: {says}") from None
+
+
+def parse_data(data: bytes, path: str | os.PathLike[str], max_values: int = MAX_VALUES) -> Any:
+    """The plain data of a file's bytes; the name in ``path`` says whether they are JSON. Raises :class:`SpecError`."""
+    kind = "JSON" if Path(path).suffix == ".json" else "YAML"
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: cannot be read as text: {error}") from None
+    try:
+        found = parse_json(text) if kind == "JSON" else _parse_yaml(text, max_values)
+        if _SURROGATE.search(text):  # perhaps one of a pair, as JSON has them; one alone is no text
+            json.dumps(found, ensure_ascii=False, skipkeys=True, default=str).encode()
+        return found
+    except RecursionError:
+        raise SpecError(f"{path}: not valid {kind}: nested too deeply") from None
+    # numbers of thousands of digits, dates that do not exist, tags without a value
+    except (ValueError, LookupError, AttributeError, TypeError, yaml.YAMLError) as error:
+        says = " ".join(str(error).split())[:_MAX_ERROR_CHARACTERS]
+        says = says.replace("invalid Unicode character escape code", "half a character (surrogates are none)")
+        raise SpecError(f"{path}: not valid {kind}: {says}") from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text; :class:`ValueError` for keys that stand twice, NaN, and what is too large or deep."""
+    data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    if sum(map(data.count, _JSON_SIGNS)) > MAX_JSON_VALUES:
+        raise ValueError(f"holds more than {MAX_JSON_VALUES:,} values")
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for index, key in enumerate(keys) if key in set(keys[:index]))
+        raise ValueError(f"key {twice!r} stands twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _parse_yaml(text: str, max_values: int) -> Any:
+    _check_size(text, max_values)
+    return yaml.load(text, _YamlLoader)
+
+
+def _check_size(text: str, max_values: int) -> None:
+    """Count the values as if each alias were written out; nothing is made of them yet."""
+    sizes: dict[str, int] = {}
+    around: list[tuple[str | None, int]] = []  # the collections that are open: anchor, and values before them
+    count = 0
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.AliasEvent):
+            count += _size_of(event, sizes)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            around.append((event.anchor, count))
+            count += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = around.pop()
+            if anchor is not None:
+                sizes[anchor] = count - before
+        elif isinstance(event, yaml.ScalarEvent):
+            count += 1
+            if event.anchor is not None:
+                sizes[event.anchor] = 1
+        if count > max_values or len(around) > MAX_DEPTH:
+            line = _line(event)
+            if len(around) > MAX_DEPTH:
+                raise ValueError(f"nested too deeply: more than {MAX_DEPTH} levels in line {line}")
+            how = "merges too many keys, or repeats too many values" if sizes else "too many values"
+            raise ValueError(f"{how}: more than {max_values:,} in all up to line {line}")
+
+
+def _line(event: yaml.Event) -> int:
+    return 1 + getattr(event.start_mark, "line", 0)
+
+
+def _size_of(event: yaml.AliasEvent, sizes: dict[str, int]) -> int:
+    if event.anchor not in sizes:
+        raise ValueError(f"line {_line(event)}: alias '{event.anchor}' of what is not finished before it")
+    return sizes[event.anchor]
+
+
+class _YamlLoader(_Loader):
+    """Refuses keys that stand twice, of which YAML's readers take the last, and numbers that cannot be printed."""
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number: int = super().construct_yaml_int(node)
+        str(number)  # ValueError where there are too many digits, as in JSON
+        return number
+
+    def get_single_data(self) -> Any:
+        node = self.get_single_node()
+        if node is None:
+            return None
+        _refuse_twice(node)
+        return self.construct_document(node)
+
+
+def _refuse_twice(root: yaml.Node) -> None:
+    seen, left = {id(root)}, [root]
+    while left:
+        node = left.pop()
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode):
+                name, line = (key.tag, key.value), key.start_mark.line + 1
+                if name in lines:
+                    raise ValueError(f"line {line}: key '{key.value[:80]}' stands in line {lines[name]} already")
+                lines[name] = line
+        for child in _children(node):
+            if id(child) not in seen:
+                seen.add(id(child))
+                left.append(child)
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [child for pair in node.value for child in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+_YamlLoader.add_constructor("tag:yaml.org,2002:int", _YamlLoader.construct_yaml_int)
+# PyYAML takes 5e9 for a text, JSON and YAML 1.2 for a number
+EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+\Z")
+EXPONENT_STARTS = list("-+.0123456789")
+yaml.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, EXPONENT_STARTS, _YamlLoader)

@@ -1,0 +1,95 @@
+"""Files that programs write: whole or not at all, through links, and never over what is no regular file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sepnas.errors import StorageError
+from sepnas.spec.files import why
+
+_STREAMS = ("/dev/fd/", "/dev/stdout", "/dev/stderr", "/proc/")
+"""What is open already is written into, a regular file too: whoever opened it would not see another in its place."""
+
+
+def refuse_folder(path: str | os.PathLike[str]) -> None:
+    """Raise :class:`StorageError` where a file cannot be written because a folder has its name."""
+    with suppress(OSError):  # writing will tell
+        if Path(path).is_dir():
+            raise StorageError(f"'{path}' is a folder; name the file to write")
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path to write to; at the end it takes the place of ``path``, or of what that links to.
+
+    What is no regular file (a device, a FIFO) stays, and is written into. When the block fails the temporary file is
+    removed and ``path`` is as it was. Errors of the operating system come out as :class:`StorageError`.
+    """
+    refuse_folder(path)
+    try:
+        if _is_stream(Path(path)):
+            with _written_into(Path(path)) as temporary:
+                yield temporary
+        else:
+            with _renamed_to(Path(os.path.realpath(path))) as temporary:
+                yield temporary
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {why(error, path)}") from error
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes, mode: int = 0o644) -> Path:
+    with replacing(path) as temporary:
+        temporary.chmod(mode)
+        temporary.write_bytes(data)
+    return Path(path)
+
+
+def _is_stream(path: Path) -> bool:
+    if str(path.absolute()).startswith(_STREAMS):
+        return True
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:  # also what a link should lead to
+        return False
+
+
+@contextmanager
+def _written_into(path: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="sepnas-") as folder:
+        temporary = Path(folder, "content")
+        temporary.touch()
+        yield temporary
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | getattr(os, "O_NOCTTY", 0))
+        with os.fdopen(handle, "ab", buffering=0) as target, temporary.open("rb") as source:
+            shutil.copyfileobj(source, target)
+
+
+@contextmanager
+def _renamed_to(path: Path) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # a name of its own length: that of `path` may be as long as a name can be
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:_KEPT]}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        temporary.chmod(0o644)
+        yield temporary
+        temporary.replace(path)
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+_KEPT = 40
