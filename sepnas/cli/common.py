@@ -50,8 +50,14 @@ def text_of(text: str) -> str:
 
 
 def path_of(text: str) -> Path:
-    """A path; an empty one, which Python reads as the current folder, is refused."""
-    return Path(text_of(text))
+    """A path; an empty one, which Python reads as the current folder, is refused.
+
+    ``~`` is expanded here too: a shell leaves that of ``--out=~/x`` as it is.
+    """
+    try:
+        return Path(text_of(text)).expanduser()
+    except RuntimeError:  # of a user that there is not
+        return Path(text)
 
 
 TEXT: dict[str, Any] = {"parser": text_of, "metavar": "TEXT"}

@@ -24,7 +24,7 @@ from sepnas.cli.chain import (
     local_cluster,
     run_chain,
 )
-from sepnas.cli.common import number, resumable, say, seconds
+from sepnas.cli.common import FILE, FOLDER, number, resumable, say, seconds
 from sepnas.cli.pages import counted_bytes, link_bytes, machine_rows, shown_timeline, training_curves
 from sepnas.cli.search_page import search_parts
 from sepnas.cli.tables import DataColumn, DataTable, print_table, text_column
@@ -52,11 +52,11 @@ class DemoMarker(Document):
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Where everything goes; an earlier demo there is replaced.")] = Path(
-        "runs/demo"
-    ),
-    result: Annotated[Path | None, typer.Option(help="Write the measures to this file too.")] = None,
-    space: Annotated[Path, typer.Option(help="The search space.")] = Path("search_spaces/demo.yaml"),
+    out: Annotated[
+        Path, typer.Option(**FOLDER, help="Where everything goes; an earlier demo there is replaced.")
+    ] = Path("runs/demo"),
+    result: Annotated[Path | None, typer.Option(**FILE, help="Write the measures to this file too.")] = None,
+    space: Annotated[Path, typer.Option(**FILE, help="The search space.")] = Path("search_spaces/demo.yaml"),
     candidates: Annotated[int, typer.Option(min=1, help="How many candidates to evaluate.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted demo stopped.")] = False,

@@ -194,7 +194,7 @@ def describe(
     wire: Wire = None,
     learned_scales: LearnedScales = None,
     json_: AsJson = False,
-    save: Annotated[Path | None, typer.Option(help="Write the architecture to this file.")] = None,
+    save: Annotated[Path | None, typer.Option(**FILE, help="Write the architecture to this file.")] = None,
 ) -> None:
     """Count what a network and its transmission policy cost: parameters, MACs, bytes, transfers.
 

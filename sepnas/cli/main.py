@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import faulthandler
 import io
 import os
@@ -39,6 +41,7 @@ from sepnas.cli import (
 )
 from sepnas.cli.common import errors, fail, say, warn
 from sepnas.errors import SepnasError
+from sepnas.spec.files import why
 from sepnas.terminal import one_line, printable
 
 
@@ -184,13 +187,14 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that processes and temporary files go
     warnings.showwarning = _show_warning
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for a terminal that has not all letters
     with suppress(AttributeError, OSError, ValueError):  # there may be no stderr
         faulthandler.enable()
     try:
-        app()
+        _run()
     except SepnasError as error:
         fail(_told(error))
         sys.exit(1)
@@ -205,9 +209,45 @@ def main() -> None:
         # the reader (`| head`) has left; a second complaint at exit helps nobody
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        _tell_of(error)
+        sys.exit(1)
     except Exception:
         _show_traceback()
         sys.exit(1)
+
+
+def _run() -> None:
+    """Run the verb, and notice here what stdout does not take: at exit Python would complain in its own way."""
+    try:
+        app()
+    finally:
+        sys.stdout.flush()
+
+
+def _open_streams() -> None:
+    """Streams that are closed (`>&-`) lead nowhere: else the next file that is opened would be stdout."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
+
+
+def _tell_of(error: OSError) -> None:
+    if error.filename is not None:
+        fail(f"{os.fsdecode(error.filename)}: {why(error, error.filename)}")
+    elif error.errno in _FULL:  # errors of files of ours are StorageErrors
+        with contextlib.suppress(OSError):
+            fail(f"stdout cannot be written: {error.strerror}; what was printed is incomplete")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    else:
+        _show_traceback()
+
+
+_FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF))
 
 
 def _show_warning(

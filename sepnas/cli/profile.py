@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sepnas.cli.common import say, seconds
+from sepnas.cli.common import FILE, say, seconds
 from sepnas.cost.calibrate import fit_rate
 from sepnas.cost.times import DeviceTimes
 from sepnas.measure.machine import DEFAULT_MEMORY_BYTES
@@ -136,7 +136,7 @@ def _link(bandwidth_mbit: float, latency_ms: float) -> Link:
 
 
 def profile(
-    out: Annotated[Path, typer.Option(help="The cluster file to write.")] = Path("cluster.yaml"),
+    out: Annotated[Path, typer.Option(**FILE, help="The cluster file to write.")] = Path("cluster.yaml"),
     devices: Annotated[int, typer.Option("--devices", "-n", min=1, help="How many devices.")] = 4,
     local: Annotated[bool, typer.Option("--local", help="Worker processes on this machine, measured running.")] = False,
     bandwidth_mbit: Annotated[float | None, typer.Option(help="Bandwidth of the links, Mbit/s [100].")] = None,

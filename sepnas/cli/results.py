@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sepnas.cli.common import PATH, TEXT, console, print_json, say
+from sepnas.cli.common import FOLDER, PATH, TEXT, console, print_json, say
 from sepnas.cli.inference_page import inference_parts
 from sepnas.console import DataConsole
 from sepnas.errors import SpecError
@@ -73,7 +73,7 @@ def _cluster(given: Path | None, search: Path | None, architecture: Architecture
 
 
 def results(
-    root: Annotated[Path, typer.Argument(help="The repository.")] = Path(),
+    root: Annotated[Path, typer.Argument(**FOLDER, help="The repository.")] = Path(),
     json_: Annotated[bool, typer.Option("--json", help="Print all that the result files hold, as JSON.")] = False,
 ) -> None:
     """Print every measure of every experiment, and refuse a result that nobody can run again.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +15,7 @@ from pathlib import Path
 from sepnas.errors import StorageError
 from sepnas.spec.files import why
 
-_STREAMS = ("/dev/fd/", "/dev/stdout", "/dev/stderr", "/proc/")
+_OPEN = re.compile(r"/dev/(?:(stdout)|(stderr)|fd/(\d+))|/proc/self/fd/(\d+)")
 """What is open already is written into, a regular file too: whoever opened it would not see another in its place."""
 
 
@@ -33,7 +35,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     refuse_folder(path)
     try:
-        if _is_stream(Path(path)):
+        if _is_special(Path(path)):
             with _written_into(Path(path)) as temporary:
                 yield temporary
         else:
@@ -56,8 +58,8 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, mode: int = 0o644) ->
     return Path(path)
 
 
-def _is_stream(path: Path) -> bool:
-    if str(path.absolute()).startswith(_STREAMS):
+def _is_special(path: Path) -> bool:
+    if _OPEN.fullmatch(str(path)):
         return True
     try:
         return not stat.S_ISREG(path.stat().st_mode)
@@ -71,9 +73,19 @@ def _written_into(path: Path) -> Iterator[Path]:
         temporary = Path(folder, "content")
         temporary.touch()
         yield temporary
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | getattr(os, "O_NOCTTY", 0))
-        with os.fdopen(handle, "ab", buffering=0) as target, temporary.open("rb") as source:
+        with os.fdopen(_opened(path), "wb", buffering=0) as target, temporary.open("rb") as source:
             shutil.copyfileobj(source, target)
+
+
+def _opened(path: Path) -> int:
+    found = _OPEN.fullmatch(str(path))
+    if found is None:
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC | getattr(os, "O_NOCTTY", 0))
+    out, err, *numbers = found.groups()
+    number = 1 if out else 2 if err else int(numbers[0] or numbers[1])
+    if number == 1 and sys.stdout is not None:
+        sys.stdout.flush()
+    return os.dup(number)  # not opened anew: that would begin at the start of a file
 
 
 @contextmanager
