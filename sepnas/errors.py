@@ -28,6 +28,9 @@ A message says what is wrong, where, and what would have been right.
 from __future__ import annotations
 
 import signal
+from typing import TypeVar
+
+_Error = TypeVar("_Error", bound="SepnasError")
 
 
 class SepnasError(Exception):
@@ -127,3 +130,11 @@ def how_it_ended(returncode: int) -> str:
         ),
     }
     return f"{name} ended it" + (f": {causes[name]}" if name in causes else "")
+
+
+def again(error: _Error) -> _Error:
+    """A new error with the same words, caused by the one that is kept: raising one object again and again would
+    lengthen its traceback each time, and keep alive what was at work."""
+    fresh = type(error)(*error.args)
+    fresh.__cause__ = error
+    return fresh

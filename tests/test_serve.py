@@ -386,6 +386,48 @@ def test_requests_on_their_way_hear_of_a_lost_device(exported, tmp_path):
                 assert set(found) == {200, 503}
 
 
+def test_health_is_not_ready_while_a_device_is_frozen(exported, tmp_path, monkeypatch):
+    """A strict service says which device is silent until it answers again, also where nobody asks."""
+    monkeypatch.setattr("sepnas.runtime.fleet.MAX_PONG_S", 0.5)
+    with (
+        worker_processes(exported, 2, "onnxruntime") as (workers, hosts),
+        serving(exported, hosts.save(tmp_path / "hosts.yaml")) as client,
+    ):
+        workers[1].process.send_signal(signal.SIGSTOP)
+        try:
+            said = client.wait_for(503)
+        finally:
+            workers[1].process.send_signal(signal.SIGCONT)
+        assert said["devices"]["1"] == "silent"
+        assert "device 1 is silent" in said["error"]["message"]
+        client.wait_for(200)
+        assert client.classify(encoded(pixels(6)))[0] == 200
+
+
+def test_health_is_not_ready_while_requests_fail(exported, tmp_path, monkeypatch):
+    """A strict service says how requests fail on a device, and asks it by itself, for nobody else may."""
+
+    class Failing(TorchEngine):
+        fails = False
+
+        def run(self, segment, inputs):
+            if self.fails:
+                raise RuntimeError("out of luck")
+            return super().run(segment, inputs)
+
+    with (
+        worker_threads(exported, engine=Failing) as (_, hosts),
+        serving(exported, hosts.save(tmp_path / "hosts.yaml")) as client,
+    ):
+        monkeypatch.setattr(Failing, "fails", True)
+        status, answer = client.classify(encoded(pixels(6)))
+        assert (status, answer["error"]["code"]) == (502, "device-failed")
+        said = client.wait_for(503)
+        assert any("failing: device" in state and "out of luck" in state for state in said["devices"].values())
+        monkeypatch.setattr(Failing, "fails", False)
+        client.wait_for(200)
+
+
 def test_a_service_that_degrades_answers_without(exported, tmp_path):
     """Without a device it can do without it answers and says so; without the reader it is not ready."""
     with worker_processes(exported, 2, "onnxruntime") as (workers, hosts):
@@ -505,7 +547,7 @@ def test_it_starts_before_its_devices(exported, network, tmp_path):
 def reached(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), SOON_S).close()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):  # reset: it was closed before it accepted
         return False
     return True
 

@@ -30,7 +30,8 @@ class AsyncSession:
 
     Arguments and errors are those of :class:`Session`, ``in_flight`` (at most 32) how many requests are on their way at
     once: others wait for their turn, which their deadlines do not count. One that is cancelled is cancelled on the
-    devices too. Opening, closing and sending take a thread for a moment; no thread waits for an answer.
+    devices too. Opening, closing and sending take a thread for a moment; no thread waits for an answer. It belongs to
+    the event loop that opened it, and says so in another (:class:`LocalProtocolError`).
     """
 
     def __init__(
@@ -41,12 +42,15 @@ class AsyncSession:
         deadline_s: float = DEFAULT_DEADLINE_S,
         insecure: bool = False,
         on_missing: OnMissing | None = None,
+        reconnect: bool = False,
         in_flight: int = 4,
     ) -> None:
         self._open = partial(
-            Session, Path(deployment), devices, deadline_s=deadline_s, insecure=insecure, on_missing=on_missing
-        )
+            Session, Path(deployment), devices, deadline_s=deadline_s, insecure=insecure, on_missing=on_missing,
+            reconnect=reconnect,
+        )  # fmt: skip
         self._session: Session | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._turns = asyncio.Semaphore(checked_in_flight(in_flight))
 
     @property
@@ -57,6 +61,9 @@ class AsyncSession:
         return self._session
 
     async def __aenter__(self) -> Self:
+        if self._session is not None or self._loop is not None:
+            raise LocalProtocolError("the session was opened already; make another AsyncSession")
+        self._loop = asyncio.get_running_loop()
         opening = asyncio.ensure_future(asyncio.to_thread(self._open))
         try:
             self._session = await asyncio.shield(opening)
@@ -76,6 +83,10 @@ class AsyncSession:
 
     async def ask(self, batch: npt.ArrayLike, deadline_s: float | None = None) -> Answer:
         """The logits with what is missing in them, as :meth:`Session.ask` gives them."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise LocalProtocolError(
+                "the session is not open in this event loop; open one in each loop (asyncio.run makes a new one)"
+            )
         async with self._turns:
             inbox = _Inbox()
             return await self._wait(await self._begin(batch, inbox, deadline_s), inbox)

@@ -202,6 +202,12 @@ class Channel:
         if not self._threads:
             self.pipe.sock.close()
 
+    def close_descriptors(self) -> None:
+        """In a process that was forked: nothing is said, and the connection stays as it is for the other process."""
+        self.pipe.sock.close()
+        if self._readable is not None:
+            self._readable.close()
+
     def traffic(self) -> dict[str, Any]:
         """What was counted so far, as plain data."""
         self.sent.raw_bytes, self.received.raw_bytes = self.pipe.raw_sent_bytes, self.pipe.raw_received_bytes

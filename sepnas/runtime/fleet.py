@@ -11,7 +11,7 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 from sepnas.errors import (
@@ -22,6 +22,7 @@ from sepnas.errors import (
     PeerLostError,
     PeerUnreachableError,
     RemoteError,
+    again,
 )
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.channel import Channel
@@ -40,6 +41,12 @@ _REJOIN_S = 5.0
 _PARTED_S = 0.3
 """Two devices that lost each other for so long while the client has both need help."""
 _PINGS = 8
+MAX_PONG_S = 3.0
+"""A device that has not answered a ping for this long is silent."""
+MAX_LATE = 3
+"""A device that is to blame for this many late answers in a row is failing."""
+_DIAL_SHARE = 0.5
+"""Of the time for opening, what a session that degrades spends on dialing devices."""
 
 Arrival: TypeAlias = tuple[int, Control | Data | ExchangeError]
 _ERRORS: dict[str, type[ExchangeError]] = {
@@ -66,7 +73,8 @@ class Fleet:
         identity: the client's certificate; None for plain TCP.
         deadline: when opening must be done (``time.monotonic`` seconds).
         shaper: the client's links of a cluster that is emulated.
-        on_missing: ``degrade``: the session goes on without devices that are lost.
+        on_missing: ``degrade``: the session goes on without devices that are lost, or cannot be reached at the start.
+        reconnect: whether connections are opened again at their end, which errors then tell.
     """
 
     def __init__(
@@ -78,7 +86,10 @@ class Fleet:
         deadline: float,
         shaper: Shaper | None = None,
         on_missing: OnMissing = "strict",
+        reconnect: bool = False,
     ) -> None:
+        comes_back = reconnect or on_missing == "degrade"
+        self._advice = "start it again" if comes_back else "start it again and open a new session"
         self._shaper, self._on_missing, self._serving = shaper, on_missing, False
         self._expected, self._hosts, self._identity = dict(expected), hosts, identity
         self._channels: dict[int, Channel] = {}
@@ -88,6 +99,11 @@ class Fleet:
         self._gone: dict[int, ExchangeError] = {}
         self._silent: dict[int, int] = {}
         self._parted: dict[tuple[int, int], float] = {}
+        self._pinged: dict[int, int] = {}
+        self._late: dict[int, int] = {}
+        self._failing: dict[int, str] = {}
+        self.on_over: Callable[[], None] = lambda: None
+        """Called when the connections are over; must not wait."""
         # one that its holder may take again: a stream that nobody holds any more ends wherever rubbish is collected
         self._routing = threading.RLock()
         self._broken: ExchangeError | None = None
@@ -96,8 +112,7 @@ class Fleet:
         self._hello = Hello(deployment_id=deployment_id, rank=CLIENT, session=secrets.token_hex(8))
         self._rejoiner = Rejoiner(self._lost_now, self._bring_back)
         try:
-            for rank in sorted(expected):
-                self._channels[rank] = self._dial(rank, deadline)
+            self._dial_all(deadline)
             self._set_up(deadline)
             if on_missing == "degrade":
                 self._rejoiner.start()
@@ -113,7 +128,12 @@ class Fleet:
     @property
     def ranks(self) -> tuple[int, ...]:
         """The devices that are there."""
-        return tuple(rank for rank in self._channels if rank not in self._gone)
+        return tuple(rank for rank in self._expected if rank not in self._gone)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing can be asked any more: a strict session has lost a device."""
+        return bool(self._endings) or self._broken is not None
 
     def gone(self) -> frozenset[int]:
         """Devices that are lost."""
@@ -126,10 +146,55 @@ class Fleet:
             return frozenset(self._gone) | frozenset(self._silent)
 
     def health(self) -> dict[int, str]:
-        """Of each device: ready, silent, or how it was lost."""
+        """Of each device: ready, silent, how its requests fail, or how it was lost."""
         with self._routing:
-            told = {rank: "silent" if rank in self._silent else "ready" for rank in self._channels}
-            return told | self.lost_devices()
+            told = dict.fromkeys(sorted(self._expected), "ready") | self._failing
+            return told | dict.fromkeys(self._silent, "silent") | self.lost_devices()
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether requests fail on a device, as far as the last ones tell."""
+        return bool(self._failing)
+
+    def useless(self) -> dict[int, str]:
+        """Devices that are lost, silent or failing, and how."""
+        return {rank: state for rank, state in self.health().items() if state != "ready"}
+
+    def pulse(self) -> None:
+        """Ask each device whether it is alive; one that has left that unanswered for long is silent."""
+        now_ns = time.monotonic_ns()
+        with self._routing:
+            for rank, sent_ns in list(self._pinged.items()):
+                if now_ns - sent_ns > 1e9 * MAX_PONG_S:
+                    self._silent.setdefault(rank, self._pinged.pop(rank))
+            due = set(self._channels) - self._gone.keys() - self._silent.keys() - self._pinged.keys()
+            self._pinged.update(dict.fromkeys(due, now_ns))
+        for rank in due:
+            with contextlib.suppress(ExchangeError):
+                self.send(rank, Ping(sent_ns=now_ns))
+
+    def _take_pong(self, rank: int, pong: Pong) -> bool:
+        """Whether it answers a ping of ours about its life."""
+        for pings in (self._silent, self._pinged):
+            if pings.get(rank) == pong.sent_ns:
+                del pings[rank]
+                return True
+        return False
+
+    def note_served(self, ranks: Collection[int]) -> None:
+        """These devices did their part of a request."""
+        if self._failing or self._late:
+            with self._routing:
+                for rank in ranks:
+                    self._failing.pop(rank, None)
+                    self._late.pop(rank, None)
+
+    def _note_late(self, rank: int, how: str) -> None:
+        """A device is to blame for a late answer."""
+        with self._routing:
+            self._late[rank] = 1 + self._late.get(rank, 0)
+            if self._late[rank] >= MAX_LATE:
+                self._failing.setdefault(rank, f"late: {how}")
 
     def lost_devices(self) -> dict[int, str]:
         """How each device was lost; of a session that ended with the first of them only that one."""
@@ -148,6 +213,39 @@ class Fleet:
 
     def _dial(self, rank: int, deadline: float) -> Channel:
         return dial(rank, self._hosts.address(rank), self._hello, self._identity, self._expected[rank], deadline)
+
+    def _dial_all(self, deadline: float) -> None:
+        """Raises how a device cannot be reached, unless the session can do without it."""
+        if self._on_missing == "strict":
+            for rank in sorted(self._expected):
+                self._channels[rank] = self._dial(rank, deadline)
+            return
+        limit = time.monotonic() + _DIAL_SHARE * (deadline - time.monotonic())
+        threads = [threading.Thread(target=self._try_dial, args=(rank, limit), daemon=True) for rank in self._expected]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self._check_reached()
+
+    def _try_dial(self, rank: int, deadline: float) -> None:
+        try:
+            channel = self._dial(rank, deadline)
+        except ExchangeError as error:
+            self._gone[rank] = error
+        except Exception as error:  # a thread has nobody else to tell
+            self._gone[rank] = PeerUnreachableError(f"device {rank}: cannot be dialed: {error}")
+        else:
+            self._channels[rank] = channel
+
+    def _check_reached(self) -> None:
+        """Without a device that is down the session begins; not beside another client, nor with a foreign device."""
+        for _, error in sorted(self._gone.items()):
+            if isinstance(error, HandshakeError):
+                raise again(error)
+        heads = {rank for rank, messages in self._expected.items() if messages}
+        if heads <= self._gone.keys():
+            raise again(self._gone[min(heads)])
 
     def _setup(self, deadline: float, rejoin: bool = False) -> Setup:
         """Where all that are there listen."""
@@ -176,10 +274,9 @@ class Fleet:
         self._serving = True
 
     def _end(self, rank: int, channel: Channel, error: ExchangeError | None) -> None:
-        if self._channels[rank] is channel:  # it has not come back meanwhile
+        if self._channels.get(rank) is channel:  # it has not come back meanwhile
             how = error or "it ended the session"
-            advice = "start it again" if self._on_missing == "degrade" else "start it again and open a new session"
-            self._route(rank, PeerLostError(f"{channel.peer} was lost: {how}; {advice}"))
+            self._route(rank, PeerLostError(f"{channel.peer} was lost: {how}; {self._advice}"))
 
     def _bring_back(self, rank: int) -> bool:
         """Whether a lost device is in the session again, connected to all that are there."""
@@ -217,14 +314,15 @@ class Fleet:
 
     def _route(self, rank: int, event: Control | Data | ExchangeError) -> None:
         with self._routing:
-            if isinstance(event, Missed) and (event.rank != rank or event.source not in self._channels):
+            if isinstance(event, Missed) and (event.rank != rank or event.source not in self._expected):
                 return  # it speaks of what it cannot know
             if isinstance(event, Data | Missed) or (isinstance(event, Failed) and event.request):
+                if isinstance(event, Failed) and event.code in ("compute", "protocol"):
+                    self._failing[rank] = f"failing: {event.message}"
                 if inbox := self._inboxes.get(event.request):
                     inbox.put((rank, event))
                 return
-            if isinstance(event, Pong) and self._silent.get(rank) == event.sent_ns:
-                del self._silent[rank]
+            if isinstance(event, Pong) and self._take_pong(rank, event):
                 return
             if isinstance(event, Failed) and event.waiting_for in self._channels and self._goes_on:
                 self._parted.setdefault((min(rank, event.waiting_for), max(rank, event.waiting_for)), time.monotonic())
@@ -239,10 +337,12 @@ class Fleet:
         """A device is lost, and with it the session unless it degrades: then it may come back."""
         if not self._goes_on:
             self._endings.append((rank, event))
+            self.on_over()
             return event
         error = event if isinstance(event, ExchangeError) else PeerLostError(event.message)
         self._gone.setdefault(rank, error)
-        self._silent.pop(rank, None)
+        for notes in (self._silent, self._pinged, self._late, self._failing):
+            notes.pop(rank, None)
         self._rejoiner.look()
         return error
 
@@ -274,7 +374,7 @@ class Fleet:
     def check(self) -> None:
         """Raise what broke the session, if anything did."""
         if self._broken is not None:
-            raise self._broken
+            raise again(self._broken)
         if self._closing.is_set():
             raise LocalProtocolError("the session is closed; open a new one")
 
@@ -282,7 +382,7 @@ class Fleet:
         """Raise what happened to a device, if it is lost."""
         error = self._gone.get(rank)
         if error is not None:
-            raise error
+            raise again(error)
 
     def receive(self, deadline: float, doing: str, waiting: set[int] | None = None) -> Arrival:
         """The next event of any device that is of no request, an error where the session goes on without a device.
@@ -298,9 +398,10 @@ class Fleet:
         return rank, event
 
     def lost(self, error: ExchangeError) -> ExchangeError:
-        """The error that a lost connection means: the session is over."""
+        """The error that a lost connection means, to be raised: the session is over."""
         self._broken = self._broken or error
-        return error
+        self.on_over()
+        return again(error)
 
     def explain(
         self, reports: Sequence[Failed], lost: ExchangeError | None, ends_session: bool = True
@@ -308,12 +409,21 @@ class Fleet:
         """The error that devices' reports of one failure mean; ``lost``: a connection that was lost with it."""
         cause = _cause(reports)
         error = _ERRORS.get(cause.code, RemoteError)(cause.message)
+        if cause.code == "deadline":
+            self._note_late(cause.rank if cause.waiting_for in (None, CLIENT) else cause.waiting_for, cause.message)
         if not ends_session:
             return error
         if cause.code == "peer-lost":
-            self.lost(error)  # who reports a lost peer ends the session too, and is not the cause
-        elif lost is not None:
+            return self.lost(error)  # who reports a lost peer ends the session too, and is not the cause
+        if lost is not None:
             self.lost(lost)
+        return error
+
+    def late(self, ranks: Collection[int], doing: str) -> DeadlineError:
+        """The error that these devices' silence means, to be raised."""
+        error = late(ranks, doing)
+        for rank in ranks:
+            self._note_late(rank, str(error))
         return error
 
     def _explain_set_up(self, failed: Failed) -> ExchangeError:
@@ -332,7 +442,7 @@ class Fleet:
     def ask(self, what: Literal["trace", "counters"], last: int, deadline: float) -> dict[int, dict[str, Any]]:
         """The answer of every device that is there, by rank."""
         self._num_asked += 1
-        asked = set(self._channels) - self.absent()
+        asked = set(self._expected) - (self.absent() if self._on_missing == "degrade" else self.gone())
         for rank in asked:
             self.send(rank, Ask(what=what, number=self._num_asked, last=last))
         answers: dict[int, dict[str, Any]] = {}
@@ -363,10 +473,19 @@ class Fleet:
     def close(self) -> None:
         """Say Bye to all and close; takes at most about a second a device that does not answer."""
         self._closing.set()
-        self._rejoiner.close()
         with self._routing:
             for inbox in list(self._inboxes.values()):
                 inbox.put((CLIENT, LocalProtocolError("the session was closed before the answer came")))
+        self.leave()
+
+    def close_descriptors(self) -> None:
+        """In a process that was forked: the connections are those of the other process, which goes on with them."""
+        for channel in list(self._channels.values()):
+            channel.close_descriptors()
+
+    def leave(self) -> None:
+        """The same after the end, when all who wait have heard of it."""
+        self._rejoiner.close()
         threads = [threading.Thread(target=channel.close, daemon=True) for channel in self._channels.values()]
         for thread in threads:
             thread.start()

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from sepnas.errors import ExchangeError, RemoteError, RemoteProtocolError
+from sepnas.errors import ExchangeError, RemoteError, RemoteProtocolError, again
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.codec import Array, Payload
 from sepnas.runtime.events import Data, Failed, Missed, PartialData
-from sepnas.runtime.fleet import GATHER_S, Arrival, Fleet, late
+from sepnas.runtime.fleet import GATHER_S, Arrival, Fleet
 
 _LEAST_MARGIN_S, _MOST_MARGIN_S, _MARGIN_SHARE = 0.001, 0.05, 0.05
 _GRACE_S = 0.005
@@ -64,6 +64,8 @@ class Reply:
     without: frozenset[int] = frozenset()
     tolerant: bool = False
     heads: frozenset[int] = frozenset()
+    fleet: Fleet | None = field(default=None, repr=False)
+    """The connections that it was sent through."""
     sent_ns: int = field(default_factory=time.monotonic_ns)
     done: bool = False
     until: float = field(init=False)
@@ -100,6 +102,11 @@ class Reply:
         if self.recalled and self._answer is None:
             silent |= {self.reader, *(self.recalled - self._own.keys())}
         return frozenset(silent - self.without - self._failed)
+
+    @property
+    def of_no_use(self) -> frozenset[int]:
+        """Devices that did not do their part of it."""
+        return self.without | self._failed | {missing.source for missing in self._missing}
 
     def take(self, arrival: Arrival) -> None:
         """After a first report others are waited for a moment, for one of them may name the cause."""
@@ -177,8 +184,8 @@ class Reply:
         if self._reports:
             raise fleet.explain(self._reports, self._lost, ends_session=not self.tolerant)
         if self._lost is not None:
-            raise self._lost if self.tolerant else fleet.lost(self._lost)
-        raise late(self.recalled or {self.reader}, f"working on request {self.request} ({self._limit_s:g} s)")
+            raise again(self._lost) if self.tolerant else fleet.lost(self._lost)
+        raise fleet.late(self.recalled or {self.reader}, f"working on request {self.request} ({self._limit_s:g} s)")
 
     def _decoded(self, decode: Callable[[Payload], Array]) -> Iterator[tuple[int, Array]]:
         for rank, event in self._own.items():

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 from typing_extensions import Self
 
 from sepnas.deploy.verify import verify_client
-from sepnas.errors import BusyError, DeadlineError, PeerLostError, PeerUnreachableError
+from sepnas.errors import BusyError, DeadlineError, ExchangeError, PeerLostError, PeerUnreachableError
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.async_session import AsyncSession
 from sepnas.runtime.classes import likeliest
@@ -33,6 +34,7 @@ from sepnas.spec.manifest import Manifest, OnMissing
 from sepnas.terminal import print_line
 
 _OPEN_S = 5.0
+_PROBE_S = 1.0
 _LEAST_PAUSE_S, _MOST_PAUSE_S, _LOOK_S = 0.1, 2.0, 0.1
 
 
@@ -97,6 +99,7 @@ class Service:
         self._problem = "the devices are being connected; try again in a moment"
         self._said = ""
         self._taken = 0
+        self._next_probe = 0.0
 
     @property
     def on_missing(self) -> OnMissing:
@@ -127,7 +130,7 @@ class Service:
             states = {rank: self._lost.get(rank, "not connected") for rank in self.ranks}
             return Health(False, states, self._problem)
         session = self._devices.session
-        problem = "" if session.can_answer() else "; ".join(_losses(session).values())
+        problem = "" if session.can_answer() else _problem(session)
         if not self._decoders.ready:
             problem = problem or "the process that decodes images is being started; try again in a moment"
         return Health(not problem, session.health(), problem)
@@ -220,16 +223,28 @@ class Service:
         self._devices, self._lost = devices, {}
         self._say(f"{len(self.ranks)} devices are ready")
         try:
-            while session.can_answer() or session.on_missing == "degrade":  # that one mends itself
+            while not session.is_over:
                 self._tell_changes(session)
+                await self._probe(devices)
                 await asyncio.sleep(_LOOK_S)
         finally:
             self._devices = None
-        self._lost = _losses(session)
-        raise PeerLostError("; ".join(self._lost.values()))
+        self._lost = session.lost()
+        raise PeerLostError("; ".join(self._lost.values()) or "a device ended the session")
+
+    async def _probe(self, devices: AsyncSession) -> None:
+        """While requests fail on a device nobody may send one, and then nobody learns that it can again: ask it now and
+        then with a black image."""
+        if time.monotonic() < self._next_probe or not devices.session.is_failing():
+            return
+        self._next_probe = time.monotonic() + _PROBE_S
+        image = self.manifest.input
+        with contextlib.suppress(ExchangeError):
+            black = np.zeros((1, image.channels, image.size, image.size), np.uint8)
+            await devices.ask(black, self._deadline_s)
 
     def _tell_changes(self, session: Session) -> None:
-        lost = _losses(session)
+        lost = session.lost()
         for rank in lost.keys() - self._lost.keys():
             self._say(lost[rank])
         for rank in self._lost.keys() - lost.keys():
@@ -243,5 +258,7 @@ class Service:
         self._said = text
 
 
-def _losses(session: Session) -> dict[int, str]:
-    return {rank: state for rank, state in session.health().items() if state not in ("ready", "silent")}
+def _problem(session: Session) -> str:
+    """What is the matter with each device that cannot do its part."""
+    told = {rank: f"device {rank} is {state}" for rank, state in session.health().items() if state != "ready"}
+    return "; ".join((told | session.lost()).values())

@@ -8,18 +8,28 @@ import queue
 import threading
 import time
 import warnings
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import get_args
+from typing import NoReturn, get_args
 
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import Self
 
 from sepnas.deploy.verify import verify_client
-from sepnas.errors import DataError, DeadlineError, ExchangeError, RemoteError, RemoteProtocolError, SpecError
+from sepnas.errors import (
+    DataError,
+    DeadlineError,
+    ExchangeError,
+    LocalProtocolError,
+    RemoteError,
+    RemoteProtocolError,
+    SpecError,
+)
 from sepnas.plan.network import has_head
 from sepnas.plan.serial import message_from_data
 from sepnas.plan.steps import CLIENT
@@ -28,6 +38,7 @@ from sepnas.runtime.counters import Counters, join_links
 from sepnas.runtime.events import Cancel, Data, Failed, Recall, Request
 from sepnas.runtime.fleet import Arrival, Fleet, Inbox
 from sepnas.runtime.images import normalise
+from sepnas.runtime.keeper import Keeper
 from sepnas.runtime.links import check_loopback
 from sepnas.runtime.live_identity import client_identity
 from sepnas.runtime.protocol import MAX_BATCH
@@ -57,6 +68,8 @@ class Session:
         emulation: the client's links, when the devices emulate a cluster.
         on_missing: what becomes of a request when a message is late or a device lost: ``strict`` an error, ``degrade``
             an answer without it; by default what was said at the export.
+        reconnect: whether a strict session whose device was lost connects to all of them again, in the background and
+            as often as it takes; one that degrades always dials what it has lost.
 
     Raises:
         SpecError: a deadline that is none, or an address that is missing.
@@ -65,9 +78,13 @@ class Session:
         HandshakeError: foreign or expired certificate, another deployment or version, or the device is busy.
         DeadlineError: a device did not answer in time.
 
-    After :class:`DeadlineError` and :class:`RemoteError` the session can be used further; after
-    :class:`PeerLostError` open a new one, unless it degrades: then lost devices are dialed until they are back. Threads
-    may share a session; each device works on one request at a time, in the order in which they were sent.
+    After :class:`DeadlineError` and :class:`RemoteError` the session can be used further. After :class:`PeerLostError`
+    a strict session is over, and every call raises it: open a new one, or use ``reconnect``, which raises it until the
+    devices are back. A session that degrades goes on, and begins without devices that are down.
+
+    Threads may share a session; each device works on one request at a time, in the order in which they were sent. A
+    process that is forked may not use it (:class:`LocalProtocolError`), nor can it be pickled. One that is dropped
+    without :meth:`close` is closed.
     """
 
     def __init__(
@@ -79,6 +96,7 @@ class Session:
         insecure: bool = False,
         emulation: Emulation | None = None,
         on_missing: OnMissing | None = None,
+        reconnect: bool = False,
     ) -> None:
         self.deadline_s = _checked_deadline_s(deadline_s)
         folder = Path(deployment)
@@ -101,14 +119,25 @@ class Session:
         """Of what is sent: requests must come to all devices in one order, and one question at a time."""
         self._open_changed = threading.Condition()
         self._open: set[int] = set()
-        self._last_request = 0
+        self._last_request = self._requests_before = 0
         self._spans: OrderedDict[int, tuple[int, int, int]] = OrderedDict()
         self._origin_ns = time.monotonic_ns()
         self._shaper = None if emulation is None else Shaper(emulation)
-        self._fleet = Fleet(
-            self.manifest.deployment_id, expected, hosts, identity, time.monotonic() + deadline_s, self._shaper,
-            self.on_missing,
+        open_fleet = partial(
+            Fleet, self.manifest.deployment_id, expected, hosts, identity, shaper=self._shaper,
+            on_missing=self.on_missing, reconnect=reconnect,
         )  # fmt: skip
+        self._keeper = Keeper(open_fleet, time.monotonic() + deadline_s, reconnect and self.on_missing == "strict")
+        self._last_fleet = self._keeper.fleet
+        self._drop = weakref.finalize(self, _drop, self._keeper, self._shaper)
+
+    @property
+    def _fleet(self) -> Fleet:
+        """The connections now; raises :class:`LocalProtocolError` in a process that was forked."""
+        return self._keeper.fleet
+
+    def __reduce__(self) -> NoReturn:
+        raise LocalProtocolError("a session cannot be copied or sent to another process; open one there")
 
     def __enter__(self) -> Self:
         return self
@@ -119,9 +148,10 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Leave all devices; never waits long."""
-        self._fleet.close()
-        if self._shaper is not None:
+        """Leave all devices; never waits long. In a process that was forked only its descriptors are closed."""
+        self._drop.detach()
+        self._keeper.close()
+        if self._shaper is not None and not self._keeper.is_elsewhere():
             self._shaper.close()
 
     def infer(self, batch: npt.ArrayLike, deadline_s: float | None = None) -> Array:
@@ -187,26 +217,43 @@ class Session:
         return [self.manifest.classes[index] for index in best]
 
     def health(self) -> dict[int, str]:
-        """Of each device: ``ready``, ``silent`` (it was late and has not answered a ping since), or how it was lost."""
+        """Of each device: ``ready``, ``silent`` (it has not answered a ping for some seconds, or was late and has not
+        answered one since), how its requests fail, or how it was lost. Devices are pinged once a second."""
         return self._fleet.health()
 
+    def lost(self) -> dict[int, str]:
+        """The devices that are lost, and how."""
+        return self._fleet.lost_devices()
+
     def can_answer(self) -> bool:
-        """Whether requests have a chance: no device is lost or, in a session that degrades, one with the classifier is
-        left."""
-        lost = self._fleet.lost_devices().keys()
-        return not lost if self.on_missing == "strict" else not self._heads <= lost
+        """Whether requests have a chance: all devices are ready or, in a session that degrades, one with the classifier
+        is."""
+        useless = self._fleet.useless().keys()
+        return not useless if self.on_missing == "strict" else not self._heads <= useless
+
+    def is_failing(self) -> bool:
+        """Whether requests fail on a device, as far as the last ones tell."""
+        return self._fleet.is_failing
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no request will be answered any more, unless the session connects again."""
+        return self._fleet.is_over
 
     def counters(self) -> Counters:
-        """What all ends of all connections counted since the session was opened."""
+        """What all ends of all connections counted since the session was opened, or last connected again."""
+        fleet = self._fleet
         with self._lock:
-            answers = self._fleet.ask("counters", 0, time.monotonic() + self.deadline_s)
-            reports = {rank: data["links"] for rank, data in answers.items()} | {CLIENT: self._fleet.traffic()}
-            return Counters(self._last_request, join_links(reports))
+            self._note_fleet(fleet)
+            answers = fleet.ask("counters", 0, time.monotonic() + self.deadline_s)
+            reports = {rank: data["links"] for rank, data in answers.items()} | {CLIENT: fleet.traffic()}
+            return Counters(self._last_request - self._requests_before, join_links(reports))
 
     def lateness(self) -> dict[int, dict[str, dict[str, float]]]:
         """Of each rank that emulates: how many of its ``steps`` and ``messages`` were ``timed`` and came ``late``."""
+        fleet = self._fleet
         with self._lock:
-            answers = self._fleet.ask("counters", 0, time.monotonic() + self.deadline_s)
+            answers = fleet.ask("counters", 0, time.monotonic() + self.deadline_s)
         found = {rank: data["emulated"] for rank, data in answers.items() if "emulated" in data}
         return found | ({CLIENT: {"messages": self._shaper.lateness.to_data()}} if self._shaper else {})
 
@@ -214,13 +261,15 @@ class Session:
         """When each device did what in the last requests, at most 256, on this machine's clock."""
         if not 0 < last <= MAX_TRACES:
             raise DataError(f"`last` must lie in 1..{MAX_TRACES}, got {last}")
+        fleet = self._fleet
         with self._lock:
+            self._note_fleet(fleet)
             deadline = time.monotonic() + self.deadline_s
             with self._open_changed:
                 spans = sorted(self._spans.items())[-last:]
             depth = self._last_request - spans[0][0] + 1 if spans else 0  # devices also keep requests that failed here
-            answers = self._fleet.ask("trace", depth, deadline)
-            clocks = {rank: self._fleet.clock(rank, deadline) for rank in answers}
+            answers = fleet.ask("trace", depth, deadline)
+            clocks = {rank: fleet.clock(rank, deadline) for rank in answers}
         rows = {(rank, r["request"]): r["steps"] for rank, data in answers.items() for r in data["requests"]}
         records = (request_record(number, span, rows, clocks, self._origin_ns) for number, span in spans)
         return Trace(deployment_id=self.manifest.deployment_id, requests=tuple(records))
@@ -240,14 +289,16 @@ class Session:
     def begin(self, batch: npt.ArrayLike, inbox: Inbox, deadline_s: float | None = None) -> Reply:
         """Send a request whose answer comes to ``inbox``; every reply must be ended by :meth:`finish` or
         :meth:`abandon`. Waits only where too many are open. Raises as :meth:`infer` does."""
+        self._keeper.fleet.check()  # before anything takes a lock, which a process that was forked may find taken
         x_BCHW = self._prepare(np.asarray(batch))
         limit_s = self.deadline_s if deadline_s is None else _checked_deadline_s(deadline_s)
         due = time.monotonic() + limit_s
         if not self._lock.acquire(timeout=limit_s):
             raise DeadlineError(f"other threads kept the session busy for {limit_s:g} s")
         try:
-            self._fleet.check()
-            reply = self._new_reply(len(x_BCHW), due)
+            self._note_fleet(fleet := self._fleet)
+            fleet.check()
+            reply = self._new_reply(fleet, len(x_BCHW), due)
             try:
                 self._send(reply, x_BCHW, inbox)
             except BaseException:
@@ -257,34 +308,43 @@ class Session:
         finally:
             self._lock.release()
 
-    def _new_reply(self, batch: int, due: float) -> Reply:
+    def _note_fleet(self, fleet: Fleet) -> None:
+        """Devices know nothing of what was asked through other connections; the lock is held."""
+        if fleet is not self._last_fleet:
+            self._last_fleet, self._requests_before = fleet, self._last_request
+            with self._open_changed:
+                self._spans.clear()
+
+    def _new_reply(self, fleet: Fleet, batch: int, due: float) -> Reply:
         request, reader = self._reserve(due), self.manifest.reader
         if self.on_missing == "strict":
-            return Reply(request, batch, reader, due)
-        without = self._fleet.absent()
+            return Reply(request, batch, reader, due, fleet=fleet)
+        without = fleet.absent()
         if self._heads <= without:  # nobody else can answer: those that are only slow must be asked
-            without = self._fleet.gone()
-        return Reply(request, batch, reader, due, without, tolerant=True, heads=self._heads)
+            without = fleet.gone()
+        return Reply(request, batch, reader, due, without, tolerant=True, heads=self._heads, fleet=fleet)
 
     def fall_back(self, reply: Reply) -> bool:
         """The reader is late: ask the others for their own logits; False when that is no way out."""
-        recalled = reply.fall_back()
+        fleet, recalled = self._fleet_of(reply), reply.fall_back()
         for rank in recalled:
-            self._fleet.send(rank, Recall(request=reply.request, tag=self._output.tag))
+            fleet.send(rank, Recall(request=reply.request, tag=self._output.tag))
         return bool(recalled)
 
     def finish(self, reply: Reply) -> Answer:
         """The answer, when nothing more is waited for; raises what there is instead."""
+        fleet = self._fleet_of(reply)
         try:
-            answer = reply.answer(self._fleet, lambda payload: self._logits(payload, reply.batch))
+            answer = reply.answer(fleet, lambda payload: self._logits(payload, reply.batch))
         except BaseException:
             self.abandon(reply)
             raise
         finally:
             with contextlib.suppress(ExchangeError):
                 for rank in reply.silent:
-                    self._fleet.suspect(rank)
-        self._release(reply.request)
+                    fleet.suspect(rank)
+        fleet.note_served(set(fleet.ranks) - reply.of_no_use)
+        self._release(reply)
         if not answer.complete:
             self._cancel(reply)  # who was late need not go on with it
         self._remember(reply)
@@ -292,14 +352,19 @@ class Session:
 
     def abandon(self, reply: Reply) -> None:
         """Tell the devices that nobody waits for it."""
-        self._release(reply.request)
-        self._cancel(reply)
+        if not self._keeper.is_elsewhere():
+            self._release(reply)
+            self._cancel(reply)
+
+    def _fleet_of(self, reply: Reply) -> Fleet:
+        """Raises as :attr:`_fleet` does."""
+        return self._fleet if reply.fleet is None else self._keeper.here(reply.fleet)
 
     def _cancel(self, reply: Reply) -> None:
         for message in self._inputs:
             if message.destination not in reply.without:  # a frozen device must not find a heap of them
                 with contextlib.suppress(ExchangeError):
-                    self._fleet.send(message.destination, Cancel(request=reply.request))
+                    self._fleet_of(reply).send(message.destination, Cancel(request=reply.request))
 
     def _reserve(self, due: float) -> int:
         """The next request's number; the lock is held, so that requests are sent in the order of their numbers."""
@@ -316,9 +381,9 @@ class Session:
     def _has_room(self) -> bool:
         return not self._open or self._last_request + 1 - min(self._open) < MAX_IN_FLIGHT
 
-    def _release(self, request: int) -> None:
-        self._fleet.forget(request)
-        self._make_room(request)
+    def _release(self, reply: Reply) -> None:
+        self._fleet_of(reply).forget(reply.request)
+        self._make_room(reply.request)
 
     def _make_room(self, request: int) -> None:
         """The devices are done with it."""
@@ -327,8 +392,9 @@ class Session:
             self._open_changed.notify_all()
 
     def _send(self, reply: Reply, x_BCHW: Array, inbox: Inbox) -> None:
+        fleet = self._fleet_of(reply)
         if self._heads <= reply.without:
-            self._fleet.check_rank(reply.reader)
+            fleet.check_rank(reply.reader)
         order = Request(
             request=reply.request,
             batch=reply.batch,
@@ -336,13 +402,14 @@ class Session:
             without=tuple(sorted(reply.without)),
         )
         payload = encode(x_BCHW, "fp32")
-        self._fleet.follow(reply.request, _Watched(inbox, lambda: self._make_room(reply.request)))
+        fleet.follow(reply.request, _Watched(inbox, lambda: self._make_room(reply.request)))
         for message in self._inputs:
             if message.destination not in reply.without:
-                self._fleet.send(message.destination, order)
-                self._fleet.send(message.destination, Data(reply.request, message.tag, payload))
+                fleet.send(message.destination, order)
+                fleet.send(message.destination, Data(reply.request, message.tag, payload))
 
     def _wait(self, reply: Reply, inbox: queue.SimpleQueue[Arrival]) -> Answer:
+        self._fleet_of(reply)  # in a process that was forked nothing would ever come
         try:
             while not reply.done:
                 try:
@@ -372,6 +439,11 @@ class Session:
             self._spans[reply.request] = (reply.batch, reply.sent_ns, time.monotonic_ns())
             while len(self._spans) > MAX_TRACES:
                 self._spans.popitem(last=False)
+
+
+def _drop(keeper: Keeper, shaper: Shaper | None) -> None:
+    """Of a session that nobody holds any more; may run in any thread, whatever that is at."""
+    keeper.drop(after=None if shaper is None else shaper.close)
 
 
 class _Watched:

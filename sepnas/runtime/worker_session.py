@@ -188,15 +188,16 @@ class WorkerSession:
         mine = self._shard.rank
         for rank in self._shard.manifest.peers:
             address = setup.peers.get(str(rank))
-            if setup.rejoin and address is None:
-                self._mailbox.lose(rank)
+            if address is None and (setup.rejoin or self._degrade):
+                self._mailbox.lose(rank)  # it dials us when it is back
             elif setup.rejoin or rank < mine:
                 self._waiting_for = rank
                 if address is None:
                     raise HandshakeError(f"the client did not say where device {rank} listens")
                 self._dial(rank, address, deadline)
         if not setup.rejoin:
-            self._await_peers(deadline)
+            there = {rank for rank in self._shard.manifest.peers if str(rank) in setup.peers or not self._degrade}
+            self._await_peers(there, deadline)
 
     def _dial(self, rank: int, address: str, deadline: float) -> None:
         own = self._shard
@@ -205,9 +206,9 @@ class WorkerSession:
         with self._peers_changed:
             self._adopt(channel, rank)
 
-    def _await_peers(self, deadline: float) -> None:
+    def _await_peers(self, there: set[int], deadline: float) -> None:
         with self._peers_changed:
-            while missing := set(self._shard.manifest.peers) - set(self._peers):
+            while missing := there - self._peers.keys():
                 self._waiting_for = min(missing)
                 left = deadline - time.monotonic()
                 if left <= 0:
