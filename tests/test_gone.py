@@ -352,7 +352,10 @@ def test_a_dropped_session_is_closed(exported, reconnect):
     def held():
         return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
 
-    with threads(exported) as hosts:
+    with worker_threads(exported) as (workers, hosts):
+        with Session(exported, hosts) as session:  # the workers have all that they keep
+            session.infer(random_batch(session.manifest, 1))
+        eventually(lambda: all(worker.gauges.session is None for worker in workers))
         num_threads, num_descriptors = held()
         session = Session(exported, hosts, reconnect=reconnect)
         session.infer(random_batch(session.manifest, 1))
