@@ -257,6 +257,17 @@ def test_an_address_that_is_missing_is_named_with_its_file(tiny, tmp_path):
         Session(tiny, path)
 
 
+def test_a_loopback_address_among_others_is_warned_of(tiny):
+    """Devices that dial each other there would meet themselves; where all are on one machine there is no warning."""
+    with (
+        pytest.warns(UserWarning, match=r"device 0's address 127\.0\.0\.1:1 is reached from its own machine only"),
+        pytest.raises(PeerUnreachableError),
+    ):
+        Session(tiny, Hosts.on(["127.0.0.1:1", "nowhere.invalid:5000"]))
+    with warnings.catch_warnings(action="error"), pytest.raises(PeerUnreachableError):
+        Session(tiny, Hosts.on(["127.0.0.1:1", "[::1]:1"]))
+
+
 def test_a_closed_session_says_so(mean_case):
     """After its block a session refuses work instead of waiting."""
     with mean_case.open() as session:
@@ -328,21 +339,24 @@ def test_another_version_or_deployment_or_rank_is_refused(tiny):
                 dial(0, hosts.address(0), good.model_copy(update=change), identity, {}, time.monotonic() + 5)
 
 
-@pytest.mark.parametrize("fault", ["foreign", "expired"])
+@pytest.mark.parametrize("fault", ["foreign", "expired", "early"])
 @pytest.mark.parametrize("who", ["client", "device"])
 def test_a_foreign_or_expired_certificate_is_refused(tiny, tmp_path, monkeypatch, fault, who):
-    """Whoever shows a certificate of another authority, or one that has expired, is refused by the other end."""
+    """Whoever shows a certificate of another authority, or one that has expired or that begins later, is refused by the
+    other end; whichever end tells of a time, it names the clocks."""
     manifest = load_manifest(tiny)
     mine = tiny / ("client/tls" if who == "client" else "device0/tls")
     authority = make_authority(manifest.deployment_id)
-    if fault == "expired":
+    if fault != "foreign":
         key, cert = (tiny / "authority" / name for name in ("key.pem", "ca.pem"))
         authority = Credential(
             load_pem_private_key(key.read_bytes(), None), load_pem_x509_certificate(cert.read_bytes())
         )
     rank = -1 if who == "client" else 0
     name = certificate_name(rank, manifest.deployment_id)
-    bad = issue(authority, name, validity_days=-1 if fault == "expired" else 1)
+    if fault == "early":
+        monkeypatch.setattr("sepnas.deploy.certificates.CLOCK_SKEW_DAYS", -1)
+    bad = issue(authority, name, validity_days=-1 if fault == "expired" else 2)
     (tmp_path / "ca.pem").write_bytes((mine / "ca.pem").read_bytes())
     (tmp_path / "cert.pem").write_bytes(bad.certificate_pem())
     (tmp_path / "key.pem").write_bytes(bad.key_pem())
@@ -350,9 +364,11 @@ def test_a_foreign_or_expired_certificate_is_refused(tiny, tmp_path, monkeypatch
     spoilt = Identity(tmp_path, rank, manifest.deployment_id)
     says = {
         ("client", "foreign"): "refuses our certificate: .*another",
-        ("client", "expired"): "refuses our certificate: the certificate has expired",
+        ("client", "expired"): "refuses our certificate: the certificate has expired by the other machine's clock",
+        ("client", "early"): "refuses our certificate: .*is the other machine's clock right",
         ("device", "foreign"): "no TLS connection: .*another deployment",
-        ("device", "expired"): "no TLS connection: certificate has expired",
+        ("device", "expired"): "no TLS connection: certificate has expired; this machine's clock says",
+        ("device", "early"): "no TLS connection: certificate is not yet valid; this machine's clock says",
     }[who, fault]
     place = "live_identity.LiveIdentity" if who == "client" else "worker._identity"
     monkeypatch.setattr(f"sepnas.runtime.{place}", lambda *arguments: spoilt)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ class Identity:
                     _advance(end)
         except ssl.SSLError as error:
             raise HandshakeError(
-                f"{folder / 'cert.pem'}: no peer would accept it: {reason_of(error).removesuffix(_AGAIN)}; "
-                f"check this machine's clock, or {RENEW_HINT}"
+                f"{folder / 'cert.pem'}: no peer would accept it: {getattr(error, 'verify_message', error)}; "
+                f"check this machine's clock ({_now()}), or {RENEW_HINT}"
             ) from error
 
 
@@ -85,15 +86,16 @@ def names_in(certificate: dict[str, Any] | None) -> list[str]:
 
 
 RENEW_HINT = "make new ones where it was exported: sepnas certs renew DEPLOYMENT"
-_AGAIN = f"; {RENEW_HINT}"
 
-_EXPIRED = 10
-"""OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED."""
+_NOT_YET_VALID, _EXPIRED = 9, 10
+"""OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
+_BY_CLOCK = {
+    _NOT_YET_VALID: "set it, or that of the machine where the certificate was made",
+    _EXPIRED: f"set it if that is wrong, else {RENEW_HINT}",
+}
 
 _MEANINGS = {
-    "CERTIFICATE_EXPIRED": f"the certificate has expired{_AGAIN}",
     "UNKNOWN_CA": "the certificate comes from another authority (another deployment)",
-    "BAD_CERTIFICATE": "the certificate is not valid",
     "CERTIFICATE_UNKNOWN": "the certificate is not valid",
     "CERTIFICATE_REQUIRED": "a certificate is required",
     "WRONG_VERSION_NUMBER": "the other end speaks no TLS 1.3 (was it started with --insecure?)",
@@ -103,14 +105,27 @@ _MEANINGS = {
 }
 
 
+def _now() -> str:
+    return f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
+
+
 def reason_of(error: ssl.SSLError) -> str:
     """What an SSL error means, in words."""
     if isinstance(error, ssl.SSLCertVerificationError):
+        if advice := _BY_CLOCK.get(error.verify_code):
+            return f"{error.verify_message}; this machine's clock says {_now()}: {advice}"
         # 18-20: self-signed or unknown issuer, 7: signature of another authority with the same name
         foreign = error.verify_code in (7, 18, 19, 20, 21)
         hint = " (a certificate of another deployment)" if foreign else ""
-        return f"{error.verify_message}{_AGAIN if error.verify_code == _EXPIRED else hint}"
+        return f"{error.verify_message}{hint}"
     code = error.reason or ""
+    if code.endswith("CERTIFICATE_EXPIRED"):
+        return f"the certificate has expired by the other machine's clock (this one says {_now()}); {RENEW_HINT}"
+    if code.endswith("BAD_CERTIFICATE"):  # also what OpenSSL sends for one that is not yet valid
+        return (
+            f"the certificate is not valid there: is the other machine's clock right (this one says {_now()}), and "
+            "does its hosts.yaml name this device's address?"
+        )
     for ending, meaning in _MEANINGS.items():
         if code.endswith(ending):
             return meaning

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import warnings
 from collections.abc import Mapping
 
 from sepnas.errors import (
@@ -194,3 +195,14 @@ def check_loopback(host: str) -> None:
     """Plain TCP stays on this machine; raises :class:`SpecError`."""
     if not is_loopback(host):
         raise SpecError(f"--insecure is allowed on 127.0.0.1 and [::1] only, got {host}; leave it out to use TLS")
+
+
+def warn_of_loopback(addresses: Mapping[int, str]) -> None:
+    """Devices dial each other where the client dials them: a loopback address leads each of them to itself."""
+    own = [rank for rank, address in addresses.items() if is_loopback(parse_address(address)[0])]
+    if own and len(own) < len(addresses):
+        text = (
+            f"device {own[0]}'s address {addresses[own[0]]} is reached from its own machine only, and others "
+            "dial it from elsewhere; write its address in the network into hosts.yaml"
+        )
+        warnings.warn(text, stacklevel=3)

@@ -39,7 +39,7 @@ from sepnas.runtime.events import Cancel, Data, Failed, Recall, Request
 from sepnas.runtime.fleet import Arrival, Fleet, Inbox
 from sepnas.runtime.images import normalise
 from sepnas.runtime.keeper import Keeper
-from sepnas.runtime.links import check_loopback
+from sepnas.runtime.links import check_loopback, warn_of_loopback
 from sepnas.runtime.live_identity import client_identity
 from sepnas.runtime.protocol import MAX_BATCH
 from sepnas.runtime.reply import Answer, Reply
@@ -108,6 +108,7 @@ class Session:
         self._inputs = [message for message in messages if message.source == CLIENT]
         self._output = next(message for message in messages if message.destination == CLIENT)
         ranks = [message.destination for message in self._inputs]
+        warn_of_loopback({rank: hosts.address(rank) for rank in ranks})
         if insecure:
             _allow_insecure(hosts, ranks)
         identity = None if insecure else client_identity(folder, self.manifest)
