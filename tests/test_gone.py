@@ -166,6 +166,14 @@ def test_health_sees_a_frozen_device_that_nobody_asks(exported, monkeypatch):
             workers[1].process.send_signal(signal.SIGCONT)
         eventually(session.can_answer)
         session.infer(random_batch(session.manifest, 1))
+        # where the kernel cannot be told to give up, a connection ends when pings are unanswered for as long
+        monkeypatch.setattr(sockets, "KERNEL_GIVES_UP", False)
+        monkeypatch.setattr(sockets, "MAX_UNACKNOWLEDGED_S", 1.0)
+        workers[1].process.send_signal(signal.SIGSTOP)
+        try:
+            eventually(lambda: session.is_over)
+        finally:
+            workers[1].process.send_signal(signal.SIGCONT)
 
 
 def test_health_sees_a_device_whose_requests_fail(exported):

@@ -25,6 +25,7 @@ from sepnas.errors import (
     again,
 )
 from sepnas.plan.steps import CLIENT
+from sepnas.runtime import sockets
 from sepnas.runtime.channel import Channel
 from sepnas.runtime.events import Answer, Ask, Control, Data, Failed, Hello, Missed, Ping, Pong, Ready, Setup
 from sepnas.runtime.identity import Identity
@@ -167,6 +168,10 @@ class Fleet:
             for rank, sent_ns in list(self._pinged.items()):
                 if now_ns - sent_ns > 1e9 * MAX_PONG_S:
                     self._silent.setdefault(rank, self._pinged.pop(rank))
+            if not sockets.KERNEL_GIVES_UP:
+                for rank, sent_ns in self._silent.items():
+                    if now_ns - sent_ns > 1e9 * sockets.MAX_UNACKNOWLEDGED_S:
+                        self._channels[rank].abort()
             due = set(self._channels) - self._gone.keys() - self._silent.keys() - self._pinged.keys()
             self._pinged.update(dict.fromkeys(due, now_ns))
         for rank in due:

@@ -14,6 +14,8 @@ from sepnas.runtime.lookup import Address, look_up
 
 MAX_UNACKNOWLEDGED_S = 25.0
 """A connection ends when its peer's machine acknowledges nothing for this long."""
+KERNEL_GIVES_UP = hasattr(socket, "TCP_USER_TIMEOUT") or sys.platform == "darwin"
+"""Whether the kernel can be told so; elsewhere a client ends connections whose pings are not answered for as long."""
 ATTEMPT_DELAY_S = 0.25
 """Pause before the next address of a name is tried beside the ones before it (RFC 8305, "Connection Attempt Delay")."""
 MAX_ATTEMPTS = 8
@@ -38,10 +40,10 @@ def tune(sock: socket.socket) -> None:
     for name, value in {**counts, "TCP_KEEPCNT": _KEEPALIVE_PROBES}.items():
         if hasattr(socket, name):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1e3 * MAX_UNACKNOWLEDGED_S))
-    elif sys.platform == "darwin":
+    if sys.platform == "darwin":
         sock.setsockopt(socket.IPPROTO_TCP, _DARWIN_TCP_RXT_CONNDROPTIME, round(MAX_UNACKNOWLEDGED_S))
+    elif KERNEL_GIVES_UP:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1e3 * MAX_UNACKNOWLEDGED_S))
 
 
 def connect(host: str, port: int, deadline: float) -> socket.socket:
