@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -38,6 +40,7 @@ from sepnas.report.provenance import command_line
 from sepnas.report.recorder import Recorder
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.document import Document
+from sepnas.spec.folder_lock import LOCK_FILE, held
 from sepnas.spec.space import SearchSpace
 
 RATE_SAMPLE_S = 2.0
@@ -73,8 +76,7 @@ def demo(
 
     started = time.perf_counter()
     wanted, data = SearchSpace.load(space), load_dataset("digits")
-    _prepare(out, resume)
-    with Recorder(out / RESULT, seeds=(seed,)) as record:
+    with _prepared(out, resume), Recorder(out / RESULT, seeds=(seed,)) as record:
         cluster = local_cluster(out, wanted.num_devices, resume)
         chain = Chain(wanted, cluster, data, out, "digits", candidates, seed, resume=resume)
         with resumable(out, MARKER):
@@ -92,14 +94,21 @@ def demo(
         raise ExchangeError(f"the devices do not do what the plan says: {'; '.join(wrong)}")
 
 
-def _prepare(out: Path, resume: bool) -> None:
+@contextmanager
+def _prepared(out: Path, resume: bool) -> Iterator[None]:
     """A folder that is empty or a demo's; what an earlier demo wrote there is removed unless it goes on."""
-    marker = out / MARKER
     if out.exists() and not out.is_dir():
         raise SpecError(f"--out {out}: is a file; name a folder")
+    with held(out, "showing a demo"):
+        _prepare(out, resume)
+        yield
+
+
+def _prepare(out: Path, resume: bool) -> None:
+    marker = out / MARKER
     if marker.exists():
         DemoMarker.load(marker)
-    elif out.exists() and any(out.iterdir()):
+    elif any(path.name != LOCK_FILE for path in out.iterdir()):
         raise SpecError(f"--out {out}: is not empty and not a demo's folder (it has no {MARKER}); name another")
     if not resume:
         for name in WRITTEN:

@@ -15,6 +15,7 @@ from sepnas.cli.describe import LearnedScales, Wire, read_architecture
 from sepnas.errors import TrainingError
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
+from sepnas.spec.folder_lock import refuse_held
 from sepnas.spec.image_file import Fit
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ def train(
     from sepnas.train.processes import is_alone, is_first
     from sepnas.train.recipe import default_recipe, load_recipe
 
+    _refuse_held(out)
     chosen = read_architecture(architecture, devices, policy, wire=wire, learned_scales=learned_scales)
     # a wrong value is told before the data are read, which may take long
     named = load_recipe(recipe) if recipe else default_recipe(data)
@@ -185,6 +187,14 @@ def train(
         if wanted.device_dropout or wanted.message_dropout:
             _print_accuracy_with_lost(network, images)
     say(f"next: sepnas export {shlex.quote(str(out))} {shlex.quote(str(out.parent / 'deployment'))}")
+
+
+def _refuse_held(out: Path) -> None:
+    """Before data are read: a folder that another process trains in. Of several the first one holds it for all."""
+    from sepnas.train.processes import is_first
+
+    if is_first():
+        refuse_held(out, "training", TrainingError)
 
 
 def load_teacher(run: Path, images: ImageData) -> SeparableResNeXt:

@@ -27,6 +27,7 @@ from sepnas.report.units import format_count
 from sepnas.search.explorer import BATCH, STRATEGIES
 from sepnas.search.explorer import StrategyName as Strategy
 from sepnas.spec.cluster import uniform_cluster
+from sepnas.spec.folder_lock import refuse_held
 from sepnas.spec.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ def search(
 
     if not is_alone():
         raise SearchError("a search is one process; start it without torchrun")
+    refuse_held(out, "searching", SearchError)
     chosen = SearchSpace.load(space)
     trials = _trials(engine, remote or [], ssh_key, remote_python, workers, web_host, web_port)
     use_threads_for(chosen.architecture_of(chosen.largest()), threads)

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from sepnas.deploy.writer import DeploymentWriter, Progress
 from sepnas.errors import DeploymentError, SpecError, StorageError
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.document import short
+from sepnas.spec.folder_lock import LOCK_FILE, held, held_by
 from sepnas.spec.hosts import Hosts
 from sepnas.spec.image_file import Fit
 from sepnas.spec.manifest import (
@@ -154,10 +155,25 @@ def _silent(done: int, total: int, what: str) -> None:
 @contextmanager
 def _writing(target: Path, force: bool) -> Iterator[Path]:
     """Give a temporary folder to write into, and put what is in it in the place of ``target`` at the end."""
-    _check_replaceable(target, force)
-    temporary: Path | None = None
+    with _alone(target):
+        _check_replaceable(target, force)
+        yield from _written(target)
+
+
+def _alone(target: Path) -> AbstractContextManager[None]:
+    """No other process exports to this place meanwhile: the lock is in the folder, or beside one that is to come."""
+    if target.is_dir():
+        return held(target, "writing")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{target}: cannot be written, nothing was left behind: {error.strerror}") from error
+    return held_by(target.parent / f".{target.name}{LOCK_FILE}", target, "writing")
+
+
+def _written(target: Path) -> Iterator[Path]:
+    temporary: Path | None = None
+    try:
         temporary = _folder_in(target if target.exists() else target.parent)
         yield temporary
         if target.exists():
@@ -178,7 +194,7 @@ def _folder_in(parent: Path) -> Path:
 
 
 def _check_replaceable(target: Path, force: bool) -> None:
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+    if not target.exists() or (target.is_dir() and {LOCK_FILE}.issuperset(path.name for path in target.iterdir())):
         return
     if not (target / MANIFEST_NAME).is_file():
         raise DeploymentError(f"{target}: exists and is not a deployment; choose another folder, or empty it first")
@@ -189,7 +205,9 @@ def _check_replaceable(target: Path, force: bool) -> None:
 def _replace_entries(new: Path, target: Path) -> None:
     """Move what is in ``new`` up into ``target``, in which it lies; what stood there is back after an error."""
     incoming = sorted(new.iterdir(), key=_is_manifest)
-    outgoing = sorted((path for path in target.iterdir() if path.name != new.name), key=_is_manifest, reverse=True)
+    outgoing = sorted(
+        (path for path in target.iterdir() if path.name not in (new.name, LOCK_FILE)), key=_is_manifest, reverse=True
+    )
     old = _folder_in(target)
     moves = [(path, old / path.name) for path in outgoing] + [(path, target / path.name) for path in incoming]
     done: list[tuple[Path, Path]] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from sepnas.deploy.renewal_writer import write_renewal
 from sepnas.deploy.verify import KEY_NAME, check_credential, exported_entry, load_manifest
 from sepnas.errors import DeploymentError, SpecError
 from sepnas.plan.steps import CLIENT
+from sepnas.spec.folder_lock import held
 from sepnas.spec.manifest import Manifest, certificate_name, device_folder
 
 LEAST_DAYS_LEFT = 30
@@ -81,6 +83,21 @@ def renew(
         StorageError: a folder cannot be written; what was renewed before it stays renewed.
     """
     manifest = load_manifest(deployment)
+    target = out or deployment
+    with ExitStack() as alone:
+        for folder in dict.fromkeys((target, deployment) if new_authority else (target,)):
+            alone.enter_context(held(folder))
+        return _renew(deployment, manifest, ranks, days, out, new_authority)
+
+
+def _renew(
+    deployment: Path,
+    manifest: Manifest,
+    ranks: Sequence[int],
+    days: float | None,
+    out: Path | None,
+    new_authority: bool,
+) -> list[Certificate]:
     target = out or deployment
     for rank in ranks:
         _check_rank(manifest, rank)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from sepnas.search.candidate import Candidate
 from sepnas.search.explorer import BATCH, StrategyName
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.document import Document
+from sepnas.spec.folder_lock import held
 from sepnas.spec.image_file import Fit
 from sepnas.spec.space import SearchSpace
 from sepnas.spec.space_parts import Objective
@@ -68,13 +70,18 @@ class Front(Document):
     candidates: tuple[Candidate, ...]
 
 
+def alone_in(folder: Path) -> AbstractContextManager[None]:
+    """While this runs no other process searches in ``folder``; raises :class:`SearchError` where one does."""
+    if folder.exists() and not folder.is_dir():
+        raise SearchError(f"{folder}: is a file; name a folder for the search")
+    return held(folder, "searching", SearchError)
+
+
 def open_run(folder: Path, wanted: SearchRun, resume: bool) -> SearchRun:
     """Begin a run in ``folder``, or go on with the one that is there.
 
     Raises :class:`SearchError` when there is one and ``resume`` is false, or when it has other settings.
     """
-    if folder.exists() and not folder.is_dir():
-        raise SearchError(f"{folder}: is a file; name a folder for the search")
     path = folder / RUN_FILE
     if not path.exists():
         wanted.save(path)

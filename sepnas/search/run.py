@@ -26,6 +26,7 @@ from sepnas.search.folder import (
     TRIALS_FOLDER,
     Front,
     SearchRun,
+    alone_in,
     note_supernet,
     open_run,
 )
@@ -130,8 +131,8 @@ def run_search(
         candidates=candidates,
     )
     check_feasible(space, cluster, seed)
-    run = open_run(out_dir, wanted, resume)
-    with _resumable(out_dir), ProgressDisplay(progress) as display:
+    with alone_in(out_dir), _resumable(out_dir), ProgressDisplay(progress) as display:
+        run = open_run(out_dir, wanted, resume)
         for warning in warnings:
             display.say(warning)
         if unlinked := Screen(space, cluster).missing_links():

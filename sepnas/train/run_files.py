@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from sepnas.errors import CheckpointError, StorageError, TrainingError
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
+from sepnas.spec.folder_lock import held
 from sepnas.train.average import WeightAverage
 from sepnas.train.checkpoint import (
     ARCHITECTURE,
@@ -98,11 +98,7 @@ class RunFiles:
         """
         with ExitStack() as stack:
             if self._writes:
-                try:
-                    self.folder.mkdir(parents=True, exist_ok=True)
-                except OSError as error:
-                    raise StorageError(f"{self.folder}: cannot be written: {error.strerror}") from error
-                stack.enter_context(_locked(self.folder))
+                stack.enter_context(held(self.folder, "training", TrainingError))
                 stack.enter_context(noted_while_running(self.folder))
             yield
 
@@ -181,27 +177,6 @@ class RunFiles:
         if not self.saved:
             return "no checkpoint has been written yet"
         return f"the last good checkpoint is {self.folder / LAST} ({self.saved})"
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    try:
-        import fcntl  # where there is none, people have to take care themselves
-    except ImportError:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise TrainingError(
-                    f"{folder}: another process is training here; wait for it, end it, or choose another --out"
-                ) from None
-        yield
-    finally:
-        os.close(handle)
 
 
 def describe_run(folder: Path, architecture: Architecture, data: ImageData) -> None:
