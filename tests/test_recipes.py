@@ -17,7 +17,7 @@ from sepnas.train.checkpoint import LAST, load_network, new_network
 from sepnas.train.evaluate import accuracy
 from sepnas.train.mixing import Mixing
 from sepnas.train.optimize import Optimization
-from sepnas.train.recipe import Augmentation, Recipe
+from sepnas.train.recipe import RECIPES, Augmentation, Recipe
 from tests.test_train import same_tensors, small_architecture, small_data, train
 
 SMALL = Recipe(epochs=3, batch_size=17, learning_rate=0.05, label_smoothing=0.1, augmentation=Augmentation(flip=True))
@@ -65,6 +65,15 @@ def test_the_average_is_what_is_validated_and_kept(tmp_path: Path) -> None:
     for name, value in network.state_dict().items():
         assert torch.equal(value, kept[f"ema/{name}"])
     assert any(not torch.equal(kept[name], kept[f"ema/{name}"]) for name in network.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("epochs", "said"), [(200, None), (151, None), (150, "it falls 2 of 3 times"), (10, "it never falls")]
+)
+def test_milestones_after_the_end_are_told_of(epochs: int, said: str | None) -> None:
+    """The paper's recipe with fewer epochs than it has milestones for says what that means."""
+    told = RECIPES["paper"].changed("paper", epochs=epochs).remark()
+    assert (told is None) if said is None else (said in (told or ""))
 
 
 @pytest.mark.parametrize("optimizer", ["sgdw", "adamw"])

@@ -20,8 +20,9 @@ from sepnas.search.genes import GenePool
 from sepnas.search.pareto import improvement, log_shares
 from sepnas.search.predictor import AccuracyPredictor, Describer
 from sepnas.search.screen import Screen, Screened, first_genotypes, reference_costs
-from sepnas.search.strategies import make_proposer
+from sepnas.search.strategies import make_proposer, remark_on
 from sepnas.spec.space import SearchSpace
+from sepnas.train.recipe import RECIPES
 from tests.test_search import CLUSTER, SPACE, TINY, constrained, search
 
 PROPOSERS: tuple[StrategyName, ...] = ("predictive", "evolution", "nsga2")
@@ -130,14 +131,40 @@ def test_a_space_with_few_plans_is_proposed_to_its_end(strategy: StrategyName) -
 
 
 @pytest.mark.parametrize("strategy", ["random", "regularized-evolution"])
-def test_nni_s_own_strategies_pay_for_nothing_known_or_infeasible(strategy: StrategyName, tmp_path: Path) -> None:
-    """NNI's strategies get as many evaluations as are asked for, all of feasible plans, each once."""
+def test_nni_s_own_strategies_pay_for_nothing_known_or_infeasible(
+    strategy: StrategyName, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """NNI's strategies get as many evaluations as are asked for, all of feasible plans, each once.
+
+    A search that ends before the first children are bred, or before the learning rate falls, says so.
+    """
     space = SearchSpace.from_data({**TINY, "constraints": {"max_payload_bytes": 1000}})
-    result = search(tmp_path / "run", space=space, strategy=strategy, candidates=30, supernet_epochs=1)
+    recipe = RECIPES["digits"].changed("r", schedule="step", milestones=(1, 2), epochs=1, batch_size=64)
+    result = search(
+        tmp_path / "run",
+        space=space,
+        strategy=strategy,
+        candidates=30,
+        recipe=recipe,
+        supernet_epochs=None,
+        progress=True,
+    )
+    said = capsys.readouterr().err
+    assert ("with 30 the search is a random one" in said) == (strategy == "regularized-evolution")
+    assert "the learning rate is to fall after epochs 1, 2, but there are 1: it never falls" in said
     found = load_candidates(result.run_dir)
     assert len({candidate.key for candidate in found}) == result.candidates == 30
     assert max(candidate.costs["payload_bytes"] for candidate in found) <= 1000
     assert result.rejected > 0
+
+
+@pytest.mark.parametrize(("strategy", "candidates"), [("nsga2", 24), ("regularized-evolution", 100)])
+def test_a_search_of_one_generation_is_said_to_be_random(strategy: StrategyName, candidates: int) -> None:
+    """With as many candidates as the population has there is no child; with one more there is."""
+    said = remark_on(strategy, candidates)
+    assert said is not None
+    assert said.startswith(f"strategy {strategy} begins with {candidates} candidates drawn at random")
+    assert remark_on(strategy, candidates + 1) is remark_on("predictive", 1) is None
 
 
 def test_an_unknown_strategy_is_refused(tmp_path: Path) -> None:

@@ -10,10 +10,9 @@ from optuna.trial import Trial, TrialState
 
 from sepnas.search.explorer import TRIES_IN_VAIN
 from sepnas.search.screen import Screen, Screened
+from sepnas.search.strategies import POPULATIONS
 from sepnas.spec.space import SearchSpace
 from sepnas.spec.space_parts import ACCURACIES, DIRECTIONS
-
-POPULATION = 24
 
 
 class Nsga2Proposer:
@@ -22,7 +21,7 @@ class Nsga2Proposer:
     Source: NSGA-II with constrained domination (Deb et al. 2002), of Optuna. It starts with random genotypes.
     """
 
-    def __init__(self, space: SearchSpace, screen: Screen, seed: int, population: int = POPULATION) -> None:
+    def __init__(self, space: SearchSpace, screen: Screen, seed: int, population: int = POPULATIONS["nsga2"]) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.objectives, self.screen = space.objectives, screen
         self.study = optuna.create_study(

@@ -34,7 +34,7 @@ from sepnas.search.judge import SupernetJudge
 from sepnas.search.pareto import hypervolume, pareto_front
 from sepnas.search.progress import ProgressDisplay, ProgressOption
 from sepnas.search.screen import Screen, check_feasible, reference_costs
-from sepnas.search.strategies import CountingProposer, make_proposer
+from sepnas.search.strategies import CountingProposer, make_proposer, remark_on
 from sepnas.search.supernet_progress import CountedStep
 from sepnas.search.tally import Tally
 from sepnas.search.trials.settings import Trials, trials_engine
@@ -117,6 +117,7 @@ def run_search(
     if not supernet_only and stop_after_s is None:
         _need_explorer()
     warnings = [] if trials is None or supernet_only else trials.check()
+    warnings += filter(None, (recipe.remark(), remark_on(strategy, candidates)))
     check_trainable(space.architecture_of(space.largest()), data, recipe, seed)
     wanted = SearchRun(
         space=space,

@@ -23,7 +23,7 @@ from sepnas.search.nni_import import (
     TrainingEndEvent,
 )
 from sepnas.search.pareto import shares
-from sepnas.search.strategies import GivenProposer
+from sepnas.search.strategies import POPULATIONS, GivenProposer
 from sepnas.search.strategy import MultiObjectiveStrategy
 from sepnas.spec.space import Genotype
 from sepnas.spec.space_parts import ACCURACIES
@@ -58,7 +58,9 @@ def make_strategy(
     """The NNI strategy of a name, around an explorer that has the proposer of that name."""
     if not isinstance(explorer.proposer, GivenProposer):
         return MultiObjectiveStrategy(explorer)
-    main = {"random": Random, "regularized-evolution": RegularizedEvolution}[name](seed=seed)
+    main = Random(seed=seed)
+    if name == "regularized-evolution":
+        main = RegularizedEvolution(population_size=POPULATIONS[name], seed=seed)
     return ScalarisedStrategy(main, explorer, explorer.proposer, worst)
 
 

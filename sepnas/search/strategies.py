@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from sepnas.search.explorer import Proposer, StrategyName
 from sepnas.search.screen import Screen, Screened
+
+POPULATIONS: Mapping[StrategyName, int] = MappingProxyType({"nsga2": 24, "regularized-evolution": 100})
+"""Of these strategies so many first candidates are drawn at random, and later ones are their children."""
+
+
+def remark_on(strategy: StrategyName, candidates: int) -> str | None:
+    """What it means that a search ends before its first generation does; None where it does not."""
+    population = POPULATIONS.get(strategy, 0)
+    if candidates > population:
+        return None
+    return (
+        f"strategy {strategy} begins with {population} candidates drawn at random, and breeds from these: with "
+        f"{candidates} the search is a random one; ask for more (--candidates), or take another --strategy"
+    )
 
 
 class CountingProposer(Proposer, Protocol):

@@ -100,6 +100,8 @@ def train_network(
         begun = len(history) * run.steps + len(run.files.saved.losses)
         display = stack.enter_context(TrainingDisplay(progress, recipe.epochs, begun, run.steps))
         drawn = run.files.folder / "tensorboard" if processes.first else None
+        if remark := recipe.remark():
+            display.say(remark)
         curves = stack.enter_context(Curves(drawn, first_epoch=len(history) + 1))
         started = time.monotonic()
         run.stop_at = None if stop_after_s is None else started + stop_after_s

@@ -109,6 +109,18 @@ class Recipe(Document):
         """The same but for the values that are not None; :class:`SpecError` opens with ``where``."""
         return Recipe.from_data(self.to_data() | {k: v for k, v in values.items() if v is not None}, where)
 
+    def remark(self) -> str | None:
+        """What it means that the training ends before the last of the ``milestones``; None where it does not."""
+        reached = [epoch for epoch in self.milestones if epoch < self.epochs]
+        if len(reached) == len(self.milestones):
+            return None
+        told = ", ".join(map(str, self.milestones))
+        falls = f"it falls {len(reached)} of {len(self.milestones)} times" if reached else "it never falls"
+        return (
+            f"recipe '{self.name}': the learning rate is to fall after epochs {told}, but there are {self.epochs}: "
+            f"{falls}, which costs accuracy; take another recipe (cifar-fast), or a copy with earlier `milestones`"
+        )
+
     def steps_per_epoch(self, num_images: int) -> int:
         """Batches that take every image once; the last may be smaller."""
         return -(-num_images // self.batch_size)
