@@ -96,19 +96,25 @@ def demo(
 
 @contextmanager
 def _prepared(out: Path, resume: bool) -> Iterator[None]:
-    """A folder that is empty or a demo's; what an earlier demo wrote there is removed unless it goes on."""
-    if out.exists() and not out.is_dir():
-        raise SpecError(f"--out {out}: is a file; name a folder")
+    """A prepared folder that no other process writes in."""
+    _refuse_file(out)
     with held(out, "showing a demo"):
         _prepare(out, resume)
         yield
 
 
+def _refuse_file(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise SpecError(f"--out {out}: is a file; name a folder")
+
+
 def _prepare(out: Path, resume: bool) -> None:
+    """A folder that is empty or a demo's; what an earlier demo wrote there is removed unless it goes on."""
     marker = out / MARKER
+    _refuse_file(out)
     if marker.exists():
         DemoMarker.load(marker)
-    elif any(path.name != LOCK_FILE for path in out.iterdir()):
+    elif out.exists() and any(path.name != LOCK_FILE for path in out.iterdir()):
         raise SpecError(f"--out {out}: is not empty and not a demo's folder (it has no {MARKER}); name another")
     if not resume:
         for name in WRITTEN:

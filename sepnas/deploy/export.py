@@ -167,7 +167,9 @@ def _alone(target: Path) -> AbstractContextManager[None]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{target}: cannot be written, nothing was left behind: {error.strerror}") from error
+        raise StorageError(
+            f"{target}: the deployment cannot be written, nothing was left behind: {error.strerror}"
+        ) from error
     return held_by(target.parent / f".{target.name}{LOCK_FILE}", target, "writing")
 
 
