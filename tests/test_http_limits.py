@@ -17,6 +17,7 @@ import pytest
 import sepnas.runtime.http_app as http_app
 import sepnas.runtime.http_connection as http_connection
 from sepnas.runtime import summed_log
+from sepnas.runtime.triage import Found, answer_and_close, has_left, look_at
 from sepnas.spec.hosts import Hosts
 from tests.helpers_runtime import free_ports
 from tests.test_serve import PNG, SOON_S, Client, closed_gate, encoded, gated, pixels, serving  # noqa: F401
@@ -52,6 +53,13 @@ def rest(sock: socket.socket) -> bytes:
         while part := sock.recv(65_536):
             found += part
     return found
+
+
+def wait_until(condition) -> None:
+    limit = time.monotonic() + SOON_S
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
 
 
 def one_answer(sock: socket.socket) -> bytes:
@@ -297,3 +305,69 @@ def test_a_kind_of_lines_is_summed(monkeypatch, capsys):
     said = capsys.readouterr().err
     assert len(said.splitlines()) < 10
     assert "\x1b" not in said
+
+
+@contextlib.contextmanager
+def accepted(*sent: bytes, close: bool = False):
+    """The server's end of a connection on which this has come."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as ours:
+        theirs, _ = listener.accept()
+        with theirs:
+            for part in sent:
+                ours.sendall(part)
+            theirs.settimeout(SOON_S)
+            came = len(theirs.recv(len(b"".join(sent)), socket.MSG_PEEK | socket.MSG_WAITALL)) if sent else 0
+            assert came == len(b"".join(sent))
+            if close:
+                ours.close()
+                limit = time.monotonic() + SOON_S
+                while not has_left(theirs):
+                    assert time.monotonic() < limit
+            theirs.setblocking(False)
+            yield theirs, ours
+
+
+@pytest.mark.parametrize(
+    ("sent", "close", "found"),
+    [
+        ((), False, Found.OTHER),
+        ((), True, Found.GONE),
+        ((POST + b"Content-Length: 3\r\n\r\nxyz",), True, Found.GONE),
+        ((POST + b"content-length:3\r\n\r\n", b"xyz"), False, Found.WHOLE),
+        ((POST + b"Content-Length: 3\r\n\r\nxy",), False, Found.OTHER),
+        ((POST + b"Content-Length: " + b"9" * 40 + b"\r\n\r\nxy",), False, Found.OTHER),
+        ((POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",), False, Found.OTHER),
+        ((POST,), False, Found.OTHER),
+        ((b"GET /health HTTP/1.1\r\nContent-Length: 0\r\n\r\n",), False, Found.OTHER),
+    ],
+)
+def test_a_connection_is_looked_at_before_it_costs_anything(sent, close, found):
+    """Clients that are gone, and whole requests, which may be refused, are told from all others, which are parsed."""
+    with accepted(*sent, close=close) as (sock, _):
+        assert look_at(sock) is found
+
+
+def test_a_refusal_reaches_its_client():
+    """The answer to a whole request is read by its client, though the connection is closed at once."""
+    with accepted(POST + b"Content-Length: 3\r\n\r\nxyz") as (sock, ours):
+        answer_and_close(sock, b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
+        assert rest(ours) == b"HTTP/1.1 503 Service Unavailable\r\n\r\n"
+
+
+def test_impatient_clients_leave_room_for_others(exported, gated):  # noqa: F811
+    """While clients hang up before their answer fewer requests may wait; with answers the room comes back."""
+    with serving(exported, gated, in_flight=2, queue=20) as client:
+        service = client.service
+        image = encoded(pixels(1))
+        with closed_gate():
+            for _ in range(12):
+                with connected(client) as (leaving,):
+                    leaving.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(image) + image)
+                    wait_until(lambda: service._taken > 0)
+                wait_until(lambda: service._taken == 0)
+        assert 6 <= service.places < 10
+        limit = time.monotonic() + SOON_S
+        before = service.places
+        while service.places == before:
+            assert time.monotonic() < limit
+            assert client.classify(image)[0] == 200

@@ -77,6 +77,7 @@ def serving(deployment, hosts, max_image_bytes=100_000, ready=200, host_names=()
         thread.start()
         try:
             client.wait_for(ready)
+            client.service = service
             yield client
         finally:
             server.should_exit = True

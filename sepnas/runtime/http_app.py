@@ -91,7 +91,8 @@ def make_app(service: Service, max_image_bytes: int, host_names: Sequence[str] =
         redoc_url=None,
     )
     app.add_middleware(_Guard, names=ServedNames(host_names))
-    app.state.refusal = lambda: _whole_answer(503, "busy", service.busy) if service.is_full else None
+    busy = _whole_answer(503, "busy", service.busy)
+    app.state.refusal = lambda answered: busy if answered >= service.places or service.is_full else None
     app.add_exception_handler(_Refused, _refused)
     app.add_exception_handler(SepnasError, _failed)
     app.add_exception_handler(HTTPException, _not_served)

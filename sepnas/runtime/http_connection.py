@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import h11
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
+
+from sepnas.runtime.triage import has_left
 
 HEAD_S = 10.0
 """A request's head comes within this time of its first byte (the first head: of the connection)."""
@@ -32,7 +32,10 @@ class Watcher(Protocol):
         """It waits for its client."""
 
     def works(self, connection: Connection) -> None:
-        """It does not: its request is being answered, or it is over."""
+        """Its request is being answered."""
+
+    def ended(self, connection: Connection) -> None:
+        """It is over."""
 
     def expired(self, state: str) -> None:
         """A connection's client took too long."""
@@ -72,7 +75,7 @@ class Connection(H11Protocol):
             if alarm is not None:
                 alarm.cancel()
         self._unset_keepalive_if_required()
-        self._watcher.works(self)
+        self._watcher.ended(self)
 
     def data_received(self, data: bytes) -> None:
         if self._refused or self._refuse(data):
@@ -101,6 +104,9 @@ class Connection(H11Protocol):
         """Whether a request that begins with these bytes was answered here, without being parsed."""
         if self._state not in ("head", "idle") or self.conn.trailing_data[0] or not data.startswith(_REFUSABLE):
             return False
+        if has_left(self.transport.get_extra_info("socket")):
+            self.transport.abort()
+            return True
         answer = self._watcher.refusal()
         if answer is None:
             return False
@@ -141,14 +147,3 @@ class Connection(H11Protocol):
         if state != "idle":
             self._watcher.expired(state)
         self.transport.abort()
-
-
-ConnectionMaker = Callable[[], asyncio.Protocol]
-
-
-async def start(loop: asyncio.AbstractEventLoop, make: ConnectionMaker, sock: socket.socket) -> None:
-    """Begin to serve an accepted socket; one whose client is gone already is closed."""
-    try:
-        await loop.connect_accepted_socket(make, sock)
-    except OSError:
-        sock.close()

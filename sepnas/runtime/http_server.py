@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import resource
@@ -14,14 +13,18 @@ from collections.abc import Callable
 import uvicorn
 from fastapi import FastAPI
 
-from sepnas.runtime.http_connection import KEEP_ALIVE_S, MAX_HEAD_BYTES, Connection, start
+from sepnas.runtime.http_connection import KEEP_ALIVE_S, MAX_HEAD_BYTES, Connection
+from sepnas.runtime.triage import Found, answer_and_close, look_at
 
 MAX_CONNECTIONS = 1000
 """The bound that a service has unless it is told another."""
 BACKLOG = 1024
 """Connections that wait in the system until they are taken."""
+ACCEPTED_AT_ONCE = 64
 _OTHER_DESCRIPTORS = 128
 _ACCEPT_PAUSE_S = 0.1
+_FULL_PAUSE_S = 0.02
+"""Clients that would be refused are looked at together: one by one they would take the time of those that are not."""
 MAX_GRACE_S = 40.0
 """A server that was told to stop waits no longer for requests."""
 _LOG = logging.getLogger("sepnas.serve")
@@ -50,16 +53,21 @@ def allowed_connections(wanted: int) -> int:
 
 
 class HttpServer(uvicorn.Server):
-    """Accepts by itself: asyncio's way would fill the log and the process when descriptors run out.
+    """Accepts by itself: asyncio's way would fill the log and the process when descriptors run out, and would spend
+    as much on clients that are gone or refused as on the others.
 
-    ``refusal`` gives the whole answer to a POST that begins now, or None where it may go on.
+    ``refusal`` gives the whole answer to a POST that begins while so many requests are being answered, or None where it
+    may go on.
     """
 
-    def __init__(self, config: uvicorn.Config, max_connections: int, refusal: Callable[[], bytes | None]) -> None:
+    def __init__(self, config: uvicorn.Config, max_connections: int, refusal: Callable[[int], bytes | None]) -> None:
         super().__init__(config)
-        self.max_connections, self.refusal = allowed_connections(max_connections), refusal
+        self.max_connections, self._refusal = allowed_connections(max_connections), refusal
         self._waiting: dict[Connection, None] = {}
-        self._accepting: list[asyncio.Task[None]] = []
+        self._working: set[Connection] = set()
+        self._starting: dict[Connection, bool] = {}
+        """Those that were just accepted, and whether a whole request has come already."""
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
@@ -69,64 +77,115 @@ class HttpServer(uvicorn.Server):
         for listener in sockets or []:
             listener.setblocking(False)
             listener.listen(BACKLOG)
-            self._accepting.append(asyncio.create_task(self._accept(listener)))
+            self._listen(listener)
         self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for task in self._accepting:
-            task.cancel()
-        await asyncio.gather(*self._accepting, return_exceptions=True)
         for listener in sockets or []:
-            _close(listener)
+            asyncio.get_running_loop().remove_reader(listener)
+            for sock in _accepted(listener, BACKLOG):  # its client would be told of an error, were it only dropped
+                sock.close()
+            listener.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await super().shutdown(sockets)
 
     def waits(self, connection: Connection) -> None:
         """The one that has waited longest stands first."""
-        self._waiting.pop(connection, None)
+        self.ended(connection)
         self._waiting[connection] = None
 
     def works(self, connection: Connection) -> None:
+        self.ended(connection)
+        self._working.add(connection)
+
+    def ended(self, connection: Connection) -> None:
         self._waiting.pop(connection, None)
+        self._starting.pop(connection, None)
+        self._working.discard(connection)
 
     def expired(self, state: str) -> None:
         _LOG.warning("closed a connection whose client was too slow: %s", state)
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, _ = await loop.sock_accept(listener)
-            except OSError as error:
-                _LOG.warning("cannot take a connection: %s", error.strerror)
-                self._make_room()
-                await asyncio.sleep(_ACCEPT_PAUSE_S)
-                continue
-            if await self._has_room():
-                await start(loop, self._new_connection, sock)
-            else:
-                sock.close()
-                _LOG.warning("refused a connection: %d are being answered already", self.max_connections)
+    def refusal(self) -> bytes | None:
+        return self._refusal(len(self._working) + sum(self._starting.values()))
 
-    async def _has_room(self) -> bool:
-        connections = self.server_state.connections
-        if len(connections) >= self.max_connections:
+    def _listen(self, listener: socket.socket) -> None:
+        asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        """Take all that wait, under overload the newest first: those before have waited long already."""
+        try:
+            found = _accepted(listener, min(ACCEPTED_AT_ONCE, self.max_connections // 2 - len(self._starting)))
+        except OSError as error:
+            _LOG.warning("cannot take a connection: %s", error.strerror)
             self._make_room()
-            await asyncio.sleep(0)  # until the other is over
-        return len(connections) < self.max_connections
+            return self._pause(listener, _ACCEPT_PAUSE_S)
+        for sock in found if self.refusal() is None else reversed(found):
+            self._take(sock)
+        if self.refusal() is not None:
+            self._pause(listener, _FULL_PAUSE_S)
+        return None
 
-    def _make_room(self) -> None:
-        """Close the connection that has waited longest for its client."""
-        with contextlib.suppress(StopIteration):
-            next(iter(self._waiting)).hang_up()
-            _LOG.warning("closed a waiting connection for a new one: there were %d", len(self.server_state.connections))
+    def _pause(self, listener: socket.socket, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener)
+        loop.call_later(seconds, self._listen_again, listener)
 
-    def _new_connection(self) -> Connection:
-        return Connection(self, self.config, self.server_state, self.lifespan.state)
+    def _listen_again(self, listener: socket.socket) -> None:
+        if listener.fileno() >= 0:
+            self._listen(listener)
+
+    def _take(self, sock: socket.socket) -> None:
+        came = look_at(sock)
+        answer = self.refusal() if came is Found.WHOLE else None
+        if came is Found.GONE:
+            sock.close()
+        elif answer is not None:
+            answer_and_close(sock, answer)
+        elif self._has_room():
+            connection = Connection(self, self.config, self.server_state, self.lifespan.state)
+            self._starting[connection] = came is Found.WHOLE
+            task = asyncio.create_task(self._start(sock, connection))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            sock.close()
+            _LOG.warning("refused a connection: %d are being answered already", self.max_connections)
+
+    async def _start(self, sock: socket.socket, connection: Connection) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
+        except OSError:  # its client is gone already
+            self.ended(connection)
+            sock.close()
+
+    def _has_room(self) -> bool:
+        number = len(self._waiting) + len(self._working) + len(self._starting)
+        return number < self.max_connections or self._make_room()
+
+    def _make_room(self) -> bool:
+        """Close the connection that has waited longest for its client, if any."""
+        oldest = next(iter(self._waiting), None)
+        if oldest is None:
+            return False
+        self.ended(oldest)
+        oldest.hang_up()
+        _LOG.warning("closed a waiting connection for a new one: there were %d", self.max_connections)
+        return True
 
 
-def _close(listener: socket.socket) -> None:
-    """Take what waits in the system first: the client of a connection that is only dropped is told of an error."""
-    with contextlib.suppress(OSError):
-        while True:
-            listener.accept()[0].close()
-    listener.close()
+def _accepted(listener: socket.socket, most: int) -> list[socket.socket]:
+    """What waits in the system; raises ``OSError`` where not even one can be taken."""
+    found: list[socket.socket] = []
+    while len(found) < most:
+        try:
+            sock, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            break
+        except OSError:
+            if found:
+                break
+            raise
+        sock.setblocking(False)
+        found.append(sock)
+    return found

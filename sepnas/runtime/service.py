@@ -23,7 +23,7 @@ from sepnas.errors import BusyError, DeadlineError, ExchangeError, PeerLostError
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.async_session import AsyncSession
 from sepnas.runtime.classes import likeliest
-from sepnas.runtime.decoders import MAX_PIXELS, Decoders, Order
+from sepnas.runtime.decoders import MAX_AT_ONCE, MAX_PIXELS, Decoders, Order
 from sepnas.runtime.images import Resize
 from sepnas.runtime.links import check_loopback
 from sepnas.runtime.reply import Answer
@@ -36,6 +36,8 @@ from sepnas.terminal import print_line
 _OPEN_S = 5.0
 _PROBE_S = 1.0
 _LEAST_PAUSE_S, _MOST_PAUSE_S, _LOOK_S = 0.1, 2.0, 0.1
+_MORE_PLACES, _FEWER_PLACES = 0.05, 0.9
+"""With each answer more, with each client that gives up fewer: some one in twenty then computes in vain."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Service:
         self._said = ""
         self._taken = 0
         self._next_probe = 0.0
+        self._places = float(in_flight + queue)
 
     @property
     def on_missing(self) -> OnMissing:
@@ -138,7 +141,12 @@ class Service:
     @property
     def is_full(self) -> bool:
         """Whether :meth:`place` would refuse."""
-        return self._taken >= self._in_flight + self._queue
+        return self._taken >= self.places
+
+    @property
+    def places(self) -> int:
+        """Requests that are answered or wait at most: fewer while clients do not wait long enough for their answer."""
+        return int(self._places)
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
@@ -150,6 +158,16 @@ class Service:
             yield
         finally:
             self._taken -= 1
+
+    def _more_places(self) -> None:
+        self._places = min(self._places + _MORE_PLACES, self._in_flight + self._queue)
+
+    def _fewer_places(self) -> None:
+        """Not so few that the devices would have to wait for requests: as many wait as are there."""
+        least = min(2 * self._in_flight + MAX_AT_ONCE, self._in_flight + self._queue)
+        self._places = max(least, _FEWER_PLACES * self._places)
+        for turns in (self._turns, self._decoders):
+            turns.gave_up()
 
     @property
     def busy(self) -> str:
@@ -164,11 +182,12 @@ class Service:
         """
         due = time.monotonic() + self._deadline_s
         try:
-            return await self._classify(image, due)
+            found = await self._classify(image, due)
         except asyncio.CancelledError:
-            for turns in (self._turns, self._decoders):
-                turns.gave_up()
+            self._fewer_places()
             raise
+        self._more_places()
+        return found
 
     async def _classify(self, image: bytes, due: float) -> Classified:
         self._open_session()  # in vain would be what follows

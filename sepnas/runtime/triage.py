@@ -1,0 +1,55 @@
+"""What is done with a connection before anything is spent on it: under overload most of them end here."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+from enum import Enum
+
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
+_REFUSABLE = b"POST "
+_PEEKED_BYTES = 65_536
+_ESTABLISHED = 1
+
+
+class Found(Enum):
+    """What has come on a connection that was just accepted."""
+
+    GONE = "its client has hung up"
+    WHOLE = "a whole request that may be refused"
+    OTHER = "something else, or nothing yet"
+
+
+def look_at(sock: socket.socket) -> Found:
+    """Takes nothing off the socket, and does not wait."""
+    if has_left(sock):
+        return Found.GONE
+    try:
+        came = sock.recv(_PEEKED_BYTES, socket.MSG_PEEK)
+    except BlockingIOError:
+        return Found.OTHER
+    except OSError:
+        return Found.GONE
+    return Found.WHOLE if _is_whole(came) else Found.OTHER
+
+
+def has_left(sock: socket.socket) -> bool:
+    """Whether the client has closed its end, also where what it sent before was not read yet."""
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED
+    except (AttributeError, OSError):  # a system that does not tell
+        return False
+
+
+def answer_and_close(sock: socket.socket, answer: bytes) -> None:
+    """For a request that is whole: nothing of it must be left unread, or the client might lose the answer."""
+    with contextlib.suppress(OSError), sock:
+        sock.recv(_PEEKED_BYTES)
+        sock.send(answer)
+
+
+def _is_whole(came: bytes) -> bool:
+    head, end, body = came.partition(b"\r\n\r\n")
+    length = _LENGTH.search(head + b"\r\n") if end and head.startswith(_REFUSABLE) else None
+    return length is not None and len(body) >= int(length[1])
