@@ -36,7 +36,7 @@ def serve(
         float, typer.Option(parser=size_bytes, metavar="SIZE", show_default="10MB", help="A larger body gets 413.")
     ] = 10e6,
     max_pixels: Annotated[
-        int, typer.Option(min=1, max=250_000_000, help="An image of more gets 422; memory grows with it.")
+        int, typer.Option(min=1, max=150_000_000, help="An image of more gets 422; a pixel takes up to 32 bytes.")
     ] = 25_000_000,
     max_connections: Annotated[
         int, typer.Option(min=8, max=100_000, help="Connections at once; for one more the longest idle one is closed.")
@@ -53,8 +53,9 @@ def serve(
 
     The body is the image itself (`curl -H 'Content-Type: image/png' --data-binary @image.png`): PNG, JPEG, WebP, BMP,
     GIF (its first picture) or binary PPM. A head and a body must come within 10 s each; an idle connection is kept for
-    75 s. Requests wait in a bounded queue; the deadline counts from the image's arrival, decoding and waiting included.
-    Images are decoded by two processes of their own, which are killed when that takes longer.
+    75 s. Requests wait in a bounded queue, a shorter one while clients hang up before their answer. The deadline counts
+    from the image's arrival, decoding and waiting included. Two processes decode the images; a process that takes
+    longer than the deadline is killed.
 
     Requests are answered under this machine's loopback names and the address that they reach; `--host-name
     images.example.org` adds a name, as a proxy needs. Pages of other sites may not ask. `--insecure` is about the
