@@ -58,7 +58,8 @@ class ErrorBody(BaseModel):
 
 
 class Ready(BaseModel):
-    """Requests are answered; how each device is, by its rank: `ready`, `silent`, or how it was lost."""
+    """Requests are answered; how each device is, by its rank: `ready`, `silent` (it does not answer), how its requests
+    fail, or how it was lost."""
 
     ready: bool
     devices: dict[int, str]

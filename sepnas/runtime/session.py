@@ -131,6 +131,7 @@ class Session:
         self._keeper = Keeper(open_fleet, time.monotonic() + deadline_s, reconnect and self.on_missing == "strict")
         self._last_fleet = self._keeper.fleet
         self._drop = weakref.finalize(self, _drop, self._keeper, self._shaper)
+        self._drop.atexit = False  # the system closes what is open then, and threads cannot be started
 
     @property
     def _fleet(self) -> Fleet:
