@@ -280,10 +280,12 @@ def test_a_closed_session_says_so(mean_case):
 
 
 def test_a_second_client_is_refused_and_the_first_goes_on(mean_case):
-    """While one client is served a second one is told that the device is busy."""
+    """While one client is served a second one is told that the device is busy, and with whom where it is the same
+    process, as when a notebook's cell is run again."""
     with mean_case.open() as session:
-        with pytest.raises(HandshakeError, match=r"device 0 at .*refused \(busy\).* serves another client"):
+        with pytest.raises(HandshakeError, match=r"device 0 at .*refused \(busy\).* serves another client") as caught:
             mean_case.open()
+        assert "this process itself has a session with the deployment open: close that one first" in str(caught.value)
         assert session.infer(mean_case.batch(1)).shape == (1, 5)
 
 

@@ -76,6 +76,10 @@ class Keeper:
         """Whether this process was forked from the session's."""
         return os.getpid() != self._process
 
+    def is_open(self) -> bool:
+        """Whether it holds the devices, in this process."""
+        return not (self._closed or self.is_elsewhere() or self._fleet.is_over)
+
     def drop(self, after: Callable[[], None] | None = None) -> None:
         """The session is gone: leave the devices soon, and do what comes after; nothing is waited for here."""
         self._closed, self._after = True, after

@@ -25,10 +25,12 @@ from sepnas.errors import (
     DataError,
     DeadlineError,
     ExchangeError,
+    HandshakeError,
     LocalProtocolError,
     RemoteError,
     RemoteProtocolError,
     SpecError,
+    again,
 )
 from sepnas.plan.network import has_head
 from sepnas.plan.serial import message_from_data
@@ -128,7 +130,11 @@ class Session:
             Fleet, self.manifest.deployment_id, expected, hosts, identity, shaper=self._shaper,
             on_missing=self.on_missing, reconnect=reconnect,
         )  # fmt: skip
-        self._keeper = Keeper(open_fleet, time.monotonic() + deadline_s, reconnect and self.on_missing == "strict")
+        try:
+            self._keeper = Keeper(open_fleet, time.monotonic() + deadline_s, reconnect and self.on_missing == "strict")
+        except HandshakeError as error:
+            raise _explain_refusal(error, self.manifest.deployment_id) from error
+        _open_keepers[self._keeper] = self.manifest.deployment_id
         self._last_fleet = self._keeper.fleet
         self._drop = weakref.finalize(self, _drop, self._keeper, self._shaper)
         self._drop.atexit = False  # the system closes what is open then, and threads cannot be started
@@ -441,6 +447,19 @@ class Session:
             self._spans[reply.request] = (reply.batch, reply.sent_ns, time.monotonic_ns())
             while len(self._spans) > MAX_TRACES:
                 self._spans.popitem(last=False)
+
+
+_open_keepers: weakref.WeakKeyDictionary[Keeper, str] = weakref.WeakKeyDictionary()
+"""Those of this process' sessions, and the deployments they belong to."""
+
+
+def _explain_refusal(error: HandshakeError, deployment_id: str) -> HandshakeError:
+    """In a notebook the cell that opens a session is run again while the first one is held still."""
+    keepers = [keeper for each in _open_keepers.keyrefs() if (keeper := each()) is not None]
+    open_here = any(keeper.is_open() and _open_keepers.get(keeper) == deployment_id for keeper in keepers)
+    if not (open_here and "(busy)" in str(error)):
+        return again(error)
+    return HandshakeError(f"{error}; this process itself has a session with the deployment open: close that one first")
 
 
 def _drop(keeper: Keeper, shaper: Shaper | None) -> None:
