@@ -24,6 +24,7 @@ from sepnas.report.content import (
 from sepnas.report.page import render_report, write_report
 from sepnas.report.units import format_bytes, format_count, format_seconds, format_share
 from sepnas.spec.architecture import named_architecture
+from tests.helpers_runtime import tiny_architecture, transfer
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -278,3 +279,75 @@ def test_one_of_a_kind_is_singular() -> None:
     )
     assert "1 candidate, 1 of them" in page
     assert not re.search(r"\b1 (candidates|devices|images|classes|links|transfers)", page)
+
+
+def test_accuracies_of_candidates_are_those_of_the_supernet() -> None:
+    """Axes, tips and tables name the supernet, and latencies the cluster that they were predicted for."""
+    page = render_report(ReportContent(candidates=candidates(20), search_cluster="four boards"))
+    assert page.count(">accuracy on the supernet</text>") == 2
+    assert '<th scope="col">supernet accuracy</th>' in page
+    assert ">latency predicted for cluster four boards</text>" in page
+    assert "predicted for cluster “four boards”" in page
+    assert not re.search(r"candidate \d+[^<]*: accuracy", page)
+
+
+def test_the_knee_is_marked_and_named() -> None:
+    """The knee has a mark in the legend, a label at its point and a word in its row."""
+    points = candidates(20)
+    page = render_report(ReportContent(candidates=(replace(points[0], knee=True), *points[1:])))
+    assert page.count(">knee</text>") == 2
+    assert page.count(">chosen, knee: 0</text>") == 2
+    assert "front, knee, chosen" in page
+
+
+def test_tables_of_candidates_have_all_costs() -> None:
+    """Policy, energy, memory and devices stand in the tables, with values to sort by; none without the data."""
+    costs = {"accuracy": 0.5, "latency_s": 0.002, "payload_bytes": 3e4, "energy_j": 0.25, "memory_bytes": 1.5e6}
+    point = CandidatePoint(3, costs, True, phrase="silent", devices_used=2)
+    page = render_report(ReportContent(candidates=(point,)))
+    for cell in ('<td data-value="0.25">0.25 J</td>', '<td data-value="2">2</td>', '<td class="text">silent</td>'):
+        assert cell in page
+    assert '<td data-value="30000.0">30,000</td>' in page
+    assert ">energy</th>" not in render_report(ReportContent(candidates=candidates(3)))
+
+
+def test_expected_stands_beside_numbers_only() -> None:
+    """A tile without an expectation does not speak of one."""
+    rows = SummaryRow("share", "", "2.8 %"), SummaryRow("latency", "3 ms", "5 ms")
+    page = render_report(ReportContent(summary=rows))
+    assert page.count("expected 3 ms") == 1
+    assert not re.search(r"expected\s*<", page)
+
+
+def test_both_sections_count_the_transfers_that_are_sent() -> None:
+    """A transfer that cannot reach the answer is neither drawn nor listed, and the page says how many there are."""
+    policy = {"points": [{"after": b, "transfers": [transfer(1, 0), transfer(0, 1)]} for b in (0, 5)]}
+    architecture = tiny_architecture(policy["points"], devices=2)
+    page = render_report(ReportContent(architecture=architecture))
+    assert "<summary>The 3 transfers</summary>" in page
+    assert "1 transfer of it cannot reach the answer" in page
+    assert page.count("of the channels as") == 3
+
+
+def test_idle_devices_are_drawn_idle() -> None:
+    """A device that the answer does not need is named so in the picture and above it."""
+    architecture = tiny_architecture([{"after": 0, "transfers": [transfer(1, 0)]}])
+    page = render_report(ReportContent(architecture=architecture))
+    assert page.count(">not needed</tspan>") + page.count(">not needed</text>") == 1
+    assert "Device 2 is not needed: nothing that it computes reaches the answer." in page
+
+
+def test_the_title_names_the_run() -> None:
+    """The browser's title and the page's head say which run, data and day they are of."""
+    page = render_report(ReportContent(title="A page", about="runs/search, digits, 2026-01-31"))
+    assert "<title>A page: runs/search, digits, 2026-01-31</title>" in page
+    assert '<p class="about">runs/search, digits, 2026-01-31</p>' in page
+
+
+def test_names_that_would_steer_are_escaped() -> None:
+    """Controls in a name neither break a picture nor stand on the page."""
+    evil = "a\x1b[2J\u202eb\x00"
+    accuracy = Accuracy(0.5, 0.5, 2, 0, (ClassAccuracy(evil, 0.5, 0.5),))
+    page = render_report(ReportContent(title=evil, accuracy=accuracy))
+    assert r"a\x1b[2J\u202eb\x00" in page
+    assert not set(page) & set("\x1b\x00\u202e")

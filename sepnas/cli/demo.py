@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -187,7 +188,7 @@ def _summary(outcome: Outcome) -> list[SummaryRow]:
         ),
         SummaryRow("share of all-to-all's payload bytes", "", f"{_share(outcome):.2%}"),
         SummaryRow(
-            "latency of one image: predicted, measured (median)",
+            "latency of one image on this machine: predicted, measured (median)",
             seconds(outcome.simulation.latency_s), seconds(answers.bench.latency_median_s),
         ),
     ]  # fmt: skip
@@ -216,6 +217,8 @@ def report_content(chain: Chain, outcome: Outcome, title: str) -> ReportContent:
         ),
         summary=tuple(_summary(outcome)),
         **search_parts(chain.out / SEARCH, outcome.chosen.key),
+        cluster=chain.cluster.name,
+        about=f"{chain.out}, {chain.data.name}, {date.today():%Y-%m-%d}",
         timelines=tuple(shown_timeline(timeline) for timeline in _timelines(outcome)),
         links=link_bytes(outcome.simulation, counted_bytes(answers.counters)),
         accuracy=_accuracy(chain, answers),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sepnas.cli.again import data_options
 from sepnas.cli.common import FILE, number, path_of, print_json, say, seconds, warn
 from sepnas.cli.quantities import energy_j, share, size_bytes, time_s
 from sepnas.cli.tables import DataColumn, DataTable, print_table, text_column
@@ -155,14 +156,10 @@ def pick(
 
 def _train_command(run: Path, architecture: Path, searched: SearchRun) -> str:
     """How to train what was picked from a run, on the run's data; the training goes beside the run."""
-    data, dropout = searched.data, searched.recipe.device_dropout
-    options: tuple[str, ...] = (
-        ("--image-size", str(searched.space.network.image_size)) if data.startswith("folder:") else ()
-    )
-    options += ("--resize", searched.resize) if searched.resize == "crop" else ()
-    options += ("--device-dropout", f"{dropout:g}") if dropout else ()
+    dropout = searched.recipe.device_dropout
+    options = [*data_options(searched), *(["--device-dropout", f"{dropout:g}"] if dropout else [])]
     training = run.parent / ("training" if run.name != "training" else "trained")
-    return shlex.join(["sepnas", "train", str(architecture), "--data", data, *options, "--out", str(training)])
+    return shlex.join(["sepnas", "train", str(architecture), *options, "--out", str(training)])
 
 
 def _warn_of_idle(candidate: Candidate, head: str = "") -> None:

@@ -24,6 +24,7 @@ class InferenceParts(TypedDict):
     summary: tuple[SummaryRow, ...]
     timelines: tuple[Timeline, ...]
     links: tuple[LinkBytes, ...]
+    cluster: str
 
 
 def inference_parts(
@@ -50,7 +51,8 @@ def inference_parts(
         rows += _cost_rows(simulation, request, cluster)
     if request is not None:
         timelines.append(shown_timeline(measured_timeline(request)))
-    return InferenceParts(summary=tuple(rows), timelines=tuple(timelines), links=links)
+    name = "" if architecture is None else cluster.name
+    return InferenceParts(summary=tuple(rows), timelines=tuple(timelines), links=links, cluster=name)
 
 
 def _accuracy_row(training: Path) -> SummaryRow:
@@ -62,11 +64,12 @@ def _accuracy_row(training: Path) -> SummaryRow:
 
 def _cost_rows(simulation: Simulation, request: RequestRecord | None, cluster: Cluster) -> list[SummaryRow]:
     """Latency and bytes, predicted on a cluster and measured where a request was traced."""
-    latency = f"latency of one inference on cluster {cluster.name!r}: predicted, measured"
-    sent = "payload bytes between devices: predicted, counted by the devices"
+    latency = f"latency of one inference, predicted for cluster {cluster.name!r}"
+    sent = "payload bytes between devices, predicted"
     predicted_s, nbytes = seconds(simulation.latency_s), simulation.payload_bytes
     if request is None:
         return [SummaryRow(latency, predicted_s), SummaryRow(sent, number(nbytes))]
+    latency, sent = f"{latency}, and measured", f"{sent}, and counted by the devices"
     counted = sum(traced_bytes(request).values())
     return [
         SummaryRow(latency, predicted_s, seconds(request.latency_s)),

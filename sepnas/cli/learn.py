@@ -45,6 +45,9 @@ DeviceDropout = Annotated[
         "0.1 to 0.25 [the recipe's, which is 0].",
     ),
 ]
+LearningRate = Annotated[
+    float | None, typer.Option(metavar="RATE", help="The highest learning rate, instead of the recipe's.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of torch [1 for small networks, or all].")]
 
 
@@ -103,9 +106,7 @@ def train(
             parser=path_of, metavar="RUN", help="Begin with the weights of this run; the policy may be another."
         ),
     ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(metavar="RATE", help="The highest learning rate, instead of the recipe's.")
-    ] = None,
+    learning_rate: LearningRate = None,
     device_dropout: DeviceDropout = None,
     teacher: Annotated[
         list[Path] | None,

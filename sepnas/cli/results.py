@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
+from sepnas.cli.again import about, chain_commands
 from sepnas.cli.common import FOLDER, PATH, TEXT, console, print_json, say
 from sepnas.cli.inference_page import inference_parts
 from sepnas.console import DataConsole
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
-from sepnas.report.provenance import command_line
 from sepnas.search.canonical import plan_key
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.cluster import Cluster, uniform_cluster
@@ -52,12 +52,14 @@ def report(
         architecture=chosen,
         history=training_curves(training) if training else (),
         machine=machine_rows(),
-        commands=(command_line(),),
+        about=about(search, training),
         **inference_parts(chosen, _cluster(cluster, search, chosen), trace, training),
     )
     if search:
         key = None if chosen is None else plan_key(build_plan(chosen))
         content = replace(content, **search_parts(search, key))
+    candidate = next((point.index for point in content.candidates if point.chosen), None)
+    content = replace(content, commands=chain_commands(search, training, architecture, candidate, trace))
     say(f"written: {write_report(out, content).resolve().as_uri()}")
 
 

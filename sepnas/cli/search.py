@@ -17,6 +17,7 @@ from sepnas.cli.learn import (
     DeviceDropout,
     Download,
     ImageSize,
+    LearningRate,
     Resizing,
     Resume,
     Seed,
@@ -60,6 +61,7 @@ def search(
             help="digits, cifar-fast, cifar-sgd, modern, paper or a file, for the supernet [one of its own].", **TEXT
         ),
     ] = None,
+    learning_rate: LearningRate = None,
     device_dropout: DeviceDropout = None,
     seed: Seed = 0,
     strategy: Annotated[Strategy, typer.Option(metavar="NAME", help=f"One of {', '.join(STRATEGIES)}.")] = "predictive",
@@ -162,6 +164,7 @@ def search(
             supernet_epochs=epochs,
             recipe=load_recipe(recipe) if recipe else None,
             device_dropout=device_dropout,
+            learning_rate=learning_rate,
             batch=batch,
             resume=resume,
             device=device,

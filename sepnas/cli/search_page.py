@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
@@ -28,13 +29,15 @@ class SearchParts(TypedDict):
     growth: tuple[FrontGrowth, ...]
     early: int
     objectives: tuple[str, ...]
+    search_cluster: str
+    pick: str
 
 
 def search_parts(search_run: Path, chosen_key: str | None = None) -> SearchParts:
     """Every judged candidate of a search, finished or not: the front, the knee and named policies marked."""
     from sepnas.search.found import Found
     from sepnas.search.pareto import pareto_front
-    from sepnas.search.traits import policy_traits
+    from sepnas.search.traits import policy_traits, used_devices
 
     found = Found.load(search_run)
     early = max(1, len(found.candidates) // EARLY_PART)
@@ -51,11 +54,19 @@ def search_parts(search_run: Path, chosen_key: str | None = None) -> SearchParts
             traits=_numbers(c.architecture, traits),
             phrase=traits.phrase,
             architecture=_as_sent(c.architecture) if c.key in front else None,
+            devices_used=len(used_devices(c)),
         )
         for c, traits in ((c, policy_traits(c)) for c in found.candidates)
     )
     growth = (FrontGrowth(s.judged, s.front_size, s.hypervolume, s.best_accuracy) for s in found.history())
-    return SearchParts(candidates=points, growth=tuple(growth), early=early, objectives=found.run.space.objectives)
+    return SearchParts(
+        candidates=points,
+        growth=tuple(growth),
+        early=early,
+        objectives=found.run.space.objectives,
+        search_cluster=found.run.cluster.name,
+        pick=shlex.join(["sepnas", "pick", str(search_run), "--out", "architecture.json", "--candidate"]),
+    )
 
 
 def _numbers(architecture: Architecture, traits: PolicyTraits) -> dict[str, float]:

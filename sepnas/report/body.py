@@ -23,9 +23,23 @@ class Picture:
     wide: bool = False
 
 
+class Quantity(str):
+    """A cell's text, with the number that it is sorted by."""
+
+    value: float
+
+    def __new__(cls, text: str, value: float) -> Quantity:
+        cell = super().__new__(cls, text)
+        cell.value = value
+        return cell
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Plain text cells, text columns before numbers; a ``folded`` table opens on demand, ``marked`` rows stand out."""
+    """Plain text cells, text columns before numbers; a ``folded`` table opens on demand, ``marked`` rows stand out.
+
+    A click on a heading sorts by its column: by the values of its :class:`Quantity`, else by its texts.
+    """
 
     caption: str
     header: tuple[str, ...]

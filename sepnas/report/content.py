@@ -35,6 +35,8 @@ class CandidatePoint:
     ``label`` names a policy that people know (all-to-all, hand-made, none). ``on_early_front``: it was on the front
     after the first ``early`` candidates. ``traits`` are numbers of its policy (``figures/parallel.py`` names them), all
     candidates have the same; ``phrase`` is the policy in a few words. ``architecture`` has the policy that is drawn.
+    Energy and memory (``energy_j``, ``memory_bytes``) are shown where ``objectives`` has them; the accuracy is that of
+    the supernet.
     """
 
     index: int
@@ -47,6 +49,7 @@ class CandidatePoint:
     traits: Mapping[str, float] = field(default_factory=dict)
     phrase: str = ""
     architecture: Architecture | None = None
+    devices_used: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +136,16 @@ class ReportContent:
     of them count as the search's beginning.
     ``timelines`` share one picture; the first stands above the second (predicted above measured).
     ``architecture`` is the chosen one: its transmission policy is drawn.
+    ``about`` names the run, its data and the day. ``cluster`` and ``search_cluster`` are those for which the time line
+    and the candidates' latencies were predicted. ``pick`` is the command that takes a candidate, without its number.
     """
 
     title: str = "sepnas report"
+    about: str = ""
     lead: str = ""
+    cluster: str = ""
+    search_cluster: str = ""
+    pick: str = ""
     summary: tuple[SummaryRow, ...] = ()
     candidates: tuple[CandidatePoint, ...] = ()
     growth: tuple[FrontGrowth, ...] = ()

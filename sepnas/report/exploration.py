@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from sepnas.report.body import LONG, Picture, Section, Table, picture
+from sepnas.report.body import LONG, Picture, Quantity, Section, Table, picture
 from sepnas.report.content import CandidatePoint, FrontGrowth, ReportContent
 from sepnas.report.figures.growth import before_after_drawing, hypervolume_drawing
 from sepnas.report.figures.parallel import parallel_drawing
@@ -50,7 +50,7 @@ def _growth_table(growth: Sequence[FrontGrowth], early: int) -> Table:
         (str(step.judged), f"{step.hypervolume:.4f}", str(step.front_size), format_share(step.best_accuracy))
         for step in (growth[number - 1] for number in steps)
     )
-    header = ("candidates", "hypervolume", "on the front", "best accuracy")
+    header = ("candidates", "hypervolume", "on the front", "best supernet accuracy")
     return Table("The front as it grew", header, rows, folded=True)
 
 
@@ -108,7 +108,7 @@ def _policy_caption(candidate: CandidatePoint) -> str:
     accuracy, latency = format_share(objectives["accuracy"]), format_seconds(objectives["latency_s"])
     if "accuracy_one_lost" in objectives:
         accuracy += f" ({format_share(objectives['accuracy_one_lost'])} with one device lost)"
-    numbers = f"{accuracy}, {latency}, {format_bytes(objectives['payload_bytes'])}"
+    numbers = f"{accuracy} on the supernet, {latency}, {format_bytes(objectives['payload_bytes'])}"
     return f"Candidate {_name(candidate)}: {numbers}. {candidate.phrase[:1].upper()}{candidate.phrase[1:]}."
 
 
@@ -120,7 +120,16 @@ def _name(candidate: CandidatePoint) -> str:
 
 
 def _policies_table(front: Sequence[CandidatePoint]) -> Table:
-    header = ("candidate", "policy", "transfers", "channels sent", "bits of a number", "lagged", "payload", "accuracy")
+    header = (
+        "candidate",
+        "policy",
+        "transfers",
+        "channels sent",
+        "bits of a number",
+        "lagged",
+        "payload",
+        "supernet accuracy",
+    )
     ordered = sorted(front, key=lambda c: (c.objectives["payload_bytes"], c.index))
     rows = tuple(_policy_row(candidate) for candidate in ordered)
     marked = frozenset(row for row, candidate in enumerate(ordered) if candidate.chosen)
@@ -136,6 +145,6 @@ def _policy_row(candidate: CandidatePoint) -> tuple[str, ...]:
         f"{100 * traits['mean_fraction']:.0f} %",
         f"{traits['mean_wire_bits']:.3g}",
         f"{100 * traits['lag_share']:.0f} %",
-        format_bytes(objectives["payload_bytes"]),
-        format_share(objectives["accuracy"]),
+        Quantity(format_bytes(objectives["payload_bytes"]), objectives["payload_bytes"]),
+        Quantity(format_share(objectives["accuracy"]), objectives["accuracy"]),
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from sepnas.report.content import ReportContent
 from sepnas.report.sections import sections_of
 from sepnas.spec.document import write_text
+from sepnas.terminal import printable
 
 
 def write_report(out_html: Path, content: ReportContent) -> Path:
@@ -22,11 +24,19 @@ def render_report(content: ReportContent) -> str:
     return template.render(content=content, sections=sections_of(content)) + "\n"
 
 
+def _shown(value: object) -> object:
+    """Names of others with their controls escaped; what is markup already was."""
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value
+    return printable(value)
+
+
 def _environment() -> Environment:
     return Environment(
         loader=PackageLoader("sepnas.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
-from sepnas.report.body import LONG, Picture, Section, Table, picture
+from sepnas.plan.build import build_plan
+from sepnas.plan.liveness import devices_used
+from sepnas.plan.sent import sent_policy
+from sepnas.report.body import LONG, Picture, Quantity, Section, Table, picture
 from sepnas.report.content import Accuracy, CandidatePoint, ReportContent
 from sepnas.report.exploration import policies_section, progress_section
 from sepnas.report.figures.bars import classes_drawing, link_name, links_drawing
@@ -13,9 +17,8 @@ from sepnas.report.figures.curves import curves_drawing, epochs_of, is_share
 from sepnas.report.figures.front import front_drawing
 from sepnas.report.figures.policy import policy_drawing, transfers_of
 from sepnas.report.figures.timeline import busy_rows, timeline_drawing
-from sepnas.report.units import format_bytes, format_count, format_seconds, format_share
+from sepnas.report.units import format_bytes, format_count, format_idle, format_seconds, format_share
 from sepnas.spec.policy import ExchangePoint, Transfer
-from sepnas.spec.space_parts import ACCURACIES
 
 _MOST_CLASSES = 24
 """More do not fit into a picture; the table has them all."""
@@ -36,13 +39,20 @@ def _front(content: ReportContent) -> Section | None:
         "front",
         "The search",
         f"{format_count(len(candidates), 'candidate')}, {sum(c.on_front for c in candidates)} of them on the Pareto "
-        f"front: no other candidate is at least as good in {_listed(content.objectives)}, and better in one of them.",
+        f"front: no other candidate is at least as good in {_listed(content.objectives)}, and better in one of them. "
+        "Accuracies are those on the supernet, whose weights all candidates share: they order candidates, and a "
+        f"network that is trained from scratch has another one.{_predicted_for(content)}",
         (
             picture(partial(front_drawing, candidates, "payload_bytes"), bytes_caption),
-            picture(partial(front_drawing, candidates, "latency_s"), latency_caption),
+            picture(partial(front_drawing, candidates, "latency_s", content.search_cluster), latency_caption),
         ),
         tuple(_candidate_tables(candidates)),
     )
+
+
+def _predicted_for(content: ReportContent) -> str:
+    what = " Latency, energy and memory are predicted"
+    return f"{what} for cluster “{content.search_cluster}”." if content.search_cluster else ""
 
 
 _OBJECTIVES = {
@@ -75,22 +85,47 @@ def _candidate_tables(candidates: Sequence[CandidatePoint]) -> Iterator[Table]:
 
 def _candidate_table(caption: str, candidates: Sequence[CandidatePoint], folded: bool) -> Table:
     ordered = sorted(candidates, key=lambda c: (-c.objectives["accuracy"], c.objectives["payload_bytes"], c.index))
-    one_lost = ("one lost",) if any("accuracy_one_lost" in c.objectives for c in candidates) else ()
-    header = ("candidate", "", "accuracy", *one_lost, "latency", "payload", "payload in bytes")
+    columns = [name for name in _COLUMNS if any(_COLUMNS[name].value(c) is not None for c in candidates)]
+    header = ("candidate", "", "policy", *(_COLUMNS[name].heading for name in columns))
     marked = frozenset(row for row, candidate in enumerate(ordered) if candidate.chosen)
-    rows = tuple(_candidate_row(candidate) for candidate in ordered)
-    return Table(caption, header, rows, folded, marked, num_text_columns=2)
+    rows = tuple((*_candidate_head(candidate), *_candidate_numbers(candidate, columns)) for candidate in ordered)
+    return Table(caption, header, rows, folded, marked, num_text_columns=3)
 
 
-def _candidate_row(candidate: CandidatePoint) -> tuple[str, ...]:
-    notes = [candidate.label] if candidate.label else []
-    notes += ["front"] if candidate.on_front else []
-    notes += ["chosen"] if candidate.chosen else []
-    objectives = candidate.objectives
-    count = objectives["payload_bytes"]
-    accuracies = [format_share(objectives[name]) for name in ACCURACIES if name in objectives]
-    numbers = (*accuracies, format_seconds(objectives["latency_s"]), format_bytes(count))
-    return (str(candidate.index), ", ".join(notes), *numbers, f"{count:,.0f}")
+def _candidate_head(candidate: CandidatePoint) -> tuple[str, str, str]:
+    notes = (("front", candidate.on_front), ("knee", candidate.knee), ("chosen", candidate.chosen))
+    words = [*([candidate.label] if candidate.label else []), *(note for note, holds in notes if holds)]
+    return str(candidate.index), ", ".join(words), candidate.phrase
+
+
+def _candidate_numbers(candidate: CandidatePoint, columns: Sequence[str]) -> Iterator[str]:
+    for name in columns:
+        value = _COLUMNS[name].value(candidate)
+        yield "" if value is None else Quantity(_COLUMNS[name].text(value), value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A number of each candidate, if it has it."""
+
+    heading: str
+    text: Callable[[float], str]
+    value: Callable[[CandidatePoint], float | None]
+
+
+def _column(name: str, heading: str, text: Callable[[float], str]) -> _Column:
+    return _Column(heading, text, lambda candidate: candidate.objectives.get(name))
+
+
+_COLUMNS = {
+    "accuracy": _column("accuracy", "supernet accuracy", format_share),
+    "accuracy_one_lost": _column("accuracy_one_lost", "one lost", format_share),
+    "latency_s": _column("latency_s", "latency", format_seconds),
+    "payload_bytes": _column("payload_bytes", "payload, bytes", "{:,.0f}".format),
+    "energy_j": _Column("energy", "{:.3g} J".format, lambda candidate: candidate.objectives.get("energy_j") or None),
+    "memory_bytes": _column("memory_bytes", "memory", format_bytes),
+    "devices": _Column("devices used", "{:.0f}".format, lambda candidate: candidate.devices_used),
+}
 
 
 def _policy(content: ReportContent) -> Section | None:
@@ -98,17 +133,26 @@ def _policy(content: ReportContent) -> Section | None:
     if architecture is None:
         return None
     widths = ", ".join(f"{p.cardinality}x{p.bottleneck_width}d" for p in architecture.parts)
-    rows = tuple(_transfer_row(point, transfer) for point, transfer in transfers_of(architecture))
+    sent = architecture.model_copy(update={"policy": sent_policy(architecture)})
+    rows = tuple(_transfer_row(point, transfer) for point, transfer in transfers_of(sent))
     header = ("after block", "from → to", "channels", "wire format", "lag", "merge")
     caption = f"The {format_count(len(rows), 'transfer')}"
     tables = (Table(caption, header, rows, folded=True, num_text_columns=2),) if rows else ()
+    never = sum(1 for _ in transfers_of(architecture)) - len(rows)
+    idle = format_idle(devices_used(build_plan(architecture)), architecture.num_devices)
     return Section(
         "policy",
         "Who sends what to whom",
         f"{architecture.name}, depth {architecture.depth}, over "
         f"{format_count(architecture.num_devices, 'device')} (cardinality and bottleneck width: {widths}), with the "
-        f"transmission policy “{architecture.policy.name}”.",
-        (picture(partial(policy_drawing, architecture), "Each box is a block; time goes to the right.", wide=True),),
+        f"transmission policy “{architecture.policy.name}”."
+        + (
+            f" {format_count(never, 'transfer')} of it cannot reach the answer: never sent, and not drawn."
+            if never
+            else ""
+        )
+        + (f" {idle[:1].upper()}{idle[1:]}." if idle else ""),
+        (picture(partial(policy_drawing, sent), "Each box is a block; time goes to the right.", wide=True),),
         tables,
     )
 
@@ -128,7 +172,7 @@ def _timeline(content: ReportContent) -> Section | None:
     return Section(
         "timeline",
         "One inference",
-        f"Until the answer: {ends}.",
+        f"Until the answer: {ends}." + (f" Predicted for cluster “{content.cluster}”." if content.cluster else ""),
         (picture(partial(timeline_drawing, timelines), f"For each device {titles}, on one time axis.", wide=True),),
         (Table("Sums for each device", header, tuple(busy_rows(timelines)), num_text_columns=2),),
     )

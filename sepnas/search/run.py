@@ -83,6 +83,7 @@ def run_search(
     supernet_epochs: int | None = None,
     recipe: Recipe | None = None,
     device_dropout: float | None = None,
+    learning_rate: float | None = None,
     batch: int = BATCH,
     resume: bool = False,
     progress: ProgressOption = True,
@@ -110,7 +111,7 @@ def run_search(
     _check(space, data, candidates, seed, batch)
     if strategy not in STRATEGIES:
         raise SearchError(f"unknown strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
-    recipe = supernet_recipe(data, recipe, supernet_epochs, device_dropout)
+    recipe = supernet_recipe(data, recipe, supernet_epochs, device_dropout, learning_rate)
     if device_dropout is None and not recipe.device_dropout and "accuracy_one_lost" in space.objectives:
         recipe = recipe.changed("recipe of the supernet", device_dropout=DROPOUT_FOR_ONE_LOST)
     pick_device(device)
@@ -146,9 +147,13 @@ def run_search(
 
 
 def supernet_recipe(
-    data: ImageData, recipe: Recipe | None, epochs: int | None, device_dropout: float | None = None
+    data: ImageData,
+    recipe: Recipe | None,
+    epochs: int | None,
+    device_dropout: float | None = None,
+    learning_rate: float | None = None,
 ) -> Recipe:
-    """The given recipe, or the supernet's own for this data set; ``epochs`` and ``device_dropout`` replace its.
+    """The given recipe, or the supernet's own for this data set; the other numbers that are given replace its.
 
     Its own is that of a single network with fewer epochs, for each step trains several policies, and without label
     smoothing, which distillation would pass on. Few epochs want large steps: of four losses' mean each network's own
@@ -160,7 +165,9 @@ def supernet_recipe(
         recipe = RECIPES["digits" if small else "cifar-sgd"].model_copy(
             update={"name": "supernet", "epochs": SUPERNET_EPOCHS, "batch_size": 64, "label_smoothing": 0.0, **steps}
         )
-    return recipe.changed("recipe of the supernet", epochs=epochs, device_dropout=device_dropout)
+    return recipe.changed(
+        "recipe of the supernet", epochs=epochs, device_dropout=device_dropout, learning_rate=learning_rate
+    )
 
 
 class _Search:

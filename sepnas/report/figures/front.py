@@ -23,7 +23,7 @@ Horizontal = Literal["payload_bytes", "latency_s"]
 
 # Blue to orange: told apart by all, and neither end vanishes on white or on black.
 COLOURS = LinearSegmentedColormap.from_list("latency", ["#1f6fc0", "#9a86a0", "#f0a020"], N=32)
-_AXIS: Mapping[Horizontal, str] = {"payload_bytes": "payload between devices", "latency_s": "latency (predicted)"}
+_AXIS: Mapping[Horizontal, str] = {"payload_bytes": "payload between devices", "latency_s": "latency predicted"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,11 @@ _GROUPS = (
 )
 
 
-def front_drawing(candidates: Sequence[CandidatePoint], horizontal: Horizontal) -> Drawing:
-    """Every candidate: accuracy upwards, ``horizontal`` to the right, latency as colour."""
+def front_drawing(candidates: Sequence[CandidatePoint], horizontal: Horizontal, cluster: str = "") -> Drawing:
+    """Every candidate: accuracy upwards, ``horizontal`` to the right, latency (on ``cluster``) as colour.
+
+    A line joins what is best for so many bytes or so much time; the knee and the chosen one are marked.
+    """
     figure, axes = new_axes(HALF_WIDTH_IN, 4.0)
     drawing = Drawing(f"front-{horizontal.partition('_')[0]}", figure, _description(candidates, horizontal))
     latencies = [candidate.objectives["latency_s"] for candidate in candidates]
@@ -70,8 +73,11 @@ def front_drawing(candidates: Sequence[CandidatePoint], horizontal: Horizontal) 
         if members:
             _draw(drawing, axes, group, members, horizontal, norm)
             handles.append(_handle(group))
-    handles += _ring_chosen(axes, candidates, horizontal)
+    handles += _join_best(axes, candidates, horizontal)
+    handles += _mark(axes, candidates, horizontal)
     _scale(axes, candidates, horizontal)
+    if horizontal == "latency_s" and cluster:
+        axes.set_xlabel(f"{_AXIS[horizontal]} for cluster {cluster}")
     _colour_bar(axes, norm)
     legend_above(axes, handles)
     _label(axes, candidates, horizontal)
@@ -83,8 +89,9 @@ def candidate_text(candidate: CandidatePoint) -> str:
     objectives = candidate.objectives
     name = f"candidate {candidate.index}" + (f" ({candidate.label})" if candidate.label else "")
     accuracy, latency = format_share(objectives["accuracy"]), format_seconds(objectives["latency_s"])
-    end = (", on the front" if candidate.on_front else "") + (", chosen" if candidate.chosen else "")
-    return f"{name}: accuracy {accuracy}, latency {latency}, {format_bytes(objectives['payload_bytes'])}{end}"
+    notes = (("on the front", candidate.on_front), ("the knee", candidate.knee), ("chosen", candidate.chosen))
+    end = "".join(f", {note}" for note, holds in notes if holds)
+    return f"{name}: supernet accuracy {accuracy}, latency {latency}, {format_bytes(objectives['payload_bytes'])}{end}"
 
 
 def _draw(
@@ -123,18 +130,36 @@ def _handle(group: _Group) -> Artist:
     )
 
 
-def _ring_chosen(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Horizontal) -> list[Artist]:
-    chosen = [candidate.objectives for candidate in candidates if candidate.chosen]
-    if not chosen:
+def _join_best(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Horizontal) -> list[Artist]:
+    """A line through the points of the front that are the best for so much of ``horizontal``."""
+    best: list[tuple[float, float]] = []
+    for x, accuracy in sorted((c.objectives[horizontal], c.objectives["accuracy"]) for c in candidates if c.on_front):
+        if not best or accuracy > best[-1][1]:
+            best.append((x, accuracy))
+    if len(best) < 2:
         return []
-    ring: dict[str, Any] = {"facecolors": "none", "edgecolors": RED, "linewidths": 2.0, "s": 170, "zorder": 10}
-    axes.scatter([c[horizontal] for c in chosen], [c["accuracy"] for c in chosen], clip_on=False, **ring)
-    return [Line2D([], [], linestyle="none", label="chosen", marker="o", markersize=9, mfc="none", mec=RED, mew=2)]
+    places, heights = zip(*best, strict=True)
+    axes.plot(places, heights, color=MUTED, linewidth=1.1, zorder=4, clip_on=False)
+    return [Line2D([], [], color=MUTED, linewidth=1.1, label="best for so much")]
+
+
+def _mark(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Horizontal) -> list[Artist]:
+    """A ring around the chosen candidate, a diamond around the knee."""
+    handles: list[Artist] = []
+    for label, marker, colour, size in (("chosen", "o", RED, 230), ("knee", "D", INK, 75)):
+        found = [c.objectives for c in candidates if (c.chosen if label == "chosen" else c.knee)]
+        if found:
+            look: dict[str, Any] = {"facecolors": "none", "edgecolors": colour, "linewidths": 2.0, "s": size}
+            xs, ys = [c[horizontal] for c in found], [c["accuracy"] for c in found]
+            axes.scatter(xs, ys, marker=marker, clip_on=False, zorder=10, **look)
+            one: dict[str, Any] = {"marker": marker, "markersize": 8, "mfc": "none", "mec": colour, "mew": 1.8}
+            handles.append(Line2D([], [], linestyle="none", label=label, **one))
+    return handles
 
 
 def _scale(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Horizontal) -> None:
     axes.set_xlabel(_AXIS[horizontal])
-    axes.set_ylabel("accuracy")
+    axes.set_ylabel("accuracy on the supernet")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     axes.margins(0.06)
     if horizontal == "payload_bytes":
@@ -152,7 +177,8 @@ def scale_bytes(axes: Axes, counts: Sequence[float]) -> None:
     ticks = _ticks(min(positive), max(positive))
     first, last = ticks[0], ticks[-1]
     if min(counts) <= 0:
-        axes.set_xscale("symlog", linthresh=first, linscale=0.35, subs=[])
+        # over many decades zero's label needs a longer stretch to stand apart
+        axes.set_xscale("symlog", linthresh=first, linscale=max(0.35, 0.12 * log10(last / first)), subs=[])
         axes.set_xlim(-0.12 * first, 1.1 * last)
         ticks.insert(0, 0.0)
     else:
@@ -194,7 +220,8 @@ def _label(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Horizon
     labels = []
     for candidate, (x, y) in zip(candidates, points, strict=True):
         words = [candidate.label] if candidate.label else []
-        words += [f"chosen: {candidate.index}"] if candidate.chosen else []
+        roles = [role for role, holds in (("chosen", candidate.chosen), ("knee", candidate.knee)) if holds]
+        words += [f"{', '.join(roles)}: {candidate.index}"] if roles else []
         if words:
             labels.append((", ".join(words), x, y))
     label_points(axes, labels, points)

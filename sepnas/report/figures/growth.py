@@ -79,7 +79,7 @@ def growth_text(step: FrontGrowth) -> str:
     """One step in one line."""
     return (
         f"after {format_count(step.judged, 'candidate')}: hypervolume {step.hypervolume:.4f}, "
-        f"{step.front_size} on the front, best accuracy {format_share(step.best_accuracy)}"
+        f"{step.front_size} on the front, best supernet accuracy {format_share(step.best_accuracy)}"
     )
 
 
@@ -112,7 +112,7 @@ def before_after_drawing(candidates: Sequence[CandidatePoint], early: int) -> Dr
     axes.margins(0.06)
     scale_bytes(axes, counts)
     axes.set_xlabel("payload between devices")
-    axes.set_ylabel("accuracy")
+    axes.set_ylabel("accuracy on the supernet")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     handles = [
         Line2D(

@@ -57,8 +57,8 @@ _QUANTITIES: dict[str, _Quantity] = {
     "lag_share": _Quantity("lagged", _percent),
     "payload_bytes": _Quantity("payload", format_bytes, always=True),
     "latency_s": _Quantity("latency", format_seconds, always=True),
-    "accuracy_one_lost": _Quantity("accuracy,\none lost", format_share),
-    "accuracy": _Quantity("accuracy", format_share, always=True),
+    "accuracy_one_lost": _Quantity("supernet,\none lost", format_share),
+    "accuracy": _Quantity("supernet\naccuracy", format_share, always=True),
 }
 
 
@@ -108,7 +108,7 @@ def _draw_axis(axes: Axes, place: int, name: str, values: Sequence[float], scale
     axes.plot([place, place], [0, 1], color=MUTED, linewidth=1.0, zorder=5)
     axes.text(place, 1.07, _QUANTITIES[name].caption, ha="center", va="bottom", fontsize=8.5, color=INK)
     text = _QUANTITIES[name].text
-    for value in _ticks(name, values):
+    for value in _apart(_ticks(name, values), scale):
         axes.annotate(
             text(value),
             (place, scale(value)),
@@ -131,6 +131,15 @@ def _ticks(name: str, values: Sequence[float]) -> list[float]:
         positive = [value for value in distinct if value > 0]
         return [value for value in distinct if value <= 0] + list(np.geomspace(positive[0], positive[-1], 4))
     return list(np.linspace(distinct[0], distinct[-1], 5))
+
+
+def _apart(ticks: Sequence[float], scale: Callable[[float], float]) -> list[float]:
+    """Ticks whose labels do not lie over each other; the ends stay."""
+    kept = [ticks[0]]
+    for value in ticks[1:-1]:
+        if min(scale(value) - scale(kept[-1]), scale(ticks[-1]) - scale(value)) >= _LINE_HEIGHT:
+            kept.append(value)
+    return kept if len(ticks) == 1 else [*kept, ticks[-1]]
 
 
 def _paint_accuracy(axes: Axes, place: int, values: Sequence[float], norm: Normalize) -> None:

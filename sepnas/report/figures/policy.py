@@ -9,10 +9,13 @@ from matplotlib.collections import PolyCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
 
+from sepnas.plan.build import build_plan
+from sepnas.plan.liveness import devices_used
 from sepnas.report.figures.style import (
     BLUE,
     FULL_WIDTH_IN,
     GREEN,
+    GRID,
     HALF_WIDTH_IN,
     INK,
     MUTED,
@@ -87,14 +90,17 @@ def transfers_of(architecture: Architecture) -> Iterator[tuple[ExchangePoint, Tr
 
 def _draw_lanes(drawing: Drawing, axes: Axes, architecture: Architecture) -> None:
     end = architecture.num_blocks + 0.1
-    axes.hlines(range(architecture.num_devices), -0.35, end, color=MUTED, linewidth=0.8, zorder=1)
-    corners, tips = [], []
+    used = devices_used(build_plan(architecture))
+    axes.hlines(used, -0.35, end, color=MUTED, linewidth=0.8, zorder=1)
+    corners, tips, edges = [], [], []
     for rank in range(architecture.num_devices):
         for block in range(architecture.num_blocks):
             corners.append(_box(block, rank))
             channels = architecture.parts[rank].stage_channels(architecture.stage_of(block))
-            tips.append(Tip(f"device {rank}, block {block}: {channels} output channels"))
-    boxes = PolyCollection(corners, facecolors=PAPER, edgecolors=MUTED, linewidths=0.9, zorder=5)
+            idle = "" if rank in used else "; not needed"
+            tips.append(Tip(f"device {rank}, block {block}: {channels} output channels{idle}"))
+            edges.append(MUTED if rank in used else GRID)
+    boxes = PolyCollection(corners, facecolors=PAPER, edgecolors=edges, linewidths=0.9, zorder=5)
     axes.add_collection(boxes)
     drawing.tag(boxes, "blocks", tips)
 
@@ -152,7 +158,10 @@ def _scale(axes: Axes, architecture: Architecture) -> None:
     num_blocks, num_devices = architecture.num_blocks, architecture.num_devices
     axes.set_xlim(-0.4, num_blocks + (1.6 if architecture.policy.readout.kind == "mean" else 1.0))
     axes.set_ylim(num_devices - 0.45, -0.85)
-    axes.set_yticks(range(num_devices), [f"device {rank}" for rank in range(num_devices)])
+    used = devices_used(build_plan(architecture))
+    names = [f"device {rank}" if rank in used else f"device {rank},\nnot needed" for rank in range(num_devices)]
+    for label, rank in zip(axes.set_yticks(range(num_devices), names), range(num_devices), strict=False):
+        label.label1.set_color(INK if rank in used else MUTED)
     axes.set_xticks([block + _BLOCK_WIDTH / 2 for block in range(num_blocks)], [str(b) for b in range(num_blocks)])
     axes.set_xlabel("block")
     axes.tick_params(length=0)

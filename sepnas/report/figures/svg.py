@@ -11,6 +11,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 
 from sepnas.report.figures.style import SETTINGS, VARIABLES, Drawing, Tip
+from sepnas.terminal import printable
 
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _COLOUR = re.compile("|".join(VARIABLES))
@@ -26,7 +27,7 @@ def inline_svg(draw: Callable[[], Drawing]) -> Markup:
         with mpl.rc_context({"svg.hashsalt": drawing.name}):
             drawing.figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
     # A DOCTYPE names a file on the network; the element tree leaves it out.
-    root = ET.fromstring(buffer.getvalue())
+    root = ET.fromstring(printable(buffer.getvalue()))  # controls, in the names of others, are no XML
     for element in root.iter():
         _localise(element, drawing.name)
     for gid, tips in drawing.tips.items():
@@ -55,7 +56,7 @@ def _add_tips(root: ET.Element, group_id: str, tips: Sequence[Tip]) -> None:
     # matplotlib draws equal shapes as <use>, unequal ones as <path>, in the order of the values.
     marks = [mark for mark in marks if mark.tag == "use"] or marks
     for mark, tip in zip([group] if len(tips) == 1 else marks, tips, strict=True):
-        ET.SubElement(mark, "title").text = tip.text
+        ET.SubElement(mark, "title").text = printable(tip.text)
         mark.set("class", "mark")
         if tip.key:
             mark.set("data-key", tip.key)
@@ -77,6 +78,6 @@ def _finished(root: ET.Element, drawing: Drawing) -> Markup:
         root.attrib.pop(key, None)
     root.set("viewBox", f"0 0 {width:g} {height:g}")
     root.set("role", "img")
-    root.set("aria-label", drawing.description)
+    root.set("aria-label", printable(drawing.description))
     text = ET.tostring(root, encoding="unicode")
     return Markup(re.sub(r"\s*\n\s*", " ", text))

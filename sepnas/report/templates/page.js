@@ -26,5 +26,77 @@
   };
   document.addEventListener("pointerover", show);
   document.addEventListener("pointerdown", show);
+  document.addEventListener("focusin", (event) => light(event.target.closest?.(".mark")));
   addEventListener("scroll", () => { tip.hidden = true; light(null); }, { passive: true });
+})();
+
+// A click on a candidate shows and copies the command that takes it.
+(() => {
+  const head = document.querySelector("main").dataset.pick;
+  if (!head) return;
+  const panel = document.createElement("div");
+  panel.id = "pick";
+  panel.hidden = true;
+  panel.setAttribute("role", "status");
+  panel.innerHTML = "<p></p><code></code><button type=button>copy</button><button type=button>close</button>";
+  document.body.append(panel);
+  const [said, code, copy, close] = panel.children;
+  const put = async () => {
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+      said.textContent = "copied:";
+    } catch {
+      getSelection().selectAllChildren(code);
+      said.textContent = document.execCommand("copy") ? "copied:" : "copy this command:";
+    }
+  };
+  const take = (mark) => {
+    code.textContent = `${head} ${mark.dataset.key.slice("candidate-".length)}`;
+    panel.hidden = false;
+    put();
+  };
+  copy.addEventListener("click", put);
+  close.addEventListener("click", () => { panel.hidden = true; });
+  for (const mark of document.querySelectorAll('.mark[data-key^="candidate-"]')) {
+    mark.addEventListener("click", () => take(mark));
+    if (!mark.closest('[id^="front-"]:not([id$="-dominated"])')) continue;
+    mark.setAttribute("tabindex", "0");
+    mark.setAttribute("role", "button");
+    mark.setAttribute("aria-label", mark.dataset.tip);
+    mark.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      take(mark);
+    });
+  }
+  addEventListener("keydown", (event) => { if (event.key === "Escape") panel.hidden = true; });
+})();
+
+// A click on a heading sorts by its column, a second one the other way round.
+(() => {
+  const valueOf = (cell) => {
+    const number = Number(cell.dataset.value ?? (cell.textContent.trim().replace(/[,%\s]/g, "") || NaN));
+    return Number.isNaN(number) ? cell.textContent : number;
+  };
+  const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b
+    : typeof a === typeof b ? a.localeCompare(b, undefined, { numeric: true }) : typeof a === "number" ? -1 : 1);
+  for (const table of document.querySelectorAll("table")) {
+    const heads = [...table.tHead.rows[0].cells];
+    const body = table.tBodies[0];
+    if (body.rows.length < 2) continue;
+    heads.forEach((head, column) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = head.textContent || "notes";
+      head.replaceChildren(button);
+      button.addEventListener("click", () => {
+        const down = head.getAttribute("aria-sort") === "ascending";
+        for (const other of heads) other.removeAttribute("aria-sort");
+        head.setAttribute("aria-sort", down ? "descending" : "ascending");
+        const rows = [...body.rows];
+        rows.sort((a, b) => (down ? -1 : 1) * compare(valueOf(a.cells[column]), valueOf(b.cells[column])));
+        body.append(...rows);
+      });
+    });
+  }
 })();
