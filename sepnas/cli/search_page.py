@@ -90,7 +90,7 @@ def _as_sent(architecture: Architecture) -> Architecture:
 
 def _label(candidate: Candidate) -> str | None:
     """The named policy that has the candidate's plan on the candidate's own network, if any."""
-    network = candidate.architecture.model_copy(update={"name": "", "policy": TransmissionPolicy()})
+    network = candidate.architecture.model_copy(update={"name": "any", "policy": TransmissionPolicy()})
     return _named_keys(network).get(candidate.key)
 
 

@@ -79,7 +79,7 @@ def share_of_all_to_all(candidate: Candidate) -> float | None:
 
 def all_to_all_bytes(architecture: Architecture) -> int:
     """The published baseline of a network: payload bytes of all-to-all, dead transfers included."""
-    return _all_to_all_bytes(architecture.model_copy(update={"name": "", "policy": TransmissionPolicy()}))
+    return _all_to_all_bytes(architecture.model_copy(update={"name": "any", "policy": TransmissionPolicy()}))
 
 
 @lru_cache(maxsize=256)
