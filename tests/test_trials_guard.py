@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from sepnas.search.nni_import import nni
 from sepnas.search.trials.manager import NniManager
@@ -101,11 +104,13 @@ def refused(answer: str) -> bool:
     return head.startswith("HTTP/1.1 40") and body == ""
 
 
-def look_at_trials(tmp_path: Path, look: Callable[[NniManager], Any], **settings: Any) -> tuple[Any, list[int]]:
+def look_at_trials(
+    tmp_path: Path, look: Callable[[NniManager], Any], says: str = "pass", **settings: Any
+) -> tuple[Any, list[int]]:
     """What ``look`` finds while a trial waits for it, and the labels that are judged in the end."""
     found: list[Any] = []
     waits = f"while not os.path.exists({str(tmp_path / 'looked')!r}): time.sleep(0.05)"
-    with engine_of(tmp_path, after=waits, **settings) as (engine, told):
+    with engine_of(tmp_path, after=f"{says}\n    {waits}", **settings) as (engine, told):
 
         def on_metric(event: Any) -> None:
             if not found:
@@ -120,14 +125,16 @@ def look_at_trials(tmp_path: Path, look: Callable[[NniManager], Any], **settings
     return found[0], [model.sample["label"] for model, _ in told]
 
 
-def test_another_user_gets_nothing(tmp_path: Path) -> None:
-    """Another user of the machine, who knows the port, reads no file, ends no trial and adds none.
-
-    With the link to the page they, or anyone who was lured, read no other file either, and can change nothing; the page
-    opens for nobody who comes by another site's name. No secret stands in a command line or in a folder for all.
-    """
-    secret, trials = tmp_path / "secret", tmp_path / "trials"
+@pytest.fixture(scope="module")
+def looked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What is found beside one running search, whose trial also reports a metric that names a function."""
+    tmp_path = tmp_path_factory.mktemp("guard")
+    secret, trials, called = tmp_path / "secret", tmp_path / "trials", tmp_path / "called"
     secret.write_text("the owner's own")
+    named = {"__symbol__": "path:os.mkdir", "__args__": [str(called)], "__kwargs__": {}}
+    nni.load(json.dumps(named))
+    assert called.is_dir(), "NNI calls nothing by now: this trap is gone"
+    called.rmdir()
 
     def look(manager: NniManager) -> dict[str, Any]:
         def of(path: str) -> str:
@@ -143,37 +150,47 @@ def test_another_user_gets_nothing(tmp_path: Path) -> None:
             request("GET", of("/"), origin="http://evil.example"),
             request("GET", of("/"), origin="null"),
         ]
-        page = [of("/"), of("/api/v1/nni/check-status"), of("/api/v1/nni/trial-jobs?status=RUNNING")]
+        index = ask(manager.port, [request("GET", of("/"))])[0]
+        script = re.search(r'src="\.(/static/js/[^"]+)"', index)
+        page = [
+            of(script[1] if script else "/none"),
+            of("/api/v1/nni/check-status"),
+            of("/api/v1/nni/trial-jobs?status=RUNNING"),
+        ]
         return {
             "blind": ask(manager.port, blind + guessed, NOBODY),
             "linked": ask(manager.port, linked + sites, NOBODY),
-            "page": ask(manager.port, [request("GET", path) for path in page]),
+            "page": [index, *ask(manager.port, [request("GET", path) for path in page])],
             "lines": list(processes_of(os.getpid()).values()),
             "modes": {stat.S_IMODE(path.stat().st_mode) for path in (trials, *trials.glob("nni-*"))},
         }
 
-    found, labels = look_at_trials(tmp_path, look)
+    says = f"nni.report_intermediate_result({{'genotype': genotype, 'seconds': {named}}})"
+    found, labels = look_at_trials(tmp_path, look, says)
+    return found | {"labels": labels, "called": called.exists()}
+
+
+def test_another_user_gets_nothing(looked: dict[str, Any]) -> None:
+    """Another user of the machine, who knows the port, reads no file, ends no trial and adds none.
+
+    With the link to the page they, or anyone who was lured, read no other file either, and can change nothing; the page
+    opens for nobody who comes by another site's name. No secret stands in a command line or in a folder for all.
+    """
+    found = looked
     assert [answer for answer in found["blind"] + found["linked"] if not refused(answer)] == []
     assert len(found["blind"]) > 70
-    index, status, jobs = (answer.partition("\r\n\r\n")[2] for answer in found["page"])
+    index, script, status, jobs = (answer.partition("\r\n\r\n")[2] for answer in found["page"])
     assert "Neural Network Intelligence" in index
+    assert len(script) > 10**6
     assert json.loads(status)["status"] == "RUNNING"
     assert len(json.loads(jobs)) == 1
-    assert labels == [0, 1, 2, 3]
+    assert found["labels"] == [0, 1, 2, 3]
     assert found["modes"] == {0o700}
     assert found["lines"]
     assert not [line for line in found["lines"] if any(len(word) >= 64 for word in line.replace("/", " ").split())]
 
 
-def test_what_a_trial_says_is_data(tmp_path: Path) -> None:
-    """A metric that names a function, which NNI's own reading would call, calls nothing here and is one answer more."""
-    called = tmp_path / "called"
-    named = {"__symbol__": "path:os.mkdir", "__args__": [str(called)], "__kwargs__": {}}
-    nni.load(json.dumps(named))
-    assert called.is_dir(), "NNI calls nothing by now: this trap is gone"
-    called.rmdir()
-    says = f"nni.report_intermediate_result({{'genotype': genotype, 'seconds': {named}}})"
-    with engine_of(tmp_path, after=says) as (engine, told):
-        engine.submit_models(*MODELS[:2])
-    assert [model.sample["label"] for model, _ in told] == [0, 1]
-    assert not called.exists()
+def test_what_a_trial_says_is_data(looked: dict[str, Any]) -> None:
+    """A metric that names a function, which NNI's own reading would call, calls nothing here and is no answer."""
+    assert looked["labels"] == [0, 1, 2, 3]
+    assert not looked["called"]
