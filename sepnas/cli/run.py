@@ -77,6 +77,9 @@ def worker(
         str | None, typer.Option(metavar="HOST:PORT", help="Answer Prometheus there, such as 127.0.0.1:9100.")
     ] = None,
     host_name: HostNames = None,
+    hosts: Annotated[
+        Path | None, typer.Option(parser=path_of, help="hosts.yaml with the other devices, whatever clients say.")
+    ] = None,
     log_format: Annotated[
         LogFormat, typer.Option(help="What happens, on stderr: text, or a JSON object a line.")
     ] = "text",
@@ -86,6 +89,11 @@ def worker(
 
     Prints one line on stdout when it is ready. Peers and clients must show a certificate of the deployment's own
     authority.
+
+    A client says where the other devices listen. The worker dials no port below 1024 for it, its own addresses only for
+    a client that is on this machine too, and tells it nothing of what else answers there. `--hosts` pins the addresses.
+    One client is served at a time; one that does not answer for 5 s, or has not asked for 10 minutes, loses its place
+    when another one comes.
 
     On stderr it writes one line for each event: started, session opened and closed, peer lost and returned, refused,
     request failed. No line holds an image or a key; what repeats is summed up, one line a second of each kind.
@@ -100,7 +108,7 @@ def worker(
     set_up_logging(log_format, log_level)
     run_worker(
         shard, listen, threads=threads, insecure=insecure, engine=engine, emulation=emulate, metrics=metrics,
-        host_names=host_name or (),
+        host_names=host_name or (), hosts=hosts,
     )  # fmt: skip
 
 

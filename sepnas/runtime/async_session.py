@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import queue
-import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from functools import partial
@@ -18,9 +17,10 @@ from typing_extensions import Self
 
 from sepnas.errors import LocalProtocolError
 from sepnas.runtime.codec import Array
-from sepnas.runtime.fleet import Arrival
+from sepnas.runtime.inboxes import Arrival
 from sepnas.runtime.reply import Answer, Reply
 from sepnas.runtime.session import DEFAULT_DEADLINE_S, Session, checked_in_flight
+from sepnas.runtime.unexpected import start_thread
 from sepnas.spec.hosts import Hosts
 from sepnas.spec.manifest import OnMissing
 
@@ -192,7 +192,7 @@ class _Inbox:
 def _close(opening: asyncio.Future[Session]) -> None:
     """Nobody waits for it any more."""
     if not opening.cancelled() and opening.exception() is None:
-        threading.Thread(target=opening.result().close, daemon=True).start()
+        start_thread(opening.result().close)
 
 
 async def _each(batches: Iterable[npt.ArrayLike] | AsyncIterable[npt.ArrayLike]) -> AsyncIterator[npt.ArrayLike]:

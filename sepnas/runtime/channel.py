@@ -20,14 +20,18 @@ from sepnas.errors import DeadlineError, ExchangeError, LocalProtocolError, Peer
 from sepnas.runtime.codec import Payload
 from sepnas.runtime.counters import Traffic
 from sepnas.runtime.events import Bye, Closed, Control, Data, Event
+from sepnas.runtime.memory import max_kept_bytes
 from sepnas.runtime.pipes import CAN_DO_WITHOUT_WAITING, Pipe, set_timeout
 from sepnas.runtime.protocol import NEED_DATA, Connection
 from sepnas.runtime.pulling import Changed, PullingCondition
 from sepnas.runtime.shaping import Way
+from sepnas.runtime.unexpected import say_once, survives
 from sepnas.spec.wire import FRAME_HEADER_BYTES
 
 _WRITTEN_AT_ONCE_BYTES = 32 << 10
 """Longer ones the writer encrypts, while the sender computes."""
+MAX_UNWRITTEN_FRAMES = 1 << 16
+"""A peer for which so many frames wait does not read: it is lost."""
 _LOOK_AGAIN_S = 1.0
 """A reader that is not told looks by itself after so long."""
 
@@ -73,7 +77,7 @@ class Channel:
         """The link that is emulated between the two ends, if any; to be set before :meth:`start`."""
         self._lock = threading.Lock()
         self._sending, self._reading = threading.Lock(), threading.Lock()
-        self._unwritten = 0
+        self._unwritten = self._unwritten_bytes = 0
         self._readable: select.epoll | None = None
         self._outgoing: queue.SimpleQueue[_Outgoing] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -132,8 +136,14 @@ class Channel:
             threading.Thread(target=target, name=f"{target.__name__.strip('_')} {self.peer}", daemon=True)
             for target in (self._read_loop, self._write_loop)
         ]
-        for thread in reversed(self._threads):  # the reader, when it ends, waits for the writer
-            thread.start()
+        try:
+            for thread in reversed(self._threads):  # the reader, when it ends, waits for the writer
+                thread.start()
+        except RuntimeError as error:
+            self._ended.set()
+            self._threads = []
+            self.abort()
+            raise PeerLostError(f"{self.peer}: no thread can be started for it on this machine ({error})") from error
 
     def send(self, event: Control | Data) -> None:
         """Queue an event; raises :class:`LocalProtocolError` when it has no place here. A dead peer is not noticed."""
@@ -144,8 +154,16 @@ class Channel:
                 self.way.post(sum(map(len, buffers)))
             item = self._write_at_once(buffers, is_data)
             if item is not None:
-                self._unwritten += 1
-                self._outgoing.put(item)
+                self._queue(item)
+        if self._unwritten_bytes > max_kept_bytes() or self._unwritten > MAX_UNWRITTEN_FRAMES:
+            self._finish(PeerLostError(f"{self.peer} does not read: {self._unwritten} messages for it waited"))
+
+    def _queue(self, item: _Item) -> None:
+        """For the writer; nothing is kept for a peer that is gone."""
+        if not self._ended.is_set():
+            self._unwritten += 1
+            self._unwritten_bytes += _bytes_of(item)
+            self._outgoing.put(item)
 
     def _write_at_once(self, buffers: list[Payload], is_data: bool) -> _Item | None:
         """What is left to the writer: nothing, the rest, or all of it where others wait already, or it is long."""
@@ -229,6 +247,8 @@ class Channel:
             self._threads[1].join(1.0)  # no thread may still hold the descriptor when it is given back
             if self._readable is not None:
                 self._readable.close()
+            with self._lock:
+                self.connection.forget()
             with self._sending, self._reading:  # nobody is about to use the descriptor's number, which another may get
                 self.pipe.sock.close()
 
@@ -264,6 +284,8 @@ class Channel:
             return _End(error)
         except OSError as error:
             return _End(self._lost(error))
+        except Exception as error:  # a mistake of ours, or no memory: it ends this connection and is told
+            return _End(self._broken(error))
 
     def _write_loop(self) -> None:
         try:
@@ -277,20 +299,30 @@ class Channel:
                     self._write(*item)
                 with self._sending:
                     self._unwritten -= 1
+                    self._unwritten_bytes -= _bytes_of(item)
         except ExchangeError as error:
             self._finish(error)
         except OSError as error:
             self._finish(self._lost(error))
+        except Exception as error:
+            self._finish(self._broken(error))
         finally:
+            self._forget_unwritten()
             if self.way is not None:
                 self.way.abandon()
+
+    def _forget_unwritten(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._outgoing.get_nowait()
 
     def _finish(self, error: ExchangeError | None) -> None:
         with self._lock:
             first = not self._ended.is_set()
             self._ended.set()
         if first:
-            self._on_end(error)
+            with survives("the end of a connection"):
+                self._on_end(error)
         self._outgoing.put(None)
         with contextlib.suppress(OSError):
             self.pipe.sock.shutdown(socket.SHUT_RDWR)
@@ -314,9 +346,17 @@ class Channel:
             self.received.add_message(len(event.payload), len(event.payload) + FRAME_HEADER_BYTES)
         self.received.control_bytes = self.connection.control_bytes_received
 
+    def _broken(self, error: Exception) -> PeerLostError:
+        say_once("a connection", error)
+        return PeerLostError(f"{self.peer}: unexpected {type(error).__name__}: {error}")
+
     def _lost(self, error: OSError | None) -> PeerLostError:
         how = f" ({error.strerror or error})" if error else ""
         return PeerLostError(f"{self.peer} closed the connection{how}")
+
+
+def _bytes_of(item: _Item) -> int:
+    return len(item.data) if isinstance(item, _Rest) else sum(map(len, item[0]))
 
 
 _HEAD_BYTES = (16 << 10) - FRAME_HEADER_BYTES

@@ -69,6 +69,12 @@ class Doorman:
             with self._lock:
                 self._inside.pop(sock, None)
 
+    def leave(self, sock: socket.socket) -> None:
+        """Nobody can greet it: its place is free again."""
+        with self._lock:
+            self._inside.pop(sock, None)
+        sock.close()
+
     def _drop_one(self) -> None:
         """Who says nothing must keep nobody out; the thread that waits for it sees the end and closes it."""
         most, _ = Counter(self._inside.values()).most_common(1)[0]

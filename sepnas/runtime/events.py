@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sepnas.spec.manifest import OnMissing
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 U32 = Annotated[int, Field(ge=0, lt=1 << 32)]
 Rank = Annotated[int, Field(ge=-1, lt=1 << 16)]

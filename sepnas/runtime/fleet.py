@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal
 
 from sepnas.errors import (
     DeadlineError,
@@ -22,17 +22,20 @@ from sepnas.errors import (
     PeerLostError,
     PeerUnreachableError,
     RemoteError,
+    RemoteProtocolError,
     again,
 )
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime import sockets
 from sepnas.runtime.channel import Channel
-from sepnas.runtime.events import Answer, Ask, Control, Data, Failed, Hello, Missed, Ping, Pong, Ready, Setup
+from sepnas.runtime.events import Answer, Ask, Control, Data, Event, Failed, Hello, Missed, Ping, Pong, Ready, Setup
 from sepnas.runtime.identity import Identity
+from sepnas.runtime.inboxes import Arrival, Inbox, Inboxes
 from sepnas.runtime.links import dial
 from sepnas.runtime.rejoin import Rejoiner
 from sepnas.runtime.shaping import Shaper
 from sepnas.runtime.trace import Clock, best_clock
+from sepnas.runtime.unexpected import start_thread, survives
 from sepnas.spec.hosts import Hosts
 from sepnas.spec.manifest import OnMissing
 
@@ -49,19 +52,15 @@ MAX_LATE = 3
 _DIAL_SHARE = 0.5
 """Of the time for opening, what a session that degrades spends on dialing devices."""
 
-Arrival: TypeAlias = tuple[int, Control | Data | ExchangeError]
+MAX_ARRIVALS = 1024
+"""Events of no request that wait; one more drops the oldest, which nobody waited for."""
+MAX_ENDINGS = 16
 _ERRORS: dict[str, type[ExchangeError]] = {
     "deadline": DeadlineError,
     "peer-lost": PeerLostError,
     "peer-unreachable": PeerUnreachableError,
     "handshake": HandshakeError,
 }
-
-
-class Inbox(Protocol):
-    """Takes what came for a request, such as a queue; called in the threads of connections."""
-
-    def put(self, arrival: Arrival, /) -> None: ...
 
 
 class Fleet:
@@ -95,7 +94,7 @@ class Fleet:
         self._expected, self._hosts, self._identity = dict(expected), hosts, identity
         self._channels: dict[int, Channel] = {}
         self._arrivals: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
-        self._inboxes: dict[int, Inbox] = {}
+        self._inboxes = Inboxes()
         self._endings: list[Arrival] = []
         self._gone: dict[int, ExchangeError] = {}
         self._silent: dict[int, int] = {}
@@ -109,6 +108,8 @@ class Fleet:
         self._routing = threading.RLock()
         self._broken: ExchangeError | None = None
         self._num_asked = 0
+        self._asked: set[int] = set()
+        self._clock_ping: tuple[int, int] | None = None
         self._closing = threading.Event()
         self._hello = Hello(deployment_id=deployment_id, rank=CLIENT, session=secrets.token_hex(8))
         self._rejoiner = Rejoiner(self._lost_now, self._bring_back)
@@ -226,12 +227,23 @@ class Fleet:
                 self._channels[rank] = self._dial(rank, deadline)
             return
         limit = time.monotonic() + _DIAL_SHARE * (deadline - time.monotonic())
-        threads = [threading.Thread(target=self._try_dial, args=(rank, limit), daemon=True) for rank in self._expected]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        self._for_all(list(self._expected), lambda rank: self._try_dial(rank, limit))
         self._check_reached()
+
+    def _for_all(self, ranks: list[int], do: Callable[[int], None]) -> None:
+        """At the same time, as far as threads are to be had."""
+        done = threading.Semaphore(0)
+
+        def run(rank: int) -> None:
+            with survives("a session"):
+                do(rank)
+            done.release()
+
+        for rank in ranks:
+            if not start_thread(run, rank):
+                run(rank)
+        for _ in ranks:
+            done.acquire()
 
     def _try_dial(self, rank: int, deadline: float) -> None:
         try:
@@ -290,16 +302,26 @@ class Fleet:
         try:
             channel = self._dial(rank, deadline)
             channel.send_now(self._setup(deadline, rejoin=True), deadline)
-            ready = isinstance(channel.next_event(deadline), Ready)
+            ready = isinstance(_next_but_pings(channel, deadline), Ready)
         except ExchangeError:
             ready = False
+        except Exception:
+            if channel is not None:
+                channel.abort()
+            raise
+        return self._take_back(rank, channel, ready)
+
+    def _take_back(self, rank: int, channel: Channel | None, ready: bool) -> bool:
         with self._routing:
             if channel is None or not ready or self._closing.is_set():
                 if channel is not None:
                     channel.abort()
                 return False
             self._channels[rank] = channel
-            self._start(rank, channel)
+            try:
+                self._start(rank, channel)
+            except ExchangeError:  # there was no thread for it
+                return False
             del self._gone[rank]  # now that it is ready to send
         return True
 
@@ -324,8 +346,10 @@ class Fleet:
             if isinstance(event, Data | Missed) or (isinstance(event, Failed) and event.request):
                 if isinstance(event, Failed) and event.code in ("compute", "protocol"):
                     self._failing[rank] = f"failing: {event.message}"
-                if inbox := self._inboxes.get(event.request):
-                    inbox.put((rank, event))
+                self._inboxes.put(event.request, (rank, event))
+                return
+            if isinstance(event, Ping):
+                self._answer_ping(rank, event)
                 return
             if isinstance(event, Pong) and self._take_pong(rank, event):
                 return
@@ -334,14 +358,38 @@ class Fleet:
                 return
             if isinstance(event, Failed | ExchangeError):
                 event = self._ended(rank, event)
-                for inbox in list(self._inboxes.values()):
-                    inbox.put((rank, event))
-        self._arrivals.put((rank, event))
+                self._inboxes.put_in_all((rank, event))
+            elif not self._is_awaited(rank, event):
+                return  # it came too late, or nobody asked
+            while self._arrivals.qsize() >= MAX_ARRIVALS:
+                self._arrivals.get_nowait()
+            self._arrivals.put((rank, event))
+
+    def _answer_ping(self, rank: int, ping: Ping) -> None:
+        """Another client asks the device whether this one is there."""
+        with contextlib.suppress(ExchangeError):
+            self._channels[rank].send(Pong(sent_ns=ping.sent_ns, clock_ns=time.monotonic_ns()))
+
+    def _is_awaited(self, rank: int, event: Control) -> bool:
+        """Whether it answers what was asked and is not answered yet; raises :class:`RemoteProtocolError` for what was
+        never asked."""
+        if isinstance(event, Answer):
+            if event.number > self._num_asked:
+                raise RemoteProtocolError(f"device {rank}: answers question {event.number}, which nobody asked")
+            awaited = event.number == self._num_asked and rank in self._asked
+            self._asked.discard(rank)
+            return awaited
+        if isinstance(event, Pong):
+            awaited = self._clock_ping == (rank, event.sent_ns)
+            self._clock_ping = None if awaited else self._clock_ping
+            return awaited
+        return True
 
     def _ended(self, rank: int, event: Failed | ExchangeError) -> Failed | ExchangeError:
         """A device is lost, and with it the session unless it degrades: then it may come back."""
         if not self._goes_on:
-            self._endings.append((rank, event))
+            if len(self._endings) < MAX_ENDINGS:
+                self._endings.append((rank, event))
             self.on_over()
             return event
         error = event if isinstance(event, ExchangeError) else PeerLostError(event.message)
@@ -351,26 +399,31 @@ class Fleet:
         self._rejoiner.look()
         return error
 
-    def follow(self, request: int, inbox: Inbox) -> None:
-        """From now on what comes for a request goes there, and what ends the session too, if it came before."""
+    def follow(self, request: int, inbox: Inbox, most_bytes: Mapping[int, int]) -> None:
+        """From now on what comes for a request goes there, and what ends the session too, if it came before.
+
+        ``most_bytes`` are those of a message of the request, by tag.
+        """
         with self._routing:
-            self._inboxes[request] = inbox
+            self._inboxes.follow(request, inbox, most_bytes)
             for arrival in (*self._endings, *self._gone.items()):
-                inbox.put(arrival)
+                self._inboxes.put_in(request, arrival)
 
     def forget(self, request: int) -> None:
         """Nobody waits for the request any more."""
         with self._routing:
-            self._inboxes.pop(request, None)
+            self._inboxes.forget(request)
 
-    def send(self, rank: int, event: Control | Data) -> None:
-        """Queue an event for a device, unless a session that degrades has lost it; raises :class:`PeerLostError` when
-        the session is broken."""
+    def send(self, rank: int, *events: Control | Data) -> None:
+        """Queue events for a device, all or none, unless a session that degrades has lost it; raises
+        :class:`PeerLostError` when the session is broken."""
         self.check()
         if rank in self._gone:
             return
+        channel = self._channels[rank]  # one that comes back meanwhile does not get the rest
         try:
-            self._channels[rank].send(event)
+            for event in events:
+                channel.send(event)
         except LocalProtocolError as error:
             if self._goes_on:
                 return  # that it is lost is about to be told
@@ -446,14 +499,16 @@ class Fleet:
 
     def ask(self, what: Literal["trace", "counters"], last: int, deadline: float) -> dict[int, dict[str, Any]]:
         """The answer of every device that is there, by rank."""
-        self._num_asked += 1
         asked = set(self._expected) - (self.absent() if self._on_missing == "degrade" else self.gone())
+        with self._routing:
+            self._num_asked, self._asked = self._num_asked + 1, set(asked)
+            number = self._num_asked
         for rank in asked:
-            self.send(rank, Ask(what=what, number=self._num_asked, last=last))
+            self.send(rank, Ask(what=what, number=number, last=last))
         answers: dict[int, dict[str, Any]] = {}
         while waiting := asked - self.gone() - set(answers):
             rank, event = self.receive(deadline, f"answering for the {what}", waiting)
-            if isinstance(event, Answer) and event.number == self._num_asked:
+            if isinstance(event, Answer) and event.number == number:
                 answers[rank] = event.data
         return answers
 
@@ -462,6 +517,8 @@ class Fleet:
         pings = []
         for _ in range(_PINGS):
             ping = Ping(sent_ns=time.monotonic_ns())
+            with self._routing:
+                self._clock_ping = (rank, ping.sent_ns)
             self.send(rank, ping)
             while True:
                 source, event = self.receive(deadline, "answering a ping", {rank})
@@ -479,8 +536,8 @@ class Fleet:
         """Say Bye to all and close; takes at most about a second a device that does not answer."""
         self._closing.set()
         with self._routing:
-            for inbox in list(self._inboxes.values()):
-                inbox.put((CLIENT, LocalProtocolError("the session was closed before the answer came")))
+            self._inboxes.put_in_all((CLIENT, LocalProtocolError("the session was closed before the answer came")))
+            self._inboxes.clear()
         self.leave()
 
     def close_descriptors(self) -> None:
@@ -489,13 +546,10 @@ class Fleet:
             channel.close_descriptors()
 
     def leave(self) -> None:
-        """The same after the end, when all who wait have heard of it."""
+        """The same after the end, when all who wait have heard of it: all connections at the same time."""
         self._rejoiner.close()
-        threads = [threading.Thread(target=channel.close, daemon=True) for channel in self._channels.values()]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        channels = dict(self._channels)
+        self._for_all(list(channels), lambda rank: channels[rank].close())
 
 
 def _told_loss(rank: int, event: Control | Data | ExchangeError) -> tuple[int, str]:
@@ -503,6 +557,13 @@ def _told_loss(rank: int, event: Control | Data | ExchangeError) -> tuple[int, s
     if isinstance(event, Failed):
         return rank if event.waiting_for is None else event.waiting_for, event.message
     return rank, str(event)
+
+
+def _next_but_pings(channel: Channel, deadline: float) -> Event:
+    """The next event of a channel that is not started; pings are answered."""
+    while isinstance(event := channel.next_event(deadline), Ping):
+        channel.send_now(Pong(sent_ns=event.sent_ns, clock_ns=time.monotonic_ns()), deadline)
+    return event
 
 
 def late(ranks: Collection[int], doing: str) -> DeadlineError:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from sepnas.errors import LocalProtocolError
 from sepnas.runtime.fleet import Fleet
+from sepnas.runtime.unexpected import survives
 
 PULSE_S = 1.0
 """Pause between two pings to a device."""
@@ -95,15 +96,19 @@ class Keeper:
 
     def _run(self) -> None:
         while not self._closed:
-            if not self._fleet.is_over:
-                self._fleet.pulse()
-            elif self._reconnect:
-                self._open_again()
+            with survives("who keeps a session open"):
+                self._look()
             with contextlib.suppress(queue.Empty):
                 self._wake.get(timeout=PULSE_S)
         self._fleet.close()
         if self._after is not None:
             self._after()
+
+    def _look(self) -> None:
+        if not self._fleet.is_over:
+            self._fleet.pulse()
+        elif self._reconnect:
+            self._open_again()
 
     def _open_again(self) -> None:
         """Until it succeeds, or the session is closed."""

@@ -6,6 +6,8 @@ import ipaddress
 import socket
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeAlias
 
 from sepnas.errors import (
     DeadlineError,
@@ -22,10 +24,13 @@ from sepnas.runtime.events import PROTOCOL_VERSION, SESSION, STATUS, Event, Hell
 from sepnas.runtime.executor import rank_name
 from sepnas.runtime.identity import Identity, names_in
 from sepnas.runtime.lookup import LookupTimeoutError
+from sepnas.runtime.peer_guard import Dial
 from sepnas.runtime.pipes import Pipe, PlainPipe, TlsPipe
 from sepnas.runtime.protocol import Connection, Side
 from sepnas.runtime.sockets import connect, tune
 from sepnas.spec.hosts import parse_address
+
+Opening: TypeAlias = AbstractContextManager[Dial]
 
 _HOSTNAME_MISMATCH = 62
 """OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH."""
@@ -39,21 +44,21 @@ def dial(
     identity: Identity | None,
     sample_bytes: Mapping[int, int],
     deadline: float,
+    opening: Opening | None = None,
 ) -> Channel:
     """Connect to device ``rank`` and greet it; without ``identity`` in plain TCP.
+
+    ``opening`` decides for a worker where it may dial, and is entered until the device has proved who it is.
 
     Returns a channel that has been welcomed and not started. Raises :class:`PeerUnreachableError`,
     :class:`HandshakeError` (foreign or expired certificate, refused), :class:`DeadlineError`, or :class:`SpecError`
     (plain TCP to another machine).
     """
     peer = f"{rank_name(rank)} at {address}"
-    if identity is None:
-        check_loopback(parse_address(address)[0])
-    sock = _connect(rank, address, deadline)
+    with opening or nullcontext(Dial(address, deadline, lambda number: True)) as dialed:
+        pipe = _open(rank, dialed, identity)
+    sock = pipe.sock
     try:
-        pipe: Pipe = PlainPipe(sock)
-        if identity is not None:
-            pipe = _secure(sock, identity, rank, address, deadline)
         channel = Channel(pipe, Connection(Side.DIALER, sample_bytes), peer)
         channel.send_now(hello, deadline)
         _check_welcome(_greeting(channel, deadline), rank, peer)
@@ -63,11 +68,23 @@ def dial(
     return channel
 
 
-def _connect(rank: int, address: str, deadline: float) -> socket.socket:
+def _open(rank: int, dialed: Dial, identity: Identity | None) -> Pipe:
+    if identity is None:
+        check_loopback(parse_address(dialed.address)[0])
+    sock = _connect(rank, dialed)
+    try:
+        return PlainPipe(sock) if identity is None else _secure(sock, identity, rank, dialed.address, dialed.deadline)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _connect(rank: int, dialed: Dial) -> socket.socket:
+    address = dialed.address
     host, port = parse_address(address)
     hint = f"is it running? start it there with: sepnas worker DEPLOYMENT/device{rank} --listen HOST:{port}"
     try:
-        return connect(host, port, deadline)
+        return connect(host, port, dialed.deadline, dialed.allows)
     except LookupTimeoutError:
         raise PeerUnreachableError(
             f"device {rank}: the name server did not say in time where host '{host}' is; is this machine connected? "

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sepnas.deploy.verify import check_credential
-from sepnas.errors import SepnasError
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.identity import Identity
 from sepnas.spec.manifest import FileEntry, Manifest
@@ -66,7 +65,7 @@ class LiveIdentity(Identity):
             try:
                 where = check_credential(*self._place)
                 self._contexts = Identity(where, self.rank, self.deployment_id)._contexts
-            except SepnasError as error:
+            except Exception as error:  # whatever it is, what was loaded last goes on being used
                 self._next_look_s = time.monotonic() + _PAUSE_S
                 if stamp != self._told:
                     self._told = stamp

@@ -6,6 +6,7 @@ and what they may repeat is summed up: they can neither forge a line nor fill th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Literal, TypeAlias
 
+from sepnas.runtime.line_writer import LineHandler
 from sepnas.terminal import one_line
 
 LOGGER = "sepnas.worker"
@@ -30,11 +32,19 @@ Field: TypeAlias = "str | int | float | None"
 
 def set_up_logging(form: LogFormat, level: LogLevel) -> None:
     """Write the worker's events from this level on to stderr."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LineHandler(sys.stderr, _dropped)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     logger = logging.getLogger("sepnas")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(level.upper())
+
+
+def _dropped(count: int) -> logging.LogRecord:
+    """What is said when nobody read for a while."""
+    text = f"log lines dropped: count={count}"
+    record = logging.LogRecord(LOGGER, logging.WARNING, "", 0, text, None, None)
+    record.event, record.fields = "log lines dropped", {"count": count}
+    return record
 
 
 class TextLines(logging.Formatter):
@@ -99,6 +109,11 @@ class WorkerLog:
                 self._open(kind)
         self.say(event, level, **fields)
 
+    def flush(self) -> None:
+        """Wait a moment until all is written."""
+        for handler in logging.getLogger("sepnas").handlers:
+            handler.flush()
+
     def close(self) -> None:
         """Write what was summed up so far."""
         with self._lock:
@@ -108,11 +123,12 @@ class WorkerLog:
             self._say_window(window)
 
     def _open(self, kind: str) -> None:
-        """The lock is held."""
+        """The lock is held; where no thread is to be had nothing is summed up."""
         timer = threading.Timer(SUMMED_S, self._over, (kind,))
         timer.daemon = True
-        self._windows[kind] = _Window(timer)
-        timer.start()
+        with contextlib.suppress(RuntimeError):
+            timer.start()
+            self._windows[kind] = _Window(timer)
 
     def _over(self, kind: str) -> None:
         with self._lock:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from sepnas.errors import DeadlineError, ExchangeError, RemoteProtocolError
 from sepnas.runtime.codec import Payload
+from sepnas.runtime.memory import max_kept_bytes
 from sepnas.runtime.pulling import Changed
 
 MAX_REQUESTS_AHEAD = 64
 """Of so many requests messages may wait, and so many may be cancelled ahead: it bounds what can pile up here."""
+MAX_ANNOUNCED = 256
+"""Requests that the client may have announced and that are neither done nor cancelled."""
 
 
 class Letter(NamedTuple):
@@ -28,30 +32,78 @@ class Letter(NamedTuple):
 class Mailbox:
     """Letters by (request, tag). Readers of sockets :meth:`put`, the executor :meth:`take`\\ s.
 
-    It waits for ``changed``, and reads meanwhile, if that is a condition that pulls.
+    It waits for ``changed``, and reads meanwhile, if that is a condition that pulls. Payloads of at most ``max_bytes``
+    are kept: one that finds no room costs the newest request its place.
     """
 
-    def __init__(self, changed: Changed | None = None) -> None:
+    def __init__(self, changed: Changed | None = None, max_bytes: int | None = None) -> None:
         self._changed: Changed = changed or threading.Condition()
+        self.max_bytes = max_bytes or max_kept_bytes()
         self._letters: dict[tuple[int, int], Letter] = {}
+        self._kept_bytes = 0
+        self._announced: set[int] = set()
+        self._closed = False
         self._floor = 1
         self._cancelled: set[int] = set()
         self._broken: ExchangeError | None = None
         self._lost: set[int] = set()
 
-    def put(
-        self, request: int, tag: int, payload: Payload, arrived_ns: int | None = None, partial: bool = False
-    ) -> None:
-        """Keep a message; one of a request that is over is dropped. Raises :class:`RemoteProtocolError`."""
+    @property
+    def kept_bytes(self) -> int:
+        """Of all payloads that wait."""
+        return self._kept_bytes
+
+    def announce(self, request: int) -> bool:
+        """The client asks for it; False when it is over already. Raises :class:`RemoteProtocolError` when the client
+        asks without end."""
         with self._changed:
             if self._is_over(request):
-                return
+                return False
+            if len(self._announced) >= MAX_ANNOUNCED:
+                raise RemoteProtocolError(
+                    f"request {request} comes while {MAX_ANNOUNCED} others from {min(self._announced)} on are not done"
+                )
+            self._announced.add(request)
+            return True
+
+    def put(
+        self,
+        request: int,
+        tag: int,
+        payload: Payload,
+        arrived_ns: int | None = None,
+        partial: bool = False,
+        announced: bool = False,
+    ) -> tuple[int, ...]:
+        """Keep a message; one of a request that is over is dropped. Raises :class:`RemoteProtocolError`.
+
+        Of peers it may come before the request does; of the client it must be ``announced``. Returns the announced
+        requests that had to go because there was no room.
+        """
+        with self._changed:
+            if self._is_over(request) or self._closed:
+                return ()
+            if announced and request not in self._announced:
+                raise RemoteProtocolError(f"message {tag} is of request {request}, which was not announced")
             if len(self._letters) >= MAX_REQUESTS_AHEAD:
                 self._check_room(request, tag)
             if (request, tag) in self._letters:
                 raise RemoteProtocolError(f"message {tag} of request {request} came twice")
             self._letters[request, tag] = Letter(payload, arrived_ns or time.monotonic_ns(), partial)
+            self._kept_bytes += len(payload)
+            dropped = () if self._kept_bytes <= self.max_bytes else self._make_room()
             self._changed.notify_all()
+            return dropped
+
+    def _make_room(self) -> tuple[int, ...]:
+        """Drop the newest requests until the rest fits."""
+        dropped = []
+        while self._kept_bytes > self.max_bytes:
+            newest = max(request for request, _ in self._letters)
+            if newest in self._announced:
+                dropped.append(newest)
+            self._cancel(newest)
+        return tuple(dropped)
 
     def _check_room(self, request: int, tag: int) -> None:
         waiting = {number for number, _ in self._letters}
@@ -76,6 +128,7 @@ class Mailbox:
             while True:
                 letter = self._letters.pop((request, tag), None)
                 if letter is not None:
+                    self._kept_bytes -= len(letter.payload)
                     return letter
                 if self._broken is not None:
                     raise self._broken
@@ -111,16 +164,24 @@ class Mailbox:
     def cancel(self, request: int) -> None:
         """Nobody waits for this request: forget its letters, and wake who wants one of them."""
         with self._changed:
-            if self._is_over(request):
-                return
-            if len(self._cancelled) >= MAX_REQUESTS_AHEAD:
-                self._forget_before(min(self._cancelled) + 1)  # a device that rejoined never hears of those before
-            self._cancelled.add(request)
-            self._letters = {key: letter for key, letter in self._letters.items() if key[0] != request}
-            floor = self._floor
-            while floor in self._cancelled:
-                floor += 1
-            self._forget_before(floor)
+            if not self._is_over(request):
+                self._cancel(request)
+
+    def _cancel(self, request: int) -> None:
+        if len(self._cancelled) >= MAX_REQUESTS_AHEAD:
+            self._forget_before(min(self._cancelled) + 1)  # a device that rejoined never hears of those before
+        self._cancelled.add(request)
+        self._keep(lambda number: number != request)
+        floor = self._floor
+        while floor in self._cancelled:
+            floor += 1
+        self._forget_before(floor)
+
+    def close(self) -> None:
+        """Forget all of it, and what may still come."""
+        with self._changed:
+            self._closed = True
+            self._keep(lambda number: False)
 
     def is_over(self, request: int) -> bool:
         """Whether a later one has begun, or it was cancelled."""
@@ -133,8 +194,13 @@ class Mailbox:
     def _forget_before(self, floor: int) -> None:
         self._floor = floor
         self._cancelled = {request for request in self._cancelled if request >= floor}
-        self._letters = {key: letter for key, letter in self._letters.items() if key[0] >= floor}
+        self._keep(lambda number: number >= floor)
         self._changed.notify_all()
+
+    def _keep(self, wanted: Callable[[int], bool]) -> None:
+        self._letters = {key: letter for key, letter in self._letters.items() if wanted(key[0])}
+        self._announced = {request for request in self._announced if wanted(request)}
+        self._kept_bytes = sum(len(letter.payload) for letter in self._letters.values())
 
 
 def _late(request: int, tag: int) -> DeadlineError:

@@ -39,7 +39,9 @@ assert HEADER.size == FRAME_HEADER_BYTES
 MAX_GREETING_BYTES = 8 << 10
 MAX_CONTROL_BYTES = 64 << 10
 MAX_SETUP_BYTES = 1 << 20
-MAX_ANSWER_BYTES = 64 << 20
+MAX_ANSWER_BYTES = 16 << 20
+MAX_VALUES, MAX_ANSWER_VALUES = 16_384, 1_000_000
+"""Values in one body, about: each takes up to a hundred times its text in memory."""
 MOST_PROBLEMS = 1000
 """A body with more of them gets no list, which would take a hundred times its own memory."""
 MAX_BATCH = 4096
@@ -86,6 +88,8 @@ TRANSITIONS: Mapping[Phase, Table] = {
     Phase.SETTING_UP: {(_D, events.Setup): Phase.CONNECTING, (_D, Bye): Phase.SETTING_UP, (_L, Bye): Phase.SETTING_UP},
     Phase.CONNECTING: {
         (_L, events.Ready): Phase.SERVING,
+        (_L, events.Ping): Phase.CONNECTING,
+        (_D, events.Pong): Phase.CONNECTING,
         (_L, events.Failed): Phase.CONNECTING,
         (_D, Bye): Phase.CONNECTING,
         (_L, Bye): Phase.CONNECTING,
@@ -95,6 +99,7 @@ TRANSITIONS: Mapping[Phase, Table] = {
         (_D, Data): Phase.SERVING,
         (_D, events.Cancel): Phase.SERVING,
         (_D, events.Ping): Phase.SERVING,
+        (_D, events.Pong): Phase.SERVING,
         (_D, events.Ask): Phase.SERVING,
         (_D, events.Recall): Phase.SERVING,
         (_D, Bye): Phase.SERVING,
@@ -102,6 +107,7 @@ TRANSITIONS: Mapping[Phase, Table] = {
         (_L, PartialData): Phase.SERVING,
         (_L, events.Missed): Phase.SERVING,
         (_L, events.Failed): Phase.SERVING,
+        (_L, events.Ping): Phase.SERVING,
         (_L, events.Pong): Phase.SERVING,
         (_L, events.Answer): Phase.SERVING,
         (_L, Bye): Phase.SERVING,
@@ -214,6 +220,10 @@ class Connection:
             )
         return Closed(cleanly=self.peer_said_bye or self.phase is Phase.OVER)
 
+    def forget(self) -> None:
+        """Nothing more is read: what came in part goes."""
+        self._buffer = bytearray()
+
     def _take(self, end: int) -> bytearray | memoryview:
         """The body of the frame at the front of the buffer, which loses it; not a copy where nothing comes after it."""
         if len(self._buffer) == end:
@@ -305,8 +315,12 @@ def _encode(event: Control) -> bytes:
 
 
 def _decode(kind: type[Control], body: bytearray | memoryview) -> Control:
+    text = bytes(body)
+    limit = MAX_ANSWER_VALUES if kind is events.Answer else MAX_VALUES
+    if len(text) > limit and sum(map(text.count, (b",", b"[", b"{"))) > limit:
+        raise RemoteProtocolError(f"{kind.__name__} frame: more than {limit} values")
     try:
-        return kind.model_validate_json(bytes(body))
+        return kind.model_validate_json(text)
     except ValidationError as error:
         raise RemoteProtocolError(f"{kind.__name__} frame: {_explain(error)}") from None
 

@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Collection
 
+from sepnas.runtime.unexpected import survives
+
 _LEAST_PAUSE_S, _MOST_PAUSE_S, _LOOK_S = 0.1, 2.0, 0.5
 
 
@@ -40,15 +42,24 @@ class Rejoiner:
     def _run(self) -> None:
         while not self._closing.is_set():
             self._changed.clear()
-            lost = self._lost()
-            for rank in lost:
-                if time.monotonic() >= self._due.get(rank, 0.0) and not self._closing.is_set():
-                    self._try(rank)
-            left_s = [self._due.get(rank, 0.0) - time.monotonic() for rank in self._lost()]
-            self._changed.wait(max(0.0, min(left_s, default=_LOOK_S)))
+            left_s = _LOOK_S
+            with survives("who brings lost devices back"):
+                left_s = self._round()
+            self._changed.wait(left_s)
+
+    def _round(self) -> float:
+        """Try all that are due; seconds until the next one is."""
+        for rank in self._lost():
+            if time.monotonic() >= self._due.get(rank, 0.0) and not self._closing.is_set():
+                self._try(rank)
+        left_s = [self._due.get(rank, 0.0) - time.monotonic() for rank in self._lost()]
+        return max(0.0, min(left_s, default=_LOOK_S))
 
     def _try(self, rank: int) -> None:
-        if self._bring_back(rank):
+        back = False
+        with survives("who brings lost devices back"):
+            back = self._bring_back(rank)
+        if back:
             self._pause_s.pop(rank, None)
             self._due.pop(rank, None)
         else:

@@ -11,7 +11,8 @@ from sepnas.errors import ExchangeError, RemoteError, RemoteProtocolError, again
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.codec import Array, Payload
 from sepnas.runtime.events import Data, Failed, Missed, PartialData
-from sepnas.runtime.fleet import GATHER_S, Arrival, Fleet
+from sepnas.runtime.fleet import GATHER_S, Fleet
+from sepnas.runtime.inboxes import Arrival
 
 _LEAST_MARGIN_S, _MOST_MARGIN_S, _MARGIN_SHARE = 0.001, 0.05, 0.05
 _GRACE_S = 0.005

@@ -25,13 +25,14 @@ from sepnas.runtime.async_session import AsyncSession
 from sepnas.runtime.classes import likeliest
 from sepnas.runtime.decoders import MAX_AT_ONCE, MAX_PIXELS, Decoders, Order
 from sepnas.runtime.images import Resize
+from sepnas.runtime.line_writer import LineWriter
 from sepnas.runtime.links import check_loopback
 from sepnas.runtime.reply import Answer
 from sepnas.runtime.session import Session
 from sepnas.runtime.turns import Turns
 from sepnas.spec.hosts import Hosts, parse_address
 from sepnas.spec.manifest import Manifest, OnMissing
-from sepnas.terminal import print_line
+from sepnas.terminal import one_line
 
 _OPEN_S = 5.0
 _PROBE_S = 1.0
@@ -99,7 +100,7 @@ class Service:
         self._devices: AsyncSession | None = None
         self._lost: dict[int, str] = {}
         self._problem = "the devices are being connected; try again in a moment"
-        self._said = ""
+        self._said, self._lines = "", LineWriter(sys.stderr)
         self._taken = 0
         self._next_probe = 0.0
         self._places = float(in_flight + queue)
@@ -273,7 +274,7 @@ class Service:
     def _say(self, text: str) -> None:
         """One line for who reads the log, not the same one again and again."""
         if text != self._said:
-            print_line(f"sepnas serve: {text}", sys.stderr)
+            self._lines.write(one_line(f"sepnas serve: {text}"))
         self._said = text
 
 

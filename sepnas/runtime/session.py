@@ -38,8 +38,9 @@ from sepnas.plan.steps import CLIENT
 from sepnas.runtime.codec import Array, Payload, decode, encode
 from sepnas.runtime.counters import Counters, join_links
 from sepnas.runtime.events import Cancel, Data, Failed, Recall, Request
-from sepnas.runtime.fleet import Arrival, Fleet, Inbox
+from sepnas.runtime.fleet import Fleet
 from sepnas.runtime.images import normalise
+from sepnas.runtime.inboxes import Arrival, Inbox
 from sepnas.runtime.keeper import Keeper
 from sepnas.runtime.links import check_loopback, warn_of_loopback
 from sepnas.runtime.live_identity import client_identity
@@ -410,11 +411,11 @@ class Session:
             without=tuple(sorted(reply.without)),
         )
         payload = encode(x_BCHW, "fp32")
-        fleet.follow(reply.request, _Watched(inbox, lambda: self._make_room(reply.request)))
+        most_bytes = {self._output.tag: self._output.payload_bytes(reply.batch)}
+        fleet.follow(reply.request, _Watched(inbox, lambda: self._make_room(reply.request)), most_bytes)
         for message in self._inputs:
             if message.destination not in reply.without:
-                fleet.send(message.destination, order)
-                fleet.send(message.destination, Data(reply.request, message.tag, payload))
+                fleet.send(message.destination, order, Data(reply.request, message.tag, payload))
 
     def _wait(self, reply: Reply, inbox: queue.SimpleQueue[Arrival]) -> Answer:
         self._fleet_of(reply)  # in a process that was forked nothing would ever come

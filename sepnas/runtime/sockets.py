@@ -9,6 +9,7 @@ import selectors
 import socket
 import sys
 import time
+from collections.abc import Callable
 
 from sepnas.runtime.lookup import Address, look_up
 
@@ -46,14 +47,20 @@ def tune(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1e3 * MAX_UNACKNOWLEDGED_S))
 
 
-def connect(host: str, port: int, deadline: float) -> socket.socket:
+def connect(
+    host: str, port: int, deadline: float, allows: Callable[[str], bool] = lambda number: True
+) -> socket.socket:
     """A blocking, tuned socket that is connected to the first address of the host that answers.
 
-    Names are looked up on each call. Addresses are raced: one that is dead does not keep a live one waiting. Raises
-    ``socket.gaierror`` or ``UnicodeError`` (unknown name), ``TimeoutError`` (nothing answered by ``deadline``,
-    ``time.monotonic`` seconds; :class:`LookupTimeoutError` when that was the name server) or ``OSError``.
+    Names are looked up on each call; only numbers that ``allows`` takes are dialed. Addresses are raced: one that is
+    dead does not keep a live one waiting. Raises ``socket.gaierror`` or ``UnicodeError`` (unknown name),
+    ``TimeoutError`` (nothing answered by ``deadline``, ``time.monotonic`` seconds; :class:`LookupTimeoutError` when
+    that was the name server) or ``OSError``.
     """
-    sock = _race(look_up(host, port, deadline), deadline)
+    addresses = [address for address in look_up(host, port, deadline) if allows(address.host)]
+    if not addresses:
+        raise OSError(errno.EACCES, "its addresses may not be dialed for a client that is elsewhere")
+    sock = _race(addresses, deadline)
     sock.setblocking(True)
     tune(sock)
     return sock

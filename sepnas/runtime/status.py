@@ -25,6 +25,7 @@ from sepnas.runtime.events import STATUS, Bye, Hello, Inspect, Ping, Pong, Statu
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.links import check_loopback, dial
 from sepnas.runtime.live_identity import client_identity
+from sepnas.runtime.unexpected import start_thread
 from sepnas.spec.hosts import Hosts, parse_address
 
 ANSWER_S = 2.0
@@ -121,8 +122,8 @@ class _Visit:
 
     def begin(self, deadline: float, found: queue.SimpleQueue[DeviceStatus]) -> None:
         """Ask in a thread; looking up a host's name may take longer than anyone waits, and is not begun twice."""
-        if self._at_work.acquire(blocking=False):
-            threading.Thread(target=self._run, args=(deadline, found), daemon=True).start()
+        if self._at_work.acquire(blocking=False) and not start_thread(self._run, deadline, found):
+            self._at_work.release()
 
     def silent(self, answer_s: float) -> DeviceStatus:
         why = f"device {self.rank} at {self._address}: no answer within {answer_s:g} s"

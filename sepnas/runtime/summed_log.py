@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sepnas.runtime.line_writer import LineWriter
 from sepnas.terminal import printable
 
 SUMMED_S = 60.0
@@ -42,7 +43,7 @@ class SummedLines(logging.Handler):
 
     def __init__(self, name: str) -> None:
         super().__init__(logging.WARNING)
-        self._name = name
+        self._name, self._writer = name, LineWriter(sys.stderr)
         self._windows: dict[str, _Window] = {}
         self.setFormatter(logging.Formatter())
 
@@ -90,10 +91,8 @@ class SummedLines(logging.Handler):
             self._write(f"{window.text} ({window.count:,} more within {SUMMED_S:g} s)")
 
     def _write(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            told = "\n".join(printable(line) for line in text.strip().splitlines())
-            sys.stderr.write(f"{self._name}: {told}\n")
-            sys.stderr.flush()
+        told = "\n".join(printable(line) for line in text.strip().splitlines())
+        self._writer.write(f"{self._name}: {told}")
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:

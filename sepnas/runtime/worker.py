@@ -36,15 +36,24 @@ from sepnas.runtime.links import accept, check_greeting, check_loopback, is_loop
 from sepnas.runtime.live_identity import LiveIdentity
 from sepnas.runtime.log import WorkerLog
 from sepnas.runtime.lookup import LookupTimeoutError
+from sepnas.runtime.peer_guard import PeerGuard
 from sepnas.runtime.shard import Shard, load_shard
 from sepnas.runtime.sockets import listen
+from sepnas.runtime.unexpected import start_thread, survives
 from sepnas.runtime.worker_session import WorkerSession
-from sepnas.spec.hosts import format_address, parse_address
+from sepnas.spec.hosts import Hosts, format_address, parse_address
 from sepnas.terminal import print_line
 
 HANDSHAKE_S = 5.0
 """How long who connected may take to say who it is."""
+HOLDER_ANSWER_S = 5.0
+"""A client that is served and does not answer for so long loses its place when another one asks ..."""
+MAX_IDLE_S = 600.0
+"""... and so does one that had no request in all this time."""
+MAX_WAITING = 4
+"""Clients that wait for their place; others are told at once who has it."""
 _BUSY_WAIT_S = 2.0
+_REFUSAL_S, _LOOK_S = 1.0, 0.1
 _STOP_WAIT_S = 5.0
 
 
@@ -60,6 +69,7 @@ class Worker:
         engine: makes what runs the segments, from the shard and the number of threads.
         emulation: a file that says what the device is to behave like.
         gauges: what it counts of itself.
+        hosts: a hosts file that says where the peers are, whatever clients say.
 
     Raises:
         DeploymentError: the folder is damaged or of another deployment.
@@ -80,11 +90,13 @@ class Worker:
         engine: Callable[[Shard, int], Engine] = TorchEngine,
         emulation: str | os.PathLike[str] | None = None,
         gauges: Gauges | None = None,
+        hosts: str | os.PathLike[str] | None = None,
     ) -> None:
         if insecure:
             check_loopback(host)
         self.shard = load_shard(shard_dir)
         self._identity = None if insecure else _identity(self.shard)
+        pinned = None if hosts is None else _pinned_hosts(hosts, self.shard)
         self._emulated = None if emulation is None else load_emulated(emulation, self.shard)
         self._handshake_s = handshake_s
         self._listener = listening_socket(host, port)
@@ -97,8 +109,10 @@ class Worker:
         self.gauges.engine = self.gauges.engine or type(self._engine).__name__
         self._inspections = Inspections(self.gauges)
         self._log = WorkerLog(self.shard.rank)
+        self._guard = PeerGuard(self.shard.rank, self._log, pinned)
         self._session: WorkerSession | None = None
         self._session_changed = threading.Condition()
+        self._num_waiting = 0
         self._doorman = Doorman()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._stopping = threading.Event()
@@ -110,9 +124,10 @@ class Worker:
             selector.register(self._listener, selectors.EVENT_READ)
             selector.register(self._wake_receiver, selectors.EVENT_READ)
             while not self._stopping.is_set():
-                for key, _ in selector.select():
-                    if key.fileobj is self._listener:
-                        self._accept()
+                with survives("who accepts connections"):
+                    for key, _ in selector.select():
+                        if key.fileobj is self._listener:
+                            self._accept()
         self._shut_down()
 
     def stop(self) -> None:
@@ -122,16 +137,23 @@ class Worker:
             self._wake_sender.send(b"x")
 
     def _shut_down(self) -> None:
-        self._listener.close()
-        self._inspections.close()
+        """Each step, whatever becomes of those before it."""
+        steps = (
+            self._listener.close, self._inspections.close, self._stop_session, self._wake_receiver.close,
+            self._wake_sender.close, self._log.close,
+        )  # fmt: skip
+        for step in steps:
+            with survives("who ends the worker"):
+                step()
+        self._log.say("stopped", requests=self.gauges.served)
+        with survives("who ends the worker"):
+            self._log.flush()
+
+    def _stop_session(self) -> None:
         with self._session_changed:
             if self._session is not None:
                 self._session.stop("was stopped")
             self._session_changed.wait_for(lambda: self._session is None, _STOP_WAIT_S)
-        self._wake_receiver.close()
-        self._wake_sender.close()
-        self._log.close()
-        self._log.say("stopped", requests=self.gauges.served)
 
     def _accept(self) -> None:
         try:
@@ -140,7 +162,19 @@ class Worker:
             time.sleep(0.05)  # it was gone before we came to it, or there are no descriptors left: no busy loop
             return
         self._doorman.enter(sock, origin[0])
-        threading.Thread(target=self._greet, args=(sock, *origin[:2]), daemon=True).start()
+        if not start_thread(self._meet, sock, *origin[:2]):
+            self._doorman.leave(sock)
+            self._say_refused("busy", format_address(*origin[:2]), "this machine has no thread left")
+            time.sleep(0.05)
+
+    def _meet(self, sock: socket.socket, host: str, port: int) -> None:
+        with survives("who greets a connection"):
+            try:
+                self._greet(sock, host, port)
+            except Exception:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+                raise
 
     def _greet(self, sock: socket.socket, host: str, port: int) -> None:
         origin = format_address(host, port)
@@ -177,23 +211,54 @@ class Worker:
         with self._session_changed:
             if self._session is not None and self._session.name == hello.session:
                 self._session.stop("was dialed again by its client")  # whose connection was lost without our notice
-            # A client that has just left may still be on its way out.
-            if not self._session_changed.wait_for(lambda: self._session is None, _BUSY_WAIT_S):
-                reason = f"device {self.shard.rank} serves another client; try again when that one is done"
-                self._refuse(channel, "busy", reason, deadline)
-                return
-            if self._stopping.is_set():
-                channel.abort()
-                return
-            session = self._session = WorkerSession(
-                self.shard, self._engine, self._identity, channel, hello.session, self.gauges, self._log, self._emulated
-            )
+            holder = self._await_place()
+            if holder is None and not self._stopping.is_set():
+                session = self._session = WorkerSession(
+                    self.shard, self._engine, self._identity, channel, hello.session, self.gauges, self._log,
+                    self._guard, self._emulated,
+                )  # fmt: skip
+        if holder is not None:
+            reason = f"device {self.shard.rank} serves another client: {holder}; try again when that one is done"
+            return self._refuse(channel, "busy", reason, max(deadline, time.monotonic() + _REFUSAL_S))
+        if self._stopping.is_set():
+            return channel.abort()
         try:
             session.serve()
         finally:
             with self._session_changed:
                 self._session = None
                 self._session_changed.notify_all()
+
+    def _await_place(self) -> str | None:
+        """Wait until no client is served, or say who is; one that does not answer or is idle for long loses its place.
+
+        The lock of the session is held, and given away while it waits.
+        """
+        holder, asked = self._session, time.monotonic()
+        if holder is None:
+            return None
+        if self._num_waiting >= MAX_WAITING:
+            return holder.holder
+        self._num_waiting += 1
+        try:
+            holder.ask_whether_there()
+            # a client that has just left may still be on its way out
+            self._wait_for_end_of(holder, _BUSY_WAIT_S)
+            while self._session is holder and not holder.was_heard_since(asked):
+                if time.monotonic() - asked >= HOLDER_ANSWER_S:
+                    holder.stop(f"gave its place to another client: its own did not answer for {HOLDER_ANSWER_S:g} s")
+                    self._wait_for_end_of(holder, _STOP_WAIT_S)
+                    break
+                self._session_changed.wait(_LOOK_S)
+            if self._session is holder and holder.idle_s() >= MAX_IDLE_S:
+                holder.stop(f"gave its place to another client: its own sent no request for {MAX_IDLE_S:g} s")
+                self._wait_for_end_of(holder, _STOP_WAIT_S)
+            return None if self._session is None else self._session.holder
+        finally:
+            self._num_waiting -= 1
+
+    def _wait_for_end_of(self, holder: WorkerSession, timeout_s: float) -> None:
+        self._session_changed.wait_for(lambda: self._session is not holder, timeout_s)
 
     def _attach_peer(self, channel: Channel, hello: Hello, deadline: float) -> None:
         session = self._session
@@ -216,12 +281,14 @@ def run_worker(
     emulation: str | os.PathLike[str] | None = None,
     metrics: str | None = None,
     host_names: Sequence[str] = (),
+    hosts: str | os.PathLike[str] | None = None,
 ) -> None:
     """Serve a device's folder at ``listen`` (``HOST:PORT``) until SIGINT or SIGTERM; prints one line when ready.
 
     ``engine`` is torch, onnxruntime, or auto: the faster one, which is measured first; None is the first of these two
     that can be used here. ``metrics`` is where Prometheus may read them (``HOST:PORT``), if anywhere, and
-    ``host_names`` are names by which it may ask, besides this machine's addresses.
+    ``host_names`` are names by which it may ask, besides this machine's addresses. ``hosts`` is a hosts file that says
+    where the peers are, whatever clients say.
     """
     host, port = parse_address(listen, lowest_port=0)
     gauges, told = Gauges(), ""
@@ -236,8 +303,9 @@ def run_worker(
         if metrics is not None:
             _serve_metrics(gauges, metrics, host_names)
         worker = Worker(
-            shard_dir, host, port, threads=threads, insecure=insecure, engine=make, emulation=emulation, gauges=gauges
-        )
+            shard_dir, host, port, threads=threads, insecure=insecure, engine=make, emulation=emulation, gauges=gauges,
+            hosts=hosts,
+        )  # fmt: skip
 
     def stop(number: int, frame: FrameType | None) -> None:
         worker.stop()
@@ -278,6 +346,13 @@ def _collector_paused() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def _pinned_hosts(path: str | os.PathLike[str], shard: Shard) -> Hosts:
+    hosts = Hosts.load(path)
+    for rank in shard.manifest.peers:
+        hosts.address(rank)
+    return hosts
 
 
 def _identity(shard: Shard) -> Identity:

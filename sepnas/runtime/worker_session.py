@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import threading
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from typing import Any, TypeAlias
 
 from sepnas.errors import (
@@ -21,6 +24,7 @@ from sepnas.errors import (
     HandshakeError,
     LocalProtocolError,
     PeerLostError,
+    RemoteProtocolError,
     SepnasError,
 )
 from sepnas.plan.steps import CLIENT, Recv
@@ -53,13 +57,22 @@ from sepnas.runtime.identity import Identity
 from sepnas.runtime.links import dial
 from sepnas.runtime.log import WorkerLog
 from sepnas.runtime.mailbox import Mailbox
+from sepnas.runtime.memory import give_back
+from sepnas.runtime.peer_guard import PeerGuard
+from sepnas.runtime.protocol import Phase
 from sepnas.runtime.pulling import close_condition, new_condition
 from sepnas.runtime.shard import Shard
 from sepnas.runtime.trace import RequestTimes, step_rows
+from sepnas.runtime.unexpected import say_once, survives
 
 SETUP_WAIT_S = 30.0
 """How long a client that was welcomed may take to say where the peers are."""
+MAX_SETTING_UP_S = 15.0
+"""While it has not, others that ask wait for it so long."""
+_BEFORE_SETUP = (Phase.GREETED, Phase.SETTING_UP)
 MAX_TRACES = 256
+MAX_TRACE_ROWS = 50_000
+"""Steps in one answer: it stays within ``MAX_ANSWER_BYTES``."""
 _MAX_LOGITS = 32
 """Of so many requests the device's own logits are kept, should the client ask for them."""
 _FLUSH_S = 5.0
@@ -86,6 +99,7 @@ class WorkerSession:
         client: the client's channel, greeted and not yet welcomed.
         name: the session's name: peers that dial in must know it.
         gauges, log: where the worker counts, and writes down, what happens.
+        guard: decides where peers may be dialed.
         emulated: what the device is to behave like, if anything.
     """
 
@@ -98,8 +112,10 @@ class WorkerSession:
         name: str,
         gauges: Gauges,
         log: WorkerLog,
+        guard: PeerGuard,
         emulated: Emulated | None = None,
     ) -> None:
+        self._guard = guard
         self.name, self._emulated = name, emulated
         self._gauges, self._log = gauges, log
         self._shard, self._engine, self._identity, self._client = shard, engine, identity, client
@@ -117,6 +133,8 @@ class WorkerSession:
         self._logits: OrderedDict[int, Payload] = OrderedDict()
         self._recalled: dict[int, int] = {}
         self._recalling = threading.Lock()
+        self._opened_s = self._heard_s = self._busy_s = time.monotonic()
+        self._running = False
         self._traces: deque[RequestTimes] = deque(maxlen=MAX_TRACES)
         self._requests = 0
 
@@ -134,6 +152,9 @@ class WorkerSession:
                 self._work()
         except ExchangeError as error:
             reason = str(error)  # the client is gone, there is nobody to tell
+        except Exception as error:
+            say_once("a session", error)
+            reason = f"unexpected {type(error).__name__}: {error}"
         finally:
             ending = self._ending
             self._close()
@@ -143,6 +164,36 @@ class WorkerSession:
     def stop(self, reason: str) -> None:
         """End the session from another thread."""
         self._end(_Ending(PeerLostError(f"device {self._shard.rank} {reason}")))
+        if self._client.connection.phase in _BEFORE_SETUP:
+            with contextlib.suppress(OSError):  # nothing else wakes who waits for its Setup
+                self._client.pipe.sock.shutdown(socket.SHUT_RDWR)
+
+    # -- who holds the device
+
+    @property
+    def holder(self) -> str:
+        """Who is served and since when, for another one who asks."""
+        now = time.monotonic()
+        since = datetime.now(timezone.utc) - timedelta(seconds=now - self._opened_s)
+        return (
+            f"{self._client.peer}, since {since:%Y-%m-%d %H:%M:%S} UTC, last heard {now - self._heard_s:.0f} s ago, "
+            f"session {short_name(self.name)}"
+        )
+
+    def ask_whether_there(self) -> None:
+        """Ping the client, if it has come so far."""
+        with contextlib.suppress(ExchangeError):
+            self._client.send(Ping(sent_ns=time.monotonic_ns()))
+
+    def was_heard_since(self, moment: float) -> bool:
+        """Whether the client has said anything since then (``time.monotonic`` seconds); one that has just come is still
+        dialing other devices."""
+        begins = self._client.connection.phase in _BEFORE_SETUP
+        return self._heard_s >= moment or (begins and time.monotonic() - self._opened_s < MAX_SETTING_UP_S)
+
+    def idle_s(self) -> float:
+        """How long no request has been asked for or worked on."""
+        return 0.0 if self._running or self._jobs else time.monotonic() - self._busy_s
 
     def attach(self, channel: Channel, rank: int) -> bool:
         """A peer dialed in, perhaps once more after it was lost; False when it is not expected (any more)."""
@@ -192,6 +243,7 @@ class WorkerSession:
                 self._mailbox.lose(rank)  # it dials us when it is back
             elif setup.rejoin or rank < mine:
                 self._waiting_for = rank
+                address = self._guard.address(rank, address)
                 if address is None:
                     raise HandshakeError(f"the client did not say where device {rank} listens")
                 self._dial(rank, address, deadline)
@@ -202,7 +254,9 @@ class WorkerSession:
     def _dial(self, rank: int, address: str, deadline: float) -> None:
         own = self._shard
         hello = Hello(deployment_id=own.manifest.deployment_id, rank=own.rank, session=self.name)
-        channel = dial(rank, address, hello, self._identity, own.expected_from(rank), deadline)
+        client_host = self._client.pipe.sock.getpeername()[0]
+        opening = self._guard.opening(rank, address, client_host, deadline, lambda: self._ending is not None)
+        channel = dial(rank, address, hello, self._identity, own.expected_from(rank), deadline, opening)
         with self._peers_changed:
             self._adopt(channel, rank)
 
@@ -233,8 +287,9 @@ class WorkerSession:
     # -- what comes in (in the channels' threads)
 
     def _from_client(self, event: Control | Data) -> None:
+        self._heard_s = time.monotonic()
         if isinstance(event, Data):
-            self._mailbox.put(event.request, event.tag, event.payload, event.arrived_ns)
+            self._keep_message(event, announced=True)
         elif isinstance(event, Recall):
             self._recall(event)
         elif isinstance(event, Ping):
@@ -242,13 +297,43 @@ class WorkerSession:
                 self._client.send(Pong(sent_ns=event.sent_ns, clock_ns=time.monotonic_ns()))
         elif isinstance(event, Cancel):
             self._mailbox.cancel(event.request)
-        elif isinstance(event, Request | Ask):
+            self._drop_job(lambda job: isinstance(job, Request) and job.request == event.request)
+        elif isinstance(event, Request):
+            self._take_request(event)
+        elif isinstance(event, Ask):
+            self._drop_job(lambda job: isinstance(job, Ask))  # the client waits for the last one only
             self._put((event, time.monotonic()))
+
+    def _take_request(self, event: Request) -> None:
+        if len(event.without) > self._shard.manifest.num_devices:
+            raise RemoteProtocolError(
+                f"request {event.request} is without {len(event.without)} devices: there are less"
+            )
+        if self._mailbox.announce(event.request):
+            self._put((event, time.monotonic()))
+        else:
+            self._tell_dropped(event.request)
+
+    def _keep_message(self, event: Data, announced: bool) -> None:
+        partial = isinstance(event, PartialData)
+        for request in self._mailbox.put(
+            event.request, event.tag, event.payload, event.arrived_ns, partial, announced
+        ):  # fmt: skip
+            self._tell_dropped(request)
+
+    def _tell_dropped(self, request: int) -> None:
+        """There is no room for its messages, or it came too late; the client need not wait for it."""
+        self._drop_job(lambda job: isinstance(job, Request) and job.request == request)
+        mine, limit_mb = self._shard.rank, self._mailbox.max_bytes / 1e6
+        message = (
+            f"device {mine} dropped request {request}: more than {limit_mb:.0f} MB of messages waited; "
+            "send smaller batches, or fewer at once"
+        )
+        self._tell(Failed(code="protocol", rank=mine, request=request, message=message))
 
     def _from_peer(self, event: Control | Data) -> None:
         if isinstance(event, Data):
-            partial = isinstance(event, PartialData)
-            self._mailbox.put(event.request, event.tag, event.payload, event.arrived_ns, partial)
+            self._keep_message(event, announced=False)
 
     def _client_ended(self, error: ExchangeError | None) -> None:
         self._end(_Ending(PeerLostError(str(error) if error else "the client has left"), tell=False))
@@ -284,6 +369,10 @@ class WorkerSession:
             self._jobs.append(job)
             self._changed.notify_all()
 
+    def _drop_job(self, unwanted: Callable[[Request | Ask], bool]) -> None:
+        with self._changed:
+            self._jobs = deque(job for job in self._jobs if job is None or not unwanted(job[0]))
+
     def _next_job(self) -> _Job:
         with self._changed:
             while not self._jobs:
@@ -310,17 +399,21 @@ class WorkerSession:
     def _run(self, event: Request, arrived: float) -> None:
         self._mailbox.begin(event.request)
         self._requests += 1
+        self._running = True
         deadline = arrived + event.deadline_ms / 1e3
         run = Run(event.request, event.batch, deadline, self._degrade, frozenset(event.without), arrived)
         try:
             times = self._executor.run(run)
         except StepError as error:
             self._fail(event.request, error)
+            error.error.with_traceback(None)  # whose frames hold tensors, and an error may be kept
         else:
             self._gauges.count_served(time.monotonic() - arrived)
             self._traces.append(RequestTimes(event.request, event.batch, times))
             if self._degrade and run.logits is not None:
                 self._keep_logits(event.request, run.logits)
+        finally:
+            self._running, self._busy_s = False, time.monotonic()
 
     def _keep_logits(self, request: int, logits: Payload) -> None:
         with self._recalling:
@@ -392,7 +485,8 @@ class WorkerSession:
 
     def _answer(self, ask: Ask) -> None:
         if ask.what == "trace":
-            wanted = list(self._traces)[-ask.last :] if ask.last else []
+            last = min(ask.last, MAX_TRACE_ROWS // max(1, len(self._shard.program)))
+            wanted = list(self._traces)[-last:] if last else []
             data: dict[str, Any] = {"requests": [step_rows(self._shard.program, times) for times in wanted]}
         else:
             limit = time.monotonic() + _FLUSH_S
@@ -423,7 +517,22 @@ class WorkerSession:
         with self._peers_changed:
             self._end(_Ending(PeerLostError("the session is over"), tell=False))
             peers = list(self._peers.values())
-        for channel in peers:
-            channel.close()
-        self._client.close()
+        steps = (*(channel.close for channel in (*peers, self._client)), self._close_condition, self._forget)
+        for step in steps:
+            with survives("the end of a session"):
+                step()
+
+    def _close_condition(self) -> None:
         close_condition(self._changed)
+
+    def _forget(self) -> None:
+        """What was kept goes now, and not when the collector finds that the session is not used any more."""
+        self._mailbox.close()
+        self._jobs.clear()
+        if self._ending:
+            self._ending.error.with_traceback(None)
+        self._traces.clear()
+        with self._recalling:
+            self._logits.clear()
+            self._recalled.clear()
+        give_back()

@@ -1,0 +1,125 @@
+"""Lines to a stream whose reader may be slow, stuck or gone: who writes one never waits and never fails."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import TextIO
+
+MAX_LINES = 1000
+"""Lines that wait; one more is dropped and counted."""
+FLUSH_S = 1.0
+"""What waits at the end of the process is written for so long."""
+_LINGER_S, _LOOK_S = 1.0, 0.02
+
+
+class LineWriter:
+    """Writes lines to a stream, in a thread where that may block; ``told`` makes the line that counts dropped ones.
+
+    A stream without a descriptor (a test's) is written to at once.
+    """
+
+    def __init__(self, stream: TextIO, told: Callable[[int], str] = "{:,} lines before this one were dropped".format):
+        self._stream, self._told = stream, told
+        self._descriptor = _own_descriptor(stream)
+        self._changed = threading.Condition()
+        self._lines: deque[str] = deque()
+        self._dropped, self._running, self._writing = 0, False, False
+        atexit.register(_flush_at_exit, weakref.ref(self))
+        if self._descriptor is not None:
+            # not at the end of the process, where what waits is still written
+            weakref.finalize(self, os.close, self._descriptor).atexit = False
+
+    def write(self, line: str) -> None:
+        """Queue a line, without its end; drop it where too many wait."""
+        if self._descriptor is None:
+            with contextlib.suppress(OSError, ValueError):
+                self._stream.write(f"{line}\n")
+                self._stream.flush()
+            return
+        with self._changed:
+            if len(self._lines) >= MAX_LINES or not self._runs():
+                self._dropped += 1
+                return
+            if self._dropped:
+                self._lines.append(self._told(self._dropped))
+                self._dropped = 0
+            self._lines.append(line)
+            self._changed.notify_all()
+
+    def flush(self, timeout_s: float = FLUSH_S) -> bool:
+        """Wait until all is written, and no longer than ``timeout_s``."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._lines and not self._writing, timeout_s)
+
+    def _runs(self) -> bool:
+        """Whether a thread writes; the lock is held. One that has nothing to do ends after a moment."""
+        if not self._running:
+            with contextlib.suppress(RuntimeError):  # no thread to be had: the next line tries again
+                threading.Thread(target=self._run, name="write lines", daemon=True).start()
+                self._running = True
+        return self._running
+
+    def _run(self) -> None:
+        while (line := self._next()) is not None:
+            written = self._write(line)
+            with self._changed:
+                self._writing = False
+                self._dropped += not written
+                self._changed.notify_all()
+
+    def _next(self) -> str | None:
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._lines, _LINGER_S):
+                self._running = False
+                return None
+            self._writing = True
+            return self._lines.popleft()
+
+    def _write(self, line: str) -> bool:
+        assert self._descriptor is not None
+        data = memoryview(f"{line}\n".encode(errors="backslashreplace"))
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:  # somebody who shares the pipe does not want to wait for it
+                time.sleep(_LOOK_S)
+            except OSError:
+                return False
+        return True
+
+
+class LineHandler(logging.Handler):
+    """A handler of Python's ``logging`` that neither waits nor complains."""
+
+    def __init__(self, stream: TextIO, told: Callable[[int], logging.LogRecord]) -> None:
+        super().__init__()
+        self.writer = LineWriter(stream, lambda count: self.format(told(count)))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(Exception):  # nobody is there to hear that a line cannot be made
+            self.writer.write(self.format(record))
+
+    def flush(self) -> None:
+        """Wait a moment for what was said."""
+        self.writer.flush()
+
+
+def _own_descriptor(stream: TextIO) -> int | None:
+    try:
+        return os.dup(stream.fileno())
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _flush_at_exit(reference: weakref.ref[LineWriter]) -> None:
+    writer = reference()
+    if writer is not None:
+        writer.flush(FLUSH_S)
