@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,15 @@ from typer.testing import CliRunner, Result
 from sepnas.cli.main import app
 from sepnas.errors import DataError, DeploymentError, SepnasError
 from sepnas.runtime.images import read_image
+from sepnas.search.run import supernet_recipe
 from sepnas.spec.dataset import DataFacts
 from sepnas.spec.hosts import Hosts
 from sepnas.spec.manifest import Manifest
+from sepnas.train.checkpoint import LAST, read_checkpoint
+from sepnas.train.evaluation import EvaluatedClass, Evaluation
+from sepnas.train.recipe import RECIPES, default_recipe
 from tests.test_data import make_folder
+from tests.test_train import small_data
 
 NETWORK = ("resnext11_2x4d", "-n", "2", "--threads", "1")
 
@@ -75,6 +82,97 @@ def test_an_architecture_of_another_size_names_the_option(interrupted: Path, fol
     assert "sepnas train --image-size 8" in error_of(SepnasError, *command)
     assert not (tmp_path / "run").exists()
     said(*command, "--image-size", 8, "--epochs", 1)
+
+
+def test_images_must_be_named_where_they_are_not_the_digits(interrupted: Path, tmp_path: Path) -> None:
+    """Without --data a network or a space for other images is told which data sets there are."""
+    for command in (("train", interrupted / "architecture.json"), ("search", "search_spaces/cifar-small.yaml")):
+        message = error_of(DataError, *command, "--out", tmp_path / "run")
+        assert "--data is missing: " in message
+        assert "cifar10, cifar100, fashion-mnist or folder:PATH" in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def arrows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with --test on arrows to the left, and a tenth as many to the right, which are their mirror images."""
+    root, numbers = tmp_path_factory.mktemp("arrows"), np.random.default_rng(0)
+    for part, counts in (("train", (80, 8)), ("val", (20, 2)), ("test", (30, 3))):
+        for name, count in zip(("left", "right"), counts, strict=True):
+            (root / "images" / part / name).mkdir(parents=True)
+            for index in range(count):
+                arrow = np.zeros((8, 8), np.uint8)
+                arrow[:, :4] = numbers.integers(150, 255, (8, 4))
+                image = Image.fromarray(arrow if name == "left" else arrow[:, ::-1].copy())
+                image.save(root / "images" / part / name / f"{index}.png")
+    options = ("--epochs", 6, "--recipe", "digits", "--test")
+    output = said("train", *NETWORK, "--data", f"folder:{root / 'images'}", "--out", root / "run", *options)
+    (root / "said").write_text(output)
+    return root
+
+
+def test_the_accuracy_of_each_class_is_said_and_kept(arrows: Path) -> None:
+    """At the end of a training: of all images, of each class alike and the lowest, with the command and the date."""
+    for split, counts in (("validation", [20, 2]), ("test", [30, 3])):
+        found = Evaluation.load(arrows / "run" / f"{split}.json")
+        assert [(each.name, each.images) for each in found.classes] == [("left", counts[0]), ("right", counts[1])]
+        right = sum(each.accuracy * each.images for each in found.classes)
+        assert found.accuracy == pytest.approx(right / sum(counts)) == pytest.approx(right / found.images)
+        assert found.mean_of_classes == pytest.approx(sum(each.accuracy for each in found.classes) / 2)
+        assert f"{split} accuracy {found.accuracy:.2%} of {sum(counts)} images" in (arrows / "said").read_text()
+        assert datetime.fromisoformat(found.date).tzinfo is not None
+        assert found.command
+
+
+def test_the_report_has_what_a_run_was_measured_to_be_worth(arrows: Path) -> None:
+    """Its page names the accuracy on the test split, of which command it came, and each class."""
+    pytest.importorskip("matplotlib")
+    found = Evaluation.load(arrows / "run" / "test.json").model_copy(update={"command": "sepnas train it --test"})
+    found.keep(arrows / "run")
+    said("report", "--training", arrows / "run", "--out", arrows / "page.html")
+    page = (arrows / "page.html").read_text()
+    for text in ("Accuracy of the best epoch", "sepnas train it --test", found.date, "test accuracy of each class"):
+        assert text in page
+
+
+def test_mirror_images_of_a_folder_are_not_made_unasked(arrows: Path, tmp_path: Path) -> None:
+    """The default recipe of a folder mirrors none, which is said; --flip does."""
+    command = ("train", *NETWORK, "--data", f"folder:{arrows / 'images'}", "--epochs", 1)
+    assert "images are not mirrored" in said(*command, "--out", tmp_path / "plain")
+    assert "not mirrored" not in said(*command, "--out", tmp_path / "flipped", "--flip")
+    flips = [read_checkpoint(tmp_path / run / LAST)[1]["identity"]["recipe"] for run in ("plain", "flipped")]
+    assert [recipe["augmentation"]["flip"] for recipe in flips] == [False, True]
+    assert Evaluation.load(tmp_path / "flipped" / "validation.json").mirrored_accuracy is None
+    found = Evaluation.load(arrows / "run" / "validation.json")
+    assert found.mirrored_accuracy == pytest.approx(1 - found.accuracy, abs=0.3)  # left is taken for right
+
+
+@pytest.mark.parametrize(
+    ("upright", "mirrored", "said"),
+    [(0.9, 0.1, "leave --flip out"), (0.9, 0.88, "--flip may be better"), (0.55, 0.5, ""), (0.9, None, "")],
+)
+def test_a_training_tells_whether_mirror_images_keep_their_class(
+    upright: float, mirrored: float | None, said: str
+) -> None:
+    """What a network that saw none answers to them decides, where it has learned enough."""
+    classes = tuple(EvaluatedClass(name=name, images=10, accuracy=upright) for name in "ab")
+    found = Evaluation(
+        split="validation", images=20, accuracy=upright, classes=classes, mirrored_accuracy=mirrored,
+        content_sha256="", command="", date="",
+    )  # fmt: skip
+    assert said in found.about_mirroring()
+    assert bool(said) == bool(found.about_mirroring())
+
+
+def test_only_folders_are_not_mirrored() -> None:
+    """Recipes by name, and those of the published data sets, are what they were."""
+    assert default_recipe("cifar100") == RECIPES["cifar-fast"]
+    assert default_recipe("cifar100").augmentation.flip
+    assert default_recipe("folder:x") == RECIPES["cifar-fast"].mirroring(False)
+    assert supernet_recipe(small_data(), None, None).augmentation.flip
+    folder = replace(small_data(), name="folder:x")
+    assert [supernet_recipe(folder, None, None, flip=flip).augmentation.flip for flip in (None, True)] == [False, True]
+    assert supernet_recipe(folder, RECIPES["paper"], None).augmentation.flip
 
 
 @pytest.mark.parametrize("option", ["--out", "--data", "--data-root", "--recipe", "--policy"])

@@ -12,14 +12,17 @@ import typer
 
 from sepnas.cli.common import PATH, TEXT, path_of, say
 from sepnas.cli.describe import LearnedScales, Wire, read_architecture
-from sepnas.errors import TrainingError
+from sepnas.errors import DataError, TrainingError
+from sepnas.report.provenance import command_line
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
 from sepnas.spec.folder_lock import refuse_held
 from sepnas.spec.image_file import Fit
+from sepnas.spec.space_network import NetworkSpace
 
 if TYPE_CHECKING:
     from sepnas.nets.separable import SeparableResNeXt
+    from sepnas.train.evaluation import SplitName
     from sepnas.train.images import ImageData
     from sepnas.train.recipe import Recipe
     from sepnas.train.record import TrainingResult
@@ -27,6 +30,16 @@ if TYPE_CHECKING:
 
 DataName = Annotated[
     str, typer.Option("--data", help="digits, cifar10, cifar100, fashion-mnist or folder:PATH.", **TEXT)
+]
+NoData = Annotated[
+    str | None,
+    typer.Option("--data", help="digits, cifar10, cifar100, fashion-mnist or folder:PATH [digits].", **TEXT),
+]
+Flip = Annotated[
+    bool | None,
+    typer.Option(
+        "--flip/--no-flip", help="Mirror half of the training images [as the recipe says; without one not in folders]."
+    ),
 ]
 DataRoot = Annotated[Path | None, typer.Option(help="Where torchvision's data sets lie [~/.cache/sepnas].", **PATH)]
 Download = Annotated[bool, typer.Option("--download", help="Let torchvision fetch a data set that is missing.")]
@@ -82,7 +95,7 @@ def train_architecture(
 def train(
     architecture: Annotated[str, typer.Argument(help="An architecture file, or a name such as resnext20_4x4d.")],
     out: Annotated[Path, typer.Option(help="The run's folder.", **PATH)],
-    data: DataName = "digits",
+    data: NoData = None,
     data_root: DataRoot = None,
     download: Download = False,
     image_size: ImageSize = None,
@@ -108,6 +121,7 @@ def train(
     ] = None,
     learning_rate: LearningRate = None,
     device_dropout: DeviceDropout = None,
+    flip: Flip = None,
     teacher: Annotated[
         list[Path] | None,
         typer.Option(
@@ -136,6 +150,12 @@ def train(
     With `--teacher RUN` it also learns what a network answers that was trained before on the same data, such as the one
     that is not separable or the one with all-to-all messages. The recipe's `distillation` says how much.
 
+    Images of a folder are mirrored only with `--flip` or a `--recipe` that says so, for the mirror image of an arrow or
+    a letter is of another class. Photographs are a little better recognised with `--flip`.
+
+    At the end the accuracy of each class is measured on validation images, with `--test` on the test split too; the
+    run's folder keeps both (validation.json, test.json).
+
     Several GPUs share each batch: `torchrun --nproc-per-node gpu -m sepnas train ...`
 
     `--start RUN` goes on from weights that were trained before, with other messages perhaps.
@@ -147,30 +167,33 @@ def train(
     """
     from sepnas.train.checkpoint import load_network
     from sepnas.train.data import load_dataset
-    from sepnas.train.evaluate import accuracy
     from sepnas.train.loop import pick_device
     from sepnas.train.processes import is_alone, is_first
     from sepnas.train.recipe import default_recipe, load_recipe
 
     _refuse_held(out)
     chosen = read_architecture(architecture, devices, policy, wire=wire, learned_scales=learned_scales)
+    is_file = architecture.endswith((".json", ".yaml", ".yml"))
+    data = data_or_digits(data, image_size, chosen if is_file else None, f"architecture {chosen.name!r}")
     # a wrong value is told before the data are read, which may take long
     named = load_recipe(recipe) if recipe else default_recipe(data)
     wanted = named.changed(
         recipe or named.name, epochs=epochs, device_dropout=device_dropout, learning_rate=learning_rate
-    )
+    ).mirroring(flip)
     trained = load_network(start) if start else None
     if download and not is_alone():
         raise TrainingError(
             "--download: several processes would write the same files; fetch them once without torchrun"
         )
     images = load_dataset(data, root=data_root, image_size=image_size, resize=resize, download=download)
-    if not architecture.endswith((".json", ".yaml", ".yml")):
+    if not is_file:
         fits = {"num_classes": images.num_classes, "in_channels": images.in_channels, "image_size": images.image_size}
         chosen = Architecture.from_data(chosen.to_data() | fits, f"{architecture} for {data}")
     teachers = [load_teacher(run, images) for run in teacher or ()]
     if start:
         check_same_data("--start", start, images)
+    if is_first() and recipe is None and flip is None and data.startswith("folder:"):
+        say("images are not mirrored, for a mirror image may be of another class; --flip mirrors half of them")
     result = train_architecture(
         chosen, images, wanted, out, seed, resume, device=device, threads=threads, stop_after_s=stop_after_s,
         teachers=teachers, start=trained, compiled=compiled,
@@ -182,11 +205,10 @@ def train(
     if not result.finished:
         say(f"stopped after {result.reached}; the same command with --resume goes on")
         return
+    network = load_network(out).to(pick_device(device))
+    _evaluate(network, images, "validation", out, mirrored=not wanted.augmentation.flip)
     if test:
-        network = load_network(out).to(pick_device(device))
-        say(f"test accuracy {accuracy(network, images.test, images):.2%}")
-        if wanted.device_dropout or wanted.message_dropout:
-            _print_accuracy_with_lost(network, images)
+        _evaluate(network, images, "test", out, with_lost=bool(wanted.device_dropout or wanted.message_dropout))
     say(f"next: sepnas export {shlex.quote(str(out))} {shlex.quote(str(out.parent / 'deployment'))}")
 
 
@@ -196,6 +218,47 @@ def _refuse_held(out: Path) -> None:
 
     if is_first():
         refuse_held(out, "training", TrainingError)
+
+
+def data_or_digits(
+    data: str | None, image_size: int | None, reads: Architecture | NetworkSpace | None, what: str
+) -> str:
+    """The data set that is named, or the digits; raises :class:`DataError` where ``reads`` (None: anything) is for
+    other images, which must be named then."""
+    if data is not None or reads is None:
+        return data or "digits"
+    if (reads.in_channels, reads.image_size, reads.num_classes) != (1, image_size or 8, 10):
+        raise DataError(
+            f"--data is missing: {what} reads {reads.in_channels} channels of {reads.image_size} pixels a side and "
+            f"knows {reads.num_classes} classes, so it is not for the digits; name its images with --data: digits, "
+            "cifar10, cifar100, fashion-mnist or folder:PATH (PATH/train/CLASS/*.png, with val or test beside train)"
+        )
+    return "digits"
+
+
+def _evaluate(
+    network: SeparableResNeXt,
+    images: ImageData,
+    split: SplitName,
+    run: Path,
+    mirrored: bool = False,
+    with_lost: bool = False,
+) -> None:
+    """Say how good the network is on a split, and keep it in the run's folder."""
+    from sepnas.train.evaluate import accuracy_with_lost
+    from sepnas.train.evaluation import evaluate_split
+
+    found = evaluate_split(network, images, split, command_line(), mirrored)
+    num_devices = network.architecture.num_devices
+    if with_lost:
+        lost = (accuracy_with_lost(network, images.test, images, number) for number in range(1, num_devices))
+        found = found.model_copy(update={"with_lost": tuple(lost)})
+    say(str(found))
+    if about := found.about_mirroring() if images.name.startswith("folder:") else "":
+        say(about)
+    for number, share in enumerate(found.with_lost, start=1):
+        say(f"  with {number} of {num_devices} devices lost {share:.2%}, the mean over all ways to lose them")
+    found.keep(run)
 
 
 def load_teacher(run: Path, images: ImageData) -> SeparableResNeXt:
@@ -223,12 +286,3 @@ def check_same_data(option: str, run: Path, images: ImageData) -> None:
             f"{option} {run}: was trained on images of mean {facts.mean} and deviation {facts.std}, but those of "
             f"{images.name!r} have {images.mean} and {images.std}: it would see them wrongly"
         )
-
-
-def _print_accuracy_with_lost(network: SeparableResNeXt, images: ImageData) -> None:
-    from sepnas.train.evaluate import accuracy_with_lost
-
-    num_devices = network.architecture.num_devices
-    for num_lost in range(1, num_devices):
-        found = accuracy_with_lost(network, images.test, images, num_lost)
-        say(f"  with {num_lost} of {num_devices} devices lost {found:.2%}, the mean over all ways to lose them")

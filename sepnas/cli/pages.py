@@ -9,7 +9,7 @@ from pathlib import Path
 from sepnas.cost.simulator import Simulation
 from sepnas.cost.timeline import Timeline
 from sepnas.plan.steps import CLIENT
-from sepnas.report.content import Curve, LinkBytes, Span
+from sepnas.report.content import Curve, LinkBytes, Span, SplitAccuracy
 from sepnas.report.content import Timeline as ShownTimeline
 from sepnas.report.provenance import machine_facts
 from sepnas.runtime.counters import Counters
@@ -64,6 +64,19 @@ def training_curves(run: Path) -> tuple[Curve, ...]:
         Curve("training loss", "loss", tuple(record.train_loss for record in history)),
         Curve("validation accuracy", "accuracy", tuple(record.val_accuracy for record in history)),
     )
+
+
+def split_accuracies(run: Path) -> tuple[SplitAccuracy, ...]:
+    """What a finished run was measured to be worth; raises :class:`SpecError` for a damaged file."""
+    from sepnas.train.evaluation import read_evaluations
+
+    return tuple(
+        SplitAccuracy(
+            found.split, found.images, found.accuracy, found.mean_of_classes,
+            tuple((each.name, each.images, each.accuracy) for each in found.classes), found.command, found.date,
+        )
+        for found in read_evaluations(run)
+    )  # fmt: skip
 
 
 def machine_rows() -> dict[str, str]:

@@ -37,7 +37,7 @@ def report(
 
     Example: `sepnas report --search runs/search --training runs/training --out report.html`
     """
-    from sepnas.cli.pages import machine_rows, training_curves
+    from sepnas.cli.pages import machine_rows, split_accuracies, training_curves
     from sepnas.cli.search_page import search_parts
     from sepnas.report.content import ReportContent
     from sepnas.report.page import write_report
@@ -51,6 +51,7 @@ def report(
         title=title,
         architecture=chosen,
         history=training_curves(training) if training else (),
+        evaluations=split_accuracies(training) if training else (),
         machine=machine_rows(),
         about=about(search, training),
         **inference_parts(chosen, _cluster(cluster, search, chosen), trace, training),

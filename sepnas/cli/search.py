@@ -12,16 +12,18 @@ from sepnas.cli.common import FILE, FOLDER, TEXT, cluster_to_predict_with, path_
 from sepnas.cli.front import print_front
 from sepnas.cli.learn import (
     Compute,
-    DataName,
     DataRoot,
     DeviceDropout,
     Download,
+    Flip,
     ImageSize,
     LearningRate,
+    NoData,
     Resizing,
     Resume,
     Seed,
     Threads,
+    data_or_digits,
 )
 from sepnas.errors import SearchError
 from sepnas.report.units import format_count
@@ -46,7 +48,7 @@ def search(
         Path | None,
         typer.Option(help="A cluster file, as `sepnas profile` writes [equal boards on 100 Mbit/s].", **FILE),
     ] = None,
-    data: DataName = "digits",
+    data: NoData = None,
     data_root: DataRoot = None,
     download: Download = False,
     image_size: ImageSize = None,
@@ -63,6 +65,7 @@ def search(
     ] = None,
     learning_rate: LearningRate = None,
     device_dropout: DeviceDropout = None,
+    flip: Flip = None,
     seed: Seed = 0,
     strategy: Annotated[Strategy, typer.Option(metavar="NAME", help=f"One of {', '.join(STRATEGIES)}.")] = "predictive",
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Candidates proposed, and judged, at a time.")] = BATCH,
@@ -150,6 +153,7 @@ def search(
         raise SearchError("a search is one process; start it without torchrun")
     refuse_held(out, "searching", SearchError)
     chosen = SearchSpace.load(space)
+    data = data_or_digits(data, image_size, chosen.network, f"space {chosen.name!r}")
     trials = _trials(engine, remote or [], ssh_key, remote_python, workers, web_host, web_port)
     use_threads_for(chosen.architecture_of(chosen.largest()), threads)
     with resumable(out, RUN_FILE):
@@ -165,6 +169,7 @@ def search(
             recipe=load_recipe(recipe) if recipe else None,
             device_dropout=device_dropout,
             learning_rate=learning_rate,
+            flip=flip,
             batch=batch,
             resume=resume,
             device=device,

@@ -119,6 +119,19 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True)
+class SplitAccuracy:
+    """The best epoch's accuracy on a split: of all images and of each class (name, images, share), by ``command``."""
+
+    split: str
+    images: int
+    accuracy: float
+    mean_of_classes: float
+    classes: tuple[tuple[str, int, float], ...]
+    command: str
+    date: str
+
+
+@dataclass(frozen=True, slots=True)
 class Curve:
     """One value an epoch; curves of the same ``panel`` (``loss``, ``accuracy``) share a picture."""
 
@@ -156,5 +169,6 @@ class ReportContent:
     accuracy: Accuracy | None = None
     architecture: Architecture | None = None
     history: tuple[Curve, ...] = ()
+    evaluations: tuple[SplitAccuracy, ...] = ()
     machine: Mapping[str, str] = field(default_factory=dict)
     commands: tuple[str, ...] = ()

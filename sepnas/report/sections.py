@@ -10,7 +10,7 @@ from sepnas.plan.build import build_plan
 from sepnas.plan.liveness import devices_used
 from sepnas.plan.sent import sent_policy
 from sepnas.report.body import LONG, Picture, Quantity, Section, Table, picture
-from sepnas.report.content import Accuracy, CandidatePoint, ReportContent
+from sepnas.report.content import Accuracy, CandidatePoint, ReportContent, SplitAccuracy
 from sepnas.report.exploration import policies_section, progress_section
 from sepnas.report.figures.bars import classes_drawing, link_name, links_drawing
 from sepnas.report.figures.curves import curves_drawing, epochs_of, is_share
@@ -236,9 +236,9 @@ def _accuracy_tables(accuracy: Accuracy) -> Iterator[Table]:
 def _history(content: ReportContent) -> Section | None:
     curves = [curve for curve in content.history if curve.values]
     panels = list(dict.fromkeys(curve.panel for curve in curves))
-    if not panels:
+    if not panels and not content.evaluations:
         return None
-    pictures, tables = [], []
+    pictures, tables = [], list(_evaluation_tables(content.evaluations))
     for number, panel in enumerate(panels):
         mine = [curve for curve in curves if curve.panel == panel]
         pictures.append(picture(partial(curves_drawing, f"history-{number}", panel, mine), f"{panel} over the epochs"))
@@ -249,6 +249,29 @@ def _history(content: ReportContent) -> Section | None:
         )
         tables.append(Table(f"{panel} of each epoch", ("curve", "epoch", panel), rows, folded=True))
     return Section("history", "Training", "", tuple(pictures), tuple(tables))
+
+
+def _evaluation_tables(evaluations: Sequence[SplitAccuracy]) -> Iterator[Table]:
+    """What the trained network is worth on each split that it was measured on; of each class, too."""
+    if not evaluations:
+        return
+    rows = tuple(
+        (x.split, x.date, x.command, *_evaluated(x.images, x.accuracy), _shown_share(x.mean_of_classes))
+        for x in evaluations
+    )
+    header = ("split", "measured", "by", "images", "accuracy", "each class alike")
+    yield Table("Accuracy of the best epoch", header, rows, num_text_columns=3)
+    for x in evaluations:
+        found = tuple((name, *_evaluated(images, share)) for name, images, share in x.classes)
+        yield Table(f"{x.split} accuracy of each class", ("class", "images", "accuracy"), found, folded=True)
+
+
+def _evaluated(images: int, accuracy: float) -> tuple[Quantity, Quantity]:
+    return Quantity(f"{images:,}", images), _shown_share(accuracy)
+
+
+def _shown_share(share: float) -> Quantity:
+    return Quantity(format_share(share), share)
 
 
 def _reproduce(content: ReportContent) -> Section | None:

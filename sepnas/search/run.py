@@ -84,6 +84,7 @@ def run_search(
     recipe: Recipe | None = None,
     device_dropout: float | None = None,
     learning_rate: float | None = None,
+    flip: bool | None = None,
     batch: int = BATCH,
     resume: bool = False,
     progress: ProgressOption = True,
@@ -94,9 +95,10 @@ def run_search(
 ) -> SearchResult:
     """Search ``space`` for the best trade-offs on ``cluster`` and write everything to ``out_dir``.
 
-    Accuracy is that of validation images over a supernet trained first with ``recipe`` (``supernet_epochs`` and
-    ``device_dropout`` replace its own; unless it is given, a space with the objective ``accuracy_one_lost`` gets some
-    where the recipe has none); the test split is never touched. ``strategy`` is one of ``STRATEGIES``.
+    Accuracy is that of validation images over a supernet trained first with ``recipe`` (``supernet_epochs``,
+    ``device_dropout`` and ``flip`` replace its own; unless it is given, a space with the objective
+    ``accuracy_one_lost`` gets some dropout where the recipe has none); the test split is never touched. ``strategy``
+    is one of ``STRATEGIES``.
     ``resume`` goes on after a kill and ends as an unbroken run would.
 
     Candidates are judged in this process or, with ``trials``, in NNI's trials: to the same result, for the strategy
@@ -111,7 +113,7 @@ def run_search(
     _check(space, data, candidates, seed, batch)
     if strategy not in STRATEGIES:
         raise SearchError(f"unknown strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
-    recipe = supernet_recipe(data, recipe, supernet_epochs, device_dropout, learning_rate)
+    recipe = supernet_recipe(data, recipe, supernet_epochs, device_dropout, learning_rate, flip)
     if device_dropout is None and not recipe.device_dropout and "accuracy_one_lost" in space.objectives:
         recipe = recipe.changed("recipe of the supernet", device_dropout=DROPOUT_FOR_ONE_LOST)
     pick_device(device)
@@ -152,8 +154,10 @@ def supernet_recipe(
     epochs: int | None,
     device_dropout: float | None = None,
     learning_rate: float | None = None,
+    flip: bool | None = None,
 ) -> Recipe:
-    """The given recipe, or the supernet's own for this data set; the other numbers that are given replace its.
+    """The given recipe, or the supernet's own for this data set; the other values that are given replace its. By its
+    own the images of a folder are not mirrored.
 
     Its own is that of a single network with fewer epochs, for each step trains several policies, and without label
     smoothing, which distillation would pass on. Few epochs want large steps: of four losses' mean each network's own
@@ -165,9 +169,10 @@ def supernet_recipe(
         recipe = RECIPES["digits" if small else "cifar-sgd"].model_copy(
             update={"name": "supernet", "epochs": SUPERNET_EPOCHS, "batch_size": 64, "label_smoothing": 0.0, **steps}
         )
+        recipe = recipe.mirroring(False if data.name.startswith("folder:") else None)
     return recipe.changed(
         "recipe of the supernet", epochs=epochs, device_dropout=device_dropout, learning_rate=learning_rate
-    )
+    ).mirroring(flip)
 
 
 class _Search:

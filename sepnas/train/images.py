@@ -49,7 +49,7 @@ class ImageData:
 
         However a data set's path is spelled, and wherever it is copied to, this stays the same.
         """
-        return _sha256_of(self.train, self.val)
+        return content_sha256(self.train, self.val)
 
     @property
     def num_classes(self) -> int:
@@ -74,7 +74,8 @@ class ImageData:
         return images_BCHW.float().div(255).sub(mean).div(std)
 
 
-def _sha256_of(*splits: Split) -> str:
+def content_sha256(*splits: Split) -> str:
+    """Of images and labels, in their order."""
     digest = hashlib.sha256()
     for split in splits:
         digest.update(split.images.contiguous().numpy().reshape(-1).data)

@@ -121,6 +121,12 @@ class Recipe(Document):
             f"{falls}, which costs accuracy; take another recipe (cifar-fast), or a copy with earlier `milestones`"
         )
 
+    def mirroring(self, flip: bool | None) -> Recipe:
+        """The same with training images mirrored, or not; None leaves it."""
+        if flip is None:
+            return self
+        return self.model_copy(update={"augmentation": self.augmentation.model_copy(update={"flip": flip})})
+
     def steps_per_epoch(self, num_images: int) -> int:
         """Batches that take every image once; the last may be smaller."""
         return -(-num_images // self.batch_size)
@@ -198,8 +204,12 @@ RECIPES: dict[str, Recipe] = {
 
 
 def default_recipe(data: str) -> Recipe:
-    """The one for a data set where none is named."""
-    return RECIPES["digits" if data == "digits" else "cifar-fast"]
+    """The one for a data set where none is named.
+
+    Images of a folder are not mirrored: of arrows, letters or signs a mirror image is of another class.
+    """
+    named = RECIPES["digits" if data == "digits" else "cifar-fast"]
+    return named.mirroring(False) if data.startswith("folder:") else named
 
 
 def load_recipe(name: str) -> Recipe:
