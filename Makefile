@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test check slow sshd results format clean
+.PHONY: help setup demo test check slow arm sshd results format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,9 @@ test: $(STAMP)  ## the tests, without the slow ones, in two processes
 
 slow: $(STAMP) sshd  ## the slow tests
 	$(BIN)/python -m pytest -m slow
+
+arm: $(STAMP)  ## an emulated aarch64 board in a cluster with x86 machines (Debian; some minutes)
+	$(BIN)/python -m pytest -m slow tests/test_arm.py
 
 sshd:  ## install an SSH server, for the tests of searches over SSH (they start their own, on loopback)
 	@test -x /usr/sbin/sshd || { apt-get update && RUNLEVEL=1 apt-get install -y --no-install-recommends openssh-server; } \
