@@ -17,6 +17,7 @@ from torch import nn
 from sepnas.cli.common import cluster_to_predict_with
 from sepnas.cli.main import main
 from sepnas.cli.profile_device import with_device
+from sepnas.cost.between_rows import LEAST_ROWS
 from sepnas.cost.held_out import held_out_errors
 from sepnas.cost.times import DeviceTimes
 from sepnas.errors import SpecError
@@ -132,6 +133,19 @@ def test_a_measured_device_is_whole(measured: MeasuredDevice, tmp_path: Path) ->
     assert measured.rounds >= 2
     path = Cluster(devices=(device,)).save(tmp_path / "c.yaml")
     assert Cluster.load(path).devices == (device,)
+
+
+def test_time_that_is_up_leaves_operators_out() -> None:
+    """The time bounds what is exported too: where it is up at once, one network of the family is measured, and told
+    that the others are not."""
+    found = measure_device("board", seconds=1e-3)
+    assert found.device.profile is not None
+    rows = found.device.profile.operators
+    every = operators_of(list(family_networks()))
+    assert LEAST_ROWS <= len(rows) < 0.2 * len(every)
+    assert found.left_out == len(every) - len(rows)
+    assert found.rounds == 2
+    assert found.device.flops_per_s > 0
 
 
 def test_rounds_see_drift_and_stop_when_still() -> None:

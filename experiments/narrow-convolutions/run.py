@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,18 +26,29 @@ def guard(folder: Path) -> Path:
     return library
 
 
-def outcomes(wanted: Iterable[Case], preload: Path | None) -> Iterator[tuple[Case, str]]:
-    """What became of each case, in a process of its own."""
-    environment = os.environ | {"OMP_WAIT_POLICY": "passive"} | ({"LD_PRELOAD": str(preload)} if preload else {})
-    with subprocess.Popen(
-        [sys.executable, HERE / "one.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        assert process.stdin
-        assert process.stdout
-        for case in wanted:
-            print(json.dumps(asdict(case)), file=process.stdin, flush=True)
-            yield case, process.stdout.readline().strip()
-        process.stdin.close()
+class Computer:
+    """Says what became of each case, in a process of its own; ``preload`` is loaded into these."""
+
+    def __init__(self, preload: Path | None) -> None:
+        environment = os.environ | {"OMP_WAIT_POLICY": "passive"} | ({"LD_PRELOAD": str(preload)} if preload else {})
+        command = [sys.executable, HERE / "one.py"]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def outcome(self, case: Case) -> str:
+        assert self._process.stdin
+        assert self._process.stdout
+        print(json.dumps(asdict(case)), file=self._process.stdin, flush=True)
+        said = self._process.stdout.readline().strip()
+        if not said:
+            raise SystemExit(f"error: the process that computes has ended with {self._process.wait()}")
+        return said
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
 
 
 def row_of(case: Case) -> tuple[object, ...]:
@@ -78,12 +88,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "result.json", help="for a trial elsewhere")
     chosen = parser.parse_args()
     with Recorder(chosen.out, root=HERE) as record, tempfile.TemporaryDirectory() as folder:
-        guarded = []
-        for number, found in enumerate(outcomes(cases(chosen.every), guard(Path(folder)))):
-            guarded.append(found)
+        guarding, plain = Computer(guard(Path(folder))), Computer(None)
+        guarded, free = [], {}
+        for number, case in enumerate(cases(chosen.every)):
+            guarded.append((case, guarding.outcome(case)))
+            if guarded[-1][1] != "right":
+                free[case] = plain.outcome(case)
             if number % 500 == 499:
-                print(f"{number + 1} cases, {sum(said != 'right' for _, said in guarded)} failed", flush=True)
-        free = dict(outcomes([case for case, said in guarded if said != "right"], None))
+                print(f"{number + 1} cases, {len(free)} failed", flush=True)
+        for each in (guarding, plain):
+            each.close()
         for way in ("torch", "sepnas"):
             mine = [(case, said) for case, said in guarded if case.way == way]
             failed = sum(said != "right" for _, said in mine)

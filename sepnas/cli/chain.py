@@ -16,10 +16,12 @@ from rich.text import Text
 from sepnas.cli.common import console, number, say, seconds
 from sepnas.cli.export import export_run
 from sepnas.cli.learn import train_architecture
-from sepnas.cli.profile import measure_local_cluster
+from sepnas.cli.local_cluster import BUSY_SHARE, busy_words, measure_local_cluster
 from sepnas.cli.workers import LocalWorkers
 from sepnas.cost.simulator import Simulation, simulate
 from sepnas.errors import SpecError
+from sepnas.measure.busy import Others
+from sepnas.measure.machine import usable_cores
 from sepnas.plan.build import build_plan
 from sepnas.plan.steps import Plan
 from sepnas.report.units import format_count
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 SEARCH, TRAINING, DEPLOYMENT = "search", "training", "deployment"
 ARCHITECTURE_FILE, CLUSTER_FILE, TRACE_FILE = "architecture.json", "cluster.yaml", "trace.json"
 BENCH_REQUESTS = 200
+LATENCY_TOLERANCE = 0.2
+"""Beyond, a prediction is explained."""
 DEADLINE_S = 30.0
 
 
@@ -65,14 +69,15 @@ class Chain:
     resume: bool = False
 
 
-def local_cluster(out: Path, num_devices: int, resume: bool) -> Cluster:
-    """Processes of this machine as a cluster: measured now, or what an interrupted chain measured in ``out``."""
+def local_cluster(out: Path, num_devices: int, resume: bool, network: Architecture | None = None) -> Cluster:
+    """Processes of this machine as a cluster, measured now on networks like this one; or what an interrupted chain
+    measured in ``out``."""
     path = out / CLUSTER_FILE
     if path.exists():
         if not resume:
             raise SpecError(f"{out}: holds a run already; go on with --resume, or name another --out")
         return Cluster.load(path)
-    cluster = measure_local_cluster(num_devices)
+    cluster = measure_local_cluster(num_devices, network=network)
     cluster.save(path)
     return cluster
 
@@ -89,6 +94,8 @@ class Answers:
     wire_bytes_predicted: int
     bench: BenchResult
     trace: Trace
+    others: float
+    """The share of this machine's processors that other programs took while latency was measured."""
 
     @property
     def accuracy_whole(self) -> float:
@@ -121,6 +128,22 @@ class Outcome:
     simulation: Simulation
     answers: Answers
     duration_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def latency_ratio(self) -> float:
+        """Predicted over measured."""
+        return self.simulation.latency_s / self.answers.bench.latency_median_s
+
+    @property
+    def why_latency_differs(self) -> str:
+        """What explains a prediction that is wrong by more than a fifth; nothing where it is not."""
+        if 1 / (1 + LATENCY_TOLERANCE) <= self.latency_ratio <= 1 + LATENCY_TOLERANCE:
+            return ""
+        if self.answers.others > BUSY_SHARE:
+            return f"{busy_words(self.answers.others)} while latency was measured"
+        processes, cores = self.plan.num_devices + 1, usable_cores()
+        shared = f", and {processes} processes share {format_count(cores, 'core')}" if processes > cores else ""
+        return f"this machine was measured at its beginning, and does not run evenly{shared}"
 
 
 def run_chain(chain: Chain) -> Outcome:
@@ -197,7 +220,9 @@ def _run(chain: Chain, plan: Plan) -> Answers:
         batches = [images[i : i + chain.request_images] for i in range(0, len(images), chain.request_images)]
         devices = np.concatenate([session.infer(batch) for batch in batches])
         counters = session.counters()
+        busy = Others(workers.pids)
         measured = bench(session, images[:1], BENCH_REQUESTS)
+        others = busy.share()
         trace = session.trace(last=1)
     trace.save(chain.out / TRACE_FILE)
     return Answers(
@@ -209,6 +234,7 @@ def _run(chain: Chain, plan: Plan) -> Answers:
         wire_bytes_predicted=sum(plan.wire_bytes(len(batch)) for batch in batches),
         bench=measured,
         trace=trace,
+        others=others,
     )
 
 

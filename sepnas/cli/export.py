@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shlex
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.progress import Progress
+from rich.progress import Progress, TimeRemainingColumn
 
-from sepnas.cli.common import PATH, TEXT, console, number, path_of, say, seconds, warn
+from sepnas.cli.common import PATH, TEXT, errors, number, path_of, say, seconds, warn
 from sepnas.cli.learn import DataRoot
 from sepnas.errors import CheckpointError, DataError, DeploymentError
 from sepnas.plan.build import build_plan
@@ -107,18 +107,26 @@ def export_run(
     _check_run(run)
     facts = DataFacts.load(run / DATA)
     network = load_network(run)
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("export")
-
-        def show(done: int, total: int, what: str) -> None:
-            progress.update(task, completed=done, total=total, description=f"export: {what}")
-
+    with export_bar() as show:
         return export_deployment(
             network, out, name=name or run.resolve().name, classes=facts.classes, mean=facts.mean, std=facts.std,
             resize=facts.resize, hosts=hosts, force=force, engines=(*engines, "onnxruntime-int8") if int8 else engines,
             calibration_NCHW=int8.calibration_images() if int8 else None,
             on_missing=on_missing, services=services, progress=show,
         )  # fmt: skip
+
+
+@contextmanager
+def export_bar() -> Iterator[Callable[[int, int, str], None]]:
+    """On a terminal: how far an export is, and what it still takes."""
+    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True) as progress:
+        task = progress.add_task("export")
+
+        def show(done: int, total: int, what: str) -> None:
+            progress.update(task, completed=done, total=total, description=f"export: {what}")
+
+        yield show
 
 
 def export(

@@ -31,7 +31,12 @@ def device_command(
         ExactEngine, typer.Option(help="The engine that the worker will have: its times differ from the other's.")
     ] = "torch",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the engine, as the worker will have.")] = 1,
-    seconds_: Annotated[float, typer.Option("--seconds", min=1, max=86400, help="The most time it may take.")] = 180.0,
+    seconds_: Annotated[
+        float,
+        typer.Option(
+            "--seconds", min=1, max=86400, help="The most time it may take; the first network is measured in any case."
+        ),
+    ] = 180.0,
 ) -> None:
     """Measure this machine: the time of each operator, and what messages cost its processor.
 
@@ -137,6 +142,12 @@ def _say_how_sure(found: MeasuredDevice) -> None:
         warn(f"this machine is noisy: repeated medians differ by {noise:.0%}; end other programs and measure again")
     elif not found.stable:
         say("the time was up before all medians stood still; a larger --seconds measures more surely")
+    if found.left_out:
+        known = len(found.device.profile.operators)
+        say(
+            f"the time was up with {known} of {known + found.left_out} operators measured; others are predicted from "
+            "those (needs scikit-learn), or measured with a larger --seconds"
+        )
     if not found.with_tls:
         warn(
             "messages were measured without TLS: certificates need the package cryptography "

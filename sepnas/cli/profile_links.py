@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.progress import track
 
-from sepnas.cli.common import PATH, path_of, print_json, say
+from sepnas.cli.common import PATH, errors, path_of, print_json, say
+from sepnas.cli.export import export_bar
 from sepnas.cli.run import Deadline
 from sepnas.cli.tables import DataColumn, DataTable, print_table, shorten_names, text_column
 from sepnas.plan.steps import CLIENT
@@ -65,7 +67,8 @@ def links_command(
     if (write is None) != (count is None):
         raise typer.BadParameter("go together", param_hint="--write-probe, --devices-count")
     if write is not None and count is not None:
-        write_probe(write, count, force)
+        with export_bar() as show:
+            write_probe(write, count, force, show)
         command = shlex.join(
             ["sepnas", "profile", "links", str(write), "--devices", "hosts.yaml", "--cluster", str(out)]
         )
@@ -102,7 +105,8 @@ def _trace(deployment: Path, hosts: Path | Hosts | None, requests: int, deadline
         traced: list[RequestRecord] = []
         for size, number in ((1, requests), (CLIENT_BATCH, min(requests, CLIENT_REQUESTS))):
             batch = random_batch(session.manifest, size)
-            for _ in range(WARMUP + number):
+            shown = track(range(WARMUP + number), f"batches of {size}", console=errors, transient=True)
+            for _ in shown:
                 session.infer(batch)
             trace = session.trace(last=number)
             traced += trace.requests

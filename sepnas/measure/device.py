@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from sepnas.measure.operators import OperatorTimes, measure_operators
 from sepnas.measure.rounds import Stop, Tick
 from sepnas.measure.running import computing
 from sepnas.plan.network import Layer
+from sepnas.plan.steps import Operator
 from sepnas.spec.cluster import Device
 from sepnas.spec.device_profile import DeviceProfile
 from sepnas.spec.manifest import ExactEngine
@@ -33,12 +35,14 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class MeasuredDevice:
-    """A device, and how well it was measured: ``stable`` before the time was up, ``with_tls`` for its messages."""
+    """A device, and how well it was measured: ``stable`` before the time was up, ``with_tls`` for its messages, and the
+    operators of the grid that were ``left_out``, for which there was no time."""
 
     device: Device
     rounds: int
     stable: bool
     with_tls: bool
+    left_out: int = 0
 
 
 def measure_device(
@@ -50,32 +54,40 @@ def measure_device(
     networks: Sequence[Sequence[Layer]] | None = None,
     progress: Progress = lambda seconds, what: None,
 ) -> MeasuredDevice:
-    """Measure this machine for ``seconds`` at most (every operator is measured twice, though, however long it takes).
+    """Measure this machine for ``seconds`` at most, exporting what is measured included; a network is measured, and
+    twice, however long it takes.
 
-    Its operators are those of ``networks``, each the layers of one: of those of the family unless others are given.
+    Its operators are those of ``networks``, each the layers of one: of those of the family unless others are given, as
+    many as there is time for, spread over the family.
     Raises :class:`SpecError` for a time or a number of threads that is none.
     """
     if threads < 1 or not 0 < seconds < float("inf"):
         raise SpecError(f"`threads` must be at least 1 and `seconds` a time above 0, got {threads} and {seconds}")
     start = time.monotonic()
-    now = "conversions, merges, messages"
+    now = "the engine"
 
     def tick() -> None:
         progress(time.monotonic() - start, now)
 
+    least = None if networks is not None else 1
     if networks is None:
         networks = list(family_networks())
+        random.Random(0).shuffle(networks)
+    tick()
     with computing(engine, threads) as compute:
-        exchange, with_tls = measure_exchange(_EXCHANGE_SHARE * seconds, compute, threads, tick)
+        now, left_s = "conversions, merges, messages", max(0.0, start + seconds - time.monotonic())
+        exchange, with_tls = measure_exchange(_EXCHANGE_SHARE * left_s, compute, threads, tick)
     now = "operators"
-    found = _measure_operators(networks, Stop(start + seconds), engine, threads, tick)
+    found = _measure_operators(networks, Stop(start + seconds), engine, threads, tick, least)
     profile = DeviceProfile(
         machine=measured_machine(engine, threads, found.rounds.noise),
         operators=found.rows,
         segment_overhead_s=found.segment_overhead_s,
         segment_s_per_value=found.segment_s_per_value,
     )
-    flops_per_s, layer_overhead_s = fit_rate(_segment_times(networks, operator_table(profile)))
+    measured = {Operator(*row.key) for row in found.rows}
+    known = [[layer for layer in network if measured.issuperset(layer.operators)] for network in networks]
+    flops_per_s, layer_overhead_s = fit_rate(_segment_times(known, operator_table(profile)))
     device = Device(
         name=name,
         flops_per_s=flops_per_s,
@@ -85,15 +97,20 @@ def measure_device(
         exchange=exchange,
         profile=profile,
     )
-    return MeasuredDevice(device, found.rounds.num_rounds, found.stable, with_tls)
+    left_out = len(operators_of(networks)) - len(found.rows)
+    return MeasuredDevice(device, found.rounds.num_rounds, found.stable, with_tls, left_out)
 
 
 def _measure_operators(
-    networks: Sequence[Sequence[Layer]], stop: Stop, engine: ExactEngine, threads: int, tick: Tick
+    networks: Sequence[Sequence[Layer]], stop: Stop, engine: ExactEngine, threads: int, tick: Tick, least: int | None
 ) -> OperatorTimes:
+    """Of the first ``least`` networks, or of all, in any case."""
     if engine == "torch":
-        return measure_operators(operators_of(networks), stop, threads, tick)
-    return measure_in_layers(networks, stop, engine, threads, tick)
+        operators = operators_of(networks)
+        return measure_operators(
+            operators, stop, threads, tick, None if least is None else len(operators_of(networks[:least]))
+        )
+    return measure_in_layers(networks, stop, engine, threads, tick, least)
 
 
 def _segment_times(networks: Sequence[Sequence[Layer]], table: OperatorTable) -> list[SegmentTime]:

@@ -19,7 +19,7 @@ from torch import nn
 from sepnas.measure.fits import fit_costs
 from sepnas.measure.operators import OperatorTimes, operator_time
 from sepnas.measure.probes import form_of, input_shape
-from sepnas.measure.rounds import Stop, Tick, measure_rounds, timed_once
+from sepnas.measure.rounds import Stop, Tick, measure_rounds, timed_once, until_half
 from sepnas.measure.running import running
 from sepnas.nets.blocks import Bottleneck, Head, Stem
 from sepnas.plan.network import Layer
@@ -71,25 +71,31 @@ def measure_in_layers(
     engine: ExactEngine,
     threads: int = 1,
     tick: Tick = lambda: None,
+    least: int | None = None,
 ) -> OperatorTimes:
-    """Time the chains of some networks (:func:`chains_of`); as ``measure_operators`` otherwise.
+    """Time the chains of some networks (:func:`chains_of`), of the first ``least`` [all] in any case; as
+    ``measure_operators`` otherwise.
 
     Of operators that stand together in every segment only the sum is known: it is parted by kind and size.
     """
     chains = chains_of(networks)
-    with running(chains, engine, threads) as calls:
+    least = len(chains if least is None else chains_of(networks[:least]))
+    with running(chains, engine, threads, until_half(stop, least, tick)) as calls:
         tick()
         rounds = measure_rounds([timed_once(call) for call in calls], stop, tick)
-    took_s, overhead_s, value_s = share_out(chains, rounds.medians_s())
+    took_s, overhead_s, value_s = share_out(chains[: len(calls)], rounds.medians_s())
     rows = tuple(operator_time(each, seconds) for each, seconds in took_s.items())
     return OperatorTimes(rows, overhead_s, rounds, rounds.is_stable(stop), value_s)
 
 
 def chains_of(networks: Sequence[Sequence[Layer]]) -> list[Chain]:
-    """Each layer alone and, of each network, all that lies between the first and the last; equal ones once."""
-    alone = (Chain((layer.operators,)) for network in networks for layer in network)
-    between = (Chain(tuple(layer.operators for layer in network[1:-1])) for network in networks if len(network) > 2)
-    return list(dict.fromkeys((*alone, *between)))
+    """Network by network, each layer alone and all that lies between the first and the last; equal ones once."""
+    found: list[Chain] = []
+    for network in networks:
+        found += (Chain((layer.operators,)) for layer in network)
+        if len(network) > 2:
+            found.append(Chain(tuple(layer.operators for layer in network[1:-1])))
+    return list(dict.fromkeys(found))
 
 
 def share_out(chains: Sequence[Chain], seconds: Sequence[float]) -> tuple[dict[Operator, float], float, float]:

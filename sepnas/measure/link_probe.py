@@ -6,7 +6,7 @@ has one sends the next, so each is alone on its way. Then all devices send to al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sepnas.errors import SpecError
@@ -23,7 +23,11 @@ _CALL = 1 / 16
 """The share that the last device of the circuits tells the others that all may begin with."""
 
 
-def write_probe(folder: Path, num_devices: int, force: bool = False) -> None:
+Progress = Callable[[int, int, str], None]
+"""How many steps of an export are done, of how many, and which is next."""
+
+
+def write_probe(folder: Path, num_devices: int, force: bool = False, progress: Progress | None = None) -> None:
     """Export the probe for so many devices; raises :class:`SpecError` for too few or too many, and what export does."""
     from sepnas.deploy.export import export_deployment
     from sepnas.train.checkpoint import new_network
@@ -31,7 +35,7 @@ def write_probe(folder: Path, num_devices: int, force: bool = False) -> None:
     network = new_network(probe_architecture(num_devices))
     export_deployment(
         network, folder, name="link-probe", classes=("0", "1"), mean=(0.0,), std=(1.0,),
-        validity_days=PROBE_DAYS, force=force,
+        validity_days=PROBE_DAYS, force=force, progress=progress,
     )  # fmt: skip
 
 

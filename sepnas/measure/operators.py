@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sepnas.measure.probes import SideBySide
-from sepnas.measure.rounds import Rounds, Stop, Tick, measure_rounds, timed_once
+from sepnas.measure.rounds import Rounds, Stop, Tick, measure_rounds, timed_once, until_half
 from sepnas.measure.running import running
 from sepnas.plan.steps import Operator
 from sepnas.spec.device_profile import OperatorTime
@@ -43,22 +43,26 @@ class OperatorTimes:
 
 
 def measure_operators(
-    operators: Sequence[Operator], stop: Stop, threads: int = 1, tick: Tick = lambda: None
+    operators: Sequence[Operator], stop: Stop, threads: int = 1, tick: Tick = lambda: None, least: int | None = None
 ) -> OperatorTimes:
     """Time operators on one sample in torch, on ``threads`` of its threads; the thread that calls does it.
 
     A round runs each segment once, so caches hold what other segments left in them, as in a worker between two steps:
     called again and again the same segments take up to a third less, and very short ones a fraction.
+
+    The first ``least`` operators [all] are measured in any case, more of them as far as there is time to export them.
     """
     probes = [SideBySide(each, 1 if each.macs >= LARGE_MACS else SMALL_COPIES) for each in operators]
     for_overhead = [SideBySide(each, copies) for each in OVERHEAD_OPERATORS for copies in OVERHEAD_COPIES]
-    every = list(dict.fromkeys((*probes, *for_overhead)))
-    with running(every, "torch", threads) as calls:
+    every = list(dict.fromkeys((*for_overhead, *probes)))
+    least = len(every) if least is None else len(for_overhead) + least
+    with running(every, "torch", threads, until_half(stop, least, tick)) as calls:
         tick()
         rounds = measure_rounds([timed_once(call) for call in calls], stop, tick)
-    took_s = dict(zip(every, rounds.medians_s(), strict=True))
+    took_s = dict(zip(every, rounds.medians_s(), strict=False))
     overhead_s = _overhead_s(took_s)
-    rows = (operator_time(probe.operator, _operator_s(took_s[probe], probe.copies, overhead_s)) for probe in probes)
+    measured = [probe for probe in probes if probe in took_s]
+    rows = (operator_time(each.operator, _operator_s(took_s[each], each.copies, overhead_s)) for each in measured)
     return OperatorTimes(tuple(rows), overhead_s, rounds, rounds.is_stable(stop))
 
 

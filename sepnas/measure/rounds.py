@@ -75,6 +75,17 @@ class Rounds:
         return enough and float(np.quantile(np.abs(self.differences()), stop.share)) <= stop.within
 
 
+def until_half(stop: Stop, least: int, tick: Tick) -> Callable[[int], bool]:
+    """When enough is prepared for rounds until ``stop``: half of the time is up, and ``least`` is there."""
+    limit = (time.monotonic() + stop.deadline) / 2
+
+    def enough(prepared: int) -> bool:
+        tick()
+        return prepared >= least and time.monotonic() > limit
+
+    return enough
+
+
 def measure_rounds(
     visits: Sequence[Callable[[], Sequence[float]]], stop: Stop, tick: Tick = lambda: None, seed: int = 0
 ) -> Rounds:

@@ -25,14 +25,22 @@ _BLOCK = (
 
 @contextmanager
 def running(
-    probes: Sequence[Probe], engine: ExactEngine = "torch", threads: int = 1
+    probes: Sequence[Probe],
+    engine: ExactEngine = "torch",
+    threads: int = 1,
+    enough: Callable[[int], bool] = lambda written: False,
 ) -> Iterator[list[Callable[[], object]]]:
-    """Each probe as a call of the engine on one sample, by this thread, which is a worker's meanwhile."""
+    """Each probe as a call of the engine on one sample, by this thread, which is a worker's meanwhile.
+
+    There are fewer calls than probes where ``enough`` were exported (:func:`sepnas.measure.probes.write_probes`).
+    """
     with tempfile.TemporaryDirectory(prefix="sepnas-profile-") as folder:
-        runner = make_engine(engine, write_probes(probes, Path(folder), engine), threads).engine
+        shard = write_probes(probes, Path(folder), engine, enough)
+        written = probes[: len(shard.manifest.segments)]
+        runner = make_engine(engine, shard, threads).engine
         runner.prepare_thread()
         try:
-            yield [partial(runner.run, probe.name, [noise(probe.input_shape)]) for probe in probes]
+            yield [partial(runner.run, probe.name, [noise(probe.input_shape)]) for probe in written]
         finally:
             torch.set_flush_denormal(False)  # torch's mode that drops denormals is the thread's own
 

@@ -14,15 +14,15 @@ from sepnas.console import DataConsole
 from sepnas.terminal import print_line
 from sepnas.train.record import EpochRecord
 
-_SHORT = 2000
+_SHORT = 100
 
 _T = TypeVar("_T")
 
 
-def track(items: Sequence[_T], what: str) -> Iterable[_T]:
-    """``items``, with a bar while they are consumed if they are many and a person is watching."""
+def track(items: Sequence[_T], what: str, short: int = _SHORT) -> Iterable[_T]:
+    """``items``, with a bar while they are consumed if they are ``short`` or more and a person is watching."""
     console = DataConsole(stderr=True)
-    if len(items) < _SHORT or not console.is_terminal:
+    if len(items) < short or not console.is_terminal:
         return items
     return rich_track(items, what, console=console, transient=True)
 
@@ -58,6 +58,12 @@ class TrainingDisplay:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._own:
             self._own.stop()
+
+    def validating(self, epoch: int, done: int, total: int) -> None:
+        """So many images of the validation split are answered."""
+        if self._progress:
+            place = f"epoch {epoch}/{self._epochs}"
+            self._progress.update(self._task, description=f"{place}, validating {done / total:.0%}")
 
     def step(self) -> None:
         if self._progress:

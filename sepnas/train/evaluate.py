@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from itertools import combinations
 from statistics import fmean
 
@@ -12,9 +12,15 @@ from torch import Tensor, nn
 from sepnas.errors import TrainingError
 from sepnas.nets.outage import Outage
 from sepnas.nets.separable import SeparableResNeXt
+from sepnas.train.display import track
 from sepnas.train.images import ImageData, Split
 
 EVALUATION_BATCH = 256
+_MANY_BATCHES = 8
+"""From here on a person at a terminal sees a bar."""
+
+Tick = Callable[[int, int], None]
+"""Called with how many images are answered, and of how many."""
 
 
 def predict_logits(
@@ -24,11 +30,13 @@ def predict_logits(
     batch_size: int = EVALUATION_BATCH,
     device: str | torch.device | None = None,
     lost: Collection[int] = (),
+    tick: Tick | None = None,
 ) -> Tensor:
     """Logits ``(N, num_classes)`` float32 on the CPU, of uint8 images that ``data`` normalises.
 
     The network is run in eval mode, in its own precision, where it lies or on ``device`` (it is moved there), and
     gets its mode back. Of a separable network devices may be ``lost``; raises ``PlanError`` if nobody can answer then.
+    ``tick`` hears how far it is, instead of a bar on a terminal.
     """
 
     def answer(x_BCHW: Tensor) -> Tensor:
@@ -39,15 +47,20 @@ def predict_logits(
         return network(x_BCHW, outage=outage)  # type: ignore[no-any-return]
 
     place = _device_of(network) if device is None else torch.device(device)
-    was_training = network.training
+    was_training, answers, done = network.training, [], 0
+    batches = torch.split(images_NCHW, batch_size)
     network.to(place).eval()
     try:
         with torch.inference_mode():
-            batches = [answer(data.normalise(x.to(place))).float().cpu() for x in torch.split(images_NCHW, batch_size)]
+            for x in batches if tick else track(batches, "evaluating", _MANY_BATCHES):
+                answers.append(answer(data.normalise(x.to(place))).float().cpu())
+                done += len(x)
+                if tick:
+                    tick(done, len(images_NCHW))
     finally:
         network.train(was_training)
     # outside of inference mode: the caller may train on these
-    return torch.cat(batches)
+    return torch.cat(answers)
 
 
 def accuracy(
@@ -57,9 +70,10 @@ def accuracy(
     batch_size: int = EVALUATION_BATCH,
     device: str | torch.device | None = None,
     lost: Collection[int] = (),
+    tick: Tick | None = None,
 ) -> float:
     """The share of images whose highest logit is that of their label, 0..1; without the devices that are ``lost``."""
-    answers = chosen_classes(predict_logits(network, split.images, data, batch_size, device, lost))
+    answers = chosen_classes(predict_logits(network, split.images, data, batch_size, device, lost, tick))
     return float((answers == split.labels).double().mean())
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from sepnas.train.checks import check_shares, check_trainable
 from sepnas.train.curves import Curves
 from sepnas.train.display import TrainingDisplay
 from sepnas.train.distill import Teachers
-from sepnas.train.evaluate import accuracy
+from sepnas.train.evaluate import Tick, accuracy
 from sepnas.train.images import ImageData
 from sepnas.train.optimize import Optimization
 from sepnas.train.processes import Processes, processes_of
@@ -160,7 +161,8 @@ class _Run:
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         self._processes, self._teachers = processes, self._classroom(teachers)
         self._step = step or step_of(recipe, self._teachers, compiled)
-        self.validate: Validate = lambda network: accuracy(network, data.val, data)
+        self.validate: Validate = lambda network: accuracy(network, data.val, data, tick=self._tick)
+        self._tick: Tick = lambda done, total: None
         self._batches = Batches(data, recipe, device, processes)
         self.steps = self._batches.steps
         check_shares(len(data.train) // self.steps, recipe, processes.count)
@@ -200,6 +202,7 @@ class _Run:
             return None
         rate, losses, trained_s = trained
         validated = time.perf_counter()
+        self._tick = partial(display.validating, epoch)
         self._processes.average_statistics(self.network)
         if self.state.average:
             self._processes.average_statistics(self.state.average.network)
