@@ -12,7 +12,6 @@ import typer
 from sepnas.cli.common import PATH, TEXT, print_json, say, seconds
 from sepnas.cli.tables import DataColumn, DataTable, print_table, text_column
 from sepnas.report.units import format_bytes, format_count
-from sepnas.spec.document import refuse_folder
 from sepnas.spec.presets import (
     DevicePreset,
     Figure,
@@ -22,7 +21,10 @@ from sepnas.spec.presets import (
     preset_names,
     preset_sources,
 )
+from sepnas.spec.writing import refuse_existing
 
+MEASURED = "figures that were measured"
+Force = Annotated[bool, typer.Option("--force", help="Replace a cluster file that is there, measured figures and all.")]
 DEFAULT_LINK = "ethernet-100mbit"
 MOST_DEVICES = 1000
 
@@ -105,6 +107,7 @@ def cluster(
     link: Annotated[str, typer.Option(help="The preset of the link between all devices.", **TEXT)] = DEFAULT_LINK,
     out: Annotated[Path, typer.Option(help="The cluster file to write.", **PATH)] = Path("cluster.yaml"),
     name: Annotated[str, typer.Option(help="The cluster's name.", **TEXT)] = "presets",
+    force: Force = False,
     list_: Annotated[bool, typer.Option("--list", help="Show the presets, with figures and sources.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="With --list: print JSON instead of tables.")] = False,
 ) -> None:
@@ -125,13 +128,13 @@ def cluster(
     elif list_:
         print_presets()
     else:
-        _write(device or [], link, out, name)
+        _write(device or [], link, out, name, force)
 
 
-def _write(device: Sequence[str], link: str, out: Path, name: str) -> None:
+def _write(device: Sequence[str], link: str, out: Path, name: str, force: bool) -> None:
     if not device:
         raise typer.BadParameter(f"name at least one: {', '.join(preset_names().devices)}", param_hint="--device")
-    refuse_folder(out)
+    refuse_existing(out, force, MEASURED)
     kinds = list(parse_devices(device))
     preset_cluster(kinds, link, name).save(out, comment_for(kinds, link))
     say(f"{out}: {format_count(len(kinds), 'device')} linked by {link}; figures of presets, not measured")

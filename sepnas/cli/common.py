@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rich.text import Text
 from sepnas.console import DataConsole
 from sepnas.report.provenance import command_line
 from sepnas.spec.cluster import Cluster
+from sepnas.spec.recognise import WORDS, Kind, recognise
 from sepnas.terminal import one_line, print_line, printable
 
 console = DataConsole()
@@ -60,11 +61,26 @@ def path_of(text: str) -> Path:
         return Path(text)
 
 
+def path_to(*kinds: Kind) -> Callable[[str], Path]:
+    """A path to one of these; what is known to be something else of sepnas is refused, and called what it is."""
+
+    def path(text: str) -> Path:
+        found = path_of(text)
+        known = recognise(found)
+        if known and known[0] not in kinds:
+            raise typer.BadParameter(f"{one_line(str(found))} is {known[1]}; name {WORDS[kinds[0]]}")
+        return found
+
+    return path
+
+
+MAX_THREADS, MAX_DEVICES, MAX_COUNT, MAX_S = 1024, 1000, 1_000_000, 366 * 86_400
+"""Of options: beyond, a number is a slip."""
 TEXT: dict[str, Any] = {"parser": text_of, "metavar": "TEXT"}
 SOON_DAYS = 30
 """A certificate that ends within so many days is pointed out."""
 PATH: dict[str, Any] = {"parser": path_of, "metavar": "PATH"}
-FILE: dict[str, Any] = {"parser": path_of, "metavar": "FILE"}
+FILE: dict[str, Any] = {"parser": path_to("file"), "metavar": "FILE"}
 FOLDER: dict[str, Any] = {"parser": path_of, "metavar": "FOLDER"}
 
 

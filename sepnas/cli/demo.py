@@ -27,7 +27,7 @@ from sepnas.cli.chain import (
     local_cluster,
     run_chain,
 )
-from sepnas.cli.common import FILE, FOLDER, number, resumable, say, seconds
+from sepnas.cli.common import FILE, FOLDER, MAX_COUNT, number, resumable, say, seconds
 from sepnas.cli.pages import counted_bytes, link_bytes, machine_rows, shown_timeline, training_curves
 from sepnas.cli.search_page import search_parts
 from sepnas.cli.tables import DataColumn, DataTable, print_table, text_column
@@ -61,8 +61,8 @@ def demo(
     ] = Path("runs/demo"),
     result: Annotated[Path | None, typer.Option(**FILE, help="Write the measures to this file too.")] = None,
     space: Annotated[Path, typer.Option(**FILE, help="The search space.")] = Path("search_spaces/demo.yaml"),
-    candidates: Annotated[int, typer.Option(min=1, help="How many candidates to evaluate.")] = 200,
-    seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
+    candidates: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="How many candidates to evaluate.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted demo stopped.")] = False,
 ) -> None:
     """Search, train, cut and run a small separable network on scikit-learn's handwritten digits.
@@ -192,13 +192,14 @@ def _summary(outcome: Outcome) -> list[SummaryRow]:
         ),
         SummaryRow("share of all-to-all's payload bytes", "", f"{_share(outcome):.2%}"),
         SummaryRow(
-            "latency of one image on this machine: predicted, measured (median)" + _because(outcome.why_latency_differs),
+            "latency of one image on this machine: predicted, measured (median)" + _because(outcome),
             seconds(outcome.simulation.latency_s), seconds(answers.bench.latency_median_s),
         ),
     ]  # fmt: skip
 
 
-def _because(reason: str) -> str:
+def _because(outcome: Outcome) -> str:
+    reason = outcome.why_latency_differs
     return f"; they differ: {reason}" if reason else ""
 
 

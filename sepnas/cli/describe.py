@@ -11,7 +11,17 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from sepnas.cli.common import FILE, cluster_to_predict_with, number, print_json, say, seconds, warn
+from sepnas.cli.common import (
+    FILE,
+    MAX_COUNT,
+    MAX_DEVICES,
+    cluster_to_predict_with,
+    number,
+    print_json,
+    say,
+    seconds,
+    warn,
+)
 from sepnas.cli.tables import DataColumn, DataTable, print_table, shorten_names, text_column
 from sepnas.cli.timelines import Out, TimelineFormat, refuse_text_file, show_timelines
 from sepnas.cost.floor import floor_s
@@ -32,6 +42,7 @@ from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.document import FILE_SUFFIXES, Document
 from sepnas.spec.patterns import NAMED_POLICIES
 from sepnas.spec.policy import TransmissionPolicy
+from sepnas.spec.recognise import recognise
 from sepnas.spec.wire import WIRE_FORMATS, Scale
 
 DOCUMENTS = {
@@ -59,7 +70,9 @@ SCHEMAS = {**DOCUMENTS, "result": "sepnas.spec.result:ResultFile"}
 """All files that have a schema; the head of a result file is another than that of the documents."""
 
 NameOrFile = Annotated[str, typer.Argument(help="A name such as resnext56_4x16d, or an architecture file.")]
-Devices = Annotated[int | None, typer.Option("--devices", "-n", min=1, help="Separate it over this many devices.")]
+Devices = Annotated[
+    int | None, typer.Option("--devices", "-n", min=1, max=MAX_DEVICES, help="Separate it over this many devices.")
+]
 Policy = Annotated[str | None, typer.Option(help=f"{', '.join(NAMED_POLICIES)}, or a policy file [all-to-all].")]
 Classes = Annotated[int | None, typer.Option(min=2, help="Number of classes [100].")]
 ImageSize = Annotated[int | None, typer.Option(min=4, help="Side of the images in pixels [32].")]
@@ -123,6 +136,10 @@ def read_architecture(
 def _read_architecture(
     name: str, devices: int | None, policy: str | None, classes: int | None, image_size: int | None
 ) -> Architecture:
+    known = recognise(Path(name))
+    if known and known[0] != "file":
+        inside = f"; name {Path(name) / 'architecture.json'}" if known[0] == "run" else ""
+        raise SpecError(f"architecture: {name} is {known[1]}, not an architecture's file or name{inside}")
     if Path(name).suffix in FILE_SUFFIXES:
         architecture = Architecture.load(name)
         _refuse_contradictions(name, architecture, devices, classes, image_size)
@@ -232,12 +249,12 @@ def simulate_command(
     image_size: ImageSize = None,
     wire: Wire = None,
     learned_scales: LearnedScales = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images in one request.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Images in one request.")] = 1,
     percentile: Annotated[
         float | None, typer.Option(min=0, max=100, help="Also the latency that so many percent do not exceed.")
     ] = None,
     in_flight: Annotated[
-        int | None, typer.Option(min=1, help="Also the throughput with so many requests open at once.")
+        int | None, typer.Option(min=1, max=MAX_COUNT, help="Also the throughput with so many requests open at once.")
     ] = None,
     json_: AsJson = False,
     timeline: Annotated[

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.progress import Progress, TimeRemainingColumn
 
-from sepnas.cli.common import PATH, TEXT, errors, number, path_of, say, seconds, warn
+from sepnas.cli.common import PATH, TEXT, errors, number, path_of, path_to, say, seconds, warn
 from sepnas.cli.learn import DataRoot
 from sepnas.errors import CheckpointError, DataError, DeploymentError
 from sepnas.plan.build import build_plan
@@ -130,7 +130,7 @@ def export_bar() -> Iterator[Callable[[int, int, str], None]]:
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A folder that `sepnas train` wrote.", parser=path_of)],
+    run: Annotated[Path, typer.Argument(help="A folder that `sepnas train` wrote.", parser=path_to("run"))],
     out: Annotated[Path, typer.Argument(help="The deployment's folder.", parser=path_of)],
     name: Annotated[str | None, typer.Option(help="The deployment's name [the run's folder].", **TEXT)] = None,
     hosts: Annotated[

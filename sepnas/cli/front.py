@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sepnas.cli.again import data_options
-from sepnas.cli.common import FILE, number, path_of, print_json, say, seconds, warn
+from sepnas.cli.common import FILE, number, path_to, print_json, say, seconds, warn
 from sepnas.cli.quantities import energy_j, share, size_bytes, time_s
 from sepnas.cli.tables import DataColumn, DataTable, print_table, text_column
 from sepnas.errors import SearchError
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from sepnas.search.found import Found
 
 Run = Annotated[
-    Path, typer.Argument(metavar="RUN", parser=path_of, help="The folder of a search (its --out), finished or not.")
+    Path,
+    typer.Argument(
+        metavar="RUN", parser=path_to("search"), help="The folder of a search (its --out), finished or not."
+    ),
 ]
 MaxBytes = Annotated[
     float | None,

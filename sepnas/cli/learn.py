@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sepnas.cli.common import PATH, TEXT, path_of, say
+from sepnas.cli.common import MAX_COUNT, MAX_DEVICES, MAX_S, MAX_THREADS, PATH, TEXT, path_to, say
 from sepnas.cli.describe import LearnedScales, Wire, read_architecture
 from sepnas.errors import DataError, TrainingError
 from sepnas.report.provenance import command_line
@@ -61,7 +61,9 @@ DeviceDropout = Annotated[
 LearningRate = Annotated[
     float | None, typer.Option(metavar="RATE", help="The highest learning rate, instead of the recipe's.")
 ]
-Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads of torch [1 for small networks, or all].")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=MAX_THREADS, help="Threads of torch [1 for small networks, or all].")
+]
 
 
 def train_architecture(
@@ -108,15 +110,19 @@ def train(
             **TEXT,
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, instead of the recipe's.")] = None,
-    devices: Annotated[int | None, typer.Option("--devices", "-n", min=1, help="For a name: how many devices.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="Epochs, instead of the recipe's.")] = None,
+    devices: Annotated[
+        int | None, typer.Option("--devices", "-n", min=1, max=MAX_DEVICES, help="For a name: how many devices.")
+    ] = None,
     policy: Annotated[str | None, typer.Option(help="Another policy than the file's [all-to-all].", **TEXT)] = None,
     wire: Wire = None,
     learned_scales: LearnedScales = None,
     start: Annotated[
         Path | None,
         typer.Option(
-            parser=path_of, metavar="RUN", help="Begin with the weights of this run; the policy may be another."
+            parser=path_to("run", "file"),
+            metavar="RUN",
+            help="Begin with the weights of this run; the policy may be another.",
         ),
     ] = None,
     learning_rate: LearningRate = None,
@@ -125,14 +131,18 @@ def train(
     teacher: Annotated[
         list[Path] | None,
         typer.Option(
-            parser=path_of, metavar="RUN", help="A run of sepnas train on the same data to learn from; may be repeated."
+            parser=path_to("run", "file"),
+            metavar="RUN",
+            help="A run of sepnas train on the same data to learn from; may be repeated.",
         ),
     ] = None,
     seed: Seed = 0,
     resume: Resume = False,
     device: Compute = "auto",
     threads: Threads = None,
-    stop_after_s: Annotated[float | None, typer.Option(min=0, help="Stop, resumable, after this many seconds.")] = None,
+    stop_after_s: Annotated[
+        float | None, typer.Option(min=0, max=MAX_S, help="Stop, resumable, after this many seconds.")
+    ] = None,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Through torch.compile: minutes at first, then sooner on some GPUs.")
     ] = False,

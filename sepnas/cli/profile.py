@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from sepnas.cli.common import FILE, say, seconds
+from sepnas.cli.cluster import MEASURED, Force
+from sepnas.cli.common import FILE, MAX_DEVICES, say, seconds
 from sepnas.cli.local_cluster import cluster_like, measure_device, measure_local_cluster
 from sepnas.report.units import format_count
 from sepnas.spec.cluster import Link
-from sepnas.spec.document import refuse_folder
+from sepnas.spec.writing import refuse_existing
 
 DEFAULT = "cluster"
 HELP = """Measure what a cluster file describes: a cluster of machines like this one, one device, or the links.
@@ -47,11 +48,12 @@ def _link(bandwidth_mbit: float, latency_ms: float) -> Link:
 
 def profile(
     out: Annotated[Path, typer.Option(**FILE, help="The cluster file to write.")] = Path("cluster.yaml"),
-    devices: Annotated[int, typer.Option("--devices", "-n", min=1, help="How many devices.")] = 4,
+    devices: Annotated[int, typer.Option("--devices", "-n", min=1, max=MAX_DEVICES, help="How many devices.")] = 4,
     local: Annotated[bool, typer.Option("--local", help="Worker processes on this machine, measured running.")] = False,
     bandwidth_mbit: Annotated[float | None, typer.Option(help="Bandwidth of the links, Mbit/s [100].")] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Latency of the links, ms [0.5].")] = None,
     name: Annotated[str | None, typer.Option(help="The cluster's name [this machine's].")] = None,
+    force: Force = False,
 ) -> None:
     """Measure this machine on blocks of the family and write a cluster file of machines like it.
 
@@ -60,7 +62,7 @@ def profile(
 
     Example: `sepnas profile cluster --devices 4 --bandwidth-mbit 100 --out cluster.yaml`
     """
-    refuse_folder(out)
+    refuse_existing(out, force, MEASURED)
     if name == "":
         raise typer.BadParameter("must not be empty", param_hint="--name")
     if local and devices < 2:

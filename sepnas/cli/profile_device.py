@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
-from sepnas.cli.common import PATH, errors, say, seconds, warn
+from sepnas.cli.common import MAX_THREADS, PATH, errors, say, seconds, warn
 from sepnas.cli.tables import DataTable, print_table, text_column
 from sepnas.report.units import format_bytes, format_count, format_seconds
 from sepnas.spec.cluster import Cluster, Device, format_pairs
@@ -30,7 +30,9 @@ def device_command(
     engine: Annotated[
         ExactEngine, typer.Option(help="The engine that the worker will have: its times differ from the other's.")
     ] = "torch",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the engine, as the worker will have.")] = 1,
+    threads: Annotated[
+        int, typer.Option(min=1, max=MAX_THREADS, help="Threads of the engine, as the worker will have.")
+    ] = 1,
     seconds_: Annotated[
         float,
         typer.Option(

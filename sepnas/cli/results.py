@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sepnas.cli.again import about, chain_commands
-from sepnas.cli.common import FOLDER, PATH, TEXT, console, print_json, say
+from sepnas.cli.common import FOLDER, PATH, TEXT, console, path_to, print_json, say
 from sepnas.cli.inference_page import inference_parts
 from sepnas.console import DataConsole
 from sepnas.errors import SpecError
@@ -21,8 +21,14 @@ from sepnas.spec.cluster import Cluster, uniform_cluster
 
 def report(
     out: Annotated[Path, typer.Option(help="The page to write.", **PATH)] = Path("report.html"),
-    search: Annotated[Path | None, typer.Option(help="The folder of a search, finished or not.", **PATH)] = None,
-    training: Annotated[Path | None, typer.Option(help="The folder of a training, finished or not.", **PATH)] = None,
+    search: Annotated[
+        Path | None,
+        typer.Option(help="The folder of a search, finished or not.", parser=path_to("search"), metavar="PATH"),
+    ] = None,
+    training: Annotated[
+        Path | None,
+        typer.Option(help="The folder of a training, finished or not.", parser=path_to("run"), metavar="PATH"),
+    ] = None,
     architecture: Annotated[Path | None, typer.Option(help="The chosen architecture [the training's].", **PATH)] = None,
     cluster: Annotated[
         Path | None, typer.Option(help="Where to predict the time line [the search's, or equal boards].", **PATH)

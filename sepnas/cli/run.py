@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import numpy as np
 import typer
 
-from sepnas.cli.common import cluster_to_predict_with, number, path_of, print_json, seconds, warn
+from sepnas.cli.common import (
+    MAX_COUNT,
+    MAX_THREADS,
+    cluster_to_predict_with,
+    number,
+    path_of,
+    path_to,
+    print_json,
+    seconds,
+    warn,
+)
 from sepnas.cli.emulate import ShapingChoice, emulated_cluster, open_session, read_setting
 from sepnas.cli.emulated_bench import print_emulated, run_bench
 from sepnas.cli.quantities import deadline_s, time_s
@@ -30,14 +40,14 @@ if TYPE_CHECKING:
     from sepnas.runtime.bench import BenchResult
 
 Deployment = Annotated[
-    Path, typer.Argument(parser=path_of, help="The deployment's folder, as `sepnas export` wrote it.")
+    Path, typer.Argument(parser=path_to("deployment"), help="The deployment's folder, as `sepnas export` wrote it.")
 ]
 HostsFile = Annotated[Path | None, typer.Option("--devices", parser=path_of, help="hosts.yaml [the deployment's own].")]
 Deadline = Annotated[
     float,
     typer.Option(parser=deadline_s, metavar="TIME", help="Until an answer or an error: seconds, or such as 100ms."),
 ]
-Top = Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")]
+Top = Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="How many classes to show for each image.")]
 ResizeChoice = Annotated[
     Resize | None, typer.Option(help="An image of another size: refuse it, crop or stretch [as in training].")
 ]
@@ -60,9 +70,11 @@ Insecure = Annotated[bool, typer.Option("--insecure", help="No TLS; only on this
 
 
 def worker(
-    shard: Annotated[Path, typer.Argument(parser=path_of, help="One device's folder, such as deployment/device1.")],
+    shard: Annotated[
+        Path, typer.Argument(parser=path_to("device"), help="One device's folder, such as deployment/device1.")
+    ],
     listen: Annotated[str, typer.Option(help="HOST:PORT to wait on for the client and the other devices.")],
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=MAX_THREADS, help="Threads of the engine.")] = 1,
     insecure: Insecure = False,
     engine: Annotated[
         WorkerEngine | None,
@@ -190,7 +202,7 @@ def _image_data(path: Path, found: tuple[Likeliest, Answer] | DataError) -> dict
 def bench(
     deployment: Deployment,
     devices: HostsFile = None,
-    requests: Annotated[int, typer.Option(min=1, help="Requests to measure.")] = 200,
+    requests: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Requests to measure.")] = 200,
     warmup: Annotated[int, typer.Option(min=0, help="Requests before the measuring.")] = 20,
     batch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="Images in one request.")] = 1,
     in_flight: Annotated[

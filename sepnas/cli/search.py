@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
-from sepnas.cli.common import FILE, FOLDER, TEXT, cluster_to_predict_with, path_of, resumable, say
+from sepnas.cli.common import (
+    FILE,
+    FOLDER,
+    MAX_COUNT,
+    MAX_S,
+    MAX_THREADS,
+    TEXT,
+    cluster_to_predict_with,
+    path_to,
+    resumable,
+    say,
+)
 from sepnas.cli.front import print_front
 from sepnas.cli.learn import (
     Compute,
@@ -42,7 +53,9 @@ _TRIALS = "With --engine local or remote"
 
 
 def search(
-    space: Annotated[Path, typer.Argument(help="A search space, such as search_spaces/demo.yaml.", parser=path_of)],
+    space: Annotated[
+        Path, typer.Argument(help="A search space, such as search_spaces/demo.yaml.", parser=path_to("file"))
+    ],
     out: Annotated[Path, typer.Option(help="The run's folder; made, or gone on with by --resume.", **FOLDER)],
     cluster: Annotated[
         Path | None,
@@ -53,9 +66,14 @@ def search(
     download: Download = False,
     image_size: ImageSize = None,
     resize: Resizing = "stretch",
-    candidates: Annotated[int, typer.Option(min=1, metavar="N", help="How many candidates to judge.")] = 200,
+    candidates: Annotated[
+        int, typer.Option(min=1, max=MAX_COUNT, metavar="N", help="How many candidates to judge.")
+    ] = 200,
     epochs: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Epochs of the supernet's training [12, or the recipe's].")
+        int | None,
+        typer.Option(
+            min=1, max=MAX_COUNT, metavar="N", help="Epochs of the supernet's training [12, or the recipe's]."
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -68,14 +86,17 @@ def search(
     flip: Flip = None,
     seed: Seed = 0,
     strategy: Annotated[Strategy, typer.Option(metavar="NAME", help=f"One of {', '.join(STRATEGIES)}.")] = "predictive",
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Candidates proposed, and judged, at a time.")] = BATCH,
+    batch: Annotated[
+        int, typer.Option(min=1, max=MAX_COUNT, metavar="N", help="Candidates proposed, and judged, at a time.")
+    ] = BATCH,
     engine: Annotated[Engine, typer.Option(help="Where candidates are judged; the result is the same.")] = "in-process",
     resume: Resume = False,
     supernet_only: Annotated[
         bool, typer.Option("--supernet-only", help="Stop when the supernet is trained; --resume explores, anywhere.")
     ] = False,
     stop_after_s: Annotated[
-        float | None, typer.Option(min=0, help="Stop the supernet's training, resumable, after this many seconds.")
+        float | None,
+        typer.Option(min=0, max=MAX_S, help="Stop the supernet's training, resumable, after this many seconds."),
     ] = None,
     device: Compute = "auto",
     threads: Threads = None,
@@ -83,6 +104,7 @@ def search(
         int,
         typer.Option(
             min=1,
+            max=MAX_THREADS,
             metavar="N",
             rich_help_panel=_TRIALS,
             help="Trials side by side on each machine, each with --threads.",

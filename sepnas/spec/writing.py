@@ -26,6 +26,13 @@ def refuse_folder(path: str | os.PathLike[str]) -> None:
             raise StorageError(f"'{path}' is a folder; name the file to write")
 
 
+def refuse_existing(path: str | os.PathLike[str], force: bool, what: str) -> None:
+    """Raise :class:`StorageError` where a file is there already and may not be replaced; ``what`` would be lost."""
+    refuse_folder(path)
+    if not force and Path(path).is_file():
+        raise StorageError(f"{path}: is there already, perhaps with {what}; name another file, or pass --force")
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path to write to; at the end it takes the place of ``path``, or of what that links to.

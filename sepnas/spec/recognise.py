@@ -1,0 +1,49 @@
+"""What a file or folder of sepnas is, for messages about one that was given for another. Nothing is read whole."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+Kind: TypeAlias = Literal["search", "supernet", "run", "deployment", "device", "demo", "file"]
+
+WORDS: dict[Kind, str] = {
+    "search": "the folder of a search (`sepnas search`)",
+    "supernet": "the supernet of a search, not a network that was trained",
+    "run": "the folder of a training run (`sepnas train`)",
+    "deployment": "a deployment (`sepnas export`)",
+    "device": "the folder of one device of a deployment",
+    "demo": "the folder of a demo, which has search/, training/ and deployment/ in it",
+    "file": "a file",
+}
+_MARKS: tuple[tuple[Kind, tuple[str, ...]], ...] = (
+    ("demo", ("demo.json",)),
+    ("deployment", ("manifest.json",)),
+    ("device", ("shard.json",)),
+    ("search", ("run.json",)),
+    ("run", ("architecture.json", "last.safetensors")),
+    ("run", ("architecture.json", "best.safetensors")),
+    ("supernet", ("last.safetensors",)),
+)
+"""A folder with these files is of that kind; the first of them that fits."""
+_HEAD_CHARACTERS = 2000
+_FORMAT = re.compile(r"""^\s*["']?format["']?\s*:\s*["']?sepnas\.([a-z-]{1,40})""", re.MULTILINE)
+
+
+def recognise(path: Path) -> tuple[Kind, str] | None:
+    """The kind and what to call it; None for what is not there, or nothing of sepnas."""
+    try:
+        if path.is_dir():
+            return next(((k, WORDS[k]) for k, names in _MARKS if all((path / n).is_file() for n in names)), None)
+        return ("file", _words_of_file(path)) if path.is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
+def _words_of_file(path: Path) -> str:
+    if path.suffix not in (".json", ".yaml", ".yml"):
+        return WORDS["file"]
+    with path.open(encoding="utf-8", errors="replace") as file:
+        found = _FORMAT.search(file.read(_HEAD_CHARACTERS))
+    return f"a file of format sepnas.{found[1]}" if found else WORDS["file"]
