@@ -103,7 +103,7 @@ def main() -> None:
             failed = sum(said != "right" for _, said in mine)
             record.measure(f"{way}_failed", failed, n=len(mine), goal="== 0" if way == "sepnas" else None)
         silent = sum(said == "right" for said in free.values())
-        record.measure("torch_failed_unnoticed_without_the_guard", silent, n=len(free))
+        record.measure("torch_failed_unnoticed_without_the_guard", silent, n=max(1, len(free)))
         rows = summary(guarded, free)
         record.table("failed", [row for row in rows if row["failed"]])
         record.table("never_failed", [{k: row[k] for k in list(row)[:6]} for row in rows if not row["failed"]])
