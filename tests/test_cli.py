@@ -251,3 +251,10 @@ def test_base_install(arguments: list[str], code: int, said: str) -> None:
     assert run.returncode == code, run.stderr
     assert said in run.stdout + run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("verb", ["train", "search"])
+def test_advice_names_an_option_that_the_verb_has(verb: str) -> None:
+    """What a loss that is no number advises can be followed by who trains a network and by who searches."""
+    names = {option for parameter in COMMANDS[(verb,)].params for option in parameter.opts}
+    assert "--learning-rate" in names

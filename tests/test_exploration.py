@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from dataclasses import replace
 from itertools import pairwise, product
@@ -184,3 +185,18 @@ def test_the_page_of_a_long_search_stays_light(tmp_path: Path) -> None:
     """500 candidates of nine exchange points are less than three megabytes."""
     judged_run(tmp_path, PAPER, 500)
     assert len(render_report(ReportContent(**search_parts(tmp_path))).encode()) < 3e6
+
+
+def test_the_commands_of_the_chain_stand_on_the_page(run: Path, tmp_path: Path) -> None:
+    """From the search to the report, with what it takes to run them again; the title names run, data and day."""
+    knee = Found.load(run).knee
+    path = knee.architecture.save(tmp_path / "a.json")
+    out = tmp_path / "report.html"
+    result = CliRunner().invoke(app, ["report", "--search", str(run), "--architecture", str(path), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    page = html.unescape(out.read_text())
+    commands = page.partition('aria-label="Commands"')[2].partition("</pre>")[0]
+    assert re.search(rf"sepnas search \S+ --data digits --candidates {NUMBER + 1} .* --out {re.escape(str(run))}", commands)
+    assert f"sepnas pick {run} --candidate {knee.index} --out {path}" in commands
+    assert f'data-pick="sepnas pick {run} --out architecture.json --candidate"' in page
+    assert re.search(rf"<title>sepnas report: {re.escape(str(run))}, digits, \d{{4}}-\d\d-\d\d</title>", page)

@@ -282,7 +282,7 @@ class _Run:
 
     def _lower_rate(self) -> str:
         """What to do about numbers that ran away."""
-        advice = f"try a lower `learning_rate` than {self.recipe.learning_rate:g} in the recipe (--learning-rate)"
+        advice = f"try a lower --learning-rate than the {self.recipe.learning_rate:g} in the recipe"
         goes_on = bool(self.architecture and self.history)
         best = f" (--start {self.files.folder} goes on from its best epoch)" if goes_on else ""
         return f"{advice}{self._elsewhere()}{best}; {self.files.last_good()}"
