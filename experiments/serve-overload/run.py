@@ -128,8 +128,8 @@ def goodput(rows: list[dict[str, Any]], label: str, clients: str) -> list[float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=15.0, help="of each kind of clients in each round")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each kind of clients in each round")
     parser.add_argument("--before", metavar="COMMIT", help="measure that commit's service beside this tree's")
     parser.add_argument("--export", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
