@@ -23,8 +23,9 @@ BACKLOG = 1024
 ACCEPTED_AT_ONCE = 64
 _OTHER_DESCRIPTORS = 128
 _ACCEPT_PAUSE_S = 0.1
-_FULL_PAUSE_S = 0.02
-"""Clients that would be refused are looked at together: one by one they would take the time of those that are not."""
+_FULL_PAUSE_S = 0.05
+"""Clients that would be refused are looked at together: one by one they would take the time of those that are not. The
+pause ends sooner when half of the places are free."""
 MAX_GRACE_S = 40.0
 """A server that was told to stop waits no longer for requests."""
 _LOG = logging.getLogger("sepnas.serve")
@@ -68,6 +69,7 @@ class HttpServer(uvicorn.Server):
         self._starting: dict[Connection, bool] = {}
         """Those that were just accepted, and whether a whole request has come already."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self._paused: dict[socket.socket, asyncio.TimerHandle] = {}
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
@@ -102,15 +104,26 @@ class HttpServer(uvicorn.Server):
         self._waiting.pop(connection, None)
         self._starting.pop(connection, None)
         self._working.discard(connection)
+        if self._paused and self._refusal(2 * self._num_working) is None:
+            for listener in list(self._paused):
+                self._listen(listener)
 
     def expired(self, state: str) -> None:
         _LOG.warning("closed a connection whose client was too slow: %s", state)
 
     def refusal(self) -> bytes | None:
-        return self._refusal(len(self._working) + sum(self._starting.values()))
+        return self._refusal(self._num_working)
+
+    @property
+    def _num_working(self) -> int:
+        return len(self._working) + sum(self._starting.values())
 
     def _listen(self, listener: socket.socket) -> None:
-        asyncio.get_running_loop().add_reader(listener, self._accept, listener)
+        paused = self._paused.pop(listener, None)
+        if paused is not None:
+            paused.cancel()
+        if listener.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     def _accept(self, listener: socket.socket) -> None:
         """Take all that wait, under overload the newest first: those before have waited long already."""
@@ -129,11 +142,7 @@ class HttpServer(uvicorn.Server):
     def _pause(self, listener: socket.socket, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_reader(listener)
-        loop.call_later(seconds, self._listen_again, listener)
-
-    def _listen_again(self, listener: socket.socket) -> None:
-        if listener.fileno() >= 0:
-            self._listen(listener)
+        self._paused[listener] = loop.call_later(seconds, self._listen, listener)
 
     def _take(self, sock: socket.socket) -> None:
         came = look_at(sock)

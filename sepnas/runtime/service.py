@@ -116,7 +116,7 @@ class Service:
         return tuple(sorted({m.destination for m in self.manifest.messages if m.source == CLIENT}))
 
     async def __aenter__(self) -> Self:
-        self._turns = Turns(self._in_flight)
+        self._starts, self._turns = Turns(self._in_flight + MAX_AT_ONCE), Turns(self._in_flight)
         await self._decoders.__aenter__()
         self._keeper = asyncio.create_task(self._keep_open())
         return self
@@ -167,7 +167,7 @@ class Service:
         """Not so few that the devices would have to wait for requests: as many wait as are there."""
         least = min(2 * self._in_flight + MAX_AT_ONCE, self._in_flight + self._queue)
         self._places = max(least, _FEWER_PLACES * self._places)
-        for turns in (self._turns, self._decoders):
+        for turns in (self._starts, self._turns, self._decoders):
             turns.gave_up()
 
     @property
@@ -183,7 +183,8 @@ class Service:
         """
         due = time.monotonic() + self._deadline_s
         try:
-            found = await self._classify(image, due)
+            async with self._starts.turn(due):  # those that wait longer have cost nothing when they give up
+                found = await self._classify(image, due)
         except asyncio.CancelledError:
             self._fewer_places()
             raise
