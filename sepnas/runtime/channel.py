@@ -112,7 +112,7 @@ class Channel:
         try:
             set_timeout(self.pipe.sock, deadline)
             self._write(buffers, is_data=False)
-        except TimeoutError:
+        except (TimeoutError, DeadlineError):
             raise DeadlineError(f"{self.peer} did not take what was sent in time") from None
         except OSError as error:
             raise self._lost(error) from error

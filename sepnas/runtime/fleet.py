@@ -49,7 +49,7 @@ MAX_PONG_S = 3.0
 """A device that has not answered a ping for this long is silent."""
 MAX_LATE = 3
 """A device that is to blame for this many late answers in a row is failing."""
-_DIAL_SHARE = 0.5
+_DIAL_SHARE = 0.8
 """Of the time for opening, what a session that degrades spends on dialing devices."""
 
 MAX_ARRIVALS = 1024
