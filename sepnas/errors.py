@@ -2,7 +2,8 @@
 
     SepnasError
     ├── SpecError              a description (file or value) that a person wrote is wrong
-    │   └── VersionError       ... it was written by a newer sepnas
+    │   ├── VersionError       ... it was written by a newer sepnas
+    │   └── UnreadableError    ... it is there, and may not be read, or is no file
     ├── PlanError              a plan that cannot be carried out (on this cluster)
     ├── DataError              a data set or an image that cannot be used
     ├── TrainingError          training cannot start or go on
@@ -43,6 +44,10 @@ class SpecError(SepnasError):
 
 class VersionError(SpecError):
     """A file's version is not one that this sepnas reads."""
+
+
+class UnreadableError(SpecError):
+    """A file cannot be read where it is: no permission, no regular file; its content may be as it should."""
 
 
 class PlanError(SepnasError):

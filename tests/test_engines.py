@@ -1,6 +1,7 @@
 """Engines: onnxruntime computes what torch computes, without torch, and a worker takes the faster."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -97,6 +98,38 @@ def test_auto_takes_the_faster_and_says_so(exported):
     assert name == chosen.name == ("onnxruntime" if onnx_ms <= torch_ms else "torch")
     assert isinstance(chosen.engine, OnnxEngine if name == "onnxruntime" else TorchEngine)
     assert pass_s(chosen.engine, shard) > 0
+
+
+CRASHES = {
+    "ended by SIGILL": "import os, signal; os.kill(os.getpid(), signal.SIGILL)",
+    "ended by SIGSEGV": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+    "cannot be loaded: no such library": "raise ImportError('no such library')",
+}
+
+
+@pytest.mark.parametrize("says", CRASHES)
+def test_auto_survives_an_engine_that_cannot_load(says, exported, tmp_path, monkeypatch):
+    """An engine whose import fails, or ends the process, is passed over with the reason."""
+    (tmp_path / "onnxruntime.py").write_text(CRASHES[says])
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    chosen = make_engine("auto", load_shard(exported / "device0"))
+    assert re.fullmatch(rf"torch: onnxruntime does not run here \(.*{says}.*\)", chosen.told)
+
+
+def test_an_engine_that_cannot_load_is_an_error_of_ours(exported, tmp_path, monkeypatch):
+    """A named engine whose import fails, and `auto` where none loads, say which engine and why."""
+    shard = load_shard(exported / "device0")
+    for name in ("torch", "onnxruntime"):
+        (tmp_path / f"{name}.py").write_text(CRASHES["cannot be loaded: no such library"])
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(
+        DeploymentError, match=r"no engine runs here: torch: .* no such lib.*; onnxruntime: .* no such lib"
+    ):
+        make_engine("auto", shard)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    with pytest.raises(DeploymentError, match="onnxruntime is installed, and cannot be loaded: no such library"):
+        make_engine("onnxruntime", shard)
 
 
 def test_an_engine_that_is_not_there_is_named(network, exported, tmp_path, monkeypatch):

@@ -196,7 +196,9 @@ def test_the_commands_of_the_chain_stand_on_the_page(run: Path, tmp_path: Path) 
     assert result.exit_code == 0, result.output
     page = html.unescape(out.read_text())
     commands = page.partition('aria-label="Commands"')[2].partition("</pre>")[0]
-    assert re.search(rf"sepnas search \S+ --data digits --candidates {NUMBER + 1} .* --out {re.escape(str(run))}", commands)
+    assert re.search(
+        rf"sepnas search \S+ --data digits --candidates {NUMBER + 1} .* --out {re.escape(str(run))}", commands
+    )
     assert f"sepnas pick {run} --candidate {knee.index} --out {path}" in commands
     assert f'data-pick="sepnas pick {run} --out architecture.json --candidate"' in page
     assert re.search(rf"<title>sepnas report: {re.escape(str(run))}, digits, \d{{4}}-\d\d-\d\d</title>", page)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from sepnas.deploy.private import check_private
-from sepnas.errors import DeploymentError, SpecError, VersionError
+from sepnas.errors import DeploymentError, SpecError, UnreadableError, VersionError
+from sepnas.spec.files import exists, open_regular, why
 from sepnas.spec.manifest import (
     MANIFEST_NAME,
     SHARD_NAME,
@@ -29,6 +31,7 @@ from sepnas.spec.renewal import RENEWAL_NAME, Renewal
 KEY_NAME = "key.pem"
 PEM_NAMES = ("ca.pem", "cert.pem", KEY_NAME)
 TLS_NAMES = tuple(f"tls/{name}" for name in PEM_NAMES)
+_OF_A_DEVICE = re.compile(r"device\d+", re.ASCII)
 _CHUNK_BYTES = 1 << 20
 _Sealed = TypeVar("_Sealed", bound=SealedDocument)
 
@@ -62,7 +65,7 @@ def verify_device(folder: str | os.PathLike[str]) -> ShardManifest:
         *(file for segment in shard.segments.values() for file in segment.files.values()),
     }
     _check_files(folder, shard.files, sorted(loaded | set(shard.files)))
-    if (folder.parent / MANIFEST_NAME).is_file():
+    if _is_there(folder.parent / MANIFEST_NAME):
         _check_belongs(folder, shard, load_manifest(folder.parent))
     return shard
 
@@ -94,23 +97,55 @@ def exported_entry(name: str, entries: Mapping[str, FileEntry]) -> FileEntry:
 
 def file_entry(path: Path) -> FileEntry:
     """The hash and the length of a file on disk."""
-    digest, length = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            length += len(chunk)
-    return FileEntry(sha256=digest.hexdigest(), bytes=length)
+    with open_regular(path) as file:
+        return _entry(file, os.fstat(file.fileno()).st_size)
 
 
 def _load(kind: type[_Sealed], folder: Path, name: str, what: str) -> _Sealed:
-    if not (folder / name).is_file():
+    path = folder / name
+    if not _is_there(path):
         raise DeploymentError(f"{folder}: has no {name}; expected {what}")
+    _check_inside(folder, path)
     try:
-        return kind.load(folder / name)
+        return kind.load(path)
     except VersionError:
         raise
+    except UnreadableError as error:
+        raise DeploymentError(str(error)) from error
     except SpecError as error:
-        raise DeploymentError(f"{error}\n{folder / name} is damaged; export or copy the deployment again") from error
+        raise DeploymentError(f"{error}\n{path} is damaged; export or copy the deployment again") from error
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return exists(path)
+    except OSError as error:
+        raise DeploymentError(f"{path}: cannot be read: {why(error, path)}") from error
+
+
+def _check_inside(folder: Path, path: Path) -> None:
+    """Refuse a link that leads out of the folder, which names a file of somebody else."""
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise DeploymentError(
+            f"{path}: is a link to {os.path.realpath(path)}, out of the deployment; put the file itself there"
+        )
+
+
+def _entry_of(path: Path, expected: FileEntry) -> FileEntry:
+    """What a file is; of one that has another length than expected, or no end, nothing is read."""
+    with open_regular(path) as file:
+        length = os.fstat(file.fileno()).st_size
+        if length != expected.bytes:
+            return expected.model_copy(update={"bytes": length})
+        return _entry(file, length)
+
+
+def _entry(file: BinaryIO, max_bytes: int) -> FileEntry:
+    digest, length = hashlib.sha256(), 0
+    while length <= max_bytes and (chunk := file.read(_CHUNK_BYTES)):
+        digest.update(chunk)
+        length += len(chunk)
+    return FileEntry(sha256=digest.hexdigest(), bytes=length)
 
 
 def _check_files(folder: Path, entries: Mapping[str, FileEntry], names: Iterable[str]) -> None:
@@ -126,13 +161,14 @@ def _check_files(folder: Path, entries: Mapping[str, FileEntry], names: Iterable
             shown = f"{folder.name}/{path.relative_to(folder).as_posix()}"
             entry, sealed_by = _renewed_entry(renewal, path), RENEWAL_NAME
         try:
+            _check_inside(folder, path)
             if path.name == KEY_NAME:
                 check_private(path)
-            found = file_entry(path)
+            found = _entry_of(path, entry)
         except FileNotFoundError:
             raise DeploymentError(f"{shown}: is missing from {folder}; export or copy the deployment again") from None
         except OSError as error:
-            raise DeploymentError(f"{shown}: cannot be read ({path}): {error.strerror}") from error
+            raise DeploymentError(f"{shown}: cannot be read ({path}): {why(error, path)}") from error
         if found != entry:
             raise DeploymentError(_difference(shown, found, entry, sealed_by))
 
@@ -140,12 +176,15 @@ def _check_files(folder: Path, entries: Mapping[str, FileEntry], names: Iterable
 def _renewal_for(path: Path, name: str, entries: Mapping[str, FileEntry]) -> Renewal | None:
     """What `sepnas certs renew` left beside a certificate or key, if it renewed those of this very export."""
     folder = path.parent
-    if not (folder / RENEWAL_NAME).is_file():
+    if not _is_there(folder / RENEWAL_NAME):
         return None
+    _check_inside(folder, folder / RENEWAL_NAME)
     try:
         renewal = Renewal.load(folder / RENEWAL_NAME)
     except VersionError:
         raise
+    except UnreadableError as error:
+        raise DeploymentError(str(error)) from error
     except SpecError as error:
         raise DeploymentError(
             f"{error}\n{folder / RENEWAL_NAME} is damaged; copy the folder again, or run: sepnas certs renew DEPLOYMENT"
@@ -175,5 +214,6 @@ def _check_belongs(folder: Path, shard: ShardManifest, manifest: Manifest) -> No
             f"{folder}: is a shard of deployment {shard.deployment_id[:16]}, but the deployment around it "
             f"('{manifest.name}') is {manifest.deployment_id[:16]}; put the right folder there"
         )
-    if folder.resolve().name != device_folder(shard.rank):
+    name = folder.resolve().name
+    if _OF_A_DEVICE.fullmatch(name) and name != device_folder(shard.rank):  # a copy may have any other name
         raise DeploymentError(f"{folder}: holds the shard of rank {shard.rank}; its name must be device{shard.rank}")

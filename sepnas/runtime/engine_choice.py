@@ -1,12 +1,14 @@
 """Which engine a worker takes: the one that was named, or the faster of those that are there.
 
-``auto`` measures torch in a process of its own, so that a worker that takes onnxruntime has not loaded torch. It
-chooses among engines that give the same answers: int8 is taken where it is named.
+``auto`` measures each in a process of its own: a worker has then loaded the one that it takes, and survives the other
+where it crashes as it is loaded, as onnxruntime does on some boards. It chooses among engines that give the same
+answers: int8 is taken where it is named.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import signal
 import statistics
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sepnas.errors import DeploymentError
+from sepnas.errors import DeploymentError, SepnasError
 from sepnas.runtime.engines import Engine, TorchEngine, calls_of_a_pass
 from sepnas.runtime.onnx_engine import Int8OnnxEngine, OnnxEngine
 from sepnas.runtime.shard import Shard, load_shard
@@ -51,10 +53,10 @@ def make_engine(choice: str | None, shard: Shard, threads: int = 1) -> ChosenEng
         if set(usable).issuperset(EXACT_ENGINES):
             return _faster(shard, threads)
         if usable:  # an exact one stands first
-            return ChosenEngine(usable[0], _CLASSES[usable[0]](shard, threads), f"{usable[0]}, the only one here")
+            return ChosenEngine(usable[0], _made(usable[0], shard, threads), f"{usable[0]}, the only one here")
     for name in usable:
         if choice == name:
-            return ChosenEngine(name, _CLASSES[name](shard, threads), name)
+            return ChosenEngine(name, _made(name, shard, threads), name)
     raise DeploymentError(_why_not(choice, shard))
 
 
@@ -75,24 +77,57 @@ def pass_s(engine: Engine, shard: Shard) -> float:
 
 
 def _faster(shard: Shard, threads: int) -> ChosenEngine:
-    onnx = OnnxEngine(shard, threads)
-    onnx_s, torch_s = pass_s(onnx, shard), _torch_pass_s(shard, threads)
-    if torch_s is None:
-        return ChosenEngine("onnxruntime", onnx, "onnxruntime, for torch does not run here")
-    told = f"{1e3 * torch_s:.2f} ms a pass in torch, {1e3 * onnx_s:.2f} in onnxruntime"
-    if onnx_s <= torch_s:
-        return ChosenEngine("onnxruntime", onnx, f"onnxruntime: {told}")
-    return ChosenEngine("torch", TorchEngine(shard, threads), f"torch: {told}")
+    """The fastest of those that run; each is tried in a process of its own, which it may end."""
+    times: dict[EngineName, float] = {}
+    failed: dict[EngineName, str] = {}
+    for name in EXACT_ENGINES:
+        found = _child_pass_s(name, shard, threads)
+        if isinstance(found, float):
+            times[name] = found
+        else:
+            failed[name] = found
+    if not times:
+        told = "; ".join(f"{name}: {problem}" for name, problem in failed.items())
+        raise DeploymentError(f"{shard.folder}: no engine runs here: {told}")
+    fastest: EngineName = min(reversed([*times]), key=lambda each: times[each])
+    told = ", ".join(f"{1e3 * time_s:.2f} ms a pass in {each}" for each, time_s in times.items())
+    if failed:
+        told = "; ".join(f"{each} does not run here ({problem})" for each, problem in failed.items())
+    return ChosenEngine(fastest, _made(fastest, shard, threads), f"{fastest}: {told}")
 
 
-def _torch_pass_s(shard: Shard, threads: int) -> float | None:
-    """Measured in another process; None when that fails."""
-    command = [sys.executable, "-m", "sepnas.runtime.engine_choice", str(shard.folder), "torch", str(threads)]
+def _child_pass_s(name: EngineName, shard: Shard, threads: int) -> float | str:
+    """Measured in another process; what is wrong when that fails."""
+    command = [sys.executable, "-m", "sepnas.runtime.engine_choice", str(shard.folder), name, str(threads)]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_CHILD_S)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_CHILD_S
+        )
         return float(done.stdout)
-    except (subprocess.TimeoutExpired, ValueError):
-        return None
+    except subprocess.TimeoutExpired:
+        return f"did not compute within {_CHILD_S:.0f} s"
+    except ValueError:
+        lines = done.stderr.strip().splitlines()
+        return signal_name(-done.returncode) if done.returncode < 0 else (lines or ["said nothing"])[-1][:200]
+
+
+def signal_name(number: int) -> str:
+    """How a process that a signal ended is spoken of."""
+    try:
+        return f"ended by {signal.Signals(number).name}"
+    except ValueError:
+        return f"ended by signal {number}"
+
+
+def _made(name: EngineName, shard: Shard, threads: int) -> Engine:
+    """The engine; :class:`DeploymentError` where its package is there and cannot be loaded."""
+    try:
+        return _CLASSES[name](shard, threads)
+    except (ImportError, OSError) as error:
+        raise DeploymentError(
+            f"{shard.folder}: {engine_package(name)} is installed, and cannot be loaded: {error}; install it anew, or "
+            "start the worker with another --engine"
+        ) from error
 
 
 def _why_not(choice: str | None, shard: Shard) -> str:
@@ -117,8 +152,11 @@ def _installed(name: str) -> bool:
 
 
 def _print_pass_s(folder: str, name: str, threads: str) -> None:
-    shard = load_shard(Path(folder))
-    engine = make_engine(name, shard, int(threads)).engine
+    try:
+        shard = load_shard(Path(folder))
+        engine = make_engine(name, shard, int(threads)).engine
+    except SepnasError as error:
+        sys.exit(str(error))  # in its own words, without a traceback
     engine.prepare_thread()
     sys.stdout.write(f"{pass_s(engine, shard)}\n")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sepnas.errors import DeploymentError, HandshakeError
+from sepnas.spec.files import why
 from sepnas.spec.manifest import certificate_name
 
 
@@ -30,6 +31,8 @@ class Identity:
                 _context(ssl.PROTOCOL_TLS_SERVER, folder),
                 _context(ssl.PROTOCOL_TLS_CLIENT, folder),
             )
+        except PermissionError as error:
+            raise DeploymentError(f"{folder}: its certificates cannot be read: {why(error, folder)}") from error
         except (ssl.SSLError, OSError) as error:
             raise DeploymentError(
                 f"{folder}: not a certificate and its key: {error}; export the deployment again"

@@ -43,6 +43,8 @@ class OnnxEngine:
                 _check(path, graph, weights, *shapes[name])
             try:
                 session = open_session(graph, weights, threads)
+            except ImportError:
+                raise
             except Exception as error:  # onnxruntime's errors have no class of their own
                 raise DeploymentError(
                     f"{path}: onnxruntime cannot read this segment: {type(error).__name__}: {error}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,9 +14,10 @@ import safetensors.numpy
 from sepnas.deploy.verify import verify_device
 from sepnas.errors import DeploymentError
 from sepnas.plan.serial import message_from_data, program_of
-from sepnas.plan.steps import Compute, Merge, Message, Send, Step
+from sepnas.plan.steps import Compute, Merge, Message, Recv, Send, Step
 from sepnas.runtime.codec import Array
-from sepnas.spec.manifest import SHARD_NAME, WEIGHTS_NAME, ShardManifest
+from sepnas.spec.files import name_of, open_regular, why
+from sepnas.spec.manifest import SHARD_NAME, WEIGHTS_NAME, ShapeData, ShardManifest
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,13 @@ def load_shard(folder: str | os.PathLike[str]) -> Shard:
     folder = Path(folder)
     manifest = verify_device(folder)
     try:
-        weights = safetensors.numpy.load_file(folder / WEIGHTS_NAME)
+        with open_regular(folder / WEIGHTS_NAME) as file:
+            weights = safetensors.numpy.load_file(name_of(file, folder / WEIGHTS_NAME))
+    except PermissionError as error:
+        where = folder / WEIGHTS_NAME
+        raise DeploymentError(f"{where}: cannot be read: {why(error, where)}") from error
     # the last ones for a format of numbers that numpy has not
-    except (safetensors.SafetensorError, OSError, KeyError, TypeError, AttributeError) as error:
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise DeploymentError(f"{folder / WEIGHTS_NAME}: not a safetensors file: {error}") from error
     program = program_of(manifest, str(folder))
     messages = {data.tag: message_from_data(data) for data in manifest.messages}
@@ -71,6 +76,7 @@ def load_shard(folder: str | os.PathLike[str]) -> Shard:
         )
     shard = Shard(folder, manifest, program, messages, weights)
     _check_weights(shard)
+    _check_shapes(shard)
     return shard
 
 
@@ -81,6 +87,17 @@ def _check_weights(shard: Shard) -> None:
     for name in [*segments, *merges, *shard.scale_names]:
         if name not in weights:
             raise DeploymentError(f"{where}: has no tensor '{name}', which the program needs")
+    for name in segments:
+        if weights[name].dtype != np.float32:
+            raise DeploymentError(f"{where}: tensor '{name}' is {weights[name].dtype}; segments compute in float32")
+    for step in shard.program:
+        if isinstance(step, Merge) and step.parameter:
+            found, wanted = weights[step.parameter], (len(step.inputs) - 1,)
+            if found.shape != wanted or found.dtype != np.float32 or not np.isfinite(found).all():
+                raise DeploymentError(
+                    f"{where}: tensor '{step.parameter}' weighs what is merged into '{step.output}': finite float32 of "
+                    f"shape {wanted}, got {found.dtype} of shape {found.shape}"
+                )
     for name in shard.scale_names:
         scale = weights[name]
         if scale.shape or scale.dtype != np.float32 or not 0 < scale < np.inf:
@@ -88,3 +105,38 @@ def _check_weights(shard: Shard) -> None:
                 f"{where}: tensor '{name}' is the step of a message: one fp32 number above 0, got {scale.dtype} "
                 f"{np.array2string(scale, threshold=4)}"
             )
+
+
+def _check_shapes(shard: Shard) -> None:
+    """Refuse tensors that would not fit when they meet; what segments make is checked by the engine."""
+    shapes, where = shard.manifest.shapes, shard.folder / SHARD_NAME
+    for index, step in enumerate(shard.program):
+        place = f"{where}: `program.{index}`"
+        if isinstance(step, Recv):
+            found, wanted = shard.messages[step.tag].shape, shapes[step.tensor]
+            if (found.channels, found.height, found.width) != (wanted.channels, wanted.height, wanted.width):
+                raise DeploymentError(f"{place}: message {step.tag} has another shape than tensor '{step.tensor}'")
+        elif isinstance(step, Merge):
+            if step.kind == "weighted" and not step.parameter:
+                raise DeploymentError(f"{place}: a weighted merge has no `parameter`")
+            made, inputs = shapes[step.output], [shapes[name] for name in step.inputs]
+            if not _fit(step.kind, made, inputs):
+                raise DeploymentError(
+                    f"{place}: tensors of these shapes do not merge ({step.kind}) into '{step.output}'"
+                )
+
+
+def _fit(kind: str, made: ShapeData, inputs: Sequence[ShapeData]) -> bool:
+    def summed(name: str) -> bool:
+        return bool(getattr(made, name) == sum(getattr(each, name) for each in inputs))
+
+    def same(*names: str) -> bool:
+        return all(getattr(each, name) == getattr(made, name) for each in inputs for name in names)
+
+    if kind == "concat":
+        return summed("channels") and same("height", "width")
+    if kind == "paste":
+        return summed("height") and same("channels", "width")
+    # the first channels of the first are those of the others
+    narrow = all(each.channels <= made.channels for each in inputs)
+    return inputs[0].channels == made.channels and narrow and same("height", "width")

@@ -44,6 +44,21 @@ def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     return data
 
 
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether there is anything; :class:`PermissionError` and the like where that cannot be told."""
+    try:
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def name_of(file: BinaryIO, path: str | os.PathLike[str]) -> str:
+    """A name by which others open this very file again, whatever became of ``path`` and whatever letters it has."""
+    name = f"/proc/self/fd/{file.fileno()}"
+    return name if os.path.exists(name) else os.fspath(path)  # noqa: PTH110 - a link of the kernel's own
+
+
 def kind_of(mode: int) -> str:
     """What a mode says that a path is, such as ``a FIFO``."""
     return next((name for is_kind, name in _KINDS if is_kind(mode)), "a regular file")

@@ -248,6 +248,17 @@ class Manifest(SealedDocument):
                 f"`classes` must name {self.architecture.num_classes} classes (`architecture.num_classes`), "
                 f"got {len(self.classes)}"
             )
+        answers = [message for message in self.messages if message.destination == -1]
+        if len(answers) != 1 or all(message.source != -1 for message in self.messages):
+            raise ValueError(
+                f"`messages` must hold the client's input and one answer to it, got {len(answers)} answers"
+            )
+        shape = answers[0].shape
+        if shape.channels * shape.height * shape.width != len(self.classes):
+            raise ValueError(f"the answer among `messages` must have {len(self.classes)} values, one for each class")
+        outside = [m.tag for m in self.messages if max(m.source, m.destination) >= self.num_devices]
+        if outside or len({message.tag for message in self.messages}) < len(self.messages):
+            raise ValueError(f"`messages` must be between ranks below {self.num_devices}, each with a tag of its own")
         if self.reader >= self.num_devices:
             raise ValueError(f"`reader` is {self.reader}, but the ranks are 0..{self.num_devices - 1}")
         return self

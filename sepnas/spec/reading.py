@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
-from sepnas.errors import SpecError
+from sepnas.errors import SpecError, UnreadableError
 from sepnas.spec.files import FileTooLargeError, read_regular, why
 
 MOST_FILE_BYTES = 64 << 20
@@ -45,9 +45,10 @@ def read_document(path: str | os.PathLike[str]) -> bytes:
         raise SpecError(f"{path}: no such file") from None
     except FileTooLargeError:
         raise SpecError(f"{path}: is larger than {MOST_FILE_BYTES >> 20} MiB, which no description is") from None
-    except (OSError, ValueError) as error:
-        says = why(error, path) if isinstance(error, OSError) else str(error)
-        raise SpecError(f"{path}: cannot be read as text: {says}") from None
+    except OSError as error:
+        raise UnreadableError(f"{path}: cannot be read as text: {why(error, path)}") from None
+    except ValueError as error:  # a name that no file has
+        raise SpecError(f"{path}: cannot be read as text: {error}") from None
 
 
 def parse_data(data: bytes, path: str | os.PathLike[str], max_values: int = MAX_VALUES) -> Any:

@@ -25,6 +25,7 @@ from sepnas.errors import CheckpointError, SpecError
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.document import replacing
+from sepnas.spec.files import exists, name_of, open_regular, why
 from sepnas.spec.reading import parse_json
 from sepnas.train.seeds import check_seed
 
@@ -49,7 +50,7 @@ def load_network(path: str | os.PathLike[str]) -> SeparableResNeXt:
     Raises :class:`CheckpointError` when a file is missing or damaged, or does not hold this architecture's weights.
     """
     path = Path(path)
-    file = path / BEST if path.is_dir() else path
+    file = path / BEST if _is_folder(path) else path
     try:
         architecture = Architecture.load(file.parent / ARCHITECTURE)
     except SpecError as error:
@@ -58,6 +59,21 @@ def load_network(path: str | os.PathLike[str]) -> SeparableResNeXt:
     tensors, _ = read_checkpoint(file)
     restore_network(network, tensors, file)
     return network.eval()
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a checkpoint; :class:`CheckpointError` where that cannot be told."""
+    try:
+        return exists(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {why(error, path)}") from None
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {why(error, path)}") from None
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -74,14 +90,16 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[st
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors (on the CPU) and the JSON of the header; raises :class:`CheckpointError`."""
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with open_regular(path) as opened, safe_open(name_of(opened, path), framework="pt") as file:
             head = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         _check_head(path, head)
         meta = parse_json(head["run"])
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {why(error, path)}") from None
+    except (SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: damaged, or no checkpoint of sepnas: {error}; {_ADVICE}") from None
     if tensors_sha256(tensors) != head.get("sha256"):
         raise CheckpointError(f"{path}: damaged: its tensors are not those that were written; {_ADVICE}")

@@ -23,6 +23,7 @@ from sepnas.train.checkpoint import (
     DATA,
     LAST,
     check_identity,
+    is_there,
     read_checkpoint,
     restore_network,
     write_checkpoint,
@@ -105,14 +106,14 @@ class RunFiles:
     def begin(self, resume: bool) -> None:
         """Restore the last checkpoint, if there is one, and remove what a kill has left half-written."""
         last = self.folder / LAST
-        if last.exists():
+        if is_there(last):
             if not resume:
                 raise TrainingError(
                     f"{last}: holds a run already; resume it (--resume, resume=True), choose another --out, "
                     f"or remove {self.folder} to begin anew"
                 )
             self._restore(last)
-        elif (self.folder / BEST).exists() and not resume:
+        elif is_there(self.folder / BEST) and not resume:
             raise TrainingError(
                 f"{self.folder / BEST}: holds weights that would be written over; choose another --out, or remove it"
             )
@@ -126,10 +127,18 @@ class RunFiles:
         tensors, meta = read_checkpoint(last)
         if "identity" not in meta:
             raise CheckpointError(f"{last}: holds weights only, no run to resume")
-        check_identity(meta["identity"], _as_known(self._identity, meta["identity"]), last)
-        self._state.restore(tensors, meta["optimizer"], last)
-        history = tuple(EpochRecord(**line) for line in meta["history"])
-        self.saved = Reached(history, tensors.get(_LOSSES, torch.zeros(0)), meta.get("trained_s", 0.0))
+        try:
+            check_identity(meta["identity"], _as_known(self._identity, meta["identity"]), last)
+            self._state.restore(tensors, meta["optimizer"], last)
+            history = tuple(EpochRecord(**line) for line in meta["history"])
+            trained_s = float(meta.get("trained_s", 0.0))
+        # whatever an optimizer says of counters and shapes that it never wrote
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{last}: damaged: its run cannot be restored: {type(error).__name__}: {error}; train again in another "
+                "folder, or remove it to start afresh"
+            ) from error
+        self.saved = Reached(history, tensors.get(_LOSSES, torch.zeros(0)), trained_s)
 
     def save_epoch(self, reached: Reached) -> None:
         """Best first, last after it: a kill in between repeats what came since the last one instead of losing weights.
@@ -214,7 +223,7 @@ def _as_known(identity: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str
 
 def steps_begun(folder: Path) -> int:
     """The steps of an unfinished epoch that a run's last checkpoint holds; 0 where there is none."""
-    if not (folder / LAST).exists():
+    if not is_there(folder / LAST):
         return 0
     tensors, _ = read_checkpoint(folder / LAST)
     return len(tensors.get(_LOSSES, ()))
