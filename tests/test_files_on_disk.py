@@ -212,6 +212,7 @@ def test_what_may_not_be_read_is_not_called_damaged(exported: Path, open_path: P
     shutil.copytree(deployment, open_path / "locked/deployment")
     shutil.copytree(run, open_path / "locked/run")
     (open_path / "locked").chmod(0o000)
+    run.chmod(0o755)
     (run / BEST).chmod(0o000)
     (deployment / "device0/segments").chmod(0o000)
     (deployment / "device1" / SHARD_NAME).chmod(0o000)
