@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sepnas.errors import SepnasError, StorageError
+from sepnas.spec.files import why
 
 LOCK_FILE = ".sepnas-lock"
 MAX_HOLDER_BYTES = 4096
@@ -38,7 +39,7 @@ def held(folder: Path, doing: str = "writing", refusal: type[SepnasError] = Stor
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"{folder}: cannot be written: {why(error, folder)}") from error
     with held_by(folder / LOCK_FILE, folder, doing, refusal):
         yield
 
@@ -54,7 +55,7 @@ def held_by(lock: Path, place: Path, doing: str, refusal: type[SepnasError] = St
             f"{place}: another process is {doing} here{_told(lock)}; wait for it, end it, or choose another folder"
         ) from None
     except OSError as error:
-        raise StorageError(f"{place}: cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"{place}: cannot be written: {why(error, place)}") from error
     _taken.add(name)
     try:
         yield
