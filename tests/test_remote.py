@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,39 @@ def test_nobody_at_the_far_end_gets_anything(serve: Callable[[str], Server], tmp
     assert [text for answers in found["answers"].values() for text in answers if not refused(text)] == []
     assert found["modes"] == {0o700}
     assert labels == [0, 1, 2, 3]
+
+
+@needs_sshd
+@pytest.mark.slow
+def test_what_has_lost_its_search_obeys_nobody(serve: Callable[[str], Server], tmp_path: Path) -> None:
+    """When the connection is cut, whoever takes the tunnel's port there is not asked for work: all there ends."""
+    server, found = serve("one"), list[bool]()
+
+    def look(manager: NniManager) -> bool:
+        far = {pid for session in server.sessions() for pid in (session, *children_of(session))}
+        (tunnel,) = ports_of(far) - {server.machine.port}
+        server.cut()
+        taken = socket.socket()
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        wait_until(lambda: bound(taken, tunnel))
+        taken.listen()
+        wait_until(lambda: not any("trial_keeper" in line for line in server.processes().values()), 120)
+        taken.setblocking(False)
+        with taken, suppress(BlockingIOError):
+            return bool(taken.accept())
+        return False
+
+    with pytest.raises(SearchError, match="could not be judged"):
+        look_at_trials(tmp_path, lambda manager: found.append(look(manager)), machines=(server.machine,))
+    assert found == [False]
+
+
+def bound(taken: socket.socket, port: int) -> bool:
+    try:
+        taken.bind(("127.0.0.1", port))
+    except OSError:  # those that had it are still ending
+        return False
+    return True
 
 
 def children_of(parent: int) -> list[int]:
