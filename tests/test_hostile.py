@@ -418,6 +418,7 @@ def state_of(process):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_random_frames_of_a_client_leave_devices_well(tiny):
     """Half a minute of valid frames in any order: devices stay within their bounds and answer the next client."""
     draw, limit, sent = random.Random(0), time.monotonic() + FUZZED_S, 0
