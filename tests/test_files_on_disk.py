@@ -15,9 +15,10 @@ import pytest
 from safetensors.numpy import load_file, save
 
 from sepnas.deploy.verify import file_entry, load_manifest, verify_device
-from sepnas.errors import CheckpointError, DeploymentError, PlanError, SpecError
+from sepnas.errors import CheckpointError, DeploymentError, PlanError, SpecError, StorageError
 from sepnas.runtime.shard import load_shard
 from sepnas.spec.cluster import Cluster
+from sepnas.spec.folder_lock import held
 from sepnas.spec.manifest import MANIFEST_NAME, SHARD_NAME, WEIGHTS_NAME, Manifest, MergeData, ShardManifest
 from sepnas.train.checkpoint import BEST, load_network, read_checkpoint, write_checkpoint
 
@@ -101,6 +102,14 @@ def test_paths_of_any_letters_are_read(letters: bytes, device: Path, tmp_path: P
     write_checkpoint(folder / BEST, {"a": torch.ones(2)}, {"x": 1})
     assert read_checkpoint(folder / BEST)[1] == {"x": 1}
     assert load_shard(device.rename(folder / "device0")).rank == 0
+
+
+def test_nothing_is_begun_in_a_folder_whose_name_is_no_utf8(tmp_path: Path):
+    """What some libraries cannot write to is refused before anything is trained or searched there."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(StorageError, match="the folder's name is no UTF-8"), held(folder):
+        raise AssertionError
+    assert not folder.exists()
 
 
 # -- sealed, and wrong in itself

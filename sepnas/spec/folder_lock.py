@@ -37,6 +37,13 @@ def held(folder: Path, doing: str = "writing", refusal: type[SepnasError] = Stor
     Raises ``refusal``, which names the holder, and :class:`StorageError` where nobody can write.
     """
     try:
+        os.fspath(folder).encode()
+    except UnicodeEncodeError:
+        raise StorageError(
+            f"{os.fsencode(folder)!r}: the folder's name is no UTF-8, in which some libraries cannot write; choose "
+            "another"
+        ) from None
+    try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written: {why(error, folder)}") from error
