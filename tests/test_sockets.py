@@ -13,6 +13,7 @@ from sepnas.errors import PeerUnreachableError
 from sepnas.runtime import lookup
 from sepnas.runtime.links import _connect
 from sepnas.runtime.lookup import LookupTimeoutError, look_up
+from sepnas.runtime.peer_guard import Dial
 from sepnas.runtime.sockets import connect, listen
 from sepnas.runtime.worker import listening_socket
 from sepnas.spec.hosts import format_address, parse_address
@@ -68,7 +69,7 @@ names("127.0.0.2 both\\n")
 assert reached("both", port) == "127.0.0.2"
 names("127.0.1.1 me\\n")
 try:
-    _connect(0, f"me:{port}", time.monotonic() + FAR_S)
+    _connect(0, Dial(f"me:{port}", time.monotonic() + FAR_S, bool))
     raise SystemExit("nobody listens there")
 except PeerUnreachableError as error:
     assert "127.0.1.1: Connection refused" in str(error), error
@@ -77,7 +78,7 @@ silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 silent.bind(("127.0.0.1", 53))
 for _ in range(20):
     try:
-        _connect(0, "far.example:1", time.monotonic() + 0.01)
+        _connect(0, Dial("far.example:1", time.monotonic() + 0.01, bool))
         raise SystemExit("nobody knows it")
     except PeerUnreachableError as error:
         assert "the name server did not say in time where host 'far.example' is" in str(error), error

@@ -111,7 +111,7 @@ class Session:
         self._inputs = [message for message in messages if message.source == CLIENT]
         self._output = next(message for message in messages if message.destination == CLIENT)
         ranks = [message.destination for message in self._inputs]
-        warn_of_loopback({rank: hosts.address(rank) for rank in ranks})
+        warn_of_loopback({each.rank: each.address for each in hosts.devices if each.rank in ranks})
         if insecure:
             _allow_insecure(hosts, ranks)
         identity = None if insecure else client_identity(folder, self.manifest)
