@@ -18,7 +18,7 @@ from sepnas.cli.main import app
 from sepnas.deploy.renew import renew
 from sepnas.errors import StorageError
 from sepnas.spec import folder_lock
-from sepnas.spec.folder_lock import LOCK_FILE, held, held_by, refuse_held
+from sepnas.spec.folder_lock import LOCK_FILE, changing, held, held_by, refuse_held
 from tests.helpers_runtime import export_tiny, lively_network, pair_architecture
 from tests.test_search import ROOT
 
@@ -143,3 +143,34 @@ def test_exports_and_renewals_take_turns(tmp_path: Path) -> None:
     export_tiny(network, deployment, force=True)
     renew(deployment, [0])
     assert not list(tmp_path.rglob(f"*{LOCK_FILE}"))
+
+
+def test_changes_of_a_file_take_turns(tmp_path: Path) -> None:
+    """Of four processes that count in one file, each by reading and writing it, none loses what another has counted."""
+    count = tmp_path / "count"
+    count.write_text("0")
+    code = """
+import sys
+from pathlib import Path
+from sepnas.spec.folder_lock import changing
+for _ in range(50):
+    with changing(Path(sys.argv[1])):
+        Path(sys.argv[1]).write_text(str(int(Path(sys.argv[1]).read_text()) + 1))
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(count)], cwd=ROOT) for _ in range(4)]
+    assert [process.wait(120) for process in processes] == [0] * 4
+    assert count.read_text() == "200"
+    assert [path.name for path in tmp_path.iterdir()] == ["count"]
+
+
+def test_a_file_that_another_keeps_changing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for a change that does not end is told who makes it; a device is nobody's."""
+    monkeypatch.setattr("sepnas.spec.folder_lock.MAX_WAIT_S", 0.1)
+    with changing(tmp_path / "c.yaml"):
+        with (
+            pytest.raises(StorageError, match="c.yaml: another process is changing here"),
+            changing(tmp_path / "c.yaml"),
+        ):
+            pass
+        with changing(Path("/dev/null")), changing(Path("/dev/null")):
+            pass

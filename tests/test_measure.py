@@ -244,6 +244,21 @@ def test_the_command_puts_a_device_into_a_cluster(measured, monkeypatch, capsys,
     assert Cluster.load(tmp_path / "new.yaml").num_devices == 2
 
 
+def test_devices_measured_at_once_are_all_put_in(measured, monkeypatch, tmp_path: Path) -> None:
+    """What another process has written into the cluster file while a device was measured stays there."""
+    out = uniform_cluster(2).save(tmp_path / "c.yaml")
+    elsewhere = Cluster.load(out).devices[0].model_copy(update={"flops_per_s": 7e9})
+
+    def measure(name: str, **_: object):  # type: ignore[no-untyped-def]
+        with_device(Cluster.load(out), elsewhere).save(out)
+        return measured.__class__(measured.device.model_copy(update={"name": name}), 9, True, False)
+
+    monkeypatch.setattr("sepnas.measure.device.measure_device", measure)
+    assert run(monkeypatch, "--out", str(out), "--name", "device1") == 0
+    assert [device.flops_per_s for device in Cluster.load(out).devices] == [7e9, measured.device.flops_per_s]
+    assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
+
+
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [

@@ -25,6 +25,7 @@ from sepnas.report.units import format_count, format_seconds
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.document import refuse_folder
+from sepnas.spec.folder_lock import changing
 
 
 def calibrate_command(
@@ -44,6 +45,11 @@ def calibrate_command(
     Example: `sepnas calibrate trace.json --architecture architecture.json --cluster cluster.yaml --out cluster.yaml`
     """
     refuse_folder(out)
+    with changing(out):
+        _calibrate(trace, architecture, cluster, out)
+
+
+def _calibrate(trace: Path, architecture: Path, cluster: Path, out: Path) -> None:
     record, plan = load_trace(trace), build_plan(Architecture.load(architecture))
     before = load_cluster(cluster, plan, architecture)
     for place in range(len(record.requests)):

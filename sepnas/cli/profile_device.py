@@ -16,6 +16,7 @@ from sepnas.cli.tables import DataTable, print_table, text_column
 from sepnas.report.units import format_bytes, format_count, format_seconds
 from sepnas.spec.cluster import Cluster, Device, format_pairs
 from sepnas.spec.document import refuse_folder
+from sepnas.spec.folder_lock import changing
 from sepnas.spec.manifest import ExactEngine
 
 if TYPE_CHECKING:
@@ -55,13 +56,16 @@ def device_command(
     refuse_folder(out)
     if name == "":
         raise typer.BadParameter("must not be empty", param_hint="--name")
-    before = Cluster.load(out) if out.exists() else None
+    if out.exists():
+        Cluster.load(out)  # refused before it is measured for
     with _bar(seconds_) as progress:
         found = measure_device(
             name or platform.node() or "device0", engine=engine, threads=threads, seconds=seconds_, progress=progress
         )
-    cluster = with_device(before, found.device)
-    cluster.save(out, f"Device {found.device.name} was measured by `sepnas profile device`.")
+    with changing(out):  # others may have put theirs in meanwhile
+        before = Cluster.load(out) if out.exists() else None
+        cluster = with_device(before, found.device)
+        cluster.save(out, f"Device {found.device.name} was measured by `sepnas profile device`.")
     print_table(_table(found))
     _say_how_sure(found)
     say(f"{out}: {'a new cluster of' if before is None else 'now has'} {_names(cluster)}")

@@ -19,6 +19,7 @@ from sepnas.report.units import format_count, format_seconds
 from sepnas.runtime.session import MAX_TRACES, Session
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.document import refuse_folder
+from sepnas.spec.folder_lock import changing
 from sepnas.spec.hosts import Hosts
 
 if TYPE_CHECKING:
@@ -81,15 +82,16 @@ def links_command(
     if (deployment is None) == (local is None):
         raise typer.BadParameter("name either a probe's folder or --local N", param_hint="DEPLOYMENT")
     refuse_folder(out)
-    before = Cluster.load(cluster)
+    Cluster.load(cluster)  # refused before it is measured for
     if local is not None:
         trace, number = _trace_local(local, requests, deadline)
     else:
         assert deployment is not None
         trace, number = _trace(deployment, devices, requests, deadline)
     found = measure_links(trace, number)
-    after = with_links(before, found)
-    after.save(out, "Links were measured by `sepnas profile links`.")
+    with changing(out):  # devices may have been measured meanwhile
+        after = with_links(Cluster.load(cluster), found)
+        after.save(out, "Links were measured by `sepnas profile links`.")
     if json_:
         print_json(found.to_data())
         return

@@ -1,4 +1,4 @@
-"""One command at a time writes in a folder: a file there is locked for as long as it runs.
+"""One command at a time writes in a folder, or changes a file: a file there is locked for as long as it does.
 
 The lock is the system's and ends with the process, however that ends; what the file says is only for people. Where a
 file system has no locks, a process that the file names and that runs on this machine counts as the holder.
@@ -24,6 +24,9 @@ from sepnas.spec.files import why
 LOCK_FILE = ".sepnas-lock"
 MAX_HOLDER_BYTES = 4096
 MAX_COMMAND_LETTERS = 200
+MAX_WAIT_S = 10.0
+"""How long a change of a file waits for another one."""
+MAX_NAME_LETTERS = 40
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
 
 _taken: set[str] = set()
@@ -52,11 +55,33 @@ def held(folder: Path, doing: str = "writing", refusal: type[SepnasError] = Stor
 
 
 @contextmanager
-def held_by(lock: Path, place: Path, doing: str, refusal: type[SepnasError] = StorageError) -> Iterator[None]:
+def changing(file: Path) -> Iterator[None]:
+    """Between reading ``file`` and writing it again nobody else changes it: others wait for their turn.
+
+    What is no regular file is nobody's. Raises :class:`StorageError`.
+    """
+    target = Path(os.path.realpath(file))
+    try:
+        special = target.exists() and not target.is_file()
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{file}: cannot be written: {why(error, file)}") from error
+    if special:
+        yield
+        return
+    lock = target.with_name(f".{target.name[:MAX_NAME_LETTERS]}{LOCK_FILE}")
+    with held_by(lock, file, "changing", wait_s=MAX_WAIT_S):
+        yield
+
+
+@contextmanager
+def held_by(
+    lock: Path, place: Path, doing: str, refusal: type[SepnasError] = StorageError, wait_s: float = 0.0
+) -> Iterator[None]:
     """The same for a ``place`` that need not be there yet: ``lock`` is the file, in a folder that is."""
     name, process = os.path.realpath(lock), os.getpid()
     try:
-        handle = _take(lock)
+        handle = _take_within(lock, wait_s)
     except BlockingIOError:
         raise refusal(
             f"{place}: another process is {doing} here{_told(lock)}; wait for it, end it, or choose another folder"
@@ -79,6 +104,17 @@ def refuse_held(folder: Path, doing: str = "writing", refusal: type[SepnasError]
     if (folder / LOCK_FILE).is_file():
         with held(folder, doing, refusal):
             pass
+
+
+def _take_within(lock: Path, wait_s: float) -> int:
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            return _take(lock)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(0.02)
 
 
 def _take(lock: Path) -> int:
