@@ -168,7 +168,7 @@ def test_a_file_that_another_keeps_changing_is_refused(tmp_path: Path, monkeypat
     monkeypatch.setattr("sepnas.spec.folder_lock.MAX_WAIT_S", 0.1)
     with changing(tmp_path / "c.yaml"):
         with (
-            pytest.raises(StorageError, match="c.yaml: another process is changing here"),
+            pytest.raises(StorageError, match=r"c\.yaml: another process is changing here"),
             changing(tmp_path / "c.yaml"),
         ):
             pass

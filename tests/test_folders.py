@@ -39,10 +39,10 @@ def test_what_is_passed_over_is_counted_and_said(tmp_path: Path) -> None:
     said = str(caught[0].message)
     assert len(caught) == 1
     assert f"{root}: passed over 2 files in folders below a class (first: {root}/train/cat/more/a.png)" in said
-    assert f"1 files beside the folders of the classes (first: {root}/train/loose.png)" in said
-    assert f"1 files whose names begin with a dot (first: {root}/test/dog/._0.png)" in said
+    assert f"1 file beside the folders of the classes (first: {root}/train/loose.png)" in said
+    assert f"1 file whose names begin with a dot (first: {root}/test/dog/._0.png)" in said
     assert "3 files that are no images by their suffix (.heic, .txt)" in said
-    assert "1 folders beside `train` (validation; only train, val and test are read)" in said
+    assert "1 folder beside `train` (validation; only train, val and test are read)" in said
 
 
 def test_nothing_is_said_where_all_is_read(tmp_path: Path) -> None:
@@ -126,9 +126,9 @@ def test_images_without_room_are_refused_before_they_are_read(tmp_path: Path) ->
         path.write_text("no image")
     with pytest.raises(DataError, match=r"16 images of 600,000x600,000 pixels .* GB are free; choose a smaller"):
         load_folder(root, image_size=600_000)
-    large = ImageInput(channels=1, size=600_000, mean=(0.0,), std=(1.0,))
-    with pytest.raises(DataError, match="2 images of 600,000x600,000 pixels"):
-        read_images([tmp_path / "a.png", tmp_path / "b.png"], large)
+    large = ImageInput(channels=1, size=8192, mean=(0.0,), std=(1.0,))
+    with pytest.raises(DataError, match="20,000 images of 8,192x8,192 pixels"):
+        read_images([tmp_path / "a.png", tmp_path / "b.png"] * 10_000, large)
 
 
 def test_a_colour_folder_needs_three_times_as_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,10 @@ def test_export_says_what_int8_costs(tmp_path: Path) -> None:
     assert re.search(r"a pass of device 0 takes \S+ \w+ in onnxruntime-int8, \S+ \w+ in onnxruntime here", output)
     shard = load_shard(out / "device0")
     assert shard.manifest.engines == ("onnxruntime", INT8)
+    assert "are not those that" not in output
+    image = next(folder.glob("train/*/*.png"))
+    image.write_bytes(next(folder.glob("test/*/*.png")).read_bytes())
+    assert f"its images are not those that {run} was trained on" in said("export", run, tmp_path / "new", "--int8")
     message = error_of(DataError, "export", run, tmp_path / "other", "--int8", "--data", "digits")
     assert "its 10 classes, '0' first, are not the 2 of" in message
     assert not (tmp_path / "other").exists()

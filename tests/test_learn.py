@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from sepnas.cli.main import app
 from sepnas.errors import DataError, DeploymentError, SepnasError
 from sepnas.runtime.images import read_image
+from sepnas.runtime.service import Service
 from sepnas.search.run import supernet_recipe
 from sepnas.spec.dataset import DataFacts
 from sepnas.spec.hosts import Hosts
@@ -210,6 +211,7 @@ def test_a_deployment_resizes_as_its_training_did(folder: Path, interrupted: Pat
     Image.effect_noise((30, 20), 50).save(wide)
     found = {how: read_image(wide, "wide", wanted, how) for how in (None, "crop", "stretch")}
     assert np.array_equal(found[None], found["crop"])
+    assert [Service(tmp_path / "out", resize=how).resize for how in (None, "stretch")] == ["crop", "stretch"]
     assert not np.array_equal(found[None], found["stretch"])
     with pytest.raises(DataError, match="30x20 pixels, the network reads 8x8"):
         read_image(wide, "wide", wanted, "no")

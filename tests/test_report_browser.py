@@ -53,6 +53,8 @@ DRIVE = """
   const page = document.documentElement;
   found.width = [page.scrollWidth, innerWidth];
   found.figures = [...document.querySelectorAll("figure svg")].map((svg) => svg.getBoundingClientRect().width);
+  const boxes = [...document.querySelectorAll("#front .scroll:has(table)")];
+  found.cut = boxes.filter((box) => box.scrollWidth > box.clientWidth).length;
   found.requests = performance.getEntriesByType("resource").length;
   const said = document.createElement("pre");
   said.id = "found";
@@ -93,4 +95,5 @@ def test_the_page_works_in_a_browser(width: int, tmp_path: Path) -> None:
     assert latencies == sorted(latencies)
     assert found["width"][0] <= found["width"][1]
     assert min(found["figures"]) >= 480
+    assert width < 1000 or found["cut"] == 0
     assert found["requests"] == 0

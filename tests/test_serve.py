@@ -442,7 +442,8 @@ def test_a_service_that_degrades_answers_without(exported, tmp_path):
             assert (status, health["ready"], health["devices"]["0"]) == (200, True, "ready")
             status, answer = client.classify(encoded(pixels(8)))
             assert (status, answer["complete"], answer["without"]) == (200, False, [1])
-            assert client.call("GET", "/model")[1]["on_missing"] == "degrade"
+            model = client.call("GET", "/model")[1]
+            assert (model["on_missing"], model["resize"]) == ("degrade", "no")
             killed(workers[0])
             client.wait_for(503)
             status, answer = client.classify(encoded(pixels(8)))

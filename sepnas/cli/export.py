@@ -70,6 +70,11 @@ class Int8Data:
                 f"--data {images.name}: its {len(images.classes)} classes, {images.classes[0]!r} first, are not the "
                 f"{len(facts.classes)} of {run}, {facts.classes[0]!r} first; name the data set that it was trained on"
             )
+        if facts.content_sha256 not in (None, images.sha256):
+            warn(
+                f"{images.name}: its images are not those that {run} was trained on (changed since, or others); int8's "
+                "scales are taken from these, and some that it is judged by may have been trained on"
+            )
         return cls(replace(images, mean=facts.mean, std=facts.std))
 
     def calibration_images(self) -> Tensor:

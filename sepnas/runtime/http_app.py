@@ -127,7 +127,7 @@ def make_app(service: Service, max_image_bytes: int, host_names: Sequence[str] =
 
     @app.get("/model")
     async def model() -> ModelFacts:
-        """What is served: the classes, the size of its images, the deployment."""
+        """What is served: the classes, the size of its images and how others are resized, the deployment."""
         return _facts(service)
 
     @app.get("/docs", include_in_schema=False)
@@ -276,6 +276,7 @@ def _facts(service: Service) -> ModelFacts:
         classes=list(manifest.classes),
         image_size=manifest.input.size,
         channels=manifest.input.channels,
+        resize=service.resize,
         devices=list(service.ranks),
         on_missing=service.on_missing,
     )

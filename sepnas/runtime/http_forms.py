@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sepnas.spec.image_file import Resize
 from sepnas.spec.manifest import OnMissing
 
 
@@ -42,6 +43,10 @@ class ModelFacts(BaseModel):
     classes: list[str]
     image_size: int = Field(description="Height and width in pixels that the network reads.")
     channels: int = Field(description="1: gray, 3: RGB; other images are converted.")
+    resize: Resize = Field(
+        description="Images of another size: `stretch` scales all of them, `crop` the square in their middle; `no`: "
+        "they are refused."
+    )
     devices: list[int]
     on_missing: OnMissing
 

@@ -60,8 +60,13 @@ def read_image(
 ) -> Images:
     """One image, ``(channels, size, size)`` uint8, as :func:`sepnas.spec.image_file.read_image` reads it; one of
     another size is resized as training did, unless ``resize`` says how."""
-    chosen = resize or wanted.resize or "no"
+    chosen = resize_of(wanted, resize)
     return image_file.read_image(source, name, wanted.channels, wanted.size, chosen, formats, max_pixels)
+
+
+def resize_of(wanted: ImageInput, given: Resize | None) -> Resize:
+    """What becomes of an image of another size: what was ``given``, or else what training did."""
+    return given or wanted.resize or "no"
 
 
 def normalise(images_BCHW: Images, wanted: ImageInput) -> Array:

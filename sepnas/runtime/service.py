@@ -24,7 +24,7 @@ from sepnas.plan.steps import CLIENT
 from sepnas.runtime.async_session import AsyncSession
 from sepnas.runtime.classes import likeliest
 from sepnas.runtime.decoders import MAX_AT_ONCE, MAX_PIXELS, Decoders, Order
-from sepnas.runtime.images import Resize
+from sepnas.runtime.images import Resize, resize_of
 from sepnas.runtime.line_writer import LineWriter
 from sepnas.runtime.links import check_loopback
 from sepnas.runtime.reply import Answer
@@ -109,6 +109,11 @@ class Service:
     def on_missing(self) -> OnMissing:
         """``strict`` or ``degrade``."""
         return self._on_missing or self.manifest.on_missing
+
+    @property
+    def resize(self) -> Resize:
+        """What becomes of an image of another size."""
+        return resize_of(self.manifest.input, self._resize)
 
     @property
     def ranks(self) -> tuple[int, ...]:

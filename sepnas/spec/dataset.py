@@ -25,7 +25,8 @@ def class_name_problem(name: str) -> str:
 class DataFacts(Document):
     """Written beside a checkpoint as ``data.json``; ``mean`` and ``std`` are per channel, for values in 0..1.
 
-    ``resize`` is how images of another size were scaled; None where all had the network's.
+    ``resize`` is how images of another size were scaled; None where all had the network's. ``content_sha256`` is of
+    what was trained on and validated with; None in files of before it was kept.
     """
 
     format_name: ClassVar[str] = "sepnas.data"
@@ -35,3 +36,4 @@ class DataFacts(Document):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize: Fit | None = None
+    content_sha256: str | None = None

@@ -40,11 +40,16 @@ class PassedOver:
             f"that are no images by their suffix ({known or 'none'})": self.others,
         }
         found = {what: paths for what, paths in kinds.items() if paths}
-        told = [f"{len(paths):,} files {what} (first: {shown_path(paths[0])})" for what, paths in found.items()]
+        told = [f"{_files(len(paths))} {what} (first: {shown_path(paths[0])})" for what, paths in found.items()]
         if self.folders:
             names = ", ".join(shown_path(path.name) for path in self.folders[:_SHOWN])
-            told.append(f"{len(self.folders):,} folders beside `train` ({names}; only train, val and test are read)")
+            number = "1 folder" if len(self.folders) == 1 else f"{len(self.folders):,} folders"
+            told.append(f"{number} beside `train` ({names}; only train, val and test are read)")
         return "; ".join(told)
+
+
+def _files(number: int) -> str:
+    return "1 file" if number == 1 else f"{number:,} files"
 
 
 def list_folder(folder: Path) -> Listing:

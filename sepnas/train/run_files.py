@@ -191,7 +191,10 @@ class RunFiles:
 def describe_run(folder: Path, architecture: Architecture, data: ImageData) -> None:
     """Write what an export needs beside the weights. Raises :class:`StorageError`."""
     architecture.save(folder / ARCHITECTURE)
-    facts = DataFacts(name=data.name, classes=data.classes, mean=data.mean, std=data.std, resize=data.resize)
+    facts = DataFacts(
+        name=data.name, classes=data.classes, mean=data.mean, std=data.std, resize=data.resize,
+        content_sha256=data.sha256,
+    )  # fmt: skip
     facts.save(folder / DATA)
 
 
