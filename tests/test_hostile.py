@@ -14,6 +14,7 @@ from sepnas.errors import ExchangeError, RemoteError, RemoteProtocolError
 from sepnas.plan.serial import message_from_data
 from sepnas.runtime import channel as channel_module
 from sepnas.runtime import mailbox as mailbox_module
+from sepnas.runtime import protocol as protocol_module
 from sepnas.runtime.bench import random_batch
 from sepnas.runtime.events import (
     KINDS,
@@ -39,7 +40,7 @@ from sepnas.runtime.events import (
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.links import accept, dial
 from sepnas.runtime.mailbox import MAX_ANNOUNCED, Mailbox
-from sepnas.runtime.protocol import HEADER, MAGIC, MAX_ANSWER_BYTES
+from sepnas.runtime.protocol import HEADER, MAGIC, MAX_ANSWER_BYTES, NEED_DATA, Connection, Side
 from sepnas.runtime.session import Session
 from sepnas.runtime.status import Inspector
 from sepnas.runtime.vitals import memory_bytes
@@ -128,6 +129,45 @@ def test_requests_without_end_end_the_connection(tiny):
             until(lambda: session._ending is not None)
             assert f"while {MAX_ANNOUNCED} others from" in str(session._ending.error)
         assert can_be_used(tiny, hosts)
+
+
+def test_a_request_comes_once(tiny):
+    """A client that sends one request again and again is left, and no copy of it is kept."""
+    with worker_threads(tiny) as (workers, hosts):
+        with hostile_client(tiny, hosts) as (channels, _):
+            session = workers[0]._session
+            with suppress(ExchangeError):
+                for _ in range(100):
+                    again = Request(request=1, batch=1, deadline_ms=2**32 - 1)  # more than a system call can wait
+                    channels[0].send_now(again, time.monotonic() + WAIT_S)
+                    assert len(session._jobs) <= 2
+            until(lambda: session._ending is not None)
+            assert "request 1 comes twice" in str(session._ending.error)
+        assert can_be_used(tiny, hosts)
+
+
+def test_a_message_beyond_all_room_is_not_kept_while_it_comes(tiny, monkeypatch):
+    """Of a message that is larger than what an end keeps nothing is kept; its request is told, the session goes on."""
+    monkeypatch.setattr(protocol_module, "max_kept_bytes", lambda: 100_000)
+    listener = Connection(Side.LISTENER, {3: 1000})
+    dialer = Connection(Side.DIALER)
+    talk = [Data(1, 3, bytes(500_000)), Data(2, 3, bytes(1000)), Bye()]
+    listener.receive_data(b"".join(dialer.send(Hello(deployment_id="x", rank=0, session="s"))))
+    listener.next_event()
+    dialer.receive_data(b"".join(listener.send(Welcome(rank=1))))
+    dialer.next_event()
+    came = []
+    for data in (bytes(part) for event in talk for part in dialer.send(event)):
+        for start in range(0, len(data), 10_000):
+            listener.receive_data(data[start : start + 10_000])
+            while (event := listener.next_event()) is not NEED_DATA:
+                came.append(event)
+            assert len(listener._buffer) <= 10_000
+    assert came == [Data(1, 3, b""), Data(2, 3, bytes(1000)), Bye()]
+    with worker_threads(tiny) as (_, hosts), Session(tiny, hosts) as session:
+        with pytest.raises(RemoteError, match="send smaller batches"):
+            session.infer(random_batch(session.manifest, 2000))
+        assert session.infer(random_batch(session.manifest, 1)).shape == (1, 5)
 
 
 def test_questions_replace_each_other(tiny):

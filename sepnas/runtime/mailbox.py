@@ -55,10 +55,12 @@ class Mailbox:
 
     def announce(self, request: int) -> bool:
         """The client asks for it; False when it is over already. Raises :class:`RemoteProtocolError` when the client
-        asks without end."""
+        asks without end, or twice."""
         with self._changed:
             if self._is_over(request):
                 return False
+            if request in self._announced:
+                raise RemoteProtocolError(f"request {request} comes twice")
             if len(self._announced) >= MAX_ANNOUNCED:
                 raise RemoteProtocolError(
                     f"request {request} comes while {MAX_ANNOUNCED} others from {min(self._announced)} on are not done"
@@ -78,13 +80,15 @@ class Mailbox:
         """Keep a message; one of a request that is over is dropped. Raises :class:`RemoteProtocolError`.
 
         Of peers it may come before the request does; of the client it must be ``announced``. Returns the announced
-        requests that had to go because there was no room.
+        requests that had to go because there was no room: one without a payload was too large to be read.
         """
         with self._changed:
             if self._is_over(request) or self._closed:
                 return ()
             if announced and request not in self._announced:
                 raise RemoteProtocolError(f"message {tag} is of request {request}, which was not announced")
+            if not payload:
+                return self._give_up(request)
             if len(self._letters) >= MAX_REQUESTS_AHEAD:
                 self._check_room(request, tag)
             if (request, tag) in self._letters:
@@ -97,13 +101,16 @@ class Mailbox:
 
     def _make_room(self) -> tuple[int, ...]:
         """Drop the newest requests until the rest fits."""
-        dropped = []
+        dropped: list[int] = []
         while self._kept_bytes > self.max_bytes:
-            newest = max(request for request, _ in self._letters)
-            if newest in self._announced:
-                dropped.append(newest)
-            self._cancel(newest)
+            dropped += self._give_up(max(request for request, _ in self._letters))
         return tuple(dropped)
+
+    def _give_up(self, request: int) -> tuple[int, ...]:
+        """The request, if its client must hear of it."""
+        told = (request,) if request in self._announced else ()
+        self._cancel(request)
+        return told
 
     def _check_room(self, request: int, tag: int) -> None:
         waiting = {number for number, _ in self._letters}

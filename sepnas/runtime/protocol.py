@@ -29,6 +29,7 @@ from sepnas.runtime.events import (
     PartialData,
     Refused,
 )
+from sepnas.runtime.memory import max_kept_bytes
 from sepnas.spec.document import short
 from sepnas.spec.wire import FRAME_HEADER_BYTES
 
@@ -147,6 +148,8 @@ class Connection:
         self._buffer = bytearray()
         self._peer_closed = False
         self._broken: str | None = None
+        self._oversized: Data | None = None
+        self._to_skip = 0
         self.control_bytes_received = 0
 
     def expect(self, sample_bytes: Mapping[int, int]) -> None:
@@ -201,9 +204,14 @@ class Connection:
             raise
 
     def _next_event(self) -> Event | NeedData:
+        if self._oversized is not None:
+            return self._skip(self._oversized)
         if len(self._buffer) >= FRAME_HEADER_BYTES:
             kind, tag, request, length = self._read_header()
             end = FRAME_HEADER_BYTES + length
+            if issubclass(kind, Data) and length > max_kept_bytes():
+                self._oversized, self._to_skip = kind(request, tag, b""), end
+                return self._skip(self._oversized)
             if len(self._buffer) >= end:
                 body = self._take(end)
                 if issubclass(kind, Data):
@@ -223,6 +231,18 @@ class Connection:
     def forget(self) -> None:
         """Nothing more is read: what came in part goes."""
         self._buffer = bytearray()
+
+    def _skip(self, message: Data) -> Event | NeedData:
+        """Nothing is kept of a message that would take too much memory: it comes, at its end, without its payload."""
+        skipped = min(self._to_skip, len(self._buffer))
+        del self._buffer[:skipped]
+        self._to_skip -= skipped
+        if self._to_skip == 0:
+            self._oversized = None
+            return message
+        if self._peer_closed:
+            raise RemoteProtocolError(f"the peer closed in the middle of a frame ({self._to_skip} bytes are missing)")
+        return NEED_DATA
 
     def _take(self, end: int) -> bytearray | memoryview:
         """The body of the frame at the front of the buffer, which loses it; not a copy where nothing comes after it."""

@@ -73,6 +73,8 @@ _BEFORE_SETUP = (Phase.GREETED, Phase.SETTING_UP)
 MAX_TRACES = 256
 MAX_TRACE_ROWS = 50_000
 """Steps in one answer: it stays within ``MAX_ANSWER_BYTES``."""
+MAX_DEADLINE_S = 86_400.0
+"""Longer ones of a client count as a day, as its own session has it."""
 _MAX_LOGITS = 32
 """Of so many requests the device's own logits are kept, should the client ask for them."""
 _FLUSH_S = 5.0
@@ -218,7 +220,7 @@ class WorkerSession:
             self._client.way = self._emulated.shaper.way(-1)
         self._client.start(self._from_client, self._client_ended, self._changed)
         self._degrade = setup.on_missing == "degrade"
-        deadline = time.monotonic() + setup.deadline_ms / 1e3
+        deadline = time.monotonic() + min(setup.deadline_ms / 1e3, MAX_DEADLINE_S)
         try:
             self._connect_peers(setup, deadline)
         except SepnasError as error:
@@ -400,7 +402,7 @@ class WorkerSession:
         self._mailbox.begin(event.request)
         self._requests += 1
         self._running = True
-        deadline = arrived + event.deadline_ms / 1e3
+        deadline = arrived + min(event.deadline_ms / 1e3, MAX_DEADLINE_S)
         run = Run(event.request, event.batch, deadline, self._degrade, frozenset(event.without), arrived)
         try:
             times = self._executor.run(run)
