@@ -42,6 +42,13 @@ FILES: dict[str, tuple[type[Document], str, str]] = {
     "pair.yaml": (Cluster, "name: a\ndevices: []\nname: b\n", "line 3: key 'name' stands in line 1 already"),
     "pair-below.yaml": (Cluster, "devices: [{name: a, name: a}]\n", "line 1: key 'name' stands in line 1 already"),
     "pair.json": (Cluster, '{"devices": [{"name": "a", "name": "b"}]}', "key 'name' stands twice in one object"),
+    "last-pair.json": (
+        Cluster,
+        "{" + "".join(f'"k{k}": 0, ' for k in range(300_000)) + '"k299999": 1}',
+        "key 'k299999' stands twice",
+    ),
+    "whole-60.yaml": (Cluster, "name: " + ":".join(["59"] * 300_000) + "\n", "line 1: a number of 899,999 characters"),
+    "part-60.yaml": (Cluster, "name: " + ":".join(["59"] * 300) + ".5\n", "too large to convert to float"),
     "nan.json": (Cluster, '{"devices": NaN}', "NaN is no JSON"),
 }
 

@@ -22,6 +22,7 @@ MAX_VALUES = 100_000
 """Keys and values of a YAML file with its aliases written out, unless its document allows more."""
 MAX_JSON_VALUES = 4_000_000
 MAX_DEPTH = 64
+MAX_NUMBER_CHARACTERS = 1000
 _MAX_ERROR_CHARACTERS = 500
 _JSON_SIGNS = (b",", b":", b"[", b"{")
 _SURROGATE = re.compile(r"\\(u|U0000)[dD][89a-fA-F]")
@@ -66,7 +67,7 @@ def parse_data(data: bytes, path: str | os.PathLike[str], max_values: int = MAX_
     except RecursionError:
         raise SpecError(f"{path}: not valid {kind}: nested too deeply") from None
     # numbers of thousands of digits, dates that do not exist, tags without a value
-    except (ValueError, LookupError, AttributeError, TypeError, yaml.YAMLError) as error:
+    except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, yaml.YAMLError) as error:
         says = " ".join(str(error).split())[:_MAX_ERROR_CHARACTERS]
         says = says.replace("invalid Unicode character escape code", "half a character (surrogates are none)")
         raise SpecError(f"{path}: not valid {kind}: {says}") from None
@@ -86,9 +87,12 @@ def parse_json(text: str | bytes) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for index, key in enumerate(keys) if key in set(keys[:index]))
-        raise ValueError(f"key {twice!r} stands twice in one object")
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                break
+            seen.add(key)
+        raise ValueError(f"key {key[:80]!r} stands twice in one object")
     return found
 
 
@@ -142,8 +146,14 @@ class _YamlLoader(_Loader):
     """Refuses keys that stand twice, of which YAML's readers take the last, and numbers that cannot be printed."""
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        _check_number(node)
         number: int = super().construct_yaml_int(node)
         str(number)  # ValueError where there are too many digits, as in JSON
+        return number
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        _check_number(node)
+        number: float = super().construct_yaml_float(node)
         return number
 
     def get_single_data(self) -> Any:
@@ -152,6 +162,15 @@ class _YamlLoader(_Loader):
             return None
         _refuse_twice(node)
         return self.construct_document(node)
+
+
+def _check_number(node: yaml.ScalarNode) -> None:
+    """Numbers with base 60 (59:59:59) take time with the square of their length."""
+    if len(node.value) > MAX_NUMBER_CHARACTERS:
+        raise ValueError(
+            f"line {node.start_mark.line + 1}: a number of {len(node.value):,} characters; at most "
+            f"{MAX_NUMBER_CHARACTERS:,} are read"
+        )
 
 
 def _refuse_twice(root: yaml.Node) -> None:
@@ -178,6 +197,7 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
 
 
 _YamlLoader.add_constructor("tag:yaml.org,2002:int", _YamlLoader.construct_yaml_int)
+_YamlLoader.add_constructor("tag:yaml.org,2002:float", _YamlLoader.construct_yaml_float)
 # PyYAML takes 5e9 for a text, JSON and YAML 1.2 for a number
 EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+\Z")
 EXPONENT_STARTS = list("-+.0123456789")
