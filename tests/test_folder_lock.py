@@ -10,15 +10,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from sepnas.cli.main import app
 from sepnas.deploy.renew import renew
-from sepnas.errors import StorageError
+from sepnas.errors import StorageError, TrainingError
 from sepnas.spec import folder_lock
 from sepnas.spec.folder_lock import LOCK_FILE, changing, held, held_by, refuse_held
+from sepnas.train.evaluation import Evaluation, evaluate_split, read_evaluations
 from tests.helpers_runtime import export_tiny, lively_network, pair_architecture
 from tests.test_search import ROOT
 
@@ -174,3 +176,24 @@ def test_a_file_that_another_keeps_changing_is_refused(tmp_path: Path, monkeypat
             pass
         with changing(Path("/dev/null")), changing(Path("/dev/null")):
             pass
+
+
+def test_a_trained_network_is_measured_in_a_folder_that_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """validation.json and test.json are written by who holds the run's folder: no other training begins there."""
+    splits = []
+
+    def measured(network: Any, images: Any, split: Any, *rest: Any) -> Evaluation:
+        with pytest.raises(TrainingError, match="is training here"):
+            refuse_held(tmp_path, "training", TrainingError)
+        splits.append(split)
+        return evaluate_split(network, images, split, *rest)
+
+    monkeypatch.setattr("sepnas.train.evaluation.evaluate_split", measured)
+    options = ["--devices", "2", "--epochs", "1", "--test", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, ["train", "resnext11_2x4d", *options])
+    assert done.exit_code == 0, done.output
+    assert splits == ["validation", "test"]
+    assert [each.split for each in read_evaluations(tmp_path)] == splits
+    assert not (tmp_path / LOCK_FILE).exists()

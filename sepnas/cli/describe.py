@@ -50,6 +50,7 @@ DOCUMENTS = {
     "cluster": "sepnas.spec.cluster:Cluster",
     "data": "sepnas.spec.dataset:DataFacts",
     "emulation": "sepnas.spec.emulation:Emulation",
+    "evaluation": "sepnas.train.evaluation:Evaluation",
     "front": "sepnas.search.folder:Front",
     "hosts": "sepnas.spec.hosts:Hosts",
     "machines": "sepnas.search.trials.machines:Machines",

@@ -16,7 +16,7 @@ from sepnas.errors import DataError, TrainingError
 from sepnas.report.provenance import command_line
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
-from sepnas.spec.folder_lock import refuse_held
+from sepnas.spec.folder_lock import held, refuse_held
 from sepnas.spec.image_file import Fit
 from sepnas.spec.space_network import NetworkSpace
 
@@ -215,10 +215,11 @@ def train(
     if not result.finished:
         say(f"stopped after {result.reached}; the same command with --resume goes on")
         return
-    network = load_network(out).to(pick_device(device))
-    _evaluate(network, images, "validation", out, mirrored=not wanted.augmentation.flip)
-    if test:
-        _evaluate(network, images, "test", out, with_lost=bool(wanted.device_dropout or wanted.message_dropout))
+    with held(out, "training", TrainingError):
+        network = load_network(out).to(pick_device(device))
+        _evaluate(network, images, "validation", out, mirrored=not wanted.augmentation.flip)
+        if test:
+            _evaluate(network, images, "test", out, with_lost=bool(wanted.device_dropout or wanted.message_dropout))
     say(f"next: sepnas export {shlex.quote(str(out))} {shlex.quote(str(out.parent / 'deployment'))}")
 
 
