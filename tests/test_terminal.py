@@ -129,15 +129,18 @@ def test_infer_and_status_show_what_devices_say(exported, tmp_path, monkeypatch,
 
 
 def test_verbs_that_read_files_show_their_names(tmp_path: Path) -> None:
-    """Names of devices, clusters, architectures and policies come from files of others."""
-    cluster = uniform_cluster(2).model_copy(update={"name": HOSTILE})
+    """Names of devices, clusters, architectures and policies come from others' files; one that controls is refused."""
+    hostile, shown = "\x9b31m \u202e [/b] 4 [four] :smile:", r"\x9b31m \u202e [/b] 4 [four] :smile:"
+    cluster = uniform_cluster(2).model_copy(update={"name": hostile})
     devices = tuple(d.model_copy(update={"name": f"{n} {SHOWN[:10]} [x]"}) for n, d in enumerate(cluster.devices))
     path = str(cluster.model_copy(update={"devices": devices}).save(tmp_path / "cluster[1].yaml"))
-    architecture = named_architecture("resnext11_2x4d", 2, "hand-made").model_copy(update={"name": HOSTILE})
-    network = str(architecture.save(tmp_path / "a.json"))
-    assert SHOWN in call("describe", network)
+    architecture = named_architecture("resnext11_2x4d", 2, "hand-made")
+    network = str(architecture.model_copy(update={"name": HOSTILE}).save(tmp_path / "a.json"))
+    assert "must match pattern" in str(CliRunner().invoke(app, ["describe", network]).exception)
+    network = str(architecture.model_copy(update={"name": hostile}).save(tmp_path / "a.json"))
+    assert shown in call("describe", network)
     seen = call("simulate", network, "--cluster", path, "--percentile", "95", "--timeline", "text")
-    assert seen.count(SHOWN) == 3
+    assert seen.count(shown) == 3
     assert "[x]" in seen
     out = str(tmp_path / "IMG[edited] :smile: \x1b[2J.yaml")
     assert r"IMG[edited] :smile: \x1b[2J.yaml" in call("cluster", "--device", "raspberry-pi-4b:2", "--out", out)
@@ -210,6 +213,15 @@ def test_numbers_are_never_cut(width: int) -> None:
         assert dropped or all(seen.count(value) == 3 for value in values)
     assert all(f"{90 + number}.12%" in seen for number in range(3))
     assert ("no room for" in words) == (width < 60)
+
+
+@pytest.mark.parametrize("width", [8, 16, 20])
+def test_where_no_table_has_room_cells_stand_below_each_other(width: int) -> None:
+    """Numbers are whole, and each stands behind its heading."""
+    words = " ".join(seen_in(wide_table(), width).split())
+    if width >= 20:
+        assert words.count("payload bytes: 1,234,567 energy: 0.123 J policy: 5 of 9 points, int8") == 3
+    assert words.count("1,234,5") == 3
 
 
 def test_a_pipe_gets_everything() -> None:

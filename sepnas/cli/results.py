@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from sepnas.cli.again import about, chain_commands
-from sepnas.cli.common import FOLDER, PATH, TEXT, console, path_to, print_json, say
+from sepnas.cli.common import FOLDER, PATH, TEXT, path_to, print_json, say
 from sepnas.cli.inference_page import inference_parts
-from sepnas.console import DataConsole
+from sepnas.cli.tables import print_table
 from sepnas.errors import SpecError
 from sepnas.plan.build import build_plan
 from sepnas.search.canonical import plan_key
@@ -92,7 +92,8 @@ def results(
     Example: `sepnas results . --json`
     """
     from sepnas.cli.main import VERBS
-    from sepnas.report.results import MOST_COLUMNS, collect_results, results_data, results_table
+    from sepnas.cli.results_table import caption, results_table
+    from sepnas.report.results import collect_results, results_data
 
     experiments = collect_results(root, VERBS)
     if not any(experiment.result for experiment in experiments):
@@ -100,7 +101,7 @@ def results(
         raise SpecError(f"{root}: {missing}; name the folder of the repository")
     if json_:
         print_json(results_data(experiments))
-    elif console.is_terminal:
-        console.print(results_table(experiments, console.width))
     else:
-        DataConsole(width=MOST_COLUMNS).print(results_table(experiments))
+        print_table(results_table(experiments))
+        for line in caption(experiments):
+            say(line)

@@ -1,11 +1,11 @@
 """Tables of data: each cell is shown as it is, and what does not fit into a terminal is left out and named, never cut.
 
-A pipe or a file gets everything.
+A pipe or a file gets everything. Where no table has room, what it would hold stands below each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -34,13 +34,14 @@ class DataColumn:
     """A column of numbers, which are never cut, or of text (``number=False``), which goes on in another line.
 
     ``drop``: of columns that do not fit, the one with the highest is left out first; 0 stays in any case. ``shorten``
-    makes the texts of a whole column short, instead.
+    makes the texts of a whole column short, instead. Text keeps ``least`` columns of the terminal.
     """
 
     heading: str
     number: bool = True
     drop: int = 0
     shorten: Shorten | None = None
+    least: int = MIN_TEXT
 
 
 def text_column(heading: str, drop: int = 0, shorten: Shorten | None = None) -> DataColumn:
@@ -69,9 +70,21 @@ class DataTable:
             if not droppable:
                 break
             shown.remove(max(droppable, key=lambda place: self.columns[place].drop))
+        if width is not None and self._width(shown, self._least) > width:
+            return Group(*self._stacked())
         left_out = [column.heading for place, column in enumerate(self.columns) if place not in shown]
         notes = [_note(left_out)] if left_out else []
         return Group(self._rich(shown, width), *notes)
+
+    def _stacked(self) -> Iterator[Text]:
+        """Each cell in a line of its own, below the first of its row: for terminals in which no table has room."""
+        if self.title:
+            yield Text(one_line(self.title))
+        for (first, *cells), style in self.rows:
+            yield Text.assemble(first, style=style or "")
+            for column, cell in zip(self.columns[1:], cells, strict=True):
+                if cell:
+                    yield Text.assemble(f"  {_words(column.heading)}: " if self.show_header else "  ", cell)
 
     def _rich(self, shown: Sequence[int], width: int | None) -> RichTable:
         widths = self._widths(shown, width)
@@ -112,14 +125,13 @@ class DataTable:
             widths[max(flexible, key=widths.__getitem__)] -= 1
         return widths
 
-    @staticmethod
-    def _width(shown: Sequence[int], of: Callable[[int], int]) -> int:
-        """A table's width: two blanks stand between columns, one behind the last."""
-        return sum(map(of, shown)) + 2 * len(shown) - 1
+    def _width(self, shown: Sequence[int], of: Callable[[int], int]) -> int:
+        """A table's width: two blanks stand between columns, with a rule one behind the last, without one two."""
+        return sum(map(of, shown)) + 2 * len(shown) - self.rule
 
     def _least(self, place: int) -> int:
         natural, column = self._natural(place), self.columns[place]
-        return natural if column.number else max(min(natural, MIN_TEXT), _longest(column.heading.split()))
+        return natural if column.number else max(min(natural, column.least), _longest(column.heading.split()))
 
     def _natural(self, place: int) -> int:
         heading = self.columns[place].heading.splitlines() if self.show_header else []
@@ -131,8 +143,13 @@ def _longest(texts: Sequence[str]) -> int:
 
 
 def _note(left_out: Sequence[str]) -> Text:
-    names = ", ".join(" ".join(heading.replace("-\n", "-").split()) for heading in left_out)
+    names = ", ".join(map(_words, left_out))
     return Text(f"no room for: {names}; a wider terminal or a pipe shows all", "dim")
+
+
+def _words(heading: str) -> str:
+    """A heading in one line."""
+    return " ".join(heading.replace("-\n", "-").split())
 
 
 def print_table(table: DataTable) -> None:

@@ -1,28 +1,16 @@
-"""All results of the repository as one table; a result that nobody can run again is refused."""
+"""All results of the repository; one that nobody can run again is refused."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
-
 from sepnas.errors import SpecError
-from sepnas.report.units import format_count
-from sepnas.spec.result import Measure, ResultFile
-
-COLUMNS = ("value", "spread", "n", "goal", "met")
-DISPENSABLE = ("n", "spread")
-"""What is left out first where there is no room."""
-LEAST_NAME = 34
-MOST_COLUMNS = 1000
+from sepnas.spec.result import ResultFile
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 
@@ -117,85 +105,6 @@ def _targets(makefile: str) -> Iterator[str]:
         for name in found[1].split() if found else ():
             if not name.startswith("."):
                 yield name
-
-
-def results_table(experiments: Iterable[Experiment], width: int | None = None) -> Table:
-    """Every measure of every experiment under its name; a missed goal is marked.
-
-    In ``width`` characters there may be no room for all columns: what a reader misses least is left out, and said.
-    """
-    experiments = list(experiments)
-    if width is None:
-        return _table(experiments)
-    for number in range(len(DISPENSABLE) + 1):
-        left_out = DISPENSABLE[:number]
-        room = width - _width_but_names(_table(experiments, left_out))
-        if room >= LEAST_NAME:
-            break
-    return _table(experiments, left_out, room)
-
-
-def _width_but_names(table: Table) -> int:
-    console = Console(width=MOST_COLUMNS)
-    return console.measure(table).maximum - console.measure(Group(*table.columns[0].cells)).maximum
-
-
-def _table(experiments: Sequence[Experiment], left_out: Collection[str] = (), room: int = MOST_COLUMNS) -> Table:
-    """The table without some columns; names longer than ``room`` characters go on in another line."""
-    caption = _caption(experiments, left_out)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
-    table.add_column("measure", overflow="fold")
-    for heading in (heading for heading in COLUMNS if heading not in left_out):
-        table.add_column(heading, justify="left" if heading == "met" else "right", no_wrap=True)
-    for experiment in experiments:
-        measures = experiment.result.measures if experiment.result else ()
-        if measures:
-            table.add_row(Text(experiment.slug, "bold"))
-        for number, measure in enumerate(measures):
-            cells = _cells(measure)
-            shown = [cells[heading] for heading in COLUMNS if heading not in left_out]
-            table.add_row(Text(_folded(measure.name, room)), *shown, end_section=number == len(measures) - 1)
-    return table
-
-
-def _folded(name: str, room: int) -> str:
-    """An indented name, broken after underscores where it is longer than ``room``."""
-    lines = [" "]
-    for word in re.findall(r"[^_]*_|[^_]+", name):
-        if len(lines[-1]) + len(word) >= room:
-            lines.append("   ")
-        lines[-1] += word if lines[-1].strip() else f" {word}"
-    return "\n".join(lines)
-
-
-def _caption(experiments: Sequence[Experiment], left_out: Collection[str]) -> str:
-    measures = [m for experiment in experiments if experiment.result for m in experiment.result.measures]
-    missed = sum(measure.met is False for measure in measures)
-    without = [experiment.slug for experiment in experiments if experiment.result is None]
-    lines = [f"{format_count(len(measures), 'measure')}, {format_count(missed, 'missed goal')}"]
-    if without:
-        lines.append(f"without a result: {', '.join(without)}")
-    if left_out:
-        lines.append(f"no room for: {', '.join(left_out)}; a wider terminal or --json shows all")
-    return "\n".join(lines)
-
-
-def _cells(measure: Measure) -> dict[str, Text]:
-    """What stands in each column but the name's."""
-    known = measure.low is not None or measure.high is not None
-    return {
-        "value": Text(f"{_digits(measure.value)} {measure.unit}".rstrip()),
-        "spread": Text(f"{_digits(measure.low, 3)} to {_digits(measure.high, 3)}" if known else ""),
-        "n": Text(str(measure.n)),
-        "goal": Text(measure.goal or ""),
-        "met": {True: Text("yes", "green"), False: Text("MISSED", "bold red"), None: Text("")}[measure.met],
-    }
-
-
-def _digits(value: float | None, significant: int = 5) -> str:
-    if value is None:
-        return "?"
-    return f"{int(value):,}" if value.is_integer() and abs(value) < 2**53 else f"{value:.{significant}g}"
 
 
 def results_data(experiments: Iterable[Experiment]) -> list[dict[str, Any]]:

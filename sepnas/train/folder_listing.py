@@ -36,8 +36,9 @@ class PassedOver:
         kinds = {
             "in folders below a class": self.nested,
             "beside the folders of the classes": self.loose,
-            "whose names begin with a dot": self.hidden,
-            f"that are no images by their suffix ({known or 'none'})": self.others,
+            f"whose {'name begins' if len(self.hidden) == 1 else 'names begin'} with a dot": self.hidden,
+            f"{'that is no image' if len(self.others) == 1 else 'that are no images'} by "
+            f"{'its' if len(self.others) == 1 else 'their'} suffix ({known or 'none'})": self.others,
         }
         found = {what: paths for what, paths in kinds.items() if paths}
         told = [f"{_files(len(paths))} {what} (first: {shown_path(paths[0])})" for what, paths in found.items()]

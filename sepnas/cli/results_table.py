@@ -1,0 +1,77 @@
+"""Every measure of every experiment as one table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from sepnas.cli.tables import DataColumn, DataTable
+from sepnas.report.results import Experiment
+from sepnas.report.units import format_count
+from sepnas.spec.result import Measure
+
+MIN_NAME = 34
+"""Columns of the terminal that names of measures keep while others are left out for them."""
+
+
+def results_table(experiments: Sequence[Experiment]) -> DataTable:
+    """Every measure under its experiment's name; a missed goal is marked."""
+    numbers = DataColumn("value"), DataColumn("spread", drop=2), DataColumn("n", drop=3), DataColumn("goal", drop=1)
+    name = DataColumn("measure", number=False, shorten=_fold_names, least=MIN_NAME)
+    table = DataTable((name, *numbers, DataColumn("met", number=False)))
+    for experiment in experiments:
+        measures = experiment.result.measures if experiment.result else ()
+        if measures:
+            if table.rows:
+                table.add(*[""] * len(table.columns))
+            table.add(Text(experiment.slug, "bold"), *[""] * (len(table.columns) - 1))
+        for measure in measures:
+            table.add(Text(f"{_INDENT}{measure.name}"), *_cells(measure))
+    return table
+
+
+def caption(experiments: Sequence[Experiment]) -> list[str]:
+    """How many measures there are and miss their goal, and which experiments have none."""
+    measures = [m for experiment in experiments if experiment.result for m in experiment.result.measures]
+    missed = sum(measure.met is False for measure in measures)
+    without = [experiment.slug for experiment in experiments if experiment.result is None]
+    lines = [f"{format_count(len(measures), 'measure')}, {format_count(missed, 'missed goal')}"]
+    return [*lines, *([f"without a result: {', '.join(without)}"] if without else [])]
+
+
+_INDENT = "  "
+
+
+def _fold_names(names: Sequence[str], width: int) -> list[str]:
+    """Names of measures go on in another line; those of experiments, which are not indented, as a terminal breaks."""
+    return [_folded(name, width) if name.startswith(_INDENT) else name for name in names]
+
+
+def _folded(name: str, width: int) -> str:
+    """An indented name, broken after underscores where it is longer."""
+    lines = [_INDENT]
+    for word in re.findall(r"[^_]*_|[^_]+", name.strip()):
+        if len(lines[-1]) + len(word) > width and lines[-1].strip():
+            lines.append(2 * _INDENT)
+        lines[-1] += word
+    return "\n".join(lines)
+
+
+def _cells(measure: Measure) -> tuple[Text, ...]:
+    """What stands in each column but the name's."""
+    known = measure.low is not None or measure.high is not None
+    return (
+        Text(f"{_digits(measure.value)} {measure.unit}".rstrip()),
+        Text(f"{_digits(measure.low, 3)} to {_digits(measure.high, 3)}" if known else ""),
+        Text(str(measure.n)),
+        Text(measure.goal or ""),
+        {True: Text("yes", "green"), False: Text("MISSED", "bold red"), None: Text("")}[measure.met],
+    )
+
+
+def _digits(value: float | None, significant: int = 5) -> str:
+    if value is None:
+        return "?"
+    return f"{int(value):,}" if value.is_integer() and abs(value) < 2**53 else f"{value:.{significant}g}"
