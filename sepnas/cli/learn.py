@@ -14,6 +14,7 @@ from sepnas.cli.common import MAX_COUNT, MAX_DEVICES, MAX_S, MAX_THREADS, PATH, 
 from sepnas.cli.describe import LearnedScales, Wire, read_architecture
 from sepnas.errors import DataError, TrainingError
 from sepnas.report.provenance import command_line
+from sepnas.report.units import format_count
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
 from sepnas.spec.folder_lock import held, refuse_held
@@ -240,8 +241,9 @@ def data_or_digits(
         return data or "digits"
     if (reads.in_channels, reads.image_size, reads.num_classes) != (1, image_size or 8, 10):
         raise DataError(
-            f"--data is missing: {what} reads {reads.in_channels} channels of {reads.image_size} pixels a side and "
-            f"knows {reads.num_classes} classes, so it is not for the digits; name its images with --data: digits, "
+            f"--data is missing: {what} reads {format_count(reads.in_channels, 'channel')} of {reads.image_size} "
+            f"pixels a side and knows {reads.num_classes} classes, so it is not for the digits; name its images with "
+            "--data: digits, "
             "cifar10, cifar100, fashion-mnist or folder:PATH (PATH/train/CLASS/*.png, with val or test beside train)"
         )
     return "digits"

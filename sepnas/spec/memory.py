@@ -23,7 +23,7 @@ def check_images_fit(count: int, channels: int, size: int, copies: int = 0, wher
     needed_bytes, present_bytes = (count + copies) * channels * size * size, available_bytes()
     if present_bytes is not None and needed_bytes > present_bytes:
         raise DataError(
-            f"{where}{count:,} images of {size:,}x{size:,} pixels in {channels} channels need "
+            f"{where}{count:,} images of {size:,}x{size:,} pixels in {channels} channel{'s' * (channels != 1)} need "
             f"{_gigabytes(needed_bytes)} of memory, but {_gigabytes(present_bytes)} are free; choose a smaller image "
             "size, or fewer images"
         )
