@@ -110,7 +110,13 @@ ELSEWHERE = onnx.TensorProto(name="w0", data_type=1, dims=[1], data_location=onn
 ELSEWHERE.external_data.add(key="location", value="/etc/hostname")
 HUGE = onnx.TensorProto(name="w", data_type=1, dims=[1 << 28])
 BODY = helper.make_graph([helper.make_node("Identity", ["i"], ["o"])], "body", [], [])
+STRIDED = helper.make_node("Conv", ["x", "w0"], ["y"], pads=[9000] * 4)
+STRIDED.attribute.add(name="strides", type=onnx.AttributeProto.INTS, i=9000)  # other readers find no strides
+TURNED = helper.make_node("Gemm", ["x", "w0"], ["y"])
+TURNED.attribute.add(name="transA", type=onnx.AttributeProto.INT, ints=[1])
 BAD_GRAPHS = {
+    "attribute 'strides' whose value is not of its type": ([STRIDED], []),
+    "attribute 'transA' whose value is not of its type": ([TURNED], []),
     "uses operator 'ConstantOfShape'": ([helper.make_node("ConstantOfShape", ["size"], ["y"])], [SIZE]),
     "uses operator 'Loop'": ([helper.make_node("Loop", ["x"], ["y"], body=BODY)], []),
     "uses operator 'Relu', 'of domain ai.own'": ([helper.make_node("Relu", ["x"], ["y"], domain="ai.own")], []),
@@ -150,3 +156,15 @@ def test_a_damaged_onnx_graph_is_read_or_refused(data: st.DataObject, exported: 
     whole = next((exported / "device0/segments").glob("stem*.onnx")).read_bytes()
     with suppress(ValueError):
         check_onnx_graph(data.draw(damaged(whole, numbers)), (1, 1, 8, 8), {})
+
+
+@pytest.mark.parametrize("kind", [1, 5], ids=["8 bytes", "4 bytes"])
+def test_a_number_of_another_kind_is_not_read(kind: int):
+    """Sizes in a field of a kind that ONNX has not there, which other readers pass over, are refused."""
+    tensor = HUGE.SerializeToString() + bytes([1 << 3 | kind]) + b"\x01" * (8 if kind == 1 else 4)
+    node = helper.make_node("Relu", ["x"], ["y"])
+    graph = helper.make_graph([node], "g", [INPUT], [OUTPUT]).SerializeToString()
+    graph += bytes([5 << 3 | 2, len(tensor)]) + tensor
+    model = bytes([7 << 3 | 2, len(graph) & 0x7F | 0x80, len(graph) >> 7]) + graph
+    with pytest.raises(ValueError, match=r"a field of kind 1|a number with a point"):
+        check_onnx_graph(model, (1, 1, 8, 8), {})

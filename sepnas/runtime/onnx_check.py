@@ -31,6 +31,8 @@ _TENSOR |= {16: "metadata_props"}
 _VALUE = {1: "name", 2: "type", 3: "doc_string", 4: "metadata_props"}
 _ENTRY = {1: "key", 2: "value"}
 _DATA = ("float_data", "int32_data", "int64_data", "raw_data", "double_data", "uint64_data")
+_KINDS = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints"}
+"""Where an attribute of each type holds its value."""
 _MAX_DIMS = 8
 _MAX_AXES_BYTES = 64
 _INT64 = 7
@@ -78,8 +80,8 @@ def check_onnx_graph(graph: bytes, input_shape: Sequence[int], weights: Mapping[
     return shapes[outputs[0]]
 
 
-def _message(data: memoryview, names: Mapping[int, str], what: str) -> dict[str, list[int | memoryview]]:
-    found: dict[str, list[int | memoryview]] = {name: [] for name in names.values()}
+def _message(data: memoryview, names: Mapping[int, str], what: str) -> dict[str, list[int | float | memoryview]]:
+    found: dict[str, list[int | float | memoryview]] = {name: [] for name in names.values()}
     for number, value in fields(data):
         if number not in names:
             raise ValueError(f"its {what} holds field {number}, which no segment has")
@@ -107,7 +109,7 @@ def _initializers(
     return shapes, axes
 
 
-def _shape(name: str, tensor: Mapping[str, list[int | memoryview]]) -> ShapeOf:
+def _shape(name: str, tensor: Mapping[str, list[int | float | memoryview]]) -> ShapeOf:
     dims = tuple(number for value in tensor["dims"] for number in packed(value))
     if len(dims) > _MAX_DIMS or min([*dims, 0]) < 0 or prod(dims) > MAX_PASS_VALUES:
         raise ValueError(f"initializer '{name[:80]}' has a shape that no tensor has")
@@ -115,7 +117,7 @@ def _shape(name: str, tensor: Mapping[str, list[int | memoryview]]) -> ShapeOf:
 
 
 def _check_external(
-    name: str, dims: ShapeOf, tensor: Mapping[str, list[int | memoryview]], weights: Mapping[str, ShapeOf]
+    name: str, dims: ShapeOf, tensor: Mapping[str, list[int | float | memoryview]], weights: Mapping[str, ShapeOf]
 ) -> None:
     entries = [_message(_bytes(entry), _ENTRY, "external data") for entry in tensor["external_data"]]
     told = [(_text(entry["key"]), _text(entry["value"])) for entry in entries]
@@ -137,13 +139,24 @@ def _node(data: memoryview) -> _Node:
         raise ValueError(f"has an operator {node.operator} without an input or an output")
     for each in parts["attribute"]:
         attribute = _message(_bytes(each), _ATTRIBUTE, f"attribute of {node.operator}")
-        name, found = _text(attribute["name"]), [n for key in ("i", "ints") for v in attribute[key] for n in packed(v)]
-        if name in node.numbers or (attribute["i"] and attribute["ints"]):
+        name = _text(attribute["name"])
+        if name in node.numbers:
             raise ValueError(f"has attribute '{name[:80]}' of {node.operator} twice")
-        node.numbers[name] = found
+        _check_kind(name, attribute)
+        node.numbers[name] = [number for key in ("i", "ints") for value in attribute[key] for number in packed(value)]
         if attribute["s"] and _text(attribute["s"]) != "NOTSET":
             raise ValueError(f"has an attribute of {node.operator} that no segment has: {_text(attribute['s'])[:80]!r}")
     return node
+
+
+def _check_kind(name: str, attribute: Mapping[str, list[int | float | memoryview]]) -> None:
+    """Only the field that its type names holds anything, so that all readers take the same."""
+    kinds = [_KINDS.get(kind) for kind in attribute["type"] if isinstance(kind, int)]
+    used = [key for key in _KINDS.values() for _ in attribute[key]]
+    many = len(used) > 1 and kinds[:1] not in (["ints"], ["floats"])
+    whole = all(isinstance(value, int) for value in attribute["i"])
+    if len(kinds) != 1 or many or not whole or not {*used} <= {*kinds}:
+        raise ValueError(f"has attribute '{name[:80]}' whose value is not of its type")
 
 
 def _output(node: _Node, shapes: Mapping[str, ShapeOf], axes: Mapping[str, list[int]]) -> ShapeOf:
@@ -208,12 +221,12 @@ _OPERATORS: dict[str, Callable[[_Node, list[ShapeOf]], ShapeOf]] = {
 """What layers of the networks are exported to, and the shape of what each makes."""
 
 
-def _bytes(value: int | memoryview) -> memoryview:
-    if isinstance(value, int):
+def _bytes(value: int | float | memoryview) -> memoryview:
+    if not isinstance(value, memoryview):
         raise ValueError("a number where a message is expected")
     return value
 
 
-def _text(values: Sequence[int | memoryview]) -> str:
+def _text(values: Sequence[int | float | memoryview]) -> str:
     """The last of several, as Protocol Buffers has it; none is empty."""
     return bytes(_bytes(values[-1])).decode() if values else ""

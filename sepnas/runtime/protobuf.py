@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT, _BYTES, _FIXED32 = 0, 2, 5
 _MAX_VARINT_BYTES = 10
-_SIZES = {_FIXED64: 8, _FIXED32: 4}
+_FIXED32_BYTES = 4
 
 
 class NoMessageError(ValueError):
     """Bytes that are no message."""
 
 
-def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value (a whole number, or bytes) of each field, in order; :class:`NoMessageError` for what is none."""
+def fields(message: memoryview) -> Iterator[tuple[int, int | float | memoryview]]:
+    """Number and value (a whole number, one with a point, or bytes) of each field, in order; :class:`NoMessageError`
+    for what is none. Each kind is a type of its own: readers pass over a field of another kind than they expect."""
     place = 0
     while place < len(message):
         key, place = _varint(message, place)
@@ -23,19 +25,20 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             value, place = _varint(message, place)
             yield number, value
             continue
-        length = _SIZES.get(kind)
-        if length is None:
-            if kind != _BYTES:
-                raise NoMessageError(f"a field of kind {kind}")
-            length, place = _varint(message, place)
+        if kind not in (_BYTES, _FIXED32):
+            raise NoMessageError(f"a field of kind {kind}")
+        length, place = _varint(message, place) if kind == _BYTES else (_FIXED32_BYTES, place)
         if length > len(message) - place:
             raise NoMessageError("a field that is longer than its message")
-        yield number, message[place : place + length]
+        content = message[place : place + length]
+        yield number, content if kind == _BYTES else struct.unpack("<f", content)[0]
         place += length
 
 
-def packed(value: int | memoryview) -> list[int]:
+def packed(value: int | float | memoryview) -> list[int]:
     """The signed whole numbers of a field that holds one, or many in a row."""
+    if isinstance(value, float):
+        raise NoMessageError("a number with a point where a whole one is expected")
     numbers, place = [value] if isinstance(value, int) else [], 0
     while not isinstance(value, int) and place < len(value):
         number, place = _varint(value, place)
