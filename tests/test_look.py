@@ -32,21 +32,29 @@ NETWORK = ("resnext20_4x4d", "-n", "4")
         (["describe", *NETWORK, "--policy", "late.yaml"], "late.yaml: `points.0`.after is 99, but the blocks are 0..5"),
         (["describe", *NETWORK, "--policy", "no.yaml"], "no.yaml: no such file"),
         (["describe", *NETWORK, "--policy", ""], "unknown policy ''; allowed: all-to-all"),
-        (["describe", *NETWORK, "--save", ""], "is a folder; name the file to write"),
         (["describe", "resnext20_4x" + "4" * 5000 + "d"], "unknown architecture"),
-        (["profile", "--out", ""], "is a folder; name the file to write"),
         (["results", "nowhere"], "nowhere: is no folder"),
         (["results", "."], "holds no experiments/*/result.json"),
     ],
 )
 def test_mistakes_end_with_code_1(arguments: list[str], said: str, monkeypatch, capsys, tmp_path: Path) -> None:
-    """A wrong file, an empty name and a folder without results end with one message and code 1."""
+    """A wrong file, an unknown name and a folder without results end with one message and code 1."""
     monkeypatch.chdir(tmp_path)
     points = [{"after": 99, "transfers": [{"source": 0, "destination": 1}]}]
     TransmissionPolicy.from_data({"points": points}).save("late.yaml")
     code, message = ended(monkeypatch, capsys, *arguments)
     assert (code, message[:6]) == (1, "error:")
     assert said in message
+
+
+@pytest.mark.parametrize("arguments", [["describe", *NETWORK, "--save", ""], ["profile", "--out", ""]])
+def test_no_file_is_written_under_an_empty_name(arguments: list[str], monkeypatch, capsys, tmp_path: Path) -> None:
+    """An empty name, as of an unset variable, is refused where it was typed."""
+    monkeypatch.chdir(tmp_path)
+    code, message = ended(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert "is empty" in message
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

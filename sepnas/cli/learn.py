@@ -17,8 +17,8 @@ from sepnas.report.provenance import command_line
 from sepnas.report.units import format_count
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
+from sepnas.spec.figures import Fit
 from sepnas.spec.folder_lock import held, refuse_held
-from sepnas.spec.image_file import Fit
 from sepnas.spec.space_network import NetworkSpace
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated
 
 import typer
@@ -76,10 +77,10 @@ def serve(
         deployment, devices, deadline_s=deadline, insecure=insecure, on_missing=on_missing, in_flight=in_flight,
         queue=queue, resize=resize, top=top, max_pixels=max_pixels,
     )  # fmt: skip
-    set_up_summed_log("sepnas serve")
+    log = set_up_summed_log("sepnas serve")
     app = make_app(service, int(max_image_bytes), (host, *(host_name or ())))
     server = http_server(app, deadline, max_connections)
-    with listening_socket(host, port) as listener:
+    with listening_socket(host, port) as listener, contextlib.closing(log):
         if not is_loopback(host):
             warn(f"there is no password: whoever reaches {listen} can ask; behind a proxy, listen on 127.0.0.1")
         address = format_address(host, listener.getsockname()[1])

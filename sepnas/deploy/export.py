@@ -22,9 +22,9 @@ from sepnas.deploy.writer import DeploymentWriter, Progress
 from sepnas.errors import DeploymentError, SpecError, StorageError
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.document import short
+from sepnas.spec.figures import Fit
 from sepnas.spec.folder_lock import LOCK_FILE, held, held_by
 from sepnas.spec.hosts import Hosts
-from sepnas.spec.image_file import Fit
 from sepnas.spec.manifest import (
     ENGINE_SUFFIXES,
     EXACT_ENGINES,

@@ -124,8 +124,9 @@ def _is_there(path: Path) -> bool:
 
 
 def _check_inside(folder: Path, path: Path) -> None:
-    """Refuse a link that leads out of the folder, which names a file of somebody else."""
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+    """Refuse a link that leads out of the folder, which names a file of somebody else; `tls` may be mounted."""
+    root = path.parent if path.name in PEM_NAMES else folder
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise DeploymentError(
             f"{path}: is a link to {os.path.realpath(path)}, out of the deployment; put the file itself there"
         )

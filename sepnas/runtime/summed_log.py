@@ -65,6 +65,7 @@ class SummedLines(logging.Handler):
             for window in windows:
                 window.timer.cancel()
                 self._tell(window)
+        self._writer.flush()
         super().close()
 
     def _kind(self, record: logging.LogRecord) -> str:

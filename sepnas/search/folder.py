@@ -18,8 +18,8 @@ from sepnas.search.candidate import Candidate
 from sepnas.search.explorer import BATCH, StrategyName
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.document import Document
+from sepnas.spec.figures import Fit
 from sepnas.spec.folder_lock import held
-from sepnas.spec.image_file import Fit
 from sepnas.spec.space import SearchSpace
 from sepnas.spec.space_parts import Objective
 from sepnas.train.recipe import Recipe

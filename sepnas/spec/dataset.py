@@ -8,8 +8,7 @@ from unicodedata import category
 from pydantic import Field
 
 from sepnas.spec.document import Document
-from sepnas.spec.figures import MAX_CLASSES
-from sepnas.spec.image_file import Fit
+from sepnas.spec.figures import MAX_CLASSES, Fit
 
 _UNSHOWN = ("Cc", "Cs", "Zl", "Zp")
 """Unicode's categories of control characters, bytes that are not UTF-8, and line breaks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -16,6 +16,8 @@ MAX_CHANNELS = 1 << 16
 MAX_CLASSES = 1 << 16
 _MAX_FIGURE = 1e18
 
+Fit: TypeAlias = Literal["crop", "stretch"]
+"""How an image of another size becomes one of the network's."""
 Positive = Annotated[float, Field(gt=0, le=_MAX_FIGURE)]
 NotNegative = Annotated[float, Field(ge=0, le=_MAX_FIGURE)]
 Count = Annotated[int, Field(gt=0, le=1 << 53)]

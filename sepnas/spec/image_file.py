@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Images = npt.NDArray[np.uint8]
-Fit: TypeAlias = Literal["crop", "stretch"]
 Resize: TypeAlias = Literal["no", "crop", "stretch"]
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 MODES: dict[int, Literal["L", "RGB"]] = {1: "L", 3: "RGB"}

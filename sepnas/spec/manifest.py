@@ -17,8 +17,7 @@ from typing_extensions import Self
 from sepnas.errors import DeploymentError
 from sepnas.spec.architecture import Architecture
 from sepnas.spec.document import Document, Part
-from sepnas.spec.figures import MAX_CLASSES, MAX_DEVICES, MAX_SIDE, Channels
-from sepnas.spec.image_file import Fit
+from sepnas.spec.figures import MAX_CLASSES, MAX_DEVICES, MAX_SIDE, Channels, Fit
 from sepnas.spec.reading import parse_data, read_document
 from sepnas.spec.wire import LEVELS, WireFormat
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -60,7 +61,8 @@ def parse_data(data: bytes, path: str | os.PathLike[str], max_values: int = MAX_
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: cannot be read as text: {error}") from None
     try:
-        found = parse_json(text) if kind == "JSON" else _parse_yaml(text, max_values)
+        # a document refuses what is not finite itself, and names the field
+        found = parse_json(text, float) if kind == "JSON" else _parse_yaml(text, max_values)
         if _SURROGATE.search(text):  # perhaps one of a pair, as JSON has them; one alone is no text
             json.dumps(found, ensure_ascii=False, skipkeys=True, default=str).encode()
         return found
@@ -73,13 +75,20 @@ def parse_data(data: bytes, path: str | os.PathLike[str], max_values: int = MAX_
         raise SpecError(f"{path}: not valid {kind}: {says}") from None
 
 
-def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text; :class:`ValueError` for keys that stand twice, NaN, and what is too large or deep."""
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def parse_json(text: str | bytes, constant: Callable[[str], Any] = _no_constant) -> Any:
+    """The value of a JSON text; :class:`ValueError` for keys that stand twice, and what is too large or deep.
+
+    ``constant`` makes something of ``NaN``, ``Infinity`` and ``-Infinity``, which otherwise are refused too.
+    """
     data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     if sum(map(data.count, _JSON_SIGNS)) > MAX_JSON_VALUES:
         raise ValueError(f"holds more than {MAX_JSON_VALUES:,} values")
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=_object, parse_constant=constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -94,10 +103,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             seen.add(key)
         raise ValueError(f"key {key[:80]!r} stands twice in one object")
     return found
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _parse_yaml(text: str, max_values: int) -> Any:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sepnas.errors import DataError
-from sepnas.spec.image_file import Fit
+from sepnas.spec.figures import Fit
 from sepnas.spec.listing import shown_path
 from sepnas.spec.memory import check_images_fit
 from sepnas.train.folder import read_folder

@@ -28,7 +28,8 @@ import numpy as np
 import torch
 
 from sepnas.errors import DataError
-from sepnas.spec.image_file import Fit, read_head, read_image
+from sepnas.spec.figures import Fit
+from sepnas.spec.image_file import read_head, read_image
 from sepnas.spec.listing import listed, shown_path
 from sepnas.spec.memory import check_images_fit
 from sepnas.train.display import track

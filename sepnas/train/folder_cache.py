@@ -15,7 +15,7 @@ import numpy as np
 
 from sepnas.errors import DataError, StorageError
 from sepnas.spec.document import replacing
-from sepnas.spec.image_file import Fit
+from sepnas.spec.figures import Fit
 from sepnas.spec.listing import shown_path
 
 READER = "2"

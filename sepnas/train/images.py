@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from sepnas.spec.image_file import Fit
+from sepnas.spec.figures import Fit
 
 
 @dataclass(frozen=True, eq=False)
