@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from sepnas.cli.export import export_bar
 from sepnas.cli.main import app
 from sepnas.errors import DataError, DeploymentError, SepnasError
 from sepnas.runtime.images import read_image
@@ -68,6 +69,14 @@ def test_an_interrupted_run_is_exported_and_told_so(interrupted: Path, tmp_path:
     assert f"sepnas worker {out}/device0 --listen 10.0.0.7:7001" in output
     assert f"sepnas infer {out} IMAGE..." in output
     assert Manifest.load(out / "manifest.json").classes == ("cat", "dog")
+
+
+def test_an_export_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where stderr is no terminal, a line says so now and then."""
+    monkeypatch.setattr("sepnas.cli.export.SAY_EVERY_S", 0.0)
+    with export_bar() as show:
+        show(3, 40, "device0: block2")
+    assert "export: 3/40, device0: block2\n" in capsys.readouterr().err
 
 
 def test_a_run_of_no_epoch_is_not_exported(interrupted: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from sepnas.spec.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
 from sepnas.spec.hosts import Hosts
 from sepnas.spec.manifest import EXACT_ENGINES, EngineName, Manifest, OnMissing
+from sepnas.terminal import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 ExportEngine = Literal["torch", "onnxruntime", "both"]
 CALIBRATION_IMAGES = 256
+SAY_EVERY_S = 10.0
 WORTH_A_WARNING = 0.01
 """Accuracy that int8 may cost without one."""
 
@@ -123,13 +126,17 @@ def export_run(
 
 @contextmanager
 def export_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """On a terminal: how far an export is, and what it still takes."""
+    """How far an export is: on a terminal with what it still takes, elsewhere in a line now and then."""
     columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True) as progress:
-        task = progress.add_task("export")
+        task, due = progress.add_task("export"), time.monotonic() + SAY_EVERY_S
 
         def show(done: int, total: int, what: str) -> None:
+            nonlocal due
             progress.update(task, completed=done, total=total, description=f"export: {what}")
+            if not errors.is_terminal and time.monotonic() >= due:
+                errors.print(one_line(f"export: {done}/{total}, {what}"))
+                due = time.monotonic() + SAY_EVERY_S
 
         yield show
 

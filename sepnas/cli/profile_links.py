@@ -55,10 +55,10 @@ def links_command(
 ) -> None:
     """Measure latency and bandwidth between all devices, alone and while all send to all, over TLS as always.
 
-    First `--write-probe` writes a deployment that hardly computes: copy its folders to the devices and start a
-    `sepnas worker` on each, as for any deployment. Then this command asks them, and writes a link for each pair. The
-    figures of a pair are the mean of both directions, in which the errors of the devices' clocks cancel. The client's
-    link is that of this machine, with what its own processor takes for a request.
+    First `--write-probe` writes a deployment that hardly computes, in a minute for two devices, more for more: copy its
+    folders to the devices and start a `sepnas worker` on each, as for any deployment. Then this command asks them, and
+    writes a link for each pair. The figures of a pair are the mean of both directions, in which the errors of the
+    devices' clocks cancel. The client's link is that of this machine, with what its own processor takes for a request.
 
     Example: `sepnas profile links probe --devices hosts.yaml --cluster cluster.yaml --out cluster.yaml`
     """
