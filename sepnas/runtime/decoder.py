@@ -1,9 +1,9 @@
 """The process that decodes images of strangers, in children of its own: with little memory, and ended when asked.
 
 Its stdin is a socket of packets. A number with a socket: a new child serves it; the number alone: that child is
-killed. A child reads requests from its socket and writes answers: ``SIZES`` of a JSON object (``input``, ``resize``,
-``max_pixels``) and of the image, then both; back come one byte, ``P`` for pixels or ``E`` for an error's text, and a
-size, then so many bytes.
+killed. A child writes ``READY``, reads requests from its socket and writes answers: ``SIZES`` of a JSON object
+(``input``, ``resize``, ``max_pixels``) and of the image, then both; back come one byte, ``P`` for pixels or ``E`` for
+an error's text, and a size, then so many bytes.
 """
 
 from __future__ import annotations
@@ -97,6 +97,8 @@ def _data_bytes() -> int:
 
 
 def _serve(source: BinaryIO, target: BinaryIO) -> None:
+    target.write(READY)
+    target.flush()
     while head := source.read(SIZES.size):
         order_size, image_size = SIZES.unpack(head)
         kind, content = _answer(json.loads(source.read(order_size)), source.read(image_size))

@@ -146,7 +146,11 @@ class Decoders:
             if due <= time.monotonic():
                 raise DeadlineError("the image was not decoded before the deadline")
             try:
-                return self._idle.pop() if self._idle else await self._parent.child()
+                if self._idle:
+                    return self._idle.pop()
+                return await asyncio.wait_for(self._parent.child(), due - time.monotonic())
+            except asyncio.TimeoutError:
+                raise DeadlineError("no process that decodes images was ready in time") from None
             except OSError as error:
                 _LOG.warning("the process that decodes images is started again: %s", error)
                 self._restart()
@@ -203,7 +207,7 @@ class _Parent:
         return parent
 
     async def child(self) -> _Child:
-        """A new one; raises ``OSError``."""
+        """A new one that is ready: what ends it later is its image. Raises ``OSError``."""
         number = next(self._numbers)
         ours, theirs = socket.socketpair()
         with theirs:
@@ -212,7 +216,13 @@ class _Parent:
             except BaseException:
                 ours.close()
                 raise
-        return _Child(number, *await asyncio.open_unix_connection(sock=ours))
+        child = _Child(number, *await asyncio.open_unix_connection(sock=ours))
+        try:
+            await child.ready()
+        except BaseException:
+            child.close()
+            raise
+        return child
 
     def kill(self, number: int) -> None:
         """Raises ``OSError``."""
@@ -233,6 +243,13 @@ class _Child:
 
     def __init__(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.number, self._reader, self._writer = number, reader, writer
+
+    async def ready(self) -> None:
+        """Raises ``OSError`` when it ends, or its maker does, before it can be asked."""
+        try:
+            await self._reader.readexactly(len(READY))
+        except EOFError as error:
+            raise OSError("it made no child") from error
 
     async def ask(self, order: Order, image: bytes) -> tuple[bytes, bytes]:
         """The kind and the content of its answer; raises ``EOFError`` and ``OSError`` when it is over."""
