@@ -154,6 +154,20 @@ def test_who_does_not_read_is_closed(client, monkeypatch):
             sock.sendall(request * 1_000_000)
 
 
+def test_who_does_not_read_holds_no_place(exported, hosts_file, monkeypatch):
+    """However many leave their answers unread, whoever sends an image is answered."""
+    monkeypatch.setattr(http_connection, "WRITE_S", 600.0)
+    request = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with serving(exported, hosts_file, ready=503) as client, connected(client, 30) as silent:
+        for each in silent:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            each.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while each.send(request * 2000):
+                    pass
+        wait_until(lambda: client.classify(encoded(pixels(1)))[1]["error"]["code"] == "devices-lost")
+
+
 def test_large_bodies_that_stay_unfinished_do_not_stop_small_ones(exported, hosts_file, monkeypatch):
     """When many bodies are on their way at once, the largest are given up: whoever sends a small one is answered."""
     monkeypatch.setattr(http_app, "MAX_BODIES_BYTES", 300_000)

@@ -90,11 +90,14 @@ class Connection(H11Protocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         self._write_alarm = self.loop.call_later(WRITE_S, self._expire, "reading its answer")
+        self._watcher.waits(self)
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._write_alarm is not None:
             self._write_alarm.cancel()
+        if not self._state:
+            self._watcher.works(self)
 
     def hang_up(self) -> None:
         """Another connection needs its place."""
