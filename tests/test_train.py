@@ -214,8 +214,10 @@ def test_a_killed_run_resumes_bit_for_bit(unbroken: Path, tmp_path: Path) -> Non
     """A process killed in the third epoch goes on after the second and ends with the tensors of an unbroken run."""
     root = Path(__file__).parent.parent
     environment = os.environ | {"PYTHONPATH": str(root)}
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=root, env=environment, timeout=100)
+    killed = [sys.executable, "-c", KILLED, str(tmp_path)]
+    done = subprocess.run(killed, cwd=root, env=environment, timeout=100, stderr=subprocess.PIPE, text=True)
     assert done.returncode == -signal.SIGKILL
+    assert "here ended without a word" in done.stderr
     assert len((tmp_path / HISTORY).read_text().splitlines()) == 2
     with pytest.warns(UserWarning, match=r"the training of process \d+ here ended without a word"):
         result = train(tmp_path, resume=True)
@@ -226,7 +228,7 @@ def test_a_killed_run_resumes_bit_for_bit(unbroken: Path, tmp_path: Path) -> Non
 
 
 def test_a_crash_is_told_with_its_place(tmp_path: Path) -> None:
-    """A signal that no one catches leaves the traceback of all threads on stderr, and the next training says it."""
+    """An uncaught signal leaves the threads' traceback and advice on stderr; the next training says it too."""
     command = [sys.executable, "-m", "sepnas", "train", "resnext11_2x4d", "-n", "2", "--threads", "1", "--epochs", "99"]
     with subprocess.Popen([*command, "--out", str(tmp_path / "run")], stderr=subprocess.PIPE, text=True) as running:
         while not (tmp_path / "run" / LAST).exists():
@@ -237,6 +239,7 @@ def test_a_crash_is_told_with_its_place(tmp_path: Path) -> None:
     assert running.returncode == -signal.SIGSEGV
     assert "Fatal Python error: Segmentation fault" in said
     assert "train_network" in said
+    assert f"run: the training of process {running.pid} here ended without a word; where it was not you" in said
     assert (tmp_path / "run" / RUNNING).exists()
 
 

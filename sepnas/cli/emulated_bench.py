@@ -15,6 +15,7 @@ from sepnas.cost.jitter import has_jitter, sampled_latencies_s
 from sepnas.cost.simulator import simulate
 from sepnas.cost.stream import simulate_stream
 from sepnas.plan.steps import CLIENT
+from sepnas.report.units import format_count
 from sepnas.runtime.bench import BenchResult, bench, measure_stream, random_batch
 from sepnas.runtime.link_check import LinkCheck
 from sepnas.runtime.session import Session
@@ -133,7 +134,8 @@ def print_emulated(found: EmulatedBench) -> None:
         _print_links(found.links)
     table = DataTable(
         (text_column(""), *map(DataColumn, ("measured", "predicted", "ratio"))),
-        title=f"{result.requests} requests of {result.batch} image(s) on {setting.cluster.name}, emulated",
+        title=f"{format_count(result.requests, 'request')} of {format_count(result.batch, 'image')} on "
+        f"{setting.cluster.name}, emulated",
     )
     measured, predicted = asdict(found.measured()), asdict(found.predicted)
     for name, ratio in found.ratios().items():

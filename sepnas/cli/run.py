@@ -27,6 +27,7 @@ from sepnas.cli.quantities import deadline_s, time_s
 from sepnas.cli.tables import DataColumn, DataTable, print_table, shorten_paths, text_column
 from sepnas.deploy.verify import verify_client
 from sepnas.errors import DataError
+from sepnas.report.units import format_count
 from sepnas.runtime.classes import likeliest
 from sepnas.runtime.images import Images, Resize, read_images
 from sepnas.runtime.log import LogFormat, LogLevel, set_up_logging
@@ -282,7 +283,7 @@ def _predicted_latency_s(deployment: Path, cluster: Path, batch: int) -> float:
 
 
 def _print_bench(result: BenchResult, predicted_s: float | None) -> None:
-    title = f"{result.requests} requests of {result.batch} image(s)"
+    title = f"{format_count(result.requests, 'request')} of {format_count(result.batch, 'image')}"
     table = DataTable((text_column(""), DataColumn("")), title, show_header=False)
     table.add("latency, median", seconds(result.latency_median_s))
     table.add("latency, mean", seconds(result.latency_mean_s))
