@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from sepnas.cli.chain import CLUSTER_FILE, Chain, local_cluster, run_chain
 from sepnas.cli.demo import MARKER, _prepare, print_outcome, record_outcome, report_content
+from sepnas.cli.main import app
 from sepnas.errors import SpecError
 from sepnas.report.page import write_report
 from sepnas.report.recorder import Recorder
@@ -23,6 +25,14 @@ from sepnas.spec.space import SearchSpace
 from sepnas.train.data import load_dataset
 
 ROOT = Path(__file__).parent.parent
+
+
+def test_the_demos_space_is_in_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere the demo says where to run it, and makes no folder."""
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["demo"])
+    assert "run the demo in sepnas' repository, or name its file with --space" in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("resume", [False, True])

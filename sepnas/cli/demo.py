@@ -55,12 +55,15 @@ class DemoMarker(Document):
     format_name: ClassVar[str] = "sepnas.demo"
 
 
+DEMO_SPACE = Path("search_spaces/demo.yaml")
+
+
 def demo(
     out: Annotated[
         Path, typer.Option(**FOLDER, help="Where everything goes; an earlier demo there is replaced.")
     ] = Path("runs/demo"),
     result: Annotated[Path | None, typer.Option(**FILE, help="Write the measures to this file too.")] = None,
-    space: Annotated[Path, typer.Option(**FILE, help="The search space.")] = Path("search_spaces/demo.yaml"),
+    space: Annotated[Path, typer.Option(**FILE, help="The search space.")] = DEMO_SPACE,
     candidates: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="How many candidates to evaluate.")] = 200,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted demo stopped.")] = False,
@@ -75,6 +78,8 @@ def demo(
     from sepnas.report.page import write_report
     from sepnas.train.data import load_dataset
 
+    if space == DEMO_SPACE and not space.exists():
+        raise SpecError(f"{space}: no such file; run the demo in sepnas' repository, or name its file with --space")
     started = time.perf_counter()
     wanted, data = SearchSpace.load(space), load_dataset("digits")
     with _prepared(out, resume), Recorder(out / RESULT, seeds=(seed,)) as record:
