@@ -26,7 +26,7 @@ from sepnas.runtime.rejoin import Rejoiner
 from sepnas.runtime.session import Session
 from sepnas.runtime.unexpected import start_thread, survives
 from sepnas.spec.hosts import Hosts
-from tests.helpers_runtime import threads, worker_threads
+from tests.helpers_runtime import free_ports, threads, worker_threads
 
 WAIT_S = 60.0
 
@@ -96,13 +96,20 @@ def test_a_log_whose_stream_is_closed_prints_nothing(capfd, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["full pipe", "/dev/full"])
 def test_a_worker_whose_log_is_stuck_serves_and_ends(exported, full_pipe, kind):
-    """A worker whose standard error takes nothing answers, and SIGTERM ends it with status 0."""
-    stderr = full_pipe[1] if kind == "full pipe" else os.open("/dev/full", os.O_WRONLY)
-    command = [sys.executable, "-m", "sepnas", "worker", str(exported / "device1"), "--listen", "127.0.0.1:0"]
+    """A worker whose standard error, or all output, takes nothing answers, and SIGTERM ends it with status 0."""
+    stuck = full_pipe[1] if kind == "full pipe" else os.open("/dev/full", os.O_WRONLY)
+    port = free_ports(1)[0] if kind == "full pipe" else 0
+    command = [sys.executable, "-m", "sepnas", "worker", str(exported / "device1"), "--listen", f"127.0.0.1:{port}"]
     command += ["--engine", "onnxruntime", "--log-level", "debug"]
-    worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    stdout = stuck if port else subprocess.PIPE
+    worker = subprocess.Popen(command, stdout=stdout, stderr=stuck, text=True)
     try:
-        address = worker.stdout.readline().split(" listens on ")[1].split()[0]
+        address = f"127.0.0.1:{port}" if port else worker.stdout.readline().split(" listens on ")[1].split()[0]
+        limit = time.monotonic() + WAIT_S
+        while port and not _listens(port):
+            assert worker.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.05)
         with threads(exported, 1) as hosts, Session(exported, Hosts.on([hosts.address(0), address])) as session:
             assert session.infer(random_batch(session.manifest, 1)).shape == (1, 5)
         worker.send_signal(signal.SIGTERM)
@@ -111,9 +118,14 @@ def test_a_worker_whose_log_is_stuck_serves_and_ends(exported, full_pipe, kind):
         if worker.poll() is None:
             worker.kill()
             worker.wait()
-        worker.stdout.close()
-        if kind != "full pipe":
-            os.close(stderr)
+        if not port:
+            worker.stdout.close()
+            os.close(stuck)
+
+
+def _listens(port):
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 # -- keepers

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sepnas.cli.common import say, warn
+from sepnas.cli.common import warn
 from sepnas.cli.quantities import size_bytes
 from sepnas.cli.run import (
     Deadline,
@@ -65,6 +65,7 @@ def serve(
     Example: `sepnas serve deployment --devices hosts.yaml --listen 127.0.0.1:8080 --resize crop`
     """
     from sepnas.runtime.http_app import http_server, make_app
+    from sepnas.runtime.line_writer import announce
     from sepnas.runtime.links import is_loopback
     from sepnas.runtime.service import Service
     from sepnas.runtime.summed_log import set_up_summed_log
@@ -85,7 +86,7 @@ def serve(
             warn(f"there is no password: whoever reaches {listen} can ask; behind a proxy, listen on 127.0.0.1")
         address = format_address(host, listener.getsockname()[1])
         manifest = service.manifest
-        say(
+        announce(
             f"sepnas serve: listens on http://{address} (deployment {manifest.deployment_id[:16]}; "
             f"{len(service.ranks)} devices; {service.on_missing}; see /docs)"
         )

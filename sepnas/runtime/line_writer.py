@@ -6,12 +6,15 @@ import atexit
 import contextlib
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import TextIO
+
+from sepnas.terminal import one_line
 
 MAX_LINES = 1000
 """Lines that wait; one more is dropped and counted."""
@@ -94,6 +97,11 @@ class LineWriter:
             except OSError:
                 return False
         return True
+
+
+def announce(text: str) -> None:
+    """One line on stdout, which holds nothing up where nobody reads it."""
+    LineWriter(sys.stdout).write(one_line(text))
 
 
 class LineHandler(logging.Handler):

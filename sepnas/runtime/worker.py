@@ -32,6 +32,7 @@ from sepnas.runtime.events import STATUS, Hello
 from sepnas.runtime.gauges import Gauges
 from sepnas.runtime.identity import Identity
 from sepnas.runtime.inspection import MAX_INSPECTIONS, Inspections
+from sepnas.runtime.line_writer import announce
 from sepnas.runtime.links import accept, check_greeting, check_loopback, is_loopback, refuse
 from sepnas.runtime.live_identity import LiveIdentity
 from sepnas.runtime.log import WorkerLog
@@ -42,7 +43,6 @@ from sepnas.runtime.sockets import listen
 from sepnas.runtime.unexpected import start_thread, survives
 from sepnas.runtime.worker_session import WorkerSession
 from sepnas.spec.hosts import Hosts, format_address, parse_address
-from sepnas.terminal import print_line
 
 HANDSHAKE_S = 5.0
 """How long who connected may take to say who it is."""
@@ -314,7 +314,7 @@ def run_worker(
         signal.signal(number, stop)
     how = "plain TCP, INSECURE" if insecure else "TLS 1.3"
     shard = worker.shard
-    print_line(
+    announce(
         f"sepnas worker: device {shard.rank} of {shard.manifest.num_devices} listens on {worker.address} ({how}; "
         f"deployment {shard.manifest.deployment_id[:16]}; engine {told})"
     )
