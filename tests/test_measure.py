@@ -436,10 +436,13 @@ def test_a_probe_goes_over_all_pairs(num_devices: int) -> None:
 
 @pytest.mark.slow
 def test_links_of_this_machine(monkeypatch, capsys, tmp_path: Path) -> None:
-    """`sepnas profile links --local 2` starts workers, measures both directions under load too, and writes the link."""
-    path = uniform_cluster(2).save(tmp_path / "c.yaml")
-    out = tmp_path / "out.yaml"
-    options = ["--local", "2", "--cluster", str(path), "--out", str(out), "--requests", "5", "--json"]
+    """`sepnas profile links --local 2` starts workers, measures both directions under load too, and writes the link
+    into the cluster file that was given."""
+    monkeypatch.chdir(tmp_path)
+    out = uniform_cluster(2).save(tmp_path / "c.yaml")
+    another = uniform_cluster(3).save(tmp_path / "cluster.yaml")
+    before = another.read_bytes()
+    options = ["--local", "2", "--cluster", str(out), "--requests", "5", "--json"]
     monkeypatch.setattr(sys, "argv", ["sepnas", "profile", "links", *options])
     with pytest.raises(SystemExit) as stop:
         main()
@@ -454,6 +457,7 @@ def test_links_of_this_machine(monkeypatch, capsys, tmp_path: Path) -> None:
     assert client is not None
     assert client.between == "all"
     assert found["client"]["latency_s"] == client.latency_s > 0
+    assert another.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def links_command(
     cluster: Annotated[
         Path | None, typer.Option(parser=path_of, help="A cluster file; its devices in the order of ranks.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The cluster file to write.", **PATH)] = Path("cluster.yaml"),
+    out: Annotated[Path | None, typer.Option(help="The cluster file to write [the one given].", **PATH)] = None,
     requests: Annotated[int, typer.Option(min=3, max=MAX_TRACES, help="Requests to measure.")] = 50,
     write: Annotated[
         Path | None, typer.Option("--write-probe", parser=path_of, help="Write the probe into this folder, and end.")
@@ -60,7 +60,7 @@ def links_command(
     writes a link for each pair. The figures of a pair are the mean of both directions, in which the errors of the
     devices' clocks cancel. The client's link is that of this machine, with what its own processor takes for a request.
 
-    Example: `sepnas profile links probe --devices hosts.yaml --cluster cluster.yaml --out cluster.yaml`
+    Example: `sepnas profile links probe --devices hosts.yaml --cluster cluster.yaml`
     """
     from sepnas.measure.link_probe import PROBE_DAYS, write_probe
     from sepnas.measure.links import measure_links, with_links
@@ -70,9 +70,8 @@ def links_command(
     if write is not None and count is not None:
         with export_bar() as show:
             write_probe(write, count, force, show)
-        command = shlex.join(
-            ["sepnas", "profile", "links", str(write), "--devices", "hosts.yaml", "--cluster", str(out)]
-        )
+        files = ["--devices", "hosts.yaml", "--cluster", str(out or "cluster.yaml")]
+        command = shlex.join(["sepnas", "profile", "links", str(write), *files])
         say(f"{write}: a probe for {format_count(count, 'device')}, valid for {PROBE_DAYS} days")
         folders = f"{shlex.quote(str(write))}/deviceR"
         say(f"next: copy {folders} to device R, start `sepnas worker deviceR` there, then: {command}")
@@ -81,6 +80,7 @@ def links_command(
         raise typer.BadParameter("is missing: the cluster whose links are measured", param_hint="--cluster")
     if (deployment is None) == (local is None):
         raise typer.BadParameter("name either a probe's folder or --local N", param_hint="DEPLOYMENT")
+    out = out or cluster
     refuse_folder(out)
     Cluster.load(cluster)  # refused before it is measured for
     if local is not None:
