@@ -173,8 +173,8 @@ def _check_number(node: yaml.ScalarNode) -> None:
     """Numbers with base 60 (59:59:59) take time with the square of their length."""
     if len(node.value) > MAX_NUMBER_CHARACTERS:
         raise ValueError(
-            f"line {node.start_mark.line + 1}: a number of {len(node.value):,} characters; at most "
-            f"{MAX_NUMBER_CHARACTERS:,} are read"
+            f"line {node.start_mark.line + 1}: a number of {len(node.value):,} characters; it may have at most "
+            f"{MAX_NUMBER_CHARACTERS:,} digits"
         )
 
 
