@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sepnas.deploy.verify import load_manifest
-from sepnas.errors import HandshakeError
+from sepnas.errors import ExchangeError, HandshakeError
 from sepnas.runtime.channel import Channel
 from sepnas.runtime.events import Bye, Data, Hello, Welcome
 from sepnas.runtime.identity import Identity
@@ -36,9 +36,8 @@ def waiting():
     found.close()
 
 
-@pytest.fixture
-def ends(waiting):
-    """Two devices' channels over a socket: what comes to the second goes into a mailbox that ``waiting`` belongs to."""
+def greeted():
+    """Two devices' channels over a socket, not yet started."""
     sockets = socket.socketpair()
     sizes = {TAG: SAMPLE_BYTES}
     sender = Channel(PlainPipe(sockets[0]), Connection(Side.DIALER, sizes, max_batch=1 << 20), "the receiver")
@@ -48,6 +47,13 @@ def ends(waiting):
     receiver.next_event(deadline)
     receiver.send_now(Welcome(rank=1), deadline)
     sender.next_event(deadline)
+    return sender, receiver
+
+
+@pytest.fixture
+def ends(waiting):
+    """What comes to the second of two channels goes into a mailbox that ``waiting`` belongs to."""
+    sender, receiver = greeted()
     mailbox, readers = Mailbox(waiting), []
 
     def take(event):
@@ -61,6 +67,31 @@ def ends(waiting):
     yield sender, receiver, mailbox, readers
     sender.close()
     receiver.close()
+
+
+def test_who_reads_may_answer_while_its_connection_ends():
+    """A thread that hands out what it has read can send, though the connection's own reader is about to close it."""
+    sender, receiver = greeted()
+    ended, closing = threading.Event(), threading.Event()
+
+    def answered():
+        with suppress(ExchangeError):
+            receiver.send(Bye())
+
+    receiver.connection.forget = closing.set  # the reader's last step before it closes
+    receiver.start(lambda event: None, lambda error: ended.set())
+    with receiver._reading:  # as one who pulls has it
+        sender.pipe.sock.close()
+        assert ended.wait(SOON_S)
+        assert closing.wait(SOON_S)
+        receiver._threads[0].join(0.05)  # it waits for who reads
+        answer = threading.Thread(target=answered, daemon=True)
+        answer.start()
+        answer.join(SOON_S)
+        assert not answer.is_alive()
+    receiver.close()
+    receiver._threads[0].join(SOON_S)
+    assert not receiver._threads[0].is_alive()
 
 
 def test_who_waits_reads_itself(ends):

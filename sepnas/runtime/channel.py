@@ -249,7 +249,8 @@ class Channel:
                 self._readable.close()
             with self._lock:
                 self.connection.forget()
-            with self._sending, self._reading:  # nobody is about to use the descriptor's number, which another may get
+            # nobody is about to use the descriptor's number, which another may get; in this order: who reads may send
+            with self._reading, self._sending:
                 self.pipe.sock.close()
 
     def _read_what_came(self) -> _End | None:
