@@ -39,6 +39,7 @@ FILES: dict[str, tuple[type[Document], str, str]] = {
     "wrong.json": (ShardManifest, json.dumps({"program": [1] * 1_000_000}), "`program`: has 1,000,000 items"),
     "keys.json": (ShardManifest, json.dumps({"shapes": dict.fromkeys(map(str, range(30_000)))}), "30,000 keys"),
     "name.json": (Cluster, json.dumps({"k" * 1_000_000: 1}), "unknown key"),
+    "wide.yaml": (Cluster, "".join(f"k{k}: 1\n" for k in range(400_000)), "a mapping of more than 20,000 keys"),
     "pair.yaml": (Cluster, "name: a\ndevices: []\nname: b\n", "line 3: key 'name' stands in line 1 already"),
     "pair-below.yaml": (Cluster, "devices: [{name: a, name: a}]\n", "line 1: key 'name' stands in line 1 already"),
     "pair.json": (Cluster, '{"devices": [{"name": "a", "name": "b"}]}', "key 'name' stands twice in one object"),

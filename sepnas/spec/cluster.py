@@ -71,7 +71,7 @@ class Cluster(Document):
     """Devices and links. Without ``client_link`` the way from and to the client costs nothing."""
 
     format_name: ClassVar[str] = "sepnas.cluster"
-    max_values: ClassVar[int] = 1_000_000
+    max_values: ClassVar[int] = 250_000
 
     name: Text = "cluster"
     devices: Annotated[tuple[Device, ...], Field(min_length=1, max_length=MAX_DEVICES)]

@@ -23,7 +23,7 @@ from pydantic_core import CoreSchema, ErrorDetails
 from typing_extensions import Self
 
 from sepnas.errors import SpecError, VersionError
-from sepnas.spec.reading import EXPONENT, EXPONENT_STARTS, MAX_VALUES, MOST_FILE_BYTES, read_data
+from sepnas.spec.reading import EXPONENT, EXPONENT_STARTS, MAX_KEYS, MAX_VALUES, MOST_FILE_BYTES, read_data
 from sepnas.spec.writing import refuse_folder, replacing, write_bytes, write_text
 
 __all__ = [
@@ -41,7 +41,7 @@ _START = 40
 _MAX_LINE_CHARACTERS = 600
 
 
-MAX_ITEMS, MAX_KEYS = 100_000, 20_000
+MAX_ITEMS = 100_000
 _FAIL_FAST = tuple(map(int, pydantic.VERSION.split(".")[:2])) >= (2, 8)
 _MAX_INT, _MAX_FLOAT = 1 << 53, 1e30
 _DEFAULT_BOUNDS: dict[str, dict[str, float]] = {

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,6 +24,8 @@ MAX_VALUES = 100_000
 """Keys and values of a YAML file with its aliases written out, unless its document allows more."""
 MAX_JSON_VALUES = 4_000_000
 MAX_DEPTH = 64
+MAX_KEYS = 20_000
+"""Of one mapping."""
 MAX_NUMBER_CHARACTERS = 1000
 _MAX_ERROR_CHARACTERS = 500
 _JSON_SIGNS = (b",", b":", b"[", b"{")
@@ -113,28 +116,51 @@ def _parse_yaml(text: str, max_values: int) -> Any:
 def _check_size(text: str, max_values: int) -> None:
     """Count the values as if each alias were written out; nothing is made of them yet."""
     sizes: dict[str, int] = {}
-    around: list[tuple[str | None, int]] = []  # the collections that are open: anchor, and values before them
+    around: list[_Open] = []
     count = 0
     for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.NodeEvent) and around:
+            around[-1].take(event)
         if isinstance(event, yaml.AliasEvent):
             count += _size_of(event, sizes)
         elif isinstance(event, yaml.CollectionStartEvent):
-            around.append((event.anchor, count))
+            around.append(_Open(event.anchor, count, isinstance(event, yaml.MappingStartEvent)))
             count += 1
         elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, before = around.pop()
-            if anchor is not None:
-                sizes[anchor] = count - before
+            closed = around.pop()
+            _note(closed.anchor, count - closed.before, sizes)
         elif isinstance(event, yaml.ScalarEvent):
             count += 1
-            if event.anchor is not None:
-                sizes[event.anchor] = 1
-        if count > max_values or len(around) > MAX_DEPTH:
-            line = _line(event)
-            if len(around) > MAX_DEPTH:
-                raise ValueError(f"nested too deeply: more than {MAX_DEPTH} levels in line {line}")
-            how = "merges too many keys, or repeats too many values" if sizes else "too many values"
-            raise ValueError(f"{how}: more than {max_values:,} in all up to line {line}")
+            _note(event.anchor, 1, sizes)
+        if len(around) > MAX_DEPTH:
+            raise ValueError(f"nested too deeply: more than {MAX_DEPTH} levels in line {_line(event)}")
+        if count > max_values:
+            raise _too_many(max_values, bool(sizes), event)
+
+
+def _note(anchor: str | None, size: int, sizes: dict[str, int]) -> None:
+    if anchor is not None:
+        sizes[anchor] = size
+
+
+def _too_many(max_values: int, has_anchors: bool, event: yaml.Event) -> ValueError:
+    how = "merges too many keys, or repeats too many values" if has_anchors else "too many values"
+    return ValueError(f"{how}: more than {max_values:,} in all up to line {_line(event)}")
+
+
+@dataclass(slots=True)
+class _Open:
+    """A list or mapping that has not ended yet, and the number of values before it."""
+
+    anchor: str | None
+    before: int
+    has_keys: bool
+    nodes: int = 0
+
+    def take(self, event: yaml.NodeEvent) -> None:
+        self.nodes += 1
+        if self.has_keys and self.nodes > 2 * MAX_KEYS:
+            raise ValueError(f"a mapping of more than {MAX_KEYS:,} keys up to line {_line(event)}")
 
 
 def _line(event: yaml.Event) -> int:
