@@ -174,8 +174,11 @@ from pathlib import Path
 from sepnas.deploy.verify import load_manifest, verify_device, verify_client
 from sepnas.train.checkpoint import load_network, read_checkpoint
 from sepnas.spec.cluster import Cluster
+from sepnas.search.folder import load_front, load_run
+from sepnas.train.evaluation import read_evaluations
 from sepnas.errors import SepnasError
-reads = dict(manifest=load_manifest, device=verify_device, client=verify_client, network=load_network,
+reads = dict(front=load_front, search=load_run, evaluations=read_evaluations,
+             manifest=load_manifest, device=verify_device, client=verify_client, network=load_network,
              checkpoint=read_checkpoint, cluster=Cluster.load)
 given = list(zip(sys.argv[1::2], map(Path, sys.argv[2::2])))
 for kind, path in given:  # all modules are loaded then, which another user may not be allowed to read
@@ -234,6 +237,9 @@ def test_what_may_not_be_read_is_not_called_damaged(exported: Path, open_path: P
         ("device", deployment / "device0"),
         ("device", deployment / "device1"),
         ("network", locked / "run"),
+        ("evaluations", locked / "run"),
+        ("front", locked / "run"),
+        ("search", locked / "run"),
         ("checkpoint", run / BEST),
         ("cluster", open_path / "cluster.yaml"),
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from sepnas.errors import SpecError, StorageError
 from sepnas.search.candidate import Candidate
 from sepnas.spec.document import write_text
+from sepnas.spec.files import is_there
 from sepnas.spec.space import SearchSpace
 
 _GO_ON = "make room, then resume the search: what was judged before is kept"
@@ -25,7 +26,7 @@ class Archive:
         self.path = path
         self._by_key: dict[str, Candidate] = {}
         self._damaged = False
-        if path.exists():
+        if is_there(path):
             self._read(space)
 
     def __len__(self) -> int:

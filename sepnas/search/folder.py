@@ -19,6 +19,7 @@ from sepnas.search.explorer import BATCH, StrategyName
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.document import Document
 from sepnas.spec.figures import Fit
+from sepnas.spec.files import is_there
 from sepnas.spec.folder_lock import held
 from sepnas.spec.space import SearchSpace
 from sepnas.spec.space_parts import Objective
@@ -72,7 +73,7 @@ class Front(Document):
 
 def alone_in(folder: Path) -> AbstractContextManager[None]:
     """While this runs no other process searches in ``folder``; raises :class:`SearchError` where one does."""
-    if folder.exists() and not folder.is_dir():
+    if is_there(folder) and not folder.is_dir():
         raise SearchError(f"{folder}: is a file; name a folder for the search")
     return held(folder, "searching", SearchError)
 
@@ -83,7 +84,7 @@ def open_run(folder: Path, wanted: SearchRun, resume: bool) -> SearchRun:
     Raises :class:`SearchError` when there is one and ``resume`` is false, or when it has other settings.
     """
     path = folder / RUN_FILE
-    if not path.exists():
+    if not is_there(path):
         wanted.save(path)
         return wanted
     if not resume:
@@ -116,8 +117,8 @@ def note_supernet(folder: Path, run: SearchRun, sha256: str) -> SearchRun:
 def load_front(run_dir: str | Path) -> list[Candidate]:
     """The Pareto front of a finished search, by rising bytes; :class:`SearchError` when it is not finished."""
     path = Path(run_dir) / FRONT_FILE
-    if not path.exists():
-        known = (Path(run_dir) / RUN_FILE).exists()
+    if not is_there(path):
+        known = is_there(Path(run_dir) / RUN_FILE)
         raise SearchError(
             f"{path}: no such file: {'the search is not finished, resume it' if known else 'this is no search run'}"
         )
@@ -132,7 +133,7 @@ def load_candidates(run_dir: str | Path) -> list[Candidate]:
 def load_run(run_dir: str | Path) -> SearchRun:
     """The settings of a search; :class:`SearchError` when the folder holds none."""
     path = Path(run_dir) / RUN_FILE
-    if not path.exists():
+    if not is_there(path):
         raise SearchError(
             f"{path}: no such file: this is no search run; `sepnas search SPACE --out {run_dir}` makes one"
         )

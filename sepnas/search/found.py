@@ -12,6 +12,7 @@ from sepnas.search.choose import Bounds, front_within
 from sepnas.search.folder import FRONT_FILE, Front, SearchRun, load_candidates, load_run
 from sepnas.search.history import FrontStep, front_history
 from sepnas.search.pareto import knee, pareto_front
+from sepnas.spec.files import is_there
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Found:
     def finished(self) -> bool:
         """Whether the search came to its end: all that it was asked for, or all that its space has."""
         path = self.run_dir / FRONT_FILE
-        if len(self.candidates) >= self.run.candidates or not path.exists():
-            return path.exists()
+        if len(self.candidates) >= self.run.candidates or not is_there(path):
+            return is_there(path)
         return {c.key for c in Front.load(path).candidates} == {c.key for c in self.front}
 
     def course(self) -> str:

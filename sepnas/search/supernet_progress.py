@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sepnas.search.progress import ProgressDisplay, SupernetProgress
+from sepnas.spec.files import is_there
 from sepnas.train.record import HISTORY, EpochRecord, read_history
 from sepnas.train.run_files import steps_begun
 from sepnas.train.steps import Step
@@ -47,7 +48,7 @@ class CountedStep:
             self._tell()
 
     def _begin_epoch(self, taken: int) -> None:
-        self._history = read_history(self.folder) if (self.folder / HISTORY).exists() else ()
+        self._history = read_history(self.folder) if is_there(self.folder / HISTORY) else ()
         self._before = self._taken = taken
         self._began = time.monotonic()
         self._tell()

@@ -8,6 +8,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from sepnas.errors import UnreadableError
+
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a FIFO"),
@@ -51,6 +53,14 @@ def exists(path: str | os.PathLike[str]) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
+
+
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """The same; :class:`UnreadableError` where that cannot be told."""
+    try:
+        return exists(path)
+    except OSError as error:
+        raise UnreadableError(f"{path}: cannot be read: {why(error, path)}") from error
 
 
 def name_of(file: BinaryIO, path: str | os.PathLike[str]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from sepnas.spec.files import is_there
 from sepnas.terminal import one_line
 
 RUNNING = "running.json"
@@ -31,7 +32,7 @@ def noted_while_running(folder: Path) -> Iterator[None]:
     holds the folder's lock may ask. A folder that takes no note makes no difference. The end is told of at once, too.
     """
     note = folder / RUNNING
-    if note.exists():
+    if is_there(note):
         process = _process_of(note)
         warnings.warn(f"{folder}: the training{process} here ended without a word; {ADVICE}", stacklevel=1)
     with suppress(OSError):

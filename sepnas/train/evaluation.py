@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from sepnas.spec.document import Document, Part
+from sepnas.spec.files import is_there
 from sepnas.train.evaluate import accuracy, chosen_classes, predict_logits
 from sepnas.train.images import ImageData, Split, content_sha256
 
@@ -110,4 +111,4 @@ def read_evaluations(run: Path) -> tuple[Evaluation, ...]:
     """Those that a run has, validation first."""
     splits: tuple[SplitName, ...] = ("validation", "test")
     files = [run / evaluation_file(split) for split in splits]
-    return tuple(Evaluation.load(file) for file in files if file.exists())
+    return tuple(Evaluation.load(file) for file in files if is_there(file))
