@@ -121,13 +121,14 @@ def test_metrics_without_their_library_name_the_extra(exported, monkeypatch, cap
     assert "pip install 'sepnas[metrics]'" in capsys.readouterr().err
 
 
-def test_a_worker_loads_no_more_than_it_was_asked_for(exported):
+def test_a_worker_loads_no_more_than_it_was_asked_for(exported, tmp_path):
     """With onnxruntime and without metrics neither torch nor prometheus_client nor asyncio's servers are loaded."""
     code = (
         "import sys, threading, sepnas.runtime.worker as w\n"
         "w.Worker.serve_forever = lambda self: print(*sorted({'torch', 'prometheus_client', 'http.server'}"
-        " & set(sys.modules)), 'loaded')\n"
+        " & set(sys.modules)), 'loaded', file=open(sys.argv[1], 'w'))\n"
         f"w.run_worker({str(exported / 'device0')!r}, '127.0.0.1:0', engine='onnxruntime')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.splitlines()[-1] == "loaded"
+    found = tmp_path / "found"
+    subprocess.run([sys.executable, "-c", code, found], capture_output=True, timeout=60, check=True)
+    assert found.read_text() == "loaded\n"

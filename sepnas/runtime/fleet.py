@@ -377,7 +377,8 @@ class Fleet:
             if event.number > self._num_asked:
                 raise RemoteProtocolError(f"device {rank}: answers question {event.number}, which nobody asked")
             awaited = event.number == self._num_asked and rank in self._asked
-            self._asked.discard(rank)
+            if awaited:  # and not one that comes late, of the question before
+                self._asked.discard(rank)
             return awaited
         if isinstance(event, Pong):
             awaited = self._clock_ping == (rank, event.sent_ns)
