@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,20 +15,56 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sepnas.cost.emulated import emulations
 from sepnas.deploy.export import export_deployment
+from sepnas.deploy.verify import load_manifest
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.plan.build import build_plan
 from sepnas.plan.serial import message_to_data, messages_of, program_of, program_to_data, shape_to_data
+from sepnas.runtime.engines import TorchEngine
 from sepnas.runtime.executor import Executor, Run
 from sepnas.runtime.mailbox import Mailbox
 from sepnas.runtime.shard import Shard
 from sepnas.runtime.worker import Worker
 from sepnas.spec.architecture import Architecture
+from sepnas.spec.cluster import Cluster, Device, Link
 from sepnas.spec.hosts import Hosts
 from sepnas.spec.manifest import SegmentData, ShardManifest
 
 NUM_CLASSES = 5
 START_DEADLINE_S = 60.0
+SOON_S = 60.0
+"""Longer than anything that does not hang takes."""
+
+
+def eventually(condition, what=None, limit_s=SOON_S):
+    """Wait until it holds; what it gave."""
+    limit = time.monotonic() + limit_s
+    while not (found := condition()):
+        assert time.monotonic() < limit, what
+        time.sleep(0.01)
+    return found
+
+
+def two_emulated(deployment, clock):
+    """What two devices of a deployment need to run in network namespaces whose cables can be pulled."""
+    manifest = load_manifest(deployment)
+    boards = tuple(Device(name=f"d{rank}", flops_per_s=1e9, memory_bytes=1 << 30) for rank in range(2))
+    link = Link(bandwidth_bytes_per_s=1e8)
+    cluster = Cluster(devices=boards, links=(link,), client_link=link)
+    return emulations(build_plan(manifest.architecture), cluster, manifest.deployment_id, clock, shaping="netns")
+
+
+class Gated(TorchEngine):
+    """Computes only while its gate is open, and says that it was entered."""
+
+    gate = threading.Event()
+    entered = threading.Event()
+
+    def run(self, segment, inputs):
+        self.entered.set()
+        assert self.gate.wait(SOON_S)
+        return super().run(segment, inputs)
 
 
 def tiny_architecture(points: list[dict], readout: str = "device", devices: int = 3, depth: int = 20) -> Architecture:

@@ -8,15 +8,12 @@ import pickle
 import signal
 import subprocess
 import threading
-import time
 import traceback
 from pathlib import Path
 
 import pytest
 
 from sepnas.cli.netns import Namespaces
-from sepnas.cost.emulated import emulations
-from sepnas.deploy.verify import load_manifest
 from sepnas.errors import (
     DeadlineError,
     ExchangeError,
@@ -25,7 +22,6 @@ from sepnas.errors import (
     PeerUnreachableError,
     RemoteError,
 )
-from sepnas.plan.build import build_plan
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime import fleet, keeper, sockets
 from sepnas.runtime.async_session import AsyncSession
@@ -33,34 +29,19 @@ from sepnas.runtime.bench import random_batch
 from sepnas.runtime.engines import TorchEngine
 from sepnas.runtime.session import Session
 from sepnas.runtime.worker import Worker
-from sepnas.spec.cluster import Cluster, Device, Link
 from sepnas.spec.hosts import Hosts
-from tests.helpers_runtime import free_ports, threads, worker_processes, worker_threads
+from tests.helpers_runtime import (
+    SOON_S,
+    Gated,
+    eventually,
+    free_ports,
+    threads,
+    two_emulated,
+    worker_processes,
+    worker_threads,
+)
 
-SOON_S = 60.0
-"""Longer than anything that does not hang takes."""
 needs_namespaces = pytest.mark.skipif(bool(os.geteuid()), reason="network namespaces need root")
-
-
-class Gated(TorchEngine):
-    """Computes only while its gate is open, and says that it was entered."""
-
-    gate = threading.Event()
-    entered = threading.Event()
-
-    def run(self, segment, inputs):
-        self.entered.set()
-        assert self.gate.wait(SOON_S)
-        return super().run(segment, inputs)
-
-
-def eventually(condition, limit_s=SOON_S):
-    """Wait until it holds; what it gave."""
-    limit = time.monotonic() + limit_s
-    while not (found := condition()):
-        assert time.monotonic() < limit
-        time.sleep(0.02)
-    return found
 
 
 class Wired:
@@ -83,17 +64,10 @@ class Wired:
 @pytest.fixture
 def wired(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(sockets, "MAX_UNACKNOWLEDGED_S", 1.0)
-    manifest = load_manifest(exported)
-    boards = tuple(Device(name=f"d{rank}", flops_per_s=1e9, memory_bytes=1 << 30) for rank in range(2))
-    link = Link(bandwidth_bytes_per_s=1e8)
-    cluster = Cluster(devices=boards, links=(link,), client_link=link)
-    found = emulations(
-        build_plan(manifest.architecture), cluster, manifest.deployment_id, tmp_path / "clock", shaping="netns"
-    )
     Gated.gate.set()
     Gated.entered.clear()
     with contextlib.ExitStack() as stack:
-        spaces = stack.enter_context(Namespaces(found))
+        spaces = stack.enter_context(Namespaces(two_emulated(exported, tmp_path / "clock")))
         workers = []
         for rank in range(2):
             with spaces.inside(rank):

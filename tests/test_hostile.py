@@ -46,6 +46,7 @@ from sepnas.runtime.status import Inspector
 from sepnas.runtime.vitals import memory_bytes
 from sepnas.spec.hosts import Hosts, format_address
 from tests.helpers_runtime import (
+    eventually,
     worker_processes,
     worker_threads,
 )
@@ -57,13 +58,6 @@ WAIT_S = 60.0
 def tiny(exported):
     """Two devices that exchange a few messages."""
     return exported
-
-
-def until(true, what="it"):
-    limit = time.monotonic() + WAIT_S
-    while not true():
-        assert time.monotonic() < limit, what
-        time.sleep(0.005)
 
 
 def identity_of(folder, rank):
@@ -110,7 +104,7 @@ def test_a_message_of_no_request_ends_the_connection(tiny):
                 channels[0].send_now(
                     Data(7, inputs[0].tag, bytes(inputs[0].payload_bytes())), time.monotonic() + WAIT_S
                 )
-            until(lambda: session._ending is not None)
+            eventually(lambda: session._ending is not None)
             assert "is of request 7, which was not announced" in str(session._ending.error)
             assert mailbox.kept_bytes == 0
         assert can_be_used(tiny, hosts)
@@ -126,7 +120,7 @@ def test_requests_without_end_end_the_connection(tiny):
                     request = Request(request=number, batch=1, deadline_ms=60_000)
                     channels[0].send_now(request, time.monotonic() + WAIT_S)
                     assert len(session._jobs) <= MAX_ANNOUNCED + 1  # the end of the session is a job, too
-            until(lambda: session._ending is not None)
+            eventually(lambda: session._ending is not None)
             assert f"while {MAX_ANNOUNCED} others from" in str(session._ending.error)
         assert can_be_used(tiny, hosts)
 
@@ -141,7 +135,7 @@ def test_a_request_comes_once(tiny):
                     again = Request(request=1, batch=1, deadline_ms=2**32 - 1)  # more than a system call can wait
                     channels[0].send_now(again, time.monotonic() + WAIT_S)
                     assert len(session._jobs) <= 2
-            until(lambda: session._ending is not None)
+            eventually(lambda: session._ending is not None)
             assert "request 1 comes twice" in str(session._ending.error)
         assert can_be_used(tiny, hosts)
 
@@ -195,7 +189,7 @@ def test_a_peer_that_does_not_read_is_left(tiny, monkeypatch):
                     assert session._client._unwritten <= 201
                     if session._ending:
                         break
-            until(lambda: session._ending is not None)
+            eventually(lambda: session._ending is not None)
             assert "does not read" in str(session._ending.error)
         assert can_be_used(tiny, hosts)
 
@@ -255,9 +249,9 @@ def test_a_session_that_ends_gives_its_memory_back(tiny):
             for number in range(1, 61):
                 channels[0].send_now(Request(request=number, batch=batch, deadline_ms=600_000), deadline)
                 channels[0].send_now(Data(number, inputs[0].tag, payload), deadline)
-            until(lambda: memory_bytes(workers[0].process.pid) > before + (80 << 20), "it was not kept")
+            eventually(lambda: memory_bytes(workers[0].process.pid) > before + (80 << 20), "it was not kept")
             kept = memory_bytes(workers[0].process.pid)
-        until(lambda: memory_bytes(workers[0].process.pid) < kept - (50 << 20), "it is still there")
+        eventually(lambda: memory_bytes(workers[0].process.pid) < kept - (50 << 20), "it is still there")
         assert can_be_used(tiny, hosts)
 
 
@@ -311,7 +305,7 @@ def raw(kind, body):
 
 
 def lost_reason(session):
-    until(lambda: set(session.health().values()) != {"ready"}, "no device was lost")
+    eventually(lambda: set(session.health().values()) != {"ready"}, "no device was lost")
     return str(session.health())
 
 
@@ -353,8 +347,8 @@ def test_pongs_and_failures_do_not_pile_up_at_the_client(tiny):
 
     with hostile_devices(tiny, do) as (hosts, go), Session(tiny, hosts, deadline_s=WAIT_S) as session:
         go.set()
-        until(lambda: len(num_sent) == 2)
-        until(lambda: session._fleet._arrivals.qsize() >= 1000)
+        eventually(lambda: len(num_sent) == 2)
+        eventually(lambda: session._fleet._arrivals.qsize() >= 1000)
         assert session._fleet._arrivals.qsize() <= 1024
         assert len(session._fleet._endings) <= 16
 
@@ -384,7 +378,7 @@ def test_one_device_is_heard_once_for_a_request(tiny):
                 arrivals.append(arrival)
 
         reply = session.begin(random_batch(session.manifest, 1), _Inbox())
-        until(lambda: arrivals)
+        eventually(lambda: arrivals)
         tag = session._output.tag
         for _ in range(1000):
             session._fleet._route(0, Data(reply.request, tag, bytes(20)))
@@ -487,6 +481,6 @@ def test_random_frames_of_a_client_leave_devices_well(tiny):
                 assert now[2] < num_threads + 40
         assert can_be_used(tiny, hosts)
         for worker, (_, descriptors, num_threads) in zip(workers, before, strict=True):
-            until(lambda p=worker.process, d=descriptors: state_of(p)[1] <= d + 2, "descriptors are left open")
-            until(lambda p=worker.process, n=num_threads: state_of(p)[2] <= n + 2, "threads are left")
+            eventually(lambda p=worker.process, d=descriptors: state_of(p)[1] <= d + 2, "descriptors are left open")
+            eventually(lambda p=worker.process, n=num_threads: state_of(p)[2] <= n + 2, "threads are left")
     assert sent > 100

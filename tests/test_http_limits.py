@@ -19,7 +19,7 @@ import sepnas.runtime.http_connection as http_connection
 from sepnas.runtime import summed_log
 from sepnas.runtime.triage import Found, answer_and_close, has_left, look_at
 from sepnas.spec.hosts import Hosts
-from tests.helpers_runtime import free_ports
+from tests.helpers_runtime import eventually, free_ports
 from tests.test_serve import PNG, SOON_S, Client, closed_gate, encoded, gated, pixels, serving  # noqa: F401
 
 POST = b"POST /classify HTTP/1.1\r\nHost: localhost\r\n"
@@ -53,13 +53,6 @@ def rest(sock: socket.socket) -> bytes:
         while part := sock.recv(65_536):
             found += part
     return found
-
-
-def wait_until(condition) -> None:
-    limit = time.monotonic() + SOON_S
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.01)
 
 
 def one_answer(sock: socket.socket) -> bytes:
@@ -165,7 +158,7 @@ def test_who_does_not_read_holds_no_place(exported, hosts_file, monkeypatch):
             with contextlib.suppress(BlockingIOError):
                 while each.send(request * 2000):
                     pass
-        wait_until(lambda: client.classify(encoded(pixels(1)))[1]["error"]["code"] == "devices-lost")
+        eventually(lambda: client.classify(encoded(pixels(1)))[1]["error"]["code"] == "devices-lost")
 
 
 def test_large_bodies_that_stay_unfinished_do_not_stop_small_ones(exported, hosts_file, monkeypatch):
@@ -377,8 +370,8 @@ def test_impatient_clients_leave_room_for_others(exported, gated):  # noqa: F811
             for _ in range(12):
                 with connected(client) as (leaving,):
                     leaving.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(image) + image)
-                    wait_until(lambda: service._taken > 0)
-                wait_until(lambda: service._taken == 0)
+                    eventually(lambda: service._taken > 0)
+                eventually(lambda: service._taken == 0)
         assert 6 <= service.places < 10
         limit = time.monotonic() + SOON_S
         before = service.places

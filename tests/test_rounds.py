@@ -14,16 +14,13 @@ from pathlib import Path
 import pytest
 
 from sepnas.cli.netns import Namespaces
-from sepnas.cost.emulated import emulations
-from sepnas.deploy.verify import load_manifest
 from sepnas.errors import ExchangeError
-from sepnas.plan.build import build_plan
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime import sockets
 from sepnas.runtime.bench import random_batch
 from sepnas.runtime.session import Session
-from sepnas.spec.cluster import Cluster, Device, Link
 from sepnas.spec.hosts import Hosts
+from tests.helpers_runtime import two_emulated
 
 ROUNDS = 12
 SEED = 0
@@ -123,13 +120,7 @@ def settled(limits):
 
 def run_rounds(deployment, tmp_path, on_missing, rounds, seed):
     draw = random.Random(seed)
-    manifest = load_manifest(deployment)
-    boards = tuple(Device(name=f"d{rank}", flops_per_s=1e9, memory_bytes=1 << 30) for rank in range(2))
-    link = Link(bandwidth_bytes_per_s=1e8)
-    cluster = Cluster(devices=boards, links=(link,), client_link=link)
-    found = emulations(
-        build_plan(manifest.architecture), cluster, manifest.deployment_id, tmp_path / "clock", shaping="netns"
-    )
+    found = two_emulated(deployment, tmp_path / "clock")
     with Namespaces(found) as spaces, contextlib.closing(Devices(deployment, spaces)) as devices:
         for rank in range(2):
             devices.start(rank)

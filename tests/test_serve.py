@@ -31,10 +31,8 @@ from sepnas.runtime.service import Service
 from sepnas.runtime.worker import listening_socket
 from sepnas.spec.hosts import Hosts
 from sepnas.spec.manifest import Manifest
-from tests.helpers_runtime import WorkerProcess, whole_logits, worker_processes, worker_threads
+from tests.helpers_runtime import SOON_S, Gated, WorkerProcess, whole_logits, worker_processes, worker_threads
 
-SOON_S = 20.0
-"""Longer than anything that does not hang takes."""
 PNG = {"Content-Type": "image/png"}
 
 
@@ -110,18 +108,6 @@ class ServeProcess:
         if self.process.poll() is None:
             self.process.kill()
             self.process.communicate()
-
-
-class Gated(TorchEngine):
-    """Computes only while its gate is open, and says that it was entered."""
-
-    gate = threading.Event()
-    entered = threading.Event()
-
-    def run(self, segment, inputs):
-        self.entered.set()
-        assert self.gate.wait(SOON_S)
-        return super().run(segment, inputs)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from sepnas.search.progress import SearchProgress
 from sepnas.search.run import SearchResult
 from sepnas.search.trials.engine import TrialsEngine
 from sepnas.search.trials.settings import Trials, trials_engine
+from tests.helpers_runtime import eventually
 from tests.test_search import ROOT, search, told, wait_for_lines
 
 CANDIDATES = 12
@@ -75,13 +75,6 @@ def listening(pids: set[int]) -> set[str]:
     inodes = {inode for pid in pids for inode in sockets_of(pid)}
     rows = [row.split() for kind in ("tcp", "tcp6") for row in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
     return {row[1].split(":")[0] for row in rows if row[3] == "0A" and row[9] in inodes}
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def same(run_dir: Path, finished: SearchResult) -> bool:
@@ -193,7 +186,7 @@ def test_no_process_outlives_the_search(finished: SearchResult, begun: Path, how
     process.send_signal(how)
     process.communicate(timeout=60)
     assert process.returncode in (-how, 130, 1)
-    wait_until(lambda: processes_of(process.pid) == {})
+    eventually(lambda: processes_of(process.pid) == {})
     search(begun, resume=True, **SETTINGS)
     assert same(begun, finished)
 
@@ -269,7 +262,7 @@ def test_a_trial_that_hangs_is_ended(tmp_path: Path) -> None:
     with engine_of(tmp_path, after=after, patience_s=20.0) as (engine, told):
         engine.submit_models(*MODELS)
     assert [model.sample["label"] for model, _ in told] == [0, 1, 2, 3]
-    wait_until(lambda: processes_of(os.getpid()) == {})
+    eventually(lambda: processes_of(os.getpid()) == {})
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:

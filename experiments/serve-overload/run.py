@@ -27,6 +27,9 @@ KINDS = (
 )
 """The first gives the best: as many at once as the service takes without refusing any."""
 READY_S = 60.0
+CORES = sorted(os.sched_getaffinity(0))
+CLIENT_CORES, SERVICE_CORES = CORES[:1], CORES[1:] or CORES
+"""The clients have a core of their own: on real networks they are other machines and take no CPU from the service."""
 
 
 def export(folder: Path) -> None:
@@ -53,6 +56,17 @@ def version(commit: str | None) -> Iterator[Path]:
         packed = subprocess.run(["git", "archive", commit, "sepnas"], cwd=ROOT, check=True, capture_output=True).stdout
         subprocess.run(["tar", "-x", "-C", name], input=packed, check=True)
         yield Path(name)
+
+
+@contextlib.contextmanager
+def on_cores(cores: list[int]) -> Iterator[None]:
+    """This process, and what it starts meanwhile, on these cores only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @contextlib.contextmanager
@@ -147,7 +161,10 @@ def main() -> None:
                 environment = {**os.environ, "PYTHONPATH": str(folder)}
                 command = [sys.executable, __file__, "--export", str(deployment)]
                 subprocess.run(command, cwd=folder, env=environment, check=True)
-                with service(folder, deployment) as (port, pids):
+                with contextlib.ExitStack() as stack:
+                    with on_cores(SERVICE_CORES):  # what it starts stays there
+                        port, pids = stack.enter_context(service(folder, deployment))
+                    stack.enter_context(on_cores(CLIENT_CORES))
                     rows += asyncio.run(measure(port, pids, chosen.rounds, chosen.seconds, label))
         tell(record, rows, list(labels))
     return None
