@@ -26,8 +26,9 @@ from sepnas.search.trials.machines import Machine, Machines, parse_machine, read
 from sepnas.search.trials.manager import NniManager
 from sepnas.search.trials.settings import Trials
 from tests import test_trials as local
+from tests.helpers_runtime import eventually
 from tests.test_search import search
-from tests.test_trials import SETTINGS, Spy, listening, processes_of, processes_with, same, sockets_of, wait_until
+from tests.test_trials import SETTINGS, Spy, listening, processes_of, processes_with, same, sockets_of
 from tests.test_trials_guard import NOBODY, ask, changes, look_at_trials, refused, request, traversals
 
 finished = local.finished  # its fixture
@@ -91,7 +92,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[[str], Server]]:
         command = [str(SSHD), "-D", "-e", "-f", str(folder / "sshd_config")]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(command, stderr=log)
-        wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, 10)
+        eventually(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, limit_s=10)
         machine = Machine(
             host="127.0.0.1",
             user=getpass.getuser(),
@@ -133,7 +134,7 @@ def test_remote_trials_give_the_result_of_this_process(
     assert same(begun, finished)
     assert spy.found == [{"0100007F"}] * 3
     for server in servers:
-        wait_until(lambda server=server: server.processes() == {})  # type: ignore[misc]
+        eventually(lambda server=server: server.processes() == {})  # type: ignore[misc]
         assert list((server.folder / "home").iterdir()) == []
 
 
@@ -183,9 +184,9 @@ def test_what_has_lost_its_search_obeys_nobody(serve: Callable[[str], Server], t
         server.cut()
         taken = socket.socket()
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        wait_until(lambda: bound(taken, tunnel))
+        eventually(lambda: bound(taken, tunnel))
         taken.listen()
-        wait_until(lambda: not any("trial_keeper" in line for line in server.processes().values()), 120)
+        eventually(lambda: not any("trial_keeper" in line for line in server.processes().values()), limit_s=120)
         taken.setblocking(False)
         with taken, suppress(BlockingIOError):
             return bool(taken.accept())
@@ -228,7 +229,7 @@ def test_a_lost_machine_loses_no_finished_candidate(
     told = "\n".join(said)
     assert f"{absent.machine.address} cannot be used: connect ECONNREFUSED" in told
     assert f"{lost.machine.address} is lost" in told
-    wait_until(lambda: lost.processes() == {})
+    eventually(lambda: lost.processes() == {})
 
 
 @needs_sshd
