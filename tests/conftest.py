@@ -16,7 +16,7 @@ os.environ.pop("COLUMNS", None)
 import pytest
 import torch
 
-import sepnas.cli.common  # noqa: F401  (the console)
+import sepnas.cli.options  # noqa: F401  (the console)
 from tests.helpers_runtime import export_tiny, lively_network, pair_architecture
 
 if TYPE_CHECKING:

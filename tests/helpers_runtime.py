@@ -15,21 +15,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sepnas.cost.emulated import emulations
 from sepnas.deploy.export import export_deployment
-from sepnas.deploy.verify import load_manifest
+from sepnas.deployment.manifest import SegmentData, ShardManifest
+from sepnas.deployment.serial import message_to_data, messages_of, program_of, program_to_data, shape_to_data
+from sepnas.deployment.verify import load_manifest
+from sepnas.emulation.settings import emulations
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.plan.build import build_plan
-from sepnas.plan.serial import message_to_data, messages_of, program_of, program_to_data, shape_to_data
-from sepnas.runtime.engines import TorchEngine
-from sepnas.runtime.executor import Executor, Run
-from sepnas.runtime.mailbox import Mailbox
-from sepnas.runtime.shard import Shard
-from sepnas.runtime.worker import Worker
-from sepnas.spec.architecture import Architecture
+from sepnas.runtime.engines.shard import Shard
+from sepnas.runtime.engines.torch_engine import TorchEngine
+from sepnas.runtime.worker.executor import Executor, Run
+from sepnas.runtime.worker.mailbox import Mailbox
+from sepnas.runtime.worker.server import Worker
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.build import build_plan
 from sepnas.spec.cluster import Cluster, Device, Link
 from sepnas.spec.hosts import Hosts
-from sepnas.spec.manifest import SegmentData, ShardManifest
 
 NUM_CLASSES = 5
 START_DEADLINE_S = 60.0
@@ -133,7 +133,7 @@ class WorkerProcess:
     ) -> None:
         options = f"insecure={insecure}, engine={engine!r}, metrics={metrics!r}"
         call = f"run_worker({str(folder)!r}, {listen!r}, {options})"
-        code = f"from sepnas.runtime.worker import run_worker; {call}"
+        code = f"from sepnas.runtime.worker.server import run_worker; {call}"
         self.process = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

@@ -10,8 +10,8 @@ from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
 from sepnas.search.folder import CANDIDATES_FILE, RUN_FILE, SearchRun
 from sepnas.search.screen import Screen, first_genotypes
+from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import uniform_cluster
-from sepnas.spec.space import SearchSpace
 from sepnas.train.recipe import RECIPES
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from types import ModuleType
 
 from sepnas.cost import routes, simulator, times
-from sepnas.plan import lower, network, traffic
 from sepnas.search import canonical
-from sepnas.spec import patterns, space_network, space_points
+from sepnas.separable import layers, lower, patterns, space_network, space_points, transfers
 
 MODULES: tuple[ModuleType, ...] = (
-    patterns, space_network, space_points, network, traffic, lower, routes, simulator, times, canonical,
+    patterns, space_network, space_points, layers, transfers, lower, routes, simulator, times, canonical,
 )  # fmt: skip
 
 

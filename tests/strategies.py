@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from sepnas.spec.architecture import Architecture
+from sepnas.plan.wire import LEVELS, WIRE_FORMATS
+from sepnas.separable.architecture import Architecture
 from sepnas.spec.cluster import Cluster, Device, Link
 from sepnas.spec.device_profile import ConversionCosts, ExchangeCosts
-from sepnas.spec.wire import LEVELS, WIRE_FORMATS
 
 
 @st.composite

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sepnas.cli.workers import LocalWorkers
+from sepnas.local.processes import LocalWorkers
 from tests.helpers_runtime import export_tiny, lively_network, pair_architecture
 
 tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")

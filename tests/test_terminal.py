@@ -21,13 +21,13 @@ from typer.testing import CliRunner
 
 from sepnas.cli import main as cli_main
 from sepnas.cli.main import app, main
-from sepnas.cli.tables import DataColumn, DataTable, shorten_names, shorten_paths, text_column
 from sepnas.console import DataConsole
-from sepnas.runtime.engines import TorchEngine
+from sepnas.deployment.manifest import Manifest
+from sepnas.runtime.engines.torch_engine import TorchEngine
 from sepnas.search.progress import ProgressDisplay
-from sepnas.spec.architecture import named_architecture
+from sepnas.separable.architecture import named_architecture
 from sepnas.spec.cluster import uniform_cluster
-from sepnas.spec.manifest import Manifest
+from sepnas.tables import DataColumn, DataTable, shorten_names, shorten_paths, text_column
 from sepnas.terminal import one_line, printable
 from sepnas.train.display import TrainingDisplay
 from tests.helpers_runtime import worker_threads

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sepnas.cli.chain import Chain, local_cluster, run_chain
-from sepnas.cli.common import console
-from sepnas.cli.demo import print_outcome, record_outcome, report_content, simulation_rate
+from sepnas.console import console
+from sepnas.local.outcome import print_outcome, record_outcome, report_content
+from sepnas.local.pipeline import Chain, local_cluster, run_chain
 from sepnas.report.page import write_report
-from sepnas.report.recorder import Recorder
-from sepnas.spec.space import SearchSpace
+from sepnas.results.recorder import Recorder
+from sepnas.search.rate import simulation_rate
+from sepnas.separable.space import SearchSpace
 from sepnas.train.data import load_dataset
 
 HERE = Path(__file__).resolve().parent

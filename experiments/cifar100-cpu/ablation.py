@@ -10,7 +10,7 @@ from cells import HERE, Cell
 from children import parser_of, run_children, run_main, threads_of
 from trials import keep, kept_of
 
-from sepnas.report.recorder import Recorder
+from sepnas.results.recorder import Recorder
 from sepnas.train.checkpoint import load_network
 from sepnas.train.data import load_dataset
 from sepnas.train.recipe import Recipe

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.plan.build import build_plan
-from sepnas.spec.architecture import Architecture, named_policy
+from sepnas.plan.wire import Scale, WireFormat
+from sepnas.separable.architecture import Architecture, named_policy
+from sepnas.separable.build import build_plan
+from sepnas.separable.policy import Readout, TransmissionPolicy
+from sepnas.separable.space import SearchSpace
 from sepnas.spec.document import write_text
-from sepnas.spec.policy import Readout, TransmissionPolicy
-from sepnas.spec.space import SearchSpace
-from sepnas.spec.wire import Scale, WireFormat
 from sepnas.train.checkpoint import load_network
 from sepnas.train.evaluate import accuracy
 from sepnas.train.images import ImageData

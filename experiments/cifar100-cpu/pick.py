@@ -10,10 +10,10 @@ from pathlib import Path
 
 from cells import SEARCHED, SPACE
 
-from sepnas.plan.build import build_plan
 from sepnas.search.candidate import Candidate
 from sepnas.search.canonical import named_plan_key
 from sepnas.search.folder import load_candidates
+from sepnas.separable.build import build_plan
 
 RANGES = {"searched-5": (0.02, 0.05), "searched-2": (0.005, 0.02), "searched-0.5": (0.001, 0.005)}
 """By name: more than the first and at most the second share of the elements that all-to-all sends."""

@@ -12,7 +12,7 @@ from cells import BODY, FINE_RECIPE, FOUND, HERE, RECIPE, SILENT, Cell, Group, g
 from children import parser_of, run_children, run_main, threads_of
 
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.report.recorder import Recorder
+from sepnas.results.recorder import Recorder
 from sepnas.train.checkpoint import load_network
 from sepnas.train.data import load_dataset
 from sepnas.train.evaluate import accuracy

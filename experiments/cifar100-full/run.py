@@ -13,7 +13,7 @@ from table import record
 from trainings import Run, due, runs_of
 
 from sepnas.errors import SepnasError
-from sepnas.plan.build import build_plan
+from sepnas.separable.build import build_plan
 from sepnas.spec.document import write_text
 from sepnas.train.checkpoint import BEST, load_network
 from sepnas.train.data import load_dataset

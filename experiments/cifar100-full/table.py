@@ -10,7 +10,7 @@ from typing import Any
 
 from trainings import BASE
 
-from sepnas.report.recorder import Recorder
+from sepnas.results.recorder import Recorder
 
 RECIPE = "modern"
 """The one that measures do not name."""

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sepnas.spec.architecture import Architecture, named_architecture
-from sepnas.spec.policy import Readout
-from sepnas.spec.wire import WireFormat
+from sepnas.plan.wire import WireFormat
+from sepnas.separable.architecture import Architecture, named_architecture
+from sepnas.separable.policy import Readout
 from sepnas.train.recipe import Recipe
 
 WIRES: tuple[WireFormat, ...] = ("fp32", "int8", "int4")

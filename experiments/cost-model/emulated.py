@@ -7,15 +7,15 @@ from pathlib import Path
 
 from cells import Row
 
-from sepnas.cli.emulate import ShapingChoice, emulated_cluster, open_session, read_setting
-from sepnas.cli.emulated_bench import run_bench
-from sepnas.cost.floor import floor_s
+from sepnas.cost.lower_bound import floor_s
 from sepnas.cost.simulator import simulate
 from sepnas.deploy.export import export_deployment
-from sepnas.plan.build import build_plan
-from sepnas.spec.architecture import Architecture
+from sepnas.deployment.manifest import EngineName
+from sepnas.emulation.bench import run_bench
+from sepnas.emulation.cluster import ShapingChoice, emulated_cluster, open_session, read_setting
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.build import build_plan
 from sepnas.spec.cluster import Cluster
-from sepnas.spec.manifest import EngineName
 from sepnas.train.checkpoint import new_network
 
 MEASURED_S, MOST_REQUESTS, LEAST_REQUESTS = 6.0, 60, 5

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy
 
-from sepnas.plan.build import build_plan
-from sepnas.spec.architecture import Architecture, named_architecture
-from sepnas.spec.patterns import point, star
-from sepnas.spec.policy import Readout, TransmissionPolicy
-from sepnas.spec.space import SearchSpace
+from sepnas.separable.architecture import Architecture, named_architecture
+from sepnas.separable.build import build_plan
+from sepnas.separable.patterns import point, star
+from sepnas.separable.policy import Readout, TransmissionPolicy
+from sepnas.separable.space import SearchSpace
 
 SPACES = Path(__file__).resolve().parent.parent.parent / "search_spaces"
 SAMPLES = 1000

@@ -15,12 +15,12 @@ from pathlib import Path
 from cells import Cells, Row
 from emulated import export, facts_of, num_requests
 
-from sepnas.cli.workers import Launch, LocalWorkers
-from sepnas.runtime.bench import bench, random_batch
-from sepnas.runtime.session import Session
-from sepnas.spec.architecture import Architecture, named_architecture
+from sepnas.deployment.manifest import ExactEngine
+from sepnas.local.processes import Launch, LocalWorkers
+from sepnas.runtime.client.bench import bench, random_batch
+from sepnas.runtime.client.session import Session
+from sepnas.separable.architecture import Architecture, named_architecture
 from sepnas.spec.cluster import Cluster
-from sepnas.spec.manifest import ExactEngine
 
 REPEATS = 3
 LAUNCHES = [Launch(prefix=("taskset", "--cpu-list", str(core))) for core in range(2)]

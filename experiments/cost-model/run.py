@@ -18,14 +18,14 @@ from real import measure_real_cluster
 from scipy.stats import spearmanr
 from shaper import check_shapers
 
-from sepnas.cli.demo import simulation_rate
-from sepnas.cost.held_out import held_out_errors
-from sepnas.plan.build import build_plan
-from sepnas.report.recorder import Recorder
+from sepnas.cost.cross_validation import held_out_errors
+from sepnas.deployment.manifest import EXACT_ENGINES
+from sepnas.results.recorder import Recorder
 from sepnas.search.canonical import plan_key
+from sepnas.search.rate import simulation_rate
+from sepnas.separable.build import build_plan
+from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import Cluster, uniform_cluster
-from sepnas.spec.manifest import EXACT_ENGINES
-from sepnas.spec.space import SearchSpace
 
 HERE = Path(__file__).resolve().parent
 SPACES = HERE.parent.parent / "search_spaces"

@@ -20,9 +20,9 @@ from cells import Row
 from clusters import KINDS, make_cluster
 from emulated import export
 
-from sepnas.cli.emulate import emulated_cluster, read_setting
-from sepnas.cli.netns import Namespaces
-from sepnas.spec.architecture import named_architecture
+from sepnas.emulation.cluster import emulated_cluster, read_setting
+from sepnas.emulation.namespaces import Namespaces
+from sepnas.separable.architecture import named_architecture
 from sepnas.spec.cluster import Link
 
 SECONDS = 4

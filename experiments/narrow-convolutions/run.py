@@ -14,7 +14,7 @@ from pathlib import Path
 
 from shapes import Case, cases
 
-from sepnas.report.recorder import Recorder
+from sepnas.results.recorder import Recorder
 
 HERE = Path(__file__).resolve().parent
 

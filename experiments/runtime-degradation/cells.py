@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sepnas.spec.architecture import Architecture, named_architecture
+from sepnas.separable.architecture import Architecture, named_architecture
+from sepnas.separable.policy import Readout
 from sepnas.spec.document import write_text
-from sepnas.spec.policy import Readout
 from sepnas.train.checkpoint import new_network
 from sepnas.train.images import ImageData
 from sepnas.train.loop import train_network

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from cells import NUM_DEVICES, Cell
 
-from sepnas.cli.export import export_run
-from sepnas.cli.workers import START_DEADLINE_S, Launch, WorkerProcess
+from sepnas.api import export_run
+from sepnas.local.processes import START_DEADLINE_S, Launch, WorkerProcess
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.runtime.session import Session
+from sepnas.runtime.client.session import Session
 from sepnas.spec.hosts import Hosts
 from sepnas.train.checkpoint import load_network
 from sepnas.train.evaluate import predict_logits

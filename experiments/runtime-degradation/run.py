@@ -12,7 +12,7 @@ import torch
 from cells import IMAGE_SIZE, NUM_DEVICES, Cell
 from processes import through_processes
 
-from sepnas.report.recorder import Recorder
+from sepnas.results.recorder import Recorder
 from sepnas.train.checkpoint import load_network
 from sepnas.train.data import load_dataset
 from sepnas.train.evaluate import accuracy

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from sepnas.cli.export import Int8Data, export_run
+from sepnas.api import Int8Data, export_run
 from sepnas.deploy.export import export_deployment
+from sepnas.deployment.manifest import ENGINE_SUFFIXES, engine_package
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.report.recorder import Recorder
-from sepnas.spec.architecture import Architecture, named_architecture
-from sepnas.spec.manifest import ENGINE_SUFFIXES, engine_package
+from sepnas.results.recorder import Recorder
+from sepnas.separable.architecture import Architecture, named_architecture
 from sepnas.train.checkpoint import load_network
 
 HERE = Path(__file__).resolve().parent
@@ -44,7 +44,7 @@ def export(architecture: Architecture, folder: Path) -> None:
 
 def pass_seconds(shard: Path, engine: str) -> float:
     """A pass over device 0's segments, one sample, one thread."""
-    command = [sys.executable, "-m", "sepnas.runtime.engine_choice", shard, engine, "1"]
+    command = [sys.executable, "-m", "sepnas.runtime.engines.choice", shard, engine, "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout)
 

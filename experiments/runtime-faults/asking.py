@@ -13,7 +13,7 @@ import numpy as np
 from network import Deployed
 
 from sepnas.errors import ExchangeError
-from sepnas.runtime.session import Session
+from sepnas.runtime.client.session import Session
 
 DEADLINE_S = 0.5
 HANGS_S = 5.0

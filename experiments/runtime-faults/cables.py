@@ -13,12 +13,12 @@ from asking import Asking, Case, inject, is_complete
 from devices import Devices
 from network import Deployed
 
-from sepnas.cli.netns import Namespaces
-from sepnas.cli.workers import Launch
-from sepnas.cost.emulated import emulations
-from sepnas.plan.build import build_plan
+from sepnas.emulation.namespaces import Namespaces
+from sepnas.emulation.settings import emulations
+from sepnas.local.processes import Launch
 from sepnas.plan.steps import CLIENT
-from sepnas.runtime.session import Session
+from sepnas.runtime.client.session import Session
+from sepnas.separable.build import build_plan
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.presets import preset_cluster
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from typing_extensions import Self
 
-from sepnas.cli.workers import START_DEADLINE_S, Launch, WorkerProcess
+from sepnas.local.processes import START_DEADLINE_S, Launch, WorkerProcess
 from sepnas.spec.hosts import Hosts, parse_address
 
 

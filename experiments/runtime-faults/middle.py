@@ -15,7 +15,7 @@ from devices import Devices
 from network import Deployed
 from typing_extensions import Self
 
-from sepnas.runtime.session import Session
+from sepnas.runtime.client.session import Session
 from sepnas.spec.hosts import Hosts, parse_address
 
 Trick = Literal["corrupt", "replay"]

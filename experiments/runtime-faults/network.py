@@ -11,8 +11,8 @@ import torch
 
 from sepnas.deploy.export import export_deployment
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.spec.architecture import named_architecture
-from sepnas.spec.policy import Readout
+from sepnas.separable.architecture import named_architecture
+from sepnas.separable.policy import Readout
 from sepnas.train.checkpoint import new_network
 
 Logits = npt.NDArray[np.float32]

@@ -18,12 +18,12 @@ from network import Deployed
 
 from sepnas.errors import DeadlineError, HandshakeError
 from sepnas.plan.steps import CLIENT
-from sepnas.runtime.events import PROTOCOL_VERSION, Hello
-from sepnas.runtime.identity import Identity
-from sepnas.runtime.links import dial
-from sepnas.runtime.protocol import Connection, Side
-from sepnas.runtime.session import Session
-from sepnas.runtime.worker import HANDSHAKE_S
+from sepnas.runtime.client.session import Session
+from sepnas.runtime.protocol.connection import Connection, Side
+from sepnas.runtime.protocol.events import PROTOCOL_VERSION, Hello
+from sepnas.runtime.transport.handshake import dial
+from sepnas.runtime.transport.identity import Identity
+from sepnas.runtime.worker.server import HANDSHAKE_S
 from sepnas.spec.hosts import parse_address
 
 

@@ -17,7 +17,7 @@ from middle import middle_faults
 from network import Deployed
 from processes import frozen, killed_and_restarted, killed_strict, slow_clients, strangers
 
-from sepnas.report.recorder import Recorder
+from sepnas.results.recorder import Recorder
 
 HERE = Path(__file__).resolve().parent
 

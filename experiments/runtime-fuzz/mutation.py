@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from truths import EXPECTED, SPOKEN, STATES, Frames, allowed, split
 
-from sepnas.runtime.events import KINDS, PROTOCOL_VERSION, Control, Data
-from sepnas.runtime.protocol import HEADER, MAGIC, Side
-from sepnas.spec.wire import FRAME_HEADER_BYTES
+from sepnas.plan.wire import FRAME_HEADER_BYTES
+from sepnas.runtime.protocol.connection import HEADER, MAGIC, Side
+from sepnas.runtime.protocol.events import KINDS, PROTOCOL_VERSION, Control, Data
 
 MAX_INPUT_BYTES = 64 << 10
 _NUMBERS = (

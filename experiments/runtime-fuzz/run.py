@@ -15,16 +15,16 @@ from pathlib import Path
 
 import atheris
 
-import sepnas.runtime.events  # only what follows is instrumented, which takes half of its speed
+import sepnas.runtime.protocol.events  # only what follows is instrumented, which takes half of its speed
 import sepnas.spec.document
 
-with atheris.instrument_imports(include=["sepnas.runtime.protocol"]):
-    import sepnas.runtime.protocol  # noqa: F401
+with atheris.instrument_imports(include=["sepnas.runtime.protocol.connection"]):
+    import sepnas.runtime.protocol.connection  # noqa: F401
 
 from mutation import MAX_INPUT_BYTES, mutate, seeds
 from truths import STATES, check, peak_bytes
 
-from sepnas.report.recorder import Recorder
+from sepnas.results.recorder import Recorder
 from sepnas.spec.document import write_text
 
 HERE = Path(__file__).resolve().parent

@@ -9,8 +9,9 @@ import tracemalloc
 from collections.abc import Iterable
 
 from sepnas.errors import LocalProtocolError, RemoteProtocolError
-from sepnas.runtime import events
-from sepnas.runtime.events import (
+from sepnas.plan.wire import FRAME_HEADER_BYTES
+from sepnas.runtime.protocol.connection import MAGIC, NEED_DATA, Connection, Side, events
+from sepnas.runtime.protocol.events import (
     KINDS,
     Bye,
     Closed,
@@ -23,8 +24,6 @@ from sepnas.runtime.events import (
     Setup,
     Welcome,
 )
-from sepnas.runtime.protocol import MAGIC, NEED_DATA, Connection, Side
-from sepnas.spec.wire import FRAME_HEADER_BYTES
 
 _D, _L = Side.DIALER, Side.LISTENER
 MAX_BATCH = 8

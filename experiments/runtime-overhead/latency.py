@@ -6,12 +6,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sepnas.cli.emulate import emulated_cluster, open_session, read_setting
-from sepnas.cli.emulated_bench import run_bench
-from sepnas.cost.floor import floor_s
+from sepnas.cost.lower_bound import floor_s
 from sepnas.cost.simulator import simulate
 from sepnas.deploy.export import export_deployment
-from sepnas.spec.architecture import Architecture, named_architecture
+from sepnas.emulation.bench import run_bench
+from sepnas.emulation.cluster import emulated_cluster, open_session, read_setting
+from sepnas.separable.architecture import Architecture, named_architecture
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.presets import preset_cluster
 from sepnas.train.checkpoint import new_network

@@ -8,15 +8,15 @@ from statistics import fmean, median
 
 from bare_tls import bare_tls
 
-from sepnas.cli.workers import Launch, LocalWorkers
 from sepnas.deploy.export import export_deployment
+from sepnas.deployment.manifest import certificate_name
+from sepnas.local.processes import Launch, LocalWorkers
 from sepnas.plan.steps import CLIENT
-from sepnas.runtime.bench import random_batch
-from sepnas.runtime.session import MAX_TRACES, Session
-from sepnas.runtime.trace import RequestRecord
-from sepnas.spec.architecture import Architecture, DevicePart
-from sepnas.spec.manifest import certificate_name
-from sepnas.spec.policy import ExchangePoint, Readout, Transfer, TransmissionPolicy
+from sepnas.runtime.client.bench import random_batch
+from sepnas.runtime.client.session import MAX_TRACES, Session
+from sepnas.runtime.client.trace import RequestRecord
+from sepnas.separable.architecture import Architecture, DevicePart
+from sepnas.separable.policy import ExchangePoint, Readout, Transfer, TransmissionPolicy
 from sepnas.train.checkpoint import new_network
 
 SIZE_BYTES = 16 << 10

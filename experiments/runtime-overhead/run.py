@@ -10,8 +10,8 @@ from statistics import fmean, median
 import latency
 import messages
 
-from sepnas.deploy.verify import load_manifest
-from sepnas.report.recorder import Recorder
+from sepnas.deployment.verify import load_manifest
+from sepnas.results.recorder import Recorder
 
 HERE = Path(__file__).resolve().parent
 ROUNDS = 7

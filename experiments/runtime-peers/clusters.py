@@ -9,10 +9,10 @@ from pathlib import Path
 from networks import architecture
 
 from sepnas.cost.simulator import simulate
-from sepnas.plan.build import build_plan
+from sepnas.deployment.manifest import EngineName
+from sepnas.separable.build import build_plan
 from sepnas.spec.cluster import Cluster, Device
 from sepnas.spec.device_profile import ConversionCosts, ExchangeCosts
-from sepnas.spec.manifest import EngineName
 from sepnas.spec.presets import preset_cluster
 
 BOARD, LINK = "raspberry-pi-4b", "ethernet-100mbit"

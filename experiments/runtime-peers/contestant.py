@@ -22,7 +22,7 @@ from measure import Array, measure
 from torch import nn
 
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.plan.network import device_layers
+from sepnas.separable.layers import device_layers
 from sepnas.train.checkpoint import BEST, load_network
 
 HERE = Path(__file__).resolve().parent

@@ -16,15 +16,15 @@ from measure import relative_difference
 from networks import requests, trained, under
 from prepare import export, whole_answers
 
-from sepnas.cli.emulate import Setting, emulated_cluster, open_session, read_setting
-from sepnas.cli.emulated_bench import run_bench
-from sepnas.cli.traced import measured_timeline
+from sepnas.deployment.manifest import EngineName
+from sepnas.emulation.bench import run_bench
+from sepnas.emulation.cluster import Setting, emulated_cluster, open_session, read_setting
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.runtime.session import Session
+from sepnas.report.from_trace import measured_timeline
+from sepnas.runtime.client.session import Session
+from sepnas.separable.patterns import hand_made_policy, point, ring
+from sepnas.separable.policy import TransmissionPolicy
 from sepnas.spec.cluster import Cluster
-from sepnas.spec.manifest import EngineName
-from sepnas.spec.patterns import hand_made_policy, point, ring
-from sepnas.spec.policy import TransmissionPolicy
 
 Row = dict[str, Any]
 NETWORKS = ("resnext56_4x64d", "resnext56_4x16d")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.spec.architecture import Architecture, named_architecture
-from sepnas.spec.policy import TransmissionPolicy
+from sepnas.separable.architecture import Architecture, named_architecture
+from sepnas.separable.policy import TransmissionPolicy
 from sepnas.train.checkpoint import BEST, load_network, new_network, write_checkpoint
 from sepnas.train.data import load_dataset
 from sepnas.train.images import ImageData

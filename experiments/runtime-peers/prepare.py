@@ -9,8 +9,8 @@ import torch
 from networks import data, requests, trained
 
 from sepnas.deploy.export import export_deployment
+from sepnas.deployment.manifest import EXACT_ENGINES, EngineName
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.spec.manifest import EXACT_ENGINES, EngineName
 
 
 def prepare(name: str, parts: int, folder: Path) -> None:

@@ -17,7 +17,7 @@ from networks import trained
 from prepare import prepare
 from real import CONTESTANTS, measure_contestant
 
-from sepnas.report.recorder import Recorder
+from sepnas.results.recorder import Recorder
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "cost-model"))

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from sepnas.cli.workers import Launch, LocalWorkers
-from sepnas.report.recorder import Recorder
-from sepnas.runtime.session import Session
-from sepnas.runtime.vitals import memory_bytes
+from sepnas.local.processes import Launch, LocalWorkers
+from sepnas.results.recorder import Recorder
+from sepnas.runtime.client.session import Session
+from sepnas.runtime.worker.vitals import memory_bytes
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "runtime-faults"))

@@ -7,14 +7,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sepnas.report.recorder import Recorder
+from sepnas.results.recorder import Recorder
 from sepnas.search.candidate import Candidate
 from sepnas.search.canonical import named_plan_key
 from sepnas.search.folder import load_candidates
 from sepnas.search.run import SearchResult, run_search
-from sepnas.spec.architecture import Architecture
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import uniform_cluster
-from sepnas.spec.space import SearchSpace
 from sepnas.train.data import load_dataset
 from sepnas.train.images import ImageData
 from sepnas.train.threads import use_threads_for

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from sepnas.nets.supernet import Supernet
-from sepnas.plan.build import build_plan
 from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
 from sepnas.search.canonical import plan_key
@@ -21,8 +20,9 @@ from sepnas.search.run import supernet_recipe
 from sepnas.search.scalarised import make_strategy
 from sepnas.search.screen import Screen, reference_costs
 from sepnas.search.strategies import make_proposer
+from sepnas.separable.build import build_plan
+from sepnas.separable.space import Genotype, SearchSpace
 from sepnas.spec.cluster import uniform_cluster
-from sepnas.spec.space import Genotype, SearchSpace
 from sepnas.train.data import load_dataset
 from sepnas.train.images import ImageData, Split, channel_statistics
 from sepnas.train.loop import train_network

@@ -15,14 +15,14 @@ from cells import CLUSTER, SPACE, WORST, explore_cell, make_judge
 from numpy.typing import NDArray
 from settings import cells_folder
 
-from sepnas.plan.build import build_plan
-from sepnas.report.recorder import Recorder
+from sepnas.results.recorder import Recorder
 from sepnas.search.candidate import Candidate
 from sepnas.search.canonical import plan_key
 from sepnas.search.explorer import STRATEGIES, StrategyName
 from sepnas.search.pareto import hypervolume, pareto_front
 from sepnas.search.screen import Screen, first_genotypes
-from sepnas.spec.architecture import named_policy
+from sepnas.separable.architecture import named_policy
+from sepnas.separable.build import build_plan
 
 matplotlib.use("svg")
 from matplotlib import pyplot

@@ -23,13 +23,13 @@ from torch.nn import functional
 
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.nets.supernet import Supernet
-from sepnas.plan.build import build_plan
-from sepnas.report.recorder import Recorder
+from sepnas.results.recorder import Recorder
 from sepnas.search.canonical import plan_key
 from sepnas.search.judge import SupernetJudge
 from sepnas.search.run import supernet_recipe
-from sepnas.spec.architecture import Architecture
-from sepnas.spec.space import SearchSpace
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.build import build_plan
+from sepnas.separable.space import SearchSpace
 from sepnas.train.data import load_dataset
 from sepnas.train.evaluate import accuracy
 from sepnas.train.images import ImageData, channel_statistics

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from sepnas.nets.supernet import Supernet
-from sepnas.report.recorder import Recorder
+from sepnas.results.recorder import Recorder
 from sepnas.search.archive import Archive
 from sepnas.search.experiment import explore
 from sepnas.search.explorer import Explorer, Judged
@@ -19,8 +19,8 @@ from sepnas.search.judge import SupernetJudge
 from sepnas.search.screen import Screen
 from sepnas.search.strategies import make_proposer
 from sepnas.search.strategy import MultiObjectiveStrategy
+from sepnas.separable.space import Genotype, SearchSpace
 from sepnas.spec.cluster import uniform_cluster
-from sepnas.spec.space import Genotype, SearchSpace
 from sepnas.train.data import load_dataset
 
 HERE = Path(__file__).resolve().parent

@@ -16,16 +16,16 @@ from matplotlib.figure import Figure
 from overhead import measure_overhead
 from trials import measure_trials
 
-from sepnas.cli.demo import simulation_rate
 from sepnas.cost.simulator import simulate
-from sepnas.plan.build import build_plan
 from sepnas.report.figures.style import BLUE, ORANGE, SETTINGS
-from sepnas.report.recorder import Recorder
-from sepnas.spec.architecture import Architecture, named_architecture
+from sepnas.results.recorder import Recorder
+from sepnas.search.rate import simulation_rate
+from sepnas.separable.architecture import Architecture, named_architecture
+from sepnas.separable.build import build_plan
+from sepnas.separable.patterns import point, ring
+from sepnas.separable.policy import Readout, TransmissionPolicy
+from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import uniform_cluster
-from sepnas.spec.patterns import point, ring
-from sepnas.spec.policy import Readout, TransmissionPolicy
-from sepnas.spec.space import SearchSpace
 
 HERE = Path(__file__).resolve().parent
 SPACES = HERE.parent.parent / "search_spaces"

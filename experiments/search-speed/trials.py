@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from sepnas.nets.supernet import Supernet
-from sepnas.report.recorder import Recorder
+from sepnas.results.recorder import Recorder
 from sepnas.search.archive import Archive
 from sepnas.search.experiment import explore
 from sepnas.search.explorer import BATCH, Explorer, Judged
@@ -21,8 +21,8 @@ from sepnas.search.strategies import make_proposer
 from sepnas.search.strategy import MultiObjectiveStrategy
 from sepnas.search.trials.kit import write_kit
 from sepnas.search.trials.settings import Trials, trials_engine
+from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import uniform_cluster
-from sepnas.spec.space import SearchSpace
 from sepnas.train.data import load_dataset
 from sepnas.train.images import ImageData, Split
 

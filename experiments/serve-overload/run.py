@@ -35,8 +35,12 @@ CLIENT_CORES, SERVICE_CORES = CORES[:1], CORES[1:] or CORES
 def export(folder: Path) -> None:
     """The network of the demo's space that sends most, with random weights."""
     from sepnas.deploy.export import export_deployment
-    from sepnas.spec.space import SearchSpace
     from sepnas.train.checkpoint import new_network
+
+    try:
+        from sepnas.separable.space import SearchSpace
+    except ModuleNotFoundError:  # a commit from before it moved
+        from sepnas.spec.space import SearchSpace  # type: ignore[import-not-found, no-redef]
 
     space = SearchSpace.load(ROOT / "search_spaces" / "demo.yaml")
     network = new_network(space.architecture_of(space.largest())).eval()
@@ -150,7 +154,7 @@ def main() -> None:
     if chosen.export is not None:  # in a process of the version that is measured
         return export(chosen.export)
 
-    from sepnas.report.recorder import Recorder
+    from sepnas.results.recorder import Recorder
 
     rows: list[dict[str, Any]] = []
     labels = {"now": None} | ({"before": chosen.before} if chosen.before else {})

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.spec.architecture import Architecture
+from sepnas.separable.architecture import Architecture
 from sepnas.train.images import ImageData
 from sepnas.train.vision import import_torchvision
 

@@ -16,9 +16,9 @@ from torch.nn import functional
 
 from sepnas.errors import SepnasError
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.report.recorder import Recorder
-from sepnas.spec.architecture import Architecture, named_architecture
-from sepnas.spec.policy import Readout
+from sepnas.results.recorder import Recorder
+from sepnas.separable.architecture import Architecture, named_architecture
+from sepnas.separable.policy import Readout
 from sepnas.train.batches import Batches
 from sepnas.train.checkpoint import new_network
 from sepnas.train.data import load_dataset

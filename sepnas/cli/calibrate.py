@@ -10,22 +10,22 @@ from typing import Annotated
 
 import typer
 
-from sepnas.cli.common import FILE, say, seconds
-from sepnas.cli.tables import DataColumn, DataTable, print_table, shorten_names, text_column
-from sepnas.cli.timelines import load_cluster
-from sepnas.cli.traced import check_request, load_trace, measured_timeline
+from sepnas.cli.options import FILE, load_cluster
+from sepnas.console import say
 from sepnas.cost.accept import Checked, calibrate_checked
 from sepnas.cost.calibrate import Calibration
 from sepnas.cost.simulator import simulate
 from sepnas.cost.timeline import Timeline
 from sepnas.errors import PlanError
-from sepnas.plan.build import build_plan
 from sepnas.plan.steps import Plan
-from sepnas.report.units import format_count, format_seconds
-from sepnas.spec.architecture import Architecture
+from sepnas.report.from_trace import check_request, load_trace, measured_timeline
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.build import build_plan
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.document import refuse_folder
 from sepnas.spec.folder_lock import changing
+from sepnas.tables import DataColumn, DataTable, print_table, shorten_names, text_column
+from sepnas.units import format_count, format_seconds, seconds
 
 
 def calibrate_command(

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from sepnas.cli.common import PATH, SOON_DAYS, print_json, say
-from sepnas.cli.run import Deployment
-from sepnas.cli.tables import DataColumn, DataTable, print_table, text_column
+from sepnas.cli.options import PATH, SOON_DAYS, Deployment
+from sepnas.console import print_json, say
 from sepnas.plan.steps import CLIENT
+from sepnas.tables import DataColumn, DataTable, print_table, text_column
 
 if TYPE_CHECKING:
     from sepnas.deploy.renew import Certificate
@@ -82,7 +82,7 @@ def renew(
     Example: `sepnas certs renew deployment --device 2 --days 365`
     """
     from sepnas.deploy.renew import renew as renew_certificates
-    from sepnas.deploy.verify import load_manifest
+    from sepnas.deployment.verify import load_manifest
 
     if authority and (device or client):
         raise typer.BadParameter("all must learn of it: no --device, no --client", param_hint="--authority")

@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-from sepnas.cli.common import PATH, TEXT, print_json, say, seconds
-from sepnas.cli.tables import DataColumn, DataTable, print_table, text_column
-from sepnas.report.units import format_bytes, format_count
+from sepnas.cli.options import PATH, TEXT
+from sepnas.console import print_json, say
 from sepnas.spec.presets import (
     DevicePreset,
     Figure,
@@ -22,6 +21,8 @@ from sepnas.spec.presets import (
     preset_sources,
 )
 from sepnas.spec.writing import refuse_existing
+from sepnas.tables import DataColumn, DataTable, print_table, text_column
+from sepnas.units import format_bytes, format_count, seconds
 
 MEASURED = "figures that were measured"
 Force = Annotated[bool, typer.Option("--force", help="Replace a cluster file that is there, measured figures and all.")]

@@ -3,142 +3,30 @@
 from __future__ import annotations
 
 import shlex
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.progress import Progress, TimeRemainingColumn
 
-from sepnas.cli.common import PATH, TEXT, errors, number, path_of, path_to, say, seconds, warn
-from sepnas.cli.learn import DataRoot
-from sepnas.errors import CheckpointError, DataError, DeploymentError
-from sepnas.plan.build import build_plan
+from sepnas.api import Int8Data, _check_run, export_run
+from sepnas.cli.options import PATH, TEXT, DataRoot, path_of, path_to
+from sepnas.console import say, warn
+from sepnas.deployment.manifest import EXACT_ENGINES, EngineName, Manifest, OnMissing
+from sepnas.errors import CheckpointError
 from sepnas.plan.liveness import devices_used
-from sepnas.report.units import format_count, format_idle
-from sepnas.spec.architecture import Architecture
-from sepnas.spec.dataset import DataFacts
+from sepnas.separable.build import build_plan
 from sepnas.spec.hosts import Hosts
-from sepnas.spec.manifest import EXACT_ENGINES, EngineName, Manifest, OnMissing
-from sepnas.terminal import one_line
+from sepnas.units import format_count, format_idle, number, seconds
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from sepnas.deploy.services import Service
-    from sepnas.nets.separable import SeparableResNeXt
-    from sepnas.runtime.shard import Shard
-    from sepnas.train.images import ImageData
+    from sepnas.runtime.engines.shard import Shard
 
 ExportEngine = Literal["torch", "onnxruntime", "both"]
-CALIBRATION_IMAGES = 256
-SAY_EVERY_S = 10.0
 WORTH_A_WARNING = 0.01
 """Accuracy that int8 may cost without one."""
-
-
-@dataclass(frozen=True)
-class Int8Data:
-    """Images for int8: those that its scales are taken from, and those that say what it costs."""
-
-    images: ImageData
-
-    @classmethod
-    def load(cls, run: Path, name: str | None, root: Path | None) -> Int8Data:
-        """The data set that a run was trained on, or another of the same classes; normalised as in training."""
-        from sepnas.train.checkpoint import ARCHITECTURE, DATA
-        from sepnas.train.data import load_dataset
-
-        facts, architecture = DataFacts.load(run / DATA), Architecture.load(run / ARCHITECTURE)
-        try:
-            images = load_dataset(
-                name or facts.name, root=root, image_size=architecture.image_size, resize=facts.resize or "stretch"
-            )
-        except DataError as error:
-            raise DataError(
-                f"--int8 needs images like those that {run} was trained on ({facts.name}); name them with --data "
-                f"(folder:PATH, or with --data-root): {error}"
-            ) from error
-        if images.in_channels != architecture.in_channels:
-            raise DataError(
-                f"--data {images.name}: its images have {images.in_channels} channels, the network of {run} takes "
-                f"{architecture.in_channels}"
-            )
-        if images.classes != facts.classes:
-            raise DataError(
-                f"--data {images.name}: its {len(images.classes)} classes, {images.classes[0]!r} first, are not the "
-                f"{len(facts.classes)} of {run}, {facts.classes[0]!r} first; name the data set that it was trained on"
-            )
-        if facts.content_sha256 not in (None, images.sha256):
-            warn(
-                f"{images.name}: its images are not those that {run} was trained on (changed since, or others); int8's "
-                "scales are taken from these, and some that it is judged by may have been trained on"
-            )
-        return cls(replace(images, mean=facts.mean, std=facts.std))
-
-    def calibration_images(self) -> Tensor:
-        """Training images ``(N, C, H, W)``, the same each time."""
-        import torch
-
-        chosen = torch.randperm(len(self.images.train), generator=torch.Generator().manual_seed(0))
-        return self.images.normalise(self.images.train.images[chosen[:CALIBRATION_IMAGES]])
-
-    def accuracies(self, network: SeparableResNeXt, deployment: Path) -> tuple[float, float]:
-        """On the validation images, in fp32 and with the int8 graphs of a deployment."""
-        from sepnas.deploy.int8 import exported_int8_network
-        from sepnas.train.evaluate import accuracy
-
-        networks = network, exported_int8_network(network, deployment)
-        exact, rounded = (accuracy(each, self.images.val, self.images) for each in networks)
-        return exact, rounded
-
-
-def export_run(
-    run: Path,
-    out: Path,
-    name: str | None = None,
-    hosts: Hosts | None = None,
-    force: bool = False,
-    engines: Sequence[EngineName] = EXACT_ENGINES,
-    on_missing: OnMissing = "strict",
-    services: Sequence[Service] = (),
-    int8: Int8Data | None = None,
-) -> Manifest:
-    """Export the best checkpoint of a training run so far; with ``int8`` for that engine too."""
-    from sepnas.deploy.export import export_deployment
-    from sepnas.train.checkpoint import DATA, load_network
-
-    _check_run(run)
-    facts = DataFacts.load(run / DATA)
-    network = load_network(run)
-    with export_bar() as show:
-        return export_deployment(
-            network, out, name=name or run.resolve().name, classes=facts.classes, mean=facts.mean, std=facts.std,
-            resize=facts.resize, hosts=hosts, force=force, engines=(*engines, "onnxruntime-int8") if int8 else engines,
-            calibration_NCHW=int8.calibration_images() if int8 else None,
-            on_missing=on_missing, services=services, progress=show,
-        )  # fmt: skip
-
-
-@contextmanager
-def export_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """How far an export is: on a terminal with what it still takes, elsewhere in a line now and then."""
-    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True) as progress:
-        task, due = progress.add_task("export"), time.monotonic() + SAY_EVERY_S
-
-        def show(done: int, total: int, what: str) -> None:
-            nonlocal due
-            progress.update(task, completed=done, total=total, description=f"export: {what}")
-            if not errors.is_terminal and time.monotonic() >= due:
-                errors.print(one_line(f"export: {done}/{total}, {what}"))
-                due = time.monotonic() + SAY_EVERY_S
-
-        yield show
 
 
 def export(
@@ -228,27 +116,16 @@ def _say_if_unfinished(run: Path) -> None:
             say(f"{run}: stopped after {done} of {wanted} epochs; this is the best of them")
 
 
-def _check_run(run: Path) -> None:
-    from sepnas.train.checkpoint import BEST, DATA
-
-    for file in (DATA, BEST):
-        if not (run / file).exists():
-            raise DeploymentError(
-                f"{run}: not a finished training run, nor one with a finished epoch: {file} is missing; "
-                f"`sepnas train ARCHITECTURE --out {run}` makes one"
-            )
-
-
 def _pass_times(shard: Shard) -> str:
     """What engines take for one image on this machine: int8 first, and the others that were exported."""
-    from sepnas.runtime.engine_choice import make_engine, pass_s
+    from sepnas.runtime.engines.choice import make_engine, pass_s
 
     took = {name: pass_s(make_engine(name, shard).engine, shard) for name in reversed(shard.manifest.engines)}
     return ", ".join(f"{seconds(value)} in {name}" for name, value in took.items())
 
 
 def _say_what_int8_costs(run: Path, out: Path, data: Int8Data) -> None:
-    from sepnas.runtime.shard import load_shard
+    from sepnas.runtime.engines.shard import load_shard
     from sepnas.train.checkpoint import load_network
 
     exact, rounded = data.accuracies(load_network(run), out)

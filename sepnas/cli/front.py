@@ -2,58 +2,29 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sepnas.cli.again import data_options
-from sepnas.cli.common import FILE, number, path_to, print_json, say, seconds, warn
-from sepnas.cli.quantities import energy_j, share, size_bytes, time_s
-from sepnas.cli.tables import DataColumn, DataTable, print_table, text_column
-from sepnas.errors import SearchError
-from sepnas.report.units import format_count, format_idle
-from sepnas.spec.space_parts import ACCURACIES
+from sepnas.cli.options import (
+    MaxBytes,
+    MaxEnergy,
+    MaxLatency,
+    MaxMemory,
+    MinAccuracy,
+    MinOneLost,
+    SearchFolder,
+)
+from sepnas.console import print_json, say, warn
+from sepnas.separable.space_parts import ACCURACIES
+from sepnas.tables import DataColumn, DataTable, print_table, text_column
+from sepnas.units import format_count, format_idle, number, seconds
 
 if TYPE_CHECKING:
     from sepnas.search.candidate import Candidate
-    from sepnas.search.folder import SearchRun
     from sepnas.search.found import Found
-
-Run = Annotated[
-    Path,
-    typer.Argument(
-        metavar="RUN", parser=path_to("search"), help="The folder of a search (its --out), finished or not."
-    ),
-]
-MaxBytes = Annotated[
-    float | None,
-    typer.Option(parser=size_bytes, metavar="SIZE", help="Most payload of one inference: 200KB, 64KiB, 50000 (bytes)."),
-]
-MaxLatency = Annotated[
-    float | None, typer.Option(parser=time_s, metavar="TIME", help="Longest latency, as simulated: 20ms, 800us, 1.5s.")
-]
-MaxEnergy = Annotated[
-    float | None,
-    typer.Option(parser=energy_j, metavar="ENERGY", help="Most energy, all devices: 0.5J, 20mJ."),
-]
-MaxMemory = Annotated[
-    float | None,
-    typer.Option(parser=size_bytes, metavar="SIZE", help="Most memory of the fullest device: 512KiB."),
-]
-MinAccuracy = Annotated[
-    float | None, typer.Option(parser=share, metavar="SHARE", help="Least validation accuracy: 95% or 0.95.")
-]
-MinOneLost = Annotated[
-    float | None,
-    typer.Option(
-        "--min-accuracy-one-lost", parser=share, metavar="SHARE",
-        help="Least accuracy with one device lost, where the space has it for an objective.",
-    ),
-]  # fmt: skip
 
 
 class SortKey(str, Enum):
@@ -74,7 +45,7 @@ _SORTS: dict[SortKey, Callable[[Candidate], float]] = {
 
 
 def front(
-    run: Run,
+    run: SearchFolder,
     max_bytes: MaxBytes = None,
     max_latency: MaxLatency = None,
     max_energy: MaxEnergy = None,
@@ -113,58 +84,6 @@ def front(
     _warn_of_idle(found.knee, "the knee: ")
 
 
-def pick(
-    run: Run,
-    out: Annotated[Path, typer.Option(help="The architecture file to write.", **FILE)] = Path("architecture.json"),
-    candidate: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="Take this one, on the front or not [the best within bounds]."),
-    ] = None,
-    max_bytes: MaxBytes = None,
-    max_latency: MaxLatency = None,
-    max_energy: MaxEnergy = None,
-    max_memory: MaxMemory = None,
-    min_accuracy: MinAccuracy = None,
-    min_accuracy_one_lost: MinOneLost = None,
-) -> None:
-    """Write the architecture of one candidate: the most accurate within the bounds, or the knee without any.
-
-    The knee is the point of the front that is nearest to the ideal one, as `sepnas front` marks it.
-
-    Example: `sepnas pick runs/search --max-bytes 200KB --max-latency 20ms --out architecture.json`
-    """
-    from dataclasses import astuple
-
-    from sepnas.search.choose import Bounds
-    from sepnas.search.choose import pick as choose
-    from sepnas.search.found import Found
-
-    found = Found.load(run)
-    bounds = Bounds(max_latency, max_bytes, min_accuracy, max_energy, max_memory, min_accuracy_one_lost)
-    if candidate is None:
-        chosen = choose(found.candidates, *astuple(bounds))
-    else:
-        chosen = found.candidate(candidate)
-        if bounds.excess(chosen):
-            raise SearchError(f"candidate {candidate} does not keep {bounds}: it has {bounds.told(chosen)}")
-    chosen.architecture.save(out)
-    print_front([chosen], found.knee)
-    if not found.finished:
-        say(found.course())
-    if candidate is not None and chosen not in found.front:
-        say(f"candidate {candidate} is not on the front: another one is at least as good in everything")
-    _warn_of_idle(chosen)
-    say(f"written to {out}; next: {_train_command(run, out, found.run)}")
-
-
-def _train_command(run: Path, architecture: Path, searched: SearchRun) -> str:
-    """How to train what was picked from a run, on the run's data; the training goes beside the run."""
-    dropout = searched.recipe.device_dropout
-    options = [*data_options(searched), *(["--device-dropout", f"{dropout:g}"] if dropout else [])]
-    training = run.parent / ("training" if run.name != "training" else "trained")
-    return shlex.join(["sepnas", "train", str(architecture), *options, "--out", str(training)])
-
-
 def _warn_of_idle(candidate: Candidate, head: str = "") -> None:
     """Say which devices a candidate does not need."""
     from sepnas.search.traits import used_devices
@@ -179,8 +98,8 @@ def _warn_of_idle(candidate: Candidate, head: str = "") -> None:
 
 def print_front(front: Sequence[Candidate], knee: Candidate) -> None:
     """Candidates as a table; energy only where the cluster says what power its devices draw."""
-    from sepnas.report.units import format_bytes
     from sepnas.search.traits import policy_traits, share_of_all_to_all, used_devices
+    from sepnas.units import format_bytes
 
     energy = any(candidate.costs["energy_j"] for candidate in front)
     one_lost = any("accuracy_one_lost" in candidate.objectives for candidate in front)

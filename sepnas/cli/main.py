@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 
 import sepnas
 from sepnas.cli import (
+    bench,
     calibrate,
     certs,
     cluster,
@@ -28,18 +29,23 @@ from sepnas.cli import (
     describe,
     export,
     front,
-    learn,
+    infer,
+    pick,
     profile,
     profile_device,
     profile_links,
+    report,
     results,
-    run,
+    schema,
     search,
     serve,
+    simulate,
     status,
-    timelines,
+    trace,
+    train,
+    worker,
 )
-from sepnas.cli.common import errors, fail, say, warn
+from sepnas.console import errors, fail, say, warn
 from sepnas.errors import SepnasError
 from sepnas.spec.files import why
 from sepnas.terminal import one_line, printable
@@ -102,27 +108,27 @@ def _options(
 _PANELS: dict[str, dict[str, Callable[..., None]]] = {
     "Look": {
         "describe": describe.describe,
-        "simulate": describe.simulate_command,
-        "trace": timelines.trace,
+        "simulate": simulate.simulate_command,
+        "trace": trace.trace,
         "cluster": cluster.cluster,
-        "schema": describe.schema,
+        "schema": schema.schema,
     },
     "Find and train": {
         "search": search.search,
         "front": front.front,
-        "pick": front.pick,
-        "train": learn.train,
+        "pick": pick.pick,
+        "train": train.train,
         "export": export.export,
     },
     "Run": {
-        "worker": run.worker,
-        "infer": run.infer,
+        "worker": worker.worker,
+        "infer": infer.infer,
         "status": status.status,
-        "bench": run.bench,
+        "bench": bench.bench,
         "serve": serve.serve,
         "calibrate": calibrate.calibrate_command,
     },
-    "Show": {"report": results.report, "results": results.results, "demo": demo.demo},
+    "Show": {"report": report.report, "results": results.results, "demo": demo.demo},
 }
 
 _PROFILE: dict[str, Callable[..., None]] = {

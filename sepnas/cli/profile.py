@@ -10,11 +10,12 @@ import typer
 from typer.core import TyperGroup
 
 from sepnas.cli.cluster import MEASURED, Force
-from sepnas.cli.common import FILE, MAX_DEVICES, say, seconds
-from sepnas.cli.local_cluster import cluster_like, measure_device, measure_local_cluster
-from sepnas.report.units import format_count
+from sepnas.cli.options import FILE, MAX_DEVICES
+from sepnas.console import say
+from sepnas.local.measured_cluster import cluster_like, measure_device, measure_local_cluster
 from sepnas.spec.cluster import Link
 from sepnas.spec.writing import refuse_existing
+from sepnas.units import format_count, seconds
 
 DEFAULT = "cluster"
 HELP = """Measure what a cluster file describes: a cluster of machines like this one, one device, or the links.

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
-from sepnas.cli.common import MAX_THREADS, PATH, errors, say, seconds, warn
-from sepnas.cli.tables import DataTable, print_table, text_column
-from sepnas.report.units import format_bytes, format_count, format_seconds
+from sepnas.cli.options import MAX_THREADS, PATH
+from sepnas.console import errors, say, warn
+from sepnas.deployment.manifest import ExactEngine
 from sepnas.spec.cluster import Cluster, Device, format_pairs
 from sepnas.spec.document import refuse_folder
 from sepnas.spec.folder_lock import changing
-from sepnas.spec.manifest import ExactEngine
+from sepnas.tables import DataTable, print_table, text_column
+from sepnas.units import format_bytes, format_count, format_seconds, seconds
 
 if TYPE_CHECKING:
     from sepnas.measure.device import MeasuredDevice

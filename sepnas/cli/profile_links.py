@@ -10,21 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import track
 
-from sepnas.cli.common import PATH, errors, path_of, print_json, say
-from sepnas.cli.export import export_bar
-from sepnas.cli.run import Deadline
-from sepnas.cli.tables import DataColumn, DataTable, print_table, shorten_names, text_column
+from sepnas.cli.options import PATH, Deadline, path_of
+from sepnas.console import errors, export_bar, print_json, say
 from sepnas.plan.steps import CLIENT
-from sepnas.report.units import format_count, format_seconds
-from sepnas.runtime.session import MAX_TRACES, Session
+from sepnas.runtime.client.session import MAX_TRACES, Session
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.document import refuse_folder
 from sepnas.spec.folder_lock import changing
 from sepnas.spec.hosts import Hosts
+from sepnas.tables import DataColumn, DataTable, print_table, shorten_names, text_column
+from sepnas.units import format_count, format_seconds
 
 if TYPE_CHECKING:
     from sepnas.measure.links import MeasuredLinks
-    from sepnas.runtime.trace import RequestRecord, Trace
+    from sepnas.runtime.client.trace import RequestRecord, Trace
 
 WARMUP = 10
 CLIENT_BATCH = 16
@@ -101,7 +100,7 @@ def links_command(
 
 def _trace(deployment: Path, hosts: Path | Hosts | None, requests: int, deadline_s: float) -> tuple[Trace, int]:
     """The trace of requests through running workers, and how many devices there are."""
-    from sepnas.runtime.bench import random_batch
+    from sepnas.runtime.client.bench import random_batch
 
     with Session(deployment, devices=hosts, deadline_s=deadline_s) as session:
         traced: list[RequestRecord] = []
@@ -116,7 +115,7 @@ def _trace(deployment: Path, hosts: Path | Hosts | None, requests: int, deadline
 
 
 def _trace_local(num_devices: int, requests: int, deadline_s: float) -> tuple[Trace, int]:
-    from sepnas.cli.workers import LocalWorkers
+    from sepnas.local.processes import LocalWorkers
     from sepnas.measure.link_probe import write_probe
 
     with tempfile.TemporaryDirectory(prefix="sepnas-profile-") as folder:

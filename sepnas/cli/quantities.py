@@ -11,7 +11,7 @@ from decimal import Decimal
 
 import typer
 
-from sepnas.runtime.session import MAX_DEADLINE_S
+from sepnas.runtime.client.session import MAX_DEADLINE_S
 
 _LEAST_DEADLINE_S = 0.001
 _SI = ("", "k", "M", "G")

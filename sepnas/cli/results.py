@@ -2,83 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
-from sepnas.cli.again import about, chain_commands
-from sepnas.cli.common import FOLDER, PATH, TEXT, path_to, print_json, say
-from sepnas.cli.inference_page import inference_parts
-from sepnas.cli.tables import print_table
+from sepnas.cli.options import FOLDER
+from sepnas.console import print_json, say
 from sepnas.errors import SpecError
-from sepnas.plan.build import build_plan
-from sepnas.search.canonical import plan_key
-from sepnas.spec.architecture import Architecture
-from sepnas.spec.cluster import Cluster, uniform_cluster
-
-
-def report(
-    out: Annotated[Path, typer.Option(help="The page to write.", **PATH)] = Path("report.html"),
-    search: Annotated[
-        Path | None,
-        typer.Option(help="The folder of a search, finished or not.", parser=path_to("search"), metavar="PATH"),
-    ] = None,
-    training: Annotated[
-        Path | None,
-        typer.Option(help="The folder of a training, finished or not.", parser=path_to("run"), metavar="PATH"),
-    ] = None,
-    architecture: Annotated[Path | None, typer.Option(help="The chosen architecture [the training's].", **PATH)] = None,
-    cluster: Annotated[
-        Path | None, typer.Option(help="Where to predict the time line [the search's, or equal boards].", **PATH)
-    ] = None,
-    trace: Annotated[Path | None, typer.Option(help="A trace that `sepnas bench --trace` wrote.", **PATH)] = None,
-    title: Annotated[str, typer.Option(help="The page's title.", **TEXT)] = "sepnas report",
-) -> None:
-    """Write one self-contained HTML page of a search, a training run, a plan and a trace: whatever is given.
-
-    Each needs one of `--search`, `--training`, `--architecture` and `--trace`, and shows more with more of them. The
-    candidate of the search that is the chosen architecture is marked.
-
-    Example: `sepnas report --search runs/search --training runs/training --out report.html`
-    """
-    from sepnas.cli.pages import machine_rows, split_accuracies, training_curves
-    from sepnas.cli.search_page import search_parts
-    from sepnas.report.content import ReportContent
-    from sepnas.report.page import write_report
-
-    if not any((search, training, architecture, trace)):
-        raise SpecError("nothing to report: name at least one of --search, --training, --architecture, --trace")
-    if architecture is None and training is not None:
-        architecture = training / "architecture.json"
-    chosen = None if architecture is None else Architecture.load(architecture)
-    content = ReportContent(
-        title=title,
-        architecture=chosen,
-        history=training_curves(training) if training else (),
-        evaluations=split_accuracies(training) if training else (),
-        machine=machine_rows(),
-        about=about(search, training),
-        **inference_parts(chosen, _cluster(cluster, search, chosen), trace, training),
-    )
-    if search:
-        key = None if chosen is None else plan_key(build_plan(chosen))
-        content = replace(content, **search_parts(search, key))
-    candidate = next((point.index for point in content.candidates if point.chosen), None)
-    content = replace(content, commands=chain_commands(search, training, architecture, candidate, trace))
-    say(f"written: {write_report(out, content).resolve().as_uri()}")
-
-
-def _cluster(given: Path | None, search: Path | None, architecture: Architecture | None) -> Cluster:
-    """The given one, or the search's own, or equal boards."""
-    from sepnas.search.folder import load_run
-
-    if given is not None:
-        return Cluster.load(given)
-    if search is not None:
-        return load_run(search).cluster
-    return uniform_cluster(1 if architecture is None else architecture.num_devices)
+from sepnas.results.table import Experiment
+from sepnas.spec.result import Measure
+from sepnas.tables import DataColumn, DataTable, print_table
+from sepnas.units import format_count
 
 
 def results(
@@ -92,8 +30,7 @@ def results(
     Example: `sepnas results . --json`
     """
     from sepnas.cli.main import VERBS
-    from sepnas.cli.results_table import caption, results_table
-    from sepnas.report.results import collect_results, results_data
+    from sepnas.results.table import collect_results, results_data
 
     experiments = collect_results(root, VERBS)
     if not any(experiment.result for experiment in experiments):
@@ -105,3 +42,68 @@ def results(
         print_table(results_table(experiments))
         for line in caption(experiments):
             say(line)
+
+
+MIN_NAME = 34
+"""Columns of the terminal that names of measures keep while others are left out for them."""
+
+
+def results_table(experiments: Sequence[Experiment]) -> DataTable:
+    """Every measure under its experiment's name; a missed goal is marked."""
+    numbers = DataColumn("value"), DataColumn("spread", drop=2), DataColumn("n", drop=3), DataColumn("goal", drop=1)
+    name = DataColumn("measure", number=False, shorten=_fold_names, least=MIN_NAME)
+    table = DataTable((name, *numbers, DataColumn("met", number=False)))
+    for experiment in experiments:
+        measures = experiment.result.measures if experiment.result else ()
+        if measures:
+            if table.rows:
+                table.add(*[""] * len(table.columns))
+            table.add(Text(experiment.slug, "bold"), *[""] * (len(table.columns) - 1))
+        for measure in measures:
+            table.add(Text(f"{_INDENT}{measure.name}"), *_cells(measure))
+    return table
+
+
+def caption(experiments: Sequence[Experiment]) -> list[str]:
+    """How many measures there are and miss their goal, and which experiments have none."""
+    measures = [m for experiment in experiments if experiment.result for m in experiment.result.measures]
+    missed = sum(measure.met is False for measure in measures)
+    without = [experiment.slug for experiment in experiments if experiment.result is None]
+    lines = [f"{format_count(len(measures), 'measure')}, {format_count(missed, 'missed goal')}"]
+    return [*lines, *([f"without a result: {', '.join(without)}"] if without else [])]
+
+
+_INDENT = "  "
+
+
+def _fold_names(names: Sequence[str], width: int) -> list[str]:
+    """Names of measures go on in another line; those of experiments, which are not indented, as a terminal breaks."""
+    return [_folded(name, width) if name.startswith(_INDENT) else name for name in names]
+
+
+def _folded(name: str, width: int) -> str:
+    """An indented name, broken after underscores where it is longer."""
+    lines = [_INDENT]
+    for word in re.findall(r"[^_]*_|[^_]+", name.strip()):
+        if len(lines[-1]) + len(word) > width and lines[-1].strip():
+            lines.append(2 * _INDENT)
+        lines[-1] += word
+    return "\n".join(lines)
+
+
+def _cells(measure: Measure) -> tuple[Text, ...]:
+    """What stands in each column but the name's."""
+    known = measure.low is not None or measure.high is not None
+    return (
+        Text(f"{_digits(measure.value)} {measure.unit}".rstrip()),
+        Text(f"{_digits(measure.low, 3)} to {_digits(measure.high, 3)}" if known else ""),
+        Text(str(measure.n)),
+        Text(measure.goal or ""),
+        {True: Text("yes", "green"), False: Text("MISSED", "bold red"), None: Text("")}[measure.met],
+    )
+
+
+def _digits(value: float | None, significant: int = 5) -> str:
+    if value is None:
+        return "?"
+    return f"{int(value):,}" if value.is_integer() and abs(value) < 2**53 else f"{value:.{significant}g}"

@@ -8,20 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
-from sepnas.cli.common import (
+from sepnas.cli.front import print_front
+from sepnas.cli.options import (
     FILE,
     FOLDER,
     MAX_COUNT,
     MAX_S,
     MAX_THREADS,
     TEXT,
-    cluster_to_predict_with,
-    path_to,
-    resumable,
-    say,
-)
-from sepnas.cli.front import print_front
-from sepnas.cli.learn import (
     Compute,
     DataRoot,
     DeviceDropout,
@@ -34,15 +28,19 @@ from sepnas.cli.learn import (
     Resume,
     Seed,
     Threads,
+    cluster_to_predict_with,
     data_or_digits,
+    path_to,
+    resumable,
 )
+from sepnas.console import say
 from sepnas.errors import SearchError
-from sepnas.report.units import format_count
 from sepnas.search.explorer import BATCH, STRATEGIES
 from sepnas.search.explorer import StrategyName as Strategy
+from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import uniform_cluster
 from sepnas.spec.folder_lock import refuse_held
-from sepnas.spec.space import SearchSpace
+from sepnas.units import format_count
 
 if TYPE_CHECKING:
     from sepnas.search.run import SearchResult

@@ -7,19 +7,10 @@ from typing import Annotated
 
 import typer
 
-from sepnas.cli.common import warn
+from sepnas.cli.options import Deadline, Deployment, HostNames, HostsFile, Insecure, OnMissingChoice, ResizeChoice, Top
 from sepnas.cli.quantities import size_bytes
-from sepnas.cli.run import (
-    Deadline,
-    Deployment,
-    HostNames,
-    HostsFile,
-    Insecure,
-    OnMissingChoice,
-    ResizeChoice,
-    Top,
-)
-from sepnas.runtime.session import MAX_IN_FLIGHT
+from sepnas.console import warn
+from sepnas.runtime.client.session import MAX_IN_FLIGHT
 from sepnas.spec.hosts import format_address, parse_address
 
 
@@ -64,12 +55,12 @@ def serve(
 
     Example: `sepnas serve deployment --devices hosts.yaml --listen 127.0.0.1:8080 --resize crop`
     """
-    from sepnas.runtime.http_app import http_server, make_app
     from sepnas.runtime.line_writer import announce
-    from sepnas.runtime.links import is_loopback
-    from sepnas.runtime.service import Service
-    from sepnas.runtime.summed_log import set_up_summed_log
-    from sepnas.runtime.worker import listening_socket
+    from sepnas.runtime.service.http_app import http_server, make_app
+    from sepnas.runtime.service.service import Service
+    from sepnas.runtime.service.summed_log import set_up_summed_log
+    from sepnas.runtime.transport.handshake import is_loopback
+    from sepnas.runtime.worker.server import listening_socket
 
     if max_image_bytes < 1:
         raise typer.BadParameter("must be at least 1 byte", param_hint="--max-image-bytes")

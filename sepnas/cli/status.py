@@ -13,13 +13,12 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from sepnas.cli.common import SOON_DAYS, console, print_json, seconds
-from sepnas.cli.run import Deployment, HostsFile, Insecure
-from sepnas.cli.tables import DataColumn, DataTable, text_column
-from sepnas.console import DataConsole
-from sepnas.report.units import format_bytes
-from sepnas.runtime.status import DeviceStatus, Inspector
+from sepnas.cli.options import SOON_DAYS, Deployment, HostsFile, Insecure
+from sepnas.console import DataConsole, console, print_json
+from sepnas.runtime.client.status import DeviceStatus, Inspector
+from sepnas.tables import DataColumn, DataTable, text_column
 from sepnas.terminal import one_line
+from sepnas.units import format_bytes, seconds
 
 LOOK_EVERY_S = 1.0
 _WIDE = 150

@@ -16,9 +16,9 @@ from sepnas.cost.timeline import Activity, Timeline
 from sepnas.cost.times import DeviceTimes, times_of
 from sepnas.errors import SpecError
 from sepnas.plan.steps import CLIENT, Message, Plan, Segment
+from sepnas.plan.wire import FRAME_HEADER_BYTES
 from sepnas.spec.cluster import Cluster, Device, Link
 from sepnas.spec.timing import MessageTime, SegmentTime
-from sepnas.spec.wire import FRAME_HEADER_BYTES
 
 _LEAST_TIMES = 3
 """Two numbers can be told from as few: the third says how well."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from sepnas.cost.passage import Passage
+from sepnas.cost.arbitration import take_turns
+from sepnas.cost.playback import Passage
 from sepnas.cost.routes import Network
-from sepnas.cost.turns import take_turns
 from sepnas.cost.work import DeviceWork, Leg, Work
 from sepnas.errors import SpecError
 from sepnas.plan.steps import Plan

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sepnas.plan.network import FLOAT_BYTES
 from sepnas.plan.steps import Compute, Merge, Plan
-from sepnas.spec.wire import AFFINE_HEADER_BYTES
+from sepnas.plan.wire import AFFINE_HEADER_BYTES
+from sepnas.separable.layers import FLOAT_BYTES
 
 
 def peak_memory_bytes(plan: Plan, rank: int, batch: int = 1) -> int:

@@ -6,11 +6,11 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sepnas.cost.same import Same
+from sepnas.cost.identity_key import Same
 from sepnas.cost.threads import read, write
 from sepnas.plan.steps import CLIENT
+from sepnas.plan.wire import FRAME_HEADER_BYTES, PIECE_BYTES
 from sepnas.spec.cluster import Cluster, Link
-from sepnas.spec.wire import FRAME_HEADER_BYTES, PIECE_BYTES
 
 
 @dataclass(frozen=True, slots=True)

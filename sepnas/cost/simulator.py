@@ -29,14 +29,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
+from sepnas.cost.arbitration import take_turns
 from sepnas.cost.memory import peak_memory_bytes
-from sepnas.cost.passage import Passage
+from sepnas.cost.playback import Passage
 from sepnas.cost.routes import routes_of
-from sepnas.cost.turns import take_turns
 from sepnas.cost.work import Work
 from sepnas.plan.steps import CLIENT, Plan, Recv
+from sepnas.plan.wire import FRAME_HEADER_BYTES
 from sepnas.spec.cluster import Cluster
-from sepnas.spec.wire import FRAME_HEADER_BYTES
 
 SpanKind = Literal["compute", "convert", "merge", "transfer", "wait"]
 

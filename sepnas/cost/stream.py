@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sepnas.cost.arbitration import take_turns
 from sepnas.cost.routes import Network
-from sepnas.cost.turns import take_turns
 from sepnas.cost.work import Work
 from sepnas.errors import PlanError, SpecError
 from sepnas.plan.steps import CLIENT, Plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from sepnas.spec.wire import PIECE_BYTES
+from sepnas.plan.wire import PIECE_BYTES
 
 
 class ThreadTimes(Protocol):

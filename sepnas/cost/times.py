@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from sepnas.cost.between_rows import BetweenRows
-from sepnas.cost.same import Same
+from sepnas.cost.identity_key import Same
+from sepnas.cost.operator_model import BetweenRows
 from sepnas.errors import SpecError
 from sepnas.plan.steps import Operator, Segment
+from sepnas.plan.wire import WireFormat
 from sepnas.spec.cluster import Cluster, Device
 from sepnas.spec.device_profile import DeviceProfile, ExchangeCosts
-from sepnas.spec.wire import WireFormat
 
 _MOST_KEPT = 1 << 14
 

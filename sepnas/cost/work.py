@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias
 from sepnas.cost.times import DeviceTimes, times_of
 from sepnas.errors import PlanError
 from sepnas.plan.steps import CLIENT, Compute, Merge, Plan, Recv, Send, Step
+from sepnas.plan.wire import FRAME_HEADER_BYTES, WireFormat, payload_bytes
 from sepnas.spec.cluster import Cluster
-from sepnas.spec.wire import FRAME_HEADER_BYTES, WireFormat, payload_bytes
 
 Doing = Literal["compute", "convert", "merge"]
 """What the computing thread does. ``convert`` is a message's: its format, and its handling where no other core does."""

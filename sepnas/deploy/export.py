@@ -19,13 +19,7 @@ from pydantic import ValidationError
 from sepnas.deploy.certificates import DEFAULT_VALIDITY_DAYS
 from sepnas.deploy.services import Service
 from sepnas.deploy.writer import DeploymentWriter, Progress
-from sepnas.errors import DeploymentError, SpecError, StorageError
-from sepnas.spec.architecture import Architecture
-from sepnas.spec.document import short
-from sepnas.spec.figures import Fit
-from sepnas.spec.folder_lock import LOCK_FILE, held, held_by
-from sepnas.spec.hosts import Hosts
-from sepnas.spec.manifest import (
+from sepnas.deployment.manifest import (
     ENGINE_SUFFIXES,
     EXACT_ENGINES,
     MANIFEST_NAME,
@@ -34,6 +28,12 @@ from sepnas.spec.manifest import (
     Manifest,
     OnMissing,
 )
+from sepnas.errors import DeploymentError, SpecError, StorageError
+from sepnas.separable.architecture import Architecture
+from sepnas.spec.document import short
+from sepnas.spec.figures import Fit
+from sepnas.spec.folder_lock import LOCK_FILE, held, held_by
+from sepnas.spec.hosts import Hosts
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from sepnas.deploy.onnx_graphs import with_weights
-from sepnas.deploy.onnx_session import open_session
+from sepnas.deployment.manifest import SHARD_NAME, ShardManifest, device_folder
+from sepnas.deployment.onnx_session import open_session
 from sepnas.errors import DeploymentError, StorageError
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.plan.build import build_plan
 from sepnas.plan.steps import Compute, Plan
-from sepnas.spec.manifest import SHARD_NAME, ShardManifest, device_folder
+from sepnas.separable.build import build_plan
 
 _OPERATORS = ["Conv", "Add", "Relu"]
 _MAX_INPUT_BYTES = 512 << 20

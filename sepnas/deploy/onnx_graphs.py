@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from sepnas.deploy.onnx_session import open_session, weight_name
+from sepnas.deployment.manifest import WEIGHTS_NAME
+from sepnas.deployment.onnx_session import open_session, weight_name
 from sepnas.errors import DeploymentError
 from sepnas.plan.steps import Shape
-from sepnas.spec.manifest import WEIGHTS_NAME
 
 TOLERANCE = 1e-4
 """How far onnxruntime may be off, relative to the largest value: it adds up in another order."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import torch
 
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.plan.network import device_layers
-from sepnas.spec.architecture import Architecture, DevicePart
+from sepnas.separable.architecture import Architecture, DevicePart
+from sepnas.separable.layers import device_layers
 from sepnas.spec.timing import SegmentTime
 
 # from blocks that are all overhead to blocks that are all arithmetic

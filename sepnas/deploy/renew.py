@@ -24,11 +24,11 @@ from sepnas.deploy.certificates import (
     make_authority,
 )
 from sepnas.deploy.renewal_writer import write_renewal
-from sepnas.deploy.verify import KEY_NAME, check_credential, exported_entry, load_manifest
+from sepnas.deployment.manifest import Manifest, certificate_name, device_folder
+from sepnas.deployment.verify import KEY_NAME, check_credential, exported_entry, load_manifest
 from sepnas.errors import DeploymentError, SpecError
 from sepnas.plan.steps import CLIENT
 from sepnas.spec.folder_lock import held
-from sepnas.spec.manifest import Manifest, certificate_name, device_folder
 
 LEAST_DAYS_LEFT = 30
 """An authority that ends sooner signs no more, unless it is told for how long or is being renewed itself."""

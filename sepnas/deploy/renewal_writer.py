@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from sepnas.deploy.verify import KEY_NAME, file_entry
+from sepnas.deployment.manifest import FileEntry
+from sepnas.deployment.renewal import RENEWAL_NAME, Renewal
+from sepnas.deployment.verify import KEY_NAME, file_entry
 from sepnas.errors import StorageError
-from sepnas.spec.manifest import FileEntry
-from sepnas.spec.renewal import RENEWAL_NAME, Renewal
 
 _UNFINISHED = ".renewing-"
 

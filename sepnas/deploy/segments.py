@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from sepnas.deploy.onnx_graphs import check_onnx, onnx_graph
+from sepnas.deployment.manifest import ExactEngine
 from sepnas.errors import DeploymentError
 from sepnas.plan.steps import Shape
-from sepnas.spec.manifest import ExactEngine
 
 MAX_BATCH = 4096
 _SOURCE_KEYS = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")

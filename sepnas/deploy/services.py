@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sepnas.deployment.manifest import SHARD_NAME, WEIGHTS_NAME, EngineName, device_folder, engine_package
 from sepnas.spec.document import write_text
 from sepnas.spec.hosts import format_address, parse_address
-from sepnas.spec.manifest import SHARD_NAME, WEIGHTS_NAME, EngineName, device_folder, engine_package
 
 Service = Literal["systemd", "docker"]
 UNIT_NAME = "sepnas-worker.service"

@@ -13,12 +13,7 @@ from sepnas.deploy.certificates import AUTHORITY_VALIDITY_DAYS, Credential, issu
 from sepnas.deploy.int8 import Calibration, int8_graph
 from sepnas.deploy.segments import SegmentExporter, segment_weights, weights_file
 from sepnas.deploy.services import DeviceService, Service
-from sepnas.deploy.verify import KEY_NAME, file_entry
-from sepnas.plan.build import build_plan
-from sepnas.plan.serial import message_to_data, messages_of, program_to_data, shape_to_data
-from sepnas.plan.steps import CLIENT, Compute, Merge, Shape
-from sepnas.spec.hosts import Hosts
-from sepnas.spec.manifest import (
+from sepnas.deployment.manifest import (
     ENGINE_SUFFIXES,
     EXACT_ENGINES,
     MANIFEST_NAME,
@@ -35,6 +30,11 @@ from sepnas.spec.manifest import (
     certificate_name,
     device_folder,
 )
+from sepnas.deployment.serial import message_to_data, messages_of, program_to_data, shape_to_data
+from sepnas.deployment.verify import KEY_NAME, file_entry
+from sepnas.plan.steps import CLIENT, Compute, Merge, Shape
+from sepnas.separable.build import build_plan
+from sepnas.spec.hosts import Hosts
 
 if TYPE_CHECKING:
     from sepnas.nets.separable import SeparableResNeXt

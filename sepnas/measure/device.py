@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sepnas.cost.calibrate import fit_rate
 from sepnas.cost.times import OperatorTable, operator_table
+from sepnas.deployment.manifest import ExactEngine
 from sepnas.errors import SpecError
 from sepnas.measure.exchange import measure_exchange
 from sepnas.measure.grid import family_networks, operators_of
@@ -17,11 +18,10 @@ from sepnas.measure.machine import available_memory_bytes, measured_machine
 from sepnas.measure.operators import OperatorTimes, measure_operators
 from sepnas.measure.rounds import Stop, Tick
 from sepnas.measure.running import computing
-from sepnas.plan.network import Layer
 from sepnas.plan.steps import Operator
+from sepnas.separable.layers import Layer
 from sepnas.spec.cluster import Device
 from sepnas.spec.device_profile import DeviceProfile
-from sepnas.spec.manifest import ExactEngine
 from sepnas.spec.timing import SegmentTime
 
 NOISY = 0.1

@@ -14,10 +14,10 @@ from sepnas.measure.loopback import Ends, Loopback
 from sepnas.measure.machine import usable_cores
 from sepnas.measure.rounds import Stop, Tick, after_pause, measure_rounds, timed, timed_once
 from sepnas.plan.steps import Merge, Shape
-from sepnas.runtime.codec import Array, decode, encode
-from sepnas.runtime.merge import merge
+from sepnas.plan.wire import FRAME_HEADER_BYTES, WireFormat
+from sepnas.runtime.tensors.codec import Array, decode, encode
+from sepnas.runtime.tensors.merge import merge
 from sepnas.spec.device_profile import ConversionCosts, ExchangeCosts
-from sepnas.spec.wire import FRAME_HEADER_BYTES, WireFormat
 
 NUM_VALUES = (256, 2048, 16384, 65536)
 """Feature maps of the family: 16 channels of 4x4, up to 64 of 32x32."""

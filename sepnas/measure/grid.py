@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import product
 
-from sepnas.plan.network import Layer, device_layers
 from sepnas.plan.steps import Operator
-from sepnas.spec.architecture import Architecture, DevicePart
+from sepnas.separable.architecture import Architecture, DevicePart
+from sepnas.separable.layers import Layer, device_layers
 
 IMAGE_SIZES = (8, 16, 32)
 """With three stages each: sides from 2 to 32; a stem of stride 2 is the next smaller image's."""

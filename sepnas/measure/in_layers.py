@@ -16,15 +16,15 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from sepnas.deployment.manifest import ExactEngine
 from sepnas.measure.fits import fit_costs
 from sepnas.measure.operators import OperatorTimes, operator_time
 from sepnas.measure.probes import form_of, input_shape
 from sepnas.measure.rounds import Stop, Tick, measure_rounds, timed_once, until_half
 from sepnas.measure.running import running
 from sepnas.nets.blocks import Bottleneck, Head, Stem
-from sepnas.plan.network import Layer
 from sepnas.plan.steps import Operator, Shape
-from sepnas.spec.manifest import ExactEngine
+from sepnas.separable.layers import Layer
 
 _Numbers = npt.NDArray[np.float64]
 

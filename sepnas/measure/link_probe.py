@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sepnas.errors import SpecError
-from sepnas.spec.architecture import Architecture, DevicePart
-from sepnas.spec.patterns import Pairs, all_to_all, star
-from sepnas.spec.policy import ExchangePoint, Readout, Transfer, TransmissionPolicy
+from sepnas.separable.architecture import Architecture, DevicePart
+from sepnas.separable.patterns import Pairs, all_to_all, star
+from sepnas.separable.policy import ExchangePoint, Readout, Transfer, TransmissionPolicy
 
 MOST_DEVICES = 8
 PROBE_DAYS = 30

@@ -13,9 +13,9 @@ import numpy as np
 
 from sepnas.errors import SpecError
 from sepnas.plan.steps import CLIENT
-from sepnas.runtime.trace import RequestRecord, Trace
+from sepnas.plan.wire import FRAME_HEADER_BYTES
+from sepnas.runtime.client.trace import RequestRecord, Trace
 from sepnas.spec.cluster import Cluster, Link
-from sepnas.spec.wire import FRAME_HEADER_BYTES
 
 LEAST_SIZES = 3
 _LEAST_WIRE_SHARE = 0.01

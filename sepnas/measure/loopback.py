@@ -14,15 +14,15 @@ from types import TracebackType
 
 from typing_extensions import Self
 
+from sepnas.deployment.manifest import certificate_name
 from sepnas.errors import ExchangeError, PeerLostError
 from sepnas.measure.rounds import PAUSE_S, after_pause, timed_once
-from sepnas.runtime.channel import Channel
-from sepnas.runtime.events import Control, Data, Hello, Welcome
-from sepnas.runtime.identity import Identity
-from sepnas.runtime.links import accept, dial
-from sepnas.runtime.pulling import close_condition, new_condition
+from sepnas.runtime.protocol.events import Control, Data, Hello, Welcome
+from sepnas.runtime.transport.channel import Channel
+from sepnas.runtime.transport.handshake import accept, dial
+from sepnas.runtime.transport.identity import Identity
+from sepnas.runtime.transport.polling import close_condition, new_condition
 from sepnas.spec.hosts import format_address
-from sepnas.spec.manifest import certificate_name
 
 TAG, SAMPLE_BYTES = 1, 64
 MESSAGES = 20

@@ -9,9 +9,9 @@ import warnings
 from datetime import date
 from pathlib import Path
 
+from sepnas.deployment.manifest import ExactEngine
 from sepnas.spec.cluster import Cluster, Device
 from sepnas.spec.device_profile import MeasuredMachine
-from sepnas.spec.manifest import ExactEngine
 
 DEFAULT_MEMORY_BYTES = 1 << 30
 _SAME_MACHINE = ("cpu", "engine", "engine_version")

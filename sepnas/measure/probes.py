@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from sepnas.deploy.onnx_graphs import with_sizes
 from sepnas.deploy.segments import SegmentExporter, segment_weights
-from sepnas.deploy.verify import file_entry
+from sepnas.deployment.manifest import ENGINE_SUFFIXES, ExactEngine, SegmentData, ShapeData, ShardManifest
+from sepnas.deployment.verify import file_entry
 from sepnas.nets.blocks import conv_bn
 from sepnas.plan.steps import Operator, Shape
-from sepnas.runtime.codec import Array
-from sepnas.runtime.shard import Shard
-from sepnas.spec.manifest import ENGINE_SUFFIXES, ExactEngine, SegmentData, ShapeData, ShardManifest
+from sepnas.runtime.engines.shard import Shard
+from sepnas.runtime.tensors.codec import Array
 
 
 class Probe(Protocol):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
+from sepnas.deployment.manifest import ExactEngine
 from sepnas.measure.probes import Probe, SideBySide, noise, write_probes
 from sepnas.plan.steps import Operator
-from sepnas.runtime.engine_choice import make_engine
-from sepnas.spec.manifest import ExactEngine
+from sepnas.runtime.engines.choice import make_engine
 
 _BLOCK = (
     Operator("conv", 64, 32, height=32, width=32),

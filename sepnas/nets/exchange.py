@@ -1,7 +1,7 @@
 """What a message does to a tensor, and how messages are merged: the arithmetic of the runtime, differentiable.
 
-The runtime does the same in numpy (``sepnas.runtime.codec``), operation for operation in fp32, so that the whole
-network and the devices give the same numbers.
+The runtime does the same in numpy (``sepnas.runtime.tensors.codec``), operation for operation in fp32, so that the
+whole network and the devices give the same numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from sepnas.spec.wire import LEVELS, WireFormat
+from sepnas.plan.wire import LEVELS, WireFormat
 
 FP16_MAX = 65504.0
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from sepnas.errors import PlanError
-from sepnas.spec.policy import Readout
+from sepnas.separable.policy import Readout
 
 Message: TypeAlias = tuple[int, int, int]
 """The block after which it is sent, source, destination; logits on their way to the reader are after block -1."""

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from sepnas.nets.blocks import Bottleneck, Head, Stem
 from sepnas.nets.exchange import merge_mean, merge_weighted, through_wire
 from sepnas.nets.outage import Outage, merge_arrived
-from sepnas.spec.architecture import Architecture, DevicePart
-from sepnas.spec.policy import ExchangePoint, Transfer, TransmissionPolicy
-from sepnas.spec.wire import LEVELS, WireFormat
+from sepnas.plan.wire import LEVELS, WireFormat
+from sepnas.separable.architecture import Architecture, DevicePart
+from sepnas.separable.policy import ExchangePoint, Transfer, TransmissionPolicy
 
 
 class SeparableResNeXt(nn.Module):
@@ -215,7 +215,7 @@ def _merge_name(point: ExchangePoint, transfer: Transfer) -> str:
 
 
 def _first_log_scale(wire: WireFormat) -> nn.Parameter:
-    """For outputs of up to 4, until it is calibrated (:mod:`sepnas.nets.calibrate`)."""
+    """For outputs of up to 4, until it is calibrated (:mod:`sepnas.nets.scales`)."""
     return nn.Parameter(torch.tensor(4.0 / LEVELS[wire]).log())
 
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from sepnas.nets.outage import Outage
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.spec.architecture import Architecture, DevicePart
-from sepnas.spec.patterns import all_to_all, point
-from sepnas.spec.policy import TransmissionPolicy
-from sepnas.spec.space import SearchSpace
+from sepnas.separable.architecture import Architecture, DevicePart
+from sepnas.separable.patterns import all_to_all, point
+from sepnas.separable.policy import TransmissionPolicy
+from sepnas.separable.space import SearchSpace
 
 KEPT_SKELETONS = 64
 NO_POLICY = TransmissionPolicy()

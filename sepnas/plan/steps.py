@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from sepnas.plan.wire import FRAME_HEADER_BYTES, WireFormat, payload_bytes
 from sepnas.spec.device_profile import OperatorKind
-from sepnas.spec.wire import FRAME_HEADER_BYTES, WireFormat, payload_bytes
 
 CLIENT = -1
 """The rank of the client: it sends the input to every device and receives the answer."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sepnas.spec.architecture import Architecture
+from sepnas.separable.architecture import Architecture
 
 SpanKind = Literal["compute", "send", "recv", "merge", "wait"]
 Objectives = Mapping[str, float]

@@ -10,7 +10,7 @@ from sepnas.report.content import CandidatePoint, FrontGrowth, ReportContent
 from sepnas.report.figures.growth import before_after_drawing, hypervolume_drawing
 from sepnas.report.figures.parallel import parallel_drawing
 from sepnas.report.figures.policy import policy_legend_drawing, small_policy_drawing
-from sepnas.report.units import format_bytes, format_count, format_seconds, format_share
+from sepnas.units import format_bytes, format_count, format_seconds, format_share
 
 MOST_POLICIES = 12
 """So many points of the front have their policies drawn."""

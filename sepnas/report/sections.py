@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from sepnas.plan.build import build_plan
 from sepnas.plan.liveness import devices_used
-from sepnas.plan.sent import sent_policy
 from sepnas.report.body import LONG, Picture, Quantity, Section, Table, picture
 from sepnas.report.content import Accuracy, CandidatePoint, ReportContent, SplitAccuracy
 from sepnas.report.exploration import policies_section, progress_section
@@ -17,8 +15,10 @@ from sepnas.report.figures.curves import curves_drawing, epochs_of, is_share
 from sepnas.report.figures.front import front_drawing
 from sepnas.report.figures.policy import policy_drawing, transfers_of
 from sepnas.report.figures.timeline import busy_rows, timeline_drawing
-from sepnas.report.units import format_bytes, format_count, format_idle, format_seconds, format_share
-from sepnas.spec.policy import ExchangePoint, Transfer
+from sepnas.separable.build import build_plan
+from sepnas.separable.live_policy import sent_policy
+from sepnas.separable.policy import ExchangePoint, Transfer
+from sepnas.units import format_bytes, format_count, format_idle, format_seconds, format_share
 
 _MOST_CLASSES = 24
 """More do not fit into a picture; the table has them all."""

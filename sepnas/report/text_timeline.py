@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from sepnas.cost.timeline import Activity, ActivityKind, Timeline, describe_activity, rank_name
-from sepnas.report.units import format_seconds, time_unit
+from sepnas.units import format_seconds, time_unit
 
 MARKS: dict[ActivityKind, str] = {
     "compute": "#",

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sepnas.errors import SpecError, StorageError
 from sepnas.search.candidate import Candidate
+from sepnas.separable.space import SearchSpace
 from sepnas.spec.document import write_text
 from sepnas.spec.files import is_there
-from sepnas.spec.space import SearchSpace
 
 _GO_ON = "make room, then resume the search: what was judged before is kept"
 

@@ -7,10 +7,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sepnas.spec.architecture import Architecture
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.space import Choice, SearchSpace
 from sepnas.spec.document import Part
 from sepnas.spec.reading import parse_json
-from sepnas.spec.space import Choice, SearchSpace
 
 
 class Candidate(Part):

@@ -8,9 +8,9 @@ from collections.abc import Hashable, Iterable, Mapping
 from functools import lru_cache
 from itertools import count
 
-from sepnas.plan.build import build_plan
 from sepnas.plan.steps import Merge, Plan, Recv, Segment, Send, Shape, Step
-from sepnas.spec.architecture import Architecture, named_policy
+from sepnas.separable.architecture import Architecture, named_policy
+from sepnas.separable.build import build_plan
 
 
 def plan_key(plan: Plan) -> str:

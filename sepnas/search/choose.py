@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from sepnas.errors import SearchError
 from sepnas.search.candidate import Candidate
 from sepnas.search.pareto import knee, pareto_front
-from sepnas.spec.space_parts import ACCURACIES
+from sepnas.separable.space_parts import ACCURACIES
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from sepnas.search.genes import GenePool, Genes
 from sepnas.search.pareto import Points, improvement, log_shares
 from sepnas.search.predictor import AccuracyPredictor, Describer, Floats
 from sepnas.search.screen import Screen, Screened, first_genotypes, reference_costs
-from sepnas.spec.space import SearchSpace
-from sepnas.spec.space_parts import ACCURACIES
+from sepnas.separable.space import SearchSpace
+from sepnas.separable.space_parts import ACCURACIES
 
 CHILDREN = 16
 """So many are simulated for each that is judged, once accuracy can be predicted."""

@@ -10,7 +10,7 @@ from typing import Any
 from sepnas.search.metric import metric_of
 from sepnas.search.nni_import import FunctionalEvaluator, NasExperiment, NasExperimentConfig, nni
 from sepnas.search.strategy import MultiObjectiveStrategy, PolicyModelSpace
-from sepnas.spec.space import Genotype, SearchSpace
+from sepnas.separable.space import Genotype, SearchSpace
 
 
 class QuietExperiment(NasExperiment):  # type: ignore[misc]  # NNI has no types

@@ -14,7 +14,7 @@ from sepnas.errors import SearchError
 from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
 from sepnas.search.screen import Screened
-from sepnas.spec.space import Choice, Genotype
+from sepnas.separable.space import Choice, Genotype
 
 StrategyName = Literal["predictive", "evolution", "nsga2", "random", "regularized-evolution"]
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)

@@ -16,13 +16,13 @@ from sepnas.errors import SearchError
 from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
 from sepnas.search.explorer import BATCH, StrategyName
+from sepnas.separable.space import SearchSpace
+from sepnas.separable.space_parts import Objective
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.document import Document
 from sepnas.spec.figures import Fit
 from sepnas.spec.files import is_there
 from sepnas.spec.folder_lock import held
-from sepnas.spec.space import SearchSpace
-from sepnas.spec.space_parts import Objective
 from sepnas.train.recipe import Recipe
 
 RUN_FILE, FRONT_FILE, CANDIDATES_FILE = "run.json", "front.json", "candidates.jsonl"

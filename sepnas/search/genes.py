@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sepnas.spec.space import Choice, Genotype, SearchSpace
+from sepnas.separable.space import Choice, Genotype, SearchSpace
 
 Genes: TypeAlias = NDArray[np.int64]
 CROSSOVER = 0.5

@@ -15,9 +15,9 @@ import torch
 from sepnas.nets.outage import Outage
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.nets.supernet import Supernet, bare, recalibrate_batch_norm
-from sepnas.spec.architecture import Architecture
-from sepnas.spec.policy import TransmissionPolicy
-from sepnas.spec.space import Genotype
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.policy import TransmissionPolicy
+from sepnas.separable.space import Genotype
 from sepnas.train.dropout import draw_outage
 from sepnas.train.evaluate import chosen_classes
 from sepnas.train.images import ImageData

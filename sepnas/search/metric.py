@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sepnas.spec.space import Genotype
+from sepnas.separable.space import Genotype
 
 
 def metric_of(genotype: Genotype, accuracies: Mapping[str, float], seconds: float) -> dict[str, Any]:

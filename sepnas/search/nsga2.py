@@ -11,8 +11,8 @@ from optuna.trial import Trial, TrialState
 from sepnas.search.explorer import TRIES_IN_VAIN
 from sepnas.search.screen import Screen, Screened
 from sepnas.search.strategies import POPULATIONS
-from sepnas.spec.space import SearchSpace
-from sepnas.spec.space_parts import ACCURACIES, DIRECTIONS
+from sepnas.separable.space import SearchSpace
+from sepnas.separable.space_parts import ACCURACIES, DIRECTIONS
 
 
 class Nsga2Proposer:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepnas.search.candidate import Candidate
-from sepnas.spec.space_parts import ACCURACIES, DIRECTIONS
+from sepnas.separable.space_parts import ACCURACIES, DIRECTIONS
 
 Points = NDArray[np.float64]
 LOG_DETAIL = 100.0

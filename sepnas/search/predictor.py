@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor
 
+from sepnas.plan.wire import WIRE_FORMATS
 from sepnas.search.screen import Screened
-from sepnas.spec.space import SearchSpace
-from sepnas.spec.wire import WIRE_FORMATS
+from sepnas.separable.space import SearchSpace
 
 Floats = NDArray[np.float32]
 TREES = 60

@@ -38,8 +38,8 @@ from sepnas.search.strategies import CountingProposer, make_proposer, remark_on
 from sepnas.search.supernet_progress import CountedStep
 from sepnas.search.tally import Tally
 from sepnas.search.trials.settings import Trials, trials_engine
+from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import Cluster
-from sepnas.spec.space import SearchSpace
 from sepnas.train.checks import check_trainable
 from sepnas.train.images import ImageData
 from sepnas.train.loop import pick_device, train_network

@@ -25,8 +25,8 @@ from sepnas.search.nni_import import (
 from sepnas.search.pareto import shares
 from sepnas.search.strategies import POPULATIONS, GivenProposer
 from sepnas.search.strategy import MultiObjectiveStrategy
-from sepnas.spec.space import Genotype
-from sepnas.spec.space_parts import ACCURACIES
+from sepnas.separable.space import Genotype
+from sepnas.separable.space_parts import ACCURACIES
 
 
 class ScalarisedStrategy(MultiObjectiveStrategy):

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from sepnas.cost.simulator import Simulation, simulate
 from sepnas.errors import PlanError, SearchError
-from sepnas.plan.build import build_plan
 from sepnas.plan.liveness import devices_used
 from sepnas.plan.steps import Plan
 from sepnas.search.canonical import plan_key
-from sepnas.spec.architecture import Architecture, named_policy
+from sepnas.separable.architecture import Architecture, named_policy
+from sepnas.separable.build import build_plan
+from sepnas.separable.patterns import NAMED_POLICIES
+from sepnas.separable.space import Choice, Genotype, SearchSpace
 from sepnas.spec.cluster import Cluster, format_pairs
-from sepnas.spec.patterns import NAMED_POLICIES
-from sepnas.spec.space import Choice, Genotype, SearchSpace
 
 FEASIBILITY_SAMPLES = 500
 NO_LINK = "links of the cluster"

@@ -7,7 +7,7 @@ from typing import Any
 
 from sepnas.search.explorer import Explorer, Judged
 from sepnas.search.nni_import import ModelEventType, ModelSpace, Strategy, ensure_frozen, nni
-from sepnas.spec.space import Choice
+from sepnas.separable.space import Choice
 
 
 class PolicyModelSpace(ModelSpace):  # type: ignore[misc]  # NNI has no types

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import fmean
 
-from sepnas.plan.build import build_plan
 from sepnas.plan.liveness import devices_used
-from sepnas.plan.lower import lower
-from sepnas.plan.sent import sent_policy
+from sepnas.plan.wire import WireFormat
 from sepnas.search.candidate import Candidate
-from sepnas.spec.architecture import Architecture, named_policy
-from sepnas.spec.policy import TransmissionPolicy
-from sepnas.spec.wire import WireFormat
+from sepnas.separable.architecture import Architecture, named_policy
+from sepnas.separable.build import build_plan
+from sepnas.separable.live_policy import sent_policy
+from sepnas.separable.lower import lower
+from sepnas.separable.policy import TransmissionPolicy
 
 WIRE_BITS: Mapping[WireFormat, int] = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 

@@ -8,8 +8,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from sepnas.spec.document import Document, Part
-from sepnas.spec.figures import MAX_DEVICES, NotNegative, Positive
-from sepnas.spec.manifest import Count, Index, NumDevices, RankOrClient, Sha256
+from sepnas.spec.figures import MAX_DEVICES, Index, NotNegative, NumDevices, Positive, RankOrClient, Sha256, Size
 
 HOUR_S = 3600.0
 Duration = Annotated[float, Field(ge=0, le=HOUR_S)]
@@ -66,7 +65,7 @@ class Emulation(Document):
     deployment_id: Sha256
     rank: RankOrClient
     num_devices: NumDevices
-    batch: Count = 1
+    batch: Size = 1
     steps_s: tuple[Duration | None, ...] = ()
     jitter: NotNegative = 0.0
     links: Annotated[tuple[EmulatedLink, ...], Field(max_length=MAX_DEVICES + 1)] = ()

@@ -27,3 +27,15 @@ Text = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1
 Rank = Annotated[int, Field(ge=0, lt=MAX_DEVICES)]
 Block = Annotated[int, Field(ge=0, lt=MAX_BLOCKS)]
 Channels = Annotated[int, Field(gt=0, le=MAX_CHANNELS)]
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+Index = Annotated[int, Field(ge=0, le=1 << 53, strict=True)]
+
+
+RankOrClient = Annotated[int, Field(ge=-1, lt=MAX_DEVICES, strict=True)]
+
+
+NumDevices = Annotated[int, Field(gt=0, le=MAX_DEVICES, strict=True)]

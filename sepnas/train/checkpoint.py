@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from sepnas.errors import CheckpointError, SpecError
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.spec.architecture import Architecture
+from sepnas.separable.architecture import Architecture
 from sepnas.spec.document import replacing
 from sepnas.spec.files import exists, name_of, open_regular, why
 from sepnas.spec.reading import parse_json

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sepnas.errors import TrainingError
-from sepnas.spec.architecture import Architecture
+from sepnas.separable.architecture import Architecture
 from sepnas.spec.dataset import class_name_problem
 from sepnas.train.augment import check_augmentation
 from sepnas.train.images import ImageData

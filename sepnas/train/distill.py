@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from sepnas.errors import TrainingError
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.spec.architecture import Architecture
+from sepnas.separable.architecture import Architecture
 from sepnas.train.checkpoint import tensors_sha256
 from sepnas.train.recipe import Distillation
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from sepnas.nets.outage import LOGITS, Message, Outage
-from sepnas.spec.architecture import Architecture
+from sepnas.separable.architecture import Architecture
 
 
 def draw_outage(

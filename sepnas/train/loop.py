@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sepnas.errors import TrainingError
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.spec.architecture import Architecture
+from sepnas.separable.architecture import Architecture
 from sepnas.train.average import WeightAverage
 from sepnas.train.batches import Batch, Batches
 from sepnas.train.checks import check_shares, check_trainable

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sepnas.errors import CheckpointError, StorageError, TrainingError
-from sepnas.spec.architecture import Architecture
+from sepnas.separable.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
 from sepnas.spec.folder_lock import held
 from sepnas.train.average import WeightAverage

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from sepnas.errors import TrainingError
-from sepnas.nets.calibrate import calibrate_scales
+from sepnas.nets.scales import calibrate_scales
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.spec.architecture import Architecture
+from sepnas.separable.architecture import Architecture
 from sepnas.spec.document import short
 from sepnas.train.checkpoint import new_network, tensors_sha256
 from sepnas.train.checks import check_fits

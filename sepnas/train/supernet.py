@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sepnas.spec.architecture import Architecture
-from sepnas.spec.space import SearchSpace
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.space import SearchSpace
 from sepnas.train.dropout import draw_outage
 
 

@@ -6,8 +6,8 @@ import os
 
 import torch
 
-from sepnas.plan.network import count_macs
-from sepnas.spec.architecture import Architecture
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.layers import count_macs
 from sepnas.train.processes import is_alone
 
 MACS_WORTH_THREADS = 2_000_000

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from contestant import Job, core_of
 from measure import Array, Asking
 
-from sepnas.cli.workers import Launch, LocalWorkers
-from sepnas.runtime.bench import measure_stream
-from sepnas.runtime.session import Session
+from sepnas.local.processes import Launch, LocalWorkers
+from sepnas.runtime.client.bench import measure_stream
+from sepnas.runtime.client.session import Session
 
 IN_FLIGHT = 4
 

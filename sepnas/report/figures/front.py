@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentF
 from sepnas.report.content import CandidatePoint
 from sepnas.report.figures.labels import label_points
 from sepnas.report.figures.style import HALF_WIDTH_IN, INK, MUTED, RED, Drawing, Tip, legend_above, new_axes
-from sepnas.report.units import format_bytes, format_count, format_seconds, format_share
+from sepnas.units import format_bytes, format_count, format_seconds, format_share
 
 Horizontal = Literal["payload_bytes", "latency_s"]
 

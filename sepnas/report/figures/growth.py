@@ -22,7 +22,7 @@ from sepnas.report.figures.style import (
     legend_above,
     new_axes,
 )
-from sepnas.report.units import format_count, format_share
+from sepnas.units import format_count, format_share
 
 _HEIGHT_IN = 3.6
 

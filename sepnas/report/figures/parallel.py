@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from sepnas.report.content import CandidatePoint
 from sepnas.report.figures.front import COLOURS, candidate_text
 from sepnas.report.figures.style import FULL_WIDTH_IN, INK, MUTED, PAPER, RED, Drawing, Tip, legend_above, new_axes
-from sepnas.report.units import format_bytes, format_seconds, format_share
+from sepnas.units import format_bytes, format_seconds, format_share
 
 _LOOKS: Mapping[str, Mapping[str, Any]] = {
     "dominated": {"linewidths": 0.7, "alpha": 0.22, "zorder": 2},

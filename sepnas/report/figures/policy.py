@@ -9,8 +9,8 @@ from matplotlib.collections import PolyCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Patch
 
-from sepnas.plan.build import build_plan
 from sepnas.plan.liveness import devices_used
+from sepnas.plan.wire import WIRE_FORMATS, WireFormat
 from sepnas.report.figures.style import (
     BLUE,
     FULL_WIDTH_IN,
@@ -28,10 +28,10 @@ from sepnas.report.figures.style import (
     legend_above,
     new_axes,
 )
-from sepnas.report.units import format_count
-from sepnas.spec.architecture import Architecture
-from sepnas.spec.policy import ExchangePoint, Transfer
-from sepnas.spec.wire import WIRE_FORMATS, WireFormat
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.build import build_plan
+from sepnas.separable.policy import ExchangePoint, Transfer
+from sepnas.units import format_count
 
 _WIRE_COLOURS: dict[WireFormat, str] = {"fp32": BLUE, "fp16": GREEN, "int8": ORANGE, "int4": PURPLE}
 _BLOCK_WIDTH = 0.44

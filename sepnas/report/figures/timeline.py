@@ -28,7 +28,7 @@ from sepnas.report.figures.style import (
     legend_above,
     new_axes,
 )
-from sepnas.report.units import format_bytes, format_count, format_seconds, time_unit
+from sepnas.units import format_bytes, format_count, format_seconds, time_unit
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Judging candidates in NNI's trials: processes of this machine, or of others over SSH.
 
-What NNI 3.0 does wrong here, and who keeps it from biting (a test for each: `tests/test_trials.py`, its `_guard`):
+What NNI 3.0 does wrong here, and who keeps it from biting (tests: `tests/search/test_trials.py`, its `_guard`):
 
 - it hands parameters and answers to the wrong trials: an answer repeats its genotype, nothing else is trusted;
 - it leaves processes behind: they end with the one that started them, however that ended (`preload.js`, `trial.py`);

@@ -11,7 +11,7 @@ from typing import Any
 from sepnas.errors import SearchError
 from sepnas.search.nni_import import ExecutionEngine, FinalMetricEvent, ModelStatus, TrainingEndEvent
 from sepnas.search.trials.manager import Answer, Ended, NniManager, Over
-from sepnas.spec.space import Choice
+from sepnas.separable.space import Choice
 
 TRIES = 3
 LOOK_INTERVAL_S = 5.0

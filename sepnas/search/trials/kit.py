@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from sepnas.errors import StorageError
 from sepnas.nets.supernet import Supernet
 from sepnas.search.judge import SupernetJudge, calibration_data
+from sepnas.separable.space import SearchSpace
 from sepnas.spec.document import Document
-from sepnas.spec.space import SearchSpace
 from sepnas.train.images import ImageData, Split
 
 KIT_FILE, TENSORS_FILE = "kit.json", "kit.safetensors"

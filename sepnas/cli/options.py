@@ -1,0 +1,304 @@
+"""What the commands share: how values are read, how numbers look, and where things are printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sepnas.cli.quantities import deadline_s, energy_j, share, size_bytes, time_s
+from sepnas.console import errors
+from sepnas.deployment.manifest import OnMissing
+from sepnas.errors import DataError, SpecError
+from sepnas.plan.steps import Plan
+from sepnas.results.provenance import command_line
+from sepnas.runtime.client.images import Resize
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.patterns import NAMED_POLICIES
+from sepnas.separable.space_network import NetworkSpace
+from sepnas.spec.cluster import Cluster
+from sepnas.spec.figures import Fit
+from sepnas.spec.recognise import WORDS, Kind, recognise
+from sepnas.terminal import one_line
+from sepnas.units import format_count
+
+
+def text_of(text: str) -> str:
+    """A value as it was typed; an empty one (an unset variable of the shell) is refused."""
+    if not text:
+        raise typer.BadParameter("is empty")
+    return text
+
+
+def path_of(text: str) -> Path:
+    """A path; an empty one, which Python reads as the current folder, is refused.
+
+    ``~`` is expanded here too: a shell leaves that of ``--out=~/x`` as it is.
+    """
+    try:
+        return Path(text_of(text)).expanduser()
+    except RuntimeError:  # of a user that there is not
+        return Path(text)
+
+
+def path_to(*kinds: Kind) -> Callable[[str], Path]:
+    """A path to one of these; what is known to be something else of sepnas is refused, and called what it is."""
+
+    def path(text: str) -> Path:
+        found = path_of(text)
+        known = recognise(found)
+        if known and known[0] not in kinds:
+            raise typer.BadParameter(f"{one_line(str(found))} is {known[1]}; name {WORDS[kinds[0]]}")
+        return found
+
+    return path
+
+
+MAX_THREADS, MAX_DEVICES, MAX_COUNT, MAX_S = 1024, 1000, 1_000_000, 366 * 86_400
+"""Of options: beyond, a number is a slip."""
+TEXT: dict[str, Any] = {"parser": text_of, "metavar": "TEXT"}
+SOON_DAYS = 30
+"""A certificate that ends within so many days is pointed out."""
+PATH: dict[str, Any] = {"parser": path_of, "metavar": "PATH"}
+FILE: dict[str, Any] = {"parser": path_to("file"), "metavar": "FILE"}
+FOLDER: dict[str, Any] = {"parser": path_of, "metavar": "FOLDER"}
+
+
+def cluster_to_predict_with(path: Path) -> Cluster:
+    """A cluster file; warns where its devices were measured with another version of the engine than is here."""
+    from sepnas.measure.machine import warn_of_another_engine
+
+    cluster = Cluster.load(path)
+    warn_of_another_engine(cluster)
+    return cluster
+
+
+@contextmanager
+def resumable(folder: Path, marker: str) -> Iterator[None]:
+    """On Ctrl-C, where ``marker`` in ``folder`` says that something is kept, tell of it and of the way to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not (folder / marker).exists():
+            raise
+        command = command_line()
+        command += "" if "--resume" in command.split() else " --resume"
+        errors.print(one_line(f"interrupted; what was finished is kept in {folder}; go on with: {command}"))
+        raise typer.Exit(130) from None
+
+
+DataName = Annotated[
+    str, typer.Option("--data", help="digits, cifar10, cifar100, fashion-mnist or folder:PATH.", **TEXT)
+]
+
+
+NoData = Annotated[
+    str | None,
+    typer.Option("--data", help="digits, cifar10, cifar100, fashion-mnist or folder:PATH [digits].", **TEXT),
+]
+
+
+Flip = Annotated[
+    bool | None,
+    typer.Option(
+        "--flip/--no-flip", help="Mirror half of the training images [as the recipe says; without one not in folders]."
+    ),
+]
+
+
+DataRoot = Annotated[Path | None, typer.Option(help="Where torchvision's data sets lie [~/.cache/sepnas].", **PATH)]
+
+
+Download = Annotated[bool, typer.Option("--download", help="Let torchvision fetch a data set that is missing.")]
+
+
+ImageSize = Annotated[int | None, typer.Option(min=4, help="Resize the images to this side in pixels.")]
+
+
+Resizing = Annotated[
+    Fit, typer.Option("--resize", help="With --image-size: stretch all of an image, or crop the square in its middle.")
+]
+
+
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, data order and sampling.")]
+
+
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
+
+
+Compute = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+
+
+DeviceDropout = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Train every image without this share of the devices, drawn anew, so that devices may be lost later; "
+        "0.1 to 0.25 [the recipe's, which is 0].",
+    ),
+]
+
+
+LearningRate = Annotated[
+    float | None, typer.Option(metavar="RATE", help="The highest learning rate, instead of the recipe's.")
+]
+
+
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=MAX_THREADS, help="Threads of torch [1 for small networks, or all].")
+]
+
+
+def data_or_digits(
+    data: str | None, image_size: int | None, reads: Architecture | NetworkSpace | None, what: str
+) -> str:
+    """The data set that is named, or the digits; raises :class:`DataError` where ``reads`` (None: anything) is for
+    other images, which must be named then."""
+    if data is not None or reads is None:
+        return data or "digits"
+    if (reads.in_channels, reads.image_size, reads.num_classes) != (1, image_size or 8, 10):
+        raise DataError(
+            f"--data is missing: {what} reads {format_count(reads.in_channels, 'channel')} of {reads.image_size} "
+            f"pixels a side and knows {reads.num_classes} classes, so it is not for the digits; name its images with "
+            "--data: digits, "
+            "cifar10, cifar100, fashion-mnist or folder:PATH (PATH/train/CLASS/*.png, with val or test beside train)"
+        )
+    return "digits"
+
+
+NameOrFile = Annotated[str, typer.Argument(help="A name such as resnext56_4x16d, or an architecture file.")]
+
+
+Devices = Annotated[
+    int | None, typer.Option("--devices", "-n", min=1, max=MAX_DEVICES, help="Separate it over this many devices.")
+]
+
+
+Policy = Annotated[str | None, typer.Option(help=f"{', '.join(NAMED_POLICIES)}, or a policy file [all-to-all].")]
+
+
+Classes = Annotated[int | None, typer.Option(min=2, help="Number of classes [100].")]
+
+
+NetworkImageSize = Annotated[int | None, typer.Option(min=4, help="Side of the images in pixels [32].")]
+
+
+Wire = Annotated[str | None, typer.Option(help="Write all messages in fp32, fp16, int8 or int4 [as the policy says].")]
+
+
+LearnedScales = Annotated[
+    bool | None,
+    typer.Option(
+        "--learned-scales/--own-scales",
+        help="int8 and int4: learn the step between levels, or send one with each message [as the policy says].",
+    ),
+]
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+Out = Annotated[Path | None, typer.Option(help="Write the time line (json, chrome) to this file.", **FILE)]
+
+
+def load_cluster(path: Path, plan: Plan, architecture: Path) -> Cluster:
+    """A cluster that has the devices and links of the plan; :class:`SpecError` names what is missing."""
+    cluster = cluster_to_predict_with(path)
+    if cluster.num_devices < plan.num_devices:
+        raise SpecError(
+            f"{path}: field `devices`: has {cluster.num_devices}, but {architecture} needs {plan.num_devices}"
+        )
+    return cluster
+
+
+def refuse_text_file(timeline: str | None, out: Path | None) -> None:
+    """Bars have the width of the terminal: they are printed."""
+    if out is not None and timeline not in ("json", "chrome"):
+        raise typer.BadParameter("goes with --timeline json or chrome", param_hint="--out")
+
+
+Deployment = Annotated[
+    Path, typer.Argument(parser=path_to("deployment"), help="The deployment's folder, as `sepnas export` wrote it.")
+]
+
+
+HostsFile = Annotated[Path | None, typer.Option("--devices", parser=path_of, help="hosts.yaml [the deployment's own].")]
+
+
+Deadline = Annotated[
+    float,
+    typer.Option(parser=deadline_s, metavar="TIME", help="Until an answer or an error: seconds, or such as 100ms."),
+]
+
+
+Top = Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="How many classes to show for each image.")]
+
+
+ResizeChoice = Annotated[
+    Resize | None, typer.Option(help="An image of another size: refuse it, crop or stretch [as in training].")
+]
+
+
+OnMissingChoice = Annotated[
+    OnMissing | None,
+    typer.Option(help="A message is late or a device lost: an error, or an answer without it [as exported]."),
+]
+
+
+HostNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="A name that HTTP clients may ask by, besides this machine's addresses; again for each."
+    ),
+]
+
+
+Insecure = Annotated[bool, typer.Option("--insecure", help="No TLS; only on this machine's own addresses.")]
+
+
+SearchFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", parser=path_to("search"), help="The folder of a search (its --out), finished or not."
+    ),
+]
+
+
+MaxBytes = Annotated[
+    float | None,
+    typer.Option(parser=size_bytes, metavar="SIZE", help="Most payload of one inference: 200KB, 64KiB, 50000 (bytes)."),
+]
+
+
+MaxLatency = Annotated[
+    float | None, typer.Option(parser=time_s, metavar="TIME", help="Longest latency, as simulated: 20ms, 800us, 1.5s.")
+]
+
+
+MaxEnergy = Annotated[
+    float | None,
+    typer.Option(parser=energy_j, metavar="ENERGY", help="Most energy, all devices: 0.5J, 20mJ."),
+]
+
+
+MaxMemory = Annotated[
+    float | None,
+    typer.Option(parser=size_bytes, metavar="SIZE", help="Most memory of the fullest device: 512KiB."),
+]
+
+
+MinAccuracy = Annotated[
+    float | None, typer.Option(parser=share, metavar="SHARE", help="Least validation accuracy: 95% or 0.95.")
+]
+
+
+MinOneLost = Annotated[
+    float | None,
+    typer.Option(
+        "--min-accuracy-one-lost", parser=share, metavar="SHARE",
+        help="Least accuracy with one device lost, where the space has it for an objective.",
+    ),
+]  # fmt: skip

@@ -1,0 +1,81 @@
+"""``sepnas report``: one page of a search, a training, a plan and a trace."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sepnas.cli.options import PATH, TEXT, path_to
+from sepnas.console import say
+from sepnas.errors import SpecError
+from sepnas.report.commands import about, chain_commands
+from sepnas.report.from_inference import inference_parts
+from sepnas.search.canonical import plan_key
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.build import build_plan
+from sepnas.spec.cluster import Cluster, uniform_cluster
+
+
+def report(
+    out: Annotated[Path, typer.Option(help="The page to write.", **PATH)] = Path("report.html"),
+    search: Annotated[
+        Path | None,
+        typer.Option(help="The folder of a search, finished or not.", parser=path_to("search"), metavar="PATH"),
+    ] = None,
+    training: Annotated[
+        Path | None,
+        typer.Option(help="The folder of a training, finished or not.", parser=path_to("run"), metavar="PATH"),
+    ] = None,
+    architecture: Annotated[Path | None, typer.Option(help="The chosen architecture [the training's].", **PATH)] = None,
+    cluster: Annotated[
+        Path | None, typer.Option(help="Where to predict the time line [the search's, or equal boards].", **PATH)
+    ] = None,
+    trace: Annotated[Path | None, typer.Option(help="A trace that `sepnas bench --trace` wrote.", **PATH)] = None,
+    title: Annotated[str, typer.Option(help="The page's title.", **TEXT)] = "sepnas report",
+) -> None:
+    """Write one self-contained HTML page of a search, a training run, a plan and a trace: whatever is given.
+
+    Each needs one of `--search`, `--training`, `--architecture` and `--trace`, and shows more with more of them. The
+    candidate of the search that is the chosen architecture is marked.
+
+    Example: `sepnas report --search runs/search --training runs/training --out report.html`
+    """
+    from sepnas.report.content import ReportContent
+    from sepnas.report.from_run import machine_rows, split_accuracies, training_curves
+    from sepnas.report.from_search import search_parts
+    from sepnas.report.page import write_report
+
+    if not any((search, training, architecture, trace)):
+        raise SpecError("nothing to report: name at least one of --search, --training, --architecture, --trace")
+    if architecture is None and training is not None:
+        architecture = training / "architecture.json"
+    chosen = None if architecture is None else Architecture.load(architecture)
+    content = ReportContent(
+        title=title,
+        architecture=chosen,
+        history=training_curves(training) if training else (),
+        evaluations=split_accuracies(training) if training else (),
+        machine=machine_rows(),
+        about=about(search, training),
+        **inference_parts(chosen, _cluster(cluster, search, chosen), trace, training),
+    )
+    if search:
+        key = None if chosen is None else plan_key(build_plan(chosen))
+        content = replace(content, **search_parts(search, key))
+    candidate = next((point.index for point in content.candidates if point.chosen), None)
+    content = replace(content, commands=chain_commands(search, training, architecture, candidate, trace))
+    say(f"written: {write_report(out, content).resolve().as_uri()}")
+
+
+def _cluster(given: Path | None, search: Path | None, architecture: Architecture | None) -> Cluster:
+    """The given one, or the search's own, or equal boards."""
+    from sepnas.search.folder import load_run
+
+    if given is not None:
+        return Cluster.load(given)
+    if search is not None:
+        return load_run(search).cluster
+    return uniform_cluster(1 if architecture is None else architecture.num_devices)

@@ -1,0 +1,138 @@
+"""``sepnas simulate``: predict time, bytes, memory and energy of one inference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sepnas.api import read_architecture
+from sepnas.cli.options import (
+    FILE,
+    MAX_COUNT,
+    AsJson,
+    Classes,
+    Devices,
+    LearnedScales,
+    NameOrFile,
+    NetworkImageSize,
+    Out,
+    Policy,
+    Wire,
+    cluster_to_predict_with,
+    refuse_text_file,
+)
+from sepnas.console import print_json, say
+from sepnas.cost.jitter import has_jitter, latency_percentile
+from sepnas.cost.lower_bound import floor_s
+from sepnas.cost.simulator import Simulation, simulate
+from sepnas.cost.stream import simulate_stream
+from sepnas.cost.timeline import predicted_timeline
+from sepnas.plan.steps import Plan
+from sepnas.report.show_timeline import TimelineFormat, show_timelines
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.build import build_plan
+from sepnas.spec.cluster import Cluster, uniform_cluster
+from sepnas.tables import DataColumn, DataTable, print_table, shorten_names, text_column
+from sepnas.units import format_count, number, seconds
+
+
+def simulate_command(
+    name: NameOrFile,
+    cluster: Annotated[Path | None, typer.Option(help="A cluster file [equal boards on 100 Mbit/s].", **FILE)] = None,
+    devices: Devices = None,
+    policy: Policy = None,
+    classes: Classes = None,
+    image_size: NetworkImageSize = None,
+    wire: Wire = None,
+    learned_scales: LearnedScales = None,
+    batch: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Images in one request.")] = 1,
+    percentile: Annotated[
+        float | None, typer.Option(min=0, max=100, help="Also the latency that so many percent do not exceed.")
+    ] = None,
+    in_flight: Annotated[
+        int | None, typer.Option(min=1, max=MAX_COUNT, help="Also the throughput with so many requests open at once.")
+    ] = None,
+    json_: AsJson = False,
+    timeline: Annotated[
+        TimelineFormat | None, typer.Option(help="Show who does what when. text: bars; chrome: for ui.perfetto.dev.")
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Predict time, bytes, memory and energy of one inference on a cluster.
+
+    The floor is what computing, bandwidth and latency alone would take, with messages that cost the processors nothing
+    and never wait for each other: how far the answer is above it is what the exchange costs. With a percentile the
+    times are drawn at random, from `jitter` of devices and `jitter_s` of links in the cluster file. `--timeline` shows
+    when each device computes and waits: as bars under the table, or as JSON instead of it.
+
+    Examples: `sepnas simulate resnext56_4x16d -n 4 --policy hand-made --cluster cluster.yaml --percentile 95
+    --in-flight 4`, `sepnas simulate resnext20_4x4d -n 4 --policy hand-made --timeline chrome --out timeline.json`
+    """
+    refuse_text_file(timeline, out)
+    if json_ and timeline is not None:
+        raise typer.BadParameter("prints the time line by itself: no --timeline", param_hint="--json")
+    architecture = read_architecture(name, devices, policy, classes, image_size, wire, learned_scales)
+    where = cluster_to_predict_with(cluster) if cluster else uniform_cluster(architecture.num_devices)
+    plan = build_plan(architecture)
+    result = simulate(plan, where, batch, timeline=json_ or timeline is not None)
+    times = _more_times(plan, where, result, batch, percentile, in_flight)
+    if json_:
+        print_json(asdict(result) | times)
+        return
+    if timeline in (None, "text") or out is not None:
+        _print_simulation(architecture, where, result)
+        _print_times(times)
+        if percentile is not None and not has_jitter(where):
+            say(f"cluster {where.name} has no `jitter` and no `jitter_s`: all answers take the same time")
+    if timeline is not None:
+        show_timelines(timeline, [predicted_timeline(plan, result, batch)], out)
+
+
+def _more_times(
+    plan: Plan, cluster: Cluster, result: Simulation, batch: int, percentile: float | None, in_flight: int | None
+) -> dict[str, Any]:
+    """The floor, and what was asked for besides."""
+    times: dict[str, Any] = {"floor_s": floor_s(plan, cluster, batch)}
+    times["latency_over_floor"] = result.latency_s / times["floor_s"]
+    if percentile is not None:
+        latency_s = latency_percentile(plan, cluster, percentile, batch=batch)
+        times["percentile"] = {"percent": percentile, "latency_s": latency_s}
+    if in_flight is not None:
+        stream = asdict(simulate_stream(plan, cluster, in_flight=in_flight, batch=batch))
+        times["stream"] = {key: value for key, value in stream.items() if key != "latencies_s"}
+    return times
+
+
+def _print_simulation(architecture: Architecture, cluster: Cluster, result: Simulation) -> None:
+    say(
+        f"{architecture.name}, policy {architecture.policy.name}, on cluster {cluster.name}: "
+        f"answer after {seconds(result.latency_s)}, all done after {seconds(result.makespan_s)}, "
+        f"{format_count(result.payload_bytes, 'byte')} between devices"
+    )
+    numbers = DataColumn("computes"), DataColumn("busy", drop=1), DataColumn("memory,\nbytes", drop=2)
+    more = DataColumn("energy, J", drop=3), DataColumn("sends,\nbytes")
+    table = DataTable((text_column("device", shorten=shorten_names), *numbers, *more))
+    for rank in range(architecture.num_devices):
+        sent = sum(link.payload_bytes for link in result.links if link.source == rank)
+        table.add(
+            cluster.devices[rank].name, seconds(result.compute_s[rank]), seconds(result.busy_s[rank]),
+            number(result.peak_memory_bytes[rank]), f"{result.energy_j[rank]:.3g}", number(sent),
+        )  # fmt: skip
+    print_table(table)
+
+
+def _print_times(times: Mapping[str, Any]) -> None:
+    """The floor, and what was asked for besides."""
+    table = DataTable((text_column(""), DataColumn("")), show_header=False)
+    table.add("floor: computing, bandwidth and latency alone", seconds(times["floor_s"]))
+    table.add("answer, times the floor", f"{times['latency_over_floor']:.2f}")
+    if found := times.get("percentile"):
+        table.add(f"{found['percent']:g}% of answers within", seconds(found["latency_s"]))
+    if found := times.get("stream"):
+        table.add(f"answers a second, {found['in_flight']} in flight", f"{found['throughput_per_s']:.4g}")
+        table.add("their mean latency", seconds(found["latency_s"]))
+    print_table(table)

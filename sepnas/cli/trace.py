@@ -1,0 +1,53 @@
+"""``sepnas trace``, and how time lines are shown: bars in the terminal, JSON, or a file for Perfetto."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sepnas.cli.options import FILE, Out, load_cluster, refuse_text_file
+from sepnas.cost.simulator import simulate
+from sepnas.cost.timeline import predicted_timeline, wires_of
+from sepnas.report.from_trace import check_request, load_trace, measured_timeline, request_of
+from sepnas.report.show_timeline import TimelineFormat, show_timelines
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.build import build_plan
+
+
+def trace(
+    trace: Annotated[Path, typer.Argument(help="A trace that `sepnas bench --trace` wrote.", **FILE)],
+    timeline: Annotated[TimelineFormat, typer.Option(help="text: bars; chrome: for ui.perfetto.dev.")] = "text",
+    request: Annotated[int | None, typer.Option(help="The number of the request [the last one].")] = None,
+    architecture: Annotated[
+        Path | None, typer.Option(help="The deployed architecture: show what is predicted for it, too.", **FILE)
+    ] = None,
+    cluster: Annotated[Path | None, typer.Option(help="Where to predict, with --architecture.", **FILE)] = None,
+    out: Out = None,
+) -> None:
+    """Show when each device did what in a real request, alone or beside the prediction.
+
+    `--timeline chrome` writes Chrome's trace format: open the file at ui.perfetto.dev or chrome://tracing. With
+    `--architecture` and `--cluster` it holds the predicted and the measured time line, on one time axis.
+
+    Example: `sepnas trace trace.json --architecture architecture.json --cluster cluster.yaml --timeline chrome --out
+    timeline.json`
+    """
+    refuse_text_file(timeline, out)
+    if (architecture is None) != (cluster is None):
+        raise typer.BadParameter(
+            "both or neither: a prediction needs a network and its devices", param_hint="--cluster"
+        )
+    traced = load_trace(trace)
+    record = request_of(traced, request, trace)
+    timelines = []
+    wires: dict[int, str] = {}
+    if architecture is not None and cluster is not None:
+        plan = build_plan(Architecture.load(architecture))
+        check_request(plan, traced, traced.requests.index(record), trace)
+        where = load_cluster(cluster, plan, architecture)
+        wires = wires_of(plan)
+        simulation = simulate(plan, where, record.batch, timeline=True)
+        timelines.append(predicted_timeline(plan, simulation, record.batch))
+    show_timelines(timeline, [*timelines, measured_timeline(record, wires)], out)

@@ -1,0 +1,102 @@
+"""Whose turn it is on a wire that several messages want.
+
+Turns must not depend on what links take: then every finish time is a (max, +) expression of what messages take, and
+more bandwidth never makes anything later. In a network who comes first is first, which no such order tells exactly.
+Two are tried, and the one that ends sooner is kept: the sooner of two such times still obeys the rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from heapq import heappop, heappush
+
+from sepnas.cost.identity_key import Same
+from sepnas.cost.playback import Passage
+from sepnas.cost.routes import Network, routes_of
+from sepnas.cost.times import alike
+from sepnas.cost.work import DeviceWork, Posted, Work
+from sepnas.plan.steps import CLIENT
+from sepnas.spec.cluster import Cluster
+
+_MOMENT_S = 1e-9
+
+
+def take_turns(work: Work) -> Passage:
+    """Play a request by tag, or as the devices come to it; ``work.messages`` then stand in the order that was kept.
+
+    By tag is right where devices compute alike and each sends and receives by itself: the senders of a round of tags
+    have all different receivers.
+    """
+    by_tag = _played(work)
+    if work.plan.even and alike(work.cluster) and _full_duplex(Same(work.cluster)):
+        return by_tag
+    tags, work.messages = work.messages, as_devices_come(work)
+    found = _played(work)
+    if max(found.done_s) < max(by_tag.done_s):
+        return found
+    work.messages = tags
+    return by_tag
+
+
+def as_devices_come(work: Work) -> list[Posted]:
+    """The messages in the order in which they would be posted if each took but a moment, whoever posts first first."""
+    arriving = _Arriving(work)
+    return [arriving.messages[tag] for tag in arriving.play()]
+
+
+def _played(work: Work) -> Passage:
+    passage = Passage(work, Network(work.cluster))
+    passage.play()
+    return passage
+
+
+@lru_cache(maxsize=16)
+def _full_duplex(same: Same[Cluster]) -> bool:
+    """Whether no device's sending holds up anyone's receiving from another."""
+    return all(link.medium != "shared" and link.duplex == "full" for link in same.value.every_link)
+
+
+class _Arriving:
+    """One request whose messages take but a moment of their wires: who had one first comes first to the next turn."""
+
+    def __init__(self, work: Work) -> None:
+        self.messages = {message[0]: message for message in work.messages}
+        self._routes, self._work = routes_of(work.cluster), work
+        self._free_at: dict[int, float] = {}
+        self._posted = [(0.0, tag) for tag, pair, _, _ in work.messages if pair[0] == CLIENT]
+        self._arrival_s: dict[int, float] = {}
+
+    def play(self) -> Iterator[int]:
+        """The tags in their order."""
+        devices = [self._carry_out(device) for device in self._work.devices]
+        for device in devices:
+            next(device, None)
+        while self._posted:
+            posted_s, tag = heappop(self._posted)
+            _, pair, _, _ = self.messages[tag]
+            self._arrival_s[tag] = self._carry(pair, posted_s)
+            yield tag
+            if pair[1] != CLIENT:
+                next(devices[pair[1]], None)
+
+    def _carry_out(self, device: DeviceWork) -> Iterator[None]:
+        """A device at its legs: stops where it waits for a message that has not been carried yet."""
+        now = 0.0
+        for seconds, tag, posts in device.legs:
+            now += seconds
+            if posts:
+                heappush(self._posted, (now, tag))
+                continue
+            while tag not in self._arrival_s:
+                yield
+            now = max(now, self._arrival_s[tag])
+
+    def _carry(self, pair: tuple[int, int], posted_s: float) -> float:
+        route, free_at = self._routes[pair], self._free_at
+        if route is None:
+            return posted_s
+        end_s = max(posted_s, *[free_at.get(resource, 0.0) for resource in route.resources]) + _MOMENT_S
+        for resource in route.resources:
+            free_at[resource] = end_s
+        return end_s

@@ -1,0 +1,29 @@
+"""How well a device's profile tells what it did not measure: some of its rows predicted from the others."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sepnas.cost.operator_model import LEAST_ROWS, BetweenRows
+from sepnas.errors import SpecError
+from sepnas.plan.steps import Operator
+from sepnas.spec.device_profile import DeviceProfile
+
+
+def held_out_errors(profile: DeviceProfile, seed: int, share: float = 0.5) -> tuple[float, ...]:
+    """The relative errors, each ``|predicted / measured - 1|``, of ``share`` of the operators, drawn by ``seed``.
+
+    They are predicted from the rows that are left, as a plan's unmeasured operators are. Raises :class:`SpecError` for
+    a share outside 0..1, for rows too few to part, and where scikit-learn is not installed.
+    """
+    number = round(share * len(profile.operators)) if 0 < share < 1 else 0
+    if number < 1 or len(profile.operators) - number < LEAST_ROWS:
+        raise SpecError(
+            f"`share` must leave something out and at least {LEAST_ROWS} of {len(profile.operators)} operators in, "
+            f"got {share!r}"
+        )
+    order = np.random.default_rng(seed).permutation(len(profile.operators))
+    held_out, kept = ([profile.operators[i] for i in part] for part in (order[:number], order[number:]))
+    between = BetweenRows([Operator(*row.key) for row in kept], [row.seconds for row in kept])
+    predicted_s = between.seconds([Operator(*row.key) for row in held_out])
+    return tuple(abs(found / row.seconds - 1) for found, row in zip(predicted_s, held_out, strict=True))

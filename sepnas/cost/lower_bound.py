@@ -1,0 +1,34 @@
+"""The least time that a plan takes on a cluster whatever the software does."""
+
+from __future__ import annotations
+
+from sepnas.cost.playback import Passage
+from sepnas.cost.routes import routes_of
+from sepnas.cost.work import Work
+from sepnas.plan.steps import Plan
+from sepnas.spec.cluster import Cluster
+
+
+def floor_s(plan: Plan, cluster: Cluster, batch: int = 1) -> float:
+    """Seconds until all is done and answered if only computing, payload over bandwidth, and latency took time.
+
+    No message has overhead or a header, nothing is converted or merged, no message waits for another: the critical
+    path. The longest computation of a device <= floor <= simulated latency (of a plan without dead steps).
+    """
+    bare = cluster.with_checked(devices=tuple(device.with_checked(exchange=None) for device in cluster.devices))
+    passage = Passage(Work(plan, bare, batch), _Unhindered(cluster))
+    passage.play()
+    return max(passage.latency_s, *passage.done_s)
+
+
+class _Unhindered:
+    """Carries every message at once."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._routes = routes_of(cluster)
+
+    def carry(self, pair: tuple[int, int], posted_s: float, payload_bytes: int) -> tuple[float, float]:
+        route = self._routes[pair]
+        if route is None:
+            return posted_s, posted_s
+        return posted_s, posted_s + payload_bytes / route.bandwidth_bytes_per_s + route.latency_s

@@ -1,0 +1,329 @@
+"""What a deployment says of itself: the manifest at its top, a shard manifest in each device's folder.
+
+Both are *sealed*: they carry a digest of their own content and are read only in the very bytes in which
+they were written, so that one changed byte anywhere is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from typing_extensions import Self
+
+from sepnas.errors import DeploymentError
+from sepnas.plan.wire import LEVELS, WireFormat
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.layers import has_head
+from sepnas.spec.document import Document, Part
+from sepnas.spec.figures import (
+    MAX_CLASSES,
+    MAX_SIDE,
+    Channels,
+    Fit,
+    Index,
+    NumDevices,
+    RankOrClient,
+    Sha256,
+)
+from sepnas.spec.reading import parse_data, read_document
+
+MANIFEST_NAME = "manifest.json"
+SHARD_NAME = "shard.json"
+WEIGHTS_NAME = "weights.safetensors"
+
+MAX_PASS_VALUES = 1 << 30
+"""Values of all tensors that a segment makes of one sample; bounds what a graph can make a device allocate."""
+
+ExactEngine = Literal["torch", "onnxruntime"]
+"""Engines that compute in fp32 with the weights of ``weights.safetensors``: they give the same answers."""
+EngineName = ExactEngine | Literal["onnxruntime-int8"]
+"""What runs segments on a device; each has files of its own."""
+ENGINE_SUFFIXES: dict[EngineName, str] = {
+    "torch": ".pt2",
+    "onnxruntime": ".onnx",
+    "onnxruntime-int8": ".int8.onnx",
+}
+EXACT_ENGINES: tuple[ExactEngine, ...] = ("torch", "onnxruntime")
+
+
+def engine_package(engine: EngineName) -> ExactEngine:
+    """The package that must be installed for it, and the extra of sepnas that brings it."""
+    return "torch" if engine == "torch" else "onnxruntime"
+
+
+OnMissing = Literal["strict", "degrade"]
+"""When a message is late or its sender is lost: a typed error, or an answer without it."""
+
+RelativePath = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
+"""Names below the folder only: no component starts with a dot, so none is ``..``."""
+
+Count = Annotated[int, Field(gt=0, le=1 << 20, strict=True)]
+Name = Annotated[str, Field(max_length=500)]
+Tag = Annotated[int, Field(ge=0, lt=1 << 32, strict=True)]
+Bounds = tuple[Index, Index]
+
+
+class FileEntry(Part):
+    """What a file of the deployment must be."""
+
+    sha256: Sha256
+    bytes: Index
+
+
+class ImageInput(Part):
+    """What the network reads: ``(value / 255 - mean) / std`` for each channel, ``size`` x ``size`` values.
+
+    Image files are read by :mod:`sepnas.spec.image_file`: 1 channel is gray, 3 are RGB. ``resize`` is how training
+    scaled images of another size (bilinear); None where all had this size.
+    """
+
+    channels: Channels
+    size: Annotated[int, Field(gt=0, le=MAX_SIDE, strict=True)]
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+    resize: Fit | None = None
+
+    @model_validator(mode="after")
+    def _one_a_channel(self) -> Self:
+        for name in ("mean", "std"):
+            found = len(getattr(self, name))
+            if found != self.channels:
+                raise ValueError(f"`{name}` must hold one number for each of {self.channels} channels, got {found}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A manifest without ``resize`` is written as before there was any, and so is its digest."""
+        data: dict[str, Any] = handler(self)
+        if self.resize is None:
+            data.pop("resize", None)
+        return data
+
+
+class ShapeData(Part):
+    channels: Count
+    height: Count = 1
+    width: Count = 1
+
+    @model_validator(mode="after")
+    def _not_too_large(self) -> Self:
+        if self.channels * self.height * self.width > MAX_PASS_VALUES:
+            raise ValueError(
+                f"has {self.channels * self.height * self.width:,} values; a tensor has at most {MAX_PASS_VALUES:,}"
+            )
+        return self
+
+
+class ComputeData(Part):
+    step: Literal["compute"] = "compute"
+    segment: str
+    inputs: Annotated[tuple[str, ...], Field(min_length=1)]
+    output: str
+
+
+class MaybeScaled(Part):
+    """What may name a learned scale; one without is written as before there were any."""
+
+    scale: str | None = None
+
+    @model_validator(mode="after")
+    def _levels_to_scale(self) -> Self:
+        wire = getattr(self, "wire", None)  # declared where it stands in the file
+        if self.scale is not None and wire not in LEVELS:
+            raise ValueError(f"`scale` is {self.scale!r}, but {wire} has no levels")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        if self.scale is None:
+            data.pop("scale", None)
+        return data
+
+
+class SendData(MaybeScaled):
+    step: Literal["send"] = "send"
+    tensor: str
+    channels: Bounds
+    rows: Bounds
+    wire: WireFormat
+    to: RankOrClient
+    tag: Tag
+
+
+class RecvData(Part):
+    step: Literal["recv"] = "recv"
+    tag: Tag
+    source: RankOrClient
+    tensor: str
+
+
+class MergeData(Part):
+    step: Literal["merge"] = "merge"
+    kind: Literal["mean", "weighted", "sum", "concat", "paste"]
+    inputs: Annotated[tuple[str, ...], Field(min_length=1)]
+    output: str
+    parameter: str | None = None
+
+
+StepData = Annotated[ComputeData | SendData | RecvData | MergeData, Field(discriminator="step")]
+
+
+class MessageData(MaybeScaled):
+    """One message of the plan; ``shape`` is one sample of what it carries; rank -1 is the client."""
+
+    tag: Tag
+    source: RankOrClient
+    destination: RankOrClient
+    tensor: str
+    shape: ShapeData
+    wire: WireFormat
+
+
+class SegmentData(Part):
+    """A segment's graph in a file for each engine, and the tensors of ``weights.safetensors`` in the order in which it
+    takes them."""
+
+    files: Annotated[dict[EngineName, RelativePath], Field(min_length=1)]
+    layers: tuple[str, ...]
+    weights: tuple[str, ...]
+
+
+class SealedDocument(Document):
+    """A document that notices any changed byte: see :meth:`seal` and :meth:`load`."""
+
+    digest: str = ""
+
+    def seal(self) -> Self:
+        """The same document with its digest filled in."""
+        return self.model_copy(update={"digest": self._own_digest()})
+
+    def _own_digest(self) -> str:
+        return canonical_digest({key: value for key, value in self.to_data().items() if key != "digest"})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a sealed file; :class:`DeploymentError` when a byte was changed after it was written."""
+        content = read_document(path)
+        data = parse_data(content, path)
+        version = data.get("version") if isinstance(data, dict) else None
+        if isinstance(version, int) and 0 < version < cls.current_version:
+            raise DeploymentError(
+                f"{path}: was written by an older sepnas (version {version}, this one writes {cls.current_version}); "
+                "export it again"
+            )
+        document = cls.from_data(data, str(path))
+        if document.digest != document._own_digest() or content != document.dumps().encode():
+            raise DeploymentError(
+                f"{path}: was changed after it was written (its own sha256 does not match); export or copy it again"
+            )
+        return document
+
+
+class Manifest(SealedDocument):
+    """The top of a deployment. ``files`` lists every other file of it.
+
+    ``on_missing`` is what its clients ask of the devices unless they say otherwise.
+    ``payload_bytes`` is what the devices exchange for one image, without the frame headers;
+    ``messages`` are all messages of the plan, those from and to the client too.
+    """
+
+    format_name: ClassVar[str] = "sepnas.manifest"
+    current_version: ClassVar[int] = 2
+
+    name: Annotated[str, Field(min_length=1)]
+    deployment_id: Sha256
+    architecture: Architecture
+    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=MAX_CLASSES)]
+    input: ImageInput
+    reader: Index
+    payload_bytes: Index
+    on_missing: OnMissing = "strict"
+    messages: tuple[MessageData, ...]
+    files: dict[RelativePath, FileEntry]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(self.classes) != self.architecture.num_classes:
+            raise ValueError(
+                f"`classes` must name {self.architecture.num_classes} classes (`architecture.num_classes`), "
+                f"got {len(self.classes)}"
+            )
+        answers = [message for message in self.messages if message.destination == -1]
+        if len(answers) != 1 or all(message.source != -1 for message in self.messages):
+            raise ValueError(
+                f"`messages` must hold the client's input and one answer to it, got {len(answers)} answers"
+            )
+        shape = answers[0].shape
+        if shape.channels * shape.height * shape.width != len(self.classes):
+            raise ValueError(f"the answer among `messages` must have {len(self.classes)} values, one for each class")
+        outside = [m.tag for m in self.messages if max(m.source, m.destination) >= self.num_devices]
+        if outside or len({message.tag for message in self.messages}) < len(self.messages):
+            raise ValueError(f"`messages` must be between ranks below {self.num_devices}, each with a tag of its own")
+        if self.reader >= self.num_devices:
+            raise ValueError(f"`reader` is {self.reader}, but the ranks are 0..{self.num_devices - 1}")
+        return self
+
+    @property
+    def num_devices(self) -> int:
+        return self.architecture.num_devices
+
+    @property
+    def heads(self) -> frozenset[int]:
+        """The devices that have the classifier and could answer by themselves."""
+        return frozenset(rank for rank in range(self.num_devices) if has_head(self.architecture, rank))
+
+
+class ShardManifest(SealedDocument):
+    """What one device runs: its steps, its tensors' shapes, its segments, the messages that touch it."""
+
+    format_name: ClassVar[str] = "sepnas.shard"
+    current_version: ClassVar[int] = 2
+
+    deployment_id: Sha256
+    rank: Index
+    num_devices: NumDevices
+    program: tuple[StepData, ...]
+    shapes: dict[str, ShapeData]
+    messages: tuple[MessageData, ...]
+    segments: dict[str, SegmentData]
+    answer: ShapeData
+    files: dict[RelativePath, FileEntry]
+
+    @model_validator(mode="after")
+    def _known_rank(self) -> Self:
+        if self.rank >= self.num_devices:
+            raise ValueError(f"`rank` is {self.rank}, but the ranks are 0..{self.num_devices - 1}")
+        return self
+
+    @property
+    def engines(self) -> tuple[EngineName, ...]:
+        """Those that have a file of every segment."""
+        return tuple(
+            name for name in ENGINE_SUFFIXES if all(name in segment.files for segment in self.segments.values())
+        )
+
+    @property
+    def peers(self) -> tuple[int, ...]:
+        """The ranks of the devices that this one exchanges messages with."""
+        ends = {rank for message in self.messages for rank in (message.source, message.destination)}
+        return tuple(sorted(ends - {self.rank, -1}))
+
+
+def canonical_digest(data: Any) -> str:
+    """sha256 of plain data, whatever the order of its keys."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def certificate_name(rank: int, deployment_id: str) -> str:
+    """The DNS name in the certificate of a device, or of the client (rank -1)."""
+    return f"{'client' if rank < 0 else f'device{rank}'}.{deployment_id[:16]}.sepnas"
+
+
+def device_folder(rank: int) -> str:
+    return f"device{rank}"

@@ -1,0 +1,120 @@
+"""``sepnas bench --emulate``: the bench on an emulated cluster, beside what the simulator predicts for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sepnas.cost.jitter import has_jitter, sampled_latencies_s
+from sepnas.cost.simulator import simulate
+from sepnas.cost.stream import simulate_stream
+from sepnas.emulation.cluster import Setting
+from sepnas.emulation.link_check import LinkCheck
+from sepnas.runtime.client.bench import BenchResult, bench, measure_stream, random_batch
+from sepnas.runtime.client.session import Session
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Latencies, in seconds; without jitter they are all the same."""
+
+    median: float
+    mean: float
+    p95: float
+
+
+@dataclass(frozen=True)
+class EmulatedBench:
+    """The bench on an emulated cluster.
+
+    ``lateness`` is that of the measured requests, by rank; ``links`` were checked before them, if at all.
+    """
+
+    setting: Setting
+    predicted: Predicted
+    result: BenchResult
+    lateness: Mapping[int, Mapping[str, Mapping[str, float]]]
+    links: Sequence[LinkCheck] = ()
+
+    def measured(self) -> Predicted:
+        """The latencies that were measured, as they are predicted."""
+        result = self.result
+        return Predicted(result.latency_median_s, result.latency_mean_s, result.latency_p95_s)
+
+    def ratios(self) -> dict[str, float]:
+        """Measured by predicted latency."""
+        predicted = asdict(self.predicted)
+        return {name: value / predicted[name] for name, value in asdict(self.measured()).items()}
+
+    def stream_predicted(self) -> float | None:
+        """Images a second that the simulator predicts for the stream, if there was one."""
+        if self.result.stream is None:
+            return None
+        setting = self.setting
+        in_flight = self.result.stream.in_flight
+        found = simulate_stream(setting.plan, setting.cluster, in_flight=in_flight, batch=setting.batch)
+        return found.throughput_per_s * setting.batch
+
+    def late(self, what: str) -> dict[str, float]:
+        """Of all ranks together: how many ``steps`` or ``messages`` were timed and came late, by how much in all."""
+        rows = [counts[what] for counts in self.lateness.values() if what in counts]
+        return {key: sum(row[key] for row in rows) for key in ("timed", "late", "late_s")}
+
+    def late_share(self, what: str) -> float:
+        """How much later all ``steps`` or ``messages`` of a request were together, as a share of its latency."""
+        return self.late(what)["late_s"] / self.result.requests / self.predicted.mean
+
+    def to_data(self) -> dict[str, Any]:
+        setting = self.setting
+        return self.result.to_data() | {
+            "latency_predicted_s": asdict(self.predicted),
+            "measured_by_predicted": self.ratios(),
+            "stream_predicted_images_per_s": self.stream_predicted(),
+            "emulation": {
+                "cluster": setting.cluster.name,
+                "shaping": setting.shaping,
+                "why": setting.why,
+                "steps": self.late("steps"),
+                "messages": self.late("messages"),
+                "lateness": {str(rank): counts for rank, counts in self.lateness.items()},
+                "links": [asdict(link) for link in self.links],
+            },
+        }
+
+
+def run_bench(
+    setting: Setting,
+    session: Session,
+    requests: int,
+    warmup: int,
+    links: Sequence[LinkCheck] = (),
+    in_flight: int = 1,
+) -> EmulatedBench:
+    """The usual bench, with the prediction for the emulated cluster beside it."""
+    images = random_batch(session.manifest, setting.batch)
+    for _ in range(warmup):
+        session.infer(images)
+    before = session.lateness()
+    result = bench(session, images, requests, warmup=0)
+    after = session.lateness()
+    lateness = {rank: _since(before[rank], after[rank]) for rank in after}
+    if in_flight > 1:  # after it: what is late in a stream is another matter
+        result = replace(result, stream=measure_stream(session, images, requests, in_flight))
+    return EmulatedBench(setting, _predict(setting), result, lateness, links)
+
+
+def _predict(setting: Setting) -> Predicted:
+    if not has_jitter(setting.cluster):
+        latency_s = simulate(setting.plan, setting.cluster, setting.batch).latency_s
+        return Predicted(latency_s, latency_s, latency_s)
+    latencies_s = sampled_latencies_s(setting.plan, setting.cluster, batch=setting.batch)
+    return Predicted(float(np.median(latencies_s)), float(latencies_s.mean()), float(np.quantile(latencies_s, 0.95)))
+
+
+def _since(
+    before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, float]]:
+    return {what: {key: row[key] - before[what][key] for key in row} for what, row in after.items()}

@@ -1,0 +1,140 @@
+"""The devices of a cluster as processes of this machine: chosen how, started, and removed again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sepnas.cost.jitter import more_jitter
+from sepnas.cost.simulator import simulate
+from sepnas.deployment.manifest import Manifest, device_folder
+from sepnas.deployment.verify import load_manifest
+from sepnas.emulation.link_check import Inside, LinkCheck, check_link, link_kinds
+from sepnas.emulation.link_shaping import Shaper
+from sepnas.emulation.namespaces import Namespaces, why_no_namespaces
+from sepnas.emulation.settings import emulations
+from sepnas.emulation.shared_clock import Clock
+from sepnas.errors import SpecError
+from sepnas.local.processes import Launch, LocalWorkers
+from sepnas.plan.steps import CLIENT, Plan
+from sepnas.runtime.client.session import Session
+from sepnas.separable.build import build_plan
+from sepnas.spec.cluster import Cluster
+from sepnas.spec.emulation import Emulation, Shaping
+from sepnas.spec.hosts import Hosts, parse_address
+
+ShapingChoice = Literal["auto", "process", "netns"]
+_MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is emulated and how: ``why`` says in words why the links are shaped as they are."""
+
+    deployment: Path
+    manifest: Manifest
+    plan: Plan
+    cluster: Cluster
+    shaping: Shaping
+    why: str
+    batch: int = 1
+    insecure: bool = False
+
+
+@dataclass(frozen=True)
+class EmulatedCluster:
+    """Workers that run; ``emulations`` are by rank, and sockets that are opened ``inside(rank)`` belong to it."""
+
+    hosts: Hosts
+    emulations: Mapping[int, Emulation]
+    inside: Inside
+
+    def check_links(self) -> list[LinkCheck]:
+        """Measure one link of each kind, before a session uses them."""
+        return [
+            check_link(self.emulations, source, rank, parse_address(self.hosts.address(rank))[0], self.inside)
+            for source, rank in link_kinds(self.emulations)
+        ]
+
+
+def read_setting(
+    deployment: Path, cluster: Path, shaping: ShapingChoice, batch: int, jitter_s: float, insecure: bool
+) -> Setting:
+    """Check that the cluster can be emulated, and choose how; raises :class:`SpecError` and :class:`PlanError`.
+
+    ``jitter_s`` comes on top of each link's own.
+    """
+    manifest, described = load_manifest(deployment), more_jitter(Cluster.load(cluster), jitter_s)
+    plan = build_plan(manifest.architecture)
+    simulate(plan, described)  # refuses a cluster that does not fit
+    why_not = None
+    if shaping != "process":
+        why_not = "plain TCP stays on 127.0.0.1" if insecure else why_no_namespaces(plan, described)
+    if shaping == "netns" and why_not:
+        raise SpecError(f"--shaping netns is not possible: {why_not}; use --shaping process")
+    chosen: Shaping = "process"
+    if shaping == "process":
+        why = "as --shaping says"
+    elif why_not:
+        why = f"no network namespaces: {why_not}"
+    else:
+        chosen, why = "netns", "a network namespace for each device, and the kernel's token buckets"
+    return Setting(deployment, manifest, plan, described, chosen, why, batch, insecure)
+
+
+@contextmanager
+def emulated_cluster(setting: Setting) -> Iterator[EmulatedCluster]:
+    """Start a worker for each device; at the end nothing of it is left, also after an error."""
+    plan = setting.plan
+    with ExitStack() as stack:
+        folder = stack.enter_context(_folder())
+        clock = folder / "clock"
+        found = emulations(
+            plan, setting.cluster, setting.manifest.deployment_id, clock, batch=setting.batch, shaping=setting.shaping
+        )
+        Clock.create(clock, plan.num_devices, found[CLIENT].num_resources)
+        files = [found[rank].save(folder / f"{device_folder(rank)}.json") for rank in range(plan.num_devices)]
+        insecure = ("--insecure",) if setting.insecure else ()
+        launches = [Launch(options=("--emulate", str(file), *insecure)) for file in files]
+        inside: Inside = _here
+        if setting.shaping == "netns":
+            spaces = stack.enter_context(Namespaces(found))
+            launches = [
+                Launch(spaces.address(rank), spaces.prefix(rank), launch.options)
+                for rank, launch in enumerate(launches)
+            ]
+            inside = spaces.inside
+        workers = stack.enter_context(LocalWorkers(setting.deployment, plan.num_devices, launches))
+        yield EmulatedCluster(workers.hosts, found, inside)
+
+
+def _here(rank: int) -> AbstractContextManager[None]:
+    """All ranks are on the one network of this machine."""
+    return nullcontext()
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for the files that the processes share; in memory where that is possible, for a disk may stall them."""
+    base = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+    for old in base.glob("sepnas-*-emulation-*"):
+        if not Path(f"/proc/{old.name.split('-')[1]}").exists():
+            shutil.rmtree(old, ignore_errors=True)  # of a run that was killed
+    with tempfile.TemporaryDirectory(prefix=f"sepnas-{os.getpid()}-emulation-", dir=base) as folder:
+        yield Path(folder)
+
+
+def open_session(setting: Setting, running: EmulatedCluster, deadline_s: float) -> Session:
+    """A session with emulated devices, as their client; ``deadline_s`` is longer where the cluster is slow."""
+    deadline_s = max(deadline_s, 3 * simulate(setting.plan, setting.cluster, setting.batch).latency_s)
+    with running.inside(CLIENT):
+        return Session(
+            setting.deployment, running.hosts, deadline_s=deadline_s, insecure=setting.insecure,
+            ways=Shaper(running.emulations[CLIENT]),
+        )  # fmt: skip

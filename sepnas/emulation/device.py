@@ -1,0 +1,49 @@
+"""A worker that behaves like a device of a cluster: its pace and its links."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from sepnas.emulation.link_shaping import Shaper
+from sepnas.emulation.pace import EmulatedPace
+from sepnas.errors import SpecError
+from sepnas.plan.steps import Compute, Step
+from sepnas.runtime.engines.shard import Shard
+from sepnas.spec.emulation import Emulation
+
+
+class Emulated:
+    """What a worker keeps of its emulation, from one session to the next."""
+
+    def __init__(self, emulation: Emulation, program: Sequence[Step]) -> None:
+        computes = {index for index, step in enumerate(program) if isinstance(step, Compute)}
+        kernel = emulation.shaping == "netns"  # takes a message when it is sent, and not when it should have been
+        self.pace = EmulatedPace(
+            emulation.steps_s, emulation.batch, computes, emulation.jitter, emulation.seed, punctual=kernel
+        )
+        self.ways = Shaper(emulation, lambda: self.pace.now_ns)
+
+    def lateness(self) -> dict[str, dict[str, float]]:
+        """How far steps and messages that came in kept their times, as plain data."""
+        return {"steps": self.pace.lateness.to_data(), "messages": self.ways.lateness()}
+
+
+def load_emulated(path: str | os.PathLike[str], shard: Shard) -> Emulated:
+    """Read the emulation of a shard's device; raises :class:`SpecError` when it is of another one."""
+    emulation, manifest = Emulation.load(path), shard.manifest
+    wanted: dict[str, object] = {
+        "deployment_id": manifest.deployment_id,
+        "rank": manifest.rank,
+        "num_devices": manifest.num_devices,
+    }
+    for name, value in wanted.items():
+        found = getattr(emulation, name)
+        if found != value:
+            raise SpecError(f"{path}: field `{name}`: is {found}, but {shard.folder} has {value}: another emulation")
+    if len(emulation.steps_s) != len(shard.program):
+        raise SpecError(
+            f"{path}: field `steps_s`: has {len(emulation.steps_s)} steps, but the program in {shard.folder} has "
+            f"{len(shard.program)}"
+        )
+    return Emulated(emulation, shard.program)

@@ -1,0 +1,87 @@
+"""From a plan, a trace and a training run to what the report page shows of one inference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypedDict
+
+from sepnas.cost.simulator import Simulation, simulate
+from sepnas.cost.timeline import predicted_timeline
+from sepnas.errors import SpecError
+from sepnas.report.content import LinkBytes, SummaryRow, Timeline
+from sepnas.report.from_run import link_bytes, shown_timeline, traced_bytes
+from sepnas.report.from_trace import load_trace, measured_timeline
+from sepnas.runtime.client.trace import RequestRecord
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.build import build_plan
+from sepnas.spec.cluster import Cluster
+from sepnas.units import number, seconds
+
+
+class InferenceParts(TypedDict):
+    """The parts of :class:`ReportContent` that one inference gives."""
+
+    summary: tuple[SummaryRow, ...]
+    timelines: tuple[Timeline, ...]
+    links: tuple[LinkBytes, ...]
+    cluster: str
+
+
+def inference_parts(
+    architecture: Architecture | None, cluster: Cluster, trace: Path | None, training: Path | None
+) -> InferenceParts:
+    """What is predicted for ``architecture`` on ``cluster`` beside the last request of ``trace``.
+
+    Raises :class:`SpecError` when the trace is of other devices than the architecture has.
+    """
+    rows: list[SummaryRow] = []
+    timelines: list[Timeline] = []
+    links: tuple[LinkBytes, ...] = ()
+    if training is not None:
+        rows.append(_accuracy_row(training))
+    request = None if trace is None else load_trace(trace).requests[-1]
+    batch = 1 if request is None else request.batch
+    if architecture is not None:
+        plan = build_plan(architecture)
+        simulation = simulate(plan, cluster, batch, timeline=True)
+        if request is not None:
+            _check_same_devices(simulation, request, str(trace))
+            links = link_bytes(simulation, traced_bytes(request))
+        timelines.append(shown_timeline(predicted_timeline(plan, simulation, batch)))
+        rows += _cost_rows(simulation, request, cluster)
+    if request is not None:
+        timelines.append(shown_timeline(measured_timeline(request)))
+    name = "" if architecture is None else cluster.name
+    return InferenceParts(summary=tuple(rows), timelines=tuple(timelines), links=links, cluster=name)
+
+
+def _accuracy_row(training: Path) -> SummaryRow:
+    from sepnas.train.record import best_of, read_history
+
+    best = best_of(tuple(read_history(training)))
+    return SummaryRow(f"validation accuracy, epoch {best.epoch}", "", f"{best.val_accuracy:.2%}")
+
+
+def _cost_rows(simulation: Simulation, request: RequestRecord | None, cluster: Cluster) -> list[SummaryRow]:
+    """Latency and bytes, predicted on a cluster and measured where a request was traced."""
+    latency = f"latency of one inference, predicted for cluster {cluster.name!r}"
+    sent = "payload bytes between devices, predicted"
+    predicted_s, nbytes = seconds(simulation.latency_s), simulation.payload_bytes
+    if request is None:
+        return [SummaryRow(latency, predicted_s), SummaryRow(sent, number(nbytes))]
+    latency, sent = f"{latency}, and measured", f"{sent}, and counted by the devices"
+    counted = sum(traced_bytes(request).values())
+    return [
+        SummaryRow(latency, predicted_s, seconds(request.latency_s)),
+        SummaryRow(sent, number(nbytes), number(counted), counted == nbytes),
+    ]
+
+
+def _check_same_devices(simulation: Simulation, request: RequestRecord, trace: str) -> None:
+    traced = {device.rank for device in request.devices}
+    busy = {rank for rank, busy_s in enumerate(simulation.compute_s) if busy_s}
+    if traced != busy:
+        raise SpecError(
+            f"{trace}: was taken on the devices {sorted(traced)}, but the architecture computes on {sorted(busy)}; "
+            "name the architecture that was deployed with --architecture"
+        )

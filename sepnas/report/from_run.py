@@ -1,0 +1,84 @@
+"""From plans, traces and counters to what the report page shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from sepnas.cost.simulator import Simulation
+from sepnas.cost.timeline import Timeline
+from sepnas.plan.steps import CLIENT
+from sepnas.report.content import Curve, LinkBytes, Span, SplitAccuracy
+from sepnas.report.content import Timeline as ShownTimeline
+from sepnas.results.provenance import machine_facts
+from sepnas.runtime.client.trace import RequestRecord
+from sepnas.runtime.transport.counters import Counters
+
+
+def shown_timeline(timeline: Timeline) -> ShownTimeline:
+    """A time line as the page draws it: a message between devices where it leaves and where it arrives."""
+    spans = []
+    for activity in timeline.activities:
+        rank, kind, peer = activity.rank, activity.kind, activity.peer
+        end = (activity.name, activity.start_s, activity.end_s)
+        if kind == "transfer" and peer is not None and CLIENT not in (rank, peer):
+            spans.append(Span(rank, "send", *end, peer=peer, nbytes=activity.payload_bytes))
+            spans.append(Span(peer, "recv", *end, peer=rank, nbytes=activity.payload_bytes))
+        elif activity.seconds > 0 and (kind == "wait" or kind == "recv"):
+            spans.append(Span(rank, "wait", *end, peer=peer))
+        elif activity.seconds > 0 and (kind == "compute" or kind == "merge"):
+            spans.append(Span(rank, kind, *end))
+    return ShownTimeline(timeline.title, tuple(spans), timeline.latency_s)
+
+
+def counted_bytes(counters: Counters) -> dict[tuple[int, int], int]:
+    """What the sockets counted between devices, for one request."""
+    requests = max(1, counters.requests)
+    return {(x.source, x.destination): x.sent.payload_bytes // requests for x in counters.device_links}
+
+
+def traced_bytes(request: RequestRecord) -> dict[tuple[int, int], int]:
+    """What the devices say that they sent each other for this request."""
+    found: Counter[tuple[int, int]] = Counter()
+    for device in request.devices:
+        for step in device.steps:
+            if step.step == "send" and step.peer not in (None, CLIENT):
+                found[device.rank, step.peer] += step.payload_bytes
+    return dict(found)
+
+
+def link_bytes(simulation: Simulation, counted: Mapping[tuple[int, int], int]) -> tuple[LinkBytes, ...]:
+    """For each link what the plan says and what was counted, for one request."""
+    predicted = {(link.source, link.destination): link.payload_bytes for link in simulation.links}
+    pairs = sorted({*predicted, *(pair for pair, count in counted.items() if count)})
+    return tuple(LinkBytes(s, d, predicted.get((s, d), 0), counted.get((s, d), 0)) for s, d in pairs)
+
+
+def training_curves(run: Path) -> tuple[Curve, ...]:
+    """Loss and validation accuracy of a training run so far; raises :class:`TrainingError`."""
+    from sepnas.train.record import read_history
+
+    history = read_history(run)
+    return (
+        Curve("training loss", "loss", tuple(record.train_loss for record in history)),
+        Curve("validation accuracy", "accuracy", tuple(record.val_accuracy for record in history)),
+    )
+
+
+def split_accuracies(run: Path) -> tuple[SplitAccuracy, ...]:
+    """What a finished run was measured to be worth; raises :class:`SpecError` for a damaged file."""
+    from sepnas.train.evaluation import read_evaluations
+
+    return tuple(
+        SplitAccuracy(
+            found.split, found.images, found.accuracy, found.mean_of_classes,
+            tuple((each.name, each.images, each.accuracy) for each in found.classes), found.command, found.date,
+        )
+        for found in read_evaluations(run)
+    )  # fmt: skip
+
+
+def machine_rows() -> dict[str, str]:
+    """The machine, in words."""
+    return {name: str(value) for name, value in machine_facts().model_dump().items() if value is not None}

@@ -1,0 +1,204 @@
+"""A session for asyncio: requests are awaited, and no thread waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+import numpy.typing as npt
+from typing_extensions import Self
+
+from sepnas.deployment.manifest import OnMissing
+from sepnas.errors import LocalProtocolError
+from sepnas.runtime.client.inboxes import Arrival
+from sepnas.runtime.client.reply import Answer, Reply
+from sepnas.runtime.client.session import DEFAULT_DEADLINE_S, Session, checked_in_flight
+from sepnas.runtime.tensors.codec import Array
+from sepnas.runtime.unexpected import start_thread
+from sepnas.spec.hosts import Hosts
+
+
+class AsyncSession:
+    """A :class:`Session` whose requests are awaited; use it with ``async with``, which opens it.
+
+    Arguments and errors are those of :class:`Session`, ``in_flight`` (at most 32) how many requests are on their way at
+    once: others wait for their turn, which their deadlines do not count. One that is cancelled is cancelled on the
+    devices too. Opening, closing and sending take a thread for a moment; no thread waits for an answer. It belongs to
+    the event loop that opened it, and says so in another (:class:`LocalProtocolError`).
+    """
+
+    def __init__(
+        self,
+        deployment: str | os.PathLike[str],
+        devices: str | os.PathLike[str] | Hosts | None = None,
+        *,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        insecure: bool = False,
+        on_missing: OnMissing | None = None,
+        reconnect: bool = False,
+        in_flight: int = 4,
+    ) -> None:
+        self._open = partial(
+            Session, Path(deployment), devices, deadline_s=deadline_s, insecure=insecure, on_missing=on_missing,
+            reconnect=reconnect,
+        )  # fmt: skip
+        self._session: Session | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._turns = asyncio.Semaphore(checked_in_flight(in_flight))
+
+    @property
+    def session(self) -> Session:
+        """The open session; its own calls wait."""
+        if self._session is None:
+            raise LocalProtocolError("the session is not open; use `async with`")
+        return self._session
+
+    async def __aenter__(self) -> Self:
+        if self._session is not None or self._loop is not None:
+            raise LocalProtocolError("the session was opened already; make another AsyncSession")
+        self._loop = asyncio.get_running_loop()
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open))
+        try:
+            self._session = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.session.close)
+
+    async def infer(self, batch: npt.ArrayLike, deadline_s: float | None = None) -> Array:
+        """The logits ``(B, classes)`` of a batch, as :meth:`Session.infer` gives them."""
+        return (await self.ask(batch, deadline_s)).logits
+
+    async def ask(self, batch: npt.ArrayLike, deadline_s: float | None = None) -> Answer:
+        """The logits with what is missing in them, as :meth:`Session.ask` gives them."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise LocalProtocolError(
+                "the session is not open in this event loop; open one in each loop (asyncio.run makes a new one)"
+            )
+        async with self._turns:
+            inbox = _Inbox()
+            return await self._wait(await self._begin(batch, inbox, deadline_s), inbox)
+
+    async def stream(
+        self,
+        batches: Iterable[npt.ArrayLike] | AsyncIterable[npt.ArrayLike],
+        in_flight: int = 2,
+        deadline_s: float | None = None,
+    ) -> AsyncGenerator[Array]:
+        """The logits of each batch, in order, as :meth:`Session.stream` gives them."""
+        async with contextlib.aclosing(self.answers(batches, in_flight, deadline_s)) as answers:
+            async for answer in answers:
+                yield answer.logits
+
+    async def answers(
+        self,
+        batches: Iterable[npt.ArrayLike] | AsyncIterable[npt.ArrayLike],
+        in_flight: int = 2,
+        deadline_s: float | None = None,
+    ) -> AsyncGenerator[Answer]:
+        """A stream with what is missing in each answer."""
+        checked_in_flight(in_flight)
+        window: deque[asyncio.Task[Answer]] = deque()
+        try:
+            async for batch in _each(batches):
+                window.append(asyncio.create_task(self.ask(batch, deadline_s)))
+                if len(window) == in_flight:
+                    yield await window.popleft()
+            while window:
+                yield await window.popleft()
+        finally:
+            for task in window:
+                task.cancel()
+            await asyncio.gather(*window, return_exceptions=True)
+
+    async def classify(self, images: npt.ArrayLike, deadline_s: float | None = None) -> list[str]:
+        """The class names of a batch, one for each image."""
+        best = (await self.infer(images, deadline_s)).argmax(axis=1)
+        return [self.session.manifest.classes[index] for index in best]
+
+    async def _begin(self, batch: npt.ArrayLike, inbox: _Inbox, deadline_s: float | None) -> Reply:
+        """In a thread, for it normalises and encodes; when cancelled meanwhile, what it sent is cancelled."""
+        sending = asyncio.ensure_future(asyncio.to_thread(self.session.begin, batch, inbox, deadline_s))
+        try:
+            return await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            sending.add_done_callback(self._abandon)
+            raise
+
+    def _abandon(self, sending: asyncio.Future[Reply]) -> None:
+        if not sending.cancelled() and sending.exception() is None:
+            self.session.abandon(sending.result())
+
+    async def _wait(self, reply: Reply, inbox: _Inbox) -> Answer:
+        try:
+            while not reply.done:
+                try:
+                    reply.take(await inbox.get(reply.left_s))
+                except queue.Empty:
+                    if not self.session.fall_back(reply):
+                        break
+        except BaseException:
+            self.session.abandon(reply)
+            raise
+        return self.session.finish(reply)
+
+
+class _Inbox:
+    """A queue that other threads fill and the event loop empties."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._arrivals: deque[Arrival] = deque()
+        self._waiting: asyncio.Future[None] | None = None
+
+    def put(self, arrival: Arrival) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
+            self._loop.call_soon_threadsafe(self._take, arrival)
+
+    def _take(self, arrival: Arrival) -> None:
+        self._arrivals.append(arrival)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def get(self, timeout_s: float) -> Arrival:
+        """The next; ``queue.Empty`` when none comes in time. What has come already is given, however late it is."""
+        if not self._arrivals:
+            self._waiting = self._loop.create_future()
+            alarm = self._loop.call_later(timeout_s, self._wake)
+            try:
+                await self._waiting
+            finally:
+                alarm.cancel()
+        if not self._arrivals:
+            raise queue.Empty
+        return self._arrivals.popleft()
+
+
+def _close(opening: asyncio.Future[Session]) -> None:
+    """Nobody waits for it any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        start_thread(opening.result().close)
+
+
+async def _each(batches: Iterable[npt.ArrayLike] | AsyncIterable[npt.ArrayLike]) -> AsyncIterator[npt.ArrayLike]:
+    if isinstance(batches, AsyncIterable):
+        async for batch in batches:
+            yield batch
+    else:
+        for batch in batches:
+            yield batch

@@ -1,0 +1,102 @@
+"""Measuring a session: latency and throughput of many requests, and what crossed the network."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sepnas.deployment.manifest import Manifest
+from sepnas.errors import DataError
+from sepnas.runtime.client.session import Session
+from sepnas.runtime.tensors.codec import Array
+from sepnas.runtime.transport.counters import Counters
+
+
+@dataclass(frozen=True, slots=True)
+class StreamResult:
+    """Images answered in a second while ``in_flight`` requests were on their way, in the later half of them."""
+
+    in_flight: int
+    images_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult:
+    """Latency as the client sees it, one request after the other, and ``stream``, several at once.
+
+    ``payload_bytes_per_request`` and ``frame_bytes_per_request`` (with headers) are what the devices sent each
+    other, counted on the sockets; ``payload_bytes_predicted`` is what the plan says.
+    """
+
+    requests: int
+    batch: int
+    latency_mean_s: float
+    latency_median_s: float
+    latency_p95_s: float
+    latency_p99_s: float
+    latency_min_s: float
+    images_per_s: float
+    payload_bytes_per_request: int
+    frame_bytes_per_request: int
+    payload_bytes_predicted: int
+    counters: Counters
+    stream: StreamResult | None = None
+
+    def to_data(self) -> dict[str, Any]:
+        return asdict(self) | {"counters": self.counters.to_data()}
+
+
+def bench(
+    session: Session, batch: npt.ArrayLike, requests: int = 100, warmup: int = 10, in_flight: int = 1
+) -> BenchResult:
+    """Run ``warmup`` and then ``requests`` timed requests with the same batch; with ``in_flight`` above 1 then as many
+    more in a stream."""
+    if requests < 1 or warmup < 0:
+        raise DataError(f"`requests` must be at least 1 and `warmup` 0, got {requests} and {warmup}")
+    array = np.asarray(batch)
+    for _ in range(warmup):
+        session.infer(array)
+    before = session.counters()
+    times = np.array([_timed(session, array) for _ in range(requests)])
+    after = session.counters()
+    return BenchResult(
+        requests=requests,
+        batch=len(array),
+        latency_mean_s=float(times.mean()),
+        latency_median_s=float(np.median(times)),
+        latency_p95_s=float(np.quantile(times, 0.95)),
+        latency_p99_s=float(np.quantile(times, 0.99)),
+        latency_min_s=float(times.min()),
+        images_per_s=float(requests * len(array) / times.sum()),
+        payload_bytes_per_request=(after.payload_bytes - before.payload_bytes) // requests,
+        frame_bytes_per_request=(after.wire_bytes - before.wire_bytes) // requests,
+        payload_bytes_predicted=session.manifest.payload_bytes * len(array),
+        counters=after,
+        stream=measure_stream(session, array, requests, in_flight) if in_flight > 1 else None,
+    )
+
+
+def measure_stream(session: Session, batch: Array, requests: int, in_flight: int) -> StreamResult:
+    """Stream ``requests`` times the same batch."""
+    start = time.perf_counter()
+    answered = [start, *(time.perf_counter() for _ in session.stream(itertools.repeat(batch, requests), in_flight))]
+    first = requests // 2
+    return StreamResult(in_flight, (requests - first) * len(batch) / (answered[-1] - answered[first]))
+
+
+def random_batch(manifest: Manifest, batch: int, seed: int = 0) -> Array:
+    """A normalised batch of noise, ``(batch, channels, size, size)``: for measuring, where the answer is no matter."""
+    image = manifest.input
+    shape = (batch, image.channels, image.size, image.size)
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def _timed(session: Session, batch: npt.NDArray[np.generic]) -> float:
+    start = time.perf_counter()
+    session.infer(batch)
+    return time.perf_counter() - start

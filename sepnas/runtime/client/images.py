@@ -1,0 +1,77 @@
+"""Images from files, as the network's deployment wants them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import numpy as np
+
+from sepnas.deployment.manifest import ImageInput, Manifest
+from sepnas.errors import DataError
+from sepnas.runtime.tensors.codec import Array
+from sepnas.spec import image_file
+from sepnas.spec.image_file import FORMATS, MAX_PIXELS, Images, Resize, Source
+from sepnas.spec.listing import listed
+from sepnas.spec.memory import check_images_fit
+
+__all__ = ["Images", "Resize", "load_images", "normalise", "read_image", "read_images"]
+
+
+def load_images(paths: Iterable[str | os.PathLike[str]], manifest: Manifest, resize: Resize | None = None) -> Images:
+    """Read image files into ``(B, channels, size, size)`` uint8; colours become gray where the network wants gray.
+
+    ``resize`` says what happens to an image of another size: it is refused (``no``), or scaled (bilinear), ``crop`` the
+    square in its middle, ``stretch`` all of it; by default what training did.
+
+    Raises :class:`DataError` that names each bad file: not there, not an image, another size, more than 8 bits a
+    channel.
+    """
+    found = read_images(paths, manifest.input, resize)
+    if not found:
+        raise DataError("no image was given; name at least one image file")
+    if problems := [each for each in found if isinstance(each, DataError)]:
+        raise DataError(listed(problems, f"{len(problems)} of {len(found)} images cannot be read"))
+    return np.stack([each for each in found if not isinstance(each, DataError)])
+
+
+def read_images(
+    paths: Iterable[str | os.PathLike[str]], wanted: ImageInput, resize: Resize | None = None
+) -> list[Images | DataError]:
+    """Of each file the image, or what is wrong with it; as :func:`load_images`."""
+    found: list[Images | DataError] = []
+    paths = list(paths)
+    check_images_fit(len(paths), wanted.channels, wanted.size, len(paths))
+    for path in paths:
+        try:
+            found.append(read_image(path, str(path), wanted, resize))
+        except DataError as error:
+            found.append(error)
+    return found
+
+
+def read_image(
+    source: Source,
+    name: str,
+    wanted: ImageInput,
+    resize: Resize | None = None,
+    formats: tuple[str, ...] = FORMATS,
+    max_pixels: int = MAX_PIXELS,
+) -> Images:
+    """One image, ``(channels, size, size)`` uint8, as :func:`sepnas.spec.image_file.read_image` reads it; one of
+    another size is resized as training did, unless ``resize`` says how."""
+    chosen = resize_of(wanted, resize)
+    return image_file.read_image(source, name, wanted.channels, wanted.size, chosen, formats, max_pixels)
+
+
+def resize_of(wanted: ImageInput, given: Resize | None) -> Resize:
+    """What becomes of an image of another size: what was ``given``, or else what training did."""
+    return given or wanted.resize or "no"
+
+
+def normalise(images_BCHW: Images, wanted: ImageInput) -> Array:
+    """``(value / 255 - mean) / std`` for each channel, in float32."""
+    mean = np.asarray(wanted.mean, np.float32)[:, None, None]
+    std = np.asarray(wanted.std, np.float32)[:, None, None]
+    values: Array = (images_BCHW.astype(np.float32) / np.float32(255) - mean) / std
+    return values

@@ -1,0 +1,110 @@
+"""The trace: when each device did what, on the client's clock; written to a file and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from sepnas.plan.steps import StepKind
+from sepnas.spec.document import Document, Part
+
+Seconds = float
+
+
+class StepRecord(Part):
+    """One step of one device.
+
+    ``name`` is the segment of a computation, the tensor of everything else. ``peer`` (-1: the client) and ``tag`` are
+    those of a message. A ``recv`` ends when the message was there *and* asked for; ``arrived_s`` is when it came.
+    """
+
+    step: StepKind
+    name: str
+    start_s: Seconds
+    end_s: Seconds
+    peer: int | None = None
+    tag: int | None = None
+    payload_bytes: int = 0
+    arrived_s: Seconds | None = None
+
+
+class DeviceRecord(Part):
+    """One device's steps of one request. ``uncertainty_s`` is how far its clock may be off."""
+
+    rank: Annotated[int, Field(ge=0)]
+    uncertainty_s: float
+    steps: tuple[StepRecord, ...]
+
+
+class RequestRecord(Part):
+    """One request: sent at ``sent_s``, its answer complete at ``answered_s``, both on the client's clock."""
+
+    request: int
+    batch: int
+    sent_s: Seconds
+    answered_s: Seconds
+    devices: tuple[DeviceRecord, ...]
+
+    @property
+    def latency_s(self) -> float:
+        return self.answered_s - self.sent_s
+
+
+class Trace(Document):
+    """The last requests of a session; times are seconds since the session was opened."""
+
+    format_name: ClassVar[str] = "sepnas.trace"
+
+    deployment_id: str
+    requests: tuple[RequestRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """A device's clock against the client's: ``offset_ns`` ahead of it, give or take ``uncertainty_ns``."""
+
+    offset_ns: int
+    uncertainty_ns: int
+
+
+def best_clock(pings: Iterable[tuple[int, int, int]]) -> Clock:
+    """From (sent, the device's clock, back) of several pings the one with the shortest way."""
+    sent, clock, back = min(pings, key=lambda ping: ping[2] - ping[0])
+    return Clock(clock - (sent + back) // 2, (back - sent) // 2)
+
+
+def request_record(
+    request: int,
+    span: tuple[int, int, int],
+    rows: Mapping[tuple[int, int], list[list[Any]]],
+    clocks: Mapping[int, Clock],
+    origin_ns: int,
+) -> RequestRecord:
+    """A request from its ``span`` (batch, sent, answered) and the devices' ``rows`` by (rank, request)."""
+    batch, sent_ns, answered_ns = span
+    ran = sorted(rank for rank in clocks if (rank, request) in rows)
+    return RequestRecord(
+        request=request,
+        batch=batch,
+        sent_s=(sent_ns - origin_ns) / 1e9,
+        answered_s=(answered_ns - origin_ns) / 1e9,
+        devices=tuple(device_record(rank, rows[rank, request], clocks[rank], origin_ns) for rank in ran),
+    )
+
+
+def device_record(rank: int, rows: Iterable[list[Any]], clock: Clock, origin_ns: int) -> DeviceRecord:
+    """A device's rows on the client's clock, in seconds since ``origin_ns``."""
+
+    def seconds(time_ns: int | None) -> float | None:
+        return None if time_ns is None else (time_ns - clock.offset_ns - origin_ns) / 1e9
+
+    keys = ("step", "name", "peer", "tag", "start_s", "end_s", "payload_bytes", "arrived_s")
+    steps = []
+    for row in rows:
+        record: Mapping[str, Any] = dict(zip(keys, row, strict=True))
+        moments = {key: seconds(record[key]) for key in ("start_s", "end_s", "arrived_s")}
+        steps.append(StepRecord.model_validate({**record, **moments}))
+    return DeviceRecord(rank=rank, uncertainty_s=clock.uncertainty_ns / 1e9, steps=tuple(steps))

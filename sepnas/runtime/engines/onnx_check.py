@@ -1,0 +1,232 @@
+"""What an ``.onnx`` graph of a segment may hold: a list of operators on tensors whose sizes are known beforehand.
+
+onnxruntime reads files that a graph names, runs loops and operators of other domains, and makes tensors of any size. So
+the graph is looked through first, and the shape of all that it makes is worked out. Needs no package ``onnx``.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import TypeAlias
+
+from sepnas.deployment.manifest import MAX_PASS_VALUES, WEIGHTS_NAME
+from sepnas.runtime.engines.protobuf import fields, packed
+
+ShapeOf: TypeAlias = tuple[int, ...]
+
+MAX_NODES = 20_000
+_MODEL = {1: "ir_version", 2: "producer_name", 3: "producer_version", 4: "domain", 5: "model_version", 7: "graph"}
+_MODEL |= {6: "doc_string", 8: "opset_import", 14: "metadata_props"}
+_GRAPH = {1: "node", 2: "name", 5: "initializer", 10: "doc_string", 11: "input", 12: "output", 13: "value_info"}
+_GRAPH |= {16: "metadata_props"}
+_NODE = {1: "input", 2: "output", 3: "name", 4: "op_type", 5: "attribute", 6: "doc_string", 7: "domain"}
+_NODE |= {9: "metadata_props"}
+_ATTRIBUTE = {1: "name", 2: "f", 3: "i", 4: "s", 7: "floats", 8: "ints", 13: "doc_string", 20: "type"}
+_TENSOR = {1: "dims", 2: "data_type", 4: "float_data", 5: "int32_data", 7: "int64_data", 8: "name", 9: "raw_data"}
+_TENSOR |= {10: "double_data", 11: "uint64_data", 12: "doc_string", 13: "external_data", 14: "data_location"}
+_TENSOR |= {16: "metadata_props"}
+_VALUE = {1: "name", 2: "type", 3: "doc_string", 4: "metadata_props"}
+_ENTRY = {1: "key", 2: "value"}
+_DATA = ("float_data", "int32_data", "int64_data", "raw_data", "double_data", "uint64_data")
+_KINDS = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints"}
+"""Where an attribute of each type holds its value."""
+_MAX_DIMS = 8
+_MAX_AXES_BYTES = 64
+_INT64 = 7
+_SIDES = [2, 3]
+"""Height and width."""
+
+
+@dataclass
+class _Node:
+    operator: str = ""
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    numbers: dict[str, list[int]] = field(default_factory=dict)
+    """Attributes that are whole numbers."""
+
+
+def check_onnx_graph(graph: bytes, input_shape: Sequence[int], weights: Mapping[str, ShapeOf]) -> ShapeOf:
+    """The shape of what a graph makes of one sample of ``input_shape``; ``weights`` are put in for its initializers.
+
+    Raises :class:`ValueError` that says why it is none that `sepnas export` writes.
+    """
+    parts = _message(memoryview(graph), _MODEL, "model")
+    if len(parts["graph"]) != 1:
+        raise ValueError("has no graph, or more than one")
+    content = _message(_bytes(parts["graph"][0]), _GRAPH, "graph")
+    if len(content["node"]) > MAX_NODES:
+        raise ValueError(f"has {len(content['node']):,} operators; at most {MAX_NODES:,} are run")
+    shapes, axes = _initializers([_bytes(each) for each in content["initializer"]], weights)
+    names = [_text(_message(_bytes(each), _VALUE, "input")["name"]) for each in content["input"]]
+    if len(names) != 1 or names[0] in shapes:
+        raise ValueError(f"takes {len(names)} inputs; a segment takes one")
+    shapes[names[0]] = tuple(input_shape)
+    made = 0
+    for each in content["node"]:
+        node = _node(_bytes(each))
+        shape = shapes[node.outputs[0]] = _output(node, shapes, axes)
+        made += prod(shape)
+        if made > MAX_PASS_VALUES:
+            raise ValueError(
+                f"makes tensors of {made:,} values (the last by {node.operator}); at most {MAX_PASS_VALUES:,}"
+            )
+    outputs = [_text(_message(_bytes(each), _VALUE, "output")["name"]) for each in content["output"]]
+    if not outputs or any(name not in shapes for name in outputs):
+        raise ValueError("has no output, or one that nothing makes")
+    return shapes[outputs[0]]
+
+
+def _message(data: memoryview, names: Mapping[int, str], what: str) -> dict[str, list[int | float | memoryview]]:
+    found: dict[str, list[int | float | memoryview]] = {name: [] for name in names.values()}
+    for number, value in fields(data):
+        if number not in names:
+            raise ValueError(f"its {what} holds field {number}, which no segment has")
+        found[names[number]].append(value)
+    return found
+
+
+def _initializers(
+    tensors: Sequence[memoryview], weights: Mapping[str, ShapeOf]
+) -> tuple[dict[str, ShapeOf], dict[str, list[int]]]:
+    """The shapes of all, by name, and the values of those that are few whole numbers: axes."""
+    shapes: dict[str, ShapeOf] = {}
+    axes: dict[str, list[int]] = {}
+    for data in tensors:
+        tensor = _message(data, _TENSOR, "initializer")
+        name = _text(tensor["name"])
+        shapes[name] = dims = _shape(name, tensor)
+        held = sum(len(_bytes(value)) for key in _DATA for value in tensor[key] if not isinstance(value, int))
+        if any(tensor["data_location"]) or tensor["external_data"]:
+            _check_external(name, dims, tensor, weights)
+        elif prod(dims) > held:
+            raise ValueError(f"initializer '{name[:80]}' has {prod(dims):,} values in {held:,} bytes")
+        elif tensor["data_type"] == [_INT64] and tensor["raw_data"] and held == 8 * prod(dims) <= _MAX_AXES_BYTES:
+            axes[name] = list(struct.unpack(f"<{prod(dims)}q", _bytes(tensor["raw_data"][-1])))
+    return shapes, axes
+
+
+def _shape(name: str, tensor: Mapping[str, list[int | float | memoryview]]) -> ShapeOf:
+    dims = tuple(number for value in tensor["dims"] for number in packed(value))
+    if len(dims) > _MAX_DIMS or min([*dims, 0]) < 0 or prod(dims) > MAX_PASS_VALUES:
+        raise ValueError(f"initializer '{name[:80]}' has a shape that no tensor has")
+    return dims
+
+
+def _check_external(
+    name: str, dims: ShapeOf, tensor: Mapping[str, list[int | float | memoryview]], weights: Mapping[str, ShapeOf]
+) -> None:
+    entries = [_message(_bytes(entry), _ENTRY, "external data") for entry in tensor["external_data"]]
+    told = [(_text(entry["key"]), _text(entry["value"])) for entry in entries]
+    if told != [("location", WEIGHTS_NAME)] or name not in weights:
+        raise ValueError(f"initializer '{name[:80]}' lies in another file: {str(told)[:80]}")
+    if weights[name] != dims:
+        raise ValueError(f"takes a tensor of shape {dims} as '{name}', but {WEIGHTS_NAME} has {weights[name]} there")
+
+
+def _node(data: memoryview) -> _Node:
+    parts = _message(data, _NODE, "operator")
+    names = {_text([value]) for value in parts["op_type"]}
+    domains = {_text([value]) for value in parts["domain"]} - {""}
+    if domains or len(names) != 1 or not names <= set(_OPERATORS):
+        said = "', '".join([*sorted(names), *(f"of domain {name}" for name in sorted(domains))])[:80]
+        raise ValueError(f"uses operator '{said}'; operators of a segment are {', '.join(sorted(_OPERATORS))}")
+    node = _Node(names.pop(), [_text([each]) for each in parts["input"]], [_text([each]) for each in parts["output"]])
+    if not node.inputs or not node.outputs:
+        raise ValueError(f"has an operator {node.operator} without an input or an output")
+    for each in parts["attribute"]:
+        attribute = _message(_bytes(each), _ATTRIBUTE, f"attribute of {node.operator}")
+        name = _text(attribute["name"])
+        if name in node.numbers:
+            raise ValueError(f"has attribute '{name[:80]}' of {node.operator} twice")
+        _check_kind(name, attribute)
+        node.numbers[name] = [number for key in ("i", "ints") for value in attribute[key] for number in packed(value)]
+        if attribute["s"] and _text(attribute["s"]) != "NOTSET":
+            raise ValueError(f"has an attribute of {node.operator} that no segment has: {_text(attribute['s'])[:80]!r}")
+    return node
+
+
+def _check_kind(name: str, attribute: Mapping[str, list[int | float | memoryview]]) -> None:
+    """Only the field that its type names holds anything, so that all readers take the same."""
+    kinds = [_KINDS.get(kind) for kind in attribute["type"] if isinstance(kind, int)]
+    used = [key for key in _KINDS.values() for _ in attribute[key]]
+    many = len(used) > 1 and kinds[:1] not in (["ints"], ["floats"])
+    whole = all(isinstance(value, int) for value in attribute["i"])
+    if len(kinds) != 1 or many or not whole or not {*used} <= {*kinds}:
+        raise ValueError(f"has attribute '{name[:80]}' whose value is not of its type")
+
+
+def _output(node: _Node, shapes: Mapping[str, ShapeOf], axes: Mapping[str, list[int]]) -> ShapeOf:
+    missing = [name for name in node.inputs if name and name not in shapes]
+    if missing:
+        raise ValueError(f"has an operator {node.operator} that takes '{missing[0][:80]}', which nothing makes")
+    if node.operator == "ReduceMean" and [axes.get(name) for name in node.inputs[1:]] != [_SIDES]:
+        raise ValueError("has a ReduceMean over other axes than height and width")
+    try:
+        return _OPERATORS[node.operator](node, [shapes.get(name, ()) for name in node.inputs])
+    except (IndexError, KeyError):
+        raise ValueError(f"has an operator {node.operator} whose inputs do not fit") from None
+
+
+def _same(node: _Node, inputs: list[ShapeOf]) -> ShapeOf:
+    return inputs[0]
+
+
+def _broadcast(node: _Node, inputs: list[ShapeOf]) -> ShapeOf:
+    length = max(map(len, inputs))
+    padded = [(1,) * (length - len(shape)) + shape for shape in inputs]
+    return tuple(max(sizes) for sizes in zip(*padded, strict=True))
+
+
+def _conv(node: _Node, inputs: list[ShapeOf]) -> ShapeOf:
+    (batch, _, *sides), (outputs, _, *kernel) = inputs[:2]
+    count = len(sides)
+    pads, strides = node.numbers.get("pads", [0] * 2 * count), node.numbers.get("strides", [1] * count)
+    dilations = node.numbers.get("dilations", [1] * count)
+    if min([*pads, 0]) < 0 or min([*strides, *dilations, 1]) < 1 or len(kernel) != count:
+        raise ValueError("has a convolution of negative numbers")
+    made = [
+        (side + pads[place] + pads[place + count] - dilations[place] * (kernel[place] - 1) - 1) // strides[place] + 1
+        for place, side in enumerate(sides)
+    ]
+    if min(made, default=0) < 1:
+        raise ValueError("has a convolution that is larger than its input")
+    return (batch, outputs, *made)
+
+
+def _gemm(node: _Node, inputs: list[ShapeOf]) -> ShapeOf:
+    rows = inputs[0][1 if node.numbers.get("transA", [0])[0] else 0]
+    return rows, inputs[1][0 if node.numbers.get("transB", [0])[0] else 1]
+
+
+def _reduce(node: _Node, inputs: list[ShapeOf]) -> ShapeOf:
+    """Over height and width, as the networks do it."""
+    kept = inputs[0][:2]
+    return (*kept, *([1] * (len(inputs[0]) - 2))) if node.numbers.get("keepdims", [1])[0] else kept
+
+
+_OPERATORS: dict[str, Callable[[_Node, list[ShapeOf]], ShapeOf]] = {
+    "Add": _broadcast,
+    "BatchNormalization": _same,
+    "Conv": _conv,
+    "DequantizeLinear": _same,
+    "Gemm": _gemm,
+    "QuantizeLinear": _same,
+    "ReduceMean": _reduce,
+    "Relu": _same,
+}
+"""What layers of the networks are exported to, and the shape of what each makes."""
+
+
+def _bytes(value: int | float | memoryview) -> memoryview:
+    if not isinstance(value, memoryview):
+        raise ValueError("a number where a message is expected")
+    return value
+
+
+def _text(values: Sequence[int | float | memoryview]) -> str:
+    """The last of several, as Protocol Buffers has it; none is empty."""
+    return bytes(_bytes(values[-1])).decode() if values else ""

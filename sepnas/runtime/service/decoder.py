@@ -1,0 +1,127 @@
+"""The process that decodes images of strangers, in children of its own: with little memory, and ended when asked.
+
+Its stdin is a socket of packets. A number with a socket: a new child serves it; the number alone: that child is
+killed. A child writes ``READY``, reads requests from its socket and writes answers: ``SIZES`` of a JSON object
+(``input``, ``resize``, ``max_pixels``) and of the image, then both; back come one byte, ``P`` for pixels or ``E`` for
+an error's text, and a size, then so many bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from contextlib import suppress
+from struct import Struct
+from typing import Any, BinaryIO
+
+from sepnas.deployment.manifest import ImageInput
+from sepnas.errors import DataError
+from sepnas.runtime.client.images import read_image
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM")
+"""What strangers may send. Pillow reads more: EPS by starting a program, TIFF with a library that writes to the log."""
+SIZES = Struct(">II")
+ANSWER = Struct(">cI")
+NUMBER = Struct(">I")
+PIXELS, ERROR = b"P", b"E"
+READY = b"ready"
+BYTES_A_PIXEL = 32
+"""Pillow takes 4 for the image and for each copy (converted, turned, laid on a background), libraries up to 6."""
+SPARE_BYTES = 64 << 20
+_ASCII = (b"P1", b"P2", b"P3")
+
+
+def main() -> None:
+    max_pixels = int(sys.argv[1])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the service ends it
+    _load_decoders()
+    limit_bytes = _data_bytes() + BYTES_A_PIXEL * max_pixels + SPARE_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+    with socket.socket(fileno=sys.stdin.fileno()) as control:
+        control.send(READY)
+        _look_after_children(control)
+    os._exit(0)
+
+
+def _look_after_children(control: socket.socket) -> None:
+    """Until nobody is at the other end."""
+    children: dict[int, int] = {}
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, NUMBER.size, 1)
+        if not message:
+            break
+        (number,) = NUMBER.unpack(message)
+        if descriptors:
+            children[number] = _child(control, socket.socket(fileno=descriptors[0]))
+        elif number in children:
+            _end(children.pop(number))
+    for pid in children.values():
+        _end(pid)
+
+
+def _end(pid: int) -> None:
+    """It is ours until it was waited for, also when it has ended by itself."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def _child(control: socket.socket, client: socket.socket) -> int:
+    """The process that serves the client."""
+    with client:
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            control.close()
+            with client.makefile("rb") as source, client.makefile("wb") as target, suppress(OSError):
+                _serve(source, target)
+        finally:
+            os._exit(0)
+
+
+def _load_decoders() -> None:
+    from PIL import Image
+
+    Image.init()
+
+
+def _data_bytes() -> int:
+    """What counts for RLIMIT_DATA now."""
+    with open("/proc/self/status") as lines:  # noqa: PTH123
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmData:"))
+
+
+def _serve(source: BinaryIO, target: BinaryIO) -> None:
+    target.write(READY)
+    target.flush()
+    while head := source.read(SIZES.size):
+        order_size, image_size = SIZES.unpack(head)
+        kind, content = _answer(json.loads(source.read(order_size)), source.read(image_size))
+        target.write(ANSWER.pack(kind, len(content)))
+        target.write(content)
+        target.flush()
+
+
+def _answer(order: dict[str, Any], image: bytes) -> tuple[bytes, bytes]:
+    try:
+        wanted = ImageInput(**order["input"])
+        return PIXELS, _decoded(image, wanted, order).tobytes()
+    except DataError as error:
+        return ERROR, str(error).encode(errors="replace")
+    except MemoryError:
+        return ERROR, b"the image takes more memory than an image of its size may"
+
+
+def _decoded(image: bytes, wanted: ImageInput, order: dict[str, Any]) -> Any:
+    if image[:2] in _ASCII:
+        raise DataError("the image is a PPM in text, which is slow to read; save it as PNG")
+    return read_image(io.BytesIO(image), "the image", wanted, order["resize"], FORMATS, order["max_pixels"])
+
+
+if __name__ == "__main__":
+    main()

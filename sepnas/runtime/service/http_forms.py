@@ -1,0 +1,101 @@
+"""The forms of what a service says over HTTP, and of what it is sent: what /openapi.json describes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sepnas.deployment.manifest import OnMissing
+from sepnas.spec.image_file import Resize
+
+
+class LikelyClass(BaseModel):
+    """A class and its probability."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+    class_: str = Field(alias="class")
+    probability: float = Field(ge=0, le=1)
+
+
+class MissingMessage(BaseModel):
+    """A message between devices that did not go into the answer."""
+
+    device: int = Field(description="Who went without it.")
+    source: int = Field(description="Who should have sent it.")
+    tag: int
+
+
+class Classification(BaseModel):
+    """The likeliest classes, and what did not go into them: only a service that degrades gives incomplete answers."""
+
+    classes: list[LikelyClass] = Field(description="Likeliest first.")
+    complete: bool = Field(description="Whether this is the whole network's answer.")
+    without: list[int] = Field(description="Devices that took no part.")
+    missing: list[MissingMessage]
+
+
+class ModelFacts(BaseModel):
+    """What is served."""
+
+    name: str
+    deployment_id: str
+    classes: list[str]
+    image_size: int = Field(description="Height and width in pixels that the network reads.")
+    channels: int = Field(description="1: gray, 3: RGB; other images are converted.")
+    resize: Resize = Field(
+        description="Images of another size: `stretch` scales all of them, `crop` the square in their middle; `no`: "
+        "they are refused."
+    )
+    devices: list[int]
+    on_missing: OnMissing
+
+
+class ErrorFacts(BaseModel):
+    code: str = Field(description="One word for programs.")
+    message: str = Field(description="What is wrong and what would be right, for people.")
+
+
+class ErrorBody(BaseModel):
+    """The form of every error."""
+
+    error: ErrorFacts
+
+
+class Ready(BaseModel):
+    """Requests are answered; how each device is, by its rank: `ready`, `silent` (it does not answer), how its requests
+    fail, or how it was lost."""
+
+    ready: bool
+    devices: dict[int, str]
+
+
+class NotReady(Ready):
+    """Requests are not answered now; the devices are dialed until they are back."""
+
+    error: ErrorFacts
+
+
+DESCRIPTIONS = {
+    408: "The body did not come in time.",
+    413: "The body is too large.",
+    415: "The Content-Type is no image's.",
+    422: "The body is not an image that can be read, or has another size than the network reads.",
+    502: "A device failed while it computed.",
+    503: "More requests than may wait, or devices are lost. Try again after `Retry-After` seconds.",
+    504: "The answer was not there in time.",
+}
+_RETRY = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+IMAGE_BODY = {
+    "required": True,
+    "content": dict.fromkeys(("image/png", "image/jpeg", "image/*", "application/octet-stream"), _BINARY),
+}
+
+
+def described(model: type[BaseModel], description: str) -> dict[str, Any]:
+    return {"model": model, "description": description}
+
+
+def described_error(status: int) -> dict[str, Any]:
+    return described(ErrorBody, DESCRIPTIONS[status]) | ({"headers": _RETRY} if status == 503 else {})

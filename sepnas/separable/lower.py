@@ -1,0 +1,184 @@
+"""Lowering: an architecture and its transmission policy become the steps of each device.
+
+A device computes in as few segments as it can: a segment ends where something is sent or merged.
+Sends are posted before the device waits for anything, those of lag 0 first, for they are waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from sepnas.plan.steps import CLIENT, Merge, Plan, Recv, Region, Segment, Send, Shape, Step
+from sepnas.separable.architecture import Architecture, DevicePart
+from sepnas.separable.layers import FLOAT_BYTES, PartTable, network_table
+from sepnas.separable.transfers import Event, crossings_of, events_of, live_crossings
+
+
+def lower(architecture: Architecture, live: bool = False) -> Plan:
+    """The plan of an architecture as its policy says.
+
+    With ``live`` it has only what the answer needs: the same as ``liveness.prune`` makes of it, in half the time.
+    """
+    parts, readout = network_table(architecture), architecture.policy.readout
+    ranks = range(len(parts))
+    readers = ranks if readout.kind == "mean" else (readout.device,)
+    points, working = crossings_of(architecture.policy, parts), set(ranks)
+    if live:
+        points, working = live_crossings(points, readers, len(parts))
+    programs = [_Program(table) for table in parts]
+    size = architecture.image_size
+    for rank in working:
+        programs[rank].start(Shape(architecture.in_channels, size, size))
+    for event in events_of(points):
+        _write_event(programs, event)
+    if not live:
+        for rank in working.difference(readers):
+            programs[rank].compute_features()
+    _read_out(programs, readers, readout.device, architecture)
+    return Plan(
+        programs=tuple([tuple(p.steps) for p in programs]),
+        segments=tuple([p.segments for p in programs]),
+        shapes=tuple([p.shapes for p in programs]),
+        reader=readout.device,
+        answer=_logits_shape(architecture.num_classes),
+        tensors_bytes=tuple([p.tensors_bytes() for p in programs]),
+        even=_alike(architecture.parts),
+    )
+
+
+def _alike(parts: Sequence[DevicePart]) -> bool:
+    first = parts[0]
+    return all(part is first or part == first for part in parts)
+
+
+class _Program:
+    """One device's steps while they are written.
+
+    A program is a chain: each computation and merge takes on what the last one made, and a merge all that was received
+    since the one before. So the memory of its tensors is known at once: beside all messages, whose buffers are there
+    from the start, the most that a step needs less the messages that were merged before it.
+    """
+
+    __slots__ = (
+        "current", "due", "due_values", "merged_bytes", "most_bytes", "next_layer", "segments", "shapes", "steps",
+        "table", "weighted",
+    )  # fmt: skip
+
+    def __init__(self, table: PartTable) -> None:
+        self.table = table
+        self.steps: list[Step] = []
+        self.segments: dict[str, Segment] = {}
+        self.shapes: dict[str, Shape] = {}
+        self.current = "x"
+        self.next_layer = 0
+        self.due: list[str] = []
+        self.weighted = False
+        self.due_values = self.merged_bytes = self.most_bytes = 0
+
+    def start(self, image: Shape) -> None:
+        self.shapes["x"] = image
+        self.steps.append(_recv(self.table.rank, CLIENT, "x"))
+
+    def compute(self, last_layer: int, output: str) -> None:
+        step, segment, shape, working_bytes = self.table.runs[self.next_layer, last_layer, self.current, output]
+        if working_bytes - self.merged_bytes > self.most_bytes:
+            self.most_bytes = working_bytes - self.merged_bytes
+        self.segments[step.segment] = segment
+        self.shapes[output] = shape
+        self.steps.append(step)
+        self.current, self.next_layer = output, last_layer + 1
+
+    def receive(self, recv: Recv, shape: Shape) -> None:
+        tensor = recv.tensor
+        self.shapes[tensor] = shape
+        self.steps.append(recv)
+        self.due.append(tensor)
+        self.due_values += shape.num_values
+
+    def merge(self, step: Merge) -> None:
+        """Join the device's own tensor with what was received since the last time."""
+        shape = self.shapes[step.output] = self.shapes[self.current]
+        self.steps.append(step)
+        self.current = step.output
+        working_bytes = 2 * FLOAT_BYTES * shape.num_values  # what goes in and what comes out
+        if working_bytes - self.merged_bytes > self.most_bytes:
+            self.most_bytes = working_bytes - self.merged_bytes
+        self.merged_bytes += FLOAT_BYTES * self.due_values
+        self.due, self.due_values, self.weighted = [], 0, False
+
+    def tensors_bytes(self) -> int:
+        """What tensors and buffers of one sample take at most."""
+        return self.most_bytes + self.merged_bytes + FLOAT_BYTES * self.due_values
+
+    def compute_features(self) -> None:
+        """All that comes before the head."""
+        last = len(self.table.layers) - 2
+        if self.next_layer <= last:
+            self.compute(last, "features")
+
+
+def _write_event(programs: list[_Program], event: Event) -> None:
+    layer, tensor = event.block + 1, f"b{event.block}"
+    for crossing in event.sends:
+        program = programs[crossing.source]
+        if program.next_layer <= layer:
+            program.compute(layer, tensor)
+        program.steps.append(crossing.send)
+    for arrivals, weighted in ((event.late, event.late_weighted), (event.prompt, event.prompt_weighted)):
+        for crossing in arrivals:
+            program = programs[crossing.destination]
+            if program.next_layer <= layer:
+                program.compute(layer, tensor)
+            program.receive(crossing.recv, crossing.shape)
+            program.weighted |= weighted
+    for program in programs:
+        if program.due:
+            program.merge(_block_merge(event.block, program.weighted, program.current, *program.due))
+
+
+def _read_out(programs: list[_Program], readers: Sequence[int], reader: int, architecture: Architecture) -> None:
+    """The readers' logits, gathered by ``reader``, which answers."""
+    num_devices, num_classes = len(programs), architecture.num_classes
+    first_tag = num_devices * (1 + 2 * architecture.num_blocks * num_devices)  # after those of all points
+    for rank in readers:
+        programs[rank].compute(len(programs[rank].table.layers) - 1, "logits")
+        if rank != reader:
+            programs[rank].steps.append(_send_logits("logits", num_classes, reader, first_tag + rank))
+    answering = programs[reader]
+    for peer in readers:
+        if peer != reader:
+            answering.receive(_recv(first_tag + peer, peer, f"logits{peer}"), _logits_shape(num_classes))
+    if answering.due:
+        answering.merge(_answer_merge(answering.current, *answering.due))
+    answering.steps.append(_send_logits(answering.current, num_classes, CLIENT, first_tag + num_devices))
+
+
+# Steps are immutable and many alike: one object serves all.
+
+
+@lru_cache(maxsize=1 << 14)
+def _block_merge(block: int, weighted: bool, *inputs: str) -> Merge:
+    if weighted:
+        return Merge("weighted", inputs, f"m{block}", f"merge{block}")
+    return Merge("mean", inputs, f"m{block}")
+
+
+@lru_cache(maxsize=1 << 10)
+def _answer_merge(*inputs: str) -> Merge:
+    return Merge("mean", inputs, "answer")
+
+
+@lru_cache(maxsize=1 << 10)
+def _recv(tag: int, source: int, tensor: str) -> Recv:
+    return Recv(tag, source, tensor)
+
+
+@lru_cache(maxsize=1 << 10)
+def _send_logits(tensor: str, num_classes: int, to: int, tag: int) -> Send:
+    return Send(tensor, Region.whole(Shape(num_classes)), "fp32", to, tag)
+
+
+@lru_cache(maxsize=1 << 8)
+def _logits_shape(num_classes: int) -> Shape:
+    return Shape(num_classes)

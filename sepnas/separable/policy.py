@@ -1,0 +1,183 @@
+"""The transmission policy: who sends what to whom, at which exchange point, and how it is merged.
+
+An exchange point stands after a block (numbered from 0 through all stages). Every transfer of a point
+carries the sender's own output of that block, before anything that arrives there is merged into it.
+A transfer of lag 0 is merged at the same point, one of lag 1 after the receiver's next block, together
+with what arrives there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from math import ceil
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from typing_extensions import Self
+
+from sepnas.errors import SpecError
+from sepnas.plan.wire import LEVELS, Scale, WireFormat
+from sepnas.spec.document import Document, Part, few, repeated
+from sepnas.spec.figures import MAX_BLOCKS, MAX_DEVICES, Block, Rank, Text
+
+Lag = Annotated[int, Field(ge=0, le=1)]  # no Literal: True would pass for 1
+MAX_TRANSFERS = 200_000
+MergeRule = Literal["mean", "weighted"]
+
+
+class Transfer(Part):
+    """One message: the first ``fraction`` of ``source``'s channels, for ``destination``.
+
+    ``scale`` is for quantised formats. All learned messages of one block's output in one format share a step.
+    """
+
+    source: Rank
+    destination: Rank
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    wire: WireFormat = "fp32"
+    lag: Lag = 0
+    scale: Scale = "sample"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.source == self.destination:
+            raise ValueError(f"`source` and `destination` must differ, both are {self.source}")
+        if self.scale == "learned" and self.wire not in LEVELS:
+            raise ValueError(f"`scale` is 'learned', but {self.wire} has no levels; only {' and '.join(LEVELS)} have")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_sample(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was written before there were scales is the same transfer."""
+        data: dict[str, Any] = handler(self)
+        if self.scale == "sample":
+            data.pop("scale", None)
+        return data
+
+    def written_in(self, wire: WireFormat, scale: Scale) -> Self:
+        return self.model_copy(update={"wire": wire, "scale": scale if wire in LEVELS else "sample"})
+
+    def wire_text(self) -> str:
+        """The format as people read it."""
+        return self.wire if self.scale == "sample" else f"{self.wire} with a learned scale"
+
+    def scale_name(self, after: int) -> str | None:
+        """How the step of the message after this block is called, where it is learned."""
+        return f"after{after}_from{self.source}_{self.wire}" if self.scale == "learned" else None
+
+    def num_channels(self, source_channels: int, destination_channels: int) -> int:
+        """How many channels cross: the fraction of the sender's, rounded up, at most the receiver's."""
+        return min(ceil(self.fraction * source_channels - 1e-9), destination_channels)
+
+
+class ExchangePoint(Part):
+    """What is sent after block ``after``; ``merge`` is how the receivers merge it.
+
+    Where messages of two points meet (lag 1 of one, lag 0 of the next) the merge is weighted if either says so.
+    """
+
+    after: Block
+    transfers: Annotated[tuple[Transfer, ...], Field(max_length=MAX_DEVICES * (MAX_DEVICES - 1))] = ()
+    merge: MergeRule = "mean"
+
+    @model_validator(mode="after")
+    def _one_message_a_pair(self) -> Self:
+        twice = sorted(repeated((t.source, t.destination) for t in self.transfers))
+        if twice:
+            raise ValueError(f"after block {self.after} these pairs have more than one transfer: [{few(twice)}]")
+        return self
+
+    def without(self, devices: Collection[int]) -> Self:
+        """The same without the transfers from and to these devices."""
+        kept = (t for t in self.transfers if t.source not in devices and t.destination not in devices)
+        return self.model_copy(update={"transfers": tuple(kept)})
+
+
+class Readout(Part):
+    """Whose logits are the answer: one ``device``'s, or the ``mean`` of all (gathered by ``device``)."""
+
+    kind: Literal["device", "mean"] = "device"
+    device: Rank = 0
+
+    def losable(self, num_devices: int) -> list[int]:
+        """The devices without which there is still an answer: all but one that alone has the classifier."""
+        return [rank for rank in range(num_devices) if self.kind == "mean" or rank != self.device]
+
+
+class TransmissionPolicy(Document):
+    """A set of exchange points and the read-out."""
+
+    format_name: ClassVar[str] = "sepnas.policy"
+
+    name: Text = "custom"
+    points: Annotated[tuple[ExchangePoint, ...], Field(max_length=MAX_BLOCKS)] = ()
+    readout: Readout = Readout()
+
+    @model_validator(mode="after")
+    def _points_in_order(self) -> Self:
+        blocks = [point.after for point in self.points]
+        if blocks != sorted(set(blocks)):
+            shown = few(blocks, 40)
+            raise ValueError(f"`points` must stand in rising order of `after`, each block once, got [{shown}]")
+        if sum(len(point.transfers) for point in self.points) > MAX_TRANSFERS:
+            raise ValueError(f"`points` have more than {MAX_TRANSFERS:,} transfers in all")
+        return self
+
+    def arrivals(self, block: int, destination: int) -> list[tuple[ExchangePoint, Transfer]]:
+        """What ``destination`` merges after ``block``, in the order of merging: lag 1 first."""
+        return [
+            (point, transfer)
+            for point in self.points
+            if block - 1 <= point.after <= block
+            for transfer in point.transfers
+            if transfer.destination == destination and point.after + transfer.lag == block
+        ]
+
+    def written_in(self, wire: WireFormat | None = None, scale: Scale | None = None) -> Self:
+        """The same with all messages in this format and with this scale (None: their own); fp32 and fp16 have none."""
+        points = [
+            point.model_copy(
+                update={"transfers": tuple(t.written_in(wire or t.wire, scale or t.scale) for t in point.transfers)}
+            )
+            for point in self.points
+        ]
+        return self.model_copy(update={"points": tuple(points)})
+
+    def learned_scales(self) -> dict[str, WireFormat]:
+        """Their names, and what the messages are written in that each belongs to."""
+        sent = [(transfer.scale_name(point.after), transfer) for point in self.points for transfer in point.transfers]
+        return {name: transfer.wire for name, transfer in sent if name}
+
+    def without(self, devices: Collection[int]) -> Self:
+        """The same where nothing is sent from or to these devices: what a network computes that has lost them.
+
+        But where ``mean`` and ``weighted`` messages met in one merge and all the weighted ones are lost, devices go on
+        with the learned weights of the others, as :class:`sepnas.nets.outage.Outage` does; here their mean is left.
+        """
+        return self.model_copy(update={"points": tuple(point.without(devices) for point in self.points)})
+
+    def check(self, num_devices: int, blocks_per_stage: Iterable[int], where: str = "policy") -> None:
+        """Refuse a policy that does not fit a network; :class:`SpecError` names the point and the transfer."""
+        stages = list(blocks_per_stage)
+        num_blocks = sum(stages)
+        last_of_stage = {sum(stages[: s + 1]) - 1 for s in range(len(stages))}
+        if self.readout.device >= num_devices:
+            raise SpecError(
+                f"{where}: `readout.device` is {self.readout.device}, but the ranks are 0..{num_devices - 1}"
+            )
+        for index, point in enumerate(self.points):
+            place = f"{where}: `points.{index}`"
+            if point.after >= num_blocks:
+                raise SpecError(f"{place}.after is {point.after}, but the blocks are 0..{num_blocks - 1}")
+            for number, transfer in enumerate(point.transfers):
+                for end in ("source", "destination"):
+                    rank = getattr(transfer, end)
+                    if rank >= num_devices:
+                        raise SpecError(
+                            f"{place}.transfers.{number}.{end} is {rank}, but the ranks are 0..{num_devices - 1}"
+                        )
+                if transfer.lag == 1 and point.after in last_of_stage:
+                    raise SpecError(
+                        f"{place}.transfers.{number}.lag is 1, but block {point.after} is the last of its stage: "
+                        f"the next block's output has another shape; use lag 0"
+                    )

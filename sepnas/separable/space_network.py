@@ -1,0 +1,123 @@
+"""The networks of a search space: the family's numbers, some of them choices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+from typing_extensions import Self
+
+from sepnas.separable.architecture import Architecture, DevicePart
+from sepnas.spec.document import Part, repeated, short
+from sepnas.spec.figures import MAX_CHANNELS, MAX_CLASSES, MAX_DEPTH, MAX_DEVICES, MAX_SIDE, Channels
+
+
+def _one_or_several(value: Any) -> Any:
+    given = list(value) if isinstance(value, list | tuple) else [value]
+    if not given:
+        raise ValueError("an empty list leaves no choice; give a number, or a list of numbers")
+    if any(type(number) is not int or number < 1 for number in given):
+        raise ValueError(f"expected a whole number from 1, or a list of such numbers, got {short(value)}")
+    if max(given) > MAX_CHANNELS or len(given) > MAX_CHOICES:
+        raise ValueError(f"expected at most {MAX_CHOICES} numbers of at most {MAX_CHANNELS}, got {short(value)}")
+    if twice := repeated(given):
+        raise ValueError(f"each choice may stand once, {twice[0]} stands {given.count(twice[0])} times")
+    return tuple(given) if isinstance(value, list | tuple) else value
+
+
+Numbers = Annotated[int | tuple[int, ...], BeforeValidator(_one_or_several)]
+"""A number for all networks, or a list of which each network chooses one."""
+
+MAX_CHOICES = 256
+CHOOSABLE = ("depth", "cardinality", "bottleneck_width")
+_SHARED = ("image_size", "in_channels", "num_classes", "stem_channels", "stem_stride")
+
+
+class NetworkSpace(Part):
+    """The networks: the family's numbers, and either ``parts`` or the numbers that parts are made from.
+
+    ``cardinality`` is of the whole network: each of ``num_devices`` devices gets an equal share of the groups. With
+    ``uneven`` each device chooses its own of the ``bottleneck_width`` listed.
+    """
+
+    depth: Numbers
+    image_size: Annotated[int, Field(ge=4, le=MAX_SIDE)] = 32
+    in_channels: Channels = 3
+    num_classes: Annotated[int, Field(ge=2, le=MAX_CLASSES)] = 100
+    stem_channels: Channels = 16
+    stem_stride: Annotated[int, Field(ge=1, le=2)] = 1
+    parts: Annotated[tuple[DevicePart, ...], Field(min_length=1, max_length=MAX_DEVICES)] | None = None
+    num_devices: Annotated[int, Field(gt=0, le=MAX_DEVICES)] | None = None
+    cardinality: Numbers | None = None
+    bottleneck_width: Numbers | None = None
+    uneven: bool = False
+    output_channels: Channels = 64
+
+    @model_validator(mode="after")
+    def _parts_or_numbers(self) -> Self:
+        numbers = {name: getattr(self, name) for name in ("num_devices", "cardinality", "bottleneck_width")}
+        given = [name for name, value in numbers.items() if value is not None]
+        if self.parts is not None and given:
+            raise ValueError(f"give either `parts` or numbers for equal parts, got `parts` and `{given[0]}`")
+        if self.parts is None and len(given) < len(numbers):
+            missing = next(name for name in numbers if name not in given)
+            raise ValueError(f"`{missing}` is missing; or give `parts`, one entry for each device")
+        for cardinality in _listed(self.cardinality or 0):
+            if cardinality % self.count_devices():
+                raise ValueError(
+                    f"`cardinality` (={cardinality}) must be divisible by `num_devices` (={self.num_devices})"
+                )
+        for depth in self.depths:
+            if depth < 11 or (depth - 2) % 9:
+                raise ValueError(f"`depth` must be 9n + 2 (11, 20, 29, ...), got {depth}")
+            if depth > MAX_DEPTH:
+                raise ValueError(f"`depth` must be at most {MAX_DEPTH}, got {depth}")
+        if self.uneven and not isinstance(self.bottleneck_width, tuple):
+            raise ValueError("`uneven` needs a list of `bottleneck_width` that each device may choose from")
+        return self
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        return _listed(self.depth)
+
+    def count_devices(self) -> int:
+        return len(self.parts) if self.parts is not None else self.num_devices or 1
+
+    def choices(self) -> dict[str, tuple[int, ...]]:
+        """What each label of a network may be; a number that is fixed has none."""
+        listed = {name: value for name in CHOOSABLE if isinstance(value := getattr(self, name), tuple)}
+        if self.uneven:
+            widths = listed.pop("bottleneck_width")
+            listed |= {f"device{rank}.bottleneck_width": widths for rank in range(self.count_devices())}
+        return listed
+
+    def architecture(self, name: str, chosen: Mapping[str, Any]) -> Architecture:
+        """The network of a genotype, without a policy; networks of the same numbers are one object."""
+        return _architecture(self, name, tuple(chosen[label] for label in self.choices()))
+
+    def _parts(self, chosen: Mapping[str, int]) -> tuple[DevicePart, ...]:
+        if self.parts is not None:
+            return self.parts
+        num_devices = self.count_devices()
+        shared = {name: chosen.get(name, getattr(self, name)) for name in ("cardinality", "bottleneck_width")}
+        return tuple(
+            DevicePart(
+                cardinality=shared["cardinality"] // num_devices,
+                bottleneck_width=chosen.get(f"device{rank}.bottleneck_width", shared["bottleneck_width"]),
+                output_channels=self.output_channels,
+            )
+            for rank in range(num_devices)
+        )
+
+
+@lru_cache(maxsize=4096)
+def _architecture(space: NetworkSpace, name: str, values: tuple[int, ...]) -> Architecture:
+    chosen = dict(zip(space.choices(), values, strict=True))
+    shared = {field: getattr(space, field) for field in _SHARED}
+    return Architecture(name=name, depth=chosen.get("depth", space.depths[0]), parts=space._parts(chosen), **shared)
+
+
+def _listed(numbers: int | tuple[int, ...]) -> tuple[int, ...]:
+    return numbers if isinstance(numbers, tuple) else (numbers,)

@@ -1,0 +1,104 @@
+"""What a search space is made of beside its networks: the policies' choices, the bounds and the objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import permutations
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from sepnas.plan.wire import WireFormat
+from sepnas.separable.patterns import matchings
+from sepnas.separable.policy import Lag, MergeRule
+from sepnas.spec.document import Part, repeated, short
+
+Objective = Literal["accuracy", "accuracy_one_lost", "latency_s", "payload_bytes", "energy_j", "memory_bytes"]
+ACCURACIES: tuple[Objective, ...] = ("accuracy", "accuracy_one_lost")
+"""What is judged, not simulated. ``accuracy_one_lost``: with one device lost, the mean over those that may be; one that
+alone has the classifier may not."""
+DIRECTIONS: Mapping[Objective, Literal["maximize", "minimize"]] = MappingProxyType(
+    {
+        "accuracy": "maximize",
+        "accuracy_one_lost": "maximize",
+        "latency_s": "minimize",
+        "payload_bytes": "minimize",
+        "energy_j": "minimize",
+        "memory_bytes": "minimize",
+    }
+)
+MOST_DEVICES: Mapping[str, int] = MappingProxyType({"permutations": 6, "swaps": 8})
+"""Up to here the name of a family lists all that there are (720 orders, 105 pairings); beyond, they are to be named."""
+
+_Name = Annotated[str, Field(max_length=1000)]
+
+
+class PolicySpace(Part):
+    """The transmission policies: where messages may be exchanged, and what each exchange point may choose.
+
+    ``exchange_points``: ``all`` blocks, the ``even`` blocks of each stage (without the block that ends it, as the
+    paper has it), or a list of blocks; all of the deepest network. ``patterns``: names as in
+    ``sepnas.separable.patterns``, and ``permutations`` or ``swaps`` (all ways to pair the devices up) for all of them.
+    ``readouts``: ``device:R`` or ``mean``. ``merges`` and ``readouts`` are one choice for the network.
+    """
+
+    exchange_points: Literal["all", "even"] | tuple[int, ...] = "all"
+    patterns: Annotated[tuple[_Name, ...], Field(min_length=1, max_length=10_000)]
+    fractions: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1, max_length=1000)] = (1.0,)
+    wires: Annotated[tuple[WireFormat, ...], Field(min_length=1)] = ("fp32",)
+    lags: Annotated[tuple[Lag, ...], Field(min_length=1)] = (0,)
+    merges: Annotated[tuple[MergeRule, ...], Field(min_length=1)] = ("mean",)
+    readouts: Annotated[tuple[Annotated[str, Field(max_length=100)], ...], Field(min_length=1, max_length=1000)] = (
+        "device:0",
+    )
+
+    @field_validator("exchange_points", mode="before")
+    @classmethod
+    def _known_points(cls, value: Any) -> Any:
+        blocks = isinstance(value, list | tuple) and all(type(block) is int and block >= 0 for block in value)
+        if not blocks and value not in ("all", "even"):
+            raise ValueError(f"expected `all`, `even`, or a list of block numbers from 0, got {short(value)}")
+        if blocks and list(value) != sorted(set(value)):
+            raise ValueError(f"block numbers must rise and each stand once, got {short(list(value))}")
+        return tuple(value) if blocks else value
+
+    @field_validator("patterns", "fractions", "wires", "lags", "merges", "readouts")
+    @classmethod
+    def _each_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        twice = repeated(values)
+        if twice:
+            raise ValueError(f"each choice may stand once, {twice[0]!r} stands {values.count(twice[0])} times")
+        return values
+
+    def pattern_names(self, num_devices: int) -> tuple[str, ...]:
+        """The patterns with ``permutations`` and ``swaps`` written out."""
+        names: list[str] = []
+        for name in self.patterns:
+            names += _FAMILIES[name](num_devices) if name in _FAMILIES else [name]
+        return tuple(dict.fromkeys(names))
+
+
+class Constraints(Part):
+    """Bounds that a candidate must keep; without a number there is no bound.
+
+    ``max_memory_bytes`` is for each device, and beside it each device's own memory in the cluster counts.
+    ``devices_used`` is the least number of devices that do any work that the answer needs.
+    """
+
+    max_latency_s: Annotated[float, Field(gt=0)] | None = None
+    max_payload_bytes: Annotated[int, Field(ge=0)] | None = None
+    max_memory_bytes: Annotated[int, Field(gt=0)] | None = None
+    devices_used: Annotated[int, Field(ge=1)] | None = None
+
+
+def _all_permutations(num_devices: int) -> list[str]:
+    orders = permutations(range(num_devices))
+    return ["permutation:" + "".join(map(str, order)) for order in orders]
+
+
+def _all_swaps(num_devices: int) -> list[str]:
+    return ["swap:" + ",".join(f"{a}-{b}" for a, b in pairs) for pairs in matchings(range(num_devices))]
+
+
+_FAMILIES = {"permutations": _all_permutations, "swaps": _all_swaps}

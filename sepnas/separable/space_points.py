@@ -1,0 +1,96 @@
+"""What the genes of an exchange point mean in a network of some depth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from operator import itemgetter
+from typing import Any
+
+from sepnas.errors import SpecError
+from sepnas.separable.patterns import Pairs, pattern_pairs, point
+from sepnas.separable.policy import ExchangePoint, Readout, TransmissionPolicy
+from sepnas.separable.space_parts import MOST_DEVICES
+
+GENES = ("pattern", "fraction", "wire", "lag")
+
+
+@dataclass(frozen=True)
+class Place:
+    """An exchange point in a network of some depth: its labels, the block there, and whether a stage ends with it."""
+
+    labels: tuple[str, ...]
+    after: int
+    ends_stage: bool
+
+    @cached_property
+    def genes(self) -> Callable[[Any], tuple[Any, ...]]:
+        """Takes the place's genes out of a genotype, all at once."""
+        return itemgetter(*self.labels)
+
+
+def blocks_of(depth: int) -> int:
+    """Blocks of a stage."""
+    return (depth - 2) // 9
+
+
+@lru_cache(maxsize=1024)
+def make_places(blocks: tuple[int, ...], of_deepest: int, of_stage: int) -> tuple[Place, ...]:
+    """The exchange points that a network with ``of_stage`` blocks a stage has, of those of the deepest."""
+    found = []
+    for block in blocks:
+        stage, number = divmod(block, of_deepest)
+        if number < of_stage:
+            labels = tuple(f"point{block}.{gene}" for gene in GENES)
+            found.append(Place(labels, stage * of_stage + number, number == of_stage - 1))
+    return tuple(found)
+
+
+def check_pattern(name: str, num_devices: int, where: str) -> None:
+    if name in MOST_DEVICES:
+        if num_devices > MOST_DEVICES[name]:
+            raise SpecError(
+                f"{where}: `{name}` serves up to {MOST_DEVICES[name]} devices, here are {num_devices}; "
+                f"name the {name} that you want"
+            )
+        return
+    try:
+        pattern_pairs(name, num_devices)
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from None
+
+
+def readout_of(name: str, num_devices: int, where: str) -> Readout:
+    kind, _, rank = name.partition(":")
+    if name == "mean":
+        return Readout(kind="mean")
+    if kind != "device" or not rank.isdecimal() or int(rank) >= num_devices:
+        raise SpecError(f"{where} is {name!r}; allowed: mean, device:R with R in 0..{num_devices - 1}")
+    return Readout(kind="device", device=int(rank))
+
+
+@lru_cache(maxsize=1024)
+def pairs_of(name: str, num_devices: int) -> Pairs:
+    return pattern_pairs(name, num_devices)
+
+
+def make_point(
+    block: int, num_devices: int, merge: Any, pattern: str, fraction: Any, wire: Any, lag: Any
+) -> ExchangePoint:
+    """An exchange point; those that differ in their block or merge alone share their transfers.
+
+    It is not kept: the points of large spaces hardly ever come again, and are more than memory should hold.
+    """
+    return _first_point(num_devices, pattern, fraction, wire, lag).with_checked(after=block, merge=merge)
+
+
+@lru_cache(maxsize=1 << 13)
+def _first_point(num_devices: int, pattern: str, fraction: Any, wire: Any, lag: Any) -> ExchangePoint:
+    return point(0, pairs_of(pattern, num_devices), fraction, wire, lag)
+
+
+@lru_cache(maxsize=1024)
+def silent_policy(name: str, readout: str, num_devices: int) -> TransmissionPolicy:
+    """A policy that sends nothing, for others to be copied from."""
+    return TransmissionPolicy(name=name, readout=readout_of(readout, num_devices, "`readout`"))

@@ -1,0 +1,217 @@
+"""Reading a search: `sepnas front` and `pick`, quantities as people type them, what a policy amounts to."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from sepnas.cli.main import app, main
+from sepnas.cli.quantities import deadline_s, energy_j, share, size_bytes, time_s
+from sepnas.errors import SearchError
+from sepnas.search.candidate import Candidate
+from sepnas.search.canonical import plan_key
+from sepnas.search.found import Found
+from sepnas.search.traits import policy_traits, share_of_all_to_all
+from sepnas.separable.architecture import Architecture, named_architecture
+from sepnas.separable.build import build_plan
+from sepnas.separable.live_policy import sent_policy
+from sepnas.separable.space import SearchSpace
+from tests.helpers_search import judged_run
+
+SPACE = SearchSpace.load(Path(__file__).parents[2] / "search_spaces" / "demo.yaml")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search of 60 candidates that was asked for 100."""
+    folder = tmp_path_factory.mktemp("front") / "search"
+    judged_run(folder, SPACE, 60, wanted=100)
+    return folder
+
+
+def cli(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "160"})
+
+
+def shown(*arguments: object) -> dict:
+    result = cli("front", *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.output)
+
+
+def error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    monkeypatch.setattr("sys.argv", ["sepnas", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    return " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "value"),
+    [
+        (size_bytes, "200KB", 200_000),
+        (size_bytes, "1.5 mb", 1_500_000),
+        (size_bytes, "64KiB", 65_536),
+        (size_bytes, "50000", 50_000),
+        (size_bytes, "10B", 10),
+        (time_s, "20ms", 0.02),
+        (time_s, "800us", 8e-4),
+        (time_s, "1.5s", 1.5),
+        (deadline_s, "100ms", 0.1),
+        (deadline_s, "10", 10.0),
+        (energy_j, "0.5J", 0.5),
+        (energy_j, "20mJ", 0.02),
+        (share, "57%", 0.57),
+        (share, "0.95", 0.95),
+    ],
+)
+def test_quantities_are_read_as_people_type_them(read, text: str, value: float) -> None:  # type: ignore[no-untyped-def]
+    """Numbers with their units give exactly what they say in bytes, seconds, joules and shares."""
+    assert read(text) == value
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "allowed"),
+    [
+        (size_bytes, "200KX", "200KB, 1.5MB, 64MiB or 50000"),
+        (size_bytes, "-5", "50000"),
+        (size_bytes, "", "50000"),
+        (time_s, "20", "us, ms or s, such as 20ms"),
+        (time_s, "nan", "such as 20ms"),
+        (energy_j, "1MJ", "uJ, mJ, J or kJ"),
+        (share, "95", "more than everything; give a share such as 95% or 0.95"),
+    ],
+)
+def test_unclear_quantities_are_refused(read, text: str, allowed: str) -> None:  # type: ignore[no-untyped-def]
+    """A quantity whose unit is missing or unknown is refused with what is allowed."""
+    with pytest.raises(typer.BadParameter, match=re.escape(allowed)):
+        read(text)
+
+
+def test_an_unclear_bound_names_its_option(run: Path) -> None:
+    """A bound that cannot be read ends with code 2 and names the option."""
+    result = cli("front", run, "--max-latency", "20")
+    assert result.exit_code == 2
+    assert "--max-latency" in result.output
+
+
+def test_the_table_shows_each_point_of_the_front(run: Path) -> None:
+    """The table has a line for each point, marks the knee and says that the search is not finished."""
+    found, output = Found.load(run), cli("front", run).output
+    for candidate in found.front:
+        assert re.search(rf"^{candidate.index}( knee)? .*{policy_traits(candidate).phrase}", output, re.MULTILINE)
+    assert re.search(rf"^{found.knee.index} knee ", output, re.MULTILINE)
+    assert "60 of 100 candidates judged, the search is not finished" in output
+
+
+def test_json_is_the_whole_front(run: Path) -> None:
+    """`--json` holds every point of the front with all its costs, the knee and the hypervolume."""
+    found, data = Found.load(run), shown(run)
+    assert [point["candidate"] for point in data["candidates"]] == [candidate.index for candidate in found.front]
+    assert data["knee"] == found.knee.index
+    assert (data["finished"], data["judged"], data["wanted"]) == (False, 60, 100)
+    assert 0 < data["hypervolume"] < 1
+    first = data["candidates"][0]
+    assert {"accuracy", "latency_s", "payload_bytes", "energy_j", "memory_bytes", "policy"} < first.keys()
+
+
+def test_filters_leave_what_keeps_them(run: Path) -> None:
+    """With bounds the table has those points of the front that keep them all, and no other."""
+    front = shown(run)["candidates"]
+    middle = sorted(front, key=lambda point: point["payload_bytes"])[len(front) // 2]
+    most, least = middle["payload_bytes"], front[1]["accuracy"]
+    kept = shown(run, "--max-bytes", f"{most}B", "--min-accuracy", least)["candidates"]
+    assert kept == [p for p in front if p["payload_bytes"] <= most and p["accuracy"] >= least]
+    assert 0 < len(kept) < len(front)
+
+
+def test_a_bound_beside_the_objectives_brings_up_the_best_within_it(run: Path) -> None:
+    """Memory is no objective: the front within a bound on it is that of all candidates that keep it."""
+    found = Found.load(run)
+    bound = sorted(candidate.costs["memory_bytes"] for candidate in found.candidates)[20]
+    kept = shown(run, "--max-memory", f"{bound:.0f}")["candidates"]
+    fitting = [c for c in found.candidates if c.costs["memory_bytes"] <= bound]
+    assert max(p["accuracy"] for p in kept) == max(c.objectives["accuracy"] for c in fitting)
+
+
+@pytest.mark.parametrize(("sort", "key", "sign"), [("accuracy", "accuracy", -1), ("latency", "latency_s", 1)])
+def test_sorting_puts_the_best_first(run: Path, sort: str, key: str, sign: int) -> None:
+    """`--sort` orders the points by one value, the best first."""
+    values = [sign * point[key] for point in shown(run, "--sort", sort)["candidates"]]
+    assert values == sorted(values)
+
+
+@pytest.mark.parametrize("verb", ["front", "pick"])
+def test_bounds_that_nothing_keeps_name_the_nearest(run: Path, verb: str, monkeypatch, capsys, tmp_path: Path) -> None:
+    """Where nothing fits the error names the bounds and the nearest candidate, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    said = error(monkeypatch, capsys, verb, run, "--max-latency", "1us", "--max-memory", "1GB")
+    assert "no candidate has latency_s <= 1e-06 and memory_bytes <= 1e+09; the nearest is candidate" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_pick_writes_the_most_accurate_within_the_bounds(run: Path, tmp_path: Path) -> None:
+    """The architecture of the most accurate point within the bounds is written, named after its candidate."""
+    out = tmp_path / "a.json"
+    assert cli("pick", run, "--max-bytes", "4KB", "--out", out).exit_code == 0
+    best = max(shown(run, "--max-bytes", "4KB")["candidates"], key=lambda point: point["accuracy"])
+    assert Architecture.load(out).name == f"demo-{best['candidate']}"
+    assert build_plan(Architecture.load(out)).payload_bytes() == best["payload_bytes"]
+
+
+def test_pick_takes_the_knee_or_a_named_candidate(run: Path, tmp_path: Path) -> None:
+    """Without bounds it is the knee; `--candidate` takes that one and says when it is not on the front."""
+    out, found = tmp_path / "a.json", Found.load(run)
+    cli("pick", run, "--out", out)
+    assert Architecture.load(out).name == f"demo-{found.knee.index}"
+    other = next(candidate for candidate in found.candidates if candidate not in found.front)
+    assert "is not on the front" in cli("pick", run, "--candidate", other.index, "--out", out).output
+    assert Architecture.load(out) == other.architecture
+
+
+def test_a_candidate_that_is_not_there_or_breaks_a_bound_is_refused(run: Path, monkeypatch, capsys) -> None:
+    """An unknown number is refused with those that are known, and one beyond a bound with what it has."""
+    assert "the numbers go from 0 to 59" in error(monkeypatch, capsys, "pick", run, "--candidate", 60)
+    said = error(monkeypatch, capsys, "pick", run, "--candidate", 0, "--max-bytes", 1)
+    assert "candidate 0 does not keep payload_bytes <= 1: it has accuracy" in said
+
+
+def test_a_search_without_candidates_is_said(tmp_path: Path) -> None:
+    """A search that still trains its supernet has no front, and a folder without a search is none."""
+    judged_run(tmp_path, SPACE, 0, wanted=5)
+    with pytest.raises(SearchError, match="no candidate is judged yet"):
+        Found.load(tmp_path)
+    with pytest.raises(SearchError, match="this is no search run"):
+        Found.load(tmp_path / "nowhere")
+
+
+def candidate_with(policy: str) -> Candidate:
+    architecture = named_architecture("resnext56_4x4d", 4, policy)
+    costs = {"payload_bytes": float(build_plan(architecture).payload_bytes())}
+    return Candidate(index=0, key="", genotype={}, objectives={}, costs=costs, architecture=architecture)
+
+
+def test_traits_of_the_papers_policies() -> None:
+    """Phrases and numbers of policies whose counts are published: dead transfers are not counted."""
+    silent, hand_made = policy_traits(candidate_with("none")), policy_traits(candidate_with("hand-made"))
+    assert silent.phrase == "silent, mean of all"
+    assert (hand_made.num_transfers, hand_made.points_used, hand_made.num_points) == (31, 9, 18)
+    assert hand_made.phrase == "9 of 18 points, fp32, custom, lagged"
+    assert (hand_made.mean_fraction, hand_made.mean_wire_bits, hand_made.lag_share) == (1, 32, 1)
+    assert share_of_all_to_all(candidate_with("none")) == pytest.approx(0, abs=1e-4)
+    # nine of twelve transfers of the last point are dead, and a stage's bytes are half of those of the one before
+    assert share_of_all_to_all(candidate_with("all-to-all")) == pytest.approx(1 - 9 / 12 / (6 * (4 + 2 + 1)))
+
+
+def test_the_sent_policy_is_the_same_plan(run: Path) -> None:
+    """Leaving out what cannot reach the answer changes nothing of what the devices do."""
+    for candidate in Found.load(run).candidates[:20]:
+        plan = build_plan(candidate.architecture)
+        sent = build_plan(candidate.architecture.with_policy(sent_policy(candidate.architecture)))
+        assert plan_key(sent) == plan_key(plan)

@@ -1,0 +1,62 @@
+"""``sepnas report``: the page of what a user has at hand, without a demo."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from sepnas.cli.report import report
+from sepnas.errors import SpecError
+from sepnas.report.from_inference import inference_parts
+from sepnas.report.from_run import traced_bytes
+from sepnas.runtime.client.bench import random_batch
+from sepnas.runtime.client.session import Session
+from sepnas.runtime.client.trace import Trace
+from sepnas.separable.architecture import Architecture, named_architecture
+from sepnas.separable.build import build_plan
+from sepnas.spec.cluster import uniform_cluster
+from tests.helpers_runtime import export_tiny, lively_network, tiny_architecture, transfer, worker_processes
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Architecture, Path]:
+    """An architecture and the trace of one request of two images that real workers answered."""
+    folder = tmp_path_factory.mktemp("report")
+    architecture = tiny_architecture([{"after": 0, "transfers": [transfer(1, 0)]}], devices=2)
+    export_tiny(lively_network(architecture), folder / "deployment")
+    with worker_processes(folder / "deployment", 2) as (_, hosts), Session(folder / "deployment", hosts) as session:
+        session.infer(random_batch(session.manifest, 2))
+        session.trace(last=1).save(folder / "trace.json")
+    return architecture, folder / "trace.json"
+
+
+def test_a_trace_is_held_against_the_plan(traced: tuple[Architecture, Path]) -> None:
+    """The bytes that devices say they sent are those of the plan, on each link and in the summary."""
+    architecture, trace = traced
+    parts = inference_parts(architecture, uniform_cluster(2), trace, None)
+    plan = build_plan(architecture)
+    assert sum(traced_bytes(Trace.load(trace).requests[-1]).values()) == plan.payload_bytes(2) > 0
+    assert all(link.predicted == link.counted for link in parts["links"])
+    assert [row.agree for row in parts["summary"]] == [None, True]
+    assert [timeline.title for timeline in parts["timelines"]] == ["predicted", "measured"]
+
+
+def test_a_trace_of_other_devices_is_refused(traced: tuple[Architecture, Path]) -> None:
+    """A trace is not drawn beside the prediction of a network of other devices."""
+    other = named_architecture("resnext11_4x4d", 4, "all-to-all")
+    with pytest.raises(SpecError, match=r"taken on the devices \[0, 1\], but the architecture computes on"):
+        inference_parts(other, uniform_cluster(4), traced[1], None)
+
+
+def test_the_page_tells_bytes_and_how_it_was_made(
+    traced: tuple[Architecture, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A page of an architecture and a trace shows the summary, the bytes of each link and its command."""
+    architecture, trace = traced
+    path = architecture.save(tmp_path / "a.json")
+    report(out=tmp_path / "r.html", architecture=path, trace=trace)
+    page = (tmp_path / "r.html").read_text()
+    for said in ("payload bytes between devices", "Equal on every link", "latency of one inference"):
+        assert re.search(said, page)
