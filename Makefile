@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test check slow arm sshd results format clean
+.PHONY: help setup demo test check slow coverage arm sshd results format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,13 @@ test: $(STAMP)  ## the tests, without the slow ones, in two processes
 
 slow: $(STAMP) sshd  ## the slow tests
 	$(BIN)/python -m pytest -m slow
+
+coverage: $(STAMP)  ## the tests, without the slow ones, under coverage: one figure for each room
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest -m 'not slow' -n 2 --dist loadfile
+	$(BIN)/coverage combine --quiet
+	@for room in sepnas/*/; do printf '%-20s %s%%\n' $$room "$$($(BIN)/coverage report --format=total --include="$$room*")"; done
+	@printf '%-20s %s%%\n' all "$$($(BIN)/coverage report --format=total)"
 
 arm: $(STAMP)  ## an emulated aarch64 board in a cluster with x86 machines (Debian; some minutes)
 	$(BIN)/python -m pytest -m slow tests/test_arm.py
@@ -45,4 +52,4 @@ format: $(STAMP)  ## let ruff put the code in order
 	$(BIN)/ruff format .
 
 clean:  ## remove the environment and what runs wrote
-	rm -rf .venv runs build sepnas.egg-info
+	rm -rf .venv runs build dist htmlcov .coverage .coverage.* sepnas.egg-info
