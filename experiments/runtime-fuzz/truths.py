@@ -65,7 +65,7 @@ SPOKEN: dict[Side, list[Control | Data]] = {
         Welcome(rank=2), events.Ready(), events.Pong(sent_ns=1, clock_ns=2), Data(8, 4, bytes(40)),
         PartialData(9, 4, bytes(80)), events.Failed(code="compute", rank=2, request=7, step=4, message="no"),
         events.Missed(request=9, rank=2, source=1, tag=3),
-        events.Answer(what="trace", data={"requests": [1, 1.5, "a", None, True]}),
+        events.DeviceReport(what="trace", data={"requests": [1, 1.5, "a", None, True]}),
         events.Status(
             rank=2, version="0.1.0", engine="torch", uptime_s=2.5, served=3, failed={"deadline": 1}, missed=0,
             session=events.SessionNow(name="1f", open_s=1.5), temperature_c=40.5,
@@ -230,7 +230,7 @@ def _check_echo(state: int, heard: list[Control | Data]) -> None:
 
 
 def same(one: object, other: object) -> bool:
-    """Equal; NaN, which an Answer may hold, is itself."""
+    """Equal; NaN, which a DeviceReport may hold, is itself."""
     return one == other or repr(one) == repr(other)
 
 

@@ -20,11 +20,11 @@ from sepnas.runtime.protocol.connection import HEADER, MAGIC, MAX_ANSWER_BYTES, 
 from sepnas.runtime.protocol.events import (
     KINDS,
     PROTOCOL_VERSION,
-    Answer,
     Ask,
     Bye,
     Cancel,
     Data,
+    DeviceReport,
     Failed,
     Hello,
     Missed,
@@ -319,7 +319,7 @@ def lost_reason(session):
 @pytest.mark.parametrize(
     ("event", "says"),
     [
-        (Answer(what="trace", number=1, data={}), "answers question 1, which nobody asked"),
+        (DeviceReport(what="trace", number=1, data={}), "answers question 1, which nobody asked"),
         (
             Failed(code="compute", rank=0, request=9, message="x"),
             "speaks of request 9, but 0 is the last that was sent",
@@ -366,12 +366,12 @@ def test_an_answer_of_empty_lists_takes_no_memory(tiny):
     assert len(body) < MAX_ANSWER_BYTES
 
     def do(channel):
-        channel.pipe.write(raw(Answer, body))
+        channel.pipe.write(raw(DeviceReport, body))
 
     with hostile_devices(tiny, do) as (hosts, go), Session(tiny, hosts, deadline_s=WAIT_S) as session:
         before = memory_bytes()
         go.set()
-        assert "Answer frame: more than 1000000 values" in lost_reason(session)
+        assert "DeviceReport frame: more than 1000000 values" in lost_reason(session)
         assert memory_bytes() - before < 150 << 20
 
 

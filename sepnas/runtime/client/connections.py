@@ -29,12 +29,12 @@ from sepnas.errors import (
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.client.inboxes import Arrival, Inbox, Inboxes
 from sepnas.runtime.client.rejoin import Rejoiner
-from sepnas.runtime.client.trace import Clock, best_clock
+from sepnas.runtime.client.trace import ClockOffset, best_clock
 from sepnas.runtime.protocol.events import (
-    Answer,
     Ask,
     Control,
     Data,
+    DeviceReport,
     Event,
     Failed,
     Hello,
@@ -386,7 +386,7 @@ class Fleet:
     def _is_awaited(self, rank: int, event: Control) -> bool:
         """Whether it answers what was asked and is not answered yet; raises :class:`RemoteProtocolError` for what was
         never asked."""
-        if isinstance(event, Answer):
+        if isinstance(event, DeviceReport):
             if event.number > self._num_asked:
                 raise RemoteProtocolError(f"device {rank}: answers question {event.number}, which nobody asked")
             awaited = event.number == self._num_asked and rank in self._asked
@@ -522,11 +522,11 @@ class Fleet:
         answers: dict[int, dict[str, Any]] = {}
         while waiting := asked - self.gone() - set(answers):
             rank, event = self.receive(deadline, f"answering for the {what}", waiting)
-            if isinstance(event, Answer) and event.number == number:
+            if isinstance(event, DeviceReport) and event.number == number:
                 answers[rank] = event.data
         return answers
 
-    def clock(self, rank: int, deadline: float) -> Clock:
+    def clock(self, rank: int, deadline: float) -> ClockOffset:
         """The device's clock against ours."""
         pings = []
         for _ in range(_PINGS):

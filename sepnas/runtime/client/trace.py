@@ -63,24 +63,24 @@ class Trace(Document):
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
+class ClockOffset:
     """A device's clock against the client's: ``offset_ns`` ahead of it, give or take ``uncertainty_ns``."""
 
     offset_ns: int
     uncertainty_ns: int
 
 
-def best_clock(pings: Iterable[tuple[int, int, int]]) -> Clock:
+def best_clock(pings: Iterable[tuple[int, int, int]]) -> ClockOffset:
     """From (sent, the device's clock, back) of several pings the one with the shortest way."""
     sent, clock, back = min(pings, key=lambda ping: ping[2] - ping[0])
-    return Clock(clock - (sent + back) // 2, (back - sent) // 2)
+    return ClockOffset(clock - (sent + back) // 2, (back - sent) // 2)
 
 
 def request_record(
     request: int,
     span: tuple[int, int, int],
     rows: Mapping[tuple[int, int], list[list[Any]]],
-    clocks: Mapping[int, Clock],
+    clocks: Mapping[int, ClockOffset],
     origin_ns: int,
 ) -> RequestRecord:
     """A request from its ``span`` (batch, sent, answered) and the devices' ``rows`` by (rank, request)."""
@@ -95,7 +95,7 @@ def request_record(
     )
 
 
-def device_record(rank: int, rows: Iterable[list[Any]], clock: Clock, origin_ns: int) -> DeviceRecord:
+def device_record(rank: int, rows: Iterable[list[Any]], clock: ClockOffset, origin_ns: int) -> DeviceRecord:
     """A device's rows on the client's clock, in seconds since ``origin_ns``."""
 
     def seconds(time_ns: int | None) -> float | None:

@@ -110,7 +110,7 @@ TRANSITIONS: Mapping[Phase, Table] = {
         (_L, events.Failed): Phase.SERVING,
         (_L, events.Ping): Phase.SERVING,
         (_L, events.Pong): Phase.SERVING,
-        (_L, events.Answer): Phase.SERVING,
+        (_L, events.DeviceReport): Phase.SERVING,
         (_L, Bye): Phase.SERVING,
     },
     Phase.EXCHANGING: {(side, kind): Phase.EXCHANGING for side in (_D, _L) for kind in (Data, PartialData, Bye)},
@@ -313,7 +313,7 @@ def _after_welcome(hello: Hello) -> Phase:
 def _control_limit(kind: type[Control] | type[Data], phase: Phase) -> int:
     if phase in (Phase.START, Phase.GREETED):
         return MAX_GREETING_BYTES
-    if kind is events.Answer:
+    if kind is events.DeviceReport:
         return MAX_ANSWER_BYTES
     return MAX_SETUP_BYTES if kind is events.Setup else MAX_CONTROL_BYTES
 
@@ -336,7 +336,7 @@ def _encode(event: Control) -> bytes:
 
 def _decode(kind: type[Control], body: bytearray | memoryview) -> Control:
     text = bytes(body)
-    limit = MAX_ANSWER_VALUES if kind is events.Answer else MAX_VALUES
+    limit = MAX_ANSWER_VALUES if kind is events.DeviceReport else MAX_VALUES
     if len(text) > limit and sum(map(text.count, (b",", b"[", b"{"))) > limit:
         raise RemoteProtocolError(f"{kind.__name__} frame: more than {limit} values")
     try:

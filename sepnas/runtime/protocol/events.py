@@ -147,7 +147,7 @@ class Pong(Control):
 class Ask(Control):
     """From the client, answered after all requests before it: the last ``last`` request traces, or counters.
 
-    ``number`` comes back in the :class:`Answer`: an answer that came too late is not taken for the next one.
+    ``number`` comes back in the :class:`DeviceReport`: an answer that came too late is not taken for the next one.
     """
 
     what: Literal["trace", "counters"]
@@ -155,7 +155,9 @@ class Ask(Control):
     last: U32 = 0
 
 
-class Answer(Control):
+class DeviceReport(Control):
+    """To the client: the answer to an :class:`Ask`."""
+
     model_config = ConfigDict(ser_json_inf_nan="constants")  # so that they arrive as what they are, not as null
 
     what: Literal["trace", "counters"]
@@ -240,7 +242,7 @@ KINDS: dict[type[Control] | type[Data], int] = {
     Ping: 10,
     Pong: 11,
     Ask: 12,
-    Answer: 13,
+    DeviceReport: 13,
     Bye: 14,
     PartialData: 15,
     Missed: 16,

@@ -69,8 +69,8 @@ class Decoders:
     def __init__(self, max_pixels: int = MAX_PIXELS, at_once: int = MAX_AT_ONCE) -> None:
         self.max_pixels = max_pixels
         self._turns = Turns(at_once)
-        self._parent: _Parent | None = None
-        self._idle: list[_Child] = []
+        self._parent: _DecoderParent | None = None
+        self._idle: list[_DecoderChild] = []
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Self:
@@ -135,7 +135,7 @@ class Decoders:
             raise DataError(content.decode(errors="replace"))
         return np.frombuffer(content, np.uint8).reshape(order.shape)
 
-    async def _next(self, due: float) -> _Child:
+    async def _next(self, due: float) -> _DecoderChild:
         while True:
             while self._parent is None:
                 self._changed.clear()
@@ -155,7 +155,7 @@ class Decoders:
                 _LOG.warning("the process that decodes images is started again: %s", error)
                 self._restart()
 
-    def _end(self, child: _Child) -> None:
+    def _end(self, child: _DecoderChild) -> None:
         child.close()
         if self._parent is not None:
             try:
@@ -173,14 +173,14 @@ class Decoders:
         """Until it is there, however long it takes."""
         while self._parent is None:
             try:
-                self._parent = await _Parent.start(self.max_pixels)
+                self._parent = await _DecoderParent.start(self.max_pixels)
             except (OSError, asyncio.TimeoutError) as error:
                 _LOG.warning("cannot start the process that decodes images: %s", error)
                 await asyncio.sleep(_PAUSE_S)
         self._changed.set()
 
 
-class _Parent:
+class _DecoderParent:
     """The process that makes children, each at little cost, and kills them."""
 
     def __init__(self, max_pixels: int) -> None:
@@ -206,7 +206,7 @@ class _Parent:
             raise
         return parent
 
-    async def child(self) -> _Child:
+    async def child(self) -> _DecoderChild:
         """A new one that is ready: what ends it later is its image. Raises ``OSError``."""
         number = next(self._numbers)
         ours, theirs = socket.socketpair()
@@ -216,7 +216,7 @@ class _Parent:
             except BaseException:
                 ours.close()
                 raise
-        child = _Child(number, *await asyncio.open_unix_connection(sock=ours))
+        child = _DecoderChild(number, *await asyncio.open_unix_connection(sock=ours))
         try:
             await child.ready()
         except BaseException:
@@ -238,7 +238,7 @@ class _Parent:
         self._process.wait()
 
 
-class _Child:
+class _DecoderChild:
     """One that is idle until it is asked."""
 
     def __init__(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

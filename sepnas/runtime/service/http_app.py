@@ -35,8 +35,8 @@ from sepnas.runtime.service.http_forms import (
     LikelyClass,
     MissingMessage,
     ModelFacts,
-    NotReady,
-    Ready,
+    NotReadyBody,
+    ReadyBody,
     described,
     described_error,
 )
@@ -120,7 +120,9 @@ def make_app(service: Service, max_image_bytes: int, host_names: Sequence[str] =
             return Response(status_code=400)  # nobody reads it
         return _classification(found)
 
-    @app.get("/health", response_model=Ready, responses={503: described(NotReady, "Requests are not answered now.")})
+    @app.get(
+        "/health", response_model=ReadyBody, responses={503: described(NotReadyBody, "Requests are not answered now.")}
+    )
     async def health() -> Any:
         """Whether requests are answered, and how each device is; 503 while a device is lost that is needed."""
         return _health(service.health())
@@ -260,11 +262,11 @@ def _classification(found: Classified) -> Classification:
     )
 
 
-def _health(found: Health) -> Ready | JSONResponse:
+def _health(found: Health) -> ReadyBody | JSONResponse:
     if found.ready:
-        return Ready(ready=True, devices=found.devices)
+        return ReadyBody(ready=True, devices=found.devices)
     error = ErrorFacts(code="not-ready", message=found.problem)
-    problem = NotReady(ready=False, devices=found.devices, error=error)
+    problem = NotReadyBody(ready=False, devices=found.devices, error=error)
     return JSONResponse(problem.model_dump(mode="json"), 503, {"Retry-After": str(RETRY_AFTER_S)})
 
 

@@ -62,7 +62,7 @@ class ErrorBody(BaseModel):
     error: ErrorFacts
 
 
-class Ready(BaseModel):
+class ReadyBody(BaseModel):
     """Requests are answered; how each device is, by its rank: `ready`, `silent` (it does not answer), how its requests
     fail, or how it was lost."""
 
@@ -70,7 +70,7 @@ class Ready(BaseModel):
     devices: dict[int, str]
 
 
-class NotReady(Ready):
+class NotReadyBody(ReadyBody):
     """Requests are not answered now; the devices are dialed until they are back."""
 
     error: ErrorFacts

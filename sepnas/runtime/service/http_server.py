@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from sepnas.runtime.service.http_connection import KEEP_ALIVE_S, MAX_HEAD_BYTES, Connection
-from sepnas.runtime.service.triage import Found, answer_and_close, look_at
+from sepnas.runtime.service.triage import Triage, answer_and_close, look_at
 
 MAX_CONNECTIONS = 1000
 """The bound that a service has unless it is told another."""
@@ -146,14 +146,14 @@ class HttpServer(uvicorn.Server):
 
     def _take(self, sock: socket.socket) -> None:
         came = look_at(sock)
-        answer = self.refusal() if came is Found.WHOLE else None
-        if came is Found.GONE:
+        answer = self.refusal() if came is Triage.WHOLE else None
+        if came is Triage.GONE:
             sock.close()
         elif answer is not None:
             answer_and_close(sock, answer)
         elif self._has_room():
             connection = Connection(self, self.config, self.server_state, self.lifespan.state)
-            self._starting[connection] = came is Found.WHOLE
+            self._starting[connection] = came is Triage.WHOLE
             task = asyncio.create_task(self._start(sock, connection))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

@@ -13,7 +13,7 @@ _PEEKED_BYTES = 65_536
 _ESTABLISHED = 1
 
 
-class Found(Enum):
+class Triage(Enum):
     """What has come on a connection that was just accepted."""
 
     GONE = "its client has hung up"
@@ -21,17 +21,17 @@ class Found(Enum):
     OTHER = "something else, or nothing yet"
 
 
-def look_at(sock: socket.socket) -> Found:
+def look_at(sock: socket.socket) -> Triage:
     """Takes nothing off the socket, and does not wait."""
     if has_left(sock):
-        return Found.GONE
+        return Triage.GONE
     try:
         came = sock.recv(_PEEKED_BYTES, socket.MSG_PEEK)
     except BlockingIOError:
-        return Found.OTHER
+        return Triage.OTHER
     except OSError:
-        return Found.GONE
-    return Found.WHOLE if _is_whole(came) else Found.OTHER
+        return Triage.GONE
+    return Triage.WHOLE if _is_whole(came) else Triage.OTHER
 
 
 def has_left(sock: socket.socket) -> bool:

@@ -33,11 +33,11 @@ from sepnas.runtime.engines.torch_engine import Engine
 from sepnas.runtime.memory import give_back
 from sepnas.runtime.protocol.connection import Phase
 from sepnas.runtime.protocol.events import (
-    Answer,
     Ask,
     Cancel,
     Control,
     Data,
+    DeviceReport,
     ErrorCode,
     Failed,
     Hello,
@@ -498,7 +498,7 @@ class WorkerSession:
             data = {"requests": self._requests, "links": links | {"-1": self._client.traffic()}}
             data |= {"emulated": self._emulated.lateness()} if self._emulated else {}
         with contextlib.suppress(LocalProtocolError):
-            self._client.send(Answer(what=ask.what, number=ask.number, data=data))
+            self._client.send(DeviceReport(what=ask.what, number=ask.number, data=data))
 
     def _post(self, rank: int, data: Data) -> None:
         channel = self._client if rank < 0 else self._peers.get(rank)

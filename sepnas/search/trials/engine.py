@@ -10,7 +10,7 @@ from typing import Any
 
 from sepnas.errors import SearchError
 from sepnas.search.nni_import import ExecutionEngine, FinalMetricEvent, ModelStatus, TrainingEndEvent
-from sepnas.search.trials.manager import Answer, Ended, NniManager, Over
+from sepnas.search.trials.manager import Ended, NniManager, Over, TrialMetric
 from sepnas.separable.space import Choice
 
 TRIES = 3
@@ -82,7 +82,7 @@ class TrialsEngine(ExecutionEngine):  # type: ignore[misc]  # NNI has no types
                 if not manager.is_sound():
                     return self._give_up("NNI's server failed")
                 continue
-            if isinstance(event, Answer):
+            if isinstance(event, TrialMetric):
                 heard_at = time.monotonic()
                 self._take(event, waiting)
             elif isinstance(event, Ended):
@@ -91,7 +91,7 @@ class TrialsEngine(ExecutionEngine):  # type: ignore[misc]  # NNI has no types
                 return self._give_up("NNI's server ended")
         return manager.complaint or "the trials ended without an answer"
 
-    def _take(self, answer: Answer, waiting: dict[Identity, Any]) -> None:
+    def _take(self, answer: TrialMetric, waiting: dict[Identity, Any]) -> None:
         identity = _identity_of(answer.metric)
         model = None if identity is None else waiting.pop(identity, None)
         if model is not None:

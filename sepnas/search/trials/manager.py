@@ -35,7 +35,7 @@ SHOWN_LINES = 15
 
 
 @dataclass(frozen=True)
-class Answer:
+class TrialMetric:
     """What a trial reported; to be paired by what it says of itself."""
 
     metric: Mapping[str, Any]
@@ -53,7 +53,7 @@ class Over:
     """The manager is over: nothing more will come."""
 
 
-Event = Answer | Ended | Over
+Event = TrialMetric | Ended | Over
 
 
 class NniManager:
@@ -237,7 +237,7 @@ class NniManager:
     def _on_metric(self, content: Mapping[str, Any]) -> None:
         value = read_value(content["value"])
         if isinstance(value, dict):
-            self.events.put(Answer(value))
+            self.events.put(TrialMetric(value))
 
     def _on_end(self, content: Mapping[str, Any]) -> None:
         number = int(read_value(content["hyper_params"])["parameter_id"])

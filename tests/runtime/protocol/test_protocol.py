@@ -52,7 +52,7 @@ TALK = [
     (Side.LISTENER, events.Missed(request=9, rank=2, source=1, tag=3)),
     (Side.LISTENER, events.PartialData(9, 4, bytearray(b"z" * 40))),
     (Side.DIALER, events.Ask(what="trace", last=1)),
-    (Side.LISTENER, events.Answer(what="trace", data={"requests": [1, "a", None]})),
+    (Side.LISTENER, events.DeviceReport(what="trace", data={"requests": [1, "a", None]})),
     (Side.LISTENER, Bye()),
     (Side.DIALER, Bye()),
 ]
@@ -138,8 +138,8 @@ def test_deep_json_is_refused_and_does_not_exhaust_the_stack():
     """A body of nested brackets is a RemoteProtocolError."""
     end = serving()[Side.DIALER]
     body = b'{"what":"trace","data":{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}}"
-    end.receive_data(frame(KINDS[events.Answer], body))
-    with pytest.raises(RemoteProtocolError, match="Answer frame"):
+    end.receive_data(frame(KINDS[events.DeviceReport], body))
+    with pytest.raises(RemoteProtocolError, match="DeviceReport frame"):
         end.next_event()
 
 
@@ -211,8 +211,8 @@ def test_the_length_of_a_message_is_checked_with_its_header(tag, length, says):
 def test_a_frame_that_has_no_place_is_refused_by_its_header():
     """Nobody may announce a long answer that no answer is due from: its body is not waited for."""
     listener = serving()[Side.LISTENER]
-    listener.receive_data(frame(KINDS[events.Answer], b"", length=MAX_ANSWER_BYTES))
-    with pytest.raises(RemoteProtocolError, match="the dialer may not send Answer while the connection is serving"):
+    listener.receive_data(frame(KINDS[events.DeviceReport], b"", length=MAX_ANSWER_BYTES))
+    with pytest.raises(RemoteProtocolError, match="dialer may not send DeviceReport while the connection is serving"):
         listener.next_event()
 
 
@@ -229,7 +229,7 @@ def test_a_broken_connection_keeps_nothing():
 def test_numbers_that_are_not_finite_arrive():
     """An answer's infinite number is not turned into null on its way."""
     ends = serving()
-    answer = events.Answer(what="counters", data={"one": float("inf"), "other": [float("-inf")]})
+    answer = events.DeviceReport(what="counters", data={"one": float("inf"), "other": [float("-inf")]})
     ends[Side.DIALER].receive_data(b"".join(ends[Side.LISTENER].send(answer)))
     assert ends[Side.DIALER].next_event() == answer
 

@@ -19,7 +19,7 @@ from sepnas.runtime.protocol.connection import (
     PROTOCOL_VERSION,
     Side,
 )
-from sepnas.runtime.protocol.events import KINDS, Answer, Bye, Data, Request, Setup
+from sepnas.runtime.protocol.events import KINDS, Bye, Data, DeviceReport, Request, Setup
 
 EXPERIMENT = Path(__file__).parents[3] / "experiments" / "runtime-fuzz"
 NAMES = ("truths", "mutation")
@@ -86,7 +86,7 @@ def test_conversations_are_heard_one_byte_at_a_time(fuzz):
 ANNOUNCED = [
     ("serving", Side.LISTENER, Data, 7, 8 * (4 << 20)),
     ("exchanging", Side.DIALER, Data, 7, 8 * (4 << 20)),
-    ("serving", Side.DIALER, Answer, 0, MAX_ANSWER_BYTES),
+    ("serving", Side.DIALER, DeviceReport, 0, MAX_ANSWER_BYTES),
     ("setting up", Side.LISTENER, Setup, 0, MAX_SETUP_BYTES),
 ]
 
