@@ -32,6 +32,15 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("page", [ROOT / "SECURITY.md", *ROOT.glob("docs/**/*.md")], ids=ids)
+def test_files_that_are_named_are_there(page: Path) -> None:
+    """Every file or folder that a page on the code names is below sepnas/ or in the repository."""
+    named = re.findall(r"`([a-z0-9_.-]+/[a-z0-9_./-]*)`", page.read_text())
+    written = ("deployment/", "device", "authority/", "client/")  # what an export writes
+    code = [name for name in named if name.endswith(".py") or not name.startswith(written)]
+    assert [name for name in code if not any((base / name).exists() for base in (ROOT, ROOT / "sepnas"))] == []
+
+
 def test_the_citation_names_this_version() -> None:
     """CITATION.cff has the package's version and licence."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
