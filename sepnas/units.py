@@ -1,8 +1,14 @@
-"""Numbers for people: counts, bytes, seconds and shares with fitting units (SI: 1 kB is 1000 bytes); short phrases."""
+"""Quantities as people write and read them: parsers, formatters and a few short phrases.
+
+Formatters use SI prefixes (1 kB is 1000 bytes). Parsers take ``200KB``, ``64MiB``, ``20ms``, ``0.5J`` or ``95%``,
+return the base unit and raise :class:`ValueError`, which says what is allowed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
+from decimal import Decimal
 
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 # 0.9996 MB has three digits as 1 MB, not as 1000 kB.
@@ -66,3 +72,59 @@ def seconds(value: float) -> str:
     if value >= 1:
         return f"{value:.2f} s"
     return f"{1e3 * value:.2f} ms" if value >= 1e-3 else f"{1e6 * value:.0f} us"
+
+
+_SI = ("", "k", "M", "G")
+_BYTES_OF = {
+    "": 1.0,
+    **{f"{prefix}B".lower(): 1000.0**power for power, prefix in enumerate(_SI)},
+    **{f"{prefix}iB".lower(): 1024.0**power for power, prefix in enumerate(_SI) if prefix},
+}
+_SECONDS_OF = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
+_JOULES_OF = {"uJ": 1e-6, "mJ": 1e-3, "J": 1.0, "kJ": 1e3}
+_NUMBER = re.compile(r"\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+)\s*(\S*)\s*", re.IGNORECASE)
+_MIN_DEADLINE_S = 0.001
+
+
+def parse_bytes(text: str) -> float:
+    """``200KB`` (1000 bytes each), ``64MiB`` (1024 x 1024 each) or ``50000``, in bytes."""
+    return _quantity(text, _BYTES_OF, "200KB, 1.5MB, 64MiB or 50000 (bytes)")
+
+
+def parse_seconds(text: str) -> float:
+    """``20ms`` in seconds; a number without a unit is refused, because it could mean milliseconds."""
+    return _quantity(text, _SECONDS_OF, "a number with its unit us, ms or s, such as 20ms")
+
+
+def parse_timeout(text: str, max_s: float) -> float:
+    """``100ms``, or a number of seconds without a unit; from 1 ms to ``max_s`` seconds."""
+    allowed = "seconds, or a number with its unit us, ms or s, such as 100ms"
+    timeout_s = _quantity(text, _SECONDS_OF | {"": 1.0}, allowed)
+    if not _MIN_DEADLINE_S <= timeout_s <= max_s:
+        raise ValueError(f"must be at least 1 ms and at most {max_s} s, got {text}")
+    return timeout_s
+
+
+def parse_joules(text: str) -> float:
+    """``0.5J`` in joules; a number without a unit is refused."""
+    return _quantity(text, _JOULES_OF, "a number with its unit uJ, mJ, J or kJ, such as 0.5J")
+
+
+def parse_share(text: str) -> float:
+    """``95%`` or ``0.95`` as a number from 0 to 1."""
+    allowed = "a share such as 95% or 0.95"
+    share = _quantity(text, {"": 1.0, "%": 0.01}, allowed)
+    if share > 1:
+        raise ValueError(f"{text!r} is more than everything; give {allowed}")
+    return share
+
+
+def _quantity(text: str, units: Mapping[str, float], allowed: str) -> float:
+    found = _NUMBER.fullmatch(text)
+    unit = found[2] if found else ""
+    if unit.lower() in units:  # "KB" and "MS" mean the same as "kB" and "ms"; "MJ" does not mean "mJ"
+        unit = unit.lower()
+    if found is None or unit not in units:
+        raise ValueError(f"{text!r} cannot be read; give {allowed}")
+    # Decimal arithmetic: 57 % is 0.57, not 0.5700000000000001.
+    return float(Decimal(found[1]) * Decimal(str(units[unit])))

@@ -17,6 +17,7 @@ from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import uniform_cluster
 from sepnas.train.data import load_dataset
 from sepnas.train.images import ImageData
+from sepnas.train.recipe import RecipeChanges
 from sepnas.train.threads import use_threads_for
 
 HERE = Path(__file__).resolve().parent
@@ -82,7 +83,7 @@ def search(chosen: argparse.Namespace, space: SearchSpace, data: ImageData, seed
     folder = chosen.out / f"seed-{seed}"
     result = run_search(
         space, uniform_cluster(space.num_devices), data, folder, candidates=chosen.candidates,
-        seed=seed, supernet_epochs=chosen.supernet_epochs, resume=True,
+        seed=seed, changes=RecipeChanges(chosen.supernet_epochs), resume=True,
     )  # fmt: skip
     return Searched(folder, result, space.architecture_of(space.largest()), seed)
 

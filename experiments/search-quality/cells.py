@@ -26,7 +26,7 @@ from sepnas.spec.cluster import uniform_cluster
 from sepnas.train.data import load_dataset
 from sepnas.train.images import ImageData, Split, channel_statistics
 from sepnas.train.loop import train_network
-from sepnas.train.recipe import Recipe
+from sepnas.train.recipe import Recipe, RecipeChanges
 from sepnas.train.supernet import SandwichStep
 
 SPACE = SearchSpace.load(Path(__file__).parent / "space.yaml")
@@ -54,7 +54,7 @@ def load_data() -> ImageData:
 
 def recipe_for(data: ImageData, epochs: int) -> Recipe:
     """A search's own with smaller steps, for many times the epochs that a search has."""
-    return supernet_recipe(data, None, epochs).model_copy(update={"learning_rate": 0.2})
+    return supernet_recipe(data, None, RecipeChanges(epochs)).model_copy(update={"learning_rate": 0.2})
 
 
 @cache

@@ -34,7 +34,7 @@ from sepnas.train.data import load_dataset
 from sepnas.train.evaluate import accuracy
 from sepnas.train.images import ImageData, channel_statistics
 from sepnas.train.loop import pick_device, train_network
-from sepnas.train.recipe import RECIPES, Augmentation, Recipe
+from sepnas.train.recipe import RECIPES, Augmentation, Recipe, RecipeChanges
 from sepnas.train.steps import Step
 from sepnas.train.supernet import SandwichStep
 
@@ -67,7 +67,7 @@ class Setting:
     def supernet_recipe(self, data: ImageData) -> Recipe:
         """A search's own, with the augmentation that the networks by themselves get and, over more epochs than a search
         has, with their smaller steps."""
-        own = supernet_recipe(data, None, self.supernet_epochs)
+        own = supernet_recipe(data, None, RecipeChanges(self.supernet_epochs))
         return own.model_copy(update={"augmentation": self.recipe.augmentation, **self.supernet_steps})
 
     def fingerprint(self) -> str:

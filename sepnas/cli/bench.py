@@ -1,14 +1,15 @@
-"""``sepnas worker``, ``infer`` and ``bench``: a deployment at work."""
+"""``sepnas bench``: measure a deployment on random images, on its devices or on an emulated cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sepnas.cli.grouped import grouped
 from sepnas.cli.options import (
     MAX_COUNT,
     Deadline,
@@ -17,14 +18,11 @@ from sepnas.cli.options import (
     Insecure,
     cluster_to_predict_with,
     path_of,
+    time_s,
 )
-from sepnas.cli.quantities import time_s
 from sepnas.console import print_json, say, warn
-from sepnas.emulation.bench import (
-    EmulatedBench,  # BACK
-    run_bench,
-)
-from sepnas.emulation.cluster import ShapingChoice, emulated_cluster, open_session, read_setting
+from sepnas.emulation.bench import EmulatedBench, run_bench
+from sepnas.emulation.cluster import Setting, ShapingChoice, emulated_cluster, open_session, read_setting
 from sepnas.emulation.link_check import LinkCheck
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.client.session import MAX_IN_FLIGHT, MAX_TRACES, Session
@@ -36,31 +34,58 @@ if TYPE_CHECKING:
     from sepnas.runtime.client.bench import BenchResult
 
 
-def bench(
-    deployment: Deployment,
-    devices: HostsFile = None,
-    requests: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Requests to measure.")] = 200,
-    warmup: Annotated[int, typer.Option(min=0, help="Requests before the measuring.")] = 20,
-    batch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="Images in one request.")] = 1,
+@dataclass(frozen=True)
+class LoadOptions:
+    """The requests that are measured."""
+
+    requests: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Requests to measure.")] = 200
+    warmup: Annotated[int, typer.Option(min=0, help="Requests before the measuring.")] = 20
+    batch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="Images in one request.")] = 1
     in_flight: Annotated[
         int, typer.Option(min=1, max=MAX_IN_FLIGHT, help="Then as many requests again, so many at once: throughput.")
-    ] = 1,
-    deadline: Deadline = 10.0,
-    cluster: Annotated[Path | None, typer.Option(parser=path_of, help="A cluster to predict with.")] = None,
-    trace: Annotated[Path | None, typer.Option(parser=path_of, help="File for the trace of the last requests.")] = None,
-    traced: Annotated[int, typer.Option(min=1, max=MAX_TRACES, help="Requests in the trace.")] = 1,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    insecure: Insecure = False,
+    ] = 1
+
+
+@dataclass(frozen=True)
+class TraceOptions:
+    """Where the trace of the last requests goes."""
+
+    trace: Annotated[Path | None, typer.Option(parser=path_of, help="File for the trace of the last requests.")] = None
+    traced: Annotated[int, typer.Option(min=1, max=MAX_TRACES, help="Requests in the trace.")] = 1
+
+    def save(self, session: Session) -> None:
+        if self.trace is not None:
+            session.trace(last=self.traced).save(self.trace)
+
+
+@dataclass(frozen=True)
+class EmulationOptions:
+    """A cluster that is emulated on this machine."""
+
     emulate: Annotated[
         Path | None, typer.Option(parser=path_of, help="A cluster to emulate on this machine, instead of --devices.")
-    ] = None,
+    ] = None
     shaping: Annotated[
         ShapingChoice, typer.Option(help="Who shapes emulated links. netns: the kernel (root); auto: it if it can.")
-    ] = "auto",
+    ] = "auto"
     jitter: Annotated[
         float, typer.Option(parser=time_s, metavar="TIME", help="More latency of each emulated message, at random.")
-    ] = 0.0,
-    check_links: Annotated[bool, typer.Option("--check-links", help="Measure the emulated links first.")] = False,
+    ] = 0.0
+    check_links: Annotated[bool, typer.Option("--check-links", help="Measure the emulated links first.")] = False
+
+
+@grouped
+def bench(
+    deployment: Deployment,
+    *,
+    devices: HostsFile = None,
+    load: LoadOptions,
+    deadline: Deadline = 10.0,
+    cluster: Annotated[Path | None, typer.Option(parser=path_of, help="A cluster to predict with.")] = None,
+    traces: TraceOptions,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    insecure: Insecure = False,
+    emulation: EmulationOptions,
 ) -> None:
     """Measure latency, throughput and bytes of a deployment on random images.
 
@@ -73,40 +98,48 @@ def bench(
     from sepnas.runtime.client.bench import bench as measure
     from sepnas.runtime.client.bench import random_batch
 
-    _refuse_mixture(
-        emulate is not None,
-        {"--devices": devices, "--cluster": cluster},
-        {"--jitter": jitter, "--check-links": check_links, "--shaping": shaping != "auto"},
-    )
-    if emulate is not None:
-        setting = read_setting(deployment, emulate, shaping, batch, jitter, insecure)
-        with emulated_cluster(setting) as running:
-            links = running.check_links() if check_links else []
-            with open_session(setting, running, deadline) as session:
-                found = run_bench(setting, session, requests, warmup, links, in_flight)
-                print_json(found.to_data()) if json_ else print_emulated(found)
-                if trace is not None:
-                    session.trace(last=traced).save(trace)
+    _refuse_mixture(emulation, {"--devices": devices, "--cluster": cluster})
+    if emulation.emulate is not None:
+        setting = read_setting(deployment, emulation.emulate, emulation.shaping, load.batch, emulation.jitter, insecure)
+        _bench_emulated(setting, load, traces, deadline, json_, emulation.check_links)
         return
-    predicted_s = None if cluster is None else _predicted_latency_s(deployment, cluster, batch)
+    predicted_s = None if cluster is None else _predicted_latency_s(deployment, cluster, load.batch)
     with Session(deployment, devices=devices, deadline_s=deadline, insecure=insecure) as session:
-        result = measure(session, random_batch(session.manifest, batch), requests, warmup, in_flight)
+        result = measure(
+            session, random_batch(session.manifest, load.batch), load.requests, load.warmup, load.in_flight
+        )
         if json_:
             print_json(result.to_data() | {"latency_predicted_s": predicted_s})
         else:
             _print_bench(result, predicted_s)
-        if trace is not None:  # last: what was measured is shown even if this file cannot be written
-            session.trace(last=traced).save(trace)
+        traces.save(session)  # last: the figures are shown even if this file cannot be written
 
 
-def _refuse_mixture(emulates: bool, real: Mapping[str, object], emulated: Mapping[str, object]) -> None:
-    """Options of a real and of an emulated cluster do not go together; raises typer's ``BadParameter``."""
-    for option, value in (real if emulates else emulated).items():
+def _bench_emulated(
+    setting: Setting, load: LoadOptions, traces: TraceOptions, deadline: float, json_: bool, check_links: bool
+) -> None:
+    with emulated_cluster(setting) as running:
+        links = running.check_links() if check_links else []
+        with open_session(setting, running, deadline) as session:
+            found = run_bench(setting, session, load.requests, load.warmup, links, load.in_flight)
+            print_json(found.to_data()) if json_ else print_emulated(found)
+            traces.save(session)
+
+
+def _refuse_mixture(emulation: EmulationOptions, real: Mapping[str, object]) -> None:
+    """Options of a real and of an emulated cluster exclude each other; raises typer's ``BadParameter``."""
+    emulated: Mapping[str, object] = {
+        "--jitter": emulation.jitter,
+        "--check-links": emulation.check_links,
+        "--shaping": emulation.shaping != "auto",
+    }
+    if emulation.emulate is None:
+        refused, why = emulated, "goes with --emulate only"
+    else:
+        refused, why = real, "does not go with --emulate, which starts its own workers"
+    for option, value in refused.items():
         if value:
-            text = (
-                "does not go with --emulate, which starts its own workers" if emulates else "goes with --emulate only"
-            )
-            raise typer.BadParameter(text, param_hint=option)
+            raise typer.BadParameter(why, param_hint=option)
 
 
 def _predicted_latency_s(deployment: Path, cluster: Path, batch: int) -> float:

@@ -8,17 +8,12 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from sepnas.api import read_architecture
+from sepnas.cli.grouped import grouped
 from sepnas.cli.options import (
     FILE,
     AsJson,
-    Classes,
-    Devices,
-    LearnedScales,
     NameOrFile,
-    NetworkImageSize,
-    Policy,
-    Wire,
+    NetworkOptions,
 )
 from sepnas.console import print_json, say, warn
 from sepnas.cost.memory import peak_memory_bytes
@@ -55,14 +50,11 @@ def facts(architecture: Architecture) -> dict[str, Any]:
     }
 
 
+@grouped
 def describe(
     name: NameOrFile,
-    devices: Devices = None,
-    policy: Policy = None,
-    classes: Classes = None,
-    image_size: NetworkImageSize = None,
-    wire: Wire = None,
-    learned_scales: LearnedScales = None,
+    *,
+    network: NetworkOptions,
     json_: AsJson = False,
     save: Annotated[Path | None, typer.Option(**FILE, help="Write the architecture to this file.")] = None,
 ) -> None:
@@ -74,7 +66,7 @@ def describe(
 
     Example: `sepnas describe resnext56_4x16d --devices 4 --policy hand-made`
     """
-    architecture = read_architecture(name, devices, policy, classes, image_size, wire, learned_scales)
+    architecture = network.architecture(name)
     if save is not None:
         architecture.save(save)
     found = facts(architecture)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 import warnings
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from sepnas.api import Int8Data, _check_run, export_run
+from sepnas.cli.grouped import grouped
 from sepnas.cli.options import PATH, TEXT, DataRoot, path_of, path_to
 from sepnas.console import say, warn
 from sepnas.deployment.manifest import EXACT_ENGINES, EngineName, Manifest, OnMissing
@@ -29,6 +31,52 @@ WORTH_A_WARNING = 0.01
 """Accuracy that int8 may cost without one."""
 
 
+@dataclass(frozen=True)
+class Int8Options:
+    """Whether graphs that compute in 8 bits are exported too, and the images that calibrate them."""
+
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="Also write graphs that compute in 8 bits, for `sepnas worker --engine onnxruntime-int8`, and say "
+            "what that costs in accuracy.",
+        ),
+    ] = False
+    data: Annotated[
+        str | None,
+        typer.Option(help="With --int8: where its scales come from [what the run was trained on].", **TEXT),
+    ] = None
+    data_root: DataRoot = None
+
+    def images(self, run: Path) -> Int8Data | None:
+        """The calibration images for a training run; None without `--int8`."""
+        return Int8Data.load(run, self.data, self.data_root) if self.int8 else None
+
+    def refuse_data_alone(self) -> None:
+        """Raise typer's ``BadParameter`` for data that nothing would be calibrated with."""
+        if not self.int8 and (self.data or self.data_root):
+            raise typer.BadParameter("belongs to --int8", param_hint="'--data'" if self.data else "'--data-root'")
+
+
+@dataclass(frozen=True)
+class ServiceOptions:
+    """What starts a worker together with its machine."""
+
+    systemd: Annotated[
+        bool, typer.Option("--systemd", help="A unit for each device, with how to install it in its first lines.")
+    ] = False
+    docker: Annotated[
+        bool, typer.Option("--docker", help="A Dockerfile for each device; its first lines say how to use it.")
+    ] = False
+
+    @property
+    def services(self) -> list[Service]:
+        chosen: dict[Service, bool] = {"systemd": self.systemd, "docker": self.docker}
+        return [name for name, wanted in chosen.items() if wanted]
+
+
+@grouped
 def export(
     run: Annotated[Path, typer.Argument(help="A folder that `sepnas train` wrote.", parser=path_to("run"))],
     out: Annotated[Path, typer.Argument(help="The deployment's folder.", parser=path_of)],
@@ -38,28 +86,12 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a deployment that stands there.")] = False,
     engine: Annotated[ExportEngine, typer.Option(help="Write the graphs for one engine only.")] = "both",
-    int8: Annotated[
-        bool,
-        typer.Option(
-            "--int8",
-            help="Also write graphs that compute in 8 bits, for `sepnas worker --engine onnxruntime-int8`, and say "
-            "what that costs in accuracy.",
-        ),
-    ] = False,
-    data: Annotated[
-        str | None,
-        typer.Option(help="With --int8: where its scales come from [what the run was trained on].", **TEXT),
-    ] = None,
-    data_root: DataRoot = None,
+    *,
+    rounding: Int8Options,
     on_missing: Annotated[
         OnMissing, typer.Option(help="A message is late or a device lost: an error, or an answer without it.")
     ] = "strict",
-    systemd: Annotated[
-        bool, typer.Option("--systemd", help="A unit for each device, with how to install it in its first lines.")
-    ] = False,
-    docker: Annotated[
-        bool, typer.Option("--docker", help="A Dockerfile for each device; its first lines say how to use it.")
-    ] = False,
+    services: ServiceOptions,
 ) -> None:
     """Cut a trained network into one folder for each device.
 
@@ -78,13 +110,10 @@ def export(
     """
     given = Hosts.load(hosts) if hosts else None
     engines: tuple[EngineName, ...] = EXACT_ENGINES if engine == "both" else (engine,)
-    if not int8 and (data or data_root):
-        raise typer.BadParameter("belongs to --int8", param_hint="'--data'" if data else "'--data-root'")
+    rounding.refuse_data_alone()
     _check_run(run)
-    int8_data = Int8Data.load(run, data, data_root) if int8 else None
-    chosen: dict[Service, bool] = {"systemd": systemd, "docker": docker}
-    services = [name for name, wanted in chosen.items() if wanted]
-    manifest = export_run(run, out, name, given, force, engines, on_missing, services, int8_data)
+    int8_data = rounding.images(run)
+    manifest = export_run(run, out, name, given, force, engines, on_missing, services.services, int8_data)
     num_devices = manifest.architecture.num_devices
     say(
         f"{out}: {format_count(num_devices, 'device')}, {number(manifest.payload_bytes)} bytes an "

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sepnas.cli.quantities import deadline_s, energy_j, share, size_bytes, time_s
+from sepnas.api import read_architecture
 from sepnas.console import errors
 from sepnas.deployment.manifest import OnMissing
 from sepnas.errors import DataError, SpecError
 from sepnas.plan.steps import Plan
 from sepnas.results.provenance import command_line
 from sepnas.runtime.client.images import Resize
+from sepnas.runtime.client.session import MAX_DEADLINE_S
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.patterns import NAMED_POLICIES
 from sepnas.separable.space_network import NetworkSpace
@@ -23,7 +26,11 @@ from sepnas.spec.cluster import Cluster
 from sepnas.spec.figures import Fit
 from sepnas.spec.recognise import WORDS, Kind, recognise
 from sepnas.terminal import one_line
-from sepnas.units import format_count
+from sepnas.train.recipe import RecipeChanges
+from sepnas.units import format_count, parse_bytes, parse_joules, parse_seconds, parse_share, parse_timeout
+
+if TYPE_CHECKING:
+    from sepnas.train.images import ImageData
 
 
 def text_of(text: str) -> str:
@@ -55,6 +62,20 @@ def path_to(*kinds: Kind) -> Callable[[str], Path]:
         return found
 
     return path
+
+
+def quantity(parse: Callable[[str], float]) -> Callable[[str | float], float]:
+    """The parser of an option; typer hands it the default too, which is a number already."""
+
+    @wraps(parse)
+    def read(text: str | float) -> float:
+        return text if isinstance(text, float) else parse(text)
+
+    return read
+
+
+size_bytes, time_s, energy_j, share = map(quantity, (parse_bytes, parse_seconds, parse_joules, parse_share))
+deadline_s = quantity(lambda text: parse_timeout(text, MAX_DEADLINE_S))
 
 
 MAX_THREADS, MAX_DEVICES, MAX_COUNT, MAX_S = 1024, 1000, 1_000_000, 366 * 86_400
@@ -90,66 +111,115 @@ def resumable(folder: Path, marker: str) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-DataName = Annotated[
-    str, typer.Option("--data", help="digits, cifar10, cifar100, fashion-mnist or folder:PATH.", **TEXT)
-]
-
-
-NoData = Annotated[
-    str | None,
-    typer.Option("--data", help="digits, cifar10, cifar100, fashion-mnist or folder:PATH [digits].", **TEXT),
-]
-
-
-Flip = Annotated[
-    bool | None,
-    typer.Option(
-        "--flip/--no-flip", help="Mirror half of the training images [as the recipe says; without one not in folders]."
-    ),
-]
-
-
 DataRoot = Annotated[Path | None, typer.Option(help="Where torchvision's data sets lie [~/.cache/sepnas].", **PATH)]
 
 
-Download = Annotated[bool, typer.Option("--download", help="Let torchvision fetch a data set that is missing.")]
+@dataclass(frozen=True)
+class DataOptions:
+    """A data set, and how its images are made to fit the network."""
+
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="digits, cifar10, cifar100, fashion-mnist or folder:PATH [digits].", **TEXT),
+    ] = None
+    data_root: DataRoot = None
+    download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch a data set that is missing.")] = (
+        False
+    )
+    image_size: Annotated[int | None, typer.Option(min=4, help="Resize the images to this side in pixels.")] = None
+    resize: Annotated[
+        Fit,
+        typer.Option("--resize", help="With --image-size: stretch all of an image, or crop the square in its middle."),
+    ] = "stretch"
+
+    def load(self, name: str) -> ImageData:
+        """The data set ``name`` as these options say; raises :class:`DataError`."""
+        from sepnas.train.data import load_dataset
+
+        return load_dataset(
+            name, root=self.data_root, image_size=self.image_size, resize=self.resize, download=self.download
+        )
 
 
-ImageSize = Annotated[int | None, typer.Option(min=4, help="Resize the images to this side in pixels.")]
+@dataclass(frozen=True)
+class RecipeOptions:
+    """Values that replace those of a recipe."""
+
+    learning_rate: Annotated[
+        float | None, typer.Option(metavar="RATE", help="The highest learning rate, instead of the recipe's.")
+    ] = None
+    device_dropout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Train every image without this share of the devices, drawn anew, so that devices may be lost later; "
+            "0.1 to 0.25 [the recipe's, which is 0].",
+        ),
+    ] = None
+    flip: Annotated[
+        bool | None,
+        typer.Option(
+            "--flip/--no-flip",
+            help="Mirror half of the training images [as the recipe says; without one not in folders].",
+        ),
+    ] = None
+
+    def with_epochs(self, epochs: int | None) -> RecipeChanges:
+        return RecipeChanges(epochs, self.learning_rate, self.device_dropout, self.flip)
 
 
-Resizing = Annotated[
-    Fit, typer.Option("--resize", help="With --image-size: stretch all of an image, or crop the square in its middle.")
-]
+@dataclass(frozen=True)
+class ComputeOptions:
+    """Where torch computes."""
+
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto"
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=MAX_THREADS, help="Threads of torch [1 for small networks, or all].")
+    ] = None
+
+
+@dataclass(frozen=True)
+class MessageOptions:
+    """The wire format of all messages, and the scales of those that are quantised."""
+
+    wire: Annotated[
+        str | None, typer.Option(help="Write all messages in fp32, fp16, int8 or int4 [as the policy says].")
+    ] = None
+    learned_scales: Annotated[
+        bool | None,
+        typer.Option(
+            "--learned-scales/--own-scales",
+            help="int8 and int4: learn the step between levels, or send one with each message [as the policy says].",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """How a named network is built and cut, and how its devices talk."""
+
+    devices: Annotated[
+        int | None, typer.Option("--devices", "-n", min=1, max=MAX_DEVICES, help="Separate it over this many devices.")
+    ] = None
+    policy: Annotated[str | None, typer.Option(help=f"{', '.join(NAMED_POLICIES)}, or a policy file [all-to-all].")] = (
+        None
+    )
+    classes: Annotated[int | None, typer.Option(min=2, help="Number of classes [100].")] = None
+    image_size: Annotated[int | None, typer.Option(min=4, help="Side of the images in pixels [32].")] = None
+    messages: MessageOptions
+
+    def architecture(self, name: str) -> Architecture:
+        """The architecture of a name or of a file; raises :class:`SpecError`."""
+        return read_architecture(
+            name, self.devices, self.policy, self.classes, self.image_size, self.messages.wire,
+            self.messages.learned_scales,
+        )  # fmt: skip
 
 
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, data order and sampling.")]
 
 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
-
-
-Compute = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-
-
-DeviceDropout = Annotated[
-    float | None,
-    typer.Option(
-        metavar="SHARE",
-        help="Train every image without this share of the devices, drawn anew, so that devices may be lost later; "
-        "0.1 to 0.25 [the recipe's, which is 0].",
-    ),
-]
-
-
-LearningRate = Annotated[
-    float | None, typer.Option(metavar="RATE", help="The highest learning rate, instead of the recipe's.")
-]
-
-
-Threads = Annotated[
-    int | None, typer.Option(min=1, max=MAX_THREADS, help="Threads of torch [1 for small networks, or all].")
-]
 
 
 def data_or_digits(
@@ -170,32 +240,6 @@ def data_or_digits(
 
 
 NameOrFile = Annotated[str, typer.Argument(help="A name such as resnext56_4x16d, or an architecture file.")]
-
-
-Devices = Annotated[
-    int | None, typer.Option("--devices", "-n", min=1, max=MAX_DEVICES, help="Separate it over this many devices.")
-]
-
-
-Policy = Annotated[str | None, typer.Option(help=f"{', '.join(NAMED_POLICIES)}, or a policy file [all-to-all].")]
-
-
-Classes = Annotated[int | None, typer.Option(min=2, help="Number of classes [100].")]
-
-
-NetworkImageSize = Annotated[int | None, typer.Option(min=4, help="Side of the images in pixels [32].")]
-
-
-Wire = Annotated[str | None, typer.Option(help="Write all messages in fp32, fp16, int8 or int4 [as the policy says].")]
-
-
-LearnedScales = Annotated[
-    bool | None,
-    typer.Option(
-        "--learned-scales/--own-scales",
-        help="int8 and int4: learn the step between levels, or send one with each message [as the policy says].",
-    ),
-]
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
 from sepnas.cli.front import print_front
+from sepnas.cli.grouped import grouped
 from sepnas.cli.options import (
     FILE,
     FOLDER,
@@ -16,18 +18,11 @@ from sepnas.cli.options import (
     MAX_S,
     MAX_THREADS,
     TEXT,
-    Compute,
-    DataRoot,
-    DeviceDropout,
-    Download,
-    Flip,
-    ImageSize,
-    LearningRate,
-    NoData,
-    Resizing,
+    ComputeOptions,
+    DataOptions,
+    RecipeOptions,
     Resume,
     Seed,
-    Threads,
     cluster_to_predict_with,
     data_or_digits,
     path_to,
@@ -45,59 +40,62 @@ from sepnas.units import format_count
 if TYPE_CHECKING:
     from sepnas.search.run import SearchResult
     from sepnas.search.trials.settings import Trials
+    from sepnas.train.recipe import Recipe
 
 Engine: TypeAlias = Literal["in-process", "local", "remote"]
 _TRIALS = "With --engine local or remote"
 
 
-def search(
-    space: Annotated[
-        Path, typer.Argument(help="A search space, such as search_spaces/demo.yaml.", parser=path_to("file"))
-    ],
-    out: Annotated[Path, typer.Option(help="The run's folder; made, or gone on with by --resume.", **FOLDER)],
-    cluster: Annotated[
-        Path | None,
-        typer.Option(help="A cluster file, as `sepnas profile` writes [equal boards on 100 Mbit/s].", **FILE),
-    ] = None,
-    data: NoData = None,
-    data_root: DataRoot = None,
-    download: Download = False,
-    image_size: ImageSize = None,
-    resize: Resizing = "stretch",
-    candidates: Annotated[
-        int, typer.Option(min=1, max=MAX_COUNT, metavar="N", help="How many candidates to judge.")
-    ] = 200,
+@dataclass(frozen=True)
+class SupernetRecipe:
+    """The recipe of the supernet's training."""
+
     epochs: Annotated[
         int | None,
         typer.Option(
             min=1, max=MAX_COUNT, metavar="N", help="Epochs of the supernet's training [12, or the recipe's]."
         ),
-    ] = None,
+    ] = None
     recipe: Annotated[
         str | None,
         typer.Option(
             help="digits, cifar-fast, cifar-sgd, modern, paper or a file, for the supernet [one of its own].", **TEXT
         ),
-    ] = None,
-    learning_rate: LearningRate = None,
-    device_dropout: DeviceDropout = None,
-    flip: Flip = None,
-    seed: Seed = 0,
-    strategy: Annotated[Strategy, typer.Option(metavar="NAME", help=f"One of {', '.join(STRATEGIES)}.")] = "predictive",
+    ] = None
+
+    def load(self) -> Recipe | None:
+        from sepnas.train.recipe import load_recipe
+
+        return load_recipe(self.recipe) if self.recipe else None
+
+
+@dataclass(frozen=True)
+class ExplorationOptions:
+    """How candidates are proposed."""
+
+    strategy: Annotated[Strategy, typer.Option(metavar="NAME", help=f"One of {', '.join(STRATEGIES)}.")] = "predictive"
     batch: Annotated[
         int, typer.Option(min=1, max=MAX_COUNT, metavar="N", help="Candidates proposed, and judged, at a time.")
-    ] = BATCH,
-    engine: Annotated[Engine, typer.Option(help="Where candidates are judged; the result is the same.")] = "in-process",
-    resume: Resume = False,
+    ] = BATCH
+
+
+@dataclass(frozen=True)
+class SupernetOptions:
+    """When a search stops before it explores."""
+
     supernet_only: Annotated[
         bool, typer.Option("--supernet-only", help="Stop when the supernet is trained; --resume explores, anywhere.")
-    ] = False,
+    ] = False
     stop_after_s: Annotated[
         float | None,
         typer.Option(min=0, max=MAX_S, help="Stop the supernet's training, resumable, after this many seconds."),
-    ] = None,
-    device: Compute = "auto",
-    threads: Threads = None,
+    ] = None
+
+
+@dataclass(frozen=True)
+class TrialOptions:
+    """NNI's trials, where candidates are not evaluated in this process."""
+
     workers: Annotated[
         int,
         typer.Option(
@@ -107,7 +105,7 @@ def search(
             rich_help_panel=_TRIALS,
             help="Trials side by side on each machine, each with --threads.",
         ),
-    ] = 1,
+    ] = 1
     remote: Annotated[
         list[str] | None,
         typer.Option(
@@ -115,23 +113,63 @@ def search(
             rich_help_panel=_TRIALS,
             help="remote: USER@HOST[:PORT], again for each; or a file (`sepnas schema machines`).",
         ),
-    ] = None,
+    ] = None
     ssh_key: Annotated[
         str | None,
         typer.Option(metavar="FILE", rich_help_panel=_TRIALS, help="remote: a private key [the SSH agent's]."),
-    ] = None,
+    ] = None
     remote_python: Annotated[
         str | None,
         typer.Option(
             metavar="PATH", rich_help_panel=_TRIALS, help="remote: a Python there with sepnas' search dependencies."
         ),
-    ] = None,
+    ] = None
     web_host: Annotated[
         str, typer.Option(metavar="HOST", rich_help_panel=_TRIALS, help="Where NNI's page listens; it opens by a link.")
-    ] = "127.0.0.1",
+    ] = "127.0.0.1"
     web_port: Annotated[
         int, typer.Option(min=0, max=65535, metavar="PORT", rich_help_panel=_TRIALS, help="Of NNI's page; 0: any.")
-    ] = 0,
+    ] = 0
+
+    def settings(self, engine: Engine) -> Trials | None:
+        """What ``engine`` needs; None for this process. Raises :class:`SearchError`."""
+        from sepnas.search.trials.machines import read_machines
+        from sepnas.search.trials.settings import Trials
+
+        if (engine == "remote") != bool(self.remote):
+            raise SearchError(
+                "`--engine remote` and `--remote` belong together: name the machines with --remote USER@HOST"
+            )
+        if engine == "in-process":
+            return None
+        machines = read_machines(self.remote or [], self.ssh_key, self.remote_python)
+        return Trials(self.workers, machines, self.web_host, self.web_port)
+
+
+@grouped
+def search(
+    space: Annotated[
+        Path, typer.Argument(help="A search space, such as search_spaces/demo.yaml.", parser=path_to("file"))
+    ],
+    out: Annotated[Path, typer.Option(help="The run's folder; made, or gone on with by --resume.", **FOLDER)],
+    *,
+    cluster: Annotated[
+        Path | None,
+        typer.Option(help="A cluster file, as `sepnas profile` writes [equal boards on 100 Mbit/s].", **FILE),
+    ] = None,
+    source: DataOptions,
+    candidates: Annotated[
+        int, typer.Option(min=1, max=MAX_COUNT, metavar="N", help="How many candidates to judge.")
+    ] = 200,
+    recipe: SupernetRecipe,
+    changes: RecipeOptions,
+    seed: Seed = 0,
+    exploration: ExplorationOptions,
+    engine: Annotated[Engine, typer.Option(help="Where candidates are judged; the result is the same.")] = "in-process",
+    resume: Resume = False,
+    stop: SupernetOptions,
+    compute: ComputeOptions,
+    trials: TrialOptions,
 ) -> None:
     """Search a space with NNI: validation accuracy, simulated latency and bytes at once.
 
@@ -162,41 +200,42 @@ def search(
     Images of your own need a space of their own: a copy whose `network` says how many classes and devices there are.
     """
     from sepnas.search.folder import RUN_FILE
-    from sepnas.search.pareto import knee
     from sepnas.search.run import run_search
-    from sepnas.train.data import load_dataset
     from sepnas.train.processes import is_alone
-    from sepnas.train.recipe import load_recipe
     from sepnas.train.threads import use_threads_for
 
     if not is_alone():
         raise SearchError("a search is one process; start it without torchrun")
     refuse_held(out, "searching", SearchError)
     chosen = SearchSpace.load(space)
-    data = data_or_digits(data, image_size, chosen.network, f"space {chosen.name!r}")
-    trials = _trials(engine, remote or [], ssh_key, remote_python, workers, web_host, web_port)
-    use_threads_for(chosen.architecture_of(chosen.largest()), threads)
+    data = data_or_digits(source.data, source.image_size, chosen.network, f"space {chosen.name!r}")
+    judged_by = trials.settings(engine)
+    use_threads_for(chosen.architecture_of(chosen.largest()), compute.threads)
     with resumable(out, RUN_FILE):
         result = run_search(
             chosen,
             cluster_to_predict_with(cluster) if cluster else uniform_cluster(chosen.num_devices),
-            load_dataset(data, root=data_root, image_size=image_size, resize=resize, download=download),
+            source.load(data),
             out,
             candidates=candidates,
             seed=seed,
-            strategy=strategy,
-            supernet_epochs=epochs,
-            recipe=load_recipe(recipe) if recipe else None,
-            device_dropout=device_dropout,
-            learning_rate=learning_rate,
-            flip=flip,
-            batch=batch,
+            strategy=exploration.strategy,
+            recipe=recipe.load(),
+            changes=changes.with_epochs(recipe.epochs),
+            batch=exploration.batch,
             resume=resume,
-            device=device,
-            trials=trials,
-            supernet_only=supernet_only,
-            stop_after_s=stop_after_s,
+            device=compute.device,
+            trials=judged_by,
+            supernet_only=stop.supernet_only,
+            stop_after_s=stop.stop_after_s,
         )
+    _say_result(result, out, stop.supernet_only)
+
+
+def _say_result(result: SearchResult, out: Path, supernet_only: bool) -> None:
+    """The front and the commands that come next, or how to go on with a search that stopped early."""
+    from sepnas.search.pareto import knee
+
     if not result.finished:
         done = "is trained" if result.supernet_trained else "is trained in part"
         without = " and without --supernet-only" if supernet_only and result.supernet_trained else ""
@@ -225,22 +264,3 @@ def _say_next(out: Path) -> None:
     width = max(map(len, commands))
     for place, (command, what) in enumerate(commands.items()):
         say(f"{'next:' if place == 0 else '     '} {command:{width}}  # {what}")
-
-
-def _trials(
-    engine: Engine,
-    remote: list[str],
-    ssh_key: str | None,
-    remote_python: str | None,
-    workers: int,
-    web_host: str,
-    web_port: int,
-) -> Trials | None:
-    from sepnas.search.trials.machines import read_machines
-    from sepnas.search.trials.settings import Trials
-
-    if (engine == "remote") != bool(remote):
-        raise SearchError("`--engine remote` and `--remote` belong together: name the machines with --remote USER@HOST")
-    if engine == "in-process":
-        return None
-    return Trials(workers, read_machines(remote, ssh_key, remote_python), web_host, web_port)

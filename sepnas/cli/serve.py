@@ -7,8 +7,17 @@ from typing import Annotated
 
 import typer
 
-from sepnas.cli.options import Deadline, Deployment, HostNames, HostsFile, Insecure, OnMissingChoice, ResizeChoice, Top
-from sepnas.cli.quantities import size_bytes
+from sepnas.cli.options import (
+    Deadline,
+    Deployment,
+    HostNames,
+    HostsFile,
+    Insecure,
+    OnMissingChoice,
+    ResizeChoice,
+    Top,
+    size_bytes,
+)
 from sepnas.console import warn
 from sepnas.runtime.client.session import MAX_IN_FLIGHT
 from sepnas.spec.hosts import format_address, parse_address

@@ -9,19 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from sepnas.api import read_architecture
+from sepnas.cli.grouped import grouped
 from sepnas.cli.options import (
     FILE,
     MAX_COUNT,
     AsJson,
-    Classes,
-    Devices,
-    LearnedScales,
     NameOrFile,
-    NetworkImageSize,
+    NetworkOptions,
     Out,
-    Policy,
-    Wire,
     cluster_to_predict_with,
     refuse_text_file,
 )
@@ -40,15 +35,12 @@ from sepnas.tables import DataColumn, DataTable, print_table, shorten_names, tex
 from sepnas.units import format_count, number, seconds
 
 
+@grouped
 def simulate_command(
     name: NameOrFile,
     cluster: Annotated[Path | None, typer.Option(help="A cluster file [equal boards on 100 Mbit/s].", **FILE)] = None,
-    devices: Devices = None,
-    policy: Policy = None,
-    classes: Classes = None,
-    image_size: NetworkImageSize = None,
-    wire: Wire = None,
-    learned_scales: LearnedScales = None,
+    *,
+    network: NetworkOptions,
     batch: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Images in one request.")] = 1,
     percentile: Annotated[
         float | None, typer.Option(min=0, max=100, help="Also the latency that so many percent do not exceed.")
@@ -75,7 +67,7 @@ def simulate_command(
     refuse_text_file(timeline, out)
     if json_ and timeline is not None:
         raise typer.BadParameter("prints the time line by itself: no --timeline", param_hint="--json")
-    architecture = read_architecture(name, devices, policy, classes, image_size, wire, learned_scales)
+    architecture = network.architecture(name)
     where = cluster_to_predict_with(cluster) if cluster else uniform_cluster(architecture.num_devices)
     plan = build_plan(architecture)
     result = simulate(plan, where, batch, timeline=json_ or timeline is not None)

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sepnas.api import check_same_data, load_teacher, read_architecture, train_architecture
+from sepnas.cli.grouped import grouped
 from sepnas.cli.options import (
     MAX_COUNT,
     MAX_DEVICES,
     MAX_S,
     PATH,
     TEXT,
-    Compute,
-    DataRoot,
-    DeviceDropout,
-    Download,
-    Flip,
-    ImageSize,
-    LearnedScales,
-    LearningRate,
-    NoData,
-    Resizing,
+    ComputeOptions,
+    DataOptions,
+    MessageOptions,
+    RecipeOptions,
     Resume,
     Seed,
-    Threads,
-    Wire,
     data_or_digits,
     path_to,
 )
@@ -42,16 +36,14 @@ if TYPE_CHECKING:
     from sepnas.nets.separable import SeparableResNeXt
     from sepnas.train.evaluation import SplitName
     from sepnas.train.images import ImageData
+    from sepnas.train.recipe import Recipe
+    from sepnas.train.record import TrainingResult
 
 
-def train(
-    architecture: Annotated[str, typer.Argument(help="An architecture file, or a name such as resnext20_4x4d.")],
-    out: Annotated[Path, typer.Option(help="The run's folder.", **PATH)],
-    data: NoData = None,
-    data_root: DataRoot = None,
-    download: Download = False,
-    image_size: ImageSize = None,
-    resize: Resizing = "stretch",
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """The recipe of a training."""
+
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -59,14 +51,26 @@ def train(
             "[digits for the digits, cifar-fast for others].",
             **TEXT,
         ),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="Epochs, instead of the recipe's.")] = None,
+    ] = None
+    epochs: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="Epochs, instead of the recipe's.")] = None
+
+    def chosen(self, data: str, changes: RecipeOptions) -> Recipe:
+        """The named recipe, or the one for this data set, with the values that replace its own."""
+        from sepnas.train.recipe import default_recipe, load_recipe
+
+        named = load_recipe(self.recipe) if self.recipe else default_recipe(data)
+        return changes.with_epochs(self.epochs).applied_to(named, self.recipe or named.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedNetwork:
+    """The network that is trained, its exchange and its first weights."""
+
     devices: Annotated[
         int | None, typer.Option("--devices", "-n", min=1, max=MAX_DEVICES, help="For a name: how many devices.")
-    ] = None,
-    policy: Annotated[str | None, typer.Option(help="Another policy than the file's [all-to-all].", **TEXT)] = None,
-    wire: Wire = None,
-    learned_scales: LearnedScales = None,
+    ] = None
+    policy: Annotated[str | None, typer.Option(help="Another policy than the file's [all-to-all].", **TEXT)] = None
+    messages: MessageOptions
     start: Annotated[
         Path | None,
         typer.Option(
@@ -74,10 +78,38 @@ def train(
             metavar="RUN",
             help="Begin with the weights of this run; the policy may be another.",
         ),
-    ] = None,
-    learning_rate: LearningRate = None,
-    device_dropout: DeviceDropout = None,
-    flip: Flip = None,
+    ] = None
+
+    def architecture(self, name: str) -> Architecture:
+        """The architecture of a name or of a file; raises :class:`SpecError`."""
+        messages = self.messages
+        return read_architecture(
+            name, self.devices, self.policy, wire=messages.wire, learned_scales=messages.learned_scales
+        )
+
+
+@dataclass(frozen=True)
+class EndOptions:
+    """When a training stops, and what follows."""
+
+    stop_after_s: Annotated[
+        float | None, typer.Option(min=0, max=MAX_S, help="Stop, resumable, after this many seconds.")
+    ] = None
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Through torch.compile: minutes at first, then sooner on some GPUs.")
+    ] = False
+    test: Annotated[bool, typer.Option("--test", help="Touch the test split once, at the end.")] = False
+
+
+@grouped
+def train(
+    architecture: Annotated[str, typer.Argument(help="An architecture file, or a name such as resnext20_4x4d.")],
+    out: Annotated[Path, typer.Option(help="The run's folder.", **PATH)],
+    *,
+    source: DataOptions,
+    recipe: TrainingRecipe,
+    network: TrainedNetwork,
+    changes: RecipeOptions,
     teacher: Annotated[
         list[Path] | None,
         typer.Option(
@@ -88,15 +120,8 @@ def train(
     ] = None,
     seed: Seed = 0,
     resume: Resume = False,
-    device: Compute = "auto",
-    threads: Threads = None,
-    stop_after_s: Annotated[
-        float | None, typer.Option(min=0, max=MAX_S, help="Stop, resumable, after this many seconds.")
-    ] = None,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Through torch.compile: minutes at first, then sooner on some GPUs.")
-    ] = False,
-    test: Annotated[bool, typer.Option("--test", help="Touch the test split once, at the end.")] = False,
+    compute: ComputeOptions,
+    stop: EndOptions,
 ) -> None:
     """Train an architecture on images; the best epoch is chosen by validation data.
 
@@ -126,40 +151,47 @@ def train(
     --learned-scales --epochs 3 --learning-rate 0.001 --out runs/four-bits`
     """
     from sepnas.train.checkpoint import load_network
-    from sepnas.train.data import load_dataset
-    from sepnas.train.loop import pick_device
-    from sepnas.train.processes import is_alone, is_first
-    from sepnas.train.recipe import default_recipe, load_recipe
+    from sepnas.train.processes import is_first
 
     _refuse_held(out)
-    chosen = read_architecture(architecture, devices, policy, wire=wire, learned_scales=learned_scales)
+    chosen = network.architecture(architecture)
     is_file = architecture.endswith((".json", ".yaml", ".yml"))
-    data = data_or_digits(data, image_size, chosen if is_file else None, f"architecture {chosen.name!r}")
-    # a wrong value is told before the data are read, which may take long
-    named = load_recipe(recipe) if recipe else default_recipe(data)
-    wanted = named.changed(
-        recipe or named.name, epochs=epochs, device_dropout=device_dropout, learning_rate=learning_rate
-    ).mirroring(flip)
-    trained = load_network(start) if start else None
-    if download and not is_alone():
-        raise TrainingError(
-            "--download: several processes would write the same files; fetch them once without torchrun"
-        )
-    images = load_dataset(data, root=data_root, image_size=image_size, resize=resize, download=download)
+    data = data_or_digits(source.data, source.image_size, chosen if is_file else None, f"architecture {chosen.name!r}")
+    # Reading the data may take long: a wrong recipe or a wrong run is reported before it.
+    wanted = recipe.chosen(data, changes)
+    started = load_network(network.start) if network.start else None
+    _refuse_parallel_download(source)
+    images = source.load(data)
     if not is_file:
         fits = {"num_classes": images.num_classes, "in_channels": images.in_channels, "image_size": images.image_size}
         chosen = Architecture.from_data(chosen.to_data() | fits, f"{architecture} for {data}")
     teachers = [load_teacher(run, images) for run in teacher or ()]
-    if start:
-        check_same_data("--start", start, images)
-    if is_first() and recipe is None and flip is None and data.startswith("folder:"):
+    if network.start:
+        check_same_data("--start", network.start, images)
+    if is_first() and recipe.recipe is None and changes.flip is None and data.startswith("folder:"):
         say("images are not mirrored, for a mirror image may be of another class; --flip mirrors half of them")
     result = train_architecture(
-        chosen, images, wanted, out, seed, resume, device=device, threads=threads, stop_after_s=stop_after_s,
-        teachers=teachers, start=trained, compiled=compiled,
+        chosen, images, wanted, out, seed, resume, device=compute.device, threads=compute.threads,
+        stop_after_s=stop.stop_after_s, teachers=teachers, start=started, compiled=stop.compiled,
     )  # fmt: skip
-    if not is_first():
-        return
+    if is_first():
+        _say_result(result, out, wanted, images, compute.device, stop.test)
+
+
+def _refuse_parallel_download(source: DataOptions) -> None:
+    from sepnas.train.processes import is_alone
+
+    if source.download and not is_alone():
+        raise TrainingError(
+            "--download: several processes would write the same files; fetch them once without torchrun"
+        )
+
+
+def _say_result(result: TrainingResult, out: Path, recipe: Recipe, images: ImageData, device: str, test: bool) -> None:
+    """The best epoch, the accuracy on validation (and test) images, and the command that comes next."""
+    from sepnas.train.checkpoint import load_network
+    from sepnas.train.loop import pick_device
+
     if result.history:
         say(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%} -> {out}")
     if not result.finished:
@@ -167,9 +199,9 @@ def train(
         return
     with held(out, "training", TrainingError):
         network = load_network(out).to(pick_device(device))
-        _evaluate(network, images, "validation", out, mirrored=not wanted.augmentation.flip)
+        _evaluate(network, images, "validation", out, mirrored=not recipe.augmentation.flip)
         if test:
-            _evaluate(network, images, "test", out, with_lost=bool(wanted.device_dropout or wanted.message_dropout))
+            _evaluate(network, images, "test", out, with_lost=bool(recipe.device_dropout or recipe.message_dropout))
     say(f"next: sepnas export {shlex.quote(str(out))} {shlex.quote(str(out.parent / 'deployment'))}")
 
 

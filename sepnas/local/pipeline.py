@@ -183,10 +183,11 @@ def _search(chain: Chain) -> tuple[SearchResult, Candidate, int]:
     from sepnas.search.choose import pick
     from sepnas.search.run import run_search
     from sepnas.search.traits import all_to_all_bytes
+    from sepnas.train.recipe import RecipeChanges
 
     result = run_search(
         chain.space, chain.cluster, chain.data, chain.out / SEARCH, candidates=chain.candidates, seed=chain.seed,
-        supernet_epochs=chain.supernet_epochs, resume=chain.resume,
+        changes=RecipeChanges(chain.supernet_epochs), resume=chain.resume,
     )  # fmt: skip
     baseline_bytes = all_to_all_bytes(result.front[0].architecture)
     chosen = pick(result.front, max_payload_bytes=chain.bytes_share * baseline_bytes)

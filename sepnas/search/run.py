@@ -43,7 +43,7 @@ from sepnas.spec.cluster import Cluster
 from sepnas.train.checks import check_trainable
 from sepnas.train.images import ImageData
 from sepnas.train.loop import pick_device, train_network
-from sepnas.train.recipe import RECIPES, Recipe
+from sepnas.train.recipe import NO_CHANGES, RECIPES, Recipe, RecipeChanges
 from sepnas.train.supernet import SandwichStep
 
 SUPERNET_EPOCHS = 12
@@ -80,11 +80,8 @@ def run_search(
     candidates: int = 200,
     seed: int = 0,
     strategy: StrategyName = "predictive",
-    supernet_epochs: int | None = None,
     recipe: Recipe | None = None,
-    device_dropout: float | None = None,
-    learning_rate: float | None = None,
-    flip: bool | None = None,
+    changes: RecipeChanges = NO_CHANGES,
     batch: int = BATCH,
     resume: bool = False,
     progress: ProgressOption = True,
@@ -95,10 +92,9 @@ def run_search(
 ) -> SearchResult:
     """Search ``space`` for the best trade-offs on ``cluster`` and write everything to ``out_dir``.
 
-    Accuracy is that of validation images over a supernet trained first with ``recipe`` (``supernet_epochs``,
-    ``device_dropout`` and ``flip`` replace its own; unless it is given, a space with the objective
-    ``accuracy_one_lost`` gets some dropout where the recipe has none); the test split is never touched. ``strategy``
-    is one of ``STRATEGIES``.
+    Accuracy is measured on validation images, by a supernet that is trained first with ``recipe`` and its ``changes``;
+    without a ``device_dropout`` there, a space with the objective ``accuracy_one_lost`` gets some where the recipe has
+    none. The test split is never touched. ``strategy`` is one of ``STRATEGIES``.
     ``resume`` goes on after a kill and ends as an unbroken run would.
 
     Candidates are judged in this process or, with ``trials``, in NNI's trials: to the same result, for the strategy
@@ -113,8 +109,8 @@ def run_search(
     _check(space, data, candidates, seed, batch)
     if strategy not in STRATEGIES:
         raise SearchError(f"unknown strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
-    recipe = supernet_recipe(data, recipe, supernet_epochs, device_dropout, learning_rate, flip)
-    if device_dropout is None and not recipe.device_dropout and "accuracy_one_lost" in space.objectives:
+    recipe = supernet_recipe(data, recipe, changes)
+    if changes.device_dropout is None and not recipe.device_dropout and "accuracy_one_lost" in space.objectives:
         recipe = recipe.changed("recipe of the supernet", device_dropout=DROPOUT_FOR_ONE_LOST)
     pick_device(device)
     if not supernet_only and stop_after_s is None:
@@ -148,20 +144,12 @@ def run_search(
         return SearchResult(out_dir, [], 0, 0.0, 0, 0, search.seconds, finished=False, supernet_trained=trained)
 
 
-def supernet_recipe(
-    data: ImageData,
-    recipe: Recipe | None,
-    epochs: int | None,
-    device_dropout: float | None = None,
-    learning_rate: float | None = None,
-    flip: bool | None = None,
-) -> Recipe:
-    """The given recipe, or the supernet's own for this data set; the other values that are given replace its. By its
-    own the images of a folder are not mirrored.
+def supernet_recipe(data: ImageData, recipe: Recipe | None, changes: RecipeChanges = NO_CHANGES) -> Recipe:
+    """The given recipe, or the supernet's default for this data set, with ``changes``.
 
-    Its own is that of a single network with fewer epochs, for each step trains several policies, and without label
-    smoothing, which distillation would pass on. Few epochs want large steps: of four losses' mean each network's own
-    part is a quarter.
+    The default is a single network's recipe with fewer epochs, because each step trains several policies, and without
+    label smoothing, which distillation would pass on. Few epochs need large steps: the loss is the mean of four, so
+    each network's own part is a quarter. Images of a folder are not mirrored.
     """
     if recipe is None:
         small = data.name == "digits"
@@ -170,9 +158,7 @@ def supernet_recipe(
             update={"name": "supernet", "epochs": SUPERNET_EPOCHS, "batch_size": 64, "label_smoothing": 0.0, **steps}
         )
         recipe = recipe.mirroring(False if data.name.startswith("folder:") else None)
-    return recipe.changed(
-        "recipe of the supernet", epochs=epochs, device_dropout=device_dropout, learning_rate=learning_rate
-    ).mirroring(flip)
+    return changes.applied_to(recipe, "recipe of the supernet")
 
 
 class _Search:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -130,6 +131,26 @@ class Recipe(Document):
     def steps_per_epoch(self, num_images: int) -> int:
         """Batches that take every image once; the last may be smaller."""
         return -(-num_images // self.batch_size)
+
+
+@dataclass(frozen=True)
+class RecipeChanges:
+    """Values that replace those of a recipe; None keeps the recipe's own."""
+
+    epochs: int | None = None
+    learning_rate: float | None = None
+    device_dropout: float | None = None
+    flip: bool | None = None
+
+    def applied_to(self, recipe: Recipe, where: str) -> Recipe:
+        """The changed recipe; raises :class:`SpecError`, which opens with ``where``."""
+        changed = recipe.changed(
+            where, epochs=self.epochs, device_dropout=self.device_dropout, learning_rate=self.learning_rate
+        )
+        return changed.mirroring(self.flip)
+
+
+NO_CHANGES = RecipeChanges()
 
 
 _LATER = (

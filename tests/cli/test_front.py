@@ -1,4 +1,4 @@
-"""Reading a search: `sepnas front` and `pick`, quantities as people type them, what a policy amounts to."""
+"""Reading a search: `sepnas front` and `pick`, what a policy amounts to."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner, Result
 
 from sepnas.cli.main import app, main
-from sepnas.cli.quantities import deadline_s, energy_j, share, size_bytes, time_s
 from sepnas.errors import SearchError
 from sepnas.search.candidate import Candidate
 from sepnas.search.canonical import plan_key
@@ -50,48 +48,6 @@ def error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *argum
         main()
     assert stop.value.code == 1
     return " ".join(capsys.readouterr().err.split())
-
-
-@pytest.mark.parametrize(
-    ("read", "text", "value"),
-    [
-        (size_bytes, "200KB", 200_000),
-        (size_bytes, "1.5 mb", 1_500_000),
-        (size_bytes, "64KiB", 65_536),
-        (size_bytes, "50000", 50_000),
-        (size_bytes, "10B", 10),
-        (time_s, "20ms", 0.02),
-        (time_s, "800us", 8e-4),
-        (time_s, "1.5s", 1.5),
-        (deadline_s, "100ms", 0.1),
-        (deadline_s, "10", 10.0),
-        (energy_j, "0.5J", 0.5),
-        (energy_j, "20mJ", 0.02),
-        (share, "57%", 0.57),
-        (share, "0.95", 0.95),
-    ],
-)
-def test_quantities_are_read_as_people_type_them(read, text: str, value: float) -> None:  # type: ignore[no-untyped-def]
-    """Numbers with their units give exactly what they say in bytes, seconds, joules and shares."""
-    assert read(text) == value
-
-
-@pytest.mark.parametrize(
-    ("read", "text", "allowed"),
-    [
-        (size_bytes, "200KX", "200KB, 1.5MB, 64MiB or 50000"),
-        (size_bytes, "-5", "50000"),
-        (size_bytes, "", "50000"),
-        (time_s, "20", "us, ms or s, such as 20ms"),
-        (time_s, "nan", "such as 20ms"),
-        (energy_j, "1MJ", "uJ, mJ, J or kJ"),
-        (share, "95", "more than everything; give a share such as 95% or 0.95"),
-    ],
-)
-def test_unclear_quantities_are_refused(read, text: str, allowed: str) -> None:  # type: ignore[no-untyped-def]
-    """A quantity whose unit is missing or unknown is refused with what is allowed."""
-    with pytest.raises(typer.BadParameter, match=re.escape(allowed)):
-        read(text)
 
 
 def test_an_unclear_bound_names_its_option(run: Path) -> None:

@@ -22,7 +22,7 @@ from sepnas.spec.dataset import DataFacts
 from sepnas.spec.hosts import Hosts
 from sepnas.train.checkpoint import LAST, read_checkpoint
 from sepnas.train.evaluation import EvaluatedClass, Evaluation
-from sepnas.train.recipe import RECIPES, default_recipe
+from sepnas.train.recipe import RECIPES, RecipeChanges, default_recipe
 from tests.train.test_data import make_folder
 from tests.train.test_train import small_data
 
@@ -179,10 +179,13 @@ def test_only_folders_are_not_mirrored() -> None:
     assert default_recipe("cifar100") == RECIPES["cifar-fast"]
     assert default_recipe("cifar100").augmentation.flip
     assert default_recipe("folder:x") == RECIPES["cifar-fast"].mirroring(False)
-    assert supernet_recipe(small_data(), None, None).augmentation.flip
+    assert supernet_recipe(small_data(), None).augmentation.flip
     folder = replace(small_data(), name="folder:x")
-    assert [supernet_recipe(folder, None, None, flip=flip).augmentation.flip for flip in (None, True)] == [False, True]
-    assert supernet_recipe(folder, RECIPES["paper"], None).augmentation.flip
+    assert [supernet_recipe(folder, None, RecipeChanges(flip=flip)).augmentation.flip for flip in (None, True)] == [
+        False,
+        True,
+    ]
+    assert supernet_recipe(folder, RECIPES["paper"]).augmentation.flip
 
 
 @pytest.mark.parametrize("option", ["--out", "--data", "--data-root", "--recipe", "--policy"])

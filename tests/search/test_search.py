@@ -42,7 +42,7 @@ from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.train.checkpoint import write_checkpoint
 from sepnas.train.data import load_dataset
 from sepnas.train.images import ImageData
-from sepnas.train.recipe import Recipe
+from sepnas.train.recipe import Recipe, RecipeChanges
 from sepnas.train.record import EpochRecord, read_history, write_history
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +87,8 @@ def tiny_data() -> ImageData:
 def search(out_dir: Path, **changes: Any) -> SearchResult:
     settings: dict[str, Any] = {"candidates": CANDIDATES, "supernet_epochs": 2, "seed": 3, "progress": False}
     settings |= changes
+    recipe = RecipeChanges(settings.pop("supernet_epochs"), device_dropout=settings.pop("device_dropout", None))
+    settings["changes"] = recipe
     space, cluster = settings.pop("space", SPACE), settings.pop("cluster", CLUSTER)
     return run_search(space, cluster, settings.pop("data", None) or tiny_data(), out_dir, **settings)
 

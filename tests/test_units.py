@@ -1,0 +1,56 @@
+"""Quantities as people type them."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+import pytest
+
+from sepnas.units import parse_bytes, parse_joules, parse_seconds, parse_share, parse_timeout
+
+timeout = partial(parse_timeout, max_s=86_400)
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "value"),
+    [
+        (parse_bytes, "200KB", 200_000),
+        (parse_bytes, "1.5 mb", 1_500_000),
+        (parse_bytes, "64KiB", 65_536),
+        (parse_bytes, "50000", 50_000),
+        (parse_bytes, "10B", 10),
+        (parse_seconds, "20ms", 0.02),
+        (parse_seconds, "800us", 8e-4),
+        (parse_seconds, "1.5s", 1.5),
+        (timeout, "100ms", 0.1),
+        (timeout, "10", 10.0),
+        (parse_joules, "0.5J", 0.5),
+        (parse_joules, "20mJ", 0.02),
+        (parse_share, "57%", 0.57),
+        (parse_share, "0.95", 0.95),
+    ],
+)
+def test_quantities_are_read_as_people_type_them(read, text: str, value: float) -> None:  # type: ignore[no-untyped-def]
+    """Numbers with their units give exactly what they say in bytes, seconds, joules and shares."""
+    assert read(text) == value
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "allowed"),
+    [
+        (parse_bytes, "200KX", "200KB, 1.5MB, 64MiB or 50000"),
+        (parse_bytes, "-5", "50000"),
+        (parse_bytes, "", "50000"),
+        (parse_seconds, "20", "us, ms or s, such as 20ms"),
+        (parse_seconds, "nan", "such as 20ms"),
+        (parse_joules, "1MJ", "uJ, mJ, J or kJ"),
+        (timeout, "2d", "such as 100ms"),
+        (timeout, "0", "must be at least 1 ms and at most 86400 s, got 0"),
+        (parse_share, "95", "more than everything; give a share such as 95% or 0.95"),
+    ],
+)
+def test_unclear_quantities_are_refused(read, text: str, allowed: str) -> None:  # type: ignore[no-untyped-def]
+    """A quantity whose unit is missing or unknown is refused with what is allowed."""
+    with pytest.raises(ValueError, match=re.escape(allowed)):
+        read(text)
