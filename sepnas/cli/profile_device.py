@@ -58,12 +58,17 @@ def device_command(
     if name == "":
         raise typer.BadParameter("must not be empty", param_hint="--name")
     if out.exists():
-        Cluster.load(out)  # refused before it is measured for
+        Cluster.load(out)  # a wrong file is refused before the measurement
     with _bar(seconds_) as progress:
         found = measure_device(
             name or platform.node() or "device0", engine=engine, threads=threads, seconds=seconds_, progress=progress
         )
-    with changing(out):  # others may have put theirs in meanwhile
+    _write(found, out)
+
+
+def _write(found: MeasuredDevice, out: Path) -> None:
+    """Put the device into the cluster file, and print it."""
+    with changing(out):  # read again: other devices may have been measured meanwhile
         before = Cluster.load(out) if out.exists() else None
         cluster = with_device(before, found.device)
         cluster.save(out, f"Device {found.device.name} was measured by `sepnas profile device`.")

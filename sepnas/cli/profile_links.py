@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import track
 
+from sepnas.cli.grouped import grouped
 from sepnas.cli.options import PATH, Deadline, path_of
 from sepnas.console import errors, export_bar, print_json, say
 from sepnas.plan.steps import CLIENT
@@ -31,23 +33,32 @@ CLIENT_REQUESTS = 20
 """So many requests are so many times as large, which tells the client's bandwidth."""
 
 
+@dataclass(frozen=True)
+class ProbeOptions:
+    """The probe: a deployment that hardly computes."""
+
+    write: Annotated[
+        Path | None, typer.Option("--write-probe", parser=path_of, help="Write the probe into this folder, and end.")
+    ] = None
+    count: Annotated[
+        int | None, typer.Option("--devices-count", help="With --write-probe: how many devices, 2 to 8.")
+    ] = None
+    force: Annotated[bool, typer.Option("--force", help="With --write-probe: replace one that stands there.")] = False
+
+
+@grouped
 def links_command(
     deployment: Annotated[
         Path | None, typer.Argument(parser=path_of, help="The probe's folder, copied to the devices.")
     ] = None,
     devices: Annotated[Path | None, typer.Option(parser=path_of, help="hosts.yaml [the deployment's own].")] = None,
+    *,
     cluster: Annotated[
         Path | None, typer.Option(parser=path_of, help="A cluster file; its devices in the order of ranks.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The cluster file to write [the one given].", **PATH)] = None,
     requests: Annotated[int, typer.Option(min=3, max=MAX_TRACES, help="Requests to measure.")] = 50,
-    write: Annotated[
-        Path | None, typer.Option("--write-probe", parser=path_of, help="Write the probe into this folder, and end.")
-    ] = None,
-    count: Annotated[
-        int | None, typer.Option("--devices-count", help="With --write-probe: how many devices, 2 to 8.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="With --write-probe: replace one that stands there.")] = False,
+    probe: ProbeOptions,
     local: Annotated[int | None, typer.Option(help="Measure so many worker processes on this machine.")] = None,
     deadline: Deadline = 30.0,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -61,19 +72,10 @@ def links_command(
 
     Example: `sepnas profile links probe --devices hosts.yaml --cluster cluster.yaml`
     """
-    from sepnas.measure.link_probe import PROBE_DAYS, write_probe
-    from sepnas.measure.links import measure_links, with_links
-
-    if (write is None) != (count is None):
+    if (probe.write is None) != (probe.count is None):
         raise typer.BadParameter("go together", param_hint="--write-probe, --devices-count")
-    if write is not None and count is not None:
-        with export_bar() as show:
-            write_probe(write, count, force, show)
-        files = ["--devices", "hosts.yaml", "--cluster", str(out or "cluster.yaml")]
-        command = shlex.join(["sepnas", "profile", "links", str(write), *files])
-        say(f"{write}: a probe for {format_count(count, 'device')}, valid for {PROBE_DAYS} days")
-        folders = f"{shlex.quote(str(write))}/deviceR"
-        say(f"next: copy {folders} to device R, start `sepnas worker deviceR` there, then: {command}")
+    if probe.write is not None and probe.count is not None:
+        _write_probe(probe.write, probe.count, probe.force, out or Path("cluster.yaml"))
         return
     if cluster is None:
         raise typer.BadParameter("is missing: the cluster whose links are measured", param_hint="--cluster")
@@ -81,14 +83,34 @@ def links_command(
         raise typer.BadParameter("name either a probe's folder or --local N", param_hint="DEPLOYMENT")
     out = out or cluster
     refuse_folder(out)
-    Cluster.load(cluster)  # refused before it is measured for
+    Cluster.load(cluster)  # a wrong file is refused before the measurement
     if local is not None:
         trace, number = _trace_local(local, requests, deadline)
     else:
         assert deployment is not None
         trace, number = _trace(deployment, devices, requests, deadline)
-    found = measure_links(trace, number)
-    with changing(out):  # devices may have been measured meanwhile
+    _write_links(trace, number, cluster, out, requests, json_)
+
+
+def _write_probe(folder: Path, num_devices: int, force: bool, cluster: Path) -> None:
+    """Write a probe, and say how to measure with it."""
+    from sepnas.measure.link_probe import PROBE_DAYS, write_probe
+
+    with export_bar() as show:
+        write_probe(folder, num_devices, force, show)
+    files = ["--devices", "hosts.yaml", "--cluster", str(cluster)]
+    command = shlex.join(["sepnas", "profile", "links", str(folder), *files])
+    say(f"{folder}: a probe for {format_count(num_devices, 'device')}, valid for {PROBE_DAYS} days")
+    folders = f"{shlex.quote(str(folder))}/deviceR"
+    say(f"next: copy {folders} to device R, start `sepnas worker deviceR` there, then: {command}")
+
+
+def _write_links(trace: Trace, num_devices: int, cluster: Path, out: Path, requests: int, json_: bool) -> None:
+    """Write the cluster with the links of a trace, and print them."""
+    from sepnas.measure.links import measure_links, with_links
+
+    found = measure_links(trace, num_devices)
+    with changing(out):  # read again: devices may have been measured meanwhile
         after = with_links(Cluster.load(cluster), found)
         after.save(out, "Links were measured by `sepnas profile links`.")
     if json_:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
+from sepnas.cli.grouped import grouped
 from sepnas.cli.options import (
     Deadline,
     Deployment,
@@ -23,9 +25,26 @@ from sepnas.runtime.client.session import MAX_IN_FLIGHT
 from sepnas.spec.hosts import format_address, parse_address
 
 
+@dataclass(frozen=True)
+class LimitOptions:
+    """What one client, and all of them together, may use of this machine."""
+
+    max_image_bytes: Annotated[
+        float, typer.Option(parser=size_bytes, metavar="SIZE", show_default="10MB", help="A larger body gets 413.")
+    ] = 10e6
+    max_pixels: Annotated[
+        int, typer.Option(min=1, max=150_000_000, help="An image of more gets 422; a pixel takes up to 32 bytes.")
+    ] = 25_000_000
+    max_connections: Annotated[
+        int, typer.Option(min=8, max=100_000, help="Connections at once; for one more the longest idle one is closed.")
+    ] = 1000
+
+
+@grouped
 def serve(
     deployment: Deployment,
     devices: HostsFile = None,
+    *,
     listen: Annotated[str, typer.Option(help="HOST:PORT to wait on for HTTP.")] = "127.0.0.1:8080",
     deadline: Deadline = 1.0,
     on_missing: OnMissingChoice = None,
@@ -33,15 +52,7 @@ def serve(
     queue: Annotated[int, typer.Option(min=0, max=10_000, help="Requests that wait; one more gets 503.")] = 16,
     resize: ResizeChoice = None,
     top: Top = 3,
-    max_image_bytes: Annotated[
-        float, typer.Option(parser=size_bytes, metavar="SIZE", show_default="10MB", help="A larger body gets 413.")
-    ] = 10e6,
-    max_pixels: Annotated[
-        int, typer.Option(min=1, max=150_000_000, help="An image of more gets 422; a pixel takes up to 32 bytes.")
-    ] = 25_000_000,
-    max_connections: Annotated[
-        int, typer.Option(min=8, max=100_000, help="Connections at once; for one more the longest idle one is closed.")
-    ] = 1000,
+    limits: LimitOptions,
     host_name: HostNames = None,
     insecure: Insecure = False,
 ) -> None:
@@ -71,16 +82,16 @@ def serve(
     from sepnas.runtime.transport.handshake import is_loopback
     from sepnas.runtime.worker.server import listening_socket
 
-    if max_image_bytes < 1:
+    if limits.max_image_bytes < 1:
         raise typer.BadParameter("must be at least 1 byte", param_hint="--max-image-bytes")
     host, port = parse_address(listen, lowest_port=0)
     service = Service(
         deployment, devices, deadline_s=deadline, insecure=insecure, on_missing=on_missing, in_flight=in_flight,
-        queue=queue, resize=resize, top=top, max_pixels=max_pixels,
+        queue=queue, resize=resize, top=top, max_pixels=limits.max_pixels,
     )  # fmt: skip
     log = set_up_summed_log("sepnas serve")
-    app = make_app(service, int(max_image_bytes), (host, *(host_name or ())))
-    server = http_server(app, deadline, max_connections)
+    app = make_app(service, int(limits.max_image_bytes), (host, *(host_name or ())))
+    server = http_server(app, deadline, limits.max_connections)
     with listening_socket(host, port) as listener, contextlib.closing(log):
         if not is_loopback(host):
             warn(f"there is no password: whoever reaches {listen} can ask; behind a proxy, listen on 127.0.0.1")

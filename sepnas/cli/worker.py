@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from sepnas.cli.grouped import grouped
 from sepnas.cli.options import MAX_THREADS, HostNames, Insecure, path_of, path_to
 from sepnas.runtime.worker.log import LogFormat, LogLevel, set_up_logging
 
 WorkerEngine = Literal["torch", "onnxruntime", "onnxruntime-int8", "auto"]
 
 
+@dataclass(frozen=True)
+class LogOptions:
+    """What a worker writes on stderr."""
+
+    log_format: Annotated[LogFormat, typer.Option(help="What happens, on stderr: text, or a JSON object a line.")] = (
+        "text"
+    )
+    log_level: Annotated[LogLevel, typer.Option(help="What happens, from this level on.")] = "info"
+
+
+@grouped
 def worker(
     shard: Annotated[
         Path, typer.Argument(parser=path_to("device"), help="One device's folder, such as deployment/device1.")
     ],
     listen: Annotated[str, typer.Option(help="HOST:PORT to wait on for the client and the other devices.")],
+    *,
     threads: Annotated[int, typer.Option(min=1, max=MAX_THREADS, help="Threads of the engine.")] = 1,
     insecure: Insecure = False,
     engine: Annotated[
@@ -37,10 +51,7 @@ def worker(
     hosts: Annotated[
         Path | None, typer.Option(parser=path_of, help="hosts.yaml with the other devices, whatever clients say.")
     ] = None,
-    log_format: Annotated[
-        LogFormat, typer.Option(help="What happens, on stderr: text, or a JSON object a line.")
-    ] = "text",
-    log_level: Annotated[LogLevel, typer.Option(help="What happens, from this level on.")] = "info",
+    log: LogOptions,
 ) -> None:
     """Run one device's part of a deployment until Ctrl-C.
 
@@ -68,7 +79,7 @@ def worker(
 
         emulation = partial(load_emulated, emulate)
 
-    set_up_logging(log_format, log_level)
+    set_up_logging(log.log_format, log.log_level)
     run_worker(
         shard, listen, threads=threads, insecure=insecure, engine=engine, emulation=emulation, metrics=metrics,
         host_names=host_name or (), hosts=hosts,

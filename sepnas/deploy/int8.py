@@ -36,7 +36,7 @@ _LITTLE_BYTES = 1 << 20
 _WARNINGS, _ERRORS = 2, 3
 
 
-class Calibration:
+class Int8Calibration:
     """What the segments of a network take for some images, device by device.
 
     ``images_BCHW`` are normalised; of a large network only as many are used as memory is bounded for, 8 at least.

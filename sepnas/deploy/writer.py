@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from sepnas.deploy.certificates import AUTHORITY_VALIDITY_DAYS, Credential, issue, make_authority
-from sepnas.deploy.int8 import Calibration, int8_graph
+from sepnas.deploy.int8 import Int8Calibration, int8_graph
 from sepnas.deploy.segments import SegmentExporter, segment_weights, weights_file
 from sepnas.deploy.services import DeviceService, Service
 from sepnas.deployment.manifest import (
@@ -62,10 +62,10 @@ class DeploymentWriter:
         self.plan = build_plan(network.architecture)
         self.exporter = SegmentExporter(tuple(name for name in EXACT_ENGINES if name in engines))
         self.engines, self.services = engines, services
-        self.calibration: Calibration | None = None
+        self.calibration: Int8Calibration | None = None
         if "onnxruntime-int8" in engines:
             assert calibration_BCHW is not None
-            self.calibration = Calibration(network, self.plan, calibration_BCHW)
+            self.calibration = Int8Calibration(network, self.plan, calibration_BCHW)
         self.done, self.total = 0, self.plan.num_segments() + self.plan.num_devices + 1
 
     def write(

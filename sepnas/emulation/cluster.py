@@ -19,7 +19,7 @@ from sepnas.emulation.link_check import Inside, LinkCheck, check_link, link_kind
 from sepnas.emulation.link_shaping import Shaper
 from sepnas.emulation.namespaces import Namespaces, why_no_namespaces
 from sepnas.emulation.settings import emulations
-from sepnas.emulation.shared_clock import Clock
+from sepnas.emulation.shared_clock import SharedClock
 from sepnas.errors import SpecError
 from sepnas.local.processes import Launch, LocalWorkers
 from sepnas.plan.steps import CLIENT, Plan
@@ -98,7 +98,7 @@ def emulated_cluster(setting: Setting) -> Iterator[EmulatedCluster]:
         found = emulations(
             plan, setting.cluster, setting.manifest.deployment_id, clock, batch=setting.batch, shaping=setting.shaping
         )
-        Clock.create(clock, plan.num_devices, found[CLIENT].num_resources)
+        SharedClock.create(clock, plan.num_devices, found[CLIENT].num_resources)
         files = [found[rank].save(folder / f"{device_folder(rank)}.json") for rank in range(plan.num_devices)]
         insecure = ("--insecure",) if setting.insecure else ()
         launches = [Launch(options=("--emulate", str(file), *insecure)) for file in files]

@@ -126,12 +126,7 @@ def _connected(
     arrivals: queue.SimpleQueue[int],
 ) -> Iterator[Channel]:
     """The source's end of a connection; the other one answers pings, and notes when cars come."""
-    with inside(destination):
-        listening = socket.create_server((host, 0))
-    with listening:
-        with inside(source):
-            dialing = connect(host, listening.getsockname()[1], time.monotonic() + _GREETING_S)
-        accepted, _ = listening.accept()
+    dialing, accepted = _sockets(host, inside, source, destination)
     sizes = {_PING: _PING_BYTES, _CAR: car_bytes}
     dialer = Channel(PlainPipe(dialing), Connection(Side.DIALER, sizes), "the link's other end")
     listener = Channel(PlainPipe(accepted), Connection(Side.LISTENER, sizes), "the link's other end")
@@ -158,6 +153,17 @@ def _connected(
             channel.close()
         for shaper in shapers:
             shaper.close()
+
+
+def _sockets(host: str, inside: Inside, source: int, destination: int) -> tuple[socket.socket, socket.socket]:
+    """Both ends of a TCP connection, each made where its device is."""
+    with inside(destination):
+        listening = socket.create_server((host, 0))
+    with listening:
+        with inside(source):
+            dialing = connect(host, listening.getsockname()[1], time.monotonic() + _GREETING_S)
+        accepted, _ = listening.accept()
+    return dialing, accepted
 
 
 def _greet(dialer: Channel, listener: Channel, deployment_id: str) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from sepnas.emulation.pace import Lateness, sleep_until
-from sepnas.emulation.shared_clock import RING, WORDS, Clock, Written, transmit, write
+from sepnas.emulation.shared_clock import RING, WORDS, SharedClock, Written, transmit, write
 from sepnas.errors import ExchangeError
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.protocol.events import Control, Data
@@ -153,7 +153,7 @@ class Shaper:
     def __init__(self, emulation: Emulation, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._emulation, self._now_ns = emulation, now_ns
         self.rank, self.kernel = emulation.rank, emulation.shaping == "netns"
-        self.clock = Clock(emulation.clock, emulation.num_devices, emulation.num_resources)
+        self.clock = SharedClock(emulation.clock, emulation.num_devices, emulation.num_resources)
         self.timed = Lateness()
         self._links = {link.peer: link for link in emulation.links}
         self._queues: dict[int, _Queue] = {}

@@ -46,7 +46,7 @@ def read(link: EmulatedLink, arrived_ns: int, thread_free_ns: int, frame_bytes: 
     return _ns(threads.read(link.threads, arrived_ns / 1e9, thread_free_ns / 1e9, frame_bytes))
 
 
-class Clock:
+class SharedClock:
     """The shared file. Times are those of ``time.monotonic_ns``, which all processes of a machine have in common."""
 
     def __init__(self, path: str | os.PathLike[str], num_devices: int, num_resources: int) -> None:

@@ -34,7 +34,7 @@ _LEAST_RATIO = 0.05
 _LEAST_S = 1e-8
 
 
-class Chain(NamedTuple):
+class LayerChain(NamedTuple):
     """Layers of a network, one after another, in one segment."""
 
     layers: tuple[tuple[Operator, ...], ...]
@@ -88,17 +88,17 @@ def measure_in_layers(
     return OperatorTimes(rows, overhead_s, rounds, rounds.is_stable(stop), value_s)
 
 
-def chains_of(networks: Sequence[Sequence[Layer]]) -> list[Chain]:
+def chains_of(networks: Sequence[Sequence[Layer]]) -> list[LayerChain]:
     """Network by network, each layer alone and all that lies between the first and the last; equal ones once."""
-    found: list[Chain] = []
+    found: list[LayerChain] = []
     for network in networks:
-        found += (Chain((layer.operators,)) for layer in network)
+        found += (LayerChain((layer.operators,)) for layer in network)
         if len(network) > 2:
-            found.append(Chain(tuple(layer.operators for layer in network[1:-1])))
+            found.append(LayerChain(tuple(layer.operators for layer in network[1:-1])))
     return list(dict.fromkeys(found))
 
 
-def share_out(chains: Sequence[Chain], seconds: Sequence[float]) -> tuple[dict[Operator, float], float, float]:
+def share_out(chains: Sequence[LayerChain], seconds: Sequence[float]) -> tuple[dict[Operator, float], float, float]:
     """Seconds of each operator, of a call, and of a value at the ends of a segment, that explain the chains' times.
 
     By least squares of relative errors, in two steps. First a kind's operators take a constant, a time for each MAC and

@@ -63,7 +63,7 @@ class FrontGrowth:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ShownSpan:
     """What ``rank`` did from ``start_s`` to ``end_s`` after the request came in.
 
     ``peer`` is the other end of a transfer; a ``send`` and a ``recv`` of the same ``name`` between the same
@@ -80,16 +80,16 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Timeline:
+class ShownTimeline:
     """One inference; ``title`` says which (``predicted``, ``measured``), ``latency_s`` when the answer came."""
 
     title: str
-    spans: tuple[Span, ...]
+    spans: tuple[ShownSpan, ...]
     latency_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class LinkBytes:
+class ShownLink:
     """Payload bytes of one inference from ``source`` to ``destination``."""
 
     source: int
@@ -164,8 +164,8 @@ class ReportContent:
     growth: tuple[FrontGrowth, ...] = ()
     early: int = 0
     objectives: tuple[str, ...] = ("accuracy", "latency_s", "payload_bytes")
-    timelines: tuple[Timeline, ...] = ()
-    links: tuple[LinkBytes, ...] = ()
+    timelines: tuple[ShownTimeline, ...] = ()
+    links: tuple[ShownLink, ...] = ()
     accuracy: Accuracy | None = None
     architecture: Architecture | None = None
     history: tuple[Curve, ...] = ()

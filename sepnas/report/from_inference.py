@@ -8,7 +8,7 @@ from typing import TypedDict
 from sepnas.cost.simulator import Simulation, simulate
 from sepnas.cost.timeline import predicted_timeline
 from sepnas.errors import SpecError
-from sepnas.report.content import LinkBytes, SummaryRow, Timeline
+from sepnas.report.content import ShownLink, ShownTimeline, SummaryRow
 from sepnas.report.from_run import link_bytes, shown_timeline, traced_bytes
 from sepnas.report.from_trace import load_trace, measured_timeline
 from sepnas.runtime.client.trace import RequestRecord
@@ -22,8 +22,8 @@ class InferenceParts(TypedDict):
     """The parts of :class:`ReportContent` that one inference gives."""
 
     summary: tuple[SummaryRow, ...]
-    timelines: tuple[Timeline, ...]
-    links: tuple[LinkBytes, ...]
+    timelines: tuple[ShownTimeline, ...]
+    links: tuple[ShownLink, ...]
     cluster: str
 
 
@@ -35,8 +35,8 @@ def inference_parts(
     Raises :class:`SpecError` when the trace is of other devices than the architecture has.
     """
     rows: list[SummaryRow] = []
-    timelines: list[Timeline] = []
-    links: tuple[LinkBytes, ...] = ()
+    timelines: list[ShownTimeline] = []
+    links: tuple[ShownLink, ...] = ()
     if training is not None:
         rows.append(_accuracy_row(training))
     request = None if trace is None else load_trace(trace).requests[-1]

@@ -9,8 +9,7 @@ from pathlib import Path
 from sepnas.cost.simulator import Simulation
 from sepnas.cost.timeline import Timeline
 from sepnas.plan.steps import CLIENT
-from sepnas.report.content import Curve, LinkBytes, Span, SplitAccuracy
-from sepnas.report.content import Timeline as ShownTimeline
+from sepnas.report.content import Curve, ShownLink, ShownSpan, ShownTimeline, SplitAccuracy
 from sepnas.results.provenance import machine_facts
 from sepnas.runtime.client.trace import RequestRecord
 from sepnas.runtime.transport.counters import Counters
@@ -23,12 +22,12 @@ def shown_timeline(timeline: Timeline) -> ShownTimeline:
         rank, kind, peer = activity.rank, activity.kind, activity.peer
         end = (activity.name, activity.start_s, activity.end_s)
         if kind == "transfer" and peer is not None and CLIENT not in (rank, peer):
-            spans.append(Span(rank, "send", *end, peer=peer, nbytes=activity.payload_bytes))
-            spans.append(Span(peer, "recv", *end, peer=rank, nbytes=activity.payload_bytes))
+            spans.append(ShownSpan(rank, "send", *end, peer=peer, nbytes=activity.payload_bytes))
+            spans.append(ShownSpan(peer, "recv", *end, peer=rank, nbytes=activity.payload_bytes))
         elif activity.seconds > 0 and (kind == "wait" or kind == "recv"):
-            spans.append(Span(rank, "wait", *end, peer=peer))
+            spans.append(ShownSpan(rank, "wait", *end, peer=peer))
         elif activity.seconds > 0 and (kind == "compute" or kind == "merge"):
-            spans.append(Span(rank, kind, *end))
+            spans.append(ShownSpan(rank, kind, *end))
     return ShownTimeline(timeline.title, tuple(spans), timeline.latency_s)
 
 
@@ -48,11 +47,11 @@ def traced_bytes(request: RequestRecord) -> dict[tuple[int, int], int]:
     return dict(found)
 
 
-def link_bytes(simulation: Simulation, counted: Mapping[tuple[int, int], int]) -> tuple[LinkBytes, ...]:
+def link_bytes(simulation: Simulation, counted: Mapping[tuple[int, int], int]) -> tuple[ShownLink, ...]:
     """For each link what the plan says and what was counted, for one request."""
     predicted = {(link.source, link.destination): link.payload_bytes for link in simulation.links}
     pairs = sorted({*predicted, *(pair for pair, count in counted.items() if count)})
-    return tuple(LinkBytes(s, d, predicted.get((s, d), 0), counted.get((s, d), 0)) for s, d in pairs)
+    return tuple(ShownLink(s, d, predicted.get((s, d), 0), counted.get((s, d), 0)) for s, d in pairs)
 
 
 def training_curves(run: Path) -> tuple[Curve, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sepnas.measure.machine import cpu_model, installed_version, usable_cores
-from sepnas.spec.result import Machine
+from sepnas.spec.result import MachineFacts
 
 # Result files are what comes out of a tree, not what goes into it.
 _INPUTS_ONLY = ("--", ":/", ":(top,exclude,glob)experiments/*/result.json")
@@ -36,9 +36,9 @@ def git_commit(root: str | os.PathLike[str] = ".") -> str | None:
     return f"{commit}+changes" if changes else commit
 
 
-def machine_facts() -> Machine:
+def machine_facts() -> MachineFacts:
     """CPU, usable cores, GPU, torch and Python; torch is looked up, not imported."""
-    return Machine(
+    return MachineFacts(
         cpu=cpu_model(),
         cores=usable_cores(),
         gpu=_gpu_name(),

@@ -91,7 +91,7 @@ def _checked(cls: type[_StrictPart], data: dict[str, Any], where: str) -> _Stric
     return checked
 
 
-class Machine(StrictPart):
+class MachineFacts(StrictPart):
     """Where it ran; ``cores`` are those that the process may use."""
 
     cpu: str
@@ -152,7 +152,7 @@ class ResultFile(StrictPart):
     commit: str | None = None
     started: AwareDatetime
     duration_s: Annotated[float, Field(ge=0)]
-    machine: Machine
+    machine: MachineFacts
     seeds: tuple[int, ...] = ()
     measures: tuple[Measure, ...] = ()
     tables: dict[str, Table] = Field(default_factory=dict)
@@ -216,4 +216,4 @@ def plain_table(name: str, rows: list[dict[str, Any]]) -> Table:
     return _checked(Rows, {"rows": plain}, f"table {name!r}").rows
 
 
-__all__ = ["Machine", "Measure", "ResultFile", "Table", "goal_met", "plain_table"]
+__all__ = ["MachineFacts", "Measure", "ResultFile", "Table", "goal_met", "plain_table"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sepnas.deploy.int8 import Calibration, exported_int8_network
+from sepnas.deploy.int8 import Int8Calibration, exported_int8_network
 from sepnas.deployment.manifest import Manifest
 from sepnas.errors import DataError, DeploymentError, SpecError, StorageError
 from sepnas.nets.separable import SeparableResNeXt
@@ -45,7 +45,7 @@ def quantised(network: SeparableResNeXt, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_int8_segment_is_near_and_really_in_8_bits(quantised: Path, network: SeparableResNeXt, rank: int) -> None:
     """Weights of convolutions are 8 bits wide; outputs differ from fp32's, by a twentieth of the largest at most."""
-    taken = Calibration(network, build_plan(network.architecture), images_of(network, 64))
+    taken = Int8Calibration(network, build_plan(network.architecture), images_of(network, 64))
     shard = load_shard(quantised / f"device{rank}")
     exact, rounded = OnnxEngine(shard), Int8OnnxEngine(shard)
     for name, segment in shard.manifest.segments.items():
@@ -122,7 +122,7 @@ def test_memory_bounds_the_images_of_a_large_network(
     """Where all images would not fit, eight at least give what segments take."""
     monkeypatch.setattr("sepnas.deploy.int8._MAX_INPUT_BYTES", 1)
     plan = build_plan(network.architecture)
-    calibration = Calibration(network, plan, images_of(network, 64))
+    calibration = Int8Calibration(network, plan, images_of(network, 64))
     for rank in range(plan.num_devices):
         for name in plan.segments[rank]:
             assert len(calibration.inputs(rank, name)) == 8

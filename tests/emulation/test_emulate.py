@@ -27,7 +27,7 @@ from sepnas.emulation.link_shaping import Shaper
 from sepnas.emulation.namespaces import remove_leftovers, why_no_namespaces
 from sepnas.emulation.pace import EmulatedPace
 from sepnas.emulation.settings import emulations, step_seconds
-from sepnas.emulation.shared_clock import Clock
+from sepnas.emulation.shared_clock import SharedClock
 from sepnas.errors import ExchangeError, PeerUnreachableError, PlanError, SpecError
 from sepnas.plan.steps import CLIENT, Compute
 from sepnas.plan.wire import FRAME_HEADER_BYTES
@@ -275,7 +275,7 @@ print(*shaper.clock.ring(rank, 2)[:10:2])
 def test_two_senders_take_turns_on_one_medium(tmp_path):
     """Messages of two processes through one air are due one after the other: all together take the sum of them."""
     clock = tmp_path / "clock"
-    Clock.create(clock, 3, 1)
+    SharedClock.create(clock, 3, 1)
     senders = [
         subprocess.Popen(
             [sys.executable, "-c", _POST, str(clock), str(rank)],
@@ -298,7 +298,7 @@ def joined(tmp_path):
 
     def join(link, kernel=False):
         numbers = {"deployment_id": "0" * 64, "num_devices": 2, "clock": str(tmp_path / "clock"), "num_resources": 4}
-        Clock.create(numbers["clock"], 2, 4)
+        SharedClock.create(numbers["clock"], 2, 4)
         shaping = "netns" if kernel else "process"
         ends = [
             Emulation(rank=rank, links=(link.model_copy(update={"peer": 1 - rank}),), shaping=shaping, **numbers)
@@ -337,14 +337,14 @@ def test_the_threads_at_both_ends_take_their_time(tmp_path):
     cluster = cluster_of().model_copy(update={"devices": devices})
     plan = build_plan(named_architecture("resnext11_2x4d", 2, "all-to-all"))
     found = emulations(plan, cluster, "0" * 64, tmp_path / "clock")
-    Clock.create(tmp_path / "clock", 2, found[0].num_resources)
+    SharedClock.create(tmp_path / "clock", 2, found[0].num_resources)
     shaper, network, start_ns = Shaper(found[0], lambda: start_ns), Network(cluster), time.monotonic_ns()
     way = shaper.way(1)
     for _ in range(3):
         way.post(5000 + FRAME_HEADER_BYTES)
     for _ in range(3):
         way.depart()
-    due_ns = Clock(tmp_path / "clock", 2, found[0].num_resources).ring(0, 1)[:6:2]
+    due_ns = SharedClock(tmp_path / "clock", 2, found[0].num_resources).ring(0, 1)[:6:2]
     wanted_s = [network.carry((0, 1), 0.0, 5000)[1] for _ in range(3)]
     assert [(each - start_ns) / 1e9 for each in due_ns] == pytest.approx(wanted_s, abs=1e-6)
     assert wanted_s[0] > 0.04 + 2 * 5000 * 1e-5
@@ -357,7 +357,7 @@ def shapers(tmp_path):
     opened = []
 
     def make(*links):
-        Clock.create(tmp_path / "clock", 2, 4)
+        SharedClock.create(tmp_path / "clock", 2, 4)
         numbers = {"deployment_id": "0" * 64, "num_devices": 2, "clock": str(tmp_path / "clock"), "num_resources": 4}
         opened.append(Shaper(Emulation(rank=CLIENT, links=links, **numbers), lambda: 10**9))
         return opened[0]
@@ -507,7 +507,7 @@ def test_options_that_do_not_go_together_are_told(options, says):
 def written(deployment, plan, tmp_path):
     """Device 0's emulation file, with its clock."""
     found = emulations(plan, cluster_of(), load_manifest(deployment).deployment_id, tmp_path / "clock")
-    Clock.create(tmp_path / "clock", 2, found[0].num_resources)
+    SharedClock.create(tmp_path / "clock", 2, found[0].num_resources)
     assert set(found) == {CLIENT, 0, 1}
     assert found[CLIENT].links == (), "a client without a link costs nothing"
     return found[0].save(tmp_path / "device0.json")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sepnas.deployment.manifest import EngineName
 from sepnas.measure.device import measure_device
 from sepnas.measure.grid import family_networks, operators_of
-from sepnas.measure.in_layers import Chain, chains_of, share_out
+from sepnas.measure.in_layers import LayerChain, chains_of, share_out
 from sepnas.measure.machine import installed_version
 from sepnas.measure.probes import noise, write_probes
 from sepnas.plan.steps import Operator
@@ -33,7 +33,7 @@ WIDER = [layer.operators for layer in device_layers(named_architecture("resnext1
 def test_a_chain_computes_its_layers(engine: EngineName, first: int, tmp_path: Path) -> None:
     """A chain is layers of a network one after another, and its end values are what goes in and comes out."""
     # another network's first: the graph is shared, and must not know sizes
-    other, chain = (Chain(tuple(layers[first : first + 3])) for layers in (WIDER, LAYERS))
+    other, chain = (LayerChain(tuple(layers[first : first + 3])) for layers in (WIDER, LAYERS))
     shard = write_probes([other, chain], tmp_path, engine)
     x_bchw = noise(chain.input_shape)
     found = make_engine(engine, shard).engine.run(chain.name, [x_bchw])
@@ -61,7 +61,7 @@ def test_times_are_shared_out_among_operators(overhead_s: float, value_s: float,
         for each in operators_of(networks)
     }
 
-    def took_s(chain: Chain) -> float:
+    def took_s(chain: LayerChain) -> float:
         return overhead_s + value_s * chain.end_values + sum(own_s[each] for each in chain.operators)
 
     measured = chains_of(networks)
@@ -70,7 +70,7 @@ def test_times_are_shared_out_among_operators(overhead_s: float, value_s: float,
     assert min(found.values()) > 0
     for network in networks:
         for part in (network, network[:3], network[2:4], network[-3:]):
-            chain = Chain(tuple(layer.operators for layer in part))
+            chain = LayerChain(tuple(layer.operators for layer in part))
             told_s = call_s + each_value_s * chain.end_values + sum(found[each] for each in chain.operators)
             assert told_s == pytest.approx(took_s(chain), rel=0.1)
 

@@ -15,11 +15,11 @@ from sepnas.report.content import (
     CandidatePoint,
     ClassAccuracy,
     Curve,
-    LinkBytes,
     ReportContent,
-    Span,
+    ShownLink,
+    ShownSpan,
+    ShownTimeline,
     SummaryRow,
-    Timeline,
 )
 from sepnas.report.page import render_report, write_report
 from sepnas.separable.architecture import named_architecture
@@ -74,16 +74,16 @@ def candidates(number: int, silent: int = 3) -> tuple[CandidatePoint, ...]:
     return tuple(points)
 
 
-def timeline(title: str, factor: float = 1.0) -> Timeline:
+def timeline(title: str, factor: float = 1.0) -> ShownTimeline:
     spans = [
-        Span(0, "compute", "block0", 0.0, 0.002 * factor),
-        Span(0, "send", "x0", 0.002 * factor, 0.003 * factor, peer=1, nbytes=4096),
-        Span(1, "wait", "x0", 0.0, 0.0025 * factor),
-        Span(1, "recv", "x0", 0.0025 * factor, 0.003 * factor, peer=0, nbytes=4096),
-        Span(1, "merge", "x0", 0.003 * factor, 0.0031 * factor),
-        Span(-1, "send", "image", 0.0, 0.0, peer=0, nbytes=100),
+        ShownSpan(0, "compute", "block0", 0.0, 0.002 * factor),
+        ShownSpan(0, "send", "x0", 0.002 * factor, 0.003 * factor, peer=1, nbytes=4096),
+        ShownSpan(1, "wait", "x0", 0.0, 0.0025 * factor),
+        ShownSpan(1, "recv", "x0", 0.0025 * factor, 0.003 * factor, peer=0, nbytes=4096),
+        ShownSpan(1, "merge", "x0", 0.003 * factor, 0.0031 * factor),
+        ShownSpan(-1, "send", "image", 0.0, 0.0, peer=0, nbytes=100),
     ]
-    return Timeline(title, tuple(spans), 0.004 * factor)
+    return ShownTimeline(title, tuple(spans), 0.004 * factor)
 
 
 PARTS: dict[str, dict[str, object]] = {
@@ -91,7 +91,7 @@ PARTS: dict[str, dict[str, object]] = {
     "front": {"candidates": candidates(60)},
     "policy": {"architecture": named_architecture("resnext20_4x4d", 4, "hand-made")},
     "timeline": {"timelines": (timeline("predicted"), timeline("measured", 1.2))},
-    "bytes": {"links": (LinkBytes(0, 1, 4096, 4096), LinkBytes(1, 0, 100, 90))},
+    "bytes": {"links": (ShownLink(0, 1, 4096, 4096), ShownLink(1, 0, 100, 90))},
     "accuracy": {"accuracy": Accuracy(0.97, 0.97, 360, 0, (ClassAccuracy("cat", 0.9, 0.9),))},
     "history": {"history": (Curve("training", "loss", (2.0, 1.0)), Curve("validation", "accuracy", (0.4, 0.9)))},
     "reproduce": {"machine": {"cpu": "some cpu"}, "commands": ("make demo",)},
@@ -183,13 +183,13 @@ def test_text_is_escaped() -> None:
     """Names from data sets and files are text wherever they stand: markup and formulas in them are inert."""
     evil = '<script>alert(1)</script> & "quoted" $x_1$ \\frac'
     point = CandidatePoint(0, {"accuracy": 0.5, "latency_s": 0.1, "payload_bytes": 10.0}, True, evil, True)
-    spans = (Span(0, "compute", evil, 0.0, 1.0),)
+    spans = (ShownSpan(0, "compute", evil, 0.0, 1.0),)
     content = ReportContent(
         title=evil,
         lead=evil,
         summary=(SummaryRow(evil, evil, evil, True),),
         candidates=(point,),
-        timelines=(Timeline(evil, spans, 1.0),),
+        timelines=(ShownTimeline(evil, spans, 1.0),),
         accuracy=Accuracy(0.5, 0.5, 2, 0, (ClassAccuracy("<script>", 0.5, 0.5), ClassAccuracy(evil, 0.5, 0.5))),
         history=(Curve(evil, evil, (1.0, 2.0)),),
         machine={evil: evil},
@@ -221,8 +221,8 @@ def test_spans_and_transfers_say_from_and_to(page: str) -> None:
 
 def written_peers(*bars: tuple[float, float, int]) -> list[str]:
     """What stands on the bars ``(start_s, end_s, peer)`` of what device 0 sends, in a picture of one second."""
-    spans = tuple(Span(0, "send", f"x{n}", start_s, end_s, peer) for n, (start_s, end_s, peer) in enumerate(bars))
-    page = render_report(ReportContent(timelines=(Timeline("", spans, 1.0),)))
+    spans = tuple(ShownSpan(0, "send", f"x{n}", start_s, end_s, peer) for n, (start_s, end_s, peer) in enumerate(bars))
+    page = render_report(ReportContent(timelines=(ShownTimeline("", spans, 1.0),)))
     return re.findall(r">(→ [^<]*)</text>", page)
 
 
@@ -272,7 +272,7 @@ def test_one_of_a_kind_is_singular() -> None:
     page = render_report(
         ReportContent(
             candidates=candidates(1),
-            timelines=(Timeline("predicted", (Span(0, "compute", "block0", 0.0, 1.0),), 1.0),),
+            timelines=(ShownTimeline("predicted", (ShownSpan(0, "compute", "block0", 0.0, 1.0),), 1.0),),
             accuracy=Accuracy(0.0, 1.0, 1, 1, (ClassAccuracy("cat", 0.0, 1.0),)),
             architecture=named_architecture("resnext11_1x4d"),
         )

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from sepnas.cost.timeline import rank_name
-from sepnas.report.content import ClassAccuracy, LinkBytes
+from sepnas.report.content import ClassAccuracy, ShownLink
 from sepnas.report.figures.style import (
     BLUE,
     HALF_WIDTH_IN,
@@ -27,13 +27,13 @@ from sepnas.units import format_bytes, format_count, format_share
 _SHORTEN_FROM = 24
 
 
-def link_name(link: LinkBytes) -> str:
+def link_name(link: ShownLink) -> str:
     """``0 → 1``."""
     ends = (rank_name(rank).removeprefix("device ") for rank in (link.source, link.destination))
     return " → ".join(ends)
 
 
-def links_drawing(links: Sequence[LinkBytes]) -> Drawing:
+def links_drawing(links: Sequence[ShownLink]) -> Drawing:
     """A pair of bars for each link: predicted above counted."""
     figure, axes = new_axes(HALF_WIDTH_IN, 1.1 + 0.34 * len(links))
     drawing = Drawing("links", figure, _links_description(links))
@@ -86,7 +86,7 @@ def _short(name: str) -> str:
     return name if len(name) <= _SHORTEN_FROM else name[: _SHORTEN_FROM - 1] + "…"
 
 
-def _links_description(links: Sequence[LinkBytes]) -> str:
+def _links_description(links: Sequence[ShownLink]) -> str:
     predicted, counted = sum(x.predicted for x in links), sum(x.counted for x in links)
     return (
         f"Bars of the payload bytes on {format_count(len(links), 'link')}: {predicted} predicted and {counted} counted "

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -39,8 +41,6 @@ def hypervolume_drawing(growth: Sequence[FrontGrowth], early: int) -> Drawing:
         f"{format_count(last.front_size, 'point')}. Some of the numbers stand in the table below.",
     )
     judged = [step.judged for step in growth]
-    sizes = axes.twinx()
-    sizes.step(judged, [step.front_size for step in growth], where="post", color=ORANGE, linewidth=1.1, linestyle="--")
     axes.step(judged, [step.hypervolume for step in growth], where="post", color=BLUE, linewidth=1.8, zorder=4)
     axes.axvline(early, color=MUTED, linewidth=0.8, linestyle=":")
     rises = [new for old, new in pairwise(growth) if new.hypervolume > old.hypervolume]
@@ -54,13 +54,7 @@ def hypervolume_drawing(growth: Sequence[FrontGrowth], early: int) -> Drawing:
     bottom = _bottom(growth)
     margin = 0.08 * max(last.hypervolume - bottom, 1e-6)
     axes.set_ylim(bottom - margin, last.hypervolume + margin)
-    sizes.set_ylabel("points on the front")
-    sizes.set_ylim(0, 1.25 * max(step.front_size for step in growth))
-    sizes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    sizes.grid(visible=False)
-    # the twin stands above: its empty background must not take the pointer from the marks
-    axes.set_zorder(sizes.get_zorder() + 1)
-    axes.patch.set_visible(False)
+    _draw_sizes(axes, growth)
     handles = [
         Line2D([], [], color=BLUE, linewidth=1.8, marker="o", markersize=3.5, label="hypervolume"),
         Line2D([], [], color=ORANGE, linewidth=1.1, linestyle="--", label="front's size"),
@@ -68,6 +62,19 @@ def hypervolume_drawing(growth: Sequence[FrontGrowth], early: int) -> Drawing:
     ]
     legend_above(axes, handles)
     return drawing
+
+
+def _draw_sizes(axes: Axes, growth: Sequence[FrontGrowth]) -> None:
+    """The front's size as a thin line, on a scale at the right."""
+    judged, sizes = [step.judged for step in growth], axes.twinx()
+    sizes.step(judged, [step.front_size for step in growth], where="post", color=ORANGE, linewidth=1.1, linestyle="--")
+    sizes.set_ylabel("points on the front")
+    sizes.set_ylim(0, 1.25 * max(step.front_size for step in growth))
+    sizes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    sizes.grid(visible=False)
+    # The twin stands above: its empty background must not take the pointer from the marks.
+    axes.set_zorder(sizes.get_zorder() + 1)
+    axes.patch.set_visible(False)
 
 
 def _bottom(growth: Sequence[FrontGrowth]) -> float:
@@ -114,7 +121,12 @@ def before_after_drawing(candidates: Sequence[CandidatePoint], early: int) -> Dr
     axes.set_xlabel("payload between devices")
     axes.set_ylabel("accuracy on the supernet")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-    handles = [
+    legend_above(axes, _before_after_handles(early))
+    return drawing
+
+
+def _before_after_handles(early: int) -> list[Artist]:
+    return [
         Line2D(
             [], [], color=ORANGE, linewidth=1.2, linestyle="--", marker="o", markersize=7, mfc="none",
             label=f"after {format_count(early, 'candidate')}",
@@ -122,8 +134,6 @@ def before_after_drawing(candidates: Sequence[CandidatePoint], early: int) -> Dr
         Line2D([], [], color=BLUE, linewidth=1.6, marker="o", markersize=4, label="at the end"),
         Patch(color=BLUE, alpha=0.13, linewidth=0, label="gained"),
     ]  # fmt: skip
-    legend_above(axes, handles)
-    return drawing
 
 
 def _staircase(points: Sequence[CandidatePoint], right: float) -> tuple[list[float], list[float]]:

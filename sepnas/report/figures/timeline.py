@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
 from sepnas.cost.timeline import rank_name
-from sepnas.report.content import Span, SpanKind, Timeline
+from sepnas.report.content import ShownSpan, ShownTimeline, SpanKind
 from sepnas.report.figures.style import (
     BLUE,
     FULL_WIDTH_IN,
@@ -59,7 +59,7 @@ _ON_COLOUR = "#1b1f25"
 """Text on orange and purple: dark in both themes, hence none of the page's colours."""
 
 
-def timeline_drawing(timelines: Sequence[Timeline]) -> Drawing:
+def timeline_drawing(timelines: Sequence[ShownTimeline]) -> Drawing:
     """A group of lanes for each device, one lane for each of ``timelines``, on one time axis."""
     ranks = sorted({span.rank for timeline in timelines for span in timeline.spans})
     rows = len(ranks) * (len(timelines) + _GAP)
@@ -78,7 +78,7 @@ def timeline_drawing(timelines: Sequence[Timeline]) -> Drawing:
     return drawing
 
 
-def span_text(span: Span) -> str:
+def span_text(span: ShownSpan) -> str:
     """What a span is, in one line."""
     verb = {"compute": "computes", "merge": "merges", "wait": "waits for"}.get(span.kind, "")
     what = f"{rank_name(span.rank)} {verb} {span.name}"
@@ -91,7 +91,7 @@ def span_text(span: Span) -> str:
 
 
 def _draw_timeline(
-    drawing: Drawing, axes: Axes, timeline: Timeline, number: int, tops: dict[int, float], least_s: float
+    drawing: Drawing, axes: Axes, timeline: ShownTimeline, number: int, tops: dict[int, float], least_s: float
 ) -> None:
     for kind, look in _LOOKS.items():
         spans = [span for span in timeline.spans if span.kind == kind]
@@ -112,17 +112,17 @@ def _draw_timeline(
         axes.plot([timeline.latency_s] * 2, [top - 0.02, top + 0.92], color=RED, linewidth=1.4, zorder=5)
 
 
-def _outline(span: Span, look: _Look, least_s: float) -> str:
+def _outline(span: ShownSpan, look: _Look, least_s: float) -> str:
     """A seam between neighbours that are wide enough for it; its own colour keeps a short span visible."""
     return PAPER if span.end_s - span.start_s >= least_s and span.kind != "wait" else look.colour
 
 
-def _corners(span: Span, top: float, look: _Look) -> list[tuple[float, float]]:
+def _corners(span: ShownSpan, top: float, look: _Look) -> list[tuple[float, float]]:
     upper, lower = top + look.top, top + look.bottom
     return [(span.start_s, upper), (span.end_s, upper), (span.end_s, lower), (span.start_s, lower)]
 
 
-def _name_peers(axes: Axes, timelines: Sequence[Timeline], rows: Sequence[dict[int, float]]) -> None:
+def _name_peers(axes: Axes, timelines: Sequence[ShownTimeline], rows: Sequence[dict[int, float]]) -> None:
     """Where transfers go or come from, written on their bars if there is room."""
     longest_s = _longest_s(timelines)
     for timeline, tops in zip(timelines, rows, strict=True):
@@ -135,10 +135,10 @@ def _name_peers(axes: Axes, timelines: Sequence[Timeline], rows: Sequence[dict[i
             axes.annotate(text, at, ha="center", va="center", fontsize=6.5, color=_ON_COLOUR, zorder=6)
 
 
-def _overlapping(spans: Iterable[Span]) -> list[list[Span]]:
+def _overlapping(spans: Iterable[ShownSpan]) -> list[list[ShownSpan]]:
     """Transfers of one device and direction, together where their bars lie over each other, by their start."""
     ends = [span for span in spans if span.kind in ("send", "recv") and span.peer is not None]
-    groups: list[list[Span]] = []
+    groups: list[list[ShownSpan]] = []
     for span in sorted(ends, key=lambda span: (span.kind, span.rank, span.start_s, span.end_s)):
         last = groups[-1] if groups else [span]
         covered_s = max(other.end_s for other in last)
@@ -150,18 +150,18 @@ def _overlapping(spans: Iterable[Span]) -> list[list[Span]]:
     return groups
 
 
-def _peers_text(group: Sequence[Span]) -> str:
+def _peers_text(group: Sequence[ShownSpan]) -> str:
     """``→ 1, 2``: each peer of a group once."""
     peers = sorted({span.peer for span in group if span.peer is not None})
     sign = "→" if group[0].kind == "send" else "←"
     return f"{sign} {', '.join('client' if peer < 0 else str(peer) for peer in peers)}"
 
 
-def _longest_s(timelines: Sequence[Timeline]) -> float:
+def _longest_s(timelines: Sequence[ShownTimeline]) -> float:
     return max(max([t.latency_s, *(span.end_s for span in t.spans)]) for t in timelines)
 
 
-def _arrows(timeline: Timeline) -> list[tuple[Span, Span]]:
+def _arrows(timeline: ShownTimeline) -> list[tuple[ShownSpan, ShownSpan]]:
     """Each message's two ends; none at all where there are too many to follow by eye."""
     received = {(s.peer, s.rank, s.name): s for s in timeline.spans if s.kind == "recv"}
     ends = [(s, received.get((s.rank, s.peer if s.peer is not None else s.rank, s.name))) for s in timeline.spans]
@@ -169,7 +169,7 @@ def _arrows(timeline: Timeline) -> list[tuple[Span, Span]]:
     return pairs if len(pairs) <= _MOST_ARROWS else []
 
 
-def _draw_arrows(axes: Axes, arrows: Sequence[tuple[Span, Span]], tops: dict[int, float]) -> None:
+def _draw_arrows(axes: Axes, arrows: Sequence[tuple[ShownSpan, ShownSpan]], tops: dict[int, float]) -> None:
     """From where a message is posted to where it has arrived."""
     tails = [(sent.start_s, tops[sent.rank] + 0.57) for sent, _ in arrows]
     heads = [(got.end_s, tops[got.rank] + 0.81) for _, got in arrows]
@@ -179,7 +179,7 @@ def _draw_arrows(axes: Axes, arrows: Sequence[tuple[Span, Span]], tops: dict[int
     axes.scatter([x for x, _ in heads], [y for _, y in heads], s=7, color=INK, alpha=0.7, linewidths=0, zorder=5)
 
 
-def _scale(axes: Axes, timelines: Sequence[Timeline], ranks: Sequence[int], rows: float) -> None:
+def _scale(axes: Axes, timelines: Sequence[ShownTimeline], ranks: Sequence[int], rows: float) -> None:
     longest_s = _longest_s(timelines)
     size, unit = time_unit(longest_s)
     axes.set_xlim(-0.004 * longest_s, 1.012 * longest_s)
@@ -199,7 +199,7 @@ def _scale(axes: Axes, timelines: Sequence[Timeline], ranks: Sequence[int], rows
         axes.axhspan(top - 0.1, top + lanes, color=MUTED, alpha=0.07, linewidth=0, zorder=0)
 
 
-def _lane_name(rank: int, timeline: Timeline) -> str:
+def _lane_name(rank: int, timeline: ShownTimeline) -> str:
     return f"{rank_name(rank)}  {timeline.title}".strip()
 
 
@@ -215,7 +215,7 @@ def _handles(kinds: set[SpanKind], arrows: bool) -> list[Patch | Line2D]:
     return [*handles, Line2D([], [], color=RED, linewidth=1.6, label="answer")]
 
 
-def _description(timelines: Sequence[Timeline], ranks: Sequence[int]) -> str:
+def _description(timelines: Sequence[ShownTimeline], ranks: Sequence[int]) -> str:
     ends = " and ".join(f"{t.title} {format_seconds(t.latency_s)}" for t in timelines)
     return (
         f"Time line of one inference on {format_count(sum(rank >= 0 for rank in ranks), 'device')}: {ends} until the "
@@ -224,7 +224,7 @@ def _description(timelines: Sequence[Timeline], ranks: Sequence[int]) -> str:
     )
 
 
-def busy_rows(timelines: Sequence[Timeline]) -> Iterator[tuple[str, ...]]:
+def busy_rows(timelines: Sequence[ShownTimeline]) -> Iterator[tuple[str, ...]]:
     """The table under the picture: for each device and time line its name, title, sums and end."""
     for rank in sorted({span.rank for timeline in timelines for span in timeline.spans}):
         for timeline in timelines:

@@ -1,0 +1,89 @@
+"""How the source tree is built: lengths of files and functions, circles, names, contracts and repeated code."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+from tree import SourceTree
+
+from sepnas.errors import SpecError
+from sepnas.results.recorder import Recorder
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+PACKAGE = "sepnas"
+LONGEST = 10
+GOALS = {"import_circles": "== 0", "classes_of_one_name": "== 0"}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--before", metavar="COMMIT", help="count the tree of this commit too")
+    return parser.parse_args()
+
+
+def counts(tree: SourceTree) -> dict[str, float]:
+    """The figures of a tree, in lines where the name says so."""
+    lengths = [each.lines for each in tree.functions]
+    return {
+        "files": len(tree.file_lines),
+        "lines": sum(tree.file_lines.values()),
+        "file_lines_median": statistics.median(tree.file_lines.values()),
+        "file_lines_longest": max(tree.file_lines.values()),
+        "functions": len(lengths),
+        "function_lines_median": statistics.median(lengths),
+        "function_lines_p90": statistics.quantiles(lengths, n=10, method="inclusive")[-1],
+        "function_lines_longest": max(lengths),
+        "function_code_lines_longest": max(each.code_lines for each in tree.functions),
+        "import_circles": len(tree.circles()),
+        "classes_of_one_name": len(tree.classes_of_one_name()),
+        "import_contracts": tree.contracts(),
+        "repeated_places": len(tree.repeated()),
+    }
+
+
+def extract(commit: str, folder: Path) -> None:
+    """Write the tree of a commit to a folder; raises :class:`SpecError` for a commit that is not there."""
+    done = subprocess.run(["git", "-C", str(ROOT), "archive", commit], capture_output=True, check=False)
+    if done.returncode:
+        raise SpecError(f"--before {commit}: {done.stderr.decode(errors='replace').strip()}")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        archive.extractall(folder, filter="data")
+
+
+def tables(record: Recorder, tree: SourceTree, suffix: str) -> None:
+    """What lies behind the figures."""
+    longest = [
+        {"function": each.place, "lines": each.lines, "code_lines": each.code_lines}
+        for each in tree.functions[:LONGEST]
+    ]
+    record.table(f"longest_functions{suffix}", longest)
+    names = [{"class": name, "modules": ", ".join(where)} for name, where in tree.classes_of_one_name().items()]
+    record.table(f"classes_of_one_name{suffix}", names)
+    record.table(f"circles{suffix}", [{"modules": ", ".join(circle)} for circle in tree.circles()])
+
+
+def main() -> None:
+    chosen = arguments()
+    with Recorder(HERE / "result.json", root=HERE) as record:
+        now = SourceTree(ROOT, PACKAGE)
+        for name, value in counts(now).items():
+            record.measure(name, value, goal=GOALS.get(name))
+        tables(record, now, "")
+        if chosen.before:
+            with tempfile.TemporaryDirectory(prefix="sepnas-house-") as folder:
+                extract(chosen.before, Path(folder))
+                before = SourceTree(Path(folder), PACKAGE)
+                for name, value in counts(before).items():
+                    record.measure(f"{name}_before", value)
+                tables(record, before, "_before")
+
+
+if __name__ == "__main__":
+    main()
