@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 from sepnas.console import export_bar, warn
 from sepnas.deployment.manifest import EXACT_ENGINES, EngineName, Manifest, OnMissing
 from sepnas.errors import DataError, DeploymentError, SpecError, TrainingError
-from sepnas.plan.wire import WIRE_FORMATS, Scale
+from sepnas.plan.wire import LEVELS, UNCONVERTED, WIRE_FORMATS, Scale
 from sepnas.separable.architecture import Architecture, named_architecture, named_policy
 from sepnas.separable.policy import TransmissionPolicy
 from sepnas.spec.dataset import DataFacts
 from sepnas.spec.document import FILE_SUFFIXES
 from sepnas.spec.hosts import Hosts
 from sepnas.spec.recognise import recognise
+from sepnas.units import format_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -230,9 +231,9 @@ def with_messages(architecture: Architecture, wire: str | None, learned_scales: 
     scale: Scale | None = None if learned_scales is None else "learned" if learned_scales else "sample"
     policy = architecture.policy.written_in(wire, scale)
     if scale == "learned" and not policy.learned_scales():
-        why = "no message is quantised; add --wire int8 or --wire int4"
+        why = f"no message is quantised; add {format_names(f'--wire {wire}' for wire in LEVELS)}"
         if not any(point.transfers for point in policy.points):
-            why = f"the policy of {architecture.name!r} sends nothing but logits, which stay in fp32"
+            why = f"the policy of {architecture.name!r} sends nothing but logits, which stay in {UNCONVERTED}"
         raise SpecError(f"--learned-scales: {why}")
     return architecture.with_policy(policy)
 

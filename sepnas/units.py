@@ -7,7 +7,7 @@ return the base unit and raise :class:`ValueError`, which says what is allowed.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
@@ -49,6 +49,12 @@ def format_share(share: float) -> str:
 def format_count(count: int, noun: str) -> str:
     """``1`` image, ``1,797`` images."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def format_names(names: Iterable[str], joint: str = "or") -> str:
+    """``int8``, ``int4`` and ``int2`` as ``int8, int4 or int2``."""
+    *others, last = names
+    return f"{', '.join(others)} {joint} {last}" if others else last
 
 
 def format_idle(used: Collection[int], num_devices: int) -> str:

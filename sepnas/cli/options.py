@@ -16,6 +16,7 @@ from sepnas.console import errors
 from sepnas.deployment.manifest import OnMissing
 from sepnas.errors import DataError, SpecError
 from sepnas.plan.steps import Plan
+from sepnas.plan.wire import LEVELS, WIRE_FORMATS
 from sepnas.results.provenance import command_line
 from sepnas.runtime.client.images import Resize
 from sepnas.runtime.client.session import MAX_DEADLINE_S
@@ -27,7 +28,15 @@ from sepnas.spec.figures import Fit
 from sepnas.spec.recognise import WORDS, Kind, recognise
 from sepnas.terminal import one_line
 from sepnas.train.recipe import RecipeChanges
-from sepnas.units import format_count, parse_bytes, parse_joules, parse_seconds, parse_share, parse_timeout
+from sepnas.units import (
+    format_count,
+    format_names,
+    parse_bytes,
+    parse_joules,
+    parse_seconds,
+    parse_share,
+    parse_timeout,
+)
 
 if TYPE_CHECKING:
     from sepnas.train.images import ImageData
@@ -183,13 +192,14 @@ class MessageOptions:
     """The wire format of all messages, and the scales of those that are quantised."""
 
     wire: Annotated[
-        str | None, typer.Option(help="Write all messages in fp32, fp16, int8 or int4 [as the policy says].")
+        str | None, typer.Option(help=f"Write all messages in {format_names(WIRE_FORMATS)} [as the policy says].")
     ] = None
     learned_scales: Annotated[
         bool | None,
         typer.Option(
             "--learned-scales/--own-scales",
-            help="int8 and int4: learn the step between levels, or send one with each message [as the policy says].",
+            help=f"{format_names(LEVELS, 'and')}: learn the step between levels, or send one with each message "
+            "[as the policy says].",
         ),
     ] = None
 

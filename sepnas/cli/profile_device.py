@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from sepnas.cli.options import MAX_THREADS, PATH
 from sepnas.console import errors, say, warn
 from sepnas.deployment.manifest import ExactEngine
+from sepnas.plan.wire import CONVERTED
 from sepnas.spec.cluster import Cluster, Device, format_pairs
 from sepnas.spec.document import refuse_folder
 from sepnas.spec.folder_lock import changing
@@ -130,8 +131,8 @@ def _table(found: MeasuredDevice) -> DataTable:
     table.add("in two numbers", f"{device.flops_per_s / 1e9:.3g} GFLOP/s, {format_seconds(device.layer_overhead_s)}")
     how = "TLS" if found.with_tls else "plain"
     table.add(f"a message ({how})", _affine(exchange.message_s, exchange.byte_s, "byte"))
-    for wire, per_value in exchange.convert_s_per_value:
-        table.add(f"converting {wire}", _affine(exchange.convert_s, per_value, "value"))
+    for wire in CONVERTED:
+        table.add(f"converting {wire}", _affine(exchange.convert_s, exchange.convert_s_per_value.of(wire), "value"))
     table.add("merging", _affine(exchange.merge_s, exchange.merge_s_per_value, "value"))
     table.add("resuming after a wait", format_seconds(exchange.resume_s))
     table.add("a core for messages", "yes" if exchange.own_core else "no")

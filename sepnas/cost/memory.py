@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sepnas.plan.steps import Compute, Merge, Plan
-from sepnas.plan.wire import AFFINE_HEADER_BYTES
+from sepnas.plan.wire import MAX_SAMPLE_HEADER_BYTES
 from sepnas.separable.layers import FLOAT_BYTES
 
 
@@ -18,7 +18,7 @@ def peak_memory_bytes(plan: Plan, rank: int, batch: int = 1) -> int:
     known = plan.tensors_bytes
     sample_bytes = tensors_bytes(plan, rank) if known is None else known[rank]
     # a quantised message may have a longer header than values
-    header_bytes = AFFINE_HEADER_BYTES * len(plan.programs[rank])
+    header_bytes = MAX_SAMPLE_HEADER_BYTES * len(plan.programs[rank])
     return weight_bytes + batch * (sample_bytes + header_bytes)
 
 

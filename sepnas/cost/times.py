@@ -9,7 +9,7 @@ from sepnas.cost.identity_key import Same
 from sepnas.cost.operator_model import BetweenRows
 from sepnas.errors import SpecError
 from sepnas.plan.steps import Operator, Segment
-from sepnas.plan.wire import WireFormat
+from sepnas.plan.wire import CONVERTED, UNCONVERTED, WireFormat
 from sepnas.spec.cluster import Cluster, Device
 from sepnas.spec.device_profile import DeviceProfile, ExchangeCosts
 
@@ -28,6 +28,7 @@ class DeviceTimes:
     def __init__(self, device: Device) -> None:
         self.device = device
         self.exchange: ExchangeCosts | None = device.exchange
+        self._convert_s_per_value = _conversions(device.exchange)
         self.resume_s = 0.0 if device.exchange is None else device.exchange.resume_s
         """What a wait for messages costs the computing that follows."""
         self._flops_per_s, self._kernel_s = device.flops_per_s, device.layer_overhead_s
@@ -63,10 +64,9 @@ class DeviceTimes:
     def convert_s(self, num_values: int, wire: WireFormat) -> float:
         """Seconds for turning values into a wire format, or back; an fp32 message is the tensor's memory."""
         costs = self.exchange
-        if costs is None or wire == "fp32":
+        if costs is None or wire == UNCONVERTED:
             return 0.0
-        per_value: float = getattr(costs.convert_s_per_value, wire)
-        return costs.convert_s + num_values * per_value
+        return costs.convert_s + num_values * self._convert_s_per_value[wire]
 
     def handle_s(self, wire_bytes: int) -> float:
         """What sending or receiving a message takes of the *computing* core: nothing beside a core of its own."""
@@ -79,6 +79,10 @@ class DeviceTimes:
         """Seconds of a merge; ``num_values`` are those of all its inputs together."""
         costs = self.exchange
         return 0.0 if costs is None else costs.merge_s + num_values * costs.merge_s_per_value
+
+
+def _conversions(costs: ExchangeCosts | None) -> dict[WireFormat, float]:
+    return {} if costs is None else {wire: costs.convert_s_per_value.of(wire) for wire in CONVERTED}
 
 
 class OperatorTable:

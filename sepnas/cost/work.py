@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from sepnas.cost.times import DeviceTimes, times_of
 from sepnas.errors import PlanError
 from sepnas.plan.steps import CLIENT, Compute, Merge, Plan, Recv, Send, Step
-from sepnas.plan.wire import FRAME_HEADER_BYTES, WireFormat, payload_bytes
+from sepnas.plan.wire import FRAME_HEADER_BYTES, UNCONVERTED, WireFormat, payload_bytes
 from sepnas.spec.cluster import Cluster
 
 Doing = Literal["compute", "convert", "merge"]
@@ -101,7 +101,7 @@ class Work:
         """List a message that comes from the client; what taking any takes of the computing thread."""
         num_values = self.plan.shapes[rank][step.tensor].num_values
         sent = self._sends.get(step.tag) if self._sends else None
-        wire = sent.wire if sent else "fp32"
+        wire = sent.wire if sent else UNCONVERTED
         nbytes = payload_bytes(num_values, wire, self.batch, sent is not None and sent.scale is not None)
         if step.source == CLIENT:
             self.messages.append((step.tag, (CLIENT, rank), nbytes, step.tensor))

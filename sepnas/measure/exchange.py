@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from sepnas.measure.loopback import Ends, Loopback
 from sepnas.measure.machine import usable_cores
 from sepnas.measure.rounds import Stop, Tick, after_pause, measure_rounds, timed, timed_once
 from sepnas.plan.steps import Merge, Shape
-from sepnas.plan.wire import FRAME_HEADER_BYTES, WireFormat
+from sepnas.plan.wire import CONVERTED, FRAME_HEADER_BYTES
 from sepnas.runtime.tensors.codec import Array, decode, encode
 from sepnas.runtime.tensors.merge import merge
 from sepnas.spec.device_profile import ConversionCosts, ExchangeCosts
@@ -24,7 +23,6 @@ NUM_VALUES = (256, 2048, 16384, 65536)
 MESSAGE_BYTES = (64, 1024, 16384, 131072)
 CALLS = 5
 _MERGE = Merge("mean", ("own", "received"), "merged")
-_CONVERTED = [each for each in get_args(WireFormat) if each != "fp32"]
 
 Compute = Callable[[], object]
 """A few hundred microseconds of the engine's work."""
@@ -67,15 +65,15 @@ def _stop(seconds: float) -> Stop:
 def _conversions(stop: Stop, tick: Tick) -> tuple[float, ConversionCosts]:
     runs: list[Callable[[], object]] = []
     columns = []
-    for wire in _CONVERTED:
+    for wire in CONVERTED:
         for number in NUM_VALUES:
             tensor = _tensor(number)
             payload, shape = encode(tensor, wire), Shape(*tensor.shape[1:])
             runs.append(lambda tensor=tensor, wire=wire: encode(tensor, wire))  # type: ignore[misc]
             runs.append(lambda payload=payload, wire=wire, shape=shape: decode(payload, wire, shape))  # type: ignore[misc]
-            columns += [[1.0, *(number * (each == wire) for each in _CONVERTED)]] * 2
+            columns += [[1.0, *(number * (each == wire) for each in CONVERTED)]] * 2
     convert_s, *per_value = fit_costs(columns, _medians(runs, stop, tick))
-    return convert_s, ConversionCosts(**dict(zip(_CONVERTED, per_value, strict=True)))
+    return convert_s, ConversionCosts(**dict(zip(CONVERTED, per_value, strict=True)))
 
 
 def _merges(stop: Stop, tick: Tick) -> tuple[float, float]:

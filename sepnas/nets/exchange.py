@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from sepnas.plan.wire import LEVELS, WireFormat
+from sepnas.plan.wire import ENCODINGS, LEVELS, UNCONVERTED, WireFormat
 
-FP16_MAX = 65504.0
+_FLOATS: dict[WireFormat, torch.dtype] = {
+    name: getattr(torch, f"float{encoding.bits}") for name, encoding in ENCODINGS.items() if name not in LEVELS
+}
+_FINITE: dict[WireFormat, float] = {name: torch.finfo(dtype).max for name, dtype in _FLOATS.items()}
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -31,8 +34,8 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def _decode_encoded(x_BCHW: Tensor, wire: WireFormat) -> Tensor:
-    if wire == "fp16":
-        return x_BCHW.clamp(-FP16_MAX, FP16_MAX).half().float()
+    if wire in _FLOATS:
+        return x_BCHW.clamp(-_FINITE[wire], _FINITE[wire]).to(_FLOATS[wire]).float()
     levels = LEVELS[wire]
     low, high = x_BCHW.flatten(1).aminmax(dim=1)
     step = (high - low) / levels
@@ -82,7 +85,7 @@ def _levels(ratio: Tensor, highest: int) -> Tensor:
 
 def through_wire(x_BCHW: Tensor, wire: WireFormat, log_step: Tensor | None = None) -> Tensor:
     """``x`` as a receiver gets it; quantised formats have one minimum and step a sample, or a learned step."""
-    if wire == "fp32":
+    if wire == UNCONVERTED:
         return x_BCHW
     if log_step is not None:
         quantised: Tensor = _LearnedStep.apply(x_BCHW, log_step, LEVELS[wire])  # type: ignore[no-untyped-call]

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import fmean
 
 from sepnas.plan.liveness import devices_used
-from sepnas.plan.wire import WireFormat
+from sepnas.plan.wire import ENCODINGS
 from sepnas.search.candidate import Candidate
 from sepnas.separable.architecture import Architecture, named_policy
 from sepnas.separable.build import build_plan
 from sepnas.separable.live_policy import sent_policy
 from sepnas.separable.lower import lower
 from sepnas.separable.policy import TransmissionPolicy
-
-WIRE_BITS: Mapping[WireFormat, int] = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ def policy_traits(candidate: Candidate) -> PolicyTraits:
         points_used=len(policy.points),
         num_points=_points_offered(candidate),
         mean_fraction=_mean(transfer.fraction for transfer in transfers),
-        mean_wire_bits=_mean(WIRE_BITS[transfer.wire] for transfer in transfers),
+        mean_wire_bits=_mean(ENCODINGS[transfer.wire].bits for transfer in transfers),
         lag_share=_mean(transfer.lag for transfer in transfers),
     )
     if transfers:

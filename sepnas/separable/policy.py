@@ -16,9 +16,10 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from typing_extensions import Self
 
 from sepnas.errors import SpecError
-from sepnas.plan.wire import LEVELS, Scale, WireFormat
+from sepnas.plan.wire import LEVELS, UNCONVERTED, Scale, WireFormat
 from sepnas.spec.document import Document, Part, few, repeated
 from sepnas.spec.figures import MAX_BLOCKS, MAX_DEVICES, Block, Rank, Text
+from sepnas.units import format_names
 
 Lag = Annotated[int, Field(ge=0, le=1)]  # no Literal: True would pass for 1
 MAX_TRANSFERS = 200_000
@@ -34,7 +35,7 @@ class Transfer(Part):
     source: Rank
     destination: Rank
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    wire: WireFormat = "fp32"
+    wire: WireFormat = UNCONVERTED
     lag: Lag = 0
     scale: Scale = "sample"
 
@@ -43,7 +44,9 @@ class Transfer(Part):
         if self.source == self.destination:
             raise ValueError(f"`source` and `destination` must differ, both are {self.source}")
         if self.scale == "learned" and self.wire not in LEVELS:
-            raise ValueError(f"`scale` is 'learned', but {self.wire} has no levels; only {' and '.join(LEVELS)} have")
+            raise ValueError(
+                f"`scale` is 'learned', but {self.wire} has no levels; only {format_names(LEVELS, 'and')} have"
+            )
         return self
 
     @model_serializer(mode="wrap")

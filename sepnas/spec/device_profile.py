@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, create_model, model_serializer, model_validator
 from typing_extensions import Self
 
+from sepnas.plan.wire import CONVERTED, ENCODINGS, UNCONVERTED, WireFormat
 from sepnas.spec.document import Part
 from sepnas.spec.figures import NotNegative, Positive, Size, Text
 
@@ -95,19 +96,47 @@ class DeviceProfile(Part):
         return self
 
 
-class ConversionCosts(Part):
-    """Seconds for each value that is turned into a wire format, or back; fp32 crosses as it lies in memory."""
+class _ConversionCosts(Part):
+    """Seconds for each value that is turned into a wire format, or back; fp32 crosses as it lies in memory.
 
-    fp16: NotNegative = 0.0
-    int8: NotNegative = 0.0
-    int4: NotNegative = 0.0
+    A format that a profile does not name costs nothing; but one that is younger than the first profiles costs what the
+    format does that it is ``priced_as`` (:class:`sepnas.plan.wire.WireEncoding`).
+    """
+
+    def of(self, wire: WireFormat) -> float:
+        """Seconds for each value of this format."""
+        if wire == UNCONVERTED:
+            return 0.0
+        found: float | None = getattr(self, wire)
+        return self.of(ENCODINGS[wire].priced_as or UNCONVERTED) if found is None else found
+
+    @model_serializer(mode="wrap")
+    def _leave_out_unmeasured(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A profile that was written before there was a format is written as ever."""
+        return {name: seconds for name, seconds in handler(self).items() if seconds is not None}
+
+
+def _conversion_field(wire: WireFormat) -> tuple[Any, float | None]:
+    return (NotNegative, 0.0) if ENCODINGS[wire].priced_as is None else (NotNegative | None, None)
+
+
+if TYPE_CHECKING:
+    ConversionCosts = _ConversionCosts
+else:  # a field for each wire format that is converted
+    ConversionCosts = create_model(
+        "ConversionCosts",
+        __base__=_ConversionCosts,
+        __module__=__name__,
+        __doc__=_ConversionCosts.__doc__,
+        **{wire: _conversion_field(wire) for wire in CONVERTED},
+    )
 
 
 class ExchangeCosts(Part):
     """What exchanging costs a device's processor.
 
     - ``message_s``, ``byte_s``: a send or a receive: for each message, and for each byte (copies, TLS);
-    - ``convert_s``, ``convert_s_per_value``: turning values into fp16, int8, int4, or back: each time, each value;
+    - ``convert_s``, ``convert_s_per_value``: turning values into a wire format, or back: each time, each value;
     - ``merge_s``, ``merge_s_per_value``: a merge, and each value that goes into it;
     - ``resume_s``: how much longer than otherwise it computes after it has waited for messages: caches went cold;
     - ``own_core``: whether the threads that send and receive have a core beside the computing one.

@@ -195,14 +195,14 @@ def test_the_bytes_are_told_before_any_training() -> None:
 def test_wrong_options_are_told(tmp_path: Path) -> None:
     """Unknown formats, scales of messages that have no levels, a start that is none."""
     out = ("--out", tmp_path / "run")
-    assert "--wire 'int2': allowed are fp32, fp16, int8, int4" in error_of(
-        SpecError, "train", *NETWORK, *out, "--wire", "int2"
+    assert "--wire 'int3': allowed are fp32, fp16, int8, int4" in error_of(
+        SpecError, "train", *NETWORK, *out, "--wire", "int3"
     )
-    assert "add --wire int8 or --wire int4" in error_of(SpecError, "train", *NETWORK, *out, "--learned-scales")
+    assert "add --wire int8, --wire int4 or" in error_of(SpecError, "train", *NETWORK, *out, "--learned-scales")
     alone = ("train", "resnext11_2x4d", "-n", 1, *out, "--wire", "int8", "--learned-scales")
     assert "sends nothing but logits" in error_of(SpecError, *alone)
     assert "architecture" in error_of(CheckpointError, "train", *NETWORK, *out, "--start", tmp_path)
-    with pytest.raises(ValueError, match="only int8 and int4 have"):
+    with pytest.raises(ValueError, match="only int8, int4 and int2 have"):
         Transfer(source=0, destination=1, wire="fp16", scale="learned")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
@@ -33,7 +34,8 @@ from sepnas.separable.build import build_plan
 from sepnas.separable.policy import ExchangePoint, Transfer
 from sepnas.units import format_count
 
-_WIRE_COLOURS: dict[WireFormat, str] = {"fp32": BLUE, "fp16": GREEN, "int8": ORANGE, "int4": PURPLE}
+_COLOURS = (BLUE, GREEN, ORANGE, PURPLE, RED)
+_WIRE_COLOURS: dict[WireFormat, str] = dict(zip(WIRE_FORMATS, cycle(_COLOURS), strict=False))
 _BLOCK_WIDTH = 0.44
 _BLOCK_HEIGHT = 0.32
 _MIN_COLUMN_IN = 0.62
