@@ -17,7 +17,7 @@ import pytest
 import sepnas.runtime.service.http_app as http_app
 import sepnas.runtime.service.http_connection as http_connection
 from sepnas.runtime.service import summed_log
-from sepnas.runtime.service.triage import Found, answer_and_close, has_left, look_at
+from sepnas.runtime.service.triage import Triage, answer_and_close, has_left, look_at
 from sepnas.spec.hosts import Hosts
 from tests.helpers_runtime import eventually, free_ports
 from tests.runtime.service.test_serve import PNG, SOON_S, Client, closed_gate, encoded, gated, pixels, serving  # noqa: F401
@@ -337,15 +337,15 @@ def accepted(*sent: bytes, close: bool = False):
 @pytest.mark.parametrize(
     ("sent", "close", "found"),
     [
-        ((), False, Found.OTHER),
-        ((), True, Found.GONE),
-        ((POST + b"Content-Length: 3\r\n\r\nxyz",), True, Found.GONE),
-        ((POST + b"content-length:3\r\n\r\n", b"xyz"), False, Found.WHOLE),
-        ((POST + b"Content-Length: 3\r\n\r\nxy",), False, Found.OTHER),
-        ((POST + b"Content-Length: " + b"9" * 40 + b"\r\n\r\nxy",), False, Found.OTHER),
-        ((POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",), False, Found.OTHER),
-        ((POST,), False, Found.OTHER),
-        ((b"GET /health HTTP/1.1\r\nContent-Length: 0\r\n\r\n",), False, Found.OTHER),
+        ((), False, Triage.OTHER),
+        ((), True, Triage.GONE),
+        ((POST + b"Content-Length: 3\r\n\r\nxyz",), True, Triage.GONE),
+        ((POST + b"content-length:3\r\n\r\n", b"xyz"), False, Triage.WHOLE),
+        ((POST + b"Content-Length: 3\r\n\r\nxy",), False, Triage.OTHER),
+        ((POST + b"Content-Length: " + b"9" * 40 + b"\r\n\r\nxy",), False, Triage.OTHER),
+        ((POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",), False, Triage.OTHER),
+        ((POST,), False, Triage.OTHER),
+        ((b"GET /health HTTP/1.1\r\nContent-Length: 0\r\n\r\n",), False, Triage.OTHER),
     ],
 )
 def test_a_connection_is_looked_at_before_it_costs_anything(sent, close, found):
