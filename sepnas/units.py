@@ -37,6 +37,11 @@ def format_seconds(duration_s: float) -> str:
     return _three_digits(duration_s / size, unit)
 
 
+def format_joules(energy_j: float) -> str:
+    """``0.01234`` as ``0.0123 J``."""
+    return f"{energy_j:.3g} J"
+
+
 def _three_digits(number: float, unit: str) -> str:
     return f"{number:.3g} {unit}" if abs(number) < 999.5 else f"{number:,.0f} {unit}"
 
@@ -88,7 +93,8 @@ _BYTES_OF = {
 }
 _SECONDS_OF = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 _JOULES_OF = {"uJ": 1e-6, "mJ": 1e-3, "J": 1.0, "kJ": 1e3}
-_NUMBER = re.compile(r"\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+)\s*(\S*)\s*", re.IGNORECASE)
+_THOUSANDS = r"\d{1,3}(?:,\d{3})+"
+_NUMBER = re.compile(rf"\s*({_THOUSANDS}|\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+)\s*([^\s,]*)\s*", re.IGNORECASE)
 _MIN_DEADLINE_S = 0.001
 
 
@@ -133,4 +139,4 @@ def _quantity(text: str, units: Mapping[str, float], allowed: str) -> float:
     if found is None or unit not in units:
         raise ValueError(f"{text!r} cannot be read; give {allowed}")
     # Decimal arithmetic: 57 % is 0.57, not 0.5700000000000001.
-    return float(Decimal(found[1]) * Decimal(str(units[unit])))
+    return float(Decimal(found[1].replace(",", "")) * Decimal(str(units[unit])))

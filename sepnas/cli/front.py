@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,30 +19,25 @@ from sepnas.cli.options import (
     SearchFolder,
 )
 from sepnas.console import print_json, say, warn
-from sepnas.separable.space_parts import ACCURACIES
+from sepnas.objectives import ACCURACY, LATENCY_S, OBJECTIVES, PAYLOAD_BYTES, Bounds, Objective, shown_objectives
 from sepnas.tables import DataColumn, DataTable, print_table, text_column
-from sepnas.units import format_count, format_idle, number, seconds
+from sepnas.units import format_count, format_idle
 
 if TYPE_CHECKING:
     from sepnas.search.candidate import Candidate
     from sepnas.search.found import Found
 
 
-class SortKey(str, Enum):
-    """What the table can be sorted by; the best stands first."""
+_SORTED_BY = {objective.short: objective for objective in OBJECTIVES.values() if objective.short} | dict(OBJECTIVES)
+SortKey = Enum("SortKey", {key: key for key in (*_SORTED_BY, "candidate")}, type=str)  # type: ignore[misc]
+"""What the table can be sorted by; the best stands first."""
+_BY_BYTES = SortKey("bytes")
 
-    BYTES, LATENCY, ACCURACY = "bytes", "latency", "accuracy"
-    ENERGY, MEMORY, CANDIDATE = "energy", "memory", "candidate"
 
-
-_SORTS: dict[SortKey, Callable[[Candidate], float]] = {
-    SortKey.BYTES: lambda c: c.costs["payload_bytes"],
-    SortKey.LATENCY: lambda c: c.costs["latency_s"],
-    SortKey.ACCURACY: lambda c: -c.objectives["accuracy"],
-    SortKey.ENERGY: lambda c: c.costs["energy_j"],
-    SortKey.MEMORY: lambda c: c.costs["memory_bytes"],
-    SortKey.CANDIDATE: lambda c: c.index,
-}
+_SORT_HELP = (
+    f"{', '.join(key for key in _SORTED_BY if key not in OBJECTIVES or key == OBJECTIVES[key].short)}, candidate, or "
+    "the name of an objective: the best first."
+)
 
 
 def front(
@@ -52,9 +48,7 @@ def front(
     max_memory: MaxMemory = None,
     min_accuracy: MinAccuracy = None,
     min_accuracy_one_lost: MinOneLost = None,
-    sort: Annotated[
-        SortKey, typer.Option(metavar="WHAT", help=f"{', '.join(SortKey)}: the best first.")
-    ] = SortKey.BYTES,
+    sort: Annotated[SortKey, typer.Option(metavar="WHAT", help=_SORT_HELP)] = _BY_BYTES,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show the Pareto front of a search: what each point costs, and what its policy is like.
@@ -66,16 +60,19 @@ def front(
 
     Example: `sepnas front runs/search --max-bytes 200KB --min-accuracy 90% --sort accuracy`
     """
-    from sepnas.search.choose import Bounds
     from sepnas.search.found import Found
 
     found = Found.load(run)
-    bounds = Bounds(max_latency, max_bytes, min_accuracy, max_energy, max_memory, min_accuracy_one_lost)
-    shown = sorted(found.within(bounds), key=_SORTS[sort])
+    bounds = Bounds.of(
+        max_latency_s=max_latency, max_payload_bytes=max_bytes, min_accuracy=min_accuracy, max_energy_j=max_energy,
+        max_memory_bytes=max_memory, min_accuracy_one_lost=min_accuracy_one_lost,
+    )  # fmt: skip
+    shown = sorted(found.within(bounds), key=partial(_sort_value, sort.value))
     if json_:
         print_json(_front_data(found, shown))
         return
-    print_front(shown, found.knee)
+    asked = {*(bound.objective.name for bound in bounds), *_named_by(sort.value)}
+    print_front(shown, found.knee, asked)
     where = f" within {bounds}" if bounds else ""
     say(
         f"{format_count(len(shown), 'point')}{where}; {found.course()}; "
@@ -96,43 +93,45 @@ def _warn_of_idle(candidate: Candidate, head: str = "") -> None:
         )
 
 
-def print_front(front: Sequence[Candidate], knee: Candidate) -> None:
-    """Candidates as a table; energy only where the cluster says what power its devices draw."""
+def print_front(front: Sequence[Candidate], knee: Candidate, asked: Collection[str] = ()) -> None:
+    """Candidates as a table; a column for each objective of their space or ``asked`` for, and those always shown."""
     from sepnas.search.traits import policy_traits, share_of_all_to_all, used_devices
-    from sepnas.units import format_bytes
 
-    energy = any(candidate.costs["energy_j"] for candidate in front)
-    one_lost = any("accuracy_one_lost" in candidate.objectives for candidate in front)
-    accuracies = [DataColumn("accuracy"), *([DataColumn("one\nlost", drop=1)] if one_lost else [])]
-    numbers = [DataColumn("latency"), DataColumn("payload\nbytes"), DataColumn("of all-\nto-all", drop=5)]
-    numbers.append(DataColumn("devices\nused", drop=2))
-    numbers += [*([DataColumn("energy", drop=3)] if energy else []), DataColumn("memory", drop=4)]
-    table = DataTable((text_column("candidate"), *accuracies, *numbers, text_column("policy", drop=1)))
+    objectives = shown_objectives([candidate.measured for candidate in front], {*asked, *front[0].objectives})
+    numbers = [DataColumn(objective.heading, drop=objective.drop) for objective in objectives]
+    numbers += [DataColumn("of all-\nto-all", drop=5), DataColumn("devices\nused", drop=2)]
+    table = DataTable((text_column("candidate"), *numbers, text_column("policy", drop=1)))
     for candidate in front:
-        costs, part = candidate.costs, share_of_all_to_all(candidate)
-        at_knee = candidate.key == knee.key
+        part, at_knee = share_of_all_to_all(candidate), candidate.key == knee.key
         table.add(
             f"{candidate.index} knee" if at_knee else str(candidate.index),
-            f"{candidate.objectives['accuracy']:.2%}",
-            *([f"{candidate.objectives['accuracy_one_lost']:.2%}"] if one_lost else []),
-            seconds(costs["latency_s"]),
-            number(int(costs["payload_bytes"])),
+            *(_cell(objective, candidate) for objective in objectives),
             "" if part is None else f"{part:.1%}",
             f"{len(used_devices(candidate))} of {candidate.architecture.num_devices}",
-            *([f"{costs['energy_j']:.3g} J"] if energy else []),
-            format_bytes(costs["memory_bytes"]),
             policy_traits(candidate).phrase,
             style="bold" if at_knee else None,
         )
     print_table(table)
 
 
+def _cell(objective: Objective, candidate: Candidate) -> str:
+    value = objective.known_value(candidate.measured)
+    return "" if value is None else objective.text(value)
+
+
+def _named_by(sort: str) -> tuple[str, ...]:
+    """The objective that a sort key stands for."""
+    return (_SORTED_BY[sort].name,) if sort in _SORTED_BY else ()
+
+
+def _sort_value(sort: str, candidate: Candidate) -> float:
+    objective = _SORTED_BY.get(sort)
+    return candidate.index if objective is None else objective.sort_key(objective.value(candidate.measured))
+
+
 def _line(candidate: Candidate) -> str:
-    costs = candidate.costs
-    return (
-        f"{candidate.index}: {candidate.objectives['accuracy']:.2%}, {seconds(costs['latency_s'])}, "
-        f"{number(int(costs['payload_bytes']))} bytes"
-    )
+    told = (each.text(each.value(candidate.measured)) for each in (ACCURACY, LATENCY_S, PAYLOAD_BYTES))
+    return f"{candidate.index}: {', '.join(told)} bytes"
 
 
 def _front_data(found: Found, shown: Sequence[Candidate]) -> dict[str, Any]:
@@ -151,8 +150,7 @@ def _front_data(found: Found, shown: Sequence[Candidate]) -> dict[str, Any]:
             {
                 "candidate": candidate.index,
                 "key": candidate.key,
-                **{name: value for name, value in candidate.objectives.items() if name in ACCURACIES},
-                **{name: int(cost) if name.endswith("_bytes") else cost for name, cost in candidate.costs.items()},
+                **_numbers(candidate),
                 "share_of_all_to_all": share_of_all_to_all(candidate),
                 "devices": candidate.architecture.num_devices,
                 "devices_used": used_devices(candidate),
@@ -161,3 +159,9 @@ def _front_data(found: Found, shown: Sequence[Candidate]) -> dict[str, Any]:
             for candidate in shown
         ],
     }
+
+
+def _numbers(candidate: Candidate) -> dict[str, float]:
+    """What is known of each objective; counts as integers."""
+    measured = candidate.measured
+    return {name: known.data(measured[name]) for name, known in OBJECTIVES.items() if name in measured}

@@ -15,6 +15,7 @@ from sepnas.cli.front import (
 from sepnas.cli.options import FILE, MaxBytes, MaxEnergy, MaxLatency, MaxMemory, MinAccuracy, MinOneLost, SearchFolder
 from sepnas.console import say
 from sepnas.errors import SearchError
+from sepnas.objectives import Bounds
 from sepnas.report.commands import data_options
 
 if TYPE_CHECKING:
@@ -41,22 +42,22 @@ def pick(
 
     Example: `sepnas pick runs/search --max-bytes 200KB --max-latency 20ms --out architecture.json`
     """
-    from dataclasses import astuple
-
-    from sepnas.search.choose import Bounds
     from sepnas.search.choose import pick as choose
     from sepnas.search.found import Found
 
     found = Found.load(run)
-    bounds = Bounds(max_latency, max_bytes, min_accuracy, max_energy, max_memory, min_accuracy_one_lost)
+    bounds = Bounds.of(
+        max_latency_s=max_latency, max_payload_bytes=max_bytes, min_accuracy=min_accuracy, max_energy_j=max_energy,
+        max_memory_bytes=max_memory, min_accuracy_one_lost=min_accuracy_one_lost,
+    )  # fmt: skip
     if candidate is None:
-        chosen = choose(found.candidates, *astuple(bounds))
+        chosen = choose(found.candidates, bounds)
     else:
         chosen = found.candidate(candidate)
-        if bounds.excess(chosen):
-            raise SearchError(f"candidate {candidate} does not keep {bounds}: it has {bounds.told(chosen)}")
+        if bounds.excess(chosen.measured):
+            raise SearchError(f"candidate {candidate} does not keep {bounds}: it has {bounds.told(chosen.measured)}")
     chosen.architecture.save(out)
-    print_front([chosen], found.knee)
+    print_front([chosen], found.knee, {bound.objective.name for bound in bounds})
     if not found.finished:
         say(found.course())
     if candidate is not None and chosen not in found.front:

@@ -17,9 +17,8 @@ class Candidate(Part):
     """One point of a search.
 
     ``index`` counts the judged candidates from 0, ``key`` names the plan (:func:`sepnas.search.canonical.plan_key`).
-    ``objectives`` are those of the space, ``costs`` all that the simulator says: ``latency_s``, ``makespan_s``,
-    ``payload_bytes``, ``wire_bytes``, ``memory_bytes`` (the fullest device), ``energy_j`` (all devices).
-    Accuracies are fractions of the validation images. ``seconds`` is what judging it took.
+    ``objectives`` are those of the space, ``costs`` all simulated ones that were known when it was judged (see
+    ``sepnas/objectives``). Accuracies are fractions of the validation images. ``seconds`` is what judging it took.
     """
 
     index: Annotated[int, Field(ge=0)]
@@ -29,6 +28,11 @@ class Candidate(Part):
     costs: dict[str, float]
     seconds: float = 0.0
     architecture: Architecture
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """All its numbers by name: accuracies and costs."""
+        return self.objectives | self.costs
 
     def line(self) -> str:
         """One JSON line; the architecture follows from the genotype and is left out."""

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import moocore
 import numpy as np
 
+from sepnas.objectives import is_judged
 from sepnas.search.explorer import TRIES_IN_VAIN
 from sepnas.search.genes import GenePool, Genes
 from sepnas.search.pareto import Points, improvement, log_shares
 from sepnas.search.predictor import AccuracyPredictor, Describer, Floats
 from sepnas.search.screen import Screen, Screened, first_genotypes, reference_costs
 from sepnas.separable.space import SearchSpace
-from sepnas.separable.space_parts import ACCURACIES
 
 CHILDREN = 16
 """So many are simulated for each that is judged, once accuracy can be predicted."""
@@ -63,7 +63,7 @@ class EvolutionProposer:
         self.pending: dict[str, _Child] = {}
         self.best: list[_Child] = []
         self.rows: list[Floats] = []
-        self.accuracies: dict[str, list[float]] = {name: [] for name in space.objectives if name in ACCURACIES}
+        self.accuracies: dict[str, list[float]] = {name: [] for name in space.objectives if is_judged(name)}
         self.learned = 0
         self.models: dict[str, AccuracyPredictor] = {}
         self.duplicates = self.rejected = 0

@@ -17,7 +17,7 @@ from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
 from sepnas.search.explorer import BATCH, StrategyName
 from sepnas.separable.space import SearchSpace
-from sepnas.separable.space_parts import Objective
+from sepnas.separable.space_parts import ObjectiveName
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.document import Document
 from sepnas.spec.figures import Fit
@@ -66,7 +66,7 @@ class Front(Document):
     format_name: ClassVar[str] = "sepnas.front"
 
     space: str
-    objectives: tuple[Objective, ...]
+    objectives: tuple[ObjectiveName, ...]
     hypervolume: float
     candidates: tuple[Candidate, ...]
 

@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 
 from sepnas.errors import SearchError
+from sepnas.objectives import Bounds
 from sepnas.search.candidate import Candidate
-from sepnas.search.choose import Bounds, front_within
+from sepnas.search.choose import front_within
 from sepnas.search.folder import FRONT_FILE, Front, SearchRun, load_candidates, load_run
 from sepnas.search.history import FrontStep, front_history
 from sepnas.search.pareto import knee, pareto_front

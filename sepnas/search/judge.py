@@ -5,16 +5,16 @@ Where the space asks for it, also what is left of it with one device lost.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import replace
-from functools import lru_cache
-from statistics import fmean
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 import torch
 
 from sepnas.nets.outage import Outage
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.nets.supernet import Supernet, bare, recalibrate_batch_norm
+from sepnas.objectives import judge_answers
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.policy import TransmissionPolicy
 from sepnas.separable.space import Genotype
@@ -31,6 +31,17 @@ def calibration_data(data: ImageData, seed: int, images: int = CALIBRATION_IMAGE
     """``data`` with only those training images that a judge calibrates with."""
     chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:images]
     return replace(data, train=data.train.take(chosen))
+
+
+@dataclass(frozen=True)
+class _SupernetAnswers:
+    """The answers of one calibrated network (see :class:`sepnas.objectives.Answers`)."""
+
+    losable: Collection[int]
+    right: Callable[[Collection[int]], float]
+
+    def accuracy(self, lost: Collection[int] = ()) -> float:
+        return self.right(lost)
 
 
 class SupernetJudge:
@@ -60,21 +71,16 @@ class SupernetJudge:
     def __call__(self, genotype: Genotype) -> dict[str, float]:
         """The accuracies of a point of the supernet's space that the space has for objectives, by their names."""
         space = self.supernet.space
-        return self.measure(space.architecture_of(genotype), "accuracy_one_lost" in space.objectives)
+        return judge_answers(self._answers(space.architecture_of(genotype)), space.objectives)
 
     def accuracy(self, architecture: Architecture) -> float:
         """The fraction of the validation images that are answered rightly."""
-        return self.measure(architecture)["accuracy"]
+        return self._answers(architecture).accuracy()
 
-    def measure(self, architecture: Architecture, one_lost: bool = False) -> dict[str, float]:
-        """``accuracy``, and if wanted ``accuracy_one_lost``, the mean over all devices that can be lost: the only one
-        with a classifier cannot."""
-        network, policy = self._calibrated(architecture), architecture.policy
-        found = {"accuracy": self._right(network, policy, lost=())}
-        if one_lost:
-            losable = policy.readout.losable(architecture.num_devices)
-            found["accuracy_one_lost"] = fmean(self._right(network, policy, lost=(rank,)) for rank in losable)
-        return found
+    def _answers(self, architecture: Architecture) -> _SupernetAnswers:
+        policy = architecture.policy
+        right = partial(self._right, self._calibrated(architecture), policy)
+        return _SupernetAnswers(policy.readout.losable(architecture.num_devices), right)
 
     @torch.inference_mode()
     def _calibrated(self, architecture: Architecture) -> SeparableResNeXt:

@@ -8,11 +8,11 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import Trial, TrialState
 
+from sepnas.objectives import OBJECTIVES, is_judged
 from sepnas.search.explorer import TRIES_IN_VAIN
 from sepnas.search.screen import Screen, Screened
 from sepnas.search.strategies import POPULATIONS
 from sepnas.separable.space import SearchSpace
-from sepnas.separable.space_parts import ACCURACIES, DIRECTIONS
 
 
 class Nsga2Proposer:
@@ -25,7 +25,7 @@ class Nsga2Proposer:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.objectives, self.screen = space.objectives, screen
         self.study = optuna.create_study(
-            directions=[DIRECTIONS[name] for name in space.objectives],
+            directions=[OBJECTIVES[name].direction for name in space.objectives],
             sampler=optuna.samplers.NSGAIISampler(population_size=population, seed=seed),
         )
         self.distributions: dict[str, BaseDistribution] = {
@@ -60,7 +60,6 @@ class Nsga2Proposer:
         """Tell how far off it is, without its accuracy: among the infeasible only the excess counts."""
         self.rejected += 1
         if found.costs:
-            known = found.costs | {str(name): 0.0 for name in ACCURACIES}
-            self.study.tell(trial, [known[name] for name in self.objectives])
+            self.study.tell(trial, [0.0 if is_judged(name) else found.costs[name] for name in self.objectives])
         else:
             self.study.tell(trial, state=TrialState.FAIL)

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sepnas.objectives import OBJECTIVES
 from sepnas.search.candidate import Candidate
-from sepnas.separable.space_parts import ACCURACIES, DIRECTIONS
 
 Points = NDArray[np.float64]
 LOG_DETAIL = 100.0
@@ -20,8 +20,7 @@ LOG_DETAIL = 100.0
 
 def minimised(candidates: Sequence[Candidate]) -> Points:
     """The objectives of each candidate as a row in which less is better."""
-    signs = {name: -1.0 if direction == "maximize" else 1.0 for name, direction in DIRECTIONS.items()}
-    rows = [[signs[name] * value for name, value in c.objectives.items()] for c in candidates]  # type: ignore[index]
+    rows = [[OBJECTIVES[name].sort_key(value) for name, value in c.objectives.items()] for c in candidates]
     return np.asarray(rows, dtype=np.float64)
 
 
@@ -53,20 +52,14 @@ def hypervolume(front: Sequence[Candidate], worst: Mapping[str, float], log: boo
 
 def shares(objectives: Mapping[str, float], worst: Mapping[str, float]) -> Points:
     """Each objective, in order, from 0 (ideal) to 1 (an accuracy of 0, or a cost of ``worst``)."""
-    return np.asarray([_share(name, value, worst) for name, value in objectives.items()])
-
-
-def _share(name: str, value: float, worst: Mapping[str, float]) -> float:
-    if name in ACCURACIES:
-        return 1.0 - value
-    return value / worst[name] if worst[name] else min(value, 1.0)
+    return np.asarray([OBJECTIVES[name].share(value, worst.get(name, 0.0)) for name, value in objectives.items()])
 
 
 def log_shares(objectives: Mapping[str, float], worst: Mapping[str, float]) -> Points:
     """As :func:`shares`, costs on a logarithmic scale, for they span decades."""
     linear = shares(objectives, worst)
     scaled = np.log1p(LOG_DETAIL * linear) / np.log1p(LOG_DETAIL)
-    return np.where([name in ACCURACIES for name in objectives], linear, scaled)
+    return np.where([OBJECTIVES[name].maximised for name in objectives], linear, scaled)
 
 
 def improvement(front: Points, point: Points) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sepnas.objectives import is_judged
 from sepnas.search.explorer import TRIES_IN_VAIN, Explorer, StrategyName
 from sepnas.search.nni_import import (
     FinalMetricEvent,
@@ -26,7 +27,6 @@ from sepnas.search.pareto import shares
 from sepnas.search.strategies import POPULATIONS, GivenProposer
 from sepnas.search.strategy import MultiObjectiveStrategy
 from sepnas.separable.space import Genotype
-from sepnas.separable.space_parts import ACCURACIES
 
 
 class ScalarisedStrategy(MultiObjectiveStrategy):
@@ -47,8 +47,8 @@ class ScalarisedStrategy(MultiObjectiveStrategy):
 
     def worth(self, objectives: Mapping[str, float]) -> float:
         """The number that NNI's strategy sees, from -1 to 1."""
-        gains = [value for name, value in objectives.items() if name in ACCURACIES]
-        costs = {name: value for name, value in objectives.items() if name not in ACCURACIES}
+        gains = [value for name, value in objectives.items() if is_judged(name)]
+        costs = {name: value for name, value in objectives.items() if not is_judged(name)}
         return fmean(gains) - (float(np.mean(shares(costs, self.worst))) if costs else 0.0)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sepnas.cost.simulator import Simulation, simulate
 from sepnas.errors import PlanError, SearchError
+from sepnas.objectives import costs_of
 from sepnas.plan.liveness import devices_used
 from sepnas.plan.steps import Plan
 from sepnas.search.canonical import plan_key
@@ -60,7 +61,7 @@ class Screen:
         except PlanError:
             pass  # the policy sends where the cluster has no link
         else:
-            costs, excess = _costs(simulation), self._excess(simulation) | self._idleness(plan)
+            costs, excess = costs_of(simulation), self._excess(simulation) | self._idleness(plan)
         self.sampled += 1
         self.excluded.update(excess.keys())
         return Screened(dict(genotype), plan_key(plan), architecture, costs, excess)
@@ -98,17 +99,6 @@ class Screen:
             return f"the lack of links in the cluster ({self.missing_links()})"
         value = getattr(self.space.constraints, bound, None)
         return bound if value is None else f"`constraints.{bound}` (={value})"
-
-
-def _costs(simulation: Simulation) -> dict[str, float]:
-    return {
-        "latency_s": simulation.latency_s,
-        "makespan_s": simulation.makespan_s,
-        "payload_bytes": simulation.payload_bytes,
-        "wire_bytes": simulation.wire_bytes,
-        "memory_bytes": max(simulation.peak_memory_bytes),
-        "energy_j": sum(simulation.energy_j),
-    }
 
 
 def first_genotypes(space: SearchSpace) -> list[dict[str, Choice]]:

@@ -23,7 +23,7 @@ from sepnas.plan.wire import WIRE_FORMATS
 from sepnas.separable.architecture import NUM_STAGES, Architecture
 from sepnas.separable.policy import ExchangePoint, TransmissionPolicy
 from sepnas.separable.space_network import NetworkSpace
-from sepnas.separable.space_parts import Constraints, Objective, PolicySpace
+from sepnas.separable.space_parts import Constraints, ObjectiveName, PolicySpace
 from sepnas.separable.space_points import (
     GENES,
     Place,
@@ -53,7 +53,7 @@ class SearchSpace(Document):
     network: NetworkSpace
     policy: PolicySpace
     constraints: Constraints = Constraints()
-    objectives: Annotated[tuple[Objective, ...], Field(min_length=2)] = ("accuracy", "latency_s", "payload_bytes")
+    objectives: Annotated[tuple[ObjectiveName, ...], Field(min_length=2)] = ("accuracy", "latency_s", "payload_bytes")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -5,29 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import permutations
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator
 
+from sepnas.objectives import OBJECTIVES
 from sepnas.plan.wire import WireFormat
 from sepnas.separable.patterns import matchings
 from sepnas.separable.policy import Lag, MergeRule
 from sepnas.spec.document import Part, repeated, short
 
-Objective = Literal["accuracy", "accuracy_one_lost", "latency_s", "payload_bytes", "energy_j", "memory_bytes"]
-ACCURACIES: tuple[Objective, ...] = ("accuracy", "accuracy_one_lost")
-"""What is judged, not simulated. ``accuracy_one_lost``: with one device lost, the mean over those that may be; one that
-alone has the classifier may not."""
-DIRECTIONS: Mapping[Objective, Literal["maximize", "minimize"]] = MappingProxyType(
-    {
-        "accuracy": "maximize",
-        "accuracy_one_lost": "maximize",
-        "latency_s": "minimize",
-        "payload_bytes": "minimize",
-        "energy_j": "minimize",
-        "memory_bytes": "minimize",
-    }
-)
+if TYPE_CHECKING:
+    ObjectiveName: TypeAlias = str
+else:
+    ObjectiveName = Literal[tuple(OBJECTIVES)]
 MOST_DEVICES: Mapping[str, int] = MappingProxyType({"permutations": 6, "swaps": 8})
 """Up to here the name of a family lists all that there are (720 orders, 105 pairings); beyond, they are to be named."""
 

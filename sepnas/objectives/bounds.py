@@ -1,0 +1,98 @@
+"""Bounds on objectives, as people type them (``latency_s<=20ms``) and as Python gives them (``max_latency_s=0.02``)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from sepnas.errors import SpecError
+from sepnas.objectives.known import ACCURACY, LATENCY_S, OBJECTIVES, PAYLOAD_BYTES
+from sepnas.objectives.objective import Objective
+
+_FORM = re.compile(r"\s*(\w*)\s*([<>=!]+)\s*(.*?)\s*", re.DOTALL)
+_BY_BOUND_NAME: Mapping[str, Objective] = {known.bound_name: known for known in OBJECTIVES.values()}
+_SMALLEST = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A limit on one objective, in its base unit: from above, or from below where more is better."""
+
+    objective: Objective
+    limit: float
+
+    @classmethod
+    def parse(cls, text: str) -> Bound:
+        """``latency_s<=20ms`` or ``accuracy>=90%``; :class:`SpecError` says what is allowed."""
+        form = _FORM.fullmatch(text)
+        if form is None:
+            raise SpecError(
+                f"bound {text!r} cannot be read; give OBJECTIVE<=VALUE, such as latency_s<=20ms; {_allowed()}"
+            )
+        name, comparison, value = form.groups()
+        if name not in OBJECTIVES:
+            raise SpecError(f"bound {text!r}: unknown objective {name!r}; {_allowed()}")
+        objective = OBJECTIVES[name]
+        if comparison != objective.comparison:
+            raise SpecError(
+                f"bound {text!r}: of {name} {'more' if objective.maximised else 'less'} is better, so give "
+                f"{name}{objective.comparison}VALUE; {_allowed()}"
+            )
+        try:
+            return cls(objective, objective.quantity.parse(value))
+        except ValueError as error:
+            raise SpecError(f"bound {text!r}: {error}") from None
+
+    def excess(self, value: float) -> float:
+        """How far ``value`` is beyond the limit, as a share of it; 0 where it keeps it."""
+        if self.objective.maximised:
+            return max(0.0, 1 - value / max(self.limit, _SMALLEST))
+        return value / max(self.limit, _SMALLEST) - 1 if value > self.limit else 0.0
+
+    def __str__(self) -> str:
+        return f"{self.objective.name} {self.objective.comparison} {self.limit:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Several bounds at once; a candidate has to keep them all. Empty, it is false."""
+
+    bounds: tuple[Bound, ...] = ()
+
+    @classmethod
+    def of(cls, **limits: float | None) -> Bounds:
+        """Of limits by name, in base units: ``max_latency_s=0.02, min_accuracy=0.9``; None is no bound.
+
+        Raises :class:`SpecError` for an unknown name.
+        """
+        for name in limits:
+            if name not in _BY_BOUND_NAME:
+                raise SpecError(f"unknown bound {name!r}; allowed: {', '.join(_BY_BOUND_NAME)}")
+        given = ((_BY_BOUND_NAME[name], limit) for name, limit in limits.items())
+        return cls(tuple(Bound(objective, limit) for objective, limit in given if limit is not None))
+
+    def __bool__(self) -> bool:
+        return bool(self.bounds)
+
+    def __iter__(self) -> Iterator[Bound]:
+        return iter(self.bounds)
+
+    def __str__(self) -> str:
+        return " and ".join(map(str, self.bounds))
+
+    def excess(self, measured: Mapping[str, float]) -> float:
+        """How far a candidate's numbers are beyond the bounds, summed; 0 where they keep them all.
+
+        Raises :class:`SearchError` where the number of a bound is not among them.
+        """
+        return sum(bound.excess(bound.objective.value(measured)) for bound in self.bounds)
+
+    def told(self, measured: Mapping[str, float]) -> str:
+        """A candidate's values of all that is bounded, after the three that matter most."""
+        told = dict.fromkeys((ACCURACY, LATENCY_S, PAYLOAD_BYTES, *(bound.objective for bound in self.bounds)))
+        return ", ".join(f"{objective.name} {objective.value(measured):g}" for objective in told)
+
+
+def _allowed() -> str:
+    return f"allowed: {', '.join(f'{known.name}{known.comparison}' for known in OBJECTIVES.values())}"

@@ -1,0 +1,130 @@
+"""An objective: one number of a candidate that a search can optimise, bound, sort by and show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from sepnas.errors import SearchError
+from sepnas.objectives.quantity import Quantity
+
+Direction = Literal["minimize", "maximize"]
+
+
+class SimulatedCosts(Protocol):
+    """The simulation of one inference that costs are taken from; sequences have one entry per device."""
+
+    @property
+    def latency_s(self) -> float: ...
+    @property
+    def makespan_s(self) -> float: ...
+    @property
+    def payload_bytes(self) -> int: ...
+    @property
+    def wire_bytes(self) -> int: ...
+    @property
+    def busy_s(self) -> Sequence[float]: ...
+    @property
+    def peak_memory_bytes(self) -> Sequence[int]: ...
+    @property
+    def energy_j(self) -> Sequence[float]: ...
+
+
+class Answers(Protocol):
+    """A candidate's answers on the validation images."""
+
+    @property
+    def losable(self) -> Collection[int]:
+        """The devices without which there is still an answer."""
+
+    def accuracy(self, lost: Collection[int] = ()) -> float:
+        """The fraction of right answers while the devices ``lost`` are missing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """All facts about one objective; options, bounds, sort keys, columns and search spaces are made from them.
+
+    Exactly one of ``simulated`` and ``judged`` computes it, in the unit of ``quantity``. A simulated value is a cost:
+    each candidate keeps it, in ``costs``. A judged one comes from validation images: only a search that has it among
+    its objectives knows it, and candidates keep it in ``objectives``.
+
+    ``label`` names it in a sentence, ``heading`` in a table (line breaks where it may break), ``short`` in the options
+    ``--max-SHORT`` or ``--min-SHORT`` and in ``--sort``; without one, ``--bound`` and the name serve. ``bound_help``
+    describes the bound. ``shown``: tables have it even where it was not asked for. ``unknown`` is a value that stands
+    for none (no power in the cluster file: 0 J). ``cell`` writes it in a table, where that is not its quantity's
+    format. The column with the highest ``drop`` is the first that a narrow terminal omits; 0 always stays.
+    """
+
+    name: str
+    label: str
+    heading: str
+    quantity: Quantity
+    direction: Direction
+    bound_help: str
+    simulated: Callable[[SimulatedCosts], float] | None = None
+    judged: Callable[[Answers], float] | None = None
+    short: str | None = None
+    shown: bool = False
+    unknown: float | None = None
+    cell: Callable[[float], str] | None = None
+    drop: int = 3
+
+    def __post_init__(self) -> None:
+        if (self.simulated is None) == (self.judged is None):
+            raise ValueError(f"objective {self.name}: must be computed by one of `simulated` and `judged`")
+        if self.maximised and self.quantity.highest is None:
+            raise ValueError(f"objective {self.name}: one that is maximised needs a quantity with a highest value")
+
+    @property
+    def maximised(self) -> bool:
+        return self.direction == "maximize"
+
+    @property
+    def comparison(self) -> str:
+        """The operator of a bound: ``<=``, or ``>=`` where more is better."""
+        return ">=" if self.maximised else "<="
+
+    @property
+    def bound_name(self) -> str:
+        """Its bound in a search space and in Python: ``max_latency_s``, ``min_accuracy``."""
+        return f"{'min' if self.maximised else 'max'}_{self.name}"
+
+    @property
+    def title(self) -> str:
+        """The heading in one line."""
+        return " ".join(self.heading.split())
+
+    def text(self, value: float) -> str:
+        """The value in a table."""
+        return (self.cell or self.quantity.format)(value)
+
+    def data(self, value: float) -> float | int:
+        """The value in JSON: counts are integers."""
+        return int(value) if self.quantity.whole else value
+
+    def value(self, measured: Mapping[str, float]) -> float:
+        """Its value among a candidate's numbers; :class:`SearchError` where it is not there."""
+        if self.name in measured:
+            return measured[self.name]
+        raise SearchError(
+            f"candidates have no {self.name}, because this search did not "
+            + ("judge it; name it in the space's `objectives`" if self.judged else "keep it; run the search again")
+        )
+
+    def known_value(self, measured: Mapping[str, float]) -> float | None:
+        """Its value among a candidate's numbers; None where it is missing, or stands for none."""
+        value = measured.get(self.name)
+        return None if value == self.unknown else value
+
+    def sort_key(self, value: float) -> float:
+        """Rises from the best value to the worst."""
+        return -value if self.maximised else value
+
+    def share(self, value: float, worst: float) -> float:
+        """From 0, ideal, to 1: a cost of ``worst`` (where that is 0, of 1), or nothing of what is maximised."""
+        highest = self.quantity.highest
+        if self.maximised and highest is not None:
+            return (highest - value) / highest
+        return value / worst if worst else min(value, 1.0)

@@ -1,0 +1,40 @@
+"""Quantities that objectives are measured in: how people type a value, and how it is shown to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sepnas.units import (
+    format_bytes,
+    format_joules,
+    format_seconds,
+    format_share,
+    parse_bytes,
+    parse_joules,
+    parse_seconds,
+    parse_share,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A kind of number, in one base unit.
+
+    ``parse`` takes what people type and raises ``ValueError`` with what is allowed. ``format`` keeps three digits or
+    more, and ``parse`` reads what it writes. ``highest`` is the largest possible value; a ``whole`` quantity counts.
+    """
+
+    unit: str
+    metavar: str
+    examples: str
+    parse: Callable[[str], float]
+    format: Callable[[float], str]
+    highest: float | None = None
+    whole: bool = False
+
+
+BYTES = Quantity("B", "SIZE", "200KB, 64KiB, 50000 (bytes)", parse_bytes, format_bytes, whole=True)
+SECONDS = Quantity("s", "TIME", "20ms, 800us, 1.5s", parse_seconds, format_seconds)
+JOULES = Quantity("J", "ENERGY", "0.5J, 20mJ", parse_joules, format_joules)
+SHARE = Quantity("", "SHARE", "95% or 0.95", parse_share, format_share, highest=1.0)
