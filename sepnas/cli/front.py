@@ -9,17 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sepnas.cli.options import (
-    MaxBytes,
-    MaxEnergy,
-    MaxLatency,
-    MaxMemory,
-    MinAccuracy,
-    MinOneLost,
-    SearchFolder,
-)
+from sepnas.cli.bounds import BoundOptions
+from sepnas.cli.grouped import grouped
+from sepnas.cli.options import SearchFolder
 from sepnas.console import print_json, say, warn
-from sepnas.objectives import ACCURACY, LATENCY_S, OBJECTIVES, PAYLOAD_BYTES, Bounds, Objective, shown_objectives
+from sepnas.objectives import ACCURACY, LATENCY_S, OBJECTIVES, PAYLOAD_BYTES, Objective, shown_objectives
 from sepnas.tables import DataColumn, DataTable, print_table, text_column
 from sepnas.units import format_count, format_idle
 
@@ -32,22 +26,14 @@ _SORTED_BY = {objective.short: objective for objective in OBJECTIVES.values() if
 SortKey = Enum("SortKey", {key: key for key in (*_SORTED_BY, "candidate")}, type=str)  # type: ignore[misc]
 """What the table can be sorted by; the best stands first."""
 _BY_BYTES = SortKey("bytes")
+_SHORT_KEYS = [objective.short for objective in OBJECTIVES.values() if objective.short]
+_SORT_HELP = f"{', '.join(_SHORT_KEYS)}, candidate, or the name of an objective: the best first."
 
 
-_SORT_HELP = (
-    f"{', '.join(key for key in _SORTED_BY if key not in OBJECTIVES or key == OBJECTIVES[key].short)}, candidate, or "
-    "the name of an objective: the best first."
-)
-
-
+@grouped
 def front(
     run: SearchFolder,
-    max_bytes: MaxBytes = None,
-    max_latency: MaxLatency = None,
-    max_energy: MaxEnergy = None,
-    max_memory: MaxMemory = None,
-    min_accuracy: MinAccuracy = None,
-    min_accuracy_one_lost: MinOneLost = None,
+    limits: BoundOptions,
     sort: Annotated[SortKey, typer.Option(metavar="WHAT", help=_SORT_HELP)] = _BY_BYTES,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -56,17 +42,16 @@ def front(
     Sizes count 1000 bytes to a KB and 1024 to a KiB. The knee is the point nearest to the ideal one, each objective
     scaled to the front's own range. Of a search that is not finished it is the front of what is judged so far.
 
-    Bounds may be combined; without any all points are shown.
+    Bounds may be combined; without any all points are shown. `--bound` takes every objective, in quotes, for the shell
+    would read `<` as a file's; `--max-latency 20ms` is short for `--bound 'latency_s<=20ms'`.
 
-    Example: `sepnas front runs/search --max-bytes 200KB --min-accuracy 90% --sort accuracy`
+    Examples: `sepnas front runs/search --max-bytes 200KB --min-accuracy 90% --sort accuracy`, `sepnas front
+    runs/search --bound 'makespan_s<=20ms' --sort makespan_s`
     """
     from sepnas.search.found import Found
 
     found = Found.load(run)
-    bounds = Bounds.of(
-        max_latency_s=max_latency, max_payload_bytes=max_bytes, min_accuracy=min_accuracy, max_energy_j=max_energy,
-        max_memory_bytes=max_memory, min_accuracy_one_lost=min_accuracy_one_lost,
-    )  # fmt: skip
+    bounds = limits.bounds()
     shown = sorted(found.within(bounds), key=partial(_sort_value, sort.value))
     if json_:
         print_json(_front_data(found, shown))

@@ -28,15 +28,7 @@ from sepnas.spec.figures import Fit
 from sepnas.spec.recognise import WORDS, Kind, recognise
 from sepnas.terminal import one_line
 from sepnas.train.recipe import RecipeChanges
-from sepnas.units import (
-    format_count,
-    format_names,
-    parse_bytes,
-    parse_joules,
-    parse_seconds,
-    parse_share,
-    parse_timeout,
-)
+from sepnas.units import format_count, format_names, parse_bytes, parse_seconds, parse_timeout
 
 if TYPE_CHECKING:
     from sepnas.train.images import ImageData
@@ -83,7 +75,7 @@ def quantity(parse: Callable[[str], float]) -> Callable[[str | float], float]:
     return read
 
 
-size_bytes, time_s, energy_j, share = map(quantity, (parse_bytes, parse_seconds, parse_joules, parse_share))
+size_bytes, time_s = quantity(parse_bytes), quantity(parse_seconds)
 deadline_s = quantity(lambda text: parse_timeout(text, MAX_DEADLINE_S))
 
 
@@ -319,40 +311,3 @@ SearchFolder = Annotated[
         metavar="RUN", parser=path_to("search"), help="The folder of a search (its --out), finished or not."
     ),
 ]
-
-
-MaxBytes = Annotated[
-    float | None,
-    typer.Option(parser=size_bytes, metavar="SIZE", help="Most payload of one inference: 200KB, 64KiB, 50000 (bytes)."),
-]
-
-
-MaxLatency = Annotated[
-    float | None, typer.Option(parser=time_s, metavar="TIME", help="Longest latency, as simulated: 20ms, 800us, 1.5s.")
-]
-
-
-MaxEnergy = Annotated[
-    float | None,
-    typer.Option(parser=energy_j, metavar="ENERGY", help="Most energy, all devices: 0.5J, 20mJ."),
-]
-
-
-MaxMemory = Annotated[
-    float | None,
-    typer.Option(parser=size_bytes, metavar="SIZE", help="Most memory of the fullest device: 512KiB."),
-]
-
-
-MinAccuracy = Annotated[
-    float | None, typer.Option(parser=share, metavar="SHARE", help="Least validation accuracy: 95% or 0.95.")
-]
-
-
-MinOneLost = Annotated[
-    float | None,
-    typer.Option(
-        "--min-accuracy-one-lost", parser=share, metavar="SHARE",
-        help="Least accuracy with one device lost, where the space has it for an objective.",
-    ),
-]  # fmt: skip

@@ -8,48 +8,43 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sepnas.cli.bounds import BoundOptions
 from sepnas.cli.front import (
     _warn_of_idle,  # BACK
     print_front,  # BACK
 )
-from sepnas.cli.options import FILE, MaxBytes, MaxEnergy, MaxLatency, MaxMemory, MinAccuracy, MinOneLost, SearchFolder
+from sepnas.cli.grouped import grouped
+from sepnas.cli.options import FILE, SearchFolder
 from sepnas.console import say
 from sepnas.errors import SearchError
-from sepnas.objectives import Bounds
 from sepnas.report.commands import data_options
 
 if TYPE_CHECKING:
     from sepnas.search.folder import SearchRun
 
 
+@grouped
 def pick(
     run: SearchFolder,
+    limits: BoundOptions,
     out: Annotated[Path, typer.Option(help="The architecture file to write.", **FILE)] = Path("architecture.json"),
     candidate: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="Take this one, on the front or not [the best within bounds]."),
     ] = None,
-    max_bytes: MaxBytes = None,
-    max_latency: MaxLatency = None,
-    max_energy: MaxEnergy = None,
-    max_memory: MaxMemory = None,
-    min_accuracy: MinAccuracy = None,
-    min_accuracy_one_lost: MinOneLost = None,
 ) -> None:
     """Write the architecture of one candidate: the most accurate within the bounds, or the knee without any.
 
     The knee is the point of the front that is nearest to the ideal one, as `sepnas front` marks it.
 
-    Example: `sepnas pick runs/search --max-bytes 200KB --max-latency 20ms --out architecture.json`
+    Examples: `sepnas pick runs/search --max-bytes 200KB --max-latency 20ms --out architecture.json`, `sepnas pick
+    runs/search --bound 'memory_bytes<=64KiB'`
     """
     from sepnas.search.choose import pick as choose
     from sepnas.search.found import Found
 
     found = Found.load(run)
-    bounds = Bounds.of(
-        max_latency_s=max_latency, max_payload_bytes=max_bytes, min_accuracy=min_accuracy, max_energy_j=max_energy,
-        max_memory_bytes=max_memory, min_accuracy_one_lost=min_accuracy_one_lost,
-    )  # fmt: skip
+    bounds = limits.bounds()
     if candidate is None:
         chosen = choose(found.candidates, bounds)
     else:

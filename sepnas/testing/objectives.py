@@ -6,71 +6,84 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
+import pytest
+
 from sepnas.cost.simulator import Simulation, simulate
-from sepnas.objectives import Bound, Objective
+from sepnas.objectives import OBJECTIVES, Bound, Objective
 from sepnas.separable.architecture import named_architecture
 from sepnas.separable.build import build_plan
 from sepnas.spec.cluster import Cluster, Power, uniform_cluster
 
 PRECISION = 5e-3
-"""Three digits are shown: a value may change by so much, relative to itself, when it is formatted and parsed."""
+"""Relative change that a value may undergo when it is formatted and parsed: three digits are shown."""
 _NUM_DEVICES = 4
-_POWERS = (0, -1, -3, -5, -7)
-"""Of ten: the sizes of the values that are formatted and parsed."""
+_SMALL, _LARGE = (1.0, 1e-1, 1e-3, 1e-5), (1e2, 1e4, 1e8)
+"""Sizes of the values that are formatted and parsed; a share is never larger than 1."""
 
 
-def check_objective(objective: Objective) -> None:
-    """Hold an objective against its contract; ``AssertionError`` names the part that it breaks.
+class ObjectiveContract:
+    """The fixture ``objective`` gives an :class:`sepnas.objectives.Objective` that is in ``OBJECTIVES``."""
 
-    Its value is finite on real simulations and on answers, it gets worse when everything gets worse, shares and
-    bounds follow its direction, and what its quantity formats is parsed to the same value.
-    """
-    ranked = list(_ranked_values(objective))
-    for values in ranked:
-        _check_values(objective, values)
-    assert any(values[0] != values[-1] for values in ranked), f"{objective.name}: does not tell worse cases apart"
-    highest = objective.quantity.highest
-    for scale in _POWERS if highest is not None else (*_POWERS, 2, 4, 8):
-        _check_text(objective, 0.987654 * 10.0**scale * (highest or 1.0))
-    words = objective.label, objective.heading, objective.bound_help, objective.quantity.examples
-    assert all(words), f"{objective.name}: has no {words}"
+    @pytest.fixture
+    def cases(self, objective: Objective) -> list[list[float]]:
+        """Values of real simulations, or of answers; within each list everything gets worse."""
+        return list(ranked_values(objective))
+
+    def test_its_values_are_finite_and_none_is_negative(self, objective: Objective, cases: list[list[float]]) -> None:
+        """Every value is from 0 to the highest that its quantity has."""
+        highest = objective.quantity.highest or math.inf
+        assert all(0 <= value <= highest and math.isfinite(value) for values in cases for value in values)
+
+    def test_worse_is_never_better(self, objective: Objective, cases: list[list[float]]) -> None:
+        """Its sort key and its share of the worst rise as everything gets worse, and somewhere they do rise."""
+        for values in cases:
+            worst = max(*values, 1.0)
+            for ranks in (map(objective.sort_key, values), (objective.share(value, worst) for value in values)):
+                found = list(ranks)
+                assert found == sorted(found)
+        assert any(values[0] != values[-1] for values in cases)
+
+    def test_its_share_is_from_0_to_1(self, objective: Objective, cases: list[list[float]]) -> None:
+        """Ideal is 0, and the worst is 1, whatever the unit."""
+        for values in cases:
+            shares = [objective.share(value, max(*values, 1.0)) for value in values]
+            assert [0, *shares, 1] == sorted([0, *shares, 1])
+
+    def test_a_bound_excludes_what_is_worse(self, objective: Objective, cases: list[list[float]]) -> None:
+        """A value keeps a bound of itself and one that is looser; the excess is more than 0 for one that is worse."""
+        for better, value, worse in cases:
+            bound = Bound(objective, value)
+            assert bound.excess(better) == bound.excess(value) == 0
+            assert bound.excess(worse) > 0 or worse == value
+
+    def test_what_it_shows_is_read_back(self, objective: Objective) -> None:
+        """A formatted value is parsed to the same, by itself and in a bound."""
+        quantity = objective.quantity
+        for scale in _SMALL if quantity.highest else (*_SMALL, *_LARGE):
+            value = round(0.987654 * scale) if quantity.whole else 0.987654 * scale
+            shown = quantity.format(value)
+            read = quantity.parse(shown)
+            hundredth_percent = 1e-4 if quantity.highest else 0
+            assert math.isclose(read, value, rel_tol=PRECISION, abs_tol=hundredth_percent), (shown, read)
+            assert Bound.parse(f"{objective.name}{objective.comparison}{shown}") == Bound(objective, read)
+
+    def test_it_has_words(self, objective: Objective) -> None:
+        """Its label, its heading and the help of its bound are not empty, and a value has a text."""
+        assert all((objective.label, objective.heading, objective.bound_help, objective.quantity.examples))
+        assert objective.text(0.5)
+
+    def test_it_is_registered(self, objective: Objective) -> None:
+        """Spaces, options and reports find it by its name."""
+        assert OBJECTIVES[objective.name] is objective
 
 
-def _ranked_values(objective: Objective) -> Iterator[list[float]]:
-    """Values of cases that get worse from one to the next."""
+def ranked_values(objective: Objective) -> Iterator[list[float]]:
+    """Three values for each of several cases, the best first."""
     if objective.simulated is not None:
         for policy in ("none", "hand-made", "all-to-all"):
             yield [objective.simulated(_worse(_simulation(policy), times)) for times in (1, 2, 5)]
     if objective.judged is not None:
         yield [objective.judged(RankedAnswers(right)) for right in (0.9, 0.5, 0.1)]
-
-
-def _check_values(objective: Objective, values: list[float]) -> None:
-    name, highest = objective.name, objective.quantity.highest
-    assert all(math.isfinite(value) and value >= 0 for value in values), f"{name}: not finite, or negative: {values}"
-    assert highest is None or max(values) <= highest, f"{name}: more than {highest}: {values}"
-    keys = [objective.sort_key(value) for value in values]
-    assert keys == sorted(keys), f"{name}: worse cases do not rise in `sort_key`: {values}"
-    worst = max(*values, 1.0)
-    shares = [objective.share(value, worst) for value in values]
-    assert [0, *shares, 1] == sorted([0, *shares, 1]), f"{name}: shares are {shares}"
-    if values[0] == values[-1]:  # such as the payload of a policy without transfers
-        return
-    excesses = [Bound(objective, values[1]).excess(value) for value in values]
-    assert [each > 0 for each in excesses] == [False, False, True], f"{name}: beyond {values[1]:g} by {excesses}"
-
-
-def _check_text(objective: Objective, value: float) -> None:
-    quantity, name = objective.quantity, objective.name
-    value = round(value) if quantity.whole else value
-    read = quantity.parse(quantity.format(value))
-    hundredth_percent = 1e-4 if quantity.highest else 0
-    assert math.isclose(read, value, rel_tol=PRECISION, abs_tol=hundredth_percent), (
-        f"{name}: {value!r} is shown as {quantity.format(value)!r}, which is read as {read!r}"
-    )
-    bound = Bound.parse(f"{name}{objective.comparison}{quantity.format(value)}")
-    assert bound == Bound(objective, read), f"{name}: {bound} is another bound than that of {read!r}"
-    assert objective.text(value), f"{name}: an empty cell for {value!r}"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from sepnas.cli.main import app, main
 from sepnas.errors import SearchError
+from sepnas.objectives import OBJECTIVES
 from sepnas.search.candidate import Candidate
 from sepnas.search.canonical import plan_key
 from sepnas.search.found import Found
@@ -94,6 +95,66 @@ def test_a_bound_beside_the_objectives_brings_up_the_best_within_it(run: Path) -
     kept = shown(run, "--max-memory", f"{bound:.0f}")["candidates"]
     fitting = [c for c in found.candidates if c.costs["memory_bytes"] <= bound]
     assert max(p["accuracy"] for p in kept) == max(c.objectives["accuracy"] for c in fitting)
+
+
+@pytest.mark.parametrize(
+    ("short", "text", "bound"),
+    [
+        ("--max-bytes", "4KB", "payload_bytes<=4KB"),
+        ("--max-latency", "2ms", "latency_s<=2ms"),
+        ("--max-memory", "52KB", "memory_bytes<=52KB"),
+        ("--max-energy", "1J", "energy_j<=1J"),
+        ("--min-accuracy", "95%", "accuracy>=95%"),
+    ],
+)
+def test_a_short_form_is_the_bound_of_its_objective(run: Path, short: str, text: str, bound: str) -> None:
+    """`--max-latency 2ms` leaves what `--bound 'latency_s<=2ms'` leaves."""
+    assert shown(run, short, text) == shown(run, "--bound", bound)
+
+
+@pytest.mark.parametrize("name", [name for name, known in OBJECTIVES.items() if known.simulated])
+def test_every_objective_can_be_bounded_and_sorted_by(run: Path, name: str) -> None:
+    """Within a bound, given twice, are those that keep the tighter one; the table has its column, the best first."""
+    values = sorted(candidate.costs[name] for candidate in Found.load(run).candidates)
+    bound, loose = f"{name}<={_typed(name, values[30])}", f"{name}<={_typed(name, 2 * values[-1])}"
+    kept = [point[name] for point in shown(run, "--bound", loose, "--bound", bound, "--sort", name)["candidates"]]
+    assert kept == sorted(kept)
+    assert kept[-1] <= values[30]
+    headings = cli("front", run, "--bound", bound).output.partition("─")[0]
+    known = any(values)  # the cluster gives no power
+    assert all((word in headings) == known for word in OBJECTIVES[name].heading.split())
+
+
+def _typed(name: str, value: float) -> str:
+    """A value of an objective as people type it, without rounding."""
+    return f"{value!r}{OBJECTIVES[name].quantity.unit}"
+
+
+@pytest.mark.parametrize(
+    ("bound", "said"),
+    [
+        ("latency_s>=2ms", "give latency_s<=VALUE; allowed: accuracy>=, "),
+        ("speed<=3", "unknown objective 'speed'; allowed: accuracy>=, "),
+        ("latency_s<=2", "a number with its unit us, ms or s"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["front", "pick"])
+def test_a_bound_that_cannot_be_read_says_what_is_allowed(run: Path, verb: str, bound: str, said: str) -> None:
+    """A wrong direction, an unknown name and a missing unit end with code 2 and name the option."""
+    result = cli(verb, run, "--bound", bound)
+    words = " ".join(result.output.replace("│", " ").split())
+    assert result.exit_code == 2
+    assert "'--bound'" in words
+    assert said.strip() in words
+
+
+def test_pick_keeps_any_bound(run: Path, tmp_path: Path) -> None:
+    """The most accurate candidate within a bound on what is no objective of the space is written."""
+    out, candidates = tmp_path / "a.json", Found.load(run).candidates
+    limit = sorted(candidate.costs["makespan_s"] for candidate in candidates)[20]
+    assert cli("pick", run, "--bound", f"makespan_s<={limit!r}s", "--out", out).exit_code == 0
+    fitting = [candidate for candidate in candidates if candidate.costs["makespan_s"] <= limit]
+    assert Architecture.load(out) == max(fitting, key=lambda c: c.objectives["accuracy"]).architecture
 
 
 @pytest.mark.parametrize(("sort", "key", "sign"), [("accuracy", "accuracy", -1), ("latency", "latency_s", 1)])

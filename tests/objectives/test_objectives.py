@@ -3,48 +3,68 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from sepnas.cost.simulator import simulate
 from sepnas.errors import SearchError, SpecError
-from sepnas.objectives import OBJECTIVES, Bound, Bounds, Objective, costs_of, find_objective, shown_objectives
+from sepnas.objectives import (
+    LATENCY_S,
+    OBJECTIVES,
+    Bound,
+    Bounds,
+    Objective,
+    costs_of,
+    find_objective,
+    shown_objectives,
+)
 from sepnas.objectives.quantity import SECONDS
 from sepnas.separable.architecture import named_architecture
 from sepnas.separable.build import build_plan
 from sepnas.spec.cluster import uniform_cluster
-from sepnas.testing.objectives import check_objective
+from sepnas.testing.objectives import ObjectiveContract, ranked_values
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_each_objective_keeps_the_contract(name: str) -> None:
-    """It is finite, follows its direction, and what it formats is read back."""
-    check_objective(OBJECTIVES[name])
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=list(OBJECTIVES))
+class TestRegisteredObjectives(ObjectiveContract):
+    """Each registered objective keeps the contract."""
+
+
+FACTS = {name: getattr(LATENCY_S, name) for name in Objective.__dataclass_fields__}
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "part"),
     [
-        ({"simulated": lambda simulation: float("nan")}, "not finite"),
-        ({"simulated": lambda simulation: 1 / simulation.latency_s}, "do not rise"),
-        ({"simulated": lambda simulation: 1.0}, "does not tell worse cases apart"),
-        ({"quantity": replace(SECONDS, format=lambda value: f"{value:.0f} s")}, "is shown as '1 s'"),
+        (
+            {"simulated": lambda simulation: float("nan")},
+            ObjectiveContract.test_its_values_are_finite_and_none_is_negative,
+        ),
+        ({"simulated": lambda simulation: 1 / simulation.latency_s}, ObjectiveContract.test_worse_is_never_better),
+        ({"simulated": lambda simulation: 1.0}, ObjectiveContract.test_worse_is_never_better),
     ],
 )
-def test_the_contract_finds_what_is_broken(broken: dict, said: str) -> None:
-    """An objective that breaks a part of the contract is refused with that part."""
-    facts = {name: getattr(OBJECTIVES["latency_s"], name) for name in Objective.__dataclass_fields__}
-    with pytest.raises(AssertionError, match=said):
-        check_objective(Objective(**facts | broken))
+def test_the_contract_finds_values_that_break_it(broken: dict, part: Callable) -> None:
+    """Values that are no numbers, get better as all gets worse, or are always the same are found."""
+    objective = Objective(**FACTS | broken)
+    with pytest.raises(AssertionError):
+        part(ObjectiveContract(), objective, list(ranked_values(objective)))
+
+
+def test_the_contract_finds_a_format_that_is_not_read_back() -> None:
+    """Seconds without decimals lose the value."""
+    coarse = Objective(**FACTS | {"quantity": replace(SECONDS, format=lambda value: f"{value:.0f} s")})
+    with pytest.raises(AssertionError, match="1 s"):
+        ObjectiveContract().test_what_it_shows_is_read_back(coarse)
 
 
 def test_an_objective_is_computed_in_one_way_and_has_an_ideal() -> None:
     """Neither both computations nor none, and none that is maximised without a highest value."""
-    facts = {name: getattr(OBJECTIVES["latency_s"], name) for name in Objective.__dataclass_fields__}
     for wrong in ({"simulated": None}, {"judged": lambda answers: 0.5}, {"direction": "maximize"}):
         with pytest.raises(ValueError, match="objective latency_s: "):
-            Objective(**facts | wrong)
+            Objective(**FACTS | wrong)
 
 
 def test_costs_are_those_of_the_simulation() -> None:
