@@ -1,152 +1,302 @@
-"""sepnas from Python."""
+"""sepnas from Python: one function for each step from an architecture to predictions, weights and deployments.
+
+Each function takes and returns typed objects, raises errors of :mod:`sepnas.errors`, and imports torch or NNI only when
+it is called. Files and folders are those of the command line. Images are ``(N, channels, height, width)``, times are in
+seconds, sizes in bytes.
+
+``create_model``, ``load``, ``export``, ``simulate`` and ``Session`` can be reached as ``sepnas.create_model`` and so
+on; ``search`` and ``train`` as ``sepnas.api.search``, because ``sepnas.search`` and ``sepnas.train`` are packages.
+"""
 
 from __future__ import annotations
 
-import math
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from sepnas.console import export_bar, warn
+from sepnas.console import export_bar
+from sepnas.cost.prediction import Prediction, predict
 from sepnas.deployment.manifest import EXACT_ENGINES, EngineName, Manifest, OnMissing
-from sepnas.errors import DataError, DeploymentError, SpecError, TrainingError
-from sepnas.plan.wire import LEVELS, UNCONVERTED, WIRE_FORMATS, Scale
-from sepnas.separable.architecture import Architecture, named_architecture, named_policy
-from sepnas.separable.policy import TransmissionPolicy
+from sepnas.errors import DeploymentError, SearchError
+from sepnas.runtime.client.session import Session
+from sepnas.search.explorer import BATCH, StrategyName
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.build import build_plan
+from sepnas.separable.read import read_architecture
+from sepnas.separable.space import SearchSpace
+from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.dataset import DataFacts
-from sepnas.spec.document import FILE_SUFFIXES
+from sepnas.spec.folder_lock import refuse_held
 from sepnas.spec.hosts import Hosts
-from sepnas.spec.recognise import recognise
-from sepnas.units import format_names
+from sepnas.train.recipe import NO_CHANGES, Recipe, RecipeChanges
+from sepnas.train.source import DataSource
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from sepnas.deploy.services import Service
+    from sepnas.measure.int8_data import Int8Data
     from sepnas.nets.separable import SeparableResNeXt
+    from sepnas.search.progress import ProgressOption
+    from sepnas.search.run import SearchResult
+    from sepnas.search.trials.settings import Trials
     from sepnas.train.images import ImageData
-    from sepnas.train.recipe import Recipe
     from sepnas.train.record import TrainingResult
+    from sepnas.train.training import Training
+
+__all__ = [
+    "DataSource",
+    "RecipeChanges",
+    "Session",
+    "create_model",
+    "export",
+    "load",
+    "prepare_training",
+    "search",
+    "simulate",
+    "train",
+]
+
+PathLike: TypeAlias = str | os.PathLike[str]
 
 
-def train_architecture(
-    architecture: Architecture,
-    data: ImageData,
-    recipe: Recipe,
-    out: Path,
-    seed: int,
-    resume: bool,
+def create_model(
+    architecture: Architecture | PathLike,
     *,
+    devices: int | None = None,
+    policy: str | None = None,
+    classes: int | None = None,
+    image_size: int | None = None,
+    wire: str | None = None,
+    learned_scales: bool | None = None,
+    pretrained: PathLike | None = None,
+    seed: int = 0,
+) -> SeparableResNeXt:
+    """A separable network as a ``torch.nn.Module`` from images ``(N, C, H, W)`` to logits ``(N, num_classes)``.
+
+    It computes what the devices compute together, messages in their wire formats included, and is in eval mode.
+
+    >>> network = create_model("resnext11_2x4d", devices=2, policy="hand-made", classes=10, image_size=16)
+    >>> network(torch.zeros(5, 3, 16, 16)).shape
+    torch.Size([5, 10])
+
+    Args:
+        architecture: a name such as ``resnext56_4x16d``, an architecture file, or an architecture.
+        devices: number of devices that a named network is separated over; 1 by default.
+        policy: a named transmission policy (``all-to-all``, ``hand-made``, ``none``) or a policy file.
+        classes, image_size: of a named network, 100 classes and 32 pixels a side by default.
+        wire: wire format of all messages, such as ``int8``; as the policy says by default.
+        learned_scales: whether quantised messages have learned scales; as the policy says by default.
+        pretrained: a training run or a checkpoint file to take the weights from; random by default. Learned scales
+            that the run does not have keep their initial values.
+        seed: seed of random weights, 0..2**32-1.
+
+    Raises:
+        SpecError: an unknown name or policy, or an argument that contradicts the file.
+        TrainingError: pretrained weights of another network; a policy may differ.
+        CheckpointError: a missing or damaged checkpoint.
+    """
+    from sepnas.train.checkpoint import load_network, new_network
+    from sepnas.train.start import take_over
+
+    found = read_architecture(architecture, devices, policy, classes, image_size, wire, learned_scales)
+    network = new_network(found, seed)
+    if pretrained is not None:
+        take_over(network, load_network(pretrained), f"pretrained {pretrained}")
+    return network.eval()
+
+
+def load(run: PathLike) -> SeparableResNeXt:
+    """The trained network of a run (its best epoch) or of one checkpoint file, on the CPU, in eval mode.
+
+    Images ``(N, C, H, W)`` must be normalised as in training; ``data.json`` in the run's folder has mean and deviation.
+
+    >>> network = load("training")
+    >>> network.architecture.num_devices, network.training
+    (2, False)
+
+    Raises:
+        CheckpointError: a missing or damaged file, or weights of another architecture.
+    """
+    from sepnas.train.checkpoint import load_network
+
+    return load_network(run)
+
+
+def train(
+    architecture: Architecture | PathLike,
+    out: PathLike,
+    *,
+    data: ImageData | DataSource | str | None = None,
+    devices: int | None = None,
+    policy: str | None = None,
+    recipe: Recipe | str | None = None,
+    changes: RecipeChanges = NO_CHANGES,
+    start: PathLike | None = None,
+    teachers: Sequence[PathLike] = (),
+    seed: int = 0,
+    resume: bool = False,
     device: str = "auto",
     threads: int | None = None,
     stop_after_s: float | None = None,
-    teachers: Sequence[SeparableResNeXt] = (),
-    start: SeparableResNeXt | None = None,
     compiled: bool = False,
 ) -> TrainingResult:
-    """Train from a seed or from ``start``; the run's folder then holds all that ``export`` needs."""
-    from sepnas.train.loop import train_network
-    from sepnas.train.start import digest_of, first_network
-    from sepnas.train.threads import use_threads_for
+    """Train an architecture and write a run's folder; the best epoch is chosen by validation images.
 
-    use_threads_for(architecture, threads)
-    network = first_network(architecture, data, seed, start, "--start")
-    return train_network(
-        network, data, recipe, out, seed=seed, resume=resume, device=device, stop_after_s=stop_after_s,
-        teachers=teachers, start=digest_of(start), compiled=compiled,
+    A named network gets the classes and the input of the images. A run that was interrupted goes on with ``resume``,
+    to the same weights as an unbroken one. The test split is not touched.
+
+    >>> result = train("resnext11_2x4d", "training", devices=2, data="digits", changes=RecipeChanges(epochs=1))
+    >>> result.finished, result.best_epoch, 0 <= result.best_accuracy <= 1
+    (True, 1, True)
+
+    Args:
+        architecture: a name, an architecture file, or an architecture.
+        out: the run's folder; it must be new or empty unless ``resume``.
+        data: a data set's name (``digits``, ``cifar100``, ``folder:PATH``), a source, or images; the digits by default.
+        devices, policy: as for :func:`create_model`.
+        recipe: a recipe, its name or its file; one for the data set by default.
+        changes: values that replace those of the recipe, such as ``epochs``.
+        start: a run whose weights the training begins with; only the policy may differ.
+        teachers: runs on the same data whose answers are distilled.
+        seed: seed of the weights, the order of images and all sampling, 0..2**32-1.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        threads: torch's threads; one for a small network, else all cores.
+        stop_after_s: stop after so many seconds; ``resume`` goes on.
+        compiled: run steps through ``torch.compile``.
+
+    Raises:
+        DataError: a data set that is missing, or must be named because the network reads other images.
+        TrainingError: images, a seed or a start that do not fit, a loss that is not finite, a folder in use.
+        CheckpointError, SpecError, StorageError: a file that is damaged, wrong, or cannot be written.
+    """
+    training = prepare_training(
+        architecture, data, devices=devices, policy=policy, recipe=recipe, changes=changes, start=start,
+        teachers=teachers,
+    )  # fmt: skip
+    return training.run(
+        Path(out), seed=seed, resume=resume, device=device, threads=threads, stop_after_s=stop_after_s,
+        compiled=compiled,
     )  # fmt: skip
 
 
-def load_teacher(run: Path, images: ImageData) -> SeparableResNeXt:
-    """The network of a training run, if it was trained on the same classes and inputs."""
-    from sepnas.train.checkpoint import load_network
+def prepare_training(
+    architecture: Architecture | PathLike,
+    data: ImageData | DataSource | str | None = None,
+    *,
+    devices: int | None = None,
+    policy: str | None = None,
+    wire: str | None = None,
+    learned_scales: bool | None = None,
+    recipe: Recipe | str | None = None,
+    changes: RecipeChanges = NO_CHANGES,
+    start: PathLike | None = None,
+    teachers: Sequence[PathLike] = (),
+) -> Training:
+    """All inputs of a training, read and checked; ``run`` trains. Arguments and errors are those of :func:`train`.
 
-    network = load_network(run)
-    check_same_data("--teacher", run, images)
-    return network
+    >>> training = prepare_training("resnext11_2x4d", "digits", devices=2)
+    >>> training.architecture.num_classes, training.images.train.images.shape[1:]
+    (10, torch.Size([1, 8, 8]))
+    """
+    from sepnas.train.training import name_of, prepare
 
-
-def check_same_data(option: str, run: Path, images: ImageData) -> None:
-    """Raise :class:`TrainingError` unless the run was trained on the same classes, normalised alike."""
-    from sepnas.train.checkpoint import DATA
-
-    facts = DataFacts.load((run if run.is_dir() else run.parent) / DATA)
-    if facts.classes != images.classes:
-        raise TrainingError(
-            f"{option} {run}: knows {len(facts.classes)} classes of {facts.name!r}, {facts.classes[0]!r} first; "
-            f"{images.name!r} has {len(images.classes)}, {images.classes[0]!r} first"
-        )
-    pairs = zip(facts.mean + facts.std, images.mean + images.std, strict=True)
-    if not all(math.isclose(a, b, abs_tol=1e-3) for a, b in pairs):
-        raise TrainingError(
-            f"{option} {run}: was trained on images of mean {facts.mean} and deviation {facts.std}, but those of "
-            f"{images.name!r} have {images.mean} and {images.std}: it would see them wrongly"
-        )
-
-
-CALIBRATION_IMAGES = 256
-
-
-@dataclass(frozen=True)
-class Int8Data:
-    """Images for int8: those that its scales are taken from, and those that say what it costs."""
-
-    images: ImageData
-
-    @classmethod
-    def load(cls, run: Path, name: str | None, root: Path | None) -> Int8Data:
-        """The data set that a run was trained on, or another of the same classes; normalised as in training."""
-        from sepnas.train.checkpoint import ARCHITECTURE, DATA
-        from sepnas.train.data import load_dataset
-
-        facts, architecture = DataFacts.load(run / DATA), Architecture.load(run / ARCHITECTURE)
-        try:
-            images = load_dataset(
-                name or facts.name, root=root, image_size=architecture.image_size, resize=facts.resize or "stretch"
-            )
-        except DataError as error:
-            raise DataError(
-                f"--int8 needs images like those that {run} was trained on ({facts.name}); name them with --data "
-                f"(folder:PATH, or with --data-root): {error}"
-            ) from error
-        if images.in_channels != architecture.in_channels:
-            raise DataError(
-                f"--data {images.name}: its images have {images.in_channels} channels, the network of {run} takes "
-                f"{architecture.in_channels}"
-            )
-        if images.classes != facts.classes:
-            raise DataError(
-                f"--data {images.name}: its {len(images.classes)} classes, {images.classes[0]!r} first, are not the "
-                f"{len(facts.classes)} of {run}, {facts.classes[0]!r} first; name the data set that it was trained on"
-            )
-        if facts.content_sha256 not in (None, images.sha256):
-            warn(
-                f"{images.name}: its images are not those that {run} was trained on (changed since, or others); int8's "
-                "scales are taken from these, and some that it is judged by may have been trained on"
-            )
-        return cls(replace(images, mean=facts.mean, std=facts.std))
-
-    def calibration_images(self) -> Tensor:
-        """Training images ``(N, C, H, W)``, the same each time."""
-        import torch
-
-        chosen = torch.randperm(len(self.images.train), generator=torch.Generator().manual_seed(0))
-        return self.images.normalise(self.images.train.images[chosen[:CALIBRATION_IMAGES]])
-
-    def accuracies(self, network: SeparableResNeXt, deployment: Path) -> tuple[float, float]:
-        """On the validation images, in fp32 and with the int8 graphs of a deployment."""
-        from sepnas.deploy.int8 import exported_int8_network
-        from sepnas.train.evaluate import accuracy
-
-        networks = network, exported_int8_network(network, deployment)
-        exact, rounded = (accuracy(each, self.images.val, self.images) for each in networks)
-        return exact, rounded
+    chosen = read_architecture(architecture, devices, policy, wire=wire, learned_scales=learned_scales)
+    return prepare(
+        chosen,
+        DataSource(data) if data is None or isinstance(data, str) else data,
+        name=None if isinstance(architecture, Architecture) else name_of(os.fspath(architecture)),
+        recipe=recipe,
+        changes=changes,
+        start=None if start is None else Path(start),
+        teachers=[Path(run) for run in teachers],
+    )
 
 
-def export_run(
-    run: Path,
-    out: Path,
+def search(
+    space: SearchSpace | PathLike,
+    out: PathLike,
+    *,
+    cluster: Cluster | PathLike | None = None,
+    data: ImageData | DataSource | str | None = None,
+    candidates: int = 200,
+    strategy: StrategyName = "predictive",
+    batch: int = BATCH,
+    recipe: Recipe | str | None = None,
+    changes: RecipeChanges = NO_CHANGES,
+    seed: int = 0,
+    resume: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    trials: Trials | None = None,
+    supernet_only: bool = False,
+    stop_after_s: float | None = None,
+    progress: ProgressOption = True,
+) -> SearchResult:
+    """Search a space for the Pareto front of accuracy, latency and bytes on a cluster, and write a run's folder.
+
+    A supernet with shared weights is trained first; then each candidate is simulated, and its accuracy is that of the
+    supernet on validation images. The same seed gives the same front.
+
+    >>> result = search("space.yaml", "search", candidates=4, changes=RecipeChanges(epochs=1), progress=False)
+    >>> result.candidates, result.front[0].architecture.num_devices
+    (4, 3)
+
+    Args:
+        space: a search space or its file.
+        out: the run's folder; it must be new or empty unless ``resume``.
+        cluster: a cluster or its file; equal boards on 100 Mbit/s by default.
+        data: as for :func:`train`.
+        candidates: number of candidates to evaluate.
+        strategy: one of ``sepnas.search.explorer.STRATEGIES``.
+        batch: number of candidates proposed and evaluated at a time.
+        recipe, changes: of the supernet's training; a recipe of its own by default.
+        seed: seed of the supernet and of the exploration, 0..2**32-1.
+        device, threads: as for :func:`train`.
+        trials: evaluate in NNI's trials, on this machine or others; in this process by default.
+        supernet_only: stop when the supernet is trained; ``resume`` explores.
+        stop_after_s: stop the supernet's training after so many seconds; ``resume`` goes on.
+
+    Raises:
+        SearchError: nothing feasible, a folder that holds another search or is in use.
+        DataError, TrainingError, SpecError, StorageError: as for :func:`train`.
+    """
+    from sepnas.search.run import run_search
+    from sepnas.train.processes import is_alone
+    from sepnas.train.recipe import load_recipe
+    from sepnas.train.threads import use_threads_for
+
+    if not is_alone():
+        raise SearchError("a search is one process; start it without torchrun")
+    refuse_held(Path(out), "searching", SearchError)
+    chosen = space if isinstance(space, SearchSpace) else SearchSpace.load(space)
+    source = DataSource(data) if data is None or isinstance(data, str) else data
+    if isinstance(source, DataSource):
+        source = source.named_for(chosen.network, f"space {chosen.name!r}")
+    use_threads_for(chosen.architecture_of(chosen.largest()), threads)
+    return run_search(
+        chosen,
+        _cluster_of(cluster, chosen.num_devices),
+        source.load() if isinstance(source, DataSource) else source,
+        Path(out),
+        candidates=candidates,
+        seed=seed,
+        strategy=strategy,
+        recipe=load_recipe(recipe) if isinstance(recipe, str) else recipe,
+        changes=changes,
+        batch=batch,
+        resume=resume,
+        progress=progress,
+        device=device,
+        trials=trials,
+        supernet_only=supernet_only,
+        stop_after_s=stop_after_s,
+    )
+
+
+def export(
+    run: PathLike,
+    out: PathLike,
+    *,
     name: str | None = None,
     hosts: Hosts | None = None,
     force: bool = False,
@@ -155,11 +305,35 @@ def export_run(
     services: Sequence[Service] = (),
     int8: Int8Data | None = None,
 ) -> Manifest:
-    """Export the best checkpoint of a training run so far; with ``int8`` for that engine too."""
+    """Cut the best network of a training run into a deployment: one folder for each device.
+
+    >>> manifest = export("training", "deployment", engines=["torch"])
+    >>> manifest.num_devices, manifest.payload_bytes
+    (2, 53248)
+
+    Args:
+        run: a training run with at least one finished epoch.
+        out: the deployment's folder.
+        name: the deployment's name; that of the run's folder by default.
+        hosts: addresses of the devices; all on this machine by default.
+        force: replace a deployment that stands there.
+        engines: engines that graphs are written for.
+        on_missing: whether a late or lost message is an error (``strict``) or left out (``degrade``).
+        services: files that start a worker with its machine: ``systemd``, ``docker``.
+        int8: images that calibrate graphs for ``onnxruntime-int8``; no such graphs by default.
+
+    Returns:
+        The manifest; ``payload_bytes`` are those between devices for one image.
+
+    Raises:
+        DeploymentError: a run without a finished epoch, or a folder that holds something else.
+        CheckpointError, StorageError: a file that is damaged, or cannot be written.
+    """
     from sepnas.deploy.export import export_deployment
     from sepnas.train.checkpoint import DATA, load_network
 
-    _check_run(run)
+    run, out = Path(run), Path(out)
+    check_exportable(run)
     facts = DataFacts.load(run / DATA)
     network = load_network(run)
     with export_bar() as show:
@@ -171,7 +345,8 @@ def export_run(
         )  # fmt: skip
 
 
-def _check_run(run: Path) -> None:
+def check_exportable(run: Path) -> None:
+    """Raise :class:`DeploymentError` unless the folder is a training run with a finished epoch."""
     from sepnas.train.checkpoint import BEST, DATA
 
     for file in (DATA, BEST):
@@ -182,69 +357,42 @@ def _check_run(run: Path) -> None:
             )
 
 
-def read_policy(text: str, network: Architecture) -> TransmissionPolicy:
-    """A named policy for this network, or the content of a policy file; :class:`SpecError` when it does not fit."""
-    if Path(text).suffix not in FILE_SUFFIXES:
-        return named_policy(text, network.num_devices, network.depth)
-    policy = TransmissionPolicy.load(text)
-    policy.check(network.num_devices, network.blocks_per_stage, text)
-    return policy
-
-
-def read_architecture(
-    name: str,
+def simulate(
+    architecture: Architecture | PathLike,
+    cluster: Cluster | PathLike | None = None,
+    *,
     devices: int | None = None,
     policy: str | None = None,
-    classes: int | None = None,
-    image_size: int | None = None,
-    wire: str | None = None,
-    learned_scales: bool | None = None,
-) -> Architecture:
-    """The architecture of a name or of a file, its messages in another format; what contradicts the file is refused."""
-    found = _read_architecture(name, devices, policy, classes, image_size)
-    return with_messages(found, wire, learned_scales)
+    batch: int = 1,
+    percent: float | None = None,
+    in_flight: int | None = None,
+    timeline: bool = False,
+) -> Prediction:
+    """Predict time, bytes, memory and energy of one request on a cluster; torch is not needed.
+
+    >>> found = simulate("resnext56_4x16d", devices=4, policy="hand-made")
+    >>> found.payload_bytes, found.floor_s <= found.latency_s <= found.simulation.makespan_s
+    (5177344, True)
+
+    Args:
+        architecture: a name, an architecture file, or an architecture.
+        cluster: a cluster or its file; equal boards on 100 Mbit/s by default.
+        devices, policy: as for :func:`create_model`.
+        batch: images in one request.
+        percent: also predict the latency that so many percent of the answers do not exceed, by the cluster's jitter.
+        in_flight: also predict the throughput with so many requests open at once.
+        timeline: also record when each device does what.
+
+    Raises:
+        PlanError: the cluster has fewer devices than the plan, or no link for a message.
+        SpecError: an unknown name, a wrong file, or a device profile without an operator's time.
+    """
+    found = read_architecture(architecture, devices, policy)
+    where = _cluster_of(cluster, found.num_devices)
+    return predict(build_plan(found), where, batch, percent=percent, in_flight=in_flight, timeline=timeline)
 
 
-def _read_architecture(
-    name: str, devices: int | None, policy: str | None, classes: int | None, image_size: int | None
-) -> Architecture:
-    known = recognise(Path(name))
-    if known and known[0] != "file":
-        inside = f"; name {Path(name) / 'architecture.json'}" if known[0] == "run" else ""
-        raise SpecError(f"architecture: {name} is {known[1]}, not an architecture's file or name{inside}")
-    if Path(name).suffix in FILE_SUFFIXES:
-        architecture = Architecture.load(name)
-        _refuse_contradictions(name, architecture, devices, classes, image_size)
-        if policy is None:
-            return architecture
-        return architecture.with_policy(read_policy(policy, architecture))
-    plain = named_architecture(name, devices or 1, "none", classes or 100, image_size=image_size or 32)
-    return plain.with_policy(read_policy("all-to-all" if policy is None else policy, plain))
-
-
-def with_messages(architecture: Architecture, wire: str | None, learned_scales: bool | None) -> Architecture:
-    """The same with its messages in another format, or with other scales where they are quantised."""
-    if wire is not None and wire not in WIRE_FORMATS:
-        raise SpecError(f"--wire {wire!r}: allowed are {', '.join(WIRE_FORMATS)}")
-    if wire is None and learned_scales is None:
-        return architecture
-    scale: Scale | None = None if learned_scales is None else "learned" if learned_scales else "sample"
-    policy = architecture.policy.written_in(wire, scale)
-    if scale == "learned" and not policy.learned_scales():
-        why = f"no message is quantised; add {format_names(f'--wire {wire}' for wire in LEVELS)}"
-        if not any(point.transfers for point in policy.points):
-            why = f"the policy of {architecture.name!r} sends nothing but logits, which stay in {UNCONVERTED}"
-        raise SpecError(f"--learned-scales: {why}")
-    return architecture.with_policy(policy)
-
-
-def _refuse_contradictions(
-    name: str, architecture: Architecture, devices: int | None, classes: int | None, image_size: int | None
-) -> None:
-    for option, wanted, found in (
-        ("--devices", devices, architecture.num_devices),
-        ("--classes", classes, architecture.num_classes),
-        ("--image-size", image_size, architecture.image_size),
-    ):
-        if wanted not in (None, found):
-            raise SpecError(f"{name}: the file says {found}, {option} says {wanted}; leave {option} out")
+def _cluster_of(cluster: Cluster | PathLike | None, num_devices: int) -> Cluster:
+    if cluster is None:
+        return uniform_cluster(num_devices)
+    return cluster if isinstance(cluster, Cluster) else Cluster.load(cluster)

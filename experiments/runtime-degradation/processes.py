@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from cells import NUM_DEVICES, Cell
 
-from sepnas.api import export_run
+from sepnas.api import export
 from sepnas.local.processes import START_DEADLINE_S, Launch, WorkerProcess
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.runtime.client.session import Session
@@ -35,7 +35,7 @@ def through_processes(cell: Cell, images: Split, data: ImageData) -> list[dict[s
     network = load_network(cell.run)
     with tempfile.TemporaryDirectory(prefix="sepnas-degradation-") as name:
         folder = Path(name) / "deployment"
-        export_run(cell.run, folder, engines=("onnxruntime",), on_missing="degrade")
+        export(cell.run, folder, engines=("onnxruntime",), on_missing="degrade")
         workers = [
             WorkerProcess(folder / f"device{rank}", Launch(options=("--engine", "onnxruntime")))
             for rank in range(NUM_DEVICES)

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from sepnas.api import Int8Data, export_run
+from sepnas import api
 from sepnas.deploy.export import export_deployment
 from sepnas.deployment.manifest import ENGINE_SUFFIXES, engine_package
+from sepnas.measure.int8_data import Int8Data
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.results.recorder import Recorder
 from sepnas.separable.architecture import Architecture, named_architecture
@@ -93,7 +94,7 @@ def measure(name: str, policy: str, folder: Path, repeats: int) -> dict[str, Any
 def accuracy_row(run: Path, name: str | None, folder: Path) -> dict[str, Any]:
     """What a trained network answers in fp32 and with the int8 graphs of an export, on its validation images."""
     data = Int8Data.load(run, name, None)
-    export_run(run, folder, engines=("onnxruntime",), int8=data)
+    api.export(run, folder, engines=("onnxruntime",), int8=data)
     exact, rounded = data.accuracies(load_network(run), folder)
     row = {"run": run.name, "images": len(data.images.val), "fp32": exact, "int8": rounded}
     print(row, flush=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sepnas.api import Int8Data, _check_run, export_run
+from sepnas import api
 from sepnas.cli.grouped import grouped
 from sepnas.cli.options import PATH, TEXT, DataRoot, path_of, path_to
 from sepnas.console import say, warn
@@ -24,6 +24,7 @@ from sepnas.units import format_count, format_idle, number, seconds
 
 if TYPE_CHECKING:
     from sepnas.deploy.services import Service
+    from sepnas.measure.int8_data import Int8Data
     from sepnas.runtime.engines.shard import Shard
 
 ExportEngine = Literal["torch", "onnxruntime", "both"]
@@ -51,7 +52,11 @@ class Int8Options:
 
     def images(self, run: Path) -> Int8Data | None:
         """The calibration images for a training run; None without `--int8`."""
-        return Int8Data.load(run, self.data, self.data_root) if self.int8 else None
+        if not self.int8:
+            return None
+        from sepnas.measure.int8_data import Int8Data
+
+        return Int8Data.load(run, self.data, self.data_root)
 
     def refuse_data_alone(self) -> None:
         """Raise typer's ``BadParameter`` for data that nothing would be calibrated with."""
@@ -111,9 +116,12 @@ def export(
     given = Hosts.load(hosts) if hosts else None
     engines: tuple[EngineName, ...] = EXACT_ENGINES if engine == "both" else (engine,)
     rounding.refuse_data_alone()
-    _check_run(run)
+    api.check_exportable(run)
     int8_data = rounding.images(run)
-    manifest = export_run(run, out, name, given, force, engines, on_missing, services.services, int8_data)
+    manifest = api.export(
+        run, out, name=name, hosts=given, force=force, engines=engines, on_missing=on_missing,
+        services=services.services, int8=int8_data,
+    )  # fmt: skip
     num_devices = manifest.architecture.num_devices
     say(
         f"{out}: {format_count(num_devices, 'device')}, {number(manifest.payload_bytes)} bytes an "

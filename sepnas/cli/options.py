@@ -7,14 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from sepnas.api import read_architecture
 from sepnas.console import errors
 from sepnas.deployment.manifest import OnMissing
-from sepnas.errors import DataError, SpecError
+from sepnas.errors import SpecError
 from sepnas.plan.steps import Plan
 from sepnas.plan.wire import LEVELS, WIRE_FORMATS
 from sepnas.results.provenance import command_line
@@ -22,16 +21,14 @@ from sepnas.runtime.client.images import Resize
 from sepnas.runtime.client.session import MAX_DEADLINE_S
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.patterns import NAMED_POLICIES
-from sepnas.separable.space_network import NetworkSpace
+from sepnas.separable.read import read_architecture
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.figures import Fit
 from sepnas.spec.recognise import WORDS, Kind, recognise
 from sepnas.terminal import one_line
 from sepnas.train.recipe import RecipeChanges
-from sepnas.units import format_count, format_names, parse_bytes, parse_seconds, parse_timeout
-
-if TYPE_CHECKING:
-    from sepnas.train.images import ImageData
+from sepnas.train.source import DataSource
+from sepnas.units import format_names, parse_bytes, parse_seconds, parse_timeout
 
 
 def text_of(text: str) -> str:
@@ -133,13 +130,9 @@ class DataOptions:
         typer.Option("--resize", help="With --image-size: stretch all of an image, or crop the square in its middle."),
     ] = "stretch"
 
-    def load(self, name: str) -> ImageData:
-        """The data set ``name`` as these options say; raises :class:`DataError`."""
-        from sepnas.train.data import load_dataset
-
-        return load_dataset(
-            name, root=self.data_root, image_size=self.image_size, resize=self.resize, download=self.download
-        )
+    @property
+    def source(self) -> DataSource:
+        return DataSource(self.data, self.data_root, self.image_size, self.resize, self.download)
 
 
 @dataclass(frozen=True)
@@ -222,23 +215,6 @@ Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, 
 
 
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
-
-
-def data_or_digits(
-    data: str | None, image_size: int | None, reads: Architecture | NetworkSpace | None, what: str
-) -> str:
-    """The data set that is named, or the digits; raises :class:`DataError` where ``reads`` (None: anything) is for
-    other images, which must be named then."""
-    if data is not None or reads is None:
-        return data or "digits"
-    if (reads.in_channels, reads.image_size, reads.num_classes) != (1, image_size or 8, 10):
-        raise DataError(
-            f"--data is missing: {what} reads {format_count(reads.in_channels, 'channel')} of {reads.image_size} "
-            f"pixels a side and knows {reads.num_classes} classes, so it is not for the digits; name its images with "
-            "--data: digits, "
-            "cifar10, cifar100, fashion-mnist or folder:PATH (PATH/train/CLASS/*.png, with val or test beside train)"
-        )
-    return "digits"
 
 
 NameOrFile = Annotated[str, typer.Argument(help="A name such as resnext56_4x16d, or an architecture file.")]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
+from sepnas import api
 from sepnas.cli.front import print_front
 from sepnas.cli.grouped import grouped
 from sepnas.cli.options import (
@@ -24,7 +25,6 @@ from sepnas.cli.options import (
     Resume,
     Seed,
     cluster_to_predict_with,
-    data_or_digits,
     path_to,
     resumable,
 )
@@ -32,15 +32,11 @@ from sepnas.console import say
 from sepnas.errors import SearchError
 from sepnas.search.explorer import BATCH, STRATEGIES
 from sepnas.search.explorer import StrategyName as Strategy
-from sepnas.separable.space import SearchSpace
-from sepnas.spec.cluster import uniform_cluster
-from sepnas.spec.folder_lock import refuse_held
 from sepnas.units import format_count
 
 if TYPE_CHECKING:
     from sepnas.search.run import SearchResult
     from sepnas.search.trials.settings import Trials
-    from sepnas.train.recipe import Recipe
 
 Engine: TypeAlias = Literal["in-process", "local", "remote"]
 _TRIALS = "With --engine local or remote"
@@ -62,11 +58,6 @@ class SupernetRecipe:
             help="digits, cifar-fast, cifar-sgd, modern, paper or a file, for the supernet [one of its own].", **TEXT
         ),
     ] = None
-
-    def load(self) -> Recipe | None:
-        from sepnas.train.recipe import load_recipe
-
-        return load_recipe(self.recipe) if self.recipe else None
 
 
 @dataclass(frozen=True)
@@ -200,31 +191,23 @@ def search(
     Images of your own need a space of their own: a copy whose `network` says how many classes and devices there are.
     """
     from sepnas.search.folder import RUN_FILE
-    from sepnas.search.run import run_search
-    from sepnas.train.processes import is_alone
-    from sepnas.train.threads import use_threads_for
 
-    if not is_alone():
-        raise SearchError("a search is one process; start it without torchrun")
-    refuse_held(out, "searching", SearchError)
-    chosen = SearchSpace.load(space)
-    data = data_or_digits(source.data, source.image_size, chosen.network, f"space {chosen.name!r}")
     judged_by = trials.settings(engine)
-    use_threads_for(chosen.architecture_of(chosen.largest()), compute.threads)
     with resumable(out, RUN_FILE):
-        result = run_search(
-            chosen,
-            cluster_to_predict_with(cluster) if cluster else uniform_cluster(chosen.num_devices),
-            source.load(data),
+        result = api.search(
+            space,
             out,
+            cluster=cluster_to_predict_with(cluster) if cluster else None,
+            data=source.source,
             candidates=candidates,
-            seed=seed,
             strategy=exploration.strategy,
-            recipe=recipe.load(),
-            changes=changes.with_epochs(recipe.epochs),
             batch=exploration.batch,
+            recipe=recipe.recipe,
+            changes=changes.with_epochs(recipe.epochs),
+            seed=seed,
             resume=resume,
             device=compute.device,
+            threads=compute.threads,
             trials=judged_by,
             supernet_only=stop.supernet_only,
             stop_after_s=stop.stop_after_s,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from sepnas import api
 from sepnas.cli.grouped import grouped
 from sepnas.cli.options import (
     FILE,
@@ -21,16 +20,13 @@ from sepnas.cli.options import (
     refuse_text_file,
 )
 from sepnas.console import print_json, say
-from sepnas.cost.jitter import has_jitter, latency_percentile
-from sepnas.cost.lower_bound import floor_s
-from sepnas.cost.simulator import Simulation, simulate
-from sepnas.cost.stream import simulate_stream
+from sepnas.cost.jitter import has_jitter
+from sepnas.cost.prediction import Prediction
+from sepnas.cost.simulator import Simulation
 from sepnas.cost.timeline import predicted_timeline
-from sepnas.plan.steps import Plan
 from sepnas.report.show_timeline import TimelineFormat, show_timelines
 from sepnas.separable.architecture import Architecture
-from sepnas.separable.build import build_plan
-from sepnas.spec.cluster import Cluster, uniform_cluster
+from sepnas.spec.cluster import Cluster
 from sepnas.tables import DataColumn, DataTable, print_table, shorten_names, text_column
 from sepnas.units import format_count, number, seconds
 
@@ -68,35 +64,20 @@ def simulate_command(
     if json_ and timeline is not None:
         raise typer.BadParameter("prints the time line by itself: no --timeline", param_hint="--json")
     architecture = network.architecture(name)
-    where = cluster_to_predict_with(cluster) if cluster else uniform_cluster(architecture.num_devices)
-    plan = build_plan(architecture)
-    result = simulate(plan, where, batch, timeline=json_ or timeline is not None)
-    times = _more_times(plan, where, result, batch, percentile, in_flight)
+    found = api.simulate(
+        architecture, cluster_to_predict_with(cluster) if cluster else None, batch=batch, percent=percentile,
+        in_flight=in_flight, timeline=json_ or timeline is not None,
+    )  # fmt: skip
     if json_:
-        print_json(asdict(result) | times)
+        print_json(found.to_data())
         return
     if timeline in (None, "text") or out is not None:
-        _print_simulation(architecture, where, result)
-        _print_times(times)
-        if percentile is not None and not has_jitter(where):
-            say(f"cluster {where.name} has no `jitter` and no `jitter_s`: all answers take the same time")
+        _print_simulation(architecture, found.cluster, found.simulation)
+        _print_times(found)
+        if percentile is not None and not has_jitter(found.cluster):
+            say(f"cluster {found.cluster.name} has no `jitter` and no `jitter_s`: all answers take the same time")
     if timeline is not None:
-        show_timelines(timeline, [predicted_timeline(plan, result, batch)], out)
-
-
-def _more_times(
-    plan: Plan, cluster: Cluster, result: Simulation, batch: int, percentile: float | None, in_flight: int | None
-) -> dict[str, Any]:
-    """The floor, and what was asked for besides."""
-    times: dict[str, Any] = {"floor_s": floor_s(plan, cluster, batch)}
-    times["latency_over_floor"] = result.latency_s / times["floor_s"]
-    if percentile is not None:
-        latency_s = latency_percentile(plan, cluster, percentile, batch=batch)
-        times["percentile"] = {"percent": percentile, "latency_s": latency_s}
-    if in_flight is not None:
-        stream = asdict(simulate_stream(plan, cluster, in_flight=in_flight, batch=batch))
-        times["stream"] = {key: value for key, value in stream.items() if key != "latencies_s"}
-    return times
+        show_timelines(timeline, [predicted_timeline(found.plan, found.simulation, batch)], out)
 
 
 def _print_simulation(architecture: Architecture, cluster: Cluster, result: Simulation) -> None:
@@ -117,14 +98,14 @@ def _print_simulation(architecture: Architecture, cluster: Cluster, result: Simu
     print_table(table)
 
 
-def _print_times(times: Mapping[str, Any]) -> None:
-    """The floor, and what was asked for besides."""
+def _print_times(found: Prediction) -> None:
+    """The floor, and the percentile and the stream that were asked for."""
     table = DataTable((text_column(""), DataColumn("")), show_header=False)
-    table.add("floor: computing, bandwidth and latency alone", seconds(times["floor_s"]))
-    table.add("answer, times the floor", f"{times['latency_over_floor']:.2f}")
-    if found := times.get("percentile"):
-        table.add(f"{found['percent']:g}% of answers within", seconds(found["latency_s"]))
-    if found := times.get("stream"):
-        table.add(f"answers a second, {found['in_flight']} in flight", f"{found['throughput_per_s']:.4g}")
-        table.add("their mean latency", seconds(found["latency_s"]))
+    table.add("floor: computing, bandwidth and latency alone", seconds(found.floor_s))
+    table.add("answer, times the floor", f"{found.latency_over_floor:.2f}")
+    if found.percentile is not None:
+        table.add(f"{found.percentile.percent:g}% of answers within", seconds(found.percentile.latency_s))
+    if found.stream is not None:
+        table.add(f"answers a second, {found.stream.in_flight} in flight", f"{found.stream.throughput_per_s:.4g}")
+        table.add("their mean latency", seconds(found.stream.latency_s))
     print_table(table)

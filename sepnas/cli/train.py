@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sepnas.api import check_same_data, load_teacher, read_architecture, train_architecture
+from sepnas.api import prepare_training
 from sepnas.cli.grouped import grouped
 from sepnas.cli.options import (
     MAX_COUNT,
@@ -23,21 +23,19 @@ from sepnas.cli.options import (
     RecipeOptions,
     Resume,
     Seed,
-    data_or_digits,
     path_to,
 )
 from sepnas.console import say
 from sepnas.errors import TrainingError
 from sepnas.results.provenance import command_line
-from sepnas.separable.architecture import Architecture
 from sepnas.spec.folder_lock import held, refuse_held
 
 if TYPE_CHECKING:
     from sepnas.nets.separable import SeparableResNeXt
     from sepnas.train.evaluation import SplitName
     from sepnas.train.images import ImageData
-    from sepnas.train.recipe import Recipe
     from sepnas.train.record import TrainingResult
+    from sepnas.train.training import Training
 
 
 @dataclass(frozen=True)
@@ -53,13 +51,6 @@ class TrainingRecipe:
         ),
     ] = None
     epochs: Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="Epochs, instead of the recipe's.")] = None
-
-    def chosen(self, data: str, changes: RecipeOptions) -> Recipe:
-        """The named recipe, or the one for this data set, with the values that replace its own."""
-        from sepnas.train.recipe import default_recipe, load_recipe
-
-        named = load_recipe(self.recipe) if self.recipe else default_recipe(data)
-        return changes.with_epochs(self.epochs).applied_to(named, self.recipe or named.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +70,6 @@ class TrainedNetwork:
             help="Begin with the weights of this run; the policy may be another.",
         ),
     ] = None
-
-    def architecture(self, name: str) -> Architecture:
-        """The architecture of a name or of a file; raises :class:`SpecError`."""
-        messages = self.messages
-        return read_architecture(
-            name, self.devices, self.policy, wire=messages.wire, learned_scales=messages.learned_scales
-        )
 
 
 @dataclass(frozen=True)
@@ -150,48 +134,37 @@ def train(
     Example, four bits a number: `sepnas train RUN/architecture.json --start RUN --data cifar100 --wire int4
     --learned-scales --epochs 3 --learning-rate 0.001 --out runs/four-bits`
     """
-    from sepnas.train.checkpoint import load_network
     from sepnas.train.processes import is_first
 
     _refuse_held(out)
-    chosen = network.architecture(architecture)
-    is_file = architecture.endswith((".json", ".yaml", ".yml"))
-    data = data_or_digits(source.data, source.image_size, chosen if is_file else None, f"architecture {chosen.name!r}")
-    # Reading the data may take long: a wrong recipe or a wrong run is reported before it.
-    wanted = recipe.chosen(data, changes)
-    started = load_network(network.start) if network.start else None
-    _refuse_parallel_download(source)
-    images = source.load(data)
-    if not is_file:
-        fits = {"num_classes": images.num_classes, "in_channels": images.in_channels, "image_size": images.image_size}
-        chosen = Architecture.from_data(chosen.to_data() | fits, f"{architecture} for {data}")
-    teachers = [load_teacher(run, images) for run in teacher or ()]
-    if network.start:
-        check_same_data("--start", network.start, images)
-    if is_first() and recipe.recipe is None and changes.flip is None and data.startswith("folder:"):
+    training = prepare_training(
+        architecture,
+        source.source,
+        devices=network.devices,
+        policy=network.policy,
+        wire=network.messages.wire,
+        learned_scales=network.messages.learned_scales,
+        recipe=recipe.recipe,
+        changes=changes.with_epochs(recipe.epochs),
+        start=network.start,
+        teachers=teacher or (),
+    )
+    if is_first() and recipe.recipe is None and changes.flip is None and training.images.name.startswith("folder:"):
         say("images are not mirrored, for a mirror image may be of another class; --flip mirrors half of them")
-    result = train_architecture(
-        chosen, images, wanted, out, seed, resume, device=compute.device, threads=compute.threads,
-        stop_after_s=stop.stop_after_s, teachers=teachers, start=started, compiled=stop.compiled,
+    result = training.run(
+        out, seed=seed, resume=resume, device=compute.device, threads=compute.threads,
+        stop_after_s=stop.stop_after_s, compiled=stop.compiled,
     )  # fmt: skip
     if is_first():
-        _say_result(result, out, wanted, images, compute.device, stop.test)
+        _say_result(result, training, compute.device, stop.test)
 
 
-def _refuse_parallel_download(source: DataOptions) -> None:
-    from sepnas.train.processes import is_alone
-
-    if source.download and not is_alone():
-        raise TrainingError(
-            "--download: several processes would write the same files; fetch them once without torchrun"
-        )
-
-
-def _say_result(result: TrainingResult, out: Path, recipe: Recipe, images: ImageData, device: str, test: bool) -> None:
+def _say_result(result: TrainingResult, training: Training, device: str, test: bool) -> None:
     """The best epoch, the accuracy on validation (and test) images, and the command that comes next."""
     from sepnas.train.checkpoint import load_network
     from sepnas.train.loop import pick_device
 
+    out, images, recipe = result.out_dir, training.images, training.recipe
     if result.history:
         say(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%} -> {out}")
     if not result.finished:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.text import Text
 
-from sepnas.api import export_run, train_architecture
+from sepnas.api import export
 from sepnas.console import console, say
 from sepnas.cost.simulator import Simulation, simulate
 from sepnas.errors import SpecError
@@ -156,7 +156,7 @@ def run_chain(chain: Chain) -> Outcome:
     with clock.stage("train the chosen one from scratch"):
         training = _train(chain, chosen.architecture)
     with clock.stage("export: one folder for each device"):
-        export_run(chain.out / TRAINING, chain.out / DEPLOYMENT, name=chain.out.resolve().name, force=True)
+        export(chain.out / TRAINING, chain.out / DEPLOYMENT, name=chain.out.resolve().name, force=True)
     plan = build_plan(chosen.architecture)
     with clock.stage(f"run: {plan.num_devices} processes, TLS, the test split"):
         answers = _run(chain, plan)
@@ -202,9 +202,10 @@ def _search(chain: Chain) -> tuple[SearchResult, Candidate, int]:
 
 def _train(chain: Chain, architecture: Architecture) -> TrainingResult:
     from sepnas.train.recipe import load_recipe
+    from sepnas.train.training import Training
 
     recipe = load_recipe(chain.recipe).changed(chain.recipe, epochs=chain.epochs)
-    result = train_architecture(architecture, chain.data, recipe, chain.out / TRAINING, chain.seed, chain.resume)
+    result = Training(architecture, chain.data, recipe).run(chain.out / TRAINING, seed=chain.seed, resume=chain.resume)
     say(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%}")
     return result
 

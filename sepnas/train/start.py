@@ -33,8 +33,7 @@ def first_network(
     network = new_network(architecture, seed)
     names = set(network.log_scales)
     if start is not None:
-        _check_alike(architecture, start.architecture, where)
-        _take_over(network, start, where)
+        take_over(network, start, where)
         names -= set(start.log_scales)
     if names:
         places = torch.linspace(0, len(data.train) - 1, min(CALIBRATION_IMAGES, len(data.train))).long()
@@ -59,8 +58,12 @@ def _check_alike(wanted: Architecture, found: Architecture, where: str) -> None:
             )
 
 
-def _take_over(network: SeparableResNeXt, start: SeparableResNeXt, where: str) -> None:
-    """All tensors; of those that belong to the policy alone, those that there are."""
+def take_over(network: SeparableResNeXt, start: SeparableResNeXt, where: str) -> None:
+    """Copy the weights of a network that differs at most in its policy; what belongs to the new policy alone stays.
+
+    Raises :class:`TrainingError`, whose message begins with ``where``.
+    """
+    _check_alike(network.architecture, start.architecture, where)
     wanted, found = network.state_dict(), start.state_dict()
     for name in wanted:
         if name in found:

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from sepnas.api import with_messages
 from sepnas.deployment.manifest import SHARD_NAME, WEIGHTS_NAME, ShardManifest
 from sepnas.deployment.serial import program_of
 from sepnas.deployment.verify import file_entry
@@ -25,6 +24,7 @@ from sepnas.runtime.engines.shard import load_shard
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.build import build_plan
 from sepnas.separable.policy import Transfer
+from sepnas.separable.read import with_messages
 from sepnas.train.checkpoint import LAST, load_network, new_network
 from sepnas.train.recipe import Recipe
 from sepnas.train.start import first_network

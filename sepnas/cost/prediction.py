@@ -1,0 +1,83 @@
+"""A prediction of one request on a cluster: the simulation, its lower bound, and percentiles or streams on request."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sepnas.cost.jitter import latency_percentile
+from sepnas.cost.lower_bound import floor_s
+from sepnas.cost.simulator import Simulation, simulate
+from sepnas.cost.stream import StreamSimulation, simulate_stream
+from sepnas.plan.steps import Plan
+from sepnas.spec.cluster import Cluster
+
+
+@dataclass(frozen=True)
+class LatencyPercentile:
+    """``percent`` of all answers take at most ``latency_s`` seconds."""
+
+    percent: float
+    latency_s: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one request of ``batch`` images costs on ``cluster``.
+
+    ``floor_s`` is the time of computation, bandwidth and latency alone, in seconds: no message costs the processors
+    anything, and none waits for another.
+    """
+
+    plan: Plan
+    cluster: Cluster
+    batch: int
+    simulation: Simulation
+    floor_s: float
+    percentile: LatencyPercentile | None = None
+    stream: StreamSimulation | None = None
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds until the client has the answer."""
+        return self.simulation.latency_s
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of tensors between devices."""
+        return self.simulation.payload_bytes
+
+    @property
+    def latency_over_floor(self) -> float:
+        return self.latency_s / self.floor_s
+
+    def to_data(self) -> dict[str, Any]:
+        """All figures as JSON; the times of single requests of the stream are left out."""
+        data = asdict(self.simulation) | {"floor_s": self.floor_s, "latency_over_floor": self.latency_over_floor}
+        if self.percentile is not None:
+            data["percentile"] = asdict(self.percentile)
+        if self.stream is not None:
+            data["stream"] = {name: value for name, value in asdict(self.stream).items() if name != "latencies_s"}
+        return data
+
+
+def predict(
+    plan: Plan,
+    cluster: Cluster,
+    batch: int = 1,
+    *,
+    percent: float | None = None,
+    in_flight: int | None = None,
+    timeline: bool = False,
+) -> Prediction:
+    """Simulate one request, and with ``percent`` and ``in_flight`` its spread and the throughput of a stream.
+
+    Raises :class:`PlanError` for a cluster without the plan's devices or links, and :class:`SpecError`.
+    """
+    simulation = simulate(plan, cluster, batch, timeline=timeline)
+    percentile = stream = None
+    if percent is not None:
+        percentile = LatencyPercentile(percent, latency_percentile(plan, cluster, percent, batch=batch))
+    if in_flight is not None:
+        stream = simulate_stream(plan, cluster, in_flight=in_flight, batch=batch)
+    return Prediction(plan, cluster, batch, simulation, floor_s(plan, cluster, batch), percentile, stream)

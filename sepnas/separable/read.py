@@ -1,0 +1,89 @@
+"""An architecture from a name or a file, with the policy and the wire format that are asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sepnas.errors import SpecError
+from sepnas.plan.wire import LEVELS, UNCONVERTED, WIRE_FORMATS, Scale
+from sepnas.separable.architecture import Architecture, named_architecture, named_policy
+from sepnas.separable.policy import TransmissionPolicy
+from sepnas.spec.document import FILE_SUFFIXES
+from sepnas.spec.recognise import recognise
+from sepnas.units import format_names
+
+
+def read_policy(text: str, network: Architecture) -> TransmissionPolicy:
+    """A named policy for this network, or the content of a policy file; :class:`SpecError` when it does not fit."""
+    if Path(text).suffix not in FILE_SUFFIXES:
+        return named_policy(text, network.num_devices, network.depth)
+    policy = TransmissionPolicy.load(text)
+    policy.check(network.num_devices, network.blocks_per_stage, text)
+    return policy
+
+
+def read_architecture(
+    given: Architecture | str | os.PathLike[str],
+    devices: int | None = None,
+    policy: str | None = None,
+    classes: int | None = None,
+    image_size: int | None = None,
+    wire: str | None = None,
+    learned_scales: bool | None = None,
+) -> Architecture:
+    """The architecture of a name, of a file, or a given one, with another policy or wire format for its messages.
+
+    ``devices``, ``classes`` and ``image_size`` (pixels a side) are for names; raises :class:`SpecError` where they
+    contradict a file.
+    """
+    if isinstance(given, Architecture):
+        found, name = given, given.name
+    else:
+        name = os.fspath(given)
+        if (found_in := _read_file(name)) is None:
+            plain = named_architecture(name, devices or 1, "none", classes or 100, image_size=image_size or 32)
+            policy = "all-to-all" if policy is None else policy
+            return with_messages(plain.with_policy(read_policy(policy, plain)), wire, learned_scales)
+        found = found_in
+    _refuse_contradictions(name, found, devices, classes, image_size)
+    if policy is not None:
+        found = found.with_policy(read_policy(policy, found))
+    return with_messages(found, wire, learned_scales)
+
+
+def _read_file(name: str) -> Architecture | None:
+    """The architecture of a file; None for a name that is no file's."""
+    known = recognise(Path(name))
+    if known and known[0] != "file":
+        inside = f"; name {Path(name) / 'architecture.json'}" if known[0] == "run" else ""
+        raise SpecError(f"architecture: {name} is {known[1]}, not an architecture's file or name{inside}")
+    return Architecture.load(name) if Path(name).suffix in FILE_SUFFIXES else None
+
+
+def with_messages(architecture: Architecture, wire: str | None, learned_scales: bool | None) -> Architecture:
+    """The same with its messages in another format, or with other scales where they are quantised."""
+    if wire is not None and wire not in WIRE_FORMATS:
+        raise SpecError(f"--wire {wire!r}: allowed are {', '.join(WIRE_FORMATS)}")
+    if wire is None and learned_scales is None:
+        return architecture
+    scale: Scale | None = None if learned_scales is None else "learned" if learned_scales else "sample"
+    policy = architecture.policy.written_in(wire, scale)
+    if scale == "learned" and not policy.learned_scales():
+        why = f"no message is quantised; add {format_names(f'--wire {wire}' for wire in LEVELS)}"
+        if not any(point.transfers for point in policy.points):
+            why = f"the policy of {architecture.name!r} sends nothing but logits, which stay in {UNCONVERTED}"
+        raise SpecError(f"--learned-scales: {why}")
+    return architecture.with_policy(policy)
+
+
+def _refuse_contradictions(
+    name: str, architecture: Architecture, devices: int | None, classes: int | None, image_size: int | None
+) -> None:
+    for option, wanted, found in (
+        ("--devices", devices, architecture.num_devices),
+        ("--classes", classes, architecture.num_classes),
+        ("--image-size", image_size, architecture.image_size),
+    ):
+        if wanted not in (None, found):
+            raise SpecError(f"{name}: the file says {found}, {option} says {wanted}; leave {option} out")

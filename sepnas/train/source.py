@@ -1,0 +1,60 @@
+"""Where a training or a search gets its images; nothing is read, and torch is not imported, until ``load``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sepnas.errors import DataError
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.space_network import NetworkSpace
+from sepnas.spec.figures import Fit
+from sepnas.units import format_count
+
+if TYPE_CHECKING:
+    from sepnas.train.images import ImageData
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A data set by name, and how its images are made to fit the network.
+
+    ``name`` is ``digits``, ``cifar10``, ``cifar100``, ``fashion-mnist`` or ``folder:PATH``; None stands for the digits
+    (see :meth:`named_for`). ``image_size`` is in pixels a side.
+    """
+
+    name: str | None = None
+    root: Path | None = None
+    image_size: int | None = None
+    resize: Fit = "stretch"
+    download: bool = False
+
+    def named_for(self, reads: Architecture | NetworkSpace | None, what: str) -> DataSource:
+        """The same with its name filled in: the digits, unless ``reads`` (None: any images) is for other images.
+
+        Raises :class:`DataError` where the images must be named; the message calls the network ``what``.
+        """
+        if self.name is not None:
+            return self
+        wanted = (1, self.image_size or 8, 10)
+        if reads is None or (reads.in_channels, reads.image_size, reads.num_classes) == wanted:
+            return replace(self, name="digits")
+        raise DataError(
+            f"--data is missing: {what} reads {format_count(reads.in_channels, 'channel')} of {reads.image_size} "
+            f"pixels a side and knows {reads.num_classes} classes, so it is not for the digits; name its images with "
+            "--data: digits, "
+            "cifar10, cifar100, fashion-mnist or folder:PATH (PATH/train/CLASS/*.png, with val or test beside train)"
+        )
+
+    def load(self) -> ImageData:
+        """Read the images into memory; raises :class:`DataError`."""
+        from sepnas.train.data import load_dataset
+
+        return load_dataset(
+            self.name or "digits",
+            root=self.root,
+            image_size=self.image_size,
+            resize=self.resize,
+            download=self.download,
+        )

@@ -1,0 +1,102 @@
+"""A training that is ready to run: the network's architecture, its images, its recipe and what it begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sepnas.errors import TrainingError
+from sepnas.nets.separable import SeparableResNeXt
+from sepnas.separable.architecture import Architecture
+from sepnas.spec.document import FILE_SUFFIXES
+from sepnas.train.checkpoint import load_network
+from sepnas.train.earlier_runs import check_same_data, load_teacher
+from sepnas.train.images import ImageData
+from sepnas.train.loop import train_network
+from sepnas.train.processes import is_alone
+from sepnas.train.recipe import NO_CHANGES, Recipe, RecipeChanges, default_recipe, load_recipe
+from sepnas.train.record import TrainingResult
+from sepnas.train.source import DataSource
+from sepnas.train.start import digest_of, first_network
+from sepnas.train.threads import use_threads_for
+
+
+@dataclass(frozen=True)
+class Training:
+    """All inputs of a training, checked against each other; ``start`` is a network whose weights it begins with."""
+
+    architecture: Architecture
+    images: ImageData
+    recipe: Recipe
+    teachers: Sequence[SeparableResNeXt] = ()
+    start: SeparableResNeXt | None = None
+
+    def run(
+        self,
+        out: Path,
+        *,
+        seed: int = 0,
+        resume: bool = False,
+        device: str = "auto",
+        threads: int | None = None,
+        stop_after_s: float | None = None,
+        compiled: bool = False,
+    ) -> TrainingResult:
+        """Train from the seed or from ``start``, and write the run's folder; see :func:`train_network`."""
+        use_threads_for(self.architecture, threads)
+        network = first_network(self.architecture, self.images, seed, self.start, "--start")
+        return train_network(
+            network, self.images, self.recipe, out, seed=seed, resume=resume, device=device, stop_after_s=stop_after_s,
+            teachers=self.teachers, start=digest_of(self.start), compiled=compiled,
+        )  # fmt: skip
+
+
+def prepare(
+    architecture: Architecture,
+    source: ImageData | DataSource,
+    *,
+    name: str | None = None,
+    recipe: Recipe | str | None = None,
+    changes: RecipeChanges = NO_CHANGES,
+    start: Path | None = None,
+    teachers: Sequence[Path] = (),
+) -> Training:
+    """Read the recipe, the earlier runs and the images of a training.
+
+    ``name`` is that of an architecture without a file: its input and its classes are then those of the images. The
+    recipe is read before the images, which may take long. Raises :class:`TrainingError`, ``DataError``, ``SpecError``
+    and ``CheckpointError``.
+    """
+    if isinstance(source, DataSource):
+        source = source.named_for(None if name else architecture, f"architecture {architecture.name!r}")
+    chosen = _chosen_recipe(recipe, source.name or "digits", changes)
+    started = load_network(start) if start else None
+    images = _load(source) if isinstance(source, DataSource) else source
+    if name:
+        fits = {"num_classes": images.num_classes, "in_channels": images.in_channels, "image_size": images.image_size}
+        architecture = Architecture.from_data(architecture.to_data() | fits, f"{name} for {source.name}")
+    taught_by = [load_teacher(run, images) for run in teachers]
+    if start:
+        check_same_data("--start", start, images)
+    return Training(architecture, images, chosen, taught_by, started)
+
+
+def name_of(architecture: str) -> str | None:
+    """The name of an architecture that is given by name; None for a file's."""
+    return None if Path(architecture).suffix in FILE_SUFFIXES else architecture
+
+
+def _chosen_recipe(recipe: Recipe | str | None, data: str, changes: RecipeChanges) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return changes.applied_to(recipe, recipe.name)
+    named = load_recipe(recipe) if recipe else default_recipe(data)
+    return changes.applied_to(named, recipe or named.name)
+
+
+def _load(source: DataSource) -> ImageData:
+    if source.download and not is_alone():
+        raise TrainingError(
+            "--download: several processes would write the same files; fetch them once without torchrun"
+        )
+    return source.load()
