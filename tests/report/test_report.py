@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -342,6 +343,15 @@ def test_the_title_names_the_run() -> None:
     page = render_report(ReportContent(title="A page", about="runs/search, digits, 2026-01-31"))
     assert "<title>A page: runs/search, digits, 2026-01-31</title>" in page
     assert '<p class="about">runs/search, digits, 2026-01-31</p>' in page
+
+
+def test_names_in_any_script_are_drawn_without_a_warning() -> None:
+    """A class whose name matplotlib's own font cannot draw is left to the browser's fonts, silently."""
+    accuracy = Accuracy(0.5, 0.5, 2, 0, (ClassAccuracy("\N{CJK UNIFIED IDEOGRAPH-72AC}", 0.5, 0.5),))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        page = render_report(ReportContent(title="dogs", accuracy=accuracy))
+    assert "\N{CJK UNIFIED IDEOGRAPH-72AC}" in page
 
 
 def test_names_that_would_steer_are_escaped() -> None:

@@ -169,7 +169,7 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{f'*a{n - 1}, ' * 9}]
     ("name", "text", "message"),
     [
         ("deep.json", "[" * 100_000, "nested too deeply"),
-        ("deep.yaml", "[" * 2_000, "nested too deeply"),
+        ("deep.yaml", "[" * 2_000, "(nested too deeply|nesting depth)"),
         ("digits.json", "1" * 5_000, "not valid JSON"),
         ("date.yaml", "2024-13-45", "not valid YAML: month must be"),
         ("tag.yaml", "!!int ''", "not valid YAML"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
 
@@ -21,7 +22,9 @@ _FONT_FAMILY = re.compile(r"font-family:[^;]*;?\s*")
 
 def inline_svg(draw: Callable[[], Drawing]) -> Markup:
     """Draw under the page's settings and give the SVG element; the same values give the same text."""
-    with mpl.rc_context(dict(SETTINGS)):
+    with mpl.rc_context(dict(SETTINGS)), warnings.catch_warnings():
+        # the browser draws the text, with fonts that have more signs than matplotlib's own
+        warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
         drawing = draw()
         buffer = io.StringIO()
         with mpl.rc_context({"svg.hashsalt": drawing.name}):
