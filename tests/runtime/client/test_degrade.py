@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import signal
 import socket
 import threading
@@ -29,7 +30,10 @@ from sepnas.runtime.worker.patience import Patience, optional_tensors
 from sepnas.separable.build import build_plan
 from sepnas.separable.policy import Readout
 from tests.helpers_runtime import (
+    SOON_S,
+    Gated,
     WorkerProcess,
+    eventually,
     export_tiny,
     lively_network,
     threads,
@@ -45,8 +49,8 @@ POINTS = [
     {"after": 2, "transfers": [transfer(1, 0, "int8", 1), transfer(2, 1, "fp32"), transfer(0, 2, "int8", 1)]},
     {"after": 3, "transfers": [transfer(2, 0, "int8"), transfer(0, 2)]},
 ]
-SOON_S = 10.0
-"""Longer than anything that does not hang takes."""
+FROZEN_S = 2.0
+"""Deadline of a request that has to wait in vain. All others have SOON_S, and must not need it."""
 
 
 class Deployed:
@@ -78,7 +82,7 @@ class Deployed:
         """Running workers and a session that has had an answer."""
         with worker_processes(self.folder, 3, "onnxruntime") as (workers, hosts):
             self.hosts = hosts
-            with Session(self.folder, hosts, **options) as session:
+            with Session(self.folder, hosts, deadline_s=SOON_S, **options) as session:
                 x_bchw = random_batch(session.manifest, 2)
                 self.check(session.ask(x_bchw), set(), x_bchw)
                 yield [worker.process for worker in workers], session
@@ -94,9 +98,9 @@ class Deployed:
                 worker.address()
             yield
 
-    def complete_again(self, session: Session, limit_s: float) -> None:
+    def complete_again(self, session: Session) -> None:
         """Wait until an answer has everything in it."""
-        x_bchw, limit = random_batch(session.manifest, 2, seed=2), time.monotonic() + limit_s
+        x_bchw, limit = random_batch(session.manifest, 2, seed=2), time.monotonic() + 2 * SOON_S
         while not (answer := session.ask(x_bchw, 5.0)).complete:
             assert time.monotonic() < limit, (answer.missing, answer.without, session.health())
             time.sleep(0.05)
@@ -113,6 +117,21 @@ def single(tmp_path_factory) -> Deployed:
     return Deployed(tmp_path_factory.mktemp("degrade"), "device")
 
 
+def lose(processes, session: Session, lost: set[int]) -> None:
+    """Kill these devices, and wait until the session knows."""
+    for rank in lost:
+        processes[rank].kill()
+        processes[rank].wait()
+    eventually(lambda: all("was lost" in session.health()[rank] for rank in lost))
+
+
+def check_late(deployed: Deployed, answer, x_bchw: np.ndarray) -> None:
+    """The answer is that without device 1, unless the machine is so busy that others are late, too, or nobody can say
+    who is."""
+    if {missing.source for missing in answer.missing} == {1} and not answer.without:
+        deployed.check(answer, {1}, x_bchw)
+
+
 def thaw(process) -> None:
     process.send_signal(signal.SIGCONT)
 
@@ -120,53 +139,52 @@ def thaw(process) -> None:
 @pytest.mark.parametrize("lost", [{1}, {2}, {0}, {1, 2}, {0, 2}])
 def test_killed_devices_are_done_without(mean, lost):
     """The answer is that of the network without their messages and logits, marked; also where the reader is lost."""
-    with mean.served(deadline_s=2.0) as (processes, session):
+    with mean.served() as (processes, session):
         x_bchw = random_batch(session.manifest, 3, seed=1)
         for rank in lost:
             processes[rank].kill()
             processes[rank].wait()
         first = session.ask(x_bchw)
         assert not first.complete
-        # by now the loss is known: nobody waits, and the same is missing for all
+        lose(processes, session, lost)
+        # the loss is known: nobody waits, and the same is missing for all
+        start = time.monotonic()
         answers = [session.ask(x_bchw), *session.answers(itertools.repeat(x_bchw, 5), in_flight=3)]
+        assert time.monotonic() - start < SOON_S / 3  # one wait in vain takes half of a deadline or more
         for answer in answers:
             assert (set(answer.without), answer.missing) == (lost, ())
             mean.check(answer, lost, x_bchw)
-        start = time.monotonic()
-        session.infer(x_bchw)
-        assert time.monotonic() - start < 1.0
-        assert session.counters().requests >= 7
+        assert session.counters().requests >= 6
 
 
 def test_a_frozen_device_is_done_without_until_it_answers_again(mean):
     """The first answer is there by the deadline and says what was late; then nobody waits for it; thawed it is back."""
-    with mean.served(deadline_s=2.0) as (processes, session):
+    with mean.served() as (processes, session):
         x_bchw = random_batch(session.manifest, 2, seed=1)
         processes[1].send_signal(signal.SIGSTOP)
         try:
-            answer = session.ask(x_bchw)
-            late = {missing.source for missing in answer.missing}
-            assert 1 in late
-            if late == {1}:  # on a busy machine another one may be late, too
-                mean.check(answer, {1}, x_bchw)
+            answer = session.ask(x_bchw, FROZEN_S)
+            assert not answer.complete
+            check_late(mean, answer, x_bchw)
+            eventually(lambda: session.ask(x_bchw, FROZEN_S).without == (1,))
             for later in session.answers(itertools.repeat(x_bchw, 2 * MAX_REQUESTS_AHEAD)):
                 assert (later.without, later.missing) == ((1,), ())
             mean.check(later, {1}, x_bchw)
-            assert session.health() == {0: "ready", 1: "silent", 2: "ready"}
+            assert session.health()[1] == "silent"
             assert session.counters().requests
         finally:
             thaw(processes[1])
-        mean.complete_again(session, SOON_S)
+        mean.complete_again(session)
         assert set(session.health().values()) == {"ready"}
 
 
 def test_a_frozen_reader_is_answered_for(mean):
     """The others' own logits are the answer when the reader does not answer in time."""
-    with mean.served(deadline_s=1.0) as (processes, session):
+    with mean.served() as (processes, session):
         x_bchw = random_batch(session.manifest, 2, seed=1)
         processes[0].send_signal(signal.SIGSTOP)
         try:
-            assert 0 in session.ask(x_bchw).without
+            assert 0 in session.ask(x_bchw, FROZEN_S).without
             later = session.ask(x_bchw)
             assert later.without == (0,)
             mean.check(later, {0}, x_bchw)
@@ -176,20 +194,18 @@ def test_a_frozen_reader_is_answered_for(mean):
 
 def test_a_reader_alone_with_the_classifier_cannot_be_done_without(single):
     """Others may be lost; the only reader not: frozen it is a deadline, killed a lost device, at once and again."""
-    with single.served(deadline_s=0.5) as (processes, session):
+    with single.served() as (processes, session):
         x_bchw = random_batch(session.manifest, 2, seed=1)
-        processes[2].kill()
-        processes[2].wait()
-        session.ask(x_bchw)
+        lose(processes, session, {2})
         single.check(session.ask(x_bchw), {2}, x_bchw)
         processes[0].send_signal(signal.SIGSTOP)
         try:
             for _ in range(2):
                 with pytest.raises(DeadlineError):
-                    session.ask(x_bchw)
+                    session.ask(x_bchw, 0.5)
         finally:
             thaw(processes[0])
-        assert session.ask(x_bchw, 5.0).without == (2,)
+        assert session.ask(x_bchw).without == (2,)
         processes[0].kill()
         processes[0].wait()
         for _ in range(2 * MAX_IN_FLIGHT):
@@ -199,7 +215,7 @@ def test_a_reader_alone_with_the_classifier_cannot_be_done_without(single):
 
 def test_all_devices_lost_is_an_error(mean):
     """Without any device there is no answer, and the error names one of them."""
-    with mean.served(deadline_s=1.0) as (processes, session):
+    with mean.served() as (processes, session):
         for process in processes:
             process.kill()
             process.wait()
@@ -210,7 +226,7 @@ def test_all_devices_lost_is_an_error(mean):
 
 def test_a_session_may_be_stricter_than_its_deployment(mean):
     """``strict`` overrides what was said at the export: a lost device is an error."""
-    with mean.served(on_missing="strict", deadline_s=2.0) as (processes, session):
+    with mean.served(on_missing="strict") as (processes, session):
         processes[1].kill()
         with pytest.raises(PeerLostError, match="device 1"):
             session.infer(random_batch(session.manifest, 1))
@@ -219,15 +235,16 @@ def test_a_session_may_be_stricter_than_its_deployment(mean):
 
 
 class Late(TorchEngine):
-    """Device 1 of a batch of three: slower than the deadline; of four: broken."""
+    """Device 1 of a batch of three: waits until it may go on; of four: broken."""
 
     def __init__(self, shard, threads=1) -> None:
         super().__init__(shard, threads)
         self.rank = shard.rank
+        self.may_go_on = threading.Event()
 
     def run(self, segment, inputs):
         if self.rank == 1 and len(inputs[0]) == 3:
-            time.sleep(0.6)
+            assert self.may_go_on.wait(SOON_S)
         if self.rank == 1 and len(inputs[0]) == 4:
             raise RuntimeError("a batch of four")
         return super().run(segment, inputs)
@@ -235,22 +252,28 @@ class Late(TorchEngine):
 
 def test_late_messages_are_done_without(mean):
     """A device that is too slow is left out of that answer, and takes part again in the next."""
-    with threads(mean.folder, 3, engine=Late) as hosts, Session(mean.folder, hosts, deadline_s=5.0) as session:
+    with (
+        worker_threads(mean.folder, 3, engine=Late) as (workers, hosts),
+        Session(mean.folder, hosts, deadline_s=SOON_S) as session,
+    ):
         quick, slow = (random_batch(session.manifest, size, seed=1) for size in (2, 3))
         mean.check(session.ask(quick), set(), quick)
-        answer = session.ask(slow, 0.5)
-        assert {missing.source for missing in answer.missing} == {1}
-        mean.check(answer, {1}, slow)
-        mean.complete_again(session, SOON_S)
+        try:
+            answer = session.ask(slow, FROZEN_S)
+        finally:
+            workers[1]._engine.may_go_on.set()
+        assert not answer.complete
+        check_late(mean, answer, slow)
+        mean.complete_again(session)
 
 
 def test_a_failing_device_is_done_without(mean, single):
     """What fails on one device is that device's loss; what fails on the only reader is the request's."""
-    with threads(mean.folder, 3, engine=Late) as hosts, Session(mean.folder, hosts, deadline_s=0.5) as session:
+    with threads(mean.folder, 3, engine=Late) as hosts, Session(mean.folder, hosts, deadline_s=SOON_S) as session:
         broken = random_batch(session.manifest, 4, seed=1)
-        answer = session.ask(broken)
-        assert {missing.source for missing in answer.missing} == {1}
-        mean.check(answer, {1}, broken)
+        answer = session.ask(broken, FROZEN_S)
+        assert not answer.complete
+        check_late(mean, answer, broken)
 
     class Reader(Late):
         def __init__(self, shard, threads=1) -> None:
@@ -266,27 +289,29 @@ def test_a_failing_device_is_done_without(mean, single):
 @pytest.mark.parametrize("lost", [{1}, {0}, {1, 2}])
 def test_a_restarted_device_rejoins(mean, lost):
     """A device that is started again takes part again, in the same session, whoever it was, and says so."""
-    with mean.served(deadline_s=2.0) as (processes, session):
-        for rank in lost:
-            processes[rank].kill()
-            processes[rank].wait()
+    with mean.served() as (processes, session):
         x_bchw = random_batch(session.manifest, 2, seed=1)
-        session.ask(x_bchw)
+        lose(processes, session, lost)
         mean.check(session.ask(x_bchw), lost, x_bchw)
-        assert all("was lost" in session.health()[rank] for rank in lost)
         with mean.restarted(lost):
-            mean.complete_again(session, 3 * SOON_S)
+            mean.complete_again(session)
             assert set(session.health().values()) == {"ready"}
             assert len(session.trace().requests[-1].devices) == 3
 
 
 def test_all_devices_may_come_back(mean):
     """With no device left requests on their way and later ones fail; started again, all rejoin the same session."""
-    with mean.served(deadline_s=2.0) as (processes, session):
+    with mean.served() as (processes, session):
         x_bchw = random_batch(session.manifest, 2, seed=1)
-        asking = threading.Thread(target=lambda: _error(lambda: list(session.stream(itertools.repeat(x_bchw), 4))))
+        answered = threading.Event()
+
+        def ask_for_ever() -> None:
+            for _ in session.stream(itertools.repeat(x_bchw), 4):
+                answered.set()
+
+        asking = threading.Thread(target=lambda: _error(ask_for_ever))
         asking.start()
-        time.sleep(0.2)
+        assert answered.wait(SOON_S)
         for process in processes:
             process.kill()
             process.wait()
@@ -295,47 +320,46 @@ def test_all_devices_may_come_back(mean):
         with pytest.raises(PeerLostError, match="device"):
             session.ask(x_bchw)
         with mean.restarted({0, 1, 2}):
-            limit = time.monotonic() + SOON_S
-            while set(session.health().values()) != {"ready"}:
-                assert time.monotonic() < limit, session.health()
-                time.sleep(0.05)
-            mean.complete_again(session, SOON_S)
+            eventually(lambda: set(session.health().values()) == {"ready"}, session.health)
+            mean.complete_again(session)
 
 
 def test_two_devices_that_lost_each_other_are_brought_together(mean):
     """Where only the connection between two devices is lost, the client takes one out and in again."""
     with (
         worker_threads(mean.folder, 3) as (workers, hosts),
-        Session(mean.folder, hosts, deadline_s=2.0) as session,
+        Session(mean.folder, hosts, deadline_s=SOON_S) as session,
     ):
         x_bchw = random_batch(session.manifest, 2, seed=1)
         mean.check(session.ask(x_bchw), set(), x_bchw)
         workers[0]._session._peers[1].pipe.sock.shutdown(socket.SHUT_RDWR)
-        session.ask(x_bchw)
-        time.sleep(1.0)
-        mean.complete_again(session, SOON_S)
+        mean.complete_again(session)
         assert session.ask(x_bchw).complete
 
 
 def test_a_closed_session_ends_who_waits(single):
     """Also where it degrades, a request that waits when the session is closed hears that it was closed."""
 
-    class Slow(TorchEngine):
+    class Slow(Gated):
+        gate, entered = threading.Event(), threading.Event()
+
         def run(self, segment, inputs):
-            if len(inputs[0]) == 3:
-                time.sleep(0.5)
-            return super().run(segment, inputs)
+            return super().run(segment, inputs) if len(inputs[0]) == 3 else TorchEngine.run(self, segment, inputs)
 
     with threads(single.folder, 3, engine=Slow) as hosts:
-        session, found = Session(single.folder, hosts), []
+        session, found = Session(single.folder, hosts, deadline_s=SOON_S), []
         waiting = threading.Thread(
             target=lambda: found.append(_error(lambda: session.infer(random_batch(session.manifest, 3))))
         )
         waiting.start()
-        time.sleep(0.1)
-        session.close()
-        waiting.join(SOON_S)
-    assert [str(error) for error in found] == ["the session was closed before the answer came"]
+        try:
+            assert Slow.entered.wait(SOON_S)
+            session.close()
+            waiting.join(SOON_S)
+        finally:
+            Slow.gate.set()
+    [error] = found
+    assert re.match("the session (was closed before the answer came|is closed)", str(error))
 
 
 def _error(call) -> Exception | None:
@@ -351,12 +375,10 @@ def test_asyncio_degrades_too(mean):
     with worker_processes(mean.folder, 3, "onnxruntime") as (workers, hosts):
 
         async def run():
-            async with AsyncSession(mean.folder, hosts, deadline_s=2.0) as session:
+            async with AsyncSession(mean.folder, hosts, deadline_s=SOON_S) as session:
                 x_bchw = random_batch(session.session.manifest, 2, seed=1)
                 whole = await session.ask(x_bchw)
-                workers[0].process.kill()
-                workers[0].process.wait()
-                await session.ask(x_bchw)
+                await asyncio.to_thread(lose, [worker.process for worker in workers], session.session, {0})
                 return x_bchw, whole, [a async for a in session.answers([x_bchw] * 5, in_flight=2)]
 
         x_bchw, whole, without = asyncio.run(run())
