@@ -19,6 +19,8 @@ class Candidate(Part):
     ``index`` counts the judged candidates from 0, ``key`` names the plan (:func:`sepnas.search.canonical.plan_key`).
     ``objectives`` are those of the space, ``costs`` all simulated ones that were known when it was judged (see
     ``sepnas/objectives``). Accuracies are fractions of the validation images. ``seconds`` is what judging it took.
+    ``excess`` is how far it is beyond the space's bounds on what is judged, as a share of them: only a candidate with
+    0 can be on the front. It follows from the space, and no file keeps it.
     """
 
     index: Annotated[int, Field(ge=0)]
@@ -28,6 +30,7 @@ class Candidate(Part):
     costs: dict[str, float]
     seconds: float = 0.0
     architecture: Architecture
+    excess: Annotated[float, Field(ge=0, exclude=True)] = 0.0
 
     @property
     def measured(self) -> dict[str, float]:
@@ -50,4 +53,6 @@ class Candidate(Part):
         if not isinstance(data, dict) or not isinstance(data.get("genotype"), dict):
             raise ValueError("not a candidate")
         architecture = space.architecture_of(data["genotype"])
-        return cls.model_validate({**data, "architecture": architecture})
+        found = cls.model_validate({**data, "architecture": architecture})
+        excess = space.constraints.bounds(judged=True).excess(found.objectives)
+        return found.model_copy(update={"excess": excess}) if excess else found

@@ -55,6 +55,7 @@ class EvolutionProposer:
     def __init__(self, space: SearchSpace, screen: Screen, seed: int, predictor: bool = True) -> None:
         self.space, self.screen, self.seed, self.predictor = space, screen, seed, predictor
         self.pool, self.describe = GenePool(space, seed), Describer(space)
+        self.bounds = space.constraints.bounds(judged=True)
         self.worst = reference_costs(space, screen.cluster, seed)
         self.first = deque(self.pool.genes(genotype) for genotype in first_genotypes(space))
         self.seen: set[str] = set()
@@ -137,7 +138,7 @@ class EvolutionProposer:
         known += [self._guessed(child, optimism=0.0) for child in self.pending.values()]
         front = np.stack(known)
         front = front[moocore.is_nondominated(front)]
-        gains = [improvement(front, self._guessed(child, OPTIMISM)) for child in self.waiting]
+        gains = [self._gain(front, self._guessed(child, OPTIMISM)) for child in self.waiting]
         order = np.argsort(-np.asarray(gains), kind="stable")
         self.seen.difference_update(self.waiting[index].screened.key for index in order[KEPT:])
         self.waiting = [self.waiting[index] for index in order[:KEPT]]
@@ -155,4 +156,14 @@ class EvolutionProposer:
         return self._shares({**child.screened.costs, **hoped})
 
     def _shares(self, measured: Mapping[str, float]) -> Points:
-        return log_shares({name: measured[name] for name in self.space.objectives}, self.worst)
+        """Log shares of the objectives. Beyond a bound on what is judged all are above 1, by the excess, so that any
+        feasible point dominates, and of two infeasible ones the nearer."""
+        points = log_shares({name: measured[name] for name in self.space.objectives}, self.worst)
+        excess = self.bounds.excess(measured)
+        return np.full_like(points, 1 + excess) if excess else points
+
+    def _gain(self, front: Points, point: Points) -> float:
+        """What a point adds to the hypervolume; below 0 beyond a bound on what is judged, by the excess."""
+        if self.bounds and point.min() > 1:
+            return 1 - float(point.min())
+        return improvement(front, point)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
 from sepnas.errors import SearchError
+from sepnas.objectives import Bounds
 from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
 from sepnas.search.screen import Screened
@@ -22,6 +23,9 @@ STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
 BATCH = 8
 TRIES_IN_VAIN = 1000
 """After so many proposals in a row that are known or infeasible the space counts as exhausted."""
+
+
+NO_BOUNDS = Bounds()
 
 
 class Proposer(Protocol):
@@ -55,10 +59,12 @@ class Explorer:
         num_candidates: int,
         on_candidate: Callable[[Candidate, bool], None],
         batch_size: int = BATCH,
+        bounds: Bounds = NO_BOUNDS,
     ) -> None:
+        """``bounds`` are those of the space on what is judged."""
         self.proposer, self.archive, self.objectives = proposer, archive, objectives
         self.num_candidates, self.batch_size = num_candidates, batch_size
-        self.on_candidate = on_candidate
+        self.on_candidate, self.bounds = on_candidate, bounds
         self.candidates: list[Candidate] = []
         self._batch: list[Screened] = []
         self._fresh: set[str] = set()
@@ -97,6 +103,7 @@ class Explorer:
             costs=proposal.costs,
             seconds=judged.duration_s,
             architecture=proposal.architecture,
+            excess=self.bounds.excess(measured),
         )
         self.archive.append(candidate)
         self._fresh.add(candidate.key)

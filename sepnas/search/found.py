@@ -12,7 +12,7 @@ from sepnas.search.candidate import Candidate
 from sepnas.search.choose import front_within
 from sepnas.search.folder import FRONT_FILE, Front, SearchRun, load_candidates, load_run
 from sepnas.search.history import FrontStep, front_history
-from sepnas.search.pareto import knee, pareto_front
+from sepnas.search.pareto import knee
 from sepnas.spec.files import is_there
 
 
@@ -35,7 +35,8 @@ class Found:
 
     @cached_property
     def front(self) -> list[Candidate]:
-        return pareto_front(self.candidates)
+        """Raises :class:`SearchError` while no candidate keeps the space's bounds."""
+        return front_within(self.candidates, Bounds())
 
     @cached_property
     def knee(self) -> Candidate:

@@ -11,7 +11,7 @@ from sepnas.search.pareto import hypervolume, knee, pareto_front
 
 @dataclass(frozen=True, slots=True)
 class FrontStep:
-    """The front after ``judged`` candidates."""
+    """The front after ``judged`` candidates; its accuracy and its knee are 0 while none keeps the space's bounds."""
 
     judged: int
     front_size: int
@@ -38,8 +38,8 @@ class FrontHistory:
                 self._judged,
                 len(front),
                 hypervolume(front, self.worst),
-                max(point.objectives["accuracy"] for point in front),
-                knee(front).costs["payload_bytes"],
+                max((point.objectives["accuracy"] for point in front), default=0.0),
+                knee(front).costs["payload_bytes"] if front else 0.0,
             )
         return replace(self._step, judged=self._judged)
 

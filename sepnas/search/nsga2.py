@@ -23,7 +23,7 @@ class Nsga2Proposer:
 
     def __init__(self, space: SearchSpace, screen: Screen, seed: int, population: int = POPULATIONS["nsga2"]) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.objectives, self.screen = space.objectives, screen
+        self.objectives, self.screen, self.bounds = space.objectives, screen, space.constraints.bounds(judged=True)
         self.study = optuna.create_study(
             directions=[OBJECTIVES[name].direction for name in space.objectives],
             sampler=optuna.samplers.NSGAIISampler(population_size=population, seed=seed),
@@ -54,7 +54,10 @@ class Nsga2Proposer:
 
     def tell(self, key: str, objectives: Mapping[str, float]) -> None:
         """What a proposed candidate came to."""
-        self.study.tell(self.trials.pop(key), [objectives[name] for name in self.objectives])
+        trial = self.trials.pop(key)
+        if self.bounds:
+            trial.set_constraint("judged", self.bounds.excess(objectives))
+        self.study.tell(trial, [objectives[name] for name in self.objectives])
 
     def _reject(self, trial: Trial, found: Screened) -> None:
         """Tell how far off it is, without its accuracy: among the infeasible only the excess counts."""

@@ -25,13 +25,17 @@ def minimised(candidates: Sequence[Candidate]) -> Points:
 
 
 def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates that no other one dominates, by rising bytes; of equals the first."""
-    if not candidates:
+    """The candidates that no other one dominates, by rising bytes; of equals the first.
+
+    Those beyond a bound of their space are left out, so it may be empty.
+    """
+    feasible = [candidate for candidate in candidates if not candidate.excess]
+    if not feasible:
         return []
     import moocore
 
-    best = moocore.is_nondominated(minimised(candidates))
-    front = [candidate for candidate, kept in zip(candidates, best, strict=True) if kept]
+    best = moocore.is_nondominated(minimised(feasible))
+    front = [candidate for candidate, kept in zip(feasible, best, strict=True) if kept]
     return sorted(front, key=lambda c: (c.costs["payload_bytes"], c.costs["latency_s"], c.index))
 
 

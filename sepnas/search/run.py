@@ -15,8 +15,10 @@ from torch import nn
 
 from sepnas.errors import SearchError
 from sepnas.nets.supernet import Supernet
+from sepnas.objectives import Bounds
 from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
+from sepnas.search.choose import front_within
 from sepnas.search.explorer import BATCH, STRATEGIES, Explorer, StrategyName
 from sepnas.search.folder import (
     CANDIDATES_FILE,
@@ -31,7 +33,7 @@ from sepnas.search.folder import (
     open_run,
 )
 from sepnas.search.judge import SupernetJudge
-from sepnas.search.pareto import hypervolume, pareto_front
+from sepnas.search.pareto import hypervolume
 from sepnas.search.progress import ProgressDisplay, ProgressOption
 from sepnas.search.screen import Screen, check_feasible, reference_costs
 from sepnas.search.strategies import CountingProposer, make_proposer, remark_on
@@ -231,7 +233,10 @@ class _Search:
         worst = reference_costs(self.space, self.run.cluster, self.run.seed)
         side_by_side = 1 if self.trials is None else self.trials.side_by_side
         tally = Tally(self.run.candidates, worst, self.display, proposer, archive.candidates(), side_by_side)
-        explorer = Explorer(proposer, archive, self.space.objectives, self.run.candidates, tally.add, self.run.batch)
+        explorer = Explorer(
+            proposer, archive, self.space.objectives, self.run.candidates, tally.add, self.run.batch,
+            self.space.constraints.bounds(judged=True),
+        )  # fmt: skip
         strategy = make_strategy(self.run.strategy, self.run.seed, explorer, worst)
         judge = self._judge(self.supernet)
         with tally.curves(self.folder, archive.candidates()), self._engine(judge) as engine:
@@ -254,7 +259,7 @@ class _Search:
             raise SearchError(f"space '{self.space.name}' gave no feasible candidate: {screen.explain()}")
         self.seconds |= {"candidates": tally.seconds(), "accuracy": sum(c.seconds for c in tally.candidates)}
         ordered = sorted(tally.candidates, key=lambda candidate: candidate.index)
-        front = tuple(candidate.named(self.space.name) for candidate in pareto_front(ordered))
+        front = tuple(candidate.named(self.space.name) for candidate in front_within(ordered, Bounds()))
         volume = hypervolume(front, tally.worst)
         document = Front(space=self.space.name, objectives=self.space.objectives, hypervolume=volume, candidates=front)
         document.save(self.folder / FRONT_FILE)

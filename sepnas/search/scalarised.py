@@ -38,6 +38,7 @@ class ScalarisedStrategy(MultiObjectiveStrategy):
     def __init__(self, main: Any, explorer: Explorer, proposer: GivenProposer, worst: Mapping[str, float]) -> None:
         super().__init__(explorer)
         self.main, self.proposer, self.worst = main, proposer, worst
+        self.bounds = proposer.screen.space.constraints.bounds(judged=True)
 
     def _initialize(self, model_space: Any, engine: Any) -> Any:
         return self.main.initialize(super()._initialize(model_space, engine), _Gate(engine, self))
@@ -46,7 +47,9 @@ class ScalarisedStrategy(MultiObjectiveStrategy):
         self.main.run()
 
     def worth(self, objectives: Mapping[str, float]) -> float:
-        """The number that NNI's strategy sees, from -1 to 1."""
+        """The number that NNI's strategy sees, from -1 to 1; below -1 beyond a bound on what is judged."""
+        if excess := self.bounds.excess(objectives):
+            return -1.0 - excess
         gains = [value for name, value in objectives.items() if is_judged(name)]
         costs = {name: value for name, value in objectives.items() if not is_judged(name)}
         return fmean(gains) - (float(np.mean(shares(costs, self.worst))) if costs else 0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sepnas.cost.simulator import Simulation, simulate
@@ -48,6 +48,7 @@ class Screen:
                 f"{cluster.num_devices}"
             )
         self.space, self.cluster = space, cluster
+        self._bounds = space.constraints.bounds(judged=False)
         self.sampled = 0
         self.excluded: Counter[str] = Counter()
 
@@ -61,23 +62,17 @@ class Screen:
         except PlanError:
             pass  # the policy sends where the cluster has no link
         else:
-            costs, excess = costs_of(simulation), self._excess(simulation) | self._idleness(plan)
+            costs = costs_of(simulation)
+            excess = self._excess(costs, simulation) | self._idleness(plan)
         self.sampled += 1
         self.excluded.update(excess.keys())
         return Screened(dict(genotype), plan_key(plan), architecture, costs, excess)
 
-    def _excess(self, simulation: Simulation) -> dict[str, float]:
-        bounds, memory = self.space.constraints, simulation.peak_memory_bytes
-        devices = zip(memory, self.cluster.devices, strict=False)
-        checks = (
-            ("max_latency_s", simulation.latency_s, bounds.max_latency_s),
-            ("max_payload_bytes", simulation.payload_bytes, bounds.max_payload_bytes),
-            ("max_memory_bytes", max(memory), bounds.max_memory_bytes),
-            ("memory of the cluster's devices", max(used / device.memory_bytes for used, device in devices), 1.0),
-        )
-        return {
-            name: value / max(bound, 1e-9) - 1 for name, value, bound in checks if bound is not None and value > bound
-        }
+    def _excess(self, costs: Mapping[str, float], simulation: Simulation) -> dict[str, float]:
+        found = {bound.objective.bound_name: bound.excess(costs[bound.objective.name]) for bound in self._bounds}
+        devices = zip(simulation.peak_memory_bytes, self.cluster.devices, strict=False)
+        found["memory of the cluster's devices"] = max(used / device.memory_bytes for used, device in devices) - 1
+        return {name: excess for name, excess in found.items() if excess > 0}
 
     def _idleness(self, plan: Plan) -> dict[str, float]:
         """The excess of a plan that leaves more devices idle than the space allows."""

@@ -61,6 +61,12 @@ class SearchSpace(Document):
             raise ValueError(f"`objectives` must name accuracy and others, each once, got {list(self.objectives)}")
         if "accuracy_one_lost" in self.objectives and self.num_devices == 1:
             raise ValueError("`objectives` names accuracy_one_lost, but there is one device only; leave it out")
+        for bound in self.constraints.bounds(judged=True):
+            if bound.objective.name not in self.objectives:
+                raise ValueError(
+                    f"`constraints.{bound.objective.bound_name}` bounds what is judged on images, so `objectives` must "
+                    f"name {bound.objective.name}, got {list(self.objectives)}"
+                )
         if (self.constraints.devices_used or 1) > self.num_devices:
             raise ValueError(
                 f"`constraints.devices_used` is {self.constraints.devices_used}, but `network` has {self.num_devices} "

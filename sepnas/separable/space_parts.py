@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import permutations
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, create_model, field_validator
 
-from sepnas.objectives import OBJECTIVES
+from sepnas.objectives import OBJECTIVES, Bounds, Objective, is_judged
 from sepnas.plan.wire import WireFormat
 from sepnas.separable.patterns import matchings
 from sepnas.separable.policy import Lag, MergeRule
@@ -22,6 +22,7 @@ else:
 MOST_DEVICES: Mapping[str, int] = MappingProxyType({"permutations": 6, "swaps": 8})
 """Up to here the name of a family lists all that there are (720 orders, 105 pairings); beyond, they are to be named."""
 
+_Constraints = TypeVar("_Constraints", bound=Part)
 _Name = Annotated[str, Field(max_length=1000)]
 
 
@@ -70,17 +71,37 @@ class PolicySpace(Part):
         return tuple(dict.fromkeys(names))
 
 
+def _with_bound_for_each_objective(part: type[_Constraints]) -> type[_Constraints]:
+    """The part with a field ``max_NAME`` or ``min_NAME`` for each objective."""
+    fields: dict[str, Any] = {known.bound_name: (_limit_of(known) | None, None) for known in OBJECTIVES.values()}
+    made = create_model(part.__name__, __base__=part, __module__=part.__module__, **fields)
+    made.__doc__ = part.__doc__
+    return made
+
+
+def _limit_of(objective: Objective) -> Any:
+    quantity = objective.quantity
+    if quantity.whole:
+        return Annotated[int, Field(ge=0)]
+    return Annotated[float, Field(gt=0, le=quantity.highest)]
+
+
+@_with_bound_for_each_objective
 class Constraints(Part):
     """Bounds that a candidate must keep; without a number there is no bound.
 
-    ``max_memory_bytes`` is for each device, and beside it each device's own memory in the cluster counts.
-    ``devices_used`` is the least number of devices that do any work that the answer needs.
+    ``max_NAME`` bounds an objective in its base unit, ``min_NAME`` one that is maximised; it need not be among the
+    ``objectives`` of the space unless it is judged on images. ``max_memory_bytes`` is for each device, and beside it
+    each device's own memory in the cluster counts. ``devices_used`` is the least number of devices that do any work
+    that the answer needs.
     """
 
-    max_latency_s: Annotated[float, Field(gt=0)] | None = None
-    max_payload_bytes: Annotated[int, Field(ge=0)] | None = None
-    max_memory_bytes: Annotated[int, Field(gt=0)] | None = None
     devices_used: Annotated[int, Field(ge=1)] | None = None
+
+    def bounds(self, judged: bool) -> Bounds:
+        """The bounds on objectives that are judged on images, or on those that are simulated."""
+        names = (known.bound_name for known in OBJECTIVES.values() if is_judged(known.name) == judged)
+        return Bounds.of(**{name: getattr(self, name) for name in names})
 
 
 def _all_permutations(num_devices: int) -> list[str]:

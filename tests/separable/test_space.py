@@ -350,6 +350,17 @@ def test_the_ends_of_the_space_bound_it(genotype: dict[str, Any]) -> None:
         (changed("network", num_devices=None), "`num_devices` is missing; or give `parts`"),
         (changed("network", parts=[{"bottleneck_width": 2}]), "either `parts` or numbers"),
         ({**SMALL, "objectives": ["accuracy", "speed"]}, "objectives.1"),
+        (
+            {**SMALL, "constraints": {"max_speed": 1}},
+            "`constraints.max_speed`: unknown key; allowed: devices_used, min_acc",
+        ),
+        ({**SMALL, "constraints": {"min_latency_s": 1.0}}, "`constraints.min_latency_s`: unknown key; allowed: "),
+        ({**SMALL, "constraints": {"max_latency_s": "20ms"}}, "`constraints.max_latency_s`: must be a number"),
+        ({**SMALL, "constraints": {"min_accuracy": 1.5}}, "`constraints.min_accuracy`: must be at most 1, got 1.5"),
+        (
+            {**SMALL, "constraints": {"min_accuracy_one_lost": 0.5}},
+            "`constraints.min_accuracy_one_lost` bounds what is judged on images, so `objectives` must name accuracy",
+        ),
         ({**SMALL, "objectives": ["latency_s", "payload_bytes"]}, "must name accuracy"),
         ({**SMALL, "version": 2}, "up to version 1"),
     ],
