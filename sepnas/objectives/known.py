@@ -71,17 +71,20 @@ PAYLOAD_BYTES = Objective(
     simulated=lambda simulation: simulation.payload_bytes,
     short="bytes",
     shown=True,
+    of_cluster=False,
     cell="{:,.0f}".format,
     drop=0,
 )
 WIRE_BYTES = Objective(
     name="wire_bytes",
-    label="bytes on the wire",
-    heading="on the\nwire",
+    label="payload and headers",
+    heading="wire,\nbytes",
     quantity=BYTES,
     direction="minimize",
     bound_help="Most payload and headers of one inference",
     simulated=lambda simulation: simulation.wire_bytes,
+    of_cluster=False,
+    cell="{:,.0f}".format,
 )
 MEMORY_BYTES = Objective(
     name="memory_bytes",

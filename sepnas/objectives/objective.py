@@ -53,8 +53,9 @@ class Objective:
     ``label`` names it in a sentence, ``heading`` in a table (line breaks where it may break), ``short`` in the options
     ``--max-SHORT`` or ``--min-SHORT`` and in ``--sort``; without one, ``--bound`` and the name serve. ``bound_help``
     describes the bound. ``shown``: tables have it even where it was not asked for. ``unknown`` is a value that stands
-    for none (no power in the cluster file: 0 J). ``cell`` writes it in a table, where that is not its quantity's
-    format. The column with the highest ``drop`` is the first that a narrow terminal omits; 0 always stays.
+    for none (no power in the cluster file: 0 J). ``of_cluster``: it depends on the cluster, not on the plan alone.
+    ``cell`` writes it in a table, where that is not its quantity's format. The column with the highest ``drop`` is the
+    first that a narrow terminal omits; one with 0 always stays.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Objective:
     short: str | None = None
     shown: bool = False
     unknown: float | None = None
+    of_cluster: bool = True
     cell: Callable[[float], str] | None = None
     drop: int = 3
 
@@ -95,6 +97,11 @@ class Objective:
     def title(self) -> str:
         """The heading in one line."""
         return " ".join(self.heading.split())
+
+    @property
+    def axis_label(self) -> str:
+        """The label of its axis in a picture."""
+        return f"{self.label} predicted" if self.of_cluster else f"{self.label} between devices"
 
     def text(self, value: float) -> str:
         """The value in a table."""

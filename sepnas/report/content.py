@@ -35,8 +35,8 @@ class CandidatePoint:
     ``label`` names a policy that people know (all-to-all, hand-made, none). ``on_early_front``: it was on the front
     after the first ``early`` candidates. ``traits`` are numbers of its policy (``figures/parallel.py`` names them), all
     candidates have the same; ``phrase`` is the policy in a few words. ``architecture`` has the policy that is drawn.
-    Energy and memory (``energy_j``, ``memory_bytes``) are shown where ``objectives`` has them; the accuracy is that of
-    the supernet.
+    Of further objectives (see ``sepnas/objectives``) those are shown that ``objectives`` has and that are shown by
+    default or are objectives of the search; the accuracy is that of the supernet.
     """
 
     index: int

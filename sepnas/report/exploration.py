@@ -67,7 +67,11 @@ def policies_section(content: ReportContent) -> Section | None:
         "for all that send anything has no axis. Below, who sends what to whom at points of the front. Transfers that "
         "cannot reach the answer are never sent; they are neither counted nor drawn here.",
         (
-            picture(partial(parallel_drawing, candidates), "Point at a line: it lights up everywhere.", wide=True),
+            picture(
+                partial(parallel_drawing, candidates, content.objectives),
+                "Point at a line: it lights up everywhere.",
+                wide=True,
+            ),
             *_gallery(front),
         ),
         (_policies_table(front),) if front else (),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from sepnas.objectives import OBJECTIVES, Objective, is_judged, shown_objectives
 from sepnas.plan.liveness import devices_used
 from sepnas.report.body import LONG, Picture, Quantity, Section, Table, picture
 from sepnas.report.content import Accuracy, CandidatePoint, ReportContent, SplitAccuracy
@@ -18,7 +19,7 @@ from sepnas.report.figures.timeline import busy_rows, timeline_drawing
 from sepnas.separable.build import build_plan
 from sepnas.separable.live_policy import sent_policy
 from sepnas.separable.policy import ExchangePoint, Transfer
-from sepnas.units import format_bytes, format_count, format_idle, format_seconds, format_share
+from sepnas.units import format_count, format_idle, format_seconds, format_share
 
 _MOST_CLASSES = 24
 """More do not fit into a picture; the table has them all."""
@@ -34,7 +35,7 @@ def _front(content: ReportContent) -> Section | None:
     candidates = content.candidates
     if not candidates:
         return None
-    bytes_caption, latency_caption = "What talking buys: up and to the left is better.", "What waiting buys: likewise."
+    costs = [name for name in OBJECTIVES if name in PICTURED or (name in content.objectives and not is_judged(name))]
     return Section(
         "front",
         "The search",
@@ -42,11 +43,11 @@ def _front(content: ReportContent) -> Section | None:
         f"front: no other candidate is at least as good in {_listed(content.objectives)}, and better in one of them. "
         "Accuracies are those on the supernet, whose weights all candidates share: they order candidates, and a "
         f"network that is trained from scratch has another one.{_predicted_for(content)}",
-        (
-            picture(partial(front_drawing, candidates, "payload_bytes"), bytes_caption),
-            picture(partial(front_drawing, candidates, "latency_s", content.search_cluster), latency_caption),
+        tuple(
+            picture(partial(front_drawing, candidates, OBJECTIVES[name], content.search_cluster), _front_caption(name))
+            for name in sorted(costs, key=_picture_order)
         ),
-        tuple(_candidate_tables(candidates)),
+        tuple(_candidate_tables(candidates, content.objectives)),
     )
 
 
@@ -55,38 +56,48 @@ def _predicted_for(content: ReportContent) -> str:
     return f"{what} for cluster “{content.search_cluster}”." if content.search_cluster else ""
 
 
-_OBJECTIVES = {
-    "accuracy": "accuracy",
-    "accuracy_one_lost": "accuracy with one device lost",
-    "latency_s": "latency",
-    "payload_bytes": "payload",
-    "energy_j": "energy",
-    "memory_bytes": "memory",
+_FRONT_CAPTIONS = {
+    "payload_bytes": "What talking buys: up and to the left is better.",
+    "latency_s": "What waiting buys: likewise.",
 }
+PICTURED = tuple(_FRONT_CAPTIONS)
+"""Costs that accuracy is drawn against in any case, in this order, before the other objectives of the space."""
+
+
+def _front_caption(name: str) -> str:
+    return _FRONT_CAPTIONS.get(name, f"Accuracy against {OBJECTIVES[name].label}: likewise.")
+
+
+def _picture_order(name: str) -> int:
+    return PICTURED.index(name) if name in PICTURED else len(PICTURED)
 
 
 def _listed(objectives: Sequence[str]) -> str:
-    *first, last = [_OBJECTIVES[name] for name in objectives]
+    *first, last = [OBJECTIVES[name].label for name in objectives]
     return f"{', '.join(first)} and {last}"
 
 
-def _candidate_tables(candidates: Sequence[CandidatePoint]) -> Iterator[Table]:
+def _candidate_tables(candidates: Sequence[CandidatePoint], objectives: Sequence[str]) -> Iterator[Table]:
     """Every candidate stands in at least one of them."""
     known = [candidate for candidate in candidates if candidate.label or candidate.chosen]
     front = [candidate for candidate in candidates if candidate.on_front]
     rest = [candidate for candidate in candidates if not (candidate.on_front or candidate.label or candidate.chosen)]
     if known:
-        yield _candidate_table("Chosen and named", known, False)
+        yield _candidate_table("Chosen and named", known, objectives, False)
     if front:
-        yield _candidate_table(f"The Pareto front: {format_count(len(front), 'candidate')}", front, len(front) > LONG)
+        yield _candidate_table(
+            f"The Pareto front: {format_count(len(front), 'candidate')}", front, objectives, len(front) > LONG
+        )
     if rest:
-        yield _candidate_table(f"The other {format_count(len(rest), 'candidate')}", rest, True)
+        yield _candidate_table(f"The other {format_count(len(rest), 'candidate')}", rest, objectives, True)
 
 
-def _candidate_table(caption: str, candidates: Sequence[CandidatePoint], folded: bool) -> Table:
+def _candidate_table(
+    caption: str, candidates: Sequence[CandidatePoint], objectives: Sequence[str], folded: bool
+) -> Table:
     ordered = sorted(candidates, key=lambda c: (-c.objectives["accuracy"], c.objectives["payload_bytes"], c.index))
-    columns = [name for name in _COLUMNS if any(_COLUMNS[name].value(c) is not None for c in candidates)]
-    header = ("candidate", "", "policy", *(_COLUMNS[name].heading for name in columns))
+    columns = _columns(candidates, objectives)
+    header = ("candidate", "", "policy", *(column.heading for column in columns))
     marked = frozenset(row for row, candidate in enumerate(ordered) if candidate.chosen)
     rows = tuple((*_candidate_head(candidate), *_candidate_numbers(candidate, columns)) for candidate in ordered)
     return Table(caption, header, rows, folded, marked, num_text_columns=3)
@@ -98,10 +109,10 @@ def _candidate_head(candidate: CandidatePoint) -> tuple[str, str, str]:
     return str(candidate.index), ", ".join(words), candidate.phrase
 
 
-def _candidate_numbers(candidate: CandidatePoint, columns: Sequence[str]) -> Iterator[str]:
-    for name in columns:
-        value = _COLUMNS[name].value(candidate)
-        yield "" if value is None else Quantity(_COLUMNS[name].text(value), value)
+def _candidate_numbers(candidate: CandidatePoint, columns: Sequence[_Column]) -> Iterator[str]:
+    for column in columns:
+        value = column.value(candidate)
+        yield "" if value is None else Quantity(column.text(value), value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +124,17 @@ class _Column:
     value: Callable[[CandidatePoint], float | None]
 
 
-def _column(name: str, heading: str, text: Callable[[float], str]) -> _Column:
-    return _Column(heading, text, lambda candidate: candidate.objectives.get(name))
+def _columns(candidates: Sequence[CandidatePoint], objectives: Sequence[str]) -> list[_Column]:
+    """Objectives that are shown in any case or are those of the space, and the devices, as far as they are known."""
+    shown = shown_objectives([candidate.objectives for candidate in candidates], objectives)
+    columns = [_column(objective) for objective in shown]
+    if any(candidate.devices_used is not None for candidate in candidates):
+        columns.append(_Column("devices used", "{:.0f}".format, lambda candidate: candidate.devices_used))
+    return columns
 
 
-_COLUMNS = {
-    "accuracy": _column("accuracy", "supernet accuracy", format_share),
-    "accuracy_one_lost": _column("accuracy_one_lost", "one lost", format_share),
-    "latency_s": _column("latency_s", "latency", format_seconds),
-    "payload_bytes": _column("payload_bytes", "payload, bytes", "{:,.0f}".format),
-    "energy_j": _Column("energy", "{:.3g} J".format, lambda candidate: candidate.objectives.get("energy_j") or None),
-    "memory_bytes": _column("memory_bytes", "memory", format_bytes),
-    "devices": _Column("devices used", "{:.0f}".format, lambda candidate: candidate.devices_used),
-}
+def _column(objective: Objective) -> _Column:
+    return _Column(objective.title, objective.text, lambda candidate: objective.known_value(candidate.objectives))
 
 
 def _policy(content: ReportContent) -> Section | None:

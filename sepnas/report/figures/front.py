@@ -1,11 +1,11 @@
-"""The Pareto front of a search: payload bytes or latency against accuracy."""
+"""The Pareto front of a search: one of its costs against accuracy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
-from typing import Any, Literal
+from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -14,16 +14,14 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
+from sepnas.objectives import Objective
 from sepnas.report.content import CandidatePoint
 from sepnas.report.figures.labels import label_points
 from sepnas.report.figures.style import HALF_WIDTH_IN, INK, MUTED, RED, Drawing, Tip, legend_above, new_axes
 from sepnas.units import format_bytes, format_count, format_seconds, format_share
 
-Horizontal = Literal["payload_bytes", "latency_s"]
-
 # Blue to orange: told apart by all, and neither end vanishes on white or on black.
 COLOURS = LinearSegmentedColormap.from_list("latency", ["#1f6fc0", "#9a86a0", "#f0a020"], N=32)
-_AXIS: Mapping[Horizontal, str] = {"payload_bytes": "payload between devices", "latency_s": "latency predicted"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +56,13 @@ _GROUPS = (
 )
 
 
-def front_drawing(candidates: Sequence[CandidatePoint], horizontal: Horizontal, cluster: str = "") -> Drawing:
+def front_drawing(candidates: Sequence[CandidatePoint], horizontal: Objective, cluster: str = "") -> Drawing:
     """Every candidate: accuracy upwards, ``horizontal`` to the right, latency (on ``cluster``) as colour.
 
     A line joins what is best for so many bytes or so much time; the knee and the chosen one are marked.
     """
     figure, axes = new_axes(HALF_WIDTH_IN, 4.0)
-    drawing = Drawing(f"front-{horizontal.partition('_')[0]}", figure, _description(candidates, horizontal))
+    drawing = Drawing(f"front-{_slug(horizontal)}", figure, _description(candidates, horizontal))
     latencies = [candidate.objectives["latency_s"] for candidate in candidates]
     norm = Normalize(min(latencies), max(max(latencies), 1.000001 * min(latencies), 1e-9))
     handles = []
@@ -76,12 +74,17 @@ def front_drawing(candidates: Sequence[CandidatePoint], horizontal: Horizontal, 
     handles += _join_best(axes, candidates, horizontal)
     handles += _mark(axes, candidates, horizontal)
     _scale(axes, candidates, horizontal)
-    if horizontal == "latency_s" and cluster:
-        axes.set_xlabel(f"{_AXIS[horizontal]} for cluster {cluster}")
+    if horizontal.of_cluster and cluster:
+        axes.set_xlabel(f"{horizontal.axis_label} for cluster {cluster}")
     _colour_bar(axes, norm)
     legend_above(axes, handles)
     _label(axes, candidates, horizontal)
     return drawing
+
+
+def _slug(objective: Objective) -> str:
+    """The name without its unit: ``payload``, ``latency``."""
+    return objective.name.rpartition("_")[0].replace("_", "-")
 
 
 def candidate_text(candidate: CandidatePoint) -> str:
@@ -99,11 +102,11 @@ def _draw(
     axes: Axes,
     group: _Group,
     members: Sequence[CandidatePoint],
-    horizontal: Horizontal,
+    horizontal: Objective,
     norm: Normalize,
 ) -> None:
     marks = axes.scatter(
-        [member.objectives[horizontal] for member in members],
+        [member.objectives[horizontal.name] for member in members],
         [member.objectives["accuracy"] for member in members],
         c=[member.objectives["latency_s"] for member in members],
         cmap=COLOURS,
@@ -130,10 +133,12 @@ def _handle(group: _Group) -> Artist:
     )
 
 
-def _join_best(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Horizontal) -> list[Artist]:
+def _join_best(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Objective) -> list[Artist]:
     """A line through the points of the front that are the best for so much of ``horizontal``."""
     best: list[tuple[float, float]] = []
-    for x, accuracy in sorted((c.objectives[horizontal], c.objectives["accuracy"]) for c in candidates if c.on_front):
+    for x, accuracy in sorted(
+        (c.objectives[horizontal.name], c.objectives["accuracy"]) for c in candidates if c.on_front
+    ):
         if not best or accuracy > best[-1][1]:
             best.append((x, accuracy))
     if len(best) < 2:
@@ -143,29 +148,29 @@ def _join_best(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Hor
     return [Line2D([], [], color=MUTED, linewidth=1.1, label="best for so much")]
 
 
-def _mark(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Horizontal) -> list[Artist]:
+def _mark(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Objective) -> list[Artist]:
     """A ring around the chosen candidate, a diamond around the knee."""
     handles: list[Artist] = []
     for label, marker, colour, size in (("chosen", "o", RED, 230), ("knee", "D", INK, 75)):
         found = [c.objectives for c in candidates if (c.chosen if label == "chosen" else c.knee)]
         if found:
             look: dict[str, Any] = {"facecolors": "none", "edgecolors": colour, "linewidths": 2.0, "s": size}
-            xs, ys = [c[horizontal] for c in found], [c["accuracy"] for c in found]
+            xs, ys = [c[horizontal.name] for c in found], [c["accuracy"] for c in found]
             axes.scatter(xs, ys, marker=marker, clip_on=False, zorder=10, **look)
             one: dict[str, Any] = {"marker": marker, "markersize": 8, "mfc": "none", "mec": colour, "mew": 1.8}
             handles.append(Line2D([], [], linestyle="none", label=label, **one))
     return handles
 
 
-def _scale(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Horizontal) -> None:
-    axes.set_xlabel(_AXIS[horizontal])
+def _scale(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Objective) -> None:
+    axes.set_xlabel(horizontal.axis_label)
     axes.set_ylabel("accuracy on the supernet")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     axes.margins(0.06)
-    if horizontal == "payload_bytes":
-        scale_bytes(axes, [candidate.objectives["payload_bytes"] for candidate in candidates])
+    if horizontal.quantity.whole:
+        scale_bytes(axes, [candidate.objectives[horizontal.name] for candidate in candidates])
     else:
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_seconds(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: horizontal.quantity.format(value)))
         axes.locator_params(axis="x", nbins=5)
 
 
@@ -215,8 +220,8 @@ def _colour_bar(axes: Axes, norm: Normalize) -> None:
     bar.set_label("latency")
 
 
-def _label(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Horizontal) -> None:
-    points = [(candidate.objectives[horizontal], candidate.objectives["accuracy"]) for candidate in candidates]
+def _label(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Objective) -> None:
+    points = [(candidate.objectives[horizontal.name], candidate.objectives["accuracy"]) for candidate in candidates]
     labels = []
     for candidate, (x, y) in zip(candidates, points, strict=True):
         words = [candidate.label] if candidate.label else []
@@ -227,11 +232,11 @@ def _label(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Horizon
     label_points(axes, labels, points)
 
 
-def _description(candidates: Sequence[CandidatePoint], horizontal: Horizontal) -> str:
+def _description(candidates: Sequence[CandidatePoint], horizontal: Objective) -> str:
     on_front = sum(candidate.on_front for candidate in candidates)
-    what = "payload bytes" if horizontal == "payload_bytes" else "latency"
     best = max(candidates, key=lambda candidate: candidate.objectives["accuracy"])
     return (
-        f"Scatter plot of {what} against accuracy: {format_count(len(candidates), 'candidate')}, {on_front} on the "
-        f"Pareto front. The most accurate is {candidate_text(best)}. All numbers stand in the table below."
+        f"Scatter plot of {horizontal.label} against accuracy: {format_count(len(candidates), 'candidate')}, "
+        f"{on_front} on the Pareto front. The most accurate is {candidate_text(best)}. "
+        "All numbers stand in the table below."
     )

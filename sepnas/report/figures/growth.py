@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from sepnas.objectives import PAYLOAD_BYTES
 from sepnas.report.content import CandidatePoint, FrontGrowth
 from sepnas.report.figures.front import candidate_text, scale_bytes
 from sepnas.report.figures.style import (
@@ -118,7 +119,7 @@ def before_after_drawing(candidates: Sequence[CandidatePoint], early: int) -> Dr
         drawing.tag(marks, gid, [Tip(candidate_text(c), f"candidate-{c.index}") for c in points])
     axes.margins(0.06)
     scale_bytes(axes, counts)
-    axes.set_xlabel("payload between devices")
+    axes.set_xlabel(PAYLOAD_BYTES.axis_label)
     axes.set_ylabel("accuracy on the supernet")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     legend_above(axes, _before_after_handles(early))

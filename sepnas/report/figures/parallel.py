@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import log
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
+from sepnas.objectives import ACCURACY, ACCURACY_ONE_LOST, LATENCY_S, OBJECTIVES, PAYLOAD_BYTES, is_judged
 from sepnas.report.content import CandidatePoint
 from sepnas.report.figures.front import COLOURS, candidate_text
 from sepnas.report.figures.style import FULL_WIDTH_IN, INK, MUTED, PAPER, RED, Drawing, Tip, legend_above, new_axes
-from sepnas.units import format_bytes, format_seconds, format_share
 
 _LOOKS: Mapping[str, Mapping[str, Any]] = {
     "dominated": {"linewidths": 0.7, "alpha": 0.22, "zorder": 2},
@@ -28,6 +29,9 @@ _LOOKS: Mapping[str, Mapping[str, Any]] = {
 _FEW = 5
 """Up to so many different values, each has its own tick."""
 
+CAPTION_WIDTH = 12
+"""Characters in a line of an axis' caption."""
+
 _LINE_HEIGHT = 0.055
 """Of a line of text, where the axes are 1 high."""
 
@@ -36,45 +40,39 @@ _ABOVE_ZERO = 0.12
 
 
 @dataclass(frozen=True, slots=True)
-class _Quantity:
+class _Axis:
     caption: str
     text: Callable[[float], str]
-    always: bool = False
 
 
 def _percent(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
-_QUANTITIES: dict[str, _Quantity] = {
-    "depth": _Quantity("depth", "{:g}".format),
-    "cardinality": _Quantity("cardinality", "{:g}".format),
-    "width": _Quantity("bottleneck\nwidth", "{:.3g}".format),
-    "points_share": _Quantity("points\nused", _percent),
-    "num_transfers": _Quantity("transfers", "{:.0f}".format),
-    "mean_fraction": _Quantity("channels\nsent", _percent),
-    "mean_wire_bits": _Quantity("bits of a\nnumber", "{:.3g}".format),
-    "lag_share": _Quantity("lagged", _percent),
-    "payload_bytes": _Quantity("payload", format_bytes, always=True),
-    "latency_s": _Quantity("latency", format_seconds, always=True),
-    "accuracy_one_lost": _Quantity("supernet,\none lost", format_share),
-    "accuracy": _Quantity("supernet\naccuracy", format_share, always=True),
+_TRAITS: dict[str, _Axis] = {
+    "depth": _Axis("depth", "{:g}".format),
+    "cardinality": _Axis("cardinality", "{:g}".format),
+    "width": _Axis("bottleneck\nwidth", "{:.3g}".format),
+    "points_share": _Axis("points\nused", _percent),
+    "num_transfers": _Axis("transfers", "{:.0f}".format),
+    "mean_fraction": _Axis("channels\nsent", _percent),
+    "mean_wire_bits": _Axis("bits of a\nnumber", "{:.3g}".format),
+    "lag_share": _Axis("lagged", _percent),
 }
+_ALWAYS = (PAYLOAD_BYTES.name, LATENCY_S.name, ACCURACY.name)
+"""Objectives with an axis even where all candidates are the same."""
 
 
-def parallel_drawing(candidates: Sequence[CandidatePoint]) -> Drawing:
-    """Every candidate as a line from what its policy is to what it costs and gives; the colour is its accuracy.
+def parallel_drawing(candidates: Sequence[CandidatePoint], objectives: Sequence[str] = _ALWAYS) -> Drawing:
+    """Every candidate as a line from what its policy is to its ``objectives``; the colour is its accuracy.
 
     What is the same for all candidates that send anything has no axis.
     """
     known = {*candidates[0].objectives, *candidates[0].traits}
-    columns = {name: [_value(candidate, name) for candidate in candidates] for name in _QUANTITIES if name in known}
+    names = [name for name in (*_TRAITS, *_in_order({*_ALWAYS, *objectives})) if name in known]
+    columns = {name: [_value(candidate, name) for candidate in candidates] for name in names}
     sending = [candidate for candidate in candidates if candidate.traits["num_transfers"]]
-    shown = [
-        name
-        for name in columns
-        if _QUANTITIES[name].always or len({_value(candidate, name) for candidate in sending}) > 1
-    ]
+    shown = [name for name in columns if name in _ALWAYS or len({_value(candidate, name) for candidate in sending}) > 1]
     figure, axes = new_axes(FULL_WIDTH_IN, 4.3)
     drawing = Drawing("parallel", figure, _description(candidates, shown))
     scales = {name: _scale_of(name, columns[name]) for name in shown}
@@ -90,6 +88,24 @@ def parallel_drawing(candidates: Sequence[CandidatePoint]) -> Drawing:
     return drawing
 
 
+def _in_order(objectives: Collection[str]) -> list[str]:
+    """The payload first, then the other costs, and accuracy last: it is the legend of the colours."""
+    first = {PAYLOAD_BYTES.name: -1, ACCURACY_ONE_LOST.name: len(OBJECTIVES), ACCURACY.name: len(OBJECTIVES) + 1}
+    return sorted(objectives, key=lambda name: first.get(name, list(OBJECTIVES).index(name)))
+
+
+def _axis(name: str) -> _Axis:
+    if name in _TRAITS:
+        return _TRAITS[name]
+    objective = OBJECTIVES[name]
+    caption = objective.heading if is_judged(name) else fill(objective.label, CAPTION_WIDTH)
+    return _Axis(caption, objective.quantity.format)
+
+
+def _is_count(name: str) -> bool:
+    return name in OBJECTIVES and OBJECTIVES[name].quantity.whole
+
+
 def _value(candidate: CandidatePoint, name: str) -> float:
     return candidate.objectives[name] if name in candidate.objectives else candidate.traits[name]
 
@@ -97,7 +113,7 @@ def _value(candidate: CandidatePoint, name: str) -> float:
 def _scale_of(name: str, values: Sequence[float]) -> Callable[[float], float]:
     """From a value to its height, 0 to 1: logarithmic for bytes, which span decades."""
     low, high = min(values), max(values)
-    if name != "payload_bytes" or high <= 0:
+    if not _is_count(name) or high <= 0:
         return lambda value: (value - low) / (high - low) if high > low else 0.5
     first = min(value for value in values if value > 0)
     start, span = (_ABOVE_ZERO, log(high / first)) if low <= 0 else (0.0, log(high / first))
@@ -106,8 +122,8 @@ def _scale_of(name: str, values: Sequence[float]) -> Callable[[float], float]:
 
 def _draw_axis(axes: Axes, place: int, name: str, values: Sequence[float], scale: Callable[[float], float]) -> None:
     axes.plot([place, place], [0, 1], color=MUTED, linewidth=1.0, zorder=5)
-    axes.text(place, 1.07, _QUANTITIES[name].caption, ha="center", va="bottom", fontsize=8.5, color=INK)
-    text = _QUANTITIES[name].text
+    axes.text(place, 1.07, _axis(name).caption, ha="center", va="bottom", fontsize=8.5, color=INK)
+    text = _axis(name).text
     for value in _apart(_ticks(name, values), scale):
         axes.annotate(
             text(value),
@@ -127,7 +143,7 @@ def _ticks(name: str, values: Sequence[float]) -> list[float]:
     distinct = sorted(set(values))
     if len(distinct) <= _FEW:
         return distinct
-    if name == "payload_bytes":
+    if _is_count(name):
         positive = [value for value in distinct if value > 0]
         return [value for value in distinct if value <= 0] + list(np.geomspace(positive[0], positive[-1], 4))
     return list(np.linspace(distinct[0], distinct[-1], 5))
@@ -200,7 +216,7 @@ def _name_ends(axes: Axes, candidates: Sequence[CandidatePoint], heights: np.nda
 
 
 def _description(candidates: Sequence[CandidatePoint], shown: Sequence[str]) -> str:
-    captions = ", ".join(_QUANTITIES[name].caption.replace("\n", " ") for name in shown)
+    captions = ", ".join(_axis(name).caption.replace("\n", " ") for name in shown)
     return (
         f"Parallel coordinates of {len(candidates)} candidates, an axis each for {captions}; those on the Pareto "
         "front stand out. The front's numbers stand in the table below."
