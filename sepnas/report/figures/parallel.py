@@ -29,7 +29,7 @@ _LOOKS: Mapping[str, Mapping[str, Any]] = {
 _FEW = 5
 """Up to so many different values, each has its own tick."""
 
-CAPTION_WIDTH = 12
+CAPTION_WIDTH = 14
 """Characters in a line of an axis' caption."""
 
 _LINE_HEIGHT = 0.055
