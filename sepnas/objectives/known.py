@@ -110,6 +110,16 @@ ENERGY_J = Objective(
     shown=True,
     unknown=0.0,
 )
+WORST_DEVICE_ENERGY_J = Objective(
+    name="worst_device_energy_j",
+    label="worst device's energy",
+    heading="worst\nenergy",
+    quantity=JOULES,
+    direction="minimize",
+    bound_help="Most energy of any one device for one inference",
+    simulated=lambda simulation: max(simulation.energy_j),
+    unknown=0.0,
+)
 
 OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
     {
@@ -123,6 +133,7 @@ OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
             WIRE_BYTES,
             MEMORY_BYTES,
             ENERGY_J,
+            WORST_DEVICE_ENERGY_J,
         )
     }
 )
