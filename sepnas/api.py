@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from sepnas.console import export_bar
 from sepnas.cost.prediction import Prediction, predict
-from sepnas.deployment.manifest import EXACT_ENGINES, EngineName, Manifest, OnMissing
+from sepnas.deployment.engines.registry import exact_engines, quantised_engines
+from sepnas.deployment.manifest import Manifest, OnMissing
 from sepnas.errors import DeploymentError, SearchError
 from sepnas.runtime.client.session import Session
 from sepnas.search.explorer import BATCH, StrategyName
@@ -300,7 +301,7 @@ def export(
     name: str | None = None,
     hosts: Hosts | None = None,
     force: bool = False,
-    engines: Sequence[EngineName] = EXACT_ENGINES,
+    engines: Sequence[str] | None = None,
     on_missing: OnMissing = "strict",
     services: Sequence[Service] = (),
     int8: Int8Data | None = None,
@@ -317,7 +318,7 @@ def export(
         name: the deployment's name; that of the run's folder by default.
         hosts: addresses of the devices; all on this machine by default.
         force: replace a deployment that stands there.
-        engines: engines that graphs are written for.
+        engines: engines that graphs are written for; all exact ones by default.
         on_missing: whether a late or lost message is an error (``strict``) or left out (``degrade``).
         services: files that start a worker with its machine: ``systemd``, ``docker``.
         int8: images that calibrate graphs for ``onnxruntime-int8``; no such graphs by default.
@@ -336,10 +337,11 @@ def export(
     check_exportable(run)
     facts = DataFacts.load(run / DATA)
     network = load_network(run)
+    exact = exact_engines() if engines is None else engines
     with export_bar() as show:
         return export_deployment(
             network, out, name=name or run.resolve().name, classes=facts.classes, mean=facts.mean, std=facts.std,
-            resize=facts.resize, hosts=hosts, force=force, engines=(*engines, "onnxruntime-int8") if int8 else engines,
+            resize=facts.resize, hosts=hosts, force=force, engines=(*exact, *quantised_engines()) if int8 else exact,
             calibration_NCHW=int8.calibration_images() if int8 else None,
             on_missing=on_missing, services=services, progress=show,
         )  # fmt: skip

@@ -10,7 +10,6 @@ from cells import Row
 from sepnas.cost.lower_bound import floor_s
 from sepnas.cost.simulator import simulate
 from sepnas.deploy.export import export_deployment
-from sepnas.deployment.manifest import EngineName
 from sepnas.emulation.bench import run_bench
 from sepnas.emulation.cluster import ShapingChoice, emulated_cluster, open_session, read_setting
 from sepnas.separable.architecture import Architecture
@@ -22,7 +21,7 @@ MEASURED_S, MOST_REQUESTS, LEAST_REQUESTS = 6.0, 60, 5
 DEADLINE_S = 60.0
 
 
-def export(architecture: Architecture, folder: Path, engine: EngineName = "torch") -> None:
+def export(architecture: Architecture, folder: Path, engine: str = "torch") -> None:
     """A deployment with random weights: what they are does not change what they take."""
     classes = [str(number) for number in range(architecture.num_classes)]
     channels = architecture.in_channels

@@ -15,7 +15,6 @@ from pathlib import Path
 from cells import Cells, Row
 from emulated import export, facts_of, num_requests
 
-from sepnas.deployment.manifest import ExactEngine
 from sepnas.local.processes import Launch, LocalWorkers
 from sepnas.runtime.client.bench import bench, random_batch
 from sepnas.runtime.client.session import Session
@@ -26,7 +25,7 @@ REPEATS = 3
 LAUNCHES = [Launch(prefix=("taskset", "--cpu-list", str(core))) for core in range(2)]
 
 
-def measure_real_cluster(folder: Path, profile_seconds: float, engine: ExactEngine) -> tuple[list[Row], Cluster]:
+def measure_real_cluster(folder: Path, profile_seconds: float, engine: str) -> tuple[list[Row], Cluster]:
     """Each plan's latency as predicted from the profile and as measured, and the cluster that was profiled."""
     path = folder / f"this-machine-{engine}.yaml"
     if not path.exists():
@@ -47,7 +46,7 @@ def measure_real_cluster(folder: Path, profile_seconds: float, engine: ExactEngi
     return rows, cluster
 
 
-def profile_machine(path: Path, profile_seconds: float, engine: ExactEngine) -> None:
+def profile_machine(path: Path, profile_seconds: float, engine: str) -> None:
     """As a user would: the device, then the links between the workers of a probe, and the client's.
 
     Each device has one core, on which it computes and exchanges.
@@ -83,7 +82,7 @@ def plans() -> dict[str, Architecture]:
     }
 
 
-def measure_real(architecture: Architecture, cluster: Cluster, engine: ExactEngine) -> Row:
+def measure_real(architecture: Architecture, cluster: Cluster, engine: str) -> Row:
     """The median latency of requests through two workers; each of some sessions has its own, the middle one counts."""
     requests = 3 * num_requests(facts_of(architecture, cluster)["predicted_s"])
     medians_s = []

@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 from shaper import check_shapers
 
 from sepnas.cost.cross_validation import held_out_errors
-from sepnas.deployment.manifest import EXACT_ENGINES
+from sepnas.deployment.engines.registry import exact_engines
 from sepnas.results.recorder import Recorder
 from sepnas.search.canonical import plan_key
 from sepnas.search.rate import simulation_rate
@@ -151,7 +151,7 @@ def main() -> None:
         rows = emulated_rows(Cells(chosen.out / "emulated.jsonl"), chosen.clusters, chosen.shaping, deadline_s)
         record_emulated(record, rows)
         real: list[Row] = []
-        for engine in EXACT_ENGINES:
+        for engine in exact_engines():
             found, cluster = measure_real_cluster(chosen.out, chosen.profile_seconds, engine)
             suffix = "" if engine == "torch" else f"_{engine}"
             record_real(record, suffix, found)

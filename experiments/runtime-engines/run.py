@@ -17,7 +17,7 @@ import torch
 
 from sepnas import api
 from sepnas.deploy.export import export_deployment
-from sepnas.deployment.manifest import ENGINE_SUFFIXES, engine_package
+from sepnas.deployment.engines.registry import engine_names, engines
 from sepnas.measure.int8_data import Int8Data
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.results.recorder import Recorder
@@ -38,7 +38,7 @@ def export(architecture: Architecture, folder: Path) -> None:
     side = architecture.image_size
     images_NCHW = torch.randn(32, architecture.in_channels, side, side)
     export_deployment(
-        network, folder, name="engines", classes=classes, mean=numbers, std=numbers, engines=tuple(ENGINE_SUFFIXES),
+        network, folder, name="engines", classes=classes, mean=numbers, std=numbers, engines=engine_names(),
         calibration_NCHW=images_NCHW,
     )  # fmt: skip
 
@@ -71,7 +71,7 @@ def measure(name: str, policy: str, folder: Path, repeats: int) -> dict[str, Any
     """All engines by turns, so that a machine that becomes slower does so for all."""
     export(named_architecture(name, DEVICES, policy), folder)
     shard = folder / "device0"
-    passes: dict[str, list[float]] = {engine: [] for engine in ENGINE_SUFFIXES}
+    passes: dict[str, list[float]] = {engine: [] for engine in engine_names()}
     for _ in range(repeats):
         for engine, found in passes.items():
             found.append(pass_seconds(shard, engine))
@@ -131,8 +131,8 @@ def main() -> None:
             lost = [100 * (row["fp32"] - row["int8"]) for row in accuracies]
             record.measure("int8_accuracy_points_lost", fmean(lost), "", min(lost), max(lost), len(lost), "< 0.5")
             record.table("int8_accuracy", accuracies)
-        for engine in ENGINE_SUFFIXES:
-            light = engine_package(engine) == "onnxruntime"
+        for engine in engine_names():
+            light = engines()[engine].light
             ready_s = [row[f"{engine}_ready_s"] for row in rows]
             beyond = [row[f"{engine}_rss_bytes"] - row["weights_bytes"] for row in rows]
             record.measure(

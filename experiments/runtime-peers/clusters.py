@@ -9,7 +9,6 @@ from pathlib import Path
 from networks import architecture
 
 from sepnas.cost.simulator import simulate
-from sepnas.deployment.manifest import EngineName
 from sepnas.separable.build import build_plan
 from sepnas.spec.cluster import Cluster, Device
 from sepnas.spec.device_profile import ConversionCosts, ExchangeCosts
@@ -27,7 +26,7 @@ def preset_boards(count: int) -> Cluster:
     return _cluster(BOARD, preset_cluster((BOARD,), LINK, BOARD).devices[0], link, count)
 
 
-def profiled_boards(count: int, network: str, engine: EngineName, profile: Path) -> Cluster:
+def profiled_boards(count: int, network: str, engine: str, profile: Path) -> Cluster:
     """Boards on which each operator takes as long as ``engine`` takes for it here, in proportion.
 
     The original network takes as long as on the preset board. What is no convolution (a call of the engine, values that
@@ -50,7 +49,7 @@ def profiled_boards(count: int, network: str, engine: EngineName, profile: Path)
     return _cluster(f"{BOARD}, {engine}", here.model_copy(update=update), link, count)
 
 
-def profile_device(engine: EngineName, folder: Path, seconds: float) -> Path:
+def profile_device(engine: str, folder: Path, seconds: float) -> Path:
     """What `sepnas profile device` finds on one core of this machine; measured once, then kept."""
     path = folder / f"device-{engine}.yaml"
     if not path.exists():

@@ -16,7 +16,6 @@ from measure import relative_difference
 from networks import requests, trained, under
 from prepare import export, whole_answers
 
-from sepnas.deployment.manifest import EngineName
 from sepnas.emulation.bench import run_bench
 from sepnas.emulation.cluster import Setting, emulated_cluster, open_session, read_setting
 from sepnas.nets.separable import SeparableResNeXt
@@ -39,14 +38,14 @@ class Cell:
 
     network: str
     boards: str
-    engine: EngineName
+    engine: str
     policy: str
     parts: int
 
 
 def cells() -> Iterator[Cell]:
     """First those of the larger network; each kind of board once alone, with the original."""
-    kinds: tuple[tuple[str, EngineName], ...] = (
+    kinds: tuple[tuple[str, str], ...] = (
         ("profile", "torch"),
         ("profile", "onnxruntime"),
         ("preset", "onnxruntime"),

@@ -9,7 +9,7 @@ import torch
 from networks import data, requests, trained
 
 from sepnas.deploy.export import export_deployment
-from sepnas.deployment.manifest import EXACT_ENGINES, EngineName
+from sepnas.deployment.engines.registry import exact_engines
 from sepnas.nets.separable import SeparableResNeXt
 
 
@@ -32,7 +32,7 @@ def whole_answers(network: SeparableResNeXt) -> np.ndarray:
     return np.concatenate([network(torch.from_numpy(image[None])).numpy() for image in requests()])
 
 
-def export(network: SeparableResNeXt, folder: Path, engines: tuple[EngineName, ...] = EXACT_ENGINES) -> None:
+def export(network: SeparableResNeXt, folder: Path, engines: tuple[str, ...] = exact_engines()) -> None:
     export_deployment(
         network, folder, name="runtime-peers", classes=data().classes, mean=data().mean, std=data().std,
         engines=engines,

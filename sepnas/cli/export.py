@@ -15,7 +15,8 @@ from sepnas import api
 from sepnas.cli.grouped import grouped
 from sepnas.cli.options import PATH, TEXT, DataRoot, path_of, path_to
 from sepnas.console import say, warn
-from sepnas.deployment.manifest import EXACT_ENGINES, EngineName, Manifest, OnMissing
+from sepnas.deployment.engines.registry import exact_engines
+from sepnas.deployment.manifest import Manifest, OnMissing
 from sepnas.errors import CheckpointError
 from sepnas.plan.liveness import devices_used
 from sepnas.separable.build import build_plan
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
     from sepnas.measure.int8_data import Int8Data
     from sepnas.runtime.engines.shard import Shard
 
-ExportEngine = Literal["torch", "onnxruntime", "both"]
+BOTH = "both"
+"""All exact engines; there were two."""
+if TYPE_CHECKING:
+    ExportEngine = str
+else:
+    ExportEngine = Literal[(*exact_engines(), BOTH)]
 WORTH_A_WARNING = 0.01
 """Accuracy that int8 may cost without one."""
 
@@ -90,7 +96,7 @@ def export(
         Path | None, typer.Option(help="hosts.yaml to put in; else all devices on this machine.", **PATH)
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a deployment that stands there.")] = False,
-    engine: Annotated[ExportEngine, typer.Option(help="Write the graphs for one engine only.")] = "both",
+    engine: Annotated[ExportEngine, typer.Option(help="Write the graphs for one engine only.")] = BOTH,
     *,
     rounding: Int8Options,
     on_missing: Annotated[
@@ -114,7 +120,7 @@ def export(
     Example: `sepnas export runs/training deployment --hosts hosts.yaml --systemd`
     """
     given = Hosts.load(hosts) if hosts else None
-    engines: tuple[EngineName, ...] = EXACT_ENGINES if engine == "both" else (engine,)
+    engines = exact_engines() if engine == BOTH else (engine,)
     rounding.refuse_data_alone()
     api.check_exportable(run)
     int8_data = rounding.images(run)

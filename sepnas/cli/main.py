@@ -46,6 +46,7 @@ from sepnas.cli import (
     worker,
 )
 from sepnas.console import errors, fail, say, warn
+from sepnas.deployment.engines.registry import engines
 from sepnas.errors import SepnasError
 from sepnas.spec.files import why
 from sepnas.terminal import one_line, printable
@@ -175,7 +176,7 @@ _EXTRAS = {
     **dict.fromkeys(("moocore", "nni", "optuna", "pytorch_lightning"), "search"),
     **dict.fromkeys(("jinja2", "markupsafe", "matplotlib"), "report"),
     **dict.fromkeys(("fastapi", "starlette", "uvicorn"), "serve"),
-    "onnxruntime": "onnxruntime",
+    **{kind.package: kind.extra for kind in engines().values() if kind.light},
     "prometheus_client": "metrics",
 }
 """Which extra brings a module: the base install is what a device needs."""

@@ -6,14 +6,14 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
 from sepnas.cli.options import MAX_THREADS, PATH
 from sepnas.console import errors, say, warn
-from sepnas.deployment.manifest import ExactEngine
+from sepnas.deployment.engines.registry import exact_engines
 from sepnas.plan.wire import CONVERTED
 from sepnas.spec.cluster import Cluster, Device, format_pairs
 from sepnas.spec.document import refuse_folder
@@ -24,6 +24,10 @@ from sepnas.units import format_bytes, format_count, format_seconds, seconds
 if TYPE_CHECKING:
     from sepnas.measure.device import MeasuredDevice
 
+    ProfiledEngine = str
+else:
+    ProfiledEngine = Literal[exact_engines()]
+
 
 def device_command(
     out: Annotated[Path, typer.Option(help="The cluster file to write, or to put the device into.", **PATH)] = Path(
@@ -31,7 +35,8 @@ def device_command(
     ),
     name: Annotated[str | None, typer.Option(help="The device's name in the cluster [this machine's].")] = None,
     engine: Annotated[
-        ExactEngine, typer.Option(help="The engine that the worker will have: its times differ from the other's.")
+        ProfiledEngine,
+        typer.Option(help="The engine that the worker will have: its times differ from those of others."),
     ] = "torch",
     threads: Annotated[
         int, typer.Option(min=1, max=MAX_THREADS, help="Threads of the engine, as the worker will have.")

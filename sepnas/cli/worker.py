@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from sepnas.cli.grouped import grouped
 from sepnas.cli.options import MAX_THREADS, HostNames, Insecure, path_of, path_to
+from sepnas.deployment.engines.registry import AUTO, engine_names, exact_engines
 from sepnas.runtime.worker.log import LogFormat, LogLevel, set_up_logging
 
-WorkerEngine = Literal["torch", "onnxruntime", "onnxruntime-int8", "auto"]
+if TYPE_CHECKING:
+    WorkerEngine = str
+else:
+    WorkerEngine = Literal[(*engine_names(), AUTO)]
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ def worker(
     engine: Annotated[
         WorkerEngine | None,
         typer.Option(
-            help="What computes; auto takes the faster of torch and onnxruntime here [torch, or what is installed]."
+            help=f"What computes; {AUTO} takes the fastest of {', '.join(exact_engines())} here [the first of these "
+            "that is installed]."
         ),
     ] = None,
     emulate: Annotated[

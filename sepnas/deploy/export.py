@@ -19,15 +19,10 @@ from pydantic import ValidationError
 from sepnas.deploy.certificates import DEFAULT_VALIDITY_DAYS
 from sepnas.deploy.services import Service
 from sepnas.deploy.writer import DeploymentWriter, Progress
-from sepnas.deployment.manifest import (
-    ENGINE_SUFFIXES,
-    EXACT_ENGINES,
-    MANIFEST_NAME,
-    EngineName,
-    ImageInput,
-    Manifest,
-    OnMissing,
-)
+from sepnas.deployment.engines.kind import EngineKind
+from sepnas.deployment.engines.registry import engine_names, exact_engines
+from sepnas.deployment.engines.registry import engines as all_engines
+from sepnas.deployment.manifest import MANIFEST_NAME, ImageInput, Manifest, OnMissing
 from sepnas.errors import DeploymentError, SpecError, StorageError
 from sepnas.separable.architecture import Architecture
 from sepnas.spec.document import short
@@ -56,7 +51,7 @@ def export_deployment(
     hosts: Hosts | None = None,
     validity_days: float = DEFAULT_VALIDITY_DAYS,
     force: bool = False,
-    engines: Sequence[EngineName] = EXACT_ENGINES,
+    engines: Sequence[str] | None = None,
     calibration_NCHW: Tensor | None = None,
     on_missing: OnMissing = "strict",
     services: Sequence[Service] = (),
@@ -70,8 +65,8 @@ def export_deployment(
         mean, std: what training normalised with, one number for each channel, for values in 0..1.
         resize: how training scaled images of another size, which ``infer`` and ``serve`` then do too; None: not at all.
         hosts: what to write as ``hosts.yaml``; by default all devices on 127.0.0.1.
-        engines: those that a device may run; each has files of its own, the weights are there once.
-        calibration_NCHW: what ``onnxruntime-int8`` takes its scales from: a hundred training images or so, normalised.
+        engines: those that a device may run, by default all exact ones; the weights are there once.
+        calibration_NCHW: what a quantised engine takes its scales from: a hundred training images or so, normalised.
         on_missing: what a client gets when a message is late or a device is lost: an error, or an answer without it.
         services: ``systemd``, ``docker``: what starts the worker with its machine, in each device's folder.
         force: replace a deployment that stands there already (anything else is never replaced).
@@ -89,23 +84,28 @@ def export_deployment(
         raise SpecError(
             f"export: `validity_days` must be more than 0 and at most {MAX_VALIDITY_DAYS}, got {validity_days!r}"
         )
-    unknown = [name for name in engines if name not in ENGINE_SUFFIXES]
-    if unknown or not engines:
-        allowed = ", ".join(ENGINE_SUFFIXES)
-        raise SpecError(f"export: `engines` must name one or more of {allowed}, got {short(list(engines))}")
-    if "onnxruntime-int8" in engines:
+    chosen = _engine_kinds(engines)
+    if not all(kind.exact for kind in chosen):
         _check_calibration(network.architecture, calibration_NCHW)
     was_training = network.training
     network.eval()
     try:
         with _writing(Path(out_dir), force) as folder:
             writer = DeploymentWriter(
-                network, folder, name, validity_days, progress or _silent, tuple(engines), tuple(services),
+                network, folder, name, validity_days, progress or _silent, chosen, tuple(services),
                 calibration_NCHW,
             )  # fmt: skip
             return writer.write(tuple(classes), image, hosts, on_missing)
     finally:
         network.train(was_training)
+
+
+def _engine_kinds(names: Sequence[str] | None) -> tuple[EngineKind, ...]:
+    names = exact_engines() if names is None else names
+    if not names or not set(names) <= set(engine_names()):
+        allowed = ", ".join(engine_names())
+        raise SpecError(f"export: `engines` must name one or more of {allowed}, got {short(list(names))}")
+    return tuple(kind for kind in all_engines().values() if kind.name in names)
 
 
 def _image_input(

@@ -11,7 +11,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,8 +23,18 @@ from sepnas.deployment.onnx_session import open_session, weight_name
 from sepnas.errors import DeploymentError
 from sepnas.plan.steps import Shape
 
+if TYPE_CHECKING:
+    from sepnas.deploy.segments import ExportedSegment
+
 TOLERANCE = 1e-4
 """How far onnxruntime may be off, relative to the largest value: it adds up in another order."""
+
+
+def onnx_file(segment: ExportedSegment) -> bytes:
+    """The ``.onnx`` file of a segment, which has been run once."""
+    graph = onnx_graph(segment.program)
+    check_onnx(graph, segment.example, segment.weights, segment.outputs)
+    return graph
 
 
 def onnx_graph(program: ExportedProgram) -> bytes:

@@ -1,6 +1,6 @@
 """A device's segments as files that hold a graph and no weights, and its weights as one safetensors file.
 
-Engines read different files: a ``.pt2`` is torch's, an ``.onnx`` onnxruntime's (``onnx_graphs.py``).
+Engines read different files (:mod:`sepnas.deployment.engines`): a ``.pt2`` is torch's, an ``.onnx`` onnxruntime's.
 
 Each segment is exported as a *function* ``f(x, weights)``, so equal layers of different devices have equal
 graphs: they are exported once. Sample inputs and source locations are left out: a ``.pt2`` of a deployment
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from sepnas.deploy.onnx_graphs import check_onnx, onnx_graph
-from sepnas.deployment.manifest import ExactEngine
+from sepnas.deployment.engines.kind import late
+from sepnas.deployment.engines.registry import engines as all_engines
 from sepnas.errors import DeploymentError
 from sepnas.plan.steps import Shape
 
@@ -49,15 +49,28 @@ def segment_weights(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
+@dataclass(frozen=True)
+class ExportedSegment:
+    """A segment as engines make their graphs from it: the program takes ``example`` and the weights, in order.
+
+    ``outputs`` are what the layers themselves give for the example, to check a graph by.
+    """
+
+    program: ExportedProgram
+    example: Tensor
+    weights: list[Tensor]
+    outputs: tuple[Tensor, ...]
+
+
 @dataclass
 class SegmentExporter:
     """Exports segments for ``engines``, each different graph once."""
 
-    engines: tuple[ExactEngine, ...] = ("torch",)
-    _known: ClassVar[dict[object, dict[ExactEngine, bytes]]] = {}
+    engines: tuple[str, ...] = ("torch",)
+    _known: ClassVar[dict[object, dict[str, bytes]]] = {}
     """All that this process has exported: a graph takes a second, and networks of a family share most."""
 
-    def export(self, module: nn.Module, shape: Shape) -> dict[ExactEngine, bytes]:
+    def export(self, module: nn.Module, shape: Shape) -> dict[str, bytes]:
         """The file of a segment that takes one ``(B, *shape)`` tensor, for each engine; any batch size."""
         weights = segment_weights(module)
         key = (self.engines, repr(module), shape, tuple((name, tuple(w.shape), w.dtype) for name, w in weights.items()))
@@ -67,33 +80,25 @@ class SegmentExporter:
 
 
 @torch.no_grad()
-def _export(
-    module: nn.Module, weights: dict[str, Tensor], shape: Shape, engines: tuple[ExactEngine, ...]
-) -> dict[ExactEngine, bytes]:
+def _export(module: nn.Module, weights: dict[str, Tensor], shape: Shape, engines: tuple[str, ...]) -> dict[str, bytes]:
     module = module.eval()
     example = torch.randn(2, shape.channels, shape.height, shape.width)
     dynamic = ({0: Dim("batch", min=1, max=MAX_BATCH)}, dict.fromkeys(weights))
     program = torch.export.export(_Function(module), (example, weights), dynamic_shapes=dynamic, strict=False)
     outputs = module(example)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    files: dict[ExactEngine, bytes] = {}
-    if "torch" in engines:
-        files["torch"] = _torch_file(program, example, weights, outputs)
-    if "onnxruntime" in engines:
-        files["onnxruntime"] = onnx_graph(program)
-        check_onnx(files["onnxruntime"], example, list(weights.values()), outputs)
-    return files
+    exported = ExportedSegment(program, example, list(weights.values()), outputs)
+    return {name: late(all_engines()[name].export)(exported) for name in engines}
 
 
-def _torch_file(
-    program: ExportedProgram, example: Tensor, weights: dict[str, Tensor], expected: tuple[Tensor, ...]
-) -> bytes:
-    exported = program.graph_module(example, *weights.values())
-    if len(exported) != len(expected) or not all(map(torch.equal, exported, expected)):
+def torch_file(segment: ExportedSegment) -> bytes:
+    """The ``.pt2`` file of a segment."""
+    found = segment.program.graph_module(segment.example, *segment.weights)
+    if len(found) != len(segment.outputs) or not all(map(torch.equal, found, segment.outputs)):
         raise DeploymentError("a segment does not compute what its layers compute once it is exported")
-    _forget_source(program)
+    _forget_source(segment.program)
     file = io.BytesIO()
-    torch.export.save(program, file)
+    torch.export.save(segment.program, file)
     return file.getvalue()
 
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sepnas.deployment.manifest import SHARD_NAME, WEIGHTS_NAME, EngineName, device_folder, engine_package
+from sepnas.deployment.engines.kind import EngineKind
+from sepnas.deployment.engines.registry import engines
+from sepnas.deployment.manifest import SHARD_NAME, WEIGHTS_NAME, device_folder
 from sepnas.spec.document import write_text
 from sepnas.spec.hosts import format_address, parse_address
 
@@ -28,7 +30,11 @@ class DeviceService:
     rank: int
     num_devices: int
     address: str
-    engine: EngineName
+    engine: str
+
+    @property
+    def kind(self) -> EngineKind:
+        return engines()[self.engine]
 
     @property
     def port(self) -> int:
@@ -68,11 +74,11 @@ class DeviceService:
             folder=folder,
             name=device_folder(self.rank),
             engine=self.engine,
-            extra=engine_package(self.engine),
+            extra=self.kind.extra,
             listen=self.listen.replace("%", "%%"),
             prefix=PREFIX,
             unit=UNIT_NAME,
-            jit="# torch makes code while it runs; with onnxruntime alone: " if self.engine == "torch" else "",
+            jit=f"# {self.engine} makes code while it runs; with another engine: " if self.kind.makes_code else "",
         )
 
     def dockerfile(self) -> str:
@@ -81,12 +87,12 @@ class DeviceService:
             said=self.what,
             name=device_folder(self.rank),
             engine=self.engine,
-            extra=engine_package(self.engine),
+            extra=self.kind.extra,
             port=self.port,
             shard=SHARD_NAME,
             weights=WEIGHTS_NAME,
             user=_USER_ID,
-            index=" --extra-index-url https://download.pytorch.org/whl/cpu" if self.engine == "torch" else "",
+            index=f" --extra-index-url {self.kind.package_index}" if self.kind.package_index else "",
         )
 
     def dockerignore(self) -> str:

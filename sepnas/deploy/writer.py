@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from sepnas.deploy.certificates import AUTHORITY_VALIDITY_DAYS, Credential, issue, make_authority
-from sepnas.deploy.int8 import Int8Calibration, int8_graph
+from sepnas.deploy.int8 import Int8Calibration
 from sepnas.deploy.segments import SegmentExporter, segment_weights, weights_file
 from sepnas.deploy.services import DeviceService, Service
+from sepnas.deployment.engines.kind import EngineKind, late
+from sepnas.deployment.engines.registry import engines as all_engines
 from sepnas.deployment.manifest import (
-    ENGINE_SUFFIXES,
-    EXACT_ENGINES,
     MANIFEST_NAME,
     SHARD_NAME,
     WEIGHTS_NAME,
-    EngineName,
     FileEntry,
     ImageInput,
     Manifest,
@@ -53,17 +52,18 @@ class DeploymentWriter:
         name: str,
         validity_days: float,
         progress: Progress,
-        engines: tuple[EngineName, ...],
+        engines: tuple[EngineKind, ...],
         services: tuple[Service, ...] = (),
         calibration_BCHW: Tensor | None = None,
     ) -> None:
         self.network, self.folder, self.name = network, folder, name
         self.validity_days, self.progress = validity_days, progress
         self.plan = build_plan(network.architecture)
-        self.exporter = SegmentExporter(tuple(name for name in EXACT_ENGINES if name in engines))
+        self.exporter = SegmentExporter(tuple(dict.fromkeys(kind.graphs for kind in engines if kind.exact)))
+        self.quantised = tuple(kind for kind in engines if not kind.exact)
         self.engines, self.services = engines, services
         self.calibration: Int8Calibration | None = None
-        if "onnxruntime-int8" in engines:
+        if self.quantised:
             assert calibration_BCHW is not None
             self.calibration = Int8Calibration(network, self.plan, calibration_BCHW)
         self.done, self.total = 0, self.plan.num_segments() + self.plan.num_devices + 1
@@ -124,7 +124,7 @@ class DeploymentWriter:
                 names.append(name)
             files = {}
             for engine, data in self._graphs(rank, segment.name, module, self.plan.shapes[rank][step.inputs[0]]):
-                files[engine] = f"segments/{segment.name}{ENGINE_SUFFIXES[engine]}"
+                files[engine] = f"segments/{segment.name}{all_engines()[engine].suffix}"
                 self._write(f"{device_folder(rank)}/{files[engine]}", data)
             segments[segment.name] = SegmentData(files=files, layers=segment.layers, weights=tuple(names))
             self._step(f"{device_folder(rank)}: {segment.name}")
@@ -136,14 +136,16 @@ class DeploymentWriter:
         self._write(f"{device_folder(rank)}/{WEIGHTS_NAME}", weights_file(stored))
         return segments
 
-    def _graphs(self, rank: int, segment: str, module: nn.Module, shape: Shape) -> Iterator[tuple[EngineName, bytes]]:
-        """The segment's file for each engine."""
+    def _graphs(self, rank: int, segment: str, module: nn.Module, shape: Shape) -> Iterator[tuple[str, bytes]]:
+        """The segment's file for each engine that has its own."""
         graphs = self.exporter.export(module, shape)
         yield from graphs.items()
-        if self.calibration:
-            exact = graphs.get("onnxruntime") or SegmentExporter(("onnxruntime",)).export(module, shape)["onnxruntime"]
+        for kind in self.quantised:
+            assert self.calibration is not None
+            base = kind.quantised_from
+            exact = graphs.get(base) or SegmentExporter((base,)).export(module, shape)[base]
             weights = list(segment_weights(module).values())
-            yield "onnxruntime-int8", int8_graph(exact, weights, self.calibration.inputs(rank, segment))
+            yield kind.name, late(kind.export)(exact, weights, self.calibration.inputs(rank, segment))
 
     def _identify(self) -> str:
         """What makes two deployments the same: architecture, programs, weights, graphs; not the certificates."""
@@ -177,10 +179,9 @@ class DeploymentWriter:
         self._write(f"{folder}/{KEY_NAME}", credential.key_pem(), 0o600)
 
     def _write_services(self, hosts: Hosts) -> None:
-        best: tuple[EngineName, ...] = ("onnxruntime", "torch", "onnxruntime-int8")
-        engine = next(name for name in best if name in self.engines)
+        engine = min(self.engines, key=lambda kind: (not kind.exact, not kind.light))
         for rank in range(self.plan.num_devices if self.services else 0):
-            service = DeviceService(self.name, rank, self.plan.num_devices, hosts.address(rank), engine)
+            service = DeviceService(self.name, rank, self.plan.num_devices, hosts.address(rank), engine.name)
             service.write(self.folder / device_folder(rank), self.services)
 
     def _write(self, name: str, data: bytes, mode: int = 0o644) -> None:

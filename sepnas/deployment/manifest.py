@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from typing_extensions import Self
 
+from sepnas.deployment.engines.registry import engines, graph_engines
 from sepnas.errors import DeploymentError
 from sepnas.plan.wire import LEVELS, WireFormat
 from sepnas.separable.architecture import Architecture
@@ -38,22 +39,11 @@ WEIGHTS_NAME = "weights.safetensors"
 MAX_PASS_VALUES = 1 << 30
 """Values of all tensors that a segment makes of one sample; bounds what a graph can make a device allocate."""
 
-ExactEngine = Literal["torch", "onnxruntime"]
-"""Engines that compute in fp32 with the weights of ``weights.safetensors``: they give the same answers."""
-EngineName = ExactEngine | Literal["onnxruntime-int8"]
-"""What runs segments on a device; each has files of its own."""
-ENGINE_SUFFIXES: dict[EngineName, str] = {
-    "torch": ".pt2",
-    "onnxruntime": ".onnx",
-    "onnxruntime-int8": ".int8.onnx",
-}
-EXACT_ENGINES: tuple[ExactEngine, ...] = ("torch", "onnxruntime")
-
-
-def engine_package(engine: EngineName) -> ExactEngine:
-    """The package that must be installed for it, and the extra of sepnas that brings it."""
-    return "torch" if engine == "torch" else "onnxruntime"
-
+if TYPE_CHECKING:
+    GraphEngine = str
+else:
+    GraphEngine = Literal[graph_engines()]
+"""An engine that has files of its own; others read these too (:mod:`sepnas.deployment.engines`)."""
 
 OnMissing = Literal["strict", "degrade"]
 """When a message is late or its sender is lost: a typed error, or an answer without it."""
@@ -188,7 +178,7 @@ class SegmentData(Part):
     """A segment's graph in a file for each engine, and the tensors of ``weights.safetensors`` in the order in which it
     takes them."""
 
-    files: Annotated[dict[EngineName, RelativePath], Field(min_length=1)]
+    files: Annotated[dict[GraphEngine, RelativePath], Field(min_length=1)]
     layers: tuple[str, ...]
     weights: tuple[str, ...]
 
@@ -301,11 +291,10 @@ class ShardManifest(SealedDocument):
         return self
 
     @property
-    def engines(self) -> tuple[EngineName, ...]:
-        """Those that have a file of every segment."""
-        return tuple(
-            name for name in ENGINE_SUFFIXES if all(name in segment.files for segment in self.segments.values())
-        )
+    def engines(self) -> tuple[str, ...]:
+        """The engines that have a file of every segment to read."""
+        files = [segment.files for segment in self.segments.values()]
+        return tuple(name for name, kind in engines().items() if all(kind.graphs in each for each in files))
 
     @property
     def peers(self) -> tuple[int, ...]:

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from sepnas.deployment.engines.graph import SegmentGraph
+
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+
+    from sepnas.deployment.engines.graph import OpenGraph
 
 _ERRORS_ONLY = 3
 
@@ -17,6 +21,13 @@ _ERRORS_ONLY = 3
 def weight_name(index: int) -> str:
     """How a graph calls the weight that it takes in this place."""
     return f"w{index}"
+
+
+def open_onnx(graph: SegmentGraph, threads: int) -> OpenGraph:
+    """A segment in onnxruntime."""
+    session = open_session(graph.data, graph.weights, threads)
+    names = [each.name for each in session.get_inputs()]
+    return lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))
 
 
 def open_session(graph: bytes, weights: Sequence[npt.NDArray[Any]], threads: int) -> InferenceSession:

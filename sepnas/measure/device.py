@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sepnas.cost.calibrate import fit_rate
 from sepnas.cost.times import OperatorTable, operator_table
-from sepnas.deployment.manifest import ExactEngine
+from sepnas.deployment.engines.registry import engines
 from sepnas.errors import SpecError
 from sepnas.measure.exchange import measure_exchange
 from sepnas.measure.grid import family_networks, operators_of
@@ -48,7 +48,7 @@ class MeasuredDevice:
 def measure_device(
     name: str,
     *,
-    engine: ExactEngine = "torch",
+    engine: str = "torch",
     threads: int = 1,
     seconds: float = 180.0,
     networks: Sequence[Sequence[Layer]] | None = None,
@@ -102,10 +102,10 @@ def measure_device(
 
 
 def _measure_operators(
-    networks: Sequence[Sequence[Layer]], stop: Stop, engine: ExactEngine, threads: int, tick: Tick, least: int | None
+    networks: Sequence[Sequence[Layer]], stop: Stop, engine: str, threads: int, tick: Tick, least: int | None
 ) -> OperatorTimes:
     """Of the first ``least`` networks, or of all, in any case."""
-    if engine == "torch":
+    if not engines()[engine].fuses:
         operators = operators_of(networks)
         return measure_operators(
             operators, stop, threads, tick, None if least is None else len(operators_of(networks[:least]))

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from sepnas.deployment.manifest import ExactEngine
 from sepnas.measure.fits import fit_costs
 from sepnas.measure.operators import OperatorTimes, operator_time
 from sepnas.measure.probes import form_of, input_shape
@@ -68,7 +67,7 @@ class LayerChain(NamedTuple):
 def measure_in_layers(
     networks: Sequence[Sequence[Layer]],
     stop: Stop,
-    engine: ExactEngine,
+    engine: str,
     threads: int = 1,
     tick: Tick = lambda: None,
     least: int | None = None,

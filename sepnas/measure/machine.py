@@ -9,7 +9,7 @@ import warnings
 from datetime import date
 from pathlib import Path
 
-from sepnas.deployment.manifest import ExactEngine
+from sepnas.deployment.engines.registry import engines
 from sepnas.spec.cluster import Cluster, Device
 from sepnas.spec.device_profile import MeasuredMachine
 
@@ -18,8 +18,9 @@ _SAME_MACHINE = ("cpu", "engine", "engine_version")
 """What must not differ for two profiles to be compared."""
 
 
-def measured_machine(engine: ExactEngine, threads: int, noise: float) -> MeasuredMachine:
+def measured_machine(engine: str, threads: int, noise: float) -> MeasuredMachine:
     """This machine with an engine, today."""
+    kind = engines()[engine]
     return MeasuredMachine(
         cpu=cpu_model(),
         cores=usable_cores(),
@@ -27,7 +28,7 @@ def measured_machine(engine: ExactEngine, threads: int, noise: float) -> Measure
         os=f"{platform.system()} {platform.release()}".strip() or "unknown",
         python=platform.python_version(),
         engine=engine,
-        engine_version=installed_version(engine) or "unknown",
+        engine_version=installed_version(kind.version_of) or "unknown",
         threads=threads,
         date=date.today().isoformat(),
         noise=noise,
@@ -89,7 +90,8 @@ def warn_of_another_engine(cluster: Cluster) -> None:
             machine = device.profile.machine
             found.setdefault((machine.engine, machine.engine_version), []).append(device.name)
     for (engine, version), names in found.items():
-        here = installed_version(engine)
+        kind = engines().get(engine)
+        here = installed_version(kind.version_of) if kind else None
         if here is not None and here.partition("+")[0] != version.partition("+")[0]:
             warnings.warn(
                 f"cluster '{cluster.name}': {', '.join(names)} measured with {engine} {version}, but {engine} {here} "

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sepnas.deploy.onnx_graphs import with_sizes
 from sepnas.deploy.segments import SegmentExporter, segment_weights
-from sepnas.deployment.manifest import ENGINE_SUFFIXES, ExactEngine, SegmentData, ShapeData, ShardManifest
+from sepnas.deployment.engines.kind import late
+from sepnas.deployment.engines.registry import engines
+from sepnas.deployment.manifest import SegmentData, ShapeData, ShardManifest
 from sepnas.deployment.verify import file_entry
 from sepnas.nets.blocks import conv_bn
 from sepnas.plan.steps import Operator, Shape
@@ -119,14 +120,15 @@ class _Pool(nn.Module):
 def write_probes(
     probes: Iterable[Probe],
     folder: Path,
-    engine: ExactEngine = "torch",
+    engine: str = "torch",
     enough: Callable[[int], bool] = lambda written: False,
 ) -> Shard:
     """Export the probes into an empty folder; a shard whose segments they are, by name, in their order.
 
     ``enough`` is asked before each, with how many are written: where it says so, the others are left out.
     """
-    exporter, files = SegmentExporter((engine,)), {}
+    kind = engines()[engines()[engine].graphs]
+    exporter, files = SegmentExporter((kind.name,)), {}
     graphs: dict[str, bytes] = {}
     segments: dict[str, SegmentData] = {}
     weights: dict[str, Array] = {}
@@ -136,16 +138,16 @@ def write_probes(
         module, shape = probe.module().eval(), probe.input_shape
         segment, form, tensors = probe.name, probe.form, segment_weights(module)
         if form not in graphs:
-            graphs[form] = exporter.export(module, shape)[engine]
+            graphs[form] = exporter.export(module, shape)[kind.name]
         stem, graph = form, graphs[form]
-        if engine == "onnxruntime":  # its files tell the sizes
-            stem, graph = segment, with_sizes(graph, shape, list(tensors.values()))
-        file = f"{stem}{ENGINE_SUFFIXES[engine]}"
+        if kind.with_sizes:
+            stem, graph = segment, late(kind.with_sizes)(graph, shape, list(tensors.values()))
+        file = f"{stem}{kind.suffix}"
         if file not in files:
             (folder / file).write_bytes(graph)
             files[file] = file_entry(folder / file)
         own = {f"{segment}.{name}": tensor.numpy() for name, tensor in tensors.items()}
-        segments[segment] = SegmentData(files={engine: file}, layers=(), weights=tuple(own))
+        segments[segment] = SegmentData(files={kind.name: file}, layers=(), weights=tuple(own))
         weights |= own
     manifest = ShardManifest(
         deployment_id="0" * 64, rank=0, num_devices=1, program=(), shapes={}, messages=(), segments=segments,

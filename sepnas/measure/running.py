@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from sepnas.deployment.manifest import ExactEngine
 from sepnas.measure.probes import Probe, SideBySide, noise, write_probes
 from sepnas.plan.steps import Operator
 from sepnas.runtime.engines.choice import make_engine
@@ -26,7 +25,7 @@ _BLOCK = (
 @contextmanager
 def running(
     probes: Sequence[Probe],
-    engine: ExactEngine = "torch",
+    engine: str = "torch",
     threads: int = 1,
     enough: Callable[[int], bool] = lambda written: False,
 ) -> Iterator[list[Callable[[], object]]]:
@@ -46,7 +45,7 @@ def running(
 
 
 @contextmanager
-def computing(engine: ExactEngine = "torch", threads: int = 1) -> Iterator[Callable[[], None]]:
+def computing(engine: str = "torch", threads: int = 1) -> Iterator[Callable[[], None]]:
     """A call that computes as a worker does between two messages: a block's layers, in the engine, by this thread."""
     with running([SideBySide(each, 1) for each in _BLOCK], engine, threads) as calls:
 

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sepnas.deployment.manifest import EngineName
 from sepnas.measure.device import measure_device
 from sepnas.measure.grid import family_networks, operators_of
 from sepnas.measure.in_layers import LayerChain, chains_of, share_out
@@ -30,7 +29,7 @@ WIDER = [layer.operators for layer in device_layers(named_architecture("resnext1
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
 @pytest.mark.parametrize("first", [0, 1, len(NARROW) - 1])
-def test_a_chain_computes_its_layers(engine: EngineName, first: int, tmp_path: Path) -> None:
+def test_a_chain_computes_its_layers(engine: str, first: int, tmp_path: Path) -> None:
     """A chain is layers of a network one after another, and its end values are what goes in and comes out."""
     # another network's first: the graph is shared, and must not know sizes
     other, chain = (LayerChain(tuple(layers[first : first + 3])) for layers in (WIDER, LAYERS))

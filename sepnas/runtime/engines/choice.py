@@ -7,36 +7,31 @@ answers: int8 is taken where it is named.
 
 from __future__ import annotations
 
-import importlib.util
 import signal
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from sepnas.deployment.manifest import EXACT_ENGINES, EngineName, engine_package
+from sepnas.deployment.engines.kind import EngineKind, late
+from sepnas.deployment.engines.registry import AUTO, engine_names, engines
 from sepnas.errors import DeploymentError, SepnasError
-from sepnas.runtime.engines.onnx_engine import Int8OnnxEngine, OnnxEngine
 from sepnas.runtime.engines.shard import Shard, load_shard
-from sepnas.runtime.engines.torch_engine import Engine, TorchEngine, calls_of_a_pass
+from sepnas.runtime.engines.torch_engine import Engine, calls_of_a_pass
 
-AUTO = "auto"
 ROUNDS = 9
 _CHILD_S = 120.0
-_CLASSES: dict[EngineName, type[TorchEngine] | type[OnnxEngine]] = {
-    "torch": TorchEngine,
-    "onnxruntime": OnnxEngine,
-    "onnxruntime-int8": Int8OnnxEngine,
-}
 
 
 @dataclass(frozen=True)
 class ChosenEngine:
     """An engine, and the words in which a worker tells of it."""
 
-    name: EngineName
+    name: str
     engine: Engine
     told: str
 
@@ -46,23 +41,23 @@ def make_engine(choice: str | None, shard: Shard, threads: int = 1) -> ChosenEng
 
     Raises :class:`DeploymentError` where there is none.
     """
-    usable = usable_engines(shard)
-    if choice is None and usable:
-        choice = usable[0]
+    usable = {name: engines()[name] for name in usable_engines(shard)}
+    first = next(iter(usable.values()), None)
     if choice == AUTO:
-        if set(usable).issuperset(EXACT_ENGINES):
-            return _faster(shard, threads)
-        if usable:  # an exact one stands first
-            return ChosenEngine(usable[0], _made(usable[0], shard, threads), f"{usable[0]}, the only one here")
-    for name in usable:
-        if choice == name:
-            return ChosenEngine(name, _made(name, shard, threads), name)
-    raise DeploymentError(_why_not(choice, shard))
+        exact = [kind for kind in usable.values() if kind.exact]
+        if len(exact) > 1:
+            return _faster(exact, shard, threads)
+        if first:  # an exact one stands first
+            return ChosenEngine(first.name, _made(first, shard, threads), f"{first.name}, the only one here")
+    found = first if choice is None else usable.get(choice)
+    if found is None:
+        raise DeploymentError(_why_not(choice, shard))
+    return ChosenEngine(found.name, _made(found, shard, threads), found.name)
 
 
-def usable_engines(shard: Shard) -> list[EngineName]:
+def usable_engines(shard: Shard) -> list[str]:
     """Those that the shard has files for, and that are installed."""
-    return [name for name in shard.manifest.engines if _installed(engine_package(name))]
+    return [name for name in shard.manifest.engines if _installed(engines()[name].package)]
 
 
 def pass_s(engine: Engine, shard: Shard) -> float:
@@ -76,27 +71,27 @@ def pass_s(engine: Engine, shard: Shard) -> float:
     return statistics.median(times[2:])
 
 
-def _faster(shard: Shard, threads: int) -> ChosenEngine:
+def _faster(kinds: Sequence[EngineKind], shard: Shard, threads: int) -> ChosenEngine:
     """The fastest of those that run; each is tried in a process of its own, which it may end."""
-    times: dict[EngineName, float] = {}
-    failed: dict[EngineName, str] = {}
-    for name in EXACT_ENGINES:
-        found = _child_pass_s(name, shard, threads)
+    times: dict[str, float] = {}
+    failed: dict[str, str] = {}
+    for kind in kinds:
+        found = _child_pass_s(kind.name, shard, threads)
         if isinstance(found, float):
-            times[name] = found
+            times[kind.name] = found
         else:
-            failed[name] = found
+            failed[kind.name] = found
     if not times:
         told = "; ".join(f"{name}: {problem}" for name, problem in failed.items())
         raise DeploymentError(f"{shard.folder}: no engine runs here: {told}")
-    fastest: EngineName = min(reversed([*times]), key=lambda each: times[each])
+    fastest = min(reversed([*times]), key=lambda each: times[each])
     told = ", ".join(f"{1e3 * time_s:.2f} ms a pass in {each}" for each, time_s in times.items())
     if failed:
         told = "; ".join(f"{each} does not run here ({problem})" for each, problem in failed.items())
-    return ChosenEngine(fastest, _made(fastest, shard, threads), f"{fastest}: {told}")
+    return ChosenEngine(fastest, _made(engines()[fastest], shard, threads), f"{fastest}: {told}")
 
 
-def _child_pass_s(name: EngineName, shard: Shard, threads: int) -> float | str:
+def _child_pass_s(name: str, shard: Shard, threads: int) -> float | str:
     """Measured in another process; what is wrong when that fails."""
     command = [sys.executable, "-m", "sepnas.runtime.engines.choice", str(shard.folder), name, str(threads)]
     try:
@@ -119,13 +114,14 @@ def signal_name(number: int) -> str:
         return f"ended by signal {number}"
 
 
-def _made(name: EngineName, shard: Shard, threads: int) -> Engine:
+def _made(kind: EngineKind, shard: Shard, threads: int) -> Engine:
     """The engine; :class:`DeploymentError` where its package is there and cannot be loaded."""
     try:
-        return _CLASSES[name](shard, threads)
+        engine: Engine = late(kind.runner)(shard, threads, kind)
+        return engine
     except (ImportError, OSError) as error:
         raise DeploymentError(
-            f"{shard.folder}: {engine_package(name)} is installed, and cannot be loaded: {error}; install it anew, or "
+            f"{shard.folder}: {kind.package} is installed, and cannot be loaded: {error}; install it anew, or "
             "start the worker with another --engine"
         ) from error
 
@@ -134,21 +130,21 @@ def _why_not(choice: str | None, shard: Shard) -> str:
     exported = shard.manifest.engines
     if not exported:
         return f"{shard.folder}: no engine has a file of every segment; export the deployment again"
-    if choice not in (*_CLASSES, AUTO, None):
-        return f"engine {choice!r} is unknown; allowed: {', '.join(_CLASSES)}, {AUTO}"
-    if choice not in (*exported, AUTO, None):
-        option = "--int8" if choice == "onnxruntime-int8" else f"--engine {choice}"
+    if choice not in (*engine_names(), AUTO, None):
+        return f"engine {choice!r} is unknown; allowed: {', '.join(engine_names())}, {AUTO}"
+    if choice is not None and choice not in (*exported, AUTO):
+        option = f"--engine {choice}" if engines()[choice].exact else "--int8"
         return (
             f"{shard.folder}: was exported for {' and '.join(exported)}, not for {choice}; export it again with "
             f"{option}, or start the worker with --engine {exported[0]}"
         )
     wanted = [name for name in exported if choice in (name, AUTO, None)]
-    extra = engine_package(wanted[-1])
+    extra = engines()[wanted[-1]].extra
     return f"{shard.folder}: runs in {' or '.join(wanted)}, which is not installed: pip install 'sepnas[{extra}]'"
 
 
 def _installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+    return find_spec(name) is not None
 
 
 def _print_pass_s(folder: str, name: str, threads: str) -> None:

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import prod
-from typing import TypeAlias
 
+from sepnas.deployment.engines.graph import CheckedGraph, Node, ShapeOf
 from sepnas.deployment.manifest import MAX_PASS_VALUES, WEIGHTS_NAME
 from sepnas.runtime.engines.protobuf import fields, packed
-
-ShapeOf: TypeAlias = tuple[int, ...]
 
 MAX_NODES = 20_000
 _MODEL = {1: "ir_version", 2: "producer_name", 3: "producer_version", 4: "domain", 5: "model_version", 7: "graph"}
@@ -40,17 +37,17 @@ _SIDES = [2, 3]
 """Height and width."""
 
 
-@dataclass
-class _Node:
-    operator: str = ""
-    inputs: list[str] = field(default_factory=list)
-    outputs: list[str] = field(default_factory=list)
-    numbers: dict[str, list[int]] = field(default_factory=dict)
-    """Attributes that are whole numbers."""
-
-
 def check_onnx_graph(graph: bytes, input_shape: Sequence[int], weights: Mapping[str, ShapeOf]) -> ShapeOf:
     """The shape of what a graph makes of one sample of ``input_shape``; ``weights`` are put in for its initializers.
+
+    Raises :class:`ValueError` that says why it is none that `sepnas export` writes.
+    """
+    checked = read_onnx_graph(graph, input_shape, weights)
+    return checked.shapes[checked.outputs[0]]
+
+
+def read_onnx_graph(graph: bytes, input_shape: Sequence[int], weights: Mapping[str, ShapeOf]) -> CheckedGraph:
+    """The operators of a graph and the shapes of its tensors, as :func:`check_onnx_graph` looks through them.
 
     Raises :class:`ValueError` that says why it is none that `sepnas export` writes.
     """
@@ -65,9 +62,8 @@ def check_onnx_graph(graph: bytes, input_shape: Sequence[int], weights: Mapping[
     if len(names) != 1 or names[0] in shapes:
         raise ValueError(f"takes {len(names)} inputs; a segment takes one")
     shapes[names[0]] = tuple(input_shape)
-    made = 0
-    for each in content["node"]:
-        node = _node(_bytes(each))
+    made, nodes = 0, [_node(_bytes(each)) for each in content["node"]]
+    for node in nodes:
         shape = shapes[node.outputs[0]] = _output(node, shapes, axes)
         made += prod(shape)
         if made > MAX_PASS_VALUES:
@@ -77,7 +73,7 @@ def check_onnx_graph(graph: bytes, input_shape: Sequence[int], weights: Mapping[
     outputs = [_text(_message(_bytes(each), _VALUE, "output")["name"]) for each in content["output"]]
     if not outputs or any(name not in shapes for name in outputs):
         raise ValueError("has no output, or one that nothing makes")
-    return shapes[outputs[0]]
+    return CheckedGraph(tuple(nodes), tuple(names), tuple(outputs), shapes, axes)
 
 
 def _message(data: memoryview, names: Mapping[int, str], what: str) -> dict[str, list[int | float | memoryview]]:
@@ -127,14 +123,14 @@ def _check_external(
         raise ValueError(f"takes a tensor of shape {dims} as '{name}', but {WEIGHTS_NAME} has {weights[name]} there")
 
 
-def _node(data: memoryview) -> _Node:
+def _node(data: memoryview) -> Node:
     parts = _message(data, _NODE, "operator")
     names = {_text([value]) for value in parts["op_type"]}
     domains = {_text([value]) for value in parts["domain"]} - {""}
     if domains or len(names) != 1 or not names <= set(_OPERATORS):
         said = "', '".join([*sorted(names), *(f"of domain {name}" for name in sorted(domains))])[:80]
         raise ValueError(f"uses operator '{said}'; operators of a segment are {', '.join(sorted(_OPERATORS))}")
-    node = _Node(names.pop(), [_text([each]) for each in parts["input"]], [_text([each]) for each in parts["output"]])
+    node = Node(names.pop(), [_text([each]) for each in parts["input"]], [_text([each]) for each in parts["output"]])
     if not node.inputs or not node.outputs:
         raise ValueError(f"has an operator {node.operator} without an input or an output")
     for each in parts["attribute"]:
@@ -143,6 +139,9 @@ def _node(data: memoryview) -> _Node:
         if name in node.numbers:
             raise ValueError(f"has attribute '{name[:80]}' of {node.operator} twice")
         _check_kind(name, attribute)
+        for fraction in attribute["f"]:
+            if isinstance(fraction, float):
+                node.fractions[name] = fraction
         node.numbers[name] = [number for key in ("i", "ints") for value in attribute[key] for number in packed(value)]
         if attribute["s"] and _text(attribute["s"]) != "NOTSET":
             raise ValueError(f"has an attribute of {node.operator} that no segment has: {_text(attribute['s'])[:80]!r}")
@@ -159,7 +158,7 @@ def _check_kind(name: str, attribute: Mapping[str, list[int | float | memoryview
         raise ValueError(f"has attribute '{name[:80]}' whose value is not of its type")
 
 
-def _output(node: _Node, shapes: Mapping[str, ShapeOf], axes: Mapping[str, list[int]]) -> ShapeOf:
+def _output(node: Node, shapes: Mapping[str, ShapeOf], axes: Mapping[str, list[int]]) -> ShapeOf:
     missing = [name for name in node.inputs if name and name not in shapes]
     if missing:
         raise ValueError(f"has an operator {node.operator} that takes '{missing[0][:80]}', which nothing makes")
@@ -171,17 +170,17 @@ def _output(node: _Node, shapes: Mapping[str, ShapeOf], axes: Mapping[str, list[
         raise ValueError(f"has an operator {node.operator} whose inputs do not fit") from None
 
 
-def _same(node: _Node, inputs: list[ShapeOf]) -> ShapeOf:
+def _same(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
     return inputs[0]
 
 
-def _broadcast(node: _Node, inputs: list[ShapeOf]) -> ShapeOf:
+def _broadcast(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
     length = max(map(len, inputs))
     padded = [(1,) * (length - len(shape)) + shape for shape in inputs]
     return tuple(max(sizes) for sizes in zip(*padded, strict=True))
 
 
-def _conv(node: _Node, inputs: list[ShapeOf]) -> ShapeOf:
+def _conv(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
     (batch, _, *sides), (outputs, _, *kernel) = inputs[:2]
     count = len(sides)
     pads, strides = node.numbers.get("pads", [0] * 2 * count), node.numbers.get("strides", [1] * count)
@@ -197,18 +196,18 @@ def _conv(node: _Node, inputs: list[ShapeOf]) -> ShapeOf:
     return (batch, outputs, *made)
 
 
-def _gemm(node: _Node, inputs: list[ShapeOf]) -> ShapeOf:
+def _gemm(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
     rows = inputs[0][1 if node.numbers.get("transA", [0])[0] else 0]
     return rows, inputs[1][0 if node.numbers.get("transB", [0])[0] else 1]
 
 
-def _reduce(node: _Node, inputs: list[ShapeOf]) -> ShapeOf:
+def _reduce(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
     """Over height and width, as the networks do it."""
     kept = inputs[0][:2]
     return (*kept, *([1] * (len(inputs[0]) - 2))) if node.numbers.get("keepdims", [1])[0] else kept
 
 
-_OPERATORS: dict[str, Callable[[_Node, list[ShapeOf]], ShapeOf]] = {
+_OPERATORS: dict[str, Callable[[Node, list[ShapeOf]], ShapeOf]] = {
     "Add": _broadcast,
     "BatchNormalization": _same,
     "Conv": _conv,

@@ -1,18 +1,25 @@
-"""Segments in onnxruntime: graphs without weights, which are put in before it optimises them."""
+"""Segments whose graphs are ONNX files: in onnxruntime, and in engines that open what was looked through here.
+
+Graphs have no weights; these are put in before an engine optimises them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from sepnas.deployment.manifest import EngineName, SegmentData
-from sepnas.deployment.onnx_session import open_session, weight_name
+from sepnas.deployment.engines.graph import CheckedGraph, SegmentGraph, ShapeOf
+from sepnas.deployment.engines.kind import EngineKind, late
+from sepnas.deployment.engines.registry import engines
+from sepnas.deployment.manifest import SegmentData
+from sepnas.deployment.onnx_session import weight_name
 from sepnas.errors import DeploymentError
 from sepnas.runtime.engines.denormals import flush_denormals
-from sepnas.runtime.engines.onnx_check import check_onnx_graph
+from sepnas.runtime.engines.onnx_check import check_onnx_graph, read_onnx_graph
 from sepnas.runtime.engines.protobuf import NoMessageError
 from sepnas.runtime.engines.shard import Shard
 from sepnas.runtime.engines.torch_engine import check_output, shapes_of
@@ -20,36 +27,36 @@ from sepnas.runtime.tensors.codec import Array
 from sepnas.spec.files import read_regular, why
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
+    from sepnas.deployment.engines.graph import OpenGraph
 
 MAX_ONNX_BYTES = 1 << 30
 """An int8 graph holds its weights."""
 
 
 class OnnxEngine:
-    """Segments in onnxruntime, on ``threads`` CPU threads."""
+    """Segments of ONNX graphs on ``threads`` CPU threads, opened as an engine ``kind`` opens them."""
 
-    _files: ClassVar[EngineName] = "onnxruntime"
+    _name: ClassVar[str] = "onnxruntime"
 
-    def __init__(self, shard: Shard, threads: int = 1) -> None:
-        self._sessions: dict[str, tuple[InferenceSession, str]] = {}
+    def __init__(self, shard: Shard, threads: int = 1, kind: EngineKind | None = None) -> None:
+        kind = kind or engines()[self._name]
+        open_graph: Callable[[SegmentGraph, int], OpenGraph] = late(kind.open_graph)
+        self._opened: dict[str, OpenGraph] = {}
         shapes = shapes_of(shard)
         for name, segment in shard.manifest.segments.items():
-            path = shard.folder / segment.files[self._files]
+            path = shard.folder / segment.files[kind.graphs]
             weights = self._weights(shard, segment)
             graph = _read(path)
             if name in shapes:
                 _check(path, graph, weights, *shapes[name])
             try:
-                session = open_session(graph, weights, threads)
+                self._opened[name] = open_graph(_segment_graph(path, graph, weights), threads)
             except ImportError:
                 raise
             except Exception as error:  # onnxruntime's errors have no class of their own
                 raise DeploymentError(
-                    f"{path}: onnxruntime cannot read this segment: {type(error).__name__}: {error}"
+                    f"{path}: {kind.name} cannot read this segment: {type(error).__name__}: {error}"
                 ) from error
-            self._sessions[name] = session, session.get_inputs()[0].name
 
     def _weights(self, shard: Shard, segment: SegmentData) -> list[Array]:
         return [shard.weights[weight] for weight in segment.weights]
@@ -58,9 +65,7 @@ class OnnxEngine:
         flush_denormals()  # the sessions' own option is for their threads, not for the one that calls them
 
     def run(self, segment: str, inputs: Sequence[Array]) -> Array:
-        session, name = self._sessions[segment]
-        output: Array = session.run(None, {name: np.ascontiguousarray(inputs[0])})[0]
-        return output
+        return self._opened[segment]([np.ascontiguousarray(array) for array in inputs])[0]
 
 
 def _read(path: Path) -> bytes:
@@ -71,9 +76,8 @@ def _read(path: Path) -> bytes:
 
 
 def _check(path: Path, graph: bytes, weights: Sequence[Array], taken: tuple[int, ...], made: tuple[int, ...]) -> None:
-    sizes = {weight_name(index): weight.shape for index, weight in enumerate(weights)}
     try:
-        found = check_onnx_graph(graph, taken, sizes)
+        found = check_onnx_graph(graph, taken, _sizes(weights))
     except NoMessageError as error:
         raise DeploymentError(f"{path}: onnxruntime cannot read this segment: it holds {error}") from None
     except ValueError as error:
@@ -81,10 +85,22 @@ def _check(path: Path, graph: bytes, weights: Sequence[Array], taken: tuple[int,
     check_output(path, found, made)
 
 
+def _sizes(weights: Sequence[Array]) -> dict[str, ShapeOf]:
+    return {weight_name(index): weight.shape for index, weight in enumerate(weights)}
+
+
+def _segment_graph(path: Path, graph: bytes, weights: Sequence[Array]) -> SegmentGraph:
+    return SegmentGraph(path, graph, weights, partial(_checked, graph, _sizes(weights)))
+
+
+def _checked(graph: bytes, sizes: dict[str, ShapeOf], shapes: Sequence[ShapeOf]) -> CheckedGraph:
+    return read_onnx_graph(graph, shapes[0], sizes)
+
+
 class Int8OnnxEngine(OnnxEngine):
     """Segments in onnxruntime's int8; their graphs hold weights of their own, in 8 bits."""
 
-    _files: ClassVar[EngineName] = "onnxruntime-int8"
+    _name: ClassVar[str] = "onnxruntime-int8"
 
     def _weights(self, shard: Shard, segment: SegmentData) -> list[Array]:
         return []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from sepnas.deployment.engines.kind import EngineKind
 from sepnas.errors import DeploymentError
 from sepnas.plan.steps import Compute
 from sepnas.runtime.engines.shard import Shard
@@ -64,7 +65,7 @@ def check_output(path: Path, found: Sequence[int], expected: tuple[int, ...]) ->
 class TorchEngine:
     """Segments in torch, on ``threads`` CPU threads; arrays go in and out without copies."""
 
-    def __init__(self, shard: Shard, threads: int = 1) -> None:
+    def __init__(self, shard: Shard, threads: int = 1, kind: EngineKind | None = None) -> None:
         import torch
 
         torch.set_num_threads(threads)
