@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from sepnas.measure.int8_data import Int8Data
     from sepnas.runtime.engines.shard import Shard
 
-BOTH = "both"
-"""All exact engines; there were two."""
+ALL, BOTH = "all", "both"
+"""All exact engines, of which there once were two."""
 if TYPE_CHECKING:
     ExportEngine = str
 else:
-    ExportEngine = Literal[(*exact_engines(), BOTH)]
+    ExportEngine = Literal[(*exact_engines(), ALL, BOTH)]
 WORTH_A_WARNING = 0.01
 """Accuracy that int8 may cost without one."""
 
@@ -96,7 +96,7 @@ def export(
         Path | None, typer.Option(help="hosts.yaml to put in; else all devices on this machine.", **PATH)
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a deployment that stands there.")] = False,
-    engine: Annotated[ExportEngine, typer.Option(help="Write the graphs for one engine only.")] = BOTH,
+    engine: Annotated[ExportEngine, typer.Option(help="Write the graphs for one engine only; both is all.")] = ALL,
     *,
     rounding: Int8Options,
     on_missing: Annotated[
@@ -106,7 +106,7 @@ def export(
 ) -> None:
     """Cut a trained network into one folder for each device.
 
-    Each folder holds only that device's weights, its segments' graphs for torch and for onnxruntime, its steps and its
+    Each folder holds only that device's weights, its segments' graphs for each engine, its steps and its
     certificate; copy it to the device and start `sepnas worker` there. Of an interrupted run the best epoch so far is
     taken.
 
@@ -120,7 +120,7 @@ def export(
     Example: `sepnas export runs/training deployment --hosts hosts.yaml --systemd`
     """
     given = Hosts.load(hosts) if hosts else None
-    engines = exact_engines() if engine == BOTH else (engine,)
+    engines = exact_engines() if engine in (ALL, BOTH) else (engine,)
     rounding.refuse_data_alone()
     api.check_exportable(run)
     int8_data = rounding.images(run)

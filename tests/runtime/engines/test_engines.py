@@ -16,13 +16,14 @@ from PIL import Image
 
 from sepnas.deploy.export import export_deployment
 from sepnas.deploy.onnx_graphs import TOLERANCE
+from sepnas.deployment.engines.registry import engines
 from sepnas.deployment.onnx_session import open_session
 from sepnas.errors import DeploymentError, SpecError
 from sepnas.local.processes import Launch, LocalWorkers
 from sepnas.plan.steps import Compute
 from sepnas.runtime.client.bench import random_batch
 from sepnas.runtime.client.session import Session
-from sepnas.runtime.engines.choice import make_engine, pass_s
+from sepnas.runtime.engines.choice import make_engine, pass_s, usable_engines
 from sepnas.runtime.engines.denormals import flush_denormals
 from sepnas.runtime.engines.onnx_engine import OnnxEngine
 from sepnas.runtime.engines.shard import load_shard
@@ -90,13 +91,15 @@ def test_a_worker_with_onnxruntime_has_no_torch(exported):
 
 
 def test_auto_takes_the_faster_and_says_so(exported):
-    """`auto` names both times, of which its engine's is the smaller one, and that engine works."""
+    """`auto` names the times of all exact engines, of which its engine's is the least, and that engine works."""
     shard = load_shard(exported / "device0")
     chosen = make_engine("auto", shard)
-    name, _, times = chosen.told.partition(": ")
-    torch_ms, onnx_ms = (float(words.split()[0]) for words in times.split(", "))
-    assert name == chosen.name == ("onnxruntime" if onnx_ms <= torch_ms else "torch")
-    assert isinstance(chosen.engine, OnnxEngine if name == "onnxruntime" else TorchEngine)
+    name, _, told = chosen.told.partition(": ")
+    times = {words.split()[-1]: float(words.split()[0]) for words in told.split(", ")}
+    assert [*times] == usable_engines(shard)
+    assert name == chosen.name
+    assert times[name] == min(times.values())
+    assert isinstance(chosen.engine, TorchEngine if name == "torch" else OnnxEngine)
     assert pass_s(chosen.engine, shard) > 0
 
 
@@ -110,17 +113,21 @@ CRASHES = {
 @pytest.mark.parametrize("says", CRASHES)
 def test_auto_survives_an_engine_that_cannot_load(says, exported, tmp_path, monkeypatch):
     """An engine whose import fails, or ends the process, is passed over with the reason."""
-    (tmp_path / "onnxruntime.py").write_text(CRASHES[says])
+    shard = load_shard(exported / "device0")
+    others = [name for name in usable_engines(shard) if name != "torch"]
+    for name in others:
+        (tmp_path / f"{engines()[name].package}.py").write_text(CRASHES[says])
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    chosen = make_engine("auto", load_shard(exported / "device0"))
-    assert re.fullmatch(rf"torch: onnxruntime does not run here \(.*{says}.*\)", chosen.told)
+    chosen = make_engine("auto", shard)
+    failed = "; ".join(rf"{name} does not run here \(.*{says}.*\)" for name in others)
+    assert re.fullmatch(f"torch: {failed}", chosen.told)
 
 
 def test_an_engine_that_cannot_load_is_an_error_of_ours(exported, tmp_path, monkeypatch):
     """A named engine whose import fails, and `auto` where none loads, say which engine and why."""
     shard = load_shard(exported / "device0")
-    for name in ("torch", "onnxruntime"):
-        (tmp_path / f"{name}.py").write_text(CRASHES["cannot be loaded: no such library"])
+    for name in usable_engines(shard):
+        (tmp_path / f"{engines()[name].package}.py").write_text(CRASHES["cannot be loaded: no such library"])
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(
         DeploymentError, match=r"no engine runs here: torch: .* no such lib.*; onnxruntime: .* no such lib"
@@ -137,7 +144,7 @@ def test_an_engine_that_is_not_there_is_named(network, exported, tmp_path, monke
     shard = load_shard(exported / "device0")
     assert make_engine(None, shard).told == "torch"
     with pytest.raises(
-        DeploymentError, match="engine 'tvm' is unknown; allowed: torch, onnxruntime, onnxruntime-int8, auto"
+        DeploymentError, match="engine 'tvm' is unknown; allowed: torch, onnxruntime, litert, onnxruntime-int8, auto"
     ):
         make_engine("tvm", shard)
     export_tiny(network, tmp_path / "one")
@@ -155,10 +162,11 @@ def test_an_engine_that_is_not_there_is_named(network, exported, tmp_path, monke
     assert make_engine(None, shard).name == "onnxruntime"
     monkeypatch.setattr("sepnas.runtime.engines.choice._installed", lambda name: False)
     for choice in ("auto", None):
-        with pytest.raises(DeploymentError, match="runs in torch or onnxruntime, which is not installed"):
+        with pytest.raises(DeploymentError, match="runs in torch or onnxruntime or litert, which is not installed"):
             make_engine(choice, shard)
     with pytest.raises(
-        SpecError, match=r"`engines` must name one or more of torch, onnxruntime, onnxruntime-int8, got \['tvm'\]"
+        SpecError,
+        match=r"`engines` must name one or more of torch, onnxruntime, litert, onnxruntime-int8, got \['tvm'\]",
     ):
         export_tiny(network, tmp_path / "none", engines=("tvm",))
 
