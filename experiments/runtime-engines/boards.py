@@ -64,10 +64,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     chosen = parser.parse_args()
     engines = [*exact_engines(), *(name for name in OTHERS if find_spec(name))]
-    with (
-        Recorder(HERE / "result-boards.json", seeds=(0,), root=HERE) as record,
-        tempfile.TemporaryDirectory() as folder,
-    ):
+    recorder = Recorder(HERE / "result-boards.json", seeds=(0,), root=HERE)
+    with recorder as record, tempfile.TemporaryDirectory() as folder:
         rows = [
             measure(name, policy, Path(folder) / f"{name}-{policy}", engines, chosen.repeats)
             for name in chosen.networks

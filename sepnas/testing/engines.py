@@ -143,10 +143,10 @@ def _made(kind: EngineKind, shard: Shard) -> Engine:
 
 
 def _calls(shard: Shard, batch: int) -> list[tuple[str, list[Array]]]:
-    """Each segment with other inputs."""
+    """Each segment with other inputs, from 0 to 1: a quantised engine knows such values from its calibration."""
     random = np.random.default_rng(batch)
     return [
-        (segment, [random.standard_normal((batch, *each.shape[1:]), dtype=np.float32) for each in inputs])
+        (segment, [random.random((batch, *each.shape[1:]), dtype=np.float32) for each in inputs])
         for segment, inputs in calls_of_a_pass(shard)
     ]
 
