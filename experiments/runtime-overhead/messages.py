@@ -13,7 +13,8 @@ from sepnas.deployment.manifest import certificate_name
 from sepnas.local.processes import Launch, LocalWorkers
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.client.bench import random_batch
-from sepnas.runtime.client.session import MAX_TRACES, Session
+from sepnas.runtime.client.limits import MAX_TRACES
+from sepnas.runtime.client.session import Session
 from sepnas.runtime.client.trace import RequestRecord
 from sepnas.separable.architecture import Architecture, DevicePart
 from sepnas.separable.policy import ExchangePoint, Readout, Transfer, TransmissionPolicy

@@ -25,7 +25,8 @@ from sepnas.emulation.bench import EmulatedBench, run_bench
 from sepnas.emulation.cluster import Setting, ShapingChoice, emulated_cluster, open_session, read_setting
 from sepnas.emulation.link_check import LinkCheck
 from sepnas.plan.steps import CLIENT
-from sepnas.runtime.client.session import MAX_IN_FLIGHT, MAX_TRACES, Session
+from sepnas.runtime.client.limits import MAX_IN_FLIGHT, MAX_TRACES
+from sepnas.runtime.client.session import Session
 from sepnas.runtime.protocol.connection import MAX_BATCH
 from sepnas.tables import DataColumn, DataTable, print_table, text_column
 from sepnas.units import format_count, number, seconds

@@ -18,7 +18,7 @@ from sepnas.plan.steps import Plan
 from sepnas.plan.wire import LEVELS, WIRE_FORMATS
 from sepnas.results.provenance import command_line
 from sepnas.runtime.client.images import Resize
-from sepnas.runtime.client.session import MAX_DEADLINE_S
+from sepnas.runtime.client.limits import MAX_DEADLINE_S
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.patterns import NAMED_POLICIES
 from sepnas.separable.read import read_architecture

@@ -15,7 +15,8 @@ from sepnas.cli.grouped import grouped
 from sepnas.cli.options import PATH, Deadline, path_of
 from sepnas.console import errors, export_bar, print_json, say
 from sepnas.plan.steps import CLIENT
-from sepnas.runtime.client.session import MAX_TRACES, Session
+from sepnas.runtime.client.limits import MAX_TRACES
+from sepnas.runtime.client.session import Session
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.document import refuse_folder
 from sepnas.spec.folder_lock import changing

@@ -21,7 +21,7 @@ from sepnas.cli.options import (
     size_bytes,
 )
 from sepnas.console import warn
-from sepnas.runtime.client.session import MAX_IN_FLIGHT
+from sepnas.runtime.client.limits import MAX_IN_FLIGHT
 from sepnas.spec.hosts import format_address, parse_address
 
 

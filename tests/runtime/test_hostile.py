@@ -355,9 +355,9 @@ def test_pongs_and_failures_do_not_pile_up_at_the_client(tiny):
     with hostile_devices(tiny, do) as (hosts, go), Session(tiny, hosts, deadline_s=WAIT_S) as session:
         go.set()
         eventually(lambda: len(num_sent) == 2)
-        eventually(lambda: session._fleet._arrivals.qsize() >= 1000)
-        assert session._fleet._arrivals.qsize() <= 1024
-        assert len(session._fleet._endings) <= 16
+        eventually(lambda: len(session._connections.control) >= 1000)
+        assert len(session._connections.control) <= 1024
+        assert len(session._connections.router.endings) <= 16
 
 
 def test_an_answer_of_empty_lists_takes_no_memory(tiny):
@@ -386,14 +386,14 @@ def test_one_device_is_heard_once_for_a_request(tiny):
 
         reply = session.begin(random_batch(session.manifest, 1), _Inbox())
         eventually(lambda: arrivals)
-        tag = session._output.tag
+        tag = session._messages.output.tag
         for _ in range(1000):
-            session._fleet._route(0, Data(reply.request, tag, bytes(20)))
-            session._fleet._route(1, Missed(request=reply.request, rank=1, source=0, tag=1))
-            session._fleet._route(1, Failed(code="compute", rank=1, request=reply.request, message="no"))
+            session._connections.router.route(0, Data(reply.request, tag, bytes(20)))
+            session._connections.router.route(1, Missed(request=reply.request, rank=1, source=0, tag=1))
+            session._connections.router.route(1, Failed(code="compute", rank=1, request=reply.request, message="no"))
         assert len(arrivals) <= 4
         with pytest.raises(RemoteProtocolError, match="has 40 bytes; 20 were due"):
-            session._fleet._route(1, Data(reply.request, tag, bytes(40)))
+            session._connections.router.route(1, Data(reply.request, tag, bytes(40)))
         session.abandon(reply)
 
 

@@ -38,6 +38,7 @@ from sepnas.errors import (
 )
 from sepnas.runtime.client.bench import bench, random_batch
 from sepnas.runtime.client.images import load_images
+from sepnas.runtime.client.questions import ask_devices, measure_clock
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.client.trace import Trace
 from sepnas.runtime.engines.torch_engine import TorchEngine
@@ -460,10 +461,10 @@ def test_an_answer_that_comes_too_late_is_not_the_next_one(tiny):
     with threads(tiny) as hosts, Session(tiny, hosts) as session:
         session.infer(random_batch(session.manifest, 1))
         with pytest.raises(DeadlineError, match="answering for the trace"):
-            deque(session._fleet.ask("trace", 0, deadline=0) for _ in count())  # until an answer is late
+            deque(ask_devices(session._connections, "trace", 0, deadline=0) for _ in count())  # until an answer is late
         assert [device.rank for device in session.trace(last=1).requests[0].devices] == [0, 1]
-        session._fleet.send(1, Ping(sent_ns=time.monotonic_ns() + 10**15))
-        assert abs(session._fleet.clock(0, time.monotonic() + 5).offset_ns) < 10**12
+        session._connections.send(1, Ping(sent_ns=time.monotonic_ns() + 10**15))
+        assert abs(measure_clock(session._connections, 0, time.monotonic() + 5).offset_ns) < 10**12
 
 
 class Flaky(TorchEngine):
@@ -556,7 +557,7 @@ def test_a_client_that_dies_leaves_the_workers_ready(tiny):
     """When the client vanishes without a word the workers wait for the next one."""
     with threads(tiny) as hosts:
         first = Session(tiny, hosts)
-        for channel in first._fleet._channels.values():
+        for channel in first._connections.channels.values():
             channel.abort()
         with Session(tiny, hosts) as session:
             assert session.infer(random_batch(session.manifest, 1)).shape == (1, 5)

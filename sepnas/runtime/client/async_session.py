@@ -18,8 +18,9 @@ from typing_extensions import Self
 from sepnas.deployment.manifest import OnMissing
 from sepnas.errors import LocalProtocolError
 from sepnas.runtime.client.inboxes import Arrival
+from sepnas.runtime.client.limits import DEFAULT_DEADLINE_S, checked_in_flight
 from sepnas.runtime.client.reply import Answer, Reply
-from sepnas.runtime.client.session import DEFAULT_DEADLINE_S, Session, checked_in_flight
+from sepnas.runtime.client.session import Session
 from sepnas.runtime.tensors.codec import Array
 from sepnas.runtime.unexpected import start_thread
 from sepnas.spec.hosts import Hosts

@@ -1,4 +1,4 @@
-"""Where what devices say of a request goes, as long as somebody waits for it; bounded whatever they say."""
+"""The inboxes of open requests; what a device can put into them is bounded, whatever it sends."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from sepnas.errors import ExchangeError, RemoteProtocolError
 from sepnas.runtime.protocol.events import Control, Data, Failed, Missed
 
 MAX_MISSED = 4096
-"""Messages that one device may say it missed in one request."""
+"""Number of messages that one device may report as missed in one request."""
 
 Arrival: TypeAlias = tuple[int, Control | Data | ExchangeError]
 
 
 class Inbox(Protocol):
-    """Takes what came for a request, such as a queue; called in the threads of connections."""
+    """Takes the events of a request, for example a queue; called in the threads of connections."""
 
     def put(self, arrival: Arrival, /) -> None: ...
 
 
-class _Place:
-    """The inbox of one request: each device is heard once with each thing that it may say."""
+class _BoundedInbox:
+    """The inbox of one request: it takes each kind of event once from each device."""
 
-    def __init__(self, inbox: Inbox, most_bytes: Mapping[int, int]) -> None:
-        self.inbox, self._most_bytes = inbox, most_bytes
+    def __init__(self, inbox: Inbox, max_bytes: Mapping[int, int]) -> None:
+        self.inbox, self._max_bytes = inbox, max_bytes
         self._heard: set[tuple[object, ...]] = set()
         self._num_missed: dict[int, int] = {}
 
@@ -42,13 +42,13 @@ class _Place:
             return
         self.inbox.put(arrival)
 
-    def _heard_before(self, *what: object) -> bool:
-        before = what in self._heard
-        self._heard.add(what)
+    def _heard_before(self, *key: object) -> bool:
+        before = key in self._heard
+        self._heard.add(key)
         return before
 
     def _check_length(self, rank: int, event: Data) -> None:
-        limit = self._most_bytes.get(event.tag)
+        limit = self._max_bytes.get(event.tag)
         if limit is not None and len(event.payload) > limit:
             raise RemoteProtocolError(
                 f"device {rank}: its answer to request {event.request} has {len(event.payload)} bytes; {limit} were due"
@@ -56,40 +56,40 @@ class _Place:
 
 
 class Inboxes:
-    """The inboxes by request; whoever calls holds the lock of the routes."""
+    """The inboxes by request; the caller holds the router's lock."""
 
     def __init__(self) -> None:
-        self._places: dict[int, _Place] = {}
+        self._bounded: dict[int, _BoundedInbox] = {}
         self._last = 0
 
-    def follow(self, request: int, inbox: Inbox, most_bytes: Mapping[int, int]) -> None:
-        """From now on what comes for the request goes there; ``most_bytes`` are those of a whole message, by tag."""
-        self._places[request] = _Place(inbox, most_bytes)
+    def follow(self, request: int, inbox: Inbox, max_bytes: Mapping[int, int]) -> None:
+        """Put the events of a request into ``inbox`` from now on; ``max_bytes``: the payload limit by tag."""
+        self._bounded[request] = _BoundedInbox(inbox, max_bytes)
         self._last = max(self._last, request)
 
     def forget(self, request: int) -> None:
-        """Nobody waits for it any more."""
-        self._places.pop(request, None)
+        """Nobody waits for the request any more."""
+        self._bounded.pop(request, None)
 
     def put(self, request: int, arrival: Arrival) -> None:
-        """Hand on what came for a request; raises :class:`RemoteProtocolError` when nobody sent such a request."""
-        place = self._places.get(request)
-        if place is not None:
-            place.put(arrival)
+        """Hand on an event of a request; raises :class:`RemoteProtocolError` for a request that was never sent."""
+        bounded = self._bounded.get(request)
+        if bounded is not None:
+            bounded.put(arrival)
         elif request > self._last:
             raise RemoteProtocolError(
                 f"device {arrival[0]}: speaks of request {request}, but {self._last} is the last that was sent"
             )
 
     def put_in(self, request: int, arrival: Arrival) -> None:
-        """Hand on to one request what is about all."""
-        self._places[request].put(arrival)
+        """Hand one request an event that concerns all."""
+        self._bounded[request].put(arrival)
 
     def put_in_all(self, arrival: Arrival) -> None:
-        """Hand on what all wait for."""
-        for place in list(self._places.values()):
-            place.put(arrival)
+        """Hand an event to all requests."""
+        for bounded in list(self._bounded.values()):
+            bounded.put(arrival)
 
     def clear(self) -> None:
-        """Nobody waits for anything."""
-        self._places.clear()
+        """Forget all requests."""
+        self._bounded.clear()

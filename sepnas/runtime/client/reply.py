@@ -1,4 +1,4 @@
-"""What becomes of one request, whoever waits for it and how: no I/O."""
+"""Collecting the events of one request until there is an answer or an error; no I/O."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from dataclasses import dataclass, field
 
 from sepnas.errors import ExchangeError, RemoteError, RemoteProtocolError, again
 from sepnas.plan.steps import CLIENT
-from sepnas.runtime.client.connections import GATHER_S, Fleet
+from sepnas.runtime.client.connections import DeviceConnections
+from sepnas.runtime.client.failures import GATHER_S
 from sepnas.runtime.client.inboxes import Arrival
 from sepnas.runtime.protocol.events import Data, Failed, Missed, PartialData
 from sepnas.runtime.tensors.codec import Array, Payload
 
-_LEAST_MARGIN_S, _MOST_MARGIN_S, _MARGIN_SHARE = 0.001, 0.05, 0.05
+_MIN_MARGIN_S, _MAX_MARGIN_S, _MARGIN_SHARE = 0.001, 0.05, 0.05
 _GRACE_S = 0.005
-"""How much later than the deadline an error may come."""
+"""An error that comes this much after the deadline still counts."""
 _DETAILS_S = 0.01
-"""A partial answer may overtake the devices that say what is missing."""
+"""Time to wait after a partial answer: it may overtake the reports of what is missing."""
 
 
 def margin_s(limit_s: float) -> float:
-    """How much earlier than the client the devices give up: they know better what is missing."""
-    return min(_MOST_MARGIN_S, max(_LEAST_MARGIN_S, _MARGIN_SHARE * limit_s))
+    """Devices give up this much before the client: their reports name the cause."""
+    return min(_MAX_MARGIN_S, max(_MIN_MARGIN_S, _MARGIN_SHARE * limit_s))
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A message that ``device`` went without: ``tag``, from device ``source``."""
+    """Message ``tag`` from device ``source``, which ``device`` went on without."""
 
     device: int
     source: int
@@ -37,10 +38,11 @@ class Missing:
 
 @dataclass(frozen=True)
 class Answer:
-    """Logits ``(B, classes)``, float32, and what did not go into them.
+    """Logits ``(B, classes)``, float32, and what is missing in them.
 
-    ``missing`` are messages that were late or lost, ``without`` devices that took no part, or whose logits did not
-    come. ``complete``: it is the whole network's answer. One that is not may have neither: who knew more was lost too.
+    ``missing``: messages that were late or lost. ``without``: devices that took no part, or whose logits did not come.
+    ``complete``: it is the whole network's answer. An incomplete answer may name neither, if the device that knew was
+    lost too.
     """
 
     logits: Array
@@ -51,11 +53,11 @@ class Answer:
 
 @dataclass
 class Reply:
-    """Collects what comes for a request until it is :attr:`done` or it is :attr:`until` (``time.monotonic`` seconds).
+    """Collects the events of a request until it is :attr:`done`, or until :attr:`until` (``time.monotonic`` seconds).
 
-    ``reader`` is the rank that answers, ``due`` (``time.monotonic`` seconds) when it must. ``without``: devices that
-    take no part. In a request that is ``tolerant`` other devices may fail; where the reader does, those of ``heads``
-    that are left can be recalled (:meth:`fall_back`): each has logits of its own.
+    The rank ``reader`` must answer until ``due`` (``time.monotonic`` seconds). Devices ``without`` take no part. If the
+    request is ``tolerant``, other devices may fail; if the reader does, the remaining ``heads`` can be recalled
+    (:meth:`fall_back`): each has logits of its own.
     """
 
     request: int
@@ -65,8 +67,8 @@ class Reply:
     without: frozenset[int] = frozenset()
     tolerant: bool = False
     heads: frozenset[int] = frozenset()
-    fleet: Fleet | None = field(default=None, repr=False)
-    """The connections that it was sent through."""
+    connections: DeviceConnections | None = field(default=None, repr=False)
+    """The connections that the request was sent through."""
     sent_ns: int = field(default_factory=time.monotonic_ns)
     done: bool = False
     until: float = field(init=False)
@@ -88,17 +90,17 @@ class Reply:
 
     @property
     def device_limit_s(self) -> float:
-        """What the devices have, so that there is time left for what follows."""
+        """The devices' time limit: shorter than the client's, so that there is time for a fallback."""
         return self._limit_s - margin_s(self._limit_s) * (2 if self._others() else 1)
 
     @property
     def left_s(self) -> float:
-        """How much longer to wait."""
+        """Remaining time to wait for the next event."""
         return max(0.0, self.until - time.monotonic())
 
     @property
     def silent(self) -> frozenset[int]:
-        """Devices of which something did not come that was waited for, and that did not say why."""
+        """Devices that did not deliver in time and did not report why."""
         silent = {missing.source for missing in self._missing}
         if self.recalled and self._answer is None:
             silent |= {self.reader, *(self.recalled - self._own.keys())}
@@ -106,11 +108,11 @@ class Reply:
 
     @property
     def of_no_use(self) -> frozenset[int]:
-        """Devices that did not do their part of it."""
+        """Devices that did not do their part of the request."""
         return self.without | self._failed | {missing.source for missing in self._missing}
 
     def take(self, arrival: Arrival) -> None:
-        """After a first report others are waited for a moment, for one of them may name the cause."""
+        """Take an event. After a first report of a failure others are awaited for a moment: one may name the cause."""
         rank, event = arrival
         if isinstance(event, Missed):
             self._missing.append(Missing(event.rank, event.source, event.tag))
@@ -137,7 +139,7 @@ class Reply:
             self._do_without(rank, event)
         elif isinstance(event, ExchangeError):
             self._lost = self._lost or event
-            # whom a device waits for is lost to us too: that is the cause
+            # a device reported that it waits for this one, which is now lost here too: that is the cause
             self.done = not self._reports or any(report.waiting_for == rank for report in self._reports)
         else:
             if not self._reports:
@@ -151,7 +153,7 @@ class Reply:
             else:
                 self._lost = event
             if not self.recalled:
-                self.until = time.monotonic()  # so that the others are recalled now
+                self.until = time.monotonic()  # the others are recalled now
         self.done |= self._nobody_left()
 
     def _others(self) -> frozenset[int]:
@@ -162,19 +164,19 @@ class Reply:
         return bool(self.recalled) and self.recalled <= self._own.keys() | self._failed
 
     def fall_back(self) -> frozenset[int]:
-        """The reader did not answer in time: those to recall, which are waited for until the deadline; none, if that is
-        no way out."""
+        """The reader did not answer in time: returns the devices to recall, which are then awaited; none if there is no
+        other head."""
         if self.recalled or self._answer is not None:
             return frozenset()
         self.recalled = self._others()
         if self.recalled:
-            # who was not waited for while its answer was due is given a moment, too
+            # a head that was not awaited while its answer was due gets a moment, too
             self.until = max(self.due + _GRACE_S, time.monotonic() + margin_s(self._limit_s))
             self.done = self._nobody_left()
         return self.recalled
 
-    def answer(self, fleet: Fleet, decode: Callable[[Payload], Array]) -> Answer:
-        """What came, decoded; raises what it means when that is no answer."""
+    def answer(self, connections: DeviceConnections, decode: Callable[[Payload], Array]) -> Answer:
+        """The decoded answer: the reader's, or the mean of recalled heads; raises the error that takes its place."""
         missing, without = tuple(self._missing), self.without
         if self._answer is not None:
             complete = not (missing or without or isinstance(self._answer, PartialData))
@@ -183,19 +185,20 @@ class Reply:
             without |= {self.reader} | (self.recalled - own.keys())
             return Answer(_mean(own), False, missing, tuple(sorted(without)))
         if self._reports:
-            raise fleet.explain(self._reports, self._lost, ends_session=not self.tolerant)
+            raise connections.explain(self._reports, self._lost, ends_session=not self.tolerant)
         if self._lost is not None:
-            raise again(self._lost) if self.tolerant else fleet.lost(self._lost)
-        raise fleet.late(self.recalled or {self.reader}, f"working on request {self.request} ({self._limit_s:g} s)")
+            raise again(self._lost) if self.tolerant else connections.end(self._lost)
+        doing = f"working on request {self.request} ({self._limit_s:g} s)"
+        raise connections.late(self.recalled or {self.reader}, doing)
 
     def _decoded(self, decode: Callable[[Payload], Array]) -> Iterator[tuple[int, Array]]:
         for rank, event in self._own.items():
-            with contextlib.suppress(RemoteError, RemoteProtocolError):  # one that sends nonsense is left out
+            with contextlib.suppress(RemoteError, RemoteProtocolError):  # an invalid answer is left out
                 yield rank, decode(event.payload)
 
 
 def _mean(logits: Mapping[int, Array]) -> Array:
-    """In the order of ranks, so that it does not depend on who was first."""
+    """Added in the order of ranks: rounding does not depend on the order of arrival."""
     first, *others = (logits[rank] for rank in sorted(logits))
     total = first.copy()
     for each in others:

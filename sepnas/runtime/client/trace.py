@@ -1,10 +1,10 @@
-"""The trace: when each device did what, on the client's clock; written to a file and read back."""
+"""The trace of a session: every step of every device, on the client's clock. A document that is saved and loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
@@ -17,8 +17,9 @@ Seconds = float
 class StepRecord(Part):
     """One step of one device.
 
-    ``name`` is the segment of a computation, the tensor of everything else. ``peer`` (-1: the client) and ``tag`` are
-    those of a message. A ``recv`` ends when the message was there *and* asked for; ``arrived_s`` is when it came.
+    ``name`` is the segment of a ``compute`` step, otherwise the tensor. ``peer`` (-1: the client) and ``tag`` are those
+    of a message. A ``recv`` step ends when its message has arrived *and* the device waits for it; ``arrived_s`` is the
+    arrival.
     """
 
     step: StepKind
@@ -32,7 +33,7 @@ class StepRecord(Part):
 
 
 class DeviceRecord(Part):
-    """One device's steps of one request. ``uncertainty_s`` is how far its clock may be off."""
+    """One device's steps of one request. ``uncertainty_s`` bounds the error of its clock."""
 
     rank: Annotated[int, Field(ge=0)]
     uncertainty_s: float
@@ -54,7 +55,7 @@ class RequestRecord(Part):
 
 
 class Trace(Document):
-    """The last requests of a session; times are seconds since the session was opened."""
+    """The latest requests of a session; times are seconds since the session was opened."""
 
     format_name: ClassVar[str] = "sepnas.trace"
 
@@ -64,39 +65,46 @@ class Trace(Document):
 
 @dataclass(frozen=True, slots=True)
 class ClockOffset:
-    """A device's clock against the client's: ``offset_ns`` ahead of it, give or take ``uncertainty_ns``."""
+    """A device's clock is ``offset_ns`` ahead of the client's, with an error of at most ``uncertainty_ns``."""
 
     offset_ns: int
     uncertainty_ns: int
 
 
+class RequestTiming(NamedTuple):
+    """The batch size of a request, when it was sent and when its answer was complete (``time.monotonic_ns``)."""
+
+    batch: int
+    sent_ns: int
+    answered_ns: int
+
+
 def best_clock(pings: Iterable[tuple[int, int, int]]) -> ClockOffset:
-    """From (sent, the device's clock, back) of several pings the one with the shortest way."""
+    """The offset from the ping with the shortest round trip; each is (sent, the device's clock, received), in ns."""
     sent, clock, back = min(pings, key=lambda ping: ping[2] - ping[0])
     return ClockOffset(clock - (sent + back) // 2, (back - sent) // 2)
 
 
 def request_record(
     request: int,
-    span: tuple[int, int, int],
+    timing: RequestTiming,
     rows: Mapping[tuple[int, int], list[list[Any]]],
     clocks: Mapping[int, ClockOffset],
     origin_ns: int,
 ) -> RequestRecord:
-    """A request from its ``span`` (batch, sent, answered) and the devices' ``rows`` by (rank, request)."""
-    batch, sent_ns, answered_ns = span
+    """The record of a request from the client's ``timing`` and the devices' step ``rows`` by (rank, request)."""
     ran = sorted(rank for rank in clocks if (rank, request) in rows)
     return RequestRecord(
         request=request,
-        batch=batch,
-        sent_s=(sent_ns - origin_ns) / 1e9,
-        answered_s=(answered_ns - origin_ns) / 1e9,
+        batch=timing.batch,
+        sent_s=(timing.sent_ns - origin_ns) / 1e9,
+        answered_s=(timing.answered_ns - origin_ns) / 1e9,
         devices=tuple(device_record(rank, rows[rank, request], clocks[rank], origin_ns) for rank in ran),
     )
 
 
 def device_record(rank: int, rows: Iterable[list[Any]], clock: ClockOffset, origin_ns: int) -> DeviceRecord:
-    """A device's rows on the client's clock, in seconds since ``origin_ns``."""
+    """A device's step rows on the client's clock, in seconds since ``origin_ns``."""
 
     def seconds(time_ns: int | None) -> float | None:
         return None if time_ns is None else (time_ns - clock.offset_ns - origin_ns) / 1e9

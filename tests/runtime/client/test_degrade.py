@@ -21,8 +21,9 @@ from sepnas.nets.separable import SeparableResNeXt
 from sepnas.plan.steps import CLIENT, Recv
 from sepnas.runtime.client.async_session import AsyncSession
 from sepnas.runtime.client.bench import random_batch
+from sepnas.runtime.client.limits import MAX_IN_FLIGHT
 from sepnas.runtime.client.reply import Missing, Reply
-from sepnas.runtime.client.session import MAX_IN_FLIGHT, Session
+from sepnas.runtime.client.session import Session
 from sepnas.runtime.engines.torch_engine import TorchEngine
 from sepnas.runtime.protocol.events import Data, Missed, PartialData
 from sepnas.runtime.worker.mailbox import MAX_REQUESTS_AHEAD

@@ -23,7 +23,7 @@ from sepnas.errors import (
     RemoteError,
 )
 from sepnas.plan.steps import CLIENT
-from sepnas.runtime.client import connections, keeper
+from sepnas.runtime.client import keeper, liveness
 from sepnas.runtime.client.async_session import AsyncSession
 from sepnas.runtime.client.bench import random_batch
 from sepnas.runtime.client.session import Session
@@ -128,7 +128,7 @@ def test_a_cut_link_is_noticed_while_data_is_unacknowledged(wired, exported, cut
 
 def test_health_sees_a_frozen_device_that_nobody_asks(exported, monkeypatch):
     """Also a strict session pings its devices: one that is frozen is silent until it is thawed."""
-    monkeypatch.setattr(connections, "MAX_PONG_S", 0.5)
+    monkeypatch.setattr(liveness, "MAX_PONG_S", 0.5)
     monkeypatch.setattr(keeper, "PULSE_S", 0.1)
     with worker_processes(exported, 2, "onnxruntime") as (workers, hosts), Session(exported, hosts) as session:
         assert session.can_answer()
@@ -187,7 +187,7 @@ def test_a_device_that_is_late_again_and_again_is_failing(exported):
     with worker_threads(exported, engine=Gated) as (_, hosts), Session(exported, hosts) as session:
         x_BCHW = random_batch(session.manifest, 1)
         Gated.gate.clear()
-        for number in range(connections.MAX_LATE):
+        for number in range(liveness.MAX_LATE):
             assert session.can_answer(), number
             with pytest.raises(DeadlineError):
                 session.infer(x_BCHW, deadline_s=0.05)
@@ -296,8 +296,8 @@ def test_a_fork_does_not_touch_the_session(exported):
             session.counters,
             session.trace,
         )
-        descriptors = [channel.pipe.sock.fileno() for channel in session._fleet._channels.values()]
-        with session._lock, session._fleet._routing:  # as another thread may hold them
+        descriptors = [channel.pipe.sock.fileno() for channel in session._connections.channels.values()]
+        with session._requests.lock, session._connections.router.lock:  # as another thread may hold them
             child = os.fork()
             if child == 0:
                 status = 1

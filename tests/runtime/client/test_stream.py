@@ -16,7 +16,8 @@ import sepnas
 from sepnas.errors import DataError, DeadlineError, LocalProtocolError, PeerLostError, RemoteError, SpecError
 from sepnas.runtime.client.async_session import AsyncSession
 from sepnas.runtime.client.bench import bench, random_batch
-from sepnas.runtime.client.session import MAX_IN_FLIGHT, Session
+from sepnas.runtime.client.limits import MAX_IN_FLIGHT
+from sepnas.runtime.client.session import Session
 from sepnas.runtime.engines.torch_engine import TorchEngine
 from sepnas.runtime.worker.mailbox import MAX_REQUESTS_AHEAD, Mailbox
 from tests.helpers_runtime import threads, whole_logits, worker_processes

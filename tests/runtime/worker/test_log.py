@@ -341,7 +341,7 @@ def test_a_lost_client_is_told_as_lost(exported, lines):
     """The end of a session whose client vanished says so, and not that it left."""
     with threads(exported) as hosts:
         session = Session(exported, hosts)
-        for channel in session._fleet._channels.values():
+        for channel in session._connections.channels.values():
             channel.abort()
         with pytest.raises(PeerLostError):
             session.infer(random_batch(session.manifest, 1))

@@ -135,7 +135,7 @@ def test_a_hosts_file_pins_the_peers_of_a_worker(exported, tmp_path):
     try:
         peers = Hosts.on([first.address, second.address])
         with Session(exported, peers, deadline_s=WAIT_S) as session:
-            session._fleet._hosts = Hosts.on(["10.255.255.1:5000", second.address])
+            session._connections.dialer.hosts = Hosts.on(["10.255.255.1:5000", second.address])
             assert session.infer(random_batch(session.manifest, 1)).shape == (1, 5)
         assert second._guard.address(0, "10.255.255.1:5000") == first.address
     finally:
@@ -166,13 +166,13 @@ def test_a_frozen_client_loses_its_place(exported, monkeypatch):
     monkeypatch.setattr(worker_module, "HOLDER_ANSWER_S", 0.4)
     with threads(exported) as hosts:
         frozen = Session(exported, hosts, deadline_s=WAIT_S)
-        for channel in frozen._fleet._channels.values():
+        for channel in frozen._connections.channels.values():
             channel._reading.acquire()  # its threads stand still
             channel._deliver = lambda event: time.sleep(WAIT_S)
             channel._reading.release()
         with Session(exported, hosts, deadline_s=WAIT_S) as session:
             assert session.infer(random_batch(session.manifest, 1)).shape == (1, 5)
-        for channel in frozen._fleet._channels.values():
+        for channel in frozen._connections.channels.values():
             channel.abort()
 
 

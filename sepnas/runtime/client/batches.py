@@ -1,0 +1,37 @@
+"""Checking a batch and bringing it into the form in which it is sent."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from sepnas.deployment.manifest import ImageInput
+from sepnas.errors import DataError
+from sepnas.runtime.client.images import normalise
+from sepnas.runtime.protocol.connection import MAX_BATCH
+from sepnas.runtime.tensors.codec import Array
+
+
+def prepare_batch(batch_BCHW: npt.NDArray[np.generic], image: ImageInput) -> Array:
+    """A normalised float32 copy of a batch: uint8 images are normalised, float32 values are taken as they are.
+
+    Raises :class:`DataError` for another shape or type, and for values that are not finite.
+    """
+    wanted = (image.channels, image.size, image.size)
+    if batch_BCHW.ndim != 4 or batch_BCHW.shape[1:] != wanted or not 1 <= len(batch_BCHW) <= MAX_BATCH:
+        raise DataError(f"a batch must have the shape (1..{MAX_BATCH}, {str(wanted)[1:]}, got {batch_BCHW.shape}")
+    if batch_BCHW.dtype == np.uint8:
+        return normalise(batch_BCHW.astype(np.uint8, copy=False), image)
+    if batch_BCHW.dtype != np.float32:
+        raise DataError(f"a batch must be float32 (normalised) or uint8 (images), got {batch_BCHW.dtype}")
+    _check_finite(batch_BCHW)
+    return batch_BCHW.astype(np.float32)  # a copy: the caller may fill the same array with the next batch
+
+
+def _check_finite(batch_BCHW: npt.NDArray[np.generic]) -> None:
+    finite = np.isfinite(batch_BCHW)
+    if not finite.all():
+        index = tuple(int(axis[0]) for axis in np.nonzero(~finite))
+        raise DataError(
+            f"image {index[0]} of the batch has {batch_BCHW[index]} at {index[1:]}; expected finite numbers"
+        )

@@ -1,0 +1,180 @@
+"""The requests of a session: sending them, and turning what comes into answers."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from sepnas.deployment.manifest import OnMissing
+from sepnas.errors import DeadlineError, ExchangeError
+from sepnas.runtime.client.connections import DeviceConnections
+from sepnas.runtime.client.inboxes import Arrival, Inbox
+from sepnas.runtime.client.keeper import Keeper
+from sepnas.runtime.client.messages import ClientMessages
+from sepnas.runtime.client.reply import Answer, Reply
+from sepnas.runtime.client.request_log import RequestLog
+from sepnas.runtime.client.request_window import RequestWindow
+from sepnas.runtime.protocol.events import Cancel, Data, Failed, Recall, Request
+from sepnas.runtime.tensors.codec import Array, encode
+
+
+class Requests:
+    """Sends requests through the connections of a keeper; thread-safe.
+
+    Args:
+        keeper: holds the connections, and opens new ones after their end.
+        messages: the messages between the client and the devices.
+        reader: the rank that answers.
+        on_missing: ``degrade``: requests are sent without devices that are absent.
+
+    ``lock`` is held while a request is sent, so that requests come to all devices in one order, and while devices are
+    asked a question, so that there is one at a time. It comes before all other locks: nobody who holds the router's
+    lock, the window's or a channel's takes it, for it is taken only in threads that call the session.
+    """
+
+    def __init__(self, keeper: Keeper, messages: ClientMessages, reader: int, on_missing: OnMissing) -> None:
+        self._keeper, self._messages, self._reader, self._on_missing = keeper, messages, reader, on_missing
+        self.lock = threading.Lock()
+        self.log = RequestLog()
+        self._window = RequestWindow()
+        self._connections = keeper.connections
+        self._sent_before = 0
+
+    @property
+    def last_request(self) -> int:
+        """The number of the request that was sent last."""
+        return self._window.last_request
+
+    @property
+    def num_sent(self) -> int:
+        """Number of requests sent through the connections that :meth:`adopt` was last called with."""
+        return self._window.last_request - self._sent_before
+
+    def adopt(self, connections: DeviceConnections) -> None:
+        """Count and log anew if these connections are new: their devices know no earlier request. ``lock`` is held."""
+        if connections is not self._connections:
+            self._connections, self._sent_before = connections, self._window.last_request
+            self.log.clear()
+
+    def begin(self, x_BCHW: Array, inbox: Inbox, limit_s: float) -> Reply:
+        """Send a request whose events come to ``inbox``; end the reply by :meth:`finish` or :meth:`abandon`.
+
+        Raises :class:`DeadlineError` when it cannot be sent within ``limit_s``, and what broke the session.
+        """
+        due = time.monotonic() + limit_s
+        if not self.lock.acquire(timeout=limit_s):
+            raise DeadlineError(f"other threads kept the session busy for {limit_s:g} s")
+        try:
+            connections = self._keeper.connections
+            self.adopt(connections)
+            connections.check()
+            reply = self._new_reply(connections, len(x_BCHW), due)
+            try:
+                self._send(connections, reply, x_BCHW, inbox)
+            except BaseException:
+                self.abandon(reply)
+                raise
+            return reply
+        finally:
+            self.lock.release()
+
+    def wait(self, reply: Reply, inbox: queue.SimpleQueue[Arrival]) -> Answer:
+        """The answer to a request, which is abandoned if that raises."""
+        self._connections_of(reply)  # in a forked process nothing would ever come
+        try:
+            while not reply.done:
+                try:
+                    reply.take(inbox.get(timeout=reply.left_s))
+                except queue.Empty:
+                    if not self.fall_back(reply):
+                        break
+        except BaseException:
+            self.abandon(reply)
+            raise
+        return self.finish(reply)
+
+    def fall_back(self, reply: Reply) -> bool:
+        """The reader is late: ask the other heads for their own logits; False if there is none to ask."""
+        connections, recalled = self._connections_of(reply), reply.fall_back()
+        for rank in recalled:
+            connections.send(rank, Recall(request=reply.request, tag=self._messages.output.tag))
+        return bool(recalled)
+
+    def finish(self, reply: Reply) -> Answer:
+        """The answer, when nothing more is waited for; raises the error that takes its place."""
+        connections = self._connections_of(reply)
+        try:
+            answer = reply.answer(connections, lambda payload: self._messages.decode_logits(payload, reply.batch))
+        except BaseException:
+            self.abandon(reply)
+            raise
+        finally:
+            with contextlib.suppress(ExchangeError):
+                for rank in reply.silent:
+                    connections.suspect(rank)
+        connections.liveness.note_served(set(connections.liveness.present_ranks) - reply.of_no_use)
+        self._release(reply)
+        if not answer.complete:
+            self._cancel(reply)  # late devices need not go on with it
+        self.log.note_answered(reply.request, reply.batch, reply.sent_ns)
+        return answer
+
+    def abandon(self, reply: Reply) -> None:
+        """Tell the devices that nobody waits for the answer any more."""
+        if not self._keeper.is_elsewhere():
+            self._release(reply)
+            self._cancel(reply)
+
+    def _new_reply(self, connections: DeviceConnections, batch: int, due: float) -> Reply:
+        request = self._window.reserve(due)
+        if self._on_missing == "strict":
+            return Reply(request, batch, self._reader, due, connections=connections)
+        heads, without = self._messages.heads, connections.liveness.absent()
+        if heads <= without:  # nobody else can answer: devices that are only silent must be asked
+            without = connections.liveness.lost_ranks()
+        return Reply(request, batch, self._reader, due, without, tolerant=True, heads=heads, connections=connections)
+
+    def _send(self, connections: DeviceConnections, reply: Reply, x_BCHW: Array, inbox: Inbox) -> None:
+        if self._messages.heads <= reply.without:
+            connections.check_rank(reply.reader)
+        header = Request(
+            request=reply.request,
+            batch=reply.batch,
+            deadline_ms=max(1, int(reply.device_limit_s * 1e3)),
+            without=tuple(sorted(reply.without)),
+        )
+        payload, output = encode(x_BCHW, "fp32"), self._messages.output
+        watched = _WatchedInbox(inbox, lambda: self._window.release(reply.request))
+        connections.follow(reply.request, watched, {output.tag: output.payload_bytes(reply.batch)})
+        for message in self._messages.inputs:
+            if message.destination not in reply.without:
+                connections.send(message.destination, header, Data(reply.request, message.tag, payload))
+
+    def _cancel(self, reply: Reply) -> None:
+        for message in self._messages.inputs:
+            if message.destination not in reply.without:  # cancellations must not pile up for a frozen device
+                with contextlib.suppress(ExchangeError):
+                    self._connections_of(reply).send(message.destination, Cancel(request=reply.request))
+
+    def _release(self, reply: Reply) -> None:
+        self._connections_of(reply).router.forget(reply.request)
+        self._window.release(reply.request)
+
+    def _connections_of(self, reply: Reply) -> DeviceConnections:
+        """The connections that the request was sent through; raises in a forked process."""
+        return self._keeper.connections if reply.connections is None else self._keeper.here(reply.connections)
+
+
+class _WatchedInbox:
+    """An inbox that calls ``done`` when the devices have finished its request, even if nobody reads it yet."""
+
+    def __init__(self, inbox: Inbox, done: Callable[[], None]) -> None:
+        self._inbox, self._done = inbox, done
+
+    def put(self, arrival: Arrival) -> None:
+        self._inbox.put(arrival)
+        if isinstance(arrival[1], Data | Failed | ExchangeError):
+            self._done()
