@@ -1,4 +1,4 @@
-"""The forms of what a service says over HTTP, and of what it is sent: what /openapi.json describes."""
+"""The forms of a service's HTTP requests and answers, as /openapi.json describes them."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ class LikelyClass(BaseModel):
 
 
 class MissingMessage(BaseModel):
-    """A message between devices that did not go into the answer."""
+    """A message between devices that is missing in the answer."""
 
-    device: int = Field(description="Who went without it.")
-    source: int = Field(description="Who should have sent it.")
+    device: int = Field(description="The device that went on without it.")
+    source: int = Field(description="The device that should have sent it.")
     tag: int
 
 
 class Classification(BaseModel):
-    """The likeliest classes, and what did not go into them: only a service that degrades gives incomplete answers."""
+    """The likeliest classes, and what is missing in them: only a service that degrades gives incomplete answers."""
 
     classes: list[LikelyClass] = Field(description="Likeliest first.")
     complete: bool = Field(description="Whether this is the whole network's answer.")
-    without: list[int] = Field(description="Devices that took no part.")
+    without: list[int] = Field(description="Devices that took no part, or whose logits did not come.")
     missing: list[MissingMessage]
 
 
 class ModelFacts(BaseModel):
-    """What is served."""
+    """The model that is served."""
 
     name: str
     deployment_id: str
@@ -44,16 +44,18 @@ class ModelFacts(BaseModel):
     image_size: int = Field(description="Height and width in pixels that the network reads.")
     channels: int = Field(description="1: gray, 3: RGB; other images are converted.")
     resize: Resize = Field(
-        description="Images of another size: `stretch` scales all of them, `crop` the square in their middle; `no`: "
-        "they are refused."
+        description="Treatment of images of another size: `stretch` scales the whole image, `crop` its central square; "
+        "`no`: they are refused."
     )
     devices: list[int]
     on_missing: OnMissing
 
 
 class ErrorFacts(BaseModel):
-    code: str = Field(description="One word for programs.")
-    message: str = Field(description="What is wrong and what would be right, for people.")
+    """The problem of one request."""
+
+    code: str = Field(description="One word, for programs.")
+    message: str = Field(description="The problem and its remedy, for people.")
 
 
 class ErrorBody(BaseModel):
@@ -63,8 +65,8 @@ class ErrorBody(BaseModel):
 
 
 class ReadyBody(BaseModel):
-    """Requests are answered; how each device is, by its rank: `ready`, `silent` (it does not answer), how its requests
-    fail, or how it was lost."""
+    """Requests are answered. The state of each device, by rank: `ready`, `silent` (it does not answer), how its
+    requests fail, or how it was lost."""
 
     ready: bool
     devices: dict[int, str]
@@ -77,13 +79,13 @@ class NotReadyBody(ReadyBody):
 
 
 DESCRIPTIONS = {
-    408: "The body did not come in time.",
+    408: "The body did not arrive in time.",
     413: "The body is too large.",
-    415: "The Content-Type is no image's.",
-    422: "The body is not an image that can be read, or has another size than the network reads.",
+    415: "The Content-Type is not that of an image.",
+    422: "The body is not a readable image, or its size is not that of the network.",
     502: "A device failed while it computed.",
-    503: "More requests than may wait, or devices are lost. Try again after `Retry-After` seconds.",
-    504: "The answer was not there in time.",
+    503: "Too many requests wait, or devices are lost. Try again after `Retry-After` seconds.",
+    504: "There was no answer in time.",
 }
 _RETRY = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}

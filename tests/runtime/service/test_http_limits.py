@@ -16,7 +16,7 @@ import pytest
 
 import sepnas.runtime.service.http_app as http_app
 import sepnas.runtime.service.http_connection as http_connection
-from sepnas.runtime.service import summed_log
+from sepnas.runtime.service import http_body, summed_log
 from sepnas.runtime.service.triage import Triage, answer_and_close, has_left, look_at
 from sepnas.spec.hosts import Hosts
 from tests.helpers_runtime import eventually, free_ports
@@ -85,7 +85,7 @@ def test_heads_without_a_body_hold_no_place(client):
                 each.sendall(POST + b"Content-Length: 1000\r\n\r\n")
         started = time.monotonic()
         assert client.classify(encoded(pixels(1)))[1]["error"]["code"] == "devices-lost"
-        assert time.monotonic() - started < http_app.BODY_S
+        assert time.monotonic() - started < http_body.BODY_S
 
 
 @pytest.mark.parametrize("head", [b"", b"POST /classify HTTP/1.1\r\nX: "])
@@ -370,11 +370,11 @@ def test_impatient_clients_leave_room_for_others(exported, gated):  # noqa: F811
             for _ in range(12):
                 with connected(client) as (leaving,):
                     leaving.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(image) + image)
-                    eventually(lambda: service._taken > 0)
-                eventually(lambda: service._taken == 0)
-        assert 6 <= service.places < 10
+                    eventually(lambda: service.places.taken > 0)
+                eventually(lambda: service.places.taken == 0)
+        assert 6 <= service.places.limit < 10
         limit = time.monotonic() + SOON_S
-        before = service.places
-        while service.places == before:
+        before = service.places.limit
+        while service.places.limit == before:
             assert time.monotonic() < limit
             assert client.classify(image)[0] == 200

@@ -28,6 +28,7 @@ from sepnas.deployment.manifest import Manifest
 from sepnas.errors import ListenError
 from sepnas.runtime.client.images import normalise
 from sepnas.runtime.engines.torch_engine import TorchEngine
+from sepnas.runtime.service import http_body
 from sepnas.runtime.service.service import Service
 from sepnas.runtime.worker.server import listening_socket
 from sepnas.spec.hosts import Hosts
@@ -256,7 +257,7 @@ def test_a_large_body_is_refused_unread(client):
 
 def test_a_body_that_never_comes_is_given_up(client, monkeypatch):
     """Who announces an image and sends half of it holds its place for a short time."""
-    monkeypatch.setattr(http_app, "BODY_S", 0.2)
+    monkeypatch.setattr(http_body, "BODY_S", 0.2)
     with socket.create_connection(("127.0.0.1", client.port), SOON_S) as sock:
         sock.sendall(b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf")
         assert sock.recv(1000).startswith(b"HTTP/1.1 408 ")
@@ -375,7 +376,7 @@ def test_requests_on_their_way_hear_of_a_lost_device(exported, tmp_path):
 
 def test_health_is_not_ready_while_a_device_is_frozen(exported, tmp_path, monkeypatch):
     """A strict service says which device is silent until it answers again, also where nobody asks."""
-    monkeypatch.setattr("sepnas.runtime.client.connections.MAX_PONG_S", 0.5)
+    monkeypatch.setattr("sepnas.runtime.client.liveness.MAX_PONG_S", 0.5)
     with (
         worker_processes(exported, 2, "onnxruntime") as (workers, hosts),
         serving(exported, hosts.save(tmp_path / "hosts.yaml")) as client,
