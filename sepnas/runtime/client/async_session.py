@@ -1,4 +1,4 @@
-"""A session for asyncio: requests are awaited, and no thread waits for them."""
+"""A session for asyncio: requests are awaited, and no thread is blocked by them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from sepnas.spec.hosts import Hosts
 class AsyncSession:
     """A :class:`Session` whose requests are awaited; use it with ``async with``, which opens it.
 
-    Arguments and errors are those of :class:`Session`, ``in_flight`` (at most 32) how many requests are on their way at
-    once: others wait for their turn, which their deadlines do not count. One that is cancelled is cancelled on the
-    devices too. Opening, closing and sending take a thread for a moment; no thread waits for an answer. It belongs to
-    the event loop that opened it, and says so in another (:class:`LocalProtocolError`).
+    Arguments and errors are those of :class:`Session`. ``in_flight``: number of requests on their way at once, at most
+    32; further ones wait for their turn, which does not count towards their deadlines. A request that is cancelled is
+    cancelled on the devices too. Opening, closing and sending occupy a thread for a moment; no thread waits for an
+    answer. The session belongs to the event loop that opened it; another one gets :class:`LocalProtocolError`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class AsyncSession:
 
     @property
     def session(self) -> Session:
-        """The open session; its own calls wait."""
+        """The open session; its own calls block."""
         if self._session is None:
             raise LocalProtocolError("the session is not open; use `async with`")
         return self._session
@@ -79,17 +79,17 @@ class AsyncSession:
         await asyncio.to_thread(self.session.close)
 
     async def infer(self, batch: npt.ArrayLike, deadline_s: float | None = None) -> Array:
-        """The logits ``(B, classes)`` of a batch, as :meth:`Session.infer` gives them."""
+        """The logits ``(B, classes)`` of a batch; as :meth:`Session.infer`."""
         return (await self.ask(batch, deadline_s)).logits
 
     async def ask(self, batch: npt.ArrayLike, deadline_s: float | None = None) -> Answer:
-        """The logits with what is missing in them, as :meth:`Session.ask` gives them."""
+        """The logits together with what is missing in them; as :meth:`Session.ask`."""
         if asyncio.get_running_loop() is not self._loop:
             raise LocalProtocolError(
                 "the session is not open in this event loop; open one in each loop (asyncio.run makes a new one)"
             )
         async with self._turns:
-            inbox = _Inbox()
+            inbox = _LoopInbox()
             return await self._wait(await self._begin(batch, inbox, deadline_s), inbox)
 
     async def stream(
@@ -98,7 +98,7 @@ class AsyncSession:
         in_flight: int = 2,
         deadline_s: float | None = None,
     ) -> AsyncGenerator[Array]:
-        """The logits of each batch, in order, as :meth:`Session.stream` gives them."""
+        """The logits of each batch, in order; as :meth:`Session.stream`."""
         async with contextlib.aclosing(self.answers(batches, in_flight, deadline_s)) as answers:
             async for answer in answers:
                 yield answer.logits
@@ -109,7 +109,7 @@ class AsyncSession:
         in_flight: int = 2,
         deadline_s: float | None = None,
     ) -> AsyncGenerator[Answer]:
-        """A stream with what is missing in each answer."""
+        """As :meth:`stream`, together with what is missing in each answer."""
         checked_in_flight(in_flight)
         window: deque[asyncio.Task[Answer]] = deque()
         try:
@@ -125,12 +125,12 @@ class AsyncSession:
             await asyncio.gather(*window, return_exceptions=True)
 
     async def classify(self, images: npt.ArrayLike, deadline_s: float | None = None) -> list[str]:
-        """The class names of a batch, one for each image."""
+        """The class name of each image of a batch."""
         best = (await self.infer(images, deadline_s)).argmax(axis=1)
         return [self.session.manifest.classes[index] for index in best]
 
-    async def _begin(self, batch: npt.ArrayLike, inbox: _Inbox, deadline_s: float | None) -> Reply:
-        """In a thread, for it normalises and encodes; when cancelled meanwhile, what it sent is cancelled."""
+    async def _begin(self, batch: npt.ArrayLike, inbox: _LoopInbox, deadline_s: float | None) -> Reply:
+        """Send in a thread: that normalises and encodes. If cancelled meanwhile, the request is abandoned."""
         sending = asyncio.ensure_future(asyncio.to_thread(self.session.begin, batch, inbox, deadline_s))
         try:
             return await asyncio.shield(sending)
@@ -142,7 +142,7 @@ class AsyncSession:
         if not sending.cancelled() and sending.exception() is None:
             self.session.abandon(sending.result())
 
-    async def _wait(self, reply: Reply, inbox: _Inbox) -> Answer:
+    async def _wait(self, reply: Reply, inbox: _LoopInbox) -> Answer:
         try:
             while not reply.done:
                 try:
@@ -156,8 +156,8 @@ class AsyncSession:
         return self.session.finish(reply)
 
 
-class _Inbox:
-    """A queue that other threads fill and the event loop empties."""
+class _LoopInbox:
+    """A queue that other threads fill and the event loop reads."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -165,7 +165,7 @@ class _Inbox:
         self._waiting: asyncio.Future[None] | None = None
 
     def put(self, arrival: Arrival) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
             self._loop.call_soon_threadsafe(self._take, arrival)
 
     def _take(self, arrival: Arrival) -> None:
@@ -177,7 +177,7 @@ class _Inbox:
             self._waiting.set_result(None)
 
     async def get(self, timeout_s: float) -> Arrival:
-        """The next; ``queue.Empty`` when none comes in time. What has come already is given, however late it is."""
+        """The next arrival, even if it is late; raises ``queue.Empty`` when none comes in time."""
         if not self._arrivals:
             self._waiting = self._loop.create_future()
             alarm = self._loop.call_later(timeout_s, self._wake)
@@ -191,7 +191,7 @@ class _Inbox:
 
 
 def _close(opening: asyncio.Future[Session]) -> None:
-    """Nobody waits for it any more."""
+    """Close a session whose opening was cancelled."""
     if not opening.cancelled() and opening.exception() is None:
         start_thread(opening.result().close)
 

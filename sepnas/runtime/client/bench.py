@@ -1,4 +1,4 @@
-"""Measuring a session: latency and throughput of many requests, and what crossed the network."""
+"""Measuring a session: latency and throughput of many requests, and bytes on the network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sepnas.runtime.transport.counters import Counters
 
 @dataclass(frozen=True, slots=True)
 class StreamResult:
-    """Images answered in a second while ``in_flight`` requests were on their way, in the later half of them."""
+    """Throughput with ``in_flight`` requests on their way, over the second half of the requests."""
 
     in_flight: int
     images_per_s: float
@@ -27,10 +27,10 @@ class StreamResult:
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """Latency as the client sees it, one request after the other, and ``stream``, several at once.
+    """Latency at the client, one request after the other; ``stream``: throughput with several on their way.
 
-    ``payload_bytes_per_request`` and ``frame_bytes_per_request`` (with headers) are what the devices sent each
-    other, counted on the sockets; ``payload_bytes_predicted`` is what the plan says.
+    ``payload_bytes_per_request`` and ``frame_bytes_per_request`` (with headers) were counted on the sockets between the
+    devices; ``payload_bytes_predicted`` is the plan's number.
     """
 
     requests: int
@@ -54,8 +54,8 @@ class BenchResult:
 def bench(
     session: Session, batch: npt.ArrayLike, requests: int = 100, warmup: int = 10, in_flight: int = 1
 ) -> BenchResult:
-    """Run ``warmup`` and then ``requests`` timed requests with the same batch; with ``in_flight`` above 1 then as many
-    more in a stream."""
+    """Run ``warmup`` requests and then ``requests`` timed ones with the same batch; with ``in_flight`` above 1, then as
+    many again as a stream."""
     if requests < 1 or warmup < 0:
         raise DataError(f"`requests` must be at least 1 and `warmup` 0, got {requests} and {warmup}")
     array = np.asarray(batch)
@@ -82,7 +82,7 @@ def bench(
 
 
 def measure_stream(session: Session, batch: Array, requests: int, in_flight: int) -> StreamResult:
-    """Stream ``requests`` times the same batch."""
+    """Stream the same batch ``requests`` times."""
     start = time.perf_counter()
     answered = [start, *(time.perf_counter() for _ in session.stream(itertools.repeat(batch, requests), in_flight))]
     first = requests // 2
@@ -90,7 +90,7 @@ def measure_stream(session: Session, batch: Array, requests: int, in_flight: int
 
 
 def random_batch(manifest: Manifest, batch: int, seed: int = 0) -> Array:
-    """A normalised batch of noise, ``(batch, channels, size, size)``: for measuring, where the answer is no matter."""
+    """A normalised batch of noise, ``(batch, channels, size, size)``, for measurements that ignore the answer."""
     image = manifest.input
     shape = (batch, image.channels, image.size, image.size)
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""From logits to the names of classes."""
+"""From logits to class names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 
 def likeliest(logits_BK: npt.ArrayLike, classes: Sequence[str], top: int) -> list[list[tuple[str, float]]]:
-    """The ``top`` classes of each image, likeliest first, with their probabilities."""
+    """The ``top`` most likely classes of each image with their probabilities, in descending order."""
     logits = np.asarray(logits_BK, dtype=np.float64)
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = odds / odds.sum(axis=1, keepdims=True)

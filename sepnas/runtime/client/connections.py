@@ -6,14 +6,14 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from sepnas.errors import DeadlineError, ExchangeError, LocalProtocolError, PeerLostError, again
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.client.dialing import Dialer, SessionTarget
 from sepnas.runtime.client.failures import cause_of, error_of, late_error
-from sepnas.runtime.client.inboxes import Arrival, Inbox
+from sepnas.runtime.client.inboxes import Arrival
 from sepnas.runtime.client.parallel import for_each_rank
 from sepnas.runtime.client.rejoin import Rejoiner
 from sepnas.runtime.client.router import EventRouter
@@ -89,10 +89,6 @@ class DeviceConnections:
             if self.router.tolerates_loss:
                 return  # the loss is about to be routed
             raise PeerLostError(f"device {rank} is not in the session any more: {error}") from error
-
-    def follow(self, request: int, inbox: Inbox, max_bytes: Mapping[int, int]) -> None:
-        """Send what comes for a request to ``inbox``; see :meth:`EventRouter.follow`."""
-        self.router.follow(request, inbox, max_bytes)
 
     def receive(self, deadline: float, doing: str, waiting: Collection[int] = ()) -> Arrival:
         """The next event that belongs to no request, or the error of a device that the session goes on without.

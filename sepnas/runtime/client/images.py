@@ -1,4 +1,4 @@
-"""Images from files, as the network's deployment wants them."""
+"""Reading image files in the form that a deployment's network takes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Images", "Resize", "load_images", "normalise", "read_image", "read_i
 
 
 def load_images(paths: Iterable[str | os.PathLike[str]], manifest: Manifest, resize: Resize | None = None) -> Images:
-    """Read image files into ``(B, channels, size, size)`` uint8; colours become gray where the network wants gray.
+    """Read image files into ``(B, channels, size, size)`` uint8; colours become gray if the network takes gray images.
 
-    ``resize`` says what happens to an image of another size: it is refused (``no``), or scaled (bilinear), ``crop`` the
-    square in its middle, ``stretch`` all of it; by default what training did.
+    ``resize`` is the treatment of an image of another size: ``no`` refuses it, ``crop`` scales its central square and
+    ``stretch`` the whole image (bilinear); by default as in training.
 
-    Raises :class:`DataError` that names each bad file: not there, not an image, another size, more than 8 bits a
+    Raises :class:`DataError` that names each bad file: missing, not an image, another size, more than 8 bits per
     channel.
     """
     found = read_images(paths, manifest.input, resize)
@@ -38,7 +38,7 @@ def load_images(paths: Iterable[str | os.PathLike[str]], manifest: Manifest, res
 def read_images(
     paths: Iterable[str | os.PathLike[str]], wanted: ImageInput, resize: Resize | None = None
 ) -> list[Images | DataError]:
-    """Of each file the image, or what is wrong with it; as :func:`load_images`."""
+    """Of each file the image, or the error that :func:`load_images` would raise."""
     found: list[Images | DataError] = []
     paths = list(paths)
     check_images_fit(len(paths), wanted.channels, wanted.size, len(paths))
@@ -58,19 +58,19 @@ def read_image(
     formats: tuple[str, ...] = FORMATS,
     max_pixels: int = MAX_PIXELS,
 ) -> Images:
-    """One image, ``(channels, size, size)`` uint8, as :func:`sepnas.spec.image_file.read_image` reads it; one of
-    another size is resized as training did, unless ``resize`` says how."""
+    """One image, ``(channels, size, size)`` uint8, as :func:`sepnas.spec.image_file.read_image` reads it; an image of
+    another size is resized as in training, unless ``resize`` is given."""
     chosen = resize_of(wanted, resize)
     return image_file.read_image(source, name, wanted.channels, wanted.size, chosen, formats, max_pixels)
 
 
 def resize_of(wanted: ImageInput, given: Resize | None) -> Resize:
-    """What becomes of an image of another size: what was ``given``, or else what training did."""
+    """The treatment of an image of another size: ``given``, or else as in training."""
     return given or wanted.resize or "no"
 
 
 def normalise(images_BCHW: Images, wanted: ImageInput) -> Array:
-    """``(value / 255 - mean) / std`` for each channel, in float32."""
+    """``(value / 255 - mean) / std`` per channel, float32."""
     mean = np.asarray(wanted.mean, np.float32)[:, None, None]
     std = np.asarray(wanted.std, np.float32)[:, None, None]
     values: Array = (images_BCHW.astype(np.float32) / np.float32(255) - mean) / std

@@ -148,7 +148,7 @@ class Requests:
         )
         payload, output = encode(x_BCHW, "fp32"), self._messages.output
         watched = _WatchedInbox(inbox, lambda: self._window.release(reply.request))
-        connections.follow(reply.request, watched, {output.tag: output.payload_bytes(reply.batch)})
+        connections.router.follow(reply.request, watched, {output.tag: output.payload_bytes(reply.batch)})
         for message in self._messages.inputs:
             if message.destination not in reply.without:
                 connections.send(message.destination, header, Data(reply.request, message.tag, payload))

@@ -1,4 +1,4 @@
-"""Asking the devices of a deployment how they are, beside whatever they do."""
+"""Asking the devices of a deployment for their status, independently of any session."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from sepnas.runtime.unexpected import start_thread
 from sepnas.spec.hosts import Hosts, parse_address
 
 ANSWER_S = 2.0
-"""A device that has not answered after so long does not answer."""
+"""Time that a device has to answer."""
 IDLE = "nothing that it computes reaches the answer: its worker need not run"
 _GRACE_S = 0.2
-"""A thread that waits for a device notices its deadline a moment later."""
+"""A thread that waits for a device may notice its deadline this much later."""
 
 State: TypeAlias = Literal["ready", "serving", "refused", "does not answer", "not reachable", "not needed"]
 
 
 @dataclass(frozen=True)
 class DeviceStatus:
-    """What one device said, or ``why`` it did not; ``certificate_end`` is that of the certificate that it showed."""
+    """A device's status, or the reason (``why``) that there is none; ``certificate_end``: its certificate's expiry."""
 
     rank: int
     address: str
@@ -51,19 +51,19 @@ class DeviceStatus:
 
     @property
     def is_there(self) -> bool:
-        """Whether it answered, or need not."""
+        """Whether the device answered, or is not needed."""
         return self.status is not None or self.state == "not needed"
 
 
 class Inspector:
-    """Connections for the status to the devices of a deployment; use it as a context manager.
+    """Status connections to the devices of a deployment; use it as a context manager.
 
     Args:
         deployment: the deployment's folder (its manifest and ``client/`` are enough).
         devices: a hosts file, or None for the deployment's own.
         insecure: plain TCP; on loopback addresses only.
 
-    Raises :class:`SpecError` and :class:`DeploymentError` as a session does; what is wrong with a device is in its row.
+    Raises :class:`SpecError` and :class:`DeploymentError` as a session does; problems of a device are in its row.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Inspector:
             visit.close()
 
     def look(self, answer_s: float = ANSWER_S) -> list[DeviceStatus]:
-        """All devices at once, by rank, those that are not needed unasked; takes at most about ``answer_s``."""
+        """The status of all devices, by rank; those that are not needed are not asked. Takes at most ``answer_s``."""
         deadline = time.monotonic() + answer_s
         found: queue.SimpleQueue[DeviceStatus] = queue.SimpleQueue()
         for visit in self._visits:
@@ -113,7 +113,7 @@ class Inspector:
 
 
 class _Visit:
-    """The connection to one device, dialed again after it was lost."""
+    """The status connection to one device, dialed again after it was lost."""
 
     def __init__(self, rank: int, address: str, hello: Hello, identity: Identity | None) -> None:
         self.rank, self._address, self._hello, self._identity = rank, address, hello, identity
@@ -121,7 +121,7 @@ class _Visit:
         self._at_work = threading.Lock()
 
     def begin(self, deadline: float, found: queue.SimpleQueue[DeviceStatus]) -> None:
-        """Ask in a thread; looking up a host's name may take longer than anyone waits, and is not begun twice."""
+        """Ask in a thread, unless an earlier one still runs: looking up a host name may outlast all deadlines."""
         if self._at_work.acquire(blocking=False) and not start_thread(self._run, deadline, found):
             self._at_work.release()
 
@@ -130,7 +130,7 @@ class _Visit:
         return DeviceStatus(self.rank, self._address, "does not answer", why)
 
     def close(self) -> None:
-        """Leave, unless the device is just being asked: the end of the process will."""
+        """Leave, unless the device is being asked: then the end of the process closes the connection."""
         if self._at_work.acquire(blocking=False):
             if self._channel is not None:
                 with contextlib.suppress(ExchangeError):
@@ -153,7 +153,7 @@ class _Visit:
             try:
                 return self._question(self._channel, deadline)
             except (PeerLostError, RemoteProtocolError):
-                self._drop()  # it was started again, or has left us for being idle
+                self._drop()  # the device was started again, or closed an idle connection
         self._channel = dial(self.rank, self._address, self._hello, self._identity, {}, deadline)
         return self._question(self._channel, deadline)
 

@@ -1,4 +1,4 @@
-"""Bodies on their way from clients: bounded in bytes all together."""
+"""The bodies that clients are sending, with a bound on their total size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sepnas.errors import BusyError
 
 
 class Body:
-    """What has come of one body."""
+    """The bytes of one body that have arrived."""
 
     def __init__(self, bodies: Bodies) -> None:
         self._bodies = bodies
@@ -17,7 +17,7 @@ class Body:
         self.given_up = False
 
     def add(self, chunk: bytes) -> None:
-        """Raises :class:`BusyError` when this one was given up for others."""
+        """Append a chunk; raises :class:`BusyError` when this body was dropped for others."""
         self.data += chunk
         self._bodies.make_room()
         if self.given_up:
@@ -26,8 +26,8 @@ class Body:
 
 
 class Bodies:
-    """At most so many bytes; when more have come, the largest body that is not whole is given up: small images of
-    others go on."""
+    """At most ``max_bytes`` in all incomplete bodies; beyond that the largest one is dropped, so that small images go
+    on."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -35,6 +35,7 @@ class Bodies:
 
     @contextlib.contextmanager
     def receiving(self) -> Iterator[Body]:
+        """A body that counts until the block ends."""
         body = Body(self)
         self._open.add(body)
         try:
@@ -43,6 +44,7 @@ class Bodies:
             self._open.discard(body)
 
     def make_room(self) -> None:
+        """Drop the largest bodies until all fit."""
         while sum(len(body.data) for body in self._open) > self._max_bytes:
             largest = max(self._open, key=lambda body: len(body.data))
             largest.given_up = True

@@ -1,9 +1,9 @@
-"""The process that decodes images of strangers, in children of its own: with little memory, and ended when asked.
+"""The process that decodes untrusted images in child processes with bounded memory.
 
-Its stdin is a socket of packets. A number with a socket: a new child serves it; the number alone: that child is
-killed. A child writes ``READY``, reads requests from its socket and writes answers: ``SIZES`` of a JSON object
-(``input``, ``resize``, ``max_pixels``) and of the image, then both; back come one byte, ``P`` for pixels or ``E`` for
-an error's text, and a size, then so many bytes.
+Its stdin is a packet socket. A number with a socket starts a child that serves the socket; the number alone kills that
+child. A child writes ``READY``, then reads requests from its socket and writes answers. A request is ``SIZES`` (of the
+JSON object and of the image), a JSON object (``input``, ``resize``, ``max_pixels``) and the image. An answer is one
+byte, ``P`` for pixels or ``E`` for an error's text, the size of its content, and the content.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from sepnas.errors import DataError
 from sepnas.runtime.client.images import read_image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM")
-"""What strangers may send. Pillow reads more: EPS by starting a program, TIFF with a library that writes to the log."""
+"""Formats that clients may send. Pillow reads more: EPS starts a program, TIFF's library writes to the log."""
 SIZES = Struct(">II")
 ANSWER = Struct(">cI")
 NUMBER = Struct(">I")
 PIXELS, ERROR = b"P", b"E"
 READY = b"ready"
 BYTES_A_PIXEL = 32
-"""Pillow takes 4 for the image and for each copy (converted, turned, laid on a background), libraries up to 6."""
+"""Pillow takes 4 for the image and for each copy (converted, rotated, on a background), libraries up to 6."""
 SPARE_BYTES = 64 << 20
 _ASCII = (b"P1", b"P2", b"P3")
 
 
 def main() -> None:
     max_pixels = int(sys.argv[1])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: the service ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal: the service ends this process
     _load_decoders()
     limit_bytes = _data_bytes() + BYTES_A_PIXEL * max_pixels + SPARE_BYTES
     resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _look_after_children(control: socket.socket) -> None:
-    """Until nobody is at the other end."""
+    """Start and kill children until the service closes the socket."""
     children: dict[int, int] = {}
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, NUMBER.size, 1)
@@ -65,13 +65,13 @@ def _look_after_children(control: socket.socket) -> None:
 
 
 def _end(pid: int) -> None:
-    """It is ours until it was waited for, also when it has ended by itself."""
+    """Kill and reap a child; the pid stays valid until then, even if the child has ended by itself."""
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 
 
 def _child(control: socket.socket, client: socket.socket) -> int:
-    """The process that serves the client."""
+    """The pid of a new process that serves ``client``."""
     with client:
         pid = os.fork()
         if pid:
@@ -91,7 +91,7 @@ def _load_decoders() -> None:
 
 
 def _data_bytes() -> int:
-    """What counts for RLIMIT_DATA now."""
+    """The memory that counts towards RLIMIT_DATA now."""
     with open("/proc/self/status") as lines:  # noqa: PTH123
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmData:"))
 

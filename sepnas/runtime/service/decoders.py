@@ -1,4 +1,4 @@
-"""Processes that decode images: one that takes too long or crashes is replaced, and nothing else suffers."""
+"""Decoding images in separate processes: one that takes too long or crashes is replaced."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _LOG = logging.getLogger("sepnas.serve")
 
 @dataclass(frozen=True)
 class Order:
-    """What an image is decoded to."""
+    """The form to decode an image to, and its bound."""
 
     wanted: ImageInput
     resize: Resize | None
@@ -59,11 +59,11 @@ class Order:
 
 
 class Decoders:
-    """A process and its children, of which each decodes one image after the other; ``async with`` runs them.
+    """A parent process and its children, each of which decodes one image at a time; ``async with`` runs them.
 
     Args:
-        max_pixels: what a child's memory is limited for.
-        at_once: how many images are decoded at the same time; each takes up to some 200 MB.
+        max_pixels: the size of image that a child's memory limit allows.
+        at_once: number of images decoded at the same time; each takes up to about 200 MB.
     """
 
     def __init__(self, max_pixels: int = MAX_PIXELS, at_once: int = MAX_AT_ONCE) -> None:
@@ -95,9 +95,9 @@ class Decoders:
         return self._parent is not None
 
     async def decode(self, image: bytes, order: Order, due: float) -> Images:
-        """``(channels, size, size)`` uint8; what is decoded when the call is cancelled is decoded to its end.
+        """``(channels, size, size)`` uint8. If the call is cancelled, the decoding that has begun still ends normally.
 
-        Raises :class:`DataError` (no image, or one that breaks its decoder) and :class:`DeadlineError`.
+        Raises :class:`DataError` (no image, or one that crashes its decoder) and :class:`DeadlineError`.
         """
         await self._turns.take(due)
         work = self._keep(self._decode(image, order, due))
@@ -105,7 +105,7 @@ class Decoders:
         return await asyncio.shield(work)
 
     def gave_up(self) -> None:
-        """Somebody did not wait for the answer."""
+        """A client did not wait for its answer."""
         self._turns.gave_up()
 
     def _keep(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -117,7 +117,7 @@ class Decoders:
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # whoever still waits gets it
+            task.exception()  # retrieved, so that asyncio does not log it; a caller that still waits gets it too
 
     async def _decode(self, image: bytes, order: Order, due: float) -> Images:
         child = await self._next(due)
@@ -170,7 +170,7 @@ class Decoders:
             self._keep(self._start())
 
     async def _start(self) -> None:
-        """Until it is there, however long it takes."""
+        """Start the parent process, as often as it takes."""
         while self._parent is None:
             try:
                 self._parent = await _DecoderParent.start(self.max_pixels)
@@ -181,7 +181,7 @@ class Decoders:
 
 
 class _DecoderParent:
-    """The process that makes children, each at little cost, and kills them."""
+    """The process that forks children cheaply, and kills them."""
 
     def __init__(self, max_pixels: int) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -207,7 +207,7 @@ class _DecoderParent:
         return parent
 
     async def child(self) -> _DecoderChild:
-        """A new one that is ready: what ends it later is its image. Raises ``OSError``."""
+        """A new child that is ready: a later crash is the fault of its image. Raises ``OSError``."""
         number = next(self._numbers)
         ours, theirs = socket.socketpair()
         with theirs:
@@ -229,7 +229,7 @@ class _DecoderParent:
         self._control.send(NUMBER.pack(number))
 
     def close(self) -> None:
-        """It ends with its children: nobody is there who would ask."""
+        """The process and its children end when their socket is closed; after half a second it is killed."""
         self._control.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_S)
@@ -239,27 +239,27 @@ class _DecoderParent:
 
 
 class _DecoderChild:
-    """One that is idle until it is asked."""
+    """A child process; idle until it is asked."""
 
     def __init__(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.number, self._reader, self._writer = number, reader, writer
 
     async def ready(self) -> None:
-        """Raises ``OSError`` when it ends, or its maker does, before it can be asked."""
+        """Wait for its first word; raises ``OSError`` when it or its parent ends before."""
         try:
             await self._reader.readexactly(len(READY))
         except EOFError as error:
             raise OSError("it made no child") from error
 
     async def ask(self, order: Order, image: bytes) -> tuple[bytes, bytes]:
-        """The kind and the content of its answer; raises ``EOFError`` and ``OSError`` when it is over."""
+        """The kind and the content of its answer; raises ``EOFError`` and ``OSError`` when the child has ended."""
         head = order.to_bytes()
         self._writer.write(SIZES.pack(len(head), len(image)) + head)
         self._writer.write(image)
         await self._writer.drain()
         kind, size = ANSWER.unpack(await self._reader.readexactly(ANSWER.size))
         if size > _MAX_TEXT_BYTES if kind == ERROR else size != order.pixel_bytes:
-            raise EOFError  # an image has taken it over
+            raise EOFError  # an image has taken control of the child
         return kind, await self._reader.readexactly(size)
 
     def close(self) -> None:
@@ -267,7 +267,7 @@ class _DecoderChild:
 
 
 def _environment() -> dict[str, str]:
-    """One thread, and modules of this very sepnas: not of the folder that the service was started in."""
+    """One thread, and the modules of this very sepnas, whatever the working directory."""
     paths = [str(Path(sepnas.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     found = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONSAFEPATH": "1"}
     return {**os.environ, **found, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""The HTTP server of a service: takes connections up to a bound, and makes room by closing what only waits."""
+"""The HTTP server of a service: accepts connections up to a bound, and closes idle ones to make room."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from sepnas.runtime.service.http_connection import KEEP_ALIVE_S, MAX_HEAD_BYTES,
 from sepnas.runtime.service.triage import Triage, answer_and_close, look_at
 
 MAX_CONNECTIONS = 1000
-"""The bound that a service has unless it is told another."""
+"""Default bound of a service."""
 BACKLOG = 1024
-"""Connections that wait in the system until they are taken."""
+"""Number of connections that wait in the kernel to be accepted."""
 ACCEPTED_AT_ONCE = 64
 _OTHER_DESCRIPTORS = 128
 _ACCEPT_PAUSE_S = 0.1
 _FULL_PAUSE_S = 0.05
-"""Clients that would be refused are looked at together: one by one they would take the time of those that are not. The
-pause ends sooner when half of the places are free."""
+"""While the service is full, new clients are accepted in batches after this pause: one by one they would cost time that
+the accepted requests need. The pause ends early when half of the places are free."""
 MAX_GRACE_S = 40.0
-"""A server that was told to stop waits no longer for requests."""
+"""Time that a stopping server waits for its requests."""
 _LOG = logging.getLogger("sepnas.serve")
 
 
 def serving_config(app: FastAPI, longest_s: float) -> uvicorn.Config:
-    """How an application is served whose requests take at most so long."""
+    """The uvicorn configuration for an application whose requests take at most ``longest_s``."""
     return uvicorn.Config(
         app, http="h11", ws="none", loop="asyncio", lifespan="on", log_config=None, access_log=False,
         proxy_headers=False, server_header=False, timeout_graceful_shutdown=math.ceil(min(longest_s, MAX_GRACE_S)) + 1,
@@ -41,7 +41,7 @@ def serving_config(app: FastAPI, longest_s: float) -> uvicorn.Config:
 
 
 def allowed_connections(wanted: int) -> int:
-    """So many as wanted, or as this process may have descriptors for; raises its limit as far as that helps."""
+    """``wanted``, or fewer if this process may not have the descriptors; raises its limit as far as possible."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + _OTHER_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -54,11 +54,13 @@ def allowed_connections(wanted: int) -> int:
 
 
 class HttpServer(uvicorn.Server):
-    """Accepts by itself: asyncio's way would fill the log and the process when descriptors run out, and would spend
-    as much on clients that are gone or refused as on the others.
+    """A uvicorn server that accepts connections itself.
 
-    ``refusal`` gives the whole answer to a POST that begins while so many requests are being answered, or None where it
-    may go on.
+    asyncio's accept loop floods the log when descriptors run out, and spends as much on clients that have left or will
+    be refused as on the others.
+
+    ``refusal`` maps the number of requests that are being answered to the raw answer for a further POST, or to None if
+    it is admitted.
     """
 
     def __init__(self, config: uvicorn.Config, max_connections: int, refusal: Callable[[int], bytes | None]) -> None:
@@ -67,7 +69,7 @@ class HttpServer(uvicorn.Server):
         self._waiting: dict[Connection, None] = {}
         self._working: set[Connection] = set()
         self._starting: dict[Connection, bool] = {}
-        """Those that were just accepted, and whether a whole request has come already."""
+        """Connections that were just accepted, and whether a whole request has arrived already."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._paused: dict[socket.socket, asyncio.TimerHandle] = {}
 
@@ -85,22 +87,24 @@ class HttpServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for listener in sockets or []:
             asyncio.get_running_loop().remove_reader(listener)
-            for sock in _accepted(listener, BACKLOG):  # its client would be told of an error, were it only dropped
+            for sock in _accepted(listener, BACKLOG):  # left in the backlog, they would be reset
                 sock.close()
             listener.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await super().shutdown(sockets)
 
     def waits(self, connection: Connection) -> None:
-        """The one that has waited longest stands first."""
+        """A connection is idle; the one that has been idle longest stands first."""
         self.ended(connection)
         self._waiting[connection] = None
 
     def works(self, connection: Connection) -> None:
+        """A connection begins a request."""
         self.ended(connection)
         self._working.add(connection)
 
     def ended(self, connection: Connection) -> None:
+        """A connection has left its present state; accept again if that makes room."""
         self._waiting.pop(connection, None)
         self._starting.pop(connection, None)
         self._working.discard(connection)
@@ -109,9 +113,11 @@ class HttpServer(uvicorn.Server):
                 self._listen(listener)
 
     def expired(self, state: str) -> None:
+        """A connection was closed because its client was too slow in this state."""
         _LOG.warning("closed a connection whose client was too slow: %s", state)
 
     def refusal(self) -> bytes | None:
+        """The raw answer to a further POST, or None if it is admitted."""
         return self._refusal(self._num_working)
 
     @property
@@ -126,7 +132,7 @@ class HttpServer(uvicorn.Server):
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
     def _accept(self, listener: socket.socket) -> None:
-        """Take all that wait, under overload the newest first: those before have waited long already."""
+        """Accept a batch; under overload the newest come first, for the oldest clients are about to give up."""
         try:
             found = _accepted(listener, min(ACCEPTED_AT_ONCE, self.max_connections // 2 - len(self._starting)))
         except OSError as error:
@@ -164,7 +170,7 @@ class HttpServer(uvicorn.Server):
     async def _start(self, sock: socket.socket, connection: Connection) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
-        except OSError:  # its client is gone already
+        except OSError:  # the client has left already
             self.ended(connection)
             sock.close()
 
@@ -173,7 +179,7 @@ class HttpServer(uvicorn.Server):
         return number < self.max_connections or self._make_room()
 
     def _make_room(self) -> bool:
-        """Close the connection that has waited longest for its client, if any."""
+        """Close the connection that has been idle longest; False if none is idle."""
         oldest = next(iter(self._waiting), None)
         if oldest is None:
             return False
@@ -183,10 +189,10 @@ class HttpServer(uvicorn.Server):
         return True
 
 
-def _accepted(listener: socket.socket, most: int) -> list[socket.socket]:
-    """What waits in the system; raises ``OSError`` where not even one can be taken."""
+def _accepted(listener: socket.socket, limit: int) -> list[socket.socket]:
+    """Accept up to ``limit`` connections; raises ``OSError`` if not even one can be accepted."""
     found: list[socket.socket] = []
-    while len(found) < most:
+    while len(found) < limit:
         try:
             sock, _ = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):

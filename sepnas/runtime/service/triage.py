@@ -1,4 +1,4 @@
-"""What is done with a connection before anything is spent on it: under overload most of them end here."""
+"""Sorting out new connections before resources are spent on them: under overload most of them end here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ESTABLISHED = 1
 
 
 class Triage(Enum):
-    """What has come on a connection that was just accepted."""
+    """The state of a connection that was just accepted."""
 
     GONE = "its client has hung up"
     WHOLE = "a whole request that may be refused"
@@ -22,7 +22,7 @@ class Triage(Enum):
 
 
 def look_at(sock: socket.socket) -> Triage:
-    """Takes nothing off the socket, and does not wait."""
+    """Look at the first bytes without consuming them, and without waiting."""
     if has_left(sock):
         return Triage.GONE
     try:
@@ -35,15 +35,15 @@ def look_at(sock: socket.socket) -> Triage:
 
 
 def has_left(sock: socket.socket) -> bool:
-    """Whether the client has closed its end, also where what it sent before was not read yet."""
+    """Whether the client has closed its end, even if bytes that it sent before are unread."""
     try:
         return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED
-    except (AttributeError, OSError):  # a system that does not tell
+    except (AttributeError, OSError):  # the system does not tell
         return False
 
 
 def answer_and_close(sock: socket.socket, answer: bytes) -> None:
-    """For a request that is whole: nothing of it must be left unread, or the client might lose the answer."""
+    """Answer a whole request; it is read first, for unread bytes could cost the client the answer."""
     with contextlib.suppress(OSError), sock:
         sock.recv(_PEEKED_BYTES)
         sock.send(answer)

@@ -1,4 +1,4 @@
-"""Who is next: requests wait for one of a few turns, each until its own deadline."""
+"""Turns: requests wait for one of a few slots, each until its own deadline."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from collections.abc import AsyncIterator
 from sepnas.errors import DeadlineError
 
 HURRY_S = 1.0
-"""After somebody gave up, so long the newest comes first: those that wait longest would give up in the middle."""
+"""Time after a client gave up for which the newest request is next: the oldest would give up in the middle."""
 
 
 class Turns:
-    """So many at once; the others wait in the order of their arrival, or newest first while clients give up."""
+    """At most ``slots`` at once; others wait in order of arrival, or newest first while clients give up."""
 
-    def __init__(self, most: int) -> None:
-        self._free = most
+    def __init__(self, slots: int) -> None:
+        self._free = slots
         self._waiting: deque[asyncio.Future[bool]] = deque()
         self._hurry_until = 0.0
 
     @contextlib.asynccontextmanager
     async def turn(self, due: float) -> AsyncIterator[None]:
-        """A turn; raises :class:`DeadlineError` when there is none until ``due`` (monotonic)."""
+        """Hold a slot; raises :class:`DeadlineError` when none is free until ``due`` (``time.monotonic`` seconds)."""
         await self.take(due)
         try:
             yield
@@ -32,11 +32,11 @@ class Turns:
             self.give()
 
     def gave_up(self) -> None:
-        """Somebody did not wait for the answer."""
+        """A client did not wait for its answer."""
         self._hurry_until = time.monotonic() + HURRY_S
 
     async def take(self, due: float) -> None:
-        """A turn that must be given back; raises as :meth:`turn` does."""
+        """Take a slot, to be given back by :meth:`give`; raises as :meth:`turn` does."""
         if self._free:
             self._free -= 1
             return
@@ -47,7 +47,7 @@ class Turns:
         try:
             has_turn = await mine
         except asyncio.CancelledError:
-            if not mine.cancelled() and mine.result():  # both came at once
+            if not mine.cancelled() and mine.result():  # the slot and the cancellation came at once
                 self.give()
             raise
         finally:
@@ -58,7 +58,7 @@ class Turns:
             raise DeadlineError("the request waited behind others until its deadline")
 
     def give(self) -> None:
-        """The turn is over."""
+        """Give a slot back, to the next that waits."""
         newest_first = time.monotonic() < self._hurry_until
         while self._waiting:
             found = self._waiting.pop() if newest_first else self._waiting.popleft()
