@@ -22,7 +22,8 @@ from sepnas.runtime.client.async_session import AsyncSession
 from sepnas.runtime.client.classes import likeliest
 from sepnas.runtime.client.images import Resize, resize_of
 from sepnas.runtime.client.reply import Answer
-from sepnas.runtime.service.decoders import MAX_AT_ONCE, MAX_PIXELS, Decoders, Order
+from sepnas.runtime.service.decoder_processes import Order
+from sepnas.runtime.service.decoders import MAX_AT_ONCE, MAX_PIXELS, Decoders
 from sepnas.runtime.service.places import Places
 from sepnas.runtime.service.supervised_session import OPEN_S, SupervisedSession
 from sepnas.runtime.service.turns import Turns

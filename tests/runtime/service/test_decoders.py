@@ -16,7 +16,8 @@ from PIL import Image
 
 from sepnas.deployment.manifest import ImageInput
 from sepnas.errors import DataError, DeadlineError
-from sepnas.runtime.service.decoders import Decoders, Order
+from sepnas.runtime.service.decoder_processes import Order
+from sepnas.runtime.service.decoders import Decoders
 from sepnas.runtime.service.turns import Turns
 from tests.runtime.service.test_serve import SOON_S, encoded, gated, pixels, serving  # noqa: F401
 
