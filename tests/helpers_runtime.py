@@ -32,9 +32,11 @@ from sepnas.spec.cluster import Cluster, Device, Link
 from sepnas.spec.hosts import Hosts
 
 NUM_CLASSES = 5
-START_DEADLINE_S = 60.0
+START_DEADLINE_S = 120.0
 SOON_S = 60.0
-"""Longer than anything that does not hang takes."""
+"""Longer than anything that does not hang takes, on a machine ten times as busy too."""
+FROZEN_S = 2.0
+"""Deadline of a request that has to wait in vain. Others have SOON_S, and must not need it."""
 
 
 def eventually(condition, what=None, limit_s=SOON_S):
@@ -153,7 +155,7 @@ class WorkerProcess:
         """Stop it the polite way; its exit status."""
         self.process.terminate()
         try:
-            return self.process.wait(20)
+            return self.process.wait(SOON_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -193,7 +195,7 @@ def serving(workers):
         for worker in workers:
             worker.stop()
         for thread in running:
-            thread.join(20)
+            thread.join(SOON_S)
             assert not thread.is_alive()
 
 
@@ -266,6 +268,6 @@ def run_in_threads(network: SeparableResNeXt, x_BCHW: np.ndarray) -> tuple[bytes
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(SOON_S)
     tag = next(m.tag for m in plan.messages() if m.destination == -1)
     return boxes[-1].take(1, tag, deadline=0).payload, sum(sent)

@@ -121,7 +121,7 @@ def test_a_talkative_worker_is_heard_to_the_end(tmp_path, monkeypatch):
     talker(tmp_path, monkeypatch, f"{says}; open({str(done)!r}, 'w').close(); time.sleep(60)")
     with LocalWorkers(tmp_path, 1) as workers:
         assert workers.hosts.address(0) == "127.0.0.1:7"
-        limit = time.monotonic() + 30
+        limit = time.monotonic() + 120
         while not done.exists() and time.monotonic() < limit:
             time.sleep(0.01)
         assert done.exists()

@@ -20,7 +20,7 @@ from sepnas.runtime.client.bench import random_batch
 from sepnas.runtime.client.session import Session
 from sepnas.spec.hosts import Hosts
 from tests.cli.test_run_command import call
-from tests.helpers_runtime import WorkerProcess, export_tiny, free_ports
+from tests.helpers_runtime import SOON_S, WorkerProcess, export_tiny, free_ports
 
 needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
 
@@ -77,7 +77,7 @@ def answering(folder, hosts, command, **options):
         yield ready
     finally:
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(SOON_S) == 0
         process.stdout.close()
         process.stderr.close()
 

@@ -31,6 +31,7 @@ from sepnas.runtime.worker.patience import Patience, optional_tensors
 from sepnas.separable.build import build_plan
 from sepnas.separable.policy import Readout
 from tests.helpers_runtime import (
+    FROZEN_S,
     SOON_S,
     Gated,
     WorkerProcess,
@@ -50,8 +51,6 @@ POINTS = [
     {"after": 2, "transfers": [transfer(1, 0, "int8", 1), transfer(2, 1, "fp32"), transfer(0, 2, "int8", 1)]},
     {"after": 3, "transfers": [transfer(2, 0, "int8"), transfer(0, 2)]},
 ]
-FROZEN_S = 2.0
-"""Deadline of a request that has to wait in vain. All others have SOON_S, and must not need it."""
 
 
 class Deployed:

@@ -22,7 +22,7 @@ from sepnas.runtime.engines.torch_engine import TorchEngine
 from sepnas.runtime.worker.mailbox import MAX_REQUESTS_AHEAD, Mailbox
 from tests.helpers_runtime import threads, whole_logits, worker_processes
 
-NEXT_S = 5.0
+NEXT_S = 30.0
 """After this a worker that was to be free again hangs."""
 
 
@@ -38,11 +38,14 @@ def batches(session: Session, count: int) -> list[np.ndarray]:
 
 
 class Slow(TorchEngine):
-    """Takes its time for a batch of three, and fails for one of four."""
+    """Waits with a batch of three until it may go on, and fails for one of four."""
+
+    entered, may_go_on = threading.Event(), threading.Event()
 
     def run(self, segment, inputs):
         if len(inputs[0]) == 3:
-            time.sleep(0.3)
+            self.entered.set()
+            assert self.may_go_on.wait(NEXT_S)
         if len(inputs[0]) == 4:
             raise RuntimeError("a batch of four")
         return super().run(segment, inputs)
@@ -106,6 +109,8 @@ def test_threads_share_a_session(served, network):
 
 def test_a_late_request_harms_no_other(exported, network):
     """A request that misses its deadline is cancelled alone: those before and behind it are answered."""
+    Slow.entered.clear()
+    Slow.may_go_on.clear()
     with threads(exported, engine=Slow) as hosts, Session(exported, hosts) as session:
         quick, slow = random_batch(session.manifest, 1), random_batch(session.manifest, 3)
         found: dict[str, object] = {}
@@ -119,12 +124,15 @@ def test_a_late_request_harms_no_other(exported, network):
 
             thread = threading.Thread(target=run)
             thread.start()
-            time.sleep(0.05)  # so that they are sent in this order
             return thread
 
-        asked = [ask("slow", slow, 20.0), ask("late", quick, 0.2), ask("behind", quick, 20.0)]
-        for thread in asked:
-            thread.join(30)
+        first = ask("slow", slow, NEXT_S)
+        assert Slow.entered.wait(NEXT_S)
+        late, behind = ask("late", quick, 0.5), ask("behind", quick, NEXT_S)
+        late.join(NEXT_S)
+        Slow.may_go_on.set()
+        for thread in (first, behind):
+            thread.join(NEXT_S)
         assert isinstance(found["late"], DeadlineError)
         np.testing.assert_allclose(found["slow"], whole_logits(network, slow), rtol=0, atol=1e-4)
         np.testing.assert_allclose(found["behind"], whole_logits(network, quick), rtol=0, atol=1e-4)
@@ -187,6 +195,8 @@ def test_a_killed_worker_ends_every_request_on_its_way(exported):
 
 def test_closing_a_session_ends_who_waits(exported):
     """A request that another thread waits for ends with an error when the session is closed."""
+    Slow.entered.clear()
+    Slow.may_go_on.clear()
     with threads(exported, engine=Slow) as hosts:
         session = Session(exported, hosts)
         found: list[Exception] = []
@@ -199,9 +209,10 @@ def test_closing_a_session_ends_who_waits(exported):
 
         waiting = threading.Thread(target=wait)
         waiting.start()
-        time.sleep(0.1)
+        assert Slow.entered.wait(NEXT_S)
         session.close()
         waiting.join(NEXT_S)
+        Slow.may_go_on.set()
         assert [type(error) for error in found] == [LocalProtocolError]
 
 
@@ -243,12 +254,14 @@ def test_asyncio_deadlines_and_cancelled_tasks(exported, network):
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
+            Slow.may_go_on.set()
             with pytest.raises(RemoteError, match="a batch of four"):
                 await devices.infer(random_batch(devices.session.manifest, 4))
             np.testing.assert_allclose(await devices.infer(quick), whole_logits(network, quick), rtol=0, atol=1e-4)
         with pytest.raises(LocalProtocolError, match="the session is closed"):
             await devices.infer(quick)
 
+    Slow.may_go_on.clear()
     with threads(exported, engine=Slow) as hosts:
         asyncio.run(run(hosts))
     with pytest.raises(LocalProtocolError, match="use `async with`"):

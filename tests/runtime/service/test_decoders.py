@@ -130,7 +130,7 @@ def test_pictures_as_text_are_refused():
 def test_large_images_do_not_stop_small_ones(exported, gated):  # noqa: F811
     """The deadline ends the decoding too: many large pictures at once are late or too many, and then small ones are
     answered."""
-    with serving(exported, gated, deadline_s=0.05, resize="stretch", max_image_bytes=10_000_000, queue=1) as client:
+    with serving(exported, gated, deadline_s=0.15, resize="stretch", max_image_bytes=10_000_000, queue=1) as client:
         image = large()
         for _ in range(3):
             status, answer = client.classify(image)

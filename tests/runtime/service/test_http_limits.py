@@ -106,12 +106,12 @@ def test_a_second_head_has_its_time_too(client, monkeypatch):
     """On a connection that was used a head has the same time; until it begins the connection may be idle for longer
     than pollers pause."""
     assert http_connection.KEEP_ALIVE_S > 60
-    monkeypatch.setattr(http_connection, "HEAD_S", 0.4)
+    monkeypatch.setattr(http_connection, "HEAD_S", 1.0)
     with connected(client) as (sock,):
         for _ in range(2):
             sock.sendall(b"GET /model HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert one_answer(sock).startswith(b"HTTP/1.1 200")
-            time.sleep(0.6)  # idle for longer than a head may take
+            time.sleep(1.3)  # idle for longer than a head may take
         sock.sendall(b"GET ")
         assert rest(sock) == b""
 

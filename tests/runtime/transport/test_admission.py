@@ -16,7 +16,7 @@ from sepnas.runtime.transport import admission
 from sepnas.runtime.transport.admission import FAILURES_PER_S, FREE_FAILURES, MAX_ADDRESSES, MAX_GREETINGS, Doorman
 from sepnas.runtime.transport.pipes import MAX_HANDSHAKE_BYTES
 from sepnas.spec.hosts import parse_address
-from tests.helpers_runtime import threads, worker_processes
+from tests.helpers_runtime import SOON_S, threads, worker_processes
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def slow_turns(monkeypatch):
 
 
 def soon():
-    return time.monotonic() + 10
+    return time.monotonic() + SOON_S
 
 
 def _is_known(found, host):
@@ -161,7 +161,7 @@ def test_a_handshake_without_end_is_cut_off(exported, caplog):
                 sent += len(data)
                 data = bytes(1 << 14)
             assert sock.recv(1 << 16) == b""
-        limit = time.monotonic() + 10
+        limit = time.monotonic() + SOON_S
         while "KiB" not in caplog.text and time.monotonic() < limit:
             time.sleep(0.01)
     assert sent >= MAX_HANDSHAKE_BYTES // 2
@@ -217,7 +217,7 @@ def flood(address):
     finally:
         flood.over.set()
         for thread in running:
-            thread.join(30)
+            thread.join(SOON_S)
 
 
 @pytest.mark.slow
@@ -230,10 +230,10 @@ def test_a_flood_from_the_same_address_keeps_no_client_out(exported):
             expected = session.infer(batch)
         start = time.monotonic()
         with flood(parse_address(hosts.address(0))) as strangers:
-            while strangers.tried < 5 * FREE_FAILURES and time.monotonic() < start + 20:
+            while strangers.tried < 5 * FREE_FAILURES and time.monotonic() < start + SOON_S:
                 time.sleep(0.05)
             for _ in range(2):
-                with Session(exported, hosts, deadline_s=30) as session:
+                with Session(exported, hosts, deadline_s=SOON_S) as session:
                     for _ in range(20):
                         assert (session.infer(batch) == expected).all()
         seconds = time.monotonic() - start

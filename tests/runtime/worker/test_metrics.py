@@ -21,7 +21,7 @@ from sepnas.runtime.worker.gauges import REQUEST_BUCKETS_S, Gauges
 from sepnas.runtime.worker.server import run_worker
 from sepnas.separable.build import build_plan
 from sepnas.spec.hosts import Hosts
-from tests.helpers_runtime import WorkerProcess
+from tests.helpers_runtime import SOON_S, WorkerProcess
 
 
 def free_address() -> str:
@@ -53,7 +53,7 @@ def test_metrics_count_what_the_plan_predicts(network, exported):
                     session.infer(random_batch(session.manifest, size))
                 session.counters()  # flushes what is on its way
                 during = [read(address) for address in addresses]
-        limit = time.monotonic() + 10
+        limit = time.monotonic() + SOON_S
         while any((after := read(address))["sepnas_session_up", ()] for address in addresses):
             assert time.monotonic() < limit, after
         after = [read(address) for address in addresses]

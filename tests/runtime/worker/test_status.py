@@ -35,7 +35,10 @@ from sepnas.runtime.worker.status import MAX_INSPECTIONS
 from sepnas.runtime.worker.vitals import load_average, memory_bytes, temperature_c
 from sepnas.spec.hosts import Hosts
 from tests.helpers_runtime import (
+    FROZEN_S,
+    SOON_S,
     WorkerProcess,
+    eventually,
     export_tiny,
     lively_network,
     pair_architecture,
@@ -65,7 +68,7 @@ def test_the_status_is_told_beside_a_session_at_work(exported, running):
 
         worker = threading.Thread(target=work)
         worker.start()
-        looks = [inspector.look(10) for _ in range(20)]
+        looks = [inspector.look(SOON_S) for _ in range(20)]
         stop.set()
         worker.join()
         after = look_when_served(inspector, 1 + len(answers))
@@ -86,17 +89,17 @@ def test_the_status_is_told_beside_a_session_at_work(exported, running):
 def look_when_served(inspector, number):
     """A device that does not answer itself may count a request after the client has its answer."""
     limit = time.monotonic() + 60
-    while any(row.status.served < number for row in inspector.look(10)):
+    while any(row.status.served < number for row in inspector.look(SOON_S)):
         assert time.monotonic() < limit
-    return inspector.look(10)
+    return inspector.look(SOON_S)
 
 
 def look_when_ready(inspector):
     """A session that was just left may still be on its way out."""
-    limit = time.monotonic() + 10
-    while "serving" in [row.state for row in inspector.look(10)]:
+    limit = time.monotonic() + SOON_S
+    while "serving" in [row.state for row in inspector.look(SOON_S)]:
         assert time.monotonic() < limit
-    return inspector.look(10)
+    return inspector.look(SOON_S)
 
 
 def test_a_device_tells_who_and_how_it_is(exported, running):
@@ -135,15 +138,15 @@ def test_a_frozen_device_does_not_answer_and_the_others_do(exported, running):
                 if not connected:
                     inspector = Inspector(exported, hosts)
                 start = time.monotonic()
-                rows = inspector.look(0.5)
+                rows = inspector.look(FROZEN_S)
                 took_s = time.monotonic() - start
             finally:
                 os.kill(workers[1].process.pid, signal.SIGCONT)
             assert [row.state for row in rows] == ["ready", "does not answer"]
             assert rows[1].why.startswith(f"device 1 at {hosts.address(1)}")
             assert not rows[1].is_there
-            assert 0.4 < took_s < 5
-            assert [row.state for row in inspector.look(10)] == ["ready", "ready"]
+            assert 0.9 * FROZEN_S < took_s < SOON_S / 2
+            assert [row.state for row in inspector.look(SOON_S)] == ["ready", "ready"]
 
 
 def test_a_device_that_is_started_again_is_seen(exported):
@@ -153,15 +156,15 @@ def test_a_device_that_is_started_again_is_seen(exported):
     try:
         hosts = Hosts.on([worker.address(), other.address()])
         with Inspector(exported, hosts) as inspector:
-            assert [row.state for row in inspector.look(10)] == ["ready", "ready"]
+            assert [row.state for row in inspector.look(SOON_S)] == ["ready", "ready"]
             worker.process.kill()
-            worker.process.wait(20)
-            row = inspector.look(10)[0]
+            worker.process.wait(SOON_S)
+            row = inspector.look(SOON_S)[0]
             assert (row.state, row.is_there) == ("not reachable", False)
             assert f"device 0: nobody answers at {hosts.address(0)}" in row.why
             worker = WorkerProcess(exported / "device0", engine="onnxruntime", listen=hosts.address(0))
             worker.address()
-            assert inspector.look(10)[0].state == "ready"
+            assert inspector.look(SOON_S)[0].state == "ready"
     finally:
         for each in (worker, other):
             each.end()
@@ -171,7 +174,7 @@ def test_who_is_not_of_the_deployment_learns_nothing(exported, tmp_path):
     """Devices refuse a client of another deployment; its rows say why."""
     export_tiny(lively_network(pair_architecture(), 1), tmp_path / "other")
     with threads(exported) as hosts, Inspector(tmp_path / "other", hosts) as inspector:
-        rows = inspector.look(10)
+        rows = inspector.look(SOON_S)
     assert {row.state for row in rows} == {"refused"}
     assert all("another deployment" in row.why for row in rows)
 
@@ -185,21 +188,21 @@ def test_only_the_client_may_ask(exported):
         threads(exported) as hosts,
         pytest.raises(HandshakeError, match=r"refused \(purpose\): comes for 'status'; allowed are session, and"),
     ):
-        dial(0, hosts.address(0), hello, identity, {}, time.monotonic() + 10)
+        dial(0, hosts.address(0), hello, identity, {}, time.monotonic() + SOON_S)
 
 
 def test_so_many_may_ask_at_once(exported):
     """One more than may ask at once is refused; when another leaves there is room again."""
     with threads(exported) as hosts, ExitStack() as stack:
         asking = [stack.enter_context(Inspector(exported, hosts)) for _ in range(MAX_INSPECTIONS)]
-        assert all(row.is_there for inspector in asking for row in inspector.look(10))
+        assert all(row.is_there for inspector in asking for row in inspector.look(SOON_S))
         one_more = stack.enter_context(Inspector(exported, hosts))
-        row = one_more.look(10)[0]
+        row = one_more.look(SOON_S)[0]
         assert row.state == "refused"
         assert f"refused (busy): {MAX_INSPECTIONS} clients ask device 0" in row.why
         asking[0].__exit__(None, None, None)
-        limit = time.monotonic() + 10
-        while not one_more.look(10)[0].is_there:
+        limit = time.monotonic() + SOON_S
+        while not one_more.look(SOON_S)[0].is_there:
             assert time.monotonic() < limit
         with Session(exported, hosts) as session:
             assert session.infer(random_batch(session.manifest, 1)).shape == (1, 5)
@@ -209,15 +212,17 @@ def test_who_asks_nothing_is_left(exported, monkeypatch):
     """An idle connection is closed by the worker; asked again, the device is dialed again."""
     monkeypatch.setattr(worker_status, "IDLE_S", 0.2)
     with threads(exported) as hosts, Inspector(exported, hosts) as inspector:
-        assert inspector.look(10)[0].is_there
+        assert inspector.look(SOON_S)[0].is_there
         sock = inspector._visits[0]._channel.pipe.sock
-        assert select.select([sock], [], [], 10)[0]
+        assert select.select([sock], [], [], SOON_S)[0]
         assert inspector._visits[0]._channel.pipe.read() == b""
-        assert inspector.look(10)[0].is_there
+        assert inspector.look(SOON_S)[0].is_there
 
 
 class Uneven(TorchEngine):
-    """Fails where the first value of the input says so; device 1 may be slow."""
+    """Fails where the first value of the input says so; device 1 may wait until it may go on."""
+
+    may_go_on = threading.Event()
 
     def __init__(self, shard, threads=1):
         super().__init__(shard, threads)
@@ -227,13 +232,15 @@ class Uneven(TorchEngine):
         if inputs[0].flat[0] == 666:
             raise ValueError("out of luck")
         if inputs[0].flat[0] == 777 and self._rank == 1:
-            time.sleep(0.7)
+            assert self.may_go_on.wait(SOON_S)
         return super().run(segment, inputs)
 
 
 def test_what_fails_and_what_is_missed_is_counted(exported):
     """Failed, cancelled and served requests and missed messages are counted apart."""
-    with threads(exported, engine=Uneven) as hosts, Inspector(exported, hosts) as inspector:
+    Uneven.may_go_on.clear()
+    with threads(exported, engine=Uneven) as hosts, Inspector(exported, hosts) as inspector, ExitStack() as stack:
+        stack.callback(Uneven.may_go_on.set)
         with Session(exported, hosts) as session:
             good, bad, slow = (random_batch(session.manifest, 1) for _ in range(3))
             bad.flat[0], slow.flat[0] = 666, 777
@@ -241,9 +248,10 @@ def test_what_fails_and_what_is_missed_is_counted(exported):
             with pytest.raises(RemoteError):
                 session.infer(bad)
             with pytest.raises(DeadlineError):
-                session.infer(slow, deadline_s=0.3)
+                session.infer(slow, deadline_s=FROZEN_S)
+            Uneven.may_go_on.set()
             session.infer(good)
-        rows = [row.status for row in inspector.look(10)]
+        rows = [row.status for row in inspector.look(SOON_S)]
         assert [row.served for row in rows] == [2, 2]
         assert [row.failed["compute"] for row in rows] == [1, 1]
         assert [sum(row.failed.values()) for row in rows] == [2, 2]
@@ -252,8 +260,10 @@ def test_what_fails_and_what_is_missed_is_counted(exported):
         with Session(exported, hosts, on_missing="degrade") as session:
             for _ in range(3):
                 session.infer(good)
-            assert not session.ask(slow, deadline_s=0.3).complete
-        assert inspector.look(10)[0].status.missed > 0
+            Uneven.may_go_on.clear()
+            assert not session.ask(slow, deadline_s=FROZEN_S).complete
+            Uneven.may_go_on.set()
+        eventually(lambda: inspector.look(SOON_S)[0].status.missed > 0)
 
 
 # -- the command
@@ -338,7 +348,7 @@ def test_watching_ends_with_ctrl_c_and_leaves_the_terminal_clean(exported, runni
             if shown.count(b"ready") >= 6 and not interrupted:
                 process.send_signal(signal.SIGINT)
                 interrupted = True
-        assert process.wait(20) == 0
+        assert process.wait(SOON_S) == 0
     finally:
         os.close(master)
         if process.poll() is None:
