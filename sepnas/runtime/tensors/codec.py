@@ -103,17 +103,19 @@ def _packed(levels: Levels, encoding: WireEncoding) -> Levels:
     batch, num_values = levels.shape
     if num_values % per_byte:
         levels = np.concatenate((levels, np.zeros((batch, -num_values % per_byte), np.uint8)), axis=1)
-    packed = levels[:, ::per_byte].copy()
-    for place in range(1, per_byte):
+    packed: Levels = levels[:, ::per_byte] | levels[:, 1::per_byte] << np.uint8(encoding.bits)
+    for place in range(2, per_byte):
         packed |= levels[:, place::per_byte] << np.uint8(place * encoding.bits)
     return packed
 
 
 def _unpacked(packed: Levels, encoding: WireEncoding, num_values: int) -> Levels:
-    per_byte, mask = encoding.levels_per_byte, np.uint8((1 << encoding.bits) - 1)
+    per_byte = encoding.levels_per_byte
     if per_byte == 1:
         return packed
     levels = np.empty((len(packed), per_byte * packed.shape[1]), np.uint8)
-    for place in range(per_byte):
-        levels[:, place::per_byte] = (packed >> np.uint8(place * encoding.bits)) & mask
+    levels[:, ::per_byte] = packed
+    for place in range(1, per_byte):
+        levels[:, place::per_byte] = packed >> np.uint8(place * encoding.bits)
+    levels &= np.uint8((1 << encoding.bits) - 1)  # without what belongs to the places after it
     return levels[:, :num_values]
