@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from sepnas.plan.merge_rules import MERGERS, MergeRule
 from sepnas.plan.wire import ENCODINGS, LEVELS, UNCONVERTED, WireFormat
 
 _FLOATS: dict[WireFormat, torch.dtype] = {
@@ -94,27 +95,50 @@ def through_wire(x_BCHW: Tensor, wire: WireFormat, log_step: Tensor | None = Non
     return received
 
 
+class _Operations:
+    """Merges of whole batches."""
+
+    def add(self, own: Tensor, parts: Sequence[Tensor]) -> Tensor:
+        for part in parts:
+            own = _add_prefix(own, part)
+        return own
+
+    def minus(self, part: Tensor, own: Tensor) -> Tensor:
+        return part - own[:, : part.shape[1]]
+
+    def times(self, weight: Tensor, part: Tensor) -> Tensor:
+        return weight * part
+
+    def divide_by_counts(self, total: Tensor, parts: Sequence[Tensor]) -> Tensor:
+        counts = [1] * total.shape[1]
+        for part in parts:
+            for channel in range(part.shape[1]):
+                counts[channel] += 1
+        if min(counts) == max(counts):
+            return total / counts[0]
+        shape = (1, -1) + (1,) * (total.dim() - 2)
+        return total / torch.tensor(counts, dtype=total.dtype, device=total.device).view(shape)
+
+
+_OPERATIONS = _Operations()
+
+
+def merge(rule: MergeRule, own_BCHW: Tensor, received: Sequence[Tensor], weights: Sequence[Tensor] = ()) -> Tensor:
+    """The device's own tensor and the messages that hold its first channels, by a rule of ``merge_rules``.
+
+    ``weights``: a number for each message, where the rule is learned.
+    """
+    return MERGERS[rule].merge(_OPERATIONS, own_BCHW, received, weights)
+
+
 def merge_mean(own_BCHW: Tensor, received: Sequence[Tensor]) -> Tensor:
     """Per channel the mean of the device's own tensor and the messages that hold that channel."""
-    counts = [1] * own_BCHW.shape[1]
-    total = own_BCHW
-    for message in received:
-        channels = message.shape[1]
-        total = _add_prefix(total, message)
-        for channel in range(channels):
-            counts[channel] += 1
-    if min(counts) == max(counts):
-        return total / counts[0]
-    shape = (1, -1) + (1,) * (own_BCHW.dim() - 2)
-    return total / torch.tensor(counts, dtype=total.dtype, device=total.device).view(shape)
+    return merge("mean", own_BCHW, received)
 
 
 def merge_weighted(own_BCHW: Tensor, received: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
     """``own + sum_j a_j (received_j - own)`` on the channels that each message holds."""
-    out = own_BCHW
-    for message, weight in zip(received, weights, strict=True):
-        out = _add_prefix(out, weight * (message - own_BCHW[:, : message.shape[1]]))
-    return out
+    return merge("weighted", own_BCHW, received, weights)
 
 
 def _add_prefix(whole: Tensor, prefix: Tensor) -> Tensor:

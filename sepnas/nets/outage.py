@@ -18,6 +18,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from sepnas.errors import PlanError
+from sepnas.plan.merge_rules import MERGERS, MergeRule
 from sepnas.separable.policy import Readout
 
 Message: TypeAlias = tuple[int, int, int]
@@ -100,22 +101,37 @@ class Outage:
         return self._alive.cumsum(1) - 1
 
 
-def merge_arrived(own_BCHW: Tensor, received: Sequence[Arrived], weights: Sequence[Tensor] | None) -> Tensor:
-    """A merge of what came: weighted, with a weight for each message, or of each sample and channel the mean."""
-    if weights is None:
-        return _mean(own_BCHW, received)
-    out = own_BCHW
-    for (rows, message), weight in zip(received, weights, strict=True):
-        out = _add_rows(out, rows, weight * (message - _take(own_BCHW[:, : message.shape[1]], rows)))
-    return out
+class _Operations:
+    """Merges of what arrived for some samples."""
+
+    def add(self, own: Tensor, parts: Sequence[Arrived]) -> Tensor:
+        for rows, part in parts:
+            own = _add_rows(own, rows, part)
+        return own
+
+    def minus(self, part: Arrived, own: Tensor) -> Arrived:
+        rows, message = part
+        return rows, message - _take(own[:, : message.shape[1]], rows)
+
+    def times(self, weight: Tensor, part: Arrived) -> Arrived:
+        rows, message = part
+        return rows, weight * message
+
+    def divide_by_counts(self, total: Tensor, parts: Sequence[Arrived]) -> Tensor:
+        counts = total.new_ones(total.shape[:2])
+        for rows, message in parts:
+            counts[rows, : message.shape[1]] += 1
+        return total / counts[:, :, None, None]
 
 
-def _mean(own_BCHW: Tensor, received: Sequence[Arrived]) -> Tensor:
-    counts, total = own_BCHW.new_ones(own_BCHW.shape[:2]), own_BCHW
-    for rows, message in received:
-        total = _add_rows(total, rows, message)
-        counts[rows, : message.shape[1]] += 1
-    return total / counts[:, :, None, None]
+_OPERATIONS = _Operations()
+
+
+def merge_arrived(
+    rule: MergeRule, own_BCHW: Tensor, received: Sequence[Arrived], weights: Sequence[Tensor] = ()
+) -> Tensor:
+    """A merge of what came; ``weights`` are those of its messages, where the rule is learned."""
+    return MERGERS[rule].merge(_OPERATIONS, own_BCHW, received, weights)
 
 
 def _take(x_BCHW: Tensor, rows: Tensor) -> Tensor:

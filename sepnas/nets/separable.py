@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from sepnas.nets.blocks import Bottleneck, Head, Stem
-from sepnas.nets.exchange import merge_mean, merge_weighted, through_wire
+from sepnas.nets.exchange import merge, merge_mean, through_wire
 from sepnas.nets.outage import Outage, merge_arrived
 from sepnas.plan.wire import LEVELS, WireFormat
 from sepnas.separable.architecture import Architecture, DevicePart
-from sepnas.separable.policy import ExchangePoint, Transfer, TransmissionPolicy
+from sepnas.separable.policy import ExchangePoint, Transfer, TransmissionPolicy, merge_rule, needs_weights
 
 
 class SeparableResNeXt(nn.Module):
@@ -51,7 +51,7 @@ class SeparableResNeXt(nn.Module):
         for block in range(self.architecture.num_blocks):
             for rank in range(self.architecture.num_devices):
                 due = policy.arrivals(block, rank)
-                if any(point.merge == "weighted" for point, _ in due):
+                if needs_weights(due):
                     for point, transfer in due:
                         name = _merge_name(point, transfer)
                         if name not in self.merges:
@@ -112,8 +112,9 @@ class SeparableResNeXt(nn.Module):
             if own is None or not routes.merged[block][rank]:
                 merged.append(None)
                 continue
+            due = routes.due[block][rank]
             received, names, messages = [], [], []
-            for point, transfer in routes.due[block][rank]:
+            for point, transfer in due:
                 source = (outputs if point.after == block else before)[transfer.source]
                 if source is None:
                     assert outage is not None  # its device is lost in all samples
@@ -127,14 +128,14 @@ class SeparableResNeXt(nn.Module):
                 received.append(sent[key])
                 names.append(_merge_name(point, transfer))
                 messages.append((point.after, transfer.source, rank))
-            # weighted also where the message that makes it so is lost, as on the devices
-            weights = [self.merges[name] for name in names] if routes.weighted(block, rank) else None
-            if outage is not None:
-                own = merge_arrived(own, list(map(outage.arrived, messages, received)), weights)
-            elif weights is not None:
-                own = merge_weighted(own, received, weights)
-            elif received:
-                own = merge_mean(own, received)
+            if due:
+                # the rule of all that is due, also where the message that brings it is lost, as on the devices
+                rule = merge_rule(due)
+                weights = [self.merges[name] for name in names] if needs_weights(due) else []
+                if outage is not None:
+                    own = merge_arrived(rule, own, list(map(outage.arrived, messages, received)), weights)
+                else:
+                    own = merge(rule, own, received, weights)
             merged.append(own)
         return merged
 
@@ -176,7 +177,7 @@ class SeparableResNeXt(nn.Module):
         found = {}
         for block in range(self.architecture.num_blocks):
             due = self.policy.arrivals(block, rank)
-            if any(point.merge == "weighted" for point, _ in due):
+            if needs_weights(due):
                 weights = [self.merges[_merge_name(point, transfer)].detach() for point, transfer in due]
                 found[f"merge{block}"] = torch.stack(weights)
         return found
@@ -204,10 +205,6 @@ class _Routes:
                     for point, transfer in self.due[block][rank]:
                         self.computed[point.after][transfer.source] = True
             needed = self.computed[block]
-
-    def weighted(self, block: int, rank: int) -> bool:
-        """Whether what is due is merged with learned weights."""
-        return any(point.merge == "weighted" for point, _ in self.due[block][rank])
 
 
 def _merge_name(point: ExchangePoint, transfer: Transfer) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sepnas.nets.outage import Outage
 from sepnas.nets.separable import SeparableResNeXt
+from sepnas.plan.merge_rules import LEARNED_RULES
 from sepnas.separable.architecture import Architecture, DevicePart
 from sepnas.separable.patterns import all_to_all, point
 from sepnas.separable.policy import TransmissionPolicy
@@ -36,7 +37,7 @@ class Supernet(SeparableResNeXt):
     def __init__(self, space: SearchSpace) -> None:
         super().__init__(space.architecture_of(space.largest()), all_heads=True)
         self.space = space
-        self.weighted = "weighted" in space.policy.merges
+        self.weighted = any(rule in LEARNED_RULES for rule in space.policy.merges)
         self.add_merge_weights(_every_transfer(self.architecture, self.weighted))
         drop_statistics(self)
 
@@ -104,7 +105,7 @@ def _make_skeleton(kept: Architecture, whole: Architecture, weighted: bool) -> _
 def _every_transfer(architecture: Architecture, weighted: bool) -> TransmissionPolicy:
     """Weighted merges between all pairs after every block; nothing, where there are no weighted merges."""
     pairs = all_to_all(architecture.num_devices) if weighted else ()
-    points = (point(block, pairs, merge="weighted") for block in range(architecture.num_blocks) if pairs)
+    points = (point(block, pairs, merge=LEARNED_RULES[0]) for block in range(architecture.num_blocks) if pairs)
     return TransmissionPolicy(points=tuple(points))
 
 

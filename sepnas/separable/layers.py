@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from sepnas.plan.steps import Compute, Operator, Segment, Shape
 from sepnas.separable.architecture import Architecture, DevicePart
+from sepnas.separable.policy import needs_weights
 
 FLOAT_BYTES = 4
 
@@ -206,7 +207,7 @@ def _count_merge_weights(architecture: Architecture) -> int:
     for block in range(architecture.num_blocks):
         for rank in range(architecture.num_devices):
             due = architecture.policy.arrivals(block, rank)
-            total += len(due) if any(point.merge == "weighted" for point, _ in due) else 0
+            total += len(due) if needs_weights(due) else 0
     return total
 
 

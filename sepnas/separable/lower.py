@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
+from sepnas.plan.merge_rules import MERGE_RULES, MERGERS
 from sepnas.plan.steps import CLIENT, Merge, Plan, Recv, Region, Segment, Send, Shape, Step
 from sepnas.separable.architecture import Architecture, DevicePart
 from sepnas.separable.layers import FLOAT_BYTES, PartTable, network_table
@@ -62,7 +64,7 @@ class _Program:
 
     __slots__ = (
         "current", "due", "due_values", "merged_bytes", "most_bytes", "next_layer", "segments", "shapes", "steps",
-        "table", "weighted",
+        "strength", "table",
     )  # fmt: skip
 
     def __init__(self, table: PartTable) -> None:
@@ -73,7 +75,7 @@ class _Program:
         self.current = "x"
         self.next_layer = 0
         self.due: list[str] = []
-        self.weighted = False
+        self.strength = 0
         self.due_values = self.merged_bytes = self.most_bytes = 0
 
     def start(self, image: Shape) -> None:
@@ -105,7 +107,7 @@ class _Program:
         if working_bytes - self.merged_bytes > self.most_bytes:
             self.most_bytes = working_bytes - self.merged_bytes
         self.merged_bytes += FLOAT_BYTES * self.due_values
-        self.due, self.due_values, self.weighted = [], 0, False
+        self.due, self.due_values, self.strength = [], 0, 0
 
     def tensors_bytes(self) -> int:
         """What tensors and buffers of one sample take at most."""
@@ -125,16 +127,17 @@ def _write_event(programs: list[_Program], event: Event) -> None:
         if program.next_layer <= layer:
             program.compute(layer, tensor)
         program.steps.append(crossing.send)
-    for arrivals, weighted in ((event.late, event.late_weighted), (event.prompt, event.prompt_weighted)):
+    for arrivals, strength in ((event.late, event.late_strength), (event.prompt, event.prompt_strength)):
         for crossing in arrivals:
             program = programs[crossing.destination]
             if program.next_layer <= layer:
                 program.compute(layer, tensor)
             program.receive(crossing.recv, crossing.shape)
-            program.weighted |= weighted
+            if strength > program.strength:
+                program.strength = strength
     for program in programs:
         if program.due:
-            program.merge(_block_merge(event.block, program.weighted, program.current, *program.due))
+            program.merge(_block_merge(event.block, program.strength, program.current, *program.due))
 
 
 def _read_out(programs: list[_Program], readers: Sequence[int], reader: int, architecture: Architecture) -> None:
@@ -158,10 +161,9 @@ def _read_out(programs: list[_Program], readers: Sequence[int], reader: int, arc
 
 
 @lru_cache(maxsize=1 << 14)
-def _block_merge(block: int, weighted: bool, *inputs: str) -> Merge:
-    if weighted:
-        return Merge("weighted", inputs, f"m{block}", f"merge{block}")
-    return Merge("mean", inputs, f"m{block}")
+def _block_merge(block: int, strength: int, *inputs: str) -> Merge:
+    rule: Any = MERGE_RULES[strength]  # every rule is a kind of merge
+    return Merge(rule, inputs, f"m{block}", f"merge{block}" if MERGERS[rule].learned else None)
 
 
 @lru_cache(maxsize=1 << 10)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from sepnas.errors import SpecError
+from sepnas.plan.merge_rules import MergeRule
 from sepnas.plan.wire import WireFormat
-from sepnas.separable.policy import ExchangePoint, Lag, MergeRule, Readout, Transfer, TransmissionPolicy
+from sepnas.separable.policy import ExchangePoint, Lag, Readout, Transfer, TransmissionPolicy
 
 Pairs = tuple[tuple[int, int], ...]
 

@@ -8,14 +8,15 @@ with what arrives there.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from math import ceil
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from typing_extensions import Self
 
 from sepnas.errors import SpecError
+from sepnas.plan.merge_rules import MERGE_RULES, MERGERS, MergeRule, strongest
 from sepnas.plan.wire import LEVELS, UNCONVERTED, Scale, WireFormat
 from sepnas.spec.document import Document, Part, few, repeated
 from sepnas.spec.figures import MAX_BLOCKS, MAX_DEVICES, Block, Rank, Text
@@ -23,7 +24,6 @@ from sepnas.units import format_names
 
 Lag = Annotated[int, Field(ge=0, le=1)]  # no Literal: True would pass for 1
 MAX_TRANSFERS = 200_000
-MergeRule = Literal["mean", "weighted"]
 
 
 class Transfer(Part):
@@ -76,12 +76,13 @@ class Transfer(Part):
 class ExchangePoint(Part):
     """What is sent after block ``after``; ``merge`` is how the receivers merge it.
 
-    Where messages of two points meet (lag 1 of one, lag 0 of the next) the merge is weighted if either says so.
+    Where messages of two points meet (lag 1 of one, lag 0 of the next) the merge is ``weighted`` if either says so
+    (:func:`sepnas.plan.merge_rules.strongest`).
     """
 
     after: Block
     transfers: Annotated[tuple[Transfer, ...], Field(max_length=MAX_DEVICES * (MAX_DEVICES - 1))] = ()
-    merge: MergeRule = "mean"
+    merge: MergeRule = MERGE_RULES[0]
 
     @model_validator(mode="after")
     def _one_message_a_pair(self) -> Self:
@@ -94,6 +95,20 @@ class ExchangePoint(Part):
         """The same without the transfers from and to these devices."""
         kept = (t for t in self.transfers if t.source not in devices and t.destination not in devices)
         return self.model_copy(update={"transfers": tuple(kept)})
+
+
+Due: TypeAlias = Sequence[tuple[ExchangePoint, Transfer]]
+"""What one device merges after one block, in the order of merging."""
+
+
+def merge_rule(due: Due) -> MergeRule:
+    """How all that is due is merged; at least one message is."""
+    return strongest(point.merge for point, _ in due)
+
+
+def needs_weights(due: Due) -> bool:
+    """Whether the messages that are due have learned weights."""
+    return bool(due) and MERGERS[merge_rule(due)].learned
 
 
 class Readout(Part):

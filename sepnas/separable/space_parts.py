@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 from pydantic import Field, create_model, field_validator
 
 from sepnas.objectives import OBJECTIVES, Bounds, Objective, is_judged
+from sepnas.plan.merge_rules import MergeRule
 from sepnas.plan.wire import WireFormat
 from sepnas.separable.patterns import matchings
-from sepnas.separable.policy import Lag, MergeRule
+from sepnas.separable.policy import Lag
 from sepnas.spec.document import Part, repeated, short
 
 if TYPE_CHECKING:

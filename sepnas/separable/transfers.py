@@ -8,6 +8,7 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
+from sepnas.plan.merge_rules import STRENGTH
 from sepnas.plan.steps import Recv, Region, Send, Shape
 from sepnas.separable.layers import PartTable
 from sepnas.separable.policy import Transfer, TransmissionPolicy
@@ -27,11 +28,14 @@ class Crossing:
 
 
 class PointCrossings(NamedTuple):
-    """What is sent after a block, in the order of the policy, which is that of merging."""
+    """What is sent after a block, in the order of the policy, which is that of merging.
+
+    ``strength`` is that of the point's merge rule.
+    """
 
     block: int
     crossings: Sequence[Crossing]
-    weighted: bool
+    strength: int
 
 
 class Event(NamedTuple):
@@ -44,8 +48,8 @@ class Event(NamedTuple):
     sends: Sequence[Crossing] = ()
     late: Sequence[Crossing] = ()
     prompt: Sequence[Crossing] = ()
-    late_weighted: bool = False
-    prompt_weighted: bool = False
+    late_strength: int = 0
+    prompt_strength: int = 0
 
 
 _by_tag = attrgetter("tag")
@@ -55,9 +59,7 @@ def crossings_of(policy: TransmissionPolicy, parts: tuple[PartTable, ...]) -> li
     """The exchange points of a policy over the parts of a network."""
     blocks = network_crossings(parts)
     return [
-        PointCrossings(
-            point.after, list(map(blocks[point.after].__getitem__, point.transfers)), point.merge == "weighted"
-        )
+        PointCrossings(point.after, list(map(blocks[point.after].__getitem__, point.transfers)), STRENGTH[point.merge])
         for point in policy.points
     ]
 
@@ -73,7 +75,7 @@ def live_crossings(
     next_block, needed_after_next = -1, needed
     left = list(points)
     while left:
-        block, crossings, weighted = left[-1]
+        block, crossings, strength = left[-1]
         # what comes late is merged after the next block, where the sends of its own point came before
         needed_late = needed_after_next if next_block == block + 1 else needed
         if len(needed_late) == num_devices:
@@ -81,7 +83,7 @@ def live_crossings(
         kept = [c for c in crossings if c.destination in (needed_late if c.lag else needed)]
         next_block, needed_after_next = block, needed
         needed = needed.union([c.source for c in kept])
-        found.append(PointCrossings(block, kept, weighted))
+        found.append(PointCrossings(block, kept, strength))
         left.pop()
     return left + found[::-1], needed
 
@@ -90,17 +92,17 @@ def events_of(points: list[PointCrossings]) -> list[Event]:
     """The blocks after which anything happens, in order."""
     events: list[Event] = []
     late: list[Crossing] = []
-    late_block, late_weighted = -1, False
-    for block, crossings, weighted in points:
+    late_block, late_strength = -1, 0
+    for block, crossings, strength in points:
         if late and late_block < block:
-            events.append(Event(late_block, late=late, late_weighted=late_weighted))
+            events.append(Event(late_block, late=late, late_strength=late_strength))
             late = []
         prompt = [crossing for crossing in crossings if not crossing.lag]
-        events.append(Event(block, sorted(crossings, key=_by_tag), late, prompt, late_weighted, weighted))
+        events.append(Event(block, sorted(crossings, key=_by_tag), late, prompt, late_strength, strength))
         late = [crossing for crossing in crossings if crossing.lag]
-        late_block, late_weighted = block + 1, weighted
+        late_block, late_strength = block + 1, strength
     if late:
-        events.append(Event(late_block, late=late, late_weighted=late_weighted))
+        events.append(Event(late_block, late=late, late_strength=late_strength))
     return events
 
 
