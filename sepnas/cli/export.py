@@ -15,7 +15,7 @@ from sepnas import api
 from sepnas.cli.grouped import grouped
 from sepnas.cli.options import PATH, TEXT, DataRoot, path_of, path_to
 from sepnas.console import say, warn
-from sepnas.deployment.engines.registry import exact_engines
+from sepnas.deployment.engines.registry import exact_engines, quantised_engines
 from sepnas.deployment.manifest import Manifest, OnMissing
 from sepnas.errors import CheckpointError
 from sepnas.plan.liveness import devices_used
@@ -46,8 +46,8 @@ class Int8Options:
         bool,
         typer.Option(
             "--int8",
-            help="Also write graphs that compute in 8 bits, for `sepnas worker --engine onnxruntime-int8`, and say "
-            "what that costs in accuracy.",
+            help="Also write graphs that compute in 8 bits, for `sepnas worker --engine "
+            f"{' or '.join(quantised_engines())}`, and say what that costs in accuracy.",
         ),
     ] = False
     data: Annotated[

@@ -51,7 +51,7 @@ def device_command(
     """Measure this machine: the time of each operator, and what messages cost its processor.
 
     Run it on each device, with nothing else running there. Operators of the networks that can be searched are timed as
-    a worker runs them (for onnxruntime, which fuses them, within layers and chains of layers), in rounds, until the
+    a worker runs them (for engines that fuse them, within layers and chains of layers), in rounds, until the
     medians of the first and the second half of the rounds differ by at most 3 % for nine segments of ten, or the time
     is up. A cluster file that exists keeps its other devices and its links, but not its comments; the order of its
     devices is that of the ranks.

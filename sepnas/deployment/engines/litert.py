@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from sepnas.deployment.engines.graph import CheckedGraph, Node, SegmentGraph, ShapeOf
@@ -37,6 +38,8 @@ ENGINE = EngineKind(
 )
 
 _TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+MAX_PADDED_VALUES = 1 << 28
+"""LiteRT makes a padded input, which the check of a graph does not count."""
 _IDENTIFIER = b"TFL3"
 _VERSION = 3
 
@@ -70,9 +73,19 @@ class LiteRtGraph:
                 self._interpreter.resize_tensor_input(index, shape)
             with _quiet():
                 self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
+            self._check_outputs(shapes)
+        except ImportError:
+            raise
+        except Exception as error:  # LiteRT and numpy raise whatever they like
             raise DeploymentError(f"{self._graph.path}: litert cannot run this segment: it {error}") from error
         self._batch = shapes[0][0]
+
+    def _check_outputs(self, shapes: Sequence[ShapeOf]) -> None:
+        checked = self._graph.checked(shapes)
+        for name, details in zip(checked.outputs, self._interpreter.get_output_details(), strict=True):
+            found = tuple(map(int, details["shape"]))
+            if found != checked.shapes[name]:
+                raise ValueError(f"makes a tensor of shape {found} there, not {checked.shapes[name]}")
 
     def _make(self, shapes: Sequence[ShapeOf]) -> None:
         model = litert_model(self._graph.checked(shapes), self._graph.weights)
@@ -232,6 +245,8 @@ class _Writer:
 
     def conv(self, node: Node, nodes: list[Node]) -> None:
         weight_OIHW, bias = self._weight(node, 1), self._weight(node, 2)
+        if weight_OIHW.shape[1] * node.numbers.get("group", [1])[0] != self._graph.shapes[node.inputs[0]][1]:
+            raise ValueError("has a convolution whose groups do not fit its weight")
         bias = self._np.zeros(len(weight_OIHW)) if bias is None else bias
         name = node.outputs[0]
         norm = self._next("BatchNormalization", name, nodes)
@@ -254,7 +269,10 @@ class _Writer:
         if not (top or left or bottom or right):
             return self._places[name]
         batch, channels, height, width = self._graph.shapes[name]
-        made = self._tensor((batch, height + top + bottom, width + left + right, channels))
+        shape = (batch, height + top + bottom, width + left + right, channels)
+        if prod(shape) > MAX_PADDED_VALUES:
+            raise ValueError(f"pads a tensor to {prod(shape):,} values; at most {MAX_PADDED_VALUES:,}")
+        made = self._tensor(shape)
         amounts = self._whole_numbers([(0, 0), (top, bottom), (left, right), (0, 0)])
         self._operator("Pad", [self._places[name], amounts], made, self._schema.PadOptionsT())
         return made

@@ -285,7 +285,7 @@ def run_worker(
 ) -> None:
     """Serve a device's folder at ``listen`` (``HOST:PORT``) until SIGINT or SIGTERM; prints one line when ready.
 
-    ``engine`` is torch, onnxruntime, or auto: the faster one, which is measured first; None is the first of these two
+    ``engine`` is a registered engine's name, or auto: the fastest exact one, which is measured first; None is the first
     that can be used here. ``metrics`` is where Prometheus may read them (``HOST:PORT``), if anywhere, and
     ``host_names`` are names by which it may ask, besides this machine's addresses. ``hosts`` is a hosts file that says
     where the peers are, whatever clients say.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from sepnas.deployment.engines.graph import SegmentGraph
@@ -21,6 +24,7 @@ from sepnas.runtime.client.session import Session
 from sepnas.runtime.engines.choice import make_engine, pass_s
 from sepnas.runtime.engines.onnx_check import read_onnx_graph
 from sepnas.runtime.engines.shard import load_shard
+from tests.deployment.test_damaged_files import damaged, numbers, quick
 from tests.helpers_runtime import export_tiny, whole_logits
 
 pytest.importorskip("ai_edge_litert")
@@ -123,6 +127,29 @@ def test_what_it_does_not_run_is_named(node, says):
     x = np.zeros((1, 2, 4, 4) if node.op_type == "Add" else (4, 4), np.float32)
     with pytest.raises(DeploymentError, match=rf"g\.onnx: litert cannot run this segment: it {says}"):
         LiteRtGraph(graph, 1)([x])
+
+
+def test_what_is_padded_is_bounded():
+    """Padding that an output's size does not tell is refused before it is allocated."""
+    node = helper.make_node("Conv", ["x", weight_name(0)], ["y"], pads=[40000] * 4, strides=[70000] * 2)
+    with pytest.raises(DeploymentError, match=r"g\.onnx: .* it pads a tensor to 6,\d+,\d+,\d+ values"):
+        LiteRtGraph(segment_graph([node], random_weights((1, 1, 3, 3)), (1, 1, 8, 8)), 1)(
+            [np.zeros((1, 1, 8, 8), np.float32)]
+        )
+
+
+@quick
+@given(data=st.data())
+def test_a_damaged_graph_runs_or_is_refused(data, exported):
+    """Whatever became of a graph's bytes, LiteRT computes what is left, or an error of ours says why not."""
+    shard = load_shard(exported / "device0")
+    name, segment = next(iter(shard.manifest.segments.items()))
+    weights = [shard.weights[weight] for weight in segment.weights]
+    sizes = {weight_name(index): weight.shape for index, weight in enumerate(weights)}
+    spoiled = data.draw(damaged((shard.folder / segment.files["onnxruntime"]).read_bytes(), numbers))
+    graph = SegmentGraph(Path(name), spoiled, weights, lambda shapes: read_onnx_graph(spoiled, shapes[0], sizes))
+    with suppress(DeploymentError):
+        LiteRtGraph(graph, 1)([np.zeros((1, 1, 8, 8), np.float32)])
 
 
 def test_it_reads_the_files_of_onnxruntime(network, tmp_path):
