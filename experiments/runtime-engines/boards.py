@@ -35,7 +35,7 @@ def seconds(shard: Path, engine: str) -> float:
 
 
 def measure(name: str, policy: str, folder: Path, engines: list[str], repeats: int) -> dict[str, Any]:
-    export(named_architecture(name, DEVICES, policy), folder)
+    export(named_architecture(name, DEVICES, policy), folder, exact_engines())
     shard = folder / "device0"
     passes: dict[str, list[float]] = {engine: [] for engine in engines}
     for _ in range(repeats):

@@ -30,7 +30,7 @@ NETWORKS = ("resnext20_4x4d", "resnext20_4x16d", "resnext29_8x16d", "resnext56_4
 POLICIES = ("none", "hand-made")
 
 
-def export(architecture: Architecture, folder: Path) -> None:
+def export(architecture: Architecture, folder: Path, engines: tuple[str, ...] = engine_names()) -> None:
     torch.manual_seed(0)
     classes = [f"class {index}" for index in range(architecture.num_classes)]
     numbers = (0.5,) * architecture.in_channels
@@ -38,7 +38,7 @@ def export(architecture: Architecture, folder: Path) -> None:
     side = architecture.image_size
     images_NCHW = torch.randn(32, architecture.in_channels, side, side)
     export_deployment(
-        network, folder, name="engines", classes=classes, mean=numbers, std=numbers, engines=engine_names(),
+        network, folder, name="engines", classes=classes, mean=numbers, std=numbers, engines=engines,
         calibration_NCHW=images_NCHW,
     )  # fmt: skip
 
