@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sepnas import api
-    from sepnas.api import create_model, export, load, simulate
+    from sepnas.api import create_model, describe, export, load, simulate
     from sepnas.runtime.client.async_session import AsyncSession
     from sepnas.runtime.client.session import Session
 
-__all__ = ["AsyncSession", "Session", "__version__", "api", "create_model", "export", "load", "simulate"]
+__all__ = ["AsyncSession", "Session", "__version__", "api", "create_model", "describe", "export", "load", "simulate"]
 __version__ = "0.1.0"
 
 _PLACES = {
-    **dict.fromkeys(("create_model", "export", "load", "simulate"), "sepnas.api"),
+    **dict.fromkeys(("create_model", "describe", "export", "load", "simulate"), "sepnas.api"),
     "AsyncSession": "sepnas.runtime.client.async_session",
     "Session": "sepnas.runtime.client.session",
 }

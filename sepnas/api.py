@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from sepnas.console import export_bar
+from sepnas.cost.network_facts import NetworkFacts, count_network
 from sepnas.cost.prediction import Prediction, predict
 from sepnas.deployment.engines.registry import exact_engines, quantised_engines
 from sepnas.deployment.manifest import Manifest, OnMissing
@@ -49,6 +50,7 @@ __all__ = [
     "RecipeChanges",
     "Session",
     "create_model",
+    "describe",
     "export",
     "load",
     "prepare_training",
@@ -357,6 +359,20 @@ def check_exportable(run: Path) -> None:
                 f"{run}: not a finished training run, nor one with a finished epoch: {file} is missing; "
                 f"`sepnas train ARCHITECTURE --out {run}` makes one"
             )
+
+
+def describe(
+    architecture: Architecture | PathLike, *, devices: int | None = None, policy: str | None = None
+) -> NetworkFacts:
+    """Count parameters, multiply-accumulates, bytes and transfers of a network and its plan; torch is not needed.
+
+    >>> facts = describe("resnext56_4x16d", devices=4, policy="hand-made")
+    >>> facts.parameters, facts.macs, facts.payload_bytes
+    (2379316, 347546624, 5177344)
+
+    Arguments and errors are those of :func:`simulate`. All counts are for one image.
+    """
+    return count_network(read_architecture(architecture, devices, policy))
 
 
 def simulate(

@@ -6,6 +6,7 @@ import argparse
 import io
 import statistics
 import subprocess
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -19,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 PACKAGE = "sepnas"
 LONGEST = 10
+IMPORTS = 5
 GOALS = {"import_circles": "== 0", "classes_of_one_name": "== 0"}
 
 
@@ -48,6 +50,14 @@ def counts(tree: SourceTree) -> dict[str, float]:
     }
 
 
+def import_s(root: Path, module: str) -> list[float]:
+    """Seconds that importing a module takes, each time in a process of its own; the first time is left out."""
+    code = f"import time; start = time.perf_counter(); import {module}; print(time.perf_counter() - start)"
+    command = [sys.executable, "-c", code]
+    runs = (subprocess.run(command, cwd=root, capture_output=True, text=True, check=True) for _ in range(IMPORTS + 1))
+    return [float(done.stdout) for done in runs][1:]
+
+
 def extract(commit: str, folder: Path) -> None:
     """Write the tree of a commit to a folder; raises :class:`SpecError` for a commit that is not there."""
     done = subprocess.run(["git", "-C", str(ROOT), "archive", commit], capture_output=True, check=False)
@@ -75,6 +85,10 @@ def main() -> None:
         now = SourceTree(ROOT, PACKAGE)
         for name, value in counts(now).items():
             record.measure(name, value, goal=GOALS.get(name))
+        for module, goal in (("sepnas", "<= 0.3"), ("sepnas.api", None)):
+            took = import_s(ROOT, module)
+            name = f"import_{module.replace('.', '_')}_s"
+            record.measure(name, statistics.median(took), "s", min(took), max(took), len(took), goal)
         tables(record, now, "")
         if chosen.before:
             with tempfile.TemporaryDirectory(prefix="sepnas-house-") as folder:

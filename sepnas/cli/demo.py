@@ -13,7 +13,7 @@ import typer
 
 from sepnas.cli.options import FILE, FOLDER, MAX_COUNT, resumable
 from sepnas.errors import ExchangeError, SpecError
-from sepnas.local.outcome import _summary, print_outcome, record_outcome, report_content
+from sepnas.local.outcome import print_outcome, record_outcome, report_content, summary_rows
 from sepnas.local.pipeline import (
     ARCHITECTURE_FILE,
     CLUSTER_FILE,
@@ -85,7 +85,7 @@ def demo(
     if result is not None:
         record.result().save(result)
     print_outcome(outcome, out / REPORT)
-    wrong = [row.name for row in _summary(outcome) if row.agree is False]
+    wrong = [row.name for row in summary_rows(outcome) if row.agree is False]
     if wrong:
         raise ExchangeError(f"the devices do not do what the plan says: {'; '.join(wrong)}")
 

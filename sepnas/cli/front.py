@@ -63,10 +63,10 @@ def front(
         f"{format_count(len(shown), 'point')}{where}; {found.course()}; "
         f"the knee of the whole front is candidate {_line(found.knee)}"
     )
-    _warn_of_idle(found.knee, "the knee: ")
+    warn_of_idle(found.knee, "the knee: ")
 
 
-def _warn_of_idle(candidate: Candidate, head: str = "") -> None:
+def warn_of_idle(candidate: Candidate, head: str = "") -> None:
     """Say which devices a candidate does not need."""
     from sepnas.search.traits import used_devices
 

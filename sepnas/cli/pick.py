@@ -10,8 +10,8 @@ import typer
 
 from sepnas.cli.bounds import BoundOptions
 from sepnas.cli.front import (
-    _warn_of_idle,  # BACK
-    print_front,  # BACK
+    print_front,
+    warn_of_idle,
 )
 from sepnas.cli.grouped import grouped
 from sepnas.cli.options import FILE, SearchFolder
@@ -57,7 +57,7 @@ def pick(
         say(found.course())
     if candidate is not None and chosen not in found.front:
         say(f"candidate {candidate} is not on the front: another one is at least as good in everything")
-    _warn_of_idle(chosen)
+    warn_of_idle(chosen)
     say(f"written to {out}; next: {_train_command(run, out, found.run)}")
 
 

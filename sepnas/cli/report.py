@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from sepnas.search.canonical import plan_key
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.build import build_plan
 from sepnas.spec.cluster import Cluster, uniform_cluster
+
+if TYPE_CHECKING:
+    from sepnas.report.content import ReportContent
 
 
 def report(
@@ -43,15 +46,31 @@ def report(
 
     Example: `sepnas report --search runs/search --training runs/training --out report.html`
     """
-    from sepnas.report.content import ReportContent
-    from sepnas.report.from_run import machine_rows, split_accuracies, training_curves
-    from sepnas.report.from_search import search_parts
     from sepnas.report.page import write_report
 
     if not any((search, training, architecture, trace)):
         raise SpecError("nothing to report: name at least one of --search, --training, --architecture, --trace")
     if architecture is None and training is not None:
         architecture = training / "architecture.json"
+    content = _content(title, search, training, architecture, cluster, trace)
+    candidate = next((point.index for point in content.candidates if point.chosen), None)
+    content = replace(content, commands=chain_commands(search, training, architecture, candidate, trace))
+    say(f"written: {write_report(out, content).resolve().as_uri()}")
+
+
+def _content(
+    title: str,
+    search: Path | None,
+    training: Path | None,
+    architecture: Path | None,
+    cluster: Path | None,
+    trace: Path | None,
+) -> ReportContent:
+    """Everything that the given folders and files hold for the page."""
+    from sepnas.report.content import ReportContent
+    from sepnas.report.from_run import machine_rows, split_accuracies, training_curves
+    from sepnas.report.from_search import search_parts
+
     chosen = None if architecture is None else Architecture.load(architecture)
     content = ReportContent(
         title=title,
@@ -62,12 +81,10 @@ def report(
         about=about(search, training),
         **inference_parts(chosen, _cluster(cluster, search, chosen), trace, training),
     )
-    if search:
-        key = None if chosen is None else plan_key(build_plan(chosen))
-        content = replace(content, **search_parts(search, key))
-    candidate = next((point.index for point in content.candidates if point.chosen), None)
-    content = replace(content, commands=chain_commands(search, training, architecture, candidate, trace))
-    say(f"written: {write_report(out, content).resolve().as_uri()}")
+    if not search:
+        return content
+    key = None if chosen is None else plan_key(build_plan(chosen))
+    return replace(content, **search_parts(search, key))
 
 
 def _cluster(given: Path | None, search: Path | None, architecture: Architecture | None) -> Cluster:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from sepnas.console import say
 from sepnas.cost.timeline import Timeline, predicted_timeline
-from sepnas.local.pipeline import SEARCH, TRAINING, Answers, Chain, Outcome
+from sepnas.local.pipeline import SEARCH, TRAINING, Chain, Outcome, SplitAnswers
 from sepnas.report.content import Accuracy, ClassAccuracy, ReportContent, SummaryRow
 from sepnas.report.from_run import counted_bytes, link_bytes, machine_rows, shown_timeline, training_curves
 from sepnas.report.from_search import search_parts
@@ -46,7 +46,7 @@ def _share(outcome: Outcome) -> float:
     return outcome.plan.payload_bytes() / outcome.baseline_bytes
 
 
-def _summary(outcome: Outcome) -> list[SummaryRow]:
+def summary_rows(outcome: Outcome) -> list[SummaryRow]:
     answers = outcome.answers
     predicted, counted = answers.payload_bytes_predicted, answers.counters.payload_bytes
     return [
@@ -83,7 +83,7 @@ def print_outcome(outcome: Outcome, report: Path) -> None:
     """The table at the end."""
     numbers = DataColumn("predicted /\nwhole"), DataColumn("measured /\ndevices")
     table = DataTable((text_column("what came out"), *numbers, text_column("agree")))
-    for row in _summary(outcome):
+    for row in summary_rows(outcome):
         agree = {None: Text(""), True: Text("yes"), False: Text("NO", "bold red")}[row.agree]
         table.add(row.name, row.expected, row.observed, agree)
     print_table(table)
@@ -100,7 +100,7 @@ def report_content(chain: Chain, outcome: Outcome, title: str) -> ReportContent:
             "all-to-all exchange sends. It was trained from scratch, cut for its devices and run by one process for "
             "each over TLS 1.3."
         ),
-        summary=tuple(_summary(outcome)),
+        summary=tuple(summary_rows(outcome)),
         **search_parts(chain.out / SEARCH, outcome.chosen.key),
         cluster=chain.cluster.name,
         about=f"{chain.out}, {chain.data.name}, {date.today():%Y-%m-%d}",
@@ -120,7 +120,7 @@ def _timelines(outcome: Outcome) -> tuple[Timeline, Timeline]:
     return predicted_timeline(outcome.plan, outcome.simulation), measured
 
 
-def _accuracy(chain: Chain, answers: Answers) -> Accuracy:
+def _accuracy(chain: Chain, answers: SplitAnswers) -> Accuracy:
     def share(logits, index: int) -> float:  # type: ignore[no-untyped-def]
         mine = answers.labels == index
         return float((logits[mine].argmax(1) == index).mean()) if mine.any() else 0.0

@@ -82,7 +82,7 @@ def local_cluster(out: Path, num_devices: int, resume: bool, network: Architectu
 
 
 @dataclass(frozen=True)
-class Answers:
+class SplitAnswers:
     """The test split through the whole network and through the devices, logits ``(N, num_classes)``."""
 
     labels: npt.NDArray[np.int64]
@@ -125,7 +125,7 @@ class Outcome:
     training: TrainingResult
     plan: Plan
     simulation: Simulation
-    answers: Answers
+    answers: SplitAnswers
     duration_s: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -210,7 +210,7 @@ def _train(chain: Chain, architecture: Architecture) -> TrainingResult:
     return result
 
 
-def _run(chain: Chain, plan: Plan) -> Answers:
+def _run(chain: Chain, plan: Plan) -> SplitAnswers:
     deployment = chain.out / DEPLOYMENT
     images = chain.data.test.images.numpy()
     whole = _whole_network(chain)
@@ -226,7 +226,7 @@ def _run(chain: Chain, plan: Plan) -> Answers:
         others = busy.share()
         trace = session.trace(last=1)
     trace.save(chain.out / TRACE_FILE)
-    return Answers(
+    return SplitAnswers(
         labels=chain.data.test.labels.numpy(),
         whole=whole,
         devices=devices,

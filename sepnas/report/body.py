@@ -23,12 +23,12 @@ class Picture:
     wide: bool = False
 
 
-class Quantity(str):
+class SortableCell(str):
     """A cell's text, with the number that it is sorted by."""
 
     value: float
 
-    def __new__(cls, text: str, value: float) -> Quantity:
+    def __new__(cls, text: str, value: float) -> SortableCell:
         cell = super().__new__(cls, text)
         cell.value = value
         return cell
@@ -38,7 +38,7 @@ class Quantity(str):
 class Table:
     """Plain text cells, text columns before numbers; a ``folded`` table opens on demand, ``marked`` rows stand out.
 
-    A click on a heading sorts by its column: by the values of its :class:`Quantity`, else by its texts.
+    A click on a heading sorts by its column: by the values of its :class:`SortableCell`, else by its texts.
     """
 
     caption: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from sepnas.report.body import LONG, Picture, Quantity, Section, Table, picture
+from sepnas.report.body import LONG, Picture, Section, SortableCell, Table, picture
 from sepnas.report.content import CandidatePoint, FrontGrowth, ReportContent
 from sepnas.report.figures.growth import before_after_drawing, hypervolume_drawing
 from sepnas.report.figures.parallel import parallel_drawing
@@ -149,6 +149,6 @@ def _policy_row(candidate: CandidatePoint) -> tuple[str, ...]:
         f"{100 * traits['mean_fraction']:.0f} %",
         f"{traits['mean_wire_bits']:.3g}",
         f"{100 * traits['lag_share']:.0f} %",
-        Quantity(format_bytes(objectives["payload_bytes"]), objectives["payload_bytes"]),
-        Quantity(format_share(objectives["accuracy"]), objectives["accuracy"]),
+        SortableCell(format_bytes(objectives["payload_bytes"]), objectives["payload_bytes"]),
+        SortableCell(format_share(objectives["accuracy"]), objectives["accuracy"]),
     )

@@ -8,7 +8,7 @@ from functools import partial
 
 from sepnas.objectives import OBJECTIVES, Objective, is_judged, shown_objectives
 from sepnas.plan.liveness import devices_used
-from sepnas.report.body import LONG, Picture, Quantity, Section, Table, picture
+from sepnas.report.body import LONG, Picture, Section, SortableCell, Table, picture
 from sepnas.report.content import Accuracy, CandidatePoint, ReportContent, SplitAccuracy
 from sepnas.report.exploration import policies_section, progress_section
 from sepnas.report.figures.bars import classes_drawing, link_name, links_drawing
@@ -112,7 +112,7 @@ def _candidate_head(candidate: CandidatePoint) -> tuple[str, str, str]:
 def _candidate_numbers(candidate: CandidatePoint, columns: Sequence[_Column]) -> Iterator[str]:
     for column in columns:
         value = column.value(candidate)
-        yield "" if value is None else Quantity(column.text(value), value)
+        yield "" if value is None else SortableCell(column.text(value), value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,12 +275,12 @@ def _evaluation_tables(evaluations: Sequence[SplitAccuracy]) -> Iterator[Table]:
         yield Table(f"{x.split} accuracy of each class", ("class", "images", "accuracy"), found, folded=True)
 
 
-def _evaluated(images: int, accuracy: float) -> tuple[Quantity, Quantity]:
-    return Quantity(f"{images:,}", images), _shown_share(accuracy)
+def _evaluated(images: int, accuracy: float) -> tuple[SortableCell, SortableCell]:
+    return SortableCell(f"{images:,}", images), _shown_share(accuracy)
 
 
-def _shown_share(share: float) -> Quantity:
-    return Quantity(format_share(share), share)
+def _shown_share(share: float) -> SortableCell:
+    return SortableCell(format_share(share), share)
 
 
 def _reproduce(content: ReportContent) -> Section | None:
