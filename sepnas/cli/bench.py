@@ -170,11 +170,11 @@ def _print_bench(result: BenchResult, predicted_s: float | None) -> None:
 
 
 _LATE_SHARE = 0.01
-"""Where what came late makes up more of the latency than this, the figures are not those of the cluster."""
+"""Late steps or messages that make up more of the latency than this share make the figures meaningless."""
 
 
 def print_emulated(found: EmulatedBench) -> None:
-    """The table for the terminal, and a warning where the emulation does not hold."""
+    """Print the table, and a warning if this machine was too slow for the emulation."""
     setting, result = found.setting, found.result
     if found.links:
         _print_links(found.links)

@@ -76,7 +76,7 @@ def _errors(checked: Checked) -> str:
 
 
 def _figures(found: Calibration) -> DataTable:
-    """The corrected figures, and what they come from."""
+    """The corrected figures, and how each was found."""
     first = (text_column("of", shorten=shorten_names), text_column("figure"))
     table = DataTable((*first, DataColumn("before"), DataColumn("after"), text_column("how", drop=1)))
     for device in found.devices:
@@ -94,7 +94,7 @@ def _figures(found: Calibration) -> DataTable:
 
 
 def _predictions(plan: Plan, before: Cluster, after: Cluster, timelines: Sequence[Timeline]) -> DataTable:
-    """What both clusters predict beside what was measured, for each size of batch."""
+    """The predictions of both clusters beside the measured times, for each batch size."""
     headings = ("predicted\nbefore", "predicted\nafter", "measured,\nmedian")
     table = DataTable((text_column(""), *map(DataColumn, headings)))
     batches: dict[int, list[Timeline]] = defaultdict(list)
@@ -112,7 +112,7 @@ def _predictions(plan: Plan, before: Cluster, after: Cluster, timelines: Sequenc
 
 
 def _computing(plan: Plan, timelines: Sequence[Timeline]) -> Iterator[tuple[int, float]]:
-    """For each device that computes its time of it, the median over requests."""
+    """The median time of computation over all requests, for each device that computes."""
     for rank, program in enumerate(plan.programs):
         if program:
             yield (

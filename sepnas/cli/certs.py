@@ -1,4 +1,4 @@
-"""``sepnas certs``: how long a deployment's certificates are valid, and new ones."""
+"""``sepnas certs``: show and renew the certificates of a deployment."""
 
 from __future__ import annotations
 

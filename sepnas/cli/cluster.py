@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sepnas.cli.options import PATH, TEXT
+from sepnas.cli.options import MAX_DEVICES, PATH, TEXT
 from sepnas.console import print_json, say
 from sepnas.spec.presets import (
     DevicePreset,
@@ -27,7 +27,6 @@ from sepnas.units import format_bytes, format_count, seconds
 MEASURED = "figures that were measured"
 Force = Annotated[bool, typer.Option("--force", help="Replace a cluster file that is there, measured figures and all.")]
 DEFAULT_LINK = "ethernet-100mbit"
-MOST_DEVICES = 1000
 
 
 def parse_devices(texts: Iterable[str]) -> Iterator[str]:
@@ -35,16 +34,16 @@ def parse_devices(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         name, colon, digits = text.partition(":")
         digits = digits if colon else "1"
-        # the length first: Python refuses to read numbers of thousands of digits
-        if not (name and re.fullmatch("[0-9]{1,4}", digits) and 1 <= int(digits) <= MOST_DEVICES):
+        # The length first: Python refuses to parse numbers of thousands of digits.
+        if not (name and re.fullmatch("[0-9]{1,4}", digits) and 1 <= int(digits) <= MAX_DEVICES):
             raise typer.BadParameter(
-                f"expected NAME or NAME:COUNT with a count of 1 to {MOST_DEVICES}, got {text!r}", param_hint="--device"
+                f"expected NAME or NAME:COUNT with a count of 1 to {MAX_DEVICES}, got {text!r}", param_hint="--device"
             )
         yield from [name] * int(digits)
 
 
 def comment_for(devices: Sequence[str], link: str) -> str:
-    """What opens a cluster file of presets: that nothing in it was measured, and where its figures come from."""
+    """The first lines of a cluster file of presets: nothing was measured, and the sources of the figures."""
     return "\n".join(
         (
             "Figures of presets, not of your devices: many are estimates (`sepnas cluster --list --json` says which).",

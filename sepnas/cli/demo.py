@@ -1,4 +1,4 @@
-"""``sepnas demo``: the whole way on handwritten digits, three processes for three devices."""
+"""``sepnas demo``: search, train, export and run on handwritten digits, with one process for each of three devices."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WRITTEN = (SEARCH, TRAINING, DEPLOYMENT, ARCHITECTURE_FILE, CLUSTER_FILE, TRACE_
 
 
 class DemoMarker(Document):
-    """Says that a folder is a demo's, so that the next one may replace what this one wrote."""
+    """Marks the folder of a demo, whose files the next demo may replace."""
 
     format_name: ClassVar[str] = "sepnas.demo"
 
@@ -76,7 +76,7 @@ def demo(
         rate_per_s = simulation_rate(chain.space, cluster, seed)
         write_report(out / REPORT, report_content(chain, outcome, "sepnas demo: handwritten digits on three devices"))
         record_outcome(record, outcome, rate_per_s)
-        # not among what every chain reports: beside other programs it says nothing of the chain
+        # Only here: beside other programs these ratios say nothing about the chain.
         record.measure("latency_predicted_over_measured", outcome.latency_ratio, goal="<= 1.2")
         record.measure("measured_over_predicted", 1 / outcome.latency_ratio, goal="<= 1.2")
         record.measure("others_share_of_processors", outcome.answers.others)
@@ -92,7 +92,7 @@ def demo(
 
 @contextmanager
 def _prepared(out: Path, resume: bool) -> Iterator[None]:
-    """A prepared folder that no other process writes in."""
+    """Prepare the folder, and keep other processes out of it meanwhile."""
     _refuse_file(out)
     with held(out, "showing a demo"):
         _prepare(out, resume)
@@ -105,7 +105,7 @@ def _refuse_file(out: Path) -> None:
 
 
 def _prepare(out: Path, resume: bool) -> None:
-    """A folder that is empty or a demo's; what an earlier demo wrote there is removed unless it goes on."""
+    """Refuse a folder that is neither empty nor a demo's; remove an earlier demo's files unless it resumes."""
     marker = out / MARKER
     _refuse_file(out)
     if marker.exists():

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 else:
     ExportEngine = Literal[(*exact_engines(), ALL, BOTH)]
 WORTH_A_WARNING = 0.01
-"""Accuracy that int8 may cost without one."""
+"""A larger loss of accuracy by int8 is worth a warning."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def export(
 
 
 def _say_next(manifest: Manifest, out: Path, hosts: Hosts) -> None:
-    """The commands that go on from here, and the devices that need none."""
+    """Print the commands that come next, and the devices that need none."""
     used = devices_used(build_plan(manifest.architecture))
     if idle := format_idle(used, manifest.num_devices):
         warn(f"{idle}; start no worker there")
@@ -160,7 +160,7 @@ def _say_if_unfinished(run: Path) -> None:
 
 
 def _pass_times(shard: Shard) -> str:
-    """What engines take for one image on this machine: int8 first, and the others that were exported."""
+    """The time of one image on this machine for each exported engine, int8 first."""
     from sepnas.runtime.engines.choice import make_engine, pass_s
 
     took = {name: pass_s(make_engine(name, shard).engine, shard) for name in reversed(shard.manifest.engines)}

@@ -68,7 +68,7 @@ def infer(
 
 
 def _answered(session: Session, images_CHW: Sequence[Images], top: int) -> list[tuple[Likeliest, Answer]]:
-    """Of each image the likeliest classes, and the answer that they come from; a request has a bunch of images."""
+    """The likeliest classes of each image and the answer that they come from; a request has a batch of images."""
     batches = (np.stack(images_CHW[start : start + INFER_BATCH]) for start in range(0, len(images_CHW), INFER_BATCH))
     answered: list[tuple[Likeliest, Answer]] = []
     for answer in session.answers(batches):

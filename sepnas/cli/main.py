@@ -1,4 +1,4 @@
-"""The command ``sepnas``: its verbs, and how errors reach the person at the terminal."""
+"""The command ``sepnas``: its verbs, and how errors are printed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ from sepnas.terminal import one_line, printable
 
 @contextmanager
 def _escaped_usage_errors() -> Iterator[None]:
-    """What was typed, perhaps a file's name that the shell put there, is quoted by Typer as it is."""
+    """Escape control characters in Typer's messages, which quote the command line, file names included."""
     try:
         yield
     except Exception as error:
@@ -64,7 +64,7 @@ def _escaped_usage_errors() -> Iterator[None]:
 
 
 class Verbs(TyperGroup):
-    """All verbs; a mistake in a command line is told without what would steer the terminal."""
+    """The group of all verbs; its usage errors hold no control characters."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
         with _escaped_usage_errors():
@@ -144,7 +144,7 @@ _CERTS: dict[str, Callable[..., None]] = {"renew": certs.renew, "show": certs.sh
 
 
 def _interruptible(function: Callable[..., None]) -> Callable[..., None]:
-    """The same verb; Ctrl-C ends it with 130 before Typer would call it "Aborted"."""
+    """The verb with exit code 130 on Ctrl-C, before Typer prints "Aborted"."""
 
     @wraps(function)
     def run(*args: Any, **options: Any) -> None:
@@ -179,7 +179,7 @@ _EXTRAS = {
     **{kind.package: kind.extra for kind in engines().values() if kind.light},
     "prometheus_client": "metrics",
 }
-"""Which extra brings a module: the base install is what a device needs."""
+"""The extra that installs a module; the base install is for devices."""
 
 VERBS = frozenset(verb for verbs in _PANELS.values() for verb in verbs) | {"certs", "profile"}
 
@@ -190,14 +190,14 @@ def main() -> None:
     Exit codes: 0, 1 (one clear message says what is wrong), 2 (the command line cannot be understood), 130 (Ctrl-C),
     143 (SIGTERM).
     """
-    # before torch is loaded: idle threads that spin starve every other process of a small machine
+    # Before torch is loaded: idle threads that spin would starve all other processes of a small machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that processes and temporary files go
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that child processes and temporary files go
     warnings.showwarning = _show_warning
     _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # for a terminal that has not all letters
+            stream.reconfigure(errors="backslashreplace")  # for terminals that lack some characters
     with suppress(AttributeError, OSError, ValueError):  # there may be no stderr
         faulthandler.enable()
     try:
@@ -213,7 +213,7 @@ def main() -> None:
             fail(f"this needs {error.name}, which is not installed: pip install 'sepnas[{extra}]'")
         sys.exit(1)
     except BrokenPipeError:
-        # the reader (`| head`) has left; a second complaint at exit helps nobody
+        # The reader (`| head`) has left: do not fail again when Python flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
@@ -225,7 +225,7 @@ def main() -> None:
 
 
 def _run() -> None:
-    """Run the verb, and notice here what stdout does not take: at exit Python would complain in its own way."""
+    """Run the verb and flush stdout: a write error is reported here, and not by Python at exit."""
     try:
         app()
     finally:
@@ -233,7 +233,7 @@ def _run() -> None:
 
 
 def _open_streams() -> None:
-    """Streams that are closed (`>&-`) lead nowhere: else the next file that is opened would be stdout."""
+    """Open closed streams (`>&-`) on the null device: otherwise the next opened file would become stdout."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -246,7 +246,7 @@ def _open_streams() -> None:
 def _tell_of(error: OSError) -> None:
     if error.filename is not None:
         fail(f"{os.fsdecode(error.filename)}: {why(error, error.filename)}")
-    elif error.errno in _FULL:  # errors of files of ours are StorageErrors
+    elif error.errno in _FULL:  # it is stdout: sepnas' own files raise StorageError
         with contextlib.suppress(OSError):
             fail(f"stdout cannot be written: {error.strerror}; what was printed is incomplete")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -265,7 +265,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Our own words to a person; where in the code they were said helps nobody."""
+    """Print sepnas' own warnings without their place in the code."""
     if f"{os.sep}sepnas{os.sep}" in filename or category.__module__.startswith("sepnas."):
         warn(str(message))
     else:
@@ -273,17 +273,17 @@ def _show_warning(
 
 
 def _show_traceback() -> None:
-    """A mistake of ours; the error's words may be anybody's."""
+    """Print the traceback of a bug; control characters in its message are escaped."""
     sys.stderr.write(printable(traceback.format_exc()))
 
 
 def _extra_with(module: str) -> str | None:
-    """The extra that brings a module; torch alone is enough for a worker."""
+    """The extra that installs a module; torch alone is enough for a worker."""
     top = module.partition(".")[0]
     if top == "torch" and (sys.argv[1:2] == ["worker"] or sys.argv[1:3] == ["profile", "device"]):
         return "torch"
     extra = "train" if top == "torch" else _EXTRAS.get(top)
-    # a whole search needs more in the end: it is said at once
+    # A whole search also needs the extra `search` later: name that one at once.
     return "search" if extra == "train" and sys.argv[1:2] == ["search"] and "--supernet-only" not in sys.argv else extra
 
 

@@ -1,4 +1,4 @@
-"""What the commands share: how values are read, how numbers look, and where things are printed."""
+"""Options that several verbs share: parsers of values, single options and groups of them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def path_of(text: str) -> Path:
 
 
 def path_to(*kinds: Kind) -> Callable[[str], Path]:
-    """A path to one of these; what is known to be something else of sepnas is refused, and called what it is."""
+    """A parser of paths to these kinds; a file or folder of another kind is refused, and its kind is named."""
 
     def path(text: str) -> Path:
         found = path_of(text)
@@ -77,10 +77,10 @@ deadline_s = quantity(lambda text: parse_timeout(text, MAX_DEADLINE_S))
 
 
 MAX_THREADS, MAX_DEVICES, MAX_COUNT, MAX_S = 1024, 1000, 1_000_000, 366 * 86_400
-"""Of options: beyond, a number is a slip."""
+"""Upper bounds of options: a larger number is a typing mistake."""
 TEXT: dict[str, Any] = {"parser": text_of, "metavar": "TEXT"}
 SOON_DAYS = 30
-"""A certificate that ends within so many days is pointed out."""
+"""Certificates that end within so many days are highlighted."""
 PATH: dict[str, Any] = {"parser": path_of, "metavar": "PATH"}
 FILE: dict[str, Any] = {"parser": path_to("file"), "metavar": "FILE"}
 FOLDER: dict[str, Any] = {"parser": path_of, "metavar": "FOLDER"}
@@ -97,7 +97,7 @@ def cluster_to_predict_with(path: Path) -> Cluster:
 
 @contextmanager
 def resumable(folder: Path, marker: str) -> Iterator[None]:
-    """On Ctrl-C, where ``marker`` in ``folder`` says that something is kept, tell of it and of the way to go on."""
+    """On Ctrl-C, say how to resume if the file ``marker`` in ``folder`` shows that there is something to resume."""
     try:
         yield
     except KeyboardInterrupt:
@@ -237,7 +237,7 @@ def load_cluster(path: Path, plan: Plan, architecture: Path) -> Cluster:
 
 
 def refuse_text_file(timeline: str | None, out: Path | None) -> None:
-    """Bars have the width of the terminal: they are printed."""
+    """Raise typer's ``BadParameter`` for a file of text bars: bars have the width of the terminal."""
     if out is not None and timeline not in ("json", "chrome"):
         raise typer.BadParameter("goes with --timeline json or chrome", param_hint="--out")
 

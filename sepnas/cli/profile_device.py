@@ -1,4 +1,4 @@
-"""``sepnas profile device``: measure the machine it runs on, and put it into a cluster file."""
+"""``sepnas profile device``: measure this machine, and put it into a cluster file."""
 
 from __future__ import annotations
 
@@ -89,9 +89,9 @@ def _write(found: MeasuredDevice, out: Path) -> None:
 
 
 def with_device(cluster: Cluster | None, device: Device) -> Cluster:
-    """The cluster with this device in the place of the one of its name, else behind all others.
+    """The cluster with this device, which replaces the one of its name or is added at the end.
 
-    What was not measured (its power) it keeps. Warns where the old profile comes from another machine or engine.
+    Its power, which is not measured, is kept. Warns if the old profile comes from another machine or engine.
     """
     from sepnas.measure.machine import warn_of_another_machine
 
@@ -108,7 +108,7 @@ def with_device(cluster: Cluster | None, device: Device) -> Cluster:
 
 @contextmanager
 def _bar(limit_s: float) -> Iterator[Callable[[float, str], None]]:
-    """A bar on stderr whose end is the time limit; it is often reached earlier."""
+    """A progress bar on stderr up to the time limit; the measurement often ends earlier."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("at most {task.fields[left]} left"))
     with Progress(*columns, console=errors, transient=True) as bar:
         task = bar.add_task("measuring", total=limit_s, left=seconds(limit_s))

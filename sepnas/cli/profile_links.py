@@ -1,4 +1,4 @@
-"""``sepnas profile links``: measure what lies between the devices, by messages of the runtime."""
+"""``sepnas profile links``: measure the links between the devices with messages of the runtime."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 WARMUP = 10
 CLIENT_BATCH = 16
 CLIENT_REQUESTS = 20
-"""So many requests are so many times as large, which tells the client's bandwidth."""
+"""So many requests have batches of this size: their times give the client's bandwidth."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""``sepnas report`` and ``results``: show what came out."""
+"""``sepnas results``: every measure of every experiment, as a table."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def results(
 
 
 MIN_NAME = 34
-"""Columns of the terminal that names of measures keep while others are left out for them."""
+"""Width that names of measures keep: other columns are left out first."""
 
 
 def results_table(experiments: Sequence[Experiment]) -> DataTable:
@@ -65,7 +65,7 @@ def results_table(experiments: Sequence[Experiment]) -> DataTable:
 
 
 def caption(experiments: Sequence[Experiment]) -> list[str]:
-    """How many measures there are and miss their goal, and which experiments have none."""
+    """The number of measures, the number of missed goals, and the experiments without a result."""
     measures = [m for experiment in experiments if experiment.result for m in experiment.result.measures]
     missed = sum(measure.met is False for measure in measures)
     without = [experiment.slug for experiment in experiments if experiment.result is None]
@@ -77,7 +77,7 @@ _INDENT = "  "
 
 
 def _fold_names(names: Sequence[str], width: int) -> list[str]:
-    """Names of measures go on in another line; those of experiments, which are not indented, as a terminal breaks."""
+    """Break names of measures, which are indented, after underscores; names of experiments as a terminal does."""
     return [_folded(name, width) if name.startswith(_INDENT) else name for name in names]
 
 
@@ -92,7 +92,7 @@ def _folded(name: str, width: int) -> str:
 
 
 def _cells(measure: Measure) -> tuple[Text, ...]:
-    """What stands in each column but the name's."""
+    """The cells of a measure, without its name."""
     known = measure.low is not None or measure.high is not None
     return (
         Text(f"{_digits(measure.value)} {measure.unit}".rstrip()),

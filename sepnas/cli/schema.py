@@ -32,11 +32,11 @@ DOCUMENTS = {
     "trace": "sepnas.runtime.client.trace:Trace",
     "trial-kit": "sepnas.search.trials.kit:Kit",
 }
-"""Where each document lives; imported when it is asked for."""
+"""The class of each document; imported when it is asked for."""
 
 
 SCHEMAS = {**DOCUMENTS, "result": "sepnas.spec.result:ResultFile"}
-"""All files that have a schema; the head of a result file is another than that of the documents."""
+"""All files that have a schema; result files are no documents, for their head differs."""
 
 
 def schema(name: Annotated[str, typer.Argument(help=f"One of: {', '.join(sorted(SCHEMAS))}.")]) -> None:
@@ -50,7 +50,7 @@ def schema(name: Annotated[str, typer.Argument(help=f"One of: {', '.join(sorted(
 
 
 def document(name: str) -> type[Document]:
-    """The class of a document; :class:`SpecError` says which there are."""
+    """The class of a document; raises :class:`SpecError`, which lists the known names."""
     found: type[Document] = _class_of(name, DOCUMENTS)
     return found
 

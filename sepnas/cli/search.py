@@ -237,7 +237,7 @@ def _summary(result: SearchResult) -> str:
 
 
 def _say_next(out: Path) -> None:
-    """The commands that go on from here."""
+    """Print the commands that come next."""
     run = shlex.quote(str(out))
     commands = {
         f"sepnas pick {run}": "take the knee, or the best within bounds (--max-bytes 200KB)",

@@ -1,4 +1,4 @@
-"""``sepnas status``: how the devices of a deployment are, as a table."""
+"""``sepnas status``: the state of a deployment's devices, as a table."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from sepnas.units import format_bytes, seconds
 
 LOOK_EVERY_S = 1.0
 _WIDE = 150
-"""Where fewer columns fit, what a device does and what it is are two tables."""
+"""On a narrower terminal, activity and identity of the devices are two tables."""
 _DOES = ("is", "trip", "up", "served", "failed", "missed", "session")
 _IS = ("engine", "°C", "load", "memory", "certificate", "sepnas")
 _NUMBERS = frozenset({"trip", "up", "served", "failed", "missed", "°C", "load", "memory"})
 _DROPS = {"sepnas": 8, "load": 7, "trip": 6, "up": 5, "session": 4, "°C": 3, "certificate": 2, "missed": 1}
-"""What is left out where even two tables do not fit, the highest first."""
+"""Columns that are left out where even two tables do not fit, the highest number first."""
 _PIPE = 10_000
 _STYLES = {"not needed": "dim", "ready": "green", "serving": "bold green"}
 
@@ -66,7 +66,7 @@ def status(
 
 
 def _print(rows: list[DeviceStatus]) -> None:
-    """In full where no terminal says how wide it is."""
+    """Print the table; all of it where there is no terminal with a width."""
     if console.is_terminal:
         console.print(_page(rows, console.width))
     else:
@@ -82,11 +82,11 @@ def _watch(inspector: Inspector, rows: list[DeviceStatus]) -> list[DeviceStatus]
                 time.sleep(max(0.0, due - time.monotonic()))
                 rows = inspector.look()
         except KeyboardInterrupt:
-            return rows  # the end that it was meant to have
+            return rows  # the regular end of --watch
 
 
 def _page(rows: Sequence[DeviceStatus], width: int | None) -> Group:
-    """The table, or two where it is narrow, and below it what is wrong with whom."""
+    """The table, or two on a narrow terminal, and below it the problems of each device."""
     cells = [_cells(row) for row in rows]
     wide = width is None or width >= _WIDE
     tables = [_table(heads, cells).fitted(width) for heads in ([(*_DOES, *_IS)] if wide else [_DOES, _IS])]
@@ -104,7 +104,7 @@ def _table(heads: Sequence[str], rows: Sequence[dict[str, Text]]) -> DataTable:
 
 
 def _cells(row: DeviceStatus) -> dict[str, Text]:
-    """What stands below each head; a device that is not there has little."""
+    """The cells of a row by column; a device that does not answer has few."""
     found, end = row.status, row.certificate_end
     until = "" if end is None else f"{end:%Y-%m-%d}, {_days_left(row):.0f} d"
     cells = {"device": str(row.rank), "is": row.state}

@@ -1,4 +1,4 @@
-"""``sepnas trace``, and how time lines are shown: bars in the terminal, JSON, or a file for Perfetto."""
+"""``sepnas trace``: the time line of a real request, as bars, JSON or a file for Perfetto."""
 
 from __future__ import annotations
 

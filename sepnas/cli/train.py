@@ -179,7 +179,7 @@ def _say_result(result: TrainingResult, training: Training, device: str, test: b
 
 
 def _refuse_held(out: Path) -> None:
-    """Before data are read: a folder that another process trains in. Of several the first one holds it for all."""
+    """Refuse a folder that another process trains in before data are read; the first of several processes checks."""
     from sepnas.train.processes import is_first
 
     if is_first():
@@ -194,7 +194,7 @@ def _evaluate(
     mirrored: bool = False,
     with_lost: bool = False,
 ) -> None:
-    """Say how good the network is on a split, and keep it in the run's folder."""
+    """Measure the accuracy on a split, print it and write it to the run's folder."""
     from sepnas.train.evaluate import accuracy_with_lost
     from sepnas.train.evaluation import evaluate_split
 

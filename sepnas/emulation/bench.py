@@ -1,4 +1,4 @@
-"""``sepnas bench --emulate``: the bench on an emulated cluster, beside what the simulator predicts for it."""
+"""The bench of an emulated cluster beside the simulator's prediction, for ``sepnas bench --emulate``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sepnas.runtime.client.session import Session
 
 @dataclass(frozen=True)
 class Predicted:
-    """Latencies, in seconds; without jitter they are all the same."""
+    """Statistics of the latency in seconds; without jitter they are equal."""
 
     median: float
     mean: float
@@ -30,7 +30,7 @@ class Predicted:
 class EmulatedBench:
     """The bench on an emulated cluster.
 
-    ``lateness`` is that of the measured requests, by rank; ``links`` were checked before them, if at all.
+    ``lateness`` is that of the measured requests, by rank; ``links`` holds the checks that were made before.
     """
 
     setting: Setting
@@ -40,17 +40,17 @@ class EmulatedBench:
     links: Sequence[LinkCheck] = ()
 
     def measured(self) -> Predicted:
-        """The latencies that were measured, as they are predicted."""
+        """The same statistics of the measured latency."""
         result = self.result
         return Predicted(result.latency_median_s, result.latency_mean_s, result.latency_p95_s)
 
     def ratios(self) -> dict[str, float]:
-        """Measured by predicted latency."""
+        """Measured latency divided by predicted latency."""
         predicted = asdict(self.predicted)
         return {name: value / predicted[name] for name, value in asdict(self.measured()).items()}
 
     def stream_predicted(self) -> float | None:
-        """Images a second that the simulator predicts for the stream, if there was one."""
+        """Predicted images a second of the stream; None without one."""
         if self.result.stream is None:
             return None
         setting = self.setting
@@ -59,12 +59,12 @@ class EmulatedBench:
         return found.throughput_per_s * setting.batch
 
     def late(self, what: str) -> dict[str, float]:
-        """Of all ranks together: how many ``steps`` or ``messages`` were timed and came late, by how much in all."""
+        """Over all ranks: the number of timed and of late ``steps`` or ``messages``, and their total delay."""
         rows = [counts[what] for counts in self.lateness.values() if what in counts]
         return {key: sum(row[key] for row in rows) for key in ("timed", "late", "late_s")}
 
     def late_share(self, what: str) -> float:
-        """How much later all ``steps`` or ``messages`` of a request were together, as a share of its latency."""
+        """The total delay of the ``steps`` or ``messages`` of a request, as a share of its latency."""
         return self.late(what)["late_s"] / self.result.requests / self.predicted.mean
 
     def to_data(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def run_bench(
     result = bench(session, images, requests, warmup=0)
     after = session.lateness()
     lateness = {rank: _since(before[rank], after[rank]) for rank in after}
-    if in_flight > 1:  # after it: what is late in a stream is another matter
+    if in_flight > 1:  # last: delays in a stream must not count above
         result = replace(result, stream=measure_stream(session, images, requests, in_flight))
     return EmulatedBench(setting, _predict(setting), result, lateness, links)
 

@@ -1,4 +1,4 @@
-"""The devices of a cluster as processes of this machine: chosen how, started, and removed again."""
+"""The devices of a cluster as processes of this machine: checked, started and removed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MEMORY = Path("/dev/shm")
 
 @dataclass(frozen=True)
 class Setting:
-    """What is emulated and how: ``why`` says in words why the links are shaped as they are."""
+    """What is emulated and how; ``why`` is the reason for the choice of ``shaping``, in words."""
 
     deployment: Path
     manifest: Manifest
@@ -49,7 +49,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class EmulatedCluster:
-    """Workers that run; ``emulations`` are by rank, and sockets that are opened ``inside(rank)`` belong to it."""
+    """Running workers; ``emulations`` are by rank, and sockets opened within ``inside(rank)`` belong to that rank."""
 
     hosts: Hosts
     emulations: Mapping[int, Emulation]
@@ -68,7 +68,7 @@ def read_setting(
 ) -> Setting:
     """Check that the cluster can be emulated, and choose how; raises :class:`SpecError` and :class:`PlanError`.
 
-    ``jitter_s`` comes on top of each link's own.
+    ``jitter_s`` is added to each link's own.
     """
     manifest, described = load_manifest(deployment), more_jitter(Cluster.load(cluster), jitter_s)
     plan = build_plan(manifest.architecture)
@@ -90,7 +90,7 @@ def read_setting(
 
 @contextmanager
 def emulated_cluster(setting: Setting) -> Iterator[EmulatedCluster]:
-    """Start a worker for each device; at the end nothing of it is left, also after an error."""
+    """Start a worker for each device; processes and files are removed at the end, also after an error."""
     plan = setting.plan
     with ExitStack() as stack:
         folder = stack.enter_context(_folder())
@@ -115,23 +115,23 @@ def emulated_cluster(setting: Setting) -> Iterator[EmulatedCluster]:
 
 
 def _here(rank: int) -> AbstractContextManager[None]:
-    """All ranks are on the one network of this machine."""
+    """Without namespaces, all ranks share the network of this machine."""
     return nullcontext()
 
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A folder for the files that the processes share; in memory where that is possible, for a disk may stall them."""
+    """A folder for shared files, in memory if possible: a disk could stall the processes."""
     base = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
     for old in base.glob("sepnas-*-emulation-*"):
         if not Path(f"/proc/{old.name.split('-')[1]}").exists():
-            shutil.rmtree(old, ignore_errors=True)  # of a run that was killed
+            shutil.rmtree(old, ignore_errors=True)  # left by a run that was killed
     with tempfile.TemporaryDirectory(prefix=f"sepnas-{os.getpid()}-emulation-", dir=base) as folder:
         yield Path(folder)
 
 
 def open_session(setting: Setting, running: EmulatedCluster, deadline_s: float) -> Session:
-    """A session with emulated devices, as their client; ``deadline_s`` is longer where the cluster is slow."""
+    """A session with the emulated devices; ``deadline_s`` is raised for a slow cluster."""
     deadline_s = max(deadline_s, 3 * simulate(setting.plan, setting.cluster, setting.batch).latency_s)
     with running.inside(CLIENT):
         return Session(

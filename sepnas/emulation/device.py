@@ -14,23 +14,23 @@ from sepnas.spec.emulation import Emulation
 
 
 class Emulated:
-    """What a worker keeps of its emulation, from one session to the next."""
+    """The emulation of a worker's device: it lives as long as the worker, over all sessions."""
 
     def __init__(self, emulation: Emulation, program: Sequence[Step]) -> None:
         computes = {index for index, step in enumerate(program) if isinstance(step, Compute)}
-        kernel = emulation.shaping == "netns"  # takes a message when it is sent, and not when it should have been
+        kernel = emulation.shaping == "netns"  # it counts from when a message is really sent
         self.pace = EmulatedPace(
             emulation.steps_s, emulation.batch, computes, emulation.jitter, emulation.seed, punctual=kernel
         )
         self.ways = Shaper(emulation, lambda: self.pace.now_ns)
 
     def lateness(self) -> dict[str, dict[str, float]]:
-        """How far steps and messages that came in kept their times, as plain data."""
+        """Delays of steps and of received messages, as plain data."""
         return {"steps": self.pace.lateness.to_data(), "messages": self.ways.lateness()}
 
 
 def load_emulated(path: str | os.PathLike[str], shard: Shard) -> Emulated:
-    """Read the emulation of a shard's device; raises :class:`SpecError` when it is of another one."""
+    """Read the emulation of a shard's device; raises :class:`SpecError` if it belongs to another device."""
     emulation, manifest = Emulation.load(path), shard.manifest
     wanted: dict[str, object] = {
         "deployment_id": manifest.deployment_id,

@@ -1,4 +1,4 @@
-"""Does an emulated link behave as described? Measured with the runtime's own frames, on connections of their own."""
+"""Measure whether an emulated link behaves as described, with frames of the runtime on a separate connection."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from sepnas.spec.emulation import EmulatedLink, Emulation
 
 _PINGS, _TRAIN = 5, 8
 _PING_BYTES = 4
-_CAR_S, _LEAST_CAR_BYTES, _MOST_CAR_BYTES = 0.02, 1 << 10, 1 << 20
-"""A message of the train takes about so long."""
+_CAR_S, _MIN_CAR_BYTES, _MAX_CAR_BYTES = 0.02, 1 << 10, 1 << 20
+"""Duration of one message of the train, which determines its size, within bounds."""
 _PING, _CAR = 0, 1
 _GREETING_S = 10.0
 
@@ -35,8 +35,8 @@ Inside = Callable[[int], AbstractContextManager[None]]
 class LinkCheck:
     """One link as it is described (``set``) and as it was measured.
 
-    ``message_s`` is half of the round trip of a message of 4 bytes, all that a message takes included; the bandwidth
-    is that of a train of large messages, their overhead included. Both ways of a link are alike.
+    ``message_s`` is half of the round trip of a message of 4 bytes, overhead included; the bandwidth is that of a train
+    of large messages, overhead included. Both directions of a link are alike.
     """
 
     source: int
@@ -64,11 +64,11 @@ def check_link(
 ) -> LinkCheck:
     """Measure a link that nothing else uses, between two threads of this process.
 
-    ``host`` is an address of the destination; sockets that are opened ``inside(rank)`` belong to that rank. Raises
-    :class:`DeadlineError` when nothing comes through.
+    ``host`` is an address of the destination; sockets opened within ``inside(rank)`` belong to that rank. Raises
+    :class:`DeadlineError` when no message arrives.
     """
     link = next(link for link in emulations[source].links if link.peer == destination)
-    car_bytes = round(min(max(link.bandwidth_bytes_per_s * _CAR_S, _LEAST_CAR_BYTES), _MOST_CAR_BYTES))
+    car_bytes = round(min(max(link.bandwidth_bytes_per_s * _CAR_S, _MIN_CAR_BYTES), _MAX_CAR_BYTES))
     arrivals: queue.SimpleQueue[int] = queue.SimpleQueue()
     set_s = _arrivals_s(link, car_bytes, _TRAIN)
     limit_s = 10.0 + 20 * set_s[-1]
@@ -89,7 +89,7 @@ def check_link(
 
 
 def _arrivals_s(link: EmulatedLink, payload_bytes: int, count: int) -> list[float]:
-    """When so many messages are there that are sent at once."""
+    """Arrival times of ``count`` messages that are sent at once, in seconds."""
     found: list[float] = []
     thread_ns = left_ns = read_ns = 0
     frame_bytes = payload_bytes + FRAME_HEADER_BYTES
@@ -108,7 +108,7 @@ def _ping(dialer: Channel, number: int, arrivals: queue.SimpleQueue[int], limit_
 
 
 def _next(arrivals: queue.SimpleQueue[int], limit_s: float) -> int:
-    """When the next message came."""
+    """The arrival time of the next message, in nanoseconds."""
     try:
         return arrivals.get(timeout=limit_s)
     except queue.Empty:
@@ -125,7 +125,7 @@ def _connected(
     car_bytes: int,
     arrivals: queue.SimpleQueue[int],
 ) -> Iterator[Channel]:
-    """The source's end of a connection; the other one answers pings, and notes when cars come."""
+    """The source's end of a connection; the other end answers pings and records when large messages arrive."""
     dialing, accepted = _sockets(host, inside, source, destination)
     sizes = {_PING: _PING_BYTES, _CAR: car_bytes}
     dialer = Channel(PlainPipe(dialing), Connection(Side.DIALER, sizes), "the link's other end")
@@ -167,7 +167,7 @@ def _sockets(host: str, inside: Inside, source: int, destination: int) -> tuple[
 
 
 def _greet(dialer: Channel, listener: Channel, deployment_id: str) -> None:
-    """Bring both ends to where messages are exchanged; the ranks that they name mean nothing here."""
+    """Finish the handshake of both ends; the ranks in it have no meaning here."""
     deadline = time.monotonic() + _GREETING_S
     dialer.send_now(Hello(deployment_id=deployment_id, rank=0, session="link-check"), deadline)
     if not isinstance(listener.next_event(deadline), Hello):

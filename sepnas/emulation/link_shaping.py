@@ -1,9 +1,9 @@
-"""Links of an emulated cluster: every message arrives when it would have arrived there.
+"""Links of an emulated cluster: every message is delivered at the time at which it would arrive there.
 
-The sender notes in a file that all processes share when a message is due; the receiver holds the message until then.
-What the real connection needs thus passes within the emulated time, and is not added to it; where it needs more, the
-message counts as late. Messages of tensors are shaped; all other frames cost nothing, and only keep their place in
-the order of their connection.
+The sender writes the due time of a message to a file that all processes share; the receiver holds the message until
+then. The time of the real connection thus counts as part of the emulated time; a message for which it is longer counts
+as late. Only messages with tensors are shaped: all other frames cost nothing and keep their place in the order of their
+connection.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _Held: TypeAlias = tuple[int, Control | Data] | None
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Ticket:
-    """A message that is to be sent: its place in a queue."""
+    """The place of a message in a queue of the sender."""
 
     frame_bytes: int
     written: Written
 
 
 class _Queue:
-    """What leaves this device by one port, radio or cable: one message after another, in the order of posting."""
+    """One port, radio or cable of this device: messages leave one after another, in the order of posting."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -51,7 +51,7 @@ class _Queue:
 
     @contextmanager
     def turn(self, ticket: _Ticket) -> Iterator[None]:
-        """Wait for those in front; at its end the next one may go."""
+        """Wait for all tickets in front; the next one may go when the block ends."""
         with self._changed:
             while self._tickets[0] is not ticket:
                 self._changed.wait()
@@ -68,7 +68,7 @@ class _Queue:
 
 
 class ShapedWay:
-    """Both directions of one connection, as the emulated link has them."""
+    """Both directions of one connection over an emulated link."""
 
     def __init__(self, shaper: Shaper, link: EmulatedLink, seed: int) -> None:
         self._shaper, self._link, self._queue = shaper, link, shaper.queue(link.queue)
@@ -86,7 +86,7 @@ class ShapedWay:
 
     def post(self, frame_bytes: int) -> None:
         with self._lock:
-            if self._abandoned:  # nobody would ever take its turn
+            if self._abandoned:  # its turn would never end
                 return
             ticket = _Ticket(frame_bytes, self._shaper.write(self._link, frame_bytes))
             self._tickets.append(ticket)
@@ -96,7 +96,7 @@ class ShapedWay:
         ticket, link, kernel = self._tickets.popleft(), self._link, self._shaper.kernel
         with self._queue.turn(ticket):
             start_ns = max(ticket.written.first_ns, self._queue.free_ns)
-            if kernel or link.resources:  # others are asked, or the kernel counts from now
+            if kernel or link.resources:  # the medium is shared, or the kernel counts from now
                 sleep_until(start_ns, punctual=kernel)
             size, written_ns = ticket.frame_bytes, ticket.written.all_ns
             left_ns, read_ns = self._shaper.clock.carry(link, start_ns, written_ns, size)
@@ -104,7 +104,7 @@ class ShapedWay:
         self._note(read_ns)
 
     def _note(self, read_ns: int) -> None:
-        """Write down when a message is due, before it can have come."""
+        """Write the due time of a message, before it can arrive."""
         late_s = self._link.jitter_s * self._random.expovariate(1)
         travel_ns = round(1e9 * (self._link.latency_s + late_s)) if self._shaper.kernel else 0
         place = WORDS * (self._num_out % RING)
@@ -134,7 +134,7 @@ class ShapedWay:
             self._thread.join()
 
     def _hand_on(self, take: Take, fail: Fail) -> None:
-        punctual = self._shaper.rank == CLIENT  # it looks at its own clock; devices go by when a message was due
+        punctual = self._shaper.rank == CLIENT  # the client reads its clock; devices use the due time
         try:
             while (held := self._held.get()) is not None:
                 due_ns, event = held
@@ -145,9 +145,9 @@ class ShapedWay:
 
 
 class Shaper:
-    """The links of one process of an emulation; ``now_ns`` is the moment on its device.
+    """The links of one process of an emulation; ``now_ns`` is the emulated time of its device.
 
-    Raises :class:`SpecError` when the emulation's clock is not there.
+    Raises :class:`SpecError` if the emulation's clock file is missing.
     """
 
     def __init__(self, emulation: Emulation, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
@@ -167,7 +167,7 @@ class Shaper:
         self.clock.close()
 
     def way(self, peer: int) -> Way | None:
-        """A way for a new connection to ``peer``; None when nothing is said about it."""
+        """The delivery of a new connection to ``peer``; None for one that is not shaped."""
         link, emulation = self._links.get(peer), self._emulation
         if link is None:
             return None
@@ -178,7 +178,7 @@ class Shaper:
             return self._queues.setdefault(number, _Queue())
 
     def write(self, link: EmulatedLink, frame_bytes: int) -> Written:
-        """A message that is posted now is this device's writing thread's next one."""
+        """The writing times of a message that is posted now, after all earlier ones of this device."""
         with self._lock:
             written = write(link, self._now_ns(), self._writer_free_ns, frame_bytes)
             self._writer_free_ns = written.all_ns

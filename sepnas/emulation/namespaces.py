@@ -26,16 +26,16 @@ from sepnas.plan.steps import CLIENT, Plan
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.emulation import Emulation
 
-MOST_DEVICES = 250
+MAX_DEVICES = 250
 _OURS = re.compile(r"sepnas-(\d+)-\w+")
-_BURST_S, _LEAST_BURST_BYTES = 1.2e-3, 5000
-"""A bucket holds so much of its rate: 15 kB at 100 Mbit/s. With less the kernel does not reach the rate."""
+_BURST_S, _MIN_BURST_BYTES = 1.2e-3, 5000
+"""Size of a bucket, in seconds of its rate: 15 kB at 100 Mbit/s. With less, the kernel does not reach the rate."""
 _PASSING_SHARE = 1.07
-"""So much more passes a port than messages: headers of Ethernet, IP and TCP (4.6 %), and acknowledgements of what comes
-the other way (2.3 %). The bandwidth of a link is what messages get."""
+"""Bytes on a port per byte of messages: headers of Ethernet, IP and TCP (4.6 %) and acknowledgements of the other
+direction (2.3 %) come on top. The bandwidth of a link is that of messages."""
 _TCP = {"tcp_limit_output_bytes": 16 << 10, "tcp_slow_start_after_idle": 0}
 _QUEUE_BYTES = 32 << 20
-"""So much waits at a port; a link of the cluster loses nothing."""
+"""Capacity of a port's queue: links of the cluster lose nothing."""
 _CLONE_NEWNET = 0x40000000
 
 
@@ -46,8 +46,8 @@ def why_no_namespaces(plan: Plan, cluster: Cluster) -> str | None:
     missing = [tool for tool in ("ip", "tc") if shutil.which(tool) is None]
     if missing:
         return f"they need the command {' and '.join(missing)} (iproute2)"
-    if plan.num_devices > MOST_DEVICES:
-        return f"they serve at most {MOST_DEVICES} devices"
+    if plan.num_devices > MAX_DEVICES:
+        return f"they serve at most {MAX_DEVICES} devices"
     pairs = {(message.source, message.destination) for message in plan.messages()}
     between = [pair for pair in pairs if CLIENT not in pair]
     if len({route.bandwidth_bytes_per_s for pair in between if (route := routes_of(cluster)[pair])}) > 1:
@@ -58,7 +58,7 @@ def why_no_namespaces(plan: Plan, cluster: Cluster) -> str | None:
 
 
 def _refusal() -> str | None:
-    """What the system says to a namespace with all that is needed in it; root in a container may be refused."""
+    """The system's error for a namespace with all that is needed; a container may refuse it even to root."""
     name = f"sepnas-{os.getpid()}-probe"
     try:
         _ip("netns", "add", name)
@@ -76,7 +76,7 @@ def _refusal() -> str | None:
 class Namespaces:
     """A namespace for each device of an emulation and for its client, while the ``with`` block runs.
 
-    Their names begin with ``sepnas-`` and this process's number; those of processes that are gone are removed first.
+    Names begin with ``sepnas-`` and the process id; namespaces of processes that have ended are removed first.
 
     Raises:
         ExchangeError: the system refuses a command, which is quoted.
@@ -106,16 +106,16 @@ class Namespaces:
         return f"{self._prefix}-client" if rank == CLIENT else f"{self._prefix}-device{rank}"
 
     def address(self, rank: int) -> str:
-        """Where a device listens for its peers and for the client."""
+        """The address on which a device listens for its peers and for the client."""
         return f"10.83.0.{rank + 1}"
 
     def prefix(self, rank: int) -> tuple[str, ...]:
-        """What stands before a command that is to run on a device."""
+        """The prefix of a command that runs on a device."""
         return "ip", "netns", "exec", self.name(rank)
 
     @contextmanager
     def inside(self, rank: int) -> Iterator[None]:
-        """Sockets that this thread opens meanwhile belong to the device, or the client, for good."""
+        """Sockets that this thread opens within the block belong to the device, or the client, for good."""
         with Path("/proc/thread-self/ns/net").open() as home, Path(f"/run/netns/{self.name(rank)}").open() as there:
             _enter(there.fileno())
             try:
@@ -141,7 +141,7 @@ class Namespaces:
             _ip("-n", self.name(CLIENT), "route", "add", self.address(rank), "via", f"10.84.0.{rank + 1}")
 
     def _tune(self, rank: int) -> None:
-        """Keep a device's own queue as short as that of a network card, or acknowledgements wait behind its data."""
+        """Keep a device's own queue as short as a network card's; otherwise acknowledgements wait behind data."""
         with self.inside(rank):
             for name, value in _TCP.items():
                 with contextlib.suppress(OSError):  # in a container it may be read-only
@@ -159,7 +159,7 @@ class Namespaces:
         _ip("-n", name, "addr", "add", f"{address}/24", "dev", interface)
         _ip("-n", name, "link", "set", interface, "up")
         if rate_bytes_per_s is not None:
-            # what a bucket lets through at once is held by the processes, which know when it is due
+            # The processes hold back what a bucket lets through at once: they know when it is due.
             _limit(name, interface, rate_bytes_per_s)
             _limit(self.switch, port, rate_bytes_per_s)
 
@@ -186,7 +186,7 @@ def _names() -> list[str]:
 
 def _limit(namespace: str, interface: str, rate_bytes_per_s: float) -> None:
     passing_bytes_per_s = _PASSING_SHARE * rate_bytes_per_s
-    burst_bytes = max(_LEAST_BURST_BYTES, round(_BURST_S * passing_bytes_per_s))
+    burst_bytes = max(_MIN_BURST_BYTES, round(_BURST_S * passing_bytes_per_s))
     _run(
         "tc", "-n", namespace, "qdisc", "add", "dev", interface, "root", "tbf", "rate",
         f"{max(8, round(8 * passing_bytes_per_s))}bit", "burst", str(burst_bytes), "limit", str(_QUEUE_BYTES),

@@ -1,4 +1,4 @@
-"""The pace of a device: as fast as it can, or that of the device that it emulates."""
+"""The pace of an emulated device: each step ends when that device would end it."""
 
 from __future__ import annotations
 
@@ -9,23 +9,20 @@ from collections.abc import Container, Sequence
 from math import log1p, sqrt
 
 _SPIN_NS = 100_000
-"""So long before a moment a sleeper wakes up: the system lets sleepers wake late by about as much."""
+"""A sleep ends so long before the wanted moment: the system wakes sleepers late by about as much."""
 LATE_NS = 100_000
-"""Less than this is not called late."""
+"""A smaller delay does not count as late."""
 
 
 class Lateness:
-    """How many things were timed, how many came later than what is emulated would have, and by how much in all.
-
-    Threads may share one.
-    """
+    """Counts timed events and those later than emulated, and adds up their delays; safe to share between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._timed = self._late = self._late_ns = 0
 
     def add(self, late_ns: int) -> None:
-        """Count one that came so much later, or if negative so much earlier, than it should."""
+        """Count an event that was late by ``late_ns``; negative for an early one."""
         with self._lock:
             self._timed += 1
             if late_ns > LATE_NS:
@@ -38,17 +35,17 @@ class Lateness:
 
 
 class EmulatedPace:
-    """Every step ends when the emulated device would have ended it.
+    """Every step ends when the emulated device would end it.
 
-    That device's time, ``now_ns``, goes from step to step by what they are to take, and not by when this process woke
-    up: a sleep that lasted too long is made up by the next step. A step that is to take nothing takes what it takes
-    here. A message lifts the time to its arrival.
+    The device's time, ``now_ns``, advances by the duration of each step and not by when this process wakes up: the next
+    step makes up for a sleep that was too long. A step without a duration takes its real time. A message advances the
+    time to its arrival.
 
     Args:
         steps_s: seconds of each step for a request of ``batch`` samples.
-        varying: the steps whose seconds vary by chance, by a lognormal factor of mean 1.
-        jitter: that factor's standard deviation.
-        punctual: wake up at each moment and not a little later; this keeps a core busy.
+        varying: the steps whose seconds vary by a random lognormal factor of mean 1.
+        jitter: the standard deviation of that factor.
+        punctual: wake up exactly on time; this keeps a core busy.
     """
 
     def __init__(
@@ -78,12 +75,12 @@ class EmulatedPace:
 
     def arrived(self, moment_ns: int) -> None:
         self.now_ns = max(self.now_ns, moment_ns)
-        self._started_ns = time.monotonic_ns()  # waiting is no work
+        self._started_ns = time.monotonic_ns()  # waiting does not count as work
         self._alone = False
 
     def finish(self) -> None:
         done_ns = time.monotonic_ns()
-        if self._alone:  # nothing came yet that says when the request began
+        if self._alone:  # no message has told when the request began
             self.now_ns, self._alone = max(self.now_ns, self._started_ns), False
         seconds = self._steps_s[self._step]
         if not seconds:
@@ -97,7 +94,7 @@ class EmulatedPace:
 
 
 def sleep_until(moment_ns: int, punctual: bool = True) -> None:
-    """Sleep; ``punctual``: ask the clock for the last tenth of a millisecond, so much too late does a sleep end."""
+    """Sleep; ``punctual`` polls the clock for the last 0.1 ms, by which a sleep may end too late."""
     spin_ns = _SPIN_NS if punctual else 0
     left_ns = moment_ns - time.monotonic_ns()
     if left_ns > spin_ns:

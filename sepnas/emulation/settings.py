@@ -1,4 +1,4 @@
-"""A cluster's numbers as the processes need them that emulate its devices."""
+"""From a cluster and a plan to the settings of the processes that emulate its devices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sepnas.spec.emulation import EmulatedLink, EmulatedThreads, Emulation, Shap
 
 
 def step_seconds(plan: Plan, cluster: Cluster, batch: int = 1) -> tuple[tuple[float, ...], ...]:
-    """By rank what each step of its program takes on its device, as the simulator has it; 0 where it gives no time."""
+    """The simulated time of each step of each rank's program, in seconds; 0 for steps without a time."""
     return tuple(tuple(device.steps_s) for device in Work(plan, cluster, batch, with_tasks=True).devices)
 
 
@@ -53,7 +53,7 @@ def emulations(
 
 
 def _ways(plan: Plan, cluster: Cluster) -> dict[tuple[int, int], tuple[Link, Route]]:
-    """Both directions of every connection that the plan needs and that costs anything."""
+    """Both directions of every connection that the plan needs and that has a cost."""
     routes = routes_of(cluster)
     pairs = {(m.source, m.destination) for m in plan.messages()}
     both = sorted(pairs | {(destination, source) for source, destination in pairs})
@@ -62,7 +62,7 @@ def _ways(plan: Plan, cluster: Cluster) -> dict[tuple[int, int], tuple[Link, Rou
 
 
 def _emulated_link(link: Link, route: Route, peer: int) -> EmulatedLink:
-    """The first resource of a route is its source's own; where it sends only, nobody else has to know of it."""
+    """The first resource of a route is its source's own; if it is used for sending only, it is not shared."""
     only_sends = link.duplex == "full" and link.medium != "shared"
     threads = None if route.threads is None else asdict(route.threads)
     if threads is not None:

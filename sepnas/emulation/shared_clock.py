@@ -1,4 +1,4 @@
-"""The file that the processes of an emulation share: when resources are free, and when messages are due."""
+"""The file that the processes of an emulation share: when each resource is free, and when each message is due."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from sepnas.errors import ExchangeError, SpecError
 from sepnas.spec.emulation import EmulatedLink
 
 RING = 4096
-"""So many messages may be under way between two ranks; a session has far fewer, for it runs one request at a time."""
+"""Maximum number of messages under way between two ranks; a session has far fewer, for devices work on one request."""
 WORDS = 2
-"""Of a message in a ring: when it is due, and how long it travels after it has left the kernel's links."""
+"""Words of a message in a ring: its due time, and its travel time after the kernel's links, in ns."""
 _WORD_BYTES = 8
 
 
 class Written(NamedTuple):
-    """When a sender's thread has put the first piece of a message on its way, and when all of it."""
+    """The times at which a sender's thread has written the first piece and all of a message."""
 
     first_ns: int
     all_ns: int
 
 
 def write(link: EmulatedLink, posted_ns: int, thread_free_ns: int, frame_bytes: int) -> Written:
-    """What the writing thread takes for a message, once it is free."""
+    """The writing times of a message, once the thread is free."""
     if link.threads is None:
         return Written(posted_ns, posted_ns)
     return Written(*map(_ns, threads.write(link.threads, posted_ns / 1e9, thread_free_ns / 1e9, frame_bytes)))
 
 
 def transmit(link: EmulatedLink, start_ns: int, written_ns: int, frame_bytes: int) -> int:
-    """When a message that begins now has left."""
+    """The time at which a message has left that starts at ``start_ns``."""
     wire_s = link.message_overhead_s + frame_bytes / link.bandwidth_bytes_per_s
     return max(start_ns + _ns(wire_s), written_ns)
 
 
 def read(link: EmulatedLink, arrived_ns: int, thread_free_ns: int, frame_bytes: int) -> int:
-    """When the reading thread has a message that came."""
+    """The time at which the reading thread has taken an arrived message."""
     if link.threads is None:
         return arrived_ns
     return _ns(threads.read(link.threads, arrived_ns / 1e9, thread_free_ns / 1e9, frame_bytes))
@@ -50,7 +50,7 @@ class SharedClock:
     """The shared file. Times are those of ``time.monotonic_ns``, which all processes of a machine have in common."""
 
     def __init__(self, path: str | os.PathLike[str], num_devices: int, num_resources: int) -> None:
-        """Open a clock that :meth:`create` made; :class:`SpecError` when there is none, or one of another cluster."""
+        """Open a clock that :meth:`create` made; raises :class:`SpecError` for none, or that of another cluster."""
         self._num_ranks, self._num_resources = num_devices + 1, num_resources
         try:
             self._file = Path(path).open("r+b")  # noqa: SIM115 - it stays open
@@ -62,11 +62,11 @@ class SharedClock:
             raise SpecError(f"{path}: the clock of this emulation has {wanted} bytes, the file has {found}")
         self._map = mmap.mmap(self._file.fileno(), wanted)
         self._words = memoryview(self._map).cast("q")
-        self._lock = threading.Lock()  # the file's lock is between processes, and does not hold a second thread up
+        self._lock = threading.Lock()  # the file's lock does not exclude threads of one process
 
     @staticmethod
     def create(path: str | os.PathLike[str], num_devices: int, num_resources: int) -> None:
-        """A clock for so many devices and a client, with nothing on its way."""
+        """Create a clock for the devices and a client, without any message under way."""
         with Path(path).open("wb") as file:
             file.truncate(_clock_bytes(num_devices, num_resources))
 

@@ -1,4 +1,4 @@
-"""Worker processes on this machine as a cluster: measured as they run, all at once, on networks like the wanted one."""
+"""Worker processes on this machine as a cluster, measured together while they run networks like the wanted one."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 LOOPBACK_BYTES_PER_S = 1e9
 WARMUP, ROUNDS, TURN = 30, 10, 12
-"""Requests before anything counts; rounds in which the networks take turns, and the requests of a turn."""
+"""Requests before the measurement, rounds in which the networks alternate, and requests in a turn."""
 BUSY_SHARE = 0.1
-"""From here on other programs are said to disturb a measurement."""
+"""From this share of the processors on, other programs disturb a measurement."""
 _HALVINGS = 40
 _TURNS = 4
-"""A network's latency has something of both: solved for in turn."""
+"""Both latencies contribute to each measurement: they are solved for alternately, so many times."""
 _LONGEST_S = 1.0
-"""No link of one machine takes longer for a message."""
+"""Upper bound of a message's latency within one machine."""
 
 
 def cluster_like(device: Device, num_devices: int, link: Link, name: str, client_link: Link | None = None) -> Cluster:
@@ -57,17 +57,18 @@ def measure_device(name: str = "device0", repeats: int = 15) -> Device:
 
 
 def busy_words(others: float) -> str:
-    """What to say of a machine that is not ours alone."""
+    """A phrase for a machine that other programs use too."""
     return f"other programs took {others:.0%} of this machine's processors"
 
 
 def measure_local_cluster(num_devices: int, name: str = "this-machine", network: Architecture | None = None) -> Cluster:
     """Worker processes on this machine as a cluster, for networks like ``network`` [a small one].
 
-    Two policies of it are run in turn by as many workers as there are devices: one in which all compute and only logits
-    are sent, one in which small messages go around. From the traces comes how much slower processes compute that run
-    beside each other; from what is left of the first one's latency that of the client's link, of the second one's that
-    of the others: messages, threads that wake up, and processes that wait for a core, in one number.
+    Two policies of the network run alternately on one worker for each device: with the first, all devices compute and
+    send only logits; with the second, small messages go around. The traces show how much slower processes compute
+    beside each other. The remaining latency of the first policy gives the latency of the client's link, that of the
+    second policy the latency of the other links: messages, threads that wake up and processes that wait for a core, in
+    one number.
     """
     alone = measure_device()
     measured, others = _run(_networks(num_devices, network or _small_network(num_devices)))
@@ -103,7 +104,7 @@ class _Measured:
 
 
 def _solved(measured: _Measured, cluster_of: Callable[[float], Cluster]) -> float:
-    """What a message must take for the prediction to be what was measured; 0 where that is too long already."""
+    """The message latency at which the prediction equals the measurement; 0 if it is too long even then."""
     low, high = 0.0, _LONGEST_S
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -118,7 +119,7 @@ def _small_network(num_devices: int) -> Architecture:
 
 
 def _networks(num_devices: int, network: Architecture) -> list[Architecture]:
-    """Nothing but logits is sent; int8 messages of a quarter of the channels go around after every second block."""
+    """The two policies: only logits, and int8 messages of a quarter of the channels after every second block."""
     blocks = range(0, network.num_blocks, 2)
     points = tuple(point(block, ring(num_devices, 1), fraction=0.25, wire="int8") for block in blocks)
     readout = Readout(kind="mean")
@@ -127,8 +128,10 @@ def _networks(num_devices: int, network: Architecture) -> list[Architecture]:
 
 
 def _run(networks: Sequence[Architecture]) -> tuple[list[_Measured], float]:
-    """All of them by workers of their own, which idle while it is another's turn; weights are random. Also the share
-    of the processors that other programs took meanwhile."""
+    """Run each network, with random weights, on workers of its own, which idle in the turns of others.
+
+    Also returns the share of the processors that other programs took meanwhile.
+    """
     from sepnas.deploy.export import export_deployment
     from sepnas.local.processes import LocalWorkers
     from sepnas.runtime.client.session import Session
@@ -173,7 +176,7 @@ def _in_turn(sessions: Sequence[Session]) -> list[list[RequestRecord]]:
 
 
 def _slowdowns(measured: Sequence[_Measured], device: Device) -> Iterator[float]:
-    """What each segment took beside the other processes, over what it takes alone."""
+    """The time of each segment beside the other processes, divided by its time alone."""
     times = DeviceTimes(device)
     for each in measured:
         for request in each.requests:

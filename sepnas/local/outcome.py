@@ -1,4 +1,4 @@
-"""A whole chain's outcome: its measures, its table and its page."""
+"""The outcome of a whole chain as measures, as a table and as a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The main job from a search space to answers of several processes: what ``sepnas demo`` and experiments run."""
+"""The whole chain from a search space to answers of worker processes, as ``sepnas demo`` and experiments run it."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ SEARCH, TRAINING, DEPLOYMENT = "search", "training", "deployment"
 ARCHITECTURE_FILE, CLUSTER_FILE, TRACE_FILE = "architecture.json", "cluster.yaml", "trace.json"
 BENCH_REQUESTS = 200
 LATENCY_TOLERANCE = 0.2
-"""Beyond, a prediction is explained."""
+"""A prediction that is off by more than this share is explained."""
 DEADLINE_S = 30.0
 
 
 @dataclass(frozen=True)
 class Chain:
-    """What to run. ``bytes_share``: what the chosen network may send, as a share of all-to-all's payload bytes.
+    """The inputs of a chain. ``bytes_share`` bounds the chosen network's payload, as a share of all-to-all's bytes.
 
     ``request_images`` is the batch in which the test split goes through the devices.
     """
@@ -69,8 +69,7 @@ class Chain:
 
 
 def local_cluster(out: Path, num_devices: int, resume: bool, network: Architecture | None = None) -> Cluster:
-    """Processes of this machine as a cluster, measured now on networks like this one; or what an interrupted chain
-    measured in ``out``."""
+    """Processes of this machine as a cluster, measured on networks like this one, or read from an interrupted chain."""
     path = out / CLUSTER_FILE
     if path.exists():
         if not resume:
@@ -94,7 +93,7 @@ class SplitAnswers:
     bench: BenchResult
     trace: Trace
     others: float
-    """The share of this machine's processors that other programs took while latency was measured."""
+    """The share of the processors that other programs took during the measurement of latency, 0 to 1."""
 
     @property
     def accuracy_whole(self) -> float:
@@ -106,7 +105,7 @@ class SplitAnswers:
 
     @property
     def num_different(self) -> int:
-        """How many images get another class from the devices than from the whole network."""
+        """Number of images whose class differs between the devices and the whole network."""
         return int((self.whole.argmax(1) != self.devices.argmax(1)).sum())
 
     @property
@@ -117,7 +116,7 @@ class SplitAnswers:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out of each stage; ``duration_s`` holds the wall time of each."""
+    """The result of each stage; ``duration_s`` has the wall time of each in seconds."""
 
     search: SearchResult
     chosen: Candidate
@@ -135,7 +134,7 @@ class Outcome:
 
     @property
     def why_latency_differs(self) -> str:
-        """What explains a prediction that is wrong by more than a fifth; nothing where it is not."""
+        """A reason for a prediction that is off by more than a fifth; empty for a better one."""
         if 1 / (1 + LATENCY_TOLERANCE) <= self.latency_ratio <= 1 + LATENCY_TOLERANCE:
             return ""
         if self.answers.others > BUSY_SHARE:
@@ -165,7 +164,7 @@ def run_chain(chain: Chain) -> Outcome:
 
 
 class _Clock:
-    """Says which stage runs, and keeps how long each took."""
+    """Prints the stage that runs, and records the wall time of each."""
 
     def __init__(self) -> None:
         self.duration_s: dict[str, float] = {}
@@ -240,7 +239,7 @@ def _run(chain: Chain, plan: Plan) -> SplitAnswers:
 
 
 def _whole_network(chain: Chain) -> npt.NDArray[Any]:
-    """The whole network's logits, in the same batches: other batches may sum in another order."""
+    """Logits of the whole network, in the same batches: with others the order of summation may differ."""
     from sepnas.train.checkpoint import load_network
     from sepnas.train.evaluate import predict_logits
 

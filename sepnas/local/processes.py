@@ -1,4 +1,4 @@
-"""Worker processes on this machine, for a demonstration or an experiment: started, waited for, ended by id."""
+"""Worker processes on this machine, for the demo and for experiments."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ _READY = re.compile(r"listens on (\S+)")
 
 @dataclass(frozen=True)
 class Launch:
-    """How a worker process is started: ``prefix`` stands before its command, ``options`` after it; port 0 is any free
-    one."""
+    """How a worker process is started: ``prefix`` precedes its command, ``options`` follow it; port 0 is any port."""
 
     host: str = "127.0.0.1"
     prefix: tuple[str, ...] = ()
@@ -40,9 +39,9 @@ class Launch:
 class LocalWorkers:
     """One ``sepnas worker`` process for each device of a deployment, on free ports of 127.0.0.1.
 
-    ``launches`` start them otherwise, one for each rank. Inside the ``with`` block ``hosts`` says where they listen;
-    at its end they are stopped, also after an error. Raises :class:`PeerUnreachableError` with a worker's own words
-    when it does not get ready.
+    ``launches``, one for each rank, change how they are started. Inside the ``with`` block ``hosts`` has their
+    addresses; at its end they are stopped, also after an error. Raises :class:`PeerUnreachableError`, with the worker's
+    last output, when one does not get ready.
     """
 
     def __init__(self, deployment: Path, num_devices: int, launches: Sequence[Launch] | None = None) -> None:
@@ -69,7 +68,7 @@ class LocalWorkers:
         if isinstance(error, SepnasError) and hasattr(error, "add_note"):  # Python 3.11
             for rank, worker in enumerate(self._workers):
                 code = worker.process.poll()
-                if code is not None:  # it should have waited to be told
+                if code is not None:  # it ended by itself
                     error.add_note(f"device {rank}, a process of this machine: {how_it_ended(code)}: {worker.words}")
         self._stop()
 
@@ -87,7 +86,7 @@ class LocalWorkers:
 
 @contextlib.contextmanager
 def _signals_later() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait for the end of the block: a process that was just made would be nobody's."""
+    """Delay Ctrl-C and SIGTERM to the end of the block: a process that was just started must be recorded first."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -104,7 +103,7 @@ def _signals_later() -> Iterator[None]:
 
 
 class WorkerProcess:
-    """One worker, and a thread that reads what it says until its end: a full pipe would block it."""
+    """One worker, and a thread that reads its output until it ends: a full pipe would block it."""
 
     def __init__(self, folder: Path, launch: Launch) -> None:
         worker = [sys.executable, "-m", "sepnas", "worker", str(folder), "--listen", f"{launch.host}:{launch.port}"]
@@ -120,7 +119,7 @@ class WorkerProcess:
         self._reader.start()
 
     def address(self, limit: float) -> str:
-        """Where the worker listens; waits until it says so, at most until ``limit``."""
+        """The address on which the worker listens; waits for it until ``limit``, a monotonic time."""
         self._ready_or_over.wait(max(0.0, limit - time.monotonic()))
         if self._address is None:
             raise PeerUnreachableError(
@@ -130,7 +129,7 @@ class WorkerProcess:
 
     @property
     def words(self) -> str:
-        """Its last ones."""
+        """The last lines of its output."""
         return " / ".join(self._said) or "it said nothing"
 
     def _end(self) -> str:
@@ -141,7 +140,7 @@ class WorkerProcess:
         return ""
 
     def end(self) -> None:
-        """Wait for the process, which was told to end, and kill it when it does not."""
+        """Wait for the process, which was told to end, and kill it if it does not end."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_DEADLINE_S)
         if self.process.poll() is None:

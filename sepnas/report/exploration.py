@@ -12,10 +12,10 @@ from sepnas.report.figures.parallel import parallel_drawing
 from sepnas.report.figures.policy import policy_legend_drawing, small_policy_drawing
 from sepnas.units import format_bytes, format_count, format_seconds, format_share
 
-MOST_POLICIES = 12
+MAX_POLICIES = 12
 """So many points of the front have their policies drawn."""
 
-MOST_TRANSFERS = 400
+MAX_TRANSFERS = 400
 """A policy of more is not drawn small: nobody could follow the arrows, and the page would grow heavy."""
 
 _TABLE_STEPS = 12
@@ -79,8 +79,8 @@ def policies_section(content: ReportContent) -> Section | None:
 
 
 def _gallery(front: Sequence[CandidatePoint]) -> Iterator[Picture]:
-    drawable = {c.index: c.architecture for c in front if c.architecture and _num_transfers(c) <= MOST_TRANSFERS}
-    shown = spread([candidate for candidate in front if candidate.index in drawable], MOST_POLICIES)
+    drawable = {c.index: c.architecture for c in front if c.architecture and _num_transfers(c) <= MAX_TRANSFERS}
+    shown = spread([candidate for candidate in front if candidate.index in drawable], MAX_POLICIES)
     if not shown:
         return
     which = "All" if len(shown) == len(front) else f"{len(shown)} of {len(front)}, spread over the front,"

@@ -21,7 +21,7 @@ from sepnas.separable.live_policy import sent_policy
 from sepnas.separable.policy import ExchangePoint, Transfer
 from sepnas.units import format_count, format_idle, format_seconds, format_share
 
-_MOST_CLASSES = 24
+_MAX_CLASSES = 24
 """More do not fit into a picture; the table has them all."""
 
 
@@ -218,7 +218,7 @@ def _accuracy(content: ReportContent) -> Section | None:
     agree = "agree on every image" if differ == 0 else f"differ on {format_count(differ, 'image')}"
     pictures: tuple[Picture, ...] = ()
     if accuracy.classes:
-        lowest = sorted(accuracy.classes, key=lambda c: min(c.whole, c.devices))[:_MOST_CLASSES]
+        lowest = sorted(accuracy.classes, key=lambda c: min(c.whole, c.devices))[:_MAX_CLASSES]
         shown = [c for c in accuracy.classes if c in lowest]
         which = "each class" if len(shown) == len(accuracy.classes) else f"the {len(shown)} hardest classes"
         caption = f"Accuracy of {which}; where dot and ring meet, cutting changed nothing."

@@ -20,7 +20,7 @@ MARKS: dict[ActivityKind, str] = {
 LEGEND = "# computes  + merges  > sends  < takes in  . waits  - its messages on their way"
 MARGIN = 13
 """Columns left of the bars, for the names."""
-LEAST_WIDTH = 20
+MIN_WIDTH = 20
 _FEWEST_COLUMNS_A_TICK = 12
 
 
@@ -30,7 +30,7 @@ def text_timelines(timelines: Sequence[Timeline], width: int) -> str:
     A device has one line, and a second one for the messages that it sends. Each character stands for what took most of
     its time; nothing is so short that it has none, as long as nothing longer is there.
     """
-    num_cells = max(LEAST_WIDTH, width - MARGIN - 1)
+    num_cells = max(MIN_WIDTH, width - MARGIN - 1)
     longest_s = max((_end_s(timeline) for timeline in timelines), default=0.0) or 1.0
     lines = []
     for timeline in timelines:

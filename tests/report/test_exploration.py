@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from sepnas.cli.main import app
 from sepnas.report.content import CandidatePoint, ReportContent
-from sepnas.report.exploration import MOST_POLICIES, spread
+from sepnas.report.exploration import MAX_POLICIES, spread
 from sepnas.report.from_search import search_parts
 from sepnas.report.page import render_report
 from sepnas.search.found import Found
@@ -138,7 +138,7 @@ def test_named_policies_are_known_on_every_network(tmp_path: Path) -> None:
 def test_policies_are_drawn_with_what_is_sent(content: ReportContent, page: str) -> None:
     """A picture for each shown point of the front has one arrow for each transfer that is sent."""
     front = [candidate for candidate in content.candidates if candidate.on_front]
-    shown = spread(front, MOST_POLICIES)
+    shown = spread(front, MAX_POLICIES)
     drawn = {re.search(r"policy-(\d+)-", svg)[1]: svg for svg in pictures(page, "policies")[2:]}  # type: ignore[index]
     assert list(drawn) == [str(candidate.index) for candidate in shown]
     for candidate in shown:

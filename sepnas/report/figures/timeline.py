@@ -50,7 +50,7 @@ _LOOKS: dict[SpanKind, _Look] = {
     "recv": _Look("receives", PURPLE, 0.71, 0.91),
 }
 _GAP = 0.45
-_MOST_ARROWS = 60
+_MAX_ARROWS = 60
 _NARROWEST_SEAM = 0.004
 _MARGIN, _CHARACTER = 0.005, 0.0058
 """What peers' names take of the time axis: a margin and each character. Bars without that room have tips only."""
@@ -166,7 +166,7 @@ def _arrows(timeline: ShownTimeline) -> list[tuple[ShownSpan, ShownSpan]]:
     received = {(s.peer, s.rank, s.name): s for s in timeline.spans if s.kind == "recv"}
     ends = [(s, received.get((s.rank, s.peer if s.peer is not None else s.rank, s.name))) for s in timeline.spans]
     pairs = [(sent, got) for sent, got in ends if sent.kind == "send" and got is not None]
-    return pairs if len(pairs) <= _MOST_ARROWS else []
+    return pairs if len(pairs) <= _MAX_ARROWS else []
 
 
 def _draw_arrows(axes: Axes, arrows: Sequence[tuple[ShownSpan, ShownSpan]], tops: dict[int, float]) -> None:
