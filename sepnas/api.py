@@ -132,6 +132,8 @@ def train(
     data: ImageData | DataSource | str | None = None,
     devices: int | None = None,
     policy: str | None = None,
+    wire: str | None = None,
+    learned_scales: bool | None = None,
     recipe: Recipe | str | None = None,
     changes: RecipeChanges = NO_CHANGES,
     start: PathLike | None = None,
@@ -156,7 +158,7 @@ def train(
         architecture: a name, an architecture file, or an architecture.
         out: the run's folder; it must be new or empty unless ``resume``.
         data: a data set's name (``digits``, ``cifar100``, ``folder:PATH``), a source, or images; the digits by default.
-        devices, policy: as for :func:`create_model`.
+        devices, policy, wire, learned_scales: as for :func:`create_model`.
         recipe: a recipe, its name or its file; one for the data set by default.
         changes: values that replace those of the recipe, such as ``epochs``.
         start: a run whose weights the training begins with; only the policy may differ.
@@ -173,8 +175,8 @@ def train(
         CheckpointError, SpecError, StorageError: a file that is damaged, wrong, or cannot be written.
     """
     training = prepare_training(
-        architecture, data, devices=devices, policy=policy, recipe=recipe, changes=changes, start=start,
-        teachers=teachers,
+        architecture, data, devices=devices, policy=policy, wire=wire, learned_scales=learned_scales, recipe=recipe,
+        changes=changes, start=start, teachers=teachers,
     )  # fmt: skip
     return training.run(
         Path(out), seed=seed, resume=resume, device=device, threads=threads, stop_after_s=stop_after_s,
@@ -362,7 +364,11 @@ def check_exportable(run: Path) -> None:
 
 
 def describe(
-    architecture: Architecture | PathLike, *, devices: int | None = None, policy: str | None = None
+    architecture: Architecture | PathLike,
+    *,
+    devices: int | None = None,
+    policy: str | None = None,
+    wire: str | None = None,
 ) -> NetworkFacts:
     """Count parameters, multiply-accumulates, bytes and transfers of a network and its plan; torch is not needed.
 
@@ -372,7 +378,7 @@ def describe(
 
     Arguments and errors are those of :func:`simulate`. All counts are for one image.
     """
-    return count_network(read_architecture(architecture, devices, policy))
+    return count_network(read_architecture(architecture, devices, policy, wire=wire))
 
 
 def simulate(
@@ -381,6 +387,7 @@ def simulate(
     *,
     devices: int | None = None,
     policy: str | None = None,
+    wire: str | None = None,
     batch: int = 1,
     percent: float | None = None,
     in_flight: int | None = None,
@@ -395,7 +402,7 @@ def simulate(
     Args:
         architecture: a name, an architecture file, or an architecture.
         cluster: a cluster or its file; equal boards on 100 Mbit/s by default.
-        devices, policy: as for :func:`create_model`.
+        devices, policy, wire: as for :func:`create_model`.
         batch: images in one request.
         percent: also predict the latency that so many percent of the answers do not exceed, by the cluster's jitter.
         in_flight: also predict the throughput with so many requests open at once.
@@ -405,7 +412,7 @@ def simulate(
         PlanError: the cluster has fewer devices than the plan, or no link for a message.
         SpecError: an unknown name, a wrong file, or a device profile without an operator's time.
     """
-    found = read_architecture(architecture, devices, policy)
+    found = read_architecture(architecture, devices, policy, wire=wire)
     where = _cluster_of(cluster, found.num_devices)
     return predict(build_plan(found), where, batch, percent=percent, in_flight=in_flight, timeline=timeline)
 
