@@ -303,7 +303,7 @@ def export(
     out: PathLike,
     *,
     name: str | None = None,
-    hosts: Hosts | None = None,
+    hosts: Hosts | PathLike | None = None,
     force: bool = False,
     engines: Sequence[str] | None = None,
     on_missing: OnMissing = "strict",
@@ -320,12 +320,12 @@ def export(
         run: a training run with at least one finished epoch.
         out: the deployment's folder.
         name: the deployment's name; that of the run's folder by default.
-        hosts: addresses of the devices; all on this machine by default.
+        hosts: addresses of the devices or their file; all on this machine by default.
         force: replace a deployment that stands there.
         engines: engines that graphs are written for; all exact ones by default.
         on_missing: whether a late or lost message is an error (``strict``) or left out (``degrade``).
         services: files that start a worker with its machine: ``systemd``, ``docker``.
-        int8: images that calibrate graphs for ``onnxruntime-int8``; no such graphs by default.
+        int8: images that calibrate graphs for ``onnxruntime-int8``, from ``Int8Data.load(run)``; none by default.
 
     Returns:
         The manifest; ``payload_bytes`` are those between devices for one image.
@@ -339,6 +339,7 @@ def export(
 
     run, out = Path(run), Path(out)
     check_exportable(run)
+    hosts = hosts if hosts is None or isinstance(hosts, Hosts) else Hosts.load(hosts)
     facts = DataFacts.load(run / DATA)
     network = load_network(run)
     exact = exact_engines() if engines is None else engines

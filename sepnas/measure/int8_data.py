@@ -24,13 +24,16 @@ CALIBRATION_IMAGES = 256
 
 @dataclass(frozen=True)
 class Int8Data:
-    """Images for int8: those that its scales are taken from, and those that say what it costs."""
+    """Images for int8: the training split calibrates its scales, the validation split measures its accuracy."""
 
     images: ImageData
 
     @classmethod
-    def load(cls, run: Path, name: str | None, root: Path | None) -> Int8Data:
-        """The data set that a run was trained on, or another of the same classes; normalised as in training."""
+    def load(cls, run: Path, name: str | None = None, root: Path | None = None) -> Int8Data:
+        """The data set that a run was trained on, or another of the same classes; normalised as in training.
+
+        Raises :class:`DataError` for images that are missing, or of other classes or channels.
+        """
         facts, architecture = DataFacts.load(run / DATA), Architecture.load(run / ARCHITECTURE)
         try:
             images = load_dataset(
@@ -64,7 +67,7 @@ class Int8Data:
         return self.images.normalise(self.images.train.images[chosen[:CALIBRATION_IMAGES]])
 
     def accuracies(self, network: SeparableResNeXt, deployment: Path) -> tuple[float, float]:
-        """On the validation images, in fp32 and with the int8 graphs of a deployment."""
+        """The accuracy on the validation images in fp32, and with the int8 graphs of a deployment; both 0 to 1."""
         networks = network, exported_int8_network(network, deployment)
         exact, rounded = (accuracy(each, self.images.val, self.images) for each in networks)
         return exact, rounded
