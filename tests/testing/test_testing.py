@@ -12,7 +12,18 @@ import pytest
 import sepnas.testing
 
 MODULES = [found.name for found in pkgutil.iter_modules(sepnas.testing.__path__, "sepnas.testing.")]
-HEAVY = ("torch", "torchvision", "timm", "nni", "onnx", "onnxruntime", "sklearn", "matplotlib", "cryptography")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "timm",
+    "nni",
+    "onnx",
+    "onnxruntime",
+    "ai_edge_litert",
+    "sklearn",
+    "matplotlib",
+    "cryptography",
+)
 
 
 def test_importing_the_contracts_needs_pytest_and_numpy_only() -> None:

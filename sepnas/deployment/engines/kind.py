@@ -13,28 +13,29 @@ from typing import Any
 
 @dataclass(frozen=True)
 class EngineKind:
-    """An engine: what runs segments on a device.
+    """An engine runs the segments of a device.
 
     Args:
-        name: what options, manifests and profiles call it.
-        order: its place in lists; a worker without ``--engine`` takes the first that can be used.
+        name: its name in options, manifests and profiles.
+        order: its place in lists; a worker without ``--engine`` takes the first engine that is installed.
         package: the module that must be importable.
-        extra: the extra of sepnas that installs it.
+        extra: the extra of sepnas that installs the package.
         runner: ``module:name`` of a class, called with a shard, a number of threads and this object; see
             :class:`sepnas.runtime.engines.torch_engine.Engine`. It checks each graph before it loads it.
-        suffix: of the files that it reads; one exported graph file for each segment.
-        export: ``module:name`` of what makes such a file from a ``sepnas.deploy.segments.ExportedSegment``.
-        quantised_from: the engine from whose graphs ``export`` makes its own, with weights in fewer bits: it gets that
-            graph, the weights and inputs of the segment. "" for an exact engine, which computes in fp32 with the
-            weights of ``weights.safetensors`` and gives the answers of all other exact ones.
-        reads: the engine whose files it reads, where it has none of its own.
-        open_graph: ``module:name`` of what opens a graph that has been checked, for runners that several engines share.
-        with_sizes: ``module:name`` of what puts other sizes into a graph that tells them; "" where graphs do not.
-        distribution: the package's name at PyPI, where it is not ``package``.
-        fuses: it fuses operators, so that an operator by itself takes longer than within a segment.
-        light: installs in a few megabytes and starts in less than a second.
-        makes_code: it compiles machine code while it runs.
-        package_index: an index of packages beside PyPI that has a smaller build.
+        suffix: suffix of its graph files, one for each segment.
+        export: ``module:name`` of the function that makes such a file from a
+            :class:`sepnas.deploy.segments.ExportedSegment`.
+        quantised_from: the exact engine whose graphs ``export`` quantises; ``export`` then takes such a graph, the
+            weights and calibration inputs of the segment. An exact engine has "" here: it computes in fp32 with the
+            weights of ``weights.safetensors``, and gives the same answers as all other exact engines.
+        reads: the engine whose graph files it reads, if it has none of its own.
+        open_graph: ``module:name`` of the function that opens a checked graph, for a runner that engines share.
+        with_sizes: ``module:name`` of the function that changes the sizes in a graph; "" if graphs have no sizes.
+        distribution: the package's name on PyPI, if it is not ``package``.
+        fuses: operators are fused, so an operator alone takes longer than within a segment.
+        light: installs in tens of megabytes and starts in less than a second on an idle machine.
+        makes_code: compiles machine code at run time.
+        package_index: a package index beside PyPI that has a smaller build.
     """
 
     name: str

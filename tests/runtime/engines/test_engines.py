@@ -231,15 +231,16 @@ def test_a_graph_reads_no_other_file(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_device_needs_no_torch(network, tmp_path):
-    """In an environment with the base install and onnxruntime alone, two workers and a client do their work."""
+@pytest.mark.parametrize("engine", ["onnxruntime", "litert"])
+def test_a_device_needs_no_torch(engine, network, tmp_path):
+    """In an environment with the base install and one light engine alone, two workers and a client do their work."""
     export_deployment(
         network, tmp_path / "d", name="light", classes=tuple("abcde"), mean=(0.5,), std=(0.5,), engines=("onnxruntime",)
     )
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
     python = venv / "bin/python"
-    install = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", f"{ROOT}[onnxruntime]"]
+    install = [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", f"{ROOT}[{engine}]"]
     subprocess.run(install, check=True, cwd=tmp_path)
     assert subprocess.run([python, "-c", "import torch"], capture_output=True, cwd=tmp_path).returncode
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "image.png")
