@@ -56,6 +56,7 @@ class EvolutionProposer:
         self.space, self.screen, self.seed, self.predictor = space, screen, seed, predictor
         self.pool, self.describe = GenePool(space, seed), Describer(space)
         self.bounds = space.constraints.bounds(judged=True)
+        self.bounded = bool(self.bounds)
         self.worst = reference_costs(space, screen.cluster, seed)
         self.first = deque(self.pool.genes(genotype) for genotype in first_genotypes(space))
         self.seen: set[str] = set()
@@ -159,11 +160,12 @@ class EvolutionProposer:
         """Log shares of the objectives. Beyond a bound on what is judged all are above 1, by the excess, so that any
         feasible point dominates, and of two infeasible ones the nearer."""
         points = log_shares({name: measured[name] for name in self.space.objectives}, self.worst)
-        excess = self.bounds.excess(measured)
-        return np.full_like(points, 1 + excess) if excess else points
+        if self.bounded and (excess := self.bounds.excess(measured)):
+            return np.full_like(points, 1 + excess)
+        return points
 
     def _gain(self, front: Points, point: Points) -> float:
         """What a point adds to the hypervolume; below 0 beyond a bound on what is judged, by the excess."""
-        if self.bounds and point.min() > 1:
+        if self.bounded and point.min() > 1:
             return 1 - float(point.min())
         return improvement(front, point)

@@ -48,7 +48,8 @@ class Screen:
                 f"{cluster.num_devices}"
             )
         self.space, self.cluster = space, cluster
-        self._bounds = space.constraints.bounds(judged=False)
+        bounds = space.constraints.bounds(judged=False)
+        self._bounds = [(bound.objective.bound_name, bound.objective.name, bound) for bound in bounds]
         self.sampled = 0
         self.excluded: Counter[str] = Counter()
 
@@ -69,7 +70,7 @@ class Screen:
         return Screened(dict(genotype), plan_key(plan), architecture, costs, excess)
 
     def _excess(self, costs: Mapping[str, float], simulation: Simulation) -> dict[str, float]:
-        found = {bound.objective.bound_name: bound.excess(costs[bound.objective.name]) for bound in self._bounds}
+        found = {bound_name: bound.excess(costs[name]) for bound_name, name, bound in self._bounds}
         devices = zip(simulation.peak_memory_bytes, self.cluster.devices, strict=False)
         found["memory of the cluster's devices"] = max(used / device.memory_bytes for used, device in devices) - 1
         return {name: excess for name, excess in found.items() if excess > 0}
