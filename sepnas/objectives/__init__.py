@@ -13,6 +13,7 @@ from sepnas.objectives.known import (
     find_objective,
     is_judged,
     judge_answers,
+    names_losing_devices,
     shown_objectives,
 )
 from sepnas.objectives.objective import Answers, Objective, SimulatedCosts
@@ -32,5 +33,6 @@ __all__ = [
     "find_objective",
     "is_judged",
     "judge_answers",
+    "names_losing_devices",
     "shown_objectives",
 ]

@@ -36,6 +36,7 @@ ACCURACY_ONE_LOST = Objective(
     direction="maximize",
     bound_help="Least accuracy with one device lost, where the space has it for an objective",
     judged=_accuracy_one_lost,
+    loses_devices=True,
     short="accuracy-one-lost",
     shown=True,
     drop=1,
@@ -158,6 +159,11 @@ def judge_answers(answers: Answers, names: Iterable[str]) -> dict[str, float]:
     """The values of the judged objectives among ``names``, by name."""
     chosen = (OBJECTIVES[name] for name in names)
     return {known.name: known.judged(answers) for known in chosen if known.judged is not None}
+
+
+def names_losing_devices(names: Iterable[str]) -> list[str]:
+    """Those objectives among ``names`` that are judged with devices missing."""
+    return [name for name in names if OBJECTIVES[name].loses_devices]
 
 
 def shown_objectives(candidates: Iterable[Mapping[str, float]], asked: Collection[str] = ()) -> list[Objective]:

@@ -54,6 +54,7 @@ class Objective:
     ``--max-SHORT`` or ``--min-SHORT`` and in ``--sort``; without one, ``--bound`` and the name serve. ``bound_help``
     describes the bound. ``shown``: tables have it even where it was not asked for. ``unknown`` is a value that stands
     for none (no power in the cluster file: 0 J). ``of_cluster``: it depends on the cluster, not on the plan alone.
+    ``loses_devices``: it is judged with devices missing, so it needs several, and a supernet trained with dropout.
     ``cell`` writes it in a table, where that is not its quantity's format. The column with the highest ``drop`` is the
     first that a narrow terminal omits; one with 0 always stays.
     """
@@ -70,6 +71,7 @@ class Objective:
     shown: bool = False
     unknown: float | None = None
     of_cluster: bool = True
+    loses_devices: bool = False
     cell: Callable[[float], str] | None = None
     drop: int = 3
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+from sepnas.objectives import OBJECTIVES, names_losing_devices
 from sepnas.report.body import LONG, Picture, Section, SortableCell, Table, picture
 from sepnas.report.content import CandidatePoint, FrontGrowth, ReportContent
 from sepnas.report.figures.growth import before_after_drawing, hypervolume_drawing
@@ -110,8 +111,8 @@ def spread(front: Sequence[CandidatePoint], most: int) -> list[CandidatePoint]:
 def _policy_caption(candidate: CandidatePoint) -> str:
     objectives = candidate.objectives
     accuracy, latency = format_share(objectives["accuracy"]), format_seconds(objectives["latency_s"])
-    if "accuracy_one_lost" in objectives:
-        accuracy += f" ({format_share(objectives['accuracy_one_lost'])} with one device lost)"
+    for name in names_losing_devices(name for name in OBJECTIVES if name in objectives):
+        accuracy += f" ({format_share(objectives[name])} {OBJECTIVES[name].label.removeprefix('accuracy ')})"
     numbers = f"{accuracy} on the supernet, {latency}, {format_bytes(objectives['payload_bytes'])}"
     return f"Candidate {_name(candidate)}: {numbers}. {candidate.phrase[:1].upper()}{candidate.phrase[1:]}."
 

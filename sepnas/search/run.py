@@ -15,7 +15,7 @@ from torch import nn
 
 from sepnas.errors import SearchError
 from sepnas.nets.supernet import Supernet
-from sepnas.objectives import Bounds
+from sepnas.objectives import Bounds, names_losing_devices
 from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
 from sepnas.search.choose import front_within
@@ -112,7 +112,7 @@ def run_search(
     if strategy not in STRATEGIES:
         raise SearchError(f"unknown strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
     recipe = supernet_recipe(data, recipe, changes)
-    if changes.device_dropout is None and not recipe.device_dropout and "accuracy_one_lost" in space.objectives:
+    if changes.device_dropout is None and not recipe.device_dropout and names_losing_devices(space.objectives):
         recipe = recipe.changed("recipe of the supernet", device_dropout=DROPOUT_FOR_ONE_LOST)
     pick_device(device)
     if not supernet_only and stop_after_s is None:

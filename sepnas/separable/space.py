@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from sepnas.errors import SpecError
+from sepnas.objectives import names_losing_devices
 from sepnas.plan.wire import WIRE_FORMATS
 from sepnas.separable.architecture import NUM_STAGES, Architecture
 from sepnas.separable.policy import ExchangePoint, TransmissionPolicy
@@ -59,8 +60,9 @@ class SearchSpace(Document):
     def _fits(self) -> Self:
         if "accuracy" not in self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise ValueError(f"`objectives` must name accuracy and others, each once, got {list(self.objectives)}")
-        if "accuracy_one_lost" in self.objectives and self.num_devices == 1:
-            raise ValueError("`objectives` names accuracy_one_lost, but there is one device only; leave it out")
+        losing = names_losing_devices(self.objectives)
+        if losing and self.num_devices == 1:
+            raise ValueError(f"`objectives` names {losing[0]}, but there is one device only; leave it out")
         for bound in self.constraints.bounds(judged=True):
             if bound.objective.name not in self.objectives:
                 raise ValueError(

@@ -199,6 +199,27 @@ def test_a_candidate_that_is_not_there_or_breaks_a_bound_is_refused(run: Path, m
     assert "candidate 0 does not keep payload_bytes <= 1: it has accuracy" in said
 
 
+OLD_CONSTRAINTS = dict.fromkeys(("max_latency_s", "max_payload_bytes", "max_memory_bytes", "devices_used"))
+OLD_COSTS = ("latency_s", "makespan_s", "payload_bytes", "wire_bytes", "memory_bytes", "energy_j")
+
+
+def test_a_search_from_before_an_objective_was_known_still_loads(
+    run: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """It has the same front; a bound on what it did not keep is refused, and its settings are those of today."""
+    settings = json.loads((run / "run.json").read_text())
+    settings["space"]["constraints"] = OLD_CONSTRAINTS
+    (tmp_path / "run.json").write_text(json.dumps(settings))
+    lines = [json.loads(line) for line in (run / "candidates.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["costs"] = {name: line["costs"][name] for name in OLD_COSTS}
+    (tmp_path / "candidates.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [p["candidate"] for p in shown(tmp_path)["candidates"]] == [p["candidate"] for p in shown(run)["candidates"]]
+    assert Found.load(tmp_path).run.settings() == Found.load(run).run.settings()
+    said = error(monkeypatch, capsys, "front", tmp_path, "--bound", "worst_device_energy_j<=1J")
+    assert "candidates have no worst_device_energy_j, because this search did not keep it; run the search again" in said
+
+
 def test_a_search_without_candidates_is_said(tmp_path: Path) -> None:
     """A search that still trains its supernet has no front, and a folder without a search is none."""
     judged_run(tmp_path, SPACE, 0, wanted=5)
