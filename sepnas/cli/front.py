@@ -78,7 +78,7 @@ def warn_of_idle(candidate: Candidate, head: str = "") -> None:
         )
 
 
-def print_front(front: Sequence[Candidate], knee: Candidate, asked: Collection[str] = ()) -> None:
+def print_front(front: Sequence[Candidate], knee: Candidate | None, asked: Collection[str] = ()) -> None:
     """Candidates as a table; a column for each objective of their space or ``asked`` for, and those always shown."""
     from sepnas.search.traits import policy_traits, share_of_all_to_all, used_devices
 
@@ -87,7 +87,7 @@ def print_front(front: Sequence[Candidate], knee: Candidate, asked: Collection[s
     numbers += [DataColumn("of all-\nto-all", drop=5), DataColumn("devices\nused", drop=2)]
     table = DataTable((text_column("candidate"), *numbers, text_column("policy", drop=1)))
     for candidate in front:
-        part, at_knee = share_of_all_to_all(candidate), candidate.key == knee.key
+        part, at_knee = share_of_all_to_all(candidate), knee is not None and candidate.key == knee.key
         table.add(
             f"{candidate.index} knee" if at_knee else str(candidate.index),
             *(_cell(objective, candidate) for objective in objectives),

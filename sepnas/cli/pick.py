@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sepnas.cli.bounds import BoundOptions
-from sepnas.cli.front import (
-    print_front,
-    warn_of_idle,
-)
+from sepnas.cli.front import print_front, warn_of_idle
 from sepnas.cli.grouped import grouped
 from sepnas.cli.options import FILE, SearchFolder
 from sepnas.console import say
@@ -52,10 +49,12 @@ def pick(
         if bounds.excess(chosen.measured):
             raise SearchError(f"candidate {candidate} does not keep {bounds}: it has {bounds.told(chosen.measured)}")
     chosen.architecture.save(out)
-    print_front([chosen], found.knee, {bound.objective.name for bound in bounds})
+    print_front([chosen], found.knee if found.has_front else None, {bound.objective.name for bound in bounds})
     if not found.finished:
         say(found.course())
-    if candidate is not None and chosen not in found.front:
+    if chosen.excess:
+        say(f"candidate {candidate} is not on the front: it is beyond a bound of the space")
+    elif candidate is not None and chosen not in found.front:
         say(f"candidate {candidate} is not on the front: another one is at least as good in everything")
     warn_of_idle(chosen)
     say(f"written to {out}; next: {_train_command(run, out, found.run)}")

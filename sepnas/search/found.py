@@ -33,6 +33,11 @@ class Found:
             raise SearchError(f"{run_dir}: no candidate is judged yet; the supernet is trained first")
         return cls(run_dir, run, tuple(candidate.named(run.space.name) for candidate in candidates))
 
+    @property
+    def has_front(self) -> bool:
+        """Whether any candidate keeps the space's bounds."""
+        return not all(candidate.excess for candidate in self.candidates)
+
     @cached_property
     def front(self) -> list[Candidate]:
         """Raises :class:`SearchError` while no candidate keeps the space's bounds."""

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from statistics import median
 
 import pytest
+from typer.testing import CliRunner
 
+from sepnas.cli.main import app
 from sepnas.errors import SearchError
 from sepnas.search import load_candidates, load_front
 from sepnas.search.explorer import StrategyName
+from sepnas.search.folder import CANDIDATES_FILE, RUN_FILE
 from sepnas.search.found import Found
 from sepnas.search.history import front_history
 from sepnas.search.pareto import pareto_front
 from sepnas.search.progress import SearchProgress
 from sepnas.search.screen import reference_costs
+from sepnas.separable.architecture import Architecture
 from tests.helpers_search import judged_run
 from tests.search.test_search import CLUSTER, SPACE, constrained, search
 from tests.search.test_strategies import explore, made_up
@@ -51,6 +57,22 @@ def test_the_front_has_only_what_keeps_the_bound(run: Path) -> None:
     assert found.front == pareto_front(fitting)
     assert {candidate.excess > 0 for candidate in found.candidates} == {True, False}
     assert all("excess" not in candidate.line() for candidate in found.candidates)
+
+
+def test_a_candidate_beyond_the_bound_is_picked_by_number_only(run: Path, tmp_path: Path) -> None:
+    """`pick` says why it is not on the front, also where no candidate keeps the bound."""
+    found, out = Found.load(run), tmp_path / "a.json"
+    beyond = next(candidate for candidate in found.candidates if candidate.excess)
+    settings = json.loads((run / RUN_FILE).read_text())
+    settings["space"]["constraints"]["min_accuracy"] = 1.0
+    (tmp_path / RUN_FILE).write_text(json.dumps(settings))
+    shutil.copy(run / CANDIDATES_FILE, tmp_path)
+    for folder in (run, tmp_path):
+        result = CliRunner().invoke(app, ["pick", str(folder), "--candidate", str(beyond.index), "--out", str(out)])
+        assert "is not on the front: it is beyond a bound of the space" in " ".join(result.output.split())
+        assert Architecture.load(out) == beyond.architecture
+    with pytest.raises(SearchError, match=r"none of 40 candidates keeps the space's bounds"):
+        print(Found.load(tmp_path).knee)
 
 
 def test_the_history_begins_with_an_empty_front(run: Path) -> None:

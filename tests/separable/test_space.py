@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sepnas.cost.simulator import simulate
@@ -244,6 +244,7 @@ def _told(plan: Plan, rank: int, step: Step, names: dict[str, int], tags: dict[i
     return ("compute", tuple(work), inputs, output, _sides(shapes[step.output]))
 
 
+@settings(deadline=None)
 @given(st.lists(WIDE_GENOTYPES, min_size=2, max_size=4))
 def test_what_candidates_share_does_not_change_them(genotypes: list[dict[str, Any]]) -> None:
     """A candidate is after others what it is alone: in all that is kept nothing is taken for something else."""
