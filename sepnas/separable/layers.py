@@ -100,7 +100,7 @@ def _part_layers(architecture: Architecture, part: DevicePart) -> tuple[Layer, .
     return tuple(layers)
 
 
-class Run(NamedTuple):
+class LayerRun(NamedTuple):
     """A computation of a device: the step, what it runs, the shape of what comes out, and what it needs of memory for
     one sample: its input, which is kept until the end, and its activations."""
 
@@ -142,19 +142,21 @@ class PartTable:
         )
 
 
-class _Runs(dict[tuple[int, int, str, str], Run]):
+class _Runs(dict[tuple[int, int, str, str], LayerRun]):
     """By first and last layer, both included, and the names of the tensors that go in and come out."""
 
     def __init__(self, table: PartTable) -> None:
         super().__init__()
         self.table = table
 
-    def __missing__(self, key: tuple[int, int, str, str]) -> Run:
+    def __missing__(self, key: tuple[int, int, str, str]) -> LayerRun:
         first, last, tensor, output = key
         table = self.table
         segment, image = table.segment(first, last), table.outputs[first - 1] if first else table.image
         working_bytes = FLOAT_BYTES * image.num_values + segment.activation_bytes
-        run = self[key] = Run(Compute(segment.name, (tensor,), output), segment, table.outputs[last], working_bytes)
+        run = self[key] = LayerRun(
+            Compute(segment.name, (tensor,), output), segment, table.outputs[last], working_bytes
+        )
         return run
 
 

@@ -73,3 +73,10 @@ def test_six_lines_that_stand_twice_are_two_places(counted: ModuleType, tmp_path
         c="\n".join(["def h(x):", *SHARED.splitlines()[:5], "    return 3", ""]),
     )  # fmt: skip
     assert tree.repeated() == ["house/a.py:2", "house/b.py:6"]
+
+
+def test_sepnas_has_neither_circles_nor_two_classes_of_one_name(counted: ModuleType) -> None:
+    """In the package itself a public name means one class, and modules import downward only."""
+    tree = counted.SourceTree(HOUSE.parent.parent, "sepnas")
+    assert tree.classes_of_one_name() == {}
+    assert tree.circles() == []

@@ -28,13 +28,13 @@ _REFUSABLE = b"POST "
 class Watcher(Protocol):
     """Who looks after all connections."""
 
-    def waits(self, connection: Connection) -> None:
+    def waits(self, connection: HttpConnection) -> None:
         """It waits for its client."""
 
-    def works(self, connection: Connection) -> None:
+    def works(self, connection: HttpConnection) -> None:
         """Its request is being answered."""
 
-    def ended(self, connection: Connection) -> None:
+    def ended(self, connection: HttpConnection) -> None:
         """It is over."""
 
     def expired(self, state: str) -> None:
@@ -44,7 +44,7 @@ class Watcher(Protocol):
         """The whole answer to a POST that begins now; None where it may go on."""
 
 
-class Connection(H11Protocol):
+class HttpConnection(H11Protocol):
     """What it waits for is its state: ``head``, ``idle``, ``body``, ``rest`` (of a request that is answered already),
     ``closing``; ``""`` while it waits for no client. A state's time does not begin anew with each byte."""
 

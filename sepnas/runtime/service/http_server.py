@@ -13,7 +13,7 @@ from collections.abc import Callable
 import uvicorn
 from fastapi import FastAPI
 
-from sepnas.runtime.service.http_connection import KEEP_ALIVE_S, MAX_HEAD_BYTES, Connection
+from sepnas.runtime.service.http_connection import KEEP_ALIVE_S, MAX_HEAD_BYTES, HttpConnection
 from sepnas.runtime.service.triage import Triage, answer_and_close, look_at
 
 MAX_CONNECTIONS = 1000
@@ -66,9 +66,9 @@ class HttpServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, max_connections: int, refusal: Callable[[int], bytes | None]) -> None:
         super().__init__(config)
         self.max_connections, self._refusal = allowed_connections(max_connections), refusal
-        self._waiting: dict[Connection, None] = {}
-        self._working: set[Connection] = set()
-        self._starting: dict[Connection, bool] = {}
+        self._waiting: dict[HttpConnection, None] = {}
+        self._working: set[HttpConnection] = set()
+        self._starting: dict[HttpConnection, bool] = {}
         """Connections that were just accepted, and whether a whole request has arrived already."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._paused: dict[socket.socket, asyncio.TimerHandle] = {}
@@ -93,17 +93,17 @@ class HttpServer(uvicorn.Server):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await super().shutdown(sockets)
 
-    def waits(self, connection: Connection) -> None:
+    def waits(self, connection: HttpConnection) -> None:
         """A connection is idle; the one that has been idle longest stands first."""
         self.ended(connection)
         self._waiting[connection] = None
 
-    def works(self, connection: Connection) -> None:
+    def works(self, connection: HttpConnection) -> None:
         """A connection begins a request."""
         self.ended(connection)
         self._working.add(connection)
 
-    def ended(self, connection: Connection) -> None:
+    def ended(self, connection: HttpConnection) -> None:
         """A connection has left its present state; accept again if that makes room."""
         self._waiting.pop(connection, None)
         self._starting.pop(connection, None)
@@ -158,7 +158,7 @@ class HttpServer(uvicorn.Server):
         elif answer is not None:
             answer_and_close(sock, answer)
         elif self._has_room():
-            connection = Connection(self, self.config, self.server_state, self.lifespan.state)
+            connection = HttpConnection(self, self.config, self.server_state, self.lifespan.state)
             self._starting[connection] = came is Triage.WHOLE
             task = asyncio.create_task(self._start(sock, connection))
             self._tasks.add(task)
@@ -167,7 +167,7 @@ class HttpServer(uvicorn.Server):
             sock.close()
             _LOG.warning("refused a connection: %d are being answered already", self.max_connections)
 
-    async def _start(self, sock: socket.socket, connection: Connection) -> None:
+    async def _start(self, sock: socket.socket, connection: HttpConnection) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
         except OSError:  # the client has left already
