@@ -15,7 +15,7 @@ from sepnas.cli.options import MAX_THREADS, PATH
 from sepnas.console import errors, say, warn
 from sepnas.deployment.engines.registry import exact_engines
 from sepnas.plan.wire import CONVERTED
-from sepnas.spec.cluster import Cluster, Device, format_pairs
+from sepnas.spec.cluster import Cluster, format_pairs
 from sepnas.spec.document import refuse_folder
 from sepnas.spec.folder_lock import changing
 from sepnas.tables import DataTable, print_table, text_column
@@ -74,6 +74,8 @@ def device_command(
 
 def _write(found: MeasuredDevice, out: Path) -> None:
     """Put the device into the cluster file, and print it."""
+    from sepnas.measure.device import with_device
+
     with changing(out):  # read again: other devices may have been measured meanwhile
         before = Cluster.load(out) if out.exists() else None
         cluster = with_device(before, found.device)
@@ -86,24 +88,6 @@ def _write(found: MeasuredDevice, out: Path) -> None:
     missing = cluster.missing_links()
     if missing:
         say(f"no link yet between {format_pairs(missing)}: write them into `links`, or run `sepnas profile links`")
-
-
-def with_device(cluster: Cluster | None, device: Device) -> Cluster:
-    """The cluster with this device, which replaces the one of its name or is added at the end.
-
-    Its power, which is not measured, is kept. Warns if the old profile comes from another machine or engine.
-    """
-    from sepnas.measure.machine import warn_of_another_machine
-
-    if cluster is None:
-        return Cluster(devices=(device,))
-    devices = {each.name: each for each in cluster.devices}
-    before = devices.get(device.name)
-    if before is not None:
-        warn_of_another_machine(before, device)
-        device = device.model_copy(update={"power": before.power})
-    devices[device.name] = device
-    return cluster.model_copy(update={"devices": tuple(devices.values())})
 
 
 @contextmanager

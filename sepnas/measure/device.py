@@ -14,13 +14,13 @@ from sepnas.errors import SpecError
 from sepnas.measure.exchange import measure_exchange
 from sepnas.measure.grid import family_networks, operators_of
 from sepnas.measure.in_layers import measure_in_layers
-from sepnas.measure.machine import available_memory_bytes, measured_machine
+from sepnas.measure.machine import available_memory_bytes, measured_machine, warn_of_another_machine
 from sepnas.measure.operators import OperatorTimes, measure_operators
 from sepnas.measure.rounds import Stop, Tick
 from sepnas.measure.running import computing
 from sepnas.plan.steps import Operator
 from sepnas.separable.layers import Layer
-from sepnas.spec.cluster import Device
+from sepnas.spec.cluster import Cluster, Device
 from sepnas.spec.device_profile import DeviceProfile
 from sepnas.spec.timing import SegmentTime
 
@@ -124,3 +124,19 @@ def _segment_times(networks: Sequence[Sequence[Layer]], table: OperatorTable) ->
         )
         for layer in layers.values()
     ]
+
+
+def with_device(cluster: Cluster | None, device: Device) -> Cluster:
+    """The cluster with this device, which replaces the one of its name or is added at the end.
+
+    Its power, which is not measured, is kept. Warns if the old profile comes from another machine or engine.
+    """
+    if cluster is None:
+        return Cluster(devices=(device,))
+    devices = {each.name: each for each in cluster.devices}
+    before = devices.get(device.name)
+    if before is not None:
+        warn_of_another_machine(before, device)
+        device = device.model_copy(update={"power": before.power})
+    devices[device.name] = device
+    return cluster.model_copy(update={"devices": tuple(devices.values())})

@@ -16,12 +16,11 @@ from torch import nn
 
 from sepnas.cli.main import main
 from sepnas.cli.options import cluster_to_predict_with
-from sepnas.cli.profile_device import with_device
 from sepnas.cost.cross_validation import held_out_errors
 from sepnas.cost.operator_model import LEAST_ROWS
 from sepnas.cost.times import DeviceTimes
 from sepnas.errors import SpecError
-from sepnas.measure.device import MeasuredDevice, measure_device
+from sepnas.measure.device import MeasuredDevice, measure_device, with_device
 from sepnas.measure.exchange import measure_exchange
 from sepnas.measure.fits import fit_costs
 from sepnas.measure.grid import family_networks, operators_of
