@@ -21,11 +21,11 @@ from sepnas.cost.prediction import Prediction, predict
 from sepnas.deployment.engines.registry import exact_engines, quantised_engines
 from sepnas.deployment.manifest import Manifest, OnMissing
 from sepnas.errors import DeploymentError, SearchError
+from sepnas.plan.plan import Plan
 from sepnas.runtime.client.session import Session
 from sepnas.search.explorer import BATCH, StrategyName
 from sepnas.separable.architecture import Architecture
-from sepnas.separable.build import build_plan
-from sepnas.separable.read import read_architecture
+from sepnas.separable.read import read_architecture, read_plan
 from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.dataset import DataFacts
@@ -309,6 +309,7 @@ def export(
     on_missing: OnMissing = "strict",
     services: Sequence[Service] = (),
     int8: Int8Data | None = None,
+    plan: Plan | PathLike | None = None,
 ) -> Manifest:
     """Cut the best network of a training run into a deployment: one folder for each device.
 
@@ -326,12 +327,14 @@ def export(
         on_missing: whether a late or lost message is an error (``strict``) or left out (``degrade``).
         services: files that start a worker with its machine: ``systemd``, ``docker``.
         int8: images that calibrate graphs for ``onnxruntime-int8``, from ``Int8Data.load(run)``; none by default.
+        plan: a plan or its file to cut the network by; that of the run's own policy by default.
 
     Returns:
         The manifest; ``payload_bytes`` are those between devices for one image.
 
     Raises:
-        DeploymentError: a run without a finished epoch, or a folder that holds something else.
+        DeploymentError: a run without a finished epoch, a folder that holds something else, or a plan of another
+            network.
         CheckpointError, StorageError: a file that is damaged, or cannot be written.
     """
     from sepnas.deploy.export import export_deployment
@@ -348,7 +351,7 @@ def export(
             network, out, name=name or run.resolve().name, classes=facts.classes, mean=facts.mean, std=facts.std,
             resize=facts.resize, hosts=hosts, force=force, engines=(*exact, *quantised_engines()) if int8 else exact,
             calibration_NCHW=int8.calibration_images() if int8 else None,
-            on_missing=on_missing, services=services, progress=show,
+            on_missing=on_missing, services=services, progress=show, plan=None if plan is None else read_plan(plan),
         )  # fmt: skip
 
 
@@ -383,7 +386,7 @@ def describe(
 
 
 def simulate(
-    architecture: Architecture | PathLike,
+    architecture: Architecture | Plan | PathLike,
     cluster: Cluster | PathLike | None = None,
     *,
     devices: int | None = None,
@@ -401,7 +404,7 @@ def simulate(
     (5177344, True)
 
     Args:
-        architecture: a name, an architecture file, or an architecture.
+        architecture: a name, an architecture file, an architecture, a plan file (`sepnas plan`), or a plan.
         cluster: a cluster or its file; equal boards on 100 Mbit/s by default.
         devices, policy, wire: as for :func:`create_model`.
         batch: images in one request.
@@ -413,9 +416,9 @@ def simulate(
         PlanError: the cluster has fewer devices than the plan, or no link for a message.
         SpecError: an unknown name, a wrong file, or a device profile without an operator's time.
     """
-    found = read_architecture(architecture, devices, policy, wire=wire)
-    where = _cluster_of(cluster, found.num_devices)
-    return predict(build_plan(found), where, batch, percent=percent, in_flight=in_flight, timeline=timeline)
+    plan = read_plan(architecture, devices, policy, wire=wire)
+    where = _cluster_of(cluster, plan.num_devices)
+    return predict(plan, where, batch, percent=percent, in_flight=in_flight, timeline=timeline)
 
 
 def _cluster_of(cluster: Cluster | PathLike | None, num_devices: int) -> Cluster:

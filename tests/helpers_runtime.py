@@ -16,11 +16,12 @@ import numpy as np
 import torch
 
 from sepnas.deploy.export import export_deployment
-from sepnas.deployment.manifest import SegmentData, ShardManifest
-from sepnas.deployment.serial import message_to_data, messages_of, program_of, program_to_data, shape_to_data
+from sepnas.deployment.manifest import SegmentFiles, ShardManifest
+from sepnas.deployment.serial import messages_of, program_of
 from sepnas.deployment.verify import load_manifest
 from sepnas.emulation.settings import emulations
 from sepnas.nets.separable import SeparableResNeXt
+from sepnas.plan.serial import message_to_data, program_to_data, shape_to_data
 from sepnas.runtime.engines.shard import Shard
 from sepnas.runtime.engines.torch_engine import TorchEngine
 from sepnas.runtime.worker.executor import Executor, Run
@@ -218,9 +219,9 @@ class EagerEngine:
     def prepare_thread(self) -> None:
         pass
 
-    def run(self, segment: str, inputs: list[np.ndarray]) -> np.ndarray:
+    def run(self, segment: str, inputs: list[np.ndarray]) -> list[np.ndarray]:
         with torch.inference_mode():
-            return self._modules[segment](*(torch.from_numpy(array) for array in inputs)).numpy()
+            return [self._modules[segment](*(torch.from_numpy(array) for array in inputs)).numpy()]
 
 
 def shard_in_memory(network: SeparableResNeXt, rank: int) -> Shard:
@@ -235,16 +236,16 @@ def shard_in_memory(network: SeparableResNeXt, rank: int) -> Shard:
         shapes={name: shape_to_data(shape) for name, shape in plan.shapes[rank].items()},
         messages=tuple(message_to_data(message) for message in messages),
         segments={
-            name: SegmentData(files={"torch": f"segments/{name}.pt2"}, layers=segment.layers, weights=())
+            name: SegmentFiles(files={"torch": f"segments/{name}.pt2"}, layers=segment.layers, weights=())
             for name, segment in plan.segments[rank].items()
         },
-        answer=shape_to_data(plan.answer),
+        fallbacks=tuple(piece.tag for piece in plan.outputs[0].fallbacks if piece.device == rank),
         files={},
     )
     manifest = ShardManifest.from_data(manifest.to_data(), "shard")
     weights = {name: tensor.numpy() for name, tensor in network.merge_weights(rank).items()}
     weights |= {message.scale: network.scale(message.scale).numpy() for message in messages if message.scale}
-    return Shard(Path(), manifest, program_of(manifest), {m.tag: m for m in messages}, weights)
+    return Shard(Path(), manifest, program_of(manifest), {m.tag: m for m in messages}, weights, plan.shapes[rank])
 
 
 def run_in_threads(network: SeparableResNeXt, x_BCHW: np.ndarray) -> tuple[bytes, int]:

@@ -41,7 +41,8 @@ class Segment:
             weight_name(index): shard.weights[weight] for index, weight in enumerate(files.weights)
         }
         self.shape = shape
-        self.graph: CheckedGraph = read_onnx_graph(self.data, shape, {k: v.shape for k, v in self.weights.items()})
+        sizes = {name: weight.shape for name, weight in self.weights.items()}
+        self.graph: CheckedGraph = read_onnx_graph(self.data, {files.inputs[0]: shape}, sizes)
 
 
 def openvino(segment: Segment) -> Run:

@@ -145,11 +145,9 @@ def _refuse_mixture(emulation: EmulationOptions, real: Mapping[str, object]) -> 
 
 def _predicted_latency_s(deployment: Path, cluster: Path, batch: int) -> float:
     from sepnas.cost.simulator import simulate
-    from sepnas.deployment.manifest import Manifest
-    from sepnas.separable.build import build_plan
+    from sepnas.deployment.serial import deployed_plan
 
-    architecture = Manifest.load(deployment / "manifest.json").architecture
-    return simulate(build_plan(architecture), cluster_to_predict_with(cluster), batch).latency_s
+    return simulate(deployed_plan(deployment), cluster_to_predict_with(cluster), batch).latency_s
 
 
 def _print_bench(result: BenchResult, predicted_s: float | None) -> None:

@@ -17,10 +17,9 @@ from sepnas.cost.calibrate import Calibration
 from sepnas.cost.simulator import simulate
 from sepnas.cost.timeline import Timeline
 from sepnas.errors import PlanError
-from sepnas.plan.steps import Plan
+from sepnas.plan.plan import Plan
 from sepnas.report.from_trace import check_request, load_trace, measured_timeline
-from sepnas.separable.architecture import Architecture
-from sepnas.separable.build import build_plan
+from sepnas.separable.read import read_plan
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.document import refuse_folder
 from sepnas.spec.folder_lock import changing
@@ -30,7 +29,7 @@ from sepnas.units import format_count, format_seconds, seconds
 
 def calibrate_command(
     trace: Annotated[Path, typer.Argument(help="A trace of several requests (`sepnas bench --trace`).", **FILE)],
-    architecture: Annotated[Path, typer.Option(help="The architecture that was deployed.", **FILE)],
+    architecture: Annotated[Path, typer.Option(help="The architecture that was deployed, or its plan.", **FILE)],
     cluster: Annotated[Path, typer.Option(help="The cluster to correct; its devices in the order of ranks.", **FILE)],
     out: Annotated[Path, typer.Option(help="The corrected cluster file to write.", **FILE)],
 ) -> None:
@@ -50,7 +49,7 @@ def calibrate_command(
 
 
 def _calibrate(trace: Path, architecture: Path, cluster: Path, out: Path) -> None:
-    record, plan = load_trace(trace), build_plan(Architecture.load(architecture))
+    record, plan = load_trace(trace), read_plan(architecture)
     before = load_cluster(cluster, plan, architecture)
     for place in range(len(record.requests)):
         check_request(plan, record, place, trace)

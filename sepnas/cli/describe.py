@@ -14,17 +14,19 @@ from sepnas.cli.grouped import grouped
 from sepnas.cli.options import (
     FILE,
     AsJson,
-    NameOrFile,
+    NameOrPlan,
     NetworkOptions,
 )
 from sepnas.console import print_json, say, warn
+from sepnas.cost.network_facts import NetworkFacts, PlanFacts, count_plan
+from sepnas.separable.read import is_plan_file
 from sepnas.tables import DataColumn, DataTable, print_table, text_column
 from sepnas.units import format_count, format_idle, number
 
 
 @grouped
 def describe(
-    name: NameOrFile,
+    name: NameOrPlan,
     *,
     network: NetworkOptions,
     json_: AsJson = False,
@@ -34,18 +36,25 @@ def describe(
 
     MACs and bytes are for one image. `payload_bytes` is what really crosses: transfers that cannot reach the
     answer are dropped first; `payload_bytes_before_liveness` counts them too. `devices_used` are the ranks that do any
-    work that the answer needs.
+    work that the answer needs. A plan file (`sepnas plan`) may stand in place of the network.
 
     Example: `sepnas describe resnext56_4x16d --devices 4 --policy hand-made`
     """
-    architecture = network.architecture(name)
-    if save is not None:
-        architecture.save(save)
-    found = api.describe(architecture)
+    found: NetworkFacts | PlanFacts
+    if is_plan_file(name):
+        if save is not None:
+            raise typer.BadParameter("a plan does not know the architecture that it comes from", param_hint="--save")
+        found, title = count_plan(name, network.plan(name)), f"plan {name}"
+    else:
+        architecture = network.architecture(name)
+        if save is not None:
+            architecture.save(save)
+        found = api.describe(architecture)
+        title = f"{architecture.name}, policy {found.policy}"
     if json_:
         print_json(asdict(found))
         return
-    say(f"{architecture.name} on {format_count(architecture.num_devices, 'device')}, policy {found.policy}")
+    say(f"{title}, on {format_count(found.devices, 'device')}")
     table = DataTable((text_column(""), DataColumn("")), show_header=False)
     for key, value in asdict(found).items():
         if key not in ("name", "policy", "devices_used"):
@@ -53,5 +62,5 @@ def describe(
             table.add(key, Text("\n".join(number(each) for each in values)))
     table.add("devices_used", ", ".join(map(str, found.devices_used)))
     print_table(table)
-    if idle := format_idle(found.devices_used, architecture.num_devices):
+    if idle := format_idle(found.devices_used, found.devices):
         warn(idle)

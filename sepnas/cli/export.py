@@ -17,9 +17,9 @@ from sepnas.cli.options import PATH, TEXT, DataRoot, path_of, path_to
 from sepnas.console import say, warn
 from sepnas.deployment.engines.registry import exact_engines, quantised_engines
 from sepnas.deployment.manifest import Manifest, OnMissing
+from sepnas.deployment.serial import deployed_plan
 from sepnas.errors import CheckpointError
 from sepnas.plan.liveness import devices_used
-from sepnas.separable.build import build_plan
 from sepnas.spec.hosts import Hosts
 from sepnas.units import format_count, format_idle, number, seconds
 
@@ -103,6 +103,7 @@ def export(
         OnMissing, typer.Option(help="A message is late or a device lost: an error, or an answer without it.")
     ] = "strict",
     services: ServiceOptions,
+    plan: Annotated[Path | None, typer.Option(help="A plan file to cut by [the run's own policy].", **PATH)] = None,
 ) -> None:
     """Cut a trained network into one folder for each device.
 
@@ -114,6 +115,9 @@ def export(
     little differently, and sooner where layers are not very narrow. Workers compute so where told to, and
     all devices of such a deployment need a sepnas that knows it.
 
+    `--plan` cuts the network by a plan file (`sepnas plan`) instead: its layers, merge weights and scales must be among
+    those that were trained.
+
     `--systemd` and `--docker` add what starts the worker with its machine, hardened and as a user of its own: give
     `--hosts`, for it listens on the port that stands there. The private key stays out of the image.
 
@@ -122,11 +126,13 @@ def export(
     given = Hosts.load(hosts) if hosts else None
     engines = exact_engines() if engine in (ALL, BOTH) else (engine,)
     rounding.refuse_data_alone()
+    if plan is not None and rounding.int8:
+        raise typer.BadParameter("is judged by the run's own policy, not by a plan: no --plan", param_hint="--int8")
     api.check_exportable(run)
     int8_data = rounding.images(run)
     manifest = api.export(
         run, out, name=name, hosts=given, force=force, engines=engines, on_missing=on_missing,
-        services=services.services, int8=int8_data,
+        services=services.services, int8=int8_data, plan=plan,
     )  # fmt: skip
     num_devices = manifest.architecture.num_devices
     say(
@@ -141,7 +147,7 @@ def export(
 
 def _say_next(manifest: Manifest, out: Path, hosts: Hosts) -> None:
     """Print the commands that come next, and the devices that need none."""
-    used = devices_used(build_plan(manifest.architecture))
+    used = devices_used(deployed_plan(out))
     if idle := format_idle(used, manifest.num_devices):
         warn(f"{idle}; start no worker there")
     first = used[0]

@@ -31,6 +31,7 @@ from sepnas.cli import (
     front,
     infer,
     pick,
+    plan,
     profile,
     profile_device,
     profile_links,
@@ -110,6 +111,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
     "Look": {
         "describe": describe.describe,
         "simulate": simulate.simulate_command,
+        "plan": plan.plan,
         "trace": trace.trace,
         "cluster": cluster.cluster,
         "schema": schema.schema,

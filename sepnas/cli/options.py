@@ -14,14 +14,14 @@ import typer
 from sepnas.console import errors
 from sepnas.deployment.manifest import OnMissing
 from sepnas.errors import SpecError
-from sepnas.plan.steps import Plan
+from sepnas.plan.plan import Plan
 from sepnas.plan.wire import LEVELS, WIRE_FORMATS
 from sepnas.results.provenance import command_line
 from sepnas.runtime.client.images import Resize
 from sepnas.runtime.client.limits import MAX_DEADLINE_S
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.patterns import NAMED_POLICIES
-from sepnas.separable.read import read_architecture
+from sepnas.separable.read import read_architecture, read_plan
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.figures import Fit
 from sepnas.spec.recognise import WORDS, Kind, recognise
@@ -205,10 +205,15 @@ class NetworkOptions:
 
     def architecture(self, name: str) -> Architecture:
         """The architecture of a name or of a file; raises :class:`SpecError`."""
-        return read_architecture(
-            name, self.devices, self.policy, self.classes, self.image_size, self.messages.wire,
-            self.messages.learned_scales,
-        )  # fmt: skip
+        return read_architecture(name, *self._values())
+
+    def plan(self, name: str) -> Plan:
+        """The plan of a name, of an architecture's file or of a plan file; raises :class:`SpecError`."""
+        return read_plan(name, *self._values())
+
+    def _values(self) -> tuple[int | None, str | None, int | None, int | None, str | None, bool | None]:
+        messages = self.messages
+        return self.devices, self.policy, self.classes, self.image_size, messages.wire, messages.learned_scales
 
 
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, data order and sampling.")]
@@ -218,6 +223,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupt
 
 
 NameOrFile = Annotated[str, typer.Argument(help="A name such as resnext56_4x16d, or an architecture file.")]
+NameOrPlan = Annotated[str, typer.Argument(help="A name such as resnext56_4x16d, an architecture file, or a plan.")]
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

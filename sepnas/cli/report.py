@@ -11,12 +11,14 @@ import typer
 from sepnas.cli.options import PATH, TEXT, path_to
 from sepnas.console import say
 from sepnas.errors import SpecError
+from sepnas.plan.plan import Plan
 from sepnas.report.commands import about, chain_commands
 from sepnas.report.from_inference import inference_parts
 from sepnas.search.canonical import plan_key
 from sepnas.separable.architecture import Architecture
-from sepnas.separable.build import build_plan
+from sepnas.separable.read import read_plan
 from sepnas.spec.cluster import Cluster, uniform_cluster
+from sepnas.spec.recognise import format_of
 
 if TYPE_CHECKING:
     from sepnas.report.content import ReportContent
@@ -32,7 +34,9 @@ def report(
         Path | None,
         typer.Option(help="The folder of a training, finished or not.", parser=path_to("run"), metavar="PATH"),
     ] = None,
-    architecture: Annotated[Path | None, typer.Option(help="The chosen architecture [the training's].", **PATH)] = None,
+    architecture: Annotated[
+        Path | None, typer.Option(help="The chosen architecture, or a plan [the training's].", **PATH)
+    ] = None,
     cluster: Annotated[
         Path | None, typer.Option(help="Where to predict the time line [the search's, or equal boards].", **PATH)
     ] = None,
@@ -71,7 +75,8 @@ def _content(
     from sepnas.report.from_run import machine_rows, split_accuracies, training_curves
     from sepnas.report.from_search import search_parts
 
-    chosen = None if architecture is None else Architecture.load(architecture)
+    plan = None if architecture is None else read_plan(architecture)
+    chosen = None if architecture is None or format_of(architecture) == "plan" else Architecture.load(architecture)
     content = ReportContent(
         title=title,
         architecture=chosen,
@@ -79,15 +84,15 @@ def _content(
         evaluations=split_accuracies(training) if training else (),
         machine=machine_rows(),
         about=about(search, training),
-        **inference_parts(chosen, _cluster(cluster, search, chosen), trace, training),
+        **inference_parts(plan, _cluster(cluster, search, plan), trace, training),
     )
     if not search:
         return content
-    key = None if chosen is None else plan_key(build_plan(chosen))
+    key = None if plan is None else plan_key(plan)
     return replace(content, **search_parts(search, key))
 
 
-def _cluster(given: Path | None, search: Path | None, architecture: Architecture | None) -> Cluster:
+def _cluster(given: Path | None, search: Path | None, plan: Plan | None) -> Cluster:
     """The given one, or the search's own, or equal boards."""
     from sepnas.search.folder import load_run
 
@@ -95,4 +100,4 @@ def _cluster(given: Path | None, search: Path | None, architecture: Architecture
         return Cluster.load(given)
     if search is not None:
         return load_run(search).cluster
-    return uniform_cluster(1 if architecture is None else architecture.num_devices)
+    return uniform_cluster(1 if plan is None else plan.num_devices)

@@ -22,6 +22,7 @@ DOCUMENTS = {
     "hosts": "sepnas.spec.hosts:Hosts",
     "machines": "sepnas.search.trials.machines:Machines",
     "manifest": "sepnas.deployment.manifest:Manifest",
+    "plan": "sepnas.plan.document:PlanDocument",
     "policy": "sepnas.separable.policy:TransmissionPolicy",
     "presets": "sepnas.spec.presets:Presets",
     "recipe": "sepnas.train.recipe:Recipe",

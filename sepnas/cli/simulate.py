@@ -13,7 +13,7 @@ from sepnas.cli.options import (
     FILE,
     MAX_COUNT,
     AsJson,
-    NameOrFile,
+    NameOrPlan,
     NetworkOptions,
     Out,
     cluster_to_predict_with,
@@ -24,8 +24,10 @@ from sepnas.cost.jitter import has_jitter
 from sepnas.cost.prediction import Prediction
 from sepnas.cost.simulator import Simulation
 from sepnas.cost.timeline import predicted_timeline
+from sepnas.plan.plan import Plan
 from sepnas.report.show_timeline import TimelineFormat, show_timelines
-from sepnas.separable.architecture import Architecture
+from sepnas.separable.build import build_plan
+from sepnas.separable.read import is_plan_file
 from sepnas.spec.cluster import Cluster
 from sepnas.tables import DataColumn, DataTable, print_table, shorten_names, text_column
 from sepnas.units import format_count, number, seconds
@@ -33,7 +35,7 @@ from sepnas.units import format_count, number, seconds
 
 @grouped
 def simulate_command(
-    name: NameOrFile,
+    name: NameOrPlan,
     cluster: Annotated[Path | None, typer.Option(help="A cluster file [equal boards on 100 Mbit/s].", **FILE)] = None,
     *,
     network: NetworkOptions,
@@ -63,16 +65,16 @@ def simulate_command(
     refuse_text_file(timeline, out)
     if json_ and timeline is not None:
         raise typer.BadParameter("prints the time line by itself: no --timeline", param_hint="--json")
-    architecture = network.architecture(name)
+    title, plan = _plan_of(name, network)
     found = api.simulate(
-        architecture, cluster_to_predict_with(cluster) if cluster else None, batch=batch, percent=percentile,
+        plan, cluster_to_predict_with(cluster) if cluster else None, batch=batch, percent=percentile,
         in_flight=in_flight, timeline=json_ or timeline is not None,
     )  # fmt: skip
     if json_:
         print_json(found.to_data())
         return
     if timeline in (None, "text") or out is not None:
-        _print_simulation(architecture, found.cluster, found.simulation)
+        _print_simulation(title, found.cluster, found.simulation)
         _print_times(found)
         if percentile is not None and not has_jitter(found.cluster):
             say(f"cluster {found.cluster.name} has no `jitter` and no `jitter_s`: all answers take the same time")
@@ -80,16 +82,24 @@ def simulate_command(
         show_timelines(timeline, [predicted_timeline(found.plan, found.simulation, batch)], out)
 
 
-def _print_simulation(architecture: Architecture, cluster: Cluster, result: Simulation) -> None:
+def _plan_of(name: str, network: NetworkOptions) -> tuple[str, Plan]:
+    """What is simulated, in words, and its plan."""
+    if is_plan_file(name):
+        return f"plan {name}", network.plan(name)
+    architecture = network.architecture(name)
+    return f"{architecture.name}, policy {architecture.policy.name}", build_plan(architecture)
+
+
+def _print_simulation(title: str, cluster: Cluster, result: Simulation) -> None:
     say(
-        f"{architecture.name}, policy {architecture.policy.name}, on cluster {cluster.name}: "
+        f"{title}, on cluster {cluster.name}: "
         f"answer after {seconds(result.latency_s)}, all done after {seconds(result.makespan_s)}, "
         f"{format_count(result.payload_bytes, 'byte')} between devices"
     )
     numbers = DataColumn("computes"), DataColumn("busy", drop=1), DataColumn("memory,\nbytes", drop=2)
     more = DataColumn("energy, J", drop=3), DataColumn("sends,\nbytes")
     table = DataTable((text_column("device", shorten=shorten_names), *numbers, *more))
-    for rank in range(architecture.num_devices):
+    for rank in range(len(result.compute_s)):
         sent = sum(link.payload_bytes for link in result.links if link.source == rank)
         table.add(
             cluster.devices[rank].name, seconds(result.compute_s[rank]), seconds(result.busy_s[rank]),

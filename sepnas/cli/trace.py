@@ -12,8 +12,7 @@ from sepnas.cost.simulator import simulate
 from sepnas.cost.timeline import predicted_timeline, wires_of
 from sepnas.report.from_trace import check_request, load_trace, measured_timeline, request_of
 from sepnas.report.show_timeline import TimelineFormat, show_timelines
-from sepnas.separable.architecture import Architecture
-from sepnas.separable.build import build_plan
+from sepnas.separable.read import read_plan
 
 
 def trace(
@@ -21,7 +20,8 @@ def trace(
     timeline: Annotated[TimelineFormat, typer.Option(help="text: bars; chrome: for ui.perfetto.dev.")] = "text",
     request: Annotated[int | None, typer.Option(help="The number of the request [the last one].")] = None,
     architecture: Annotated[
-        Path | None, typer.Option(help="The deployed architecture: show what is predicted for it, too.", **FILE)
+        Path | None,
+        typer.Option(help="The deployed architecture, or its plan: also show what is predicted.", **FILE),
     ] = None,
     cluster: Annotated[Path | None, typer.Option(help="Where to predict, with --architecture.", **FILE)] = None,
     out: Out = None,
@@ -44,7 +44,7 @@ def trace(
     timelines = []
     wires: dict[int, str] = {}
     if architecture is not None and cluster is not None:
-        plan = build_plan(Architecture.load(architecture))
+        plan = read_plan(architecture)
         check_request(plan, traced, traced.requests.index(record), trace)
         where = load_cluster(cluster, plan, architecture)
         wires = wires_of(plan)

@@ -11,7 +11,7 @@ from statistics import fmean, median
 from sepnas.cost.calibrate import Calibration, calibrate
 from sepnas.cost.simulator import simulate
 from sepnas.cost.timeline import Timeline
-from sepnas.plan.steps import Plan
+from sepnas.plan.plan import Plan
 from sepnas.spec.cluster import Cluster
 
 _ROUNDING = 1e-6

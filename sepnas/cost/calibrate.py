@@ -15,7 +15,8 @@ from sepnas.cost.routes import routes_of
 from sepnas.cost.timeline import Activity, Timeline
 from sepnas.cost.times import DeviceTimes, times_of
 from sepnas.errors import SpecError
-from sepnas.plan.steps import CLIENT, Message, Plan, Segment
+from sepnas.plan.plan import Message, Plan, Segment
+from sepnas.plan.steps import CLIENT
 from sepnas.plan.wire import FRAME_HEADER_BYTES
 from sepnas.spec.cluster import Cluster, Device, Link
 from sepnas.spec.timing import MessageTime, SegmentTime

@@ -6,7 +6,7 @@ import numpy as np
 
 from sepnas.cost.operator_model import LEAST_ROWS, BetweenRows
 from sepnas.errors import SpecError
-from sepnas.plan.steps import Operator
+from sepnas.plan.operators import Operator
 from sepnas.spec.device_profile import DeviceProfile
 
 

@@ -12,7 +12,7 @@ from sepnas.cost.playback import Passage
 from sepnas.cost.routes import Network
 from sepnas.cost.work import DeviceWork, Leg, Work
 from sepnas.errors import SpecError
-from sepnas.plan.steps import Plan
+from sepnas.plan.plan import Plan
 from sepnas.spec.cluster import Cluster, Link
 
 Numbers = npt.NDArray[np.float64]

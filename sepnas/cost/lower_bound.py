@@ -5,7 +5,7 @@ from __future__ import annotations
 from sepnas.cost.playback import Passage
 from sepnas.cost.routes import routes_of
 from sepnas.cost.work import Work
-from sepnas.plan.steps import Plan
+from sepnas.plan.plan import Plan
 from sepnas.spec.cluster import Cluster
 
 

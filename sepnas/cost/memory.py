@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from sepnas.plan.steps import Compute, Merge, Plan
+from collections.abc import Sequence
+
+from sepnas.plan.plan import Plan
+from sepnas.plan.shapes import FLOAT_BYTES
+from sepnas.plan.steps import Compute, Merge, Recv, Slice, Step
 from sepnas.plan.wire import MAX_SAMPLE_HEADER_BYTES
-from sepnas.separable.layers import FLOAT_BYTES
 
 
 def peak_memory_bytes(plan: Plan, rank: int, batch: int = 1) -> int:
@@ -23,28 +26,38 @@ def peak_memory_bytes(plan: Plan, rank: int, batch: int = 1) -> int:
 
 
 def tensors_bytes(plan: Plan, rank: int) -> int:
-    """What tensors and buffers of one sample take at most, in any plan. Walked backwards: a last use comes first."""
-    segments, shapes = plan.segments[rank], plan.shapes[rank]
+    """What tensors and buffers of one sample take at most, in any plan. Walked backwards: a last use comes first.
+
+    A slice is a view: as long as it is used, the tensor that it is a part of is kept.
+    """
+    segments, shapes, program = plan.segments[rank], plan.shapes[rank], plan.programs[rank]
+    whole = _whole_tensors(program)
     alive: dict[str, int] = {}
     held = most = 0
-    for step in reversed(plan.programs[rank]):
-        if isinstance(step, Compute):  # its output is among the segment's activations
-            output, names, needed = step.output, step.inputs, segments[step.segment].activation_bytes
-        elif isinstance(step, Merge):
-            output, names = step.output, step.inputs
-            needed = FLOAT_BYTES * shapes[output].num_values
-        else:  # a buffer is there from the start: a received tensor is never let go
-            name = step.tensor
-            if name not in alive:
-                alive[name] = nbytes = FLOAT_BYTES * shapes[name].num_values
-                held += nbytes
+    for step in reversed(program):
+        if isinstance(step, Slice):
             continue
-        if output in alive:
-            held -= alive.pop(output)
-        for name in names:
-            if name not in alive:
-                alive[name] = nbytes = FLOAT_BYTES * shapes[name].num_values
+        if isinstance(step, Compute):  # its outputs are among the segment's activations
+            needed = segments[step.segment].activation_bytes
+        else:
+            needed = FLOAT_BYTES * shapes[step.output].num_values if isinstance(step, Merge) else 0
+        if not isinstance(step, Recv):  # a buffer is there from the start: a received tensor is never let go
+            for name in step.writes:
+                held -= alive.pop(name, 0)
+        for name in (*step.reads, *(step.writes if isinstance(step, Recv) else ())):
+            root = whole.get(name, name)
+            if root not in alive:
+                alive[root] = nbytes = FLOAT_BYTES * shapes[root].num_values
                 held += nbytes
         if held + needed > most:
             most = held + needed
     return max(most, held)
+
+
+def _whole_tensors(program: Sequence[Step]) -> dict[str, str]:
+    """For each slice the tensor that it is a view of."""
+    whole: dict[str, str] = {}
+    for step in program:
+        if isinstance(step, Slice):
+            whole[step.output] = whole.get(step.tensor, step.tensor)
+    return whole

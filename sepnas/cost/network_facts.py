@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from sepnas.cost.memory import peak_memory_bytes
-from sepnas.plan.liveness import devices_used
+from sepnas.plan.liveness import devices_used, prune
+from sepnas.plan.plan import Plan
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.build import build_plan
 from sepnas.separable.layers import count_macs, count_parameters, device_layers
@@ -50,11 +52,54 @@ def count_network(architecture: Architecture) -> NetworkFacts:
         parameters=count_parameters(architecture),
         macs=sum(per_device) - repeated_stems,
         macs_per_device=per_device,
-        payload_bytes=plan.payload_bytes(),
-        payload_bytes_before_liveness=everything.payload_bytes(),
-        wire_bytes=plan.wire_bytes(),
-        num_transfers=len(plan.transfers()),
-        segments=plan.num_segments(),
-        devices_used=list(devices_used(plan)),
-        peak_memory_bytes=[peak_memory_bytes(plan, rank) for rank in ranks],
+        **_plan_counts(plan, everything),
     )
+
+
+@dataclass(frozen=True)
+class PlanFacts:
+    """Counts of a plan that may come from a file; the fields of both are those of :class:`NetworkFacts`.
+
+    ``macs`` are those of all devices together, ``numbers_stored`` all weights and statistics, what devices share once.
+    """
+
+    name: str
+    devices: int
+    numbers_stored: int
+    macs: int
+    macs_per_device: list[int]
+    payload_bytes: int
+    payload_bytes_before_liveness: int
+    wire_bytes: int
+    num_transfers: int
+    segments: int
+    devices_used: list[int]
+    peak_memory_bytes: list[int]
+
+
+def count_plan(name: str, everything: Plan) -> PlanFacts:
+    """Count what the outputs of a plan need."""
+    plan = prune(everything)
+    per_device = [sum(segment.flops for segment in segments.values()) // 2 for segments in plan.segments]
+    weights = {weight for segments in plan.segments for segment in segments.values() for weight in segment.weights}
+    return PlanFacts(
+        name=name,
+        devices=plan.num_devices,
+        numbers_stored=sum(weight.region.num_values for weight in weights),
+        macs=sum(per_device),
+        macs_per_device=per_device,
+        **_plan_counts(plan, everything),
+    )
+
+
+def _plan_counts(plan: Plan, everything: Plan) -> dict[str, Any]:
+    """What a plan sends and holds; ``everything`` is the same before dead steps were dropped."""
+    return {
+        "payload_bytes": plan.payload_bytes(),
+        "payload_bytes_before_liveness": everything.payload_bytes(),
+        "wire_bytes": plan.wire_bytes(),
+        "num_transfers": len(plan.transfers()),
+        "segments": plan.num_segments(),
+        "devices_used": list(devices_used(plan)),
+        "peak_memory_bytes": [peak_memory_bytes(plan, rank) for rank in range(plan.num_devices)],
+    }

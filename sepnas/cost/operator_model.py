@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sepnas.errors import SpecError
-from sepnas.plan.steps import Operator
+from sepnas.plan.operators import Operator
 from sepnas.spec.device_profile import OperatorKind
 
 Numbers = npt.NDArray[np.float64]

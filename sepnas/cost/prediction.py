@@ -9,7 +9,7 @@ from sepnas.cost.jitter import latency_percentile
 from sepnas.cost.lower_bound import floor_s
 from sepnas.cost.simulator import Simulation, simulate
 from sepnas.cost.stream import StreamSimulation, simulate_stream
-from sepnas.plan.steps import Plan
+from sepnas.plan.plan import Plan
 from sepnas.spec.cluster import Cluster
 
 

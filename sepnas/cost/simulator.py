@@ -34,7 +34,8 @@ from sepnas.cost.memory import peak_memory_bytes
 from sepnas.cost.playback import Passage
 from sepnas.cost.routes import routes_of
 from sepnas.cost.work import Work
-from sepnas.plan.steps import CLIENT, Plan, Recv
+from sepnas.plan.plan import Plan
+from sepnas.plan.steps import CLIENT, Recv
 from sepnas.plan.wire import FRAME_HEADER_BYTES
 from sepnas.spec.cluster import Cluster
 

@@ -9,7 +9,8 @@ from sepnas.cost.arbitration import take_turns
 from sepnas.cost.routes import Network
 from sepnas.cost.work import Work
 from sepnas.errors import PlanError, SpecError
-from sepnas.plan.steps import CLIENT, Plan
+from sepnas.plan.plan import Plan
+from sepnas.plan.steps import CLIENT
 from sepnas.spec.cluster import Cluster
 
 

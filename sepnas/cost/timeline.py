@@ -8,9 +8,10 @@ from typing import Literal, TypeAlias
 
 from sepnas.cost.simulator import Simulation, Span
 from sepnas.errors import PlanError
-from sepnas.plan.steps import CLIENT, Plan, Step, describe_step
+from sepnas.plan.plan import Plan
+from sepnas.plan.steps import CLIENT, Step, describe_step
 
-ActivityKind = Literal["compute", "merge", "send", "recv", "wait", "transfer"]
+ActivityKind = Literal["compute", "slice", "merge", "send", "recv", "wait", "transfer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def _of_message(activity: Activity, nbytes: Mapping[int, int], wires: Mapping[in
 def describe_activity(activity: Activity) -> str:
     """What an activity is, in a few words: ``device 0 computes block2``."""
     who, name = rank_name(activity.rank), activity.name
-    if activity.kind in ("compute", "merge") or activity.peer is None:
+    if activity.kind in ("compute", "slice", "merge") or activity.peer is None:
         return f"{who} {activity.kind}s {name}"
     peer = rank_name(activity.peer)
     return {

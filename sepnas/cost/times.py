@@ -8,7 +8,8 @@ from functools import lru_cache
 from sepnas.cost.identity_key import Same
 from sepnas.cost.operator_model import BetweenRows
 from sepnas.errors import SpecError
-from sepnas.plan.steps import Operator, Segment
+from sepnas.plan.operators import Operator
+from sepnas.plan.plan import Segment
 from sepnas.plan.wire import CONVERTED, UNCONVERTED, WireFormat
 from sepnas.spec.cluster import Cluster, Device
 from sepnas.spec.device_profile import DeviceProfile, ExchangeCosts

@@ -7,7 +7,8 @@ from typing import Literal, TypeAlias
 
 from sepnas.cost.times import DeviceTimes, times_of
 from sepnas.errors import PlanError
-from sepnas.plan.steps import CLIENT, Compute, Merge, Plan, Recv, Send, Step
+from sepnas.plan.plan import Plan
+from sepnas.plan.steps import CLIENT, Compute, Merge, Recv, Send, Slice, Step
 from sepnas.plan.wire import FRAME_HEADER_BYTES, UNCONVERTED, WireFormat, payload_bytes
 from sepnas.spec.cluster import Cluster
 
@@ -52,6 +53,7 @@ class Work:
         self.plan, self.cluster, self.batch, self.with_tasks = plan, cluster, batch, with_tasks
         times = times_of(cluster)[: plan.num_devices]
         self.messages: list[Posted] = []
+        self._input_wires = {piece.tag: piece.wire for port in plan.inputs for piece in port.pieces}
         # a receiver turns back what the sender chose; where nobody pays for it nobody needs to know
         self._sends = _sends_of(plan) if any(each.exchange for each in times) else None
         self.devices = [self._device_work(rank, each) for rank, each in enumerate(times)]
@@ -79,14 +81,13 @@ class Work:
                     spent_s += times.resume_s
                     seconds = spent_s
             elif isinstance(step, Send):
-                (first, last), (top, bottom) = step.region.channels, step.region.rows
-                num_values = (last - first) * (bottom - top) * shapes[step.tensor].width
+                num_values = step.region.num_values
                 nbytes = payload_bytes(num_values, step.wire, batch, step.scale is not None)
                 messages.append((step.tag, (rank, step.to), nbytes, step.tensor))
                 spent_s = 0.0 if sends is None else self._message_s(times, num_values, step.wire, nbytes, step.to)
                 legs.append((seconds + spent_s, step.tag, True))
                 seconds = 0.0
-            elif sends is not None:
+            elif sends is not None and isinstance(step, Merge):  # a slice is a view
                 spent_s = times.merge_s(batch * sum(shapes[name].num_values for name in step.inputs))
                 seconds += spent_s
             else:
@@ -101,7 +102,7 @@ class Work:
         """List a message that comes from the client; what taking any takes of the computing thread."""
         num_values = self.plan.shapes[rank][step.tensor].num_values
         sent = self._sends.get(step.tag) if self._sends else None
-        wire = sent.wire if sent else UNCONVERTED
+        wire = sent.wire if sent else self._input_wires.get(step.tag, UNCONVERTED)
         nbytes = payload_bytes(num_values, wire, self.batch, sent is not None and sent.scale is not None)
         if step.source == CLIENT:
             self.messages.append((step.tag, (CLIENT, rank), nbytes, step.tensor))
@@ -126,7 +127,7 @@ def _note(step: Step, spent_s: float, tasks: list[list[Task]]) -> None:
         tasks.append([])
     if isinstance(step, Compute):
         tasks[-1].append(("compute", step.segment, spent_s))
-    elif spent_s:
+    elif spent_s and not isinstance(step, Slice):
         doing: Doing = "merge" if isinstance(step, Merge) else "convert"
         tasks[-1].append((doing, step.output if isinstance(step, Merge) else step.tensor, spent_s))
     if isinstance(step, Send):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from sepnas.deploy.certificates import DEFAULT_VALIDITY_DAYS
+from sepnas.deploy.plan_fit import check_fits
 from sepnas.deploy.services import Service
 from sepnas.deploy.writer import DeploymentWriter, Progress
 from sepnas.deployment.engines.kind import EngineKind
@@ -24,6 +25,7 @@ from sepnas.deployment.engines.registry import engine_names, exact_engines
 from sepnas.deployment.engines.registry import engines as all_engines
 from sepnas.deployment.manifest import MANIFEST_NAME, ImageInput, Manifest, OnMissing
 from sepnas.errors import DeploymentError, SpecError, StorageError
+from sepnas.plan.plan import Plan
 from sepnas.separable.architecture import Architecture
 from sepnas.spec.document import short
 from sepnas.spec.figures import Fit
@@ -56,11 +58,13 @@ def export_deployment(
     on_missing: OnMissing = "strict",
     services: Sequence[Service] = (),
     progress: Progress | None = None,
+    plan: Plan | None = None,
 ) -> Manifest:
     """Cut a network by its plan and write the deployment ``out_dir``.
 
     Args:
-        network: the trained network; its architecture and policy decide the plan.
+        network: the trained network.
+        plan: what the devices do; that of the network's architecture and policy by default.
         classes: the classes' names, in the order of the logits.
         mean, std: what training normalised with, one number for each channel, for values in 0..1.
         resize: how training scaled images of another size, which ``infer`` and ``serve`` then do too; None: not at all.
@@ -87,13 +91,15 @@ def export_deployment(
     chosen = _engine_kinds(engines)
     if not all(kind.exact for kind in chosen):
         _check_calibration(network.architecture, calibration_NCHW)
+    if plan is not None:
+        check_fits(plan, network)
     was_training = network.training
     network.eval()
     try:
         with _writing(Path(out_dir), force) as folder:
             writer = DeploymentWriter(
                 network, folder, name, validity_days, progress or _silent, chosen, tuple(services),
-                calibration_NCHW,
+                calibration_NCHW, plan,
             )  # fmt: skip
             return writer.write(tuple(classes), image, hosts, on_missing)
     finally:

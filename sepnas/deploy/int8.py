@@ -21,12 +21,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from sepnas.deploy.onnx_graphs import with_weights
+from sepnas.deploy.onnx_graphs import rename, with_weights
+from sepnas.deploy.playthrough import PlannedNetwork, segment_inputs
 from sepnas.deployment.manifest import SHARD_NAME, ShardManifest, device_folder
 from sepnas.deployment.onnx_session import open_session
 from sepnas.errors import DeploymentError, StorageError
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.plan.steps import Compute, Plan
+from sepnas.plan.plan import Plan
+from sepnas.plan.steps import Compute
 from sepnas.separable.build import build_plan
 
 _OPERATORS = ["Conv", "Add", "Relu"]
@@ -42,37 +44,35 @@ class Int8Calibration:
     ``images_BCHW`` are normalised; of a large network only as many are used as memory is bounded for, 8 at least.
     """
 
-    def __init__(self, network: SeparableResNeXt, plan: Plan, images_BCHW: Tensor) -> None:
+    def __init__(self, network: PlannedNetwork, plan: Plan, images_BCHW: Tensor) -> None:
         self._network, self._plan = network, plan
         per_image = max(_input_bytes(plan, rank) for rank in range(plan.num_devices))
         self._images_BCHW = images_BCHW[: max(8, _MAX_INPUT_BYTES // per_image)]
-        self._rank, self._inputs = -1, dict[str, Tensor]()
+        self._rank, self._inputs = -1, dict[str, dict[str, Tensor]]()
 
-    def inputs(self, rank: int, segment: str) -> Tensor:
-        """What this segment of the device takes, ``(B, *shape)``; kept until another device is asked for."""
+    def inputs(self, rank: int, segment: str) -> dict[str, Tensor]:
+        """What this segment of the device takes, ``(B, *shape)``, by name; kept until another device is asked for."""
         if rank != self._rank:
             self._rank, self._inputs = rank, self._record(rank)
         return self._inputs[segment]
 
-    @torch.no_grad()
-    def _record(self, rank: int) -> dict[str, Tensor]:
-        found: dict[str, list[Tensor]] = {}
-        hooks = []
-        for segment in self._plan.segments[rank].values():
-            taken = found.setdefault(segment.name, [])
-            first = self._network.segment(rank, segment.layers[:1])[0]
-            hooks.append(first.register_forward_pre_hook(lambda _, given, taken=taken: taken.append(given[0])))
-        try:
-            for images_BCHW in torch.split(self._images_BCHW, _BATCH):
-                self._network(images_BCHW)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return {name: torch.cat(parts) for name, parts in found.items() if parts}
+    def _record(self, rank: int) -> dict[str, dict[str, Tensor]]:
+        [image] = self._plan.inputs
+        parts = [
+            segment_inputs(self._plan, self._network, {image.name: images_BCHW}, rank)
+            for images_BCHW in torch.split(self._images_BCHW, _BATCH)
+        ]
+        return {
+            segment: {name: torch.cat([part[segment][name] for part in parts]) for name in taken}
+            for segment, taken in parts[0].items()
+        }
 
 
-def int8_graph(graph: bytes, weights: Sequence[Tensor], inputs_BCHW: Tensor) -> bytes:
-    """The ``.int8.onnx`` file of a segment: its fp32 graph with these weights, quantised in it, for such inputs."""
+def int8_graph(graph: bytes, weights: Sequence[Tensor], inputs: Mapping[str, Tensor]) -> bytes:
+    """The ``.int8.onnx`` file of a segment: its fp32 graph with these weights, quantised in it, for such inputs.
+
+    ``inputs`` are by their names in the graph, ``(B, *shape)`` each.
+    """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
@@ -81,7 +81,7 @@ def int8_graph(graph: bytes, weights: Sequence[Tensor], inputs_BCHW: Tensor) -> 
         onnx.save(with_weights(graph, weights), whole)
         _fuse(whole, fused)
         quantize_static(
-            fused, quantised, _Batches(_input_name(fused), inputs_BCHW), quant_format=QuantFormat.QDQ,
+            fused, quantised, _Batches(inputs), quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_OPERATORS, per_channel=True,
             # unsigned ones begin at the zero that a ReLU cuts at: it needs no operator, and all others fuse
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
@@ -135,9 +135,13 @@ class _Graph(nn.Module):
 class _Batches:
     """Inputs as onnxruntime's calibration takes them."""
 
-    def __init__(self, name: str, inputs_BCHW: Tensor) -> None:
+    def __init__(self, inputs: Mapping[str, Tensor]) -> None:
+        parts = {name: torch.split(tensor, _BATCH) for name, tensor in inputs.items()}
         self._left: Iterator[dict[str, npt.NDArray[Any]]] = iter(
-            [{name: np.ascontiguousarray(part.numpy())} for part in torch.split(inputs_BCHW, _BATCH)]
+            [
+                {name: np.ascontiguousarray(part.numpy()) for name, part in zip(parts, each, strict=True)}
+                for each in zip(*parts.values(), strict=True)
+            ]
         )
 
     def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
@@ -146,15 +150,8 @@ class _Batches:
 
 def _input_bytes(plan: Plan, rank: int) -> int:
     """Of all inputs of a device's segments, for one image in fp32."""
-    inputs = {step.segment: step.inputs[0] for step in plan.programs[rank] if isinstance(step, Compute)}
-    return sum(4 * plan.shapes[rank][name].num_values for name in inputs.values())
-
-
-def _input_name(path: str) -> str:
-    import onnx
-
-    name: str = onnx.load(path).graph.input[0].name
-    return name
+    inputs = {step.segment: step.inputs for step in plan.programs[rank] if isinstance(step, Compute)}
+    return sum(4 * plan.shapes[rank][name].num_values for names in inputs.values() for name in names)
 
 
 def _fuse(source: str, target: str) -> None:
@@ -178,16 +175,12 @@ def _tidy(model: Any) -> None:
     used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
     for tensor in [each for each in graph.initializer if each.name not in used]:
         graph.initializer.remove(tensor)
-    values = [*graph.initializer, *graph.input]
-    names = {value.name: f"c{index}" for index, value in enumerate(values)}
-    for index, node in enumerate(graph.node):
-        node.name = f"n{index}"
-        names |= {name: f"n{index}.{place}" for place, name in enumerate(node.output)}
+    constants = {tensor.name: f"c:{index}" for index, tensor in enumerate(graph.initializer)}
+    for tensor in graph.initializer:
+        tensor.name = constants[tensor.name]
     for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names[name] for name in node.output]
-    for value in (*values, *graph.output):
-        value.name = names[value.name]
+        node.input[:] = [constants.get(name, name) for name in node.input]
+    rename(graph, [value.name for value in graph.input], [value.name for value in graph.output])
     del graph.value_info[:], model.metadata_props[:]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch.export import ExportedProgram
 from sepnas.deployment.manifest import WEIGHTS_NAME
 from sepnas.deployment.onnx_session import open_session, weight_name
 from sepnas.errors import DeploymentError
-from sepnas.plan.steps import Shape
+from sepnas.plan.shapes import Shape
 
 if TYPE_CHECKING:
     from sepnas.deploy.segments import ExportedSegment
@@ -32,18 +32,19 @@ TOLERANCE = 1e-4
 
 def onnx_file(segment: ExportedSegment) -> bytes:
     """The ``.onnx`` file of a segment, which has been run once."""
-    graph = onnx_graph(segment.program)
-    check_onnx(graph, segment.example, segment.weights, segment.outputs)
+    graph = onnx_graph(segment.program, tuple(segment.inputs), tuple(segment.outputs))
+    check_onnx(graph, segment.inputs, segment.weights, tuple(segment.outputs.values()))
     return graph
 
 
-def onnx_graph(program: ExportedProgram) -> bytes:
-    """The ``.onnx`` file of a segment: its input is the batch, its initializers are the weights, in order."""
+def onnx_graph(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    """The ``.onnx`` file of a segment: its inputs and outputs by these names; its initializers are the weights."""
     with _quiet():
         exported = torch.onnx.export(program, dynamo=True, optimize=True, verbose=False)
     assert exported is not None
     model: Any = exported.model_proto
-    _take_weights_in(model.graph)
+    _take_weights_in(model.graph, len(inputs))
+    rename(model.graph, inputs, outputs)
     _forget_source(model)
     data: bytes = model.SerializeToString(deterministic=True)
     return data
@@ -55,7 +56,7 @@ def with_sizes(graph: bytes, shape: Shape, weights: Sequence[Tensor]) -> bytes:
 
     model = onnx.load_model_from_string(graph)
     _, *sizes = model.graph.input[0].type.tensor_type.shape.dim
-    for dim, size in zip(sizes, (shape.channels, shape.height, shape.width), strict=True):
+    for dim, size in zip(sizes, shape.dims, strict=True):
         dim.dim_value = size
     places = {weight_name(index): weight for index, weight in enumerate(weights)}
     for tensor in model.graph.initializer:
@@ -79,21 +80,38 @@ def with_weights(graph: bytes, weights: Sequence[Tensor]) -> Any:
     return model
 
 
-def check_onnx(graph: bytes, example: Tensor, weights: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+def check_onnx(
+    graph: bytes, examples: Mapping[str, Tensor], weights: Sequence[Tensor], expected: Sequence[Tensor]
+) -> None:
     """Run it once; :class:`DeploymentError` when it computes something else."""
     session = open_session(graph, [tensor.numpy() for tensor in weights], threads=1)
-    outputs = session.run(None, {session.get_inputs()[0].name: example.numpy()})
+    outputs = session.run(None, {name: example.numpy() for name, example in examples.items()})
     for found, wanted in zip(outputs, expected, strict=True):
         off = np.abs(found - wanted.numpy()).max(initial=0.0)
         if not off <= TOLERANCE * max(1.0, wanted.abs().max().item()):
             raise DeploymentError(f"a segment computes something else in onnxruntime: it is off by {off:.2g}")
 
 
-def _take_weights_in(graph: Any) -> None:
-    """All inputs but the first become initializers without data."""
+def rename(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Give inputs and outputs these names, and all that lies between numbers: names that are the same each time."""
+    names = {value.name: name for value, name in zip(graph.input, inputs, strict=True)}
+    names |= {tensor.name: tensor.name for tensor in graph.initializer}
+    ends = {value.name: name for value, name in zip(graph.output, outputs, strict=True)}
+    for index, node in enumerate(graph.node):
+        node.name = f"n{index}"
+        names |= {name: ends.get(name, f"{index}:{place}") for place, name in enumerate(node.output)}
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names[name] for name in node.output]
+    for value in (*graph.input, *graph.output):
+        value.name = names[value.name]
+
+
+def _take_weights_in(graph: Any, num_inputs: int) -> None:
+    """All inputs after the first become initializers without data."""
     from onnx import TensorProto
 
-    weights = list(graph.input)[1:]
+    weights = list(graph.input)[num_inputs:]
     names = {weight.name: weight_name(index) for index, weight in enumerate(weights)}
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]

@@ -2,7 +2,7 @@
 
 Engines read different files (:mod:`sepnas.deployment.engines`): a ``.pt2`` is torch's, an ``.onnx`` onnxruntime's.
 
-Each segment is exported as a *function* ``f(x, weights)``, so equal layers of different devices have equal
+Each segment is exported as a *function* ``f(inputs, weights)``, so equal layers of different devices have equal
 graphs: they are exported once. Sample inputs and source locations are left out: a ``.pt2`` of a deployment
 holds nothing that would have to be unpickled and nothing of the machine on which it was made.
 """
@@ -10,6 +10,7 @@ holds nothing that would have to be unpickled and nothing of the machine on whic
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,7 +22,7 @@ from torch.export import Dim, ExportedProgram
 from sepnas.deployment.engines.kind import late
 from sepnas.deployment.engines.registry import engines as all_engines
 from sepnas.errors import DeploymentError
-from sepnas.plan.steps import Shape
+from sepnas.plan.shapes import Shape
 
 MAX_BATCH = 4096
 _SOURCE_KEYS = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node")
@@ -34,8 +35,8 @@ class _Function(nn.Module):
         super().__init__()
         self.__dict__["module"] = module  # past nn.Module: these weights must not become part of the export
 
-    def forward(self, x_BCHW: Tensor, weights: dict[str, Tensor]) -> Tensor | tuple[Tensor, ...]:
-        out: Tensor | tuple[Tensor, ...] = torch.func.functional_call(self.__dict__["module"], weights, (x_BCHW,))
+    def forward(self, inputs: tuple[Tensor, ...], weights: dict[str, Tensor]) -> Tensor | tuple[Tensor, ...]:
+        out: Tensor | tuple[Tensor, ...] = torch.func.functional_call(self.__dict__["module"], weights, inputs)
         return out
 
 
@@ -51,15 +52,15 @@ def segment_weights(module: nn.Module) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class ExportedSegment:
-    """A segment as engines make their graphs from it: the program takes ``example`` and the weights, in order.
+    """A segment as engines make their graphs from it: the program takes example ``inputs`` and the weights, in order.
 
-    ``outputs`` are what the layers themselves give for the example, to check a graph by.
+    ``outputs`` are what the layers themselves give for the inputs, to check a graph by; both are by name.
     """
 
     program: ExportedProgram
-    example: Tensor
+    inputs: dict[str, Tensor]
     weights: list[Tensor]
-    outputs: tuple[Tensor, ...]
+    outputs: dict[str, Tensor]
 
 
 @dataclass
@@ -70,31 +71,58 @@ class SegmentExporter:
     _known: ClassVar[dict[object, dict[str, bytes]]] = {}
     """All that this process has exported: a graph takes a second, and networks of a family share most."""
 
-    def export(self, module: nn.Module, shape: Shape) -> dict[str, bytes]:
-        """The file of a segment that takes one ``(B, *shape)`` tensor, for each engine; any batch size."""
-        weights = segment_weights(module)
-        key = (self.engines, repr(module), shape, tuple((name, tuple(w.shape), w.dtype) for name, w in weights.items()))
+    def export(
+        self,
+        module: nn.Module,
+        inputs: Mapping[str, Shape],
+        outputs: Sequence[str],
+        weights: dict[str, Tensor] | None = None,
+    ) -> dict[str, bytes]:
+        """The file of a segment for each engine; any batch size.
+
+        Args:
+            module: takes one ``(B, *shape)`` tensor for each input, in order; gives a tensor, or a tuple of several.
+            inputs, outputs: their names in the graph, and the shape of each input.
+            weights: the module's tensors in the order in which the graph takes them; by default the module's own.
+        """
+        weights = segment_weights(module) if weights is None else weights
+        sizes = tuple((name, tuple(w.shape), w.dtype) for name, w in weights.items())
+        key = (self.engines, repr(module), tuple(inputs.items()), tuple(outputs), sizes)
         if key not in self._known:
-            self._known[key] = _export(module, weights, shape, self.engines)
+            self._known[key] = _export(module, weights, inputs, outputs, self.engines)
         return self._known[key]
 
 
 @torch.no_grad()
-def _export(module: nn.Module, weights: dict[str, Tensor], shape: Shape, engines: tuple[str, ...]) -> dict[str, bytes]:
+def _export(
+    module: nn.Module,
+    weights: dict[str, Tensor],
+    inputs: Mapping[str, Shape],
+    outputs: Sequence[str],
+    engines: tuple[str, ...],
+) -> dict[str, bytes]:
     module = module.eval()
-    example = torch.randn(2, shape.channels, shape.height, shape.width)
-    dynamic = ({0: Dim("batch", min=1, max=MAX_BATCH)}, dict.fromkeys(weights))
-    program = torch.export.export(_Function(module), (example, weights), dynamic_shapes=dynamic, strict=False)
-    outputs = module(example)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    exported = ExportedSegment(program, example, list(weights.values()), outputs)
+    examples = tuple(torch.randn(2, *shape.dims) for shape in inputs.values())
+    batch = Dim("batch", min=1, max=MAX_BATCH)
+    dynamic = (tuple({0: batch} for _ in examples), dict.fromkeys(weights))
+    program = torch.export.export(_Function(module), (examples, weights), dynamic_shapes=dynamic, strict=False)
+    found = module(*examples)
+    made = found if isinstance(found, tuple) else (found,)
+    if len(made) != len(outputs):
+        raise DeploymentError(f"a segment makes {len(made)} tensors, but its outputs are {', '.join(outputs)}")
+    exported = ExportedSegment(
+        program,
+        dict(zip(inputs, examples, strict=True)),
+        list(weights.values()),
+        dict(zip(outputs, made, strict=True)),
+    )
     return {name: late(all_engines()[name].export)(exported) for name in engines}
 
 
 def torch_file(segment: ExportedSegment) -> bytes:
     """The ``.pt2`` file of a segment."""
-    found = segment.program.graph_module(segment.example, *segment.weights)
-    if len(found) != len(segment.outputs) or not all(map(torch.equal, found, segment.outputs)):
+    found = segment.program.graph_module(*segment.inputs.values(), *segment.weights)
+    if len(found) != len(segment.outputs) or not all(map(torch.equal, found, segment.outputs.values())):
         raise DeploymentError("a segment does not compute what its layers compute once it is exported")
     _forget_source(segment.program)
     file = io.BytesIO()
@@ -104,9 +132,32 @@ def torch_file(segment: ExportedSegment) -> bytes:
 
 def _forget_source(program: ExportedProgram) -> None:
     program._example_inputs = None
+    if hasattr(program, "_guards_code"):  # that batches of several inputs are equal is checked where they are made
+        program._guards_code = []
     for node in program.graph.nodes:
         for key in _SOURCE_KEYS:
             node.meta.pop(key, None)
+
+
+def weights_of(module: nn.Module, network: nn.Module, names: Sequence[str]) -> dict[str, str]:
+    """How ``module``, a part of ``network``, calls the network's tensors of these names, in their order.
+
+    Raises :class:`DeploymentError` for one that is no tensor of the module.
+    """
+    own = {id(tensor): key for key, tensor in _tensors(module)}
+    found = {}
+    for name, tensor in _tensors(network):
+        if id(tensor) in own:
+            found[name] = own[id(tensor)]
+    for name in names:
+        if name not in found:
+            raise DeploymentError(f"the plan takes the weight '{name}', which its layers do not have")
+    return {name: found[name] for name in names}
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
 
 
 def weights_file(weights: dict[str, Tensor]) -> bytes:

@@ -11,27 +11,32 @@ from torch import Tensor, nn
 
 from sepnas.deploy.certificates import AUTHORITY_VALIDITY_DAYS, Credential, issue, make_authority
 from sepnas.deploy.int8 import Int8Calibration
-from sepnas.deploy.segments import SegmentExporter, segment_weights, weights_file
+from sepnas.deploy.segments import SegmentExporter, segment_weights, weights_file, weights_of
 from sepnas.deploy.services import DeviceService, Service
 from sepnas.deployment.engines.kind import EngineKind, late
 from sepnas.deployment.engines.registry import engines as all_engines
 from sepnas.deployment.manifest import (
     MANIFEST_NAME,
+    PLAN_NAME,
     SHARD_NAME,
     WEIGHTS_NAME,
     FileEntry,
     ImageInput,
     Manifest,
     OnMissing,
-    SegmentData,
+    SegmentFiles,
     ShardManifest,
     canonical_digest,
     certificate_name,
     device_folder,
 )
-from sepnas.deployment.serial import message_to_data, messages_of, program_to_data, shape_to_data
+from sepnas.deployment.serial import messages_of
 from sepnas.deployment.verify import KEY_NAME, file_entry
-from sepnas.plan.steps import CLIENT, Compute, Merge, Shape
+from sepnas.plan.document import save_plan
+from sepnas.plan.plan import Plan, Segment
+from sepnas.plan.serial import message_to_data, port_to_data, program_to_data, shape_to_data
+from sepnas.plan.shapes import Shape
+from sepnas.plan.steps import CLIENT, Compute, Merge
 from sepnas.separable.build import build_plan
 from sepnas.spec.hosts import Hosts
 
@@ -55,10 +60,11 @@ class DeploymentWriter:
         engines: tuple[EngineKind, ...],
         services: tuple[Service, ...] = (),
         calibration_BCHW: Tensor | None = None,
+        plan: Plan | None = None,
     ) -> None:
         self.network, self.folder, self.name = network, folder, name
         self.validity_days, self.progress = validity_days, progress
-        self.plan = build_plan(network.architecture)
+        self.plan = build_plan(network.architecture) if plan is None else plan
         self.exporter = SegmentExporter(tuple(dict.fromkeys(kind.graphs for kind in engines if kind.exact)))
         self.quantised = tuple(kind for kind in engines if not kind.exact)
         self.engines, self.services = engines, services
@@ -85,6 +91,7 @@ class DeploymentWriter:
         self._write(f"authority/{KEY_NAME}", authority.key_pem(), 0o600)
         hosts = hosts or Hosts.local(self.plan.num_devices)
         hosts.save(self.folder / "hosts.yaml")
+        save_plan(self.plan, self.folder / PLAN_NAME)
         manifest = self._manifest(deployment_id, classes, image, on_missing)
         manifest.save(self.folder / MANIFEST_NAME)
         self._write_services(hosts)
@@ -100,33 +107,36 @@ class DeploymentWriter:
             architecture=self.network.architecture,
             classes=classes,
             input=image,
-            reader=self.plan.reader,
+            inputs=tuple(map(port_to_data, self.plan.inputs)),
+            outputs=tuple(map(port_to_data, self.plan.outputs)),
             payload_bytes=self.plan.payload_bytes(),
             on_missing=on_missing,
             messages=tuple(message_to_data(message) for message in self.plan.messages()),
             files=_entries(self.folder),
         ).seal()
 
-    def _write_tensors(self, rank: int) -> dict[str, SegmentData]:
+    def _write_tensors(self, rank: int) -> dict[str, SegmentFiles]:
         """Segments and weights of one device; a tensor that two segments share is stored once."""
-        segments: dict[str, SegmentData] = {}
+        segments: dict[str, SegmentFiles] = {}
         stored: dict[str, Tensor] = {}
-        place: dict[tuple[int, tuple[int, ...]], str] = {}
         for step in self.plan.programs[rank]:
             if not isinstance(step, Compute) or step.segment in segments:
                 continue
             segment = self.plan.segments[rank][step.segment]
             module = self.network.segment(rank, segment.layers)
-            names = []
-            for key, tensor in segment_weights(module).items():
-                name = place.setdefault((tensor.data_ptr(), tuple(tensor.shape)), f"{segment.name}.{key}")
-                stored[name] = tensor
-                names.append(name)
+            keys = weights_of(module, self.network, [weight.name for weight in segment.weights])
+            own = segment_weights(module)
+            stored |= {name: own[key] for name, key in keys.items()}
+            weights = {key: own[key] for key in keys.values()}
+            shapes = [self.plan.shapes[rank][name] for name in step.inputs]
+            inputs = dict(zip(segment.inputs, shapes, strict=True))
             files = {}
-            for engine, data in self._graphs(rank, segment.name, module, self.plan.shapes[rank][step.inputs[0]]):
+            for engine, data in self._graphs(rank, segment, module, inputs, weights):
                 files[engine] = f"segments/{segment.name}{all_engines()[engine].suffix}"
                 self._write(f"{device_folder(rank)}/{files[engine]}", data)
-            segments[segment.name] = SegmentData(files=files, layers=segment.layers, weights=tuple(names))
+            segments[segment.name] = SegmentFiles(
+                files=files, layers=segment.layers, inputs=segment.inputs, outputs=segment.outputs, weights=tuple(keys)
+            )
             self._step(f"{device_folder(rank)}: {segment.name}")
         merges = self.network.merge_weights(rank)
         needed = [s.parameter for s in self.plan.programs[rank] if isinstance(s, Merge) and s.parameter]
@@ -136,16 +146,20 @@ class DeploymentWriter:
         self._write(f"{device_folder(rank)}/{WEIGHTS_NAME}", weights_file(stored))
         return segments
 
-    def _graphs(self, rank: int, segment: str, module: nn.Module, shape: Shape) -> Iterator[tuple[str, bytes]]:
+    def _graphs(
+        self, rank: int, segment: Segment, module: nn.Module, inputs: dict[str, Shape], weights: dict[str, Tensor]
+    ) -> Iterator[tuple[str, bytes]]:
         """The segment's file for each engine that has its own."""
-        graphs = self.exporter.export(module, shape)
+        graphs = self.exporter.export(module, inputs, segment.outputs, weights)
         yield from graphs.items()
         for kind in self.quantised:
             assert self.calibration is not None
             base = kind.quantised_from
-            exact = graphs.get(base) or SegmentExporter((base,)).export(module, shape)[base]
-            weights = list(segment_weights(module).values())
-            yield kind.name, late(kind.export)(exact, weights, self.calibration.inputs(rank, segment))
+            exact = graphs.get(base)
+            if exact is None:
+                exact = SegmentExporter((base,)).export(module, inputs, segment.outputs, weights)[base]
+            taken = self.calibration.inputs(rank, segment.name)
+            yield kind.name, late(kind.export)(exact, list(weights.values()), taken)
 
     def _identify(self) -> str:
         """What makes two deployments the same: architecture, programs, weights, graphs; not the certificates."""
@@ -158,7 +172,7 @@ class DeploymentWriter:
             }
         )
 
-    def _shard(self, rank: int, deployment_id: str, segments: dict[str, SegmentData]) -> ShardManifest:
+    def _shard(self, rank: int, deployment_id: str, segments: dict[str, SegmentFiles]) -> ShardManifest:
         plan = self.plan
         return ShardManifest(
             deployment_id=deployment_id,
@@ -168,7 +182,7 @@ class DeploymentWriter:
             shapes={name: shape_to_data(shape) for name, shape in plan.shapes[rank].items()},
             messages=tuple(message_to_data(message) for message in messages_of(plan, rank)),
             segments=segments,
-            answer=shape_to_data(plan.answer),
+            fallbacks=tuple(p.tag for port in plan.outputs for p in port.fallbacks if p.device == rank),
             files=_entries(self.folder / device_folder(rank)),
         ).seal()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -16,9 +17,18 @@ from typing_extensions import Self
 
 from sepnas.deployment.engines.registry import engines, graph_engines
 from sepnas.errors import DeploymentError
-from sepnas.plan.wire import LEVELS, WireFormat
+from sepnas.plan.data import (
+    MAX_TENSOR_VALUES,
+    MessageData,
+    PieceData,
+    PortData,
+    PortNames,
+    SegmentName,
+    ShapeData,
+    StepData,
+    Tag,
+)
 from sepnas.separable.architecture import Architecture
-from sepnas.separable.layers import has_head
 from sepnas.spec.document import Document, Part
 from sepnas.spec.figures import (
     MAX_CLASSES,
@@ -27,16 +37,16 @@ from sepnas.spec.figures import (
     Fit,
     Index,
     NumDevices,
-    RankOrClient,
     Sha256,
 )
 from sepnas.spec.reading import parse_data, read_document
 
 MANIFEST_NAME = "manifest.json"
 SHARD_NAME = "shard.json"
+PLAN_NAME = "plan.json"
 WEIGHTS_NAME = "weights.safetensors"
 
-MAX_PASS_VALUES = 1 << 30
+MAX_PASS_VALUES = MAX_TENSOR_VALUES
 """Values of all tensors that a segment makes of one sample; bounds what a graph can make a device allocate."""
 
 if TYPE_CHECKING:
@@ -50,11 +60,6 @@ OnMissing = Literal["strict", "degrade"]
 
 RelativePath = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
 """Names below the folder only: no component starts with a dot, so none is ``..``."""
-
-Count = Annotated[int, Field(gt=0, le=1 << 20, strict=True)]
-Name = Annotated[str, Field(max_length=500)]
-Tag = Annotated[int, Field(ge=0, lt=1 << 32, strict=True)]
-Bounds = tuple[Index, Index]
 
 
 class FileEntry(Part):
@@ -94,92 +99,14 @@ class ImageInput(Part):
         return data
 
 
-class ShapeData(Part):
-    channels: Count
-    height: Count = 1
-    width: Count = 1
-
-    @model_validator(mode="after")
-    def _not_too_large(self) -> Self:
-        if self.channels * self.height * self.width > MAX_PASS_VALUES:
-            raise ValueError(
-                f"has {self.channels * self.height * self.width:,} values; a tensor has at most {MAX_PASS_VALUES:,}"
-            )
-        return self
-
-
-class ComputeData(Part):
-    step: Literal["compute"] = "compute"
-    segment: str
-    inputs: Annotated[tuple[str, ...], Field(min_length=1)]
-    output: str
-
-
-class MaybeScaled(Part):
-    """What may name a learned scale; one without is written as before there were any."""
-
-    scale: str | None = None
-
-    @model_validator(mode="after")
-    def _levels_to_scale(self) -> Self:
-        wire = getattr(self, "wire", None)  # declared where it stands in the file
-        if self.scale is not None and wire not in LEVELS:
-            raise ValueError(f"`scale` is {self.scale!r}, but {wire} has no levels")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _leave_out_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        data: dict[str, Any] = handler(self)
-        if self.scale is None:
-            data.pop("scale", None)
-        return data
-
-
-class SendData(MaybeScaled):
-    step: Literal["send"] = "send"
-    tensor: str
-    channels: Bounds
-    rows: Bounds
-    wire: WireFormat
-    to: RankOrClient
-    tag: Tag
-
-
-class RecvData(Part):
-    step: Literal["recv"] = "recv"
-    tag: Tag
-    source: RankOrClient
-    tensor: str
-
-
-class MergeData(Part):
-    step: Literal["merge"] = "merge"
-    kind: Literal["mean", "weighted", "sum", "concat", "paste"]
-    inputs: Annotated[tuple[str, ...], Field(min_length=1)]
-    output: str
-    parameter: str | None = None
-
-
-StepData = Annotated[ComputeData | SendData | RecvData | MergeData, Field(discriminator="step")]
-
-
-class MessageData(MaybeScaled):
-    """One message of the plan; ``shape`` is one sample of what it carries; rank -1 is the client."""
-
-    tag: Tag
-    source: RankOrClient
-    destination: RankOrClient
-    tensor: str
-    shape: ShapeData
-    wire: WireFormat
-
-
-class SegmentData(Part):
-    """A segment's graph in a file for each engine, and the tensors of ``weights.safetensors`` in the order in which it
-    takes them."""
+class SegmentFiles(Part):
+    """A segment's graph in a file for each engine, the names of its inputs and outputs, and the tensors of
+    ``weights.safetensors`` in the order in which it takes them."""
 
     files: Annotated[dict[GraphEngine, RelativePath], Field(min_length=1)]
     layers: tuple[str, ...]
+    inputs: PortNames = ("x",)
+    outputs: PortNames = ("y",)
     weights: tuple[str, ...]
 
 
@@ -218,19 +145,21 @@ class Manifest(SealedDocument):
     """The top of a deployment. ``files`` lists every other file of it.
 
     ``on_missing`` is what its clients ask of the devices unless they say otherwise.
+    ``inputs`` and ``outputs`` say which device is sent which region of the input, and which one answers.
     ``payload_bytes`` is what the devices exchange for one image, without the frame headers;
     ``messages`` are all messages of the plan, those from and to the client too.
     """
 
     format_name: ClassVar[str] = "sepnas.manifest"
-    current_version: ClassVar[int] = 2
+    current_version: ClassVar[int] = 3
 
     name: Annotated[str, Field(min_length=1)]
     deployment_id: Sha256
     architecture: Architecture
     classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=MAX_CLASSES)]
     input: ImageInput
-    reader: Index
+    inputs: tuple[PortData, ...]
+    outputs: tuple[PortData, ...]
     payload_bytes: Index
     on_missing: OnMissing = "strict"
     messages: tuple[MessageData, ...]
@@ -243,36 +172,67 @@ class Manifest(SealedDocument):
                 f"`classes` must name {self.architecture.num_classes} classes (`architecture.num_classes`), "
                 f"got {len(self.classes)}"
             )
-        answers = [message for message in self.messages if message.destination == -1]
-        if len(answers) != 1 or all(message.source != -1 for message in self.messages):
-            raise ValueError(
-                f"`messages` must hold the client's input and one answer to it, got {len(answers)} answers"
-            )
-        shape = answers[0].shape
-        if shape.channels * shape.height * shape.width != len(self.classes):
-            raise ValueError(f"the answer among `messages` must have {len(self.classes)} values, one for each class")
+        if [len(port.pieces) for port in self.outputs] != [1]:
+            raise ValueError("`outputs` must hold one output, sent by one device")
+        if self.outputs[0].shape.dims != (len(self.classes),):
+            raise ValueError(f"`outputs` must have {len(self.classes)} values, one for each class")
         outside = [m.tag for m in self.messages if max(m.source, m.destination) >= self.num_devices]
-        if outside or len({message.tag for message in self.messages}) < len(self.messages):
+        by_tag = {message.tag: message for message in self.messages}
+        if outside or len(by_tag) < len(self.messages):
             raise ValueError(f"`messages` must be between ranks below {self.num_devices}, each with a tag of its own")
-        if self.reader >= self.num_devices:
-            raise ValueError(f"`reader` is {self.reader}, but the ranks are 0..{self.num_devices - 1}")
+        self._check_ports(by_tag)
         return self
+
+    def _check_ports(self, messages: Mapping[int, MessageData]) -> None:
+        """The client's messages are those of the ports, and a fallback is a message of the device that it names."""
+        ways = {m.tag: (m.source, m.destination) for m in self.messages if -1 in (m.source, m.destination)}
+        told = {piece.tag: (-1, piece.device) for port in self.inputs for piece in port.pieces}
+        told |= {piece.tag: (piece.device, -1) for port in self.outputs for piece in port.pieces}
+        if ways != told:
+            raise ValueError("`messages` must be those that `inputs` and `outputs` list to and from the client")
+        for port in (*self.inputs, *self.outputs):
+            for piece in (*port.pieces, *port.fallbacks):
+                self._check_piece(port, piece, messages.get(piece.tag))
+
+    def _check_piece(self, port: PortData, piece: PieceData, message: MessageData | None) -> None:
+        dims = tuple(stop - start for start, stop in piece.region)
+        inside = len(piece.region) == len(port.shape.dims) and all(
+            start < stop <= size for (start, stop), size in zip(piece.region, port.shape.dims, strict=True)
+        )
+        if message is None or not inside or (message.shape.dims, message.wire) != (dims, piece.wire):
+            raise ValueError(f"`messages` must hold {piece.tag}, a piece of '{port.name}', in its shape and format")
+        if piece in port.fallbacks and message.source != piece.device:
+            raise ValueError(f"fallback {piece.tag} must be a message from device {piece.device}")
 
     @property
     def num_devices(self) -> int:
         return self.architecture.num_devices
 
     @property
+    def working(self) -> tuple[int, ...]:
+        """The devices that take part in a request: those that send or receive anything."""
+        ends = {rank for message in self.messages for rank in (message.source, message.destination)}
+        return tuple(sorted(ends - {-1}))
+
+    @property
+    def reader(self) -> int:
+        """The device that answers."""
+        return self.outputs[0].pieces[0].device
+
+    @property
     def heads(self) -> frozenset[int]:
-        """The devices that have the classifier and could answer by themselves."""
-        return frozenset(rank for rank in range(self.num_devices) if has_head(self.architecture, rank))
+        """The devices that hold an output and could answer by themselves."""
+        return frozenset(piece.device for port in self.outputs for piece in (*port.pieces, *port.fallbacks))
 
 
 class ShardManifest(SealedDocument):
-    """What one device runs: its steps, its tensors' shapes, its segments, the messages that touch it."""
+    """What one device runs: its steps, its tensors' shapes, its segments, the messages that touch it.
+
+    ``fallbacks`` are the tags of messages to a peer that the client may ask for as an output.
+    """
 
     format_name: ClassVar[str] = "sepnas.shard"
-    current_version: ClassVar[int] = 2
+    current_version: ClassVar[int] = 3
 
     deployment_id: Sha256
     rank: Index
@@ -280,8 +240,8 @@ class ShardManifest(SealedDocument):
     program: tuple[StepData, ...]
     shapes: dict[str, ShapeData]
     messages: tuple[MessageData, ...]
-    segments: dict[str, SegmentData]
-    answer: ShapeData
+    segments: dict[SegmentName, SegmentFiles]
+    fallbacks: tuple[Tag, ...] = ()
     files: dict[RelativePath, FileEntry]
 
     @model_validator(mode="after")

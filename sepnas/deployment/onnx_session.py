@@ -19,8 +19,8 @@ _ERRORS_ONLY = 3
 
 
 def weight_name(index: int) -> str:
-    """How a graph calls the weight that it takes in this place."""
-    return f"w{index}"
+    """How a graph calls the weight that it takes in this place; no input or output is called so."""
+    return f"w:{index}"
 
 
 def open_onnx(graph: SegmentGraph, threads: int) -> OpenGraph:

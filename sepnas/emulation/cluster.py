@@ -14,6 +14,7 @@ from typing import Literal
 from sepnas.cost.jitter import more_jitter
 from sepnas.cost.simulator import simulate
 from sepnas.deployment.manifest import Manifest, device_folder
+from sepnas.deployment.serial import deployed_plan
 from sepnas.deployment.verify import load_manifest
 from sepnas.emulation.link_check import Inside, LinkCheck, check_link, link_kinds
 from sepnas.emulation.link_shaping import Shaper
@@ -22,9 +23,9 @@ from sepnas.emulation.settings import emulations
 from sepnas.emulation.shared_clock import SharedClock
 from sepnas.errors import SpecError
 from sepnas.local.processes import Launch, LocalWorkers
-from sepnas.plan.steps import CLIENT, Plan
+from sepnas.plan.plan import Plan
+from sepnas.plan.steps import CLIENT
 from sepnas.runtime.client.session import Session
-from sepnas.separable.build import build_plan
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.emulation import Emulation, Shaping
 from sepnas.spec.hosts import Hosts, parse_address
@@ -71,7 +72,7 @@ def read_setting(
     ``jitter_s`` is added to each link's own.
     """
     manifest, described = load_manifest(deployment), more_jitter(Cluster.load(cluster), jitter_s)
-    plan = build_plan(manifest.architecture)
+    plan = deployed_plan(deployment)
     simulate(plan, described)  # refuses a cluster that does not fit
     why_not = None
     if shaping != "process":

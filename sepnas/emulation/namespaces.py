@@ -22,7 +22,8 @@ from typing_extensions import Self
 
 from sepnas.cost.routes import routes_of
 from sepnas.errors import ExchangeError
-from sepnas.plan.steps import CLIENT, Plan
+from sepnas.plan.plan import Plan
+from sepnas.plan.steps import CLIENT
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.emulation import Emulation
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from sepnas.cost.routes import Route, link_between, routes_of
 from sepnas.cost.work import Work
-from sepnas.plan.steps import CLIENT, Plan
+from sepnas.plan.plan import Plan
+from sepnas.plan.steps import CLIENT
 from sepnas.spec.cluster import Cluster, Link
 from sepnas.spec.emulation import EmulatedLink, EmulatedThreads, Emulation, Shaping
 

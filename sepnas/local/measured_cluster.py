@@ -17,7 +17,7 @@ from sepnas.cost.simulator import simulate
 from sepnas.cost.times import DeviceTimes
 from sepnas.measure.busy import Others
 from sepnas.measure.machine import DEFAULT_MEMORY_BYTES
-from sepnas.plan.steps import Plan
+from sepnas.plan.plan import Plan
 from sepnas.separable.architecture import Architecture, DevicePart
 from sepnas.separable.build import build_plan
 from sepnas.separable.patterns import point, ring

@@ -21,7 +21,7 @@ from sepnas.local.measured_cluster import BUSY_SHARE, busy_words, measure_local_
 from sepnas.local.processes import LocalWorkers
 from sepnas.measure.busy import Others
 from sepnas.measure.machine import usable_cores
-from sepnas.plan.steps import Plan
+from sepnas.plan.plan import Plan
 from sepnas.runtime.client.bench import BenchResult, bench
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.client.trace import Trace

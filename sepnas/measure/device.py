@@ -18,7 +18,7 @@ from sepnas.measure.machine import available_memory_bytes, measured_machine, war
 from sepnas.measure.operators import OperatorTimes, measure_operators
 from sepnas.measure.rounds import Stop, Tick
 from sepnas.measure.running import computing
-from sepnas.plan.steps import Operator
+from sepnas.plan.operators import Operator
 from sepnas.separable.layers import Layer
 from sepnas.spec.cluster import Cluster, Device
 from sepnas.spec.device_profile import DeviceProfile

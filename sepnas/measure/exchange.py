@@ -12,10 +12,11 @@ from sepnas.measure.fits import fit_costs
 from sepnas.measure.loopback import Ends, Loopback
 from sepnas.measure.machine import usable_cores
 from sepnas.measure.rounds import Stop, Tick, after_pause, measure_rounds, timed, timed_once
-from sepnas.plan.steps import Merge, Shape
+from sepnas.plan.merges import merge
+from sepnas.plan.shapes import Shape
+from sepnas.plan.steps import Merge
 from sepnas.plan.wire import CONVERTED, FRAME_HEADER_BYTES
 from sepnas.runtime.tensors.codec import Array, decode, encode
-from sepnas.runtime.tensors.merge import merge
 from sepnas.spec.device_profile import ConversionCosts, ExchangeCosts
 
 NUM_VALUES = (256, 2048, 16384, 65536)
@@ -68,7 +69,7 @@ def _conversions(stop: Stop, tick: Tick) -> tuple[float, ConversionCosts]:
     for wire in CONVERTED:
         for number in NUM_VALUES:
             tensor = _tensor(number)
-            payload, shape = encode(tensor, wire), Shape(*tensor.shape[1:])
+            payload, shape = encode(tensor, wire), Shape.chw(*tensor.shape[1:])
             runs.append(lambda tensor=tensor, wire=wire: encode(tensor, wire))  # type: ignore[misc]
             runs.append(lambda payload=payload, wire=wire, shape=shape: decode(payload, wire, shape))  # type: ignore[misc]
             columns += [[1.0, *(number * (each == wire) for each in CONVERTED)]] * 2
@@ -77,11 +78,15 @@ def _conversions(stop: Stop, tick: Tick) -> tuple[float, ConversionCosts]:
 
 
 def _merges(stop: Stop, tick: Tick) -> tuple[float, float]:
-    tensors = [_tensor(number) for number in NUM_VALUES]
-    runs: list[Callable[[], object]] = [lambda each=each: merge(_MERGE, [each, each]) for each in tensors]  # type: ignore[misc]
+    runs = [_merging(_tensor(number)) for number in NUM_VALUES]
     rounds = measure_rounds([after_pause(timed_once(run)) for run in runs], stop, tick)
     merge_s, per_value = fit_costs([[1.0, 2.0 * number] for number in NUM_VALUES], rounds.medians_s())
     return merge_s, per_value
+
+
+def _merging(tensor: Array) -> Callable[[], object]:
+    shape = Shape.chw(*tensor.shape[1:])
+    return lambda: merge(_MERGE, shape, [tensor, tensor])
 
 
 def _resuming(compute: Compute, stop: Stop, tick: Tick) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import product
 
-from sepnas.plan.steps import Operator
+from sepnas.plan.operators import Operator
 from sepnas.separable.architecture import Architecture, DevicePart
 from sepnas.separable.layers import Layer, device_layers
 

@@ -22,7 +22,8 @@ from sepnas.measure.probes import form_of, input_shape
 from sepnas.measure.rounds import Stop, Tick, measure_rounds, timed_once, until_half
 from sepnas.measure.running import running
 from sepnas.nets.blocks import Bottleneck, Head, Stem
-from sepnas.plan.steps import Operator, Shape
+from sepnas.plan.operators import Operator
+from sepnas.plan.shapes import Shape
 from sepnas.separable.layers import Layer
 
 _Numbers = npt.NDArray[np.float64]
@@ -54,6 +55,10 @@ class LayerChain(NamedTuple):
     @property
     def input_shape(self) -> Shape:
         return input_shape(self.operators[0])
+
+    @property
+    def num_outputs(self) -> int:
+        return 1
 
     @property
     def end_values(self) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from sepnas.measure.probes import SideBySide
 from sepnas.measure.rounds import Rounds, Stop, Tick, measure_rounds, timed_once, until_half
 from sepnas.measure.running import running
-from sepnas.plan.steps import Operator
+from sepnas.plan.operators import Operator
 from sepnas.spec.device_profile import OperatorTime
 
 LARGE_MACS = 4_000_000

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from sepnas.deploy.segments import SegmentExporter, segment_weights
 from sepnas.deployment.engines.kind import late
 from sepnas.deployment.engines.registry import engines
-from sepnas.deployment.manifest import SegmentData, ShapeData, ShardManifest
+from sepnas.deployment.manifest import SegmentFiles, ShardManifest
 from sepnas.deployment.verify import file_entry
 from sepnas.nets.blocks import conv_bn
-from sepnas.plan.steps import Operator, Shape
+from sepnas.plan.operators import Operator
+from sepnas.plan.shapes import Shape
 from sepnas.runtime.engines.shard import Shard
 from sepnas.runtime.tensors.codec import Array
 
@@ -37,6 +38,9 @@ class Probe(Protocol):
 
     @property
     def input_shape(self) -> Shape: ...
+
+    @property
+    def num_outputs(self) -> int: ...
 
     def module(self) -> nn.Module:
         """With random weights."""
@@ -60,6 +64,10 @@ class SideBySide(NamedTuple):
     def input_shape(self) -> Shape:
         return input_shape(self.operator)
 
+    @property
+    def num_outputs(self) -> int:
+        return self.copies
+
     def module(self) -> nn.Module:
         return _SideBySide([_operator_module(self.operator) for _ in range(self.copies)])
 
@@ -67,7 +75,7 @@ class SideBySide(NamedTuple):
 def noise(shape: Shape) -> Array:
     """One sample."""
     random = np.random.default_rng(0)
-    return random.standard_normal((1, shape.channels, shape.height, shape.width), dtype=np.float32)
+    return random.standard_normal((1, *shape.dims), dtype=np.float32)
 
 
 def form_of(each: Operator) -> tuple[str | int, ...]:
@@ -77,8 +85,8 @@ def form_of(each: Operator) -> tuple[str | int, ...]:
 
 def input_shape(each: Operator) -> Shape:
     if each.kind == "linear":
-        return Shape(1, 1, each.in_channels)
-    return Shape(each.in_channels, each.height * each.stride, each.width * each.stride)
+        return Shape.chw(1, 1, each.in_channels)
+    return Shape.chw(each.in_channels, each.height * each.stride, each.width * each.stride)
 
 
 class _SideBySide(nn.Module):
@@ -130,15 +138,16 @@ def write_probes(
     kind = engines()[engines()[engine].graphs]
     exporter, files = SegmentExporter((kind.name,)), {}
     graphs: dict[str, bytes] = {}
-    segments: dict[str, SegmentData] = {}
+    segments: dict[str, SegmentFiles] = {}
     weights: dict[str, Array] = {}
     for probe in dict.fromkeys(probes):
         if enough(len(segments)):
             break
         module, shape = probe.module().eval(), probe.input_shape
         segment, form, tensors = probe.name, probe.form, segment_weights(module)
+        outputs = tuple(f"y{index}" for index in range(probe.num_outputs))
         if form not in graphs:
-            graphs[form] = exporter.export(module, shape)[kind.name]
+            graphs[form] = exporter.export(module, {"x": shape}, outputs)[kind.name]
         stem, graph = form, graphs[form]
         if kind.with_sizes:
             stem, graph = segment, late(kind.with_sizes)(graph, shape, list(tensors.values()))
@@ -147,13 +156,13 @@ def write_probes(
             (folder / file).write_bytes(graph)
             files[file] = file_entry(folder / file)
         own = {f"{segment}.{name}": tensor.numpy() for name, tensor in tensors.items()}
-        segments[segment] = SegmentData(files={kind.name: file}, layers=(), weights=tuple(own))
+        segments[segment] = SegmentFiles(files={kind.name: file}, layers=(), outputs=outputs, weights=tuple(own))
         weights |= own
     manifest = ShardManifest(
         deployment_id="0" * 64, rank=0, num_devices=1, program=(), shapes={}, messages=(), segments=segments,
-        answer=ShapeData(channels=1), files=files,
+        files=files,
     )  # fmt: skip
-    return Shard(folder, manifest, (), {}, weights)
+    return Shard(folder, manifest, (), {}, weights, {})
 
 
 def _operator_module(each: Operator) -> nn.Module:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from sepnas.measure.probes import Probe, SideBySide, noise, write_probes
-from sepnas.plan.steps import Operator
+from sepnas.plan.operators import Operator
 from sepnas.runtime.engines.choice import make_engine
 
 _BLOCK = (

@@ -1,17 +1,19 @@
-"""Liveness: what cannot reach the answer is neither sent nor computed.
+"""Liveness: what cannot reach an output is neither sent nor computed.
 
 With one read-out device the last exchanges of the published policies are partly dead; dropping them leaves
-the answer as it is, bit for bit. This works on any plan; ``lower(architecture, live=True)`` writes none of it in the
-first place, which is what a search does.
+the outputs as they are, bit for bit. This works on any plan; ``lower(architecture, live=True)`` writes none of it in
+the first place, which is what a search does.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
-from sepnas.plan.steps import CLIENT, Compute, Merge, Plan, Recv, Segment, Send, Step
+from sepnas.plan.plan import Plan, Port, Segment
+from sepnas.plan.steps import CLIENT, Compute, Recv, Send, Step
 
 
 def prune(plan: Plan) -> Plan:
@@ -23,25 +25,35 @@ def prune(plan: Plan) -> Plan:
         if not all(live[rank]):
             kept = [step for step, is_live in zip(program, live[rank], strict=True) if is_live]
             steps, used = _join_segments(kept, used)
-            known = {name: known[name] for name in _tensors(steps)}
+            known = {name: known[name] for step in steps for name in step.writes}
         programs.append(steps)
         segments.append(used)
         shapes.append(known)
-    return Plan(tuple(programs), tuple(segments), tuple(shapes), plan.reader, plan.answer)
+    kept_tags = {step.tag for program in programs for step in program if isinstance(step, Send | Recv)}
+    return Plan(
+        tuple(programs),
+        tuple(segments),
+        tuple(shapes),
+        inputs=tuple(_without_dead(port, kept_tags) for port in plan.inputs),
+        outputs=tuple(_without_dead(port, kept_tags) for port in plan.outputs),
+        even=plan.even,
+    )
+
+
+def _without_dead(port: Port, tags: set[int]) -> Port:
+    """The port without the pieces that are no longer sent."""
+    pieces = tuple(piece for piece in port.pieces if piece.tag in tags)
+    fallbacks = tuple(piece for piece in port.fallbacks if piece.tag in tags)
+    return replace(port, pieces=pieces, fallbacks=fallbacks)
 
 
 def devices_used(plan: Plan) -> tuple[int, ...]:
-    """The ranks that do any work that the answer needs, in order; the plan may be pruned already, or not."""
+    """The ranks that do any work that an output needs, in order; the plan may be pruned already, or not."""
     return tuple(rank for rank, live in enumerate(_live_steps(plan)) if any(live))
 
 
-def _tensors(steps: tuple[Step, ...]) -> list[str]:
-    """The names that a program gives to tensors."""
-    return [step.tensor if isinstance(step, Recv) else step.output for step in steps if not isinstance(step, Send)]
-
-
 def _live_steps(plan: Plan) -> list[list[bool]]:
-    """For each rank and step whether the answer depends on it: walked backwards from the sends to the client."""
+    """For each rank and step whether an output depends on it: walked backwards from the sends to the client."""
     producer: list[dict[str, int]] = []
     sender: dict[int, tuple[int, int]] = {}
     todo: list[tuple[int, int]] = []
@@ -53,7 +65,7 @@ def _live_steps(plan: Plan) -> list[list[bool]]:
                 if step.to == CLIENT:
                     todo.append((rank, index))
             else:
-                made[step.tensor if isinstance(step, Recv) else step.output] = index
+                made.update(dict.fromkeys(step.writes, index))
         producer.append(made)
     live = [[False] * len(program) for program in plan.programs]
     while todo:
@@ -65,11 +77,9 @@ def _live_steps(plan: Plan) -> list[list[bool]]:
         if isinstance(step, Recv):
             if step.source != CLIENT:
                 todo.append(sender[step.tag])
-        elif isinstance(step, Send):
-            todo.append((rank, producer[rank][step.tensor]))
         else:
             made = producer[rank]
-            todo.extend((rank, made[name]) for name in step.inputs)
+            todo.extend([(rank, made[name]) for name in step.reads])
     return live
 
 
@@ -84,26 +94,20 @@ def _join_segments(
     for step in program:
         if isinstance(step, Compute):
             segment = segments[step.segment]
-            if isinstance(last, Compute) and step.inputs == (last.output,):
+            if isinstance(last, Compute) and step.inputs == last.outputs:
                 readers = _count_readers(program) if readers is None else readers
-                if readers[last.output] == 1:
+                if all(readers[name] == 1 for name in last.outputs):
                     segment = _joined(used.pop(last.segment), segment)
                     steps.pop()
-                    step = Compute(segment.name, last.inputs, step.output)
+                    step = Compute(segment.name, last.inputs, step.outputs)
             used[segment.name] = segment
         steps.append(step)
         last = step
     return tuple(steps), used
 
 
-def _count_readers(program: list[Step]) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for step in program:
-        if isinstance(step, Compute | Merge):
-            counts.update(step.inputs)
-        elif isinstance(step, Send):
-            counts[step.tensor] += 1
-    return counts
+def _count_readers(program: Sequence[Step]) -> Counter[str]:
+    return Counter(name for step in program for name in step.reads)
 
 
 @lru_cache(maxsize=4096)
@@ -117,4 +121,7 @@ def _joined(first: Segment, second: Segment) -> Segment:
         weight_bytes=first.weight_bytes + second.weight_bytes,
         activation_bytes=max(first.activation_bytes, second.activation_bytes),
         operators=first.operators + second.operators,
+        weights=first.weights + second.weights,
+        inputs=first.inputs,
+        outputs=second.outputs,
     )

@@ -8,12 +8,11 @@ from typing import TypedDict
 from sepnas.cost.simulator import Simulation, simulate
 from sepnas.cost.timeline import predicted_timeline
 from sepnas.errors import SpecError
+from sepnas.plan.plan import Plan
 from sepnas.report.content import ShownLink, ShownTimeline, SummaryRow
 from sepnas.report.from_run import link_bytes, shown_timeline, traced_bytes
 from sepnas.report.from_trace import load_trace, measured_timeline
 from sepnas.runtime.client.trace import RequestRecord
-from sepnas.separable.architecture import Architecture
-from sepnas.separable.build import build_plan
 from sepnas.spec.cluster import Cluster
 from sepnas.units import number, seconds
 
@@ -27,12 +26,10 @@ class InferenceParts(TypedDict):
     cluster: str
 
 
-def inference_parts(
-    architecture: Architecture | None, cluster: Cluster, trace: Path | None, training: Path | None
-) -> InferenceParts:
-    """What is predicted for ``architecture`` on ``cluster`` beside the last request of ``trace``.
+def inference_parts(plan: Plan | None, cluster: Cluster, trace: Path | None, training: Path | None) -> InferenceParts:
+    """What is predicted for ``plan`` on ``cluster`` beside the last request of ``trace``.
 
-    Raises :class:`SpecError` when the trace is of other devices than the architecture has.
+    Raises :class:`SpecError` when the trace is of other devices than the plan has.
     """
     rows: list[SummaryRow] = []
     timelines: list[ShownTimeline] = []
@@ -41,8 +38,7 @@ def inference_parts(
         rows.append(_accuracy_row(training))
     request = None if trace is None else load_trace(trace).requests[-1]
     batch = 1 if request is None else request.batch
-    if architecture is not None:
-        plan = build_plan(architecture)
+    if plan is not None:
         simulation = simulate(plan, cluster, batch, timeline=True)
         if request is not None:
             _check_same_devices(simulation, request, str(trace))
@@ -51,7 +47,7 @@ def inference_parts(
         rows += _cost_rows(simulation, request, cluster)
     if request is not None:
         timelines.append(shown_timeline(measured_timeline(request)))
-    name = "" if architecture is None else cluster.name
+    name = "" if plan is None else cluster.name
     return InferenceParts(summary=tuple(rows), timelines=tuple(timelines), links=links, cluster=name)
 
 

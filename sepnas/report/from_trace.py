@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sepnas.cost.timeline import Activity, Timeline
 from sepnas.errors import SpecError
-from sepnas.plan.steps import CLIENT, Plan, Step, StepKind, describe_step
+from sepnas.plan.plan import Plan
+from sepnas.plan.steps import CLIENT, Step, StepKind, describe_step
 from sepnas.runtime.client.trace import RequestRecord, StepRecord, Trace
 
 _NEXT = "name the architecture that was deployed, or write another trace with `sepnas bench --trace`"

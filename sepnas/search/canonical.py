@@ -8,7 +8,9 @@ from collections.abc import Hashable, Iterable, Mapping
 from functools import lru_cache
 from itertools import count
 
-from sepnas.plan.steps import Merge, Plan, Recv, Segment, Send, Shape, Step
+from sepnas.plan.plan import Plan, Port, Segment
+from sepnas.plan.shapes import Range, Shape
+from sepnas.plan.steps import Merge, Recv, Send, Slice, Step
 from sepnas.separable.architecture import Architecture, named_policy
 from sepnas.separable.build import build_plan
 
@@ -19,7 +21,7 @@ def plan_key(plan: Plan) -> str:
     Tensors, segments and tags are numbered anew in the order in which the steps mention them.
     """
     tags = _numbers()
-    told = [str(plan.reader), _shape(plan.answer)]
+    told = [text for port in plan.outputs for text in _describe_port(port)]
     for program, segments, shapes in zip(plan.programs, plan.segments, plan.shapes, strict=True):
         told.append(f"[{', '.join(_describe(program, segments, shapes, tags))}]")
     return hashlib.sha256(f"[{', '.join(told)}]".encode()).hexdigest()[:32]
@@ -42,21 +44,30 @@ def _describe(
     names = _numbers()
     for step in program:
         if isinstance(step, Send):
-            region = step.region
             wire = f"{step.wire}, learned" if step.scale else step.wire
-            what = _sent(region.channels, region.rows, wire, step.to)
+            what = _sent(step.region.ranges, wire, step.to)
             found.append(f"('send', {names[step.tensor]}, {what}, {tags[step.tag]})")
         elif isinstance(step, Recv):
             shape = _shape(shapes[step.tensor])
             found.append(f"('recv', {tags[step.tag]}, {step.source}, {names[step.tensor]}, {shape})")
+        elif isinstance(step, Slice):
+            found.append(f"('slice', {names[step.tensor]}, {step.region}, {names[step.output]})")
         else:
             inputs = ", ".join([names[tensor] for tensor in step.inputs])
             if isinstance(step, Merge):
-                found.append(f"('merge', '{step.kind}', [{inputs}], {names[step.output]})")
+                place = "" if step.axis == "C" and not step.offsets else f", {step.axis!r}, {step.offsets}"
+                found.append(f"('merge', '{step.kind}', [{inputs}], {names[step.output]}{place})")
             else:
-                work, shape = _work(segments[step.segment]), _shape(shapes[step.output])
-                found.append(f"('compute', {work}, [{inputs}], {names[step.output]}, {shape})")
+                work = _work(segments[step.segment])
+                made = ", ".join([f"{names[tensor]}, {_shape(shapes[tensor])}" for tensor in step.outputs])
+                found.append(f"('compute', {work}, [{inputs}], {made})")
     return found
+
+
+def _describe_port(port: Port) -> list[str]:
+    """The devices that answer and the shape of what they do; of several pieces also where each belongs."""
+    regions = [str(piece.region) for piece in port.pieces] if len(port.pieces) > 1 else []
+    return [*(str(piece.device) for piece in port.pieces), _shape(port.shape), *regions]
 
 
 def _numbers() -> dict[Hashable, str]:
@@ -68,17 +79,19 @@ def _numbers() -> dict[Hashable, str]:
 
 
 def _shape(shape: Shape) -> str:
-    return _sides(shape.channels, shape.height, shape.width)
+    return _sides(shape.dims)
 
 
 @lru_cache(maxsize=1 << 12)
-def _sides(*sides: int) -> str:
-    return repr(sides)
+def _sides(dims: tuple[int, ...]) -> str:
+    return repr(dims + (1,) * (3 - len(dims)))  # a vector as channels x 1 x 1: keys stand in files
 
 
 @lru_cache(maxsize=1 << 12)
-def _sent(channels: tuple[int, int], rows: tuple[int, int], wire: str, to: int) -> str:
-    return f"{channels}, {rows}, {wire!r}, {to}"
+def _sent(ranges: tuple[Range, ...], wire: str, to: int) -> str:
+    # after channels and rows a range from 0 goes without saying: the receiver's shape says where it ends
+    told = [*ranges[:2], *((0, 1) for _ in range(2 - len(ranges))), *(each for each in ranges[2:] if each[0])]
+    return f"{', '.join(map(str, told))}, {wire!r}, {to}"
 
 
 @lru_cache(maxsize=1 << 12)

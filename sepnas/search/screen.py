@@ -11,7 +11,7 @@ from sepnas.cost.simulator import Simulation, simulate
 from sepnas.errors import PlanError, SearchError
 from sepnas.objectives import costs_of
 from sepnas.plan.liveness import devices_used
-from sepnas.plan.steps import Plan
+from sepnas.plan.plan import Plan
 from sepnas.search.canonical import plan_key
 from sepnas.separable.architecture import Architecture, named_policy
 from sepnas.separable.build import build_plan

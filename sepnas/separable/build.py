@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sepnas.plan.steps import Plan
+from sepnas.plan.plan import Plan
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.lower import lower
 

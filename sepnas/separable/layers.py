@@ -12,11 +12,12 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import NamedTuple
 
-from sepnas.plan.steps import Compute, Operator, Segment, Shape
+from sepnas.plan.operators import Operator
+from sepnas.plan.plan import Segment, WeightSlice
+from sepnas.plan.shapes import FLOAT_BYTES, Region, Shape
+from sepnas.plan.steps import Compute
 from sepnas.separable.architecture import Architecture, DevicePart
 from sepnas.separable.policy import needs_weights
-
-FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class Layer:
     """One layer for one sample. ``peak_values``: input, output and what lies between while it runs.
 
     ``num_parameters`` are trained numbers, ``num_weights`` all numbers stored (with BN statistics);
-    ``num_kernels`` counts what an engine launches (convolutions and the classifier).
+    ``num_kernels`` counts what an engine launches (convolutions and the classifier). ``weights`` are named as in the
+    whole network.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Layer:
     peak_values: int
     num_kernels: int
     operators: tuple[Operator, ...]
+    weights: tuple[WeightSlice, ...]
 
 
 def _conv(inputs: int, outputs: int, side: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> Operator:
@@ -42,61 +45,84 @@ def _conv(inputs: int, outputs: int, side: int, kernel: int = 1, stride: int = 1
     return Operator("conv", inputs, outputs, kernel, stride, groups, side, side)
 
 
-def _conv_layer(name: str, convolutions: list[Operator], others: list[Operator], output: Shape, peak: int) -> Layer:
-    """A layer of convolutions with batch norm: two trained numbers and two statistics for each of their channels."""
-    weights, channels = sum(c.num_weights for c in convolutions), sum(c.out_channels for c in convolutions)
+def _conv_layer(
+    name: str, place: str, convolutions: dict[str, Operator], others: list[Operator], output: Shape, peak: int
+) -> Layer:
+    """A layer of convolutions with batch norm: two trained numbers and two statistics for each of their channels.
+
+    ``convolutions`` are by their name at ``place``, the layer's own in the whole network.
+    """
+    each = convolutions.values()
+    num_weights, channels = sum(c.num_weights for c in each), sum(c.out_channels for c in each)
     return Layer(
         name=name,
-        macs=sum(c.macs for c in convolutions),
-        num_parameters=weights + 2 * channels,
-        num_weights=weights + 4 * channels,
+        macs=sum(c.macs for c in each),
+        num_parameters=num_weights + 2 * channels,
+        num_weights=num_weights + 4 * channels,
         output=output,
         peak_values=peak,
         num_kernels=len(convolutions),
-        operators=(*convolutions, *others),
+        operators=(*each, *others),
+        weights=tuple(weight for key, conv in convolutions.items() for weight in _conv_weights(f"{place}.{key}", conv)),
     )
 
 
-def _block(architecture: Architecture, part: DevicePart, block: int, shape: Shape) -> Layer:
+def _conv_weights(place: str, conv: Operator) -> list[WeightSlice]:
+    outputs = conv.out_channels
+    kernel = _weight(f"{place}.conv.weight", outputs, conv.in_channels // conv.groups, conv.kernel, conv.kernel)
+    norm = ("weight", "bias", "running_mean", "running_var")
+    return [kernel, *(_weight(f"{place}.bn.{name}", outputs) for name in norm)]
+
+
+def _weight(name: str, *dims: int) -> WeightSlice:
+    return WeightSlice(name, Region(tuple([(0, size) for size in dims])))
+
+
+def _block(architecture: Architecture, part: DevicePart, rank: int, block: int, shape: Shape) -> Layer:
     stage = architecture.stage_of(block)
     first = block > 0 and architecture.stage_of(block - 1) != stage
     stride = 2 if first else 1
-    side = -(-shape.height // stride)
-    inputs, middle, outputs = shape.channels, part.bottleneck_channels(stage), part.stage_channels(stage)
-    convolutions = [
-        _conv(inputs, middle, shape.height),
-        _conv(middle, middle, side, kernel=3, stride=stride, groups=part.cardinality),
-        _conv(middle, outputs, side),
-    ]
+    inputs, height, _ = shape.dims
+    side = -(-height // stride)
+    middle, outputs = part.bottleneck_channels(stage), part.stage_channels(stage)
+    convolutions = {
+        "reduce": _conv(inputs, middle, height),
+        "group": _conv(middle, middle, side, kernel=3, stride=stride, groups=part.cardinality),
+        "expand": _conv(middle, outputs, side),
+    }
     if stride != 1 or inputs != outputs:
-        convolutions.append(_conv(inputs, outputs, side, stride=stride))
+        convolutions["shortcut"] = _conv(inputs, outputs, side, stride=stride)
     add = Operator("add", outputs, outputs, height=side, width=side)
-    output = Shape(outputs, side, side)
-    peak = shape.num_values + output.num_values + middle * (shape.height**2 + side**2)
-    return _conv_layer(f"block{block}", convolutions, [add], output, peak)
+    output = Shape.chw(outputs, side, side)
+    peak = shape.num_values + output.num_values + middle * (height**2 + side**2)
+    return _conv_layer(f"block{block}", f"parts.{rank}.{block}", convolutions, [add], output, peak)
 
 
 def _stem(architecture: Architecture) -> Layer:
     side = -(-architecture.image_size // architecture.stem_stride)
     conv = _conv(architecture.in_channels, architecture.stem_channels, side, kernel=3, stride=architecture.stem_stride)
-    output = Shape(architecture.stem_channels, side, side)
+    output = Shape.chw(architecture.stem_channels, side, side)
     image_values = architecture.in_channels * architecture.image_size**2
-    return _conv_layer("stem", [conv], [], output, image_values + 2 * output.num_values)
+    return _conv_layer("stem", "stem", {"layer": conv}, [], output, image_values + 2 * output.num_values)
 
 
-def _head(features: Shape, num_classes: int) -> Layer:
-    mean = Operator("pool", features.channels, features.channels, kernel=features.height, stride=features.height)
-    linear = Operator("linear", features.channels, num_classes)
-    parameters = (features.channels + 1) * num_classes
-    peak = features.num_values + features.channels + num_classes
-    return Layer("head", linear.macs, parameters, parameters, Shape(num_classes), peak, 1, (mean, linear))
+def _head(features: Shape, rank: int, num_classes: int) -> Layer:
+    channels, height, _ = features.dims
+    mean = Operator("pool", channels, channels, kernel=height, stride=height)
+    linear = Operator("linear", channels, num_classes)
+    parameters = (channels + 1) * num_classes
+    peak = features.num_values + channels + num_classes
+    place = f"heads.{rank}.classifier"
+    weights = (_weight(f"{place}.weight", num_classes, channels), _weight(f"{place}.bias", num_classes))
+    output = Shape.vector(num_classes)
+    return Layer("head", linear.macs, parameters, parameters, output, peak, 1, (mean, linear), weights)
 
 
-def _part_layers(architecture: Architecture, part: DevicePart) -> tuple[Layer, ...]:
+def _part_layers(architecture: Architecture, part: DevicePart, rank: int) -> tuple[Layer, ...]:
     layers = [_stem(architecture)]
     for block in range(architecture.num_blocks):
-        layers.append(_block(architecture, part, block, layers[-1].output))
-    layers.append(_head(layers[-1].output, architecture.num_classes))
+        layers.append(_block(architecture, part, rank, block, layers[-1].output))
+    layers.append(_head(layers[-1].output, rank, architecture.num_classes))
     return tuple(layers)
 
 
@@ -139,6 +165,7 @@ class PartTable:
             weight_bytes=FLOAT_BYTES * sum(layer.num_weights for layer in layers),
             activation_bytes=FLOAT_BYTES * max(layer.peak_values for layer in layers),
             operators=tuple(operator for layer in layers for operator in layer.operators),
+            weights=tuple(weight for layer in layers for weight in layer.weights),
         )
 
 
@@ -155,7 +182,7 @@ class _Runs(dict[tuple[int, int, str, str], LayerRun]):
         segment, image = table.segment(first, last), table.outputs[first - 1] if first else table.image
         working_bytes = FLOAT_BYTES * image.num_values + segment.activation_bytes
         run = self[key] = LayerRun(
-            Compute(segment.name, (tensor,), output), segment, table.outputs[last], working_bytes
+            Compute(segment.name, (tensor,), (output,)), segment, table.outputs[last], working_bytes
         )
         return run
 
@@ -178,8 +205,8 @@ def _network_table(numbers: tuple[int, ...], parts: tuple[DevicePart, ...]) -> t
 def _part_table(numbers: tuple[int, ...], part: DevicePart, rank: int) -> PartTable:
     """A device's part is the same whatever the others are."""
     alone = Architecture.model_validate({**dict(zip(_NUMBERS, numbers, strict=True)), "parts": (part,)})
-    image = Shape(alone.in_channels, alone.image_size, alone.image_size)
-    return PartTable(rank, _part_layers(alone, part), image)
+    image = Shape.chw(alone.in_channels, alone.image_size, alone.image_size)
+    return PartTable(rank, _part_layers(alone, part, rank), image)
 
 
 def device_layers(architecture: Architecture, rank: int) -> tuple[Layer, ...]:

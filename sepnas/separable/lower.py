@@ -11,9 +11,11 @@ from functools import lru_cache
 from typing import Any
 
 from sepnas.plan.merge_rules import MERGE_RULES, MERGERS
-from sepnas.plan.steps import CLIENT, Merge, Plan, Recv, Region, Segment, Send, Shape, Step
+from sepnas.plan.plan import Piece, Plan, Port, Segment
+from sepnas.plan.shapes import FLOAT_BYTES, Region, Shape
+from sepnas.plan.steps import CLIENT, Merge, Recv, Send, Step
 from sepnas.separable.architecture import Architecture, DevicePart
-from sepnas.separable.layers import FLOAT_BYTES, PartTable, network_table
+from sepnas.separable.layers import PartTable, network_table
 from sepnas.separable.transfers import Event, crossings_of, events_of, live_crossings
 
 
@@ -29,21 +31,21 @@ def lower(architecture: Architecture, live: bool = False) -> Plan:
     if live:
         points, working = live_crossings(points, readers, len(parts))
     programs = [_Program(table) for table in parts]
-    size = architecture.image_size
+    image = Shape.chw(architecture.in_channels, architecture.image_size, architecture.image_size)
     for rank in working:
-        programs[rank].start(Shape(architecture.in_channels, size, size))
+        programs[rank].start(image)
     for event in events_of(points):
         _write_event(programs, event)
     if not live:
         for rank in working.difference(readers):
             programs[rank].compute_features()
-    _read_out(programs, readers, readout.device, architecture)
+    logits = _read_out(programs, readers, readout.device, architecture)
     return Plan(
         programs=tuple([tuple(p.steps) for p in programs]),
         segments=tuple([p.segments for p in programs]),
         shapes=tuple([p.shapes for p in programs]),
-        reader=readout.device,
-        answer=_logits_shape(architecture.num_classes),
+        inputs=_image_port(image, tuple(sorted(working))),
+        outputs=(logits,),
         tensors_bytes=tuple([p.tensors_bytes() for p in programs]),
         even=_alike(architecture.parts),
     )
@@ -140,8 +142,8 @@ def _write_event(programs: list[_Program], event: Event) -> None:
             program.merge(_block_merge(event.block, program.strength, program.current, *program.due))
 
 
-def _read_out(programs: list[_Program], readers: Sequence[int], reader: int, architecture: Architecture) -> None:
-    """The readers' logits, gathered by ``reader``, which answers."""
+def _read_out(programs: list[_Program], readers: Sequence[int], reader: int, architecture: Architecture) -> Port:
+    """The readers' logits, gathered by ``reader``, which answers; the output's port."""
     num_devices, num_classes = len(programs), architecture.num_classes
     first_tag = num_devices * (1 + 2 * architecture.num_blocks * num_devices)  # after those of all points
     for rank in readers:
@@ -151,10 +153,11 @@ def _read_out(programs: list[_Program], readers: Sequence[int], reader: int, arc
     answering = programs[reader]
     for peer in readers:
         if peer != reader:
-            answering.receive(_recv(first_tag + peer, peer, f"logits{peer}"), _logits_shape(num_classes))
+            answering.receive(_recv(first_tag + peer, peer, f"logits{peer}"), Shape.vector(num_classes))
     if answering.due:
         answering.merge(_answer_merge(answering.current, *answering.due))
     answering.steps.append(_send_logits(answering.current, num_classes, CLIENT, first_tag + num_devices))
+    return _logits_port(num_classes, first_tag, num_devices, reader, len(readers) > 1)
 
 
 # Steps are immutable and many alike: one object serves all.
@@ -178,9 +181,24 @@ def _recv(tag: int, source: int, tensor: str) -> Recv:
 
 @lru_cache(maxsize=1 << 10)
 def _send_logits(tensor: str, num_classes: int, to: int, tag: int) -> Send:
-    return Send(tensor, Region.whole(Shape(num_classes)), "fp32", to, tag)
+    return Send(tensor, Region.whole(Shape.vector(num_classes)), "fp32", to, tag)
 
 
-@lru_cache(maxsize=1 << 8)
-def _logits_shape(num_classes: int) -> Shape:
-    return Shape(num_classes)
+@lru_cache(maxsize=1 << 10)
+def _image_port(image: Shape, ranks: tuple[int, ...]) -> tuple[Port, ...]:
+    """The whole image for each of these ranks."""
+    return (Port.whole("image", image, *[(rank, rank) for rank in ranks]),)
+
+
+@lru_cache(maxsize=1 << 10)
+def _logits_port(num_classes: int, first_tag: int, num_devices: int, reader: int, gathered: bool) -> Port:
+    """The reader's answer; where it gathers the logits of all devices, each of these is one by itself, too."""
+    shape = Shape.vector(num_classes)
+    whole = Region.whole(shape)
+    others = [rank for rank in range(num_devices) if gathered and rank != reader]
+    return Port(
+        "logits",
+        shape,
+        (Piece(whole, reader, first_tag + num_devices),),
+        tuple([Piece(whole, rank, first_tag + rank) for rank in others]),
+    )

@@ -6,11 +6,14 @@ import os
 from pathlib import Path
 
 from sepnas.errors import SpecError
+from sepnas.plan.document import load_plan
+from sepnas.plan.plan import Plan
 from sepnas.plan.wire import LEVELS, UNCONVERTED, WIRE_FORMATS, Scale
 from sepnas.separable.architecture import Architecture, named_architecture, named_policy
+from sepnas.separable.build import build_plan
 from sepnas.separable.policy import TransmissionPolicy
 from sepnas.spec.document import FILE_SUFFIXES
-from sepnas.spec.recognise import recognise
+from sepnas.spec.recognise import format_of, recognise
 from sepnas.units import format_names
 
 
@@ -50,6 +53,39 @@ def read_architecture(
     if policy is not None:
         found = found.with_policy(read_policy(policy, found))
     return with_messages(found, wire, learned_scales)
+
+
+def is_plan_file(given: object) -> bool:
+    """Whether a plan file stands where an architecture may."""
+    return isinstance(given, str | os.PathLike) and format_of(Path(given)) == "plan"
+
+
+def read_plan(
+    given: Plan | Architecture | str | os.PathLike[str],
+    devices: int | None = None,
+    policy: str | None = None,
+    classes: int | None = None,
+    image_size: int | None = None,
+    wire: str | None = None,
+    learned_scales: bool | None = None,
+) -> Plan:
+    """The plan of a plan file, or that of an architecture as :func:`read_architecture` reads it.
+
+    Raises :class:`SpecError` for a field that is wrong or an option that would change a plan, :class:`PlanError` for a
+    step that cannot be carried out.
+    """
+    if isinstance(given, Architecture) or not (isinstance(given, Plan) or is_plan_file(given)):
+        found = read_architecture(given, devices, policy, classes, image_size, wire, learned_scales)
+        return build_plan(found)
+    options = {
+        "--devices": devices, "--policy": policy, "--classes": classes, "--image-size": image_size, "--wire": wire,
+        "--learned-scales": learned_scales,
+    }  # fmt: skip
+    name = "a plan" if isinstance(given, Plan) else f"{os.fspath(given)} is a plan, which"
+    for option, value in options.items():
+        if value is not None:
+            raise SpecError(f"{name} says all that {option} would; leave {option} out")
+    return given if isinstance(given, Plan) else load_plan(given)
 
 
 def _read_file(name: str) -> Architecture | None:

@@ -9,7 +9,8 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from sepnas.plan.merge_rules import STRENGTH
-from sepnas.plan.steps import Recv, Region, Send, Shape
+from sepnas.plan.shapes import Region, Shape
+from sepnas.plan.steps import Recv, Send
 from sepnas.separable.layers import PartTable
 from sepnas.separable.policy import Transfer, TransmissionPolicy
 
@@ -119,12 +120,12 @@ class BlockCrossings(dict[Transfer, Crossing]):
 
     def __missing__(self, transfer: Transfer) -> Crossing:
         source, destination = transfer.source, transfer.destination
-        own, others = self.outputs[source], self.outputs[destination]
+        own, others = self.outputs[source].dims, self.outputs[destination].dims
         tag = _tag(self.block, transfer, len(self.outputs))
-        num_channels = transfer.num_channels(own.channels, others.channels)
+        num_channels = transfer.num_channels(own[0], others[0])
         scale = transfer.scale_name(self.block)
-        send = Send(self.tensor, _region(num_channels, own.height), transfer.wire, destination, tag, scale)
-        arriving = _shape(num_channels, own.height, others.width)
+        send = Send(self.tensor, _region(num_channels, *own[1:]), transfer.wire, destination, tag, scale)
+        arriving = Shape.chw(num_channels, *own[1:])
         made = Crossing(tag, source, destination, transfer.lag, send, _recv(tag, source), arriving)
         if len(self) >= self.MOST_KEPT:
             self.clear()
@@ -136,13 +137,8 @@ class BlockCrossings(dict[Transfer, Crossing]):
 
 
 @lru_cache(maxsize=1 << 12)
-def _region(num_channels: int, height: int) -> Region:
-    return Region((0, num_channels), (0, height))
-
-
-@lru_cache(maxsize=1 << 12)
-def _shape(num_channels: int, height: int, width: int) -> Shape:
-    return Shape(num_channels, height, width)
+def _region(*dims: int) -> Region:
+    return Region(tuple([(0, size) for size in dims]))
 
 
 @lru_cache(maxsize=1 << 14)

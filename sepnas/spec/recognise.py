@@ -28,7 +28,7 @@ _MARKS: tuple[tuple[Kind, tuple[str, ...]], ...] = (
 )
 """A folder with these files is of that kind; the first of them that fits."""
 _HEAD_CHARACTERS = 2000
-_FORMAT = re.compile(r"""^\s*["']?format["']?\s*:\s*["']?sepnas\.([a-z-]{1,40})""", re.MULTILINE)
+_FORMAT = re.compile(r"""^[\s{]*["']?format["']?\s*:\s*["']?sepnas\.([a-z-]{1,40})""", re.MULTILINE)
 
 
 def recognise(path: Path) -> tuple[Kind, str] | None:
@@ -41,9 +41,18 @@ def recognise(path: Path) -> tuple[Kind, str] | None:
         return None
 
 
-def _words_of_file(path: Path) -> str:
+def format_of(path: Path) -> str | None:
+    """The ``format`` that a JSON or YAML file says it has, without `sepnas.`; None where none can be read."""
     if path.suffix not in (".json", ".yaml", ".yml"):
-        return WORDS["file"]
-    with path.open(encoding="utf-8", errors="replace") as file:
-        found = _FORMAT.search(file.read(_HEAD_CHARACTERS))
-    return f"a file of format sepnas.{found[1]}" if found else WORDS["file"]
+        return None
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            found = _FORMAT.search(file.read(_HEAD_CHARACTERS))
+    except OSError:
+        return None
+    return found[1] if found else None
+
+
+def _words_of_file(path: Path) -> str:
+    found = format_of(path)
+    return f"a file of format sepnas.{found}" if found else WORDS["file"]

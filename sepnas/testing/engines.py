@@ -152,7 +152,7 @@ def _calls(shard: Shard, batch: int) -> list[tuple[str, list[Array]]]:
 
 
 def _outputs(engine: Engine, segment: str, inputs: Sequence[Array]) -> list[Array]:
-    return [engine.run(segment, inputs)]
+    return list(engine.run(segment, inputs))
 
 
 def _assert_near(found: Sequence[Array], wanted: Sequence[Array], tolerance: float) -> None:

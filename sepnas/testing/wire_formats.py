@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sepnas.errors import RemoteProtocolError
-from sepnas.plan.steps import Shape
+from sepnas.plan.shapes import Shape
 from sepnas.plan.wire import ENCODINGS, LEVELS, WireFormat, payload_bytes
 from sepnas.runtime.tensors.codec import Array, decode, encode
 from sepnas.separable.policy import Transfer
@@ -53,7 +53,7 @@ class WireFormatContract:
 
     def test_bytes_of_a_wrong_length_are_refused(self, wire: WireFormat) -> None:
         """A payload is a whole number of samples, and at least one: anything else is a RemoteProtocolError."""
-        shape = Shape(3, 2, 3)
+        shape = Shape.chw(3, 2, 3)
         for scale in _scales(wire):
             sample_bytes = payload_bytes(shape.num_values, wire, learned=scale is not None)
             for length in range(3 * sample_bytes + 2):
@@ -64,7 +64,7 @@ class WireFormatContract:
 
     def test_any_bytes_of_the_right_length_decode(self, wire: WireFormat) -> None:
         """Whatever a peer sends, it becomes a batch of fp32 numbers."""
-        shape, random = Shape(5), np.random.default_rng(0)
+        shape, random = Shape.chw(5, 1, 1), np.random.default_rng(0)
         for scale in _scales(wire):
             length = payload_bytes(shape.num_values, wire, 2, scale is not None)
             for payload in (b"\xff" * length, bytes(length), *(random.bytes(length) for _ in range(50))):
@@ -131,4 +131,4 @@ def _half_step(x_BCHW: Array, wire: WireFormat, scale: np.float32 | None) -> Arr
 
 
 def _shape(x_BCHW: Array) -> Shape:
-    return Shape(*x_BCHW.shape[1:])
+    return Shape.chw(*x_BCHW.shape[1:])

@@ -35,7 +35,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Architecture, Path
 def test_a_trace_is_held_against_the_plan(traced: tuple[Architecture, Path]) -> None:
     """The bytes that devices say they sent are those of the plan, on each link and in the summary."""
     architecture, trace = traced
-    parts = inference_parts(architecture, uniform_cluster(2), trace, None)
+    parts = inference_parts(build_plan(architecture), uniform_cluster(2), trace, None)
     plan = build_plan(architecture)
     assert sum(traced_bytes(Trace.load(trace).requests[-1]).values()) == plan.payload_bytes(2) > 0
     assert all(link.predicted == link.counted for link in parts["links"])
@@ -47,7 +47,7 @@ def test_a_trace_of_other_devices_is_refused(traced: tuple[Architecture, Path]) 
     """A trace is not drawn beside the prediction of a network of other devices."""
     other = named_architecture("resnext11_4x4d", 4, "all-to-all")
     with pytest.raises(SpecError, match=r"taken on the devices \[0, 1\], but the architecture computes on"):
-        inference_parts(other, uniform_cluster(4), traced[1], None)
+        inference_parts(build_plan(other), uniform_cluster(4), traced[1], None)
 
 
 def test_the_page_tells_bytes_and_how_it_was_made(

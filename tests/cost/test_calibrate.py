@@ -17,7 +17,8 @@ from sepnas.cost.calibrate import calibrate
 from sepnas.cost.simulator import simulate
 from sepnas.cost.timeline import Timeline, predicted_timeline
 from sepnas.errors import PlanError, SepnasError, SpecError
-from sepnas.plan.steps import Plan
+from sepnas.plan.document import save_plan
+from sepnas.plan.plan import Plan
 from sepnas.report.from_trace import measured_timeline
 from sepnas.runtime.client.bench import random_batch
 from sepnas.runtime.client.session import Session
@@ -258,6 +259,21 @@ def test_a_cluster_file_is_corrected(files: Path) -> None:
     assert before != after == measured
     assert "device2 computes" in result.stdout
     assert (files / "out.yaml").read_text().startswith("# corrected by a trace of 3 requests\n")
+
+
+def test_a_plan_stands_for_the_architecture(files: Path) -> None:
+    """Calibrating and tracing by the plan's file give what they give by the architecture's."""
+    save_plan(PLAN, files / "plan.json")
+    by_plan, by_architecture = invoke(files, architecture="plan.json", out="a.yaml"), invoke(files, out="b.yaml")
+    assert by_plan.output.replace("a.yaml", "b.yaml") == by_architecture.output
+    assert (files / "a.yaml").read_text() == (files / "b.yaml").read_text()
+    options = [str(files / "trace.json"), f"--cluster={files / 'cluster.yaml'}"]
+    shown = [
+        CliRunner().invoke(app, ["trace", *options, f"--architecture={files / name}"]).output
+        for name in ("plan.json", "architecture.json")
+    ]
+    assert shown[0] == shown[1]
+    assert "predicted" in shown[0]
 
 
 def test_a_cluster_file_may_be_corrected_in_place(files: Path) -> None:

@@ -18,7 +18,9 @@ from sepnas.cost.stream import simulate_stream
 from sepnas.cost.timeline import predicted_timeline
 from sepnas.cost.work import Work
 from sepnas.errors import SpecError
-from sepnas.plan.steps import CLIENT, Compute, Merge, Plan, Recv, Region, Segment, Send, Shape
+from sepnas.plan.plan import Plan, Port, Segment
+from sepnas.plan.shapes import Region, Shape
+from sepnas.plan.steps import CLIENT, Compute, Merge, Recv, Send
 from sepnas.plan.wire import FRAME_HEADER_BYTES, PIECE_BYTES, WireFormat, payload_bytes
 from sepnas.report.from_run import shown_timeline
 from sepnas.separable.architecture import named_architecture
@@ -44,12 +46,12 @@ COSTS = ExchangeCosts(
 
 def two_stages(wire: WireFormat = "fp32") -> Plan:
     """Device 0 computes and sends; device 1 computes, receives, merges and answers."""
-    image, wide = Shape(1), Shape(VALUES)
+    image, wide = Shape.vector(1), Shape.vector(VALUES)
     programs = (
-        (Recv(0, CLIENT, "x"), Compute("s", ("x",), "y"), Send("y", Region.whole(wide), wire, 1, 2)),
+        (Recv(0, CLIENT, "x"), Compute("s", ("x",), ("y",)), Send("y", Region.whole(wide), wire, 1, 2)),
         (
             Recv(1, CLIENT, "x"),
-            Compute("s", ("x",), "y"),
+            Compute("s", ("x",), ("y",)),
             Recv(2, 0, "r"),
             Merge("mean", ("y", "r"), "m"),
             Send("m", Region.whole(wide), "fp32", CLIENT, 3),
@@ -57,7 +59,8 @@ def two_stages(wire: WireFormat = "fp32") -> Plan:
     )
     segments = tuple({"s": Segment("s", rank, ("s",), FLOPS, 1, 0, 4 * (VALUES + 1))} for rank in range(2))
     shapes = ({"x": image, "y": wide}, {"x": image, "y": wide, "r": wide, "m": wide})
-    return Plan(programs, segments, shapes, reader=1, answer=wide)
+    inputs, outputs = (Port.whole("x", image, (0, 0), (1, 1)),), (Port.whole("y", wide, (1, 3)),)
+    return Plan(programs, segments, shapes, inputs, outputs)
 
 
 def pair(exchange: ExchangeCosts | None, bandwidth_bytes_per_s: float = 1e7) -> Cluster:
@@ -253,13 +256,14 @@ def test_streams_obey_their_bounds(data: st.DataObject, architecture, in_flight:
 
 def test_a_pipeline_fills_up() -> None:
     """Two equal stages with two requests in flight answer at the pace of one stage."""
-    wide, image = Shape(8), Shape(1)
+    wide, image = Shape.vector(8), Shape.vector(1)
     programs = (
-        (Recv(0, CLIENT, "x"), Compute("s", ("x",), "y"), Send("y", Region.whole(wide), "fp32", 1, 1)),
-        (Recv(1, 0, "r"), Compute("s", ("r",), "y"), Send("y", Region.whole(wide), "fp32", CLIENT, 2)),
+        (Recv(0, CLIENT, "x"), Compute("s", ("x",), ("y",)), Send("y", Region.whole(wide), "fp32", 1, 1)),
+        (Recv(1, 0, "r"), Compute("s", ("r",), ("y",)), Send("y", Region.whole(wide), "fp32", CLIENT, 2)),
     )
     segments = tuple({"s": Segment("s", rank, ("s",), FLOPS, 1, 0, 64)} for rank in range(2))
-    plan = Plan(programs, segments, ({"x": image, "y": wide}, {"r": wide, "y": wide}), reader=1, answer=wide)
+    inputs, outputs = (Port.whole("x", image, (0, 0)),), (Port.whole("y", wide, (1, 2)),)
+    plan = Plan(programs, segments, ({"x": image, "y": wide}, {"r": wide, "y": wide}), inputs, outputs)
     cluster = uniform_cluster(2, 1e9, bandwidth_bytes_per_s=1e12, latency_s=0.0)
     one, two, many = (simulate_stream(plan, cluster, 40, n) for n in (1, 2, 8))
     assert one.throughput_per_s == pytest.approx(1e9 / (2 * FLOPS), rel=1e-3)

@@ -13,7 +13,7 @@ import pytest
 from sepnas.cost.simulator import simulate
 from sepnas.cost.times import DeviceTimes, OperatorTable
 from sepnas.errors import SpecError
-from sepnas.plan.steps import Operator
+from sepnas.plan.operators import Operator
 from sepnas.separable.architecture import named_architecture
 from sepnas.separable.build import build_plan
 from sepnas.spec.cluster import Cluster, Device, uniform_cluster

@@ -23,9 +23,10 @@ from sepnas.deploy.certificates import issue, make_authority
 from sepnas.deploy.export import export_deployment
 from sepnas.deploy.segments import SegmentExporter, segment_weights
 from sepnas.deployment.manifest import Manifest, ShardManifest, certificate_name
-from sepnas.deployment.serial import program_of, program_to_data
+from sepnas.deployment.serial import program_of
 from sepnas.deployment.verify import load_manifest, verify_client, verify_deployment, verify_device
 from sepnas.errors import DeploymentError, HandshakeError, PlanError, SpecError, StorageError, VersionError
+from sepnas.plan.serial import program_to_data
 from sepnas.plan.steps import Compute
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.engines.shard import load_shard
@@ -103,11 +104,11 @@ def test_segments_compute_what_their_layers_compute(exported, network):
             if isinstance(step, Compute):
                 shape = shard.manifest.shapes[step.inputs[0]]
                 for batch in (1, 3):
-                    x_bchw = np.random.default_rng(0).random((batch, shape.channels, shape.height, shape.width), "f4")
+                    x_bchw = np.random.default_rng(0).random((batch, *shape.dims), "f4")
                     module = network.segment(rank, shard.manifest.segments[step.segment].layers)
                     with torch.inference_mode():
                         expected = module(torch.from_numpy(x_bchw)).numpy()
-                    np.testing.assert_array_equal(engine.run(step.segment, [x_bchw]), expected)
+                    np.testing.assert_array_equal(engine.run(step.segment, [x_bchw])[0], expected)
 
 
 def test_a_segment_loads_without_sepnas(exported):
@@ -151,7 +152,7 @@ def test_loading_unpickles_nothing(exported, monkeypatch):
         monkeypatch.setattr(module, name, forbidden)
     monkeypatch.setattr(torch._C, "_pickle_load_obj", forbidden)
     engine = TorchEngine(engine_shard, threads=1)
-    assert engine.run(next(iter(engine_shard.manifest.segments)), [np.zeros((1, 1, 8, 8), np.float32)]).shape[0] == 1
+    assert engine.run(next(iter(engine_shard.manifest.segments)), [np.zeros((1, 1, 8, 8), np.float32)])[0].shape[0] == 1
 
 
 def rewritten(source, target, change):
@@ -185,7 +186,7 @@ ATTACKS = {
     "uses operator 'torch.ops.aten.from_file": in_model(
         b"torch.ops.aten.relu.default", b"torch.ops.aten.from_file.default"
     ),
-    "is no name": in_model(b'"name": "x_bchw"', b'"name": "x=print(1)"'),
+    "is no name": in_model(b'"name": "inputs_0"', b'"name": "x=print(1)"'),
     "a text that no segment has": in_model(b'"type": "cpu"', b'"type": "cpu\\n"'),
     "of the kind 'as_string'": in_model(b'"as_bool": false', b'"as_string": "x"'),
     "not a segment": in_model(b'{"graph_module"', b'{{"graph_module"'),
@@ -343,7 +344,7 @@ def test_a_key_that_others_may_read_is_refused(deployment):
         verify_device(deployment / "device0")
 
 
-@pytest.mark.parametrize(("name", "version"), [("manifest.json", 2), ("device0/shard.json", 2)])
+@pytest.mark.parametrize(("name", "version"), [("manifest.json", 3), ("device0/shard.json", 3)])
 def test_a_newer_version_is_named(deployment, name, version):
     """A manifest of a newer version is refused as that, not as damaged."""
     path = deployment / name
@@ -358,9 +359,9 @@ def test_a_newer_version_is_named(deployment, name, version):
 def test_an_older_version_is_named(deployment, name):
     """A manifest of an older version is refused as that, and says to export again."""
     path = deployment / name
-    path.write_text(path.read_text().replace('"version": 2', '"version": 1', 1))
+    path.write_text(path.read_text().replace('"version": 3', '"version": 2', 1))
     check = verify_deployment if name == "manifest.json" else verify_device
-    with pytest.raises(DeploymentError, match=r"an older sepnas \(version 1, this one writes 2\); export it"):
+    with pytest.raises(DeploymentError, match=r"an older sepnas \(version 2, this one writes 3\); export it"):
         check(path.parent)
 
 
@@ -603,14 +604,20 @@ def step_of(data, kind):
     return next(step for step in data["program"] if step["step"] == kind)
 
 
+def send_first(data, channels):
+    """Send so many channels."""
+    step = step_of(data, "send")
+    step["region"] = [[0, channels], *step["region"][1:]]
+
+
 BROKEN = {
     "takes tensor 'nothing', which no earlier step makes": lambda d: step_of(d, "compute").update(inputs=["nothing"]),
     "runs segment 'nothing', which `segments` does not": lambda d: step_of(d, "compute").update(segment="nothing"),
     "no message 999 from rank": lambda d: step_of(d, "recv").update(tag=999),
     "sends tensor 'nothing', which no earlier": lambda d: step_of(d, "send").update(tensor="nothing"),
-    "sends channels 0..99 of tensor": lambda d: step_of(d, "send").update(channels=[0, 99]),
+    "sends C 0..99 of tensor": lambda d: send_first(d, 99),
     "no int4 message": lambda d: step_of(d, "send").update(wire="int4"),
-    "listed with another shape": lambda d: step_of(d, "send").update(channels=[0, 1]),
+    "listed with another shape": lambda d: send_first(d, 1),
     "whose shape `shapes` does not hold": lambda d: step_of(d, "merge").update(output="nothing"),
 }
 

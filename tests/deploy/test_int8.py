@@ -57,12 +57,12 @@ def test_an_int8_segment_is_near_and_really_in_8_bits(quantised: Path, network: 
         assert bool(convolutions) == any(layer != "head" for layer in segment.layers)
         for node in convolutions:
             assert values[scaled[node.input[1]]].data_type == onnx.TensorProto.INT8
-        x_BCHW = taken.inputs(rank, name).numpy()
-        wanted, found = exact.run(name, [x_BCHW]), rounded.run(name, [x_BCHW])
+        [x_BCHW] = [tensor.numpy() for tensor in taken.inputs(rank, name).values()]
+        [wanted], [found] = exact.run(name, [x_BCHW]), rounded.run(name, [x_BCHW])
         off = np.abs(found - wanted).max() / np.abs(wanted).max()
         assert off < 0.05
         assert (off > 0) == bool(convolutions)
-        np.testing.assert_allclose(rounded.run(name, [x_BCHW[:1]]), found[:1], atol=1e-5)
+        np.testing.assert_allclose(rounded.run(name, [x_BCHW[:1]])[0], found[:1], atol=1e-5)
 
 
 def test_devices_answer_as_the_int8_network_says(quantised: Path, network: SeparableResNeXt) -> None:
@@ -125,7 +125,7 @@ def test_memory_bounds_the_images_of_a_large_network(
     calibration = Int8Calibration(network, plan, images_of(network, 64))
     for rank in range(plan.num_devices):
         for name in plan.segments[rank]:
-            assert len(calibration.inputs(rank, name)) == 8
+            assert [len(tensor) for tensor in calibration.inputs(rank, name).values()] == [8]
 
 
 def test_export_says_what_int8_costs(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from sepnas.cli.main import app
 from sepnas.deployment.engines.kind import late
 from sepnas.deployment.engines.registry import AUTO, engine_names, engines, exact_engines, graph_engines
-from sepnas.deployment.manifest import SegmentData
+from sepnas.deployment.manifest import SegmentFiles
 
 HEAVY = {"torch", "onnx", "onnxruntime", "ai_edge_litert", "numpy"}
 LIST = """
@@ -48,7 +48,7 @@ def test_suffixes_tell_files_apart():
 def test_a_manifest_refuses_unknown_engines_with_the_list():
     """A segment with a file for another engine is refused, and all known ones are named."""
     with pytest.raises(ValidationError) as found:
-        SegmentData(files={"tvm": "a.so"}, layers=(), weights=())
+        SegmentFiles(files={"tvm": "a.so"}, layers=(), weights=())
     assert all(name in str(found.value) for name in graph_engines())
 
 

@@ -31,7 +31,7 @@ from sepnas.measure.machine import available_memory_bytes, installed_version, wa
 from sepnas.measure.operators import measure_operators
 from sepnas.measure.probes import SideBySide, noise, write_probes
 from sepnas.measure.rounds import Rounds, Stop, measure_rounds
-from sepnas.plan.steps import Operator
+from sepnas.plan.operators import Operator
 from sepnas.plan.wire import FRAME_HEADER_BYTES
 from sepnas.runtime.client.trace import Trace
 from sepnas.runtime.engines.torch_engine import TorchEngine
@@ -69,7 +69,7 @@ def test_a_probe_computes_its_operator(operator: Operator, tmp_path: Path) -> No
     other = probe._replace(operator=operator.__class__(**_doubled(operator)))
     shard = write_probes([other, probe], tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
-    found = TorchEngine(shard).run(probe.name, [noise(probe.input_shape)])
+    found = TorchEngine(shard).run(probe.name, [noise(probe.input_shape)])[0]
     x, weights = torch.from_numpy(noise(probe.input_shape)), {n: torch.from_numpy(w) for n, w in shard.weights.items()}
     first = f"{probe.name}.each.0."
     own = {name.removeprefix(first): tensor for name, tensor in weights.items() if name.startswith(first)}

@@ -16,7 +16,7 @@ from sepnas.measure.grid import family_networks, operators_of
 from sepnas.measure.in_layers import LayerChain, chains_of, share_out
 from sepnas.measure.machine import installed_version
 from sepnas.measure.probes import noise, write_probes
-from sepnas.plan.steps import Operator
+from sepnas.plan.operators import Operator
 from sepnas.runtime.engines.choice import make_engine
 from sepnas.separable.architecture import named_architecture
 from sepnas.separable.layers import device_layers
@@ -35,7 +35,7 @@ def test_a_chain_computes_its_layers(engine: str, first: int, tmp_path: Path) ->
     other, chain = (LayerChain(tuple(layers[first : first + 3])) for layers in (WIDER, LAYERS))
     shard = write_probes([other, chain], tmp_path, engine)
     x_bchw = noise(chain.input_shape)
-    found = make_engine(engine, shard).engine.run(chain.name, [x_bchw])
+    found = make_engine(engine, shard).engine.run(chain.name, [x_bchw])[0]
     module = chain.module().eval()
     first_word = f"{chain.name}."
     own = {

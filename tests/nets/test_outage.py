@@ -15,7 +15,8 @@ from torch import Tensor
 from sepnas.errors import PlanError
 from sepnas.nets.outage import LOGITS, Message, Outage
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.plan.steps import CLIENT, Shape
+from sepnas.plan.shapes import Shape
+from sepnas.plan.steps import CLIENT
 from sepnas.runtime.protocol.events import Data
 from sepnas.runtime.tensors.codec import decode
 from sepnas.runtime.worker.executor import Executor, Run
@@ -136,12 +137,12 @@ def logits_of_devices(network: SeparableResNeXt, x_bchw: Tensor, lost: set[int])
         thread.start()
     for thread in threads:
         thread.join(60)
-    if plan.reader in lost:
+    if plan.answering[0] in lost:
         own = [run.logits for run in runs.values()]
     else:
         tag = next(message.tag for message in plan.messages() if message.destination == CLIENT)
         own = [boxes[CLIENT].take(1, tag, deadline=0).payload]
-    shape = Shape(network.architecture.num_classes)
+    shape = Shape.vector(network.architecture.num_classes)
     decoded = [torch.from_numpy(decode(payload, "fp32", shape)).flatten(1) for payload in own]
     return torch.stack(decoded).mean(0)
 

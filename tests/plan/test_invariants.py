@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from sepnas.cost.memory import peak_memory_bytes
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.plan.steps import CLIENT, Compute, Plan, Recv, Send
+from sepnas.plan.merges import merge
+from sepnas.plan.plan import Plan
+from sepnas.plan.steps import CLIENT, Compute, Recv, Send
 from sepnas.runtime.tensors.codec import decode, encode
-from sepnas.runtime.tensors.merge import merge
 from sepnas.runtime.worker.executor import _last_uses
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.build import build_plan
@@ -56,17 +57,17 @@ def _run_devices(plan: Plan, network: SeparableResNeXt, x: np.ndarray) -> tuple[
             elif isinstance(step, Compute):
                 segment = network.segment(rank, plan.segments[rank][step.segment].layers)
                 output = segment(torch.from_numpy(tensors[step.inputs[0]])).numpy()
-                shape = plan.shapes[rank][step.output]
-                tensors[step.output] = output.reshape(len(x), shape.channels, shape.height, shape.width)
+                [made] = step.outputs
+                tensors[made] = output.reshape(len(x), *plan.shapes[rank][made].dims)
             elif isinstance(step, Send):
-                first, stop = step.region.channels
-                values = tensors[step.tensor][:, first:stop]
+                values = tensors[step.tensor][step.region.slices]
                 payload = bytes(encode(values, step.wire, _scale(network, step.scale)))
                 mail[step.tag] = payload
                 counted += len(payload) if step.to != CLIENT else 0
             else:
                 weight = weights[step.parameter].numpy() if step.parameter else None
-                tensors[step.output] = merge(step, [tensors[name] for name in step.inputs], weight)
+                shape = plan.shapes[rank][step.output]
+                tensors[step.output] = merge(step, shape, [tensors[name] for name in step.inputs], weight)
 
     running = [device(rank) for rank in range(plan.num_devices)]
     while running:
@@ -108,7 +109,7 @@ def _bytes_in_use(plan: Plan, rank: int, batch: int) -> int:
             if len(segments[step.segment].layers) == 1:
                 working -= inputs
         if not isinstance(step, Send):
-            name = step.tensor if isinstance(step, Recv) else step.output
+            [name] = step.writes
             tensors[name] = 4 * batch * shapes[name].num_values
             working -= tensors[name] if isinstance(step, Compute) else 0
         most = max(most, sum(tensors.values()) + sum(waiting.values()) + working)

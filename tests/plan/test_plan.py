@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 
 from sepnas.plan.liveness import devices_used, prune
-from sepnas.plan.steps import CLIENT, Compute, Merge, Operator, Plan, Recv, Send
+from sepnas.plan.operators import Operator
+from sepnas.plan.plan import Plan
+from sepnas.plan.steps import CLIENT, Compute, Merge, Recv, Send
 from sepnas.separable.architecture import Architecture, named_architecture
 from sepnas.separable.build import build_plan
 from sepnas.separable.layers import count_macs, count_parameters, device_layers, network_table
@@ -111,7 +113,7 @@ def _check_well_formed(plan: Plan) -> None:
             else:
                 assert set(step.inputs) <= known
                 assert isinstance(step, Compute | Merge)
-                known.add(step.output)
+                known.update(step.writes)
     assert received == {tag for tag, m in sent.items() if m.destination != CLIENT}
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sepnas.deployment.serial import message_from_data
 from sepnas.deployment.verify import load_manifest
 from sepnas.errors import ExchangeError, RemoteError, RemoteProtocolError
+from sepnas.plan.serial import message_from_data
 from sepnas.runtime.client.bench import random_batch
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.client.status import Inspector

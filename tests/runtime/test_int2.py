@@ -13,7 +13,7 @@ import torch
 from sepnas.cost.simulator import simulate
 from sepnas.errors import SpecError
 from sepnas.nets.scales import calibrate_scales
-from sepnas.plan.steps import Shape
+from sepnas.plan.shapes import Shape
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.tensors.codec import decode, encode
 from sepnas.separable.architecture import Architecture
@@ -55,7 +55,7 @@ def test_the_first_value_lies_in_the_lowest_bits() -> None:
     levels = bytes([0b10_01_11_00, 0b11])
     assert bytes(encode(x_BCHW, "int2")) == np.array([0, 1], "<f4").tobytes() + levels
     assert bytes(encode(x_BCHW / 2, "int2", np.float32(0.5))) == levels
-    assert decode(levels, "int2", Shape(5), np.float32(0.5)).ravel().tolist() == [0.0, 1.5, 0.5, 1.0, 1.5]
+    assert decode(levels, "int2", Shape.vector(5), np.float32(0.5)).ravel().tolist() == [0.0, 1.5, 0.5, 1.0, 1.5]
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])

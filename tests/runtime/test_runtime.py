@@ -212,7 +212,7 @@ def test_a_trace_says_when_each_device_did_what(mean_case, tmp_path):
             slack = device.uncertainty_s + 1e-3
             assert record.sent_s - slack <= moments[0]
             assert all(step.arrived_s is not None for step in device.steps if step.step == "recv")
-        reader = next(d for d in record.devices if d.rank == mean_case.plan.reader)
+        reader = next(d for d in record.devices if d.rank == mean_case.plan.answering[0])
         assert reader.steps[-1].start_s <= record.answered_s + reader.uncertainty_s
     path = trace.save(tmp_path / "trace.json")
     assert Trace.load(path) == trace

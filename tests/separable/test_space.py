@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from sepnas.cost.simulator import simulate
 from sepnas.errors import SpecError
-from sepnas.plan.steps import Compute, Merge, Plan, Recv, Send, Shape, Step
+from sepnas.plan.plan import Plan
+from sepnas.plan.shapes import Shape
+from sepnas.plan.steps import Compute, Merge, Recv, Send, Step
 from sepnas.search.canonical import plan_key
 from sepnas.separable.architecture import Architecture, named_policy
 from sepnas.separable.build import build_plan
@@ -217,7 +219,7 @@ def test_the_key_is_the_hash_of_the_steps_as_tuples(genotype: dict[str, Any]) ->
     """Keys stand in files: how they are made may change, what they are may not."""
     plan = build_plan(WIDE.architecture_of(genotype))
     tags: dict[int, int] = {}
-    told: list[Any] = [plan.reader, _sides(plan.answer)]
+    told: list[Any] = [plan.answering[0], _sides(plan.outputs[0].shape)]
     for rank in range(plan.num_devices):
         names: dict[str, int] = {}
         told.append([_told(plan, rank, step, names, tags) for step in plan.programs[rank]])
@@ -225,23 +227,24 @@ def test_the_key_is_the_hash_of_the_steps_as_tuples(genotype: dict[str, Any]) ->
 
 
 def _sides(shape: Shape) -> tuple[int, int, int]:
-    return shape.channels, shape.height, shape.width
+    return shape.dims if len(shape.dims) == 3 else (*shape.dims, 1, 1)
 
 
 def _told(plan: Plan, rank: int, step: Step, names: dict[str, int], tags: dict[int, int]) -> tuple[Any, ...]:
     shapes = plan.shapes[rank]
     if isinstance(step, Send):
         tensor, tag = names.setdefault(step.tensor, len(names)), tags.setdefault(step.tag, len(tags))
-        return ("send", tensor, step.region.channels, step.region.rows, step.wire, step.to, tag)
+        channels, rows, *_ = (*step.region.ranges, (0, 1))
+        return ("send", tensor, channels, rows, step.wire, step.to, tag)
     if isinstance(step, Recv):
         tensor, tag = names.setdefault(step.tensor, len(names)), tags.setdefault(step.tag, len(tags))
         return ("recv", tag, step.source, tensor, _sides(shapes[step.tensor]))
     inputs = [names.setdefault(tensor, len(names)) for tensor in step.inputs]
-    output = names.setdefault(step.output, len(names))
+    [output] = [names.setdefault(name, len(names)) for name in step.writes]
     if isinstance(step, Merge):
         return ("merge", step.kind, inputs, output)
-    _, _, *work, _ = astuple(plan.segments[rank][step.segment])  # neither names nor operators
-    return ("compute", tuple(work), inputs, output, _sides(shapes[step.output]))
+    _, _, *work = astuple(plan.segments[rank][step.segment])[:7]  # neither names nor what follows from the layers
+    return ("compute", tuple(work), inputs, output, _sides(shapes[step.outputs[0]]))
 
 
 @settings(deadline=None)
@@ -408,8 +411,8 @@ def renamed(plan: Plan, prefix: str) -> Plan:
             {renaming.tensors[name]: shape for name, shape in shapes.items()}
             for renaming, shapes in zip(renamings, plan.shapes, strict=True)
         ),
-        reader=plan.reader,
-        answer=plan.answer,
+        inputs=plan.inputs,
+        outputs=plan.outputs,
     )
 
 
@@ -425,11 +428,11 @@ class _Renaming:
             tag = self.tags.setdefault(step.tag, len(self.tags))
             return replace(step, tag=tag, tensor=self._name(step.tensor))
         inputs = tuple(self._name(name) for name in step.inputs)
-        output = self._name(step.output)
+        [output] = map(self._name, step.writes)
         if isinstance(step, Merge):
             return Merge(step.kind, inputs, output)
         segment = self.segments.setdefault(step.segment, f"{self.prefix}s{len(self.segments)}")
-        return Compute(segment, inputs, output)
+        return Compute(segment, inputs, (output,))
 
     def _name(self, tensor: str) -> str:
         return self.tensors.setdefault(tensor, f"{self.prefix}t{len(self.tensors)}")

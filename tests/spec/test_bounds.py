@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from sepnas.deployment.manifest import ShapeData, ShardManifest
+from sepnas.deployment.manifest import ShardManifest
 from sepnas.errors import SpecError
+from sepnas.plan.data import ShapeData
 from sepnas.separable.architecture import Architecture, named_architecture
 from sepnas.separable.policy import TransmissionPolicy
 from sepnas.spec.cluster import Cluster
@@ -146,7 +147,7 @@ def test_a_name_of_a_huge_network_is_refused_before_anything_is_made():
 def test_a_tensor_s_shape_has_a_size():
     """Sizes that are each in bounds do not multiply to more than a device computes."""
     with pytest.raises(ValueError, match="a tensor has at most"):
-        ShapeData(channels=1 << 16, height=1 << 10, width=1 << 10)
+        ShapeData(axes="CHW", dims=(1 << 16, 1 << 10, 1 << 10))
 
 
 def test_of_many_mistakes_the_first_are_told():

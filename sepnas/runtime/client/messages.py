@@ -8,34 +8,39 @@ import numpy as np
 from typing_extensions import Self
 
 from sepnas.deployment.manifest import Manifest, OnMissing
-from sepnas.deployment.serial import message_from_data
 from sepnas.errors import RemoteError, RemoteProtocolError
-from sepnas.plan.steps import CLIENT, Message
-from sepnas.runtime.tensors.codec import Array, Payload, decode
+from sepnas.plan.plan import Message, Piece
+from sepnas.plan.serial import message_from_data, port_from_data
+from sepnas.plan.steps import CLIENT
+from sepnas.runtime.protocol.events import Data
+from sepnas.runtime.tensors.codec import Array, Payload, decode, encode
 
 
 @dataclass(frozen=True)
 class ClientMessages:
-    """The inputs that go to the devices, and the output that one of them answers with.
+    """The pieces of the input that go to the devices ``ranks``, and the output that one of them answers with.
 
-    ``heads``: the devices that have logits of their own, and could answer instead.
+    A device may take part without a piece. ``heads``: those that have an output of their own, and could answer instead.
     """
 
-    inputs: tuple[Message, ...]
+    ranks: tuple[int, ...]
+    pieces: tuple[Piece, ...]
     output: Message
     heads: frozenset[int]
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self:
-        messages = [message_from_data(data) for data in manifest.messages]
-        inputs = tuple(message for message in messages if message.source == CLIENT)
-        output = next(message for message in messages if message.destination == CLIENT)
-        return cls(inputs, output, manifest.heads)
+        pieces = tuple(piece for port in map(port_from_data, manifest.inputs) for piece in port.pieces)
+        output = next(message for message in map(message_from_data, manifest.messages) if message.destination == CLIENT)
+        return cls(manifest.working, pieces, output, manifest.heads)
 
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        """The devices that the client talks to."""
-        return tuple(message.destination for message in self.inputs)
+    def encode_pieces(self, request: int, x_BCHW: Array) -> dict[int, list[Data]]:
+        """What each device is sent of a batch: its region of every sample, in the piece's wire format."""
+        payloads = {(each.region, each.wire): encode(x_BCHW[each.region.slices], each.wire) for each in self.pieces}
+        sent: dict[int, list[Data]] = {rank: [] for rank in self.ranks}
+        for each in self.pieces:
+            sent[each.device].append(Data(request, each.tag, payloads[each.region, each.wire]))
+        return sent
 
     def expected(self, on_missing: OnMissing) -> dict[int, dict[int, int]]:
         """The messages that each device may send to the client: bytes per sample, by tag."""

@@ -18,7 +18,7 @@ from sepnas.runtime.client.reply import Answer, Reply
 from sepnas.runtime.client.request_log import RequestLog
 from sepnas.runtime.client.request_window import RequestWindow
 from sepnas.runtime.protocol.events import Cancel, Data, Failed, Recall, Request
-from sepnas.runtime.tensors.codec import Array, encode
+from sepnas.runtime.tensors.codec import Array
 
 
 class Requests:
@@ -146,18 +146,18 @@ class Requests:
             deadline_ms=max(1, int(reply.device_limit_s * 1e3)),
             without=tuple(sorted(reply.without)),
         )
-        payload, output = encode(x_BCHW, "fp32"), self._messages.output
+        pieces, output = self._messages.encode_pieces(reply.request, x_BCHW), self._messages.output
         watched = _WatchedInbox(inbox, lambda: self._window.release(reply.request))
         connections.router.follow(reply.request, watched, {output.tag: output.payload_bytes(reply.batch)})
-        for message in self._messages.inputs:
-            if message.destination not in reply.without:
-                connections.send(message.destination, header, Data(reply.request, message.tag, payload))
+        for rank, sent in pieces.items():
+            if rank not in reply.without:
+                connections.send(rank, header, *sent)
 
     def _cancel(self, reply: Reply) -> None:
-        for message in self._messages.inputs:
-            if message.destination not in reply.without:  # cancellations must not pile up for a frozen device
+        for rank in self._messages.ranks:
+            if rank not in reply.without:  # cancellations must not pile up for a frozen device
                 with contextlib.suppress(ExchangeError):
-                    self._connections_of(reply).send(message.destination, Cancel(request=reply.request))
+                    self._connections_of(reply).send(rank, Cancel(request=reply.request))
 
     def _release(self, reply: Reply) -> None:
         self._connections_of(reply).router.forget(reply.request)

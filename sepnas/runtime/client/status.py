@@ -16,7 +16,6 @@ from typing import Literal, TypeAlias
 
 from typing_extensions import Self
 
-from sepnas.deployment.serial import message_from_data
 from sepnas.deployment.verify import verify_client
 from sepnas.errors import DeadlineError, ExchangeError, HandshakeError, PeerLostError, RemoteProtocolError
 from sepnas.plan.steps import CLIENT
@@ -75,8 +74,7 @@ class Inspector:
         folder = Path(deployment)
         manifest = verify_client(folder, uses_hosts=devices is None)
         hosts = devices if isinstance(devices, Hosts) else Hosts.load(devices or folder / "hosts.yaml")
-        messages = map(message_from_data, manifest.messages)
-        addresses = {m.destination: hosts.address(m.destination) for m in messages if m.source == CLIENT}
+        addresses = {rank: hosts.address(rank) for rank in manifest.working}
         if insecure:
             for address in addresses.values():
                 check_loopback(parse_address(address)[0])

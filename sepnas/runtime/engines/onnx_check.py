@@ -37,16 +37,17 @@ _SIDES = [2, 3]
 """Height and width."""
 
 
-def check_onnx_graph(graph: bytes, input_shape: Sequence[int], weights: Mapping[str, ShapeOf]) -> ShapeOf:
-    """The shape of what a graph makes of one sample of ``input_shape``; ``weights`` are put in for its initializers.
+def check_onnx_graph(graph: bytes, inputs: Mapping[str, ShapeOf], weights: Mapping[str, ShapeOf]) -> dict[str, ShapeOf]:
+    """The shapes of a graph's outputs by name, for one sample of ``inputs``; ``weights`` are put in for its
+    initializers.
 
     Raises :class:`ValueError` that says why it is none that `sepnas export` writes.
     """
-    checked = read_onnx_graph(graph, input_shape, weights)
-    return checked.shapes[checked.outputs[0]]
+    checked = read_onnx_graph(graph, inputs, weights)
+    return {name: checked.shapes[name] for name in checked.outputs}
 
 
-def read_onnx_graph(graph: bytes, input_shape: Sequence[int], weights: Mapping[str, ShapeOf]) -> CheckedGraph:
+def read_onnx_graph(graph: bytes, inputs: Mapping[str, ShapeOf], weights: Mapping[str, ShapeOf]) -> CheckedGraph:
     """The operators of a graph and the shapes of its tensors, as :func:`check_onnx_graph` looks through them.
 
     Raises :class:`ValueError` that says why it is none that `sepnas export` writes.
@@ -59,11 +60,13 @@ def read_onnx_graph(graph: bytes, input_shape: Sequence[int], weights: Mapping[s
         raise ValueError(f"has {len(content['node']):,} operators; at most {MAX_NODES:,} are run")
     shapes, axes = _initializers([_bytes(each) for each in content["initializer"]], weights)
     names = [_text(_message(_bytes(each), _VALUE, "input")["name"]) for each in content["input"]]
-    if len(names) != 1 or names[0] in shapes:
-        raise ValueError(f"takes {len(names)} inputs; a segment takes one")
-    shapes[names[0]] = tuple(input_shape)
+    if names != [*inputs] or any(name in shapes for name in names):
+        raise ValueError(f"takes {', '.join(names)[:200] or 'no input'}; the manifest says {', '.join(inputs)}")
+    shapes.update(inputs)
     made, nodes = 0, [_node(_bytes(each)) for each in content["node"]]
     for node in nodes:
+        if any(name in shapes for name in node.outputs):
+            raise ValueError(f"has an operator {node.operator} that makes what is there already")
         shape = shapes[node.outputs[0]] = _output(node, shapes, axes)
         made += prod(shape)
         if made > MAX_PASS_VALUES:

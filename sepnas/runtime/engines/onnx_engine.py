@@ -15,14 +15,14 @@ import numpy as np
 from sepnas.deployment.engines.graph import CheckedGraph, SegmentGraph, ShapeOf
 from sepnas.deployment.engines.kind import EngineKind, late
 from sepnas.deployment.engines.registry import engines
-from sepnas.deployment.manifest import SegmentData
+from sepnas.deployment.manifest import SegmentFiles
 from sepnas.deployment.onnx_session import weight_name
 from sepnas.errors import DeploymentError
 from sepnas.runtime.engines.denormals import flush_denormals
 from sepnas.runtime.engines.onnx_check import check_onnx_graph, read_onnx_graph
 from sepnas.runtime.engines.protobuf import NoMessageError
 from sepnas.runtime.engines.shard import Shard
-from sepnas.runtime.engines.torch_engine import check_output, shapes_of
+from sepnas.runtime.engines.torch_engine import check_outputs, shapes_of
 from sepnas.runtime.tensors.codec import Array
 from sepnas.spec.files import read_regular, why
 
@@ -48,9 +48,9 @@ class OnnxEngine:
             weights = self._weights(shard, segment)
             graph = _read(path)
             if name in shapes:
-                _check(path, graph, weights, *shapes[name])
+                _check(path, graph, weights, segment, *shapes[name])
             try:
-                self._opened[name] = open_graph(_segment_graph(path, graph, weights), threads)
+                self._opened[name] = open_graph(_segment_graph(path, graph, weights, segment.inputs), threads)
             except ImportError:
                 raise
             except Exception as error:  # onnxruntime's errors have no class of their own
@@ -58,14 +58,14 @@ class OnnxEngine:
                     f"{path}: {kind.name} cannot read this segment: {type(error).__name__}: {error}"
                 ) from error
 
-    def _weights(self, shard: Shard, segment: SegmentData) -> list[Array]:
+    def _weights(self, shard: Shard, segment: SegmentFiles) -> list[Array]:
         return [shard.weights[weight] for weight in segment.weights]
 
     def prepare_thread(self) -> None:
         flush_denormals()  # the sessions' own option is for their threads, not for the one that calls them
 
-    def run(self, segment: str, inputs: Sequence[Array]) -> Array:
-        return self._opened[segment]([np.ascontiguousarray(array) for array in inputs])[0]
+    def run(self, segment: str, inputs: Sequence[Array]) -> Sequence[Array]:
+        return self._opened[segment]([np.ascontiguousarray(array) for array in inputs])
 
 
 def _read(path: Path) -> bytes:
@@ -75,26 +75,39 @@ def _read(path: Path) -> bytes:
         raise DeploymentError(f"{path}: cannot be read: {why(error, path)}") from error
 
 
-def _check(path: Path, graph: bytes, weights: Sequence[Array], taken: tuple[int, ...], made: tuple[int, ...]) -> None:
+def _check(
+    path: Path,
+    graph: bytes,
+    weights: Sequence[Array],
+    segment: SegmentFiles,
+    taken: Sequence[ShapeOf],
+    made: Sequence[ShapeOf],
+) -> None:
     try:
-        found = check_onnx_graph(graph, taken, _sizes(weights))
+        found = check_onnx_graph(graph, dict(zip(segment.inputs, taken, strict=True)), _sizes(weights))
     except NoMessageError as error:
         raise DeploymentError(f"{path}: onnxruntime cannot read this segment: it holds {error}") from None
     except ValueError as error:
         raise DeploymentError(f"{path}: refused: it {error}") from None
-    check_output(path, found, made)
+    if (*found,) != segment.outputs:
+        raise DeploymentError(
+            f"{path}: refused: it makes {', '.join(found)[:200]}; the manifest says {', '.join(segment.outputs)}"
+        )
+    check_outputs(path, [found[name] for name in segment.outputs], made)
 
 
 def _sizes(weights: Sequence[Array]) -> dict[str, ShapeOf]:
     return {weight_name(index): weight.shape for index, weight in enumerate(weights)}
 
 
-def _segment_graph(path: Path, graph: bytes, weights: Sequence[Array]) -> SegmentGraph:
-    return SegmentGraph(path, graph, weights, partial(_checked, graph, _sizes(weights)))
+def _segment_graph(path: Path, graph: bytes, weights: Sequence[Array], inputs: tuple[str, ...]) -> SegmentGraph:
+    return SegmentGraph(path, graph, weights, partial(_checked, graph, _sizes(weights), inputs))
 
 
-def _checked(graph: bytes, sizes: dict[str, ShapeOf], shapes: Sequence[ShapeOf]) -> CheckedGraph:
-    return read_onnx_graph(graph, shapes[0], sizes)
+def _checked(
+    graph: bytes, sizes: dict[str, ShapeOf], inputs: tuple[str, ...], shapes: Sequence[ShapeOf]
+) -> CheckedGraph:
+    return read_onnx_graph(graph, dict(zip(inputs, shapes, strict=True)), sizes)
 
 
 class Int8OnnxEngine(OnnxEngine):
@@ -102,5 +115,5 @@ class Int8OnnxEngine(OnnxEngine):
 
     _name: ClassVar[str] = "onnxruntime-int8"
 
-    def _weights(self, shard: Shard, segment: SegmentData) -> list[Array]:
+    def _weights(self, shard: Shard, segment: SegmentFiles) -> list[Array]:
         return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,11 +11,14 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from sepnas.deployment.manifest import SHARD_NAME, WEIGHTS_NAME, ShapeData, ShardManifest
-from sepnas.deployment.serial import message_from_data, program_of
+from sepnas.deployment.manifest import SHARD_NAME, WEIGHTS_NAME, ShardManifest
+from sepnas.deployment.serial import program_of
 from sepnas.deployment.verify import verify_device
 from sepnas.errors import DeploymentError
-from sepnas.plan.steps import Compute, Merge, Message, Recv, Send, Step
+from sepnas.plan.plan import Message
+from sepnas.plan.serial import message_from_data, shape_from_data
+from sepnas.plan.shapes import Shape
+from sepnas.plan.steps import Compute, Merge, Send, Step
 from sepnas.runtime.tensors.codec import Array
 from sepnas.spec.files import name_of, open_regular, why
 
@@ -30,6 +33,7 @@ class Shard:
     program: tuple[Step, ...]
     messages: Mapping[int, Message]
     weights: Mapping[str, Array]
+    shapes: Mapping[str, Shape]
 
     @property
     def rank(self) -> int:
@@ -74,9 +78,9 @@ def load_shard(folder: str | os.PathLike[str]) -> Shard:
         raise DeploymentError(
             f"{folder / SHARD_NAME}: segment '{unused[0]}' is in no step; export the deployment again"
         )
-    shard = Shard(folder, manifest, program, messages, weights)
+    shapes = {name: shape_from_data(data) for name, data in manifest.shapes.items()}
+    shard = Shard(folder, manifest, program, messages, weights, shapes)
     _check_weights(shard)
-    _check_shapes(shard)
     return shard
 
 
@@ -105,38 +109,3 @@ def _check_weights(shard: Shard) -> None:
                 f"{where}: tensor '{name}' is the step of a message: one fp32 number above 0, got {scale.dtype} "
                 f"{np.array2string(scale, threshold=4)}"
             )
-
-
-def _check_shapes(shard: Shard) -> None:
-    """Refuse tensors that would not fit when they meet; what segments make is checked by the engine."""
-    shapes, where = shard.manifest.shapes, shard.folder / SHARD_NAME
-    for index, step in enumerate(shard.program):
-        place = f"{where}: `program.{index}`"
-        if isinstance(step, Recv):
-            found, wanted = shard.messages[step.tag].shape, shapes[step.tensor]
-            if (found.channels, found.height, found.width) != (wanted.channels, wanted.height, wanted.width):
-                raise DeploymentError(f"{place}: message {step.tag} has another shape than tensor '{step.tensor}'")
-        elif isinstance(step, Merge):
-            if step.kind == "weighted" and not step.parameter:
-                raise DeploymentError(f"{place}: a weighted merge has no `parameter`")
-            made, inputs = shapes[step.output], [shapes[name] for name in step.inputs]
-            if not _fit(step.kind, made, inputs):
-                raise DeploymentError(
-                    f"{place}: tensors of these shapes do not merge ({step.kind}) into '{step.output}'"
-                )
-
-
-def _fit(kind: str, made: ShapeData, inputs: Sequence[ShapeData]) -> bool:
-    def summed(name: str) -> bool:
-        return bool(getattr(made, name) == sum(getattr(each, name) for each in inputs))
-
-    def same(*names: str) -> bool:
-        return all(getattr(each, name) == getattr(made, name) for each in inputs for name in names)
-
-    if kind == "concat":
-        return summed("channels") and same("height", "width")
-    if kind == "paste":
-        return summed("height") and same("channels", "width")
-    # the first channels of the first are those of the others
-    narrow = all(each.channels <= made.channels for each in inputs)
-    return inputs[0].channels == made.channels and narrow and same("height", "width")

@@ -42,7 +42,7 @@ _LABEL = re.compile(rb"[\w.]{0,64}\s?")
 
 
 def load_graph(path: Path) -> GraphModule:
-    """The graph of a segment: call it with ``x`` and then the weights, in order; it gives a tuple of one tensor.
+    """The graph of a segment: call it with the inputs and then the weights, in order; it gives a tuple of its outputs.
 
     Raises :class:`DeploymentError` when the file is anything but such a graph.
     """
@@ -56,8 +56,10 @@ def load_graph(path: Path) -> GraphModule:
         raise DeploymentError(f"{path}: torch cannot read this segment: {type(error).__name__}: {error}") from error
 
 
-def made_shape(path: Path, graph: GraphModule, weights: Sequence[Tensor], taken: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a segment's output for an input of this one, worked out without computing.
+def made_shapes(
+    path: Path, graph: GraphModule, weights: Sequence[Tensor], taken: Sequence[tuple[int, ...]]
+) -> list[tuple[int, ...]]:
+    """The shapes of a segment's outputs for inputs of these ones, worked out without computing.
 
     Raises :class:`DeploymentError` where the weights do not fit, or too much would be allocated.
     """
@@ -76,11 +78,11 @@ def made_shape(path: Path, graph: GraphModule, weights: Sequence[Tensor], taken:
                 )
             return made
 
-    tensors = [torch.empty(taken, device="meta"), *(weight.to("meta") for weight in weights)]
+    tensors = [*(torch.empty(each, device="meta") for each in taken), *(weight.to("meta") for weight in weights)]
     try:
         with torch.inference_mode():
-            output: tuple[Tensor, ...] = Shapes(graph).run(*tensors)
-        return tuple(output[0].shape)
+            outputs: tuple[Tensor, ...] = Shapes(graph).run(*tensors)
+        return [tuple(output.shape) for output in outputs]
     except _RefusedError as error:
         raise DeploymentError(f"{path}: refused: it {error}") from None
     except Exception as error:  # torch raises whatever it likes here

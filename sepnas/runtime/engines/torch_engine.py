@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from sepnas.deployment.engines.kind import EngineKind
 from sepnas.errors import DeploymentError
 from sepnas.plan.steps import Compute
 from sepnas.runtime.engines.shard import Shard
-from sepnas.runtime.engines.torch_archive import load_graph, made_shape
+from sepnas.runtime.engines.torch_archive import load_graph, made_shapes
 from sepnas.runtime.tensors.codec import Array
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ class Engine(Protocol):
     def prepare_thread(self) -> None:
         """Called once in each thread before it calls :meth:`run`."""
 
-    def run(self, segment: str, inputs: Sequence[Array]) -> Array:
-        """The output of a segment for a batch; float32, not written to by anyone afterwards."""
+    def run(self, segment: str, inputs: Sequence[Array]) -> Sequence[Array]:
+        """The outputs of a segment for a batch, in its order; float32, not written to by anyone afterwards."""
         ...
 
 
@@ -35,31 +35,42 @@ def calls_of_a_pass(shard: Shard) -> list[tuple[str, list[Array]]]:
     calls = []
     for step in shard.program:
         if isinstance(step, Compute):
-            shapes = [shard.manifest.shapes[name] for name in step.inputs]
-            inputs: list[Array] = [np.zeros((1, s.channels, s.height, s.width), np.float32) for s in shapes]
+            inputs: list[Array] = [np.zeros((1, *shard.shapes[name].dims), np.float32) for name in step.inputs]
             calls.append((step.segment, inputs))
     return calls
 
 
-def shapes_of(shard: Shard) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Of each segment of the program the shapes of its input and of its output, one sample: ``(1, C, H, W)``."""
-    found: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+Dims: TypeAlias = tuple[int, ...]
+"""The shape of an array, one sample: ``(1, *shape.dims)``."""
+
+
+def shapes_of(shard: Shard) -> dict[str, tuple[tuple[Dims, ...], tuple[Dims, ...]]]:
+    """Of each segment of the program the shapes of its inputs and of its outputs, one sample."""
+    found: dict[str, tuple[tuple[Dims, ...], tuple[Dims, ...]]] = {}
     for step in shard.program:
         if isinstance(step, Compute):
-            made, taken = (shard.manifest.shapes[name] for name in (step.output, step.inputs[0]))
-            ends = (taken.channels, taken.height, taken.width), (made.channels, made.height, made.width)
-            shapes = (1, *ends[0]), (1, *ends[1])
-            if len(step.inputs) > 1 or found.setdefault(step.segment, shapes) != shapes:
+            taken, made = _batches(shard, step.inputs), _batches(shard, step.outputs)
+            if found.setdefault(step.segment, (taken, made)) != (taken, made):
                 raise DeploymentError(f"{shard.folder}: segment '{step.segment}' is run on tensors of different shapes")
     return found
 
 
-def check_output(path: Path, found: Sequence[int], expected: tuple[int, ...]) -> None:
-    """Raise :class:`DeploymentError` where a segment makes another shape than the manifest says."""
-    if (*found, *(1,) * (4 - len(found))) != expected:
+def _batches(shard: Shard, names: Sequence[str]) -> tuple[Dims, ...]:
+    return tuple((1, *shard.shapes[name].dims) for name in names)
+
+
+def check_outputs(path: Path, found: Sequence[Sequence[int]], expected: Sequence[Dims]) -> None:
+    """Raise :class:`DeploymentError` where a segment makes other shapes than the manifest says."""
+    shapes = [tuple(each) for each in found]
+    if shapes != [*expected]:
         raise DeploymentError(
-            f"{path}: makes a tensor of shape {tuple(found)}, the manifest says {expected}; export the deployment again"
+            f"{path}: makes tensors of shapes {_listed(shapes)}, the manifest says {_listed(expected)}; "
+            "export the deployment again"
         )
+
+
+def _listed(shapes: Sequence[Dims]) -> str:
+    return ", ".join(map(str, shapes))
 
 
 class TorchEngine:
@@ -80,16 +91,15 @@ class TorchEngine:
                 graphs[digest] = load_graph(shard.folder / file)
             weights = [torch.from_numpy(shard.weights[weight]) for weight in segment.weights]
             if name in shapes:
-                made = made_shape(shard.folder / file, graphs[digest], weights, shapes[name][0])
-                check_output(shard.folder / file, made, shapes[name][1])
+                made = made_shapes(shard.folder / file, graphs[digest], weights, shapes[name][0])
+                check_outputs(shard.folder / file, made, shapes[name][1])
             self._runners[name] = (graphs[digest].forward, weights)
 
     def prepare_thread(self) -> None:
         self._torch.set_flush_denormal(True)  # denormals make a network ten times slower; the mode is a thread's own
 
-    def run(self, segment: str, inputs: Sequence[Array]) -> Array:
+    def run(self, segment: str, inputs: Sequence[Array]) -> Sequence[Array]:
         runner, weights = self._runners[segment]
         with self._torch.inference_mode():
             tensors = [self._torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
-            output: Array = runner(*tensors, *weights)[0].numpy()
-        return output
+            return [output.numpy() for output in runner(*tensors, *weights)]

@@ -11,8 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from sepnas.errors import RemoteProtocolError
-from sepnas.plan.steps import Shape
-from sepnas.plan.wire import ENCODINGS, LEVELS, UNCONVERTED, WireEncoding, WireFormat, payload_bytes
+from sepnas.plan.shapes import Shape
+from sepnas.plan.wire import (
+    ENCODINGS,
+    LEVELS,
+    UNCONVERTED,
+    WireEncoding,
+    WireFormat,
+    payload_bytes,
+)
 
 Array = npt.NDArray[np.float32]
 Levels: TypeAlias = npt.NDArray[np.uint8]
@@ -50,7 +57,7 @@ def _bytes_of(rows: npt.NDArray[Any]) -> memoryview:
 
 
 def decode(payload: Payload, wire: WireFormat, shape: Shape, scale: np.float32 | None = None) -> Array:
-    """The batch that a payload holds, ``(B, channels, height, width)``; raises :class:`RemoteProtocolError`.
+    """The batch that a payload holds, ``(B, *shape.dims)``; raises :class:`RemoteProtocolError`.
 
     An fp32 result may share the payload's memory.
     """
@@ -59,7 +66,7 @@ def decode(payload: Payload, wire: WireFormat, shape: Shape, scale: np.float32 |
     if rest or not batch:
         raise RemoteProtocolError(f"a {wire} payload of {len(payload)} bytes is no multiple of {sample_bytes}")
     if wire == UNCONVERTED:
-        lent: Array = np.ndarray((batch, shape.channels, shape.height, shape.width), _FLOAT32, payload)
+        lent: Array = np.ndarray((batch, *shape.dims), _FLOAT32, payload)
         return lent if _FLOAT32.isnative and lent.flags.aligned else lent.astype(np.float32)
     rows = np.frombuffer(payload, dtype=np.uint8).reshape(batch, sample_bytes)
     if wire in _FLOATS:
@@ -69,7 +76,7 @@ def decode(payload: Payload, wire: WireFormat, shape: Shape, scale: np.float32 |
     else:
         with np.errstate(over="ignore"):
             values = _unpacked(rows, ENCODINGS[wire], shape.num_values).astype(np.float32) * scale
-    return values.reshape(batch, shape.channels, shape.height, shape.width)
+    return values.reshape(batch, *shape.dims)
 
 
 def _quantise(rows: Array, encoding: WireEncoding) -> Levels:

@@ -12,14 +12,14 @@ from typing import TypeAlias
 import numpy as np
 
 from sepnas.errors import DeadlineError, ExchangeError, RemoteProtocolError, SepnasError
-from sepnas.plan.steps import CLIENT, Compute, Merge, Recv, Send, Shape, Step
+from sepnas.plan.merges import merge
+from sepnas.plan.steps import Compute, Merge, Recv, Send, Slice, Step
 from sepnas.runtime.engines.shard import Shard
 from sepnas.runtime.engines.torch_engine import Engine
 from sepnas.runtime.protocol.events import Data, FailureCode, PartialData
 from sepnas.runtime.protocol.names import rank_name
 from sepnas.runtime.protocol.times import StepTime
 from sepnas.runtime.tensors.codec import Array, Payload, decode, encode
-from sepnas.runtime.tensors.merge import merge
 from sepnas.runtime.worker.mailbox import Letter, Mailbox
 from sepnas.runtime.worker.pace import FreePace, Pace
 from sepnas.runtime.worker.patience import Patience, optional_tensors
@@ -85,11 +85,9 @@ class Executor:
         self._pace, self._on_missed = pace or FreePace(), on_missed
         self._drop_after = _last_uses(shard.program)
         self._optional, self._patience = optional_tensors(shard.program), Patience(len(shard.program))
-        self._logits_step = _logits_step(shard)
+        self._fallbacks = frozenset(shard.manifest.fallbacks)
         self._late_at: dict[int, float] = {}
-        self._shapes = {
-            name: Shape(data.channels, data.height, data.width) for name, data in shard.manifest.shapes.items()
-        }
+        self._shapes = shard.shapes
 
     def run(self, run: Run) -> list[StepTime]:
         """Run the whole program; raises :class:`StepError`."""
@@ -116,11 +114,13 @@ class Executor:
     def _do(self, index: int, step: Step, run: Run) -> tuple[int, int | None]:
         """Carry out one step; payload bytes and the time of arrival for the trace."""
         if isinstance(step, Compute):
-            output = self._engine.run(step.segment, [run.tensors[name] for name in step.inputs])
-            shape = self._shapes[step.output]
-            run.tensors[step.output] = output.reshape(run.batch, shape.channels, shape.height, shape.width)
+            made = self._engine.run(step.segment, [run.tensors[name] for name in step.inputs])
+            for name, array in zip(step.outputs, made, strict=True):
+                run.tensors[name] = array.reshape(run.batch, *self._shapes[name].dims)
+        elif isinstance(step, Slice):
+            run.tensors[step.output] = run.tensors[step.tensor][step.region.slices]
         elif isinstance(step, Send):
-            return self._send(index, step, run), None
+            return self._send(step, run), None
         elif isinstance(step, Recv):
             return self._receive(index, step, run)
         else:
@@ -128,10 +128,10 @@ class Executor:
         self._pace.finish()
         return 0, None
 
-    def _send(self, index: int, step: Send, run: Run) -> int:
-        (first, stop), (top, bottom) = step.region.channels, step.region.rows
-        payload = encode(run.tensors[step.tensor][:, first:stop, top:bottom], step.wire, self._shard.scale(step))
-        if index == self._logits_step:
+    def _send(self, step: Send, run: Run) -> int:
+        values = run.tensors[step.tensor][step.region.slices]
+        payload = encode(values, step.wire, self._shard.scale(step))
+        if step.tag in self._fallbacks:
             run.logits = payload
         self._pace.finish()
         if step.to in run.without:
@@ -177,7 +177,8 @@ class Executor:
         there = [name not in run.missing for name in step.inputs]
         if weights is not None:
             weights = weights[np.array(there[1:], bool)]
-        return merge(step, [run.tensors[name] for name in compress(step.inputs, there)], weights)
+        inputs = [run.tensors[name] for name in compress(step.inputs, there)]
+        return merge(step, self._shapes[step.output], inputs, weights)
 
     def describe(self, index: int) -> str:
         """A step as an error message names it."""
@@ -188,6 +189,8 @@ class Executor:
             what = f"sending '{step.tensor}' to {rank_name(step.to)}"
         elif isinstance(step, Recv):
             what = f"waiting for message {step.tag} from {rank_name(step.source)}"
+        elif isinstance(step, Slice):
+            what = f"taking '{step.output}' from '{step.tensor}'"
         else:
             what = f"merging into '{step.output}'"
         return f"step {index} of {len(self._shard.program)}, {what}"
@@ -214,22 +217,8 @@ def _last_uses(program: tuple[Step, ...]) -> list[list[str]]:
     """For each step the tensors that no later step uses."""
     last: dict[str, int] = {}
     for index, step in enumerate(program):
-        if isinstance(step, Send | Recv):
-            last[step.tensor] = index
-        else:
-            last.update(dict.fromkeys((*step.inputs, step.output), index))
+        last.update(dict.fromkeys((*step.reads, *step.writes), index))
     drops: list[list[str]] = [[] for _ in program]
     for name, index in last.items():
         drops[index].append(name)
     return drops
-
-
-def _logits_step(shard: Shard) -> int | None:
-    """Where the device sends logits of its own to the one that answers: its last step, if it has the classifier."""
-    last = shard.program[-1] if shard.program else None
-    answer = shard.manifest.answer
-    if isinstance(last, Send) and last.to != CLIENT:
-        message = shard.messages[last.tag]
-        if message.shape == Shape(answer.channels, answer.height, answer.width):
-            return len(shard.program) - 1
-    return None

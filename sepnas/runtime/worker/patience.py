@@ -6,7 +6,8 @@ from collections import OrderedDict, deque
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from sepnas.plan.steps import CLIENT, Compute, Merge, Recv, Send, Step
+from sepnas.plan.merges import MERGE_KINDS
+from sepnas.plan.steps import CLIENT, Merge, Recv, Step
 
 _SHARE = 0.5
 """Of the deadline, kept for what comes after the first wait. A device that has waited in vain is late for those that
@@ -67,10 +68,6 @@ def optional_tensors(program: Collection[Step]) -> frozenset[str]:
     received = {step.tensor for step in program if isinstance(step, Recv) and step.source != CLIENT}
     needed: set[str] = set()
     for step in program:
-        if isinstance(step, Compute):
-            needed.update(step.inputs)
-        elif isinstance(step, Send):
-            needed.add(step.tensor)
-        elif isinstance(step, Merge):
-            needed.update(step.inputs[:1] if step.kind in ("mean", "weighted") else step.inputs)
+        optional = isinstance(step, Merge) and MERGE_KINDS[step.kind].optional
+        needed.update(step.reads[:1] if optional else step.reads)
     return frozenset(received - needed)

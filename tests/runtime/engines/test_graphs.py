@@ -135,7 +135,7 @@ def test_an_onnx_graph_is_a_list_of_known_operators(says: str, exported: Path, t
     nodes, tensors = BAD_GRAPHS[says]
     model = helper.make_model(helper.make_graph(nodes, "g", [INPUT], [OUTPUT], tensors)).SerializeToString()
     with pytest.raises(ValueError, match=says):
-        check_onnx_graph(model, (1, 1, 8, 8), {"w0": (1,)})
+        check_onnx_graph(model, {"x": (1, 1, 8, 8)}, {"w0": (1,)})
     shard = _with_graph(load_shard(exported / "device0"), model, tmp_path)
     with pytest.raises(DeploymentError, match=rf"\.onnx: refused: it .*{says}"):
         OnnxEngine(shard)
@@ -155,7 +155,7 @@ def test_a_damaged_onnx_graph_is_read_or_refused(data: st.DataObject, exported: 
     """Whatever became of a graph's bytes, its shapes are worked out, or a ValueError says why not."""
     whole = next((exported / "device0/segments").glob("stem*.onnx")).read_bytes()
     with suppress(ValueError):
-        check_onnx_graph(data.draw(damaged(whole, numbers)), (1, 1, 8, 8), {})
+        check_onnx_graph(data.draw(damaged(whole, numbers)), {"x": (1, 1, 8, 8)}, {})
 
 
 @pytest.mark.parametrize("kind", [1, 5], ids=["8 bytes", "4 bytes"])
@@ -167,4 +167,4 @@ def test_a_number_of_another_kind_is_not_read(kind: int):
     graph += bytes([5 << 3 | 2, len(tensor)]) + tensor
     model = bytes([7 << 3 | 2, len(graph) & 0x7F | 0x80, len(graph) >> 7]) + graph
     with pytest.raises(ValueError, match=r"a field of kind 1|a number with a point"):
-        check_onnx_graph(model, (1, 1, 8, 8), {})
+        check_onnx_graph(model, {"x": (1, 1, 8, 8)}, {})

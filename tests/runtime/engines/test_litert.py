@@ -53,7 +53,7 @@ def segment_graph(nodes, weights, shape):
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], initializers)
     data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
     sizes = {weight_name(index): weight.shape for index, weight in enumerate(weights)}
-    return SegmentGraph(Path("g.onnx"), data, weights, lambda shapes: read_onnx_graph(data, shapes[0], sizes))
+    return SegmentGraph(Path("g.onnx"), data, weights, lambda shapes: read_onnx_graph(data, {"x": shapes[0]}, sizes))
 
 
 def assert_alike(nodes, weights, shape):

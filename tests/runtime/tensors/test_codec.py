@@ -1,6 +1,7 @@
 """Wire formats and merges: what the devices compute is what the whole network computes."""
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from hypothesis.extra import numpy as hnp
 
 from sepnas.errors import PlanError, RemoteProtocolError
 from sepnas.nets.exchange import merge_mean, merge_weighted, through_wire
-from sepnas.plan.steps import Merge, Shape
+from sepnas.plan.merges import merge, merge_problem
+from sepnas.plan.shapes import Region, Shape
+from sepnas.plan.steps import Merge
 from sepnas.plan.wire import WIRE_FORMATS, payload_bytes
 from sepnas.runtime.tensors.codec import decode, encode
-from sepnas.runtime.tensors.merge import merge
 
 values = st.floats(-1e4, 1e4, width=32) | st.sampled_from([0.0, -0.0, 1.0, 65520.0, -1e30, 1e30])
 batches = hnp.arrays(np.float32, hnp.array_shapes(min_dims=4, max_dims=4, max_side=5), elements=values)
@@ -23,7 +25,7 @@ batches = hnp.arrays(np.float32, hnp.array_shapes(min_dims=4, max_dims=4, max_si
 @given(batches, st.sampled_from(WIRE_FORMATS))
 def test_a_message_is_worth_what_the_network_says(x_bchw, wire):
     """Encoding and decoding in numpy gives bit for bit what the network computes for the same wire."""
-    shape = Shape(*x_bchw.shape[1:])
+    shape = Shape.chw(*x_bchw.shape[1:])
     payload = encode(x_bchw, wire)
     assert len(payload) == payload_bytes(shape.num_values, wire, len(x_bchw))
     expected = through_wire(torch.from_numpy(x_bchw), wire).numpy()
@@ -33,7 +35,7 @@ def test_a_message_is_worth_what_the_network_says(x_bchw, wire):
 @given(batches, st.sampled_from(["int8", "int4"]), st.floats(2**-10, 2**10, width=32))
 def test_a_message_of_a_learned_step_is_worth_what_the_network_says(x_bchw, wire, step):
     """With a step that both ends know nothing but levels is sent, and numpy and torch still agree bit for bit."""
-    shape, log_step = Shape(*x_bchw.shape[1:]), torch.tensor(step).log()
+    shape, log_step = Shape.chw(*x_bchw.shape[1:]), torch.tensor(step).log()
     scale = np.float32(log_step.exp())
     payload = encode(x_bchw, wire, scale)
     assert len(payload) == -(-shape.num_values // (1 if wire == "int8" else 2)) * len(x_bchw)
@@ -47,27 +49,28 @@ def test_what_is_not_a_number_has_level_0():
     x_bchw = np.array([np.nan, np.inf, 3e38, 3.0, -np.inf], np.float32).reshape(1, 5, 1, 1)
     for scale, highest in ((0.5, 7.5), (3e38, np.inf)):
         step = np.float32(scale)
-        found = decode(encode(x_bchw, "int4", step), "int4", Shape(5), step)
+        found = decode(encode(x_bchw, "int4", step), "int4", Shape.vector(5), step)
         due = [0.0, highest, 7.5 if scale == 0.5 else step, 3.0 if scale == 0.5 else 0.0, 0.0]
         assert found.ravel().tolist() == [float(np.float32(value)) for value in due]
     expected = through_wire(torch.from_numpy(x_bchw), "int4", torch.tensor(0.5).log())
-    np.testing.assert_array_equal(decode(encode(x_bchw, "int4", np.float32(0.5)), "int4", Shape(5), 0.5), expected)
+    found = decode(encode(x_bchw, "int4", np.float32(0.5)), "int4", Shape.chw(5, 1, 1), 0.5)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("wire", ["int8", "int4"])
 def test_a_constant_sample_comes_back_exactly(wire):
     """A sample whose values are all equal has step 0 and survives quantisation."""
     x_bchw = np.full((2, 3, 1, 1), 0.7, np.float32)
-    np.testing.assert_array_equal(decode(encode(x_bchw, wire), wire, Shape(3)), x_bchw)
+    np.testing.assert_array_equal(decode(encode(x_bchw, wire), wire, Shape.chw(3, 1, 1)), x_bchw)
 
 
 @pytest.mark.parametrize("wire", WIRE_FORMATS)
 def test_a_sample_that_is_not_finite_harms_no_other(wire):
     """NaN in one sample of a batch leaves the other samples what they are alone."""
     x_bchw = np.arange(8, dtype=np.float32).reshape(2, 4, 1, 1)
-    good = decode(encode(x_bchw[1:], wire), wire, Shape(4))
+    good = decode(encode(x_bchw[1:], wire), wire, Shape.vector(4))
     x_bchw[0, 0] = np.nan
-    both = decode(encode(x_bchw, wire), wire, Shape(4))
+    both = decode(encode(x_bchw, wire), wire, Shape.vector(4))
     assert np.isnan(both[0]).any()
     np.testing.assert_array_equal(both[1:], good)
 
@@ -89,7 +92,7 @@ def test_a_region_is_encoded_from_a_view():
 def test_any_bytes_decode_or_are_refused(payload, wire):
     """Any bytes are a batch or a RemoteProtocolError."""
     try:
-        assert decode(payload, wire, Shape(3, 2, 1)).shape[1:] == (3, 2, 1)
+        assert decode(payload, wire, Shape.chw(3, 2, 1)).shape[1:] == (3, 2, 1)
     except RemoteProtocolError:
         assert len(payload) == 0 or len(payload) % payload_bytes(6, wire)
 
@@ -102,10 +105,11 @@ def test_any_bytes_of_the_right_length_decode(data, wire, batch, channels):
     numbers = st.sampled_from([b"\xff", b"\x00", b"\x00\x00\x80\x7f", b"\xff\xff\x7f\x7f", b"\x01\x00\x80\x00"])
     pattern = data.draw(numbers | st.binary(min_size=1, max_size=length))
     payload = (pattern * length)[:length]
-    x_bchw = decode(payload, wire, Shape(channels))
+    shape = Shape.chw(channels, 1, 1)
+    x_bchw = decode(payload, wire, shape)
     assert (x_bchw.shape, x_bchw.dtype) == ((batch, channels, 1, 1), np.float32)
     if np.isfinite(x_bchw).all() and wire in ("fp32", "fp16"):
-        np.testing.assert_array_equal(decode(encode(x_bchw, wire), wire, Shape(channels)), x_bchw)
+        np.testing.assert_array_equal(decode(encode(x_bchw, wire), wire, shape), x_bchw)
 
 
 @pytest.mark.parametrize("wire", WIRE_FORMATS)
@@ -113,7 +117,7 @@ def test_decoding_takes_memory_for_its_numbers(wire):
     """Decoding takes memory for the numbers and what they are made of, and nothing that a payload could ask for."""
     payload = b"\xff" * payload_bytes(1 << 18, wire)
     tracemalloc.start()
-    decode(payload, wire, Shape(1 << 18))
+    decode(payload, wire, Shape.vector(1 << 18))
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak_bytes < 4 * (4 << 18)
@@ -130,28 +134,52 @@ def test_merges_are_those_of_the_network(data):
     weights = rng.random(len(received), np.float32)
     before = own.copy()
     tensors = [torch.from_numpy(array) for array in received]
-    names = tuple("abcdefgh"[: 1 + len(received)])
-    mean = merge(Merge("mean", names, "out"), [own, *received])
+    names, shape = tuple("abcdefgh"[: 1 + len(received)]), Shape.chw(*own.shape[1:])
+    mean = merge(Merge("mean", names, "out"), shape, [own, *received])
     np.testing.assert_array_equal(mean, merge_mean(torch.from_numpy(own), tensors).numpy())
-    weighted = merge(Merge("weighted", names, "out", "merge0"), [own, *received], weights)
+    weighted = merge(Merge("weighted", names, "out", "merge0"), shape, [own, *received], weights)
     expected = merge_weighted(torch.from_numpy(own), tensors, list(torch.from_numpy(weights)))
     np.testing.assert_array_equal(weighted, expected.numpy())
     np.testing.assert_array_equal(own, before)
 
 
 def test_the_merges_of_exact_splits():
-    """Sum adds, concat joins channels, paste joins rows."""
-    one, two = np.ones((1, 2, 3, 4), np.float32), np.full((1, 2, 3, 4), 2, np.float32)
-    assert merge(Merge("sum", ("a", "b"), "c"), [one, two]).max() == 3
-    assert merge(Merge("concat", ("a", "b"), "c"), [one, two]).shape == (1, 4, 3, 4)
-    assert merge(Merge("paste", ("a", "b"), "c"), [one, two]).shape == (1, 2, 6, 4)
+    """Sum adds, concat joins along any axis, assemble puts pieces where they belong."""
+    shape = Shape.chw(2, 3, 4)
+    one, two = np.ones((1, *shape.dims), np.float32), np.full((1, *shape.dims), 2, np.float32)
+    assert merge(Merge("sum", ("a", "b"), "c"), shape, [one, two]).max() == 3
+    assert merge(Merge("concat", ("a", "b"), "c"), Shape.chw(4, 3, 4), [one, two]).shape == (1, 4, 3, 4)
+    assert merge(Merge("concat", ("a", "b"), "c", axis="H"), Shape.chw(2, 6, 4), [one, two]).shape == (1, 2, 6, 4)
+    whole = np.arange(48, dtype=np.float32).reshape(1, 2, 6, 4)
+    regions = [Region(((0, 2), (0, 2), (0, 4))), Region(((0, 2), (2, 6), (0, 1))), Region(((0, 2), (2, 6), (1, 4)))]
+    offsets = tuple(tuple(start for start, _ in region.ranges) for region in regions)
+    step = Merge("assemble", ("a", "b", "c"), "d", offsets=offsets)
+    pieces = [whole[region.slices] for region in regions]
+    np.testing.assert_array_equal(merge(step, Shape.chw(2, 6, 4), pieces), whole)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "problem"),
+    [
+        (((0, 0), (0, 2)), "at W 2..4 of 'c', which has 3"),
+        (((0, 0), (0, 0)), "overlap at"),
+        (((0, 0),), "must place each of 2 inputs"),
+        (((0, 0), (0,)), "on 2 axes"),
+    ],
+)
+def test_pieces_that_do_not_make_a_whole_are_refused(offsets, problem):
+    """Pieces that overlap, leave a gap or lie outside are named."""
+    step, whole = Merge("assemble", ("a", "b"), "c", offsets=offsets), Shape((2, 3), "HW")
+    assert problem in merge_problem(step, whole, [Shape((2, 1), "HW"), Shape((2, 2), "HW")])
+    gap = merge_problem(replace(step, offsets=((0, 0), (0, 2))), whole, [Shape((2, 1), "HW")] * 2)
+    assert "without a value" in gap
 
 
 def test_a_weighted_merge_without_its_weights_is_refused():
     """A weighted merge names the tensor that it misses."""
-    array = np.ones((1, 1, 1, 1), np.float32)
+    array, weights = np.ones((1, 1, 1, 1), np.float32), np.ones(2, np.float32)
     with pytest.raises(PlanError, match="1 weights named 'merge3'"):
-        merge(Merge("weighted", ("a", "b"), "c", "merge3"), [array, array], np.ones(2, np.float32))
+        merge(Merge("weighted", ("a", "b"), "c", "merge3"), Shape.chw(1, 1, 1), [array, array], weights)
 
 
 def test_a_payload_at_any_address_becomes_an_aligned_array():
@@ -159,6 +187,6 @@ def test_a_payload_at_any_address_becomes_an_aligned_array():
     values = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
     for start in range(5):
         memory = bytearray(start) + encode(values, "fp32")
-        found = decode(memoryview(memory)[start:], "fp32", Shape(2, 3, 4))
+        found = decode(memoryview(memory)[start:], "fp32", Shape.chw(2, 3, 4))
         assert found.flags.aligned
         assert (found == values).all()

@@ -1,0 +1,196 @@
+"""Pieces of plans as they stand in files: steps, shapes, regions, ports and segments, every field bounded."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from typing_extensions import Self
+
+from sepnas.plan.merges import MERGE_KINDS
+from sepnas.plan.wire import LEVELS, UNCONVERTED, WireFormat
+from sepnas.spec.device_profile import OperatorKind
+from sepnas.spec.document import Part
+from sepnas.spec.figures import Index, Rank, RankOrClient, Size
+
+MAX_TENSOR_VALUES = 1 << 30
+"""Values of one sample of a tensor."""
+MAX_AXES = 8
+MAX_JOINED = 256
+"""Tensors that one step takes, or makes."""
+
+Dim = Annotated[int, Field(gt=0, le=1 << 20, strict=True)]
+Axis = Annotated[str, Field(pattern=r"^[A-Z]$")]
+RangeData = tuple[Index, Index]
+RegionData = Annotated[tuple[RangeData, ...], Field(max_length=MAX_AXES)]
+OffsetData = Annotated[tuple[Index, ...], Field(max_length=MAX_AXES)]
+Tag = Annotated[int, Field(ge=0, lt=1 << 32, strict=True)]
+TensorName = Annotated[str, Field(min_length=1, max_length=500)]
+PortName = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z_]\w*$")]
+"""An input or output of a segment, as its graph calls it."""
+PortNames = Annotated[tuple[PortName, ...], Field(min_length=1, max_length=MAX_JOINED)]
+SegmentName = Annotated[str, Field(max_length=200, pattern=r"^\w[\w.-]*$")]
+"""Also the name of a file."""
+TensorNames = Annotated[tuple[TensorName, ...], Field(min_length=1, max_length=MAX_JOINED)]
+
+
+def _known_kind(kind: str) -> str:
+    if kind not in MERGE_KINDS:
+        raise ValueError(f"must be one of {', '.join(MERGE_KINDS)}")
+    return kind
+
+
+class ShapeData(Part):
+    """One sample of a tensor: the size along each named axis."""
+
+    axes: Annotated[str, Field(max_length=MAX_AXES, pattern=r"^[A-Z]*$")]
+    dims: Annotated[tuple[Dim, ...], Field(max_length=MAX_AXES)]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(set(self.axes)) != len(self.dims) or len(self.axes) != len(self.dims):
+            raise ValueError(f"`axes` must name each of {len(self.dims)} dims with a letter of its own")
+        if math.prod(self.dims) > MAX_TENSOR_VALUES:
+            raise ValueError(f"has {math.prod(self.dims):,} values; a tensor has at most {MAX_TENSOR_VALUES:,}")
+        return self
+
+
+class WithoutDefaults(Part):
+    """Written without the fields that hold their default: what is rare does not make every file longer."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in data.items()
+            if name == "step" or fields[name].is_required() or getattr(self, name) != fields[name].default
+        }
+
+
+class ComputeData(Part):
+    step: Literal["compute"] = "compute"
+    segment: SegmentName
+    inputs: TensorNames
+    outputs: TensorNames
+
+
+class SliceData(Part):
+    step: Literal["slice"] = "slice"
+    tensor: TensorName
+    region: RegionData
+    output: TensorName
+
+
+class Scaled(WithoutDefaults):
+    """A message that may name a learned scale."""
+
+    scale: TensorName | None = None
+
+    @model_validator(mode="after")
+    def _levels_to_scale(self) -> Self:
+        wire = getattr(self, "wire", None)  # declared where it stands in the file
+        if self.scale is not None and wire not in LEVELS:
+            raise ValueError(f"`scale` is {self.scale!r}, but {wire} has no levels")
+        return self
+
+
+class SendData(Scaled):
+    step: Literal["send"] = "send"
+    tensor: TensorName
+    region: RegionData
+    wire: WireFormat
+    to: RankOrClient
+    tag: Tag
+
+
+class RecvData(Part):
+    step: Literal["recv"] = "recv"
+    tag: Tag
+    source: RankOrClient
+    tensor: TensorName
+
+
+class MergeData(WithoutDefaults):
+    step: Literal["merge"] = "merge"
+    kind: Annotated[str, AfterValidator(_known_kind)]
+    inputs: TensorNames
+    output: TensorName
+    parameter: TensorName | None = None
+    axis: Axis = "C"
+    offsets: Annotated[tuple[OffsetData, ...], Field(max_length=MAX_JOINED)] = ()
+
+
+StepData = Annotated[ComputeData | SliceData | SendData | RecvData | MergeData, Field(discriminator="step")]
+
+
+class MessageData(Scaled):
+    """One message of the plan; ``shape`` is one sample of what it carries; rank -1 is the client."""
+
+    tag: Tag
+    source: RankOrClient
+    destination: RankOrClient
+    tensor: TensorName
+    shape: ShapeData
+    wire: WireFormat
+
+
+class PieceData(Part):
+    """A region of an input or output, and the message that carries it."""
+
+    region: RegionData
+    device: Rank
+    tag: Tag
+    wire: WireFormat = UNCONVERTED
+
+
+class PortData(WithoutDefaults):
+    """A tensor that the client gives or gets; ``fallbacks`` are explained in :class:`sepnas.plan.plan.Port`."""
+
+    name: TensorName
+    shape: ShapeData
+    pieces: Annotated[tuple[PieceData, ...], Field(min_length=1, max_length=MAX_JOINED)]
+    fallbacks: Annotated[tuple[PieceData, ...], Field(max_length=MAX_JOINED)] = ()
+
+
+class OperatorData(WithoutDefaults):
+    """As :class:`sepnas.plan.operators.Operator`."""
+
+    kind: OperatorKind
+    in_channels: Size
+    out_channels: Size
+    kernel: Size = 1
+    stride: Size = 1
+    groups: Size = 1
+    height: Size = 1
+    width: Size = 1
+
+    @model_validator(mode="after")
+    def _check_groups(self) -> Self:
+        for name in ("in_channels", "out_channels"):
+            if getattr(self, name) % self.groups:
+                raise ValueError(f"`{name}` ({getattr(self, name)}) must be a multiple of `groups` ({self.groups})")
+        return self
+
+
+class WeightData(Part):
+    """A region of a tensor of the network."""
+
+    name: TensorName
+    region: RegionData
+
+
+class SegmentData(Part):
+    """As :class:`sepnas.plan.plan.Segment`; its name and its device are where it stands."""
+
+    layers: Annotated[tuple[TensorName, ...], Field(min_length=1)]
+    inputs: PortNames
+    outputs: PortNames
+    flops: Index
+    num_kernels: Index
+    weight_bytes: Index
+    activation_bytes: Index
+    operators: tuple[OperatorData, ...]
+    weights: tuple[WeightData, ...]

@@ -1,0 +1,56 @@
+"""What an engine computes at one go: the unit that a device is measured in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sepnas.spec.device_profile import OperatorKind
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """What an engine computes at one go, for one sample: the unit that a device is measured in.
+
+    ``conv`` has its batch norm and its activation in it, ``linear`` its bias; ``add`` is the residual's addition with
+    its activation; ``pool`` is the mean over windows of ``kernel`` (a global one: the side of its input, which is then
+    its ``stride`` too). ``height`` and ``width`` are those of the output.
+    """
+
+    kind: OperatorKind
+    in_channels: int
+    out_channels: int
+    kernel: int = 1
+    stride: int = 1
+    groups: int = 1
+    height: int = 1
+    width: int = 1
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates; elementwise operators and means have none."""
+        if self.kind in ("add", "pool"):
+            return 0
+        return self.num_weights * self.height * self.width
+
+    @property
+    def num_weights(self) -> int:
+        """Weights without biases."""
+        if self.kind in ("add", "pool"):
+            return 0
+        return self.in_channels * self.out_channels * self.kernel**2 // self.groups
+
+    @property
+    def input_values(self) -> int:
+        """Numbers of one input; a side is taken as stride times the output's."""
+        return self.in_channels * self.height * self.width * self.stride**2
+
+    @property
+    def output_values(self) -> int:
+        return self.out_channels * self.height * self.width
+
+    @property
+    def values_moved(self) -> int:
+        """Numbers that are read or written: inputs, output, weights."""
+        inputs = self.input_values * (2 if self.kind == "add" else 1)
+        biases = self.out_channels if self.num_weights else 0
+        return inputs + self.output_values + self.num_weights + biases

@@ -1,0 +1,159 @@
+"""A plan: what every device does for one request, and what the client gives and gets.
+
+It is what the simulator prices, the exporter cuts by and the workers run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from sepnas.plan.operators import Operator
+from sepnas.plan.shapes import Region, Shape
+from sepnas.plan.steps import CLIENT, Compute, Recv, Send, Step
+from sepnas.plan.wire import FRAME_HEADER_BYTES, UNCONVERTED, WireFormat, payload_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSlice:
+    """A region of a tensor of the network, which is named by its layer: several plans cut one file of weights."""
+
+    name: str
+    region: Region
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of one device's network: consecutive ``layers`` that need nothing from outside while they run.
+
+    ``inputs`` and ``outputs`` name the tensors of its graph, in the order in which a step binds them. ``flops`` and
+    ``activation_bytes`` (the peak while it runs, fp32) are for one sample; ``num_kernels`` counts its convolutions and
+    matrix products, ``operators`` are these and all others in the order in which they run. ``weights`` are what it
+    computes with.
+    """
+
+    # hashed on the search's hot path: what follows from the layers is left out of the hash
+    name: str
+    device: int
+    layers: tuple[str, ...]
+    flops: int
+    num_kernels: int
+    weight_bytes: int
+    activation_bytes: int
+    operators: tuple[Operator, ...] = field(default=(), hash=False)
+    weights: tuple[WeightSlice, ...] = field(default=(), hash=False)
+    inputs: tuple[str, ...] = field(default=("x",), hash=False)
+    outputs: tuple[str, ...] = field(default=("y",), hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A region of an input or output, and the message that carries it between the client and ``device``."""
+
+    region: Region
+    device: int
+    tag: int
+    wire: WireFormat = UNCONVERTED
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A tensor that the client gives or gets: its shape for one sample, and the pieces in which it is sent.
+
+    ``fallbacks`` of an output are messages between devices that hold a whole one, computed by their sender alone: a
+    client that tolerates losses may ask for them where a device that answers is lost.
+    """
+
+    name: str
+    shape: Shape
+    pieces: tuple[Piece, ...]
+    fallbacks: tuple[Piece, ...] = ()
+
+    @staticmethod
+    def whole(name: str, shape: Shape, *ways: tuple[int, int]) -> Port:
+        """All of a tensor in one message for each ``(device, tag)``."""
+        return Port(name, shape, tuple([Piece(Region.whole(shape), device, tag) for device, tag in ways]))
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One transfer of a plan, seen from outside: who sends what to whom; ``scale`` is that of :class:`Send`."""
+
+    tag: int
+    source: int
+    destination: int
+    tensor: str
+    shape: Shape
+    wire: WireFormat
+    scale: str | None = None
+
+    def payload_bytes(self, batch: int = 1) -> int:
+        return payload_bytes(self.shape.num_values, self.wire, batch, self.scale is not None)
+
+    def wire_bytes(self, batch: int = 1) -> int:
+        return self.payload_bytes(batch) + FRAME_HEADER_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What each device does for one request.
+
+    Tags rise along every dependency: no message depends on one of a higher tag.
+
+    Attributes:
+        programs: for each rank its steps in order; empty for a device that the outputs do not need.
+        segments: each rank's segments by name.
+        shapes: each rank's tensors: name to the shape of one sample.
+        inputs: what the client sends, and to whom.
+        outputs: what the devices answer.
+        tensors_bytes: what each device's tensors and buffers take at most for one sample, where it is known.
+        even: whether all devices are known to compute the same: their parts are alike.
+    """
+
+    programs: tuple[tuple[Step, ...], ...]
+    segments: tuple[Mapping[str, Segment], ...]
+    shapes: tuple[Mapping[str, Shape], ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    tensors_bytes: tuple[int, ...] | None = field(default=None, repr=False, compare=False)
+    even: bool = field(default=False, repr=False, compare=False)
+
+    @property
+    def num_devices(self) -> int:
+        return len(self.programs)
+
+    @property
+    def answering(self) -> tuple[int, ...]:
+        """The ranks that send the client an output."""
+        return tuple(dict.fromkeys(piece.device for port in self.outputs for piece in port.pieces))
+
+    def messages(self) -> Iterator[Message]:
+        """Every message, also those from and to the client (rank ``CLIENT``)."""
+        wires = {piece.tag: piece.wire for port in self.inputs for piece in port.pieces}
+        for rank, program in enumerate(self.programs):
+            for step in program:
+                if isinstance(step, Send):
+                    shape = step.region.shape(self.shapes[rank][step.tensor])
+                    yield Message(step.tag, rank, step.to, step.tensor, shape, step.wire, step.scale)
+                elif isinstance(step, Recv) and step.source == CLIENT:
+                    shape = self.shapes[rank][step.tensor]
+                    yield Message(step.tag, CLIENT, rank, step.tensor, shape, wires[step.tag])
+
+    def transfers(self) -> list[Message]:
+        """The messages between devices: what ``payload_bytes`` counts."""
+        return [m for m in self.messages() if CLIENT not in (m.source, m.destination)]
+
+    def payload_bytes(self, batch: int = 1) -> int:
+        """Bytes of tensors that cross between devices for one request."""
+        return sum(m.payload_bytes(batch) for m in self.transfers())
+
+    def elements(self) -> int:
+        """The numbers that cross between devices for one image, in whatever format."""
+        return sum(m.shape.num_values for m in self.transfers())
+
+    def wire_bytes(self, batch: int = 1) -> int:
+        """The same with the frame headers."""
+        return sum(m.wire_bytes(batch) for m in self.transfers())
+
+    def num_segments(self) -> int:
+        return sum(isinstance(s, Compute) for program in self.programs for s in program)

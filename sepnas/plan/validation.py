@@ -1,0 +1,246 @@
+"""Refuses a plan that cannot be carried out, and says which step of which device is wrong.
+
+Each device's steps are checked by themselves (:mod:`sepnas.plan.checks`), then what they exchange: every message is
+sent and received once, in the right shape, the ports fit, no devices wait for each other in a circle, and tags rise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+
+from sepnas.errors import PlanError
+from sepnas.plan.checks import step_problem
+from sepnas.plan.plan import Message, Piece, Plan, Port
+from sepnas.plan.shapes import cover_problem
+from sepnas.plan.steps import CLIENT, Compute, Recv, Send, Step, describe_step
+from sepnas.plan.wire import LEVELS
+
+MAX_PROBLEMS = 8
+"""Mistakes of one plan that are told."""
+
+
+def check_plan(plan: Plan, where: str = "plan") -> None:
+    """Raise :class:`PlanError` that names device and step of each mistake, unless the plan can be carried out."""
+    problems = plan_problems(plan)
+    if problems:
+        told = [f"{where}: {problem}" for problem in problems[:MAX_PROBLEMS]]
+        more = [f"{where}: and {len(problems) - MAX_PROBLEMS:,} more"] if len(problems) > MAX_PROBLEMS else []
+        raise PlanError("\n".join([*told, *more]))
+
+
+def plan_problems(plan: Plan) -> list[str]:
+    """What is wrong with a plan; empty if it can be carried out."""
+    if not len(plan.programs) == len(plan.segments) == len(plan.shapes):
+        return ["programs, segments and shapes must be those of the same devices"]
+    mail = _Mail(plan)
+    problems = list(chain(mail.problems, _step_problems(plan, mail), _message_problems(plan, mail)))
+    problems += [problem for port in (*plan.inputs, *plan.outputs) for problem in _port_problems(plan, port, mail)]
+    problems += _name_problems(plan)
+    # the order of messages is looked at where each of them is right
+    return problems or [*_deadlocks(plan)] or [*_falling_tags(plan)]
+
+
+def place_of(rank: int, index: int, step: Step) -> str:
+    """A step as an error names it."""
+    kind, name, _, _ = describe_step(step)
+    return f"device {rank}, step {index} ({kind} '{name}')"
+
+
+@dataclass
+class _Mail:
+    """All messages of a plan by tag: as they are sent, and where they are received."""
+
+    plan: Plan
+    sent: dict[int, tuple[Message, str]] = field(default_factory=dict)
+    received: dict[int, tuple[int, str]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for port in self.plan.inputs:
+            for piece in port.pieces:
+                shape = piece.region.shape(port.shape)
+                message = Message(piece.tag, CLIENT, piece.device, port.name, shape, piece.wire)
+                self._post(message, f"input '{port.name}'")
+        for rank, program in enumerate(self.plan.programs):
+            for index, step in enumerate(program):
+                if isinstance(step, Send):
+                    self._send(rank, step, place_of(rank, index, step))
+                elif isinstance(step, Recv):
+                    self._receive(rank, step, place_of(rank, index, step))
+
+    @property
+    def messages(self) -> dict[int, Message]:
+        return {tag: message for tag, (message, _) in self.sent.items()}
+
+    def _post(self, message: Message, place: str) -> None:
+        if message.tag in self.sent:
+            self.problems.append(f"{place}: tag {message.tag} is that of {self.sent[message.tag][1]}, too")
+        else:
+            self.sent[message.tag] = message, place
+
+    def _send(self, rank: int, step: Send, place: str) -> None:
+        shape = self.plan.shapes[rank].get(step.tensor)
+        if shape is not None and not step.region.outside(shape):  # else the step itself is refused
+            region = step.region.shape(shape)
+            self._post(Message(step.tag, rank, step.to, step.tensor, region, step.wire, step.scale), place)
+
+    def _receive(self, rank: int, step: Recv, place: str) -> None:
+        if step.tag in self.received:
+            self.problems.append(
+                f"{place}: message {step.tag} is received twice, first by {self.received[step.tag][1]}"
+            )
+        else:
+            self.received[step.tag] = rank, place
+
+
+def _step_problems(plan: Plan, mail: _Mail) -> Iterator[str]:
+    """What each device can see for itself."""
+    messages = mail.messages
+    for rank, program in enumerate(plan.programs):
+        segments = {name: (segment.inputs, segment.outputs) for name, segment in plan.segments[rank].items()}
+        known: set[str] = set()
+        for index, step in enumerate(program):
+            problem = step_problem(step, rank, known, plan.shapes[rank], messages, segments)
+            if problem:
+                yield f"{place_of(rank, index, step)}: {problem}"
+                break  # what follows may be wrong because of it
+            known.update(step.writes)
+
+
+def _message_problems(plan: Plan, mail: _Mail) -> Iterator[str]:
+    """Messages that nobody receives, or that cannot be sent so."""
+    answered = {piece.tag for port in plan.outputs for piece in port.pieces}
+    for message, place in mail.sent.values():
+        tag, to = message.tag, message.destination
+        if to == CLIENT and tag not in answered:
+            yield f"{place}: sends message {tag} to the client, but no output takes it"
+        elif to != CLIENT and not 0 <= to < plan.num_devices:
+            yield f"{place}: sends message {tag} to device {to}; the devices are 0..{plan.num_devices - 1}"
+        elif to != CLIENT and mail.received.get(tag, (None, ""))[0] != to:
+            yield f"{place}: sends message {tag} to device {to}, which does not receive it"
+        if to == message.source:
+            yield f"{place}: sends message {tag} to itself"
+        if message.scale is not None and message.wire not in LEVELS:
+            yield f"{place}: sends message {tag} with scale '{message.scale}', but {message.wire} has no levels"
+
+
+def _port_problems(plan: Plan, port: Port, mail: _Mail) -> Iterator[str]:
+    is_output = port in plan.outputs
+    what = f"{'output' if is_output else 'input'} '{port.name}'"
+    if not port.pieces:
+        yield f"{what}: is sent to no device" if not is_output else f"{what}: is sent by no device"
+    for piece in (*port.pieces, *port.fallbacks):
+        outside = piece.region.outside(port.shape)
+        if outside:
+            yield f"{what}: message {piece.tag} holds {outside[0]}, but the tensor has {outside[1]}"
+        elif is_output:
+            problem = _answer_problem(port, piece, mail)
+            if problem:
+                yield f"{what}: {problem}"
+    if is_output and not any(piece.region.outside(port.shape) for piece in port.pieces):
+        problem = cover_problem(port.shape, [piece.region for piece in port.pieces])
+        if problem:
+            yield f"{what}: its messages {problem}"
+    if port.fallbacks and not is_output:
+        yield f"{what}: an input has no fallbacks"
+
+
+def _answer_problem(port: Port, piece: Piece, mail: _Mail) -> str | None:
+    """Why a message is not this piece of an output."""
+    message, place = mail.sent.get(piece.tag, (None, ""))
+    if message is None or message.source != piece.device:
+        return f"device {piece.device} does not send message {piece.tag}"
+    if (message.destination == CLIENT) is not (piece in port.pieces):
+        return f"{place}: a message to {'a peer' if piece in port.pieces else 'the client'} is no such piece"
+    if message.shape != piece.region.shape(port.shape):
+        return f"{place}: sends {message.shape}, but the piece is {piece.region.shape(port.shape)}"
+    if message.wire != piece.wire:
+        return f"{place}: sends {message.wire}, but the piece is {piece.wire}"
+    return None
+
+
+def _name_problems(plan: Plan) -> Iterator[str]:
+    """Names that are given twice, to nothing, or to a segment that runs on different shapes."""
+    if not plan.outputs:
+        yield "has no output"
+    for ports, what in ((plan.inputs, "input"), (plan.outputs, "output")):
+        names = [port.name for port in ports]
+        for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+            yield f"{what} '{name}' is there twice"
+    for rank, program in enumerate(plan.programs):
+        made = {name for step in program for name in step.writes}
+        run = {step.segment for step in program if isinstance(step, Compute)}
+        for name in plan.shapes[rank].keys() - made:
+            yield f"device {rank}: has the shape of tensor '{name}', which no step makes"
+        for name in plan.segments[rank].keys() - run:
+            yield f"device {rank}: has segment '{name}', which no step runs"
+        for name, segment in plan.segments[rank].items():
+            if (segment.name, segment.device) != (name, rank):
+                yield f"device {rank}: segment '{name}' is '{segment.name}' of device {segment.device}"
+        yield from _shapes_of_segments(plan, rank)
+
+
+def _shapes_of_segments(plan: Plan, rank: int) -> Iterator[str]:
+    shapes, first = plan.shapes[rank], dict[str, tuple[object, int]]()
+    for index, step in enumerate(plan.programs[rank]):
+        if isinstance(step, Compute):
+            found = [shapes.get(name) for name in (*step.inputs, *step.outputs)]
+            known, before = first.setdefault(step.segment, (found, index))
+            if known != found:
+                yield f"{place_of(rank, index, step)}: runs on other shapes than in step {before}"
+
+
+def _deadlocks(plan: Plan) -> Iterator[str]:
+    """Let every device go on until it waits for a message that cannot have been sent; name those that wait."""
+    at = [0] * plan.num_devices
+    posted = {piece.tag for port in plan.inputs for piece in port.pieces}
+    moved = True
+    while moved:
+        moved = False
+        for rank, program in enumerate(plan.programs):
+            while at[rank] < len(program) and _can_go_on(program[at[rank]], posted):
+                at[rank] += 1
+                moved = True
+    waiting = {
+        rank: step
+        for rank, program in enumerate(plan.programs)
+        if at[rank] < len(program) and isinstance(step := program[at[rank]], Recv)
+    }
+    circle = _circle(waiting)
+    for rank in circle:
+        step = waiting[rank]
+        yield (
+            f"{place_of(rank, at[rank], step)}: waits for message {step.tag} from device {step.source}, which sends it "
+            f"only after its step {at[step.source]}: {' -> '.join(map(str, (*circle, circle[0])))} wait for each other"
+        )
+
+
+def _can_go_on(step: Step, posted: set[int]) -> bool:
+    if isinstance(step, Send):
+        posted.add(step.tag)
+    return not isinstance(step, Recv) or step.tag in posted
+
+
+def _circle(waiting: Mapping[int, Recv]) -> list[int]:
+    """Devices each of which waits for the next, and the last for the first."""
+    if not waiting:
+        return []
+    seen: list[int] = []
+    rank = next(iter(waiting))
+    while rank not in seen:
+        seen.append(rank)
+        rank = waiting[rank].source
+    return seen[seen.index(rank) :]
+
+
+def _falling_tags(plan: Plan) -> Iterator[str]:
+    """Tags must rise along every dependency: turns on the wires are taken by tag."""
+    for rank, program in enumerate(plan.programs):
+        highest = -1
+        for index, step in enumerate(program):
+            if isinstance(step, Send) and step.tag <= highest:
+                yield f"{place_of(rank, index, step)}: sends tag {step.tag} after a message of tag {highest}"
+            if isinstance(step, Send | Recv):
+                highest = max(highest, step.tag)
