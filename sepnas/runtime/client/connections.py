@@ -88,6 +88,7 @@ class DeviceConnections:
         except LocalProtocolError as error:
             if self.router.tolerates_loss:
                 return  # the loss is about to be routed
+            self.check()  # closed meanwhile
             raise PeerLostError(f"device {rank} is not in the session any more: {error}") from error
 
     def receive(self, deadline: float, doing: str, waiting: Collection[int] = ()) -> Arrival:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import threading
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from sepnas.runtime.client.limits import MAX_IN_FLIGHT
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.engines.torch_engine import TorchEngine
 from sepnas.runtime.worker.mailbox import MAX_REQUESTS_AHEAD, Mailbox
-from tests.helpers_runtime import threads, whole_logits, worker_processes
+from tests.helpers_runtime import eventually, threads, whole_logits, worker_processes
 
 NEXT_S = 30.0
 """After this a worker that was to be free again hangs."""
@@ -41,9 +42,15 @@ class Slow(TorchEngine):
     """Waits with a batch of three until it may go on, and fails for one of four."""
 
     entered, may_go_on = threading.Event(), threading.Event()
+    has_entered: ClassVar[set[int]] = set()
+
+    def __init__(self, shard, threads=1):
+        super().__init__(shard, threads)
+        self._rank = shard.rank
 
     def run(self, segment, inputs):
         if len(inputs[0]) == 3:
+            self.has_entered.add(self._rank)
             self.entered.set()
             assert self.may_go_on.wait(NEXT_S)
         if len(inputs[0]) == 4:
@@ -195,7 +202,7 @@ def test_a_killed_worker_ends_every_request_on_its_way(exported):
 
 def test_closing_a_session_ends_who_waits(exported):
     """A request that another thread waits for ends with an error when the session is closed."""
-    Slow.entered.clear()
+    Slow.has_entered.clear()
     Slow.may_go_on.clear()
     with threads(exported, engine=Slow) as hosts:
         session = Session(exported, hosts)
@@ -209,7 +216,7 @@ def test_closing_a_session_ends_who_waits(exported):
 
         waiting = threading.Thread(target=wait)
         waiting.start()
-        assert Slow.entered.wait(NEXT_S)
+        eventually(lambda: Slow.has_entered == {0, 1})  # all is sent
         session.close()
         waiting.join(NEXT_S)
         Slow.may_go_on.set()

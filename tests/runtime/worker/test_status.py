@@ -44,6 +44,7 @@ from tests.helpers_runtime import (
     pair_architecture,
     threads,
     worker_processes,
+    worker_threads,
 )
 
 
@@ -239,7 +240,11 @@ class Uneven(TorchEngine):
 def test_what_fails_and_what_is_missed_is_counted(exported):
     """Failed, cancelled and served requests and missed messages are counted apart."""
     Uneven.may_go_on.clear()
-    with threads(exported, engine=Uneven) as hosts, Inspector(exported, hosts) as inspector, ExitStack() as stack:
+    with (
+        worker_threads(exported, engine=Uneven) as (workers, hosts),
+        Inspector(exported, hosts) as inspector,
+        ExitStack() as stack,
+    ):
         stack.callback(Uneven.may_go_on.set)
         with Session(exported, hosts) as session:
             good, bad, slow = (random_batch(session.manifest, 1) for _ in range(3))
@@ -249,6 +254,7 @@ def test_what_fails_and_what_is_missed_is_counted(exported):
                 session.infer(bad)
             with pytest.raises(DeadlineError):
                 session.infer(slow, deadline_s=FROZEN_S)
+            eventually(lambda: workers[1]._session._mailbox.is_over(3))  # it has heard that nobody waits
             Uneven.may_go_on.set()
             session.infer(good)
         rows = [row.status for row in inspector.look(SOON_S)]
