@@ -44,8 +44,9 @@ def _counted_macs(network: SeparableResNeXt, rank: int, layers: tuple[str, ...])
 @QUICK
 @given(architectures())
 def test_closed_forms_are_the_modules(architecture: Architecture) -> None:
-    """Parameters, MACs, stored numbers and shapes of the plan are those of the torch modules."""
+    """Parameters, MACs, shapes and the names of all weights in the plan are those of the torch modules."""
     network = SeparableResNeXt(architecture)
+    tensors = dict((*network.named_parameters(), *network.named_buffers()))
     assert sum(p.numel() for p in network.parameters()) == count_parameters(architecture)
     for rank in range(architecture.num_devices):
         layers = device_layers(architecture, rank)
@@ -60,6 +61,9 @@ def test_closed_forms_are_the_modules(architecture: Architecture) -> None:
             assert x.shape[1:] == shape.dims
             stored = [v for v in module.state_dict().values() if v.is_floating_point()]
             assert sum(v.numel() for v in stored) == layer.num_weights
+            own = {id(tensor) for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()}
+            named = {name: tuple(t.shape) for name, t in tensors.items() if id(t) in own}
+            assert {weight.name: weight.region.dims for weight in layer.weights} == named
 
 
 @pytest.mark.parametrize(("name", "devices"), [("resnext56_4x16d", 4), ("resnext56_64x4d", 1)])
