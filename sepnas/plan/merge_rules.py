@@ -1,8 +1,9 @@
 """Merge rules: what a device makes of its own tensor and of the messages that arrived. One ``Merger`` for each.
 
 The result has the shape of the device's own tensor; a message may hold its first channels only, and touches no others.
-A rule is written once, in the few operations of :class:`MergeOperations`: training carries it out in torch
-(``sepnas.nets.exchange``), and sample by sample where devices are lost (``sepnas.nets.outage``).
+A rule is written once, in the few operations of :class:`MergeOperations`: devices carry it out in numpy
+(``sepnas.plan.merges``), training in torch (``sepnas.nets.exchange``), and sample by sample where devices are lost
+(``sepnas.nets.outage``). So a new rule is one entry here.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 from sepnas.plan.merge_rules import MERGE_RULES, MERGERS
 from sepnas.plan.plan import Piece, Plan, Port, Segment
@@ -165,7 +164,7 @@ def _read_out(programs: list[_Program], readers: Sequence[int], reader: int, arc
 
 @lru_cache(maxsize=1 << 14)
 def _block_merge(block: int, strength: int, *inputs: str) -> Merge:
-    rule: Any = MERGE_RULES[strength]  # every rule is a kind of merge
+    rule = MERGE_RULES[strength]
     return Merge(rule, inputs, f"m{block}", f"merge{block}" if MERGERS[rule].learned else None)
 
 

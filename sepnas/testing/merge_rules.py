@@ -1,0 +1,91 @@
+"""The contract of a merge rule: devices, training, and training with lost devices compute the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from sepnas.plan.merge_rules import MERGERS, MergeRule
+from sepnas.plan.merges import merge, merge_problem
+from sepnas.plan.shapes import Shape
+from sepnas.plan.steps import Merge
+
+_Array = npt.NDArray[np.float32]
+_CHANNELS = 5
+
+
+class MergeRuleContract:
+    """Give the rule's name in the fixture ``rule``."""
+
+    @pytest.fixture
+    def rule(self) -> MergeRule:
+        raise NotImplementedError("override the fixture `rule`")
+
+    def test_the_result_has_the_shape_of_the_own_tensor(self, rule: MergeRule) -> None:
+        """Whatever arrives holds its first channels; the inputs stay as they are."""
+        for own, received in _inputs():
+            before = [array.copy() for array in (own, *received)]
+            step = _step(rule, len(received))
+            assert merge_problem(step, _shape(own), [_shape(array) for array in (own, *received)]) is None
+            assert _on_a_device(rule, own, received).shape == own.shape
+            for array, kept in zip((own, *received), before, strict=True):
+                np.testing.assert_array_equal(array, kept)
+
+    def test_channels_that_nothing_holds_stay(self, rule: MergeRule) -> None:
+        """Where no message has a value the device's own one is kept."""
+        for own, received in _inputs():
+            widest = max(array.shape[1] for array in received)
+            found = _on_a_device(rule, own, received)
+            np.testing.assert_array_equal(found[:, widest:], own[:, widest:])
+
+    def test_training_computes_what_the_devices_compute(self, rule: MergeRule) -> None:
+        """Bit for bit, also by the version that leaves out what is lost, where nothing is; gradients reach all."""
+        torch = pytest.importorskip("torch")
+        from sepnas.nets import exchange, outage
+
+        for own, received in _inputs():
+            tensors = [torch.tensor(array, requires_grad=True) for array in (own, *received)]
+            weights = [torch.tensor(float(number), requires_grad=True) for number in _weights(rule, len(received))]
+            whole = exchange.merge(rule, tensors[0], tensors[1:], weights)
+            np.testing.assert_array_equal(_on_a_device(rule, own, received), whole.detach().numpy())
+            rows = torch.arange(len(own))
+            arrived = outage.merge_arrived(rule, tensors[0], [(rows, each) for each in tensors[1:]], weights)
+            np.testing.assert_array_equal(arrived.detach().numpy(), whole.detach().numpy())
+            whole.sum().backward()  # type: ignore[no-untyped-call]
+            assert all(torch.isfinite(each.grad).all() for each in (*tensors, *weights))
+
+    def test_without_messages_the_own_tensor_is_left(self, rule: MergeRule) -> None:
+        """Messages may be lost, all of them too."""
+        for own, _ in _inputs():
+            np.testing.assert_array_equal(_on_a_device(rule, own, []), own)
+
+
+def _inputs() -> Iterator[tuple[_Array, list[_Array]]]:
+    """A device's own tensor ``(2, C, 3, 2)``, and one to three messages of its first channels."""
+    random = np.random.default_rng(0)
+    for channels in ((_CHANNELS,), (2,), (_CHANNELS, _CHANNELS), (1, 4, 2)):
+        sizes = _CHANNELS, *channels
+        own, *received = [random.standard_normal((2, size, 3, 2)).astype(np.float32) for size in sizes]
+        yield own, received
+
+
+def _weights(rule: MergeRule, number: int) -> _Array:
+    """Those of a learned rule."""
+    return np.linspace(0.2, 0.7, number if MERGERS[rule].learned else 0).astype(np.float32)
+
+
+def _on_a_device(rule: MergeRule, own: _Array, received: list[_Array]) -> _Array:
+    weights = _weights(rule, len(received)) if MERGERS[rule].learned else None
+    return merge(_step(rule, len(received)), _shape(own), [own, *received], weights)
+
+
+def _step(rule: MergeRule, number: int) -> Merge:
+    inputs = tuple(f"t{place}" for place in range(1 + number))
+    return Merge(rule, inputs, "merged", "weights" if MERGERS[rule].learned else None)
+
+
+def _shape(array: _Array) -> Shape:
+    return Shape.chw(*array.shape[1:])
