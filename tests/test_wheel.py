@@ -27,7 +27,6 @@ WITHOUT_TORCH = (
     "spec/test_spec.py",
     "spec/test_writing.py",
     "testing/test_testing.py",
-    "testing/test_wire_formats.py",
 )
 """Tests that need neither the repository nor more than the base install."""
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
