@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from sepnas.errors import PlanError
 from sepnas.plan.merge_rules import MERGERS
 from sepnas.plan.shapes import Region, Shape, cover_problem
 from sepnas.plan.steps import Merge
 
-_Array = npt.NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    _Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,8 @@ class _Prefixes:
         return product
 
     def divide_by_counts(self, total: _Array, parts: Sequence[_Array]) -> _Array:
+        import numpy as np  # late: whoever reads a plan needs the kinds and not their arithmetic
+
         counts = np.ones(total.shape[self._place], np.float32)
         for part in parts:
             counts[: part.shape[self._place]] += 1
@@ -148,10 +151,14 @@ def _by_rule(step: Merge, shape: Shape, inputs: Sequence[_Array], weights: _Arra
 
 
 def _concat(step: Merge, shape: Shape, inputs: Sequence[_Array], weights: _Array | None) -> _Array:
+    import numpy as np
+
     return np.concatenate(inputs, axis=1 + shape.axes.index(step.axis))
 
 
 def _assemble(step: Merge, shape: Shape, inputs: Sequence[_Array], weights: _Array | None) -> _Array:
+    import numpy as np
+
     out = np.empty((len(inputs[0]), *shape.dims), np.float32)
     for offset, piece in zip(step.offsets, inputs, strict=True):
         place = tuple(slice(start, start + size) for start, size in zip(offset, piece.shape[1:], strict=True))
