@@ -38,7 +38,7 @@ from sepnas.runtime.protocol.events import (
     Status,
     Welcome,
 )
-from sepnas.runtime.transport import channel as channel_module
+from sepnas.runtime.transport import writer as writer_module
 from sepnas.runtime.transport.handshake import accept, dial
 from sepnas.runtime.transport.identity import Identity
 from sepnas.runtime.worker import mailbox as mailbox_module
@@ -178,7 +178,7 @@ def test_questions_replace_each_other(tiny):
 
 def test_a_peer_that_does_not_read_is_left(tiny, monkeypatch):
     """Pongs for a client that reads none of them do not pile up without end."""
-    monkeypatch.setattr(channel_module, "MAX_UNWRITTEN_FRAMES", 200)
+    monkeypatch.setattr(writer_module, "MAX_UNWRITTEN_FRAMES", 200)
     with worker_threads(tiny) as (workers, hosts):
         with hostile_client(tiny, hosts) as (channels, _):
             session = workers[0]._session
@@ -186,7 +186,7 @@ def test_a_peer_that_does_not_read_is_left(tiny, monkeypatch):
             with suppress(ExchangeError):
                 for number in range(1_000_000):
                     channels[0].send_now(Ping(sent_ns=number), time.monotonic() + WAIT_S)
-                    assert session._client._unwritten <= 201
+                    assert session._client._writer.unwritten_frames <= 201
                     if session._ending:
                         break
             eventually(lambda: session._ending is not None)

@@ -79,7 +79,7 @@ def test_who_reads_may_answer_while_its_connection_ends():
 
     receiver.connection.forget = closing.set  # the reader's last step before it closes
     receiver.start(lambda event: None, lambda error: ended.set())
-    with receiver._reading:  # as one who pulls has it
+    with receiver._reader.lock:  # as one who pulls has it
         sender.pipe.sock.close()
         assert ended.wait(SOON_S)
         assert closing.wait(SOON_S)
@@ -98,6 +98,30 @@ def send_when_asleep(sender, mailbox, data):
     eventually(lambda: mailbox._changed._asleep)
     time.sleep(0.005)
     sender.send(data)
+
+
+def test_buffered_messages_come_before_later_ones(waiting):
+    """Messages whose bytes came with the greeting are delivered before one that another thread reads meanwhile."""
+    sender, receiver = greeted()
+    frames = [b"".join(sender.connection.send(Data(request, TAG, bytes(SAMPLE_BYTES)))) for request in (1, 2, 3)]
+    receiver.connection.receive_data(frames[0] + frames[1])
+    sender.pipe.sock.sendall(frames[2])
+    delivered, complete = [], threading.Event()
+
+    def take(event):
+        delivered.append(event.request)
+        if event.request == 1:
+            pulling = threading.Thread(target=receiver.pull, daemon=True)
+            pulling.start()
+            pulling.join(0.05)  # long enough to overtake, if it could
+        if len(delivered) == len(frames):
+            complete.set()
+
+    receiver.start(take, lambda error: None, waiting)
+    assert complete.wait(SOON_S)
+    assert delivered == [1, 2, 3]
+    sender.pipe.sock.close()
+    receiver.close()
 
 
 def test_who_waits_reads_itself(ends):
@@ -169,18 +193,18 @@ def test_messages_keep_their_order_and_content(ends, first_long):
     assert sender.flush(SOON_S)
     assert sender.sent.messages == 40
     assert sender.sent.payload_bytes == sum(map(len, payloads.values()))
-    assert sender._unwritten == 0
+    assert sender._writer.unwritten_frames == 0
 
 
 def test_a_full_socket_does_not_hold_up_the_sender(ends):
     """Short messages that the peer does not read are queued, and sending them never waits."""
     sender, receiver, _, _ = ends
-    with receiver._reading:  # nobody reads
+    with receiver._reader.lock:  # nobody reads
         start = time.monotonic()
         for request in range(1, 3000):
             sender.send(Data(request, TAG, bytes(512 * SAMPLE_BYTES // 2)))
         assert time.monotonic() - start < SOON_S
-        assert sender._unwritten > 0
+        assert sender._writer.unwritten_frames > 0
 
 
 def test_nobody_is_woken_through_a_closed_condition():

@@ -167,9 +167,9 @@ def test_a_frozen_client_loses_its_place(exported, monkeypatch):
     with threads(exported) as hosts:
         frozen = Session(exported, hosts, deadline_s=WAIT_S)
         for channel in frozen._connections.channels.values():
-            channel._reading.acquire()  # its threads stand still
-            channel._deliver = lambda event: time.sleep(WAIT_S)
-            channel._reading.release()
+            channel._reader.lock.acquire()  # its threads stand still
+            channel._reader.deliver = lambda event: time.sleep(WAIT_S)
+            channel._reader.lock.release()
         with Session(exported, hosts, deadline_s=WAIT_S) as session:
             assert session.infer(random_batch(session.manifest, 1)).shape == (1, 5)
         for channel in frozen._connections.channels.values():
