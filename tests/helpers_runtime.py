@@ -24,7 +24,7 @@ from sepnas.nets.separable import SeparableResNeXt
 from sepnas.plan.serial import message_to_data, program_to_data, shape_to_data
 from sepnas.runtime.engines.shard import Shard
 from sepnas.runtime.engines.torch_engine import TorchEngine
-from sepnas.runtime.worker.executor import Executor, Run
+from sepnas.runtime.worker.executor import Executor, RunningRequest
 from sepnas.runtime.worker.mailbox import Mailbox
 from sepnas.runtime.worker.server import Worker
 from sepnas.separable.architecture import Architecture
@@ -136,7 +136,7 @@ class WorkerProcess:
     ) -> None:
         options = f"insecure={insecure}, engine={engine!r}, metrics={metrics!r}"
         call = f"run_worker({str(folder)!r}, {listen!r}, {options})"
-        code = f"from sepnas.runtime.worker.server import run_worker; {call}"
+        code = f"from sepnas.runtime.worker.run import run_worker; {call}"
         self.process = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -260,7 +260,9 @@ def run_in_threads(network: SeparableResNeXt, x_BCHW: np.ndarray) -> tuple[bytes
 
     def run(rank):
         engine = EagerEngine(network, rank)
-        Executor(shard_in_memory(network, rank), engine, boxes[rank], post).run(Run(1, len(x_BCHW), deadline=1e9))
+        Executor(shard_in_memory(network, rank), engine, boxes[rank], post).run(
+            RunningRequest(1, len(x_BCHW), deadline=1e9)
+        )
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank, steps in enumerate(plan.programs) if steps]
     for message in plan.messages():

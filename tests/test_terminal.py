@@ -122,7 +122,7 @@ def test_infer_and_status_show_what_devices_say(exported, tmp_path, monkeypatch,
         assert seen.count(SHOWN) == len(images)
         assert all(name in seen for name in (*NAMES[:4], r"a\x1b[2Jb\u202e\n.png"))
         assert json.loads(call("infer", str(folder), images[0], *devices, "--json"))[0]["image"] == images[0]
-        workers[1].gauges.engine = HOSTILE[:30]
+        workers[1].stats.engine = HOSTILE[:30]
         assert one_line(HOSTILE[:30]) in call("status", str(folder), *devices)
         monkeypatch.setattr(Failing, "fails", True)
         assert r"\x1b]0;owned\x07" in told(monkeypatch, capsys, "infer", str(folder), images[0], *devices)

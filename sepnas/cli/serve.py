@@ -80,7 +80,7 @@ def serve(
     from sepnas.runtime.service.service import Service
     from sepnas.runtime.service.summed_log import set_up_summed_log
     from sepnas.runtime.transport.handshake import is_loopback
-    from sepnas.runtime.worker.server import listening_socket
+    from sepnas.runtime.transport.listening import listening_socket
 
     if limits.max_image_bytes < 1:
         raise typer.BadParameter("must be at least 1 byte", param_hint="--max-image-bytes")

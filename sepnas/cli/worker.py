@@ -76,7 +76,7 @@ def worker(
 
     Example: `sepnas worker deployment/device1 --listen 0.0.0.0:17301 --metrics 127.0.0.1:9100 --log-format json`
     """
-    from sepnas.runtime.worker.server import run_worker
+    from sepnas.runtime.worker.run import run_worker
 
     emulation = None
     if emulate is not None:

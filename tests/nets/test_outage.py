@@ -19,7 +19,7 @@ from sepnas.plan.shapes import Shape
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.protocol.events import Data
 from sepnas.runtime.tensors.codec import decode
-from sepnas.runtime.worker.executor import Executor, Run
+from sepnas.runtime.worker.executor import Executor, RunningRequest
 from sepnas.runtime.worker.mailbox import Mailbox
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.build import build_plan
@@ -118,7 +118,7 @@ def logits_of_devices(network: SeparableResNeXt, x_bchw: Tensor, lost: set[int])
     plan, boxes = build_plan(network.architecture), {rank: Mailbox() for rank in range(-1, 3)}
     batch, until = len(x_bchw), time.monotonic() + 60
     runs = {
-        rank: Run(1, batch, until, tolerant=True, without=frozenset(lost))
+        rank: RunningRequest(1, batch, until, tolerant=True, without=frozenset(lost))
         for rank, program in enumerate(plan.programs)
         if program and rank not in lost
     }

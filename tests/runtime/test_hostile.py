@@ -98,14 +98,14 @@ def test_a_message_of_no_request_ends_the_connection(tiny):
     """A message of the client belongs to a request that it announced; another one ends the session, which says so."""
     with worker_threads(tiny) as (workers, hosts):
         with hostile_client(tiny, hosts) as (channels, inputs):
-            mailbox = workers[0]._session._mailbox
-            session = workers[0]._session
+            mailbox = workers[0]._slot.session._queue.mailbox
+            session = workers[0]._slot.session
             with suppress(ExchangeError):
                 channels[0].send_now(
                     Data(7, inputs[0].tag, bytes(inputs[0].payload_bytes())), time.monotonic() + WAIT_S
                 )
-            eventually(lambda: session._ending is not None)
-            assert "is of request 7, which was not announced" in str(session._ending.error)
+            eventually(lambda: session._queue.ending is not None)
+            assert "is of request 7, which was not announced" in str(session._queue.ending.error)
             assert mailbox.kept_bytes == 0
         assert can_be_used(tiny, hosts)
 
@@ -114,14 +114,14 @@ def test_requests_without_end_end_the_connection(tiny):
     """A client that asks on and on is left, with so many requests kept at most; cancelled ones do not count."""
     with worker_threads(tiny) as (workers, hosts):
         with hostile_client(tiny, hosts) as (channels, _):
-            session = workers[0]._session
+            session = workers[0]._slot.session
             with suppress(ExchangeError):
                 for number in range(1, 10 * MAX_ANNOUNCED):
                     request = Request(request=number, batch=1, deadline_ms=60_000)
                     channels[0].send_now(request, time.monotonic() + WAIT_S)
-                    assert len(session._jobs) <= MAX_ANNOUNCED + 1  # the end of the session is a job, too
-            eventually(lambda: session._ending is not None)
-            assert f"while {MAX_ANNOUNCED} others from" in str(session._ending.error)
+                    assert len(session._queue._jobs) <= MAX_ANNOUNCED + 1  # the end of the session is a job, too
+            eventually(lambda: session._queue.ending is not None)
+            assert f"while {MAX_ANNOUNCED} others from" in str(session._queue.ending.error)
         assert can_be_used(tiny, hosts)
 
 
@@ -129,14 +129,16 @@ def test_a_request_comes_once(tiny):
     """A client that sends one request again and again is left, and no copy of it is kept."""
     with worker_threads(tiny) as (workers, hosts):
         with hostile_client(tiny, hosts) as (channels, _):
-            session = workers[0]._session
+            session = workers[0]._slot.session
             with suppress(ExchangeError):
                 for _ in range(100):
                     again = Request(request=1, batch=1, deadline_ms=2**32 - 1)  # more than a system call can wait
                     channels[0].send_now(again, time.monotonic() + WAIT_S)
-                    assert sum(job is not None for job in session._jobs) <= 1  # the end of the session is a job, too
-            eventually(lambda: session._ending is not None)
-            assert "request 1 comes twice" in str(session._ending.error)
+                    assert (
+                        sum(job is not None for job in session._queue._jobs) <= 1
+                    )  # the end of the session is a job, too
+            eventually(lambda: session._queue.ending is not None)
+            assert "request 1 comes twice" in str(session._queue.ending.error)
         assert can_be_used(tiny, hosts)
 
 
@@ -167,13 +169,13 @@ def test_a_message_beyond_all_room_is_not_kept_while_it_comes(tiny, monkeypatch)
 def test_questions_replace_each_other(tiny):
     """Of questions that wait behind a request only the last is kept, for a client waits for no other."""
     with worker_threads(tiny) as (workers, hosts), hostile_client(tiny, hosts) as (channels, _):
-        session, deadline = workers[0]._session, time.monotonic() + WAIT_S
+        session, deadline = workers[0]._slot.session, time.monotonic() + WAIT_S
         channels[0].send_now(Request(request=1, batch=1, deadline_ms=60_000), deadline)
         for number in range(1, 500):
             channels[0].send_now(Ask(what="counters", number=number), deadline)
         channels[0].send_now(Ping(sent_ns=1), deadline)
         assert isinstance(channels[0].next_event(deadline), Pong)
-        assert len(session._jobs) <= 1
+        assert len(session._queue._jobs) <= 1
 
 
 def test_a_peer_that_does_not_read_is_left(tiny, monkeypatch):
@@ -181,16 +183,16 @@ def test_a_peer_that_does_not_read_is_left(tiny, monkeypatch):
     monkeypatch.setattr(writer_module, "MAX_UNWRITTEN_FRAMES", 200)
     with worker_threads(tiny) as (workers, hosts):
         with hostile_client(tiny, hosts) as (channels, _):
-            session = workers[0]._session
-            session._client.pipe.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            session = workers[0]._slot.session
+            session._client.channel.pipe.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             with suppress(ExchangeError):
                 for number in range(1_000_000):
                     channels[0].send_now(Ping(sent_ns=number), time.monotonic() + WAIT_S)
-                    assert session._client._writer.unwritten_frames <= 201
-                    if session._ending:
+                    assert session._client.channel._writer.unwritten_frames <= 201
+                    if session._queue.ending:
                         break
-            eventually(lambda: session._ending is not None)
-            assert "does not read" in str(session._ending.error)
+            eventually(lambda: session._queue.ending is not None)
+            assert "does not read" in str(session._queue.ending.error)
         assert can_be_used(tiny, hosts)
 
 
@@ -200,12 +202,12 @@ def test_messages_beyond_the_room_cost_the_newest_request(tiny, monkeypatch):
     monkeypatch.setattr(mailbox_module, "max_kept_bytes", lambda: 300_000)
     with worker_threads(tiny) as (workers, hosts):
         with hostile_client(tiny, hosts) as (channels, inputs):
-            session, deadline = workers[0]._session, time.monotonic() + WAIT_S
+            session, deadline = workers[0]._slot.session, time.monotonic() + WAIT_S
             size = inputs[0].payload_bytes(100)
             for number in range(1, 31):
                 channels[0].send_now(Request(request=number, batch=100, deadline_ms=60_000), deadline)
                 channels[0].send_now(Data(number, inputs[0].tag, bytes(size)), deadline)
-                assert session._mailbox.kept_bytes <= 300_000 + size
+                assert session._queue.mailbox.kept_bytes <= 300_000 + size
             failed = channels[0].next_event(deadline)
             assert isinstance(failed, Failed)
             assert "device 0 dropped request" in failed.message

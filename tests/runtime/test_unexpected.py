@@ -208,7 +208,7 @@ def test_a_failing_step_of_the_end_keeps_no_worker(exported, monkeypatch):
 
         monkeypatch.setattr(workers[0]._inspections, "close", fail)
         said = []
-        monkeypatch.setattr(workers[0]._log, "say", lambda event, *_, **__: said.append(event))
+        monkeypatch.setattr(workers[0]._context.log, "say", lambda event, *_, **__: said.append(event))
     assert said == ["stopped"]
 
 
@@ -220,7 +220,7 @@ def test_a_session_that_meets_the_unexpected_ends_and_the_next_one_is_served(exp
             raise MemoryError("none left")
 
         with monkeypatch.context() as patch:
-            patch.setattr(workers[0]._engine, "prepare_thread", fail)
+            patch.setattr(workers[0]._context.engine, "prepare_thread", fail)
             with pytest.raises(Exception, match=r"closed|lost|ended"):
                 Session(exported, hosts, deadline_s=WAIT_S)
         with Session(exported, hosts, deadline_s=WAIT_S) as session:

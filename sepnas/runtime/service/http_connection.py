@@ -1,4 +1,4 @@
-"""One HTTP connection: each wait for its client has an end, and under overload it is refused at little cost."""
+"""One HTTP connection: every wait for its client is bounded, and under overload it is refused cheaply."""
 
 from __future__ import annotations
 
@@ -13,40 +13,43 @@ from uvicorn.server import ServerState
 from sepnas.runtime.service.triage import has_left
 
 HEAD_S = 10.0
-"""A request's head comes within this time of its first byte (the first head: of the connection)."""
+"""Time from a request's first byte (for the first request: from the connection) to the end of its head."""
 KEEP_ALIVE_S = 75.0
-"""An idle connection is kept as long: longer than pollers and proxies keep theirs."""
+"""Time that an idle connection is kept: longer than pollers and proxies keep theirs."""
 WRITE_S = 10.0
-"""A client takes what was written to it within this time."""
+"""Time that a client has to read what was written to it."""
 MAX_HEAD_BYTES = 16_384
 MAX_READ_BYTES = 65_536
-"""Bytes taken from a socket at once; this and as much of a body wait in memory for each connection."""
+"""Bytes read at once; each connection holds at most as many, and as many of a body."""
 _REFUSED_S = 2.0
 _REFUSABLE = b"POST "
 
 
 class Watcher(Protocol):
-    """Who looks after all connections."""
+    """What all connections report to."""
 
     def waits(self, connection: HttpConnection) -> None:
-        """It waits for its client."""
+        """The connection waits for its client."""
 
     def works(self, connection: HttpConnection) -> None:
-        """Its request is being answered."""
+        """The connection's request is being answered."""
 
     def ended(self, connection: HttpConnection) -> None:
-        """It is over."""
+        """The connection is closed."""
 
     def expired(self, state: str) -> None:
-        """A connection's client took too long."""
+        """A connection was closed because its client took too long."""
 
     def refusal(self) -> bytes | None:
-        """The whole answer to a POST that begins now; None where it may go on."""
+        """The complete answer that refuses a POST now; None if it may go on."""
 
 
 class HttpConnection(H11Protocol):
-    """What it waits for is its state: ``head``, ``idle``, ``body``, ``rest`` (of a request that is answered already),
-    ``closing``; ``""`` while it waits for no client. A state's time does not begin anew with each byte."""
+    """A connection's state is what it waits for.
+
+    ``head``, ``idle``, ``body``, ``rest`` (of a request that is answered already), ``closing``, ``refused``, or ``""``
+    while it does not wait for its client. A timeout runs from the start of a state, not from the last byte.
+    """
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class HttpConnection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if hasattr(transport, "max_size"):  # asyncio would read four times as much
+        if hasattr(transport, "max_size"):  # asyncio reads four times as much by default
             transport.max_size = MAX_READ_BYTES
         self._look()
 
@@ -100,11 +103,11 @@ class HttpConnection(H11Protocol):
             self._watcher.works(self)
 
     def hang_up(self) -> None:
-        """Another connection needs its place."""
+        """Close at once: another connection needs the place."""
         self.transport.abort()
 
     def _refuse(self, data: bytes) -> bool:
-        """Whether a request that begins with these bytes was answered here, without being parsed."""
+        """Refuse a request that begins with these bytes without parsing it, if it is to be refused; whether it was."""
         if self._state not in ("head", "idle") or self.conn.trailing_data[0] or not data.startswith(_REFUSABLE):
             return False
         if has_left(self.transport.get_extra_info("socket")):
@@ -113,7 +116,7 @@ class HttpConnection(H11Protocol):
         answer = self._watcher.refusal()
         if answer is None:
             return False
-        self._refused = True  # what else it sends is thrown away: closed at once, the answer might be lost
+        self._refused = True  # its other bytes are dropped: closing at once could lose the answer
         self._unset_keepalive_if_required()
         self.transport.write(answer)
         self.transport.write_eof()
@@ -121,7 +124,7 @@ class HttpConnection(H11Protocol):
         return True
 
     def _look(self) -> None:
-        """Set the alarm for what is waited for now."""
+        """Enter the state that fits what is waited for now."""
         state = self._waited_for()
         if state != self._state:
             self._enter(state, {"idle": KEEP_ALIVE_S, "closing": WRITE_S, "": None, "body": None}.get(state, HEAD_S))

@@ -1,7 +1,7 @@
-"""Who has connected and not yet said who it is: bounded in number, and slowed down where it fails often.
+"""Admission control for connections in their handshake: bounded in number, and slowed down per failing address.
 
-Nobody is banned: behind the address of a stranger that hammers may be a client (or a whole network, or this machine).
-Its connections wait for their turn, a twentieth of a second each, so that a stranger's handshakes cost little.
+No address is banned: a client, a whole network or this machine may share it with a stranger that hammers. Connections
+from such an address take turns, one each twentieth of a second, which bounds what its handshakes cost.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from sepnas.errors import PeerLostError
 from sepnas.runtime.transport.pipes import set_timeout
 
 MAX_GREETINGS = 32
-"""So many connections may be in their handshake at once; one more closes the oldest of the address with the most."""
+"""Maximum number of connections in their handshake; one more closes the oldest of the address that has the most."""
 FREE_FAILURES = 32
-"""So many handshakes of one address may fail at once before it is slowed down ..."""
+"""Handshakes of one address that may fail at once before it is slowed down to :data:`FAILURES_PER_S`."""
 FAILURES_PER_S = 20.0
-"""... to so many a second."""
+"""Handshakes a second of an address that is slowed down."""
 MAX_ADDRESSES = 1024
-"""Of so many addresses it is known that they failed; one more forgets the one that was heard of longest ago."""
+"""Maximum number of addresses whose failures are remembered; beyond it the least recent is forgotten."""
 _TURN_S = 1 / FAILURES_PER_S
 _HUNG_UP = getattr(select, "POLLRDHUP", 0)
 
 
-class Doorman:
-    """Counts connections by the address they come from (of IPv6: its network, /64); all threads may call it."""
+class AdmissionControl:
+    """Counts connections by address (IPv6: by /64 network); all threads may call it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -39,7 +39,7 @@ class Doorman:
         self._free_at_s: OrderedDict[str, float] = OrderedDict()
 
     def enter(self, sock: socket.socket, host: str) -> None:
-        """A connection was accepted; it has a place until :meth:`greeting` of it is over."""
+        """Register an accepted connection; it leaves at the end of :meth:`greeting`."""
         with self._lock:
             if len(self._inside) >= MAX_GREETINGS:
                 self._drop_one()
@@ -47,9 +47,9 @@ class Doorman:
 
     @contextlib.contextmanager
     def greeting(self, sock: socket.socket, deadline: float) -> Iterator[None]:
-        """Wait for the first byte and for its turn; the block is the handshake, and fails when that does.
+        """Wait for the connection's first byte and its turn; the block is the handshake, and raises if that fails.
 
-        Raises :class:`PeerLostError` when it hangs up meanwhile, :class:`DeadlineError`, or ``OSError``.
+        Raises :class:`PeerLostError` if the connection is closed meanwhile, :class:`DeadlineError`, or ``OSError``.
         """
         try:
             with self._lock:
@@ -70,13 +70,13 @@ class Doorman:
                 self._inside.pop(sock, None)
 
     def leave(self, sock: socket.socket) -> None:
-        """Nobody can greet it: its place is free again."""
+        """Close a connection that no thread can greet."""
         with self._lock:
             self._inside.pop(sock, None)
         sock.close()
 
     def _drop_one(self) -> None:
-        """Who says nothing must keep nobody out; the thread that waits for it sees the end and closes it."""
+        """Make room, so that silent connections keep no other out; the thread that greets the dropped one closes it."""
         most, _ = Counter(self._inside.values()).most_common(1)[0]
         oldest = next(sock for sock, origin in self._inside.items() if origin == most)
         del self._inside[oldest]
@@ -84,7 +84,7 @@ class Doorman:
             oldest.shutdown(socket.SHUT_RDWR)
 
     def _take_turn(self, origin: str) -> float:
-        """How long to wait until a handshake may begin; it costs one turn until it is given back."""
+        """Seconds to wait before the handshake; costs a turn, which a successful handshake gives back."""
         with self._lock:
             debt_s = self._debt_s(origin)
             self._owe(origin, debt_s + _TURN_S)
@@ -95,7 +95,7 @@ class Doorman:
             self._owe(origin, self._debt_s(origin) - _TURN_S)
 
     def _note_silence(self, origin: str | None) -> None:
-        """Who says nothing costs little: it becomes known, and makes nobody wait."""
+        """Remember a connection that was silent. It costs little, so it never makes its address wait."""
         with self._lock:
             if origin is not None and (debt_s := self._debt_s(origin)) < (FREE_FAILURES - 1) * _TURN_S:
                 self._owe(origin, debt_s + _TURN_S)
@@ -111,7 +111,7 @@ class Doorman:
 
 
 def _hangs_up_within(sock: socket.socket, wait_s: float) -> bool:
-    """Wait, and no longer for who is gone or was dropped."""
+    """Wait ``wait_s`` seconds; True at once if the connection is closed or dropped meanwhile."""
     if not hasattr(select, "poll"):
         time.sleep(wait_s)
         return False
@@ -121,7 +121,7 @@ def _hangs_up_within(sock: socket.socket, wait_s: float) -> bool:
 
 
 def _origin(host: str) -> str:
-    """An IPv6 network gives each of its machines as many addresses as it likes."""
+    """What failures are counted by: an IPv6 host may use any address of its network."""
     address = ipaddress.ip_address(host.partition("%")[0])
     if isinstance(address, ipaddress.IPv4Address):
         return host

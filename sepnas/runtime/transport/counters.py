@@ -1,4 +1,4 @@
-"""What was counted on the sockets, to lay beside what the plan predicts."""
+"""Bytes and messages counted on the sockets, for comparison with what the plan predicts."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from typing import Any
 class Traffic:
     """One direction of one connection.
 
-    ``payload_bytes`` are tensors, ``frame_bytes`` the same with their frame headers (what the plan calls
-    ``wire_bytes``), ``control_bytes`` all other frames, ``raw_bytes`` what the socket carried, TLS included.
+    Attributes:
+        messages: number of tensors.
+        payload_bytes: the tensors' bytes.
+        frame_bytes: the same with frame headers; the plan calls them ``wire_bytes``.
+        control_bytes: all other frames.
+        raw_bytes: bytes on the socket, TLS included.
     """
 
     messages: int = 0
@@ -46,7 +50,7 @@ class Counters:
 
     @property
     def device_links(self) -> tuple[LinkCount, ...]:
-        """The links between devices; those from and to the client are left out."""
+        """The links between devices, without those to and from the client."""
         return tuple(link for link in self.links if -1 not in (link.source, link.destination))
 
     @property
@@ -61,7 +65,7 @@ class Counters:
 
     @property
     def raw_bytes(self) -> int:
-        """What the sockets between devices carried, handshakes and TLS records included."""
+        """Bytes on the sockets between devices, handshakes and TLS records included."""
         return sum(link.sent.raw_bytes for link in self.device_links)
 
     def to_data(self) -> dict[str, Any]:
@@ -73,7 +77,7 @@ class Counters:
 
 
 def join_links(reports: dict[int, dict[str, Any]]) -> tuple[LinkCount, ...]:
-    """Put together what each rank counted: ``{rank: {peer: {"sent": Traffic, "received": Traffic}}}`` as plain data."""
+    """Combine the counts of all ranks: ``{rank: {peer: {"sent": Traffic, "received": Traffic}}}`` as plain data."""
     empty = asdict(Traffic())
 
     def counted(rank: int, peer: int, direction: str) -> Traffic:

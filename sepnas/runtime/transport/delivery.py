@@ -1,4 +1,4 @@
-"""How events travel between a channel and its peer: at once, or as an emulated link would carry them."""
+"""How events travel between a channel and its peer: directly, or with the timing of an emulated link."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ Fail: TypeAlias = Callable[[ExchangeError], None]
 
 
 class Way(Protocol):
-    """What a channel does with messages on their way to the peer and from it."""
+    """An emulated link, as a channel uses it: delays messages to the peer and from it."""
 
     def open(self, take: Take, fail: Fail) -> None:
-        """Where events go that have arrived, and what is called once if that raises."""
+        """Hand arrived events to ``take`` from now on; ``fail`` is called once if that raises."""
 
     def post(self, frame_bytes: int) -> None:
-        """A message of so many bytes is to be sent; called in the order of sending."""
+        """Announce a message of ``frame_bytes``; called in the order of sending."""
 
     def depart(self) -> None:
-        """Wait for the turn of the message that was posted next; it may then be written."""
+        """Wait until the next announced message may be written."""
 
     def abandon(self) -> None:
-        """What is posted will not be written any more."""
+        """Announced messages are not written any more."""
 
     def deliver(self, event: Control | Data) -> None:
-        """An event has come; it is handed on in order, each when it is due."""
+        """Take an event that has come; events are handed on in order, each when it is due."""
 
     def close(self) -> None:
-        """Hand on what is still held, and return when that is done."""
+        """Hand on all events that are still held, then return."""
 
 
 class Ways(Protocol):
-    """The ways of all connections of one end; handed in by an emulation."""
+    """The emulated links of one device's or client's connections; provided by an emulation."""
 
     def way(self, peer: int) -> Way | None:
-        """A way for a new connection to ``peer`` (-1: the client); None: events travel as they are."""
+        """The link for a new connection to ``peer`` (-1: the client); None if it is not emulated."""
 
     def lateness(self) -> Mapping[str, Any]:
-        """How many messages that came in were timed and late, as plain data."""
+        """Numbers of received messages that were timed, and that were late, as plain data."""
 
     def close(self) -> None:
-        """Free what the ways share; no connection is open any more."""
+        """Free shared resources; called when no connection is open any more."""

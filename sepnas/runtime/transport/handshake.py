@@ -1,4 +1,4 @@
-"""Opening connections: dialing and accepting, TLS, and the greeting that decides who talks to whom."""
+"""Opening connections: dialing, accepting, TLS, and the greeting in which both ends check each other."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from sepnas.spec.hosts import parse_address
 
 
 class Dial(NamedTuple):
-    """One attempt: where to, until when (``time.monotonic`` seconds), and whether a numeric address may be used."""
+    """One attempt: address, deadline (``time.monotonic`` seconds), and which numeric addresses are allowed."""
 
     address: str
     deadline: float
@@ -56,7 +56,7 @@ def dial(
 ) -> Channel:
     """Connect to device ``rank`` and greet it; without ``identity`` in plain TCP.
 
-    ``opening`` decides for a worker where it may dial, and is entered until the device has proved who it is.
+    ``opening`` restricts where a worker may dial; it is entered until the device has proved its identity.
 
     Returns a channel that has been welcomed and not started. Raises :class:`PeerUnreachableError`,
     :class:`HandshakeError` (foreign or expired certificate, refused), :class:`DeadlineError`, or :class:`SpecError`
@@ -153,9 +153,10 @@ def _check_welcome(event: Event, rank: int, peer: str) -> None:
 
 
 def accept(sock: socket.socket, identity: Identity | None, origin: str, deadline: float) -> tuple[Channel, Hello]:
-    """Shake hands with who connected; its certificate's name must be that of the rank that it says it is.
+    """Shake hands on an accepted connection; its certificate must carry the name of the rank that it claims.
 
-    Returns the channel, not yet answered, and the Hello. Raises an :class:`ExchangeError` and closes.
+    Returns the channel, not yet answered, and the Hello. If that fails, closes the socket and raises an
+    :class:`ExchangeError` or ``OSError``.
     """
     tune(sock)
     try:
@@ -178,11 +179,11 @@ def accept(sock: socket.socket, identity: Identity | None, origin: str, deadline
 
 
 def refuse(channel: Channel, code: str, reason: str, deadline: float) -> None:
-    """Tell the dialer why not, and close."""
+    """Tell the dialer why it is refused, and close."""
     try:
         channel.send_now(Refused.model_validate({"code": code, "reason": reason}), deadline)
         channel.pipe.sock.shutdown(socket.SHUT_WR)
-        channel.next_event(deadline)  # so that our last words are read before the connection is gone
+        channel.next_event(deadline)  # until the dialer has read the refusal and closed
     except (ExchangeError, OSError):
         pass
     finally:
@@ -190,7 +191,7 @@ def refuse(channel: Channel, code: str, reason: str, deadline: float) -> None:
 
 
 def check_greeting(hello: Hello, deployment_id: str, num_devices: int, rank: int) -> tuple[str, str] | None:
-    """Why device ``rank`` does not talk to who sent this Hello: a code and a reason; None when it does."""
+    """The code and the reason with which device ``rank`` refuses this Hello; None if it accepts it."""
     if hello.protocol != PROTOCOL_VERSION:
         return "version", (
             f"speaks protocol version {hello.protocol}, device {rank} speaks {PROTOCOL_VERSION}; "
@@ -209,7 +210,7 @@ def check_greeting(hello: Hello, deployment_id: str, num_devices: int, rank: int
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is this machine's own and nobody else's."""
+    """Whether a host is reached from this machine only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -217,13 +218,16 @@ def is_loopback(host: str) -> bool:
 
 
 def check_loopback(host: str) -> None:
-    """Plain TCP stays on this machine; raises :class:`SpecError`."""
+    """Raise :class:`SpecError` unless plain TCP to ``host`` stays on this machine."""
     if not is_loopback(host):
         raise SpecError(f"--insecure is allowed on 127.0.0.1 and [::1] only, got {host}; leave it out to use TLS")
 
 
 def warn_of_loopback(addresses: Mapping[int, str]) -> None:
-    """Devices dial each other where the client dials them: a loopback address leads each of them to itself."""
+    """Warn if only some devices have loopback addresses.
+
+    Devices dial each other at the addresses that the client uses: a loopback address leads each one to itself.
+    """
     own = [rank for rank, address in addresses.items() if is_loopback(parse_address(address)[0])]
     if own and len(own) < len(addresses):
         text = (

@@ -1,7 +1,6 @@
-"""Who we are to other devices: TLS contexts made of a device's or the client's certificate.
+"""TLS contexts made from the certificate of a device or the client.
 
-TLS 1.3, mutual: both ends show a certificate of the deployment's authority, and its name must be that of the
-rank which the peer says it is.
+TLS 1.3, mutual: each end shows a certificate of the deployment's authority that carries the name of the rank it claims.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from sepnas.spec.files import why
 class Identity:
     """The certificate in ``folder`` (``ca.pem``, ``cert.pem``, ``key.pem``), as ``rank`` of a deployment.
 
-    Raises :class:`DeploymentError` when the files are no key pair, and :class:`HandshakeError` when the
-    certificate has expired or is not that of the rank: peers would refuse it anyway, here one learns it at once.
+    Raises :class:`DeploymentError` if the files are no key pair, and :class:`HandshakeError` if the certificate has
+    expired or belongs to another rank: every peer would refuse it later.
     """
 
     def __init__(self, folder: Path, rank: int, deployment_id: str) -> None:
@@ -37,24 +36,24 @@ class Identity:
             raise DeploymentError(
                 f"{folder}: not a certificate and its key: {error}; export the deployment again"
             ) from error
-        self._contexts[0].num_tickets = 0  # nothing is resumed, and the first bytes after the handshake are ours
+        self._contexts[0].num_tickets = 0  # no session is resumed, so the first bytes after the handshake are frames
         self._check(folder)
 
     @property
     def server(self) -> ssl.SSLContext:
-        """For who is connected to."""
+        """The context for accepted connections."""
         return self._contexts[0]
 
     @property
     def client(self) -> ssl.SSLContext:
-        """For who connects."""
+        """The context for dialed connections."""
         return self._contexts[1]
 
     def name(self, rank: int) -> str:
         return certificate_name(rank, self.deployment_id)
 
     def _check(self, folder: Path) -> None:
-        """Shake hands with ourselves in memory."""
+        """Do a handshake with this identity at both ends, in memory."""
         to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
         server = self._contexts[0].wrap_bio(to_server, to_client, server_side=True)
         client = self._contexts[1].wrap_bio(to_client, to_server, server_hostname=self.name(self.rank))
@@ -113,7 +112,7 @@ def _now() -> str:
 
 
 def reason_of(error: ssl.SSLError) -> str:
-    """What an SSL error means, in words."""
+    """The meaning of an SSL error in words, with advice where there is some."""
     if isinstance(error, ssl.SSLCertVerificationError):
         if advice := _BY_CLOCK.get(error.verify_code):
             return f"{error.verify_message}; this machine's clock says {_now()}: {advice}"

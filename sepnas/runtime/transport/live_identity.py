@@ -1,4 +1,4 @@
-"""Certificates that are renewed while a worker or a session runs: what connects next shows and trusts the new ones."""
+"""Certificates that may be renewed while a worker or session runs; new connections show and trust the new ones."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from sepnas.plan.steps import CLIENT
 from sepnas.runtime.transport.identity import Identity
 
 _PAUSE_S = 1.0
-"""What could not be taken (copying is not at its end) is looked at again after this."""
+"""Pause before a renewal that could not be loaded (it may still be being copied) is tried again."""
 _log = logging.getLogger(__name__)
 
 
 class LiveIdentity(Identity):
-    """The identity in ``folder / name``; connections that are open keep what they began with.
+    """The identity in ``folder / name``; open connections keep the certificate that they started with.
 
     Args:
         name, files: as for :func:`check_credential`.
 
-    Raises what :class:`Identity` does, and :class:`DeploymentError` for a file that was changed. Later a renewal that
-    is damaged, or not there as a whole yet, is told in the log, and what was loaded last goes on being used.
+    Raises what :class:`Identity` does, and :class:`DeploymentError` for a file that was changed. A later renewal that
+    is damaged or incomplete is logged, and the certificate that was loaded last stays in use.
     """
 
     def __init__(self, folder: Path, name: str, files: Mapping[str, FileEntry], rank: int, deployment_id: str) -> None:
@@ -65,7 +65,7 @@ class LiveIdentity(Identity):
             try:
                 where = check_credential(*self._place)
                 self._contexts = Identity(where, self.rank, self.deployment_id)._contexts
-            except Exception as error:  # whatever it is, what was loaded last goes on being used
+            except Exception as error:  # of any kind: the certificate that was loaded last stays in use
                 self._next_look_s = time.monotonic() + _PAUSE_S
                 if stamp != self._told:
                     self._told = stamp
@@ -76,5 +76,5 @@ class LiveIdentity(Identity):
 
 
 def client_identity(deployment: Path, manifest: Manifest) -> LiveIdentity:
-    """The client's, of a deployment's folder."""
+    """The client's identity, from a deployment's folder."""
     return LiveIdentity(deployment, "client/tls", manifest.files, CLIENT, manifest.deployment_id)

@@ -1,8 +1,8 @@
-"""Looking up names of hosts, with a deadline.
+"""Host name lookups with a deadline.
 
-The system's resolver cannot be interrupted: it runs in a thread, and who asks waits no longer than its deadline. A
-lookup that is still on its way is shared by all who ask for the same name, so that a name server that is down makes
-one thread for each name and not one for each attempt.
+The system's resolver cannot be interrupted, so it runs in a thread, and callers wait for it until their deadline.
+Callers that ask for the same name share one lookup: while the name server is down there is one thread per name, not
+one per attempt.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class LookupTimeoutError(TimeoutError):
 
 
 class Address(NamedTuple):
-    """What a socket of this family connects to, or binds."""
+    """An address that a socket of this family connects or binds to."""
 
     family: socket.AddressFamily
     sockaddr: Any
@@ -32,7 +32,7 @@ class Address(NamedTuple):
 
 
 def look_up(host: str, port: int, deadline: float, passive: bool = False) -> list[Address]:
-    """The addresses of a host, the preferred one first; numbers (with a scope, such as ``fe80::1%eth0``) as they are.
+    """The addresses of a host, the preferred one first; numeric ones (such as ``fe80::1%eth0``) need no name server.
 
     Raises ``socket.gaierror`` or ``UnicodeError`` (no such name), ``OverflowError`` (no such port) or
     :class:`LookupTimeoutError` at ``deadline`` (``time.monotonic`` seconds).
@@ -50,7 +50,7 @@ def _addresses(host: str, port: int, flags: int) -> list[Address]:
 
 
 class _Lookup(threading.Thread):
-    """One lookup that is on its way."""
+    """One lookup in progress."""
 
     def __init__(self, host: str, port: int, flags: int) -> None:
         super().__init__(name=f"look up {host}", daemon=True)
@@ -62,7 +62,7 @@ class _Lookup(threading.Thread):
     def run(self) -> None:
         try:
             self._found = _addresses(*self.key)
-        except Exception as error:  # told to who waits
+        except Exception as error:  # raised in the threads that wait
             self._error = error
         finally:
             with _lock:
@@ -83,7 +83,7 @@ _running: dict[tuple[str, int, int], _Lookup] = {}
 
 
 def _shared(host: str, port: int, flags: int) -> _Lookup:
-    """The lookup of these that is on its way, or a new one."""
+    """The lookup in progress for these, or a new one."""
     with _lock:
         lookup = _running.get((host, port, flags))
         if lookup is None:
@@ -97,7 +97,7 @@ def _shared(host: str, port: int, flags: int) -> _Lookup:
 
 
 def _forget() -> None:
-    """In a process that was forked the threads of lookups do not run."""
+    """After a fork: the threads of lookups do not run in the child."""
     global _lock
     _lock = threading.Lock()
     _running.clear()

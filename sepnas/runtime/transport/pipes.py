@@ -1,8 +1,7 @@
 """Bytes through a socket, plain or in TLS.
 
-TLS goes through memory (``ssl.MemoryBIO``): before CPython 3.13 one SSL socket is not safe for a thread that
-reads beside a thread that writes. Here each touches the TLS state for a moment, under a lock, and the socket
-outside of it.
+TLS goes through memory (``ssl.MemoryBIO``): before CPython 3.13 an SSL socket is not safe for one thread that reads
+beside another that writes. Here both hold a lock while they touch the TLS state, and use the socket outside of it.
 """
 
 from __future__ import annotations
@@ -26,33 +25,35 @@ _WRITE_BYTES = 64 << 10
 """Long payloads are encrypted and written piece by piece, so that the first piece is on its way early."""
 
 MAX_HANDSHAKE_BYTES = 64 << 10
-"""So much may come before a TLS handshake is over: some times what ours takes."""
+"""Maximum number of bytes received during a TLS handshake; several times what an honest one takes."""
 
 
 class Pipe(Protocol):
-    """Both ways of one connection; ``raw_sent_bytes`` and ``raw_received_bytes`` count what the socket carried."""
+    """One connection in both directions; ``raw_sent_bytes`` and ``raw_received_bytes`` count bytes on the socket."""
 
     sock: socket.socket
     raw_sent_bytes: int
     raw_received_bytes: int
 
     holds_more: bool
-    """Whether bytes may have come out of the socket that :meth:`read` has not given yet."""
+    """Whether bytes may have been taken from the socket that :meth:`read` has not returned yet."""
 
     def write(self, data: Payload) -> None: ...
 
     def write_some(self, data: Payload) -> Payload:
-        """Write what can be written without waiting; what is left is for :meth:`write_rest`.
+        """Write as much as possible without waiting; returns the rest, for :meth:`write_rest`.
 
-        Raises ``OSError`` when nothing was written.
+        Raises ``OSError`` if nothing was written and all of ``data`` is still to be written.
         """
         ...
 
     def write_rest(self, rest: Payload) -> None: ...
 
     def read(self, wait: bool = True) -> Payload:
-        """Some bytes, which the next call overwrites; ``b""`` at the end. Blocks as long as the socket's timeout says;
-        not to ``wait`` raises ``BlockingIOError`` where nothing has come."""
+        """Some bytes, which the next call overwrites; ``b""`` at the end.
+
+        Blocks up to the socket's timeout; without ``wait`` raises ``BlockingIOError`` if nothing has come.
+        """
         ...
 
     def certificate(self) -> dict[str, Any] | None:
@@ -61,7 +62,7 @@ class Pipe(Protocol):
 
 
 class PlainPipe:
-    """No encryption: for one machine, where the user asked for it."""
+    """No encryption: for loopback, where the user asked for it."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -121,7 +122,7 @@ class TlsPipe:
             left_bytes = MAX_HANDSHAKE_BYTES - self.raw_received_bytes
             if left_bytes <= 0:
                 raise HandshakeError(f"its TLS handshake is longer than {MAX_HANDSHAKE_BYTES >> 10} KiB")
-            if not self._receive(most_bytes=min(left_bytes, _READ_BYTES)):
+            if not self._receive(max_bytes=min(left_bytes, _READ_BYTES)):
                 raise HandshakeError("the other end closed the connection during the TLS handshake")
 
     def write(self, data: Payload) -> None:
@@ -139,7 +140,7 @@ class TlsPipe:
         try:
             count = self.sock.send(encrypted, _DO_NOT_WAIT)
         except OSError:
-            return encrypted  # who writes the rest learns why
+            return encrypted  # writing the rest meets the error too
         self.raw_sent_bytes += count
         return memoryview(encrypted)[count:]
 
@@ -155,13 +156,13 @@ class TlsPipe:
                 return b""
 
     def _decrypted(self) -> Payload | None:
-        """What has come already; None when that is no whole record."""
+        """Bytes decrypted from what has come; None if it is no complete record."""
         with self._lock:
             count = 0
             try:
                 while count < _READ_BYTES and (self._incoming.pending or not count):  # a read gives one record at most
                     length: int = self._tls.read(_READ_BYTES - count, self._plain[count:])  # type: ignore[assignment]
-                    if not length:  # the peer has ended TLS; where something came before, the next read tells
+                    if not length:  # the peer has ended TLS; after other bytes the next read returns it
                         return self._plain[:count]
                     count += length
                 self.holds_more = count == _READ_BYTES or self._filled
@@ -170,7 +171,7 @@ class TlsPipe:
                 if not count:
                     return None
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                pass  # what came before the end comes first; the next read gives the end
+                pass  # first the bytes before the end; the next read returns the end
             except ssl.SSLError as error:
                 raise HandshakeError(reason_of(error)) from error
             return self._plain[:count]
@@ -178,8 +179,8 @@ class TlsPipe:
     def certificate(self) -> dict[str, Any] | None:
         return self._tls.getpeercert()
 
-    def _receive(self, wait: bool = True, most_bytes: int = _READ_BYTES) -> int:
-        count = self.sock.recv_into(self._received, most_bytes, 0 if wait else _DO_NOT_WAIT)
+    def _receive(self, wait: bool = True, max_bytes: int = _READ_BYTES) -> int:
+        count = self.sock.recv_into(self._received, max_bytes, 0 if wait else _DO_NOT_WAIT)
         self.raw_received_bytes += count
         self._filled = count == _READ_BYTES
         with self._lock:

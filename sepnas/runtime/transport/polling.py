@@ -1,4 +1,4 @@
-"""A condition whose waiter reads connections while it waits: no other thread must wake up to hand it what came."""
+"""A condition whose waiter reads connections while it waits: no other thread has to wake up to hand messages over."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Protocol
 from typing_extensions import Self
 
 Pull = Callable[[], bool]
-"""Reads what has come on a connection, without waiting; False at its end."""
+"""Reads what has come on a connection, without waiting; returns False at the connection's end."""
 
 
 class Changed(Protocol):
-    """What a mailbox needs of a ``threading.Condition``."""
+    """The part of ``threading.Condition`` that a mailbox uses."""
 
     def __enter__(self) -> object: ...
 
@@ -33,8 +33,8 @@ class Changed(Protocol):
 class PullingCondition:
     """One thread may wait, others may wake it, as with ``threading.Condition``.
 
-    A connection that is added has a reader of its own, for the time when nobody waits here. Both watch it exclusively:
-    Linux wakes the first of them that sleeps, in the order in which they began to watch.
+    An added connection also has a reader thread, for the time in which no thread waits here. Both watch the socket with
+    ``EPOLLEXCLUSIVE``: Linux wakes the first watcher that sleeps, in the order in which they registered.
     """
 
     def __init__(self) -> None:
@@ -55,14 +55,16 @@ class PullingCondition:
         self._lock.release()
 
     def add(self, descriptor: int, pull: Pull) -> None:
-        """Watch a connection; to be called before its own reader watches it."""
+        """Watch a connection; to be called before its reader thread watches it."""
         with self._lock:
             self._pulls[descriptor] = pull
             self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLEXCLUSIVE)
 
     def wait(self, timeout: float | None = None) -> None:
-        """Sleep until :meth:`notify_all`, or until something was read; may return for nothing. The lock is held before
-        and after."""
+        """Sleep until :meth:`notify_all` or until something was read; may return spuriously.
+
+        The caller holds the lock, which is released meanwhile.
+        """
         self._asleep = True
         self._lock.release()
         try:
@@ -85,12 +87,12 @@ class PullingCondition:
                     self._epoll.unregister(descriptor)
 
     def notify_all(self) -> None:
-        """Wake who waits; the lock is held."""
+        """Wake the waiting thread; the caller holds the lock."""
         if self._asleep:
             os.eventfd_write(self._alarm, 1)
 
     def close(self) -> None:
-        """Nobody waits any more."""
+        """Free the descriptors; no thread waits any more."""
         with self._lock:
             if self._epoll.closed:
                 return
@@ -100,12 +102,12 @@ class PullingCondition:
 
 
 def new_condition() -> PullingCondition | threading.Condition:
-    """One that pulls, where the system can: on Linux, from Python 3.10 on."""
+    """A :class:`PullingCondition` where the system supports it (Linux, Python 3.10), else a plain condition."""
     can = hasattr(select, "EPOLLEXCLUSIVE") and hasattr(os, "eventfd")
     return PullingCondition() if can else threading.Condition()
 
 
 def close_condition(condition: PullingCondition | threading.Condition) -> None:
-    """Nobody waits for it any more."""
+    """Free what a condition holds, once no thread waits for it any more."""
     if isinstance(condition, PullingCondition):
         condition.close()

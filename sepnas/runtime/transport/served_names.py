@@ -1,7 +1,7 @@
-"""Under which names an HTTP endpoint is served: pages of other sites in a browser must not reach it.
+"""Host names under which an HTTP endpoint answers, so that pages of other sites in a browser cannot use it.
 
-A browser says which name it looked up (Host), also where that name's owner has pointed it at this machine (DNS
-rebinding), and whose page asks (Origin, Sec-Fetch-Site).
+A browser sends the name that it looked up (Host), even if the name's owner has pointed it at this machine (DNS
+rebinding), and the site of the page that asks (Origin, Sec-Fetch-Site).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SHOWN = 80
 
 @dataclass(frozen=True)
 class NameRefusal:
-    """Why a request is not answered: HTTP's status, a word for programs, a message for people."""
+    """Why a request is refused: HTTP status, a code for programs, a message for people."""
 
     status: int
     code: str
@@ -30,8 +30,11 @@ class NameRefusal:
 
 
 class ServedNames:
-    """The names that a request's Host may have: this machine's loopback names, the address that it reached, and
-    ``extra``, which may also stand in its Origin. Raises :class:`SpecError` for what is no host name or address."""
+    """The names that a request's Host may have.
+
+    These are this machine's loopback names, the address that the request reached, and ``extra``, which may also be in
+    its Origin. Raises :class:`SpecError` if one of ``extra`` is neither a host name nor an address.
+    """
 
     def __init__(self, extra: Iterable[str] = ()) -> None:
         self._extra = frozenset(_checked(name) for name in extra)
@@ -39,8 +42,10 @@ class ServedNames:
             raise SpecError(f"at most {MAX_HOST_NAMES} host names can be served, got {len(self._extra)}")
 
     def refusal(self, method: str, headers: Mapping[str, str], reached: str) -> NameRefusal | None:
-        """None for a request that may be answered; ``headers`` have names in small letters, ``reached`` is the address
-        of this machine at which the request came."""
+        """Why a request is refused; None if it may be answered. One without a Host (HTTP/1.0) is not a browser's.
+
+        ``headers`` have lower-case names; ``reached`` is the address of this machine at which the request came.
+        """
         host, origin = headers.get("host"), headers.get("origin")
         if host is not None and not self._serves(host, reached):
             return NameRefusal(421, "misdirected", f"Host {_shown(host)} is not served here; {_remedy(host)}")
@@ -52,7 +57,6 @@ class ServedNames:
         return None
 
     def _serves(self, authority: str, reached: str) -> bool:
-        """Without a Host (HTTP/1.0) no browser asks."""
         host, _ = _parts(authority)
         return host is not None and (host == _plain(reached) or host in self._extra or _is_own(host))
 
@@ -72,7 +76,7 @@ def _checked(name: str) -> str:
 
 
 def _parts(authority: str) -> tuple[str | None, str]:
-    """Host and port; None for what is neither a name nor an address."""
+    """Host and port; the host is None if it is neither a name nor an address."""
     found = _AUTHORITY.fullmatch(authority)
     if found is None or not found[1]:
         return None, ""
@@ -80,7 +84,7 @@ def _parts(authority: str) -> tuple[str | None, str]:
 
 
 def _plain(host: str) -> str:
-    """One spelling of each host."""
+    """A host in its canonical spelling."""
     host = host.partition("%")[0].removesuffix(".").lower()
     try:
         address = ipaddress.ip_address(host)

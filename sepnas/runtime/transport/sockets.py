@@ -1,4 +1,4 @@
-"""TCP sockets: how connections are made, listened for and tuned. All sockets of the runtime come from here."""
+"""TCP sockets: connecting, listening and tuning. All sockets of the runtime come from here."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from sepnas.runtime.transport.lookup import Address, look_up
 MAX_UNACKNOWLEDGED_S = 25.0
 """A connection ends when its peer's machine acknowledges nothing for this long."""
 KERNEL_GIVES_UP = hasattr(socket, "TCP_USER_TIMEOUT") or sys.platform == "darwin"
-"""Whether the kernel can be told so; elsewhere a client ends connections whose pings are not answered for as long."""
+"""Whether the kernel enforces that; elsewhere a client closes connections whose pings stay unanswered as long."""
 ATTEMPT_DELAY_S = 0.25
 """Pause before the next address of a name is tried beside the ones before it (RFC 8305, "Connection Attempt Delay")."""
 MAX_ATTEMPTS = 8
-"""Addresses of one name that are tried."""
+"""Maximum number of addresses of one name that are tried."""
 LISTEN_LOOKUP_S = 10.0
 _BACKLOG = 64
 _KEEPALIVE_SHARES = {"TCP_KEEPIDLE": 0.4, "TCP_KEEPINTVL": 0.2}
-"""Of that time: the idle time before a connection is probed, and the pause between three probes."""
+"""Shares of that time: idle time before a connection is probed, and pause between the three probes."""
 _KEEPALIVE_PROBES = 3
 _DARWIN_TCP_RXT_CONNDROPTIME = 0x80
 
 
 def tune(sock: socket.socket) -> None:
-    """Small messages are not delayed, and a peer whose machine vanished is noticed.
+    """Send small messages without delay, and notice a peer whose machine has vanished.
 
-    Keepalive notices it while nothing is sent. It does not run while sent bytes are unacknowledged: there the kernel
+    Keepalive notices it while nothing is sent. It does not run while sent bytes are unacknowledged: the kernel then
     repeats them for some 15 minutes unless it is told to give up earlier.
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -52,8 +52,8 @@ def connect(
 ) -> socket.socket:
     """A blocking, tuned socket that is connected to the first address of the host that answers.
 
-    Names are looked up on each call; only numbers that ``allows`` takes are dialed. Addresses are raced: one that is
-    dead does not keep a live one waiting. Raises ``socket.gaierror`` or ``UnicodeError`` (unknown name),
+    Names are looked up on each call; only addresses that ``allows`` accepts are dialed. They are raced, so a dead one
+    does not delay a live one. Raises ``socket.gaierror`` or ``UnicodeError`` (unknown name),
     ``TimeoutError`` (nothing answered by ``deadline``, ``time.monotonic`` seconds; :class:`LookupTimeoutError` when
     that was the name server) or ``OSError``.
     """
@@ -67,7 +67,7 @@ def connect(
 
 
 def _race(addresses: list[Address], deadline: float) -> socket.socket:
-    """The first of the addresses that accepts; both families take turns."""
+    """A socket connected to the first address that accepts; both families take turns."""
     with selectors.DefaultSelector() as selector:
         try:
             return _first_connected(_in_turn(addresses), selector, deadline)
@@ -104,7 +104,7 @@ def _socket_of(key: selectors.SelectorKey) -> socket.socket:
 
 
 def _begin(address: Address) -> socket.socket:
-    """A socket on its way to an address."""
+    """A socket that has begun to connect to an address."""
     sock = socket.socket(address.family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setblocking(False)
@@ -118,7 +118,7 @@ def _begin(address: Address) -> socket.socket:
 
 
 def _connected(sock: socket.socket, address: Address) -> socket.socket:
-    """The socket, whose attempt is over; raises how it failed, with the address as ``filename``."""
+    """The socket of a finished attempt; raises its error, with the address as ``filename``, if it failed."""
     number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if number:
         sock.close()
@@ -127,7 +127,7 @@ def _connected(sock: socket.socket, address: Address) -> socket.socket:
 
 
 def _in_turn(addresses: list[Address]) -> list[Address]:
-    """Alternately of the two families, beginning with the family of the first, otherwise in their order."""
+    """The addresses with both families in turn, starting with the family of the first."""
     first = [each for each in addresses if each.family == addresses[0].family]
     others = [each for each in addresses if each.family != addresses[0].family]
     pairs = itertools.zip_longest(first, others)
@@ -135,9 +135,9 @@ def _in_turn(addresses: list[Address]) -> list[Address]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at an address or at a name's; IPv6 where that name has nothing else.
+    """A socket that listens at an address, or at that of a name: an IPv6 one only if it has no other.
 
-    Accepted connections inherit how it is tuned (on Linux). Raises ``OSError``, ``OverflowError`` or ``UnicodeError``.
+    Accepted connections inherit its options (on Linux). Raises ``OSError``, ``OverflowError`` or ``UnicodeError``.
     """
     addresses = look_up(host, port, time.monotonic() + LISTEN_LOOKUP_S, passive=True)
     address = min(addresses, key=lambda each: each.family != socket.AF_INET)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -16,29 +16,33 @@ from sepnas.plan.merges import merge
 from sepnas.plan.steps import Compute, Merge, Recv, Send, Slice, Step
 from sepnas.runtime.engines.shard import Shard
 from sepnas.runtime.engines.torch_engine import Engine
-from sepnas.runtime.protocol.events import Data, FailureCode, PartialData
+from sepnas.runtime.protocol.events import Data, PartialData
 from sepnas.runtime.protocol.names import rank_name
 from sepnas.runtime.protocol.times import StepTime
 from sepnas.runtime.tensors.codec import Array, Payload, decode, encode
-from sepnas.runtime.worker.mailbox import Letter, Mailbox
+from sepnas.runtime.worker.mailbox import Mailbox, ReceivedPayload
 from sepnas.runtime.worker.pace import FreePace, Pace
 from sepnas.runtime.worker.patience import Patience, optional_tensors
 
 Post: TypeAlias = Callable[[int, Data], None]
-"""Queues a message for a rank; does not wait."""
+"""Sends a message to a rank without waiting for it."""
 
 
 @dataclass
-class Run:
+class RunningRequest:
     """A request on this device; times are ``time.monotonic`` seconds.
 
-    ``tolerant``: it goes on without messages that are late or lost; the devices ``without`` take no part. Who is in
-    ``silent``, these and who was late once since the request ``arrived``, is not waited for. ``missing`` are the
-    tensors it went without; ``partial``: there are some, or what came was partial. ``logits`` are what the device sent
-    on as its own answer.
+    Attributes:
+        tolerant: goes on without messages that are late or lost.
+        without: ranks that take no part.
+        silent: ranks that are not waited for: these, and those that have been late since the request ``arrived``.
+        tensors: what the steps so far have left for later ones, by name.
+        missing: names of the tensors it went without.
+        partial: a tensor is missing, or a received one was computed without a message.
+        logits: the device's own logits, if it sent them to the device that answers.
     """
 
-    request: int
+    number: int
     batch: int
     deadline: float
     tolerant: bool = False
@@ -54,12 +58,13 @@ class Run:
         self.silent = set(self.without)
 
 
+StepErrorCode: TypeAlias = Literal["deadline", "peer-lost", "compute", "protocol"]
 OnMissed: TypeAlias = Callable[[int, Recv], None]
-"""Called with the request and the step that went without its message."""
+"""Called with the number of the request and the step that went without its message."""
 
 
 class StepError(Exception):
-    """A step failed; ``error`` says how, ``step`` is its place in the program."""
+    """Step ``step`` of the program failed with ``error``, perhaps while waiting for the rank ``waiting_for``."""
 
     def __init__(self, step: int, error: Exception, waiting_for: int | None = None) -> None:
         super().__init__(str(error))
@@ -69,7 +74,7 @@ class StepError(Exception):
 class Executor:
     """Carries out the steps of a shard, one request at a time.
 
-    Tensors are dropped after the last step that uses them: the peak of memory is that of the plan.
+    A tensor is dropped after the last step that uses it, so the memory peak is the one that the plan predicts.
     """
 
     def __init__(
@@ -89,99 +94,99 @@ class Executor:
         self._late_at: dict[int, float] = {}
         self._shapes = shard.shapes
 
-    def run(self, run: Run) -> list[StepTime]:
-        """Run the whole program; raises :class:`StepError`."""
+    def run(self, request: RunningRequest) -> list[StepTime]:
+        """Run the whole program; returns the times of its steps. Raises :class:`StepError`."""
         times: list[StepTime] = []
         begun_ns = time.monotonic_ns()
-        self._pace.begin(run.batch)
-        if run.tolerant:
-            run.silent |= {source for source, found in self._late_at.items() if run.arrived < found}
-            self._patience.begin(run.batch, begun_ns / 1e9, run.deadline)
+        self._pace.begin(request.batch)
+        if request.tolerant:
+            request.silent |= {source for source, found in self._late_at.items() if request.arrived < found}
+            self._patience.begin(request.batch, begun_ns / 1e9, request.deadline)
         for index, step in enumerate(self._shard.program):
             start = time.monotonic_ns()
             self._pace.start(index)
             try:
-                size, arrived = self._do(index, step, run)
+                size, arrived = self._do(index, step, request)
             except Exception as error:
                 raise StepError(index, error, step.source if isinstance(step, Recv) else None) from error
             times.append(StepTime(index, start, time.monotonic_ns(), size, arrived))
             for name in self._drop_after[index]:
-                run.tensors.pop(name, None)  # what is missing was never there
-        if run.tolerant and not run.partial:
-            self._patience.learn(run.batch, begun_ns, times)
+                request.tensors.pop(name, None)  # a missing tensor was never there
+        if request.tolerant and not request.partial:
+            self._patience.learn(request.batch, begun_ns, times)
         return times
 
-    def _do(self, index: int, step: Step, run: Run) -> tuple[int, int | None]:
-        """Carry out one step; payload bytes and the time of arrival for the trace."""
+    def _do(self, index: int, step: Step, request: RunningRequest) -> tuple[int, int | None]:
+        """Carry out one step; returns payload bytes and time of arrival for the trace."""
         if isinstance(step, Compute):
-            made = self._engine.run(step.segment, [run.tensors[name] for name in step.inputs])
+            made = self._engine.run(step.segment, [request.tensors[name] for name in step.inputs])
             for name, array in zip(step.outputs, made, strict=True):
-                run.tensors[name] = array.reshape(run.batch, *self._shapes[name].dims)
+                request.tensors[name] = array.reshape(request.batch, *self._shapes[name].dims)
         elif isinstance(step, Slice):
-            run.tensors[step.output] = run.tensors[step.tensor][step.region.slices]
+            request.tensors[step.output] = request.tensors[step.tensor][step.region.slices]
         elif isinstance(step, Send):
-            return self._send(step, run), None
+            return self._send(step, request), None
         elif isinstance(step, Recv):
-            return self._receive(index, step, run)
+            return self._receive(index, step, request)
         else:
-            run.tensors[step.output] = self._merge(step, run)
+            request.tensors[step.output] = self._merge(step, request)
         self._pace.finish()
         return 0, None
 
-    def _send(self, step: Send, run: Run) -> int:
-        values = run.tensors[step.tensor][step.region.slices]
+    def _send(self, step: Send, request: RunningRequest) -> int:
+        values = request.tensors[step.tensor][step.region.slices]
         payload = encode(values, step.wire, self._shard.scale(step))
         if step.tag in self._fallbacks:
-            run.logits = payload
+            request.logits = payload
         self._pace.finish()
-        if step.to in run.without:
+        if step.to in request.without:
             return 0
-        kind = PartialData if run.partial else Data
-        self._post(step.to, kind(run.request, step.tag, payload))
+        kind = PartialData if request.partial else Data
+        self._post(step.to, kind(request.number, step.tag, payload))
         return len(payload)
 
-    def _receive(self, index: int, step: Recv, run: Run) -> tuple[int, int | None]:
-        letter = self._letter(index, step, run)
-        if letter is None:
-            run.missing.add(step.tensor)
-            run.partial = True
-            if step.source not in run.without:
-                run.silent.add(step.source)
+    def _receive(self, index: int, step: Recv, request: RunningRequest) -> tuple[int, int | None]:
+        received = self._await(index, step, request)
+        if received is None:
+            request.missing.add(step.tensor)
+            request.partial = True
+            if step.source not in request.without:
+                request.silent.add(step.source)
                 self._late_at[step.source] = time.monotonic()
-                self._on_missed(run.request, step)
+                self._on_missed(request.number, step)
             self._pace.arrived(time.monotonic_ns())
             self._pace.finish()
             return 0, None
-        run.partial |= letter.partial
-        self._pace.arrived(letter.arrived_ns)
+        request.partial |= received.partial
+        self._pace.arrived(received.arrived_ns)
         message = self._shard.messages[step.tag]
-        tensor = decode(letter.payload, message.wire, message.shape, self._shard.scale(message))
-        if len(tensor) != run.batch:
+        tensor = decode(received.payload, message.wire, message.shape, self._shard.scale(message))
+        if len(tensor) != request.batch:
             raise RemoteProtocolError(
-                f"message {step.tag} from rank {step.source} has {len(letter.payload)} bytes; "
-                f"{message.payload_bytes(run.batch)} were due for a batch of {run.batch}"
+                f"message {step.tag} from rank {step.source} has {len(received.payload)} bytes; "
+                f"{message.payload_bytes(request.batch)} were due for a batch of {request.batch}"
             )
-        run.tensors[step.tensor] = tensor
+        request.tensors[step.tensor] = tensor
         self._pace.finish()
-        return len(letter.payload), letter.arrived_ns
+        return len(received.payload), received.arrived_ns
 
-    def _letter(self, index: int, step: Recv, run: Run) -> Letter | None:
-        """None: the step goes without it."""
-        if not run.tolerant or step.tensor not in self._optional:
-            return self._mailbox.take(run.request, step.tag, run.deadline)
-        until = 0.0 if step.source in run.silent else self._patience.until(index)
-        return self._mailbox.wait(run.request, step.tag, until, step.source)
+    def _await(self, index: int, step: Recv, request: RunningRequest) -> ReceivedPayload | None:
+        """The step's message; None if the step goes without it."""
+        if not request.tolerant or step.tensor not in self._optional:
+            return self._mailbox.take(request.number, step.tag, request.deadline)
+        until = 0.0 if step.source in request.silent else self._patience.until(index)
+        return self._mailbox.wait(request.number, step.tag, until, step.source)
 
-    def _merge(self, step: Merge, run: Run) -> Array:
+    def _merge(self, step: Merge, request: RunningRequest) -> Array:
         weights = self._shard.weights[step.parameter] if step.parameter else None
-        there = [name not in run.missing for name in step.inputs]
+        there = [name not in request.missing for name in step.inputs]
         if weights is not None:
             weights = weights[np.array(there[1:], bool)]
-        inputs = [run.tensors[name] for name in compress(step.inputs, there)]
+        inputs = [request.tensors[name] for name in compress(step.inputs, there)]
         return merge(step, self._shapes[step.output], inputs, weights)
 
     def describe(self, index: int) -> str:
-        """A step as an error message names it."""
+        """A step in words, for error messages."""
         step = self._shard.program[index]
         if isinstance(step, Compute):
             what = f"computing segment '{step.segment}' ({', '.join(self._layers(step.segment))})"
@@ -199,8 +204,8 @@ class Executor:
         return self._shard.manifest.segments[segment].layers
 
 
-def error_code(error: Exception) -> FailureCode:
-    """How a failure is called on the wire (``events.ErrorCode``), and counted."""
+def error_code(error: Exception) -> StepErrorCode:
+    """The code under which a failure is sent and counted."""
     if isinstance(error, DeadlineError):
         return "deadline"
     if isinstance(error, RemoteProtocolError):
@@ -209,12 +214,12 @@ def error_code(error: Exception) -> FailureCode:
 
 
 def error_text(error: Exception) -> str:
-    """What a failure says; errors that are not ours carry their class too."""
+    """A failure's message; with the class in front if the error is not ours."""
     return str(error) if isinstance(error, SepnasError) else f"{type(error).__name__}: {error}"
 
 
 def _last_uses(program: tuple[Step, ...]) -> list[list[str]]:
-    """For each step the tensors that no later step uses."""
+    """For each step the names of the tensors that no later step uses."""
     last: dict[str, int] = {}
     for index, step in enumerate(program):
         last.update(dict.fromkeys((*step.reads, *step.writes), index))

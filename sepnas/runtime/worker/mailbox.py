@@ -1,4 +1,4 @@
-"""Where the messages that came wait for the step that needs them; every wait ends at a deadline."""
+"""Received messages, until the step that needs them takes them; every wait ends at a deadline."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from sepnas.runtime.tensors.codec import Payload
 from sepnas.runtime.transport.polling import Changed
 
 MAX_REQUESTS_AHEAD = 64
-"""Of so many requests messages may wait, and so many may be cancelled ahead: it bounds what can pile up here."""
+"""Maximum number of requests with waiting messages, and of requests cancelled ahead; bounds memory."""
 MAX_ANNOUNCED = 256
-"""Requests that the client may have announced and that are neither done nor cancelled."""
+"""Maximum number of announced requests that are neither done nor cancelled."""
 
 
-class Letter(NamedTuple):
-    """A payload and when its last byte came (``time.monotonic_ns``), or should have on an emulated link.
+class ReceivedPayload(NamedTuple):
+    """A payload and when its last byte came (``time.monotonic_ns``), or would have come on an emulated link.
 
-    ``partial``: something did not go into it that was due.
+    ``partial``: its sender computed it without a message that was due.
     """
 
     payload: Payload
@@ -30,16 +30,18 @@ class Letter(NamedTuple):
 
 
 class Mailbox:
-    """Letters by (request, tag). Readers of sockets :meth:`put`, the executor :meth:`take`\\ s.
+    """Payloads by (request, tag). Readers of sockets call :meth:`put`, the executor :meth:`take` and :meth:`wait`.
 
-    It waits for ``changed``, and reads meanwhile, if that is a condition that pulls. Payloads of at most ``max_bytes``
-    are kept: one that finds no room costs the newest request its place.
+    Args:
+        changed: the condition that guards the mailbox and that takers wait on. A
+            :class:`~sepnas.runtime.transport.polling.PullingCondition` reads connections while they wait.
+        max_bytes: maximum sum of the waiting payloads; beyond it the newest requests are dropped.
     """
 
     def __init__(self, changed: Changed | None = None, max_bytes: int | None = None) -> None:
         self._changed: Changed = changed or threading.Condition()
         self.max_bytes = max_bytes or max_kept_bytes()
-        self._letters: dict[tuple[int, int], Letter] = {}
+        self._payloads: dict[tuple[int, int], ReceivedPayload] = {}
         self._kept_bytes = 0
         self._announced: set[int] = set()
         self._closed = False
@@ -50,12 +52,14 @@ class Mailbox:
 
     @property
     def kept_bytes(self) -> int:
-        """Of all payloads that wait."""
+        """Sum of the payloads that wait."""
         return self._kept_bytes
 
     def announce(self, request: int) -> bool:
-        """The client asks for it; False when it is over already. Raises :class:`RemoteProtocolError` when the client
-        asks without end, or twice."""
+        """Note a request of the client; False if it is over already.
+
+        Raises :class:`RemoteProtocolError` if it was announced before, or too many others are not done.
+        """
         with self._changed:
             if self._is_over(request):
                 return False
@@ -77,10 +81,11 @@ class Mailbox:
         partial: bool = False,
         announced: bool = False,
     ) -> tuple[int, ...]:
-        """Keep a message; one of a request that is over is dropped. Raises :class:`RemoteProtocolError`.
+        """Keep a message; one for a request that is over is dropped.
 
-        Of peers it may come before the request does; of the client it must be ``announced``. Returns the announced
-        requests that had to go because there was no room: one without a payload was too large to be read.
+        A peer's message may come before the request; the client's must belong to one that is ``announced``. An empty
+        payload stands for a message that was too large to be read. Returns the announced requests that were dropped
+        for lack of room. Raises :class:`RemoteProtocolError`.
         """
         with self._changed:
             if self._is_over(request) or self._closed:
@@ -89,11 +94,11 @@ class Mailbox:
                 raise RemoteProtocolError(f"message {tag} is of request {request}, which was not announced")
             if not payload:
                 return self._give_up(request)
-            if len(self._letters) >= MAX_REQUESTS_AHEAD:
+            if len(self._payloads) >= MAX_REQUESTS_AHEAD:
                 self._check_room(request, tag)
-            if (request, tag) in self._letters:
+            if (request, tag) in self._payloads:
                 raise RemoteProtocolError(f"message {tag} of request {request} came twice")
-            self._letters[request, tag] = Letter(payload, arrived_ns or time.monotonic_ns(), partial)
+            self._payloads[request, tag] = ReceivedPayload(payload, arrived_ns or time.monotonic_ns(), partial)
             self._kept_bytes += len(payload)
             dropped = () if self._kept_bytes <= self.max_bytes else self._make_room()
             self._changed.notify_all()
@@ -103,40 +108,43 @@ class Mailbox:
         """Drop the newest requests until the rest fits."""
         dropped: list[int] = []
         while self._kept_bytes > self.max_bytes:
-            dropped += self._give_up(max(request for request, _ in self._letters))
+            dropped += self._give_up(max(request for request, _ in self._payloads))
         return tuple(dropped)
 
     def _give_up(self, request: int) -> tuple[int, ...]:
-        """The request, if its client must hear of it."""
+        """Cancel a request; returns it if the client must be told."""
         told = (request,) if request in self._announced else ()
         self._cancel(request)
         return told
 
     def _check_room(self, request: int, tag: int) -> None:
-        waiting = {number for number, _ in self._letters}
+        waiting = {number for number, _ in self._payloads}
         if request not in waiting and len(waiting) >= MAX_REQUESTS_AHEAD:
             raise RemoteProtocolError(
                 f"message {tag} is of request {request}, but {len(waiting)} requests from {min(waiting)} on wait"
             )
 
-    def take(self, request: int, tag: int, deadline: float) -> Letter:
-        """Wait until ``deadline`` (``time.monotonic`` seconds); raises what :meth:`fail` gave, or DeadlineError."""
-        letter = self.wait(request, tag, deadline)
-        if letter is None:
+    def take(self, request: int, tag: int, deadline: float) -> ReceivedPayload:
+        """Remove and return a message, waiting for it until ``deadline`` (``time.monotonic`` seconds).
+
+        Raises :class:`DeadlineError`, or the error given to :meth:`fail`.
+        """
+        received = self.wait(request, tag, deadline)
+        if received is None:
             raise _late(request, tag)
-        return letter
+        return received
 
-    def wait(self, request: int, tag: int, deadline: float, source: int | None = None) -> Letter | None:
-        """The same, but None when it is late, or not there and ``source`` is lost.
+    def wait(self, request: int, tag: int, deadline: float, source: int | None = None) -> ReceivedPayload | None:
+        """Like :meth:`take`, but None at the deadline, and at once if the message is not there and ``source`` is lost.
 
-        Raises what :meth:`fail` gave, and DeadlineError for a request that is over.
+        Raises :class:`DeadlineError` for a request that is over, or the error given to :meth:`fail`.
         """
         with self._changed:
             while True:
-                letter = self._letters.pop((request, tag), None)
-                if letter is not None:
-                    self._kept_bytes -= len(letter.payload)
-                    return letter
+                received = self._payloads.pop((request, tag), None)
+                if received is not None:
+                    self._kept_bytes -= len(received.payload)
+                    return received
                 if self._broken is not None:
                     raise self._broken
                 if self._is_over(request):
@@ -147,36 +155,36 @@ class Mailbox:
                 self._changed.wait(left)
 
     def lose(self, source: int) -> None:
-        """Nothing comes from there any more: who waits for it hears so."""
+        """Nothing comes from ``source`` any more: wake those who wait for it."""
         with self._changed:
             self._lost.add(source)
             self._changed.notify_all()
 
     def find(self, source: int) -> None:
-        """It is there again."""
+        """``source`` is connected again."""
         with self._changed:
             self._lost.discard(source)
 
     def fail(self, error: ExchangeError) -> None:
-        """Wake everybody who waits, for good: they get ``error`` unless their message is here."""
+        """End all waits, now and later, with ``error``; messages that are here can still be taken."""
         with self._changed:
             self._broken = self._broken or error
             self._changed.notify_all()
 
     def begin(self, request: int) -> None:
-        """Forget all that belongs to requests before this one."""
+        """Start a request: forget everything that belongs to earlier ones."""
         with self._changed:
             self._forget_before(max(self._floor, request))
 
     def cancel(self, request: int) -> None:
-        """Nobody waits for this request: forget its letters, and wake who wants one of them."""
+        """Forget a request that nobody waits for, and end the waits for its messages."""
         with self._changed:
             if not self._is_over(request):
                 self._cancel(request)
 
     def _cancel(self, request: int) -> None:
         if len(self._cancelled) >= MAX_REQUESTS_AHEAD:
-            self._forget_before(min(self._cancelled) + 1)  # a device that rejoined never hears of those before
+            self._forget_before(min(self._cancelled) + 1)  # a device that rejoined never hears of earlier ones
         self._cancelled.add(request)
         self._keep(lambda number: number != request)
         floor = self._floor
@@ -185,7 +193,7 @@ class Mailbox:
         self._forget_before(floor)
 
     def close(self) -> None:
-        """Forget all of it, and what may still come."""
+        """Forget all messages, and drop those that still come."""
         with self._changed:
             self._closed = True
             self._keep(lambda number: False)
@@ -205,9 +213,9 @@ class Mailbox:
         self._changed.notify_all()
 
     def _keep(self, wanted: Callable[[int], bool]) -> None:
-        self._letters = {key: letter for key, letter in self._letters.items() if wanted(key[0])}
+        self._payloads = {key: received for key, received in self._payloads.items() if wanted(key[0])}
         self._announced = {request for request in self._announced if wanted(request)}
-        self._kept_bytes = sum(len(letter.payload) for letter in self._letters.values())
+        self._kept_bytes = sum(len(received.payload) for received in self._payloads.values())
 
 
 def _late(request: int, tag: int) -> DeadlineError:

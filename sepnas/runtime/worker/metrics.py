@@ -1,4 +1,4 @@
-"""A worker's counts for Prometheus; the one module that needs ``prometheus_client``."""
+"""A worker's stats for Prometheus; the only module that needs ``prometheus_client``."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from prometheus_client.registry import Collector
 
 import sepnas
 from sepnas.runtime.transport.served_names import ServedNames
-from sepnas.runtime.worker.gauges import REQUEST_BUCKETS_S, Gauges
 from sepnas.runtime.worker.metrics_server import MetricsServer
+from sepnas.runtime.worker.stats import REQUEST_BUCKETS_S, WorkerStats
 from sepnas.runtime.worker.vitals import memory_bytes, temperature_c
 
 
-def serve_metrics(gauges: Gauges, host: str, port: int, host_names: Sequence[str] = ()) -> MetricsServer:
+def serve_metrics(stats: WorkerStats, host: str, port: int, host_names: Sequence[str] = ()) -> MetricsServer:
     """Answer Prometheus at ``http://host:port/metrics`` from a thread of its own; raises ``OSError``.
 
-    It is asked by the machine's addresses, by ``host`` or by one of ``host_names``.
+    Requests must name the machine by its addresses, by ``host`` or by one of ``host_names``.
     """
     registry = CollectorRegistry()
-    registry.register(GaugesCollector(gauges))
+    registry.register(StatsCollector(stats))
     server = MetricsServer(host, port, make_wsgi_app(registry), ServedNames((host, *host_names)))
     server.start()
     return server
 
 
-class GaugesCollector(Collector):
-    """Reads the gauges when it is asked: requests know nothing of it."""
+class StatsCollector(Collector):
+    """Reads the stats when it is scraped; serving requests costs nothing for it."""
 
-    def __init__(self, gauges: Gauges) -> None:
-        self._gauges = gauges
+    def __init__(self, stats: WorkerStats) -> None:
+        self._stats = stats
 
     def describe(self) -> list[Metric]:
-        """Nothing, so that registering asks nothing."""
+        """Nothing, so that registering collects nothing."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        gauges = self._gauges
-        about = {"rank": str(gauges.rank), "engine": gauges.engine, "version": sepnas.__version__}
+        stats = self._stats
+        about = {"rank": str(stats.rank), "engine": stats.engine, "version": sepnas.__version__}
         yield InfoMetricFamily("sepnas_worker", "Which device this is, and what it runs.", value=about)
-        yield CounterMetricFamily("sepnas_requests", "Requests that the device did its part of.", value=gauges.served)
+        yield CounterMetricFamily("sepnas_requests", "Requests that the device did its part of.", value=stats.served)
         failures = CounterMetricFamily("sepnas_request_failures", "Requests that failed, by code.", labels=["code"])
-        for code, count in gauges.failed.items():
+        for code, count in stats.failed.items():
             failures.add_metric([code], count)
         yield failures
-        yield CounterMetricFamily("sepnas_messages_missed", "Messages that were done without.", value=gauges.missed)
-        up = float(gauges.session is not None)
+        yield CounterMetricFamily("sepnas_messages_missed", "Messages that were done without.", value=stats.missed)
+        up = float(stats.session is not None)
         yield GaugeMetricFamily("sepnas_session_up", "1 while a client's session is served.", value=up)
         yield self._request_seconds()
         yield from self._payload_bytes()
@@ -62,15 +62,15 @@ class GaugesCollector(Collector):
 
     def _request_seconds(self) -> Metric:
         ends = [*map(str, REQUEST_BUCKETS_S), "+Inf"]
-        buckets = list(zip(ends, accumulate(self._gauges.requests_by_time), strict=True))
+        buckets = list(zip(ends, accumulate(self._stats.requests_by_time), strict=True))
         text = "From the arrival of a request to the end of the device's part, those that were served."
-        return HistogramMetricFamily("sepnas_request_seconds", text, buckets=buckets, sum_value=self._gauges.request_s)
+        return HistogramMetricFamily("sepnas_request_seconds", text, buckets=buckets, sum_value=self._stats.request_s)
 
     def _payload_bytes(self) -> Iterator[Metric]:
         text = "Bytes of tensors, without headers, by peer."
         sent = CounterMetricFamily("sepnas_payload_sent_bytes", text, labels=["peer"])
         received = CounterMetricFamily("sepnas_payload_received_bytes", text, labels=["peer"])
-        for rank, found in self._gauges.payload_bytes().items():
+        for rank, found in self._stats.payload_bytes().items():
             peer = ["client" if rank < 0 else str(rank)]
             sent.add_metric(peer, found.sent)
             received.add_metric(peer, found.received)
@@ -79,7 +79,7 @@ class GaugesCollector(Collector):
 
 
 def _of_the_machine() -> Iterator[Metric]:
-    """What the system tells."""
+    """Metrics of the machine, where the system has them."""
     memory, temperature = memory_bytes(), temperature_c()
     if memory is not None:
         yield GaugeMetricFamily("sepnas_process_memory_bytes", "Resident memory of the worker.", value=memory)

@@ -1,4 +1,4 @@
-"""The HTTP server of a worker's metrics: few connections, short ones, and only under this machine's names."""
+"""The HTTP server for a worker's metrics: few and short connections, only under this machine's names."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from sepnas.runtime.transport.served_names import ServedNames
 
 MAX_CONNECTIONS = 16
-"""Each takes a thread; for one more the oldest is closed."""
+"""Maximum number of connections, with a thread each; one more closes the oldest."""
 MAX_HEAD_BYTES = 16_384
 CONNECTION_S = 5.0
-"""A connection's time from its acceptance to its end, however slowly its client sends and reads."""
+"""Maximum duration of a connection, however slowly its client sends and reads."""
 _ACCEPT_PAUSE_S = 0.2
 _REACHED = "sepnas.reached"
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class MetricsServer(ThreadingMixIn, WSGIServer):
-    """Answers one request a connection, from a thread that :meth:`start` makes; raises ``OSError``."""
+    """Answers one request per connection, once :meth:`start` has been called; the constructor raises ``OSError``."""
 
     daemon_threads = True
     block_on_close = False
@@ -41,7 +41,7 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
         threading.Thread(target=self.serve_forever, name="metrics", daemon=True).start()
 
     def server_bind(self) -> None:
-        """Without a look-up of the address's name, which may take long."""
+        """Skip the base class's lookup of the address's name, which may take long."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
@@ -69,18 +69,18 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Twice a second, and after each acceptance."""
+        """Close connections that are overdue; called twice a second, and after each accepted connection."""
         with self._lock:
             late = [request for request, due in self._due.items() if due < time.monotonic()]
             for request in late:
                 _hang_up(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that fails is no event."""
+        """Ignore it: a client that fails is not worth a line."""
 
 
 def _hang_up(request: socket.socket) -> None:
-    """Whatever its thread waits for ends."""
+    """End whatever the connection's thread waits for."""
     try:
         request.shutdown(socket.SHUT_RDWR)
     except OSError:
@@ -93,7 +93,7 @@ class _Handler(WSGIRequestHandler):
         self.rfile = io.BytesIO(self._head())
 
     def _head(self) -> bytes:
-        """What comes until an empty line; nothing of it is more than so many bytes."""
+        """The request up to its empty line; empty if that does not come within :data:`MAX_HEAD_BYTES`."""
         head = b""
         while b"\r\n\r\n" not in head and b"\n\n" not in head:
             found = self.connection.recv(MAX_HEAD_BYTES)
@@ -109,7 +109,7 @@ class _Handler(WSGIRequestHandler):
         return io.StringIO()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Nothing: each scrape would be a line."""
+        """Write nothing: each scrape would be a line."""
 
 
 def _guarded(app: WsgiApp, names: ServedNames) -> WsgiApp:

@@ -1,4 +1,4 @@
-"""The pace of a device's steps: as fast as it can, or held up by an emulation."""
+"""The pace of a device's steps: as fast as it can, or slowed down by an emulation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sepnas.runtime.transport.delivery import Ways
 
 
 class Pace(Protocol):
-    """What the executor tells at each step, and what may hold it up."""
+    """Told by the executor about each step, which it may delay."""
 
     def begin(self, batch: int) -> None:
         """A request of ``batch`` samples begins."""
@@ -18,14 +18,14 @@ class Pace(Protocol):
         """The step begins."""
 
     def arrived(self, moment_ns: int) -> None:
-        """What the step waited for came at this moment (``time.monotonic_ns``)."""
+        """The message that the step waited for came at ``moment_ns`` (``time.monotonic_ns``)."""
 
     def finish(self) -> None:
-        """The step's work is done, and not yet passed on; returns when it may be."""
+        """The step's work is done; returns when its result may be passed on."""
 
 
 class FreePace:
-    """Nothing is emulated."""
+    """No emulation: no step is delayed."""
 
     def begin(self, batch: int) -> None:
         pass
@@ -41,15 +41,15 @@ class FreePace:
 
 
 class EmulatedDevice(Protocol):
-    """What makes a worker behave like another device; handed in by an emulation."""
+    """Makes a worker behave like another device; provided by an emulation."""
 
     @property
     def pace(self) -> Pace:
-        """The pace of its steps."""
+        """The pace of the device's steps."""
 
     @property
     def ways(self) -> Ways:
-        """Its links."""
+        """The device's links."""
 
     def lateness(self) -> Mapping[str, Any]:
-        """How many steps and messages were timed and late, as plain data."""
+        """Numbers of steps and messages that were timed, and that were late, as plain data."""

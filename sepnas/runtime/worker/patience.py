@@ -1,4 +1,4 @@
-"""How a device goes on without a message: which it can miss, and how long it waits for each."""
+"""Which messages a device can do without, and how long it waits for each of them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from sepnas.plan.merges import MERGE_KINDS
 from sepnas.plan.steps import CLIENT, Merge, Recv, Step
 
 _SHARE = 0.5
-"""Of the deadline, kept for what comes after the first wait. A device that has waited in vain is late for those that
-wait for it: the more room there is between the ends of their waits, the fewer of them give up on it too."""
-_LEAST_SPARE = 2.0
-"""What comes after a wait gets so many times what it takes at least, where the deadline leaves so much."""
+"""Share of the deadline reserved for the steps after the first wait.
+
+A device that has waited in vain is late for the devices that wait for it. The further apart the ends of their waits
+are, the fewer of them give up on it too.
+"""
+MIN_SPARE = 2.0
+"""Minimum time reserved for the steps after a wait, as a multiple of what they take, if the deadline leaves it."""
 _KEPT_RUNS, _KEPT_BATCHES = 9, 8
 
 
@@ -23,11 +26,11 @@ class _Timed(Protocol):
 
 
 class Patience:
-    """Until when a step waits for its message, so that what follows is done by the deadline.
+    """Gives each step the moment until which it may wait, so that the following steps are done by the deadline.
 
-    A request that misses nothing teaches how long each step and all that follow it take, waits included: with less than
-    that after it the answer would be late, and the devices that wait for this one would miss it too. Until there was
-    one, all steps are taken to be equal.
+    It learns from requests that miss nothing how long the steps after each one take, waits included. With less time
+    than that the answer would be late, and the devices that wait for this one would do without it. Before the first
+    such request all steps count as equally long.
     """
 
     def __init__(self, num_steps: int) -> None:
@@ -37,7 +40,7 @@ class Patience:
         self._deadline = 0.0
 
     def begin(self, batch: int, start: float, deadline: float) -> None:
-        """A request begins; times are ``time.monotonic`` seconds."""
+        """Start a request of ``batch`` samples; times are ``time.monotonic`` seconds."""
         self._deadline, budget_s = deadline, max(0.0, deadline - start)
         runs = self._runs.get(batch)
         if runs is None:
@@ -45,16 +48,16 @@ class Patience:
             self._rests_s = [_SHARE * budget_s * share for share in shares]
         else:
             ends_s = sorted(runs, key=lambda ends: ends[-1])[len(runs) // 2]
-            most = budget_s / max(ends_s[-1], 1e-9)
-            spare = min(most, max(_LEAST_SPARE, _SHARE * most))
+            max_spare = budget_s / max(ends_s[-1], 1e-9)
+            spare = min(max_spare, max(MIN_SPARE, _SHARE * max_spare))
             self._rests_s = [spare * (ends_s[-1] - end_s) for end_s in ends_s]
 
     def until(self, step: int) -> float:
-        """When the step gives up (``time.monotonic`` seconds)."""
+        """The moment at which the step stops waiting (``time.monotonic`` seconds)."""
         return self._deadline - self._rests_s[step]
 
     def learn(self, batch: int, start_ns: int, steps: Sequence[_Timed]) -> None:
-        """Of a request that missed nothing."""
+        """Learn from the step times of a request that missed nothing."""
         runs = self._runs.setdefault(batch, deque(maxlen=_KEPT_RUNS))
         runs.append(tuple((step.end_ns - start_ns) / 1e9 for step in steps))
         self._runs.move_to_end(batch)
@@ -63,8 +66,11 @@ class Patience:
 
 
 def optional_tensors(program: Collection[Step]) -> frozenset[str]:
-    """Received tensors that a program can do without: only mean and weighted merges take them, beside a tensor of the
-    device itself. What exact splits exchange (sums, concatenations) cannot be missed, nor the client's image."""
+    """Received tensors that a program can do without.
+
+    Only mean and weighted merges use them, beside a tensor of the device itself. Tensors of an exact split (sums,
+    concatenations) and the client's image are always needed.
+    """
     received = {step.tensor for step in program if isinstance(step, Recv) and step.source != CLIENT}
     needed: set[str] = set()
     for step in program:

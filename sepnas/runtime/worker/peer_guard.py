@@ -1,8 +1,8 @@
-"""Which addresses a worker dials when a client says where its peers are, and what the client learns of it.
+"""Restricts the addresses that a worker dials for a client, and what the client learns from that.
 
-A client belongs to the deployment and need not be trusted with the worker's network. Only a peer that shows the
-deployment's certificate for the right rank is told from nobody: whatever else is at an address, the client hears the
-same words after the same time, and there are only so many tries.
+A client belongs to the deployment, but is not trusted with the worker's network. It learns only whether a peer answers
+that shows the deployment's certificate for the right rank. Whatever else is at an address, the client gets the same
+message after the same time, and the number of attempts is limited.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from sepnas.spec.hosts import Hosts, parse_address
 
 MIN_PORT = 1024
 FREE_FAILURES = 16
-"""Dials that may fail at once; after that ..."""
+"""Dials that may fail at once; after that they are limited to :data:`FAILURES_PER_S`."""
 FAILURES_PER_S = 1.0
-"""... so many a second."""
+"""Dials a second, as long as they fail."""
 MAX_DIAL_S = 5.0
 _SHARE_OF_DEADLINE = 0.8
-"""The rest is for telling the client."""
+"""Part of the deadline that dialing may take; the rest is for telling the client."""
 _LOOK_S = 0.05
 
 
 class PeerGuard:
-    """One for each worker; ``hosts`` pins where the peers are, whatever clients say."""
+    """One per worker; ``hosts`` pins the peers' addresses, whatever clients say."""
 
     def __init__(self, rank: int, log: WorkerLog, hosts: Hosts | None = None) -> None:
         self._rank, self._log, self._hosts = rank, log, hosts
@@ -38,14 +38,14 @@ class PeerGuard:
         self._free_at_s = 0.0
 
     def address(self, rank: int, told: str | None) -> str | None:
-        """Where a peer is dialed."""
+        """The address at which a peer is dialed: the pinned one, or the one that the client ``told``."""
         return told if self._hosts is None else self._hosts.address(rank)
 
     @contextlib.contextmanager
     def opening(
         self, rank: int, address: str, client_host: str, deadline: float, is_over: Callable[[], bool]
     ) -> Iterator[Dial]:
-        """The block connects and shakes hands; whatever fails in it fails alike, and is written down here.
+        """The block connects and shakes hands; whatever fails in it raises the same error, and is logged here.
 
         Raises :class:`PeerUnreachableError`.
         """
@@ -69,7 +69,7 @@ class PeerGuard:
             raise SpecError(f"a client may not name ports below {MIN_PORT}; `--hosts hosts.yaml` may")
 
     def _await_turn(self, until: float, is_over: Callable[[], bool]) -> None:
-        """Take a turn, which who succeeds gives back."""
+        """Take a turn, which a successful dial gives back."""
         with self._lock:
             now = time.monotonic()
             debt_s = max(0.0, self._free_at_s - now)
@@ -85,8 +85,10 @@ class PeerGuard:
 
 
 def may_dial(number: str, client_host: str) -> bool:
-    """Whether a client at an address may send a worker to another one: not to where only the worker gets, unless the
-    client is there too."""
+    """Whether a client may make a worker dial the address ``number``.
+
+    Not if only the worker's own machine or link reaches it, unless the client is there too.
+    """
     there, client = _address(number), _address(client_host)
     if there.is_multicast or there.is_unspecified or (there.is_reserved and not there.is_loopback):
         return False

@@ -1,4 +1,4 @@
-"""How this machine and this process are: temperature, load, memory; None where the system does not tell."""
+"""Temperature, load and memory of this machine and process; None where the system does not provide them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _THERMAL = Path("/sys/class/thermal")
 
 
 def temperature_c(folder: Path = _THERMAL) -> float | None:
-    """The hottest of the zones that Linux knows, in degrees Celsius."""
+    """Temperature of the hottest thermal zone that Linux knows, in degrees Celsius."""
     found = []
     for zone in folder.glob("thermal_zone*/temp"):
         with contextlib.suppress(OSError, ValueError):  # some zones cannot be read while their part sleeps
@@ -19,7 +19,7 @@ def temperature_c(folder: Path = _THERMAL) -> float | None:
 
 
 def load_average() -> float | None:
-    """Processes that ran or wanted to, on average over the last minute."""
+    """Average number of running and runnable processes over the last minute."""
     try:
         return os.getloadavg()[0]
     except (AttributeError, OSError):
@@ -27,7 +27,7 @@ def load_average() -> float | None:
 
 
 def memory_bytes(process: int | str = "self") -> int | None:
-    """What a process, by its number, has in memory now (resident)."""
+    """Resident memory of a process, given by its id."""
     try:
         return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError, IndexError):

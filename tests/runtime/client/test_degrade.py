@@ -332,7 +332,7 @@ def test_two_devices_that_lost_each_other_are_brought_together(mean):
     ):
         x_bchw = random_batch(session.manifest, 2, seed=1)
         mean.check(session.ask(x_bchw), set(), x_bchw)
-        workers[0]._session._peers[1].pipe.sock.shutdown(socket.SHUT_RDWR)
+        workers[0]._slot.session._peers.channels()[1].pipe.sock.shutdown(socket.SHUT_RDWR)
         mean.complete_again(session)
 
 

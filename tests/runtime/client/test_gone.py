@@ -59,7 +59,7 @@ class Wired:
             subprocess.run(command, check=True, capture_output=True)
 
     def is_free(self, rank):
-        return self.workers[rank].gauges.session is None
+        return self.workers[rank].stats.session is None
 
 
 @pytest.fixture
@@ -338,7 +338,7 @@ def test_a_dropped_session_is_closed(exported, reconnect):
     with worker_threads(exported) as (workers, hosts):
         with Session(exported, hosts) as session:  # the workers have all that they keep
             session.infer(random_batch(session.manifest, 1))
-        eventually(lambda: all(worker.gauges.session is None for worker in workers))
+        eventually(lambda: all(worker.stats.session is None for worker in workers))
         num_threads, num_descriptors = held()
         session = Session(exported, hosts, reconnect=reconnect)
         session.infer(random_batch(session.manifest, 1))

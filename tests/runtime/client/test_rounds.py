@@ -43,7 +43,7 @@ class Devices:
         folder = self._deployment / f"device{rank}"
         code = (
             f"from sepnas.runtime.transport import sockets; sockets.MAX_UNACKNOWLEDGED_S = {NOTICED_S};"
-            "from sepnas.runtime.worker.server import run_worker;"
+            "from sepnas.runtime.worker.run import run_worker;"
             f"run_worker({str(folder)!r}, {self.hosts.address(rank)!r}, engine='onnxruntime')"
         )
         command = [*self._spaces.prefix(rank), sys.executable, "-c", code]

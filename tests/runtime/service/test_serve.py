@@ -30,7 +30,7 @@ from sepnas.runtime.client.images import normalise
 from sepnas.runtime.engines.torch_engine import TorchEngine
 from sepnas.runtime.service import http_body
 from sepnas.runtime.service.service import Service
-from sepnas.runtime.worker.server import listening_socket
+from sepnas.runtime.transport.listening import listening_socket
 from sepnas.spec.hosts import Hosts
 from tests.helpers_runtime import SOON_S, Gated, WorkerProcess, whole_logits, worker_processes, worker_threads
 

@@ -13,7 +13,13 @@ from sepnas.errors import PeerLostError
 from sepnas.runtime.client.bench import random_batch
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.transport import admission
-from sepnas.runtime.transport.admission import FAILURES_PER_S, FREE_FAILURES, MAX_ADDRESSES, MAX_GREETINGS, Doorman
+from sepnas.runtime.transport.admission import (
+    FAILURES_PER_S,
+    FREE_FAILURES,
+    MAX_ADDRESSES,
+    MAX_GREETINGS,
+    AdmissionControl,
+)
 from sepnas.runtime.transport.pipes import MAX_HANDSHAKE_BYTES
 from sepnas.spec.hosts import parse_address
 from tests.helpers_runtime import SOON_S, threads, worker_processes
@@ -23,7 +29,7 @@ from tests.helpers_runtime import SOON_S, threads, worker_processes
 def door():
     """A admission, and what makes connections of an address that are at it."""
     with ExitStack() as stack:
-        found = Doorman()
+        found = AdmissionControl()
 
         def come(host, says=b"x"):
             ours, theirs = (stack.enter_context(end) for end in socket.socketpair())

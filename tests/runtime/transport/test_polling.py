@@ -109,11 +109,11 @@ def test_buffered_messages_come_before_later_ones(waiting):
     delivered, complete = [], threading.Event()
 
     def take(event):
-        delivered.append(event.request)
         if event.request == 1:
             pulling = threading.Thread(target=receiver.pull, daemon=True)
             pulling.start()
             pulling.join(0.05)  # long enough to overtake, if it could
+        delivered.append(event.request)
         if len(delivered) == len(frames):
             complete.set()
 
@@ -246,7 +246,7 @@ def num_descriptors():
 
 def test_clients_that_are_refused_leave_nothing(exported, monkeypatch):
     """However many clients find a device busy, it holds no descriptor for them."""
-    monkeypatch.setattr("sepnas.runtime.worker.server._BUSY_WAIT_S", 0.0)
+    monkeypatch.setattr("sepnas.runtime.worker.session_slot._BUSY_WAIT_S", 0.0)
     with worker_threads(exported, 2) as (_, hosts), Session(exported, hosts):
         before = num_descriptors()
         for _ in range(12):

@@ -12,8 +12,8 @@ import pytest
 from sepnas.errors import SpecError
 from sepnas.runtime.transport.served_names import ServedNames
 from sepnas.runtime.worker import metrics_server
-from sepnas.runtime.worker.gauges import Gauges
 from sepnas.runtime.worker.metrics import serve_metrics
+from sepnas.runtime.worker.stats import WorkerStats
 from sepnas.spec.hosts import Hosts
 from tests.helpers_runtime import free_ports
 from tests.runtime.service.test_serve import PNG, SOON_S, serving
@@ -103,7 +103,7 @@ def test_what_is_no_name_is_refused(name):
 def metrics(monkeypatch):
     """A worker's metrics; its clients have a short time."""
     monkeypatch.setattr(metrics_server, "CONNECTION_S", 0.5)
-    server = serve_metrics(Gauges(), "127.0.0.1", 0, [NAME])
+    server = serve_metrics(WorkerStats(), "127.0.0.1", 0, [NAME])
     yield server.server_port
     server.shutdown()
     server.server_close()

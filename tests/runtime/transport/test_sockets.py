@@ -15,7 +15,7 @@ from sepnas.runtime.transport.handshake import _connect
 from sepnas.runtime.transport.lookup import LookupTimeoutError, look_up
 from sepnas.runtime.worker.peer_guard import Dial
 from sepnas.runtime.transport.sockets import connect, listen
-from sepnas.runtime.worker.server import listening_socket
+from sepnas.runtime.transport.listening import listening_socket
 from sepnas.spec.hosts import format_address, parse_address
 
 FAR_S = 60.0

@@ -171,7 +171,7 @@ def test_a_lost_peer_and_its_return_are_told(exported, lines):
     with worker_threads(exported) as (workers, hosts):
         with Session(exported, hosts, on_missing="degrade") as session:
             session.infer(random_batch(session.manifest, 1))
-            workers[0]._session._peers[1].abort()  # as when the network drops the connection
+            workers[0]._slot.session._peers.channels()[1].abort()  # as when the network drops the connection
             limit, told = time.monotonic() + SOON_S, []
             while "peer returned" not in events(told):
                 told += lines()

@@ -17,8 +17,8 @@ from sepnas.errors import ListenError, SpecError
 from sepnas.runtime.client.bench import random_batch
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.transport.counters import Traffic
-from sepnas.runtime.worker.gauges import REQUEST_BUCKETS_S, Gauges
-from sepnas.runtime.worker.server import run_worker
+from sepnas.runtime.worker.run import run_worker
+from sepnas.runtime.worker.stats import REQUEST_BUCKETS_S, WorkerStats
 from sepnas.separable.build import build_plan
 from sepnas.spec.hosts import Hosts
 from tests.helpers_runtime import SOON_S, WorkerProcess
@@ -76,21 +76,21 @@ def test_metrics_count_what_the_plan_predicts(network, exported):
                 assert found[f"sepnas_payload_{direction}_bytes_total", (name,)] == 2 * sum(due)
 
 
-def test_gauges_count_times_and_bytes():
+def test_stats_count_times_and_bytes():
     """A time on a bucket's end is in it; a peer's new connection adds to what its old one had counted."""
-    gauges = Gauges()
+    stats = WorkerStats()
     for took_s in (REQUEST_BUCKETS_S[0], 0.0011, 99.0):
-        gauges.count_served(took_s)
-    assert gauges.requests_by_time[:2] == [1, 1]
-    assert gauges.requests_by_time[-1] == 1
+        stats.count_served(took_s)
+    assert stats.requests_by_time[:2] == [1, 1]
+    assert stats.requests_by_time[-1] == 1
     first, second = (Traffic(), Traffic()), (Traffic(), Traffic())
-    gauges.follow(1, *first)
+    stats.follow(1, *first)
     first[0].add_message(10, 26)
-    gauges.follow(1, *second)
+    stats.follow(1, *second)
     second[0].add_message(5, 21)
     second[1].add_message(7, 23)
-    gauges.follow(-1, Traffic(), Traffic())
-    assert {rank: (n.sent, n.received) for rank, n in gauges.payload_bytes().items()} == {-1: (0, 0), 1: (15, 7)}
+    stats.follow(-1, Traffic(), Traffic())
+    assert {rank: (n.sent, n.received) for rank, n in stats.payload_bytes().items()} == {-1: (0, 0), 1: (15, 7)}
 
 
 def test_an_address_for_metrics_that_will_not_do_is_named(exported):
@@ -124,7 +124,7 @@ def test_metrics_without_their_library_name_the_extra(exported, monkeypatch, cap
 def test_a_worker_loads_no_more_than_it_was_asked_for(exported, tmp_path):
     """With onnxruntime and without metrics neither torch nor prometheus_client nor asyncio's servers are loaded."""
     code = (
-        "import sys, threading, sepnas.runtime.worker.server as w\n"
+        "import sys, threading, sepnas.runtime.worker.run as w\n"
         "w.Worker.serve_forever = lambda self: print(*sorted({'torch', 'prometheus_client', 'http.server'}"
         " & set(sys.modules)), 'loaded', file=open(sys.argv[1], 'w'))\n"
         f"w.run_worker({str(exported / 'device0')!r}, '127.0.0.1:0', engine='onnxruntime')"

@@ -14,8 +14,7 @@ from sepnas.runtime.client.session import Session
 from sepnas.runtime.protocol.events import Failed, Hello, Setup
 from sepnas.runtime.transport.handshake import dial
 from sepnas.runtime.transport.identity import Identity
-from sepnas.runtime.worker import peer_guard
-from sepnas.runtime.worker import server as worker_module
+from sepnas.runtime.worker import peer_guard, session_slot
 from sepnas.runtime.worker.log import WorkerLog
 from sepnas.runtime.worker.peer_guard import FREE_FAILURES, PeerGuard, may_dial
 from sepnas.runtime.worker.server import Worker
@@ -137,7 +136,7 @@ def test_a_hosts_file_pins_the_peers_of_a_worker(exported, tmp_path):
         with Session(exported, peers, deadline_s=WAIT_S) as session:
             session._connections.dialer.hosts = Hosts.on(["10.255.255.1:5000", second.address])
             assert session.infer(random_batch(session.manifest, 1)).shape == (1, 5)
-        assert second._guard.address(0, "10.255.255.1:5000") == first.address
+        assert second._context.guard.address(0, "10.255.255.1:5000") == first.address
     finally:
         for worker in (first, second):
             worker.stop()
@@ -162,8 +161,8 @@ def test_a_refused_client_hears_who_holds_the_device(exported):
 
 def test_a_frozen_client_loses_its_place(exported, monkeypatch):
     """A client that does not answer while another one asks is left, and hears why when it wakes up."""
-    monkeypatch.setattr(worker_module, "_BUSY_WAIT_S", 0.1)
-    monkeypatch.setattr(worker_module, "HOLDER_ANSWER_S", 0.4)
+    monkeypatch.setattr(session_slot, "_BUSY_WAIT_S", 0.1)
+    monkeypatch.setattr(session_slot, "HOLDER_ANSWER_S", 0.4)
     with threads(exported) as hosts:
         frozen = Session(exported, hosts, deadline_s=WAIT_S)
         for channel in frozen._connections.channels.values():
@@ -178,9 +177,9 @@ def test_a_frozen_client_loses_its_place(exported, monkeypatch):
 
 def test_a_client_that_never_sets_up_loses_its_place(exported, monkeypatch):
     """One that greets and says no more keeps a device no longer than others wait for it."""
-    monkeypatch.setattr("sepnas.runtime.worker.session.MAX_SETTING_UP_S", 0.0)
-    monkeypatch.setattr(worker_module, "_BUSY_WAIT_S", 0.1)
-    monkeypatch.setattr(worker_module, "HOLDER_ANSWER_S", 0.3)
+    monkeypatch.setattr("sepnas.runtime.worker.client_link.MAX_SETTING_UP_S", 0.0)
+    monkeypatch.setattr(session_slot, "_BUSY_WAIT_S", 0.1)
+    monkeypatch.setattr(session_slot, "HOLDER_ANSWER_S", 0.3)
     identity = Identity(exported / "client/tls", -1, load_manifest(exported).deployment_id)
     hello = Hello(deployment_id=identity.deployment_id, rank=-1, session="frozen")
     with threads(exported) as hosts:
@@ -192,8 +191,8 @@ def test_a_client_that_never_sets_up_loses_its_place(exported, monkeypatch):
 
 def test_an_idle_client_loses_its_place(exported, monkeypatch):
     """A client that answers and has asked for nothing for long makes room for one that comes, and is told so."""
-    monkeypatch.setattr(worker_module, "_BUSY_WAIT_S", 0.1)
-    monkeypatch.setattr(worker_module, "MAX_IDLE_S", 0.0)
+    monkeypatch.setattr(session_slot, "_BUSY_WAIT_S", 0.1)
+    monkeypatch.setattr(session_slot, "MAX_IDLE_S", 0.0)
     with threads(exported) as hosts, Session(exported, hosts, deadline_s=WAIT_S) as idle:
         with Session(exported, hosts, deadline_s=WAIT_S) as session:
             assert session.infer(random_batch(session.manifest, 1)).shape == (1, 5)

@@ -1,4 +1,4 @@
-"""What a worker counts of itself, from its start on: the status, the metrics and its sessions share one of these."""
+"""Counts of one worker since its start; its sessions add to them, the status and the metrics read them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sepnas.runtime.protocol.events import FailureCode
 from sepnas.runtime.transport.counters import Traffic
 
 REQUEST_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Upper ends of the classes in which the times of requests are counted; one more has all that took longer."""
+"""Upper bounds of the buckets of request times; one more bucket counts what took longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """The session that is served now; ``since`` is ``time.monotonic`` seconds."""
+    """The session that is served now, and since when (``time.monotonic`` seconds)."""
 
     name: str
     since: float
@@ -29,7 +29,7 @@ class OpenSession:
 
 @dataclass(slots=True)
 class PayloadBytes:
-    """Tensors' bytes from and to one peer."""
+    """Bytes of tensors to and from one peer."""
 
     sent: int = 0
     received: int = 0
@@ -40,12 +40,15 @@ class PayloadBytes:
 
 
 def short_name(session: str) -> str:
-    """How a session is called where people read it."""
+    """A session's name as logs and messages show it."""
     return session[:8]
 
 
-class Gauges:
-    """Counts that only grow, and what is so now. Who computes counts without a lock: it is one thread at a time."""
+class WorkerStats:
+    """Counters, and the session that is open now.
+
+    Requests are counted without a lock: one thread computes at a time.
+    """
 
     def __init__(self) -> None:
         self.rank = -1
@@ -54,7 +57,7 @@ class Gauges:
         self.served = self.missed = 0
         self.failed: dict[FailureCode, int] = dict.fromkeys(get_args(FailureCode), 0)
         self.request_s = 0.0
-        """Of all served requests, from their arrival to the end of the program."""
+        """Seconds from arrival to the end of the program, summed over all served requests."""
         self.requests_by_time = [0] * (len(REQUEST_BUCKETS_S) + 1)
         self._started = time.monotonic()
         self._lock = threading.Lock()
@@ -66,12 +69,13 @@ class Gauges:
         return time.monotonic() - self._started
 
     def count_served(self, took_s: float) -> None:
+        """Count a served request that took ``took_s`` seconds."""
         self.served += 1
         self.request_s += took_s
         self.requests_by_time[bisect_left(REQUEST_BUCKETS_S, took_s)] += 1
 
     def follow(self, rank: int, sent: Traffic, received: Traffic) -> None:
-        """From now on these count for the peer; what its connection before had counted is kept."""
+        """Count a new connection to a peer; the bytes of its earlier connections are kept."""
         with self._lock:
             before = self._open.get(rank)
             if before is not None:
@@ -79,7 +83,7 @@ class Gauges:
             self._open[rank] = (sent, received)
 
     def payload_bytes(self) -> dict[int, PayloadBytes]:
-        """By peer; -1 is the client."""
+        """By rank; -1 is the client."""
         with self._lock:
             found = {}
             for rank, now in sorted(self._open.items()):
