@@ -47,13 +47,13 @@ class StatsCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         stats = self._stats
         about = {"rank": str(stats.rank), "engine": stats.engine, "version": sepnas.__version__}
-        yield InfoMetricFamily("sepnas_worker", "Which device this is, and what it runs.", value=about)
-        yield CounterMetricFamily("sepnas_requests", "Requests that the device did its part of.", value=stats.served)
+        yield InfoMetricFamily("sepnas_worker", "Rank, engine and version of this worker.", value=about)
+        yield CounterMetricFamily("sepnas_requests", "Requests that this device served.", value=stats.served)
         failures = CounterMetricFamily("sepnas_request_failures", "Requests that failed, by code.", labels=["code"])
         for code, count in stats.failed.items():
             failures.add_metric([code], count)
         yield failures
-        yield CounterMetricFamily("sepnas_messages_missed", "Messages that were done without.", value=stats.missed)
+        yield CounterMetricFamily("sepnas_messages_missed", "Messages that it went on without.", value=stats.missed)
         up = float(stats.session is not None)
         yield GaugeMetricFamily("sepnas_session_up", "1 while a client's session is served.", value=up)
         yield self._request_seconds()
@@ -63,7 +63,7 @@ class StatsCollector(Collector):
     def _request_seconds(self) -> Metric:
         ends = [*map(str, REQUEST_BUCKETS_S), "+Inf"]
         buckets = list(zip(ends, accumulate(self._stats.requests_by_time), strict=True))
-        text = "From the arrival of a request to the end of the device's part, those that were served."
+        text = "Time from the arrival of a served request to the end of the device's part."
         return HistogramMetricFamily("sepnas_request_seconds", text, buckets=buckets, sum_value=self._stats.request_s)
 
     def _payload_bytes(self) -> Iterator[Metric]:

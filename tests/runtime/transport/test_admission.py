@@ -60,7 +60,7 @@ def fail(found, ours):
         raise ConnectionError
 
 
-# -- one doorman
+# -- admission control alone
 
 
 def test_the_address_with_the_most_connections_loses_one(door):
