@@ -90,10 +90,10 @@ class Channel:
         self._on_end = on_end
         self.pipe.sock.settimeout(None)
         pulling = waiting if self.way is None and isinstance(waiting, PullingCondition) else None
-        if pulling is not None:  # before the reader watches the socket: the kernel wakes the first one that watches
+        self._reader.deliver = on_event if self.way is None else self._open_way(self.way, on_event)
+        if pulling is not None:  # from here on others may pull
             pulling.add(self.pipe.sock.fileno(), self.pull)
-        deliver = on_event if self.way is None else self._open_way(self.way, on_event)
-        self._reader.start(deliver, shared=pulling is not None)
+            self._reader.share()  # afterwards: the kernel wakes the first one that watches, which is to be the waiter
         self._writer.start(self.way)
         self._start_threads()
 

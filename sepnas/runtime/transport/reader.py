@@ -22,9 +22,8 @@ OnEvent: TypeAlias = Callable[[Control | Data], None]
 class EventReader:
     """Reads a pipe, feeds the protocol and hands each complete event to ``deliver``, which must not wait.
 
-    Before :meth:`start` events are pulled by :meth:`next_event`. Then either the reader's thread alone reads
-    (:meth:`run`), or, if it is ``shared``, so does every thread that calls :meth:`read_available`; ``lock`` keeps the
-    events of these threads in order.
+    At first events are pulled by :meth:`next_event`. Later the reader's thread reads (:meth:`run`) and, if reading is
+    shared (:meth:`share`), so does every thread that calls :meth:`read_available`; ``lock`` keeps their events in order.
 
     Args:
         pipe: the open connection.
@@ -52,12 +51,10 @@ class EventReader:
             with self._connection_lock:
                 self._connection.receive_data(data)
 
-    def start(self, deliver: OnEvent, shared: bool) -> None:
-        """A thread is about to call :meth:`run`; ``shared``: other threads may call :meth:`read_available`."""
-        self.deliver = deliver
-        if shared:
-            self._readable = select.epoll()
-            self._readable.register(self._pipe.sock.fileno(), select.EPOLLIN | select.EPOLLEXCLUSIVE)
+    def share(self) -> None:
+        """Let :meth:`run` wait beside other threads that call :meth:`read_available`; call it before :meth:`run`."""
+        self._readable = select.epoll()
+        self._readable.register(self._pipe.sock.fileno(), select.EPOLLIN | select.EPOLLEXCLUSIVE)
 
     def run(self) -> None:
         """The thread: read until the peer has said Bye; raises whatever else ends the connection."""

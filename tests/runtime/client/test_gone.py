@@ -168,7 +168,7 @@ def test_health_sees_a_device_whose_requests_fail(exported):
 
     with worker_threads(exported, engine=Failing) as (workers, hosts), Session(exported, hosts) as session:
         x_BCHW = random_batch(session.manifest, 1)
-        workers[1]._engine.fails = True
+        workers[1]._context.engine.fails = True
         with pytest.raises(RemoteError, match="out of luck"):
             session.infer(x_BCHW)
         health = session.health()
@@ -176,7 +176,7 @@ def test_health_sees_a_device_whose_requests_fail(exported):
         assert "failing: device 1: " in health[1]
         assert "out of luck" in health[1]
         assert not session.can_answer()
-        workers[1]._engine.fails = False
+        workers[1]._context.engine.fails = False
         session.infer(x_BCHW)
         assert session.can_answer()
 
