@@ -130,8 +130,9 @@ class Channel:
     def close(self, timeout_s: float = 1.0) -> None:
         """Say Bye, let the peer finish, and close; never waits longer than ``timeout_s``."""
         limit = time.monotonic() + timeout_s
-        with contextlib.suppress(LocalProtocolError):
-            if not self.connection.said_bye and self._threads:
+        if self._threads:
+            # a Bye that another thread is sending is not looked for, but waited for: sending a second one raises
+            with contextlib.suppress(LocalProtocolError):
                 self.send(Bye())
         self._writer.stop()
         if self._threads and threading.current_thread() not in self._threads:

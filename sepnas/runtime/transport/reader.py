@@ -22,8 +22,8 @@ OnEvent: TypeAlias = Callable[[Control | Data], None]
 class EventReader:
     """Reads a pipe, feeds the protocol and hands each complete event to ``deliver``, which must not wait.
 
-    At first events are pulled by :meth:`next_event`. Later the reader's thread reads (:meth:`run`) and, if reading is
-    shared (:meth:`share`), so does every thread that calls :meth:`read_available`; ``lock`` keeps their events in order.
+    At first events are pulled by :meth:`next_event`. Later the reader's thread reads (:meth:`run`), and so does every
+    thread that calls :meth:`read_available` if reading is shared (:meth:`share`); ``lock`` keeps their events in order.
 
     Args:
         pipe: the open connection.

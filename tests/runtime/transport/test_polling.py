@@ -134,6 +134,46 @@ def test_who_waits_reads_itself(ends):
     assert readers.count(threading.current_thread()) > 25  # one that came before the wait is the reader's
 
 
+def test_a_message_that_is_pulled_at_once_is_delivered():
+    """From the moment at which a channel can be pulled, its events go to the receiver that it was started with."""
+
+    class Eager(PullingCondition):
+        def add(self, descriptor, pull):
+            super().add(descriptor, pull)
+            pull()
+
+    sender, receiver = greeted()
+    waiting, delivered = Eager(), []
+    sender.pipe.sock.sendall(b"".join(sender.connection.send(Data(1, TAG, bytes(SAMPLE_BYTES)))))
+    receiver.start(lambda event: delivered.append(event.request), lambda error: None, waiting)
+    assert delivered == [1]
+    sender.pipe.sock.close()
+    receiver.close()
+    waiting.close()
+
+
+def test_two_threads_that_close_say_bye_once():
+    """A thread that closes a connection does not cut off the Bye that another one is about to write."""
+    sender, receiver = greeted()
+    endings, ended = [], threading.Event()
+    sender.start(lambda event: None, lambda error: None)
+    receiver.start(lambda event: None, lambda error: (endings.append(error), ended.set()))
+    write_some = sender.pipe.write_some
+    closing = threading.Thread(target=sender.close, daemon=True)
+
+    def write_later(data):
+        closing.start()
+        closing.join(0.1)  # long enough to shut the socket down, if it could
+        return write_some(data)
+
+    sender.pipe.write_some = write_later
+    sender.close()
+    closing.join(SOON_S)
+    assert ended.wait(SOON_S)
+    assert endings == [None]
+    receiver.close()
+
+
 def test_while_nobody_waits_messages_are_read_too(ends):
     """What comes while the waiter does something else is there when it looks."""
     sender, _, mailbox, readers = ends
