@@ -261,7 +261,7 @@ def test_late_messages_are_done_without(mean):
         try:
             answer = session.ask(slow, FROZEN_S)
         finally:
-            workers[1]._engine.may_go_on.set()
+            workers[1]._context.engine.may_go_on.set()
         assert not answer.complete
         check_late(mean, answer, slow)
         mean.complete_again(session)
