@@ -38,8 +38,8 @@ def run_worker(
     """Serve a device's folder at ``listen`` (``HOST:PORT``) until SIGINT or SIGTERM; prints one line when ready.
 
     Args:
-        engine: a registered engine's name, ``auto`` (the fastest exact one, measured first), or None: the first that can
-            be used here.
+        engine: a registered engine's name; ``auto``: the fastest exact one, measured first; None: the first that can be
+            used here.
         metrics: ``HOST:PORT`` for Prometheus; None serves no metrics.
         host_names: names under which metrics are served, besides this machine's addresses.
 
