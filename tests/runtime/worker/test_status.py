@@ -254,7 +254,7 @@ def test_what_fails_and_what_is_missed_is_counted(exported):
                 session.infer(bad)
             with pytest.raises(DeadlineError):
                 session.infer(slow, deadline_s=FROZEN_S)
-            eventually(lambda: workers[1]._session._mailbox.is_over(3))  # it has heard that nobody waits
+            eventually(lambda: workers[1]._slot.session._queue.mailbox.is_over(3))  # it has heard that nobody waits
             Uneven.may_go_on.set()
             session.infer(good)
         rows = [row.status for row in inspector.look(SOON_S)]
