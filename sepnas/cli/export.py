@@ -166,10 +166,10 @@ def _say_if_unfinished(run: Path) -> None:
 
 
 def _pass_times(shard: Shard) -> str:
-    """The time of one image on this machine for each exported engine, int8 first."""
-    from sepnas.runtime.engines.choice import make_engine, pass_s
+    """The time of one image on this machine for each engine that can be used here, int8 first."""
+    from sepnas.runtime.engines.choice import make_engine, pass_s, usable_engines
 
-    took = {name: pass_s(make_engine(name, shard).engine, shard) for name in reversed(shard.manifest.engines)}
+    took = {name: pass_s(make_engine(name, shard).engine, shard) for name in reversed(usable_engines(shard))}
     return ", ".join(f"{seconds(value)} in {name}" for name, value in took.items())
 
 
