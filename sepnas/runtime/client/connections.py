@@ -138,7 +138,7 @@ class DeviceConnections:
         if not ends_session:
             return error
         if cause.code == "peer-lost":
-            return self.end(error)  # whoever reports a lost peer leaves the session too, and is not the cause
+            return self.end(error)  # a device that reports a lost peer leaves too; it is not the cause
         if lost is not None:
             self.end(lost)
         return error

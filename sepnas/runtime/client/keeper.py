@@ -92,7 +92,7 @@ class Keeper:
 
     def _run(self) -> None:
         while not self._closed:
-            with survives("who keeps a session open"):
+            with survives("the keeper of a session"):
                 self._look()
             with contextlib.suppress(queue.Empty):
                 self._wake.get(timeout=PULSE_S)

@@ -43,7 +43,7 @@ class Rejoiner:
         while not self._closing.is_set():
             self._changed.clear()
             left_s = _LOOK_S
-            with survives("who brings lost devices back"):
+            with survives("the rejoining of lost devices"):
                 left_s = self._try_due()
             self._changed.wait(left_s)
 
@@ -57,7 +57,7 @@ class Rejoiner:
 
     def _try(self, rank: int) -> None:
         is_back = False
-        with survives("who brings lost devices back"):
+        with survives("the rejoining of lost devices"):
             is_back = self._bring_back(rank)
         if is_back:
             self._pause_s.pop(rank, None)

@@ -1,4 +1,4 @@
-"""The requests of a session: sending them, and turning what comes into answers."""
+"""The requests of a session: sending them, and collecting their answers."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Requests:
         on_missing: ``degrade``: requests are sent without devices that are absent.
 
     ``lock`` is held while a request is sent, so that requests come to all devices in one order, and while devices are
-    asked a question, so that there is one at a time. It comes before all other locks: nobody who holds the router's
-    lock, the window's or a channel's takes it, for it is taken only in threads that call the session.
+    asked a question, so that there is one at a time. It comes before all other locks: only threads that call
+    the session take it, and they hold no other lock then.
     """
 
     def __init__(self, keeper: Keeper, messages: ClientMessages, reader: int, on_missing: OnMissing) -> None:

@@ -1,4 +1,4 @@
-"""Handing the events of all connections to those who wait for them.
+"""Routing the events of all connections to the threads that wait for them.
 
 An event of a request goes to the inbox of that request, in the thread that read it. Other events go to the control
 inbox. The loss of a device goes to everyone.
@@ -32,10 +32,10 @@ class EventRouter:
         on_lost: called when the session goes on without a device that was lost; must not wait.
 
     ``lock`` guards the state of this class, of its inboxes and of its liveness. It is reentrant because the thread that
-    holds it may collect garbage, and an abandoned stream then forgets its requests here. Lock order: ``lock`` comes
-    first, then a channel's lock of sending (a ping is answered while it is held) or the lock of the request window (an
-    inbox releases its request). Neither of those ever waits for ``lock``: a channel calls the router without holding a
-    lock of sending, and the window calls nothing.
+    holds it may collect garbage, and a dropped stream then forgets its requests here. Lock order: a channel's lock of
+    reading (it delivers events here), then ``lock``, then a channel's lock of sending (a ping is answered while
+    ``lock`` is held) or the lock of the request window (an inbox releases its request). Neither of the last two is held
+    during a call to the router: a channel sends before it reports that it is lost, and the window calls nothing.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class EventRouter:
             self._inboxes.forget(request)
 
     def close(self, arrival: Arrival) -> None:
-        """Hand the error to all who wait, and forget all requests."""
+        """Put the event into all inboxes, and forget all requests."""
         with self.lock:
             self._inboxes.put_in_all(arrival)
             self._inboxes.clear()
