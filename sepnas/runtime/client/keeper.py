@@ -41,7 +41,7 @@ class Keeper:
         self._closed = False
         self._after: Callable[[], None] | None = None
         # a SimpleQueue: its `put` is safe even in a finaliser that interrupts another `put` of the same queue
-        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._connections = self._open(deadline)
         self._thread = threading.Thread(target=self._run, name="keep", daemon=True)
         try:
@@ -77,7 +77,7 @@ class Keeper:
         self._closed, self._after = True, after
         if self.is_elsewhere():
             self._connections.close_descriptors()
-        self._wake.put(None)
+        self._calls.put(None)
 
     def close(self) -> None:
         """Leave the devices; in a forked process only the descriptors are closed."""
@@ -85,20 +85,31 @@ class Keeper:
         if not self.is_elsewhere():
             self._connections.close()
 
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Have the keeper's thread make a call; takes no lock, and so may be used in a finaliser."""
+        self._calls.put(call)
+
     def _open(self, deadline: float) -> DeviceConnections:
         connections = open_connections(self._target, deadline)
-        connections.call_when_over(lambda: self._wake.put(None))
+        connections.call_when_over(lambda: self._calls.put(None))
         return connections
 
     def _run(self) -> None:
         while not self._closed:
             with survives("the keeper of a session"):
                 self._look()
-            with contextlib.suppress(queue.Empty):
-                self._wake.get(timeout=PULSE_S)
+            self._pause(PULSE_S)
         self._connections.close()
         if self._after is not None:
             self._after()
+
+    def _pause(self, limit_s: float) -> None:
+        """Wait until there is something to do, and make the call that is due, if any."""
+        with contextlib.suppress(queue.Empty):
+            call = self._calls.get(timeout=limit_s)
+            if call is not None:
+                with survives("the keeper of a session"):
+                    call()
 
     def _look(self) -> None:
         if not self._connections.is_over:
@@ -115,6 +126,5 @@ class Keeper:
                 self._connections = self._open(time.monotonic() + REOPEN_S)
                 return
             except Exception:  # the keeper outlives any error of an attempt
-                with contextlib.suppress(queue.Empty):
-                    self._wake.get(timeout=pause_s)
+                self._pause(pause_s)
             pause_s = min(_MAX_PAUSE_S, 2 * pause_s)

@@ -6,7 +6,8 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 
 from sepnas.deployment.manifest import OnMissing
 from sepnas.errors import DeadlineError, ExchangeError
@@ -122,11 +123,24 @@ class Requests:
         self.log.note_answered(reply.request, reply.batch, reply.sent_ns)
         return answer
 
+    def abandon_soon(self, replies: Collection[Reply]) -> None:
+        """As :meth:`abandon`, in the keeper's thread.
+
+        For finalisers: garbage may be collected in a thread that holds a lock which :meth:`abandon` takes, such as a
+        channel's lock of sending, which is not reentrant.
+        """
+        if replies and not self._keeper.is_elsewhere():
+            self._keeper.call_soon(partial(self._abandon_all, tuple(replies)))
+
     def abandon(self, reply: Reply) -> None:
         """Tell the devices that nobody waits for the answer any more."""
         if not self._keeper.is_elsewhere():
             self._release(reply)
             self._cancel(reply)
+
+    def _abandon_all(self, replies: Collection[Reply]) -> None:
+        for reply in replies:
+            self.abandon(reply)
 
     def _new_reply(self, connections: DeviceConnections, batch: int, due: float) -> Reply:
         request = self._window.reserve(due)

@@ -31,11 +31,11 @@ class EventRouter:
         channels: the open connections by rank; read here, changed by the owner under :attr:`lock`.
         on_lost: called when the session goes on without a device that was lost; must not wait.
 
-    ``lock`` guards the state of this class, of its inboxes and of its liveness. It is reentrant because the thread that
-    holds it may collect garbage, and a dropped stream then forgets its requests here. Lock order: a channel's lock of
-    reading (it delivers events here), then ``lock``, then a channel's lock of sending (a ping is answered while
-    ``lock`` is held) or the lock of the request window (an inbox releases its request). Neither of the last two is held
-    during a call to the router: a channel sends before it reports that it is lost, and the window calls nothing.
+    ``lock`` guards the state of this class, of its inboxes and of its liveness; it is reentrant because they share it.
+    Lock order: a channel's lock of reading (it delivers events here), then ``lock``, then a channel's lock of sending
+    (a ping is answered while ``lock`` is held) or the lock of the request window (an inbox releases its request).
+    Neither of the last two is held during a call to the router: a channel sends before it reports that it is lost, the
+    window calls nothing, and a stream that is garbage-collected meanwhile abandons its requests in another thread.
     """
 
     def __init__(

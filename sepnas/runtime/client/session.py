@@ -198,8 +198,8 @@ class Session:
         return self._requests.finish(reply)
 
     def abandon(self, reply: Reply) -> None:
-        """Tell the devices that nobody waits for the answer any more."""
-        self._requests.abandon(reply)
+        """Tell the devices, in another thread, that nobody waits for the answer any more."""
+        self._requests.abandon_soon([reply])
 
     # -- the devices
 

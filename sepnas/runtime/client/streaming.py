@@ -34,5 +34,4 @@ def stream_answers(
         while window:
             yield requests.wait(*window.popleft())
     finally:
-        for reply, _ in window:
-            requests.abandon(reply)
+        requests.abandon_soon([reply for reply, _ in window])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import threading
 import time
@@ -91,6 +92,28 @@ def test_a_stream_that_rests_holds_nobody_up(served):
         session.infer(batch, NEXT_S)
         next(other)
     next(stream)
+
+
+def test_a_stream_may_be_collected_while_its_session_sends(served):
+    """A dropped stream waits for no lock of the thread that happens to collect it, and its places become free."""
+    _, _, session = served
+    batch, collected = random_batch(session.manifest, 1), []
+    for _ in range(2):
+        stream = session.stream(itertools.repeat(batch), in_flight=MAX_IN_FLIGHT - 1)
+        next(stream)
+        cycle = [stream]
+        cycle.append(cycle)
+        del stream, cycle
+
+        def collect_while_sending():
+            with session._connections.channels[0]._writer.lock:
+                collected.append(gc.collect())
+
+        collecting = threading.Thread(target=collect_while_sending, daemon=True)
+        collecting.start()
+        collecting.join(20.0)
+    assert len(collected) == 2
+    assert session.infer(batch).shape == (1, 5)
 
 
 def test_threads_share_a_session(served, network):
