@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import signal
 import socket
 import subprocess
 import sys
@@ -47,6 +49,21 @@ def eventually(condition, what=None, limit_s=SOON_S):
         assert time.monotonic() < limit, what
         time.sleep(0.01)
     return found
+
+
+def freeze(pid):
+    """Stop a process, and wait until all of its threads stand still: one may go on for a moment on a busy machine."""
+    os.kill(pid, signal.SIGSTOP)
+    states = Path(f"/proc/{pid}/task")
+    if states.exists():
+        eventually(lambda: all(_state(task) in "TXZ" for task in states.iterdir()))
+
+
+def _state(task):
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"  # it has ended
 
 
 def two_emulated(deployment, clock):

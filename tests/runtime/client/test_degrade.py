@@ -37,6 +37,7 @@ from tests.helpers_runtime import (
     WorkerProcess,
     eventually,
     export_tiny,
+    freeze,
     lively_network,
     threads,
     tiny_architecture,
@@ -161,7 +162,7 @@ def test_a_frozen_device_is_done_without_until_it_answers_again(mean):
     """The first answer is there by the deadline and says what was late; then nobody waits for it; thawed it is back."""
     with mean.served() as (processes, session):
         x_bchw = random_batch(session.manifest, 2, seed=1)
-        processes[1].send_signal(signal.SIGSTOP)
+        freeze(processes[1].pid)
         try:
             answer = session.ask(x_bchw, FROZEN_S)
             assert not answer.complete
@@ -182,7 +183,7 @@ def test_a_frozen_reader_is_answered_for(mean):
     """The others' own logits are the answer when the reader does not answer in time."""
     with mean.served() as (processes, session):
         x_bchw = random_batch(session.manifest, 2, seed=1)
-        processes[0].send_signal(signal.SIGSTOP)
+        freeze(processes[0].pid)
         try:
             assert 0 in session.ask(x_bchw, FROZEN_S).without
             later = session.ask(x_bchw)
@@ -198,7 +199,7 @@ def test_a_reader_alone_with_the_classifier_cannot_be_done_without(single):
         x_bchw = random_batch(session.manifest, 2, seed=1)
         lose(processes, session, {2})
         single.check(session.ask(x_bchw), {2}, x_bchw)
-        processes[0].send_signal(signal.SIGSTOP)
+        freeze(processes[0].pid)
         try:
             for _ in range(2):
                 with pytest.raises(DeadlineError):

@@ -36,6 +36,7 @@ from tests.helpers_runtime import (
     Gated,
     eventually,
     free_ports,
+    freeze,
     threads,
     two_emulated,
     worker_processes,
@@ -132,7 +133,7 @@ def test_health_sees_a_frozen_device_that_nobody_asks(exported, monkeypatch):
     monkeypatch.setattr(keeper, "PULSE_S", 0.1)
     with worker_processes(exported, 2, "onnxruntime") as (workers, hosts), Session(exported, hosts) as session:
         assert session.can_answer()
-        workers[1].process.send_signal(signal.SIGSTOP)
+        freeze(workers[1].process.pid)
         try:
             eventually(lambda: session.health() == {0: "ready", 1: "silent"})
             assert not session.can_answer()
@@ -144,7 +145,7 @@ def test_health_sees_a_frozen_device_that_nobody_asks(exported, monkeypatch):
         # where the kernel cannot be told to give up, a connection ends when pings are unanswered for as long
         monkeypatch.setattr(sockets, "KERNEL_GIVES_UP", False)
         monkeypatch.setattr(sockets, "MAX_UNACKNOWLEDGED_S", 1.0)
-        workers[1].process.send_signal(signal.SIGSTOP)
+        freeze(workers[1].process.pid)
         try:
             eventually(lambda: session.is_over)
         finally:

@@ -40,6 +40,7 @@ from tests.helpers_runtime import (
     WorkerProcess,
     eventually,
     export_tiny,
+    freeze,
     lively_network,
     pair_architecture,
     threads,
@@ -134,7 +135,7 @@ def test_a_frozen_device_does_not_answer_and_the_others_do(exported, running):
     with Inspector(exported, hosts) as inspector:
         assert [row.state for row in look_when_ready(inspector)] == ["ready", "ready"]
         for connected in (True, False):
-            os.kill(workers[1].process.pid, signal.SIGSTOP)
+            freeze(workers[1].process.pid)
             try:
                 if not connected:
                     inspector = Inspector(exported, hosts)
