@@ -292,7 +292,7 @@ def test_strangers_fill_neither_the_descriptors_nor_the_log(exported, hosts_file
 
 def test_a_kind_of_lines_is_summed(monkeypatch, capsys):
     """The first line of a kind is written at once, the number of the others when its time is over; kinds are few."""
-    monkeypatch.setattr(summed_log, "SUMMED_S", 0.05)
+    monkeypatch.setattr(summed_log, "SUMMED_S", 2.0)
     monkeypatch.setattr(summed_log, "MAX_KINDS", 3)
     handler = summed_log.SummedLines("name")
     logger = logging.Logger("sepnas.test")
@@ -304,7 +304,7 @@ def test_a_kind_of_lines_is_summed(monkeypatch, capsys):
     while not said:
         assert time.monotonic() < limit
         said = capsys.readouterr().err
-    assert said == "name: slow: 9 (9 more within 0.05 s)\n"
+    assert said == "name: slow: 9 (9 more within 2 s)\n"
     monkeypatch.setattr(summed_log, "SUMMED_S", 60.0)
     for number in range(100):
         logger.warning(f"kind {number}\x1b[31m")
