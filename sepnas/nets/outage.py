@@ -101,7 +101,7 @@ class Outage:
         return self._alive.cumsum(1) - 1
 
 
-class _Operations:
+class _RowOperations:
     """Merges of what arrived for some samples."""
 
     def add(self, own: Tensor, parts: Sequence[Arrived]) -> Tensor:
@@ -124,7 +124,7 @@ class _Operations:
         return total / counts[:, :, None, None]
 
 
-_OPERATIONS = _Operations()
+_OPERATIONS = _RowOperations()
 
 
 def merge_arrived(

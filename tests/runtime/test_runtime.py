@@ -58,6 +58,7 @@ from tests.helpers_runtime import (
     SOON_S,
     WorkerProcess,
     export_tiny,
+    freeze,
     lively_network,
     run_in_threads,
     threads,
@@ -517,7 +518,7 @@ def test_a_frozen_worker_is_a_deadline_and_not_a_hang(mean_case):
     with mean_case.open() as session:
         expected = session.infer(mean_case.batch(1))
         frozen = mean_case.workers[1].process
-        os.kill(frozen.pid, signal.SIGSTOP)
+        freeze(frozen.pid)
         try:
             start = time.monotonic()
             with pytest.raises(DeadlineError, match=r"device \d: step .*waiting for message \d+ from device 1"):

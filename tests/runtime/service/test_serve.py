@@ -32,7 +32,7 @@ from sepnas.runtime.service import http_body
 from sepnas.runtime.service.service import Service
 from sepnas.runtime.transport.listening import listening_socket
 from sepnas.spec.hosts import Hosts
-from tests.helpers_runtime import SOON_S, Gated, WorkerProcess, whole_logits, worker_processes, worker_threads
+from tests.helpers_runtime import SOON_S, Gated, WorkerProcess, freeze, whole_logits, worker_processes, worker_threads
 
 PNG = {"Content-Type": "image/png"}
 
@@ -384,7 +384,7 @@ def test_health_is_not_ready_while_a_device_is_frozen(exported, tmp_path, monkey
         worker_processes(exported, 2, "onnxruntime") as (workers, hosts),
         serving(exported, hosts.save(tmp_path / "hosts.yaml")) as client,
     ):
-        workers[1].process.send_signal(signal.SIGSTOP)
+        freeze(workers[1].process.pid)
         try:
             said = client.wait_for(503)
         finally:
