@@ -1,4 +1,4 @@
-"""The layers of the CIFAR ResNeXt family, one narrow network's worth each."""
+"""The layers of the CIFAR ResNeXt family, each for one device's narrow network."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 NARROW_CHANNELS = 16
-"""With fewer inputs oneDNN's gradient of a strided 1x1 convolution in channels last writes past its scratchpad: a crash
-or, worse, none (uxlfoundation/oneDNN issue 6035; `experiments/narrow-convolutions`)."""
+"""With fewer input channels, oneDNN's gradient of a strided 1x1 convolution in channels-last layout writes past its
+scratchpad: it crashes or silently corrupts memory (uxlfoundation/oneDNN issue 6035; `experiments/narrow-convolutions`).
+"""
 
 
 class Conv2d(nn.Conv2d):
-    """torch's, but for the narrow strided 1x1 convolutions in channels last whose gradient torch spoils memory with.
+    """``nn.Conv2d`` with a workaround for narrow strided 1x1 convolutions in channels-last layout.
 
-    Those take every ``stride``-th pixel first, which is the same sum, and as quick.
+    torch's gradient of these corrupts memory. They subsample the input by ``stride`` first: same result, same speed.
     """
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -29,16 +30,16 @@ class Conv2d(nn.Conv2d):
     def _spoils_memory(self, x_BCHW: Tensor) -> bool:
         if self.kernel_size != (1, 1) or self.stride == (1, 1) or self.weight.shape[1] >= NARROW_CHANNELS:
             return False
-        # with one channel, or one pixel, strides do not tell the layouts apart
+        # with one channel or one pixel, strides do not distinguish the layouts
         contiguous = x_BCHW.is_contiguous() and x_BCHW.shape[1] > 1 and x_BCHW.shape[2:].numel() > 1
         in_training = torch.is_grad_enabled() and self.weight.requires_grad
         return in_training and x_BCHW.device.type == "cpu" and not (contiguous and self.weight.stride(3) == 1)
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """Convolution without bias, then batch norm; the padding keeps the side at stride 1."""
+    """Convolution without bias, then batch norm; the padding preserves height and width at stride 1."""
     conv = Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
-    if not conv.weight.is_meta:  # for weights that are never drawn torch would first import its compiler: 1.5 s
+    if not conv.weight.is_meta:  # initialising meta tensors makes torch import its compiler: 1.5 s
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(outputs)))
 
@@ -75,7 +76,7 @@ class Bottleneck(nn.Module):
 
 
 class Head(nn.Module):
-    """Global mean and classifier: ``(B, C, H, W) -> (B, num_classes)``."""
+    """Global average pooling and classifier: ``(B, C, H, W) -> (B, num_classes)``."""
 
     def __init__(self, features: int, num_classes: int) -> None:
         super().__init__()
@@ -83,7 +84,7 @@ class Head(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         if x_BCHW.requires_grad and x_BCHW.is_contiguous(memory_format=torch.channels_last):
-            # the mean's own gradient repeats one number with stride 0, which slows what comes before it
+            # the gradient of `mean` is an expanded tensor with stride 0, which slows the layers before it
             x_BCHW.register_hook(_in_channels_last)  # type: ignore[no-untyped-call]
         logits: Tensor = self.classifier(x_BCHW.mean((2, 3)))
         return logits

@@ -1,7 +1,7 @@
-"""What a message does to a tensor, and how messages are merged: the arithmetic of the runtime, differentiable.
+"""Differentiable versions of the runtime's arithmetic: wire formats and merges.
 
-The runtime does the same in numpy (``sepnas.runtime.tensors.codec``), operation for operation in fp32, so that the
-whole network and the devices give the same numbers.
+The runtime repeats every fp32 operation in numpy (``sepnas.runtime.tensors.codec``), so the whole network and the
+devices compute the same numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FINITE: dict[WireFormat, float] = {name: torch.finfo(dtype).max for name, dtype
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Encode and decode; the gradient passes as if nothing had happened (arXiv 1308.3432)."""
+    """Encode and decode, with the straight-through gradient (arXiv 1308.3432)."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, wire: WireFormat) -> Tensor:
@@ -48,11 +48,11 @@ def _decode_encoded(x_BCHW: Tensor, wire: WireFormat) -> Tensor:
 
 
 class _LearnedStep(torch.autograd.Function):
-    """Levels of a step that is learned by its logarithm.
+    """Quantisation with a learned step, parametrised by its logarithm.
 
-    The gradients are those of arXiv 1902.08153 (equations 3 and 5, scaled by 1 / sqrt(values * levels)). What the
-    logarithm gets is not its derivative (the step's gradient times the step) but that gradient over the step: so
-    descent moves the logarithm by as much as it would move the step, relative to it, and the step stays positive.
+    The gradients are those of arXiv 1902.08153 (equations 3 and 5, scaled by 1 / sqrt(values * levels)). The logarithm
+    receives the step's gradient divided by the step, not its true derivative (the gradient times the step). An update
+    then changes the step by the same relative amount as plain descent on the step, and the step stays positive.
     """
 
     @staticmethod
@@ -75,17 +75,17 @@ class _LearnedStep(torch.autograd.Function):
 
 
 def through_levels(x: Tensor, step: Tensor, highest: int) -> Tensor:
-    """``x`` in whole steps, from 0 to the highest level."""
+    """``x`` rounded to whole steps and clamped to levels 0 to ``highest``."""
     return _levels((x / step).round(), highest) * step
 
 
 def _levels(ratio: Tensor, highest: int) -> Tensor:
-    """Within 0 and the highest level; what is no number is 0."""
+    """Clamp to 0 and the highest level; NaN becomes 0."""
     return torch.fmax(ratio, ratio.new_zeros(())).clamp(max=highest)
 
 
 def through_wire(x_BCHW: Tensor, wire: WireFormat, log_step: Tensor | None = None) -> Tensor:
-    """``x`` as a receiver gets it; quantised formats have one minimum and step a sample, or a learned step."""
+    """``x`` as the receiver decodes it; quantised formats use one minimum and step per sample, or a learned step."""
     if wire == UNCONVERTED:
         return x_BCHW
     if log_step is not None:
@@ -124,15 +124,15 @@ _OPERATIONS = _Operations()
 
 
 def merge(rule: MergeRule, own_BCHW: Tensor, received: Sequence[Tensor], weights: Sequence[Tensor] = ()) -> Tensor:
-    """The device's own tensor and the messages that hold its first channels, by a rule of ``merge_rules``.
+    """Merge a device's own tensor with messages that hold its first channels, by a rule of ``merge_rules``.
 
-    ``weights``: a number for each message, where the rule is learned.
+    ``weights`` holds one scalar per message for a learned rule.
     """
     return MERGERS[rule].merge(_OPERATIONS, own_BCHW, received, weights)
 
 
 def merge_mean(own_BCHW: Tensor, received: Sequence[Tensor]) -> Tensor:
-    """Per channel the mean of the device's own tensor and the messages that hold that channel."""
+    """The mean, per channel, of the device's own tensor and the messages that hold the channel."""
     return merge("mean", own_BCHW, received)
 
 

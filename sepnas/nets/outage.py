@@ -1,9 +1,9 @@
-"""What a network computes when devices and messages are lost: the arithmetic of a session that degrades.
+"""The result of a network when devices and messages are lost: the arithmetic of a degraded session.
 
-Each sample of a batch may lose others. A lost device sends nothing and has no part in the answer; merges are of what
-came: the mean over it, and of ``weighted`` ones the terms that are there. What a device has not lost it computes from
-its own samples alone (tensors hold no rows for the others), so in training a batch norm sees what the device sees
-while it lives, whole and degraded inputs in the shares in which they occur, and nothing of the samples without it.
+Each sample of a batch may lose different devices. A lost device sends nothing and contributes nothing to the answer.
+Merges use the messages that arrived: ``mean`` averages over them, ``weighted`` drops the missing terms. A device's
+tensors hold rows only for the samples in which it is alive. In training, its batch norms therefore see the same
+mixture of complete and degraded inputs as the device itself, and no sample without it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from sepnas.plan.merge_rules import MERGERS, MergeRule
 from sepnas.separable.policy import Readout
 
 Message: TypeAlias = tuple[int, int, int]
-"""The block after which it is sent, source, destination; logits on their way to the reader are after block -1."""
+"""``(block, source, destination)``, sent after ``block``; logits sent to the reader have block -1."""
 LOGITS = -1
 Arrived: TypeAlias = tuple[Tensor, Tensor]
-"""Rows of the receiver, and what came for each of them."""
+"""Row indices of the receiver, and the values received for each row."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outage:
-    """What a batch is computed without: ``devices`` ``(N, B)``, and of messages the samples ``(B,)``; bool.
+    """The losses in a batch, as boolean masks: ``devices`` ``(N, B)``, and ``(B,)`` for each message.
 
-    A message is lost too where its source or its destination is.
+    A message is also lost where its source or destination is lost.
     """
 
     devices: Tensor
@@ -40,25 +40,25 @@ class Outage:
 
     @classmethod
     def of(cls, lost: Collection[int], num_devices: int, batch: int, device: torch.device | None = None) -> Self:
-        """The same devices in every sample."""
+        """An outage that loses the same devices in every sample."""
         ranks = torch.tensor([rank in lost for rank in range(num_devices)], device=device)
         return cls(ranks[:, None].expand(num_devices, batch))
 
     def kept(self, rank: int, x_BCHW: Tensor) -> Tensor | None:
-        """Of ``(B, ...)`` the samples in which the device lives; None without any."""
+        """The rows of ``(B, ...)`` in which the device is alive; None if there are none."""
         rows = self._rows[rank]
         return _take(x_BCHW, rows) if len(rows) else None
 
     def arrived(self, message: Message, sent: Tensor) -> Arrived:
-        """A message, of all that its source computes, as its destination gets it."""
+        """The part of the source's tensor ``sent`` that reaches the destination."""
         _, source, destination = message
         samples = self._samples(message)
         return self._places[destination][samples], _take(sent, self._places[source][samples])
 
     def mean_logits(self, reader: int, logits: Mapping[int, Tensor]) -> Tensor:
-        """``(B, K)``: of each sample the mean of the logits that came to the reader; where it is lost, of all others.
+        """``(B, K)``: the mean per sample of the logits that reached the reader, or of all others where it is lost.
 
-        Then the client asks the others itself, and no message on the way to the reader counts.
+        When the reader is lost, the client asks the other devices itself, so lost messages to the reader do not matter.
         """
         first = logits[min(logits)]
         num_samples = self.devices.shape[1]
@@ -73,7 +73,7 @@ class Outage:
         return total / counts
 
     def check(self, readout: Readout) -> None:
-        """Raise :class:`PlanError` where nobody is left to answer a sample."""
+        """Raise :class:`PlanError` if a sample has no device left to answer."""
         if readout.kind == "device" and bool(self.devices[readout.device].any()):
             raise PlanError(f"device {readout.device} alone has the classifier, so it cannot be lost")
         if bool(self.devices.all(0).any()):
@@ -92,17 +92,17 @@ class Outage:
 
     @cached_property
     def _rows(self) -> list[Tensor]:
-        """Of each device, the samples in which it lives."""
+        """For each device, the indices of the samples in which it is alive."""
         return [alive.nonzero().flatten() for alive in self._alive]
 
     @cached_property
     def _places(self) -> Tensor:
-        """``(N, B)``: where each sample stands among those of a device."""
+        """``(N, B)``: the row of each sample in a device's tensors."""
         return self._alive.cumsum(1) - 1
 
 
 class _RowOperations:
-    """Merges of what arrived for some samples."""
+    """Merges of messages that arrived for some of the samples."""
 
     def add(self, own: Tensor, parts: Sequence[Arrived]) -> Tensor:
         for rows, part in parts:
@@ -130,12 +130,12 @@ _OPERATIONS = _RowOperations()
 def merge_arrived(
     rule: MergeRule, own_BCHW: Tensor, received: Sequence[Arrived], weights: Sequence[Tensor] = ()
 ) -> Tensor:
-    """A merge of what came; ``weights`` are those of its messages, where the rule is learned."""
+    """Merge the messages that arrived; ``weights`` holds one scalar per message for a learned rule."""
     return MERGERS[rule].merge(_OPERATIONS, own_BCHW, received, weights)
 
 
 def _take(x_BCHW: Tensor, rows: Tensor) -> Tensor:
-    """These rows in the layout of ``x``, the gradient too, which ``index_select`` by itself does not keep."""
+    """Select rows and keep the memory layout of ``x``, also for the gradient; plain ``index_select`` does not."""
     if x_BCHW.is_contiguous(memory_format=torch.channels_last):
         return x_BCHW.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
     return x_BCHW.index_select(0, rows)

@@ -1,4 +1,4 @@
-"""Learned scales of messages, set from what a network computes: training goes on from them, or does without."""
+"""Calibration of learned message scales from a network's activations, before training or instead of it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sepnas.nets.separable import SeparableResNeXt
 from sepnas.plan.wire import LEVELS
 
 _SHARES = [number / 50 for number in range(5, 51)]
-"""Of the greatest value: where the highest level may lie."""
+"""Candidate positions of the highest level, as fractions of the greatest value."""
 _MOST_VALUES = 1 << 20
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """The step of the messages that carry up to so many of a block's channels."""
+    """The step of the messages that carry up to ``channels`` of a block's channels."""
 
     name: str
     channels: int
@@ -30,11 +30,11 @@ class _Scale:
 
 @torch.no_grad()
 def calibrate_scales(network: SeparableResNeXt, images_BCHW: Tensor, names: Collection[str] | None = None) -> None:
-    """Set the scales ``names`` (by default all) to those of least squared error for these images.
+    """Set the scales ``names`` (default: all) to minimise the squared error for these images.
 
-    Images are normalised, on the network's device; a hundred are enough. One pass sets them in order: what a block
-    computes has gone through the messages before it. In training mode the batch norms are those of this batch, as an
-    untrained network has no others. Nothing but the scales changes.
+    Images are normalised and on the network's device; a hundred are enough. One pass sets the scales block by block, so
+    each block's input already includes the quantised messages before it. In training mode, batch norms use this batch's
+    statistics, because an untrained network has no others. Nothing else changes.
     """
     with _statistics_kept(network), ExitStack() as hooks:
         for (after, source), scales in _scales_of(network, names).items():
@@ -50,7 +50,7 @@ def calibrate_scales(network: SeparableResNeXt, images_BCHW: Tensor, names: Coll
 
 
 def _scales_of(network: SeparableResNeXt, names: Collection[str] | None) -> dict[tuple[int, int], list[_Scale]]:
-    """By block and device that computes what they scale."""
+    """The scales, keyed by block and by the device that computes the scaled tensor."""
     architecture, places = network.architecture, dict[tuple[int, int], list[_Scale]]()
     for point in network.policy.points:
         stage = architecture.stage_of(point.after)
@@ -72,7 +72,7 @@ def _best_step(x_BCHW: Tensor, levels: int) -> Tensor:
     values = values[:: -(-len(values) // _MOST_VALUES)]
     highest = values.max()
     if not highest > 0:
-        return torch.ones_like(highest)  # only zeros are sent: any step will do
+        return torch.ones_like(highest)  # all values are 0: any step will do
     steps = [share * highest / levels for share in _SHARES]
     errors = [(through_levels(values, step, levels) - values).square().mean() for step in steps]
     return steps[int(torch.stack(errors).argmin())]

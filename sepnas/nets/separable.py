@@ -1,7 +1,7 @@
-"""A separable ResNeXt as one torch module: every device's part, and what they exchange.
+"""A separable ResNeXt as one torch module: the parts of all devices and their exchanges.
 
-The parts are separate narrow networks, not groups of one wide one: the arithmetic is then that of the devices,
-bit for bit, and it is faster on CPUs.
+The parts are separate narrow networks, not groups of one wide network: the arithmetic then matches the devices bit
+for bit, and it is faster on CPUs.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from sepnas.separable.policy import ExchangePoint, Transfer, TransmissionPolicy,
 class SeparableResNeXt(nn.Module):
     """The whole network of an architecture: ``(B, in_channels, S, S) -> (B, num_classes)``.
 
-    Source: arXiv 2111.02489. ``forward`` takes another policy over the same weights, which is how the supernet
-    samples; ``all_heads`` gives every device a classifier, for policies that read out elsewhere. With an ``outage`` it
-    answers as the devices do without what is lost; raises :class:`PlanError` where that leaves no answer.
+    Source: arXiv 2111.02489. ``forward`` accepts another policy over the same weights; the supernet samples this way.
+    ``all_heads`` gives every device a classifier, for policies with another read-out. With an ``outage``, the network
+    answers as the remaining devices would; raises :class:`PlanError` if no device can answer.
     """
 
     def __init__(self, architecture: Architecture, all_heads: bool = False) -> None:
@@ -47,7 +47,7 @@ class SeparableResNeXt(nn.Module):
         self.add_scales(self.policy)
 
     def add_merge_weights(self, policy: TransmissionPolicy) -> None:
-        """Make a learned weight for each transfer of the weighted merges that has none; starts as the mean."""
+        """Create missing learned weights for the transfers of weighted merges, initialised to the mean."""
         for block in range(self.architecture.num_blocks):
             for rank in range(self.architecture.num_devices):
                 due = policy.arrivals(block, rank)
@@ -58,7 +58,7 @@ class SeparableResNeXt(nn.Module):
                             self.merges[name] = nn.Parameter(torch.tensor(1.0 / (1 + len(due))))
 
     def add_scales(self, policy: TransmissionPolicy) -> None:
-        """Make a scale for each message of learned scale that has none; to be calibrated, or trained."""
+        """Create missing scales for messages with a learned scale; calibrate or train them afterwards."""
         for name, wire in policy.learned_scales().items():
             if name not in self.log_scales:
                 self.log_scales[name] = _first_log_scale(wire)
@@ -71,7 +71,7 @@ class SeparableResNeXt(nn.Module):
     def with_stages(
         self, x_BCHW: Tensor, policy: TransmissionPolicy | None = None, outage: Outage | None = None
     ) -> tuple[Tensor, list[list[Tensor]]]:
-        """The logits, and after each stage the merged features of the devices that the answer needs."""
+        """The logits, and the merged features after each stage of the devices that the answer needs."""
         routes = _Routes(self.policy if policy is None else policy, self.architecture)
         stages: list[list[Tensor]] = []
         features: list[Tensor | None] = []
@@ -105,7 +105,7 @@ class SeparableResNeXt(nn.Module):
         outputs: list[Tensor | None],
         outage: Outage | None,
     ) -> list[Tensor | None]:
-        """Merge into each device's output what is due after ``block``: messages carry the senders' raw outputs."""
+        """Merge the messages due after ``block`` into each device's output; messages carry unmerged outputs."""
         sent: dict[tuple[int, int, int, str, str | None], Tensor] = {}
         merged: list[Tensor | None] = []
         for rank, own in enumerate(outputs):
@@ -117,7 +117,7 @@ class SeparableResNeXt(nn.Module):
             for point, transfer in due:
                 source = (outputs if point.after == block else before)[transfer.source]
                 if source is None:
-                    assert outage is not None  # its device is lost in all samples
+                    assert outage is not None  # the source is lost in all samples
                     continue
                 channels = transfer.num_channels(source.shape[1], own.shape[1])
                 scale = transfer.scale_name(point.after)
@@ -129,7 +129,7 @@ class SeparableResNeXt(nn.Module):
                 names.append(_merge_name(point, transfer))
                 messages.append((point.after, transfer.source, rank))
             if due:
-                # the rule of all that is due, also where the message that brings it is lost, as on the devices
+                # the rule is that of all due messages, even if the message that sets it is lost, as on the devices
                 rule = merge_rule(due)
                 weights = [self.merges[name] for name in names] if needs_weights(due) else []
                 if outage is not None:
@@ -164,16 +164,16 @@ class SeparableResNeXt(nn.Module):
         return self.parts[rank][int(name.removeprefix("block"))]  # type: ignore[index, no-any-return]
 
     def scale(self, name: str) -> Tensor:
-        """The learned step of messages, by the name that the plan gives it: one fp32 number."""
+        """The learned step with this name in the plan: one fp32 number."""
         step: Tensor = self.log_scales[name].detach().exp()
         return step
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that must not decay: scales, of which 0 is no special value. (timm asks for it by this name.)"""
+        """Parameters without weight decay: log-scales, for which 0 has no special meaning. (timm calls this method.)"""
         return {f"log_scales.{name}" for name in self.log_scales}
 
     def merge_weights(self, rank: int) -> dict[str, Tensor]:
-        """The numbers of one device's weighted merges, by the name that its plan gives them, in order of merging."""
+        """The weights of one device's weighted merges, by their name in the plan, in merge order."""
         found = {}
         for block in range(self.architecture.num_blocks):
             due = self.policy.arrivals(block, rank)
@@ -184,10 +184,10 @@ class SeparableResNeXt(nn.Module):
 
 
 class _Routes:
-    """What a policy asks of each block and device: ``due`` messages, and what reaches the answer at all.
+    """The messages ``due`` at each block and device under a policy, and the computations that reach the answer.
 
-    ``computed[block][rank]``: the block's output is needed; ``merged[block][rank]``: also what is merged into it.
-    What the answer does not need is not computed, as in the plan.
+    ``computed[block][rank]``: the block's output is needed; ``merged[block][rank]``: its merged output is needed too.
+    As in the plan, computations that do not reach the answer are skipped.
     """
 
     def __init__(self, policy: TransmissionPolicy, architecture: Architecture) -> None:
@@ -212,7 +212,7 @@ def _merge_name(point: ExchangePoint, transfer: Transfer) -> str:
 
 
 def _first_log_scale(wire: WireFormat) -> nn.Parameter:
-    """For outputs of up to 4, until it is calibrated (:mod:`sepnas.nets.scales`)."""
+    """The initial log-step, for outputs of up to 4, until calibration (:mod:`sepnas.nets.scales`)."""
     return nn.Parameter(torch.tensor(4.0 / LEVELS[wire]).log())
 
 

@@ -1,8 +1,8 @@
 """The supernet: one set of weights that every network and policy of a search space shares.
 
-A candidate takes the first blocks of each stage, the first groups, and of each group the first channels of the
-largest network, as slimmable networks do (arXiv 1812.08928, 1908.09791). Batch norm has no running statistics here:
-they depend on what is merged where, so a network that is taken out has its own measured (arXiv 1903.05134).
+A subnet takes the first blocks of each stage, the first groups, and the first channels of each group of the largest
+network, as slimmable networks do (arXiv 1812.08928, 1908.09791). Batch norms keep no running statistics here, because
+the statistics depend on the merges: an extracted network has its own measured (arXiv 1903.05134).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ NO_POLICY = TransmissionPolicy()
 
 
 class Supernet(SeparableResNeXt):
-    """The largest network of a space with all that any of its policies needs: every head, every pair's merge weight.
+    """The largest network of a space, with the heads and merge weights that all its policies need.
 
     ``forward(x_BCHW, architecture)`` maps ``(B, in_channels, S, S)`` to ``(B, num_classes)`` for an architecture of
-    the space, with the batch's own statistics in any mode; without one it is the largest. An ``outage`` as in
+    the space (default: the largest). Batch norms use the batch's own statistics in any mode. ``outage`` is as in
     :class:`SeparableResNeXt`.
     """
 
@@ -53,9 +53,9 @@ class Supernet(SeparableResNeXt):
         return logits
 
     def weights_of(self, architecture: Architecture) -> dict[str, Tensor]:
-        """The slices of the shared weights that a network of the space uses: differentiable, named as its own.
+        """Differentiable slices of the shared weights for a network of the space, under that network's weight names.
 
-        There are those of every head and every pair's merge weight, so that they serve any policy.
+        All heads and all merge weights are included, so the slices serve any policy.
         """
         return self._skeleton(architecture).weights(dict(self.named_parameters()))
 
@@ -63,13 +63,13 @@ class Supernet(SeparableResNeXt):
     def extract(self, architecture: Architecture, every_policy: bool = False) -> SeparableResNeXt:
         """A stand-alone network of the space with copies of its weights, on the supernet's device.
 
-        Its batch norm statistics are to be measured (:func:`recalibrate_batch_norm`). With ``every_policy`` it has
-        the heads and merge weights to run any policy of the space.
+        Its batch norm statistics must still be measured (:func:`recalibrate_batch_norm`). With ``every_policy`` it has
+        the heads and merge weights for any policy of the space.
         """
         shared = self.weights_of(architecture)
         if every_policy:
             architecture = architecture.model_copy(update={"policy": _every_transfer(architecture, self.weighted)})
-        with torch.device("meta"):  # weights that are not drawn leave the random generator as it is
+        with torch.device("meta"):  # no weights are drawn, so the random generator's state is unchanged
             network = SeparableResNeXt(architecture, all_heads=every_policy)
         network.to_empty(device=next(self.parameters()).device)
         for name, weight in network.named_parameters():
@@ -84,7 +84,7 @@ class Supernet(SeparableResNeXt):
 
 @dataclass
 class _Skeleton:
-    """A network without weights, and where in the largest network each of its weights lies."""
+    """A network without weights, and the place of each of its weights in the largest network."""
 
     network: SeparableResNeXt
     cuts: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]]
@@ -103,14 +103,14 @@ def _make_skeleton(kept: Architecture, whole: Architecture, weighted: bool) -> _
 
 
 def _every_transfer(architecture: Architecture, weighted: bool) -> TransmissionPolicy:
-    """Weighted merges between all pairs after every block; nothing, where there are no weighted merges."""
+    """Weighted merges between all pairs after every block; an empty policy unless ``weighted``."""
     pairs = all_to_all(architecture.num_devices) if weighted else ()
     points = (point(block, pairs, merge=LEARNED_RULES[0]) for block in range(architecture.num_blocks) if pairs)
     return TransmissionPolicy(points=tuple(points))
 
 
 def bare(architecture: Architecture) -> Architecture:
-    """The network without policy and name: equal for networks with the same weights."""
+    """The architecture without policy and name: equal for networks with the same weights."""
     return architecture.model_copy(update={"policy": NO_POLICY, "name": ""})
 
 
@@ -121,14 +121,14 @@ def recalibrate_batch_norm(
     batches: int = 1,
     outage_of: Callable[[int], Outage | None] = lambda batch: None,
 ) -> None:
-    """Measure the batch norm statistics of ``policy`` anew, and leave the network in evaluation mode.
+    """Measure the batch norm statistics under ``policy``, and leave the network in evaluation mode.
 
-    They are the plain mean over ``batches`` equal batches of the (normalised) images, each without what ``outage_of``
-    so many images says, as in a training that loses devices.
+    The statistics are the mean over ``batches`` equal batches of the normalised images. ``outage_of`` maps a batch size
+    to the outage of that batch, as in training with dropout of devices.
     """
     for layer in _batch_norms(network):
         layer.reset_running_stats()
-        layer.momentum = None  # a cumulative average
+        layer.momentum = None  # None means a cumulative average
     network.train()
     with torch.no_grad():
         for batch_BCHW in images_BCHW.chunk(batches):
@@ -137,7 +137,7 @@ def recalibrate_batch_norm(
 
 
 def drop_statistics(network: nn.Module) -> None:
-    """Let every batch norm use its batch's statistics, in evaluation mode too."""
+    """Make every batch norm use batch statistics, in evaluation mode too."""
     for layer in _batch_norms(network):
         layer.track_running_stats = False
         layer.running_mean = layer.running_var = layer.num_batches_tracked = None
@@ -148,7 +148,7 @@ def _batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:
 
 
 def _cut(name: str, kept: Architecture, whole: Architecture) -> tuple[str, Callable[[Tensor], Tensor]]:
-    """Where a weight of ``kept`` lies in ``whole``: its name there, and how to slice it."""
+    """The place of a weight of ``kept`` in ``whole``: its name there, and a function that slices it."""
     kind, *path = name.split(".")
     if kind == "merges":
         after, _, pair = path[0].partition("_")
@@ -167,7 +167,7 @@ def _block_in(whole: Architecture, kept: Architecture, block: str) -> str:
 
 
 def _slicing(layer: str, kind: str, kept: DevicePart, whole: DevicePart, stage: int) -> Callable[[Tensor], Tensor]:
-    """Only a block's middle channels, groups times width, are fewer in a narrower network."""
+    """A narrower network differs only in each block's middle channels, groups times width."""
     groups, width = kept.cardinality, kept.bottleneck_width << stage
     whole_sides = (whole.cardinality, whole.bottleneck_width << stage)
 
