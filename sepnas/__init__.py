@@ -22,7 +22,7 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import an entry when it is used: `import sepnas` takes milliseconds and needs no engine."""
+    """Import an entry on first use, so that `import sepnas` takes milliseconds and needs no engine."""
     if name == "api":
         return import_module("sepnas.api")
     if name in _PLACES:

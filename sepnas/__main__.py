@@ -1,10 +1,10 @@
-"""``python -m sepnas``, and where the command ``sepnas`` begins."""
+"""Entry point of ``python -m sepnas`` and of the command ``sepnas``."""
 
 import sys
 
 
 def main() -> None:
-    """The command line; Ctrl-C is heard while it is still being loaded."""
+    """Run the command line; Ctrl-C also works while it is being imported."""
     try:
         from sepnas.cli.main import main as run
 

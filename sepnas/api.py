@@ -4,8 +4,8 @@ Each function takes and returns typed objects, raises errors of :mod:`sepnas.err
 it is called. Files and folders are those of the command line. Images are ``(N, channels, height, width)``, times are in
 seconds, sizes in bytes.
 
-``create_model``, ``load``, ``export``, ``simulate`` and ``Session`` can be reached as ``sepnas.create_model`` and so
-on; ``search`` and ``train`` as ``sepnas.api.search``, because ``sepnas.search`` and ``sepnas.train`` are packages.
+``create_model``, ``load``, ``export``, ``simulate`` and ``Session`` are also available as ``sepnas.create_model`` etc.;
+``search`` and ``train`` only as ``sepnas.api.search`` etc.: ``sepnas.search`` and ``sepnas.train`` are packages.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def create_model(
 ) -> SeparableResNeXt:
     """A separable network as a ``torch.nn.Module`` from images ``(N, C, H, W)`` to logits ``(N, num_classes)``.
 
-    It computes what the devices compute together, messages in their wire formats included, and is in eval mode.
+    It computes the same as all devices together, including the wire formats of messages, and is in eval mode.
 
     >>> network = create_model("resnext11_2x4d", devices=2, policy="hand-made", classes=10, image_size=16)
     >>> network(torch.zeros(5, 3, 16, 16)).shape
@@ -86,9 +86,9 @@ def create_model(
         architecture: a name such as ``resnext56_4x16d``, an architecture file, or an architecture.
         devices: number of devices that a named network is separated over; 1 by default.
         policy: a named transmission policy (``all-to-all``, ``hand-made``, ``none``) or a policy file.
-        classes, image_size: of a named network, 100 classes and 32 pixels a side by default.
-        wire: wire format of all messages, such as ``int8``; as the policy says by default.
-        learned_scales: whether quantised messages have learned scales; as the policy says by default.
+        classes, image_size: those of a named network; 100 classes and 32 pixels a side by default.
+        wire: wire format of all messages, such as ``int8``; the policy's by default.
+        learned_scales: whether quantised messages have learned scales; the policy's choice by default.
         pretrained: a training run or a checkpoint file to take the weights from; random by default. Learned scales
             that the run does not have keep their initial values.
         seed: seed of random weights, 0..2**32-1.
@@ -111,7 +111,7 @@ def create_model(
 def load(run: PathLike) -> SeparableResNeXt:
     """The trained network of a run (its best epoch) or of one checkpoint file, on the CPU, in eval mode.
 
-    Images ``(N, C, H, W)`` must be normalised as in training; ``data.json`` in the run's folder has mean and deviation.
+    Images ``(N, C, H, W)`` must be normalised as in training: ``data.json`` in the run's folder has the mean and std.
 
     >>> network = load("training")
     >>> network.architecture.num_devices, network.training
@@ -147,8 +147,8 @@ def train(
 ) -> TrainingResult:
     """Train an architecture and write a run's folder; the best epoch is chosen by validation images.
 
-    A named network gets the classes and the input of the images. A run that was interrupted goes on with ``resume``,
-    to the same weights as an unbroken one. The test split is not touched.
+    A named network takes its classes and input size from the images. ``resume`` continues an interrupted run and gives
+    the same weights as an uninterrupted one. The test split is not used.
 
     >>> result = train("resnext11_2x4d", "training", devices=2, data="digits", changes=RecipeChanges(epochs=1))
     >>> result.finished, result.best_epoch, 0 <= result.best_accuracy <= 1
@@ -161,16 +161,16 @@ def train(
         devices, policy, wire, learned_scales: as for :func:`create_model`.
         recipe: a recipe, its name or its file; one for the data set by default.
         changes: values that replace those of the recipe, such as ``epochs``.
-        start: a run whose weights the training begins with; only the policy may differ.
-        teachers: runs on the same data whose answers are distilled.
+        start: a run that provides the initial weights; only the policy may differ.
+        teachers: runs on the same data to distil from.
         seed: seed of the weights, the order of images and all sampling, 0..2**32-1.
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: torch's threads; one for a small network, else all cores.
-        stop_after_s: stop after so many seconds; ``resume`` goes on.
+        stop_after_s: stop after this time in seconds; ``resume`` continues.
         compiled: run steps through ``torch.compile``.
 
     Raises:
-        DataError: a data set that is missing, or must be named because the network reads other images.
+        DataError: the data set is missing, or must be given because the default does not fit the network's input.
         TrainingError: images, a seed or a start that do not fit, a loss that is not finite, a folder in use.
         CheckpointError, SpecError, StorageError: a file that is damaged, wrong, or cannot be written.
     """
@@ -197,7 +197,7 @@ def prepare_training(
     start: PathLike | None = None,
     teachers: Sequence[PathLike] = (),
 ) -> Training:
-    """All inputs of a training, read and checked; ``run`` trains. Arguments and errors are those of :func:`train`.
+    """Read and check all inputs of a training; its ``run`` trains. Arguments and errors are those of :func:`train`.
 
     >>> training = prepare_training("resnext11_2x4d", "digits", devices=2)
     >>> training.architecture.num_classes, training.images.train.images.shape[1:]
@@ -239,8 +239,8 @@ def search(
 ) -> SearchResult:
     """Search a space for the Pareto front of accuracy, latency and bytes on a cluster, and write a run's folder.
 
-    A supernet with shared weights is trained first; then each candidate is simulated, and its accuracy is that of the
-    supernet on validation images. The same seed gives the same front.
+    A supernet with shared weights is trained first. Each candidate is then simulated, and its accuracy is measured on
+    validation images with the supernet's weights. The same seed gives the same front.
 
     >>> result = search("space.yaml", "search", candidates=4, changes=RecipeChanges(epochs=1), progress=False)
     >>> result.candidates, result.front[0].architecture.num_devices
@@ -254,15 +254,15 @@ def search(
         candidates: number of candidates to evaluate.
         strategy: one of ``sepnas.search.explorer.STRATEGIES``.
         batch: number of candidates proposed and evaluated at a time.
-        recipe, changes: of the supernet's training; a recipe of its own by default.
+        recipe, changes: for the supernet's training; the supernet has its own default recipe.
         seed: seed of the supernet and of the exploration, 0..2**32-1.
         device, threads: as for :func:`train`.
-        trials: evaluate in NNI's trials, on this machine or others; in this process by default.
+        trials: evaluate in NNI trials, on this machine or others; in this process by default.
         supernet_only: stop when the supernet is trained; ``resume`` explores.
-        stop_after_s: stop the supernet's training after so many seconds; ``resume`` goes on.
+        stop_after_s: stop the supernet's training after this time in seconds; ``resume`` continues.
 
     Raises:
-        SearchError: nothing feasible, a folder that holds another search or is in use.
+        SearchError: no feasible candidate, or a folder that holds another search or is in use.
         DataError, TrainingError, SpecError, StorageError: as for :func:`train`.
     """
     from sepnas.search.run import run_search
@@ -320,17 +320,17 @@ def export(
     Args:
         run: a training run with at least one finished epoch.
         out: the deployment's folder.
-        name: the deployment's name; that of the run's folder by default.
+        name: the deployment's name; the name of the run's folder by default.
         hosts: addresses of the devices or their file; all on this machine by default.
-        force: replace a deployment that stands there.
-        engines: engines that graphs are written for; all exact ones by default.
+        force: replace an existing deployment.
+        engines: engines to write graphs for; all exact ones by default.
         on_missing: whether a late or lost message is an error (``strict``) or left out (``degrade``).
-        services: files that start a worker with its machine: ``systemd``, ``docker``.
+        services: service files that start a worker at boot: ``systemd``, ``docker``.
         int8: images that calibrate graphs for ``onnxruntime-int8``, from ``Int8Data.load(run)``; none by default.
-        plan: a plan or its file to cut the network by; that of the run's own policy by default.
+        plan: the plan, or its file, by which the network is cut; the plan of the run's policy by default.
 
     Returns:
-        The manifest; ``payload_bytes`` are those between devices for one image.
+        The manifest; ``payload_bytes`` counts the payload between devices for one image.
 
     Raises:
         DeploymentError: a run without a finished epoch, a folder that holds something else, or a plan of another
@@ -408,9 +408,9 @@ def simulate(
         cluster: a cluster or its file; equal boards on 100 Mbit/s by default.
         devices, policy, wire: as for :func:`create_model`.
         batch: images in one request.
-        percent: also predict the latency that so many percent of the answers do not exceed, by the cluster's jitter.
-        in_flight: also predict the throughput with so many requests open at once.
-        timeline: also record when each device does what.
+        percent: also predict this percentile of the latency, from the cluster's jitter.
+        in_flight: also predict the throughput with this number of concurrent requests.
+        timeline: also record each device's activities with their times.
 
     Raises:
         PlanError: the cluster has fewer devices than the plan, or no link for a message.

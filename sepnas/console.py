@@ -1,4 +1,4 @@
-"""The console of everything that sepnas shows: strings are data."""
+"""The console for all output of sepnas; strings are data, never markup."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sepnas.terminal import one_line, print_line, printable
 
 
 class DataConsole(Console):
-    """A console that shows a string as it is: no markup, no emoji codes, no highlighting, and nothing in it steers the
-    terminal. What is to have a style is a :class:`Text`."""
+    """A console that prints strings literally: no markup, emoji codes or highlighting, and control characters are
+    escaped. Styled output is passed as a :class:`Text`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
@@ -32,7 +32,7 @@ class DataConsole(Console):
 
 
 def _escaped(segments: Iterable[Segment]) -> Iterator[Segment]:
-    """A string that came in a :class:`Text` has only here its last chance."""
+    """Escape each segment: the only place that also sees the strings inside a :class:`Text`."""
     for text, style, control in segments:
         yield Segment(text if control else printable(text), style, control)
 
@@ -44,22 +44,22 @@ errors = DataConsole(stderr=True, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    """One line on stdout, as long as it is; whatever is in it neither steers the terminal nor makes another line."""
+    """Print one line on stdout without wrapping; control characters and line breaks in it are escaped."""
     print_line(text)
 
 
 def warn(text: str) -> None:
-    """A warning on stderr."""
+    """Print a warning on stderr."""
     _tell("warning:", "bold yellow", text)
 
 
 def fail(text: str) -> None:
-    """An error on stderr."""
+    """Print an error on stderr."""
     _tell("error:", "bold red", text)
 
 
 def _tell(head: str, style: str, text: str) -> None:
-    """Further lines are indented: a line break in a file's name makes none that looks like one of ours."""
+    """Indent continuation lines, so that a line break in a file name cannot forge a message."""
     first, *others = printable(text).splitlines() or [""]
     errors.print(Text.assemble((head, style), " ", first, *(f"\n  {line}" for line in others)))
 
@@ -73,7 +73,7 @@ SAY_EVERY_S = 10.0
 
 @contextmanager
 def export_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """How far an export is: on a terminal with what it still takes, elsewhere in a line now and then."""
+    """Progress of an export: a bar with the remaining time on a terminal, otherwise a line every ``SAY_EVERY_S``."""
     columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True) as progress:
         task, due = progress.add_task("export"), time.monotonic() + SAY_EVERY_S

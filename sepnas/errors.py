@@ -3,27 +3,27 @@
     SepnasError
     ├── SpecError              a description (file or value) that a person wrote is wrong
     │   ├── VersionError       ... it was written by a newer sepnas
-    │   └── UnreadableError    ... it is there, and may not be read, or is no file
-    ├── PlanError              a plan that cannot be carried out (on this cluster)
-    ├── DataError              a data set or an image that cannot be used
-    ├── TrainingError          training cannot start or go on
-    │   └── CheckpointError    a checkpoint that is damaged or belongs to something else
-    ├── SearchError            a search cannot start or go on
+    │   └── UnreadableError    ... it exists, but may not be read or is not a regular file
+    ├── PlanError              a plan cannot be executed (on this cluster)
+    ├── DataError              a data set or an image cannot be used
+    ├── TrainingError          training cannot start or continue
+    │   └── CheckpointError    a checkpoint is damaged or belongs to another run
+    ├── SearchError            a search cannot start or continue
     ├── StorageError           a file cannot be written (disk full, no permission)
-    ├── DeploymentError        a deployment that is damaged, incomplete or foreign
-    ├── BusyError              more requests at once than a service takes
-    └── ExchangeError          something went wrong while devices talked
-        ├── ProtocolError      bytes that break the protocol
-        │   ├── LocalProtocolError    ... ours: a bug or a misuse on this side
-        │   └── RemoteProtocolError   ... the peer's
-        ├── HandshakeError     the peer speaks another version, deployment or certificate
+    ├── DeploymentError        a deployment is damaged, incomplete or foreign
+    ├── BusyError              a service is at its limit of concurrent requests
+    └── ExchangeError          communication between devices failed
+        ├── ProtocolError      bytes or calls violate the protocol
+        │   ├── LocalProtocolError    ... on this side: a bug or misuse
+        │   └── RemoteProtocolError   ... on the peer's side
+        ├── HandshakeError     the peer has another version, deployment or certificate authority
         ├── ListenError        the address cannot be listened on
-        ├── PeerUnreachableError   nobody answers at the address
-        ├── PeerLostError      the peer went away in the middle
-        ├── DeadlineError      an answer or a message did not come in time
-        └── RemoteError        a device reports that it failed while it computed
+        ├── PeerUnreachableError   no answer at the address
+        ├── PeerLostError      the connection to the peer was lost
+        ├── DeadlineError      an answer or a message missed its deadline
+        └── RemoteError        a device reports a failure during computation
 
-A message says what is wrong, where, and what would have been right.
+Each message names the fault, its place and the allowed values.
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ _Error = TypeVar("_Error", bound="SepnasError")
 
 
 class SepnasError(Exception):
-    """The root: ``except SepnasError`` catches all that sepnas raises on purpose."""
+    """The base class: ``except SepnasError`` catches every error that sepnas raises on purpose."""
 
 
 class SpecError(SepnasError):
-    """A description is wrong; the message names the file, the field, the value and what is allowed."""
+    """A description is wrong; the message names the file, the field, the value and the allowed values."""
 
 
 class VersionError(SpecError):
-    """A file's version is not one that this sepnas reads."""
+    """This sepnas cannot read the file's version."""
 
 
 class UnreadableError(SpecError):
-    """A file cannot be read where it is: no permission, no regular file; its content may be as it should."""
+    """A file exists but cannot be read: no permission, or not a regular file. Its content may be correct."""
 
 
 class PlanError(SepnasError):
-    """A plan cannot be carried out, or does not fit the cluster."""
+    """A plan cannot be executed, or does not fit the cluster."""
 
 
 class DataError(SepnasError):
-    """A data set or an image cannot be used as it is."""
+    """A data set or an image cannot be used."""
 
 
 class TrainingError(SepnasError):
-    """Training cannot start or cannot go on."""
+    """Training cannot start or continue."""
 
 
 class CheckpointError(TrainingError):
@@ -67,39 +67,39 @@ class CheckpointError(TrainingError):
 
 
 class SearchError(SepnasError):
-    """A search cannot start or cannot go on."""
+    """A search cannot start or continue."""
 
 
 class StorageError(SepnasError):
-    """A file cannot be written; nothing half-written is left behind."""
+    """A file cannot be written; no partial file is left behind."""
 
 
 class DeploymentError(SepnasError):
-    """A deployment is damaged, incomplete or does not belong here."""
+    """A deployment is damaged, incomplete or foreign."""
 
 
 class BusyError(SepnasError):
-    """A service has as many requests as it takes at once; a later one may find room."""
+    """A service is at its limit of concurrent requests; a later attempt may succeed."""
 
 
 class ExchangeError(SepnasError):
-    """Something went wrong while devices talked to each other."""
+    """Communication between devices failed."""
 
 
 class ProtocolError(ExchangeError):
-    """Bytes or calls that break the protocol."""
+    """Bytes or calls violate the protocol."""
 
 
 class LocalProtocolError(ProtocolError):
-    """This side tried something that the protocol forbids."""
+    """This side violated the protocol: a bug or misuse."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer sent something that the protocol forbids."""
+    """The peer violated the protocol."""
 
 
 class HandshakeError(ExchangeError):
-    """The peer belongs to another version, deployment or authority."""
+    """The peer has another version, deployment or certificate authority."""
 
 
 class ListenError(ExchangeError):
@@ -107,23 +107,23 @@ class ListenError(ExchangeError):
 
 
 class PeerUnreachableError(ExchangeError):
-    """Nobody answers at the peer's address."""
+    """There is no answer at the peer's address."""
 
 
 class PeerLostError(ExchangeError):
-    """A peer went away in the middle of a session."""
+    """The connection to a peer was lost during a session."""
 
 
 class DeadlineError(ExchangeError):
-    """A message or an answer did not come by its deadline."""
+    """A message or an answer missed its deadline."""
 
 
 class RemoteError(ExchangeError):
-    """A device reports that it failed while it computed."""
+    """A device reports a failure during computation."""
 
 
 def how_it_ended(returncode: int) -> str:
-    """A process' end in words, from the ``returncode`` that :mod:`subprocess` gives: an exit code or a signal."""
+    """Describe how a process ended, from the ``returncode`` of :mod:`subprocess`: an exit code or a signal."""
     if returncode >= 0:
         return f"it ended with code {returncode}"
     known = {each.value: each.name for each in signal.Signals}
@@ -138,8 +138,8 @@ def how_it_ended(returncode: int) -> str:
 
 
 def again(error: _Error) -> _Error:
-    """A new error with the same words, caused by the one that is kept: raising one object again and again would
-    lengthen its traceback each time, and keep alive what was at work."""
+    """A new error with the same message, caused by ``error``. Raising one stored object repeatedly would grow its
+    traceback each time and keep the frames' objects alive."""
     fresh = type(error)(*error.args)
     fresh.__cause__ = error
     return fresh

@@ -1,6 +1,6 @@
-"""Tables of data: each cell is shown as it is, and what does not fit into a terminal is left out and named, never cut.
+"""Tables of literal cells; columns that do not fit into the terminal are omitted and named, never cut.
 
-A pipe or a file gets everything. Where no table has room, what it would hold stands below each other.
+A pipe or a file gets all columns. A terminal too narrow for any table gets one cell per line.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from sepnas.console import DataConsole, console
 from sepnas.terminal import one_line
 
 MIN_TEXT = 12
-"""Columns of the terminal that a column of text keeps while others are left out for it."""
+"""Minimum width of a text column, in characters; other columns are omitted to keep it."""
 _WIDE = 100_000
-"""More than any table has: what a pipe is told to have."""
+"""Width assumed for a pipe, in characters: more than any table needs."""
 
 Cell: TypeAlias = str | Text
 Shorten: TypeAlias = Callable[[Sequence[str], int], list[str]]
@@ -30,10 +30,11 @@ Shorten: TypeAlias = Callable[[Sequence[str], int], list[str]]
 
 @dataclass(frozen=True)
 class DataColumn:
-    """A column of numbers, which are never cut, or of text (``number=False``), which goes on in another line.
+    """A column of numbers, which are never cut, or of text (``number=False``), which wraps.
 
-    ``drop``: of columns that do not fit, the one with the highest is left out first; 0 stays in any case. ``shorten``
-    makes the texts of a whole column short, instead. Text keeps ``least`` columns of the terminal.
+    ``drop``: the column with the highest value is omitted first when the table does not fit; 0 is never omitted.
+    ``shorten`` abbreviates the texts of a column instead of wrapping them. ``least``: minimum width of text, in
+    characters.
     """
 
     heading: str
@@ -49,7 +50,7 @@ def text_column(heading: str, drop: int = 0, shorten: Shorten | None = None) -> 
 
 @dataclass
 class DataTable:
-    """Rows below columns (and a ``rule``); a cell that is a string stands in one line, a :class:`Text` as it is."""
+    """Column headings (with a ``rule`` below them) and rows; string cells are made one line, :class:`Text` is kept."""
 
     columns: Sequence[DataColumn]
     title: str = ""
@@ -62,7 +63,7 @@ class DataTable:
         self.rows.append(([Text(one_line(cell)) if isinstance(cell, str) else cell for cell in cells], style))
 
     def fitted(self, width: int | None) -> Group:
-        """What fits into ``width`` columns of a terminal, and the names of what does not; all where it is None."""
+        """The columns that fit into ``width`` characters, and the names of those that do not; all if it is None."""
         shown = list(range(len(self.columns)))
         while width is not None and self._width(shown, self._least) > width:
             droppable = [place for place in shown if self.columns[place].drop]
@@ -76,7 +77,7 @@ class DataTable:
         return Group(self._rich(shown, width), *notes)
 
     def _stacked(self) -> Iterator[Text]:
-        """Each cell in a line of its own, below the first of its row: for terminals in which no table has room."""
+        """One line per cell, below the first cell of its row, for terminals too narrow for any table."""
         if self.title:
             yield Text(one_line(self.title))
         for (first, *cells), style in self.rows:
@@ -107,7 +108,7 @@ class DataTable:
         return table
 
     def _cells(self, place: int, width: int) -> list[Text]:
-        """A column's cells, shortened where that was asked for."""
+        """A column's cells, abbreviated if the column has ``shorten`` and they do not fit."""
         cells, shorten = [cells[place] for cells, _ in self.rows], self.columns[place].shorten
         if shorten is None or all(cell.cell_len <= width for cell in cells):
             return cells
@@ -115,7 +116,7 @@ class DataTable:
         return [Text(text, cell.style) for text, cell in zip(short, cells, strict=True)]
 
     def _widths(self, shown: Sequence[int], width: int | None) -> dict[int, int]:
-        """The width of each column: the widest ones of text give way."""
+        """The width of each column; the widest text columns shrink first."""
         widths = {place: self._natural(place) for place in shown}
         while width is not None and self._width(shown, widths.__getitem__) > width:
             flexible = [place for place in shown if widths[place] > self._least(place)]
@@ -125,7 +126,7 @@ class DataTable:
         return widths
 
     def _width(self, shown: Sequence[int], of: Callable[[int], int]) -> int:
-        """A table's width: two blanks stand between columns, with a rule one behind the last, without one two."""
+        """A table's width: two blanks between columns, and after the last one blank with a rule, two without."""
         return sum(map(of, shown)) + 2 * len(shown) - self.rule
 
     def _least(self, place: int) -> int:
@@ -152,7 +153,7 @@ def _words(heading: str) -> str:
 
 
 def print_table(table: DataTable) -> None:
-    """Print what fits where a person looks, all elsewhere."""
+    """Print the columns that fit on a terminal, or all columns elsewhere."""
     if console.is_terminal:
         console.print(table.fitted(console.width))
     else:
@@ -160,17 +161,17 @@ def print_table(table: DataTable) -> None:
 
 
 def shorten_paths(paths: Sequence[str], width: int) -> list[str]:
-    """Paths that end as before: the file's name says most."""
+    """Shorten paths at the front: the file name is the most informative part."""
     return _distinct(paths, width, (_without_head, _without_middle))
 
 
 def shorten_names(names: Sequence[str], width: int) -> list[str]:
-    """Names that still differ, such as those of a cluster's devices."""
+    """Shorten names, such as those of a cluster's devices, and keep them distinct."""
     return _distinct(names, width, (_without_tail, _without_middle, _without_head))
 
 
 def _distinct(names: Sequence[str], width: int, ways: Sequence[Callable[[str, int], str]]) -> list[str]:
-    """Names shortened the first way that keeps them apart; whole, on several lines, where none does."""
+    """Names shortened in the first of ``ways`` that keeps them distinct; unshortened (they wrap) if none does."""
     for way in ways:
         found = [name if cell_len(name) <= width else way(name, width) for name in names]
         if len(set(found)) == len(set(names)):
@@ -191,7 +192,7 @@ def _without_middle(name: str, width: int) -> str:
 
 
 def _head(name: str, width: int) -> str:
-    """The beginning that takes at most so many columns of a terminal."""
+    """The longest prefix of at most ``width`` terminal cells."""
     while cell_len(name) > width:
         name = name[:-1]
     return name

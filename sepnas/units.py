@@ -1,7 +1,7 @@
-"""Quantities as people write and read them: parsers, formatters and a few short phrases.
+"""Parsers and formatters for quantities in human-readable form, and a few short phrases.
 
 Formatters use SI prefixes (1 kB is 1000 bytes). Parsers take ``200KB``, ``64MiB``, ``20ms``, ``0.5J`` or ``95%``,
-return the base unit and raise :class:`ValueError`, which says what is allowed.
+return the base unit, and raise :class:`ValueError` that names the allowed forms.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-# 0.9996 MB has three digits as 1 MB, not as 1000 kB.
+# In three digits 999.6 kB is 1 MB, not 1000 kB.
 _ROUNDED = 0.9995
 _SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
@@ -25,7 +25,7 @@ def format_bytes(count: float) -> str:
 
 
 def time_unit(longest_s: float) -> tuple[float, str]:
-    """The unit in which ``longest_s`` is a number from 1: its length in seconds and its name."""
+    """The largest unit in which ``longest_s`` is at least 1: its length in seconds and its name."""
     return next(((size, unit) for size, unit in _SECONDS if longest_s >= _ROUNDED * size), _SECONDS[-1])
 
 
@@ -52,7 +52,7 @@ def format_share(share: float) -> str:
 
 
 def format_count(count: int, noun: str) -> str:
-    """``1`` image, ``1,797`` images."""
+    """A count with its noun: ``1 image``, ``1,797 images``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
@@ -63,7 +63,7 @@ def format_names(names: Iterable[str], joint: str = "or") -> str:
 
 
 def format_idle(used: Collection[int], num_devices: int) -> str:
-    """Which devices the answer does not need, as a sentence; empty where it needs all."""
+    """A sentence naming the devices that the answer does not need; empty if it needs all."""
     idle = [str(rank) for rank in range(num_devices) if rank not in used]
     if not idle:
         return ""
@@ -79,7 +79,7 @@ def number(value: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """A time at a readable scale."""
+    """A time in seconds, in a readable unit."""
     if value >= 1:
         return f"{value:.2f} s"
     return f"{1e3 * value:.2f} ms" if value >= 1e-3 else f"{1e6 * value:.0f} us"

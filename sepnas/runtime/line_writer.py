@@ -1,4 +1,4 @@
-"""Lines to a stream whose reader may be slow, stuck or gone: who writes one never waits and never fails."""
+"""Writes lines to a stream whose reader may be slow, stuck or gone; the caller never blocks and never fails."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from typing import TextIO
 from sepnas.terminal import one_line
 
 MAX_LINES = 1000
-"""Lines that wait; one more is dropped and counted."""
+"""Maximum number of queued lines; further lines are dropped and counted."""
 FLUSH_S = 1.0
-"""What waits at the end of the process is written for so long."""
+"""Maximum time for writing queued lines at process exit, in seconds."""
 _LINGER_S, _LOOK_S = 1.0, 0.02
 
 
 class LineWriter:
-    """Writes lines to a stream, in a thread where that may block; ``told`` makes the line that counts dropped ones.
+    """Writes lines to a stream from a background thread; ``told`` formats the number of dropped lines as a line.
 
-    A stream without a descriptor (a test's) is written to at once.
+    A stream without a file descriptor (in tests) is written to directly.
     """
 
     def __init__(self, stream: TextIO, told: Callable[[int], str] = "{:,} lines before this one were dropped".format):
@@ -37,11 +37,11 @@ class LineWriter:
         self._dropped, self._running, self._writing = 0, False, False
         atexit.register(_flush_at_exit, weakref.ref(self))
         if self._descriptor is not None:
-            # not at the end of the process, where what waits is still written
+            # not at process exit: queued lines are still written then
             weakref.finalize(self, os.close, self._descriptor).atexit = False
 
     def write(self, line: str) -> None:
-        """Queue a line, without its end; drop it where too many wait."""
+        """Queue a line, given without its line break; drop it if the queue is full."""
         if self._descriptor is None:
             with contextlib.suppress(OSError, ValueError):
                 self._stream.write(f"{line}\n")
@@ -58,14 +58,14 @@ class LineWriter:
             self._changed.notify_all()
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
-        """Wait until all is written, and no longer than ``timeout_s``."""
+        """Wait at most ``timeout_s`` until the queue is written; return whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._lines and not self._writing, timeout_s)
 
     def _runs(self) -> bool:
-        """Whether a thread writes; the lock is held. One that has nothing to do ends after a moment."""
+        """Whether the writer thread runs, started if necessary (an idle one ends); the caller holds the lock."""
         if not self._running:
-            with contextlib.suppress(RuntimeError):  # no thread to be had: the next line tries again
+            with contextlib.suppress(RuntimeError):  # no thread available: the next line tries again
                 threading.Thread(target=self._run, name="write lines", daemon=True).start()
                 self._running = True
         return self._running
@@ -92,7 +92,7 @@ class LineWriter:
         while data:
             try:
                 data = data[os.write(self._descriptor, data) :]
-            except BlockingIOError:  # somebody who shares the pipe does not want to wait for it
+            except BlockingIOError:  # another process made the shared pipe non-blocking
                 time.sleep(_LOOK_S)
             except OSError:
                 return False
@@ -100,23 +100,23 @@ class LineWriter:
 
 
 def announce(text: str) -> None:
-    """One line on stdout, which holds nothing up where nobody reads it."""
+    """Print one line on stdout; never blocks, even if stdout is not read."""
     LineWriter(sys.stdout).write(one_line(text))
 
 
 class LineHandler(logging.Handler):
-    """A handler of Python's ``logging`` that neither waits nor complains."""
+    """A ``logging`` handler that never blocks and never raises."""
 
     def __init__(self, stream: TextIO, told: Callable[[int], logging.LogRecord]) -> None:
         super().__init__()
         self.writer = LineWriter(stream, lambda count: self.format(told(count)))
 
     def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(Exception):  # nobody is there to hear that a line cannot be made
+        with contextlib.suppress(Exception):  # a record that cannot be formatted cannot be reported either
             self.writer.write(self.format(record))
 
     def flush(self) -> None:
-        """Wait a moment for what was said."""
+        """Wait at most ``FLUSH_S`` for the queued lines."""
         self.writer.flush()
 
 

@@ -1,4 +1,4 @@
-"""How much of what peers send one end keeps, and how memory goes back to the system."""
+"""The bound on received data kept in memory, and the return of freed memory to the system."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import sys
 from functools import cache
 
 MAX_KEPT_BYTES = 1 << 30
-"""Payloads that wait in one session, and bytes that wait for a peer to read them, are at most so many each ..."""
+"""Upper bound on the payloads queued in one session, and on the bytes queued for one peer, each ..."""
 _SHARE_OF_MEMORY = 4
-"""... and at most this part of the machine's memory."""
+"""... but never more than the machine's memory divided by this number."""
 
 
 @cache
 def max_kept_bytes() -> int:
-    """The bound on this machine."""
+    """The bound on this machine, in bytes."""
     with contextlib.suppress(AttributeError, ValueError, OSError):
         memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if memory_bytes > 0:
@@ -25,7 +25,7 @@ def max_kept_bytes() -> int:
 
 
 def give_back() -> None:
-    """Return freed memory to the system, which the C library would keep for later; does nothing where it cannot."""
+    """Return freed memory, which the C library would keep, to the system; does nothing if that is unsupported."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such function
             ctypes.CDLL(None).malloc_trim(0)

@@ -1,6 +1,6 @@
-"""Limits how often log lines of one kind are written: the first at once, then one a period that counts the others.
+"""Rate limit for log lines of one kind: the first is written at once, then one summary per period.
 
-A stranger may cause the same line as often as it likes; it cannot fill the disk.
+A stranger that triggers the same line repeatedly cannot fill the disk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LineT = TypeVar("LineT")
 
 @dataclass(slots=True)
 class _Window(Generic[LineT]):
-    """Lines of one kind since the last one that was written."""
+    """Lines of one kind since the last written one."""
 
     timer: threading.Timer
     due: float
@@ -33,7 +33,7 @@ class RepeatSummary(Generic[LineT]):
 
     Args:
         period_s: seconds between two lines of one kind.
-        write: writes a summary, from the last line and the number of lines that it stands for; called without a lock.
+        write: writes a summary of the last line and the number of lines; called without the lock.
         max_kinds: maximum number of kinds at a time; further ones are counted together.
     """
 
@@ -46,14 +46,14 @@ class RepeatSummary(Generic[LineT]):
         self._closed = False
 
     def is_first(self, kind: str, line: LineT) -> bool:
-        """Whether the caller is to write this line; if not, it is counted."""
+        """Whether the caller must write this line; otherwise it is counted."""
         overdue = None
         with self._lock:
             if kind not in self._windows and len(self._windows) >= self._max_kinds:
                 kind = OTHERS
             window = self._windows.get(kind)
             if window is not None and time.monotonic() > window.due + self._period_s():
-                overdue, window = self._windows.pop(kind), None  # no thread was left for its timer
+                overdue, window = self._windows.pop(kind), None  # no thread was available for its timer
             if window is not None:
                 window.last = line
                 window.count += 1
@@ -65,7 +65,7 @@ class RepeatSummary(Generic[LineT]):
         return window is None
 
     def close(self) -> None:
-        """Write what has been counted; from now on nothing is."""
+        """Write all summaries and stop counting."""
         with self._lock:
             self._closed, windows, self._windows = True, list(self._windows.values()), {}
         for window in windows:
@@ -77,7 +77,7 @@ class RepeatSummary(Generic[LineT]):
         timer = threading.Timer(self._period_s(), self._end, (kind,))
         timer.daemon = True
         self._windows[kind] = _Window(timer, time.monotonic() + self._period_s())
-        with contextlib.suppress(RuntimeError):  # no thread left: a later line ends the period
+        with contextlib.suppress(RuntimeError):  # no thread available: a later line ends the period
             timer.start()
 
     def _end(self, kind: str) -> None:

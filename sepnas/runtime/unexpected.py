@@ -1,4 +1,4 @@
-"""Threads that must go on, whatever happens in one of their rounds."""
+"""Threads that must survive unexpected errors in one iteration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _lock = threading.Lock()
 
 @contextlib.contextmanager
 def survives(keeper: str) -> Iterator[None]:
-    """An unexpected error in the block ends the block and no more; it is said once, for each keeper and kind."""
+    """Suppress an unexpected error in the block; log it once for each keeper and error type."""
     try:
         yield
     except Exception as error:
@@ -26,7 +26,7 @@ def survives(keeper: str) -> Iterator[None]:
 
 
 def say_once(keeper: str, error: BaseException) -> None:
-    """Write down that a keeper met an error and goes on; the same kind of it only once."""
+    """Log that a keeper met an error and continues; once for each error type."""
     kind = (keeper, type(error).__name__)
     with _lock:
         if kind in _said or len(_said) >= MAX_KINDS:
@@ -38,7 +38,7 @@ def say_once(keeper: str, error: BaseException) -> None:
 
 
 def start_thread(target: Callable[..., Any], *arguments: Any, name: str | None = None) -> bool:
-    """Whether a daemon thread could be started; a machine may have none left."""
+    """Start a daemon thread; return False if the system has no thread left."""
     try:
         threading.Thread(target=target, args=arguments, name=name, daemon=True).start()
     except RuntimeError:
