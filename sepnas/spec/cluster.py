@@ -28,10 +28,10 @@ class Power(Part):
 class Device(Part):
     """One machine.
 
-    ``flops_per_s`` is what it reaches on the network's convolutions, not its datasheet peak;
-    ``layer_overhead_s`` is what each layer costs however small it is. With a ``profile`` the measured times count
-    instead of both. Without ``exchange`` converting, sending, receiving and merging cost its processor nothing.
-    ``jitter`` is the standard deviation of the time that a segment takes, relative to its mean.
+    ``flops_per_s`` is the rate it reaches on the network's convolutions, not its datasheet peak; ``layer_overhead_s``
+    is the fixed cost of a layer, whatever its size. The measured times of a ``profile`` replace both. Without
+    ``exchange``, converting, sending, receiving and merging take no processor time. ``jitter`` is the standard
+    deviation of a segment's time, relative to its mean.
     """
 
     name: Text
@@ -48,14 +48,14 @@ class Link(Part):
     """How messages travel between devices.
 
     ``between`` names a pair of devices, or is ``all``: every pair that no other link names.
-    ``medium`` says what a message occupies while it is on the wire:
+    ``medium`` is the resource that a message occupies while it is on the wire:
 
-    - ``own``: a cable of its own for each pair;
+    - ``own``: a dedicated cable for each pair;
     - ``switch``: the sender's port and the receiver's port of a switch;
     - ``shared``: the air: one message at a time in the whole cluster.
 
-    With ``duplex: half`` both directions of a cable or port share it. ``jitter_s`` is how long a message is delayed
-    by chance on average, beyond ``latency_s``; only percentiles have it in them.
+    With ``duplex: half`` both directions share a cable or port. ``jitter_s`` is the mean random delay of a message
+    beyond ``latency_s``; only percentiles include it.
     """
 
     between: Literal["all"] | tuple[Text, Text] = "all"
@@ -68,7 +68,7 @@ class Link(Part):
 
 
 class Cluster(Document):
-    """Devices and links. Without ``client_link`` the way from and to the client costs nothing."""
+    """Devices and links. Without ``client_link``, messages from and to the client cost nothing."""
 
     format_name: ClassVar[str] = "sepnas.cluster"
     max_values: ClassVar[int] = 250_000
@@ -105,7 +105,7 @@ class Cluster(Document):
 
     @property
     def every_link(self) -> tuple[Link, ...]:
-        """Those between devices, and the client's where it has one."""
+        """The links between devices, and the client's link if there is one."""
         return self.links if self.client_link is None else (*self.links, self.client_link)
 
     def link(self, source: int, destination: int) -> Link:
@@ -128,14 +128,14 @@ class Cluster(Document):
     def missing_links(self, num_devices: int | None = None) -> list[tuple[str, str]]:
         """The pairs of (the first ``num_devices``) devices that no link joins, by name."""
         joined = {frozenset(link.between) for link in self.links if link.between != "all"}
-        if len(joined) < len(self.links):  # one of them is for all
+        if len(joined) < len(self.links):  # one of the links is for all pairs
             return []
         names = [device.name for device in self.devices[:num_devices]]
         return [pair for pair in combinations(names, 2) if frozenset(pair) not in joined]
 
 
 def format_pairs(pairs: Sequence[tuple[str, str]]) -> str:
-    """``device0-device2, device1-device2``; of many the first few."""
+    """``device0-device2, device1-device2``; a long list is cut after the first few."""
     more = [f"{len(pairs) - _SHOWN_PAIRS} more"] if len(pairs) > _SHOWN_PAIRS else []
     return ", ".join([*(f"{first}-{second}" for first, second in pairs[:_SHOWN_PAIRS]), *more])
 

@@ -1,4 +1,4 @@
-"""What a trained network must remember of its data: the classes, and how images were normalised."""
+"""Facts about the data that a trained network needs: its classes, and how images were normalised."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNSHOWN = ("Cc", "Cs", "Zl", "Zp")
 
 
 def class_name_problem(name: str) -> str:
-    """What keeps a class from having this name, in words that follow "a class"; empty where nothing does."""
+    """Why a class cannot have this name, phrased to follow "a class"; empty if it can."""
     if not name.strip():
         return "of blanks only"
     return "in letters that cannot be shown" if any(category(letter) in _UNSHOWN for letter in name) else ""
@@ -24,8 +24,8 @@ def class_name_problem(name: str) -> str:
 class DataFacts(Document):
     """Written beside a checkpoint as ``data.json``; ``mean`` and ``std`` are per channel, for values in 0..1.
 
-    ``resize`` is how images of another size were scaled; None where all had the network's. ``content_sha256`` is of
-    what was trained on and validated with; None in files of before it was kept.
+    ``resize`` is how images of another size were scaled; None if all had the network's size. ``content_sha256`` is
+    the hash of the training and validation data; None in files from before it was recorded.
     """
 
     format_name: ClassVar[str] = "sepnas.data"

@@ -1,4 +1,4 @@
-"""What was measured on one device: the time of each operator, and what its messages cost its processor."""
+"""Measurements of one device: the time of each operator, and the processor time of its messages."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sepnas.spec.document import Part
 from sepnas.spec.figures import NotNegative, Positive, Size, Text
 
 OperatorKind = Literal["conv", "linear", "add", "pool"]
-"""What an engine computes at one go; ``sepnas.plan.steps.Operator`` says what belongs to each."""
+"""What an engine computes in one call; :class:`sepnas.plan.operators.Operator` says what each kind includes."""
 
 
 class MeasuredMachine(Part):
-    """Where and with what a profile was measured.
+    """Where and how a profile was measured.
 
-    ``noise`` is the relative spread of medians that were measured again: differences below it mean nothing.
+    ``noise`` is the relative spread of repeated medians: smaller differences mean nothing.
     """
 
     cpu: Text
@@ -34,7 +34,7 @@ class MeasuredMachine(Part):
 
 
 class OperatorTime(Part):
-    """The median time of one operator on one sample; ``height`` and ``width`` are those of its output."""
+    """Median time of one operator on one sample; ``height`` and ``width`` are those of its output."""
 
     kind: OperatorKind
     in_channels: Size
@@ -55,7 +55,7 @@ class OperatorTime(Part):
 
     @property
     def key(self) -> tuple[OperatorKind, int, int, int, int, int, int, int]:
-        """All but the time."""
+        """Every field except the time."""
         return (
             self.kind, self.in_channels, self.out_channels, self.kernel, self.stride, self.groups,
             self.height, self.width,
@@ -65,9 +65,9 @@ class OperatorTime(Part):
 class DeviceProfile(Part):
     """The measured times of a device's operators.
 
-    Operators that were measured take the times of their rows, others what is read between the rows.
-    ``segment_overhead_s`` is one call of the engine, whatever it computes, and ``segment_s_per_value`` what each value
-    takes that goes into a segment or comes out of it: an engine may turn them into a layout of its own, and back.
+    Measured operators take the times of their rows; the times of others are interpolated. ``segment_overhead_s`` is
+    the fixed cost of calling the engine, ``segment_s_per_value`` the cost of each value that enters or leaves a
+    segment: an engine may convert tensors to a layout of its own, and back.
     """
 
     machine: MeasuredMachine
@@ -76,7 +76,7 @@ class DeviceProfile(Part):
     segment_s_per_value: NotNegative = 0.0
 
     def scaled(self, ratio: float) -> DeviceProfile:
-        """The same with every time so many times as long."""
+        """The same profile with every time multiplied by ``ratio``."""
         rows = (row.model_copy(update={"seconds": row.seconds * ratio}) for row in self.operators)
         return self.model_copy(
             update={
@@ -97,14 +97,14 @@ class DeviceProfile(Part):
 
 
 class _ConversionCosts(Part):
-    """Seconds for each value that is turned into a wire format, or back; fp32 crosses as it lies in memory.
+    """Seconds per value converted to a wire format or back; fp32 is sent as it lies in memory.
 
-    A format that a profile does not name costs nothing; but one that is younger than the first profiles costs what the
-    format does that it is ``priced_as`` (:class:`sepnas.plan.wire.WireEncoding`).
+    A format that a profile does not name costs nothing, except one that is newer than the first profiles: it costs
+    the same as the format it is ``priced_as`` (:class:`sepnas.plan.wire.WireEncoding`).
     """
 
     def of(self, wire: WireFormat) -> float:
-        """Seconds for each value of this format."""
+        """Seconds per value of this format."""
         if wire == UNCONVERTED:
             return 0.0
         found: float | None = getattr(self, wire)
@@ -112,7 +112,7 @@ class _ConversionCosts(Part):
 
     @model_serializer(mode="wrap")
     def _leave_out_unmeasured(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A profile that was written before there was a format is written as ever."""
+        """Leave formats without a measurement out, so that older profiles are written back unchanged."""
         return {name: seconds for name, seconds in handler(self).items() if seconds is not None}
 
 
@@ -122,7 +122,7 @@ def _conversion_field(wire: WireFormat) -> tuple[Any, float | None]:
 
 if TYPE_CHECKING:
     ConversionCosts = _ConversionCosts
-else:  # a field for each wire format that is converted
+else:  # one field for each converted wire format
     ConversionCosts = create_model(
         "ConversionCosts",
         __base__=_ConversionCosts,
@@ -135,11 +135,11 @@ else:  # a field for each wire format that is converted
 class ExchangeCosts(Part):
     """What exchanging costs a device's processor.
 
-    - ``message_s``, ``byte_s``: a send or a receive: for each message, and for each byte (copies, TLS);
-    - ``convert_s``, ``convert_s_per_value``: turning values into a wire format, or back: each time, each value;
-    - ``merge_s``, ``merge_s_per_value``: a merge, and each value that goes into it;
-    - ``resume_s``: how much longer than otherwise it computes after it has waited for messages: caches went cold;
-    - ``own_core``: whether the threads that send and receive have a core beside the computing one.
+    - ``message_s``, ``byte_s``: cost of a send or a receive, per message and per byte (copies, TLS);
+    - ``convert_s``, ``convert_s_per_value``: cost of converting to a wire format or back, per call and per value;
+    - ``merge_s``, ``merge_s_per_value``: cost of a merge, and of each of its input values;
+    - ``resume_s``: extra computing time after a wait for messages, because caches went cold;
+    - ``own_core``: whether the threads that send and receive have a core beside the computing thread's.
     """
 
     message_s: NotNegative = 0.0

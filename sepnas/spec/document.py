@@ -1,4 +1,4 @@
-"""Files that people and programs write: read with every mistake named, written whole or not at all.
+"""Files that people and programs write: every mistake is named on reading, and writing is atomic.
 
 Each document carries ``format`` and ``version``. YAML and JSON are both read; JSON is written unless the
 name ends in ``.yaml`` or ``.yml``.
@@ -32,10 +32,10 @@ __all__ = [
 ]  # fmt: skip
 
 FILE_SUFFIXES = (".json", ".yaml", ".yml")
-"""What tells the name of a file from another name."""
+"""Suffixes by which a file name is told from another kind of name."""
 
 MAX_PROBLEMS = 24
-"""Mistakes of one file that are told; more are counted."""
+"""Maximum number of mistakes reported for one file; the rest are counted."""
 _MAX_ERRORS = 5_000
 _START = 40
 _MAX_LINE_CHARACTERS = 600
@@ -52,17 +52,17 @@ _DEFAULT_BOUNDS: dict[str, dict[str, float]] = {
     "tuple": {"max_length": MAX_ITEMS},
     "dict": {"max_length": MAX_KEYS},
 }
-"""Where a field says nothing itself: no number and no length is without a bound."""
+"""Bounds of fields that declare none: every number and every length is bounded."""
 
 
 def _restrict(schema: Any) -> None:
-    """Make numbers and booleans strict (pydantic's own switch would refuse lists for tuples, too), and all bounded."""
+    """Bound all numbers and make them and booleans strict (pydantic's own switch would refuse lists for tuples)."""
     if isinstance(schema, dict):
         kind = schema.get("type")
         if kind in ("bool", "int", "float"):
             schema["strict"] = True
         if kind in ("list", "tuple") and "max_length" not in schema and _FAIL_FAST:
-            schema["fail_fast"] = True  # of lists that programs write the first mistake is told
+            schema["fail_fast"] = True  # only the first mistake in a list: programs write most of them
         for name, bound in _DEFAULT_BOUNDS.get(kind, {}).items() if isinstance(kind, str) else ():
             if name.replace("e", "t") not in schema:
                 schema.setdefault(name, bound)
@@ -72,7 +72,7 @@ def _restrict(schema: Any) -> None:
 
 
 class Part(BaseModel):
-    """A piece of a document: immutable, no unknown keys, no silent conversions between text, numbers and booleans."""
+    """A piece of a document: immutable, no unknown keys, no silent conversion between text, numbers and booleans."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -83,9 +83,9 @@ class Part(BaseModel):
         return schema
 
     def with_checked(self, **values: Any) -> Self:
-        """A copy with other values that are known to fit, as ``model_copy(update=values)`` in a third of the time.
+        """A copy with other values, known to be valid: ``model_copy(update=values)`` in a third of the time.
 
-        What a search makes for every candidate is worth it.
+        Use on the search's hot path only.
         """
         copied = object.__new__(type(self))
         object.__setattr__(copied, "__dict__", self.__dict__ | values)
@@ -101,13 +101,13 @@ class Document(Part):
     format_name: ClassVar[str]
     current_version: ClassVar[int] = 1
     max_values: ClassVar[int] = MAX_VALUES
-    """Of its YAML file: see :func:`sepnas.spec.reading.read_data`."""
+    """Maximum number of values in its YAML file: see :func:`sepnas.spec.reading.read_data`."""
 
     format: str = ""
     version: int = 1
 
     def model_post_init(self, context: Any, /) -> None:
-        # `format` and `version` are always written, and never need to be typed in Python.
+        # `format` and `version` are always written, and can always be omitted in Python
         object.__setattr__(self, "format", self.format_name)
         object.__setattr__(self, "version", self.current_version)
 
@@ -121,7 +121,7 @@ class Document(Part):
 
     @classmethod
     def from_data(cls, data: Any, where: str = "value") -> Self:
-        """Validate plain data; ``where`` (a file's name) opens every message."""
+        """Validate plain data; ``where`` (a file's name) begins every message."""
         if not isinstance(data, dict):
             raise SpecError(f"{where}: a {cls.format_name} document is a mapping of fields, got {short(data)}")
         _check_head(cls, data, where)
@@ -133,7 +133,7 @@ class Document(Part):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a YAML or JSON file; raises :class:`SpecError` that names file, field, value and what is allowed."""
+        """Read a YAML or JSON file; raises :class:`SpecError` that names file, field, value and allowed values."""
         return cls.from_data(read_data(path, cls.max_values), str(path))
 
     def to_data(self) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class Document(Part):
         return json.dumps(self.to_data(), indent=2) + "\n"
 
     def save(self, path: str | os.PathLike[str], comment: str = "") -> Path:
-        """Write beside the target, then rename over it. ``comment`` opens a YAML file; JSON has no place for one."""
+        """Write beside the target, then rename over it. A YAML file begins with ``comment``; JSON has no comments."""
         path = Path(path)
         if path.suffix in (".yaml", ".yml"):
             head = "".join(f"# {line}".rstrip() + "\n" for line in comment.splitlines())
@@ -159,7 +159,7 @@ yaml.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, EXPONENT_STARTS,
 
 
 def _check_lengths(data: Any, where: str) -> None:
-    """Refuse what is too long for any field before an entry of it is looked at."""
+    """Refuse mappings and lists that are too long for any field, before any entry is looked at."""
     left: list[tuple[str, Any]] = [("", data)]
     while left:
         place, value = left.pop()
@@ -189,11 +189,11 @@ def _check_head(cls: type[Document], data: dict[str, Any], where: str) -> None:
 
 
 def explain(cls: type[BaseModel], error: ValidationError, where: str, data: Any) -> str:
-    """One line for each mistake in ``data``; of very many the first."""
+    """One line for each mistake in ``data``, up to ``MAX_PROBLEMS``."""
     found: dict[_Place, list[ErrorDetails]] = {}
     for problem in _problems(cls, error, data):
         found.setdefault(_place(problem, data), []).append(problem)
-    # what is wrong only because a part of it is wrong goes without saying
+    # the error of a whole that follows from an error inside it is not reported
     wholes = {place[:length] for place in found for length in range(len(place))}
     places = [place for place in found if place not in wholes]
     told = [f"{where}: {_cut(_explain_place(cls, place, found[place]))}" for place in places[:MAX_PROBLEMS]]
@@ -202,7 +202,7 @@ def explain(cls: type[BaseModel], error: ValidationError, where: str, data: Any)
 
 
 def _problems(cls: type[BaseModel], error: ValidationError, data: Any) -> list[ErrorDetails]:
-    """All, or where they are very many those of the start: as objects they take more memory than the data."""
+    """All errors; if there are too many, those at the start: as objects they take more memory than the data."""
     if error.error_count() <= _MAX_ERRORS:
         return error.errors(include_url=False)
     try:
@@ -227,7 +227,7 @@ _Place = tuple[int | str, ...]
 
 
 def _place(problem: ErrorDetails, data: Any) -> _Place:
-    """Where in ``data`` the problem is: pydantic also names the members of unions on the way."""
+    """The path of the problem in ``data``, without the union members that pydantic adds to it."""
     place = []
     for depth, key in enumerate(problem["loc"], start=1):
         try:
@@ -271,11 +271,11 @@ _WORDS = (
     (r"a valid (list|tuple)", "a list"),
     (r"a valid dictionary( or instance of \w+)?", "a mapping of fields"),
 )
-"""pydantic's words, and those of a person who writes a file."""
+"""pydantic's wording, and the wording for people who write files."""
 
 
 def _message(problem: ErrorDetails) -> str:
-    """pydantic's message in the words of the file, not of Python."""
+    """pydantic's message in terms of the file, not of Python."""
     message = problem["msg"]
     for theirs, ours in _WORDS:
         message = re.sub(theirs, ours, message)
@@ -283,7 +283,7 @@ def _message(problem: ErrorDetails) -> str:
 
 
 def _fields_at(cls: type[BaseModel], place: _Place) -> list[str]:
-    """The names of the fields of the model that stands at ``place`` below ``cls``."""
+    """The field names of the model at ``place`` below ``cls``."""
     model: Any = cls
     for key in place:
         if isinstance(key, int) or not isinstance(model, type) or not issubclass(model, BaseModel):
@@ -303,7 +303,7 @@ def _model_in(annotation: Any) -> Any:
     return None
 
 
-_SHORT = reprlib.Repr()  # stops early where a value is large or deep
+_SHORT = reprlib.Repr()  # stops early if a value is large or deep
 _SHORT.maxstring = _SHORT.maxother = 200
 
 
@@ -316,11 +316,11 @@ _Value = TypeVar("_Value", bound=Hashable)
 
 
 def repeated(values: Iterable[_Value]) -> list[_Value]:
-    """Those that stand more than once, each once."""
+    """The values that occur more than once, each listed once."""
     return [value for value, times in Counter(values).items() if times > 1]
 
 
 def few(values: Sequence[object], most: int = 8) -> str:
-    """The first of many, and how many more there are."""
+    """The first ``most`` values, and the number of the rest."""
     more = f" and {len(values) - most:,} more" if len(values) > most else ""
     return ", ".join(_cut(str(value)) for value in values[:most]) + more

@@ -1,4 +1,4 @@
-"""What one process does to behave like a device of a cluster: how long its steps take, what its messages occupy."""
+"""How one process imitates a device of a cluster: the times of its steps, and the resources its messages occupy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Shaping = Literal["process", "netns"]
 
 
 class EmulatedThreads(Part):
-    """What a message takes the sender's writing thread and the receiver's reading one; ``reader`` is a resource."""
+    """The time a message takes in the sender's writer thread and the receiver's reader; ``reader`` is a resource."""
 
     write_message_s: Duration
     write_byte_s: Duration
@@ -26,13 +26,13 @@ class EmulatedThreads(Part):
 
 
 class EmulatedLink(Part):
-    """The way of this process's messages to ``peer``; -1 is the client.
+    """The path of this process's messages to ``peer``; -1 is the client.
 
-    A message waits until those have left that this process posted before it into the same ``queue`` (a port, a radio,
-    a cable), and then until the ``resources``, which all processes share, are free. It takes ``message_overhead_s`` and
-    its bytes at ``bandwidth_bytes_per_s``, and has the resources for itself meanwhile. With ``buffered`` it has left
-    its queue after that time even if it still waits: for a port at the switch's other end. Then it travels for
-    ``latency_s``, and longer by chance: by ``jitter_s`` on average, exponentially distributed.
+    A message waits for the messages that this process posted earlier into the same ``queue`` (a port, a radio, a
+    cable), and then until the ``resources``, which all processes share, are free. It then holds the resources
+    exclusively for ``message_overhead_s`` plus its bytes at ``bandwidth_bytes_per_s``. With ``buffered`` it leaves its
+    queue after that time even if it still waits for a port at the switch's other end. Then it travels for
+    ``latency_s`` plus an exponentially distributed delay of mean ``jitter_s``.
     """
 
     peer: RankOrClient
@@ -46,18 +46,18 @@ class EmulatedLink(Part):
     threads: EmulatedThreads | None = None
 
     def used(self) -> tuple[int, ...]:
-        """The numbers of all resources, threads among them."""
+        """The numbers of all resources, those of threads included."""
         return (*self.resources, *(() if self.threads is None else (self.threads.reader,)))
 
 
 class Emulation(Document):
-    """The numbers for one device of a deployment, or for its client (rank -1, which has no steps).
+    """The figures for one device of a deployment, or for its client (rank -1, which has no steps).
 
-    ``steps_s`` are the seconds that each step of the device's program takes for a request of ``batch`` samples, and
-    in proportion for others; a step with None or 0 takes as long as it takes. What a segment takes varies by chance,
-    by a lognormal factor of mean 1 and standard deviation ``jitter``. ``clock`` is the file that all processes of the
-    emulation share; it says when each of ``num_resources`` resources is free. With ``shaping: netns`` the kernel
-    shapes the links too: a message that it has delivered still has its latency before it.
+    ``steps_s`` are the seconds of each step of the device's program for a request of ``batch`` samples, scaled in
+    proportion for other batches; a step with None or 0 is not slowed down. The time of a segment is multiplied by a
+    lognormal factor of mean 1 and standard deviation ``jitter``. ``clock`` is a file that all processes of the
+    emulation share; it records when each of ``num_resources`` resources is free. With ``shaping: netns`` the kernel
+    shapes the links too: a message that it has delivered is still delayed by its latency.
     """
 
     format_name: ClassVar[str] = "sepnas.emulation"

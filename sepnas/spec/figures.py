@@ -1,4 +1,4 @@
-"""Numbers and names that descriptions are made of: finite (see :class:`Part`), bounded, and of one line."""
+"""Types of the numbers and names in descriptions: finite (see :class:`Part`), bounded, on one line."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 MAX_DEVICES = 64
-"""Of a cluster, and of a network. What grows with their square stays small."""
+"""Maximum number of devices of a cluster or network; bounds everything that grows with its square."""
 MAX_DEPTH = 1100
 MAX_BLOCKS = 3 * ((MAX_DEPTH - 2) // 9)
 MAX_SIDE = 8192
-"""Height and width of images, in pixels."""
+"""Maximum height and width of images, in pixels."""
 MAX_CHANNELS = 1 << 16
 MAX_CLASSES = 1 << 16
 _MAX_FIGURE = 1e18
 
 Fit: TypeAlias = Literal["crop", "stretch"]
-"""How an image of another size becomes one of the network's."""
+"""How an image is scaled to the network's size."""
 Positive = Annotated[float, Field(gt=0, le=_MAX_FIGURE)]
 NotNegative = Annotated[float, Field(ge=0, le=_MAX_FIGURE)]
 Count = Annotated[int, Field(gt=0, le=1 << 53)]
 Size = Annotated[int, Field(gt=0, le=1 << 20)]
 Text = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f\x7f\u0085\u2028\u2029]+$")]
-"""A name, or a remark: one line."""
+"""A name or a remark on one line."""
 Rank = Annotated[int, Field(ge=0, lt=MAX_DEVICES)]
 Block = Annotated[int, Field(ge=0, lt=MAX_BLOCKS)]
 Channels = Annotated[int, Field(gt=0, le=MAX_CHANNELS)]

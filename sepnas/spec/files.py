@@ -1,4 +1,4 @@
-"""Opening files that others may have put there: regular ones only, no longer than announced, errors in words."""
+"""Opening files that others may have created: regular files only, bounded in size, with readable errors."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _KINDS = (
 
 
 class FileTooLargeError(OSError):
-    """More bytes than are read."""
+    """The file is larger than the limit."""
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file to read; what is no such file raises :class:`OSError` at once: a FIFO would wait for ever."""
+    """Open a regular file to read; :class:`OSError` at once for anything else: reading a FIFO would block."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
     try:
         mode = os.fstat(handle).st_mode
@@ -37,7 +37,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
-    """The content of a regular file; :class:`FileTooLargeError` beyond ``max_bytes``, other :class:`OSError`."""
+    """The content of a regular file; :class:`FileTooLargeError` beyond ``max_bytes``, other errors :class:`OSError`."""
     with open_regular(path) as file:
         length = os.fstat(file.fileno()).st_size
         data = b"" if length > max_bytes else file.read(max_bytes + 1)
@@ -47,7 +47,7 @@ def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
-    """Whether there is anything; :class:`PermissionError` and the like where that cannot be told."""
+    """Whether the path exists; :class:`PermissionError` and the like if that cannot be determined."""
     try:
         Path(path).stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -56,7 +56,7 @@ def exists(path: str | os.PathLike[str]) -> bool:
 
 
 def is_there(path: str | os.PathLike[str]) -> bool:
-    """The same; :class:`UnreadableError` where that cannot be told."""
+    """Like :func:`exists`, but raises :class:`UnreadableError` if that cannot be determined."""
     try:
         return exists(path)
     except OSError as error:
@@ -64,25 +64,25 @@ def is_there(path: str | os.PathLike[str]) -> bool:
 
 
 def name_of(file: BinaryIO, path: str | os.PathLike[str]) -> str:
-    """A name by which others open this very file again, whatever became of ``path`` and whatever letters it has."""
+    """A path that opens this very file again, even if ``path`` was replaced or is not valid text."""
     name = f"/proc/self/fd/{file.fileno()}"
-    return name if os.path.exists(name) else os.fspath(path)  # noqa: PTH110 - a link of the kernel's own
+    return name if os.path.exists(name) else os.fspath(path)  # noqa: PTH110 - a link made by the kernel
 
 
 def kind_of(mode: int) -> str:
-    """What a mode says that a path is, such as ``a FIFO``."""
+    """The kind of file that a mode describes, such as ``a FIFO``."""
     return next((name for is_kind, name in _KINDS if is_kind(mode)), "a regular file")
 
 
 def why(error: OSError, path: str | os.PathLike[str]) -> str:
-    """What keeps ``path`` from being used, in words; of missing permissions, whose they are."""
+    """Why ``path`` cannot be used; for a missing permission, whose it is."""
     if isinstance(error, PermissionError):
         return _forbidden(error, Path(path))
     return error.strerror or str(error)
 
 
 def _forbidden(error: PermissionError, path: Path) -> str:
-    """The first folder on the way that may not be entered, or the file itself, with its owner and mode."""
+    """The first folder on the path that may not be entered, or the file itself, with owner and mode."""
     says = error.strerror or str(error)
     if os.name != "posix":
         return says

@@ -1,7 +1,7 @@
-"""One command at a time writes in a folder, or changes a file: a file there is locked for as long as it does.
+"""Locks for folders and files: one command at a time writes in a folder, or changes a file.
 
-The lock is the system's and ends with the process, however that ends; what the file says is only for people. Where a
-file system has no locks, a process that the file names and that runs on this machine counts as the holder.
+The lock is the system's: it ends with the process, however that ends. The lock file's text is only for people. On a
+file system without locks, the process that the file names counts as the holder while it runs on this machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOCK_FILE = ".sepnas-lock"
 MAX_HOLDER_BYTES = 4096
 MAX_COMMAND_LETTERS = 200
 MAX_WAIT_S = 10.0
-"""How long a change of a file waits for another one."""
+"""How long a change of a file waits for another one, in seconds."""
 MAX_NAME_LETTERS = 40
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
 
@@ -35,9 +35,9 @@ _taken: set[str] = set()
 
 @contextmanager
 def held(folder: Path, doing: str = "writing", refusal: type[SepnasError] = StorageError) -> Iterator[None]:
-    """Make ``folder``, and keep all others from writing there until the block ends.
+    """Create ``folder`` and lock it for writing until the block ends.
 
-    Raises ``refusal``, which names the holder, and :class:`StorageError` where nobody can write.
+    Raises ``refusal``, which names the holder, and :class:`StorageError` if the folder cannot be written.
     """
     try:
         os.fspath(folder).encode()
@@ -56,9 +56,9 @@ def held(folder: Path, doing: str = "writing", refusal: type[SepnasError] = Stor
 
 @contextmanager
 def changing(file: Path) -> Iterator[None]:
-    """Between reading ``file`` and writing it again nobody else changes it: others wait for their turn.
+    """Lock ``file`` from reading it until it is written again; other processes wait for their turn.
 
-    What is no regular file is nobody's. Raises :class:`StorageError`.
+    A path that is no regular file is not locked. Raises :class:`StorageError`.
     """
     target = Path(os.path.realpath(file))
     try:
@@ -78,7 +78,7 @@ def changing(file: Path) -> Iterator[None]:
 def held_by(
     lock: Path, place: Path, doing: str, refusal: type[SepnasError] = StorageError, wait_s: float = 0.0
 ) -> Iterator[None]:
-    """The same for a ``place`` that need not be there yet: ``lock`` is the file, in a folder that is."""
+    """Like :func:`held`, for a ``place`` that need not exist yet; ``lock`` is a file in an existing folder."""
     name, process = os.path.realpath(lock), os.getpid()
     try:
         handle = _take_within(lock, wait_s)
@@ -92,7 +92,7 @@ def held_by(
     try:
         yield
     finally:
-        if os.getpid() == process:  # not in a child of a fork: the lock is its parent's
+        if os.getpid() == process:  # not in a forked child: the lock is its parent's
             _taken.discard(name)
             with suppress(OSError):
                 lock.unlink()
@@ -100,7 +100,7 @@ def held_by(
 
 
 def refuse_held(folder: Path, doing: str = "writing", refusal: type[SepnasError] = StorageError) -> None:
-    """Raise ``refusal`` where another process holds ``folder`` now: soon, before what takes long is begun."""
+    """Raise ``refusal`` at once if another process holds ``folder``; call it before work that takes long."""
     if (folder / LOCK_FILE).is_file():
         with held(folder, doing, refusal):
             pass
@@ -118,12 +118,12 @@ def _take_within(lock: Path, wait_s: float) -> int:
 
 
 def _take(lock: Path) -> int:
-    """The open and locked file; BlockingIOError when another has it."""
+    """The open and locked file; BlockingIOError if another process holds it."""
     while True:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
         try:
             _lock(handle, lock)
-            if _is_same(handle, lock):  # not one that its holder has removed meanwhile
+            if _is_same(handle, lock):  # not a file that its holder has removed meanwhile
                 os.ftruncate(handle, 0)
                 os.pwrite(handle, _holder(), 0)
                 return handle
@@ -181,7 +181,7 @@ def _read(lock: Path) -> dict[str, Any]:
 
 
 def _told(lock: Path) -> str:
-    """Who holds it, as far as the file says; another user may have written it."""
+    """The holder that the lock file names; another user may have written it."""
     found = {key: _shown(value) for key, value in _read(lock).items()}
     if not {"process", "machine", "since", "command"} <= found.keys():
         return ""

@@ -15,7 +15,7 @@ from sepnas.spec.document import Document, Part, few, repeated, short
 from sepnas.spec.figures import MAX_DEVICES, Rank
 
 DEFAULT_FIRST_PORT = 17300
-"""Below 32768, where Linux starts to hand out ports by itself."""
+"""Below 32768, the first port that Linux assigns by itself."""
 
 
 _MAX_HOST_CHARACTERS = 253
@@ -26,10 +26,10 @@ _SCOPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", re.ASCII)
 
 
 def is_host(text: str) -> bool:
-    """Whether it is an IP address (IPv6 perhaps with its interface, as ``fe80::1%eth0``) or a name by RFC 1123.
+    """Whether it is an IP address (IPv6 with an optional interface, as ``fe80::1%eth0``) or an RFC 1123 name.
 
-    Whatever passes may stand in a configuration file, a command line or a message as it is; ``%`` is the only sign in
-    it that some of them would read otherwise.
+    An accepted host can be put into a configuration file, a command line or a message as it is; ``%`` is its only
+    character that may have a special meaning there.
     """
     address, percent, scope = text.partition("%")
     if ":" in text:
@@ -71,7 +71,7 @@ def format_address(host: str, port: int) -> str:
 
 
 class HostEntry(Part):
-    """One device's address, as the client and the other devices reach it."""
+    """One device's address, as seen by the client and the other devices."""
 
     rank: Rank
     address: Annotated[str, Field(max_length=_MAX_ADDRESS_CHARACTERS)]
@@ -96,7 +96,7 @@ class Hosts(Document):
     _where: str = PrivateAttr("hosts")
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Hosts) and self.devices == other.devices  # wherever they were read
+        return isinstance(other, Hosts) and self.devices == other.devices  # whichever file they come from
 
     def __hash__(self) -> int:
         return hash(self.devices)

@@ -1,13 +1,13 @@
-"""The one reader of image files: training, ``sepnas infer`` and ``sepnas serve`` see the same pixels.
+"""The only reader of image files: training, ``sepnas infer`` and ``sepnas serve`` see the same pixels.
 
 ==================  =========================================================================
 in the file         what is read
 ==================  =========================================================================
 EXIF orientation    the image as it is meant to be seen, turned and mirrored
-transparency        the image on white; on black where what is visible is nearly white (:data:`WHITE_INK`)
+transparency        the image on white; on black if its visible part is nearly white (:data:`WHITE_INK`)
 several frames      the first one
 1-bit, palette      the colours that the file shows
-CMYK, YCbCr, L, ..  converted to gray or RGB as the network reads
+CMYK, YCbCr, L, ..  converted to gray or RGB, whichever the network reads
 16-bit gray, float  refused: fewer bits would clip or darken them
 ==================  =========================================================================
 """
@@ -36,7 +36,7 @@ MODES: dict[int, Literal["L", "RGB"]] = {1: "L", 3: "RGB"}
 """Pillow's mode for each number of channels."""
 MAX_PIXELS = 1 << 26
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Not all that Pillow reads: it passes EPS to a program."""
+"""Fewer than Pillow reads: it hands EPS to an external program."""
 WHITE_INK = 0.75 * 255
 """Mean luminance of the visible part of a transparent image above which its background is black."""
 
@@ -44,8 +44,8 @@ _DAMAGED = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError, EOFError,
     struct.error,
 )  # fmt: skip
-"""What Pillow's readers raise for damaged files."""
-_DEEP_MODES = ("I", "F")  # more than 8 bits a channel: Pillow would clip, not scale
+"""The exceptions that Pillow's readers raise for damaged files."""
+_DEEP_MODES = ("I", "F")  # more than 8 bits a channel, which Pillow would clip instead of scaling
 _GRAY_MODES = frozenset({"1", "L", "LA", "La"})
 _WITH_ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _ORIENTATION = 0x0112
@@ -62,11 +62,11 @@ def read_image(
 ) -> Images:
     """One image, ``(channels, size, size)`` uint8, from a file or from bytes in memory (a ``BytesIO``).
 
-    ``resize`` says what happens to an image of another size: it is refused, or scaled (bilinear), ``crop`` the square
-    in its middle, ``stretch`` all of it. ``formats`` are those that are read (Pillow's names), ``max_pixels`` is
-    checked before anything is decoded.
+    ``resize`` says how to treat an image of another size: refuse it, or scale (bilinear) its central square (``crop``)
+    or all of it (``stretch``). ``formats`` are the accepted formats (Pillow's names); ``max_pixels`` is checked before
+    anything is decoded.
 
-    Raises :class:`DataError` that begins with ``name``.
+    Raises :class:`DataError` whose message begins with ``name``.
     """
     mode = MODES.get(channels)
     if mode is None:
@@ -82,7 +82,7 @@ def read_image(
 
 
 def read_head(source: Source, name: str) -> tuple[bool, tuple[int, int]]:
-    """Whether an image is gray, and its width and height as stored; nothing is decoded. Raises as read_image does."""
+    """Whether an image is gray, and its width and height as stored, without decoding. Raises as :func:`read_image`."""
     with _opened(source, name, FORMATS, MAX_PIXELS) as image:
         return image.mode in _GRAY_MODES, image.size
 
@@ -113,8 +113,8 @@ def _opened(source: Source, name: str, formats: tuple[str, ...], max_pixels: int
 
 
 def _check_regular(path: str, name: str) -> None:
-    """A pipe would be waited for."""
-    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (a path may be any that the system takes)
+    """Refuse pipes and the like: reading one would block."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 (any path that the system accepts)
         raise DataError(f"{name}: is not a regular file; expected an image file")
 
 
@@ -123,10 +123,10 @@ def _measures(image: Image) -> str:
 
 
 def _upright(image: Image) -> Image:
-    """Decoded, and turned as its EXIF orientation says; one that cannot be read, or is none, turns nothing."""
+    """The decoded image, turned by its EXIF orientation; an orientation that is unreadable or invalid is ignored."""
     from PIL.Image import Transpose
 
-    image.load()  # a PNG may have its EXIF data after the pixels; a TIFF is turned by Pillow itself
+    image.load()  # a PNG may store EXIF data after its pixels; Pillow turns a TIFF itself
     turns = {
         2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE,
         6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90,
@@ -139,7 +139,7 @@ def _upright(image: Image) -> Image:
 
 
 def _opaque(image: Image, mode: Literal["L", "RGB"]) -> Image:
-    """In this mode, on a background where it is transparent, chosen by what is visible so that this stays visible."""
+    """The image in this mode; a transparent one on the background that keeps its visible part visible."""
     if image.mode not in _WITH_ALPHA and "transparency" not in image.info:
         return image.convert(mode)
     from PIL import Image
@@ -156,12 +156,12 @@ def _opaque(image: Image, mode: Literal["L", "RGB"]) -> Image:
 
 
 def _scaled(image: Image, side: int, resize: Resize) -> Image:
-    """The image with this side in pixels; one that has it is left as it is."""
+    """The image with this side in pixels; unchanged if it has that size already."""
     from PIL.Image import Resampling
 
     if image.size == (side, side):
         return image
-    if resize == "crop":  # cut first: scaling a box would look a little beyond its edges
+    if resize == "crop":  # cut first: scaling a box would sample a little beyond its edges
         width, height = image.size
         shorter = min(width, height)
         left, top = (width - shorter) // 2, (height - shorter) // 2

@@ -9,7 +9,7 @@ MAX_LISTED = 20
 
 
 def listed(problems: Sequence[object], what: str) -> str:
-    """The only problem as it is; of several a line each below ``what``, of more than 20 the first."""
+    """A single problem as it is; several on a line each below ``what``, up to 20 of them."""
     if len(problems) == 1:
         return str(problems[0])
     more = [f"... and {len(problems) - MAX_LISTED:,} more"] if len(problems) > MAX_LISTED else []
@@ -17,5 +17,5 @@ def listed(problems: Sequence[object], what: str) -> str:
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:
-    """A path for a message: bytes that are not UTF-8 are escaped, such as ``caf\\xe9``."""
+    """A path for a message, with bytes that are not UTF-8 escaped, such as ``caf\\xe9``."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Whether there is memory for images, before they are read: a machine that runs out of it ends processes unasked."""
+"""Checks that images fit into memory before they are read: a system short of memory kills processes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "m
 
 
 def available_bytes() -> int | None:
-    """What this process may still take, swap included: of the machine, or of its container; None where unknown."""
+    """Memory that this process may still allocate, swap included, in the machine or its container; None if unknown."""
     found = [count for count in (_of_machine(), *map(_of_container, _LIMITS)) if count is not None]
     return min(found, default=None)
 
 
 def check_images_fit(count: int, channels: int, size: int, copies: int = 0, where: str = "") -> None:
-    """Raise :class:`DataError`, beginning with ``where``, where ``count`` images of ``size`` pixels a side, and
-    ``copies`` of some of them, need more memory than there is."""
+    """Raise :class:`DataError`, beginning with ``where``, if ``count`` images of ``size`` pixels a side, and
+    ``copies`` of some of them, need more memory than is available."""
     needed_bytes, present_bytes = (count + copies) * channels * size * size, available_bytes()
     if present_bytes is not None and needed_bytes > present_bytes:
         raise DataError(
@@ -52,7 +52,7 @@ def _of_container(names: tuple[str, str]) -> int | None:
 
 
 def _cached_bytes(stat: Path) -> int:
-    """Of files, which the kernel gives up when memory is short."""
+    """Bytes of cached files, which the kernel frees when memory is short."""
     try:
         fields = dict(line.split() for line in stat.read_text("ascii").splitlines())
         return int(fields.get("inactive_file", 0)) + int(fields.get("active_file", 0))

@@ -1,4 +1,4 @@
-"""Presets: figures of common devices and links, each with its sources, for a cluster that nobody has measured yet."""
+"""Presets: figures of common devices and links, each with its sources, for a cluster that is not measured yet."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ PresetT = TypeVar("PresetT")
 
 
 class Source(Part):
-    """Where a figure can be looked up."""
+    """Where a figure is published."""
 
     title: Text
     address: Annotated[str, Field(pattern=r"^https?://\S+$")]
 
 
 class Figure(Part):
-    """A number, how it came about, and the names of the sources behind it.
+    """A number, its origin, and the names of its sources.
 
-    An ``estimate`` was derived or assumed as ``note`` says; any other figure stands in its sources.
+    An ``estimate`` was derived or assumed as ``note`` says; any other figure is stated in its sources.
     """
 
     value: NotNegative
@@ -77,7 +77,7 @@ class DevicePreset(_Preset):
 
 
 class LinkPreset(_Preset):
-    """One kind of link; see :class:`Link`. ``energy_per_byte_j`` is what either end spends on a byte."""
+    """One kind of link; see :class:`Link`. ``energy_per_byte_j`` is the energy that each end spends on a byte."""
 
     medium: Literal["own", "switch", "shared"]
     duplex: Literal["full", "half"]
@@ -88,7 +88,7 @@ class LinkPreset(_Preset):
 
 
 class Presets(Document):
-    """All presets, and the sources that their figures name."""
+    """All presets, and the sources that their figures cite."""
 
     format_name: ClassVar[str] = "sepnas.presets"
 
@@ -106,7 +106,7 @@ class Presets(Document):
 
 
 class PresetNames(NamedTuple):
-    """What :func:`device_preset` and :func:`link_preset` take."""
+    """The names that :func:`device_preset` and :func:`link_preset` accept."""
 
     devices: tuple[str, ...]
     links: tuple[str, ...]
@@ -125,7 +125,7 @@ def preset_names() -> PresetNames:
 
 
 def device_preset(name: str, device_name: str, link: str | None = None) -> Device:
-    """A device with the figures of a preset; with ``link``, a byte costs the energy that this link's preset gives.
+    """A device with the figures of a preset; with ``link``, its energy per byte is that of this link's preset.
 
     Raises :class:`SpecError`, which lists the presets, for an unknown name.
     """
@@ -153,7 +153,7 @@ def link_preset(name: str) -> Link:
 
 
 def preset_cluster(devices: Sequence[str], link: str, name: str = "presets") -> Cluster:
-    """A cluster of device presets, one for each rank, linked alike. Rank 2 is named like ``jetson-nano-2``."""
+    """A cluster of device presets, one for each rank, all linked alike. Rank 2 has a name such as ``jetson-nano-2``."""
     return Cluster(
         name=name,
         devices=tuple(device_preset(kind, f"{kind}-{rank}", link) for rank, kind in enumerate(devices)),

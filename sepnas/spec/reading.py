@@ -1,7 +1,7 @@
-"""Files that people and programs wrote, read as plain data: YAML and JSON, refused where they are more than a document.
+"""Reads YAML and JSON files as plain data, and refuses files that are too large or too deep for a document.
 
-A few lines can stand for millions of values (aliases), or nest deeper than any reader goes. So the size that a file
-comes to is bounded before anything is made of it.
+A few lines can expand to millions of values (aliases), or nest deeper than any reader can follow. So the size of the
+expanded data is bounded before any of it is built.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from sepnas.spec.files import FileTooLargeError, read_regular, why
 
 MOST_FILE_BYTES = 64 << 20
 MAX_VALUES = 100_000
-"""Keys and values of a YAML file with its aliases written out, unless its document allows more."""
+"""Maximum number of keys and values of a YAML file, aliases expanded, unless its document allows more."""
 MAX_JSON_VALUES = 4_000_000
 MAX_DEPTH = 64
 MAX_KEYS = 20_000
-"""Of one mapping."""
+"""Maximum number of keys of one mapping."""
 MAX_NUMBER_CHARACTERS = 1000
 _MAX_ERROR_CHARACTERS = 500
 _JSON_SIGNS = (b",", b":", b"[", b"{")
@@ -38,12 +38,12 @@ else:
 
 
 def read_data(path: str | os.PathLike[str], max_values: int = MAX_VALUES) -> Any:
-    """The plain data of a YAML or JSON file; :class:`SpecError` when it is not there or no such file."""
+    """The plain data of a YAML or JSON file; :class:`SpecError` if the file is missing or is neither."""
     return parse_data(read_document(path), path, max_values)
 
 
 def read_document(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a description; :class:`SpecError` when it cannot be read, or is larger than any is."""
+    """The bytes of a description; :class:`SpecError` if it cannot be read or is too large."""
     try:
         return read_regular(path, MOST_FILE_BYTES)
     except FileNotFoundError:
@@ -52,21 +52,21 @@ def read_document(path: str | os.PathLike[str]) -> bytes:
         raise SpecError(f"{path}: is larger than {MOST_FILE_BYTES >> 20} MiB, which no description is") from None
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read as text: {why(error, path)}") from None
-    except ValueError as error:  # a name that no file has
+    except ValueError as error:  # not a valid file name
         raise SpecError(f"{path}: cannot be read as text: {error}") from None
 
 
 def parse_data(data: bytes, path: str | os.PathLike[str], max_values: int = MAX_VALUES) -> Any:
-    """The plain data of a file's bytes; the name in ``path`` says whether they are JSON. Raises :class:`SpecError`."""
+    """The plain data of a file's bytes, JSON or YAML by the name in ``path``. Raises :class:`SpecError`."""
     kind = "JSON" if Path(path).suffix == ".json" else "YAML"
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: cannot be read as text: {error}") from None
     try:
-        # a document refuses what is not finite itself, and names the field
+        # documents refuse numbers that are not finite themselves, and name the field
         found = parse_json(text, float) if kind == "JSON" else _parse_yaml(text, max_values)
-        if _SURROGATE.search(text):  # perhaps one of a pair, as JSON has them; one alone is no text
+        if _SURROGATE.search(text):  # JSON writes surrogates in pairs; a lone one is not valid text
             json.dumps(found, ensure_ascii=False, skipkeys=True, default=str).encode()
         return found
     except RecursionError:
@@ -83,9 +83,9 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def parse_json(text: str | bytes, constant: Callable[[str], Any] = _no_constant) -> Any:
-    """The value of a JSON text; :class:`ValueError` for keys that stand twice, and what is too large or deep.
+    """The value of a JSON text; :class:`ValueError` for duplicate keys, and for data that is too large or deep.
 
-    ``constant`` makes something of ``NaN``, ``Infinity`` and ``-Infinity``, which otherwise are refused too.
+    ``constant`` converts ``NaN``, ``Infinity`` and ``-Infinity``, which are refused without it.
     """
     data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
     if sum(map(data.count, _JSON_SIGNS)) > MAX_JSON_VALUES:
@@ -114,7 +114,7 @@ def _parse_yaml(text: str, max_values: int) -> Any:
 
 
 def _check_size(text: str, max_values: int) -> None:
-    """Count the values as if each alias were written out; nothing is made of them yet."""
+    """Count the values with every alias expanded, before any value is built."""
     sizes: dict[str, int] = {}
     around: list[_Open] = []
     count = 0
@@ -150,7 +150,7 @@ def _too_many(max_values: int, has_anchors: bool, event: yaml.Event) -> ValueErr
 
 @dataclass(slots=True)
 class _Open:
-    """A list or mapping that has not ended yet, and the number of values before it."""
+    """An open list or mapping, and the number of values before it."""
 
     anchor: str | None
     before: int
@@ -174,12 +174,12 @@ def _size_of(event: yaml.AliasEvent, sizes: dict[str, int]) -> int:
 
 
 class _YamlLoader(_Loader):
-    """Refuses keys that stand twice, of which YAML's readers take the last, and numbers that cannot be printed."""
+    """Refuses duplicate keys, of which YAML readers take the last, and numbers that cannot be printed."""
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         _check_number(node)
         number: int = super().construct_yaml_int(node)
-        str(number)  # ValueError where there are too many digits, as in JSON
+        str(number)  # ValueError if it has too many digits, as in JSON
         return number
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
@@ -196,7 +196,7 @@ class _YamlLoader(_Loader):
 
 
 def _check_number(node: yaml.ScalarNode) -> None:
-    """Numbers with base 60 (59:59:59) take time with the square of their length."""
+    """Refuse numbers in base 60 (59:59:59): parsing them takes time quadratic in their length."""
     if len(node.value) > MAX_NUMBER_CHARACTERS:
         raise ValueError(
             f"line {node.start_mark.line + 1}: a number of {len(node.value):,} characters; it may have at most "
@@ -229,7 +229,7 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
 
 _YamlLoader.add_constructor("tag:yaml.org,2002:int", _YamlLoader.construct_yaml_int)
 _YamlLoader.add_constructor("tag:yaml.org,2002:float", _YamlLoader.construct_yaml_float)
-# PyYAML takes 5e9 for a text, JSON and YAML 1.2 for a number
+# PyYAML reads 5e9 as text, JSON and YAML 1.2 as a number
 EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+\Z")
 EXPONENT_STARTS = list("-+.0123456789")
 yaml.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, EXPONENT_STARTS, _YamlLoader)

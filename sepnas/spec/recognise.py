@@ -1,4 +1,4 @@
-"""What a file or folder of sepnas is, for messages about one that was given for another. Nothing is read whole."""
+"""Recognises files and folders of sepnas, for messages about one that was given for another; reads only their start."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _MARKS: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     ("run", ("architecture.json", "best.safetensors")),
     ("supernet", ("last.safetensors",)),
 )
-"""A folder with these files is of that kind; the first of them that fits."""
+"""A folder that has all of these files is of that kind; the first match counts."""
 _HEAD_CHARACTERS = 2000
 _FORMAT = re.compile(r"""^[\s{]*["']?format["']?\s*:\s*["']?sepnas\.([a-z-]{1,40})""", re.MULTILINE)
 
 
 def recognise(path: Path) -> tuple[Kind, str] | None:
-    """The kind and what to call it; None for what is not there, or nothing of sepnas."""
+    """The kind and a phrase for it; None if the path does not exist or is not from sepnas."""
     try:
         if path.is_dir():
             return next(((k, WORDS[k]) for k, names in _MARKS if all((path / n).is_file() for n in names)), None)
@@ -42,7 +42,7 @@ def recognise(path: Path) -> tuple[Kind, str] | None:
 
 
 def format_of(path: Path) -> str | None:
-    """The ``format`` that a JSON or YAML file says it has, without `sepnas.`; None where none can be read."""
+    """The ``format`` that a JSON or YAML file declares, without `sepnas.`; None if it cannot be read."""
     if path.suffix not in (".json", ".yaml", ".yml"):
         return None
     try:

@@ -1,7 +1,7 @@
-"""Result files: what an experiment measured, by which command, from which commit, on which machine.
+"""Result files: the measures of an experiment, with its command, commit and machine.
 
-The command writes them and nobody else does. Their head is ``schema``, a number, instead of the ``format``
-and ``version`` of the other documents.
+Only the command writes them. They begin with ``schema``, a number, instead of the ``format`` and ``version`` of the
+other documents.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ def _whole_if_whole(value: float) -> int | float:
     return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
 
-# Counts of bytes are written as 5505024, not as 5505024.0.
+# Byte counts are written as 5505024, not as 5505024.0.
 Value = Annotated[float, PlainSerializer(_whole_if_whole)]
 Table = list[dict[str, JsonValue]]
 
 
 class StrictPart(Part):
-    """A part whose values are of the very type: a number in quotes is a mistake."""
+    """A part whose values must have the exact type: a number in quotes is refused."""
 
     model_config = ConfigDict(strict=True)
 
@@ -78,10 +78,10 @@ _StrictPart = TypeVar("_StrictPart", bound=StrictPart)
 
 
 def _checked(cls: type[_StrictPart], data: dict[str, Any], where: str) -> _StrictPart:
-    # Through JSON, because that is what strict means here: a list is a tuple, but "3" is not 3.
+    # Through JSON, because strict mode needs it here: a list is accepted as a tuple, but "3" not as 3.
     try:
         checked = cls.model_validate_json(json.dumps(data))
-        json.dumps(data, allow_nan=False)  # pydantic lets NaN pass in the cells of tables
+        json.dumps(data, allow_nan=False)  # pydantic accepts NaN in the cells of tables
     except ValidationError as error:
         raise SpecError(explain(cls, error, where, data)) from None
     except TypeError as error:
@@ -92,7 +92,7 @@ def _checked(cls: type[_StrictPart], data: dict[str, Any], where: str) -> _Stric
 
 
 class MachineFacts(StrictPart):
-    """Where it ran; ``cores`` are those that the process may use."""
+    """The machine of an experiment; ``cores`` counts those that the process may use."""
 
     cpu: str
     cores: Annotated[int, Field(gt=0)]
@@ -102,7 +102,7 @@ class MachineFacts(StrictPart):
 
 
 class Measure(StrictPart):
-    """One number that came out; ``low`` and ``high`` are its spread over ``n`` seeds or repeats."""
+    """One measured number; ``low`` and ``high`` are its spread over ``n`` seeds or repeats."""
 
     name: Annotated[str, Field(min_length=1)]
     value: Value
@@ -175,7 +175,7 @@ class ResultFile(StrictPart):
 
     @classmethod
     def from_data(cls, data: Any, where: str = "value") -> ResultFile:
-        """Validate plain data; ``where`` (a file's name) opens every message."""
+        """Validate plain data; ``where`` (a file's name) begins every message."""
         if not isinstance(data, dict):
             raise SpecError(f"{where}: a result file is a mapping of fields, got {short(data)}")
         _check_schema(data.get("schema"), where)
@@ -187,7 +187,7 @@ class ResultFile(StrictPart):
         return cls.from_data(read_data(path), str(path))
 
     def to_data(self) -> dict[str, Any]:
-        """Plain data in the order of the design."""
+        """Plain data in the field order of the design."""
         return {"schema": self.current_schema, **self.model_dump(mode="json")}
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -207,7 +207,7 @@ def _check_schema(schema: Any, where: str) -> None:
 
 
 def plain_table(name: str, rows: list[dict[str, Any]]) -> Table:
-    """``rows`` checked at once, so that a long experiment does not fail while it writes its result."""
+    """Check ``rows`` at once, so that a long experiment does not fail when it writes its result."""
 
     class Rows(StrictPart):
         rows: Table

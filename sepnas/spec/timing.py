@@ -1,4 +1,4 @@
-"""A measured time, passed from those who measure to those who fit."""
+"""Measured times, passed from the measurement to the fit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class SegmentTime:
-    """One measured piece of a network: its arithmetic, its kernels, the median of its times."""
+    """One measured piece of a network: its FLOPs, its kernels, and its median time."""
 
     flops: int
     num_kernels: int
@@ -16,7 +16,7 @@ class SegmentTime:
 
 @dataclass(frozen=True, slots=True)
 class MessageTime:
-    """One measured message: its bytes with the header, the time until its receiver had it, and how sure that is."""
+    """One measured message: its bytes with the header, its time until the receiver had it, and the uncertainty."""
 
     wire_bytes: int
     seconds: float

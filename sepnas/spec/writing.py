@@ -1,4 +1,4 @@
-"""Files that programs write: whole or not at all, through links, and never over what is no regular file."""
+"""Atomic writing of files, through links, and never in place of a path that is no regular file."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from sepnas.errors import StorageError
 from sepnas.spec.files import why
 
 _OPEN = re.compile(r"/dev/(?:(stdout)|(stderr)|fd/(\d+))|/proc/self/fd/(\d+)")
-"""What is open already is written into, a regular file too: whoever opened it would not see another in its place."""
+"""Streams that are open already are written to directly, even regular files: their opener would not see a new file."""
 
 
 def refuse_folder(path: str | os.PathLike[str]) -> None:
-    """Raise :class:`StorageError` where a file cannot be written because a folder has its name."""
-    with suppress(OSError):  # writing will tell
+    """Raise :class:`StorageError` if a folder has this name, so that no file can be written."""
+    with suppress(OSError):  # writing will report it
         if Path(path).is_dir():
             raise StorageError(f"'{path}' is a folder; name the file to write")
 
 
 def refuse_existing(path: str | os.PathLike[str], force: bool, what: str) -> None:
-    """Raise :class:`StorageError` where a file is there already and may not be replaced; ``what`` would be lost."""
+    """Raise :class:`StorageError` if the file exists and ``force`` is off; ``what`` names the data it would lose."""
     refuse_folder(path)
     if not force and Path(path).is_file():
         raise StorageError(f"{path}: is there already, perhaps with {what}; name another file, or pass --force")
@@ -35,10 +35,10 @@ def refuse_existing(path: str | os.PathLike[str], force: bool, what: str) -> Non
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path to write to; at the end it takes the place of ``path``, or of what that links to.
+    """Yield a temporary path to write to; at the end it replaces ``path``, or the target of the link ``path``.
 
-    What is no regular file (a device, a FIFO) stays, and is written into. When the block fails the temporary file is
-    removed and ``path`` is as it was. Errors of the operating system come out as :class:`StorageError`.
+    A path that is no regular file (a device, a FIFO) is kept and written to. If the block fails, the temporary file
+    is removed and ``path`` is unchanged. Errors of the operating system are raised as :class:`StorageError`.
     """
     refuse_folder(path)
     try:
@@ -70,7 +70,7 @@ def _is_special(path: Path) -> bool:
         return True
     try:
         return not stat.S_ISREG(path.stat().st_mode)
-    except FileNotFoundError:  # also what a link should lead to
+    except FileNotFoundError:  # also for the target of a dangling link
         return False
 
 
@@ -92,13 +92,13 @@ def _opened(path: Path) -> int:
     number = 1 if out else 2 if err else int(numbers[0] or numbers[1])
     if number == 1 and sys.stdout is not None:
         sys.stdout.flush()
-    return os.dup(number)  # not opened anew: that would begin at the start of a file
+    return os.dup(number)  # not opened again: that would write from the start of the file
 
 
 @contextmanager
 def _renamed_to(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # a name of its own length: that of `path` may be as long as a name can be
+    # cut short: the name of `path` may have the maximum length already
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:_KEPT]}.", suffix=".part")
     os.close(handle)
     temporary = Path(name)
