@@ -1,4 +1,4 @@
-"""A correction of a cluster is accepted only if it predicts requests better that it was not made from."""
+"""Accepts a correction of a cluster only if it predicts held-out requests better than the cluster does uncorrected."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A correction and whether it is ``better`` on held-out requests, whose number is ``held_out`` (0: it was made
-    from all there are). ``error_before`` and ``error_after`` are mean relative errors of the predicted latency."""
+    """A correction, and whether it is ``better`` on held-out requests, of which there are ``held_out`` (0: all requests
+    were used for the correction). Errors are mean relative errors of the predicted latency."""
 
     calibration: Calibration
     held_out: int
@@ -33,9 +33,9 @@ class Checked:
 
 
 def calibrate_checked(plan: Plan, cluster: Cluster, timelines: Sequence[Timeline]) -> Checked:
-    """Correct devices and links, or only the ones or the others, whichever predicts held-out requests best.
+    """Correct devices, links or both, whichever predicts held-out requests best.
 
-    Every second request of each size of batch is held out; the correction is then made from all of them.
+    Every second request of each batch size is held out; the accepted correction is then fitted to all requests.
     """
     kept, held_out = _halves(timelines)
     measured = _latencies(held_out or timelines)
@@ -48,7 +48,7 @@ def calibrate_checked(plan: Plan, cluster: Cluster, timelines: Sequence[Timeline
 
 
 def _halves(timelines: Sequence[Timeline]) -> tuple[list[Timeline], list[Timeline]]:
-    """To correct by, and held out; of a batch's size of which there is one, that one is in the first."""
+    """The requests to fit, and the held-out ones; a batch size with a single request is not held out."""
     kept: list[Timeline] = []
     held_out: list[Timeline] = []
     seen: dict[int, int] = defaultdict(int)
@@ -59,7 +59,7 @@ def _halves(timelines: Sequence[Timeline]) -> tuple[list[Timeline], list[Timelin
 
 
 def _variants(before: Cluster, made: Calibration) -> Iterator[tuple[str, Calibration]]:
-    """Both parts of a correction, or one of them."""
+    """The whole correction, and each of its two parts alone."""
     yield "both", made
     after, why = made.cluster, "kept: with it held-out requests are predicted worse"
     links = tuple(replace(each, after=each.before, how=why) for each in made.links)
@@ -70,7 +70,7 @@ def _variants(before: Cluster, made: Calibration) -> Iterator[tuple[str, Calibra
 
 
 def _latencies(timelines: Sequence[Timeline]) -> Mapping[int, float]:
-    """The median for each size of batch."""
+    """Median latency for each batch size, in seconds."""
     found: dict[int, list[float]] = defaultdict(list)
     for timeline in timelines:
         found[timeline.batch].append(timeline.latency_s)
@@ -78,6 +78,6 @@ def _latencies(timelines: Sequence[Timeline]) -> Mapping[int, float]:
 
 
 def _error(plan: Plan, cluster: Cluster, measured_s: Mapping[int, float]) -> float:
-    """Too short by half is as wrong as twice too long."""
+    """Mean relative error, symmetric: half the measured latency is as wrong as twice."""
     logs = (math.log(simulate(plan, cluster, batch).latency_s / took_s) for batch, took_s in measured_s.items())
     return math.expm1(fmean(abs(each) for each in logs))

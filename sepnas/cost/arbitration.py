@@ -1,8 +1,9 @@
-"""Whose turn it is on a wire that several messages want.
+"""Arbitration: the order in which several messages use one wire.
 
-Turns must not depend on what links take: then every finish time is a (max, +) expression of what messages take, and
-more bandwidth never makes anything later. In a network who comes first is first, which no such order tells exactly.
-Two are tried, and the one that ends sooner is kept: the sooner of two such times still obeys the rule.
+The order must not depend on the links' speeds: then every finish time is a (max, +) expression of message times, and
+more bandwidth never makes anything later. A real network serves first come, first served, which no such order
+reproduces exactly. Two orders are simulated and the one that finishes sooner is kept: the minimum of two such times
+still obeys the rule.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ _MOMENT_S = 1e-9
 
 
 def take_turns(work: Work) -> Passage:
-    """Play a request by tag, or as the devices come to it; ``work.messages`` then stand in the order that was kept.
+    """Play a request in order of tags, or in order of posting; ``work.messages`` is left in the better order.
 
-    By tag is right where devices compute alike and each sends and receives by itself: the senders of a round of tags
-    have all different receivers.
+    The order of tags is right for devices that compute alike over full-duplex links: in a round of tags, no two
+    senders share a receiver.
     """
     by_tag = _played(work)
     if work.plan.even and alike(work.cluster) and _full_duplex(Same(work.cluster)):
@@ -40,7 +41,7 @@ def take_turns(work: Work) -> Passage:
 
 
 def as_devices_come(work: Work) -> list[Posted]:
-    """The messages in the order in which they would be posted if each took but a moment, whoever posts first first."""
+    """The messages in the order in which they would be posted if their transfer took almost no time."""
     arriving = _Arriving(work)
     return [arriving.messages[tag] for tag in arriving.play()]
 
@@ -53,12 +54,12 @@ def _played(work: Work) -> Passage:
 
 @lru_cache(maxsize=16)
 def _full_duplex(same: Same[Cluster]) -> bool:
-    """Whether no device's sending holds up anyone's receiving from another."""
+    """Whether a device's sending never delays what another device receives."""
     return all(link.medium != "shared" and link.duplex == "full" for link in same.value.every_link)
 
 
 class _Arriving:
-    """One request whose messages take but a moment of their wires: who had one first comes first to the next turn."""
+    """One request whose messages hold their wires for a moment only, first come, first served."""
 
     def __init__(self, work: Work) -> None:
         self.messages = {message[0]: message for message in work.messages}
@@ -68,7 +69,7 @@ class _Arriving:
         self._arrival_s: dict[int, float] = {}
 
     def play(self) -> Iterator[int]:
-        """The tags in their order."""
+        """The tags in order of posting."""
         devices = [self._carry_out(device) for device in self._work.devices]
         for device in devices:
             next(device, None)
@@ -81,7 +82,7 @@ class _Arriving:
                 next(devices[pair[1]], None)
 
     def _carry_out(self, device: DeviceWork) -> Iterator[None]:
-        """A device at its legs: stops where it waits for a message that has not been carried yet."""
+        """Play one device's legs; yields at a wait for a message that has not been carried yet."""
         now = 0.0
         for seconds, tag, posts in device.legs:
             now += seconds

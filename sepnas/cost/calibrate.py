@@ -1,4 +1,4 @@
-"""From measured times to the numbers of a cluster."""
+"""Calibrates the figures of a cluster from measured times."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from sepnas.spec.cluster import Cluster, Device, Link
 from sepnas.spec.timing import MessageTime, SegmentTime
 
 _LEAST_TIMES = 3
-"""Two numbers can be told from as few: the third says how well."""
+"""Minimum number of times for a fit: two determine its two numbers, the third their error."""
 _SURE = 3.0
-"""How many standard errors a fitted number must be from 0 to be believed."""
+"""Minimum distance from 0 of an accepted fit, in standard errors."""
 _LEAST_WIRE_S = 1e-7
-"""Of a message that came sooner than its ends should have been done with it."""
+"""Wire time of a message that arrived sooner than the processor times of its two ends allow, in seconds."""
 _ROUNDING = 1e-6
-"""Shares of the measured times that are no more than rounding."""
+"""Relative differences of measured times below this are rounding errors."""
 
 _Array: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceCorrection:
-    """A device before and after; ``ratio`` is its measured over its predicted computing time, the median."""
+    """A device before and after; ``ratio`` is the median of its measured over its predicted computing time."""
 
     before: Device
     after: Device
@@ -45,7 +45,7 @@ class DeviceCorrection:
 
 @dataclass(frozen=True, slots=True)
 class LinkCorrection:
-    """A link before and after; ``name`` says between whom."""
+    """A link before and after; ``name`` gives its two ends."""
 
     name: str
     before: Link
@@ -55,7 +55,7 @@ class LinkCorrection:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A corrected cluster, and what was corrected how."""
+    """A corrected cluster, and its corrections."""
 
     cluster: Cluster
     devices: tuple[DeviceCorrection, ...]
@@ -63,11 +63,11 @@ class Calibration:
 
 
 def calibrate(plan: Plan, cluster: Cluster, timelines: Sequence[Timeline]) -> Calibration:
-    """Correct a cluster by what requests of ``plan`` took on its devices; what nothing tells of stays as it is.
+    """Correct a cluster by the measured requests of ``plan``; figures that no measurement concerns are kept.
 
-    Of each segment and of each message the median over the requests counts. A time of computing is one clock's. That
-    of a message is two clocks': it counts where the receiver was waiting, where no other message was in its way, and
-    where it is longer than the clocks are uncertain. What its ends take for it by their ``exchange`` is not the link's.
+    Each segment and each message counts with its median over the requests. A computing time involves one clock. A
+    message time involves two: it counts if the receiver was waiting, no other message was in the way, and it exceeds
+    the uncertainty of the clocks. The processor times of its two ends, given by their ``exchange``, are subtracted.
     """
     devices = tuple(
         _corrected_device(device, _segment_times(plan, rank, timelines)) for rank, device in enumerate(cluster.devices)
@@ -84,9 +84,9 @@ def calibrate(plan: Plan, cluster: Cluster, timelines: Sequence[Timeline]) -> Ca
 
 
 def fit_rate(times: Sequence[SegmentTime]) -> tuple[float, float]:
-    """``(flops_per_s, layer_overhead_s)`` that explain the times best, by least squares of relative errors.
+    """``(flops_per_s, layer_overhead_s)`` that fit the times best, by least squares of relative errors.
 
-    Both come out positive: where the best fit would make one negative, the other alone is fitted.
+    Neither is negative: if the best fit would make one negative, the other alone is fitted.
     """
     if len(times) < 2 or any(t.seconds <= 0 for t in times):
         raise SpecError(f"a rate needs at least two measured times above 0 s, got {len(times)}")
@@ -107,7 +107,7 @@ def _alone(column: _Array) -> float:
 def _sure_fit(columns: _Array, seconds: _Array) -> tuple[float, float] | None:
     """Two numbers ``(a, b)`` with ``columns @ (a, b) == seconds``, by least squares of relative errors.
 
-    None where they cannot be told apart, or where ``a`` may as well be 0.
+    None if the data cannot separate them, or if ``a`` does not differ significantly from 0.
     """
     shares = columns / seconds[:, None]
     if len(seconds) < _LEAST_TIMES:
@@ -131,7 +131,7 @@ def _sure_fit(columns: _Array, seconds: _Array) -> tuple[float, float] | None:
 
 @dataclass(frozen=True, slots=True)
 class _Computed:
-    """The median time of a segment on batches of one size."""
+    """The median time of a segment for one batch size."""
 
     segment: Segment
     batch: int
@@ -139,7 +139,7 @@ class _Computed:
 
 
 def _segment_times(plan: Plan, rank: int, timelines: Iterable[Timeline]) -> list[_Computed]:
-    """What each segment of a device took, for each size of batch."""
+    """The median time of each segment of a device, for each batch size."""
     found: dict[tuple[str, int], list[float]] = defaultdict(list)
     for timeline in timelines:
         for activity in timeline.activities:
@@ -150,9 +150,9 @@ def _segment_times(plan: Plan, rank: int, timelines: Iterable[Timeline]) -> list
 
 
 def _corrected_device(device: Device, times: Sequence[_Computed]) -> DeviceCorrection:
-    """Rate and constant of each kernel fitted to the times, or both scaled where they do not tell the two apart.
+    """Fit the rate and the time per kernel, or scale both by one factor if the times cannot separate them.
 
-    A measured profile is scaled as a whole: it knows how its operators compare.
+    A measured profile is scaled as a whole: the proportions of its operators are known.
     """
     if not times:
         return DeviceCorrection(device, device, "computed nothing")
@@ -173,11 +173,11 @@ def _corrected_device(device: Device, times: Sequence[_Computed]) -> DeviceCorre
 
 
 _Message: TypeAlias = tuple[int, int, int, int]
-"""Source, destination, tag and the batch of the request."""
+"""Source, destination, tag, and the request's batch size."""
 
 
 def _message_times(plan: Plan, cluster: Cluster, timelines: Iterable[Timeline]) -> dict[int, list[MessageTime]]:
-    """The median time of each message that tells of its link, by the link's place (``CLIENT``: the client's)."""
+    """The median times of the usable messages, by the index of their link (``CLIENT``: the client's link)."""
     found: dict[_Message, list[MessageTime]] = defaultdict(list)
     messages = {message.tag: message for message in plan.messages()}
     for timeline in timelines:
@@ -197,7 +197,7 @@ def _message_times(plan: Plan, cluster: Cluster, timelines: Iterable[Timeline]) 
 
 
 def _ends_s(message: Message, cluster: Cluster, batch: int) -> float:
-    """Seconds that a message's two ends take for it: converting, handling, writing and reading."""
+    """Processor seconds of a message at its two ends: converting, handling, writing and reading."""
     wire_bytes, times = message.wire_bytes(batch), times_of(cluster)
     spent_s = routes_of(cluster).threads_s(message.source, message.destination, wire_bytes)
     for rank in (message.source, message.destination):
@@ -208,21 +208,21 @@ def _ends_s(message: Message, cluster: Cluster, batch: int) -> float:
 
 
 def _free_messages(cluster: Cluster, timeline: Timeline) -> Iterator[tuple[_Message, MessageTime]]:
-    """The messages of one request that were waited for and had their way to themselves."""
+    """The messages of one request that the receiver waited for and that shared their path with no other."""
     routes, clocks = routes_of(cluster), timeline.uncertainty_s
     posted_s, had_s, waited = _ends_of_messages(timeline)
     ways: list[tuple[Activity, frozenset[int]]] = []
     for message in timeline.activities:
         if message.kind == "transfer" and message.peer is not None:
             route = routes[message.rank, message.peer]
-            if route is not None:  # else the cluster says that the client's messages cost nothing
+            if route is not None:  # None: in this cluster, client messages cost nothing
                 ways.append((message, frozenset(route.resources)))
     for message, way in ways:
         source, destination, tag = message.rank, message.peer, message.tag
         if destination is None or tag is None or (tag not in waited and destination != CLIENT):
             continue
         start_s, end_s = posted_s.get(tag, 0.0), had_s.get(tag, message.end_s)
-        # what came meanwhile over the same wire went first
+        # a message that arrived meanwhile over the same wire went first
         free = not any(
             way & other_way and start_s < other.end_s <= message.end_s and other is not message
             for other, other_way in ways
@@ -237,7 +237,7 @@ def _free_messages(cluster: Cluster, timeline: Timeline) -> Iterator[tuple[_Mess
 
 
 def _ends_of_messages(timeline: Timeline) -> tuple[Mapping[int, float], Mapping[int, float], set[int]]:
-    """By tag: when a message was posted, when its receiver had it; and which of them were waited for."""
+    """By tag: when each message was posted and when its receiver had it; and the tags that were waited for."""
     steps: dict[str, dict[int, Activity]] = {"send": {}, "recv": {}, "wait": {}}
     begun: set[int] = set()
     waited: set[int] = set()
@@ -245,7 +245,7 @@ def _ends_of_messages(timeline: Timeline) -> tuple[Mapping[int, float], Mapping[
         tag = activity.tag
         if activity.kind in steps and tag is not None:
             steps[activity.kind][tag] = activity
-            # before its first step a device waits for the request
+            # a device waits for the request before its first step
             if activity.kind == "wait" or (activity.kind == "recv" and activity.rank not in begun):
                 waited.add(tag)
         if activity.kind != "transfer":
@@ -256,10 +256,10 @@ def _ends_of_messages(timeline: Timeline) -> tuple[Mapping[int, float], Mapping[
 
 
 def _corrected_link(name: str, link: Link, times: Sequence[MessageTime]) -> LinkCorrection:
-    """Bandwidth and latency fitted to the times, or the latency alone where sizes do not tell the two apart."""
+    """Bandwidth and latency fitted to the times, or the latency alone if the sizes cannot separate the two."""
     used = [t for t in times if t.seconds > t.uncertainty_s]
     if 2 * len(used) <= len(times):
-        # the few that look long enough would be those that look longer than they are
+        # the few that exceed the uncertainty would mostly be overestimates
         why = "shorter than the clocks' uncertainty" if times else "no message was waited for"
         return LinkCorrection(name, link, link, f"kept: {why}")
     columns = np.array([[t.wire_bytes, 1] for t in used], dtype=np.float64)
@@ -270,7 +270,7 @@ def _corrected_link(name: str, link: Link, times: Sequence[MessageTime]) -> Link
         rate, how = link.bandwidth_bytes_per_s, "latency of"
         constant_s = median(t.seconds - t.wire_bytes / rate for t in used)
         wire_s = [t.seconds - link.message_overhead_s for t in used]
-        if constant_s < link.message_overhead_s and min(wire_s) > 0:  # too slow even without any latency
+        if constant_s < link.message_overhead_s and min(wire_s) > 0:  # too slow even with zero latency
             rate, how = median(t.wire_bytes / s for t, s in zip(used, wire_s, strict=True)), "bandwidth of"
     changes = {"bandwidth_bytes_per_s": rate, "latency_s": max(0.0, constant_s - link.message_overhead_s)}
     return LinkCorrection(

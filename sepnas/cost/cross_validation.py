@@ -1,4 +1,4 @@
-"""How well a device's profile tells what it did not measure: some of its rows predicted from the others."""
+"""Cross-validation of a device's profile: some of its rows are predicted from the others."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from sepnas.spec.device_profile import DeviceProfile
 def held_out_errors(profile: DeviceProfile, seed: int, share: float = 0.5) -> tuple[float, ...]:
     """The relative errors, each ``|predicted / measured - 1|``, of ``share`` of the operators, drawn by ``seed``.
 
-    They are predicted from the rows that are left, as a plan's unmeasured operators are. Raises :class:`SpecError` for
-    a share outside 0..1, for rows too few to part, and where scikit-learn is not installed.
+    They are predicted from the remaining rows, as the unmeasured operators of a plan are. Raises :class:`SpecError`
+    for a share outside 0..1, for too few rows, and if scikit-learn is not installed.
     """
     number = round(share * len(profile.operators)) if 0 < share < 1 else 0
     if number < 1 or len(profile.operators) - number < LEAST_ROWS:

@@ -1,4 +1,4 @@
-"""A key by identity."""
+"""A dictionary key that compares by identity."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class Same(Generic[T]):
-    """Equal only for the very same object, which it keeps: hashing a whole cluster would cost more than using it."""
+    """Equal only for the very same object, which it keeps alive: hashing a whole cluster would cost too much."""
 
     __slots__ = ("value",)
 

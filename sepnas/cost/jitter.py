@@ -1,4 +1,4 @@
-"""Latency that varies: percentiles by simulating many requests whose times are drawn by chance."""
+"""Latency percentiles, from simulating many requests with random times."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def latency_percentile(
 ) -> float:
     """The latency, in seconds, that ``percentile`` percent of requests do not exceed.
 
-    Each segment takes its time times a lognormal factor of mean 1 and standard deviation ``Device.jitter``; each
-    message comes later by an exponential delay of mean ``Link.jitter_s``, though never before one that was sent
-    before it over the same connection. The same seed gives the same number; without jitter it is the simulated
-    latency. Raises :class:`SpecError` for a percentile outside 0..100 or without samples.
+    Each segment time is multiplied by a lognormal factor of mean 1 and standard deviation ``Device.jitter``. Each
+    message is delayed by an exponential time of mean ``Link.jitter_s``, but never overtakes an earlier message of its
+    connection. The same seed gives the same number; without jitter it is the simulated latency. Raises
+    :class:`SpecError` for a percentile outside 0..100 or without samples.
     """
     return float(np.percentile(sampled_latencies_s(plan, cluster, samples, seed, batch), _checked(percentile)))
 
@@ -52,12 +52,12 @@ def sampled_latencies_s(plan: Plan, cluster: Cluster, samples: int = 1000, seed:
 
 
 def has_jitter(cluster: Cluster) -> bool:
-    """Whether anything in it varies by chance."""
+    """Whether any time in the cluster is random."""
     return any(device.jitter for device in cluster.devices) or any(link.jitter_s for link in cluster.every_link)
 
 
 def more_jitter(cluster: Cluster, jitter_s: float) -> Cluster:
-    """The same cluster, where each message is delayed by so much more on average."""
+    """The same cluster, with the mean delay of each message increased by ``jitter_s``."""
 
     def delayed(link: Link) -> Link:
         return link.model_copy(update={"jitter_s": link.jitter_s + jitter_s})
@@ -67,7 +67,7 @@ def more_jitter(cluster: Cluster, jitter_s: float) -> Cluster:
 
 
 def _checked(percentile: float) -> float:
-    if not 0 <= percentile <= 100:  # so that nan is refused too
+    if not 0 <= percentile <= 100:  # written this way so that nan is refused too
         raise SpecError(f"a percentile must lie in 0..100, got {percentile!r}")
     return percentile
 
@@ -76,19 +76,19 @@ def _jittered_legs(part: DeviceWork, jitter: float, samples: int, random: np.ran
     """The legs of one device, drawn ``samples`` times."""
     if not jitter:
         return [part.legs] * samples
-    # of a lognormal with mean 1
+    # parameters of a lognormal of mean 1
     sigma = np.sqrt(np.log1p(jitter**2))
     seconds_SL = np.tile([leg[0] for leg in part.legs], (samples, 1))
     for index, tasks in enumerate(part.tasks[: len(part.legs)]):
         for doing, _, seconds in tasks:
             if doing == "compute":
                 seconds_SL[:, index] += seconds * np.expm1(random.normal(-(sigma**2) / 2, sigma, samples))
-    drawn: Sequence[Sequence[float]] = np.maximum(seconds_SL, 0).tolist()  # a rounding error may be below 0
+    drawn: Sequence[Sequence[float]] = np.maximum(seconds_SL, 0).tolist()  # rounding may leave values below 0
     return [[(s, leg[1], leg[2]) for s, leg in zip(row, part.legs, strict=True)] for row in drawn]
 
 
 def _delays_s(work: Work, samples: int, random: np.random.Generator) -> list[list[float]]:
-    """By sample, the delay of each message in turn."""
+    """The delays of the messages, in order, for each sample."""
     routes = Network(work.cluster).routes
     mean_s = [0.0 if (route := routes[pair]) is None else route.jitter_s for _, pair, _, _ in work.messages]
     delays: list[list[float]] = (random.exponential(size=(samples, len(mean_s))) * mean_s).tolist()
@@ -96,7 +96,7 @@ def _delays_s(work: Work, samples: int, random: np.random.Generator) -> list[lis
 
 
 class _DelayedNetwork(Network):
-    """Carries each message with the next delay; a connection keeps its messages in order."""
+    """Delays each message by the next drawn delay; a connection keeps its messages in order."""
 
     def __init__(self, cluster: Cluster, delays_s: Sequence[float]) -> None:
         super().__init__(cluster)

@@ -1,4 +1,4 @@
-"""The least time that a plan takes on a cluster whatever the software does."""
+"""A lower bound on the time of a plan on a cluster, whatever the software does."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sepnas.spec.cluster import Cluster
 
 
 def floor_s(plan: Plan, cluster: Cluster, batch: int = 1) -> float:
-    """Seconds until all is done and answered if only computing, payload over bandwidth, and latency took time.
+    """Seconds until the answer arrives if only computing, payload over bandwidth, and latency took time.
 
-    No message has overhead or a header, nothing is converted or merged, no message waits for another: the critical
-    path. The longest computation of a device <= floor <= simulated latency (of a plan without dead steps).
+    This is the critical path: no message has overhead or a header, nothing is converted or merged, and no message
+    waits for another. Longest computation of a device <= floor <= simulated latency (of a plan without dead steps).
     """
     bare = cluster.with_checked(devices=tuple(device.with_checked(exchange=None) for device in cluster.devices))
     passage = Passage(Work(plan, bare, batch), _Unhindered(cluster))
@@ -22,7 +22,7 @@ def floor_s(plan: Plan, cluster: Cluster, batch: int = 1) -> float:
 
 
 class _Unhindered:
-    """Carries every message at once."""
+    """Carries every message at once, without queueing."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._routes = routes_of(cluster)

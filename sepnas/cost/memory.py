@@ -1,4 +1,4 @@
-"""How much memory a device needs at most for its part of a plan."""
+"""Peak memory of a device for its part of a plan."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from sepnas.plan.wire import MAX_SAMPLE_HEADER_BYTES
 
 
 def peak_memory_bytes(plan: Plan, rank: int, batch: int = 1) -> int:
-    """An upper bound on weights, tensors that are alive at once, and buffers of messages, in bytes.
+    """An upper bound on weights, live tensors and message buffers, in bytes.
 
-    A tensor lives until the last step that uses it, as in the runtime. A message that is to come has a buffer from
-    the start, for its sender may be ahead; it is counted in fp32 and becomes the tensor. Not counted: the engine
-    itself, what a conversion or a merge needs for a moment, and copies that wait in sockets.
+    A tensor lives until the last step that uses it, as in the runtime. Each message to be received has a buffer from
+    the start, because its sender may be ahead; the buffer is counted in fp32 and becomes the tensor. Not counted: the
+    engine itself, temporary memory of conversions and merges, and copies in socket buffers.
     """
     weight_bytes = sum([segment.weight_bytes for segment in plan.segments[rank].values()])
     known = plan.tensors_bytes
     sample_bytes = tensors_bytes(plan, rank) if known is None else known[rank]
-    # a quantised message may have a longer header than values
+    # a quantised message may have a header longer than its values
     header_bytes = MAX_SAMPLE_HEADER_BYTES * len(plan.programs[rank])
     return weight_bytes + batch * (sample_bytes + header_bytes)
 
 
 def tensors_bytes(plan: Plan, rank: int) -> int:
-    """What tensors and buffers of one sample take at most, in any plan. Walked backwards: a last use comes first.
+    """Peak bytes of tensors and buffers for one sample, for any plan. Walks backwards, so a last use comes first.
 
-    A slice is a view: as long as it is used, the tensor that it is a part of is kept.
+    A slice is a view: while it is used, the tensor that it is a view of is kept.
     """
     segments, shapes, program = plan.segments[rank], plan.shapes[rank], plan.programs[rank]
     whole = _whole_tensors(program)
@@ -37,11 +37,11 @@ def tensors_bytes(plan: Plan, rank: int) -> int:
     for step in reversed(program):
         if isinstance(step, Slice):
             continue
-        if isinstance(step, Compute):  # its outputs are among the segment's activations
+        if isinstance(step, Compute):  # its outputs are counted in the segment's activations
             needed = segments[step.segment].activation_bytes
         else:
             needed = FLOAT_BYTES * shapes[step.output].num_values if isinstance(step, Merge) else 0
-        if not isinstance(step, Recv):  # a buffer is there from the start: a received tensor is never let go
+        if not isinstance(step, Recv):  # a received tensor's buffer exists from the start: it is never released
             for name in step.writes:
                 held -= alive.pop(name, 0)
         for name in (*step.reads, *(step.writes if isinstance(step, Recv) else ())):
@@ -55,7 +55,7 @@ def tensors_bytes(plan: Plan, rank: int) -> int:
 
 
 def _whole_tensors(program: Sequence[Step]) -> dict[str, str]:
-    """For each slice the tensor that it is a view of."""
+    """The underlying tensor of each slice, by name."""
     whole: dict[str, str] = {}
     for step in program:
         if isinstance(step, Slice):

@@ -18,9 +18,9 @@ from sepnas.separable.lower import lower
 class NetworkFacts:
     """Counts for one image; lists have an entry for each device.
 
-    ``payload_bytes`` are the tensors that cross between devices: transfers that cannot reach the answer are dropped
-    first, and ``payload_bytes_before_liveness`` counts them too. ``wire_bytes`` adds the headers. ``devices_used`` are
-    the ranks that do any work that the answer needs.
+    ``payload_bytes`` are the bytes of tensors sent between devices, without transfers that cannot affect the answer;
+    ``payload_bytes_before_liveness`` includes those. ``wire_bytes`` adds the headers. ``devices_used`` are the ranks
+    whose work the answer needs.
     """
 
     name: str
@@ -43,7 +43,7 @@ def count_network(architecture: Architecture) -> NetworkFacts:
     everything, plan = lower(architecture), build_plan(architecture)
     ranks = range(architecture.num_devices)
     per_device = [count_macs(architecture, rank) for rank in ranks]
-    # The stem is one layer of the network that every device computes: it counts once.
+    # Every device computes the same stem, which is one layer of the network: it counts once.
     repeated_stems = (architecture.num_devices - 1) * device_layers(architecture, 0)[0].macs
     return NetworkFacts(
         name=architecture.name,
@@ -58,9 +58,9 @@ def count_network(architecture: Architecture) -> NetworkFacts:
 
 @dataclass(frozen=True)
 class PlanFacts:
-    """Counts of a plan that may come from a file; the fields of both are those of :class:`NetworkFacts`.
+    """Counts of a plan that may come from a file; fields shared with :class:`NetworkFacts` mean the same.
 
-    ``macs`` are those of all devices together, ``numbers_stored`` all weights and statistics, what devices share once.
+    ``macs`` is the sum over devices, ``numbers_stored`` all weights and statistics, shared ones counted once.
     """
 
     name: str
@@ -78,7 +78,7 @@ class PlanFacts:
 
 
 def count_plan(name: str, everything: Plan) -> PlanFacts:
-    """Count what the outputs of a plan need."""
+    """Count the part of a plan that its outputs need."""
     plan = prune(everything)
     per_device = [sum(segment.flops for segment in segments.values()) // 2 for segments in plan.segments]
     weights = {weight for segments in plan.segments for segment in segments.values() for weight in segment.weights}
@@ -93,7 +93,7 @@ def count_plan(name: str, everything: Plan) -> PlanFacts:
 
 
 def _plan_counts(plan: Plan, everything: Plan) -> dict[str, Any]:
-    """What a plan sends and holds; ``everything`` is the same before dead steps were dropped."""
+    """Bytes sent and numbers stored by a plan; ``everything`` is the plan before dead steps were dropped."""
     return {
         "payload_bytes": plan.payload_bytes(),
         "payload_bytes_before_liveness": everything.payload_bytes(),

@@ -1,8 +1,8 @@
-"""What an operator takes that was not measured: read between the rows of a device's profile.
+"""Times of unmeasured operators, interpolated between the rows of a device's profile.
 
-A constant, a rate of arithmetic and a rate of memory, none negative, explain the rows as far as they can; what is left
-(caches, group convolutions, odd numbers of channels) is a Gaussian process over the logarithms of an operator's
-numbers. Its Matern kernel bends where times jump, and far from all rows the three numbers alone remain.
+A constant, a rate of arithmetic and a rate of memory, none negative, fit the rows as well as they can. The residuals
+(caches, group convolutions, odd channel counts) are modelled by a Gaussian process over the logarithms of an operator's
+sizes. Its Matern kernel can follow jumps in time, and far from all rows only the three rates remain.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Numbers = npt.NDArray[np.float64]
 LEAST_ROWS = 8
 _KINDS = get_args(OperatorKind)
 _TUNING_ROWS = 256
-"""A kernel is tuned on so many rows at most, evenly taken: the time for it grows with their third power."""
+"""Maximum number of rows for tuning a kernel, evenly spaced: tuning time grows with the cube of the rows."""
 
 
 class BetweenRows:
-    """Predicts the seconds of operators from measured ones; the same rows give the same predictions.
+    """Predicts operator times, in seconds, from measured ones; the same rows give the same predictions.
 
-    Raises :class:`SpecError` with too few rows, or where scikit-learn is not installed.
+    Raises :class:`SpecError` for too few rows, or if scikit-learn is not installed.
     """
 
     def __init__(self, operators: Sequence[Operator], seconds: Sequence[float]) -> None:
@@ -58,7 +58,7 @@ class BetweenRows:
 
 
 def _sklearn() -> dict[str, Any]:
-    """The classes in use. It takes a second to import, and a device does not have it."""
+    """The classes in use, imported late: the import takes a second, and devices do not have scikit-learn."""
     try:
         from sklearn.gaussian_process import GaussianProcessRegressor, kernels
         from sklearn.linear_model import LinearRegression
@@ -73,12 +73,12 @@ def _sklearn() -> dict[str, Any]:
 
 
 def _amounts(operators: Sequence[Operator]) -> Numbers:
-    """``(n, 3)``: once, MACs, values moved."""
+    """``(n, 3)``: one, MACs, values moved."""
     return np.array([(1, each.macs, each.values_moved) for each in operators], np.float64)
 
 
 def _features(operators: Sequence[Operator]) -> Numbers:
-    """``(n, f)``: logarithms of what an operator is made of, and one column for each kind."""
+    """``(n, f)``: logarithms of an operator's sizes, and one column for each kind."""
     rows = []
     for each in operators:
         sizes = (
@@ -90,7 +90,7 @@ def _features(operators: Sequence[Operator]) -> Numbers:
 
 
 def _fit_rates(sklearn: dict[str, Any], amounts_n3: Numbers, times_n: Numbers) -> Numbers:
-    """Seconds at once, for a MAC and for a value, by least squares of relative errors."""
+    """Seconds per operator, per MAC and per value moved, by least squares of relative errors."""
     relative = amounts_n3 / times_n[:, None]
     scale = relative.max(axis=0)
     scale[scale == 0] = 1.0
@@ -107,7 +107,7 @@ def _fit_process(sklearn: dict[str, Any], x_nf: Numbers, rest_n: Numbers) -> Any
     kernel = kernels.ConstantKernel(1.0, (1e-3, 1e3)) * kernels.Matern(scales, (1e-1, 1e3), nu=1.5)
     kernel += kernels.WhiteKernel(1e-3, (1e-6, 1.0))
     every = -(-len(rest_n) // _TUNING_ROWS)
-    with warnings.catch_warnings():  # that a column does not matter, or that the search for scales ended early
+    with warnings.catch_warnings():  # about columns without effect, and scales whose search ended early
         warnings.simplefilter("ignore")
         tuned = make(kernel, normalize_y=True, random_state=0).fit(x_nf[::every], rest_n[::every])
         return make(tuned.kernel_, normalize_y=True, optimizer=None, random_state=0).fit(x_nf, rest_n)

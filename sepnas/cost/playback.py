@@ -1,4 +1,4 @@
-"""One request on its way through the devices and the links between them."""
+"""Plays one request through the devices and the links between them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Carrier(Protocol):
-    """What carries messages: :class:`sepnas.cost.routes.Network`, or one without obstacles."""
+    """Carries messages: :class:`sepnas.cost.routes.Network`, or one without queueing."""
 
     def carry(self, pair: tuple[int, int], posted_s: float, payload_bytes: int) -> tuple[float, float]:
         """When a message leaves and when it can be taken."""
@@ -21,7 +21,7 @@ class Carrier(Protocol):
 
 
 class Passage:
-    """Plays one request: every message is carried in turn, each after its sender has come to its send.
+    """Plays one request: messages are carried in order, each once its sender has reached its send.
 
     ``posted_s``, ``sent_s`` and ``arrival_s`` are by tag, ``done_s`` by rank; ``latency_s`` is when the client has the
     answer.
@@ -35,7 +35,7 @@ class Passage:
         self.latency_s = 0.0
 
     def play(self, legs: Sequence[list[Leg]] | None = None) -> None:
-        """Run it; ``legs`` of all ranks instead of the work's own. :class:`PlanError` when a message never comes."""
+        """Play the request, with the work's own ``legs`` by default. :class:`PlanError` if a message never arrives."""
         devices = [
             self._carry_out(rank, device.legs if legs is None else legs[rank], device.rest_s)
             for rank, device in enumerate(self._work.devices)
@@ -57,7 +57,7 @@ class Passage:
                 pass
 
     def _carry_out(self, rank: int, legs: list[Leg], rest_s: float) -> Iterator[int]:
-        """A device at its legs: stops where it posts a message, with its tag, while ``done_s`` says when that is."""
+        """Play one device's legs; yields the tag of each message it posts, at the time in ``done_s``."""
         arrivals, done_s, now = self.arrival_s, self.done_s, 0.0
         for seconds, tag, posts in legs:
             now += seconds

@@ -1,4 +1,4 @@
-"""A prediction of one request on a cluster: the simulation, its lower bound, and percentiles or streams on request."""
+"""Predicts one request on a cluster: simulation and lower bound, optionally a percentile and a stream of requests."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class LatencyPercentile:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one request of ``batch`` images costs on ``cluster``.
+    """The cost of one request of ``batch`` images on ``cluster``.
 
-    ``floor_s`` is the time of computation, bandwidth and latency alone, in seconds: no message costs the processors
-    anything, and none waits for another.
+    ``floor_s`` is the time of computation, bandwidth and latency alone, in seconds: messages take no processor time and
+    never wait for each other.
     """
 
     plan: Plan
@@ -52,7 +52,7 @@ class Prediction:
         return self.latency_s / self.floor_s
 
     def to_data(self) -> dict[str, Any]:
-        """All figures as JSON; the times of single requests of the stream are left out."""
+        """All figures as JSON, without the stream's individual latencies."""
         data = asdict(self.simulation) | {"floor_s": self.floor_s, "latency_over_floor": self.latency_over_floor}
         if self.percentile is not None:
             data["percentile"] = asdict(self.percentile)
@@ -70,7 +70,7 @@ def predict(
     in_flight: int | None = None,
     timeline: bool = False,
 ) -> Prediction:
-    """Simulate one request, and with ``percent`` and ``in_flight`` its spread and the throughput of a stream.
+    """Simulate one request; with ``percent`` also a latency percentile, with ``in_flight`` a stream's throughput.
 
     Raises :class:`PlanError` for a cluster without the plan's devices or links, and :class:`SpecError`.
     """

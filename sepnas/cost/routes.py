@@ -1,4 +1,4 @@
-"""What a message between two devices of a cluster occupies, and how long: looked up once for each pair."""
+"""Resources and times of a message between two devices of a cluster, computed once for each pair."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sepnas.spec.cluster import Cluster, Link
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """What a message takes the writer's thread of its sender and the reader's of its receiver.
+    """Times of a message in its sender's writer thread and its receiver's reader thread.
 
-    Each does one message at a time; ``writer`` and ``reader`` are their numbers among the resources.
+    Each thread handles one message at a time; ``writer`` and ``reader`` are their numbers among the resources.
     """
 
     writer: int
@@ -30,7 +30,7 @@ class Threads:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A way: the ``resources``, by number, that one message at a time may use, and what a message takes there."""
+    """The path between two ranks: ``resources``, by number, that one message at a time may use, and its times."""
 
     resources: tuple[int, ...]
     bandwidth_bytes_per_s: float
@@ -41,7 +41,7 @@ class Route:
 
 
 class Routes(dict[tuple[int, int], Route | None]):
-    """By (source, destination). None: between client and device without a ``client_link``; it costs nothing.
+    """Routes by (source, destination). None, which costs nothing: client and device without a ``client_link``.
 
     Raises :class:`PlanError` for two devices without a link.
     """
@@ -67,7 +67,7 @@ class Routes(dict[tuple[int, int], Route | None]):
         return route
 
     def threads_s(self, source: int, destination: int, wire_bytes: int) -> float:
-        """Seconds from posting a message to having it in which the two ends' threads hold it up, not the wire."""
+        """Seconds by which the threads of both ends delay a message, from posting to receiving, beside the wire."""
         (write_message_s, write_byte_s), (read_message_s, read_byte_s) = map(self._thread_s, (source, destination))
         piece_bytes = min(wire_bytes, PIECE_BYTES)
         return write_message_s + read_message_s + piece_bytes * (write_byte_s + read_byte_s)
@@ -76,35 +76,35 @@ class Routes(dict[tuple[int, int], Route | None]):
         return self._numbers.setdefault(resource, len(self._numbers))
 
     def _threads(self, source: int, destination: int) -> Threads | None:
-        """None where neither end says that its threads take time."""
+        """None if neither end has thread times."""
         write, read = self._thread_s(source), self._thread_s(destination)
         if not any((*write, *read)):
             return None
         return Threads(self._number(("writer", source)), *write, self._number(("reader", destination)), *read)
 
     def _thread_s(self, rank: int) -> tuple[float, float]:
-        """Seconds of a message and of a byte in a thread beside the computing one."""
+        """Seconds per message and per byte in a thread beside the computing one."""
         costs = None if rank == CLIENT else self.cluster.devices[rank].exchange
         return (costs.message_s, costs.byte_s) if costs is not None and costs.own_core else (0.0, 0.0)
 
 
 def link_between(cluster: Cluster, source: int, destination: int) -> Link | None:
-    """The link between two ranks; None where the client's way costs nothing. :class:`PlanError` where there is none."""
+    """The link between two ranks; None if client messages cost nothing. :class:`PlanError` if there is no link."""
     return cluster.client_link if CLIENT in (source, destination) else cluster.link(source, destination)
 
 
 class Network:
-    """Carries messages: each takes its turn after those that were carried before it."""
+    """Carries messages: each waits for those that were carried before it."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.routes = routes_of(cluster)
         self._free_at: dict[int, float] = {}
 
     def carry(self, pair: tuple[int, int], posted_s: float, payload_bytes: int) -> tuple[float, float]:
-        """When a message leaves and when it is there to be taken; both ``posted_s`` where no link carries it.
+        """When a message has left and when it can be taken; both ``posted_s`` if no link carries it.
 
-        A writer's thread puts the first piece on the wire and goes on while it is carried; the wire is busy until
-        the writer has written all and every byte had its time; the reader has read all but the last piece by then.
+        Writing, transfer and reading overlap, piece by piece. The wire is busy from the first written piece until
+        everything is written and every byte has had its time; by then the reader has read all but the last piece.
         """
         route = self.routes[pair]
         if route is None:
@@ -131,7 +131,7 @@ class Network:
 
 
 def routes_of(cluster: Cluster) -> Routes:
-    """The same object for the same cluster."""
+    """The routes of a cluster; the same object for the same cluster."""
     return _routes_of(Same(cluster))
 
 
@@ -141,7 +141,7 @@ def _routes_of(same: Same[Cluster]) -> Routes:
 
 
 def _resources(link: Link, source: int, destination: int) -> tuple[Hashable, ...]:
-    """What a message occupies while it is on the wire (see :class:`Link`)."""
+    """The resources that a message occupies while it is on the wire (see :class:`Link`)."""
     if link.medium == "shared":
         return ("air",)
     if link.medium == "switch":

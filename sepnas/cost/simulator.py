@@ -1,26 +1,26 @@
-"""What a plan costs on a cluster: time, bytes, memory, energy.
+"""Simulates the cost of a plan on a cluster: time, bytes, memory, energy.
 
-A discrete-event simulation of what the runtime does for one request. Per device one thread computes, and carries
-out the steps in order; a thread for each peer writes and another reads.
+A discrete-event simulation of the runtime's work for one request. On each device one thread computes and carries
+out the steps in order; each peer has one writer thread and one reader thread.
 
 - ``Compute``: the measured times of the device's profile, or a rate and a constant (``cost/times.py``).
-- ``Send``: the computing thread turns the values into their wire format, posts the message and goes on. A writer
-  takes it, after those that the device posted before: for each message and each byte (copies, TLS). What it has
-  written goes on the wire, piece by piece while it writes on.
-- A wire is one message's at a time, as the link's medium says: the sender's port and the receiver's, a cable (one
-  direction of it, unless half duplex), or the air. There a message is busy for its overhead and its bytes.
-- A reader takes it in, piece by piece too: all but the last piece while the wire is still busy.
-- ``Recv``: the computing thread waits until the message is read, then turns its values back. After one or several it
-  computes a moment longer, with cold caches (``resume_s``).
+- ``Send``: the computing thread converts the values to their wire format, posts the message and goes on. A writer
+  handles the device's messages in order of posting, with a cost per message and per byte (copies, TLS). It puts a
+  message on the wire piece by piece, while it writes the rest.
+- A wire carries one message at a time. By the link's medium it is the sender's port and the receiver's, a cable (one
+  direction of it, unless half duplex), or the air. A message holds it for its overhead and its bytes.
+- A reader also works piece by piece: it reads all but the last piece while the wire is still busy.
+- ``Recv``: the computing thread waits until the message is read, then converts its values back. Computing after one
+  or several receives takes slightly longer, because caches are cold (``resume_s``).
 - ``Merge``: the computing thread.
 
-Writers and readers run beside the computing thread where the device has a core for them; where it has not
-(``own_core: false``), the computing thread is held up for as long at the send, and at the receive. Writers of one
-device take turns, as do its readers; the two do not slow each other down. The client's own processor costs nothing.
-Without ``exchange`` costs converting, handling and merging cost nothing.
+Writers and readers run beside the computing thread if the device has a core for them; otherwise
+(``own_core: false``) they hold up the computing thread for as long, at the send and at the receive. The writers of one
+device take turns, and so do its readers; writers and readers do not slow each other down. The client's processor costs
+nothing. Without ``exchange`` costs, converting, handling and merging cost nothing.
 
-Whose turn it is on a wire does not depend on what links take (``cost/turns.py``), so more bandwidth or less latency
-never makes a request longer.
+The order of messages on a wire does not depend on the links' speeds (``cost/arbitration.py``), so more bandwidth or
+less latency never makes a request longer.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ SpanKind = Literal["compute", "convert", "merge", "transfer", "wait"]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Something that took time, for the time line. A transfer's ``rank`` is the sender's.
+    """An interval of the time line. The ``rank`` of a transfer is its sender's.
 
-    ``convert`` is turning the values of a message, with what handling it takes of the computing thread.
+    ``convert`` is converting the values of a message, plus its handling by the computing thread.
     """
 
     rank: int
@@ -60,7 +60,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class LinkBytes:
-    """What one device sends another for one request."""
+    """Bytes that one device sends another for one request."""
 
     source: int
     destination: int
@@ -73,8 +73,8 @@ class Simulation:
     """The cost of one request.
 
     ``makespan_s`` is when the last device has finished, ``latency_s`` when the client has the answer. Byte counts
-    are between devices. The others are per device: ``compute_s`` in segments, ``busy_s`` with conversions and merges,
-    memory (an upper bound), and energy, 0 J where the cluster gives no power.
+    are between devices. The others are per device: ``compute_s`` is time in segments, ``busy_s`` adds conversions and
+    merges; memory is an upper bound; energy is 0 J if the cluster gives no power.
     """
 
     makespan_s: float
@@ -92,8 +92,8 @@ class Simulation:
 def simulate(plan: Plan, cluster: Cluster, batch: int = 1, timeline: bool = False) -> Simulation:
     """Simulate one request of ``batch`` samples; ``timeline`` also records every span.
 
-    Raises :class:`PlanError` when the cluster has fewer devices than the plan, or no link for a message, and
-    :class:`SpecError` when a device's profile cannot tell what a segment takes.
+    Raises :class:`PlanError` if the cluster has fewer devices than the plan or lacks a link for a message, and
+    :class:`SpecError` if a device's profile cannot predict the time of a segment.
     """
     work = Work(plan, cluster, batch, with_tasks=timeline)
     passage = take_turns(work)
@@ -114,7 +114,7 @@ def simulate(plan: Plan, cluster: Cluster, batch: int = 1, timeline: bool = Fals
 
 
 def _link_bytes(work: Work) -> tuple[LinkBytes, ...]:
-    carried: dict[tuple[int, int], list[int]] = {}  # payload bytes and messages of each pair
+    carried: dict[tuple[int, int], list[int]] = {}  # payload bytes and number of messages of each pair
     for _, pair, nbytes, _ in work.messages:
         sums = carried.get(pair)
         if sums is None:
@@ -131,7 +131,7 @@ def _link_of(source: int, destination: int, payload_bytes: int, num_messages: in
 
 
 def _energy_j(work: Work, links: tuple[LinkBytes, ...], makespan_s: float) -> tuple[float, ...]:
-    """Idle power over the makespan, computing power while the computing thread is busy, a price for each byte."""
+    """Idle power over the makespan, computing power over the busy time, and the energy of each byte."""
     wire_bytes = [0] * len(work.devices)
     for link in links:
         wire_bytes[link.source] += link.wire_bytes
@@ -144,7 +144,7 @@ def _energy_j(work: Work, links: tuple[LinkBytes, ...], makespan_s: float) -> tu
 
 
 def _timeline(work: Work, passage: Passage) -> list[Span]:
-    """What every device did when, device by device in order, after the transfers in turn."""
+    """The spans of every device in order, device by device, after the transfers in order."""
     routes = routes_of(work.cluster)
     spans = [
         Span(pair[0], "transfer", tensor, passage.sent_s[tag], passage.arrival_s[tag], pair[1], nbytes)

@@ -1,4 +1,4 @@
-"""Many requests one after another, several of them at once on the way: throughput and mean latency."""
+"""Throughput and mean latency of a stream of requests, several of them in flight."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sepnas.spec.cluster import Cluster
 
 @dataclass(frozen=True, slots=True)
 class StreamSimulation:
-    """What a client sees that keeps ``in_flight`` requests open.
+    """Throughput and latencies seen by a client that keeps ``in_flight`` requests open.
 
-    ``throughput_per_s`` (answers a second) and ``latency_s`` (the mean) are those of the later half of the requests:
-    the steady state. ``latencies_s`` are all, in order.
+    ``throughput_per_s`` (answers per second) and ``latency_s`` (the mean) are over the later half of the requests:
+    the steady state. ``latencies_s`` holds every request's latency, in order.
     """
 
     requests: int
@@ -32,12 +32,12 @@ class StreamSimulation:
 def simulate_stream(
     plan: Plan, cluster: Cluster, requests: int = 64, in_flight: int = 2, batch: int = 1
 ) -> StreamSimulation:
-    """Simulate ``requests`` requests; the next one is sent as soon as fewer than ``in_flight`` wait for their answers.
+    """Simulate ``requests`` requests; the next one is sent as soon as fewer than ``in_flight`` are unanswered.
 
     Each device works on one request at a time, in order, by the rules of :func:`sepnas.cost.simulator.simulate`.
-    Messages of one request take their turns as there; between requests who posted first goes first. One in flight gives
-    the simulated latency again and again. Turns between requests depend on times, so more bandwidth could in rare
-    cases make a stream slower.
+    Messages of one request are ordered as there; between requests, the message posted first goes first. With one in
+    flight, every latency is the simulated one. The order between requests depends on times, so in rare cases more
+    bandwidth could make a stream slower.
     """
     for name, value in (("requests", requests), ("in_flight", in_flight)):
         if value < 1:
@@ -59,14 +59,14 @@ def simulate_stream(
 
 
 class _Stream:
-    """All requests on their way; ``sent_s`` and ``answered_s`` are by request."""
+    """All requests in progress; ``sent_s`` and ``answered_s`` are by request."""
 
     def __init__(self, work: Work, requests: int, in_flight: int) -> None:
         self._work, self._requests, self._in_flight = work, requests, in_flight
         self._carry = Network(work.cluster).carry
         self._posted_s: list[dict[int, float]] = [{} for _ in range(requests)]
         self._arrival_s: list[dict[int, float]] = [{} for _ in range(requests)]
-        self._next = [0] * requests  # of each request, the place of the message whose turn it is
+        self._next = [0] * requests  # for each request, the index of its next message
         self._devices = [self._carry_out(rank) for rank in range(len(work.devices))]
         self.sent_s: list[float] = []
         self.answered_s: list[float] = []
@@ -108,7 +108,7 @@ class _Stream:
             next(self._devices[pair[1]], None)
 
     def _send(self, now: float) -> None:
-        """The client sends the next request to every device."""
+        """Send the client's next request to every device."""
         posted = self._posted_s[len(self.sent_s)]
         for tag, pair, _, _ in self._work.messages:
             if pair[0] == CLIENT:
@@ -116,7 +116,7 @@ class _Stream:
         self.sent_s.append(now)
 
     def _carry_out(self, rank: int) -> Iterator[None]:
-        """A device at its requests in order: stops where it waits for a message that has not been carried yet."""
+        """Play one device's requests in order; yields at a wait for a message that has not been carried yet."""
         part, now = self._work.devices[rank], 0.0
         for posted, arrivals in zip(self._posted_s, self._arrival_s, strict=True):
             for seconds, tag, posts in part.legs:

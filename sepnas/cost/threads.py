@@ -1,4 +1,4 @@
-"""What the threads that write and read take for a message: one formula for the simulator and for an emulation."""
+"""Times of a message in the writer and reader threads: one formula for the simulator and for an emulation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sepnas.plan.wire import PIECE_BYTES
 
 
 class ThreadTimes(Protocol):
-    """Seconds of a message and of a byte, in the writing thread and in the reading one."""
+    """Seconds per message and per byte, in the writer thread and in the reader thread."""
 
     @property
     def write_message_s(self) -> float: ...
@@ -21,12 +21,12 @@ class ThreadTimes(Protocol):
 
 
 def write(times: ThreadTimes, posted_s: float, free_s: float, wire_bytes: int) -> tuple[float, float]:
-    """When the first piece is written, and when all is; the thread is free from ``free_s`` on."""
+    """When the first piece is written, and when the whole message is; the thread is free from ``free_s`` on."""
     began_s = max(posted_s, free_s) + times.write_message_s
     return began_s + min(wire_bytes, PIECE_BYTES) * times.write_byte_s, began_s + wire_bytes * times.write_byte_s
 
 
 def read(times: ThreadTimes, arrived_s: float, free_s: float, wire_bytes: int) -> float:
-    """When a message is read: after its last piece has come, and not before the thread had time for all of it."""
+    """When a message is read: after its last piece has arrived, and once the thread has had time for all of it."""
     last_s = arrived_s + times.read_message_s + min(wire_bytes, PIECE_BYTES) * times.read_byte_s
     return max(last_s, free_s + times.read_message_s + wire_bytes * times.read_byte_s)

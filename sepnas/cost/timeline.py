@@ -1,4 +1,4 @@
-"""The time line of one request in one form, whether it was predicted or measured."""
+"""The time line of one request, in the same form for a prediction and a measurement."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ActivityKind = Literal["compute", "slice", "merge", "send", "recv", "wait", "tra
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What a device did, or (``transfer``) a message on its way, in seconds since the request was sent.
+    """An activity of a device, or (``transfer``) a message on the wire, in seconds since the request was sent.
 
-    A ``recv`` takes in a message that is there; before it stands a ``wait`` if the device was there earlier. A
-    transfer's ``rank`` is the sender's. ``peer`` (-1: the client), ``tag`` and ``payload_bytes`` are those of a
-    message; its ``wire`` format is only known together with the plan.
+    A ``recv`` takes a message that has arrived; a ``wait`` precedes it if the device was ready earlier. The ``rank``
+    of a transfer is its sender's. ``peer`` (-1: the client), ``tag`` and ``payload_bytes`` describe a message; its
+    ``wire`` format is known only with the plan.
     """
 
     rank: int
@@ -40,10 +40,10 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """One request: ``title`` says which, ``latency_s`` when the client had the answer.
+    """One request, named by ``title``; ``latency_s`` is when the client had the answer.
 
-    Each device's activities stand in the order in which it did them, those of the links after them.
-    ``uncertainty_s`` is by how much a device's clock may be off against the client's (none: not at all).
+    Each device's activities are in the order in which it did them, followed by those of the links.
+    ``uncertainty_s`` is the possible error of a device's clock against the client's (no entry: none).
     """
 
     title: str
@@ -63,9 +63,9 @@ _Way: TypeAlias = tuple[int, int, str]
 
 
 def predicted_timeline(plan: Plan, simulation: Simulation, batch: int = 1) -> Timeline:
-    """A simulation of ``plan`` with its time line: every step of the plan, those that cost nothing with no length.
+    """The time line of a simulation of ``plan``: every step, those that cost nothing with zero length.
 
-    Raises :class:`PlanError` when the simulation holds no time line, or that of another plan.
+    Raises :class:`PlanError` if the simulation has no time line, or that of another plan.
     """
     ways: dict[_Way, list[Span]] = {}
     spans: list[list[Span]] = [[] for _ in plan.programs]
@@ -87,7 +87,7 @@ def predicted_timeline(plan: Plan, simulation: Simulation, batch: int = 1) -> Ti
 
 
 def _device_activities(rank: int, program: Iterable[Step], spans: Iterator[Span]) -> Iterator[Activity]:
-    """One device's steps with the times of their spans; a step without one takes no time."""
+    """One device's steps with the times of their spans; a step without a span takes no time."""
     now_s, ahead = 0.0, next(spans, None)
     for step in program:
         kind, name, peer, tag = describe_step(step)
@@ -103,7 +103,7 @@ def _device_activities(rank: int, program: Iterable[Step], spans: Iterator[Span]
 
 
 def _transfers(plan: Plan, ways: Mapping[_Way, list[Span]]) -> Iterator[Activity]:
-    """The messages that took time: without a link to the client its own take none."""
+    """The messages that took time; those of the client take none without a client link."""
     for message in sorted(plan.messages(), key=lambda message: message.tag):
         found = ways.get((message.source, message.destination, message.tensor))
         if found:
@@ -114,7 +114,7 @@ def _transfers(plan: Plan, ways: Mapping[_Way, list[Span]]) -> Iterator[Activity
 
 
 def _of_message(activity: Activity, nbytes: Mapping[int, int], wires: Mapping[int, str]) -> Activity:
-    """The same with the bytes and the wire format of its message."""
+    """The activity with the bytes and the wire format of its message."""
     tag = activity.tag
     if tag is None:
         return activity
@@ -125,7 +125,7 @@ def _of_message(activity: Activity, nbytes: Mapping[int, int], wires: Mapping[in
 
 
 def describe_activity(activity: Activity) -> str:
-    """What an activity is, in a few words: ``device 0 computes block2``."""
+    """An activity in a few words: ``device 0 computes block2``."""
     who, name = rank_name(activity.rank), activity.name
     if activity.kind in ("compute", "slice", "merge") or activity.peer is None:
         return f"{who} {activity.kind}s {name}"

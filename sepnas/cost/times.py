@@ -1,4 +1,4 @@
-"""What each step takes a device's processor: computing, converting, handling messages, merging."""
+"""Processor times of the steps on a device: computing, converting, handling messages, merging."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ _MOST_KEPT = 1 << 14
 
 
 class DeviceTimes:
-    """Seconds of steps on one device.
+    """Times of steps on one device, in seconds.
 
-    Without a profile a segment takes its arithmetic at a rate and a constant for each kernel. With one it takes a call
-    of the engine, what goes in and comes out, and its operators one after another; a batch takes as long as its samples
-    one by one.
-    Without exchange costs all but computing takes nothing.
+    Without a profile, a segment takes its FLOPs at a rate plus a constant for each kernel. With one, it takes a call of
+    the engine, the values that enter and leave, and its operators one after another; a batch takes as long as its
+    samples one by one. Without exchange costs, only computing takes time.
     """
 
     def __init__(self, device: Device) -> None:
@@ -31,16 +30,16 @@ class DeviceTimes:
         self.exchange: ExchangeCosts | None = device.exchange
         self._convert_s_per_value = _conversions(device.exchange)
         self.resume_s = 0.0 if device.exchange is None else device.exchange.resume_s
-        """What a wait for messages costs the computing that follows."""
+        """Extra seconds of the computing that follows a wait for messages."""
         self._flops_per_s, self._kernel_s = device.flops_per_s, device.layer_overhead_s
         self._table = None if device.profile is None else operator_table(device.profile)
         self._kept: dict[int, tuple[Segment, float, float]] = {}
 
     def segment_s(self, segment: Segment, batch: int = 1) -> float:
-        """Seconds of one call of the engine; raises :class:`SpecError` for what the profile cannot tell."""
+        """Seconds of one call of the engine; :class:`SpecError` if the profile cannot predict it."""
         if self._table is None:
             return batch * segment.flops / self._flops_per_s + segment.num_kernels * self._kernel_s
-        # by identity: a segment is made once for a part, and hashing its operators would cost more than all else
+        # by identity: a segment is built once for a part, and hashing its operators would dominate the cost
         kept = self._kept.get(id(segment))
         if kept is None:
             kept = self._keep(segment, self._table)
@@ -58,26 +57,26 @@ class DeviceTimes:
             sample_s = sum(table.seconds(segment.operators)) + table.passing_s(segment.operators)
         except SpecError as error:
             raise SpecError(f"device '{self.device.name}': {error}") from None
-        # the segment itself is kept, so that its identity is nobody else's
+        # keep the segment itself, so that no other object can get its id
         kept = self._kept[id(segment)] = (segment, table.overhead_s, sample_s)
         return kept
 
     def convert_s(self, num_values: int, wire: WireFormat) -> float:
-        """Seconds for turning values into a wire format, or back; an fp32 message is the tensor's memory."""
+        """Seconds for converting values to a wire format or back; an fp32 message is the tensor's memory."""
         costs = self.exchange
         if costs is None or wire == UNCONVERTED:
             return 0.0
         return costs.convert_s + num_values * self._convert_s_per_value[wire]
 
     def handle_s(self, wire_bytes: int) -> float:
-        """What sending or receiving a message takes of the *computing* core: nothing beside a core of its own."""
+        """Seconds of the *computing* core for sending or receiving a message; 0 if messages have their own core."""
         costs = self.exchange
         if costs is None or costs.own_core:
             return 0.0
         return costs.message_s + wire_bytes * costs.byte_s
 
     def merge_s(self, num_values: int) -> float:
-        """Seconds of a merge; ``num_values`` are those of all its inputs together."""
+        """Seconds of a merge; ``num_values`` is the total over its inputs."""
         costs = self.exchange
         return 0.0 if costs is None else costs.merge_s + num_values * costs.merge_s_per_value
 
@@ -87,7 +86,7 @@ def _conversions(costs: ExchangeCosts | None) -> dict[WireFormat, float]:
 
 
 class OperatorTable:
-    """The operators of a profile: measured times as they are, others from between them, each looked for once."""
+    """The operators of a profile: measured times as they are, others interpolated, each computed once."""
 
     def __init__(self, profile: DeviceProfile) -> None:
         self.overhead_s = profile.segment_overhead_s
@@ -107,7 +106,7 @@ class OperatorTable:
         return [known[each] for each in operators]
 
     def passing_s(self, operators: Sequence[Operator]) -> float:
-        """What goes into a segment of these operators and comes out of it, for one sample."""
+        """Seconds for passing values into and out of a segment of these operators, for one sample."""
         if not operators:
             return 0.0
         return self._value_s * (operators[0].input_values + operators[-1].output_values)
@@ -115,17 +114,17 @@ class OperatorTable:
 
 @lru_cache(maxsize=32)
 def operator_table(profile: DeviceProfile) -> OperatorTable:
-    """The same object for equal profiles: devices of one kind share what was fitted."""
+    """The table of a profile, the same object for equal profiles: devices of one kind share its fits."""
     return OperatorTable(profile)
 
 
 def times_of(cluster: Cluster) -> tuple[DeviceTimes, ...]:
-    """The same objects for the same cluster, by rank."""
+    """Times by rank; the same objects for the same cluster."""
     return _times_of(Same(cluster))
 
 
 def alike(cluster: Cluster) -> bool:
-    """Whether all devices take the same time for the same."""
+    """Whether all devices take the same time for the same work."""
     return _alike(Same(cluster))
 
 

@@ -1,4 +1,4 @@
-"""A plan on a cluster in bare numbers: what keeps each device busy between its messages, and the messages."""
+"""A plan on a cluster as plain numbers: each device's busy times between its messages, and the messages."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from sepnas.plan.wire import FRAME_HEADER_BYTES, UNCONVERTED, WireFormat, payloa
 from sepnas.spec.cluster import Cluster
 
 Doing = Literal["compute", "convert", "merge"]
-"""What the computing thread does. ``convert`` is a message's: its format, and its handling where no other core does."""
+"""An activity of the computing thread. ``convert`` includes a message's handling if no other core does it."""
 Task: TypeAlias = tuple[Doing, str, float]
-"""One thing that the computing thread does: what, of which segment or tensor, and seconds."""
+"""One activity of the computing thread: its kind, its segment or tensor, and its seconds."""
 Leg: TypeAlias = tuple[float, int, bool]
-"""Busy for so many seconds, then post message (True) or take message (False) of this tag."""
+"""Busy for this many seconds, then post (True) or take (False) the message with this tag."""
 Posted: TypeAlias = tuple[int, tuple[int, int], int, str]
 """A message: tag, source and destination, payload bytes, and the tensor's name at the sender."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceWork:
-    """One device's part: its legs, and for how long it is busy after the last one.
+    """One device's part: its legs, and the seconds it is busy after the last one.
 
-    ``busy_s`` is all that its computing thread does, ``compute_s`` the segments among it. ``tasks`` says for each leg,
-    and for what comes after, what that time is made of, ``steps_s`` how much of it each step of the program takes;
-    both are empty unless they were asked for.
+    ``busy_s`` is all of its computing thread's time, ``compute_s`` the part in segments. ``tasks`` breaks down the
+    time of each leg, and of the rest after the last one; ``steps_s`` is the time of each step of the program. Both
+    are empty unless they were asked for.
     """
 
     legs: list[Leg]
@@ -40,9 +40,9 @@ class DeviceWork:
 
 
 class Work:
-    """All devices' parts of one request of ``batch`` samples, and its messages by tag; ``turns.py`` may reorder them.
+    """All devices' parts of one request of ``batch`` samples, and its messages by tag (``arbitration`` may reorder).
 
-    Raises :class:`PlanError` when the cluster has fewer devices than the plan.
+    Raises :class:`PlanError` if the cluster has fewer devices than the plan.
     """
 
     def __init__(self, plan: Plan, cluster: Cluster, batch: int = 1, with_tasks: bool = False) -> None:
@@ -54,7 +54,7 @@ class Work:
         times = times_of(cluster)[: plan.num_devices]
         self.messages: list[Posted] = []
         self._input_wires = {piece.tag: piece.wire for port in plan.inputs for piece in port.pieces}
-        # a receiver turns back what the sender chose; where nobody pays for it nobody needs to know
+        # a receiver converts back from the sender's format; not needed if no device pays for exchanging
         self._sends = _sends_of(plan) if any(each.exchange for each in times) else None
         self.devices = [self._device_work(rank, each) for rank, each in enumerate(times)]
         self.messages.sort()
@@ -76,8 +76,8 @@ class Work:
                 legs.append((seconds, step.tag, False))
                 seconds = spent_s = 0.0 if sends is None and step.source != CLIENT else self._take(rank, step, times)
                 if times.resume_s and not (index and isinstance(program[index - 1], Recv)):
-                    # once for all messages that are waited for together; also where they were there before, or a
-                    # faster link could make a request longer
+                    # once for all messages that are waited for together, and also for messages that had arrived:
+                    # otherwise a faster link could make a request longer
                     spent_s += times.resume_s
                     seconds = spent_s
             elif isinstance(step, Send):
@@ -87,7 +87,7 @@ class Work:
                 spent_s = 0.0 if sends is None else self._message_s(times, num_values, step.wire, nbytes, step.to)
                 legs.append((seconds + spent_s, step.tag, True))
                 seconds = 0.0
-            elif sends is not None and isinstance(step, Merge):  # a slice is a view
+            elif sends is not None and isinstance(step, Merge):  # a slice is a view and costs nothing
                 spent_s = times.merge_s(batch * sum(shapes[name].num_values for name in step.inputs))
                 seconds += spent_s
             else:
@@ -99,7 +99,7 @@ class Work:
         return DeviceWork(legs, seconds, compute_s, busy_s, tasks, steps_s)
 
     def _take(self, rank: int, step: Recv, times: DeviceTimes) -> float:
-        """List a message that comes from the client; what taking any takes of the computing thread."""
+        """The computing thread's seconds for taking a message; lists the message if it comes from the client."""
         num_values = self.plan.shapes[rank][step.tensor].num_values
         sent = self._sends.get(step.tag) if self._sends else None
         wire = sent.wire if sent else self._input_wires.get(step.tag, UNCONVERTED)
@@ -109,7 +109,7 @@ class Work:
         return self._message_s(times, num_values, wire, nbytes, step.source)
 
     def _message_s(self, times: DeviceTimes, num_values: int, wire: WireFormat, nbytes: int, peer: int) -> float:
-        """Turning a message's values and, unless its way costs nothing, handling it."""
+        """Seconds for converting a message's values and, unless its path costs nothing, for handling it."""
         spent_s = times.convert_s(num_values * self.batch, wire)
         if peer != CLIENT or self.cluster.client_link is not None:
             spent_s += times.handle_s(nbytes + FRAME_HEADER_BYTES)
@@ -117,12 +117,12 @@ class Work:
 
 
 def _sends_of(plan: Plan) -> dict[int, Send]:
-    """What the devices send, by tag."""
+    """The sends of all devices, by tag."""
     return {step.tag: step for program in plan.programs for step in program if isinstance(step, Send)}
 
 
 def _note(step: Step, spent_s: float, tasks: list[list[Task]]) -> None:
-    """Write a step's time down in the leg that it belongs to; a message ends one."""
+    """Add a step's time to the leg that it belongs to; a message ends a leg."""
     if isinstance(step, Recv):
         tasks.append([])
     if isinstance(step, Compute):
