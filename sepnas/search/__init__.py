@@ -1,4 +1,4 @@
-"""Searching a space of networks and policies: a supernet, NNI with a strategy for many objectives, a Pareto front."""
+"""Search of a space of networks and policies: a supernet, NNI with a multi-objective strategy, a Pareto front."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Late: the command line takes names from this package where the search's libraries are missing.
+    # Imported late: the command line uses this package without the search's libraries installed.
     if name in _HOMES:
         return getattr(import_module(f"sepnas.search.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'sepnas.search' has no attribute {name!r}")

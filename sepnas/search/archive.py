@@ -1,4 +1,4 @@
-"""The candidates on disk: one JSON line each, appended when it is judged. This file is the truth of a search."""
+"""The candidates on disk: one JSON line each, appended after evaluation. This file is the state of a search."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ _GO_ON = "make room, then resume the search: what was judged before is kept"
 
 
 class SearchWarning(UserWarning):
-    """Something about a search that a person should know and that does not stop it."""
+    """A problem that the user should know about and that does not stop the search."""
 
 
 class Archive:
-    """``candidates.jsonl``: read once, then appended to; found by key. Damaged lines go with the first append."""
+    """``candidates.jsonl``, read once and then appended to; lookup is by key.
+
+    The first append removes damaged lines.
+    """
 
     def __init__(self, path: Path, space: SearchSpace) -> None:
         self.path = path
@@ -36,11 +39,11 @@ class Archive:
         return self._by_key.get(key)
 
     def candidates(self) -> list[Candidate]:
-        """All candidates by index."""
+        """All candidates, sorted by index."""
         return sorted(self._by_key.values(), key=lambda candidate: candidate.index)
 
     def append(self, candidate: Candidate) -> None:
-        """Keep a candidate: in one write, so that an interrupted search has whole lines."""
+        """Add a candidate in a single write, so that an interrupted search leaves complete lines."""
         if self._damaged:
             write_text(self.path, "".join(kept.line() + "\n" for kept in self._by_key.values()))
             self._damaged = False
@@ -58,7 +61,7 @@ class Archive:
         self._by_key[candidate.key] = candidate
 
     def _read(self, space: SearchSpace) -> None:
-        """Keep every good line and name each damaged one."""
+        """Load every valid line and warn about each damaged one."""
         text = self.path.read_bytes().decode(errors="replace")
         self._damaged = bool(text) and not text.endswith("\n")
         for number, line in enumerate(text.split("\n"), start=1):

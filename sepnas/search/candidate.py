@@ -1,4 +1,4 @@
-"""A candidate: one policy that was judged, and the line that keeps it."""
+"""A candidate: one evaluated network and policy, and its JSON line."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sepnas.spec.reading import parse_json
 class Candidate(Part):
     """One point of a search.
 
-    ``index`` counts the judged candidates from 0, ``key`` names the plan (:func:`sepnas.search.canonical.plan_key`).
-    ``objectives`` are those of the space, ``costs`` all simulated ones that were known when it was judged (see
-    ``sepnas/objectives``). Accuracies are fractions of the validation images. ``seconds`` is what judging it took.
-    ``excess`` is how far it is beyond the space's bounds on what is judged, as a share of them: only a candidate with
-    0 can be on the front. It follows from the space, and no file keeps it.
+    ``index`` numbers the evaluated candidates from 0; ``key`` identifies the plan
+    (:func:`sepnas.search.canonical.plan_key`). ``objectives`` are those of the space; ``costs`` are all simulated
+    objectives known at evaluation time (see ``sepnas/objectives``). Accuracies are fractions of the validation images.
+    ``seconds`` is the evaluation time. ``excess`` is the relative violation of the space's accuracy bounds; only
+    candidates with 0 can be on the front. It is derived from the space and never stored.
     """
 
     index: Annotated[int, Field(ge=0)]
@@ -34,21 +34,21 @@ class Candidate(Part):
 
     @property
     def measured(self) -> dict[str, float]:
-        """All its numbers by name: accuracies and costs."""
+        """All objectives and costs by name."""
         return self.objectives | self.costs
 
     def line(self) -> str:
-        """One JSON line; the architecture follows from the genotype and is left out."""
+        """One JSON line, without the architecture, which follows from the genotype."""
         return json.dumps(self.model_dump(mode="json", exclude={"architecture"}))
 
     def named(self, space: str) -> Candidate:
-        """The candidate with an architecture that says where it comes from."""
+        """The candidate, with its architecture named after the space and the index."""
         architecture = self.architecture.model_copy(update={"name": f"{space}-{self.index}"})
         return self.model_copy(update={"architecture": architecture})
 
     @classmethod
     def from_line(cls, line: str, space: SearchSpace) -> Candidate:
-        """Read a line; ``ValueError`` (pydantic's, json's) or ``SpecError`` when it is damaged."""
+        """Parse a line; raises ``ValueError`` (from pydantic or json) or ``SpecError`` if it is damaged."""
         data = parse_json(line)
         if not isinstance(data, dict) or not isinstance(data.get("genotype"), dict):
             raise ValueError("not a candidate")

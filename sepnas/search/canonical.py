@@ -1,4 +1,4 @@
-"""When two candidates are one: a key of the plan that does not hang on how its parts happen to be called."""
+"""A canonical key for plans, independent of names: two candidates with the same key are the same."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sepnas.separable.build import build_plan
 
 
 def plan_key(plan: Plan) -> str:
-    """A hash of what the devices do: 32 hexadecimal digits, the same for two plans that differ in names only.
+    """A hash of the devices' steps: 32 hexadecimal digits, equal for plans that differ only in names.
 
-    Tensors, segments and tags are numbered anew in the order in which the steps mention them.
+    Tensors, segments and tags are renumbered in order of first mention by the steps.
     """
     tags = _numbers()
     told = [text for port in plan.outputs for text in _describe_port(port)]
@@ -36,9 +36,9 @@ def named_plan_key(network: Architecture, policy: str) -> str:
 def _describe(
     program: Iterable[Step], segments: Mapping[str, Segment], shapes: Mapping[str, Shape], tags: dict[Hashable, str]
 ) -> list[str]:
-    """A device's steps in numbers only; ``tags`` are those that were mentioned so far.
+    """A device's steps with names replaced by numbers; ``tags`` maps the tags mentioned so far.
 
-    Each step is written as Python writes a tuple; to make the tuples first would take twice the time.
+    Each step is formatted like the ``repr`` of a tuple; building the tuples first would take twice as long.
     """
     found: list[str] = []
     names = _numbers()
@@ -65,17 +65,17 @@ def _describe(
 
 
 def _describe_port(port: Port) -> list[str]:
-    """The devices that answer and the shape of what they do; of several pieces also where each belongs."""
+    """The devices that answer and the shape of the output; for several pieces also the region of each."""
     regions = [str(piece.region) for piece in port.pieces] if len(port.pieces) > 1 else []
     return [*(str(piece.device) for piece in port.pieces), _shape(port.shape), *regions]
 
 
 def _numbers() -> dict[Hashable, str]:
-    """Numbers what it is asked for, from 0 in the order of asking."""
+    """A mapping that numbers its keys from 0 in order of first access."""
     return defaultdict(map(str, count()).__next__)
 
 
-# The same few pieces stand in all plans of a search.
+# Cached: all plans of a search consist of the same few pieces.
 
 
 def _shape(shape: Shape) -> str:
@@ -84,12 +84,14 @@ def _shape(shape: Shape) -> str:
 
 @lru_cache(maxsize=1 << 12)
 def _sides(dims: tuple[int, ...]) -> str:
-    return repr(dims + (1,) * (3 - len(dims)))  # a vector as channels x 1 x 1: keys stand in files
+    return repr(
+        dims + (1,) * (3 - len(dims))
+    )  # a vector counts as channels x 1 x 1, for compatibility with keys in existing files
 
 
 @lru_cache(maxsize=1 << 12)
 def _sent(ranges: tuple[Range, ...], wire: str, to: int) -> str:
-    # after channels and rows a range from 0 goes without saying: the receiver's shape says where it ends
+    # past channels and rows, ranges from 0 are omitted: the receiver's shape gives their end
     told = [*ranges[:2], *((0, 1) for _ in range(2 - len(ranges))), *(each for each in ranges[2:] if each[0])]
     return f"{', '.join(map(str, told))}, {wire!r}, {to}"
 

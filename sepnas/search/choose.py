@@ -1,4 +1,4 @@
-"""Choosing among the candidates of a search: bounds, the front within them, one point of it."""
+"""Selection among the candidates of a search: bounds, the front within bounds, and one point of the front."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sepnas.search.pareto import knee, pareto_front
 
 
 def front_within(candidates: Sequence[Candidate], bounds: Bounds) -> list[Candidate]:
-    """The Pareto front of the candidates that keep the bounds, by rising bytes.
+    """The Pareto front of the candidates within the bounds, by rising bytes.
 
-    A bound on what is no objective may thus bring up candidates that are not on the front of all. Raises
-    :class:`SearchError` that names the nearest candidate when none fits.
+    With a bound on a cost that is not an objective, the result may include candidates outside the overall front.
+    Raises :class:`SearchError` that names the nearest candidate if none fits.
     """
     if not candidates:
         raise SearchError("the front is empty: no candidate is judged yet")
@@ -35,11 +35,11 @@ def front_within(candidates: Sequence[Candidate], bounds: Bounds) -> list[Candid
 
 
 def pick(candidates: Sequence[Candidate], bounds: Bounds | None = None, **limits: float | None) -> Candidate:
-    """The most accurate candidate within the bounds (of equals the one with fewer bytes); without bounds the knee.
+    """The most accurate candidate within the bounds (fewest bytes among equals); without bounds, the knee.
 
-    ``limits`` are bounds by name, in base units, such as ``max_latency_s=0.02`` or ``min_accuracy=0.9``: ``max_`` or
-    ``min_`` and an objective. Raises :class:`SearchError` that names the nearest candidate when none fits, and
-    :class:`SpecError` for an unknown name.
+    ``limits`` are further bounds in base units, named ``max_`` or ``min_`` plus an objective, such as
+    ``max_latency_s=0.02`` or ``min_accuracy=0.9``. Raises :class:`SearchError` that names the nearest candidate if none
+    fits, and :class:`SpecError` for an unknown name.
     """
     wanted = Bounds((*(bounds or ()), *Bounds.of(**limits)))
     front = front_within(candidates, wanted)

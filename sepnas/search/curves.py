@@ -17,17 +17,17 @@ CURVES_FOLDER = "tensorboard"
 
 
 class SearchCurves:
-    """Writes step n once the first n candidates by index are known, in whatever order they come in.
+    """Writes step n as soon as the first n candidates by index are known, in any order of arrival.
 
-    A step is thus a function of the archive: a resumed search, which hears of the ``kept`` candidates again, leaves
-    out the steps that an earlier run wrote and goes on as an unbroken one.
+    Each step is therefore a function of the archive. A resumed search adds the ``kept`` candidates again, skips the
+    steps that an earlier run wrote, and continues as an uninterrupted search would.
     """
 
     def __init__(self, run_dir: Path, kept: Sequence[Candidate], worst: Mapping[str, float]) -> None:
         folder = run_dir / CURVES_FOLDER
         indices = (candidate.index for candidate in kept)
         whole = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], enumerate(indices)))
-        # a kill may have come between the archive's last line and its step: that one is written again
+        # a kill may fall between the archive's last line and its step, so that step is written again
         self._written = max(0, whole - 1) if folder.exists() else 0
         self._scalars = Scalars(folder, self._written + 1)
         self._history = FrontHistory(worst)
@@ -42,7 +42,7 @@ class SearchCurves:
         self._scalars.__exit__(kind, error, at)
 
     def add(self, candidate: Candidate, candidates_per_s: float | None) -> None:
-        """Take a candidate in; ``candidates_per_s`` is None for one that was judged by an earlier run."""
+        """Add a candidate; ``candidates_per_s`` is None if an earlier run evaluated it."""
         self._waiting[candidate.index] = candidate, candidates_per_s
         while self._next in self._waiting:
             self._write(*self._waiting.pop(self._next))

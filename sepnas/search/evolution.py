@@ -1,4 +1,4 @@
-"""What to try next: many children are simulated, and the most promising one is judged."""
+"""Evolutionary proposals: many children are simulated, and the most promising one is evaluated."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ from sepnas.search.screen import Screen, Screened, first_genotypes, reference_co
 from sepnas.separable.space import SearchSpace
 
 CHILDREN = 16
-"""So many are simulated for each that is judged, once accuracy can be predicted."""
+"""Number of children simulated per evaluated candidate, once accuracy can be predicted."""
 KEPT = 64
-"""So many children that were not judged stay in the running, and are parents themselves."""
+"""Maximum number of children kept for later evaluation; half of them may be parents."""
 FEWEST_PARENTS = 16
 FIRST_LEARNING, LEARNING_GROWTH = 24, 1.1
-"""The predictor learns from so many candidates first, and anew when there are so many times as many."""
+"""Number of candidates at the first fit of the predictor, and their growth factor between fits."""
 OPTIMISM = 1.0
-"""By so many standard deviations accuracy is guessed higher than its mean."""
+"""Standard deviations added to the mean of a predicted accuracy."""
 
 
 @dataclass
 class _Child:
-    """A candidate on its way; ``guess`` has a mean and a deviation for each accuracy, ``point`` is what it came to, in
-    shares."""
+    """A candidate before or after evaluation.
+
+    ``guess`` holds the predicted mean and deviation of each accuracy; ``point`` the measured objectives as shares.
+    """
 
     screened: Screened
     genes: Genes
@@ -41,14 +43,14 @@ class _Child:
 
 
 class EvolutionProposer:
-    """Multi-objective evolution with a screen, a memory and a predictor in front of the dear evaluation.
+    """Multi-objective evolution with a screen, a memory and a predictor before the expensive evaluation.
 
-    Children are bred from the front. What is known or infeasible is never judged, and what is dominated, even if its
-    accuracy is guessed optimistically, only when nothing else is left: the child is that would add most to the
-    hypervolume of the front and of those under way. Without ``predictor`` the first new child is. It starts with the
-    ends of the space and the paper's named policies. The same seed and the same answers give the same proposals.
+    Children are bred from the front. Known and infeasible children are never proposed. The proposed child has the
+    largest optimistic gain in hypervolume over the front and the pending candidates; a dominated child is proposed only
+    if no other is left. Without ``predictor``, the first new child is proposed. The first proposals are the extremes of
+    the space and the paper's named policies. The same seed and results give the same proposals.
 
-    Sources: expected improvement of the hypervolume (Emmerich et al. 2006); a predictor that chooses among children
+    Sources: expected hypervolume improvement (Emmerich et al. 2006); a predictor that selects among children
     (NSGANetV2, arXiv 2007.10396).
     """
 
@@ -71,7 +73,7 @@ class EvolutionProposer:
         self.duplicates = self.rejected = 0
 
     def propose(self) -> Screened | None:
-        """A new, feasible candidate that awaits its accuracy; None when the space seems exhausted."""
+        """A new feasible candidate to evaluate; None if the space seems exhausted."""
         self._learn()
         self._grow(CHILDREN if self.models else 1)
         if not self.waiting:
@@ -83,7 +85,7 @@ class EvolutionProposer:
         return chosen.screened
 
     def tell(self, key: str, objectives: Mapping[str, float]) -> None:
-        """What a proposed candidate came to."""
+        """Record the measured objectives of a proposed candidate."""
         child = self.pending.pop(key)
         child.point = self._shares(objectives)
         self.rows.append(child.row)
@@ -95,7 +97,7 @@ class EvolutionProposer:
         self.best = [ranked[index] for index in np.argsort(ranks, kind="stable")[:kept]]
 
     def _grow(self, wanted: int) -> None:
-        """Simulate children until so many new ones wait; fewer where they are hard to find."""
+        """Simulate children until ``wanted`` new ones are feasible; fewer if they are hard to find."""
         grown = 0
         for tries in range(TRIES_IN_VAIN):
             if grown == wanted or (self.waiting and tries >= 4 * wanted):
@@ -114,7 +116,7 @@ class EvolutionProposer:
             self.seen.add(found.key)
 
     def _breed(self, tries: int) -> Genes:
-        """A child of the best; of what breaks the bounds least, while nothing keeps them; at times any genotype."""
+        """A child of the best, or of the least infeasible while none is feasible; sometimes a random genotype."""
         parents = [child.genes for child in (*self.best, *self.waiting[: KEPT // 2])]
         parents = parents or [genes for _, genes in self.nearest]
         if not parents or tries % 10 == 9:
@@ -122,7 +124,7 @@ class EvolutionProposer:
         return self.pool.breed(parents)
 
     def _learn(self) -> None:
-        """Fit the predictor when there is enough to learn; ever more seldom, so that it never weighs."""
+        """Fit the predictor when enough candidates are known; fits become rarer, so their total cost stays small."""
         known = len(self.rows)
         if self.predictor and known >= max(FIRST_LEARNING, LEARNING_GROWTH * self.learned):
             self.models = {
@@ -133,7 +135,7 @@ class EvolutionProposer:
                 child.guess = None
 
     def _sort_by_promise(self) -> None:
-        """Those that should add most to the hypervolume first; the last ones leave, and may be met again."""
+        """Sort by expected hypervolume gain and drop the last ones, which may be bred again later."""
         self._guess([*self.waiting, *self.pending.values()])
         known = [child.point for child in self.best if child.point is not None]
         known += [self._guessed(child, optimism=0.0) for child in self.pending.values()]
@@ -157,15 +159,18 @@ class EvolutionProposer:
         return self._shares({**child.screened.costs, **hoped})
 
     def _shares(self, measured: Mapping[str, float]) -> Points:
-        """Log shares of the objectives. Beyond a bound on what is judged all are above 1, by the excess, so that any
-        feasible point dominates, and of two infeasible ones the nearer."""
+        """Log shares of the objectives.
+
+        Beyond an accuracy bound, all shares are 1 plus the excess: any feasible point dominates an infeasible one, and
+        the nearer of two infeasible points dominates the other.
+        """
         points = log_shares({name: measured[name] for name in self.space.objectives}, self.worst)
         if self.bounded and (excess := self.bounds.excess(measured)):
             return np.full_like(points, 1 + excess)
         return points
 
     def _gain(self, front: Points, point: Points) -> float:
-        """What a point adds to the hypervolume; below 0 beyond a bound on what is judged, by the excess."""
+        """The hypervolume that a point adds; beyond an accuracy bound, minus the excess."""
         if self.bounded and point.min() > 1:
             return 1 - float(point.min())
         return improvement(front, point)

@@ -1,4 +1,4 @@
-"""The NNI experiment: an execution engine evaluates what the strategy proposes, in this process or in trials."""
+"""The NNI experiment: an execution engine evaluates the strategy's proposals, in this process or in trials."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from sepnas.separable.space import Genotype, SearchSpace
 
 
 class QuietExperiment(NasExperiment):  # type: ignore[misc]  # NNI has no types
-    """An experiment without NNI's files: its list in the home folder, its log, its checkpoint.
+    """An experiment that writes none of NNI's files: list in the home folder, log, checkpoint.
 
-    The checkpoint could not be loaded beside torch >= 2.6 anyway; the archive takes its place. ``engine`` takes the
-    place of the one that the configuration names.
+    The archive replaces the checkpoint, which torch >= 2.6 cannot load. ``engine`` replaces the configured engine.
     """
 
     engine: Any = None
@@ -44,9 +43,9 @@ def explore(
     judge: Callable[[Genotype], Mapping[str, float]],
     engine: Any = None,
 ) -> None:
-    """Run the strategy to its end. No server, no port, no file remains.
+    """Run the strategy to its end; leaves no server, port or file behind.
 
-    ``judge`` gives a genotype's accuracies by name, in this process; an ``engine`` takes its place.
+    ``judge`` returns a genotype's accuracies by name, in this process; an ``engine`` replaces it.
     """
 
     def evaluate(model: PolicyModelSpace) -> None:
@@ -63,6 +62,6 @@ def explore(
         experiment = QuietExperiment(model_space, FunctionalEvaluator(evaluate), strategy, config=config)
         experiment.engine = engine
         try:
-            experiment.start()  # `run` would swallow Ctrl-C
+            experiment.start()  # `run` swallows Ctrl-C
         finally:
             experiment.stop()

@@ -1,7 +1,7 @@
-"""The course of a search, whoever evaluates: propose a batch, take what was judged, tell the proposer.
+"""The search loop, independent of the evaluator: propose a batch, collect results, update the proposer.
 
-The proposer hears a batch as a whole and in the order in which it was proposed, so the result does not depend on
-how many evaluate side by side, or which of them is first.
+The proposer receives the results of a whole batch in the order of proposal, so the outcome depends neither on the
+number of parallel evaluations nor on the order in which they finish.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from sepnas.separable.space import Choice, Genotype
 
 StrategyName = Literal["predictive", "evolution", "nsga2", "random", "regularized-evolution"]
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
-"""The default, the same without its predictor, plain NSGA-II, and two of NNI's own, which see one number."""
+"""The default, the same without predictor, plain NSGA-II, and two single-objective strategies of NNI."""
 BATCH = 8
 TRIES_IN_VAIN = 1000
-"""After so many proposals in a row that are known or infeasible the space counts as exhausted."""
+"""Number of consecutive known or infeasible proposals after which the space counts as exhausted."""
 
 
 NO_BOUNDS = Bounds()
 
 
 class Proposer(Protocol):
-    """Where candidates come from: each proposal is new, feasible and already priced."""
+    """A source of candidates: each proposal is new, feasible and already priced."""
 
     def propose(self) -> Screened | None: ...
 
@@ -38,7 +38,7 @@ class Proposer(Protocol):
 
 @dataclass(frozen=True)
 class Judged:
-    """What an evaluation says; it repeats the genotype, for an engine may pair answers wrongly."""
+    """The result of an evaluation, with its genotype, because an engine may match results to the wrong model."""
 
     genotype: Genotype
     accuracies: Mapping[str, float]
@@ -46,9 +46,9 @@ class Judged:
 
 
 class Explorer:
-    """Asks a proposer for batches and keeps every answer in the archive at once.
+    """Requests batches from a proposer and archives every result immediately.
 
-    What the archive knows is not evaluated again: that is how a search resumes.
+    Archived candidates are not evaluated again; this is how a search resumes.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Explorer:
         batch_size: int = BATCH,
         bounds: Bounds = NO_BOUNDS,
     ) -> None:
-        """``bounds`` are those of the space on what is judged."""
+        """``bounds`` are the space's bounds on accuracies."""
         self.proposer, self.archive, self.objectives = proposer, archive, objectives
         self.num_candidates, self.batch_size = num_candidates, batch_size
         self.on_candidate, self.bounds = on_candidate, bounds
@@ -71,7 +71,7 @@ class Explorer:
         self._awaited: dict[frozenset[tuple[str, Choice]], tuple[int, Screened]] = {}
 
     def propose(self) -> list[Screened] | None:
-        """What is to be evaluated next (nothing, where the archive knows the whole batch); None at the end."""
+        """The next candidates to evaluate (empty if all of the batch is archived); None at the end."""
         wanted = min(self.batch_size, self.num_candidates - len(self.candidates))
         self._batch = []
         while len(self._batch) < wanted and (found := self.proposer.propose()) is not None:
@@ -85,11 +85,11 @@ class Explorer:
         return [proposal for _, proposal in self._awaited.values()] if self._batch else None
 
     def awaited(self) -> list[Screened]:
-        """What of the batch is not judged yet."""
+        """The candidates of the batch without a result."""
         return [proposal for _, proposal in self._awaited.values()]
 
     def take(self, judged: Judged) -> None:
-        """Keep an answer, in any order; one that nobody waits for (a repeated evaluation) is dropped."""
+        """Archive a result, in any order; an unexpected one (a repeated evaluation) is dropped."""
         found = self._awaited.pop(_identity(judged.genotype), None)
         if found is None:
             return
@@ -110,7 +110,7 @@ class Explorer:
         self.on_candidate(candidate, True)
 
     def close(self) -> None:
-        """End the batch: tell the proposer, in order. Raises :class:`SearchError` when an answer is missing."""
+        """End the batch: pass the results to the proposer in order. Raises :class:`SearchError` if one is missing."""
         if self._awaited:
             raise SearchError(
                 f"{len(self._awaited)} of {len(self._batch)} candidates were not judged; resume the search"

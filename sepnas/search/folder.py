@@ -1,4 +1,4 @@
-"""The run folder: what a search was asked to do, how far it came, and its front.
+"""The run folder of a search: its settings, its progress and its front.
 
 ``run.json`` (settings), ``supernet/`` (checkpoints of its training), ``candidates.jsonl``, ``front.json``.
 """
@@ -31,12 +31,12 @@ SHOWN_DIFFERENCES = 4
 
 
 class SearchRun(Document):
-    """The settings of a search. A resumed search must have the same, but for ``candidates``: it may go on longer.
+    """The settings of a search. A resumed search must have the same settings, except ``candidates``, which may grow.
 
-    ``data`` and ``resize`` say where the images are, for commands that go on from here; ``data_sha256`` is of their
-    content, which alone must be the same.
+    ``data`` and ``resize`` describe the data set for later commands; only its content must be the same, by
+    ``data_sha256``.
 
-    ``supernet_sha256`` is of the trained weights, once there are any: an accuracy belongs to them alone.
+    ``supernet_sha256`` is the digest of the trained weights, once they exist; all accuracies belong to these weights.
     """
 
     format_name: ClassVar[str] = "sepnas.search-run"
@@ -55,7 +55,7 @@ class SearchRun(Document):
     seconds: dict[str, float] = Field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
-        """What must be the same for a resumed search."""
+        """The settings that must be the same in a resumed search."""
         names = ("space", "cluster", "data_sha256", "recipe", "seed", "strategy", "batch")
         return {name: value for name, value in self.to_data().items() if name in names}
 
@@ -72,16 +72,16 @@ class Front(Document):
 
 
 def alone_in(folder: Path) -> AbstractContextManager[None]:
-    """While this runs no other process searches in ``folder``; raises :class:`SearchError` where one does."""
+    """Lock ``folder`` against other search processes; raises :class:`SearchError` if one is running."""
     if is_there(folder) and not folder.is_dir():
         raise SearchError(f"{folder}: is a file; name a folder for the search")
     return held(folder, "searching", SearchError)
 
 
 def open_run(folder: Path, wanted: SearchRun, resume: bool) -> SearchRun:
-    """Begin a run in ``folder``, or go on with the one that is there.
+    """Begin a run in ``folder``, or resume the existing one.
 
-    Raises :class:`SearchError` when there is one and ``resume`` is false, or when it has other settings.
+    Raises :class:`SearchError` if one exists and ``resume`` is false, or if its settings differ.
     """
     path = folder / RUN_FILE
     if not is_there(path):
@@ -103,7 +103,7 @@ def open_run(folder: Path, wanted: SearchRun, resume: bool) -> SearchRun:
 
 
 def note_supernet(folder: Path, run: SearchRun, sha256: str) -> SearchRun:
-    """Write down which weights the accuracies belong to; refuse others than before."""
+    """Record the digest of the supernet's weights; raises :class:`SearchError` if it differs from the recorded one."""
     if run.supernet_sha256 not in (None, sha256):
         raise SearchError(
             f"{folder / SUPERNET_FOLDER}: the supernet's weights are not those of {folder / RUN_FILE}, so the kept "
@@ -115,7 +115,7 @@ def note_supernet(folder: Path, run: SearchRun, sha256: str) -> SearchRun:
 
 
 def load_front(run_dir: str | Path) -> list[Candidate]:
-    """The Pareto front of a finished search, by rising bytes; :class:`SearchError` when it is not finished."""
+    """The Pareto front of a finished search, by rising bytes; raises :class:`SearchError` if unfinished."""
     path = Path(run_dir) / FRONT_FILE
     if not is_there(path):
         known = is_there(Path(run_dir) / RUN_FILE)
@@ -126,12 +126,12 @@ def load_front(run_dir: str | Path) -> list[Candidate]:
 
 
 def load_candidates(run_dir: str | Path) -> list[Candidate]:
-    """All candidates judged so far, by index; :class:`SearchError` when the folder holds no search."""
+    """All candidates evaluated so far, by index; raises :class:`SearchError` if the folder holds no search."""
     return Archive(Path(run_dir) / CANDIDATES_FILE, load_run(run_dir).space).candidates()
 
 
 def load_run(run_dir: str | Path) -> SearchRun:
-    """The settings of a search; :class:`SearchError` when the folder holds none."""
+    """The settings of a search; raises :class:`SearchError` if the folder holds none."""
     path = Path(run_dir) / RUN_FILE
     if not is_there(path):
         raise SearchError(
@@ -141,7 +141,7 @@ def load_run(run_dir: str | Path) -> SearchRun:
 
 
 def _differences(found: Any, wanted: Any, place: str = "") -> Iterator[str]:
-    """Each value that differs, with the path to it."""
+    """Each differing value, with its path."""
     if isinstance(found, Mapping) and isinstance(wanted, Mapping):
         for key in dict.fromkeys((*found, *wanted)):
             yield from _differences(found.get(key), wanted.get(key), f"{place}.{key}" if place else key)

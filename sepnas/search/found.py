@@ -1,4 +1,4 @@
-"""A search as it is on disk, finished or not: its candidates so far, how far it came, its front."""
+"""A search as stored on disk, finished or not: its candidates, its progress and its front."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sepnas.spec.files import is_there
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found so far; ``candidates`` by index, their architectures named after them."""
+    """The results of a search so far; ``candidates`` are sorted by index, with architectures named after them."""
 
     run_dir: Path
     run: SearchRun
@@ -26,7 +26,7 @@ class Found:
 
     @classmethod
     def load(cls, run_dir: Path) -> Found:
-        """Read a run folder; :class:`SearchError` when it holds no search, or no candidate yet."""
+        """Read a run folder; raises :class:`SearchError` if it holds no search or no candidate yet."""
         candidates = load_candidates(run_dir)
         run = load_run(run_dir)
         if not candidates:
@@ -35,12 +35,12 @@ class Found:
 
     @property
     def has_front(self) -> bool:
-        """Whether any candidate keeps the space's bounds."""
+        """Whether any candidate is within the space's bounds."""
         return not all(candidate.excess for candidate in self.candidates)
 
     @cached_property
     def front(self) -> list[Candidate]:
-        """Raises :class:`SearchError` while no candidate keeps the space's bounds."""
+        """The Pareto front; raises :class:`SearchError` while no candidate is within the space's bounds."""
         return front_within(self.candidates, Bounds())
 
     @cached_property
@@ -49,14 +49,14 @@ class Found:
 
     @cached_property
     def finished(self) -> bool:
-        """Whether the search came to its end: all that it was asked for, or all that its space has."""
+        """Whether the search is complete: it evaluated all requested candidates or exhausted its space."""
         path = self.run_dir / FRONT_FILE
         if len(self.candidates) >= self.run.candidates or not is_there(path):
             return is_there(path)
         return {c.key for c in Front.load(path).candidates} == {c.key for c in self.front}
 
     def course(self) -> str:
-        """How far it came, for people."""
+        """The progress as text."""
         if self.finished:
             return f"{len(self.candidates)} candidates judged"
         return f"{len(self.candidates)} of {self.run.candidates} candidates judged, the search is not finished"
@@ -65,7 +65,7 @@ class Found:
         return front_within(self.candidates, bounds)
 
     def candidate(self, index: int) -> Candidate:
-        """The candidate of that number; :class:`SearchError` when none has it."""
+        """The candidate with this index; raises :class:`SearchError` if there is none."""
         for candidate in self.candidates:
             if candidate.index == index:
                 return candidate
@@ -74,6 +74,6 @@ class Found:
 
     def history(self) -> list[FrontStep]:
         """The front after each candidate."""
-        from sepnas.search.screen import reference_costs  # prices a network: only those who ask for it wait
+        from sepnas.search.screen import reference_costs  # imported late: only the history needs it
 
         return front_history(self.candidates, reference_costs(self.run.space, self.run.cluster, self.run.seed))

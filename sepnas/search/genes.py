@@ -1,4 +1,4 @@
-"""Genotypes as rows of numbers, and how new ones are bred from them."""
+"""Genotypes as integer vectors, with crossover and mutation."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MOST_MUTATIONS = 3
 
 
 class GenePool:
-    """Draws and breeds genotypes: each gene is the index of a choice. The same seed gives the same ones.
+    """Draws and breeds genotypes; each gene is the index of a choice. The same seed gives the same genotypes.
 
-    Uniform crossover, and mutation of about one to three genes. Asking Optuna's NSGA-II takes 4 ms for 60 labels,
-    too much where one of many children is chosen; this takes some hundredths.
+    Uniform crossover, and mutation of about one to three genes. Optuna's NSGA-II takes 4 ms per child for 60 labels,
+    too slow to select one of many children; this takes some hundredths of a millisecond.
     """
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
@@ -34,11 +34,11 @@ class GenePool:
         return {label: values[gene] for (label, values), gene in zip(self.choices.items(), genes, strict=True)}
 
     def draw(self) -> Genes:
-        """Every choice of every label equally likely."""
+        """A genotype drawn uniformly from the choices of every label."""
         return self.random.integers(self.counts)
 
     def breed(self, parents: Sequence[Genes]) -> Genes:
-        """A child of one or two of the parents, with at least one gene drawn anew."""
+        """A child of one or two parents, with at least one mutated gene."""
         child = parents[int(self.random.integers(len(parents)))].copy()
         if self.random.random() < CROSSOVER:
             other = parents[int(self.random.integers(len(parents)))]

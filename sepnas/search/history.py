@@ -1,4 +1,4 @@
-"""How a front grew while candidates were judged, one after another."""
+"""The growth of a front, candidate by candidate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sepnas.search.pareto import hypervolume, knee, pareto_front
 
 @dataclass(frozen=True, slots=True)
 class FrontStep:
-    """The front after ``judged`` candidates; its accuracy and its knee are 0 while none keeps the space's bounds."""
+    """The front after ``judged`` candidates; accuracy and knee are 0 while none is within the space's bounds."""
 
     judged: int
     front_size: int
@@ -21,7 +21,7 @@ class FrontStep:
 
 
 class FrontHistory:
-    """Takes candidates in and tells of the front each time; ``worst`` is what :func:`hypervolume` takes."""
+    """Updates the front with each candidate; ``worst`` is as in :func:`hypervolume`."""
 
     def __init__(self, worst: Mapping[str, float]) -> None:
         self.worst = worst
@@ -45,6 +45,6 @@ class FrontHistory:
 
 
 def front_history(candidates: Iterable[Candidate], worst: Mapping[str, float]) -> list[FrontStep]:
-    """One step for each candidate, in their order."""
+    """One step per candidate, in order."""
     history = FrontHistory(worst)
     return [history.add(candidate) for candidate in candidates]

@@ -1,6 +1,6 @@
-"""The dear half of judging a candidate: its accuracy over the supernet's weights, on validation images only.
+"""The expensive half of evaluating a candidate: its accuracy with the supernet's weights, on validation images only.
 
-Where the space asks for it, also what is left of it with one device lost.
+If the space has the objective, also its accuracy with one device lost.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ KEPT_NETWORKS = 16
 
 
 def calibration_data(data: ImageData, seed: int, images: int = CALIBRATION_IMAGES) -> ImageData:
-    """``data`` with only those training images that a judge calibrates with."""
+    """``data``, with its training images reduced to those used for calibration."""
     chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:images]
     return replace(data, train=data.train.take(chosen))
 
 
 @dataclass(frozen=True)
 class _SupernetAnswers:
-    """The answers of one calibrated network (see :class:`sepnas.objectives.Answers`)."""
+    """Accuracies of one calibrated network (see :class:`sepnas.objectives.Answers`)."""
 
     losable: Collection[int]
     right: Callable[[Collection[int]], float]
@@ -45,11 +45,11 @@ class _SupernetAnswers:
 
 
 class SupernetJudge:
-    """Accuracy of an architecture of the space: its batch norm statistics are measured on training images, then
-    validation counts. The supernet's weights are read once for each network; they must not change afterwards.
-    Without a ``seed`` it calibrates with all training images, in their order (see :func:`calibration_data`); with the
-    training's ``dropout`` of devices and messages, so that the statistics are those of the mixture, as in a network
-    that is trained so.
+    """Validation accuracy of an architecture of the space, after its batch norms are calibrated on training images.
+
+    The supernet's weights are read once per network and must not change afterwards. Without a ``seed``, calibration
+    uses all training images in order (see :func:`calibration_data`). It applies the training's ``dropout`` of devices
+    and messages, so that the statistics match those of a network trained with it.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class SupernetJudge:
         self._network = lru_cache(maxsize=KEPT_NETWORKS)(self._extract)
 
     def __call__(self, genotype: Genotype) -> dict[str, float]:
-        """The accuracies of a point of the supernet's space that the space has for objectives, by their names."""
+        """The accuracy objectives of a genotype of the supernet's space, by name."""
         space = self.supernet.space
         return judge_answers(self._answers(space.architecture_of(genotype)), space.objectives)
 
     def accuracy(self, architecture: Architecture) -> float:
-        """The fraction of the validation images that are answered rightly."""
+        """The fraction of validation images classified correctly."""
         return self._answers(architecture).accuracy()
 
     def _answers(self, architecture: Architecture) -> _SupernetAnswers:

@@ -1,4 +1,4 @@
-"""What NNI carries from an evaluation to the strategy."""
+"""The metric that NNI passes from an evaluation to the strategy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sepnas.separable.space import Genotype
 
 
 def metric_of(genotype: Genotype, accuracies: Mapping[str, float], seconds: float) -> dict[str, Any]:
-    """A metric that NNI takes for one number (``default``), with all accuracies and the genotype that has them."""
+    """A metric that NNI reads as one number (``default``), with the genotype and all its accuracies."""
     return {
         "default": accuracies["accuracy"],
         "accuracies": dict(accuracies),

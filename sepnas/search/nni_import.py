@@ -1,6 +1,6 @@
-"""NNI, imported so that it works and keeps quiet; everything else takes its names from here.
+"""NNI, imported without failures or warnings; all other modules import its names from here.
 
-Importing it costs about two seconds, so this module is itself imported late.
+The import takes about two seconds, so this module is itself imported late.
 """
 
 import logging
@@ -8,10 +8,10 @@ import warnings
 
 from sepnas.train.vision import import_torchvision
 
-# NNI imports pytorch-lightning without saying so, and that imports torchvision, which needs its operators declared.
+# NNI imports pytorch-lightning, which imports torchvision, which needs its operators declared.
 import_torchvision()
 with warnings.catch_warnings():
-    # It wonders about classes of torch that are younger than itself, and none of them concerns us.
+    # NNI warns about torch classes newer than itself; sepnas uses none of them.
     warnings.simplefilter("ignore")
     import nni
     import nni_node
@@ -26,7 +26,7 @@ with warnings.catch_warnings():
     from nni.nas.strategy.base import Strategy
 
 nni.silence_stdout()
-logging.getLogger("nni").addHandler(logging.NullHandler())  # without any handler Python would print its warnings
+logging.getLogger("nni").addHandler(logging.NullHandler())  # without a handler, Python would print its warnings
 
 __all__ = [
     "ExecutionEngine",

@@ -1,4 +1,4 @@
-"""For comparison: NSGA-II (Optuna's) behind a screen that lets nothing through twice and nothing infeasible."""
+"""Optuna's NSGA-II, for comparison, behind a screen that rejects duplicates and infeasible candidates."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sepnas.separable.space import SearchSpace
 
 
 class Nsga2Proposer:
-    """Proposes genotypes; the same seed and the same answers give the same proposals.
+    """Proposes genotypes; the same seed and results give the same proposals.
 
-    Source: NSGA-II with constrained domination (Deb et al. 2002), of Optuna. It starts with random genotypes.
+    Source: NSGA-II with constrained domination (Deb et al. 2002), from Optuna. The first genotypes are random.
     """
 
     def __init__(self, space: SearchSpace, screen: Screen, seed: int, population: int = POPULATIONS["nsga2"]) -> None:
@@ -36,7 +36,7 @@ class Nsga2Proposer:
         self.duplicates = self.rejected = 0
 
     def propose(self) -> Screened | None:
-        """A new, feasible candidate that awaits its accuracy; None when the space seems exhausted."""
+        """A new feasible candidate to evaluate; None if the space seems exhausted."""
         for _ in range(TRIES_IN_VAIN):
             trial = self.study.ask(self.distributions)
             found = self.screen({label: trial.params[label] for label in self.distributions})
@@ -53,14 +53,14 @@ class Nsga2Proposer:
         return None
 
     def tell(self, key: str, objectives: Mapping[str, float]) -> None:
-        """What a proposed candidate came to."""
+        """Record the measured objectives of a proposed candidate."""
         trial = self.trials.pop(key)
         if self.bounds:
             trial.set_constraint("judged", self.bounds.excess(objectives))
         self.study.tell(trial, [objectives[name] for name in self.objectives])
 
     def _reject(self, trial: Trial, found: Screened) -> None:
-        """Tell how far off it is, without its accuracy: among the infeasible only the excess counts."""
+        """Report the excess without an accuracy: infeasible candidates are ranked by excess alone."""
         self.rejected += 1
         if found.costs:
             self.study.tell(trial, [0.0 if is_judged(name) else found.costs[name] for name in self.objectives])

@@ -1,6 +1,6 @@
-"""Many objectives at once: the Pareto front, its hypervolume, its knee.
+"""Multi-objective tools: the Pareto front, its hypervolume, its knee.
 
-moocore is imported where it is called: a machine that only trains the supernet need not have it.
+moocore is imported on use: a machine that only trains the supernet does not need it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from sepnas.search.candidate import Candidate
 
 Points = NDArray[np.float64]
 LOG_DETAIL = 100.0
-"""Below one part in so many of the worst, a log share is about linear: less is not worth telling apart."""
+"""Log shares are about linear below the worst cost divided by this; smaller differences are not worth resolving."""
 
 
 def minimised(candidates: Sequence[Candidate]) -> Points:
-    """The objectives of each candidate as a row in which less is better."""
+    """One row of objectives per candidate, all to be minimised."""
     rows = [[OBJECTIVES[name].sort_key(value) for name, value in c.objectives.items()] for c in candidates]
     return np.asarray(rows, dtype=np.float64)
 
 
 def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates that no other one dominates, by rising bytes; of equals the first.
+    """The non-dominated candidates, by rising bytes; the first among equals.
 
-    Those beyond a bound of their space are left out, so it may be empty.
+    Candidates beyond a bound of their space are excluded, so the front may be empty.
     """
     feasible = [candidate for candidate in candidates if not candidate.excess]
     if not feasible:
@@ -40,10 +40,10 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def hypervolume(front: Sequence[Candidate], worst: Mapping[str, float], log: bool = False) -> float:
-    """The part of the box between ideal (accuracies 1, costs 0) and ``worst`` (accuracies 0) that the front dominates.
+    """The fraction of the box between ideal (accuracies 1, costs 0) and ``worst`` that the front dominates, 0 to 1.
 
-    ``worst`` gives the costs that count as 1, those of the largest policy; 0 is nothing, 1 is everything. ``log``
-    takes the costs on the scale of :func:`log_shares`.
+    ``worst`` holds the costs that count as 1, those of the largest policy; the worst accuracy is 0. ``log`` scales
+    costs as :func:`log_shares` does.
     """
     if not front:
         return 0.0
@@ -60,14 +60,14 @@ def shares(objectives: Mapping[str, float], worst: Mapping[str, float]) -> Point
 
 
 def log_shares(objectives: Mapping[str, float], worst: Mapping[str, float]) -> Points:
-    """As :func:`shares`, costs on a logarithmic scale, for they span decades."""
+    """Like :func:`shares`, with costs on a logarithmic scale because they span decades."""
     linear = shares(objectives, worst)
     scaled = np.log1p(LOG_DETAIL * linear) / np.log1p(LOG_DETAIL)
     return np.where([OBJECTIVES[name].maximised for name in objectives], linear, scaled)
 
 
 def improvement(front: Points, point: Points) -> float:
-    """What a point adds to the hypervolume of ``front``, rows of shares from 0 to 1."""
+    """The hypervolume that a point adds to ``front``; both are shares from 0 to 1, one row per point of the front."""
     if (point >= 1).any():
         return 0.0
     import moocore
@@ -77,7 +77,7 @@ def improvement(front: Points, point: Points) -> float:
 
 
 def knee(front: Sequence[Candidate]) -> Candidate:
-    """The point nearest to the ideal one, each objective scaled to the front's own range."""
+    """The point nearest to the ideal point, with each objective scaled to the front's range."""
     points = minimised(front)
     low, high = points.min(axis=0), points.max(axis=0)
     scaled = (points - low) / np.where(high > low, high - low, 1.0)

@@ -1,4 +1,4 @@
-"""A cheap guess of a candidate's accuracy, learned from the candidates that were judged."""
+"""A cheap prediction of a candidate's accuracy, fitted to the evaluated candidates."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Floats = NDArray[np.float32]
 TREES = 60
 FEATURES_PER_SPLIT = 0.4
 MOST_PAIRS = 512
-"""Beyond so many pairs of devices, over all blocks, features are summed over the senders."""
+"""Maximum number of device pairs over all blocks; with more, features are summed over the senders."""
 
 
 class Describer:
-    """What the predictor sees of a candidate: its genes, what crosses after each block, and what that costs."""
+    """The features of a candidate: its genes, its transfers after each block, and their costs."""
 
     def __init__(self, space: SearchSpace) -> None:
         blocks = space.architecture_of(space.largest()).num_blocks
         self.shape = (blocks, space.num_devices, space.num_devices)
 
     def __call__(self, candidate: Screened, genes: NDArray[np.int64]) -> Floats:
-        """For each block and pair the fraction that crosses, at once or late, and for each receiver how coarsely."""
+        """Fractions sent, and sent with lag, per block and pair; coarseness per receiver; genes; costs."""
         sent, late, coarse = np.zeros((3, *self.shape), dtype=np.float32)
         for point in candidate.architecture.policy.points:
             for transfer in point.transfers:
@@ -43,15 +43,15 @@ class Describer:
 
 
 class AccuracyPredictor:
-    """Extremely randomised trees (Geurts et al. 2006, scikit-learn's); their disagreement is the uncertainty."""
+    """Extremely randomised trees (Geurts et al. 2006) from scikit-learn; their spread is the uncertainty."""
 
     def __init__(self, rows: Sequence[Floats], accuracies: Sequence[float], seed: int) -> None:
         forest = ExtraTreesRegressor(TREES, max_features=FEATURES_PER_SPLIT, random_state=seed)
         self.trees = forest.fit(np.stack(rows), accuracies).estimators_
 
     def guess(self, rows: Sequence[Floats]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and standard deviation for each row."""
+        """The mean and standard deviation for each row."""
         table = np.stack(rows)
-        # A tree's own `predict` checks its input for longer than it looks at it.
+        # A tree's own `predict` spends more time on checking its input than on predicting.
         found = np.stack([tree.tree_.predict(table)[:, 0] for tree in self.trees])
         return found.mean(axis=0), found.std(axis=0)

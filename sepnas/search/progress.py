@@ -1,4 +1,4 @@
-"""What a search says while it runs: live lines in a terminal, plain ones elsewhere."""
+"""The progress display of a search: live lines in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PLAIN_INTERVAL_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class SearchProgress:
-    """How far a search is. ``seconds_left`` is None until there is something to go by.
+    """The progress of a search. ``seconds_left`` is None until it can be estimated.
 
-    ``rejected`` broke a bound and ``duplicates`` had the plan of an earlier one: neither counts as a candidate. A
-    search that goes on counts them anew while it proposes what is judged already.
+    ``rejected`` proposals broke a bound and ``duplicates`` had the plan of an earlier one; neither count as candidates.
+    A resumed search counts them again while it repeats its earlier proposals.
     """
 
     done: int
@@ -54,7 +54,7 @@ class SearchProgress:
 
 @dataclass(frozen=True, slots=True)
 class SupernetProgress:
-    """How far the supernet is: whole epochs, and the part (0 to 1) of the running one; unknown values are None."""
+    """The supernet's progress: completed epochs, and the fraction (0 to 1) of the current one; None if unknown."""
 
     epochs_done: int
     part: float
@@ -82,7 +82,7 @@ ProgressOption: TypeAlias = bool | Callable[[SearchProgress], None]
 
 
 class _Lines(Progress):
-    """A bar for each phase, and a line under them."""
+    """A bar for each phase, with one line below."""
 
     details = ""
 
@@ -93,9 +93,9 @@ class _Lines(Progress):
 
 
 class ProgressDisplay:
-    """Shows each :class:`SearchProgress` and what goes before; silent for ``False``.
+    """Shows the supernet's training and each :class:`SearchProgress`; silent for ``False``.
 
-    A callback hears of candidates only.
+    A callback receives only :class:`SearchProgress`.
     """
 
     def __init__(self, option: ProgressOption, console: Console | None = None) -> None:
@@ -132,7 +132,7 @@ class ProgressDisplay:
                 self._unsaid = ""
 
     def show_supernet(self, progress: SupernetProgress) -> None:
-        """The training that goes before the candidates: a bar, elsewhere a line at its beginning and for each epoch."""
+        """Show the training of the supernet: a bar in a terminal, elsewhere a line at its start and per epoch."""
         if self.option is not True:
             return
         if self.console.is_terminal:
@@ -148,7 +148,7 @@ class ProgressDisplay:
         self._bar.start()
 
     def say(self, text: str) -> None:
-        """A line of its own, unless the display is silent or a callback's."""
+        """Print a line, unless the display is silent or a callback."""
         if self.option is True:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 

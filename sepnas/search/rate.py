@@ -1,4 +1,4 @@
-"""How many candidates of a space can be lowered and simulated in a second."""
+"""The rate at which candidates of a space are lowered and simulated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RATE_SAMPLE_S = 2.0
 
 
 def simulation_rate(space: SearchSpace, cluster: Cluster, seed: int, sample_s: float = RATE_SAMPLE_S) -> float:
-    """Random candidates of a space lowered and simulated a second, on one core."""
+    """Random candidates of a space lowered and simulated per second, on one core."""
     draw = random.Random(seed).randrange
     count, start = 0, time.perf_counter()
     while time.perf_counter() - start < sample_s:

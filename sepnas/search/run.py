@@ -50,16 +50,17 @@ from sepnas.train.supernet import SandwichStep
 
 SUPERNET_EPOCHS = 12
 DROPOUT_FOR_ONE_LOST = 0.1
-"""Device dropout of a supernet whose candidates are judged with one device lost too."""
+"""Device dropout of a supernet if ``accuracy_one_lost`` is an objective."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A finished search: the front by rising bytes, how many candidates were judged, seconds of each phase.
+    """The result of a search: the front by rising bytes, the number of evaluated candidates, the seconds per phase.
 
-    ``seconds``: ``supernet`` (training), ``candidates`` (all of the exploration) and, within that, ``accuracy``.
-    ``rejected`` broke a bound and ``duplicates`` had the plan of an earlier one; neither cost an evaluation.
-    Of one that was to stop before it explores nothing is known but the seconds; ``supernet_trained``: to its end.
+    ``seconds``: ``supernet`` (training), ``candidates`` (the whole exploration) and, within that, ``accuracy``.
+    ``rejected`` proposals broke a bound and ``duplicates`` had the plan of an earlier one; neither cost an evaluation.
+    If the search stopped before exploration, only ``seconds`` is meaningful; ``supernet_trained`` says whether the
+    training is complete.
     """
 
     run_dir: Path
@@ -94,18 +95,18 @@ def run_search(
 ) -> SearchResult:
     """Search ``space`` for the best trade-offs on ``cluster`` and write everything to ``out_dir``.
 
-    Accuracy is measured on validation images, by a supernet that is trained first with ``recipe`` and its ``changes``;
-    without a ``device_dropout`` there, a space with the objective ``accuracy_one_lost`` gets some where the recipe has
-    none. The test split is never touched. ``strategy`` is one of ``STRATEGIES``.
-    ``resume`` goes on after a kill and ends as an unbroken run would.
+    Accuracy is measured on validation images with a supernet, trained first with ``recipe`` and its ``changes``. For
+    a space with the objective ``accuracy_one_lost``, device dropout is added if neither sets it. The test split is
+    never used. ``strategy`` is one of ``STRATEGIES``. ``resume`` continues after a kill and ends as an uninterrupted
+    run would.
 
-    Candidates are judged in this process or, with ``trials``, in NNI's trials: to the same result, for the strategy
-    hears of ``batch`` candidates at a time whoever judges them. With ``supernet_only`` it stops when the supernet is
-    trained, and until then none of the libraries of the extra ``search`` is needed; ``stop_after_s`` ends that
-    training, to be resumed, when the time runs out.
+    Candidates are evaluated in this process or, with ``trials``, in NNI's trials. Both give the same result, because
+    the strategy receives results in batches of ``batch`` candidates. With ``supernet_only`` the search stops after
+    the supernet's training and needs no library of the extra ``search``. ``stop_after_s`` limits the training time;
+    an interrupted training can be resumed.
 
-    Raises :class:`SearchError` (nothing feasible, a folder that holds another search), ``TrainingError``,
-    ``StorageError``. Ctrl-C leaves a run that can be resumed: the message of its ``KeyboardInterrupt`` says how.
+    Raises :class:`SearchError` (nothing feasible, another search in the folder), ``TrainingError`` and
+    ``StorageError``. Ctrl-C leaves a resumable run; the message of its ``KeyboardInterrupt`` says how to resume.
     """
     out_dir = Path(out_dir)
     _check(space, data, candidates, seed, batch)
@@ -150,8 +151,8 @@ def supernet_recipe(data: ImageData, recipe: Recipe | None, changes: RecipeChang
     """The given recipe, or the supernet's default for this data set, with ``changes``.
 
     The default is a single network's recipe with fewer epochs, because each step trains several policies, and without
-    label smoothing, which distillation would pass on. Few epochs need large steps: the loss is the mean of four, so
-    each network's own part is a quarter. Images of a folder are not mirrored.
+    label smoothing, which distillation would propagate. The learning rate is high because there are few epochs and the
+    loss is the mean over four networks, so each contributes a quarter. Images of a folder are not mirrored.
     """
     if recipe is None:
         small = data.name == "digits"
@@ -164,7 +165,7 @@ def supernet_recipe(data: ImageData, recipe: Recipe | None, changes: RecipeChang
 
 
 class _Search:
-    """One search between its folder and its display."""
+    """One search, with its folder and its display."""
 
     def __init__(
         self,
@@ -184,7 +185,7 @@ class _Search:
             self.supernet = Supernet(self.space)
 
     def train_supernet(self, stop_after_s: float | None = None) -> bool:
-        """From its last checkpoint; whether it has come to its end."""
+        """Train from the last checkpoint; returns whether the training is complete."""
         folder, recipe = self.folder / SUPERNET_FOLDER, self.run.recipe
         largest = self.space.architecture_of(self.space.largest())
         steps = recipe.steps_per_epoch(len(self.data.train))
@@ -198,9 +199,9 @@ class _Search:
             recipe,
             folder,
             seed=self.run.seed,
-            resume=True,  # the folder is this search's own: whatever is in it was begun by it
+            resume=True,  # the folder belongs to this search, so any checkpoint in it does too
             device=self.device,
-            progress=False,  # the step tells how far it is
+            progress=False,  # the step reports progress
             stop_after_s=stop_after_s,
             step=step,
             validate=lambda supernet: self._judge(supernet).accuracy(largest),
@@ -212,13 +213,13 @@ class _Search:
         return result.finished
 
     def _judge(self, supernet: nn.Module) -> SupernetJudge:
-        """Of the weights as they are now."""
+        """An evaluator for the supernet's current weights."""
         assert isinstance(supernet, Supernet)
         dropout = self.run.recipe.device_dropout, self.run.recipe.message_dropout
         return SupernetJudge(supernet, self.data, self.run.seed, pick_device(self.device), dropout=dropout)
 
     def explore(self) -> SearchResult:
-        # NNI takes seconds to import: only a search that explores pays for it.
+        # Imported late: NNI takes seconds to import, and only exploration needs it.
         from sepnas.search.experiment import explore
         from sepnas.search.scalarised import make_strategy
 
@@ -244,7 +245,7 @@ class _Search:
         return self._finish(tally, proposer, screen)
 
     def _engine(self, judge: SupernetJudge) -> AbstractContextManager[Any]:
-        """What judges instead of this process, if anything."""
+        """The engine that evaluates outside this process, or None."""
         if self.trials is None:
             return nullcontext()
         from sepnas.search.trials.kit import write_kit
@@ -292,7 +293,7 @@ def _check(space: SearchSpace, data: ImageData, candidates: int, seed: int, batc
 
 
 def _need_explorer() -> None:
-    """Missing libraries are worth knowing before the supernet is trained, not hours later."""
+    """Check for missing libraries before the supernet's training, not hours later."""
     for module in ("nni", "moocore"):
         if find_spec(module) is None:
             raise ModuleNotFoundError(f"No module named {module!r}", name=module)
@@ -300,7 +301,7 @@ def _need_explorer() -> None:
 
 @contextmanager
 def _resumable(folder: Path) -> Iterator[None]:
-    """Ctrl-C goes on its way with what is kept, and how to go on, as its message."""
+    """Add a message to ``KeyboardInterrupt`` that says what is kept and how to resume."""
     try:
         yield
     except KeyboardInterrupt as interrupt:

@@ -1,8 +1,7 @@
-"""NNI's own strategies, for comparison: they propose by themselves and see one number for each genotype.
+"""NNI's own single-objective strategies, for comparison: they see one number per genotype.
 
-That number is the mean of the accuracies, less the mean of the costs as shares of the worst ones. An infeasible
-genotype is worth -1 less what it breaks, another genotype of a known plan what that is worth: neither is evaluated, and
-neither counts.
+The number is the mean accuracy minus the mean cost, each cost as a share of the worst. An infeasible genotype scores
+-1 minus its excess; a genotype with a known plan has that plan's score. Neither is evaluated or counted.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from sepnas.separable.space import Genotype
 
 
 class ScalarisedStrategy(MultiObjectiveStrategy):
-    """Runs ``Random`` or ``RegularizedEvolution``, with its own settings, behind a gate to the engine.
+    """Runs ``Random`` or ``RegularizedEvolution`` with a gate between the strategy and the engine.
 
-    The explorer keeps what is judged. A search of the same seed proposes the same again and resumes by replaying.
+    The explorer archives the results. A search with the same seed repeats its proposals, so it resumes by replay.
     """
 
     def __init__(self, main: Any, explorer: Explorer, proposer: GivenProposer, worst: Mapping[str, float]) -> None:
@@ -47,7 +46,7 @@ class ScalarisedStrategy(MultiObjectiveStrategy):
         self.main.run()
 
     def worth(self, objectives: Mapping[str, float]) -> float:
-        """The number that NNI's strategy sees, from -1 to 1; below -1 beyond a bound on what is judged."""
+        """The score that NNI's strategy sees, from -1 to 1; below -1 beyond an accuracy bound."""
         if excess := self.bounds.excess(objectives):
             return -1.0 - excess
         gains = [value for name, value in objectives.items() if is_judged(name)]
@@ -58,7 +57,7 @@ class ScalarisedStrategy(MultiObjectiveStrategy):
 def make_strategy(
     name: StrategyName, seed: int, explorer: Explorer, worst: Mapping[str, float]
 ) -> MultiObjectiveStrategy:
-    """The NNI strategy of a name, around an explorer that has the proposer of that name."""
+    """The NNI strategy called ``name``, for an explorer with the proposer of the same name."""
     if not isinstance(explorer.proposer, GivenProposer):
         return MultiObjectiveStrategy(explorer)
     main = Random(seed=seed)
@@ -68,7 +67,7 @@ def make_strategy(
 
 
 class _Gate(Middleware):  # type: ignore[misc]  # NNI has no types
-    """Lets through to the engine what is new and feasible, and answers the rest itself."""
+    """Passes new, feasible models to the engine and answers for all others itself."""
 
     def __init__(self, engine: Any, strategy: ScalarisedStrategy) -> None:
         super().__init__(engine)
@@ -91,7 +90,7 @@ class _Gate(Middleware):  # type: ignore[misc]  # NNI has no types
         else:
             self.in_vain = 0
             self.proposer.given.append(found)
-            if self.explorer.propose():  # the archive does not know it
+            if self.explorer.propose():  # not in the archive
                 self.engine.submit_models(model)
             self.explorer.close()
         return self.worth(self.proposer.known[found.key])
@@ -103,4 +102,4 @@ class _Gate(Middleware):  # type: ignore[misc]  # NNI has no types
         return self.in_vain < TRIES_IN_VAIN and len(self.explorer.candidates) < self.explorer.num_candidates
 
     def wait_models(self, *models: Any) -> None:
-        """Submitting has waited."""
+        """Do nothing: ``submit_models`` has already waited."""

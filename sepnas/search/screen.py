@@ -1,4 +1,4 @@
-"""The cheap half of judging a candidate: lower it, price it, and hold it against the bounds."""
+"""The cheap half of evaluating a candidate: lower it, price it, and check it against the bounds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NO_LINK = "links of the cluster"
 
 @dataclass(frozen=True, slots=True)
 class Screened:
-    """A priced genotype. ``excess`` holds, for each bound that is broken, by which part of itself."""
+    """A priced genotype. ``excess`` holds the relative violation of each broken bound."""
 
     genotype: dict[str, Choice]
     key: str
@@ -39,7 +39,7 @@ class Screened:
 
 
 class Screen:
-    """Prices genotypes of a space on a cluster, and counts which bound excludes how many."""
+    """Prices genotypes of a space on a cluster, and counts the exclusions by each bound."""
 
     def __init__(self, space: SearchSpace, cluster: Cluster) -> None:
         if cluster.num_devices < space.num_devices:
@@ -61,7 +61,7 @@ class Screen:
         try:
             simulation = simulate(plan, self.cluster)
         except PlanError:
-            pass  # the policy sends where the cluster has no link
+            pass  # the policy uses a link that the cluster lacks
         else:
             costs = costs_of(simulation)
             excess = self._excess(costs, simulation) | self._idleness(plan)
@@ -82,12 +82,12 @@ class Screen:
         return {"devices_used": wanted / used - 1} if wanted and used < wanted else {}
 
     def explain(self) -> str:
-        """Which bound excludes how many of those sampled."""
+        """The number of samples that each bound excludes, as text."""
         counts = ", ".join(f"{self._named(name)} excludes {count}" for name, count in self.excluded.most_common())
         return f"of {self.sampled} sampled {counts or 'none is excluded'}"
 
     def missing_links(self) -> str:
-        """The pairs of the space's devices that the cluster does not link; empty where it links all."""
+        """The device pairs of the space that the cluster does not link, as text; empty if it links all."""
         return format_pairs(self.cluster.missing_links(self.space.num_devices))
 
     def _named(self, bound: str) -> str:
@@ -98,7 +98,7 @@ class Screen:
 
 
 def first_genotypes(space: SearchSpace) -> list[dict[str, Choice]]:
-    """Where a search starts: the ends of the space, and the named policies of the paper that it can express."""
+    """The first genotypes of a search: the extremes of the space, and those named policies that it can express."""
     expressed = (
         space.genotype_of(named_policy(name, space.num_devices, depth), depth)
         for depth in sorted(space.network.depths, reverse=True)
@@ -108,9 +108,9 @@ def first_genotypes(space: SearchSpace) -> list[dict[str, Choice]]:
 
 
 def reference_costs(space: SearchSpace, cluster: Cluster, seed: int) -> dict[str, float]:
-    """The costs that a hypervolume is measured from: the largest policy's.
+    """The costs at the reference point of the hypervolume: those of the largest policy.
 
-    Where the cluster lacks a link that it needs, the worst of what random candidates cost.
+    If the cluster lacks a link for that policy, the highest costs of random candidates.
     """
     screen, draw = Screen(space, cluster), random.Random(seed).randrange
     largest = screen(space.largest()).costs
@@ -122,7 +122,7 @@ def reference_costs(space: SearchSpace, cluster: Cluster, seed: int) -> dict[str
 
 
 def check_feasible(space: SearchSpace, cluster: Cluster, seed: int) -> None:
-    """Refuse a space without a feasible candidate before anything is trained; :class:`SearchError` says why."""
+    """Raise :class:`SearchError` with the reason if no feasible candidate is found; runs before any training."""
     screen, draw = Screen(space, cluster), random.Random(seed).randrange
     samples = (space.sample(draw) for _ in range(FEASIBILITY_SAMPLES))
     if not _any_feasible(screen, first_genotypes(space)) and not _any_feasible(screen, samples):

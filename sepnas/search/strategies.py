@@ -1,4 +1,4 @@
-"""The strategies that a search can follow, by name, and where each takes its candidates from."""
+"""The search strategies by name, and the proposer of each."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sepnas.search.explorer import Proposer, StrategyName
 from sepnas.search.screen import Screen, Screened
 
 POPULATIONS: Mapping[StrategyName, int] = MappingProxyType({"nsga2": 24, "regularized-evolution": 100})
-"""Of these strategies so many first candidates are drawn at random, and later ones are their children."""
+"""Number of initial random candidates of these strategies; later candidates are bred from them."""
 
 
 def remark_on(strategy: StrategyName, candidates: int) -> str | None:
-    """What it means that a search ends before its first generation does; None where it does not."""
+    """A warning if the search ends within the first, random generation, else None."""
     population = POPULATIONS.get(strategy, 0)
     if candidates > population:
         return None
@@ -25,14 +25,14 @@ def remark_on(strategy: StrategyName, candidates: int) -> str | None:
 
 
 class CountingProposer(Proposer, Protocol):
-    """A proposer that counts what broke a bound, and what it met again; neither was judged."""
+    """A proposer that counts infeasible and repeated candidates; neither are evaluated."""
 
     rejected: int
     duplicates: int
 
 
 class GivenProposer:
-    """Proposes what it is given: by a strategy of NNI's, which proposes by itself."""
+    """Passes on the candidates ``given`` by one of NNI's own strategies."""
 
     def __init__(self, screen: Screen) -> None:
         self.screen = screen
@@ -48,7 +48,7 @@ class GivenProposer:
 
 
 def make_proposer(name: StrategyName, screen: Screen, seed: int) -> CountingProposer:
-    """The proposer of a strategy on the screen's space; its libraries are imported only now."""
+    """The proposer of a strategy for the screen's space; imports its libraries."""
     if name in ("predictive", "evolution"):
         from sepnas.search.evolution import EvolutionProposer
 

@@ -1,4 +1,4 @@
-"""The NNI strategy for many objectives, and the model space that it explores."""
+"""The multi-objective NNI strategy, and the model space that it explores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sepnas.separable.space import Choice
 
 
 class PolicyModelSpace(ModelSpace):  # type: ignore[misc]  # NNI has no types
-    """A search space as NNI sees it: one choice for each label. A frozen one holds its ``genotype``."""
+    """A search space as NNI sees it: one choice per label. A frozen space holds its ``genotype``."""
 
     def __init__(self, choices: Mapping[str, tuple[Choice, ...]]) -> None:
         super().__init__()
@@ -21,16 +21,16 @@ class PolicyModelSpace(ModelSpace):  # type: ignore[misc]  # NNI has no types
 
 
 class MultiObjectiveStrategy(Strategy):  # type: ignore[misc]  # NNI has no types
-    """Lets an explorer choose and NNI's engine evaluate, batch by batch.
+    """Explorer proposals, evaluated by NNI's engine batch by batch.
 
-    NNI's own strategies see one number; here the metric is that of :func:`sepnas.search.metric.metric_of`, and an
-    answer belongs to the genotype that it repeats (NNI may pair them wrongly).
+    The metric is that of :func:`sepnas.search.metric.metric_of`, not NNI's single number. Each result is matched by the
+    genotype in it, because NNI may assign it to the wrong model.
     """
 
     def __init__(self, explorer: Explorer) -> None:
         super().__init__()
         self.explorer = explorer
-        self._models: list[Any] = []  # engines that work beside us hold models by weak reference only
+        self._models: list[Any] = []  # concurrent engines hold only weak references to models
 
     def _initialize(self, model_space: Any, engine: Any) -> Any:
         engine.register_model_event_callback(ModelEventType.FinalMetric, self._on_metric)
@@ -52,7 +52,7 @@ class MultiObjectiveStrategy(Strategy):  # type: ignore[misc]  # NNI has no type
         self.explorer.take(Judged(metric["genotype"], metric["accuracies"], metric["seconds"]))
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the archive is the state."""
+        """Empty: the archive is the state."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""How far the training of the supernet is, told in the search's own display, wherever the training began."""
+"""The progress of the supernet's training in the search's display, also after a resume."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from sepnas.train.steps import Step
 
 
 class CountedStep:
-    """A step of the training in ``folder`` that tells the display how far it is: ``steps`` make one of ``epochs``.
+    """A training step that reports progress to the display; the run in ``folder`` has ``epochs`` of ``steps`` each.
 
-    What an interrupted training had done is read where the first step of each epoch begins.
+    The progress of an interrupted training is read from the folder before the first step.
     """
 
     def __init__(self, step: Step, folder: Path, steps: int, epochs: int, display: ProgressDisplay) -> None:
         self.step, self.folder, self.steps, self.epochs, self.display = step, folder, steps, epochs, display
         self._history: Sequence[EpochRecord] = ()
         self._before = self._taken = 0
-        """Steps of the epoch that is running; how many of them an interrupted training had taken."""
+        """Steps taken in the current epoch: by the interrupted training, and in total."""
         self._began: float | None = None
 
     def __call__(self, network: nn.Module, images_BCHW: Tensor, labels_B: Tensor, generator: torch.Generator) -> Tensor:
@@ -37,12 +37,12 @@ class CountedStep:
             self._begin_epoch(0)
         loss = self.step(network, images_BCHW, labels_B, generator)
         self._taken += 1
-        if self._taken < self.steps:  # a whole epoch counts once it is validated and kept
+        if self._taken < self.steps:  # a complete epoch counts only after it is validated and saved
             self._tell()
         return loss
 
     def finish(self, history: Sequence[EpochRecord]) -> None:
-        """The training has ended with this history; where it took no step there is nothing to tell."""
+        """Report the end of the training, with its history, unless it took no step."""
         if self._taken:
             self._history, self._taken = history, 0
             self._tell()
@@ -61,7 +61,7 @@ class CountedStep:
         self.display.show_supernet(SupernetProgress(done, part, self.epochs, accuracy, left_s))
 
     def _epoch_s(self) -> float | None:
-        """What an epoch takes: as those before it did, the first one as its steps so far do."""
+        """Seconds per epoch: the mean of earlier epochs, or extrapolated from the first epoch's steps."""
         if self._history:
             return fmean(record.duration_s for record in self._history)
         taken = self._taken - self._before

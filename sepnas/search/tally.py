@@ -1,4 +1,4 @@
-"""The candidates of a search so far, their front, and who hears of them: the display and TensorBoard."""
+"""The candidates of a search so far and their front, reported to the display and TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from sepnas.search.progress import ProgressDisplay, SearchProgress
 
 
 class Counts(Protocol):
-    """What a proposer left out before anybody judged it."""
+    """A proposer's counts of candidates excluded before evaluation."""
 
     rejected: int
     duplicates: int
 
 
 class Tally:
-    """Hears of each candidate and passes it on; within :meth:`curves` to TensorBoard too.
+    """Receives each candidate and reports it to the display and, within :meth:`curves`, to TensorBoard.
 
-    ``kept`` are the candidates that an earlier run judged: they count from the first moment, and are not shown again
-    when the explorer comes to them. ``side_by_side`` is how many are judged at the same time.
+    ``kept`` candidates were evaluated by an earlier run: they count from the start, and are not shown again when the
+    explorer proposes them. ``side_by_side`` is the number of concurrent evaluations.
     """
 
     def __init__(
@@ -50,23 +50,23 @@ class Tally:
 
     @contextmanager
     def curves(self, run_dir: Path, kept: Sequence[Candidate]) -> Iterator[None]:
-        """Draw what comes in; ``kept`` are the candidates that an earlier run judged."""
+        """Write TensorBoard curves; ``kept`` candidates were evaluated by an earlier run."""
         with SearchCurves(run_dir, kept, self.worst) as self._curves:
             yield
 
     def add(self, candidate: Candidate, fresh: bool) -> None:
-        """Take in one candidate; a ``fresh`` one was judged just now, not read from the archive."""
+        """Add a candidate; a ``fresh`` one was evaluated in this run, not read from the archive."""
         self.candidates.append(candidate)
         self.fresh += fresh
         if not self.fresh:
-            self._fresh_since = time.perf_counter()  # finding the kept ones again is no measure of judging
+            self._fresh_since = time.perf_counter()  # replaying archived candidates says nothing about evaluation speed
         if self._curves is not None:
             self._curves.add(candidate, 1 / self._seconds_each() if fresh else None)
         if fresh:
             self._show(self._history.add(candidate))
 
     def seconds(self) -> float:
-        """Of this exploration, with what judging took in those that were cut."""
+        """Exploration time in seconds, including evaluations in interrupted runs."""
         return self._before_s + time.perf_counter() - self.started
 
     def _seconds_each(self) -> float:

@@ -1,4 +1,4 @@
-"""What a candidate's policy amounts to: numbers to compare policies by, and a short phrase."""
+"""Summaries of a candidate's policy: comparable numbers and a short phrase."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from sepnas.separable.policy import TransmissionPolicy
 
 @dataclass(frozen=True, slots=True)
 class PolicyTraits:
-    """Of the transfers that are sent (those that cannot reach the answer are not); means of none are 0.
+    """Traits of the transfers that are sent, without those that cannot reach the answer; empty means are 0.
 
-    ``num_points`` counts the exchange points that the space offers, ``points_used`` those after which something is
-    sent; ``lag_share`` is the share of transfers of lag 1. ``phrase`` is such as ``5 of 9 points, int8, mostly ring``.
+    ``num_points`` counts the exchange points that the space offers, ``points_used`` those with a transfer;
+    ``lag_share`` is the share of transfers with lag 1. ``phrase`` is like ``5 of 9 points, int8, mostly ring``.
     """
 
     num_transfers: int
@@ -62,21 +62,21 @@ def policy_traits(candidate: Candidate) -> PolicyTraits:
 
 
 def used_devices(candidate: Candidate) -> tuple[int, ...]:
-    """The devices that do any work that the answer needs, in order."""
+    """The devices whose work the answer needs, in order."""
     return devices_used(build_plan(candidate.architecture))
 
 
 def share_of_all_to_all(candidate: Candidate) -> float | None:
-    """Its payload beside that of its own network under the all-to-all policy, dead transfers included as published.
+    """Payload bytes relative to the same network under the all-to-all policy, with dead transfers, as published.
 
-    None for a single device, which sends nothing in any case.
+    None for a single device, which never sends.
     """
     baseline = all_to_all_bytes(candidate.architecture)
     return candidate.costs["payload_bytes"] / baseline if baseline else None
 
 
 def all_to_all_bytes(architecture: Architecture) -> int:
-    """The published baseline of a network: payload bytes of all-to-all, dead transfers included."""
+    """The published baseline of a network: payload bytes of all-to-all, including dead transfers."""
     return _all_to_all_bytes(architecture.model_copy(update={"name": "any", "policy": TransmissionPolicy()}))
 
 
@@ -87,7 +87,7 @@ def _all_to_all_bytes(network: Architecture) -> int:
 
 
 def _points_offered(candidate: Candidate) -> int:
-    """The exchange points of the space that lie within the candidate's depth; all blocks if the genotype has none."""
+    """The number of the space's exchange points within the candidate's depth; all blocks if the genotype has none."""
     found = (re.fullmatch(r"point(\d+)\.pattern", label) for label in candidate.genotype)
     num_blocks = candidate.architecture.num_blocks
     return sum(1 for match in found if match and int(match[1]) < num_blocks) or num_blocks
