@@ -1,7 +1,7 @@
 """A certificate authority for one deployment, and a certificate for each device and the client.
 
-EC P-256, TLS 1.3, mutual: every certificate serves both ends of a connection, and its name says which rank
-of which deployment may use it. Private keys are pkcs8 PEM without a password, readable by their owner only.
+EC P-256 for mutual TLS 1.3: each certificate is valid for both ends of a connection, and its name identifies the
+deployment and the rank. Private keys are PKCS #8 PEM files without a password, readable by their owner only.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 DEFAULT_VALIDITY_DAYS = 3650
 AUTHORITY_VALIDITY_DAYS = 2 * DEFAULT_VALIDITY_DAYS
-"""An authority outlives the certificates that it signs first: they can be renewed when they are at their end."""
+"""Longer than the first certificates' validity, so that the authority can still renew them when they expire."""
 CLOCK_SKEW_DAYS = 1
-"""Certificates are valid a day before they are made: boards without a battery clock run behind."""
+"""Certificates are valid from this many days before their creation: boards without a battery-backed clock lag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Credential:
 
 
 def make_authority(deployment_id: str, validity_days: float = DEFAULT_VALIDITY_DAYS) -> Credential:
-    """The authority that signs for one deployment and for nothing else."""
+    """Create the certificate authority of one deployment."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name(f"sepnas authority {deployment_id[:16]}")
     builder = (
@@ -51,7 +51,7 @@ def make_authority(deployment_id: str, validity_days: float = DEFAULT_VALIDITY_D
 
 
 def issue(authority: Credential, dns_name: str, validity_days: float = DEFAULT_VALIDITY_DAYS) -> Credential:
-    """A certificate for ``dns_name``; a negative validity makes one that has expired."""
+    """Issue a certificate for ``dns_name``; a negative validity makes an expired one."""
     key = ec.generate_private_key(ec.SECP256R1())
     both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     issuer = authority.certificate

@@ -1,7 +1,7 @@
-"""Export: a trained network becomes a deployment, a folder for each device with all that it needs.
+"""Exports a trained network as a deployment: one self-contained folder for each device.
 
-Everything is written into a temporary folder and renamed into its place at the end: a deployment is whole or not
-there. That folder is beside the target, or in it when it exists: it may be a mount point or the current folder.
+All files are written into a temporary folder that is renamed at the end, so a deployment is complete or absent. The
+temporary folder is beside the target, or inside an existing target, which may be a mount point or the current folder.
 """
 
 from __future__ import annotations
@@ -64,27 +64,28 @@ def export_deployment(
 
     Args:
         network: the trained network.
-        plan: what the devices do; that of the network's architecture and policy by default.
-        classes: the classes' names, in the order of the logits.
-        mean, std: what training normalised with, one number for each channel, for values in 0..1.
-        resize: how training scaled images of another size, which ``infer`` and ``serve`` then do too; None: not at all.
-        hosts: what to write as ``hosts.yaml``; by default all devices on 127.0.0.1.
-        engines: those that a device may run, by default all exact ones; the weights are there once.
-        calibration_NCHW: what a quantised engine takes its scales from: a hundred training images or so, normalised.
-        on_missing: what a client gets when a message is late or a device is lost: an error, or an answer without it.
-        services: ``systemd``, ``docker``: what starts the worker with its machine, in each device's folder.
-        force: replace a deployment that stands there already (anything else is never replaced).
+        plan: the plan to cut by; the plan of the network's architecture and policy by default.
+        classes: class names, in the order of the logits.
+        mean, std: training's normalisation, one number for each channel, for values in 0..1.
+        resize: how training scaled images of another size; ``infer`` and ``serve`` then do the same. None: not at all.
+        hosts: content of ``hosts.yaml``; by default all devices on 127.0.0.1.
+        engines: engines that a device may run; all exact ones by default. The weights are stored only once.
+        calibration_NCHW: about a hundred normalised training images that set the scales of quantised engines.
+        on_missing: result for a late message or a lost device: an error, or an answer without it.
+        services: service files to write into each device's folder, which start the worker at boot: ``systemd``,
+            ``docker``.
+        force: replace an existing deployment (any other content is never replaced).
 
     Raises:
         SpecError: names, numbers or calibration images that do not fit the network.
         DeploymentError: ``out_dir`` exists and may not be replaced.
-        StorageError: it cannot be written; nothing is left behind then.
+        StorageError: ``out_dir`` cannot be written; nothing is left behind.
     """
     if not os.fspath(out_dir):
         raise SpecError("export: `out_dir` is empty; name the deployment's folder")
     image = _image_input(network.architecture, mean, std, resize)
     _check_names(network.architecture, name, classes, hosts)
-    if not 0 < validity_days <= MAX_VALIDITY_DAYS:  # so that nan is refused too
+    if not 0 < validity_days <= MAX_VALIDITY_DAYS:  # refuses nan too
         raise SpecError(
             f"export: `validity_days` must be more than 0 and at most {MAX_VALIDITY_DAYS}, got {validity_days!r}"
         )
@@ -155,19 +156,19 @@ def _check_names(architecture: Architecture, name: str, classes: Sequence[str], 
 
 
 def _silent(done: int, total: int, what: str) -> None:
-    """No progress is shown."""
+    """Show no progress."""
 
 
 @contextmanager
 def _writing(target: Path, force: bool) -> Iterator[Path]:
-    """Give a temporary folder to write into, and put what is in it in the place of ``target`` at the end."""
+    """Yield a temporary folder to write into; at the end its content replaces that of ``target``."""
     with _alone(target):
         _check_replaceable(target, force)
         yield from _written(target)
 
 
 def _alone(target: Path) -> AbstractContextManager[None]:
-    """No other process exports to this place meanwhile: the lock is in the folder, or beside one that is to come."""
+    """Lock the target against other exports; the lock file is in the folder, or beside it if it does not exist yet."""
     if target.is_dir():
         return held(target, "writing")
     try:
@@ -211,7 +212,7 @@ def _check_replaceable(target: Path, force: bool) -> None:
 
 
 def _replace_entries(new: Path, target: Path) -> None:
-    """Move what is in ``new`` up into ``target``, in which it lies; what stood there is back after an error."""
+    """Move the content of ``new``, a folder inside ``target``, into ``target``; an error restores the old content."""
     incoming = sorted(new.iterdir(), key=_is_manifest)
     outgoing = sorted(
         (path for path in target.iterdir() if path.name not in (new.name, LOCK_FILE)), key=_is_manifest, reverse=True
@@ -232,5 +233,5 @@ def _replace_entries(new: Path, target: Path) -> None:
 
 
 def _is_manifest(path: Path) -> bool:
-    """It goes first and comes last: without it nothing takes a folder for a deployment."""
+    """The manifest is moved out first and in last: a folder without it does not count as a deployment."""
     return path.name == MANIFEST_NAME

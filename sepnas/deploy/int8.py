@@ -1,9 +1,9 @@
-"""Segments in int8 for onnxruntime, from the same weights.
+"""Quantises segments to int8 for onnxruntime, from the same weights.
 
-Static quantisation (arXiv 1712.05877) by onnxruntime's own tools: convolutions, additions and activations in 8 bits, a
-scale for each output channel of a weight and one for each activation, taken from what the network computes for
-calibration images. The classifier stays in fp32: it is cheap, and its error would go straight into the answer. What
-messages carry is the wire format's affair, not the engine's.
+Static quantisation (arXiv 1712.05877) with onnxruntime's tools: convolutions, additions and activations in 8 bits, with
+one scale for each output channel of a weight and one for each activation, measured on calibration images. The
+classifier stays in fp32: it is cheap, and its error would directly affect the answer. Messages are quantised by their
+wire format, not by the engine.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _WARNINGS, _ERRORS = 2, 3
 
 
 class Int8Calibration:
-    """What the segments of a network take for some images, device by device.
+    """The inputs of a network's segments for calibration images, device by device.
 
-    ``images_BCHW`` are normalised; of a large network only as many are used as memory is bounded for, 8 at least.
+    ``images_BCHW`` are normalised. For a large network fewer images are used (at least 8), to bound memory.
     """
 
     def __init__(self, network: PlannedNetwork, plan: Plan, images_BCHW: Tensor) -> None:
@@ -51,7 +51,7 @@ class Int8Calibration:
         self._rank, self._inputs = -1, dict[str, dict[str, Tensor]]()
 
     def inputs(self, rank: int, segment: str) -> dict[str, Tensor]:
-        """What this segment of the device takes, ``(B, *shape)``, by name; kept until another device is asked for."""
+        """The inputs of a device's segment, ``(B, *shape)``, by name; cached until another device is requested."""
         if rank != self._rank:
             self._rank, self._inputs = rank, self._record(rank)
         return self._inputs[segment]
@@ -69,9 +69,9 @@ class Int8Calibration:
 
 
 def int8_graph(graph: bytes, weights: Sequence[Tensor], inputs: Mapping[str, Tensor]) -> bytes:
-    """The ``.int8.onnx`` file of a segment: its fp32 graph with these weights, quantised in it, for such inputs.
+    """The ``.int8.onnx`` file of a segment: its fp32 graph with these weights, quantised and included in the file.
 
-    ``inputs`` are by their names in the graph, ``(B, *shape)`` each.
+    ``inputs`` are calibration inputs by their names in the graph, ``(B, *shape)`` each.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -83,7 +83,7 @@ def int8_graph(graph: bytes, weights: Sequence[Tensor], inputs: Mapping[str, Ten
         quantize_static(
             fused, quantised, _Batches(inputs), quant_format=QuantFormat.QDQ,
             op_types_to_quantize=_OPERATORS, per_channel=True,
-            # unsigned ones begin at the zero that a ReLU cuts at: it needs no operator, and all others fuse
+            # unsigned activations start at zero, where a ReLU clips: it needs no operator, and all others fuse
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         )  # fmt: skip
         model = onnx.load(quantised)
@@ -93,12 +93,12 @@ def int8_graph(graph: bytes, weights: Sequence[Tensor], inputs: Mapping[str, Ten
 
 
 def int8_network(network: SeparableResNeXt, plan: Plan, graphs: Mapping[tuple[int, str], bytes]) -> SeparableResNeXt:
-    """The network with its segments computed by int8 ``graphs``, by rank and name: what the devices will answer."""
+    """The network with its segments computed by int8 ``graphs``, by rank and name; it predicts the devices' answers."""
     own = deepcopy(network).eval()
     threads = torch.get_num_threads()
     for (rank, name), graph in graphs.items():
         segment = plan.segments[rank][name]
-        # the network computes the stem once for all devices, each device computes its own
+        # the network computes the stem once for all devices; each device computes its own
         layers = [layer for layer in segment.layers if layer != "stem"]
         if layers != list(segment.layers):
             own._modules["stem"] = nn.Identity()
@@ -110,7 +110,7 @@ def int8_network(network: SeparableResNeXt, plan: Plan, graphs: Mapping[tuple[in
 
 
 def exported_int8_network(network: SeparableResNeXt, deployment: Path) -> SeparableResNeXt:
-    """:func:`int8_network` with the graphs of a deployment that was exported with int8."""
+    """:func:`int8_network` with the graphs of a deployment exported with int8."""
     plan = build_plan(network.architecture)
     graphs = {}
     for rank in range(plan.num_devices):
@@ -133,7 +133,7 @@ class _Graph(nn.Module):
 
 
 class _Batches:
-    """Inputs as onnxruntime's calibration takes them."""
+    """Inputs in the form of onnxruntime's calibration data reader."""
 
     def __init__(self, inputs: Mapping[str, Tensor]) -> None:
         parts = {name: torch.split(tensor, _BATCH) for name, tensor in inputs.items()}
@@ -149,13 +149,13 @@ class _Batches:
 
 
 def _input_bytes(plan: Plan, rank: int) -> int:
-    """Of all inputs of a device's segments, for one image in fp32."""
+    """Bytes of all inputs of a device's segments, for one image in fp32."""
     inputs = {step.segment: step.inputs for step in plan.programs[rank] if isinstance(step, Compute)}
     return sum(4 * plan.shapes[rank][name].num_values for names in inputs.values() for name in names)
 
 
 def _fuse(source: str, target: str) -> None:
-    """Batch norms go into the convolutions before these are quantised."""
+    """Fold batch norms into the convolutions, before quantisation."""
     import onnx
     import onnxruntime
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
@@ -165,12 +165,12 @@ def _fuse(source: str, target: str) -> None:
     options.optimized_model_filepath = target
     onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     model = onnx.load(target)
-    add_pre_process_metadata(model)  # else the quantiser asks for it, in its log
+    add_pre_process_metadata(model)  # else the quantiser logs a request for it
     onnx.save(model, target)
 
 
 def _tidy(model: Any) -> None:
-    """Nothing unused, no trace of the export, and names that are the same each time."""
+    """Remove unused tensors and export metadata, and make all names deterministic."""
     graph = model.graph
     used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
     for tensor in [each for each in graph.initializer if each.name not in used]:
@@ -186,7 +186,7 @@ def _tidy(model: Any) -> None:
 
 @contextmanager
 def _explained(folder: str) -> Iterator[None]:
-    """onnxruntime and onnx raise whatever they like, where the disk of the temporary files is full too."""
+    """Turn any exception of onnxruntime or onnx, a full disk for temporary files included, into a typed error."""
     try:
         yield
     except Exception as error:
@@ -198,7 +198,7 @@ def _explained(folder: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """onnxruntime's remarks on its own graphs are no news to a user."""
+    """Suppress onnxruntime's warnings about its own graphs."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(_ERRORS)

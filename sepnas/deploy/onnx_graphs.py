@@ -1,8 +1,8 @@
 """A segment's graph for onnxruntime: the exported program as ONNX, without its weights.
 
-Weights become initializers whose data lie elsewhere; the engine puts them in when it loads the graph, before it
-optimises. So convolutions and batch norms are fused as if the weights were in the file, equal layers have equal
-files, and the weights of a device lie in ``weights.safetensors`` alone.
+Weights become initializers with external data; the engine inserts them when it loads the graph, before it optimises.
+So convolutions and batch norms are fused as if the weights were in the file, equal layers have equal files, and a
+device's weights are stored only in ``weights.safetensors``.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from sepnas.deploy.segments import ExportedSegment
 
 TOLERANCE = 1e-4
-"""How far onnxruntime may be off, relative to the largest value: it adds up in another order."""
+"""Largest allowed error of onnxruntime, relative to the largest value; its order of summation differs."""
 
 
 def onnx_file(segment: ExportedSegment) -> bytes:
-    """The ``.onnx`` file of a segment, which has been run once."""
+    """The ``.onnx`` file of a segment, checked by one run."""
     graph = onnx_graph(segment.program, tuple(segment.inputs), tuple(segment.outputs))
     check_onnx(graph, segment.inputs, segment.weights, tuple(segment.outputs.values()))
     return graph
 
 
 def onnx_graph(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
-    """The ``.onnx`` file of a segment: its inputs and outputs by these names; its initializers are the weights."""
+    """The ``.onnx`` file of a segment, with these names of inputs and outputs, and the weights as initializers."""
     with _quiet():
         exported = torch.onnx.export(program, dynamo=True, optimize=True, verbose=False)
     assert exported is not None
@@ -51,7 +51,7 @@ def onnx_graph(program: ExportedProgram, inputs: Sequence[str], outputs: Sequenc
 
 
 def with_sizes(graph: bytes, shape: Shape, weights: Sequence[Tensor]) -> bytes:
-    """The same graph for an input and weights of other sizes, if it does not depend on them."""
+    """The same graph for an input and weights of other sizes, if its operators do not depend on the sizes."""
     import onnx
 
     model = onnx.load_model_from_string(graph)
@@ -69,7 +69,7 @@ def with_sizes(graph: bytes, shape: Shape, weights: Sequence[Tensor]) -> bytes:
 
 
 def with_weights(graph: bytes, weights: Sequence[Tensor]) -> Any:
-    """The same graph as onnx's model, its weights in it."""
+    """The graph as an onnx model that includes its weights."""
     import onnx
 
     model = onnx.load_model_from_string(graph)
@@ -83,7 +83,7 @@ def with_weights(graph: bytes, weights: Sequence[Tensor]) -> Any:
 def check_onnx(
     graph: bytes, examples: Mapping[str, Tensor], weights: Sequence[Tensor], expected: Sequence[Tensor]
 ) -> None:
-    """Run it once; :class:`DeploymentError` when it computes something else."""
+    """Run the graph once; raises :class:`DeploymentError` if its outputs differ from ``expected``."""
     session = open_session(graph, [tensor.numpy() for tensor in weights], threads=1)
     outputs = session.run(None, {name: example.numpy() for name, example in examples.items()})
     for found, wanted in zip(outputs, expected, strict=True):
@@ -93,7 +93,7 @@ def check_onnx(
 
 
 def rename(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    """Give inputs and outputs these names, and all that lies between numbers: names that are the same each time."""
+    """Rename inputs and outputs, and number all tensors between them, so that names are deterministic."""
     names = {value.name: name for value, name in zip(graph.input, inputs, strict=True)}
     names |= {tensor.name: tensor.name for tensor in graph.initializer}
     ends = {value.name: name for value, name in zip(graph.output, outputs, strict=True)}
@@ -108,7 +108,7 @@ def rename(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
 
 
 def _take_weights_in(graph: Any, num_inputs: int) -> None:
-    """All inputs after the first become initializers without data."""
+    """Turn all inputs after the first ``num_inputs`` into initializers without data."""
     from onnx import TensorProto
 
     weights = list(graph.input)[num_inputs:]
@@ -129,7 +129,7 @@ def _take_weights_in(graph: Any, num_inputs: int) -> None:
 
 
 def _forget_source(model: Any) -> None:
-    """Nothing of the machine on which it was exported, and equal files for equal graphs."""
+    """Remove traces of the exporting machine, so that equal graphs give equal files."""
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.input, *graph.output):
         del part.metadata_props[:]
@@ -139,7 +139,7 @@ def _forget_source(model: Any) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter tells of its own affairs."""
+    """Suppress the exporter's warnings and progress output."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

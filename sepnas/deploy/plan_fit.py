@@ -1,4 +1,4 @@
-"""Whether a trained network can be cut by a plan that came from a file."""
+"""Checks whether a trained network can be cut by a plan from a file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def check_fits(plan: Plan, network: SeparableResNeXt) -> None:
-    """Raise :class:`DeploymentError` unless the network has all that the plan names.
+    """Raise :class:`DeploymentError` unless the network has everything that the plan names.
 
-    That each weight is there is checked when it is cut.
+    The presence of each weight is checked later, when the network is cut.
     """
     problem = next(_problems(plan, network), None)
     if problem:
@@ -40,7 +40,7 @@ def _problems(plan: Plan, network: SeparableResNeXt) -> Iterator[str]:
 
 
 def _missing_on(plan: Plan, network: SeparableResNeXt, rank: int) -> Iterator[str]:
-    """What device ``rank`` needs and the network does not have."""
+    """The items that device ``rank`` needs and the network lacks."""
     for segment in plan.segments[rank].values():
         try:
             network.segment(rank, segment.layers)

@@ -1,4 +1,4 @@
-"""Carries out a plan in one process, device by device: what every segment takes for some inputs."""
+"""Executes a plan in one process, device by device, and records the inputs of every segment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sepnas.plan.steps import CLIENT, Compute, Merge, Recv, Send, Slice, Step
 
 
 class PlannedNetwork(Protocol):
-    """A network whose layers and numbers a plan names."""
+    """A network that provides the layers, merge weights and scales named by a plan."""
 
     def segment(self, rank: int, layers: tuple[str, ...]) -> nn.Module: ...
 
@@ -29,7 +29,7 @@ class PlannedNetwork(Protocol):
 def segment_inputs(
     plan: Plan, network: PlannedNetwork, images: Mapping[str, Tensor], rank: int
 ) -> dict[str, dict[str, Tensor]]:
-    """For each segment of device ``rank`` its inputs ``(B, *shape)`` by name; ``images`` are those of the client."""
+    """The inputs ``(B, *shape)`` of each segment of device ``rank``, by name; ``images`` are the client's inputs."""
     mail = {
         piece.tag: through_wire(images[port.name][piece.region.slices], piece.wire)
         for port in plan.inputs
@@ -46,7 +46,7 @@ def segment_inputs(
 
 
 class _Device:
-    """One device of the plan; ``mail`` are the messages that were sent, by tag."""
+    """One device of the plan; ``mail`` has all messages sent so far, by tag."""
 
     def __init__(self, plan: Plan, network: PlannedNetwork, rank: int, mail: dict[int, Tensor]) -> None:
         self.plan, self.network, self.rank, self.mail = plan, network, rank, mail
@@ -55,7 +55,7 @@ class _Device:
         self.taken: dict[str, dict[str, Tensor]] = {}
 
     def run(self) -> Iterator[None]:
-        """Stops where it waits for a message."""
+        """Execute the program; yields while it waits for a message."""
         for step in self.plan.programs[self.rank]:
             while isinstance(step, Recv) and step.tag not in self.mail:
                 yield

@@ -1,4 +1,4 @@
-"""Measure what this machine takes for blocks of the family: the times behind a cluster's rate."""
+"""Measures block times of the network family on this machine, the basis of a cluster's compute rate."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sepnas.separable.architecture import Architecture, DevicePart
 from sepnas.separable.layers import device_layers
 from sepnas.spec.timing import SegmentTime
 
-# from blocks that are all overhead to blocks that are all arithmetic
+# from blocks dominated by overhead to blocks dominated by arithmetic
 WIDTHS = (2, 8, 16, 32)
 IMAGE_SIZES = (8, 16, 32)
 
 
 def time_blocks(repeats: int = 15, threads: int = 1) -> Iterator[SegmentTime]:
-    """Median times of stem, blocks and head of networks of several widths and image sizes, batch 1, eager torch."""
+    """Median times of stem, blocks and head for several widths and image sizes, at batch 1 in eager torch."""
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

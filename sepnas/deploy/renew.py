@@ -1,7 +1,7 @@
-"""Renewing what an export signed: certificates and keys of devices and the client, and the authority itself.
+"""Renews the certificates and keys of devices and the client, and the authority itself.
 
-A new authority is trusted beside the old one, which signs once more: so devices may get their folders one after the
-other. The next renewal is signed by the new one.
+A new authority is trusted beside the old one, which signs this renewal too, so devices can get their folders one after
+the other. The next renewal is signed by the new authority.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from sepnas.plan.steps import CLIENT
 from sepnas.spec.folder_lock import held
 
 LEAST_DAYS_LEFT = 30
-"""An authority that ends sooner signs no more, unless it is told for how long or is being renewed itself."""
+"""An authority that expires sooner signs only if ``days`` is given or the authority itself is being renewed."""
 AUTHORITY = "authority"
 _ALL_ANEW = "or make everything anew: sepnas export --force"
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """One certificate of a deployment: whose it is, the folder of its files, from when to when it is valid."""
+    """One certificate of a deployment: its holder, the folder of its files, and its validity period."""
 
     holder: str
     file: Path
     valid_from: datetime.datetime
     valid_to: datetime.datetime
     fingerprint: str
-    """sha256, in hexadecimal digits."""
+    """sha256 in hexadecimal."""
 
     @property
     def days_left(self) -> float:
@@ -54,7 +54,7 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class _Authority:
-    """What signs (the newest), and all that are trusted, the newest first."""
+    """The newest authority, and all trusted authority certificates, the newest first."""
 
     newest: Credential
     trusted: tuple[x509.Certificate, ...]
@@ -70,17 +70,17 @@ def renew(
     out: Path | None = None,
     new_authority: bool = False,
 ) -> list[Certificate]:
-    """New certificates and keys for ``ranks`` (-1 is the client) of a deployment that has its ``authority/``.
+    """Renew the certificates and keys of ``ranks`` (-1 is the client); the deployment must have its ``authority/``.
 
     Args:
-        days: how long they are valid; by default ten years, or as long as the authority.
-        out: the folder to write them into, laid out as the deployment; by default they are put in force there.
-        new_authority: make one that is trusted from now on and signs from the next time on.
+        days: validity in days; by default ten years, limited by the authority's own.
+        out: folder to write them into, with the deployment's layout; by default they take effect in the deployment.
+        new_authority: also make a new authority, trusted from now on, which signs from the next renewal on.
 
     Raises:
-        DeploymentError: the authority is missing, damaged, foreign or at its end, or a device's folder is not there.
-        SpecError: ``ranks`` or ``days`` that do not fit.
-        StorageError: a folder cannot be written; what was renewed before it stays renewed.
+        DeploymentError: the authority is missing, damaged, foreign or expired, or a device's folder is missing.
+        SpecError: ``ranks`` or ``days`` out of range.
+        StorageError: a folder cannot be written; folders renewed before it stay renewed.
     """
     manifest = load_manifest(deployment)
     target = out or deployment
@@ -108,7 +108,7 @@ def _renew(
     if new_authority:
         authority = _with_new_authority(authority, manifest)
         if _days_until(signer.certificate.not_valid_after_utc) < 1:
-            signer = authority.newest  # the old one has ended: nobody can connect meanwhile anyway
+            signer = authority.newest  # the old one has expired: no connection is possible anyway
     valid_days = _validity_days(deployment, signer, days, may_end_soon=new_authority)
     if new_authority:
         files = {"ca.pem": authority.trusted_pem(), KEY_NAME: authority.newest.key_pem()}
@@ -117,9 +117,9 @@ def _renew(
 
 
 def certificates(deployment: Path) -> list[Certificate]:
-    """Those of a deployment that are in force, the authority's first; what is not in this folder is left out.
+    """The certificates in force in a deployment, the authority's first; holders without a folder here are omitted.
 
-    Raises :class:`DeploymentError` for a file that was changed or a key that others may read.
+    Raises :class:`DeploymentError` for a changed file or a key that other users may read.
     """
     manifest = load_manifest(deployment)
     found = []
@@ -181,8 +181,8 @@ def _still_valid(certificates: Sequence[x509.Certificate]) -> list[x509.Certific
 
 
 def _validity_days(deployment: Path, signer: Credential, days: float | None, may_end_soon: bool) -> float:
-    """For how long to sign: a certificate that outlives its authority is worth nothing from then on."""
-    if days is not None and not 0 < days <= AUTHORITY_VALIDITY_DAYS:  # so that nan is refused too
+    """The validity in days, limited to the authority's: a certificate is useless after its authority has expired."""
+    if days is not None and not 0 < days <= AUTHORITY_VALIDITY_DAYS:  # refuses nan too
         raise SpecError(f"certs: `days` must be more than 0 and at most {AUTHORITY_VALIDITY_DAYS}, got {days!r}")
     end = signer.certificate.not_valid_after_utc
     left = _days_until(end)

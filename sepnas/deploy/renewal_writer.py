@@ -1,4 +1,4 @@
-"""New certificates and keys into a folder that holds some: written beside, and put in force by one rename."""
+"""Writes renewed certificates and keys beside the old ones, and activates them by one rename."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _UNFINISHED = ".renewing-"
 
 
 def write_renewal(folder: Path, files: Mapping[str, bytes], replaces: FileEntry) -> Path:
-    """Put ``files`` (ca.pem, cert.pem, key.pem) in force in ``folder``, and return where they lie.
+    """Activate ``files`` (ca.pem, cert.pem, key.pem) in ``folder``, and return the folder that contains them.
 
-    The exported files stay as the manifest lists them; those of earlier renewals are removed. Whatever stops this
-    half-way, the old files count. Raises :class:`StorageError`.
+    The exported files stay as the manifest lists them; files of earlier renewals are removed. If it is interrupted, the
+    old files stay active. Raises :class:`StorageError`.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def _write(folder: Path, temporary: Path, files: Mapping[str, bytes], replaces: 
         _keep(folder)
         (place / RENEWAL_NAME).replace(folder / RENEWAL_NAME)
     except BaseException:
-        if (place / RENEWAL_NAME).exists():  # else it is in force
+        if (place / RENEWAL_NAME).exists():  # else it is active already
             shutil.rmtree(place, ignore_errors=True)
         raise
     _keep(folder)
@@ -59,7 +59,7 @@ def _write(folder: Path, temporary: Path, files: Mapping[str, bytes], replaces: 
 
 
 def _write_file(path: Path, data: bytes, mode: int) -> None:
-    # the mode is there from the first byte: a key is never readable by others, not for a moment
+    # created with its final mode: a key is never readable by others, not even briefly
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(data)
         file.flush()
@@ -67,7 +67,7 @@ def _write_file(path: Path, data: bytes, mode: int) -> None:
 
 
 def _keep(folder: Path) -> None:
-    """Let the names in a folder outlive a power cut, where the system can do that."""
+    """Sync a folder, so that its names survive a power failure, where the system supports it."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

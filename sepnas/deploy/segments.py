@@ -1,10 +1,10 @@
-"""A device's segments as files that hold a graph and no weights, and its weights as one safetensors file.
+"""Exports a device's segments as graph files without weights, and its weights as one safetensors file.
 
 Engines read different files (:mod:`sepnas.deployment.engines`): a ``.pt2`` is torch's, an ``.onnx`` onnxruntime's.
 
-Each segment is exported as a *function* ``f(inputs, weights)``, so equal layers of different devices have equal
-graphs: they are exported once. Sample inputs and source locations are left out: a ``.pt2`` of a deployment
-holds nothing that would have to be unpickled and nothing of the machine on which it was made.
+Each segment is exported as a *function* ``f(inputs, weights)``, so equal layers of different devices have equal graphs
+and are exported once. Sample inputs and source locations are omitted: a deployment's ``.pt2`` needs no unpickling and
+holds no trace of the exporting machine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Function(nn.Module):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.__dict__["module"] = module  # past nn.Module: these weights must not become part of the export
+        self.__dict__["module"] = module  # bypasses nn.Module: these weights must not become part of the export
 
     def forward(self, inputs: tuple[Tensor, ...], weights: dict[str, Tensor]) -> Tensor | tuple[Tensor, ...]:
         out: Tensor | tuple[Tensor, ...] = torch.func.functional_call(self.__dict__["module"], weights, inputs)
@@ -41,7 +41,7 @@ class _Function(nn.Module):
 
 
 def segment_weights(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors that a segment computes with, by their names in it; counters of training are left out."""
+    """The tensors that a segment computes with, by their names in it, without training's counters."""
     found = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return {
         name: tensor.detach().contiguous().cpu()
@@ -52,9 +52,9 @@ def segment_weights(module: nn.Module) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class ExportedSegment:
-    """A segment as engines make their graphs from it: the program takes example ``inputs`` and the weights, in order.
+    """A segment from which engines make their graphs: the program takes ``inputs`` and the weights, in order.
 
-    ``outputs`` are what the layers themselves give for the inputs, to check a graph by; both are by name.
+    ``inputs`` are examples and ``outputs`` the layers' own results for them, to check a graph; both are by name.
     """
 
     program: ExportedProgram
@@ -65,11 +65,11 @@ class ExportedSegment:
 
 @dataclass
 class SegmentExporter:
-    """Exports segments for ``engines``, each different graph once."""
+    """Exports segments for ``engines``, each distinct graph once."""
 
     engines: tuple[str, ...] = ("torch",)
     _known: ClassVar[dict[object, dict[str, bytes]]] = {}
-    """All that this process has exported: a graph takes a second, and networks of a family share most."""
+    """Cache of this process's exports: a graph takes a second, and networks of a family share most of them."""
 
     def export(
         self,
@@ -78,12 +78,12 @@ class SegmentExporter:
         outputs: Sequence[str],
         weights: dict[str, Tensor] | None = None,
     ) -> dict[str, bytes]:
-        """The file of a segment for each engine; any batch size.
+        """The file of a segment for each engine, valid for any batch size.
 
         Args:
-            module: takes one ``(B, *shape)`` tensor for each input, in order; gives a tensor, or a tuple of several.
+            module: takes one ``(B, *shape)`` tensor for each input, in order; returns a tensor or a tuple of tensors.
             inputs, outputs: their names in the graph, and the shape of each input.
-            weights: the module's tensors in the order in which the graph takes them; by default the module's own.
+            weights: the module's tensors, in the graph's order; by default in the module's own.
         """
         weights = segment_weights(module) if weights is None else weights
         sizes = tuple((name, tuple(w.shape), w.dtype) for name, w in weights.items())
@@ -132,7 +132,7 @@ def torch_file(segment: ExportedSegment) -> bytes:
 
 def _forget_source(program: ExportedProgram) -> None:
     program._example_inputs = None
-    if hasattr(program, "_guards_code"):  # that batches of several inputs are equal is checked where they are made
+    if hasattr(program, "_guards_code"):  # equal batches of several inputs are checked where they are made
         program._guards_code = []
     for node in program.graph.nodes:
         for key in _SOURCE_KEYS:
@@ -140,9 +140,9 @@ def _forget_source(program: ExportedProgram) -> None:
 
 
 def weights_of(module: nn.Module, network: nn.Module, names: Sequence[str]) -> dict[str, str]:
-    """How ``module``, a part of ``network``, calls the network's tensors of these names, in their order.
+    """Map tensor ``names`` of ``network`` to their names in ``module``, a part of the network, in order.
 
-    Raises :class:`DeploymentError` for one that is no tensor of the module.
+    Raises :class:`DeploymentError` for a tensor that the module does not have.
     """
     own = {id(tensor): key for key, tensor in _tensors(module)}
     found = {}

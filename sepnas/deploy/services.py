@@ -1,6 +1,6 @@
-"""Files that start a device's worker with its machine: a unit of systemd, a Dockerfile.
+"""Service files that start a device's worker at boot: a systemd unit, a Dockerfile.
 
-They are written beside what the manifests list, and are not listed: whoever runs the device edits them.
+The manifests do not list them, because the device's administrator may edit them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _USER_ID = 10001
 
 @dataclass(frozen=True)
 class DeviceService:
-    """What the files say of one device; ``address`` is that of hosts.yaml."""
+    """The service files of one device; ``address`` is its entry in hosts.yaml."""
 
     deployment: str
     rank: int
@@ -42,7 +42,7 @@ class DeviceService:
 
     @property
     def listen(self) -> str:
-        """All addresses of the machine, of the kind that others dial; a loopback address stays one."""
+        """The address to listen on: all interfaces, in the IP version of ``address``, or ``address`` if loopback."""
         try:
             address = ipaddress.ip_address(parse_address(self.address)[0])
         except ValueError:  # a name
@@ -66,10 +66,10 @@ class DeviceService:
             write_text(folder / name, text)
 
     def unit(self) -> str:
-        """The unit; its first lines say how to install it."""
+        """The systemd unit; its first lines say how to install it."""
         folder = f"{PREFIX}/{device_folder(self.rank)}"
         return _UNIT.format(
-            what=self.what.replace("%", "%%"),  # systemd's own placeholders begin so
+            what=self.what.replace("%", "%%"),  # systemd's specifiers begin with %
             said=self.what,
             folder=folder,
             name=device_folder(self.rank),
@@ -82,7 +82,7 @@ class DeviceService:
         )
 
     def dockerfile(self) -> str:
-        """The image's recipe; its first lines say how to build and run it."""
+        """The Dockerfile; its first lines say how to build and run the image."""
         return _DOCKERFILE.format(
             said=self.what,
             name=device_folder(self.rank),

@@ -1,4 +1,4 @@
-"""The content of a deployment, file by file, into an empty folder."""
+"""Writes the content of a deployment, file by file, into an empty folder."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from sepnas.nets.separable import SeparableResNeXt
 
 Progress = Callable[[int, int, str], None]
-"""Called with steps done, steps in all, and what was just done."""
+"""Called with the number of finished steps, the total, and the name of the last step."""
 
 
 class DeploymentWriter:
@@ -77,7 +77,7 @@ class DeploymentWriter:
     def write(
         self, classes: tuple[str, ...], image: ImageInput, hosts: Hosts | None, on_missing: OnMissing = "strict"
     ) -> Manifest:
-        """Write everything; the manifest comes after what it lists, and last what it does not list."""
+        """Write all files: first those that the manifest lists, then the manifest, then unlisted ones."""
         ranks = range(self.plan.num_devices)
         segments = [self._write_tensors(rank) for rank in ranks]
         deployment_id = self._identify()
@@ -116,7 +116,7 @@ class DeploymentWriter:
         ).seal()
 
     def _write_tensors(self, rank: int) -> dict[str, SegmentFiles]:
-        """Segments and weights of one device; a tensor that two segments share is stored once."""
+        """Write the segments and weights of one device; a tensor shared by two segments is stored once."""
         segments: dict[str, SegmentFiles] = {}
         stored: dict[str, Tensor] = {}
         for step in self.plan.programs[rank]:
@@ -162,7 +162,7 @@ class DeploymentWriter:
             yield kind.name, late(kind.export)(exact, list(weights.values()), taken)
 
     def _identify(self) -> str:
-        """What makes two deployments the same: architecture, programs, weights, graphs; not the certificates."""
+        """The deployment's identity: a digest of architecture, programs, weights and graphs, not of certificates."""
         entries = _entries(self.folder)
         return canonical_digest(
             {
@@ -201,7 +201,7 @@ class DeploymentWriter:
     def _write(self, name: str, data: bytes, mode: int = 0o644) -> None:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The mode is there from the first byte: a key is never readable by others, not for a moment.
+        # Created with its final mode: a key is never readable by others, not even briefly.
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -212,6 +212,6 @@ class DeploymentWriter:
 
 
 def _entries(folder: Path) -> dict[str, FileEntry]:
-    """Hash and length of every file below ``folder``, by its relative name, in order."""
+    """Hash and length of every file below ``folder``, by relative path, sorted."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): file_entry(path) for path in files}

@@ -1,7 +1,7 @@
-"""What a deployment says of itself: the manifest at its top, a shard manifest in each device's folder.
+"""The manifest at the top of a deployment, and the shard manifest in each device's folder.
 
-Both are *sealed*: they carry a digest of their own content and are read only in the very bytes in which
-they were written, so that one changed byte anywhere is noticed.
+Both are *sealed*: they carry a digest of their own content and are accepted only byte for byte as written, so any
+changed byte is detected.
 """
 
 from __future__ import annotations
@@ -47,33 +47,33 @@ PLAN_NAME = "plan.json"
 WEIGHTS_NAME = "weights.safetensors"
 
 MAX_PASS_VALUES = MAX_TENSOR_VALUES
-"""Values of all tensors that a segment makes of one sample; bounds what a graph can make a device allocate."""
+"""Maximum number of values in all tensors that a segment computes for one sample; bounds a device's allocations."""
 
 if TYPE_CHECKING:
     GraphEngine = str
 else:
     GraphEngine = Literal[graph_engines()]
-"""An engine that has files of its own; others read these too (:mod:`sepnas.deployment.engines`)."""
+"""An engine with graph files of its own; other engines may read them too (:mod:`sepnas.deployment.engines`)."""
 
 OnMissing = Literal["strict", "degrade"]
-"""When a message is late or its sender is lost: a typed error, or an answer without it."""
+"""Reaction to a late message or a lost sender: a typed error (``strict``), or an answer without it (``degrade``)."""
 
 RelativePath = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")]
-"""Names below the folder only: no component starts with a dot, so none is ``..``."""
+"""A path inside the folder: no component starts with a dot, so none is ``..``."""
 
 
 class FileEntry(Part):
-    """What a file of the deployment must be."""
+    """The required hash and length of a file."""
 
     sha256: Sha256
     bytes: Index
 
 
 class ImageInput(Part):
-    """What the network reads: ``(value / 255 - mean) / std`` for each channel, ``size`` x ``size`` values.
+    """The network's input: ``size`` x ``size`` values, normalised as ``(value / 255 - mean) / std`` for each channel.
 
-    Image files are read by :mod:`sepnas.spec.image_file`: 1 channel is gray, 3 are RGB. ``resize`` is how training
-    scaled images of another size (bilinear); None where all had this size.
+    Image files are read by :mod:`sepnas.spec.image_file`: 1 channel is gray, 3 are RGB. ``resize`` says how training
+    scaled images of another size (bilinear); None if all images had this size.
     """
 
     channels: Channels
@@ -92,7 +92,7 @@ class ImageInput(Part):
 
     @model_serializer(mode="wrap")
     def _leave_out_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A manifest without ``resize`` is written as before there was any, and so is its digest."""
+        """Omit ``resize`` if it is None, so that the digest is the same as before the field existed."""
         data: dict[str, Any] = handler(self)
         if self.resize is None:
             data.pop("resize", None)
@@ -100,8 +100,8 @@ class ImageInput(Part):
 
 
 class SegmentFiles(Part):
-    """A segment's graph in a file for each engine, the names of its inputs and outputs, and the tensors of
-    ``weights.safetensors`` in the order in which it takes them."""
+    """A segment's graph file for each engine, the names of its inputs and outputs, and its tensors in
+    ``weights.safetensors``, in the graph's order."""
 
     files: Annotated[dict[GraphEngine, RelativePath], Field(min_length=1)]
     layers: tuple[str, ...]
@@ -111,7 +111,7 @@ class SegmentFiles(Part):
 
 
 class SealedDocument(Document):
-    """A document that notices any changed byte: see :meth:`seal` and :meth:`load`."""
+    """A document with a digest that detects any changed byte: see :meth:`seal` and :meth:`load`."""
 
     digest: str = ""
 
@@ -124,7 +124,7 @@ class SealedDocument(Document):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a sealed file; :class:`DeploymentError` when a byte was changed after it was written."""
+        """Read a sealed file; raises :class:`DeploymentError` if any byte has changed since it was written."""
         content = read_document(path)
         data = parse_data(content, path)
         version = data.get("version") if isinstance(data, dict) else None
@@ -142,12 +142,11 @@ class SealedDocument(Document):
 
 
 class Manifest(SealedDocument):
-    """The top of a deployment. ``files`` lists every other file of it.
+    """The manifest at the top of a deployment; ``files`` lists all its other files.
 
-    ``on_missing`` is what its clients ask of the devices unless they say otherwise.
-    ``inputs`` and ``outputs`` say which device is sent which region of the input, and which one answers.
-    ``payload_bytes`` is what the devices exchange for one image, without the frame headers;
-    ``messages`` are all messages of the plan, those from and to the client too.
+    ``on_missing`` is the clients' default. ``inputs`` and ``outputs`` say which device receives which region of the
+    input, and which one answers. ``payload_bytes`` counts the payload between devices for one image, without frame
+    headers. ``messages`` are all messages of the plan, including those from and to the client.
     """
 
     format_name: ClassVar[str] = "sepnas.manifest"
@@ -184,7 +183,7 @@ class Manifest(SealedDocument):
         return self
 
     def _check_ports(self, messages: Mapping[int, MessageData]) -> None:
-        """The client's messages are those of the ports, and a fallback is a message of the device that it names."""
+        """Check that the client's messages match the ports, and that each fallback's message comes from its device."""
         ways = {m.tag: (m.source, m.destination) for m in self.messages if -1 in (m.source, m.destination)}
         told = {piece.tag: (-1, piece.device) for port in self.inputs for piece in port.pieces}
         told |= {piece.tag: (piece.device, -1) for port in self.outputs for piece in port.pieces}
@@ -210,25 +209,25 @@ class Manifest(SealedDocument):
 
     @property
     def working(self) -> tuple[int, ...]:
-        """The devices that take part in a request: those that send or receive anything."""
+        """The ranks that take part in a request: those that send or receive a message."""
         ends = {rank for message in self.messages for rank in (message.source, message.destination)}
         return tuple(sorted(ends - {-1}))
 
     @property
     def reader(self) -> int:
-        """The device that answers."""
+        """The rank that answers."""
         return self.outputs[0].pieces[0].device
 
     @property
     def heads(self) -> frozenset[int]:
-        """The devices that hold an output and could answer by themselves."""
+        """The ranks that hold an output and could answer."""
         return frozenset(piece.device for port in self.outputs for piece in (*port.pieces, *port.fallbacks))
 
 
 class ShardManifest(SealedDocument):
-    """What one device runs: its steps, its tensors' shapes, its segments, the messages that touch it.
+    """One device's part of the plan: its steps, tensor shapes, segments, and the messages that it sends or receives.
 
-    ``fallbacks`` are the tags of messages to a peer that the client may ask for as an output.
+    ``fallbacks`` are the tags of messages to a peer that the client may request as an output.
     """
 
     format_name: ClassVar[str] = "sepnas.shard"
@@ -252,7 +251,7 @@ class ShardManifest(SealedDocument):
 
     @property
     def engines(self) -> tuple[str, ...]:
-        """The engines that have a file of every segment to read."""
+        """The engines with a graph file for every segment."""
         files = [segment.files for segment in self.segments.values()]
         return tuple(name for name, kind in engines().items() if all(kind.graphs in each for each in files))
 
@@ -264,7 +263,7 @@ class ShardManifest(SealedDocument):
 
 
 def canonical_digest(data: Any) -> str:
-    """sha256 of plain data, whatever the order of its keys."""
+    """sha256 of plain data, independent of the order of keys."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

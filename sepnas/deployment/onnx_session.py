@@ -1,4 +1,4 @@
-"""Opening a segment's ONNX graph; needs onnxruntime and no torch."""
+"""Opens a segment's ONNX graph; needs onnxruntime but not torch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _ERRORS_ONLY = 3
 
 
 def weight_name(index: int) -> str:
-    """How a graph calls the weight that it takes in this place; no input or output is called so."""
+    """The name of a graph's weight with this index; no input or output has such a name."""
     return f"w:{index}"
 
 
 def open_onnx(graph: SegmentGraph, threads: int) -> OpenGraph:
-    """A segment in onnxruntime."""
+    """Open a segment in onnxruntime."""
     session = open_session(graph.data, graph.weights, threads)
     names = [each.name for each in session.get_inputs()]
     return lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))
@@ -37,7 +37,7 @@ def open_session(graph: bytes, weights: Sequence[npt.NDArray[Any]], threads: int
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = _ERRORS_ONLY
-    # a thread that waits must leave the core to those that exchange
+    # waiting threads must leave the core to the threads that exchange messages
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     values: list[Any] = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(each)) for each in weights]
     options.add_external_initializers([weight_name(index) for index in range(len(values))], values)

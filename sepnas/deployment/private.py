@@ -1,4 +1,4 @@
-"""Private keys are private: nobody but the user who runs sepnas may own or read them."""
+"""Checks that a private key is owned and readable only by the user who runs sepnas."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _NO_MODES = "if that changes nothing the file system keeps no modes (FAT, some m
 
 
 def check_private(path: Path) -> None:
-    """Raise :class:`DeploymentError`, which says what to run, when others may use a private key; Windows has no modes.
+    """Raise :class:`DeploymentError`, with the command that fixes it, if other users may access a private key.
 
-    Copying may widen modes (`scp -r` without `-p`, archives, images), and a copy belongs to who made it.
+    Copying may widen modes (`scp -r` without `-p`, archives, images), and a copy belongs to the user who made it.
+    Windows has no modes, so nothing is checked there.
     """
     if os.name != "posix":
         return

@@ -1,6 +1,6 @@
-"""A renewal: which files count in a folder of certificates instead of those that were exported.
+"""A renewal: the files that replace the exported ones in a folder of certificates.
 
-It is written last and in one piece, so that a folder has its old pair or its new one, never a mixture.
+It is written last and atomically, so a folder has either its old pair or its new one, never a mixture.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ RENEWAL_NAME = "renewed.json"
 
 
 class Renewal(SealedDocument):
-    """``files`` lie in the sub-folder ``folder``; a certificate that was exported with another hash than ``replaces``
-    belongs to another export, and the renewal does not count."""
+    """``files`` are in the sub-folder ``folder``. ``replaces`` is the hash of the exported certificate; if it differs,
+    the renewal belongs to another export and is ignored."""
 
     format_name: ClassVar[str] = "sepnas.renewal"
 

@@ -1,4 +1,4 @@
-"""The steps of a shard, and back from its manifest, with every mistake named."""
+"""Reads plans and steps back from a deployment; errors name the faulty step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sepnas.plan.steps import Step
 
 
 def deployed_plan(folder: str | os.PathLike[str]) -> Plan:
-    """The plan by which a deployment was cut; raises :class:`SpecError` or :class:`PlanError`."""
+    """The plan of a deployment; raises :class:`SpecError` or :class:`PlanError`."""
     return load_plan(Path(folder) / PLAN_NAME)
 
 
@@ -25,7 +25,7 @@ def messages_of(plan: Plan, rank: int) -> tuple[Message, ...]:
 
 
 def program_of(shard: ShardManifest, where: str = "shard") -> tuple[Step, ...]:
-    """The steps of a shard; :class:`PlanError` names a step that cannot be carried out."""
+    """The steps of a shard; raises :class:`PlanError` that names a step which cannot be executed."""
     program = tuple(step_from_data(data) for data in shard.program)
     messages = {message.tag: message_from_data(message) for message in shard.messages}
     shapes = {name: shape_from_data(data) for name, data in shard.shapes.items()}

@@ -1,7 +1,7 @@
-"""Is every file of a deployment, or of one device's folder, what was exported? Every hash is checked; needs no torch.
+"""Checks the hash of every file of a deployment, or of one device's folder, against its manifest; needs no torch.
 
-Other files may lie there, such as logs: what no manifest lists is never read. Certificates and keys that
-`sepnas certs renew` made take the place of those that the manifest lists.
+Other files, such as logs, may be there: a file that no manifest lists is never read. Certificates and keys made by
+`sepnas certs renew` replace those that the manifest lists.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _Sealed = TypeVar("_Sealed", bound=SealedDocument)
 
 
 def verify_deployment(folder: str | os.PathLike[str]) -> Manifest:
-    """Check every listed file of a whole deployment; :class:`DeploymentError` names the first that is wrong."""
+    """Check every listed file of a whole deployment; raises :class:`DeploymentError` that names the first wrong one."""
     folder = Path(folder)
     manifest = load_manifest(folder)
     _check_files(folder, manifest.files, manifest.files)
@@ -47,7 +47,7 @@ def verify_deployment(folder: str | os.PathLike[str]) -> Manifest:
 
 
 def verify_client(folder: str | os.PathLike[str], uses_hosts: bool = True) -> Manifest:
-    """Check what a client uses of a deployment: the manifest, its certificate, perhaps the example of hosts."""
+    """Check the files that a client uses: the manifest, its certificate and, if ``uses_hosts``, ``hosts.yaml``."""
     folder = Path(folder)
     manifest = load_manifest(folder)
     mine = [f"client/{name}" for name in TLS_NAMES]
@@ -56,7 +56,7 @@ def verify_client(folder: str | os.PathLike[str], uses_hosts: bool = True) -> Ma
 
 
 def verify_device(folder: str | os.PathLike[str]) -> ShardManifest:
-    """Check every listed file of a device's folder, and that it belongs to the deployment around it, if any."""
+    """Check every listed file of a device's folder, and that the folder belongs to the deployment around it, if any."""
     folder = Path(folder)
     shard = _load(ShardManifest, folder, SHARD_NAME, "a device's folder, such as DEPLOYMENT/device0")
     loaded = {
@@ -71,15 +71,15 @@ def verify_device(folder: str | os.PathLike[str]) -> ShardManifest:
 
 
 def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
-    """The manifest alone, checked against its own digest."""
+    """Read only the manifest, checked against its own digest."""
     return _load(Manifest, Path(folder), MANIFEST_NAME, "a deployment that `sepnas export` wrote")
 
 
 def check_credential(folder: Path, name: str, entries: Mapping[str, FileEntry]) -> Path:
-    """Check the certificates and the key in ``folder / name``, and return the folder in which they lie.
+    """Check the certificates and the key of ``folder / name``, and return the folder that contains them.
 
-    ``name`` is as in ``entries``, the files of the manifest in ``folder``: ``tls``, ``client/tls`` or ``authority``.
-    Raises :class:`DeploymentError` that names the file that is wrong.
+    ``entries`` are the files listed by the manifest in ``folder``; ``name`` is ``tls``, ``client/tls`` or
+    ``authority``. Raises :class:`DeploymentError` that names the wrong file.
     """
     listed = [f"{name}/{pem}" for pem in PEM_NAMES if name != "authority" or pem != "cert.pem"]
     _check_files(folder, entries, listed)
@@ -88,7 +88,7 @@ def check_credential(folder: Path, name: str, entries: Mapping[str, FileEntry]) 
 
 
 def exported_entry(name: str, entries: Mapping[str, FileEntry]) -> FileEntry:
-    """The exported certificate of a folder (see :func:`check_credential`), which a renewal says that it replaces."""
+    """The exported certificate of a folder (see :func:`check_credential`), which a renewal replaces."""
     file = f"{name}/{'ca.pem' if name == 'authority' else 'cert.pem'}"
     if file not in entries:
         raise DeploymentError(f"{file}: no manifest lists it, so it is not read; export the deployment again")
@@ -124,7 +124,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _check_inside(folder: Path, path: Path) -> None:
-    """Refuse a link that leads out of the folder, which names a file of somebody else; `tls` may be mounted."""
+    """Refuse a link to a file outside the folder, which may be another user's; `tls` itself may be a mount."""
     root = path.parent if path.name in PEM_NAMES else folder
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise DeploymentError(
@@ -133,7 +133,7 @@ def _check_inside(folder: Path, path: Path) -> None:
 
 
 def _entry_of(path: Path, expected: FileEntry) -> FileEntry:
-    """What a file is; of one that has another length than expected, or no end, nothing is read."""
+    """A file's hash and length; a file of another length than expected is not read, so an endless one neither."""
     with open_regular(path) as file:
         length = os.fstat(file.fileno()).st_size
         if length != expected.bytes:
@@ -175,7 +175,7 @@ def _check_files(folder: Path, entries: Mapping[str, FileEntry], names: Iterable
 
 
 def _renewal_for(path: Path, name: str, entries: Mapping[str, FileEntry]) -> Renewal | None:
-    """What `sepnas certs renew` left beside a certificate or key, if it renewed those of this very export."""
+    """The renewal beside a certificate or key, if it belongs to this export."""
     folder = path.parent
     if not _is_there(folder / RENEWAL_NAME):
         return None

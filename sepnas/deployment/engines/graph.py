@@ -1,4 +1,4 @@
-"""A segment's graph as an engine gets it: read from a file, looked through, and with the shape of all that it makes."""
+"""A segment's graph as passed to an engine: read from a file, checked, with the shapes of all its tensors."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ ShapeOf: TypeAlias = tuple[int, ...]
 
 @dataclass
 class Node:
-    """One operator of a graph, by ONNX's names."""
+    """One operator of a graph, with ONNX's names."""
 
     operator: str = ""
     inputs: list[str] = field(default_factory=list)
-    """"" stands for one that is left out."""
+    """An empty name stands for an omitted optional input."""
     outputs: list[str] = field(default_factory=list)
     numbers: dict[str, list[int]] = field(default_factory=dict)
-    """Attributes that are whole numbers."""
+    """Integer attributes."""
     fractions: dict[str, float] = field(default_factory=dict)
-    """Attributes that are numbers with a point."""
+    """Floating-point attributes."""
 
 
 @dataclass(frozen=True)
 class CheckedGraph:
-    """A graph that holds nothing but known operators; ``shapes`` are those of all tensors, for inputs of given shapes,
-    and ``axes`` the constants that are a few whole numbers."""
+    """A graph of known operators only. ``shapes`` has the shape of every tensor, for the given input shapes; ``axes``
+    has the constants that are short lists of integers."""
 
     nodes: tuple[Node, ...]
     inputs: tuple[str, ...]
@@ -44,9 +44,9 @@ class CheckedGraph:
 
 @dataclass(frozen=True)
 class SegmentGraph:
-    """What is opened: a file's content, which has been checked, and the weights that are put in, in order.
+    """The content of a graph file, already checked, and the weights to insert, in order.
 
-    ``checked`` gives the same graph for inputs of other shapes, by name; it raises :class:`ValueError`.
+    ``checked`` checks the same graph for inputs of other shapes and raises :class:`ValueError`.
     """
 
     path: Path
@@ -57,4 +57,4 @@ class SegmentGraph:
 
 if TYPE_CHECKING:
     OpenGraph: TypeAlias = Callable[[Sequence[Array]], Sequence[Array]]
-    """The outputs of a graph for its inputs, in order; called by one thread at a time."""
+    """Computes a graph's outputs from its inputs, in order; called by one thread at a time."""

@@ -1,6 +1,6 @@
-"""All facts and functions of one engine, in an object that is read without the engine, torch or onnx.
+"""All facts and functions of one engine, in one object that needs neither the engine nor torch nor onnx.
 
-Functions that need any of these are named as ``module:name`` and imported when they are first asked for.
+Functions that need any of these are named as ``module:name`` and imported on first use.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class EngineKind:
-    """An engine runs the segments of a device.
+    """An engine: it runs the segments of a device.
 
     Args:
         name: its name in options, manifests and profiles.
@@ -26,16 +26,16 @@ class EngineKind:
         export: ``module:name`` of the function that makes such a file from a
             :class:`sepnas.deploy.segments.ExportedSegment`.
         quantised_from: the exact engine whose graphs ``export`` quantises; ``export`` then takes such a graph, the
-            weights and calibration inputs of the segment. An exact engine has "" here: it computes in fp32 with the
-            weights of ``weights.safetensors``, and gives the same answers as all other exact engines.
+            weights and calibration inputs of the segment. It is "" for an exact engine, which computes in fp32 with
+            the weights of ``weights.safetensors`` and gives the same answers as all other exact engines.
         reads: the engine whose graph files it reads, if it has none of its own.
-        open_graph: ``module:name`` of the function that opens a checked graph, for a runner that engines share.
+        open_graph: ``module:name`` of the function that opens a checked graph, for a runner shared by several engines.
         with_sizes: ``module:name`` of the function that changes the sizes in a graph; "" if graphs have no sizes.
         distribution: the package's name on PyPI, if it is not ``package``.
-        fuses: operators are fused, so an operator alone takes longer than within a segment.
-        light: installs in tens of megabytes and starts in less than a second on an idle machine.
+        fuses: operators are fused, so a single operator takes longer alone than within a segment.
+        light: takes tens of megabytes installed and starts in less than a second on an idle machine.
         makes_code: compiles machine code at run time.
-        package_index: a package index beside PyPI that has a smaller build.
+        package_index: an additional package index with a smaller build than PyPI's.
     """
 
     name: str
@@ -61,17 +61,17 @@ class EngineKind:
 
     @property
     def version_of(self) -> str:
-        """The distribution whose version is the engine's."""
+        """The distribution that gives the engine's version."""
         return self.distribution or self.package
 
     @property
     def graphs(self) -> str:
-        """The engine under whose name a manifest lists the files that this one reads."""
+        """The engine name under which a manifest lists the graph files that this engine reads."""
         return self.reads or self.name
 
 
 def late(place: str) -> Callable[..., Any]:
-    """The function or class at ``module:name``."""
+    """Import the function or class ``module:name``."""
     module, _, name = place.partition(":")
     found: Callable[..., Any] = getattr(import_module(module), name)
     return found

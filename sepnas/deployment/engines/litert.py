@@ -1,9 +1,9 @@
-"""LiteRT (once TensorFlow Lite) with XNNPACK: the engine of phones and boards; it reads onnxruntime's graphs.
+"""LiteRT (formerly TensorFlow Lite) with XNNPACK: the engine for phones and boards; it reads onnxruntime's graphs.
 
-No file of LiteRT's own format lies in a deployment: the model is made on the device, in memory, from the operators of
-an ONNX graph that was looked through. So nothing that somebody else wrote gets to LiteRT's reader.
+A deployment has no files in LiteRT's own format: the device builds the model in memory from the operators of a checked
+ONNX graph. LiteRT's parser therefore never reads untrusted bytes.
 
-Feature maps are NHWC within a segment and NCHW at its ends. Batch norms go into the convolutions before them.
+Feature maps are NHWC within a segment and NCHW at its ends. Batch norms are folded into the preceding convolutions.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ ENGINE = EngineKind(
 
 _TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 MAX_PADDED_VALUES = 1 << 28
-"""LiteRT makes a padded input, which the check of a graph does not count."""
+"""Maximum number of values of a padded input, which LiteRT allocates and the graph check does not count."""
 _IDENTIFIER = b"TFL3"
 _VERSION = 3
 
 
 class LiteRtGraph:
-    """A segment in LiteRT: made for the shapes of its first inputs, and laid out anew where the batch changes."""
+    """A segment in LiteRT: built for the shapes of its first inputs; tensors are reallocated when the batch changes."""
 
     def __init__(self, graph: SegmentGraph, threads: int) -> None:
         import ai_edge_litert.interpreter
@@ -76,7 +76,7 @@ class LiteRtGraph:
             self._check_outputs(shapes)
         except ImportError:
             raise
-        except Exception as error:  # LiteRT and numpy raise whatever they like
+        except Exception as error:  # LiteRT and numpy raise many types
             raise DeploymentError(f"{self._graph.path}: litert cannot run this segment: it {error}") from error
         self._batch = shapes[0][0]
 
@@ -99,13 +99,13 @@ class LiteRtGraph:
 
 
 def litert_model(graph: CheckedGraph, weights: Sequence[Array]) -> bytes:
-    """A graph with its weights as a model of LiteRT; :class:`ValueError` for operators that LiteRT is not given."""
+    """A graph with its weights as a LiteRT model; raises :class:`ValueError` for an unsupported operator."""
     return _Writer(graph, weights).write()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """LiteRT tells on stderr that it uses XNNPACK, where a worker's log is."""
+    """Keep LiteRT's note about XNNPACK off stderr, which is a worker's log."""
     sys.stderr.flush()
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -215,14 +215,14 @@ class _Writer:
         return self._places[name]
 
     def _weight(self, node: Node, index: int) -> Any:
-        """None for one that is left out."""
+        """The weight at an input position; None if the input is omitted."""
         name = node.inputs[index] if index < len(node.inputs) else ""
         if name and name not in self._weights:
             raise ValueError(f"holds constants of operator '{node.operator}', which belong to the weights")
         return self._weights[name].astype("f8") if name else None
 
     def _value(self, name: str) -> int:
-        """An activation, or a constant that is one."""
+        """The tensor index of an activation, or of a constant used as one."""
         if name not in self._places and name in self._weights:
             values = self._weights[name]
             values = values.transpose(_TO_NHWC) if values.ndim == 4 else values
@@ -230,14 +230,14 @@ class _Writer:
         return self._places[name]
 
     def _next(self, operator: str, name: str, nodes: list[Node]) -> Node | None:
-        """The node that alone reads ``name``, if it is this operator: it is taken out of ``nodes``."""
+        """Remove and return the only node that reads ``name``, if it is this operator."""
         for index, node in enumerate(nodes if self._uses[name] == 1 else ()):
             if name in node.inputs:
                 return nodes.pop(index) if (node.operator, node.inputs[0]) == (operator, name) else None
         return None
 
     def _activated(self, options: Any, name: str, nodes: list[Node]) -> str:
-        """Let the operator cut at zero itself where a ReLU follows; the name of what it makes then."""
+        """Fuse a following ReLU into the operator; return the name of the resulting output."""
         follows = self._next("Relu", name, nodes)
         if follows is not None:
             options.fusedActivationFunction = self._schema.ActivationFunctionType.RELU
@@ -302,7 +302,7 @@ class _Writer:
         self._operator("Relu", [self._value(node.inputs[0])], self._made(node.outputs[0]), None)
 
     def mean(self, node: Node, nodes: list[Node]) -> None:
-        """Over height and width, as it was checked."""
+        """The mean over height and width, the only axes that the check admits."""
         options = self._schema.ReducerOptionsT()
         options.keepDims = bool(node.numbers.get("keepdims", [1])[0])
         given = [self._value(node.inputs[0]), self._whole_numbers([1, 2])]
@@ -331,5 +331,5 @@ _OPERATORS = {
 
 
 def _inside(shape: ShapeOf) -> ShapeOf:
-    """How a tensor lies within a segment."""
+    """A tensor's shape in the layout used within a segment (NHWC)."""
     return tuple(shape[axis] for axis in _TO_NHWC) if len(shape) == 4 else shape

@@ -1,4 +1,4 @@
-"""onnxruntime with convolutions, additions and activations in 8 bits: its graphs hold their weights."""
+"""onnxruntime with convolutions, additions and activations in 8 bits; its graphs include their weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engines: each module of this package that has an ``ENGINE`` is one."""
+"""The engine registry: each module of this package with an ``ENGINE`` defines one engine."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import sepnas.deployment.engines
 from sepnas.deployment.engines.kind import EngineKind
 
 AUTO = "auto"
-"""What a worker may be told instead of a name: the fastest exact engine, which it measures first."""
+"""Option of a worker instead of an engine's name: the fastest exact engine, found by measuring at start."""
 
 
 @cache
 def engines() -> dict[str, EngineKind]:
-    """All of them by name, in their order."""
+    """All engines by name, in their order."""
     package = sepnas.deployment.engines
     modules = [import_module(f"{package.__name__}.{found.name}") for found in iter_modules(package.__path__)]
     kinds: list[EngineKind] = [module.ENGINE for module in modules if hasattr(module, "ENGINE")]
@@ -27,15 +27,15 @@ def engine_names() -> tuple[str, ...]:
 
 
 def exact_engines() -> tuple[str, ...]:
-    """Those that compute in fp32 with the weights of ``weights.safetensors``: they give the same answers."""
+    """Engines that compute in fp32 with the weights of ``weights.safetensors``; all give the same answers."""
     return tuple(kind.name for kind in engines().values() if kind.exact)
 
 
 def quantised_engines() -> tuple[str, ...]:
-    """Those that compute with fewer bits: their graphs hold weights and scales of their own."""
+    """Engines that compute with fewer bits; their graphs include quantised weights and scales."""
     return tuple(kind.name for kind in engines().values() if not kind.exact)
 
 
 def graph_engines() -> tuple[str, ...]:
-    """Those that have files of their own in a deployment."""
+    """Engines that have graph files of their own in a deployment."""
     return tuple(kind.name for kind in engines().values() if not kind.reads)

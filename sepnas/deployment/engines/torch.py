@@ -1,4 +1,4 @@
-"""torch: runs what it trained with, at a second and several hundred megabytes before the first answer."""
+"""torch: the engine used in training; it needs a second and several hundred megabytes before the first answer."""
 
 from __future__ import annotations
 
