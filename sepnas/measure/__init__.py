@@ -1,1 +1,1 @@
-"""Measuring machines: what ``sepnas profile`` writes into a cluster file. It runs on the devices themselves."""
+"""Measures machines for ``sepnas profile``, which writes the figures into a cluster file; runs on the devices."""

@@ -1,4 +1,4 @@
-"""How much of this machine other programs take while something is measured."""
+"""The load of other programs on this machine during a measurement."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from sepnas.measure.machine import usable_cores
 
 _STAT = Path("/proc/stat")
 _IDLE = (3, 4)
-"""Places of idle time and of waiting for disks in the first line of ``/proc/stat``."""
+"""Indices of idle time and I/O wait in the first line of ``/proc/stat``."""
 
 
 class Others:
-    """From now on; ``own`` are the processes that count as ours beside this one. Elsewhere than on Linux it is 0."""
+    """The load of other processes from now on; ``own`` processes count as ours, as this one does. 0 except on Linux."""
 
     def __init__(self, own: Collection[int] = ()) -> None:
         self._own = tuple(own)
         self._at = self._now()
 
     def share(self) -> float:
-        """The share of all processors' time that neither was idle nor ours, 0..1."""
+        """The share of all processor time that was neither idle nor ours, 0..1."""
         (busy_s, own_s, at_s), (busy_before_s, own_before_s, before_s) = self._now(), self._at
         whole_s = (at_s - before_s) * usable_cores()
         taken_s = busy_s - busy_before_s - (own_s - own_before_s)
@@ -41,7 +41,7 @@ def _busy_s() -> float:
 
 
 def _process_s(number: int) -> float:
-    """Seconds that a process has had a processor for; 0 for one that is not there."""
+    """Processor seconds that a process has used; 0 if it does not exist."""
     try:
         words = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
         return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")

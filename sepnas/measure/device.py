@@ -1,4 +1,4 @@
-"""One device, measured: what ``sepnas profile device`` writes."""
+"""Measures one device: the figures that ``sepnas profile device`` writes."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from sepnas.spec.device_profile import DeviceProfile
 from sepnas.spec.timing import SegmentTime
 
 NOISY = 0.1
-"""From here on a machine is called noisy: two measurements of the same differ by a tenth."""
+"""Noise from which a machine is called noisy: repeated measurements differ by a tenth."""
 _EXCHANGE_SHARE = 0.15
-"""Of the time: few figures, soon stable."""
+"""Share of the measuring time for exchange costs: they are few and soon stable."""
 
 Progress = Callable[[float, str], None]
-"""Called with the seconds since the start and with what is being measured."""
+"""Called with the seconds since the start and the name of the current measurement."""
 
 
 @dataclass(frozen=True)
 class MeasuredDevice:
-    """A device, and how well it was measured: ``stable`` before the time was up, ``with_tls`` for its messages, and the
-    operators of the grid that were ``left_out``, for which there was no time."""
+    """A measured device: whether it was ``stable`` before the time was up, whether its messages went ``with_tls``, and
+    the number of grid operators ``left_out`` for lack of time."""
 
     device: Device
     rounds: int
@@ -54,12 +54,11 @@ def measure_device(
     networks: Sequence[Sequence[Layer]] | None = None,
     progress: Progress = lambda seconds, what: None,
 ) -> MeasuredDevice:
-    """Measure this machine for ``seconds`` at most, exporting what is measured included; a network is measured, and
-    twice, however long it takes.
+    """Measure this machine for at most ``seconds``, exports included, but at least two rounds of one network.
 
-    Its operators are those of ``networks``, each the layers of one: of those of the family unless others are given, as
-    many as there is time for, spread over the family.
-    Raises :class:`SpecError` for a time or a number of threads that is none.
+    The operators are those of ``networks`` (each a sequence of layers); by default those of the family, as many as
+    there is time for, spread over the family.
+    Raises :class:`SpecError` for an invalid time or number of threads.
     """
     if threads < 1 or not 0 < seconds < float("inf"):
         raise SpecError(f"`threads` must be at least 1 and `seconds` a time above 0, got {threads} and {seconds}")
@@ -104,7 +103,7 @@ def measure_device(
 def _measure_operators(
     networks: Sequence[Sequence[Layer]], stop: Stop, engine: str, threads: int, tick: Tick, least: int | None
 ) -> OperatorTimes:
-    """Of the first ``least`` networks, or of all, in any case."""
+    """Time the operators of the networks; the first ``least`` (None: all) are measured in any case."""
     if not engines()[engine].fuses:
         operators = operators_of(networks)
         return measure_operators(
@@ -114,7 +113,7 @@ def _measure_operators(
 
 
 def _segment_times(networks: Sequence[Sequence[Layer]], table: OperatorTable) -> list[SegmentTime]:
-    """Layers by their operators' times, so that additions and means are in the constant of a kernel."""
+    """Layers with the times of their operators, so that additions and means count in the constant of a kernel."""
     layers = {layer.operators: layer for network in networks for layer in network}
     return [
         SegmentTime(
@@ -127,9 +126,9 @@ def _segment_times(networks: Sequence[Sequence[Layer]], table: OperatorTable) ->
 
 
 def with_device(cluster: Cluster | None, device: Device) -> Cluster:
-    """The cluster with this device, which replaces the one of its name or is added at the end.
+    """The cluster with this device, which replaces the device of the same name or is added at the end.
 
-    Its power, which is not measured, is kept. Warns if the old profile comes from another machine or engine.
+    Its power is not measured, so it is kept. Warns if the old profile comes from another machine or engine.
     """
     if cluster is None:
         return Cluster(devices=(device,))

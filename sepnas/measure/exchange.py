@@ -1,4 +1,4 @@
-"""What exchanging costs this machine's processor: the runtime's own codec, merges and channels, timed."""
+"""Measures the processor cost of exchanging on this machine, with the runtime's own codec, merges and channels."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from sepnas.runtime.tensors.codec import Array, decode, encode
 from sepnas.spec.device_profile import ConversionCosts, ExchangeCosts
 
 NUM_VALUES = (256, 2048, 16384, 65536)
-"""Feature maps of the family: 16 channels of 4x4, up to 64 of 32x32."""
+"""Sizes of the family's feature maps: from 16 channels of 4x4 to 64 of 32x32."""
 MESSAGE_BYTES = (64, 1024, 16384, 131072)
 CALLS = 5
 _MERGE = Merge("mean", ("own", "received"), "merged")
 
 Compute = Callable[[], object]
-"""A few hundred microseconds of the engine's work."""
+"""Runs the engine for a few hundred microseconds."""
 
 
 def measure_exchange(
     seconds: float, compute: Compute, threads: int = 1, tick: Tick = lambda: None
 ) -> tuple[ExchangeCosts, bool]:
-    """The costs, measured for ``seconds`` at most, and whether messages went through TLS: without the package
-    cryptography they are plain.
+    """The costs, measured for at most ``seconds``, and whether messages used TLS: without the package cryptography
+    they are plain.
 
-    Converting is encoding or decoding, the mean of both. A merge is the mean of two tensors; weighted ones take
-    longer. Of a message counts, half of it for each end, the time that the process's threads spent on processors, or
-    without a core for them what a thread that computes meanwhile loses. Merges, messages and ``compute`` come after a
-    pause, as in a worker that has waited.
+    Converting is the mean of encoding and decoding. A merge is the mean of two tensors; weighted merges take longer.
+    The cost of a message, half of it for each end, is the processor time of the process's threads; without a core for
+    them, it is the time that a computing thread loses meanwhile. Merges, messages and ``compute`` run after a pause,
+    as in a worker that has waited.
     """
     own_core = usable_cores() > threads
     convert_s, per_value = _conversions(_stop(seconds), tick)
@@ -59,7 +59,7 @@ def measure_exchange(
 
 
 def _stop(seconds: float) -> Stop:
-    """Conversions, merges, resuming and messages share the time."""
+    """An equal share of the time for conversions, merges, resuming and messages."""
     return Stop(time.monotonic() + seconds / 4)
 
 
@@ -90,14 +90,14 @@ def _merging(tensor: Array) -> Callable[[], object]:
 
 
 def _resuming(compute: Compute, stop: Stop, tick: Tick) -> float:
-    """How much longer the same takes after a pause."""
-    stop = replace(stop, least_rounds=100)  # the difference is a fraction of either
+    """Extra seconds of the same computation after a pause."""
+    stop = replace(stop, least_rounds=100)  # the difference is a small part of either time
     at_once_s, resumed_s = measure_rounds([timed(compute, 1), after_pause(timed_once(compute))], stop, tick).medians_s()
     return max(0.0, resumed_s - at_once_s)
 
 
 def _messages(stop: Stop, tick: Tick, compute: Compute | None) -> tuple[float, float, bool]:
-    """``compute`` is what messages are held against where no core is theirs."""
+    """Costs per message and per byte, and whether TLS was used; ``compute``, without a core for messages, is slowed."""
     with Loopback() as loopback:
         visits = [_visit(loopback.ends, bytes(size), compute) for size in MESSAGE_BYTES]
         rounds = measure_rounds(visits, stop, tick)

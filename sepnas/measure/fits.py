@@ -1,4 +1,4 @@
-"""Lines through measured times, without scikit-learn: a device does not have it."""
+"""Linear fits of measured times, without scikit-learn, which devices do not have."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 
 def fit_costs(columns: npt.ArrayLike, seconds: Sequence[float], weights: npt.ArrayLike | None = None) -> list[float]:
-    """Numbers from 0, one for each column, that explain the times best by least squares of relative errors.
+    """Nonnegative coefficients, one for each column, that fit the times by least squares of relative errors.
 
-    A number that would come out negative is 0 and the others are fitted again. An error counts ``weights`` times.
+    A coefficient that would be negative is set to 0 and the others are fitted again. ``weights`` multiply the errors.
     """
     amounts, times = np.array(columns, np.float64), np.array(seconds, np.float64)
     weights_n = np.ones(len(times)) if weights is None else np.asarray(weights, np.float64)

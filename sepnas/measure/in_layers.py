@@ -1,9 +1,9 @@
-"""The times of operators within layers, for an engine that fuses them.
+"""Times of operators within layers, for an engine that fuses operators.
 
-onnxruntime turns tensors into blocks of channels where a segment begins and back where it ends, computes in them
-between, and adds the residual within a convolution. An operator alone in a segment takes two to four times what it
-takes within. So segments are measured that a worker may have, single layers and chains of them, and their times are
-shared out among their operators.
+onnxruntime converts tensors to a blocked channel layout at the start of a segment and back at its end, computes in
+that layout, and fuses the residual's addition into a convolution. An operator alone in a segment takes two to four
+times as long as within one. So realistic segments are measured, single layers and chains of them, and their times are
+distributed over their operators.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from sepnas.separable.layers import Layer
 _Numbers = npt.NDArray[np.float64]
 
 _TRUST_IN_KIND = 0.2
-"""How strongly an operator is held to what its kind and its sizes say, against one segment that it is in."""
+"""Weight that holds an operator to the estimate from its kind and sizes, relative to one segment that contains it."""
 _LEAST_RATIO = 0.05
 _LEAST_S = 1e-8
 
 
 class LayerChain(NamedTuple):
-    """Layers of a network, one after another, in one segment."""
+    """Consecutive layers of a network in one segment."""
 
     layers: tuple[tuple[Operator, ...], ...]
 
@@ -62,7 +62,7 @@ class LayerChain(NamedTuple):
 
     @property
     def end_values(self) -> int:
-        """Values that go in and come out, for one sample."""
+        """Values that enter and leave the segment, for one sample."""
         return self.operators[0].input_values + self.operators[-1].output_values
 
     def module(self) -> nn.Module:
@@ -77,10 +77,10 @@ def measure_in_layers(
     tick: Tick = lambda: None,
     least: int | None = None,
 ) -> OperatorTimes:
-    """Time the chains of some networks (:func:`chains_of`), of the first ``least`` [all] in any case; as
-    ``measure_operators`` otherwise.
+    """Time the chains of some networks (:func:`chains_of`), those of the first ``least`` [all] in any case; otherwise
+    as ``measure_operators``.
 
-    Of operators that stand together in every segment only the sum is known: it is parted by kind and size.
+    Of operators that occur together in every segment, only the sum is known: it is split by kind and size.
     """
     chains = chains_of(networks)
     least = len(chains if least is None else chains_of(networks[:least]))
@@ -93,7 +93,7 @@ def measure_in_layers(
 
 
 def chains_of(networks: Sequence[Sequence[Layer]]) -> list[LayerChain]:
-    """Network by network, each layer alone and all that lies between the first and the last; equal ones once."""
+    """For each network, each layer alone and all layers between the first and the last; equal chains once."""
     found: list[LayerChain] = []
     for network in networks:
         found += (LayerChain((layer.operators,)) for layer in network)
@@ -103,11 +103,11 @@ def chains_of(networks: Sequence[Sequence[Layer]]) -> list[LayerChain]:
 
 
 def share_out(chains: Sequence[LayerChain], seconds: Sequence[float]) -> tuple[dict[Operator, float], float, float]:
-    """Seconds of each operator, of a call, and of a value at the ends of a segment, that explain the chains' times.
+    """Seconds of each operator, of a call, and of a value at the ends of a segment, fitted to the chains' times.
 
-    By least squares of relative errors, in two steps. First a kind's operators take a constant, a time for each MAC and
-    for each value moved. Then each operator takes so many times that, with a weight that keeps it near to 1 where the
-    chains do not say otherwise.
+    Two steps of least squares of relative errors. First, the operators of a kind get a constant, a time per MAC and
+    a time per value moved. Then each operator gets a factor on that time, regularised to stay near 1 unless the chains
+    say otherwise.
     """
     operators = list(dict.fromkeys(each for chain in chains for each in chain.operators))
     places = {each: index for index, each in enumerate(operators)}
@@ -128,7 +128,7 @@ def share_out(chains: Sequence[LayerChain], seconds: Sequence[float]) -> tuple[d
 
 
 def _amounts(each: Operator) -> _Numbers:
-    """Once, MACs and values moved, in the places of the operator's kind; a group convolution is a kind of its own."""
+    """One, MACs and values moved, in the columns of the operator's kind; group convolutions are a kind of their own."""
     kinds = ("pointwise", "convolution", "groups", "other")
     name = "other"
     if each.kind == "conv":
@@ -139,7 +139,7 @@ def _amounts(each: Operator) -> _Numbers:
 
 
 def _layer_module(layer: tuple[Operator, ...]) -> nn.Module:
-    """The layer of a network that has these operators."""
+    """The network layer that has these operators."""
     first = layer[0]
     if first.kind == "pool":
         return Head(first.in_channels, layer[1].out_channels)

@@ -1,4 +1,4 @@
-"""The images that calibrate an int8 deployment, and that say what int8 costs in accuracy."""
+"""The images that calibrate an int8 deployment and measure the accuracy that int8 costs."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Int8Data:
 
     @classmethod
     def load(cls, run: Path, name: str | None = None, root: Path | None = None) -> Int8Data:
-        """The data set that a run was trained on, or another of the same classes; normalised as in training.
+        """The data set that a run was trained on, or another one with the same classes; normalised as in training.
 
-        Raises :class:`DataError` for images that are missing, or of other classes or channels.
+        Raises :class:`DataError` for missing images, and for other classes or channels.
         """
         facts, architecture = DataFacts.load(run / DATA), Architecture.load(run / ARCHITECTURE)
         try:
@@ -62,12 +62,12 @@ class Int8Data:
         return cls(replace(images, mean=facts.mean, std=facts.std))
 
     def calibration_images(self) -> Tensor:
-        """Training images ``(N, C, H, W)``, the same each time."""
+        """Training images ``(N, C, H, W)``, the same on every call."""
         chosen = torch.randperm(len(self.images.train), generator=torch.Generator().manual_seed(0))
         return self.images.normalise(self.images.train.images[chosen[:CALIBRATION_IMAGES]])
 
     def accuracies(self, network: SeparableResNeXt, deployment: Path) -> tuple[float, float]:
-        """The accuracy on the validation images in fp32, and with the int8 graphs of a deployment; both 0 to 1."""
+        """Accuracy on the validation images in fp32, and with a deployment's int8 graphs; both 0..1."""
         networks = network, exported_int8_network(network, deployment)
         exact, rounded = (accuracy(each, self.images.val, self.images) for each in networks)
         return exact, rounded

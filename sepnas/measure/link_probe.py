@@ -1,7 +1,7 @@
-"""A deployment that hardly computes: its messages, of several sizes, go from every device to every other.
+"""A deployment that hardly computes: it sends messages of several sizes from every device to every other.
 
-In each stage of the network two circuits lead over all pairs in both directions, one message after the other: whoever
-has one sends the next, so each is alone on its way. Then all devices send to all at once.
+In each stage of the network, two circuits run over all pairs in both directions, one message after another: each
+receiver sends the next message, so each message is alone on the wire. Then all devices send to all at once.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from sepnas.separable.policy import ExchangePoint, Readout, Transfer, Transmissi
 
 MOST_DEVICES = 8
 PROBE_DAYS = 30
-"""How long its certificates are valid."""
+"""Validity of its certificates, in days."""
 _CIRCUITS: tuple[tuple[float, float], ...] = ((1.0, 0.5), (0.5, 0.25), (0.25, 0.0625))
-"""Shares of the channels in each stage: from 64 KiB down to 1 KiB."""
+"""Shares of the channels in the circuits of each stage: from 64 KiB down to 1 KiB."""
 _CALL = 1 / 16
-"""The share that the last device of the circuits tells the others that all may begin with."""
+"""Share of the channels in the message by which the circuits' last device releases the others."""
 
 
 Progress = Callable[[int, int, str], None]
-"""How many steps of an export are done, of how many, and which is next."""
+"""Called with the finished steps of an export, the number of all steps, and the name of the next one."""
 
 
 def write_probe(folder: Path, num_devices: int, force: bool = False, progress: Progress | None = None) -> None:
-    """Export the probe for so many devices; raises :class:`SpecError` for too few or too many, and what export does."""
+    """Export the probe for ``num_devices``; raises :class:`SpecError` if that is out of range, and export's errors."""
     from sepnas.deploy.export import export_deployment
     from sepnas.train.checkpoint import new_network
 
@@ -47,7 +47,7 @@ def probe_architecture(num_devices: int) -> Architecture:
     for fractions in _CIRCUITS:
         for fraction in fractions:
             points += [_point(len(points) + i, [pair], fraction) for i, pair in enumerate(circuit(num_devices))]
-        # whoever had no more to say must not begin before the circuits are over
+        # a device that has sent its last message must not start the next phase before the circuits end
         called = tuple((to, source) for source, to in star(num_devices))
         points.append(_point(len(points), called, _CALL))
         points.append(_point(len(points), all_to_all(num_devices), fractions[0]))
@@ -62,7 +62,7 @@ def probe_architecture(num_devices: int) -> Architecture:
 
 
 def circuit(num_devices: int) -> Pairs:
-    """All ordered pairs, each beginning where the one before it ends; from rank 0 to rank 0 (Hierholzer)."""
+    """All ordered pairs, each starting where the previous one ends; from rank 0 to rank 0 (Hierholzer)."""
     left = {rank: [to for to in range(num_devices) if to != rank] for rank in range(num_devices)}
     path, found = [0], []
     while path:

@@ -1,4 +1,4 @@
-"""Links from traces of real requests: latency and bandwidth between each two devices, alone and under load."""
+"""Latency and bandwidth between each two devices, alone and under load, from traces of real requests."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from sepnas.spec.cluster import Cluster, Link
 
 LEAST_SIZES = 3
 _LEAST_WIRE_SHARE = 0.01
-"""Of the time of a byte, where the processors at both ends would explain more than was measured."""
+"""Minimum wire time of a byte as a share of its measured time, if the processors at both ends would explain more."""
 _Pair = tuple[int, int]
 _Times = dict[_Pair, dict[int, list[float]]]
-"""Seconds by the pair (source, destination) and by wire bytes."""
+"""Seconds by pair (source, destination) and wire bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredLink:
-    """A way between two ranks: one direction, or both (the mean of the two, in which the clocks' errors cancel).
+    """The link between two ranks: one direction, or both (their mean, in which clock errors cancel).
 
-    ``bandwidth_known`` is False where larger messages took no longer: the bandwidth is then that of the largest one,
-    and the true one higher. ``sizes``: so many different ones the messages had. ``load_ratio``: how many times as long
-    a message takes while all devices send to all. ``uncertainty_s``: of both clocks together.
+    ``bandwidth_known`` is False if larger messages took no longer: the bandwidth is then that of the largest one,
+    a lower bound. ``sizes`` counts the different message sizes. ``load_ratio`` is the time of a message while all
+    devices send to all, relative to its time alone. ``uncertainty_s`` is that of both clocks together.
     """
 
     source: int
@@ -46,8 +46,8 @@ class MeasuredLink:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredLinks:
-    """``directions`` by what each end's clock says; ``pairs`` without the clocks, for the cluster; so is ``client``,
-    the way to the device that answers and back, if requests of several sizes tell of it."""
+    """``directions`` depend on the clocks of their ends; ``pairs``, for the cluster, do not. Nor does ``client``, the
+    path to the answering device and back, known if requests have several sizes."""
 
     directions: tuple[MeasuredLink, ...]
     pairs: tuple[MeasuredLink, ...]
@@ -61,9 +61,9 @@ class MeasuredLinks:
 
 
 def measure_links(trace: Trace, num_devices: int) -> MeasuredLinks:
-    """Fit the messages of a trace; raises :class:`SpecError`, which names the pairs that it does not tell of.
+    """Fit the messages of a trace; raises :class:`SpecError` that names the pairs without usable messages.
 
-    Requests of the smallest batch tell of the devices, all of the client.
+    Requests of the smallest batch measure the devices' links; all requests measure the client's.
     """
     batch = min((request.batch for request in trace.requests), default=1)
     alone, loaded = _message_times([each for each in trace.requests if each.batch == batch], num_devices)
@@ -81,7 +81,7 @@ def measure_links(trace: Trace, num_devices: int) -> MeasuredLinks:
     for a, b in combinations(range(num_devices), 2):
         there, back = (_Way(_medians(alone[pair]), _medians(loaded[pair])) for pair in ((a, b), (b, a)))
         mean = there.mean_with(back)
-        # one set of weights for all three: the figures of the pair are then the mean of those of its directions
+        # one set of weights for all three, so that a pair's figures are the mean of its directions' figures
         both.append(mean.fitted((a, b), mean.alone))
         clocks_s = clocks[a] + clocks[b]
         directions += [there.fitted((a, b), mean.alone, clocks_s), back.fitted((b, a), mean.alone, clocks_s)]
@@ -90,10 +90,10 @@ def measure_links(trace: Trace, num_devices: int) -> MeasuredLinks:
 
 
 def with_links(cluster: Cluster, found: MeasuredLinks) -> Cluster:
-    """The cluster with a link for each measured pair, in the order of ranks, and the client's; medium, duplex and the
-    like it keeps.
+    """The cluster with a link for each measured pair, in the order of ranks, and the client's link; medium, duplex and
+    the like are kept.
 
-    Raises :class:`SpecError` when the cluster has fewer devices than were measured.
+    Raises :class:`SpecError` if the cluster has fewer devices than were measured.
     """
     num_devices = 1 + max(each.destination for each in found.pairs)
     if cluster.num_devices < num_devices:
@@ -120,9 +120,9 @@ def _link(cluster: Cluster, found: MeasuredLink) -> Link:
 
 
 def _without_ends(cluster: Cluster, before: Link, found: MeasuredLink) -> Link:
-    """The measured link without what its devices' ``exchange`` says that their processors take for a message.
+    """The measured link minus the processor time of a message at its devices, as given by their ``exchange``.
 
-    What the client's processor takes stays in its link: the simulator takes it to be free.
+    The client's processor time stays in its link, because the simulator counts none for the client.
     """
     ranks = [rank for rank in (found.source, found.destination) if rank != CLIENT]
     ends = [exchange for rank in ranks if (exchange := cluster.devices[rank].exchange)]
@@ -138,9 +138,10 @@ def _without_ends(cluster: Cluster, before: Link, found: MeasuredLink) -> Link:
 
 
 def _client_way(requests: Sequence[RequestRecord]) -> MeasuredLink | None:
-    """One way between the client and the device that answers, half of both; its clock does not matter then.
+    """The path between the client and the answering device: half of a round trip, so its clock does not matter.
 
-    The images go to all devices at once, so that one is there when nearly all are: all their bytes count.
+    The images go to all devices at once, so the answering device has its own when nearly all have arrived: the bytes
+    of all of them count.
     """
     times: dict[int, list[float]] = defaultdict(list)
     reader = None
@@ -159,17 +160,17 @@ def _client_way(requests: Sequence[RequestRecord]) -> MeasuredLink | None:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """Median seconds by wire bytes."""
+    """Median seconds by wire bytes, alone and under load."""
 
     alone: Mapping[int, float]
     loaded: Mapping[int, float]
 
     def mean_with(self, back: _Way) -> _Way:
-        """There and back: by as much as a clock makes one too short, the other is too long."""
+        """The mean of both directions: a clock error lengthens one as much as it shortens the other."""
         return _Way(_mean(self.alone, back.alone), _mean(self.loaded, back.loaded))
 
     def fitted(self, pair: _Pair, scale: Mapping[int, float], uncertainty_s: float = 0.0) -> MeasuredLink:
-        """A line through the times of the sizes in ``scale``, each error relative to its time there."""
+        """A linear fit of the times of the sizes in ``scale``, with errors relative to the time given there."""
         sizes = sorted(size for size in scale if size in self.alone)
         times, weights = [self.alone[size] for size in sizes], [1 / max(scale[size], 1e-7) for size in sizes]
         byte_s, latency_s = (float(each) for each in np.polyfit(sizes, times, 1, w=weights))
@@ -192,7 +193,7 @@ def _medians(times: Mapping[int, Sequence[float]]) -> dict[int, float]:
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    """A message on its way, in seconds of the client's clock; ``had_s`` is when its receiver went on with it."""
+    """A message in flight, in seconds of the client's clock; ``had_s`` is when its receiver went on with it."""
 
     pair: _Pair
     wire_bytes: int
@@ -203,7 +204,7 @@ class _Flight:
 
 
 def _message_times(requests: Sequence[RequestRecord], num_devices: int) -> tuple[_Times, _Times]:
-    """Those that were waited for and had no other beside them; and those with half of all pairs beside them."""
+    """The times of messages that were waited for and alone, and of messages with half of all pairs beside them."""
     alone: _Times = defaultdict(lambda: defaultdict(list))
     loaded: _Times = defaultdict(lambda: defaultdict(list))
     crowd = num_devices * (num_devices - 1) // 2

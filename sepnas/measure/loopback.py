@@ -1,4 +1,4 @@
-"""Two ends of a connection of the runtime, both in this process."""
+"""A connection of the runtime with both ends in this process."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from sepnas.spec.hosts import format_address
 
 TAG, SAMPLE_BYTES = 1, 64
 MESSAGES = 20
-"""Sent one by one at each measurement: the clock of a process is coarse."""
+"""Number of messages sent one by one per measurement: a process's clock is coarse."""
 DEADLINE_S = 20.0
 _DEPLOYMENT_ID = "0" * 64
 
 
 class Ends:
-    """Both ends at work. Device 0 sends, device 1 receives, in the thread that waits for it as workers do."""
+    """Both ends of a connection. Device 0 sends; device 1 receives, in the thread that waits for it, as in a worker."""
 
     def __init__(self, sender: Channel, receiver: Channel) -> None:
         self._sender, self._receiver = sender, receiver
@@ -48,8 +48,8 @@ class Ends:
         close_condition(self._changed)
 
     def processor_s(self, payload: bytes) -> float:
-        """Seconds on processors, of all threads, to send a message and to have it: the mean of some, each sent a
-        pause after the one before it came. Raises :class:`PeerLostError`."""
+        """Processor seconds of all threads for sending and receiving a message: the mean of several, with a pause
+        before each. Raises :class:`PeerLostError`."""
         start = time.process_time()
         for _ in range(MESSAGES):
             time.sleep(PAUSE_S)
@@ -63,7 +63,7 @@ class Ends:
     def lost_s(self, payload: bytes, compute: Callable[[], object]) -> float:
         """Seconds that a message, both ends of it, takes from a thread that computes between two pauses.
 
-        More than the threads' own seconds on processors where they share one with it, and Python's lock in any case.
+        More than the processor seconds of its threads if these share a core with it; Python's lock counts in any case.
         Raises :class:`PeerLostError`.
         """
 
@@ -96,13 +96,13 @@ class Ends:
 
 
 def _after_pauses_s(run: Callable[[], object]) -> float:
-    """The mean of some runs, each after a pause."""
+    """The mean of several runs, each after a pause."""
     visit = after_pause(timed_once(run))
     return fmean(visit()[0] for _ in range(MESSAGES))
 
 
 class Loopback:
-    """A connection over 127.0.0.1, in TLS where certificates can be made; use it as a context manager."""
+    """A connection over 127.0.0.1, with TLS if certificates can be made; use it as a context manager."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -149,7 +149,7 @@ class Loopback:
         return channel, accepted[0]
 
     def _identities(self) -> tuple[Identity | None, Identity | None]:
-        """Those of two devices of an authority that lives as long as this; None without the package."""
+        """Identities for two devices, from an authority that lives as long as this object; None without the package."""
         try:
             from sepnas.deploy.certificates import issue, make_authority
         except ImportError:

@@ -1,4 +1,4 @@
-"""Facts about the machine this runs on, from the standard library alone."""
+"""Facts about this machine, from the standard library alone."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sepnas.spec.device_profile import MeasuredMachine
 
 DEFAULT_MEMORY_BYTES = 1 << 30
 _SAME_MACHINE = ("cpu", "engine", "engine_version")
-"""What must not differ for two profiles to be compared."""
+"""Fields that must agree for two profiles to be comparable."""
 
 
 def measured_machine(engine: str, threads: int, noise: float) -> MeasuredMachine:
-    """This machine with an engine, today."""
+    """This machine with an engine, as of today."""
     kind = engines()[engine]
     return MeasuredMachine(
         cpu=cpu_model(),
@@ -36,18 +36,18 @@ def measured_machine(engine: str, threads: int, noise: float) -> MeasuredMachine
 
 
 def cpu_model() -> str:
-    """The processor's name; of a board without one the board's."""
+    """The name of the processor, or of the board if the processor has none."""
     facts = _facts(Path("/proc/cpuinfo"))
     return facts.get("model name") or facts.get("Model") or platform.processor() or platform.machine() or "unknown"
 
 
 def usable_cores() -> int:
-    """The cores that this process may run on."""
+    """The number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_memory_bytes() -> int:
-    """Memory that programs could still take; where the system does not say, all of it; else a gibibyte."""
+    """Memory that programs may still allocate; if unknown, the total memory; if that is unknown too, a default."""
     kilobytes = _facts(Path("/proc/meminfo")).get("MemAvailable", "").removesuffix("kB").strip()
     if kilobytes.isdigit() and int(kilobytes):
         return int(kilobytes) << 10
@@ -59,7 +59,7 @@ def available_memory_bytes() -> int:
 
 
 def installed_version(package: str) -> str | None:
-    """Looked up, not imported."""
+    """The version of a package, looked up without importing it."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -67,7 +67,7 @@ def installed_version(package: str) -> str | None:
 
 
 def warn_of_another_machine(before: Device, after: Device) -> None:
-    """Warn where a device's new profile was measured on another processor or with another engine than its old one."""
+    """Warn if a device's new profile was measured on another processor or with another engine than its old one."""
     if before.profile is None or after.profile is None:
         return
     for name in _SAME_MACHINE:
@@ -80,9 +80,9 @@ def warn_of_another_machine(before: Device, after: Device) -> None:
 
 
 def warn_of_another_engine(cluster: Cluster) -> None:
-    """Warn where devices were measured with another version of their engine than the one installed here.
+    """Warn if devices were measured with another version of their engine than the one installed here.
 
-    Builds of one version (``2.13.0+cpu``) count as equal; without the engine nothing can be said.
+    Builds of one version (``2.13.0+cpu``) count as equal; if the engine is not installed, there is no warning.
     """
     found: dict[tuple[str, str], list[str]] = {}
     for device in cluster.devices:
@@ -101,7 +101,7 @@ def warn_of_another_engine(cluster: Cluster) -> None:
 
 
 def _facts(path: Path) -> dict[str, str]:
-    """The ``name: value`` lines of a file of the system; none where there is no such file."""
+    """The ``name: value`` lines of a system file; empty if the file does not exist."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,8 +1,8 @@
-"""The times of operators on this machine, each measured alone, for an engine that runs them one after another.
+"""Times of operators on this machine, each measured alone, for an engine that runs them one after another.
 
-A segment takes one call of the engine and its operators. Segments of several equal operators tell the two apart: the
-slope is the operator's time, the intercept the call's. An engine that fuses operators or lays tensors out anew between
-them is measured by whole layers (``in_layers.py``).
+The time of a segment is one call of the engine plus its operators. Segments of several equal operators separate the
+two: the slope is the operator's time, the intercept the call's. An engine that fuses operators or changes the layout of
+tensors between them is measured by whole layers (``in_layers.py``).
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from sepnas.plan.operators import Operator
 from sepnas.spec.device_profile import OperatorTime
 
 LARGE_MACS = 4_000_000
-"""From here on an operator takes so long that a call beside it is nothing: it stands alone in its segment."""
+"""MACs from which an operator is alone in its segment: its time makes a call's negligible."""
 SMALL_COPIES = 4
 OVERHEAD_COPIES = (1, 2, 4, 8)
 OVERHEAD_OPERATORS = (Operator("conv", 8, 8, height=8, width=8), Operator("add", 16, 16, height=8, width=8))
 _LEAST_SHARE = 0.1
-"""Of a segment's time, which is what its operators take at least, however noise has it."""
+"""Minimum share of a segment's time that counts as its operators', whatever the noise."""
 
 
 @dataclass(frozen=True)
 class OperatorTimes:
-    """What was measured. ``stable``: the medians stood still before the time was up.
+    """Measured operators. ``stable``: the medians settled before the time was up.
 
-    A segment takes ``segment_overhead_s``, ``segment_s_per_value`` for each value that goes in or comes out, and its
-    operators.
+    A segment takes ``segment_overhead_s``, plus ``segment_s_per_value`` for each value that enters or leaves it, plus
+    its operators.
     """
 
     rows: tuple[OperatorTime, ...]
@@ -45,12 +45,12 @@ class OperatorTimes:
 def measure_operators(
     operators: Sequence[Operator], stop: Stop, threads: int = 1, tick: Tick = lambda: None, least: int | None = None
 ) -> OperatorTimes:
-    """Time operators on one sample in torch, on ``threads`` of its threads; the thread that calls does it.
+    """Time operators on one sample in torch with ``threads`` threads; runs in the calling thread.
 
-    A round runs each segment once, so caches hold what other segments left in them, as in a worker between two steps:
-    called again and again the same segments take up to a third less, and very short ones a fraction.
+    A round runs each segment once, so the caches hold data of other segments, as in a worker between two steps: in a
+    tight loop the same segments take up to a third less, very short ones a fraction.
 
-    The first ``least`` operators [all] are measured in any case, more of them as far as there is time to export them.
+    The first ``least`` operators [all] are measured in any case, the others as far as there is time to export them.
     """
     probes = [SideBySide(each, 1 if each.macs >= LARGE_MACS else SMALL_COPIES) for each in operators]
     for_overhead = [SideBySide(each, copies) for each in OVERHEAD_OPERATORS for copies in OVERHEAD_COPIES]
@@ -67,12 +67,12 @@ def measure_operators(
 
 
 def operator_time(each: Operator, seconds: float) -> OperatorTime:
-    """A row of a profile."""
+    """The row of an operator in a profile."""
     return OperatorTime(**{name: getattr(each, name) for name in Operator.__slots__}, seconds=seconds)
 
 
 def _overhead_s(took_s: dict[SideBySide, float]) -> float:
-    """The intercept over the number of operators, the median of the kinds that were tried; never negative."""
+    """The intercept over the number of operators: the median over the measured kinds, never negative."""
     found = []
     for each in OVERHEAD_OPERATORS:
         times = [took_s[SideBySide(each, copies)] for copies in OVERHEAD_COPIES]

@@ -1,4 +1,4 @@
-"""Segments to be timed, which the runtime can run: exported like a deployment's.
+"""Segments to be timed in the runtime, exported like those of a deployment.
 
 Graphs do not depend on sizes, so one file serves all segments of a form (kind, kernel, stride, groups).
 """
@@ -26,15 +26,15 @@ from sepnas.runtime.tensors.codec import Array
 
 
 class Probe(Protocol):
-    """What a segment computes; equal ones are one segment."""
+    """The computation of a segment; equal probes share one segment."""
 
     @property
     def name(self) -> str:
-        """Another one for each segment; part of a file's name."""
+        """Unique for each segment; part of a file name."""
 
     @property
     def form(self) -> str:
-        """What its graph depends on; part of a file's name."""
+        """Everything that the graph depends on; part of a file name."""
 
     @property
     def input_shape(self) -> Shape: ...
@@ -43,11 +43,11 @@ class Probe(Protocol):
     def num_outputs(self) -> int: ...
 
     def module(self) -> nn.Module:
-        """With random weights."""
+        """The computation with random weights."""
 
 
 class SideBySide(NamedTuple):
-    """So many equal operators in one segment: each reads the input, and each has weights of its own."""
+    """Several equal operators in one segment: each reads the input and has weights of its own."""
 
     operator: Operator
     copies: int
@@ -73,13 +73,13 @@ class SideBySide(NamedTuple):
 
 
 def noise(shape: Shape) -> Array:
-    """One sample."""
+    """One random sample."""
     random = np.random.default_rng(0)
     return random.standard_normal((1, *shape.dims), dtype=np.float32)
 
 
 def form_of(each: Operator) -> tuple[str | int, ...]:
-    """What an operator's part of a graph depends on, beside its sizes."""
+    """Everything that an operator's part of a graph depends on, apart from its sizes."""
     return (each.kind, each.kernel, each.stride, each.groups) if each.kind == "conv" else (each.kind,)
 
 
@@ -90,7 +90,7 @@ def input_shape(each: Operator) -> Shape:
 
 
 class _SideBySide(nn.Module):
-    """All outputs are given, so that none is left out."""
+    """Returns all outputs, so that the engine cannot skip any."""
 
     def __init__(self, modules: list[nn.Module]) -> None:
         super().__init__()
@@ -131,9 +131,9 @@ def write_probes(
     engine: str = "torch",
     enough: Callable[[int], bool] = lambda written: False,
 ) -> Shard:
-    """Export the probes into an empty folder; a shard whose segments they are, by name, in their order.
+    """Export the probes into an empty folder; returns a shard with their segments, by name, in order.
 
-    ``enough`` is asked before each, with how many are written: where it says so, the others are left out.
+    Before each export ``enough`` is called with the number of probes written; the rest is left out if it returns true.
     """
     kind = engines()[engines()[engine].graphs]
     exporter, files = SegmentExporter((kind.name,)), {}

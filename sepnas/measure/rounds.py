@@ -1,7 +1,7 @@
-"""Repeating measurements until their medians stand still.
+"""Repeats measurements until their medians settle.
 
-Everything is measured once a round, each round in another order, so that a machine that becomes slower is seen as
-such and not taken for a property of what was measured meanwhile.
+Each round measures everything once, in a new order, so that a slowdown of the machine is spread over all items instead
+of looking like a property of some.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 Tick = Callable[[], None]
-"""Called often: shows how much time has passed."""
+"""Called often, to show the elapsed time."""
 PAUSE_S = 5e-4
-"""About as long as a worker waits for a message: its processor falls asleep, caches and clocks go cold."""
+"""About as long as a worker waits for a message: the processor goes to sleep, caches cool, clocks slow down."""
 _Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """When rounds end: the medians of the first and the second half of the rounds differ by at most ``within`` for
-    ``share`` of what is measured, or it is ``deadline`` (``time.monotonic`` seconds) and every half has a round."""
+    """The end of the rounds: the medians of their first and second half differ by at most ``within`` for ``share`` of
+    the items, or ``deadline`` (``time.monotonic`` seconds) has passed and each half has a round."""
 
     deadline: float
     within: float = 0.03
@@ -43,12 +43,12 @@ class Rounds:
         return len(self.seconds_rnc)
 
     def medians_s(self) -> list[float]:
-        """For each item the median of its rounds' medians."""
+        """For each item, the median of its rounds' medians."""
         found: list[float] = _medians(self.seconds_rnc).tolist()
         return found
 
     def differences(self) -> _Numbers:
-        """For each item how far the medians of both halves are apart, relative to their mean; signed: later slower."""
+        """For each item, the difference of both halves' medians relative to their mean; positive: later was slower."""
         half = self.num_rounds // 2
         early, late = _medians(self.seconds_rnc[:half]), _medians(self.seconds_rnc[half:])
         found: _Numbers = 2 * (late - early) / (late + early)
@@ -56,27 +56,27 @@ class Rounds:
 
     @property
     def noise(self) -> float:
-        """The relative spread of medians that were measured again: the median over the items."""
+        """The relative spread of repeated medians: the median over the items."""
         return float(np.median(np.abs(self.differences())))
 
     @property
     def jitter(self) -> float:
-        """Standard deviation of a call relative to its mean: the lognormal one whose middle two thirds spread so wide.
+        """Standard deviation of a call relative to its mean: that of a lognormal with the same middle two thirds.
 
-        The tails, where the system ran something else, would otherwise be most of it. The median over the items.
+        Otherwise the tails, in which the system ran other programs, would dominate. The median over the items.
         """
         logs = np.log(np.maximum(self.seconds_rnc, 1e-9)).transpose(1, 0, 2).reshape(self.seconds_rnc.shape[1], -1)
         low, high = np.quantile(logs, (0.16, 0.84), axis=1)
         return float(np.median(np.sqrt(np.expm1(((high - low) / 2) ** 2))))
 
     def is_stable(self, stop: Stop) -> bool:
-        """Whether the medians stand still as ``stop`` has it."""
+        """Whether the medians have settled by the criterion of ``stop``."""
         enough = self.num_rounds >= stop.least_rounds
         return enough and float(np.quantile(np.abs(self.differences()), stop.share)) <= stop.within
 
 
 def until_half(stop: Stop, least: int, tick: Tick) -> Callable[[int], bool]:
-    """When enough is prepared for rounds until ``stop``: half of the time is up, and ``least`` is there."""
+    """A check that ends preparing for rounds until ``stop``: half of the time is up and ``least`` items are ready."""
     limit = (time.monotonic() + stop.deadline) / 2
 
     def enough(prepared: int) -> bool:
@@ -89,9 +89,9 @@ def until_half(stop: Stop, least: int, tick: Tick) -> Callable[[int], bool]:
 def measure_rounds(
     visits: Sequence[Callable[[], Sequence[float]]], stop: Stop, tick: Tick = lambda: None, seed: int = 0
 ) -> Rounds:
-    """Visit everything once a round, in an order drawn from ``seed``, until ``stop``; at least two rounds are made.
+    """Visit every item once a round, in an order drawn from ``seed``, until ``stop``; at least two rounds are made.
 
-    A visit gives the seconds of its calls, as many at each visit.
+    A visit returns the seconds of its calls, equally many each time.
     """
     shuffler = random.Random(seed)
     rounds: list[list[Sequence[float]]] = []
@@ -110,7 +110,7 @@ def measure_rounds(
 
 
 def timed(run: Callable[[], object], calls: int) -> Callable[[], Sequence[float]]:
-    """A visit of ``run``: once untimed, so that caches hold what it needs, then ``calls`` times by the clock."""
+    """A visit of ``run``: one untimed call to warm the caches, then ``calls`` timed ones."""
 
     def visit() -> Sequence[float]:
         run()
@@ -125,7 +125,7 @@ def timed(run: Callable[[], object], calls: int) -> Callable[[], Sequence[float]
 
 
 def timed_once(run: Callable[[], object]) -> Callable[[], Sequence[float]]:
-    """A visit that runs it once, while caches hold what was visited before."""
+    """A visit with a single call, while the caches hold data of the previous visit."""
 
     def visit() -> Sequence[float]:
         start = time.perf_counter()
@@ -136,7 +136,7 @@ def timed_once(run: Callable[[], object]) -> Callable[[], Sequence[float]]:
 
 
 def after_pause(visit: Callable[[], Sequence[float]], pause_s: float = PAUSE_S) -> Callable[[], Sequence[float]]:
-    """A visit that sleeps before."""
+    """A visit that sleeps first."""
 
     def paused() -> Sequence[float]:
         time.sleep(pause_s)

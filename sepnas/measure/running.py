@@ -1,4 +1,4 @@
-"""Probes in an engine, called as a worker calls it."""
+"""Runs probes in an engine, called as a worker calls it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def running(
     threads: int = 1,
     enough: Callable[[int], bool] = lambda written: False,
 ) -> Iterator[list[Callable[[], object]]]:
-    """Each probe as a call of the engine on one sample, by this thread, which is a worker's meanwhile.
+    """Each probe as a call of the engine on one sample, in this thread, which is set up like a worker's meanwhile.
 
-    There are fewer calls than probes where ``enough`` were exported (:func:`sepnas.measure.probes.write_probes`).
+    There are fewer calls than probes if ``enough`` stopped the export (:func:`sepnas.measure.probes.write_probes`).
     """
     with tempfile.TemporaryDirectory(prefix="sepnas-profile-") as folder:
         shard = write_probes(probes, Path(folder), engine, enough)
@@ -41,12 +41,12 @@ def running(
         try:
             yield [partial(runner.run, probe.name, [noise(probe.input_shape)]) for probe in written]
         finally:
-            torch.set_flush_denormal(False)  # torch's mode that drops denormals is the thread's own
+            torch.set_flush_denormal(False)  # torch's mode that flushes denormals is per thread
 
 
 @contextmanager
 def computing(engine: str = "torch", threads: int = 1) -> Iterator[Callable[[], None]]:
-    """A call that computes as a worker does between two messages: a block's layers, in the engine, by this thread."""
+    """A call that computes as a worker does between two messages: a block's layers, in the engine, in this thread."""
     with running([SideBySide(each, 1) for each in _BLOCK], engine, threads) as calls:
 
         def compute() -> None:
