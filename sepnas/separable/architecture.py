@@ -25,7 +25,7 @@ NUM_STAGES = 3
 class DevicePart(Part):
     """One device's share: stage s (from 0) has ``cardinality`` groups of ``bottleneck_width * 2**s`` channels.
 
-    Its blocks put out ``output_channels * 2**s`` channels.
+    Its blocks output ``output_channels * 2**s`` channels.
     """
 
     cardinality: Channels = 1
@@ -49,7 +49,7 @@ class DevicePart(Part):
 
 
 class Architecture(Document):
-    """A network over devices: the family's numbers, a part for each device, the policy."""
+    """A network over devices: the parameters of its family, a part for each device, and the policy."""
 
     format_name: ClassVar[str] = "sepnas.architecture"
 
@@ -99,7 +99,7 @@ def named_policy(name: str, num_devices: int, depth: int) -> TransmissionPolicy:
         raise SpecError(
             f"unknown policy {name!r}; allowed: {', '.join(NAMED_POLICIES)}, or a policy file (.json, .yaml, .yml)"
         )
-    if depth > MAX_DEPTH or num_devices > MAX_DEVICES:  # nothing is made of numbers that are refused anyway
+    if depth > MAX_DEPTH or num_devices > MAX_DEVICES:  # refused later: build no large policy for it
         raise SpecError(f"at most depth {MAX_DEPTH} and {MAX_DEVICES} devices, got {depth} and {num_devices}")
     return NAMED_POLICIES[name](num_devices, ((depth - 2) // 9,) * NUM_STAGES)
 
@@ -117,9 +117,9 @@ def named_architecture(
     stem_stride: int = 1,
     output_channels: int = 64,
 ) -> Architecture:
-    """The architecture of a name such as ``resnext56_4x16d``, split over ``num_devices``.
+    """The architecture for a name such as ``resnext56_4x16d``, split over ``num_devices``.
 
-    Raises :class:`SpecError` when the name is not of the family or the devices do not divide the cardinality.
+    Raises :class:`SpecError` if the name is not of the family or ``devices`` does not divide the cardinality.
     """
     found = _NAME.fullmatch(name)
     if not found:

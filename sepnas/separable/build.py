@@ -1,4 +1,4 @@
-"""From an architecture to the plan that is priced, cut and run."""
+"""Builds the plan of an architecture."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from sepnas.separable.lower import lower
 
 
 def build_plan(architecture: Architecture) -> Plan:
-    """Lower what the answer of the architecture needs."""
+    """Lower an architecture, without steps that cannot affect its answer."""
     return lower(architecture, live=True)

@@ -1,7 +1,7 @@
-"""What each layer of each device's part costs, in closed form: shapes, MACs, weights. No torch.
+"""The cost of each layer of each device's part, in closed form: shapes, MACs, weights. No torch.
 
 Layers of a device, in order: ``stem``, ``block0`` ... ``block<n-1>``, ``head`` (global mean and classifier).
-``sepnas.nets`` builds the same layers; a test holds the two against each other.
+``sepnas.nets`` builds the same layers; a test compares the two.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from sepnas.separable.policy import needs_weights
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer for one sample. ``peak_values``: input, output and what lies between while it runs.
+    """One layer for one sample. ``peak_values``: input, output and intermediate values while it runs.
 
-    ``num_parameters`` are trained numbers, ``num_weights`` all numbers stored (with BN statistics);
-    ``num_kernels`` counts what an engine launches (convolutions and the classifier). ``weights`` are named as in the
-    whole network.
+    ``num_parameters`` counts trained numbers, ``num_weights`` all stored numbers (with BN statistics);
+    ``num_kernels`` counts the kernels that an engine launches (convolutions and the classifier). ``weights`` are named
+    as in the whole network.
     """
 
     name: str
@@ -41,16 +41,16 @@ class Layer:
 
 
 def _conv(inputs: int, outputs: int, side: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> Operator:
-    """A convolution (no bias) with batch norm, onto side x side."""
+    """A convolution (no bias) with batch norm and an output of side x side."""
     return Operator("conv", inputs, outputs, kernel, stride, groups, side, side)
 
 
 def _conv_layer(
     name: str, place: str, convolutions: dict[str, Operator], others: list[Operator], output: Shape, peak: int
 ) -> Layer:
-    """A layer of convolutions with batch norm: two trained numbers and two statistics for each of their channels.
+    """A layer of convolutions with batch norm: two trained numbers and two statistics per output channel.
 
-    ``convolutions`` are by their name at ``place``, the layer's own in the whole network.
+    ``convolutions`` are keyed by their name below ``place``, the layer's name in the whole network.
     """
     each = convolutions.values()
     num_weights, channels = sum(c.num_weights for c in each), sum(c.out_channels for c in each)
@@ -127,8 +127,8 @@ def _part_layers(architecture: Architecture, part: DevicePart, rank: int) -> tup
 
 
 class LayerRun(NamedTuple):
-    """A computation of a device: the step, what it runs, the shape of what comes out, and what it needs of memory for
-    one sample: its input, which is kept until the end, and its activations."""
+    """A computation of a device: the step, its segment, the shape of its output, and its memory for one sample: its
+    input, which is kept until the end, and its activations."""
 
     step: Compute
     segment: Segment
@@ -137,9 +137,9 @@ class LayerRun(NamedTuple):
 
 
 class PartTable:
-    """The layers of one device's part, every segment of them and every computation, each made once.
+    """The layers of one device's part, with all their segments and computations, each built once.
 
-    A search lowers thousands of policies over the same parts: what does not depend on the policy is kept.
+    A search lowers thousands of policies over the same parts, so everything independent of the policy is cached.
     """
 
     def __init__(self, rank: int, layers: tuple[Layer, ...], image: Shape) -> None:
@@ -149,7 +149,7 @@ class PartTable:
         self._segments: dict[tuple[int, int], Segment] = {}
 
     def segment(self, first: int, last: int) -> Segment:
-        """The segment from layer ``first`` to layer ``last``, both included."""
+        """The segment from layer ``first`` to layer ``last``, inclusive."""
         found = self._segments.get((first, last))
         if found is None:
             found = self._segments[first, last] = self._make(self.layers[first : last + 1])
@@ -170,7 +170,7 @@ class PartTable:
 
 
 class _Runs(dict[tuple[int, int, str, str], LayerRun]):
-    """By first and last layer, both included, and the names of the tensors that go in and come out."""
+    """Keyed by first and last layer, inclusive, and the names of the input and output tensors."""
 
     def __init__(self, table: PartTable) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ _numbers_of: Callable[[Architecture], tuple[int, ...]] = attrgetter(*_NUMBERS)
 
 
 def network_table(architecture: Architecture) -> tuple[PartTable, ...]:
-    """The parts of a network by rank; networks that differ only in their policy share them."""
+    """The parts of a network by rank; networks that differ only in their policy share one tuple."""
     return _network_table(_numbers_of(architecture), architecture.parts)
 
 
@@ -203,14 +203,14 @@ def _network_table(numbers: tuple[int, ...], parts: tuple[DevicePart, ...]) -> t
 
 @lru_cache(maxsize=512)
 def _part_table(numbers: tuple[int, ...], part: DevicePart, rank: int) -> PartTable:
-    """A device's part is the same whatever the others are."""
+    """The table of one device's part, which does not depend on the other devices."""
     alone = Architecture.model_validate({**dict(zip(_NUMBERS, numbers, strict=True)), "parts": (part,)})
     image = Shape.chw(alone.in_channels, alone.image_size, alone.image_size)
     return PartTable(rank, _part_layers(alone, part, rank), image)
 
 
 def device_layers(architecture: Architecture, rank: int) -> tuple[Layer, ...]:
-    """The layers of one device, head included (not every device runs its head)."""
+    """The layers of one device, including the head (which not every device runs)."""
     return network_table(architecture)[rank].layers
 
 
@@ -222,7 +222,7 @@ def has_head(architecture: Architecture, rank: int) -> bool:
 def count_parameters(architecture: Architecture) -> int:
     """Trained numbers of the whole network; the stem, the same on every device, counts once.
 
-    Weights of ``weighted`` merges count, one for each transfer, and learned scales of messages.
+    Includes the weights of ``weighted`` merges, one for each transfer, and the learned scales of messages.
     """
     total = device_layers(architecture, 0)[0].num_parameters
     for rank in range(architecture.num_devices):

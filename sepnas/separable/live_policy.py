@@ -1,4 +1,4 @@
-"""What a transmission policy really sends: its transfers without the dead ones."""
+"""The live part of a transmission policy: its transfers without dead ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sepnas.separable.policy import TransmissionPolicy
 
 
 def sent_policy(architecture: Architecture) -> TransmissionPolicy:
-    """The architecture's policy less what cannot reach the answer; points that then send nothing are gone."""
+    """The architecture's policy without transfers that cannot affect the answer, and without points left empty."""
     live = {(m.tensor, m.source, m.destination) for m in build_plan(architecture).transfers()}
     points = []
     for point in architecture.policy.points:

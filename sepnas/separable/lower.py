@@ -1,7 +1,7 @@
 """Lowering: an architecture and its transmission policy become the steps of each device.
 
-A device computes in as few segments as it can: a segment ends where something is sent or merged.
-Sends are posted before the device waits for anything, those of lag 0 first, for they are waited for.
+A device computes in as few segments as possible: a segment ends only before a send or a merge.
+Sends are posted before the device waits for anything; those of lag 0 go first, because their receivers wait.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from sepnas.separable.transfers import Event, crossings_of, events_of, live_cros
 
 
 def lower(architecture: Architecture, live: bool = False) -> Plan:
-    """The plan of an architecture as its policy says.
+    """The plan of an architecture under its policy.
 
-    With ``live`` it has only what the answer needs: the same as ``liveness.prune`` makes of it, in half the time.
+    With ``live`` it has only the steps that the answer needs: the result of ``liveness.prune`` in half the time.
     """
     parts, readout = network_table(architecture), architecture.policy.readout
     ranks = range(len(parts))
@@ -58,9 +58,9 @@ def _alike(parts: Sequence[DevicePart]) -> bool:
 class _Program:
     """One device's steps while they are written.
 
-    A program is a chain: each computation and merge takes on what the last one made, and a merge all that was received
-    since the one before. So the memory of its tensors is known at once: beside all messages, whose buffers are there
-    from the start, the most that a step needs less the messages that were merged before it.
+    A program is a chain: each computation and merge takes the previous result, and a merge also takes all messages
+    received since the last merge. So peak memory is known at once: all message buffers, which exist from the start,
+    plus the maximum over the steps of a step's own memory minus the messages merged before it.
     """
 
     __slots__ = (
@@ -100,22 +100,22 @@ class _Program:
         self.due_values += shape.num_values
 
     def merge(self, step: Merge) -> None:
-        """Join the device's own tensor with what was received since the last time."""
+        """Merge the device's own tensor with the messages received since the last merge."""
         shape = self.shapes[step.output] = self.shapes[self.current]
         self.steps.append(step)
         self.current = step.output
-        working_bytes = 2 * FLOAT_BYTES * shape.num_values  # what goes in and what comes out
+        working_bytes = 2 * FLOAT_BYTES * shape.num_values  # input and output
         if working_bytes - self.merged_bytes > self.most_bytes:
             self.most_bytes = working_bytes - self.merged_bytes
         self.merged_bytes += FLOAT_BYTES * self.due_values
         self.due, self.due_values, self.strength = [], 0, 0
 
     def tensors_bytes(self) -> int:
-        """What tensors and buffers of one sample take at most."""
+        """Peak bytes of tensors and buffers for one sample."""
         return self.most_bytes + self.merged_bytes + FLOAT_BYTES * self.due_values
 
     def compute_features(self) -> None:
-        """All that comes before the head."""
+        """Run all layers up to the head."""
         last = len(self.table.layers) - 2
         if self.next_layer <= last:
             self.compute(last, "features")
@@ -142,9 +142,9 @@ def _write_event(programs: list[_Program], event: Event) -> None:
 
 
 def _read_out(programs: list[_Program], readers: Sequence[int], reader: int, architecture: Architecture) -> Port:
-    """The readers' logits, gathered by ``reader``, which answers; the output's port."""
+    """Compute the readers' logits and gather them on ``reader``, which answers; returns the output port."""
     num_devices, num_classes = len(programs), architecture.num_classes
-    first_tag = num_devices * (1 + 2 * architecture.num_blocks * num_devices)  # after those of all points
+    first_tag = num_devices * (1 + 2 * architecture.num_blocks * num_devices)  # after the tags of all points
     for rank in readers:
         programs[rank].compute(len(programs[rank].table.layers) - 1, "logits")
         if rank != reader:
@@ -159,7 +159,7 @@ def _read_out(programs: list[_Program], readers: Sequence[int], reader: int, arc
     return _logits_port(num_classes, first_tag, num_devices, reader, len(readers) > 1)
 
 
-# Steps are immutable and many alike: one object serves all.
+# Steps are immutable and often equal: equal steps share one object.
 
 
 @lru_cache(maxsize=1 << 14)
@@ -185,13 +185,13 @@ def _send_logits(tensor: str, num_classes: int, to: int, tag: int) -> Send:
 
 @lru_cache(maxsize=1 << 10)
 def _image_port(image: Shape, ranks: tuple[int, ...]) -> tuple[Port, ...]:
-    """The whole image for each of these ranks."""
+    """The port that sends the whole image to each of these ranks."""
     return (Port.whole("image", image, *[(rank, rank) for rank in ranks]),)
 
 
 @lru_cache(maxsize=1 << 10)
 def _logits_port(num_classes: int, first_tag: int, num_devices: int, reader: int, gathered: bool) -> Port:
-    """The reader's answer; where it gathers the logits of all devices, each of these is one by itself, too."""
+    """The output port: the reader's answer, with the gathered logits of other devices as fallbacks."""
     shape = Shape.vector(num_classes)
     whole = Region.whole(shape)
     others = [rank for rank in range(num_devices) if gathered and rank != reader]

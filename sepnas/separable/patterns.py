@@ -1,4 +1,4 @@
-"""Patterns of who sends to whom at one exchange point, and the named policies built from them."""
+"""Communication patterns of an exchange point, and the named policies built from them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Pairs = tuple[tuple[int, int], ...]
 
 
 def ring(num_devices: int, shift: int) -> Pairs:
-    """Rank r sends to rank ``r + shift`` (modulo the number of devices); shift 0 sends nothing."""
+    """Rank r sends to rank ``r + shift`` (modulo the number of devices); with shift 0, nothing is sent."""
     return tuple((r, (r + shift) % num_devices) for r in range(num_devices) if shift % num_devices)
 
 
 def swap(num_devices: int, distance: int = 1) -> Pairs:
-    """Ranks exchange in pairs ``r <-> r xor distance``; a rank without a partner stays silent."""
+    """Ranks exchange in pairs ``r <-> r xor distance``; a rank without a partner sends nothing."""
     return tuple((r, r ^ distance) for r in range(num_devices) if r ^ distance < num_devices)
 
 
 def swap_pairs(text: str, num_devices: int) -> Pairs:
-    """The pairs of ``0-1,2-3``: the ranks of each pair exchange; a rank that is not named stays silent."""
+    """The pairs of ``0-1,2-3``: the ranks of each pair exchange; a rank that is not named sends nothing."""
     pairs = [tuple(int(rank) for rank in pair.split("-")) for pair in text.split(",")]
     ranks = [rank for pair in pairs for rank in pair]
     if len(set(ranks)) < len(ranks) or max(ranks) >= num_devices:
@@ -34,7 +34,7 @@ def swap_pairs(text: str, num_devices: int) -> Pairs:
 
 
 def matchings(ranks: Sequence[int]) -> list[Pairs]:
-    """All ways to pair the ranks up; of an odd number each way leaves one out."""
+    """All ways to pair up the ranks; with an odd number of ranks, each way leaves one out."""
     if len(ranks) < 2:
         return [()]
     first, rest = ranks[0], list(ranks[1:])
@@ -43,7 +43,7 @@ def matchings(ranks: Sequence[int]) -> list[Pairs]:
 
 
 def permutation(order: Sequence[int]) -> Pairs:
-    """Rank r sends to ``order[r]``; a rank that maps to itself stays silent."""
+    """Rank r sends to ``order[r]``; a rank that maps to itself sends nothing."""
     if sorted(order) != list(range(len(order))):
         raise SpecError(f"a permutation names each rank once, got {tuple(order)}")
     return tuple((r, to) for r, to in enumerate(order) if r != to)
@@ -93,19 +93,19 @@ def pattern_pairs(text: str, num_devices: int) -> Pairs:
 def point(
     after: int, pairs: Pairs, fraction: float = 1.0, wire: WireFormat = "fp32", lag: Lag = 0, merge: MergeRule = "mean"
 ) -> ExchangePoint:
-    """An exchange point whose transfers all look alike."""
+    """An exchange point with equal settings for all of its transfers."""
     transfers = tuple(_transfer(source, destination, fraction, wire, lag) for source, destination in pairs)
     return ExchangePoint(after=after, transfers=transfers, merge=merge)
 
 
 @lru_cache(maxsize=1 << 12, typed=True)
 def _transfer(source: int, destination: int, fraction: float, wire: WireFormat, lag: Lag) -> Transfer:
-    """One object for all points: what is found by a transfer is found sooner by the very same one."""
+    """A transfer, cached as one object for all points: dictionary lookups are faster for an identical object."""
     return Transfer(source=source, destination=destination, fraction=fraction, wire=wire, lag=lag)
 
 
 def all_to_all_policy(num_devices: int, blocks_per_stage: Sequence[int]) -> TransmissionPolicy:
-    """The paper's baseline: whole outputs, all to all, after every block, read out by device 0."""
+    """The paper's baseline: whole outputs, all to all, after every block; device 0 reads out."""
     pairs = all_to_all(num_devices)
     points = tuple(point(block, pairs) for block in range(sum(blocks_per_stage)) if pairs)
     return TransmissionPolicy(name="all-to-all", points=points)
@@ -115,7 +115,7 @@ def hand_made_policy(num_devices: int, blocks_per_stage: Sequence[int]) -> Trans
     """The paper's hand-made policy: after each even block of a stage a ring shift, merged one block later.
 
     The shifts go 1, 2, ..., N-1, 1, 2, ... through the whole network (arXiv 2111.02489).
-    An even block that ends its stage has no next block of the same shape, and no exchange.
+    An even block at the end of its stage has no exchange, because no block of the same shape follows.
     """
     points: list[ExchangePoint] = []
     first = 0
@@ -129,7 +129,7 @@ def hand_made_policy(num_devices: int, blocks_per_stage: Sequence[int]) -> Trans
 
 
 def no_exchange_policy(num_devices: int, blocks_per_stage: Sequence[int]) -> TransmissionPolicy:
-    """Devices never talk; the answer is the mean of their logits."""
+    """No messages between blocks; the answer is the mean of the devices' logits."""
     return TransmissionPolicy(name="none", readout=Readout(kind="mean" if num_devices > 1 else "device"))
 
 

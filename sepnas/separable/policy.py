@@ -1,9 +1,9 @@
-"""The transmission policy: who sends what to whom, at which exchange point, and how it is merged.
+"""The transmission policy: the transfers at each exchange point, and how they are merged.
 
-An exchange point stands after a block (numbered from 0 through all stages). Every transfer of a point
-carries the sender's own output of that block, before anything that arrives there is merged into it.
+An exchange point follows a block (numbered from 0 through all stages). Every transfer of a point
+carries the sender's own output of that block, before any message is merged into it.
 A transfer of lag 0 is merged at the same point, one of lag 1 after the receiver's next block, together
-with what arrives there.
+with the messages of that block's own point.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from sepnas.spec.document import Document, Part, few, repeated
 from sepnas.spec.figures import MAX_BLOCKS, MAX_DEVICES, Block, Rank, Text
 from sepnas.units import format_names
 
-Lag = Annotated[int, Field(ge=0, le=1)]  # no Literal: True would pass for 1
+Lag = Annotated[int, Field(ge=0, le=1)]  # not a Literal, which would accept True as 1
 MAX_TRANSFERS = 200_000
 
 
 class Transfer(Part):
-    """One message: the first ``fraction`` of ``source``'s channels, for ``destination``.
+    """One message to ``destination``: the first ``fraction`` of ``source``'s channels.
 
-    ``scale`` is for quantised formats. All learned messages of one block's output in one format share a step.
+    ``scale`` applies to quantised formats. All learned messages of one block's output in one format share a step size.
     """
 
     source: Rank
@@ -51,7 +51,7 @@ class Transfer(Part):
 
     @model_serializer(mode="wrap")
     def _leave_out_sample(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What was written before there were scales is the same transfer."""
+        """Omit the default scale, so that files from before scales existed are written unchanged."""
         data: dict[str, Any] = handler(self)
         if self.scale == "sample":
             data.pop("scale", None)
@@ -61,23 +61,23 @@ class Transfer(Part):
         return self.model_copy(update={"wire": wire, "scale": scale if wire in LEVELS else "sample"})
 
     def wire_text(self) -> str:
-        """The format as people read it."""
+        """The format as shown to people."""
         return self.wire if self.scale == "sample" else f"{self.wire} with a learned scale"
 
     def scale_name(self, after: int) -> str | None:
-        """How the step of the message after this block is called, where it is learned."""
+        """The name of the step size of the message after this block; None if it is not learned."""
         return f"after{after}_from{self.source}_{self.wire}" if self.scale == "learned" else None
 
     def num_channels(self, source_channels: int, destination_channels: int) -> int:
-        """How many channels cross: the fraction of the sender's, rounded up, at most the receiver's."""
+        """The number of channels sent: the fraction of the sender's, rounded up, at most the receiver's."""
         return min(ceil(self.fraction * source_channels - 1e-9), destination_channels)
 
 
 class ExchangePoint(Part):
-    """What is sent after block ``after``; ``merge`` is how the receivers merge it.
+    """The transfers after block ``after``; ``merge`` is how their receivers merge them.
 
-    Where messages of two points meet (lag 1 of one, lag 0 of the next) the merge is ``weighted`` if either says so
-    (:func:`sepnas.plan.merge_rules.strongest`).
+    If messages of two points meet (lag 1 of one, lag 0 of the next), they are merged by the stronger of the two rules:
+    ``weighted`` if either is (:func:`sepnas.plan.merge_rules.strongest`).
     """
 
     after: Block
@@ -92,33 +92,33 @@ class ExchangePoint(Part):
         return self
 
     def without(self, devices: Collection[int]) -> Self:
-        """The same without the transfers from and to these devices."""
+        """The point without the transfers from and to these devices."""
         kept = (t for t in self.transfers if t.source not in devices and t.destination not in devices)
         return self.model_copy(update={"transfers": tuple(kept)})
 
 
 Due: TypeAlias = Sequence[tuple[ExchangePoint, Transfer]]
-"""What one device merges after one block, in the order of merging."""
+"""The messages that one device merges after one block, in merge order."""
 
 
 def merge_rule(due: Due) -> MergeRule:
-    """How all that is due is merged; at least one message is."""
+    """The merge rule of the due messages, of which there is at least one."""
     return strongest(point.merge for point, _ in due)
 
 
 def needs_weights(due: Due) -> bool:
-    """Whether the messages that are due have learned weights."""
+    """Whether the due messages have learned weights."""
     return bool(due) and MERGERS[merge_rule(due)].learned
 
 
 class Readout(Part):
-    """Whose logits are the answer: one ``device``'s, or the ``mean`` of all (gathered by ``device``)."""
+    """The source of the answer: the logits of one ``device``, or the ``mean`` of all (gathered by ``device``)."""
 
     kind: Literal["device", "mean"] = "device"
     device: Rank = 0
 
     def losable(self, num_devices: int) -> list[int]:
-        """The devices without which there is still an answer: all but one that alone has the classifier."""
+        """The devices whose loss leaves an answer: all, or all but ``device`` if it reads out alone."""
         return [rank for rank in range(num_devices) if self.kind == "mean" or rank != self.device]
 
 
@@ -142,7 +142,7 @@ class TransmissionPolicy(Document):
         return self
 
     def arrivals(self, block: int, destination: int) -> list[tuple[ExchangePoint, Transfer]]:
-        """What ``destination`` merges after ``block``, in the order of merging: lag 1 first."""
+        """The messages that ``destination`` merges after ``block``, in merge order: lag 1 first."""
         return [
             (point, transfer)
             for point in self.points
@@ -152,7 +152,7 @@ class TransmissionPolicy(Document):
         ]
 
     def written_in(self, wire: WireFormat | None = None, scale: Scale | None = None) -> Self:
-        """The same with all messages in this format and with this scale (None: their own); fp32 and fp16 have none."""
+        """The policy with this format and scale for all messages (None: unchanged); fp32 and fp16 have no scale."""
         points = [
             point.model_copy(
                 update={"transfers": tuple(t.written_in(wire or t.wire, scale or t.scale) for t in point.transfers)}
@@ -162,20 +162,20 @@ class TransmissionPolicy(Document):
         return self.model_copy(update={"points": tuple(points)})
 
     def learned_scales(self) -> dict[str, WireFormat]:
-        """Their names, and what the messages are written in that each belongs to."""
+        """The wire format of the messages of each learned scale, by the scale's name."""
         sent = [(transfer.scale_name(point.after), transfer) for point in self.points for transfer in point.transfers]
         return {name: transfer.wire for name, transfer in sent if name}
 
     def without(self, devices: Collection[int]) -> Self:
-        """The same where nothing is sent from or to these devices: what a network computes that has lost them.
+        """The policy without transfers from and to these devices: the computation of a network that has lost them.
 
-        But where ``mean`` and ``weighted`` messages met in one merge and all the weighted ones are lost, devices go on
-        with the learned weights of the others, as :class:`sepnas.nets.outage.Outage` does; here their mean is left.
+        One difference: if ``mean`` and ``weighted`` messages meet in one merge and all weighted ones are lost, the
+        devices keep the learned weights of the others (:class:`sepnas.nets.outage.Outage`); here they take the mean.
         """
         return self.model_copy(update={"points": tuple(point.without(devices) for point in self.points)})
 
     def check(self, num_devices: int, blocks_per_stage: Iterable[int], where: str = "policy") -> None:
-        """Refuse a policy that does not fit a network; :class:`SpecError` names the point and the transfer."""
+        """Refuse a policy that does not fit a network; the :class:`SpecError` names the point and the transfer."""
         stages = list(blocks_per_stage)
         num_blocks = sum(stages)
         last_of_stage = {sum(stages[: s + 1]) - 1 for s in range(len(stages))}

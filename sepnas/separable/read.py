@@ -1,4 +1,4 @@
-"""An architecture from a name or a file, with the policy and the wire format that are asked for."""
+"""Reads an architecture from a name or a file, optionally with another policy or wire format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sepnas.units import format_names
 
 
 def read_policy(text: str, network: Architecture) -> TransmissionPolicy:
-    """A named policy for this network, or the content of a policy file; :class:`SpecError` when it does not fit."""
+    """A named policy for this network, or the content of a policy file; :class:`SpecError` if it does not fit."""
     if Path(text).suffix not in FILE_SUFFIXES:
         return named_policy(text, network.num_devices, network.depth)
     policy = TransmissionPolicy.load(text)
@@ -35,9 +35,9 @@ def read_architecture(
     wire: str | None = None,
     learned_scales: bool | None = None,
 ) -> Architecture:
-    """The architecture of a name, of a file, or a given one, with another policy or wire format for its messages.
+    """The architecture given by name, by file or as it is, with another policy or wire format if given.
 
-    ``devices``, ``classes`` and ``image_size`` (pixels a side) are for names; raises :class:`SpecError` where they
+    ``devices``, ``classes`` and ``image_size`` (pixels a side) apply to names; raises :class:`SpecError` if they
     contradict a file.
     """
     if isinstance(given, Architecture):
@@ -56,7 +56,7 @@ def read_architecture(
 
 
 def is_plan_file(given: object) -> bool:
-    """Whether a plan file stands where an architecture may."""
+    """Whether the argument is a plan file instead of an architecture."""
     return isinstance(given, str | os.PathLike) and format_of(Path(given)) == "plan"
 
 
@@ -69,9 +69,9 @@ def read_plan(
     wire: str | None = None,
     learned_scales: bool | None = None,
 ) -> Plan:
-    """The plan of a plan file, or that of an architecture as :func:`read_architecture` reads it.
+    """The plan in a plan file, or the plan of an architecture read by :func:`read_architecture`.
 
-    Raises :class:`SpecError` for a field that is wrong or an option that would change a plan, :class:`PlanError` for a
+    Raises :class:`SpecError` for an invalid field or an option that would change a plan, :class:`PlanError` for a
     step that cannot be carried out.
     """
     if isinstance(given, Architecture) or not (isinstance(given, Plan) or is_plan_file(given)):
@@ -89,7 +89,7 @@ def read_plan(
 
 
 def _read_file(name: str) -> Architecture | None:
-    """The architecture of a file; None for a name that is no file's."""
+    """The architecture in a file; None if the name is not that of a file."""
     known = recognise(Path(name))
     if known and known[0] != "file":
         inside = f"; name {Path(name) / 'architecture.json'}" if known[0] == "run" else ""
@@ -98,7 +98,7 @@ def _read_file(name: str) -> Architecture | None:
 
 
 def with_messages(architecture: Architecture, wire: str | None, learned_scales: bool | None) -> Architecture:
-    """The same with its messages in another format, or with other scales where they are quantised."""
+    """The architecture with all messages in another format, or with other scales if they are quantised."""
     if wire is not None and wire not in WIRE_FORMATS:
         raise SpecError(f"--wire {wire!r}: allowed are {', '.join(WIRE_FORMATS)}")
     if wire is None and learned_scales is None:

@@ -1,9 +1,9 @@
 """A search space: the networks and transmission policies that a search may choose from.
 
 A *genotype* is one choice for each label of :meth:`SearchSpace.choices`, such as ``depth`` or ``point3.pattern``.
-Exchange points are those of the deepest network: after place k of stage s. Several genotypes may mean the same
-architecture: a point without transfers vanishes whatever its other choices say, so does one behind the last block of
-a shallower network's stage, and lag 1 where a stage ends is read as lag 0.
+Exchange points are those of the deepest network: after place k of stage s. Several genotypes may describe the same
+architecture: a point without transfers is dropped whatever its other choices, and so is a point after the last block
+of a stage in a shallower network; lag 1 at the end of a stage is read as lag 0.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from sepnas.spec.figures import Text
 Choice: TypeAlias = str | float | int
 Genotype: TypeAlias = Mapping[str, Choice]
 DENSITIES = 8
-"""So many shares of silent points :meth:`SearchSpace.sample_spread` tells apart."""
+"""Number of levels of the share of silent points in :meth:`SearchSpace.sample_spread`."""
 
 
 class SearchSpace(Document):
-    """Networks, policies, bounds and the objectives of a search."""
+    """The networks, policies, bounds and objectives of a search."""
 
     format_name: ClassVar[str] = "sepnas.search-space"
 
@@ -97,7 +97,7 @@ class SearchSpace(Document):
 
     @cached_property
     def blocks(self) -> tuple[int, ...]:
-        """The blocks of the deepest network after which there is an exchange point."""
+        """The blocks of the deepest network that are followed by an exchange point."""
         where, stage = self.policy.exchange_points, blocks_of(self.deepest)
         if where == "all":
             return tuple(range(NUM_STAGES * stage))
@@ -106,22 +106,22 @@ class SearchSpace(Document):
         return where
 
     def choices(self) -> Mapping[str, tuple[Choice, ...]]:
-        """What each label may be, in a fixed order: ``readout``, ``merge``, the network's, the points'."""
+        """The values of each label, in a fixed order: ``readout``, ``merge``, the network's labels, the points'."""
         return self._choices
 
     def size(self) -> int:
-        """The number of genotypes (of plans there are fewer)."""
+        """The number of genotypes (different plans are fewer)."""
         return prod(len(values) for values in self._choices.values())
 
     def sample(self, draw: Callable[[int], int]) -> dict[str, Choice]:
-        """A genotype, each choice by its own ``draw(n)`` from 0..n-1."""
+        """A genotype; each choice is an independent ``draw(n)`` from 0..n-1."""
         return {label: values[draw(len(values))] for label, values in self._choices.items()}
 
     def sample_spread(self, draw: Callable[[int], int]) -> dict[str, Choice]:
-        """A genotype with a character of its own: how many of its points are silent, and the few choices they share.
+        """A genotype with its own share of silent points and its own small pools of choices.
 
-        Where every point chooses by itself (:meth:`sample`) nearly all genotypes send about the same; these spread
-        over the whole range of bytes.
+        With independent choices (:meth:`sample`) nearly all genotypes send about the same number of bytes; these cover
+        the whole range.
         """
         genotype = self.sample(draw)
         silent, density = self._silent, 1 + draw(DENSITIES)
@@ -133,14 +133,14 @@ class SearchSpace(Document):
         return genotype
 
     def architecture_of(self, genotype: Genotype) -> Architecture:
-        """What a genotype means; :class:`SpecError` names a label or choice that is not in the space."""
+        """The architecture of a genotype; :class:`SpecError` names a label or choice that is not in the space."""
         self._check(genotype)
         network = self.network.architecture(self.name, genotype)
-        # Built from checked pieces: checking it once more would cost more than pricing it.
+        # Built from checked pieces: validating it again would cost more than pricing it.
         return network.with_checked(policy=self._policy(genotype, network.depth))
 
     def genotype_of(self, policy: TransmissionPolicy, depth: int | None = None) -> dict[str, Choice] | None:
-        """The largest network of this depth (the deepest) with this policy; None where the space has it not."""
+        """The largest network of this depth (default: the deepest) with this policy; None if not in the space."""
         depth = self.deepest if depth is None else depth
         if depth not in self.network.depths:
             return None
@@ -163,7 +163,7 @@ class SearchSpace(Document):
         return None
 
     def largest(self) -> dict[str, Choice]:
-        """The deepest and widest network that sends most: where there is all-to-all, that, whole, fp32, at once."""
+        """The deepest and widest network that sends most: if possible all to all, whole, fp32, lag 0."""
         return self._extreme(max, pairs=max, fraction=max, wire=min, readout="mean")
 
     def smallest(self) -> dict[str, Choice]:
@@ -186,7 +186,7 @@ class SearchSpace(Document):
         return {label: extreme(values) for label, values in self.network.choices().items()}
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return self  # it never changes
+        return self  # it is immutable
 
     @cached_property
     def _choices(self) -> Mapping[str, tuple[Choice, ...]]:
@@ -198,14 +198,14 @@ class SearchSpace(Document):
 
     @cached_property
     def _point_choices(self) -> dict[str, tuple[Choice, ...]]:
-        """What each gene of an exchange point may be."""
+        """The values of each gene of an exchange point."""
         policy = self.policy
         values = (policy.pattern_names(self.num_devices), policy.fractions, policy.wires, policy.lags)
         return dict(zip(GENES, values, strict=True))
 
     @cached_property
     def _silent(self) -> Choice | None:
-        """A pattern that sends nothing, where there is one."""
+        """A pattern that sends nothing, if there is one."""
         return next((p for p in self._point_choices["pattern"] if not pairs_of(str(p), self.num_devices)), None)
 
     def _places(self, depth: int) -> tuple[Place, ...]:
@@ -219,10 +219,10 @@ class SearchSpace(Document):
             if point.transfers:
                 points.append(point)
         silent = silent_policy(self.name, str(genotype["readout"]), num_devices)
-        return silent.with_checked(points=tuple(points))  # in rising order, as the places are
+        return silent.with_checked(points=tuple(points))  # in rising order, because the places are
 
     def _genes(self, wanted: ExchangePoint) -> dict[str, Choice]:
-        """Choices that come closest to a point whose transfers all look alike."""
+        """The choices closest to a point with equal settings for all of its transfers."""
         pairs = {(t.source, t.destination) for t in wanted.transfers}
         fits = [p for p in self._point_choices["pattern"] if set(pairs_of(str(p), self.num_devices)) == pairs]
         genes: dict[str, Choice] = {"pattern": fits[0]} if fits else {}
@@ -235,12 +235,12 @@ class SearchSpace(Document):
     def _contains(self, genotype: Genotype) -> bool:
         try:
             return all(map(contains, self._allowed, map(genotype.get, self._choices)))
-        except TypeError:  # a choice that nothing can be compared with: a list, out of a damaged file
+        except TypeError:  # a choice that cannot be hashed: a list from a damaged file
             return False
 
     @cached_property
     def _allowed(self) -> tuple[frozenset[Choice], ...]:
-        """What each label may be, to be asked quickly."""
+        """The values of each label as sets, for fast lookup."""
         return tuple(frozenset(values) for values in self._choices.values())
 
     def _check(self, genotype: Genotype) -> None:
@@ -255,6 +255,6 @@ class SearchSpace(Document):
 
 
 def _some(values: tuple[Choice, ...], draw: Callable[[int], int]) -> list[Choice]:
-    """One or more of the values, rather few."""
+    """One or more of the values; few are more likely."""
     left = list(values)
     return [left.pop(draw(len(left))) for _ in range(1 + draw(1 + draw(len(values))))]

@@ -1,4 +1,4 @@
-"""The networks of a search space: the family's numbers, some of them choices."""
+"""The networks of a search space: the parameters of the family, some of them choices."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _one_or_several(value: Any) -> Any:
 
 
 Numbers = Annotated[int | tuple[int, ...], BeforeValidator(_one_or_several)]
-"""A number for all networks, or a list of which each network chooses one."""
+"""A number for all networks, or a list from which each network chooses one."""
 
 MAX_CHOICES = 256
 CHOOSABLE = ("depth", "cardinality", "bottleneck_width")
@@ -36,10 +36,10 @@ _SHARED = ("image_size", "in_channels", "num_classes", "stem_channels", "stem_st
 
 
 class NetworkSpace(Part):
-    """The networks: the family's numbers, and either ``parts`` or the numbers that parts are made from.
+    """The networks: the parameters of the family, and either ``parts`` or the numbers that parts are built from.
 
-    ``cardinality`` is of the whole network: each of ``num_devices`` devices gets an equal share of the groups. With
-    ``uneven`` each device chooses its own of the ``bottleneck_width`` listed.
+    ``cardinality`` is that of the whole network: each of ``num_devices`` devices gets an equal share of the groups.
+    With ``uneven`` each device chooses its own ``bottleneck_width`` from the list.
     """
 
     depth: Numbers
@@ -86,7 +86,7 @@ class NetworkSpace(Part):
         return len(self.parts) if self.parts is not None else self.num_devices or 1
 
     def choices(self) -> dict[str, tuple[int, ...]]:
-        """What each label of a network may be; a number that is fixed has none."""
+        """The values of each network label; a fixed number has no label."""
         listed = {name: value for name in CHOOSABLE if isinstance(value := getattr(self, name), tuple)}
         if self.uneven:
             widths = listed.pop("bottleneck_width")
@@ -94,7 +94,7 @@ class NetworkSpace(Part):
         return listed
 
     def architecture(self, name: str, chosen: Mapping[str, Any]) -> Architecture:
-        """The network of a genotype, without a policy; networks of the same numbers are one object."""
+        """The network of a genotype, without a policy; equal networks are one object."""
         return _architecture(self, name, tuple(chosen[label] for label in self.choices()))
 
     def _parts(self, chosen: Mapping[str, int]) -> tuple[DevicePart, ...]:

@@ -1,4 +1,4 @@
-"""What a search space is made of beside its networks: the policies' choices, the bounds and the objectives."""
+"""Parts of a search space beside its networks: the choices of policies, the bounds and the objectives."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 else:
     ObjectiveName = Literal[tuple(OBJECTIVES)]
 MOST_DEVICES: Mapping[str, int] = MappingProxyType({"permutations": 6, "swaps": 8})
-"""Up to here the name of a family lists all that there are (720 orders, 105 pairings); beyond, they are to be named."""
+"""Maximum number of devices for listing a whole family (720 orders, 105 pairings); beyond it, members are named."""
 
 _Constraints = TypeVar("_Constraints", bound=Part)
 _Name = Annotated[str, Field(max_length=1000)]
 
 
 class PolicySpace(Part):
-    """The transmission policies: where messages may be exchanged, and what each exchange point may choose.
+    """The transmission policies: where messages may be exchanged, and the choices of each exchange point.
 
-    ``exchange_points``: ``all`` blocks, the ``even`` blocks of each stage (without the block that ends it, as the
-    paper has it), or a list of blocks; all of the deepest network. ``patterns``: names as in
-    ``sepnas.separable.patterns``, and ``permutations`` or ``swaps`` (all ways to pair the devices up) for all of them.
-    ``readouts``: ``device:R`` or ``mean``. ``merges`` and ``readouts`` are one choice for the network.
+    ``exchange_points``: ``all`` blocks, the ``even`` blocks of each stage (without the block that ends it, as in the
+    paper), or a list of blocks; all of the deepest network. ``patterns``: names as in
+    ``sepnas.separable.patterns``, or ``permutations`` or ``swaps`` (all pairings of the devices) for the whole family.
+    ``readouts``: ``device:R`` or ``mean``. ``merges`` and ``readouts`` are each one choice for the whole network.
     """
 
     exchange_points: Literal["all", "even"] | tuple[int, ...] = "all"
@@ -65,7 +65,7 @@ class PolicySpace(Part):
         return values
 
     def pattern_names(self, num_devices: int) -> tuple[str, ...]:
-        """The patterns with ``permutations`` and ``swaps`` written out."""
+        """The patterns, with ``permutations`` and ``swaps`` expanded."""
         names: list[str] = []
         for name in self.patterns:
             names += _FAMILIES[name](num_devices) if name in _FAMILIES else [name]
@@ -73,7 +73,7 @@ class PolicySpace(Part):
 
 
 def _with_bound_for_each_objective(part: type[_Constraints]) -> type[_Constraints]:
-    """The part with a field ``max_NAME`` or ``min_NAME`` for each objective."""
+    """The class with a field ``max_NAME`` or ``min_NAME`` added for each objective."""
     fields: dict[str, Any] = {known.bound_name: (_limit_of(known) | None, None) for known in OBJECTIVES.values()}
     made = create_model(part.__name__, __base__=part, __module__=part.__module__, **fields)
     made.__doc__ = part.__doc__
@@ -89,18 +89,18 @@ def _limit_of(objective: Objective) -> Any:
 
 @_with_bound_for_each_objective
 class Constraints(Part):
-    """Bounds that a candidate must keep; without a number there is no bound.
+    """Bounds on candidates; a bound that is not set does not apply.
 
     ``max_NAME`` bounds an objective in its base unit, ``min_NAME`` one that is maximised; it need not be among the
-    ``objectives`` of the space unless it is judged on images. ``max_memory_bytes`` is for each device, and beside it
-    each device's own memory in the cluster counts. ``devices_used`` is the least number of devices that do any work
-    that the answer needs.
+    ``objectives`` of the space unless it is evaluated on images. ``max_memory_bytes`` is per device; each device's own
+    memory in the cluster is a bound as well. ``devices_used`` is the minimum number of devices whose work the answer
+    needs.
     """
 
     devices_used: Annotated[int, Field(ge=1)] | None = None
 
     def bounds(self, judged: bool) -> Bounds:
-        """The bounds on objectives that are judged on images, or on those that are simulated."""
+        """The bounds on objectives evaluated on images (``judged``), or on the simulated ones."""
         names = (known.bound_name for known in OBJECTIVES.values() if is_judged(known.name) == judged)
         return Bounds.of(**{name: getattr(self, name) for name in names})
 

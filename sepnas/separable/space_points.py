@@ -1,4 +1,4 @@
-"""What the genes of an exchange point mean in a network of some depth."""
+"""Converts the genes of an exchange point for a network of a given depth."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GENES = ("pattern", "fraction", "wire", "lag")
 
 @dataclass(frozen=True)
 class Place:
-    """An exchange point in a network of some depth: its labels, the block there, and whether a stage ends with it."""
+    """An exchange point in a network of a given depth: its labels, its block, and whether that block ends a stage."""
 
     labels: tuple[str, ...]
     after: int
@@ -26,18 +26,18 @@ class Place:
 
     @cached_property
     def genes(self) -> Callable[[Any], tuple[Any, ...]]:
-        """Takes the place's genes out of a genotype, all at once."""
+        """A function that takes all genes of the place out of a genotype."""
         return itemgetter(*self.labels)
 
 
 def blocks_of(depth: int) -> int:
-    """Blocks of a stage."""
+    """The number of blocks per stage."""
     return (depth - 2) // 9
 
 
 @lru_cache(maxsize=1024)
 def make_places(blocks: tuple[int, ...], of_deepest: int, of_stage: int) -> tuple[Place, ...]:
-    """The exchange points that a network with ``of_stage`` blocks a stage has, of those of the deepest."""
+    """The exchange points of the deepest network that a network with ``of_stage`` blocks per stage also has."""
     found = []
     for block in blocks:
         stage, number = divmod(block, of_deepest)
@@ -78,9 +78,9 @@ def pairs_of(name: str, num_devices: int) -> Pairs:
 def make_point(
     block: int, num_devices: int, merge: Any, pattern: str, fraction: Any, wire: Any, lag: Any
 ) -> ExchangePoint:
-    """An exchange point; those that differ in their block or merge alone share their transfers.
+    """An exchange point; points that differ only in block or merge share their transfers.
 
-    It is not kept: the points of large spaces hardly ever come again, and are more than memory should hold.
+    Points are not cached: those of large spaces rarely recur, and would fill the memory.
     """
     return _first_point(num_devices, pattern, fraction, wire, lag).with_checked(after=block, merge=merge)
 
@@ -92,5 +92,5 @@ def _first_point(num_devices: int, pattern: str, fraction: Any, wire: Any, lag: 
 
 @lru_cache(maxsize=1024)
 def silent_policy(name: str, readout: str, num_devices: int) -> TransmissionPolicy:
-    """A policy that sends nothing, for others to be copied from."""
+    """A policy that sends nothing, used as a template for copies."""
     return TransmissionPolicy(name=name, readout=readout_of(readout, num_devices, "`readout`"))

@@ -1,4 +1,4 @@
-"""The transfers of a policy as steps, by the block after which they happen."""
+"""The transfers of a policy as steps, by the block that they follow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sepnas.separable.policy import Transfer, TransmissionPolicy
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """A transfer as the steps of both its ends; ``shape`` is that of what arrives."""
+    """A transfer as the steps of both its ends; ``shape`` is that of the received tensor."""
 
     tag: int
     source: int
@@ -29,7 +29,7 @@ class Crossing:
 
 
 class PointCrossings(NamedTuple):
-    """What is sent after a block, in the order of the policy, which is that of merging.
+    """The transfers after a block, in the order of the policy, which is the merge order.
 
     ``strength`` is that of the point's merge rule.
     """
@@ -40,9 +40,9 @@ class PointCrossings(NamedTuple):
 
 
 class Event(NamedTuple):
-    """What happens after a block: sends, then merges of what comes late from the point before and of its own.
+    """The exchanges after a block: sends, then merges of late messages (of the point before) and its own prompt ones.
 
-    ``sends`` stand in the order of posting; what arrives is merged in the order given, what comes late first.
+    ``sends`` are in posting order; messages are merged in the given order, late ones first.
     """
 
     block: int
@@ -68,16 +68,16 @@ def crossings_of(policy: TransmissionPolicy, parts: tuple[PartTable, ...]) -> li
 def live_crossings(
     points: list[PointCrossings], readers: Sequence[int], num_devices: int
 ) -> tuple[list[PointCrossings], set[int]]:
-    """The same without what cannot reach the logits of ``readers``, and the ranks that work towards these.
+    """The live exchange points, and the ranks whose work the logits of ``readers`` need.
 
-    Walked from the last block to the first. Where every rank is needed, everything before lives.
+    Walks from the last block to the first. Before a block where every rank is needed, everything is live.
     """
     needed, found = set(readers), list[PointCrossings]()
     next_block, needed_after_next = -1, needed
     left = list(points)
     while left:
         block, crossings, strength = left[-1]
-        # what comes late is merged after the next block, where the sends of its own point came before
+        # late messages are merged after the next block, where the sends of its own point came before
         needed_late = needed_after_next if next_block == block + 1 else needed
         if len(needed_late) == num_devices:
             break
@@ -90,7 +90,7 @@ def live_crossings(
 
 
 def events_of(points: list[PointCrossings]) -> list[Event]:
-    """The blocks after which anything happens, in order."""
+    """The events in order of their blocks, without blocks after which nothing happens."""
     events: list[Event] = []
     late: list[Crossing] = []
     late_block, late_strength = -1, 0
@@ -108,12 +108,12 @@ def events_of(points: list[PointCrossings]) -> list[Event]:
 
 
 class BlockCrossings(dict[Transfer, Crossing]):
-    """The transfers after one block, each made once: a search uses the same few over and over."""
+    """The transfers after one block, each built once: a search uses the same few again and again."""
 
     MOST_KEPT = 1 << 12
 
     def __init__(self, block: int, outputs: tuple[Shape, ...]) -> None:
-        """``outputs`` are the shapes that the ranks' blocks put out."""
+        """``outputs`` are the shapes of the ranks' block outputs."""
         super().__init__()
         self.block, self.outputs = block, outputs
         self.tensor = f"b{block}"
@@ -133,7 +133,7 @@ class BlockCrossings(dict[Transfer, Crossing]):
         return made
 
 
-# What many crossings share is one object: the fewer there are, the more of them a processor keeps at hand.
+# Equal parts of crossings share one object: fewer objects fit better into the processor's caches.
 
 
 @lru_cache(maxsize=1 << 12)
@@ -148,21 +148,21 @@ def _recv(tag: int, source: int) -> Recv:
 
 @lru_cache(maxsize=1024)
 def network_crossings(parts: tuple[PartTable, ...]) -> list[BlockCrossings]:
-    """The transfers that were made so far of a network, by block."""
+    """The transfers of a network built so far, by block."""
     outputs = list(zip(*[part.outputs for part in parts], strict=True))
     return [_block_crossings(block, shapes) for block, shapes in enumerate(outputs[1:-1])]  # between stem and head
 
 
 @lru_cache(maxsize=256)
 def _block_crossings(block: int, outputs: tuple[Shape, ...]) -> BlockCrossings:
-    """Networks whose blocks put out the same shapes share them."""
+    """The transfers after a block; networks with the same block output shapes share them."""
     return BlockCrossings(block, outputs)
 
 
 def _tag(block: int, transfer: Transfer, num_devices: int) -> int:
-    """Points in order; of a point the awaited messages first, then by shift: no two senders share a receiver.
+    """Points in order; within a point, awaited messages (lag 0) first, then by shift: no two senders share a receiver.
 
-    Tags below ``num_devices`` are the client's inputs. A tag depends on its transfer alone.
+    Tags below ``num_devices`` are the client's inputs. A tag depends only on its transfer.
     """
     shift = (transfer.destination - transfer.source) % num_devices
     turn = (2 * block + transfer.lag) * num_devices + shift
