@@ -1,4 +1,4 @@
-"""What keeps one step from being carried out after those before it, seen from its own device."""
+"""Checks of a single step after the steps before it, as seen from its own device."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def step_problem(
 
     Args:
         known: the tensors that earlier steps have made.
-        shapes: one sample of each tensor.
-        messages: those that the plan lists, by tag.
+        shapes: the shape of one sample of each tensor.
+        messages: the messages that the plan lists, by tag.
         segments: the names of each segment's inputs and outputs.
     """
     missing = [name for name in step.reads if name not in known]

@@ -1,4 +1,4 @@
-"""Pieces of plans as they stand in files: steps, shapes, regions, ports and segments, every field bounded."""
+"""Parts of plan files: steps, shapes, regions, ports and segments, with every field bounded."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sepnas.spec.document import Part
 from sepnas.spec.figures import Index, Rank, RankOrClient, Size
 
 MAX_TENSOR_VALUES = 1 << 30
-"""Values of one sample of a tensor."""
+"""Maximum number of values in one sample of a tensor."""
 MAX_AXES = 8
 MAX_JOINED = 256
-"""Tensors that one step takes, or makes."""
+"""Maximum number of tensors that one step reads or writes."""
 
 Dim = Annotated[int, Field(gt=0, le=1 << 20, strict=True)]
 Axis = Annotated[str, Field(pattern=r"^[A-Z]$")]
@@ -28,10 +28,10 @@ OffsetData = Annotated[tuple[Index, ...], Field(max_length=MAX_AXES)]
 Tag = Annotated[int, Field(ge=0, lt=1 << 32, strict=True)]
 TensorName = Annotated[str, Field(min_length=1, max_length=500)]
 PortName = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z_]\w*$")]
-"""An input or output of a segment, as its graph calls it."""
+"""The name of an input or output in a segment's graph."""
 PortNames = Annotated[tuple[PortName, ...], Field(min_length=1, max_length=MAX_JOINED)]
 SegmentName = Annotated[str, Field(max_length=200, pattern=r"^\w[\w.-]*$")]
-"""Also the name of a file."""
+"""Also used as a file name."""
 TensorNames = Annotated[tuple[TensorName, ...], Field(min_length=1, max_length=MAX_JOINED)]
 
 
@@ -42,7 +42,7 @@ def _known_kind(kind: str) -> str:
 
 
 class ShapeData(Part):
-    """One sample of a tensor: the size along each named axis."""
+    """The shape of one sample of a tensor: the size along each named axis."""
 
     axes: Annotated[str, Field(max_length=MAX_AXES, pattern=r"^[A-Z]*$")]
     dims: Annotated[tuple[Dim, ...], Field(max_length=MAX_AXES)]
@@ -57,7 +57,7 @@ class ShapeData(Part):
 
 
 class WithoutDefaults(Part):
-    """Written without the fields that hold their default: what is rare does not make every file longer."""
+    """Omits fields that hold their default, so that rare fields do not lengthen every file."""
 
     @model_serializer(mode="wrap")
     def _leave_out_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -85,13 +85,13 @@ class SliceData(Part):
 
 
 class Scaled(WithoutDefaults):
-    """A message that may name a learned scale."""
+    """A message whose scale may be learned, and then has a name."""
 
     scale: TensorName | None = None
 
     @model_validator(mode="after")
     def _levels_to_scale(self) -> Self:
-        wire = getattr(self, "wire", None)  # declared where it stands in the file
+        wire = getattr(self, "wire", None)  # declared by subclasses, to keep the order of fields in the file
         if self.scale is not None and wire not in LEVELS:
             raise ValueError(f"`scale` is {self.scale!r}, but {wire} has no levels")
         return self
@@ -127,7 +127,7 @@ StepData = Annotated[ComputeData | SliceData | SendData | RecvData | MergeData, 
 
 
 class MessageData(Scaled):
-    """One message of the plan; ``shape`` is one sample of what it carries; rank -1 is the client."""
+    """One message of the plan; ``shape`` is that of one sample of its content; rank -1 is the client."""
 
     tag: Tag
     source: RankOrClient
@@ -147,7 +147,7 @@ class PieceData(Part):
 
 
 class PortData(WithoutDefaults):
-    """A tensor that the client gives or gets; ``fallbacks`` are explained in :class:`sepnas.plan.plan.Port`."""
+    """A tensor that the client sends or receives; for ``fallbacks`` see :class:`sepnas.plan.plan.Port`."""
 
     name: TensorName
     shape: ShapeData
@@ -156,7 +156,7 @@ class PortData(WithoutDefaults):
 
 
 class OperatorData(WithoutDefaults):
-    """As :class:`sepnas.plan.operators.Operator`."""
+    """See :class:`sepnas.plan.operators.Operator`."""
 
     kind: OperatorKind
     in_channels: Size
@@ -176,14 +176,14 @@ class OperatorData(WithoutDefaults):
 
 
 class WeightData(Part):
-    """A region of a tensor of the network."""
+    """A region of one of the network's tensors."""
 
     name: TensorName
     region: RegionData
 
 
 class SegmentData(Part):
-    """As :class:`sepnas.plan.plan.Segment`; its name and its device are where it stands."""
+    """See :class:`sepnas.plan.plan.Segment`; its name and device are given by its place in the file."""
 
     layers: Annotated[tuple[TensorName, ...], Field(min_length=1)]
     inputs: PortNames

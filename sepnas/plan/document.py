@@ -1,4 +1,4 @@
-"""The plan as a file, ``sepnas.plan``: all that a device, a price or an export needs, and no family of networks."""
+"""The plan as a file, ``sepnas.plan``: complete for devices, pricing and export, and free of network families."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAX_PORTS = 64
 
 
 class DeviceProgram(Part):
-    """What one device does: its steps in order, the shapes of its tensors, the segments that it runs."""
+    """One device's part: its steps in order, the shapes of its tensors, and its segments."""
 
     steps: tuple[StepData, ...]
     tensors: dict[TensorName, ShapeData]
@@ -36,7 +36,7 @@ class DeviceProgram(Part):
 
 
 class PlanDocument(Document):
-    """A plan file. ``even``: all devices are known to compute the same (:class:`sepnas.plan.plan.Plan`)."""
+    """A plan file. ``even``: all devices are known to do equal work (:class:`sepnas.plan.plan.Plan`)."""
 
     format_name: ClassVar[str] = "sepnas.plan"
     current_version: ClassVar[int] = 1
@@ -85,7 +85,7 @@ def _device_of(plan: Plan, rank: int) -> DeviceProgram:
 def load_plan(path: str | os.PathLike[str]) -> Plan:
     """Read a plan file.
 
-    Raises :class:`SpecError` for a field that is wrong, :class:`PlanError` for a step that cannot be carried out.
+    Raises :class:`SpecError` for an invalid field, :class:`PlanError` for a step that cannot be carried out.
     """
     return PlanDocument.load(path).plan(str(path))
 

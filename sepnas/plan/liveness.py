@@ -1,8 +1,8 @@
-"""Liveness: what cannot reach an output is neither sent nor computed.
+"""Liveness: steps that cannot affect an output are dropped.
 
 With one read-out device the last exchanges of the published policies are partly dead; dropping them leaves
-the outputs as they are, bit for bit. This works on any plan; ``lower(architecture, live=True)`` writes none of it in
-the first place, which is what a search does.
+the outputs identical, bit for bit. This works on any plan; ``lower(architecture, live=True)``, which a search uses,
+never writes dead steps in the first place.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sepnas.plan.steps import CLIENT, Compute, Recv, Send, Step
 
 
 def prune(plan: Plan) -> Plan:
-    """The same plan without dead steps; computations that then follow each other become one segment."""
+    """The same plan without dead steps; computations that become consecutive are joined into one segment."""
     live = _live_steps(plan)
     programs, segments, shapes = [], [], []
     for rank, program in enumerate(plan.programs):
@@ -48,12 +48,12 @@ def _without_dead(port: Port, tags: set[int]) -> Port:
 
 
 def devices_used(plan: Plan) -> tuple[int, ...]:
-    """The ranks that do any work that an output needs, in order; the plan may be pruned already, or not."""
+    """The ranks whose work an output needs, in order; the plan may be pruned already."""
     return tuple(rank for rank, live in enumerate(_live_steps(plan)) if any(live))
 
 
 def _live_steps(plan: Plan) -> list[list[bool]]:
-    """For each rank and step whether an output depends on it: walked backwards from the sends to the client."""
+    """For each rank and step, whether an output depends on it; walks backwards from the sends to the client."""
     producer: list[dict[str, int]] = []
     sender: dict[int, tuple[int, int]] = {}
     todo: list[tuple[int, int]] = []
@@ -86,7 +86,7 @@ def _live_steps(plan: Plan) -> list[list[bool]]:
 def _join_segments(
     program: list[Step], segments: Mapping[str, Segment]
 ) -> tuple[tuple[Step, ...], Mapping[str, Segment]]:
-    """Make one computation of two that follow each other when nobody else reads what lies between."""
+    """Join two consecutive computations if no other step reads the tensor between them."""
     readers: Counter[str] | None = None
     steps: list[Step] = []
     used: dict[str, Segment] = {}

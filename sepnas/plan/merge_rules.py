@@ -1,8 +1,8 @@
-"""Merge rules: what a device makes of its own tensor and of the messages that arrived. One ``Merger`` for each.
+"""Merge rules: how a device combines its own tensor with received messages. One ``Merger`` for each rule.
 
-The result has the shape of the device's own tensor; a message may hold its first channels only, and touches no others.
-A rule is written once, in the few operations of :class:`MergeOperations`: devices carry it out in numpy
-(``sepnas.plan.merges``), training in torch (``sepnas.nets.exchange``), and sample by sample where devices are lost
+The result has the shape of the device's own tensor; a message may hold only its first channels, and affects no others.
+A rule is written once, in the few operations of :class:`MergeOperations`: devices execute it in numpy
+(``sepnas.plan.merges``), training in torch (``sepnas.nets.exchange``), and sample by sample if devices are lost
 (``sepnas.nets.outage``). So a new rule is one entry here.
 """
 
@@ -17,25 +17,25 @@ PartT = TypeVar("PartT")
 
 
 class MergeOperations(Protocol[OwnT, PartT]):
-    """``OwnT``: a whole tensor ``(B, channels, ...)``; ``PartT``: what arrived, its first channels, of some samples."""
+    """``OwnT``: a whole tensor ``(B, channels, ...)``; ``PartT``: the first channels of some samples, as received."""
 
     def add(self, own: OwnT, parts: Sequence[PartT]) -> OwnT:
-        """``own`` and each part on the channels and samples that it holds, in this order; ``own`` stays as it is."""
+        """``own`` plus each part on its channels and samples, in this order; ``own`` is not modified."""
         ...
 
     def minus(self, part: PartT, own: OwnT) -> PartT:
-        """A part less what ``own`` has there."""
+        """A part minus the same channels and samples of ``own``."""
         ...
 
     def times(self, weight: Any, part: PartT) -> PartT: ...
 
     def divide_by_counts(self, total: OwnT, parts: Sequence[PartT]) -> OwnT:
-        """Each value over the number of summands that it has: one more than there are parts that hold it."""
+        """Each value divided by its number of summands: one more than the number of parts that hold it."""
         ...
 
 
 class MergeFunction(Protocol):
-    """``weights``: one number for each part, where the rule is learned."""
+    """Signature of a rule; ``weights`` has one number for each part if the rule is learned."""
 
     def __call__(
         self, operations: MergeOperations[OwnT, PartT], own: OwnT, parts: Sequence[PartT], weights: Sequence[Any], /
@@ -45,7 +45,7 @@ class MergeFunction(Protocol):
 @dataclass(frozen=True)
 class Merger:
     """The facts of a rule: its name in policies and spaces, its arithmetic, and whether each message has a learned
-    weight (which starts as the mean's)."""
+    weight (initially the mean's)."""
 
     name: str
     merge: MergeFunction
@@ -55,7 +55,7 @@ class Merger:
 def _mean(
     operations: MergeOperations[OwnT, PartT], own: OwnT, parts: Sequence[PartT], weights: Sequence[Any], /
 ) -> OwnT:
-    """Of each value the mean of the tensors that hold it."""
+    """For each value, the mean of the tensors that hold it."""
     return operations.divide_by_counts(operations.add(own, parts), parts)
 
 
@@ -69,7 +69,7 @@ def _weighted(
     return operations.add(own, differences)
 
 
-# where messages of two exchange points meet in one merge, the later rule of the two holds
+# in increasing strength: if messages of two exchange points meet in one merge, the later rule applies
 _MERGERS = (
     Merger("mean", _mean),
     Merger("weighted", _weighted, learned=True),
@@ -86,9 +86,9 @@ else:
 LEARNED_RULES: tuple[MergeRule, ...] = tuple(merger.name for merger in _MERGERS if merger.learned)
 
 STRENGTH: Mapping[MergeRule, int] = {name: place for place, name in enumerate(MERGE_RULES)}
-"""The place of each rule in ``MERGE_RULES``."""
+"""The index of each rule in ``MERGE_RULES``."""
 
 
 def strongest(rules: Iterable[MergeRule]) -> MergeRule:
-    """The rule that holds where messages with these rules meet."""
+    """The rule that applies if messages with these rules meet in one merge."""
     return MERGE_RULES[max(map(STRENGTH.__getitem__, rules))]

@@ -1,8 +1,8 @@
-"""The kinds of merges: which shapes each one joins, and its arithmetic in numpy.
+"""Merge kinds: the shapes that each kind accepts, and its arithmetic in numpy.
 
 The merge rules of policies (:mod:`sepnas.plan.merge_rules`) and ``sum`` keep the shape of ``inputs[0]``, the device's
-own tensor; the others may be shorter along the merge's axis, a prefix, and touch only that part. ``concat`` joins along
-the axis; ``assemble`` places pieces at offsets on any axis.
+own tensor; the others may be shorter along the merge's axis: a prefix, which affects only that part. ``concat`` joins
+along the axis; ``assemble`` places pieces at offsets on any axis.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MergeKind:
-    """All about one kind.
+    """All facts and functions of a merge kind.
 
-    ``problem`` says why shapes do not fit (None: they do), ``apply`` computes a batch, ``optional``: inputs after the
-    first may be missing; ``learned``: it has one number for each input after the first.
+    ``problem`` says why shapes do not fit (None: they do); ``apply`` computes a batch; ``optional``: inputs after the
+    first may be missing; ``learned``: there is a learned number for each input after the first.
     """
 
     name: str
@@ -39,7 +39,7 @@ class MergeKind:
 
 
 def merge(step: Merge, shape: Shape, inputs: Sequence[_Array], weights: _Array | None = None) -> _Array:
-    """The output of a merge step, ``(B, *shape.dims)``; inputs stay as they are.
+    """The output of a merge step, ``(B, *shape.dims)``; the inputs are not modified.
 
     ``weights`` are the numbers of a learned kind, one for each input after the first.
     """
@@ -131,7 +131,7 @@ class _Prefixes:
         return product
 
     def divide_by_counts(self, total: _Array, parts: Sequence[_Array]) -> _Array:
-        import numpy as np  # late: whoever reads a plan needs the kinds and not their arithmetic
+        import numpy as np  # late: reading a plan needs the kinds but not their arithmetic
 
         counts = np.ones(total.shape[self._place], np.float32)
         for part in parts:
@@ -175,4 +175,4 @@ MERGE_KINDS: dict[str, MergeKind] = {
         MergeKind("assemble", _assemble_problem, _assemble),
     )
 }
-"""Every kind by its name."""
+"""Every merge kind by name."""

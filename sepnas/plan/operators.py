@@ -1,4 +1,4 @@
-"""What an engine computes at one go: the unit that a device is measured in."""
+"""Operators: the computations of an engine's single calls, the unit in which devices are measured."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from sepnas.spec.device_profile import OperatorKind
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """What an engine computes at one go, for one sample: the unit that a device is measured in.
+    """The computation of a single call of an engine, for one sample: the unit in which devices are measured.
 
-    ``conv`` has its batch norm and its activation in it, ``linear`` its bias; ``add`` is the residual's addition with
-    its activation; ``pool`` is the mean over windows of ``kernel`` (a global one: the side of its input, which is then
-    its ``stride`` too). ``height`` and ``width`` are those of the output.
+    ``conv`` includes its batch norm and activation, ``linear`` its bias; ``add`` is the residual's addition with its
+    activation; ``pool`` is the mean over windows of ``kernel`` (for a global mean, ``kernel`` and ``stride`` are the
+    side of the input). ``height`` and ``width`` are those of the output.
     """
 
     kind: OperatorKind
@@ -41,7 +41,7 @@ class Operator:
 
     @property
     def input_values(self) -> int:
-        """Numbers of one input; a side is taken as stride times the output's."""
+        """Values of one input; its side is taken as ``stride`` times the output's."""
         return self.in_channels * self.height * self.width * self.stride**2
 
     @property
@@ -50,7 +50,7 @@ class Operator:
 
     @property
     def values_moved(self) -> int:
-        """Numbers that are read or written: inputs, output, weights."""
+        """Values read or written: inputs, output, weights."""
         inputs = self.input_values * (2 if self.kind == "add" else 1)
         biases = self.out_channels if self.num_weights else 0
         return inputs + self.output_values + self.num_weights + biases

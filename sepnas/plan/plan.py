@@ -1,6 +1,6 @@
-"""A plan: what every device does for one request, and what the client gives and gets.
+"""A plan: the work of every device for one request, and the client's inputs and outputs.
 
-It is what the simulator prices, the exporter cuts by and the workers run.
+The simulator prices it, the exporter cuts weights by it, and the workers execute it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sepnas.plan.wire import FRAME_HEADER_BYTES, UNCONVERTED, WireFormat, payloa
 
 @dataclass(frozen=True, slots=True)
 class WeightSlice:
-    """A region of a tensor of the network, which is named by its layer: several plans cut one file of weights."""
+    """A region of one of the network's tensors, named by layer, so that several plans share one file of weights."""
 
     name: str
     region: Region
@@ -24,15 +24,14 @@ class WeightSlice:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of one device's network: consecutive ``layers`` that need nothing from outside while they run.
+    """A piece of one device's network: consecutive ``layers`` that need no other input while they run.
 
     ``inputs`` and ``outputs`` name the tensors of its graph, in the order in which a step binds them. ``flops`` and
     ``activation_bytes`` (the peak while it runs, fp32) are for one sample; ``num_kernels`` counts its convolutions and
-    matrix products, ``operators`` are these and all others in the order in which they run. ``weights`` are what it
-    computes with.
+    matrix products; ``operators`` lists these and all others in execution order. ``weights`` are the tensors it needs.
     """
 
-    # hashed on the search's hot path: what follows from the layers is left out of the hash
+    # hashed on the search's hot path: fields that follow from the layers are excluded from the hash
     name: str
     device: int
     layers: tuple[str, ...]
@@ -58,10 +57,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A tensor that the client gives or gets: its shape for one sample, and the pieces in which it is sent.
+    """A tensor that the client sends or receives: its shape for one sample, and the pieces in which it travels.
 
-    ``fallbacks`` of an output are messages between devices that hold a whole one, computed by their sender alone: a
-    client that tolerates losses may ask for them where a device that answers is lost.
+    ``fallbacks`` of an output are messages between devices, each a whole output computed by its sender alone: a client
+    that tolerates losses may ask for them if an answering device is lost.
     """
 
     name: str
@@ -71,13 +70,13 @@ class Port:
 
     @staticmethod
     def whole(name: str, shape: Shape, *ways: tuple[int, int]) -> Port:
-        """All of a tensor in one message for each ``(device, tag)``."""
+        """A whole tensor in one message for each ``(device, tag)``."""
         return Port(name, shape, tuple([Piece(Region.whole(shape), device, tag) for device, tag in ways]))
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One transfer of a plan, seen from outside: who sends what to whom; ``scale`` is that of :class:`Send`."""
+    """One transfer of a plan, with its source and destination; ``scale`` is that of :class:`Send`."""
 
     tag: int
     source: int
@@ -96,18 +95,18 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What each device does for one request.
+    """The work of each device for one request.
 
-    Tags rise along every dependency: no message depends on one of a higher tag.
+    Tags rise along every dependency: no message depends on one with a higher tag.
 
     Attributes:
-        programs: for each rank its steps in order; empty for a device that the outputs do not need.
+        programs: for each rank, its steps in order; empty for a device that the outputs do not need.
         segments: each rank's segments by name.
-        shapes: each rank's tensors: name to the shape of one sample.
-        inputs: what the client sends, and to whom.
-        outputs: what the devices answer.
-        tensors_bytes: what each device's tensors and buffers take at most for one sample, where it is known.
-        even: whether all devices are known to compute the same: their parts are alike.
+        shapes: each rank's tensors: the shape of one sample by name.
+        inputs: the tensors that the client sends, and their destinations.
+        outputs: the tensors that the devices answer with.
+        tensors_bytes: peak bytes of each device's tensors and buffers for one sample, if known.
+        even: whether all devices are known to do equal work, because their parts are alike.
     """
 
     programs: tuple[tuple[Step, ...], ...]
@@ -128,7 +127,7 @@ class Plan:
         return tuple(dict.fromkeys(piece.device for port in self.outputs for piece in port.pieces))
 
     def messages(self) -> Iterator[Message]:
-        """Every message, also those from and to the client (rank ``CLIENT``)."""
+        """Every message, including those from and to the client (rank ``CLIENT``)."""
         wires = {piece.tag: piece.wire for port in self.inputs for piece in port.pieces}
         for rank, program in enumerate(self.programs):
             for step in program:
@@ -140,19 +139,19 @@ class Plan:
                     yield Message(step.tag, CLIENT, rank, step.tensor, shape, wires[step.tag])
 
     def transfers(self) -> list[Message]:
-        """The messages between devices: what ``payload_bytes`` counts."""
+        """The messages between devices, which ``payload_bytes`` counts."""
         return [m for m in self.messages() if CLIENT not in (m.source, m.destination)]
 
     def payload_bytes(self, batch: int = 1) -> int:
-        """Bytes of tensors that cross between devices for one request."""
+        """Bytes of tensors sent between devices for one request."""
         return sum(m.payload_bytes(batch) for m in self.transfers())
 
     def elements(self) -> int:
-        """The numbers that cross between devices for one image, in whatever format."""
+        """The number of values sent between devices for one image, in any format."""
         return sum(m.shape.num_values for m in self.transfers())
 
     def wire_bytes(self, batch: int = 1) -> int:
-        """The same with the frame headers."""
+        """The same bytes plus the frame headers."""
         return sum(m.wire_bytes(batch) for m in self.transfers())
 
     def num_segments(self) -> int:

@@ -1,4 +1,4 @@
-"""Pieces of plans from and to plain data."""
+"""Converts parts of plans to and from plain data."""
 
 from __future__ import annotations
 

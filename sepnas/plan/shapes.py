@@ -1,4 +1,4 @@
-"""Shapes and regions of tensors with named axes; everything here is about one sample, without the batch axis."""
+"""Shapes and regions of tensors with named axes, always for one sample: without the batch axis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Range: TypeAlias = tuple[int, int]
 """``(start, stop)`` along one axis; ``stop`` is exclusive."""
 
 FLOAT_BYTES = 4
-"""Tensors of a plan are fp32 on the devices."""
+"""Bytes per value: tensors of a plan are fp32 on the devices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +25,17 @@ class Shape:
     num_values: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # computed once: a search reads it more often than it makes a shape
+        # precomputed: a search reads it more often than it builds a shape
         object.__setattr__(self, "num_values", math.prod(self.dims))
 
     @staticmethod
     def chw(channels: int, height: int, width: int) -> Shape:
-        """Feature maps or an image. Equal shapes are one object."""
+        """The shape of feature maps or an image. Equal shapes are one object."""
         return _shape((channels, height, width), "CHW")
 
     @staticmethod
     def vector(channels: int) -> Shape:
-        """One value per channel, such as logits. Equal shapes are one object."""
+        """The shape of one value per channel, such as logits. Equal shapes are one object."""
         return _shape((channels,), "C")
 
     def size(self, axis: str) -> int:
@@ -58,7 +58,7 @@ class Region:
 
     @staticmethod
     def whole(shape: Shape) -> Region:
-        """All of a tensor. Equal regions are one object."""
+        """The region that covers a whole tensor. Equal regions are one object."""
         return _whole(shape.dims)
 
     @property
@@ -67,7 +67,7 @@ class Region:
 
     @property
     def slices(self) -> tuple[slice, ...]:
-        """Indexes an array that has a batch axis first: ``x[region.slices]``."""
+        """An index for an array with a leading batch axis: ``x[region.slices]``."""
         return (slice(None), *(slice(start, stop) for start, stop in self.ranges))
 
     def shape(self, of: Shape) -> Shape:
@@ -75,7 +75,7 @@ class Region:
         return _shape_in(self.ranges, of.axes)
 
     def outside(self, shape: Shape) -> tuple[str, str] | None:
-        """The range that is empty or not within a tensor, and what the tensor has there; None if all fit."""
+        """The first range that is empty or outside the tensor, and the tensor's size there; None if all fit."""
         if len(self.ranges) != len(shape.dims):
             return f"{len(self.ranges)} axes", shape.axes or "none"
         for axis, (start, stop), size in zip(shape.axes, self.ranges, shape.dims, strict=True):
@@ -88,7 +88,7 @@ class Region:
 
 
 def cover_problem(shape: Shape, regions: Sequence[Region]) -> str | None:
-    """Why regions that lie within a tensor do not make up all of it, each part once; None if they do."""
+    """Why regions within a tensor do not cover each of its values exactly once; None if they do."""
     for one, other in combinations(regions, 2):
         if all(a < d and c < b for (a, b), (c, d) in zip(one.ranges, other.ranges, strict=True)):
             return f"overlap at {one} and {other}"

@@ -1,7 +1,7 @@
-"""The instruction set: what a device does, in order, to answer one request.
+"""The instruction set: the steps that a device carries out, in order, to answer one request.
 
-Steps are immutable and know nothing of torch; tensors are named, and names are local to a device. Every step says
-which tensors it ``reads`` and which it ``writes``, so that a consumer need not know every kind of step.
+Steps are immutable and independent of torch; tensors are named, and names are local to a device. Every step lists
+the tensors that it ``reads`` and ``writes``, so that consumers need not know every kind of step.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Compute:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """``output`` is a region of ``tensor``: a view, which copies nothing."""
+    """``output`` is a view of a region of ``tensor``; nothing is copied."""
 
     tensor: str
     region: Region
@@ -54,7 +54,7 @@ class Slice:
 class Send:
     """Post a region of ``tensor`` to rank ``to``; never waits for the peer.
 
-    ``scale`` names the number of the device's tensors that is the step between two levels, where it was learned.
+    ``scale`` names the device's number that holds the learned step between two levels; None if it is not learned.
     """
 
     tensor: str
@@ -75,7 +75,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Recv:
-    """Wait for message ``tag`` from rank ``source`` and call it ``tensor``."""
+    """Wait for message ``tag`` from rank ``source`` and store it as ``tensor``."""
 
     tag: int
     source: int
@@ -92,10 +92,10 @@ class Recv:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """Join ``inputs`` into ``output``; what each ``kind`` does says :mod:`sepnas.plan.merges`.
+    """Join ``inputs`` into ``output``; the kinds are defined in :mod:`sepnas.plan.merges`.
 
-    ``axis`` is the axis that the kind works along, ``parameter`` names the numbers of a kind that has learned ones,
-    and ``offsets`` places each input of ``assemble`` in the output: one number per axis.
+    ``axis`` is the axis along which the kind works, ``parameter`` names the numbers of a learned kind, and
+    ``offsets`` places each input of ``assemble`` in the output: one number per axis.
     """
 
     kind: str
@@ -119,7 +119,7 @@ StepKind = Literal["compute", "slice", "send", "recv", "merge"]
 
 
 def describe_step(step: Step) -> tuple[StepKind, str, int | None, int | None]:
-    """What a step is called in traces and time lines: kind; segment or tensor; a message's peer and tag."""
+    """A step as shown in traces and time lines: kind; segment or tensor; a message's peer and tag."""
     if isinstance(step, Compute):
         return "compute", step.segment, None, None
     if isinstance(step, Send):

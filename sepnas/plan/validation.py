@@ -1,7 +1,7 @@
-"""Refuses a plan that cannot be carried out, and says which step of which device is wrong.
+"""Refuses a plan that cannot be carried out, and names the step and the device that are wrong.
 
-Each device's steps are checked by themselves (:mod:`sepnas.plan.checks`), then what they exchange: every message is
-sent and received once, in the right shape, the ports fit, no devices wait for each other in a circle, and tags rise.
+Each device's steps are checked alone (:mod:`sepnas.plan.checks`), then the messages between devices: every message is
+sent and received once, in the right shape; the ports fit; there is no deadlock; and tags rise.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sepnas.plan.steps import CLIENT, Compute, Recv, Send, Step, describe_step
 from sepnas.plan.wire import LEVELS
 
 MAX_PROBLEMS = 8
-"""Mistakes of one plan that are told."""
+"""Maximum number of mistakes reported for one plan."""
 
 
 def check_plan(plan: Plan, where: str = "plan") -> None:
@@ -31,26 +31,26 @@ def check_plan(plan: Plan, where: str = "plan") -> None:
 
 
 def plan_problems(plan: Plan) -> list[str]:
-    """What is wrong with a plan; empty if it can be carried out."""
+    """The mistakes of a plan; empty if it can be carried out."""
     if not len(plan.programs) == len(plan.segments) == len(plan.shapes):
         return ["programs, segments and shapes must be those of the same devices"]
     mail = _Mail(plan)
     problems = list(chain(mail.problems, _step_problems(plan, mail), _message_problems(plan, mail)))
     problems += [problem for port in (*plan.inputs, *plan.outputs) for problem in _port_problems(plan, port, mail)]
     problems += _name_problems(plan)
-    # the order of messages is looked at where each of them is right
+    # the order of messages is checked only if each message is right
     return problems or [*_deadlocks(plan)] or [*_falling_tags(plan)]
 
 
 def place_of(rank: int, index: int, step: Step) -> str:
-    """A step as an error names it."""
+    """The name of a step in an error."""
     kind, name, _, _ = describe_step(step)
     return f"device {rank}, step {index} ({kind} '{name}')"
 
 
 @dataclass
 class _Mail:
-    """All messages of a plan by tag: as they are sent, and where they are received."""
+    """All messages of a plan by tag, with their sends and receives."""
 
     plan: Plan
     sent: dict[int, tuple[Message, str]] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class _Mail:
 
     def _send(self, rank: int, step: Send, place: str) -> None:
         shape = self.plan.shapes[rank].get(step.tensor)
-        if shape is not None and not step.region.outside(shape):  # else the step itself is refused
+        if shape is not None and not step.region.outside(shape):  # otherwise the step itself is refused
             region = step.region.shape(shape)
             self._post(Message(step.tag, rank, step.to, step.tensor, region, step.wire, step.scale), place)
 
@@ -96,7 +96,7 @@ class _Mail:
 
 
 def _step_problems(plan: Plan, mail: _Mail) -> Iterator[str]:
-    """What each device can see for itself."""
+    """Mistakes that each device can detect alone."""
     messages = mail.messages
     for rank, program in enumerate(plan.programs):
         segments = {name: (segment.inputs, segment.outputs) for name, segment in plan.segments[rank].items()}
@@ -105,12 +105,12 @@ def _step_problems(plan: Plan, mail: _Mail) -> Iterator[str]:
             problem = step_problem(step, rank, known, plan.shapes[rank], messages, segments)
             if problem:
                 yield f"{place_of(rank, index, step)}: {problem}"
-                break  # what follows may be wrong because of it
+                break  # later mistakes may be consequences of this one
             known.update(step.writes)
 
 
 def _message_problems(plan: Plan, mail: _Mail) -> Iterator[str]:
-    """Messages that nobody receives, or that cannot be sent so."""
+    """Messages without a receiver, and messages that are sent in the wrong form."""
     answered = {piece.tag for port in plan.outputs for piece in port.pieces}
     for message, place in mail.sent.values():
         tag, to = message.tag, message.destination
@@ -148,7 +148,7 @@ def _port_problems(plan: Plan, port: Port, mail: _Mail) -> Iterator[str]:
 
 
 def _answer_problem(port: Port, piece: Piece, mail: _Mail) -> str | None:
-    """Why a message is not this piece of an output."""
+    """Why the message of a piece does not carry this piece of an output."""
     message, place = mail.sent.get(piece.tag, (None, ""))
     if message is None or message.source != piece.device:
         return f"device {piece.device} does not send message {piece.tag}"
@@ -193,7 +193,7 @@ def _shapes_of_segments(plan: Plan, rank: int) -> Iterator[str]:
 
 
 def _deadlocks(plan: Plan) -> Iterator[str]:
-    """Let every device go on until it waits for a message that cannot have been sent; name those that wait."""
+    """Run every device up to a wait for a message that cannot have been sent; name the devices that wait."""
     at = [0] * plan.num_devices
     posted = {piece.tag for port in plan.inputs for piece in port.pieces}
     moved = True
@@ -224,7 +224,7 @@ def _can_go_on(step: Step, posted: set[int]) -> bool:
 
 
 def _circle(waiting: Mapping[int, Recv]) -> list[int]:
-    """Devices each of which waits for the next, and the last for the first."""
+    """A cycle of devices, each of which waits for the next."""
     if not waiting:
         return []
     seen: list[int] = []
@@ -236,7 +236,7 @@ def _circle(waiting: Mapping[int, Recv]) -> list[int]:
 
 
 def _falling_tags(plan: Plan) -> Iterator[str]:
-    """Tags must rise along every dependency: turns on the wires are taken by tag."""
+    """Tags must rise along every dependency, because messages take turns on wires by tag."""
     for rank, program in enumerate(plan.programs):
         highest = -1
         for index, step in enumerate(program):

@@ -1,14 +1,14 @@
-"""Wire formats: how the values of a tensor lie in a message. ``_ENCODINGS`` has one entry for each format.
+"""Wire formats: the encoding of a tensor's values in a message. ``_ENCODINGS`` has one entry for each format.
 
 An entry holds every fact of its format. Sizes, options, allowed values in files, help texts, colours, costs, the numpy
 codec (``sepnas.runtime.tensors.codec``) and its differentiable counterpart (``sepnas.nets.exchange``) are derived from
-the facts and name no format, so a new format is one entry here. There are two kinds:
+these facts and name no format, so a new format is one entry here. There are two kinds:
 
-- *Floats*: IEEE 754 numbers, little-endian; what is beyond the largest finite one is sent as that one.
-- *Levels* (quantised formats): one level a value, ``0 .. 2**bits - 1``, and ``8 // bits`` levels a byte, the first in
-  the lowest bits; each sample is padded to whole bytes. With the scale ``sample`` they are affine over each sample of
-  the batch, and two fp32 numbers (minimum, step) stand before its levels; with a ``learned`` scale a value is its
-  level times a step that both ends know, and what is sent is not negative.
+- *Floats*: IEEE 754 numbers, little-endian; values beyond the largest finite number are clipped to it.
+- *Levels* (quantised formats): each value is a level, ``0 .. 2**bits - 1``; a byte holds ``8 // bits`` levels, the
+  first in the lowest bits; each sample is padded to whole bytes. With the scale ``sample``, quantisation is affine per
+  sample of the batch, and two fp32 numbers (minimum, step) precede the levels; with a ``learned`` scale, a value is its
+  level times a step that both ends know, and values sent are not negative.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 _SAMPLE_HEADER_BYTES = 8
-"""Minimum and step, fp32 each."""
+"""Size of the minimum and the step, fp32 each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,12 @@ class WireEncoding:
     """The facts of a wire format.
 
     Attributes:
-        name: what policies, spaces, options and plans call it.
-        bits: of one value.
-        header_bytes: in front of each sample: 0 for floats, and nothing either where the scale is learned.
+        name: the name in policies, spaces, options and plans.
+        bits: per value.
+        header_bytes: before each sample; 0 for floats. A learned scale needs no header either.
         highest_level: of a quantised format; None for floats, which have no levels and hence no scale.
-        priced_as: the format whose measured conversion costs stand for this one's in a device profile that was measured
-            before this one existed.
+        priced_as: the format whose measured conversion costs are used for this one if a device profile is older than
+            this format.
     """
 
     name: str
@@ -53,15 +53,15 @@ class WireEncoding:
 
     @property
     def levels_per_byte(self) -> int:
-        """Of a quantised format."""
+        """Levels per byte of a quantised format."""
         return 8 // self.bits
 
     def payload_bytes(self, num_values: int, batch: int = 1, learned: bool = False) -> int:
-        """Bytes of ``batch`` samples of ``num_values`` values, without the frame header; ``learned``: their scale."""
+        """Bytes of ``batch`` samples of ``num_values`` values, without the frame header; ``learned`` is the scale."""
         return ((num_values * self.bits + 7 >> 3) + (0 if learned else self.header_bytes)) * batch
 
 
-# from the finest to the coarsest; predictors of accuracy number them in this order, so new ones come last
+# from finest to coarsest; accuracy predictors number formats in this order, so new ones are appended
 _ENCODINGS = (
     WireEncoding.floats("fp32", bits=32),
     WireEncoding.floats("fp16", bits=16),
@@ -79,7 +79,7 @@ else:
     WireFormat = Literal[WIRE_FORMATS]  # fields of this type refuse any other name, and list these
 
 UNCONVERTED: WireFormat = "fp32"
-"""The format of tensors in memory: such a message is the tensor itself, and nobody pays for converting it."""
+"""The format of tensors in memory: such a message is the tensor itself, and conversion costs nothing."""
 
 CONVERTED: tuple[WireFormat, ...] = tuple(name for name in WIRE_FORMATS if name != UNCONVERTED)
 
@@ -91,16 +91,16 @@ LEVELS: Mapping[WireFormat, int] = {
 MAX_SAMPLE_HEADER_BYTES = max(encoding.header_bytes for encoding in _ENCODINGS)
 
 Scale = Literal["sample", "learned"]
-"""Where the step between two levels of a quantised message comes from: each sample's own range, or training."""
+"""The origin of the step between two levels of a quantised message: each sample's own range, or training."""
 
 FRAME_HEADER_BYTES = 16
-"""What the protocol puts in front of each payload (``sepnas.runtime.protocol.connection``)."""
+"""Size of the protocol's header before each payload (``sepnas.runtime.protocol.connection``)."""
 
 PIECE_BYTES = 64 << 10
-"""A writer encrypts and writes a long message in pieces of this size, and a reader reads as they come."""
+"""A writer encrypts and writes a long message in pieces of this size; a reader takes them as they arrive."""
 
 
-@lru_cache(maxsize=1 << 14)  # a search asks for the same few over and over
+@lru_cache(maxsize=1 << 14)  # a search asks for the same few sizes repeatedly
 def payload_bytes(num_values: int, wire: WireFormat, batch: int = 1, learned: bool = False) -> int:
-    """:meth:`WireEncoding.payload_bytes` of a format by its name."""
+    """:meth:`WireEncoding.payload_bytes` of a format, given by name."""
     return ENCODINGS[wire].payload_bytes(num_values, batch, learned)
