@@ -1,4 +1,4 @@
-"""Bounds on objectives, as people type them (``latency_s<=20ms``) and as Python gives them (``max_latency_s=0.02``)."""
+"""Bounds on objectives, from text (``latency_s<=20ms``) or from Python keywords (``max_latency_s=0.02``)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _SMALLEST = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A limit on one objective, in its base unit: from above, or from below where more is better."""
+    """A limit on one objective, in its base unit: an upper limit on a cost, a lower one on a maximised objective."""
 
     objective: Objective
     limit: float
 
     @classmethod
     def parse(cls, text: str) -> Bound:
-        """``latency_s<=20ms`` or ``accuracy>=90%``; :class:`SpecError` says what is allowed."""
+        """Parse ``latency_s<=20ms`` or ``accuracy>=90%``; raises :class:`SpecError` that names the allowed forms."""
         form = _FORM.fullmatch(text)
         if form is None:
             raise SpecError(
@@ -45,7 +45,7 @@ class Bound:
             raise SpecError(f"bound {text!r}: {error}") from None
 
     def excess(self, value: float) -> float:
-        """How far ``value`` is beyond the limit, as a share of it; 0 where it keeps it."""
+        """The violation of the limit by ``value``, relative to the limit; 0 if it holds."""
         if self.objective.maximised:
             return max(0.0, 1 - value / max(self.limit, _SMALLEST))
         return value / max(self.limit, _SMALLEST) - 1 if value > self.limit else 0.0
@@ -56,13 +56,13 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Several bounds at once; a candidate has to keep them all. Empty, it is false."""
+    """A conjunction of bounds: a candidate must satisfy all of them. It is false if it has none."""
 
     bounds: tuple[Bound, ...] = ()
 
     @classmethod
     def of(cls, **limits: float | None) -> Bounds:
-        """Of limits by name, in base units: ``max_latency_s=0.02, min_accuracy=0.9``; None is no bound.
+        """Bounds from limits in base units: ``max_latency_s=0.02, min_accuracy=0.9``; None means no bound.
 
         Raises :class:`SpecError` for an unknown name.
         """
@@ -82,14 +82,14 @@ class Bounds:
         return " and ".join(map(str, self.bounds))
 
     def excess(self, measured: Mapping[str, float]) -> float:
-        """How far a candidate's numbers are beyond the bounds, summed; 0 where they keep them all.
+        """The sum of a candidate's violations of the bounds; 0 if all hold.
 
-        Raises :class:`SearchError` where the number of a bound is not among them.
+        Raises :class:`SearchError` if the candidate lacks the value of a bounded objective.
         """
         return sum(bound.excess(bound.objective.value(measured)) for bound in self.bounds)
 
     def told(self, measured: Mapping[str, float]) -> str:
-        """A candidate's values of all that is bounded, after the three that matter most."""
+        """A candidate's accuracy, latency and payload, then its values of the other bounded objectives, as text."""
         told = dict.fromkeys((ACCURACY, LATENCY_S, PAYLOAD_BYTES, *(bound.objective for bound in self.bounds)))
         return ", ".join(f"{objective.name} {objective.value(measured):g}" for objective in told)
 

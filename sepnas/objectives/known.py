@@ -1,4 +1,4 @@
-"""The objectives that sepnas knows. A further one is a value here, and its name in ``OBJECTIVES``."""
+"""The objectives of sepnas. To add one, define it here and list it in ``OBJECTIVES``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sepnas.objectives.quantity import BYTES, JOULES, SECONDS, SHARE
 
 
 def _accuracy_one_lost(answers: Answers) -> float:
-    """The mean over the devices that may be lost: the only one with a classifier may not."""
+    """The mean accuracy over each single lost device, except one that alone has the classifier."""
     return fmean(answers.accuracy(lost=(rank,)) for rank in answers.losable)
 
 
@@ -144,7 +144,7 @@ _SIMULATED = tuple((known.name, known.simulated) for known in OBJECTIVES.values(
 
 
 def find_objective(name: str) -> Objective:
-    """The objective of a name; :class:`SpecError` lists those that there are."""
+    """The objective of this name; raises :class:`SpecError` that lists all names."""
     if name not in OBJECTIVES:
         raise SpecError(f"unknown objective {name!r}; allowed: {', '.join(OBJECTIVES)}")
     return OBJECTIVES[name]
@@ -162,12 +162,12 @@ def judge_answers(answers: Answers, names: Iterable[str]) -> dict[str, float]:
 
 
 def names_losing_devices(names: Iterable[str]) -> list[str]:
-    """Those objectives among ``names`` that are judged with devices missing."""
+    """The objectives among ``names`` that are judged with lost devices."""
     return [name for name in names if OBJECTIVES[name].loses_devices]
 
 
 def shown_objectives(candidates: Iterable[Mapping[str, float]], asked: Collection[str] = ()) -> list[Objective]:
-    """The objectives with a column: shown by default or ``asked`` for, and known of at least one of the candidates."""
+    """The objectives with a column: shown by default or ``asked`` for, and known for at least one candidate."""
     numbers = list(candidates)
     return [
         known

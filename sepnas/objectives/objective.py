@@ -13,7 +13,7 @@ Direction = Literal["minimize", "maximize"]
 
 
 class SimulatedCosts(Protocol):
-    """The simulation of one inference that costs are taken from; sequences have one entry per device."""
+    """The simulation of one inference, from which costs are computed; sequences have one entry per device."""
 
     @property
     def latency_s(self) -> float: ...
@@ -36,27 +36,27 @@ class Answers(Protocol):
 
     @property
     def losable(self) -> Collection[int]:
-        """The devices without which there is still an answer."""
+        """The ranks of the devices whose loss still leaves an answer."""
 
     def accuracy(self, lost: Collection[int] = ()) -> float:
-        """The fraction of right answers while the devices ``lost`` are missing."""
+        """The fraction of correct answers without the devices ``lost``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
     """All facts about one objective; options, bounds, sort keys, columns and search spaces are made from them.
 
-    Exactly one of ``simulated`` and ``judged`` computes it, in the unit of ``quantity``. A simulated value is a cost:
-    each candidate keeps it, in ``costs``. A judged one comes from validation images: only a search that has it among
-    its objectives knows it, and candidates keep it in ``objectives``.
+    Exactly one of ``simulated`` and ``judged`` computes it, in the unit of ``quantity``. A simulated value is a cost;
+    every candidate has it, in ``costs``. A judged value is measured on validation images; candidates have it, in
+    ``objectives``, only if it is an objective of the search.
 
-    ``label`` names it in a sentence, ``heading`` in a table (line breaks where it may break), ``short`` in the options
-    ``--max-SHORT`` or ``--min-SHORT`` and in ``--sort``; without one, ``--bound`` and the name serve. ``bound_help``
-    describes the bound. ``shown``: tables have it even where it was not asked for. ``unknown`` is a value that stands
-    for none (no power in the cluster file: 0 J). ``of_cluster``: it depends on the cluster, not on the plan alone.
-    ``loses_devices``: it is judged with devices missing, so it needs several, and a supernet trained with dropout.
-    ``cell`` writes it in a table, where that is not its quantity's format. The column with the highest ``drop`` is the
-    first that a narrow terminal omits; one with 0 always stays.
+    ``label`` names it in a sentence, ``heading`` in a table (with line breaks where it may wrap), ``short`` in the
+    options ``--max-SHORT`` or ``--min-SHORT`` and in ``--sort``; without ``short``, use ``--bound`` and the name.
+    ``bound_help`` describes the bound. ``shown``: tables include it by default. ``unknown`` is the value that means
+    unknown (0 J if the cluster file gives no power). ``of_cluster``: it depends on the cluster, not only on the plan.
+    ``loses_devices``: it is judged with lost devices, so it needs several devices and a supernet trained with dropout.
+    ``cell`` formats it in a table, if not by its quantity's format. A narrow terminal omits the column with the highest
+    ``drop`` first, and never one with 0.
     """
 
     name: str
@@ -87,12 +87,12 @@ class Objective:
 
     @property
     def comparison(self) -> str:
-        """The operator of a bound: ``<=``, or ``>=`` where more is better."""
+        """The operator of a bound: ``<=`` for a cost, ``>=`` for a maximised objective."""
         return ">=" if self.maximised else "<="
 
     @property
     def bound_name(self) -> str:
-        """Its bound in a search space and in Python: ``max_latency_s``, ``min_accuracy``."""
+        """The name of its bound in a search space and in Python: ``max_latency_s``, ``min_accuracy``."""
         return f"{'min' if self.maximised else 'max'}_{self.name}"
 
     @property
@@ -114,7 +114,7 @@ class Objective:
         return int(value) if self.quantity.whole else value
 
     def value(self, measured: Mapping[str, float]) -> float:
-        """Its value among a candidate's numbers; :class:`SearchError` where it is not there."""
+        """Its value among a candidate's numbers; raises :class:`SearchError` if it is missing."""
         if self.name in measured:
             return measured[self.name]
         raise SearchError(
@@ -123,16 +123,16 @@ class Objective:
         )
 
     def known_value(self, measured: Mapping[str, float]) -> float | None:
-        """Its value among a candidate's numbers; None where it is missing, or stands for none."""
+        """Its value among a candidate's numbers; None if it is missing or unknown."""
         value = measured.get(self.name)
         return None if value == self.unknown else value
 
     def sort_key(self, value: float) -> float:
-        """Rises from the best value to the worst."""
+        """A key that rises from the best value to the worst."""
         return -value if self.maximised else value
 
     def share(self, value: float, worst: float) -> float:
-        """From 0, ideal, to 1: a cost of ``worst`` (where that is 0, of 1), or nothing of what is maximised."""
+        """The value on a scale from 0 (ideal) to 1: a cost of ``worst`` (1 if that is 0), or a maximised value of 0."""
         highest = self.quantity.highest
         if self.maximised and highest is not None:
             return (highest - value) / highest

@@ -1,4 +1,4 @@
-"""Quantities that objectives are measured in: how people type a value, and how it is shown to them."""
+"""Quantities of objectives: how their values are parsed and formatted."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from sepnas.units import (
 class Quantity:
     """A kind of number, in one base unit.
 
-    ``parse`` takes what people type and raises ``ValueError`` with what is allowed. ``format`` keeps three digits or
-    more, and ``parse`` reads what it writes. ``highest`` is the largest possible value; a ``whole`` quantity counts.
+    ``parse`` reads user input and raises ``ValueError`` that names the allowed forms. ``format`` keeps at least three
+    digits, and ``parse`` reads its output. ``highest`` is the largest possible value; a ``whole`` quantity is an
+    integer.
     """
 
     unit: str

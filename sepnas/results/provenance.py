@@ -1,4 +1,4 @@
-"""Where a result comes from: the command line, the commit, the machine."""
+"""The provenance of a result: the command line, the commit, the machine."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 from sepnas.measure.machine import cpu_model, installed_version, usable_cores
 from sepnas.spec.result import MachineFacts
 
-# Result files are what comes out of a tree, not what goes into it.
+# Result files are outputs of a tree, not inputs: they do not make it dirty.
 _INPUTS_ONLY = ("--", ":/", ":(top,exclude,glob)experiments/*/result.json")
 
 
 def command_line(argv: Sequence[str] | None = None) -> str:
-    """The running command as one would type it in the repository: ``sepnas VERB ...`` or ``python PATH ...``."""
+    """The running command as typed in the repository: ``sepnas VERB ...`` or ``python PATH ...``."""
     program, *arguments = sys.argv if argv is None else argv
     path = Path(program)
     if path.stem == "sepnas" or path.name == "__main__.py":
@@ -28,7 +28,7 @@ def command_line(argv: Sequence[str] | None = None) -> str:
 
 
 def git_commit(root: str | os.PathLike[str] = ".") -> str | None:
-    """The commit of the tree, with ``+changes`` when it is dirty; None outside of git or before the first commit."""
+    """The commit of the tree, with ``+changes`` if it is dirty; None outside git or before the first commit."""
     commit = _output_of(["git", "-C", os.fspath(root), "rev-parse", "--verify", "--quiet", "HEAD"])
     if not commit:
         return None
@@ -37,7 +37,7 @@ def git_commit(root: str | os.PathLike[str] = ".") -> str | None:
 
 
 def machine_facts() -> MachineFacts:
-    """CPU, usable cores, GPU, torch and Python; torch is looked up, not imported."""
+    """CPU, usable cores, GPU, torch and Python; torch's version is looked up without importing it."""
     return MachineFacts(
         cpu=cpu_model(),
         cores=usable_cores(),

@@ -1,4 +1,4 @@
-"""The recorder: an experiment's measures, written as its result file when it ends well."""
+"""The recorder: collects an experiment's measures and writes its result file if it succeeds."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from sepnas.spec.result import Measure, ResultFile, Table, plain_table
 class Recorder:
     """Collects measures between entry and exit, then writes ``path``.
 
-    A block that fails writes nothing and leaves an earlier result as it was: half a run is not a result.
+    A failing block writes nothing and keeps an earlier result: a partial run is not a result.
 
         >>> with Recorder("experiments/demo/result.json", seeds=(0,)) as record:    # doctest: +SKIP
         ...     record.measure("demo_wall_s", 151.0, unit="s", goal="<= 180")
 
     Args:
         path: the result file.
-        command: how to run it again; by default the running command line.
+        command: the command that reproduces it; the running command line by default.
         seeds: the seeds of the experiment.
-        root: a folder of the repository whose commit is noted.
+        root: a folder of the repository whose commit is recorded.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Recorder:
         self._root = root
 
     def __enter__(self) -> Self:
-        # The commit of now: the tree may be edited while the experiment runs.
+        # The commit at the start: the tree may be edited while the experiment runs.
         self._commit = git_commit(self._root)
         self._started = datetime.now(timezone.utc).replace(microsecond=0)
         self._clock_s = time.perf_counter()
@@ -74,7 +74,7 @@ class Recorder:
         n: int = 1,
         goal: str | None = None,
     ) -> Measure:
-        """Note one number; ``goal`` is text such as ``>= 0.7``, ``<= 180`` or ``== 0``."""
+        """Record one number; ``goal`` is text such as ``>= 0.7``, ``<= 180`` or ``== 0``."""
         if name in self.measures:
             raise SpecError(f"measure {name!r} is already noted with value {self.measures[name].value:g}")
         spread = [None if bound is None else float(bound) for bound in (low, high)]
@@ -82,11 +82,11 @@ class Recorder:
         return self.measures[name]
 
     def table(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Note a table: one mapping of column to cell a row."""
+        """Record a table: one mapping from column to cell per row."""
         self.tables[name] = plain_table(name, [dict(row) for row in rows])
 
     def result(self) -> ResultFile:
-        """What would be written now."""
+        """The result so far, as it would be written now."""
         return ResultFile(
             command=self._command,
             commit=self._commit,

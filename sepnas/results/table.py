@@ -1,4 +1,4 @@
-"""All results of the repository; one that nobody can run again is refused."""
+"""Collects all results of the repository; a result whose command no longer exists is refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """One result of a folder of ``experiments/``; ``result`` is None as long as it has none."""
+    """One result of a folder of ``experiments/``; ``result`` is None until the folder has one."""
 
     slug: str
     path: Path
@@ -25,14 +25,14 @@ class Experiment:
 
 
 def collect_results(root: str | Path, verbs: Collection[str]) -> list[Experiment]:
-    """Every experiment below ``root/experiments``, by name; one that was run in several ways has a result of each,
-    ``result-WAY.json``.
+    """Every experiment below ``root/experiments``, by name. An experiment with several variants has one result for
+    each, ``result-WAY.json``.
 
     Args:
         root: the repository.
-        verbs: the commands of ``sepnas`` that exist.
+        verbs: the existing verbs of ``sepnas``.
 
-    Raises :class:`SpecError`, which names the file, when a result is damaged or its command is gone.
+    Raises :class:`SpecError` that names the file if a result is damaged or its command no longer exists.
     """
     root = Path(root)
     folders = sorted(path for path in (root / "experiments").glob("*") if path.is_dir())
@@ -59,10 +59,10 @@ def _experiment(root: Path, path: Path, verbs: Collection[str]) -> Experiment:
 
 
 def check_command(command: str, root: Path, verbs: Collection[str]) -> None:
-    """Refuse a command that the repository does not have (any more).
+    """Raise unless the repository still has the command.
 
-    A command is ``sepnas VERB ...``, ``make TARGET`` or ``python PATH ...``, or several joined by ``&&``;
-    assignments of environment variables may stand in front.
+    A command is ``sepnas VERB ...``, ``make TARGET`` or ``python PATH ...``, or several joined by ``&&``; it may start
+    with assignments of environment variables.
     """
     for part in command.split("&&"):
         try:
@@ -108,5 +108,5 @@ def _targets(makefile: str) -> Iterator[str]:
 
 
 def results_data(experiments: Iterable[Experiment]) -> list[dict[str, Any]]:
-    """Everything that the result files hold, by experiment; ``result`` is None where there is none yet."""
+    """The content of all result files, by experiment; ``result`` is None if there is none yet."""
     return [{"experiment": x.slug, "result": x.result.to_data() if x.result else None} for x in experiments]

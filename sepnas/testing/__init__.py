@@ -1,7 +1,7 @@
-"""Contract tests: what every engine, wire format, objective or split scheme must do, run against your own.
+"""Contract tests that every engine, wire format, objective or split scheme must pass, yours included.
 
-Each module holds the contract of one kind, as a class whose name ends in ``Contract``. Derive from it in your tests,
-and override the fixture that gives what is tested; pytest collects the inherited tests::
+Each module has the contract of one kind, as a class whose name ends in ``Contract``. Derive from it in your tests, and
+override the fixture that provides the object under test; pytest collects the inherited tests::
 
     # conftest.py, so that failing assertions show their values
     import pytest
@@ -16,6 +16,6 @@ and override the fixture that gives what is tested; pytest collects the inherite
         def subject(self):
             return my_kind
 
-The docstring of each class names its fixtures, and that of each test states one truth. Importing this package needs
-pytest and numpy besides sepnas' base install; a contract asks for more (torch, onnxruntime) only when it runs.
+The docstring of each class names its fixtures; the docstring of each test states one truth. Importing this package
+needs pytest and numpy besides sepnas' base install; a contract needs more (torch, onnxruntime) only when it runs.
 """

@@ -1,4 +1,4 @@
-"""The contract of an engine: it gives the answers of onnxruntime, and refuses graphs that are damaged."""
+"""The contract of an engine: it gives the same answers as onnxruntime, and refuses damaged graphs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXACT = 1e-5
 
 
 class EngineContract:
-    """Give in ``kind`` the engine and in ``device`` a device's folder of a deployment, exported for ``kind`` and for
+    """Fixtures: ``kind`` is the engine, and ``device`` a device's folder of a deployment exported for ``kind`` and
     onnxruntime. Override ``tolerance`` for an engine that is not exact."""
 
     @pytest.fixture
@@ -38,7 +38,7 @@ class EngineContract:
 
     @pytest.fixture
     def tolerance(self) -> float:
-        """How far an answer may be off, relative to its largest value."""
+        """Largest allowed error of an answer, relative to its largest value."""
         return EXACT
 
     @pytest.fixture
@@ -53,11 +53,11 @@ class EngineContract:
         return _made(kind, shard)
 
     def test_it_is_registered(self, kind: EngineKind) -> None:
-        """Its name is the one under which options, manifests and profiles find it."""
+        """Options, manifests and profiles find the engine by its name."""
         assert engines()[kind.name] is kind
 
     def test_answers_are_those_of_onnxruntime(self, engine: Engine, shard: Shard, tolerance: float) -> None:
-        """Every segment, for batches whose size changes from call to call."""
+        """Every segment gives onnxruntime's answers, also when the batch size changes between calls."""
         reference = _made(engines()["onnxruntime"], shard)
         for batch in BATCHES:
             for segment, inputs in _calls(shard, batch):
@@ -65,7 +65,7 @@ class EngineContract:
                 _assert_near(found, wanted, tolerance)
 
     def test_a_sample_is_answered_alike_in_any_batch(self, engine: Engine, shard: Shard, tolerance: float) -> None:
-        """What a sample's answer is does not depend on those that it comes with."""
+        """The answer for a sample does not depend on the other samples of its batch."""
         for segment, inputs in _calls(shard, 3):
             together = _outputs(engine, segment, inputs)
             for index in range(3):
@@ -73,7 +73,7 @@ class EngineContract:
                 _assert_near(alone, [array[index : index + 1] for array in together], tolerance)
 
     def test_answers_stay_and_inputs_too(self, engine: Engine, shard: Shard) -> None:
-        """The next call changes no answer that was given, and none changes what it was given."""
+        """A call changes neither its inputs nor the answers of earlier calls."""
         for segment, inputs in _calls(shard, 1):
             given = [array.copy() for array in inputs]
             first = _outputs(engine, segment, inputs)
@@ -83,13 +83,13 @@ class EngineContract:
                 assert all(map(np.array_equal, before, after))
 
     def test_views_are_inputs_too(self, engine: Engine, shard: Shard) -> None:
-        """An array that is not contiguous gives the answer of its copy."""
+        """A non-contiguous array gives the same answer as its copy."""
         for segment, inputs in _calls(shard, 2):
             views = [np.ascontiguousarray(array[::-1])[::-1] for array in inputs]
             _assert_near(_outputs(engine, segment, views), _outputs(engine, segment, inputs), EXACT)
 
     def test_each_thread_gets_the_same_answers(self, engine: Engine, shard: Shard) -> None:
-        """A thread that prepares itself and calls, while another does, answers as the one that made the engine."""
+        """Threads that prepare and call the engine concurrently get the same answers as the thread that made it."""
         calls = _calls(shard, 1)
         wanted = [_outputs(engine, *call) for call in calls]
         found: list[list[list[Array]]] = []
@@ -112,7 +112,7 @@ class EngineContract:
     def test_a_damaged_graph_is_refused_by_name(
         self, damage: bytes | None, kind: EngineKind, shard: Shard, tmp_path: Path
     ) -> None:
-        """A file that holds no whole graph ends in a DeploymentError that names it, before anything runs."""
+        """A file without a complete graph raises a DeploymentError that names it, before any segment runs."""
         first = next(iter(shard.manifest.segments.values())).files[kind.graphs]
         for segment in shard.manifest.segments.values():
             for file in segment.files.values():
@@ -124,8 +124,8 @@ class EngineContract:
             _made(kind, replace(shard, folder=tmp_path))
 
     def test_nothing_is_unpickled(self, kind: EngineKind, shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An engine loads and answers where no pickle can be read."""
-        _made(kind, shard)  # what is imported late is there
+        """An engine loads and answers without reading a pickle."""
+        _made(kind, shard)  # imports late modules before pickle is patched
 
         def refuse(*_: Any, **__: Any) -> NoReturn:
             raise AssertionError("a pickle was read")
@@ -143,7 +143,7 @@ def _made(kind: EngineKind, shard: Shard) -> Engine:
 
 
 def _calls(shard: Shard, batch: int) -> list[tuple[str, list[Array]]]:
-    """Each segment with other inputs, from 0 to 1: a quantised engine knows such values from its calibration."""
+    """Each segment with different inputs, from 0 to 1, the range that a quantised engine was calibrated for."""
     random = np.random.default_rng(batch)
     return [
         (segment, [random.random((batch, *each.shape[1:]), dtype=np.float32) for each in inputs])

@@ -1,4 +1,4 @@
-"""The contract of a merge rule: devices, training, and training with lost devices compute the same."""
+"""The contract of a merge rule: devices, training, and training with lost devices compute the same result."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _CHANNELS = 5
 
 
 class MergeRuleContract:
-    """Give the rule's name in the fixture ``rule``."""
+    """Fixture: ``rule`` is the rule's name."""
 
     @pytest.fixture
     def rule(self) -> MergeRule:
         raise NotImplementedError("override the fixture `rule`")
 
     def test_the_result_has_the_shape_of_the_own_tensor(self, rule: MergeRule) -> None:
-        """Whatever arrives holds its first channels; the inputs stay as they are."""
+        """Messages hold the first channels only; the result has the shape of the own tensor, and inputs stay."""
         for own, received in _inputs():
             before = [array.copy() for array in (own, *received)]
             step = _step(rule, len(received))
@@ -35,14 +35,14 @@ class MergeRuleContract:
                 np.testing.assert_array_equal(array, kept)
 
     def test_channels_that_nothing_holds_stay(self, rule: MergeRule) -> None:
-        """Where no message has a value the device's own one is kept."""
+        """A channel that no message holds keeps the device's own values."""
         for own, received in _inputs():
             widest = max(array.shape[1] for array in received)
             found = _on_a_device(rule, own, received)
             np.testing.assert_array_equal(found[:, widest:], own[:, widest:])
 
     def test_training_computes_what_the_devices_compute(self, rule: MergeRule) -> None:
-        """Bit for bit, also by the version that leaves out what is lost, where nothing is; gradients reach all."""
+        """Training agrees bit for bit, also the version for lost messages if none is lost; all inputs get gradients."""
         torch = pytest.importorskip("torch")
         from sepnas.nets import exchange, outage
 
@@ -58,7 +58,7 @@ class MergeRuleContract:
             assert all(torch.isfinite(each.grad).all() for each in (*tensors, *weights))
 
     def test_without_messages_the_own_tensor_is_left(self, rule: MergeRule) -> None:
-        """Messages may be lost, all of them too."""
+        """If all messages are lost, the result is the device's own tensor."""
         for own, _ in _inputs():
             np.testing.assert_array_equal(_on_a_device(rule, own, []), own)
 
@@ -73,7 +73,7 @@ def _inputs() -> Iterator[tuple[_Array, list[_Array]]]:
 
 
 def _weights(rule: MergeRule, number: int) -> _Array:
-    """Those of a learned rule."""
+    """The weights of a learned rule; none for other rules."""
     return np.linspace(0.2, 0.7, number if MERGERS[rule].learned else 0).astype(np.float32)
 
 

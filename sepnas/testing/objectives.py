@@ -15,27 +15,27 @@ from sepnas.separable.build import build_plan
 from sepnas.spec.cluster import Cluster, Power, uniform_cluster
 
 PRECISION = 5e-3
-"""Relative change that a value may undergo when it is formatted and parsed: three digits are shown."""
+"""Largest relative change of a value that is formatted, with three digits, and parsed again."""
 _NUM_DEVICES = 4
 _SMALL, _LARGE = (1.0, 1e-1, 1e-3, 1e-5), (1e2, 1e4, 1e8)
-"""Sizes of the values that are formatted and parsed; a share is never larger than 1."""
+"""Magnitudes of the values to format and parse; a share is never larger than 1."""
 
 
 class ObjectiveContract:
-    """The fixture ``objective`` gives an :class:`sepnas.objectives.Objective` that is in ``OBJECTIVES``."""
+    """Fixture: ``objective`` is an :class:`sepnas.objectives.Objective` in ``OBJECTIVES``."""
 
     @pytest.fixture
     def cases(self, objective: Objective) -> list[list[float]]:
-        """Values of real simulations, or of answers; within each list everything gets worse."""
+        """Values from real simulations or from answers; each list goes from better to worse."""
         return list(ranked_values(objective))
 
     def test_its_values_are_finite_and_none_is_negative(self, objective: Objective, cases: list[list[float]]) -> None:
-        """Every value is from 0 to the highest that its quantity has."""
+        """Every value lies between 0 and the largest value of its quantity."""
         highest = objective.quantity.highest or math.inf
         assert all(0 <= value <= highest and math.isfinite(value) for values in cases for value in values)
 
     def test_worse_is_never_better(self, objective: Objective, cases: list[list[float]]) -> None:
-        """Its sort key and its share of the worst rise as everything gets worse, and somewhere they do rise."""
+        """From better to worse, its sort key and its share never fall, and at least once they rise."""
         for values in cases:
             worst = max(*values, 1.0)
             for ranks in (map(objective.sort_key, values), (objective.share(value, worst) for value in values)):
@@ -44,20 +44,20 @@ class ObjectiveContract:
         assert any(values[0] != values[-1] for values in cases)
 
     def test_its_share_is_from_0_to_1(self, objective: Objective, cases: list[list[float]]) -> None:
-        """Ideal is 0, and the worst is 1, whatever the unit."""
+        """Its share lies between 0 (ideal) and 1 (worst), in any unit."""
         for values in cases:
             shares = [objective.share(value, max(*values, 1.0)) for value in values]
             assert [0, *shares, 1] == sorted([0, *shares, 1])
 
     def test_a_bound_excludes_what_is_worse(self, objective: Objective, cases: list[list[float]]) -> None:
-        """A value keeps a bound of itself and one that is looser; the excess is more than 0 for one that is worse."""
+        """A value satisfies a bound equal to itself or looser; a worse value has a positive excess."""
         for better, value, worse in cases:
             bound = Bound(objective, value)
             assert bound.excess(better) == bound.excess(value) == 0
             assert bound.excess(worse) > 0 or worse == value
 
     def test_what_it_shows_is_read_back(self, objective: Objective) -> None:
-        """A formatted value is parsed to the same, by itself and in a bound."""
+        """A formatted value is parsed to the same value, alone and in a bound."""
         quantity = objective.quantity
         for scale in _SMALL if quantity.highest else (*_SMALL, *_LARGE):
             value = round(0.987654 * scale) if quantity.whole else 0.987654 * scale
@@ -68,12 +68,12 @@ class ObjectiveContract:
             assert Bound.parse(f"{objective.name}{objective.comparison}{shown}") == Bound(objective, read)
 
     def test_it_has_words(self, objective: Objective) -> None:
-        """Its label, its heading and the help of its bound are not empty, and a value has a text."""
+        """Its label, heading, bound help and the text of a value are not empty."""
         assert all((objective.label, objective.heading, objective.bound_help, objective.quantity.examples))
         assert objective.text(0.5)
 
     def test_it_is_registered(self, objective: Objective) -> None:
-        """Spaces, options and reports find it by its name."""
+        """Spaces, options and reports find the objective by its name."""
         assert OBJECTIVES[objective.name] is objective
 
 
@@ -88,7 +88,7 @@ def ranked_values(objective: Objective) -> Iterator[list[float]]:
 
 @dataclass(frozen=True)
 class RankedAnswers:
-    """Made-up answers: ``right`` of them with all devices, a tenth less for each device that is lost."""
+    """Synthetic answers with accuracy ``right``, reduced by a tenth for each lost device."""
 
     right: float
     losable: Collection[int] = (1, 2, 3)
@@ -102,7 +102,7 @@ def _simulation(policy: str) -> Simulation:
 
 
 def _cluster() -> Cluster:
-    """Devices that differ in power, so that no two cost the same."""
+    """Devices of different power, so that no two have the same cost."""
     cluster = uniform_cluster(_NUM_DEVICES)
     devices = tuple(
         device.model_copy(update={"power": Power(idle_w=1.0 + rank, compute_w=2.0, energy_per_byte_j=1e-7)})
@@ -112,7 +112,7 @@ def _cluster() -> Cluster:
 
 
 def _worse(simulation: Simulation, times: int) -> Simulation:
-    """The same request with everything multiplied."""
+    """The same request with all costs multiplied by ``times``."""
     return replace(
         simulation,
         latency_s=times * simulation.latency_s,
