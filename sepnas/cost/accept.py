@@ -19,8 +19,10 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A correction, and whether it is ``better`` on held-out requests, of which there are ``held_out`` (0: all requests
-    were used for the correction). Errors are mean relative errors of the predicted latency."""
+    """A correction, and whether it is ``better`` on the ``held_out`` requests (0: all were used for the correction).
+
+    ``error_before`` and ``error_after`` are mean relative errors of the predicted latency.
+    """
 
     calibration: Calibration
     held_out: int
@@ -78,6 +80,6 @@ def _latencies(timelines: Sequence[Timeline]) -> Mapping[int, float]:
 
 
 def _error(plan: Plan, cluster: Cluster, measured_s: Mapping[int, float]) -> float:
-    """Mean relative error, symmetric: half the measured latency is as wrong as twice."""
+    """Mean relative error, symmetric: predicting half the latency is as wrong as twice the latency."""
     logs = (math.log(simulate(plan, cluster, batch).latency_s / took_s) for batch, took_s in measured_s.items())
     return math.expm1(fmean(abs(each) for each in logs))

@@ -24,7 +24,7 @@ from sepnas.spec.timing import MessageTime, SegmentTime
 _LEAST_TIMES = 3
 """Minimum number of times for a fit: two determine its two numbers, the third their error."""
 _SURE = 3.0
-"""Minimum distance from 0 of an accepted fit, in standard errors."""
+"""Minimum distance from 0 of an accepted coefficient, in standard errors."""
 _LEAST_WIRE_S = 1e-7
 """Wire time of a message that arrived sooner than the processor times of its two ends allow, in seconds."""
 _ROUNDING = 1e-6

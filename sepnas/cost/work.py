@@ -40,7 +40,7 @@ class DeviceWork:
 
 
 class Work:
-    """All devices' parts of one request of ``batch`` samples, and its messages by tag (``arbitration`` may reorder).
+    """One request of ``batch`` samples: all devices' parts, and the messages by tag; ``arbitration`` may reorder them.
 
     Raises :class:`PlanError` if the cluster has fewer devices than the plan.
     """

@@ -35,7 +35,7 @@ def measure_exchange(
     """The costs, measured for at most ``seconds``, and whether messages used TLS: without the package cryptography
     they are plain.
 
-    Converting is the mean of encoding and decoding. A merge is the mean of two tensors; weighted merges take longer.
+    A conversion is the mean of encoding and decoding. The merge is the ``mean`` of two tensors; ``weighted`` is slower.
     The cost of a message, half of it for each end, is the processor time of the process's threads; without a core for
     them, it is the time that a computing thread loses meanwhile. Merges, messages and ``compute`` run after a pause,
     as in a worker that has waited.
@@ -97,7 +97,7 @@ def _resuming(compute: Compute, stop: Stop, tick: Tick) -> float:
 
 
 def _messages(stop: Stop, tick: Tick, compute: Compute | None) -> tuple[float, float, bool]:
-    """Costs per message and per byte, and whether TLS was used; ``compute``, without a core for messages, is slowed."""
+    """Costs per message and per byte, and whether TLS was used; with ``compute``, messages share its core."""
     with Loopback() as loopback:
         visits = [_visit(loopback.ends, bytes(size), compute) for size in MESSAGE_BYTES]
         rounds = measure_rounds(visits, stop, tick)

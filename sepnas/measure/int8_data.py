@@ -1,4 +1,4 @@
-"""The images that calibrate an int8 deployment and measure the accuracy that int8 costs."""
+"""The images that calibrate an int8 deployment and measure its loss of accuracy."""
 
 from __future__ import annotations
 

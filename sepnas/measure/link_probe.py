@@ -28,7 +28,7 @@ Progress = Callable[[int, int, str], None]
 
 
 def write_probe(folder: Path, num_devices: int, force: bool = False, progress: Progress | None = None) -> None:
-    """Export the probe for ``num_devices``; raises :class:`SpecError` if that is out of range, and export's errors."""
+    """Export the probe; raises :class:`SpecError` for too few or too many devices, and the errors of an export."""
     from sepnas.deploy.export import export_deployment
     from sepnas.train.checkpoint import new_network
 

@@ -138,7 +138,7 @@ def _without_ends(cluster: Cluster, before: Link, found: MeasuredLink) -> Link:
 
 
 def _client_way(requests: Sequence[RequestRecord]) -> MeasuredLink | None:
-    """The path between the client and the answering device: half of a round trip, so its clock does not matter.
+    """The path between the client and the answering device: half of a round trip, so no clock error remains.
 
     The images go to all devices at once, so the answering device has its own when nearly all have arrived: the bytes
     of all of them count.

@@ -85,7 +85,7 @@ class SliceData(Part):
 
 
 class Scaled(WithoutDefaults):
-    """A message whose scale may be learned, and then has a name."""
+    """A message with an optional learned scale, given by name."""
 
     scale: TensorName | None = None
 

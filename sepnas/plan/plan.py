@@ -151,7 +151,7 @@ class Plan:
         return sum(m.shape.num_values for m in self.transfers())
 
     def wire_bytes(self, batch: int = 1) -> int:
-        """The same bytes plus the frame headers."""
+        """As :meth:`payload_bytes`, plus the frame headers."""
         return sum(m.wire_bytes(batch) for m in self.transfers())
 
     def num_segments(self) -> int:

@@ -57,7 +57,7 @@ class WireEncoding:
         return 8 // self.bits
 
     def payload_bytes(self, num_values: int, batch: int = 1, learned: bool = False) -> int:
-        """Bytes of ``batch`` samples of ``num_values`` values, without the frame header; ``learned`` is the scale."""
+        """Bytes of ``batch`` samples of ``num_values`` values, without the frame header; ``learned``: the scale is."""
         return ((num_values * self.bits + 7 >> 3) + (0 if learned else self.header_bytes)) * batch
 
 

@@ -110,7 +110,7 @@ class SearchSpace(Document):
         return self._choices
 
     def size(self) -> int:
-        """The number of genotypes (different plans are fewer)."""
+        """The number of genotypes (there are fewer distinct plans)."""
         return prod(len(values) for values in self._choices.values())
 
     def sample(self, draw: Callable[[int], int]) -> dict[str, Choice]:

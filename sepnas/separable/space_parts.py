@@ -1,4 +1,4 @@
-"""Parts of a search space beside its networks: the choices of policies, the bounds and the objectives."""
+"""Parts of a search space other than its networks: the choices of policies, the bounds and the objectives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
     ObjectiveName = Literal[tuple(OBJECTIVES)]
 MOST_DEVICES: Mapping[str, int] = MappingProxyType({"permutations": 6, "swaps": 8})
-"""Maximum number of devices for listing a whole family (720 orders, 105 pairings); beyond it, members are named."""
+"""Maximum number of devices for listing a whole family (720 orders, 105 pairings); beyond it, name the members."""
 
 _Constraints = TypeVar("_Constraints", bound=Part)
 _Name = Annotated[str, Field(max_length=1000)]

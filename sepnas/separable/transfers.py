@@ -77,7 +77,7 @@ def live_crossings(
     left = list(points)
     while left:
         block, crossings, strength = left[-1]
-        # late messages are merged after the next block, where the sends of its own point came before
+        # late messages are merged after the next block, once the sends of its own point are posted
         needed_late = needed_after_next if next_block == block + 1 else needed
         if len(needed_late) == num_devices:
             break

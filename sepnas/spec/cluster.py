@@ -18,7 +18,7 @@ _SHOWN_PAIRS = 6
 
 
 class Power(Part):
-    """Electric power of a device in watts; ``compute_w`` comes on top of ``idle_w`` while it computes."""
+    """Electric power of a device in watts; ``compute_w`` is added to ``idle_w`` while it computes."""
 
     idle_w: NotNegative = 0.0
     compute_w: NotNegative = 0.0

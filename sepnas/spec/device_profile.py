@@ -18,7 +18,7 @@ OperatorKind = Literal["conv", "linear", "add", "pool"]
 class MeasuredMachine(Part):
     """Where and how a profile was measured.
 
-    ``noise`` is the relative spread of repeated medians: smaller differences mean nothing.
+    ``noise`` is the relative spread of repeated medians: smaller differences are not significant.
     """
 
     cpu: Text

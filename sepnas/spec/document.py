@@ -32,7 +32,7 @@ __all__ = [
 ]  # fmt: skip
 
 FILE_SUFFIXES = (".json", ".yaml", ".yml")
-"""Suffixes by which a file name is told from another kind of name."""
+"""Suffixes that mark a name as that of a file."""
 
 MAX_PROBLEMS = 24
 """Maximum number of mistakes reported for one file; the rest are counted."""
@@ -62,7 +62,7 @@ def _restrict(schema: Any) -> None:
         if kind in ("bool", "int", "float"):
             schema["strict"] = True
         if kind in ("list", "tuple") and "max_length" not in schema and _FAIL_FAST:
-            schema["fail_fast"] = True  # only the first mistake in a list: programs write most of them
+            schema["fail_fast"] = True  # one mistake per list: long lists are written by programs
         for name, bound in _DEFAULT_BOUNDS.get(kind, {}).items() if isinstance(kind, str) else ():
             if name.replace("e", "t") not in schema:
                 schema.setdefault(name, bound)

@@ -75,7 +75,7 @@ def kind_of(mode: int) -> str:
 
 
 def why(error: OSError, path: str | os.PathLike[str]) -> str:
-    """Why ``path`` cannot be used; for a missing permission, whose it is."""
+    """Why ``path`` cannot be used; for a missing permission, names the owner."""
     if isinstance(error, PermissionError):
         return _forbidden(error, Path(path))
     return error.strerror or str(error)

@@ -78,7 +78,7 @@ _StrictPart = TypeVar("_StrictPart", bound=StrictPart)
 
 
 def _checked(cls: type[_StrictPart], data: dict[str, Any], where: str) -> _StrictPart:
-    # Through JSON, because strict mode needs it here: a list is accepted as a tuple, but "3" not as 3.
+    # Through JSON, whose strict mode accepts a list as a tuple, but refuses "3" as a number.
     try:
         checked = cls.model_validate_json(json.dumps(data))
         json.dumps(data, allow_nan=False)  # pydantic accepts NaN in the cells of tables
