@@ -1,1 +1,1 @@
-"""What came out: result files (``recorder``, ``results``) and the page to look at (``content``, ``page``)."""
+"""The report page (``content``, ``page``), its figures, and time lines for the terminal and for Perfetto."""

@@ -1,4 +1,4 @@
-"""What the page is made of: sections with pictures and tables."""
+"""The building blocks of the page: sections with pictures and tables."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sepnas.report.figures.style import Drawing
 from sepnas.report.figures.svg import inline_svg
 
 LONG = 12
-"""Tables of more rows are folded."""
+"""Tables with more rows are folded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An inline SVG and the sentence under it; a ``wide`` one takes a whole row and scrolls on a narrow screen."""
+    """An inline SVG and its caption; a ``wide`` one takes a whole row and scrolls on a narrow screen."""
 
     svg: Markup
     caption: str
@@ -24,7 +24,7 @@ class Picture:
 
 
 class SortableCell(str):
-    """A cell's text, with the number that it is sorted by."""
+    """A cell's text, with the number to sort it by."""
 
     value: float
 

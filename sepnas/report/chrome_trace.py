@@ -1,7 +1,7 @@
 """Time lines in the Trace Event Format, which Perfetto and ``chrome://tracing`` open.
 
-Complete events (``ph: X``) of one thread must nest, or Perfetto drops them: messages that are on their way at the same
-time get threads of their own. Thread ids are unique in the whole file, because Perfetto names threads by them alone.
+Complete events (``ph: X``) of one thread must nest, or Perfetto drops them, so overlapping transfers get separate
+threads. Thread ids are unique in the whole file, because Perfetto names threads by the thread id alone.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _Lane: TypeAlias = list[Activity]
 
 
 def chrome_trace(timelines: Sequence[Timeline]) -> dict[str, Any]:
-    """A whole file as plain data: one process for each time line, all from the same zero.
+    """A whole file as plain data: one process for each time line, all with the same origin of time.
 
-    Each device has a thread, and one or more for the messages it sends. An arrow (a flow) leads from a message to the
-    step that took it in, where the device had waited for it.
+    Each device has one thread for its steps, and one or more for the messages that it sends. An arrow (a flow) leads
+    from a message to the step that received it, if the device waited for it.
     """
     earliest_s = min((a.start_s for timeline in timelines for a in timeline.activities), default=0.0)
-    shift_ns = max(0, -_ns(earliest_s))  # clocks are only known so well, and a negative time is none to a viewer
+    shift_ns = max(0, -_ns(earliest_s))  # clock offsets are inexact, and viewers reject negative times
     heads, flows = list[Event](), count(1)
     under_way, events = list[Event](), list[Event]()
     for pid, timeline in enumerate(timelines, start=1):
@@ -37,13 +37,13 @@ def chrome_trace(timelines: Sequence[Timeline]) -> dict[str, Any]:
                 found += _events(activity, pid, tid, shift_ns, numbers)
         answered = {"name": "answer", "ph": "i", "s": "p", "ts": _us(_ns(timeline.latency_s) + shift_ns)}
         events.append(answered | {"pid": pid, "tid": first})
-    # sorting keeps the order within a moment: an arrow starts before it ends
+    # the sort is stable: at equal times an arrow starts before it ends
     in_order = sorted([*under_way, *events], key=lambda event: float(event["ts"]))
     return {"traceEvents": [*heads, *in_order], "displayTimeUnit": "ms"}
 
 
 def _lanes(activities: Iterable[Activity]) -> Iterator[tuple[str, _Lane]]:
-    """What each thread shows, by its name: the devices' first, then the messages'."""
+    """The lane of each thread with the thread's name; for each device its own first, then its messages'."""
     own: dict[int, _Lane] = {}
     under_way: dict[int, list[_Lane]] = {}
     for activity in sorted(activities, key=lambda activity: activity.start_s):
@@ -64,7 +64,7 @@ def _lanes(activities: Iterable[Activity]) -> Iterator[tuple[str, _Lane]]:
 
 
 def _flow_numbers(activities: Iterable[Activity], numbers: Iterator[int]) -> dict[int, int]:
-    """A number for each message that was waited for and did not arrive before it was sent, by tag."""
+    """A flow number by tag, for each message with a wait whose recorded arrival is not before its sending."""
     seen: dict[str, dict[int, Activity]] = {"transfer": {}, "wait": {}, "recv": {}}
     for activity in activities:
         if activity.kind in seen and activity.tag is not None:
@@ -85,9 +85,9 @@ def _events(activity: Activity, pid: int, tid: int, shift_ns: int, flows: dict[i
     }  # fmt: skip
     flow = None if activity.tag is None else flows.get(activity.tag)
     if flow is not None and activity.kind in ("transfer", "recv"):
-        # a flow hangs on the slice of its thread that was begun last, hence right after it
+        # a flow attaches to the last slice begun in its thread, hence directly after it
         ends: Event = {"ph": "s"} if activity.kind == "transfer" else {"ph": "f", "bp": "e"}
-        # ends are paired by category, name and number
+        # viewers pair the two ends by category, name and id
         yield {"name": "message", "cat": "message", "id": flow, **ends, **place}
 
 
@@ -107,7 +107,7 @@ def _sorted(kind: str, pid: int, tid: int, place: int) -> Event:
 
 
 def _ns(moment_s: float) -> int:
-    """Whole nanoseconds, as viewers count: neighbours that touch still touch after rounding."""
+    """Whole nanoseconds, the viewers' resolution: adjacent activities stay adjacent after rounding."""
     return round(moment_s * 1e9)
 
 

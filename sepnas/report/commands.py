@@ -1,4 +1,4 @@
-"""The commands of a whole chain, for who wants to run it again: from the folders that it left."""
+"""The commands that reproduce a chain of runs, derived from the folders that it wrote."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SPACES = Path("search_spaces")
 
 
 def data_options(run: SearchRun) -> list[str]:
-    """What gives the images of a search to a command; ``--image-size`` only where they were resized."""
+    """The options that select a search's images; ``--image-size`` only if the images may be resized."""
     sized = run.resize is not None or run.data.startswith("folder:")
     size = ["--image-size", str(run.space.network.image_size)] if sized else []
     return ["--data", run.data, *size, *(["--resize", run.resize] if run.resize == "crop" else [])]
 
 
 def about(search: Path | None, training: Path | None) -> str:
-    """The run, its data and the day, in a line."""
+    """The run, its data and the date, in one line."""
     names = [str(folder) for folder in (search, training) if folder]
     return ", ".join([*names, *_data_of(search, training), f"{date.today():%Y-%m-%d}"])
 
@@ -43,7 +43,7 @@ def _facts(training: Path) -> DataFacts:
 def chain_commands(
     search: Path | None, training: Path | None, architecture: Path | None, candidate: int | None, trace: Path | None
 ) -> tuple[str, ...]:
-    """The commands of the chain as far as it is given, and the one that runs; ``candidate`` is the chosen one."""
+    """The commands of the given parts of the chain, then the running command; ``candidate`` is the chosen one."""
     commands: list[str] = []
     picked = architecture or Path("architecture.json")
     if search is not None:
@@ -71,7 +71,7 @@ def _search_commands(folder: Path, run: SearchRun) -> Iterator[str]:
 
 
 def _space_file(space: SearchSpace) -> Path | None:
-    """The file of the repository that describes the space, if one does."""
+    """The file of the repository that describes the space, if there is one."""
     path = _SPACES / f"{space.name}.yaml"
     with suppress(SepnasError, OSError):
         return path if path.is_file() and SearchSpace.load(path) == space else None
@@ -84,7 +84,7 @@ def _train_command(search: Path | None, training: Path, architecture: Path) -> s
 
 
 def _training_options(training: Path) -> list[str | int]:
-    """The recipe, the epochs and the seed of a training, where its checkpoint tells."""
+    """The recipe, epochs and seed of a training, as far as its checkpoint records them."""
     from sepnas.train.checkpoint import LAST, read_checkpoint
     from sepnas.train.recipe import RECIPES
 

@@ -1,6 +1,6 @@
-"""What the report page can show: plain values, converted by the caller from searches, plans and traces.
+"""The content of the report page: plain values that the caller converts from searches, plans and traces.
 
-Every part of :class:`ReportContent` is optional; a part that is not there leaves no trace on the page.
+Every part of :class:`ReportContent` is optional; the page omits missing parts.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ Objectives = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class SummaryRow:
-    """One line of the summary: what was ``expected`` (predicted, the whole network) and what was ``observed``.
+    """One row of the summary: an ``expected`` value (predicted, or of the whole network) and the ``observed`` one.
 
-    ``agree`` is None where the two need not agree.
+    ``agree`` is None if the two need not agree.
     """
 
     name: str
@@ -32,11 +32,11 @@ class SummaryRow:
 class CandidatePoint:
     """One candidate of a search; ``objectives`` has ``accuracy``, ``latency_s`` and ``payload_bytes``.
 
-    ``label`` names a policy that people know (all-to-all, hand-made, none). ``on_early_front``: it was on the front
-    after the first ``early`` candidates. ``traits`` are numbers of its policy (``figures/parallel.py`` names them), all
-    candidates have the same; ``phrase`` is the policy in a few words. ``architecture`` has the policy that is drawn.
-    Of further objectives (see ``sepnas/objectives``) those are shown that ``objectives`` has and that are shown by
-    default or are objectives of the search; the accuracy is that of the supernet.
+    The accuracy is the supernet's. ``label`` is the name of a named policy (all-to-all, hand-made, none).
+    ``on_early_front``: it was on the front after the first ``early`` candidates. ``traits`` are numbers of its policy,
+    named in ``figures/parallel.py``, with the same names for all candidates; ``phrase`` describes the policy in a few
+    words. ``architecture`` has the policy to draw. Further values of ``objectives`` (see ``sepnas/objectives``) are
+    shown if they are shown by default or are objectives of the search.
     """
 
     index: int
@@ -54,7 +54,7 @@ class CandidatePoint:
 
 @dataclass(frozen=True, slots=True)
 class FrontGrowth:
-    """The front after ``judged`` candidates."""
+    """The front after the first ``judged`` candidates."""
 
     judged: int
     front_size: int
@@ -64,10 +64,10 @@ class FrontGrowth:
 
 @dataclass(frozen=True, slots=True)
 class ShownSpan:
-    """What ``rank`` did from ``start_s`` to ``end_s`` after the request came in.
+    """One activity of ``rank``, from ``start_s`` to ``end_s`` after the arrival of the request.
 
-    ``peer`` is the other end of a transfer; a ``send`` and a ``recv`` of the same ``name`` between the same
-    two ranks are the two ends of one message.
+    ``peer`` is the other end of a transfer; a ``send`` and a ``recv`` of the same ``name`` between the same two ranks
+    are the two ends of one message.
     """
 
     rank: int
@@ -81,7 +81,7 @@ class ShownSpan:
 
 @dataclass(frozen=True, slots=True)
 class ShownTimeline:
-    """One inference; ``title`` says which (``predicted``, ``measured``), ``latency_s`` when the answer came."""
+    """One inference; ``title`` is ``predicted`` or ``measured``, ``latency_s`` the time of the answer."""
 
     title: str
     spans: tuple[ShownSpan, ...]
@@ -100,7 +100,7 @@ class ShownLink:
 
 @dataclass(frozen=True, slots=True)
 class ClassAccuracy:
-    """The share of one class's images that were answered correctly."""
+    """The share of one class's images that were classified correctly."""
 
     name: str
     whole: float
@@ -109,7 +109,7 @@ class ClassAccuracy:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """The test split through the whole network and through the devices."""
+    """The accuracy of the whole network and of the devices on the test split."""
 
     whole: float
     devices: float
@@ -120,7 +120,7 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class SplitAccuracy:
-    """The best epoch's accuracy on a split: of all images and of each class (name, images, share), by ``command``."""
+    """The best epoch's accuracy on a split, overall and by class (name, images, share), measured by ``command``."""
 
     split: str
     images: int
@@ -133,7 +133,7 @@ class SplitAccuracy:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One value an epoch; curves of the same ``panel`` (``loss``, ``accuracy``) share a picture."""
+    """One value per epoch; curves of the same ``panel`` (``loss``, ``accuracy``) share a picture."""
 
     name: str
     panel: str
@@ -145,12 +145,12 @@ class Curve:
 class ReportContent:
     """The parts of the page, from top to bottom.
 
-    ``growth`` has one step for each candidate of ``candidates``, in the order of their judging; ``early`` is how many
-    of them count as the search's beginning.
-    ``timelines`` share one picture; the first stands above the second (predicted above measured).
-    ``architecture`` is the chosen one: its transmission policy is drawn.
-    ``about`` names the run, its data and the day. ``cluster`` and ``search_cluster`` are those for which the time line
-    and the candidates' latencies were predicted. ``pick`` is the command that takes a candidate, without its number.
+    ``growth`` has one step for each of ``candidates``, in the order of evaluation; the first ``early`` steps count as
+    the beginning of the search.
+    ``timelines`` share one picture, the first (predicted) above the second (measured).
+    ``architecture`` is the chosen one, whose transmission policy is drawn.
+    ``about`` names the run, its data and the date. The time line is predicted for ``cluster``, the candidates'
+    latencies for ``search_cluster``. ``pick`` is the command that picks a candidate, without the candidate's number.
     """
 
     title: str = "sepnas report"

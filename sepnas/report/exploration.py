@@ -1,4 +1,4 @@
-"""The sections about a search as a whole: how it went, and what the policies that it found look like."""
+"""The sections about a search as a whole: its progress, and the policies that it found."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from sepnas.report.figures.policy import policy_legend_drawing, small_policy_dra
 from sepnas.units import format_bytes, format_count, format_seconds, format_share
 
 MAX_POLICIES = 12
-"""So many points of the front have their policies drawn."""
+"""Maximum number of points of the front whose policies are drawn."""
 
 MAX_TRANSFERS = 400
-"""A policy of more is not drawn small: nobody could follow the arrows, and the page would grow heavy."""
+"""Maximum number of transfers in a small drawing: more arrows would be illegible and make the page too large."""
 
 _TABLE_STEPS = 12
 
 
 def progress_section(content: ReportContent) -> Section | None:
-    """The hypervolume over the candidates, and the front early and at the end."""
+    """The hypervolume over the candidates, and the early and final fronts."""
     growth = content.growth
     if not growth:
         return None
@@ -56,7 +56,7 @@ def _growth_table(growth: Sequence[FrontGrowth], early: int) -> Table:
 
 
 def policies_section(content: ReportContent) -> Section | None:
-    """All policies as lines over their numbers, and some of the front drawn."""
+    """All policies as parallel coordinates, and drawings of some policies of the front."""
     candidates = [candidate for candidate in content.candidates if candidate.traits]
     if not candidates:
         return None
@@ -98,7 +98,7 @@ def _num_transfers(candidate: CandidatePoint) -> float:
 
 
 def spread(front: Sequence[CandidatePoint], most: int) -> list[CandidatePoint]:
-    """At most so many, evenly over the rising payload, both ends, the knee and the chosen one among them."""
+    """At most ``most`` candidates, spread evenly by payload, including both ends, the knee and the chosen one."""
     ordered = sorted(front, key=lambda c: (c.objectives["payload_bytes"], c.index))
     if len(ordered) <= most:
         return ordered

@@ -1,4 +1,4 @@
-"""From a plan, a trace and a training run to what the report page shows of one inference."""
+"""Converts a plan, a trace and a training run into the report's parts about one inference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sepnas.units import number, seconds
 
 
 class InferenceParts(TypedDict):
-    """The parts of :class:`ReportContent` that one inference gives."""
+    """The parts of :class:`ReportContent` about one inference."""
 
     summary: tuple[SummaryRow, ...]
     timelines: tuple[ShownTimeline, ...]
@@ -27,9 +27,9 @@ class InferenceParts(TypedDict):
 
 
 def inference_parts(plan: Plan | None, cluster: Cluster, trace: Path | None, training: Path | None) -> InferenceParts:
-    """What is predicted for ``plan`` on ``cluster`` beside the last request of ``trace``.
+    """The prediction for ``plan`` on ``cluster``, compared with the last request of ``trace``.
 
-    Raises :class:`SpecError` when the trace is of other devices than the plan has.
+    Raises :class:`SpecError` if the trace has other devices than the plan.
     """
     rows: list[SummaryRow] = []
     timelines: list[ShownTimeline] = []
@@ -59,7 +59,7 @@ def _accuracy_row(training: Path) -> SummaryRow:
 
 
 def _cost_rows(simulation: Simulation, request: RequestRecord | None, cluster: Cluster) -> list[SummaryRow]:
-    """Latency and bytes, predicted on a cluster and measured where a request was traced."""
+    """Latency and bytes, predicted for a cluster and, if a request was traced, measured."""
     latency = f"latency of one inference, predicted for cluster {cluster.name!r}"
     sent = "payload bytes between devices, predicted"
     predicted_s, nbytes = seconds(simulation.latency_s), simulation.payload_bytes

@@ -1,4 +1,4 @@
-"""From plans, traces and counters to what the report page shows."""
+"""Converts time lines, counters and training runs into parts of the report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sepnas.runtime.transport.counters import Counters
 
 
 def shown_timeline(timeline: Timeline) -> ShownTimeline:
-    """A time line as the page draws it: a message between devices where it leaves and where it arrives."""
+    """A time line for the page, which shows a message between devices at its sending and at its arrival."""
     spans = []
     for activity in timeline.activities:
         rank, kind, peer = activity.rank, activity.kind, activity.peer
@@ -32,13 +32,13 @@ def shown_timeline(timeline: Timeline) -> ShownTimeline:
 
 
 def counted_bytes(counters: Counters) -> dict[tuple[int, int], int]:
-    """What the sockets counted between devices, for one request."""
+    """Bytes between devices for one request, as counted on the sockets."""
     requests = max(1, counters.requests)
     return {(x.source, x.destination): x.sent.payload_bytes // requests for x in counters.device_links}
 
 
 def traced_bytes(request: RequestRecord) -> dict[tuple[int, int], int]:
-    """What the devices say that they sent each other for this request."""
+    """Bytes between devices for this request, as recorded by the senders."""
     found: Counter[tuple[int, int]] = Counter()
     for device in request.devices:
         for step in device.steps:
@@ -48,7 +48,7 @@ def traced_bytes(request: RequestRecord) -> dict[tuple[int, int], int]:
 
 
 def link_bytes(simulation: Simulation, counted: Mapping[tuple[int, int], int]) -> tuple[ShownLink, ...]:
-    """For each link what the plan says and what was counted, for one request."""
+    """The predicted and counted bytes of each link, for one request."""
     predicted = {(link.source, link.destination): link.payload_bytes for link in simulation.links}
     pairs = sorted({*predicted, *(pair for pair, count in counted.items() if count)})
     return tuple(ShownLink(s, d, predicted.get((s, d), 0), counted.get((s, d), 0)) for s, d in pairs)
@@ -66,7 +66,7 @@ def training_curves(run: Path) -> tuple[Curve, ...]:
 
 
 def split_accuracies(run: Path) -> tuple[SplitAccuracy, ...]:
-    """What a finished run was measured to be worth; raises :class:`SpecError` for a damaged file."""
+    """The measured accuracies of a finished run; raises :class:`SpecError` for a damaged file."""
     from sepnas.train.evaluation import read_evaluations
 
     return tuple(
@@ -79,5 +79,5 @@ def split_accuracies(run: Path) -> tuple[SplitAccuracy, ...]:
 
 
 def machine_rows() -> dict[str, str]:
-    """The machine, in words."""
+    """The known facts about this machine, as text by name."""
     return {name: str(value) for name, value in machine_facts().model_dump().items() if value is not None}

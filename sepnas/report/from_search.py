@@ -1,4 +1,4 @@
-"""From a search's folder to what the report page shows of it."""
+"""Converts a search's folder into its parts of the report."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from sepnas.search.traits import PolicyTraits
 
 EARLY_PART = 4
-"""The first quarter of the candidates is the beginning that the end is shown beside."""
+"""The early front, shown beside the final one, is the front of the first 1/``EARLY_PART`` of the candidates."""
 
 
 class SearchParts(TypedDict):
-    """The parts of :class:`ReportContent` that a search gives."""
+    """The parts of :class:`ReportContent` about a search."""
 
     candidates: tuple[CandidatePoint, ...]
     growth: tuple[FrontGrowth, ...]
@@ -34,7 +34,7 @@ class SearchParts(TypedDict):
 
 
 def search_parts(search_run: Path, chosen_key: str | None = None) -> SearchParts:
-    """Every judged candidate of a search, finished or not: the front, the knee and named policies marked."""
+    """All judged candidates of a search, finished or not, with the front, the knee and named policies marked."""
     from sepnas.search.found import Found
     from sepnas.search.pareto import pareto_front
     from sepnas.search.traits import policy_traits, used_devices
@@ -70,7 +70,7 @@ def search_parts(search_run: Path, chosen_key: str | None = None) -> SearchParts
 
 
 def _numbers(architecture: Architecture, traits: PolicyTraits) -> dict[str, float]:
-    """What the axes of the parallel coordinates show, beside the costs."""
+    """The policy's numbers on the axes of the parallel coordinates, without the costs."""
     return {
         "depth": architecture.depth,
         "cardinality": sum(part.cardinality for part in architecture.parts),
@@ -84,12 +84,12 @@ def _numbers(architecture: Architecture, traits: PolicyTraits) -> dict[str, floa
 
 
 def _as_sent(architecture: Architecture) -> Architecture:
-    """With the transfers that are really sent."""
+    """The architecture with only the transfers that are sent."""
     return architecture.model_copy(update={"policy": sent_policy(architecture)})
 
 
 def _label(candidate: Candidate) -> str | None:
-    """The named policy that has the candidate's plan on the candidate's own network, if any."""
+    """The named policy that gives the candidate's plan on the candidate's network, if any."""
     network = candidate.architecture.model_copy(update={"name": "any", "policy": TransmissionPolicy()})
     return _named_keys(network).get(candidate.key)
 

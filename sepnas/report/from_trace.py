@@ -1,4 +1,4 @@
-"""Traces of real requests: read, held against a plan, and brought into the form of all time lines."""
+"""Reads traces of real requests, checks them against a plan, and converts them into time lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NEXT = "name the architecture that was deployed, or write another trace with `s
 
 
 def load_trace(path: Path) -> Trace:
-    """A trace with at least one request; raises :class:`SpecError`."""
+    """Load a trace with at least one request; raises :class:`SpecError`."""
     trace = Trace.load(path)
     if not trace.requests:
         raise SpecError(f"{path}: field `requests`: holds no request; write another with `sepnas bench --trace`")
@@ -24,7 +24,7 @@ def load_trace(path: Path) -> Trace:
 
 
 def request_of(trace: Trace, number: int | None, path: Path) -> RequestRecord:
-    """The request of that number, or the last one; raises :class:`SpecError` when it is not there."""
+    """The request with this number, or the last one if None; raises :class:`SpecError` if there is none."""
     if number is None:
         return trace.requests[-1]
     for request in trace.requests:
@@ -35,9 +35,9 @@ def request_of(trace: Trace, number: int | None, path: Path) -> RequestRecord:
 
 
 def check_request(plan: Plan, trace: Trace, place: int, path: Path) -> None:
-    """Refuse (:class:`SpecError`) a request that is not one of ``plan``, or that was not recorded to its end.
+    """Raise :class:`SpecError` if a request does not follow ``plan`` or is incomplete.
 
-    ``place`` is the request's in the trace, ``path`` the file for the message.
+    ``place`` is the request's index in the trace; ``path`` names the file in the message.
     """
     request, where = trace.requests[place], f"{path}: field `requests.{place}"
     traced = [device.rank for device in request.devices]
@@ -83,7 +83,7 @@ def _step_text(step: Step, nbytes: Mapping[int, int]) -> str:
 
 
 def measured_timeline(request: RequestRecord, wires: Mapping[int, str] | None = None) -> Timeline:
-    """A traced request on the client's clock, from the moment it was sent; ``wires`` as :func:`wires_of` says."""
+    """A traced request on the client's clock, from its sending; ``wires`` is from :func:`wires_of`."""
     wires = wires or {}
     steps = [
         activity
@@ -111,18 +111,18 @@ def _step_activities(rank: int, step: StepRecord, origin_s: float, wires: Mappin
 
 
 def _transfers(request: RequestRecord, wires: Mapping[int, str]) -> Iterator[Activity]:
-    """Each message from the start of its sending to its arrival; the client noted when it sent and had the answer."""
+    """Each message from the start of its sending to its arrival; the client recorded its own sending and receipt."""
     sends, recvs = _by_tag(request, "send"), _by_tag(request, "recv")
     for tag in sorted({*sends, *recvs}):
         source, sent = sends.get(tag, (CLIENT, None))
         destination, received = recvs.get(tag, (CLIENT, None))
         step = sent or received
         if step is None or step.peer != (destination if sent else source):
-            continue  # only one end of it was recorded
+            continue  # only one end was recorded
         posted_s = request.sent_s if sent is None else sent.start_s
         had_s = request.answered_s if received is None else received.arrived_s
         start_s = posted_s - request.sent_s
-        # clocks are only known so well
+        # clock offsets are inexact
         end_s = start_s if had_s is None else max(start_s, had_s - request.sent_s)
         yield Activity(
             source, "transfer", step.name, start_s, end_s, destination, tag, step.payload_bytes, wires.get(tag)
@@ -130,7 +130,7 @@ def _transfers(request: RequestRecord, wires: Mapping[int, str]) -> Iterator[Act
 
 
 def _by_tag(request: RequestRecord, kind: str) -> dict[int, tuple[int, StepRecord]]:
-    """The rank and the step of each message's one end."""
+    """The rank and the step at one end of each message, by tag; ``kind`` selects the end."""
     return {
         step.tag: (device.rank, step)
         for device in request.devices

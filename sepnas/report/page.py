@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs nothing from anywhere else."""
+"""The report: one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from sepnas.terminal import printable
 
 
 def write_report(out_html: Path, content: ReportContent) -> Path:
-    """Write the page; raises :class:`StorageError` when it cannot be written, and leaves nothing half-written."""
+    """Write the page atomically; raises :class:`StorageError` if it cannot be written."""
     return write_text(out_html, render_report(content))
 
 
 def render_report(content: ReportContent) -> str:
-    """The page as text; the same content gives the same text."""
+    """The page as HTML; the same content gives the same text."""
     template = _environment().get_template("page.html.j2")
     return template.render(content=content, sections=sections_of(content)) + "\n"
 
 
 def _shown(value: object) -> object:
-    """Names of others with their controls escaped; what is markup already was."""
+    """Escape control characters in strings; markup is already escaped."""
     if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
         return value
     return printable(value)

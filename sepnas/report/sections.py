@@ -1,4 +1,4 @@
-"""The sections of the page: pictures with the tables under them, each only if its data is there."""
+"""The sections of the page: pictures with the tables under them; a section without data is omitted."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from sepnas.separable.policy import ExchangePoint, Transfer
 from sepnas.units import format_count, format_idle, format_seconds, format_share
 
 _MAX_CLASSES = 24
-"""More do not fit into a picture; the table has them all."""
+"""Maximum number of classes in a picture; the table has them all."""
 
 
 def sections_of(content: ReportContent) -> list[Section]:
-    """The sections whose data is there, in the order of the page."""
+    """The sections that have data, in the order of the page."""
     found = [make(content) for make in _MAKERS]
     return [section for section in found if section is not None]
 
@@ -61,7 +61,7 @@ _FRONT_CAPTIONS = {
     "latency_s": "What waiting buys: likewise.",
 }
 PICTURED = tuple(_FRONT_CAPTIONS)
-"""Costs that accuracy is drawn against in any case, in this order, before the other objectives of the space."""
+"""Costs that always have a picture with accuracy, in this order, before the other objectives of the space."""
 
 
 def _front_caption(name: str) -> str:
@@ -78,7 +78,7 @@ def _listed(objectives: Sequence[str]) -> str:
 
 
 def _candidate_tables(candidates: Sequence[CandidatePoint], objectives: Sequence[str]) -> Iterator[Table]:
-    """Every candidate stands in at least one of them."""
+    """The tables of candidates; every candidate is in at least one of them."""
     known = [candidate for candidate in candidates if candidate.label or candidate.chosen]
     front = [candidate for candidate in candidates if candidate.on_front]
     rest = [candidate for candidate in candidates if not (candidate.on_front or candidate.label or candidate.chosen)]
@@ -117,7 +117,7 @@ def _candidate_numbers(candidate: CandidatePoint, columns: Sequence[_Column]) ->
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """A number of each candidate, if it has it."""
+    """A number of each candidate; a candidate may lack it."""
 
     heading: str
     text: Callable[[float], str]
@@ -125,7 +125,7 @@ class _Column:
 
 
 def _columns(candidates: Sequence[CandidatePoint], objectives: Sequence[str]) -> list[_Column]:
-    """Objectives that are shown in any case or are those of the space, and the devices, as far as they are known."""
+    """Columns for objectives shown by default or of the space, and for the devices, as far as values are known."""
     shown = shown_objectives([candidate.objectives for candidate in candidates], objectives)
     columns = [_column(objective) for objective in shown]
     if any(candidate.devices_used is not None for candidate in candidates):
@@ -261,7 +261,7 @@ def _history(content: ReportContent) -> Section | None:
 
 
 def _evaluation_tables(evaluations: Sequence[SplitAccuracy]) -> Iterator[Table]:
-    """What the trained network is worth on each split that it was measured on; of each class, too."""
+    """The trained network's accuracy on each measured split, and for each class."""
     if not evaluations:
         return
     rows = tuple(

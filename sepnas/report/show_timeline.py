@@ -1,4 +1,4 @@
-"""Time lines for people: bars in the terminal, JSON, or a file for Perfetto."""
+"""Shows time lines as bars in the terminal, as JSON, or as a file for Perfetto."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time lines for a terminal: a bar of characters for each device, and the steps that took longest."""
+"""Time lines for a terminal: a bar of characters for each device, and the longest steps."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ MARKS: dict[ActivityKind, str] = {
 }
 LEGEND = "# computes  + merges  > sends  < takes in  . waits  - its messages on their way"
 MARGIN = 13
-"""Columns left of the bars, for the names."""
+"""Width of the names left of the bars, in characters."""
 MIN_WIDTH = 20
 _FEWEST_COLUMNS_A_TICK = 12
 
 
 def text_timelines(timelines: Sequence[Timeline], width: int) -> str:
-    """All time lines above each other on one scale, ``width`` columns wide.
+    """All time lines above each other on one scale, ``width`` characters wide.
 
-    A device has one line, and a second one for the messages that it sends. Each character stands for what took most of
-    its time; nothing is so short that it has none, as long as nothing longer is there.
+    A device has one line, and a second one for the messages that it sends. Each character shows the activity that took
+    most of its interval, so a short activity is visible unless a longer one shares the interval.
     """
     num_cells = max(MIN_WIDTH, width - MARGIN - 1)
     longest_s = max((_end_s(timeline) for timeline in timelines), default=0.0) or 1.0
@@ -49,7 +49,7 @@ _Key: TypeAlias = tuple[int, str, str, int | None, int | None]
 
 
 def longest_steps(timelines: Sequence[Timeline], most: int = 10) -> Iterator[tuple[str, ...]]:
-    """The steps and messages that took longest in any time line: what it is, and its time in each of them."""
+    """The longest steps and messages of all time lines: a description, and the time in each time line."""
     found: dict[_Key, list[Activity | None]] = {}
     for place, timeline in enumerate(timelines):
         for activity in timeline.activities:
@@ -66,7 +66,7 @@ def _end_s(timeline: Timeline) -> float:
 
 
 def _bar(activities: Iterable[Activity], longest_s: float, num_cells: int) -> str:
-    """One character for each cell: the kind that takes most of it."""
+    """One character for each cell: the kind of activity that takes most of it."""
     shares: list[dict[str, float]] = [{} for _ in range(num_cells)]
     for activity in activities:
         start, end = (num_cells * moment_s / longest_s for moment_s in (activity.start_s, activity.end_s))

@@ -1,1 +1,1 @@
-"""The pictures of the report page, one a file; each function takes plain values and gives a :class:`Drawing`."""
+"""The pictures of the report page, one per file; each function takes plain values and returns a :class:`Drawing`."""

@@ -1,4 +1,4 @@
-"""Two numbers side by side: bytes of each link, accuracy of each class."""
+"""Comparisons of two numbers: bytes of each link, accuracy of each class."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def link_name(link: ShownLink) -> str:
 
 
 def links_drawing(links: Sequence[ShownLink]) -> Drawing:
-    """A pair of bars for each link: predicted above counted."""
+    """A pair of bars for each link, predicted above counted."""
     figure, axes = new_axes(HALF_WIDTH_IN, 1.1 + 0.34 * len(links))
     drawing = Drawing("links", figure, _links_description(links))
     places = np.arange(len(links))
@@ -56,7 +56,7 @@ def links_drawing(links: Sequence[ShownLink]) -> Drawing:
 
 
 def classes_drawing(classes: Sequence[ClassAccuracy]) -> Drawing:
-    """A dot for the whole network and a ring for the devices on the line of each class."""
+    """On each class's line, a dot for the whole network and a ring for the devices."""
     figure, axes = new_axes(HALF_WIDTH_IN, 0.9 + 0.24 * len(classes))
     drawing = Drawing("classes", figure, _classes_description(classes))
     places = np.arange(len(classes))

@@ -1,4 +1,4 @@
-"""Training curves: one value an epoch."""
+"""Training curves: one value per epoch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sepnas.report.figures.style import (
     new_axes,
 )
 
-# Colour, dash and marker together: any one of them is enough.
+# Colour, dash and marker: each alone identifies the curve.
 _LOOKS = (
     (BLUE, "solid", "o"),
     (ORANGE, "dashed", "s"),
@@ -31,7 +31,7 @@ _LOOKS = (
 
 
 def curves_drawing(name: str, panel: str, curves: Sequence[Curve]) -> Drawing:
-    """The curves of one panel; a panel called accuracy is written in percent."""
+    """The curves of one panel; the accuracy panel is in percent."""
     figure, axes = new_axes(HALF_WIDTH_IN, 2.9)
     drawing = Drawing(name, figure, _description(panel, curves))
     handles = []
@@ -53,7 +53,7 @@ def curves_drawing(name: str, panel: str, curves: Sequence[Curve]) -> Drawing:
 
 
 def epochs_of(curve: Curve) -> range:
-    """The epochs at which its values stand."""
+    """The epochs of its values."""
     return range(curve.first_epoch, curve.first_epoch + len(curve.values))
 
 

@@ -1,4 +1,4 @@
-"""The Pareto front of a search: one of its costs against accuracy."""
+"""The Pareto front of a search: accuracy against one of its costs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from sepnas.report.figures.labels import label_points
 from sepnas.report.figures.style import HALF_WIDTH_IN, INK, MUTED, RED, Drawing, Tip, legend_above, new_axes
 from sepnas.units import format_bytes, format_count, format_seconds, format_share
 
-# Blue to orange: told apart by all, and neither end vanishes on white or on black.
+# Blue to orange: distinguishable with any colour vision, and visible on white and on black.
 COLOURS = LinearSegmentedColormap.from_list("latency", ["#1f6fc0", "#9a86a0", "#f0a020"], N=32)
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Candidates that look alike."""
+    """Candidates drawn with the same marker."""
 
     gid: str
     caption: str
@@ -59,7 +59,7 @@ _GROUPS = (
 def front_drawing(candidates: Sequence[CandidatePoint], horizontal: Objective, cluster: str = "") -> Drawing:
     """Every candidate: accuracy upwards, ``horizontal`` to the right, latency (on ``cluster``) as colour.
 
-    A line joins what is best for so many bytes or so much time; the knee and the chosen one are marked.
+    A line joins the candidates with the best accuracy for their cost; the knee and the chosen one are marked.
     """
     figure, axes = new_axes(HALF_WIDTH_IN, 4.0)
     drawing = Drawing(f"front-{_slug(horizontal)}", figure, _description(candidates, horizontal))
@@ -134,7 +134,7 @@ def _handle(group: _Group) -> Artist:
 
 
 def _join_best(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Objective) -> list[Artist]:
-    """A line through the points of the front that are the best for so much of ``horizontal``."""
+    """A line through the points of the front with the best accuracy at no more than their ``horizontal`` cost."""
     best: list[tuple[float, float]] = []
     for x, accuracy in sorted(
         (c.objectives[horizontal.name], c.objectives["accuracy"]) for c in candidates if c.on_front
@@ -175,14 +175,14 @@ def _scale(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Objecti
 
 
 def scale_bytes(axes: Axes, counts: Sequence[float]) -> None:
-    """A log scale; with silent policies zero stands at its left, a short linear stretch before the first tick."""
+    """A log scale; if there are silent policies, zero is at its left, a short linear stretch before the first tick."""
     positive = [count for count in counts if count > 0]
     if not positive:
         return
     ticks = _ticks(min(positive), max(positive))
     first, last = ticks[0], ticks[-1]
     if min(counts) <= 0:
-        # over many decades zero's label needs a longer stretch to stand apart
+        # over many decades the linear stretch must be longer, to separate the label of zero
         axes.set_xscale("symlog", linthresh=first, linscale=max(0.35, 0.12 * log10(last / first)), subs=[])
         axes.set_xlim(-0.12 * first, 1.1 * last)
         ticks.insert(0, 0.0)
@@ -195,7 +195,7 @@ def scale_bytes(axes: Axes, counts: Sequence[float]) -> None:
 
 
 def _ticks(lowest: float, highest: float) -> list[float]:
-    """Round numbers that enclose both, about six at most."""
+    """Round numbers that enclose both limits, about six at most."""
     for steps in ((1, 2, 5), (1, 3), (1,)):
         powers = range(floor(log10(lowest)), ceil(log10(highest)) + 1)
         ticks = [step * 10.0**power for power in powers for step in steps]
@@ -212,7 +212,7 @@ def _colour_bar(axes: Axes, norm: Normalize) -> None:
     assert figure is not None
     bar = figure.colorbar(ScalarMappable(norm, COLOURS), ax=axes, fraction=0.045, pad=0.02, aspect=28)
     bar.outline.set_visible(False)
-    # Without an outline of their own, light seams show between the colours.
+    # Without an outline in their own colour, the patches show light seams between them.
     if bar.solids is not None:
         bar.solids.set_edgecolor("face")
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_seconds(value)))

@@ -1,4 +1,4 @@
-"""How a search went: hypervolume over the candidates judged, and the front early and at the end."""
+"""The progress of a search: hypervolume over the evaluated candidates, and the early and final fronts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HEIGHT_IN = 3.6
 
 
 def hypervolume_drawing(growth: Sequence[FrontGrowth], early: int) -> Drawing:
-    """Hypervolume as a line from the left scale, the front's size as a thin one from the right; a mark at ``early``."""
+    """Hypervolume as a line (left scale), the front's size as a thin line (right scale), with a mark at ``early``."""
     figure, axes = new_axes(HALF_WIDTH_IN, _HEIGHT_IN)
     last = growth[-1]
     drawing = Drawing(
@@ -66,20 +66,20 @@ def hypervolume_drawing(growth: Sequence[FrontGrowth], early: int) -> Drawing:
 
 
 def _draw_sizes(axes: Axes, growth: Sequence[FrontGrowth]) -> None:
-    """The front's size as a thin line, on a scale at the right."""
+    """The front's size as a thin line, with its scale at the right."""
     judged, sizes = [step.judged for step in growth], axes.twinx()
     sizes.step(judged, [step.front_size for step in growth], where="post", color=ORANGE, linewidth=1.1, linestyle="--")
     sizes.set_ylabel("points on the front")
     sizes.set_ylim(0, 1.25 * max(step.front_size for step in growth))
     sizes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     sizes.grid(visible=False)
-    # The twin stands above: its empty background must not take the pointer from the marks.
+    # By default the twin is on top, and its empty background would hide the marks from the pointer.
     axes.set_zorder(sizes.get_zorder() + 1)
     axes.patch.set_visible(False)
 
 
 def _bottom(growth: Sequence[FrontGrowth]) -> float:
-    """Where the scale starts: the very first candidates, silent and all-to-all, give nearly all of the volume."""
+    """The lower end of the scale: the first candidates, silent and all-to-all, give nearly all of the volume."""
     return growth[len(growth) // 40].hypervolume
 
 
@@ -92,7 +92,7 @@ def growth_text(step: FrontGrowth) -> str:
 
 
 def before_after_drawing(candidates: Sequence[CandidatePoint], early: int) -> Drawing:
-    """The front after the first ``early`` candidates and at the end, with what accuracy each gives for the bytes."""
+    """The fronts after the first ``early`` candidates and at the end, with the best accuracy of each by payload."""
     figure, axes = new_axes(HALF_WIDTH_IN, _HEIGHT_IN)
     before = [candidate for candidate in candidates if candidate.on_early_front]
     after = [candidate for candidate in candidates if candidate.on_front]
@@ -138,7 +138,7 @@ def _before_after_handles(early: int) -> list[Artist]:
 
 
 def _staircase(points: Sequence[CandidatePoint], right: float) -> tuple[list[float], list[float]]:
-    """The best accuracy that at most so many bytes buy, up to the right edge."""
+    """The best accuracy at each payload or less, in steps, up to the right edge."""
     ordered = sorted((c.objectives["payload_bytes"], c.objectives["accuracy"]) for c in points)
     best = np.maximum.accumulate([accuracy for _, accuracy in ordered])
     return [*(count for count, _ in ordered), right], [*best.tolist(), float(best[-1])]
@@ -147,7 +147,7 @@ def _staircase(points: Sequence[CandidatePoint], right: float) -> tuple[list[flo
 def _between(
     old: tuple[list[float], list[float]], new: tuple[list[float], list[float]]
 ) -> tuple[list[float], list[float], list[float]]:
-    """Both staircases at all their steps, from the first byte count that both have."""
+    """Both staircases at all their steps, from the first payload for which both are defined."""
     start = max(old[0][0], new[0][0])
     places = sorted({x for x in (*old[0], *new[0]) if x >= start})
     return places, [_at(old, x) for x in places], [_at(new, x) for x in places]

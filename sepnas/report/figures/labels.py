@@ -1,4 +1,4 @@
-"""Labels beside points, put where they cover the least."""
+"""Places labels beside points, where they cover the least."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from matplotlib.transforms import Bbox
 from sepnas.report.figures.style import INK, PAPER, SETTINGS
 
 _FONT_PT = float(SETTINGS["legend.fontsize"])
-# Where a label may stand: direction in x and y, best first.
+# Possible positions of a label: direction in x and y, best first.
 _DIRECTIONS = ((1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1))
 _DISTANCES_PT = (9.5, 15.0, 22.0)
 
 
 def label_points(axes: Axes, labels: Sequence[tuple[str, float, float]], points: Sequence[tuple[float, float]]) -> None:
-    """Write each ``(text, x, y)`` near its point, off the other ``points``, off other labels, inside the axes.
+    """Write each ``(text, x, y)`` near its point, inside the axes, clear of the other ``points`` and labels.
 
-    Call it when the limits and scales of ``axes`` are final.
+    Call it after the limits and scales of ``axes`` are final.
     """
     figure = cast("Figure", axes.figure)
     figure.draw_without_rendering()
@@ -63,7 +63,7 @@ def _best_place(
 
 
 def _box(text: str, at: np.ndarray, offset: tuple[float, float], pixels_per_pt: float) -> Bbox:
-    """Roughly what the text will cover; the browser's font is not known here."""
+    """The approximate box of the text; the browser's font is unknown here."""
     width, height = 0.6 * _FONT_PT * len(text) * pixels_per_pt, 1.4 * _FONT_PT * pixels_per_pt
     x, y = at[0] + offset[0] * pixels_per_pt, at[1] + offset[1] * pixels_per_pt
     left = {-1: x - width, 0: x - width / 2, 1: x}[int(np.sign(offset[0]))]

@@ -1,4 +1,4 @@
-"""Parallel coordinates of policies: an axis for each number, a line for each candidate."""
+"""Parallel coordinates of policies: one axis per number, one line per candidate."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _LOOKS: Mapping[str, Mapping[str, Any]] = {
 }
 
 _FEW = 5
-"""Up to so many different values, each has its own tick."""
+"""Maximum number of distinct values that each get a tick of their own."""
 
 CAPTION_WIDTH = 14
-"""Characters in a line of an axis' caption."""
+"""Characters per line of an axis caption."""
 
 _LINE_HEIGHT = 0.055
-"""Of a line of text, where the axes are 1 high."""
+"""Height of a line of text, relative to the height of the axes."""
 
 _ABOVE_ZERO = 0.12
-"""Where the smallest payload stands on its logarithmic axis; zero stands at 0."""
+"""Height of the smallest positive payload on its logarithmic axis, if zero occurs; zero is at 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,13 @@ _TRAITS: dict[str, _Axis] = {
     "lag_share": _Axis("lagged", _percent),
 }
 _ALWAYS = (PAYLOAD_BYTES.name, LATENCY_S.name, ACCURACY.name)
-"""Objectives with an axis even where all candidates are the same."""
+"""Objectives that have an axis even if all candidates have the same value."""
 
 
 def parallel_drawing(candidates: Sequence[CandidatePoint], objectives: Sequence[str] = _ALWAYS) -> Drawing:
-    """Every candidate as a line from what its policy is to its ``objectives``; the colour is its accuracy.
+    """Every candidate as a line from its policy's traits to its ``objectives``; the colour is its accuracy.
 
-    What is the same for all candidates that send anything has no axis.
+    A number that is the same for all candidates with transfers has no axis.
     """
     known = {*candidates[0].objectives, *candidates[0].traits}
     names = [name for name in (*_TRAITS, *_in_order({*_ALWAYS, *objectives})) if name in known]
@@ -78,7 +78,7 @@ def parallel_drawing(candidates: Sequence[CandidatePoint], objectives: Sequence[
     scales = {name: _scale_of(name, columns[name]) for name in shown}
     heights = np.array([[scales[name](value) for value in columns[name]] for name in shown]).T
     accuracies = columns["accuracy"]
-    # the few worst would take half of the colours
+    # without the quantile, a few bad candidates would take half of the colours
     norm = Normalize(float(np.quantile(accuracies, 0.1)), max(accuracies), clip=True)
     for place, name in enumerate(shown):
         _draw_axis(axes, place, name, columns[name], scales[name])
@@ -89,7 +89,7 @@ def parallel_drawing(candidates: Sequence[CandidatePoint], objectives: Sequence[
 
 
 def _in_order(objectives: Collection[str]) -> list[str]:
-    """The payload first, then the other costs, and accuracy last: it is the legend of the colours."""
+    """The payload first, then the other costs, and accuracy last, because it is the legend of the colours."""
     first = {PAYLOAD_BYTES.name: -1, ACCURACY_ONE_LOST.name: len(OBJECTIVES), ACCURACY.name: len(OBJECTIVES) + 1}
     return sorted(objectives, key=lambda name: first.get(name, list(OBJECTIVES).index(name)))
 
@@ -111,7 +111,7 @@ def _value(candidate: CandidatePoint, name: str) -> float:
 
 
 def _scale_of(name: str, values: Sequence[float]) -> Callable[[float], float]:
-    """From a value to its height, 0 to 1: logarithmic for bytes, which span decades."""
+    """The map from a value to its height, 0 to 1; logarithmic for bytes, which span decades."""
     low, high = min(values), max(values)
     if not _is_count(name) or high <= 0:
         return lambda value: (value - low) / (high - low) if high > low else 0.5
@@ -150,7 +150,7 @@ def _ticks(name: str, values: Sequence[float]) -> list[float]:
 
 
 def _apart(ticks: Sequence[float], scale: Callable[[float], float]) -> list[float]:
-    """Ticks whose labels do not lie over each other; the ends stay."""
+    """The ticks whose labels do not overlap; both ends are kept."""
     kept = [ticks[0]]
     for value in ticks[1:-1]:
         if min(scale(value) - scale(kept[-1]), scale(ticks[-1]) - scale(value)) >= _LINE_HEIGHT:
@@ -159,11 +159,11 @@ def _apart(ticks: Sequence[float], scale: Callable[[float], float]) -> list[floa
 
 
 def _paint_accuracy(axes: Axes, place: int, values: Sequence[float], norm: Normalize) -> None:
-    """The axis of accuracy is the legend of the colours."""
+    """Colour the axis of accuracy as the legend of the colours."""
     pieces = list(pairwise(np.linspace(0, 1, 33)))
     low, high = min(values), max(values)
     colours = [COLOURS(norm(low + (high - low) * (bottom + top) / 2)) for bottom, top in pieces]
-    # a little longer than they are, for light seams would show between them
+    # pieces overlap slightly, to hide light seams between them
     strip = [[(place, bottom), (place, min(1.0, top + 0.01))] for bottom, top in pieces]
     axes.add_collection(LineCollection(strip, colors=colours, linewidths=7, zorder=6, capstyle="butt"))
 
@@ -171,7 +171,7 @@ def _paint_accuracy(axes: Axes, place: int, values: Sequence[float], norm: Norma
 def _draw_lines(
     drawing: Drawing, axes: Axes, candidates: Sequence[CandidatePoint], heights: np.ndarray, norm: Normalize
 ) -> None:
-    """Dominated candidates thin and pale, the front above them, the chosen one on top."""
+    """Draw dominated candidates thin and pale, the front above them, and the chosen one on top."""
     groups = ["chosen" if c.chosen else "front" if c.on_front else "dominated" for c in candidates]
     for gid, look in _LOOKS.items():
         members = [index for index, group in enumerate(groups) if group == gid]
@@ -202,7 +202,7 @@ def _finish(axes: Axes, candidates: Sequence[CandidatePoint], heights: np.ndarra
 
 
 def _name_ends(axes: Axes, candidates: Sequence[CandidatePoint], heights: np.ndarray) -> None:
-    """The chosen candidate and the knee named at the right, apart even where they end close together."""
+    """Label the chosen candidate and the knee at the right, without overlap even if their lines end close together."""
     ends: list[tuple[float, str, str]] = []
     for candidate, line in zip(candidates, heights, strict=True):
         words = [word for word, holds in (("chosen", candidate.chosen), ("knee", candidate.knee)) if holds]

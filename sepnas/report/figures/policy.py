@@ -1,4 +1,4 @@
-"""Who sends what to whom: a lane for each device, a column for each block, an arrow for each transfer."""
+"""Drawing of a transmission policy: a lane for each device, a column for each block, an arrow for each transfer."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def policy_drawing(architecture: Architecture) -> Drawing:
 
 
 def small_policy_drawing(architecture: Architecture, name: str) -> Drawing:
-    """The same at half the width and without a legend, for one picture of several."""
+    """The same at half the width and without a legend, for a gallery."""
     return _drawing(architecture, name, HALF_WIDTH_IN, 0.62 + 0.34 * architecture.num_devices)[0]
 
 
 def policy_legend_drawing(architectures: Sequence[Architecture]) -> Drawing:
-    """What the colours and lines of several small drawings mean."""
+    """The common legend of several small drawings."""
     figure, axes = new_axes(FULL_WIDTH_IN, 0.3)
-    figure.set_layout_engine("none")  # there is no room that an axes could be laid out in
+    figure.set_layout_engine("none")  # the figure is too small for a layout engine
     axes.set_axis_off()
     together = [transfer for architecture in architectures for _, transfer in transfers_of(architecture)]
     legend_above(axes, _handles(together, 1.0), columns=9)
@@ -114,7 +114,7 @@ def _box(block: int, rank: int) -> list[tuple[float, float]]:
 
 
 def _draw_arrow(axes: Axes, point: ExchangePoint, transfer: Transfer, scale: float) -> FancyArrowPatch:
-    """Lag 0 lands before the next block; lag 1 passes the next block and lands after it."""
+    """An arrow for a transfer: with lag 0 it ends before the next block, with lag 1 after it."""
     tail = (point.after + _BLOCK_WIDTH + 0.03, transfer.source)
     head = (point.after + transfer.lag + 0.96, transfer.destination)
     colour = _WIRE_COLOURS[transfer.wire]

@@ -1,7 +1,7 @@
 """Colours, fonts and empty figures.
 
-The hues are those of Okabe and Ito, told apart by all common kinds of colour vision. Each colour here becomes
-a variable of the page's style sheet (``svg.py``), so that one picture serves light, dark and paper.
+The hues are those of Okabe and Ito, distinguishable with all common kinds of colour vision. Each colour becomes a
+variable of the page's style sheet (``svg.py``), so one picture serves the light and dark themes and print.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ SETTINGS: Mapping[str, Any] = {
 }
 
 HALF_WIDTH_IN = 5.4
-"""Width of a picture that shares its row on a wide screen."""
+"""Width of a picture that shares its row on a wide screen, in inches."""
 
 FULL_WIDTH_IN = 10.8
 
 
 @dataclass(frozen=True, slots=True)
 class Tip:
-    """What a mark says when one points at it; marks of one ``key`` light up together on the whole page."""
+    """The tooltip of a mark; marks with the same ``key`` are highlighted together on the whole page."""
 
     text: str
     key: str = ""
@@ -77,9 +77,9 @@ class Tip:
 
 @dataclass(slots=True)
 class Drawing:
-    """A figure with the tips of its marks, and the words for those who do not see it.
+    """A figure with the tooltips of its marks, and a description for screen readers.
 
-    ``tips`` maps the gid of a collection to one tip for each of its marks, in their order.
+    ``tips`` maps the gid of a collection to one tip for each of its marks, in order.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Drawing:
     tips: dict[str, Sequence[Tip]] = field(default_factory=dict)
 
     def tag(self, artist: Artist, gid: str, tips: Sequence[Tip]) -> None:
-        """Give the marks of a collection their tips."""
+        """Set the tips of a collection's marks."""
         artist.set_gid(gid)
         self.tips[gid] = tips
 
@@ -99,6 +99,6 @@ def new_axes(width_in: float, height_in: float) -> tuple[Figure, Axes]:
 
 
 def legend_above(axes: Axes, handles: Sequence[Artist], columns: int = 5) -> None:
-    """A legend outside of the data, so that it covers nothing."""
+    """A legend above the axes, where it covers no data."""
     if handles:
         axes.figure.legend(handles=list(handles), loc="outside upper left", ncols=columns, borderaxespad=0.2)

@@ -1,4 +1,4 @@
-"""A matplotlib figure as a piece of the page: inline SVG with tips, the page's colours and ids of its own."""
+"""Turns a matplotlib figure into inline SVG with tooltips, the page's colours and unique ids."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from sepnas.terminal import printable
 
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 _COLOUR = re.compile("|".join(VARIABLES))
-# The page's own font; matplotlib's list would win over it.
+# Removed, so that the page's font applies: matplotlib's list would override it.
 _FONT_FAMILY = re.compile(r"font-family:[^;]*;?\s*")
 
 
 def inline_svg(draw: Callable[[], Drawing]) -> Markup:
-    """Draw under the page's settings and give the SVG element; the same values give the same text."""
+    """Draw with the page's settings and return the SVG element; the same values give the same text."""
     with mpl.rc_context(dict(SETTINGS)), warnings.catch_warnings():
-        # the browser draws the text, with fonts that have more signs than matplotlib's own
+        # the browser draws the text, with fonts that have more glyphs than matplotlib's
         warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
         drawing = draw()
         buffer = io.StringIO()
         with mpl.rc_context({"svg.hashsalt": drawing.name}):
             drawing.figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
-    # A DOCTYPE names a file on the network; the element tree leaves it out.
-    root = ET.fromstring(printable(buffer.getvalue()))  # controls, in the names of others, are no XML
+    # The DOCTYPE refers to a file on the network; the element tree omits it.
+    root = ET.fromstring(printable(buffer.getvalue()))  # control characters in names are invalid in XML
     for element in root.iter():
         _localise(element, drawing.name)
     for gid, tips in drawing.tips.items():
@@ -39,7 +39,7 @@ def inline_svg(draw: Callable[[], Drawing]) -> Markup:
 
 
 def _localise(element: ET.Element, prefix: str) -> None:
-    """No namespaces (HTML knows SVG), unique ids, colours of the style sheet."""
+    """Remove namespaces (HTML needs none for SVG), make ids unique, use the style sheet's colours."""
     element.tag = element.tag.rpartition("}")[2]
     attributes = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
     element.attrib.clear()
@@ -56,7 +56,7 @@ def _localise(element: ET.Element, prefix: str) -> None:
 def _add_tips(root: ET.Element, group_id: str, tips: Sequence[Tip]) -> None:
     group = next(element for element in root.iter("g") if element.get("id") == group_id)
     marks = list(_marks(group))
-    # matplotlib draws equal shapes as <use>, unequal ones as <path>, in the order of the values.
+    # matplotlib writes equal shapes as <use>, different ones as <path>, in the order of the values.
     marks = [mark for mark in marks if mark.tag == "use"] or marks
     for mark, tip in zip([group] if len(tips) == 1 else marks, tips, strict=True):
         ET.SubElement(mark, "title").text = printable(tip.text)

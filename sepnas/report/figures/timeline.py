@@ -1,4 +1,4 @@
-"""The time line of one inference: what every device did when, each prediction above its measurement."""
+"""The time line of one inference: the activities of every device, each prediction above its measurement."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ _GAP = 0.45
 _MAX_ARROWS = 60
 _NARROWEST_SEAM = 0.004
 _MARGIN, _CHARACTER = 0.005, 0.0058
-"""What peers' names take of the time axis: a margin and each character. Bars without that room have tips only."""
+"""Widths for peers' names as shares of the time axis: margin and character. Too narrow bars have only a tooltip."""
 
 _ON_COLOUR = "#1b1f25"
-"""Text on orange and purple: dark in both themes, hence none of the page's colours."""
+"""Colour of text on orange and purple: dark in both themes, hence not one of the page's colours."""
 
 
 def timeline_drawing(timelines: Sequence[ShownTimeline]) -> Drawing:
@@ -79,7 +79,7 @@ def timeline_drawing(timelines: Sequence[ShownTimeline]) -> Drawing:
 
 
 def span_text(span: ShownSpan) -> str:
-    """What a span is, in one line."""
+    """The description of a span, in one line."""
     verb = {"compute": "computes", "merge": "merges", "wait": "waits for"}.get(span.kind, "")
     what = f"{rank_name(span.rank)} {verb} {span.name}"
     if span.kind in ("send", "recv") and span.peer is not None:
@@ -113,7 +113,7 @@ def _draw_timeline(
 
 
 def _outline(span: ShownSpan, look: _Look, least_s: float) -> str:
-    """A seam between neighbours that are wide enough for it; its own colour keeps a short span visible."""
+    """The outline's colour: a seam between wide neighbours; its own colour for a short span, to keep it visible."""
     return PAPER if span.end_s - span.start_s >= least_s and span.kind != "wait" else look.colour
 
 
@@ -123,7 +123,7 @@ def _corners(span: ShownSpan, top: float, look: _Look) -> list[tuple[float, floa
 
 
 def _name_peers(axes: Axes, timelines: Sequence[ShownTimeline], rows: Sequence[dict[int, float]]) -> None:
-    """Where transfers go or come from, written on their bars if there is room."""
+    """Write the peers of transfers on their bars, if there is room."""
     longest_s = _longest_s(timelines)
     for timeline, tops in zip(timelines, rows, strict=True):
         for group in _overlapping(timeline.spans):
@@ -136,7 +136,7 @@ def _name_peers(axes: Axes, timelines: Sequence[ShownTimeline], rows: Sequence[d
 
 
 def _overlapping(spans: Iterable[ShownSpan]) -> list[list[ShownSpan]]:
-    """Transfers of one device and direction, together where their bars lie over each other, by their start."""
+    """Groups of transfers with overlapping bars, each of one device and direction, ordered by start."""
     ends = [span for span in spans if span.kind in ("send", "recv") and span.peer is not None]
     groups: list[list[ShownSpan]] = []
     for span in sorted(ends, key=lambda span: (span.kind, span.rank, span.start_s, span.end_s)):
@@ -151,7 +151,7 @@ def _overlapping(spans: Iterable[ShownSpan]) -> list[list[ShownSpan]]:
 
 
 def _peers_text(group: Sequence[ShownSpan]) -> str:
-    """``→ 1, 2``: each peer of a group once."""
+    """Each peer of a group once, as ``→ 1, 2``."""
     peers = sorted({span.peer for span in group if span.peer is not None})
     sign = "→" if group[0].kind == "send" else "←"
     return f"{sign} {', '.join('client' if peer < 0 else str(peer) for peer in peers)}"
@@ -162,7 +162,7 @@ def _longest_s(timelines: Sequence[ShownTimeline]) -> float:
 
 
 def _arrows(timeline: ShownTimeline) -> list[tuple[ShownSpan, ShownSpan]]:
-    """Each message's two ends; none at all where there are too many to follow by eye."""
+    """The two ends of each message; empty if there are too many to be legible."""
     received = {(s.peer, s.rank, s.name): s for s in timeline.spans if s.kind == "recv"}
     ends = [(s, received.get((s.rank, s.peer if s.peer is not None else s.rank, s.name))) for s in timeline.spans]
     pairs = [(sent, got) for sent, got in ends if sent.kind == "send" and got is not None]
@@ -170,7 +170,7 @@ def _arrows(timeline: ShownTimeline) -> list[tuple[ShownSpan, ShownSpan]]:
 
 
 def _draw_arrows(axes: Axes, arrows: Sequence[tuple[ShownSpan, ShownSpan]], tops: dict[int, float]) -> None:
-    """From where a message is posted to where it has arrived."""
+    """Draw an arrow from the sending of each message to its arrival."""
     tails = [(sent.start_s, tops[sent.rank] + 0.57) for sent, _ in arrows]
     heads = [(got.end_s, tops[got.rank] + 0.81) for _, got in arrows]
     axes.add_collection(
@@ -225,7 +225,7 @@ def _description(timelines: Sequence[ShownTimeline], ranks: Sequence[int]) -> st
 
 
 def busy_rows(timelines: Sequence[ShownTimeline]) -> Iterator[tuple[str, ...]]:
-    """The table under the picture: for each device and time line its name, title, sums and end."""
+    """The rows of the table under the picture: device, time line, sums and end."""
     for rank in sorted({span.rank for timeline in timelines for span in timeline.spans}):
         for timeline in timelines:
             mine = [span for span in timeline.spans if span.rank == rank]
