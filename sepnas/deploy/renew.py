@@ -78,7 +78,8 @@ def renew(
         new_authority: also make a new authority, trusted from now on, which signs from the next renewal on.
 
     Raises:
-        DeploymentError: the authority is missing, damaged, foreign or expired, or a device's folder is missing.
+        DeploymentError: the authority is missing, damaged, foreign, expired or about to expire, or a device's folder is
+            missing.
         SpecError: ``ranks`` or ``days`` out of range.
         StorageError: a folder cannot be written; folders renewed before it stay renewed.
     """

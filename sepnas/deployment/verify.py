@@ -133,7 +133,7 @@ def _check_inside(folder: Path, path: Path) -> None:
 
 
 def _entry_of(path: Path, expected: FileEntry) -> FileEntry:
-    """A file's hash and length; a file of another length than expected is not read, so an endless one neither."""
+    """A file's hash and length; a file of unexpected length, such as an endless one, is not read."""
     with open_regular(path) as file:
         length = os.fstat(file.fileno()).st_size
         if length != expected.bytes:

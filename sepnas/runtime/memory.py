@@ -1,4 +1,4 @@
-"""The bound on received data kept in memory, and the return of freed memory to the system."""
+"""The bound on message data that waits in memory, and the return of freed memory to the system."""
 
 from __future__ import annotations
 
