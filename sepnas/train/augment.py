@@ -1,4 +1,4 @@
-"""Random changes of a batch of training images, on the batch's device; the generator decides them all."""
+"""Random augmentation of batches of training images on their device, fully determined by a generator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sepnas.train.recipe import Augmentation
 
 
 def check_augmentation(augmentation: Augmentation, data: ImageData) -> None:
-    """Raise :class:`TrainingError` where the images cannot be changed like this."""
+    """Raise :class:`TrainingError` if the augmentation does not suit the images."""
     if augmentation.crop_padding >= data.image_size:
         raise TrainingError(
             f"the recipe's `crop_padding` {augmentation.crop_padding} shifts images of {data.image_size} pixels a "
@@ -25,7 +25,7 @@ def check_augmentation(augmentation: Augmentation, data: ImageData) -> None:
 
 
 def augment(images_BCHW: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """uint8 images to uint8 images of the same shape; ``generator`` lives on the CPU, so all devices draw alike."""
+    """Augment uint8 images, keeping type and shape; a CPU ``generator`` makes the draws the same on all devices."""
     if augmentation.crop_padding or augmentation.flip:
         images_BCHW = crop_and_flip(
             images_BCHW, augmentation.crop_padding, augmentation.padding == "reflect", augmentation.flip, generator
@@ -36,9 +36,9 @@ def augment(images_BCHW: Tensor, augmentation: Augmentation, generator: torch.Ge
 
 
 def crop_and_flip(images_BCHW: Tensor, padding: int, reflect: bool, flip: bool, generator: torch.Generator) -> Tensor:
-    """Each image shifted by up to ``padding`` pixels either way, and every other one (by chance) mirrored.
+    """Shift each image by up to ``padding`` pixels either way, and mirror it with probability 1/2.
 
-    One gather does both: no padded copy is made. ``padding`` is below the images' size.
+    One gather does both, without a padded copy. ``padding`` must be smaller than the images.
     """
     batch, channels, height, width = images_BCHW.shape
     rows_BH, rows_ok = _shifted(batch, height, padding, reflect, generator)
@@ -58,7 +58,7 @@ def crop_and_flip(images_BCHW: Tensor, padding: int, reflect: bool, flip: bool, 
 
 
 def _shifted(batch: int, size: int, padding: int, reflect: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """For each image the source position ``(B, size)`` of each row (or column), and whether it lies inside."""
+    """For each image, the source index ``(B, size)`` of each row or column, and whether it is inside the image."""
     offset_B1 = torch.randint(-padding, padding + 1, (batch, 1), generator=generator)
     position = torch.arange(size) + offset_B1
     inside = (position >= 0) & (position < size)

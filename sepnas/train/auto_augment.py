@@ -1,4 +1,4 @@
-"""torchvision's AutoAugment (arXiv 1805.09501) for whole batches, on the device where the images are."""
+"""torchvision's AutoAugment (arXiv 1805.09501) for whole batches, on the images' device."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sepnas.train.vision import import_torchvision
 
 
 class AutoAugment:
-    """Each image gets another draw, as if it came alone; those that get the same change are changed together.
+    """Each image gets its own draw; images with the same transform are processed together.
 
-    Policies, magnitudes and changes are torchvision's own, by names that it keeps to itself: it offers one draw for a
-    whole batch only.
+    Policies, magnitudes and transforms come from torchvision's private attributes, because its public interface makes
+    one draw per batch.
     """
 
     def __init__(self, policy: str) -> None:
@@ -23,7 +23,7 @@ class AutoAugment:
         self._transform = transforms.AutoAugment(getattr(transforms.AutoAugmentPolicy, policy.upper()))
 
     def __call__(self, images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
-        """uint8 images of 1 or 3 channels to such images; ``generator`` lives on the CPU."""
+        """Transform uint8 images of 1 or 3 channels; ``generator`` is on the CPU."""
         policies, count = self._transform._policies, len(images_BCHW)
         chosen = torch.randint(len(policies), (count,), generator=generator).tolist()
         images_BCHW = images_BCHW.clone()
@@ -42,7 +42,7 @@ class AutoAugment:
         return images_BCHW
 
     def change(self, images_BCHW: Tensor, name: str, magnitude: float) -> Tensor:
-        """The same change of all images, ``ShearX`` and the like."""
+        """Apply one transform, such as ``ShearX``, to all images."""
         transform = self._transform
         changed: Tensor = transform._apply_image_or_video_transform(
             images_BCHW, name, magnitude, interpolation=transform.interpolation, fill=transform._fill
@@ -58,7 +58,7 @@ class AutoAugment:
 
 @lru_cache(maxsize=1 << 10)
 def _strengths(transform: Any, name: str, height: int, width: int) -> tuple[list[float] | None, bool]:
-    """How strong each level of a change is, if it has any, and whether it goes both ways."""
+    """The magnitude of each level of a transform (None without levels), and whether its sign varies."""
     strengths_of, signed = transform._AUGMENTATION_SPACE[name]
     strengths = strengths_of(10, height, width)
     return None if strengths is None else strengths.tolist(), signed
@@ -66,5 +66,5 @@ def _strengths(transform: Any, name: str, height: int, width: int) -> tuple[list
 
 @lru_cache
 def auto_augment(policy: str) -> AutoAugment:
-    """The one of this policy: ``cifar10``, ``imagenet`` or ``svhn``."""
+    """The cached instance for a policy: ``cifar10``, ``imagenet`` or ``svhn``."""
     return AutoAugment(policy)

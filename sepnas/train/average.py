@@ -1,4 +1,4 @@
-"""An exponential moving average of a network's weights and statistics: timm's, and its state as plain tensors."""
+"""An exponential moving average of a network's weights and statistics, by timm, with its state as plain tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PREFIX = "ema/"
 
 
 class WeightAverage:
-    """``network`` is the average, in eval mode; :meth:`follow` moves it after a step, faster at first."""
+    """``network`` is the average, in eval mode; :meth:`follow` updates it after a step, faster at first."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self._ema = import_timm("utils").ModelEmaV3(network, decay=decay, use_warmup=True)
@@ -25,13 +25,13 @@ class WeightAverage:
         return module
 
     def follow(self, network: nn.Module, step: int) -> None:
-        """After step number ``step``, counted from 1."""
+        """Update the average after step number ``step``, counted from 1."""
         self._ema.update(network, step=step)
 
     def tensors(self) -> dict[str, Tensor]:
         return {_PREFIX + name: value for name, value in self.network.state_dict().items()}
 
     def restore(self, tensors: Mapping[str, Tensor], where: Path) -> None:
-        """Raises ``CheckpointError`` where they are another network's, or not there."""
+        """Load the average; raises ``CheckpointError`` if tensors are missing or belong to another network."""
         own = {name.removeprefix(_PREFIX): value for name, value in tensors.items() if name.startswith(_PREFIX)}
         restore_network(self.network, own, where)

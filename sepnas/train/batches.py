@@ -1,4 +1,4 @@
-"""The batches of an epoch: images drawn, augmented and normalised on the device, as a step takes them."""
+"""The batches of an epoch: images selected, augmented and normalised on the device, ready for a step."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sepnas.train.recipe import Recipe
 from sepnas.train.seeds import derived_seed
 
 RESIDENT_BYTES = 8 << 30
-"""Training images up to this size are kept on the device, larger sets are moved batch by batch."""
+"""Training sets up to this size are kept on the device; larger ones are moved batch by batch."""
 _TOGETHER, _TOGETHER_BYTES = 8, 64 << 20
-"""AutoAugment changes the images of this many batches together, for few of one batch get the same change."""
+"""Number and bytes of the batches that AutoAugment processes at once; few images of one batch share a transform."""
 
 
 class Batch(NamedTuple):
-    """What a process has of a batch: images ``(B, C, H, W)``, their labels or shares of labels; the whole ``size``."""
+    """A process's part of a batch: images ``(B, C, H, W)``, labels or label shares; ``size`` of the whole batch."""
 
     images: Tensor
     labels: Tensor
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """What a recipe makes of a data set's training images; of each batch the part of this process."""
+    """Training batches of a data set under a recipe; yields this process's part of each batch."""
 
     def __init__(
         self, data: ImageData, recipe: Recipe, device: torch.device, processes: Processes | None = None
@@ -48,9 +48,9 @@ class Batches:
             self._together = max(1, min(_TOGETHER, _TOGETHER_BYTES // batch_bytes))
 
     def of(self, order: Tensor, seed: int, start: int = 0) -> Iterator[Batch]:
-        """All images once in this order, in batches of nearly equal size, from batch number ``start`` on.
+        """All images once in this order, in batches of nearly equal size, starting at batch number ``start``.
 
-        What is drawn for a batch derives from the seed and its number, whatever the start.
+        The random draws for a batch depend only on the seed and the batch number, not on ``start``.
         """
         parts = order.tensor_split(self.steps)
         for first in range(start - start % self._together, self.steps, self._together):
@@ -72,7 +72,7 @@ class Batches:
 
 
 def _room_bytes(device: torch.device) -> int:
-    """For training images: on a GPU half of what is free at most, for the network needs the rest."""
+    """Memory for training images: on a GPU at most half of the free memory, because the network needs the rest."""
     free = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else RESIDENT_BYTES
     return min(free, RESIDENT_BYTES)
 

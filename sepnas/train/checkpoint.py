@@ -1,10 +1,10 @@
-"""Checkpoints: safetensors files, and the architecture beside them. Nothing is pickled.
+"""Checkpoints: safetensors files with the architecture beside them. Nothing is pickled.
 
-``last.safetensors`` holds the network's tensors under their own names, what the optimizer keeps of them under
-``momentum_buffer/NAME`` and the like, an average of them under ``ema/NAME``, the losses of an epoch that was begun
-under ``epoch/losses``, and as JSON in its header all that a run needs to go on. ``best.safetensors`` holds the
-network's tensors (their average, where there is one) of the epoch of highest validation accuracy. A digest of the
-tensors stands in the header.
+``last.safetensors`` holds the network's tensors under their own names, optimizer state under names such as
+``momentum_buffer/NAME``, the weight average under ``ema/NAME``, the losses of an unfinished epoch under
+``epoch/losses``, and, as JSON in its header, all other state needed to resume. ``best.safetensors`` holds the
+network's tensors (or their average, if there is one) from the epoch of highest validation accuracy. Each header
+contains a digest of the tensors.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ LAST, BEST, ARCHITECTURE, DATA = "last.safetensors", "best.safetensors", "archit
 
 
 def new_network(architecture: Architecture, seed: int = 0) -> SeparableResNeXt:
-    """A network whose first weights depend on ``seed`` alone; torch's own generator stays as it was.
+    """A network with initial weights that depend only on ``seed``; torch's global generator is unchanged.
 
-    Raises :class:`TrainingError` unless the seed lies in 0..2**32-1.
+    Raises :class:`TrainingError` unless the seed is in 0..2**32-1.
     """
     check_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -45,9 +45,9 @@ def new_network(architecture: Architecture, seed: int = 0) -> SeparableResNeXt:
 
 
 def load_network(path: str | os.PathLike[str]) -> SeparableResNeXt:
-    """The trained network of a run's folder (its best epoch) or of one checkpoint file, on the CPU, in eval mode.
+    """The trained network of a run's folder (best epoch) or of one checkpoint file, on the CPU, in eval mode.
 
-    Raises :class:`CheckpointError` when a file is missing or damaged, or does not hold this architecture's weights.
+    Raises :class:`CheckpointError` if a file is missing or damaged, or does not hold this architecture's weights.
     """
     path = Path(path)
     file = path / BEST if _is_folder(path) else path
@@ -62,7 +62,7 @@ def load_network(path: str | os.PathLike[str]) -> SeparableResNeXt:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is such a checkpoint; :class:`CheckpointError` where that cannot be told."""
+    """Whether the checkpoint exists; raises :class:`CheckpointError` if this cannot be determined."""
     try:
         return exists(path)
     except OSError as error:
@@ -77,7 +77,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write beside ``path``, bring it to the disk, rename; raises :class:`StorageError`."""
+    """Write a temporary file beside ``path``, flush it to disk, rename it; raises :class:`StorageError`."""
     plain = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
     head = {"format": FORMAT, "version": str(VERSION), "sha256": tensors_sha256(plain), "run": json.dumps(meta)}
     data = save(plain, head)
@@ -88,7 +88,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[st
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (on the CPU) and the JSON of the header; raises :class:`CheckpointError`."""
+    """The tensors (on the CPU) and the JSON of the header; raises :class:`CheckpointError`."""
     try:
         with open_regular(path) as opened, safe_open(name_of(opened, path), framework="pt") as file:
             head = dict(file.metadata() or {})
@@ -120,7 +120,7 @@ def _check_head(path: Path, head: Mapping[str, str]) -> None:
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Of names, types, shapes and values, whatever their order; tensors on the CPU."""
+    """A digest of names, types, shapes and values, independent of order; tensors must be on the CPU."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         x = tensors[name]
@@ -130,9 +130,9 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def restore_network(network: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
-    """Copy the network's tensors in, strictly; raises :class:`CheckpointError` that names the first that differs.
+    """Load the network's tensors strictly; raises :class:`CheckpointError` that names the first mismatch.
 
-    What a checkpoint holds beside them has a slash in its name, and is passed over.
+    Other tensors of a checkpoint have a slash in their names and are ignored.
     """
     found = {name: x for name, x in tensors.items() if "/" not in name}
     wanted = network.state_dict()
@@ -151,7 +151,7 @@ def restore_network(network: nn.Module, tensors: Mapping[str, Tensor], where: Pa
 
 
 def epochs_of(run: Path) -> tuple[int, int]:
-    """How many epochs a run has done, and how many its recipe has; raises :class:`CheckpointError`."""
+    """The number of epochs that a run has finished, and the number in its recipe; raises :class:`CheckpointError`."""
     _, meta = read_checkpoint(run / LAST)
     if "identity" not in meta:
         raise CheckpointError(f"{run / LAST}: holds weights only, no run")
@@ -159,7 +159,7 @@ def epochs_of(run: Path) -> tuple[int, int]:
 
 
 def check_identity(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: Path) -> None:
-    """Raise :class:`CheckpointError` that names the first differences between the saved run and this one."""
+    """Raise :class:`CheckpointError` with the first differences between the saved run and this one, if any."""
     found = list(differences(saved, json.loads(json.dumps(wanted))))
     if found:
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
@@ -170,7 +170,7 @@ def check_identity(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: P
 
 
 def differences(saved: Any, wanted: Any, place: str = "") -> Iterator[str]:
-    """Each leaf of two JSON values that differs, in words."""
+    """A description of each differing leaf of two JSON values."""
     if isinstance(saved, dict) and isinstance(wanted, dict):
         for key in sorted(set(saved) | set(wanted)):
             yield from differences(saved.get(key), wanted.get(key), f"{place}.{key}" if place else key)

@@ -1,4 +1,4 @@
-"""What can be known of a training before anything is written."""
+"""Checks of a training before any file is written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sepnas.train.seeds import check_seed
 
 
 def check_trainable(architecture: Architecture | None, data: ImageData, recipe: Recipe, seed: int) -> None:
-    """Raise :class:`TrainingError` for all that can be known before anything is written."""
+    """Raise :class:`TrainingError` for any problem that is detectable before a file is written."""
     if architecture:
         check_fits(architecture, data)
         check_batches(architecture, data, recipe)
@@ -23,7 +23,7 @@ def check_trainable(architecture: Architecture | None, data: ImageData, recipe: 
 
 
 def check_class_names(data: ImageData) -> None:
-    """Raise :class:`TrainingError` where an export would refuse the names of the classes."""
+    """Raise :class:`TrainingError` if an export would refuse the class names."""
     for name in data.classes:
         problem = class_name_problem(name) or ("twice" if data.classes.count(name) > 1 else "")
         if problem:
@@ -31,7 +31,7 @@ def check_class_names(data: ImageData) -> None:
 
 
 def check_fits(architecture: Architecture, data: ImageData) -> None:
-    """Raise :class:`TrainingError` unless size, channels and classes of the data are the architecture's."""
+    """Raise :class:`TrainingError` unless size, channels and classes of the data match the architecture."""
     for field, what in (("image_size", "pixels a side"), ("in_channels", "channels"), ("num_classes", "classes")):
         wanted, found = getattr(architecture, field), getattr(data, field)
         if wanted != found:
@@ -43,7 +43,7 @@ def check_fits(architecture: Architecture, data: ImageData) -> None:
 
 
 def check_batches(architecture: Architecture, data: ImageData, recipe: Recipe) -> None:
-    """Raise :class:`TrainingError` where a batch leaves the last batch norms one number to normalise."""
+    """Raise :class:`TrainingError` if a batch gives the last batch norms only one value per channel."""
     smallest = len(data.train) // recipe.steps_per_epoch(len(data.train))
     if smallest == 1 and data.image_size <= 4 * architecture.stem_stride:
         raise TrainingError(
@@ -53,7 +53,7 @@ def check_batches(architecture: Architecture, data: ImageData, recipe: Recipe) -
 
 
 def check_dropout(architecture: Architecture | None, recipe: Recipe) -> None:
-    """Raise :class:`TrainingError` where devices or messages are to be lost that are not there."""
+    """Raise :class:`TrainingError` if the recipe drops devices or messages that do not exist."""
     for field in ("device_dropout", "message_dropout"):
         share = getattr(recipe, field)
         if share and (architecture is None or architecture.num_devices == 1):
@@ -71,7 +71,7 @@ def check_dropout(architecture: Architecture | None, recipe: Recipe) -> None:
 
 
 def check_shares(smallest_batch: int, recipe: Recipe, processes: int) -> None:
-    """Raise :class:`TrainingError` where a batch has not two images for each process of ``torchrun``."""
+    """Raise :class:`TrainingError` if a batch has fewer than two images per ``torchrun`` process."""
     if processes > 1 and smallest_batch < 2 * processes:
         raise TrainingError(
             f"`batch_size` {recipe.batch_size} makes batches of {smallest_batch} images, too few for {processes} "

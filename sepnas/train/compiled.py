@@ -1,4 +1,4 @@
-"""``torch.compile`` for a step's forward pass: where it helps, and what is said where it does not work."""
+"""``torch.compile`` for a step's forward pass, with clear errors if compilation fails."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Result = TypeVar("Result")
 
 
 def compiled(function: Callable[..., Result]) -> Callable[..., Result]:
-    """``function`` through the compiler, for each shape of its arguments: batches have two sizes at most.
+    """``function``, compiled for each shape of its arguments; batches have at most two sizes.
 
-    The result raises :class:`TrainingError` where there is no compiler, or it fails.
+    The result raises :class:`TrainingError` if there is no compiler or compilation fails.
     """
     fast: Callable[..., Result] = torch.compile(function, dynamic=False)
 

@@ -1,4 +1,4 @@
-"""TensorBoard curves, of a training run and of anything else that goes step by step."""
+"""TensorBoard curves, for training runs and other step-by-step processes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sepnas.train.record import EpochRecord
 
 
 class Scalars:
-    """Scalars of each step; what an earlier run wrote from ``first_step`` on is purged.
+    """Writes scalars per step; purges an earlier run's data from ``first_step`` on.
 
-    Without tensorboard installed, or a folder, nothing is drawn: the run's own files hold the same numbers.
+    Without tensorboard or a folder it writes nothing; the run's own files hold the same numbers.
     """
 
     def __init__(self, folder: Path | None, first_step: int) -> None:
@@ -29,7 +29,7 @@ class Scalars:
         if self._folder is None:
             return self
         try:
-            from torch.utils.tensorboard import SummaryWriter  # takes a second: only those who need it wait
+            from torch.utils.tensorboard import SummaryWriter  # imported late: it takes a second
         except ImportError:
             return self
         try:
@@ -51,7 +51,7 @@ class Scalars:
             threading.excepthook = self._hook
 
     def _told_of_thread(self, found: threading.ExceptHookArgs) -> None:
-        """tensorboard's own thread hands its error on to who writes next: it needs no traceback of its own."""
+        """Silence tensorboard's writer thread, whose errors the next write raises; pass on all other exceptions."""
         if type(found.thread).__module__.partition(".")[0] != "tensorboard":
             self._hook(found)
 
@@ -70,7 +70,7 @@ class Scalars:
 
 
 class Curves(Scalars):
-    """Four scalars an epoch of a training run."""
+    """Four scalars per epoch of a training run."""
 
     def __init__(self, folder: Path | None, first_epoch: int) -> None:
         super().__init__(folder, first_epoch)

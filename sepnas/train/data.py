@@ -1,4 +1,4 @@
-"""Data sets by name: splits that are stable, stratified and disjoint.
+"""Data sets by name, with stable, stratified and disjoint splits.
 
 ==================  ============================================================================
 ``digits``          scikit-learn's 1,797 handwritten digits, 8x8, one channel; 60/20/20 percent
@@ -38,7 +38,7 @@ DATA_SETS = ("digits", *_TORCHVISION, "folder:PATH")
 DIGITS_TEST_FRACTION = 0.2
 DIGITS_TEST_SEED = 0
 _RESIZE_BYTES = 64 << 20
-"""Float images that are made at a time."""
+"""Maximum size of the float images that are resized at a time."""
 
 
 def load_dataset(
@@ -54,12 +54,12 @@ def load_dataset(
     """Load a data set into memory.
 
     ``root`` holds torchvision's files and the cache of decoded folders (default ``~/.cache/sepnas``).
-    ``image_size`` resizes (bilinear): ``stretch`` all of an image, ``crop`` the square in its middle.
-    ``validation_fraction`` is the share of the training part (of the whole, for digits) that is held out for
-    validation, class by class: 0.1, and 0.2 for digits; a folder with both ``val`` and ``test`` needs none. ``seed``
-    picks the images held out; the test split does not depend on it.
+    ``image_size`` resizes (bilinear): ``stretch`` uses the whole image, ``crop`` the centre square.
+    ``validation_fraction`` is the share of the training part (for digits, of the whole set) held out for validation
+    in each class; it defaults to 0.1, for digits to 0.2. A folder with both ``val`` and ``test`` needs none. ``seed``
+    selects the held-out images; the test split does not depend on it.
 
-    Raises :class:`DataError` when the data are missing or cannot be used; the message names the path.
+    Raises :class:`DataError` if the data are missing or unusable; the message names the path.
     """
     if root is not None and not (download or name.startswith("folder:") or Path(root).expanduser().is_dir()):
         raise DataError(
@@ -88,14 +88,14 @@ def load_dataset(
 
 
 def cache_folder() -> Path:
-    """``sepnas`` in the user's cache folder."""
+    """The folder ``sepnas`` in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sepnas"
 
 
 def stratified_holdout(labels: Tensor, fraction: float, seed: int, names: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
-    """Indices kept and held out, each rising; of every class ``fraction`` is held out, rounded, at least one.
+    """The kept and the held-out indices, each sorted; holds out ``fraction`` of every class, rounded, at least one.
 
-    Raises :class:`DataError` when a class (of ``names``) has a single image.
+    Raises :class:`DataError` if a class has a single image; ``names`` are the class names for the message.
     """
     generator = torch.Generator().manual_seed(seed)
     held_out = torch.zeros(len(labels), dtype=torch.bool)
@@ -143,7 +143,7 @@ def _resized(split: Split, image_size: int | None) -> Split:
 
 
 def _digits() -> tuple[tuple[str, ...], Parts]:
-    from sklearn.datasets import load_digits  # only this data set needs scikit-learn, and it takes a second to import
+    from sklearn.datasets import load_digits  # imported late: it takes a second, and only this data set needs it
 
     found = load_digits()
     images = torch.from_numpy(np.rint(found.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""What a person sees while data are read and a network is trained: a bar on a terminal, else a line for each epoch."""
+"""Progress display for reading data and training: a bar on a terminal, else a line per epoch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 
 def track(items: Sequence[_T], what: str, short: int = _SHORT) -> Iterable[_T]:
-    """``items``, with a bar while they are consumed if they are ``short`` or more and a person is watching."""
+    """Iterate over ``items``, with a bar if there are ``short`` or more and stderr is a terminal."""
     console = DataConsole(stderr=True)
     if len(items) < short or not console.is_terminal:
         return items
@@ -30,7 +30,7 @@ def track(items: Sequence[_T], what: str, short: int = _SHORT) -> Iterable[_T]:
 class TrainingDisplay:
     """``progress`` is a rich ``Progress`` to add a bar to, True (a bar or lines on stderr) or False (silence).
 
-    An epoch has ``steps``; the bar counts those of all ``epochs``.
+    The bar counts ``steps`` of each of the ``epochs``.
     """
 
     def __init__(self, progress: Progress | bool, epochs: int, steps_done: int, steps: int) -> None:
@@ -60,7 +60,7 @@ class TrainingDisplay:
             self._own.stop()
 
     def validating(self, epoch: int, done: int, total: int) -> None:
-        """So many images of the validation split are answered."""
+        """Report that ``done`` of ``total`` validation images are classified."""
         if self._progress:
             place = f"epoch {epoch}/{self._epochs}"
             self._progress.update(self._task, description=f"{place}, validating {done / total:.0%}")
@@ -70,7 +70,7 @@ class TrainingDisplay:
             self._progress.advance(self._task)
 
     def epoch(self, record: EpochRecord, left_s: float) -> None:
-        """An epoch ended; ``left_s`` is the estimate for those that remain."""
+        """Report a finished epoch; ``left_s`` is the estimated time for the remaining ones."""
         if self._progress:
             place = f"epoch {record.epoch}/{self._epochs}"
             self._progress.update(self._task, description=f"{place}, validation {record.val_accuracy:.1%}")
@@ -82,7 +82,7 @@ class TrainingDisplay:
             )
 
     def say(self, text: str) -> None:
-        """A line for the person, unless silence was asked for."""
+        """Print a line, unless the display is silent."""
         if self._progress:
             self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
         elif self._lines:

@@ -1,4 +1,4 @@
-"""Learning from teachers: what they answer, and where they look."""
+"""Distillation from teachers: their logits and their attention maps."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Stages = Sequence[Sequence[Tensor]]
 
 
 class Teachers:
-    """Trained networks that are asked about each batch; they stay as they are.
+    """Trained networks that provide targets for each batch; their weights never change.
 
-    Raises :class:`TrainingError` where one has other inputs, classes or (for attention) other sizes of features than
-    the student.
+    Raises :class:`TrainingError` if a teacher's inputs, classes or (for attention) feature sizes differ from the
+    student's.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class Teachers:
         self.networks = [network.to(device).eval().requires_grad_(False) for network in networks]
 
     def identity(self) -> list[str]:
-        """A digest of each teacher's weights: a run goes on with the same teachers only."""
+        """A digest of each teacher's weights; a run resumes only with the same teachers."""
         return [tensors_sha256({k: x.cpu() for k, x in network.state_dict().items()}) for network in self.networks]
 
     def loss(self, own: Tensor, logits_BK: Tensor, stages: Stages, images_BCHW: Tensor) -> Tensor:
-        """The student's ``own`` loss, by the labels, and what the teachers have to say; the mean over the teachers."""
+        """The student's ``own`` loss from the labels, combined with each teacher's loss; the mean over the teachers."""
         weight, temperature = self.settings.weight, self.settings.temperature
         losses = []
         for network in self.networks:
@@ -53,8 +53,10 @@ class Teachers:
 
 
 def softened_divergence(logits_BK: Tensor, taught_BK: Tensor, temperature: float) -> Tensor:
-    """KL divergence of the student's softened answers from the teacher's, times the temperature's square, so that its
-    gradient is as large as that of cross entropy (arXiv 1503.02531)."""
+    """The KL divergence between softened teacher and student outputs, times the squared temperature.
+
+    The factor makes its gradient as large as that of cross entropy (arXiv 1503.02531).
+    """
     student, teacher = (each.float() / temperature for each in (logits_BK, taught_BK))
     divergence = functional.kl_div(
         student.log_softmax(1), teacher.log_softmax(1), reduction="batchmean", log_target=True
@@ -63,9 +65,9 @@ def softened_divergence(logits_BK: Tensor, taught_BK: Tensor, temperature: float
 
 
 def attention_gap(stages: Stages, others: Stages) -> Tensor:
-    """The mean squared distance of the attention maps after each stage, summed over the stages (arXiv 1612.03928).
+    """The mean squared distance between the attention maps after each stage, summed over stages (arXiv 1612.03928).
 
-    A map is the sum of squares over the channels of all devices, scaled to length 1: networks of any widths compare.
+    A map is the sum of squares over the channels of all devices, normalised to length 1, so widths may differ.
     """
     gaps = [
         (_attention(own) - _attention(other)).square().sum(1).mean() for own, other in zip(stages, others, strict=True)
@@ -74,7 +76,7 @@ def attention_gap(stages: Stages, others: Stages) -> Tensor:
 
 
 def _attention(features: Sequence[Tensor]) -> Tensor:
-    """``(B, H * W)`` of ``(B, C, H, W)`` each."""
+    """The attention map ``(B, H * W)`` of features ``(B, C, H, W)``."""
     power_BHW = torch.stack([x.float().square().sum(1) for x in features]).sum(0)
     return functional.normalize(power_BHW.flatten(1), dim=1)
 

@@ -1,8 +1,8 @@
-"""Training with devices and messages that are lost, each image losing its own, so that a network can do without them.
+"""Dropout of devices and messages in training, drawn per image, so that a network tolerates losses.
 
-Drawn anew for every image of every step. The images of a step lose different devices, so a batch norm's statistics are
-those of the mixture, of the same shares in each step and in evaluation. (Were a step to lose the same device for all
-its images, each would be normalised by its own kind, and the running statistics, a mixture, would fit none of them.)
+The losses are drawn for every image in every step. The images of a step lose different devices, so batch norm
+statistics describe the same mixture in each step and in evaluation. (If all images of a step lost the same device,
+each step would normalise by its own case, and the running statistics of the mixture would fit no case.)
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ def draw_outage(
     message_dropout: float,
     device: torch.device | None = None,
 ) -> Outage | None:
-    """Each device is lost with ``device_dropout`` in each sample, each message with ``message_dropout``; on ``device``.
+    """Draw losses per sample, with probability ``device_dropout`` per device and ``message_dropout`` per message.
 
-    Never all devices, and never the one that alone has the classifier: without it there is no answer to learn from.
-    None, and nothing drawn, where both are 0.
+    Never loses all devices, nor a device that alone has the classifier, because training needs an answer.
+    Returns an outage on ``device``; None, without drawing, if both are 0.
     """
     if not device_dropout and not message_dropout:
         return None

@@ -1,4 +1,4 @@
-"""Networks of earlier training runs: teachers, and weights to begin with."""
+"""Networks of earlier training runs: teachers and initial weights."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sepnas.train.images import ImageData
 
 
 def load_teacher(run: Path, images: ImageData) -> SeparableResNeXt:
-    """The network of a training run, if it was trained on the same classes and inputs."""
+    """The network of a training run; raises an error unless it was trained on the same classes and inputs."""
     network = load_network(run)
     check_same_data("--teacher", run, images)
     return network
 
 
 def check_same_data(option: str, run: Path, images: ImageData) -> None:
-    """Raise :class:`TrainingError` unless the run was trained on the same classes, normalised alike."""
+    """Raise :class:`TrainingError` unless the run was trained on the same classes with the same normalisation."""
     facts = DataFacts.load((run if run.is_dir() else run.parent) / DATA)
     if facts.classes != images.classes:
         raise TrainingError(

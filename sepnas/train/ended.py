@@ -1,4 +1,4 @@
-"""What is said of a training that a signal ended: at once, and by the next one in its folder."""
+"""Messages about a training that a signal ended: immediately, and by the next training in its folder."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ ADVICE = (
 
 
 _WATCH = 'read -r word || printf "%s\\n" "$1" >&2'
-"""A shell waits for a word from this process; where the line ends without one, it tells."""
+"""A shell waits for a word from this process and prints the message if the pipe closes without one."""
 
 
 @contextmanager
 def noted_while_running(folder: Path) -> Iterator[None]:
-    """Keep a note in ``folder`` for as long as this runs; warn of one that an earlier training could not remove.
+    """Keep a note in ``folder`` while the block runs; warn about a note that an earlier training left behind.
 
-    A process that is killed or crashes (SIGKILL, SIGSEGV, SIGBUS, SIGILL, a power failure) removes nothing. Only who
-    holds the folder's lock may ask. A folder that takes no note makes no difference. The end is told of at once, too.
+    A killed or crashed process (SIGKILL, SIGSEGV, SIGBUS, SIGILL, power failure) leaves its note. The caller must hold
+    the folder's lock. If the note cannot be written, training continues. A watcher also reports the end immediately.
     """
     note = folder / RUNNING
     if is_there(note):
@@ -47,7 +47,7 @@ def noted_while_running(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _watched(folder: Path) -> Iterator[None]:
-    """Another process says on stderr when this one ends before the block does; without a shell nobody does."""
+    """Start a process that reports on stderr if this one ends before the block does; does nothing without a shell."""
     said = f"error: {folder}: the training of process {os.getpid()} here ended without a word; {ADVICE}"
     watcher, process = None, os.getpid()
     with suppress(OSError):
@@ -58,7 +58,7 @@ def _watched(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if watcher is not None and os.getpid() == process:  # not in a child of a fork
+        if watcher is not None and os.getpid() == process:  # not in a forked child
             with suppress(OSError):
                 watcher.communicate(b"ended\n")
 

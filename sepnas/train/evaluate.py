@@ -1,4 +1,4 @@
-"""What a network answers on a split, and how often it is right."""
+"""Predictions and accuracy of a network on a split."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from sepnas.train.images import ImageData, Split
 
 EVALUATION_BATCH = 256
 _MANY_BATCHES = 8
-"""From here on a person at a terminal sees a bar."""
+"""Minimum number of batches for a progress bar on a terminal."""
 
 Tick = Callable[[int, int], None]
-"""Called with how many images are answered, and of how many."""
+"""Called with the number of images done and the total."""
 
 
 def predict_logits(
@@ -32,11 +32,11 @@ def predict_logits(
     lost: Collection[int] = (),
     tick: Tick | None = None,
 ) -> Tensor:
-    """Logits ``(N, num_classes)`` float32 on the CPU, of uint8 images that ``data`` normalises.
+    """Logits ``(N, num_classes)`` float32 on the CPU, for uint8 images that ``data`` normalises.
 
-    The network is run in eval mode, in its own precision, where it lies or on ``device`` (it is moved there), and
-    gets its mode back. Of a separable network devices may be ``lost``; raises ``PlanError`` if nobody can answer then.
-    ``tick`` hears how far it is, instead of a bar on a terminal.
+    The network runs in eval mode and in its own precision, where it is or moved to ``device``; its mode is restored.
+    Devices of a separable network may be ``lost``; raises ``PlanError`` if no device can answer. ``tick`` receives the
+    progress instead of a bar on a terminal.
     """
 
     def answer(x_BCHW: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def predict_logits(
                     tick(done, len(images_NCHW))
     finally:
         network.train(was_training)
-    # outside of inference mode: the caller may train on these
+    # outside inference mode, because the caller may train on the result
     return torch.cat(answers)
 
 
@@ -72,21 +72,21 @@ def accuracy(
     lost: Collection[int] = (),
     tick: Tick | None = None,
 ) -> float:
-    """The share of images whose highest logit is that of their label, 0..1; without the devices that are ``lost``."""
+    """Top-1 accuracy, 0..1, without the ``lost`` devices."""
     answers = chosen_classes(predict_logits(network, split.images, data, batch_size, device, lost, tick))
     return float((answers == split.labels).double().mean())
 
 
 def chosen_classes(logits_BK: Tensor) -> Tensor:
-    """The class of each image's highest logit ``(B,)``; -1, which is no class, where a logit is NaN or infinite."""
+    """The class of the highest logit of each image ``(B,)``; -1 (no class) if a logit is NaN or infinite."""
     return torch.where(logits_BK.isfinite().all(1), logits_BK.argmax(1), -1)
 
 
 def accuracy_with_lost(network: SeparableResNeXt, split: Split, data: ImageData, num_lost: int) -> float:
-    """The mean accuracy over all ways to lose so many devices, 0..1.
+    """The mean accuracy over all ways to lose ``num_lost`` devices, 0..1.
 
-    A device that alone has the classifier is never among them: without it there is no answer. Raises
-    :class:`TrainingError` where not so many can be lost.
+    A device that alone has the classifier is never lost, because no other can answer. Raises :class:`TrainingError`
+    if fewer devices can be lost.
     """
     num_devices = network.architecture.num_devices
     if not 0 <= num_lost < num_devices:

@@ -1,4 +1,4 @@
-"""How good a trained network is on a split, in all and for each class: shown, and kept beside the run's history."""
+"""Accuracy of a trained network on a split, overall and per class, stored beside the run's history."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 SplitName = Literal["validation", "test"]
 MAX_WORST = 3
 MIN_LEARNED = 0.2
-"""Accuracy beyond chance from which on a network's answers to mirrored images say something."""
+"""Minimum accuracy above chance for a statement about mirrored images."""
 MIN_KEPT = 0.8
-"""Share of it that is left on mirrored images which keep their class."""
+"""Minimum share of that accuracy on mirrored images for mirroring to preserve classes."""
 
 
 class EvaluatedClass(Part):
-    """A class, its images in the split, and the share of them that is right."""
+    """A class, its number of images in the split, and its accuracy."""
 
     name: str
     images: Annotated[int, Field(ge=1)]
@@ -33,10 +33,10 @@ class EvaluatedClass(Part):
 
 
 class Evaluation(Document):
-    """Accuracies of a run's best epoch on a split, with the command that measured them and when (UTC).
+    """Accuracies of a run's best epoch on a split, with the command and the date (UTC) of the measurement.
 
-    ``mirrored_accuracy``: of the same images mirrored, where training mirrored none. ``with_lost``: of a network
-    trained with dropout the mean accuracy with 1, 2, ... devices lost.
+    ``mirrored_accuracy``: accuracy on mirrored images, if training mirrored none. ``with_lost``: mean accuracy with
+    1, 2, ... devices lost, for a network trained with dropout.
     """
 
     format_name: ClassVar[str] = "sepnas.evaluation"
@@ -53,11 +53,11 @@ class Evaluation(Document):
 
     @property
     def mean_of_classes(self) -> float:
-        """Each class counts alike, however many images it has."""
+        """The mean of the class accuracies, with equal weight for each class."""
         return fmean(each.accuracy for each in self.classes)
 
     def about_mirroring(self) -> str:
-        """Whether mirror images keep their class, as far as a network can tell that saw none in training."""
+        """A remark on whether mirror images keep their class, judged by a network that saw none in training."""
         chance = 1 / len(self.classes)
         learned = self.accuracy - chance
         if self.mirrored_accuracy is None or learned < MIN_LEARNED:
@@ -75,7 +75,7 @@ class Evaluation(Document):
         return f"{of_all}, {self.mean_of_classes:.2%} with each class counted alike; lowest: {told}"
 
     def keep(self, run: Path) -> Path:
-        """Write it into the run's folder."""
+        """Save the evaluation in the run's folder."""
         return self.save(run / evaluation_file(self.split))
 
 
@@ -86,7 +86,7 @@ def evaluation_file(split: SplitName) -> str:
 def evaluate_split(
     network: nn.Module, data: ImageData, split: SplitName, command: str, mirrored: bool = False
 ) -> Evaluation:
-    """Measure a network where it lies, and with ``mirrored`` on mirrored images too."""
+    """Evaluate a network on its current device, with ``mirrored`` on mirrored images too."""
     part = data.val if split == "validation" else data.test
     right = chosen_classes(predict_logits(network, part.images, data)) == part.labels
     flipped = accuracy(network, Split(part.images.flip(3), part.labels), data) if mirrored else None
@@ -108,7 +108,7 @@ def evaluate_split(
 
 
 def read_evaluations(run: Path) -> tuple[Evaluation, ...]:
-    """Those that a run has, validation first."""
+    """The evaluations of a run, validation first."""
     splits: tuple[SplitName, ...] = ("validation", "test")
     files = [run / evaluation_file(split) for split in splits]
     return tuple(Evaluation.load(file) for file in files if is_there(file))

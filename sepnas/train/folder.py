@@ -1,18 +1,18 @@
-"""Images in folders: ``PATH/train/CLASS/*.png`` (or .jpg ...), with ``PATH/val`` or ``PATH/test``, or both, beside.
+"""Image folders: ``PATH/train/CLASS/*.png`` (or .jpg ...), with ``PATH/val``, ``PATH/test`` or both.
 
 ================  =====================================================================
-beside ``train``  what happens
+beside ``train``  use of the splits
 ================  =====================================================================
-val and test      each serves as what it is
+val and test      each serves as its own split
 test only         the validation split is held out of train
 val only          ``val`` serves as the *test* split; validation is held out of train, so
-                  that the images that an accuracy is reported on picked nothing
+                  that the reported accuracy is on images that selected nothing
 neither           :class:`DataError`
 ================  =====================================================================
 
-All images must be square and of one size, unless ``image_size`` resizes them (bilinear). They are grayscale (one
-channel) when every one of them is, else RGB; :mod:`sepnas.spec.image_file` reads them, as it does for ``sepnas infer``.
-What :mod:`sepnas.train.folder_listing` passes over is counted and said.
+All images must be square and of one size, unless ``image_size`` resizes them (bilinear). The data set is grayscale (one
+channel) if every image is, else RGB. :mod:`sepnas.spec.image_file` reads the images, as for ``sepnas infer``.
+:mod:`sepnas.train.folder_listing` counts and reports skipped files.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ _Out = TypeVar("_Out")
 def read_folder(
     folder: Path, image_size: int | None, cache: Path, resize: Fit = "stretch"
 ) -> tuple[tuple[str, ...], dict[str, Split]]:
-    """The classes, and the splits ``train``, ``test`` and perhaps ``val``.
+    """The classes, and the splits ``train``, ``test`` and, if present, ``val``.
 
-    Decoded images are kept under ``cache`` (:mod:`sepnas.train.folder_cache`).
-    Raises :class:`DataError` that names the paths at fault.
+    Decoded images are cached under ``cache`` (:mod:`sepnas.train.folder_cache`).
+    Raises :class:`DataError` that names the faulty paths.
     """
     folder = _resolved(folder)
     listing = list_folder(folder)
     classes = tuple(listing["train"])
     paths = [path for by_class in listing.values() for files in by_class.values() for path in files]
-    held_out = 0 if "val" in listing else sum(map(len, listing["train"].values()))  # copied when it is split
+    held_out = 0 if "val" in listing else sum(map(len, listing["train"].values()))  # the split copies these
     if image_size:
         check_images_fit(len(paths), 1, image_size, held_out)
     kept = KeptImages(cache, folder, paths, image_size, resize)
@@ -68,12 +68,12 @@ def read_folder(
 def _resolved(folder: Path) -> Path:
     try:
         return folder.expanduser().resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a name that is too long
+    except (OSError, RuntimeError, ValueError) as error:  # cyclic links, too long a name
         raise DataError(f"{shown_path(folder)}: cannot be read: {error}") from None
 
 
 def _decode(paths: Sequence[Path], image_size: int | None, resize: Fit, held_out: int) -> np.ndarray:
-    """All images as one ``(N, C, H, W)`` uint8 array, C 1 or 3: their heads first, then the pixels into their place."""
+    """All images as one ``(N, C, H, W)`` uint8 array, C 1 or 3; reads all headers first, then the pixels in place."""
     heads = _all_good(paths, _in_threads(lambda path: read_head(path, shown_path(path)), paths, "checking images"))
     side = image_size or _one_size(paths, [size for _, size in heads])
     channels = 1 if all(gray for gray, _ in heads) else 3
@@ -107,7 +107,7 @@ def _refuse(problems: Sequence[DataError], of: int) -> None:
 
 
 def _one_size(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> int:
-    """The side in pixels that all images have."""
+    """The common side length of all images in pixels; raises :class:`DataError` if they differ or are not square."""
     first, (width, height) = shown_path(paths[0]), sizes[0]
     if width != height:
         raise DataError(
@@ -126,9 +126,9 @@ def _one_size(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> int:
 
 
 def _in_threads(function: Callable[[Path], _Out], paths: Sequence[Path], what: str) -> Iterator[_Out | DataError]:
-    """The results, or what is wrong with a file, in order of ``paths``; a few bunches at most wait in memory.
+    """The result or the error for each file, in order of ``paths``; at most a few bunches are held in memory.
 
-    Small images hold Python's lock most of the time: bunches keep the threads from fighting over it.
+    Small images hold the GIL most of the time; bunches reduce contention between the threads.
     """
     remaining = iter(track(paths, what))
     threads = os.cpu_count() or 1

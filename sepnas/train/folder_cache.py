@@ -1,7 +1,7 @@
-"""Decoded image folders, kept in a cache folder: one ``.npy`` for each data folder, read without pickles.
+"""A cache of decoded image folders: one ``.npy`` file per data folder, read without pickle.
 
-The key has of each file its name, size, time of change, inode and the time at which the inode changed. The last two
-cannot be set: files that were swapped, or written anew with their old size and time, are decoded anew.
+The key covers the name, size, mtime, inode and ctime of each file. Inode and ctime cannot be set, so swapped files and
+files rewritten with their old size and mtime are decoded again.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from sepnas.spec.figures import Fit
 from sepnas.spec.listing import shown_path
 
 READER = "2"
-"""Of what :mod:`sepnas.spec.image_file` makes of a file: pixels of an earlier one are decoded anew."""
+"""Version of the decoder :mod:`sepnas.spec.image_file`; pixels from an earlier version are decoded again."""
 
 
 class KeptImages:
-    """The images of ``paths`` in ``folder``, scaled to ``image_size`` by ``resize``, as they are now.
+    """The cached images of ``paths`` in ``folder`` in their current state, scaled to ``image_size`` by ``resize``.
 
-    Raises :class:`DataError` for a file that is gone or cannot be looked at.
+    Raises :class:`DataError` for a file that is missing or cannot be examined.
     """
 
     def __init__(self, cache: Path, folder: Path, paths: Sequence[Path], image_size: int | None, resize: Fit) -> None:
@@ -34,7 +34,7 @@ class KeptImages:
         self._state = _state_of(paths)
 
     def read(self) -> np.ndarray | None:
-        """``(N, C, H, W)`` uint8 as they were decoded before; None when anything changed since."""
+        """The cached images ``(N, C, H, W)`` uint8; None if there are none for the current state."""
         try:
             images = np.load(self._file, allow_pickle=False)
         except (OSError, ValueError, EOFError):
@@ -42,9 +42,9 @@ class KeptImages:
         return images if images.dtype == np.uint8 and images.ndim == 4 and len(images) == len(self._paths) else None
 
     def write(self, images: np.ndarray) -> None:
-        """Keep the images, unless a file changed meanwhile; those of an earlier state of the folder go.
+        """Cache the images, unless a file has changed meanwhile; deletes those of earlier states of the folder.
 
-        A full disk only costs the cache.
+        On a full disk, the images are not cached; no error is raised.
         """
         with suppress(StorageError, DataError):
             if _state_of(self._paths) != self._state:

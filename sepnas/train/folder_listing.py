@@ -1,4 +1,4 @@
-"""Which images a data folder has: the files of each part and class, and what is passed over, which is said."""
+"""The images of a data folder: the files of each part and class, with a warning about skipped files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Listing = Mapping[str, Mapping[str, Sequence[Path]]]
 
 @dataclass
 class PassedOver:
-    """Images, or what may be some, that are not read; the first of each kind."""
+    """Skipped files and folders that are or may hold images, by kind."""
 
     nested: list[Path] = field(default_factory=list)
     loose: list[Path] = field(default_factory=list)
@@ -54,9 +54,9 @@ def _files(number: int) -> str:
 
 
 def list_folder(folder: Path) -> Listing:
-    """The image files of each part and class, in order of their names; checks that the parts have the same classes.
+    """The image files of each part and class, sorted by name; checks that all parts have the same classes.
 
-    Warns of images that are passed over. Raises :class:`DataError` that names the path at fault.
+    Warns about skipped images. Raises :class:`DataError` that names the faulty path.
     """
     try:
         if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""A data set of images in memory: what the loaders make, and what training and evaluation read."""
+"""An image data set in memory, as made by the loaders and read by training and evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sepnas.spec.figures import Fit
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images ``(N, C, H, W)`` uint8 and their class numbers ``(N,)`` int64, on the CPU."""
+    """Images ``(N, C, H, W)`` uint8 and their class indices ``(N,)`` int64, on the CPU."""
 
     images: Tensor
     labels: Tensor
@@ -29,9 +29,9 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """Three disjoint splits, the classes' names, and mean and deviation of each channel of ``train`` (of 0..1).
+    """Three disjoint splits, the class names, and the mean and standard deviation per channel of ``train`` (in 0..1).
 
-    ``resize`` is how images of another size were scaled to this one; None where none were to be.
+    ``resize`` is the method that scaled images of other sizes to this one; None if no resizing was requested.
     """
 
     name: str
@@ -45,9 +45,9 @@ class ImageData:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the content that trainings and searches see: images and labels of ``train`` and ``val``, in their order.
+        """A digest of the content that trainings and searches see: ``train`` and ``val`` images and labels, in order.
 
-        However a data set's path is spelled, and wherever it is copied to, this stays the same.
+        It does not depend on the data set's path.
         """
         return content_sha256(self.train, self.val)
 
@@ -61,13 +61,13 @@ class ImageData:
 
     @property
     def image_size(self) -> int:
-        """Height and width, which are equal."""
+        """Height and width (equal), in pixels."""
         return self.train.images.shape[2]
 
     def normalise(self, images_BCHW: Tensor) -> Tensor:
-        """uint8 to float32, on the images' device: ``((x / 255) - mean) / std``, each step rounded to float32.
+        """uint8 to float32 on the images' device: ``((x / 255) - mean) / std``, each operation rounded to float32.
 
-        The devices repeat it in numpy: the order of the operations, and mean and std as float32, are a contract.
+        Devices repeat this in numpy, so the order of operations and float32 mean and std are a contract.
         """
         mean = torch.tensor(self.mean, dtype=torch.float32, device=images_BCHW.device).view(-1, 1, 1)
         std = torch.tensor(self.std, dtype=torch.float32, device=images_BCHW.device).view(-1, 1, 1)
@@ -75,7 +75,7 @@ class ImageData:
 
 
 def content_sha256(*splits: Split) -> str:
-    """Of images and labels, in their order."""
+    """A digest of images and labels, in order."""
     digest = hashlib.sha256()
     for split in splits:
         digest.update(split.images.contiguous().numpy().reshape(-1).data)
@@ -84,7 +84,7 @@ def content_sha256(*splits: Split) -> str:
 
 
 def channel_statistics(images_NCHW: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, of values 0..1; summed in whole numbers, so the same everywhere."""
+    """Mean and standard deviation per channel, of values in 0..1; integer sums make them the same on every machine."""
     count = images_NCHW.numel() // images_NCHW.shape[1]
     means, deviations = [], []
     values = torch.arange(256, dtype=torch.int64)
@@ -93,6 +93,6 @@ def channel_statistics(images_NCHW: Tensor) -> tuple[tuple[float, ...], tuple[fl
         total, squares = int((histogram * values).sum()), int((histogram * values * values).sum())
         means.append(total / count / 255)
         variance = max(squares * count - total * total, 0) / count**2
-        # a channel of one value everywhere has nothing to scale
+        # a constant channel needs no scaling
         deviations.append(variance**0.5 / 255 or 1.0)
     return tuple(means), tuple(deviations)

@@ -1,10 +1,10 @@
-"""The training loop: any network from images to logits, from a seed, resumed bit for bit.
+"""The training loop for any network from images to logits: seeded, and resumable bit for bit.
 
-Everything random (the order of the images, their augmentation, what a step samples) derives from the seed and the
-numbers of epoch and step. A checkpoint, after any step, is therefore all that there is to restore: a run that was
-killed or stopped ends with the same weights as an unbroken one on the same machine, threads and versions.
+All randomness (image order, augmentation, sampling within a step) derives from the seed, the epoch and the step number.
+A checkpoint after any step therefore holds the whole state: a run that was killed or stopped ends with the same weights
+as an uninterrupted one with the same machine, threads and versions.
 
-The test split is never looked at here.
+The test split is never used here.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from sepnas.train.seeds import derived_seed
 from sepnas.train.steps import Step, step_of
 
 Validate = Callable[[nn.Module], float]
-"""The accuracy that an epoch has reached, 0..1, by validation data."""
+"""Returns the validation accuracy of a network, 0..1."""
 
 LOSS_CHECK_STEPS = 50
-"""On an accelerator the losses are looked at this often: each look waits for it."""
+"""Number of steps between checks of the losses on an accelerator; each check synchronises with it."""
 CHECKPOINT_S = 180.0
-"""Within a long epoch the run is saved this often."""
+"""Seconds between checkpoints within a long epoch."""
 
 
 def train_network(
@@ -64,25 +64,28 @@ def train_network(
     start: str = "",
     compiled: bool = False,
 ) -> TrainingResult:
-    """Train ``network`` in place and write a checkpoint to ``out_dir`` after each epoch, in long ones sooner.
+    """Train ``network`` in place and write a checkpoint to ``out_dir`` after each epoch and within long epochs.
 
-    ``network`` ends with the weights of the last epoch (their average, where the recipe has one), on ``device``; those
-    of the best epoch by validation accuracy are in ``best.safetensors``
-    (:func:`sepnas.train.checkpoint.load_network`). ``resume`` goes on from ``last.safetensors``, or starts when there
-    is none. ``stop_after_s`` ends the run, unfinished, after the epoch in which the time runs out, or sooner when the
-    next epoch would not fit; within a long epoch at the last checkpoint that fits. ``step`` replaces the loss of a
-    batch, and the recipe's dropout of devices and messages with it; ``teachers`` are trained networks that it learns
-    from as the recipe's ``distillation`` says; ``validate`` replaces the network's own accuracy on the validation
-    split. ``start`` is a digest of the weights that the network began with, if these are not from the seed: who
-    resumes must begin with the same. ``compiled`` steps go through ``torch.compile``, as much a matter of the machine
-    as the device is; a ``step`` of one's own is taken as it comes.
+    ``network`` ends with the weights of the last epoch (or their average, if the recipe has one), on ``device``. The
+    weights of the epoch with the best validation accuracy are in ``best.safetensors``
+    (:func:`sepnas.train.checkpoint.load_network`).
 
-    Started by ``torchrun``, the processes share each batch (:mod:`sepnas.train.processes`), and the first one writes,
-    after each epoch only.
+    - ``resume`` continues from ``last.safetensors``, or starts a new run if there is none.
+    - ``stop_after_s`` ends the run unfinished after the epoch in which the time runs out, or earlier if the next epoch
+      would not fit; within a long epoch, at the last checkpoint that fits.
+    - ``step`` replaces the loss of a batch, including the recipe's dropout of devices and messages.
+    - ``validate`` replaces the accuracy on the validation split.
+    - ``teachers`` are trained networks for the recipe's ``distillation``.
+    - ``start`` is a digest of the initial weights if they are not from the seed; a resumed run must have the same.
+    - ``compiled`` runs steps, except a custom ``step``, through ``torch.compile``; it may differ on resume, like the
+      device.
 
-    Raises :class:`TrainingError` (data that do not fit the architecture or the recipe, a seed beyond 32 bits, a loss
-    that is not finite, a full device memory, a folder that holds a run while not resuming), :class:`CheckpointError`,
-    :class:`StorageError`; a message about a run that had begun names the last good checkpoint.
+    Under ``torchrun``, the processes share each batch (:mod:`sepnas.train.processes`), and only the first one writes,
+    only after complete epochs.
+
+    Raises :class:`TrainingError` (data that do not fit the architecture or the recipe, a seed beyond 32 bits, a
+    non-finite loss, insufficient device memory, an existing run without ``resume``), :class:`CheckpointError` and
+    :class:`StorageError`; once the run has begun, the message names the last good checkpoint.
     """
     processes, place = processes_of(pick_device(device))
     progress = progress if processes.first else False
@@ -121,7 +124,7 @@ def train_network(
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is some, else the CPU; raises :class:`TrainingError` for one that is not there."""
+    """The named device; ``auto`` is CUDA if available, else the CPU. Raises :class:`TrainingError` if unavailable."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -137,7 +140,7 @@ def pick_device(name: str) -> torch.device:
 
 
 class _Run:
-    """A training run between two checkpoints."""
+    """The state of a training run between two checkpoints."""
 
     def __init__(
         self,
@@ -185,7 +188,7 @@ class _Run:
         return Teachers(teachers, self.recipe.distillation or Distillation(), self.architecture, self.device)
 
     def begin(self, resume: bool) -> None:
-        """Restore the last checkpoint, if any, and write down what is going to be trained."""
+        """Restore the last checkpoint, if any, and write the description of the run."""
         self.files.begin(resume)
         if self.architecture and self._processes.first:
             with self.files.explained():
@@ -196,7 +199,7 @@ class _Run:
         return self.files.saved.history
 
     def epoch(self, epoch: int, display: TrainingDisplay) -> EpochRecord | None:
-        """Train what is left of it and validate; None where the time was up within it."""
+        """Train the rest of an epoch and validate; None if the time ran out within the epoch."""
         trained = self._train(epoch, display)
         if trained is None:
             return None
@@ -217,7 +220,7 @@ class _Run:
         )
 
     def _train(self, epoch: int, display: TrainingDisplay) -> tuple[float, Tensor, float] | None:
-        """What is left of one pass over the training split; its last learning rate, losses of all steps and seconds."""
+        """Train the rest of an epoch; returns the last learning rate, the losses of all steps and the seconds."""
         seed, processes, saved = derived_seed(self.seed, epoch), self._processes, self.files.saved
         order = torch.randperm(len(self.data.train), generator=torch.Generator().manual_seed(seed))
         first = checked = len(saved.losses)
@@ -248,7 +251,7 @@ class _Run:
         return rate, losses, time.perf_counter() - started
 
     def _loss(self, batch: Batch, seed: int) -> Tensor:
-        """Of this process' part of a batch, weighed by its share; what is drawn for it is drawn from ``seed``."""
+        """The loss of this process's part of a batch, weighted by its share; all draws derive from ``seed``."""
         _seed_layers(derived_seed(seed, "layers"), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             loss = self._step(self.network, batch.images, batch.labels, torch.Generator().manual_seed(seed))
@@ -281,23 +284,23 @@ class _Run:
                 raise TrainingError(f"{name!r} is no longer finite after {reached}; {self._lower_rate()}")
 
     def _lower_rate(self) -> str:
-        """What to do about numbers that ran away."""
+        """Advice for diverged weights or losses."""
         advice = f"try a lower --learning-rate than the {self.recipe.learning_rate:g} in the recipe"
         goes_on = bool(self.architecture and self.history)
         best = f" (--start {self.files.folder} goes on from its best epoch)" if goes_on else ""
         return f"{advice}{self._elsewhere()}{best}; {self.files.last_good()}"
 
     def where_it_stands(self) -> str:
-        """What who changes the recipe must know."""
+        """Advice for continuing with a changed recipe."""
         return f"{self._elsewhere()}; {self.files.last_good()}"
 
     def _elsewhere(self) -> str:
-        """Another recipe is another run."""
+        """A hint to use another folder, because a changed recipe is another run."""
         return ", with another --out" if self.files.saved else ""
 
     @contextmanager
     def interruptions_explained(self, aloud: bool) -> Iterator[None]:
-        """Ctrl-C loses what came since the last checkpoint; say so and let it pass."""
+        """On Ctrl-C, name the last checkpoint, after which all progress is lost, and re-raise."""
         try:
             yield
         except KeyboardInterrupt:
@@ -322,14 +325,14 @@ def _memory_explained(device: torch.device, recipe: Recipe, stands: Callable[[],
 
 @contextmanager
 def _reproducible(device: torch.device) -> Iterator[None]:
-    """cuDNN computes the same each time; the caller's settings and generators come back after."""
+    """Make cuDNN deterministic; restores the caller's settings and generators afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.backends.cudnn.flags(enabled=True, deterministic=True):
         yield
 
 
 def _seed_layers(seed: int, device: torch.device) -> None:
-    """What layers draw from, such as dropout."""
+    """Seed the global generators, from which layers such as dropout draw."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):

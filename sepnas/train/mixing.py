@@ -1,4 +1,4 @@
-"""Mixup and CutMix of a batch: timm's, drawn from a generator."""
+"""Mixup and CutMix of a batch, by timm, drawn from a generator."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sepnas.train.vision import import_timm
 
 
 class Mixing:
-    """Pairs each image with the one at the mirrored place of the batch; labels become shares of classes.
+    """Mixes each image with the one at the mirrored position of the batch; labels become class shares.
 
-    One draw for the batch decides by how much, and of both ways which one; of an odd batch the last image stays.
+    One draw per batch selects the amount and the method. In an odd batch, the last image is unchanged.
     """
 
     def __init__(self, recipe: Recipe, num_classes: int) -> None:
@@ -29,9 +29,9 @@ class Mixing:
         )
 
     def __call__(self, images_BCHW: Tensor, labels_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The images, changed in place, and what they show: ``(B, K)``, smoothed as the recipe says."""
+        """The images, mixed in place, and their class shares ``(B, K)``, with the recipe's label smoothing."""
         even = len(images_BCHW) // 2 * 2
-        before = np.random.get_state()  # timm draws from numpy's own generator
+        before = np.random.get_state()  # timm draws from numpy's global generator
         np.random.seed(int(torch.randint(2**32, (), generator=generator)))
         try:
             targets = [self._mixup(images_BCHW[:even], labels_B[:even])[1]] if even else []

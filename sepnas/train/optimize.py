@@ -1,4 +1,4 @@
-"""The recipe's optimizer and schedule, of torch and timm, and their state as plain tensors and JSON."""
+"""The recipe's optimizer and schedule, from torch and timm, with their state as plain tensors and JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sepnas.train.vision import import_timm
 
 
 class Optimization:
-    """The optimizer and its schedule, which moves after each step of ``steps_per_epoch``."""
+    """The optimizer and its schedule, updated after each step; an epoch has ``steps_per_epoch``."""
 
     def __init__(
         self, network: nn.Module, recipe: Recipe, steps_per_epoch: int, processes: Processes | None = None
@@ -29,7 +29,7 @@ class Optimization:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step."""
+        """The learning rate of the next step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     def step(self, loss: Tensor) -> None:
@@ -40,7 +40,7 @@ class Optimization:
         self._schedule.step()
 
     def tensors(self) -> dict[str, Tensor]:
-        """What the optimizer keeps, ``momentum_buffer/NAME`` and the like; a parameter without gradient has none."""
+        """The optimizer's state, with names such as ``momentum_buffer/NAME``; parameters without gradient have none."""
         return {
             f"{key}/{name}": value
             for name, parameter in self._parameters.items()
@@ -49,7 +49,7 @@ class Optimization:
         }
 
     def numbers(self) -> dict[str, Any]:
-        """Where the schedule stands; what the recipe fixes is left out."""
+        """The schedule's state, without values fixed by the recipe."""
         state = self._schedule.state_dict()
         return {"learning_rate": self.learning_rate, "steps": state["last_epoch"], "calls": state["_step_count"]}
 
@@ -58,7 +58,7 @@ class Optimization:
             key, _, name = place.partition("/")
             parameter = self._parameters.get(name)
             if key in _KEPT and parameter is not None:
-                # in the parameter's own memory layout, as torch would have made it; counters stay on the CPU
+                # in the parameter's memory layout, as torch creates it; step counters stay on the CPU
                 like = torch.empty_like(saved if key == "step" else parameter.detach())
                 self._optimizer.state[parameter][key] = like.copy_(saved)
         rate = numbers["learning_rate"]
@@ -88,7 +88,7 @@ def _optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
 
 
 def _groups(network: nn.Module) -> list[dict[str, Any]]:
-    """All parameters, those that must not decay apart, as timm does it too."""
+    """Parameter groups with and without weight decay, split as in timm."""
     spared = network.no_weight_decay() if isinstance(network, SeparableResNeXt) else set()
     groups: list[dict[str, Any]] = [{"params": [x for name, x in network.named_parameters() if name not in spared]}]
     if spared:
@@ -99,7 +99,7 @@ def _groups(network: nn.Module) -> list[dict[str, Any]]:
 def _schedule(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> LRScheduler:
     total = recipe.epochs * steps_per_epoch
     if recipe.schedule == "one-cycle":
-        # one more than there are, so that the schedule may be moved after the last step too
+        # one more than the number of steps, because the schedule also moves after the last step
         return OneCycleLR(optimizer, max_lr=recipe.learning_rate, total_steps=total + 1, cycle_momentum=False)
     if recipe.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=total)

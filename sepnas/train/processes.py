@@ -1,7 +1,7 @@
-"""Training by several processes, one for each GPU, as ``torchrun`` starts them.
+"""Training with several processes, one per GPU, started by ``torchrun``.
 
-Each process takes its part of every batch; gradients are averaged, so that a step is that of the whole batch, but for
-batch norms, which see the images of their own process, and draws within the step. The first process writes.
+Each process takes a part of every batch, and gradients are averaged. A step thus equals a step on the whole batch,
+except for batch norms, which see only their process's images, and for draws within the step. The first process writes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sepnas.train.ended import ADVICE
 
 
 class Processes:
-    """This process among all; alone where ``torchrun`` started none."""
+    """The rank of this process and the number of processes; 0 and 1 without ``torchrun``."""
 
     def __init__(self, rank: int = 0, count: int = 1) -> None:
         self.rank, self.count = rank, count
@@ -29,15 +29,15 @@ class Processes:
         return self.rank == 0
 
     def part(self, batch: Tensor) -> Tensor:
-        """This process' share of the rows of a batch."""
+        """This process's share of the rows of a batch."""
         return batch.tensor_split(self.count)[self.rank] if self.count > 1 else batch
 
     def seed(self, seed: int) -> int:
-        """Another one in each process, the given one in the first."""
+        """A different seed in each process; in the first, the given one."""
         return (seed + self.rank) % 2**63
 
     def mean_loss(self, loss: Tensor, part: int, batch: int) -> Tensor:
-        """To differentiate: gradients of such losses, averaged over the processes, are those of the whole batch."""
+        """Scale a loss so that its gradients, averaged over the processes, are those of the whole batch."""
         return loss if self.count == 1 else loss * (part * self.count / batch)
 
     def average(self, tensors: list[Tensor]) -> None:
@@ -53,7 +53,10 @@ class Processes:
             tensor.copy_(mean.view_as(tensor))
 
     def average_gradients(self, network: nn.Module) -> None:
-        """What a process did not compute counts as 0, also where no other did: it decays then, as alone it does not."""
+        """Average the gradients over the processes; missing ones count as 0.
+
+        A parameter without a gradient in any process therefore decays, unlike with a single process.
+        """
         if self.count == 1:
             return
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -63,11 +66,11 @@ class Processes:
         self.average([parameter.grad for parameter in parameters if parameter.grad is not None])
 
     def average_statistics(self, network: nn.Module) -> None:
-        """Running means and variances of batch norms."""
+        """Average the running means and variances of batch norms over the processes."""
         self.average([buffer for buffer in network.buffers() if buffer.is_floating_point()])
 
     def check_alike(self, what: str, value: float) -> None:
-        """Raise :class:`TrainingError` in a process where this is another number than in the first."""
+        """Raise :class:`TrainingError` in a process whose value differs from the first process's."""
         first = self.told(value)
         if value != first:
             raise TrainingError(
@@ -76,7 +79,7 @@ class Processes:
             )
 
     def told(self, value: float) -> float:
-        """What the first process says."""
+        """The first process's value, broadcast to all."""
         if self.count == 1:
             return value
         kind = "cuda" if distributed.get_backend() == "nccl" else "cpu"
@@ -88,7 +91,7 @@ class Processes:
 
 @contextmanager
 def _others_there(rank: int) -> Iterator[None]:
-    """What a lost process makes of a call in another one, as :class:`TrainingError`."""
+    """Convert the error of a collective call with a lost process into :class:`TrainingError`."""
     try:
         yield
     except RuntimeError as error:
@@ -99,19 +102,19 @@ def _others_there(rank: int) -> Iterator[None]:
 
 
 def is_alone() -> bool:
-    """Whether ``torchrun`` started this process: variables of other launchers are not asked."""
+    """Whether this process trains alone, not under ``torchrun``; ignores the variables of other launchers."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def is_first() -> bool:
-    """Whether this process is alone, or the one of several that speaks and writes."""
+    """Whether this process is alone or the first of several, which prints and writes."""
     return is_alone() or os.environ.get("RANK") == "0"
 
 
 def processes_of(device: torch.device) -> tuple[Processes, torch.device]:
-    """Join those that ``torchrun`` started, if it did, until the process ends; on CUDA each takes a GPU.
+    """Join the process group of ``torchrun``, if any, until this process ends; on CUDA, each process takes one GPU.
 
-    Raises :class:`TrainingError` where there are more of them than GPUs, or they do not find each other.
+    Raises :class:`TrainingError` if there are more processes than GPUs, or if they cannot connect.
     """
     if is_alone():
         return Processes(), device
@@ -126,7 +129,7 @@ def processes_of(device: torch.device) -> tuple[Processes, torch.device]:
             raise TrainingError(f"device '{device}': torchrun gives each process its GPU; ask for 'cuda' or 'auto'")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    if not distributed.is_initialized():  # a second time would wait for keys of the first for ever
+    if not distributed.is_initialized():  # a second initialisation would wait forever for keys of the first
         try:
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         except (RuntimeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""How a network is trained: a document, and the named recipes."""
+"""Training recipes: the document, and the named recipes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Augmentation(Part):
-    """What is done to each training image: a shifted crop of ``crop_padding`` pixels, a mirror image, AutoAugment.
+    """Augmentation of each training image: a crop shifted by up to ``crop_padding`` pixels, mirroring, AutoAugment.
 
-    Pixels from beyond the border are black (``zero``) or mirrored (``reflect``).
+    Pixels beyond the border are black (``zero``) or mirrored (``reflect``).
     """
 
     crop_padding: Annotated[int, Field(ge=0, le=MAX_SIDE)] = 0
@@ -31,10 +31,10 @@ class Augmentation(Part):
 
 
 class Distillation(Part):
-    """What is learned from teachers beside the labels.
+    """Distillation from teachers, in addition to the labels.
 
-    ``weight`` is the share of the loss that their softened answers have, at ``temperature`` (arXiv 1503.02531);
-    ``features`` weighs how far the maps of attention after each stage are from theirs (arXiv 1612.03928).
+    ``weight`` is the share of the loss from the teachers' softened outputs at ``temperature`` (arXiv 1503.02531);
+    ``features`` is the weight of the distance between attention maps after each stage (arXiv 1612.03928).
     """
 
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -49,20 +49,22 @@ class Distillation(Part):
 
 
 class Recipe(Document):
-    """Gradient descent in epochs of the whole training split.
+    """Gradient descent in epochs over the whole training split.
 
-    ``sgd`` has momentum, and weight decay as part of the gradient; ``sgdw`` and ``adamw`` decay apart from it
-    (arXiv 1711.05101), by learning rate times ``weight_decay`` a step: of momentum 0.9 a tenth of what ``sgd`` comes to
-    with the same number. ``momentum`` is AdamW's first beta; ``nesterov`` is for the other two. Without ``decay_norms``
-    weights of one dimension, those of norms, biases and merges, do not decay. ``learning_rate`` is the highest.
-    ``one-cycle`` rises to it for the first 30 % of the steps and falls along a cosine, ``cosine`` only falls, ``step``
-    multiplies by ``milestone_factor`` after each epoch of ``milestones``.
-    ``ema_decay`` above 0 keeps an average of the weights, which is what is validated and kept; it follows faster at
-    first. ``mixup`` (arXiv 1710.09412) and ``cutmix`` (arXiv 1905.04899) are the alphas of their beta distributions,
-    0 for neither; with both, each batch draws one of them. ``distillation`` says how a training with teachers
-    (``sepnas train --teacher``) learns from them; None is its defaults.
-    ``device_dropout`` and ``message_dropout`` are the shares of devices and messages that each training image is
-    computed without (:mod:`sepnas.train.dropout`), so that the network learns to lose them.
+    Optimizers: ``sgd`` adds weight decay to the gradient; ``sgdw`` and ``adamw`` decouple it (arXiv 1711.05101) and
+    decay by learning rate times ``weight_decay`` per step. With momentum 0.9 this is a tenth of the decay of ``sgd``
+    with the same value. ``momentum`` is AdamW's first beta; ``nesterov`` applies to the other two. Without
+    ``decay_norms``, one-dimensional weights (norms, biases, merges) do not decay.
+
+    Schedules: ``learning_rate`` is the peak. ``one-cycle`` rises to it over the first 30 % of the steps and then falls
+    along a cosine; ``cosine`` only falls; ``step`` multiplies by ``milestone_factor`` after each of ``milestones``.
+
+    ``ema_decay`` above 0 validates and saves a moving average of the weights, which adapts faster at first. ``mixup``
+    (arXiv 1710.09412) and ``cutmix`` (arXiv 1905.04899) are the alphas of their beta distributions, 0 for off; with
+    both on, each batch draws one of them. ``distillation`` configures training with teachers
+    (``sepnas train --teacher``); None means the defaults. ``device_dropout`` and ``message_dropout`` are the shares of
+    devices and messages lost per training image (:mod:`sepnas.train.dropout`), so that the network learns to tolerate
+    losses.
     """
 
     format_name: ClassVar[str] = "sepnas.recipe"
@@ -101,17 +103,16 @@ class Recipe(Document):
         return self
 
     def to_data(self) -> dict[str, Any]:
-        """Plain data; later switches that are off are left out: what was written before there were any is the same
-        run."""
+        """Plain data, without newer options that are off, so that older files still describe the same run."""
         off = {name: type(self).model_fields[name].default for name in _LATER}
         return {key: value for key, value in super().to_data().items() if key not in off or value != off[key]}
 
     def changed(self, where: str, **values: float | None) -> Recipe:
-        """The same but for the values that are not None; :class:`SpecError` opens with ``where``."""
+        """A copy with the values that are not None; raises :class:`SpecError`, which starts with ``where``."""
         return Recipe.from_data(self.to_data() | {k: v for k, v in values.items() if v is not None}, where)
 
     def remark(self) -> str | None:
-        """What it means that the training ends before the last of the ``milestones``; None where it does not."""
+        """A warning if the training ends before the last of the ``milestones``, else None."""
         reached = [epoch for epoch in self.milestones if epoch < self.epochs]
         if len(reached) == len(self.milestones):
             return None
@@ -123,19 +124,19 @@ class Recipe(Document):
         )
 
     def mirroring(self, flip: bool | None) -> Recipe:
-        """The same with training images mirrored, or not; None leaves it."""
+        """A copy with mirroring of training images on or off; None keeps the setting."""
         if flip is None:
             return self
         return self.model_copy(update={"augmentation": self.augmentation.model_copy(update={"flip": flip})})
 
     def steps_per_epoch(self, num_images: int) -> int:
-        """Batches that take every image once; the last may be smaller."""
+        """The number of batches that cover every image once; sizes may differ by one."""
         return -(-num_images // self.batch_size)
 
 
 @dataclass(frozen=True)
 class RecipeChanges:
-    """Values that replace those of a recipe; None keeps the recipe's own."""
+    """Values that override a recipe; None keeps the recipe's value."""
 
     epochs: int | None = None
     learning_rate: float | None = None
@@ -143,7 +144,7 @@ class RecipeChanges:
     flip: bool | None = None
 
     def applied_to(self, recipe: Recipe, where: str) -> Recipe:
-        """The changed recipe; raises :class:`SpecError`, which opens with ``where``."""
+        """The changed recipe; raises :class:`SpecError`, which starts with ``where``."""
         changed = recipe.changed(
             where, epochs=self.epochs, device_dropout=self.device_dropout, learning_rate=self.learning_rate
         )
@@ -169,7 +170,7 @@ RECIPES: dict[str, Recipe] = {
             augmentation=Augmentation(crop_padding=1),
             channels_last=True,
         ),
-        # chosen on validation images, each switch by itself (experiments/cifar100-cpu)
+        # tuned on validation images, one option at a time (experiments/cifar100-cpu)
         Recipe(
             name="cifar-fast",
             optimizer="adamw",
@@ -183,7 +184,7 @@ RECIPES: dict[str, Recipe] = {
             precision="bf16",
             channels_last=True,
         ),
-        # what supernets learn by, and what cifar-fast is measured against
+        # the recipe of supernets, and the baseline of cifar-fast
         Recipe(
             name="cifar-sgd",
             epochs=20,
@@ -194,8 +195,8 @@ RECIPES: dict[str, Recipe] = {
             precision="bf16",
             channels_last=True,
         ),
-        # half of the paper's epochs, and what helps long trainings of narrow networks; separable ones, whose devices
-        # each have a part of the gradient, want larger steps (experiments/cifar100-cpu)
+        # half of the paper's epochs, with options that help long trainings of narrow networks; separable networks split
+        # the gradient over devices and need larger steps (experiments/cifar100-cpu)
         Recipe(
             name="modern",
             epochs=100,
@@ -225,16 +226,16 @@ RECIPES: dict[str, Recipe] = {
 
 
 def default_recipe(data: str) -> Recipe:
-    """The one for a data set where none is named.
+    """The default recipe for a data set.
 
-    Images of a folder are not mirrored: of arrows, letters or signs a mirror image is of another class.
+    Images of a folder are not mirrored, because a mirrored arrow, letter or sign may belong to another class.
     """
     named = RECIPES["digits" if data == "digits" else "cifar-fast"]
     return named.mirroring(False) if data.startswith("folder:") else named
 
 
 def load_recipe(name: str) -> Recipe:
-    """A named recipe, or the one of a file; :class:`SpecError` says what there is."""
+    """A named recipe, or one from a file; raises :class:`SpecError` that lists the names."""
     if name in RECIPES:
         return RECIPES[name]
     if name.endswith((".yaml", ".yml", ".json")):

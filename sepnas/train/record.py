@@ -1,4 +1,4 @@
-"""What a training run reports: a record of each epoch, in ``history.jsonl`` too, and the result."""
+"""The reports of a training run: a record per epoch, also in ``history.jsonl``, and the result."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ HISTORY = "history.jsonl"
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch, numbered from 1: the mean loss of its steps, the learning rate of its last step.
+    """One epoch, numbered from 1, with the mean loss of its steps and the learning rate of its last step.
 
-    ``images_per_s`` counts training only; ``duration_s`` includes validation.
+    ``images_per_s`` excludes validation; ``duration_s`` includes it.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -34,9 +34,9 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """``best_epoch`` has the highest validation accuracy (the last of equals); times add up over resumed runs.
+    """``best_epoch`` has the highest validation accuracy (the last among equals); times include earlier, resumed runs.
 
-    ``reached`` says in words what the last checkpoint comes after, such as ``step 340 of epoch 2``.
+    ``reached`` describes the position of the last checkpoint, such as ``step 340 of epoch 2``.
     """
 
     out_dir: Path
@@ -66,12 +66,12 @@ class TrainingResult:
 
     @property
     def images_per_s(self) -> float:
-        """The mean over the epochs, each weighing what it took."""
+        """The mean over the epochs, weighted by duration."""
         return len(self.history) / sum(1 / record.images_per_s for record in self.history)
 
 
 def best_of(history: tuple[EpochRecord, ...]) -> EpochRecord:
-    """The last record of the highest validation accuracy."""
+    """The record with the highest validation accuracy, the last among equals."""
     return max(history, key=lambda record: (record.val_accuracy, record.epoch))
 
 
@@ -80,12 +80,12 @@ def history_to_data(history: tuple[EpochRecord, ...]) -> list[dict[str, Any]]:
 
 
 def write_history(run: Path, history: tuple[EpochRecord, ...]) -> None:
-    """One JSON line for each epoch; the file is replaced whole."""
+    """Write one JSON line per epoch; replaces the whole file."""
     write_text(run / HISTORY, "".join(json.dumps(line) + "\n" for line in history_to_data(history)))
 
 
 def read_history(run: Path) -> tuple[EpochRecord, ...]:
-    """The epochs of a run's folder so far; raises :class:`TrainingError` that names the file, and the line at fault."""
+    """The epochs of a run so far; raises :class:`TrainingError` that names the file and the faulty line."""
     path = run / HISTORY
     try:
         lines = path.read_bytes().splitlines()

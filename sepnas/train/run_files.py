@@ -1,4 +1,4 @@
-"""The files of a training run: what it must be to go on, how far it has come, and the state to go on from."""
+"""The files of a training run: its identity, its progress and the state to resume from."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _LOSSES = "epoch/losses"
 
 @dataclass(frozen=True)
 class Reached:
-    """How far a run has come: its finished epochs, and of one that was begun the losses of its steps and its time."""
+    """The progress of a run: its finished epochs, and the step losses and training time of an unfinished one."""
 
     history: tuple[EpochRecord, ...] = ()
     losses: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -55,7 +55,7 @@ class Reached:
 
 @dataclass
 class RunState:
-    """All that training changes; what is restored is as it was, to the bit."""
+    """All state that training changes; restored bit for bit."""
 
     network: nn.Module
     optimization: Optimization
@@ -63,7 +63,7 @@ class RunState:
 
     @property
     def result(self) -> nn.Module:
-        """What is validated and kept: the average of the weights, where the recipe wants one."""
+        """The network to validate and save: the average of the weights if the recipe has one, else the network."""
         return self.average.network if self.average else self.network
 
     def tensors(self) -> dict[str, Tensor]:
@@ -78,24 +78,24 @@ class RunState:
 
 
 class RunFiles:
-    """The folder of a run; ``identity`` is what must be the same for it to go on. Only one that ``writes`` does."""
+    """The folder of a run; a resumed run must have the same ``identity``. Writes files only if ``writes`` is set."""
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], state: RunState, writes: bool) -> None:
         self.folder, self._identity, self._state, self._writes = folder, identity, state, writes
         self.saved = Reached()
-        """What the last checkpoint holds."""
+        """Progress in the last checkpoint."""
         self._saved_at = time.monotonic()
 
     @property
     def age_s(self) -> float:
-        """Of the last checkpoint, or since this began."""
+        """Seconds since the last checkpoint, or since the start."""
         return time.monotonic() - self._saved_at
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """While this runs no other process trains here: it would write over what this one writes.
+        """Lock the folder against other trainings, which would overwrite its files.
 
-        Raises :class:`TrainingError` where one does, :class:`StorageError` where there can be no folder.
+        Raises :class:`TrainingError` if another training is running, :class:`StorageError` if there can be no folder.
         """
         with ExitStack() as stack:
             if self._writes:
@@ -104,7 +104,7 @@ class RunFiles:
             yield
 
     def begin(self, resume: bool) -> None:
-        """Restore the last checkpoint, if there is one, and remove what a kill has left half-written."""
+        """Restore the last checkpoint, if there is one, and remove partial files left by a kill."""
         last = self.folder / LAST
         if is_there(last):
             if not resume:
@@ -132,7 +132,7 @@ class RunFiles:
             self._state.restore(tensors, meta["optimizer"], last)
             history = tuple(EpochRecord(**line) for line in meta["history"])
             trained_s = float(meta.get("trained_s", 0.0))
-        # whatever an optimizer says of counters and shapes that it never wrote
+        # any error of an optimizer about counters and shapes that it never wrote
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise CheckpointError(
                 f"{last}: damaged: its run cannot be restored: {type(error).__name__}: {error}; train again in another "
@@ -141,7 +141,7 @@ class RunFiles:
         self.saved = Reached(history, tensors.get(_LOSSES, torch.zeros(0)), trained_s)
 
     def save_epoch(self, reached: Reached) -> None:
-        """Best first, last after it: a kill in between repeats what came since the last one instead of losing weights.
+        """Write the best checkpoint, then the last: a kill in between repeats work instead of losing weights.
 
         Raises :class:`StorageError` that names the last good checkpoint.
         """
@@ -155,7 +155,7 @@ class RunFiles:
                 self._write_history()
 
     def save_steps(self, reached: Reached) -> None:
-        """The state of the run, after any step. Raises :class:`StorageError`."""
+        """Save the state of the run, after any step. Raises :class:`StorageError`."""
         if self._writes:
             numbers = {"optimizer": self._state.optimization.numbers(), "trained_s": reached.trained_s}
             about = numbers | {"history": history_to_data(reached.history), "identity": self._identity}
@@ -164,7 +164,7 @@ class RunFiles:
         self.saved, self._saved_at = reached, time.monotonic()
 
     def _write_history(self) -> None:
-        """There is none before the first epoch has ended."""
+        """Write the history, if an epoch has finished."""
         if self.saved.history:
             write_history(self.folder, self.saved.history)
         else:
@@ -176,7 +176,7 @@ class RunFiles:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """A :class:`StorageError` of what is written here names the last good checkpoint."""
+        """Make a :class:`StorageError` within the block name the last good checkpoint."""
         try:
             yield
         except StorageError as error:
@@ -189,7 +189,7 @@ class RunFiles:
 
 
 def describe_run(folder: Path, architecture: Architecture, data: ImageData) -> None:
-    """Write what an export needs beside the weights. Raises :class:`StorageError`."""
+    """Write the files that an export needs besides the weights. Raises :class:`StorageError`."""
     architecture.save(folder / ARCHITECTURE)
     facts = DataFacts(
         name=data.name, classes=data.classes, mean=data.mean, std=data.std, resize=data.resize,
@@ -201,7 +201,7 @@ def describe_run(folder: Path, architecture: Architecture, data: ImageData) -> N
 def identity_of(
     architecture: Architecture | None, recipe: Recipe, seed: int, data: ImageData, **rest: Any
 ) -> dict[str, Any]:
-    """What must be the same for a run to go on; of the ``rest`` what is there."""
+    """The values that must match to resume a run; includes the truthy ones of ``rest``."""
     return {key: value for key, value in rest.items() if value} | {
         "architecture": architecture.to_data() if architecture else None,
         "recipe": recipe.to_data(),
@@ -217,7 +217,7 @@ def identity_of(
 
 
 def _as_known(identity: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The identity as it was written before it had a digest of the data's content, where the saved one has none."""
+    """The identity in the older form without a content digest, if the saved one has no digest."""
     data = dict(identity["data"])
     if "content_sha256" not in saved["data"]:
         del data["content_sha256"]
@@ -225,7 +225,7 @@ def _as_known(identity: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str
 
 
 def steps_begun(folder: Path) -> int:
-    """The steps of an unfinished epoch that a run's last checkpoint holds; 0 where there is none."""
+    """The number of steps of an unfinished epoch in a run's last checkpoint; 0 if there is none."""
     if not is_there(folder / LAST):
         return 0
     tensors, _ = read_checkpoint(folder / LAST)

@@ -1,4 +1,4 @@
-"""Where a training or a search gets its images; nothing is read, and torch is not imported, until ``load``."""
+"""The source of a training's or search's images; ``load`` is the first to read data or import torch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataSource:
-    """A data set by name, and how its images are made to fit the network.
+    """A data set by name, and the resizing of its images for the network.
 
-    ``name`` is ``digits``, ``cifar10``, ``cifar100``, ``fashion-mnist`` or ``folder:PATH``; None stands for the digits
-    (see :meth:`named_for`). ``image_size`` is in pixels a side.
+    ``name`` is ``digits``, ``cifar10``, ``cifar100``, ``fashion-mnist`` or ``folder:PATH``; None means digits
+    (see :meth:`named_for`). ``image_size`` is the side length in pixels.
     """
 
     name: str | None = None
@@ -31,9 +31,9 @@ class DataSource:
     download: bool = False
 
     def named_for(self, reads: Architecture | NetworkSpace | None, what: str) -> DataSource:
-        """The same with its name filled in: the digits, unless ``reads`` (None: any images) is for other images.
+        """A copy with its name filled in: digits, if ``reads`` (None: any input) accepts them.
 
-        Raises :class:`DataError` where the images must be named; the message calls the network ``what``.
+        Raises :class:`DataError` if a name is required; the message calls the network ``what``.
         """
         if self.name is not None:
             return self

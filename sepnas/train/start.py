@@ -1,4 +1,4 @@
-"""The network that a training begins with: from a seed alone, or from one that was trained before."""
+"""The initial network of a training, from a seed or from a trained network."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ def first_network(
     start: SeparableResNeXt | None = None,
     where: str = "`start`",
 ) -> SeparableResNeXt:
-    """A network with the weights that depend on ``seed``, or those of ``start``; it may have another policy.
+    """A network with weights from ``seed`` or from ``start``, which may have another policy.
 
-    Learned scales of messages, unless ``start`` has them, are set from some training images. Raises
-    :class:`TrainingError` where the seed or the images do not fit, or the message that begins with ``where``, where
-    ``start`` is no such network.
+    Learned message scales that ``start`` lacks are calibrated on some training images. Raises :class:`TrainingError`
+    if the seed or the images do not fit, or if ``start`` is another network; the latter message starts with ``where``.
     """
     check_fits(architecture, data)
     network = new_network(architecture, seed)
@@ -43,12 +42,12 @@ def first_network(
 
 
 def digest_of(start: SeparableResNeXt | None) -> str:
-    """Of the weights that a training goes on from, as :func:`sepnas.train.loop.train_network` takes it; none: empty."""
+    """The digest of the initial weights for :func:`sepnas.train.loop.train_network`; empty for None."""
     return tensors_sha256(start.state_dict()) if start else ""
 
 
 def _check_alike(wanted: Architecture, found: Architecture, where: str) -> None:
-    """Raise :class:`TrainingError` unless both are the same but for policy and name."""
+    """Raise :class:`TrainingError` unless both are equal except for policy and name."""
     for field in ("depth", "stem_channels", "stem_stride", "in_channels", "image_size", "num_classes", "parts"):
         here, there = getattr(wanted, field), getattr(found, field)
         if here != there:
@@ -59,9 +58,9 @@ def _check_alike(wanted: Architecture, found: Architecture, where: str) -> None:
 
 
 def take_over(network: SeparableResNeXt, start: SeparableResNeXt, where: str) -> None:
-    """Copy the weights of a network that differs at most in its policy; what belongs to the new policy alone stays.
+    """Copy the weights of a network that differs at most in its policy; weights of the new policy only are kept.
 
-    Raises :class:`TrainingError`, whose message begins with ``where``.
+    Raises :class:`TrainingError`, whose message starts with ``where``.
     """
     _check_alike(network.architecture, start.architecture, where)
     wanted, found = network.state_dict(), start.state_dict()

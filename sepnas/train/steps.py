@@ -1,4 +1,4 @@
-"""The loss of a batch, as a recipe has it."""
+"""The loss of a batch under a recipe."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from sepnas.train.recipe import Recipe
 Step = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 """``(network, images_BCHW, labels, generator) -> loss``, a scalar to differentiate.
 
-Images are augmented and normalised float32; labels are classes ``(B,)``, or of mixed images shares of them ``(B, K)``,
-smoothed already. The generator lives on the CPU and derives from seed, epoch and step."""
+Images are augmented, normalised float32. Labels are classes ``(B,)`` or, for mixed images, class shares ``(B, K)`` with
+smoothing applied. The generator is on the CPU and derives from seed, epoch and step."""
 
 
 def step_of(recipe: Recipe, teachers: Teachers | None = None, compile_it: bool = False) -> Step:
-    """Cross entropy of what the network answers; with dropout, without some devices and messages; with teachers, what
-    they answer to the same images too.
+    """Cross entropy of the network's logits, with the recipe's dropout of devices and messages and the teachers' loss.
 
-    Raises :class:`TrainingError` for a compiled step with dropout: each would have tensors of other sizes.
+    Raises :class:`TrainingError` for a compiled step with dropout, because tensor sizes would differ in each step.
     """
     shares = recipe.device_dropout, recipe.message_dropout
     if compile_it and any(shares):

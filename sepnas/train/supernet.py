@@ -1,9 +1,9 @@
-"""How the supernet is trained: the sandwich rule with distillation in place.
+"""Training of the supernet: the sandwich rule with in-place distillation.
 
-Each step trains the largest architecture on the labels, and the smallest and a few random ones on what the largest
-answers (arXiv 1903.05134): the ends of the space carry all that lies between. The smallest draws its read-out, for
-every device that may answer needs a head that was trained to answer alone. With dropout of devices or messages the
-students lose them and the largest does not: they learn what all devices together know.
+Each step trains the largest architecture on the labels, and the smallest and a few random ones on the largest's outputs
+(arXiv 1903.05134): the extremes of the space bound all others. The smallest draws its read-out at random, because the
+head of every device that may answer must be trained to answer alone. Dropout of devices or messages applies to the
+students only, so they learn from the answer of all devices together.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from sepnas.train.dropout import draw_outage
 
 
 class SandwichStep:
-    """One training step over a space, as ``train_network`` calls it.
+    """One training step over a space, for ``train_network``.
 
     ``step(network, images_BCHW, labels_B, generator)`` returns the mean loss of ``num_random + 2`` architectures, so
-    that a learning rate means the same as for one network. All is drawn from ``generator`` alone, so a resumed
-    training draws the same. ``device_dropout`` and ``message_dropout`` as in :func:`draw_outage`.
+    that a learning rate means the same as for one network. All draws use ``generator``, so a resumed training repeats
+    them. ``device_dropout`` and ``message_dropout`` are as in :func:`draw_outage`.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class SandwichStep:
         losses = [functional.cross_entropy(teacher_BK, labels_B)]
         target_BK = teacher_BK.detach().softmax(dim=1)
         for student in self.students(generator):
-            # The gradient is that of the KL divergence: the target's own entropy is a constant.
+            # The gradient equals that of the KL divergence, because the target's entropy is constant.
             outage = draw_outage(
                 student, len(labels_B), generator, self.device_dropout, self.message_dropout, images_BCHW.device
             )
@@ -47,7 +47,7 @@ class SandwichStep:
         return torch.stack(losses).mean()
 
     def students(self, generator: torch.Generator) -> Sequence[Architecture]:
-        """The smallest architecture, read out somewhere, and ``num_random`` of the space."""
+        """The smallest architecture with a random read-out, and ``num_random`` random architectures."""
         readouts = self.space.policy.readouts
         readout = readouts[_draw(generator)(len(readouts))]
         smallest = self.space.architecture_of(self.space.smallest() | {"readout": readout})
@@ -55,7 +55,7 @@ class SandwichStep:
 
 
 def random_architecture(space: SearchSpace, generator: torch.Generator) -> Architecture:
-    """One of the space, spread over the range of bytes."""
+    """A random architecture of the space, sampled to spread over the range of bytes."""
     return space.architecture_of(space.sample_spread(_draw(generator)))
 
 

@@ -1,4 +1,4 @@
-"""How many threads a network is worth."""
+"""The number of torch threads for a network."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from sepnas.separable.layers import count_macs
 from sepnas.train.processes import is_alone
 
 MACS_WORTH_THREADS = 2_000_000
-"""Below, per image, a second thread gains nothing; beside other busy programs threads that wait for each other then
+"""MACs per image below which a second thread gains nothing; on a busy machine, threads that wait for each other then
 make a step up to 60 times slower."""
 
 
 def use_threads_for(architecture: Architecture, threads: int | None = None) -> int:
-    """Set torch's threads for a network: ``threads``, or one for a small network and all cores for others, which the
-    processes that ``torchrun`` started here share."""
+    """Set torch's number of threads for a network and return it.
+
+    Without ``threads``: one for a small network, else all cores, shared by the ``torchrun`` processes of this machine.
+    """
     macs = sum(count_macs(architecture, rank) for rank in range(architecture.num_devices))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     beside = 1 if is_alone() else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

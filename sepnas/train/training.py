@@ -1,4 +1,4 @@
-"""A training that is ready to run: the network's architecture, its images, its recipe and what it begins with."""
+"""A training that is ready to run: architecture, images, recipe and initial weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sepnas.train.threads import use_threads_for
 
 @dataclass(frozen=True)
 class Training:
-    """All inputs of a training, checked against each other; ``start`` is a network whose weights it begins with."""
+    """All inputs of a training, checked against each other; ``start`` is a network with the initial weights."""
 
     architecture: Architecture
     images: ImageData
@@ -64,9 +64,9 @@ def prepare(
 ) -> Training:
     """Read the recipe, the earlier runs and the images of a training.
 
-    ``name`` is that of an architecture without a file: its input and its classes are then those of the images. The
-    recipe is read before the images, which may take long. Raises :class:`TrainingError`, ``DataError``, ``SpecError``
-    and ``CheckpointError``.
+    ``name`` names an architecture without a file, which then takes its input shape and classes from the images. The
+    recipe is read before the images, because reading images may take long. Raises :class:`TrainingError`,
+    ``DataError``, ``SpecError`` and ``CheckpointError``.
     """
     if isinstance(source, DataSource):
         source = source.named_for(None if name else architecture, f"architecture {architecture.name!r}")
@@ -83,7 +83,7 @@ def prepare(
 
 
 def name_of(architecture: str) -> str | None:
-    """The name of an architecture that is given by name; None for a file's."""
+    """The name of an architecture given by name; None for a file."""
     return None if Path(architecture).suffix in FILE_SUFFIXES else architecture
 
 

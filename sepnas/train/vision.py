@@ -1,9 +1,8 @@
-"""The one place through which torchvision and timm, which needs it, are imported.
+"""The only place that imports torchvision, and timm, which needs it.
 
 PyPI's torchvision is linked against CUDA. Beside a CPU build of torch its operators do not load, and its import
-fails with ``operator torchvision::nms does not exist``. Declaring the schemas of the two operators that it names
-on import is enough for everything that sepnas uses. Where the operators load, nothing may be declared: torch
-refuses a second declaration.
+fails with ``operator torchvision::nms does not exist``. Declaring the schemas of the two operators that it uses
+on import is enough for sepnas. If the operators load, nothing may be declared: torch refuses a second declaration.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def import_torchvision(submodule: str = "") -> Any:
 
 
 def import_timm(submodule: str) -> Any:
-    """A submodule of timm, such as ``optim``; it takes seconds the first time."""
+    """A submodule of timm, such as ``optim``; the first import takes seconds."""
     _declare_missing_operators()
     return _import("timm", f"timm.{submodule}")
 
@@ -48,7 +47,7 @@ def _import(package: str, module: str) -> Any:
 
 @lru_cache(maxsize=1)
 def _declare_missing_operators() -> torch.library.Library | None:
-    """Declare what torchvision needs to be imported; the cache keeps the declarations alive."""
+    """Declare the operators that torchvision needs on import; the cache keeps the declarations alive."""
     if "torchvision" in sys.modules or _operators_load():
         return None
     library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
