@@ -1,7 +1,7 @@
-"""What goes between a search and NNI's server: addresses that nobody else can ask for, messages that are plain data.
+"""Communication between a search and NNI's server: secret addresses and plain-data messages.
 
-`guard.js` is the other end. NNI's own reading of a message imports and unpickles what it names, and messages come from
-other machines: here they are JSON and nothing else.
+`guard.js` is the other end. NNI's own parser imports and unpickles names in messages, which come from other machines.
+Here messages are JSON only.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ REQUEST_TIMEOUT_S = 30.0
 PAGE = "page"
 
 Command = tuple[str, Any]
-"""NNI's two letters, and the content."""
+"""NNI's two-letter command type, and the content."""
 
 
 class Key:
-    """The secret that a search shares with its server: a path is opened by its HMAC, written before it."""
+    """The secret that a search shares with its server; the HMAC of a path, as its prefix, grants access to it."""
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
 
     def line(self) -> bytes:
-        """As the server reads it from its standard input, which no other process sees."""
+        """The key as the server reads it from its standard input, hidden from other processes."""
         return self._key.hex().encode() + b"\n"
 
     def sealed(self, path: str) -> str:
-        """The path with the code that opens it."""
+        """The path, prefixed with its access code."""
         return f"/{self._code(path)}{path}"
 
     def page(self) -> str:
-        """The path of NNI's page, which shows everything and changes nothing."""
+        """The path of NNI's page, which is read-only."""
         return f"/{self._code(PAGE)}/"
 
     def _code(self, text: str) -> str:
@@ -56,7 +56,7 @@ class Api:
         self.key, self.port = key, port
 
     def text(self, method: str, path: str, data: Any = None) -> str:
-        """The answer; OSError when there is none."""
+        """The response; raises ``OSError`` if there is none."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{self.key.sealed(f'/api/v1/nni/{path}')}",
             method=method,
@@ -70,22 +70,22 @@ class Api:
         return answer.decode(errors="replace")
 
     def json(self, method: str, path: str, data: Any = None) -> Any:
-        """The answer as data; OSError when there is none, ValueError when it is no JSON."""
+        """The response, parsed; raises ``OSError`` if there is none, ``ValueError`` if it is not JSON."""
         return json.loads(self.text(method, path, data))
 
 
 class TunerChannel:
-    """The tuner's end of NNI's command channel; a lost one is not dialled again."""
+    """The tuner's end of NNI's command channel; it never reconnects."""
 
     def __init__(self, key: Key, port: int) -> None:
         url = f"ws://127.0.0.1:{port}{key.sealed('/tuner')}"
         self._open = ExitStack()
-        # no pings of its own: NNI's server sends some, and its end is seen
+        # no pings: NNI's server sends its own, and its end is detected
         channel = connect(url, max_size=MAX_MESSAGE_BYTES, compression=None, user_agent_header=None, ping_interval=None)
         self._connection = self._open.enter_context(channel)
 
     def send_trial(self, number: int, parameters: Mapping[str, Any]) -> None:
-        """Ask for a trial; OSError when the channel is lost."""
+        """Request a trial; raises ``OSError`` if the channel is lost."""
         trial = {
             "parameter_id": number,
             "parameters": parameters,
@@ -98,7 +98,7 @@ class TunerChannel:
             raise OSError(f"the channel to NNI's server is lost: {error}") from error
 
     def commands(self) -> Iterator[Command]:
-        """What NNI says, until the channel ends; what cannot be read is passed over."""
+        """NNI's commands until the channel ends; unreadable messages are skipped."""
         try:
             for message in self._connection:
                 if (command := _read(message)) is not None:
@@ -120,7 +120,7 @@ def _read(message: str | bytes) -> Command | None:
 
 
 def read_value(text: Any) -> Any:
-    """The value of a metric, which NNI writes as JSON in JSON; None for anything else."""
+    """The value of a metric, which NNI encodes as JSON within JSON; None if it cannot be parsed."""
     try:
         return json.loads(text)
     except (ValueError, TypeError, RecursionError):

@@ -1,4 +1,4 @@
-"""An execution engine of NNI's for NNI's own trials: a batch of candidates a trial, submitted again when it is lost."""
+"""An NNI execution engine for NNI's trials: a batch of candidates per trial, resubmitted if lost."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Identity = frozenset[tuple[str, Choice]]
 
 
 class TrialsEngine(ExecutionEngine):  # type: ignore[misc]  # NNI has no types
-    """Judges the models of a batch side by side, and returns when each has its answer.
+    """Evaluates the models of a batch in parallel, and returns when each has a result.
 
-    An answer is for the genotype that it repeats, and is passed on as soon as it comes. What has none when all trials
-    ended, or when nothing came for ``patience_s``, is submitted again; after three rounds without any answer
-    :class:`SearchError` says why.
+    A result is matched by the genotype in it, and passed on immediately. Models without a result are resubmitted when
+    all trials have ended, or after ``patience_s`` without any result. After three rounds without any result it raises
+    :class:`SearchError` with the reason.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class TrialsEngine(ExecutionEngine):  # type: ignore[misc]  # NNI has no types
                 )
 
     def wait_models(self, *models: Any) -> None:
-        """Submitting has waited."""
+        """Do nothing: ``submit_models`` has already waited."""
 
     def idle_worker_available(self) -> bool:
         return True
@@ -62,7 +62,7 @@ class TrialsEngine(ExecutionEngine):  # type: ignore[misc]  # NNI has no types
             self.manager = None
 
     def _round(self, waiting: dict[Identity, Any]) -> str:
-        """Submit what is waiting and take answers until there is no more to come; what went wrong, if anything."""
+        """Submit the waiting models and take results until no more are expected; returns the problem as text."""
         try:
             self.manager = manager = self.manager or self.start()
         except SearchError as error:
@@ -99,7 +99,7 @@ class TrialsEngine(ExecutionEngine):  # type: ignore[misc]  # NNI has no types
             self.dispatch_model_event(TrainingEndEvent(model, ModelStatus.Trained))
 
     def _give_up(self, reason: str) -> str:
-        """Stop a manager that is of no more use."""
+        """Stop a failed manager; returns the reason with its output."""
         assert self.manager is not None
         self._tell(self.manager)
         found = [*self.manager.said, self.manager.complaint, self.manager.log()]
@@ -112,7 +112,7 @@ class TrialsEngine(ExecutionEngine):  # type: ignore[misc]  # NNI has no types
 
 
 def _identity_of(metric: Mapping[str, Any]) -> Identity | None:
-    """What a metric says that it is of; None for one that is no metric of ours, which any machine may send."""
+    """The genotype that a metric claims to be of; None if it is malformed, since any machine may send metrics."""
     try:
         numbers = [metric["seconds"], *metric.get("accuracies", {}).values()]
         if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):

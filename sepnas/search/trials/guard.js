@@ -1,6 +1,6 @@
-// Who may ask NNI's servers for what. NNI has no passwords, and hands out any file for a path with `%2f`. Here a path is
-// opened by a code of its own, its HMAC under a key that this server and the search share, written before it:
-// `/CODE/env/...`. A trial that is told its address can reach its own channel, and nothing else.
+// Access control for NNI's servers. NNI has no passwords, and serves any file for a path with `%2f`. Here each path
+// needs its own code as a prefix: its HMAC under a key shared by this server and the search, as in `/CODE/env/...`.
+// A trial knows only the address of its own channel, and can reach nothing else.
 'use strict';
 const crypto = require('crypto');
 const fs = require('fs');
@@ -8,13 +8,13 @@ const http = require('http');
 const net = require('net');
 
 let key = crypto.randomBytes(32);
-const tunnelled = new Set(); // ports of the connections that come from other machines
+const tunnelled = new Set(); // ports of connections from other machines
 
 const codeOf = (text) => crypto.createHmac('sha256', key).update(text).digest('hex');
 const sealed = (path) => `/${codeOf(path)}${path}`;
-const equal = (given, right) => crypto.timingSafeEqual(Buffer.from(given), Buffer.from(right)); // both 64 letters
+const equal = (given, right) => crypto.timingSafeEqual(Buffer.from(given), Buffer.from(right)); // both 64 hex digits
 
-// One code is for the page: it shows what there is and changes nothing.
+// One code grants access to the page, read-only.
 const PAGE = 'page';
 const SHOWN =
   /^\/api\/v1\/nni\/((version|check-status|experiment|experiment-metadata|experiments-info|job-statistics|export-data|tensorboard-tasks)$|(trial-jobs|metric-data|metric-data-latest|metric-data-range)(\/|$)|trial-file\/[^/]+\/(trial\.log|stdout|stderr)$)/;
@@ -27,7 +27,7 @@ const isShown = (request, path) =>
 const ADDRESS = /^\/([0-9a-f]{64})((?:\/[\w.~-]+)*\/?)(\?[\x21-\x7e]*)?$/;
 const DOTS = /\/\.+(\/|$)/;
 
-// A page of another site that has its own name point here (DNS rebinding) still asks by that name, and says its origin.
+// DNS rebinding: a page of another site whose name points here still sends that name as host, and its origin.
 function isOwnSite({ host = '', origin }) {
   const name = host.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1');
   const named = net.isIP(name) || name === 'localhost' || name === process.env.SEPNAS_WEB_HOST;
@@ -38,7 +38,7 @@ function isHere(socket) {
   return /^(::ffff:)?127\.0\.0\.1$/.test(socket.localAddress || '');
 }
 
-/** The path that a request opens, without its code; null for a request that opens none. */
+/** The path of a valid request, without its code; null for an invalid request. */
 function opened(request) {
   const found = ADDRESS.exec(request.url);
   if (!found || DOTS.test(found[2]) || !isOwnSite(request.headers)) return null;
@@ -64,7 +64,7 @@ http.Server.prototype.emit = function (event, request, answer, ...rest) {
   }
   request.url = url;
   if (event === 'request') {
-    answer.setHeader('Referrer-Policy', 'no-referrer'); // the address of the page is its password
+    answer.setHeader('Referrer-Policy', 'no-referrer'); // the page's address is a secret
     answer.setHeader('X-Frame-Options', 'DENY');
   }
   return emit.call(this, event, request, answer, ...rest);
@@ -75,7 +75,7 @@ function forgetWhenClosed(socket) {
   socket.once('close', () => tunnelled.delete(port));
 }
 
-/** Let this file's caller share its key: 64 hexadecimal letters and a newline, the first that standard input brings. */
+/** Read the shared key, the first line of standard input: 64 hexadecimal digits and a newline. */
 function readKey() {
   const text = Buffer.alloc(65);
   for (let length = 0; length < text.length; ) {

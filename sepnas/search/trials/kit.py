@@ -1,7 +1,7 @@
-"""The folder that a trial works from: all that judging needs, and nothing of this machine.
+"""The folder that a trial works from: everything that evaluation needs, independent of this machine.
 
 ``kit.json`` (space and settings), ``kit.safetensors`` (the supernet, calibration and validation images as uint8) and
-a copy of this package, so that a remote machine runs the very same code and needs no data set.
+a copy of this package, so that a remote machine runs the same code and needs no data set.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PACKAGE = Path(__file__).parents[2]
 
 
 class Kit(Document):
-    """What a judge is made of besides tensors. ``threads``: torch's; with another number sums may round otherwise."""
+    """The evaluator's settings besides tensors. ``threads`` is torch's number; another one may change rounding."""
 
     format_name: ClassVar[str] = "sepnas.trial-kit"
 
@@ -39,9 +39,9 @@ class Kit(Document):
 
 
 def write_kit(folder: Path, judge: SupernetJudge, data: ImageData, seed: int) -> None:
-    """Write what a trial needs to judge as ``judge`` does here, which has this data and this seed.
+    """Write the files for trials that evaluate exactly like ``judge``, which uses this data and seed.
 
-    Raises :class:`StorageError` when the folder cannot be written.
+    Raises :class:`StorageError` if the folder cannot be written.
     """
     network, device = judge.supernet, str(judge.labels_B.device)
     train, val = calibration_data(data, seed).train, data.val
@@ -59,7 +59,7 @@ def write_kit(folder: Path, judge: SupernetJudge, data: ImageData, seed: int) ->
 
 
 def read_judge(folder: Path) -> SupernetJudge:
-    """The judge of a kit; sets torch's number of threads."""
+    """The evaluator of a kit; sets torch's number of threads."""
     kit = Kit.load(folder / KIT_FILE)
     torch.set_num_threads(kit.threads)
     tensors = load_file(folder / TENSORS_FILE)

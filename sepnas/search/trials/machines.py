@@ -1,4 +1,4 @@
-"""The machines of ``--engine remote``, and the keys that they must show."""
+"""The machines of ``--engine remote``, and their required host keys."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_MACHINES = 256
 
 
 ShellPath = Annotated[str, Field(min_length=1, pattern=r"^[^'\x00-\x1f\x7f]+$")]
-"""A path that stands in single quotes in a command line of another machine."""
+"""A path that is safe within single quotes in a remote command line."""
 
 
 _MACHINE = re.compile(r"([^@]+)@(\[[^\]]+\]|[^:\[]+)(?::(\d{1,5}))?", re.ASCII)
@@ -35,7 +35,7 @@ def _host(text: str) -> str:
 
 
 class Machine(Part):
-    """A machine that SSH reaches. ``python`` has NNI and torch; without ``ssh_key`` the SSH agent is asked."""
+    """A machine reachable over SSH. ``python`` must have NNI and torch; without ``ssh_key`` the SSH agent is used."""
 
     host: Annotated[str, AfterValidator(_host)]
     user: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
@@ -49,10 +49,9 @@ class Machine(Part):
         return f"{self.host}:{self.port}"
 
     def check(self) -> str | None:
-        """Refuse a machine that cannot be used as it is told; what is the matter with one that does not answer now.
+        """Check that the machine is usable; returns the problem if it does not respond now, else None.
 
-        Raises :class:`SearchError` for an unknown host key, a name without an address and a private key that is not
-        to be read.
+        Raises :class:`SearchError` for an unknown host key, a name without an address and an unreadable private key.
         """
         self.keys()
         if self.ssh_key is not None:
@@ -68,7 +67,7 @@ class Machine(Part):
         return None
 
     def keys(self) -> list[tuple[str, str]]:
-        """Its host keys, as (type, base64), that ``known_hosts`` holds; :class:`SearchError` when there is none."""
+        """The host keys in ``known_hosts``, as (type, base64); raises :class:`SearchError` if there are none."""
         name = self.host if self.port == SSH_PORT else f"[{self.host}]:{self.port}"
         known = Path(self.known_hosts).expanduser()
         try:
@@ -100,7 +99,7 @@ def _check_readable(key: Path, address: str) -> None:
 
 
 def check_machines(machines: Sequence[Machine]) -> list[str]:
-    """What is the matter with the machines that do not answer now; :class:`SearchError` when none does."""
+    """The problems of machines that do not respond now; raises :class:`SearchError` if none responds."""
     with ThreadPoolExecutor(max(1, len(machines))) as pool:
         problems = [problem for problem in pool.map(Machine.check, machines) if problem]
     if machines and len(problems) == len(machines):
@@ -121,7 +120,7 @@ def parse_machine(text: str, ssh_key: str | None = None, python: str | None = No
 
 
 def read_machines(given: list[str], ssh_key: str | None, python: str | None) -> tuple[Machine, ...]:
-    """Machines by name or by the file that lists them."""
+    """Machines, given by address or by files that list them."""
     found: list[Machine] = []
     for text in given:
         if Path(text).is_file():

@@ -1,7 +1,7 @@
 """NNI's manager (a node process) with its training service, as a child of this process.
 
-``nni.experiment.Experiment`` would start it too, but waits 3 s for it, writes to the home folder, starts a tuner that
-nobody needs, and leaves everything running when this process is killed. Here this process is the tuner.
+``nni.experiment.Experiment`` starts it too, but waits only 3 s, writes to the home folder, starts an unneeded tuner,
+and leaves everything running if this process is killed. Here this process is the tuner.
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ SHOWN_LINES = 15
 
 @dataclass(frozen=True)
 class TrialMetric:
-    """What a trial reported; to be paired by what it says of itself."""
+    """A trial's report, to be matched by its content."""
 
     metric: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial is over, whether it succeeded or not."""
+    """A trial has ended, with or without success."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class Over:
-    """The manager is over: nothing more will come."""
+    """The manager has ended; no more events follow."""
 
 
 Event = TrialMetric | Ended | Over
 
 
 class NniManager:
-    """A running manager: submit trials, hear of them in ``events``, stop it.
+    """A running manager: submit trials, read their ``events``, stop it.
 
-    ``service`` is the training service's part of NNI's configuration; ``machines`` is what remote.js must
-    know of its machines. Raises :class:`SearchError` when it does not start.
+    ``service`` is the training service's part of NNI's configuration; ``machines`` holds the facts about machines for
+    remote.js. Raises :class:`SearchError` if the manager does not start.
 
-    Only this object and its trials can ask the server for anything; ``page`` is the path of NNI's page.
+    Only this object and its trials can access the server; ``page`` is the path of NNI's page.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class NniManager:
         self.folder, self.port, self.machines = folder, web_port, machines
         self._key = Key()
         self.page = self._key.page()
-        self.experiment = f"sepnas-{secrets.token_hex(4)}"  # a machine's folders are named after it
+        self.experiment = f"sepnas-{secrets.token_hex(4)}"  # names the folders on remote machines
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.complaint = ""
         self.said: list[str] = []
@@ -88,7 +88,7 @@ class NniManager:
         self._process = self._launch(web_host)
         try:
             self._api = self._await_server()
-            # Connected before the experiment begins, NNI's ten seconds of patience with a tuner never run out.
+            # Connecting before the experiment starts avoids NNI's 10 s timeout for tuners.
             self._channel = TunerChannel(self._key, self.port)
             self._begin(service, concurrency)
         except BaseException as error:
@@ -98,7 +98,7 @@ class NniManager:
             raise SearchError(f"NNI's server on port {self.port} does not answer: {error}") from error
 
     def submit(self, parameters: Mapping[str, Any]) -> int:
-        """Start a trial (when one of those before it makes room); the number that its end will be told with."""
+        """Queue a trial; returns the number that its ``Ended`` event will carry."""
         number, self._submitted = self._submitted, self._submitted + 1
         try:
             self._channel.send_trial(number, parameters)
@@ -107,7 +107,7 @@ class NniManager:
         return number
 
     def is_sound(self) -> bool:
-        """Whether it runs without an error; after one it would go on serving pages."""
+        """Whether the manager runs without an error; after an error it keeps serving pages."""
         if self._process.poll() is not None:
             return False
         try:
@@ -119,7 +119,7 @@ class NniManager:
         return status["status"] not in ("ERROR", "STOPPING", "STOPPED")
 
     def stop(self) -> None:
-        """End it and its trials, by id; by force when it takes too long."""
+        """End the manager and its trials, by process id; kill them after a timeout."""
         self._stopping = True
         self._process.terminate()
         try:
@@ -127,19 +127,19 @@ class NniManager:
                 self._process.wait(STOP_TIMEOUT_S)
         finally:
             if self._process.poll() is None:
-                os.killpg(self._process.pid, signal.SIGKILL)  # the group was made for this process
+                os.killpg(self._process.pid, signal.SIGKILL)  # the process has a group of its own
                 self._process.wait()
             assert self._process.stdin is not None
             self._process.stdin.close()
 
     def news(self) -> list[str]:
-        """What there is to say of machines since it was last asked."""
+        """New messages about machines since the last call."""
         lines = self._output.read_text(errors="replace").splitlines()
         known, self.said = len(self.said), [line[8:] for line in lines if line.startswith("sepnas: ")]
         return self.said[known:]
 
     def log(self) -> str:
-        """The errors that NNI wrote down, at most a few lines."""
+        """The last few errors in NNI's log."""
         written = self.folder / self.experiment / "log" / "nnimanager.log"
         lines = written.read_text(errors="replace").splitlines() if written.exists() else []
         return "\n".join([line for line in lines if "ERROR" in line][-SHOWN_LINES:])
@@ -150,13 +150,13 @@ class NniManager:
         manifest.write_text(json.dumps({self.experiment: {}}))
         home = Path(nni_node.__path__[0])
         arguments = {
-            "port": self.port,  # 0: whichever the system gives it, which it tells in a file
+            "port": self.port,  # 0: the system chooses; the port is written to a file
             "experiment-id": self.experiment,
             "action": "create",
             "experiments-directory": self.folder,
             "log-level": "info",
             "python-interpreter": sys.executable,
-            "tuner-command-channel": "ours",  # preload.js says where
+            "tuner-command-channel": "ours",  # replaced by preload.js
         }
         environment = {
             **os.environ,
@@ -176,13 +176,13 @@ class NniManager:
                 command,
                 cwd=home,
                 env=environment,
-                stdin=subprocess.PIPE,  # the lifeline of preload.js, and how it hears of the key
+                stdin=subprocess.PIPE,  # carries the key, and is the lifeline of preload.js
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # Ctrl-C is for us alone
+                start_new_session=True,  # Ctrl-C must reach only this process
             )
         assert process.stdin is not None
-        with contextlib.suppress(OSError):  # it ended: that is found out later
+        with contextlib.suppress(OSError):  # the process has ended; this is detected later
             process.stdin.write(self._key.line())
             process.stdin.flush()
         return process
@@ -226,7 +226,7 @@ class NniManager:
 
     def _listen(self) -> None:
         for kind, content in self._channel.commands():
-            with contextlib.suppress(KeyError, TypeError, AttributeError):  # said by another machine: not of our form
+            with contextlib.suppress(KeyError, TypeError, AttributeError):  # malformed message from another machine
                 if kind == "ME":
                     self._on_metric(content)
                 elif kind == "EN":

@@ -1,4 +1,4 @@
-// Loaded into NNI's node processes with NODE_OPTIONS=--require: what NNI 3.0 has no setting for.
+// Patches for NNI 3.0 that no setting provides; loaded into its node processes with NODE_OPTIONS=--require.
 'use strict';
 const fs = require('fs');
 const net = require('net');
@@ -6,7 +6,7 @@ const path = require('path');
 const Module = require('module');
 const { readKey, sealed } = require('./guard.js');
 
-// NNI's server would listen on all interfaces: 127.0.0.1, and one more address on request.
+// NNI's server listens on all interfaces. Here it listens on 127.0.0.1, and on request on one more address.
 const listen = net.Server.prototype.listen;
 net.Server.prototype.listen = function (port, ...rest) {
   if (typeof port !== 'number') return listen.call(this, port, ...rest);
@@ -28,23 +28,23 @@ function listenElsewhere(server, port, host) {
   server.on('close', () => also.close());
 }
 
-// The system chooses the port, so that nobody else can take one which was found to be free.
+// The system chooses the port, so that no other process can take it between a check and its use.
 function tellPort(port) {
   global.nni.args.port = port;
   if (!process.env.SEPNAS_PORT_FILE) return;
-  global.nni.args.tunerCommandChannel = `ws://localhost:${port}/tuner`; // NNI compares it with its own
+  global.nni.args.tunerCommandChannel = `ws://localhost:${port}/tuner`; // NNI compares this with its own address
   fs.writeFileSync(`${process.env.SEPNAS_PORT_FILE}.new`, String(port), { mode: 0o600 });
   fs.renameSync(`${process.env.SEPNAS_PORT_FILE}.new`, process.env.SEPNAS_PORT_FILE);
 }
 
 const patches = {
-  // Addresses that trials and machines are told bring their code along; `localhost` may be another's ::1.
+  // Addresses sent to trials and machines include the code. `localhost` might resolve to another process's ::1.
   './rest': ({ RestManager }) => {
     RestManager.prototype.getFullUrl = function (protocol, _, ...parts) {
       return `${protocol}://127.0.0.1:${global.nni.args.port}${sealed(`/${this.urlJoin(...parts)}`)}`;
     };
   },
-  // Whoever listened at the address of a lost server would be obeyed: what has lost its server ends.
+  // A process that has lost its server exits; otherwise it would obey any new server at the same address.
   './client': ({ WsChannelClient }) => {
     if (WsChannelClient) WsChannelClient.prototype.reconnect = () => process.kill(process.pid, 'SIGTERM');
   },
@@ -59,14 +59,14 @@ Module._load = function (request, parent, ...rest) {
   return loaded;
 };
 
-// It keeps a list of all experiments in the home folder; ours are nobody else's concern.
+// NNI keeps a list of all experiments in the home folder; ours stay out of it.
 if (process.env.SEPNAS_NNI_HOME) require('os').homedir = () => process.env.SEPNAS_NNI_HOME;
 
-// The search holds our standard input open. When it is gone, however it went, nothing may stay behind.
+// The search holds our standard input open. When the search ends in any way, no process may remain.
 if (process.env.SEPNAS_LIFELINE === String(process.ppid)) {
   readKey();
   process.stdin.resume().on('end', () => {
-    process.kill(process.pid, 'SIGTERM'); // NNI's own way to stop: it ends its trials
+    process.kill(process.pid, 'SIGTERM'); // NNI's regular shutdown, which ends its trials
     setTimeout(() => process.exit(1), 10000).unref();
   });
   if (process.env.SEPNAS_REMOTE) require('./remote.js');

@@ -1,4 +1,4 @@
-// What NNI 3.0's remote training service (nni_node/training_service/remote_v3) has no setting for.
+// Patches for NNI 3.0's remote training service (nni_node/training_service/remote_v3) that no setting provides.
 'use strict';
 const fs = require('fs');
 const net = require('net');
@@ -8,14 +8,14 @@ const { promisify } = require('util');
 const Module = require('module');
 const { tunnelled } = require('./guard.js');
 
-// {id: of the experiment, machines: {"host:port": {python, keys: [[type, base64], ...]}}}
+// {id: experiment id, machines: {"host:port": {python, keys: [[type, base64], ...]}}}
 const remote = JSON.parse(process.env.SEPNAS_REMOTE);
-const say = (text) => console.error(`sepnas: ${text}`); // `log` of manager.py shows these lines
+const say = (text) => console.error(`sepnas: ${text}`); // `news` of manager.py reads these lines
 const named = (config) => `${config.host}:${config.port}`;
 
 function patchSsh(Ssh) {
-  // NNI asks nobody's host key, does not notice a dead connection, and dies of one that breaks. It wants the machines
-  // to reach its open server; instead they get to it through the connection that is there.
+  // NNI checks no host key, does not notice a dead connection, and crashes when one breaks. It expects machines to
+  // reach its open server; here they reach it through a tunnel in the existing SSH connection.
   Ssh.prototype.connect = async function () {
     const { Client } = Module.createRequire(path.join(process.cwd(), 'main.js'))('ssh2');
     const { keys } = remote.machines[named(this.config)];
@@ -34,12 +34,12 @@ function patchSsh(Ssh) {
       keepaliveInterval: 5000,
       keepaliveCountMax: 3,
     });
-    await once(this.client, 'ready'); // throws what 'error' says
+    await once(this.client, 'ready'); // throws on an 'error' event
     this.client.on('error', (error) => say(`${named(this.config)}: ${error.message}`));
     this.client.on('tcp connection', (_, accept) => {
       const [ours, theirs] = [net.connect(global.nni.args.port, '127.0.0.1'), accept()];
       ours.once('connect', () => {
-        tunnelled.add(ours.localPort); // before anything of theirs is passed on
+        tunnelled.add(ours.localPort); // before any data from the machine is forwarded
         theirs.pipe(ours);
       });
       for (const [from, to] of [[ours, theirs], [theirs, ours]]) {
@@ -51,8 +51,8 @@ function patchSsh(Ssh) {
   };
   const run = Ssh.prototype.run;
   Ssh.prototype.run = async function (command) {
-    if (command.includes(' -m pip install ')) return ''; // not on a machine that is not ours
-    command = `umask 077; ${command}`; // what a trial works with is nobody else's there
+    if (command.includes(' -m pip install ')) return ''; // never install packages on remote machines
+    command = `umask 077; ${command}`; // keeps the trial's files private
     const [, folder] = command.match(/ -m \S+launch_trial_keeper (.+)$/) || [];
     if (!folder) return run.call(this, command);
     for (const name of ['guard.js', 'preload.js']) await this.upload(path.join(__dirname, name), `${folder}/${name}`);
@@ -63,7 +63,7 @@ function patchSsh(Ssh) {
 }
 
 function patchWorker(Worker) {
-  // NNI looks for a python on the PATH, which a .bashrc of that machine may turn round.
+  // NNI looks for a python on the PATH, whose order the machine's .bashrc may change.
   Worker.prototype.findPython = async function () {
     return `'${remote.machines[named(this.config)].python}'`;
   };
@@ -81,7 +81,7 @@ function patchWorker(Worker) {
 }
 
 function patchService(Service) {
-  // One machine that cannot be used would end it all. A lost one is left alone: what ran there runs elsewhere.
+  // In NNI, one unusable machine ends the experiment. Here it is skipped; trials of a lost machine run elsewhere.
   Service.prototype.start = async function () {
     await this.server.start();
     const begun = await Promise.allSettled(this.config.machineList.map((machine) => this.launchWorker(machine)));

@@ -1,4 +1,4 @@
-"""How trials are to be run, and the engine that runs them so."""
+"""Settings for trials, and the engine that runs them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ MODULE = "sepnas.search.trials.trial"
 
 @dataclass(frozen=True)
 class Trials:
-    """Judge candidates in NNI's trials, ``workers`` side by side: on this machine, or on each of ``machines``.
+    """Evaluate candidates in NNI's trials, with ``workers`` in parallel on this machine or on each of ``machines``.
 
-    NNI's page opens by a link alone, and changes nothing; with a ``web_host`` other than 127.0.0.1 the link crosses the
-    network in clear text. A trial that does not report for ``patience_s`` is ended and submitted again.
+    NNI's page is read-only and protected by its link; with a ``web_host`` other than 127.0.0.1, the link crosses the
+    network in clear text. A trial that does not report for ``patience_s`` is ended and resubmitted.
     """
 
     workers: int = 1
@@ -48,9 +48,9 @@ class Trials:
             raise SearchError(f"`patience_s` must be above 0, got {self.patience_s}")
 
     def check(self) -> list[str]:
-        """Refuse what cannot work on this machine and network, before hours of training: :class:`SearchError`.
+        """Raise :class:`SearchError` for settings that cannot work on this machine and network, before any training.
 
-        What is not in order but may be when trials begin is given back: machines that do not answer, others do.
+        Returns problems that may be solved before trials begin: machines that do not respond, if others do.
         """
         for host in dict.fromkeys(("127.0.0.1", self.web_host)):
             _check_listening(host, self.web_port)
@@ -67,7 +67,7 @@ class Trials:
             return {"platform": "local", "trialCommand": command, "trialCodeDirectory": str(kit)}
         return {
             "platform": "remote",
-            "trialCommand": f'exec "$SEPNAS_PYTHON" -m {MODULE}',  # see remote.js
+            "trialCommand": f'exec "$SEPNAS_PYTHON" -m {MODULE}',  # set by remote.js
             "trialCodeDirectory": str(kit),
             "nniManagerIp": "127.0.0.1",  # the machine's end of the tunnel
             "reuseMode": False,
@@ -75,7 +75,7 @@ class Trials:
         }
 
     def facts(self) -> dict[str, Any] | None:
-        """What remote.js must know of the machines; None for this one. :class:`SearchError` for an unknown key."""
+        """Facts about the machines for remote.js, or None; raises :class:`SearchError` for an unknown host key."""
         found = {machine.address: {"python": machine.python, "keys": machine.keys()} for machine in self.machines}
         return found or None
 
@@ -96,7 +96,7 @@ def _configuration(machine: Machine) -> dict[str, Any]:
 
 
 def _way_to_page(folder: Path, address: str, path: str) -> str:
-    """The link, whose path is the password: shown on a terminal, and otherwise in a file that only its owner reads."""
+    """The secret link to the page: in full on a terminal, otherwise in a file that only its owner can read."""
     if sys.stderr.isatty():
         return address + path
     link = folder / PAGE_FILE
@@ -109,9 +109,9 @@ def _way_to_page(folder: Path, address: str, path: str) -> str:
 def trials_engine(
     trials: Trials, folder: Path, write_kit: Callable[[Path], None], say: Callable[[str], None]
 ) -> Iterator[Any]:
-    """An engine whose trials work in ``folder``; it and all its processes are gone afterwards.
+    """An engine whose trials work in ``folder``; afterwards the folder is removed and all its processes have ended.
 
-    ``write_kit`` fills a trial's folder. What a search that was killed left in ``folder`` is removed first.
+    ``write_kit`` fills a trial's folder. Remains of a killed search in ``folder`` are removed first.
     """
     from sepnas.search.trials.engine import TrialsEngine
     from sepnas.search.trials.manager import NniManager
@@ -120,7 +120,7 @@ def trials_engine(
     shutil.rmtree(folder, ignore_errors=True)
     kit = folder / "kit"
     try:
-        folder.mkdir(parents=True, mode=0o700)  # the kit, the logs and what NNI writes are nobody else's
+        folder.mkdir(parents=True, mode=0o700)  # private: the kit, the logs and NNI's files
         kit.mkdir()
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written: {error.strerror or error}") from error

@@ -1,7 +1,7 @@
-"""One trial, ``python -m sepnas.search.trials.trial`` in a kit's folder: judges the genotypes that NNI hands it.
+"""One trial, ``python -m sepnas.search.trials.trial`` in a kit's folder: evaluates the genotypes that NNI passes.
 
-Each answer is reported when it is known, so that a trial which dies loses no other, and repeats its genotype, because
-NNI may have handed this trial another one's parameters.
+Each result is reported immediately, so that a trial that dies loses only its current one. It repeats its genotype,
+because NNI may have passed another trial's parameters.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WATCH_INTERVAL_S = 1.0
 
 
 class PlainChannel(TrialCommandChannelV3):  # type: ignore[misc]  # NNI has no types
-    """NNI's channel, whose parameters are JSON: NNI would import and unpickle what they name."""
+    """NNI's channel with plain JSON parameters; NNI would import and unpickle names in them."""
 
     def receive_parameter(self) -> Any:
         self._channel.send({"type": "request_parameter"})
@@ -35,7 +35,7 @@ class PlainChannel(TrialCommandChannelV3):  # type: ignore[misc]  # NNI has no t
 
 
 def main() -> None:
-    faulthandler.enable()  # NNI's process tells what a trial that fails wrote last
+    faulthandler.enable()  # NNI's process reports the last output of a failed trial
     _end_with_parent()
     spare_loopback_of_proxies()
     set_default_trial_command_channel(PlainChannel(os.environ["NNI_TRIAL_COMMAND_CHANNEL"]))
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    """Do not outlive NNI's process, which starts the trials of a machine."""
+    """Exit when NNI's process, the parent of a machine's trials, ends."""
     parent = os.getppid()
 
     def watch() -> None:
