@@ -81,7 +81,7 @@ class SeparableResNeXt(nn.Module):
         return self._read_out(routes.policy, features, outage), stages
 
     def _blocks(self, routes: _Routes, x_BCHW: Tensor, outage: Outage | None) -> Iterator[list[Tensor | None]]:
-        """The devices' features after each block and its exchange; None where the answer does not need them."""
+        """The features of each device after each block and its exchange; None for features the answer does not need."""
         stem, ranks = self.stem(x_BCHW), range(self.architecture.num_devices)
         features: list[Tensor | None] = [stem for _ in ranks]
         if outage is not None:

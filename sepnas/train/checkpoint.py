@@ -77,7 +77,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write a temporary file beside ``path``, flush it to disk, rename it; raises :class:`StorageError`."""
+    """Write a temporary file next to ``path``, flush it to disk, rename it; raises :class:`StorageError`."""
     plain = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
     head = {"format": FORMAT, "version": str(VERSION), "sha256": tensors_sha256(plain), "run": json.dumps(meta)}
     data = save(plain, head)

@@ -34,9 +34,9 @@ def predict_logits(
 ) -> Tensor:
     """Logits ``(N, num_classes)`` float32 on the CPU, for uint8 images that ``data`` normalises.
 
-    The network runs in eval mode and in its own precision, where it is or moved to ``device``; its mode is restored.
-    Devices of a separable network may be ``lost``; raises ``PlanError`` if no device can answer. ``tick`` receives the
-    progress instead of a bar on a terminal.
+    The network runs in eval mode and its own precision, on its current device or moved to ``device``; its mode is
+    restored. Devices of a separable network may be ``lost``; raises ``PlanError`` if no device can answer. ``tick``
+    receives the progress instead of a bar on a terminal.
     """
 
     def answer(x_BCHW: Tensor) -> Tensor:
