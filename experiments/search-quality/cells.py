@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 
 from sepnas.nets.supernet import Supernet
+from sepnas.search.accuracy_evaluator import AccuracyEvaluator
 from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
 from sepnas.search.canonical import plan_key
 from sepnas.search.experiment import explore
 from sepnas.search.explorer import Explorer, StrategyName
-from sepnas.search.judge import SupernetJudge
 from sepnas.search.run import supernet_recipe
 from sepnas.search.scalarised import make_strategy
 from sepnas.search.screen import Screen, reference_costs
@@ -58,7 +58,7 @@ def recipe_for(data: ImageData, epochs: int) -> Recipe:
 
 
 @cache
-def make_judge(folder: Path) -> SupernetJudge:
+def make_judge(folder: Path) -> AccuracyEvaluator:
     """The judge over the supernet of the whole comparison, trained first where the folder has none yet."""
     torch.set_num_threads(1)
     data = load_data()
@@ -69,7 +69,7 @@ def make_judge(folder: Path) -> SupernetJudge:
     train_network(
         supernet, data, recipe, folder, seed=SUPERNET_SEED, resume=True, device="cpu", progress=False, step=step
     )
-    return SupernetJudge(supernet, data, SUPERNET_SEED, torch.device("cpu"))
+    return AccuracyEvaluator(supernet, data, SUPERNET_SEED, torch.device("cpu"))
 
 
 def explore_cell(runs: Path, strategy: StrategyName, seed: int, evaluations: int) -> list[Candidate]:

@@ -24,8 +24,8 @@ from torch.nn import functional
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.nets.supernet import Supernet
 from sepnas.results.recorder import Recorder
+from sepnas.search.accuracy_evaluator import AccuracyEvaluator
 from sepnas.search.canonical import plan_key
-from sepnas.search.judge import SupernetJudge
 from sepnas.search.run import supernet_recipe
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.build import build_plan
@@ -222,7 +222,7 @@ class Ranking:
         self._train(network, self.setting.recipe, self.folder / f"{chosen.key}-{seed}", seed)
         return accuracy(network, self.data.val, self.data)
 
-    def _judge(self, seed: int) -> SupernetJudge:
+    def _judge(self, seed: int) -> AccuracyEvaluator:
         torch.manual_seed(seed)
         supernet = Supernet(self.space)
         self._train(
@@ -232,7 +232,7 @@ class Ranking:
             seed,
             SandwichStep(self.space),
         )
-        return SupernetJudge(supernet, self.data, seed, pick_device(self.device))
+        return AccuracyEvaluator(supernet, self.data, seed, pick_device(self.device))
 
     def _train(self, network: nn.Module, recipe: Recipe, folder: Path, seed: int, step: Step | None = None) -> None:
         """Train to the end, or leave the program when the time is up: the same command goes on."""

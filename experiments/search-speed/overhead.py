@@ -12,10 +12,10 @@ import torch
 
 from sepnas.nets.supernet import Supernet
 from sepnas.results.recorder import Recorder
+from sepnas.search.accuracy_evaluator import AccuracyEvaluator
 from sepnas.search.archive import Archive
 from sepnas.search.experiment import explore
 from sepnas.search.explorer import Explorer, Judged
-from sepnas.search.judge import SupernetJudge
 from sepnas.search.screen import Screen
 from sepnas.search.strategies import make_proposer
 from sepnas.search.strategy import MultiObjectiveStrategy
@@ -63,7 +63,7 @@ def nni_overhead_s(space: SearchSpace, seed: int) -> float:
 def accuracy_s(space: SearchSpace, seed: int) -> float:
     """Seconds of an accuracy evaluation over a supernet; how well that is trained does not matter."""
     torch.manual_seed(seed)
-    judge = SupernetJudge(Supernet(space), load_dataset("digits"), seed, torch.device("cpu"))
+    judge = AccuracyEvaluator(Supernet(space), load_dataset("digits"), seed, torch.device("cpu"))
     draw = torch.Generator().manual_seed(seed)
     genotypes = [space.sample(lambda n: int(torch.randint(n, (), generator=draw))) for _ in range(JUDGED)]
     start = time.process_time()

@@ -12,10 +12,10 @@ import torch
 
 from sepnas.nets.supernet import Supernet
 from sepnas.results.recorder import Recorder
+from sepnas.search.accuracy_evaluator import AccuracyEvaluator
 from sepnas.search.archive import Archive
 from sepnas.search.experiment import explore
 from sepnas.search.explorer import BATCH, Explorer, Judged
-from sepnas.search.judge import SupernetJudge
 from sepnas.search.screen import Screen, Screened
 from sepnas.search.strategies import make_proposer
 from sepnas.search.strategy import MultiObjectiveStrategy
@@ -67,7 +67,7 @@ def overheads_ms(space: SearchSpace, data: ImageData, batch: int) -> list[float]
         explorer = TimedExplorer(proposer, archive, space.objectives, count, lambda candidate, fresh: None, batch)
 
         def fill(kit: Path) -> None:
-            write_kit(kit, SupernetJudge(network, data, 0, torch.device("cpu")), data, 0)
+            write_kit(kit, AccuracyEvaluator(network, data, 0, torch.device("cpu")), data, 0)
 
         with trials_engine(Trials(), folder / "trials", fill, lambda text: None) as engine:
             explore(space, MultiObjectiveStrategy(explorer), lambda genotype: {"accuracy": 0.0}, engine)
@@ -76,7 +76,7 @@ def overheads_ms(space: SearchSpace, data: ImageData, batch: int) -> list[float]
 
 def judging_ms(space: SearchSpace, data: ImageData) -> list[float]:
     """Of one candidate, in this process; how well the supernet is trained does not matter."""
-    judge, draw, found = SupernetJudge(Supernet(space), data, 0, torch.device("cpu")), torch.Generator(), []
+    judge, draw, found = AccuracyEvaluator(Supernet(space), data, 0, torch.device("cpu")), torch.Generator(), []
     for _ in range(JUDGED):
         genotype = space.sample(lambda n: int(torch.randint(n, (), generator=draw)))
         start = time.perf_counter()

@@ -16,6 +16,7 @@ from torch import nn
 from sepnas.errors import SearchError
 from sepnas.nets.supernet import Supernet
 from sepnas.objectives import Bounds, names_losing_devices
+from sepnas.search.accuracy_evaluator import AccuracyEvaluator
 from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
 from sepnas.search.choose import front_within
@@ -32,7 +33,6 @@ from sepnas.search.folder import (
     note_supernet,
     open_run,
 )
-from sepnas.search.judge import SupernetJudge
 from sepnas.search.pareto import hypervolume
 from sepnas.search.progress import ProgressDisplay, ProgressOption
 from sepnas.search.screen import Screen, check_feasible, reference_costs
@@ -204,7 +204,7 @@ class _Search:
             progress=False,  # the step reports progress
             stop_after_s=stop_after_s,
             step=step,
-            validate=lambda supernet: self._judge(supernet).accuracy(largest),
+            validate=lambda supernet: self._evaluator(supernet).accuracy(largest),
         )
         self.seconds["supernet"] = sum(record.duration_s for record in result.history)
         if result.finished:
@@ -212,11 +212,11 @@ class _Search:
             self.run = note_supernet(self.folder, self.run, _weights_sha256(self.supernet))
         return result.finished
 
-    def _judge(self, supernet: nn.Module) -> SupernetJudge:
+    def _evaluator(self, supernet: nn.Module) -> AccuracyEvaluator:
         """An evaluator for the supernet's current weights."""
         assert isinstance(supernet, Supernet)
         dropout = self.run.recipe.device_dropout, self.run.recipe.message_dropout
-        return SupernetJudge(supernet, self.data, self.run.seed, pick_device(self.device), dropout=dropout)
+        return AccuracyEvaluator(supernet, self.data, self.run.seed, pick_device(self.device), dropout=dropout)
 
     def explore(self) -> SearchResult:
         # Imported late: NNI takes seconds to import, and only exploration needs it.
@@ -239,19 +239,19 @@ class _Search:
             self.space.constraints.bounds(judged=True),
         )  # fmt: skip
         strategy = make_strategy(self.run.strategy, self.run.seed, explorer, worst)
-        judge = self._judge(self.supernet)
-        with tally.curves(self.folder, archive.candidates()), self._engine(judge) as engine:
-            explore(self.space, strategy, judge, engine)
+        evaluator = self._evaluator(self.supernet)
+        with tally.curves(self.folder, archive.candidates()), self._engine(evaluator) as engine:
+            explore(self.space, strategy, evaluator, engine)
         return self._finish(tally, proposer, screen)
 
-    def _engine(self, judge: SupernetJudge) -> AbstractContextManager[Any]:
+    def _engine(self, evaluator: AccuracyEvaluator) -> AbstractContextManager[Any]:
         """The engine that evaluates outside this process, or None."""
         if self.trials is None:
             return nullcontext()
         from sepnas.search.trials.kit import write_kit
 
         def fill(kit: Path) -> None:
-            write_kit(kit, judge, self.data, self.run.seed)
+            write_kit(kit, evaluator, self.data, self.run.seed)
 
         return trials_engine(self.trials, self.folder / TRIALS_FOLDER, fill, self.display.say)
 

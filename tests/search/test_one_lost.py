@@ -13,11 +13,11 @@ from sepnas.errors import SearchError, SpecError
 from sepnas.nets.outage import Outage
 from sepnas.nets.supernet import Supernet, bare
 from sepnas.search import Candidate, load_candidates, pick
+from sepnas.search.accuracy_evaluator import AccuracyEvaluator
 from sepnas.search.explorer import StrategyName
 from sepnas.search.folder import RUN_FILE, SearchRun
-from sepnas.search.judge import SupernetJudge
 from sepnas.search.run import DROPOUT_FOR_ONE_LOST, SearchResult
-from sepnas.search.trials.kit import read_judge, write_kit
+from sepnas.search.trials.kit import read_evaluator, write_kit
 from sepnas.separable.space import SearchSpace
 from sepnas.train.checkpoint import read_checkpoint, restore_network
 from sepnas.train.recipe import RECIPES
@@ -42,7 +42,7 @@ def test_candidates_are_judged_with_one_device_lost(found: SearchResult) -> None
     assert SearchRun.load(found.run_dir / RUN_FILE).recipe.device_dropout == DROPOUT_FOR_ONE_LOST
     supernet, path = Supernet(SPACE), found.run_dir / "supernet/last.safetensors"
     restore_network(supernet, read_checkpoint(path)[0], path)
-    judge = SupernetJudge(supernet, tiny_data(), 3, torch.device("cpu"), dropout=(DROPOUT_FOR_ONE_LOST, 0.0))
+    judge = AccuracyEvaluator(supernet, tiny_data(), 3, torch.device("cpu"), dropout=(DROPOUT_FOR_ONE_LOST, 0.0))
     candidates = load_candidates(found.run_dir)
     assert len(candidates) == CANDIDATES
     assert max(c.objectives["accuracy_one_lost"] for c in candidates) > 0.2  # guessing has a tenth
@@ -128,10 +128,10 @@ def test_trials_judge_as_this_process_does(found: SearchResult, tmp_path: Path) 
     """What a kit holds is judged alike, dropout and all."""
     supernet, path = Supernet(SPACE), found.run_dir / "supernet/last.safetensors"
     restore_network(supernet, read_checkpoint(path)[0], path)
-    judge = SupernetJudge(supernet, tiny_data(), 3, torch.device("cpu"), dropout=(DROPOUT_FOR_ONE_LOST, 0.0))
+    judge = AccuracyEvaluator(supernet, tiny_data(), 3, torch.device("cpu"), dropout=(DROPOUT_FOR_ONE_LOST, 0.0))
     (tmp_path / "kit").mkdir()
     write_kit(tmp_path / "kit", judge, tiny_data(), 3)
-    there = read_judge(tmp_path / "kit")
+    there = read_evaluator(tmp_path / "kit")
     for candidate in found.front[:4]:
         accuracies = {name: candidate.objectives[name] for name in OBJECTIVES[:2]}
         assert there(candidate.genotype) == judge(candidate.genotype) == accuracies

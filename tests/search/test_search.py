@@ -24,12 +24,12 @@ from sepnas.errors import SearchError, SpecError, StorageError
 from sepnas.nets.supernet import Supernet
 from sepnas.plan.liveness import devices_used
 from sepnas.search import Candidate, load_candidates, load_front, pick, run_search
+from sepnas.search.accuracy_evaluator import AccuracyEvaluator
 from sepnas.search.archive import Archive, SearchWarning
 from sepnas.search.curves import SearchCurves
 from sepnas.search.explorer import STRATEGIES
 from sepnas.search.folder import load_run
 from sepnas.search.history import front_history
-from sepnas.search.judge import SupernetJudge
 from sepnas.search.pareto import hypervolume, knee, pareto_front
 from sepnas.search.progress import ProgressDisplay, SearchProgress
 from sepnas.search.run import SearchResult
@@ -152,7 +152,7 @@ def test_a_kept_accuracy_is_that_of_the_supernet(finished: SearchResult, begun: 
     supernet = Supernet(SPACE)
     path = begun / "supernet" / "last.safetensors"
     restore_network(supernet, read_checkpoint(path)[0], path)
-    judge = SupernetJudge(supernet, tiny_data(), 3, torch.device("cpu"))
+    judge = AccuracyEvaluator(supernet, tiny_data(), 3, torch.device("cpu"))
     for candidate in reversed(finished.front):
         assert judge.accuracy(candidate.architecture) == candidate.objectives["accuracy"]
     told = read_history(path.parent)[-1].val_accuracy
@@ -499,7 +499,7 @@ def test_a_supernet_may_have_an_average_of_its_weights(tmp_path: Path) -> None:
     kept = load_file(tmp_path / "supernet" / "last.safetensors").items()
     network = Supernet(SPACE)
     network.load_state_dict({k.removeprefix("ema/"): x for k, x in kept if k.startswith("ema/")})
-    judged = SupernetJudge(network, tiny_data(), 3, torch.device("cpu")).accuracy(
+    judged = AccuracyEvaluator(network, tiny_data(), 3, torch.device("cpu")).accuracy(
         SPACE.architecture_of(SPACE.largest())
     )
     assert read_history(tmp_path / "supernet")[-1].val_accuracy == judged

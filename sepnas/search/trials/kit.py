@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from sepnas.errors import StorageError
 from sepnas.nets.supernet import Supernet
-from sepnas.search.judge import SupernetJudge, calibration_data
+from sepnas.search.accuracy_evaluator import AccuracyEvaluator, calibration_data
 from sepnas.separable.space import SearchSpace
 from sepnas.spec.document import Document
 from sepnas.train.images import ImageData, Split
@@ -38,18 +38,20 @@ class Kit(Document):
     dropout: tuple[float, float] = (0.0, 0.0)
 
 
-def write_kit(folder: Path, judge: SupernetJudge, data: ImageData, seed: int) -> None:
-    """Write the files for trials that evaluate exactly like ``judge``, which uses this data and seed.
+def write_kit(folder: Path, evaluator: AccuracyEvaluator, data: ImageData, seed: int) -> None:
+    """Write the files for trials that evaluate exactly like ``evaluator``, which uses this data and seed.
 
     Raises :class:`StorageError` if the folder cannot be written.
     """
-    network, device = judge.supernet, str(judge.labels_B.device)
+    network, device = evaluator.supernet, str(evaluator.labels_B.device)
     train, val = calibration_data(data, seed).train, data.val
     tensors = {WEIGHT + name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     tensors |= {"train.images": train.images, "train.labels": train.labels}
     tensors |= {"val.images": val.images, "val.labels": val.labels}
     threads = torch.get_num_threads()
-    kit = Kit(space=network.space, mean=data.mean, std=data.std, device=device, threads=threads, dropout=judge.dropout)
+    kit = Kit(
+        space=network.space, mean=data.mean, std=data.std, device=device, threads=threads, dropout=evaluator.dropout
+    )
     try:
         shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
         kit.save(folder / KIT_FILE)
@@ -58,7 +60,7 @@ def write_kit(folder: Path, judge: SupernetJudge, data: ImageData, seed: int) ->
         raise StorageError(f"{folder}: cannot be written: {error}") from error
 
 
-def read_judge(folder: Path) -> SupernetJudge:
+def read_evaluator(folder: Path) -> AccuracyEvaluator:
     """The evaluator of a kit; sets torch's number of threads."""
     kit = Kit.load(folder / KIT_FILE)
     torch.set_num_threads(kit.threads)
@@ -68,4 +70,4 @@ def read_judge(folder: Path) -> SupernetJudge:
     train, val = (Split(tensors[f"{name}.images"], tensors[f"{name}.labels"]) for name in ("train", "val"))
     classes = tuple(str(number) for number in range(kit.space.network.num_classes))
     data = ImageData("kit", classes, train, val, val.take(torch.arange(0)), kit.mean, kit.std)
-    return SupernetJudge(network, data, None, torch.device(kit.device), dropout=kit.dropout)
+    return AccuracyEvaluator(network, data, None, torch.device(kit.device), dropout=kit.dropout)

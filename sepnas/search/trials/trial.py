@@ -20,7 +20,7 @@ from nni.runtime.trial_command_channel.v3 import TrialCommandChannelV3
 
 from sepnas.search.metric import metric_of
 from sepnas.search.trials import spare_loopback_of_proxies
-from sepnas.search.trials.kit import read_judge
+from sepnas.search.trials.kit import read_evaluator
 
 WATCH_INTERVAL_S = 1.0
 
@@ -39,11 +39,11 @@ def main() -> None:
     _end_with_parent()
     spare_loopback_of_proxies()
     set_default_trial_command_channel(PlainChannel(os.environ["NNI_TRIAL_COMMAND_CHANNEL"]))
-    judge = read_judge(Path())
+    evaluator = read_evaluator(Path())
     best = 0.0
     for genotype in nni.get_next_parameter()["genotypes"]:
         started = time.perf_counter()
-        accuracies = judge(genotype)
+        accuracies = evaluator(genotype)
         seconds = time.perf_counter() - started
         nni.report_intermediate_result(metric_of(genotype, accuracies, seconds))
         best = max(best, accuracies["accuracy"])

@@ -44,7 +44,7 @@ class _SupernetAnswers:
         return self.right(lost)
 
 
-class SupernetJudge:
+class AccuracyEvaluator:
     """Validation accuracy of an architecture of the space, after its batch norms are calibrated on training images.
 
     The supernet's weights are read once per network and must not change afterwards. Without a ``seed``, calibration
