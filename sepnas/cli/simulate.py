@@ -112,7 +112,8 @@ def _print_times(found: Prediction) -> None:
     """The floor, and the percentile and the stream that were asked for."""
     table = DataTable((text_column(""), DataColumn("")), show_header=False)
     table.add("floor: computing, bandwidth and latency alone", seconds(found.floor_s))
-    table.add("answer, times the floor", f"{found.latency_over_floor:.2f}")
+    if found.latency_over_floor is not None:
+        table.add("answer, times the floor", f"{found.latency_over_floor:.2f}")
     if found.percentile is not None:
         table.add(f"{found.percentile.percent:g}% of answers within", seconds(found.percentile.latency_s))
     if found.stream is not None:

@@ -48,8 +48,9 @@ class Prediction:
         return self.simulation.payload_bytes
 
     @property
-    def latency_over_floor(self) -> float:
-        return self.latency_s / self.floor_s
+    def latency_over_floor(self) -> float | None:
+        """The latency as a multiple of the floor; None for a plan whose floor is 0 s."""
+        return self.latency_s / self.floor_s if self.floor_s > 0 else None
 
     def to_data(self) -> dict[str, Any]:
         """All figures as JSON, without the stream's individual latencies."""

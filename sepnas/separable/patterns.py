@@ -9,7 +9,7 @@ from functools import lru_cache
 from sepnas.errors import SpecError
 from sepnas.plan.merge_rules import MergeRule
 from sepnas.plan.wire import WireFormat
-from sepnas.separable.policy import ExchangePoint, Lag, Readout, Transfer, TransmissionPolicy
+from sepnas.separable.policy import MAX_TRANSFERS, ExchangePoint, Lag, Readout, Transfer, TransmissionPolicy
 
 Pairs = tuple[tuple[int, int], ...]
 
@@ -105,8 +105,18 @@ def _transfer(source: int, destination: int, fraction: float, wire: WireFormat, 
 
 
 def all_to_all_policy(num_devices: int, blocks_per_stage: Sequence[int]) -> TransmissionPolicy:
-    """The paper's baseline: whole outputs, all to all, after every block; device 0 reads out."""
+    """The paper's baseline: whole outputs, all to all, after every block; device 0 reads out.
+
+    Raises :class:`SpecError` if that is more than ``MAX_TRANSFERS`` transfers.
+    """
     pairs = all_to_all(num_devices)
+    num_transfers = len(pairs) * sum(blocks_per_stage)
+    if num_transfers > MAX_TRANSFERS:
+        raise SpecError(
+            f"policy 'all-to-all': {num_devices} devices would make {num_transfers:,} transfers after "
+            f"{sum(blocks_per_stage)} blocks; a policy has at most {MAX_TRANSFERS:,}: name fewer devices, a network of "
+            "fewer blocks, or another policy"
+        )
     points = tuple(point(block, pairs) for block in range(sum(blocks_per_stage)) if pairs)
     return TransmissionPolicy(name="all-to-all", points=points)
 

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from sepnas.spec.files import open_regular
+
 Kind: TypeAlias = Literal["search", "supernet", "run", "deployment", "device", "demo", "file"]
 
 WORDS: dict[Kind, str] = {
@@ -27,7 +29,7 @@ _MARKS: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     ("supernet", ("last.safetensors",)),
 )
 """A folder that has all of these files is of that kind; the first match counts."""
-_HEAD_CHARACTERS = 2000
+_HEAD_BYTES = 2000
 _FORMAT = re.compile(r"""^[\s{]*["']?format["']?\s*:\s*["']?sepnas\.([a-z-]{1,40})""", re.MULTILINE)
 
 
@@ -42,13 +44,13 @@ def recognise(path: Path) -> tuple[Kind, str] | None:
 
 
 def format_of(path: Path) -> str | None:
-    """The ``format`` that a JSON or YAML file declares, without `sepnas.`; None if it cannot be read."""
+    """The ``format`` that a JSON or YAML file declares, without `sepnas.`; None if its head does not show one."""
     if path.suffix not in (".json", ".yaml", ".yml"):
         return None
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            found = _FORMAT.search(file.read(_HEAD_CHARACTERS))
-    except OSError:
+        with open_regular(path) as file:
+            found = _FORMAT.search(file.read(_HEAD_BYTES).decode("utf-8-sig", errors="replace"))
+    except (OSError, ValueError):  # ValueError: not a valid file name
         return None
     return found[1] if found else None
 
