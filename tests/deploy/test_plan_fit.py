@@ -13,7 +13,8 @@ from sepnas.deployment.serial import deployed_plan
 from sepnas.errors import DeploymentError
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.plan.document import load_plan, save_plan
-from sepnas.plan.plan import Plan
+from sepnas.plan.plan import Plan, Segment
+from sepnas.plan.shapes import Region, Shape
 from sepnas.plan.steps import Merge
 from sepnas.runtime.client.session import Session
 from sepnas.separable.build import build_plan
@@ -63,10 +64,71 @@ def _other_layers(plan: Plan) -> Plan:
     return replace(plan, segments=segments)
 
 
+def _first_segment(change: Callable[[Segment], Segment]) -> Callable[[Plan], Plan]:
+    """Change the first segment of device 0, which has the stem and the first block."""
+
+    def changed(plan: Plan) -> Plan:
+        (name, segment), *others = plan.segments[0].items()
+        return replace(plan, segments=({name: change(segment), **dict(others)}, *plan.segments[1:]))
+
+    return changed
+
+
+def _region(segment: Segment) -> Segment:
+    first, *others = segment.weights
+    part = replace(first, region=Region(((0, 1), *first.region.ranges[1:])))
+    return replace(segment, weights=(part, *others))
+
+
+def _shapes(change: Callable[[Shape], Shape], tensor: str) -> Callable[[Plan], Plan]:
+    """Change what device 0 is told of one tensor."""
+
+    def changed(plan: Plan) -> Plan:
+        told = {name: change(shape) if name == tensor else shape for name, shape in plan.shapes[0].items()}
+        return replace(plan, shapes=(told, *plan.shapes[1:]))
+
+    return changed
+
+
+_SEGMENT = "device 0, segment 'stem-block0': "
 FOREIGN: dict[str, Callable[[Plan], Plan]] = {
     "it is for 3 devices, the network for 2": lambda plan: build_plan(tiny_architecture([], "mean", depth=11)),
     "learned weights 'nothing'": lambda plan: _with_parameter(plan, "nothing"),
-    "computes the layers block9": _other_layers,
+    "computes the layers .*block9": _other_layers,
+    _SEGMENT + "computes the layers .*block0, stem.*, which do not follow": _first_segment(
+        lambda segment: replace(segment, layers=("block0", "stem"))
+    ),
+    _SEGMENT + "computes the layers .*stem, stem.*, which do not follow": _first_segment(
+        lambda segment: replace(segment, layers=("stem", "stem"))
+    ),
+    _SEGMENT + "lacks the weights 'stem.layer.conv.weight', .* and 17 more": _first_segment(
+        lambda segment: replace(segment, weights=())
+    ),
+    _SEGMENT + "lacks the weight 'stem.layer.conv.weight' of its layers": _first_segment(
+        lambda segment: replace(segment, weights=segment.weights[1:])
+    ),
+    _SEGMENT + "takes the weight 'parts.1.0.reduce.conv.weight', which": _first_segment(
+        lambda segment: replace(
+            segment,
+            weights=(*segment.weights, replace(segment.weights[0], name="parts.1.0.reduce.conv.weight")),
+        )
+    ),
+    _SEGMENT + "takes the weight 'stem.layer.conv.weight' twice": _first_segment(
+        lambda segment: replace(segment, weights=(*segment.weights, segment.weights[0]))
+    ),
+    _SEGMENT + "must take the weight 'stem.layer.conv.weight' whole": _first_segment(_region),
+    _SEGMENT + "names two of its inputs and outputs .*y": _first_segment(
+        lambda segment: replace(segment, inputs=("y",))
+    ),
+    _SEGMENT + "its layers take CHW 1x8x8, and the plan says 'x' of CHW 1x4x8": _shapes(
+        lambda shape: Shape.chw(1, 4, 8), "x"
+    ),
+    _SEGMENT + "its layers make CHW .*x8x8, and the plan says 'b0' of CHW .*x16x4": _shapes(
+        lambda shape: Shape.chw(shape.dims[0], 16, 4), "b0"
+    ),
+    _SEGMENT + "its layers make CHW .*, and the plan says 'b0' of HWC": _shapes(
+        lambda shape: Shape(shape.dims, "HWC"), "b0"
+    ),
 }
 
 
