@@ -11,18 +11,23 @@ from sepnas.search.candidate import Candidate
 from sepnas.search.folder import CANDIDATES_FILE, RUN_FILE, SearchRun
 from sepnas.search.screen import Screen, first_genotypes
 from sepnas.separable.space import SearchSpace
-from sepnas.spec.cluster import uniform_cluster
+from sepnas.spec.cluster import Cluster, Power, uniform_cluster
 from sepnas.train.recipe import RECIPES
 
 
 def judged_run(
-    folder: Path, space: SearchSpace, number: int, wanted: int | None = None, first: Iterable[dict] = ()
+    folder: Path,
+    space: SearchSpace,
+    number: int,
+    wanted: int | None = None,
+    first: Iterable[dict] = (),
+    cluster: Cluster | None = None,
 ) -> list[Candidate]:
     """The folder of a search of ``number`` candidates that was asked for ``wanted``; the front is not written.
 
-    ``first`` are judged before those that every search begins with.
+    ``first`` are judged before those that every search begins with. Without ``cluster`` it is a uniform one.
     """
-    cluster, draw = uniform_cluster(space.num_devices), random.Random(7)
+    cluster, draw = cluster or uniform_cluster(space.num_devices), random.Random(7)
     run = SearchRun(
         space=space,
         cluster=cluster,
@@ -39,6 +44,14 @@ def judged_run(
     while len(archive) < number:
         _judge(archive, screen, space.sample(draw.randrange), draw, number)
     return archive.candidates()
+
+
+def powered_cluster(num_devices: int) -> Cluster:
+    """Equal devices that need 1 W, and 2 W more while they compute."""
+    cluster = uniform_cluster(num_devices)
+    power = Power(idle_w=1.0, compute_w=2.0)
+    devices = tuple(device.model_copy(update={"power": power}) for device in cluster.devices)
+    return cluster.model_copy(update={"devices": devices})
 
 
 def _judge(archive: Archive, screen: Screen, genotype: dict, draw: random.Random, number: int) -> None:

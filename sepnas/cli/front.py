@@ -52,12 +52,13 @@ def front(
 
     found = Found.load(run)
     bounds = limits.bounds()
+    asked = list(dict.fromkeys((*(bound.objective for bound in bounds), *_named_by(sort.value))))
+    found.check_known(asked)
     shown = sorted(found.within(bounds), key=partial(_sort_value, sort.value))
     if json_:
         print_json(_front_data(found, shown))
         return
-    asked = {*(bound.objective.name for bound in bounds), *_named_by(sort.value)}
-    print_front(shown, found.knee, asked)
+    print_front(shown, found.knee, {objective.name for objective in asked})
     where = f" within {bounds}" if bounds else ""
     say(
         f"{format_count(len(shown), 'point')}{where}; {found.course()}; "
@@ -104,9 +105,9 @@ def _cell(objective: Objective, candidate: Candidate) -> str:
     return "" if value is None else objective.text(value)
 
 
-def _named_by(sort: str) -> tuple[str, ...]:
+def _named_by(sort: str) -> tuple[Objective, ...]:
     """The objective that a sort key stands for."""
-    return (_SORTED_BY[sort].name,) if sort in _SORTED_BY else ()
+    return (_SORTED_BY[sort],) if sort in _SORTED_BY else ()
 
 
 def _sort_value(sort: str, candidate: Candidate) -> float:

@@ -42,6 +42,7 @@ def pick(
 
     found = Found.load(run)
     bounds = limits.bounds()
+    found.check_known(bound.objective for bound in bounds)
     if candidate is None:
         chosen = choose(found.candidates, bounds)
     else:

@@ -103,9 +103,14 @@ def _print_simulation(title: str, cluster: Cluster, result: Simulation) -> None:
         sent = sum(link.payload_bytes for link in result.links if link.source == rank)
         table.add(
             cluster.devices[rank].name, seconds(result.compute_s[rank]), seconds(result.busy_s[rank]),
-            number(result.peak_memory_bytes[rank]), f"{result.energy_j[rank]:.3g}", number(sent),
+            number(result.peak_memory_bytes[rank]), _energy(cluster, result, rank), number(sent),
         )  # fmt: skip
     print_table(table)
+
+
+def _energy(cluster: Cluster, result: Simulation, rank: int) -> str:
+    """A device's energy in joules; ``-`` if the cluster gives it no power."""
+    return f"{result.energy_j[rank]:.3g}" if cluster.devices[rank].has_figures("power") else "-"
 
 
 def _print_times(found: Prediction) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from sepnas.errors import SpecError
+from sepnas.errors import SearchError, SpecError
 from sepnas.objectives.known import ACCURACY, LATENCY_S, OBJECTIVES, PAYLOAD_BYTES
 from sepnas.objectives.objective import Objective
 
@@ -84,14 +84,24 @@ class Bounds:
     def excess(self, measured: Mapping[str, float]) -> float:
         """The sum of a candidate's violations of the bounds; 0 if all hold.
 
-        Raises :class:`SearchError` if the candidate lacks the value of a bounded objective.
+        Raises :class:`SearchError` if the candidate lacks the value of a bounded objective, or it is unknown.
         """
-        return sum(bound.excess(bound.objective.value(measured)) for bound in self.bounds)
+        return sum(bound.excess(_known(bound.objective, measured)) for bound in self.bounds)
 
     def told(self, measured: Mapping[str, float]) -> str:
         """A candidate's accuracy, latency and payload, then its values of the other bounded objectives, as text."""
         told = dict.fromkeys((ACCURACY, LATENCY_S, PAYLOAD_BYTES, *(bound.objective for bound in self.bounds)))
         return ", ".join(f"{objective.name} {objective.value(measured):g}" for objective in told)
+
+
+def _known(objective: Objective, measured: Mapping[str, float]) -> float:
+    value = objective.value(measured)
+    if objective.known_value(measured) is None:
+        raise SearchError(
+            f"{objective.name} of the candidates is not known, because the search's cluster gives no "
+            f"{objective.needs_of_devices} figures for its devices"
+        )
+    return value
 
 
 def _allowed() -> str:

@@ -110,6 +110,7 @@ ENERGY_J = Objective(
     short="energy",
     shown=True,
     unknown=0.0,
+    needs_of_devices="power",
 )
 WORST_DEVICE_ENERGY_J = Objective(
     name="worst_device_energy_j",
@@ -120,6 +121,7 @@ WORST_DEVICE_ENERGY_J = Objective(
     bound_help="Most energy of any one device for one inference",
     simulated=lambda simulation: max(simulation.energy_j),
     unknown=0.0,
+    needs_of_devices="power",
 )
 
 OBJECTIVES: Mapping[str, Objective] = MappingProxyType(

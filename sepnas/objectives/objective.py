@@ -54,6 +54,8 @@ class Objective:
     options ``--max-SHORT`` or ``--min-SHORT`` and in ``--sort``; without ``short``, use ``--bound`` and the name.
     ``bound_help`` describes the bound. ``shown``: tables include it by default. ``unknown`` is the value that means
     unknown (0 J if the cluster file gives no power). ``of_cluster``: it depends on the cluster, not only on the plan.
+    ``needs_of_devices`` is the field of a cluster's devices from which it is computed: without figures in that field of
+    each device it is not known.
     ``loses_devices``: it is judged with lost devices, so it needs several devices and a supernet trained with dropout.
     ``cell`` formats it in a table, if not by its quantity's format. A narrow terminal omits the column with the highest
     ``drop`` first, and never one with 0.
@@ -71,6 +73,7 @@ class Objective:
     shown: bool = False
     unknown: float | None = None
     of_cluster: bool = True
+    needs_of_devices: str | None = None
     loses_devices: bool = False
     cell: Callable[[float], str] | None = None
     drop: int = 3

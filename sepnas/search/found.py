@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from sepnas.errors import SearchError
-from sepnas.objectives import Bounds
+from sepnas.objectives import Bounds, Objective
 from sepnas.search.candidate import Candidate
 from sepnas.search.choose import front_within
 from sepnas.search.folder import FRONT_FILE, Front, SearchRun, load_candidates, load_run
 from sepnas.search.history import FrontStep, front_history
+from sepnas.search.needs import check_known
 from sepnas.search.pareto import knee
 from sepnas.spec.files import is_there
 
@@ -60,6 +62,10 @@ class Found:
         if self.finished:
             return f"{len(self.candidates)} candidates judged"
         return f"{len(self.candidates)} of {self.run.candidates} candidates judged, the search is not finished"
+
+    def check_known(self, objectives: Iterable[Objective]) -> None:
+        """Raise :class:`SearchError` if the search's cluster lacks the figures that one of ``objectives`` needs."""
+        check_known(objectives, self.run.space, self.run.cluster)
 
     def within(self, bounds: Bounds) -> list[Candidate]:
         return front_within(self.candidates, bounds)

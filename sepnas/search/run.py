@@ -33,6 +33,7 @@ from sepnas.search.folder import (
     note_supernet,
     open_run,
 )
+from sepnas.search.needs import check_needs
 from sepnas.search.pareto import hypervolume
 from sepnas.search.progress import ProgressDisplay, ProgressOption
 from sepnas.search.screen import Screen, check_feasible, reference_costs
@@ -105,11 +106,13 @@ def run_search(
     the supernet's training and needs no library of the extra ``search``. ``stop_after_s`` limits the training time;
     an interrupted training can be resumed.
 
-    Raises :class:`SearchError` (nothing feasible, another search in the folder), ``TrainingError`` and
+    Raises :class:`SearchError` (nothing feasible, an objective that the cluster has no figures for, another search in
+    the folder), ``TrainingError`` and
     ``StorageError``. Ctrl-C leaves a resumable run; the message of its ``KeyboardInterrupt`` says how to resume.
     """
     out_dir = Path(out_dir)
     _check(space, data, candidates, seed, batch)
+    check_needs(space, cluster)
     if strategy not in STRATEGIES:
         raise SearchError(f"unknown strategy {strategy!r}; allowed: {', '.join(STRATEGIES)}")
     recipe = supernet_recipe(data, recipe, changes)

@@ -43,6 +43,10 @@ class Device(Part):
     exchange: ExchangeCosts | None = None
     profile: DeviceProfile | None = None
 
+    def has_figures(self, field: str) -> bool:
+        """Whether ``field`` is given, with a value other than its default (0 W of power)."""
+        return bool(getattr(self, field) != type(self).model_fields[field].default)
+
 
 class Link(Part):
     """How messages travel between devices.

@@ -20,7 +20,7 @@ from sepnas.separable.architecture import Architecture, named_architecture
 from sepnas.separable.build import build_plan
 from sepnas.separable.live_policy import sent_policy
 from sepnas.separable.space import SearchSpace
-from tests.helpers_search import judged_run
+from tests.helpers_search import judged_run, powered_cluster
 
 SPACE = SearchSpace.load(Path(__file__).parents[2] / "search_spaces" / "demo.yaml")
 
@@ -29,7 +29,7 @@ SPACE = SearchSpace.load(Path(__file__).parents[2] / "search_spaces" / "demo.yam
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search of 60 candidates that was asked for 100."""
     folder = tmp_path_factory.mktemp("front") / "search"
-    judged_run(folder, SPACE, 60, wanted=100)
+    judged_run(folder, SPACE, 60, wanted=100, cluster=powered_cluster(SPACE.num_devices))
     return folder
 
 
@@ -121,8 +121,28 @@ def test_every_objective_can_be_bounded_and_sorted_by(run: Path, name: str) -> N
     assert kept == sorted(kept)
     assert kept[-1] <= values[30]
     headings = cli("front", run, "--bound", bound).output.partition("─")[0]
-    known = any(values)  # the cluster gives no power
-    assert all((word in headings) == known for word in OBJECTIVES[name].heading.split())
+    assert all(word in headings for word in OBJECTIVES[name].heading.split())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--bound", "worst_device_energy_j<=20mJ"),
+        ("--bound", "energy_j<=20mJ"),
+        ("--max-energy", "20mJ"),
+        ("--sort", "energy"),
+        ("--sort", "worst_device_energy_j"),
+    ],
+)
+def test_energy_that_is_not_known_is_neither_bounded_nor_sorted_by(
+    options: tuple[str, str], tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """On a cluster without power figures the error names the cluster, the device and its field."""
+    judged_run(tmp_path, SPACE, 5)
+    verbs = ["front"] if options[0] == "--sort" else ["front", "pick"]
+    for verb in verbs:
+        said = error(monkeypatch, capsys, verb, tmp_path, *options)
+        assert "cluster 'uniform' gives no power figures for device 'device0'; set `devices.0.power`" in said
 
 
 def _typed(name: str, value: float) -> str:

@@ -10,16 +10,19 @@ from typer.testing import CliRunner
 
 from sepnas.cli.main import app
 from sepnas.cost.simulator import simulate
+from sepnas.errors import SearchError
 from sepnas.objectives import costs_of
 from sepnas.report.content import ReportContent
 from sepnas.report.from_search import search_parts
 from sepnas.report.page import render_report
 from sepnas.search import SearchResult, load_candidates, load_front, pick
+from sepnas.search.needs import check_needs
 from sepnas.search.pareto import hypervolume
 from sepnas.search.screen import Screen, reference_costs
 from sepnas.separable.build import build_plan
 from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import Cluster, Power, uniform_cluster
+from tests.helpers_search import judged_run
 from tests.search.test_search import search, told
 
 NAME = "worst_device_energy_j"
@@ -99,6 +102,36 @@ def test_the_report_has_its_words_its_column_its_axis_and_its_picture(found: Sea
     assert ">worst device's</text>" in page
 
 
+def test_a_search_on_a_cluster_without_power_is_refused_before_training(tmp_path: Path) -> None:
+    """The error names the cluster, the device and its field, and no folder is made."""
+    first, *others = powered().devices
+    unpowered = others[0].model_copy(update={"power": Power()})
+    cluster = powered().model_copy(update={"devices": (first, unpowered, *others[1:])})
+    with pytest.raises(SearchError, match=r"objective worst_device_energy_j, but cluster 'uniform' .*'device1'; set "):
+        search(tmp_path / "run", cluster=cluster, **SETTINGS)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", [NAME, "energy_j"])
+def test_a_bound_on_energy_needs_power(name: str) -> None:
+    """A space that bounds energy is refused on a cluster without power figures, one that does not is not."""
+    bounded = SearchSpace.from_data({**DEMO, "constraints": {f"max_{name}": 1.0}})
+    with pytest.raises(SearchError, match=rf"`constraints.max_{name}`, but .* set `devices.0.power`"):
+        check_needs(bounded, uniform_cluster(3))
+    check_needs(bounded, powered())
+    check_needs(SearchSpace.from_data(DEMO), uniform_cluster(3))
+
+
+@pytest.mark.parametrize(("cluster", "shown"), [(uniform_cluster(3), False), (powered(), True)])
+def test_simulate_shows_no_energy_without_power(cluster: Cluster, shown: bool, tmp_path: Path) -> None:
+    """The table has a dash, not 0 J, for a device without power figures."""
+    path = cluster.save(tmp_path / "cluster.yaml")
+    table = cli("simulate", "resnext11_3x4d", "-n", 3, "--cluster", path)
+    rows = [line.split() for line in table.splitlines() if line.startswith("device") and line[6].isdigit()]
+    assert len(rows) == 3
+    assert all(("-" in row) != shown for row in rows)
+
+
 def test_a_space_bounds_it() -> None:
     """`constraints.max_worst_device_energy_j` excludes what needs more."""
     screen = Screen(SPACE, powered())
@@ -106,3 +139,10 @@ def test_a_space_bounds_it() -> None:
     bounded = Screen(SearchSpace.from_data({**DEMO, "constraints": {f"max_{NAME}": limit}}), powered())
     assert bounded(SPACE.largest()).excess == {f"max_{NAME}": pytest.approx(1.0)}
     assert bounded(SPACE.smallest()).feasible
+
+
+def test_python_cannot_bound_unknown_energy(tmp_path: Path) -> None:
+    """`pick` with a bound on energy refuses candidates of a cluster without power figures."""
+    candidates = judged_run(tmp_path, SearchSpace.from_data(DEMO), 5)
+    with pytest.raises(SearchError, match=rf"{NAME} of the candidates is not known, .* no power figures"):
+        pick(candidates, max_worst_device_energy_j=0.02)
