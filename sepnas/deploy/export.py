@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from sepnas.deploy.certificates import DEFAULT_VALIDITY_DAYS
-from sepnas.deploy.plan_fit import check_fits
+from sepnas.deploy.plan_fit import check_fits, warn_of_other_messages
 from sepnas.deploy.services import Service
 from sepnas.deploy.writer import DeploymentWriter, Progress
 from sepnas.deployment.engines.kind import EngineKind
@@ -94,6 +94,7 @@ def export_deployment(
         _check_calibration(network.architecture, calibration_NCHW)
     if plan is not None:
         check_fits(plan, network)
+        warn_of_other_messages(plan, network)
     was_training = network.training
     network.eval()
     try:

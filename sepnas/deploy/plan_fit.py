@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from sepnas.deploy.segment_fit import segment_problems
 from sepnas.errors import DeploymentError
 from sepnas.plan.plan import Plan
 from sepnas.plan.shapes import Shape
-from sepnas.plan.steps import Merge, Send
+from sepnas.plan.steps import CLIENT, Compute, Merge, Send, Slice, Step
+from sepnas.separable.build import build_plan
 
 if TYPE_CHECKING:
     from sepnas.nets.separable import SeparableResNeXt
@@ -50,3 +53,44 @@ def _missing_on(plan: Plan, network: SeparableResNeXt, rank: int) -> Iterator[st
                 yield f"device {rank} merges with {len(step.inputs) - 1} learned weights '{step.parameter}'"
         elif isinstance(step, Send) and step.scale and step.scale not in network.log_scales:
             yield f"device {rank} sends '{step.tensor}' with the learned scale '{step.scale}'"
+
+
+def warn_of_other_messages(plan: Plan, network: SeparableResNeXt) -> None:
+    """Warn if the devices exchange other messages than those with which the network was trained."""
+    if _exchanged(plan) != _exchanged(build_plan(network.architecture)):
+        warnings.warn(
+            "the plan sends other messages than the network was trained with: the run's accuracy no longer holds",
+            stacklevel=3,
+        )
+
+
+def _exchanged(plan: Plan) -> Counter[tuple[object, ...]]:
+    """The messages without tags and names of tensors: ranks, what is sent, its region, and the wire format."""
+    found = Counter[tuple[object, ...]](
+        (CLIENT, piece.device, (port.name,), piece.region, piece.wire, None)
+        for port in plan.inputs
+        for piece in port.pieces
+    )
+    for rank, program in enumerate(plan.programs):
+        made = {name: step for step in program for name in step.writes}
+        for step in program:
+            if isinstance(step, Send):
+                origin = _origin(plan, rank, step.tensor, made)
+                found[rank, step.to, origin, step.region, step.wire, step.scale] += 1
+    return found
+
+
+def _origin(plan: Plan, rank: int, tensor: str, made: Mapping[str, Step]) -> tuple[str, ...]:
+    """What a tensor holds: the last layer that computed it, after the slices and merges since then."""
+    origin: list[str] = []
+    while True:
+        step = made[tensor]
+        if isinstance(step, Compute):
+            return (*origin, plan.segments[rank][step.segment].layers[-1])
+        if not step.reads:
+            return (*origin, "received")
+        if isinstance(step, Slice):
+            origin.append(str(step.region))
+        elif isinstance(step, Merge):
+            origin.append(step.kind)
+        tensor = step.reads[0]

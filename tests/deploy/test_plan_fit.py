@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from sepnas.deploy.plan_fit import check_fits, warn_of_other_messages
 from sepnas.deployment.serial import deployed_plan
 from sepnas.errors import DeploymentError
 from sepnas.nets.separable import SeparableResNeXt
-from sepnas.plan.document import load_plan, save_plan
+from sepnas.plan.document import PlanDocument, load_plan, save_plan
 from sepnas.plan.plan import Plan, Segment
 from sepnas.plan.shapes import Region, Shape
 from sepnas.plan.steps import Merge
 from sepnas.runtime.client.session import Session
+from sepnas.separable.architecture import Architecture
 from sepnas.separable.build import build_plan
 from tests.helpers_runtime import (
     export_tiny,
@@ -38,7 +42,9 @@ def test_a_network_is_cut_by_a_plan_file(network: SeparableResNeXt, tmp_path: Pa
     """By the plan of another policy over the same layers the devices compute what that policy computes."""
     fewer = tiny_architecture([{"after": 1, "transfers": [transfer(1, 0)]}], devices=2, depth=11)
     plan = load_plan(save_plan(build_plan(fewer), tmp_path / "plan.json"))
-    export_tiny(network, tmp_path / "deployment", plan=plan)
+    with pytest.warns(UserWarning, match="sends other messages than the network was trained with") as warned:
+        export_tiny(network, tmp_path / "deployment", plan=plan)
+    assert len(warned) == 1
     assert deployed_plan(tmp_path / "deployment") == plan
     x_BCHW = np.random.default_rng(0).standard_normal((2, 1, 8, 8), dtype=np.float32)
     with threads(tmp_path / "deployment") as hosts, Session(tmp_path / "deployment", hosts) as session:
@@ -47,6 +53,33 @@ def test_a_network_is_cut_by_a_plan_file(network: SeparableResNeXt, tmp_path: Pa
     kept = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("merges.")}
     other.load_state_dict(kept, strict=False)
     np.testing.assert_allclose(answer, whole_logits(other, x_BCHW), rtol=1e-5, atol=1e-6)
+
+
+def _renamed(plan: Plan) -> Plan:
+    """The same work with other tags and another name of a segment."""
+    text = PlanDocument.of(plan).model_dump_json().replace('"stem-block0"', '"first"')
+    return PlanDocument.model_validate_json(re.sub(r'"tag":(\d+)', lambda m: f'"tag":{10 * int(m[1])}', text)).plan()
+
+
+def test_a_plan_with_the_trained_messages_gives_no_warning(
+    network: SeparableResNeXt, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Tags and names of segments do not matter: the accuracy that was measured holds."""
+    plan = build_plan(network.architecture)
+    renamed = _renamed(plan)
+    assert renamed != plan
+    check_fits(renamed, network)
+    warn_of_other_messages(renamed, network)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("change", [{"source": 0, "destination": 1}, {"wire": "fp16"}])
+def test_a_plan_with_other_messages_gives_a_warning(change: dict[str, Any], network: SeparableResNeXt) -> None:
+    """A message that another device sends, or that has another format, is another message."""
+    data = network.architecture.to_data()
+    data["policy"]["points"][1]["transfers"] = [{**transfer(1, 0), **change}]
+    with pytest.warns(UserWarning, match="the run's accuracy no longer holds"):
+        warn_of_other_messages(build_plan(Architecture.from_data(data)), network)
 
 
 def _with_parameter(plan: Plan, name: str) -> Plan:
