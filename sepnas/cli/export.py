@@ -116,7 +116,7 @@ def export(
     all devices of such a deployment need a sepnas that knows it.
 
     `--plan` cuts the network by a plan file (`sepnas plan`) instead: its layers, merge weights and scales must be among
-    those that were trained.
+    those that were trained. If it sends other messages, the run's accuracy no longer holds.
 
     `--systemd` and `--docker` add what starts the worker with its machine, hardened and as a user of its own: give
     `--hosts`, for it listens on the port that stands there. The private key stays out of the image.

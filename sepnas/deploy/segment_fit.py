@@ -37,11 +37,11 @@ def segment_problems(plan: Plan, network: SeparableResNeXt, rank: int) -> Iterat
 
 def _layers_problem(layers: tuple[str, ...], names: list[str]) -> str | None:
     listed = short(", ".join(layers))
-    if not set(layers) <= set(names):
-        return f"computes the layers {listed}, and the device has {', '.join(names)}"
+    if foreign := [name for name in layers if name not in names]:
+        return f"computes the layers {listed}, but it has no {short(foreign[0])}, only {names[0]} to {names[-1]}"
     first = names.index(layers[0])
     if list(layers) != names[first : first + len(layers)]:
-        return f"computes the layers {listed}, which do not follow each other in the network: {', '.join(names)}"
+        return f"computes the layers {listed}, which do not follow each other in the network"
     return None
 
 
@@ -57,7 +57,7 @@ def _weights_problem(segment: Segment, layers: list[Layer]) -> str | None:
         return f"takes {_listed(twice)} twice"
     if partial := [weight.name for weight in segment.weights if weight.region != own[weight.name]]:
         ranges = "x".join(f"{start}:{stop}" for start, stop in own[partial[0]].ranges)
-        return f"must take {_listed(partial)} whole: the region of {short(partial[0])} is {ranges}"
+        return f"must take {_listed(partial)} whole: {short(partial[0])} is {ranges}"
     return None
 
 

@@ -84,8 +84,16 @@ class SegmentExporter:
             module: takes one ``(B, *shape)`` tensor for each input, in order; returns a tensor or a tuple of tensors.
             inputs, outputs: their names in the graph, and the shape of each input.
             weights: the module's tensors, in the graph's order; by default in the module's own.
+
+        Raises :class:`DeploymentError` unless ``weights`` are all those of the module: the graph would contain the
+        values of the others, and the cache would give it to other devices.
         """
-        weights = segment_weights(module) if weights is None else weights
+        own = segment_weights(module)
+        weights = own if weights is None else weights
+        if weights.keys() != own.keys():
+            differing = min(weights.keys() ^ own.keys())
+            problem = "lacks" if differing in own else "is given, beyond its own,"
+            raise DeploymentError(f"a segment with the outputs {', '.join(outputs)} {problem} the weight '{differing}'")
         sizes = tuple((name, tuple(w.shape), w.dtype) for name, w in weights.items())
         key = (self.engines, repr(module), tuple(inputs.items()), tuple(outputs), sizes)
         if key not in self._known:

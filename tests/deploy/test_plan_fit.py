@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 from sepnas.deploy.plan_fit import check_fits, warn_of_other_messages
+from sepnas.deploy.segments import SegmentExporter
 from sepnas.deployment.serial import deployed_plan
 from sepnas.errors import DeploymentError
 from sepnas.nets.separable import SeparableResNeXt
@@ -172,3 +175,12 @@ def test_a_plan_of_another_network_is_refused(says: str, network: SeparableResNe
     with pytest.raises(DeploymentError, match=f"the plan does not fit the network .*{says}"):
         export_tiny(network, tmp_path / "deployment", plan=plan)
     assert not (tmp_path / "deployment").exists()
+
+
+@pytest.mark.parametrize(("change", "says"), [({}, "lacks the weight"), ({"more": torch.zeros(1)}, "beyond its own")])
+def test_a_graph_takes_all_weights_of_its_layers(change: dict[str, Tensor], says: str) -> None:
+    """A graph that contained a weight's values would be wrong for another device with equal layers."""
+    layer = nn.Linear(2, 3)
+    weights = {"weight": layer.weight.detach(), **(change and {"bias": layer.bias.detach()}), **change}
+    with pytest.raises(DeploymentError, match=says):
+        SegmentExporter().export(layer, {"x": Shape.vector(2)}, ("y",), weights)
