@@ -6,6 +6,7 @@ return the base unit, and raise :class:`ValueError` that names the allowed forms
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
@@ -93,8 +94,11 @@ _BYTES_OF = {
 }
 _SECONDS_OF = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 _JOULES_OF = {"uJ": 1e-6, "mJ": 1e-3, "J": 1.0, "kJ": 1e3}
-_THOUSANDS = r"\d{1,3}(?:,\d{3})+"
-_NUMBER = re.compile(rf"\s*({_THOUSANDS}|\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+)\s*([^\s,]*)\s*", re.IGNORECASE)
+_THOUSANDS = r"[0-9]{1,3}(?:,[0-9]{3})+"
+_NUMBER = re.compile(
+    rf"\s*({_THOUSANDS}|[0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?|\.[0-9]+)\s*([^\s,]*)\s*", re.IGNORECASE
+)
+_MAX_TOLD = 60
 _MIN_DEADLINE_S = 0.001
 
 
@@ -127,7 +131,7 @@ def parse_share(text: str) -> float:
     allowed = "a share such as 95% or 0.95"
     share = _quantity(text, {"": 1.0, "%": 0.01}, allowed)
     if share > 1:
-        raise ValueError(f"{text!r} is more than everything; give {allowed}")
+        raise ValueError(f"{_short(text)} is more than everything; give {allowed}")
     return share
 
 
@@ -137,6 +141,18 @@ def _quantity(text: str, units: Mapping[str, float], allowed: str) -> float:
     if unit.lower() in units:  # "KB" and "MS" mean the same as "kB" and "ms"; "MJ" does not mean "mJ"
         unit = unit.lower()
     if found is None or unit not in units:
-        raise ValueError(f"{text!r} cannot be read; give {allowed}")
-    # Decimal arithmetic: 57 % is 0.57, not 0.5700000000000001.
-    return float(Decimal(found[1].replace(",", "")) * Decimal(str(units[unit])))
+        raise ValueError(f"{_short(text)} cannot be read; give {allowed}")
+    written = found[1].replace(",", "")
+    try:
+        # Decimal arithmetic: 57 % is 0.57, not 0.5700000000000001.
+        value = float(Decimal(written) * Decimal(str(units[unit])))
+    except ArithmeticError:  # an exponent of many digits
+        value = math.inf
+    is_zero = not re.search("[1-9]", re.split("e", written, flags=re.IGNORECASE)[0])
+    if not math.isfinite(value) or (value == 0 and not is_zero):
+        raise ValueError(f"{_short(text)} is too large or too small for a number; give {allowed}")
+    return value
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= _MAX_TOLD else f"{text[:_MAX_TOLD]}...")

@@ -54,3 +54,20 @@ def test_unclear_quantities_are_refused(read, text: str, allowed: str) -> None: 
     """A quantity whose unit is missing or unknown is refused with what is allowed."""
     with pytest.raises(ValueError, match=re.escape(allowed)):
         read(text)
+
+
+@pytest.mark.parametrize(
+    "number", ["1e400", "9" * 5000, "1e-400", "1e99999999999999999999", "1e-99999999999999999999", "٣", "１"]
+)
+@pytest.mark.parametrize(("read", "unit"), [(parse_bytes, "KB"), (parse_seconds, "s"), (parse_joules, "J")])
+def test_a_quantity_is_finite_and_not_rounded_to_zero(read, unit: str, number: str) -> None:  # type: ignore[no-untyped-def]
+    """A number that a float cannot hold, or of digits other than 0 to 9, is refused in one short line."""
+    with pytest.raises(ValueError, match=r"too large or too small|cannot be read") as error:
+        read(number + unit)
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("zero", ["0s", "0.0s", "0e5s", "0e-999s"])
+def test_a_zero_that_is_written_is_read(zero: str) -> None:
+    """A quantity that was written as 0 is 0."""
+    assert parse_seconds(zero) == 0
