@@ -95,9 +95,7 @@ _BYTES_OF = {
 _SECONDS_OF = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 _JOULES_OF = {"uJ": 1e-6, "mJ": 1e-3, "J": 1.0, "kJ": 1e3}
 _THOUSANDS = r"[0-9]{1,3}(?:,[0-9]{3})+"
-_NUMBER = re.compile(
-    rf"\s*({_THOUSANDS}|[0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?|\.[0-9]+)\s*([^\s,]*)\s*", re.IGNORECASE
-)
+_NUMBER = re.compile(rf"\s*({_THOUSANDS}|[0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?|\.[0-9]+)\s*([^\s,]*)\s*", re.IGNORECASE)
 _MAX_TOLD = 60
 _MIN_DEADLINE_S = 0.001
 

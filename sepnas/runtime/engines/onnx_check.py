@@ -7,11 +7,12 @@ the graph is looked through first, and the shape of all that it makes is worked 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 from sepnas.deployment.engines.graph import CheckedGraph, Node, ShapeOf
 from sepnas.deployment.manifest import MAX_PASS_VALUES, WEIGHTS_NAME
+from sepnas.runtime.engines.onnx_shapes import OPERATORS
 from sepnas.runtime.engines.protobuf import fields, packed
 
 MAX_NODES = 20_000
@@ -97,6 +98,8 @@ def _initializers(
     for data in tensors:
         tensor = _message(data, _TENSOR, "initializer")
         name = _text(tensor["name"])
+        if name in shapes:
+            raise ValueError(f"has two initializers '{name[:80]}'")
         shapes[name] = dims = _shape(name, tensor)
         held = sum(len(_bytes(value)) for key in _DATA for value in tensor[key] if not isinstance(value, int))
         if any(tensor["data_location"]) or tensor["external_data"]:
@@ -130,9 +133,9 @@ def _node(data: memoryview) -> Node:
     parts = _message(data, _NODE, "operator")
     names = {_text([value]) for value in parts["op_type"]}
     domains = {_text([value]) for value in parts["domain"]} - {""}
-    if domains or len(names) != 1 or not names <= set(_OPERATORS):
+    if domains or len(names) != 1 or not names <= set(OPERATORS):
         said = "', '".join([*sorted(names), *(f"of domain {name}" for name in sorted(domains))])[:80]
-        raise ValueError(f"uses operator '{said}'; operators of a segment are {', '.join(sorted(_OPERATORS))}")
+        raise ValueError(f"uses operator '{said}'; operators of a segment are {', '.join(sorted(OPERATORS))}")
     node = Node(names.pop(), [_text([each]) for each in parts["input"]], [_text([each]) for each in parts["output"]])
     if not node.inputs or not node.outputs:
         raise ValueError(f"has an operator {node.operator} without an input or an output")
@@ -167,60 +170,7 @@ def _output(node: Node, shapes: Mapping[str, ShapeOf], axes: Mapping[str, list[i
         raise ValueError(f"has an operator {node.operator} that takes '{missing[0][:80]}', which nothing makes")
     if node.operator == "ReduceMean" and [axes.get(name) for name in node.inputs[1:]] != [_SIDES]:
         raise ValueError("has a ReduceMean over other axes than height and width")
-    try:
-        return _OPERATORS[node.operator](node, [shapes.get(name, ()) for name in node.inputs])
-    except (IndexError, KeyError):
-        raise ValueError(f"has an operator {node.operator} whose inputs do not fit") from None
-
-
-def _same(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
-    return inputs[0]
-
-
-def _broadcast(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
-    length = max(map(len, inputs))
-    padded = [(1,) * (length - len(shape)) + shape for shape in inputs]
-    return tuple(max(sizes) for sizes in zip(*padded, strict=True))
-
-
-def _conv(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
-    (batch, _, *sides), (outputs, _, *kernel) = inputs[:2]
-    count = len(sides)
-    pads, strides = node.numbers.get("pads", [0] * 2 * count), node.numbers.get("strides", [1] * count)
-    dilations = node.numbers.get("dilations", [1] * count)
-    if min([*pads, 0]) < 0 or min([*strides, *dilations, 1]) < 1 or len(kernel) != count:
-        raise ValueError("has a convolution of negative numbers")
-    made = [
-        (side + pads[place] + pads[place + count] - dilations[place] * (kernel[place] - 1) - 1) // strides[place] + 1
-        for place, side in enumerate(sides)
-    ]
-    if min(made, default=0) < 1:
-        raise ValueError("has a convolution that is larger than its input")
-    return (batch, outputs, *made)
-
-
-def _gemm(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
-    rows = inputs[0][1 if node.numbers.get("transA", [0])[0] else 0]
-    return rows, inputs[1][0 if node.numbers.get("transB", [0])[0] else 1]
-
-
-def _reduce(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
-    """Over height and width, as the networks do it."""
-    kept = inputs[0][:2]
-    return (*kept, *([1] * (len(inputs[0]) - 2))) if node.numbers.get("keepdims", [1])[0] else kept
-
-
-_OPERATORS: dict[str, Callable[[Node, list[ShapeOf]], ShapeOf]] = {
-    "Add": _broadcast,
-    "BatchNormalization": _same,
-    "Conv": _conv,
-    "DequantizeLinear": _same,
-    "Gemm": _gemm,
-    "QuantizeLinear": _same,
-    "ReduceMean": _reduce,
-    "Relu": _same,
-}
-"""What layers of the networks are exported to, and the shape of what each makes."""
+    return OPERATORS[node.operator](node, [shapes.get(name, ()) for name in node.inputs])
 
 
 def _bytes(value: int | float | memoryview) -> memoryview:

@@ -17,7 +17,7 @@ from sepnas.deployment.engines.kind import EngineKind, late
 from sepnas.deployment.engines.registry import engines
 from sepnas.deployment.manifest import SegmentFiles
 from sepnas.deployment.onnx_session import weight_name
-from sepnas.errors import DeploymentError
+from sepnas.errors import DeploymentError, SepnasError
 from sepnas.runtime.engines.denormals import flush_denormals
 from sepnas.runtime.engines.onnx_check import check_onnx_graph, read_onnx_graph
 from sepnas.runtime.engines.protobuf import NoMessageError
@@ -41,17 +41,19 @@ class OnnxEngine:
     def __init__(self, shard: Shard, threads: int = 1, kind: EngineKind | None = None) -> None:
         kind = kind or engines()[self._name]
         open_graph: Callable[[SegmentGraph, int], OpenGraph] = late(kind.open_graph)
+        self._kind, self._paths = kind, dict[str, Path]()
         self._opened: dict[str, OpenGraph] = {}
         shapes = shapes_of(shard)
         for name, segment in shard.manifest.segments.items():
-            path = shard.folder / segment.files[kind.graphs]
+            if name not in shapes:
+                continue  # the program never runs it, and nothing says of which shapes its inputs would be
+            path = self._paths[name] = shard.folder / segment.files[kind.graphs]
             weights = self._weights(shard, segment)
             graph = _read(path)
-            if name in shapes:
-                _check(path, graph, weights, segment, *shapes[name])
+            _check(path, graph, weights, segment, *shapes[name])
             try:
                 self._opened[name] = open_graph(_segment_graph(path, graph, weights, segment.inputs), threads)
-            except ImportError:
+            except (SepnasError, ImportError):
                 raise
             except Exception as error:  # onnxruntime's errors have no class of their own
                 raise DeploymentError(
@@ -65,7 +67,14 @@ class OnnxEngine:
         flush_denormals()  # the sessions' own option is for their threads, not for the one that calls them
 
     def run(self, segment: str, inputs: Sequence[Array]) -> Sequence[Array]:
-        return self._opened[segment]([np.ascontiguousarray(array) for array in inputs])
+        try:
+            return self._opened[segment]([np.ascontiguousarray(array) for array in inputs])
+        except (SepnasError, ImportError):
+            raise
+        except Exception as error:  # as above
+            raise DeploymentError(
+                f"{self._paths[segment]}: {self._kind.name} cannot run this segment: {type(error).__name__}: {error}"
+            ) from error
 
 
 def _read(path: Path) -> bytes:

@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 from onnx import helper
 from onnx.numpy_helper import from_array
 
+from sepnas.deployment.engines.registry import engines
 from sepnas.errors import DeploymentError
 from sepnas.runtime.engines.onnx_check import check_onnx_graph
 from sepnas.runtime.engines.onnx_engine import OnnxEngine
 from sepnas.runtime.engines.shard import Shard, load_shard
 from sepnas.runtime.engines.torch_archive import load_graph
-from sepnas.runtime.engines.torch_engine import TorchEngine
+from sepnas.runtime.engines.torch_engine import TorchEngine, calls_of_a_pass
 from tests.deploy.test_deploy import in_model, rewritten
 from tests.deployment.test_damaged_files import damaged, numbers, quick
 
@@ -139,6 +140,141 @@ def test_an_onnx_graph_is_a_list_of_known_operators(says: str, exported: Path, t
     shard = _with_graph(load_shard(exported / "device0"), model, tmp_path)
     with pytest.raises(DeploymentError, match=rf"\.onnx: refused: it .*{says}"):
         OnnxEngine(shard)
+
+
+def _op(name: str, *inputs: str, **attributes: object) -> onnx.NodeProto:
+    return helper.make_node(name, ["x", *inputs], ["y"], **attributes)
+
+
+def _two(first: onnx.NodeProto) -> list[onnx.NodeProto]:
+    first.output[:] = ["a"]
+    return [first, helper.make_node("Relu", ["a"], ["y"])]
+
+
+NORM = ["four"] * 4
+UNFIT = {
+    "norm longer": _op("BatchNormalization", *["many"] * 4),
+    "norm shorter": _op("BatchNormalization", *["three"] * 4),
+    "norm of one number": _op("BatchNormalization", *["one"] * 4),
+    "norm with one vector off": _op("BatchNormalization", "four", "four", "four", "many"),
+    "norm of matrices": _op("BatchNormalization", *["square"] * 4),
+    "norm that trains": _op("BatchNormalization", *NORM, training_mode=1),
+    "norm without variance": _op("BatchNormalization", "four", "four", "four"),
+    "norm with one left out": _op("BatchNormalization", "four", "", "four", "four"),
+    "conv of other channels": _op("Conv", "k3"),
+    "conv of groups that do not divide": _op("Conv", "k1of3", group=4),
+    "conv of groups that do not fit": _op("Conv", "k4", group=2),
+    "conv of no groups": _op("Conv", "k4", group=0),
+    "conv of groups below zero": _op("Conv", "k4", group=-1),
+    "conv with a long bias": _op("Conv", "k4", "many"),
+    "conv with a scalar bias": _op("Conv", "k4", "scalar"),
+    "conv with another kernel": _op("Conv", "k4", kernel_shape=[3, 3]),
+    "conv with few pads": _op("Conv", "k4", pads=[1, 1]),
+    "conv with many pads": _op("Conv", "k4", pads=[1] * 6),
+    "conv with pads below zero": _op("Conv", "k4", pads=[-1, 0, 0, 0]),
+    "conv with one stride": _op("Conv", "k4", strides=[1]),
+    "conv of stride 0": _op("Conv", "k4", strides=[0, 1]),
+    "conv of three dilations": _op("Conv", "k4", dilations=[1, 1, 1]),
+    "conv with an empty weight": _op("Conv", "k0"),
+    "conv with a matrix": _op("Conv", "square"),
+    "conv alone": _op("Conv"),
+    "conv of four inputs": _op("Conv", "k4", "four", "four"),
+    "gemm on feature maps": _op("Gemm", "square"),
+    "gemm of feature maps": _op("Gemm", "k4"),
+    "add of other sides": _op("Add", "three"),
+    "add of other channels": _op("Add", "k3"),
+    "add alone": _op("Add"),
+    "add of three": _op("Add", "x", "x"),
+    "mean of three inputs": _op("ReduceMean", "sides", "sides"),
+    "relu of two": _op("Relu", "x"),
+    "quantised with many scales": _op("QuantizeLinear", "many"),
+    "quantised on no axis": _op("QuantizeLinear", "four", axis=7),
+    "quantised with other zero points": _op("QuantizeLinear", "four", "many"),
+    "dequantised with a matrix": _op("DequantizeLinear", "square"),
+    "dequantised in blocks": _op("DequantizeLinear", "four", block_size=2),
+}
+CONSTANTS = {
+    "many": (300_000,), "four": (4,), "three": (3,), "one": (1,), "scalar": (), "square": (4, 4), "wide": (10, 9000),
+    "k4": (4, 4, 1, 1), "k3": (4, 3, 1, 1), "k1of3": (3, 1, 1, 1), "k0": (4, 4, 0, 1),
+}  # fmt: skip
+
+
+def _graph(nodes: list[onnx.NodeProto]) -> bytes:
+    tensors = [from_array(np.zeros(shape, np.float32), name) for name, shape in CONSTANTS.items()]
+    tensors.append(helper.make_tensor("sides", onnx.TensorProto.INT64, [2], np.array([2, 3]).tobytes(), raw=True))
+    return helper.make_model(helper.make_graph(nodes, "g", [INPUT], [OUTPUT], tensors)).SerializeToString()
+
+
+@pytest.mark.parametrize("what", UNFIT)
+def test_inputs_of_an_operator_fit_each_other(what: str):
+    """An operator whose inputs do not fit each other is refused by name, wherever it stands."""
+    says = rf"(operator|ReduceMean).*{UNFIT[what].op_type}|a ReduceMean"
+    for nodes in ([UNFIT[what]], _two(onnx.NodeProto.FromString(UNFIT[what].SerializeToString()))):
+        with pytest.raises(ValueError, match=says):
+            check_onnx_graph(_graph(nodes), {"x": (1, 4, 8, 8)}, {})
+
+
+@pytest.mark.parametrize(
+    ("weight", "more", "attributes"),
+    [
+        ("wide", [], {"transB": 1}),
+        ("wide", [], {}),
+        ("square", ["many"], {}),
+        ("square", ["scalar"], {}),
+        ("square", [], {"transA": 1}),
+        ("many", [], {}),
+    ],
+)
+def test_the_inner_sizes_of_a_classifier_are_equal(weight: str, more: list[str], attributes: dict[str, int]):
+    """A Gemm of another number of features, or with another number of biases, is refused by name."""
+    with pytest.raises(ValueError, match="operator Gemm"):
+        check_onnx_graph(_graph([_op("Gemm", weight, *more, **attributes)]), {"x": (1, 4)}, {})
+
+
+def not_opened(graph: object, threads: int) -> None:
+    """Stands for an engine that must not see a graph."""
+    pytest.fail("was opened")
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "litert"])
+def test_a_norm_of_more_numbers_than_channels_is_not_opened(name: str, exported: Path, tmp_path: Path):
+    """One channel, a norm of 300,000 numbers and a classifier of as many features: no engine sees them."""
+    nodes = [
+        helper.make_node("Conv", ["x", "k"], ["c"], pads=[30] * 4),
+        helper.make_node("BatchNormalization", ["c", *["many"] * 4], ["n"]),
+        helper.make_node("ReduceMean", ["n", "sides"], ["m"], keepdims=0),
+        helper.make_node("Gemm", ["m", "row"], ["y"]),
+    ]
+    tensors = [
+        from_array(np.zeros(shape, np.float32), name)
+        for name, shape in {"k": (1, 1, 1, 1), "many": (300_000,), "row": (300_000, 2)}.items()
+    ]
+    tensors.append(helper.make_tensor("sides", onnx.TensorProto.INT64, [2], np.array([2, 3]).tobytes(), raw=True))
+    model = helper.make_model(helper.make_graph(nodes, "g", [INPUT], [OUTPUT], tensors)).SerializeToString()
+    shard = _with_graph(load_shard(exported / "device0"), model, tmp_path)
+    kind = replace(engines()[name], open_graph=f"{__name__}:not_opened")
+    with pytest.raises(DeploymentError, match=r"\.onnx: refused: it has an operator BatchNormalization"):
+        OnnxEngine(shard, kind=kind)
+
+
+class Failing:
+    """An engine's graph that fails as it runs, as onnxruntime's do, with an error of no class of ours."""
+
+    def __init__(self, graph: object, threads: int) -> None:
+        pass
+
+    def __call__(self, inputs: object) -> list[np.ndarray]:
+        raise RuntimeError("no memory")
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "litert"])
+def test_a_segment_that_fails_as_it_runs_is_an_error_of_ours(name: str, exported: Path):
+    """Whatever an engine raises names the segment's file."""
+    shard = load_shard(exported / "device0")
+    engine = OnnxEngine(shard, kind=replace(engines()[name], open_graph=f"{__name__}:Failing"))
+    segment, inputs = calls_of_a_pass(shard)[0]
+    with pytest.raises(DeploymentError, match=rf"\.onnx: {name} cannot run this segment: RuntimeError: no memory"):
+        engine.run(segment, inputs)
 
 
 def _with_graph(shard: Shard, model: bytes, folder: Path) -> Shard:
