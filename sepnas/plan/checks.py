@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from sepnas.plan.merges import merge_problem
 from sepnas.plan.plan import Message
 from sepnas.plan.shapes import Shape
-from sepnas.plan.steps import Compute, Merge, Recv, Send, Slice, Step
+from sepnas.plan.steps import CLIENT, Compute, Merge, Recv, Send, Slice, Step
 
 
 def step_problem(
@@ -49,6 +49,10 @@ def _verb(step: Step) -> str:
     return "sends" if isinstance(step, Send) else "takes"
 
 
+def _peer(rank: int) -> str:
+    return "the client" if rank == CLIENT else f"device {rank}"
+
+
 def _compute_problem(step: Compute, segments: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]) -> str | None:
     if step.segment not in segments:
         return f"runs segment '{step.segment}', which `segments` does not hold"
@@ -72,8 +76,10 @@ def _slice_problem(step: Slice, shapes: Mapping[str, Shape]) -> str | None:
 
 def _recv_problem(step: Recv, rank: int, shapes: Mapping[str, Shape], messages: Mapping[int, Message]) -> str | None:
     message = messages.get(step.tag)
-    if message is None or (message.source, message.destination) != (step.source, rank):
-        return f"no message {step.tag} from rank {step.source} to rank {rank} is listed in `messages`"
+    if message is None or message.source != step.source:
+        return f"waits for message {step.tag} from {_peer(step.source)}, which never sends it"
+    if message.destination != rank:
+        return f"waits for message {step.tag}, which {_peer(step.source)} sends to {_peer(message.destination)}"
     if message.shape != shapes[step.tensor]:
         return f"message {step.tag} has another shape ({message.shape}) than '{step.tensor}' ({shapes[step.tensor]})"
     return None
@@ -85,7 +91,7 @@ def _send_problem(step: Send, rank: int, shapes: Mapping[str, Shape], messages: 
         return f"sends {outside[0]} of tensor '{step.tensor}', which has {outside[1]}"
     message = messages.get(step.tag)
     if message is None or (message.source, message.destination, message.wire) != (rank, step.to, step.wire):
-        return f"no {step.wire} message {step.tag} from rank {rank} to rank {step.to} is listed in `messages`"
+        return f"sends message {step.tag} to {_peer(step.to)} in {step.wire}, but no such message is listed"
     if message.shape != step.region.shape(shape):
         return f"message {step.tag} is listed with another shape than the region that is sent"
     if message.scale != step.scale:

@@ -12,7 +12,7 @@ from sepnas.plan.merges import MERGE_KINDS
 from sepnas.plan.wire import LEVELS, UNCONVERTED, WireFormat
 from sepnas.spec.device_profile import OperatorKind
 from sepnas.spec.document import Part
-from sepnas.spec.figures import Index, Rank, RankOrClient, Size
+from sepnas.spec.figures import ONE_LINE, Index, Rank, RankOrClient, Size
 
 MAX_TENSOR_VALUES = 1 << 30
 """Maximum number of values in one sample of a tensor."""
@@ -26,7 +26,7 @@ RangeData = tuple[Index, Index]
 RegionData = Annotated[tuple[RangeData, ...], Field(max_length=MAX_AXES)]
 OffsetData = Annotated[tuple[Index, ...], Field(max_length=MAX_AXES)]
 Tag = Annotated[int, Field(ge=0, lt=1 << 32, strict=True)]
-TensorName = Annotated[str, Field(min_length=1, max_length=500)]
+TensorName = Annotated[str, Field(min_length=1, max_length=500, pattern=ONE_LINE)]
 PortName = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z_]\w*$")]
 """The name of an input or output in a segment's graph."""
 PortNames = Annotated[tuple[PortName, ...], Field(min_length=1, max_length=MAX_JOINED)]

@@ -9,6 +9,8 @@ from functools import lru_cache
 from itertools import combinations
 from typing import TypeAlias
 
+_MANY = 24
+"""From this number of regions on, numpy compares them faster."""
 Range: TypeAlias = tuple[int, int]
 """``(start, stop)`` along one axis; ``stop`` is exclusive."""
 
@@ -89,12 +91,35 @@ class Region:
 
 def cover_problem(shape: Shape, regions: Sequence[Region]) -> str | None:
     """Why regions within a tensor do not cover each of its values exactly once; None if they do."""
-    for one, other in combinations(regions, 2):
-        if all(a < d and c < b for (a, b), (c, d) in zip(one.ranges, other.ranges, strict=True)):
-            return f"overlap at {one} and {other}"
+    pair = _overlapping(regions) if len(regions) < _MANY else _overlapping_of_many(regions)
+    if pair is not None:
+        return f"overlap at {pair[0]} and {pair[1]}"
     if sum(region.num_values for region in regions) != shape.num_values:
         return f"leave a part of {shape} without a value"
     return None
+
+
+def _overlapping(regions: Sequence[Region]) -> tuple[Region, Region] | None:
+    """The first two regions that share a value."""
+    for one, other in combinations(regions, 2):
+        if all(a < d and c < b for (a, b), (c, d) in zip(one.ranges, other.ranges, strict=True)):
+            return one, other
+    return None
+
+
+def _overlapping_of_many(regions: Sequence[Region]) -> tuple[Region, Region] | None:
+    """Like :func:`_overlapping`, with all pairs compared at once."""
+    import numpy as np  # late: plans with few regions do without
+
+    bounds = np.array([region.ranges for region in regions]).reshape(len(regions), -1, 2)
+    starts, stops = bounds[..., 0], bounds[..., 1]
+    shared = ~np.tri(len(regions), dtype=bool)
+    for start, stop in zip(starts.T, stops.T, strict=True):
+        before = start[:, None] < stop
+        shared &= before & before.T
+    first = int(shared.argmax())
+    one, other = divmod(first, len(regions))
+    return (regions[one], regions[other]) if shared[one, other] else None
 
 
 @lru_cache(maxsize=1 << 12)

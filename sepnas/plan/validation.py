@@ -16,6 +16,7 @@ from sepnas.plan.plan import Message, Piece, Plan, Port
 from sepnas.plan.shapes import cover_problem
 from sepnas.plan.steps import CLIENT, Compute, Recv, Send, Step, describe_step
 from sepnas.plan.wire import LEVELS
+from sepnas.terminal import one_line
 
 MAX_PROBLEMS = 8
 """Maximum number of mistakes reported for one plan."""
@@ -25,7 +26,7 @@ def check_plan(plan: Plan, where: str = "plan") -> None:
     """Raise :class:`PlanError` that names device and step of each mistake, unless the plan can be carried out."""
     problems = plan_problems(plan)
     if problems:
-        told = [f"{where}: {problem}" for problem in problems[:MAX_PROBLEMS]]
+        told = [one_line(f"{where}: {problem}") for problem in problems[:MAX_PROBLEMS]]
         more = [f"{where}: and {len(problems) - MAX_PROBLEMS:,} more"] if len(problems) > MAX_PROBLEMS else []
         raise PlanError("\n".join([*told, *more]))
 

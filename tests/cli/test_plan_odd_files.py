@@ -74,3 +74,13 @@ def test_a_policy_of_too_many_transfers_is_refused(command: str) -> None:
     """Legal numbers of devices and blocks that make more transfers than a policy may hold are named in the error."""
     says = refused(command, "resnext1100_64x4d", "--devices", 64, "--policy", "all-to-all")
     assert "64 devices would make 1,475,712 transfers after 366 blocks; a policy has at most 200,000" in says
+
+
+@pytest.mark.parametrize("character", ["\x1b", "\n", "\x9b", "\u2028"])
+def test_names_are_on_one_line(character: str, tmp_path: Path) -> None:
+    """A control character in a tensor's or a port's name is refused by field, and shown escaped."""
+    content = echo()
+    content["inputs"][0]["name"] = content["devices"][0]["steps"][0]["tensor"] = f"x{character}[31m"
+    says = refused("describe", written(tmp_path / "plan.json", content))
+    assert "field `inputs.0.name`" in says
+    assert all(line.isprintable() for line in says.splitlines())

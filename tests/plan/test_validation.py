@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from sepnas.errors import PlanError
 from sepnas.plan.plan import Plan, Port, Segment
-from sepnas.plan.shapes import Region, Shape
+from sepnas.plan.shapes import Region, Shape, cover_problem
 from sepnas.plan.steps import CLIENT, Compute, Merge, Recv, Send, Slice, Step
 from sepnas.plan.validation import check_plan, plan_problems
 from sepnas.separable.architecture import Architecture
@@ -121,7 +122,7 @@ def _piece(port: Port, **values: Any) -> Port:
 def test_ports_that_do_not_fit_are_refused(says: str, architecture: Architecture) -> None:
     """An input that nobody takes, or an output that nobody sends or that is not whole, is refused by name."""
     plan = build_plan(architecture)
-    says = says.replace("no input takes", "is listed in `messages`")
+    says = says.replace("no input takes", "from the client, which never sends it")
     with pytest.raises(PlanError, match=says.replace(".", r"\.")):
         check_plan(replace(plan, **PORTS[says if says in PORTS else "no input takes"](plan)))
 
@@ -158,6 +159,40 @@ def test_devices_that_wait_for_each_other_are_named() -> None:
     assert "0 -> 2 -> 1 -> 0 wait for each other" in str(found.value)
     assert len(str(found.value).splitlines()) == 3
     check_plan(_exchanging(device(0, (1, 1, 1), answer), device(1, (1, 1, 1)), device(2, (1, 1, 1))))
+
+
+def test_a_message_that_never_comes_is_named() -> None:
+    """A receive of a message that its source sends to nobody, or to another device, is refused with both devices."""
+    lost = (Recv(1, CLIENT, "x"), Recv(6, 0, "r"), Send("x", WHOLE, "fp32", CLIENT, 9))
+    with pytest.raises(PlanError, match=r"step 1 \(recv 'r'\): waits for message 6 from device 0, which never sends"):
+        check_plan(_exchanging((Recv(0, CLIENT, "x"),), lost))
+    sender = (Recv(0, CLIENT, "x"), Send("x", WHOLE, "fp32", 2, 6))
+    with pytest.raises(PlanError, match=r"waits for message 6, which device 0 sends to device 2"):
+        check_plan(_exchanging(sender, lost, (Recv(2, CLIENT, "x"),)))
+
+
+def test_errors_stay_on_their_line() -> None:
+    """A name with control characters cannot forge a line of an error or reach a terminal."""
+    name = "q\x1b[31m\nforged"
+    with pytest.raises(PlanError) as found:
+        check_plan(_exchanging((Recv(0, CLIENT, "x"), Send(name, WHOLE, "fp32", CLIENT, 9))))
+    assert r"sends tensor 'q\x1b[31m\nforged'" in str(found.value)
+    assert all(line.isprintable() for line in str(found.value).splitlines())
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), num_axes=st.integers(0, 4))
+def test_many_regions_are_judged_like_few(data: st.DataObject, num_axes: int) -> None:
+    """Regions that tile a tensor cover it however many they are; moved, doubled or lost ones do not."""
+    cuts = [sorted({0, 12, *data.draw(st.lists(st.integers(1, 11), max_size=5))}) for _ in range(num_axes)]
+    tiles = [Region(ranges) for ranges in product(*[list(pairwise(each)) for each in cuts])]
+    shape = Shape((12,) * num_axes, "ABCD"[:num_axes])
+    assert cover_problem(shape, tiles) is None
+    lost = data.draw(st.sampled_from(tiles))
+    others = [tile for tile in tiles if tile is not lost]
+    assert cover_problem(shape, others) == f"leave a part of {shape} without a value"
+    twice = data.draw(st.permutations([*tiles, lost]))
+    assert cover_problem(shape, twice) == f"overlap at {lost} and {lost}"
 
 
 def test_tags_that_fall_are_named() -> None:
