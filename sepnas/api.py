@@ -20,12 +20,12 @@ from sepnas.cost.network_facts import NetworkFacts, count_network
 from sepnas.cost.prediction import Prediction, predict
 from sepnas.deployment.engines.registry import exact_engines, quantised_engines
 from sepnas.deployment.manifest import Manifest, OnMissing
-from sepnas.errors import DeploymentError, SearchError
+from sepnas.errors import DeploymentError, SearchError, SpecError
 from sepnas.plan.plan import Plan
 from sepnas.runtime.client.session import Session
 from sepnas.search.explorer import BATCH, StrategyName
 from sepnas.separable.architecture import Architecture
-from sepnas.separable.read import read_architecture, read_plan
+from sepnas.separable.read import is_plan_file, read_architecture, read_plan
 from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.dataset import DataFacts
@@ -205,6 +205,8 @@ def prepare_training(
     """
     from sepnas.train.training import name_of, prepare
 
+    if is_plan_file(architecture):
+        raise SpecError(f"{architecture} is a plan; a training needs the architecture that it was made from")
     chosen = read_architecture(architecture, devices, policy, wire=wire, learned_scales=learned_scales)
     return prepare(
         chosen,

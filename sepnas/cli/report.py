@@ -16,9 +16,8 @@ from sepnas.report.commands import about, chain_commands
 from sepnas.report.from_inference import inference_parts
 from sepnas.search.canonical import plan_key
 from sepnas.separable.architecture import Architecture
-from sepnas.separable.read import read_plan
+from sepnas.separable.read import is_plan_file, read_plan
 from sepnas.spec.cluster import Cluster, uniform_cluster
-from sepnas.spec.recognise import format_of
 
 if TYPE_CHECKING:
     from sepnas.report.content import ReportContent
@@ -76,7 +75,7 @@ def _content(
     from sepnas.report.from_search import search_parts
 
     plan = None if architecture is None else read_plan(architecture)
-    chosen = None if architecture is None or format_of(architecture) == "plan" else Architecture.load(architecture)
+    chosen = None if architecture is None or is_plan_file(architecture) else Architecture.load(architecture)
     content = ReportContent(
         title=title,
         architecture=chosen,

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from sepnas.errors import SpecError
 from sepnas.plan.data import PortData, SegmentData, SegmentName, ShapeData, StepData, TensorName
 from sepnas.plan.plan import Plan
 from sepnas.plan.serial import (
@@ -21,7 +22,7 @@ from sepnas.plan.serial import (
     step_from_data,
 )
 from sepnas.plan.validation import check_plan
-from sepnas.spec.document import Document, Part
+from sepnas.spec.document import Document, Part, explain
 from sepnas.spec.figures import MAX_DEVICES
 
 MAX_PORTS = 64
@@ -48,12 +49,16 @@ class PlanDocument(Document):
 
     @classmethod
     def of(cls, plan: Plan) -> PlanDocument:
-        return cls(
-            inputs=tuple(map(port_to_data, plan.inputs)),
-            outputs=tuple(map(port_to_data, plan.outputs)),
-            devices=tuple(_device_of(plan, rank) for rank in range(plan.num_devices)),
-            even=plan.even,
-        )
+        """The document of a plan; :class:`SpecError` if the plan is beyond the bounds of a file."""
+        try:
+            return cls(
+                inputs=tuple(map(port_to_data, plan.inputs)),
+                outputs=tuple(map(port_to_data, plan.outputs)),
+                devices=tuple(_device_of(plan, rank) for rank in range(plan.num_devices)),
+                even=plan.even,
+            )
+        except ValidationError as error:
+            raise SpecError(explain(cls, error, "plan", {})) from None
 
     def plan(self, where: str = "plan") -> Plan:
         """The plan itself; :class:`PlanError` names the device and the step that cannot be carried out."""

@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 from sepnas.errors import SpecError
-from sepnas.plan.document import load_plan
+from sepnas.plan.document import PlanDocument, load_plan
 from sepnas.plan.plan import Plan
 from sepnas.plan.wire import LEVELS, UNCONVERTED, WIRE_FORMATS, Scale
 from sepnas.separable.architecture import Architecture, named_architecture, named_policy
 from sepnas.separable.build import build_plan
 from sepnas.separable.policy import TransmissionPolicy
-from sepnas.spec.document import FILE_SUFFIXES
+from sepnas.spec.document import FILE_SUFFIXES, read_data
 from sepnas.spec.recognise import format_of, recognise
 from sepnas.units import format_names
 
@@ -56,8 +56,23 @@ def read_architecture(
 
 
 def is_plan_file(given: object) -> bool:
-    """Whether the argument is a plan file instead of an architecture."""
-    return isinstance(given, str | os.PathLike) and format_of(Path(given)) == "plan"
+    """Whether the argument is a plan file instead of an architecture; False for a file that cannot be read."""
+    if not isinstance(given, str | os.PathLike) or Path(given).suffix not in FILE_SUFFIXES:
+        return False
+    declared = format_of(Path(given))
+    return declared == "plan" if declared else _holds_plan(given)
+
+
+def _holds_plan(path: str | os.PathLike[str]) -> bool:
+    """Whether the content is a plan's, for a file whose head does not declare a format."""
+    try:
+        data = read_data(path, PlanDocument.max_values)
+    except SpecError:  # the reader of the file will report it
+        return False
+    if not isinstance(data, dict):
+        return False
+    own = PlanDocument.model_fields.keys() - Architecture.model_fields.keys()
+    return data.get("format", "") == PlanDocument.format_name or ("format" not in data and bool(own & data.keys()))
 
 
 def read_plan(
@@ -94,6 +109,8 @@ def _read_file(name: str) -> Architecture | None:
     if known and known[0] != "file":
         inside = f"; name {Path(name) / 'architecture.json'}" if known[0] == "run" else ""
         raise SpecError(f"architecture: {name} is {known[1]}, not an architecture's file or name{inside}")
+    if is_plan_file(name):
+        raise SpecError(f"{name} is a plan; name the architecture that it was made from")
     return Architecture.load(name) if Path(name).suffix in FILE_SUFFIXES else None
 
 

@@ -23,7 +23,17 @@ from pydantic_core import CoreSchema, ErrorDetails
 from typing_extensions import Self
 
 from sepnas.errors import SpecError, VersionError
-from sepnas.spec.reading import EXPONENT, EXPONENT_STARTS, MAX_KEYS, MAX_VALUES, MOST_FILE_BYTES, read_data
+from sepnas.spec.reading import (
+    EXPONENT,
+    EXPONENT_STARTS,
+    MAX_JSON_VALUES,
+    MAX_KEYS,
+    MAX_VALUES,
+    MOST_FILE_BYTES,
+    count_values,
+    has_too_many_values,
+    read_data,
+)
 from sepnas.spec.writing import refuse_folder, replacing, write_bytes, write_text
 
 __all__ = [
@@ -143,12 +153,36 @@ class Document(Part):
         return json.dumps(self.to_data(), indent=2) + "\n"
 
     def save(self, path: str | os.PathLike[str], comment: str = "") -> Path:
-        """Write beside the target, then rename over it. A YAML file begins with ``comment``; JSON has no comments."""
+        """Write beside the target, then rename over it. A YAML file begins with ``comment``; JSON has no comments.
+
+        Raises :class:`SpecError`, and writes nothing, if the file would be too large to be read again.
+        """
         path = Path(path)
-        if path.suffix in (".yaml", ".yml"):
+        if path.suffix not in (".yaml", ".yml"):
+            text = self.dumps()
+        else:
             head = "".join(f"# {line}".rstrip() + "\n" for line in comment.splitlines())
-            return write_text(path, head + yaml.dump(self.to_data(), Dumper=_YamlDumper, sort_keys=False))
-        return write_text(path, self.dumps())
+            data = self.to_data()
+            num_values = count_values(data)
+            if num_values > self.max_values:
+                raise SpecError(
+                    f"{path}: is not written: a YAML file of {self.format_name} may hold {self.max_values:,} keys and "
+                    f"values, this one would hold {num_values:,}; name a file that ends in .json"
+                )
+            text = head + yaml.dump(data, Dumper=_YamlDumper, sort_keys=False)
+        _check_readable(text, path)
+        return write_text(path, text)
+
+
+def _check_readable(text: str, path: Path) -> None:
+    """Raise :class:`SpecError` for the text of a file that :func:`read_data` would refuse for its size."""
+    num_bytes = len(text) if text.isascii() else len(text.encode())
+    if num_bytes > MOST_FILE_BYTES:
+        raise SpecError(
+            f"{path}: is not written: it would have {num_bytes:,} bytes; at most {MOST_FILE_BYTES:,} are read again"
+        )
+    if path.suffix not in (".yaml", ".yml") and has_too_many_values(text.encode()):
+        raise SpecError(f"{path}: is not written: it would hold more than {MAX_JSON_VALUES:,} values")
 
 
 class _YamlDumper(yaml.SafeDumper):

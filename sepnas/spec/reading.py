@@ -88,12 +88,17 @@ def parse_json(text: str | bytes, constant: Callable[[str], Any] = _no_constant)
     ``constant`` converts ``NaN``, ``Infinity`` and ``-Infinity``, which are refused without it.
     """
     data = text.encode(errors="surrogatepass") if isinstance(text, str) else text
-    if sum(map(data.count, _JSON_SIGNS)) > MAX_JSON_VALUES:
+    if has_too_many_values(data):
         raise ValueError(f"holds more than {MAX_JSON_VALUES:,} values")
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def has_too_many_values(json_text: bytes) -> bool:
+    """Whether a JSON text may hold more than ``MAX_JSON_VALUES`` values; counts signs, also those inside of texts."""
+    return sum(map(json_text.count, _JSON_SIGNS)) > MAX_JSON_VALUES
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -136,6 +141,13 @@ def _check_size(text: str, max_values: int) -> None:
             raise ValueError(f"nested too deeply: more than {MAX_DEPTH} levels in line {_line(event)}")
         if count > max_values:
             raise _too_many(max_values, bool(sizes), event)
+
+
+def count_values(data: Any) -> int:
+    """The number of keys and values of plain data, lists and mappings included: what ``max_values`` limits."""
+    if isinstance(data, dict):
+        return 1 + len(data) + sum(map(count_values, data.values()))
+    return 1 + (sum(map(count_values, data)) if isinstance(data, list | tuple) else 0)
 
 
 def _note(anchor: str | None, size: int, sizes: dict[str, int]) -> None:
