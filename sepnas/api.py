@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, get_args
 
 from sepnas.console import export_bar
 from sepnas.cost.network_facts import NetworkFacts, count_network
@@ -27,8 +27,10 @@ from sepnas.search.explorer import BATCH, StrategyName
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.read import is_plan_file, read_architecture, read_plan
 from sepnas.separable.space import SearchSpace
+from sepnas.spec.arguments import MAX_COUNT, MAX_S, MAX_THREADS, check_choice, check_integer, check_number
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.dataset import DataFacts
+from sepnas.spec.figures import MAX_CLASSES, MAX_DEVICES, MAX_SIDE
 from sepnas.spec.folder_lock import refuse_held
 from sepnas.spec.hosts import Hosts
 from sepnas.train.recipe import NO_CHANGES, Recipe, RecipeChanges
@@ -94,10 +96,12 @@ def create_model(
         seed: seed of random weights, 0..2**32-1.
 
     Raises:
-        SpecError: an unknown name or policy, or an argument that contradicts the file.
+        SpecError: an unknown name or policy, or an argument that is outside its range or contradicts the file.
         TrainingError: pretrained weights of another network; a policy may differ.
         CheckpointError: a missing or damaged checkpoint.
     """
+    _check_network(devices, classes, image_size)
+    check_integer("seed", seed, None, None)
     from sepnas.train.checkpoint import load_network, new_network
     from sepnas.train.start import take_over
 
@@ -174,6 +178,7 @@ def train(
         TrainingError: images, a seed or a start that do not fit, a loss that is not finite, a folder in use.
         CheckpointError, SpecError, StorageError: a file that is damaged, wrong, or cannot be written.
     """
+    _check_run(seed, threads, stop_after_s)
     training = prepare_training(
         architecture, data, devices=devices, policy=policy, wire=wire, learned_scales=learned_scales, recipe=recipe,
         changes=changes, start=start, teachers=teachers,
@@ -203,6 +208,7 @@ def prepare_training(
     >>> training.architecture.num_classes, training.images.train.images.shape[1:]
     (10, torch.Size([1, 8, 8]))
     """
+    _check_network(devices)
     from sepnas.train.training import name_of, prepare
 
     if is_plan_file(architecture):
@@ -267,6 +273,9 @@ def search(
         SearchError: no feasible candidate, or a folder that holds another search or is in use.
         DataError, TrainingError, SpecError, StorageError: as for :func:`train`.
     """
+    check_integer("candidates", candidates, 1, MAX_COUNT)
+    check_integer("batch", batch, 1, MAX_COUNT)
+    _check_run(seed, threads, stop_after_s)
     from sepnas.search.run import run_search
     from sepnas.train.processes import is_alone
     from sepnas.train.recipe import load_recipe
@@ -337,11 +346,16 @@ def export(
     Raises:
         DeploymentError: a run without a finished epoch, a folder that holds something else, or a plan of another
             network.
+        SpecError: an unknown value of ``on_missing`` or ``services``.
         CheckpointError, StorageError: a file that is damaged, or cannot be written.
     """
     from sepnas.deploy.export import export_deployment
+    from sepnas.deploy.services import Service
     from sepnas.train.checkpoint import DATA, load_network
 
+    check_choice("on_missing", on_missing, get_args(OnMissing))
+    for service in services:
+        check_choice("services", service, get_args(Service))
     run, out = Path(run), Path(out)
     check_exportable(run)
     hosts = hosts if hosts is None or isinstance(hosts, Hosts) else Hosts.load(hosts)
@@ -384,6 +398,7 @@ def describe(
 
     Arguments and errors are those of :func:`simulate`. All counts are for one image.
     """
+    _check_network(devices)
     return count_network(read_architecture(architecture, devices, policy, wire=wire))
 
 
@@ -416,11 +431,36 @@ def simulate(
 
     Raises:
         PlanError: the cluster has fewer devices than the plan, or no link for a message.
-        SpecError: an unknown name, a wrong file, or a device profile without an operator's time.
+        SpecError: an unknown name, a wrong file, an argument outside its range, or a device profile without an
+            operator's time.
     """
+    _check_network(devices)
+    check_integer("batch", batch, 1, MAX_COUNT)
+    if percent is not None:
+        check_number("percent", percent, 0, 100)
+    if in_flight is not None:
+        check_integer("in_flight", in_flight, 1, MAX_COUNT)
     plan = read_plan(architecture, devices, policy, wire=wire)
     where = _cluster_of(cluster, plan.num_devices)
     return predict(plan, where, batch, percent=percent, in_flight=in_flight, timeline=timeline)
+
+
+def _check_network(devices: int | None, classes: int | None = None, image_size: int | None = None) -> None:
+    for name, value, lowest, highest in (
+        ("devices", devices, 1, MAX_DEVICES),
+        ("classes", classes, 2, MAX_CLASSES),
+        ("image_size", image_size, 1, MAX_SIDE),
+    ):
+        if value is not None:
+            check_integer(name, value, lowest, highest)
+
+
+def _check_run(seed: int, threads: int | None, stop_after_s: float | None) -> None:
+    check_integer("seed", seed, None, None)  # its range is checked by training
+    if threads is not None:
+        check_integer("threads", threads, 1, MAX_THREADS)
+    if stop_after_s is not None:
+        check_number("stop_after_s", stop_after_s, 0, MAX_S)
 
 
 def _cluster_of(cluster: Cluster | PathLike | None, num_devices: int) -> Cluster:

@@ -9,6 +9,7 @@ import sys
 from dataclasses import is_dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -148,3 +149,44 @@ def test_an_unknown_entry_is_an_attribute_error() -> None:
     """What sepnas has not is an `AttributeError`, as of any module."""
     with pytest.raises(AttributeError, match="no attribute 'create_modle'"):
         sepnas.create_modle  # noqa: B018
+
+
+NET = "resnext11_2x4d"
+BAD_ARGUMENTS = [
+    *[(api.simulate, (NET,), {"batch": value}) for value in (0, -1, float("nan"), 1.5, True, 10**30, "1", None)],
+    *[(api.simulate, (NET,), {"devices": value}) for value in (0, -1, 1.5, True, 65, 10**5000)],
+    (api.simulate, (NET,), {"percent": float("nan")}),
+    (api.simulate, (NET,), {"percent": "95"}),
+    (api.simulate, (NET,), {"in_flight": 0}),
+    (api.describe, (NET,), {"devices": 0}),
+    *[(api.create_model, (NET,), {"classes": value}) for value in (0, 1, -1, 10.0, 10**9)],
+    (api.create_model, (NET,), {"image_size": 0}),
+    (api.create_model, (NET,), {"seed": 1.5}),
+    (api.prepare_training, (NET,), {"devices": 0}),
+    *[(api.train, (NET, "out"), {"stop_after_s": value}) for value in (float("nan"), float("inf"), -1, "1", True)],
+    *[(api.train, (NET, "out"), {"threads": value}) for value in (0, -3, 1.5)],
+    (api.train, (NET, "out"), {"seed": 1.5}),
+    *[(api.search, (SPACE, "out"), {"candidates": value}) for value in (0, 1.5, float("nan"))],
+    (api.search, (SPACE, "out"), {"batch": 0}),
+    (api.search, (SPACE, "out"), {"threads": -3}),
+    (api.search, (SPACE, "out"), {"stop_after_s": float("nan")}),
+    (api.export, ("run", "out"), {"on_missing": "x"}),
+    (api.export, ("run", "out"), {"services": ["x"]}),
+    (api.export, ("run", "out"), {"services": [[]]}),
+]
+
+
+@pytest.mark.parametrize(("function", "given", "argument"), BAD_ARGUMENTS)
+def test_an_argument_outside_its_range_is_refused_at_once(function, given, argument, tmp_path, monkeypatch):
+    """The error names the argument, its value and the allowed range in one line, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    (name,) = argument
+    with pytest.raises(SpecError, match=rf"^`{name}` must be (an integer|a number|one of) ?.*, got ") as error:
+        function(*given, **argument)
+    assert len(str(error.value)) < 200
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_integer_of_numpy_is_an_integer() -> None:
+    """Counts that numpy computed are taken as Python's."""
+    assert api.simulate(NET, devices=np.int64(2), batch=np.int32(2)).batch == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def read_architecture(
     else:
         name = os.fspath(given)
         if (found_in := _read_file(name)) is None:
-            plain = named_architecture(name, devices or 1, "none", classes or 100, image_size=image_size or 32)
+            plain = named_architecture(name, _or(devices, 1), "none", _or(classes, 100), image_size=_or(image_size, 32))
             policy = "all-to-all" if policy is None else policy
             return with_messages(plain.with_policy(read_policy(policy, plain)), wire, learned_scales)
         found = found_in
@@ -53,6 +54,10 @@ def read_architecture(
     if policy is not None:
         found = found.with_policy(read_policy(policy, found))
     return with_messages(found, wire, learned_scales)
+
+
+def _or(given: int | None, default: int) -> int:
+    return default if given is None else operator.index(given)  # numpy's integers too
 
 
 def is_plan_file(given: object) -> bool:
