@@ -13,6 +13,7 @@ from sepnas.results.provenance import command_line
 from sepnas.search.folder import SearchRun, load_run
 from sepnas.separable.space import SearchSpace
 from sepnas.spec.dataset import DataFacts
+from sepnas.spec.recognise import format_of
 
 _SPACES = Path("search_spaces")
 
@@ -43,16 +44,21 @@ def _facts(training: Path) -> DataFacts:
 def chain_commands(
     search: Path | None, training: Path | None, architecture: Path | None, candidate: int | None, trace: Path | None
 ) -> tuple[str, ...]:
-    """The commands of the given parts of the chain, then the running command; ``candidate`` is the chosen one."""
+    """The commands of the given parts of the chain, then the running command; ``candidate`` is the chosen one.
+
+    ``architecture`` may be a plan file, which is neither picked nor trained: a training is then exported by it.
+    """
     commands: list[str] = []
+    plan = architecture if architecture is not None and format_of(architecture) == "plan" else None
     picked = architecture or Path("architecture.json")
     if search is not None:
         commands += _search_commands(search, load_run(search))
-        if candidate is not None:
+        if candidate is not None and plan is None:
             commands.append(_line("pick", search, "--candidate", candidate, "--out", picked))
     if training is not None:
-        commands.append(_train_command(search, training, picked))
-        commands.append(_line("export", training, "deployment"))
+        if plan is None:
+            commands.append(_train_command(search, training, picked))
+        commands.append(_line("export", training, "deployment", *(["--plan", plan] if plan else [])))
     if trace is not None:
         commands.append("sepnas worker deployment/device0 --listen 0.0.0.0:17300 # on device 0, and so on each")
         commands.append(_line("bench", "deployment", "--devices", "hosts.yaml", "--trace", trace))

@@ -9,6 +9,8 @@ import pytest
 
 from sepnas.cli.report import report
 from sepnas.errors import SpecError
+from sepnas.plan.document import save_plan
+from sepnas.report.commands import chain_commands
 from sepnas.report.from_inference import inference_parts
 from sepnas.report.from_run import traced_bytes
 from sepnas.runtime.client.bench import random_batch
@@ -16,8 +18,10 @@ from sepnas.runtime.client.session import Session
 from sepnas.runtime.client.trace import Trace
 from sepnas.separable.architecture import Architecture, named_architecture
 from sepnas.separable.build import build_plan
+from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import uniform_cluster
 from tests.helpers_runtime import export_tiny, lively_network, tiny_architecture, transfer, worker_processes
+from tests.helpers_search import judged_run
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +64,14 @@ def test_the_page_tells_bytes_and_how_it_was_made(
     page = (tmp_path / "r.html").read_text()
     for said in ("payload bytes between devices", "Equal on every link", "latency of one inference"):
         assert re.search(said, page)
+
+
+def test_a_plan_file_is_never_written_or_trained_again(tmp_path: Path) -> None:
+    """The commands of a page about a plan neither pick nor train onto its file; they export a training by it."""
+    plan = save_plan(build_plan(tiny_architecture([], devices=2)), tmp_path / "plan.json")
+    search, training = tmp_path / "search", tmp_path / "training"
+    judged_run(search, SearchSpace.load(Path(__file__).parents[2] / "search_spaces" / "demo.yaml"), 3)
+    commands = chain_commands(search, training, plan, 1, None)[:-1]
+    assert commands[-1] == f"sepnas export {training} deployment --plan {plan}"
+    assert not any(command.startswith(("sepnas pick", "sepnas train")) for command in commands)
+    assert str(plan) not in " ".join(chain_commands(None, None, plan, None, None)[:-1])
