@@ -101,7 +101,7 @@ class SupervisedSession:
         session = opened.session
         self.manifest = session.manifest
         self._session, self._lost = opened, {}
-        self._log(f"{len(self.ranks)} devices are ready")
+        self._log(self._readiness(session))
         try:
             while not session.is_over:
                 self._log_changes(session)
@@ -111,6 +111,12 @@ class SupervisedSession:
             self._session = None
         self._lost = session.lost()
         raise PeerLostError("; ".join(self._lost.values()) or "a device ended the session")
+
+    def _readiness(self, session: Session) -> str:
+        """How many devices are ready; a session that degrades may open without some."""
+        ready = len(set(self.ranks) - session.lost().keys())
+        of_all = "" if ready == len(self.ranks) else f" of {len(self.ranks)}"
+        return f"{ready}{of_all} devices are ready"
 
     async def _probe(self, opened: AsyncSession) -> None:
         """Send a black image now and then while requests fail on a device.

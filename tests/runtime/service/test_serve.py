@@ -440,6 +440,17 @@ def test_a_service_that_degrades_answers_without(exported, tmp_path):
             assert (status, answer["error"]["code"]) == (503, "devices-lost")
 
 
+def test_a_service_that_opens_without_a_device_counts_the_others(exported, tmp_path):
+    """One that degrades says how many of the devices are ready, not that all are."""
+    with worker_processes(exported, 2, "onnxruntime") as (workers, hosts):
+        killed(workers[1])
+        with ServeProcess(exported, hosts.save(tmp_path / "hosts.yaml"), "--on-missing", "degrade") as serve:
+            serve.client.wait_for(200)
+            _, said = serve.end(signal.SIGINT)
+    assert "sepnas serve: 1 of 2 devices are ready" in said
+    assert "2 devices are ready" not in said.replace("1 of 2 devices are ready", "")
+
+
 def conforms(data, schema: dict, parts: dict) -> bool:
     """Whether data have this form of OpenAPI, with no other key than it names."""
     if "$ref" in schema:
