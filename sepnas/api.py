@@ -389,6 +389,7 @@ def describe(
     devices: int | None = None,
     policy: str | None = None,
     wire: str | None = None,
+    learned_scales: bool | None = None,
 ) -> NetworkFacts:
     """Count parameters, multiply-accumulates, bytes and transfers of a network and its plan; torch is not needed.
 
@@ -396,10 +397,11 @@ def describe(
     >>> facts.parameters, facts.macs, facts.payload_bytes
     (2379316, 347546624, 5177344)
 
-    Arguments and errors are those of :func:`simulate`. All counts are for one image.
+    Arguments and errors are those of :func:`create_model`. All counts are for one image. A plan or its file is refused,
+    because it does not say which network it comes from; `sepnas describe` counts what it does say.
     """
     _check_network(devices)
-    return count_network(read_architecture(architecture, devices, policy, wire=wire))
+    return count_network(read_architecture(architecture, devices, policy, wire=wire, learned_scales=learned_scales))
 
 
 def simulate(
@@ -409,6 +411,7 @@ def simulate(
     devices: int | None = None,
     policy: str | None = None,
     wire: str | None = None,
+    learned_scales: bool | None = None,
     batch: int = 1,
     percent: float | None = None,
     in_flight: int | None = None,
@@ -423,7 +426,7 @@ def simulate(
     Args:
         architecture: a name, an architecture file, an architecture, a plan file (`sepnas plan`), or a plan.
         cluster: a cluster or its file; equal boards on 100 Mbit/s by default.
-        devices, policy, wire: as for :func:`create_model`.
+        devices, policy, wire, learned_scales: as for :func:`create_model`; a plan takes none of them.
         batch: images in one request.
         percent: also predict this percentile of the latency, from the cluster's jitter.
         in_flight: also predict the throughput with this number of concurrent requests.
@@ -440,7 +443,7 @@ def simulate(
         check_number("percent", percent, 0, 100)
     if in_flight is not None:
         check_integer("in_flight", in_flight, 1, MAX_COUNT)
-    plan = read_plan(architecture, devices, policy, wire=wire)
+    plan = read_plan(architecture, devices, policy, wire=wire, learned_scales=learned_scales)
     where = _cluster_of(cluster, plan.num_devices)
     return predict(plan, where, batch, percent=percent, in_flight=in_flight, timeline=timeline)
 

@@ -190,3 +190,15 @@ def test_an_argument_outside_its_range_is_refused_at_once(function, given, argum
 def test_an_integer_of_numpy_is_an_integer() -> None:
     """Counts that numpy computed are taken as Python's."""
     assert api.simulate(NET, devices=np.int64(2), batch=np.int32(2)).batch == 2
+
+
+def test_scales_are_chosen_as_on_the_command_line() -> None:
+    """With learned scales messages carry no range, which is 8 bytes a sample; a policy without levels has none."""
+    network = {"devices": 2, "wire": "int8"}
+    own, learned = (api.describe("resnext11_2x4d", **network, learned_scales=chosen) for chosen in (False, True))
+    messages = (own.payload_bytes - learned.payload_bytes) / 8
+    assert messages == int(messages) > 0
+    found = api.simulate("resnext11_2x4d", **network, learned_scales=True)
+    assert found.payload_bytes == learned.payload_bytes
+    with pytest.raises(SpecError, match="--learned-scales"):
+        api.simulate("resnext11_2x4d", devices=2, learned_scales=True)
