@@ -19,7 +19,8 @@ def _with_option_for_each_objective(group: type[_Group]) -> type[_Group]:
     names = ", ".join(f"{name}{known.comparison}" for name, known in OBJECTIVES.items())
     every = typer.Option(
         "--bound", parser=_read_bound, metavar="BOUND",
-        help=f"A bound on any objective, such as 'latency_s<=20ms'; again for each. One of {names} and a value.",
+        help="A bound on any objective, such as 'latency_s<=20ms'; again for each. Quote it: an unquoted < makes the "
+        f"shell read a file. One of {names} and a value.",
     )  # fmt: skip
     options: list[tuple[str, Any, Any]] = [("bound", Annotated[list[Bound] | None, every], None)]
     for objective in OBJECTIVES.values():

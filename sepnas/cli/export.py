@@ -103,7 +103,9 @@ def export(
         OnMissing, typer.Option(help="A message is late or a device lost: an error, or an answer without it.")
     ] = "strict",
     services: ServiceOptions,
-    plan: Annotated[Path | None, typer.Option(help="A plan file to cut by [the run's own policy].", **PATH)] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="A plan or an architecture file to cut by [the run's own policy].", **PATH)
+    ] = None,
 ) -> None:
     """Cut a trained network into one folder for each device.
 
@@ -115,8 +117,9 @@ def export(
     little differently, and sooner where layers are not very narrow. Workers compute so where told to, and
     all devices of such a deployment need a sepnas that knows it.
 
-    `--plan` cuts the network by a plan file (`sepnas plan`) instead: its layers, merge weights and scales must be among
-    those that were trained. If it sends other messages, the run's accuracy no longer holds.
+    `--plan` cuts the network by a plan file (`sepnas plan`) or an architecture file instead: its layers, merge weights
+    and scales must be among those that were trained; its messages may differ from the trained ones; the accuracy then
+    does, too.
 
     `--systemd` and `--docker` add what starts the worker with its machine, hardened and as a user of its own: give
     `--hosts`, for it listens on the port that stands there. The private key stays out of the image.

@@ -42,8 +42,8 @@ def front(
     Sizes count 1000 bytes to a KB and 1024 to a KiB. The knee is the point nearest to the ideal one, each objective
     scaled to the front's own range. Of a search that is not finished it is the front of what is judged so far.
 
-    Bounds may be combined; without any all points are shown. `--bound` takes every objective, in quotes, for the shell
-    would read `<` as a file's; `--max-latency 20ms` is short for `--bound 'latency_s<=20ms'`.
+    Bounds may be combined; without any all points are shown. `--bound` takes every objective; quote it, because an
+    unquoted `<` makes the shell read a file. `--max-latency 20ms` is short for `--bound 'latency_s<=20ms'`.
 
     Examples: `sepnas front runs/search --max-bytes 200KB --min-accuracy 90% --sort accuracy`, `sepnas front
     runs/search --bound 'makespan_s<=20ms' --sort makespan_s`

@@ -55,12 +55,15 @@ from sepnas.terminal import one_line, printable
 
 @contextmanager
 def _escaped_usage_errors() -> Iterator[None]:
-    """Escape control characters in Typer's messages, which quote the command line, file names included."""
+    """Escape control characters in Typer's messages, which quote the command line, file names included.
+
+    Some versions of Typer begin the message of a value that cannot be read with "Value error, ", which is left out.
+    """
     try:
         yield
     except Exception as error:
         if hasattr(error, "format_message") and isinstance(getattr(error, "message", None), str):
-            error.message = one_line(error.message)  # type: ignore[attr-defined]
+            error.message = one_line(error.message.removeprefix("Value error, "))  # type: ignore[attr-defined]
         raise
 
 

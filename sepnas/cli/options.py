@@ -183,8 +183,8 @@ class MessageOptions:
         bool | None,
         typer.Option(
             "--learned-scales/--own-scales",
-            help=f"{format_names(LEVELS, 'and')}: learn the step between levels, or send one with each message "
-            "[as the policy says].",
+            help=f"{format_names(LEVELS, 'and')}: the step is trained and messages carry levels only, or each message "
+            "carries its samples' ranges, 8 bytes a sample [as the policy says].",
         ),
     ] = None
 

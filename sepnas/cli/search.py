@@ -84,6 +84,20 @@ class SupernetOptions:
 
 
 @dataclass(frozen=True)
+class SupernetChanges(RecipeOptions):
+    """Values that replace those of the supernet's recipe."""
+
+    device_dropout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Train every image without this share of the devices, drawn anew [the recipe's: 0; 0.1 with "
+            "accuracy_one_lost].",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
 class TrialOptions:
     """NNI's trials, where candidates are not evaluated in this process."""
 
@@ -153,7 +167,7 @@ def search(
         int, typer.Option(min=1, max=MAX_COUNT, metavar="N", help="How many candidates to judge.")
     ] = 200,
     recipe: SupernetRecipe,
-    changes: RecipeOptions,
+    changes: SupernetChanges,
     seed: Seed = 0,
     exploration: ExplorationOptions,
     engine: Annotated[Engine, typer.Option(help="Where candidates are judged; the result is the same.")] = "in-process",

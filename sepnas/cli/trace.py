@@ -21,7 +21,9 @@ def trace(
     request: Annotated[int | None, typer.Option(help="The number of the request [the last one].")] = None,
     architecture: Annotated[
         Path | None,
-        typer.Option(help="The deployed architecture, or its plan: also show what is predicted.", **FILE),
+        typer.Option(
+            help="The deployed architecture, or its plan: also show what is predicted; needs --cluster.", **FILE
+        ),
     ] = None,
     cluster: Annotated[Path | None, typer.Option(help="Where to predict, with --architecture.", **FILE)] = None,
     out: Out = None,
@@ -35,10 +37,10 @@ def trace(
     timeline.json`
     """
     refuse_text_file(timeline, out)
-    if (architecture is None) != (cluster is None):
-        raise typer.BadParameter(
-            "both or neither: a prediction needs a network and its devices", param_hint="--cluster"
-        )
+    if architecture is not None and cluster is None:
+        raise typer.BadParameter("--architecture needs --cluster too", param_hint="--architecture")
+    if cluster is not None and architecture is None:
+        raise typer.BadParameter("--cluster needs --architecture too", param_hint="--cluster")
     traced = load_trace(trace)
     record = request_of(traced, request, trace)
     timelines = []
