@@ -11,9 +11,9 @@ from pathlib import Path
 from sepnas.errors import CheckpointError, SepnasError
 from sepnas.results.provenance import command_line
 from sepnas.search.folder import SearchRun, load_run
+from sepnas.separable.read import is_plan_file
 from sepnas.separable.space import SearchSpace
 from sepnas.spec.dataset import DataFacts
-from sepnas.spec.recognise import format_of
 
 _SPACES = Path("search_spaces")
 
@@ -49,7 +49,7 @@ def chain_commands(
     ``architecture`` may be a plan file, which is neither picked nor trained: a training is then exported by it.
     """
     commands: list[str] = []
-    plan = architecture if architecture is not None and format_of(architecture) == "plan" else None
+    plan = architecture if is_plan_file(architecture) else None
     picked = architecture or Path("architecture.json")
     if search is not None:
         commands += _search_commands(search, load_run(search))
