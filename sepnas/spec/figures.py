@@ -22,8 +22,8 @@ Positive = Annotated[float, Field(gt=0, le=_MAX_FIGURE)]
 NotNegative = Annotated[float, Field(ge=0, le=_MAX_FIGURE)]
 Count = Annotated[int, Field(gt=0, le=1 << 53)]
 Size = Annotated[int, Field(gt=0, le=1 << 20)]
-ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$"
-"""Text without line breaks and other control characters."""
+ONE_LINE = r"^[^\x00-\x1f\x7f\u0085\u2028\u2029]+$"
+"""Text without line breaks and ASCII controls; :mod:`sepnas.terminal` escapes what else would steer a terminal."""
 Text = Annotated[str, Field(min_length=1, max_length=2000, pattern=ONE_LINE)]
 """A name or a remark on one line."""
 Rank = Annotated[int, Field(ge=0, lt=MAX_DEVICES)]
