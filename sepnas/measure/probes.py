@@ -21,6 +21,7 @@ from sepnas.deployment.verify import file_entry
 from sepnas.nets.blocks import conv_bn
 from sepnas.plan.operators import Operator
 from sepnas.plan.shapes import Shape
+from sepnas.plan.steps import Compute, Step
 from sepnas.runtime.engines.shard import Shard
 from sepnas.runtime.tensors.codec import Array
 
@@ -140,6 +141,8 @@ def write_probes(
     graphs: dict[str, bytes] = {}
     segments: dict[str, SegmentFiles] = {}
     weights: dict[str, Array] = {}
+    program: list[Step] = []
+    shapes: dict[str, Shape] = {}
     for probe in dict.fromkeys(probes):
         if enough(len(segments)):
             break
@@ -158,11 +161,22 @@ def write_probes(
         own = {f"{segment}.{name}": tensor.numpy() for name, tensor in tensors.items()}
         segments[segment] = SegmentFiles(files={kind.name: file}, layers=(), outputs=outputs, weights=tuple(own))
         weights |= own
+        taken, made = f"{segment}.x", tuple(f"{segment}.{output}" for output in outputs)
+        program.append(Compute(segment, (taken,), made))
+        shapes |= {taken: shape, **dict(zip(made, _output_shapes(module, shape), strict=True))}
     manifest = ShardManifest(
         deployment_id="0" * 64, rank=0, num_devices=1, program=(), shapes={}, messages=(), segments=segments,
         files=files,
     )  # fmt: skip
-    return Shard(folder, manifest, (), {}, weights, {})
+    return Shard(folder, manifest, tuple(program), {}, weights, shapes)
+
+
+def _output_shapes(module: nn.Module, shape: Shape) -> list[Shape]:
+    """Of one sample; an engine checks its graph against them."""
+    with torch.no_grad():
+        found = module(torch.zeros(1, *shape.dims))
+    outputs = found if isinstance(found, tuple) else (found,)
+    return [Shape(tuple(output.shape[1:]), "CHW"[: output.dim() - 1]) for output in outputs]
 
 
 def _operator_module(each: Operator) -> nn.Module:

@@ -613,10 +613,10 @@ def send_first(data, channels):
 BROKEN = {
     "takes tensor 'nothing', which no earlier step makes": lambda d: step_of(d, "compute").update(inputs=["nothing"]),
     "runs segment 'nothing', which `segments` does not": lambda d: step_of(d, "compute").update(segment="nothing"),
-    "no message 999 from rank": lambda d: step_of(d, "recv").update(tag=999),
+    "waits for message 999 from": lambda d: step_of(d, "recv").update(tag=999),
     "sends tensor 'nothing', which no earlier": lambda d: step_of(d, "send").update(tensor="nothing"),
     "sends C 0..99 of tensor": lambda d: send_first(d, 99),
-    "no int4 message": lambda d: step_of(d, "send").update(wire="int4"),
+    "in int4, but no such message is listed": lambda d: step_of(d, "send").update(wire="int4"),
     "listed with another shape": lambda d: send_first(d, 1),
     "whose shape `shapes` does not hold": lambda d: step_of(d, "merge").update(output="nothing"),
 }
