@@ -187,7 +187,9 @@ def run(tmp_path: Path) -> Callable[..., str]:
         done = subprocess.run(
             line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=DEADLINE_S
         )
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        # on a machine whose speed changes meanwhile the honest end of a calibration is that it helps nothing
+        refused = " calibrate " in line and "the correction predicts worse" in done.stderr
+        assert done.returncode == (1 if refused else 0), f"{line}\n{done.stdout}{done.stderr}"
         return done.stdout
 
     return run_one
