@@ -10,16 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sepnas.cli.grouped import grouped
-from sepnas.cli.options import (
-    MAX_COUNT,
-    Deadline,
-    Deployment,
-    HostsFile,
-    Insecure,
-    cluster_to_predict_with,
-    path_of,
-    time_s,
-)
+from sepnas.cli.options import Deadline, Deployment, HostsFile, Insecure, cluster_to_predict_with, path_of, time_s
 from sepnas.console import print_json, say, warn
 from sepnas.emulation.bench import EmulatedBench, run_bench
 from sepnas.emulation.cluster import Setting, ShapingChoice, emulated_cluster, open_session, read_setting
@@ -28,6 +19,7 @@ from sepnas.plan.steps import CLIENT
 from sepnas.runtime.client.limits import MAX_IN_FLIGHT, MAX_TRACES
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.protocol.connection import MAX_BATCH
+from sepnas.spec.arguments import MAX_COUNT
 from sepnas.tables import DataColumn, DataTable, print_table, text_column
 from sepnas.units import format_count, number, seconds
 

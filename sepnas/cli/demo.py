@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar
 
 import typer
 
-from sepnas.cli.options import FILE, FOLDER, MAX_COUNT, resumable
+from sepnas.cli.options import FILE, FOLDER, resumable
 from sepnas.errors import ExchangeError, SpecError
 from sepnas.local.outcome import print_outcome, record_outcome, report_content, summary_rows
 from sepnas.local.pipeline import (
@@ -28,6 +28,7 @@ from sepnas.local.pipeline import (
 from sepnas.results.recorder import Recorder
 from sepnas.search.rate import simulation_rate
 from sepnas.separable.space import SearchSpace
+from sepnas.spec.arguments import MAX_COUNT
 from sepnas.spec.document import Document
 from sepnas.spec.folder_lock import LOCK_FILE, held
 

@@ -22,6 +22,7 @@ from sepnas.runtime.client.limits import MAX_DEADLINE_S
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.patterns import NAMED_POLICIES
 from sepnas.separable.read import read_architecture, read_plan
+from sepnas.spec.arguments import MAX_COUNT, MAX_THREADS
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.figures import Fit
 from sepnas.spec.recognise import WORDS, Kind, recognise
@@ -76,11 +77,11 @@ size_bytes, time_s = quantity(parse_bytes), quantity(parse_seconds)
 deadline_s = quantity(lambda text: parse_timeout(text, MAX_DEADLINE_S))
 
 
-MAX_THREADS, MAX_DEVICES, MAX_COUNT, MAX_S = 1024, 1000, 1_000_000, 366 * 86_400
-"""Upper bounds of options: a larger number is a typing mistake."""
+MAX_DEVICES = 1000
+"""Upper bound of an option, as those of `sepnas.spec.arguments`: a larger number is a typing mistake."""
 TEXT: dict[str, Any] = {"parser": text_of, "metavar": "TEXT"}
 SOON_DAYS = 30
-"""Certificates that end within so many days are highlighted."""
+"""Certificates that end within this number of days are highlighted."""
 PATH: dict[str, Any] = {"parser": path_of, "metavar": "PATH"}
 FILE: dict[str, Any] = {"parser": path_to("file"), "metavar": "FILE"}
 FOLDER: dict[str, Any] = {"parser": path_of, "metavar": "FOLDER"}

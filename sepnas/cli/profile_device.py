@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
 
-from sepnas.cli.options import MAX_THREADS, PATH
+from sepnas.cli.options import PATH
 from sepnas.console import errors, say, warn
 from sepnas.deployment.engines.registry import exact_engines
 from sepnas.plan.wire import CONVERTED
+from sepnas.spec.arguments import MAX_THREADS
 from sepnas.spec.cluster import Cluster, format_pairs
 from sepnas.spec.document import refuse_folder
 from sepnas.spec.folder_lock import changing

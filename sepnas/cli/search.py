@@ -15,9 +15,6 @@ from sepnas.cli.grouped import grouped
 from sepnas.cli.options import (
     FILE,
     FOLDER,
-    MAX_COUNT,
-    MAX_S,
-    MAX_THREADS,
     TEXT,
     ComputeOptions,
     DataOptions,
@@ -32,6 +29,7 @@ from sepnas.console import say
 from sepnas.errors import SearchError
 from sepnas.search.explorer import BATCH, STRATEGIES
 from sepnas.search.explorer import StrategyName as Strategy
+from sepnas.spec.arguments import MAX_COUNT, MAX_S, MAX_THREADS
 from sepnas.units import format_count
 
 if TYPE_CHECKING:

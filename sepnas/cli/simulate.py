@@ -9,16 +9,7 @@ import typer
 
 from sepnas import api
 from sepnas.cli.grouped import grouped
-from sepnas.cli.options import (
-    FILE,
-    MAX_COUNT,
-    AsJson,
-    NameOrPlan,
-    NetworkOptions,
-    Out,
-    cluster_to_predict_with,
-    refuse_text_file,
-)
+from sepnas.cli.options import FILE, AsJson, NameOrPlan, NetworkOptions, Out, cluster_to_predict_with, refuse_text_file
 from sepnas.console import print_json, say
 from sepnas.cost.jitter import has_jitter
 from sepnas.cost.prediction import Prediction
@@ -28,6 +19,7 @@ from sepnas.plan.plan import Plan
 from sepnas.report.show_timeline import TimelineFormat, show_timelines
 from sepnas.separable.build import build_plan
 from sepnas.separable.read import is_plan_file
+from sepnas.spec.arguments import MAX_COUNT
 from sepnas.spec.cluster import Cluster
 from sepnas.tables import DataColumn, DataTable, print_table, shorten_names, text_column
 from sepnas.units import format_count, number, seconds

@@ -12,9 +12,7 @@ import typer
 from sepnas.api import prepare_training
 from sepnas.cli.grouped import grouped
 from sepnas.cli.options import (
-    MAX_COUNT,
     MAX_DEVICES,
-    MAX_S,
     PATH,
     TEXT,
     ComputeOptions,
@@ -28,6 +26,7 @@ from sepnas.cli.options import (
 from sepnas.console import say
 from sepnas.errors import TrainingError
 from sepnas.results.provenance import command_line
+from sepnas.spec.arguments import MAX_COUNT, MAX_S
 from sepnas.spec.folder_lock import held, refuse_held
 
 if TYPE_CHECKING:

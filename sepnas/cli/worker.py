@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sepnas.cli.grouped import grouped
-from sepnas.cli.options import MAX_THREADS, HostNames, Insecure, path_of, path_to
+from sepnas.cli.options import HostNames, Insecure, path_of, path_to
 from sepnas.deployment.engines.registry import AUTO, engine_names, exact_engines
 from sepnas.runtime.worker.log import LogFormat, LogLevel, set_up_logging
+from sepnas.spec.arguments import MAX_THREADS
 
 if TYPE_CHECKING:
     WorkerEngine = str

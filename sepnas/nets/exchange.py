@@ -136,11 +136,6 @@ def merge_mean(own_BCHW: Tensor, received: Sequence[Tensor]) -> Tensor:
     return merge("mean", own_BCHW, received)
 
 
-def merge_weighted(own_BCHW: Tensor, received: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """``own + sum_j a_j (received_j - own)`` on the channels that each message holds."""
-    return merge("weighted", own_BCHW, received, weights)
-
-
 def _add_prefix(whole: Tensor, prefix: Tensor) -> Tensor:
     channels = prefix.shape[1]
     if channels == whole.shape[1]:

@@ -10,9 +10,9 @@ from typing_extensions import Self
 
 from sepnas.plan.merges import MERGE_KINDS
 from sepnas.plan.wire import LEVELS, UNCONVERTED, WireFormat
-from sepnas.spec.device_profile import OperatorKind
+from sepnas.spec.device_profile import OperatorSizes
 from sepnas.spec.document import Part
-from sepnas.spec.figures import ONE_LINE, Index, Rank, RankOrClient, Size
+from sepnas.spec.figures import ONE_LINE, Index, Rank, RankOrClient
 
 MAX_TENSOR_VALUES = 1 << 30
 """Maximum number of values in one sample of a tensor."""
@@ -155,24 +155,8 @@ class PortData(WithoutDefaults):
     fallbacks: Annotated[tuple[PieceData, ...], Field(max_length=MAX_JOINED)] = ()
 
 
-class OperatorData(WithoutDefaults):
+class OperatorData(WithoutDefaults, OperatorSizes):
     """See :class:`sepnas.plan.operators.Operator`."""
-
-    kind: OperatorKind
-    in_channels: Size
-    out_channels: Size
-    kernel: Size = 1
-    stride: Size = 1
-    groups: Size = 1
-    height: Size = 1
-    width: Size = 1
-
-    @model_validator(mode="after")
-    def _check_groups(self) -> Self:
-        for name in ("in_channels", "out_channels"):
-            if getattr(self, name) % self.groups:
-                raise ValueError(f"`{name}` ({getattr(self, name)}) must be a multiple of `groups` ({self.groups})")
-        return self
 
 
 class WeightData(Part):

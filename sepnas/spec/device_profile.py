@@ -33,8 +33,8 @@ class MeasuredMachine(Part):
     noise: NotNegative = 0.0
 
 
-class OperatorTime(Part):
-    """Median time of one operator on one sample; ``height`` and ``width`` are those of its output."""
+class OperatorSizes(Part):
+    """One operator in a file; ``height`` and ``width`` are those of its output."""
 
     kind: OperatorKind
     in_channels: Size
@@ -44,7 +44,6 @@ class OperatorTime(Part):
     groups: Size = 1
     height: Size = 1
     width: Size = 1
-    seconds: Positive
 
     @model_validator(mode="after")
     def _check_groups(self) -> Self:
@@ -52,6 +51,12 @@ class OperatorTime(Part):
             if getattr(self, name) % self.groups:
                 raise ValueError(f"`{name}` ({getattr(self, name)}) must be a multiple of `groups` ({self.groups})")
         return self
+
+
+class OperatorTime(OperatorSizes):
+    """Median time of one operator on one sample."""
+
+    seconds: Positive
 
     @property
     def key(self) -> tuple[OperatorKind, int, int, int, int, int, int, int]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sepnas.nets.blocks import Conv2d
-from sepnas.nets.exchange import merge_mean, merge_weighted, through_wire
+from sepnas.nets.exchange import merge, merge_mean, through_wire
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.separable.architecture import Architecture, named_architecture
 from sepnas.separable.layers import count_macs, count_parameters, device_layers
@@ -120,7 +120,7 @@ def test_weighted_merge_at_equal_weights_is_the_mean() -> None:
     """With weights 1/n the weighted merge of whole maps is the mean."""
     own, a, b = torch.randn(3, 2, 4, 3, 3)
     weights = [torch.tensor(1 / 3)] * 2
-    torch.testing.assert_close(merge_weighted(own, [a, b], weights), merge_mean(own, [a, b]))
+    torch.testing.assert_close(merge("weighted", own, [a, b], weights), merge_mean(own, [a, b]))
 
 
 def test_every_parameter_learns() -> None:

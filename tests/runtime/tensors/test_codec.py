@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sepnas.errors import PlanError, RemoteProtocolError
-from sepnas.nets.exchange import merge_mean, merge_weighted, through_wire
+from sepnas.nets.exchange import merge as merge_tensors
+from sepnas.nets.exchange import merge_mean, through_wire
 from sepnas.plan.merges import merge, merge_problem
 from sepnas.plan.shapes import Region, Shape
 from sepnas.plan.steps import Merge
@@ -138,7 +139,7 @@ def test_merges_are_those_of_the_network(data):
     mean = merge(Merge("mean", names, "out"), shape, [own, *received])
     np.testing.assert_array_equal(mean, merge_mean(torch.from_numpy(own), tensors).numpy())
     weighted = merge(Merge("weighted", names, "out", "merge0"), shape, [own, *received], weights)
-    expected = merge_weighted(torch.from_numpy(own), tensors, list(torch.from_numpy(weights)))
+    expected = merge_tensors("weighted", torch.from_numpy(own), tensors, list(torch.from_numpy(weights)))
     np.testing.assert_array_equal(weighted, expected.numpy())
     np.testing.assert_array_equal(own, before)
 
