@@ -19,7 +19,7 @@ import torch
 
 from sepnas.deploy.export import export_deployment
 from sepnas.deployment.manifest import SegmentFiles, ShardManifest
-from sepnas.deployment.serial import messages_of, program_of
+from sepnas.deployment.serial import deployed_plan, messages_of, program_of
 from sepnas.deployment.verify import load_manifest
 from sepnas.emulation.settings import emulations
 from sepnas.nets.separable import SeparableResNeXt
@@ -72,7 +72,7 @@ def two_emulated(deployment, clock):
     boards = tuple(Device(name=f"d{rank}", flops_per_s=1e9, memory_bytes=1 << 30) for rank in range(2))
     link = Link(bandwidth_bytes_per_s=1e8)
     cluster = Cluster(devices=boards, links=(link,), client_link=link)
-    return emulations(build_plan(manifest.architecture), cluster, manifest.deployment_id, clock, shaping="netns")
+    return emulations(deployed_plan(deployment), cluster, manifest.deployment_id, clock, shaping="netns")
 
 
 class Gated(TorchEngine):

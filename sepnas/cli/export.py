@@ -137,7 +137,7 @@ def export(
         run, out, name=name, hosts=given, force=force, engines=engines, on_missing=on_missing,
         services=services.services, int8=int8_data, plan=plan,
     )  # fmt: skip
-    num_devices = manifest.architecture.num_devices
+    num_devices = manifest.num_devices
     say(
         f"{out}: {format_count(num_devices, 'device')}, {number(manifest.payload_bytes)} bytes an "
         f"inference between them, deployment {manifest.deployment_id[:16]}"

@@ -52,7 +52,7 @@ def infer(
     Example: `sepnas infer deployment --devices hosts.yaml --resize crop photo.jpg`
     """
     manifest = verify_client(deployment, uses_hosts=devices is None)
-    read = read_images(images, manifest.input, resize)
+    read = read_images(images, manifest.image, resize)
     problems = [each for each in read if isinstance(each, DataError)]
     if len(problems) == len(read):
         raise DataError(listed(problems, f"none of {len(read)} images can be read"))

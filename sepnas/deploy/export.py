@@ -23,9 +23,11 @@ from sepnas.deploy.writer import DeploymentWriter, Progress
 from sepnas.deployment.engines.kind import EngineKind
 from sepnas.deployment.engines.registry import engine_names, exact_engines
 from sepnas.deployment.engines.registry import engines as all_engines
-from sepnas.deployment.manifest import MANIFEST_NAME, ImageInput, Manifest, OnMissing
+from sepnas.deployment.manifest import MANIFEST_NAME, Manifest, OnMissing
+from sepnas.deployment.network_facts import ImageInput, InputFacts, NetworkFacts, OutputFacts
 from sepnas.errors import DeploymentError, SpecError, StorageError
 from sepnas.plan.plan import Plan
+from sepnas.plan.serial import shape_to_data
 from sepnas.separable.architecture import Architecture
 from sepnas.spec.document import short
 from sepnas.spec.figures import Fit
@@ -103,7 +105,7 @@ def export_deployment(
                 network, folder, name, validity_days, progress or _silent, chosen, tuple(services),
                 calibration_NCHW, plan,
             )  # fmt: skip
-            return writer.write(tuple(classes), image, hosts, on_missing)
+            return writer.write(_facts(writer.plan, tuple(classes), image), hosts, on_missing)
     finally:
         network.train(was_training)
 
@@ -121,13 +123,22 @@ def _image_input(
 ) -> ImageInput:
     try:
         return ImageInput(
-            channels=architecture.in_channels, size=architecture.image_size, mean=tuple(mean), std=tuple(std),
-            resize=resize,
+            channels=architecture.in_channels, height=architecture.image_size, width=architecture.image_size,
+            mean=tuple(mean), std=tuple(std), resize=resize,
         )  # fmt: skip
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"])
         raise SpecError(f"export: {place} {problem['msg'].removeprefix('Value error, ')}") from None
+
+
+def _facts(plan: Plan, classes: tuple[str, ...], image: ImageInput) -> NetworkFacts:
+    """The facts of an image classifier whose plan has one input and one output."""
+    [taken], [answered] = plan.inputs, plan.outputs
+    return NetworkFacts(
+        inputs={taken.name: InputFacts(shape=shape_to_data(taken.shape), image=image)},
+        outputs={answered.name: OutputFacts(shape=shape_to_data(answered.shape), classes=classes)},
+    )
 
 
 def _check_calibration(architecture: Architecture, images_NCHW: Tensor | None) -> None:

@@ -21,7 +21,6 @@ from sepnas.deployment.manifest import (
     SHARD_NAME,
     WEIGHTS_NAME,
     FileEntry,
-    ImageInput,
     Manifest,
     OnMissing,
     SegmentFiles,
@@ -30,6 +29,7 @@ from sepnas.deployment.manifest import (
     certificate_name,
     device_folder,
 )
+from sepnas.deployment.network_facts import NetworkFacts
 from sepnas.deployment.serial import messages_of
 from sepnas.deployment.verify import KEY_NAME, file_entry
 from sepnas.plan.document import save_plan
@@ -74,13 +74,11 @@ class DeploymentWriter:
             self.calibration = Int8Calibration(network, self.plan, calibration_BCHW)
         self.done, self.total = 0, self.plan.num_segments() + self.plan.num_devices + 1
 
-    def write(
-        self, classes: tuple[str, ...], image: ImageInput, hosts: Hosts | None, on_missing: OnMissing = "strict"
-    ) -> Manifest:
+    def write(self, facts: NetworkFacts, hosts: Hosts | None, on_missing: OnMissing = "strict") -> Manifest:
         """Write all files: first those that the manifest lists, then the manifest, then unlisted ones."""
         ranks = range(self.plan.num_devices)
         segments = [self._write_tensors(rank) for rank in ranks]
-        deployment_id = self._identify()
+        deployment_id = self._identify(facts)
         authority = make_authority(deployment_id, max(2 * self.validity_days, AUTHORITY_VALIDITY_DAYS))
         for rank in ranks:
             self._write_tls(f"{device_folder(rank)}/tls", authority, certificate_name(rank, deployment_id))
@@ -92,21 +90,18 @@ class DeploymentWriter:
         hosts = hosts or Hosts.local(self.plan.num_devices)
         hosts.save(self.folder / "hosts.yaml")
         save_plan(self.plan, self.folder / PLAN_NAME)
-        manifest = self._manifest(deployment_id, classes, image, on_missing)
+        manifest = self._manifest(deployment_id, facts, on_missing)
         manifest.save(self.folder / MANIFEST_NAME)
         self._write_services(hosts)
         self._step(MANIFEST_NAME)
         return manifest
 
-    def _manifest(
-        self, deployment_id: str, classes: tuple[str, ...], image: ImageInput, on_missing: OnMissing
-    ) -> Manifest:
+    def _manifest(self, deployment_id: str, facts: NetworkFacts, on_missing: OnMissing) -> Manifest:
         return Manifest(
             name=self.name,
             deployment_id=deployment_id,
-            architecture=self.network.architecture,
-            classes=classes,
-            input=image,
+            num_devices=self.plan.num_devices,
+            network=facts,
             inputs=tuple(map(port_to_data, self.plan.inputs)),
             outputs=tuple(map(port_to_data, self.plan.outputs)),
             payload_bytes=self.plan.payload_bytes(),
@@ -161,12 +156,12 @@ class DeploymentWriter:
             taken = self.calibration.inputs(rank, segment.name)
             yield kind.name, late(kind.export)(exact, list(weights.values()), taken)
 
-    def _identify(self) -> str:
-        """The deployment's identity: a digest of architecture, programs, weights and graphs, not of certificates."""
+    def _identify(self, facts: NetworkFacts) -> str:
+        """The deployment's identity: a digest of inputs, outputs, programs, weights and graphs, not of certificates."""
         entries = _entries(self.folder)
         return canonical_digest(
             {
-                "architecture": self.network.architecture.to_data(),
+                "network": facts.model_dump(mode="json"),
                 "programs": [[s.model_dump(mode="json") for s in program_to_data(p)] for p in self.plan.programs],
                 "files": {name: entry.sha256 for name, entry in entries.items()},
             }

@@ -12,11 +12,12 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from sepnas.deployment.engines.registry import engines, graph_engines
-from sepnas.errors import DeploymentError
+from sepnas.deployment.network_facts import ImageInput, NetworkFacts
+from sepnas.errors import DataError, DeploymentError
 from sepnas.plan.data import (
     MAX_TENSOR_VALUES,
     MessageData,
@@ -28,17 +29,8 @@ from sepnas.plan.data import (
     StepData,
     Tag,
 )
-from sepnas.separable.architecture import Architecture
 from sepnas.spec.document import Document, Part
-from sepnas.spec.figures import (
-    MAX_CLASSES,
-    MAX_SIDE,
-    Channels,
-    Fit,
-    Index,
-    NumDevices,
-    Sha256,
-)
+from sepnas.spec.figures import Index, NumDevices, Sha256
 from sepnas.spec.reading import parse_data, read_document
 
 MANIFEST_NAME = "manifest.json"
@@ -67,36 +59,6 @@ class FileEntry(Part):
 
     sha256: Sha256
     bytes: Index
-
-
-class ImageInput(Part):
-    """The network's input: ``size`` x ``size`` values, normalised as ``(value / 255 - mean) / std`` for each channel.
-
-    Image files are read by :mod:`sepnas.spec.image_file`: 1 channel is gray, 3 are RGB. ``resize`` says how training
-    scaled images of another size (bilinear); None if all images had this size.
-    """
-
-    channels: Channels
-    size: Annotated[int, Field(gt=0, le=MAX_SIDE, strict=True)]
-    mean: tuple[float, ...]
-    std: tuple[Annotated[float, Field(gt=0)], ...]
-    resize: Fit | None = None
-
-    @model_validator(mode="after")
-    def _one_a_channel(self) -> Self:
-        for name in ("mean", "std"):
-            found = len(getattr(self, name))
-            if found != self.channels:
-                raise ValueError(f"`{name}` must hold one number for each of {self.channels} channels, got {found}")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _leave_out_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit ``resize`` if it is None, so that the digest is the same as before the field existed."""
-        data: dict[str, Any] = handler(self)
-        if self.resize is None:
-            data.pop("resize", None)
-        return data
 
 
 class SegmentFiles(Part):
@@ -144,19 +106,19 @@ class SealedDocument(Document):
 class Manifest(SealedDocument):
     """The manifest at the top of a deployment; ``files`` lists all its other files.
 
-    ``on_missing`` is the clients' default. ``inputs`` and ``outputs`` say which device receives which region of the
-    input, and which one answers. ``payload_bytes`` counts the payload between devices for one image, without frame
-    headers. ``messages`` are all messages of the plan, including those from and to the client.
+    ``network`` are the facts of the network, and ``on_missing`` is the clients' default. ``inputs`` and ``outputs`` say
+    which device receives which region of an input, and which one answers. ``payload_bytes`` counts the payload between
+    devices for one sample, without frame headers. ``messages`` are all messages of the plan, including those from and
+    to the client.
     """
 
     format_name: ClassVar[str] = "sepnas.manifest"
-    current_version: ClassVar[int] = 3
+    current_version: ClassVar[int] = 4
 
     name: Annotated[str, Field(min_length=1)]
     deployment_id: Sha256
-    architecture: Architecture
-    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=MAX_CLASSES)]
-    input: ImageInput
+    num_devices: NumDevices
+    network: NetworkFacts
     inputs: tuple[PortData, ...]
     outputs: tuple[PortData, ...]
     payload_bytes: Index
@@ -166,15 +128,11 @@ class Manifest(SealedDocument):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if len(self.classes) != self.architecture.num_classes:
-            raise ValueError(
-                f"`classes` must name {self.architecture.num_classes} classes (`architecture.num_classes`), "
-                f"got {len(self.classes)}"
-            )
+        problem = self.network.problem_of(self.inputs, self.outputs)
+        if problem:
+            raise ValueError(f"`network` does not fit the plan: {problem}")
         if [len(port.pieces) for port in self.outputs] != [1]:
             raise ValueError("`outputs` must hold one output, sent by one device")
-        if self.outputs[0].shape.dims != (len(self.classes),):
-            raise ValueError(f"`outputs` must have {len(self.classes)} values, one for each class")
         outside = [m.tag for m in self.messages if max(m.source, m.destination) >= self.num_devices]
         by_tag = {message.tag: message for message in self.messages}
         if outside or len(by_tag) < len(self.messages):
@@ -204,8 +162,18 @@ class Manifest(SealedDocument):
             raise ValueError(f"fallback {piece.tag} must be a message from device {piece.device}")
 
     @property
-    def num_devices(self) -> int:
-        return self.architecture.num_devices
+    def image(self) -> ImageInput:
+        """The image that the network takes; raises :class:`DataError` if it takes anything else."""
+        if self.network.image is None:
+            raise DataError(f"this network takes no images, but {self.network.inputs_text}")
+        return self.network.image
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names; raises :class:`DataError` if no output holds class scores."""
+        if self.network.classes is None:
+            raise DataError(f"this network names no classes; its outputs are {self.network.outputs_text}")
+        return self.network.classes
 
     @property
     def working(self) -> tuple[int, ...]:

@@ -55,16 +55,16 @@ def read_image(
     source: Source,
     name: str,
     channels: int,
-    size: int,
+    size: tuple[int, int],
     resize: Resize = "no",
     formats: tuple[str, ...] = FORMATS,
     max_pixels: int = MAX_PIXELS,
 ) -> Images:
-    """One image, ``(channels, size, size)`` uint8, from a file or from bytes in memory (a ``BytesIO``).
+    """One image, ``(channels, height, width)`` uint8, from a file or from bytes in memory (a ``BytesIO``).
 
-    ``resize`` says how to treat an image of another size: refuse it, or scale (bilinear) its central square (``crop``)
-    or all of it (``stretch``). ``formats`` are the accepted formats (Pillow's names); ``max_pixels`` is checked before
-    anything is decoded.
+    ``size`` is its height and width. ``resize`` says how to treat an image of another size: refuse it, or scale
+    (bilinear) all of it (``stretch``) or the largest part in its middle with the proportions of ``size`` (``crop``).
+    ``formats`` are the accepted formats (Pillow's names); ``max_pixels`` is checked before anything is decoded.
 
     Raises :class:`DataError` whose message begins with ``name``.
     """
@@ -72,10 +72,12 @@ def read_image(
     if mode is None:
         raise DataError(f"{name}: image files have 1 or 3 channels, but this network reads {channels}")
     with _opened(source, name, formats, max_pixels) as image:
-        if resize == "no" and image.size != (size, size):
+        height, width = size
+        if resize == "no" and image.size != (width, height):
+            middle = "square" if height == width else "largest part of that form"
             raise DataError(
-                f"{name}: is {_measures(image)} pixels, the network reads {size}x{size}; --resize crop "
-                "(resize=) scales the square in its middle to that, --resize stretch all of it"
+                f"{name}: is {_measures(image)} pixels, the network reads {width}x{height}; --resize crop "
+                f"(resize=) scales the {middle} in its middle to that, --resize stretch all of it"
             )
         pixels = np.asarray(_scaled(_opaque(_upright(image), mode), size, resize), dtype=np.uint8)
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
@@ -155,15 +157,16 @@ def _opaque(image: Image, mode: Literal["L", "RGB"]) -> Image:
     return Image.composite(visible.convert("RGB"), background, alpha).convert(mode)
 
 
-def _scaled(image: Image, side: int, resize: Resize) -> Image:
-    """The image with this side in pixels; unchanged if it has that size already."""
+def _scaled(image: Image, size: tuple[int, int], resize: Resize) -> Image:
+    """The image with this height and width; unchanged if it has that size already."""
     from PIL.Image import Resampling
 
-    if image.size == (side, side):
+    height, width = size
+    if image.size == (width, height):
         return image
     if resize == "crop":  # cut first: scaling a box would sample a little beyond its edges
-        width, height = image.size
-        shorter = min(width, height)
-        left, top = (width - shorter) // 2, (height - shorter) // 2
-        image = image.crop((left, top, left + shorter, top + shorter))
-    return image.resize((side, side), Resampling.BILINEAR)
+        cut_width = min(image.width, max(1, image.height * width // height))
+        cut_height = min(image.height, max(1, image.width * height // width))
+        left, top = (image.width - cut_width) // 2, (image.height - cut_height) // 2
+        image = image.crop((left, top, left + cut_width, top + cut_height))
+    return image.resize((width, height), Resampling.BILINEAR)

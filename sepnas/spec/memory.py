@@ -17,13 +17,16 @@ def available_bytes() -> int | None:
     return min(found, default=None)
 
 
-def check_images_fit(count: int, channels: int, size: int, copies: int = 0, where: str = "") -> None:
-    """Raise :class:`DataError`, beginning with ``where``, if ``count`` images of ``size`` pixels a side, and
-    ``copies`` of some of them, need more memory than is available."""
-    needed_bytes, present_bytes = (count + copies) * channels * size * size, available_bytes()
+def check_images_fit(count: int, channels: int, size: tuple[int, int], copies: int = 0, where: str = "") -> None:
+    """Raise :class:`DataError`, beginning with ``where``, if images need more memory than is available.
+
+    There are ``count`` of ``size`` (height, width in pixels), and ``copies`` of some of them.
+    """
+    height, width = size
+    needed_bytes, present_bytes = (count + copies) * channels * height * width, available_bytes()
     if present_bytes is not None and needed_bytes > present_bytes:
         raise DataError(
-            f"{where}{count:,} images of {size:,}x{size:,} pixels in {channels} channel{'s' * (channels != 1)} need "
+            f"{where}{count:,} images of {width:,}x{height:,} pixels in {channels} channel{'s' * (channels != 1)} need "
             f"{_gigabytes(needed_bytes)} of memory, but {_gigabytes(present_bytes)} are free; choose a smaller image "
             "size, or fewer images"
         )

@@ -120,7 +120,9 @@ def _assemble(
 ) -> ImageData:
     if image_size:
         count, channels = sum(map(len, parts.values())), parts["train"].images.shape[1]
-        check_images_fit(count, channels, image_size, 0 if "val" in parts else count, f"data set {name!r}: ")
+        check_images_fit(
+            count, channels, (image_size, image_size), 0 if "val" in parts else count, f"data set {name!r}: "
+        )
     parts = {part: _resized(split, image_size) for part, split in parts.items()}
     train = parts["train"]
     if "val" not in parts:

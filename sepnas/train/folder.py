@@ -56,7 +56,7 @@ def read_folder(
     paths = [path for by_class in listing.values() for files in by_class.values() for path in files]
     held_out = 0 if "val" in listing else sum(map(len, listing["train"].values()))  # the split copies these
     if image_size:
-        check_images_fit(len(paths), 1, image_size, held_out)
+        check_images_fit(len(paths), 1, (image_size, image_size), held_out)
     kept = KeptImages(cache, folder, paths, image_size, resize)
     images = kept.read()
     if images is None:
@@ -77,11 +77,11 @@ def _decode(paths: Sequence[Path], image_size: int | None, resize: Fit, held_out
     heads = _all_good(paths, _in_threads(lambda path: read_head(path, shown_path(path)), paths, "checking images"))
     side = image_size or _one_size(paths, [size for _, size in heads])
     channels = 1 if all(gray for gray, _ in heads) else 3
-    check_images_fit(len(paths), channels, side, held_out)
+    check_images_fit(len(paths), channels, (side, side), held_out)
     images = np.empty((len(paths), channels, side, side), np.uint8)
 
     def read(path: Path) -> np.ndarray:
-        return read_image(path, shown_path(path), channels, side, resize)
+        return read_image(path, shown_path(path), channels, (side, side), resize)
 
     problems = []
     for index, found in enumerate(_in_threads(read, paths, "reading images")):

@@ -217,7 +217,7 @@ def test_a_deployment_resizes_as_its_training_did(folder: Path, interrupted: Pat
     run_folder, options = tmp_path / "run", ("--image-size", 8, "--resize", "crop", "--epochs", 1)
     said("train", *NETWORK, "--data", f"folder:{folder}", "--out", run_folder, *options)
     said("export", run_folder, tmp_path / "out", "--engine", "torch")
-    wanted = Manifest.load(tmp_path / "out" / "manifest.json").input
+    wanted = Manifest.load(tmp_path / "out" / "manifest.json").image
     assert wanted.resize == "crop"
     wide = tmp_path / "wide.png"
     Image.effect_noise((30, 20), 50).save(wide)

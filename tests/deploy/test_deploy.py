@@ -344,7 +344,7 @@ def test_a_key_that_others_may_read_is_refused(deployment):
         verify_device(deployment / "device0")
 
 
-@pytest.mark.parametrize(("name", "version"), [("manifest.json", 3), ("device0/shard.json", 3)])
+@pytest.mark.parametrize(("name", "version"), [("manifest.json", 4), ("device0/shard.json", 3)])
 def test_a_newer_version_is_named(deployment, name, version):
     """A manifest of a newer version is refused as that, not as damaged."""
     path = deployment / name
@@ -355,13 +355,15 @@ def test_a_newer_version_is_named(deployment, name, version):
         check(path.parent)
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "device0/shard.json"])
-def test_an_older_version_is_named(deployment, name):
+@pytest.mark.parametrize(("name", "version"), [("manifest.json", 4), ("device0/shard.json", 3)])
+def test_an_older_version_is_named(deployment, name, version):
     """A manifest of an older version is refused as that, and says to export again."""
     path = deployment / name
-    path.write_text(path.read_text().replace('"version": 3', '"version": 2', 1))
+    path.write_text(path.read_text().replace(f'"version": {version}', f'"version": {version - 1}', 1))
     check = verify_deployment if name == "manifest.json" else verify_device
-    with pytest.raises(DeploymentError, match=r"an older sepnas \(version 2, this one writes 3\); export it"):
+    with pytest.raises(
+        DeploymentError, match=rf"an older sepnas \(version {version - 1}, this one writes {version}\); export it"
+    ):
         check(path.parent)
 
 

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from sepnas.cli.main import app
 from sepnas.cost.routes import Network
 from sepnas.cost.simulator import simulate
+from sepnas.deployment.serial import deployed_plan
 from sepnas.deployment.verify import load_manifest
 from sepnas.emulation.bench import run_bench
 from sepnas.emulation.cluster import emulated_cluster, open_session, read_setting
@@ -75,7 +76,7 @@ def cluster_of(link=SLOW, devices=2, flops_per_s=2e6, **fields):
 
 @pytest.fixture
 def plan(deployment):
-    return build_plan(load_manifest(deployment).architecture)
+    return deployed_plan(deployment)
 
 
 def setting_of(deployment, tmp_path, shaping, cluster=None, jitter_s=0.0):

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from sepnas.deploy.playthrough import segment_inputs
 from sepnas.deploy.writer import DeploymentWriter
 from sepnas.deployment.engines.registry import engines
-from sepnas.deployment.manifest import ImageInput
+from sepnas.deployment.network_facts import ImageInput, InputFacts, NetworkFacts, OutputFacts
 from sepnas.deployment.serial import deployed_plan
 from sepnas.deployment.verify import verify_deployment
 from sepnas.nets.blocks import conv_bn
 from sepnas.plan.plan import Piece, Plan, Port, Segment, WeightSlice
+from sepnas.plan.serial import shape_to_data
 from sepnas.plan.shapes import Region, Shape
 from sepnas.plan.steps import CLIENT, Compute, Merge, Recv, Send, Slice
 from sepnas.plan.validation import check_plan
@@ -165,8 +166,12 @@ def deployment(network: HandMade, tmp_path_factory: pytest.TempPathFactory) -> P
     writer = DeploymentWriter(
         network, folder, "hand-made", 1.0, lambda *_: None, tuple(engines().values()), (), images, plan
     )
-    image = ImageInput(channels=1, size=8, mean=(0.0,), std=(1.0,))
-    writer.write(tuple("abcde"), image, None)
+    image = ImageInput(channels=1, height=8, width=8, mean=(0.0,), std=(1.0,))
+    facts = NetworkFacts(
+        inputs={"image": InputFacts(shape=shape_to_data(IMAGE), image=image)},
+        outputs={"logits": OutputFacts(shape=shape_to_data(LOGITS), classes=tuple("abcde"))},
+    )
+    writer.write(facts, None)
     return folder
 
 

@@ -12,9 +12,11 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from sepnas.deployment.network_facts import InputFacts
 from sepnas.deployment.verify import load_manifest
 from sepnas.errors import DataError, RemoteError
 from sepnas.nets.separable import SeparableResNeXt
+from sepnas.plan.data import ShapeData
 from sepnas.runtime.client.images import load_images, read_image
 from sepnas.runtime.client.session import Session
 from sepnas.spec.image_file import FORMATS
@@ -64,7 +66,7 @@ def turned(orientation: int, kind: str) -> bytes:
 
 
 def gray(data: bytes) -> np.ndarray:
-    return read_file(io.BytesIO(data), "it", 1, SIDE)[0]
+    return read_file(io.BytesIO(data), "it", 1, (SIDE, SIDE))[0]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "JPEG"])
@@ -112,7 +114,7 @@ def test_what_is_drawn_is_seen(name: str) -> None:
     """No drawing becomes a blank: transparent paper is white, or black where the ink is white; gray and RGB agree."""
     data, expected = VISIBLE[name]
     assert np.array_equal(gray(data), expected)
-    assert all(np.array_equal(plane, expected) for plane in read_file(io.BytesIO(data), "it", 3, SIDE))
+    assert all(np.array_equal(plane, expected) for plane in read_file(io.BytesIO(data), "it", 3, (SIDE, SIDE)))
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -139,9 +141,11 @@ def test_training_infer_and_serve_see_the_same_pixels(deployed: Path, tmp_path: 
                 (tmp_path / part / label / f"{index}.png").write_bytes(data)
     _, splits = read_folder(tmp_path, 8, tmp_path / "cache")
     manifest = load_manifest(deployed)
-    wanted = manifest.input.model_copy(update={"channels": 3, "mean": (0.0,) * 3, "std": (1.0,) * 3})
+    wanted = manifest.image.model_copy(update={"channels": 3, "mean": (0.0,) * 3, "std": (1.0,) * 3})
     paths = [tmp_path / "test" / "cat" / f"{index}.png" for index in range(len(files))]
-    inferred = load_images(paths, manifest.model_copy(update={"input": wanted}), "stretch")
+    shape = ShapeData(axes="CHW", dims=wanted.dims)
+    facts = manifest.network.model_copy(update={"inputs": {"x": InputFacts(shape=shape, image=wanted)}})
+    inferred = load_images(paths, manifest.model_copy(update={"network": facts}), "stretch")
     served = [read_image(io.BytesIO(data), "it", wanted, "stretch", FORMATS) for data in files]
     assert np.array_equal(splits["test"].images[: len(files)].numpy(), inferred)
     assert np.array_equal(inferred, np.stack(served))

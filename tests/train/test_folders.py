@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sepnas.deployment.manifest import ImageInput
+from sepnas.deployment.network_facts import ImageInput
 from sepnas.errors import DataError, TrainingError
 from sepnas.runtime.client.images import read_images
 from sepnas.spec import memory
@@ -126,7 +126,7 @@ def test_images_without_room_are_refused_before_they_are_read(tmp_path: Path) ->
         path.write_text("no image")
     with pytest.raises(DataError, match=r"16 images of 600,000x600,000 pixels .* GB are free; choose a smaller"):
         load_folder(root, image_size=600_000)
-    large = ImageInput(channels=1, size=8192, mean=(0.0,), std=(1.0,))
+    large = ImageInput(channels=1, height=8192, width=8192, mean=(0.0,), std=(1.0,))
     with pytest.raises(DataError, match="20,000 images of 8,192x8,192 pixels"):
         read_images([tmp_path / "a.png", tmp_path / "b.png"] * 10_000, large)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sepnas.deployment.manifest import ImageInput
+from sepnas.deployment.network_facts import ImageInput
 from sepnas.errors import DataError
 from sepnas.runtime.client.images import normalise
 from sepnas.runtime.protocol.connection import MAX_BATCH
@@ -17,7 +17,7 @@ def prepare_batch(batch_BCHW: npt.NDArray[np.generic], image: ImageInput) -> Arr
 
     Raises :class:`DataError` for another shape or type, and for values that are not finite.
     """
-    wanted = (image.channels, image.size, image.size)
+    wanted = image.dims
     if batch_BCHW.ndim != 4 or batch_BCHW.shape[1:] != wanted or not 1 <= len(batch_BCHW) <= MAX_BATCH:
         raise DataError(f"a batch must have the shape (1..{MAX_BATCH}, {str(wanted)[1:]}, got {batch_BCHW.shape}")
     if batch_BCHW.dtype == np.uint8:

@@ -90,9 +90,8 @@ def measure_stream(session: Session, batch: Array, requests: int, in_flight: int
 
 
 def random_batch(manifest: Manifest, batch: int, seed: int = 0) -> Array:
-    """A normalised batch of noise, ``(batch, channels, size, size)``, for measurements that ignore the answer."""
-    image = manifest.input
-    shape = (batch, image.channels, image.size, image.size)
+    """A normalised batch of noise, ``(batch, channels, height, width)``, for measurements that ignore the answer."""
+    shape = (batch, *manifest.image.dims)
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from sepnas.deployment.manifest import ImageInput, Manifest
+from sepnas.deployment.manifest import Manifest
+from sepnas.deployment.network_facts import ImageInput
 from sepnas.errors import DataError
 from sepnas.runtime.tensors.codec import Array
 from sepnas.spec import image_file
@@ -19,7 +20,7 @@ __all__ = ["Images", "Resize", "load_images", "normalise", "read_image", "read_i
 
 
 def load_images(paths: Iterable[str | os.PathLike[str]], manifest: Manifest, resize: Resize | None = None) -> Images:
-    """Read image files into ``(B, channels, size, size)`` uint8; colours become gray if the network takes gray images.
+    """Read image files into ``(B, channels, height, width)`` uint8; colours become gray if the network reads gray.
 
     ``resize`` is the treatment of an image of another size: ``no`` refuses it, ``crop`` scales its central square and
     ``stretch`` the whole image (bilinear); by default as in training.
@@ -27,7 +28,7 @@ def load_images(paths: Iterable[str | os.PathLike[str]], manifest: Manifest, res
     Raises :class:`DataError` that names each bad file: missing, not an image, another size, more than 8 bits per
     channel.
     """
-    found = read_images(paths, manifest.input, resize)
+    found = read_images(paths, manifest.image, resize)
     if not found:
         raise DataError("no image was given; name at least one image file")
     if problems := [each for each in found if isinstance(each, DataError)]:
@@ -41,7 +42,7 @@ def read_images(
     """Of each file the image, or the error that :func:`load_images` would raise."""
     found: list[Images | DataError] = []
     paths = list(paths)
-    check_images_fit(len(paths), wanted.channels, wanted.size, len(paths))
+    check_images_fit(len(paths), wanted.channels, (wanted.height, wanted.width), len(paths))
     for path in paths:
         try:
             found.append(read_image(path, str(path), wanted, resize))
@@ -58,10 +59,12 @@ def read_image(
     formats: tuple[str, ...] = FORMATS,
     max_pixels: int = MAX_PIXELS,
 ) -> Images:
-    """One image, ``(channels, size, size)`` uint8, as :func:`sepnas.spec.image_file.read_image` reads it; an image of
-    another size is resized as in training, unless ``resize`` is given."""
-    chosen = resize_of(wanted, resize)
-    return image_file.read_image(source, name, wanted.channels, wanted.size, chosen, formats, max_pixels)
+    """One image, ``(channels, height, width)`` uint8, as :func:`sepnas.spec.image_file.read_image` reads it.
+
+    An image of another size is resized as in training, unless ``resize`` is given.
+    """
+    size, chosen = (wanted.height, wanted.width), resize_of(wanted, resize)
+    return image_file.read_image(source, name, wanted.channels, size, chosen, formats, max_pixels)
 
 
 def resize_of(wanted: ImageInput, given: Resize | None) -> Resize:

@@ -129,7 +129,7 @@ class Session:
     # -- requests
 
     def infer(self, batch: npt.ArrayLike, deadline_s: float | None = None) -> Array:
-        """The logits ``(B, classes)``, float32, of a batch ``(B, channels, size, size)``.
+        """The logits ``(B, classes)``, float32, of a batch ``(B, channels, height, width)``.
 
         A float32 batch is taken as it is (already normalised); uint8 images are normalised as the manifest says. In a
         session that degrades, :meth:`ask` also tells what is missing in the answer.
@@ -185,7 +185,7 @@ class Session:
         Waits only while too many requests are open. Raises as :meth:`infer` does.
         """
         self._connections.check()  # before any lock is taken: in a forked process it may be held forever
-        x_BCHW = prepare_batch(np.asarray(batch), self.manifest.input)
+        x_BCHW = prepare_batch(np.asarray(batch), self.manifest.image)
         limit_s = self.deadline_s if deadline_s is None else checked_deadline_s(deadline_s)
         return self._requests.begin(x_BCHW, inbox, limit_s)
 

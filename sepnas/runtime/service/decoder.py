@@ -19,7 +19,7 @@ from contextlib import suppress
 from struct import Struct
 from typing import Any, BinaryIO
 
-from sepnas.deployment.manifest import ImageInput
+from sepnas.deployment.network_facts import ImageInput
 from sepnas.errors import DataError
 from sepnas.runtime.client.images import read_image
 

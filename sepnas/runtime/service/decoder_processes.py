@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import math
 import os
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing_extensions import Self
 
 import sepnas
-from sepnas.deployment.manifest import ImageInput
+from sepnas.deployment.network_facts import ImageInput
 from sepnas.runtime.client.images import Resize
 from sepnas.runtime.service.decoder import ANSWER, ERROR, NUMBER, READY, SIZES
 
@@ -39,11 +40,11 @@ class Order:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return self.wanted.channels, self.wanted.size, self.wanted.size
+        return self.wanted.dims
 
     @property
     def pixel_bytes(self) -> int:
-        return self.wanted.channels * self.wanted.size**2
+        return math.prod(self.wanted.dims)
 
 
 class DecoderParent:

@@ -41,7 +41,8 @@ class ModelFacts(BaseModel):
     name: str
     deployment_id: str
     classes: list[str]
-    image_size: int = Field(description="Height and width in pixels that the network reads.")
+    image_height: int = Field(description="In pixels, as the network reads it.")
+    image_width: int
     channels: int = Field(description="1: gray, 3: RGB; other images are converted.")
     resize: Resize = Field(
         description="Treatment of images of another size: `stretch` scales the whole image, `crop` its central square; "

@@ -107,7 +107,7 @@ class Service:
     @property
     def resize(self) -> Resize:
         """The treatment of an image of another size."""
-        return resize_of(self.manifest.input, self._resize)
+        return resize_of(self.manifest.image, self._resize)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -157,7 +157,7 @@ class Service:
     async def _classify(self, image: bytes, due: float) -> Classified:
         _ = self._supervised.session  # without a session, decoding would be in vain
         manifest = self.manifest
-        order = Order(manifest.input, self._resize, self._decoders.max_pixels)
+        order = Order(manifest.image, self._resize, self._decoders.max_pixels)
         pixels_CHW = await self._decoders.decode(image, order, due)
         async with self._turns.turn(due):
             left_s = due - time.monotonic()

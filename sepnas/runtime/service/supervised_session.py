@@ -126,9 +126,8 @@ class SupervisedSession:
         if time.monotonic() < self._next_probe or not opened.session.is_failing():
             return
         self._next_probe = time.monotonic() + _PROBE_S
-        image = self.manifest.input
         with contextlib.suppress(ExchangeError):
-            black_BCHW = np.zeros((1, image.channels, image.size, image.size), np.uint8)
+            black_BCHW = np.zeros((1, *self.manifest.image.dims), np.uint8)
             await opened.ask(black_BCHW, self._probe_deadline_s)
 
     def _log_changes(self, session: Session) -> None:

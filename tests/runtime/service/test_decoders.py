@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sepnas.deployment.manifest import ImageInput
+from sepnas.deployment.network_facts import ImageInput
 from sepnas.errors import DataError, DeadlineError
 from sepnas.runtime.service.decoder_processes import Order
 from sepnas.runtime.service.decoders import Decoders
 from sepnas.runtime.service.turns import Turns
 from tests.runtime.service.test_serve import SOON_S, encoded, gated, pixels, serving  # noqa: F401
 
-WANTED = ImageInput(channels=1, size=8, mean=(0.0,), std=(1.0,))
+WANTED = ImageInput(channels=1, height=8, width=8, mean=(0.0,), std=(1.0,))
 
 
 def order(resize: str = "no", max_pixels: int = 25_000_000) -> Order:

@@ -143,7 +143,7 @@ def encoded(array: np.ndarray, form: str = "PNG") -> bytes:
 def probabilities(network, deployment, array: np.ndarray) -> dict[str, float]:
     """What the whole network says."""
     manifest = Manifest.load(deployment / "manifest.json")
-    logits = torch.from_numpy(whole_logits(network, normalise(array[None, None], manifest.input))[0])
+    logits = torch.from_numpy(whole_logits(network, normalise(array[None, None], manifest.image))[0])
     return dict(zip(manifest.classes, logits.softmax(0).tolist(), strict=True))
 
 

@@ -321,7 +321,7 @@ def test_no_line_holds_an_image_or_a_key(exported, tmp_path, capfd, form):
     with threads(exported, engine=Unlucky) as hosts:
         with Session(exported, hosts) as session:
             session.infer(images)
-            floats = normalise(images, session.manifest.input)
+            floats = normalise(images, session.manifest.image)
             floats.flat[0] = 666
             with pytest.raises(RemoteError, match=floats[0, 0, 1].tobytes().hex()):  # the client is told all of it
                 session.infer(floats)
