@@ -1,0 +1,176 @@
+"""Pooling over windows, over all positions, and reductions along axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from sepnas.plan.kinds.kind import (
+    AtenCall,
+    Dims,
+    GraphOperator,
+    OperatorUse,
+    Restriction,
+    exactly,
+    sizes_text,
+)
+from sepnas.plan.kinds.windows import Windows, is_even, pad_argument, paddings, windows_of
+from sepnas.plan.operators import Operator
+from sepnas.plan.shapes import Region
+
+
+@dataclass(frozen=True)
+class WindowPooling(GraphOperator):
+    """Maximum or mean over windows of ``spatial`` axes; ``fill`` is the value of the padding."""
+
+    spatial: int = 2
+    fill: float = 0.0
+
+    parameters = ()
+
+    def windows(self, use: OperatorUse) -> tuple[Windows, ...]:
+        return windows_of(use, use["self"], use.per_axis("kernel_size", self.spatial, 1))
+
+    def output(self, use: OperatorUse) -> Dims:
+        data = use["self"]
+        if len(data) <= self.spatial:
+            raise ValueError(f"{sizes_text(data)} has no {self.spatial} axes to pool over")
+        return (*data[: -self.spatial], *(axis.count for axis in self.windows(use)))
+
+    def cuts(self, use: OperatorUse) -> Mapping[int, int]:
+        first = len(use["self"]) - self.spatial
+        windows = enumerate(self.windows(use), start=first)
+        return {
+            **dict.fromkeys(range(first), 1),
+            **{axis: 1 for axis, each in windows if each.can_be_cut and self._is_plain(use, each)},
+        }
+
+    def _is_plain(self, use: OperatorUse, axis: Windows) -> bool:
+        """Whether a value does not depend on how far its window reaches over the border."""
+        return True
+
+    def part(self, use: OperatorUse, region: Region) -> Restriction:
+        leading, spatial = region.ranges[: -self.spatial], region.ranges[-self.spatial :]
+        first, cuts = len(leading), self.cuts(use)
+        if any(axis not in cuts for axis in range(first, len(region.ranges))):  # all of them, or none
+            return exactly({"self": Region((*leading, *_all(use["self"][first:])))}, use.attributes, region.dims)
+        covered = [each.inputs(*ranges) for each, ranges in zip(self.windows(use), spatial, strict=True)]
+        padding = [list(pair) for _, pair in covered]
+        stride = [each.stride for each in self.windows(use)]
+        attributes = {**use.attributes, "padding": padding, "stride": stride, "ceil_mode": False}
+        return exactly({"self": Region((*leading, *(each for each, _ in covered)))}, attributes, region.dims)
+
+    def widened(self, use: OperatorUse, region: Region) -> Region:
+        first, dims, cuts = len(use["self"]) - self.spatial, self.output(use), self.cuts(use)
+        if all(axis in cuts for axis in range(first, len(dims))):
+            return region
+        return Region((*region.ranges[:first], *_all(dims[first:])))
+
+    def calls(self, use: OperatorUse) -> tuple[AtenCall, ...]:
+        padding = paddings(use, self.spatial)
+        if is_even(padding) and all(2 * each.before <= each.kernel for each in self.windows(use)):
+            plain = {**use.attributes, "padding": [before for before, _ in padding]}
+            return (AtenCall(self.aten[0], {"self": "self"}, plain),)
+        pad = {"pad": pad_argument(padding), "value": self.fill}
+        return (
+            AtenCall("constant_pad_nd.default", {"self": "self"}, pad),
+            AtenCall(self.aten[0], {"self": ""}, {**use.attributes, "padding": [0] * self.spatial}),
+        )
+
+    def priced(self, use: OperatorUse) -> tuple[Operator, ...]:
+        dims, axis = self.output(use), self.windows(use)[-1]
+        channels = dims[1] if len(dims) > 1 else 1
+        height = math.prod(dims) // (channels * dims[-1])
+        return (Operator("pool", channels, channels, axis.kernel, axis.stride, 1, height, dims[-1]),)
+
+
+class MeanPooling(WindowPooling):
+    """The mean over windows; what counts in it at the border is an attribute."""
+
+    def _is_plain(self, use: OperatorUse, axis: Windows) -> bool:
+        if axis.ceil and replace(axis, ceil=False).count != axis.count:
+            return False
+        return axis.before == axis.after == 0 or bool(use.get("count_include_pad", True))
+
+
+@dataclass(frozen=True)
+class AdaptivePooling(GraphOperator):
+    """Mean or maximum to a given ``output_size``; cut along an axis where windows are equal and do not overlap."""
+
+    spatial: int = 2
+
+    parameters = ()
+
+    def output(self, use: OperatorUse) -> Dims:
+        data = use["self"]
+        if len(data) <= self.spatial:
+            raise ValueError(f"{sizes_text(data)} has no {self.spatial} axes to pool over")
+        return (*data[: -self.spatial], *use.per_axis("output_size", self.spatial, 1))
+
+    def cuts(self, use: OperatorUse) -> Mapping[int, int]:
+        data, out = use["self"], self.output(use)
+        first = len(data) - self.spatial
+        return {axis: 1 for axis in range(len(data)) if axis < first or data[axis] % out[axis] == 0}
+
+    def part(self, use: OperatorUse, region: Region) -> Restriction:
+        data, out = use["self"], self.output(use)
+        ranges = [
+            (start * size // count, -(-stop * size // count))
+            for (start, stop), size, count in zip(region.ranges, data, out, strict=True)
+        ]
+        attributes = {**use.attributes, "output_size": list(region.dims[-self.spatial :])}
+        return exactly({"self": Region(tuple(ranges))}, attributes, region.dims)
+
+    def priced(self, use: OperatorUse) -> tuple[Operator, ...]:
+        data, dims = use["self"], self.output(use)
+        channels, kernel = (data[1] if len(data) > 1 else 1), max(1, data[-1] // dims[-1])
+        height = math.prod(dims) // (channels * dims[-1])
+        return (Operator("pool", channels, channels, kernel, kernel, 1, height, dims[-1]),)
+
+
+class Reduction(GraphOperator):
+    """A sum, mean, maximum or norm along the axes ``dim``, all of them if it is not given."""
+
+    parameters = ()
+
+    def reduced(self, use: OperatorUse) -> tuple[int, ...]:
+        rank = len(use["self"])
+        return use.axes("dim", rank) if use.get("dim") not in (None, [], ()) else tuple(range(rank))
+
+    def output(self, use: OperatorUse) -> Dims:
+        data, reduced, keeps = use["self"], self.reduced(use), use.get("keepdim", False)
+        return tuple(1 if axis in reduced else n for axis, n in enumerate(data) if keeps or axis not in reduced)
+
+    def axes(self, use: OperatorUse, names: Mapping[str, str]) -> str:
+        name, reduced = names["self"], self.reduced(use)
+        return "".join(each for axis, each in enumerate(name) if use.get("keepdim", False) or axis not in reduced)
+
+    def cuts(self, use: OperatorUse) -> Mapping[int, int]:
+        return dict.fromkeys(range(len(self.output(use))), 1)
+
+    def part(self, use: OperatorUse, region: Region) -> Restriction:
+        reduced, left = self.reduced(use), list(region.ranges)
+        ranges = []
+        for axis, size in enumerate(use["self"]):
+            if axis in reduced:
+                ranges.append((0, size))
+                if use.get("keepdim", False):
+                    left.pop(0)
+            else:
+                ranges.append(left.pop(0))
+        return exactly({"self": Region(tuple(ranges))}, use.attributes, region.dims)
+
+    def calls(self, use: OperatorUse) -> tuple[AtenCall, ...]:
+        attributes = {**use.attributes, "dim": list(self.reduced(use))}
+        return (AtenCall(self.aten[0], {"self": "self"}, attributes),)
+
+    def priced(self, use: OperatorUse) -> tuple[Operator, ...]:
+        data = use["self"]
+        if self.name != "mean" or len(data) != 4 or set(self.reduced(use)) != {2, 3} or data[2] != data[3]:
+            return ()
+        return (Operator("pool", data[1], data[1], data[2], data[2]),)
+
+
+def _all(dims: Dims) -> tuple[tuple[int, int], ...]:
+    return tuple((0, size) for size in dims)
