@@ -420,7 +420,7 @@ def simulate(
     """Predict time, bytes, memory and energy of one request on a cluster; torch is not needed.
 
     >>> found = simulate("resnext56_4x16d", devices=4, policy="hand-made")
-    >>> found.payload_bytes, found.floor_s <= found.latency_s <= found.simulation.makespan_s
+    >>> found.payload_bytes, found.critical_path_s <= found.latency_s <= found.simulation.makespan_s
     (5177344, True)
 
     Args:

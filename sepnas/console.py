@@ -76,13 +76,13 @@ def export_bar() -> Iterator[Callable[[int, int, str], None]]:
     """Progress of an export: a bar with the remaining time on a terminal, otherwise a line every ``SAY_EVERY_S``."""
     columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True) as progress:
-        task, due = progress.add_task("export"), time.monotonic() + SAY_EVERY_S
+        task, next_line = progress.add_task("export"), time.monotonic() + SAY_EVERY_S
 
         def show(done: int, total: int, what: str) -> None:
-            nonlocal due
+            nonlocal next_line
             progress.update(task, completed=done, total=total, description=f"export: {what}")
-            if not errors.is_terminal and time.monotonic() >= due:
+            if not errors.is_terminal and time.monotonic() >= next_line:
                 errors.print(one_line(f"export: {done}/{total}, {what}"))
-                due = time.monotonic() + SAY_EVERY_S
+                next_line = time.monotonic() + SAY_EVERY_S
 
         yield show

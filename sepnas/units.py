@@ -97,7 +97,7 @@ _JOULES_OF = {"uJ": 1e-6, "mJ": 1e-3, "J": 1.0, "kJ": 1e3}
 _THOUSANDS = r"[0-9]{1,3}(?:,[0-9]{3})+"
 _NUMBER = re.compile(rf"\s*({_THOUSANDS}|[0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?|\.[0-9]+)\s*([^\s,]*)\s*", re.IGNORECASE)
 _MAX_TOLD = 60
-_MIN_DEADLINE_S = 0.001
+_MIN_TIMEOUT_S = 0.001
 
 
 def parse_bytes(text: str) -> float:
@@ -114,7 +114,7 @@ def parse_timeout(text: str, max_s: float) -> float:
     """``100ms``, or a number of seconds without a unit; from 1 ms to ``max_s`` seconds."""
     allowed = "seconds, or a number with its unit us, ms or s, such as 100ms"
     timeout_s = _quantity(text, _SECONDS_OF | {"": 1.0}, allowed)
-    if not _MIN_DEADLINE_S <= timeout_s <= max_s:
+    if not _MIN_TIMEOUT_S <= timeout_s <= max_s:
         raise ValueError(f"must be at least 1 ms and at most {max_s} s, got {text}")
     return timeout_s
 

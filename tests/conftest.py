@@ -52,7 +52,7 @@ def exported(network: SeparableResNeXt, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def begun(finished: SearchResult, tmp_path: Path) -> Path:
-    """A copy of the module's ``finished`` search with its supernet trained and no candidate judged."""
+    """A copy of the module's ``finished`` search with its supernet trained and no candidate evaluated."""
     folder = tmp_path / "run"
     subprocess.run(["cp", "-r", str(finished.run_dir), str(folder)], check=True)
     (folder / "candidates.jsonl").unlink()

@@ -35,7 +35,7 @@ from sepnas.spec.cluster import Cluster, Device, Link
 from sepnas.spec.hosts import Hosts
 
 NUM_CLASSES = 5
-START_DEADLINE_S = 120.0
+START_TIMEOUT_S = 120.0
 SOON_S = 60.0
 """Longer than anything that does not hang takes, on a machine ten times as busy too."""
 FROZEN_S = 2.0
@@ -165,7 +165,7 @@ class WorkerProcess:
     def address(self) -> str:
         """Where it listens; waits until it is ready."""
         try:
-            return self._lines.get(timeout=START_DEADLINE_S).split(" listens on ")[1].split()[0]
+            return self._lines.get(timeout=START_TIMEOUT_S).split(" listens on ")[1].split()[0]
         except queue.Empty:
             raise AssertionError(f"no worker: {''.join(self._errors)}") from None
 

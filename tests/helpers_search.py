@@ -15,7 +15,7 @@ from sepnas.spec.cluster import Cluster, Power, uniform_cluster
 from sepnas.train.recipe import RECIPES
 
 
-def judged_run(
+def evaluated_run(
     folder: Path,
     space: SearchSpace,
     number: int,
@@ -25,7 +25,7 @@ def judged_run(
 ) -> list[Candidate]:
     """The folder of a search of ``number`` candidates that was asked for ``wanted``; the front is not written.
 
-    ``first`` are judged before those that every search begins with. Without ``cluster`` it is a uniform one.
+    ``first`` are evaluated before those that every search begins with. Without ``cluster`` it is a uniform one.
     """
     cluster, draw = cluster or uniform_cluster(space.num_devices), random.Random(7)
     run = SearchRun(
@@ -40,9 +40,9 @@ def judged_run(
     run.save(folder / RUN_FILE)
     archive, screen = Archive(folder / CANDIDATES_FILE, space), Screen(space, cluster)
     for genotype in (*first, *first_genotypes(space)):
-        _judge(archive, screen, genotype, draw, number)
+        _evaluate(archive, screen, genotype, draw, number)
     while len(archive) < number:
-        _judge(archive, screen, space.sample(draw.randrange), draw, number)
+        _evaluate(archive, screen, space.sample(draw.randrange), draw, number)
     return archive.candidates()
 
 
@@ -54,7 +54,7 @@ def powered_cluster(num_devices: int) -> Cluster:
     return cluster.model_copy(update={"devices": devices})
 
 
-def _judge(archive: Archive, screen: Screen, genotype: dict, draw: random.Random, number: int) -> None:
+def _evaluate(archive: Archive, screen: Screen, genotype: dict, draw: random.Random, number: int) -> None:
     found = screen(genotype)
     if archive.get(found.key) is not None or len(archive) == number:
         return

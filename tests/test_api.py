@@ -109,7 +109,7 @@ def test_a_prediction_is_that_of_the_plan() -> None:
     assert found.stream is not None
     assert found.percentile.latency_s >= found.latency_s
     assert found.stream.in_flight == 2
-    assert set(found.to_data()) >= {"latency_s", "floor_s", "percentile", "stream"}
+    assert set(found.to_data()) >= {"latency_s", "critical_path_s", "percentile", "stream"}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from tests.arm_board import ROOT, ArmBoard, NoEmulationError
 from tests.helpers_runtime import export_tiny, lively_network, tiny_architecture, transfer, whole_logits
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
-DEADLINE_S = 300.0
+TIMEOUT_S = 300.0
 POLICY = [
     {"after": 0, "transfers": [transfer(1, 0), transfer(0, 1, "int8"), transfer(2, 1, "fp16")]},
     {"after": 2, "transfers": [transfer(1, 0, "int4"), transfer(2, 0)]},
@@ -82,7 +82,7 @@ def mixed_cluster(board: ArmBoard, deployment: Path, engine: str, hosts: Path) -
         started(board.python, deployment / "device1", engine) as second,
         started(x86, deployment / "device2", "onnxruntime") as third,
     ):
-        said = [lines.get(timeout=DEADLINE_S) for lines in (first, second, third)]
+        said = [lines.get(timeout=TIMEOUT_S) for lines in (first, second, third)]
         Hosts.on([line.split(" listens on ")[1].split()[0] for line in said]).save(hosts)
         yield said[1]
 
@@ -98,13 +98,13 @@ def test_a_board_answers_like_the_whole_network(
     hosts = tmp_path / "hosts.yaml"
     with mixed_cluster(board, deployment, engine, hosts) as said:
         assert "engine torch" in said if engine == "torch" else "onnxruntime" in said
-        with sepnas.Session(deployment, devices=hosts, deadline_s=DEADLINE_S) as session:
+        with sepnas.Session(deployment, devices=hosts, timeout_s=TIMEOUT_S) as session:
             answers = np.concatenate([session.infer(each[None]) for each in pixels_BCHW])
         images = [tmp_path / f"{index}.png" for index in range(4)]
         for path, pixels_CHW in zip(images, pixels_BCHW, strict=False):
             Image.fromarray(pixels_CHW[0]).save(path)
         printed = board.run(
-            "-m", "sepnas", "infer", deployment, "--devices", hosts, "--deadline", f"{DEADLINE_S:g}", *images
+            "-m", "sepnas", "infer", deployment, "--devices", hosts, "--deadline", f"{TIMEOUT_S:g}", *images
         )  # fmt: skip
     expected = whole_logits(network, (pixels_BCHW.astype(np.float32) / 255 - 0.25) / 0.5)
     assert abs(answers - expected).max() <= 1e-5

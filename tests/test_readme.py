@@ -33,7 +33,7 @@ README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted(ROOT.glob("docs/**/*.md"))
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`]+)`")
-DEADLINE_S = 1800
+TIMEOUT_S = 1800
 
 
 def blocks(text: str, language: str = "") -> list[str]:
@@ -185,7 +185,7 @@ def run(tmp_path: Path) -> Callable[..., str]:
                 f"exec {line}", shell=True, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
             )
         done = subprocess.run(
-            line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=DEADLINE_S
+            line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S
         )
         # on a machine whose speed changes meanwhile the honest end of a calibration is that it helps nothing
         refused = " calibrate " in line and "the correction predicts worse" in done.stderr
@@ -254,7 +254,7 @@ def ask_over_http(address: str, image: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(DEADLINE_S)
+@pytest.mark.timeout(TIMEOUT_S)
 def test_the_readmes_commands_work(run: Callable[..., str], tmp_path: Path) -> None:
     """From a data set to the answers of devices and a calibrated prediction, in the README's order and words."""
     hosts = Hosts.on([f"127.0.0.1:{port}" for port in free_ports(3)])

@@ -25,15 +25,15 @@ def main() -> None:
     chosen = parser.parse_args()
     largest = SPACE.architecture_of(SPACE.largest())
     whole, key = build_plan(largest).elements(), named_plan_key(largest, "all-to-all")
-    judged: list[tuple[float, float, str, Candidate]] = []
+    evaluated: list[tuple[float, float, str, Candidate]] = []
     for run in sorted(chosen.runs.glob("seed-*")):
         candidates = load_candidates(run)
         base = next(each for each in candidates if each.key == key).objectives["accuracy"]
         for each in candidates:
             share = build_plan(each.architecture).elements() / whole
-            judged.append((each.objectives["accuracy"] - base, share, f"{run.name}, candidate {each.index}", each))
+            evaluated.append((each.objectives["accuracy"] - base, share, f"{run.name}, candidate {each.index}", each))
     for name, (low, high) in RANGES.items():
-        within = [each for each in judged if low < each[1] <= high]
+        within = [each for each in evaluated if low < each[1] <= high]
         gain, share, where, best = max(within, key=lambda each: (each[0], -each[1]))
         print(f"{name}: {where}, {share:.2%} of the elements, {100 * gain:+.2f} points (of {len(within)})")
         policy = best.architecture.policy.model_copy(update={"name": name})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from table import record
-from trainings import Run, due, runs_of
+from trainings import Run, pending, runs_of
 
 from sepnas.errors import SepnasError
 from sepnas.separable.build import build_plan
@@ -64,10 +64,10 @@ class Driver:
         known = (folder / HISTORY).exists() and (folder / BEST).exists()
         return known and len(read_history(folder)) == run.recipe(self.recipe).epochs
 
-    def due(self) -> list[Run]:
+    def pending(self) -> list[Run]:
         only = self.chosen.only
         wanted = [run for run in self.every if not self.found(run) and (not only or run.name in only)]
-        return due(self.every, wanted, [run for run in self.every if self.is_finished(run)])
+        return pending(self.every, wanted, [run for run in self.every if self.is_finished(run)])
 
     def train(self, run: Run, data: ImageData, left_s: float) -> TrainingResult:
         """From its last checkpoint, as far as the time reaches; at its end the test images are looked at, once."""
@@ -140,7 +140,7 @@ def main() -> None:
     if chosen.list:
         driver.tell()
         return
-    left = driver.due()
+    left = driver.pending()
     data = load_dataset(chosen.data, root=chosen.data_root) if left else None
     epoch_s = 0.0
     while left and data:

@@ -77,7 +77,7 @@ def _gone_on(run: Run, wire: WireFormat) -> Run:
     return Run(f"{run.name}-{wire}", run.architecture.with_policy(policy), start=run)
 
 
-def due(every: Sequence[Run], wanted: Sequence[Run], finished: Sequence[Run]) -> list[Run]:
+def pending(every: Sequence[Run], wanted: Sequence[Run], finished: Sequence[Run]) -> list[Run]:
     """What is to be trained for those that are ``wanted``, in order: them, and of what they need all whose checkpoint
     is not ``finished``, whatever was found of it before."""
     names = {run.name for run in wanted}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cells import Row
 
-from sepnas.cost.lower_bound import floor_s
+from sepnas.cost.critical_path import critical_path_s
 from sepnas.cost.simulator import simulate
 from sepnas.deploy.export import export_deployment
 from sepnas.emulation.bench import run_bench
@@ -17,8 +17,8 @@ from sepnas.separable.build import build_plan
 from sepnas.spec.cluster import Cluster
 from sepnas.train.checkpoint import new_network
 
-MEASURED_S, MOST_REQUESTS, LEAST_REQUESTS = 6.0, 60, 5
-DEADLINE_S = 60.0
+MEASURED_S, MAX_REQUESTS, MIN_REQUESTS = 6.0, 60, 5
+TIMEOUT_S = 60.0
 
 
 def export(architecture: Architecture, folder: Path, engine: str = "torch") -> None:
@@ -33,7 +33,7 @@ def export(architecture: Architecture, folder: Path, engine: str = "torch") -> N
 
 def num_requests(predicted_s: float) -> int:
     """As many as take some seconds."""
-    return min(MOST_REQUESTS, max(LEAST_REQUESTS, round(MEASURED_S / predicted_s)))
+    return min(MAX_REQUESTS, max(MIN_REQUESTS, round(MEASURED_S / predicted_s)))
 
 
 def facts_of(architecture: Architecture, cluster: Cluster) -> Row:
@@ -45,7 +45,7 @@ def facts_of(architecture: Architecture, cluster: Cluster) -> Row:
         "payload_bytes": plan.payload_bytes(),
         "messages": len(plan.transfers()),
         "compute_s": max(simulated.compute_s),
-        "floor_s": floor_s(plan, cluster),
+        "floor_s": critical_path_s(plan, cluster),
         "predicted_s": simulated.latency_s,
     }
 
@@ -58,7 +58,7 @@ def measure_emulated(architecture: Architecture, cluster: Cluster, shaping: Shap
         export(architecture, folder / "deployment")
         path = cluster.save(folder / "cluster.yaml")
         setting = read_setting(folder / "deployment", path, shaping, 1, 0.0, insecure=False)
-        with emulated_cluster(setting) as running, open_session(setting, running, DEADLINE_S) as session:
+        with emulated_cluster(setting) as running, open_session(setting, running, TIMEOUT_S) as session:
             found = run_bench(setting, session, requests, warmup=2)
     measured = found.measured()
     return {

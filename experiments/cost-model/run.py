@@ -33,13 +33,13 @@ SEEDS = (0, 1, 2, 3, 4)
 RATE_SAMPLE_S = 2.0
 
 
-def emulated_rows(cells: Cells, clusters: list[str], shaping: str, deadline_s: float) -> list[Row]:
+def emulated_rows(cells: Cells, clusters: list[str], shaping: str, deadline: float) -> list[Row]:
     """Every plan on every cluster."""
     rows = []
     for cluster_name in clusters:
         cluster = make_cluster(cluster_name)
         for name, architecture in plans_for(cluster_name).items():
-            if time.monotonic() > deadline_s:
+            if time.monotonic() > deadline:
                 raise SystemExit(f"time is up: {len(cells.found)} plans are kept in {cells.path}; run it again")
             key = f"{cluster_name}-{_fingerprint(cluster)} {shaping} {name} {plan_key(build_plan(architecture))}"
             row = facts_of(architecture, cluster) | cells.get(
@@ -146,9 +146,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     chosen = arguments()
-    deadline_s = time.monotonic() + chosen.stop_after_s
+    deadline = time.monotonic() + chosen.stop_after_s
     with Recorder(HERE / "result.json", seeds=SEEDS, root=HERE) as record:
-        rows = emulated_rows(Cells(chosen.out / "emulated.jsonl"), chosen.clusters, chosen.shaping, deadline_s)
+        rows = emulated_rows(Cells(chosen.out / "emulated.jsonl"), chosen.clusters, chosen.shaping, deadline)
         record_emulated(record, rows)
         real: list[Row] = []
         for engine in exact_engines():

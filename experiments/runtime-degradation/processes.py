@@ -14,7 +14,7 @@ import torch
 from cells import NUM_DEVICES, Cell
 
 from sepnas.api import export
-from sepnas.local.processes import START_DEADLINE_S, Launch, WorkerProcess
+from sepnas.local.processes import START_TIMEOUT_S, Launch, WorkerProcess
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.runtime.client.session import Session
 from sepnas.spec.hosts import Hosts
@@ -25,7 +25,7 @@ from sepnas.train.images import ImageData, Split
 KILLED = (1, 3, 0)
 """One after the other; the last one is the reader, for whom the one that is left answers."""
 BATCH = 50
-DEADLINE_S = 30.0
+TIMEOUT_S = 30.0
 """So that only devices that were killed are missing, also where the machine does other things."""
 TRIES = 20
 
@@ -41,9 +41,9 @@ def through_processes(cell: Cell, images: Split, data: ImageData) -> list[dict[s
             for rank in range(NUM_DEVICES)
         ]
         try:
-            limit = time.monotonic() + START_DEADLINE_S
+            limit = time.monotonic() + START_TIMEOUT_S
             hosts = Hosts.on([worker.address(limit) for worker in workers])
-            with Session(folder, hosts, deadline_s=DEADLINE_S) as session:
+            with Session(folder, hosts, timeout_s=TIMEOUT_S) as session:
                 rows = [compare(session, network, images, data, ())]
                 for number, rank in enumerate(KILLED, start=1):
                     workers[rank].process.send_signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Asking while something fails, and judging what comes."""
+"""Asking while something fails, and checking the answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from network import Deployed
 from sepnas.errors import ExchangeError
 from sepnas.runtime.client.session import Session
 
-DEADLINE_S = 0.5
+TIMEOUT_S = 0.5
 HANGS_S = 5.0
 """A request or a recovery that takes longer hangs."""
 TOLERANCE = 1e-3
@@ -29,7 +29,7 @@ class Case:
     times: int = 0
     answered: int = 0
     degraded: int = 0
-    judged: int = 0
+    checked: int = 0
     typed_errors: int = 0
     hung: int = 0
     wrong: int = 0
@@ -47,7 +47,7 @@ class Case:
     def row(self) -> dict[str, Any]:
         found: dict[str, Any] = {
             key: getattr(self, key)
-            for key in ("name", "times", "answered", "degraded", "judged", "typed_errors", "hung", "wrong")
+            for key in ("name", "times", "answered", "degraded", "checked", "typed_errors", "hung", "wrong")
         }
         for key in ("detected_s", "after_deadline_s", "full_service_s", "rejoin_s"):
             values = getattr(self, key)
@@ -57,7 +57,7 @@ class Case:
 
 
 class Asking:
-    """Asks again and again, and judges the answers.
+    """Asks again and again, and checks the answers.
 
     A complete answer must be the whole network's; one without some devices, that of the network without them, once the
     answer before was without the same: until then some of their messages may have come.
@@ -71,7 +71,7 @@ class Asking:
         """Seconds that it took; whether the answer was complete, or the error."""
         start = time.monotonic()
         try:
-            answer = self.session.ask(self.deployed.images, DEADLINE_S)
+            answer = self.session.ask(self.deployed.images, TIMEOUT_S)
         except ExchangeError as error:
             took_s, outcome = time.monotonic() - start, error
             self.case.typed_errors += 1
@@ -83,10 +83,10 @@ class Asking:
             if answer.complete or known:
                 expected = self.deployed.logits_without(frozenset(answer.without))
                 off = np.abs(answer.logits - expected).max()
-                self.case.judged += 1
+                self.case.checked += 1
                 self.case.wrong += not off <= TOLERANCE * max(1.0, np.abs(expected).max())
             self._without_before = answer.without
-        self.case.hung += took_s > DEADLINE_S + HANGS_S
+        self.case.hung += took_s > TIMEOUT_S + HANGS_S
         return took_s, outcome
 
     def until(self, wanted: Callable[[bool | Exception], bool]) -> tuple[float, float]:
@@ -123,5 +123,5 @@ def inject(asking: Asking, draw: random.Random, action: Callable[[], None]) -> f
     thread, when = at_random(draw, action)
     ended, took_s = asking.until(lambda outcome: outcome is not True)
     thread.join()
-    asking.case.after_deadline_s.append(max(0.0, took_s - DEADLINE_S))
+    asking.case.after_deadline_s.append(max(0.0, took_s - TIMEOUT_S))
     return ended - when[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from typing_extensions import Self
 
-from sepnas.local.processes import START_DEADLINE_S, Launch, WorkerProcess
+from sepnas.local.processes import START_TIMEOUT_S, Launch, WorkerProcess
 from sepnas.spec.hosts import Hosts, parse_address
 
 
@@ -37,7 +37,7 @@ class Devices:
         """Start it where it was before; the time when it was ready."""
         launch = replace(self._launches[rank], port=self._ports[rank])
         worker = self._workers[rank] = WorkerProcess(self._folders[rank], launch)
-        self._ports[rank] = parse_address(worker.address(time.monotonic() + START_DEADLINE_S))[1]
+        self._ports[rank] = parse_address(worker.address(time.monotonic() + START_TIMEOUT_S))[1]
         return time.monotonic()
 
     def signal(self, rank: int, number: int) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
-from asking import DEADLINE_S, HANGS_S, Asking, Case, inject, is_complete
+from asking import HANGS_S, TIMEOUT_S, Asking, Case, inject, is_complete
 from devices import Devices
 from network import Deployed
 
@@ -93,7 +93,7 @@ def strangers(devices: Devices, deployed: Deployed, times: int, other: Deployed)
             for rank in case.turns(times, deployed.num_devices):
                 start = time.monotonic()
                 try:
-                    dial(rank, devices.hosts.address(rank), hello, identity, {}, start + DEADLINE_S).abort()
+                    dial(rank, devices.hosts.address(rank), hello, identity, {}, start + TIMEOUT_S).abort()
                     case.wrong += 1
                 except HandshakeError:
                     case.typed_errors += 1

@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 SAVED_EVERY = 50_000
 WEIGHED_EVERY = 100
 """So many inputs are fed between two whose memory is traced."""
-MOST_PEAK_BYTES = 2 << 20
+MAX_PEAK_BYTES = 2 << 20
 """Allowed beyond 64 bytes for each that came; the headers may announce 64 MiB."""
 HANGS_S = 5
 """An input that takes so much of the processor's time hangs; a process that is stopped or has to wait does not."""
@@ -97,7 +97,7 @@ class Fuzzing:
         if self.inputs % WEIGHED_EVERY == 0:
             peak = peak_bytes(data)
             self.heaviest = max(self.heaviest, peak)
-            if peak > MOST_PEAK_BYTES + 64 * len(data):
+            if peak > MAX_PEAK_BYTES + 64 * len(data):
                 raise AssertionError(f"{peak} bytes of memory for an input of {len(data)}")
 
     def save(self) -> None:

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sepnas.cost.lower_bound import floor_s
+from sepnas.cost.critical_path import critical_path_s
 from sepnas.cost.simulator import simulate
 from sepnas.deploy.export import export_deployment
 from sepnas.emulation.bench import run_bench
@@ -19,7 +19,7 @@ from sepnas.train.checkpoint import new_network
 NUM_DEVICES = 4
 NETWORK, BOARD, LINK = "resnext56_4x16d", "raspberry-pi-3b-plus", "ethernet-100mbit"
 REQUESTS, WARMUP, REPEATS = 40, 5, 5
-DEADLINE_S = 30.0
+TIMEOUT_S = 30.0
 
 
 def cluster() -> Cluster:
@@ -48,7 +48,7 @@ def measure(policy: str, architecture: Architecture) -> dict[str, Any]:
         setting = read_setting(folder / "deployment", path, "auto", 1, 0.0, insecure=False)
         latencies_s, late = [], []
         for _ in range(REPEATS):
-            with emulated_cluster(setting) as running, open_session(setting, running, DEADLINE_S) as session:
+            with emulated_cluster(setting) as running, open_session(setting, running, TIMEOUT_S) as session:
                 found = run_bench(setting, session, REQUESTS, WARMUP)
             latencies_s.append(found.measured().median)
             late.append(found.late_share("steps"))
@@ -56,7 +56,7 @@ def measure(policy: str, architecture: Architecture) -> dict[str, Any]:
         "policy": policy,
         "shaping": setting.shaping,
         "compute_s": max(simulate(setting.plan, setting.cluster).compute_s),
-        "floor_s": floor_s(setting.plan, setting.cluster),
+        "floor_s": critical_path_s(setting.plan, setting.cluster),
         "predicted_s": simulate(setting.plan, setting.cluster).latency_s,
         "measured_s": latencies_s,
         "late_steps": max(late),

@@ -54,7 +54,7 @@ def worker_message_s(folder: Path) -> list[float]:
     launches = [Launch(options=("--engine", "onnxruntime"))] * 2
     with (
         LocalWorkers(folder, 2, launches) as workers,
-        Session(folder, devices=workers.hosts, deadline_s=10.0) as session,
+        Session(folder, devices=workers.hosts, timeout_s=10.0) as session,
     ):
         batch = random_batch(session.manifest, 1)
         for _ in range(WARMUP + MAX_TRACES):

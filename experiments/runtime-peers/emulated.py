@@ -29,7 +29,7 @@ Row = dict[str, Any]
 NETWORKS = ("resnext56_4x64d", "resnext56_4x16d")
 REPEATS = 5
 REQUESTS = {1: 2, 4: 6}
-DEADLINE_S = 60.0
+TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def measure_cell(cell: Cell, folder: Path, profile_seconds: float) -> Row:
         with emulated_cluster(setting) as running:
             sessions = []
             for _ in range(REPEATS):
-                with open_session(setting, running, DEADLINE_S) as session:
+                with open_session(setting, running, TIMEOUT_S) as session:
                     sessions.append(one_session(setting, session, network))
     medians_s = [found["latency_s"] for found in sessions]
     return sessions[-1] | {

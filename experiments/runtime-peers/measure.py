@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
 Row = dict[str, Any]
-MEASURED_S, LEAST_REQUESTS = 12.0, 20
+MEASURED_S, MIN_REQUESTS = 12.0, 20
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def measure(asking: Asking, images: Array, expected: Array, requests: int, warmu
     for _ in range(warmup):
         asking.ask(request)
     before, times_s = loopback_bytes(), []
-    while len(times_s) < requests and (sum(times_s) < MEASURED_S or len(times_s) < LEAST_REQUESTS):
+    while len(times_s) < requests and (sum(times_s) < MEASURED_S or len(times_s) < MIN_REQUESTS):
         start = time.perf_counter()
         asking.ask(request)
         times_s.append(time.perf_counter() - start)

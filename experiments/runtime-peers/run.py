@@ -26,9 +26,9 @@ from cells import Cells  # noqa: E402  (what was measured is kept as there)
 GOAL = ">= 3.5"
 
 
-def kept(rows: Cells, key: str, measure: Callable[[], Row], deadline_s: float) -> Row:
+def kept(rows: Cells, key: str, measure: Callable[[], Row], deadline: float) -> Row:
     """The row that was measured before, or now, if there is time."""
-    if key not in rows.found and time.monotonic() > deadline_s:
+    if key not in rows.found and time.monotonic() > deadline:
         raise SystemExit(f"time is up: {len(rows.found)} rows are kept in {rows.path}; run it again")
     new = key not in rows.found
     row = rows.get(key, measure)
@@ -37,23 +37,21 @@ def kept(rows: Cells, key: str, measure: Callable[[], Row], deadline_s: float) -
     return row
 
 
-def emulated_rows(rows: Cells, folder: Path, profile_seconds: float, deadline_s: float) -> list[Row]:
+def emulated_rows(rows: Cells, folder: Path, profile_seconds: float, deadline: float) -> list[Row]:
     found = []
     for cell in cells():
         key = f"emulated {' '.join(map(str, asdict(cell).values()))}"
         measure = partial(measure_cell, cell, folder, profile_seconds)
-        found.append(asdict(cell) | kept(rows, key, measure, deadline_s))
+        found.append(asdict(cell) | kept(rows, key, measure, deadline))
     return speedups(found)
 
 
-def real_rows(
-    rows: Cells, network: str, folder: Path, requests: int, peers: Path | None, deadline_s: float
-) -> list[Row]:
+def real_rows(rows: Cells, network: str, folder: Path, requests: int, peers: Path | None, deadline: float) -> list[Row]:
     found = []
     for one in CONTESTANTS:
         key = f"real {network} {one.words} {one.variant} {one.parts} {one.processes} {requests}"
         measure = partial(measure_contestant, one, network, folder, requests, peers)
-        found.append(kept(rows, key, measure, deadline_s))
+        found.append(kept(rows, key, measure, deadline))
     return found
 
 
@@ -102,7 +100,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     chosen = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that nothing goes on running
-    deadline_s = time.monotonic() + chosen.stop_after_s
+    deadline = time.monotonic() + chosen.stop_after_s
     with Recorder(HERE / "result.json", seeds=(0,), root=HERE) as record:
         for parts in (1, 2, 4):
             prepare(NETWORKS[0], parts, chosen.out)
@@ -112,8 +110,8 @@ def main() -> None:
             raise SystemExit
         torch.set_num_threads(1)
         rows = Cells(chosen.out / "rows.jsonl")
-        record_emulated(record, emulated_rows(rows, chosen.out, chosen.profile_seconds, deadline_s))
-        record_real(record, real_rows(rows, NETWORKS[0], chosen.out, chosen.requests, chosen.peers, deadline_s))
+        record_emulated(record, emulated_rows(rows, chosen.out, chosen.profile_seconds, deadline))
+        record_real(record, real_rows(rows, NETWORKS[0], chosen.out, chosen.requests, chosen.peers, deadline))
         for measure in record.measures.values():
             print(f"{measure.name}: {measure.value:.4g} {measure.unit}")
 

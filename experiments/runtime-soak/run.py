@@ -91,8 +91,8 @@ def ask(session: Session, deployed: Deployed, sampler: Sampler, seconds: float) 
     limit, wrong = time.monotonic() + seconds, 0
     batches = itertools.takewhile(lambda _: time.monotonic() < limit, itertools.cycle(images))
     for number, logits in enumerate(session.stream(batches, in_flight=IN_FLIGHT)):
-        due = expected[number % NUM_INPUTS]
-        wrong += not np.abs(logits - due).max() <= TOLERANCE * max(1.0, float(np.abs(due).max()))
+        wanted = expected[number % NUM_INPUTS]
+        wrong += not np.abs(logits - wanted).max() <= TOLERANCE * max(1.0, float(np.abs(wanted).max()))
         sampler.requests += 1
     return wrong
 
@@ -111,7 +111,7 @@ def main() -> None:
         launches = [Launch(options=("--engine", "onnxruntime"))] * deployed.num_devices
         with (
             LocalWorkers(deployed.folder, deployed.num_devices, launches) as workers,
-            Session(deployed.folder, workers.hosts, deadline_s=30.0) as session,
+            Session(deployed.folder, workers.hosts, timeout_s=30.0) as session,
         ):
             pids = {f"device{rank}": pid for rank, pid in enumerate(workers.pids)} | {"client": os.getpid()}
             sampler = Sampler(pids, 60 * chosen.warmup_minutes)

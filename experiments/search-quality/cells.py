@@ -58,8 +58,8 @@ def recipe_for(data: ImageData, epochs: int) -> Recipe:
 
 
 @cache
-def make_judge(folder: Path) -> AccuracyEvaluator:
-    """The judge over the supernet of the whole comparison, trained first where the folder has none yet."""
+def make_evaluator(folder: Path) -> AccuracyEvaluator:
+    """The evaluator over the supernet of the whole comparison, trained first where the folder has none yet."""
     torch.set_num_threads(1)
     data = load_data()
     torch.manual_seed(SUPERNET_SEED)
@@ -73,7 +73,7 @@ def make_judge(folder: Path) -> AccuracyEvaluator:
 
 
 def explore_cell(runs: Path, strategy: StrategyName, seed: int, evaluations: int) -> list[Candidate]:
-    """The candidates of one strategy and seed, in order; what its folder holds already is not judged again."""
+    """The candidates of one strategy and seed, in order; what its folder holds already is not evaluated again."""
     folder = runs / f"{strategy}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     archive = Archive(folder / "candidates.jsonl", SPACE)
@@ -84,14 +84,14 @@ def explore_cell(runs: Path, strategy: StrategyName, seed: int, evaluations: int
 
 
 def _accuracy(runs: Path) -> Callable[[Genotype], dict[str, float]]:
-    """The accuracy of a genotype, looked up where any cell has judged the same plan."""
+    """The accuracy of a genotype, looked up where any cell has evaluated the same plan."""
     archives = [Archive(path, SPACE) for path in runs.glob("*/candidates.jsonl")]
     known = {c.key: c.objectives["accuracy"] for archive in archives for c in archive.candidates()}
-    judge = make_judge(runs / "supernet")
+    evaluator = make_evaluator(runs / "supernet")
 
     def accuracies(genotype: Genotype) -> dict[str, float]:
         architecture = SPACE.architecture_of(genotype)
         key = plan_key(build_plan(architecture))
-        return {"accuracy": known[key] if key in known else judge.accuracy(architecture)}
+        return {"accuracy": known[key] if key in known else evaluator.accuracy(architecture)}
 
     return accuracies

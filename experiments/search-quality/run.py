@@ -11,7 +11,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from cells import CLUSTER, SPACE, WORST, explore_cell, make_judge
+from cells import CLUSTER, SPACE, WORST, explore_cell, make_evaluator
 from numpy.typing import NDArray
 from settings import cells_folder
 
@@ -44,7 +44,7 @@ Curves = dict[StrategyName, NDArray[np.float64]]
 
 def explore_all(runs: Path, seeds: range, evaluations: int, workers: int) -> Cells:
     """Every strategy with every seed, some side by side."""
-    make_judge(runs / "supernet")
+    make_evaluator(runs / "supernet")
     cells = [(strategy, seed) for seed in seeds for strategy in STRATEGIES]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
@@ -102,7 +102,7 @@ def draw(path: Path, curves: dict[str, Curves], marks: list[int]) -> None:
 
 
 def named_candidates(cells: Cells) -> dict[str, list[Candidate]]:
-    """The hand-made policy, and all that our strategy starts with: it judges them first."""
+    """The hand-made policy, and all that our strategy starts with: it evaluates them first."""
     by_key = {candidate.key: candidate for candidate in cells[OURS, 0]}
     network, screen = SPACE.architecture_of(SPACE.largest()), Screen(SPACE, CLUSTER)
     hand_made = network.with_policy(named_policy("hand-made", network.num_devices, network.depth))

@@ -180,14 +180,14 @@ class Cells:
 class Ranking:
     """The comparison on one data set, kept in ``folder``."""
 
-    def __init__(self, setting: Setting, data: ImageData, folder: Path, device: str, deadline_s: float) -> None:
-        self.setting, self.folder, self.device, self.deadline_s = setting, folder, device, deadline_s
+    def __init__(self, setting: Setting, data: ImageData, folder: Path, device: str, deadline: float) -> None:
+        self.setting, self.folder, self.device, self.deadline = setting, folder, device, deadline
         self.space = SearchSpace.load(setting.space)
         network = self.space.network
         self.data = redrawn(data, *setting.images, network.image_size, network.num_classes, setting.noise)
         self.supernet_name = f"supernet-{setting.supernet_epochs}-epochs"
         self.cells = Cells(folder / "cells.jsonl")
-        self.judge = lru_cache(maxsize=1)(self._judge)
+        self.evaluator = lru_cache(maxsize=1)(self._make_evaluator)
 
     def rows(self, chosen: Sequence[Chosen], seeds: Mapping[str, Sequence[int]]) -> list[dict[str, Any]]:
         """For each architecture its bytes, and its accuracy in a supernet and by itself, each for its seeds."""
@@ -212,8 +212,8 @@ class Ranking:
         return rows
 
     def shared(self, chosen: Chosen, seed: int) -> float:
-        """Accuracy over the weights of the supernet of this seed, as a search would judge it."""
-        return self.judge(seed).accuracy(chosen.architecture)
+        """Accuracy over the weights of the supernet of this seed, as a search would evaluate it."""
+        return self.evaluator(seed).accuracy(chosen.architecture)
 
     def alone(self, chosen: Chosen, seed: int) -> float:
         """Accuracy of the architecture trained by itself, after its last epoch."""
@@ -222,7 +222,7 @@ class Ranking:
         self._train(network, self.setting.recipe, self.folder / f"{chosen.key}-{seed}", seed)
         return accuracy(network, self.data.val, self.data)
 
-    def _judge(self, seed: int) -> AccuracyEvaluator:
+    def _make_evaluator(self, seed: int) -> AccuracyEvaluator:
         torch.manual_seed(seed)
         supernet = Supernet(self.space)
         self._train(
@@ -236,7 +236,7 @@ class Ranking:
 
     def _train(self, network: nn.Module, recipe: Recipe, folder: Path, seed: int, step: Step | None = None) -> None:
         """Train to the end, or leave the program when the time is up: the same command goes on."""
-        left_s = self.deadline_s - time.monotonic()
+        left_s = self.deadline - time.monotonic()
         if left_s > 0:
             result = train_network(
                 network, self.data, recipe, folder, seed=seed, resume=True, device=self.device, progress=False,
@@ -303,14 +303,14 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     chosen = arguments()
     torch.set_num_threads(chosen.threads)
-    deadline_s = time.monotonic() + chosen.stop_after_s
+    deadline = time.monotonic() + chosen.stop_after_s
     every_seed = sorted({seed for name in chosen.sets for seed in chosen.seeds or SETTINGS[name].seeds})
     with Recorder(HERE / "result.json", seeds=every_seed, root=HERE) as record:
         for name in chosen.sets:
             data = load_dataset("digits" if name.startswith("digits") else chosen.data, root=chosen.data_root)
             setting = SETTINGS[name]
             folder = chosen.out / f"{name}-{setting.fingerprint()}"
-            ranking = Ranking(setting, data, folder, chosen.device, deadline_s)
+            ranking = Ranking(setting, data, folder, chosen.device, deadline)
             draw = setting.draw if chosen.draw is None else chosen.draw
             seeds = {"supernet": chosen.seeds or setting.seeds, "alone": chosen.alone_seeds or setting.alone_seeds}
             architectures = spread_architectures(ranking.space, chosen.architectures, draw)

@@ -15,7 +15,7 @@ from sepnas.results.recorder import Recorder
 from sepnas.search.accuracy_evaluator import AccuracyEvaluator
 from sepnas.search.archive import Archive
 from sepnas.search.experiment import explore
-from sepnas.search.explorer import Explorer, Judged
+from sepnas.search.explorer import Evaluation, Explorer
 from sepnas.search.screen import Screen
 from sepnas.search.strategies import make_proposer
 from sepnas.search.strategy import MultiObjectiveStrategy
@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 SPACES = HERE.parent.parent / "search_spaces"
 SEEDS = (0, 1, 2, 3, 4)
 CANDIDATES = 200
-JUDGED = 20
+EVALUATED = 20
 HISTORY, STEP = 1000, 100
 
 
@@ -51,7 +51,7 @@ def nni_overhead_s(space: SearchSpace, seed: int) -> float:
         start = time.process_time()
         while (batch := plain.propose()) is not None:
             for proposal in batch:
-                plain.take(Judged(proposal.genotype, at_once(proposal.genotype), 0.0))
+                plain.take(Evaluation(proposal.genotype, at_once(proposal.genotype), 0.0))
             plain.close()
         plain_s = time.process_time() - start
         strategy = MultiObjectiveStrategy(explorer_of(space, seed, Path(second)))
@@ -63,13 +63,13 @@ def nni_overhead_s(space: SearchSpace, seed: int) -> float:
 def accuracy_s(space: SearchSpace, seed: int) -> float:
     """Seconds of an accuracy evaluation over a supernet; how well that is trained does not matter."""
     torch.manual_seed(seed)
-    judge = AccuracyEvaluator(Supernet(space), load_dataset("digits"), seed, torch.device("cpu"))
+    evaluator = AccuracyEvaluator(Supernet(space), load_dataset("digits"), seed, torch.device("cpu"))
     draw = torch.Generator().manual_seed(seed)
-    genotypes = [space.sample(lambda n: int(torch.randint(n, (), generator=draw))) for _ in range(JUDGED)]
+    genotypes = [space.sample(lambda n: int(torch.randint(n, (), generator=draw))) for _ in range(EVALUATED)]
     start = time.process_time()
     for genotype in genotypes:
-        judge.accuracy(space.architecture_of(genotype))
-    return (time.process_time() - start) / JUDGED
+        evaluator.accuracy(space.architecture_of(genotype))
+    return (time.process_time() - start) / EVALUATED
 
 
 def proposal_s(space: SearchSpace, seed: int) -> list[float]:

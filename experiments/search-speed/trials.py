@@ -1,4 +1,4 @@
-"""What NNI adds to the judging of a candidate in a local trial, for batches of several sizes."""
+"""The time that NNI adds to the evaluation of a candidate in a local trial, for batches of several sizes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sepnas.results.recorder import Recorder
 from sepnas.search.accuracy_evaluator import AccuracyEvaluator
 from sepnas.search.archive import Archive
 from sepnas.search.experiment import explore
-from sepnas.search.explorer import BATCH, Explorer, Judged
+from sepnas.search.explorer import BATCH, Evaluation, Explorer
 from sepnas.search.screen import Screen, Screened
 from sepnas.search.strategies import make_proposer
 from sepnas.search.strategy import MultiObjectiveStrategy
@@ -31,11 +31,11 @@ SPACES = HERE.parent.parent / "search_spaces"
 BATCHES = tuple(dict.fromkeys((BATCH, 24, 64)))
 TRIALS = 6
 CIFAR_VALIDATION = 5000
-JUDGED = 3
+EVALUATED = 3
 
 
 class TimedExplorer(Explorer):
-    """Notes how long each batch was out, less its judging: the median's, for in a trial the first one is slow."""
+    """Notes how long each batch was out, less its evaluation: the median's, for in a trial the first one is slow."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -43,22 +43,22 @@ class TimedExplorer(Explorer):
 
     def propose(self) -> list[Screened] | None:
         batch = super().propose()
-        self.judged_s: list[float] = []
+        self.evaluation_s: list[float] = []
         self.left_at = time.perf_counter()
         return batch
 
-    def take(self, judged: Judged) -> None:
-        super().take(judged)
-        self.judged_s.append(judged.duration_s)
+    def take(self, evaluated: Evaluation) -> None:
+        super().take(evaluated)
+        self.evaluation_s.append(evaluated.duration_s)
 
     def close(self) -> None:
-        judging_s = len(self.judged_s) * statistics.median(self.judged_s)
-        self.overheads_s.append(time.perf_counter() - self.left_at - judging_s)
+        evaluating_s = len(self.evaluation_s) * statistics.median(self.evaluation_s)
+        self.overheads_s.append(time.perf_counter() - self.left_at - evaluating_s)
         super().close()
 
 
 def overheads_ms(space: SearchSpace, data: ImageData, batch: int) -> list[float]:
-    """Of each trial: one judges a batch. The first has the start of NNI's server in it."""
+    """Of each trial: one trial evaluates a batch. The first has the start of NNI's server in it."""
     with tempfile.TemporaryDirectory() as name:
         folder, network = Path(name), Supernet(space)
         archive = Archive(folder / "candidates.jsonl", space)
@@ -74,19 +74,19 @@ def overheads_ms(space: SearchSpace, data: ImageData, batch: int) -> list[float]
         return [1e3 * value for value in explorer.overheads_s]
 
 
-def judging_ms(space: SearchSpace, data: ImageData) -> list[float]:
+def evaluation_ms(space: SearchSpace, data: ImageData) -> list[float]:
     """Of one candidate, in this process; how well the supernet is trained does not matter."""
-    judge, draw, found = AccuracyEvaluator(Supernet(space), data, 0, torch.device("cpu")), torch.Generator(), []
-    for _ in range(JUDGED):
+    evaluator, draw, found = AccuracyEvaluator(Supernet(space), data, 0, torch.device("cpu")), torch.Generator(), []
+    for _ in range(EVALUATED):
         genotype = space.sample(lambda n: int(torch.randint(n, (), generator=draw)))
         start = time.perf_counter()
-        judge(genotype)
+        evaluator(genotype)
         found.append(1e3 * (time.perf_counter() - start))
     return found
 
 
 def noise(space: SearchSpace, images: int) -> ImageData:
-    """Images of the space's size; judging takes as long on them as on real ones."""
+    """Images of the space's size; evaluation takes as long on them as on real ones."""
     size, channels = space.network.image_size, space.network.in_channels
     pixels = torch.randint(0, 256, (images, channels, size, size), dtype=torch.uint8)
     split = Split(pixels, torch.zeros(images, dtype=torch.int64))
@@ -112,5 +112,5 @@ def measure_trials(record: Recorder) -> None:
         row = {"a_trial_ms": round(trial_ms), "a_candidate_ms": round(trial_ms / batch, 1)}
         rows.append({"batch": batch, **row, "start_ms": round(first_ms - trial_ms)})
     record.table("trials_by_batch", rows)
-    note("judging_digits_ms", judging_ms(demo, digits))
-    note("judging_cifar_small_ms", judging_ms(cifar, noise(cifar, CIFAR_VALIDATION)))
+    note("judging_digits_ms", evaluation_ms(demo, digits))
+    note("judging_cifar_small_ms", evaluation_ms(cifar, noise(cifar, CIFAR_VALIDATION)))

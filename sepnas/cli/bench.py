@@ -97,7 +97,7 @@ def bench(
         _bench_emulated(setting, load, traces, deadline, json_, emulation.check_links)
         return
     predicted_s = None if cluster is None else _predicted_latency_s(deployment, cluster, load.batch)
-    with Session(deployment, devices=devices, deadline_s=deadline, insecure=insecure) as session:
+    with Session(deployment, devices=devices, timeout_s=deadline, insecure=insecure) as session:
         result = measure(
             session, random_batch(session.manifest, load.batch), load.requests, load.warmup, load.in_flight
         )

@@ -57,8 +57,8 @@ def demo(
 ) -> None:
     """Search, train, cut and run a small separable network on scikit-learn's handwritten digits.
 
-    A supernet is trained, NNI judges candidates on it, one point of the front is trained from scratch and exported for
-    three devices, and three processes answer the whole test split over TLS. Takes a minute or two on two cores.
+    A supernet is trained, NNI evaluates candidates on it, one point of the front is trained from scratch and exported
+    for three devices, and three processes answer the whole test split over TLS. Takes a minute or two on two cores.
 
     Example: `sepnas demo --out runs/demo`
     """

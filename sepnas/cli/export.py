@@ -113,9 +113,9 @@ def export(
     certificate; copy it to the device and start `sepnas worker` there. Of an interrupted run the best epoch so far is
     taken.
 
-    `--int8` takes its scales from 256 training images and judges by the validation images: an int8 engine answers a
-    little differently, and sooner where layers are not very narrow. Workers compute so where told to, and
-    all devices of such a deployment need a sepnas that knows it.
+    `--int8` takes its scales from 256 training images and measures its accuracy on the validation images: an int8
+    engine answers a little differently, and sooner where layers are not very narrow. Workers compute so where told to,
+    and all devices of such a deployment need a sepnas that knows it.
 
     `--plan` cuts the network by a plan file (`sepnas plan`) or an architecture file instead: its layers, merge weights
     and scales must be among those that were trained; its messages may differ from the trained ones; the accuracy then
@@ -130,7 +130,7 @@ def export(
     engines = exact_engines() if engine in (ALL, BOTH) else (engine,)
     rounding.refuse_data_alone()
     if plan is not None and rounding.int8:
-        raise typer.BadParameter("is judged by the run's own policy, not by a plan: no --plan", param_hint="--int8")
+        raise typer.BadParameter("uses the run's own policy: no --plan", param_hint="--int8")
     api.check_exportable(run)
     int8_data = rounding.images(run)
     manifest = api.export(

@@ -40,7 +40,7 @@ def front(
     """Show the Pareto front of a search: what each point costs, and what its policy is like.
 
     Sizes count 1000 bytes to a KB and 1024 to a KiB. The knee is the point nearest to the ideal one, each objective
-    scaled to the front's own range. Of a search that is not finished it is the front of what is judged so far.
+    scaled to the front's own range. Of a search that is not finished it is the front of what is evaluated so far.
 
     Bounds may be combined; without any all points are shown. `--bound` takes every objective; quote it, because an
     unquoted `<` makes the shell read a file. `--max-latency 20ms` is short for `--bound 'latency_s<=20ms'`.
@@ -128,7 +128,7 @@ def _front_data(found: Found, shown: Sequence[Candidate]) -> dict[str, Any]:
     return {
         "space": found.run.space.name,
         "finished": found.finished,
-        "judged": len(found.candidates),
+        "evaluated": len(found.candidates),
         "wanted": found.run.candidates,
         "hypervolume": found.history()[-1].hypervolume,
         "knee": found.knee.index,

@@ -56,7 +56,7 @@ def infer(
     problems = [each for each in read if isinstance(each, DataError)]
     if len(problems) == len(read):
         raise DataError(listed(problems, f"none of {len(read)} images can be read"))
-    with Session(deployment, devices=devices, deadline_s=deadline, insecure=insecure, on_missing=on_missing) as session:
+    with Session(deployment, devices=devices, timeout_s=deadline, insecure=insecure, on_missing=on_missing) as session:
         answered = _answered(session, [each for each in read if not isinstance(each, DataError)], top)
     found = iter(answered)
     rows: list[_Row] = [

@@ -18,7 +18,7 @@ from sepnas.plan.plan import Plan
 from sepnas.plan.wire import LEVELS, WIRE_FORMATS
 from sepnas.results.provenance import command_line
 from sepnas.runtime.client.images import Resize
-from sepnas.runtime.client.limits import MAX_DEADLINE_S
+from sepnas.runtime.client.limits import MAX_TIMEOUT_S
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.patterns import NAMED_POLICIES
 from sepnas.separable.read import read_architecture, read_plan
@@ -74,7 +74,7 @@ def quantity(parse: Callable[[str], float]) -> Callable[[str | float], float]:
 
 
 size_bytes, time_s = quantity(parse_bytes), quantity(parse_seconds)
-deadline_s = quantity(lambda text: parse_timeout(text, MAX_DEADLINE_S))
+timeout_s = quantity(lambda text: parse_timeout(text, MAX_TIMEOUT_S))
 
 
 MAX_DEVICES = 1000
@@ -259,7 +259,7 @@ HostsFile = Annotated[Path | None, typer.Option("--devices", parser=path_of, hel
 
 Deadline = Annotated[
     float,
-    typer.Option(parser=deadline_s, metavar="TIME", help="Until an answer or an error: seconds, or such as 100ms."),
+    typer.Option(parser=timeout_s, metavar="TIME", help="Until an answer or an error: seconds, or such as 100ms."),
 ]
 
 

@@ -48,7 +48,9 @@ def pick(
     else:
         chosen = found.candidate(candidate)
         if bounds.excess(chosen.measured):
-            raise SearchError(f"candidate {candidate} does not keep {bounds}: it has {bounds.told(chosen.measured)}")
+            raise SearchError(
+                f"candidate {candidate} does not keep {bounds}: it has {bounds.describe(chosen.measured)}"
+            )
     chosen.architecture.save(out)
     print_front([chosen], found.knee if found.has_front else None, {bound.objective.name for bound in bounds})
     if not found.finished:

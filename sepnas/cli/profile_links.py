@@ -121,11 +121,11 @@ def _write_links(trace: Trace, num_devices: int, cluster: Path, out: Path, reque
     say(f"written: {out}, {format_count(len(found.pairs), 'link')} from {format_count(requests, 'request')}")
 
 
-def _trace(deployment: Path, hosts: Path | Hosts | None, requests: int, deadline_s: float) -> tuple[Trace, int]:
+def _trace(deployment: Path, hosts: Path | Hosts | None, requests: int, timeout_s: float) -> tuple[Trace, int]:
     """The trace of requests through running workers, and how many devices there are."""
     from sepnas.runtime.client.bench import random_batch
 
-    with Session(deployment, devices=hosts, deadline_s=deadline_s) as session:
+    with Session(deployment, devices=hosts, timeout_s=timeout_s) as session:
         traced: list[RequestRecord] = []
         for size, number in ((1, requests), (CLIENT_BATCH, min(requests, CLIENT_REQUESTS))):
             batch = random_batch(session.manifest, size)
@@ -137,7 +137,7 @@ def _trace(deployment: Path, hosts: Path | Hosts | None, requests: int, deadline
         return trace.model_copy(update={"requests": tuple(traced)}), session.manifest.num_devices
 
 
-def _trace_local(num_devices: int, requests: int, deadline_s: float) -> tuple[Trace, int]:
+def _trace_local(num_devices: int, requests: int, timeout_s: float) -> tuple[Trace, int]:
     from sepnas.local.processes import LocalWorkers
     from sepnas.measure.link_probe import write_probe
 
@@ -145,7 +145,7 @@ def _trace_local(num_devices: int, requests: int, deadline_s: float) -> tuple[Tr
         deployment = Path(folder) / "probe"
         write_probe(deployment, num_devices)
         with LocalWorkers(deployment, num_devices) as workers:
-            return _trace(deployment, workers.hosts, requests, deadline_s)
+            return _trace(deployment, workers.hosts, requests, timeout_s)
 
 
 def _table(found: MeasuredLinks, cluster: Cluster) -> DataTable:

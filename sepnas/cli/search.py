@@ -64,7 +64,7 @@ class ExplorationOptions:
 
     strategy: Annotated[Strategy, typer.Option(metavar="NAME", help=f"One of {', '.join(STRATEGIES)}.")] = "predictive"
     batch: Annotated[
-        int, typer.Option(min=1, max=MAX_COUNT, metavar="N", help="Candidates proposed, and judged, at a time.")
+        int, typer.Option(min=1, max=MAX_COUNT, metavar="N", help="Candidates proposed, and evaluated, at a time.")
     ] = BATCH
 
 
@@ -162,13 +162,15 @@ def search(
     ] = None,
     source: DataOptions,
     candidates: Annotated[
-        int, typer.Option(min=1, max=MAX_COUNT, metavar="N", help="How many candidates to judge.")
+        int, typer.Option(min=1, max=MAX_COUNT, metavar="N", help="Number of candidates to evaluate.")
     ] = 200,
     recipe: SupernetRecipe,
     changes: SupernetChanges,
     seed: Seed = 0,
     exploration: ExplorationOptions,
-    engine: Annotated[Engine, typer.Option(help="Where candidates are judged; the result is the same.")] = "in-process",
+    engine: Annotated[
+        Engine, typer.Option(help="Where candidates are evaluated; each gives the same result.")
+    ] = "in-process",
     resume: Resume = False,
     stop: SupernetOptions,
     compute: ComputeOptions,
@@ -176,23 +178,24 @@ def search(
 ) -> None:
     """Search a space with NNI: validation accuracy, simulated latency and bytes at once.
 
-    A supernet with shared weights is trained first; then each candidate's policy is judged on it. Every candidate is
+    A supernet with shared weights is trained first; then each candidate's policy is evaluated on it. Every candidate is
     one line of candidates.jsonl; the Pareto front is front.json. `--resume` goes on after an interruption, to the
     same result as an unbroken run.
 
-    `--strategy predictive` simulates many children of the best and judges the one that a predictor of accuracy, learned
-    on the way, expects most of; `evolution` does without the predictor. For comparison: `nsga2`, plain, and NNI's own
-    `random` and `regularized-evolution`, which see one number, the mean accuracy less the mean share of the costs.
+    `--strategy predictive` simulates many children of the best and evaluates the one that a predictor of accuracy,
+    learned on the way, expects most of; `evolution` does without the predictor. For comparison: `nsga2`, plain, and
+    NNI's own `random` and `regularized-evolution`, which see one number, the mean accuracy less the mean share of the
+    costs.
 
-    `--device-dropout` trains the supernet without some devices; candidates are still judged with all of them. Where the
-    space's `objectives` name `accuracy_one_lost`, they are judged with one device lost too: the mean over the devices,
-    but for one that alone has the classifier, without which there is no answer. Then the supernet has a dropout of 0.1,
-    unless its recipe or this option says another.
+    `--device-dropout` trains the supernet without some devices; candidates are still evaluated with all of them. Where
+    the space's `objectives` name `accuracy_one_lost`, they are evaluated with one device lost too: the mean over the
+    devices, but for one that alone has the classifier, without which there is no answer. Then the supernet has a
+    dropout of 0.1, unless its recipe or this option says another.
 
     A supernet can be trained on a machine with a GPU and without NNI (`--supernet-only`, in pieces with
     `--stop-after-s`), and be explored on another: copy the folder.
 
-    `--engine local` judges in NNI's trials, processes of this machine; `--engine remote` in trials on machines that
+    `--engine local` evaluates in NNI's trials, processes of this machine; `--engine remote` in trials on machines that
     SSH reaches, which need no data. A trial costs seconds: give each many candidates (`--batch`).
 
     Example, in a minute or two: `sepnas search search_spaces/demo.yaml --candidates 60 --epochs 6 --out runs/search`
@@ -204,7 +207,7 @@ def search(
     """
     from sepnas.search.folder import RUN_FILE
 
-    judged_by = trials.settings(engine)
+    engine_settings = trials.settings(engine)
     with resumable(out, RUN_FILE):
         result = api.search(
             space,
@@ -220,7 +223,7 @@ def search(
             resume=resume,
             device=compute.device,
             threads=compute.threads,
-            trials=judged_by,
+            trials=engine_settings,
             supernet_only=stop.supernet_only,
             stop_after_s=stop.stop_after_s,
         )
@@ -242,10 +245,10 @@ def _say_result(result: SearchResult, out: Path, supernet_only: bool) -> None:
 
 
 def _summary(result: SearchResult) -> str:
-    judged = format_count(result.candidates, "candidate")
+    evaluated = format_count(result.candidates, "candidate")
     left_out = f"{result.rejected} beyond a bound or a link, {result.duplicates} duplicates"
     points = format_count(len(result.front), "point")
-    return f"{points} on the front of {judged}; left out unjudged: {left_out}; hypervolume {result.hypervolume:.4f}"
+    return f"{points} on the front of {evaluated}; not evaluated: {left_out}; hypervolume {result.hypervolume:.4f}"
 
 
 def _say_next(out: Path) -> None:

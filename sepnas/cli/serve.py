@@ -86,7 +86,7 @@ def serve(
         raise typer.BadParameter("must be at least 1 byte", param_hint="--max-image-bytes")
     host, port = parse_address(listen, lowest_port=0)
     service = Service(
-        deployment, devices, deadline_s=deadline, insecure=insecure, on_missing=on_missing, in_flight=in_flight,
+        deployment, devices, timeout_s=deadline, insecure=insecure, on_missing=on_missing, in_flight=in_flight,
         queue=queue, resize=resize, top=top, max_pixels=limits.max_pixels,
     )  # fmt: skip
     log = set_up_summed_log("sepnas serve")

@@ -46,10 +46,10 @@ def simulate_command(
 ) -> None:
     """Predict time, bytes, memory and energy of one inference on a cluster.
 
-    The floor is what computing, bandwidth and latency alone would take, with messages that cost the processors nothing
-    and never wait for each other: how far the answer is above it is what the exchange costs. With a percentile the
-    times are drawn at random, from `jitter` of devices and `jitter_s` of links in the cluster file. `--timeline` shows
-    when each device computes and waits: as bars under the table, or as JSON instead of it.
+    The critical path is the time of computation, bandwidth and latency alone, with messages that cost the processors
+    nothing and never wait for each other: how far the answer is above it is what the exchange costs. With a percentile
+    the times are drawn at random, from `jitter` of devices and `jitter_s` of links in the cluster file. `--timeline`
+    shows when each device computes and waits: as bars under the table, or as JSON instead of it.
 
     Examples: `sepnas simulate resnext56_4x16d -n 4 --policy hand-made --cluster cluster.yaml --percentile 95
     --in-flight 4`, `sepnas simulate resnext20_4x4d -n 4 --policy hand-made --timeline chrome --out timeline.json`
@@ -106,11 +106,11 @@ def _energy(cluster: Cluster, result: Simulation, rank: int) -> str:
 
 
 def _print_times(found: Prediction) -> None:
-    """The floor, and the percentile and the stream that were asked for."""
+    """The critical path, and the percentile and the stream that were asked for."""
     table = DataTable((text_column(""), DataColumn("")), show_header=False)
-    table.add("floor: computing, bandwidth and latency alone", seconds(found.floor_s))
-    if found.latency_over_floor is not None:
-        table.add("answer, times the floor", f"{found.latency_over_floor:.2f}")
+    table.add("critical path: computing, bandwidth and latency alone", seconds(found.critical_path_s))
+    if found.latency_over_critical_path is not None:
+        table.add("answer, times the critical path", f"{found.latency_over_critical_path:.2f}")
     if found.percentile is not None:
         table.add(f"{found.percentile.percent:g}% of answers within", seconds(found.percentile.latency_s))
     if found.stream is not None:

@@ -77,9 +77,9 @@ def _watch(inspector: Inspector, rows: list[DeviceStatus]) -> list[DeviceStatus]
     with Live(console=console, auto_refresh=False) as live:
         try:
             while True:
-                due = time.monotonic() + LOOK_EVERY_S
+                next_look = time.monotonic() + LOOK_EVERY_S
                 live.update(_page(rows, console.width), refresh=True)
-                time.sleep(max(0.0, due - time.monotonic()))
+                time.sleep(max(0.0, next_look - time.monotonic()))
                 rows = inspector.look()
         except KeyboardInterrupt:
             return rows  # the regular end of --watch

@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 from sepnas.cost.identity_key import Same
 from sepnas.cost.playback import Passage
 from sepnas.cost.routes import Network, routes_of
-from sepnas.cost.times import alike
+from sepnas.cost.times import has_equal_devices
 from sepnas.cost.work import DeviceWork, Posted, Work
 from sepnas.plan.steps import CLIENT
 from sepnas.spec.cluster import Cluster
@@ -26,11 +26,11 @@ _MOMENT_S = 1e-9
 def take_turns(work: Work) -> Passage:
     """Play a request in order of tags, or in order of posting; ``work.messages`` is left in the better order.
 
-    The order of tags is right for devices that compute alike over full-duplex links: in a round of tags, no two
+    The order of tags is right for devices that take equal times over full-duplex links: in a round of tags, no two
     senders share a receiver.
     """
     by_tag = _played(work)
-    if work.plan.even and alike(work.cluster) and _full_duplex(Same(work.cluster)):
+    if work.plan.even and has_equal_devices(work.cluster) and _full_duplex(Same(work.cluster)):
         return by_tag
     tags, work.messages = work.messages, as_devices_come(work)
     found = _played(work)

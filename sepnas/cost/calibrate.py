@@ -21,11 +21,11 @@ from sepnas.plan.wire import FRAME_HEADER_BYTES
 from sepnas.spec.cluster import Cluster, Device, Link
 from sepnas.spec.timing import MessageTime, SegmentTime
 
-_LEAST_TIMES = 3
+_MIN_TIMES = 3
 """Minimum number of times for a fit: two determine its two numbers, the third their error."""
 _SURE = 3.0
 """Minimum distance from 0 of an accepted coefficient, in standard errors."""
-_LEAST_WIRE_S = 1e-7
+_MIN_WIRE_S = 1e-7
 """Wire time of a message that arrived sooner than the processor times of its two ends allow, in seconds."""
 _ROUNDING = 1e-6
 """Relative differences of measured times below this are rounding errors."""
@@ -110,7 +110,7 @@ def _sure_fit(columns: _Array, seconds: _Array) -> tuple[float, float] | None:
     None if the data cannot separate them, or if ``a`` does not differ significantly from 0.
     """
     shares = columns / seconds[:, None]
-    if len(seconds) < _LEAST_TIMES:
+    if len(seconds) < _MIN_TIMES:
         return None
     size = np.linalg.norm(shares, axis=0)
     if not size.all():
@@ -183,7 +183,7 @@ def _message_times(plan: Plan, cluster: Cluster, timelines: Iterable[Timeline]) 
     for timeline in timelines:
         for way, time in _free_messages(cluster, timeline):
             ends_s = _ends_s(messages[way[2]], cluster, timeline.batch)
-            wire_s = max(time.seconds - ends_s, _LEAST_WIRE_S)
+            wire_s = max(time.seconds - ends_s, _MIN_WIRE_S)
             found[way].append(MessageTime(time.wire_bytes, wire_s, time.uncertainty_s))
     links: dict[int, list[MessageTime]] = defaultdict(list)
     for (source, destination, _, _), times in found.items():

@@ -20,22 +20,22 @@ from sepnas.spec.device_profile import OperatorKind
 
 Numbers = npt.NDArray[np.float64]
 
-LEAST_ROWS = 8
+MIN_ROWS = 8
 _KINDS = get_args(OperatorKind)
 _TUNING_ROWS = 256
 """Maximum number of rows for tuning a kernel, evenly spaced: tuning time grows with the cube of the rows."""
 
 
-class BetweenRows:
+class OperatorTimeModel:
     """Predicts operator times, in seconds, from measured ones; the same rows give the same predictions.
 
     Raises :class:`SpecError` for too few rows, or if scikit-learn is not installed.
     """
 
     def __init__(self, operators: Sequence[Operator], seconds: Sequence[float]) -> None:
-        if len(operators) < LEAST_ROWS:
+        if len(operators) < MIN_ROWS:
             raise SpecError(
-                f"a profile of {len(operators)} operators says nothing about others; at least {LEAST_ROWS} are needed"
+                f"a profile of {len(operators)} operators says nothing about others; at least {MIN_ROWS} are needed"
             )
         sklearn = _sklearn()
         times_n = np.array(seconds, np.float64)

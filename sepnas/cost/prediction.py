@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sepnas.cost.critical_path import critical_path_s
 from sepnas.cost.jitter import latency_percentile
-from sepnas.cost.lower_bound import floor_s
 from sepnas.cost.simulator import Simulation, simulate
 from sepnas.cost.stream import StreamSimulation, simulate_stream
 from sepnas.plan.plan import Plan
@@ -25,15 +25,15 @@ class LatencyPercentile:
 class Prediction:
     """The cost of one request of ``batch`` images on ``cluster``.
 
-    ``floor_s`` is the time of computation, bandwidth and latency alone, in seconds: messages take no processor time and
-    never wait for each other.
+    ``critical_path_s`` is the time of computation, bandwidth and latency alone, in seconds: messages take no processor
+    time and never wait for each other.
     """
 
     plan: Plan
     cluster: Cluster
     batch: int
     simulation: Simulation
-    floor_s: float
+    critical_path_s: float
     percentile: LatencyPercentile | None = None
     stream: StreamSimulation | None = None
 
@@ -48,13 +48,16 @@ class Prediction:
         return self.simulation.payload_bytes
 
     @property
-    def latency_over_floor(self) -> float | None:
-        """The latency as a multiple of the floor; None for a plan whose floor is 0 s."""
-        return self.latency_s / self.floor_s if self.floor_s > 0 else None
+    def latency_over_critical_path(self) -> float | None:
+        """The latency as a multiple of the critical path; None for a plan whose critical path takes 0 s."""
+        return self.latency_s / self.critical_path_s if self.critical_path_s > 0 else None
 
     def to_data(self) -> dict[str, Any]:
         """All figures as JSON, without the stream's individual latencies."""
-        data = asdict(self.simulation) | {"floor_s": self.floor_s, "latency_over_floor": self.latency_over_floor}
+        data = asdict(self.simulation) | {
+            "critical_path_s": self.critical_path_s,
+            "latency_over_critical_path": self.latency_over_critical_path,
+        }
         if self.percentile is not None:
             data["percentile"] = asdict(self.percentile)
         if self.stream is not None:
@@ -81,4 +84,4 @@ def predict(
         percentile = LatencyPercentile(percent, latency_percentile(plan, cluster, percent, batch=batch))
     if in_flight is not None:
         stream = simulate_stream(plan, cluster, in_flight=in_flight, batch=batch)
-    return Prediction(plan, cluster, batch, simulation, floor_s(plan, cluster, batch), percentile, stream)
+    return Prediction(plan, cluster, batch, simulation, critical_path_s(plan, cluster, batch), percentile, stream)

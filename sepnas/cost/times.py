@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from sepnas.cost.identity_key import Same
-from sepnas.cost.operator_model import BetweenRows
+from sepnas.cost.operator_model import OperatorTimeModel
 from sepnas.errors import SpecError
 from sepnas.plan.operators import Operator
 from sepnas.plan.plan import Segment
@@ -14,7 +14,7 @@ from sepnas.plan.wire import CONVERTED, UNCONVERTED, WireFormat
 from sepnas.spec.cluster import Cluster, Device
 from sepnas.spec.device_profile import DeviceProfile, ExchangeCosts
 
-_MOST_KEPT = 1 << 14
+_MAX_KEPT = 1 << 14
 
 
 class DeviceTimes:
@@ -51,7 +51,7 @@ class DeviceTimes:
                 f"segment '{segment.name}' does not list its operators, so device '{self.device.name}' "
                 "cannot price it by its profile"
             )
-        if len(self._kept) >= _MOST_KEPT:
+        if len(self._kept) >= _MAX_KEPT:
             self._kept.clear()
         try:
             sample_s = sum(table.seconds(segment.operators)) + table.passing_s(segment.operators)
@@ -93,16 +93,16 @@ class OperatorTable:
         self._value_s = profile.segment_s_per_value
         self._measured = {Operator(*row.key): row.seconds for row in profile.operators}
         self._known = dict(self._measured)
-        self._between: BetweenRows | None = None
+        self._model: OperatorTimeModel | None = None
 
     def seconds(self, operators: Sequence[Operator]) -> list[float]:
         """One time for each operator, for one sample."""
         known = self._known
         unknown = [each for each in dict.fromkeys(operators) if each not in known]
         if unknown:
-            if self._between is None:
-                self._between = BetweenRows(tuple(self._measured), tuple(self._measured.values()))
-            known.update(zip(unknown, self._between.seconds(unknown), strict=True))
+            if self._model is None:
+                self._model = OperatorTimeModel(tuple(self._measured), tuple(self._measured.values()))
+            known.update(zip(unknown, self._model.seconds(unknown), strict=True))
         return [known[each] for each in operators]
 
     def passing_s(self, operators: Sequence[Operator]) -> float:
@@ -123,13 +123,13 @@ def times_of(cluster: Cluster) -> tuple[DeviceTimes, ...]:
     return _times_of(Same(cluster))
 
 
-def alike(cluster: Cluster) -> bool:
+def has_equal_devices(cluster: Cluster) -> bool:
     """Whether all devices take the same time for the same work."""
-    return _alike(Same(cluster))
+    return _has_equal_devices(Same(cluster))
 
 
 @lru_cache(maxsize=16)
-def _alike(same: Same[Cluster]) -> bool:
+def _has_equal_devices(same: Same[Cluster]) -> bool:
     devices = same.value.devices
     facts = ("flops_per_s", "layer_overhead_s", "profile", "exchange")
     return all(getattr(device, name) == getattr(devices[0], name) for device in devices for name in facts)

@@ -30,7 +30,7 @@ from sepnas.errors import DeploymentError, SpecError
 from sepnas.plan.steps import CLIENT
 from sepnas.spec.folder_lock import held
 
-LEAST_DAYS_LEFT = 30
+MIN_DAYS_LEFT = 30
 """An authority that expires sooner signs only if ``days`` is given or the authority itself is being renewed."""
 AUTHORITY = "authority"
 _ALL_ANEW = "or make everything anew: sepnas export --force"
@@ -191,7 +191,7 @@ def _validity_days(deployment: Path, signer: Credential, days: float | None, may
     if left <= 0:
         raise DeploymentError(f"{deployment / AUTHORITY}: the authority has expired ({end:%Y-%m-%d}); {remedy}")
     if days is None:
-        if left < LEAST_DAYS_LEFT and not may_end_soon:
+        if left < MIN_DAYS_LEFT and not may_end_soon:
             raise DeploymentError(
                 f"{deployment / AUTHORITY}: the authority expires in {left:.0f} days ({end:%Y-%m-%d}), and what it "
                 f"signs with it; {remedy}"

@@ -131,11 +131,11 @@ def _folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def open_session(setting: Setting, running: EmulatedCluster, deadline_s: float) -> Session:
-    """A session with the emulated devices; ``deadline_s`` is raised for a slow cluster."""
-    deadline_s = max(deadline_s, 3 * simulate(setting.plan, setting.cluster, setting.batch).latency_s)
+def open_session(setting: Setting, running: EmulatedCluster, timeout_s: float) -> Session:
+    """A session with the emulated devices; ``timeout_s`` is raised for a slow cluster."""
+    timeout_s = max(timeout_s, 3 * simulate(setting.plan, setting.cluster, setting.batch).latency_s)
     with running.inside(CLIENT):
         return Session(
-            setting.deployment, running.hosts, deadline_s=deadline_s, insecure=setting.insecure,
+            setting.deployment, running.hosts, timeout_s=timeout_s, insecure=setting.insecure,
             ways=Shaper(running.emulations[CLIENT]),
         )  # fmt: skip

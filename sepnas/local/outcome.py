@@ -96,8 +96,8 @@ def report_content(chain: Chain, outcome: Outcome, title: str) -> ReportContent:
     return ReportContent(
         title=title,
         lead=(
-            f"{outcome.search.candidates} candidates were judged; the chosen one sends {_share(outcome):.1%} of what "
-            "all-to-all exchange sends. It was trained from scratch, cut for its devices and run by one process for "
+            f"{outcome.search.candidates} candidates were evaluated; the chosen one sends {_share(outcome):.1%} of the "
+            "bytes of all-to-all exchange. It was trained from scratch, cut for its devices and run by one process for "
             "each over TLS 1.3."
         ),
         summary=tuple(summary_rows(outcome)),

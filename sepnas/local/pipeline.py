@@ -44,7 +44,7 @@ ARCHITECTURE_FILE, CLUSTER_FILE, TRACE_FILE = "architecture.json", "cluster.yaml
 BENCH_REQUESTS = 200
 LATENCY_TOLERANCE = 0.2
 """A prediction that is off by more than this share is explained."""
-DEADLINE_S = 30.0
+TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _run(chain: Chain, plan: Plan) -> SplitAnswers:
     whole = _whole_network(chain)
     with (
         LocalWorkers(deployment, plan.num_devices) as workers,
-        Session(deployment, workers.hosts, deadline_s=DEADLINE_S) as session,
+        Session(deployment, workers.hosts, timeout_s=TIMEOUT_S) as session,
     ):
         batches = [images[i : i + chain.request_images] for i in range(0, len(images), chain.request_images)]
         devices = np.concatenate([session.infer(batch) for batch in batches])

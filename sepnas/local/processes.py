@@ -20,8 +20,8 @@ from typing_extensions import Self
 from sepnas.errors import PeerUnreachableError, SepnasError, how_it_ended
 from sepnas.spec.hosts import Hosts
 
-START_DEADLINE_S = 60.0
-STOP_DEADLINE_S = 10.0
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 10.0
 _KEPT_LINES = 50
 _READY = re.compile(r"listens on (\S+)")
 
@@ -55,7 +55,7 @@ class LocalWorkers:
             for folder, launch in zip(self._folders, self._launches, strict=True):
                 with _signals_later():
                     self._workers.append(WorkerProcess(folder, launch))
-            limit = time.monotonic() + START_DEADLINE_S
+            limit = time.monotonic() + START_TIMEOUT_S
             self.hosts = Hosts.on([worker.address(limit) for worker in self._workers])
         except BaseException:
             self._stop()
@@ -136,17 +136,17 @@ class WorkerProcess:
         """How it ended, if it has closed its output."""
         if self._ready_or_over.is_set():
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return f" ({how_it_ended(self.process.wait(STOP_DEADLINE_S))})"
+                return f" ({how_it_ended(self.process.wait(STOP_TIMEOUT_S))})"
         return ""
 
     def end(self) -> None:
         """Wait for the process, which was told to end, and kill it if it does not end."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(STOP_DEADLINE_S)
+            self.process.wait(STOP_TIMEOUT_S)
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        self._reader.join(STOP_DEADLINE_S)
+        self._reader.join(STOP_TIMEOUT_S)
 
     def _read(self) -> None:
         assert self.process.stdout is not None

@@ -30,8 +30,8 @@ _Numbers = npt.NDArray[np.float64]
 
 _TRUST_IN_KIND = 0.2
 """Weight that holds an operator to the estimate from its kind and sizes, relative to one segment that contains it."""
-_LEAST_RATIO = 0.05
-_LEAST_S = 1e-8
+_MIN_RATIO = 0.05
+_MIN_S = 1e-8
 
 
 class LayerChain(NamedTuple):
@@ -118,12 +118,12 @@ def share_out(chains: Sequence[LayerChain], seconds: Sequence[float]) -> tuple[d
     ends_n2 = np.array([(1.0, chain.end_values) for chain in chains])
     amounts_of = np.array([_amounts(each) for each in operators])
     by_kind = fit_costs(np.hstack([counts_no @ amounts_of, ends_n2]), seconds)
-    expected_o = np.maximum(amounts_of @ by_kind[:-2], _LEAST_S)
+    expected_o = np.maximum(amounts_of @ by_kind[:-2], _MIN_S)
     columns = np.hstack([counts_no * expected_o, ends_n2])
     held = np.hstack([np.eye(len(operators)), np.zeros((len(operators), 2))])
     weights = np.repeat((1.0, _TRUST_IN_KIND), (len(chains), len(operators)))
     *ratios, overhead_s, value_s = fit_costs(np.vstack([columns, held]), [*seconds, *np.ones(len(operators))], weights)
-    took_s = expected_o * np.maximum(ratios, _LEAST_RATIO)
+    took_s = expected_o * np.maximum(ratios, _MIN_RATIO)
     return dict(zip(operators, took_s.tolist(), strict=True)), overhead_s, value_s
 
 

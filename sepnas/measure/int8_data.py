@@ -57,7 +57,7 @@ class Int8Data:
         if facts.content_sha256 not in (None, images.sha256):
             warn(
                 f"{images.name}: its images are not those that {run} was trained on (changed since, or others); int8's "
-                "scales are taken from these, and some that it is judged by may have been trained on"
+                "scales are taken from these, and some of the images that measure its accuracy may have been trained on"
             )
         return cls(replace(images, mean=facts.mean, std=facts.std))
 

@@ -14,7 +14,7 @@ from sepnas.separable.architecture import Architecture, DevicePart
 from sepnas.separable.patterns import Pairs, all_to_all, star
 from sepnas.separable.policy import ExchangePoint, Readout, Transfer, TransmissionPolicy
 
-MOST_DEVICES = 8
+MAX_DEVICES = 8
 PROBE_DAYS = 30
 """Validity of its certificates, in days."""
 _CIRCUITS: tuple[tuple[float, float], ...] = ((1.0, 0.5), (0.5, 0.25), (0.25, 0.0625))
@@ -41,8 +41,8 @@ def write_probe(folder: Path, num_devices: int, force: bool = False, progress: P
 
 def probe_architecture(num_devices: int) -> Architecture:
     """The narrowest network with a block for each message of the circuits."""
-    if not 2 <= num_devices <= MOST_DEVICES:
-        raise SpecError(f"a probe is for 2..{MOST_DEVICES} devices, got {num_devices}")
+    if not 2 <= num_devices <= MAX_DEVICES:
+        raise SpecError(f"a probe is for 2..{MAX_DEVICES} devices, got {num_devices}")
     points: list[ExchangePoint] = []
     for fractions in _CIRCUITS:
         for fraction in fractions:

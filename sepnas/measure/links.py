@@ -17,8 +17,8 @@ from sepnas.plan.wire import FRAME_HEADER_BYTES
 from sepnas.runtime.client.trace import RequestRecord, Trace
 from sepnas.spec.cluster import Cluster, Link
 
-LEAST_SIZES = 3
-_LEAST_WIRE_SHARE = 0.01
+MIN_SIZES = 3
+_MIN_WIRE_SHARE = 0.01
 """Minimum wire time of a byte as a share of its measured time, if the processors at both ends would explain more."""
 _Pair = tuple[int, int]
 _Times = dict[_Pair, dict[int, list[float]]]
@@ -68,10 +68,10 @@ def measure_links(trace: Trace, num_devices: int) -> MeasuredLinks:
     batch = min((request.batch for request in trace.requests), default=1)
     alone, loaded = _message_times([each for each in trace.requests if each.batch == batch], num_devices)
     pairs = [(a, b) for a in range(num_devices) for b in range(num_devices) if a != b]
-    unknown = [f"{a} to {b}" for a, b in pairs if len(set(alone[a, b]) & set(alone[b, a])) < LEAST_SIZES]
+    unknown = [f"{a} to {b}" for a, b in pairs if len(set(alone[a, b]) & set(alone[b, a])) < MIN_SIZES]
     if unknown:
         raise SpecError(
-            f"the trace has no messages of {LEAST_SIZES} sizes that were alone on their way from device "
+            f"the trace has no messages of {MIN_SIZES} sizes that were alone on their way from device "
             f"{', '.join(unknown[:6])}{' and others' if len(unknown) > 6 else ''}; run a deployment that "
             "`sepnas profile links --write-probe` wrote, and more requests"
         )
@@ -128,7 +128,7 @@ def _without_ends(cluster: Cluster, before: Link, found: MeasuredLink) -> Link:
     ends = [exchange for rank in ranks if (exchange := cluster.devices[rank].exchange)]
     constant_s = before.message_overhead_s + sum(end.message_s for end in ends)
     measured_byte_s = 1 / found.bandwidth_bytes_per_s
-    byte_s = max(measured_byte_s - sum(end.byte_s for end in ends), _LEAST_WIRE_SHARE * measured_byte_s)
+    byte_s = max(measured_byte_s - sum(end.byte_s for end in ends), _MIN_WIRE_SHARE * measured_byte_s)
     return before.model_copy(
         update={
             "bandwidth_bytes_per_s": 1 / byte_s,

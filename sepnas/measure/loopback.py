@@ -27,7 +27,7 @@ from sepnas.spec.hosts import format_address
 TAG, SAMPLE_BYTES = 1, 64
 MESSAGES = 20
 """Number of messages sent one by one per measurement: a process's clock is coarse."""
-DEADLINE_S = 20.0
+TIMEOUT_S = 20.0
 _DEPLOYMENT_ID = "0" * 64
 
 
@@ -79,7 +79,7 @@ class Ends:
         self._sender.send(Data(self._number, TAG, payload))
 
     def _await(self, payload: bytes) -> None:
-        limit = time.monotonic() + DEADLINE_S
+        limit = time.monotonic() + TIMEOUT_S
         with self._changed:
             while self._num_came < self._number and (left_s := limit - time.monotonic()) > 0:
                 self._changed.wait(left_s)
@@ -127,8 +127,8 @@ class Loopback:
     def _connect(
         self, listener: socket.socket, sender: Identity | None, receiver: Identity | None
     ) -> tuple[Channel, Channel]:
-        deadline = time.monotonic() + DEADLINE_S
-        listener.settimeout(DEADLINE_S)
+        deadline = time.monotonic() + TIMEOUT_S
+        listener.settimeout(TIMEOUT_S)
         accepted: list[Channel] = []
 
         def welcome() -> None:

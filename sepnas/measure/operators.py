@@ -23,7 +23,7 @@ LARGE_MACS = 4_000_000
 SMALL_COPIES = 4
 OVERHEAD_COPIES = (1, 2, 4, 8)
 OVERHEAD_OPERATORS = (Operator("conv", 8, 8, height=8, width=8), Operator("add", 16, 16, height=8, width=8))
-_LEAST_SHARE = 0.1
+_MIN_SHARE = 0.1
 """Minimum share of a segment's time that counts as its operators', whatever the noise."""
 
 
@@ -81,4 +81,4 @@ def _overhead_s(took_s: dict[SideBySide, float]) -> float:
 
 
 def _operator_s(segment_s: float, copies: int, overhead_s: float) -> float:
-    return max(segment_s - overhead_s, _LEAST_SHARE * segment_s) / copies
+    return max(segment_s - overhead_s, _MIN_SHARE * segment_s) / copies

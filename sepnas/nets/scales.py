@@ -16,7 +16,7 @@ from sepnas.plan.wire import LEVELS
 
 _SHARES = [number / 50 for number in range(5, 51)]
 """Candidate positions of the highest level, as fractions of the greatest value."""
-_MOST_VALUES = 1 << 20
+_MAX_VALUES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def _scales_of(network: SeparableResNeXt, names: Collection[str] | None) -> dict
 
 def _best_step(x_BCHW: Tensor, levels: int) -> Tensor:
     values = x_BCHW.float().flatten()
-    values = values[:: -(-len(values) // _MOST_VALUES)]
+    values = values[:: -(-len(values) // _MAX_VALUES)]
     highest = values.max()
     if not highest > 0:
         return torch.ones_like(highest)  # all values are 0: any step will do

@@ -10,9 +10,9 @@ from sepnas.objectives.known import (
     OBJECTIVES,
     PAYLOAD_BYTES,
     costs_of,
+    evaluate_answers,
     find_objective,
-    is_judged,
-    judge_answers,
+    is_evaluated,
     names_losing_devices,
     shown_objectives,
 )
@@ -30,9 +30,9 @@ __all__ = [
     "Objective",
     "SimulatedCosts",
     "costs_of",
+    "evaluate_answers",
     "find_objective",
-    "is_judged",
-    "judge_answers",
+    "is_evaluated",
     "names_losing_devices",
     "shown_objectives",
 ]

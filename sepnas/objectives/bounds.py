@@ -88,10 +88,10 @@ class Bounds:
         """
         return sum(bound.excess(_known(bound.objective, measured)) for bound in self.bounds)
 
-    def told(self, measured: Mapping[str, float]) -> str:
+    def describe(self, measured: Mapping[str, float]) -> str:
         """A candidate's accuracy, latency and payload, then its values of the other bounded objectives, as text."""
-        told = dict.fromkeys((ACCURACY, LATENCY_S, PAYLOAD_BYTES, *(bound.objective for bound in self.bounds)))
-        return ", ".join(f"{objective.name} {objective.value(measured):g}" for objective in told)
+        listed = dict.fromkeys((ACCURACY, LATENCY_S, PAYLOAD_BYTES, *(bound.objective for bound in self.bounds)))
+        return ", ".join(f"{objective.name} {objective.value(measured):g}" for objective in listed)
 
 
 def _known(objective: Objective, measured: Mapping[str, float]) -> float:

@@ -23,7 +23,7 @@ ACCURACY = Objective(
     quantity=SHARE,
     direction="maximize",
     bound_help="Least validation accuracy",
-    judged=lambda answers: answers.accuracy(),
+    evaluated=lambda answers: answers.accuracy(),
     short="accuracy",
     shown=True,
     drop=0,
@@ -35,7 +35,7 @@ ACCURACY_ONE_LOST = Objective(
     quantity=SHARE,
     direction="maximize",
     bound_help="Least accuracy with one device lost, where the space has it for an objective",
-    judged=_accuracy_one_lost,
+    evaluated=_accuracy_one_lost,
     loses_devices=True,
     short="accuracy-one-lost",
     shown=True,
@@ -157,14 +157,14 @@ def costs_of(simulation: SimulatedCosts) -> dict[str, float]:
     return {name: simulated(simulation) for name, simulated in _SIMULATED}
 
 
-def judge_answers(answers: Answers, names: Iterable[str]) -> dict[str, float]:
-    """The values of the judged objectives among ``names``, by name."""
+def evaluate_answers(answers: Answers, names: Iterable[str]) -> dict[str, float]:
+    """The values of the evaluated objectives among ``names``, by name."""
     chosen = (OBJECTIVES[name] for name in names)
-    return {known.name: known.judged(answers) for known in chosen if known.judged is not None}
+    return {known.name: known.evaluated(answers) for known in chosen if known.evaluated is not None}
 
 
 def names_losing_devices(names: Iterable[str]) -> list[str]:
-    """The objectives among ``names`` that are judged with lost devices."""
+    """The objectives among ``names`` that are evaluated with lost devices."""
     return [name for name in names if OBJECTIVES[name].loses_devices]
 
 
@@ -178,6 +178,6 @@ def shown_objectives(candidates: Iterable[Mapping[str, float]], asked: Collectio
     ]
 
 
-def is_judged(name: str) -> bool:
+def is_evaluated(name: str) -> bool:
     """Whether an objective needs validation images; the others are simulated."""
-    return OBJECTIVES[name].judged is not None
+    return OBJECTIVES[name].evaluated is not None

@@ -46,19 +46,18 @@ class Answers(Protocol):
 class Objective:
     """All facts about one objective; options, bounds, sort keys, columns and search spaces are made from them.
 
-    Exactly one of ``simulated`` and ``judged`` computes it, in the unit of ``quantity``. A simulated value is a cost;
-    every candidate has it, in ``costs``. A judged value is measured on validation images; candidates have it, in
-    ``objectives``, only if it is an objective of the search.
+    Exactly one of ``simulated`` and ``evaluated`` computes it, in the unit of ``quantity``. A simulated value is a
+    cost; every candidate has it, in ``costs``. An evaluated value is measured on validation images; candidates have it,
+    in ``objectives``, only if it is an objective of the search.
 
     ``label`` names it in a sentence, ``heading`` in a table (with line breaks where it may wrap), ``short`` in the
     options ``--max-SHORT`` or ``--min-SHORT`` and in ``--sort``; without ``short``, use ``--bound`` and the name.
     ``bound_help`` describes the bound. ``shown``: tables include it by default. ``unknown`` is the value that means
     unknown (0 J if the cluster file gives no power). ``of_cluster``: it depends on the cluster, not only on the plan.
     ``needs_of_devices`` is the field of a cluster's devices from which it is computed: without figures in that field of
-    each device it is not known.
-    ``loses_devices``: it is judged with lost devices, so it needs several devices and a supernet trained with dropout.
-    ``cell`` formats it in a table, if not by its quantity's format. A narrow terminal omits the column with the highest
-    ``drop`` first, and never one with 0.
+    each device it is not known. ``loses_devices``: it is evaluated with lost devices, so it needs several devices and a
+    supernet trained with dropout. ``cell`` formats it in a table, if not by its quantity's format. A narrow terminal
+    omits the column with the highest ``drop`` first, and never one with 0.
     """
 
     name: str
@@ -68,7 +67,7 @@ class Objective:
     direction: Direction
     bound_help: str
     simulated: Callable[[SimulatedCosts], float] | None = None
-    judged: Callable[[Answers], float] | None = None
+    evaluated: Callable[[Answers], float] | None = None
     short: str | None = None
     shown: bool = False
     unknown: float | None = None
@@ -79,8 +78,8 @@ class Objective:
     drop: int = 3
 
     def __post_init__(self) -> None:
-        if (self.simulated is None) == (self.judged is None):
-            raise ValueError(f"objective {self.name}: must be computed by one of `simulated` and `judged`")
+        if (self.simulated is None) == (self.evaluated is None):
+            raise ValueError(f"objective {self.name}: must be computed by one of `simulated` and `evaluated`")
         if self.maximised and self.quantity.highest is None:
             raise ValueError(f"objective {self.name}: one that is maximised needs a quantity with a highest value")
 
@@ -122,7 +121,11 @@ class Objective:
             return measured[self.name]
         raise SearchError(
             f"candidates have no {self.name}, because this search did not "
-            + ("judge it; name it in the space's `objectives`" if self.judged else "keep it; run the search again")
+            + (
+                "evaluate it; name it in the space's `objectives`"
+                if self.evaluated
+                else "keep it; run the search again"
+            )
         )
 
     def known_value(self, measured: Mapping[str, float]) -> float | None:

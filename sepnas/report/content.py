@@ -54,9 +54,9 @@ class CandidatePoint:
 
 @dataclass(frozen=True, slots=True)
 class FrontGrowth:
-    """The front after the first ``judged`` candidates."""
+    """The front after the first ``evaluated`` candidates."""
 
-    judged: int
+    evaluated: int
     front_size: int
     hypervolume: float
     best_accuracy: float

@@ -38,7 +38,7 @@ def progress_section(content: ReportContent) -> Section | None:
         "How the search went",
         f"Hypervolume is the share of the box from the ideal to the costs of the largest policy that the front "
         f"dominates: {growth[early - 1].hypervolume:.4f} after {format_count(early, 'candidate')}, "
-        f"{last.hypervolume:.4f} after {last.judged}.",
+        f"{last.hypervolume:.4f} after {last.evaluated}.",
         tuple(pictures),
         (_growth_table(growth, early),),
     )
@@ -48,7 +48,7 @@ def _growth_table(growth: Sequence[FrontGrowth], early: int) -> Table:
     count = len(growth)
     steps = sorted({1, early, *(round(count * part / _TABLE_STEPS) or 1 for part in range(1, _TABLE_STEPS + 1))})
     rows = tuple(
-        (str(step.judged), f"{step.hypervolume:.4f}", str(step.front_size), format_share(step.best_accuracy))
+        (str(step.evaluated), f"{step.hypervolume:.4f}", str(step.front_size), format_share(step.best_accuracy))
         for step in (growth[number - 1] for number in steps)
     )
     header = ("candidates", "hypervolume", "on the front", "best supernet accuracy")

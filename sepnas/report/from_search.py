@@ -34,7 +34,7 @@ class SearchParts(TypedDict):
 
 
 def search_parts(search_run: Path, chosen_key: str | None = None) -> SearchParts:
-    """All judged candidates of a search, finished or not, with the front, the knee and named policies marked."""
+    """All evaluated candidates of a search, finished or not, with the front, the knee and named policies marked."""
     from sepnas.search.found import Found
     from sepnas.search.pareto import pareto_front
     from sepnas.search.traits import policy_traits, used_devices
@@ -58,7 +58,7 @@ def search_parts(search_run: Path, chosen_key: str | None = None) -> SearchParts
         )
         for c, traits in ((c, policy_traits(c)) for c in found.candidates)
     )
-    growth = (FrontGrowth(s.judged, s.front_size, s.hypervolume, s.best_accuracy) for s in found.history())
+    growth = (FrontGrowth(s.evaluated, s.front_size, s.hypervolume, s.best_accuracy) for s in found.history())
     return SearchParts(
         candidates=points,
         growth=tuple(growth),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from sepnas.objectives import OBJECTIVES, Objective, is_judged, shown_objectives
+from sepnas.objectives import OBJECTIVES, Objective, is_evaluated, shown_objectives
 from sepnas.plan.liveness import devices_used
 from sepnas.report.body import LONG, Picture, Section, SortableCell, Table, picture
 from sepnas.report.content import Accuracy, CandidatePoint, ReportContent, SplitAccuracy
@@ -35,7 +35,7 @@ def _front(content: ReportContent) -> Section | None:
     candidates = content.candidates
     if not candidates:
         return None
-    costs = [name for name in OBJECTIVES if name in PICTURED or (name in content.objectives and not is_judged(name))]
+    costs = [name for name in OBJECTIVES if name in PICTURED or (name in content.objectives and not is_evaluated(name))]
     return Section(
         "front",
         "The search",

@@ -14,7 +14,7 @@ import torch
 from sepnas.nets.outage import Outage
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.nets.supernet import Supernet, bare, recalibrate_batch_norm
-from sepnas.objectives import judge_answers
+from sepnas.objectives import evaluate_answers
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.policy import TransmissionPolicy
 from sepnas.separable.space import Genotype
@@ -71,7 +71,7 @@ class AccuracyEvaluator:
     def __call__(self, genotype: Genotype) -> dict[str, float]:
         """The accuracy objectives of a genotype of the supernet's space, by name."""
         space = self.supernet.space
-        return judge_answers(self._answers(space.architecture_of(genotype)), space.objectives)
+        return evaluate_answers(self._answers(space.architecture_of(genotype)), space.objectives)
 
     def accuracy(self, architecture: Architecture) -> float:
         """The fraction of validation images classified correctly."""

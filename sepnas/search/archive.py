@@ -12,7 +12,7 @@ from sepnas.separable.space import SearchSpace
 from sepnas.spec.document import write_text
 from sepnas.spec.files import is_there
 
-_GO_ON = "make room, then resume the search: what was judged before is kept"
+_GO_ON = "make room, then resume the search: what was evaluated before is kept"
 
 
 class SearchWarning(UserWarning):

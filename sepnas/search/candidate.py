@@ -54,5 +54,5 @@ class Candidate(Part):
             raise ValueError("not a candidate")
         architecture = space.architecture_of(data["genotype"])
         found = cls.model_validate({**data, "architecture": architecture})
-        excess = space.constraints.bounds(judged=True).excess(found.objectives)
+        excess = space.constraints.bounds(evaluated=True).excess(found.objectives)
         return found.model_copy(update={"excess": excess}) if excess else found

@@ -17,19 +17,21 @@ def front_within(candidates: Sequence[Candidate], bounds: Bounds) -> list[Candid
     Raises :class:`SearchError` that names the nearest candidate if none fits.
     """
     if not candidates:
-        raise SearchError("the front is empty: no candidate is judged yet")
+        raise SearchError("the front is empty: no candidate is evaluated yet")
     feasible = [candidate for candidate in candidates if not candidate.excess]
     if not feasible:
         nearest = min(candidates, key=lambda c: (c.excess, c.index))
         raise SearchError(
-            f"none of {len(candidates)} candidates keeps the space's bounds on what is judged; the nearest is "
-            f"candidate {nearest.index} with {Bounds().told(nearest.measured)}; judge more, or loosen a bound"
+            f"none of {len(candidates)} candidates keeps the space's bounds on evaluated objectives; the nearest is "
+            f"candidate {nearest.index} with {Bounds().describe(nearest.measured)}; evaluate more "
+            "candidates, or loosen a bound"
         )
     fitting = [candidate for candidate in feasible if not bounds.excess(candidate.measured)]
     if not fitting:
         nearest = min(feasible, key=lambda c: (bounds.excess(c.measured), c.index))
         raise SearchError(
-            f"no candidate has {bounds}; the nearest is candidate {nearest.index} with {bounds.told(nearest.measured)}"
+            f"no candidate has {bounds}; the nearest is candidate {nearest.index} with "
+            f"{bounds.describe(nearest.measured)}"
         )
     return pareto_front(fitting)
 

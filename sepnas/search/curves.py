@@ -50,7 +50,7 @@ class SearchCurves:
 
     def _write(self, candidate: Candidate, candidates_per_s: float | None) -> None:
         step = self._history.add(candidate)
-        if step.judged <= self._written:
+        if step.evaluated <= self._written:
             return
         scalars = {
             "front/hypervolume": step.hypervolume,
@@ -60,4 +60,4 @@ class SearchCurves:
         }
         if candidates_per_s is not None:
             scalars["candidates_per_s"] = candidates_per_s
-        self._scalars.write(step.judged, scalars)
+        self._scalars.write(step.evaluated, scalars)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import moocore
 import numpy as np
 
-from sepnas.objectives import is_judged
+from sepnas.objectives import is_evaluated
 from sepnas.search.explorer import TRIES_IN_VAIN
 from sepnas.search.genes import GenePool, Genes
 from sepnas.search.pareto import Points, improvement, log_shares
@@ -57,7 +57,7 @@ class EvolutionProposer:
     def __init__(self, space: SearchSpace, screen: Screen, seed: int, predictor: bool = True) -> None:
         self.space, self.screen, self.seed, self.predictor = space, screen, seed, predictor
         self.pool, self.describe = GenePool(space, seed), Describer(space)
-        self.bounds = space.constraints.bounds(judged=True)
+        self.bounds = space.constraints.bounds(evaluated=True)
         self.bounded = bool(self.bounds)
         self.worst = reference_costs(space, screen.cluster, seed)
         self.first = deque(self.pool.genes(genotype) for genotype in first_genotypes(space))
@@ -67,7 +67,7 @@ class EvolutionProposer:
         self.pending: dict[str, _Child] = {}
         self.best: list[_Child] = []
         self.rows: list[Floats] = []
-        self.accuracies: dict[str, list[float]] = {name: [] for name in space.objectives if is_judged(name)}
+        self.accuracies: dict[str, list[float]] = {name: [] for name in space.objectives if is_evaluated(name)}
         self.learned = 0
         self.models: dict[str, AccuracyPredictor] = {}
         self.duplicates = self.rejected = 0
@@ -128,7 +128,7 @@ class EvolutionProposer:
         known = len(self.rows)
         if self.predictor and known >= max(FIRST_LEARNING, LEARNING_GROWTH * self.learned):
             self.models = {
-                name: AccuracyPredictor(self.rows, judged, self.seed) for name, judged in self.accuracies.items()
+                name: AccuracyPredictor(self.rows, evaluated, self.seed) for name, evaluated in self.accuracies.items()
             }
             self.learned = known
             for child in (*self.waiting, *self.pending.values()):

@@ -40,17 +40,17 @@ class QuietExperiment(NasExperiment):  # type: ignore[misc]  # NNI has no types
 def explore(
     space: SearchSpace,
     strategy: MultiObjectiveStrategy,
-    judge: Callable[[Genotype], Mapping[str, float]],
+    evaluate: Callable[[Genotype], Mapping[str, float]],
     engine: Any = None,
 ) -> None:
     """Run the strategy to its end; leaves no server, port or file behind.
 
-    ``judge`` returns a genotype's accuracies by name, in this process; an ``engine`` replaces it.
+    ``evaluate`` returns a genotype's accuracies by name, in this process; an ``engine`` replaces it.
     """
 
-    def evaluate(model: PolicyModelSpace) -> None:
+    def evaluate_model(model: PolicyModelSpace) -> None:
         started = time.perf_counter()
-        accuracies = judge(model.genotype)
+        accuracies = evaluate(model.genotype)
         seconds = time.perf_counter() - started
         nni.report_final_result(metric_of(model.genotype, accuracies, seconds))
 
@@ -59,7 +59,7 @@ def explore(
         config.experiment_working_directory = folder
         config.max_trial_number = strategy.explorer.num_candidates
         model_space = PolicyModelSpace(space.choices())
-        experiment = QuietExperiment(model_space, FunctionalEvaluator(evaluate), strategy, config=config)
+        experiment = QuietExperiment(model_space, FunctionalEvaluator(evaluate_model), strategy, config=config)
         experiment.engine = engine
         try:
             experiment.start()  # `run` swallows Ctrl-C

@@ -37,7 +37,7 @@ class Proposer(Protocol):
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluation:
     """The result of an evaluation, with its genotype, because an engine may match results to the wrong model."""
 
     genotype: Genotype
@@ -88,20 +88,20 @@ class Explorer:
         """The candidates of the batch without a result."""
         return [proposal for _, proposal in self._awaited.values()]
 
-    def take(self, judged: Judged) -> None:
+    def take(self, evaluated: Evaluation) -> None:
         """Archive a result, in any order; an unexpected one (a repeated evaluation) is dropped."""
-        found = self._awaited.pop(_identity(judged.genotype), None)
+        found = self._awaited.pop(_identity(evaluated.genotype), None)
         if found is None:
             return
         index, proposal = found
-        measured = {**proposal.costs, **judged.accuracies}
+        measured = {**proposal.costs, **evaluated.accuracies}
         candidate = Candidate(
             index=index,
             key=proposal.key,
             genotype=proposal.genotype,
             objectives={name: measured[name] for name in self.objectives},
             costs=proposal.costs,
-            seconds=judged.duration_s,
+            seconds=evaluated.duration_s,
             architecture=proposal.architecture,
             excess=self.bounds.excess(measured),
         )
@@ -113,7 +113,7 @@ class Explorer:
         """End the batch: pass the results to the proposer in order. Raises :class:`SearchError` if one is missing."""
         if self._awaited:
             raise SearchError(
-                f"{len(self._awaited)} of {len(self._batch)} candidates were not judged; resume the search"
+                f"{len(self._awaited)} of {len(self._batch)} candidates were not evaluated; resume the search"
             )
         for proposal in self._batch:
             candidate = self.archive.get(proposal.key)

@@ -32,7 +32,7 @@ class Found:
         candidates = load_candidates(run_dir)
         run = load_run(run_dir)
         if not candidates:
-            raise SearchError(f"{run_dir}: no candidate is judged yet; the supernet is trained first")
+            raise SearchError(f"{run_dir}: no candidate is evaluated yet; the supernet is trained first")
         return cls(run_dir, run, tuple(candidate.named(run.space.name) for candidate in candidates))
 
     @property
@@ -60,8 +60,8 @@ class Found:
     def course(self) -> str:
         """The progress as text."""
         if self.finished:
-            return f"{len(self.candidates)} candidates judged"
-        return f"{len(self.candidates)} of {self.run.candidates} candidates judged, the search is not finished"
+            return f"{len(self.candidates)} candidates evaluated"
+        return f"{len(self.candidates)} of {self.run.candidates} candidates evaluated, the search is not finished"
 
     def check_known(self, objectives: Iterable[Objective]) -> None:
         """Raise :class:`SearchError` if the search's cluster lacks the figures that one of ``objectives`` needs."""
@@ -76,7 +76,7 @@ class Found:
             if candidate.index == index:
                 return candidate
         last = self.candidates[-1].index
-        raise SearchError(f"{self.run_dir}: no candidate {index} is judged; the numbers go from 0 to {last}")
+        raise SearchError(f"{self.run_dir}: no candidate {index} is evaluated; the numbers go from 0 to {last}")
 
     def history(self) -> list[FrontStep]:
         """The front after each candidate."""

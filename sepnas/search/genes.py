@@ -12,7 +12,7 @@ from sepnas.separable.space import Choice, Genotype, SearchSpace
 
 Genes: TypeAlias = NDArray[np.int64]
 CROSSOVER = 0.5
-MOST_MUTATIONS = 3
+MAX_MUTATIONS = 3
 
 
 class GenePool:
@@ -43,7 +43,7 @@ class GenePool:
         if self.random.random() < CROSSOVER:
             other = parents[int(self.random.integers(len(parents)))]
             child = np.where(self.random.random(len(child)) < 0.5, child, other)
-        rate = self.random.integers(1, MOST_MUTATIONS + 1) / len(child)
+        rate = self.random.integers(1, MAX_MUTATIONS + 1) / len(child)
         changed = self.random.random(len(child)) < rate
         changed[self.random.integers(len(child))] = True
         return np.where(changed, self.draw(), child)

@@ -11,9 +11,9 @@ from sepnas.search.pareto import hypervolume, knee, pareto_front
 
 @dataclass(frozen=True, slots=True)
 class FrontStep:
-    """The front after ``judged`` candidates; accuracy and knee are 0 while none is within the space's bounds."""
+    """The front after ``evaluated`` candidates; accuracy and knee are 0 while none is within the space's bounds."""
 
-    judged: int
+    evaluated: int
     front_size: int
     hypervolume: float
     best_accuracy: float
@@ -26,22 +26,22 @@ class FrontHistory:
     def __init__(self, worst: Mapping[str, float]) -> None:
         self.worst = worst
         self.front: list[Candidate] = []
-        self._judged = 0
+        self._evaluated = 0
         self._step: FrontStep | None = None
 
     def add(self, candidate: Candidate) -> FrontStep:
-        self._judged += 1
+        self._evaluated += 1
         front = pareto_front([*self.front, candidate])
         if self._step is None or any(point is candidate for point in front):
             self.front = front
             self._step = FrontStep(
-                self._judged,
+                self._evaluated,
                 len(front),
                 hypervolume(front, self.worst),
                 max((point.objectives["accuracy"] for point in front), default=0.0),
                 knee(front).costs["payload_bytes"] if front else 0.0,
             )
-        return replace(self._step, judged=self._judged)
+        return replace(self._step, evaluated=self._evaluated)
 
 
 def front_history(candidates: Iterable[Candidate], worst: Mapping[str, float]) -> list[FrontStep]:

@@ -15,7 +15,7 @@ def check_needs(space: SearchSpace, cluster: Cluster) -> None:
     for name in space.objectives:
         if lack := find_lack(OBJECTIVES[name], cluster, space.num_devices):
             raise SearchError(f"space '{space.name}' has the objective {name}, but {lack}")
-    for bound in space.constraints.bounds(judged=False):
+    for bound in space.constraints.bounds(evaluated=False):
         if lack := find_lack(bound.objective, cluster, space.num_devices):
             raise SearchError(f"space '{space.name}' has `constraints.{bound.objective.bound_name}`, but {lack}")
 

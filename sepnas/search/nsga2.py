@@ -8,7 +8,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import Trial, TrialState
 
-from sepnas.objectives import OBJECTIVES, is_judged
+from sepnas.objectives import OBJECTIVES, is_evaluated
 from sepnas.search.explorer import TRIES_IN_VAIN
 from sepnas.search.screen import Screen, Screened
 from sepnas.search.strategies import POPULATIONS
@@ -23,7 +23,7 @@ class Nsga2Proposer:
 
     def __init__(self, space: SearchSpace, screen: Screen, seed: int, population: int = POPULATIONS["nsga2"]) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.objectives, self.screen, self.bounds = space.objectives, screen, space.constraints.bounds(judged=True)
+        self.objectives, self.screen, self.bounds = space.objectives, screen, space.constraints.bounds(evaluated=True)
         self.study = optuna.create_study(
             directions=[OBJECTIVES[name].direction for name in space.objectives],
             sampler=optuna.samplers.NSGAIISampler(population_size=population, seed=seed),
@@ -56,13 +56,13 @@ class Nsga2Proposer:
         """Record the measured objectives of a proposed candidate."""
         trial = self.trials.pop(key)
         if self.bounds:
-            trial.set_constraint("judged", self.bounds.excess(objectives))
+            trial.set_constraint("evaluated", self.bounds.excess(objectives))
         self.study.tell(trial, [objectives[name] for name in self.objectives])
 
     def _reject(self, trial: Trial, found: Screened) -> None:
         """Report the excess without an accuracy: infeasible candidates are ranked by excess alone."""
         self.rejected += 1
         if found.costs:
-            self.study.tell(trial, [0.0 if is_judged(name) else found.costs[name] for name in self.objectives])
+            self.study.tell(trial, [0.0 if is_evaluated(name) else found.costs[name] for name in self.objectives])
         else:
             self.study.tell(trial, state=TrialState.FAIL)

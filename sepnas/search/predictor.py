@@ -15,7 +15,7 @@ from sepnas.separable.space import SearchSpace
 Floats = NDArray[np.float32]
 TREES = 60
 FEATURES_PER_SPLIT = 0.4
-MOST_PAIRS = 512
+MAX_PAIRS = 512
 """Maximum number of device pairs over all blocks; with more, features are summed over the senders."""
 
 
@@ -35,7 +35,7 @@ class Describer:
                 sent[place] = transfer.fraction
                 late[place] = transfer.fraction * transfer.lag
                 coarse[place] = transfer.fraction * WIRE_FORMATS.index(transfer.wire)
-        if sent.size > MOST_PAIRS:
+        if sent.size > MAX_PAIRS:
             sent, late = sent.sum(axis=1), late.sum(axis=1)
         costs = [np.log1p(candidate.costs["payload_bytes"]), candidate.costs["latency_s"]]
         parts = (sent.ravel(), late.ravel(), coarse.sum(axis=1).ravel(), genes, costs)

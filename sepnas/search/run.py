@@ -231,15 +231,15 @@ class _Search:
         archive = Archive(self.folder / CANDIDATES_FILE, self.space)
         if self.run.candidates < len(archive):
             raise SearchError(
-                f"{self.folder}: {len(archive)} candidates are judged already, so `candidates` must be at least that, "
-                f"got {self.run.candidates}; `sepnas pick` takes one of the front"
+                f"{self.folder}: {len(archive)} candidates are evaluated already, so `candidates` must be at least "
+                f"that, got {self.run.candidates}; `sepnas pick` takes one of the front"
             )
         worst = reference_costs(self.space, self.run.cluster, self.run.seed)
         side_by_side = 1 if self.trials is None else self.trials.side_by_side
         tally = Tally(self.run.candidates, worst, self.display, proposer, archive.candidates(), side_by_side)
         explorer = Explorer(
             proposer, archive, self.space.objectives, self.run.candidates, tally.add, self.run.batch,
-            self.space.constraints.bounds(judged=True),
+            self.space.constraints.bounds(evaluated=True),
         )  # fmt: skip
         strategy = make_strategy(self.run.strategy, self.run.seed, explorer, worst)
         evaluator = self._evaluator(self.supernet)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sepnas.objectives import is_judged
+from sepnas.objectives import is_evaluated
 from sepnas.search.explorer import TRIES_IN_VAIN, Explorer, StrategyName
 from sepnas.search.nni_import import (
     FinalMetricEvent,
@@ -37,7 +37,7 @@ class ScalarisedStrategy(MultiObjectiveStrategy):
     def __init__(self, main: Any, explorer: Explorer, proposer: GivenProposer, worst: Mapping[str, float]) -> None:
         super().__init__(explorer)
         self.main, self.proposer, self.worst = main, proposer, worst
-        self.bounds = proposer.screen.space.constraints.bounds(judged=True)
+        self.bounds = proposer.screen.space.constraints.bounds(evaluated=True)
 
     def _initialize(self, model_space: Any, engine: Any) -> Any:
         return self.main.initialize(super()._initialize(model_space, engine), _Gate(engine, self))
@@ -49,8 +49,8 @@ class ScalarisedStrategy(MultiObjectiveStrategy):
         """The score that NNI's strategy sees, from -1 to 1; below -1 beyond an accuracy bound."""
         if excess := self.bounds.excess(objectives):
             return -1.0 - excess
-        gains = [value for name, value in objectives.items() if is_judged(name)]
-        costs = {name: value for name, value in objectives.items() if not is_judged(name)}
+        gains = [value for name, value in objectives.items() if is_evaluated(name)]
+        costs = {name: value for name, value in objectives.items() if not is_evaluated(name)}
         return fmean(gains) - (float(np.mean(shares(costs, self.worst))) if costs else 0.0)
 
 

@@ -48,7 +48,7 @@ class Screen:
                 f"{cluster.num_devices}"
             )
         self.space, self.cluster = space, cluster
-        bounds = space.constraints.bounds(judged=False)
+        bounds = space.constraints.bounds(evaluated=False)
         self._bounds = [(bound.objective.bound_name, bound.objective.name, bound) for bound in bounds]
         self.sampled = 0
         self.excluded: Counter[str] = Counter()

@@ -75,11 +75,11 @@ class Tally:
     def _show(self, step: FrontStep) -> None:
         each_s = self._seconds_each() if self.fresh else self._kept_s
         progress = SearchProgress(
-            done=step.judged,
+            done=step.evaluated,
             total=self.total,
             front_size=step.front_size,
             hypervolume=step.hypervolume,
-            seconds_left=None if each_s is None else max(0, self.total - step.judged) * each_s,
+            seconds_left=None if each_s is None else max(0, self.total - step.evaluated) * each_s,
             best_accuracy=step.best_accuracy,
             knee_payload_bytes=step.knee_payload_bytes,
             rejected=self.left_out.rejected,

@@ -46,11 +46,11 @@ def lower(architecture: Architecture, live: bool = False) -> Plan:
         inputs=_image_port(image, tuple(sorted(working))),
         outputs=(logits,),
         tensors_bytes=tuple([p.tensors_bytes() for p in programs]),
-        even=_alike(architecture.parts),
+        even=_parts_are_equal(architecture.parts),
     )
 
 
-def _alike(parts: Sequence[DevicePart]) -> bool:
+def _parts_are_equal(parts: Sequence[DevicePart]) -> bool:
     first = parts[0]
     return all(part is first or part == first for part in parts)
 

@@ -63,11 +63,11 @@ class SearchSpace(Document):
         losing = names_losing_devices(self.objectives)
         if losing and self.num_devices == 1:
             raise ValueError(f"`objectives` names {losing[0]}, but there is one device only; leave it out")
-        for bound in self.constraints.bounds(judged=True):
+        for bound in self.constraints.bounds(evaluated=True):
             if bound.objective.name not in self.objectives:
                 raise ValueError(
-                    f"`constraints.{bound.objective.bound_name}` bounds what is judged on images, so `objectives` must "
-                    f"name {bound.objective.name}, got {list(self.objectives)}"
+                    f"`constraints.{bound.objective.bound_name}` bounds an objective evaluated on images, so "
+                    f"`objectives` must name {bound.objective.name}, got {list(self.objectives)}"
                 )
         if (self.constraints.devices_used or 1) > self.num_devices:
             raise ValueError(

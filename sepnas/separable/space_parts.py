@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import Field, create_model, field_validator
 
-from sepnas.objectives import OBJECTIVES, Bounds, Objective, is_judged
+from sepnas.objectives import OBJECTIVES, Bounds, Objective, is_evaluated
 from sepnas.plan.merge_rules import MergeRule
 from sepnas.plan.wire import WireFormat
 from sepnas.separable.patterns import matchings
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     ObjectiveName: TypeAlias = str
 else:
     ObjectiveName = Literal[tuple(OBJECTIVES)]
-MOST_DEVICES: Mapping[str, int] = MappingProxyType({"permutations": 6, "swaps": 8})
+MAX_DEVICES_OF: Mapping[str, int] = MappingProxyType({"permutations": 6, "swaps": 8})
 """Maximum number of devices for listing a whole family (720 orders, 105 pairings); beyond it, name the members."""
 
 _Constraints = TypeVar("_Constraints", bound=Part)
@@ -99,9 +99,9 @@ class Constraints(Part):
 
     devices_used: Annotated[int, Field(ge=1)] | None = None
 
-    def bounds(self, judged: bool) -> Bounds:
-        """The bounds on objectives evaluated on images (``judged``), or on the simulated ones."""
-        names = (known.bound_name for known in OBJECTIVES.values() if is_judged(known.name) == judged)
+    def bounds(self, evaluated: bool) -> Bounds:
+        """The bounds on objectives evaluated on images (``evaluated``), or on the simulated ones."""
+        names = (known.bound_name for known in OBJECTIVES.values() if is_evaluated(known.name) == evaluated)
         return Bounds.of(**{name: getattr(self, name) for name in names})
 
 

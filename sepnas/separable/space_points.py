@@ -11,7 +11,7 @@ from typing import Any
 from sepnas.errors import SpecError
 from sepnas.separable.patterns import Pairs, pattern_pairs, point
 from sepnas.separable.policy import ExchangePoint, Readout, TransmissionPolicy
-from sepnas.separable.space_parts import MOST_DEVICES
+from sepnas.separable.space_parts import MAX_DEVICES_OF
 
 GENES = ("pattern", "fraction", "wire", "lag")
 
@@ -48,10 +48,10 @@ def make_places(blocks: tuple[int, ...], of_deepest: int, of_stage: int) -> tupl
 
 
 def check_pattern(name: str, num_devices: int, where: str) -> None:
-    if name in MOST_DEVICES:
-        if num_devices > MOST_DEVICES[name]:
+    if name in MAX_DEVICES_OF:
+        if num_devices > MAX_DEVICES_OF[name]:
             raise SpecError(
-                f"{where}: `{name}` serves up to {MOST_DEVICES[name]} devices, here are {num_devices}; "
+                f"{where}: `{name}` serves up to {MAX_DEVICES_OF[name]} devices, here are {num_devices}; "
                 f"name the {name} that you want"
             )
         return

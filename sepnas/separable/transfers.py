@@ -110,7 +110,7 @@ def events_of(points: list[PointCrossings]) -> list[Event]:
 class BlockCrossings(dict[Transfer, Crossing]):
     """The transfers after one block, each built once: a search uses the same few again and again."""
 
-    MOST_KEPT = 1 << 12
+    MAX_KEPT = 1 << 12
 
     def __init__(self, block: int, outputs: tuple[Shape, ...]) -> None:
         """``outputs`` are the shapes of the ranks' block outputs."""
@@ -127,7 +127,7 @@ class BlockCrossings(dict[Transfer, Crossing]):
         send = Send(self.tensor, _region(num_channels, *own[1:]), transfer.wire, destination, tag, scale)
         arriving = Shape.chw(num_channels, *own[1:])
         made = Crossing(tag, source, destination, transfer.lag, send, _recv(tag, source), arriving)
-        if len(self) >= self.MOST_KEPT:
+        if len(self) >= self.MAX_KEPT:
             self.clear()
         self[transfer] = made
         return made

@@ -26,10 +26,10 @@ from sepnas.errors import SpecError, VersionError
 from sepnas.spec.reading import (
     EXPONENT,
     EXPONENT_STARTS,
+    MAX_FILE_BYTES,
     MAX_JSON_VALUES,
     MAX_KEYS,
     MAX_VALUES,
-    MOST_FILE_BYTES,
     count_values,
     has_too_many_values,
     read_data,
@@ -37,8 +37,20 @@ from sepnas.spec.reading import (
 from sepnas.spec.writing import refuse_folder, replacing, write_bytes, write_text
 
 __all__ = [
-    "FILE_SUFFIXES", "MAX_PROBLEMS", "MOST_FILE_BYTES", "Document", "Part", "explain", "few", "read_data",
-    "refuse_folder", "repeated", "replacing", "short", "write_bytes", "write_text",
+    "FILE_SUFFIXES",
+    "MAX_FILE_BYTES",
+    "MAX_PROBLEMS",
+    "Document",
+    "Part",
+    "explain",
+    "few",
+    "read_data",
+    "refuse_folder",
+    "repeated",
+    "replacing",
+    "short",
+    "write_bytes",
+    "write_text",
 ]  # fmt: skip
 
 FILE_SUFFIXES = (".json", ".yaml", ".yml")
@@ -177,9 +189,9 @@ class Document(Part):
 def _check_readable(text: str, path: Path) -> None:
     """Raise :class:`SpecError` for the text of a file that :func:`read_data` would refuse for its size."""
     num_bytes = len(text) if text.isascii() else len(text.encode())
-    if num_bytes > MOST_FILE_BYTES:
+    if num_bytes > MAX_FILE_BYTES:
         raise SpecError(
-            f"{path}: is not written: it would have {num_bytes:,} bytes; at most {MOST_FILE_BYTES:,} are read again"
+            f"{path}: is not written: it would have {num_bytes:,} bytes; at most {MAX_FILE_BYTES:,} are read again"
         )
     if path.suffix not in (".yaml", ".yml") and has_too_many_values(text.encode()):
         raise SpecError(f"{path}: is not written: it would hold more than {MAX_JSON_VALUES:,} values")

@@ -19,7 +19,7 @@ import yaml
 from sepnas.errors import SpecError, UnreadableError
 from sepnas.spec.files import FileTooLargeError, read_regular, why
 
-MOST_FILE_BYTES = 64 << 20
+MAX_FILE_BYTES = 64 << 20
 MAX_VALUES = 100_000
 """Maximum number of keys and values of a YAML file, aliases expanded, unless its document allows more."""
 MAX_JSON_VALUES = 4_000_000
@@ -45,11 +45,11 @@ def read_data(path: str | os.PathLike[str], max_values: int = MAX_VALUES) -> Any
 def read_document(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a description; :class:`SpecError` if it cannot be read or is too large."""
     try:
-        return read_regular(path, MOST_FILE_BYTES)
+        return read_regular(path, MAX_FILE_BYTES)
     except FileNotFoundError:
         raise SpecError(f"{path}: no such file") from None
     except FileTooLargeError:
-        raise SpecError(f"{path}: is larger than {MOST_FILE_BYTES >> 20} MiB, which no description is") from None
+        raise SpecError(f"{path}: is larger than {MAX_FILE_BYTES >> 20} MiB, which no description is") from None
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read as text: {why(error, path)}") from None
     except ValueError as error:  # not a valid file name

@@ -82,8 +82,8 @@ def ranked_values(objective: Objective) -> Iterator[list[float]]:
     if objective.simulated is not None:
         for policy in ("none", "hand-made", "all-to-all"):
             yield [objective.simulated(_worse(_simulation(policy), times)) for times in (1, 2, 5)]
-    if objective.judged is not None:
-        yield [objective.judged(RankedAnswers(right)) for right in (0.9, 0.5, 0.1)]
+    if objective.evaluated is not None:
+        yield [objective.evaluated(RankedAnswers(right)) for right in (0.9, 0.5, 0.1)]
 
 
 @dataclass(frozen=True)

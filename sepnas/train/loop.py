@@ -98,8 +98,8 @@ def train_network(
         run.begin(resume)
         history = run.history
         if processes.count > 1:
-            processes.check_alike("epochs done", len(history))
-            processes.check_alike("weights of sum", sum(float(x.detach().double().sum()) for x in network.parameters()))
+            processes.check_equal("epochs done", len(history))
+            processes.check_equal("weights of sum", sum(float(x.detach().double().sum()) for x in network.parameters()))
         stack.enter_context(run.interruptions_explained(progress is not False))
         begun = len(history) * run.steps + len(run.files.saved.losses)
         display = stack.enter_context(TrainingDisplay(progress, recipe.epochs, begun, run.steps))
@@ -115,7 +115,7 @@ def train_network(
                 break
             run.save(record, curves)
             display.epoch(record, record.duration_s * (recipe.epochs - epoch))
-            passed_s = processes.told(time.monotonic() - started + record.duration_s)
+            passed_s = processes.broadcast(time.monotonic() - started + record.duration_s)
             if stop_after_s is not None and passed_s > stop_after_s:
                 break
     if run.state.result is not network:
@@ -209,7 +209,7 @@ class _Run:
         self._processes.average_statistics(self.network)
         if self.state.average:
             self._processes.average_statistics(self.state.average.network)
-        right = self._processes.told(self.validate(self.state.result) if self._processes.first else 0.0)
+        right = self._processes.broadcast(self.validate(self.state.result) if self._processes.first else 0.0)
         return EpochRecord(
             epoch=epoch,
             train_loss=float(losses.double().mean()),

@@ -69,16 +69,16 @@ class Processes:
         """Average the running means and variances of batch norms over the processes."""
         self.average([buffer for buffer in network.buffers() if buffer.is_floating_point()])
 
-    def check_alike(self, what: str, value: float) -> None:
+    def check_equal(self, what: str, value: float) -> None:
         """Raise :class:`TrainingError` in a process whose value differs from the first process's."""
-        first = self.told(value)
+        first = self.broadcast(value)
         if value != first:
             raise TrainingError(
                 f"process {self.rank} begins with {what} {value:g}, the first one with {first:g}; all of them must "
                 "read the same data and the same --out"
             )
 
-    def told(self, value: float) -> float:
+    def broadcast(self, value: float) -> float:
         """The first process's value, broadcast to all."""
         if self.count == 1:
             return value

@@ -46,7 +46,7 @@ def digest_of(start: SeparableResNeXt | None) -> str:
     return tensors_sha256(start.state_dict()) if start else ""
 
 
-def _check_alike(wanted: Architecture, found: Architecture, where: str) -> None:
+def _check_same_architecture(wanted: Architecture, found: Architecture, where: str) -> None:
     """Raise :class:`TrainingError` unless both are equal except for policy and name."""
     for field in ("depth", "stem_channels", "stem_stride", "in_channels", "image_size", "num_classes", "parts"):
         here, there = getattr(wanted, field), getattr(found, field)
@@ -62,7 +62,7 @@ def take_over(network: SeparableResNeXt, start: SeparableResNeXt, where: str) ->
 
     Raises :class:`TrainingError`, whose message starts with ``where``.
     """
-    _check_alike(network.architecture, start.architecture, where)
+    _check_same_architecture(network.architecture, start.architecture, where)
     wanted, found = network.state_dict(), start.state_dict()
     for name in wanted:
         if name in found:

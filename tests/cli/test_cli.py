@@ -81,21 +81,25 @@ def test_simulate_json() -> None:
     assert found["timeline"]
 
 
-def test_simulate_floor_percentile_and_stream(tmp_path: Path) -> None:
-    """A simulation has its floor; the percentile and the throughput are there when they are asked for."""
+def test_simulate_critical_path_percentile_and_stream(tmp_path: Path) -> None:
+    """A simulation gives its critical path, and on request a percentile and the throughput."""
     cluster = uniform_cluster(2)
     jittery = tuple(device.model_copy(update={"jitter": 0.2}) for device in cluster.devices)
     path = cluster.model_copy(update={"devices": jittery}).save(tmp_path / "cluster.yaml")
     asked = ("simulate", "resnext11_2x4d", "-n", "2", "--cluster", str(path), "--percentile", "95", "--in-flight", "3")
     found = _json(*asked, "--json")
-    assert found["floor_s"] <= found["latency_s"] == pytest.approx(found["floor_s"] * found["latency_over_floor"])
+    assert (
+        found["critical_path_s"]
+        <= found["latency_s"]
+        == pytest.approx(found["critical_path_s"] * found["latency_over_critical_path"])
+    )
     assert found["percentile"]["percent"] == 95
     assert found["percentile"]["latency_s"] > found["latency_s"]
     assert found["stream"]["in_flight"] == 3
     assert found["stream"]["throughput_per_s"] >= 1 / found["latency_s"]
     assert not {"percentile", "stream"} & set(_json("simulate", "resnext11_2x4d", "-n", "2", "--json"))
     table = CliRunner().invoke(app, list(asked), env={"COLUMNS": "120"}).output
-    for words in ("floor", "95% of answers within", "answers a second, 3 in flight"):
+    for words in ("critical path", "95% of answers within", "answers a second, 3 in flight"):
         assert words in table
 
 

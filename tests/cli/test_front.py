@@ -20,7 +20,7 @@ from sepnas.separable.architecture import Architecture, named_architecture
 from sepnas.separable.build import build_plan
 from sepnas.separable.live_policy import sent_policy
 from sepnas.separable.space import SearchSpace
-from tests.helpers_search import judged_run, powered_cluster
+from tests.helpers_search import evaluated_run, powered_cluster
 
 SPACE = SearchSpace.load(Path(__file__).parents[2] / "search_spaces" / "demo.yaml")
 
@@ -29,7 +29,7 @@ SPACE = SearchSpace.load(Path(__file__).parents[2] / "search_spaces" / "demo.yam
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search of 60 candidates that was asked for 100."""
     folder = tmp_path_factory.mktemp("front") / "search"
-    judged_run(folder, SPACE, 60, wanted=100, cluster=powered_cluster(SPACE.num_devices))
+    evaluated_run(folder, SPACE, 60, wanted=100, cluster=powered_cluster(SPACE.num_devices))
     return folder
 
 
@@ -64,7 +64,7 @@ def test_the_table_shows_each_point_of_the_front(run: Path) -> None:
     for candidate in found.front:
         assert re.search(rf"^{candidate.index}( knee)? .*{policy_traits(candidate).phrase}", output, re.MULTILINE)
     assert re.search(rf"^{found.knee.index} knee ", output, re.MULTILINE)
-    assert "60 of 100 candidates judged, the search is not finished" in output
+    assert "60 of 100 candidates evaluated, the search is not finished" in output
 
 
 def test_json_is_the_whole_front(run: Path) -> None:
@@ -72,7 +72,7 @@ def test_json_is_the_whole_front(run: Path) -> None:
     found, data = Found.load(run), shown(run)
     assert [point["candidate"] for point in data["candidates"]] == [candidate.index for candidate in found.front]
     assert data["knee"] == found.knee.index
-    assert (data["finished"], data["judged"], data["wanted"]) == (False, 60, 100)
+    assert (data["finished"], data["evaluated"], data["wanted"]) == (False, 60, 100)
     assert 0 < data["hypervolume"] < 1
     first = data["candidates"][0]
     assert {"accuracy", "latency_s", "payload_bytes", "energy_j", "memory_bytes", "policy"} < first.keys()
@@ -138,7 +138,7 @@ def test_energy_that_is_not_known_is_neither_bounded_nor_sorted_by(
     options: tuple[str, str], tmp_path: Path, monkeypatch, capsys
 ) -> None:
     """On a cluster without power figures the error names the cluster, the device and its field."""
-    judged_run(tmp_path, SPACE, 5)
+    evaluated_run(tmp_path, SPACE, 5)
     verbs = ["front"] if options[0] == "--sort" else ["front", "pick"]
     for verb in verbs:
         said = error(monkeypatch, capsys, verb, tmp_path, *options)
@@ -242,8 +242,8 @@ def test_a_search_from_before_an_objective_was_known_still_loads(
 
 def test_a_search_without_candidates_is_said(tmp_path: Path) -> None:
     """A search that still trains its supernet has no front, and a folder without a search is none."""
-    judged_run(tmp_path, SPACE, 0, wanted=5)
-    with pytest.raises(SearchError, match="no candidate is judged yet"):
+    evaluated_run(tmp_path, SPACE, 0, wanted=5)
+    with pytest.raises(SearchError, match="no candidate is evaluated yet"):
         Found.load(tmp_path)
     with pytest.raises(SearchError, match="this is no search run"):
         Found.load(tmp_path / "nowhere")

@@ -19,7 +19,7 @@ from sepnas.separable.build import build_plan
 from sepnas.separable.space import SearchSpace
 from sepnas.spec.hosts import Hosts
 from tests.helpers_runtime import export_tiny, free_ports, lively_network, serving, tiny_architecture, transfer
-from tests.helpers_search import judged_run
+from tests.helpers_search import evaluated_run
 
 SPACE = SearchSpace.load(Path(__file__).parents[2] / "search_spaces" / "demo.yaml")
 ONE_IDLE = tiny_architecture([{"after": 0, "transfers": [transfer(1, 0)]}], depth=11)
@@ -34,7 +34,7 @@ def cli(*arguments: object) -> Result:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("idle") / "search"
-    judged_run(folder, SPACE, 30)
+    evaluated_run(folder, SPACE, 30)
     return folder
 
 

@@ -23,7 +23,7 @@ from tests.helpers_runtime import free_ports
 from tests.train.test_data import make_folder
 
 DEMO = SearchSpace.load(Path(__file__).parents[2] / "search_spaces" / "demo.yaml")
-DEADLINE_S = 900
+TIMEOUT_S = 900
 
 
 def write_space(folder: Path, classes: int, size: int, channels: int) -> None:
@@ -102,14 +102,14 @@ def workers(folder: Path, deployment: str, command: str, shell: dict[str, str]) 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(DEADLINE_S)
+@pytest.mark.timeout(TIMEOUT_S)
 @pytest.mark.parametrize("data", [digits, images, fashion])
 def test_each_command_names_one_that_works(data: Callable[[Path], str], tmp_path: Path, shell: dict[str, str]) -> None:
     """For each kind of data set the printed commands run verbatim, until the devices have answered an image."""
 
     def run(command: str) -> str:
         done = subprocess.run(
-            command, shell=True, cwd=tmp_path, env=shell, capture_output=True, text=True, timeout=DEADLINE_S
+            command, shell=True, cwd=tmp_path, env=shell, capture_output=True, text=True, timeout=TIMEOUT_S
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout

@@ -66,11 +66,11 @@ def test_a_fifo_is_refused_at_once(command: tuple[str, ...], tmp_path: Path) -> 
 
 
 def test_a_plan_that_computes_nothing_is_simulated(tmp_path: Path) -> None:
-    """A plan whose floor is 0 s has no ratio to it: it is left out of the table, and null in JSON."""
+    """A plan whose critical path takes 0 s has no ratio to it: no row in the table, null in JSON."""
     path = written(tmp_path / "echo.json", echo())
-    assert "times the floor" not in run("simulate", path)
+    assert "times the critical path" not in run("simulate", path)
     found = json.loads(run("simulate", path, "--json"))
-    assert (found["floor_s"], found["latency_over_floor"]) == (0, None)
+    assert (found["critical_path_s"], found["latency_over_critical_path"]) == (0, None)
 
 
 @pytest.mark.parametrize("command", ["plan", "describe", "simulate"])
@@ -130,7 +130,7 @@ def test_a_file_that_could_not_be_read_is_not_written(tmp_path: Path, monkeypatc
     monkeypatch.setattr(PlanDocument, "max_values", exact - 1)
     with pytest.raises(SpecError, match=rf"may hold {exact - 1:,} keys and values, .*name a file that ends in \.json"):
         found.save(path)
-    monkeypatch.setattr(document, "MOST_FILE_BYTES", 100)
+    monkeypatch.setattr(document, "MAX_FILE_BYTES", 100)
     with pytest.raises(SpecError, match="at most 100 are read again"):
         found.save(tmp_path / "plan.json")
     assert not list(tmp_path.iterdir())

@@ -21,7 +21,7 @@ from sepnas.separable.build import build_plan
 from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import uniform_cluster
 from tests.helpers_runtime import export_tiny, lively_network, tiny_architecture, transfer, worker_processes
-from tests.helpers_search import judged_run
+from tests.helpers_search import evaluated_run
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_a_plan_file_is_never_written_or_trained_again(tmp_path: Path) -> None:
     """The commands of a page about a plan neither pick nor train onto its file; they export a training by it."""
     plan = save_plan(build_plan(tiny_architecture([], devices=2)), tmp_path / "plan.json")
     search, training = tmp_path / "search", tmp_path / "training"
-    judged_run(search, SearchSpace.load(Path(__file__).parents[2] / "search_spaces" / "demo.yaml"), 3)
+    evaluated_run(search, SearchSpace.load(Path(__file__).parents[2] / "search_spaces" / "demo.yaml"), 3)
     commands = chain_commands(search, training, plan, 1, None)[:-1]
     assert commands[-1] == f"sepnas export {training} deployment --plan {plan}"
     assert not any(command.startswith(("sepnas pick", "sepnas train")) for command in commands)

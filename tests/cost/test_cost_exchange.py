@@ -1,4 +1,4 @@
-"""What messages cost the devices' processors, in closed form, and what follows: floors, percentiles, streams."""
+"""The cost of messages to the devices' processors, in closed form; critical paths, percentiles, streams."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sepnas.cost.arbitration import take_turns
+from sepnas.cost.critical_path import critical_path_s
 from sepnas.cost.jitter import latency_percentile
-from sepnas.cost.lower_bound import floor_s
 from sepnas.cost.playback import Passage
 from sepnas.cost.routes import Network
 from sepnas.cost.simulator import simulate
@@ -177,17 +177,17 @@ def test_a_fast_device_does_not_wait_for_the_turn_of_a_slow_one() -> None:
 
 @QUICK
 @given(data=st.data(), architecture=architectures(), batch=st.integers(1, 3))
-def test_floor_lies_between_computing_and_latency(data: st.DataObject, architecture, batch: int) -> None:
-    """The longest computation of a device is no more than the floor, the floor no more than the latency."""
+def test_critical_path_lies_between_computing_and_latency(data: st.DataObject, architecture, batch: int) -> None:
+    """The longest computation of a device is no more than the critical path, and that no more than the latency."""
     plan, cluster = build_plan(architecture), data.draw(clusters(architecture.num_devices))
-    result, floor = simulate(plan, cluster, batch), floor_s(plan, cluster, batch)
-    assert max(result.compute_s) <= floor * (1 + 1e-12)
-    assert floor <= result.latency_s * (1 + 1e-12)
+    result, path_s = simulate(plan, cluster, batch), critical_path_s(plan, cluster, batch)
+    assert max(result.compute_s) <= path_s * (1 + 1e-12)
+    assert path_s <= result.latency_s * (1 + 1e-12)
 
 
-def test_floor_of_two_stages() -> None:
-    """The floor has computing, payload over bandwidth, and latency in it, and nothing else."""
-    assert floor_s(two_stages(), pair(COSTS)) == pytest.approx(FLOPS / 1e9 + 4 * VALUES / 1e7 + 1e-3)
+def test_critical_path_of_two_stages() -> None:
+    """The critical path consists of computation, payload over bandwidth, and latency, and nothing else."""
+    assert critical_path_s(two_stages(), pair(COSTS)) == pytest.approx(FLOPS / 1e9 + 4 * VALUES / 1e7 + 1e-3)
 
 
 @QUICK

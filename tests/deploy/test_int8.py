@@ -66,7 +66,7 @@ def test_an_int8_segment_is_near_and_really_in_8_bits(quantised: Path, network: 
 
 
 def test_devices_answer_as_the_int8_network_says(quantised: Path, network: SeparableResNeXt) -> None:
-    """What judges accuracy at export computes what workers with the same graphs answer; the network is unchanged."""
+    """An export measures the accuracy of what workers with the same graphs answer; the network is unchanged."""
     x_BCHW = images_of(network, 3, seed=1)
     with torch.inference_mode():
         exact = network(x_BCHW).numpy()

@@ -159,7 +159,7 @@ def test_systemd_understands_the_unit(engine, tmp_path):
 @needs_systemd
 @pytest.mark.parametrize(("engine", "most"), [("onnxruntime", 2.5), ("torch", 2.7)])
 def test_systemd_calls_the_unit_safe(engine, most, tmp_path):
-    """`systemd-analyze security` judges the exposure (0 is none, 10 all) to be low."""
+    """`systemd-analyze security` rates the exposure (0 is none, 10 all) as low."""
     path = tmp_path / UNIT_NAME
     path.write_text(DeviceService("n", 0, 3, "10.0.0.1:17300", engine).unit())
     found = subprocess.run(

@@ -17,7 +17,7 @@ from torch import nn
 from sepnas.cli.main import main
 from sepnas.cli.options import cluster_to_predict_with
 from sepnas.cost.cross_validation import held_out_errors
-from sepnas.cost.operator_model import LEAST_ROWS
+from sepnas.cost.operator_model import MIN_ROWS
 from sepnas.cost.times import DeviceTimes
 from sepnas.errors import SpecError
 from sepnas.measure.device import MeasuredDevice, measure_device, with_device
@@ -141,7 +141,7 @@ def test_time_that_is_up_leaves_operators_out() -> None:
     assert found.device.profile is not None
     rows = found.device.profile.operators
     every = operators_of(list(family_networks()))
-    assert LEAST_ROWS <= len(rows) < 0.2 * len(every)
+    assert MIN_ROWS <= len(rows) < 0.2 * len(every)
     assert found.left_out == len(every) - len(rows)
     assert found.rounds == 2
     assert found.device.flops_per_s > 0

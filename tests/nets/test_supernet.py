@@ -78,7 +78,7 @@ def test_the_supernet_keeps_no_statistics(supernet: Supernet) -> None:
 
 
 def test_taking_a_network_out_draws_nothing(supernet: Supernet) -> None:
-    """The random generator is where it was, so that judging does not change what is drawn after it."""
+    """The random generator is where it was, so that evaluation does not change what is drawn after it."""
     before = torch.get_rng_state()
     supernet.extract(some_architectures(1)[0])
     assert torch.equal(before, torch.get_rng_state())

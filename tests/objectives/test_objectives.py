@@ -62,7 +62,7 @@ def test_the_contract_finds_a_format_that_is_not_read_back() -> None:
 
 def test_an_objective_is_computed_in_one_way_and_has_an_ideal() -> None:
     """Neither both computations nor none, and none that is maximised without a highest value."""
-    for wrong in ({"simulated": None}, {"judged": lambda answers: 0.5}, {"direction": "maximize"}):
+    for wrong in ({"simulated": None}, {"evaluated": lambda answers: 0.5}, {"direction": "maximize"}):
         with pytest.raises(ValueError, match="objective latency_s: "):
             Objective(**FACTS | wrong)
 

@@ -22,7 +22,7 @@ from sepnas.search.screen import Screen, reference_costs
 from sepnas.separable.build import build_plan
 from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import Cluster, Power, uniform_cluster
-from tests.helpers_search import judged_run
+from tests.helpers_search import evaluated_run
 from tests.search.test_search import search, told
 
 NAME = "worst_device_energy_j"
@@ -143,6 +143,6 @@ def test_a_space_bounds_it() -> None:
 
 def test_python_cannot_bound_unknown_energy(tmp_path: Path) -> None:
     """`pick` with a bound on energy refuses candidates of a cluster without power figures."""
-    candidates = judged_run(tmp_path, SearchSpace.from_data(DEMO), 5)
+    candidates = evaluated_run(tmp_path, SearchSpace.from_data(DEMO), 5)
     with pytest.raises(SearchError, match=rf"{NAME} of the candidates is not known, .* no power figures"):
         pick(candidates, max_worst_device_energy_j=0.02)

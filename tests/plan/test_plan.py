@@ -150,7 +150,7 @@ def test_what_is_kept_of_a_block_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     architecture = named_architecture("resnext20_4x4d", 4, "all-to-all")
     expected = lower(architecture)
     forget_all()
-    monkeypatch.setattr(BlockCrossings, "MOST_KEPT", 5)
+    monkeypatch.setattr(BlockCrossings, "MAX_KEPT", 5)
     assert lower(architecture) == expected
     blocks = network_crossings(network_table(architecture))
     assert [len(crossings) for crossings in blocks] == [2] * 6  # twelve transfers: emptied twice

@@ -182,7 +182,7 @@ def test_errors_stay_on_their_line() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), num_axes=st.integers(0, 4))
-def test_many_regions_are_judged_like_few(data: st.DataObject, num_axes: int) -> None:
+def test_many_regions_are_compared_like_few(data: st.DataObject, num_axes: int) -> None:
     """Regions that tile a tensor cover it however many they are; moved, doubled or lost ones do not."""
     cuts = [sorted({0, 12, *data.draw(st.lists(st.integers(1, 11), max_size=5))}) for _ in range(num_axes)]
     tiles = [Region(ranges) for ranges in product(*[list(pairwise(each)) for each in cuts])]

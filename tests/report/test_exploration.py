@@ -21,7 +21,7 @@ from sepnas.search.pareto import hypervolume, pareto_front
 from sepnas.search.screen import reference_costs
 from sepnas.separable.architecture import named_architecture, named_policy
 from sepnas.separable.space import SearchSpace
-from tests.helpers_search import judged_run
+from tests.helpers_search import evaluated_run
 from tests.report.test_report import Page
 
 SPACES = Path(__file__).parents[2] / "search_spaces"
@@ -33,7 +33,7 @@ NUMBER = 80
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search that is not finished."""
     folder = tmp_path_factory.mktemp("exploration") / "search"
-    judged_run(folder, DEMO, NUMBER, wanted=NUMBER + 1)
+    evaluated_run(folder, DEMO, NUMBER, wanted=NUMBER + 1)
     return folder
 
 
@@ -75,7 +75,7 @@ def test_growth_ends_at_the_front(run: Path, content: ReportContent) -> None:
     """There is a step for each candidate, hypervolume never falls, and the last one is that of the front."""
     found = Found.load(run)
     worst = reference_costs(found.run.space, found.run.cluster, found.run.seed)
-    assert [step.judged for step in content.growth] == list(range(1, NUMBER + 1))
+    assert [step.evaluated for step in content.growth] == list(range(1, NUMBER + 1))
     volumes = [step.hypervolume for step in content.growth]
     assert volumes == sorted(volumes)
     assert volumes[-1] == hypervolume(found.front, worst)
@@ -101,7 +101,7 @@ def test_every_candidate_is_a_line(content: ReportContent, page: str) -> None:
 
 def test_axes_are_what_varies(page: str, tmp_path: Path) -> None:
     """The demo's policies differ in lag and wire format, the paper's in neither: there those have no axis."""
-    judged_run(tmp_path, PAPER, 30)
+    evaluated_run(tmp_path, PAPER, 30)
     paper = pictures(render_report(ReportContent(**search_parts(tmp_path))), "policies")[0]
     demo = pictures(page, "policies")[0]
     for caption, in_paper in (("transfers", True), ("payload", True), ("lagged", False), ("bits of a", False)):
@@ -129,7 +129,7 @@ def test_named_policies_are_known_on_every_network(tmp_path: Path) -> None:
         assert genotype is not None
         genotypes.append({**genotype, "bottleneck_width": width})
         names.append(name)
-    judged_run(tmp_path, space, 20, first=genotypes)
+    evaluated_run(tmp_path, space, 20, first=genotypes)
     labels = [candidate.label for candidate in search_parts(tmp_path)["candidates"]]
     assert labels[:8] == names
     assert labels[8:].count("all-to-all") == 0
@@ -176,14 +176,14 @@ def test_a_policy_that_nobody_can_follow_is_not_drawn(content: ReportContent) ->
 @pytest.mark.parametrize("number", [1, 5])
 def test_few_candidates_are_a_page_too(number: int, tmp_path: Path) -> None:
     """A search that has just begun, perhaps with nothing but silent policies, has the same sections."""
-    judged_run(tmp_path, DEMO, number, wanted=50)
+    evaluated_run(tmp_path, DEMO, number, wanted=50)
     text = render_report(ReportContent(**search_parts(tmp_path)))
     assert Page(text).sections() == ["front", "progress", "policies"]
 
 
 def test_the_page_of_a_long_search_stays_light(tmp_path: Path) -> None:
     """500 candidates of nine exchange points are less than three megabytes."""
-    judged_run(tmp_path, PAPER, 500)
+    evaluated_run(tmp_path, PAPER, 500)
     assert len(render_report(ReportContent(**search_parts(tmp_path))).encode()) < 3e6
 
 

@@ -61,11 +61,11 @@ def test_what_a_run_needs_is_trained_before_it(trainings: ModuleType, tmp_path: 
     every = list(trainings.runs_of(NETWORK, 4, tmp_path))
     by_name = {run.name: run for run in every}
     fine, taught = by_name["hand-made-mean-int4"], by_name["hand-made-mean-taught"]
-    assert [run.name for run in trainings.due(every, [fine], [])] == ["hand-made-mean", "hand-made-mean-int4"]
-    assert [run.name for run in trainings.due(every, [fine], [fine.start])] == ["hand-made-mean-int4"]
-    assert [run.name for run in trainings.due(every, [taught], [])] == ["not-separable", "hand-made-mean-taught"]
-    assert trainings.due(every, every, []) == every
-    assert trainings.due(every, [], []) == []
+    assert [run.name for run in trainings.pending(every, [fine], [])] == ["hand-made-mean", "hand-made-mean-int4"]
+    assert [run.name for run in trainings.pending(every, [fine], [fine.start])] == ["hand-made-mean-int4"]
+    assert [run.name for run in trainings.pending(every, [taught], [])] == ["not-separable", "hand-made-mean-taught"]
+    assert trainings.pending(every, every, []) == every
+    assert trainings.pending(every, [], []) == []
 
 
 @pytest.fixture(scope="module")

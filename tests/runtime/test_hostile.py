@@ -87,7 +87,7 @@ def hostile_client(folder, hosts, session="harm"):
 
 def can_be_used(folder, hosts):
     """Whether an honest client gets its answer."""
-    with Session(folder, hosts, deadline_s=WAIT_S) as session:
+    with Session(folder, hosts, timeout_s=WAIT_S) as session:
         return session.infer(random_batch(session.manifest, 1)).shape == (1, 5)
 
 
@@ -339,7 +339,7 @@ def test_what_nobody_asked_a_device_ends_its_connection(tiny, event, says):
 
     with hostile_devices(tiny, do) as (hosts, go):
         port = int(hosts.address(0).rpartition(":")[2])
-        with Session(tiny, hosts, deadline_s=WAIT_S) as session:
+        with Session(tiny, hosts, timeout_s=WAIT_S) as session:
             go.set()
             assert says in lost_reason(session)
 
@@ -354,7 +354,7 @@ def test_pongs_and_failures_do_not_pile_up_at_the_client(tiny):
         channel.pipe.write(b"".join(b"".join(each) for each in buffers))
         num_sent.append(len(buffers))
 
-    with hostile_devices(tiny, do) as (hosts, go), Session(tiny, hosts, deadline_s=WAIT_S) as session:
+    with hostile_devices(tiny, do) as (hosts, go), Session(tiny, hosts, timeout_s=WAIT_S) as session:
         go.set()
         eventually(lambda: len(num_sent) == 2)
         eventually(lambda: len(session._connections.control) >= 1000)
@@ -370,7 +370,7 @@ def test_an_answer_of_empty_lists_takes_no_memory(tiny):
     def do(channel):
         channel.pipe.write(raw(DeviceReport, body))
 
-    with hostile_devices(tiny, do) as (hosts, go), Session(tiny, hosts, deadline_s=WAIT_S) as session:
+    with hostile_devices(tiny, do) as (hosts, go), Session(tiny, hosts, timeout_s=WAIT_S) as session:
         before = memory_bytes()
         go.set()
         assert "DeviceReport frame: more than 1000000 values" in lost_reason(session)
@@ -379,7 +379,7 @@ def test_an_answer_of_empty_lists_takes_no_memory(tiny):
 
 def test_one_device_is_heard_once_for_a_request(tiny):
     """A device that says the same of a request again and again fills no inbox."""
-    with worker_threads(tiny) as (_, hosts), Session(tiny, hosts, deadline_s=WAIT_S) as session:
+    with worker_threads(tiny) as (_, hosts), Session(tiny, hosts, timeout_s=WAIT_S) as session:
         arrivals = []
 
         class _Inbox:
@@ -394,7 +394,7 @@ def test_one_device_is_heard_once_for_a_request(tiny):
             session._connections.router.route(1, Missed(request=reply.request, rank=1, source=0, tag=1))
             session._connections.router.route(1, Failed(code="compute", rank=1, request=reply.request, message="no"))
         assert len(arrivals) <= 4
-        with pytest.raises(RemoteProtocolError, match="has 40 bytes; 20 were due"):
+        with pytest.raises(RemoteProtocolError, match="has 40 bytes; 20 were expected"):
             session._connections.router.route(1, Data(reply.request, tag, bytes(40)))
         session.abandon(reply)
 

@@ -243,15 +243,15 @@ def test_a_batch_of_another_shape_or_type_is_refused(mean_case, batch):
         assert session.infer(mean_case.batch(1)).shape == (1, 5)
 
 
-@pytest.mark.parametrize("deadline_s", [0, -1.0, float("nan"), float("inf"), 1e9])
-def test_a_deadline_that_is_none_is_refused(mean_case, deadline_s):
+@pytest.mark.parametrize("timeout_s", [0, -1.0, float("nan"), float("inf"), 1e9])
+def test_a_deadline_that_is_none_is_refused(mean_case, timeout_s):
     """A deadline is a number of seconds within a day, for a session and for a request."""
-    says = re.escape(f"`deadline_s` must be more than 0 and at most 86400 seconds, got {deadline_s!r}")
+    says = re.escape(f"`timeout_s` must be more than 0 and at most 86400 seconds, got {timeout_s!r}")
     with pytest.raises(SpecError, match=says):
-        mean_case.open(deadline_s=deadline_s)
+        mean_case.open(timeout_s=timeout_s)
     with mean_case.open() as session:
         with pytest.raises(SpecError, match=says):
-            session.infer(mean_case.batch(1), deadline_s=deadline_s)
+            session.infer(mean_case.batch(1), timeout_s=timeout_s)
         assert session.infer(mean_case.batch(1)).shape == (1, 5)
 
 
@@ -384,7 +384,7 @@ def test_a_foreign_or_expired_certificate_is_refused(tiny, tmp_path, monkeypatch
     place = "transport.live_identity.LiveIdentity" if who == "client" else "worker.server._identity"
     monkeypatch.setattr(f"sepnas.runtime.{place}", lambda *arguments: spoilt)
     with threads(tiny) as hosts, pytest.raises(HandshakeError, match=rf"device 0 at .*: {says}"):
-        Session(tiny, hosts, deadline_s=SOON_S)
+        Session(tiny, hosts, timeout_s=SOON_S)
 
 
 def test_plain_and_tls_do_not_mix(tiny):
@@ -392,9 +392,9 @@ def test_plain_and_tls_do_not_mix(tiny):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with threads(tiny) as hosts, pytest.raises(HandshakeError, match="--insecure"):
-            Session(tiny, hosts, insecure=True, deadline_s=SOON_S)
+            Session(tiny, hosts, insecure=True, timeout_s=SOON_S)
         with threads(tiny, insecure=True) as hosts, pytest.raises(HandshakeError, match="TLS"):
-            Session(tiny, hosts, deadline_s=SOON_S)
+            Session(tiny, hosts, timeout_s=SOON_S)
 
 
 def test_insecure_is_for_one_machine(tiny):
@@ -507,7 +507,7 @@ def test_what_comes_too_late_is_dropped(tiny):
         slow.flat[0] = 777
         Flaky.may_go_on.clear()
         with pytest.raises(DeadlineError):
-            session.infer(slow, deadline_s=0.2)
+            session.infer(slow, timeout_s=0.2)
         Flaky.may_go_on.set()
         np.testing.assert_array_equal(session.infer(batch), answer)
         np.testing.assert_array_equal(session.infer(batch), answer)
@@ -522,10 +522,10 @@ def test_a_frozen_worker_is_a_deadline_and_not_a_hang(mean_case):
         try:
             start = time.monotonic()
             with pytest.raises(DeadlineError, match=r"device \d: step .*waiting for message \d+ from device 1"):
-                session.infer(mean_case.batch(1), deadline_s=FROZEN_S)
+                session.infer(mean_case.batch(1), timeout_s=FROZEN_S)
             assert 0.9 * FROZEN_S < time.monotonic() - start < SOON_S / 2
             with pytest.raises(DeadlineError):
-                Session(mean_case.folder, Hosts.on([mean_case.hosts.address(1)] * 1 + ["127.0.0.1:1"]), deadline_s=0.5)
+                Session(mean_case.folder, Hosts.on([mean_case.hosts.address(1)] * 1 + ["127.0.0.1:1"]), timeout_s=0.5)
         finally:
             os.kill(frozen.pid, signal.SIGCONT)
         np.testing.assert_array_equal(session.infer(mean_case.batch(1)), expected)
@@ -538,7 +538,7 @@ def infer_often(session, batch):
 
 def test_a_killed_worker_is_noticed_at_once(weighted_case):
     """When a device dies the wait ends at once with a PeerLostError that names it; then a new worker can serve."""
-    with weighted_case.open(deadline_s=SOON_S) as session:
+    with weighted_case.open(timeout_s=SOON_S) as session:
         expected = session.infer(weighted_case.batch(1))
         weighted_case.workers[1].process.kill()
         start = time.monotonic()

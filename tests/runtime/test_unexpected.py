@@ -178,8 +178,8 @@ def test_a_worker_without_a_thread_refuses_one_connection_and_serves_the_next(ex
     with threads(exported) as hosts:
         for _ in range(2):
             with pytest.raises(Exception, match=r"closed|lost|reset|handshake"):
-                Session(exported, hosts, deadline_s=WAIT_S)
-        with Session(exported, hosts, deadline_s=WAIT_S) as session:
+                Session(exported, hosts, timeout_s=WAIT_S)
+        with Session(exported, hosts, timeout_s=WAIT_S) as session:
             assert session.infer(random_batch(session.manifest, 1)).shape == (1, 5)
 
 
@@ -222,6 +222,6 @@ def test_a_session_that_meets_the_unexpected_ends_and_the_next_one_is_served(exp
         with monkeypatch.context() as patch:
             patch.setattr(workers[0]._context.engine, "prepare_thread", fail)
             with pytest.raises(Exception, match=r"closed|lost|ended"):
-                Session(exported, hosts, deadline_s=WAIT_S)
-        with Session(exported, hosts, deadline_s=WAIT_S) as session:
+                Session(exported, hosts, timeout_s=WAIT_S)
+        with Session(exported, hosts, timeout_s=WAIT_S) as session:
             assert session.infer(random_batch(session.manifest, 1)).shape == (1, 5)

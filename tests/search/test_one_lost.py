@@ -34,7 +34,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
     return search(tmp_path_factory.mktemp("one-lost") / "run", space=SPACE, supernet_epochs=10)
 
 
-def test_candidates_are_judged_with_one_device_lost(found: SearchResult) -> None:
+def test_candidates_are_evaluated_with_one_device_lost(found: SearchResult) -> None:
     """The supernet learns it, and each candidate has the mean over the devices that may be lost.
 
     One that alone has the classifier is never the one.
@@ -42,19 +42,21 @@ def test_candidates_are_judged_with_one_device_lost(found: SearchResult) -> None
     assert SearchRun.load(found.run_dir / RUN_FILE).recipe.device_dropout == DROPOUT_FOR_ONE_LOST
     supernet, path = Supernet(SPACE), found.run_dir / "supernet/last.safetensors"
     restore_network(supernet, read_checkpoint(path)[0], path)
-    judge = AccuracyEvaluator(supernet, tiny_data(), 3, torch.device("cpu"), dropout=(DROPOUT_FOR_ONE_LOST, 0.0))
+    evaluator = AccuracyEvaluator(supernet, tiny_data(), 3, torch.device("cpu"), dropout=(DROPOUT_FOR_ONE_LOST, 0.0))
     candidates = load_candidates(found.run_dir)
     assert len(candidates) == CANDIDATES
     assert max(c.objectives["accuracy_one_lost"] for c in candidates) > 0.2  # guessing has a tenth
     assert {c.architecture.policy.readout.kind for c in candidates} == {"mean", "device"}
     for candidate in candidates[::7]:
         policy, right = candidate.architecture.policy, []
-        judge.accuracy(candidate.architecture)  # measures the batch norms of the network that follows
-        network = judge._network(bare(candidate.architecture))
+        evaluator.accuracy(candidate.architecture)  # measures the batch norms of the network that follows
+        network = evaluator._network(bare(candidate.architecture))
         for lost in {0, 1} - ({policy.readout.device} if policy.readout.kind == "device" else set()):
             with torch.inference_mode():
-                answers = network(judge.images_BCHW, policy, Outage.of([lost], 2, len(judge.labels_B))).argmax(1)
-            right.append((answers == judge.labels_B).float().mean().item())
+                answers = network(evaluator.images_BCHW, policy, Outage.of([lost], 2, len(evaluator.labels_B))).argmax(
+                    1
+                )
+            right.append((answers == evaluator.labels_B).float().mean().item())
         assert candidate.objectives["accuracy_one_lost"] == pytest.approx(sum(right) / len(right))
         assert list(candidate.objectives) == OBJECTIVES
 
@@ -124,17 +126,17 @@ def test_the_report_says_what_the_front_counts(found: SearchResult, tmp_path: Pa
     assert "one lost</th>" in page
 
 
-def test_trials_judge_as_this_process_does(found: SearchResult, tmp_path: Path) -> None:
-    """What a kit holds is judged alike, dropout and all."""
+def test_trials_evaluate_as_this_process_does(found: SearchResult, tmp_path: Path) -> None:
+    """What a kit holds is evaluated alike, dropout and all."""
     supernet, path = Supernet(SPACE), found.run_dir / "supernet/last.safetensors"
     restore_network(supernet, read_checkpoint(path)[0], path)
-    judge = AccuracyEvaluator(supernet, tiny_data(), 3, torch.device("cpu"), dropout=(DROPOUT_FOR_ONE_LOST, 0.0))
+    evaluator = AccuracyEvaluator(supernet, tiny_data(), 3, torch.device("cpu"), dropout=(DROPOUT_FOR_ONE_LOST, 0.0))
     (tmp_path / "kit").mkdir()
-    write_kit(tmp_path / "kit", judge, tiny_data(), 3)
+    write_kit(tmp_path / "kit", evaluator, tiny_data(), 3)
     there = read_evaluator(tmp_path / "kit")
     for candidate in found.front[:4]:
         accuracies = {name: candidate.objectives[name] for name in OBJECTIVES[:2]}
-        assert there(candidate.genotype) == judge(candidate.genotype) == accuracies
+        assert there(candidate.genotype) == evaluator(candidate.genotype) == accuracies
 
 
 def test_without_costs_a_number_is_the_mean_of_the_accuracies(tmp_path: Path) -> None:

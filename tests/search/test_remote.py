@@ -119,7 +119,7 @@ def test_remote_trials_give_the_result_of_this_process(
     finished: SearchResult,
     begun: Path,
 ) -> None:
-    """Two machines, reached by SSH alone, judge to the last bit what this process judges; they need no data.
+    """Two machines, reached by SSH alone, find the same accuracies as this process, bit for bit, and need no data.
 
     All that listens, here and there, listens on 127.0.0.1; afterwards no process and no file is left there.
     """
@@ -192,7 +192,7 @@ def test_what_has_lost_its_search_obeys_nobody(serve: Callable[[str], Server], t
             return bool(taken.accept())
         return False
 
-    with pytest.raises(SearchError, match="could not be judged"):
+    with pytest.raises(SearchError, match="could not be evaluated"):
         look_at_trials(tmp_path, lambda manager: found.append(look(manager)), machines=(server.machine,))
     assert found == [False]
 
@@ -241,7 +241,7 @@ def test_a_search_whose_only_machine_is_lost_can_be_resumed(
 ) -> None:
     """When no machine is left the search ends, naming it; another engine goes on to the same result."""
     server = serve("one")
-    with pytest.raises(SearchError, match=rf"(?s)could not be judged.*{server.machine.address} cannot be used"):
+    with pytest.raises(SearchError, match=rf"(?s)could not be evaluated.*{server.machine.address} cannot be used"):
         search(begun, resume=True, trials=Trials(machines=(server.machine,)), progress=Spy(2, server.cut), **SETTINGS)
     kept = (begun / "candidates.jsonl").read_text().splitlines()
     assert len(kept) >= 2

@@ -142,7 +142,7 @@ def test_a_search_starts_with_the_named_policies(finished: SearchResult) -> None
 
 
 def test_a_kept_accuracy_is_that_of_the_supernet(finished: SearchResult, begun: Path) -> None:
-    """The network that a candidate describes, judged again in another order, has the accuracy of its line.
+    """The network that a candidate describes, evaluated again in another order, has the accuracy of its line.
 
     What training told last is that of the largest.
     """
@@ -152,11 +152,11 @@ def test_a_kept_accuracy_is_that_of_the_supernet(finished: SearchResult, begun: 
     supernet = Supernet(SPACE)
     path = begun / "supernet" / "last.safetensors"
     restore_network(supernet, read_checkpoint(path)[0], path)
-    judge = AccuracyEvaluator(supernet, tiny_data(), 3, torch.device("cpu"))
+    evaluator = AccuracyEvaluator(supernet, tiny_data(), 3, torch.device("cpu"))
     for candidate in reversed(finished.front):
-        assert judge.accuracy(candidate.architecture) == candidate.objectives["accuracy"]
+        assert evaluator.accuracy(candidate.architecture) == candidate.objectives["accuracy"]
     told = read_history(path.parent)[-1].val_accuracy
-    assert told == judge.accuracy(SPACE.architecture_of(SPACE.largest()))
+    assert told == evaluator.accuracy(SPACE.architecture_of(SPACE.largest()))
 
 
 def test_the_test_split_is_never_touched(begun: Path) -> None:
@@ -174,7 +174,7 @@ def test_the_same_seed_gives_the_same_front(finished: SearchResult, tmp_path: Pa
 
 @pytest.mark.parametrize("kept", [1, 23, CANDIDATES])
 def test_a_resumed_search_equals_an_unbroken_one(finished: SearchResult, begun: Path, kept: int) -> None:
-    """Whatever number of candidates was kept, going on gives the same candidates, and judges none of them twice."""
+    """Whatever number of candidates was kept, going on gives the same candidates, and evaluates none of them twice."""
     lines = (finished.run_dir / "candidates.jsonl").read_text().splitlines(keepends=True)
     (begun / "candidates.jsonl").write_text("".join(lines[:kept]))
     resumed = search(begun, resume=True)
@@ -281,7 +281,7 @@ def test_ctrl_c_while_the_supernet_trains_leaves_a_run(
 
 
 def test_a_damaged_line_is_named_and_the_rest_kept(finished: SearchResult, begun: Path) -> None:
-    """Damaged lines are named in a warning, all others are kept, and only what was lost is judged again."""
+    """Damaged lines are named in a warning, all others are kept, and only what was lost is evaluated again."""
     lines = (finished.run_dir / "candidates.jsonl").read_text().splitlines(keepends=True)
     lines[4] = "{" + lines[4]
     lines[9] = lines[9].replace("point0.wire", "point0.wine")
@@ -337,9 +337,9 @@ def test_a_second_search_in_one_folder_is_refused(finished: SearchResult) -> Non
 
 
 def test_a_search_is_not_resumed_with_fewer_candidates(finished: SearchResult, begun: Path) -> None:
-    """Fewer candidates than are judged would shrink the front: refused, with the number that is there."""
+    """Fewer candidates than are evaluated would shrink the front: refused, with the number that is there."""
     (begun / "candidates.jsonl").write_bytes((finished.run_dir / "candidates.jsonl").read_bytes())
-    with pytest.raises(SearchError, match=f"{CANDIDATES} candidates are judged already"):
+    with pytest.raises(SearchError, match=f"{CANDIDATES} candidates are evaluated already"):
         search(begun, resume=True, candidates=5)
 
 
@@ -379,14 +379,14 @@ def test_a_shipped_space_has_candidates_within_its_bounds(path: Path) -> None:
 
 
 def test_nothing_infeasible_is_paid_for(tmp_path: Path) -> None:
-    """Every judged candidate keeps the bounds; what breaks them is rejected by the simulator alone."""
+    """Every evaluated candidate keeps the bounds; what breaks them is rejected by the simulator alone."""
     result = search(tmp_path / "run", space=constrained(max_payload_bytes=300), supernet_epochs=1, candidates=15)
     assert max(candidate.costs["payload_bytes"] for candidate in load_candidates(result.run_dir)) <= 300
     assert result.rejected > 0
 
 
 def test_candidates_that_leave_devices_idle_are_left_out(tmp_path: Path) -> None:
-    """With `devices_used` every judged candidate uses that many devices, and others cost no evaluation."""
+    """With `devices_used` every evaluated candidate uses that many devices, and others cost no evaluation."""
     readers = {**TINY, "policy": {**TINY["policy"], "readouts": ["device:0"]}, "constraints": {"devices_used": 2}}
     space = SearchSpace.from_data(readers)
     assert Screen(space, CLUSTER)(space.smallest()).excess == {"devices_used": 1.0}
@@ -499,14 +499,14 @@ def test_a_supernet_may_have_an_average_of_its_weights(tmp_path: Path) -> None:
     kept = load_file(tmp_path / "supernet" / "last.safetensors").items()
     network = Supernet(SPACE)
     network.load_state_dict({k.removeprefix("ema/"): x for k, x in kept if k.startswith("ema/")})
-    judged = AccuracyEvaluator(network, tiny_data(), 3, torch.device("cpu")).accuracy(
+    evaluated = AccuracyEvaluator(network, tiny_data(), 3, torch.device("cpu")).accuracy(
         SPACE.architecture_of(SPACE.largest())
     )
-    assert read_history(tmp_path / "supernet")[-1].val_accuracy == judged
+    assert read_history(tmp_path / "supernet")[-1].val_accuracy == evaluated
 
 
 def test_a_finished_search_that_is_resumed_says_that_it_is(begun: Path, finished: SearchResult) -> None:
-    """Where nothing is left to judge, the one thing told is that everything is done."""
+    """When nothing is left to evaluate, the only message is that everything is done."""
     (begun / "candidates.jsonl").write_bytes((finished.run_dir / "candidates.jsonl").read_bytes())
     heard: list[SearchProgress] = []
     assert told(search(begun, resume=True, progress=heard.append).front) == told(finished.front)
@@ -560,7 +560,7 @@ def test_the_display_tells_the_same_in_a_terminal_and_elsewhere(terminal: bool) 
 
 
 def test_the_last_state_is_said_also_when_a_search_ends_early() -> None:
-    """Where a space has fewer candidates than were asked for, the last plain line tells of all that were judged."""
+    """Where a space has fewer candidates than were asked for, the last plain line tells of all that were evaluated."""
     console = Console(file=io.StringIO(), width=80)
     with ProgressDisplay(True, console) as display:
         for done in (1, 2, 3):

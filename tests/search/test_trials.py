@@ -1,4 +1,4 @@
-"""Engines of the search: whoever judges, the result is the same; NNI's traps do not bite."""
+"""Engines of the search: all give the same result; NNI's known faults are avoided."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Spy:
 def test_local_trials_give_the_result_of_this_process(
     finished: SearchResult, begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Judged in two trials side by side, every candidate and the front are the same to the last bit.
+    """Evaluation in two trials side by side, every candidate and the front are the same to the last bit.
 
     While it runs NNI listens on 127.0.0.1 alone; afterwards no process, no file in the home folder, no log is left.
     """
@@ -113,7 +113,7 @@ def test_local_trials_give_the_result_of_this_process(
 
 @pytest.mark.slow
 def test_a_killed_trial_loses_no_finished_candidate(finished: SearchResult, begun: Path) -> None:
-    """A trial that is killed in the middle of its batch is replaced; what it had judged is not judged again."""
+    """A trial that is killed in the middle of its batch is replaced; what it had evaluated is not evaluated again."""
 
     def kill() -> list[str]:
         for pid in trials_of(os.getpid()):
@@ -257,7 +257,7 @@ def test_trials_that_all_fail_end_the_search(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_trial_that_hangs_is_ended(tmp_path: Path) -> None:
-    """A trial that reports nothing for a while is ended; what it did not judge, another does."""
+    """A trial that reports nothing for a while is ended; another one evaluates its remaining candidates."""
     after = "time.sleep(3600 * (number == 0 and not os.path.exists('hung') and open('hung', 'w') is not None))"
     with engine_of(tmp_path, after=after, patience_s=20.0) as (engine, told):
         engine.submit_models(*MODELS)

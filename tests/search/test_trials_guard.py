@@ -107,7 +107,7 @@ def refused(answer: str) -> bool:
 def look_at_trials(
     tmp_path: Path, look: Callable[[NniManager], Any], says: str = "pass", **settings: Any
 ) -> tuple[Any, list[int]]:
-    """What ``look`` finds while a trial waits for it, and the labels that are judged in the end."""
+    """What ``look`` finds while a trial waits for it, and the labels that are evaluated in the end."""
     found: list[Any] = []
     waits = f"while not os.path.exists({str(tmp_path / 'looked')!r}): time.sleep(0.05)"
     with engine_of(tmp_path, after=f"{says}\n    {waits}", **settings) as (engine, told):

@@ -251,18 +251,18 @@ def _told(plan: Plan, rank: int, step: Step, names: dict[str, int], tags: dict[i
 @given(st.lists(WIDE_GENOTYPES, min_size=2, max_size=4))
 def test_what_candidates_share_does_not_change_them(genotypes: list[dict[str, Any]]) -> None:
     """A candidate is after others what it is alone: in all that is kept nothing is taken for something else."""
-    assert [_judged(genotype) for genotype in genotypes] == [_judged_alone(genotype) for genotype in genotypes]
+    assert [_evaluated(genotype) for genotype in genotypes] == [_evaluated_alone(genotype) for genotype in genotypes]
 
 
-def _judged(genotype: dict[str, Any]) -> tuple[Any, ...]:
+def _evaluated(genotype: dict[str, Any]) -> tuple[Any, ...]:
     architecture = WIDE.architecture_of(genotype)
     plan = build_plan(architecture)
     return architecture, plan, plan_key(plan), simulate(plan, uniform_cluster(plan.num_devices), timeline=True)
 
 
-def _judged_alone(genotype: dict[str, Any]) -> tuple[Any, ...]:
+def _evaluated_alone(genotype: dict[str, Any]) -> tuple[Any, ...]:
     forget_all()
-    return _judged(genotype)
+    return _evaluated(genotype)
 
 
 @pytest.mark.parametrize("block", [1, 3, 5])
@@ -363,7 +363,8 @@ def test_the_ends_of_the_space_bound_it(genotype: dict[str, Any]) -> None:
         ({**SMALL, "constraints": {"min_accuracy": 1.5}}, "`constraints.min_accuracy`: must be at most 1, got 1.5"),
         (
             {**SMALL, "constraints": {"min_accuracy_one_lost": 0.5}},
-            "`constraints.min_accuracy_one_lost` bounds what is judged on images, so `objectives` must name accuracy",
+            "`constraints.min_accuracy_one_lost` bounds an objective evaluated on images, so `objectives` must "
+            "name accuracy",
         ),
         ({**SMALL, "objectives": ["latency_s", "payload_bytes"]}, "must name accuracy"),
         ({**SMALL, "version": 2}, "up to version 1"),

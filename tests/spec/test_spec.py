@@ -16,7 +16,7 @@ from sepnas.separable.architecture import Architecture, named_architecture
 from sepnas.separable.patterns import pattern_pairs
 from sepnas.separable.policy import TransmissionPolicy
 from sepnas.spec.cluster import Cluster, uniform_cluster
-from sepnas.spec.document import MOST_FILE_BYTES, write_text
+from sepnas.spec.document import MAX_FILE_BYTES, write_text
 from tests.strategies import architectures, clusters
 
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -177,7 +177,7 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{f'*a{n - 1}, ' * 9}]
         ("half.json", '{"devices": ["\\ud800"]}', "not valid JSON: .*surrogates"),
         ("half.yaml", 'devices: ["\\U0000D800"]', "not valid YAML: .*surrogates"),
         ("merges.yaml", MERGES, "not valid YAML: merges too many keys"),
-        ("large.yaml", "#" * (MOST_FILE_BYTES + 1), "larger than 64 MiB"),
+        ("large.yaml", "#" * (MAX_FILE_BYTES + 1), "larger than 64 MiB"),
     ],
 )
 def test_absurd_file(name: str, text: str, message: str, tmp_path: Path) -> None:

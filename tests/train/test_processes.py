@@ -129,6 +129,6 @@ def test_one_process_is_alone() -> None:
     alone, batch = Processes(), torch.arange(5.0)
     assert alone.part(batch) is batch
     assert alone.seed(7) == 7
-    assert alone.told(0.25) == 0.25
+    assert alone.broadcast(0.25) == 0.25
     alone.average([batch])
     assert torch.equal(batch, torch.arange(5.0))

@@ -633,7 +633,7 @@ def test_data_that_do_not_fit_the_architecture_are_refused(data: dict[str, int],
     ],
 )
 def test_what_cannot_be_trained_leaves_nothing_behind(options: dict[str, Any], named: str, tmp_path: Path) -> None:
-    """Device, seed, crop and batch are judged, by name and value, before anything is written."""
+    """Device, seed, crop and batch are checked, by name and value, before anything is written."""
     if size := options.pop("size", None):
         options |= {"data": small_data(size=size), "network": new_network(small_architecture(image_size=size))}
     with pytest.raises(TrainingError, match=named):

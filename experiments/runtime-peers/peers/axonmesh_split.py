@@ -15,7 +15,7 @@ from measure import Array, Asking
 from torch import nn
 from torch.fx import symbolic_trace
 
-START_DEADLINE_S = 60.0
+START_TIMEOUT_S = 60.0
 
 
 class LogitsClient(EdgeClient):
@@ -53,7 +53,7 @@ def split_of(job: Job) -> tuple[nn.Sequential, int]:
 
 
 def connect(network: nn.Sequential, cut: int, compress: bool) -> LogitsClient:
-    limit = time.monotonic() + START_DEADLINE_S
+    limit = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
             return LogitsClient("127.0.0.1", PORT, network, cut, imgsz=32, compress=compress)

@@ -24,7 +24,7 @@ def asking(job: Job) -> Iterator[Asking]:
     ]
     with (
         LocalWorkers(deployment, job.processes, launches) as workers,
-        Session(deployment, workers.hosts, deadline_s=60.0) as session,
+        Session(deployment, workers.hosts, timeout_s=60.0) as session,
     ):
 
         def stream(request: Array, requests: int) -> float:

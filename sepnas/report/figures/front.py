@@ -145,7 +145,7 @@ def _join_best(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Obj
         return []
     places, heights = zip(*best, strict=True)
     axes.plot(places, heights, color=MUTED, linewidth=1.1, zorder=4, clip_on=False)
-    return [Line2D([], [], color=MUTED, linewidth=1.1, label="best for so much")]
+    return [Line2D([], [], color=MUTED, linewidth=1.1, label="best accuracy at each cost")]
 
 
 def _mark(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Objective) -> list[Artist]:

@@ -37,21 +37,21 @@ def hypervolume_drawing(growth: Sequence[FrontGrowth], early: int) -> Drawing:
     drawing = Drawing(
         "growth",
         figure,
-        f"Hypervolume over {last.judged} judged candidates: {growth[0].hypervolume:.4f} after the first, "
+        f"Hypervolume over {last.evaluated} evaluated candidates: {growth[0].hypervolume:.4f} after the first, "
         f"{growth[early - 1].hypervolume:.4f} after {early}, {last.hypervolume:.4f} at the end, with a front of "
         f"{format_count(last.front_size, 'point')}. Some of the numbers stand in the table below.",
     )
-    judged = [step.judged for step in growth]
-    axes.step(judged, [step.hypervolume for step in growth], where="post", color=BLUE, linewidth=1.8, zorder=4)
+    evaluated = [step.evaluated for step in growth]
+    axes.step(evaluated, [step.hypervolume for step in growth], where="post", color=BLUE, linewidth=1.8, zorder=4)
     axes.axvline(early, color=MUTED, linewidth=0.8, linestyle=":")
     rises = [new for old, new in pairwise(growth) if new.hypervolume > old.hypervolume]
     shown = [step for step in (growth[0], *rises) if step.hypervolume >= _bottom(growth)]
-    marks = axes.scatter([s.judged for s in shown], [s.hypervolume for s in shown], s=13, color=BLUE, zorder=5)
+    marks = axes.scatter([s.evaluated for s in shown], [s.hypervolume for s in shown], s=13, color=BLUE, zorder=5)
     drawing.tag(marks, "rises", [Tip(growth_text(step)) for step in shown])
-    axes.set_xlabel("candidates judged")
+    axes.set_xlabel("candidates evaluated")
     axes.set_ylabel("hypervolume")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.set_xlim(0, 1.02 * last.judged)
+    axes.set_xlim(0, 1.02 * last.evaluated)
     bottom = _bottom(growth)
     margin = 0.08 * max(last.hypervolume - bottom, 1e-6)
     axes.set_ylim(bottom - margin, last.hypervolume + margin)
@@ -67,8 +67,10 @@ def hypervolume_drawing(growth: Sequence[FrontGrowth], early: int) -> Drawing:
 
 def _draw_sizes(axes: Axes, growth: Sequence[FrontGrowth]) -> None:
     """The front's size as a thin line, with its scale at the right."""
-    judged, sizes = [step.judged for step in growth], axes.twinx()
-    sizes.step(judged, [step.front_size for step in growth], where="post", color=ORANGE, linewidth=1.1, linestyle="--")
+    evaluated, sizes = [step.evaluated for step in growth], axes.twinx()
+    sizes.step(
+        evaluated, [step.front_size for step in growth], where="post", color=ORANGE, linewidth=1.1, linestyle="--"
+    )
     sizes.set_ylabel("points on the front")
     sizes.set_ylim(0, 1.25 * max(step.front_size for step in growth))
     sizes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -86,7 +88,7 @@ def _bottom(growth: Sequence[FrontGrowth]) -> float:
 def growth_text(step: FrontGrowth) -> str:
     """One step in one line."""
     return (
-        f"after {format_count(step.judged, 'candidate')}: hypervolume {step.hypervolume:.4f}, "
+        f"after {format_count(step.evaluated, 'candidate')}: hypervolume {step.hypervolume:.4f}, "
         f"{step.front_size} on the front, best supernet accuracy {format_share(step.best_accuracy)}"
     )
 

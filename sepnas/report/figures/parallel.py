@@ -15,7 +15,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.lines import Line2D
 
-from sepnas.objectives import ACCURACY, ACCURACY_ONE_LOST, LATENCY_S, OBJECTIVES, PAYLOAD_BYTES, is_judged
+from sepnas.objectives import ACCURACY, ACCURACY_ONE_LOST, LATENCY_S, OBJECTIVES, PAYLOAD_BYTES, is_evaluated
 from sepnas.report.content import CandidatePoint
 from sepnas.report.figures.front import COLOURS, candidate_text
 from sepnas.report.figures.style import FULL_WIDTH_IN, INK, MUTED, PAPER, RED, Drawing, Tip, legend_above, new_axes
@@ -98,7 +98,7 @@ def _axis(name: str) -> _Axis:
     if name in _TRAITS:
         return _TRAITS[name]
     objective = OBJECTIVES[name]
-    caption = objective.heading if is_judged(name) else fill(objective.label, CAPTION_WIDTH)
+    caption = objective.heading if is_evaluated(name) else fill(objective.label, CAPTION_WIDTH)
     return _Axis(caption, objective.quantity.format)
 
 

@@ -51,7 +51,8 @@ class _BoundedInbox:
         limit = self._max_bytes.get(event.tag)
         if limit is not None and len(event.payload) > limit:
             raise RemoteProtocolError(
-                f"device {rank}: its answer to request {event.request} has {len(event.payload)} bytes; {limit} were due"
+                f"device {rank}: the answer to request {event.request} has {len(event.payload)} bytes; "
+                f"{limit} were expected"
             )
 
 

@@ -7,19 +7,19 @@ from typing import get_args
 from sepnas.deployment.manifest import OnMissing
 from sepnas.errors import SpecError
 
-DEFAULT_DEADLINE_S = 10.0
-MAX_DEADLINE_S = 86_400
+DEFAULT_TIMEOUT_S = 10.0
+MAX_TIMEOUT_S = 86_400
 MAX_IN_FLIGHT = 32
 """Distance from the oldest open request to the newest: devices keep messages of this many requests."""
 MAX_TRACES = 256
 """Number of requests that a trace can cover."""
 
 
-def checked_deadline_s(deadline_s: float) -> float:
-    """``deadline_s`` itself; raises :class:`SpecError` outside of (0, :data:`MAX_DEADLINE_S`]."""
-    if not 0 < deadline_s <= MAX_DEADLINE_S:  # NaN is refused too
-        raise SpecError(f"`deadline_s` must be more than 0 and at most {MAX_DEADLINE_S} seconds, got {deadline_s!r}")
-    return deadline_s
+def checked_timeout_s(timeout_s: float) -> float:
+    """``timeout_s`` itself; raises :class:`SpecError` outside of (0, :data:`MAX_TIMEOUT_S`]."""
+    if not 0 < timeout_s <= MAX_TIMEOUT_S:  # NaN is refused too
+        raise SpecError(f"`timeout_s` must be more than 0 and at most {MAX_TIMEOUT_S} seconds, got {timeout_s!r}")
+    return timeout_s
 
 
 def checked_in_flight(in_flight: int) -> int:

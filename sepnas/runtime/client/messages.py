@@ -53,9 +53,9 @@ class ClientMessages:
 
         Raises :class:`RemoteProtocolError` for another length and :class:`RemoteError` for NaN and infinity.
         """
-        due_bytes = self.output.payload_bytes(batch)
-        if len(payload) != due_bytes:
-            raise RemoteProtocolError(f"the answer has {len(payload)} bytes; {due_bytes} were due")
+        expected_bytes = self.output.payload_bytes(batch)
+        if len(payload) != expected_bytes:
+            raise RemoteProtocolError(f"the answer has {len(payload)} bytes; {expected_bytes} were expected")
         logits = decode(payload, self.output.wire, self.output.shape).reshape(batch, -1)
         if not np.isfinite(logits).all():
             raise RemoteError(

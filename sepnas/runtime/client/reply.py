@@ -55,15 +55,15 @@ class Answer:
 class Reply:
     """Collects the events of a request until it is :attr:`done`, or until :attr:`until` (``time.monotonic`` seconds).
 
-    The rank ``reader`` must answer until ``due`` (``time.monotonic`` seconds). Devices ``without`` take no part. If the
-    request is ``tolerant``, other devices may fail; if the reader does, the remaining ``heads`` can be recalled
+    The rank ``reader`` must answer until ``deadline`` (``time.monotonic`` seconds). Devices ``without`` take no part.
+    If the request is ``tolerant``, other devices may fail; if the reader does, the remaining ``heads`` can be recalled
     (:meth:`fall_back`): each has logits of its own.
     """
 
     request: int
     batch: int
     reader: int
-    due: float
+    deadline: float
     without: frozenset[int] = frozenset()
     tolerant: bool = False
     heads: frozenset[int] = frozenset()
@@ -83,8 +83,8 @@ class Reply:
 
     def __post_init__(self) -> None:
         start = time.monotonic()
-        self._limit_s = max(0.0, self.due - start)
-        self.until = self.due - margin_s(self._limit_s) if self._others() else self.due + _GRACE_S
+        self._limit_s = max(0.0, self.deadline - start)
+        self.until = self.deadline - margin_s(self._limit_s) if self._others() else self.deadline + _GRACE_S
         if self.reader in self.without:
             self.until = start
 
@@ -170,8 +170,8 @@ class Reply:
             return frozenset()
         self.recalled = self._others()
         if self.recalled:
-            # a head that was not awaited while its answer was due gets a moment, too
-            self.until = max(self.due + _GRACE_S, time.monotonic() + margin_s(self._limit_s))
+            # a head that was not awaited while its answer was expected is given a moment too
+            self.until = max(self.deadline + _GRACE_S, time.monotonic() + margin_s(self._limit_s))
             self.done = self._nobody_left()
         return self.recalled
 

@@ -21,13 +21,13 @@ class RequestWindow:
         self._changed = threading.Condition()
         self._open: set[int] = set()
 
-    def reserve(self, due: float) -> int:
+    def reserve(self, deadline: float) -> int:
         """The next number, open from now on; the caller serialises calls, so that requests are sent in this order.
 
-        Raises :class:`DeadlineError` when there is no room until ``due`` (``time.monotonic`` seconds).
+        Raises :class:`DeadlineError` when there is no room until ``deadline`` (``time.monotonic`` seconds).
         """
         with self._changed:
-            if not self._changed.wait_for(self._has_room, max(0.0, due - time.monotonic())):
+            if not self._changed.wait_for(self._has_room, max(0.0, deadline - time.monotonic())):
                 raise DeadlineError(
                     f"request {min(self._open)} is not answered and {len(self._open) - 1} wait behind it; "
                     "is a device overloaded?"

@@ -65,14 +65,14 @@ class Requests:
 
         Raises :class:`DeadlineError` when it cannot be sent within ``limit_s``, and what broke the session.
         """
-        due = time.monotonic() + limit_s
+        deadline = time.monotonic() + limit_s
         if not self.lock.acquire(timeout=limit_s):
             raise DeadlineError(f"other threads kept the session busy for {limit_s:g} s")
         try:
             connections = self._keeper.connections
             self.adopt(connections)
             connections.check()
-            reply = self._new_reply(connections, len(x_BCHW), due)
+            reply = self._new_reply(connections, len(x_BCHW), deadline)
             try:
                 self._send(connections, reply, x_BCHW, inbox)
             except BaseException:
@@ -142,14 +142,16 @@ class Requests:
         for reply in replies:
             self.abandon(reply)
 
-    def _new_reply(self, connections: DeviceConnections, batch: int, due: float) -> Reply:
-        request = self._window.reserve(due)
+    def _new_reply(self, connections: DeviceConnections, batch: int, deadline: float) -> Reply:
+        request = self._window.reserve(deadline)
         if self._on_missing == "strict":
-            return Reply(request, batch, self._reader, due, connections=connections)
+            return Reply(request, batch, self._reader, deadline, connections=connections)
         heads, without = self._messages.heads, connections.liveness.absent()
         if heads <= without:  # nobody else can answer: devices that are only silent must be asked
             without = connections.liveness.lost_ranks()
-        return Reply(request, batch, self._reader, due, without, tolerant=True, heads=heads, connections=connections)
+        return Reply(
+            request, batch, self._reader, deadline, without, tolerant=True, heads=heads, connections=connections
+        )
 
     def _send(self, connections: DeviceConnections, reply: Reply, x_BCHW: Array, inbox: Inbox) -> None:
         if self._messages.heads <= reply.without:

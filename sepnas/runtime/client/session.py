@@ -27,11 +27,11 @@ from sepnas.runtime.client.dialing import SessionTarget
 from sepnas.runtime.client.inboxes import Arrival, Inbox
 from sepnas.runtime.client.keeper import Keeper
 from sepnas.runtime.client.limits import (
-    DEFAULT_DEADLINE_S,
+    DEFAULT_TIMEOUT_S,
     MAX_TRACES,
-    checked_deadline_s,
     checked_in_flight,
     checked_on_missing,
+    checked_timeout_s,
 )
 from sepnas.runtime.client.messages import ClientMessages
 from sepnas.runtime.client.opening import allow_insecure, open_keeper
@@ -54,7 +54,7 @@ class Session:
         deployment: the deployment's folder (its manifest and ``client/`` are enough).
         devices: the devices' addresses: a :class:`Hosts`, a path to a hosts file, or None for the deployment's own
             ``hosts.yaml``.
-        deadline_s: time for opening the session, and then for each request; at most a day.
+        timeout_s: time for opening the session, and then for each request; at most a day.
         insecure: plain TCP; on loopback addresses only.
         ways: the client's links in an emulated cluster.
         on_missing: what a late message or a lost device means for a request: ``strict`` an error, ``degrade`` an answer
@@ -82,13 +82,13 @@ class Session:
         deployment: str | os.PathLike[str],
         devices: str | os.PathLike[str] | Hosts | None = None,
         *,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
         insecure: bool = False,
         ways: Ways | None = None,
         on_missing: OnMissing | None = None,
         reconnect: bool = False,
     ) -> None:
-        self.deadline_s = checked_deadline_s(deadline_s)
+        self.timeout_s = checked_timeout_s(timeout_s)
         folder = Path(deployment)
         self.manifest = verify_client(folder, uses_hosts=devices is None)
         self.on_missing = checked_on_missing(on_missing or self.manifest.on_missing)
@@ -102,7 +102,7 @@ class Session:
         expected, deployment_id = messages.expected(self.on_missing), self.manifest.deployment_id
         target = SessionTarget(deployment_id, expected, hosts, identity, self.on_missing, ways, reconnect)
         self._ways, origin_ns = ways, time.monotonic_ns()
-        self._keeper = open_keeper(target, deadline_s)
+        self._keeper = open_keeper(target, timeout_s)
         self._requests = Requests(self._keeper, messages, self.manifest.reader, self.on_missing)
         self._diagnostics = Diagnostics(self._keeper, self._requests, ways, origin_ns)
         self._drop = weakref.finalize(self, _drop, self._keeper, ways)
@@ -128,7 +128,7 @@ class Session:
 
     # -- requests
 
-    def infer(self, batch: npt.ArrayLike, deadline_s: float | None = None) -> Array:
+    def infer(self, batch: npt.ArrayLike, timeout_s: float | None = None) -> Array:
         """The logits ``(B, classes)``, float32, of a batch ``(B, channels, height, width)``.
 
         A float32 batch is taken as it is (already normalised); uint8 images are normalised as the manifest says. In a
@@ -137,25 +137,25 @@ class Session:
         Raises:
             DataError: another shape or type.
             SpecError: an invalid deadline.
-            DeadlineError: no answer after ``deadline_s`` (by default the session's), which includes the time that the
+            DeadlineError: no answer after ``timeout_s`` (by default the session's), which includes the time that the
                 request waits behind others.
             PeerLostError: a device was lost.
             RemoteError: a device failed while it computed.
         """
-        return self.ask(batch, deadline_s).logits
+        return self.ask(batch, timeout_s).logits
 
-    def ask(self, batch: npt.ArrayLike, deadline_s: float | None = None) -> Answer:
+    def ask(self, batch: npt.ArrayLike, timeout_s: float | None = None) -> Answer:
         """The logits together with what is missing in them; raises as :meth:`infer` does."""
         inbox: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
-        return self._requests.wait(self.begin(batch, inbox, deadline_s), inbox)
+        return self._requests.wait(self.begin(batch, inbox, timeout_s), inbox)
 
-    def classify(self, images: npt.ArrayLike, deadline_s: float | None = None) -> list[str]:
+    def classify(self, images: npt.ArrayLike, timeout_s: float | None = None) -> list[str]:
         """The class name of each image of a batch; raises as :meth:`infer` does."""
-        best = self.infer(images, deadline_s).argmax(axis=1)
+        best = self.infer(images, timeout_s).argmax(axis=1)
         return [self.manifest.classes[index] for index in best]
 
     def stream(
-        self, batches: Iterable[npt.ArrayLike], in_flight: int = 2, deadline_s: float | None = None
+        self, batches: Iterable[npt.ArrayLike], in_flight: int = 2, timeout_s: float | None = None
     ) -> Generator[Array]:
         """The logits of each batch, in order, with up to ``in_flight`` requests (at most 32) on their way.
 
@@ -163,30 +163,30 @@ class Session:
         request. The next batch is taken when an answer has been handed on. Raises as :meth:`infer` does; requests that
         are on their way then, or when the generator is closed, are cancelled.
         """
-        return self._logits_of(self.answers(batches, in_flight, deadline_s))
+        return self._logits_of(self.answers(batches, in_flight, timeout_s))
 
     def answers(
-        self, batches: Iterable[npt.ArrayLike], in_flight: int = 2, deadline_s: float | None = None
+        self, batches: Iterable[npt.ArrayLike], in_flight: int = 2, timeout_s: float | None = None
     ) -> Generator[Answer]:
         """As :meth:`stream`, together with what is missing in each answer."""
-        return self._answers(batches, checked_in_flight(in_flight), deadline_s)
+        return self._answers(batches, checked_in_flight(in_flight), timeout_s)
 
-    def _answers(self, batches: Iterable[npt.ArrayLike], in_flight: int, deadline_s: float | None) -> Generator[Answer]:
-        yield from stream_answers(self._requests, partial(self.begin, deadline_s=deadline_s), batches, in_flight)
+    def _answers(self, batches: Iterable[npt.ArrayLike], in_flight: int, timeout_s: float | None) -> Generator[Answer]:
+        yield from stream_answers(self._requests, partial(self.begin, timeout_s=timeout_s), batches, in_flight)
 
     def _logits_of(self, answers: Generator[Answer]) -> Generator[Array]:
         with contextlib.closing(answers):
             for answer in answers:
                 yield answer.logits
 
-    def begin(self, batch: npt.ArrayLike, inbox: Inbox, deadline_s: float | None = None) -> Reply:
+    def begin(self, batch: npt.ArrayLike, inbox: Inbox, timeout_s: float | None = None) -> Reply:
         """Send a request whose events come to ``inbox``; end each reply by :meth:`finish` or :meth:`abandon`.
 
         Waits only while too many requests are open. Raises as :meth:`infer` does.
         """
         self._connections.check()  # before any lock is taken: in a forked process it may be held forever
         x_BCHW = prepare_batch(np.asarray(batch), self.manifest.image)
-        limit_s = self.deadline_s if deadline_s is None else checked_deadline_s(deadline_s)
+        limit_s = self.timeout_s if timeout_s is None else checked_timeout_s(timeout_s)
         return self._requests.begin(x_BCHW, inbox, limit_s)
 
     def fall_back(self, reply: Reply) -> bool:
@@ -237,17 +237,17 @@ class Session:
 
     def counters(self) -> Counters:
         """The counts of all ends of all connections since the session was opened, or last connected again."""
-        return self._diagnostics.counters(self.deadline_s)
+        return self._diagnostics.counters(self.timeout_s)
 
     def lateness(self) -> dict[int, dict[str, dict[str, float]]]:
         """Of each rank that emulates: how many of its ``steps`` and ``messages`` were ``timed`` and came ``late``."""
-        return self._diagnostics.lateness(self.deadline_s)
+        return self._diagnostics.lateness(self.timeout_s)
 
     def trace(self, last: int = 1) -> Trace:
         """Every step of every device in the last requests, at most 256, on this machine's clock."""
         if not 0 < last <= MAX_TRACES:
             raise DataError(f"`last` must lie in 1..{MAX_TRACES}, got {last}")
-        requests = self._diagnostics.trace(last, self.deadline_s)
+        requests = self._diagnostics.trace(last, self.timeout_s)
         return Trace(deployment_id=self.manifest.deployment_id, requests=requests)
 
 

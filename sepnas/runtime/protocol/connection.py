@@ -43,7 +43,7 @@ MAX_SETUP_BYTES = 1 << 20
 MAX_ANSWER_BYTES = 16 << 20
 MAX_VALUES, MAX_ANSWER_VALUES = 16_384, 1_000_000
 """Values in one body, about: each takes up to a hundred times its text in memory."""
-MOST_PROBLEMS = 1000
+MAX_PROBLEMS = 1000
 """A body with more of them gets no list, which would take a hundred times its own memory."""
 MAX_BATCH = 4096
 
@@ -347,7 +347,7 @@ def _decode(kind: type[Control], body: bytearray | memoryview) -> Control:
 
 def _explain(error: ValidationError) -> str:
     """The first problem; its place is the peer's text, and shown short and without control characters."""
-    if error.error_count() > MOST_PROBLEMS:
+    if error.error_count() > MAX_PROBLEMS:
         return f"{error.error_count()} problems"
     problem = error.errors(include_url=False, include_input=False)[0]
     place = short(".".join(str(p) for p in problem["loc"]) or "body")

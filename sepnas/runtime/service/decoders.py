@@ -60,13 +60,13 @@ class Decoders:
     def ready(self) -> bool:
         return self._parent is not None
 
-    async def decode(self, image: bytes, order: Order, due: float) -> Images:
+    async def decode(self, image: bytes, order: Order, deadline: float) -> Images:
         """``(channels, size, size)`` uint8. If the call is cancelled, the decoding that has begun still ends normally.
 
         Raises :class:`DataError` (no image, or one that crashes its decoder) and :class:`DeadlineError`.
         """
-        await self._turns.take(due)
-        work = self._keep(self._decode(image, order, due))
+        await self._turns.take(deadline)
+        work = self._keep(self._decode(image, order, deadline))
         work.add_done_callback(lambda _: self._turns.give())
         return await asyncio.shield(work)
 
@@ -85,10 +85,10 @@ class Decoders:
         if not task.cancelled():
             task.exception()  # retrieved, so that asyncio does not log it; a caller that still waits gets it too
 
-    async def _decode(self, image: bytes, order: Order, due: float) -> Images:
-        child = await self._next(due)
+    async def _decode(self, image: bytes, order: Order, deadline: float) -> Images:
+        child = await self._next(deadline)
         try:
-            kind, content = await asyncio.wait_for(child.ask(order, image), due - time.monotonic())
+            kind, content = await asyncio.wait_for(child.ask(order, image), deadline - time.monotonic())
         except BaseException as error:
             self._end(child)
             if isinstance(error, asyncio.TimeoutError):
@@ -101,20 +101,20 @@ class Decoders:
             raise DataError(content.decode(errors="replace"))
         return np.frombuffer(content, np.uint8).reshape(order.shape)
 
-    async def _next(self, due: float) -> DecoderChild:
+    async def _next(self, deadline: float) -> DecoderChild:
         while True:
             while self._parent is None:
                 self._changed.clear()
                 try:
-                    await asyncio.wait_for(self._changed.wait(), max(0.0, due - time.monotonic()))
+                    await asyncio.wait_for(self._changed.wait(), max(0.0, deadline - time.monotonic()))
                 except asyncio.TimeoutError:
                     raise DeadlineError("the process that decodes images was not ready in time") from None
-            if due <= time.monotonic():
+            if deadline <= time.monotonic():
                 raise DeadlineError("the image was not decoded before the deadline")
             try:
                 if self._idle:
                     return self._idle.pop()
-                return await asyncio.wait_for(self._parent.child(), due - time.monotonic())
+                return await asyncio.wait_for(self._parent.child(), deadline - time.monotonic())
             except asyncio.TimeoutError:
                 raise DeadlineError("no process that decodes images was ready in time") from None
             except OSError as error:

@@ -77,9 +77,9 @@ def make_app(service: Service, max_image_bytes: int, host_names: Sequence[str] =
     return app
 
 
-def http_server(app: FastAPI, deadline_s: float, max_connections: int = MAX_CONNECTIONS) -> HttpServer:
+def http_server(app: FastAPI, timeout_s: float, max_connections: int = MAX_CONNECTIONS) -> HttpServer:
     """A server of what :func:`make_app` made; when told to stop, it finishes the requests that it has begun."""
-    return HttpServer(serving_config(app, deadline_s + BODY_S), max_connections, app.state.refusal)
+    return HttpServer(serving_config(app, timeout_s + BODY_S), max_connections, app.state.refusal)
 
 
 def _add_classify(app: FastAPI, service: Service, max_image_bytes: int) -> None:

@@ -54,7 +54,7 @@ class Service:
     Args:
         deployment, devices, insecure, on_missing: as for :class:`Session`; the files are read again whenever a session
             is opened, so that other addresses or a new export need no restart.
-        deadline_s: from the arrival of an image to its answer, waiting included.
+        timeout_s: from the arrival of an image to its answer, waiting included.
         in_flight: number of requests at the devices at once.
         queue: number of requests that may wait.
         resize: treatment of an image of another size; by default as in training.
@@ -70,7 +70,7 @@ class Service:
         deployment: str | os.PathLike[str],
         devices: str | os.PathLike[str] | None = None,
         *,
-        deadline_s: float = 1.0,
+        timeout_s: float = 1.0,
         insecure: bool = False,
         on_missing: OnMissing | None = None,
         in_flight: int = 4,
@@ -81,16 +81,16 @@ class Service:
     ) -> None:
         folder = Path(deployment)
         self._on_missing, self._resize, self._top = on_missing, resize, top
-        self._deadline_s, self._in_flight = deadline_s, in_flight
+        self._timeout_s, self._in_flight = timeout_s, in_flight
         self._decoders = Decoders(max_pixels)
         # the devices never wait for requests: even when the bound is lowest, enough wait to follow those in flight
         self.places = Places(in_flight, queue, min_limit=2 * in_flight + MAX_AT_ONCE)
         new_session = partial(
-            AsyncSession, folder, devices, deadline_s=OPEN_S, insecure=insecure, on_missing=on_missing,
+            AsyncSession, folder, devices, timeout_s=OPEN_S, insecure=insecure, on_missing=on_missing,
             in_flight=in_flight,
         )  # fmt: skip
         manifest = verify_client(folder, uses_hosts=devices is None)
-        self._supervised = SupervisedSession(new_session, manifest, probe_deadline_s=deadline_s)
+        self._supervised = SupervisedSession(new_session, manifest, probe_timeout_s=timeout_s)
         _check_addresses(Hosts.load(devices or folder / "hosts.yaml"), self.ranks, insecure)
         new_session()  # checks the remaining arguments now
 
@@ -139,10 +139,10 @@ class Service:
         Raises :class:`DataError` (not an image, wrong size, too many pixels), :class:`PeerUnreachableError` (no session
         is open, and why), and the errors of :meth:`Session.ask`.
         """
-        due = time.monotonic() + self._deadline_s
+        deadline = time.monotonic() + self._timeout_s
         try:
-            async with self._starts.turn(due):  # a request that gives up while it waits here has cost nothing
-                found = await self._classify(image, due)
+            async with self._starts.turn(deadline):  # a request that gives up while it waits here has cost nothing
+                found = await self._classify(image, deadline)
         except asyncio.CancelledError:
             self._note_gave_up()
             raise
@@ -154,15 +154,15 @@ class Service:
         for turns in (self._starts, self._turns, self._decoders):
             turns.gave_up()
 
-    async def _classify(self, image: bytes, due: float) -> Classified:
+    async def _classify(self, image: bytes, deadline: float) -> Classified:
         _ = self._supervised.session  # without a session, decoding would be in vain
         manifest = self.manifest
         order = Order(manifest.image, self._resize, self._decoders.max_pixels)
-        pixels_CHW = await self._decoders.decode(image, order, due)
-        async with self._turns.turn(due):
-            left_s = due - time.monotonic()
+        pixels_CHW = await self._decoders.decode(image, order, deadline)
+        async with self._turns.turn(deadline):
+            left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise DeadlineError(f"the request waited behind others for {self._deadline_s:g} s")
+                raise DeadlineError(f"the request waited behind others for {self._timeout_s:g} s")
             answer = await self._supervised.session.ask(pixels_CHW[None], left_s)
         return Classified(likeliest(answer.logits, manifest.classes, self._top)[0], answer)
 

@@ -33,11 +33,11 @@ class SupervisedSession:
     Args:
         new_session: makes a session that is not open yet.
         manifest: the deployment's manifest; replaced by that of each session that is opened.
-        probe_deadline_s: deadline of a request that probes the devices.
+        probe_timeout_s: deadline of a request that probes the devices.
     """
 
-    def __init__(self, new_session: Callable[[], AsyncSession], manifest: Manifest, probe_deadline_s: float) -> None:
-        self._new_session, self._probe_deadline_s = new_session, probe_deadline_s
+    def __init__(self, new_session: Callable[[], AsyncSession], manifest: Manifest, probe_timeout_s: float) -> None:
+        self._new_session, self._probe_timeout_s = new_session, probe_timeout_s
         self.manifest = manifest
         self._session: AsyncSession | None = None
         self._lost: dict[int, str] = {}
@@ -128,7 +128,7 @@ class SupervisedSession:
         self._next_probe = time.monotonic() + _PROBE_S
         with contextlib.suppress(ExchangeError):
             black_BCHW = np.zeros((1, *self.manifest.image.dims), np.uint8)
-            await opened.ask(black_BCHW, self._probe_deadline_s)
+            await opened.ask(black_BCHW, self._probe_timeout_s)
 
     def _log_changes(self, session: Session) -> None:
         lost = session.lost()

@@ -23,9 +23,9 @@ class Turns:
         self._hurry_until = 0.0
 
     @contextlib.asynccontextmanager
-    async def turn(self, due: float) -> AsyncIterator[None]:
-        """Hold a slot; raises :class:`DeadlineError` when none is free until ``due`` (``time.monotonic`` seconds)."""
-        await self.take(due)
+    async def turn(self, deadline: float) -> AsyncIterator[None]:
+        """Hold a slot; raises :class:`DeadlineError` if none is free by ``deadline`` (``time.monotonic`` seconds)."""
+        await self.take(deadline)
         try:
             yield
         finally:
@@ -35,7 +35,7 @@ class Turns:
         """A client did not wait for its answer."""
         self._hurry_until = time.monotonic() + HURRY_S
 
-    async def take(self, due: float) -> None:
+    async def take(self, deadline: float) -> None:
         """Take a slot, to be given back by :meth:`give`; raises as :meth:`turn` does."""
         if self._free:
             self._free -= 1
@@ -43,7 +43,7 @@ class Turns:
         loop = asyncio.get_running_loop()
         mine: asyncio.Future[bool] = loop.create_future()
         self._waiting.append(mine)
-        alarm = loop.call_later(max(0.0, due - time.monotonic()), _end, mine)
+        alarm = loop.call_later(max(0.0, deadline - time.monotonic()), _end, mine)
         try:
             has_turn = await mine
         except asyncio.CancelledError:

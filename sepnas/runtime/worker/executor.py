@@ -164,7 +164,7 @@ class Executor:
         if len(tensor) != request.batch:
             raise RemoteProtocolError(
                 f"message {step.tag} from rank {step.source} has {len(received.payload)} bytes; "
-                f"{message.payload_bytes(request.batch)} were due for a batch of {request.batch}"
+                f"{message.payload_bytes(request.batch)} were expected for a batch of {request.batch}"
             )
         request.tensors[step.tensor] = tensor
         self._pace.finish()

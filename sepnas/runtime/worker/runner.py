@@ -17,7 +17,7 @@ from sepnas.runtime.worker.records import SessionRecords
 from sepnas.runtime.worker.request_queue import RequestQueue
 from sepnas.runtime.worker.stats import WorkerStats
 
-MAX_DEADLINE_S = 86_400.0
+MAX_TIMEOUT_S = 86_400.0
 """Longer deadlines of a client count as one day."""
 
 
@@ -60,7 +60,7 @@ class RequestRunner:
         self._records.requests += 1
         self._running = True
         degrade = self._peers.degrade
-        deadline = arrived + min(event.deadline_ms / 1e3, MAX_DEADLINE_S)
+        deadline = arrived + min(event.deadline_ms / 1e3, MAX_TIMEOUT_S)
         request = RunningRequest(event.request, event.batch, deadline, degrade, frozenset(event.without), arrived)
         try:
             times = self._executor.run(request)

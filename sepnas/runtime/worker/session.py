@@ -26,7 +26,7 @@ from sepnas.runtime.worker.own_logits import OwnLogits
 from sepnas.runtime.worker.peers import SessionPeers, gone
 from sepnas.runtime.worker.records import SessionRecords
 from sepnas.runtime.worker.request_queue import RequestQueue, SessionEnd
-from sepnas.runtime.worker.runner import MAX_DEADLINE_S, RequestRunner
+from sepnas.runtime.worker.runner import MAX_TIMEOUT_S, RequestRunner
 from sepnas.runtime.worker.stats import OpenSession
 
 SETUP_WAIT_S = 30.0
@@ -119,7 +119,7 @@ class WorkerSession:
             channel.way = emulated.ways.way(CLIENT)
         channel.start(self._intake.from_client, self._on_client_end, self._queue.changed)
         self._peers.degrade = setup.on_missing == "degrade"
-        deadline = time.monotonic() + min(setup.deadline_ms / 1e3, MAX_DEADLINE_S)
+        deadline = time.monotonic() + min(setup.deadline_ms / 1e3, MAX_TIMEOUT_S)
         try:
             self._peers.connect(setup, deadline)
         except SepnasError as error:

@@ -83,7 +83,7 @@ class Deployed:
         """Running workers and a session that has had an answer."""
         with worker_processes(self.folder, 3, "onnxruntime") as (workers, hosts):
             self.hosts = hosts
-            with Session(self.folder, hosts, deadline_s=SOON_S, **options) as session:
+            with Session(self.folder, hosts, timeout_s=SOON_S, **options) as session:
                 x_bchw = random_batch(session.manifest, 2)
                 self.check(session.ask(x_bchw), set(), x_bchw)
                 yield [worker.process for worker in workers], session
@@ -255,7 +255,7 @@ def test_late_messages_are_done_without(mean):
     """A device that is too slow is left out of that answer, and takes part again in the next."""
     with (
         worker_threads(mean.folder, 3, engine=Late) as (workers, hosts),
-        Session(mean.folder, hosts, deadline_s=SOON_S) as session,
+        Session(mean.folder, hosts, timeout_s=SOON_S) as session,
     ):
         quick, slow = (random_batch(session.manifest, size, seed=1) for size in (2, 3))
         mean.check(session.ask(quick), set(), quick)
@@ -270,7 +270,7 @@ def test_late_messages_are_done_without(mean):
 
 def test_a_failing_device_is_done_without(mean, single):
     """What fails on one device is that device's loss; what fails on the only reader is the request's."""
-    with threads(mean.folder, 3, engine=Late) as hosts, Session(mean.folder, hosts, deadline_s=SOON_S) as session:
+    with threads(mean.folder, 3, engine=Late) as hosts, Session(mean.folder, hosts, timeout_s=SOON_S) as session:
         broken = random_batch(session.manifest, 4, seed=1)
         answer = session.ask(broken, FROZEN_S)
         assert not answer.complete
@@ -329,7 +329,7 @@ def test_two_devices_that_lost_each_other_are_brought_together(mean):
     """Where only the connection between two devices is lost, the client takes one out and in again."""
     with (
         worker_threads(mean.folder, 3) as (workers, hosts),
-        Session(mean.folder, hosts, deadline_s=SOON_S) as session,
+        Session(mean.folder, hosts, timeout_s=SOON_S) as session,
     ):
         x_bchw = random_batch(session.manifest, 2, seed=1)
         mean.check(session.ask(x_bchw), set(), x_bchw)
@@ -347,7 +347,7 @@ def test_a_closed_session_ends_who_waits(single):
             return super().run(segment, inputs) if len(inputs[0]) == 3 else TorchEngine.run(self, segment, inputs)
 
     with threads(single.folder, 3, engine=Slow) as hosts:
-        session, found = Session(single.folder, hosts, deadline_s=SOON_S), []
+        session, found = Session(single.folder, hosts, timeout_s=SOON_S), []
         waiting = threading.Thread(
             target=lambda: found.append(_error(lambda: session.infer(random_batch(session.manifest, 3))))
         )
@@ -375,7 +375,7 @@ def test_asyncio_degrades_too(mean):
     with worker_processes(mean.folder, 3, "onnxruntime") as (workers, hosts):
 
         async def run():
-            async with AsyncSession(mean.folder, hosts, deadline_s=SOON_S) as session:
+            async with AsyncSession(mean.folder, hosts, timeout_s=SOON_S) as session:
                 x_bchw = random_batch(session.session.manifest, 2, seed=1)
                 whole = await session.ask(x_bchw)
                 await asyncio.to_thread(lose, [worker.process for worker in workers], session.session, {0})

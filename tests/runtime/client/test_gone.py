@@ -88,7 +88,7 @@ def wired(exported, tmp_path, monkeypatch):
 @pytest.mark.parametrize("cut", [CLIENT, 0, 1])
 def test_a_cut_link_is_noticed_while_data_is_unacknowledged(wired, exported, cut):
     """Both ends give up what the other does not acknowledge, and the devices serve others when the cable is back."""
-    session = Session(exported, wired.hosts, deadline_s=SOON_S)
+    session = Session(exported, wired.hosts, timeout_s=SOON_S)
     x_BCHW = random_batch(session.manifest, 1)
     expected = session.infer(x_BCHW)
     Gated.gate.clear()
@@ -191,11 +191,11 @@ def test_a_device_that_is_late_again_and_again_is_failing(exported):
         for number in range(liveness.MAX_LATE):
             assert session.can_answer(), number
             with pytest.raises(DeadlineError):
-                session.infer(x_BCHW, deadline_s=0.05)
+                session.infer(x_BCHW, timeout_s=0.05)
         assert any(state.startswith("late: ") for state in session.health().values())
         assert not session.can_answer()
         Gated.gate.set()
-        session.infer(x_BCHW, deadline_s=SOON_S)
+        session.infer(x_BCHW, timeout_s=SOON_S)
         assert session.can_answer()
 
 

@@ -24,7 +24,7 @@ from tests.helpers_runtime import two_emulated
 
 ROUNDS = 12
 SEED = 0
-DEADLINE_S = 0.5
+TIMEOUT_S = 0.5
 HANGS_S = 20.0
 SOON_S = 90.0
 NOTICED_S = 1.0
@@ -82,7 +82,7 @@ def faults(devices, rank):
 
 
 class Asking:
-    """Asks, and judges the answers: those that are complete, and those that lack the same as the one before."""
+    """Asks, and checks the answers: those that are complete, and those that lack the same as the one before."""
 
     def __init__(self, session):
         self.session, self.x_BCHW = session, random_batch(session.manifest, 1)
@@ -93,10 +93,10 @@ class Asking:
         """Whether the answer was complete; False for an error too."""
         start = time.monotonic()
         try:
-            answer = self.session.ask(self.x_BCHW, DEADLINE_S)
+            answer = self.session.ask(self.x_BCHW, TIMEOUT_S)
         except ExchangeError:
             answer = None
-        assert time.monotonic() - start < DEADLINE_S + HANGS_S
+        assert time.monotonic() - start < TIMEOUT_S + HANGS_S
         if answer is None:
             self._without = None
             return False

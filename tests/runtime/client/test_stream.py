@@ -145,10 +145,10 @@ def test_a_late_request_harms_no_other(exported, network):
         quick, slow = random_batch(session.manifest, 1), random_batch(session.manifest, 3)
         found: dict[str, object] = {}
 
-        def ask(name: str, batch: np.ndarray, deadline_s: float) -> threading.Thread:
+        def ask(name: str, batch: np.ndarray, timeout_s: float) -> threading.Thread:
             def run() -> None:
                 try:
-                    found[name] = session.infer(batch, deadline_s)
+                    found[name] = session.infer(batch, timeout_s)
                 except DeadlineError as error:
                     found[name] = error
 
@@ -207,7 +207,7 @@ def test_a_killed_worker_ends_every_request_on_its_way(exported):
     """Who waits hears of the lost device at once, and what is asked later is told the same."""
     with (
         worker_processes(exported, 2, "onnxruntime") as (workers, hosts),
-        Session(exported, hosts, deadline_s=60) as session,
+        Session(exported, hosts, timeout_s=60) as session,
     ):
         batch = random_batch(session.manifest, 1)
         stream = session.stream(itertools.repeat(batch), in_flight=8)

@@ -131,11 +131,11 @@ def test_large_images_do_not_stop_small_ones(exported, gated):  # noqa: F811
     """The deadline ends the decoding too: many large pictures at once are late or too many, and then small ones are
     answered."""
     with serving(exported, gated, resize="stretch", max_image_bytes=10_000_000, queue=1) as client:
-        image, client.service._deadline_s = large(), 0.05
+        image, client.service._timeout_s = large(), 0.05
         for _ in range(3):
             status, answer = client.classify(image)
             assert (status, answer["error"]["code"]) == (504, "late")
-        client.service._deadline_s = SOON_S
+        client.service._timeout_s = SOON_S
         assert client.classify(encoded(pixels(1)))[0] == 200
 
 

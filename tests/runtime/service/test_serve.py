@@ -67,7 +67,7 @@ class Client:
 @contextlib.contextmanager
 def serving(deployment, hosts, max_image_bytes=100_000, ready=200, host_names=(), max_connections=1000, **options):
     """A service in a thread, on a free port; its devices are there (``ready`` 503: they need not be)."""
-    service = Service(deployment, hosts, **{"deadline_s": SOON_S, **options})
+    service = Service(deployment, hosts, **{"timeout_s": SOON_S, **options})
     with listening_socket("127.0.0.1", 0) as listener:
         client = Client(listener.getsockname()[1])
         served = http_app.make_app(service, max_image_bytes, host_names)
@@ -313,7 +313,7 @@ def test_who_hangs_up_makes_room(exported, gated):
 
 def test_a_late_answer_is_an_error(exported, gated):
     """After the deadline there is a 504, for the request at the devices and for the one behind it."""
-    with serving(exported, gated, in_flight=1, deadline_s=1.0) as client, ThreadPoolExecutor(2) as pool:
+    with serving(exported, gated, in_flight=1, timeout_s=1.0) as client, ThreadPoolExecutor(2) as pool:
         with closed_gate():
             found = list(pool.map(client.classify, [encoded(pixels(5))] * 2))
         assert [(status, answer["error"]["code"]) for status, answer in found] == [(504, "late")] * 2

@@ -239,7 +239,7 @@ def test_a_flood_from_the_same_address_keeps_no_client_out(exported):
             while strangers.tried < 5 * FREE_FAILURES and time.monotonic() < start + SOON_S:
                 time.sleep(0.05)
             for _ in range(2):
-                with Session(exported, hosts, deadline_s=SOON_S) as session:
+                with Session(exported, hosts, timeout_s=SOON_S) as session:
                     for _ in range(20):
                         assert (session.infer(batch) == expected).all()
         seconds = time.monotonic() - start

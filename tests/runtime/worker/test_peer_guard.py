@@ -133,7 +133,7 @@ def test_a_hosts_file_pins_the_peers_of_a_worker(exported, tmp_path):
         thread.start()
     try:
         peers = Hosts.on([first.address, second.address])
-        with Session(exported, peers, deadline_s=WAIT_S) as session:
+        with Session(exported, peers, timeout_s=WAIT_S) as session:
             session._connections.dialer.hosts = Hosts.on(["10.255.255.1:5000", second.address])
             assert session.infer(random_batch(session.manifest, 1)).shape == (1, 5)
         assert second._context.guard.address(0, "10.255.255.1:5000") == first.address
@@ -152,10 +152,10 @@ def test_a_hosts_file_pins_the_peers_of_a_worker(exported, tmp_path):
 
 def test_a_refused_client_hears_who_holds_the_device(exported):
     """While a client that answers is served, another one is told who it is, and since when."""
-    with threads(exported) as hosts, Session(exported, hosts, deadline_s=WAIT_S) as first:
+    with threads(exported) as hosts, Session(exported, hosts, timeout_s=WAIT_S) as first:
         says = r"serves another client: the client \(127\.0\.0\.1:\d+\), since 20[\d-]+ [\d:]+ UTC, last heard"
         with pytest.raises(HandshakeError, match=says):
-            Session(exported, hosts, deadline_s=WAIT_S)
+            Session(exported, hosts, timeout_s=WAIT_S)
         assert first.infer(random_batch(first.manifest, 1)).shape == (1, 5)
 
 
@@ -164,12 +164,12 @@ def test_a_frozen_client_loses_its_place(exported, monkeypatch):
     monkeypatch.setattr(session_slot, "_BUSY_WAIT_S", 0.1)
     monkeypatch.setattr(session_slot, "HOLDER_ANSWER_S", 0.4)
     with threads(exported) as hosts:
-        frozen = Session(exported, hosts, deadline_s=WAIT_S)
+        frozen = Session(exported, hosts, timeout_s=WAIT_S)
         for channel in frozen._connections.channels.values():
             channel._reader.lock.acquire()  # its threads stand still
             channel._reader.deliver = lambda event: time.sleep(WAIT_S)
             channel._reader.lock.release()
-        with Session(exported, hosts, deadline_s=WAIT_S) as session:
+        with Session(exported, hosts, timeout_s=WAIT_S) as session:
             assert session.infer(random_batch(session.manifest, 1)).shape == (1, 5)
         for channel in frozen._connections.channels.values():
             channel.abort()
@@ -184,7 +184,7 @@ def test_a_client_that_never_sets_up_loses_its_place(exported, monkeypatch):
     hello = Hello(deployment_id=identity.deployment_id, rank=-1, session="frozen")
     with threads(exported) as hosts:
         channel = dial(0, hosts.address(0), hello, identity, {}, time.monotonic() + WAIT_S)
-        with Session(exported, hosts, deadline_s=WAIT_S) as session:
+        with Session(exported, hosts, timeout_s=WAIT_S) as session:
             assert session.infer(random_batch(session.manifest, 1)).shape == (1, 5)
         channel.abort()
 
@@ -193,8 +193,8 @@ def test_an_idle_client_loses_its_place(exported, monkeypatch):
     """A client that answers and has asked for nothing for long makes room for one that comes, and is told so."""
     monkeypatch.setattr(session_slot, "_BUSY_WAIT_S", 0.1)
     monkeypatch.setattr(session_slot, "MAX_IDLE_S", 0.0)
-    with threads(exported) as hosts, Session(exported, hosts, deadline_s=WAIT_S) as idle:
-        with Session(exported, hosts, deadline_s=WAIT_S) as session:
+    with threads(exported) as hosts, Session(exported, hosts, timeout_s=WAIT_S) as idle:
+        with Session(exported, hosts, timeout_s=WAIT_S) as session:
             assert session.infer(random_batch(session.manifest, 1)).shape == (1, 5)
         with pytest.raises(PeerLostError, match=r"gave its place to another client: its own sent no request for"):
             idle.infer(random_batch(idle.manifest, 1))

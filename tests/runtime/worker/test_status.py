@@ -254,7 +254,7 @@ def test_what_fails_and_what_is_missed_is_counted(exported):
             with pytest.raises(RemoteError):
                 session.infer(bad)
             with pytest.raises(DeadlineError):
-                session.infer(slow, deadline_s=FROZEN_S)
+                session.infer(slow, timeout_s=FROZEN_S)
             eventually(lambda: workers[1]._slot.session._queue.mailbox.is_over(3))  # it has heard that nobody waits
             Uneven.may_go_on.set()
             session.infer(good)
@@ -268,7 +268,7 @@ def test_what_fails_and_what_is_missed_is_counted(exported):
             for _ in range(3):
                 session.infer(good)
             Uneven.may_go_on.clear()
-            assert not session.ask(slow, deadline_s=FROZEN_S).complete
+            assert not session.ask(slow, timeout_s=FROZEN_S).complete
             Uneven.may_go_on.set()
         eventually(lambda: inspector.look(SOON_S)[0].status.missed > 0)
 

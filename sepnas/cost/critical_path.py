@@ -1,4 +1,4 @@
-"""A lower bound on the time of a plan on a cluster, whatever the software does."""
+"""The critical path of a plan on a cluster: a lower bound on its time that does not depend on software."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from sepnas.plan.plan import Plan
 from sepnas.spec.cluster import Cluster
 
 
-def floor_s(plan: Plan, cluster: Cluster, batch: int = 1) -> float:
+def critical_path_s(plan: Plan, cluster: Cluster, batch: int = 1) -> float:
     """Seconds until the answer arrives if only computing, payload over bandwidth, and latency took time.
 
-    This is the critical path: no message has overhead or a header, nothing is converted or merged, and no message
-    waits for another. Longest computation of a device <= floor <= simulated latency (of a plan without dead steps).
+    On this path no message has overhead or a header, nothing is converted or merged, and no message waits for another.
+    Longest computation of a device <= critical path <= simulated latency (of a plan without dead steps).
     """
     bare = cluster.with_checked(devices=tuple(device.with_checked(exchange=None) for device in cluster.devices))
     passage = Passage(Work(plan, bare, batch), _Unhindered(cluster))

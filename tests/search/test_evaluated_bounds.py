@@ -1,4 +1,4 @@
-"""Bounds of a space on what is judged: a candidate beyond them is paid for, kept, and never on the front."""
+"""Bounds of a space on evaluated objectives: a candidate beyond them is evaluated, kept, and never on the front."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from sepnas.search.pareto import pareto_front
 from sepnas.search.progress import SearchProgress
 from sepnas.search.screen import reference_costs
 from sepnas.separable.architecture import Architecture
-from tests.helpers_search import judged_run
+from tests.helpers_search import evaluated_run
 from tests.search.test_search import CLUSTER, SPACE, constrained, search
 from tests.search.test_strategies import explore, made_up
 
-LEAST = 0.75
-BOUNDED = constrained(min_accuracy=LEAST)
+MIN_ACCURACY = 0.75
+BOUNDED = constrained(min_accuracy=MIN_ACCURACY)
 
 
 @pytest.mark.parametrize("strategy", ["predictive", "evolution", "nsga2"])
 def test_a_strategy_learns_the_bound(strategy: StrategyName) -> None:
     """Of what it proposes at the end more keeps the bound than without it, and than at its own beginning."""
     bounded, free = ([made_up(found) for found in explore(strategy, 160, space=s)] for s in (BOUNDED, SPACE))
-    kept = [judged["accuracy"] >= LEAST for judged in bounded]
-    assert sum(kept[-48:]) > sum(judged["accuracy"] >= LEAST for judged in free[-48:])
+    kept = [objectives["accuracy"] >= MIN_ACCURACY for objectives in bounded]
+    assert sum(kept[-48:]) > sum(objectives["accuracy"] >= MIN_ACCURACY for objectives in free[-48:])
     assert sum(kept[-48:]) > sum(kept[:48])
 
 
@@ -42,16 +42,16 @@ def test_a_strategy_learns_the_bound(strategy: StrategyName) -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 candidates, half of them less accurate than the space asks for."""
     folder = tmp_path_factory.mktemp("bounded")
-    judged = judged_run(folder / "free", SPACE, 40)
-    least = median(candidate.objectives["accuracy"] for candidate in judged)
-    judged_run(folder / "bounded", constrained(min_accuracy=least), 40)
+    evaluated = evaluated_run(folder / "free", SPACE, 40)
+    least = median(candidate.objectives["accuracy"] for candidate in evaluated)
+    evaluated_run(folder / "bounded", constrained(min_accuracy=least), 40)
     return folder / "bounded"
 
 
 def test_the_front_has_only_what_keeps_the_bound(run: Path) -> None:
     """It is the front of those candidates; the others stay in the file."""
     found = Found.load(run)
-    least = found.run.space.constraints.bounds(judged=True).bounds[0].limit
+    least = found.run.space.constraints.bounds(evaluated=True).bounds[0].limit
     fitting = [candidate for candidate in found.candidates if candidate.objectives["accuracy"] >= least]
     assert len(found.candidates) == 2 * len(fitting) == 40
     assert found.front == pareto_front(fitting)
@@ -94,5 +94,5 @@ def test_a_search_ends_with_what_keeps_the_bound_or_says_that_nothing_does(tmp_p
     assert result.front
     assert {c.key for c in load_front(result.run_dir)} == {c.key for c in pareto_front(found)}
     assert all(candidate.objectives["accuracy"] >= 0.2 for candidate in result.front)
-    with pytest.raises(SearchError, match=r"none of 9 candidates keeps the space's bounds on what is judged; the near"):
+    with pytest.raises(SearchError, match="none of 9 candidates keeps the space's bounds on evaluated"):
         search(tmp_path / "hopeless", space=constrained(min_accuracy=1.0), candidates=9, supernet_epochs=1)
