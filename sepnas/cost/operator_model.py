@@ -21,7 +21,8 @@ from sepnas.spec.device_profile import OperatorKind
 Numbers = npt.NDArray[np.float64]
 
 MIN_ROWS = 8
-_KINDS = get_args(OperatorKind)
+_KINDS = tuple(kind for kind in get_args(OperatorKind) if kind != "max-pool")
+"""Kinds with a feature of their own; a maximum is as far from the others as they are from each other."""
 _TUNING_ROWS = 256
 """Maximum number of rows for tuning a kernel, evenly spaced: tuning time grows with the cube of the rows."""
 

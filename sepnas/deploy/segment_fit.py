@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from sepnas.plan.plan import Plan, Segment
 from sepnas.plan.steps import Compute
-from sepnas.separable.layers import Layer, network_table
+from sepnas.separable.layer import Layer
+from sepnas.separable.layers import network_table
 from sepnas.spec.document import short
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from sepnas.measure.operators import OperatorTimes, measure_operators
 from sepnas.measure.rounds import Stop, Tick
 from sepnas.measure.running import computing
 from sepnas.plan.operators import Operator
-from sepnas.separable.layers import Layer
+from sepnas.separable.layer import Layer
 from sepnas.spec.cluster import Cluster, Device
 from sepnas.spec.device_profile import DeviceProfile
 from sepnas.spec.timing import SegmentTime

@@ -7,7 +7,8 @@ from itertools import product
 
 from sepnas.plan.operators import Operator
 from sepnas.separable.architecture import Architecture, DevicePart
-from sepnas.separable.layers import Layer, device_layers
+from sepnas.separable.layer import Layer
+from sepnas.separable.layers import device_layers
 
 IMAGE_SIZES = (8, 16, 32)
 """Each with three stages: sides from 2 to 32; a stem of stride 2 equals that of the next smaller image."""

@@ -21,10 +21,11 @@ from sepnas.measure.operators import OperatorTimes, operator_time
 from sepnas.measure.probes import form_of, input_shape
 from sepnas.measure.rounds import Stop, Tick, measure_rounds, timed_once, until_half
 from sepnas.measure.running import running
-from sepnas.nets.blocks import Bottleneck, Head, Stem
+from sepnas.nets.blocks import make_module
 from sepnas.plan.operators import Operator
 from sepnas.plan.shapes import Shape
-from sepnas.separable.layers import Layer
+from sepnas.separable.forms import Form, LayerForm
+from sepnas.separable.layer import Layer, LayerWork
 
 _Numbers = npt.NDArray[np.float64]
 
@@ -37,11 +38,11 @@ _MIN_S = 1e-8
 class LayerChain(NamedTuple):
     """Consecutive layers of a network in one segment."""
 
-    layers: tuple[tuple[Operator, ...], ...]
+    layers: tuple[LayerWork, ...]
 
     @property
     def operators(self) -> tuple[Operator, ...]:
-        return tuple(each for layer in self.layers for each in layer)
+        return tuple(each for layer in self.layers for each in layer.operators)
 
     @property
     def name(self) -> str:
@@ -49,7 +50,7 @@ class LayerChain(NamedTuple):
 
     @property
     def form(self) -> str:
-        forms = tuple(tuple(map(form_of, layer)) for layer in self.layers)
+        forms = tuple((tuple(map(form_of, layer.operators)), _wiring(layer.form)) for layer in self.layers)
         return "form-" + hashlib.sha256(repr(forms).encode()).hexdigest()[:24]
 
     @property
@@ -66,7 +67,7 @@ class LayerChain(NamedTuple):
         return self.operators[0].input_values + self.operators[-1].output_values
 
     def module(self) -> nn.Module:
-        return nn.Sequential(*map(_layer_module, self.layers))
+        return nn.Sequential(*(make_module(layer.form) for layer in self.layers))
 
 
 def measure_in_layers(
@@ -96,9 +97,9 @@ def chains_of(networks: Sequence[Sequence[Layer]]) -> list[LayerChain]:
     """For each network, each layer alone and all layers between the first and the last; equal chains once."""
     found: list[LayerChain] = []
     for network in networks:
-        found += (LayerChain((layer.operators,)) for layer in network)
+        found += (LayerChain((layer.work,)) for layer in network)
         if len(network) > 2:
-            found.append(LayerChain(tuple(layer.operators for layer in network[1:-1])))
+            found.append(LayerChain(tuple(layer.work for layer in network[1:-1])))
     return list(dict.fromkeys(found))
 
 
@@ -138,12 +139,7 @@ def _amounts(each: Operator) -> _Numbers:
     return found.ravel()
 
 
-def _layer_module(layer: tuple[Operator, ...]) -> nn.Module:
-    """The network layer that has these operators."""
-    first = layer[0]
-    if first.kind == "pool":
-        return Head(first.in_channels, layer[1].out_channels)
-    if len(layer) == 1:
-        return Stem(first.in_channels, first.out_channels, first.stride)
-    group, expand = layer[1:3]
-    return Bottleneck(first.in_channels, first.out_channels, expand.out_channels, group.groups, group.stride)
+def _wiring(form: Form) -> tuple[object, ...]:
+    """Everything that the graph depends on besides operators and sizes."""
+    activations = tuple(each.activation for each in form.every_convolution)
+    return (activations, form.shortcut != "none", form.activation) if isinstance(form, LayerForm) else activations

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sepnas.deploy.segments import SegmentExporter, segment_weights
 from sepnas.deployment.engines.kind import late
@@ -81,7 +82,9 @@ def noise(shape: Shape) -> Array:
 
 def form_of(each: Operator) -> tuple[str | int, ...]:
     """Everything that an operator's part of a graph depends on, apart from its sizes."""
-    return (each.kind, each.kernel, each.stride, each.groups) if each.kind == "conv" else (each.kind,)
+    if each.kind in ("conv", "max-pool"):
+        return each.kind, each.kernel, each.stride, each.groups
+    return (each.kind,)
 
 
 def input_shape(each: Operator) -> Shape:
@@ -124,6 +127,18 @@ class _Add(nn.Module):
 class _Pool(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         return x_BCHW.mean((2, 3))
+
+
+class _MaxPool(nn.Module):
+    def __init__(self, each: Operator) -> None:
+        super().__init__()
+        self.side = each.kernel
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return functional.max_pool2d(x_BCHW, self.side)
+
+    def extra_repr(self) -> str:
+        return str(self.side)
 
 
 def write_probes(
@@ -184,6 +199,8 @@ def _operator_module(each: Operator) -> nn.Module:
         return _Conv(each)
     if each.kind == "add":
         return _Add(each)
+    if each.kind == "max-pool":
+        return _MaxPool(each)
     return _Pool() if each.kind == "pool" else nn.Linear(each.in_channels, each.out_channels)
 
 

@@ -1,12 +1,15 @@
-"""The layers of the CIFAR ResNeXt family, each for one device's narrow network."""
+"""The modules of layers, built from their descriptions: torch knows no family of networks."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from sepnas.separable.forms import Activation, ConvForm, Form, HeadForm, LayerForm
 
 NARROW_CHANNELS = 16
 """With fewer input channels, oneDNN's gradient of a strided 1x1 convolution in channels-last layout writes past its
@@ -37,57 +40,84 @@ class Conv2d(nn.Conv2d):
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """Convolution without bias, then batch norm; the padding preserves height and width at stride 1."""
+    """ConvForm without bias, then batch norm; the padding preserves height and width at stride 1."""
     conv = Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
     if not conv.weight.is_meta:  # initialising meta tensors makes torch import its compiler: 1.5 s
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(outputs)))
 
 
-class Stem(nn.Module):
-    """3x3 convolution, batch norm, ReLU: ``(B, in_channels, S, S) -> (B, stem_channels, S/stride, S/stride)``."""
+class ConvChain(nn.Module):
+    """Convolutions in a row, each with its batch norm and activation, as submodules under their names."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, convolutions: Sequence[ConvForm]) -> None:
         super().__init__()
-        self.layer = conv_bn(inputs, outputs, 3, stride)
+        self.activations = {each.name: each.activation for each in convolutions}
+        for each in convolutions:
+            self.add_module(each.name, _conv_module(each))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return torch.relu(self.layer(x_BCHW))
+        for name, activation in self.activations.items():
+            x_BCHW = activated(self._modules[name](x_BCHW), activation)  # type: ignore[misc]
+        return x_BCHW
+
+    def extra_repr(self) -> str:
+        """Everything that the graph depends on besides submodules and sizes: exports are cached by it."""
+        return ", ".join(f"{name}: {activation}" for name, activation in self.activations.items())
 
 
-class Bottleneck(nn.Module):
-    """1x1, 3x3 group convolution, 1x1, ReLU after the addition (arXiv 1611.05431, figure 3c).
+class ConvBlock(ConvChain):
+    """A stem or a block from its description: ``(B, C, H, W) -> (B, C', H', W')``."""
 
-    The shortcut is a 1x1 convolution where the shape changes.
-    """
-
-    def __init__(self, inputs: int, middle: int, outputs: int, groups: int, stride: int) -> None:
-        super().__init__()
-        self.reduce = conv_bn(inputs, middle, 1)
-        self.group = conv_bn(middle, middle, 3, stride, groups)
-        self.expand = conv_bn(middle, outputs, 1)
-        changes = stride != 1 or inputs != outputs
-        self.shortcut = conv_bn(inputs, outputs, 1, stride) if changes else nn.Identity()
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        y_BCHW = torch.relu(self.reduce(x_BCHW))
-        y_BCHW = torch.relu(self.group(y_BCHW))
-        return torch.relu(self.expand(y_BCHW) + self.shortcut(x_BCHW))
-
-
-class Head(nn.Module):
-    """Global average pooling and classifier: ``(B, C, H, W) -> (B, num_classes)``."""
-
-    def __init__(self, features: int, num_classes: int) -> None:
-        super().__init__()
-        self.classifier = nn.Linear(features, num_classes)
+    def __init__(self, form: LayerForm) -> None:
+        super().__init__(form.convolutions)
+        self.pool, self.activation = form.pool, form.activation
+        self.shortcut: nn.Module | None = None
+        if form.shortcut != "none":
+            self.shortcut = nn.Identity() if form.shortcut == "identity" else _conv_module(form.shortcut)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        if self.pool > 1:
+            x_BCHW = functional.max_pool2d(x_BCHW, self.pool)
+        y_BCHW = super().forward(x_BCHW)
+        if self.shortcut is not None:
+            y_BCHW = y_BCHW + self.shortcut(x_BCHW)
+        return activated(y_BCHW, self.activation)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, pool={self.pool}, activation={self.activation}"
+
+
+class Head(ConvChain):
+    """Convolutions (often none), global average pooling and classifier: ``(B, C, H, W) -> (B, num_classes)``."""
+
+    def __init__(self, form: HeadForm) -> None:
+        super().__init__(form.convolutions)
+        self.classifier = nn.Linear(form.classified.size, form.num_classes)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        x_BCHW = super().forward(x_BCHW)
         if x_BCHW.requires_grad and x_BCHW.is_contiguous(memory_format=torch.channels_last):
             # the gradient of `mean` is an expanded tensor with stride 0, which slows the layers before it
             x_BCHW.register_hook(_in_channels_last)  # type: ignore[no-untyped-call]
         logits: Tensor = self.classifier(x_BCHW.mean((2, 3)))
         return logits
+
+
+def make_module(form: Form) -> nn.Module:
+    """The module of a description, with random weights."""
+    return Head(form) if isinstance(form, HeadForm) else ConvBlock(form)
+
+
+def _conv_module(each: ConvForm) -> nn.Sequential:
+    return conv_bn(each.inputs.size, each.outputs.size, each.kernel, each.stride, each.groups)
+
+
+def activated(x: Tensor, activation: Activation) -> Tensor:
+    """``x`` after its activation."""
+    if activation == "none":
+        return x
+    return torch.relu(x) if activation == "relu" else functional.relu6(x)
 
 
 def _in_channels_last(gradient_BCHW: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sepnas.nets.exchange import through_levels
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.plan.wire import LEVELS
+from sepnas.separable.layers import block_channels
 
 _SHARES = [number / 50 for number in range(5, 51)]
 """Candidate positions of the highest level, as fractions of the greatest value."""
@@ -53,8 +54,7 @@ def _scales_of(network: SeparableResNeXt, names: Collection[str] | None) -> dict
     """The scales, keyed by block and by the device that computes the scaled tensor."""
     architecture, places = network.architecture, dict[tuple[int, int], list[_Scale]]()
     for point in network.policy.points:
-        stage = architecture.stage_of(point.after)
-        channels = [part.stage_channels(stage) for part in architecture.parts]
+        channels = [block_channels(architecture, rank, point.after) for rank in range(architecture.num_devices)]
         sent: dict[tuple[str, int, int], int] = {}
         for transfer in point.transfers:
             name = transfer.scale_name(point.after)

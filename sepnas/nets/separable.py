@@ -1,4 +1,4 @@
-"""A separable ResNeXt as one torch module: the parts of all devices and their exchanges.
+"""A separable network as one torch module: the parts of all devices and their exchanges.
 
 The parts are separate narrow networks, not groups of one wide network: the arithmetic then matches the devices bit
 for bit, and it is faster on CPUs.
@@ -12,11 +12,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from sepnas.nets.blocks import Bottleneck, Head, Stem
+from sepnas.nets.blocks import make_module
 from sepnas.nets.exchange import merge, merge_mean, through_wire
 from sepnas.nets.outage import Outage, merge_arrived
 from sepnas.plan.wire import LEVELS, WireFormat
-from sepnas.separable.architecture import Architecture, DevicePart
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.layers import device_layers, has_head
 from sepnas.separable.policy import ExchangePoint, Transfer, TransmissionPolicy, merge_rule, needs_weights
 
 
@@ -32,13 +33,14 @@ class SeparableResNeXt(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.policy = architecture.policy
-        self.stem = Stem(architecture.in_channels, architecture.stem_channels, architecture.stem_stride)
-        self.parts = nn.ModuleList(_make_part(architecture, part) for part in architecture.parts)
+        parts = [device_layers(architecture, rank) for rank in range(architecture.num_devices)]
+        self.stem = make_module(parts[0][0].form)
+        self.parts = nn.ModuleList(nn.ModuleList(make_module(x.form) for x in layers[1:-1]) for layers in parts)
         self.heads = nn.ModuleDict(
             {
-                str(rank): Head(part.stage_channels(2), architecture.num_classes)
-                for rank, part in enumerate(architecture.parts)
-                if all_heads or self.policy.readout.kind == "mean" or rank == self.policy.readout.device
+                str(rank): make_module(layers[-1].form)
+                for rank, layers in enumerate(parts)
+                if all_heads or has_head(architecture, rank)
             }
         )
         self.merges = nn.ParameterDict()
@@ -76,7 +78,7 @@ class SeparableResNeXt(nn.Module):
         stages: list[list[Tensor]] = []
         features: list[Tensor | None] = []
         for block, features in enumerate(self._blocks(routes, x_BCHW, outage)):
-            if (block + 1) % self.architecture.blocks_per_stage[0] == 0:
+            if block in self.architecture.stages.ends:
                 stages.append([x for x in features if x is not None])
         return self._read_out(routes.policy, features, outage), stages
 
@@ -214,14 +216,3 @@ def _merge_name(point: ExchangePoint, transfer: Transfer) -> str:
 def _first_log_scale(wire: WireFormat) -> nn.Parameter:
     """The initial log-step, for outputs of up to 4, until calibration (:mod:`sepnas.nets.scales`)."""
     return nn.Parameter(torch.tensor(4.0 / LEVELS[wire]).log())
-
-
-def _make_part(architecture: Architecture, part: DevicePart) -> nn.ModuleList:
-    blocks, inputs = nn.ModuleList(), architecture.stem_channels
-    for block in range(architecture.num_blocks):
-        stage = architecture.stage_of(block)
-        stride = 2 if block > 0 and architecture.stage_of(block - 1) != stage else 1
-        outputs = part.stage_channels(stage)
-        blocks.append(Bottleneck(inputs, part.bottleneck_channels(stage), outputs, part.cardinality, stride))
-        inputs = outputs
-    return blocks

@@ -7,7 +7,7 @@ the statistics depend on the merges: an extracted network has its own measured (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from sepnas.nets.outage import Outage
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.plan.merge_rules import LEARNED_RULES
-from sepnas.separable.architecture import Architecture, DevicePart
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.forms import Axes
+from sepnas.separable.layers import weight_axes
 from sepnas.separable.patterns import all_to_all, point
 from sepnas.separable.policy import TransmissionPolicy
 from sepnas.separable.space import SearchSpace
@@ -99,7 +101,7 @@ def _make_skeleton(kept: Architecture, whole: Architecture, weighted: bool) -> _
     with torch.device("meta"):
         network = SeparableResNeXt(everything, all_heads=True)
     drop_statistics(network)
-    return _Skeleton(network, {name: _cut(name, kept, whole) for name, _ in network.named_parameters()})
+    return _Skeleton(network, _cuts((name for name, _ in network.named_parameters()), kept, whole))
 
 
 def _every_transfer(architecture: Architecture, weighted: bool) -> TransmissionPolicy:
@@ -147,41 +149,46 @@ def _batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:
     return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
-def _cut(name: str, kept: Architecture, whole: Architecture) -> tuple[str, Callable[[Tensor], Tensor]]:
-    """The place of a weight of ``kept`` in ``whole``: its name there, and a function that slices it."""
+def _cuts(
+    names: Iterable[str], kept: Architecture, whole: Architecture
+) -> dict[str, tuple[str, Callable[[Tensor], Tensor]]]:
+    """The place of each weight of ``kept`` in ``whole``: its name there, and a function that slices it."""
+    own, others = weight_axes(kept), weight_axes(whole)
+    sources = {name: _source(name, kept, whole) for name in names}
+    return {
+        name: (source, _slicing(own[name], others[source]) if name in own else _identity)
+        for name, source in sources.items()
+    }
+
+
+def _source(name: str, kept: Architecture, whole: Architecture) -> str:
+    """The name in ``whole`` of a weight of ``kept``: they differ in the numbers of blocks."""
     kind, *path = name.split(".")
     if kind == "merges":
         after, _, pair = path[0].partition("_")
-        return f"merges.after{_block_in(whole, kept, after.removeprefix('after'))}_{pair}", _identity
-    if kind != "parts":
-        return name, _identity
-    rank, block, layer, *rest = path
-    source = ".".join((kind, rank, _block_in(whole, kept, block), layer, *rest))
-    sides = (kept.parts[int(rank)], whole.parts[int(rank)], kept.stage_of(int(block)))
-    return source, _slicing(layer, rest[0], *sides)
+        return f"merges.after{_block_in(whole, kept, after.removeprefix('after'))}_{pair}"
+    if kind == "parts":
+        path[1] = str(_block_in(whole, kept, path[1]))
+    return ".".join((kind, *path))
 
 
-def _block_in(whole: Architecture, kept: Architecture, block: str) -> str:
-    stage, place = divmod(int(block), kept.blocks_per_stage[0])
-    return str(stage * whole.blocks_per_stage[0] + place)
+def _block_in(whole: Architecture, kept: Architecture, block: str) -> int:
+    return whole.stages.block(*kept.stages.place(int(block)))
 
 
-def _slicing(layer: str, kind: str, kept: DevicePart, whole: DevicePart, stage: int) -> Callable[[Tensor], Tensor]:
-    """A narrower network differs only in each block's middle channels, groups times width."""
-    groups, width = kept.cardinality, kept.bottleneck_width << stage
-    whole_sides = (whole.cardinality, whole.bottleneck_width << stage)
-
-    def first_channels(weight: Tensor, dim: int) -> Tensor:
-        sides: Tensor = weight.unflatten(dim, whole_sides)  # type: ignore[no-untyped-call]
-        return sides.narrow(dim, 0, groups).narrow(dim + 1, 0, width).flatten(dim, dim + 1)
-
-    if (groups, width) == whole_sides or layer == "shortcut" or (layer, kind) == ("expand", "bn"):
+def _slicing(kept: Axes, whole: Axes) -> Callable[[Tensor], Tensor]:
+    """Takes the first groups, and the first channels of each group, along every axis."""
+    narrower = [(dim, own, other) for dim, (own, other) in enumerate(zip(kept, whole, strict=True)) if own != other]
+    if not narrower:
         return _identity
-    if layer == "expand":
-        return lambda weight: first_channels(weight, 1)
-    if (layer, kind) == ("group", "conv"):
-        return lambda weight: first_channels(weight, 0)[:, :width]
-    return lambda weight: first_channels(weight, 0)
+
+    def take(weight: Tensor) -> Tensor:
+        for dim, own, other in narrower:
+            grouped: Tensor = weight.unflatten(dim, other)  # type: ignore[no-untyped-call]
+            weight = grouped.narrow(dim, 0, own.groups).narrow(dim + 1, 0, own.width).flatten(dim, dim + 1)
+        return weight
+
+    return take
 
 
 def _identity(weight: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from sepnas.spec.device_profile import OperatorKind
 
+_WEIGHTED = ("conv", "linear")
+
 
 @dataclass(frozen=True, slots=True)
 class Operator:
@@ -13,7 +15,7 @@ class Operator:
 
     ``conv`` includes its batch norm and activation, ``linear`` its bias; ``add`` is the residual's addition with its
     activation; ``pool`` is the mean over windows of ``kernel`` (for a global mean, ``kernel`` and ``stride`` are the
-    side of the input). ``height`` and ``width`` are those of the output.
+    side of the input), ``max-pool`` their maximum. ``height`` and ``width`` are those of the output.
     """
 
     kind: OperatorKind
@@ -27,15 +29,13 @@ class Operator:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates; elementwise operators and means have none."""
-        if self.kind in ("add", "pool"):
-            return 0
+        """Multiply-accumulates; elementwise operators, means and maxima have none."""
         return self.num_weights * self.height * self.width
 
     @property
     def num_weights(self) -> int:
         """Weights without biases."""
-        if self.kind in ("add", "pool"):
+        if self.kind not in _WEIGHTED:
             return 0
         return self.in_channels * self.out_channels * self.kernel**2 // self.groups
 

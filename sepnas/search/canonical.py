@@ -29,7 +29,7 @@ def plan_key(plan: Plan) -> str:
 
 def named_plan_key(network: Architecture, policy: str) -> str:
     """The key of a network under a named policy."""
-    named = named_policy(policy, network.num_devices, network.depth)
+    named = named_policy(policy, network.num_devices, network.depth, network.backbone)
     return plan_key(build_plan(network.with_policy(named)))
 
 

@@ -100,7 +100,7 @@ class Screen:
 def first_genotypes(space: SearchSpace) -> list[dict[str, Choice]]:
     """The first genotypes of a search: the extremes of the space, and those named policies that it can express."""
     expressed = (
-        space.genotype_of(named_policy(name, space.num_devices, depth), depth)
+        space.genotype_of(named_policy(name, space.num_devices, depth, space.network.backbone), depth)
         for depth in sorted(space.network.depths, reverse=True)
         for name in NAMED_POLICIES
     )

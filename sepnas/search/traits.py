@@ -82,7 +82,7 @@ def all_to_all_bytes(architecture: Architecture) -> int:
 
 @lru_cache(maxsize=256)
 def _all_to_all_bytes(network: Architecture) -> int:
-    policy = named_policy("all-to-all", network.num_devices, network.depth)
+    policy = named_policy("all-to-all", network.num_devices, network.depth, network.backbone)
     return lower(network.with_policy(policy)).payload_bytes()
 
 

@@ -1,60 +1,36 @@
-"""An architecture: the separable CIFAR ResNeXt family and its transmission policy.
+"""An architecture: a network of a backbone's family, cut into parts for devices, and its transmission policy.
 
-Depth ``9n + 2``: a 3x3 stem, three stages of ``n`` bottleneck blocks (1x1, 3x3 group convolution, 1x1), a
-classifier. Each device owns a *part*: a complete narrow ResNeXt. One part alone is the original,
-non-separable network. Sources: ResNeXt (arXiv 1611.05431); separable over devices (arXiv 2111.02489).
+A network is a stem, blocks in stages, and a classifier (:mod:`sepnas.separable.backbones`). Each device owns a *part*:
+a complete narrow network. One part alone is the original, non-separable network.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from typing_extensions import Self
 
 from sepnas.errors import SpecError
+from sepnas.separable.backbones.backbone import Backbone, BlockStages
+from sepnas.separable.backbones.registry import BACKBONES, DEFAULT_BACKBONE, BackboneName, stages_of
+from sepnas.separable.part import DevicePart
 from sepnas.separable.patterns import NAMED_POLICIES
 from sepnas.separable.policy import TransmissionPolicy
-from sepnas.spec.document import Document, Part
-from sepnas.spec.figures import MAX_CHANNELS, MAX_CLASSES, MAX_DEPTH, MAX_DEVICES, MAX_SIDE, Channels, Text
+from sepnas.spec.document import Document
+from sepnas.spec.figures import MAX_CLASSES, MAX_DEPTH, MAX_DEVICES, MAX_SIDE, Channels, Text
 
-NUM_STAGES = 3
-
-
-class DevicePart(Part):
-    """One device's share: stage s (from 0) has ``cardinality`` groups of ``bottleneck_width * 2**s`` channels.
-
-    Its blocks output ``output_channels * 2**s`` channels.
-    """
-
-    cardinality: Channels = 1
-    bottleneck_width: Channels
-    output_channels: Channels = 64
-
-    @model_validator(mode="after")
-    def _check_channels(self) -> Self:
-        if self.cardinality * self.bottleneck_width > MAX_CHANNELS:
-            raise ValueError(
-                f"`cardinality` x `bottleneck_width` are {self.cardinality * self.bottleneck_width} channels; at most "
-                f"{MAX_CHANNELS}"
-            )
-        return self
-
-    def bottleneck_channels(self, stage: int) -> int:
-        return self.cardinality * self.bottleneck_width << stage
-
-    def stage_channels(self, stage: int) -> int:
-        return self.output_channels << stage
+__all__ = ["Architecture", "DevicePart", "name_forms", "named_architecture", "named_policy"]
 
 
 class Architecture(Document):
-    """A network over devices: the parameters of its family, a part for each device, and the policy."""
+    """A network over devices: its backbone and numbers, a part for each device, and the policy."""
 
     format_name: ClassVar[str] = "sepnas.architecture"
 
     name: Text = "custom"
-    depth: Annotated[int, Field(ge=11, le=MAX_DEPTH)]
+    backbone: BackboneName = DEFAULT_BACKBONE
+    depth: Annotated[int, Field(ge=1, le=MAX_DEPTH)]
     num_classes: Annotated[int, Field(ge=2, le=MAX_CLASSES)] = 100
     in_channels: Channels = 3
     image_size: Annotated[int, Field(ge=4, le=MAX_SIDE)] = 32
@@ -65,35 +41,53 @@ class Architecture(Document):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.depth - 2) % 9:
-            raise ValueError(f"`depth` must be 9n + 2 (11, 20, 29, ...), got {self.depth}")
         try:
+            BACKBONES[self.backbone].check(self.depth, self.image_size, self.stem_stride)
+            for part in self.parts:
+                BACKBONES[self.backbone].check_part(part)
             self.policy.check(self.num_devices, self.blocks_per_stage)
         except SpecError as error:
             raise ValueError(str(error)) from None
+        if BACKBONES[self.backbone].signed_outputs and self.policy.learned_scales():
+            raise ValueError(
+                f"blocks of a {self.backbone} may output negative values, which learned scales do not represent; "
+                "set `scale` to sample"
+            )
         return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit the paper's family, so that files from before there were others are written unchanged."""
+        data: dict[str, Any] = handler(self)
+        if self.backbone == DEFAULT_BACKBONE:
+            data.pop("backbone", None)
+        return data
 
     @property
     def num_devices(self) -> int:
         return len(self.parts)
 
     @property
+    def stages(self) -> BlockStages:
+        return stages_of(self.backbone, self.depth)
+
+    @property
     def blocks_per_stage(self) -> tuple[int, ...]:
-        return ((self.depth - 2) // 9,) * NUM_STAGES
+        return self.stages.blocks
 
     @property
     def num_blocks(self) -> int:
-        return sum(self.blocks_per_stage)
+        return self.stages.num_blocks
 
     def stage_of(self, block: int) -> int:
-        return block // self.blocks_per_stage[0]
+        return self.stages.of_block[block]
 
     def with_policy(self, policy: TransmissionPolicy) -> Architecture:
         """The same parts under another policy."""
         return Architecture.from_data(self.to_data() | {"policy": policy.to_data()}, self.name)
 
 
-def named_policy(name: str, num_devices: int, depth: int) -> TransmissionPolicy:
+def named_policy(name: str, num_devices: int, depth: int, backbone: str = DEFAULT_BACKBONE) -> TransmissionPolicy:
     """``all-to-all``, ``hand-made`` or ``none`` for a network of this depth."""
     if name not in NAMED_POLICIES:
         raise SpecError(
@@ -101,10 +95,7 @@ def named_policy(name: str, num_devices: int, depth: int) -> TransmissionPolicy:
         )
     if depth > MAX_DEPTH or num_devices > MAX_DEVICES:  # refused later: build no large policy for it
         raise SpecError(f"at most depth {MAX_DEPTH} and {MAX_DEVICES} devices, got {depth} and {num_devices}")
-    return NAMED_POLICIES[name](num_devices, ((depth - 2) // 9,) * NUM_STAGES)
-
-
-_NAME = re.compile(r"resnext(?P<depth>\d{1,6})_(?P<cardinality>\d{1,6})x(?P<width>\d{1,6})d")
+    return NAMED_POLICIES[name](num_devices, stages_of(backbone, depth).blocks)
 
 
 def named_architecture(
@@ -115,36 +106,50 @@ def named_architecture(
     in_channels: int = 3,
     image_size: int = 32,
     stem_stride: int = 1,
-    output_channels: int = 64,
+    output_channels: int | None = None,
 ) -> Architecture:
     """The architecture for a name such as ``resnext56_4x16d``, split over ``num_devices``.
 
-    Raises :class:`SpecError` if the name is not of the family or ``devices`` does not divide the cardinality.
+    Raises :class:`SpecError` if the name is of no family or ``devices`` does not divide the cardinality.
     """
-    found = _NAME.fullmatch(name)
-    if not found:
-        raise SpecError(
-            f"unknown architecture {name!r}: expected resnext<depth>_<cardinality>x<width>d, such as "
-            "resnext56_4x16d, or an architecture file (.json, .yaml, .yml)"
-        )
-    depth, cardinality, width = (int(found[key]) for key in ("depth", "cardinality", "width"))
+    backbone, (depth, cardinality, width) = _match(name)
     if num_devices < 1:
         raise SpecError(f"`num_devices` must be at least 1, got {num_devices}")
     if cardinality % num_devices:
         raise SpecError(f"`cardinality` (={cardinality}) must be divisible by `num_devices` (={num_devices})")
-    part = {"cardinality": cardinality // num_devices, "bottleneck_width": width, "output_channels": output_channels}
+    share = cardinality // num_devices
+    if output_channels is None:
+        output_channels = backbone.output_channels(share if backbone.tied_outputs else cardinality, width)
+    part = {"cardinality": share, "bottleneck_width": width, "output_channels": output_channels}
     if isinstance(policy, str):
-        policy = named_policy(policy, num_devices, depth)
+        policy = named_policy(policy, num_devices, depth, backbone.name)
     return Architecture.from_data(
         {
             "name": name,
+            "backbone": backbone.name,
             "depth": depth,
             "num_classes": num_classes,
             "in_channels": in_channels,
             "image_size": image_size,
+            "stem_channels": backbone.stem_channels(cardinality, width),
             "stem_stride": stem_stride,
             "parts": [part] * num_devices,
             "policy": policy.to_data(),
         },
         name,
     )
+
+
+def _match(name: str) -> tuple[Backbone, tuple[int, int, int]]:
+    """The family of a name, and its depth, cardinality and width."""
+    for backbone in BACKBONES.values():
+        if numbers := backbone.match(name):
+            return backbone, numbers
+    raise SpecError(
+        f"unknown architecture {name!r}: expected {name_forms()}, or an architecture file (.json, .yaml, .yml)"
+    )
+
+
+def name_forms() -> str:
+    """The forms of names of all families, each with an example."""
+    return ", ".join(f"{each.name_form} (such as {each.example})" for each in BACKBONES.values())

@@ -1,4 +1,4 @@
-"""The cost of each layer of each device's part, in closed form: shapes, MACs, weights. No torch.
+"""The layers of each device's part, with their costs in closed form. No torch.
 
 Layers of a device, in order: ``stem``, ``block0`` ... ``block<n-1>``, ``head`` (global mean and classifier).
 ``sepnas.nets`` builds the same layers; a test compares the two.
@@ -6,124 +6,37 @@ Layers of a device, in order: ``stem``, ``block0`` ... ``block<n-1>``, ``head`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sepnas.plan.operators import Operator
-from sepnas.plan.plan import Segment, WeightSlice
-from sepnas.plan.shapes import FLOAT_BYTES, Region, Shape
+from sepnas.plan.plan import Segment
+from sepnas.plan.shapes import FLOAT_BYTES, Shape
 from sepnas.plan.steps import Compute
-from sepnas.separable.architecture import Architecture, DevicePart
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.backbones.backbone import BlockPlace
+from sepnas.separable.backbones.registry import BACKBONES
+from sepnas.separable.forms import Axes
+from sepnas.separable.layer import Layer, make_head, make_layer
+from sepnas.separable.part import DevicePart
 from sepnas.separable.policy import needs_weights
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One layer for one sample. ``peak_values``: input, output and intermediate values while it runs.
-
-    ``num_parameters`` counts trained numbers, ``num_weights`` all stored numbers (with BN statistics);
-    ``num_kernels`` counts the kernels that an engine launches (convolutions and the classifier). ``weights`` are named
-    as in the whole network.
-    """
-
-    name: str
-    macs: int
-    num_parameters: int
-    num_weights: int
-    output: Shape
-    peak_values: int
-    num_kernels: int
-    operators: tuple[Operator, ...]
-    weights: tuple[WeightSlice, ...]
-
-
-def _conv(inputs: int, outputs: int, side: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> Operator:
-    """A convolution (no bias) with batch norm and an output of side x side."""
-    return Operator("conv", inputs, outputs, kernel, stride, groups, side, side)
-
-
-def _conv_layer(
-    name: str, place: str, convolutions: dict[str, Operator], others: list[Operator], output: Shape, peak: int
-) -> Layer:
-    """A layer of convolutions with batch norm: two trained numbers and two statistics per output channel.
-
-    ``convolutions`` are keyed by their name below ``place``, the layer's name in the whole network.
-    """
-    each = convolutions.values()
-    num_weights, channels = sum(c.num_weights for c in each), sum(c.out_channels for c in each)
-    return Layer(
-        name=name,
-        macs=sum(c.macs for c in each),
-        num_parameters=num_weights + 2 * channels,
-        num_weights=num_weights + 4 * channels,
-        output=output,
-        peak_values=peak,
-        num_kernels=len(convolutions),
-        operators=(*each, *others),
-        weights=tuple(weight for key, conv in convolutions.items() for weight in _conv_weights(f"{place}.{key}", conv)),
-    )
-
-
-def _conv_weights(place: str, conv: Operator) -> list[WeightSlice]:
-    outputs = conv.out_channels
-    kernel = _weight(f"{place}.conv.weight", outputs, conv.in_channels // conv.groups, conv.kernel, conv.kernel)
-    norm = ("weight", "bias", "running_mean", "running_var")
-    return [kernel, *(_weight(f"{place}.bn.{name}", outputs) for name in norm)]
-
-
-def _weight(name: str, *dims: int) -> WeightSlice:
-    return WeightSlice(name, Region(tuple([(0, size) for size in dims])))
-
-
-def _block(architecture: Architecture, part: DevicePart, rank: int, block: int, shape: Shape) -> Layer:
-    stage = architecture.stage_of(block)
-    first = block > 0 and architecture.stage_of(block - 1) != stage
-    stride = 2 if first else 1
-    inputs, height, _ = shape.dims
-    side = -(-height // stride)
-    middle, outputs = part.bottleneck_channels(stage), part.stage_channels(stage)
-    convolutions = {
-        "reduce": _conv(inputs, middle, height),
-        "group": _conv(middle, middle, side, kernel=3, stride=stride, groups=part.cardinality),
-        "expand": _conv(middle, outputs, side),
-    }
-    if stride != 1 or inputs != outputs:
-        convolutions["shortcut"] = _conv(inputs, outputs, side, stride=stride)
-    add = Operator("add", outputs, outputs, height=side, width=side)
-    output = Shape.chw(outputs, side, side)
-    peak = shape.num_values + output.num_values + middle * (height**2 + side**2)
-    return _conv_layer(f"block{block}", f"parts.{rank}.{block}", convolutions, [add], output, peak)
-
-
-def _stem(architecture: Architecture) -> Layer:
-    side = -(-architecture.image_size // architecture.stem_stride)
-    conv = _conv(architecture.in_channels, architecture.stem_channels, side, kernel=3, stride=architecture.stem_stride)
-    output = Shape.chw(architecture.stem_channels, side, side)
-    image_values = architecture.in_channels * architecture.image_size**2
-    return _conv_layer("stem", "stem", {"layer": conv}, [], output, image_values + 2 * output.num_values)
-
-
-def _head(features: Shape, rank: int, num_classes: int) -> Layer:
-    channels, height, _ = features.dims
-    mean = Operator("pool", channels, channels, kernel=height, stride=height)
-    linear = Operator("linear", channels, num_classes)
-    parameters = (channels + 1) * num_classes
-    peak = features.num_values + channels + num_classes
-    place = f"heads.{rank}.classifier"
-    weights = (_weight(f"{place}.weight", num_classes, channels), _weight(f"{place}.bias", num_classes))
-    output = Shape.vector(num_classes)
-    return Layer("head", linear.macs, parameters, parameters, output, peak, 1, (mean, linear), weights)
-
-
 def _part_layers(architecture: Architecture, part: DevicePart, rank: int) -> tuple[Layer, ...]:
-    layers = [_stem(architecture)]
-    for block in range(architecture.num_blocks):
-        layers.append(_block(architecture, part, rank, block, layers[-1].output))
-    layers.append(_head(layers[-1].output, rank, architecture.num_classes))
-    return tuple(layers)
+    backbone, stages = BACKBONES[architecture.backbone], architecture.stages
+    form = backbone.stem(architecture.in_channels, architecture.stem_channels, architecture.stem_stride)
+    layers = [make_layer("stem", "stem", form, _image(architecture))]
+    for block in range(stages.num_blocks):
+        place = BlockPlace(*stages.place(block), architecture.stem_stride)
+        form = backbone.block(part, place, form.outputs)
+        layers.append(make_layer(f"block{block}", f"parts.{rank}.{block}", form, layers[-1].output))
+    head = backbone.head(part, form.outputs, architecture.num_classes)
+    return (*layers, make_head(f"heads.{rank}", head, layers[-1].output))
+
+
+def _image(architecture: Architecture) -> Shape:
+    return Shape.chw(architecture.in_channels, architecture.image_size, architecture.image_size)
 
 
 class LayerRun(NamedTuple):
@@ -187,8 +100,8 @@ class _Runs(dict[tuple[int, int, str, str], LayerRun]):
         return run
 
 
-_NUMBERS = ("depth", "num_classes", "in_channels", "image_size", "stem_channels", "stem_stride")
-_numbers_of: Callable[[Architecture], tuple[int, ...]] = attrgetter(*_NUMBERS)
+_NUMBERS = ("backbone", "depth", "num_classes", "in_channels", "image_size", "stem_channels", "stem_stride")
+_numbers_of: Callable[[Architecture], tuple[Any, ...]] = attrgetter(*_NUMBERS)
 
 
 def network_table(architecture: Architecture) -> tuple[PartTable, ...]:
@@ -197,21 +110,37 @@ def network_table(architecture: Architecture) -> tuple[PartTable, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _network_table(numbers: tuple[int, ...], parts: tuple[DevicePart, ...]) -> tuple[PartTable, ...]:
+def _network_table(numbers: tuple[Any, ...], parts: tuple[DevicePart, ...]) -> tuple[PartTable, ...]:
     return tuple(_part_table(numbers, part, rank) for rank, part in enumerate(parts))
 
 
 @lru_cache(maxsize=512)
-def _part_table(numbers: tuple[int, ...], part: DevicePart, rank: int) -> PartTable:
+def _part_table(numbers: tuple[Any, ...], part: DevicePart, rank: int) -> PartTable:
     """The table of one device's part, which does not depend on the other devices."""
     alone = Architecture.model_validate({**dict(zip(_NUMBERS, numbers, strict=True)), "parts": (part,)})
-    image = Shape.chw(alone.in_channels, alone.image_size, alone.image_size)
-    return PartTable(rank, _part_layers(alone, part, rank), image)
+    return PartTable(rank, _part_layers(alone, part, rank), _image(alone))
 
 
 def device_layers(architecture: Architecture, rank: int) -> tuple[Layer, ...]:
     """The layers of one device, including the head (which not every device runs)."""
     return network_table(architecture)[rank].layers
+
+
+@lru_cache(maxsize=128)
+def weight_axes(architecture: Architecture) -> Mapping[str, Axes]:
+    """The axes of each tensor of the layers of all devices, by its name in the whole network."""
+    parts = [device_layers(architecture, rank) for rank in range(architecture.num_devices)]
+    return {
+        weight.name: axes
+        for layers in parts
+        for layer in layers
+        for weight, (_, axes) in zip(layer.weights, layer.form.weights(), strict=True)
+    }
+
+
+def block_channels(architecture: Architecture, rank: int, block: int) -> int:
+    """The channels that a block of a device outputs."""
+    return network_table(architecture)[rank].outputs[block + 1].dims[0]
 
 
 def has_head(architecture: Architecture, rank: int) -> bool:

@@ -21,7 +21,7 @@ from sepnas.units import format_names
 def read_policy(text: str, network: Architecture) -> TransmissionPolicy:
     """A named policy for this network, or the content of a policy file; :class:`SpecError` if it does not fit."""
     if Path(text).suffix not in FILE_SUFFIXES:
-        return named_policy(text, network.num_devices, network.depth)
+        return named_policy(text, network.num_devices, network.depth, network.backbone)
     policy = TransmissionPolicy.load(text)
     policy.check(network.num_devices, network.blocks_per_stage, text)
     return policy

@@ -21,14 +21,14 @@ from typing_extensions import Self
 from sepnas.errors import SpecError
 from sepnas.objectives import names_losing_devices
 from sepnas.plan.wire import WIRE_FORMATS
-from sepnas.separable.architecture import NUM_STAGES, Architecture
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.backbones.backbone import BlockStages
 from sepnas.separable.policy import ExchangePoint, TransmissionPolicy
 from sepnas.separable.space_network import NetworkSpace
 from sepnas.separable.space_parts import Constraints, ObjectiveName, PolicySpace
 from sepnas.separable.space_points import (
     GENES,
     Place,
-    blocks_of,
     check_pattern,
     make_places,
     make_point,
@@ -74,7 +74,7 @@ class SearchSpace(Document):
                 f"`constraints.devices_used` is {self.constraints.devices_used}, but `network` has {self.num_devices} "
                 "devices; ask for no more"
             )
-        blocks = NUM_STAGES * blocks_of(self.deepest)
+        blocks = self._stages.num_blocks
         outside = [block for block in self.blocks if block >= blocks]
         if outside:
             raise ValueError(f"`policy.exchange_points` names block {outside[0]}, but the blocks are 0..{blocks - 1}")
@@ -95,14 +95,19 @@ class SearchSpace(Document):
     def deepest(self) -> int:
         return max(self.network.depths)
 
+    @property
+    def _stages(self) -> BlockStages:
+        """The stages of the deepest network."""
+        return self.network.stages(self.deepest)
+
     @cached_property
     def blocks(self) -> tuple[int, ...]:
         """The blocks of the deepest network that are followed by an exchange point."""
-        where, stage = self.policy.exchange_points, blocks_of(self.deepest)
+        where, stages = self.policy.exchange_points, self._stages
         if where == "all":
-            return tuple(range(NUM_STAGES * stage))
+            return tuple(range(stages.num_blocks))
         if where == "even":
-            return tuple(first * stage + block for first in range(NUM_STAGES) for block in range(0, stage - 1, 2))
+            return tuple(block for block in range(stages.num_blocks) if _is_even(block, stages))
         return where
 
     def choices(self) -> Mapping[str, tuple[Choice, ...]]:
@@ -209,7 +214,7 @@ class SearchSpace(Document):
         return next((p for p in self._point_choices["pattern"] if not pairs_of(str(p), self.num_devices)), None)
 
     def _places(self, depth: int) -> tuple[Place, ...]:
-        return make_places(self.blocks, blocks_of(self.deepest), blocks_of(depth))
+        return make_places(self.network.backbone, self.blocks, self.deepest, depth)
 
     def _policy(self, genotype: Genotype, depth: int) -> TransmissionPolicy:
         num_devices, merge, points = self.num_devices, genotype["merge"], []
@@ -252,6 +257,11 @@ class SearchSpace(Document):
         for label, values in self._choices.items():
             if genotype[label] not in values:
                 raise SpecError(f"genotype: `{label}` is {genotype[label]!r}; allowed: {', '.join(map(str, values))}")
+
+
+def _is_even(block: int, stages: BlockStages) -> bool:
+    """Whether a block is an even one of its stage, and does not end it."""
+    return stages.place(block)[1] % 2 == 0 and block not in stages.ends
 
 
 def _some(values: tuple[Choice, ...], draw: Callable[[int], int]) -> list[Choice]:

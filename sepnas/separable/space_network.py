@@ -1,4 +1,4 @@
-"""The networks of a search space: the parameters of the family, some of them choices."""
+"""The networks of a search space: a backbone and its numbers, some of them choices."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from typing_extensions import Self
 
-from sepnas.separable.architecture import Architecture, DevicePart
+from sepnas.errors import SpecError
+from sepnas.separable.architecture import Architecture
+from sepnas.separable.backbones.backbone import BlockStages
+from sepnas.separable.backbones.registry import BACKBONES, DEFAULT_BACKBONE, BackboneName, stages_of
+from sepnas.separable.part import DevicePart
 from sepnas.spec.document import Part, repeated, short
-from sepnas.spec.figures import MAX_CHANNELS, MAX_CLASSES, MAX_DEPTH, MAX_DEVICES, MAX_SIDE, Channels
+from sepnas.spec.figures import MAX_CHANNELS, MAX_CLASSES, MAX_DEVICES, MAX_SIDE, Channels
 
 
 def _one_or_several(value: Any) -> Any:
@@ -32,16 +36,20 @@ Numbers = Annotated[int | tuple[int, ...], BeforeValidator(_one_or_several)]
 
 MAX_CHOICES = 256
 CHOOSABLE = ("depth", "cardinality", "bottleneck_width")
-_SHARED = ("image_size", "in_channels", "num_classes", "stem_channels", "stem_stride")
+_SHARED = ("backbone", "image_size", "in_channels", "num_classes", "stem_channels", "stem_stride")
 
 
 class NetworkSpace(Part):
-    """The networks: the parameters of the family, and either ``parts`` or the numbers that parts are built from.
+    """The networks: a backbone and its numbers, and either ``parts`` or the numbers that parts are built from.
 
     ``cardinality`` is that of the whole network: each of ``num_devices`` devices gets an equal share of the groups.
-    With ``uneven`` each device chooses its own ``bottleneck_width`` from the list.
+    With ``uneven`` each device chooses its own ``bottleneck_width`` from the list. ``output_channels`` are by default
+    those of the widest network (64 for the paper's family); some families derive them from the other numbers.
     """
 
+    # the paper's family is omitted from files, so that those from before there were others are written unchanged
+
+    backbone: BackboneName = DEFAULT_BACKBONE
     depth: Numbers
     image_size: Annotated[int, Field(ge=4, le=MAX_SIDE)] = 32
     in_channels: Channels = 3
@@ -53,7 +61,7 @@ class NetworkSpace(Part):
     cardinality: Numbers | None = None
     bottleneck_width: Numbers | None = None
     uneven: bool = False
-    output_channels: Channels = 64
+    output_channels: Channels | None = None
 
     @model_validator(mode="after")
     def _parts_or_numbers(self) -> Self:
@@ -69,18 +77,48 @@ class NetworkSpace(Part):
                 raise ValueError(
                     f"`cardinality` (={cardinality}) must be divisible by `num_devices` (={self.num_devices})"
                 )
-        for depth in self.depths:
-            if depth < 11 or (depth - 2) % 9:
-                raise ValueError(f"`depth` must be 9n + 2 (11, 20, 29, ...), got {depth}")
-            if depth > MAX_DEPTH:
-                raise ValueError(f"`depth` must be at most {MAX_DEPTH}, got {depth}")
+        self._check_backbone()
         if self.uneven and not isinstance(self.bottleneck_width, tuple):
             raise ValueError("`uneven` needs a list of `bottleneck_width` that each device may choose from")
         return self
 
+    def _check_backbone(self) -> None:
+        """Raise :class:`ValueError` for numbers that the family does not have, or that cannot share weights."""
+        kind = BACKBONES[self.backbone]
+        try:
+            for depth in self.depths:
+                kind.check(depth, self.image_size, self.stem_stride)
+            for part in self.parts or ():
+                kind.check_part(part)
+        except SpecError as error:
+            raise ValueError(str(error)) from None
+        if len({tuple(map(bool, self.stages(depth).blocks)) for depth in self.depths}) > 1:
+            raise ValueError(
+                f"`depth` {min(self.depths)} has no block in a stage where {max(self.depths)} has some, so the two "
+                "cannot share weights; give them spaces of their own"
+            )
+        if kind.tied_outputs and self.output_channels is not None:
+            raise ValueError(
+                f"`output_channels` of a {self.backbone} follow from its other numbers, got {self.output_channels}; "
+                "leave it out"
+            )
+        if not kind.tied_outputs and self.output_channels is None:
+            numbers = (max(_listed(number or 1)) for number in (self.cardinality, self.bottleneck_width))
+            object.__setattr__(self, "output_channels", kind.output_channels(*numbers))
+
+    @model_serializer(mode="wrap")
+    def _leave_out_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        if self.backbone == DEFAULT_BACKBONE:
+            data.pop("backbone", None)
+        return data
+
     @property
     def depths(self) -> tuple[int, ...]:
         return _listed(self.depth)
+
+    def stages(self, depth: int) -> BlockStages:
+        return stages_of(self.backbone, depth)
 
     def count_devices(self) -> int:
         return len(self.parts) if self.parts is not None else self.num_devices or 1
@@ -102,14 +140,14 @@ class NetworkSpace(Part):
             return self.parts
         num_devices = self.count_devices()
         shared = {name: chosen.get(name, getattr(self, name)) for name in ("cardinality", "bottleneck_width")}
-        return tuple(
-            DevicePart(
-                cardinality=shared["cardinality"] // num_devices,
-                bottleneck_width=chosen.get(f"device{rank}.bottleneck_width", shared["bottleneck_width"]),
-                output_channels=self.output_channels,
-            )
-            for rank in range(num_devices)
-        )
+        widths = [
+            chosen.get(f"device{rank}.bottleneck_width", shared["bottleneck_width"]) for rank in range(num_devices)
+        ]
+        return tuple(self._part(shared["cardinality"] // num_devices, width) for width in widths)
+
+    def _part(self, cardinality: int, width: int) -> DevicePart:
+        outputs = self.output_channels or BACKBONES[self.backbone].output_channels(cardinality, width)
+        return DevicePart(cardinality=cardinality, bottleneck_width=width, output_channels=outputs)
 
 
 @lru_cache(maxsize=4096)

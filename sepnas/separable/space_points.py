@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import Any
 
 from sepnas.errors import SpecError
+from sepnas.separable.backbones.registry import stages_of
 from sepnas.separable.patterns import Pairs, pattern_pairs, point
 from sepnas.separable.policy import ExchangePoint, Readout, TransmissionPolicy
 from sepnas.separable.space_parts import MAX_DEVICES_OF
@@ -30,20 +31,16 @@ class Place:
         return itemgetter(*self.labels)
 
 
-def blocks_of(depth: int) -> int:
-    """The number of blocks per stage."""
-    return (depth - 2) // 9
-
-
 @lru_cache(maxsize=1024)
-def make_places(blocks: tuple[int, ...], of_deepest: int, of_stage: int) -> tuple[Place, ...]:
-    """The exchange points of the deepest network that a network with ``of_stage`` blocks per stage also has."""
+def make_places(backbone: str, points: tuple[int, ...], deepest: int, depth: int) -> tuple[Place, ...]:
+    """The exchange points of the deepest network that a network of this depth also has."""
+    whole, own = stages_of(backbone, deepest), stages_of(backbone, depth)
     found = []
-    for block in blocks:
-        stage, number = divmod(block, of_deepest)
-        if number < of_stage:
-            labels = tuple(f"point{block}.{gene}" for gene in GENES)
-            found.append(Place(labels, stage * of_stage + number, number == of_stage - 1))
+    for place in points:
+        stage, number = whole.place(place)
+        if number < own.blocks[stage]:
+            labels, block = tuple(f"point{place}.{gene}" for gene in GENES), own.block(stage, number)
+            found.append(Place(labels, block, block in own.ends))
     return tuple(found)
 
 

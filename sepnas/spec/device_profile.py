@@ -11,7 +11,7 @@ from sepnas.plan.wire import CONVERTED, ENCODINGS, UNCONVERTED, WireFormat
 from sepnas.spec.document import Part
 from sepnas.spec.figures import NotNegative, Positive, Size, Text
 
-OperatorKind = Literal["conv", "linear", "add", "pool"]
+OperatorKind = Literal["conv", "linear", "add", "pool", "max-pool"]
 """What an engine computes in one call; :class:`sepnas.plan.operators.Operator` says what each kind includes."""
 
 

@@ -48,7 +48,8 @@ def digest_of(start: SeparableResNeXt | None) -> str:
 
 def _check_same_architecture(wanted: Architecture, found: Architecture, where: str) -> None:
     """Raise :class:`TrainingError` unless both are equal except for policy and name."""
-    for field in ("depth", "stem_channels", "stem_stride", "in_channels", "image_size", "num_classes", "parts"):
+    fields = "backbone", "depth", "stem_channels", "stem_stride", "in_channels", "image_size", "num_classes", "parts"
+    for field in fields:
         here, there = getattr(wanted, field), getattr(found, field)
         if here != there:
             raise TrainingError(

@@ -23,8 +23,8 @@ from sepnas.separable.layers import device_layers
 from sepnas.spec.cluster import Cluster
 
 NARROW = device_layers(named_architecture("resnext11_1x4d"), 0)
-LAYERS = [layer.operators for layer in NARROW]
-WIDER = [layer.operators for layer in device_layers(named_architecture("resnext11_1x8d"), 0)]
+LAYERS = [layer.work for layer in NARROW]
+WIDER = [layer.work for layer in device_layers(named_architecture("resnext11_1x8d"), 0)]
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
@@ -69,7 +69,7 @@ def test_times_are_shared_out_among_operators(overhead_s: float, value_s: float,
     assert min(found.values()) > 0
     for network in networks:
         for part in (network, network[:3], network[2:4], network[-3:]):
-            chain = LayerChain(tuple(layer.operators for layer in part))
+            chain = LayerChain(tuple(layer.work for layer in part))
             told_s = call_s + each_value_s * chain.end_values + sum(found[each] for each in chain.operators)
             assert told_s == pytest.approx(took_s(chain), rel=0.1)
 

@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from sepnas.nets.blocks import Bottleneck
+from sepnas.nets.blocks import ConvBlock
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def make_network(job: Job) -> nn.Module:
         convolutions = [name for name, layer in layers.named_modules() if isinstance(layer, nn.Conv2d)]
         return parallelize_module(layers, mesh, {name: ColwiseParallel() for name in convolutions})
     for name, layer in layers.named_children():
-        if isinstance(layer, Bottleneck):
+        if isinstance(layer, ConvBlock) and name != "stem":
             setattr(layers, name, SplitBottleneck(layer, mesh))
     return layers
 
@@ -58,7 +58,7 @@ def make_network(job: Job) -> nn.Module:
 class SplitBottleneck(nn.Module):
     """One process's share of a block: all inputs and outputs ``(B, C, H, W)``, some of the groups."""
 
-    def __init__(self, block: Bottleneck, mesh: DeviceMesh) -> None:
+    def __init__(self, block: ConvBlock, mesh: DeviceMesh) -> None:
         super().__init__()
         self.reduce, self.expand = as_linear(block.reduce), as_linear(block.expand)
         self.group = own_groups(block.group, mesh.get_local_rank(), mesh.size())

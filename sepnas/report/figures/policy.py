@@ -31,6 +31,7 @@ from sepnas.report.figures.style import (
 )
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.build import build_plan
+from sepnas.separable.layers import block_channels
 from sepnas.separable.policy import ExchangePoint, Transfer
 from sepnas.units import format_count
 
@@ -98,7 +99,7 @@ def _draw_lanes(drawing: Drawing, axes: Axes, architecture: Architecture) -> Non
     for rank in range(architecture.num_devices):
         for block in range(architecture.num_blocks):
             corners.append(_box(block, rank))
-            channels = architecture.parts[rank].stage_channels(architecture.stage_of(block))
+            channels = block_channels(architecture, rank, block)
             idle = "" if rank in used else "; not needed"
             tips.append(Tip(f"device {rank}, block {block}: {channels} output channels{idle}"))
             edges.append(MUTED if rank in used else GRID)
@@ -176,6 +177,8 @@ def _scale(axes: Axes, architecture: Architecture) -> None:
 def _mark_stages(axes: Axes, blocks_per_stage: Sequence[int]) -> None:
     first = 0
     for stage, num_blocks in enumerate(blocks_per_stage):
+        if not num_blocks:
+            continue
         left, right = first - 0.14, first + num_blocks - 1 + _BLOCK_WIDTH + 0.14
         axes.axvspan(left, right, color=MUTED, alpha=0.07, linewidth=0, zorder=0)
         axes.text(left + 0.08, -0.68, f"stage {stage}", fontsize=8, color=MUTED, va="center")

@@ -1,0 +1,1 @@
+"""The backbones: one file for each family of networks, and their registry."""

@@ -1,0 +1,37 @@
+"""The registry of backbones: each module of this package with a ``BACKBONE`` defines one family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import import_module
+from pkgutil import iter_modules
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import sepnas.separable.backbones
+from sepnas.separable.backbones.backbone import Backbone, BlockStages
+
+
+def _find() -> Mapping[str, Backbone]:
+    package = sepnas.separable.backbones
+    modules = [import_module(f"{package.__name__}.{found.name}") for found in iter_modules(package.__path__)]
+    kinds: list[Backbone] = [module.BACKBONE for module in modules if hasattr(module, "BACKBONE")]
+    return MappingProxyType({kind.name: kind for kind in sorted(kinds, key=lambda kind: kind.order)})
+
+
+BACKBONES = _find()
+"""All families by name, in their order."""
+DEFAULT_BACKBONE = "resnext"
+"""The family of files that name none: the paper's."""
+
+if TYPE_CHECKING:
+    BackboneName: TypeAlias = str
+else:
+    BackboneName = Literal[tuple(BACKBONES)]
+
+
+@lru_cache(maxsize=1 << 10)
+def stages_of(backbone: str, depth: int) -> BlockStages:
+    """The stages of a network of a depth that its family has."""
+    return BlockStages.of(BACKBONES[backbone].stages(depth))
