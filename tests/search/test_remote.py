@@ -71,7 +71,13 @@ class Server:
         self.process.kill()
         self.process.wait()
         for pid in sessions:
-            os.kill(pid, signal.SIGKILL)
+            end(pid)
+
+
+def end(pid: int) -> None:
+    """Kill a process, which may have ended by itself."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -109,7 +115,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[[str], Server]]:
         if server.process.poll() is None:
             server.cut()
         for pid in server.processes():
-            os.kill(pid, signal.SIGKILL)
+            end(pid)
 
 
 @needs_sshd
