@@ -10,6 +10,7 @@
     │   └── CheckpointError    a checkpoint is damaged or belongs to another run
     ├── SearchError            a search cannot start or continue
     ├── StorageError           a file cannot be written (disk full, no permission)
+    ├── ImportFailedError      a network cannot be imported
     ├── DeploymentError        a deployment is damaged, incomplete or foreign
     ├── BusyError              a service is at its limit of concurrent requests
     └── ExchangeError          communication between devices failed
@@ -72,6 +73,10 @@ class SearchError(SepnasError):
 
 class StorageError(SepnasError):
     """A file cannot be written; no partial file is left behind."""
+
+
+class ImportFailedError(SepnasError):
+    """A network cannot be imported: it is unknown, cannot be traced, or would have to be unpickled."""
 
 
 class DeploymentError(SepnasError):

@@ -46,8 +46,8 @@ def _run(call: AtenCall, tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     return tuple(result) if isinstance(result, tuple | list) else (result,)
 
 
-def _tensors(roles: str | tuple[str, ...], tensors: Mapping[str, Tensor]) -> Any:
-    return tensors[roles] if isinstance(roles, str) else [tensors[role] for role in roles]
+def _tensors(roles: str | tuple[str | None, ...], tensors: Mapping[str, Tensor]) -> Any:
+    return tensors[roles] if isinstance(roles, str) else [None if role is None else tensors[role] for role in roles]
 
 
 def _bound(operator: Any, given: Mapping[str, Any], arguments: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:

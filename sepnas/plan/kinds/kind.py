@@ -69,11 +69,11 @@ class AtenCall:
     """One call of an ATen operator.
 
     ``operands`` says for each tensor argument which operand it is; ``""`` is the result of the call before, and a tuple
-    of roles is a list of tensors. ``arguments`` are the others.
+    of roles is a list of tensors (None: no tensor at that place). ``arguments`` are the others.
     """
 
     overload: str
-    operands: Mapping[str, str | tuple[str, ...]]
+    operands: Mapping[str, str | tuple[str | None, ...]]
     arguments: Attributes
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from sepnas.spec.reading import parse_json
@@ -44,11 +46,29 @@ _ARITHMETIC = re.compile(r"(Integer|Mul|Add|[su]?[0-9]|[-+/(), ]|\*(?!\*))*", re
 """No powers: 9**9**9 would be computed. Each character fits one alternative only, so that matching is linear."""
 
 
-def checked_graph(model: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Allowed:
+    """What a graph may use: operators, and kinds of arguments."""
+
+    operators: Callable[[str], bool]
+    values: frozenset[str]
+
+
+_SEGMENTS = Allowed(OPERATORS.__contains__, _VALUES)
+MORE_VALUES = _VALUES | {
+    f"as_{kind}"
+    for kind in (
+        "string", "strings", "scalar_type", "memory_format", "layout", "device", "optional_tensor", "optional_tensors"
+    )
+}  # fmt: skip
+"""The kinds of arguments of any network's graph."""
+
+
+def checked_graph(model: Any, allowed: Allowed = _SEGMENTS) -> dict[str, Any]:
     """The same graph without what is not needed; :class:`ValueError` says why it is none of ours."""
     if not isinstance(model, dict):
         raise ValueError("holds no graph")
-    checked: dict[str, Any] = _checked(model, 0)
+    checked: dict[str, Any] = _checked(model, 0, allowed)
     nodes = checked.get("graph_module", {}).get("graph", {}).get("nodes", ())
     if len(nodes) > MAX_NODES:
         raise ValueError(f"has {len(nodes):,} operators; at most {MAX_NODES:,} are run")
@@ -60,34 +80,35 @@ def is_arithmetic(text: str) -> bool:
     return len(text) <= _MAX_CHARACTERS and _ARITHMETIC.fullmatch(_SYMBOL.sub("1", text)) is not None
 
 
-def _checked(node: Any, depth: int) -> Any:
+def _checked(node: Any, depth: int, allowed: Allowed) -> Any:
     if depth > _MAX_DEPTH:
         raise ValueError("is nested too deeply")
     if isinstance(node, list):
-        return [_checked(item, depth + 1) for item in node]
+        return [_checked(item, depth + 1, allowed) for item in node]
     if isinstance(node, dict):
-        return {_plain(key): _checked_field(key, value, depth + 1) for key, value in node.items()}
+        return {_plain(key): _checked_field(key, value, depth + 1, allowed) for key, value in node.items()}
     return _plain(node) if isinstance(node, str) else node
 
 
-def _checked_field(key: str, value: Any, depth: int) -> Any:
+def _checked_field(key: str, value: Any, depth: int, allowed: Allowed) -> Any:
     if key in _UNUSED:
         return {}
     if key in _EMPTY and value:
         raise ValueError(f"holds '{key}', which no segment has")
-    if key.startswith("as_") and key not in _VALUES:
+    if key.startswith("as_") and key not in allowed.values:
         raise ValueError(f"holds a value of the kind '{key}', which no segment has")
-    if key == "target" and value not in OPERATORS:
-        raise ValueError(f"uses operator '{_start(value)}'; operators of a segment are {', '.join(sorted(OPERATORS))}")
+    if key == "target" and not (isinstance(value, str) and allowed.operators(value)):
+        others = f"; operators of a segment are {', '.join(sorted(OPERATORS))}" if allowed is _SEGMENTS else ""
+        raise ValueError(f"uses operator '{_start(value)}'{others}")
     if key == "expr_str" and not is_arithmetic(str(value)):
         raise ValueError(f"has a size that is no arithmetic: {_start(value)!r}")
     if key == "expr_str":
         return str(value)
     if key in _SPECS and isinstance(value, str):
-        return json.dumps(_checked(parse_json(value), depth))
+        return json.dumps(_checked(parse_json(value), depth, allowed))
     if key in _IDENTIFIERS or key == "forward_arg_names":
         _check_identifiers(key, value)
-    return _checked(value, depth)
+    return _checked(value, depth, allowed)
 
 
 def _check_identifiers(key: str, value: Any) -> None:

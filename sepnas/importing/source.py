@@ -1,0 +1,59 @@
+"""Finds the network that a text names: a library's, a module's, a file's, or one of sepnas."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from sepnas.errors import ImportFailedError, SpecError
+from sepnas.importing.exported import from_exported
+from sepnas.importing.found import FoundNetwork
+from sepnas.importing.libraries import from_timm, from_torchvision
+from sepnas.importing.own import from_architecture, from_factory, from_run
+from sepnas.spec.document import FILE_SUFFIXES
+from sepnas.spec.recognise import recognise
+
+RANDOM, PRETRAINED = "random", "pretrained"
+FORMS = "timm:NAME, torchvision:NAME, MODULE:FACTORY, a .pt2 file, a run of sepnas, or an architecture"
+_LIBRARIES = {"timm": from_timm, "torchvision": from_torchvision}
+_PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".tar")
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+def find_network(text: str, pretrained: bool = False, seed: int = 0) -> FoundNetwork:
+    """The network that ``text`` names, with random weights that depend on ``seed`` alone, or the library's own.
+
+    Raises :class:`ImportFailedError` for an unknown name, or for a file that would have to be unpickled.
+    """
+    library, _, name = text.partition(":")
+    if library in _LIBRARIES:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return _LIBRARIES[library](name, pretrained)
+    if pretrained:
+        raise ImportFailedError(f"{text}: only {' and '.join(_LIBRARIES)} have pretrained weights; name a file of them")
+    path = Path(text)
+    known = recognise(path)
+    if known and known[0] == "run":
+        return from_run(path)
+    if path.suffix == ".pt2":
+        return from_exported(path)
+    if path.suffix in _PICKLED:
+        raise ImportFailedError(
+            f"{text}: a network in such a file would have to be unpickled, which can run any code. Name the network "
+            f"({FORMS}), and give its weights with --weights {text}"
+        )
+    if known and known[0] != "file":
+        raise ImportFailedError(f"{text}: is {known[1]}; a network is {FORMS}")
+    if _FACTORY.fullmatch(text):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return from_factory(text)
+    try:
+        return from_architecture(text, seed)
+    except SpecError as error:
+        if path.suffix in FILE_SUFFIXES:
+            raise
+        raise ImportFailedError(f"{text}: is no network: {FORMS} ({error})") from None

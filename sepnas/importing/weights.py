@@ -1,0 +1,104 @@
+"""Weights of a network from a file: safetensors, or a checkpoint of torch with tensors only. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sepnas.errors import ImportFailedError
+from sepnas.spec.document import few
+from sepnas.spec.files import name_of, open_regular, why
+
+MAX_CHECKPOINT_BYTES = 16 << 30
+_NESTED = ("state_dict", "model_state_dict", "model", "module", "params", "net", "network")
+"""Where training programs keep the weights within a checkpoint."""
+
+
+def take_weights(module: nn.Module, path: Path, source: str) -> None:
+    """Load a file's tensors into a module.
+
+    Tensors are matched by name. If no name fits, and all shapes fit in their order, they are taken in this order, with
+    a warning. Raises :class:`ImportFailedError` with the tensors that are missing, left over or of another shape.
+    """
+    found, wanted = read_weights(path), module.state_dict()
+    found = {name.removeprefix("module."): x for name, x in found.items()}
+    found = {name: x for name, x in found.items() if name in wanted or not name.endswith("num_batches_tracked")}
+    kept = {name: x for name, x in wanted.items() if not name.endswith("num_batches_tracked")}
+    if not found.keys() & kept.keys() and _fit_in_order(found, kept):
+        warnings.warn(
+            f"{path}: its tensors have other names than those of {source}; they are taken in their order, in which all "
+            "shapes fit", stacklevel=2,
+        )  # fmt: skip
+        found = dict(zip(kept, found.values(), strict=True))
+    _check_fit(path, source, found, kept)
+    module.load_state_dict({name: found.get(name, wanted[name]) for name in wanted})
+
+
+def _fit_in_order(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+    return [x.shape for x in found.values()] == [x.shape for x in wanted.values()]
+
+
+def _check_fit(path: Path, source: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    problems = [
+        *(f"'{name}' is missing" for name in wanted.keys() - found.keys()),
+        *(f"'{name}' is left over" for name in found.keys() - wanted.keys()),
+        *(
+            f"'{name}' has shape {tuple(found[name].shape)} instead of {tuple(x.shape)}"
+            for name, x in wanted.items()
+            if name in found and found[name].shape != x.shape
+        ),
+    ]
+    if problems:
+        raise ImportFailedError(f"{path}: are the weights of another network than {source}: {few(sorted(problems), 4)}")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or of a torch checkpoint, by name."""
+    try:
+        with open_regular(path) as opened:
+            if path.stat().st_size > MAX_CHECKPOINT_BYTES:
+                raise ImportFailedError(f"{path}: has more than {MAX_CHECKPOINT_BYTES >> 30} GiB")
+            if path.suffix == ".safetensors":
+                return load_file(name_of(opened, path))
+            return _tensors_in(path, torch.load(opened, map_location="cpu", weights_only=True))
+    except FileNotFoundError:
+        raise ImportFailedError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ImportFailedError(f"{path}: cannot be read: {why(error, path)}") from None
+    except SafetensorError as error:
+        raise ImportFailedError(f"{path}: no safetensors file, or a damaged one: {error}") from None
+    except pickle.UnpicklingError as error:
+        raise ImportFailedError(f"{path}: {_why_refused(str(error))}") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise ImportFailedError(f"{path}: no torch checkpoint, or a damaged one: {first}") from None
+
+
+def _why_refused(text: str) -> str:
+    named = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:global|class)[: ]+(?:GLOBAL )?([\w.]+)", text)
+    what = f" ('{named[1] or named[2]}')" if named else ""
+    return (
+        f"holds Python objects{what}, which would have to be unpickled; that can run any code, so it is refused. Save "
+        "the tensors alone: torch.save(module.state_dict(), FILE), or a safetensors file"
+    )
+
+
+def _tensors_in(path: Path, loaded: Any) -> dict[str, Tensor]:
+    for _ in range(3):
+        if isinstance(loaded, Mapping) and not any(isinstance(each, Tensor) for each in loaded.values()):
+            loaded = next((loaded[name] for name in _NESTED if name in loaded), loaded)
+    if not isinstance(loaded, Mapping):
+        raise ImportFailedError(f"{path}: holds {type(loaded).__name__}, not tensors by name")
+    found = {str(name): x.detach() for name, x in loaded.items() if isinstance(x, Tensor)}
+    if not found:
+        raise ImportFailedError(f"{path}: holds no tensors; it has {few(list(map(str, loaded))) or 'nothing'}")
+    return found

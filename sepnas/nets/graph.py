@@ -1,0 +1,108 @@
+"""Executes a graph in torch: the same function as the network that it was imported from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from sepnas.errors import SpecError
+from sepnas.nets.aten import overload, run_calls
+from sepnas.partition.aten import opaque_call
+from sepnas.partition.graph import WEIGHTS_NAME, Graph, GraphNode, load_graph
+from sepnas.plan.kinds.kind import AtenCall
+from sepnas.spec.files import read_regular, why
+
+MAX_WEIGHTS_BYTES = 16 << 30
+Outputs: TypeAlias = Tensor | dict[str, Tensor]
+
+
+class GraphNetwork(nn.Module):
+    """A graph with its weights. ``forward`` takes the graph's inputs, with a batch of one, in order.
+
+    It gives the output, or the outputs by name if there are several.
+    """
+
+    def __init__(self, graph: Graph, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        check_weights(graph, weights)
+        self.graph = graph
+        self._calls = [_calls_of(graph, node) for node in graph.nodes]
+        self._weights = {name: f"weight{place}" for place, name in enumerate(graph.weights)}
+        for name, attribute in self._weights.items():
+            self.register_buffer(attribute, weights[name])
+        self._last_use = _last_uses(graph)
+
+    def forward(self, *inputs: Tensor) -> Outputs:
+        graph = self.graph
+        if len(inputs) != len(graph.inputs):
+            raise SpecError(f"network '{graph.name}' has {len(graph.inputs)} inputs, got {len(inputs)}")
+        values = dict(zip(graph.inputs, inputs, strict=True))
+        for name, x in values.items():
+            if tuple(x.shape) != graph.tensors[name].dims:
+                raise SpecError(f"input '{name}' must have shape {graph.tensors[name].dims}, got {tuple(x.shape)}")
+        values.update({name: getattr(self, attribute) for name, attribute in self._weights.items()})
+        for place, (node, calls) in enumerate(zip(graph.nodes, self._calls, strict=True)):
+            results = run_calls(calls, {role: values[name] for role, name in node.inputs.items()})
+            values.update(zip(node.outputs, results, strict=False))
+            for name in self._last_use.get(place, ()):
+                values.pop(name, None)
+        found = {output.name: values[output.tensor] for output in graph.outputs}
+        return found if len(found) > 1 else next(iter(found.values()))
+
+
+def _calls_of(graph: Graph, node: GraphNode) -> tuple[AtenCall, ...]:
+    kind = node.kind
+    calls = kind.calls(graph.use(node)) if kind else (opaque_call(node.operator, node.inputs, node.attributes),)
+    for call in calls:
+        overload(call.overload)  # so that an unknown one is refused at once
+    return calls
+
+
+def _last_uses(graph: Graph) -> dict[int, list[str]]:
+    """The tensors that are not needed after each node, by the node's place."""
+    kept = {output.tensor for output in graph.outputs}
+    last = {name: place for place, node in enumerate(graph.nodes) for name in (*node.inputs.values(), *node.outputs)}
+    found: dict[int, list[str]] = {}
+    for name, place in last.items():
+        if name not in kept:
+            found.setdefault(place, []).append(name)
+    return found
+
+
+def check_weights(graph: Graph, weights: Mapping[str, Tensor], where: str = "weights") -> None:
+    """Raise :class:`SpecError` unless these are the weights of the graph: names, shapes and data types."""
+    for name in graph.weights:
+        wanted = graph.tensors[name]
+        if name not in weights:
+            raise SpecError(f"{where}: tensor '{name}' of network '{graph.name}' is missing")
+        found = weights[name]
+        if tuple(found.shape) != wanted.dims or str(found.dtype).removeprefix("torch.") != wanted.dtype:
+            raise SpecError(
+                f"{where}: tensor '{name}' must be {wanted.dtype} {wanted.dims} for network '{graph.name}', got "
+                f"{str(found.dtype).removeprefix('torch.')} {tuple(found.shape)}"
+            )
+
+
+def load_graph_network(folder: Path) -> GraphNetwork:
+    """The network of a folder that `sepnas import` wrote, in evaluation.
+
+    Raises :class:`SpecError` if a file is missing or damaged, or the weights are another network's.
+    """
+    graph, path = load_graph(folder), folder / WEIGHTS_NAME
+    try:
+        weights = load(read_regular(path, MAX_WEIGHTS_BYTES))
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such file; it belongs beside {folder / 'graph.json'}") from None
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {why(error, path)}") from None
+    except (SafetensorError, ValueError) as error:
+        raise SpecError(f"{path}: damaged, or no safetensors file: {error}") from None
+    check_weights(graph, weights, str(path))
+    with torch.no_grad():
+        return GraphNetwork(graph, weights).eval()

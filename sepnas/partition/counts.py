@@ -1,0 +1,73 @@
+"""Counts of a graph: parameters, multiply-accumulates, and its operators by kind."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sepnas.partition.graph import Graph
+from sepnas.plan.kinds.kind import sizes_text
+
+_STATISTICS = frozenset(("running_mean", "running_var"))
+
+
+@dataclass(frozen=True)
+class OperatorCount:
+    """All uses of one operator. ``opaque``: it has no registered kind, so that it is kept whole on one device."""
+
+    operator: str
+    count: int
+    macs: int
+    opaque: bool
+
+
+@dataclass(frozen=True)
+class GraphCounts:
+    """Counts for one sample.
+
+    ``parameters`` are all stored numbers but the statistics of batch norms; numbers that were computed in advance count
+    as they are stored. ``layers`` are the operators that multiply. ``opaque`` names each opaque operator with its
+    module.
+    """
+
+    name: str
+    source: str
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    parameters: int
+    numbers_stored: int
+    macs: int
+    layers: int
+    operators: tuple[OperatorCount, ...]
+    opaque: tuple[str, ...]
+
+
+def count_graph(graph: Graph) -> GraphCounts:
+    """Count a graph; operators with most MACs come first."""
+    found: dict[str, OperatorCount] = {}
+    for node in graph.nodes:
+        before = found.get(node.operator, OperatorCount(node.operator, 0, 0, node.kind is None))
+        macs = before.macs + graph.macs_of(node)
+        found[node.operator] = OperatorCount(node.operator, before.count + 1, macs, before.opaque)
+    stored = set(graph.weights)
+    statistics = {
+        name for node in graph.nodes for role, name in node.inputs.items() if role in _STATISTICS and name in stored
+    }
+    opaque = dict.fromkeys(f"{node.operator} in {node.module or 'the network itself'}" for node in graph.opaque_nodes)
+    return GraphCounts(
+        name=graph.name,
+        source=graph.source,
+        inputs={name: _shape_text(graph, name) for name in graph.inputs},
+        outputs={output.name: _shape_text(graph, output.tensor) for output in graph.outputs},
+        parameters=graph.num_weights - sum(math.prod(graph.tensors[name].dims) for name in statistics),
+        numbers_stored=graph.num_weights,
+        macs=graph.macs,
+        layers=sum(graph.macs_of(node) > 0 for node in graph.nodes),
+        operators=tuple(sorted(found.values(), key=lambda each: (-each.macs, -each.count, each.operator))),
+        opaque=tuple(opaque),
+    )
+
+
+def _shape_text(graph: Graph, name: str) -> str:
+    tensor = graph.tensors[name]
+    return f"{tensor.axes} {sizes_text(tensor.dims)}"

@@ -1,0 +1,149 @@
+"""A network as a document without torch, ``sepnas.graph``: operators in order, shapes with named axes, weight names.
+
+The weights lie beside it in a safetensors file, under the names that the graph has for them. Every shape holds the
+batch axis ``N``, which has size 1: a graph is the computation for one sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from sepnas.partition.checks import check_order, check_shapes
+from sepnas.plan.data import MAX_JOINED, ShapeData, TensorName, WithoutDefaults
+from sepnas.plan.kinds.kind import GraphOperator, OperatorUse
+from sepnas.plan.kinds.registry import GRAPH_OPERATORS
+from sepnas.spec.document import Document, Part
+from sepnas.spec.figures import ONE_LINE, Size, Text
+
+GRAPH_NAME, WEIGHTS_NAME = "graph.json", "weights.safetensors"
+MAX_NODES = 20_000
+MAX_GRAPH_PORTS = 256
+MAX_LIST = 4096
+"""Maximum number of values of one attribute."""
+
+_Value = bool | int | float | str
+Attribute = (
+    _Value
+    | Annotated[tuple[_Value, ...], Field(max_length=MAX_LIST)]
+    | Annotated[tuple[Annotated[tuple[_Value, ...], Field(max_length=MAX_LIST)], ...], Field(max_length=MAX_LIST)]
+)
+"""A number, a word, a list of them, or a list of lists. Data types and numbers that are not finite are words."""
+Role = Annotated[str, Field(max_length=200, pattern=r"^[a-z_]\w*(\.\d{1,4})?$")]
+"""The name of an operand: an argument of ATen, with a number if it is one of a list."""
+OperatorName = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z_]\w*(\.\w+){0,2}$")]
+OutputName = Annotated[str, Field(max_length=200, pattern=r"^\w[\w.-]*$")]
+Dtype = Literal[
+    "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "complex64"
+]  # fmt: skip
+
+
+class GraphTensor(ShapeData, WithoutDefaults):
+    """The shape and the data type of a tensor."""
+
+    dtype: Dtype = "float32"
+
+
+class GraphNode(WithoutDefaults):
+    """One operator. ``operator`` is a registered kind, or ``aten.`` and an overload: an opaque operator.
+
+    ``inputs`` are tensors by role, weights included; ``module`` is the path of the module that it comes from.
+    """
+
+    name: TensorName
+    operator: OperatorName
+    inputs: Annotated[dict[Role, TensorName], Field(max_length=MAX_JOINED)]
+    outputs: Annotated[tuple[TensorName, ...], Field(min_length=1, max_length=MAX_JOINED)]
+    attributes: Annotated[dict[Role, Attribute], Field(max_length=64, default_factory=dict)]
+    module: Annotated[str, Field(max_length=500, pattern=rf"{ONE_LINE}|^$")] = ""
+
+    @property
+    def kind(self) -> GraphOperator | None:
+        """The registered kind; None for an opaque operator."""
+        return GRAPH_OPERATORS.get(self.operator)
+
+
+class GraphOutput(Part):
+    """A named output of the network."""
+
+    name: OutputName
+    tensor: TensorName
+
+
+class NetworkTraits(WithoutDefaults):
+    """What is known of the network besides its graph: how images are prepared, and what its outputs mean.
+
+    ``mean`` and ``std`` are per channel, of values in 0..1. ``crop`` is the share of the image's shorter side that is
+    kept; ``size`` is height and width in pixels.
+    """
+
+    classes: Annotated[tuple[Text, ...], Field(max_length=1 << 16)] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    size: tuple[Size, Size] | None = None
+    crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"] | None = None
+
+
+class Graph(Document):
+    """A network's graph. ``source`` says where it was imported from."""
+
+    format_name: ClassVar[str] = "sepnas.graph"
+    current_version: ClassVar[int] = 1
+
+    name: Text
+    source: Text
+    traits: NetworkTraits = NetworkTraits()
+    inputs: Annotated[tuple[TensorName, ...], Field(min_length=1, max_length=MAX_GRAPH_PORTS)]
+    outputs: Annotated[tuple[GraphOutput, ...], Field(min_length=1, max_length=MAX_GRAPH_PORTS)]
+    nodes: Annotated[tuple[GraphNode, ...], Field(max_length=MAX_NODES)]
+    weights: Annotated[tuple[TensorName, ...], Field(max_length=MAX_NODES)]
+    tensors: Annotated[dict[TensorName, GraphTensor], Field(max_length=MAX_NODES)]
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        check_order(self)
+        check_shapes(self)
+        return self
+
+    def use(self, node: GraphNode) -> OperatorUse:
+        """A node's attributes and the sizes of its operands, as its kind takes them."""
+        return OperatorUse(node.attributes, {role: self.tensors[name].dims for role, name in node.inputs.items()})
+
+    def weights_of(self, node: GraphNode) -> Mapping[str, str]:
+        """The weights among a node's operands: the name of each by role."""
+        stored = set(self.weights)
+        return {role: name for role, name in node.inputs.items() if name in stored}
+
+    def macs_of(self, node: GraphNode) -> int:
+        """The multiply-accumulates of a node; 0 if it is opaque."""
+        return node.kind.macs(self.use(node)) if node.kind else 0
+
+    @property
+    def macs(self) -> int:
+        return sum(map(self.macs_of, self.nodes))
+
+    @property
+    def num_weights(self) -> int:
+        """The numbers stored as weights, constants included."""
+        return sum(math.prod(self.tensors[name].dims) for name in self.weights)
+
+    @property
+    def opaque_nodes(self) -> tuple[GraphNode, ...]:
+        """The nodes whose operator has no registered kind: they are kept whole."""
+        return tuple(node for node in self.nodes if node.kind is None)
+
+
+def graph_file(path: Path) -> Path:
+    """The graph of a folder that `sepnas import` wrote, or the file itself."""
+    return path / GRAPH_NAME if path.is_dir() else path
+
+
+def load_graph(path: Path) -> Graph:
+    """Read a graph, given its file or its folder; :class:`SpecError` names the node or the field that is wrong."""
+    return Graph.load(graph_file(path))

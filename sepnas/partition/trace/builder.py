@@ -1,0 +1,240 @@
+"""Builds a graph from the nodes of an exported program, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils import _pytree
+
+from sepnas.errors import ImportFailedError
+from sepnas.partition.aten import AtenNode, Translated, translate
+from sepnas.partition.axes import input_axes, weight_axes, with_spares
+from sepnas.partition.graph import Graph, GraphNode, GraphOutput, GraphTensor, NetworkTraits
+from sepnas.partition.trace.values import (
+    arguments_of,
+    dtype_name,
+    module_of,
+    name_of,
+    output_name,
+    uses_first_only,
+    where_in,
+)
+from sepnas.plan.kinds.registry import BY_OVERLOAD
+from sepnas.spec.document import short
+
+MAX_CONSTANT_VALUES = 1 << 26
+"""Larger results that do not depend on the input are computed anew for each sample."""
+_SPLITS = frozenset(("split.Tensor", "split_with_sizes.default", "chunk.default", "tensor_split.sections"))
+_UNBIND = "unbind.int"
+_CHECKS = ("_assert", "sym_constrain", "_guards")
+
+
+class GraphBuilder:
+    """Takes the nodes of a functional program in order.
+
+    What does not depend on the input is computed in advance, unless the weights have no values (torch's ``meta``).
+    """
+
+    def __init__(self, program: ExportedProgram) -> None:
+        self.program = program
+        self.nodes: list[GraphNode] = []
+        self.tensors: dict[str, GraphTensor] = {}
+        self.inputs: list[str] = []
+        self.constants: dict[str, Tensor] = {}
+        """Values that do not depend on the input, by name."""
+        self._names: dict[str, str] = {}
+        """The tensor that each node of the program is."""
+        self._parts: dict[str, list[str]] = {}
+        """The tensors that each node with several results is."""
+
+    def add_all(self) -> None:
+        """Translate the whole program; :class:`ImportFailedError` names what a graph cannot say."""
+        for node in self.program.graph.nodes:
+            if node.op == "placeholder":
+                self._add_placeholder(node)
+            elif node.op == "call_function":
+                self._add_call(node)
+            elif node.op != "output":
+                raise ImportFailedError(f"holds '{node.op} {node.target}', which is no operator")
+
+    def graph(self, *, name: str, source: str, traits: NetworkTraits) -> Graph:
+        """The graph of what the outputs need."""
+        outputs = tuple(self._outputs())
+        needed = {output.tensor for output in outputs}
+        kept = []
+        for node in reversed(self.nodes):
+            if needed & set(node.outputs):
+                kept.append(node)
+                needed |= {*node.inputs.values(), *node.outputs}
+        needed |= set(self.inputs)
+        return Graph(
+            name=name, source=source, traits=traits, inputs=tuple(self.inputs), outputs=outputs,
+            nodes=tuple(reversed(kept)), weights=tuple(each for each in self.constants if each in needed),
+            tensors={each: tensor for each, tensor in self.tensors.items() if each in needed},
+        )  # fmt: skip
+
+    def stored_weights(self) -> dict[str, Tensor]:
+        """The weights and constants that the graph needs."""
+        needed = {name for node in self.nodes for name in node.inputs.values()}
+        needed |= {output.tensor for output in self._outputs()}
+        return {name: x for name, x in self.constants.items() if name in needed}
+
+    def _add_placeholder(self, node: fx.Node) -> None:
+        [spec] = [each for each in self.program.graph_signature.input_specs if each.arg.name == node.name]
+        value = node.meta["val"]
+        if spec.kind == InputKind.USER_INPUT:
+            if not isinstance(value, Tensor):
+                raise ImportFailedError(f"input '{node.name}' is {short(value)}, not a tensor")
+            self._declare(node.name, value, input_axes(value.dim()))
+            self._names[node.name] = node.name
+            self.inputs.append(node.name)
+            return
+        if spec.target is None or not isinstance(value, Tensor):
+            raise ImportFailedError(f"needs '{node.name}' ({spec.kind.name}), which a graph cannot hold")
+        found = self.program.state_dict.get(spec.target)
+        if found is None:
+            found = self.program.constants[spec.target]
+        self._names[node.name] = self._keep(spec.target, found)
+
+    def _keep(self, name: str, value: Tensor) -> str:
+        """Declare a constant under a name that no other tensor has."""
+        while name in self.tensors:
+            name += "_"
+        self._declare(name, value, weight_axes(value.dim()))
+        self.constants[name] = value.detach()
+        return name
+
+    def _declare(self, name: str, value: Tensor, axes: str) -> None:
+        dims = tuple(value.shape)
+        if not all(isinstance(size, int) for size in dims):
+            raise ImportFailedError(f"tensor '{name}' has the dynamic shape {tuple(map(str, dims))}")
+        if 0 in dims:
+            raise ImportFailedError(f"tensor '{name}' of shape {dims} holds no value")
+        self.tensors[name] = GraphTensor(axes=axes, dims=dims, dtype=dtype_name(value.dtype))
+
+    def _add_call(self, node: fx.Node) -> None:
+        target = node.target
+        if getattr(target, "__name__", "") == "getitem":
+            self._add_item(node)
+            return
+        if not isinstance(target, torch._ops.OpOverload):
+            raise ImportFailedError(f"uses '{name_of(target)}'{where_in(node)}, which is no operator of a graph")
+        if target.namespace != "aten":
+            raise ImportFailedError(f"uses operator {target}{where_in(node)}, which is none of torch's own")
+        name = str(target).removeprefix("aten.")
+        if name.startswith(_CHECKS):
+            return
+        if not self._depends_on_input(node) and self._computed(node, target):
+            return
+        values = node.meta.get("val")
+        if isinstance(values, Tensor):
+            self._add_node(node, name, [values])
+        elif name in _SPLITS or name == _UNBIND:
+            self._add_pieces(node, name, list(values or ()))
+        elif isinstance(values, tuple | list) and all(isinstance(each, Tensor | None) for each in values):
+            self._add_node(node, name, [each for each in values if each is not None])
+        else:
+            raise ImportFailedError(f"{target}{where_in(node)} gives {short(values)}, not a tensor: a size or a value")
+
+    def _depends_on_input(self, node: fx.Node) -> bool:
+        names = [self._names.get(each.name, "") for each in node.all_input_nodes]
+        return not all(name in self.constants for name in names)
+
+    def _computed(self, node: fx.Node, target: Any) -> bool:
+        """Compute a node without inputs now; False if its value is not known, is random, or too large to store."""
+        values = [self.constants[self._names[each.name]] for each in node.all_input_nodes]
+        made = node.meta.get("val")
+        random = torch.Tag.nondeterministic_seeded in target.tags
+        if random or not isinstance(made, Tensor) or any(each.is_meta for each in values):
+            return False
+        if made.numel() > max([MAX_CONSTANT_VALUES, *(each.numel() for each in values)]):
+            return False
+        known = dict(zip(node.all_input_nodes, values, strict=True))
+        args, keywords = fx.map_arg((node.args, node.kwargs), known.__getitem__)
+        result = target(*args, **keywords)
+        same = next((each for each, x in known.items() if x is result), None)
+        self._names[node.name] = self._names[same.name] if same is not None else self._keep(node.name, result)
+        return True
+
+    def _add_node(self, node: fx.Node, overload: str, values: list[Tensor]) -> None:
+        operands, arguments = arguments_of(node, self._names)
+        call = AtenNode(
+            overload,
+            operands,
+            {role: self.tensors[name].dims for role, name in operands.items()},
+            arguments,
+            tuple(tuple(value.shape) for value in values),
+            (self._dtype_of(operands), dtype_name(values[0].dtype)),
+        )
+        several = len(values) > 1 and not (overload in BY_OVERLOAD and uses_first_only(node))
+        found = translate(call, {name: self.tensors[name].axes for name in operands.values()})
+        if several and not found.operator.startswith("aten."):
+            found = Translated(f"aten.{overload}", arguments)
+        if found.same_as is not None:
+            self._names[node.name] = found.same_as
+            return
+        names = [f"{node.name}.{place}" for place, _ in enumerate(values)] if several else [node.name]
+        for name, value in zip(names, values, strict=False):
+            self._declare(name, value, found.axes or self._axes_of_opaque(operands, value.dim()))
+        self._append(node, found, operands, tuple(names))
+        if isinstance(node.meta["val"], Tensor):
+            self._names[node.name] = node.name
+        else:
+            self._parts[node.name] = names
+
+    def _append(self, node: fx.Node, found: Translated, operands: dict[str, str], names: tuple[str, ...]) -> None:
+        self.nodes.append(
+            GraphNode(
+                name=names[0], operator=found.operator, inputs=operands, outputs=names,
+                attributes=dict(found.attributes), module=module_of(node),
+            )
+        )  # fmt: skip
+
+    def _axes_of_opaque(self, operands: dict[str, str], rank: int) -> str:
+        ranked = (self.tensors[name].axes for name in operands.values() if len(self.tensors[name].dims) == rank)
+        return next(ranked, "") or with_spares("?" * rank)
+
+    def _dtype_of(self, operands: dict[str, str]) -> str:
+        return next((self.tensors[name].dtype for name in operands.values()), "")
+
+    def _add_pieces(self, node: fx.Node, overload: str, values: list[Tensor]) -> None:
+        """Each piece of a split becomes a slice of its own, and each of an unbinding a selection."""
+        operands, arguments = arguments_of(node, self._names)
+        source = self.tensors[operands["self"]]
+        axis = arguments.get("dim", 0) % len(source.dims)
+        names, start = [], 0
+        for place, value in enumerate(values):
+            if overload == _UNBIND:
+                found = Translated("select", {"dim": axis, "index": place})
+                axes = source.axes[:axis] + source.axes[axis + 1 :]
+            else:
+                stop = start + value.shape[axis]
+                found = Translated("slice", {"dim": axis, "start": start, "end": stop, "step": 1})
+                axes, start = source.axes, stop
+            names.append(f"{node.name}.{place}")
+            self._declare(names[-1], value, axes)
+            self._append(node, found, operands, (names[-1],))
+        self._parts[node.name] = names
+
+    def _add_item(self, node: fx.Node) -> None:
+        source, place = node.args
+        assert isinstance(source, fx.Node)
+        assert isinstance(place, int)
+        self._names[node.name] = self._parts[source.name][place]
+
+    def _outputs(self) -> Iterator[GraphOutput]:
+        specs = self.program.graph_signature.output_specs
+        names = [each.arg.name for each in specs if each.kind == OutputKind.USER_OUTPUT]
+        kept = [each.target for each in specs if each.kind == OutputKind.BUFFER_MUTATION]
+        if kept:
+            raise ImportFailedError(f"changes its own buffer '{kept[0]}' while it computes, which a graph cannot say")
+        tree = _pytree.tree_unflatten(names, self.program.call_spec.out_spec) if self.program.call_spec else names
+        for place, (path, name) in enumerate(_pytree.tree_flatten_with_path(tree)[0]):
+            if name not in self._names:
+                raise ImportFailedError(f"output {place} is {short(name)}, not a tensor")
+            yield GraphOutput(name=output_name(_pytree.keystr(path), place, len(names)), tensor=self._names[name])

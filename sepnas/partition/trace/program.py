@@ -1,0 +1,81 @@
+"""Any ``nn.Module`` that ``torch.export`` takes, as a graph and its weights.
+
+The program is traced for one sample and made functional; operators stay as high as ATen has them (``conv2d``,
+``linear``, ``scaled_dot_product_attention``). What does not depend on the input is computed now and becomes a weight.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from sepnas.errors import ImportFailedError
+from sepnas.partition.graph import Graph, NetworkTraits
+from sepnas.partition.trace.builder import GraphBuilder
+from sepnas.partition.trace.refusals import why_not_exported
+from sepnas.plan.kinds.registry import BY_OVERLOAD, IDENTITIES
+from sepnas.spec.document import explain
+
+Weights: TypeAlias = dict[str, Tensor]
+NO_TRAITS = NetworkTraits()
+
+
+def trace(
+    module: nn.Module, inputs: Sequence[Tensor], *, name: str, source: str, traits: NetworkTraits = NO_TRAITS
+) -> tuple[Graph, Weights]:
+    """The graph of a module in evaluation, and its weights by name.
+
+    ``inputs`` are examples with a batch of one, on the module's device. Raises :class:`ImportFailedError` if torch
+    cannot export the module (control flow that depends on values, dynamic shapes), and names the line.
+    """
+    module.eval()
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(module, tuple(inputs), strict=False)
+    except Exception as error:  # torch raises whatever it likes here
+        raise ImportFailedError(f"{source}: {why_not_exported(error)}") from error
+    return graph_of(program, name=name, source=source, traits=traits)
+
+
+def graph_of(
+    program: ExportedProgram, *, name: str, source: str, traits: NetworkTraits = NO_TRAITS
+) -> tuple[Graph, Weights]:
+    """The graph of an exported program, and its weights by name. Raises as :func:`trace`."""
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            builder = GraphBuilder(_functional(program))
+            builder.add_all()
+        return builder.graph(name=name, source=source, traits=traits), builder.stored_weights()
+    except ImportFailedError as error:
+        raise ImportFailedError(f"{source}: {error}") from None
+    except ValidationError as error:
+        what = explain(Graph, error, source, {})
+        raise ImportFailedError(f"{what}; the graph is beyond the bounds of a file") from None
+
+
+def _functional(program: ExportedProgram) -> ExportedProgram:
+    """The program without writes in place; operators that no kind has are taken apart where torch knows how."""
+    functional: ExportedProgram = program.run_decompositions({})
+    table = torch.export.default_decompositions()
+    unknown = {
+        node.target
+        for node in functional.graph.nodes
+        if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)
+    }
+    apart: dict[Any, Any] = {}
+    for target in unknown:
+        if str(target).removeprefix("aten.") not in BY_OVERLOAD.keys() | IDENTITIES:
+            with suppress(KeyError):
+                apart[target] = table[target]
+    if apart:
+        functional = functional.run_decompositions(apart)
+    return functional

@@ -1,0 +1,164 @@
+"""Networks become graphs: each computes the same as its module, and what a graph cannot say is an error."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sepnas.errors import ImportFailedError, SpecError
+from sepnas.nets.graph import GraphNetwork
+from sepnas.partition.graph import Graph
+from sepnas.partition.trace.program import trace
+from sepnas.train.vision import import_timm, import_torchvision
+
+NETWORKS = (
+    ("torchvision:alexnet", (3, 64, 64)),
+    ("torchvision:resnet18", (3, 32, 32)),
+    ("torchvision:squeezenet1_1", (3, 64, 64)),
+    ("torchvision:mobilenet_v2", (3, 32, 32)),
+    ("torchvision:mobilenet_v3_small", (3, 32, 32)),
+    ("torchvision:shufflenet_v2_x0_5", (3, 32, 32)),
+    ("torchvision:r3d_18", (3, 4, 32, 32)),
+    ("torchvision:lraspp_mobilenet_v3_large", (3, 32, 32)),
+    ("timm:test_vit", (3, 160, 160)),
+    ("timm:test_efficientnet", (3, 64, 64)),
+    ("timm:test_convnext", (3, 64, 64)),
+    ("timm:test_nfnet", (3, 64, 64)),
+    ("timm:test_resnet", (3, 64, 64)),
+    ("timm:levit_128s", (3, 224, 224)),
+)
+
+
+def made(source: str) -> nn.Module:
+    library, _, name = source.partition(":")
+    torch.manual_seed(0)
+    if library == "timm":
+        import_timm("models")
+        module: nn.Module = importlib.import_module("timm").create_model(name)
+        return module.eval()
+    options = {"weights_backbone": None} if "raspp" in name else {}
+    found: nn.Module = import_torchvision("models").get_model(name, weights=None, **options)
+    return found.eval()
+
+
+def traced(module: nn.Module, *dims: tuple[int, ...]) -> tuple[Graph, dict[str, Tensor], list[Tensor]]:
+    torch.manual_seed(1)
+    inputs = [torch.randn(1, *each) for each in dims]
+    graph, weights = trace(module, inputs, name="network", source="test")
+    return graph, weights, inputs
+
+
+@pytest.mark.parametrize(("source", "dims"), NETWORKS, ids=[source for source, _ in NETWORKS])
+def test_a_graph_computes_what_its_module_computes(source: str, dims: tuple[int, ...]) -> None:
+    """Networks of torchvision and timm, through a document and back, agree to 1e-5, without an opaque operator."""
+    module = made(source)
+    graph, weights, [x] = traced(module, dims)
+    assert graph.opaque_nodes == ()
+    network = GraphNetwork(Graph.from_data(graph.to_data()), weights)
+    with torch.inference_mode():
+        wanted, found = module(x), network(x)
+    if isinstance(wanted, dict):
+        [wanted] = wanted.values()
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+class Several(nn.Module):
+    """Two inputs, named outputs, a split, a constant mask and an operator without a registered kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(6, 8)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor, y: Tensor) -> dict[str, Any]:
+        left, right = self.drop(self.line(x)).chunk(2, dim=-1)
+        mask = torch.arange(4).float() / 4
+        return {"joined": left * mask + right.clone(), "best": torch.topk(left, 2).indices, "y": [y.relu_() + 1]}
+
+
+def test_names_of_outputs_come_from_the_module() -> None:
+    """Dictionaries and lists of outputs, splits, constants and opaque operators all arrive."""
+    module = Several().eval()
+    graph, weights, inputs = traced(module, (3, 6), (5,))
+    assert graph.inputs == ("x", "y")
+    assert [output.name for output in graph.outputs] == ["joined", "best", "y_0"]
+    assert [node.operator for node in graph.opaque_nodes] == ["aten.topk.default"]
+    assert not {"dropout", "clone", "arange"} & {node.operator for node in graph.nodes}
+    assert [node.module for node in graph.nodes if node.operator == "linear"] == ["line"]
+    with torch.inference_mode():
+        found, wanted = GraphNetwork(graph, weights)(*inputs), module(*inputs)
+    assert isinstance(found, dict)
+    torch.testing.assert_close(found["joined"], wanted["joined"])
+    assert torch.equal(found["best"], wanted["best"])
+    torch.testing.assert_close(found["y_0"], wanted["y"][0])
+
+
+def test_axes_have_names() -> None:
+    """The features of a convolutional network are NCHW, and its logits are NC."""
+    graph, _, _ = traced(made("torchvision:squeezenet1_1"), (3, 64, 64))
+    assert graph.tensors[graph.outputs[0].tensor].axes == "NC"
+    assert {graph.tensors[node.outputs[0]].axes for node in graph.nodes if node.operator == "conv"} == {"NCHW"}
+
+
+class Branches(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            return x
+        return -x
+
+
+class Selects(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[x > 0]
+
+
+class Remembers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count.add_(1)
+        return x * self.count
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Branches(), r"control flow.*line \d+ of .*test_trace.py, in forward"),
+        (Selects(), r"test: .*(depend on values|dynamic shape)"),
+        (Remembers(), "test: changes its own buffer 'count'"),
+    ],
+)
+def test_what_a_graph_cannot_say_is_an_error(module: nn.Module, message: str) -> None:
+    """Control flow that depends on values names its line; so do shapes, and modules that change themselves."""
+    with pytest.raises(ImportFailedError, match=message):
+        traced(module, (4,))
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    """A tensor that is missing, or has another shape, is named with the network."""
+    graph, weights, _ = traced(nn.Sequential(nn.Linear(4, 2)), (4,))
+    with pytest.raises(SpecError, match=r"tensor '0.weight' must be float32 \(2, 4\) for network 'network', got"):
+        GraphNetwork(graph, {**weights, "0.weight": torch.zeros(3, 4)})
+    with pytest.raises(SpecError, match=r"tensor '0.bias' of network 'network' is missing"):
+        GraphNetwork(graph, {"0.weight": weights["0.weight"]})
+
+
+def test_inputs_of_another_shape_are_refused() -> None:
+    """A graph is for one shape: the message names the input and both shapes."""
+    graph, weights, _ = traced(nn.Sequential(nn.Linear(4, 2)), (4,))
+    with pytest.raises(SpecError, match=r"input 'input' must have shape \(1, 4\), got \(2, 4\)"):
+        GraphNetwork(graph, weights)(torch.zeros(2, 4))
+
+
+def test_a_network_without_values_is_traced_too() -> None:
+    """On torch's meta device a graph has shapes and MACs, and needs no memory."""
+    with torch.device("meta"):
+        module = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.ReLU()).eval()
+    graph, _ = trace(module, [torch.zeros(1, 3, 512, 512, device="meta")], name="large", source="test")
+    assert graph.macs == 27 * 64 * 510**2
