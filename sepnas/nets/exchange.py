@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
-from sepnas.plan.merge_rules import MERGERS, MergeRule
+from sepnas.plan.merges import MERGE_KINDS, axis_of, placed
+from sepnas.plan.plan import Port
+from sepnas.plan.shapes import Shape
+from sepnas.plan.steps import Merge
 from sepnas.plan.wire import ENCODINGS, LEVELS, UNCONVERTED, WireFormat
 
 _FLOATS: dict[WireFormat, torch.dtype] = {
@@ -95,49 +99,71 @@ def through_wire(x_BCHW: Tensor, wire: WireFormat, log_step: Tensor | None = Non
     return received
 
 
-class _Operations:
-    """Merges of whole batches."""
+class TensorOperations:
+    """The operations of merges on tensors ``(B, *shape)``; prefixes are the first values along axis ``place``."""
+
+    def __init__(self, place: int, dims: tuple[int, ...]) -> None:
+        self.place, self.dims = place, dims
 
     def add(self, own: Tensor, parts: Sequence[Tensor]) -> Tensor:
         for part in parts:
-            own = _add_prefix(own, part)
+            size = part.shape[self.place]
+            rest = own.shape[self.place] - size
+            if rest:
+                sum_ = own.narrow(self.place, 0, size) + part
+                own = torch.cat((sum_, own.narrow(self.place, size, rest)), self.place)
+            else:
+                own = own + part
         return own
 
     def minus(self, part: Tensor, own: Tensor) -> Tensor:
-        return part - own[:, : part.shape[1]]
+        return part - self.prefix(own, part)
 
     def times(self, weight: Tensor, part: Tensor) -> Tensor:
         return weight * part
 
     def divide_by_counts(self, total: Tensor, parts: Sequence[Tensor]) -> Tensor:
-        counts = [1] * total.shape[1]
-        for part in parts:
-            for channel in range(part.shape[1]):
-                counts[channel] += 1
-        if min(counts) == max(counts):
-            return total / counts[0]
-        shape = (1, -1) + (1,) * (total.dim() - 2)
+        size, held = total.shape[self.place], [part.shape[self.place] for part in parts]
+        if min(held, default=size) == size:
+            return total / (1 + len(held))
+        counts = [1 + sum(place < each for each in held) for place in range(size)]
+        shape = [-1 if axis == self.place else 1 for axis in range(total.dim())]
         return total / torch.tensor(counts, dtype=total.dtype, device=total.device).view(shape)
 
+    def concat(self, own: Tensor, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat((own, *parts), self.place)
 
-_OPERATIONS = _Operations()
+    def assemble(self, own: Tensor, parts: Sequence[Tensor], offsets: Sequence[tuple[int, ...]]) -> Tensor:
+        pieces = own, *parts
+        differing = [axis for axis, starts in enumerate(zip(*offsets, strict=True)) if len(set(starts)) > 1]
+        if len(differing) == 1:  # all along one axis
+            [axis] = differing
+            order = sorted(range(len(pieces)), key=lambda place: offsets[place][axis])
+            return torch.cat([pieces[place] for place in order], 1 + axis)
+        kind = reduce(torch.promote_types, [piece.dtype for piece in pieces])
+        out = own.new_empty((len(own), *self.dims), dtype=kind)
+        for offset, piece in zip(offsets, pieces, strict=True):
+            out[placed(offset, piece.shape[1:]).slices] = piece
+        return out
+
+    def prefix(self, whole: Tensor, part: Tensor) -> Tensor:
+        """The values of ``whole`` that ``part`` holds too."""
+        size = part.shape[self.place]
+        return whole if size == whole.shape[self.place] else whole.narrow(self.place, 0, size)
 
 
-def merge(rule: MergeRule, own_BCHW: Tensor, received: Sequence[Tensor], weights: Sequence[Tensor] = ()) -> Tensor:
-    """Merge a device's own tensor with messages that hold its first channels, by a rule of ``merge_rules``.
+def merge_tensors(step: Merge, shape: Shape, inputs: Sequence[Tensor], weights: Sequence[Tensor] = ()) -> Tensor:
+    """The output of a merge step, ``(B, *shape.dims)``: :func:`sepnas.plan.merges.merge`, differentiably.
 
-    ``weights`` holds one scalar per message for a learned rule.
+    ``weights`` holds one scalar for each input after the first if the kind is learned.
     """
-    return MERGERS[rule].merge(_OPERATIONS, own_BCHW, received, weights)
+    operations = TensorOperations(axis_of(step, shape), shape.dims)
+    return MERGE_KINDS[step.kind].apply(operations, step, inputs[0], inputs[1:], weights)
 
 
-def merge_mean(own_BCHW: Tensor, received: Sequence[Tensor]) -> Tensor:
-    """The mean, per channel, of the device's own tensor and the messages that hold the channel."""
-    return merge("mean", own_BCHW, received)
-
-
-def _add_prefix(whole: Tensor, prefix: Tensor) -> Tensor:
-    channels = prefix.shape[1]
-    if channels == whole.shape[1]:
-        return whole + prefix
-    return torch.cat((whole[:, :channels] + prefix, whole[:, channels:]), dim=1)
+def joined_pieces(port: Port, pieces: Sequence[Tensor]) -> Tensor:
+    """An output ``(B, *shape)`` of the tensors of its pieces, in the port's order."""
+    if len(pieces) == 1:
+        return pieces[0]
+    offsets = [tuple([start for start, _ in piece.region.ranges]) for piece in port.pieces]
+    return TensorOperations(0, port.shape.dims).assemble(pieces[0], pieces[1:], offsets)

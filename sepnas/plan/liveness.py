@@ -52,6 +52,12 @@ def devices_used(plan: Plan) -> tuple[int, ...]:
     return tuple(rank for rank, live in enumerate(_live_steps(plan)) if any(live))
 
 
+def losable(plan: Plan) -> list[int]:
+    """The ranks whose loss leaves an answer: those that are not alone in answering with an output."""
+    alone = {piece.device for port in plan.outputs if not port.fallbacks for piece in port.pieces}
+    return [rank for rank in range(plan.num_devices) if rank not in alone]
+
+
 def _live_steps(plan: Plan) -> list[list[bool]]:
     """For each rank and step, whether an output depends on it; walks backwards from the sends to the client."""
     producer: list[dict[str, int]] = []

@@ -1,4 +1,4 @@
-"""Merge kinds: the shapes that each kind accepts, and its arithmetic in numpy.
+"""Merge kinds: the shapes that each kind accepts, and its arithmetic.
 
 The merge rules of policies (:mod:`sepnas.plan.merge_rules`) and ``sum`` keep the shape of ``inputs[0]``, the device's
 own tensor; the others may be shorter along the merge's axis: a prefix, which affects only that part. ``concat`` joins
@@ -7,14 +7,14 @@ along the axis; ``assemble`` places pieces at offsets on any axis.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sepnas.errors import PlanError
-from sepnas.plan.merge_rules import MERGERS
+from sepnas.plan.merge_rules import MERGERS, MergeOperations, OwnT, PartT
 from sepnas.plan.shapes import Region, Shape, cover_problem
-from sepnas.plan.steps import Merge
+from sepnas.plan.steps import CLIENT, Merge, Recv, Step
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,17 +23,43 @@ if TYPE_CHECKING:
     _Array = npt.NDArray[np.float32]
 
 
+class JoinOperations(MergeOperations[OwnT, PartT], Protocol[OwnT, PartT]):
+    """The operations in which each kind is written once: in numpy here, in torch in :mod:`sepnas.nets.exchange`."""
+
+    def concat(self, own: OwnT, parts: Sequence[PartT]) -> OwnT:
+        """All tensors in order along the merge's axis."""
+        ...
+
+    def assemble(self, own: OwnT, parts: Sequence[PartT], offsets: Sequence[tuple[int, ...]]) -> OwnT:
+        """All tensors at their offsets in the output."""
+        ...
+
+
+class JoinFunction(Protocol):
+    """Signature of a kind's arithmetic: ``own`` is the first input; ``weights`` are those of a learned kind."""
+
+    def __call__(
+        self,
+        operations: JoinOperations[OwnT, PartT],
+        step: Merge,
+        own: OwnT,
+        parts: Sequence[PartT],
+        weights: Sequence[Any],
+        /,
+    ) -> OwnT: ...
+
+
 @dataclass(frozen=True)
 class MergeKind:
     """All facts and functions of a merge kind.
 
-    ``problem`` says why shapes do not fit (None: they do); ``apply`` computes a batch; ``optional``: inputs after the
+    ``problem`` says why shapes do not fit (None: they do); ``apply`` joins a batch; ``optional``: inputs after the
     first may be missing; ``learned``: there is a learned number for each input after the first.
     """
 
     name: str
     problem: Callable[[Merge, Shape, Sequence[Shape]], str | None]
-    apply: Callable[[Merge, Shape, Sequence[_Array], _Array | None], _Array]
+    apply: JoinFunction
     optional: bool = False
     learned: bool = False
 
@@ -46,7 +72,25 @@ def merge(step: Merge, shape: Shape, inputs: Sequence[_Array], weights: _Array |
     kind = MERGE_KINDS[step.kind]
     if kind.learned and (weights is None or len(weights) != len(inputs) - 1):
         raise PlanError(f"merge '{step.output}' needs {len(inputs) - 1} weights named '{step.parameter}'")
-    return kind.apply(step, shape, inputs, weights)
+    numbers: Sequence[Any] = () if weights is None else list(weights)
+    out: _Array = kind.apply(_Arrays(step, shape), step, inputs[0], inputs[1:], numbers)
+    return out
+
+
+def optional_tensors(program: Iterable[Step]) -> frozenset[str]:
+    """Received tensors that a program can do without.
+
+    Only mean and weighted merges use them, beside a tensor of the device itself. Tensors of an exact split (sums,
+    concatenations) and the client's image are always needed.
+    """
+    received: set[str] = set()
+    needed: set[str] = set()
+    for step in program:
+        if isinstance(step, Recv) and step.source != CLIENT:
+            received.add(step.tensor)
+        optional = isinstance(step, Merge) and MERGE_KINDS[step.kind].optional
+        needed.update(step.reads[:1] if optional else step.reads)
+    return frozenset(received - needed)
 
 
 def merge_problem(step: Merge, shape: Shape, inputs: Sequence[Shape]) -> str | None:
@@ -97,10 +141,7 @@ def _concat_problem(step: Merge, shape: Shape, inputs: Sequence[Shape]) -> str |
 def _assemble_problem(step: Merge, shape: Shape, inputs: Sequence[Shape]) -> str | None:
     if len(step.offsets) != len(inputs) or any(len(offset) != len(shape.dims) for offset in step.offsets):
         return f"`offsets` must place each of {len(inputs)} inputs on {len(shape.dims)} axes"
-    regions = [
-        Region(tuple((start, start + size) for start, size in zip(offset, each.dims, strict=True)))
-        for offset, each in zip(step.offsets, inputs, strict=True)
-    ]
+    regions = [placed(offset, each.dims) for offset, each in zip(step.offsets, inputs, strict=True)]
     for region in regions:
         if outside := region.outside(shape):
             return f"places a piece at {outside[0]} of '{step.output}', which has {outside[1]}"
@@ -108,11 +149,35 @@ def _assemble_problem(step: Merge, shape: Shape, inputs: Sequence[Shape]) -> str
     return f"the pieces of '{step.output}' {problem}" if problem else None
 
 
-class _Prefixes:
-    """The operations of merge rules in numpy, on the first values along the merge's axis."""
+def _sum(
+    operations: JoinOperations[OwnT, PartT], step: Merge, own: OwnT, parts: Sequence[PartT], weights: Sequence[Any], /
+) -> OwnT:
+    return operations.add(own, parts)
+
+
+def _by_rule(
+    operations: JoinOperations[OwnT, PartT], step: Merge, own: OwnT, parts: Sequence[PartT], weights: Sequence[Any], /
+) -> OwnT:
+    return MERGERS[step.kind].merge(operations, own, parts, weights)
+
+
+def _concat(
+    operations: JoinOperations[OwnT, PartT], step: Merge, own: OwnT, parts: Sequence[PartT], weights: Sequence[Any], /
+) -> OwnT:
+    return operations.concat(own, parts)
+
+
+def _assemble(
+    operations: JoinOperations[OwnT, PartT], step: Merge, own: OwnT, parts: Sequence[PartT], weights: Sequence[Any], /
+) -> OwnT:
+    return operations.assemble(own, parts, step.offsets)
+
+
+class _Arrays:
+    """The operations of merges in numpy; prefixes are the first values along the merge's axis."""
 
     def __init__(self, step: Merge, shape: Shape) -> None:
-        self._place = 1 + shape.axes.index(step.axis)
+        self._place, self._dims = axis_of(step, shape), shape.dims
 
     def _prefix(self, part: _Array) -> tuple[slice, ...]:
         return (*[slice(None)] * self._place, slice(part.shape[self._place]))
@@ -139,31 +204,28 @@ class _Prefixes:
         total /= counts.reshape([-1 if axis == self._place else 1 for axis in range(total.ndim)])
         return total
 
+    def concat(self, own: _Array, parts: Sequence[_Array]) -> _Array:
+        import numpy as np
 
-def _sum(step: Merge, shape: Shape, inputs: Sequence[_Array], weights: _Array | None) -> _Array:
-    return _Prefixes(step, shape).add(inputs[0], inputs[1:])
+        return np.concatenate((own, *parts), axis=self._place)
 
+    def assemble(self, own: _Array, parts: Sequence[_Array], offsets: Sequence[tuple[int, ...]]) -> _Array:
+        import numpy as np
 
-def _by_rule(step: Merge, shape: Shape, inputs: Sequence[_Array], weights: _Array | None) -> _Array:
-    numbers: Sequence[Any] = () if weights is None else list(weights)
-    found: _Array = MERGERS[step.kind].merge(_Prefixes(step, shape), inputs[0], inputs[1:], numbers)
-    return found
-
-
-def _concat(step: Merge, shape: Shape, inputs: Sequence[_Array], weights: _Array | None) -> _Array:
-    import numpy as np
-
-    return np.concatenate(inputs, axis=1 + shape.axes.index(step.axis))
+        out = np.empty((len(own), *self._dims), np.float32)
+        for offset, piece in zip(offsets, (own, *parts), strict=True):
+            out[placed(offset, piece.shape[1:]).slices] = piece
+        return out
 
 
-def _assemble(step: Merge, shape: Shape, inputs: Sequence[_Array], weights: _Array | None) -> _Array:
-    import numpy as np
+def axis_of(step: Merge, shape: Shape) -> int:
+    """The axis along which a merge works, in a tensor with a leading batch axis; 0 if the kind works along none."""
+    return 1 + shape.axes.find(step.axis)
 
-    out = np.empty((len(inputs[0]), *shape.dims), np.float32)
-    for offset, piece in zip(step.offsets, inputs, strict=True):
-        place = tuple(slice(start, start + size) for start, size in zip(offset, piece.shape[1:], strict=True))
-        out[(slice(None), *place)] = piece
-    return out
+
+def placed(offset: Sequence[int], dims: Sequence[int]) -> Region:
+    """The region of a piece of these sizes at an offset."""
+    return Region(tuple([(start, start + size) for start, size in zip(offset, dims, strict=True)]))
 
 
 MERGE_KINDS: dict[str, MergeKind] = {

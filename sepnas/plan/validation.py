@@ -13,6 +13,7 @@ from itertools import chain
 from sepnas.errors import PlanError
 from sepnas.plan.checks import step_problem
 from sepnas.plan.plan import Message, Piece, Plan, Port
+from sepnas.plan.schedule import progress
 from sepnas.plan.shapes import cover_problem
 from sepnas.plan.steps import CLIENT, Compute, Recv, Send, Step, describe_step
 from sepnas.plan.wire import LEVELS
@@ -195,15 +196,7 @@ def _shapes_of_segments(plan: Plan, rank: int) -> Iterator[str]:
 
 def _deadlocks(plan: Plan) -> Iterator[str]:
     """Run every device up to a wait for a message that cannot have been sent; name the devices that wait."""
-    at = [0] * plan.num_devices
-    posted = {piece.tag for port in plan.inputs for piece in port.pieces}
-    moved = True
-    while moved:
-        moved = False
-        for rank, program in enumerate(plan.programs):
-            while at[rank] < len(program) and _can_go_on(program[at[rank]], posted):
-                at[rank] += 1
-                moved = True
+    _, at = progress(plan)
     waiting = {
         rank: step
         for rank, program in enumerate(plan.programs)
@@ -216,12 +209,6 @@ def _deadlocks(plan: Plan) -> Iterator[str]:
             f"{place_of(rank, at[rank], step)}: waits for message {step.tag} from device {step.source}, which sends it "
             f"only after its step {at[step.source]}: {' -> '.join(map(str, (*circle, circle[0])))} wait for each other"
         )
-
-
-def _can_go_on(step: Step, posted: set[int]) -> bool:
-    if isinstance(step, Send):
-        posted.add(step.tag)
-    return not isinstance(step, Recv) or step.tag in posted
 
 
 def _circle(waiting: Mapping[int, Recv]) -> list[int]:

@@ -12,9 +12,10 @@ from functools import lru_cache, partial
 import torch
 
 from sepnas.nets.outage import Outage
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableResNeXt, planned
 from sepnas.nets.supernet import Supernet, bare, recalibrate_batch_norm
 from sepnas.objectives import evaluate_answers
+from sepnas.plan.liveness import losable
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.policy import TransmissionPolicy
 from sepnas.separable.space import Genotype
@@ -78,18 +79,18 @@ class AccuracyEvaluator:
         return self._answers(architecture).accuracy()
 
     def _answers(self, architecture: Architecture) -> _SupernetAnswers:
-        policy = architecture.policy
-        right = partial(self._right, self._calibrated(architecture), policy)
-        return _SupernetAnswers(policy.readout.losable(architecture.num_devices), right)
+        right = partial(self._right, self._calibrated(architecture), architecture.policy)
+        return _SupernetAnswers(losable(planned(architecture).schedule.plan), right)
 
     @torch.inference_mode()
     def _calibrated(self, architecture: Architecture) -> SeparableResNeXt:
         network = self._network(bare(architecture))
         batches = -(-len(self.calibration_BCHW) // BATCH)
         draw, device = torch.Generator().manual_seed(0), self.calibration_BCHW.device
+        plan = planned(architecture).schedule.plan
 
         def outage_of(batch: int) -> Outage | None:
-            return draw_outage(architecture, batch, draw, *self.dropout, device)
+            return draw_outage(plan, batch, draw, *self.dropout, device)
 
         recalibrate_batch_norm(network, architecture.policy, self.calibration_BCHW, batches, outage_of)
         return network

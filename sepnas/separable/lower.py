@@ -159,13 +159,18 @@ def _read_out(programs: list[_Program], readers: Sequence[int], reader: int, arc
     return _logits_port(num_classes, first_tag, num_devices, reader, len(readers) > 1)
 
 
+def merge_parameter(block: int) -> str:
+    """The name of a device's weights for the learned merge after a block."""
+    return f"merge{block}"
+
+
 # Steps are immutable and often equal: equal steps share one object.
 
 
 @lru_cache(maxsize=1 << 14)
 def _block_merge(block: int, strength: int, *inputs: str) -> Merge:
     rule = MERGE_RULES[strength]
-    return Merge(rule, inputs, f"m{block}", f"merge{block}" if MERGERS[rule].learned else None)
+    return Merge(rule, inputs, f"m{block}", merge_parameter(block) if MERGERS[rule].learned else None)
 
 
 @lru_cache(maxsize=1 << 10)

@@ -117,10 +117,6 @@ class Readout(Part):
     kind: Literal["device", "mean"] = "device"
     device: Rank = 0
 
-    def losable(self, num_devices: int) -> list[int]:
-        """The devices whose loss leaves an answer: all, or all but ``device`` if it reads out alone."""
-        return [rank for rank in range(num_devices) if self.kind == "mean" or rank != self.device]
-
 
 class TransmissionPolicy(Document):
     """A set of exchange points and the read-out."""

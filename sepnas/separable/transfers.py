@@ -121,7 +121,7 @@ class BlockCrossings(dict[Transfer, Crossing]):
     def __missing__(self, transfer: Transfer) -> Crossing:
         source, destination = transfer.source, transfer.destination
         own, others = self.outputs[source].dims, self.outputs[destination].dims
-        tag = _tag(self.block, transfer, len(self.outputs))
+        tag = transfer_tag(self.block, transfer, len(self.outputs))
         num_channels = transfer.num_channels(own[0], others[0])
         scale = transfer.scale_name(self.block)
         send = Send(self.tensor, _region(num_channels, *own[1:]), transfer.wire, destination, tag, scale)
@@ -159,8 +159,10 @@ def _block_crossings(block: int, outputs: tuple[Shape, ...]) -> BlockCrossings:
     return BlockCrossings(block, outputs)
 
 
-def _tag(block: int, transfer: Transfer, num_devices: int) -> int:
-    """Points in order; within a point, awaited messages (lag 0) first, then by shift: no two senders share a receiver.
+def transfer_tag(block: int, transfer: Transfer, num_devices: int) -> int:
+    """The tag of a transfer after a block.
+
+    Points in order; within a point, awaited messages (lag 0) first, then by shift: no two senders share a receiver.
 
     Tags below ``num_devices`` are the client's inputs. A tag depends only on its transfer.
     """

@@ -49,10 +49,12 @@ class MergeRuleContract:
         for own, received in _inputs():
             tensors = [torch.tensor(array, requires_grad=True) for array in (own, *received)]
             weights = [torch.tensor(float(number), requires_grad=True) for number in _weights(rule, len(received))]
-            whole = exchange.merge(rule, tensors[0], tensors[1:], weights)
+            step = _step(rule, len(received))
+            whole = exchange.merge_tensors(step, _shape(own), tensors, weights)
             np.testing.assert_array_equal(_on_a_device(rule, own, received), whole.detach().numpy())
             rows = torch.arange(len(own))
-            arrived = outage.merge_arrived(rule, tensors[0], [(rows, each) for each in tensors[1:]], weights)
+            parts = [(rows, each) for each in tensors[1:]]
+            arrived = outage.merge_arrived(step, _shape(own), tensors[0], parts, weights)
             np.testing.assert_array_equal(arrived.detach().numpy(), whole.detach().numpy())
             whole.sum().backward()  # type: ignore[no-untyped-call]
             assert all(torch.isfinite(each.grad).all() for each in (*tensors, *weights))

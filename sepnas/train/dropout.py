@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import torch
 
-from sepnas.nets.outage import LOGITS, Message, Outage
-from sepnas.separable.architecture import Architecture
+from sepnas.nets.outage import Outage
+from sepnas.plan.liveness import losable
+from sepnas.plan.plan import Plan
 
 
 def draw_outage(
-    architecture: Architecture,
+    plan: Plan,
     batch: int,
     generator: torch.Generator,
     device_dropout: float,
@@ -23,7 +24,7 @@ def draw_outage(
 ) -> Outage | None:
     """Draw losses per sample, with probability ``device_dropout`` per device and ``message_dropout`` per message.
 
-    Never loses all devices, nor a device that alone has the classifier, because training needs an answer.
+    Never loses all devices, nor a device that alone answers, because training needs an answer.
     Returns an outage on ``device``; None, without drawing, if both are 0.
     """
     if not device_dropout and not message_dropout:
@@ -32,17 +33,10 @@ def draw_outage(
     def draw(*shape: int, share: float) -> torch.Tensor:
         return (torch.rand(shape, generator=generator) < share).to(device)
 
-    num_devices, policy = architecture.num_devices, architecture.policy
-    devices_NB = draw(num_devices, batch, share=device_dropout)
-    if policy.readout.kind == "device":
-        devices_NB[policy.readout.device] = False
-    spared_B = torch.randint(num_devices, (batch,), generator=generator).to(device)
+    devices_NB = draw(plan.num_devices, batch, share=device_dropout)
+    devices_NB[[rank for rank in range(plan.num_devices) if rank not in losable(plan)]] = False
+    spared_B = torch.randint(plan.num_devices, (batch,), generator=generator).to(device)
     devices_NB[spared_B, torch.arange(batch)] &= ~devices_NB.all(0)
-    names: list[Message] = [
-        (point.after, transfer.source, transfer.destination) for point in policy.points for transfer in point.transfers
-    ]
-    if policy.readout.kind == "mean":
-        reader = policy.readout.device
-        names += [(LOGITS, rank, reader) for rank in range(num_devices) if rank != reader]
-    messages = {name: draw(batch, share=message_dropout) for name in names} if message_dropout else {}
+    tags = sorted(message.tag for message in plan.transfers())
+    messages = {tag: draw(batch, share=message_dropout) for tag in tags} if message_dropout else {}
     return Outage(devices_NB, messages)

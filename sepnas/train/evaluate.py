@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sepnas.errors import TrainingError
 from sepnas.nets.outage import Outage
 from sepnas.nets.separable import SeparableResNeXt
+from sepnas.plan.liveness import losable
 from sepnas.train.display import track
 from sepnas.train.images import ImageData, Split
 
@@ -85,7 +86,7 @@ def chosen_classes(logits_BK: Tensor) -> Tensor:
 def accuracy_with_lost(network: SeparableResNeXt, split: Split, data: ImageData, num_lost: int) -> float:
     """The mean accuracy over all ways to lose ``num_lost`` devices, 0..1.
 
-    A device that alone has the classifier is never lost, because no other can answer. Raises :class:`TrainingError`
+    A device that alone answers is never lost, because no other can answer. Raises :class:`TrainingError`
     if fewer devices can be lost.
     """
     num_devices = network.architecture.num_devices
@@ -93,8 +94,8 @@ def accuracy_with_lost(network: SeparableResNeXt, split: Split, data: ImageData,
         raise TrainingError(
             f"`num_lost` must lie in 0..{num_devices - 1}, for a device must be left to answer; got {num_lost}"
         )
-    losable = network.policy.readout.losable(num_devices)
-    return fmean(accuracy(network, split, data, lost=lost) for lost in combinations(losable, num_lost))
+    ways = combinations(losable(network.plan), num_lost)
+    return fmean(accuracy(network, split, data, lost=lost) for lost in ways)
 
 
 def _device_of(network: nn.Module) -> torch.device:

@@ -40,7 +40,7 @@ def step_of(recipe: Recipe, teachers: Teachers | None = None, compile_it: bool =
         assert isinstance(network, SeparableResNeXt)
         outage = None
         if any(shares):
-            outage = draw_outage(network.architecture, len(images_BCHW), generator, *shares, images_BCHW.device)
+            outage = draw_outage(network.plan, len(images_BCHW), generator, *shares, images_BCHW.device)
         logits_BK, stages = answer_with_stages(network, images_BCHW, outage)
         loss = _loss(logits_BK, labels, recipe)
         return teachers.loss(loss, logits_BK, stages, images_BCHW) if teachers else loss

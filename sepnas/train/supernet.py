@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sepnas.nets.separable import planned
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.space import SearchSpace
 from sepnas.train.dropout import draw_outage
@@ -41,7 +42,12 @@ class SandwichStep:
         for student in self.students(generator):
             # The gradient equals that of the KL divergence, because the target's entropy is constant.
             outage = draw_outage(
-                student, len(labels_B), generator, self.device_dropout, self.message_dropout, images_BCHW.device
+                planned(student).schedule.plan,
+                len(labels_B),
+                generator,
+                self.device_dropout,
+                self.message_dropout,
+                images_BCHW.device,
             )
             losses.append(functional.cross_entropy(network(images_BCHW, student, outage), target_BK))
         return torch.stack(losses).mean()

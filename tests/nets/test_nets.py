@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sepnas.nets.blocks import Conv2d
-from sepnas.nets.exchange import merge, merge_mean, through_wire
+from sepnas.nets.exchange import merge_tensors, through_wire
 from sepnas.nets.separable import SeparableResNeXt
+from sepnas.plan.shapes import Shape
+from sepnas.plan.steps import Merge
 from sepnas.separable.architecture import Architecture, named_architecture
 from sepnas.separable.layers import count_macs, count_parameters, device_layers
 from tests.strategies import architectures
@@ -112,15 +114,17 @@ def test_gradient_passes_through_the_wire() -> None:
 def test_mean_counts_holders_of_each_channel() -> None:
     """A channel that two messages hold is divided by three, one that none holds stays."""
     own = torch.tensor([1.0, 1.0, 1.0]).view(1, 3, 1, 1)
-    merged = merge_mean(own, [torch.full((1, 2, 1, 1), 4.0), torch.full((1, 1, 1, 1), 7.0)])
+    received = [torch.full((1, 2, 1, 1), 4.0), torch.full((1, 1, 1, 1), 7.0)]
+    merged = merge_tensors(Merge("mean", ("a", "b", "c"), "d"), Shape.chw(3, 1, 1), [own, *received])
     assert merged.flatten().tolist() == [4.0, 2.5, 1.0]
 
 
 def test_weighted_merge_at_equal_weights_is_the_mean() -> None:
     """With weights 1/n the weighted merge of whole maps is the mean."""
-    own, a, b = torch.randn(3, 2, 4, 3, 3)
-    weights = [torch.tensor(1 / 3)] * 2
-    torch.testing.assert_close(merge("weighted", own, [a, b], weights), merge_mean(own, [a, b]))
+    tensors, names, shape = list(torch.randn(3, 2, 4, 3, 3)), ("a", "b", "c"), Shape.chw(4, 3, 3)
+    mean = merge_tensors(Merge("mean", names, "d"), shape, tensors)
+    weighted = merge_tensors(Merge("weighted", names, "d", "merge0"), shape, tensors, [torch.tensor(1 / 3)] * 2)
+    torch.testing.assert_close(weighted, mean)
 
 
 def test_every_parameter_learns() -> None:

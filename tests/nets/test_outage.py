@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection
+from typing import TypeAlias
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sepnas.errors import PlanError
-from sepnas.nets.outage import LOGITS, Message, Outage
+from sepnas.nets.outage import Outage
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.plan.shapes import Shape
 from sepnas.plan.steps import CLIENT
@@ -24,6 +25,7 @@ from sepnas.runtime.worker.mailbox import Mailbox
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.build import build_plan
 from sepnas.separable.policy import Readout, TransmissionPolicy
+from sepnas.separable.transfers import transfer_tag
 from sepnas.train.dropout import draw_outage
 from tests.helpers_runtime import EagerEngine, lively_network, shard_in_memory, tiny_architecture, transfer
 from tests.strategies import architectures
@@ -35,12 +37,28 @@ POINTS = [
 ]
 
 
+Message: TypeAlias = tuple[int, int, int]
+"""``(block, source, destination)``, sent after ``block``; logits sent to the reader have block -1."""
+LOGITS = -1
+
+
 def messages_of(architecture: Architecture) -> list[Message]:
     policy = architecture.policy
     found = [(point.after, t.source, t.destination) for point in policy.points for t in point.transfers]
     reader = policy.readout.device
     logits = [(LOGITS, rank, reader) for rank in range(architecture.num_devices) if rank != reader]
     return found + (logits if policy.readout.kind == "mean" else [])
+
+
+def tag_of(architecture: Architecture, message: Message) -> int:
+    """The tag of a message in every plan of the architecture."""
+    block, source, destination = message
+    if block == LOGITS:
+        [tag] = [piece.tag for piece in build_plan(architecture).outputs[0].fallbacks if piece.device == source]
+        return tag
+    [point] = [point for point in architecture.policy.points if point.after == block]
+    [sent] = [each for each in point.transfers if (each.source, each.destination) == (source, destination)]
+    return transfer_tag(block, sent, architecture.num_devices)
 
 
 def one_rule(architecture: Architecture) -> Architecture:
@@ -90,9 +108,8 @@ def outages(draw: st.DrawFn, architecture: Architecture, batch: int) -> list[tup
 def outage_of(architecture: Architecture, samples: list[tuple[set[int], set[Message]]]) -> Outage:
     devices = [[rank in lost for lost, _ in samples] for rank in range(architecture.num_devices)]
     names = {name for _, messages in samples for name in messages}
-    return Outage(
-        torch.tensor(devices), {n: torch.tensor([n in messages for _, messages in samples]) for n in sorted(names)}
-    )
+    masks = {name: torch.tensor([name in messages for _, messages in samples]) for name in sorted(names)}
+    return Outage(torch.tensor(devices), {tag_of(architecture, name): mask for name, mask in masks.items()})
 
 
 @settings(deadline=None, max_examples=30)
@@ -161,12 +178,12 @@ def test_it_is_what_devices_that_degrade_compute(readout: str, lost: set[int]) -
 
 
 def test_nobody_left_to_answer_is_an_error() -> None:
-    """All devices lost in one sample, or the only one with the classifier: the message says which."""
+    """All devices lost in one sample, or the only one that answers: the message says which."""
     x_bchw = torch.zeros(2, 1, 8, 8)
     mean, single = (lively_network(tiny_architecture(POINTS, readout)) for readout in ("mean", "device"))
     with pytest.raises(PlanError, match="all 3 devices are lost"):
         mean(x_bchw, outage=Outage(torch.tensor([[False, True]] * 3)))
-    with pytest.raises(PlanError, match="device 0 alone has the classifier"):
+    with pytest.raises(PlanError, match="device 0 alone answers with 'logits'"):
         single(x_bchw, outage=Outage.of({0}, 3, 2))
 
 
@@ -193,23 +210,24 @@ def test_batch_norms_see_only_the_samples_of_a_living_device() -> None:
 def test_outages_are_drawn_in_their_shares(readout: str) -> None:
     """Devices and messages are lost as often as was asked, never all devices, never the only one that answers."""
     architecture = tiny_architecture(POINTS, readout)
-    outage = draw_outage(architecture, 4000, seeded(0), 0.3, 0.2)
-    assert set(outage.messages) == set(messages_of(architecture))
-    outage.check(architecture.policy.readout)
+    plan = build_plan(architecture)
+    outage = draw_outage(plan, 4000, seeded(0), 0.3, 0.2)
+    assert set(outage.messages) == {message.tag for message in plan.transfers()}
+    outage.check(plan)
     shares = outage.devices.float().mean(1)
     # a third of the samples that would have lost all three have each device back
     expected = [0.0, 0.3, 0.3] if readout == "device" else [0.3 - 0.3**3 / 3] * 3
     torch.testing.assert_close(shares, torch.tensor(expected), rtol=0, atol=0.03)
     for lost in outage.messages.values():
         assert abs(float(lost.float().mean()) - 0.2) < 0.03
-    again = draw_outage(architecture, 4000, seeded(0), 0.3, 0.2)
+    again = draw_outage(plan, 4000, seeded(0), 0.3, 0.2)
     assert torch.equal(outage.devices, again.devices)
 
 
 def test_without_dropout_nothing_is_drawn() -> None:
     """Shares of 0 leave the generator where it was, so that trainings without dropout are what they were."""
     generator = seeded(0)
-    assert draw_outage(tiny_architecture(POINTS), 8, generator, 0.0, 0.0) is None
+    assert draw_outage(build_plan(tiny_architecture(POINTS)), 8, generator, 0.0, 0.0) is None
     assert torch.equal(generator.get_state(), seeded(0).get_state())
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from torch import nn
 
 from sepnas.nets.exchange import through_wire
+from sepnas.nets.separable import planned
 from sepnas.nets.supernet import Supernet, recalibrate_batch_norm
 from sepnas.plan.wire import WireFormat
 from sepnas.separable.architecture import Architecture
@@ -171,7 +172,7 @@ def test_only_the_students_lose_devices(supernet: Supernet, monkeypatch: pytest.
 def test_a_network_of_the_supernet_loses_devices_as_it_does_alone(genotype: dict[str, Any]) -> None:
     """Without some devices too, a network that is taken out gives the supernet's answers."""
     architecture = WIDE.architecture_of(genotype)
-    outage = draw_outage(architecture, len(LABELS_B), seeded(0), 0.3, 0.2)
+    outage = draw_outage(planned(architecture).schedule.plan, len(LABELS_B), seeded(0), 0.3, 0.2)
     own = EXACT_SUPERNET.extract(architecture).double().train()
     with torch.no_grad():
         found = EXACT_SUPERNET(IMAGES_BCHW.double(), architecture, outage)

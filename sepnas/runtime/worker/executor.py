@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from sepnas.errors import DeadlineError, ExchangeError, RemoteProtocolError, SepnasError
-from sepnas.plan.merges import merge
+from sepnas.plan.merges import merge, optional_tensors
 from sepnas.plan.steps import Compute, Merge, Recv, Send, Slice, Step
 from sepnas.runtime.engines.shard import Shard
 from sepnas.runtime.engines.torch_engine import Engine
@@ -22,7 +22,7 @@ from sepnas.runtime.protocol.times import StepTime
 from sepnas.runtime.tensors.codec import Array, Payload, decode, encode
 from sepnas.runtime.worker.mailbox import Mailbox, ReceivedPayload
 from sepnas.runtime.worker.pace import FreePace, Pace
-from sepnas.runtime.worker.patience import Patience, optional_tensors
+from sepnas.runtime.worker.patience import Patience
 
 Post: TypeAlias = Callable[[int, Data], None]
 """Sends a message to a rank without waiting for it."""

@@ -1,13 +1,10 @@
-"""Which messages a device can do without, and how long it waits for each of them."""
+"""How long a device waits for each message that it can do without."""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Protocol
-
-from sepnas.plan.merges import MERGE_KINDS
-from sepnas.plan.steps import CLIENT, Merge, Recv, Step
 
 _SHARE = 0.5
 """Share of the deadline reserved for the steps after the first wait.
@@ -63,17 +60,3 @@ class Patience:
         self._runs.move_to_end(batch)
         while len(self._runs) > _KEPT_BATCHES:
             self._runs.popitem(last=False)
-
-
-def optional_tensors(program: Collection[Step]) -> frozenset[str]:
-    """Received tensors that a program can do without.
-
-    Only mean and weighted merges use them, beside a tensor of the device itself. Tensors of an exact split (sums,
-    concatenations) and the client's image are always needed.
-    """
-    received = {step.tensor for step in program if isinstance(step, Recv) and step.source != CLIENT}
-    needed: set[str] = set()
-    for step in program:
-        optional = isinstance(step, Merge) and MERGE_KINDS[step.kind].optional
-        needed.update(step.reads[:1] if optional else step.reads)
-    return frozenset(received - needed)

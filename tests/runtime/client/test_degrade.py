@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from sepnas.errors import DeadlineError, PeerLostError, RemoteError, RemoteProtocolError, SpecError
 from sepnas.nets.separable import SeparableResNeXt
+from sepnas.plan.merges import optional_tensors
 from sepnas.plan.steps import CLIENT, Recv
 from sepnas.runtime.client.async_session import AsyncSession
 from sepnas.runtime.client.bench import random_batch
@@ -27,7 +28,7 @@ from sepnas.runtime.client.session import Session
 from sepnas.runtime.engines.torch_engine import TorchEngine
 from sepnas.runtime.protocol.events import Data, Missed, PartialData
 from sepnas.runtime.worker.mailbox import MAX_REQUESTS_AHEAD
-from sepnas.runtime.worker.patience import Patience, optional_tensors
+from sepnas.runtime.worker.patience import Patience
 from sepnas.separable.build import build_plan
 from sepnas.separable.policy import Readout
 from tests.helpers_runtime import (

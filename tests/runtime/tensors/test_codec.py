@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sepnas.errors import PlanError, RemoteProtocolError
-from sepnas.nets.exchange import merge as merge_tensors
-from sepnas.nets.exchange import merge_mean, through_wire
+from sepnas.nets.exchange import merge_tensors, through_wire
 from sepnas.plan.merges import merge, merge_problem
 from sepnas.plan.shapes import Region, Shape
 from sepnas.plan.steps import Merge
@@ -134,13 +133,11 @@ def test_merges_are_those_of_the_network(data):
     received = [rng.standard_normal((2, channels, 3, 2), np.float32) for channels in prefixes]
     weights = rng.random(len(received), np.float32)
     before = own.copy()
-    tensors = [torch.from_numpy(array) for array in received]
+    tensors = [torch.from_numpy(array) for array in (own, *received)]
     names, shape = tuple("abcdefgh"[: 1 + len(received)]), Shape.chw(*own.shape[1:])
-    mean = merge(Merge("mean", names, "out"), shape, [own, *received])
-    np.testing.assert_array_equal(mean, merge_mean(torch.from_numpy(own), tensors).numpy())
-    weighted = merge(Merge("weighted", names, "out", "merge0"), shape, [own, *received], weights)
-    expected = merge_tensors("weighted", torch.from_numpy(own), tensors, list(torch.from_numpy(weights)))
-    np.testing.assert_array_equal(weighted, expected.numpy())
+    for step, numbers in ((Merge("mean", names, "out"), None), (Merge("weighted", names, "out", "merge0"), weights)):
+        expected = merge_tensors(step, shape, tensors, [] if numbers is None else list(torch.from_numpy(numbers)))
+        np.testing.assert_array_equal(merge(step, shape, [own, *received], numbers), expected.numpy())
     np.testing.assert_array_equal(own, before)
 
 
@@ -157,6 +154,8 @@ def test_the_merges_of_exact_splits():
     step = Merge("assemble", ("a", "b", "c"), "d", offsets=offsets)
     pieces = [whole[region.slices] for region in regions]
     np.testing.assert_array_equal(merge(step, Shape.chw(2, 6, 4), pieces), whole)
+    tensors = [torch.from_numpy(piece.copy()) for piece in pieces]
+    np.testing.assert_array_equal(merge_tensors(step, Shape.chw(2, 6, 4), tensors).numpy(), whole)
 
 
 @pytest.mark.parametrize(
