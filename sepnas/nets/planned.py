@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor, nn
 
 from sepnas.errors import PlanError
 from sepnas.nets.exchange import joined_pieces, merge_tensors, through_wire
-from sepnas.nets.outage import Arrived, Outage, merge_arrived
+from sepnas.nets.outage import Outage, merge_arrived
 from sepnas.plan.plan import Piece, Plan, Segment
 from sepnas.plan.schedule import Schedule, Turn
 from sepnas.plan.shapes import Region
@@ -120,7 +120,7 @@ class _Run:
     ) -> None:
         self.schedule, self.plan, self.lookup, self.inputs = schedule, schedule.plan, lookup, inputs
         self.outage, self.watch = outage, watch
-        self.tensors: list[dict[str, Tensor | Arrived]] = [{} for _ in self.plan.programs]
+        self.tensors: list[dict[str, Any]] = [{} for _ in self.plan.programs]  # optional ones may be Arrived
         self.mail: dict[int, Tensor] = {}
         self.shared: dict[int, tuple[int, Tensor]] = {}
         for port in self.plan.inputs:
@@ -135,7 +135,7 @@ class _Run:
             self._compute(turn, step)
         elif isinstance(step, Send):
             log_step = self.lookup.log_step(step.scale) if step.scale else None
-            sent = through_wire(_part(self._tensor(turn.rank, step.tensor), step.region), step.wire, log_step)
+            sent = through_wire(_part(tensors[step.tensor], step.region), step.wire, log_step)
             for tag in turn.tags:
                 self.mail[tag] = sent
         elif isinstance(step, Recv):
@@ -143,22 +143,17 @@ class _Run:
         elif isinstance(step, Merge):
             tensors[step.output] = self._merge(turn.rank, step)
         else:
-            tensors[step.output] = _part(self._tensor(turn.rank, step.tensor), step.region)
+            tensors[step.output] = _part(tensors[step.tensor], step.region)
         for name in turn.drops:
             tensors.pop(name, None)  # a missing tensor was never there
 
     def _given(self, name: str, piece: Piece) -> Tensor:
         return through_wire(_part(self.inputs[name], piece.region), piece.wire)
 
-    def _tensor(self, rank: int, name: str) -> Tensor:
-        found = self.tensors[rank][name]
-        assert isinstance(found, Tensor)  # only merges take what may be lost
-        return found
-
     def _compute(self, turn: Turn, step: Compute) -> None:
-        rank = turn.rank
+        rank, tensors = turn.rank, self.tensors[turn.rank]
         segment = self.plan.segments[rank][step.segment]
-        done, values = 0, tuple([self._tensor(rank, name) for name in step.inputs])
+        done, values = 0, tuple([tensors[name] for name in step.inputs])
         if turn.origin is not None:
             done, x = self._shared(turn.origin)
             if done:
@@ -171,7 +166,7 @@ class _Run:
         shapes = self.plan.shapes[rank]
         for name, value in zip(step.outputs, values, strict=True):
             dims = shapes[name].dims
-            self.tensors[rank][name] = value if value.shape[1:] == dims else value.reshape(len(value), *dims)
+            tensors[name] = value if value.shape[1:] == dims else value.reshape(len(value), *dims)
 
     def _shared(self, origin: int) -> tuple[int, Tensor]:
         """The number of leading layers that all readers of a piece of input have in common, and the output of these.

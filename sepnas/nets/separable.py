@@ -58,6 +58,7 @@ class SeparableResNeXt(nn.Module):
         self.log_scales = nn.ParameterDict()
         self.add_scales(self.policy)
         self._own = planned(architecture)
+        self._places = [_places(architecture, rank) for rank in range(architecture.num_devices)]
 
     def add_merge_weights(self, policy: TransmissionPolicy) -> None:
         """Create missing learned weights for the transfers of weighted merges, initialised to the mean."""
@@ -112,11 +113,10 @@ class SeparableResNeXt(nn.Module):
         return nn.Sequential(OrderedDict((name, self._layer(rank, name)) for name in layers))
 
     def _layer(self, rank: int, name: str) -> nn.Module:
-        if name == "stem":
-            return self.stem
-        if name == "head":
-            return self.heads[str(rank)]
-        return self.parts[rank][int(name.removeprefix("block"))]  # type: ignore[index, no-any-return]
+        module: nn.Module = self
+        for key in self._places[rank][name]:
+            module = module._modules[key]  # type: ignore[assignment]
+        return module
 
     def scale(self, name: str) -> Tensor:
         """The learned step with this name in the plan: one fp32 number."""
@@ -159,6 +159,12 @@ def planned(architecture: Architecture) -> Planned:
 @lru_cache(maxsize=KEPT_PLANS)
 def _planned(architecture: Architecture) -> Planned:
     return Planned(schedule(build_plan(architecture)), dict(_merge_names(architecture, architecture.policy)))
+
+
+def _places(architecture: Architecture, rank: int) -> dict[str, tuple[str, ...]]:
+    """The path of each of a device's layers among the modules of the network."""
+    blocks = {f"block{block}": ("parts", str(rank), str(block)) for block in range(architecture.num_blocks)}
+    return {"stem": ("stem",), **blocks, "head": ("heads", str(rank))}
 
 
 def _merge_names(
