@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, get_args
 
 from sepnas.console import export_bar
-from sepnas.cost.network_facts import NetworkFacts, count_network
+from sepnas.cost.counts import NetworkCounts, count_network
 from sepnas.cost.prediction import Prediction, predict
 from sepnas.deployment.engines.registry import exact_engines, quantised_engines
 from sepnas.deployment.manifest import Manifest, OnMissing
@@ -25,7 +25,7 @@ from sepnas.plan.plan import Plan
 from sepnas.runtime.client.session import Session
 from sepnas.search.explorer import BATCH, StrategyName
 from sepnas.separable.architecture import Architecture
-from sepnas.separable.read import is_plan_file, read_architecture, read_plan
+from sepnas.separable.read import ArchitectureOptions, is_plan_file, read_architecture, read_plan
 from sepnas.separable.space import SearchSpace
 from sepnas.spec.arguments import MAX_COUNT, MAX_S, MAX_THREADS, check_choice, check_integer, check_number
 from sepnas.spec.cluster import Cluster, uniform_cluster
@@ -105,7 +105,10 @@ def create_model(
     from sepnas.train.checkpoint import load_network, new_network
     from sepnas.train.start import take_over
 
-    found = read_architecture(architecture, devices, policy, classes, image_size, wire, learned_scales)
+    options = ArchitectureOptions(
+        devices=devices, policy=policy, classes=classes, image_size=image_size, wire=wire, learned_scales=learned_scales
+    )  # fmt: skip
+    found = read_architecture(architecture, options)
     network = new_network(found, seed)
     if pretrained is not None:
         take_over(network, load_network(pretrained), f"pretrained {pretrained}")
@@ -213,7 +216,8 @@ def prepare_training(
 
     if is_plan_file(architecture):
         raise SpecError(f"{architecture} is a plan; a training needs the architecture that it was made from")
-    chosen = read_architecture(architecture, devices, policy, wire=wire, learned_scales=learned_scales)
+    options = ArchitectureOptions(devices=devices, policy=policy, wire=wire, learned_scales=learned_scales)
+    chosen = read_architecture(architecture, options)
     return prepare(
         chosen,
         DataSource(data) if data is None or isinstance(data, str) else data,
@@ -390,18 +394,20 @@ def describe(
     policy: str | None = None,
     wire: str | None = None,
     learned_scales: bool | None = None,
-) -> NetworkFacts:
+) -> NetworkCounts:
     """Count parameters, multiply-accumulates, bytes and transfers of a network and its plan; torch is not needed.
 
     >>> facts = describe("resnext56_4x16d", devices=4, policy="hand-made")
     >>> facts.parameters, facts.macs, facts.payload_bytes
     (2379316, 347546624, 5177344)
 
-    Arguments and errors are those of :func:`create_model`. All counts are for one image. A plan or its file is refused,
-    because it does not say which network it comes from; `sepnas describe` counts what it does say.
+    Arguments and errors are those of :func:`create_model`. All counts are for one image: ``macs`` of the network,
+    ``macs_per_device`` and ``payload_bytes`` of what the devices compute and send. A plan or its file is refused,
+    because it does not name its network; `sepnas describe` counts a plan.
     """
     _check_network(devices)
-    return count_network(read_architecture(architecture, devices, policy, wire=wire, learned_scales=learned_scales))
+    options = ArchitectureOptions(devices=devices, policy=policy, wire=wire, learned_scales=learned_scales)
+    return count_network(read_architecture(architecture, options))
 
 
 def simulate(
@@ -443,7 +449,8 @@ def simulate(
         check_number("percent", percent, 0, 100)
     if in_flight is not None:
         check_integer("in_flight", in_flight, 1, MAX_COUNT)
-    plan = read_plan(architecture, devices, policy, wire=wire, learned_scales=learned_scales)
+    options = ArchitectureOptions(devices=devices, policy=policy, wire=wire, learned_scales=learned_scales)
+    plan = read_plan(architecture, options)
     where = _cluster_of(cluster, plan.num_devices)
     return predict(plan, where, batch, percent=percent, in_flight=in_flight, timeline=timeline)
 

@@ -122,7 +122,7 @@ def test_a_prediction_is_that_of_the_plan() -> None:
         (
             lambda out: api.train(named_architecture("resnext20_4x4d", 2, "none"), out / "t"),
             DataError,
-            "--data is missing",
+            "no data set is named",
         ),
     ],
 )
@@ -200,5 +200,5 @@ def test_scales_are_chosen_as_on_the_command_line() -> None:
     assert messages == int(messages) > 0
     found = api.simulate("resnext11_2x4d", **network, learned_scales=True)
     assert found.payload_bytes == learned.payload_bytes
-    with pytest.raises(SpecError, match="--learned-scales"):
+    with pytest.raises(SpecError, match="learned_scales=True"):
         api.simulate("resnext11_2x4d", devices=2, learned_scales=True)

@@ -18,7 +18,7 @@ from sepnas.cli.options import (
     NetworkOptions,
 )
 from sepnas.console import print_json, say, warn
-from sepnas.cost.network_facts import NetworkFacts, PlanFacts, count_plan
+from sepnas.cost.counts import PlanCounts, count_plan
 from sepnas.separable.read import is_plan_file
 from sepnas.tables import DataColumn, DataTable, print_table, text_column
 from sepnas.units import format_count, format_idle, number
@@ -34,13 +34,14 @@ def describe(
 ) -> None:
     """Count what a network and its transmission policy cost: parameters, MACs, bytes, transfers.
 
-    MACs and bytes are for one image. `payload_bytes` is what really crosses: transfers that cannot reach the
-    answer are dropped first; `payload_bytes_before_liveness` counts them too. `devices_used` are the ranks that do any
-    work that the answer needs. A plan file (`sepnas plan`) may stand in place of the network.
+    All counts are for one image. `macs_per_device` and `payload_bytes` count what the devices compute and send: work
+    and transfers that cannot affect the answer are left out, and only `payload_bytes_before_liveness` includes them.
+    `macs` and `parameters` are those of the network itself, each layer once. `devices_used` are the ranks whose work
+    the answer needs. A plan file (`sepnas plan`) may take the place of the network.
 
     Example: `sepnas describe resnext56_4x16d --devices 4 --policy hand-made`
     """
-    found: NetworkFacts | PlanFacts
+    found: PlanCounts
     if is_plan_file(name):
         if save is not None:
             raise typer.BadParameter("a plan does not know the architecture that it comes from", param_hint="--save")

@@ -49,6 +49,7 @@ from sepnas.cli import (
 from sepnas.console import errors, fail, say, warn
 from sepnas.deployment.engines.registry import engines
 from sepnas.errors import SepnasError
+from sepnas.options import command_line
 from sepnas.spec.files import why
 from sepnas.terminal import one_line, printable
 
@@ -68,14 +69,14 @@ def _escaped_usage_errors() -> Iterator[None]:
 
 
 class Verbs(TyperGroup):
-    """The group of all verbs; its usage errors hold no control characters."""
+    """The group of all verbs; usage errors hold no control characters, and messages name options by their flags."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
-        with _escaped_usage_errors():
+        with command_line(), _escaped_usage_errors():
             return super().make_context(*arguments, **options)
 
     def invoke(self, ctx: Any) -> Any:
-        with _escaped_usage_errors():
+        with command_line(), _escaped_usage_errors():
             return super().invoke(ctx)
 
 

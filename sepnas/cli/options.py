@@ -21,7 +21,7 @@ from sepnas.runtime.client.images import Resize
 from sepnas.runtime.client.limits import MAX_TIMEOUT_S
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.patterns import NAMED_POLICIES
-from sepnas.separable.read import read_architecture, read_plan
+from sepnas.separable.read import ArchitectureOptions, read_architecture, read_plan
 from sepnas.spec.arguments import MAX_COUNT, MAX_THREADS
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.figures import Fit
@@ -206,15 +206,17 @@ class NetworkOptions:
 
     def architecture(self, name: str) -> Architecture:
         """The architecture of a name or of a file; raises :class:`SpecError`."""
-        return read_architecture(name, *self._values())
+        return read_architecture(name, self._options())
 
     def plan(self, name: str) -> Plan:
         """The plan of a name, of an architecture's file or of a plan file; raises :class:`SpecError`."""
-        return read_plan(name, *self._values())
+        return read_plan(name, self._options())
 
-    def _values(self) -> tuple[int | None, str | None, int | None, int | None, str | None, bool | None]:
-        messages = self.messages
-        return self.devices, self.policy, self.classes, self.image_size, messages.wire, messages.learned_scales
+    def _options(self) -> ArchitectureOptions:
+        return ArchitectureOptions(
+            devices=self.devices, policy=self.policy, classes=self.classes, image_size=self.image_size,
+            wire=self.messages.wire, learned_scales=self.messages.learned_scales,
+        )  # fmt: skip
 
 
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, data order and sampling.")]

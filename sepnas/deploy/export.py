@@ -26,6 +26,7 @@ from sepnas.deployment.engines.registry import engines as all_engines
 from sepnas.deployment.manifest import MANIFEST_NAME, Manifest, OnMissing
 from sepnas.deployment.network_facts import ImageInput, InputFacts, NetworkFacts, OutputFacts
 from sepnas.errors import DeploymentError, SpecError, StorageError
+from sepnas.options import option
 from sepnas.plan.plan import Plan
 from sepnas.plan.serial import shape_to_data
 from sepnas.separable.architecture import Architecture
@@ -220,7 +221,10 @@ def _check_replaceable(target: Path, force: bool) -> None:
     if not (target / MANIFEST_NAME).is_file():
         raise DeploymentError(f"{target}: exists and is not a deployment; choose another folder, or empty it first")
     if not force:
-        raise DeploymentError(f"{target}: a deployment stands there already; choose another folder, or pass --force")
+        raise DeploymentError(
+            f"{target}: is a deployment already; choose another folder, or replace it with "
+            + option("--force", "force=True")
+        )
 
 
 def _replace_entries(new: Path, target: Path) -> None:

@@ -78,10 +78,10 @@ def read_setting(
     if shaping != "process":
         why_not = "plain TCP stays on 127.0.0.1" if insecure else why_no_namespaces(plan, described)
     if shaping == "netns" and why_not:
-        raise SpecError(f"--shaping netns is not possible: {why_not}; use --shaping process")
+        raise SpecError(f"shaping by network namespaces (netns) is not possible: {why_not}; use process")
     chosen: Shaping = "process"
     if shaping == "process":
-        why = "as --shaping says"
+        why = "as requested"
     elif why_not:
         why = f"no network namespaces: {why_not}"
     else:

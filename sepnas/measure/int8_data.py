@@ -12,6 +12,7 @@ from sepnas.console import warn
 from sepnas.deploy.int8 import exported_int8_network
 from sepnas.errors import DataError
 from sepnas.nets.separable import SeparableResNeXt
+from sepnas.options import option
 from sepnas.separable.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
 from sepnas.train.checkpoint import ARCHITECTURE, DATA
@@ -41,17 +42,17 @@ class Int8Data:
             )
         except DataError as error:
             raise DataError(
-                f"--int8 needs images like those that {run} was trained on ({facts.name}); name them with --data "
-                f"(folder:PATH, or with --data-root): {error}"
+                f"int8 needs images such as those that {run} was trained on ({facts.name}); name them with "
+                f"{option('--data', 'name=')} (folder:PATH) or {option('--data-root', 'root=')}: {error}"
             ) from error
         if images.in_channels != architecture.in_channels:
             raise DataError(
-                f"--data {images.name}: its images have {images.in_channels} channels, the network of {run} takes "
+                f"data {images.name}: its images have {images.in_channels} channels, the network of {run} takes "
                 f"{architecture.in_channels}"
             )
         if images.classes != facts.classes:
             raise DataError(
-                f"--data {images.name}: its {len(images.classes)} classes, {images.classes[0]!r} first, are not the "
+                f"data {images.name}: its {len(images.classes)} classes, {images.classes[0]!r} first, are not the "
                 f"{len(facts.classes)} of {run}, {facts.classes[0]!r} first; name the data set that it was trained on"
             )
         if facts.content_sha256 not in (None, images.sha256):

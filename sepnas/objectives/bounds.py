@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 from sepnas.errors import SearchError, SpecError
 from sepnas.objectives.known import ACCURACY, LATENCY_S, OBJECTIVES, PAYLOAD_BYTES
@@ -64,11 +66,13 @@ class Bounds:
     def of(cls, **limits: float | None) -> Bounds:
         """Bounds from limits in base units: ``max_latency_s=0.02, min_accuracy=0.9``; None means no bound.
 
-        Raises :class:`SpecError` for an unknown name.
+        Raises :class:`SpecError` for an unknown name, or a limit that is not a finite number.
         """
-        for name in limits:
+        for name, limit in limits.items():
             if name not in _BY_BOUND_NAME:
                 raise SpecError(f"unknown bound {name!r}; allowed: {', '.join(_BY_BOUND_NAME)}")
+            if limit is not None and not _is_finite(limit):
+                raise SpecError(f"`{name}` must be a finite number, got {limit!r:.60}")
         given = ((_BY_BOUND_NAME[name], limit) for name, limit in limits.items())
         return cls(tuple(Bound(objective, limit) for objective, limit in given if limit is not None))
 
@@ -92,6 +96,10 @@ class Bounds:
         """A candidate's accuracy, latency and payload, then its values of the other bounded objectives, as text."""
         listed = dict.fromkeys((ACCURACY, LATENCY_S, PAYLOAD_BYTES, *(bound.objective for bound in self.bounds)))
         return ", ".join(f"{objective.name} {objective.value(measured):g}" for objective in listed)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _known(objective: Objective, measured: Mapping[str, float]) -> float:

@@ -77,8 +77,8 @@ class Recorder:
         """Record one number; ``goal`` is text such as ``>= 0.7``, ``<= 180`` or ``== 0``."""
         if name in self.measures:
             raise SpecError(f"measure {name!r} is already noted with value {self.measures[name].value:g}")
-        spread = [None if bound is None else float(bound) for bound in (low, high)]
-        self.measures[name] = Measure.of(name, float(value), unit, spread[0], spread[1], n, goal)
+        spread = {key: float(bound) for key, bound in (("low", low), ("high", high)) if bound is not None}
+        self.measures[name] = Measure.of(name, float(value), unit=unit, n=n, goal=goal, **spread)
         return self.measures[name]
 
     def table(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from sepnas.errors import SearchError
+from sepnas.options import option
 from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
 from sepnas.search.explorer import BATCH, StrategyName
@@ -88,7 +89,10 @@ def open_run(folder: Path, wanted: SearchRun, resume: bool) -> SearchRun:
         wanted.save(path)
         return wanted
     if not resume:
-        raise SearchError(f"{folder} already holds a search; resume it (--resume, resume=True), or name another folder")
+        raise SearchError(
+            f"{folder} already holds a search; resume it with "
+            f"{option('--resume', 'resume=True')}, or name another folder"
+        )
     found = SearchRun.load(path)
     differences = list(_differences(found.settings(), wanted.settings()))
     if differences:

@@ -43,7 +43,7 @@ from sepnas.search.tally import Tally
 from sepnas.search.trials.settings import Trials, trials_engine
 from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import Cluster
-from sepnas.train.checks import check_trainable
+from sepnas.train.checks import check_trainable, resize_advice
 from sepnas.train.images import ImageData
 from sepnas.train.loop import pick_device, train_network
 from sepnas.train.recipe import NO_CHANGES, RECIPES, Recipe, RecipeChanges
@@ -290,8 +290,7 @@ def _check(space: SearchSpace, data: ImageData, candidates: int, seed: int, batc
         if wanted != found:
             raise SearchError(
                 f"space '{space.name}' has `network.{name}` {wanted}, but data set {data.name!r} has {found}; "
-                f"set it to {found} in a copy of the space"
-                + (f", or resize the images: --image-size {wanted}" if name == "image_size" else "")
+                f"set it to {found} in a copy of the space" + (resize_advice(wanted) if name == "image_size" else "")
             )
 
 

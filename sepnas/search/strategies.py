@@ -19,8 +19,8 @@ def remark_on(strategy: StrategyName, candidates: int) -> str | None:
     if candidates > population:
         return None
     return (
-        f"strategy {strategy} begins with {population} candidates drawn at random, and breeds from these: with "
-        f"{candidates} the search is a random one; ask for more (--candidates), or take another --strategy"
+        f"strategy {strategy} starts with {population} random candidates and breeds from these, so {candidates} "
+        "candidates make a random search; evaluate more candidates, or choose another strategy"
     )
 
 

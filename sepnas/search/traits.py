@@ -15,7 +15,6 @@ from sepnas.search.candidate import Candidate
 from sepnas.separable.architecture import Architecture, named_policy
 from sepnas.separable.build import build_plan
 from sepnas.separable.live_policy import sent_policy
-from sepnas.separable.lower import lower
 from sepnas.separable.policy import TransmissionPolicy
 
 
@@ -67,7 +66,7 @@ def used_devices(candidate: Candidate) -> tuple[int, ...]:
 
 
 def share_of_all_to_all(candidate: Candidate) -> float | None:
-    """Payload bytes relative to the same network under the all-to-all policy, with dead transfers, as published.
+    """Payload bytes relative to the same network under the all-to-all policy, both without dead transfers.
 
     None for a single device, which never sends.
     """
@@ -76,14 +75,14 @@ def share_of_all_to_all(candidate: Candidate) -> float | None:
 
 
 def all_to_all_bytes(architecture: Architecture) -> int:
-    """The published baseline of a network: payload bytes of all-to-all, including dead transfers."""
+    """Payload bytes of a network under the all-to-all policy, as `sepnas describe` counts them."""
     return _all_to_all_bytes(architecture.model_copy(update={"name": "any", "policy": TransmissionPolicy()}))
 
 
 @lru_cache(maxsize=256)
 def _all_to_all_bytes(network: Architecture) -> int:
     policy = named_policy("all-to-all", network.num_devices, network.depth, network.backbone)
-    return lower(network.with_policy(policy)).payload_bytes()
+    return build_plan(network.with_policy(policy)).payload_bytes()
 
 
 def _points_offered(candidate: Candidate) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import operator
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from sepnas.errors import SpecError
+from sepnas.options import option
 from sepnas.plan.document import PlanDocument, load_plan
 from sepnas.plan.plan import Plan
 from sepnas.plan.wire import LEVELS, UNCONVERTED, WIRE_FORMATS, Scale
@@ -27,33 +29,62 @@ def read_policy(text: str, network: Architecture) -> TransmissionPolicy:
     return policy
 
 
-def read_architecture(
-    given: Architecture | str | os.PathLike[str],
-    devices: int | None = None,
-    policy: str | None = None,
-    classes: int | None = None,
-    image_size: int | None = None,
-    wire: str | None = None,
-    learned_scales: bool | None = None,
-) -> Architecture:
-    """The architecture given by name, by file or as it is, with another policy or wire format if given.
+@dataclass(frozen=True, kw_only=True)
+class ArchitectureOptions:
+    """What to build from a name, and what to replace in an architecture; None leaves it as it is.
 
-    ``devices``, ``classes`` and ``image_size`` (pixels a side) apply to names; raises :class:`SpecError` if they
-    contradict a file.
+    ``devices``, ``classes`` and ``image_size`` (pixels a side) apply to names, and must not contradict a file. ``wire``
+    and ``learned_scales`` replace the format of all messages and the scales of quantised ones.
+    """
+
+    devices: int | None = None
+    policy: str | None = None
+    classes: int | None = None
+    image_size: int | None = None
+    wire: str | None = None
+    learned_scales: bool | None = None
+
+    def given(self) -> list[str]:
+        """The options that have a value, by the names that the caller knows."""
+        values = {
+            ("--devices", "devices="): self.devices,
+            ("--policy", "policy="): self.policy,
+            ("--classes", "classes="): self.classes,
+            ("--image-size", "image_size="): self.image_size,
+            ("--wire", "wire="): self.wire,
+            ("--learned-scales", "learned_scales="): self.learned_scales,
+        }
+        return [option(*names) for names, value in values.items() if value is not None]
+
+
+AS_IT_IS = ArchitectureOptions()
+
+
+def read_architecture(
+    given: Architecture | str | os.PathLike[str], options: ArchitectureOptions = AS_IT_IS
+) -> Architecture:
+    """The architecture given by name, by file or as an object, with the options applied.
+
+    Raises :class:`SpecError` for an unknown name, a wrong file, or options that contradict it.
     """
     if isinstance(given, Architecture):
         found, name = given, given.name
     else:
         name = os.fspath(given)
         if (found_in := _read_file(name)) is None:
-            plain = named_architecture(name, _or(devices, 1), "none", _or(classes, 100), image_size=_or(image_size, 32))
-            policy = "all-to-all" if policy is None else policy
-            return with_messages(plain.with_policy(read_policy(policy, plain)), wire, learned_scales)
+            return _named(name, options)
         found = found_in
-    _refuse_contradictions(name, found, devices, classes, image_size)
-    if policy is not None:
-        found = found.with_policy(read_policy(policy, found))
-    return with_messages(found, wire, learned_scales)
+    _refuse_contradictions(name, found, options)
+    if options.policy is not None:
+        found = found.with_policy(read_policy(options.policy, found))
+    return with_messages(found, options.wire, options.learned_scales)
+
+
+def _named(name: str, options: ArchitectureOptions) -> Architecture:
+    devices, classes, side = _or(options.devices, 1), _or(options.classes, 100), _or(options.image_size, 32)
+    plain = named_architecture(name, devices, "none", classes, image_size=side)
+    policy = "all-to-all" if options.policy is None else options.policy
+    return with_messages(plain.with_policy(read_policy(policy, plain)), options.wire, options.learned_scales)
 
 
 def _or(given: int | None, default: int) -> int:
@@ -80,31 +111,17 @@ def _holds_plan(path: str | os.PathLike[str]) -> bool:
     return data.get("format", "") == PlanDocument.format_name or ("format" not in data and bool(own & data.keys()))
 
 
-def read_plan(
-    given: Plan | Architecture | str | os.PathLike[str],
-    devices: int | None = None,
-    policy: str | None = None,
-    classes: int | None = None,
-    image_size: int | None = None,
-    wire: str | None = None,
-    learned_scales: bool | None = None,
-) -> Plan:
+def read_plan(given: Plan | Architecture | str | os.PathLike[str], options: ArchitectureOptions = AS_IT_IS) -> Plan:
     """The plan in a plan file, or the plan of an architecture read by :func:`read_architecture`.
 
     Raises :class:`SpecError` for an invalid field or an option that would change a plan, :class:`PlanError` for a
     step that cannot be carried out.
     """
     if isinstance(given, Architecture) or not (isinstance(given, Plan) or is_plan_file(given)):
-        found = read_architecture(given, devices, policy, classes, image_size, wire, learned_scales)
-        return build_plan(found)
-    options = {
-        "--devices": devices, "--policy": policy, "--classes": classes, "--image-size": image_size, "--wire": wire,
-        "--learned-scales": learned_scales,
-    }  # fmt: skip
+        return build_plan(read_architecture(given, options))
     name = "a plan" if isinstance(given, Plan) else f"{os.fspath(given)} is a plan, which"
-    for option, value in options.items():
-        if value is not None:
-            raise SpecError(f"{name} says all that {option} would; leave {option} out")
+    for each in options.given():
+        raise SpecError(f"{name} already determines what {each} would set; leave {each} out")
     return given if isinstance(given, Plan) else load_plan(given)
 
 
@@ -122,26 +139,26 @@ def _read_file(name: str) -> Architecture | None:
 def with_messages(architecture: Architecture, wire: str | None, learned_scales: bool | None) -> Architecture:
     """The architecture with all messages in another format, or with other scales if they are quantised."""
     if wire is not None and wire not in WIRE_FORMATS:
-        raise SpecError(f"--wire {wire!r}: allowed are {', '.join(WIRE_FORMATS)}")
+        raise SpecError(f"{option('--wire', 'wire=')} {wire!r}: allowed are {', '.join(WIRE_FORMATS)}")
     if wire is None and learned_scales is None:
         return architecture
     scale: Scale | None = None if learned_scales is None else "learned" if learned_scales else "sample"
     policy = architecture.policy.written_in(wire, scale)
     if scale == "learned" and not policy.learned_scales():
-        why = f"no message is quantised; add {format_names(f'--wire {wire}' for wire in LEVELS)}"
+        formats = format_names(option(f"--wire {wire}", f"wire={wire!r}") for wire in LEVELS)
+        why = f"no message is quantised; add {formats}"
         if not any(point.transfers for point in policy.points):
             why = f"the policy of {architecture.name!r} sends nothing but logits, which stay in {UNCONVERTED}"
-        raise SpecError(f"--learned-scales: {why}")
+        raise SpecError(f"{option('--learned-scales', 'learned_scales=True')}: {why}")
     return architecture.with_policy(policy)
 
 
-def _refuse_contradictions(
-    name: str, architecture: Architecture, devices: int | None, classes: int | None, image_size: int | None
-) -> None:
-    for option, wanted, found in (
-        ("--devices", devices, architecture.num_devices),
-        ("--classes", classes, architecture.num_classes),
-        ("--image-size", image_size, architecture.image_size),
+def _refuse_contradictions(name: str, architecture: Architecture, options: ArchitectureOptions) -> None:
+    for names, wanted, found in (
+        (("--devices", "devices="), options.devices, architecture.num_devices),
+        (("--classes", "classes="), options.classes, architecture.num_classes),
+        (("--image-size", "image_size="), options.image_size, architecture.image_size),
     ):
         if wanted not in (None, found):
-            raise SpecError(f"{name}: the file says {found}, {option} says {wanted}; leave {option} out")
+            each = option(*names)
+            raise SpecError(f"{name}: the file has {found}, but {each} is {wanted}; leave {each} out")

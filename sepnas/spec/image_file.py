@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sepnas.errors import DataError
+from sepnas.options import option
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,11 +77,16 @@ def read_image(
         if resize == "no" and image.size != (width, height):
             middle = "square" if height == width else "largest part of that form"
             raise DataError(
-                f"{name}: is {_measures(image)} pixels, the network reads {width}x{height}; --resize crop "
-                f"(resize=) scales the {middle} in its middle to that, --resize stretch all of it"
+                f"{name}: is {_measures(image)} pixels, the network reads {width}x{height}; "
+                f"{_resize('crop')} scales the {middle} in its middle to that, "
+                f"{_resize('stretch')} all of it"
             )
         pixels = np.asarray(_scaled(_opaque(_upright(image), mode), size, resize), dtype=np.uint8)
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _resize(fit: str) -> str:
+    return option(f"--resize {fit}", f"resize={fit!r}")
 
 
 def read_head(source: Source, name: str) -> tuple[bool, tuple[int, int]]:

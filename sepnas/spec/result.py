@@ -127,19 +127,10 @@ class Measure(StrictPart):
         return self
 
     @classmethod
-    def of(
-        cls,
-        name: str,
-        value: float,
-        unit: str = "",
-        low: float | None = None,
-        high: float | None = None,
-        n: int = 1,
-        goal: str | None = None,
-    ) -> Measure:
-        """A measure whose ``met`` is computed from its goal."""
-        met = None if goal is None else goal_met(goal, value)
-        data = {"name": name, "value": value, "unit": unit, "low": low, "high": high, "n": n, "goal": goal, "met": met}
+    def of(cls, name: str, value: float, **others: Any) -> Measure:
+        """A measure from its fields, with ``met`` computed from ``goal``."""
+        goal = others.get("goal")
+        data = {"name": name, "value": value, **others, "met": None if goal is None else goal_met(goal, value)}
         return _checked(cls, data, f"measure {name!r}")
 
 

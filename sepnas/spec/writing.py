@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sepnas.errors import StorageError
+from sepnas.options import option
 from sepnas.spec.files import why
 
 _OPEN = re.compile(r"/dev/(?:(stdout)|(stderr)|fd/(\d+))|/proc/self/fd/(\d+)")
@@ -30,7 +31,10 @@ def refuse_existing(path: str | os.PathLike[str], force: bool, what: str) -> Non
     """Raise :class:`StorageError` if the file exists and ``force`` is off; ``what`` names the data it would lose."""
     refuse_folder(path)
     if not force and Path(path).is_file():
-        raise StorageError(f"{path}: is there already, perhaps with {what}; name another file, or pass --force")
+        raise StorageError(
+            f"{path}: exists already, perhaps with {what}; name another file, or replace it with "
+            + option("--force", "force=True")
+        )
 
 
 @contextmanager

@@ -164,8 +164,8 @@ def check_identity(saved: Mapping[str, Any], wanted: Mapping[str, Any], where: P
     if found:
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
         raise CheckpointError(
-            f"{where}: belongs to another run: {'; '.join(found[:3])}{more}; --resume with the same values, choose "
-            f"another --out, or remove {where.parent} to begin anew"
+            f"{where}: belongs to another run: {'; '.join(found[:3])}{more}; resume with the same values, choose "
+            f"another folder, or remove {where.parent} to start again"
         )
 
 

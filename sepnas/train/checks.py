@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sepnas.errors import TrainingError
+from sepnas.options import option
 from sepnas.separable.architecture import Architecture
 from sepnas.spec.dataset import class_name_problem
 from sepnas.train.augment import check_augmentation
@@ -38,7 +39,7 @@ def check_fits(architecture: Architecture, data: ImageData) -> None:
             raise TrainingError(
                 f"data set {data.name!r} has {found} {what}, but architecture {architecture.name!r} has "
                 f"`{field}` {wanted}; set it to {found} in the file of the architecture or search space"
-                + (f", or resize the data: sepnas train --image-size {wanted}" if field == "image_size" else "")
+                + (resize_advice(wanted) if field == "image_size" else "")
             )
 
 
@@ -77,3 +78,8 @@ def check_shares(smallest_batch: int, recipe: Recipe, processes: int) -> None:
             f"`batch_size` {recipe.batch_size} makes batches of {smallest_batch} images, too few for {processes} "
             "processes, which take two each at least; raise it in the recipe, or start fewer"
         )
+
+
+def resize_advice(image_size: int) -> str:
+    """The end of a message about images of another size."""
+    return f", or resize the images: {option(f'--image-size {image_size}', f'image_size={image_size}')}"

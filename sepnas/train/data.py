@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sepnas.errors import DataError
+from sepnas.options import option
 from sepnas.spec.figures import Fit
 from sepnas.spec.listing import shown_path
 from sepnas.spec.memory import check_images_fit
@@ -63,7 +64,8 @@ def load_dataset(
     """
     if root is not None and not (download or name.startswith("folder:") or Path(root).expanduser().is_dir()):
         raise DataError(
-            f"{root}: no such folder; --data-root (root=) names one that holds the data, --download makes it"
+            f"{root}: no such folder; name the folder of the data with {option('--data-root', 'root=')}, or create it "
+            f"with {option('--download', 'download=True')}"
         )
     root = cache_folder() if root is None else Path(root).expanduser()
     fraction = validation_fraction if validation_fraction is not None else 0.2 if name == "digits" else 0.1
@@ -162,8 +164,8 @@ def _torchvision(name: str, root: Path, download: bool) -> tuple[tuple[str, ...]
         if download:
             raise DataError(f"data set {name!r} cannot be downloaded to {root}: {error}") from None
         raise DataError(
-            f"data set {name!r} is missing or incomplete in {root}; fetch it with --download (download=True), or name "
-            "the folder that holds it with --data-root (root=)"
+            f"data set {name!r} is missing or incomplete in {root}; fetch it with "
+            f"{option('--download', 'download=True')}, or name its folder with {option('--data-root', 'root=')}"
         ) from None
     parts = {
         part: Split(_channels_first(torch.as_tensor(d.data)), torch.as_tensor(d.targets)) for part, d in found.items()

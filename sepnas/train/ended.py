@@ -15,8 +15,8 @@ from sepnas.terminal import one_line
 
 RUNNING = "running.json"
 ADVICE = (
-    "where it was not you who ended it, memory was short (`batch_size` in the recipe), or a library crashed: if it "
-    "does so again, try --threads 1, or a recipe with `channels_last: false`"
+    "if nobody stopped it, memory was short (`batch_size` in the recipe), or a library crashed: if that "
+    "happens again, try one thread, or a recipe with `channels_last: false`"
 )
 
 

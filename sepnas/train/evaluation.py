@@ -65,8 +65,8 @@ class Evaluation(Document):
         kept = (self.mirrored_accuracy - chance) / learned
         told = f"mirrored images: {self.mirrored_accuracy:.2%}"
         if kept >= MIN_KEPT:
-            return f"{told}; they keep their class, so training with --flip may be better"
-        return f"{told}; where they are of other classes, as of arrows or letters, leave --flip out"
+            return f"{told}; they keep their class, so training with flips may be better"
+        return f"{told}; if they belong to other classes, like arrows or letters, train without flips"
 
     def __str__(self) -> str:
         worst = sorted(self.classes, key=lambda each: each.accuracy)[:MAX_WORST]

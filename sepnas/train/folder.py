@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from sepnas.errors import DataError
+from sepnas.options import option
 from sepnas.spec.figures import Fit
 from sepnas.spec.image_file import read_head, read_image
 from sepnas.spec.listing import listed, shown_path
@@ -111,9 +112,10 @@ def _one_size(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> int:
     first, (width, height) = shown_path(paths[0]), sizes[0]
     if width != height:
         raise DataError(
-            f"{first}: is {width}x{height} pixels, not square; resize all with --image-size N (image_size=)"
+            f"{first}: is {width}x{height} pixels, not square; resize all with "
+            + option("--image-size N", "image_size=N")
         )
-    advice = "all images must have one size; resize them with --image-size N (image_size=)"
+    advice = f"all images must have one size; resize them with {option('--image-size N', 'image_size=N')}"
     _refuse(
         [
             DataError(f"{shown_path(path)}: is {size[0]}x{size[1]} pixels, but {first} is {width}x{height}; {advice}")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from sepnas.errors import TrainingError
 from sepnas.nets.separable import SeparableResNeXt
+from sepnas.options import option
 from sepnas.separable.architecture import Architecture
 from sepnas.train.average import WeightAverage
 from sepnas.train.batches import Batch, Batches
@@ -181,7 +182,8 @@ class _Run:
     def _classroom(self, teachers: Sequence[SeparableResNeXt]) -> Teachers | None:
         if not teachers:
             if self.recipe.distillation:
-                raise TrainingError("the recipe has `distillation`, but there is no teacher; name one (--teacher RUN)")
+                named = option("--teacher RUN", "teachers=")
+                raise TrainingError(f"the recipe has `distillation`, but there is no teacher; name one with {named}")
             return None
         if self.architecture is None:
             raise TrainingError("teachers teach separable networks only")
@@ -285,10 +287,13 @@ class _Run:
 
     def _lower_rate(self) -> str:
         """Advice for diverged weights or losses."""
-        advice = f"try a lower --learning-rate than the {self.recipe.learning_rate:g} in the recipe"
+        advice = f"try a lower `learning_rate` than the {self.recipe.learning_rate:g} of the recipe"
         goes_on = bool(self.architecture and self.history)
-        best = f" (--start {self.files.folder} goes on from its best epoch)" if goes_on else ""
+        best = f" ({self._best_epoch()} continues from the best epoch)" if goes_on else ""
         return f"{advice}{self._elsewhere()}{best}; {self.files.last_good()}"
+
+    def _best_epoch(self) -> str:
+        return option(f"--start {self.files.folder}", f"start={str(self.files.folder)!r}")
 
     def where_it_stands(self) -> str:
         """Advice for continuing with a changed recipe."""
@@ -296,7 +301,7 @@ class _Run:
 
     def _elsewhere(self) -> str:
         """A hint to use another folder, because a changed recipe is another run."""
-        return ", with another --out" if self.files.saved else ""
+        return ", in another folder" if self.files.saved else ""
 
     @contextmanager
     def interruptions_explained(self, aloud: bool) -> Iterator[None]:
@@ -306,7 +311,7 @@ class _Run:
         except KeyboardInterrupt:
             if aloud:
                 saved = self.files.saved
-                where = f"--resume goes on after {saved}" if saved else "nothing to resume yet"
+                where = f"resume to continue after {saved}" if saved else "nothing to resume yet"
                 TrainingDisplay(True, 0, 0, 0).say(f"stopped; {self.files.last_good()}: {where}")
             raise
 
@@ -317,7 +322,7 @@ def _memory_explained(device: torch.device, recipe: Recipe, stands: Callable[[],
         yield
     except torch.OutOfMemoryError as error:
         size = recipe.batch_size
-        advice = f"try `batch_size` {size // 2} in the recipe" if size > 1 else "it needs another --device"
+        advice = f"try `batch_size` {size // 2} in the recipe" if size > 1 else "use another device"
         raise TrainingError(
             f"{device} has too little memory for batches of {size} images; {advice}{stands()}"
         ) from error

@@ -75,7 +75,7 @@ class Processes:
         if value != first:
             raise TrainingError(
                 f"process {self.rank} begins with {what} {value:g}, the first one with {first:g}; all of them must "
-                "read the same data and the same --out"
+                "read the same data and write to the same folder"
             )
 
     def broadcast(self, value: float) -> float:

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from sepnas.errors import SpecError
-from sepnas.spec.document import Document, Part, few
+from sepnas.spec.arguments import MAX_COUNT, check_integer, check_number
+from sepnas.spec.document import Document, Part, few, short
 from sepnas.spec.figures import MAX_SIDE, Text
 
 Schedule = Literal["one-cycle", "step", "cosine"]
@@ -136,12 +137,24 @@ class Recipe(Document):
 
 @dataclass(frozen=True)
 class RecipeChanges:
-    """Values that override a recipe; None keeps the recipe's value."""
+    """Values that override a recipe; None keeps the recipe's value. Raises :class:`SpecError` outside their ranges."""
 
     epochs: int | None = None
     learning_rate: float | None = None
     device_dropout: float | None = None
     flip: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None:
+            check_integer("epochs", self.epochs, 1, MAX_COUNT)
+        for name, value, highest in (
+            ("learning_rate", self.learning_rate, 1e6),
+            ("device_dropout", self.device_dropout, 1),
+        ):
+            if value is not None:
+                check_number(name, value, 0, highest)
+        if self.flip is not None and not isinstance(self.flip, bool):
+            raise SpecError(f"`flip` must be True, False or None, got {short(self.flip)}")
 
     def applied_to(self, recipe: Recipe, where: str) -> Recipe:
         """The changed recipe; raises :class:`SpecError`, which starts with ``where``."""
@@ -157,6 +170,14 @@ NO_CHANGES = RecipeChanges()
 _LATER = (
     "device_dropout", "message_dropout", "decay_norms", "ema_decay", "mixup", "cutmix", "distillation",
 )  # fmt: skip
+
+_COLOUR_IMAGES: dict[str, Any] = {
+    "batch_size": 128,
+    "label_smoothing": 0.1,
+    "augmentation": Augmentation(crop_padding=4, padding="reflect", flip=True),
+    "precision": "bf16",
+    "channels_last": True,
+}
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -175,40 +196,29 @@ RECIPES: dict[str, Recipe] = {
             name="cifar-fast",
             optimizer="adamw",
             epochs=20,
-            batch_size=128,
             learning_rate=4e-3,
             weight_decay=0.05,
             decay_norms=False,
-            label_smoothing=0.1,
-            augmentation=Augmentation(crop_padding=4, padding="reflect", flip=True),
-            precision="bf16",
-            channels_last=True,
+            **_COLOUR_IMAGES,
         ),
         # the recipe of supernets, and the baseline of cifar-fast
         Recipe(
             name="cifar-sgd",
             epochs=20,
-            batch_size=128,
             learning_rate=0.2,
-            label_smoothing=0.1,
-            augmentation=Augmentation(crop_padding=4, padding="reflect", flip=True),
-            precision="bf16",
-            channels_last=True,
+            **_COLOUR_IMAGES,
         ),
         # half of the paper's epochs, with options that help long trainings of narrow networks; separable networks split
         # the gradient over devices and need larger steps (experiments/cifar100-cpu)
         Recipe(
             name="modern",
             epochs=100,
-            batch_size=128,
             learning_rate=0.4,
             decay_norms=False,
             ema_decay=0.999,
-            label_smoothing=0.1,
-            augmentation=Augmentation(crop_padding=4, padding="reflect", flip=True, autoaugment="cifar10"),
             cutmix=0.5,
-            precision="bf16",
-            channels_last=True,
+            **_COLOUR_IMAGES
+            | {"augmentation": Augmentation(crop_padding=4, padding="reflect", flip=True, autoaugment="cifar10")},
         ),
         # arXiv 2111.02489; plain momentum as in the authors' public experiments
         Recipe(

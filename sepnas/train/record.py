@@ -90,11 +90,9 @@ def read_history(run: Path) -> tuple[EpochRecord, ...]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise TrainingError(
-            f"{path}: {error.strerror}; `sepnas train ARCHITECTURE --out {run}` writes it after its first epoch"
-        ) from None
+        raise TrainingError(f"{path}: {error.strerror}; a training in {run} writes it after its first epoch") from None
     if not lines:
-        raise TrainingError(f"{path}: is empty; the training command with --resume writes it anew")
+        raise TrainingError(f"{path}: is empty; resume the training to write it again")
     return tuple(_read_record(line, number, path) for number, line in enumerate(lines, start=1))
 
 
@@ -106,7 +104,7 @@ def _read_record(line: bytes, number: int, path: Path) -> EpochRecord:
         first = error.errors()[0]
         problem = " ".join([*(f"`{key}`:" for key in first["loc"]), first["msg"]])
     if problem:
-        raise TrainingError(f"{path}: line {number}: {problem}; the training command with --resume writes it anew")
+        raise TrainingError(f"{path}: line {number}: {problem}; resume the training to write it again")
     return record
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sepnas.errors import CheckpointError, StorageError, TrainingError
+from sepnas.options import option
 from sepnas.separable.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
 from sepnas.spec.folder_lock import held
@@ -109,13 +110,13 @@ class RunFiles:
         if is_there(last):
             if not resume:
                 raise TrainingError(
-                    f"{last}: holds a run already; resume it (--resume, resume=True), choose another --out, "
-                    f"or remove {self.folder} to begin anew"
+                    f"{last}: holds a run already; resume it with {option('--resume', 'resume=True')}, choose another "
+                    f"folder, or remove {self.folder} to start again"
                 )
             self._restore(last)
         elif is_there(self.folder / BEST) and not resume:
             raise TrainingError(
-                f"{self.folder / BEST}: holds weights that would be written over; choose another --out, or remove it"
+                f"{self.folder / BEST}: holds weights that would be overwritten; choose another folder, or remove it"
             )
         if self._writes:
             for path in self.folder.glob(".*.part"):
@@ -180,7 +181,7 @@ class RunFiles:
         try:
             yield
         except StorageError as error:
-            raise StorageError(f"{error}; {self.last_good()}; make room, then --resume") from error
+            raise StorageError(f"{error}; {self.last_good()}; make room, then resume") from error
 
     def last_good(self) -> str:
         if not self.saved:

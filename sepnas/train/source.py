@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sepnas.errors import DataError
+from sepnas.options import option
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.space_network import NetworkSpace
 from sepnas.spec.figures import Fit
@@ -41,10 +42,10 @@ class DataSource:
         if reads is None or (reads.in_channels, reads.image_size, reads.num_classes) == wanted:
             return replace(self, name="digits")
         raise DataError(
-            f"--data is missing: {what} reads {format_count(reads.in_channels, 'channel')} of {reads.image_size} "
-            f"pixels a side and knows {reads.num_classes} classes, so it is not for the digits; name its images with "
-            "--data: digits, "
-            "cifar10, cifar100, fashion-mnist or folder:PATH (PATH/train/CLASS/*.png, with val or test beside train)"
+            f"no data set is named: {what} reads {format_count(reads.in_channels, 'channel')} of {reads.image_size} "
+            f"pixels a side and knows {reads.num_classes} classes, so it does not fit the digits; name its images with "
+            f"{option('--data', 'data=')}: digits, cifar10, cifar100, fashion-mnist or folder:PATH "
+            "(PATH/train/CLASS/*.png, with val or test beside train)"
         )
 
     def load(self) -> ImageData:

@@ -30,7 +30,7 @@ def step_of(recipe: Recipe, teachers: Teachers | None = None, compile_it: bool =
     """
     shares = recipe.device_dropout, recipe.message_dropout
     if compile_it and any(shares):
-        raise TrainingError("steps with `device_dropout` or `message_dropout` are not compiled; leave --compile out")
+        raise TrainingError("steps with `device_dropout` or `message_dropout` are not compiled; train uncompiled")
     answer, answer_with_stages = (compiled(_answer), compiled(_with_stages)) if compile_it else (_answer, _with_stages)
 
     def plain(network: nn.Module, images_BCHW: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:

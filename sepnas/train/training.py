@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sepnas.errors import TrainingError
 from sepnas.nets.separable import SeparableResNeXt
+from sepnas.options import option
 from sepnas.separable.architecture import Architecture
 from sepnas.spec.document import FILE_SUFFIXES
 from sepnas.train.checkpoint import load_network
@@ -45,7 +46,7 @@ class Training:
     ) -> TrainingResult:
         """Train from the seed or from ``start``, and write the run's folder; see :func:`train_network`."""
         use_threads_for(self.architecture, threads)
-        network = first_network(self.architecture, self.images, seed, self.start, "--start")
+        network = first_network(self.architecture, self.images, seed, self.start)
         return train_network(
             network, self.images, self.recipe, out, seed=seed, resume=resume, device=device, stop_after_s=stop_after_s,
             teachers=self.teachers, start=digest_of(self.start), compiled=compiled,
@@ -78,7 +79,7 @@ def prepare(
         architecture = Architecture.from_data(architecture.to_data() | fits, f"{name} for {source.name}")
     taught_by = [load_teacher(run, images) for run in teachers]
     if start:
-        check_same_data("--start", start, images)
+        check_same_data("start", start, images)
     return Training(architecture, images, chosen, taught_by, started)
 
 
@@ -97,6 +98,7 @@ def _chosen_recipe(recipe: Recipe | str | None, data: str, changes: RecipeChange
 def _load(source: DataSource) -> ImageData:
     if source.download and not is_alone():
         raise TrainingError(
-            "--download: several processes would write the same files; fetch them once without torchrun"
+            f"{option('--download', 'download=True')}: several processes would write the same files; fetch them once "
+            "without torchrun"
         )
     return source.load()

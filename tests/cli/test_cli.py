@@ -49,6 +49,7 @@ def test_describe_hand_made() -> None:
     assert found["segments"] == 63
     assert found["devices_used"] == [0, 1, 2, 3]
     assert len(found["macs_per_device"]) == 4
+    assert found["macs_computed"] == sum(found["macs_per_device"]) < found["macs"]  # some work cannot reach the answer
 
 
 def test_describe_macs() -> None:
@@ -193,7 +194,7 @@ def test_mistakes_are_told(arguments: list[str], said: str, monkeypatch, capsys,
 def test_contradiction_with_a_file(monkeypatch, capsys, tmp_path: Path) -> None:
     """An option that contradicts the file is refused, not obeyed or ignored."""
     path = named_architecture("resnext11_2x4d", 2).save(tmp_path / "a.json")
-    assert "the file says 2, --devices says 3" in _error(monkeypatch, capsys, "describe", str(path), "-n", "3")
+    assert "the file has 2, but --devices is 3" in _error(monkeypatch, capsys, "describe", str(path), "-n", "3")
 
 
 def test_cluster_without_link(monkeypatch, capsys, tmp_path: Path) -> None:

@@ -263,8 +263,7 @@ def test_traits_of_the_papers_policies() -> None:
     assert hand_made.phrase == "9 of 18 points, fp32, custom, lagged"
     assert (hand_made.mean_fraction, hand_made.mean_wire_bits, hand_made.lag_share) == (1, 32, 1)
     assert share_of_all_to_all(candidate_with("none")) == pytest.approx(0, abs=1e-4)
-    # nine of twelve transfers of the last point are dead, and a stage's bytes are half of those of the one before
-    assert share_of_all_to_all(candidate_with("all-to-all")) == pytest.approx(1 - 9 / 12 / (6 * (4 + 2 + 1)))
+    assert share_of_all_to_all(candidate_with("all-to-all")) == 1
 
 
 def test_the_sent_policy_is_the_same_plan(run: Path) -> None:

@@ -91,7 +91,7 @@ def test_numbers_out_of_all_reason_are_refused(kinds: Path, arguments: list[str]
 def test_a_cluster_that_is_there_is_not_replaced(kinds: Path, command: list[str]) -> None:
     """Without --force neither presets nor a quick measurement take the place of a file that may have been measured."""
     (kinds / "cluster.yaml").write_text("measured")
-    assert "cluster.yaml: is there already, perhaps with figures that were measured" in said(*command)
+    assert "cluster.yaml: exists already, perhaps with figures that were measured" in said(*command)
     assert (kinds / "cluster.yaml").read_text() == "measured"
 
 

@@ -12,7 +12,7 @@ from sepnas.cli.main import app
 from sepnas.errors import SpecError
 from sepnas.plan.document import load_plan
 from sepnas.separable.build import build_plan
-from sepnas.separable.read import read_architecture
+from sepnas.separable.read import ArchitectureOptions, read_architecture
 from sepnas.spec.cluster import uniform_cluster
 from tests.helpers_runtime import tiny_architecture, transfer
 
@@ -36,7 +36,9 @@ def plan_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_file_is_the_plan_of_the_network(plan_file: Path) -> None:
     """A plan file holds the very plan that the named network has."""
-    assert load_plan(plan_file) == build_plan(read_architecture(NAMED[0], 4, "hand-made", 10))
+    assert load_plan(plan_file) == build_plan(
+        read_architecture(NAMED[0], ArchitectureOptions(devices=4, policy="hand-made", classes=10))
+    )
 
 
 def test_simulate_takes_a_plan(plan_file: Path, tmp_path: Path) -> None:
@@ -51,10 +53,10 @@ def test_simulate_takes_a_plan(plan_file: Path, tmp_path: Path) -> None:
 
 
 def test_describe_takes_a_plan(plan_file: Path) -> None:
-    """Bytes, transfers, segments and memory of a plan are those of its network."""
+    """MACs, bytes, transfers, segments and memory of a plan are those of its network."""
     of_plan, of_network = (json.loads(cli("describe", *each, "--json").output) for each in ([plan_file], NAMED))
-    shared = set(of_plan) & set(of_network) - {"name", "macs", "macs_per_device", "payload_bytes_before_liveness"}
-    assert {"payload_bytes", "num_transfers", "segments", "devices_used", "peak_memory_bytes"} <= shared
+    shared = set(of_plan) - {"name", "payload_bytes_before_liveness"}
+    assert {"macs_computed", "macs_per_device", "payload_bytes", "peak_memory_bytes"} <= shared
     assert {key: of_plan[key] for key in shared} == {key: of_network[key] for key in shared}
     assert of_plan["name"] == str(plan_file)
 
@@ -62,7 +64,7 @@ def test_describe_takes_a_plan(plan_file: Path) -> None:
 @pytest.mark.parametrize("option", [("--devices", "2"), ("--policy", "none"), ("--wire", "fp16")])
 def test_options_that_would_change_a_plan_are_refused(plan_file: Path, option: tuple[str, str]) -> None:
     """A plan is what it is: an option that would make another one is named."""
-    with pytest.raises(SpecError, match=rf"is a plan, which says all that {option[0]} would; leave {option[0]} out"):
+    with pytest.raises(SpecError, match=rf"which already determines what {option[0]} would set; leave {option[0]} out"):
         cli("simulate", plan_file, *option)
 
 

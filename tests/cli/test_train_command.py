@@ -89,7 +89,7 @@ def test_a_run_of_no_epoch_is_not_exported(interrupted: Path, tmp_path: Path) ->
 def test_an_architecture_of_another_size_names_the_option(interrupted: Path, folder: Path, tmp_path: Path) -> None:
     """Following the message makes the command work."""
     command = ("train", interrupted / "architecture.json", "--data", f"folder:{folder}", "--out", tmp_path / "run")
-    assert "sepnas train --image-size 8" in error_of(SepnasError, *command)
+    assert "resize the images: --image-size 8" in error_of(SepnasError, *command)
     assert not (tmp_path / "run").exists()
     said(*command, "--image-size", 8, "--epochs", 1)
 
@@ -98,7 +98,7 @@ def test_images_must_be_named_where_they_are_not_the_digits(interrupted: Path, t
     """Without --data a network or a space for other images is told which data sets there are."""
     for command in (("train", interrupted / "architecture.json"), ("search", "search_spaces/cifar-small.yaml")):
         message = error_of(DataError, *command, "--out", tmp_path / "run")
-        assert "--data is missing: " in message
+        assert "no data set is named: " in message
         assert "cifar10, cifar100, fashion-mnist or folder:PATH" in message
     assert not (tmp_path / "run").exists()
 
@@ -159,7 +159,12 @@ def test_mirror_images_of_a_folder_are_not_made_unasked(arrows: Path, tmp_path: 
 
 @pytest.mark.parametrize(
     ("upright", "mirrored", "said"),
-    [(0.9, 0.1, "leave --flip out"), (0.9, 0.88, "--flip may be better"), (0.55, 0.5, ""), (0.9, None, "")],
+    [
+        (0.9, 0.1, "train without flips"),
+        (0.9, 0.88, "training with flips may be better"),
+        (0.55, 0.5, ""),
+        (0.9, None, ""),
+    ],
 )
 def test_a_training_tells_whether_mirror_images_keep_their_class(
     upright: float, mirrored: float | None, said: str

@@ -429,7 +429,7 @@ def test_a_key_of_another_certificate_is_refused(tmp_path):
 def test_a_deployment_is_only_replaced_by_force(deployment, network):
     """An existing deployment is refused, with force replaced, and anything else is never touched."""
     before = load_manifest(deployment)
-    with pytest.raises(DeploymentError, match=r"a deployment stands there already; .*--force"):
+    with pytest.raises(DeploymentError, match=r"is a deployment already; .*`force=True`"):
         export_tiny(network, deployment)
     assert load_manifest(deployment) == before
     export_tiny(network, deployment, force=True)

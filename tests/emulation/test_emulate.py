@@ -198,7 +198,7 @@ def test_the_table_says_what_was_emulated_and_how(deployment, tmp_path):
     more = ["--shaping", "process", "--check-links", "--trace", str(trace), "--jitter", "1ms"]
     result = CliRunner().invoke(app, [*arguments, *more], env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.output
-    for words in ("latency, median", "predicted", "ratio", "0 to 1", "in the processes (as --shaping says)"):
+    for words in ("latency, median", "predicted", "ratio", "0 to 1", "in the processes (as requested)"):
         assert words in result.stdout
     assert trace.exists()
 
@@ -486,7 +486,7 @@ def test_without_root_the_processes_shape_and_say_why(deployment, tmp_path, monk
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     setting = setting_of(deployment, tmp_path, "auto")
     assert (setting.shaping, setting.why) == ("process", "no network namespaces: they need root")
-    with pytest.raises(SpecError, match="--shaping netns is not possible: they need root; use --shaping process"):
+    with pytest.raises(SpecError, match=r"\(netns\) is not possible: they need root; use process"):
         setting_of(deployment, tmp_path, "netns")
 
 

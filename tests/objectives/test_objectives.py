@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -129,6 +130,9 @@ def test_all_bounds_have_to_be_kept() -> None:
         Bounds.of(max_energy_j=1).excess({"latency_s": 0.1})
     with pytest.raises(SpecError, match=r"unknown bound 'max_speed'; allowed: min_accuracy, .*max_latency_s"):
         Bounds.of(max_speed=1)
+    for wrong in (math.nan, math.inf, True, "20ms"):
+        with pytest.raises(SpecError, match="`max_latency_s` must be a finite number, got"):
+            Bounds.of(max_latency_s=wrong)
 
 
 def test_columns_are_what_is_known_and_shown_or_asked_for() -> None:

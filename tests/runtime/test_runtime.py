@@ -405,7 +405,7 @@ def test_insecure_is_for_one_machine(tiny):
         Session(tiny, hosts, insecure=True) as session,
     ):
         assert session.infer(random_batch(session.manifest, 1)).shape == (1, 5)
-    with pytest.raises(SpecError, match=r"--insecure is allowed on 127\.0\.0\.1"):
+    with pytest.raises(SpecError, match=r"plain TCP is allowed on 127\.0\.0\.1"):
         Worker(tiny / "device0", "0.0.0.0", 0, insecure=True)
     with pytest.raises(SpecError, match=r"got 10\.0\.0\.1"):
         Session(tiny, Hosts.on(["10.0.0.1:5000", "10.0.0.2:5000"]), insecure=True)

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
+from sepnas.errors import SpecError
 from sepnas.train.checkpoint import LAST, load_network, new_network
 from sepnas.train.evaluate import accuracy
 from sepnas.train.mixing import Mixing
 from sepnas.train.optimize import Optimization
-from sepnas.train.recipe import RECIPES, Augmentation, Recipe
+from sepnas.train.recipe import RECIPES, Augmentation, Recipe, RecipeChanges
 from tests.train.test_train import same_tensors, small_architecture, small_data, train
 
 SMALL = Recipe(epochs=3, batch_size=17, learning_rate=0.05, label_smoothing=0.1, augmentation=Augmentation(flip=True))
@@ -113,3 +114,13 @@ def test_mixed_labels_are_the_shares_of_what_is_seen(
     torch.testing.assert_close(mixed.mean((1, 2, 3)), shares @ torch.arange(4.0), atol=1e-4, rtol=1e-4)
     again, _ = mixing(images.clone(), labels, torch.Generator().manual_seed(seed))
     assert torch.equal(mixed, again)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", 0), ("epochs", 1.5), ("learning_rate", float("nan")), ("device_dropout", 2), ("flip", 1)],
+)
+def test_changes_are_checked_when_they_are_made(name: str, value: object) -> None:
+    """A change outside its range is refused by name, before any recipe is read."""
+    with pytest.raises(SpecError, match=f"`{name}` must be"):
+        RecipeChanges(**{name: value})

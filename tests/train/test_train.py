@@ -239,7 +239,7 @@ def test_a_crash_is_told_with_its_place(tmp_path: Path) -> None:
     assert running.returncode == -signal.SIGSEGV
     assert "Fatal Python error: Segmentation fault" in said
     assert "train_network" in said
-    assert f"run: the training of process {running.pid} here ended without a word; where it was not you" in said
+    assert f"run: the training of process {running.pid} here ended without a word; if nobody stopped it" in said
     assert (tmp_path / "run" / RUNNING).exists()
 
 
@@ -344,10 +344,10 @@ def test_what_is_said_of_a_run_cut_within_an_epoch(
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, step=with_loss(3, interrupt), progress=True)
     last = f"the last good checkpoint is {tmp_path / LAST} (step 2 of epoch 1)"
-    assert f"{last}: --resume goes on after step 2 of epoch 1" in capsys.readouterr().err
+    assert f"{last}: resume to continue after step 2 of epoch 1" in capsys.readouterr().err
     with pytest.raises(TrainingError, match="holds a run already"):
         train(tmp_path)
-    with pytest.raises(TrainingError, match=r"epoch 1, step 3 of 4; .*, with another --out; .*\(step 2 of epoch 1\)"):
+    with pytest.raises(TrainingError, match=r"epoch 1, step 3 of 4; .*, in another folder; .*\(step 2 of epoch 1\)"):
         train(tmp_path, step=with_loss(1, lambda loss: loss * float("nan")), resume=True)
     with pytest.raises(TrainingError, match="after its first epoch"):
         read_history(tmp_path)
@@ -388,7 +388,7 @@ def test_an_interrupt_says_how_to_go_on(unbroken: Path, tmp_path: Path, capsys: 
         train(tmp_path, step=with_loss(6, interrupt), progress=True)
     said = capsys.readouterr().err
     assert "epoch 1/4" in said
-    assert f"the last good checkpoint is {tmp_path / LAST} (epoch 1): --resume goes on after epoch 1" in said
+    assert f"the last good checkpoint is {tmp_path / LAST} (epoch 1): resume to continue after epoch 1" in said
     train(tmp_path, resume=True)
     assert same_tensors(unbroken / LAST, tmp_path / LAST)
 
@@ -501,7 +501,9 @@ def test_weights_of_another_network_are_refused(unbroken: Path, tmp_path: Path) 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_the_run(value: float, tmp_path: Path) -> None:
     """The message names epoch, step and the last good checkpoint, which is whole."""
-    with pytest.raises(TrainingError, match=r"in epoch 2, step 3 of 4; .*another --out.*last\.safetensors \(epoch 1\)"):
+    with pytest.raises(
+        TrainingError, match=r"in epoch 2, step 3 of 4; .*another folder.*last\.safetensors \(epoch 1\)"
+    ):
         train(tmp_path, step=with_loss(7, lambda loss: loss * value))
     assert load_network(tmp_path)
     with pytest.raises(TrainingError, match="in the recipe; no checkpoint has been written yet"):
@@ -538,9 +540,9 @@ def test_a_full_device_memory_names_a_batch_size_to_try(
     with pytest.raises(TrainingError, match=r"batches of 16 images; try `batch_size` 8"):
         train(tmp_path / "step", step=with_loss(1, full))
     pairs, single = (RECIPE.model_copy(update={"batch_size": size}) for size in (2, 1))
-    with pytest.raises(TrainingError, match=r"batches of 2 images; try `batch_size` 1 .*with another --out"):
+    with pytest.raises(TrainingError, match=r"batches of 2 images; try `batch_size` 1 .*in another folder"):
         train(tmp_path / "later", pairs, step=with_loss(26, full))
-    with pytest.raises(TrainingError, match=r"batches of 1 images; it needs another --device; no checkpoint"):
+    with pytest.raises(TrainingError, match=r"batches of 1 images; use another device; no checkpoint"):
         train(tmp_path / "one", single, step=with_loss(1, full))
     monkeypatch.setattr(f"sepnas.train.{place}", full)
     with pytest.raises(TrainingError, match=r"batches of 16 images; try `batch_size` 8"):

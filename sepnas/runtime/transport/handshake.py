@@ -18,6 +18,7 @@ from sepnas.errors import (
     RemoteProtocolError,
     SpecError,
 )
+from sepnas.options import option
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.protocol.connection import Connection, Side
 from sepnas.runtime.protocol.events import PROTOCOL_VERSION, SESSION, STATUS, Event, Hello, Refused, Welcome
@@ -220,7 +221,10 @@ def is_loopback(host: str) -> bool:
 def check_loopback(host: str) -> None:
     """Raise :class:`SpecError` unless plain TCP to ``host`` stays on this machine."""
     if not is_loopback(host):
-        raise SpecError(f"--insecure is allowed on 127.0.0.1 and [::1] only, got {host}; leave it out to use TLS")
+        raise SpecError(
+            f"plain TCP is allowed on 127.0.0.1 and [::1] only, got {host}; use TLS, without "
+            + option("--insecure", "insecure=True")
+        )
 
 
 def warn_of_loopback(addresses: Mapping[int, str]) -> None:

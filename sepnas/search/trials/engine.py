@@ -43,8 +43,8 @@ class TrialsEngine(ExecutionEngine):  # type: ignore[misc]  # NNI has no types
             vain = vain + 1 if len(waiting) == before else 0
             if vain == TRIES:
                 raise SearchError(
-                    f"{len(waiting)} candidates could not be evaluated in {TRIES} tries; all others are kept: go on "
-                    f"with --resume (resume=True) once this is fixed: {problem}"
+                    f"{len(waiting)} candidates could not be evaluated in {TRIES} tries; all others are kept: resume "
+                    f"the search once this is fixed: {problem}"
                 )
 
     def wait_models(self, *models: Any) -> None:

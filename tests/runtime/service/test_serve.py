@@ -578,7 +578,7 @@ def test_what_is_on_its_way_is_finished(exported, gated):
         (["--listen", "127.0.0.1"], "expected HOST:PORT"),
         (["--max-image-bytes", "0"], "at least 1 byte"),
         (["--in-flight", "33"], "less than or equal to 32"),
-        (["--insecure", "--devices", "far.yaml"], "--insecure is allowed on 127.0.0.1 and [::1] only, got 192.0.2.1"),
+        (["--insecure", "--devices", "far.yaml"], "plain TCP is allowed on 127.0.0.1 and [::1] only, got 192.0.2.1"),
         (["--devices", "one.yaml"], "no address for rank 1"),
     ],
 )
