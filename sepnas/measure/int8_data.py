@@ -42,7 +42,7 @@ class Int8Data:
             )
         except DataError as error:
             raise DataError(
-                f"int8 needs images such as those that {run} was trained on ({facts.name}); name them with "
+                f"int8 needs images like those that {run} was trained on ({facts.name}); name them with "
                 f"{option('--data', 'name=')} (folder:PATH) or {option('--data-root', 'root=')}: {error}"
             ) from error
         if images.in_channels != architecture.in_channels:

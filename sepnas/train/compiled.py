@@ -24,6 +24,6 @@ def compiled(function: Callable[..., Result]) -> Callable[..., Result]:
             return fast(*arguments)
         except torch._dynamo.exc.TorchDynamoException as error:
             lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-            raise TrainingError(f"torch.compile fails here: {lines[0]}; train without compilation") from error
+            raise TrainingError(f"torch.compile fails here: {lines[0]}; train uncompiled") from error
 
     return call

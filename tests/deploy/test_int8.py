@@ -161,7 +161,7 @@ def test_what_belongs_to_int8_is_said(tmp_path: Path) -> None:
     folder.rename(tmp_path / "elsewhere")
     message = error_of(DataError, "export", run, out, "--int8")
     assert f"images like those that {run} was trained on (folder:{folder})" in message
-    assert "--data (folder:PATH, or with --data-root)" in message
+    assert "--data (folder:PATH) or --data-root" in message
     output = said("export", run, out, "--int8", "--data", f"folder:{tmp_path / 'elsewhere'}", "--systemd")
     assert "validation images right" in output
     unit = next((out / "device0").glob("*.service")).read_text()

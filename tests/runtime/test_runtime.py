@@ -631,7 +631,7 @@ def test_what_is_no_image_is_named(tiny, tmp_path):
     (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:-30])
     for name, says in {
         "none.png": "no such file",
-        "wide.png": "is 9x8 pixels, the network reads 8x8; --resize crop",
+        "wide.png": "is 9x8 pixels, the network reads 8x8; `resize='crop'`",
         "deep.png": r"has more than 8 bits a channel \(mode I;16\); save it with 8",
         "float.tiff": r"has more than 8 bits a channel \(mode F\)",
         "text.png": "is not an image",

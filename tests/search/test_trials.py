@@ -250,7 +250,7 @@ def test_trials_that_all_fail_end_the_search(tmp_path: Path) -> None:
     """After three rounds without an answer the error has the last lines of a trial, and says that --resume goes on."""
     with (
         engine_of(tmp_path, before="raise MemoryError('too small')") as (engine, _),
-        pytest.raises(SearchError, match=r"(?s)4 candidates could not.*--resume.*MemoryError: too small"),
+        pytest.raises(SearchError, match=r"(?s)4 candidates could not.*resume the search.*MemoryError: too small"),
     ):
         engine.submit_models(*MODELS)
 

@@ -419,7 +419,7 @@ def test_resume_without_a_checkpoint_starts(tmp_path: Path) -> None:
 
 def test_a_run_is_not_overwritten_unasked(unbroken: Path) -> None:
     """Training into a folder that holds a run is refused unless it is resumed."""
-    with pytest.raises(TrainingError, match=r"holds a run already.*--resume.*or remove"):
+    with pytest.raises(TrainingError, match=r"holds a run already.*resume=True.*or remove"):
         train(unbroken)
 
 
@@ -506,7 +506,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(value: float, tmp_path: Path) -
     ):
         train(tmp_path, step=with_loss(7, lambda loss: loss * value))
     assert load_network(tmp_path)
-    with pytest.raises(TrainingError, match="in the recipe; no checkpoint has been written yet"):
+    with pytest.raises(TrainingError, match="of the recipe; no checkpoint has been written yet"):
         train(tmp_path / "first", step=with_loss(1, lambda loss: loss * value))
     assert train(tmp_path / "first", RECIPE.model_copy(update={"learning_rate": 0.01}), stop_after_s=0).epochs_done == 1
 
@@ -673,7 +673,7 @@ def test_a_damaged_history_is_named_and_resuming_mends_it(line: str | None, name
     lines = path.read_text().splitlines()
     lines[1:2] = [] if line is None else [line]
     path.write_bytes("\n".join(lines).encode(errors="surrogateescape"))
-    with pytest.raises(TrainingError, match=rf"history\.jsonl: line 2: .*{named}.*--resume"):
+    with pytest.raises(TrainingError, match=rf"history\.jsonl: line 2: .*{named}.*resume the training"):
         read_history(tmp_path)
     train(tmp_path, resume=True)
     assert read_history(tmp_path) == history
