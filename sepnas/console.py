@@ -75,7 +75,7 @@ SAY_EVERY_S = 10.0
 def export_bar() -> Iterator[Callable[[int, int, str], None]]:
     """Progress of an export: a bar with the remaining time on a terminal, otherwise a line every ``SAY_EVERY_S``."""
     columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True) as progress:
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task, next_line = progress.add_task("export"), time.monotonic() + SAY_EVERY_S
 
         def show(done: int, total: int, what: str) -> None:

@@ -83,7 +83,7 @@ def _content(
         evaluations=split_accuracies(training) if training else (),
         machine=machine_rows(),
         about=about(search, training),
-        **inference_parts(plan, _cluster(cluster, search, plan), trace, training),
+        **inference_parts(plan, _cluster(cluster, search, plan), trace, training, str(architecture)),
     )
     if not search:
         return content

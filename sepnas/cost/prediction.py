@@ -53,8 +53,12 @@ class Prediction:
         return self.latency_s / self.critical_path_s if self.critical_path_s > 0 else None
 
     def to_data(self) -> dict[str, Any]:
-        """All figures as JSON, without the stream's individual latencies."""
+        """All figures as JSON, without the stream's individual latencies; the energy of a device without power figures
+        is None."""
+        has_power = [device.has_figures("power") for device in self.cluster.devices]
+        energy_j = zip(self.simulation.energy_j, has_power, strict=False)  # a cluster may have more devices
         data = asdict(self.simulation) | {
+            "energy_j": [joules if known else None for joules, known in energy_j],
             "critical_path_s": self.critical_path_s,
             "latency_over_critical_path": self.latency_over_critical_path,
         }

@@ -50,7 +50,7 @@ def chain_commands(
     """
     commands: list[str] = []
     plan = architecture if is_plan_file(architecture) else None
-    picked = architecture or Path("architecture.json")
+    picked = _picked_file(architecture, training)
     if search is not None:
         commands += _search_commands(search, load_run(search))
         if candidate is not None and plan is None:
@@ -63,6 +63,13 @@ def chain_commands(
         commands.append("sepnas worker deployment/device0 --listen 0.0.0.0:17300 # on device 0, and so on each")
         commands.append(_line("bench", "deployment", "--devices", "hosts.yaml", "--trace", trace))
     return (*commands, command_line())
+
+
+def _picked_file(architecture: Path | None, training: Path | None) -> Path:
+    """The file that a candidate is picked to; never the copy in the run that was trained from it."""
+    if architecture is None or (training is not None and architecture.resolve().parent == training.resolve()):
+        return Path("architecture.json")
+    return architecture
 
 
 def _search_commands(folder: Path, run: SearchRun) -> Iterator[str]:

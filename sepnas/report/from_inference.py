@@ -11,7 +11,7 @@ from sepnas.errors import SpecError
 from sepnas.plan.plan import Plan
 from sepnas.report.content import ShownLink, ShownTimeline, SummaryRow
 from sepnas.report.from_run import link_bytes, shown_timeline, traced_bytes
-from sepnas.report.from_trace import load_trace, measured_timeline
+from sepnas.report.from_trace import check_request, load_trace, measured_timeline
 from sepnas.runtime.client.trace import RequestRecord
 from sepnas.spec.cluster import Cluster
 from sepnas.units import number, seconds
@@ -26,22 +26,23 @@ class InferenceParts(TypedDict):
     cluster: str
 
 
-def inference_parts(plan: Plan | None, cluster: Cluster, trace: Path | None, training: Path | None) -> InferenceParts:
+def inference_parts(
+    plan: Plan | None, cluster: Cluster, trace: Path | None, training: Path | None, plan_name: str = "the plan"
+) -> InferenceParts:
     """The prediction for ``plan`` on ``cluster``, compared with the last request of ``trace``.
 
-    Raises :class:`SpecError` if the trace has other devices than the plan.
+    Raises :class:`SpecError`, which names ``plan_name`` and the trace, if the request followed another plan.
     """
     rows: list[SummaryRow] = []
     timelines: list[ShownTimeline] = []
     links: tuple[ShownLink, ...] = ()
     if training is not None:
         rows.append(_accuracy_row(training))
-    request = None if trace is None else load_trace(trace).requests[-1]
+    request = None if trace is None else _last_request(trace, plan, plan_name)
     batch = 1 if request is None else request.batch
     if plan is not None:
         simulation = simulate(plan, cluster, batch, timeline=True)
         if request is not None:
-            _check_same_devices(simulation, request, str(trace))
             links = link_bytes(simulation, traced_bytes(request))
         timelines.append(shown_timeline(predicted_timeline(plan, simulation, batch)))
         rows += _cost_rows(simulation, request, cluster)
@@ -49,6 +50,16 @@ def inference_parts(plan: Plan | None, cluster: Cluster, trace: Path | None, tra
         timelines.append(shown_timeline(measured_timeline(request)))
     name = "" if plan is None else cluster.name
     return InferenceParts(summary=tuple(rows), timelines=tuple(timelines), links=links, cluster=name)
+
+
+def _last_request(path: Path, plan: Plan | None, plan_name: str) -> RequestRecord:
+    trace = load_trace(path)
+    if plan is not None:
+        try:
+            check_request(plan, trace, len(trace.requests) - 1, path)
+        except SpecError as error:
+            raise SpecError(f"{path} was not taken with {plan_name}: {error}") from error
+    return trace.requests[-1]
 
 
 def _accuracy_row(training: Path) -> SummaryRow:
@@ -71,13 +82,3 @@ def _cost_rows(simulation: Simulation, request: RequestRecord | None, cluster: C
         SummaryRow(latency, predicted_s, seconds(request.latency_s)),
         SummaryRow(sent, number(nbytes), number(counted), counted == nbytes),
     ]
-
-
-def _check_same_devices(simulation: Simulation, request: RequestRecord, trace: str) -> None:
-    traced = {device.rank for device in request.devices}
-    busy = {rank for rank, busy_s in enumerate(simulation.compute_s) if busy_s}
-    if traced != busy:
-        raise SpecError(
-            f"{trace}: was taken on the devices {sorted(traced)}, but the architecture computes on {sorted(busy)}; "
-            "name the architecture that was deployed with --architecture"
-        )

@@ -48,10 +48,14 @@ def test_a_trace_is_held_against_the_plan(traced: tuple[Architecture, Path]) -> 
 
 
 def test_a_trace_of_other_devices_is_refused(traced: tuple[Architecture, Path]) -> None:
-    """A trace is not drawn beside the prediction of a network of other devices."""
+    """A trace is not drawn beside the prediction of a network of other devices, or of another plan of the same ones."""
     other = named_architecture("resnext11_4x4d", 4, "all-to-all")
-    with pytest.raises(SpecError, match=r"taken on the devices \[0, 1\], but the architecture computes on"):
+    with pytest.raises(SpecError, match=r"taken on the devices \[0, 1\], but the plan computes on"):
         inference_parts(build_plan(other), uniform_cluster(4), traced[1], None)
+    silent = traced[0].with_policy(named_policy("none", 2, traced[0].depth))
+    says = rf"^{re.escape(str(traced[1]))} was not taken with plan\.json: .*steps"
+    with pytest.raises(SpecError, match=says):
+        inference_parts(build_plan(silent), uniform_cluster(2), traced[1], None, "plan.json")
 
 
 def test_the_page_tells_bytes_and_how_it_was_made(
@@ -74,4 +78,8 @@ def test_a_plan_file_is_never_written_or_trained_again(tmp_path: Path) -> None:
     commands = chain_commands(search, training, plan, 1, None)[:-1]
     assert commands[-1] == f"sepnas export {training} deployment --plan {plan}"
     assert not any(command.startswith(("sepnas pick", "sepnas train")) for command in commands)
+    own = chain_commands(search, training, training / "architecture.json", 1, None)
+    assert [command for command in own if "pick" in command] == [
+        f"sepnas pick {search} --candidate 1 --out architecture.json"
+    ]
     assert str(plan) not in " ".join(chain_commands(None, None, plan, None, None)[:-1])

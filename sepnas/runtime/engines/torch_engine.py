@@ -80,7 +80,7 @@ class TorchEngine:
         import torch
 
         torch.set_num_threads(threads)
-        self._torch = torch
+        self._torch, self._folder = torch, shard.folder
         self._runners: dict[str, tuple[Callable[..., Sequence[Tensor]], list[Tensor]]] = {}
         graphs: dict[str, Any] = {}
         shapes = shapes_of(shard)
@@ -101,5 +101,10 @@ class TorchEngine:
     def run(self, segment: str, inputs: Sequence[Array]) -> Sequence[Array]:
         runner, weights = self._runners[segment]
         with self._torch.inference_mode():
-            tensors = [self._torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
-            return [output.numpy() for output in runner(*tensors, *weights)]
+            try:
+                tensors = [self._torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
+                return [output.numpy() for output in runner(*tensors, *weights)]
+            except Exception as error:  # torch raises whatever it likes here
+                raise DeploymentError(
+                    f"{self._folder}: torch cannot run segment '{segment}': {type(error).__name__}: {error}"
+                ) from error
