@@ -16,7 +16,7 @@ from sepnas.separable.architecture import Architecture, named_architecture, name
 from sepnas.separable.build import build_plan
 from sepnas.separable.policy import TransmissionPolicy
 from sepnas.spec.document import FILE_SUFFIXES, read_data
-from sepnas.spec.recognise import format_of, recognise
+from sepnas.spec.recognise import format_of, late_format_of, recognise
 from sepnas.units import format_names
 
 
@@ -95,12 +95,12 @@ def is_plan_file(given: object) -> bool:
     """Whether the argument is a plan file instead of an architecture; False for a file that cannot be read."""
     if not isinstance(given, str | os.PathLike) or Path(given).suffix not in FILE_SUFFIXES:
         return False
-    declared = format_of(Path(given))
+    declared = format_of(Path(given)) or late_format_of(Path(given))
     return declared == "plan" if declared else _holds_plan(given)
 
 
 def _holds_plan(path: str | os.PathLike[str]) -> bool:
-    """Whether the content is a plan's, for a file whose head does not declare a format."""
+    """Whether the content is a plan's, for a file in which no format is found."""
     try:
         data = read_data(path, PlanDocument.max_values)
     except SpecError:  # the reader of the file will report it

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from sepnas.errors import SpecError
 from sepnas.spec.files import open_regular
+from sepnas.spec.reading import read_document
 
 Kind: TypeAlias = Literal["search", "supernet", "run", "deployment", "device", "demo", "file"]
 
@@ -32,6 +34,10 @@ _MARKS: tuple[tuple[Kind, tuple[str, ...]], ...] = (
 _HEAD_BYTES = 2000
 _FORMAT = re.compile(r"""^[\s{]*["']?format["']?\s*:\s*["']?sepnas\.([a-z-]{1,40})""", re.MULTILINE)
 
+_LATE_FORMAT = re.compile(
+    r"""^format\s*:\s*["']?sepnas\.([a-z-]{1,40})|"format"\s*:\s*"sepnas\.([a-z-]{1,40})\"""", re.MULTILINE
+)
+
 
 def recognise(path: Path) -> tuple[Kind, str] | None:
     """The kind and a phrase for it; None if the path does not exist or is not from sepnas."""
@@ -53,6 +59,16 @@ def format_of(path: Path) -> str | None:
     except (OSError, ValueError):  # ValueError: not a valid file name
         return None
     return found[1] if found else None
+
+
+def late_format_of(path: Path) -> str | None:
+    """The ``format`` that a file declares anywhere; its whole text is searched, but not parsed."""
+    try:
+        text = read_document(path).decode("utf-8-sig", errors="replace")
+    except SpecError:
+        return None
+    found = _LATE_FORMAT.search(text)
+    return found[1] or found[2] if found else None
 
 
 def _words_of_file(path: Path) -> str:

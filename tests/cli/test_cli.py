@@ -21,7 +21,7 @@ from sepnas.cli.main import VERBS, app, main
 from sepnas.cli.schema import DOCUMENTS
 from sepnas.search.run import SUPERNET_EPOCHS
 from sepnas.separable.architecture import Architecture, named_architecture
-from sepnas.spec.cluster import uniform_cluster
+from sepnas.spec.cluster import Cluster, uniform_cluster
 
 
 def _json(*arguments: str) -> dict:
@@ -80,6 +80,16 @@ def test_simulate_json() -> None:
     found = _json("simulate", "resnext11_2x4d", "-n", "2", "--json")
     assert found["payload_bytes"] == sum(link["payload_bytes"] for link in found["links"]) > 0
     assert found["timeline"]
+
+
+def test_energy_without_power_figures_is_null(tmp_path: Path) -> None:
+    """The energy of a device is null where its cluster gives it no power, and a number where it does."""
+    powered = uniform_cluster(2).to_data()
+    powered["devices"][1] |= {"power": {"idle_w": 2.0, "compute_w": 5.0}}
+    path = Cluster.from_data(powered).save(tmp_path / "cluster.yaml")
+    [unknown, known] = _json("simulate", "resnext11_2x4d", "-n", "2", "--cluster", str(path), "--json")["energy_j"]
+    assert unknown is None
+    assert known > 0
 
 
 def test_simulate_critical_path_percentile_and_stream(tmp_path: Path) -> None:

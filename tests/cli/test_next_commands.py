@@ -123,8 +123,8 @@ def test_each_command_names_one_that_works(data: Callable[[Path], str], tmp_path
     infer = re.search(r"then ask them: (sepnas infer .*) IMAGE\.\.\.", exported)
     assert worker is not None
     assert infer is not None
-    taken = Manifest.load(tmp_path / "deployment/manifest.json").input
-    shape = (taken.size, taken.size, *([3] if taken.channels == 3 else []))
+    taken = Manifest.load(tmp_path / "deployment/manifest.json").image
+    shape = (taken.height, taken.width, *([3] if taken.channels == 3 else []))
     Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / "image.png")
     with workers(tmp_path, "deployment", worker[1], shell):
         assert "image.png" in run(f"{infer[1]} image.png")

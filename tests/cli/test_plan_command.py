@@ -11,8 +11,9 @@ from typer.testing import CliRunner, Result
 from sepnas.cli.main import app
 from sepnas.errors import SpecError
 from sepnas.plan.document import load_plan
+from sepnas.separable import read
 from sepnas.separable.build import build_plan
-from sepnas.separable.read import ArchitectureOptions, read_architecture
+from sepnas.separable.read import ArchitectureOptions, is_plan_file, read_architecture, read_plan
 from sepnas.spec.cluster import uniform_cluster
 from tests.helpers_runtime import tiny_architecture, transfer
 
@@ -59,6 +60,18 @@ def test_describe_takes_a_plan(plan_file: Path) -> None:
     assert {"macs_computed", "macs_per_device", "payload_bytes", "peak_memory_bytes"} <= shared
     assert {key: of_plan[key] for key in shared} == {key: of_network[key] for key in shared}
     assert of_plan["name"] == str(plan_file)
+
+
+def test_a_late_format_is_found_without_parsing(
+    plan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan whose `format` stands at the end is recognised by its text, so that it is parsed once, by its reader."""
+    data = json.loads(plan_file.read_text())
+    late = tmp_path / "late.json"
+    late.write_text(json.dumps({key: data[key] for key in [*data.keys() - {"format"}, "format"]}))
+    monkeypatch.setattr(read, "read_data", lambda *_: pytest.fail("parsed to find its format"))
+    assert is_plan_file(late)
+    assert read_plan(late) == load_plan(plan_file)
 
 
 @pytest.mark.parametrize("option", [("--devices", "2"), ("--policy", "none"), ("--wire", "fp16")])

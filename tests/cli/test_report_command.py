@@ -16,7 +16,7 @@ from sepnas.report.from_run import traced_bytes
 from sepnas.runtime.client.bench import random_batch
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.client.trace import Trace
-from sepnas.separable.architecture import Architecture, named_architecture
+from sepnas.separable.architecture import Architecture, named_architecture, named_policy
 from sepnas.separable.build import build_plan
 from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import uniform_cluster

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import struct
 import zipfile
@@ -275,6 +276,16 @@ def test_a_segment_that_fails_as_it_runs_is_an_error_of_ours(name: str, exported
     segment, inputs = calls_of_a_pass(shard)[0]
     with pytest.raises(DeploymentError, match=rf"\.onnx: {name} cannot run this segment: RuntimeError: no memory"):
         engine.run(segment, inputs)
+
+
+def test_torch_names_the_segment_that_fails(exported: Path):
+    """What torch raises for an input of the wrong shape becomes an error that names the folder and the segment."""
+    shard = load_shard(exported / "device0")
+    segment, (array, *others) = calls_of_a_pass(shard)[0]
+    with pytest.raises(
+        DeploymentError, match=rf"{re.escape(str(shard.folder))}: torch cannot run segment '{segment}': "
+    ):
+        TorchEngine(shard).run(segment, [array[:, :0], *others])
 
 
 def _with_graph(shard: Shard, model: bytes, folder: Path) -> Shard:
