@@ -31,7 +31,7 @@ from sepnas.plan.plan import Plan
 from sepnas.plan.steps import Compute
 from sepnas.separable.build import build_plan
 
-_OPERATORS = ["Conv", "Add", "Relu"]
+_OPERATORS = ["Conv", "Add", "Relu", "Clip", "MaxPool"]
 _MAX_INPUT_BYTES = 512 << 20
 _BATCH = 32
 _LITTLE_BYTES = 1 << 20

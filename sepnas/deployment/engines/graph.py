@@ -33,13 +33,14 @@ class Node:
 @dataclass(frozen=True)
 class CheckedGraph:
     """A graph of known operators only. ``shapes`` has the shape of every tensor, for the given input shapes; ``axes``
-    has the constants that are short lists of integers."""
+    has the constants that are short lists of integers, ``numbers`` those that are one fraction."""
 
     nodes: tuple[Node, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     shapes: Mapping[str, ShapeOf]
     axes: Mapping[str, list[int]]
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

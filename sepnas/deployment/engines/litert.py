@@ -237,11 +237,20 @@ class _Writer:
         return None
 
     def _activated(self, options: Any, name: str, nodes: list[Node]) -> str:
-        """Fuse a following ReLU into the operator; return the name of the resulting output."""
-        follows = self._next("Relu", name, nodes)
-        if follows is not None:
-            options.fusedActivationFunction = self._schema.ActivationFunctionType.RELU
-        return follows.outputs[0] if follows else name
+        """Fuse a following ReLU or ReLU6 into the operator; return the name of the resulting output."""
+        kinds = self._schema.ActivationFunctionType
+        for operator, kind in (("Relu", kinds.RELU), ("Clip", kinds.RELU6)):
+            follows = self._next(operator, name, nodes)
+            if follows is not None:
+                self._check_clip(follows)
+                options.fusedActivationFunction = kind
+                return follows.outputs[0]
+        return name
+
+    def _check_clip(self, node: Node) -> None:
+        bounds = [self._graph.numbers.get(name) for name in node.inputs[1:]]
+        if node.operator == "Clip" and bounds != [0.0, 6.0]:
+            raise ValueError(f"has operator 'Clip' with bounds {bounds}, not 0 and 6")
 
     def conv(self, node: Node, nodes: list[Node]) -> None:
         weight_OIHW, bias = self._weight(node, 1), self._weight(node, 2)
@@ -301,6 +310,17 @@ class _Writer:
     def relu(self, node: Node, nodes: list[Node]) -> None:
         self._operator("Relu", [self._value(node.inputs[0])], self._made(node.outputs[0]), None)
 
+    def clip(self, node: Node, nodes: list[Node]) -> None:
+        self._check_clip(node)
+        self._operator("Relu6", [self._value(node.inputs[0])], self._made(node.outputs[0]), None)
+
+    def max_pool(self, node: Node, nodes: list[Node]) -> None:
+        options = self._schema.Pool2DOptionsT()
+        options.filterHeight, options.filterWidth = node.numbers["kernel_shape"]
+        options.strideH, options.strideW = node.numbers.get("strides", [1, 1])
+        options.padding = self._schema.Padding.VALID
+        self._operator("Pool2D", [self._value(node.inputs[0])], self._made(node.outputs[0]), options, "MAX_POOL_2D")
+
     def mean(self, node: Node, nodes: list[Node]) -> None:
         """The mean over height and width, the only axes that the check admits."""
         options = self._schema.ReducerOptionsT()
@@ -323,8 +343,10 @@ class _Writer:
 _OPERATORS = {
     "Add": _Writer.add,
     "BatchNormalization": _Writer.batch_norm,
+    "Clip": _Writer.clip,
     "Conv": _Writer.conv,
     "Gemm": _Writer.linear,
+    "MaxPool": _Writer.max_pool,
     "ReduceMean": _Writer.mean,
     "Relu": _Writer.relu,
 }

@@ -33,7 +33,8 @@ _KINDS = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints"}
 """Where an attribute of each type holds its value."""
 _MAX_DIMS = 8
 _MAX_AXES_BYTES = 64
-_INT64 = 7
+_FLOAT, _INT64 = 1, 7
+_FLOAT_BYTES = 4
 _SIDES = [2, 3]
 """Height and width."""
 
@@ -59,7 +60,7 @@ def read_onnx_graph(graph: bytes, inputs: Mapping[str, ShapeOf], weights: Mappin
     content = _message(_bytes(parts["graph"][0]), _GRAPH, "graph")
     if len(content["node"]) > MAX_NODES:
         raise ValueError(f"has {len(content['node']):,} operators; at most {MAX_NODES:,} are run")
-    shapes, axes = _initializers([_bytes(each) for each in content["initializer"]], weights)
+    shapes, axes, numbers = _initializers([_bytes(each) for each in content["initializer"]], weights)
     names = [_text(_message(_bytes(each), _VALUE, "input")["name"]) for each in content["input"]]
     if names != [*inputs] or any(name in shapes for name in names):
         raise ValueError(f"takes {', '.join(names)[:200] or 'no input'}; the manifest says {', '.join(inputs)}")
@@ -77,7 +78,7 @@ def read_onnx_graph(graph: bytes, inputs: Mapping[str, ShapeOf], weights: Mappin
     outputs = [_text(_message(_bytes(each), _VALUE, "output")["name"]) for each in content["output"]]
     if not outputs or any(name not in shapes for name in outputs):
         raise ValueError("has no output, or one that nothing makes")
-    return CheckedGraph(tuple(nodes), tuple(names), tuple(outputs), shapes, axes)
+    return CheckedGraph(tuple(nodes), tuple(names), tuple(outputs), shapes, axes, numbers)
 
 
 def _message(data: memoryview, names: Mapping[int, str], what: str) -> dict[str, list[int | float | memoryview]]:
@@ -91,10 +92,11 @@ def _message(data: memoryview, names: Mapping[int, str], what: str) -> dict[str,
 
 def _initializers(
     tensors: Sequence[memoryview], weights: Mapping[str, ShapeOf]
-) -> tuple[dict[str, ShapeOf], dict[str, list[int]]]:
-    """The shapes of all, by name, and the values of those that are few whole numbers: axes."""
+) -> tuple[dict[str, ShapeOf], dict[str, list[int]], dict[str, float]]:
+    """The shapes of all, by name; the values of those that are few whole numbers (axes), and of single fractions."""
     shapes: dict[str, ShapeOf] = {}
     axes: dict[str, list[int]] = {}
+    numbers: dict[str, float] = {}
     for data in tensors:
         tensor = _message(data, _TENSOR, "initializer")
         name = _text(tensor["name"])
@@ -108,7 +110,9 @@ def _initializers(
             raise ValueError(f"initializer '{name[:80]}' has {prod(dims):,} values in {held:,} bytes")
         elif tensor["data_type"] == [_INT64] and tensor["raw_data"] and held == 8 * prod(dims) <= _MAX_AXES_BYTES:
             axes[name] = list(struct.unpack(f"<{prod(dims)}q", _bytes(tensor["raw_data"][-1])))
-    return shapes, axes
+        elif tensor["data_type"] == [_FLOAT] and tensor["raw_data"] and held == _FLOAT_BYTES and not dims:
+            (numbers[name],) = struct.unpack("<f", _bytes(tensor["raw_data"][-1]))
+    return shapes, axes, numbers
 
 
 def _shape(name: str, tensor: Mapping[str, list[int | float | memoryview]]) -> ShapeOf:

@@ -108,6 +108,29 @@ def _conv(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
     return (batch, outputs, *made)
 
 
+def _max_pool(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
+    """Of windows that do not overlap the border, as the networks have it."""
+    _given(node, inputs, 1, 1)
+    batch, channels, *sides = _axes(node, inputs[0], _NUM_AXES)
+    count = len(sides)
+    kernel, strides = (_numbers(node, name, 1, count, 1) for name in ("kernel_shape", "strides"))
+    if any(_numbers(node, "pads", 0, 2 * count, 0)) or _flag(node, "ceil_mode", 0) or _flag(node, "storage_order", 0):
+        raise ValueError(f"has an operator {node.operator} beyond the border of its input")
+    if max(_numbers(node, "dilations", 1, count, 1)) > 1:
+        raise ValueError(f"has an operator {node.operator} with gaps")
+    made = [(side - size) // stride + 1 for side, size, stride in zip(sides, kernel, strides, strict=True)]
+    if min(made) < 1:
+        raise ValueError(f"has an operator {node.operator} that is larger than its input")
+    return (batch, channels, *made)
+
+
+def _clip(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
+    _given(node, inputs, 1, 3)
+    if any(_is_given(node, place) and inputs[place] != () for place in (1, 2)):
+        raise ValueError(f"has an operator {node.operator} whose bounds have shapes {inputs[1:]}, not ()")
+    return inputs[0]
+
+
 def _gemm(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
     _given(node, inputs, 2, 3)
     one, other = (_axes(node, shape, 2) for shape in inputs[:2])
@@ -130,9 +153,11 @@ def _mean(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
 OPERATORS: dict[str, Callable[[Node, list[ShapeOf]], ShapeOf]] = {
     "Add": _add,
     "BatchNormalization": _batch_norm,
+    "Clip": _clip,
     "Conv": _conv,
     "DequantizeLinear": _scaled,
     "Gemm": _gemm,
+    "MaxPool": _max_pool,
     "QuantizeLinear": _scaled,
     "ReduceMean": _mean,
     "Relu": _relu,

@@ -16,7 +16,10 @@ from sepnas.spec.reading import parse_json
 
 OPERATORS = frozenset(
     f"torch.ops.aten.{name}"
-    for name in ("conv2d.default", "batch_norm.default", "relu.default", "add.Tensor", "mean.dim", "linear.default")
+    for name in (
+        *("conv2d.default", "batch_norm.default", "relu.default", "relu6.default", "max_pool2d.default"),
+        *("add.Tensor", "mean.dim", "linear.default"),
+    )
 )
 """What layers of the networks are exported to; none of them makes a tensor from a number alone."""
 

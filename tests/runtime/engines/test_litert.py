@@ -48,6 +48,8 @@ def segment_graph(nodes, weights, shape):
         )
         tensor.external_data.add(key="location", value=WEIGHTS_NAME)
         initializers.append(tensor)
+    for name, number in (("zero", 0), ("six", 6)):
+        initializers.append(helper.make_tensor(name, TensorProto.FLOAT, [], np.float32(number).tobytes(), raw=True))
     initializers.append(helper.make_tensor("sides", TensorProto.INT64, [2], np.array([2, 3]).tobytes(), raw=True))
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in (("x", shape), ("y", None))]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], initializers)
@@ -104,6 +106,25 @@ def test_means(keepdims):
     assert_alike([helper.make_node("ReduceMean", ["x", "sides"], ["y"], keepdims=keepdims)], [], (2, 3, 4, 5))
 
 
+@pytest.mark.parametrize("side", [2, 3])
+def test_max_pools(side):
+    """Windows side by side; what is left over at the border is dropped."""
+    numbers = {"kernel_shape": [side, side], "strides": [side, side]}
+    assert_alike([helper.make_node("MaxPool", ["x"], ["y"], **numbers)], [], (2, 3, 7, 6))
+
+
+def test_relu6_within_and_alone():
+    """Fused into a convolution, and by itself after a max-pool."""
+    window = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    nodes = [
+        helper.make_node("Conv", ["x", weight_name(0)], ["a"]),
+        helper.make_node("Clip", ["a", "zero", "six"], ["b"]),
+        helper.make_node("MaxPool", ["b"], ["c"], **window),
+        helper.make_node("Clip", ["c", "zero", "six"], ["y"]),
+    ]
+    assert_alike(nodes, [8 * weight for weight in random_weights((4, 3, 1, 1))], (1, 3, 4, 4))
+
+
 @pytest.mark.parametrize("transposed", [0, 1])
 def test_classifiers(transposed):
     """With the weight as torch has it, and the other way round."""
@@ -117,6 +138,7 @@ def test_classifiers(transposed):
     [
         (helper.make_node("Gemm", ["x", "w"], ["y"], alpha=0.5), "has operator 'Gemm' with factors"),
         (helper.make_node("Add", ["x", "row"], ["y"]), "adds tensors of different numbers of axes"),
+        (helper.make_node("Clip", ["x", "six"], ["y"]), r"has operator 'Clip' with bounds \[6.0\], not 0 and 6"),
     ],
 )
 def test_what_it_does_not_run_is_named(node, says):
