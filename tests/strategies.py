@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from hypothesis import strategies as st
 
 from sepnas.plan.wire import LEVELS, WIRE_FORMATS
 from sepnas.separable.architecture import Architecture
+from sepnas.separable.backbones.backbone import Backbone
+from sepnas.separable.backbones.registry import BACKBONES, DEFAULT_BACKBONE, stages_of
 from sepnas.spec.cluster import Cluster, Device, Link
 from sepnas.spec.device_profile import ConversionCosts, ExchangeCosts
+from sepnas.spec.figures import MAX_DEPTH
 
 
 @st.composite
-def policies(draw: st.DrawFn, num_devices: int, depth: int) -> dict:
+def policies(draw: st.DrawFn, num_devices: int, depth: int, backbone: str = DEFAULT_BACKBONE) -> dict:
     """The data of any policy that fits: several points, fractions, all wires, scales, lags, merges and read-outs."""
-    blocks_per_stage = (depth - 2) // 9
+    stages, scales = stages_of(backbone, depth), not BACKBONES[backbone].signed_outputs
     points = []
-    for block in range(3 * blocks_per_stage):
+    for block in range(stages.num_blocks):
         pairs = [(s, d) for s in range(num_devices) for d in range(num_devices) if s != d]
         chosen = draw(st.lists(st.sampled_from(pairs), unique=True, max_size=4)) if pairs else []
-        lags = st.just(0) if (block + 1) % blocks_per_stage == 0 else st.sampled_from([0, 1])
-        transfers = [_transfer(draw, source, destination, draw(lags)) for source, destination in chosen]
+        lags = st.just(0) if block in stages.ends else st.sampled_from([0, 1])
+        transfers = [_transfer(draw, source, destination, draw(lags), scales) for source, destination in chosen]
         if transfers:
             points.append(
                 {"after": block, "transfers": transfers, "merge": draw(st.sampled_from(["mean", "weighted"]))}
@@ -31,38 +36,45 @@ def policies(draw: st.DrawFn, num_devices: int, depth: int) -> dict:
     return {"points": points, "readout": readout}
 
 
-def _transfer(draw: st.DrawFn, source: int, destination: int, lag: int) -> dict:
+def _transfer(draw: st.DrawFn, source: int, destination: int, lag: int, scales: bool) -> dict:
     wire = draw(st.sampled_from(WIRE_FORMATS))
     data = {"source": source, "destination": destination, "wire": wire, "lag": lag}
     data["fraction"] = draw(st.sampled_from([0.125, 0.3, 0.5, 1.0]))
-    return data | {"scale": draw(st.sampled_from(["sample", "learned"])) if wire in LEVELS else "sample"}
+    return data | {"scale": draw(st.sampled_from(["sample", "learned"])) if scales and wire in LEVELS else "sample"}
 
 
 @st.composite
-def architectures(draw: st.DrawFn, min_devices: int = 2, max_devices: int = 5) -> Architecture:
-    """Any small architecture: uneven widths, depth 11 or 20, one or three channels."""
+def architectures(
+    draw: st.DrawFn, min_devices: int = 2, max_devices: int = 5, backbone: str = DEFAULT_BACKBONE
+) -> Architecture:
+    """Any small architecture of a family: uneven widths, its two smallest depths, one or three channels."""
     num_devices = draw(st.integers(min_devices, max_devices))
-    depth = draw(st.sampled_from([11, 20]))
-    parts = [
-        {
-            "cardinality": draw(st.integers(1, 2)),
-            "bottleneck_width": draw(st.integers(1, 3)),
-            "output_channels": draw(st.integers(2, 6)),
-        }
-        for _ in range(num_devices)
-    ]
+    depth = draw(st.sampled_from(small_depths(backbone)))
+    least = BACKBONES[backbone].min_side
     return Architecture.from_data(
         {
+            "backbone": backbone,
             "depth": depth,
             "num_classes": draw(st.integers(2, 7)),
             "in_channels": draw(st.sampled_from([1, 3])),
-            "image_size": draw(st.integers(7, 12)),
+            "image_size": draw(st.integers(max(7, 2 * least), max(12, 2 * least + 1))),
             "stem_channels": draw(st.integers(2, 5)),
             "stem_stride": draw(st.sampled_from([1, 2])),
-            "parts": parts,
-            "policy": draw(policies(num_devices, depth)),
+            "parts": [_part(draw, BACKBONES[backbone]) for _ in range(num_devices)],
+            "policy": draw(policies(num_devices, depth, backbone)),
         }
     )
+
+
+def small_depths(backbone: str, count: int = 2) -> list[int]:
+    """The smallest depths of a family."""
+    return list(islice((depth for depth in range(1, MAX_DEPTH) if BACKBONES[backbone].stages(depth)), count))
+
+
+def _part(draw: st.DrawFn, kind: Backbone) -> dict:
+    part = {"cardinality": draw(st.integers(1, 2)), "bottleneck_width": draw(st.integers(1, 3))}
+    outputs = kind.output_channels(*part.values()) if kind.tied_outputs else draw(st.integers(2, 6))
+    return part | {"output_channels": outputs}
 
 
 @st.composite

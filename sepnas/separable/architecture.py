@@ -39,6 +39,15 @@ class Architecture(Document):
     parts: Annotated[tuple[DevicePart, ...], Field(min_length=1, max_length=MAX_DEVICES)]
     policy: TransmissionPolicy = TransmissionPolicy()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_tied_outputs(cls, data: Any) -> Any:
+        """Parts in a file may leave out output channels that follow from their other numbers."""
+        kind = BACKBONES.get(str(data.get("backbone"))) if isinstance(data, dict) else None
+        if kind is None or not kind.tied_outputs or not isinstance(data.get("parts"), list | tuple):
+            return data
+        return data | {"parts": [kind.with_outputs(part) for part in data["parts"]]}
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         try:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sepnas.errors import SpecError
 from sepnas.separable.forms import ChannelGroups, ConvForm, HeadForm, LayerForm
@@ -103,6 +103,15 @@ class Backbone:
                 f"`image_size` must be at least {(self.min_side - 1) * stem_stride + 1} for a {self.name} with "
                 f"`stem_stride` {stem_stride}, got {image_size}"
             )
+
+    def with_outputs(self, part: Any) -> Any:
+        """The data of a part, with its output channels if they are missing and its other numbers are numbers."""
+        if not isinstance(part, dict) or "output_channels" in part:
+            return part
+        cardinality, width = part.get("cardinality", 1), part.get("bottleneck_width")
+        if type(cardinality) is not int or type(width) is not int:
+            return part
+        return part | {"output_channels": self.output_channels(cardinality, width)}
 
     def check_part(self, part: DevicePart) -> None:
         """Raise :class:`SpecError` for output channels that the other numbers of the part contradict."""
