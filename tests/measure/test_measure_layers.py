@@ -33,7 +33,14 @@ def test_a_chain_computes_its_layers(engine: str, first: int, tmp_path: Path) ->
     """A chain is layers of a network one after another, and its end values are what goes in and comes out."""
     # another network's first: the graph is shared, and must not know sizes
     other, chain = (LayerChain(tuple(layers[first : first + 3])) for layers in (WIDER, LAYERS))
-    shard = write_probes([other, chain], tmp_path, engine)
+    expected = assert_computes(chain, engine, tmp_path, other)
+    assert NARROW[min(first + 2, len(NARROW) - 1)].output.num_values == expected.size
+    assert chain.end_values == noise(chain.input_shape).size + expected.size
+
+
+def assert_computes(chain: LayerChain, engine: str, folder: Path, *others: LayerChain) -> np.ndarray:
+    """That an engine gives what the chain's module gives; the module's output."""
+    shard = write_probes([*others, chain], folder, engine)
     x_bchw = noise(chain.input_shape)
     found = make_engine(engine, shard).engine.run(chain.name, [x_bchw])[0]
     module = chain.module().eval()
@@ -43,10 +50,25 @@ def test_a_chain_computes_its_layers(engine: str, first: int, tmp_path: Path) ->
     }
     module.load_state_dict(own, strict=False)  # counters of training are not there
     with torch.no_grad():
-        expected = module(torch.from_numpy(x_bchw)).numpy()
+        expected: np.ndarray = module(torch.from_numpy(x_bchw)).numpy()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * max(1.0, np.abs(expected).max()))
-    assert NARROW[min(first + 2, len(NARROW) - 1)].output.num_values == expected.size
-    assert chain.end_values == x_bchw.size + expected.size
+    return expected
+
+
+# max-pools; ReLU6, depthwise convolutions and an addition without activation; a convolution in the head
+OTHERS = [("vgg11_1x4", 1, 3), ("mobilenetv2_6x4", 3, 5), ("mobilenetv2_6x4", 17, 19)]
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+@pytest.mark.parametrize(("name", "first", "end"), OTHERS)
+def test_a_chain_of_another_family_computes_its_layers(
+    name: str, first: int, end: int, engine: str, tmp_path: Path
+) -> None:
+    """Layers of every kind are exported, pass the checks of graphs, and compute what the modules compute."""
+    layers = device_layers(named_architecture(name, num_classes=5), 0)[first:end]
+    chain = LayerChain(tuple(layer.work for layer in layers))
+    assert_computes(chain, engine, tmp_path)
+    assert chain.end_values == noise(chain.input_shape).size + layers[-1].output.num_values
 
 
 @settings(deadline=None, max_examples=10)
