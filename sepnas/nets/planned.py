@@ -25,7 +25,7 @@ Layers: TypeAlias = Sequence[tuple[str, nn.Module]]
 the module before. A module returns a tensor or a tuple of tensors."""
 
 Watch: TypeAlias = Callable[[int, Segment, str, tuple[Tensor, ...]], None]
-"""Called with rank, segment, layer and the layer's inputs before a layer of a segment runs."""
+"""Called with rank, segment, layer and the layer's inputs before a layer of a segment runs, on each device."""
 
 
 def _no_weights(rank: int, parameter: str) -> Sequence[Tensor]:
@@ -183,7 +183,8 @@ class _Run:
                 if any(other is not module for _, other in layers):
                     break
                 if self.watch is not None:
-                    self.watch(*readers[0], layer, (x,))
+                    for rank, segment in readers:
+                        self.watch(rank, segment, layer, (x,))
                 x, done = module(x), done + 1
             self.shared[origin] = done, x
         return self.shared[origin]

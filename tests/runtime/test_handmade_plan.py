@@ -17,7 +17,9 @@ from sepnas.deployment.network_facts import ImageInput, InputFacts, NetworkFacts
 from sepnas.deployment.serial import deployed_plan
 from sepnas.deployment.verify import verify_deployment
 from sepnas.nets.blocks import conv_bn
+from sepnas.nets.planned import lookup_of, run_plan
 from sepnas.plan.plan import Piece, Plan, Port, Segment, WeightSlice
+from sepnas.plan.schedule import schedule
 from sepnas.plan.serial import shape_to_data
 from sepnas.plan.shapes import Region, Shape
 from sepnas.plan.steps import CLIENT, Compute, Merge, Recv, Send, Slice
@@ -89,13 +91,14 @@ class HandMade(nn.Module):
         return {}
 
     def scale(self, name: str) -> Tensor:
-        raise AssertionError(name)
+        return torch.tensor({"maps": 0.25}[name])
 
 
-def hand_made_plan(network: HandMade) -> Plan:
+def hand_made_plan(network: HandMade, there: str = "fp32", back: str = "fp32", scale: str | None = None) -> Plan:
     """Device 0 splits, device 1 joins the lower rows, device 0 assembles both and answers.
 
-    For its four rows device 1 is sent six of the image and of the maps: a halo.
+    For its four rows device 1 is sent six of the image and of the maps: a halo. ``there`` and ``back`` are the wire
+    formats of the devices' messages, ``scale`` the learned one of the first.
     """
 
     def segment(name: str, rank: int, layer: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Segment:
@@ -114,7 +117,7 @@ def hand_made_plan(network: HandMade) -> Plan:
     first = (
         Recv(0, CLIENT, "x"),
         Compute("a", ("x",), ("u", "v")),
-        Send("u", halo, "fp32", 1, 2),
+        Send("u", halo, there, 1, 2, scale),
         Slice("v", Region(((0, 4), (0, 4), (0, 8))), "top"),
         Recv(3, 1, "r"),
         Merge("assemble", ("top", "r"), "w", offsets=((0, 0, 0), (0, 4, 0))),
@@ -125,7 +128,7 @@ def hand_made_plan(network: HandMade) -> Plan:
         Recv(1, CLIENT, "x"),
         Recv(2, 0, "u"),
         Compute("c", ("x", "u"), ("z",)),
-        Send("z", Region(((0, 4), (2, 6), (0, 8))), "fp32", 0, 3),
+        Send("z", Region(((0, 4), (2, 6), (0, 8))), back, 0, 3),
     )
     image = Port("image", IMAGE, (Piece(Region.whole(IMAGE), 0, 0), Piece(lower, 1, 1)))
     wide = halo.shape(MAPS)
@@ -157,15 +160,10 @@ def network() -> HandMade:
     return found.eval()
 
 
-@pytest.fixture(scope="module")
-def deployment(network: HandMade, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Exported by its plan, which names the layers and their weights."""
-    folder, plan = tmp_path_factory.mktemp("hand-made"), hand_made_plan(network)
+def deploy(network: HandMade, folder: Path, plan: Plan, *engine_names: str) -> Path:
     check_plan(plan)
-    images = torch.randn(40, 1, 8, 8)
-    writer = DeploymentWriter(
-        network, folder, "hand-made", 1.0, lambda *_: None, tuple(engines().values()), (), images, plan
-    )
+    images, kinds = torch.randn(40, 1, 8, 8), tuple(engines()[name] for name in engine_names)
+    writer = DeploymentWriter(network, folder, "hand-made", 1.0, lambda *_: None, kinds, (), images, plan)
     image = ImageInput(channels=1, height=8, width=8, mean=(0.0,), std=(1.0,))
     facts = NetworkFacts(
         inputs={"image": InputFacts(shape=shape_to_data(IMAGE), image=image)},
@@ -173,6 +171,12 @@ def deployment(network: HandMade, tmp_path_factory: pytest.TempPathFactory) -> P
     )
     writer.write(facts, None)
     return folder
+
+
+@pytest.fixture(scope="module")
+def deployment(network: HandMade, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exported by its plan, which names the layers and their weights."""
+    return deploy(network, tmp_path_factory.mktemp("hand-made"), hand_made_plan(network), *ENGINES)
 
 
 @pytest.fixture(scope="module")
@@ -219,3 +223,21 @@ def test_a_plan_says_what_segments_take(network: HandMade, batch: np.ndarray) ->
     with torch.inference_mode():
         found = network.read(*taken["b"].values())
         np.testing.assert_allclose(found, network(torch.from_numpy(batch)), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("there", "back", "scale"), [("fp32", "fp32", None), ("int8", "fp16", None), ("int4", "int2", "maps")]
+)
+def test_one_process_computes_what_workers_compute(
+    there: str, back: str, scale: str | None, network: HandMade, batch: np.ndarray, tmp_path: Path
+) -> None:
+    """Executed differentiably, the plan gives the workers' answer, quantised messages included."""
+    plan = hand_made_plan(network, there, back, scale)
+    deploy(network, tmp_path / "d", plan, "torch")
+    with threads(tmp_path / "d") as hosts, Session(tmp_path / "d", hosts) as session:
+        answer = session.infer(batch)
+    found = run_plan(schedule(plan), lookup_of(network), {"image": torch.from_numpy(batch)})["logits"]
+    assert np.abs(answer - found.detach().numpy()).max() <= 1e-5 * np.abs(answer).max()
+    found.sum().backward()  # type: ignore[no-untyped-call]
+    assert all(weight.grad is not None for weight in network.join.parameters())
+    network.zero_grad()
