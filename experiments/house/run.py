@@ -1,4 +1,5 @@
-"""How the source tree is built: lengths of files and functions, circles, names, contracts and repeated code."""
+"""How the source tree is built: lengths of files and functions, circles, names, contracts, repeated code, and
+the files that an addition touches."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from changes import chosen_commits, touched
 from tree import SourceTree
 
 from sepnas.errors import SpecError
@@ -27,6 +29,10 @@ GOALS = {"import_circles": "== 0", "classes_of_one_name": "== 0"}
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--before", metavar="COMMIT", help="count the tree of this commit too")
+    parser.add_argument(
+        "--change", metavar="KIND=COMMIT", action="append", default=[],
+        help="count the files that this commit touched, besides those of changes.json; again for each",
+    )  # fmt: skip
     return parser.parse_args()
 
 
@@ -81,6 +87,7 @@ def tables(record: Recorder, tree: SourceTree, suffix: str) -> None:
 
 def main() -> None:
     chosen = arguments()
+    commits = chosen_commits(HERE / "changes.json", chosen.change)
     with Recorder(HERE / "result.json", root=HERE) as record:
         now = SourceTree(ROOT, PACKAGE)
         for name, value in counts(now).items():
@@ -90,6 +97,7 @@ def main() -> None:
             name = f"import_{module.replace('.', '_')}_s"
             record.measure(name, statistics.median(took), "s", min(took), max(took), len(took), goal)
         tables(record, now, "")
+        record.table("files_that_a_change_touches", touched(ROOT, PACKAGE, commits))
         if chosen.before:
             with tempfile.TemporaryDirectory(prefix="sepnas-house-") as folder:
                 extract(chosen.before, Path(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+from sepnas.errors import SpecError
 
 HOUSE = Path(__file__).parents[2] / "experiments" / "house"
 SHARED = "\n".join(f"    x = step{number}(x)" for number in range(6))
@@ -80,3 +83,27 @@ def test_sepnas_has_neither_circles_nor_two_classes_of_one_name(counted: ModuleT
     tree = counted.SourceTree(HOUSE.parent.parent, "sepnas")
     assert tree.classes_of_one_name() == {}
     assert tree.circles() == []
+
+
+def test_the_files_of_a_change_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A commit's files of the package are counted and named, all others listed; a kind without a commit has no count."""
+    monkeypatch.syspath_prepend(HOUSE)
+    changes = importlib.import_module("changes")
+    sys.modules.pop("changes")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    for name in ("house/known.py", "tests/test_known.py", "README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("new")
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "an objective"], check=True)
+    rows = {row["change"]: row for row in changes.touched(tmp_path, "house", {"objective": "HEAD"})}
+    assert rows["objective"]["files_of_the_package"] == 1
+    assert (rows["objective"]["package"], rows["objective"]["others"]) == (
+        "house/known.py", "README.md, tests/test_known.py",
+    )  # fmt: skip
+    assert rows["backbone"]["files_of_the_package"] is None
+    with pytest.raises(SpecError, match="--change backbone=nothing: "):
+        changes.touched(tmp_path, "house", {"backbone": "nothing"})
+    with pytest.raises(SpecError, match="expected KIND=COMMIT"):
+        changes.chosen_commits(tmp_path / "none.json", ["house=HEAD"])
