@@ -86,7 +86,7 @@ def test_sepnas_has_neither_circles_nor_two_classes_of_one_name(counted: ModuleT
 
 
 def test_the_files_of_a_change_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A commit's files of the package are counted and named, all others listed; a kind without a commit has no count."""
+    """Files of the package are counted and named, all others listed; a kind without a commit has no count."""
     monkeypatch.syspath_prepend(HOUSE)
     changes = importlib.import_module("changes")
     sys.modules.pop("changes")
