@@ -31,17 +31,20 @@ if TYPE_CHECKING:
 class LoadOptions:
     """The requests that are measured."""
 
-    requests: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Requests to measure.")] = 200
-    warmup: Annotated[int, typer.Option(min=0, help="Requests before the measuring.")] = 20
+    requests: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Number of requests to measure.")] = 200
+    warmup: Annotated[int, typer.Option(min=0, help="Number of warm-up requests.")] = 20
     batch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="Images in one request.")] = 1
     in_flight: Annotated[
-        int, typer.Option(min=1, max=MAX_IN_FLIGHT, help="Then as many requests again, so many at once: throughput.")
+        int,
+        typer.Option(
+            min=1, max=MAX_IN_FLIGHT, help="Also measure throughput, with this number of concurrent requests."
+        ),
     ] = 1
 
 
 @dataclass(frozen=True)
 class TraceOptions:
-    """Where the trace of the last requests goes."""
+    """The file of the trace, and the number of requests in it."""
 
     trace: Annotated[Path | None, typer.Option(parser=path_of, help="File for the trace of the last requests.")] = None
     traced: Annotated[int, typer.Option(min=1, max=MAX_TRACES, help="Requests in the trace.")] = 1
@@ -59,10 +62,12 @@ class EmulationOptions:
         Path | None, typer.Option(parser=path_of, help="A cluster to emulate on this machine, instead of --devices.")
     ] = None
     shaping: Annotated[
-        ShapingChoice, typer.Option(help="Who shapes emulated links. netns: the kernel (root); auto: it if it can.")
+        ShapingChoice,
+        typer.Option(help="How links are emulated. netns: by the kernel (root); auto: netns where possible."),
     ] = "auto"
     jitter: Annotated[
-        float, typer.Option(parser=time_s, metavar="TIME", help="More latency of each emulated message, at random.")
+        float,
+        typer.Option(parser=time_s, metavar="TIME", help="Mean of a random extra delay of each emulated message."),
     ] = 0.0
     check_links: Annotated[bool, typer.Option("--check-links", help="Measure the emulated links first.")] = False
 
@@ -82,9 +87,10 @@ def bench(
 ) -> None:
     """Measure latency, throughput and bytes of a deployment on random images.
 
-    `--emulate` starts the workers itself, one process for each device of a cluster: computation takes as long as on
-    that device, messages as long as on its links, and the simulator's prediction stands beside what was measured.
-    `--jitter 2ms` delays each message by so much more on average, at random: as a cluster's own `jitter_s` does.
+    `--emulate` starts the workers itself, one process for each device of a cluster. Computations take as long as on the
+    emulated devices, messages as long as on the emulated links, and the table compares the measurement with the
+    simulator's prediction. `--jitter 2ms` adds a random delay with this mean to each message, like `jitter_s` of a
+    cluster.
 
     Example: `sepnas bench deployment --emulate cluster.yaml --requests 50`
     """
@@ -120,7 +126,7 @@ def _bench_emulated(
 
 
 def _refuse_mixture(emulation: EmulationOptions, real: Mapping[str, object]) -> None:
-    """Options of a real and of an emulated cluster exclude each other; raises typer's ``BadParameter``."""
+    """Raise typer's ``BadParameter`` for options of a real cluster beside those of an emulated one."""
     emulated: Mapping[str, object] = {
         "--jitter": emulation.jitter,
         "--check-links": emulation.check_links,
@@ -160,7 +166,7 @@ def _print_bench(result: BenchResult, predicted_s: float | None) -> None:
 
 
 _LATE_SHARE = 0.01
-"""Late steps or messages that make up more of the latency than this share make the figures meaningless."""
+"""Maximum lateness of steps and messages, as a share of the latency; beyond it the figures are meaningless."""
 
 
 def print_emulated(found: EmulatedBench) -> None:
@@ -222,7 +228,7 @@ _SLOWER = "took longer here than on the emulated device"
 
 _LATER = {
     "process": "took longer here than on the emulated link",
-    "netns": "came later than by the description of the link (TLS, the kernel's queues, this machine's own time)",
+    "netns": "were later than the link's description allows (TLS, the kernel's queues, this machine's own time)",
 }
 
 

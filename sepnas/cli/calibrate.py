@@ -28,18 +28,19 @@ from sepnas.units import format_count, format_seconds, seconds
 
 
 def calibrate_command(
-    trace: Annotated[Path, typer.Argument(help="A trace of several requests (`sepnas bench --trace`).", **FILE)],
-    architecture: Annotated[Path, typer.Option(help="The architecture that was deployed, or its plan.", **FILE)],
+    trace: Annotated[Path, typer.Argument(help="A trace of several requests, from `sepnas bench --trace`.", **FILE)],
+    architecture: Annotated[Path, typer.Option(help="The deployed architecture, or its plan.", **FILE)],
     cluster: Annotated[Path, typer.Option(help="The cluster to correct; its devices in the order of ranks.", **FILE)],
     out: Annotated[Path, typer.Option(help="The corrected cluster file to write.", **FILE)],
 ) -> None:
-    """Correct a cluster file by what real requests took, so that it predicts them better.
+    """Correct a cluster file by the measured times of real requests, so that its predictions improve.
 
-    Computing times correct each device's `flops_per_s` and `layer_overhead_s`; the times of messages that were waited
-    for correct the links' `latency_s` and, if their sizes differ enough, `bandwidth_bytes_per_s`. Figures that the
-    trace does not tell of are kept. The table shows what was predicted before and after beside what was measured.
+    Computing times correct each device's `flops_per_s` and `layer_overhead_s`. Times of awaited messages correct the
+    links' `latency_s` and, if their sizes differ enough, `bandwidth_bytes_per_s`. All other figures stay. The table
+    shows the predictions before and after the correction beside the measurement.
 
-    Every second request is held out: the file is written only if the corrected cluster predicts those no worse.
+    Every second request is held out: the file is written only if the corrected cluster predicts these requests no
+    worse.
 
     Example: `sepnas calibrate trace.json --architecture architecture.json --cluster cluster.yaml --out cluster.yaml`
     """
@@ -61,16 +62,20 @@ def _calibrate(trace: Path, architecture: Path, cluster: Path, out: Path) -> Non
     say(f"mean error of the predicted latency: {_errors(checked)}")
     if not checked.better:
         raise PlanError(
-            f"{trace}: the correction predicts worse than {cluster}: {_errors(checked)}; {out} was not written. What "
-            "the devices do between their steps is not in a trace, or the machine was busy: measure them "
-            "(`sepnas profile device`, `sepnas profile links`), or trace again when nothing else runs"
+            f"{trace}: the correction predicts worse than {cluster}: {_errors(checked)}; {out} was not written. A "
+            "trace does not show work between the steps, and the machine may have been busy: measure the devices "
+            "(`sepnas profile device`, `sepnas profile links`), or trace again on an idle machine"
         )
     found.cluster.save(out, f"corrected by a trace of {number}")
     say(f"written: {out}, from {number}")
 
 
 def _errors(checked: Checked) -> str:
-    by = f"{format_count(checked.held_out, 'request')} held out" if checked.held_out else "the request it was made from"
+    by = (
+        f"{format_count(checked.held_out, 'request')} held out"
+        if checked.held_out
+        else "the request that it was computed from"
+    )
     return f"{checked.error_before:.1%} before, {checked.error_after:.1%} after, by {by}"
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 HELP = """Show and renew the certificates by which devices and the client know each other.
 
-Do it where `sepnas export` was run: there is the deployment's `authority/`, which signs them.
+Run it where `sepnas export` ran: the deployment's `authority/` signs the certificates.
 
 Example: `sepnas certs show deployment`
 """
@@ -30,7 +30,7 @@ def show(
     deployment: Deployment,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show each certificate in force: from when to when it is valid, and how its fingerprint (sha256) begins.
+    """Show each valid certificate: its validity and the start of its fingerprint (sha256).
 
     Certificates of devices whose folder is not in the deployment are left out.
 
@@ -55,29 +55,27 @@ def show(
 
 def renew(
     deployment: Deployment,
-    device: Annotated[
-        list[int] | None, typer.Option(min=0, help="This device only (its rank); again for more.")
-    ] = None,
-    client: Annotated[bool, typer.Option("--client", help="Those of the client only, or beside --device.")] = False,
-    authority: Annotated[
-        bool, typer.Option("--authority", help="A new authority, too; then all certificates are renewed.")
+    device: Annotated[list[int] | None, typer.Option(min=0, help="Rank of a device to renew; repeat for more.")] = None,
+    client: Annotated[
+        bool, typer.Option("--client", help="Renew only the client, or the client besides --device.")
     ] = False,
-    days: Annotated[
-        float | None, typer.Option(help="Days that they are valid [3650, or as long as the authority].")
-    ] = None,
+    authority: Annotated[
+        bool, typer.Option("--authority", help="Also make a new authority; renews all certificates.")
+    ] = False,
+    days: Annotated[float | None, typer.Option(help="Validity in days [3650, or as long as the authority].")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write them there instead, laid out as the deployment.", **PATH)
+        Path | None, typer.Option(help="Write them to this folder instead, laid out like the deployment.", **PATH)
     ] = None,
 ) -> None:
-    """Make new certificates and keys, signed by the deployment's authority: of all devices and of the client.
+    """Make new keys and certificates for all devices and the client, signed by the deployment's authority.
 
-    Each folder has its old pair or its new one, never a mixture. Copy the folders that are named at the end over those
-    on the devices (`scp -rp` keeps the keys private); a worker takes what it is given for the next connection, without
-    a restart, and a session that is open goes on. The old pairs are valid until their own end: if a key was stolen, run
-    `sepnas export --force`, which makes another authority that trusts none of them.
+    Each folder has either its old pair or its new one, never a mixture. Copy the folders listed at the end to the
+    devices (`scp -rp` keeps the keys private). A worker uses its new certificate for the next connection, without a
+    restart; open sessions continue. Old pairs stay valid until they expire: if a key was stolen, run `sepnas export
+    --force`, which creates another authority that trusts none of them.
 
-    An authority that is near its end is renewed with `--authority`: the new one is trusted beside the old one, which
-    signs this once more, so that devices can get their folders one after the other. Then renew once more.
+    `--authority` renews an authority that is about to expire. Devices trust the new one beside the old one, which signs
+    one last time, so that the devices can be updated one after the other. Then renew once more.
 
     Example: `sepnas certs renew deployment --device 2 --days 365`
     """
@@ -85,7 +83,9 @@ def renew(
     from sepnas.deployment.verify import load_manifest
 
     if authority and (device or client):
-        raise typer.BadParameter("all must learn of it: no --device, no --client", param_hint="--authority")
+        raise typer.BadParameter(
+            "applies to all devices and the client: no --device, no --client", param_hint="--authority"
+        )
     ranks = sorted(set(device or ())) + ([CLIENT] if client else [])
     chosen = ranks or [*range(load_manifest(deployment).num_devices), CLIENT]
     renewed = renew_certificates(deployment, chosen, days, out, authority)
@@ -95,12 +95,12 @@ def renew(
 def _say(renewed: Sequence[Certificate], deployment: Path, target: Path, authority: bool) -> None:
     for each in renewed:
         say(f"{each.holder}: renewed, valid to {each.valid_to:%Y-%m-%d} ({each.days_left:.0f} days)")
-    say("next, copy each folder into that of the device (and the client's to whoever asks the devices):")
+    say("next, copy each folder to its device, and the client's to the clients:")
     for each in renewed:
         tls = target / each.holder / "tls"
         say(f"  scp -rp {shlex.quote(str(tls))} {each.holder.upper()}:PATH/TO/{each.holder}/")
     if authority:
-        say(f"when all of them are there: sepnas certs renew {shlex.quote(str(deployment))}, and copy once more")
+        say(f"once all are copied: sepnas certs renew {shlex.quote(str(deployment))}, and copy once more")
 
 
 def _data(each: Certificate) -> dict[str, object]:

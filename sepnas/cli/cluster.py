@@ -25,7 +25,7 @@ from sepnas.tables import DataColumn, DataTable, print_table, text_column
 from sepnas.units import format_bytes, format_count, seconds
 
 MEASURED = "figures that were measured"
-Force = Annotated[bool, typer.Option("--force", help="Replace a cluster file that is there, measured figures and all.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing cluster file, with any measured figures.")]
 DEFAULT_LINK = "ethernet-100mbit"
 
 
@@ -43,11 +43,11 @@ def parse_devices(texts: Iterable[str]) -> Iterator[str]:
 
 
 def comment_for(devices: Sequence[str], link: str) -> str:
-    """The first lines of a cluster file of presets: nothing was measured, and the sources of the figures."""
+    """The first lines of a cluster file made from presets: nothing was measured, and the figures have these sources."""
     return "\n".join(
         (
             "Figures of presets, not of your devices: many are estimates (`sepnas cluster --list --json` says which).",
-            "Run `sepnas profile device` on each device and replace them by what it measures. Sources:",
+            "Run `sepnas profile device` on each device to replace them by measured ones. Sources:",
             *(f"- {source.title}\n  {source.address}" for source in preset_sources(devices, link)),
         )
     )
@@ -103,7 +103,7 @@ def _shown(figure: Figure, value: str) -> str:
 
 
 def cluster(
-    device: Annotated[list[str] | None, typer.Option(help="A device preset, or NAME:COUNT; again for more.")] = None,
+    device: Annotated[list[str] | None, typer.Option(help="A device preset, or NAME:COUNT; repeat for more.")] = None,
     link: Annotated[str, typer.Option(help="The preset of the link between all devices.", **TEXT)] = DEFAULT_LINK,
     out: Annotated[Path, typer.Option(help="The cluster file to write.", **PATH)] = Path("cluster.yaml"),
     name: Annotated[str, typer.Option(help="The cluster's name.", **TEXT)] = "presets",
@@ -113,14 +113,13 @@ def cluster(
 ) -> None:
     """Write a cluster file of common boards, before anything is measured.
 
-    `--list` shows the presets of devices and links, where their figures come from and which are estimates. The figures
-    are for one thread of the CPU. Replace them by measured ones
-    (`sepnas profile device`) as soon as you have the devices.
+    `--list` shows the presets of devices and links, the sources of their figures, and which figures are estimates. All
+    figures are for one CPU thread. Replace them with measurements (`sepnas profile device`) once you have the devices.
 
     Example: `sepnas cluster --device raspberry-pi-4b:4 --link ethernet-100mbit --out cluster.yaml`
     """
     if list_ and device:
-        raise typer.BadParameter("shows the presets and writes nothing: no --device", param_hint="--list")
+        raise typer.BadParameter("only shows the presets: no --device", param_hint="--list")
     if json_ and not list_:
         raise typer.BadParameter("goes with --list", param_hint="--json")
     if json_:

@@ -47,18 +47,19 @@ DEMO_SPACE = Path("search_spaces/demo.yaml")
 
 def demo(
     out: Annotated[
-        Path, typer.Option(**FOLDER, help="Where everything goes; an earlier demo there is replaced.")
+        Path, typer.Option(**FOLDER, help="Folder for everything; an earlier demo in it is replaced.")
     ] = Path("runs/demo"),
-    result: Annotated[Path | None, typer.Option(**FILE, help="Write the measures to this file too.")] = None,
+    result: Annotated[Path | None, typer.Option(**FILE, help="Also write the measures to this file.")] = None,
     space: Annotated[Path, typer.Option(**FILE, help="The search space.")] = DEMO_SPACE,
-    candidates: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="How many candidates to evaluate.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted demo stopped.")] = False,
+    candidates: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Number of candidates to evaluate.")] = 200,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the whole demo.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted demo.")] = False,
 ) -> None:
-    """Search, train, cut and run a small separable network on scikit-learn's handwritten digits.
+    """Search, train, export and run a small separable network on scikit-learn's handwritten digits.
 
-    A supernet is trained, NNI evaluates candidates on it, one point of the front is trained from scratch and exported
-    for three devices, and three processes answer the whole test split over TLS. Takes a minute or two on two cores.
+    The search trains a supernet and evaluates candidates with NNI. One point of the front is trained from scratch and
+    exported for three devices; three processes then classify the whole test split over TLS. Takes a minute or two on
+    two cores.
 
     Example: `sepnas demo --out runs/demo`
     """
@@ -88,12 +89,12 @@ def demo(
     print_outcome(outcome, out / REPORT)
     wrong = [row.name for row in summary_rows(outcome) if row.agree is False]
     if wrong:
-        raise ExchangeError(f"the devices do not do what the plan says: {'; '.join(wrong)}")
+        raise ExchangeError(f"the devices do not follow the plan: {'; '.join(wrong)}")
 
 
 @contextmanager
 def _prepared(out: Path, resume: bool) -> Iterator[None]:
-    """Prepare the folder, and keep other processes out of it meanwhile."""
+    """Prepare the folder, and lock it against other processes meanwhile."""
     _refuse_file(out)
     with held(out, "showing a demo"):
         _prepare(out, resume)

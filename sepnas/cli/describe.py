@@ -44,7 +44,7 @@ def describe(
     found: PlanCounts
     if is_plan_file(name):
         if save is not None:
-            raise typer.BadParameter("a plan does not know the architecture that it comes from", param_hint="--save")
+            raise typer.BadParameter("a plan does not contain its architecture", param_hint="--save")
         found, title = count_plan(name, network.plan(name)), f"plan {name}"
     else:
         architecture = network.architecture(name)

@@ -1,4 +1,4 @@
-"""``sepnas front`` and ``pick``: read what a search found, take one point of it."""
+"""``sepnas front``: show the Pareto front of a search."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 _SORTED_BY = {objective.short: objective for objective in OBJECTIVES.values() if objective.short} | dict(OBJECTIVES)
 SortKey = Enum("SortKey", {key: key for key in (*_SORTED_BY, "candidate")}, type=str)  # type: ignore[misc]
-"""What the table can be sorted by; the best stands first."""
+"""Sort keys of the table; the best candidate comes first."""
 _BY_BYTES = SortKey("bytes")
 _SHORT_KEYS = [objective.short for objective in OBJECTIVES.values() if objective.short]
-_SORT_HELP = f"{', '.join(_SHORT_KEYS)}, candidate, or the name of an objective: the best first."
+_SORT_HELP = f"{', '.join(_SHORT_KEYS)}, candidate, or the name of an objective; the best comes first."
 
 
 @grouped
@@ -37,16 +37,16 @@ def front(
     sort: Annotated[SortKey, typer.Option(metavar="WHAT", help=_SORT_HELP)] = _BY_BYTES,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Show the Pareto front of a search: what each point costs, and what its policy is like.
+    """Show the Pareto front of a search: the cost of each point, and a summary of its policy.
 
-    Sizes count 1000 bytes to a KB and 1024 to a KiB. The knee is the point nearest to the ideal one, each objective
-    scaled to the front's own range. Of a search that is not finished it is the front of what is evaluated so far.
+    Sizes: a KB has 1000 bytes, a KiB 1024. The knee is the point nearest to the ideal one, with each objective scaled
+    to the front's own range. For an unfinished search it is the front of the candidates evaluated so far.
 
-    Bounds may be combined; without any all points are shown. `--bound` takes every objective; quote it, because an
-    unquoted `<` makes the shell read a file. `--max-latency 20ms` is short for `--bound 'latency_s<=20ms'`.
+    Bounds may be combined; without bounds all points are shown. `--bound` takes every objective; quote it, because the
+    shell reads an unquoted `<` as a redirection. `--max-latency 20ms` is short for `--bound 'latency_s<=20ms'`.
 
-    Examples: `sepnas front runs/search --max-bytes 200KB --min-accuracy 90% --sort accuracy`, `sepnas front
-    runs/search --bound 'makespan_s<=20ms' --sort makespan_s`
+    Examples: `sepnas front runs/search --max-bytes 200KB --min-accuracy 90% --sort accuracy`, `sepnas front runs/search
+    --bound 'makespan_s<=20ms' --sort makespan_s`
     """
     from sepnas.search.found import Found
 
@@ -68,7 +68,7 @@ def front(
 
 
 def warn_of_idle(candidate: Candidate, head: str = "") -> None:
-    """Say which devices a candidate does not need."""
+    """Warn of devices that a candidate does not need."""
     from sepnas.search.traits import used_devices
 
     idle = format_idle(used_devices(candidate), candidate.architecture.num_devices)
@@ -80,7 +80,7 @@ def warn_of_idle(candidate: Candidate, head: str = "") -> None:
 
 
 def print_front(front: Sequence[Candidate], knee: Candidate | None, asked: Collection[str] = ()) -> None:
-    """Candidates as a table; a column for each objective of their space or ``asked`` for, and those always shown."""
+    """Print candidates as a table, with a column for each objective of their space, in ``asked``, or always shown."""
     from sepnas.search.traits import policy_traits, share_of_all_to_all, used_devices
 
     objectives = shown_objectives([candidate.measured for candidate in front], {*asked, *front[0].objectives})
@@ -106,7 +106,7 @@ def _cell(objective: Objective, candidate: Candidate) -> str:
 
 
 def _named_by(sort: str) -> tuple[Objective, ...]:
-    """The objective that a sort key stands for."""
+    """The objective that a sort key names."""
     return (_SORTED_BY[sort],) if sort in _SORTED_BY else ()
 
 
@@ -148,6 +148,6 @@ def _front_data(found: Found, shown: Sequence[Candidate]) -> dict[str, Any]:
 
 
 def _numbers(candidate: Candidate) -> dict[str, float]:
-    """What is known of each objective; counts as integers."""
+    """The known values of each objective; counts are integers."""
     measured = candidate.measured
     return {name: known.data(measured[name]) for name, known in OBJECTIVES.items() if name in measured}

@@ -58,7 +58,7 @@ from sepnas.terminal import one_line, printable
 def _escaped_usage_errors() -> Iterator[None]:
     """Escape control characters in Typer's messages, which quote the command line, file names included.
 
-    Some versions of Typer begin the message of a value that cannot be read with "Value error, ", which is left out.
+    Some versions of Typer prefix messages about invalid values with "Value error, "; the prefix is removed.
     """
     try:
         yield
@@ -82,7 +82,7 @@ class Verbs(TyperGroup):
 
 HELP = """Search, train and ship neural networks that are separable over several small devices.
 
-Example: `sepnas demo`, the whole way on handwritten digits, in a minute or two.
+Example: `sepnas demo` runs all steps on handwritten digits in a minute or two.
 """
 
 app = typer.Typer(
@@ -105,7 +105,7 @@ def _say_version(wanted: bool) -> None:
 @app.callback(help=HELP)
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version, and end.")
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
@@ -193,8 +193,8 @@ VERBS = frozenset(verb for verbs in _PANELS.values() for verb in verbs) | {"cert
 def main() -> None:
     """Run the command line.
 
-    Exit codes: 0, 1 (one clear message says what is wrong), 2 (the command line cannot be understood), 130 (Ctrl-C),
-    143 (SIGTERM).
+    Exit codes: 0 for success, 1 for an error with a message, 2 for an invalid command line, 130 after Ctrl-C, 143 after
+    SIGTERM.
     """
     # Before torch is loaded: idle threads that spin would starve all other processes of a small machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -271,7 +271,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Print sepnas' own warnings without their place in the code."""
+    """Print a warning; sepnas' own without their place in the code."""
     if f"{os.sep}sepnas{os.sep}" in filename or category.__module__.startswith("sepnas."):
         warn(str(message))
     else:
@@ -284,7 +284,7 @@ def _show_traceback() -> None:
 
 
 def _extra_with(module: str) -> str | None:
-    """The extra that installs a module; torch alone is enough for a worker."""
+    """The extra that installs a module; for a worker, torch alone is enough."""
     top = module.partition(".")[0]
     if top == "torch" and (sys.argv[1:2] == ["worker"] or sys.argv[1:3] == ["profile", "device"]):
         return "torch"

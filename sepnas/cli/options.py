@@ -33,7 +33,7 @@ from sepnas.units import format_names, parse_bytes, parse_seconds, parse_timeout
 
 
 def text_of(text: str) -> str:
-    """A value as it was typed; an empty one (an unset variable of the shell) is refused."""
+    """The text of an option; empty text (an unset shell variable) is refused."""
     if not text:
         raise typer.BadParameter("is empty")
     return text
@@ -42,7 +42,7 @@ def text_of(text: str) -> str:
 def path_of(text: str) -> Path:
     """A path; an empty one, which Python reads as the current folder, is refused.
 
-    ``~`` is expanded here too: a shell leaves that of ``--out=~/x`` as it is.
+    ``~`` is expanded here too, because a shell does not expand it in ``--out=~/x``.
     """
     try:
         return Path(text_of(text)).expanduser()
@@ -51,7 +51,7 @@ def path_of(text: str) -> Path:
 
 
 def path_to(*kinds: Kind) -> Callable[[str], Path]:
-    """A parser of paths to these kinds; a file or folder of another kind is refused, and its kind is named."""
+    """A parser of paths to the given kinds; files and folders of another kind are refused by kind."""
 
     def path(text: str) -> Path:
         found = path_of(text)
@@ -64,7 +64,7 @@ def path_to(*kinds: Kind) -> Callable[[str], Path]:
 
 
 def quantity(parse: Callable[[str], float]) -> Callable[[str | float], float]:
-    """The parser of an option; typer hands it the default too, which is a number already."""
+    """The parser of an option; typer passes it the default as well, which is already a number."""
 
     @wraps(parse)
     def read(text: str | float) -> float:
@@ -78,7 +78,7 @@ timeout_s = quantity(lambda text: parse_timeout(text, MAX_TIMEOUT_S))
 
 
 MAX_DEVICES = 1000
-"""Upper bound of an option, as those of `sepnas.spec.arguments`: a larger number is a typing mistake."""
+"""Upper bound of an option, like those of `sepnas.spec.arguments`: a larger number is a typing mistake."""
 TEXT: dict[str, Any] = {"parser": text_of, "metavar": "TEXT"}
 SOON_DAYS = 30
 """Certificates that end within this number of days are highlighted."""
@@ -88,7 +88,7 @@ FOLDER: dict[str, Any] = {"parser": path_of, "metavar": "FOLDER"}
 
 
 def cluster_to_predict_with(path: Path) -> Cluster:
-    """A cluster file; warns where its devices were measured with another version of the engine than is here."""
+    """A cluster file; warns if its devices were measured with another version of the engine."""
     from sepnas.measure.machine import warn_of_another_engine
 
     cluster = Cluster.load(path)
@@ -98,7 +98,7 @@ def cluster_to_predict_with(path: Path) -> Cluster:
 
 @contextmanager
 def resumable(folder: Path, marker: str) -> Iterator[None]:
-    """On Ctrl-C, say how to resume if the file ``marker`` in ``folder`` shows that there is something to resume."""
+    """On Ctrl-C, print how to resume if the file ``marker`` in ``folder`` shows that there is something to resume."""
     try:
         yield
     except KeyboardInterrupt:
@@ -106,11 +106,11 @@ def resumable(folder: Path, marker: str) -> Iterator[None]:
             raise
         command = command_line()
         command += "" if "--resume" in command.split() else " --resume"
-        errors.print(one_line(f"interrupted; what was finished is kept in {folder}; go on with: {command}"))
+        errors.print(one_line(f"interrupted; completed work is kept in {folder}; resume with: {command}"))
         raise typer.Exit(130) from None
 
 
-DataRoot = Annotated[Path | None, typer.Option(help="Where torchvision's data sets lie [~/.cache/sepnas].", **PATH)]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder of torchvision's data sets [~/.cache/sepnas].", **PATH)]
 
 
 @dataclass(frozen=True)
@@ -122,13 +122,15 @@ class DataOptions:
         typer.Option("--data", help="digits, cifar10, cifar100, fashion-mnist or folder:PATH [digits].", **TEXT),
     ] = None
     data_root: DataRoot = None
-    download: Annotated[bool, typer.Option("--download", help="Let torchvision fetch a data set that is missing.")] = (
+    download: Annotated[bool, typer.Option("--download", help="Download a missing data set through torchvision.")] = (
         False
     )
-    image_size: Annotated[int | None, typer.Option(min=4, help="Resize the images to this side in pixels.")] = None
+    image_size: Annotated[
+        int | None, typer.Option(min=4, help="Resize the images to this width and height in pixels.")
+    ] = None
     resize: Annotated[
         Fit,
-        typer.Option("--resize", help="With --image-size: stretch all of an image, or crop the square in its middle."),
+        typer.Option("--resize", help="With --image-size: stretch the whole image, or crop its centre square."),
     ] = "stretch"
 
     @property
@@ -141,7 +143,7 @@ class RecipeOptions:
     """Values that replace those of a recipe."""
 
     learning_rate: Annotated[
-        float | None, typer.Option(metavar="RATE", help="The highest learning rate, instead of the recipe's.")
+        float | None, typer.Option(metavar="RATE", help="Peak learning rate, instead of the recipe's.")
     ] = None
     device_dropout: Annotated[
         float | None,
@@ -155,7 +157,7 @@ class RecipeOptions:
         bool | None,
         typer.Option(
             "--flip/--no-flip",
-            help="Mirror half of the training images [as the recipe says; without one not in folders].",
+            help="Mirror half of the training images [the recipe's choice; without a recipe not for folders].",
         ),
     ] = None
 
@@ -169,7 +171,7 @@ class ComputeOptions:
 
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto"
     threads: Annotated[
-        int | None, typer.Option(min=1, max=MAX_THREADS, help="Threads of torch [1 for small networks, or all].")
+        int | None, typer.Option(min=1, max=MAX_THREADS, help="Threads of torch [1 for small networks, otherwise all].")
     ] = None
 
 
@@ -178,7 +180,8 @@ class MessageOptions:
     """The wire format of all messages, and the scales of those that are quantised."""
 
     wire: Annotated[
-        str | None, typer.Option(help=f"Write all messages in {format_names(WIRE_FORMATS)} [as the policy says].")
+        str | None,
+        typer.Option(help=f"Wire format of all messages: {format_names(WIRE_FORMATS)} [the policy's choice]."),
     ] = None
     learned_scales: Annotated[
         bool | None,
@@ -192,10 +195,11 @@ class MessageOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
-    """How a named network is built and cut, and how its devices talk."""
+    """How to build and cut a named network, and its messages."""
 
     devices: Annotated[
-        int | None, typer.Option("--devices", "-n", min=1, max=MAX_DEVICES, help="Separate it over this many devices.")
+        int | None,
+        typer.Option("--devices", "-n", min=1, max=MAX_DEVICES, help="Number of devices to separate the network over."),
     ] = None
     policy: Annotated[str | None, typer.Option(help=f"{', '.join(NAMED_POLICIES)}, or a policy file [all-to-all].")] = (
         None
@@ -222,7 +226,7 @@ class NetworkOptions:
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, data order and sampling.")]
 
 
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")]
 
 
 NameOrFile = Annotated[str, typer.Argument(help="A name such as resnext56_4x16d, or an architecture file.")]
@@ -248,11 +252,11 @@ def load_cluster(path: Path, plan: Plan, architecture: Path) -> Cluster:
 def refuse_text_file(timeline: str | None, out: Path | None) -> None:
     """Raise typer's ``BadParameter`` for a file of text bars: bars have the width of the terminal."""
     if out is not None and timeline not in ("json", "chrome"):
-        raise typer.BadParameter("goes with --timeline json or chrome", param_hint="--out")
+        raise typer.BadParameter("needs --timeline json or chrome", param_hint="--out")
 
 
 Deployment = Annotated[
-    Path, typer.Argument(parser=path_to("deployment"), help="The deployment's folder, as `sepnas export` wrote it.")
+    Path, typer.Argument(parser=path_to("deployment"), help="The deployment's folder, from `sepnas export`.")
 ]
 
 
@@ -261,38 +265,38 @@ HostsFile = Annotated[Path | None, typer.Option("--devices", parser=path_of, hel
 
 Deadline = Annotated[
     float,
-    typer.Option(parser=timeout_s, metavar="TIME", help="Until an answer or an error: seconds, or such as 100ms."),
+    typer.Option(parser=timeout_s, metavar="TIME", help="Time until an answer or an error: seconds, or such as 100ms."),
 ]
 
 
-Top = Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="How many classes to show for each image.")]
+Top = Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Number of classes to show for each image.")]
 
 
 ResizeChoice = Annotated[
-    Resize | None, typer.Option(help="An image of another size: refuse it, crop or stretch [as in training].")
+    Resize | None, typer.Option(help="Images of another size: refuse, crop or stretch [as in training].")
 ]
 
 
 OnMissingChoice = Annotated[
     OnMissing | None,
-    typer.Option(help="A message is late or a device lost: an error, or an answer without it [as exported]."),
+    typer.Option(help="When a message is late or a device is lost: an error, or an answer without it [as exported]."),
 ]
 
 
 HostNames = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAME", help="A name that HTTP clients may ask by, besides this machine's addresses; again for each."
+        metavar="NAME", help="A host name for HTTP clients, besides this machine's addresses; repeat for more."
     ),
 ]
 
 
-Insecure = Annotated[bool, typer.Option("--insecure", help="No TLS; only on this machine's own addresses.")]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Plain TCP without TLS; on this machine's own addresses only.")
+]
 
 
 SearchFolder = Annotated[
     Path,
-    typer.Argument(
-        metavar="RUN", parser=path_to("search"), help="The folder of a search (its --out), finished or not."
-    ),
+    typer.Argument(metavar="RUN", parser=path_to("search"), help="The folder of a search, finished or not."),
 ]

@@ -1,4 +1,4 @@
-"""``sepnas pick``: take one point of a search's front."""
+"""``sepnas pick``: save one candidate of a search as an architecture."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def pick(
     out: Annotated[Path, typer.Option(help="The architecture file to write.", **FILE)] = Path("architecture.json"),
     candidate: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Take this one, on the front or not [the best within bounds]."),
+        typer.Option(min=0, metavar="N", help="Pick this candidate, on the front or not [the best within the bounds]."),
     ] = None,
 ) -> None:
-    """Write the architecture of one candidate: the most accurate within the bounds, or the knee without any.
+    """Write the architecture of one candidate: the most accurate within the bounds, or the knee if there are none.
 
-    The knee is the point of the front that is nearest to the ideal one, as `sepnas front` marks it.
+    The knee is the point of the front nearest to the ideal one, as marked by `sepnas front`.
 
     Examples: `sepnas pick runs/search --max-bytes 200KB --max-latency 20ms --out architecture.json`, `sepnas pick
     runs/search --bound 'memory_bytes<=64KiB'`
@@ -56,15 +56,15 @@ def pick(
     if not found.finished:
         say(found.course())
     if chosen.excess:
-        say(f"candidate {candidate} is not on the front: it is beyond a bound of the space")
+        say(f"candidate {candidate} is not on the front: it violates a bound of the space")
     elif candidate is not None and chosen not in found.front:
-        say(f"candidate {candidate} is not on the front: another one is at least as good in everything")
+        say(f"candidate {candidate} is not on the front: another candidate is at least as good in every objective")
     warn_of_idle(chosen)
     say(f"written to {out}; next: {_train_command(run, out, found.run)}")
 
 
 def _train_command(run: Path, architecture: Path, searched: SearchRun) -> str:
-    """How to train what was picked from a run, on the run's data; the training goes beside the run."""
+    """The command that trains the picked architecture on the search's data; its folder is beside the search's."""
     dropout = searched.recipe.device_dropout
     options = [*data_options(searched), *(["--device-dropout", f"{dropout:g}"] if dropout else [])]
     training = run.parent / ("training" if run.name != "training" else "trained")

@@ -21,11 +21,12 @@ def plan(
     network: NetworkOptions,
     out: Annotated[Path, typer.Option(help="The plan file to write.", **FILE)] = Path("plan.json"),
 ) -> None:
-    """Write the plan of a network and its transmission policy: what each device computes, sends and waits for.
+    """Write the plan of a network and its transmission policy: what each device computes, sends and receives.
 
-    The file names no family of networks. `describe`, `simulate`, `calibrate`, `trace` and `report` take it in place of
-    the architecture, and `export --plan` cuts a trained network by it. A plan file is checked when it is read: one that
-    could deadlock, uses what is not there or sends what nobody takes is refused with the device and the step.
+    The file does not depend on a family of networks. `describe`, `simulate`, `calibrate`, `trace` and `report` take it
+    in place of an architecture, and `export --plan` cuts a trained network by it. Plan files are checked when they are
+    read: a plan that could deadlock, uses a missing tensor or sends a message that nobody receives is refused with the
+    device and the step.
 
     Example: `sepnas plan resnext56_4x16d --devices 4 --policy hand-made --out plan.json`
     """

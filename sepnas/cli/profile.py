@@ -1,4 +1,4 @@
-"""``sepnas profile cluster``: write a cluster of machines like this one, or of processes on it; and the group."""
+"""``sepnas profile cluster``, which describes machines like this one or processes on it, and the group of verbs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from sepnas.spec.writing import refuse_existing
 from sepnas.units import format_count, seconds
 
 DEFAULT = "cluster"
-HELP = """Measure what a cluster file describes: a cluster of machines like this one, one device, or the links.
+HELP = """Measure the figures of a cluster file: machines like this one, one device, or the links.
 
-`sepnas profile` alone, or with options, is `sepnas profile cluster`: a quick file to start from. Better figures come
-from `sepnas profile device` on each device: it times every operator as a worker runs it.
+`sepnas profile` alone, or with options, is `sepnas profile cluster`: a quick first file. Better figures come
+from `sepnas profile device` on each device, which times every operator as a worker runs it.
 
 Example: `sepnas profile --devices 4 --out cluster.yaml`
 """
 
 
 class ProfileGroup(TyperGroup):
-    """Options without a verb are those of :data:`DEFAULT`."""
+    """A group whose options without a verb belong to :data:`DEFAULT`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] != "--help"):
@@ -49,17 +49,17 @@ def _link(bandwidth_mbit: float, latency_ms: float) -> Link:
 
 def profile(
     out: Annotated[Path, typer.Option(**FILE, help="The cluster file to write.")] = Path("cluster.yaml"),
-    devices: Annotated[int, typer.Option("--devices", "-n", min=1, max=MAX_DEVICES, help="How many devices.")] = 4,
-    local: Annotated[bool, typer.Option("--local", help="Worker processes on this machine, measured running.")] = False,
+    devices: Annotated[int, typer.Option("--devices", "-n", min=1, max=MAX_DEVICES, help="Number of devices.")] = 4,
+    local: Annotated[bool, typer.Option("--local", help="Measure running worker processes on this machine.")] = False,
     bandwidth_mbit: Annotated[float | None, typer.Option(help="Bandwidth of the links, Mbit/s [100].")] = None,
     latency_ms: Annotated[float | None, typer.Option(help="Latency of the links, ms [0.5].")] = None,
     name: Annotated[str | None, typer.Option(help="The cluster's name [this machine's].")] = None,
     force: Force = False,
 ) -> None:
-    """Measure this machine on blocks of the family and write a cluster file of machines like it.
+    """Measure blocks of the networks on this machine, and write a cluster file of such machines.
 
-    Without `--local` the devices stand behind a switch with the given bandwidth and latency. The file is plain YAML:
-    edit it to describe devices that differ, a shared medium, power.
+    Without `--local` the devices are connected by a switch with the given bandwidth and latency. The file is plain
+    YAML: edit it for devices that differ, a shared medium, or power figures.
 
     Example: `sepnas profile cluster --devices 4 --bandwidth-mbit 100 --out cluster.yaml`
     """
@@ -69,7 +69,9 @@ def profile(
     if local and devices < 2:
         raise typer.BadParameter("--local needs at least 2 devices", param_hint="--devices")
     if local and (bandwidth_mbit, latency_ms) != (None, None):
-        raise typer.BadParameter("measures the links: no --bandwidth-mbit, no --latency-ms", param_hint="--local")
+        raise typer.BadParameter(
+            "measures the links itself: no --bandwidth-mbit, no --latency-ms", param_hint="--local"
+        )
     if local:
         cluster = measure_local_cluster(devices, name or "this-machine")
     else:

@@ -1,4 +1,4 @@
-"""``sepnas profile device``: measure this machine, and put it into a cluster file."""
+"""``sepnas profile device``: measure this machine, and add it to a cluster file."""
 
 from __future__ import annotations
 
@@ -31,31 +31,29 @@ else:
 
 
 def device_command(
-    out: Annotated[Path, typer.Option(help="The cluster file to write, or to put the device into.", **PATH)] = Path(
+    out: Annotated[Path, typer.Option(help="The cluster file to write, or to add the device to.", **PATH)] = Path(
         "cluster.yaml"
     ),
     name: Annotated[str | None, typer.Option(help="The device's name in the cluster [this machine's].")] = None,
     engine: Annotated[
         ProfiledEngine,
-        typer.Option(help="The engine that the worker will have: its times differ from those of others."),
+        typer.Option(help="The engine of the worker; times differ between engines."),
     ] = "torch",
-    threads: Annotated[
-        int, typer.Option(min=1, max=MAX_THREADS, help="Threads of the engine, as the worker will have.")
-    ] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=MAX_THREADS, help="Threads of the engine, as in the worker.")] = 1,
     seconds_: Annotated[
         float,
         typer.Option(
-            "--seconds", min=1, max=86400, help="The most time it may take; the first network is measured in any case."
+            "--seconds", min=1, max=86400, help="Time limit in seconds; the first network is always measured."
         ),
     ] = 180.0,
 ) -> None:
-    """Measure this machine: the time of each operator, and what messages cost its processor.
+    """Measure this machine: the time of each operator, and the processor time of messages.
 
-    Run it on each device, with nothing else running there. Operators of the networks that can be searched are timed as
-    a worker runs them (for engines that fuse them, within layers and chains of layers), in rounds, until the
-    medians of the first and the second half of the rounds differ by at most 3 % for nine segments of ten, or the time
-    is up. A cluster file that exists keeps its other devices and its links, but not its comments; the order of its
-    devices is that of the ranks.
+    Run it on each device while nothing else runs there. Operators of the networks that a search can find are timed as a
+    worker runs them; for engines that fuse operators, within layers and chains of layers. Rounds repeat until the
+    medians of the first and the second half differ by at most 3 % for nine segments of ten, or until the time limit. An
+    existing cluster file keeps its other devices and its links, but not its comments; its devices are in the order of
+    ranks.
 
     Example: `sepnas profile device --out cluster.yaml --name board0`
     """
@@ -74,7 +72,7 @@ def device_command(
 
 
 def _write(found: MeasuredDevice, out: Path) -> None:
-    """Put the device into the cluster file, and print it."""
+    """Add the device to the cluster file, and print it."""
     from sepnas.measure.device import with_device
 
     with changing(out):  # read again: other devices may have been measured meanwhile
@@ -85,10 +83,10 @@ def _write(found: MeasuredDevice, out: Path) -> None:
     _say_how_sure(found)
     say(f"{out}: {'a new cluster of' if before is None else 'now has'} {_names(cluster)}")
     if before is not None and len(cluster.devices) > len(before.devices):
-        say(f"{found.device.name} is new there, as rank {len(before.devices)}; --name takes the place of another")
+        say(f"{found.device.name} was added as rank {len(before.devices)}; use --name to replace another device")
     missing = cluster.missing_links()
     if missing:
-        say(f"no link yet between {format_pairs(missing)}: write them into `links`, or run `sepnas profile links`")
+        say(f"no link yet between {format_pairs(missing)}: add them to `links`, or run `sepnas profile links`")
 
 
 @contextmanager
@@ -144,12 +142,12 @@ def _say_how_sure(found: MeasuredDevice) -> None:
     if noise >= NOISY:
         warn(f"this machine is noisy: repeated medians differ by {noise:.0%}; end other programs and measure again")
     elif not found.stable:
-        say("the time was up before all medians stood still; a larger --seconds measures more surely")
+        say("the time limit ended before all medians settled; a larger --seconds gives more reliable figures")
     if found.left_out:
         known = len(found.device.profile.operators)
         say(
-            f"the time was up with {known} of {known + found.left_out} operators measured; others are predicted from "
-            "those (needs scikit-learn), or measured with a larger --seconds"
+            f"the time limit ended with {known} of {known + found.left_out} operators measured; others are predicted "
+            "from those (needs scikit-learn), or measured with a larger --seconds"
         )
     if not found.with_tls:
         warn(

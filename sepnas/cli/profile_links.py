@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 WARMUP = 10
 CLIENT_BATCH = 16
 CLIENT_REQUESTS = 20
-"""So many requests have batches of this size: their times give the client's bandwidth."""
+"""Number and batch size of the requests whose times give the client's bandwidth."""
 
 
 @dataclass(frozen=True)
 class ProbeOptions:
-    """The probe: a deployment that hardly computes."""
+    """The probe: a deployment with almost no computation."""
 
     write: Annotated[
-        Path | None, typer.Option("--write-probe", parser=path_of, help="Write the probe into this folder, and end.")
+        Path | None, typer.Option("--write-probe", parser=path_of, help="Write the probe to this folder and exit.")
     ] = None
     count: Annotated[
-        int | None, typer.Option("--devices-count", help="With --write-probe: how many devices, 2 to 8.")
+        int | None, typer.Option("--devices-count", help="With --write-probe: number of devices, 2 to 8.")
     ] = None
-    force: Annotated[bool, typer.Option("--force", help="With --write-probe: replace one that stands there.")] = False
+    force: Annotated[bool, typer.Option("--force", help="With --write-probe: replace an existing probe.")] = False
 
 
 @grouped
@@ -55,21 +55,21 @@ def links_command(
     devices: Annotated[Path | None, typer.Option(parser=path_of, help="hosts.yaml [the deployment's own].")] = None,
     *,
     cluster: Annotated[
-        Path | None, typer.Option(parser=path_of, help="A cluster file; its devices in the order of ranks.")
+        Path | None, typer.Option(parser=path_of, help="A cluster file with its devices in the order of ranks.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The cluster file to write [the one given].", **PATH)] = None,
-    requests: Annotated[int, typer.Option(min=3, max=MAX_TRACES, help="Requests to measure.")] = 50,
+    requests: Annotated[int, typer.Option(min=3, max=MAX_TRACES, help="Number of requests to measure.")] = 50,
     probe: ProbeOptions,
-    local: Annotated[int | None, typer.Option(help="Measure so many worker processes on this machine.")] = None,
+    local: Annotated[int | None, typer.Option(help="Measure this number of worker processes on this machine.")] = None,
     deadline: Deadline = 30.0,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Measure latency and bandwidth between all devices, alone and while all send to all, over TLS as always.
+    """Measure latency and bandwidth between all devices over TLS, one message at a time and all at once.
 
-    First `--write-probe` writes a deployment that hardly computes, in a minute for two devices, more for more: copy its
-    folders to the devices and start a `sepnas worker` on each, as for any deployment. Then this command asks them, and
-    writes a link for each pair. The figures of a pair are the mean of both directions, in which the errors of the
-    devices' clocks cancel. The client's link is that of this machine, with what its own processor takes for a request.
+    First, `--write-probe` writes a deployment with almost no computation, in a minute for two devices: copy its folders
+    to the devices and start a `sepnas worker` on each, as for any deployment. This command then queries them and writes
+    a link for each pair. The figures of a pair are means of both directions, so that errors of the devices' clocks
+    cancel. The client's link is the one of this machine, including its own processor time for a request.
 
     Example: `sepnas profile links probe --devices hosts.yaml --cluster cluster.yaml`
     """
@@ -94,7 +94,7 @@ def links_command(
 
 
 def _write_probe(folder: Path, num_devices: int, force: bool, cluster: Path) -> None:
-    """Write a probe, and say how to measure with it."""
+    """Write a probe, and print how to measure with it."""
     from sepnas.measure.link_probe import PROBE_DAYS, write_probe
 
     with export_bar() as show:
@@ -122,7 +122,7 @@ def _write_links(trace: Trace, num_devices: int, cluster: Path, out: Path, reque
 
 
 def _trace(deployment: Path, hosts: Path | Hosts | None, requests: int, timeout_s: float) -> tuple[Trace, int]:
-    """The trace of requests through running workers, and how many devices there are."""
+    """The trace of requests through running workers, and the number of devices."""
     from sepnas.runtime.client.bench import random_batch
 
     with Session(deployment, devices=hosts, timeout_s=timeout_s) as session:

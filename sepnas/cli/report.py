@@ -37,15 +37,16 @@ def report(
         Path | None, typer.Option(help="The chosen architecture, or a plan [the training's].", **PATH)
     ] = None,
     cluster: Annotated[
-        Path | None, typer.Option(help="Where to predict the time line [the search's, or equal boards].", **PATH)
+        Path | None,
+        typer.Option(help="The cluster of the predicted time line [the search's, or equal boards].", **PATH),
     ] = None,
     trace: Annotated[Path | None, typer.Option(help="A trace that `sepnas bench --trace` wrote.", **PATH)] = None,
     title: Annotated[str, typer.Option(help="The page's title.", **TEXT)] = "sepnas report",
 ) -> None:
-    """Write one self-contained HTML page of a search, a training run, a plan and a trace: whatever is given.
+    """Write one self-contained HTML page about a search, a training run, a plan and a trace, or any of them.
 
-    Each needs one of `--search`, `--training`, `--architecture` and `--trace`, and shows more with more of them. The
-    candidate of the search that is the chosen architecture is marked.
+    At least one of `--search`, `--training`, `--architecture` and `--trace` is needed; each adds its part of the page.
+    The candidate of the search that has the chosen architecture is marked. A trace must be of the same plan.
 
     Example: `sepnas report --search runs/search --training runs/training --out report.html`
     """
@@ -69,7 +70,7 @@ def _content(
     cluster: Path | None,
     trace: Path | None,
 ) -> ReportContent:
-    """Everything that the given folders and files hold for the page."""
+    """The content of the page from all given folders and files."""
     from sepnas.report.content import ReportContent
     from sepnas.report.from_run import machine_rows, split_accuracies, training_curves
     from sepnas.report.from_search import search_parts
@@ -92,7 +93,7 @@ def _content(
 
 
 def _cluster(given: Path | None, search: Path | None, plan: Plan | None) -> Cluster:
-    """The given one, or the search's own, or equal boards."""
+    """The given cluster, or the search's own, or equal boards."""
     from sepnas.search.folder import load_run
 
     if given is not None:

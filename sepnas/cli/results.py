@@ -21,11 +21,11 @@ from sepnas.units import format_count
 
 def results(
     root: Annotated[Path, typer.Argument(**FOLDER, help="The repository.")] = Path(),
-    json_: Annotated[bool, typer.Option("--json", help="Print all that the result files hold, as JSON.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the whole content of the result files as JSON.")] = False,
 ) -> None:
-    """Print every measure of every experiment, and refuse a result that nobody can run again.
+    """Print every measure of every experiment; refuse results whose command is no longer in the repository.
 
-    A terminal that is too narrow for all columns gets those that matter most; a pipe or a file gets all of them.
+    A narrow terminal omits the less important columns; a pipe or a file gets all of them.
 
     Example: `sepnas results . --json`
     """
@@ -45,7 +45,7 @@ def results(
 
 
 MIN_NAME = 34
-"""Width that names of measures keep: other columns are left out first."""
+"""Minimum width of the names of measures; other columns are left out first."""
 
 
 def results_table(experiments: Sequence[Experiment]) -> DataTable:
@@ -77,7 +77,7 @@ _INDENT = "  "
 
 
 def _fold_names(names: Sequence[str], width: int) -> list[str]:
-    """Break names of measures, which are indented, after underscores; names of experiments as a terminal does."""
+    """Break the indented names of measures after underscores, and names of experiments as a terminal does."""
     return [_folded(name, width) if name.startswith(_INDENT) else name for name in names]
 
 

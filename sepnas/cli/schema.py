@@ -33,17 +33,17 @@ DOCUMENTS = {
     "trace": "sepnas.runtime.client.trace:Trace",
     "trial-kit": "sepnas.search.trials.kit:Kit",
 }
-"""The class of each document; imported when it is asked for."""
+"""The class of each document, imported on demand."""
 
 
 SCHEMAS = {**DOCUMENTS, "result": "sepnas.spec.result:ResultFile"}
-"""All files that have a schema; result files are no documents, for their head differs."""
+"""All files that have a schema; result files are not documents, because their head differs."""
 
 
 def schema(name: Annotated[str, typer.Argument(help=f"One of: {', '.join(sorted(SCHEMAS))}.")]) -> None:
     """Print the JSON Schema of a file that sepnas reads or writes.
 
-    The same schema holds for YAML. An editor that knows it completes and checks the file while it is written.
+    The schema also applies to YAML. Editors use it to complete and check a file.
 
     Example: `sepnas schema cluster > cluster.schema.json`
     """

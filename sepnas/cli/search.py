@@ -53,7 +53,8 @@ class SupernetRecipe:
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="digits, cifar-fast, cifar-sgd, modern, paper or a file, for the supernet [one of its own].", **TEXT
+            help="The supernet's recipe: digits, cifar-fast, cifar-sgd, modern, paper or a file [one of its own].",
+            **TEXT,
         ),
     ] = None
 
@@ -64,7 +65,8 @@ class ExplorationOptions:
 
     strategy: Annotated[Strategy, typer.Option(metavar="NAME", help=f"One of {', '.join(STRATEGIES)}.")] = "predictive"
     batch: Annotated[
-        int, typer.Option(min=1, max=MAX_COUNT, metavar="N", help="Candidates proposed, and evaluated, at a time.")
+        int,
+        typer.Option(min=1, max=MAX_COUNT, metavar="N", help="Number of candidates proposed and evaluated at a time."),
     ] = BATCH
 
 
@@ -73,11 +75,14 @@ class SupernetOptions:
     """When a search stops before it explores."""
 
     supernet_only: Annotated[
-        bool, typer.Option("--supernet-only", help="Stop when the supernet is trained; --resume explores, anywhere.")
+        bool,
+        typer.Option("--supernet-only", help="Stop when the supernet is trained; --resume explores, on any machine."),
     ] = False
     stop_after_s: Annotated[
         float | None,
-        typer.Option(min=0, max=MAX_S, help="Stop the supernet's training, resumable, after this many seconds."),
+        typer.Option(
+            min=0, max=MAX_S, help="Stop the supernet's training after this time in seconds; --resume continues."
+        ),
     ] = None
 
 
@@ -89,7 +94,7 @@ class SupernetChanges(RecipeOptions):
         float | None,
         typer.Option(
             metavar="SHARE",
-            help="Train every image without this share of the devices, drawn anew [the recipe's: 0; 0.1 with "
+            help="Share of devices lost in training, drawn for each image [the recipe's: 0; 0.1 with "
             "accuracy_one_lost].",
         ),
     ] = None
@@ -97,7 +102,7 @@ class SupernetChanges(RecipeOptions):
 
 @dataclass(frozen=True)
 class TrialOptions:
-    """NNI's trials, where candidates are not evaluated in this process."""
+    """NNI trials, which evaluate candidates outside of this process."""
 
     workers: Annotated[
         int,
@@ -106,7 +111,7 @@ class TrialOptions:
             max=MAX_THREADS,
             metavar="N",
             rich_help_panel=_TRIALS,
-            help="Trials side by side on each machine, each with --threads.",
+            help="Number of concurrent trials on each machine, each with --threads.",
         ),
     ] = 1
     remote: Annotated[
@@ -114,7 +119,7 @@ class TrialOptions:
         typer.Option(
             metavar="MACHINE",
             rich_help_panel=_TRIALS,
-            help="remote: USER@HOST[:PORT], again for each; or a file (`sepnas schema machines`).",
+            help="remote: USER@HOST[:PORT], repeated for each machine, or a file (`sepnas schema machines`).",
         ),
     ] = None
     ssh_key: Annotated[
@@ -124,18 +129,23 @@ class TrialOptions:
     remote_python: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH", rich_help_panel=_TRIALS, help="remote: a Python there with sepnas' search dependencies."
+            metavar="PATH",
+            rich_help_panel=_TRIALS,
+            help="remote: a Python on the machine that has sepnas' search dependencies.",
         ),
     ] = None
     web_host: Annotated[
-        str, typer.Option(metavar="HOST", rich_help_panel=_TRIALS, help="Where NNI's page listens; it opens by a link.")
+        str, typer.Option(metavar="HOST", rich_help_panel=_TRIALS, help="Address of NNI's page, which opens by a link.")
     ] = "127.0.0.1"
     web_port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="PORT", rich_help_panel=_TRIALS, help="Of NNI's page; 0: any.")
+        int,
+        typer.Option(
+            min=0, max=65535, metavar="PORT", rich_help_panel=_TRIALS, help="Port of NNI's page; 0: any free one."
+        ),
     ] = 0
 
     def settings(self, engine: Engine) -> Trials | None:
-        """What ``engine`` needs; None for this process. Raises :class:`SearchError`."""
+        """The settings of ``engine``; None for this process. Raises :class:`SearchError`."""
         from sepnas.search.trials.machines import read_machines
         from sepnas.search.trials.settings import Trials
 
@@ -154,11 +164,11 @@ def search(
     space: Annotated[
         Path, typer.Argument(help="A search space, such as search_spaces/demo.yaml.", parser=path_to("file"))
     ],
-    out: Annotated[Path, typer.Option(help="The run's folder; made, or gone on with by --resume.", **FOLDER)],
+    out: Annotated[Path, typer.Option(help="The run's folder; created, or continued by --resume.", **FOLDER)],
     *,
     cluster: Annotated[
         Path | None,
-        typer.Option(help="A cluster file, as `sepnas profile` writes [equal boards on 100 Mbit/s].", **FILE),
+        typer.Option(help="A cluster file, for example from `sepnas profile` [equal boards on 100 Mbit/s].", **FILE),
     ] = None,
     source: DataOptions,
     candidates: Annotated[
@@ -176,34 +186,33 @@ def search(
     compute: ComputeOptions,
     trials: TrialOptions,
 ) -> None:
-    """Search a space with NNI: validation accuracy, simulated latency and bytes at once.
+    """Search a space with NNI for networks of high validation accuracy and low simulated latency and bytes.
 
-    A supernet with shared weights is trained first; then each candidate's policy is evaluated on it. Every candidate is
-    one line of candidates.jsonl; the Pareto front is front.json. `--resume` goes on after an interruption, to the
-    same result as an unbroken run.
+    A supernet with shared weights is trained first; each candidate is then evaluated with its weights. Every candidate
+    is one line of candidates.jsonl; the Pareto front is front.json. `--resume` continues an interrupted search and
+    gives the same result as an uninterrupted one.
 
-    `--strategy predictive` simulates many children of the best and evaluates the one that a predictor of accuracy,
-    learned on the way, expects most of; `evolution` does without the predictor. For comparison: `nsga2`, plain, and
-    NNI's own `random` and `regularized-evolution`, which see one number, the mean accuracy less the mean share of the
-    costs.
+    `--strategy predictive` simulates many children of the best candidates and evaluates the most promising one, by a
+    predictor of accuracy that learns during the search; `evolution` works without the predictor. For comparison: plain
+    `nsga2`, and NNI's own `random` and `regularized-evolution`, which optimise one number, the mean accuracy minus the
+    mean share of the costs.
 
-    `--device-dropout` trains the supernet without some devices; candidates are still evaluated with all of them. Where
-    the space's `objectives` name `accuracy_one_lost`, they are evaluated with one device lost too: the mean over the
-    devices, but for one that alone has the classifier, without which there is no answer. Then the supernet has a
-    dropout of 0.1, unless its recipe or this option says another.
+    `--device-dropout` trains the supernet without some of the devices; candidates are still evaluated with all of them.
+    If `accuracy_one_lost` is an objective of the space, candidates are also evaluated with one device lost: the mean
+    over the devices, except for a device that alone has the classifier. The supernet's dropout is then 0.1 by default.
 
-    A supernet can be trained on a machine with a GPU and without NNI (`--supernet-only`, in pieces with
-    `--stop-after-s`), and be explored on another: copy the folder.
+    `--supernet-only` trains the supernet on a machine with a GPU and without NNI (in pieces with `--stop-after-s`);
+    copy the folder to explore it on another machine.
 
-    `--engine local` evaluates in NNI's trials, processes of this machine; `--engine remote` in trials on machines that
-    SSH reaches, which need no data. A trial costs seconds: give each many candidates (`--batch`).
+    `--engine local` evaluates in NNI trials, processes of this machine; `--engine remote` in trials on machines reached
+    over SSH, which need no data. A trial costs seconds: give each many candidates (`--batch`).
 
     Example, in a minute or two: `sepnas search search_spaces/demo.yaml --candidates 60 --epochs 6 --out runs/search`
 
     Example, with your devices: `sepnas search search_spaces/cifar-small.yaml --data cifar100 --download --cluster
     cluster.yaml --out runs/cifar`
 
-    Images of your own need a space of their own: a copy whose `network` says how many classes and devices there are.
+    Your own images need their own space: a copy whose `network` has their number of classes and your number of devices.
     """
     from sepnas.search.folder import RUN_FILE
 
@@ -231,13 +240,13 @@ def search(
 
 
 def _say_result(result: SearchResult, out: Path, supernet_only: bool) -> None:
-    """The front and the commands that come next, or how to go on with a search that stopped early."""
+    """Print the front and the next commands, or how to resume a search that stopped early."""
     from sepnas.search.pareto import knee
 
     if not result.finished:
         done = "is trained" if result.supernet_trained else "is trained in part"
         without = " and without --supernet-only" if supernet_only and result.supernet_trained else ""
-        say(f"the supernet {done}; the same command with --resume{without} goes on")
+        say(f"the supernet {done}; repeat the command with --resume{without} to continue")
         return
     print_front(result.front, knee(result.front))
     say(_summary(result))
@@ -246,16 +255,16 @@ def _say_result(result: SearchResult, out: Path, supernet_only: bool) -> None:
 
 def _summary(result: SearchResult) -> str:
     evaluated = format_count(result.candidates, "candidate")
-    left_out = f"{result.rejected} beyond a bound or a link, {result.duplicates} duplicates"
+    left_out = f"{result.rejected} violate a bound or lack a link, {result.duplicates} are duplicates"
     points = format_count(len(result.front), "point")
     return f"{points} on the front of {evaluated}; not evaluated: {left_out}; hypervolume {result.hypervolume:.4f}"
 
 
 def _say_next(out: Path) -> None:
-    """Print the commands that come next."""
+    """Print the next commands."""
     run = shlex.quote(str(out))
     commands = {
-        f"sepnas pick {run}": "take the knee, or the best within bounds (--max-bytes 200KB)",
+        f"sepnas pick {run}": "save the knee, or the best within bounds (--max-bytes 200KB)",
         f"sepnas front {run}": "show this table again, filtered or sorted",
         f"sepnas report --search {run}": "write a page with pictures",
     }

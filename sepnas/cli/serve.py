@@ -27,16 +27,30 @@ from sepnas.spec.hosts import format_address, parse_address
 
 @dataclass(frozen=True)
 class LimitOptions:
-    """What one client, and all of them together, may use of this machine."""
+    """Limits for one client, and for all of them together."""
 
     max_image_bytes: Annotated[
-        float, typer.Option(parser=size_bytes, metavar="SIZE", show_default="10MB", help="A larger body gets 413.")
+        float,
+        typer.Option(
+            parser=size_bytes,
+            metavar="SIZE",
+            show_default="10MB",
+            help="Maximum size of a body; a larger one gets 413.",
+        ),
     ] = 10e6
     max_pixels: Annotated[
-        int, typer.Option(min=1, max=150_000_000, help="An image of more gets 422; a pixel takes up to 32 bytes.")
+        int,
+        typer.Option(
+            min=1,
+            max=150_000_000,
+            help="Maximum pixels of an image, up to 32 bytes of memory each; a larger one gets 422.",
+        ),
     ] = 25_000_000
     max_connections: Annotated[
-        int, typer.Option(min=8, max=100_000, help="Connections at once; for one more the longest idle one is closed.")
+        int,
+        typer.Option(
+            min=8, max=100_000, help="Maximum number of connections; beyond it the longest idle one is closed."
+        ),
     ] = 1000
 
 
@@ -45,11 +59,15 @@ def serve(
     deployment: Deployment,
     devices: HostsFile = None,
     *,
-    listen: Annotated[str, typer.Option(help="HOST:PORT to wait on for HTTP.")] = "127.0.0.1:8080",
+    listen: Annotated[str, typer.Option(help="HOST:PORT to listen on for HTTP.")] = "127.0.0.1:8080",
     deadline: Deadline = 1.0,
     on_missing: OnMissingChoice = None,
-    in_flight: Annotated[int, typer.Option(min=1, max=MAX_IN_FLIGHT, help="Requests at the devices at once.")] = 4,
-    queue: Annotated[int, typer.Option(min=0, max=10_000, help="Requests that wait; one more gets 503.")] = 16,
+    in_flight: Annotated[
+        int, typer.Option(min=1, max=MAX_IN_FLIGHT, help="Maximum number of requests at the devices at once.")
+    ] = 4,
+    queue: Annotated[
+        int, typer.Option(min=0, max=10_000, help="Maximum number of waiting requests; one more gets 503.")
+    ] = 16,
     resize: ResizeChoice = None,
     top: Top = 3,
     limits: LimitOptions,
@@ -58,20 +76,21 @@ def serve(
 ) -> None:
     """Answer over HTTP: POST an image to /classify and get its likeliest classes as JSON.
 
-    /health says how each device is (503 while one is lost that is needed), /model what is served, /docs and
-    /openapi.json how to ask. Errors are JSON too. Prints one line when it listens, and runs until Ctrl-C or SIGTERM:
-    then it finishes what is on its way. It may start before the devices: they are dialed until they are there, and
-    again when one was lost; meanwhile clients get 503. Devices serve one client at a time: while this runs, ask it.
+    /health reports the state of each device (503 while a needed one is lost), /model the network, /docs and
+    /openapi.json the interface. Errors are JSON too. The server prints one line when it listens, and runs until Ctrl-C
+    or SIGTERM; it then completes the requests in progress. It may start before the devices: it dials them until they
+    are up, and again when one is lost; meanwhile clients get 503. Devices serve one client at a time: while this server
+    runs, it is the one.
 
     The body is the image itself (`curl -H 'Content-Type: image/png' --data-binary @image.png`): PNG, JPEG, WebP, BMP,
-    GIF (its first picture) or binary PPM. A head and a body must come within 10 s each; an idle connection is kept for
+    GIF (its first frame) or binary PPM. A head and a body must arrive within 10 s each; an idle connection is kept for
     75 s. Requests wait in a bounded queue, a shorter one while clients hang up before their answer. The deadline counts
-    from the image's arrival, decoding and waiting included. Two processes decode the images; a process that takes
-    longer than the deadline is killed.
+    from the arrival of the image, and includes decoding and waiting. Two processes decode the images; one that exceeds
+    the deadline is killed.
 
-    Requests are answered under this machine's loopback names and the address that they reach; `--host-name
-    images.example.org` adds a name, as a proxy needs. Pages of other sites may not ask. `--insecure` is about the
-    devices: HTTP itself is neither encrypted nor has it a password.
+    Requests are accepted by this machine's loopback names and the address that they reach; `--host-name
+    images.example.org` adds a name, for example for a proxy. Pages of other sites may not send requests. `--insecure`
+    concerns the devices: HTTP itself has neither encryption nor a password.
 
     Example: `sepnas serve deployment --devices hosts.yaml --listen 127.0.0.1:8080 --resize crop`
     """
@@ -94,7 +113,10 @@ def serve(
     server = http_server(app, deadline, limits.max_connections)
     with listening_socket(host, port) as listener, contextlib.closing(log):
         if not is_loopback(host):
-            warn(f"there is no password: whoever reaches {listen} can ask; behind a proxy, listen on 127.0.0.1")
+            warn(
+                f"there is no password: anyone who reaches {listen} can send requests; behind a proxy, listen on "
+                "127.0.0.1"
+            )
         address = format_address(host, listener.getsockname()[1])
         manifest = service.manifest
         announce(

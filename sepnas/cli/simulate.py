@@ -33,30 +33,31 @@ def simulate_command(
     network: NetworkOptions,
     batch: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Images in one request.")] = 1,
     percentile: Annotated[
-        float | None, typer.Option(min=0, max=100, help="Also the latency that so many percent do not exceed.")
+        float | None, typer.Option(min=0, max=100, help="Also predict this percentile of the latency.")
     ] = None,
     in_flight: Annotated[
-        int | None, typer.Option(min=1, max=MAX_COUNT, help="Also the throughput with so many requests open at once.")
+        int | None,
+        typer.Option(min=1, max=MAX_COUNT, help="Also predict the throughput with this number of concurrent requests."),
     ] = None,
     json_: AsJson = False,
     timeline: Annotated[
-        TimelineFormat | None, typer.Option(help="Show who does what when. text: bars; chrome: for ui.perfetto.dev.")
+        TimelineFormat | None, typer.Option(help="Show the time line. text: bars; chrome: for ui.perfetto.dev.")
     ] = None,
     out: Out = None,
 ) -> None:
     """Predict time, bytes, memory and energy of one inference on a cluster.
 
-    The critical path is the time of computation, bandwidth and latency alone, with messages that cost the processors
-    nothing and never wait for each other: how far the answer is above it is what the exchange costs. With a percentile
-    the times are drawn at random, from `jitter` of devices and `jitter_s` of links in the cluster file. `--timeline`
-    shows when each device computes and waits: as bars under the table, or as JSON instead of it.
+    The critical path is the time of computation, bandwidth and latency alone: messages cost no processor time and never
+    queue. The difference to the answer's latency is the cost of the exchange. Percentiles draw random times from
+    `jitter` of the devices and `jitter_s` of the links in the cluster file. `--timeline` shows when each device
+    computes and waits: as bars below the table, or as JSON instead of it.
 
     Examples: `sepnas simulate resnext56_4x16d -n 4 --policy hand-made --cluster cluster.yaml --percentile 95
     --in-flight 4`, `sepnas simulate resnext20_4x4d -n 4 --policy hand-made --timeline chrome --out timeline.json`
     """
     refuse_text_file(timeline, out)
     if json_ and timeline is not None:
-        raise typer.BadParameter("prints the time line by itself: no --timeline", param_hint="--json")
+        raise typer.BadParameter("already includes the time line: no --timeline", param_hint="--json")
     title, plan = _plan_of(name, network)
     found = api.simulate(
         plan, cluster_to_predict_with(cluster) if cluster else None, batch=batch, percent=percentile,
@@ -75,7 +76,7 @@ def simulate_command(
 
 
 def _plan_of(name: str, network: NetworkOptions) -> tuple[str, Plan]:
-    """What is simulated, in words, and its plan."""
+    """A description of the network or plan file, and its plan."""
     if is_plan_file(name):
         return f"plan {name}", network.plan(name)
     architecture = network.architecture(name)
@@ -106,7 +107,7 @@ def _energy(cluster: Cluster, result: Simulation, rank: int) -> str:
 
 
 def _print_times(found: Prediction) -> None:
-    """The critical path, and the percentile and the stream that were asked for."""
+    """Print the critical path and, where requested, the percentile and the stream."""
     table = DataTable((text_column(""), DataColumn("")), show_header=False)
     table.add("critical path: computing, bandwidth and latency alone", seconds(found.critical_path_s))
     if found.latency_over_critical_path is not None:

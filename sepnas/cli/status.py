@@ -27,7 +27,7 @@ _DOES = ("is", "trip", "up", "served", "failed", "missed", "session")
 _IS = ("engine", "°C", "load", "memory", "certificate", "sepnas")
 _NUMBERS = frozenset({"trip", "up", "served", "failed", "missed", "°C", "load", "memory"})
 _DROPS = {"sepnas": 8, "load": 7, "trip": 6, "up": 5, "session": 4, "°C": 3, "certificate": 2, "missed": 1}
-"""Columns that are left out where even two tables do not fit, the highest number first."""
+"""Columns that are left out if even two tables do not fit, the highest number first."""
 _PIPE = 10_000
 _STYLES = {"not needed": "dim", "ready": "green", "serving": "bold green"}
 
@@ -35,24 +35,24 @@ _STYLES = {"not needed": "dim", "ready": "green", "serving": "bold green"}
 def status(
     deployment: Deployment,
     devices: HostsFile = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again each second, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat every second until Ctrl-C.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     insecure: Insecure = False,
 ) -> None:
-    """Show how the devices are: who is ready, what each has done since its worker was started, how its machine is.
+    """Show the state of each device: readiness, work since its worker started, and its machine.
 
-    The devices are asked all at once and beside the session that they serve, which is not disturbed. One that has not
-    answered after two seconds is frozen, hung or far away. `failed` are requests that a device could not do its part
-    of, or whose client waited no more; `missed` are messages that it went on without, in a session that degrades. What
-    a device's system does not tell is left empty. `--json` has all figures, and the failures by their code.
+    All devices are queried at once and beside their current session, which is not disturbed. A device that does not
+    answer within two seconds is frozen, hung or unreachable. `failed` counts requests that a device could not complete
+    or whose client stopped waiting; `missed` counts messages that a degrading session went on without. Figures that a
+    device's system does not provide are empty. `--json` has all figures, and failures by code.
 
-    Devices that the network does not need are not asked. Exit code: 0 when all others are there, 1 otherwise; with
-    `--watch`, as they were when Ctrl-C ended it.
+    Devices that the network does not need are not queried. Exit code: 0 if all others are ready, 1 otherwise; with
+    `--watch`, the state when Ctrl-C ended it.
 
     Example: `sepnas status deployment --devices hosts.yaml --watch`
     """
     if watch and json_:
-        raise typer.BadParameter("prints one look: no --watch", param_hint="--json")
+        raise typer.BadParameter("prints one state: no --watch", param_hint="--json")
     with Inspector(deployment, devices, insecure) as inspector:
         rows = inspector.look()
         if watch:
@@ -66,7 +66,7 @@ def status(
 
 
 def _print(rows: list[DeviceStatus]) -> None:
-    """Print the table; all of it where there is no terminal with a width."""
+    """Print the table; in full if the output is not a terminal."""
     if console.is_terminal:
         console.print(_page(rows, console.width))
     else:
@@ -86,7 +86,7 @@ def _watch(inspector: Inspector, rows: list[DeviceStatus]) -> list[DeviceStatus]
 
 
 def _page(rows: Sequence[DeviceStatus], width: int | None) -> Group:
-    """The table, or two on a narrow terminal, and below it the problems of each device."""
+    """The table, or two on a narrow terminal, followed by the problems of each device."""
     cells = [_cells(row) for row in rows]
     wide = width is None or width >= _WIDE
     tables = [_table(heads, cells).fitted(width) for heads in ([(*_DOES, *_IS)] if wide else [_DOES, _IS])]
@@ -104,7 +104,7 @@ def _table(heads: Sequence[str], rows: Sequence[dict[str, Text]]) -> DataTable:
 
 
 def _cells(row: DeviceStatus) -> dict[str, Text]:
-    """The cells of a row by column; a device that does not answer has few."""
+    """The cells of a row by column; few for a device that does not answer."""
     found, end = row.status, row.certificate_end
     until = "" if end is None else f"{end:%Y-%m-%d}, {_days_left(row):.0f} d"
     cells = {"device": str(row.rank), "is": row.state}
@@ -151,7 +151,7 @@ def _time_of_day(ago_s: float) -> str:
 
 
 def _duration(duration_s: float) -> str:
-    """12.4 as 12 s, 100000 as 1 d 3 h: two units at most."""
+    """12.4 as ``12 s``, 100000 as ``1 d 3 h``: two units at most."""
     left = int(duration_s)
     parts: list[str] = []
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s")):

@@ -16,22 +16,22 @@ from sepnas.separable.read import read_plan
 
 
 def trace(
-    trace: Annotated[Path, typer.Argument(help="A trace that `sepnas bench --trace` wrote.", **FILE)],
+    trace: Annotated[Path, typer.Argument(help="A trace from `sepnas bench --trace`.", **FILE)],
     timeline: Annotated[TimelineFormat, typer.Option(help="text: bars; chrome: for ui.perfetto.dev.")] = "text",
-    request: Annotated[int | None, typer.Option(help="The number of the request [the last one].")] = None,
+    request: Annotated[int | None, typer.Option(help="Number of the request [the last one].")] = None,
     architecture: Annotated[
         Path | None,
-        typer.Option(
-            help="The deployed architecture, or its plan: also show what is predicted; needs --cluster.", **FILE
-        ),
+        typer.Option(help="The deployed architecture, or its plan: also show the prediction; needs --cluster.", **FILE),
     ] = None,
-    cluster: Annotated[Path | None, typer.Option(help="Where to predict, with --architecture.", **FILE)] = None,
+    cluster: Annotated[
+        Path | None, typer.Option(help="The cluster of the prediction, with --architecture.", **FILE)
+    ] = None,
     out: Out = None,
 ) -> None:
-    """Show when each device did what in a real request, alone or beside the prediction.
+    """Show the time line of a real request, alone or beside its prediction.
 
     `--timeline chrome` writes Chrome's trace format: open the file at ui.perfetto.dev or chrome://tracing. With
-    `--architecture` and `--cluster` it holds the predicted and the measured time line, on one time axis.
+    `--architecture` and `--cluster` the file holds the predicted and the measured time line on one time axis.
 
     Example: `sepnas trace trace.json --architecture architecture.json --cluster cluster.yaml --timeline chrome --out
     timeline.json`

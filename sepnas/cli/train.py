@@ -54,34 +54,36 @@ class TrainingRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedNetwork:
-    """The network that is trained, its exchange and its first weights."""
+    """The network to train, its messages and its initial weights."""
 
     devices: Annotated[
-        int | None, typer.Option("--devices", "-n", min=1, max=MAX_DEVICES, help="For a name: how many devices.")
+        int | None, typer.Option("--devices", "-n", min=1, max=MAX_DEVICES, help="For a name: number of devices.")
     ] = None
-    policy: Annotated[str | None, typer.Option(help="Another policy than the file's [all-to-all].", **TEXT)] = None
+    policy: Annotated[str | None, typer.Option(help="A policy that replaces the file's [all-to-all].", **TEXT)] = None
     messages: MessageOptions
     start: Annotated[
         Path | None,
         typer.Option(
             parser=path_to("run", "file"),
             metavar="RUN",
-            help="Begin with the weights of this run; the policy may be another.",
+            help="Start from the weights of this run; its policy may differ.",
         ),
     ] = None
 
 
 @dataclass(frozen=True)
 class EndOptions:
-    """When a training stops, and what follows."""
+    """When the training stops, and the final steps."""
 
     stop_after_s: Annotated[
-        float | None, typer.Option(min=0, max=MAX_S, help="Stop, resumable, after this many seconds.")
+        float | None, typer.Option(min=0, max=MAX_S, help="Stop after this time in seconds; --resume continues.")
     ] = None
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Through torch.compile: minutes at first, then sooner on some GPUs.")
+        bool, typer.Option("--compile", help="Use torch.compile: minutes to compile, then faster on some GPUs.")
     ] = False
-    test: Annotated[bool, typer.Option("--test", help="Touch the test split once, at the end.")] = False
+    test: Annotated[
+        bool, typer.Option("--test", help="Also measure the accuracy on the test split, once, at the end.")
+    ] = False
 
 
 @grouped
@@ -98,7 +100,7 @@ def train(
         typer.Option(
             parser=path_to("run", "file"),
             metavar="RUN",
-            help="A run of sepnas train on the same data to learn from; may be repeated.",
+            help="A training run on the same data to distil from; may be repeated.",
         ),
     ] = None,
     seed: Seed = 0,
@@ -106,27 +108,27 @@ def train(
     compute: ComputeOptions,
     stop: EndOptions,
 ) -> None:
-    """Train an architecture on images; the best epoch is chosen by validation data.
+    """Train an architecture on images; validation images select the best epoch.
 
-    A checkpoint is written after every epoch, in long ones every three minutes (by one process); `--resume` goes
-    on bit for bit. TensorBoard reads the folder.
+    A checkpoint is written after every epoch, and every three minutes within long epochs (by one process); `--resume`
+    continues bit for bit. TensorBoard reads the folder.
 
-    With `--device-dropout` the network learns to answer without some of its devices, for a deployment that degrades
-    (`sepnas export --on-missing degrade`); `--test` then also says how well it does. Where one device alone has the
-    classifier (`readout: device`), that one is never dropped, for nobody could answer for it.
+    `--device-dropout` trains the network to answer without some of its devices, for a deployment that degrades (`sepnas
+    export --on-missing degrade`); `--test` then also measures its accuracy with lost devices. A device that alone has
+    the classifier (`readout: device`) is never dropped.
 
-    With `--teacher RUN` it also learns what a network answers that was trained before on the same data, such as the one
-    that is not separable or the one with all-to-all messages. The recipe's `distillation` says how much.
+    `--teacher RUN` also distils from a network trained on the same data, such as one that is not separable or one with
+    all-to-all messages. The recipe's `distillation` sets the weights of the losses.
 
-    Images of a folder are mirrored only with `--flip` or a `--recipe` that says so, for the mirror image of an arrow or
-    a letter is of another class. Photographs are a little better recognised with `--flip`.
+    Images of a folder are mirrored only with `--flip` or by the `--recipe`, because the mirror image of an arrow or a
+    letter belongs to another class. Photographs usually gain a little from `--flip`.
 
-    At the end the accuracy of each class is measured on validation images, with `--test` on the test split too; the
-    run's folder keeps both (validation.json, test.json).
+    At the end the accuracy of each class is measured on validation images, with `--test` on the test split too, and
+    kept in the run's folder (validation.json, test.json).
 
     Several GPUs share each batch: `torchrun --nproc-per-node gpu -m sepnas train ...`
 
-    `--start RUN` goes on from weights that were trained before, with other messages perhaps.
+    `--start RUN` starts from the weights of an earlier run, which may have another policy.
 
     Example: `sepnas train architecture.json --data cifar100 --out runs/training`
 
@@ -149,7 +151,7 @@ def train(
         teachers=teacher or (),
     )
     if is_first() and recipe.recipe is None and changes.flip is None and training.images.name.startswith("folder:"):
-        say("images are not mirrored, for a mirror image may be of another class; --flip mirrors half of them")
+        say("images are not mirrored, because a mirror image may belong to another class; --flip mirrors half of them")
     result = training.run(
         out, seed=seed, resume=resume, device=compute.device, threads=compute.threads,
         stop_after_s=stop.stop_after_s, compiled=stop.compiled,
@@ -159,7 +161,7 @@ def train(
 
 
 def _say_result(result: TrainingResult, training: Training, device: str, test: bool) -> None:
-    """The best epoch, the accuracy on validation (and test) images, and the command that comes next."""
+    """Print the best epoch, its accuracy on validation (and test) images, and the next command."""
     from sepnas.train.checkpoint import load_network
     from sepnas.train.loop import pick_device
 
@@ -167,7 +169,7 @@ def _say_result(result: TrainingResult, training: Training, device: str, test: b
     if result.history:
         say(f"best epoch {result.best_epoch}: validation accuracy {result.best_accuracy:.2%} -> {out}")
     if not result.finished:
-        say(f"stopped after {result.reached}; the same command with --resume goes on")
+        say(f"stopped after {result.reached}; repeat the command with --resume to continue")
         return
     with held(out, "training", TrainingError):
         network = load_network(out).to(pick_device(device))
@@ -178,7 +180,7 @@ def _say_result(result: TrainingResult, training: Training, device: str, test: b
 
 
 def _refuse_held(out: Path) -> None:
-    """Refuse a folder that another process trains in before data are read; the first of several processes checks."""
+    """Refuse a folder in which another process trains, before data are read; only the first process checks."""
     from sepnas.train.processes import is_first
 
     if is_first():
@@ -206,5 +208,5 @@ def _evaluate(
     if about := found.about_mirroring() if images.name.startswith("folder:") else "":
         say(about)
     for number, share in enumerate(found.with_lost, start=1):
-        say(f"  with {number} of {num_devices} devices lost {share:.2%}, the mean over all ways to lose them")
+        say(f"  with {number} of {num_devices} devices lost {share:.2%}, mean over all combinations")
     found.keep(run)

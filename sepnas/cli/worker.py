@@ -1,4 +1,4 @@
-"""``sepnas worker``: one device's part of a deployment at work."""
+"""``sepnas worker``: run one device of a deployment."""
 
 from __future__ import annotations
 
@@ -23,12 +23,10 @@ else:
 
 @dataclass(frozen=True)
 class LogOptions:
-    """What a worker writes on stderr."""
+    """The format and level of the log on stderr."""
 
-    log_format: Annotated[LogFormat, typer.Option(help="What happens, on stderr: text, or a JSON object a line.")] = (
-        "text"
-    )
-    log_level: Annotated[LogLevel, typer.Option(help="What happens, from this level on.")] = "info"
+    log_format: Annotated[LogFormat, typer.Option(help="Log on stderr: text, or one JSON object a line.")] = "text"
+    log_level: Annotated[LogLevel, typer.Option(help="Lowest level of the log.")] = "info"
 
 
 @grouped
@@ -36,7 +34,7 @@ def worker(
     shard: Annotated[
         Path, typer.Argument(parser=path_to("device"), help="One device's folder, such as deployment/device1.")
     ],
-    listen: Annotated[str, typer.Option(help="HOST:PORT to wait on for the client and the other devices.")],
+    listen: Annotated[str, typer.Option(help="HOST:PORT to listen on for the client and the other devices.")],
     *,
     threads: Annotated[int, typer.Option(min=1, max=MAX_THREADS, help="Threads of the engine.")] = 1,
     insecure: Insecure = False,
@@ -48,32 +46,34 @@ def worker(
         ),
     ] = None,
     emulate: Annotated[
-        Path | None, typer.Option(parser=path_of, help="Emulation to behave by; `sepnas bench --emulate` writes them.")
+        Path | None, typer.Option(parser=path_of, help="Emulation settings, written by `sepnas bench --emulate`.")
     ] = None,
     metrics: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Answer Prometheus there, such as 127.0.0.1:9100.")
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="HOST:PORT of metrics for Prometheus, such as 127.0.0.1:9100."),
     ] = None,
     host_name: HostNames = None,
     hosts: Annotated[
-        Path | None, typer.Option(parser=path_of, help="hosts.yaml with the other devices, whatever clients say.")
+        Path | None, typer.Option(parser=path_of, help="hosts.yaml with the other devices; overrides clients.")
     ] = None,
     log: LogOptions,
 ) -> None:
     """Run one device's part of a deployment until Ctrl-C.
 
-    Prints one line on stdout when it is ready. Peers and clients must show a certificate of the deployment's own
+    Prints one line on stdout when it is ready. Peers and clients must present a certificate of the deployment's own
     authority.
 
-    A client says where the other devices listen. The worker dials no port below 1024 for it, its own addresses only for
-    a client that is on this machine too, and tells it nothing of what else answers there. `--hosts` pins the addresses.
-    One client is served at a time; one that does not answer for 5 s, or has not asked for 10 minutes, loses its place
-    when another one comes.
+    A client provides the addresses of the other devices. The worker dials no port below 1024 for a client, its own
+    addresses only for a client on this machine, and does not reveal what else answers at an address. `--hosts` fixes
+    the addresses. One client is served at a time; a client that does not respond for 5 s, or sends no request for 10
+    minutes, loses its place to the next one.
 
-    On stderr it writes one line for each event: started, session opened and closed, peer lost and returned, refused,
-    request failed. No line holds an image or a key; what repeats is summed up, one line a second of each kind.
+    The log on stderr has one line for each event: started, session opened and closed, peer lost and returned,
+    connection refused, request failed. No line contains an image or a key; repeated events are summed up, at most one
+    line a second of each kind.
 
-    `--metrics` needs the extra `metrics`. It has neither password nor TLS, so keep it to this machine's own addresses,
-    or to a network where everybody may read it. It answers by address; `--host-name` adds a name.
+    `--metrics` needs the extra `metrics`. It has neither a password nor TLS: keep it on this machine's own addresses,
+    or on a network where everybody may read it. It answers requests by address; `--host-name` adds a name.
 
     Example: `sepnas worker deployment/device1 --listen 0.0.0.0:17301 --metrics 127.0.0.1:9100 --log-format json`
     """

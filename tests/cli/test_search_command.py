@@ -83,9 +83,9 @@ def test_a_supernet_is_trained_apart(space: Path, tmp_path: Path, monkeypatch: p
     with monkeypatch.context() as blocked:
         blocked.setitem(sys.modules, "nni", None)
         part = cli("search", space, "--out", tmp_path / "pieces", *options, "--stop-after-s", 0)
-        assert "the supernet is trained in part; the same command with --resume goes on" in part.output
+        assert "the supernet is trained in part; repeat the command with --resume to continue" in part.output
         whole = cli("search", space, "--out", tmp_path / "pieces", *options, "--supernet-only", "--resume")
-        assert "is trained; the same command with --resume and without --supernet-only goes on" in whole.output
+        assert "is trained; repeat the command with --resume and without --supernet-only to continue" in whole.output
     assert cli("search", space, "--out", tmp_path / "pieces", *options, "--resume").exit_code == 0
     assert cli("search", space, "--out", tmp_path / "unbroken", *options).exit_code == 0
     fronts = [(tmp_path / name / FRONT_FILE).read_text() for name in ("pieces", "unbroken")]
@@ -145,7 +145,7 @@ def test_ctrl_c_names_the_command_that_goes_on(
         main()
     assert stop.value.code == 130
     goes_on = shlex.join(["sepnas", *(a for a in arguments if a != "--resume"), "--resume"])
-    kept = f"interrupted; what was finished is kept in {run}; go on with: {goes_on}\n"
+    kept = f"interrupted; completed work is kept in {run}; resume with: {goes_on}\n"
     assert capsys.readouterr().err == (kept if begun else "interrupted\n")
 
 

@@ -56,7 +56,7 @@ def interrupted(folder: Path) -> Path:
     """A run on ``folder`` at 8 pixels that stopped after one of three epochs."""
     out, options = folder.parent / "a [run]", ("--image-size", 8, "--epochs", 3, "--stop-after-s", 0)
     output = said("train", *NETWORK, "--data", f"folder:{folder}", "--out", out, *options)
-    assert f"-> {out}\nstopped after epoch 1; the same command with --resume goes on" in output
+    assert f"-> {out}\nstopped after epoch 1; repeat the command with --resume to continue" in output
     return out
 
 

@@ -255,7 +255,7 @@ def test_a_new_authority_is_for_all():
     """`--authority` renews everything, so it goes with no choice of devices."""
     result = call("certs", "renew", "deployment", "--authority", "--client")
     assert result.exit_code == 2
-    assert "all must learn of it" in result.stderr
+    assert "applies to all devices" in result.stderr
 
 
 def test_a_missing_or_foreign_authority_is_told(deployment, network, tmp_path):

@@ -290,10 +290,10 @@ def test_trace_shows_what_was_measured(traced: tuple[Architecture, Path], tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["trace", "trace.json", "--out", "x"], "goes with --timeline json or chrome"),
+        (["trace", "trace.json", "--out", "x"], "needs --timeline json or chrome"),
         (["trace", "trace.json", "--cluster", "cluster.yaml"], "--cluster needs --architecture too"),
         (["trace", "trace.json", "--architecture", "architecture.json"], "--architecture needs --cluster too"),
-        (["simulate", "resnext11_2x4d", "--out", "x"], "goes with --timeline json or chrome"),
+        (["simulate", "resnext11_2x4d", "--out", "x"], "needs --timeline json or chrome"),
         (["simulate", "resnext11_2x4d", "--json", "--timeline", "text"], "no --timeline"),
         (["trace", "trace.json", "--timeline", "svg"], "'svg' is not one of"),
     ],

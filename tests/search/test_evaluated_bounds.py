@@ -69,7 +69,7 @@ def test_a_candidate_beyond_the_bound_is_picked_by_number_only(run: Path, tmp_pa
     shutil.copy(run / CANDIDATES_FILE, tmp_path)
     for folder in (run, tmp_path):
         result = CliRunner().invoke(app, ["pick", str(folder), "--candidate", str(beyond.index), "--out", str(out)])
-        assert "is not on the front: it is beyond a bound of the space" in " ".join(result.output.split())
+        assert "is not on the front: it violates a bound of the space" in " ".join(result.output.split())
         assert Architecture.load(out) == beyond.architecture
     with pytest.raises(SearchError, match=r"none of 40 candidates keeps the space's bounds"):
         print(Found.load(tmp_path).knee)
