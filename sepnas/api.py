@@ -11,7 +11,7 @@ seconds, sizes in bytes.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, get_args
 
@@ -20,12 +20,20 @@ from sepnas.cost.counts import NetworkCounts, count_network
 from sepnas.cost.prediction import Prediction, predict
 from sepnas.deployment.engines.registry import exact_engines, quantised_engines
 from sepnas.deployment.manifest import Manifest, OnMissing
+from sepnas.deployment.plans import check_new_names
 from sepnas.errors import DeploymentError, SearchError, SpecError
 from sepnas.plan.plan import Plan
 from sepnas.runtime.client.session import Session
 from sepnas.search.explorer import BATCH, StrategyName
 from sepnas.separable.architecture import Architecture
-from sepnas.separable.read import ArchitectureOptions, is_plan_file, read_architecture, read_plan
+from sepnas.separable.policy import TransmissionPolicy
+from sepnas.separable.read import (
+    ArchitectureOptions,
+    is_plan_file,
+    read_architecture,
+    read_plan,
+    read_plan_or_policy,
+)
 from sepnas.separable.space import SearchSpace
 from sepnas.spec.arguments import MAX_COUNT, MAX_S, MAX_THREADS, check_choice, check_integer, check_number
 from sepnas.spec.cluster import Cluster, uniform_cluster
@@ -38,7 +46,7 @@ from sepnas.train.source import DataSource
 
 if TYPE_CHECKING:
     from sepnas.deploy.services import Service
-    from sepnas.measure.int8_data import Int8Data
+    from sepnas.measure.run_images import RunImages
     from sepnas.nets.separable import SeparableResNeXt
     from sepnas.search.progress import ProgressOption
     from sepnas.search.run import SearchResult
@@ -323,14 +331,22 @@ def export(
     engines: Sequence[str] | None = None,
     on_missing: OnMissing = "strict",
     services: Sequence[Service] = (),
-    int8: Int8Data | None = None,
+    int8: RunImages | None = None,
     plan: Plan | PathLike | None = None,
+    plans: Mapping[str, Plan | TransmissionPolicy | PathLike] | None = None,
+    images: RunImages | None = None,
 ) -> Manifest:
     """Cut the best network of a training run into a deployment: one folder for each device.
 
     >>> manifest = export("training", "deployment", engines=["torch"])
     >>> manifest.num_devices, manifest.payload_bytes
     (2, 53248)
+
+    With ``plans``, requests choose between several ways to exchange feature maps, over the same weights:
+
+    >>> manifest = export("training", "deployment", engines=["torch"], force=True, plans={"silent": "none"})
+    >>> {name: plan.payload_bytes for name, plan in manifest.plans.items()}
+    {'default': 53248, 'silent': 0}
 
     Args:
         run: a training run with at least one finished epoch.
@@ -341,16 +357,22 @@ def export(
         engines: engines to write graphs for; all exact ones by default.
         on_missing: whether a late or lost message is an error (``strict``) or left out (``degrade``).
         services: service files that start a worker at boot: ``systemd``, ``docker``.
-        int8: images that calibrate graphs for ``onnxruntime-int8``, from ``Int8Data.load(run)``; none by default.
-        plan: the plan, or its file, by which the network is cut; the plan of the run's policy by default.
+        int8: images that calibrate graphs for ``onnxruntime-int8``, from ``RunImages.load(run)``; none by default.
+        plan: the default plan, or its file; the plan of the run's policy by default.
+        plans: more plans by name: a plan, a policy, a file of either, or the name of a built-in policy. Each has
+            batch-norm statistics of its own, measured on training images, and message scales that were not trained are
+            calibrated on the same images.
+        images: the run's images, by default loaded if ``plans`` need them: ``RunImages.load(run)``.
 
     Returns:
         The manifest; ``payload_bytes`` counts the payload between devices for one image.
 
     Raises:
         DeploymentError: a run without a finished epoch, a folder that holds something else, or a plan of another
-            network.
-        SpecError: an unknown value of ``on_missing`` or ``services``.
+            network or of weights that were not trained.
+        SpecError: an unknown value of ``on_missing`` or ``services``, a name or policy of ``plans`` that is not
+            allowed.
+        DataError: images that are missing, or not those of the run.
         CheckpointError, StorageError: a file that is damaged, or cannot be written.
     """
     from sepnas.deploy.export import export_deployment
@@ -366,12 +388,19 @@ def export(
     facts = DataFacts.load(run / DATA)
     network = load_network(run)
     exact = exact_engines() if engines is None else engines
+    check_new_names(plans or ())
+    others = {key: read_plan_or_policy(given, network.architecture) for key, given in (plans or {}).items()}
+    if others and images is None:
+        from sepnas.measure.run_images import RunImages
+
+        images = int8 or RunImages.load(run)
     with export_bar() as show:
         return export_deployment(
             network, out, name=name or run.resolve().name, classes=facts.classes, mean=facts.mean, std=facts.std,
             resize=facts.resize, hosts=hosts, force=force, engines=(*exact, *quantised_engines()) if int8 else exact,
             calibration_NCHW=int8.calibration_images() if int8 else None,
             on_missing=on_missing, services=services, progress=show, plan=None if plan is None else read_plan(plan),
+            plans=others, statistics_NCHW=images.statistics_images() if others and images else None,
         )  # fmt: skip
 
 

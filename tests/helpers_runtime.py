@@ -19,12 +19,13 @@ import torch
 
 from sepnas.deploy.export import export_deployment
 from sepnas.deployment.manifest import SegmentFiles, ShardManifest
+from sepnas.deployment.plans import DEFAULT_PLAN, ShardPlan
 from sepnas.deployment.serial import deployed_plan, messages_of, program_of
 from sepnas.deployment.verify import load_manifest
 from sepnas.emulation.settings import emulations
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.plan.serial import message_to_data, program_to_data, shape_to_data
-from sepnas.runtime.engines.shard import Shard
+from sepnas.runtime.engines.shard import LoadedPlan
 from sepnas.runtime.engines.torch_engine import TorchEngine
 from sepnas.runtime.worker.executor import Executor, RunningRequest
 from sepnas.runtime.worker.mailbox import Mailbox
@@ -241,28 +242,41 @@ class EagerEngine:
             return [self._modules[segment](*(torch.from_numpy(array) for array in inputs)).numpy()]
 
 
-def shard_in_memory(network: SeparableResNeXt, rank: int) -> Shard:
-    """The shard that `export` would write, without its files."""
+def plan_in_memory(network: SeparableResNeXt, rank: int) -> LoadedPlan:
+    """A device's part of the plan that `export` would write, without its files."""
     plan = build_plan(network.architecture)
     messages = messages_of(plan, rank)
+    part = ShardPlan(
+        digest="0" * 64,
+        program=program_to_data(plan.programs[rank]),
+        shapes={name: shape_to_data(shape) for name, shape in plan.shapes[rank].items()},
+        messages=tuple(message_to_data(message) for message in messages),
+        fallbacks=tuple(piece.tag for piece in plan.outputs[0].fallbacks if piece.device == rank),
+    )
     manifest = ShardManifest(
         deployment_id="0" * 64,
         rank=rank,
         num_devices=plan.num_devices,
-        program=program_to_data(plan.programs[rank]),
-        shapes={name: shape_to_data(shape) for name, shape in plan.shapes[rank].items()},
-        messages=tuple(message_to_data(message) for message in messages),
+        plans={DEFAULT_PLAN: part},
         segments={
             name: SegmentFiles(files={"torch": f"segments/{name}.pt2"}, layers=segment.layers, weights=())
             for name, segment in plan.segments[rank].items()
         },
-        fallbacks=tuple(piece.tag for piece in plan.outputs[0].fallbacks if piece.device == rank),
         files={},
     )
     manifest = ShardManifest.from_data(manifest.to_data(), "shard")
     weights = {name: tensor.numpy() for name, tensor in network.merge_weights(rank).items()}
     weights |= {message.scale: network.scale(message.scale).numpy() for message in messages if message.scale}
-    return Shard(Path(), manifest, program_of(manifest), {m.tag: m for m in messages}, weights, plan.shapes[rank])
+    return LoadedPlan(
+        DEFAULT_PLAN,
+        program_of(manifest, DEFAULT_PLAN),
+        {message.tag: message for message in messages},
+        weights,
+        plan.shapes[rank],
+        keys={name: name for name in plan.segments[rank]},
+        fallbacks=frozenset(part.fallbacks),
+        layers={name: segment.layers for name, segment in plan.segments[rank].items()},
+    )
 
 
 def run_in_threads(network: SeparableResNeXt, x_BCHW: np.ndarray) -> tuple[bytes, int]:
@@ -277,7 +291,7 @@ def run_in_threads(network: SeparableResNeXt, x_BCHW: np.ndarray) -> tuple[bytes
 
     def run(rank):
         engine = EagerEngine(network, rank)
-        Executor(shard_in_memory(network, rank), engine, boxes[rank], post).run(
+        Executor(plan_in_memory(network, rank), engine, boxes[rank], post).run(
             RunningRequest(1, len(x_BCHW), deadline=1e9)
         )
 

@@ -35,10 +35,10 @@ class Segment:
     """A segment's graph, its weights by their names in it, and the shape of its input."""
 
     def __init__(self, shard: Shard, name: str, shape: tuple[int, ...]) -> None:
-        files = shard.manifest.segments[name]
+        files = shard.segments[name].files
         self.data = (shard.folder / files.files["onnxruntime"]).read_bytes()
         self.weights: Mapping[str, Array] = {
-            weight_name(index): shard.weights[weight] for index, weight in enumerate(files.weights)
+            weight_name(index): weight for index, weight in enumerate(shard.segments[name].weights)
         }
         self.shape = shape
         sizes = {name: weight.shape for name, weight in self.weights.items()}

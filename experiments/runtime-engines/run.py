@@ -18,7 +18,7 @@ import torch
 from sepnas import api
 from sepnas.deploy.export import export_deployment
 from sepnas.deployment.engines.registry import engine_names, engines
-from sepnas.measure.int8_data import Int8Data
+from sepnas.measure.run_images import RunImages
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.results.recorder import Recorder
 from sepnas.separable.architecture import Architecture, named_architecture
@@ -93,9 +93,10 @@ def measure(name: str, policy: str, folder: Path, repeats: int) -> dict[str, Any
 
 def accuracy_row(run: Path, name: str | None, folder: Path) -> dict[str, Any]:
     """What a trained network answers in fp32 and with the int8 graphs of an export, on its validation images."""
-    data = Int8Data.load(run, name, None)
+    data = RunImages.load(run, name, None)
     api.export(run, folder, engines=("onnxruntime",), int8=data)
-    exact, rounded = data.accuracies(load_network(run), folder)
+    network = load_network(run)
+    exact, rounded = (data.accuracy(network, folder, engine=engine) for engine in (None, "onnxruntime-int8"))
     row = {"run": run.name, "images": len(data.images.val), "fp32": exact, "int8": rounded}
     print(row, flush=True)
     return row

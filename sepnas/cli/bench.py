@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sepnas.cli.grouped import grouped
-from sepnas.cli.options import Deadline, Deployment, HostsFile, Insecure, cluster_to_predict_with, path_of, time_s
+from sepnas.cli.options import (
+    Deadline,
+    Deployment,
+    HostsFile,
+    Insecure,
+    PlanChoice,
+    cluster_to_predict_with,
+    path_of,
+    time_s,
+)
 from sepnas.console import print_json, say, warn
 from sepnas.emulation.bench import EmulatedBench, run_bench
 from sepnas.emulation.cluster import Setting, ShapingChoice, emulated_cluster, open_session, read_setting
@@ -77,6 +86,7 @@ def bench(
     deployment: Deployment,
     *,
     devices: HostsFile = None,
+    plan: PlanChoice = None,
     load: LoadOptions,
     deadline: Deadline = 10.0,
     cluster: Annotated[Path | None, typer.Option(parser=path_of, help="A cluster to predict with.")] = None,
@@ -92,6 +102,8 @@ def bench(
     simulator's prediction. `--jitter 2ms` adds a random delay with this mean to each message, like `jitter_s` of a
     cluster.
 
+    `--plan` measures another plan of the deployment than its default one.
+
     Example: `sepnas bench deployment --emulate cluster.yaml --requests 50`
     """
     from sepnas.runtime.client.bench import bench as measure
@@ -99,11 +111,14 @@ def bench(
 
     _refuse_mixture(emulation, {"--devices": devices, "--cluster": cluster})
     if emulation.emulate is not None:
-        setting = read_setting(deployment, emulation.emulate, emulation.shaping, load.batch, emulation.jitter, insecure)
+        setting = read_setting(
+            deployment, emulation.emulate, emulation.shaping, load.batch, emulation.jitter, insecure, plan
+        )
         _bench_emulated(setting, load, traces, deadline, json_, emulation.check_links)
         return
-    predicted_s = None if cluster is None else _predicted_latency_s(deployment, cluster, load.batch)
-    with Session(deployment, devices=devices, timeout_s=deadline, insecure=insecure) as session:
+    predicted_s = None if cluster is None else _predicted_latency_s(deployment, plan, cluster, load.batch)
+    plans = None if plan is None else [plan]
+    with Session(deployment, devices=devices, timeout_s=deadline, insecure=insecure, plans=plans) as session:
         result = measure(
             session, random_batch(session.manifest, load.batch), load.requests, load.warmup, load.in_flight
         )
@@ -141,11 +156,11 @@ def _refuse_mixture(emulation: EmulationOptions, real: Mapping[str, object]) -> 
             raise typer.BadParameter(why, param_hint=option)
 
 
-def _predicted_latency_s(deployment: Path, cluster: Path, batch: int) -> float:
+def _predicted_latency_s(deployment: Path, plan: str | None, cluster: Path, batch: int) -> float:
     from sepnas.cost.simulator import simulate
     from sepnas.deployment.serial import deployed_plan
 
-    return simulate(deployed_plan(deployment), cluster_to_predict_with(cluster), batch).latency_s
+    return simulate(deployed_plan(deployment, plan), cluster_to_predict_with(cluster), batch).latency_s
 
 
 def _print_bench(result: BenchResult, predicted_s: float | None) -> None:

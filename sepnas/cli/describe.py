@@ -19,7 +19,10 @@ from sepnas.cli.options import (
 )
 from sepnas.console import print_json, say, warn
 from sepnas.cost.counts import PlanCounts, count_plan
+from sepnas.deployment.summary import plans_of
+from sepnas.deployment.verify import load_manifest
 from sepnas.separable.read import is_plan_file
+from sepnas.spec.recognise import recognise
 from sepnas.tables import DataColumn, DataTable, print_table, text_column
 from sepnas.units import format_count, format_idle, number
 
@@ -37,10 +40,14 @@ def describe(
     All counts are for one image. `macs_per_device` and `payload_bytes` count what the devices compute and send: work
     and transfers that cannot affect the answer are left out, and only `payload_bytes_before_liveness` includes them.
     `macs` and `parameters` are those of the network itself, each layer once. `devices_used` are the ranks whose work
-    the answer needs. A plan file (`sepnas plan`) may take the place of the network.
+    the answer needs. A plan file (`sepnas plan`) may take the place of the network; of a deployment, the plans are
+    listed.
 
     Example: `sepnas describe resnext56_4x16d --devices 4 --policy hand-made`
     """
+    if (recognised := recognise(Path(name))) and recognised[0] == "deployment":
+        _describe_deployment(Path(name), json_)
+        return
     found: PlanCounts
     if is_plan_file(name):
         if save is not None:
@@ -65,3 +72,22 @@ def describe(
     print_table(table)
     if idle := format_idle(found.devices_used, found.devices):
         warn(idle)
+
+
+def _describe_deployment(folder: Path, json_: bool) -> None:
+    """The plans of a deployment that requests may name, the default one first."""
+    manifest = load_manifest(folder)
+    plans = plans_of(manifest)
+    if json_:
+        print_json({"name": manifest.name, "deployment_id": manifest.deployment_id, "plans": list(map(asdict, plans))})
+        return
+    say(
+        f"deployment {manifest.name} ({manifest.deployment_id[:16]}), on {format_count(manifest.num_devices, 'device')}"
+    )
+    headings = ("bytes an inference", "transfers", "devices used", "bytes of its own")
+    table = DataTable((text_column("plan"), *map(DataColumn, headings)))
+    for plan in plans:
+        name = f"{plan.name} (default)" if plan.is_default else plan.name
+        used = ", ".join(map(str, plan.devices_used))
+        table.add(name, number(plan.payload_bytes), number(plan.num_transfers), used, number(plan.own_bytes))
+    print_table(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +18,17 @@ from sepnas.cli.options import PATH, TEXT, DataRoot, path_of, path_to
 from sepnas.console import say, warn
 from sepnas.deployment.engines.registry import exact_engines, quantised_engines
 from sepnas.deployment.manifest import Manifest, OnMissing
+from sepnas.deployment.plans import check_new_names
 from sepnas.deployment.serial import deployed_plan
 from sepnas.errors import CheckpointError
 from sepnas.plan.liveness import devices_used
+from sepnas.spec.document import short
 from sepnas.spec.hosts import Hosts
 from sepnas.units import format_count, format_idle, number, seconds
 
 if TYPE_CHECKING:
     from sepnas.deploy.services import Service
-    from sepnas.measure.int8_data import Int8Data
+    from sepnas.measure.run_images import RunImages
     from sepnas.runtime.engines.shard import Shard
 
 ALL, BOTH = "all", "both"
@@ -34,13 +37,15 @@ if TYPE_CHECKING:
     ExportEngine = str
 else:
     ExportEngine = Literal[(*exact_engines(), ALL, BOTH)]
+MAX_MEASURED_IMAGES = 2000
+"""Each plan's accuracy is measured on at most this number of validation images."""
 WORTH_A_WARNING = 0.01
 """A larger loss of accuracy by int8 is worth a warning."""
 
 
 @dataclass(frozen=True)
-class Int8Options:
-    """Whether graphs that compute in 8 bits are exported too, and the images that calibrate them."""
+class ImageOptions:
+    """Whether graphs that compute in 8 bits are exported too, and the images that calibrate them and further plans."""
 
     int8: Annotated[
         bool,
@@ -52,22 +57,23 @@ class Int8Options:
     ] = False
     data: Annotated[
         str | None,
-        typer.Option(help="With --int8: where its scales come from [what the run was trained on].", **TEXT),
+        typer.Option(help="With --int8 or --plan NAME=: images to measure with [those of the run].", **TEXT),
     ] = None
     data_root: DataRoot = None
 
-    def images(self, run: Path) -> Int8Data | None:
-        """The calibration images for a training run; None without `--int8`."""
-        if not self.int8:
+    def images(self, run: Path, needed: bool) -> RunImages | None:
+        """The images of a training run, if they are needed."""
+        if not needed:
             return None
-        from sepnas.measure.int8_data import Int8Data
+        from sepnas.measure.run_images import RunImages
 
-        return Int8Data.load(run, self.data, self.data_root)
+        return RunImages.load(run, self.data, self.data_root)
 
-    def refuse_data_alone(self) -> None:
+    def refuse_data_alone(self, needed: bool) -> None:
         """Raise typer's ``BadParameter`` for data that nothing would be calibrated with."""
-        if not self.int8 and (self.data or self.data_root):
-            raise typer.BadParameter("belongs to --int8", param_hint="'--data'" if self.data else "'--data-root'")
+        if not needed and (self.data or self.data_root):
+            hint = "'--data'" if self.data else "'--data-root'"
+            raise typer.BadParameter("belongs to --int8 or --plan NAME=...", param_hint=hint)
 
 
 @dataclass(frozen=True)
@@ -98,13 +104,17 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace a deployment that stands there.")] = False,
     engine: Annotated[ExportEngine, typer.Option(help="Write the graphs for one engine only; both is all.")] = ALL,
     *,
-    rounding: Int8Options,
+    measuring: ImageOptions,
     on_missing: Annotated[
         OnMissing, typer.Option(help="A message is late or a device lost: an error, or an answer without it.")
     ] = "strict",
     services: ServiceOptions,
     plan: Annotated[
-        Path | None, typer.Option(help="A plan or an architecture file to cut by [the run's own policy].", **PATH)
+        list[str] | None,
+        typer.Option(
+            help="NAME=POLICY: a further plan (file or built-in policy). FILE: instead of the run's own.",
+            metavar="[NAME=]PLAN",
+        ),
     ] = None,
 ) -> None:
     """Cut a trained network into one folder for each device.
@@ -117,25 +127,31 @@ def export(
     engine answers a little differently, and sooner where layers are not very narrow. Workers compute so where told to,
     and all devices of such a deployment need a sepnas that knows it.
 
-    `--plan` cuts the network by a plan file (`sepnas plan`) or an architecture file instead: its layers, merge weights
-    and scales must be among those that were trained; its messages may differ from the trained ones; the accuracy then
+    `--plan NAME=POLICY`, up to 15 times, adds plans over the same weights, between which requests choose (`sepnas infer
+    --plan NAME`): a policy file, a plan file (`sepnas plan`), or `all-to-all`, `hand-made` or `none`. The run's own is
+    `default`, that of requests which name none. Each further plan gets batch-norm statistics of its own, measured on
+    1,024 training images, and costs a device kilobytes; classifiers and merge weights must have been trained.
+
+    `--plan FILE` cuts by a plan or architecture file instead of the run's own policy, with the trained statistics: its
+    layers, merge weights and scales must be among those that were trained; its messages may differ; the accuracy then
     does, too.
 
     `--systemd` and `--docker` add what starts the worker with its machine, hardened and as a user of its own: give
     `--hosts`, for it listens on the port that stands there. The private key stays out of the image.
 
-    Example: `sepnas export runs/training deployment --hosts hosts.yaml --systemd`
+    Examples: `sepnas export runs/training deployment --hosts hosts.yaml --systemd`;
+    `sepnas export runs/training deployment --plan few-bytes=policy.json --plan silent=none`
     """
     given = Hosts.load(hosts) if hosts else None
     engines = exact_engines() if engine in (ALL, BOTH) else (engine,)
-    rounding.refuse_data_alone()
-    if plan is not None and rounding.int8:
-        raise typer.BadParameter("uses the run's own policy: no --plan", param_hint="--int8")
+    own, others = _named(plan or [])
+    needs_images = bool(measuring.int8 or others)
+    measuring.refuse_data_alone(needs_images)
     api.check_exportable(run)
-    int8_data = rounding.images(run)
+    images = measuring.images(run, needs_images)
     manifest = api.export(
         run, out, name=name, hosts=given, force=force, engines=engines, on_missing=on_missing,
-        services=services.services, int8=int8_data, plan=plan,
+        services=services.services, int8=images if measuring.int8 else None, plan=own, plans=others, images=images,
     )  # fmt: skip
     num_devices = manifest.num_devices
     say(
@@ -143,9 +159,44 @@ def export(
         f"inference between them, deployment {manifest.deployment_id[:16]}"
     )
     _say_if_unfinished(run)
-    if int8_data:
-        _say_what_int8_costs(run, out, int8_data)
+    if images and others:
+        _say_plans(run, out, manifest, images)
+    if images and measuring.int8:
+        _say_what_int8_costs(run, out, images)
     _say_next(manifest, out, given or Hosts.local(num_devices))
+
+
+def _named(given: Sequence[str]) -> tuple[Path | None, dict[str, str]]:
+    """The plan to cut by instead of the run's own, if any, and further plans by name."""
+    own: list[str] = []
+    others: dict[str, str] = {}
+    for text in given:
+        name, equals, what = text.partition("=")
+        if not equals or Path(text).exists():
+            own.append(text)
+        elif name in others:
+            raise typer.BadParameter(f"names two plans {short(name)}", param_hint="--plan")
+        else:
+            others[name] = what
+    if len(own) > 1:
+        raise typer.BadParameter(
+            f"{own[1]} has no name; only one plan is the default: NAME={own[1]}", param_hint="--plan"
+        )
+    check_new_names(others)
+    return Path(own[0]) if own else None, others
+
+
+def _say_plans(run: Path, out: Path, manifest: Manifest, images: RunImages) -> None:
+    """The bytes and the accuracy of each plan."""
+    from sepnas.train.checkpoint import load_network
+
+    network, measured = load_network(run), min(len(images.images.val), MAX_MEASURED_IMAGES)
+    for name, plan in manifest.plans.items():
+        right = images.accuracy(network, out, name, max_images=MAX_MEASURED_IMAGES)
+        say(
+            f"plan {name}: {number(plan.payload_bytes)} bytes an inference, {right:.2%} of {number(measured)} "
+            "validation images right"
+        )
 
 
 def _say_next(manifest: Manifest, out: Path, hosts: Hosts) -> None:
@@ -176,11 +227,12 @@ def _pass_times(shard: Shard) -> str:
     return ", ".join(f"{seconds(value)} in {name}" for name, value in took.items())
 
 
-def _say_what_int8_costs(run: Path, out: Path, data: Int8Data) -> None:
+def _say_what_int8_costs(run: Path, out: Path, data: RunImages) -> None:
     from sepnas.runtime.engines.shard import load_shard
     from sepnas.train.checkpoint import load_network
 
-    exact, rounded = data.accuracies(load_network(run), out)
+    network = load_network(run)
+    exact, rounded = (data.accuracy(network, out, engine=engine) for engine in (None, quantised_engines()[0]))
     images, shard = len(data.images.val), load_shard(out / "device0")
     say(f"int8: {rounded:.2%} of {number(images)} validation images right, {exact:.2%} in fp32")
     say(f"int8: a pass of device 0 takes {_pass_times(shard)} here")

@@ -10,7 +10,17 @@ from typing import Annotated, TypeAlias
 import numpy as np
 import typer
 
-from sepnas.cli.options import Deadline, Deployment, HostsFile, Insecure, OnMissingChoice, ResizeChoice, Top, path_of
+from sepnas.cli.options import (
+    Deadline,
+    Deployment,
+    HostsFile,
+    Insecure,
+    OnMissingChoice,
+    PlanChoice,
+    ResizeChoice,
+    Top,
+    path_of,
+)
 from sepnas.console import print_json, warn
 from sepnas.deployment.verify import verify_client
 from sepnas.errors import DataError
@@ -35,6 +45,7 @@ def infer(
     deployment: Deployment,
     images: Annotated[list[Path], typer.Argument(parser=path_of, help="Image files: PNG, JPEG and the like.")],
     devices: HostsFile = None,
+    plan: PlanChoice = None,
     deadline: Deadline = 10.0,
     top: Top = 3,
     resize: ResizeChoice = None,
@@ -49,14 +60,19 @@ def infer(
     that resized none, they are refused. `--resize crop` scales the square in their middle, `--resize stretch` all of
     them. Files that are no such images are listed at the end, with exit code 1; the others are answered.
 
-    Example: `sepnas infer deployment --devices hosts.yaml --resize crop photo.jpg`
+    A deployment may have several plans (`sepnas describe DEPLOYMENT` lists them): `--plan` chooses one.
+
+    Example: `sepnas infer deployment --devices hosts.yaml --resize crop --plan few-bytes photo.jpg`
     """
     manifest = verify_client(deployment, uses_hosts=devices is None)
     read = read_images(images, manifest.image, resize)
     problems = [each for each in read if isinstance(each, DataError)]
     if len(problems) == len(read):
         raise DataError(listed(problems, f"none of {len(read)} images can be read"))
-    with Session(deployment, devices=devices, timeout_s=deadline, insecure=insecure, on_missing=on_missing) as session:
+    plans = None if plan is None else [plan]
+    with Session(
+        deployment, devices=devices, timeout_s=deadline, insecure=insecure, on_missing=on_missing, plans=plans
+    ) as session:
         answered = _answered(session, [each for each in read if not isinstance(each, DataError)], top)
     found = iter(answered)
     rows: list[_Row] = [

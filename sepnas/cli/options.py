@@ -260,6 +260,9 @@ Deployment = Annotated[
 ]
 
 
+PlanChoice = Annotated[str | None, typer.Option("--plan", help="A plan of the deployment [its default one].", **TEXT)]
+
+
 HostsFile = Annotated[Path | None, typer.Option("--devices", parser=path_of, help="hosts.yaml [the deployment's own].")]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,19 +17,25 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from sepnas.deploy.certificates import DEFAULT_VALIDITY_DAYS
+from sepnas.deploy.int8 import Int8Calibration
 from sepnas.deploy.plan_fit import check_fits, warn_of_other_messages
 from sepnas.deploy.services import Service
+from sepnas.deploy.shard_writer import NamedPlan
+from sepnas.deploy.variants import named_plan
 from sepnas.deploy.writer import DeploymentWriter, Progress
 from sepnas.deployment.engines.kind import EngineKind
 from sepnas.deployment.engines.registry import engine_names, exact_engines
 from sepnas.deployment.engines.registry import engines as all_engines
 from sepnas.deployment.manifest import MANIFEST_NAME, Manifest, OnMissing
 from sepnas.deployment.network_facts import ImageInput, InputFacts, NetworkFacts, OutputFacts
+from sepnas.deployment.plans import DEFAULT_PLAN, check_new_names
 from sepnas.errors import DeploymentError, SpecError, StorageError
 from sepnas.options import option
 from sepnas.plan.plan import Plan
 from sepnas.plan.serial import shape_to_data
 from sepnas.separable.architecture import Architecture
+from sepnas.separable.build import build_plan
+from sepnas.separable.policy import TransmissionPolicy
 from sepnas.spec.document import short
 from sepnas.spec.figures import Fit
 from sepnas.spec.folder_lock import LOCK_FILE, held, held_by
@@ -62,12 +68,17 @@ def export_deployment(
     services: Sequence[Service] = (),
     progress: Progress | None = None,
     plan: Plan | None = None,
+    plans: Mapping[str, Plan | TransmissionPolicy] | None = None,
+    statistics_NCHW: Tensor | None = None,
 ) -> Manifest:
-    """Cut a network by its plan and write the deployment ``out_dir``.
+    """Cut a network by its plans and write the deployment ``out_dir``.
 
     Args:
         network: the trained network.
-        plan: the plan to cut by; the plan of the network's architecture and policy by default.
+        plan: the default plan; that of the network's architecture and policy by default.
+        plans: more plans or policies over the same weights, by name.
+        statistics_NCHW: about a thousand normalised training images, which measure the batch-norm statistics of
+            ``plans``, and the scales of their messages if these were not trained.
         classes: class names, in the order of the logits.
         mean, std: training's normalisation, one number for each channel, for values in 0..1.
         resize: how training scaled images of another size; ``infer`` and ``serve`` then do the same. None: not at all.
@@ -80,8 +91,8 @@ def export_deployment(
         force: replace an existing deployment (any other content is never replaced).
 
     Raises:
-        SpecError: names, numbers or calibration images that do not fit the network.
-        DeploymentError: ``out_dir`` exists and may not be replaced.
+        SpecError: names, numbers, policies or images that do not fit the network.
+        DeploymentError: ``out_dir`` exists and may not be replaced, or a plan needs weights that were not trained.
         StorageError: ``out_dir`` cannot be written; nothing is left behind.
     """
     if not os.fspath(out_dir):
@@ -94,19 +105,26 @@ def export_deployment(
         )
     chosen = _engine_kinds(engines)
     if not all(kind.exact for kind in chosen):
-        _check_calibration(network.architecture, calibration_NCHW)
+        _check_images("calibration_NCHW", network.architecture, calibration_NCHW, "int8 needs ")
     if plan is not None:
         check_fits(plan, network)
         warn_of_other_messages(plan, network)
+    plan = build_plan(network.architecture) if plan is None else plan
+    check_new_names(plans or ())
+    if statistics_NCHW is not None:
+        _check_images("statistics_NCHW", network.architecture, statistics_NCHW)
     was_training = network.training
     network.eval()
     try:
         with _writing(Path(out_dir), force) as folder:
+            calibration = None if calibration_NCHW is None else Int8Calibration(network, plan, calibration_NCHW)
+            named = [NamedPlan(DEFAULT_PLAN, plan, network, calibration)]
+            for key, given in (plans or {}).items():
+                named.append(named_plan(network, key, given, statistics_NCHW, calibration_NCHW))
             writer = DeploymentWriter(
-                network, folder, name, validity_days, progress or _silent, chosen, tuple(services),
-                calibration_NCHW, plan,
+                network, named, folder, name, validity_days, progress or _silent, chosen, tuple(services)
             )  # fmt: skip
-            return writer.write(_facts(writer.plan, tuple(classes), image), hosts, on_missing)
+            return writer.write(_facts(plan, tuple(classes), image), hosts, on_missing)
     finally:
         network.train(was_training)
 
@@ -142,14 +160,13 @@ def _facts(plan: Plan, classes: tuple[str, ...], image: ImageInput) -> NetworkFa
     )
 
 
-def _check_calibration(architecture: Architecture, images_NCHW: Tensor | None) -> None:
+def _check_images(name: str, architecture: Architecture, images_NCHW: Tensor | None, why: str = "") -> None:
     side = architecture.image_size
     wanted = (architecture.in_channels, side, side)
     shape = None if images_NCHW is None else tuple(images_NCHW.shape)
     if shape is None or len(shape) != 4 or not shape[0] or shape[1:] != wanted:
         raise SpecError(
-            f"export: int8 needs `calibration_NCHW`, normalised images of shape (N, {', '.join(map(str, wanted))}); "
-            f"got {shape}"
+            f"export: {why}`{name}`, normalised images of shape (N, {', '.join(map(str, wanted))}); got {shape}"
         )
 
 

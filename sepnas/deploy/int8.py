@@ -12,7 +12,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,10 @@ from torch import Tensor, nn
 
 from sepnas.deploy.onnx_graphs import rename, with_weights
 from sepnas.deploy.playthrough import PlannedNetwork, segment_inputs
-from sepnas.deployment.manifest import SHARD_NAME, ShardManifest, device_folder
 from sepnas.deployment.onnx_session import open_session
 from sepnas.errors import DeploymentError, StorageError
-from sepnas.nets.separable import SeparableResNeXt
 from sepnas.plan.plan import Plan
 from sepnas.plan.steps import Compute
-from sepnas.separable.build import build_plan
 
 _OPERATORS = ["Conv", "Add", "Relu", "Clip", "MaxPool"]
 _MAX_INPUT_BYTES = 512 << 20
@@ -92,35 +88,7 @@ def int8_graph(graph: bytes, weights: Sequence[Tensor], inputs: Mapping[str, Ten
     return data
 
 
-def int8_network(network: SeparableResNeXt, plan: Plan, graphs: Mapping[tuple[int, str], bytes]) -> SeparableResNeXt:
-    """The network with its segments computed by int8 ``graphs``, by rank and name; it predicts the devices' answers."""
-    own = deepcopy(network).eval()
-    threads = torch.get_num_threads()
-    for (rank, name), graph in graphs.items():
-        segment = plan.segments[rank][name]
-        # the network computes the stem once for all devices; each device computes its own
-        layers = [layer for layer in segment.layers if layer != "stem"]
-        if layers != list(segment.layers):
-            own._modules["stem"] = nn.Identity()
-        for layer in layers:
-            place = own.heads if layer == "head" else own.parts[rank]
-            key = str(rank) if layer == "head" else layer.removeprefix("block")
-            place._modules[key] = _Graph(graph, threads) if layer == layers[0] else nn.Identity()
-    return own
-
-
-def exported_int8_network(network: SeparableResNeXt, deployment: Path) -> SeparableResNeXt:
-    """:func:`int8_network` with the graphs of a deployment exported with int8."""
-    plan = build_plan(network.architecture)
-    graphs = {}
-    for rank in range(plan.num_devices):
-        folder = deployment / device_folder(rank)
-        for name, segment in ShardManifest.load(folder / SHARD_NAME).segments.items():
-            graphs[rank, name] = (folder / segment.files["onnxruntime-int8"]).read_bytes()
-    return int8_network(network, plan, graphs)
-
-
-class _Graph(nn.Module):
+class GraphModule(nn.Module):
     """A segment's graph as a module."""
 
     def __init__(self, graph: bytes, threads: int) -> None:

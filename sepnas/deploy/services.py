@@ -12,7 +12,7 @@ from typing import Literal
 
 from sepnas.deployment.engines.kind import EngineKind
 from sepnas.deployment.engines.registry import engines
-from sepnas.deployment.manifest import SHARD_NAME, WEIGHTS_NAME, device_folder
+from sepnas.deployment.manifest import SHARD_NAME, device_folder
 from sepnas.spec.document import write_text
 from sepnas.spec.hosts import format_address, parse_address
 
@@ -90,7 +90,6 @@ class DeviceService:
             extra=self.kind.extra,
             port=self.port,
             shard=SHARD_NAME,
-            weights=WEIGHTS_NAME,
             user=_USER_ID,
             index=f" --extra-index-url {self.kind.package_index}" if self.kind.package_index else "",
         )
@@ -98,7 +97,7 @@ class DeviceService:
     def dockerignore(self) -> str:
         return (
             "# only what the Dockerfile takes: no key may get into the build, not even for a moment\n"
-            f"*\n!{SHARD_NAME}\n!{WEIGHTS_NAME}\n!segments\n!sepnas-*.whl\n"
+            f"*\n!{SHARD_NAME}\n!weights*.safetensors\n!segments\n!sepnas-*.whl\n"
         )
 
 
@@ -186,7 +185,7 @@ ENV OMP_WAIT_POLICY=PASSIVE PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 COPY sepnas-*.whl /tmp/wheel/
 RUN pip install --no-cache-dir{index} "$(ls /tmp/wheel/sepnas-*.whl)[{extra}]" && rm -r /tmp/wheel
 WORKDIR /device
-COPY {shard} {weights} ./
+COPY {shard} weights*.safetensors ./
 COPY segments segments/
 USER {user}:{user}
 EXPOSE {port}

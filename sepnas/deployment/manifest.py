@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -17,25 +17,15 @@ from typing_extensions import Self
 
 from sepnas.deployment.engines.registry import engines, graph_engines
 from sepnas.deployment.network_facts import ImageInput, NetworkFacts
-from sepnas.errors import DataError, DeploymentError
-from sepnas.plan.data import (
-    MAX_TENSOR_VALUES,
-    MessageData,
-    PieceData,
-    PortData,
-    PortNames,
-    SegmentName,
-    ShapeData,
-    StepData,
-    Tag,
-)
-from sepnas.spec.document import Document, Part
+from sepnas.deployment.plans import ByPlan, PlanName, PlanPorts, ShardPlan, ends_of, overlay_file
+from sepnas.errors import DataError, DeploymentError, SpecError
+from sepnas.plan.data import MAX_TENSOR_VALUES, PortNames, SegmentName
+from sepnas.spec.document import Document, Part, short
 from sepnas.spec.figures import Index, NumDevices, Sha256
 from sepnas.spec.reading import parse_data, read_document
 
 MANIFEST_NAME = "manifest.json"
 SHARD_NAME = "shard.json"
-PLAN_NAME = "plan.json"
 WEIGHTS_NAME = "weights.safetensors"
 
 MAX_PASS_VALUES = MAX_TENSOR_VALUES
@@ -106,10 +96,8 @@ class SealedDocument(Document):
 class Manifest(SealedDocument):
     """The manifest at the top of a deployment; ``files`` lists all its other files.
 
-    ``network`` are the facts of the network, and ``on_missing`` is the clients' default. ``inputs`` and ``outputs`` say
-    which device receives which region of an input, and which one answers. ``payload_bytes`` counts the payload between
-    devices for one sample, without frame headers. ``messages`` are all messages of the plan, including those from and
-    to the client.
+    ``network`` are the facts of the network. ``plans`` are by name; ``default_plan`` is that of requests that name
+    none. ``on_missing`` is the clients' default.
     """
 
     format_name: ClassVar[str] = "sepnas.manifest"
@@ -119,47 +107,36 @@ class Manifest(SealedDocument):
     deployment_id: Sha256
     num_devices: NumDevices
     network: NetworkFacts
-    inputs: tuple[PortData, ...]
-    outputs: tuple[PortData, ...]
-    payload_bytes: Index
+    default_plan: PlanName
+    plans: ByPlan[PlanPorts]
     on_missing: OnMissing = "strict"
-    messages: tuple[MessageData, ...]
     files: dict[RelativePath, FileEntry]
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        problem = self.network.problem_of(self.inputs, self.outputs)
-        if problem:
-            raise ValueError(f"`network` does not fit the plan: {problem}")
-        if [len(port.pieces) for port in self.outputs] != [1]:
-            raise ValueError("`outputs` must hold one output, sent by one device")
-        outside = [m.tag for m in self.messages if max(m.source, m.destination) >= self.num_devices]
-        by_tag = {message.tag: message for message in self.messages}
-        if outside or len(by_tag) < len(self.messages):
-            raise ValueError(f"`messages` must be between ranks below {self.num_devices}, each with a tag of its own")
-        self._check_ports(by_tag)
+        if self.default_plan not in self.plans:
+            raise ValueError(f"`default_plan` is '{self.default_plan}', but the plans are {', '.join(self.plans)}")
+        for name, plan in self.plans.items():
+            problem = self.network.problem_of(plan.inputs, plan.outputs)
+            if problem:
+                raise ValueError(f"`network` does not fit `plans.{name}`: {problem}")
+            if max(plan.working, default=0) >= self.num_devices:
+                raise ValueError(f"`plans.{name}.messages` must be between ranks below {self.num_devices}")
         return self
 
-    def _check_ports(self, messages: Mapping[int, MessageData]) -> None:
-        """Check that the client's messages match the ports, and that each fallback's message comes from its device."""
-        ways = {m.tag: (m.source, m.destination) for m in self.messages if -1 in (m.source, m.destination)}
-        told = {piece.tag: (-1, piece.device) for port in self.inputs for piece in port.pieces}
-        told |= {piece.tag: (piece.device, -1) for port in self.outputs for piece in port.pieces}
-        if ways != told:
-            raise ValueError("`messages` must be those that `inputs` and `outputs` list to and from the client")
-        for port in (*self.inputs, *self.outputs):
-            for piece in (*port.pieces, *port.fallbacks):
-                self._check_piece(port, piece, messages.get(piece.tag))
+    def plan(self, name: str | None = None) -> PlanPorts:
+        """The plan of this name, or the default one; raises :class:`SpecError` that lists the names."""
+        found = self.plans.get(self.default_plan if name is None else name)
+        if found is None:
+            raise SpecError(f"plan {short(name)} is none of deployment '{self.name}': {', '.join(self.plans)}")
+        return found
 
-    def _check_piece(self, port: PortData, piece: PieceData, message: MessageData | None) -> None:
-        dims = tuple(stop - start for start, stop in piece.region)
-        inside = len(piece.region) == len(port.shape.dims) and all(
-            start < stop <= size for (start, stop), size in zip(piece.region, port.shape.dims, strict=True)
-        )
-        if message is None or not inside or (message.shape.dims, message.wire) != (dims, piece.wire):
-            raise ValueError(f"`messages` must hold {piece.tag}, a piece of '{port.name}', in its shape and format")
-        if piece in port.fallbacks and message.source != piece.device:
-            raise ValueError(f"fallback {piece.tag} must be a message from device {piece.device}")
+    def chosen(self, names: Iterable[str] | None) -> dict[str, PlanPorts]:
+        """These plans, by default all, the default one first if it is among them; raises :class:`SpecError`."""
+        found = {name: self.plan(name) for name in (self.plans if names is None else names)}
+        if not found:
+            raise SpecError(f"`plans` is empty; name one or more of {', '.join(self.plans)}")
+        return dict(sorted(found.items(), key=lambda item: item[0] != self.default_plan))
 
     @property
     def image(self) -> ImageInput:
@@ -176,39 +153,31 @@ class Manifest(SealedDocument):
         return self.network.classes
 
     @property
+    def payload_bytes(self) -> int:
+        """Payload bytes between devices for one sample, without frame headers, in the default plan."""
+        return self.plan().payload_bytes
+
+    @property
     def working(self) -> tuple[int, ...]:
-        """The ranks that take part in a request: those that send or receive a message."""
-        ends = {rank for message in self.messages for rank in (message.source, message.destination)}
-        return tuple(sorted(ends - {-1}))
-
-    @property
-    def reader(self) -> int:
-        """The rank that answers."""
-        return self.outputs[0].pieces[0].device
-
-    @property
-    def heads(self) -> frozenset[int]:
-        """The ranks that hold an output and could answer."""
-        return frozenset(piece.device for port in self.outputs for piece in (*port.pieces, *port.fallbacks))
+        """The ranks that take part in any plan."""
+        return tuple(sorted({rank for plan in self.plans.values() for rank in plan.working}))
 
 
 class ShardManifest(SealedDocument):
-    """One device's part of the plan: its steps, tensor shapes, segments, and the messages that it sends or receives.
+    """One device's part of a deployment: of each plan its part, and the segments of all of them.
 
-    ``fallbacks`` are the tags of messages to a peer that the client may request as an output.
+    A segment that several plans compute is listed once; the tensors that it takes may differ from plan to plan
+    (:func:`sepnas.deployment.plans.overlay_file`).
     """
 
     format_name: ClassVar[str] = "sepnas.shard"
-    current_version: ClassVar[int] = 3
+    current_version: ClassVar[int] = 4
 
     deployment_id: Sha256
     rank: Index
     num_devices: NumDevices
-    program: tuple[StepData, ...]
-    shapes: dict[str, ShapeData]
-    messages: tuple[MessageData, ...]
+    plans: ByPlan[ShardPlan]
     segments: dict[SegmentName, SegmentFiles]
-    fallbacks: tuple[Tag, ...] = ()
     files: dict[RelativePath, FileEntry]
 
     @model_validator(mode="after")
@@ -224,10 +193,15 @@ class ShardManifest(SealedDocument):
         return tuple(name for name, kind in engines().items() if all(kind.graphs in each for each in files))
 
     @property
-    def peers(self) -> tuple[int, ...]:
-        """The ranks of the devices that this one exchanges messages with."""
-        ends = {rank for message in self.messages for rank in (message.source, message.destination)}
-        return tuple(sorted(ends - {self.rank, -1}))
+    def weight_files(self) -> tuple[str, ...]:
+        """The file of the tensors that plans share, and those of single plans."""
+        overlays = [file for file in map(overlay_file, self.plans) if file in self.files]
+        return (WEIGHTS_NAME, *overlays)
+
+    def peers(self, plans: Collection[str] = ()) -> tuple[int, ...]:
+        """The ranks of the devices that this one exchanges messages with in these plans, by default in any."""
+        messages = [m for name, plan in self.plans.items() if not plans or name in plans for m in plan.messages]
+        return tuple(rank for rank in ends_of(messages) if rank != self.rank)
 
 
 def canonical_digest(data: Any) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sepnas.deployment.manifest import PLAN_NAME, ShardManifest
+from sepnas.deployment.manifest import ShardManifest
+from sepnas.deployment.plans import plan_file
+from sepnas.deployment.verify import load_manifest
 from sepnas.errors import PlanError
 from sepnas.plan.checks import step_problem
 from sepnas.plan.document import load_plan
@@ -14,9 +16,12 @@ from sepnas.plan.serial import message_from_data, shape_from_data, step_from_dat
 from sepnas.plan.steps import Step
 
 
-def deployed_plan(folder: str | os.PathLike[str]) -> Plan:
-    """The plan of a deployment; raises :class:`SpecError` or :class:`PlanError`."""
-    return load_plan(Path(folder) / PLAN_NAME)
+def deployed_plan(folder: str | os.PathLike[str], name: str | None = None) -> Plan:
+    """A plan of a deployment, by default its default one; raises :class:`SpecError`, also for an unknown name, or
+    :class:`PlanError`."""
+    manifest = load_manifest(folder)
+    manifest.plan(name)
+    return load_plan(Path(folder) / plan_file(name or manifest.default_plan))
 
 
 def messages_of(plan: Plan, rank: int) -> tuple[Message, ...]:
@@ -24,16 +29,21 @@ def messages_of(plan: Plan, rank: int) -> tuple[Message, ...]:
     return tuple(message for message in plan.messages() if rank in (message.source, message.destination))
 
 
-def program_of(shard: ShardManifest, where: str = "shard") -> tuple[Step, ...]:
-    """The steps of a shard; raises :class:`PlanError` that names a step which cannot be executed."""
-    program = tuple(step_from_data(data) for data in shard.program)
-    messages = {message.tag: message_from_data(message) for message in shard.messages}
-    shapes = {name: shape_from_data(data) for name, data in shard.shapes.items()}
-    segments = {name: (segment.inputs, segment.outputs) for name, segment in shard.segments.items()}
+def program_of(shard: ShardManifest, plan: str, where: str = "shard") -> tuple[Step, ...]:
+    """The steps of a shard in a plan; raises :class:`PlanError` that names a step which cannot be executed."""
+    part = shard.plans[plan]
+    program = tuple(step_from_data(data) for data in part.program)
+    messages = {message.tag: message_from_data(message) for message in part.messages}
+    shapes = {name: shape_from_data(data) for name, data in part.shapes.items()}
+    segments = {
+        name: (shard.segments[entry].inputs, shard.segments[entry].outputs)
+        for name in (*shard.segments, *part.aliases)
+        if (entry := part.segment(name)) in shard.segments
+    }
     known: set[str] = set()
     for index, step in enumerate(program):
         problem = step_problem(step, shard.rank, known, shapes, messages, segments)
         if problem:
-            raise PlanError(f"{where}: `program.{index}`: {problem}")
+            raise PlanError(f"{where}: `plans.{plan}.program.{index}`: {problem}")
         known.update(step.writes)
     return program

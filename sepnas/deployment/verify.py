@@ -16,7 +16,6 @@ from typing import BinaryIO, TypeVar
 from sepnas.deployment.manifest import (
     MANIFEST_NAME,
     SHARD_NAME,
-    WEIGHTS_NAME,
     FileEntry,
     Manifest,
     SealedDocument,
@@ -60,7 +59,7 @@ def verify_device(folder: str | os.PathLike[str]) -> ShardManifest:
     folder = Path(folder)
     shard = _load(ShardManifest, folder, SHARD_NAME, "a device's folder, such as DEPLOYMENT/device0")
     loaded = {
-        WEIGHTS_NAME,
+        *shard.weight_files,
         *TLS_NAMES,
         *(file for segment in shard.segments.values() for file in segment.files.values()),
     }
@@ -214,6 +213,13 @@ def _check_belongs(folder: Path, shard: ShardManifest, manifest: Manifest) -> No
         raise DeploymentError(
             f"{folder}: is a shard of deployment {shard.deployment_id[:16]}, but the deployment around it "
             f"('{manifest.name}') is {manifest.deployment_id[:16]}; put the right folder there"
+        )
+    own, wanted = ({name: plan.digest for name, plan in each.plans.items()} for each in (shard, manifest))
+    if own != wanted:
+        differing = sorted(name for name in own.keys() | wanted.keys() if own.get(name) != wanted.get(name))
+        raise DeploymentError(
+            f"{folder}: was exported with another plan '{differing[0]}' than the deployment around it "
+            f"('{manifest.name}'); put the folder of the same export there"
         )
     name = folder.resolve().name
     if _OF_A_DEVICE.fullmatch(name) and name != device_folder(shard.rank):  # a copy may have any other name

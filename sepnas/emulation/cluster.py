@@ -36,10 +36,11 @@ _MEMORY = Path("/dev/shm")
 
 @dataclass(frozen=True)
 class Setting:
-    """What is emulated and how; ``why`` is the reason for the choice of ``shaping``, in words."""
+    """The emulated plan, called ``name``, and how it is emulated; ``why`` explains the choice of ``shaping``."""
 
     deployment: Path
     manifest: Manifest
+    name: str
     plan: Plan
     cluster: Cluster
     shaping: Shaping
@@ -65,14 +66,20 @@ class EmulatedCluster:
 
 
 def read_setting(
-    deployment: Path, cluster: Path, shaping: ShapingChoice, batch: int, jitter_s: float, insecure: bool
+    deployment: Path,
+    cluster: Path,
+    shaping: ShapingChoice,
+    batch: int,
+    jitter_s: float,
+    insecure: bool,
+    name: str | None = None,
 ) -> Setting:
     """Check that the cluster can be emulated, and choose how; raises :class:`SpecError` and :class:`PlanError`.
 
-    ``jitter_s`` is added to each link's own.
+    ``jitter_s`` is added to each link's own. ``name`` is the plan's, by default the deployment's default one.
     """
     manifest, described = load_manifest(deployment), more_jitter(Cluster.load(cluster), jitter_s)
-    plan = deployed_plan(deployment)
+    plan = deployed_plan(deployment, name)
     simulate(plan, described)  # refuses a cluster that does not fit
     why_not = None
     if shaping != "process":
@@ -86,7 +93,7 @@ def read_setting(
         why = f"no network namespaces: {why_not}"
     else:
         chosen, why = "netns", "a network namespace for each device, and the kernel's token buckets"
-    return Setting(deployment, manifest, plan, described, chosen, why, batch, insecure)
+    return Setting(deployment, manifest, name or manifest.default_plan, plan, described, chosen, why, batch, insecure)
 
 
 @contextmanager
@@ -97,8 +104,9 @@ def emulated_cluster(setting: Setting) -> Iterator[EmulatedCluster]:
         folder = stack.enter_context(_folder())
         clock = folder / "clock"
         found = emulations(
-            plan, setting.cluster, setting.manifest.deployment_id, clock, batch=setting.batch, shaping=setting.shaping
-        )
+            plan, setting.cluster, setting.manifest.deployment_id, clock, name=setting.name, batch=setting.batch,
+            shaping=setting.shaping,
+        )  # fmt: skip
         SharedClock.create(clock, plan.num_devices, found[CLIENT].num_resources)
         files = [found[rank].save(folder / f"{device_folder(rank)}.json") for rank in range(plan.num_devices)]
         insecure = ("--insecure",) if setting.insecure else ()
@@ -137,5 +145,5 @@ def open_session(setting: Setting, running: EmulatedCluster, timeout_s: float) -
     with running.inside(CLIENT):
         return Session(
             setting.deployment, running.hosts, timeout_s=timeout_s, insecure=setting.insecure,
-            ways=Shaper(running.emulations[CLIENT]),
+            ways=Shaper(running.emulations[CLIENT]), plans=[setting.name],
         )  # fmt: skip

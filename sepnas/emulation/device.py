@@ -17,6 +17,7 @@ class Emulated:
     """The emulation of a worker's device: it lives as long as the worker, over all sessions."""
 
     def __init__(self, emulation: Emulation, program: Sequence[Step]) -> None:
+        self.plan = emulation.plan
         computes = {index for index, step in enumerate(program) if isinstance(step, Compute)}
         kernel = emulation.shaping == "netns"  # it counts from when a message is really sent
         self.pace = EmulatedPace(
@@ -41,9 +42,12 @@ def load_emulated(path: str | os.PathLike[str], shard: Shard) -> Emulated:
         found = getattr(emulation, name)
         if found != value:
             raise SpecError(f"{path}: field `{name}`: is {found}, but {shard.folder} has {value}: another emulation")
-    if len(emulation.steps_s) != len(shard.program):
+    if emulation.plan not in shard.plans:
+        raise SpecError(f"{path}: field `plan`: is {emulation.plan}, but {shard.folder} has {', '.join(shard.plans)}")
+    program = shard.plans[emulation.plan].program
+    if len(emulation.steps_s) != len(program):
         raise SpecError(
             f"{path}: field `steps_s`: has {len(emulation.steps_s)} steps, but the program in {shard.folder} has "
-            f"{len(shard.program)}"
+            f"{len(program)}"
         )
-    return Emulated(emulation, shard.program)
+    return Emulated(emulation, program)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sepnas.cost.routes import Route, link_between, routes_of
 from sepnas.cost.work import Work
+from sepnas.deployment.plans import DEFAULT_PLAN
 from sepnas.plan.plan import Plan
 from sepnas.plan.steps import CLIENT
 from sepnas.spec.cluster import Cluster, Link
@@ -24,10 +25,11 @@ def emulations(
     deployment_id: str,
     clock: Path,
     *,
+    name: str = DEFAULT_PLAN,
     batch: int = 1,
     shaping: Shaping = "process",
 ) -> dict[int, Emulation]:
-    """One emulation for each rank of the plan, and one for the client (-1).
+    """One emulation for each rank of the plan, called ``name`` in the deployment, and one for the client (-1).
 
     Raises :class:`PlanError` when the cluster has fewer devices than the plan, or no link for a message.
     """
@@ -40,6 +42,7 @@ def emulations(
             deployment_id=deployment_id,
             rank=rank,
             num_devices=plan.num_devices,
+            plan=name,
             batch=batch,
             steps_s=() if rank == CLIENT else steps_s[rank],
             jitter=0.0 if rank == CLIENT else cluster.devices[rank].jitter,

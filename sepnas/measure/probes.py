@@ -18,13 +18,16 @@ from sepnas.deploy.segments import SegmentExporter, segment_weights
 from sepnas.deployment.engines.kind import late
 from sepnas.deployment.engines.registry import engines
 from sepnas.deployment.manifest import SegmentFiles, ShardManifest
+from sepnas.deployment.plans import DEFAULT_PLAN, ShardPlan
 from sepnas.deployment.verify import file_entry
 from sepnas.nets.blocks import conv_bn
 from sepnas.plan.operators import Operator
 from sepnas.plan.shapes import Shape
 from sepnas.plan.steps import Compute, Step
-from sepnas.runtime.engines.shard import Shard
+from sepnas.runtime.engines.shard import LoadedPlan, Shard
 from sepnas.runtime.tensors.codec import Array
+
+_NO_DIGEST = "0" * 64
 
 
 class Probe(Protocol):
@@ -179,11 +182,12 @@ def write_probes(
         taken, made = f"{segment}.x", tuple(f"{segment}.{output}" for output in outputs)
         program.append(Compute(segment, (taken,), made))
         shapes |= {taken: shape, **dict(zip(made, _output_shapes(module, shape), strict=True))}
+    part = ShardPlan(digest=_NO_DIGEST, program=(), shapes={}, messages=())
     manifest = ShardManifest(
-        deployment_id="0" * 64, rank=0, num_devices=1, program=(), shapes={}, messages=(), segments=segments,
-        files=files,
+        deployment_id=_NO_DIGEST, rank=0, num_devices=1, plans={DEFAULT_PLAN: part}, segments=segments, files=files
     )  # fmt: skip
-    return Shard(folder, manifest, tuple(program), {}, weights, shapes)
+    keys = {name: name for name in segments}
+    return Shard.of(folder, manifest, [LoadedPlan(DEFAULT_PLAN, tuple(program), {}, weights, shapes, keys)])
 
 
 def _output_shapes(module: nn.Module, shape: Shape) -> list[Shape]:

@@ -29,6 +29,31 @@ def read_policy(text: str, network: Architecture) -> TransmissionPolicy:
     return policy
 
 
+def read_plan_or_policy(
+    given: Plan | TransmissionPolicy | str | os.PathLike[str], network: Architecture
+) -> Plan | TransmissionPolicy:
+    """A plan file's plan, an architecture file's policy, a policy file's, or a named one with the network's read-out.
+
+    Raises :class:`SpecError` for a wrong file, an unknown name and a policy that does not fit ``network``, and
+    :class:`PlanError` for a step that cannot be carried out.
+    """
+    if isinstance(given, Plan):
+        return given
+    if isinstance(given, TransmissionPolicy):
+        given.check(network.num_devices, network.blocks_per_stage)
+        return given
+    text = os.fspath(given)
+    if is_plan_file(text):
+        return load_plan(text)
+    if Path(text).suffix in FILE_SUFFIXES and format_of(Path(text)) == "architecture":
+        other = Architecture.load(text)
+        same = other.with_policy(network.policy).to_data() | {"name": ""} == network.to_data() | {"name": ""}
+        return other.policy if same else build_plan(other)
+    policy = read_policy(text, network)
+    named = Path(text).suffix not in FILE_SUFFIXES
+    return policy.model_copy(update={"readout": network.policy.readout}) if named else policy
+
+
 @dataclass(frozen=True, kw_only=True)
 class ArchitectureOptions:
     """What to build from a name, and what to replace in an architecture; None leaves it as it is.

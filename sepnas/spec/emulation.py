@@ -53,11 +53,11 @@ class EmulatedLink(Part):
 class Emulation(Document):
     """The figures for one device of a deployment, or for its client (rank -1, which has no steps).
 
-    ``steps_s`` are the seconds of each step of the device's program for a request of ``batch`` samples, scaled in
-    proportion for other batches; a step with None or 0 is not slowed down. The time of a segment is multiplied by a
-    lognormal factor of mean 1 and standard deviation ``jitter``. ``clock`` is a file that all processes of the
-    emulation share; it records when each of ``num_resources`` resources is free. With ``shaping: netns`` the kernel
-    shapes the links too: a message that it has delivered is still delayed by its latency.
+    ``steps_s`` are the seconds of each step of the device's program in ``plan`` for a request of ``batch`` samples,
+    scaled in proportion for other batches; a step with None or 0 is not slowed down. The time of a segment is
+    multiplied by a lognormal factor of mean 1 and standard deviation ``jitter``. ``clock`` is a file that all processes
+    of the emulation share; it records when each of ``num_resources`` resources is free. With ``shaping: netns`` the
+    kernel shapes the links too: a message that it has delivered is still delayed by its latency.
     """
 
     format_name: ClassVar[str] = "sepnas.emulation"
@@ -65,6 +65,7 @@ class Emulation(Document):
     deployment_id: Sha256
     rank: RankOrClient
     num_devices: NumDevices
+    plan: Annotated[str, Field(min_length=1, max_length=64)] = "default"
     batch: Size = 1
     steps_s: tuple[Duration | None, ...] = ()
     jitter: NotNegative = 0.0

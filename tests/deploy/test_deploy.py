@@ -100,9 +100,9 @@ def test_segments_compute_what_their_layers_compute(exported, network):
     for rank in range(2):
         shard = load_shard(exported / f"device{rank}")
         engine = TorchEngine(shard, threads=1)
-        for step in shard.program:
+        for step in shard.first.program:
             if isinstance(step, Compute):
-                shape = shard.manifest.shapes[step.inputs[0]]
+                shape = shard.first.shapes[step.inputs[0]]
                 for batch in (1, 3):
                     x_bchw = np.random.default_rng(0).random((batch, *shape.dims), "f4")
                     module = network.segment(rank, shard.manifest.segments[step.segment].layers)
@@ -125,9 +125,9 @@ def test_programs_round_trip(exported, network):
     plan = build_plan(network.architecture)
     for rank in range(2):
         shard = ShardManifest.load(exported / f"device{rank}/shard.json")
-        assert program_of(shard) == plan.programs[rank]
-        assert shard.program == program_to_data(plan.programs[rank])
-        assert shard.peers == (1 - rank,)
+        assert program_of(shard, "default") == plan.programs[rank]
+        assert shard.plans["default"].program == program_to_data(plan.programs[rank])
+        assert shard.peers() == (1 - rank,)
 
 
 def test_a_device_that_the_answer_does_not_need_gets_a_folder(tmp_path):
@@ -135,7 +135,7 @@ def test_a_device_that_the_answer_does_not_need_gets_a_folder(tmp_path):
     network = lively_network(tiny_architecture([], devices=2, depth=11))
     export_tiny(network, tmp_path / "deployment")
     verify_deployment(tmp_path / "deployment")
-    assert load_shard(tmp_path / "deployment/device1").program == ()
+    assert load_shard(tmp_path / "deployment/device1").first.program == ()
 
 
 # -- nothing is unpickled
@@ -344,7 +344,7 @@ def test_a_key_that_others_may_read_is_refused(deployment):
         verify_device(deployment / "device0")
 
 
-@pytest.mark.parametrize(("name", "version"), [("manifest.json", 4), ("device0/shard.json", 3)])
+@pytest.mark.parametrize(("name", "version"), [("manifest.json", 4), ("device0/shard.json", 4)])
 def test_a_newer_version_is_named(deployment, name, version):
     """A manifest of a newer version is refused as that, not as damaged."""
     path = deployment / name
@@ -355,7 +355,7 @@ def test_a_newer_version_is_named(deployment, name, version):
         check(path.parent)
 
 
-@pytest.mark.parametrize(("name", "version"), [("manifest.json", 4), ("device0/shard.json", 3)])
+@pytest.mark.parametrize(("name", "version"), [("manifest.json", 4), ("device0/shard.json", 4)])
 def test_an_older_version_is_named(deployment, name, version):
     """A manifest of an older version is refused as that, and says to export again."""
     path = deployment / name
@@ -598,7 +598,7 @@ def test_wrong_hosts_are_named(devices, says):
 
 def changed_shard(exported, change):
     data = json.loads((exported / "device0/shard.json").read_text())
-    change(data)
+    change(data["plans"]["default"])
     return ShardManifest.from_data(data, "shard.json")
 
 
@@ -628,8 +628,8 @@ BROKEN = {
 def test_a_program_that_cannot_be_carried_out_is_refused(exported, says):
     """Each step is checked against the tensors, segments and messages before it; the error names the step."""
     shard = changed_shard(exported, BROKEN[says])
-    with pytest.raises(PlanError, match=rf"device: `program\.\d+`: .*{re.escape(says)}"):
-        program_of(shard, "device")
+    with pytest.raises(PlanError, match=rf"device: `plans\.default\.program\.\d+`: .*{re.escape(says)}"):
+        program_of(shard, "default", "device")
 
 
 def test_an_unknown_step_is_named(exported):

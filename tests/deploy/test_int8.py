@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sepnas.deploy.int8 import Int8Calibration, exported_int8_network
+from sepnas.deploy.int8 import Int8Calibration
 from sepnas.deployment.manifest import Manifest
 from sepnas.errors import DataError, DeploymentError, SpecError, StorageError
+from sepnas.measure.deployed_network import deployed_network
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.engines.choice import make_engine, usable_engines
@@ -70,7 +71,7 @@ def test_devices_answer_as_the_int8_network_says(quantised: Path, network: Separ
     x_BCHW = images_of(network, 3, seed=1)
     with torch.inference_mode():
         exact = network(x_BCHW).numpy()
-        wanted = exported_int8_network(network, quantised)(x_BCHW).numpy()
+        wanted = deployed_network(network, quantised, "default", INT8)(x_BCHW).numpy()
         np.testing.assert_array_equal(network(x_BCHW).numpy(), exact)
     with threads(quantised, engine=Int8OnnxEngine) as hosts, Session(quantised, hosts) as session:
         found = session.infer(x_BCHW.numpy())
@@ -96,13 +97,17 @@ def test_int8_is_taken_only_where_it_is_named(quantised: Path, network: Separabl
 def test_the_same_network_and_images_are_the_same_deployment(
     quantised: Path, network: SeparableResNeXt, tmp_path: Path
 ) -> None:
-    """int8 graphs are the same each time, and others where the images are others."""
+    """int8 graphs are the same each time, and others where the images are others; the deployment is the same."""
     for seed in (0, 1):
         export_tiny(network, tmp_path / f"{seed}", ENGINES, calibration_NCHW=images_of(network, 64, seed))
     first, again, other = (
         Manifest.load(each / "manifest.json") for each in (quantised, tmp_path / "0", tmp_path / "1")
     )
-    assert first.deployment_id == again.deployment_id != other.deployment_id
+    assert first.deployment_id == again.deployment_id == other.deployment_id
+    graphs = [name for name in first.files if name.endswith(".int8.onnx")]
+    assert graphs
+    assert all(first.files[name] == again.files[name] for name in graphs)
+    assert any(first.files[name] != other.files[name] for name in graphs)
 
 
 @pytest.mark.parametrize("shape", [None, (0, 1, 8, 8), (4, 3, 8, 8), (1, 8, 8)])

@@ -70,7 +70,10 @@ def test_a_probe_computes_its_operator(operator: Operator, tmp_path: Path) -> No
     shard = write_probes([other, probe], tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
     found = TorchEngine(shard).run(probe.name, [noise(probe.input_shape)])[0]
-    x, weights = torch.from_numpy(noise(probe.input_shape)), {n: torch.from_numpy(w) for n, w in shard.weights.items()}
+    x, weights = (
+        torch.from_numpy(noise(probe.input_shape)),
+        {n: torch.from_numpy(w) for n, w in shard.first.weights.items()},
+    )
     first = f"{probe.name}.each.0."
     own = {name.removeprefix(first): tensor for name, tensor in weights.items() if name.startswith(first)}
     assert found == pytest.approx(_by_torch(operator, x, own).numpy(), abs=1e-5)

@@ -46,7 +46,9 @@ def assert_computes(chain: LayerChain, engine: str, folder: Path, *others: Layer
     module = chain.module().eval()
     first_word = f"{chain.name}."
     own = {
-        name.removeprefix(first_word): torch.from_numpy(w) for name, w in shard.weights.items() if first_word in name
+        name.removeprefix(first_word): torch.from_numpy(w)
+        for name, w in shard.first.weights.items()
+        if first_word in name
     }
     module.load_state_dict(own, strict=False)  # counters of training are not there
     with torch.no_grad():

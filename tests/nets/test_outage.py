@@ -27,7 +27,7 @@ from sepnas.separable.build import build_plan
 from sepnas.separable.policy import Readout, TransmissionPolicy
 from sepnas.separable.transfers import transfer_tag
 from sepnas.train.dropout import draw_outage
-from tests.helpers_runtime import EagerEngine, lively_network, shard_in_memory, tiny_architecture, transfer
+from tests.helpers_runtime import EagerEngine, lively_network, plan_in_memory, tiny_architecture, transfer
 from tests.strategies import architectures
 
 POINTS = [
@@ -144,7 +144,7 @@ def logits_of_devices(network: SeparableResNeXt, x_bchw: Tensor, lost: set[int])
         boxes[rank].put(data.request, data.tag, data.payload)
 
     def work(rank):
-        Executor(shard_in_memory(network, rank), EagerEngine(network, rank), boxes[rank], post).run(runs[rank])
+        Executor(plan_in_memory(network, rank), EagerEngine(network, rank), boxes[rank], post).run(runs[rank])
 
     for message in plan.messages():
         if message.source == CLIENT:

@@ -178,7 +178,7 @@ def test_the_terminal_writes_messages_in_four_bits(tmp_path: Path) -> None:
     whole = build_plan(Architecture.load(architecture))
     logits = sum(4 * m.shape.num_values for m in whole.transfers() if m.tensor == "logits")
     assert build_plan(found).payload_bytes() - logits == (whole.payload_bytes() - logits) / 8
-    scales = [name for name in load_shard(tmp_path / "deployment" / "device0").weights if name.endswith("int4")]
+    scales = [name for name in load_shard(tmp_path / "deployment" / "device0").first.weights if name.endswith("int4")]
     assert scales
     assert with_messages(found, "int8", None).policy.learned_scales()
     assert not with_messages(found, "int8", False).policy.learned_scales()
@@ -238,7 +238,7 @@ def test_both_ends_must_mean_the_same_scale(tmp_path: Path) -> None:
     export_tiny(calibrated(), tmp_path / "tiny")
     shard = ShardManifest.load(tmp_path / "tiny" / "device0" / SHARD_NAME)
     data = shard.to_data()
-    for step in data["program"]:
+    for step in data["plans"]["default"]["program"]:
         step.pop("scale", None)
     with pytest.raises(PlanError, match="is listed with scale 'after0_from0_int4', but sent with None"):
-        program_of(ShardManifest.from_data(data, "shard"))
+        program_of(ShardManifest.from_data(data, "shard"), "default")

@@ -78,7 +78,7 @@ def hostile_client(folder, hosts, session="harm"):
             channel.send_now(Setup(peers=peers, deadline_ms=30_000), deadline)
         for channel in channels:
             assert isinstance(channel.next_event(deadline), Ready)
-        inputs = [message_from_data(data) for data in manifest.messages]
+        inputs = [message_from_data(data) for data in manifest.plan().messages]
         yield channels, {message.destination: message for message in inputs if message.source == -1}
     finally:
         for channel in channels:
@@ -388,7 +388,7 @@ def test_one_device_is_heard_once_for_a_request(tiny):
 
         reply = session.begin(random_batch(session.manifest, 1), _Inbox())
         eventually(lambda: arrivals)
-        tag = session._messages.output.tag
+        tag = session._messages["default"].output.tag
         for _ in range(1000):
             session._connections.router.route(0, Data(reply.request, tag, bytes(20)))
             session._connections.router.route(1, Missed(request=reply.request, rank=1, source=0, tag=1))

@@ -117,18 +117,19 @@ def test_nothing_is_begun_in_a_folder_whose_name_is_no_utf8(tmp_path: Path):
 
 
 def seal(device: Path, **changes: object) -> None:
-    """Let the shard's manifest say these things, and that they are right."""
+    """Let the shard's manifest say these things of its plan, and that they are right."""
     manifest = ShardManifest.load(device / SHARD_NAME)
     files = {**manifest.files, WEIGHTS_NAME: file_entry(device / WEIGHTS_NAME)}
-    (device / SHARD_NAME).write_text(manifest.model_copy(update={"files": files, **changes}).seal().dumps())
+    plans = {"default": manifest.plans["default"].model_copy(update=changes)}
+    (device / SHARD_NAME).write_text(manifest.model_copy(update={"files": files, "plans": plans}).seal().dumps())
 
 
 @pytest.mark.parametrize("change", ["shape", "kind", "infinite"])
 def test_weights_of_a_wrong_shape_are_refused(change: str, device: Path):
     """Numbers of a merge that are too many, of another kind or not finite are refused before anything is merged."""
     weights = load_file(device / WEIGHTS_NAME)
-    manifest = ShardManifest.load(device / SHARD_NAME)
-    name = next(step.parameter for step in manifest.program if isinstance(step, MergeData) and step.parameter)
+    plan = ShardManifest.load(device / SHARD_NAME).plans["default"]
+    name = next(step.parameter for step in plan.program if isinstance(step, MergeData) and step.parameter)
     found = weights[name]
     weights[name] = {"shape": found.repeat(2), "kind": found.astype("f8"), "infinite": found * np.inf}[change]
     (device / WEIGHTS_NAME).write_bytes(save(weights))
@@ -139,9 +140,9 @@ def test_weights_of_a_wrong_shape_are_refused(change: str, device: Path):
 
 def test_shapes_that_do_not_fit_are_refused(device: Path):
     """A tensor whose shape is not that of its message, or of what is merged into it, is refused with its step."""
-    manifest = ShardManifest.load(device / SHARD_NAME)
-    for name, shape in manifest.shapes.items():
-        shapes = {**manifest.shapes, name: shape.model_copy(update={"dims": (shape.dims[0] + 1, *shape.dims[1:])})}
+    plan = ShardManifest.load(device / SHARD_NAME).plans["default"]
+    for name, shape in plan.shapes.items():
+        shapes = {**plan.shapes, name: shape.model_copy(update={"dims": (shape.dims[0] + 1, *shape.dims[1:])})}
         seal(device, shapes=shapes)
         from sepnas.runtime.engines.torch_engine import TorchEngine
 
@@ -153,15 +154,18 @@ def test_shapes_that_do_not_fit_are_refused(device: Path):
 def test_a_manifest_without_an_answer_is_refused(change: str, exported: Path, tmp_path: Path):
     """The client gets one answer with a value for each class, or the manifest is refused."""
     manifest = load_manifest(exported)
-    answer = next(message for message in manifest.messages if message.destination == -1)
-    others = [message for message in manifest.messages if message is not answer]
+    plan = manifest.plan()
+    answer = next(message for message in plan.messages if message.destination == -1)
+    others = [message for message in plan.messages if message is not answer]
     wrong = {
         "none": [],
         "two": [answer, answer.model_copy(update={"tag": 999})],
         "narrow": [answer.model_copy(update={"shape": answer.shape.model_copy(update={"dims": (2,)})})],
         "foreign": [answer.model_copy(update={"source": 9})],
     }[change]
-    broken: Manifest = manifest.model_copy(update={"messages": (*others, *wrong)}).seal()
+    broken: Manifest = manifest.model_copy(
+        update={"plans": {"default": plan.model_copy(update={"messages": (*others, *wrong)})}}
+    ).seal()
     (tmp_path / MANIFEST_NAME).write_text(broken.dumps())
     with pytest.raises(DeploymentError, match="messages` must"):
         load_manifest(tmp_path)

@@ -7,7 +7,7 @@ import contextlib
 import os
 import queue
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -43,12 +43,13 @@ class AsyncSession:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         insecure: bool = False,
         on_missing: OnMissing | None = None,
+        plans: Sequence[str] | None = None,
         reconnect: bool = False,
         in_flight: int = 4,
     ) -> None:
         self._open = partial(
             Session, Path(deployment), devices, timeout_s=timeout_s, insecure=insecure, on_missing=on_missing,
-            reconnect=reconnect,
+            plans=plans, reconnect=reconnect,
         )  # fmt: skip
         self._session: Session | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -78,11 +79,11 @@ class AsyncSession:
     ) -> None:
         await asyncio.to_thread(self.session.close)
 
-    async def infer(self, batch: npt.ArrayLike, timeout_s: float | None = None) -> Array:
+    async def infer(self, batch: npt.ArrayLike, timeout_s: float | None = None, *, plan: str | None = None) -> Array:
         """The logits ``(B, classes)`` of a batch; as :meth:`Session.infer`."""
-        return (await self.ask(batch, timeout_s)).logits
+        return (await self.ask(batch, timeout_s, plan=plan)).logits
 
-    async def ask(self, batch: npt.ArrayLike, timeout_s: float | None = None) -> Answer:
+    async def ask(self, batch: npt.ArrayLike, timeout_s: float | None = None, *, plan: str | None = None) -> Answer:
         """The logits together with what is missing in them; as :meth:`Session.ask`."""
         if asyncio.get_running_loop() is not self._loop:
             raise LocalProtocolError(
@@ -90,16 +91,18 @@ class AsyncSession:
             )
         async with self._turns:
             inbox = _LoopInbox()
-            return await self._wait(await self._begin(batch, inbox, timeout_s), inbox)
+            return await self._wait(await self._begin(batch, inbox, timeout_s, plan), inbox)
 
     async def stream(
         self,
         batches: Iterable[npt.ArrayLike] | AsyncIterable[npt.ArrayLike],
         in_flight: int = 2,
         timeout_s: float | None = None,
+        *,
+        plan: str | None = None,
     ) -> AsyncGenerator[Array]:
         """The logits of each batch, in order; as :meth:`Session.stream`."""
-        async with contextlib.aclosing(self.answers(batches, in_flight, timeout_s)) as answers:
+        async with contextlib.aclosing(self.answers(batches, in_flight, timeout_s, plan=plan)) as answers:
             async for answer in answers:
                 yield answer.logits
 
@@ -108,13 +111,15 @@ class AsyncSession:
         batches: Iterable[npt.ArrayLike] | AsyncIterable[npt.ArrayLike],
         in_flight: int = 2,
         timeout_s: float | None = None,
+        *,
+        plan: str | None = None,
     ) -> AsyncGenerator[Answer]:
         """As :meth:`stream`, together with what is missing in each answer."""
         checked_in_flight(in_flight)
         window: deque[asyncio.Task[Answer]] = deque()
         try:
             async for batch in _each(batches):
-                window.append(asyncio.create_task(self.ask(batch, timeout_s)))
+                window.append(asyncio.create_task(self.ask(batch, timeout_s, plan=plan)))
                 if len(window) == in_flight:
                     yield await window.popleft()
             while window:
@@ -124,14 +129,16 @@ class AsyncSession:
                 task.cancel()
             await asyncio.gather(*window, return_exceptions=True)
 
-    async def classify(self, images: npt.ArrayLike, timeout_s: float | None = None) -> list[str]:
+    async def classify(
+        self, images: npt.ArrayLike, timeout_s: float | None = None, *, plan: str | None = None
+    ) -> list[str]:
         """The class name of each image of a batch."""
-        best = (await self.infer(images, timeout_s)).argmax(axis=1)
+        best = (await self.infer(images, timeout_s, plan=plan)).argmax(axis=1)
         return [self.session.manifest.classes[index] for index in best]
 
-    async def _begin(self, batch: npt.ArrayLike, inbox: _LoopInbox, timeout_s: float | None) -> Reply:
+    async def _begin(self, batch: npt.ArrayLike, inbox: _LoopInbox, timeout_s: float | None, plan: str | None) -> Reply:
         """Send in a thread: that normalises and encodes. If cancelled meanwhile, the request is abandoned."""
-        sending = asyncio.ensure_future(asyncio.to_thread(self.session.begin, batch, inbox, timeout_s))
+        sending = asyncio.ensure_future(asyncio.to_thread(self.session.begin, batch, inbox, timeout_s, plan=plan))
         try:
             return await asyncio.shield(sending)
         except asyncio.CancelledError:

@@ -75,7 +75,7 @@ def bench(
         images_per_s=float(requests * len(array) / times.sum()),
         payload_bytes_per_request=(after.payload_bytes - before.payload_bytes) // requests,
         frame_bytes_per_request=(after.wire_bytes - before.wire_bytes) // requests,
-        payload_bytes_predicted=session.manifest.payload_bytes * len(array),
+        payload_bytes_predicted=session.manifest.plan(session.plans[0]).payload_bytes * len(array),
         counters=after,
         stream=measure_stream(session, array, requests, in_flight) if in_flight > 1 else None,
     )

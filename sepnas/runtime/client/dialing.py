@@ -5,12 +5,13 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sepnas.deployment.manifest import OnMissing
 from sepnas.errors import ExchangeError, HandshakeError, PeerUnreachableError, again
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.client.parallel import for_each_rank
+from sepnas.runtime.protocol.connection import SampleBytes
 from sepnas.runtime.protocol.events import Event, Hello, Ping, Pong, Ready, Setup
 from sepnas.runtime.transport.channel import Channel
 from sepnas.runtime.transport.delivery import Ways
@@ -29,6 +30,7 @@ class SessionTarget:
     Attributes:
         deployment_id: the deployment that every device must run.
         expected: for each rank that takes part, the messages that it sends to the client: bytes per sample, by tag.
+        plans: the digest of each plan that requests may name; see :class:`Setup`.
         hosts: the devices' addresses.
         identity: the client's certificate; None for plain TCP.
         on_missing: ``degrade``: the session goes on without devices that are lost, or not reachable at the start.
@@ -37,12 +39,13 @@ class SessionTarget:
     """
 
     deployment_id: str
-    expected: Mapping[int, Mapping[int, int]]
+    expected: Mapping[int, SampleBytes]
     hosts: Hosts
     identity: Identity | None
     on_missing: OnMissing = "strict"
     ways: Ways | None = None
     reconnect: bool = False
+    plans: Mapping[str, str] = field(default_factory=dict)
 
 
 class Dialer:
@@ -97,7 +100,13 @@ class Dialer:
         """The addresses of ``peers``, and the time that a device has to connect to them."""
         left_ms = max(1, int((deadline - time.monotonic()) * 1e3))
         addresses = {str(rank): self.hosts.address(rank) for rank in peers}
-        return Setup(peers=addresses, deadline_ms=left_ms, on_missing=self._target.on_missing, rejoin=rejoin)
+        return Setup(
+            peers=addresses,
+            deadline_ms=left_ms,
+            on_missing=self._target.on_missing,
+            rejoin=rejoin,
+            plans=dict(self._target.plans),
+        )
 
     def _try_dial(
         self, rank: int, channels: dict[int, Channel], lost: dict[int, ExchangeError], deadline: float

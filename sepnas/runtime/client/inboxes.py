@@ -49,7 +49,11 @@ class _BoundedInbox:
 
     def _check_length(self, rank: int, event: Data) -> None:
         limit = self._max_bytes.get(event.tag)
-        if limit is not None and len(event.payload) > limit:
+        if limit is None:
+            raise RemoteProtocolError(
+                f"device {rank}: message {event.tag} is no answer by the plan of request {event.request}"
+            )
+        if len(event.payload) > limit:
             raise RemoteProtocolError(
                 f"device {rank}: the answer to request {event.request} has {len(event.payload)} bytes; "
                 f"{limit} were expected"

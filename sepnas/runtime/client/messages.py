@@ -1,13 +1,15 @@
-"""The messages of a request that the client itself sends and receives."""
+"""The messages of a request under a plan that the client itself sends and receives."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from typing_extensions import Self
 
-from sepnas.deployment.manifest import Manifest, OnMissing
+from sepnas.deployment.manifest import OnMissing
+from sepnas.deployment.plans import PlanPorts
 from sepnas.errors import RemoteError, RemoteProtocolError
 from sepnas.plan.plan import Message, Piece
 from sepnas.plan.serial import message_from_data, port_from_data
@@ -18,7 +20,8 @@ from sepnas.runtime.tensors.codec import Array, Payload, decode, encode
 
 @dataclass(frozen=True)
 class ClientMessages:
-    """The pieces of the input that go to the devices ``ranks``, and the output that one of them answers with.
+    """Of one plan: the pieces of the input that go to the devices ``ranks``, and the output that one of them, the
+    ``reader``, answers with.
 
     A device may take part without a piece. ``heads``: those that have an output of their own, and could answer instead.
     """
@@ -29,10 +32,14 @@ class ClientMessages:
     heads: frozenset[int]
 
     @classmethod
-    def of(cls, manifest: Manifest) -> Self:
-        pieces = tuple(piece for port in map(port_from_data, manifest.inputs) for piece in port.pieces)
-        output = next(message for message in map(message_from_data, manifest.messages) if message.destination == CLIENT)
-        return cls(manifest.working, pieces, output, manifest.heads)
+    def of(cls, plan: PlanPorts) -> Self:
+        pieces = tuple(piece for port in map(port_from_data, plan.inputs) for piece in port.pieces)
+        output = next(message for message in map(message_from_data, plan.messages) if message.destination == CLIENT)
+        return cls(plan.working, pieces, output, plan.heads)
+
+    @property
+    def reader(self) -> int:
+        return self.output.source
 
     def encode_pieces(self, request: int, x_BCHW: Array) -> dict[int, list[Data]]:
         """What each device is sent of a batch: its region of every sample, in the piece's wire format."""
@@ -62,3 +69,14 @@ class ClientMessages:
                 "the devices' answer has numbers that are not finite (NaN or infinite): it names no class"
             )
         return logits
+
+
+def expected_of(plans: Iterable[ClientMessages], on_missing: OnMissing) -> dict[int, dict[int, frozenset[int]]]:
+    """The messages that each device may send to the client in any of the plans: bytes per sample, by tag."""
+    found: dict[int, dict[int, frozenset[int]]] = {}
+    for messages in plans:
+        for rank, expected in messages.expected(on_missing).items():
+            known = found.setdefault(rank, {})
+            for tag, sample_bytes in expected.items():
+                known[tag] = known.get(tag, frozenset()) | {sample_bytes}
+    return found

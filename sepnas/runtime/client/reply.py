@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from sepnas.deployment.plans import DEFAULT_PLAN
 from sepnas.errors import ExchangeError, RemoteError, RemoteProtocolError, again
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.client.connections import DeviceConnections
@@ -67,6 +68,7 @@ class Reply:
     without: frozenset[int] = frozenset()
     tolerant: bool = False
     heads: frozenset[int] = frozenset()
+    plan: str = DEFAULT_PLAN
     connections: DeviceConnections | None = field(default=None, repr=False)
     """The connections that the request was sent through."""
     sent_ns: int = field(default_factory=time.monotonic_ns)

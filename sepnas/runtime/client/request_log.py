@@ -17,10 +17,10 @@ class RequestLog:
         self._lock = threading.Lock()
         self._timings: OrderedDict[int, RequestTiming] = OrderedDict()
 
-    def note_answered(self, request: int, batch: int, sent_ns: int) -> None:
+    def note_answered(self, request: int, batch: int, sent_ns: int, plan: str) -> None:
         """The request has its answer now."""
         with self._lock:
-            self._timings[request] = RequestTiming(batch, sent_ns, time.monotonic_ns())
+            self._timings[request] = RequestTiming(batch, sent_ns, time.monotonic_ns(), plan)
             while len(self._timings) > MAX_TRACES:
                 self._timings.popitem(last=False)
 

@@ -6,7 +6,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 from sepnas.deployment.manifest import OnMissing
@@ -27,8 +27,7 @@ class Requests:
 
     Args:
         keeper: holds the connections, and opens new ones after their end.
-        messages: the messages between the client and the devices.
-        reader: the rank that answers.
+        messages: the messages between the client and the devices, by plan.
         on_missing: ``degrade``: requests are sent without devices that are absent.
 
     ``lock`` is held while a request is sent, so that requests come to all devices in one order, and while devices are
@@ -36,8 +35,8 @@ class Requests:
     the session take it, and they hold no other lock then.
     """
 
-    def __init__(self, keeper: Keeper, messages: ClientMessages, reader: int, on_missing: OnMissing) -> None:
-        self._keeper, self._messages, self._reader, self._on_missing = keeper, messages, reader, on_missing
+    def __init__(self, keeper: Keeper, messages: Mapping[str, ClientMessages], on_missing: OnMissing) -> None:
+        self._keeper, self._messages, self._on_missing = keeper, messages, on_missing
         self.lock = threading.Lock()
         self.log = RequestLog()
         self._window = RequestWindow()
@@ -60,8 +59,9 @@ class Requests:
             self._connections, self._sent_before = connections, self._window.last_request
             self.log.clear()
 
-    def begin(self, x_BCHW: Array, inbox: Inbox, limit_s: float) -> Reply:
-        """Send a request whose events come to ``inbox``; end the reply by :meth:`finish` or :meth:`abandon`.
+    def begin(self, x_BCHW: Array, inbox: Inbox, limit_s: float, plan: str) -> Reply:
+        """Send a request under a plan whose events come to ``inbox``; end the reply by :meth:`finish` or
+        :meth:`abandon`.
 
         Raises :class:`DeadlineError` when it cannot be sent within ``limit_s``, and what broke the session.
         """
@@ -72,7 +72,7 @@ class Requests:
             connections = self._keeper.connections
             self.adopt(connections)
             connections.check()
-            reply = self._new_reply(connections, len(x_BCHW), deadline)
+            reply = self._new_reply(connections, len(x_BCHW), deadline, plan)
             try:
                 self._send(connections, reply, x_BCHW, inbox)
             except BaseException:
@@ -101,14 +101,14 @@ class Requests:
         """The reader is late: ask the other heads for their own logits; False if there is none to ask."""
         connections, recalled = self._connections_of(reply), reply.fall_back()
         for rank in recalled:
-            connections.send(rank, Recall(request=reply.request, tag=self._messages.output.tag))
+            connections.send(rank, Recall(request=reply.request, tag=self._messages[reply.plan].output.tag))
         return bool(recalled)
 
     def finish(self, reply: Reply) -> Answer:
         """The answer, when nothing more is waited for; raises the error that takes its place."""
-        connections = self._connections_of(reply)
+        connections, messages = self._connections_of(reply), self._messages[reply.plan]
         try:
-            answer = reply.answer(connections, lambda payload: self._messages.decode_logits(payload, reply.batch))
+            answer = reply.answer(connections, lambda payload: messages.decode_logits(payload, reply.batch))
         except BaseException:
             self.abandon(reply)
             raise
@@ -116,11 +116,12 @@ class Requests:
             with contextlib.suppress(ExchangeError):
                 for rank in reply.silent:
                     connections.suspect(rank)
-        connections.liveness.note_served(set(connections.liveness.present_ranks) - reply.of_no_use)
+        served = set(messages.ranks) & set(connections.liveness.present_ranks)
+        connections.liveness.note_served(served - reply.of_no_use)
         self._release(reply)
         if not answer.complete:
             self._cancel(reply)  # late devices need not go on with it
-        self.log.note_answered(reply.request, reply.batch, reply.sent_ns)
+        self.log.note_answered(reply.request, reply.batch, reply.sent_ns, reply.plan)
         return answer
 
     def abandon_soon(self, replies: Collection[Reply]) -> None:
@@ -142,27 +143,28 @@ class Requests:
         for reply in replies:
             self.abandon(reply)
 
-    def _new_reply(self, connections: DeviceConnections, batch: int, deadline: float) -> Reply:
-        request = self._window.reserve(deadline)
+    def _new_reply(self, connections: DeviceConnections, batch: int, deadline: float, plan: str) -> Reply:
+        request, messages = self._window.reserve(deadline), self._messages[plan]
+        reply = partial(Reply, request, batch, messages.reader, deadline, plan=plan, connections=connections)
         if self._on_missing == "strict":
-            return Reply(request, batch, self._reader, deadline, connections=connections)
-        heads, without = self._messages.heads, connections.liveness.absent()
+            return reply()
+        heads, without = messages.heads, connections.liveness.absent()
         if heads <= without:  # nobody else can answer: devices that are only silent must be asked
             without = connections.liveness.lost_ranks()
-        return Reply(
-            request, batch, self._reader, deadline, without, tolerant=True, heads=heads, connections=connections
-        )
+        return reply(without=without & set(messages.ranks), tolerant=True, heads=heads)
 
     def _send(self, connections: DeviceConnections, reply: Reply, x_BCHW: Array, inbox: Inbox) -> None:
-        if self._messages.heads <= reply.without:
+        messages = self._messages[reply.plan]
+        if messages.heads <= reply.without:
             connections.check_rank(reply.reader)
         header = Request(
             request=reply.request,
             batch=reply.batch,
             deadline_ms=max(1, int(reply.device_limit_s * 1e3)),
             without=tuple(sorted(reply.without)),
+            plan=reply.plan,
         )
-        pieces, output = self._messages.encode_pieces(reply.request, x_BCHW), self._messages.output
+        pieces, output = messages.encode_pieces(reply.request, x_BCHW), messages.output
         watched = _WatchedInbox(inbox, lambda: self._window.release(reply.request))
         connections.router.follow(reply.request, watched, {output.tag: output.payload_bytes(reply.batch)})
         for rank, sent in pieces.items():
@@ -170,7 +172,7 @@ class Requests:
                 connections.send(rank, header, *sent)
 
     def _cancel(self, reply: Reply) -> None:
-        for rank in self._messages.ranks:
+        for rank in self._messages[reply.plan].ranks:
             if rank not in reply.without:  # cancellations must not pile up for a frozen device
                 with contextlib.suppress(ExchangeError):
                     self._connections_of(reply).send(rank, Cancel(request=reply.request))

@@ -7,7 +7,7 @@ import os
 import queue
 import time
 import weakref
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from typing_extensions import Self
 
 from sepnas.deployment.manifest import OnMissing
 from sepnas.deployment.verify import verify_client
-from sepnas.errors import DataError, LocalProtocolError
+from sepnas.errors import DataError, LocalProtocolError, SpecError
 from sepnas.runtime.client.batches import prepare_batch
 from sepnas.runtime.client.connections import DeviceConnections
 from sepnas.runtime.client.diagnostics import Diagnostics
@@ -33,17 +33,18 @@ from sepnas.runtime.client.limits import (
     checked_on_missing,
     checked_timeout_s,
 )
-from sepnas.runtime.client.messages import ClientMessages
+from sepnas.runtime.client.messages import ClientMessages, expected_of
 from sepnas.runtime.client.opening import allow_insecure, open_keeper
 from sepnas.runtime.client.reply import Answer, Reply
 from sepnas.runtime.client.requests import Requests
-from sepnas.runtime.client.streaming import stream_answers
+from sepnas.runtime.client.streaming import Begin, stream_answers
 from sepnas.runtime.client.trace import Trace
 from sepnas.runtime.tensors.codec import Array
 from sepnas.runtime.transport.counters import Counters
 from sepnas.runtime.transport.delivery import Ways
 from sepnas.runtime.transport.handshake import warn_of_loopback
 from sepnas.runtime.transport.live_identity import client_identity
+from sepnas.spec.document import short
 from sepnas.spec.hosts import Hosts
 
 
@@ -59,14 +60,16 @@ class Session:
         ways: the client's links in an emulated cluster.
         on_missing: what a late message or a lost device means for a request: ``strict`` an error, ``degrade`` an answer
             without it; by default the choice made at export.
+        plans: the plans that requests may name, by default all of the deployment. A request that names none has the
+            deployment's default plan, or the first of these. Devices that no plan needs are not connected.
         reconnect: whether a strict session that lost a device connects to all of them again, in the background and as
             often as necessary; a session that degrades always dials lost devices again.
 
     Raises:
-        SpecError: an invalid deadline, or a missing address.
+        SpecError: an invalid deadline, a missing address, or an unknown plan.
         DeploymentError: a file of the deployment was changed.
         PeerUnreachableError: nobody answers at a device's address.
-        HandshakeError: foreign or expired certificate, another deployment or version, or the device is busy.
+        HandshakeError: foreign or expired certificate, another deployment, plan or version, or the device is busy.
         DeadlineError: a device did not answer in time.
 
     After :class:`DeadlineError` and :class:`RemoteError` the session can be used further. :class:`PeerLostError` ends a
@@ -86,6 +89,7 @@ class Session:
         insecure: bool = False,
         ways: Ways | None = None,
         on_missing: OnMissing | None = None,
+        plans: Sequence[str] | None = None,
         reconnect: bool = False,
     ) -> None:
         self.timeout_s = checked_timeout_s(timeout_s)
@@ -94,16 +98,20 @@ class Session:
         self.on_missing = checked_on_missing(on_missing or self.manifest.on_missing)
         """``strict`` or ``degrade``."""
         hosts = devices if isinstance(devices, Hosts) else Hosts.load(devices or folder / "hosts.yaml")
-        self._messages = messages = ClientMessages.of(self.manifest)
-        warn_of_loopback({each.rank: each.address for each in hosts.devices if each.rank in messages.ranks})
+        served = self.manifest.chosen(plans)
+        self.plans = tuple(served)
+        """The plans that requests may name, the one of requests that name none first."""
+        self._messages = {name: ClientMessages.of(plan) for name, plan in served.items()}
+        expected = expected_of(self._messages.values(), self.on_missing)
+        warn_of_loopback({each.rank: each.address for each in hosts.devices if each.rank in expected})
         if insecure:
-            allow_insecure(hosts, messages.ranks)
+            allow_insecure(hosts, expected)
         identity = None if insecure else client_identity(folder, self.manifest)
-        expected, deployment_id = messages.expected(self.on_missing), self.manifest.deployment_id
-        target = SessionTarget(deployment_id, expected, hosts, identity, self.on_missing, ways, reconnect)
+        digests, deployment_id = {name: plan.digest for name, plan in served.items()}, self.manifest.deployment_id
+        target = SessionTarget(deployment_id, expected, hosts, identity, self.on_missing, ways, reconnect, digests)
         self._ways, origin_ns = ways, time.monotonic_ns()
         self._keeper = open_keeper(target, timeout_s)
-        self._requests = Requests(self._keeper, messages, self.manifest.reader, self.on_missing)
+        self._requests = Requests(self._keeper, self._messages, self.on_missing)
         self._diagnostics = Diagnostics(self._keeper, self._requests, ways, origin_ns)
         self._drop = weakref.finalize(self, _drop, self._keeper, ways)
         self._drop.atexit = False  # at exit the system closes the connections, and no thread can be started
@@ -128,34 +136,40 @@ class Session:
 
     # -- requests
 
-    def infer(self, batch: npt.ArrayLike, timeout_s: float | None = None) -> Array:
+    def infer(self, batch: npt.ArrayLike, timeout_s: float | None = None, *, plan: str | None = None) -> Array:
         """The logits ``(B, classes)``, float32, of a batch ``(B, channels, height, width)``.
 
-        A float32 batch is taken as it is (already normalised); uint8 images are normalised as the manifest says. In a
-        session that degrades, :meth:`ask` also tells what is missing in the answer.
+        ``plan`` is the plan's name (see :attr:`plans`); devices switch from one request to the next without loading
+        anything. A float32 batch is taken as it is (already normalised); uint8 images are normalised as the manifest
+        says. In a session that degrades, :meth:`ask` also tells what is missing in the answer.
 
         Raises:
             DataError: another shape or type.
-            SpecError: an invalid deadline.
+            SpecError: an invalid deadline, or a ``plan`` that is none of :attr:`plans`.
             DeadlineError: no answer after ``timeout_s`` (by default the session's), which includes the time that the
                 request waits behind others.
             PeerLostError: a device was lost.
             RemoteError: a device failed while it computed.
         """
-        return self.ask(batch, timeout_s).logits
+        return self.ask(batch, timeout_s, plan=plan).logits
 
-    def ask(self, batch: npt.ArrayLike, timeout_s: float | None = None) -> Answer:
+    def ask(self, batch: npt.ArrayLike, timeout_s: float | None = None, *, plan: str | None = None) -> Answer:
         """The logits together with what is missing in them; raises as :meth:`infer` does."""
         inbox: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
-        return self._requests.wait(self.begin(batch, inbox, timeout_s), inbox)
+        return self._requests.wait(self.begin(batch, inbox, timeout_s, plan=plan), inbox)
 
-    def classify(self, images: npt.ArrayLike, timeout_s: float | None = None) -> list[str]:
+    def classify(self, images: npt.ArrayLike, timeout_s: float | None = None, *, plan: str | None = None) -> list[str]:
         """The class name of each image of a batch; raises as :meth:`infer` does."""
-        best = self.infer(images, timeout_s).argmax(axis=1)
+        best = self.infer(images, timeout_s, plan=plan).argmax(axis=1)
         return [self.manifest.classes[index] for index in best]
 
     def stream(
-        self, batches: Iterable[npt.ArrayLike], in_flight: int = 2, timeout_s: float | None = None
+        self,
+        batches: Iterable[npt.ArrayLike],
+        in_flight: int = 2,
+        timeout_s: float | None = None,
+        *,
+        plan: str | None = None,
     ) -> Generator[Array]:
         """The logits of each batch, in order, with up to ``in_flight`` requests (at most 32) on their way.
 
@@ -163,31 +177,47 @@ class Session:
         request. The next batch is taken when an answer has been handed on. Raises as :meth:`infer` does; requests that
         are on their way then, or when the generator is closed, are cancelled.
         """
-        return self._logits_of(self.answers(batches, in_flight, timeout_s))
+        return self._logits_of(self.answers(batches, in_flight, timeout_s, plan=plan))
 
     def answers(
-        self, batches: Iterable[npt.ArrayLike], in_flight: int = 2, timeout_s: float | None = None
+        self,
+        batches: Iterable[npt.ArrayLike],
+        in_flight: int = 2,
+        timeout_s: float | None = None,
+        *,
+        plan: str | None = None,
     ) -> Generator[Answer]:
         """As :meth:`stream`, together with what is missing in each answer."""
-        return self._answers(batches, checked_in_flight(in_flight), timeout_s)
+        begin = partial(self.begin, timeout_s=timeout_s, plan=self._plan(plan))
+        return self._answers(begin, batches, checked_in_flight(in_flight))
 
-    def _answers(self, batches: Iterable[npt.ArrayLike], in_flight: int, timeout_s: float | None) -> Generator[Answer]:
-        yield from stream_answers(self._requests, partial(self.begin, timeout_s=timeout_s), batches, in_flight)
+    def _answers(self, begin: Begin, batches: Iterable[npt.ArrayLike], in_flight: int) -> Generator[Answer]:
+        yield from stream_answers(self._requests, begin, batches, in_flight)
 
     def _logits_of(self, answers: Generator[Answer]) -> Generator[Array]:
         with contextlib.closing(answers):
             for answer in answers:
                 yield answer.logits
 
-    def begin(self, batch: npt.ArrayLike, inbox: Inbox, timeout_s: float | None = None) -> Reply:
+    def begin(
+        self, batch: npt.ArrayLike, inbox: Inbox, timeout_s: float | None = None, *, plan: str | None = None
+    ) -> Reply:
         """Send a request whose events come to ``inbox``; end each reply by :meth:`finish` or :meth:`abandon`.
 
         Waits only while too many requests are open. Raises as :meth:`infer` does.
         """
+        name = self._plan(plan)
         self._connections.check()  # before any lock is taken: in a forked process it may be held forever
         x_BCHW = prepare_batch(np.asarray(batch), self.manifest.image)
         limit_s = self.timeout_s if timeout_s is None else checked_timeout_s(timeout_s)
-        return self._requests.begin(x_BCHW, inbox, limit_s)
+        return self._requests.begin(x_BCHW, inbox, limit_s, name)
+
+    def _plan(self, name: str | None) -> str:
+        if name is None:
+            return self.plans[0]
+        if name not in self._messages:
+            raise SpecError(f"plan {short(name)} is none of this session: {', '.join(self.plans)}")
+        return name
 
     def fall_back(self, reply: Reply) -> bool:
         """The reader is late: ask other devices for their own logits; False if there is none to ask."""
@@ -221,10 +251,10 @@ class Session:
         return self._connections.liveness.losses()
 
     def can_answer(self) -> bool:
-        """Whether requests have a chance: all devices are ready or, in a session that degrades, one with the classifier
-        is."""
+        """Whether requests that name no plan have a chance: all devices are ready or, in a session that degrades, one
+        with the classifier is."""
         useless = self._connections.liveness.useless()
-        return not useless if self.on_missing == "strict" else not self._messages.heads <= useless
+        return not useless if self.on_missing == "strict" else not self._messages[self.plans[0]].heads <= useless
 
     def is_failing(self) -> bool:
         """Whether a device failed or delayed the latest requests."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
+from sepnas.deployment.plans import DEFAULT_PLAN
 from sepnas.plan.steps import StepKind
 from sepnas.spec.document import Document, Part
 
@@ -41,10 +42,14 @@ class DeviceRecord(Part):
 
 
 class RequestRecord(Part):
-    """One request: sent at ``sent_s``, its answer complete at ``answered_s``, both on the client's clock."""
+    """One request under a plan: sent at ``sent_s``, its answer complete at ``answered_s``, both on the client's clock.
+
+    ``plan`` is the name in the deployment; traces of an older sepnas hold none.
+    """
 
     request: int
     batch: int
+    plan: str | None = None
     sent_s: Seconds
     answered_s: Seconds
     devices: tuple[DeviceRecord, ...]
@@ -72,11 +77,13 @@ class ClockOffset:
 
 
 class RequestTiming(NamedTuple):
-    """The batch size of a request, when it was sent and when its answer was complete (``time.monotonic_ns``)."""
+    """The batch size of a request, when it was sent and when its answer was complete (``time.monotonic_ns``), and its
+    plan."""
 
     batch: int
     sent_ns: int
     answered_ns: int
+    plan: str = DEFAULT_PLAN
 
 
 def best_clock(pings: Iterable[tuple[int, int, int]]) -> ClockOffset:
@@ -97,6 +104,7 @@ def request_record(
     return RequestRecord(
         request=request,
         batch=timing.batch,
+        plan=timing.plan,
         sent_s=(timing.sent_ns - origin_ns) / 1e9,
         answered_s=(timing.answered_ns - origin_ns) / 1e9,
         devices=tuple(device_record(rank, rows[rank, request], clocks[rank], origin_ns) for rank in ran),

@@ -15,14 +15,13 @@ import numpy as np
 from sepnas.deployment.engines.graph import CheckedGraph, SegmentGraph, ShapeOf
 from sepnas.deployment.engines.kind import EngineKind, late
 from sepnas.deployment.engines.registry import engines
-from sepnas.deployment.manifest import SegmentFiles
 from sepnas.deployment.onnx_session import weight_name
 from sepnas.errors import DeploymentError, SepnasError
 from sepnas.runtime.engines.denormals import flush_denormals
 from sepnas.runtime.engines.onnx_check import check_onnx_graph, read_onnx_graph
 from sepnas.runtime.engines.protobuf import NoMessageError
-from sepnas.runtime.engines.shard import Shard
-from sepnas.runtime.engines.torch_engine import check_outputs, shapes_of
+from sepnas.runtime.engines.shard import LoadedSegment, Shard
+from sepnas.runtime.engines.torch_engine import check_outputs
 from sepnas.runtime.tensors.codec import Array
 from sepnas.spec.files import read_regular, why
 
@@ -43,16 +42,13 @@ class OnnxEngine:
         open_graph: Callable[[SegmentGraph, int], OpenGraph] = late(kind.open_graph)
         self._kind, self._paths = kind, dict[str, Path]()
         self._opened: dict[str, OpenGraph] = {}
-        shapes = shapes_of(shard)
-        for name, segment in shard.manifest.segments.items():
-            if name not in shapes:
-                continue  # the program never runs it, and nothing says of which shapes its inputs would be
-            path = self._paths[name] = shard.folder / segment.files[kind.graphs]
-            weights = self._weights(shard, segment)
+        for key, segment in shard.segments.items():
+            path = self._paths[key] = shard.folder / segment.files.files[kind.graphs]
+            weights = self._weights(segment)
             graph = _read(path)
-            _check(path, graph, weights, segment, *shapes[name])
+            _check(path, graph, weights, segment)
             try:
-                self._opened[name] = open_graph(_segment_graph(path, graph, weights, segment.inputs), threads)
+                self._opened[key] = open_graph(_segment_graph(path, graph, weights, segment.files.inputs), threads)
             except (SepnasError, ImportError):
                 raise
             except Exception as error:  # onnxruntime's errors have no class of their own
@@ -60,8 +56,8 @@ class OnnxEngine:
                     f"{path}: {kind.name} cannot read this segment: {type(error).__name__}: {error}"
                 ) from error
 
-    def _weights(self, shard: Shard, segment: SegmentFiles) -> list[Array]:
-        return [shard.weights[weight] for weight in segment.weights]
+    def _weights(self, segment: LoadedSegment) -> Sequence[Array]:
+        return segment.weights
 
     def prepare_thread(self) -> None:
         flush_denormals()  # the sessions' own option is for their threads, not for the one that calls them
@@ -84,25 +80,19 @@ def _read(path: Path) -> bytes:
         raise DeploymentError(f"{path}: cannot be read: {why(error, path)}") from error
 
 
-def _check(
-    path: Path,
-    graph: bytes,
-    weights: Sequence[Array],
-    segment: SegmentFiles,
-    taken: Sequence[ShapeOf],
-    made: Sequence[ShapeOf],
-) -> None:
+def _check(path: Path, graph: bytes, weights: Sequence[Array], segment: LoadedSegment) -> None:
+    files = segment.files
     try:
-        found = check_onnx_graph(graph, dict(zip(segment.inputs, taken, strict=True)), _sizes(weights))
+        found = check_onnx_graph(graph, dict(zip(files.inputs, segment.taken, strict=True)), _sizes(weights))
     except NoMessageError as error:
         raise DeploymentError(f"{path}: onnxruntime cannot read this segment: it holds {error}") from None
     except ValueError as error:
         raise DeploymentError(f"{path}: refused: it {error}") from None
-    if (*found,) != segment.outputs:
+    if (*found,) != files.outputs:
         raise DeploymentError(
-            f"{path}: refused: it makes {', '.join(found)[:200]}; the manifest says {', '.join(segment.outputs)}"
+            f"{path}: refused: it makes {', '.join(found)[:200]}; the manifest says {', '.join(files.outputs)}"
         )
-    check_outputs(path, [found[name] for name in segment.outputs], made)
+    check_outputs(path, [found[name] for name in files.outputs], segment.made)
 
 
 def _sizes(weights: Sequence[Array]) -> dict[str, ShapeOf]:
@@ -124,5 +114,5 @@ class Int8OnnxEngine(OnnxEngine):
 
     _name: ClassVar[str] = "onnxruntime-int8"
 
-    def _weights(self, shard: Shard, segment: SegmentFiles) -> list[Array]:
-        return []
+    def _weights(self, segment: LoadedSegment) -> Sequence[Array]:
+        return ()

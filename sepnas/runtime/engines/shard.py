@@ -1,17 +1,19 @@
-"""One device's share of a deployment, loaded and checked."""
+"""One device's part of a deployment, in memory: its plans, and the segments and weights that they share."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from sepnas.deployment.manifest import SHARD_NAME, WEIGHTS_NAME, ShardManifest
+from sepnas.deployment.manifest import SHARD_NAME, WEIGHTS_NAME, SegmentFiles, ShardManifest
+from sepnas.deployment.plans import overlay_file
 from sepnas.deployment.serial import program_of
 from sepnas.deployment.verify import verify_device
 from sepnas.errors import DeploymentError
@@ -22,27 +24,26 @@ from sepnas.plan.steps import Compute, Merge, Send, Step
 from sepnas.runtime.tensors.codec import Array
 from sepnas.spec.files import name_of, open_regular, why
 
+Dims: TypeAlias = tuple[int, ...]
+"""The shape of an array, one sample: ``(1, *shape.dims)``."""
+
 
 @dataclass(frozen=True)
-class Shard:
-    """What a device runs. ``messages`` are by tag; ``weights`` hold the segments' tensors, the merges' numbers and the
-    messages' learned scales."""
+class LoadedPlan:
+    """A device's part of one plan.
 
-    folder: Path
-    manifest: ShardManifest
+    ``messages`` are by tag; ``weights`` hold the segments' tensors, the merges' numbers and the messages' learned
+    scales. ``keys`` name the segment of the shard for each that the steps name; ``layers`` are what it computes.
+    """
+
+    name: str
     program: tuple[Step, ...]
     messages: Mapping[int, Message]
     weights: Mapping[str, Array]
     shapes: Mapping[str, Shape]
-
-    @property
-    def rank(self) -> int:
-        return self.manifest.rank
-
-    def without_segments(self) -> Shard:
-        """The same without the segments' tensors: an engine that has been made holds them."""
-        kept = {step.parameter for step in self.program if isinstance(step, Merge)} | set(self.scale_names)
-        return replace(self, weights={name: array for name, array in self.weights.items() if name in kept})
+    keys: Mapping[str, str]
+    fallbacks: frozenset[int] = frozenset()
+    layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def scale_names(self) -> list[str]:
@@ -52,60 +53,191 @@ class Shard:
         """The learned step between two levels of a message, if it has one."""
         return np.float32(self.weights[message.scale]) if message.scale else None
 
-    def expected_from(self, source: int) -> dict[int, int]:
-        """What ``source`` sends here by the plan: payload bytes of one sample, by tag."""
-        incoming = (m for m in self.messages.values() if (m.source, m.destination) == (source, self.rank))
-        return {message.tag: message.payload_bytes() for message in incoming}
+    def without_segments(self) -> LoadedPlan:
+        kept = {step.parameter for step in self.program if isinstance(step, Merge)} | set(self.scale_names)
+        return replace(self, weights={name: array for name, array in self.weights.items() if name in kept})
+
+    def incoming(self, rank: int) -> dict[tuple[int, int], int]:
+        """What device ``rank`` is sent: payload bytes of one sample, by source and tag."""
+        return {(m.source, m.tag): m.payload_bytes() for m in self.messages.values() if m.destination == rank}
+
+
+@dataclass(frozen=True)
+class LoadedSegment:
+    """A segment for an engine: its files, its tensors in the graph's order, and the shapes of its inputs and outputs.
+
+    Plans that compute it with equal tensors share it.
+    """
+
+    files: SegmentFiles
+    weights: tuple[Array, ...]
+    taken: tuple[Dims, ...]
+    made: tuple[Dims, ...]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What a device runs: its plans by name, and all segments of these that an engine opens, by key."""
+
+    folder: Path
+    manifest: ShardManifest
+    plans: Mapping[str, LoadedPlan]
+    segments: Mapping[str, LoadedSegment] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, folder: Path, manifest: ShardManifest, plans: Iterable[LoadedPlan]) -> Shard:
+        """The shard of these plans; raises :class:`DeploymentError` for a segment that is run on different shapes."""
+        by_name = {plan.name: plan for plan in plans}
+        segments: dict[str, LoadedSegment] = {}
+        for plan in by_name.values():
+            for step in plan.program:
+                if isinstance(step, Compute):
+                    _add_segment(segments, folder, manifest, plan, step)
+        return cls(folder, manifest, by_name, segments)
+
+    @property
+    def rank(self) -> int:
+        return self.manifest.rank
+
+    @property
+    def first(self) -> LoadedPlan:
+        """The plan that was exported first."""
+        return next(iter(self.plans.values()))
+
+    def without_segments(self) -> Shard:
+        """The same without the segments and their tensors: an engine that has been made holds them."""
+        plans = {name: plan.without_segments() for name, plan in self.plans.items()}
+        return replace(self, plans=plans, segments={})
+
+    def expected_from(self, source: int) -> dict[int, frozenset[int]]:
+        """What ``source`` sends here in any plan: payload bytes of one sample, by tag."""
+        found: dict[int, frozenset[int]] = {}
+        for plan in self.plans.values():
+            for (sender, tag), sample_bytes in plan.incoming(self.rank).items():
+                if sender == source:
+                    found[tag] = found.get(tag, frozenset()) | {sample_bytes}
+        return found
+
+
+def _add_segment(
+    segments: dict[str, LoadedSegment], folder: Path, manifest: ShardManifest, plan: LoadedPlan, step: Compute
+) -> None:
+    key = plan.keys[step.segment]
+    taken, made = (
+        tuple((1, *plan.shapes[name].dims) for name in names) for names in (step.inputs, step.outputs)
+    )  # fmt: skip
+    if key not in segments:
+        files = manifest.segments[manifest.plans[plan.name].segment(step.segment)]
+        weights = tuple(plan.weights[name] for name in files.weights)
+        segments[key] = LoadedSegment(files, weights, taken, made)
+    elif (segments[key].taken, segments[key].made) != (taken, made):
+        raise DeploymentError(f"{folder}: segment '{step.segment}' is run on tensors of different shapes")
 
 
 def load_shard(folder: str | os.PathLike[str]) -> Shard:
     """Read one device's folder; raises :class:`DeploymentError` that names the file that is wrong."""
     folder = Path(folder)
     manifest = verify_device(folder)
+    shared = _read_tensors(folder / WEIGHTS_NAME)
+    plans = []
+    for name in manifest.plans:
+        file = overlay_file(name)
+        own = _read_tensors(folder / file) if file in manifest.weight_files else {}
+        plans.append(_loaded_plan(folder, manifest, name, shared, own))
+    _check_all_used(folder, manifest, plans)
+    return Shard.of(folder, manifest, plans)
+
+
+def _loaded_plan(
+    folder: Path, manifest: ShardManifest, name: str, shared: Mapping[str, Array], own: Mapping[str, Array]
+) -> LoadedPlan:
+    part, program = manifest.plans[name], program_of(manifest, name, str(folder))
+    plan = LoadedPlan(
+        name=name,
+        program=program,
+        messages={data.tag: message_from_data(data) for data in part.messages},
+        weights={**shared, **own},
+        shapes={tensor: shape_from_data(data) for tensor, data in part.shapes.items()},
+        keys=_keys(manifest, name, program, own),
+        fallbacks=frozenset(part.fallbacks),
+        layers={
+            step.segment: manifest.segments[part.segment(step.segment)].layers
+            for step in program
+            if isinstance(step, Compute)
+        },
+    )
+    _check_weights(folder, manifest, plan, own)
+    return plan
+
+
+def _keys(manifest: ShardManifest, plan: str, program: Iterable[Step], own: Collection[str]) -> dict[str, str]:
+    """The key of each segment: its name, with the plan's after it if it takes tensors of the plan's own."""
+    keys = {}
+    for step in program:
+        if isinstance(step, Compute):
+            entry = manifest.plans[plan].segment(step.segment)
+            differs = any(name in own for name in manifest.segments[entry].weights)
+            keys[step.segment] = f"{entry}@{plan}" if differs else entry
+    return keys
+
+
+def _read_tensors(path: Path) -> dict[str, Array]:
     try:
-        with open_regular(folder / WEIGHTS_NAME) as file:
-            weights = safetensors.numpy.load_file(name_of(file, folder / WEIGHTS_NAME))
+        with open_regular(path) as file:
+            return safetensors.numpy.load_file(name_of(file, path))
     except PermissionError as error:
-        where = folder / WEIGHTS_NAME
-        raise DeploymentError(f"{where}: cannot be read: {why(error, where)}") from error
+        raise DeploymentError(f"{path}: cannot be read: {why(error, path)}") from error
     # the last ones for a format of numbers that numpy has not
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DeploymentError(f"{folder / WEIGHTS_NAME}: not a safetensors file: {error}") from error
-    program = program_of(manifest, str(folder))
-    messages = {data.tag: message_from_data(data) for data in manifest.messages}
-    unused = sorted(set(manifest.segments) - {step.segment for step in program if isinstance(step, Compute)})
+        raise DeploymentError(f"{path}: not a safetensors file: {error}") from error
+
+
+def _check_all_used(folder: Path, manifest: ShardManifest, plans: Iterable[LoadedPlan]) -> None:
+    used = {
+        manifest.plans[plan.name].segment(step.segment)
+        for plan in plans
+        for step in plan.program
+        if isinstance(step, Compute)
+    }
+    unused = sorted(set(manifest.segments) - used)
     if unused:  # nothing would say what it may allocate
         raise DeploymentError(
             f"{folder / SHARD_NAME}: segment '{unused[0]}' is in no step; export the deployment again"
         )
-    shapes = {name: shape_from_data(data) for name, data in manifest.shapes.items()}
-    shard = Shard(folder, manifest, program, messages, weights, shapes)
-    _check_weights(shard)
-    return shard
 
 
-def _check_weights(shard: Shard) -> None:
-    where, weights = shard.folder / WEIGHTS_NAME, shard.weights
-    merges = [step.parameter for step in shard.program if isinstance(step, Merge) and step.parameter]
-    segments = [name for segment in shard.manifest.segments.values() for name in segment.weights]
-    for name in [*segments, *merges, *shard.scale_names]:
+def _check_weights(folder: Path, manifest: ShardManifest, plan: LoadedPlan, own: Collection[str]) -> None:
+    weights = plan.weights
+    merges = [step.parameter for step in plan.program if isinstance(step, Merge) and step.parameter]
+    entries = {manifest.plans[plan.name].segment(s.segment) for s in plan.program if isinstance(s, Compute)}
+    segments = [name for entry in sorted(entries) for name in manifest.segments[entry].weights]
+
+    def where(name: str) -> Path:
+        return folder / (overlay_file(plan.name) if name in own else WEIGHTS_NAME)
+
+    for name in [*segments, *merges, *plan.scale_names]:
         if name not in weights:
-            raise DeploymentError(f"{where}: has no tensor '{name}', which the program needs")
+            raise DeploymentError(f"{where(name)}: has no tensor '{name}', which the program needs")
     for name in segments:
         if weights[name].dtype != np.float32:
-            raise DeploymentError(f"{where}: tensor '{name}' is {weights[name].dtype}; segments compute in float32")
-    for step in shard.program:
+            found = weights[name].dtype
+            raise DeploymentError(f"{where(name)}: tensor '{name}' is {found}; segments compute in float32")
+    for step in plan.program:
         if isinstance(step, Merge) and step.parameter:
-            found, wanted = weights[step.parameter], (len(step.inputs) - 1,)
-            if found.shape != wanted or found.dtype != np.float32 or not np.isfinite(found).all():
-                raise DeploymentError(
-                    f"{where}: tensor '{step.parameter}' weighs what is merged into '{step.output}': finite float32 of "
-                    f"shape {wanted}, got {found.dtype} of shape {found.shape}"
-                )
-    for name in shard.scale_names:
+            _check_merge(where(step.parameter), step, weights[step.parameter])
+    for name in plan.scale_names:
         scale = weights[name]
         if scale.shape or scale.dtype != np.float32 or not 0 < scale < np.inf:
             raise DeploymentError(
-                f"{where}: tensor '{name}' is the step of a message: one fp32 number above 0, got {scale.dtype} "
+                f"{where(name)}: tensor '{name}' is the step of a message: one fp32 number above 0, got {scale.dtype} "
                 f"{np.array2string(scale, threshold=4)}"
             )
+
+
+def _check_merge(where: Path, step: Merge, found: Array) -> None:
+    wanted = (len(step.inputs) - 1,)
+    if found.shape != wanted or found.dtype != np.float32 or not np.isfinite(found).all():
+        raise DeploymentError(
+            f"{where}: tensor '{step.parameter}' weighs what is merged into '{step.output}': finite float32 of "
+            f"shape {wanted}, got {found.dtype} of shape {found.shape}"
+        )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from sepnas.deployment.engines.kind import EngineKind
 from sepnas.errors import DeploymentError
 from sepnas.plan.steps import Compute
-from sepnas.runtime.engines.shard import Shard
+from sepnas.runtime.engines.shard import Dims, LoadedPlan, Shard
 from sepnas.runtime.engines.torch_archive import load_graph, made_shapes
 from sepnas.runtime.tensors.codec import Array
 
@@ -26,37 +26,19 @@ class Engine(Protocol):
         """Called once in each thread before it calls :meth:`run`."""
 
     def run(self, segment: str, inputs: Sequence[Array]) -> Sequence[Array]:
-        """The outputs of a segment for a batch, in its order; float32, not written to by anyone afterwards."""
+        """The outputs of a segment of the shard, by its key, for a batch: in its order, float32, not written to by
+        anyone afterwards."""
         ...
 
 
-def calls_of_a_pass(shard: Shard) -> list[tuple[str, list[Array]]]:
-    """Each segment of the program with inputs of zeros, one sample: for warming up and for timing."""
-    calls = []
-    for step in shard.program:
+def calls_of_a_pass(shard: Shard, plan: LoadedPlan | None = None) -> list[tuple[str, list[Array]]]:
+    """Each segment of a plan, by default the first, with inputs of zeros, one sample: for warming up and for timing."""
+    plan, calls = plan or shard.first, []
+    for step in plan.program:
         if isinstance(step, Compute):
-            inputs: list[Array] = [np.zeros((1, *shard.shapes[name].dims), np.float32) for name in step.inputs]
-            calls.append((step.segment, inputs))
+            inputs: list[Array] = [np.zeros((1, *plan.shapes[name].dims), np.float32) for name in step.inputs]
+            calls.append((plan.keys[step.segment], inputs))
     return calls
-
-
-Dims: TypeAlias = tuple[int, ...]
-"""The shape of an array, one sample: ``(1, *shape.dims)``."""
-
-
-def shapes_of(shard: Shard) -> dict[str, tuple[tuple[Dims, ...], tuple[Dims, ...]]]:
-    """Of each segment of the program the shapes of its inputs and of its outputs, one sample."""
-    found: dict[str, tuple[tuple[Dims, ...], tuple[Dims, ...]]] = {}
-    for step in shard.program:
-        if isinstance(step, Compute):
-            taken, made = _batches(shard, step.inputs), _batches(shard, step.outputs)
-            if found.setdefault(step.segment, (taken, made)) != (taken, made):
-                raise DeploymentError(f"{shard.folder}: segment '{step.segment}' is run on tensors of different shapes")
-    return found
-
-
-def _batches(shard: Shard, names: Sequence[str]) -> tuple[Dims, ...]:
-    return tuple((1, *shard.shapes[name].dims) for name in names)
 
 
 def check_outputs(path: Path, found: Sequence[Sequence[int]], expected: Sequence[Dims]) -> None:
@@ -83,17 +65,15 @@ class TorchEngine:
         self._torch, self._folder = torch, shard.folder
         self._runners: dict[str, tuple[Callable[..., Sequence[Tensor]], list[Tensor]]] = {}
         graphs: dict[str, Any] = {}
-        shapes = shapes_of(shard)
-        for name, segment in shard.manifest.segments.items():
-            file = segment.files["torch"]
+        for key, segment in shard.segments.items():
+            file = segment.files.files["torch"]
             digest = shard.manifest.files[file].sha256
             if digest not in graphs:  # equal layers have equal graphs
                 graphs[digest] = load_graph(shard.folder / file)
-            weights = [torch.from_numpy(shard.weights[weight]) for weight in segment.weights]
-            if name in shapes:
-                made = made_shapes(shard.folder / file, graphs[digest], weights, shapes[name][0])
-                check_outputs(shard.folder / file, made, shapes[name][1])
-            self._runners[name] = (graphs[digest].forward, weights)
+            weights = [torch.from_numpy(weight) for weight in segment.weights]
+            made = made_shapes(shard.folder / file, graphs[digest], weights, segment.taken)
+            check_outputs(shard.folder / file, made, segment.made)
+            self._runners[key] = (graphs[digest].forward, weights)
 
     def prepare_thread(self) -> None:
         self._torch.set_flush_denormal(True)  # denormals make a network ten times slower; the mode is a thread's own

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final, TypeAlias
 
 from pydantic import ValidationError
@@ -79,6 +79,8 @@ class NeedData(enum.Enum):
 
 NEED_DATA: Final = NeedData.NEED_DATA
 
+SampleBytes: TypeAlias = Mapping[int, int | Collection[int]]
+"""Payload bytes of one sample by tag; several where plans differ."""
 Table: TypeAlias = Mapping[tuple[Side, type[Control] | type[Data]], Phase]
 
 _D, _L = Side.DIALER, Side.LISTENER
@@ -134,14 +136,14 @@ class Connection:
 
     Args:
         side: which side we are.
-        sample_bytes: what the plan lets the peer send: payload bytes of one sample by tag (see :meth:`expect`).
+        sample_bytes: what the plans let the peer send: payload bytes of one sample by tag (see :meth:`expect`).
         max_batch: the most samples in one message.
     """
 
-    def __init__(self, side: Side, sample_bytes: Mapping[int, int] | None = None, max_batch: int = MAX_BATCH) -> None:
+    def __init__(self, side: Side, sample_bytes: SampleBytes | None = None, max_batch: int = MAX_BATCH) -> None:
         self.side = side
         self.phase = Phase.START
-        self._sample_bytes = dict(sample_bytes or {})
+        self.expect(sample_bytes or {})
         self._max_batch = max_batch
         self._after_welcome = Phase.SETTING_UP
         self._said_bye: set[Side] = set()
@@ -152,9 +154,15 @@ class Connection:
         self._to_skip = 0
         self.control_bytes_received = 0
 
-    def expect(self, sample_bytes: Mapping[int, int]) -> None:
-        """Say what the peer may send, once it is known who it is: payload bytes of one sample by tag."""
-        self._sample_bytes = dict(sample_bytes)
+    def expect(self, sample_bytes: SampleBytes) -> None:
+        """Say what the peer may send, once it is known who it is: payload bytes of one sample by tag.
+
+        A tag of several plans may have several lengths; which one is due depends on the request, and is not checked
+        here.
+        """
+        self._sample_bytes = {
+            tag: (sizes,) if isinstance(sizes, int) else tuple(sizes) for tag, sizes in sample_bytes.items()
+        }
 
     @property
     def peer_said_bye(self) -> bool:
@@ -276,12 +284,12 @@ class Connection:
         return kind, tag, request, length
 
     def _check_payload(self, tag: int, length: int) -> None:
-        sample = self._sample_bytes.get(tag)
-        if sample is None:
+        sizes = self._sample_bytes.get(tag)
+        if sizes is None:
             raise RemoteProtocolError(f"message {tag} is not one that this peer sends by the plan")
-        if length == 0 or length % sample or length > sample * self._max_batch:
+        if length == 0 or all(length % sample or length > sample * self._max_batch for sample in sizes):
             raise RemoteProtocolError(
-                f"message {tag} announces {length} bytes; by the plan a sample has {sample}, "
+                f"message {tag} announces {length} bytes; by the plan a sample has {' or '.join(map(str, sizes))}, "
                 f"and a message 1..{self._max_batch} samples"
             )
 

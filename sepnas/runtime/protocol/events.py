@@ -18,16 +18,19 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from sepnas.deployment.manifest import OnMissing
+from sepnas.deployment.plans import DEFAULT_PLAN, MAX_PLAN_NAME, MAX_PLANS
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 U32 = Annotated[int, Field(ge=0, lt=1 << 32)]
 Rank = Annotated[int, Field(ge=-1, lt=1 << 16)]
 Text = Annotated[str, Field(max_length=4000)]
 Nanoseconds = Annotated[int, Field(ge=0, lt=1 << 63)]
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+PlanText = Annotated[str, Field(max_length=MAX_PLAN_NAME)]
+"""A plan's name as a peer says it; whether there is such a plan is not the parser's to say."""
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-ErrorCode = Literal["deadline", "peer-lost", "peer-unreachable", "handshake", "compute", "protocol"]
+ErrorCode = Literal["deadline", "peer-lost", "peer-unreachable", "handshake", "compute", "protocol", "plan"]
 FailureCode = Literal["deadline", "peer-lost", "compute", "protocol", "cancelled"]
 """How a request fails on a device; ``cancelled``: its client waits for it no more."""
 RefusalCode = Literal["version", "deployment", "rank", "busy", "session", "certificate", "purpose"]
@@ -76,12 +79,14 @@ class Setup(Control):
     peer that is lost and a request without a message that is late (``degrade``).
 
     ``rejoin``: the others are in the session already; this device dials all that are named here, and needs no other.
+    ``plans``: the digests of the plans that requests may name; none: all that the device has.
     """
 
     peers: Annotated[Mapping[str, Annotated[str, Field(max_length=300)]], Field(max_length=4096)]
     deadline_ms: U32
     on_missing: OnMissing = "strict"
     rejoin: bool = False
+    plans: Annotated[Mapping[PlanText, Annotated[str, Field(max_length=64)]], Field(max_length=MAX_PLANS)] = {}
 
 
 class Ready(Control):
@@ -89,7 +94,7 @@ class Ready(Control):
 
 
 class Request(Control):
-    """From the client: run the program once on ``batch`` samples, every wait within ``deadline_ms``.
+    """From the client: run the program of ``plan`` once on ``batch`` samples, every wait within ``deadline_ms``.
 
     The devices ``without`` take no part: nothing is sent to them, and nothing of them is waited for.
     """
@@ -98,6 +103,7 @@ class Request(Control):
     batch: Annotated[int, Field(ge=1, lt=1 << 32)]
     deadline_ms: U32
     without: Annotated[tuple[Rank, ...], Field(max_length=4096)] = ()
+    plan: PlanText = DEFAULT_PLAN
 
 
 class Cancel(Control):

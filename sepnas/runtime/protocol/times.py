@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from sepnas.deployment.plans import DEFAULT_PLAN
 from sepnas.plan.steps import Step, describe_step
 
 
@@ -21,11 +22,12 @@ class StepTime:
 
 @dataclass(frozen=True, slots=True)
 class RequestTimes:
-    """What a device kept of one request, on its own clock."""
+    """What a device kept of one request under a plan, on its own clock."""
 
     request: int
     batch: int
     steps: list[StepTime]
+    plan: str = DEFAULT_PLAN
 
 
 def step_rows(program: tuple[Step, ...], times: RequestTimes) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from sepnas.runtime.service.http_forms import (
     ModelFacts,
     NotReadyBody,
     ReadyBody,
+    ServedPlan,
 )
 from sepnas.runtime.service.service import Classified, Health, Service
 
@@ -22,6 +23,7 @@ def classification_of(found: Classified) -> Classification:
     answer = found.answer
     return Classification(
         classes=[LikelyClass(**{"class": name}, probability=probability) for name, probability in found.classes],
+        plan=found.plan,
         complete=answer.complete,
         without=list(answer.without),
         missing=[MissingMessage(device=each.device, source=each.source, tag=each.tag) for each in answer.missing],
@@ -43,6 +45,8 @@ def facts_of(service: Service) -> ModelFacts:
     return ModelFacts(
         name=manifest.name,
         deployment_id=manifest.deployment_id,
+        default_plan=manifest.default_plan,
+        plans=[ServedPlan(name=name, payload_bytes=plan.payload_bytes) for name, plan in manifest.plans.items()],
         classes=list(manifest.classes),
         image_height=manifest.image.height,
         image_width=manifest.image.width,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sepnas import __version__
-from sepnas.errors import BusyError
+from sepnas.errors import BusyError, SpecError
 from sepnas.runtime.service.bodies import Bodies
 from sepnas.runtime.service.http_answers import classification_of, facts_of, health_of
 from sepnas.runtime.service.http_body import BODY_S, check_head, read_body, run_unless_gone
@@ -27,6 +27,7 @@ from sepnas.runtime.service.http_errors import (
 from sepnas.runtime.service.http_forms import (
     DESCRIPTIONS,
     IMAGE_BODY,
+    PLAN,
     Classification,
     ModelFacts,
     NotReadyBody,
@@ -91,21 +92,30 @@ def _add_classify(app: FastAPI, service: Service, max_image_bytes: int) -> None:
         responses={code: described_error(code) for code in DESCRIPTIONS},
         openapi_extra={"requestBody": IMAGE_BODY},
     )
-    async def classify(request: Request) -> Any:
+    async def classify(request: Request, plan: Annotated[str | None, Query(description=PLAN)] = None) -> Any:
         """Classify one image: the body is the encoded image itself (PNG, JPEG, WebP, BMP, GIF or PPM), no form.
 
-        Example: `curl -H 'Content-Type: image/png' --data-binary @image.png http://127.0.0.1:8080/classify`
+        Example: `curl -H 'Content-Type: image/png' --data-binary @image.png http://127.0.0.1:8080/classify?plan=default`
         """
         check_head(request, max_image_bytes)
+        _check_plan(service, plan)
         try:
             image = await read_body(request, max_image_bytes, bodies)
             with service.places.take():
-                found = await run_unless_gone(request, service.classify(image))
+                found = await run_unless_gone(request, service.classify(image, plan))
         except BusyError as error:
             raise RefusedRequest(503, "busy", str(error)) from None
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
         return classification_of(found)
+
+
+def _check_plan(service: Service, plan: str | None) -> None:
+    """Refuse a plan that the deployment does not have, before the body is read."""
+    try:
+        service.manifest.plan(plan)
+    except SpecError as error:
+        raise RefusedRequest(422, "plan", str(error)) from None
 
 
 def _add_facts(app: FastAPI, service: Service) -> None:
@@ -118,7 +128,7 @@ def _add_facts(app: FastAPI, service: Service) -> None:
 
     @app.get("/model")
     async def model() -> ModelFacts:
-        """The model that is served: its classes, its image size and the treatment of other sizes, its deployment."""
+        """The model that is served: its classes, its image size and the treatment of other sizes, its plans."""
         return facts_of(service)
 
 

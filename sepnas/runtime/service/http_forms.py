@@ -30,9 +30,17 @@ class Classification(BaseModel):
     """The likeliest classes, and what is missing in them: only a service that degrades gives incomplete answers."""
 
     classes: list[LikelyClass] = Field(description="Likeliest first.")
+    plan: str = Field(description="The plan under which the devices computed.")
     complete: bool = Field(description="Whether this is the whole network's answer.")
     without: list[int] = Field(description="Devices that took no part, or whose logits did not come.")
     missing: list[MissingMessage]
+
+
+class ServedPlan(BaseModel):
+    """A plan that requests may name."""
+
+    name: str
+    payload_bytes: int = Field(description="Bytes that devices send each other for one image.")
 
 
 class ModelFacts(BaseModel):
@@ -40,6 +48,8 @@ class ModelFacts(BaseModel):
 
     name: str
     deployment_id: str
+    default_plan: str = Field(description="The plan of requests that name none.")
+    plans: list[ServedPlan]
     classes: list[str]
     image_height: int = Field(description="In pixels, as the network reads it.")
     image_width: int
@@ -83,11 +93,12 @@ DESCRIPTIONS = {
     408: "The body did not arrive in time.",
     413: "The body is too large.",
     415: "The Content-Type is not that of an image.",
-    422: "The body is not a readable image, or its size is not that of the network.",
+    422: "The body is not a readable image, its size is not that of the network, or there is no such plan.",
     502: "A device failed while it computed.",
     503: "Too many requests wait, or devices are lost. Try again after `Retry-After` seconds.",
     504: "There was no answer in time.",
 }
+PLAN = "The plan under which the devices compute, one of those that /model lists; by default its `default_plan`."
 _RETRY = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 IMAGE_BODY = {

@@ -42,10 +42,11 @@ class Health:
 
 @dataclass(frozen=True)
 class Classified:
-    """The likeliest classes of one image with their probabilities, and the answer that they come from."""
+    """The likeliest classes of one image with their probabilities, and the answer and the plan that they come from."""
 
     classes: list[tuple[str, float]]
     answer: Answer
+    plan: str
 
 
 class Service:
@@ -133,16 +134,17 @@ class Service:
             problem = problem or "the process that decodes images is being started; try again in a moment"
         return Health(not problem, self._supervised.states(), problem)
 
-    async def classify(self, image: bytes) -> Classified:
-        """Classify an encoded image; cancelling the call cancels the request on the devices.
+    async def classify(self, image: bytes, plan: str | None = None) -> Classified:
+        """Classify an encoded image under a plan, by default the deployment's default one; cancelling the call cancels
+        the request on the devices.
 
-        Raises :class:`DataError` (not an image, wrong size, too many pixels), :class:`PeerUnreachableError` (no session
-        is open, and why), and the errors of :meth:`Session.ask`.
+        Raises :class:`SpecError` (an unknown plan), :class:`DataError` (not an image, wrong size, too many pixels),
+        :class:`PeerUnreachableError` (no session is open, and why), and the errors of :meth:`Session.ask`.
         """
         deadline = time.monotonic() + self._timeout_s
         try:
             async with self._starts.turn(deadline):  # a request that gives up while it waits here has cost nothing
-                found = await self._classify(image, deadline)
+                found = await self._classify(image, deadline, plan or self.manifest.default_plan)
         except asyncio.CancelledError:
             self._note_gave_up()
             raise
@@ -154,17 +156,18 @@ class Service:
         for turns in (self._starts, self._turns, self._decoders):
             turns.gave_up()
 
-    async def _classify(self, image: bytes, deadline: float) -> Classified:
+    async def _classify(self, image: bytes, deadline: float, plan: str) -> Classified:
         _ = self._supervised.session  # without a session, decoding would be in vain
         manifest = self.manifest
+        manifest.plan(plan)
         order = Order(manifest.image, self._resize, self._decoders.max_pixels)
         pixels_CHW = await self._decoders.decode(image, order, deadline)
         async with self._turns.turn(deadline):
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise DeadlineError(f"the request waited behind others for {self._timeout_s:g} s")
-            answer = await self._supervised.session.ask(pixels_CHW[None], left_s)
-        return Classified(likeliest(answer.logits, manifest.classes, self._top)[0], answer)
+            answer = await self._supervised.session.ask(pixels_CHW[None], left_s, plan=plan)
+        return Classified(likeliest(answer.logits, manifest.classes, self._top)[0], answer, plan)
 
 
 def _check_addresses(hosts: Hosts, ranks: tuple[int, ...], insecure: bool) -> None:

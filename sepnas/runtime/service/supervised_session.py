@@ -15,7 +15,6 @@ from typing_extensions import Self
 from sepnas.deployment.manifest import Manifest
 from sepnas.errors import ExchangeError, PeerLostError, PeerUnreachableError
 from sepnas.runtime.client.async_session import AsyncSession
-from sepnas.runtime.client.messages import ClientMessages
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.line_writer import LineWriter
 from sepnas.terminal import one_line
@@ -58,7 +57,7 @@ class SupervisedSession:
     @property
     def ranks(self) -> tuple[int, ...]:
         """The devices that the client talks to."""
-        return tuple(sorted(set(ClientMessages.of(self.manifest).ranks)))
+        return self.manifest.working
 
     @property
     def session(self) -> AsyncSession:

@@ -20,7 +20,7 @@ from sepnas.errors import (
 )
 from sepnas.options import option
 from sepnas.plan.steps import CLIENT
-from sepnas.runtime.protocol.connection import Connection, Side
+from sepnas.runtime.protocol.connection import Connection, SampleBytes, Side
 from sepnas.runtime.protocol.events import PROTOCOL_VERSION, SESSION, STATUS, Event, Hello, Refused, Welcome
 from sepnas.runtime.protocol.names import rank_name
 from sepnas.runtime.transport.channel import Channel
@@ -51,7 +51,7 @@ def dial(
     address: str,
     hello: Hello,
     identity: Identity | None,
-    sample_bytes: Mapping[int, int],
+    sample_bytes: SampleBytes,
     deadline: float,
     opening: Opening | None = None,
 ) -> Channel:

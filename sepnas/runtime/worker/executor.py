@@ -14,7 +14,7 @@ import numpy as np
 from sepnas.errors import DeadlineError, ExchangeError, RemoteProtocolError, SepnasError
 from sepnas.plan.merges import merge, optional_tensors
 from sepnas.plan.steps import Compute, Merge, Recv, Send, Slice, Step
-from sepnas.runtime.engines.shard import Shard
+from sepnas.runtime.engines.shard import LoadedPlan
 from sepnas.runtime.engines.torch_engine import Engine
 from sepnas.runtime.protocol.events import Data, PartialData
 from sepnas.runtime.protocol.names import rank_name
@@ -72,27 +72,26 @@ class StepError(Exception):
 
 
 class Executor:
-    """Carries out the steps of a shard, one request at a time.
+    """Carries out the steps of a device in one plan, one request at a time.
 
     A tensor is dropped after the last step that uses it, so the memory peak is the one that the plan predicts.
     """
 
     def __init__(
         self,
-        shard: Shard,
+        plan: LoadedPlan,
         engine: Engine,
         mailbox: Mailbox,
         post: Post,
         pace: Pace | None = None,
         on_missed: OnMissed = lambda request, step: None,
     ) -> None:
-        self._shard, self._engine, self._mailbox, self._post = shard, engine, mailbox, post
+        self._plan, self._engine, self._mailbox, self._post = plan, engine, mailbox, post
         self._pace, self._on_missed = pace or FreePace(), on_missed
-        self._drop_after = _last_uses(shard.program)
-        self._optional, self._patience = optional_tensors(shard.program), Patience(len(shard.program))
-        self._fallbacks = frozenset(shard.manifest.fallbacks)
+        self._drop_after = _last_uses(plan.program)
+        self._optional, self._patience = optional_tensors(plan.program), Patience(len(plan.program))
         self._late_at: dict[int, float] = {}
-        self._shapes = shard.shapes
+        self._shapes = plan.shapes
 
     def run(self, request: RunningRequest) -> list[StepTime]:
         """Run the whole program; returns the times of its steps. Raises :class:`StepError`."""
@@ -102,7 +101,7 @@ class Executor:
         if request.tolerant:
             request.silent |= {source for source, found in self._late_at.items() if request.arrived < found}
             self._patience.begin(request.batch, begun_ns / 1e9, request.deadline)
-        for index, step in enumerate(self._shard.program):
+        for index, step in enumerate(self._plan.program):
             start = time.monotonic_ns()
             self._pace.start(index)
             try:
@@ -119,7 +118,7 @@ class Executor:
     def _do(self, index: int, step: Step, request: RunningRequest) -> tuple[int, int | None]:
         """Carry out one step; returns payload bytes and time of arrival for the trace."""
         if isinstance(step, Compute):
-            made = self._engine.run(step.segment, [request.tensors[name] for name in step.inputs])
+            made = self._engine.run(self._plan.keys[step.segment], [request.tensors[name] for name in step.inputs])
             for name, array in zip(step.outputs, made, strict=True):
                 request.tensors[name] = array.reshape(request.batch, *self._shapes[name].dims)
         elif isinstance(step, Slice):
@@ -135,8 +134,8 @@ class Executor:
 
     def _send(self, step: Send, request: RunningRequest) -> int:
         values = request.tensors[step.tensor][step.region.slices]
-        payload = encode(values, step.wire, self._shard.scale(step))
-        if step.tag in self._fallbacks:
+        payload = encode(values, step.wire, self._plan.scale(step))
+        if step.tag in self._plan.fallbacks:
             request.logits = payload
         self._pace.finish()
         if step.to in request.without:
@@ -159,8 +158,8 @@ class Executor:
             return 0, None
         request.partial |= received.partial
         self._pace.arrived(received.arrived_ns)
-        message = self._shard.messages[step.tag]
-        tensor = decode(received.payload, message.wire, message.shape, self._shard.scale(message))
+        message = self._plan.messages[step.tag]
+        tensor = decode(received.payload, message.wire, message.shape, self._plan.scale(message))
         if len(tensor) != request.batch:
             raise RemoteProtocolError(
                 f"message {step.tag} from rank {step.source} has {len(received.payload)} bytes; "
@@ -178,7 +177,7 @@ class Executor:
         return self._mailbox.wait(request.number, step.tag, until, step.source)
 
     def _merge(self, step: Merge, request: RunningRequest) -> Array:
-        weights = self._shard.weights[step.parameter] if step.parameter else None
+        weights = self._plan.weights[step.parameter] if step.parameter else None
         there = [name not in request.missing for name in step.inputs]
         if weights is not None:
             weights = weights[np.array(there[1:], bool)]
@@ -187,9 +186,9 @@ class Executor:
 
     def describe(self, index: int) -> str:
         """A step in words, for error messages."""
-        step = self._shard.program[index]
+        step = self._plan.program[index]
         if isinstance(step, Compute):
-            what = f"computing segment '{step.segment}' ({', '.join(self._layers(step.segment))})"
+            what = f"computing segment '{step.segment}' ({', '.join(self._plan.layers[step.segment])})"
         elif isinstance(step, Send):
             what = f"sending '{step.tensor}' to {rank_name(step.to)}"
         elif isinstance(step, Recv):
@@ -198,10 +197,7 @@ class Executor:
             what = f"taking '{step.output}' from '{step.tensor}'"
         else:
             what = f"merging into '{step.output}'"
-        return f"step {index} of {len(self._shard.program)}, {what}"
-
-    def _layers(self, segment: str) -> tuple[str, ...]:
-        return self._shard.manifest.segments[segment].layers
+        return f"step {index} of {len(self._plan.program)}, {what}"
 
 
 def error_code(error: Exception) -> StepErrorCode:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Mapping
 
 from sepnas.errors import RemoteProtocolError
+from sepnas.plan.steps import CLIENT
+from sepnas.runtime.engines.shard import Shard
+from sepnas.runtime.protocol.connection import MAX_BATCH
 from sepnas.runtime.protocol.events import Ask, Cancel, Control, Data, PartialData, Ping, Pong, Recall, Request
 from sepnas.runtime.worker.client_link import ClientLink
+from sepnas.runtime.worker.mailbox import Fits
 from sepnas.runtime.worker.own_logits import OwnLogits
 from sepnas.runtime.worker.request_queue import RequestQueue
+from sepnas.spec.document import short
 
 
 class Intake:
@@ -17,14 +23,19 @@ class Intake:
     An event that the protocol does not allow raises :class:`RemoteProtocolError`, which ends the connection it came on.
     """
 
-    def __init__(self, num_devices: int, queue: RequestQueue, client: ClientLink, logits: OwnLogits) -> None:
-        self._num_devices = num_devices
+    def __init__(self, shard: Shard, queue: RequestQueue, client: ClientLink, logits: OwnLogits) -> None:
+        self._num_devices = shard.manifest.num_devices
+        self._fits = {name: _fits(plan.incoming(shard.rank)) for name, plan in shard.plans.items()}
         self._queue, self._client, self._logits = queue, client, logits
+
+    def allow(self, plans: Collection[str]) -> None:
+        """Take requests of these plans only, from now on."""
+        self._fits = {name: fits for name, fits in self._fits.items() if name in plans}
 
     def from_client(self, event: Control | Data) -> None:
         self._client.heard_s = time.monotonic()
         if isinstance(event, Data):
-            self._keep_message(event, announced=True)
+            self._keep_message(CLIENT, event, announced=True)
         elif isinstance(event, Recall):
             self._logits.recall(event)
         elif isinstance(event, Ping):
@@ -38,26 +49,37 @@ class Intake:
             self._queue.drop_questions()
             self._queue.put(event)
 
-    def from_peer(self, event: Control | Data) -> None:
+    def from_peer(self, rank: int, event: Control | Data) -> None:
         if isinstance(event, Data):
-            self._keep_message(event, announced=False)
+            self._keep_message(rank, event, announced=False)
 
     def _take_request(self, event: Request) -> None:
         if len(event.without) > self._num_devices:
             raise RemoteProtocolError(
                 f"request {event.request} is without {len(event.without)} devices: there are less"
             )
-        if self._queue.mailbox.announce(event.request):
+        if not self._queue.mailbox.announce(event.request, self._fits.get(event.plan)):
+            self._tell_dropped(event.request)
+        elif event.plan in self._fits:
             self._queue.put(event)
         else:
-            self._tell_dropped(event.request)
+            self._refuse_plan(event)
 
-    def _keep_message(self, event: Data, announced: bool) -> None:
+    def _keep_message(self, source: int, event: Data, announced: bool) -> None:
         partial = isinstance(event, PartialData)
         for request in self._queue.mailbox.put(
-            event.request, event.tag, event.payload, event.arrived_ns, partial, announced
+            event.request, event.tag, event.payload, event.arrived_ns, partial, announced, source
         ):  # fmt: skip
             self._tell_dropped(request)
+
+    def _refuse_plan(self, event: Request) -> None:
+        """Its messages are dropped; other requests go on."""
+        self._queue.mailbox.cancel(event.request)
+        message = (
+            f"device {self._client.rank} has no plan {short(event.plan)} in this session: allowed are "
+            f"{', '.join(self._fits)}"
+        )
+        self._client.tell_failed("plan", message, request=event.request)
 
     def _tell_dropped(self, request: int) -> None:
         """Its messages found no room, or it came too late: the client need not wait for it."""
@@ -65,6 +87,16 @@ class Intake:
         limit_mb = self._queue.mailbox.max_bytes / 1e6
         message = (
             f"device {self._client.rank} dropped request {request}: more than {limit_mb:.0f} MB of messages waited; "
-            "send smaller batches, or fewer at once"
+            "send smaller batches, or fewer at once (or a device sent a message that is not of its plan)"
         )
         self._client.tell_failed("protocol", message, request=request)
+
+
+def _fits(incoming: Mapping[tuple[int, int], int]) -> Fits:
+    """Whether a message is one of a plan, whose samples have these payload bytes by source and tag."""
+
+    def fits(source: int, tag: int, length: int) -> bool:
+        sample_bytes = incoming.get((source, tag))
+        return sample_bytes is not None and length % sample_bytes == 0 and length <= sample_bytes * MAX_BATCH
+
+    return fits

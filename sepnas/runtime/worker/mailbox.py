@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from sepnas.errors import DeadlineError, ExchangeError, RemoteProtocolError
+from sepnas.plan.steps import CLIENT
 from sepnas.runtime.memory import max_kept_bytes
+from sepnas.runtime.protocol.names import rank_name
 from sepnas.runtime.tensors.codec import Payload
 from sepnas.runtime.transport.polling import Changed
 
@@ -16,6 +18,10 @@ MAX_REQUESTS_AHEAD = 64
 """Maximum number of requests with waiting messages, and of requests cancelled ahead; bounds memory."""
 MAX_ANNOUNCED = 256
 """Maximum number of announced requests that are neither done nor cancelled."""
+
+
+Fits: TypeAlias = Callable[[int, int, int], bool]
+"""Whether a rank sends a message with this tag and length, in bytes, by the plan of a request."""
 
 
 class ReceivedPayload(NamedTuple):
@@ -43,7 +49,8 @@ class Mailbox:
         self.max_bytes = max_bytes or max_kept_bytes()
         self._payloads: dict[tuple[int, int], ReceivedPayload] = {}
         self._kept_bytes = 0
-        self._announced: set[int] = set()
+        self._announced: dict[int, Fits | None] = {}
+        self._early: dict[int, list[tuple[int, int, int]]] = {}  # request -> source, tag and length of its messages
         self._closed = False
         self._floor = 1
         self._cancelled: set[int] = set()
@@ -55,10 +62,11 @@ class Mailbox:
         """Sum of the payloads that wait."""
         return self._kept_bytes
 
-    def announce(self, request: int) -> bool:
-        """Note a request of the client; False if it is over already.
+    def announce(self, request: int, fits: Fits | None = None) -> bool:
+        """Note a request of the client, and which messages ``fits`` its plan; False if it is over already.
 
-        Raises :class:`RemoteProtocolError` if it was announced before, or too many others are not done.
+        It is over, too, if a message that came before it does not fit. Raises :class:`RemoteProtocolError` if it was
+        announced before, or too many others are not done.
         """
         with self._changed:
             if self._is_over(request):
@@ -69,7 +77,10 @@ class Mailbox:
                 raise RemoteProtocolError(
                     f"request {request} comes while {MAX_ANNOUNCED} others from {min(self._announced)} on are not done"
                 )
-            self._announced.add(request)
+            self._announced[request] = fits
+            if fits is not None and not all(fits(*each) for each in self._early.pop(request, ())):
+                self._cancel(request)
+                return False
             return True
 
     def put(
@@ -80,8 +91,9 @@ class Mailbox:
         arrived_ns: int | None = None,
         partial: bool = False,
         announced: bool = False,
+        source: int = CLIENT,
     ) -> tuple[int, ...]:
-        """Keep a message; one for a request that is over is dropped.
+        """Keep a message of rank ``source``; one for a request that is over is dropped.
 
         A peer's message may come before the request; the client's must belong to one that is ``announced``. An empty
         payload stands for a message that was too large to be read. Returns the announced requests that were dropped
@@ -96,6 +108,7 @@ class Mailbox:
                 return self._give_up(request)
             if len(self._payloads) >= MAX_REQUESTS_AHEAD:
                 self._check_room(request, tag)
+            self._check_plan(request, source, tag, len(payload))
             if (request, tag) in self._payloads:
                 raise RemoteProtocolError(f"message {tag} of request {request} came twice")
             self._payloads[request, tag] = ReceivedPayload(payload, arrived_ns or time.monotonic_ns(), partial)
@@ -103,6 +116,18 @@ class Mailbox:
             dropped = () if self._kept_bytes <= self.max_bytes else self._make_room()
             self._changed.notify_all()
             return dropped
+
+    def _check_plan(self, request: int, source: int, tag: int, length: int) -> None:
+        """A request's plan says who sends what; before it is known, the message is noted to be checked then."""
+        if request not in self._announced:
+            self._early.setdefault(request, []).append((source, tag, length))
+            return
+        fits = self._announced[request]
+        if fits is not None and not fits(source, tag, length):
+            raise RemoteProtocolError(
+                f"message {tag} of {length} bytes is none that {rank_name(source)} sends by the plan of request "
+                f"{request}"
+            )
 
     def _make_room(self) -> tuple[int, ...]:
         """Drop the newest requests until the rest fits."""
@@ -214,7 +239,8 @@ class Mailbox:
 
     def _keep(self, wanted: Callable[[int], bool]) -> None:
         self._payloads = {key: received for key, received in self._payloads.items() if wanted(key[0])}
-        self._announced = {request for request in self._announced if wanted(request)}
+        self._announced = {request: fits for request, fits in self._announced.items() if wanted(request)}
+        self._early = {request: each for request, each in self._early.items() if wanted(request)}
         self._kept_bytes = sum(len(received.payload) for received in self._payloads.values())
 
 

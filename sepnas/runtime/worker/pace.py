@@ -44,6 +44,10 @@ class EmulatedDevice(Protocol):
     """Makes a worker behave like another device; provided by an emulation."""
 
     @property
+    def plan(self) -> str:
+        """The plan whose steps are timed; the device serves no other."""
+
+    @property
     def pace(self) -> Pace:
         """The pace of the device's steps."""
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 
 from sepnas.errors import DeadlineError, ExchangeError, HandshakeError, LocalProtocolError, PeerLostError
-from sepnas.runtime.protocol.events import Data, Hello, Setup, Welcome
+from sepnas.runtime.protocol.events import Control, Data, Hello, Setup, Welcome
 from sepnas.runtime.transport.channel import Channel
 from sepnas.runtime.transport.handshake import dial
-from sepnas.runtime.transport.reader import OnEvent
 from sepnas.runtime.worker.client_link import ClientLink
 from sepnas.runtime.worker.context import WorkerContext
 from sepnas.runtime.worker.log import SessionLog
@@ -35,7 +36,7 @@ class SessionPeers:
         client: where losses are reported.
         queue: its mailbox learns which peers are lost, and its ``end`` ends the session.
         log: the session's log.
-        on_event: takes what peers send.
+        on_event: takes the rank of a peer and what it sends.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class SessionPeers:
         client: ClientLink,
         queue: RequestQueue,
         log: SessionLog,
-        on_event: OnEvent,
+        on_event: Callable[[int, Control | Data], None],
     ) -> None:
         self._context, self._shard, self._session = context, context.shard, session
         self._client, self._queue, self._log, self._on_event = client, queue, log, on_event
@@ -64,7 +65,8 @@ class SessionPeers:
 
         Raises a :class:`SepnasError` if one is not connected by ``deadline`` (``time.monotonic`` seconds).
         """
-        for rank in self._shard.manifest.peers:
+        peers = self._shard.manifest.peers(setup.plans)
+        for rank in peers:
             address = setup.peers.get(str(rank))
             if address is None and (setup.rejoin or self.degrade):
                 self._queue.mailbox.lose(rank)  # it dials us when it is back
@@ -75,13 +77,13 @@ class SessionPeers:
                     raise HandshakeError(f"the client did not say where device {rank} listens")
                 self._dial(rank, address, deadline)
         if not setup.rejoin:
-            expected = {rank for rank in self._shard.manifest.peers if str(rank) in setup.peers or not self.degrade}
+            expected = {rank for rank in peers if str(rank) in setup.peers or not self.degrade}
             self._await(expected, deadline)
 
     def attach(self, channel: Channel, rank: int) -> bool:
         """Take the channel of a peer that dialed, perhaps again after it was lost; False if it is not expected."""
         with self._changed:
-            known = rank in self._shard.manifest.peers and (rank not in self._channels or self.degrade)
+            known = rank in self._shard.manifest.peers() and (rank not in self._channels or self.degrade)
             if self._queue.ending or not known:
                 return False
             channel.connection.expect(self._shard.expected_from(rank))
@@ -119,7 +121,8 @@ class SessionPeers:
         if self._context.emulated:
             channel.way = self._context.emulated.ways.way(rank)
         self._queue.mailbox.find(rank)
-        channel.start(self._on_event, lambda error: self._on_end(rank, channel, error), self._queue.changed)
+        on_end = partial(self._on_end, rank, channel)
+        channel.start(partial(self._on_event, rank), on_end, self._queue.changed)
         self._channels[rank] = channel  # only now: from here on others send through it
         self._changed.notify_all()
 

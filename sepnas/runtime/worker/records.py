@@ -20,10 +20,10 @@ _FLUSH_S = 5.0
 
 
 class SessionRecords:
-    """Times of the last :data:`MAX_TRACES` requests, and the number of all that were begun."""
+    """Times of the last :data:`MAX_TRACES` requests, and the number of all that were begun; ``programs`` by plan."""
 
-    def __init__(self, program: tuple[Step, ...], emulated: EmulatedDevice | None) -> None:
-        self._program, self._emulated = program, emulated
+    def __init__(self, programs: Mapping[str, tuple[Step, ...]], emulated: EmulatedDevice | None) -> None:
+        self._programs, self._emulated = programs, emulated
         self._traces: deque[RequestTimes] = deque(maxlen=MAX_TRACES)
         self.requests = 0
 
@@ -33,9 +33,10 @@ class SessionRecords:
 
     def trace(self, last: int) -> dict[str, Any]:
         """The step times of the ``last`` requests, or of as many as fit into one answer."""
-        count = min(last, MAX_TRACE_ROWS // max(1, len(self._program)))
+        longest = max(1, *map(len, self._programs.values()))
+        count = min(last, MAX_TRACE_ROWS // longest)
         wanted = list(self._traces)[-count:] if count else []
-        return {"requests": [step_rows(self._program, times) for times in wanted]}
+        return {"requests": [step_rows(self._programs[times.plan], times) for times in wanted]}
 
     def counters(self, channels: Mapping[int, Channel]) -> dict[str, Any]:
         """Bytes and messages by peer rank, once everything queued for the peers is written."""

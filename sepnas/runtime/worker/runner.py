@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from sepnas.errors import SepnasError
 from sepnas.plan.steps import CLIENT
@@ -22,11 +23,11 @@ MAX_TIMEOUT_S = 86_400.0
 
 
 class RequestRunner:
-    """Takes jobs from the queue until the session is over; runs in the session's thread."""
+    """Takes jobs from the queue until the session is over; runs in the session's thread. ``executors`` by plan."""
 
     def __init__(
         self,
-        executor: Executor,
+        executors: Mapping[str, Executor],
         queue: RequestQueue,
         client: ClientLink,
         peers: SessionPeers,
@@ -35,7 +36,7 @@ class RequestRunner:
         stats: WorkerStats,
         log: SessionLog,
     ) -> None:
-        self._executor, self._queue, self._client, self._peers = executor, queue, client, peers
+        self._executors, self._queue, self._client, self._peers = executors, queue, client, peers
         self._logits, self._records, self._stats, self._log = logits, records, stats, log
         self._running, self._busy_s = False, time.monotonic()
 
@@ -62,14 +63,15 @@ class RequestRunner:
         degrade = self._peers.degrade
         deadline = arrived + min(event.deadline_ms / 1e3, MAX_TIMEOUT_S)
         request = RunningRequest(event.request, event.batch, deadline, degrade, frozenset(event.without), arrived)
+        executor = self._executors[event.plan]
         try:
-            times = self._executor.run(request)
+            times = executor.run(request)
         except StepError as error:
-            self._fail(event.request, error)
+            self._fail(event.request, error, executor.describe(error.step))
             error.error.with_traceback(None)  # its frames hold tensors, and an error may be kept
         else:
             self._stats.count_served(time.monotonic() - arrived)
-            self._records.add(RequestTimes(event.request, event.batch, times))
+            self._records.add(RequestTimes(event.request, event.batch, times, event.plan))
             if degrade and request.logits is not None:
                 self._logits.keep(event.request, request.logits)
         finally:
@@ -82,14 +84,14 @@ class RequestRunner:
             data = self._records.counters({**self._peers.channels(), CLIENT: self._client.channel})
         self._client.tell(DeviceReport(what=ask.what, number=ask.number, data=data))
 
-    def _fail(self, request: int, failure: StepError) -> None:
+    def _fail(self, request: int, failure: StepError, where: str) -> None:
         """Count a failed request, and tell a client that still waits for it."""
         ending = self._queue.ending
         client_left = ending is not None and not ending.tell
         if client_left or self._queue.mailbox.is_over(request):
             self._stats.failed["cancelled"] += 1
             return
-        code, where = error_code(failure.error), self._executor.describe(failure.step)
+        code = error_code(failure.error)
         self._stats.failed[code] += 1
         self._log_failure(request, failure.error, where)
         if not self._queue.ending:  # it may have ended meanwhile

@@ -239,7 +239,7 @@ def _make_context(
 
 def _pinned_hosts(path: str | os.PathLike[str], shard: Shard) -> Hosts:
     hosts = Hosts.load(path)
-    for rank in shard.manifest.peers:
+    for rank in shard.manifest.peers():
         hosts.address(rank)  # raises if the peer is not named
     return hosts
 
@@ -250,5 +250,10 @@ def _identity(shard: Shard) -> Identity:
 
 def _warm_up(context: WorkerContext) -> None:
     """Run each segment once: the first request is then as fast as the others, and a broken segment shows here."""
-    for segment, inputs in calls_of_a_pass(context.shard):
+    calls = {
+        segment: inputs
+        for plan in context.shard.plans.values()
+        for segment, inputs in calls_of_a_pass(context.shard, plan)
+    }
+    for segment, inputs in calls.items():
         context.engine.run(segment, inputs)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from typing import Literal
 
 from sepnas.errors import ExchangeError, HandshakeError, LocalProtocolError, PeerLostError, SepnasError
 from sepnas.plan.steps import CLIENT, Recv
@@ -28,6 +29,7 @@ from sepnas.runtime.worker.records import SessionRecords
 from sepnas.runtime.worker.request_queue import RequestQueue, SessionEnd
 from sepnas.runtime.worker.runner import MAX_TIMEOUT_S, RequestRunner
 from sepnas.runtime.worker.stats import OpenSession
+from sepnas.spec.document import short
 
 SETUP_WAIT_S = 30.0
 """Time that a welcomed client has to send its Setup."""
@@ -49,17 +51,21 @@ class WorkerSession:
         self._queue = RequestQueue()
         self._client = ClientLink(channel, shard.rank, name)
         self._logits = OwnLogits(self._post)
-        self._intake = Intake(shard.manifest.num_devices, self._queue, self._client, self._logits)
+        self._intake = Intake(shard, self._queue, self._client, self._logits)
         self._peers = SessionPeers(context, name, self._client, self._queue, self._log, self._intake.from_peer)
-        self._records = SessionRecords(shard.program, context.emulated)
+        programs = {plan.name: plan.program for plan in shard.plans.values()}
+        self._records = SessionRecords(programs, context.emulated)
         self._runner = self._make_runner()
 
     def _make_runner(self) -> RequestRunner:
         context, queue = self._context, self._queue
         pace = context.emulated.pace if context.emulated else None
-        executor = Executor(self._shard, context.engine, queue.mailbox, self._post, pace, self._on_missed)
+        executors = {
+            name: Executor(plan, context.engine, queue.mailbox, self._post, pace, self._on_missed)
+            for name, plan in self._shard.plans.items()
+        }
         return RequestRunner(
-            executor, queue, self._client, self._peers, self._logits, self._records, context.stats, self._log
+            executors, queue, self._client, self._peers, self._logits, self._records, context.stats, self._log
         )
 
     def serve(self) -> None:
@@ -121,18 +127,37 @@ class WorkerSession:
         self._peers.degrade = setup.on_missing == "degrade"
         deadline = time.monotonic() + min(setup.deadline_ms / 1e3, MAX_TIMEOUT_S)
         try:
+            self._take_plans(setup)
+        except HandshakeError as error:
+            return self._tell_setup_failed("handshake", str(error))
+        try:
             self._peers.connect(setup, deadline)
         except SepnasError as error:
-            self._tell_setup_failed(error)
-            return False
+            code: ErrorCode = "handshake" if isinstance(error, HandshakeError) else "peer-unreachable"
+            message = f"device {self._shard.rank} cannot connect to its peers: {error}"
+            return self._tell_setup_failed(code, message)
         self._client.channel.send(Ready())
         return True
 
-    def _tell_setup_failed(self, error: SepnasError) -> None:
-        message = f"device {self._shard.rank} cannot connect to its peers: {error}"
+    def _take_plans(self, setup: Setup) -> None:
+        """Serve the plans that the client names, if they are the same here; raises :class:`HandshakeError`."""
+        plans, emulated = self._shard.manifest.plans, self._context.emulated
+        for name, digest in setup.plans.items():
+            if name not in plans or plans[name].digest != digest:
+                problem = "none" if name not in plans else "another one"
+                raise HandshakeError(
+                    f"the client's plan {short(name)} is {problem} of device {self._shard.rank}, whose folder is of "
+                    "another export; copy it again, or open the session without this plan"
+                )
+        allowed = set(setup.plans or plans)
+        if emulated is not None:
+            allowed &= {emulated.plan}
+        self._intake.allow(allowed)
+
+    def _tell_setup_failed(self, code: ErrorCode, message: str) -> Literal[False]:
         self._queue.end(SessionEnd(PeerLostError(message)))
-        code: ErrorCode = "handshake" if isinstance(error, HandshakeError) else "peer-unreachable"
         self._client.tell_failed(code, message, waiting_for=self._peers.waiting_for)
+        return False
 
     # -- at work
 

@@ -42,9 +42,9 @@ def test_onnxruntime_computes_what_torch_computes(exported, rank):
     """Each segment gives the same within a ten-thousandth, for any batch; its batch norms are those of the weights."""
     shard = load_shard(exported / f"device{rank}")
     engines = TorchEngine(shard), OnnxEngine(shard)
-    for step in shard.program:
+    for step in shard.first.program:
         if isinstance(step, Compute):
-            shape = shard.manifest.shapes[step.inputs[0]]
+            shape = shard.first.shapes[step.inputs[0]]
             for batch in (1, 3):
                 x_BCHW = np.random.default_rng(batch).random((batch, *shape.dims), "f4")
                 wanted, found = (engine.run(step.segment, [x_BCHW])[0] for engine in engines)

@@ -166,7 +166,7 @@ def test_a_damaged_graph_runs_or_is_refused(data, exported):
     """Whatever became of a graph's bytes, LiteRT computes what is left, or an error of ours says why not."""
     shard = load_shard(exported / "device0")
     name, segment = next(iter(shard.manifest.segments.items()))
-    weights = [shard.weights[weight] for weight in segment.weights]
+    weights = [shard.first.weights[weight] for weight in segment.weights]
     sizes = {weight_name(index): weight.shape for index, weight in enumerate(weights)}
     spoiled = data.draw(damaged((shard.folder / segment.files["onnxruntime"]).read_bytes(), numbers))
     graph = SegmentGraph(Path(name), spoiled, weights, lambda shapes: read_onnx_graph(spoiled, shapes[0], sizes))

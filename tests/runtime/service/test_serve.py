@@ -32,6 +32,7 @@ from sepnas.runtime.service import http_body
 from sepnas.runtime.service.service import Service
 from sepnas.runtime.transport.listening import listening_socket
 from sepnas.spec.hosts import Hosts
+from tests.helpers_plans import SILENT, export_plans
 from tests.helpers_runtime import SOON_S, Gated, WorkerProcess, freeze, whole_logits, worker_processes, worker_threads
 
 PNG = {"Content-Type": "image/png"}
@@ -598,3 +599,20 @@ def test_a_port_in_use_is_told(exported, client):
     result = CliRunner().invoke(app, ["serve", str(exported), "--listen", f"127.0.0.1:{client.port}"])
     assert isinstance(result.exception, ListenError)
     assert "choose another port with --listen" in str(result.exception)
+
+
+def test_requests_choose_a_plan(network, tmp_path):
+    """`?plan=` names the plan of a request; an unknown one is refused with the names that are allowed."""
+    export_plans(network, tmp_path / "deployment", ("torch",))
+    image = encoded(pixels(8))
+    with worker_threads(tmp_path / "deployment") as (_, hosts), serving(tmp_path / "deployment", hosts) as client:
+        for query, plan in (("", "default"), ("?plan=default", "default"), (f"?plan={SILENT}", SILENT)):
+            status, answer = client.call("POST", f"/classify{query}", image, PNG)
+            assert (status, answer["plan"], answer["complete"]) == (200, plan, True)
+        for query in ("?plan=fast", "?plan=", "?plan=" + "a" * 1000, "?plan=%00%1b"):
+            status, answer = client.call("POST", f"/classify{query}", image, PNG)
+            assert (status, answer["error"]["code"]) == (422, "plan")
+            assert f"default, few-bytes, {SILENT}" in answer["error"]["message"]
+        model = client.call("GET", "/model")[1]
+        assert model["default_plan"] == "default"
+        assert {each["name"]: each["payload_bytes"] for each in model["plans"]}[SILENT] == 0

@@ -1,4 +1,4 @@
-"""The images that calibrate an int8 deployment and measure its loss of accuracy."""
+"""The images of a training run that an export calibrates with, and measures accuracy on."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from sepnas.console import warn
-from sepnas.deploy.int8 import exported_int8_network
+from sepnas.deployment.plans import DEFAULT_PLAN
 from sepnas.errors import DataError
+from sepnas.measure.deployed_network import deployed_network
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.options import option
 from sepnas.separable.architecture import Architecture
@@ -18,19 +19,20 @@ from sepnas.spec.dataset import DataFacts
 from sepnas.train.checkpoint import ARCHITECTURE, DATA
 from sepnas.train.data import load_dataset
 from sepnas.train.evaluate import accuracy
-from sepnas.train.images import ImageData
+from sepnas.train.images import ImageData, Split
 
 CALIBRATION_IMAGES = 256
+STATISTICS_IMAGES = 1024
 
 
 @dataclass(frozen=True)
-class Int8Data:
-    """Images for int8: the training split calibrates its scales, the validation split measures its accuracy."""
+class RunImages:
+    """Images of a run: the training split calibrates scales and statistics, the validation split measures accuracy."""
 
     images: ImageData
 
     @classmethod
-    def load(cls, run: Path, name: str | None = None, root: Path | None = None) -> Int8Data:
+    def load(cls, run: Path, name: str | None = None, root: Path | None = None) -> RunImages:
         """The data set that a run was trained on, or another one with the same classes; normalised as in training.
 
         Raises :class:`DataError` for missing images, and for other classes or channels.
@@ -42,7 +44,7 @@ class Int8Data:
             )
         except DataError as error:
             raise DataError(
-                f"int8 needs images like those that {run} was trained on ({facts.name}); name them with "
+                f"the export needs images like those that {run} was trained on ({facts.name}); name them with "
                 f"{option('--data', 'name=')} (folder:PATH) or {option('--data-root', 'root=')}: {error}"
             ) from error
         if images.in_channels != architecture.in_channels:
@@ -57,18 +59,35 @@ class Int8Data:
             )
         if facts.content_sha256 not in (None, images.sha256):
             warn(
-                f"{images.name}: its images are not those that {run} was trained on (changed since, or others); int8's "
-                "scales are taken from these, and some of the images that measure its accuracy may have been trained on"
+                f"{images.name}: its images are not those that {run} was trained on (changed since, or others); "
+                "scales and statistics are taken from these, and some that measure accuracy may have been trained on"
             )
         return cls(replace(images, mean=facts.mean, std=facts.std))
 
     def calibration_images(self) -> Tensor:
-        """Training images ``(N, C, H, W)``, the same on every call."""
-        chosen = torch.randperm(len(self.images.train), generator=torch.Generator().manual_seed(0))
-        return self.images.normalise(self.images.train.images[chosen[:CALIBRATION_IMAGES]])
+        """Training images ``(N, C, H, W)`` for the scales of int8, the same on every call."""
+        return self._chosen(CALIBRATION_IMAGES)
 
-    def accuracies(self, network: SeparableResNeXt, deployment: Path) -> tuple[float, float]:
-        """Accuracy on the validation images in fp32, and with a deployment's int8 graphs; both 0..1."""
-        networks = network, exported_int8_network(network, deployment)
-        exact, rounded = (accuracy(each, self.images.val, self.images) for each in networks)
-        return exact, rounded
+    def statistics_images(self) -> Tensor:
+        """Training images ``(N, C, H, W)`` for batch-norm statistics and scales of messages, the same on every call."""
+        return self._chosen(STATISTICS_IMAGES)
+
+    def accuracy(
+        self,
+        network: SeparableResNeXt,
+        deployment: Path,
+        plan: str = DEFAULT_PLAN,
+        engine: str | None = None,
+        max_images: int | None = None,
+    ) -> float:
+        """Accuracy, 0..1, of a deployment's plan on the validation images, or the first ``max_images`` of them.
+
+        ``engine``: a quantised one whose graphs compute; fp32 by default.
+        """
+        val = self.images.val
+        some = Split(val.images[:max_images], val.labels[:max_images])
+        return accuracy(deployed_network(network, deployment, plan, engine), some, self.images)
+
+    def _chosen(self, count: int) -> Tensor:
+        order = torch.randperm(len(self.images.train), generator=torch.Generator().manual_seed(0))
+        return self.images.normalise(self.images.train.images[order[:count]])

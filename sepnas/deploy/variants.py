@@ -1,0 +1,119 @@
+"""A trained network as it is under the plans of a deployment: each with statistics and scales of its own.
+
+Batch-norm statistics depend on what is merged into a block's input, so each plan has its own, measured on training
+images. Message scales that the network was not trained with are calibrated on the same images. Weights are never made
+up: a plan that needs a classifier or a merge that was not trained is refused.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from sepnas.deploy.int8 import Int8Calibration
+from sepnas.deploy.plan_fit import check_fits
+from sepnas.deploy.plan_module import PlanModule
+from sepnas.deploy.shard_writer import NamedPlan
+from sepnas.errors import DeploymentError, SpecError
+from sepnas.nets.scales import calibrate_scales
+from sepnas.plan.plan import Plan
+from sepnas.plan.steps import Compute
+from sepnas.separable.build import build_plan
+from sepnas.separable.policy import TransmissionPolicy
+
+if TYPE_CHECKING:
+    from sepnas.nets.separable import SeparableResNeXt
+
+_BATCH = 128
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def named_plan(
+    network: SeparableResNeXt,
+    name: str,
+    given: Plan | TransmissionPolicy,
+    images_NCHW: Tensor | None,
+    calibration_NCHW: Tensor | None = None,
+) -> NamedPlan:
+    """The network under a plan or policy, called ``name``.
+
+    Args:
+        network: the trained network, which is not changed.
+        images_NCHW: normalised training images, ``(N, C, H, W)``; needed unless the plan is the network's own.
+        calibration_NCHW: those for quantised engines, if any.
+
+    Raises :class:`DeploymentError` for a plan that needs what was not trained, :class:`SpecError` for a policy that
+    does not fit the network, or if there are no images.
+    """
+    own, trained = network, build_plan(network.architecture)
+    if isinstance(given, TransmissionPolicy):
+        own = _under_policy(network, name, given)
+        plan = build_plan(own.architecture)
+    else:
+        plan = given
+        check_fits(plan, network)
+    if plan != trained:
+        if images_NCHW is None or not len(images_NCHW):
+            raise SpecError(f"export: plan '{name}' needs training images that measure its batch-norm statistics")
+        own = deepcopy(own) if own is network else own
+        _calibrate(own, network, images_NCHW)
+        measure_statistics(own, plan, images_NCHW)
+    calibration = None if calibration_NCHW is None else Int8Calibration(own, plan, calibration_NCHW)
+    return NamedPlan(name, plan, own, calibration)
+
+
+def measure_statistics(network: SeparableResNeXt, plan: Plan, images_NCHW: Tensor) -> None:
+    """Measure the batch-norm statistics of the layers that the plan computes, and leave the network evaluating."""
+    layers = [
+        module
+        for rank, program in enumerate(plan.programs)
+        for step in program
+        if isinstance(step, Compute)
+        for module in network.segment(rank, plan.segments[rank][step.segment].layers).modules()
+        if isinstance(module, nn.BatchNorm2d)
+    ]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a cumulative average
+        layer.train()
+    run = PlanModule(plan, network)
+    for batch_BCHW in torch.split(images_NCHW, _BATCH):
+        run(batch_BCHW)
+    network.eval()
+
+
+def _under_policy(network: SeparableResNeXt, name: str, policy: TransmissionPolicy) -> SeparableResNeXt:
+    """The network with another policy and the same weights."""
+    architecture = network.architecture.with_policy(policy)
+    own = type(network)(architecture).to(next(network.parameters()).device).eval()
+    found = own.load_state_dict(network.state_dict(), strict=False)
+    missing = [each for each in found.missing_keys if not each.startswith("log_scales.")]
+    if missing:
+        raise DeploymentError(f"plan '{name}' does not fit the trained network: it needs {_told(missing[0])}")
+    return own
+
+
+def _told(weight: str) -> str:
+    """What lacks a weight, and what can be done."""
+    kind, _, rest = weight.partition(".")
+    if kind == "heads":
+        return (
+            f"the classifier of device {rest.partition('.')[0]}, which was not trained; take a policy whose `readout` "
+            "is the run's own, or train one that reads out the mean of all devices"
+        )
+    if kind == "merges":
+        return (
+            f"the learned merge weight '{rest}', which was not trained; take a policy that merges by the mean, or "
+            "train this one"
+        )
+    return f"'{weight}', which was not trained"
+
+
+def _calibrate(own: SeparableResNeXt, trained: SeparableResNeXt, images_NCHW: Tensor) -> None:
+    """Set the message scales that were not trained, with the statistics of the trained network."""
+    new = [name for name in own.log_scales if name not in trained.log_scales]
+    if new:
+        calibrate_scales(own, images_NCHW[:_BATCH], new)
