@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, get_args
 
-from sepnas.console import export_bar
+from sepnas.console import step_bar
 from sepnas.cost.counts import NetworkCounts, count_network
 from sepnas.cost.prediction import Prediction, predict
 from sepnas.deployment.engines.registry import exact_engines, quantised_engines
@@ -46,6 +46,7 @@ from sepnas.train.source import DataSource
 
 if TYPE_CHECKING:
     from sepnas.deploy.services import Service
+    from sepnas.importing.run import ImportedNetwork
     from sepnas.measure.run_images import RunImages
     from sepnas.nets.separable import SeparableResNeXt
     from sepnas.search.progress import ProgressOption
@@ -62,6 +63,7 @@ __all__ = [
     "create_model",
     "describe",
     "export",
+    "import_network",
     "load",
     "prepare_training",
     "search",
@@ -394,7 +396,7 @@ def export(
         from sepnas.measure.run_images import RunImages
 
         images = int8 or RunImages.load(run)
-    with export_bar() as show:
+    with step_bar("export") as show:
         return export_deployment(
             network, out, name=name or run.resolve().name, classes=facts.classes, mean=facts.mean, std=facts.std,
             resize=facts.resize, hosts=hosts, force=force, engines=(*exact, *quantised_engines()) if int8 else exact,
@@ -402,6 +404,49 @@ def export(
             on_missing=on_missing, services=services, progress=show, plan=None if plan is None else read_plan(plan),
             plans=others, statistics_NCHW=images.statistics_images() if others and images else None,
         )  # fmt: skip
+
+
+def import_network(
+    network: str,
+    out: PathLike,
+    *,
+    input_shapes: Sequence[Sequence[int]] = (),
+    weights: PathLike = "random",
+    seed: int = 0,
+    force: bool = False,
+) -> ImportedNetwork:
+    """Import a network that ``torch.export`` takes: a graph (``graph.json``) and its weights (``weights.safetensors``).
+
+    The graph computes one sample. It is compared with the network itself before anything is written.
+
+    >>> imported = import_network("torchvision:squeezenet1_1", "squeezenet", input_shapes=[(3, 64, 64)])
+    >>> imported.graph.num_weights, imported.graph.opaque_nodes
+    (1235496, ())
+
+    Args:
+        network: ``timm:NAME``, ``torchvision:NAME``, ``MODULE:FACTORY`` (its code is run), a ``.pt2`` file, a run, or
+            an architecture.
+        out: the folder to write.
+        input_shapes: shapes of one sample of each input, without the batch; the network's own by default.
+        weights: ``random``, ``pretrained`` (the library's own, perhaps downloaded), or a file: safetensors, or a
+            checkpoint of torch that holds tensors only.
+        seed: seed of random weights and of the inputs that are compared.
+        force: replace a network that was imported into the same folder.
+
+    Raises:
+        ImportFailedError: an unknown network, one that cannot be traced, weights of another network, or a file that
+            would have to be unpickled.
+        StorageError: ``out`` exists, or cannot be written; nothing is left behind.
+    """
+    check_integer("seed", seed, 0, 2**32 - 1)
+    from sepnas.importing.found import check_shape
+    from sepnas.importing.run import import_network as run_import
+
+    shapes = [check_shape(shape) for shape in input_shapes]
+    with step_bar("import") as show:
+        return run_import(
+            network, Path(out), input_shapes=shapes, weights=os.fspath(weights), seed=seed, force=force, progress=show
+        )
 
 
 def check_exportable(run: Path) -> None:

@@ -72,17 +72,17 @@ SAY_EVERY_S = 10.0
 
 
 @contextmanager
-def export_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """Progress of an export: a bar with the remaining time on a terminal, otherwise a line every ``SAY_EVERY_S``."""
+def step_bar(doing: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Progress in steps: a bar with the remaining time on a terminal, otherwise a line every ``SAY_EVERY_S``."""
     columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        task, next_line = progress.add_task("export"), time.monotonic() + SAY_EVERY_S
+        task, next_line = progress.add_task(doing), time.monotonic() + SAY_EVERY_S
 
         def show(done: int, total: int, what: str) -> None:
             nonlocal next_line
-            progress.update(task, completed=done, total=total, description=f"export: {what}")
+            progress.update(task, completed=done, total=total, description=f"{doing}: {what}")
             if not errors.is_terminal and time.monotonic() >= next_line:
-                errors.print(one_line(f"export: {done}/{total}, {what}"))
+                errors.print(one_line(f"{doing}: {done}/{total}, {what}"))
                 next_line = time.monotonic() + SAY_EVERY_S
 
         yield show

@@ -20,7 +20,17 @@ from sepnas.separable.architecture import named_architecture
 from sepnas.separable.build import build_plan
 
 SPACE = Path(__file__).parents[1] / "search_spaces" / "demo.yaml"
-EXAMPLES = ("create_model", "prepare_training", "train", "load", "export", "describe", "simulate", "search")
+EXAMPLES = (
+    "create_model",
+    "prepare_training",
+    "train",
+    "load",
+    "export",
+    "describe",
+    "simulate",
+    "search",
+    "import_network",
+)
 """In this order each finds the files of those before it."""
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from sepnas import api
+from sepnas.cli.graph_table import show_graph
 from sepnas.cli.grouped import grouped
 from sepnas.cli.options import (
     FILE,
@@ -21,6 +22,7 @@ from sepnas.console import print_json, say, warn
 from sepnas.cost.counts import PlanCounts, count_plan
 from sepnas.deployment.summary import plans_of
 from sepnas.deployment.verify import load_manifest
+from sepnas.partition.graph import is_graph, load_graph
 from sepnas.separable.read import is_plan_file
 from sepnas.spec.recognise import recognise
 from sepnas.tables import DataColumn, DataTable, print_table, text_column
@@ -40,8 +42,8 @@ def describe(
     All counts are for one image. `macs_per_device` and `payload_bytes` count what the devices compute and send: work
     and transfers that cannot affect the answer are left out, and only `payload_bytes_before_liveness` includes them.
     `macs` and `parameters` are those of the network itself, each layer once. `devices_used` are the ranks whose work
-    the answer needs. A plan file (`sepnas plan`) may take the place of the network; of a deployment, the plans are
-    listed.
+    the answer needs. A plan file (`sepnas plan`) may take the place of the network, and so may the folder of an
+    imported one (`sepnas import`), whose operators are counted; of a deployment, the plans are listed.
 
     Example: `sepnas describe resnext56_4x16d --devices 4 --policy hand-made`
     """
@@ -49,6 +51,9 @@ def describe(
         _describe_deployment(Path(name), json_)
         return
     found: PlanCounts
+    if is_graph(name):
+        _describe_graph(name, network, json_, save)
+        return
     if is_plan_file(name):
         if save is not None:
             raise typer.BadParameter("a plan does not contain its architecture", param_hint="--save")
@@ -59,7 +64,18 @@ def describe(
             architecture.save(save)
         found = api.describe(architecture)
         title = f"{architecture.name}, policy {found.policy}"
-    if json_:
+    _show(found, title, json_)
+
+
+def _describe_graph(name: str, network: NetworkOptions, as_json: bool, save: Path | None) -> None:
+    network.refuse_for_graph()
+    if save is not None:
+        raise typer.BadParameter("an imported network has no architecture", param_hint="--save")
+    show_graph(load_graph(Path(name)), as_json)
+
+
+def _show(found: PlanCounts, title: str, as_json: bool) -> None:
+    if as_json:
         print_json(asdict(found))
         return
     say(f"{title}, on {format_count(found.devices, 'device')}")

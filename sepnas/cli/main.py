@@ -29,6 +29,7 @@ from sepnas.cli import (
     describe,
     export,
     front,
+    import_network,
     infer,
     pick,
     plan,
@@ -125,6 +126,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "front": front.front,
         "pick": pick.pick,
         "train": train.train,
+        "import": import_network.import_network,
         "export": export.export,
     },
     "Run": {

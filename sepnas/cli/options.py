@@ -216,6 +216,11 @@ class NetworkOptions:
         """The plan of a name, of an architecture's file or of a plan file; raises :class:`SpecError`."""
         return read_plan(name, self._options())
 
+    def refuse_for_graph(self) -> None:
+        """Raise typer's ``BadParameter`` for an option that an imported network does not have."""
+        for name in self._options().given():
+            raise typer.BadParameter("an imported network is as it is", param_hint=name)
+
     def _options(self) -> ArchitectureOptions:
         return ArchitectureOptions(
             devices=self.devices, policy=self.policy, classes=self.classes, image_size=self.image_size,

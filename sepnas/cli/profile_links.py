@@ -13,7 +13,7 @@ from rich.progress import track
 
 from sepnas.cli.grouped import grouped
 from sepnas.cli.options import PATH, Deadline, path_of
-from sepnas.console import errors, export_bar, print_json, say
+from sepnas.console import errors, print_json, say, step_bar
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.client.limits import MAX_TRACES
 from sepnas.runtime.client.session import Session
@@ -97,7 +97,7 @@ def _write_probe(folder: Path, num_devices: int, force: bool, cluster: Path) -> 
     """Write a probe, and print how to measure with it."""
     from sepnas.measure.link_probe import PROBE_DAYS, write_probe
 
-    with export_bar() as show:
+    with step_bar("export") as show:
         write_probe(folder, num_devices, force, show)
     files = ["--devices", "hosts.yaml", "--cluster", str(cluster)]
     command = shlex.join(["sepnas", "profile", "links", str(folder), *files])

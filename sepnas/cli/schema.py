@@ -19,6 +19,7 @@ DOCUMENTS = {
     "emulation": "sepnas.spec.emulation:Emulation",
     "evaluation": "sepnas.train.evaluation:Evaluation",
     "front": "sepnas.search.folder:Front",
+    "graph": "sepnas.partition.graph:Graph",
     "hosts": "sepnas.spec.hosts:Hosts",
     "machines": "sepnas.search.trials.machines:Machines",
     "manifest": "sepnas.deployment.manifest:Manifest",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -10,6 +12,7 @@ from torch.export import ExportedProgram
 from sepnas.errors import ImportFailedError
 from sepnas.partition.graph import NetworkTraits
 from sepnas.plan.data import MAX_AXES, MAX_TENSOR_VALUES
+from sepnas.spec.document import short
 
 Shape = tuple[int, ...]
 
@@ -29,13 +32,20 @@ class FoundNetwork:
 def parse_shape(text: str) -> Shape:
     """The shape of one sample of an input, such as ``3x224x224``; :class:`ImportFailedError` if it is none."""
     parts = text.replace(",", "x").split("x")
-    sizes = [int(part) if part.isascii() and part.isdigit() else 0 for part in parts]
-    total = 1
-    for size in sizes:
-        total *= size
-    if len(sizes) >= MAX_AXES or not 0 < total <= MAX_TENSOR_VALUES:
-        raise ImportFailedError(
-            f"input shape {text!r}: give the sizes of one sample without the batch, such as 3x224x224; at most "
-            f"{MAX_AXES - 1} axes and {MAX_TENSOR_VALUES:,} values"
-        )
+    if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+        raise ImportFailedError(f"input shape {text!r}: {_WANTED}")
+    return check_shape([int(part) for part in parts])
+
+
+def check_shape(sizes: Sequence[int]) -> Shape:
+    """The sizes as a shape; :class:`ImportFailedError` unless each is at least 1 and all are within the bounds."""
+    positive = all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes)
+    if not positive or not 0 < len(sizes) < MAX_AXES or math.prod(sizes) > MAX_TENSOR_VALUES:
+        raise ImportFailedError(f"input shape {short(list(sizes))}: {_WANTED}")
     return tuple(sizes)
+
+
+_WANTED = (
+    "give the sizes of one sample without the batch, such as 3x224x224; at most "
+    f"{MAX_AXES - 1} axes and {MAX_TENSOR_VALUES:,} values"
+)

@@ -59,7 +59,7 @@ def from_torchvision(name: str, pretrained: bool) -> FoundNetwork:
     known = _default_weights(models, name)
     module = _made(source, pretrained, lambda: _torchvision_module(models, name, known, pretrained))
     config = _config_of(known)
-    side = config.get("side", 224)
+    side = getattr(module, "image_size", config.get("side", 224))
     shape: Shape = (3, *((config["frames"],) if "frames" in config else ()), side, side)
     return FoundNetwork(
         name, source, module, shapes=(shape,), traits=_traits(config.get("classes", ()), config, (side, side))
@@ -79,6 +79,8 @@ def _torchvision_module(models: Any, name: str, known: Any, pretrained: bool) ->
     # what is not asked for would be downloaded
     parameters = inspect.signature(inspect.unwrap(models.get_model_builder(name))).parameters
     options: dict[str, Any] = {"weights_backbone": None} if "weights_backbone" in parameters else {}
+    if pretrained and name.startswith("vit_"):
+        options["image_size"] = known.meta["min_size"][0]
     if pretrained and {"aux_loss", "aux_logits"} & parameters.keys():
         options["aux_loss" if "aux_loss" in parameters else "aux_logits"] = True
     module: nn.Module = models.get_model(name, weights=None, **options)

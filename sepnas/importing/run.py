@@ -139,6 +139,7 @@ def _distance(wanted: Tensor, found: Tensor) -> float:
 def _write(folder: Path, imported: ImportedNetwork) -> None:
     plain = {name: x.detach().clone(memory_format=torch.contiguous_format) for name, x in imported.weights.items()}
     save_file(plain, folder / WEIGHTS_NAME)
+    (folder / WEIGHTS_NAME).chmod(0o644)
     imported.graph.save(folder / GRAPH_NAME)
 
 

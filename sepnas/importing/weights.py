@@ -21,6 +21,8 @@ from sepnas.spec.files import name_of, open_regular, why
 MAX_CHECKPOINT_BYTES = 16 << 30
 _NESTED = ("state_dict", "model_state_dict", "model", "module", "params", "net", "network")
 """Where training programs keep the weights within a checkpoint."""
+_UNUSED = "num_batches_tracked"
+"""Counters of batch norms, which only training reads."""
 
 
 def take_weights(module: nn.Module, path: Path, source: str) -> None:
@@ -29,10 +31,9 @@ def take_weights(module: nn.Module, path: Path, source: str) -> None:
     Tensors are matched by name. If no name fits, and all shapes fit in their order, they are taken in this order, with
     a warning. Raises :class:`ImportFailedError` with the tensors that are missing, left over or of another shape.
     """
-    found, wanted = read_weights(path), module.state_dict()
-    found = {name.removeprefix("module."): x for name, x in found.items()}
-    found = {name: x for name, x in found.items() if name in wanted or not name.endswith("num_batches_tracked")}
-    kept = {name: x for name, x in wanted.items() if not name.endswith("num_batches_tracked")}
+    wanted = module.state_dict()
+    found = {name.removeprefix("module."): x for name, x in read_weights(path).items() if not name.endswith(_UNUSED)}
+    kept = {name: x for name, x in wanted.items() if not name.endswith(_UNUSED)}
     if not found.keys() & kept.keys() and _fit_in_order(found, kept):
         warnings.warn(
             f"{path}: its tensors have other names than those of {source}; they are taken in their order, in which all "
@@ -69,7 +70,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 raise ImportFailedError(f"{path}: has more than {MAX_CHECKPOINT_BYTES >> 30} GiB")
             if path.suffix == ".safetensors":
                 return load_file(name_of(opened, path))
-            return _tensors_in(path, torch.load(opened, map_location="cpu", weights_only=True))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return _tensors_in(path, torch.load(opened, map_location="cpu", weights_only=True))
     except FileNotFoundError:
         raise ImportFailedError(f"{path}: no such file") from None
     except OSError as error:

@@ -20,6 +20,7 @@ from sepnas.plan.kinds.kind import GraphOperator, OperatorUse
 from sepnas.plan.kinds.registry import GRAPH_OPERATORS
 from sepnas.spec.document import Document, Part
 from sepnas.spec.figures import ONE_LINE, Size, Text
+from sepnas.spec.recognise import format_of
 
 GRAPH_NAME, WEIGHTS_NAME = "graph.json", "weights.safetensors"
 MAX_NODES = 20_000
@@ -142,6 +143,12 @@ class Graph(Document):
 def graph_file(path: Path) -> Path:
     """The graph of a folder that `sepnas import` wrote, or the file itself."""
     return path / GRAPH_NAME if path.is_dir() else path
+
+
+def is_graph(given: str) -> bool:
+    """Whether a path is a graph's file, or a folder that has one."""
+    path = graph_file(Path(given))
+    return (path.name == GRAPH_NAME and path.is_file()) or format_of(path) == "graph"
 
 
 def load_graph(path: Path) -> Graph:

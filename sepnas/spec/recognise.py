@@ -10,7 +10,7 @@ from sepnas.errors import SpecError
 from sepnas.spec.files import open_regular
 from sepnas.spec.reading import read_document
 
-Kind: TypeAlias = Literal["search", "supernet", "run", "deployment", "device", "demo", "file"]
+Kind: TypeAlias = Literal["search", "supernet", "run", "deployment", "device", "demo", "network", "file"]
 
 WORDS: dict[Kind, str] = {
     "search": "the folder of a search (`sepnas search`)",
@@ -19,6 +19,7 @@ WORDS: dict[Kind, str] = {
     "deployment": "a deployment (`sepnas export`)",
     "device": "the folder of one device of a deployment",
     "demo": "the folder of a demo, which has search/, training/ and deployment/ in it",
+    "network": "an imported network (`sepnas import`)",
     "file": "a file",
 }
 _MARKS: tuple[tuple[Kind, tuple[str, ...]], ...] = (
@@ -29,6 +30,7 @@ _MARKS: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     ("run", ("architecture.json", "last.safetensors")),
     ("run", ("architecture.json", "best.safetensors")),
     ("supernet", ("last.safetensors",)),
+    ("network", ("graph.json", "weights.safetensors")),
 )
 """A folder that has all of these files is of that kind; the first match counts."""
 _HEAD_BYTES = 2000

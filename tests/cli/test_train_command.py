@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from sepnas.cli.main import app
-from sepnas.console import export_bar
+from sepnas.console import step_bar
 from sepnas.deployment.manifest import Manifest
 from sepnas.errors import DataError, DeploymentError, SepnasError
 from sepnas.runtime.client.images import read_image
@@ -74,7 +74,7 @@ def test_an_interrupted_run_is_exported_and_told_so(interrupted: Path, tmp_path:
 def test_an_export_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Where stderr is no terminal, a line says so now and then."""
     monkeypatch.setattr("sepnas.console.SAY_EVERY_S", 0.0)
-    with export_bar() as show:
+    with step_bar("export") as show:
         show(3, 40, "device0: block2")
     assert "export: 3/40, device0: block2\n" in capsys.readouterr().err
 

@@ -149,14 +149,18 @@ class GraphBuilder:
         """Compute a node without inputs now; False if its value is not known, is random, or too large to store."""
         values = [self.constants[self._names[each.name]] for each in node.all_input_nodes]
         made = node.meta.get("val")
-        random = torch.Tag.nondeterministic_seeded in target.tags
-        if random or not isinstance(made, Tensor) or any(each.is_meta for each in values):
+        several = made if isinstance(made, tuple | list) else [made]
+        if torch.Tag.nondeterministic_seeded in target.tags or any(each.is_meta for each in values):
             return False
-        if made.numel() > max([MAX_CONSTANT_VALUES, *(each.numel() for each in values)]):
+        limit = max([MAX_CONSTANT_VALUES, *(each.numel() for each in values)])
+        if not all(isinstance(each, Tensor) and each.numel() <= limit for each in several):
             return False
         known = dict(zip(node.all_input_nodes, values, strict=True))
         args, keywords = fx.map_arg((node.args, node.kwargs), known.__getitem__)
         result = target(*args, **keywords)
+        if not isinstance(result, Tensor):
+            self._parts[node.name] = [self._keep(f"{node.name}.{place}", x) for place, x in enumerate(result)]
+            return True
         same = next((each for each, x in known.items() if x is result), None)
         self._names[node.name] = self._names[same.name] if same is not None else self._keep(node.name, result)
         return True
