@@ -20,6 +20,7 @@ from sepnas.results.provenance import command_line
 from sepnas.runtime.client.images import Resize
 from sepnas.runtime.client.limits import MAX_TIMEOUT_S
 from sepnas.separable.architecture import Architecture
+from sepnas.separable.backbones.registry import BACKBONES
 from sepnas.separable.patterns import NAMED_POLICIES
 from sepnas.separable.read import ArchitectureOptions, read_architecture, read_plan
 from sepnas.spec.arguments import MAX_COUNT, MAX_THREADS
@@ -234,8 +235,9 @@ Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights, 
 Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")]
 
 
-NameOrFile = Annotated[str, typer.Argument(help="A name such as resnext56_4x16d, or an architecture file.")]
-NameOrPlan = Annotated[str, typer.Argument(help="A name such as resnext56_4x16d, an architecture file, or a plan.")]
+_NAMES = f"A name such as {format_names(kind.example for kind in BACKBONES.values())}"
+NameOrFile = Annotated[str, typer.Argument(help=f"{_NAMES}; or an architecture file.")]
+NameOrPlan = Annotated[str, typer.Argument(help=f"{_NAMES}; an architecture file, or a plan.")]
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

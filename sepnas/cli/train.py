@@ -18,6 +18,7 @@ from sepnas.cli.options import (
     ComputeOptions,
     DataOptions,
     MessageOptions,
+    NameOrFile,
     RecipeOptions,
     Resume,
     Seed,
@@ -88,7 +89,7 @@ class EndOptions:
 
 @grouped
 def train(
-    architecture: Annotated[str, typer.Argument(help="An architecture file, or a name such as resnext20_4x4d.")],
+    architecture: NameOrFile,
     out: Annotated[Path, typer.Option(help="The run's folder.", **PATH)],
     *,
     source: DataOptions,

@@ -1,4 +1,7 @@
-"""The operators that a profile measures: those of the family's networks, from narrow to wide and small to large."""
+"""The operators that a profile measures: those of the paper's family, from narrow to wide and small to large.
+
+Of every other family there is one small network: its kinds of operators, between which others are interpolated.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ from itertools import product
 
 from sepnas.plan.operators import Operator
 from sepnas.separable.architecture import Architecture, DevicePart
+from sepnas.separable.backbones.registry import BACKBONES, DEFAULT_BACKBONE
 from sepnas.separable.layer import Layer
 from sepnas.separable.layers import device_layers
+from sepnas.spec.figures import MAX_DEPTH
 
 IMAGE_SIZES = (8, 16, 32)
 """Each with three stages: sides from 2 to 32; a stem of stride 2 equals that of the next smaller image."""
@@ -29,6 +34,21 @@ def family_networks() -> Iterator[tuple[Layer, ...]]:
         yield device_layers(
             Architecture(depth=20, image_size=size, num_classes=NUM_CLASSES[size], stem_stride=stride, parts=(part,)), 0
         )
+
+
+def other_networks() -> Iterator[tuple[Layer, ...]]:
+    """Of each other family, half of its example at the smallest depth, as layers."""
+    for kind in BACKBONES.values():
+        found = kind.match(kind.example)
+        if kind.name == DEFAULT_BACKBONE or found is None:
+            continue
+        _, cardinality, width = found
+        share = cardinality // 2
+        outputs = kind.output_channels(share if kind.tied_outputs else cardinality, width)
+        part = DevicePart(cardinality=share, bottleneck_width=width, output_channels=outputs)
+        depth = next(depth for depth in range(MAX_DEPTH) if kind.stages(depth))
+        stem = kind.stem_channels(cardinality, width)
+        yield device_layers(Architecture(backbone=kind.name, depth=depth, stem_channels=stem, parts=(part,)), 0)
 
 
 def operators_of(networks: Sequence[Sequence[Layer]]) -> tuple[Operator, ...]:

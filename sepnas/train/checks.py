@@ -5,6 +5,7 @@ from __future__ import annotations
 from sepnas.errors import TrainingError
 from sepnas.options import option
 from sepnas.separable.architecture import Architecture
+from sepnas.separable.layers import stage_sides
 from sepnas.spec.dataset import class_name_problem
 from sepnas.train.augment import check_augmentation
 from sepnas.train.images import ImageData
@@ -46,7 +47,7 @@ def check_fits(architecture: Architecture, data: ImageData) -> None:
 def check_batches(architecture: Architecture, data: ImageData, recipe: Recipe) -> None:
     """Raise :class:`TrainingError` if a batch gives the last batch norms only one value per channel."""
     smallest = len(data.train) // recipe.steps_per_epoch(len(data.train))
-    if smallest == 1 and data.image_size <= 4 * architecture.stem_stride:
+    if smallest == 1 and stage_sides(architecture)[-1] == 1:
         raise TrainingError(
             f"`batch_size` {recipe.batch_size} makes batches of one image, too few for images of {data.image_size} "
             "pixels a side; raise it in the recipe, or resize the data"
@@ -64,7 +65,7 @@ def check_dropout(architecture: Architecture | None, recipe: Recipe) -> None:
             "`device_dropout` leaves devices without features of some images, which `distillation.features` compares "
             "with a teacher's; set one of the two to 0"
         )
-    if recipe.device_dropout and architecture and architecture.image_size <= 4 * architecture.stem_stride:
+    if recipe.device_dropout and architecture and stage_sides(architecture)[-1] == 1:
         raise TrainingError(
             f"`device_dropout` may leave a device one image of a batch, too few for the batch norms of images of "
             f"{architecture.image_size} pixels a side; set it to 0, or resize the data"

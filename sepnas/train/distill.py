@@ -11,6 +11,7 @@ from torch.nn import functional
 from sepnas.errors import TrainingError
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.separable.architecture import Architecture
+from sepnas.separable.layers import stage_sides
 from sepnas.train.checkpoint import tensors_sha256
 from sepnas.train.recipe import Distillation
 
@@ -90,3 +91,13 @@ def _check_teaches(teacher: Architecture, student: Architecture, features: bool)
                 f"teacher {teacher.name!r} has `{field}` {found}, the network to train has {wanted}; "
                 "a teacher must be trained on the same data" + (", or set `features` to 0" if features else "")
             )
+    sides = [stage_sides(each) for each in (teacher, student)]
+    if features and sides[0] != sides[1]:
+        raise TrainingError(
+            f"teacher {teacher.name!r} has feature maps of {_listed(sides[0])} pixels a side after its stages, the "
+            f"network to train has {_listed(sides[1])}; choose another teacher, or set `features` to 0"
+        )
+
+
+def _listed(sides: Sequence[int]) -> str:
+    return ", ".join(map(str, sides))

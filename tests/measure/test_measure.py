@@ -23,7 +23,7 @@ from sepnas.errors import SpecError
 from sepnas.measure.device import MeasuredDevice, measure_device, with_device
 from sepnas.measure.exchange import measure_exchange
 from sepnas.measure.fits import fit_costs
-from sepnas.measure.grid import family_networks, operators_of
+from sepnas.measure.grid import family_networks, operators_of, other_networks
 from sepnas.measure.link_probe import circuit, probe_architecture
 from sepnas.measure.links import measure_links, with_links
 from sepnas.measure.loopback import Loopback
@@ -46,10 +46,13 @@ from tests.cost.test_cost_times import grid, profile_of
 SMALL = (
     Operator("conv", 8, 16, 3, 2, 2, 4, 4), Operator("conv", 16, 8, height=4, width=4),
     Operator("conv", 64, 64, 3, 1, 1, 16, 16), Operator("add", 8, 8, height=4, width=4),
-    Operator("pool", 16, 16, 4, 4), Operator("linear", 16, 10),
+    Operator("pool", 16, 16, 4, 4), Operator("linear", 16, 10), Operator("max-pool", 8, 8, 2, 2, 1, 4, 4),
 )  # fmt: skip
 
 NARROW = device_layers(named_architecture("resnext11_1x4d"), 0)
+
+
+ATEN = {"conv": "conv2d", "add": "relu", "pool": "mean", "linear": "linear", "max-pool": "max_pool2d"}
 
 
 def soon(seconds: float = 0.5) -> Stop:
@@ -78,8 +81,7 @@ def test_a_probe_computes_its_operator(operator: Operator, tmp_path: Path) -> No
     own = {name.removeprefix(first): tensor for name, tensor in weights.items() if name.startswith(first)}
     assert found == pytest.approx(_by_torch(operator, x, own).numpy(), abs=1e-5)
     text = (tmp_path / f"{probe.form}.pt2").read_bytes().decode("latin-1")
-    kernel = {"conv": "aten.conv2d", "add": "aten.relu", "pool": "aten.mean", "linear": "aten.linear"}[operator.kind]
-    assert text.count(f"torch.ops.{kernel}") == 2
+    assert text.count(f"torch.ops.aten.{ATEN[operator.kind]}") == 2
 
 
 def _doubled(operator: Operator) -> dict[str, object]:
@@ -92,6 +94,8 @@ def _by_torch(each: Operator, x: torch.Tensor, weights: dict[str, torch.Tensor])
         return torch.relu(x + weights["other"])
     if each.kind == "pool":
         return x.mean((2, 3))
+    if each.kind == "max-pool":
+        return nn.functional.max_pool2d(x, each.kernel)
     if each.kind == "linear":
         return nn.functional.linear(x, weights["weight"], weights["bias"])
     y = nn.functional.conv2d(x, weights["layer.conv.weight"], None, each.stride, each.kernel // 2, 1, each.groups)
@@ -99,12 +103,17 @@ def _by_torch(each: Operator, x: torch.Tensor, weights: dict[str, torch.Tensor])
 
 
 def test_the_grid_is_the_family() -> None:
-    """The grid has each operator once, and all operators of the demo-sized and the published four-device network."""
-    operators = operators_of(list(family_networks()))
+    """The grid has each operator once, all operators of the demo-sized and the published four-device network, and each
+    kind of operator of every other family."""
+    operators = operators_of([*family_networks(), *other_networks()])
     assert len(set(operators)) == len(operators) < 400
     for name, devices in (("resnext56_4x16d", 4), ("resnext20_4x4d", 4), ("resnext29_8x16d", 8)):
         layers = device_layers(named_architecture(name, devices), 0)
         assert {each for layer in layers for each in layer.operators} <= set(operators)
+    kinds = {(each.kind, each.kernel, each.groups == each.in_channels > 1) for each in operators}
+    for name in ("vgg16_1x64", "mobilenetv2_6x16", "efficientnet-lite0_6x16"):
+        every = [each for layer in device_layers(named_architecture(name), 0)[:-1] for each in layer.operators]
+        assert {(each.kind, each.kernel, each.groups == each.in_channels > 1) for each in every} <= kinds
 
 
 def test_a_call_and_its_operators_are_told_apart() -> None:
@@ -143,7 +152,7 @@ def test_time_that_is_up_leaves_operators_out() -> None:
     found = measure_device("board", seconds=1e-3)
     assert found.device.profile is not None
     rows = found.device.profile.operators
-    every = operators_of(list(family_networks()))
+    every = operators_of([*family_networks(), *other_networks()])
     assert MIN_ROWS <= len(rows) < 0.2 * len(every)
     assert found.left_out == len(every) - len(rows)
     assert found.rounds == 2

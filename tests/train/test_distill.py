@@ -115,6 +115,11 @@ def test_a_student_comes_nearer_to_its_teacher(tmp_path: Path) -> None:
         ({"num_classes": 4}, 0.0, "`num_classes` 4, the network to train has 3"),
         ({"image_size": 16}, 0.0, "`image_size` 16"),
         ({"stem_stride": 2}, 1.0, "`stem_stride` 2, .* or set `features` to 0"),
+        (
+            {"backbone": "mobilenet-v2", "depth": 23, "parts": [DevicePart(bottleneck_width=3, output_channels=3)]},
+            1.0,
+            "feature maps of 8, 8, 4, 2, 2, 1, 1 pixels a side .* has 8, 4, 2; choose another teacher",
+        ),
     ],
 )
 def test_a_teacher_that_does_not_fit_is_refused(changes: dict[str, Any], features: float, named: str) -> None:

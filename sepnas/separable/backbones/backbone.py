@@ -49,6 +49,7 @@ class Backbone:
             ``default_depth``.
         example: one of its names.
         depths: the allowed depths in words.
+        numbers: what ``cardinality``, ``bottleneck_width`` and ``output_channels`` of a part are, in words.
         stages: maps a depth to the number of blocks of each stage; empty for a depth that the family does not have. A
             deeper network has no fewer blocks in any stage.
         block: the form of a block from a device's part, the block's place and its inputs.
@@ -65,6 +66,7 @@ class Backbone:
     pattern: str
     example: str
     depths: str
+    numbers: str
     stages: Callable[[int], tuple[int, ...]]
     block: Callable[[DevicePart, BlockPlace, ChannelGroups], LayerForm]
     output_channels: Callable[[int, int], int]

@@ -8,7 +8,7 @@ devices, and the output channels of the first stage. Depth 50 is the published o
 from __future__ import annotations
 
 from sepnas.separable.backbones.backbone import Backbone
-from sepnas.separable.backbones.inverted import InvertedResiduals, head, stem
+from sepnas.separable.backbones.inverted import NUMBERS, InvertedResiduals, head, stem
 
 _STAGES = InvertedResiduals(
     channels=(16, 24, 40, 80, 112, 192, 320),
@@ -24,6 +24,7 @@ BACKBONE = Backbone(
     example="efficientnet-lite0_6x16",
     depths="23, 38, 47 or 50",
     default_depth=_STAGES.depth,
+    numbers=NUMBERS,
     stages=lambda depth: _STAGES.depths().get(depth, ()),
     block=_STAGES.block,
     output_channels=lambda cardinality, width: width,

@@ -21,6 +21,7 @@ EXPANSION = 6
 """The published expansion."""
 LAST_CHANNELS = 1280
 """The published output channels of the last convolution."""
+NUMBERS = "`cardinality` expansions, each block outputs a multiple of `bottleneck_width`; leave `output_channels` out"
 _FIRST = 16
 _STRIDE_OF_SMALL_IMAGES = 1
 """The stage that keeps its size if the stem does."""

@@ -8,7 +8,7 @@ Depth 53 is the published one; 23, 38 and 50 have at most 1, 2 and 3 blocks in e
 from __future__ import annotations
 
 from sepnas.separable.backbones.backbone import Backbone
-from sepnas.separable.backbones.inverted import InvertedResiduals, head, stem
+from sepnas.separable.backbones.inverted import NUMBERS, InvertedResiduals, head, stem
 
 _STAGES = InvertedResiduals(
     channels=(16, 24, 32, 64, 96, 160, 320),
@@ -24,6 +24,7 @@ BACKBONE = Backbone(
     example="mobilenetv2_6x16",
     depths="23, 38, 50 or 53",
     default_depth=_STAGES.depth,
+    numbers=NUMBERS,
     stages=lambda depth: _STAGES.depths().get(depth, ()),
     block=_STAGES.block,
     output_channels=lambda cardinality, width: width,

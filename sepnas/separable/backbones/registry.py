@@ -7,7 +7,9 @@ from functools import lru_cache
 from importlib import import_module
 from pkgutil import iter_modules
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from pydantic import Field
 
 import sepnas.separable.backbones
 from sepnas.separable.backbones.backbone import Backbone, BlockStages
@@ -28,7 +30,8 @@ DEFAULT_BACKBONE = "resnext"
 if TYPE_CHECKING:
     BackboneName: TypeAlias = str
 else:
-    BackboneName = Literal[tuple(BACKBONES)]
+    _MEANINGS = "; ".join(f"{kind.name}: depth {kind.depths}; {kind.numbers}" for kind in BACKBONES.values())
+    BackboneName = Annotated[Literal[tuple(BACKBONES)], Field(description=f"The family. {_MEANINGS}.")]
 
 
 @lru_cache(maxsize=1 << 10)

@@ -33,6 +33,7 @@ BACKBONE = Backbone(
     pattern="resnet{depth}_{cardinality}x{width}",
     example="resnet20_4x4",
     depths="6n + 2 (8, 14, 20, ...)",
+    numbers="`cardinality` x `bottleneck_width` inner channels, `output_channels` for each block",
     stages=lambda depth: even_stages(depth, 2),
     block=_block,
     output_channels=lambda cardinality, width: cardinality * width,

@@ -19,6 +19,7 @@ BACKBONE = Backbone(
     pattern="resnet{depth}b_{cardinality}x{width}",
     example="resnet56b_4x4",
     depths="9n + 2 (11, 20, 29, ...)",
+    numbers="`cardinality` x `bottleneck_width` inner channels, `output_channels` for each block",
     stages=lambda depth: even_stages(depth, 3),
     block=lambda part, place, inputs: bottleneck(part, place, inputs, groups=1),
     output_channels=lambda cardinality, width: _EXPANSION * cardinality * width,

@@ -16,6 +16,7 @@ BACKBONE = Backbone(
     pattern="resnext{depth}_{cardinality}x{width}d",
     example="resnext56_4x16d",
     depths="9n + 2 (11, 20, 29, ...)",
+    numbers="`cardinality` groups of `bottleneck_width` inner channels, `output_channels` for each block",
     stages=lambda depth: even_stages(depth, 3),
     # a block as in figure 3c of arXiv 1611.05431
     block=lambda part, place, inputs: bottleneck(part, place, inputs, part.cardinality),

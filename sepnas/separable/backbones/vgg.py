@@ -35,6 +35,7 @@ BACKBONE = Backbone(
     pattern="vgg{depth}_{cardinality}x{width}",
     example="vgg11_4x16",
     depths="11, 13, 16 or 19",
+    numbers="`cardinality` x `bottleneck_width` channels for each block; leave `output_channels` out",
     stages=_stages,
     block=_block,
     output_channels=lambda cardinality, width: cardinality * width,
