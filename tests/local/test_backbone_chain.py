@@ -27,7 +27,17 @@ def test_devices_answer_as_the_trained_network(backbone: str, tmp_path: Path) ->
     digits = load_dataset("digits", image_size=space.network.image_size)
     digits = replace(digits, test=digits.test.take(torch.arange(40)))
     outcome = run_chain(
-        Chain(space, uniform_cluster(2), digits, tmp_path, "digits", candidates=6, supernet_epochs=1, epochs=2)
+        Chain(
+            space,
+            uniform_cluster(2),
+            digits,
+            tmp_path,
+            "digits",
+            candidates=6,
+            supernet_epochs=1,
+            epochs=2,
+            bytes_share=1.0,
+        )
     )
     assert outcome.chosen.architecture.backbone == backbone
     assert outcome.answers.num_different == 0
