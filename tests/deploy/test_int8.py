@@ -11,16 +11,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from sepnas.deploy.int8 import Int8Calibration
+from sepnas.deploy.int8 import Int8Calibration, int8_graph
+from sepnas.deploy.segments import SegmentExporter, segment_weights
 from sepnas.deployment.manifest import Manifest
+from sepnas.deployment.onnx_session import open_session
 from sepnas.errors import DataError, DeploymentError, SpecError, StorageError
 from sepnas.measure.deployed_network import deployed_network
 from sepnas.nets.separable import SeparableResNeXt
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.engines.choice import make_engine, usable_engines
+from sepnas.runtime.engines.onnx_check import check_onnx_graph
 from sepnas.runtime.engines.onnx_engine import Int8OnnxEngine, OnnxEngine
 from sepnas.runtime.engines.shard import load_shard
+from sepnas.separable.architecture import named_architecture
 from sepnas.separable.build import build_plan
+from sepnas.separable.layers import device_layers
 from tests.cli.test_train_command import error_of, said
 from tests.cli.test_train_command import run as run_command
 from tests.helpers_runtime import export_tiny, threads
@@ -64,6 +69,24 @@ def test_an_int8_segment_is_near_and_really_in_8_bits(quantised: Path, network: 
         assert off < 0.05
         assert (off > 0) == bool(convolutions)
         np.testing.assert_allclose(rounded.run(name, [x_BCHW[:1]])[0], found[:1], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vgg11_1x8", "mobilenetv2_6x4"])
+def test_layers_of_other_families_are_near_in_8_bits(name: str) -> None:
+    """Max-pools are computed in 8 bits, and the scales cut where a ReLU or ReLU6 would; the graph passes its check."""
+    architecture = named_architecture(name, image_size=16)
+    torch.manual_seed(0)
+    module = SeparableResNeXt(architecture).eval().segment(0, ("block0", "block1"))
+    shape = device_layers(architecture, 0)[0].output
+    images_BCHW = torch.randn(32, *shape.dims)
+    graph = SegmentExporter(("onnxruntime",)).export(module, {"x": shape}, ("y",))["onnxruntime"]
+    rounded = int8_graph(graph, list(segment_weights(module).values()), {"x": images_BCHW})
+    check_onnx_graph(rounded, {"x": (1, *shape.dims)}, {})
+    assert not {"Relu", "Clip"} & {node.op_type for node in onnx.load_model_from_string(rounded).graph.node}
+    with torch.no_grad():
+        wanted = module(images_BCHW).numpy()
+    [found] = open_session(rounded, [], 1).run(None, {"x": images_BCHW.numpy()})
+    assert 0 < np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
 
 
 def test_devices_answer_as_the_int8_network_says(quantised: Path, network: SeparableResNeXt) -> None:
