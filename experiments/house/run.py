@@ -4,18 +4,16 @@ the files that an addition touches."""
 from __future__ import annotations
 
 import argparse
-import io
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 from pathlib import Path
 
 from changes import chosen_commits, touched
 from tree import SourceTree
 
-from sepnas.errors import SpecError
+from sepnas.results.earlier import extract_tree
 from sepnas.results.recorder import Recorder
 
 HERE = Path(__file__).resolve().parent
@@ -64,15 +62,6 @@ def import_s(root: Path, module: str) -> list[float]:
     return [float(done.stdout) for done in runs][1:]
 
 
-def extract(commit: str, folder: Path) -> None:
-    """Write the tree of a commit to a folder; raises :class:`SpecError` for a commit that is not there."""
-    done = subprocess.run(["git", "-C", str(ROOT), "archive", commit], capture_output=True, check=False)
-    if done.returncode:
-        raise SpecError(f"--before {commit}: {done.stderr.decode(errors='replace').strip()}")
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-        archive.extractall(folder, filter="data")
-
-
 def tables(record: Recorder, tree: SourceTree, suffix: str) -> None:
     """What lies behind the figures."""
     longest = [
@@ -100,7 +89,7 @@ def main() -> None:
         record.table("files_that_a_change_touches", touched(ROOT, PACKAGE, commits))
         if chosen.before:
             with tempfile.TemporaryDirectory(prefix="sepnas-house-") as folder:
-                extract(chosen.before, Path(folder))
+                extract_tree(ROOT, chosen.before, Path(folder))
                 before = SourceTree(Path(folder), PACKAGE)
                 for name, value in counts(before).items():
                     record.measure(f"{name}_before", value)

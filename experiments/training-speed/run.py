@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from before import compare
 from naive import NaiveNetwork, batches
 from torch import Tensor, nn
 from torch.nn import functional
@@ -140,10 +141,15 @@ def main() -> None:
         "--workers", type=int, default=None, help="that read for the naive way [8 beside a GPU, else 0]"
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile too; it takes minutes")
+    parser.add_argument("--before", metavar="COMMIT", help="compare with this commit instead, in result-before.json")
     parser.add_argument("--out", type=Path, default=HERE, help="where result-DEVICE.json goes, for a trial elsewhere")
     chosen = parser.parse_args()
     if (chosen.rounds, chosen.steps) != (ROUNDS, STEPS) and chosen.out == HERE:
         parser.error("--rounds and --steps are for trials: name another place for the result, with --out")
+    if chosen.before:
+        with Recorder(chosen.out / "result-before.json", seeds=(0,), root=HERE) as record:
+            compare(record, chosen.before)
+        return
     torch.set_num_threads(chosen.threads)
     torch.set_flush_denormal(True)
     torch.backends.cudnn.deterministic = True  # as the training loop does it
