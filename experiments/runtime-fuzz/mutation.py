@@ -112,7 +112,8 @@ def _of_length(old: bytes, draw: random.Random) -> bytes:
     body = old[FRAME_HEADER_BYTES:]
     match draw.randrange(3):
         case 0:
-            tag, sample = draw.choice([*EXPECTED[Side.DIALER].items(), *EXPECTED[Side.LISTENER].items()])
+            tag, samples = draw.choice([*EXPECTED[Side.DIALER].items(), *EXPECTED[Side.LISTENER].items()])
+            sample = draw.choice(samples)
             length = sample * draw.choice((1, 2, 3, 8, 9))
             head = old[:4] + tag.to_bytes(4, "big") + old[8:12] + length.to_bytes(4, "big")
             return head + bytes(min(length, MAX_INPUT_BYTES))

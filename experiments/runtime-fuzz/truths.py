@@ -27,13 +27,16 @@ from sepnas.runtime.protocol.events import (
 
 _D, _L = Side.DIALER, Side.LISTENER
 MAX_BATCH = 8
-EXPECTED = {_D: {4: 40, 6: 16384, 7: 4 << 20}, _L: {3: 12, 5: 1, 6: 16384, 7: 4 << 20}}
-"""Payload bytes of a sample that each side receives, by tag; of tag 7 inputs are long enough for headers only."""
+EXPECTED = {_D: {4: (40, 56), 6: (16384,), 7: (4 << 20,)}, _L: {3: (12,), 5: (1,), 6: (16384,), 7: (4 << 20,)}}
+"""Payload bytes of a sample that each side receives, by tag; tag 4 is in two plans, and of tag 7 inputs are long enough
+for headers only."""
 
 _CLIENT = Hello(deployment_id="d" * 64, rank=-1, session="s")
 _DEVICE = Hello(deployment_id="d" * 64, rank=1, session="s")
 _VISITOR = Hello(deployment_id="d" * 64, rank=-1, session="s", purpose="status")
-_SETUP = Setup(peers={"0": "127.0.0.1:17300", "1": "[::1]:17301"}, deadline_ms=5000)
+_SETUP = Setup(
+    peers={"0": "127.0.0.1:17300", "1": "[::1]:17301"}, deadline_ms=5000, plans={"default": "e" * 64, "few": ""}
+)
 _GREETING = [(_D, _CLIENT), (_L, Welcome(rank=2))]
 _READY = [*_GREETING, (_D, _SETUP), (_L, events.Ready())]
 
@@ -57,7 +60,8 @@ STATES = [(name, side, expects) for name in PREFIXES for side in Side for expect
 
 SPOKEN: dict[Side, list[Control | Data]] = {
     _D: [
-        _CLIENT, _SETUP, events.Ping(sent_ns=1), Request(request=7, batch=2, deadline_ms=1000, without=(1,)),
+        _CLIENT, _SETUP, events.Ping(sent_ns=1),
+        Request(request=7, batch=2, deadline_ms=1000, without=(1,), plan="few"),
         Data(7, 3, bytes(24)), Data(7, 5, b"x"), PartialData(7, 3, bytes(12)), events.Cancel(request=7),
         events.Recall(request=9, tag=4), events.Ask(what="trace", last=1), events.Inspect(), Bye(),
     ],
@@ -211,8 +215,8 @@ def _check_frames(state: int, outcome: Outcome, stream: bytes) -> None:
         tag, request, length = struct.unpack(">III", came[4:FRAME_HEADER_BYTES])
         right = came[3] == KINDS[type(event)] and len(came) == FRAME_HEADER_BYTES + length
         if isinstance(event, Data):
-            sample = EXPECTED[side].get(tag, 0) if expects else 0
-            right = right and sample > 0 and length % sample == 0 and 0 < length <= sample * MAX_BATCH
+            samples = EXPECTED[side].get(tag, ()) if expects else ()
+            right = right and any(length % sample == 0 and 0 < length <= sample * MAX_BATCH for sample in samples)
             right = right and (event.tag, event.request, event.payload) == (tag, request, came[FRAME_HEADER_BYTES:])
         if not right:
             raise BrokenTruthError(f"{came[:64]!r} became {event!r}")

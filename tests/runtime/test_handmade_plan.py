@@ -10,10 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sepnas.deploy.int8 import Int8Calibration
 from sepnas.deploy.playthrough import segment_inputs
+from sepnas.deploy.shard_writer import NamedPlan
 from sepnas.deploy.writer import DeploymentWriter
 from sepnas.deployment.engines.registry import engines
 from sepnas.deployment.network_facts import ImageInput, InputFacts, NetworkFacts, OutputFacts
+from sepnas.deployment.plans import DEFAULT_PLAN
 from sepnas.deployment.serial import deployed_plan
 from sepnas.deployment.verify import verify_deployment
 from sepnas.nets.blocks import conv_bn
@@ -163,7 +166,8 @@ def network() -> HandMade:
 def deploy(network: HandMade, folder: Path, plan: Plan, *engine_names: str) -> Path:
     check_plan(plan)
     images, kinds = torch.randn(40, 1, 8, 8), tuple(engines()[name] for name in engine_names)
-    writer = DeploymentWriter(network, folder, "hand-made", 1.0, lambda *_: None, kinds, (), images, plan)
+    named = NamedPlan(DEFAULT_PLAN, plan, network, Int8Calibration(network, plan, images))
+    writer = DeploymentWriter(network, [named], folder, "hand-made", 1.0, lambda *_: None, kinds)
     image = ImageInput(channels=1, height=8, width=8, mean=(0.0,), std=(1.0,))
     facts = NetworkFacts(
         inputs={"image": InputFacts(shape=shape_to_data(IMAGE), image=image)},

@@ -434,7 +434,12 @@ def random_event(draw, message):
     """What a client may say in a session, with numbers at random."""
     request, batch = draw.choice([draw.randrange(1, 40), draw.randrange(1 << 32)]), draw.choice([1, 1, 3, 64, 500])
     kinds = {
-        "request": lambda: Request(request=request, batch=batch, deadline_ms=draw.choice([0, 1, 50, 60_000])),
+        "request": lambda: Request(
+            request=request,
+            batch=batch,
+            deadline_ms=draw.choice([0, 1, 50, 60_000]),
+            plan=draw.choice(["default", "default", "none", "../x"]),
+        ),
         "data": lambda: Data(request, message.tag, bytes(message.payload_bytes(batch))),
         "partial": lambda: PartialData(request, message.tag, bytes(message.payload_bytes(batch))),
         "cancel": lambda: Cancel(request=request),

@@ -340,6 +340,7 @@ def test_another_version_or_deployment_or_rank_is_refused(tiny):
     good = Hello(deployment_id=manifest.deployment_id, rank=-1, session="s")
     wrong = {
         rf"refused \(version\): speaks protocol version {PROTOCOL_VERSION + 1}": {"protocol": PROTOCOL_VERSION + 1},
+        rf"refused \(version\): speaks protocol version {PROTOCOL_VERSION - 1}": {"protocol": PROTOCOL_VERSION - 1},
         r"refused \(deployment\): belongs to deployment eeee": {"deployment_id": "e" * 64},
         r"refused \(certificate\): the certificate is not that of device 1": {"rank": 1},
         r"refused \(purpose\): comes for 'tea'; allowed are session, and status for the client": {"purpose": "tea"},

@@ -161,7 +161,7 @@ class Connection:
         here.
         """
         self._sample_bytes = {
-            tag: (sizes,) if isinstance(sizes, int) else tuple(sizes) for tag, sizes in sample_bytes.items()
+            tag: (sizes,) if isinstance(sizes, int) else tuple(sorted(sizes)) for tag, sizes in sample_bytes.items()
         }
 
     @property

@@ -108,6 +108,17 @@ def inspecting():
     return pair(hello=VISIT[0][1])
 
 
+def test_a_tag_of_two_plans_has_the_lengths_of_both():
+    """A message may have the length of any plan; which one is due says its request, which is not the parser's."""
+    listener = Connection(Side.LISTENER)
+    listener.expect({3: frozenset({12, 40}), 4: 8})
+    for tag, length in ((3, 24), (3, 40), (3, 36), (4, 16)):
+        listener._check_payload(tag, length)
+    for tag, length, says in ((3, 20, "12 or 40"), (4, 12, "8"), (3, 0, "12 or 40")):
+        with pytest.raises(RemoteProtocolError, match=f"by the plan a sample has {says}, and"):
+            listener._check_payload(tag, length)
+
+
 def frame(kind, body=b"", tag=0, request=0, length=None, version=PROTOCOL_VERSION):
     return HEADER.pack(MAGIC, version, kind, tag, request, len(body) if length is None else length) + body
 
