@@ -73,7 +73,7 @@ def measure_local_cluster(num_devices: int, name: str = "this-machine", network:
     alone = measure_device()
     measured, others = _run(_networks(num_devices, network or _small_network(num_devices)))
     if others > BUSY_SHARE:
-        warn(f"{busy_words(others)} while it was measured: latencies that are predicted for it may be wrong")
+        warn(f"{busy_words(others)} while it was measured, so predicted latencies may be wrong")
     slower = median(_slowdowns(measured, alone))
     device = alone.model_copy(
         update={"flops_per_s": alone.flops_per_s / slower, "layer_overhead_s": alone.layer_overhead_s * slower}

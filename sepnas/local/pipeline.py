@@ -73,7 +73,7 @@ def local_cluster(out: Path, num_devices: int, resume: bool, network: Architectu
     path = out / CLUSTER_FILE
     if path.exists():
         if not resume:
-            raise SpecError(f"{out}: holds a run already; go on with --resume, or name another --out")
+            raise SpecError(f"{out}: holds a run already; resume it with --resume, or name another folder")
         return Cluster.load(path)
     cluster = measure_local_cluster(num_devices, network=network)
     cluster.save(path)
@@ -141,7 +141,7 @@ class Outcome:
             return f"{busy_words(self.answers.others)} while latency was measured"
         processes, cores = self.plan.num_devices + 1, usable_cores()
         shared = f", and {processes} processes share {format_count(cores, 'core')}" if processes > cores else ""
-        return f"this machine was measured at its beginning, and does not run evenly{shared}"
+        return f"this machine was measured at the beginning, and its speed varies{shared}"
 
 
 def run_chain(chain: Chain) -> Outcome:

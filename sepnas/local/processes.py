@@ -130,7 +130,7 @@ class WorkerProcess:
     @property
     def words(self) -> str:
         """The last lines of its output."""
-        return " / ".join(self._said) or "it said nothing"
+        return " / ".join(self._said) or "no output"
 
     def _end(self) -> str:
         """How it ended, if it has closed its output."""

@@ -71,7 +71,7 @@ def measure_links(trace: Trace, num_devices: int) -> MeasuredLinks:
     unknown = [f"{a} to {b}" for a, b in pairs if len(set(alone[a, b]) & set(alone[b, a])) < MIN_SIZES]
     if unknown:
         raise SpecError(
-            f"the trace has no messages of {MIN_SIZES} sizes that were alone on their way from device "
+            f"the trace has no messages of {MIN_SIZES} sizes that travelled alone from device "
             f"{', '.join(unknown[:6])}{' and others' if len(unknown) > 6 else ''}; run a deployment that "
             "`sepnas profile links --write-probe` wrote, and more requests"
         )

@@ -36,7 +36,7 @@ class Ends:
 
     def __init__(self, sender: Channel, receiver: Channel) -> None:
         self._sender, self._receiver = sender, receiver
-        self._changed, self._error = new_condition(), "it did not come in time"
+        self._changed, self._error = new_condition(), "it did not arrive in time"
         self._receiver.connection.expect({TAG: SAMPLE_BYTES})
         self._receiver.start(self._on_event, self._on_end, self._changed)
         self._sender.start(self._on_event, self._on_end)

@@ -59,8 +59,8 @@ class RunImages:
             )
         if facts.content_sha256 not in (None, images.sha256):
             warn(
-                f"{images.name}: its images are not those that {run} was trained on (changed since, or others); "
-                "scales and statistics are taken from these, and some that measure accuracy may have been trained on"
+                f"{images.name}: its images differ from those that {run} was trained on; "
+                "scales and statistics are taken from these, and some of those that measure accuracy may have been trained on"
             )
         return cls(replace(images, mean=facts.mean, std=facts.std))
 

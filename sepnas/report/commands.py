@@ -60,7 +60,7 @@ def chain_commands(
             commands.append(_train_command(search, training, picked))
         commands.append(_line("export", training, "deployment", *(["--plan", plan] if plan else [])))
     if trace is not None:
-        commands.append("sepnas worker deployment/device0 --listen 0.0.0.0:17300 # on device 0, and so on each")
+        commands.append("sepnas worker deployment/device0 --listen 0.0.0.0:17300 # on device 0; likewise on the others")
         commands.append(_line("bench", "deployment", "--devices", "hosts.yaml", "--trace", trace))
     return (*commands, command_line())
 
@@ -76,7 +76,7 @@ def _search_commands(folder: Path, run: SearchRun) -> Iterator[str]:
     space = _space_file(run.space)
     if space is None:
         yield f"# space.yaml: `space` in {folder / 'run.json'}"
-    yield f"# cluster.yaml: `cluster` in {folder / 'run.json'}; the recipe of the supernet stands there, too"
+    yield f"# cluster.yaml: `cluster` in {folder / 'run.json'}; so is the supernet's recipe"
     options = ["--candidates", run.candidates, "--seed", run.seed, "--epochs", run.recipe.epochs]
     options += ["--strategy", run.strategy] if run.strategy != "predictive" else []
     where = ["--cluster", "cluster.yaml", "--out", folder]

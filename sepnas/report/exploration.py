@@ -28,16 +28,18 @@ def progress_section(content: ReportContent) -> Section | None:
     if not growth:
         return None
     early, last = content.early, growth[-1]
-    caption = "What each further candidate added; where the first few give most, they lie below the picture."
+    caption = "Hypervolume after each candidate; the first few may lie below the picture."
     pictures = [picture(partial(hypervolume_drawing, growth, early), caption)]
     if any(candidate.on_early_front for candidate in content.candidates):
         draw = partial(before_after_drawing, content.candidates, early)
-        pictures.append(picture(draw, f"The front after the first {format_count(early, 'candidate')} and at the end."))
+        pictures.append(
+            picture(draw, f"The front after the first {format_count(early, 'candidate')}, and the final front.")
+        )
     return Section(
         "progress",
-        "How the search went",
-        f"Hypervolume is the share of the box from the ideal to the costs of the largest policy that the front "
-        f"dominates: {growth[early - 1].hypervolume:.4f} after {format_count(early, 'candidate')}, "
+        "Progress of the search",
+        f"Hypervolume is the share that the front dominates of the box between the ideal point and the costs of the "
+        f"largest policy: {growth[early - 1].hypervolume:.4f} after {format_count(early, 'candidate')}, "
         f"{last.hypervolume:.4f} after {last.evaluated}.",
         tuple(pictures),
         (_growth_table(growth, early),),
@@ -52,7 +54,7 @@ def _growth_table(growth: Sequence[FrontGrowth], early: int) -> Table:
         for step in (growth[number - 1] for number in steps)
     )
     header = ("candidates", "hypervolume", "on the front", "best supernet accuracy")
-    return Table("The front as it grew", header, rows, folded=True)
+    return Table("Growth of the front", header, rows, folded=True)
 
 
 def policies_section(content: ReportContent) -> Section | None:
@@ -63,14 +65,14 @@ def policies_section(content: ReportContent) -> Section | None:
     front = [candidate for candidate in candidates if candidate.on_front]
     return Section(
         "policies",
-        "What the policies are like",
-        "Each line is a candidate, from what its policy is to what it costs and how accurate it is; what is the same "
-        "for all that send anything has no axis. Below, who sends what to whom at points of the front. Transfers that "
-        "cannot reach the answer are never sent; they are neither counted nor drawn here.",
+        "The policies",
+        "Each line is a candidate: the traits of its policy, its costs and its accuracy. Traits that are equal for all "
+        "policies with messages have no axis. Below, the transfers of some points of the front. Transfers that cannot "
+        "affect the answer are never sent, and are neither counted nor drawn.",
         (
             picture(
                 partial(parallel_drawing, candidates, content.objectives),
-                "Point at a line: it lights up everywhere.",
+                "Point at a line to highlight it in all pictures.",
                 wide=True,
             ),
             *_gallery(front),
@@ -85,7 +87,7 @@ def _gallery(front: Sequence[CandidatePoint]) -> Iterator[Picture]:
     if not shown:
         return
     which = "All" if len(shown) == len(front) else f"{len(shown)} of {len(front)}, spread over the front,"
-    caption = f"The policies of the front. {which} are drawn, by rising payload; each box is a block."
+    caption = f"Policies of the front: {which} are drawn, by rising payload; each box is a block."
     legend = partial(policy_legend_drawing, [drawable[candidate.index] for candidate in shown])
     yield picture(legend, caption, wide=True)
     for candidate in shown:

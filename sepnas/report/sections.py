@@ -41,8 +41,8 @@ def _front(content: ReportContent) -> Section | None:
         "The search",
         f"{format_count(len(candidates), 'candidate')}, {sum(c.on_front for c in candidates)} of them on the Pareto "
         f"front: no other candidate is at least as good in {_listed(content.objectives)}, and better in one of them. "
-        "Accuracies are those on the supernet, whose weights all candidates share: they order candidates, and a "
-        f"network that is trained from scratch has another one.{_predicted_for(content)}",
+        "Accuracies are measured with the supernet's weights, which all candidates share: they rank candidates; a "
+        f"network trained from scratch has another accuracy.{_predicted_for(content)}",
         tuple(
             picture(partial(front_drawing, candidates, OBJECTIVES[name], content.search_cluster), _front_caption(name))
             for name in sorted(costs, key=_picture_order)
@@ -57,15 +57,15 @@ def _predicted_for(content: ReportContent) -> str:
 
 
 _FRONT_CAPTIONS = {
-    "payload_bytes": "What talking buys: up and to the left is better.",
-    "latency_s": "What waiting buys: likewise.",
+    "payload_bytes": "Accuracy against bytes: up and to the left is better.",
+    "latency_s": "Accuracy against latency: up and to the left is better.",
 }
 PICTURED = tuple(_FRONT_CAPTIONS)
 """Costs that always have a picture with accuracy, in this order, before the other objectives of the space."""
 
 
 def _front_caption(name: str) -> str:
-    return _FRONT_CAPTIONS.get(name, f"Accuracy against {OBJECTIVES[name].label}: likewise.")
+    return _FRONT_CAPTIONS.get(name, f"Accuracy against {OBJECTIVES[name].label}: up and to the left is better.")
 
 
 def _picture_order(name: str) -> int:
@@ -151,17 +151,17 @@ def _policy(content: ReportContent) -> Section | None:
     idle = format_idle(devices_used(build_plan(architecture)), architecture.num_devices)
     return Section(
         "policy",
-        "Who sends what to whom",
+        "The transmission policy",
         f"{architecture.name}, depth {architecture.depth}, over "
         f"{format_count(architecture.num_devices, 'device')} (cardinality and bottleneck width: {widths}), with the "
         f"transmission policy “{architecture.policy.name}”."
         + (
-            f" {format_count(never, 'transfer')} of it cannot reach the answer: never sent, and not drawn."
+            f" {format_count(never, 'transfer')} of it cannot affect the answer: not sent, and not drawn."
             if never
             else ""
         )
         + (f" {idle[:1].upper()}{idle[1:]}." if idle else ""),
-        (picture(partial(policy_drawing, sent), "Each box is a block; time goes to the right.", wide=True),),
+        (picture(partial(policy_drawing, sent), "Each box is a block; time runs from left to right.", wide=True),),
         tables,
     )
 
@@ -181,7 +181,7 @@ def _timeline(content: ReportContent) -> Section | None:
     return Section(
         "timeline",
         "One inference",
-        f"Until the answer: {ends}." + (f" Predicted for cluster “{content.cluster}”." if content.cluster else ""),
+        f"Latency of the answer: {ends}." + (f" Predicted for cluster “{content.cluster}”." if content.cluster else ""),
         (picture(partial(timeline_drawing, timelines), f"For each device {titles}, on one time axis.", wide=True),),
         (Table("Sums for each device", header, tuple(busy_rows(timelines)), num_text_columns=2),),
     )
@@ -195,14 +195,14 @@ def _bytes(content: ReportContent) -> Section | None:
     predicted, counted = sum(x.predicted for x in links), sum(x.counted for x in links)
     rows.append(("all links", f"{predicted:,}", f"{counted:,}", _difference(predicted, counted)))
     equal = all(x.predicted == x.counted for x in links)
-    verdict = "Equal on every link." if equal else "They differ on the links that the table marks."
+    verdict = "Equal on every link." if equal else "They differ on the marked links."
     table = Table(
         "Payload bytes of one inference",
         ("link", "predicted", "counted on the socket", "difference"),
         tuple(rows),
         marked=frozenset(row for row, x in enumerate(links) if x.predicted != x.counted),
     )
-    caption = "Payload of each link, as the plan says and as the sockets carried it."
+    caption = "Payload of each link, predicted by the plan and counted on the sockets."
     return Section("bytes", "Bytes", verdict, (picture(partial(links_drawing, links), caption),), (table,))
 
 
@@ -221,7 +221,7 @@ def _accuracy(content: ReportContent) -> Section | None:
         lowest = sorted(accuracy.classes, key=lambda c: min(c.whole, c.devices))[:_MAX_CLASSES]
         shown = [c for c in accuracy.classes if c in lowest]
         which = "each class" if len(shown) == len(accuracy.classes) else f"the {len(shown)} hardest classes"
-        caption = f"Accuracy of {which}; where dot and ring meet, cutting changed nothing."
+        caption = f"Accuracy of {which}; equal where dot and ring coincide."
         pictures = (picture(partial(classes_drawing, shown), caption),)
     return Section(
         "accuracy",

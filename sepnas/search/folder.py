@@ -99,7 +99,7 @@ def open_run(folder: Path, wanted: SearchRun, resume: bool) -> SearchRun:
         more = f"; and {len(differences) - SHOWN_DIFFERENCES} more" if len(differences) > SHOWN_DIFFERENCES else ""
         raise SearchError(
             f"{path}: this search cannot be resumed with other settings: "
-            f"{'; '.join(differences[:SHOWN_DIFFERENCES])}{more}. Give the same ones, or name another folder"
+            f"{'; '.join(differences[:SHOWN_DIFFERENCES])}{more}. Use the same settings, or another folder"
         )
     found = found.model_copy(update={name: getattr(wanted, name) for name in ("candidates", "data", "resize")})
     found.save(path)
@@ -124,7 +124,8 @@ def load_front(run_dir: str | Path) -> list[Candidate]:
     if not is_there(path):
         known = is_there(Path(run_dir) / RUN_FILE)
         raise SearchError(
-            f"{path}: no such file: {'the search is not finished, resume it' if known else 'this is no search run'}"
+            f"{path}: no such file: "
+            + ("the search is not finished; resume it" if known else "not the folder of a search")
         )
     return list(Front.load(path).candidates)
 
@@ -139,7 +140,7 @@ def load_run(run_dir: str | Path) -> SearchRun:
     path = Path(run_dir) / RUN_FILE
     if not is_there(path):
         raise SearchError(
-            f"{path}: no such file: this is no search run; `sepnas search SPACE --out {run_dir}` makes one"
+            f"{path}: no such file: not the folder of a search; `sepnas search SPACE --out {run_dir}` makes one"
         )
     return SearchRun.load(path)
 

@@ -46,7 +46,7 @@ class SearchProgress:
     def details(self) -> str:
         found = f"best {self.best_accuracy:.2%}, knee {self.knee_payload_bytes:,.0f} bytes"
         if not self.front_size:
-            found = "no candidate keeps the bounds yet"
+            found = "no candidate within the bounds yet"
         if not self.rejected and not self.duplicates:
             return found
         return f"{found}; left out: {self.rejected} rejected, {self.duplicates} duplicates"

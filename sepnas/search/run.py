@@ -142,7 +142,7 @@ def run_search(
         for warning in warnings:
             display.say(warning)
         if unlinked := Screen(space, cluster).missing_links():
-            display.say(f"no link in cluster '{cluster.name}': {unlinked}; policies that send there are left out")
+            display.say(f"no link in cluster '{cluster.name}': {unlinked}; policies with messages over it are left out")
         search = _Search(run, data, out_dir, device, display, trials)
         trained = search.train_supernet(stop_after_s)
         if trained and not supernet_only:
@@ -232,7 +232,7 @@ class _Search:
         if self.run.candidates < len(archive):
             raise SearchError(
                 f"{self.folder}: {len(archive)} candidates are evaluated already, so `candidates` must be at least "
-                f"that, got {self.run.candidates}; `sepnas pick` takes one of the front"
+                f"that, got {self.run.candidates}; `sepnas pick` saves one of the front"
             )
         worst = reference_costs(self.space, self.run.cluster, self.run.seed)
         side_by_side = 1 if self.trials is None else self.trials.side_by_side
@@ -307,7 +307,7 @@ def _resumable(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        interrupt.args = (f"all that was finished is kept in {folder}; go on with resume=True",)
+        interrupt.args = (f"completed work is kept in {folder}; continue with resume=True",)
         raise
 
 

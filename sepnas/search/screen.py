@@ -136,7 +136,7 @@ def _remedy(screen: Screen) -> str:
     if set(screen.excluded) == {NO_LINK}:
         return "add the links to the cluster (`between: all` for every pair), or offer the pattern none"
     if set(screen.excluded) == {"devices_used"}:
-        return "ask for fewer devices, or offer the read-out mean, or patterns by which all reach the one that answers"
+        return "require fewer devices, or offer the read-out mean, or patterns in which all devices reach the answer"
     return "loosen a bound, or offer cheaper patterns, fractions or wires"
 
 

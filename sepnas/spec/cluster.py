@@ -87,7 +87,7 @@ class Cluster(Document):
         names = [device.name for device in self.devices]
         twice = sorted(repeated(names))
         if twice:
-            raise ValueError(f"device names must differ, these stand more than once: {few(twice)}")
+            raise ValueError(f"device names must differ; repeated: {few(twice)}")
         seen: set[frozenset[str] | str] = set()
         for index, link in enumerate(self.links):
             key = link.between if link.between == "all" else frozenset(link.between)

@@ -18,7 +18,7 @@ def class_name_problem(name: str) -> str:
     """Why a class cannot have this name, phrased to follow "a class"; empty if it can."""
     if not name.strip():
         return "of blanks only"
-    return "in letters that cannot be shown" if any(category(letter) in _UNSHOWN for letter in name) else ""
+    return "with characters that cannot be shown" if any(category(letter) in _UNSHOWN for letter in name) else ""
 
 
 class DataFacts(Document):

@@ -57,7 +57,7 @@ FILE_SUFFIXES = (".json", ".yaml", ".yml")
 """Suffixes that mark a name as that of a file."""
 
 MAX_PROBLEMS = 24
-"""Maximum number of mistakes reported for one file; the rest are counted."""
+"""Maximum number of mistakes reported for one file; the rest are only counted."""
 _MAX_ERRORS = 5_000
 _START = 40
 _MAX_LINE_CHARACTERS = 600

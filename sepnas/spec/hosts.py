@@ -112,7 +112,7 @@ class Hosts(Document):
         for name in ("rank", "address"):
             twice = repeated(getattr(device, name) for device in self.devices)
             if twice:
-                raise ValueError(f"each `{name}` must stand once, these stand more often: {few(sorted(twice))}")
+                raise ValueError(f"each `{name}` may occur once; repeated: {few(sorted(twice))}")
         return self
 
     @classmethod

@@ -75,7 +75,7 @@ def read_image(
     with _opened(source, name, formats, max_pixels) as image:
         height, width = size
         if resize == "no" and image.size != (width, height):
-            middle = "square" if height == width else "largest part of that form"
+            middle = "square" if height == width else "largest part with these proportions"
             raise DataError(
                 f"{name}: is {_measures(image)} pixels, the network reads {width}x{height}; "
                 f"{_resize('crop')} scales the {middle} in its middle to that, "
@@ -106,12 +106,12 @@ def _opened(source: Source, name: str, formats: tuple[str, ...], max_pixels: int
             if image.width * image.height > max_pixels:
                 raise DataError(f"{name}: has {_measures(image)} pixels; at most {max_pixels:,} are read")
             if image.mode.startswith(_DEEP_MODES):
-                raise DataError(f"{name}: has more than 8 bits a channel (mode {image.mode}); save it with 8")
+                raise DataError(f"{name}: has more than 8 bits a channel (mode {image.mode}); save it with 8 bits")
             yield image
     except FileNotFoundError:
         raise DataError(f"{name}: no such file") from None
     except PermissionError:
-        raise DataError(f"{name}: may not be read (permission denied)") from None
+        raise DataError(f"{name}: cannot be read: permission denied") from None
     except Image.DecompressionBombError:
         raise DataError(f"{name}: has too many pixels; at most {max_pixels:,} are read") from None
     except UnidentifiedImageError:

@@ -27,8 +27,8 @@ def check_images_fit(count: int, channels: int, size: tuple[int, int], copies: i
     if present_bytes is not None and needed_bytes > present_bytes:
         raise DataError(
             f"{where}{count:,} images of {width:,}x{height:,} pixels in {channels} channel{'s' * (channels != 1)} need "
-            f"{_gigabytes(needed_bytes)} of memory, but {_gigabytes(present_bytes)} are free; choose a smaller image "
-            "size, or fewer images"
+            f"{_gigabytes(needed_bytes)} of memory, but only {_gigabytes(present_bytes)} are free; choose a smaller "
+            "image size, or fewer images"
         )
 
 

@@ -49,7 +49,7 @@ def read_document(path: str | os.PathLike[str]) -> bytes:
     except FileNotFoundError:
         raise SpecError(f"{path}: no such file") from None
     except FileTooLargeError:
-        raise SpecError(f"{path}: is larger than {MAX_FILE_BYTES >> 20} MiB, which no description is") from None
+        raise SpecError(f"{path}: is larger than {MAX_FILE_BYTES >> 20} MiB, too large for a description") from None
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read as text: {why(error, path)}") from None
     except ValueError as error:  # not a valid file name
@@ -109,7 +109,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             if key in seen:
                 break
             seen.add(key)
-        raise ValueError(f"key {key[:80]!r} stands twice in one object")
+        raise ValueError(f"key {key[:80]!r} occurs twice in one object")
     return found
 
 
@@ -181,7 +181,7 @@ def _line(event: yaml.Event) -> int:
 
 def _size_of(event: yaml.AliasEvent, sizes: dict[str, int]) -> int:
     if event.anchor not in sizes:
-        raise ValueError(f"line {_line(event)}: alias '{event.anchor}' of what is not finished before it")
+        raise ValueError(f"line {_line(event)}: alias '{event.anchor}' before its anchor is complete")
     return sizes[event.anchor]
 
 
@@ -225,7 +225,7 @@ def _refuse_twice(root: yaml.Node) -> None:
             if isinstance(key, yaml.ScalarNode):
                 name, line = (key.tag, key.value), key.start_mark.line + 1
                 if name in lines:
-                    raise ValueError(f"line {line}: key '{key.value[:80]}' stands in line {lines[name]} already")
+                    raise ValueError(f"line {line}: key '{key.value[:80]}' is already in line {lines[name]}")
                 lines[name] = line
         for child in _children(node):
             if id(child) not in seen:

@@ -87,7 +87,7 @@ def _checked(cls: type[_StrictPart], data: dict[str, Any], where: str) -> _Stric
     except TypeError as error:
         raise SpecError(f"{where}: cannot be written as JSON: {error}; use plain numbers and text") from None
     except ValueError:
-        raise SpecError(f"{where}: a number is not finite; null stands for a number that is not there") from None
+        raise SpecError(f"{where}: a number is not finite; write null for a missing number") from None
     return checked
 
 
@@ -161,7 +161,7 @@ class ResultFile(StrictPart):
     def _names_differ(self) -> Self:
         twice = sorted(repeated(measure.name for measure in self.measures))
         if twice:
-            raise ValueError(f"each measure stands once, these stand more than once: {few(twice)}")
+            raise ValueError(f"each measure may occur once; repeated: {few(twice)}")
         return self
 
     @classmethod

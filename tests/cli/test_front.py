@@ -245,7 +245,7 @@ def test_a_search_without_candidates_is_said(tmp_path: Path) -> None:
     evaluated_run(tmp_path, SPACE, 0, wanted=5)
     with pytest.raises(SearchError, match="no candidate is evaluated yet"):
         Found.load(tmp_path)
-    with pytest.raises(SearchError, match="this is no search run"):
+    with pytest.raises(SearchError, match="not the folder of a search"):
         Found.load(tmp_path / "nowhere")
 
 

@@ -83,7 +83,7 @@ def test_the_history_begins_with_an_empty_front(run: Path) -> None:
     assert [(step.front_size, step.hypervolume) for step in history[:20]] == [(0, 0.0)] * 20
     assert all(step.front_size > 0 for step in history[20:])
     assert history[-1].front_size == len(found.front)
-    assert "no candidate keeps the bounds yet" in str(SearchProgress(20, 40, 0, 0.0, None))
+    assert "no candidate within the bounds yet" in str(SearchProgress(20, 40, 0, 0.0, None))
 
 
 def test_a_search_ends_with_what_keeps_the_bound_or_says_that_nothing_does(tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ def test_a_search_that_is_killed_goes_on(
     assert process.returncode in (-how, 130, 1)
     assert not (begun / "front.json").exists()
     if how == signal.SIGINT:
-        assert err.count("resume") == err.count(f"KeyboardInterrupt: all that was finished is kept in {begun}") == 1
+        assert err.count("resume") == err.count(f"KeyboardInterrupt: completed work is kept in {begun}") == 1
     assert out == ""
     assert list(home.iterdir()) == []
     assert told(search(begun, resume=True).front) == told(finished.front)
@@ -274,7 +274,7 @@ def test_ctrl_c_while_the_supernet_trains_leaves_a_run(
     step = step_class(SPACE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sepnas.search.run.SandwichStep", lambda *_, **__: interrupt)
-        with pytest.raises(KeyboardInterrupt, match="go on with resume=True"):
+        with pytest.raises(KeyboardInterrupt, match="continue with resume=True"):
             search(folder, progress=True)
     assert "resume" not in capsys.readouterr().err
     assert told(search(folder, resume=True).front) == told(finished.front)
@@ -417,7 +417,7 @@ def test_more_devices_than_there_are_cannot_be_asked_for() -> None:
         (
             SearchSpace.from_data({**SILENT_SPACE, "constraints": {"devices_used": 2}}),
             CLUSTER,
-            "`constraints.devices_used` (=2) excludes 503; ask for fewer devices, or offer the read-out mean",
+            "`constraints.devices_used` (=2) excludes 503; require fewer devices, or offer the read-out mean",
         ),
         (SPACE, uniform_cluster(1), "needs 2 devices, but cluster 'uniform' has 1"),
     ],
@@ -434,7 +434,7 @@ def test_a_space_without_a_feasible_candidate_is_refused(
 def test_a_search_goes_on_without_a_link(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A cluster that lacks a link is told of and searched to the end; hypervolumes are from what can be priced."""
     result = search(tmp_path / "run", cluster=SILENT, supernet_epochs=1, candidates=2, progress=True)
-    assert "no link in cluster 'uniform': device0-device1; policies that send there are left out" in (
+    assert "no link in cluster 'uniform': device0-device1; policies with messages over it are left out" in (
         capsys.readouterr().err
     )
     assert result.candidates >= 1
@@ -631,9 +631,9 @@ def test_picking_nothing_names_the_nearest() -> None:
 
 def test_an_unfinished_search_has_no_front(begun: Path, tmp_path: Path) -> None:
     """The front of a search that is not finished, or of no search, is refused with what to do."""
-    with pytest.raises(SearchError, match="the search is not finished, resume it"):
+    with pytest.raises(SearchError, match="the search is not finished; resume it"):
         load_front(begun)
-    with pytest.raises(SearchError, match="this is no search run"):
+    with pytest.raises(SearchError, match="not the folder of a search"):
         load_front(tmp_path)
 
 

@@ -330,7 +330,7 @@ def test_classes_have_names_that_can_be_shown(letter: str, tmp_path: Path) -> No
     root = make_folder(tmp_path / "data")
     for part in ("train", "test"):
         (root / part / "cat").rename(root / part / f"c{letter}t")
-    with pytest.raises(DataError, match=r"the folder .* in letters that cannot be shown"):
+    with pytest.raises(DataError, match=r"the folder .* with characters that cannot be shown"):
         load_folder(root)
 
 

@@ -90,7 +90,7 @@ def _links_description(links: Sequence[ShownLink]) -> str:
     predicted, counted = sum(x.predicted for x in links), sum(x.counted for x in links)
     return (
         f"Bars of the payload bytes on {format_count(len(links), 'link')}: {predicted} predicted and {counted} counted "
-        "in all. Each link stands in the table below."
+        "in all. Each link is listed in the table below."
     )
 
 
@@ -98,5 +98,5 @@ def _classes_description(classes: Sequence[ClassAccuracy]) -> str:
     worst = min(classes, key=lambda c: c.whole)
     return (
         f"Accuracy of {format_count(len(classes), 'class')}, by the whole network and through the devices; lowest for "
-        f"{worst.name} with {format_share(worst.whole)}. Each class stands in the table below."
+        f"{worst.name} with {format_share(worst.whole)}. Each class is listed in the table below."
     )

@@ -238,5 +238,5 @@ def _description(candidates: Sequence[CandidatePoint], horizontal: Objective) ->
     return (
         f"Scatter plot of {horizontal.label} against accuracy: {format_count(len(candidates), 'candidate')}, "
         f"{on_front} on the Pareto front. The most accurate is {candidate_text(best)}. "
-        "All numbers stand in the table below."
+        "All numbers are listed in the table below."
     )

@@ -39,7 +39,7 @@ def hypervolume_drawing(growth: Sequence[FrontGrowth], early: int) -> Drawing:
         figure,
         f"Hypervolume over {last.evaluated} evaluated candidates: {growth[0].hypervolume:.4f} after the first, "
         f"{growth[early - 1].hypervolume:.4f} after {early}, {last.hypervolume:.4f} at the end, with a front of "
-        f"{format_count(last.front_size, 'point')}. Some of the numbers stand in the table below.",
+        f"{format_count(last.front_size, 'point')}. Some of the numbers are listed in the table below.",
     )
     evaluated = [step.evaluated for step in growth]
     axes.step(evaluated, [step.hypervolume for step in growth], where="post", color=BLUE, linewidth=1.8, zorder=4)
@@ -104,7 +104,7 @@ def before_after_drawing(candidates: Sequence[CandidatePoint], early: int) -> Dr
         figure,
         f"The front after {format_count(early, 'candidate')} ({format_count(len(before), 'point')}) and at the "
         f"end ({format_count(len(after), 'point')}), payload bytes against accuracy; "
-        f"{format_count(kept, 'point')} on both. All numbers stand in the tables above.",
+        f"{format_count(kept, 'point')} on both. All numbers are listed in the tables above.",
     )
     counts = [candidate.objectives["payload_bytes"] for candidate in (*before, *after)]
     right = max(counts) if max(counts) > 0 else 1.0

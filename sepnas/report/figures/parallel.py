@@ -219,5 +219,5 @@ def _description(candidates: Sequence[CandidatePoint], shown: Sequence[str]) -> 
     captions = ", ".join(_axis(name).caption.replace("\n", " ") for name in shown)
     return (
         f"Parallel coordinates of {len(candidates)} candidates, an axis each for {captions}; those on the Pareto "
-        "front stand out. The front's numbers stand in the table below."
+        "front stand out. The front's numbers are listed in the table below."
     )

@@ -205,5 +205,5 @@ def _description(architecture: Architecture) -> str:
     return (
         f"Transmission policy '{policy.name}': {format_count(num_transfers, 'transfer')} between "
         f"{format_count(architecture.num_devices, 'device')} at {len(policy.points)} of {architecture.num_blocks} "
-        "exchange points. Each transfer stands in the table below."
+        "exchange points. Each transfer is listed in the table below."
     )

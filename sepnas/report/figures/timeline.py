@@ -220,7 +220,7 @@ def _description(timelines: Sequence[ShownTimeline], ranks: Sequence[int]) -> st
     return (
         f"Time line of one inference on {format_count(sum(rank >= 0 for rank in ranks), 'device')}: {ends} until the "
         "answer. For each device it shows when it computes, merges, waits, sends and receives; "
-        "the sums stand in the table below."
+        "the sums are listed in the table below."
     )
 
 

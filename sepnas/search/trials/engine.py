@@ -78,7 +78,7 @@ class TrialsEngine(ExecutionEngine):  # type: ignore[misc]  # NNI has no types
                 event = manager.events.get(timeout=LOOK_INTERVAL_S)
             except queue.Empty:
                 if time.monotonic() - heard_at > self.patience_s:
-                    return self._give_up(f"no trial answered for {self.patience_s:.0f} s")
+                    return self._give_up(f"no trial reported for {self.patience_s:.0f} s")
                 if not manager.is_sound():
                     return self._give_up("NNI's server failed")
                 continue
@@ -89,7 +89,7 @@ class TrialsEngine(ExecutionEngine):  # type: ignore[misc]  # NNI has no types
                 running.discard(event.number)
             elif isinstance(event, Over):
                 return self._give_up("NNI's server ended")
-        return manager.complaint or "the trials ended without an answer"
+        return manager.complaint or "the trials ended without a result"
 
     def _take(self, answer: TrialMetric, waiting: dict[Identity, Any]) -> None:
         identity = _identity_of(answer.metric)

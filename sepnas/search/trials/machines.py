@@ -77,7 +77,7 @@ class Machine(Part):
         lines = [line.split() for line in found.stdout.splitlines() if line and line[0] not in "#@"]
         if not lines:
             raise SearchError(
-                f"{known}: no key of {name}, so whoever answers there cannot be told from it: connect once with "
+                f"{known}: no key of {name}, so another machine could answer in its place: connect once with "
                 f"`ssh -p {self.port} {self.user}@{self.host}` and accept its key"
             )
         return [(kind, key) for _, kind, key, *_ in lines]
