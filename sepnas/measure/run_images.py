@@ -60,7 +60,7 @@ class RunImages:
         if facts.content_sha256 not in (None, images.sha256):
             warn(
                 f"{images.name}: its images differ from those that {run} was trained on; "
-                "scales and statistics are taken from these, and some of those that measure accuracy may have been trained on"
+                "scales and statistics are taken from these, and those that measure accuracy may have been trained on"
             )
         return cls(replace(images, mean=facts.mean, std=facts.std))
 
