@@ -140,6 +140,7 @@ BLOCKS = {
     "sepnas worker deployment/device1": "run",
     "sepnas train architecture.json --wire fp32": "run",
     "sepnas profile device": "run",
+    "sepnas export runs/training deployment --plan": "run by tests/cli/test_several_plans.py",
     "make setup": "run by every run of the tests",
 }
 """What each shell block of the README begins with, and where it is run."""
