@@ -32,32 +32,32 @@ if TYPE_CHECKING:
     from sepnas.runtime.engines.shard import Shard
 
 ALL, BOTH = "all", "both"
-"""All exact engines, of which there once were two."""
+"""All exact engines; the name dates from a time with two."""
 if TYPE_CHECKING:
     ExportEngine = str
 else:
     ExportEngine = Literal[(*exact_engines(), ALL, BOTH)]
 MAX_MEASURED_IMAGES = 2000
-"""Each plan's accuracy is measured on at most this number of validation images."""
+"""Maximum number of validation images that measure a plan's accuracy."""
 WORTH_A_WARNING = 0.01
-"""A larger loss of accuracy by int8 is worth a warning."""
+"""Loss of accuracy by int8 above which there is a warning."""
 
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """Whether graphs that compute in 8 bits are exported too, and the images that calibrate them and further plans."""
+    """Whether to export 8-bit graphs, and the images that calibrate them and the further plans."""
 
     int8: Annotated[
         bool,
         typer.Option(
             "--int8",
             help="Also write graphs that compute in 8 bits, for `sepnas worker --engine "
-            f"{' or '.join(quantised_engines())}`, and say what that costs in accuracy.",
+            f"{' or '.join(quantised_engines())}`, and measure their accuracy.",
         ),
     ] = False
     data: Annotated[
         str | None,
-        typer.Option(help="With --int8 or --plan NAME=: images to measure with [those of the run].", **TEXT),
+        typer.Option(help="With --int8 or --plan NAME=: the images to measure with [those of the run].", **TEXT),
     ] = None
     data_root: DataRoot = None
 
@@ -70,7 +70,7 @@ class ImageOptions:
         return RunImages.load(run, self.data, self.data_root)
 
     def refuse_data_alone(self, needed: bool) -> None:
-        """Raise typer's ``BadParameter`` for data that nothing would be calibrated with."""
+        """Raise typer's ``BadParameter`` for images that would calibrate nothing."""
         if not needed and (self.data or self.data_root):
             hint = "'--data'" if self.data else "'--data-root'"
             raise typer.BadParameter("belongs to --int8 or --plan NAME=...", param_hint=hint)
@@ -81,10 +81,11 @@ class ServiceOptions:
     """What starts a worker together with its machine."""
 
     systemd: Annotated[
-        bool, typer.Option("--systemd", help="A unit for each device, with how to install it in its first lines.")
+        bool,
+        typer.Option("--systemd", help="A systemd unit for each device; its first lines explain how to install it."),
     ] = False
     docker: Annotated[
-        bool, typer.Option("--docker", help="A Dockerfile for each device; its first lines say how to use it.")
+        bool, typer.Option("--docker", help="A Dockerfile for each device; its first lines explain how to use it.")
     ] = False
 
     @property
@@ -95,52 +96,54 @@ class ServiceOptions:
 
 @grouped
 def export(
-    run: Annotated[Path, typer.Argument(help="A folder that `sepnas train` wrote.", parser=path_to("run"))],
+    run: Annotated[Path, typer.Argument(help="The folder of a training run.", parser=path_to("run"))],
     out: Annotated[Path, typer.Argument(help="The deployment's folder.", parser=path_of)],
     name: Annotated[str | None, typer.Option(help="The deployment's name [the run's folder].", **TEXT)] = None,
     hosts: Annotated[
-        Path | None, typer.Option(help="hosts.yaml to put in; else all devices on this machine.", **PATH)
+        Path | None, typer.Option(help="hosts.yaml of the deployment [all devices on this machine].", **PATH)
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a deployment that stands there.")] = False,
-    engine: Annotated[ExportEngine, typer.Option(help="Write the graphs for one engine only; both is all.")] = ALL,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing deployment.")] = False,
+    engine: Annotated[
+        ExportEngine, typer.Option(help="Write graphs for one engine only; both: for all exact ones.")
+    ] = ALL,
     *,
     measuring: ImageOptions,
     on_missing: Annotated[
-        OnMissing, typer.Option(help="A message is late or a device lost: an error, or an answer without it.")
+        OnMissing, typer.Option(help="When a message is late or a device is lost: an error, or an answer without it.")
     ] = "strict",
     services: ServiceOptions,
     plan: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=POLICY: a further plan (file or built-in policy). FILE: instead of the run's own.",
+            help="NAME=POLICY: a further plan (a file or a built-in policy). FILE: replaces the run's own.",
             metavar="[NAME=]PLAN",
         ),
     ] = None,
 ) -> None:
     """Cut a trained network into one folder for each device.
 
-    Each folder holds only that device's weights, its segments' graphs for each engine, its steps and its
-    certificate; copy it to the device and start `sepnas worker` there. Of an interrupted run the best epoch so far is
-    taken.
+    Each folder holds the device's weights, the graphs of its segments for each engine, its steps and its certificate;
+    copy it to the device and start `sepnas worker` there. An interrupted run is exported at its best epoch so far.
 
-    `--int8` takes its scales from 256 training images and measures its accuracy on the validation images: an int8
-    engine answers a little differently, and sooner where layers are not very narrow. Workers compute so where told to,
-    and all devices of such a deployment need a sepnas that knows it.
+    `--int8` takes its scales from 256 training images and measures its accuracy on the validation images. An int8
+    engine gives slightly different answers, and is faster if layers are not very narrow. Workers use it only on
+    request, and all devices of such a deployment need a sepnas version that supports it.
 
-    `--plan NAME=POLICY`, up to 15 times, adds plans over the same weights, between which requests choose (`sepnas infer
-    --plan NAME`): a policy file, a plan file (`sepnas plan`), or `all-to-all`, `hand-made` or `none`. The run's own is
-    `default`, that of requests which name none. Each further plan gets batch-norm statistics of its own, measured on
-    1,024 training images, and costs a device kilobytes; classifiers and merge weights must have been trained.
+    `--plan NAME=POLICY`, up to 15 times, adds plans over the same weights, which requests select by name (`sepnas infer
+    --plan NAME`): a policy file, a plan file (`sepnas plan`), or `all-to-all`, `hand-made` or `none`. The run's own
+    plan is `default`, and serves requests that name none. Each further plan gets its own batch-norm statistics,
+    measured on 1,024 training images, and adds kilobytes to a device; its classifiers and merge weights must have been
+    trained.
 
-    `--plan FILE` cuts by a plan or architecture file instead of the run's own policy, with the trained statistics: its
-    layers, merge weights and scales must be among those that were trained; its messages may differ; the accuracy then
-    does, too.
+    `--plan FILE` cuts by a plan or architecture file instead of the run's own policy, with the trained statistics. Its
+    layers, merge weights and scales must be among the trained ones; its messages may differ, which changes the
+    accuracy.
 
-    `--systemd` and `--docker` add what starts the worker with its machine, hardened and as a user of its own: give
-    `--hosts`, for it listens on the port that stands there. The private key stays out of the image.
+    `--systemd` and `--docker` add files that start the worker at boot, hardened and as its own user. They need
+    `--hosts` for the port to listen on. The private key stays out of the image.
 
-    Examples: `sepnas export runs/training deployment --hosts hosts.yaml --systemd`;
-    `sepnas export runs/training deployment --plan few-bytes=policy.json --plan silent=none`
+    Examples: `sepnas export runs/training deployment --hosts hosts.yaml --systemd`, `sepnas export runs/training
+    deployment --plan few-bytes=policy.json --plan silent=none`
     """
     given = Hosts.load(hosts) if hosts else None
     engines = exact_engines() if engine in (ALL, BOTH) else (engine,)
@@ -167,7 +170,7 @@ def export(
 
 
 def _named(given: Sequence[str]) -> tuple[Path | None, dict[str, str]]:
-    """The plan to cut by instead of the run's own, if any, and further plans by name."""
+    """The plan that replaces the run's own, if any, and further plans by name."""
     own: list[str] = []
     others: dict[str, str] = {}
     for text in given:
@@ -180,7 +183,7 @@ def _named(given: Sequence[str]) -> tuple[Path | None, dict[str, str]]:
             others[name] = what
     if len(own) > 1:
         raise typer.BadParameter(
-            f"{own[1]} has no name; only one plan is the default: NAME={own[1]}", param_hint="--plan"
+            f"{own[1]} has no name, and there is only one default plan: give NAME={own[1]}", param_hint="--plan"
         )
     check_new_names(others)
     return Path(own[0]) if own else None, others
@@ -200,14 +203,14 @@ def _say_plans(run: Path, out: Path, manifest: Manifest, images: RunImages) -> N
 
 
 def _say_next(manifest: Manifest, out: Path, hosts: Hosts) -> None:
-    """Print the commands that come next, and the devices that need none."""
+    """Print the next commands, and the devices that need none."""
     used = devices_used(deployed_plan(out))
     if idle := format_idle(used, manifest.num_devices):
-        warn(f"{idle}; start no worker there")
+        warn(f"{idle}; it needs no worker")
     first = used[0]
-    say(f"next, for each device as here for device {first} (addresses in {out / 'hosts.yaml'}):")
+    say(f"next, on each device, as for device {first} (addresses in {out / 'hosts.yaml'}):")
     say(f"  sepnas worker {shlex.quote(str(out / f'device{first}'))} --listen {hosts.address(first)}")
-    say(f"then ask them: sepnas infer {shlex.quote(str(out))} IMAGE...")
+    say(f"then: sepnas infer {shlex.quote(str(out))} IMAGE...")
 
 
 def _say_if_unfinished(run: Path) -> None:
@@ -216,11 +219,11 @@ def _say_if_unfinished(run: Path) -> None:
     with suppress(CheckpointError):  # the best weights are enough to export
         done, wanted = epochs_of(run)
         if done < wanted:
-            say(f"{run}: stopped after {done} of {wanted} epochs; this is the best of them")
+            say(f"{run}: stopped after {done} of {wanted} epochs; the best one is exported")
 
 
 def _pass_times(shard: Shard) -> str:
-    """The time of one image on this machine for each engine that can be used here, int8 first."""
+    """The time of one image on this machine for each usable engine, int8 first."""
     from sepnas.runtime.engines.choice import make_engine, pass_s, usable_engines
 
     took = {name: pass_s(make_engine(name, shard).engine, shard) for name in reversed(usable_engines(shard))}

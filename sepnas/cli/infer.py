@@ -32,7 +32,7 @@ from sepnas.spec.listing import listed
 from sepnas.tables import DataTable, print_table, shorten_paths, text_column
 
 INFER_BATCH = 64
-"""Images in one request of `sepnas infer`; the deadline is for each request."""
+"""Number of images in one request; the deadline applies to each request."""
 
 
 Likeliest: TypeAlias = list[tuple[str, float]]
@@ -43,7 +43,7 @@ _Row: TypeAlias = tuple[Path, "tuple[Likeliest, Answer] | DataError"]
 
 def infer(
     deployment: Deployment,
-    images: Annotated[list[Path], typer.Argument(parser=path_of, help="Image files: PNG, JPEG and the like.")],
+    images: Annotated[list[Path], typer.Argument(parser=path_of, help="Image files, such as PNG or JPEG.")],
     devices: HostsFile = None,
     plan: PlanChoice = None,
     deadline: Deadline = 10.0,
@@ -53,14 +53,14 @@ def infer(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     insecure: Insecure = False,
 ) -> None:
-    """Classify images through the devices: a table with the likeliest classes of each image.
+    """Classify images through the devices, and print the likeliest classes of each.
 
-    The devices must run (`sepnas worker`); `--devices` says where, unless the deployment's own hosts.yaml does. Images
-    of another size than the network reads are resized as they were in training (`sepnas train --image-size`); where
-    that resized none, they are refused. `--resize crop` scales the square in their middle, `--resize stretch` all of
-    them. Files that are no such images are listed at the end, with exit code 1; the others are answered.
+    The devices must run (`sepnas worker`); their addresses come from `--devices` or the deployment's own hosts.yaml.
+    Images of another size are resized as in training (`sepnas train --image-size`), or refused if training resized
+    none. `--resize crop` scales their centre square, `--resize stretch` the whole image. Unreadable files are listed at
+    the end, with exit code 1; all others are classified.
 
-    A deployment may have several plans (`sepnas describe DEPLOYMENT` lists them): `--plan` chooses one.
+    A deployment may have several plans (`sepnas describe DEPLOYMENT` lists them): `--plan` selects one.
 
     Example: `sepnas infer deployment --devices hosts.yaml --resize crop --plan few-bytes photo.jpg`
     """
@@ -84,7 +84,7 @@ def infer(
 
 
 def _answered(session: Session, images_CHW: Sequence[Images], top: int) -> list[tuple[Likeliest, Answer]]:
-    """The likeliest classes of each image and the answer that they come from; a request has a batch of images."""
+    """The likeliest classes of each image and the answer that contains them; a request has a batch of images."""
     batches = (np.stack(images_CHW[start : start + INFER_BATCH]) for start in range(0, len(images_CHW), INFER_BATCH))
     answered: list[tuple[Likeliest, Answer]] = []
     for answer in session.answers(batches):
@@ -106,7 +106,7 @@ def _print_classes(rows: Sequence[_Row]) -> None:
 def _left_out(answer: Answer) -> str:
     devices = [f"device {rank}" for rank in answer.without]
     messages = [f"message {m.tag} from device {m.source} to device {m.device}" for m in answer.missing]
-    return ", ".join(devices + messages) or "messages that nobody was left to name"
+    return ", ".join(devices + messages) or "messages that no device reported"
 
 
 def _image_data(path: Path, found: tuple[Likeliest, Answer] | DataError) -> dict[str, object]:

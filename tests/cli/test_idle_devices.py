@@ -72,7 +72,7 @@ def test_status_and_export_tell_which_worker_need_not_run(tmp_path: Path, capsys
     export_tiny(lively_network(ONE_IDLE), tmp_path / "d")
     manifest = Manifest.load(tmp_path / "d/manifest.json")
     _say_next(manifest, tmp_path / "d", Hosts.local(3))
-    assert f"{IDLE}; start no worker there" in capsys.readouterr().err
+    assert f"{IDLE}; it needs no worker" in capsys.readouterr().err
     (nobody,) = free_ports(1)
     workers = [Worker(tmp_path / f"d/device{rank}", "127.0.0.1", 0) for rank in (0, 1)]
     addresses = [worker.address for worker in workers]

@@ -120,7 +120,7 @@ def test_each_command_names_one_that_works(data: Callable[[Path], str], tmp_path
     Hosts.on([f"127.0.0.1:{port}" for port in free_ports(3)]).save(tmp_path / "hosts.yaml")
     exported = run(f"{told_next(said)} --hosts hosts.yaml --engine torch")
     worker = re.search(r"^  (sepnas worker .*)$", exported, re.MULTILINE)
-    infer = re.search(r"then ask them: (sepnas infer .*) IMAGE\.\.\.", exported)
+    infer = re.search(r"then: (sepnas infer .*) IMAGE\.\.\.", exported)
     assert worker is not None
     assert infer is not None
     taken = Manifest.load(tmp_path / "deployment/manifest.json").image

@@ -35,7 +35,7 @@ def test_a_wrong_value_is_explained_without_python_words(arguments: list[str], s
     [
         ("search", "the recipe's: 0; 0.1 with accuracy_one_lost"),
         ("front", "an unquoted < makes the shell read a file"),
-        ("export", "its messages may differ from the trained ones; the accuracy then does, too"),
+        ("export", "its messages may differ, which changes the accuracy"),
         ("train", "8 bytes a sample"),
     ],
 )

@@ -65,7 +65,7 @@ def test_an_interrupted_run_is_exported_and_told_so(interrupted: Path, tmp_path:
     hosts = Hosts.on(["10.0.0.7:7001", "10.0.0.8:7001"]).save(tmp_path / "hosts.yaml")
     out = tmp_path / "out"
     output = said("export", interrupted, out, "--hosts", hosts)
-    assert f"{interrupted}: stopped after 1 of 3 epochs; this is the best of them" in output
+    assert f"{interrupted}: stopped after 1 of 3 epochs; the best one is exported" in output
     assert f"sepnas worker {out}/device0 --listen 10.0.0.7:7001" in output
     assert f"sepnas infer {out} IMAGE..." in output
     assert Manifest.load(out / "manifest.json").classes == ("cat", "dog")
