@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from sepnas.deploy.services import Service
     from sepnas.importing.run import ImportedNetwork
     from sepnas.measure.run_images import RunImages
-    from sepnas.nets.separable import SeparableResNeXt
+    from sepnas.nets.separable import SeparableNetwork
     from sepnas.search.progress import ProgressOption
     from sepnas.search.run import SearchResult
     from sepnas.search.trials.settings import Trials
@@ -85,7 +85,7 @@ def create_model(
     learned_scales: bool | None = None,
     pretrained: PathLike | None = None,
     seed: int = 0,
-) -> SeparableResNeXt:
+) -> SeparableNetwork:
     """A separable network as a ``torch.nn.Module`` from images ``(N, C, H, W)`` to logits ``(N, num_classes)``.
 
     It computes the same as all devices together, including the wire formats of messages, and is in eval mode.
@@ -126,7 +126,7 @@ def create_model(
     return network.eval()
 
 
-def load(run: PathLike) -> SeparableResNeXt:
+def load(run: PathLike) -> SeparableNetwork:
     """The trained network of a run (its best epoch) or of one checkpoint file, on the CPU, in eval mode.
 
     Images ``(N, C, H, W)`` must be normalised as in training: ``data.json`` in the run's folder has the mean and std.

@@ -20,7 +20,7 @@ import sepnas.cli.options  # noqa: F401  (the console)
 from tests.helpers_runtime import export_tiny, lively_network, pair_architecture
 
 if TYPE_CHECKING:
-    from sepnas.nets.separable import SeparableResNeXt
+    from sepnas.nets.separable import SeparableNetwork
     from sepnas.search.run import SearchResult
 
 # the networks of the tests are tiny: more threads would only wait for each other
@@ -37,13 +37,13 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def network() -> SeparableResNeXt:
+def network() -> SeparableNetwork:
     """Two devices that exchange; not to be changed."""
     return lively_network(pair_architecture())
 
 
 @pytest.fixture(scope="session")
-def exported(network: SeparableResNeXt, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(network: SeparableNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``network`` as a deployment for both engines; not to be changed."""
     folder = tmp_path_factory.mktemp("exported") / "deployment"
     export_tiny(network, folder, ("torch", "onnxruntime"))

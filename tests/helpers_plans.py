@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sepnas.deploy.variants import named_plan
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.separable.policy import TransmissionPolicy
 from tests.helpers_runtime import export_tiny, tiny_architecture, transfer
 
@@ -22,18 +22,18 @@ def policies() -> dict[str, TransmissionPolicy]:
     return {FEW: few.policy, SILENT: TransmissionPolicy()}
 
 
-def training_images(network: SeparableResNeXt, count: int = 64) -> Tensor:
+def training_images(network: SeparableNetwork, count: int = 64) -> Tensor:
     side, channels = network.architecture.image_size, network.architecture.in_channels
     return torch.randn(count, channels, side, side, generator=torch.Generator().manual_seed(7))
 
 
-def export_plans(network: SeparableResNeXt, folder: Path, engines: tuple[str, ...], **options: object) -> None:
+def export_plans(network: SeparableNetwork, folder: Path, engines: tuple[str, ...], **options: object) -> None:
     export_tiny(
         network, folder, engines, plans=policies(), statistics_NCHW=training_images(network), **options
     )  # fmt: skip
 
 
-def network_under(network: SeparableResNeXt, name: str) -> SeparableResNeXt:
+def network_under(network: SeparableNetwork, name: str) -> SeparableNetwork:
     """The whole network under a plan, with the plan's statistics."""
     if name == "default":
         return network

@@ -23,7 +23,7 @@ from sepnas.deployment.plans import DEFAULT_PLAN, ShardPlan
 from sepnas.deployment.serial import deployed_plan, messages_of, program_of
 from sepnas.deployment.verify import load_manifest
 from sepnas.emulation.settings import emulations
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.plan.serial import message_to_data, program_to_data, shape_to_data
 from sepnas.runtime.engines.shard import LoadedPlan
 from sepnas.runtime.engines.torch_engine import TorchEngine
@@ -109,10 +109,10 @@ def pair_architecture() -> Architecture:
     return tiny_architecture(points, devices=2, depth=11)
 
 
-def lively_network(architecture: Architecture, seed: int = 0) -> SeparableResNeXt:
+def lively_network(architecture: Architecture, seed: int = 0) -> SeparableNetwork:
     """A network whose batch norms and merge weights are not what they were made with."""
     torch.manual_seed(seed)
-    network = SeparableResNeXt(architecture)
+    network = SeparableNetwork(architecture)
     for name, tensor in [*network.named_buffers(), *network.named_parameters()]:
         if name.endswith("running_mean") or name.startswith("merges."):
             tensor.data.normal_(0.3, 0.2)
@@ -122,14 +122,14 @@ def lively_network(architecture: Architecture, seed: int = 0) -> SeparableResNeX
 
 
 def export_tiny(
-    network: SeparableResNeXt, folder: Path, engines: tuple[str, ...] = ("torch",), **options: object
+    network: SeparableNetwork, folder: Path, engines: tuple[str, ...] = ("torch",), **options: object
 ) -> None:
     """A deployment for torch, which is exported sooner than for both engines."""
     names = [f"class {k}" for k in range(NUM_CLASSES)]
     export_deployment(network, folder, name="tiny", classes=names, mean=[0.25], std=[0.5], engines=engines, **options)
 
 
-def whole_logits(network: SeparableResNeXt, x_BCHW: np.ndarray) -> np.ndarray:
+def whole_logits(network: SeparableNetwork, x_BCHW: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
         return network(torch.from_numpy(x_BCHW)).numpy()
 
@@ -228,7 +228,7 @@ def threads(folder, devices=2, **options):
 class EagerEngine:
     """Runs segments as the modules of the whole network."""
 
-    def __init__(self, network: SeparableResNeXt, rank: int) -> None:
+    def __init__(self, network: SeparableNetwork, rank: int) -> None:
         self._modules = {
             name: network.segment(rank, segment.layers)
             for name, segment in build_plan(network.architecture).segments[rank].items()
@@ -242,7 +242,7 @@ class EagerEngine:
             return [self._modules[segment](*(torch.from_numpy(array) for array in inputs)).numpy()]
 
 
-def plan_in_memory(network: SeparableResNeXt, rank: int) -> LoadedPlan:
+def plan_in_memory(network: SeparableNetwork, rank: int) -> LoadedPlan:
     """A device's part of the plan that `export` would write, without its files."""
     plan = build_plan(network.architecture)
     messages = messages_of(plan, rank)
@@ -279,7 +279,7 @@ def plan_in_memory(network: SeparableResNeXt, rank: int) -> LoadedPlan:
     )
 
 
-def run_in_threads(network: SeparableResNeXt, x_BCHW: np.ndarray) -> tuple[bytes, int]:
+def run_in_threads(network: SeparableNetwork, x_BCHW: np.ndarray) -> tuple[bytes, int]:
     """The answer's payload, and all payload bytes between devices: every executor in a thread, no sockets."""
     plan = build_plan(network.architecture)
     boxes = {rank: Mailbox() for rank in range(-1, plan.num_devices)}

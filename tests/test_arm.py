@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import sepnas
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.spec.hosts import Hosts
 from tests.arm_board import ROOT, ArmBoard, NoEmulationError
 from tests.helpers_runtime import export_tiny, lively_network, tiny_architecture, transfer, whole_logits
@@ -49,12 +49,12 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> ArmBoard:
 
 
 @pytest.fixture(scope="module")
-def network() -> SeparableResNeXt:
+def network() -> SeparableNetwork:
     return lively_network(tiny_architecture(POLICY, devices=3, depth=11))
 
 
 @pytest.fixture(scope="module")
-def deployment(network: SeparableResNeXt, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def deployment(network: SeparableNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mixed") / "deployment"
     export_tiny(network, folder, ("torch", "onnxruntime"))
     return folder
@@ -89,7 +89,7 @@ def mixed_cluster(board: ArmBoard, deployment: Path, engine: str, hosts: Path) -
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "torch", "auto"])
 def test_a_board_answers_like_the_whole_network(
-    board: ArmBoard, deployment: Path, network: SeparableResNeXt, engine: str, tmp_path: Path
+    board: ArmBoard, deployment: Path, network: SeparableNetwork, engine: str, tmp_path: Path
 ) -> None:
     """One aarch64 board and two x86 machines give 64 answers of the whole network, and serve clients on both."""
     if engine != "onnxruntime":

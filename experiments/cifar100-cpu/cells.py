@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.plan.wire import Scale, WireFormat
 from sepnas.separable.architecture import Architecture, named_policy
 from sepnas.separable.build import build_plan
@@ -108,8 +108,8 @@ class Cell:
         data: ImageData,
         device: str,
         threads: int | None,
-        teachers: Sequence[SeparableResNeXt] = (),
-        start: SeparableResNeXt | None = None,
+        teachers: Sequence[SeparableNetwork] = (),
+        start: SeparableNetwork | None = None,
         watch_test: bool = False,
     ) -> tuple[EpochRecord, ...]:
         """From its last checkpoint, if there is one, to its end; its epochs.

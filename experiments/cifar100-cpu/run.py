@@ -11,7 +11,7 @@ from typing import Any
 from cells import BODY, FINE_RECIPE, FOUND, HERE, RECIPE, SILENT, Cell, Group, groups_of
 from children import parser_of, run_children, run_main, threads_of
 
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.results.recorder import Recorder
 from sepnas.train.checkpoint import load_network
 from sepnas.train.data import load_dataset
@@ -21,7 +21,7 @@ from sepnas.train.loop import pick_device
 from sepnas.train.recipe import Recipe
 from sepnas.train.record import HISTORY, EpochRecord, best_of, read_history
 
-Networks = Sequence[SeparableResNeXt]
+Networks = Sequence[SeparableNetwork]
 BASE, CLAIMED = ("all-to-all", "fp32"), ("searched-5", "int8")
 """What others are compared with, and the policy of which the claim speaks: at most 5 % of the elements."""
 WATCHED = "hand-made"
@@ -60,7 +60,7 @@ def run_group(group: Group, chosen: argparse.Namespace) -> None:
         run_cell(group, cell, data, chosen, teachers)
 
 
-def run_base(cell: Cell, data: ImageData, chosen: argparse.Namespace, teachers: Networks) -> SeparableResNeXt:
+def run_base(cell: Cell, data: ImageData, chosen: argparse.Namespace, teachers: Networks) -> SeparableNetwork:
     """Train it to its end, if it is not there already."""
     watch = cell.network == WATCHED
     history = cell.train(data, chosen.device, threads_of(chosen), teachers, watch_test=watch)
@@ -77,7 +77,7 @@ def run_base(cell: Cell, data: ImageData, chosen: argparse.Namespace, teachers: 
 
 def run_cell(
     group: Group, cell: Cell, data: ImageData, chosen: argparse.Namespace, teachers: Networks = ()
-) -> SeparableResNeXt:
+) -> SeparableNetwork:
     """Train it to its end, from the group's base on; then the test images are looked at, once."""
     start = run_base(group.base, data, chosen, teachers)
     history = cell.train(data, chosen.device, threads_of(chosen), teachers, start)

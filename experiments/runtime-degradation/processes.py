@@ -15,7 +15,7 @@ from cells import NUM_DEVICES, Cell
 
 from sepnas.api import export
 from sepnas.local.processes import START_TIMEOUT_S, Launch, WorkerProcess
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.runtime.client.session import Session
 from sepnas.spec.hosts import Hosts
 from sepnas.train.checkpoint import load_network
@@ -57,7 +57,7 @@ def through_processes(cell: Cell, images: Split, data: ImageData) -> list[dict[s
 
 
 def compare(
-    session: Session, network: SeparableResNeXt, images: Split, data: ImageData, lost: tuple[int, ...]
+    session: Session, network: SeparableNetwork, images: Split, data: ImageData, lost: tuple[int, ...]
 ) -> dict[str, Any]:
     """How the processes' answers differ from those of the whole network without the devices that are lost."""
     whole = predict_logits(network, images.images, data, lost=lost)

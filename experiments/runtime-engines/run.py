@@ -19,7 +19,7 @@ from sepnas import api
 from sepnas.deploy.export import export_deployment
 from sepnas.deployment.engines.registry import engine_names, engines
 from sepnas.measure.run_images import RunImages
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.results.recorder import Recorder
 from sepnas.separable.architecture import Architecture, named_architecture
 from sepnas.train.checkpoint import load_network
@@ -34,7 +34,7 @@ def export(architecture: Architecture, folder: Path, engines: tuple[str, ...] = 
     torch.manual_seed(0)
     classes = [f"class {index}" for index in range(architecture.num_classes)]
     numbers = (0.5,) * architecture.in_channels
-    network = SeparableResNeXt(architecture)
+    network = SeparableNetwork(architecture)
     side = architecture.image_size
     images_NCHW = torch.randn(32, architecture.in_channels, side, side)
     export_deployment(

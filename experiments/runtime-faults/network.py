@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from sepnas.deploy.export import export_deployment
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.separable.architecture import named_architecture
 from sepnas.separable.policy import Readout
 from sepnas.train.checkpoint import new_network
@@ -57,7 +57,7 @@ class Deployed:
     def _logits_of(self, reader: int, lost: frozenset[int]) -> Logits:
         architecture = self.network.architecture
         policy = architecture.policy.without(lost).model_copy(update={"readout": Readout(device=reader)})
-        alone = SeparableResNeXt(architecture.model_copy(update={"policy": policy})).eval()
+        alone = SeparableNetwork(architecture.model_copy(update={"policy": policy})).eval()
         alone.load_state_dict(self.network.state_dict(), strict=False)
         logits: Logits = alone(torch.from_numpy(self.images)).numpy()
         return logits

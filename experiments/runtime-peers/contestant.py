@@ -21,7 +21,7 @@ import torch
 from measure import Array, measure
 from torch import nn
 
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.separable.layers import device_layers
 from sepnas.train.checkpoint import BEST, load_network
 
@@ -49,7 +49,7 @@ class Job:
         """How the files of this network begin."""
         return f"{self.network}-over{self.parts}"
 
-    def load(self) -> SeparableResNeXt:
+    def load(self) -> SeparableNetwork:
         """The trained network, in eval mode."""
         return load_network(self.folder / self.key / BEST)
 

@@ -18,7 +18,7 @@ from prepare import export, whole_answers
 
 from sepnas.emulation.bench import run_bench
 from sepnas.emulation.cluster import Setting, emulated_cluster, open_session, read_setting
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.report.from_trace import measured_timeline
 from sepnas.runtime.client.session import Session
 from sepnas.separable.patterns import hand_made_policy, point, ring
@@ -72,7 +72,7 @@ POLICIES: dict[str, Callable[[int, tuple[int, ...]], TransmissionPolicy]] = {
 
 
 @cache
-def network_of(network: str, policy: str, parts: int, folder: Path) -> SeparableResNeXt:
+def network_of(network: str, policy: str, parts: int, folder: Path) -> SeparableNetwork:
     """The trained weights, under this policy."""
     whole = trained(network, parts, folder)
     return under(whole, POLICIES[policy](parts, whole.architecture.blocks_per_stage)) if parts > 1 else whole
@@ -108,7 +108,7 @@ def measure_cell(cell: Cell, folder: Path, profile_seconds: float) -> Row:
     }
 
 
-def one_session(setting: Setting, session: Session, network: SeparableResNeXt) -> Row:
+def one_session(setting: Setting, session: Session, network: SeparableNetwork) -> Row:
     """Some requests after one that warms up; what the device that answers did in the last one."""
     found = run_bench(setting, session, REQUESTS[setting.plan.num_devices], warmup=1)
     timeline = measured_timeline(session.trace(1).requests[-1])
@@ -129,7 +129,7 @@ def one_session(setting: Setting, session: Session, network: SeparableResNeXt) -
 
 
 @cache
-def expected_of(network: SeparableResNeXt) -> np.ndarray:
+def expected_of(network: SeparableNetwork) -> np.ndarray:
     return whole_answers(network)
 
 

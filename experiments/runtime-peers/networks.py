@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.separable.architecture import Architecture, named_architecture
 from sepnas.separable.policy import TransmissionPolicy
 from sepnas.train.checkpoint import BEST, load_network, new_network, write_checkpoint
@@ -43,7 +43,7 @@ def architecture(name: str, parts: int, image_size: int = IMAGE_SIZE) -> Archite
     return named_architecture(name, parts, "hand-made" if parts > 1 else "none", 10, 1, image_size)
 
 
-def trained(name: str, parts: int, folder: Path) -> SeparableResNeXt:
+def trained(name: str, parts: int, folder: Path) -> SeparableNetwork:
     """The network in eval mode; its weights are kept in a folder of their own.
 
     They are trained on the digits as they are, 8x8, which a CPU does in a minute. For 32x32, the size of CIFAR's images
@@ -75,8 +75,8 @@ def calibrate_norms(network: nn.Module, images: Tensor) -> None:
     network.eval()
 
 
-def under(network: SeparableResNeXt, policy: TransmissionPolicy) -> SeparableResNeXt:
+def under(network: SeparableNetwork, policy: TransmissionPolicy) -> SeparableNetwork:
     """The same weights under another policy of plain means that reads out at the same device."""
-    other = SeparableResNeXt(network.architecture.with_policy(policy))
+    other = SeparableNetwork(network.architecture.with_policy(policy))
     other.load_state_dict(network.state_dict())
     return other.eval()

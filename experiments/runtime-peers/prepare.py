@@ -10,7 +10,7 @@ from networks import data, requests, trained
 
 from sepnas.deploy.export import export_deployment
 from sepnas.deployment.engines.registry import exact_engines
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 
 
 def prepare(name: str, parts: int, folder: Path) -> None:
@@ -27,19 +27,19 @@ def prepare(name: str, parts: int, folder: Path) -> None:
 
 
 @torch.inference_mode()
-def whole_answers(network: SeparableResNeXt) -> np.ndarray:
+def whole_answers(network: SeparableNetwork) -> np.ndarray:
     """The logits of each request, one by one."""
     return np.concatenate([network(torch.from_numpy(image[None])).numpy() for image in requests()])
 
 
-def export(network: SeparableResNeXt, folder: Path, engines: tuple[str, ...] = exact_engines()) -> None:
+def export(network: SeparableNetwork, folder: Path, engines: tuple[str, ...] = exact_engines()) -> None:
     export_deployment(
         network, folder, name="runtime-peers", classes=data().classes, mean=data().mean, std=data().std,
         engines=engines,
     )  # fmt: skip
 
 
-def write_onnx(network: SeparableResNeXt, path: Path) -> None:
+def write_onnx(network: SeparableNetwork, path: Path) -> None:
     """The whole network in one graph, weights in it."""
     example = (torch.from_numpy(requests()[:1]),)
     torch.onnx.export(network, example, str(path), dynamo=True, external_data=False, verbose=False)

@@ -21,7 +21,7 @@ from scipy.stats import kendalltau, spearmanr
 from torch import nn
 from torch.nn import functional
 
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.nets.supernet import Supernet
 from sepnas.results.recorder import Recorder
 from sepnas.search.accuracy_evaluator import AccuracyEvaluator
@@ -218,7 +218,7 @@ class Ranking:
     def alone(self, chosen: Chosen, seed: int) -> float:
         """Accuracy of the architecture trained by itself, after its last epoch."""
         torch.manual_seed(seed)
-        network = SeparableResNeXt(chosen.architecture)
+        network = SeparableNetwork(chosen.architecture)
         self._train(network, self.setting.recipe, self.folder / f"{chosen.key}-{seed}", seed)
         return accuracy(network, self.data.val, self.data)
 

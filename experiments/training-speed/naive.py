@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.separable.architecture import Architecture
 from sepnas.train.images import ImageData
 from sepnas.train.vision import import_torchvision
@@ -88,7 +88,7 @@ class NaiveNetwork(nn.Module):
         logits = self.classifier(x.mean((2, 3), keepdim=True))
         return logits.view(len(x), self.devices, self.classes).mean(1)
 
-    def take(self, network: SeparableResNeXt) -> None:
+    def take(self, network: SeparableNetwork) -> None:
         """The weights of the separable network, whose parts become groups."""
         parts, layers = [part.state_dict() for part in network.parts], {"0": "conv", "1": "bn"}
         stem = network.stem.layer.state_dict()

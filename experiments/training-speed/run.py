@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sepnas.errors import SepnasError
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.results.recorder import Recorder
 from sepnas.separable.architecture import Architecture, named_architecture
 from sepnas.separable.policy import Readout
@@ -119,7 +119,7 @@ def variants(
 @torch.inference_mode()
 def largest_difference(architecture: Architecture) -> float:
     """Between the logits of all, the same weights given: that they are the same network."""
-    network: SeparableResNeXt = new_network(architecture).eval()
+    network: SeparableNetwork = new_network(architecture).eval()
     images = torch.randn(8, architecture.in_channels, architecture.image_size, architecture.image_size)
     logits, found = network(images), []
     for batched in (False, True):

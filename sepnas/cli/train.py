@@ -31,7 +31,7 @@ from sepnas.spec.arguments import MAX_COUNT, MAX_S
 from sepnas.spec.folder_lock import held, refuse_held
 
 if TYPE_CHECKING:
-    from sepnas.nets.separable import SeparableResNeXt
+    from sepnas.nets.separable import SeparableNetwork
     from sepnas.train.evaluation import SplitName
     from sepnas.train.images import ImageData
     from sepnas.train.record import TrainingResult
@@ -189,7 +189,7 @@ def _refuse_held(out: Path) -> None:
 
 
 def _evaluate(
-    network: SeparableResNeXt,
+    network: SeparableNetwork,
     images: ImageData,
     split: SplitName,
     run: Path,

@@ -44,14 +44,14 @@ from sepnas.spec.hosts import Hosts
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sepnas.nets.separable import SeparableResNeXt
+    from sepnas.nets.separable import SeparableNetwork
 
 MAX_VALIDITY_DAYS = 36_500
 MAX_NAME_CHARACTERS = 255
 
 
 def export_deployment(
-    network: SeparableResNeXt,
+    network: SeparableNetwork,
     out_dir: str | os.PathLike[str],
     *,
     name: str,

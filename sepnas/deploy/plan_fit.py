@@ -15,17 +15,17 @@ from sepnas.plan.steps import CLIENT, Compute, Merge, Send, Slice, Step
 from sepnas.separable.build import build_plan
 
 if TYPE_CHECKING:
-    from sepnas.nets.separable import SeparableResNeXt
+    from sepnas.nets.separable import SeparableNetwork
 
 
-def check_fits(plan: Plan, network: SeparableResNeXt) -> None:
+def check_fits(plan: Plan, network: SeparableNetwork) -> None:
     """Raise :class:`DeploymentError` unless the network has everything that the plan names, in the plan's shapes."""
     problem = next(_problems(plan, network), None)
     if problem:
         raise DeploymentError(f"the plan does not fit the network {network.architecture.name}: {problem}")
 
 
-def _problems(plan: Plan, network: SeparableResNeXt) -> Iterator[str]:
+def _problems(plan: Plan, network: SeparableNetwork) -> Iterator[str]:
     architecture = network.architecture
     if plan.num_devices != architecture.num_devices:
         yield f"it is for {plan.num_devices} devices, the network for {architecture.num_devices}"
@@ -43,7 +43,7 @@ def _problems(plan: Plan, network: SeparableResNeXt) -> Iterator[str]:
         yield from _missing_on(plan, network, rank)
 
 
-def _missing_on(plan: Plan, network: SeparableResNeXt, rank: int) -> Iterator[str]:
+def _missing_on(plan: Plan, network: SeparableNetwork, rank: int) -> Iterator[str]:
     """The merge weights and scales that device ``rank`` needs and the network lacks."""
     merges = network.merge_weights(rank)
     for step in plan.programs[rank]:
@@ -55,7 +55,7 @@ def _missing_on(plan: Plan, network: SeparableResNeXt, rank: int) -> Iterator[st
             yield f"device {rank} sends '{step.tensor}' with the learned scale '{step.scale}'"
 
 
-def warn_of_other_messages(plan: Plan, network: SeparableResNeXt) -> None:
+def warn_of_other_messages(plan: Plan, network: SeparableNetwork) -> None:
     """Warn if the devices exchange other messages than those with which the network was trained."""
     if _exchanged(plan) != _exchanged(build_plan(network.architecture)):
         warnings.warn(

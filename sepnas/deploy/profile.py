@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.separable.architecture import Architecture, DevicePart
 from sepnas.separable.layers import device_layers
 from sepnas.spec.timing import SegmentTime
@@ -34,7 +34,7 @@ def time_blocks(repeats: int = 15, threads: int = 1) -> Iterator[SegmentTime]:
 def _time_network(width: int, image_size: int, repeats: int) -> Iterator[SegmentTime]:
     part = DevicePart(bottleneck_width=width, output_channels=4 * width)
     architecture = Architecture(depth=11, image_size=image_size, num_classes=10, parts=(part,))
-    network = SeparableResNeXt(architecture).eval()
+    network = SeparableNetwork(architecture).eval()
     x_BCHW = torch.rand(1, architecture.in_channels, image_size, image_size)
     for layer in device_layers(architecture, 0):
         module = network.segment(0, (layer.name,))

@@ -12,13 +12,13 @@ from sepnas.separable.layers import network_table
 from sepnas.spec.document import short
 
 if TYPE_CHECKING:
-    from sepnas.nets.separable import SeparableResNeXt
+    from sepnas.nets.separable import SeparableNetwork
 
 _LISTED = 3
 """The number of weights that a message names."""
 
 
-def segment_problems(plan: Plan, network: SeparableResNeXt, rank: int) -> Iterator[str]:
+def segment_problems(plan: Plan, network: SeparableNetwork, rank: int) -> Iterator[str]:
     """Why segments of device ``rank`` cannot be cut from the network, with the device and the segment."""
     table = network_table(network.architecture)[rank]
     layers = [layer for layer in table.layers if layer.name != "head" or str(rank) in network.heads]

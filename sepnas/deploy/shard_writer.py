@@ -22,7 +22,7 @@ from sepnas.plan.shapes import Shape
 from sepnas.plan.steps import Compute, Merge
 
 if TYPE_CHECKING:
-    from sepnas.nets.separable import SeparableResNeXt
+    from sepnas.nets.separable import SeparableNetwork
 
 _NAME_CHARACTERS = 100
 
@@ -33,7 +33,7 @@ class NamedPlan:
 
     name: str
     plan: Plan
-    network: SeparableResNeXt
+    network: SeparableNetwork
     calibration: Int8Calibration | None = None
 
     def steps(self, rank: int) -> list[Compute]:

@@ -25,14 +25,14 @@ from sepnas.separable.build import build_plan
 from sepnas.separable.policy import TransmissionPolicy
 
 if TYPE_CHECKING:
-    from sepnas.nets.separable import SeparableResNeXt
+    from sepnas.nets.separable import SeparableNetwork
 
 _BATCH = 128
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def named_plan(
-    network: SeparableResNeXt,
+    network: SeparableNetwork,
     name: str,
     given: Plan | TransmissionPolicy,
     images_NCHW: Tensor | None,
@@ -65,7 +65,7 @@ def named_plan(
     return NamedPlan(name, plan, own, calibration)
 
 
-def measure_statistics(network: SeparableResNeXt, plan: Plan, images_NCHW: Tensor) -> None:
+def measure_statistics(network: SeparableNetwork, plan: Plan, images_NCHW: Tensor) -> None:
     """Measure the batch-norm statistics of the layers that the plan computes, and leave the network evaluating."""
     layers = [
         module
@@ -85,7 +85,7 @@ def measure_statistics(network: SeparableResNeXt, plan: Plan, images_NCHW: Tenso
     network.eval()
 
 
-def _under_policy(network: SeparableResNeXt, name: str, policy: TransmissionPolicy) -> SeparableResNeXt:
+def _under_policy(network: SeparableNetwork, name: str, policy: TransmissionPolicy) -> SeparableNetwork:
     """The network with another policy and the same weights."""
     architecture = network.architecture.with_policy(policy)
     own = type(network)(architecture).to(next(network.parameters()).device).eval()
@@ -112,7 +112,7 @@ def _told(weight: str) -> str:
     return f"'{weight}', which was not trained"
 
 
-def _calibrate(own: SeparableResNeXt, trained: SeparableResNeXt, images_NCHW: Tensor) -> None:
+def _calibrate(own: SeparableNetwork, trained: SeparableNetwork, images_NCHW: Tensor) -> None:
     """Set the message scales that were not trained, with the statistics of the trained network."""
     new = [name for name in own.log_scales if name not in trained.log_scales]
     if new:

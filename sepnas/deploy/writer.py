@@ -34,7 +34,7 @@ from sepnas.plan.steps import CLIENT
 from sepnas.spec.hosts import Hosts
 
 if TYPE_CHECKING:
-    from sepnas.nets.separable import SeparableResNeXt
+    from sepnas.nets.separable import SeparableNetwork
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of finished steps, the total, and the name of the last step."""
@@ -45,7 +45,7 @@ class DeploymentWriter:
 
     def __init__(
         self,
-        network: SeparableResNeXt,
+        network: SeparableNetwork,
         plans: Sequence[NamedPlan],
         folder: Path,
         name: str,

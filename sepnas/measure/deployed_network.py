@@ -16,10 +16,10 @@ from sepnas.deployment.serial import deployed_plan
 from sepnas.runtime.engines.shard import Shard, load_shard
 
 if TYPE_CHECKING:
-    from sepnas.nets.separable import SeparableResNeXt
+    from sepnas.nets.separable import SeparableNetwork
 
 
-def deployed_network(network: SeparableResNeXt, deployment: Path, plan: str, engine: str | None = None) -> PlanModule:
+def deployed_network(network: SeparableNetwork, deployment: Path, plan: str, engine: str | None = None) -> PlanModule:
     """A module that answers as the devices of a deployment do under ``plan``; ``network`` is the trained one.
 
     ``engine`` is a quantised engine whose graphs compute the segments; by default its layers do, in fp32.
@@ -32,7 +32,7 @@ def deployed_network(network: SeparableResNeXt, deployment: Path, plan: str, eng
 class _DeployedNetwork:
     """See :class:`sepnas.nets.planned.PlannedNetwork`."""
 
-    def __init__(self, network: SeparableResNeXt, shards: list[Shard], plan: str, engine: str | None) -> None:
+    def __init__(self, network: SeparableNetwork, shards: list[Shard], plan: str, engine: str | None) -> None:
         self._plans = [shard.plans[plan] for shard in shards]
         self._own = deepcopy(network).eval()
         tensors = {**dict(self._own.named_parameters()), **dict(self._own.named_buffers())}

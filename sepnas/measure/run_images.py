@@ -12,7 +12,7 @@ from sepnas.console import warn
 from sepnas.deployment.plans import DEFAULT_PLAN
 from sepnas.errors import DataError
 from sepnas.measure.deployed_network import deployed_network
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.options import option
 from sepnas.separable.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
@@ -74,7 +74,7 @@ class RunImages:
 
     def accuracy(
         self,
-        network: SeparableResNeXt,
+        network: SeparableNetwork,
         deployment: Path,
         plan: str = DEFAULT_PLAN,
         engine: str | None = None,

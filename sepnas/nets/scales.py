@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sepnas.nets.exchange import through_levels
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.plan.wire import LEVELS
 from sepnas.separable.layers import block_channels
 
@@ -30,7 +30,7 @@ class _Scale:
 
 
 @torch.no_grad()
-def calibrate_scales(network: SeparableResNeXt, images_BCHW: Tensor, names: Collection[str] | None = None) -> None:
+def calibrate_scales(network: SeparableNetwork, images_BCHW: Tensor, names: Collection[str] | None = None) -> None:
     """Set the scales ``names`` (default: all) to minimise the squared error for these images.
 
     Images are normalised and on the network's device; a hundred are enough. One pass sets the scales block by block, so
@@ -50,7 +50,7 @@ def calibrate_scales(network: SeparableResNeXt, images_BCHW: Tensor, names: Coll
         network(images_BCHW)
 
 
-def _scales_of(network: SeparableResNeXt, names: Collection[str] | None) -> dict[tuple[int, int], list[_Scale]]:
+def _scales_of(network: SeparableNetwork, names: Collection[str] | None) -> dict[tuple[int, int], list[_Scale]]:
     """The scales, keyed by block and by the device that computes the scaled tensor."""
     architecture, places = network.architecture, dict[tuple[int, int], list[_Scale]]()
     for point in network.policy.points:

@@ -31,7 +31,7 @@ from sepnas.separable.policy import ExchangePoint, Transfer, TransmissionPolicy,
 KEPT_PLANS = 128
 
 
-class SeparableResNeXt(nn.Module):
+class SeparableNetwork(nn.Module):
     """The whole network of an architecture: ``(B, in_channels, S, S) -> (B, num_classes)``.
 
     Source: arXiv 2111.02489. ``forward`` accepts another policy over the same weights; the supernet samples this way.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sepnas.nets.outage import Outage
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.plan.merge_rules import LEARNED_RULES
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.forms import Axes
@@ -28,12 +28,12 @@ KEPT_SKELETONS = 64
 NO_POLICY = TransmissionPolicy()
 
 
-class Supernet(SeparableResNeXt):
+class Supernet(SeparableNetwork):
     """The largest network of a space, with the heads and merge weights that all its policies need.
 
     ``forward(x_BCHW, architecture)`` maps ``(B, in_channels, S, S)`` to ``(B, num_classes)`` for an architecture of
     the space (default: the largest). Batch norms use the batch's own statistics in any mode. ``outage`` is as in
-    :class:`SeparableResNeXt`.
+    :class:`SeparableNetwork`.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -62,7 +62,7 @@ class Supernet(SeparableResNeXt):
         return self._skeleton(architecture).weights(dict(self.named_parameters()))
 
     @torch.no_grad()
-    def extract(self, architecture: Architecture, every_policy: bool = False) -> SeparableResNeXt:
+    def extract(self, architecture: Architecture, every_policy: bool = False) -> SeparableNetwork:
         """A stand-alone network of the space with copies of its weights, on the supernet's device.
 
         Its batch norm statistics must still be measured (:func:`recalibrate_batch_norm`). With ``every_policy`` it has
@@ -72,7 +72,7 @@ class Supernet(SeparableResNeXt):
         if every_policy:
             architecture = architecture.model_copy(update={"policy": _every_transfer(architecture, self.weighted)})
         with torch.device("meta"):  # no weights are drawn, so the random generator's state is unchanged
-            network = SeparableResNeXt(architecture, all_heads=every_policy)
+            network = SeparableNetwork(architecture, all_heads=every_policy)
         network.to_empty(device=next(self.parameters()).device)
         for name, weight in network.named_parameters():
             weight.copy_(shared[name])
@@ -88,7 +88,7 @@ class Supernet(SeparableResNeXt):
 class _Skeleton:
     """A network without weights, and the place of each of its weights in the largest network."""
 
-    network: SeparableResNeXt
+    network: SeparableNetwork
     cuts: Mapping[str, tuple[str, Callable[[Tensor], Tensor]]]
 
     def weights(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -99,7 +99,7 @@ class _Skeleton:
 def _make_skeleton(kept: Architecture, whole: Architecture, weighted: bool) -> _Skeleton:
     everything = kept.model_copy(update={"policy": _every_transfer(kept, weighted)})
     with torch.device("meta"):
-        network = SeparableResNeXt(everything, all_heads=True)
+        network = SeparableNetwork(everything, all_heads=True)
     drop_statistics(network)
     return _Skeleton(network, _cuts((name for name, _ in network.named_parameters()), kept, whole))
 
@@ -117,7 +117,7 @@ def bare(architecture: Architecture) -> Architecture:
 
 
 def recalibrate_batch_norm(
-    network: SeparableResNeXt,
+    network: SeparableNetwork,
     policy: TransmissionPolicy,
     images_BCHW: Tensor,
     batches: int = 1,

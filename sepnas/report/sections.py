@@ -152,7 +152,7 @@ def _policy(content: ReportContent) -> Section | None:
     return Section(
         "policy",
         "The transmission policy",
-        f"{architecture.name}, depth {architecture.depth}, over "
+        f"{architecture.name}, a {architecture.backbone} of depth {architecture.depth}, over "
         f"{format_count(architecture.num_devices, 'device')} (cardinality and bottleneck width: {widths}), with the "
         f"transmission policy “{architecture.policy.name}”."
         + (

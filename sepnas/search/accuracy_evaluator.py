@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 import torch
 
 from sepnas.nets.outage import Outage
-from sepnas.nets.separable import SeparableResNeXt, planned
+from sepnas.nets.separable import SeparableNetwork, planned
 from sepnas.nets.supernet import Supernet, bare, recalibrate_batch_norm
 from sepnas.objectives import evaluate_answers
 from sepnas.plan.liveness import losable
@@ -83,7 +83,7 @@ class AccuracyEvaluator:
         return _SupernetAnswers(losable(planned(architecture).schedule.plan), right)
 
     @torch.inference_mode()
-    def _calibrated(self, architecture: Architecture) -> SeparableResNeXt:
+    def _calibrated(self, architecture: Architecture) -> SeparableNetwork:
         network = self._network(bare(architecture))
         batches = -(-len(self.calibration_BCHW) // BATCH)
         draw, device = torch.Generator().manual_seed(0), self.calibration_BCHW.device
@@ -96,12 +96,12 @@ class AccuracyEvaluator:
         return network
 
     @torch.inference_mode()
-    def _right(self, network: SeparableResNeXt, policy: TransmissionPolicy, lost: Collection[int]) -> float:
+    def _right(self, network: SeparableNetwork, policy: TransmissionPolicy, lost: Collection[int]) -> float:
         found = []
         for x_BCHW in torch.split(self.images_BCHW, BATCH):
             outage = Outage.of(lost, len(network.parts), len(x_BCHW), x_BCHW.device) if lost else None
             found.append(chosen_classes(network(x_BCHW, policy, outage)))
         return (torch.cat(found) == self.labels_B).float().mean().item()
 
-    def _extract(self, architecture: Architecture) -> SeparableResNeXt:
+    def _extract(self, architecture: Architecture) -> SeparableNetwork:
         return self.supernet.extract(architecture, every_policy=True)

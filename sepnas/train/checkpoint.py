@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sepnas.errors import CheckpointError, SpecError
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.separable.architecture import Architecture
 from sepnas.spec.document import replacing
 from sepnas.spec.files import exists, name_of, open_regular, why
@@ -33,7 +33,7 @@ FORMAT, VERSION = "sepnas.checkpoint", 2
 LAST, BEST, ARCHITECTURE, DATA = "last.safetensors", "best.safetensors", "architecture.json", "data.json"
 
 
-def new_network(architecture: Architecture, seed: int = 0) -> SeparableResNeXt:
+def new_network(architecture: Architecture, seed: int = 0) -> SeparableNetwork:
     """A network with initial weights that depend only on ``seed``; torch's global generator is unchanged.
 
     Raises :class:`TrainingError` unless the seed is in 0..2**32-1.
@@ -41,10 +41,10 @@ def new_network(architecture: Architecture, seed: int = 0) -> SeparableResNeXt:
     check_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return SeparableResNeXt(architecture)
+        return SeparableNetwork(architecture)
 
 
-def load_network(path: str | os.PathLike[str]) -> SeparableResNeXt:
+def load_network(path: str | os.PathLike[str]) -> SeparableNetwork:
     """The trained network of a run's folder (best epoch) or of one checkpoint file, on the CPU, in eval mode.
 
     Raises :class:`CheckpointError` if a file is missing or damaged, or does not hold this architecture's weights.
@@ -55,7 +55,7 @@ def load_network(path: str | os.PathLike[str]) -> SeparableResNeXt:
         architecture = Architecture.load(file.parent / ARCHITECTURE)
     except SpecError as error:
         raise CheckpointError(f"{error}; a trained network has its architecture beside its weights") from None
-    network = SeparableResNeXt(architecture)
+    network = SeparableNetwork(architecture)
     tensors, _ = read_checkpoint(file)
     restore_network(network, tensors, file)
     return network.eval()

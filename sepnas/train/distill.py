@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sepnas.errors import TrainingError
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.layers import stage_sides
 from sepnas.train.checkpoint import tensors_sha256
@@ -26,7 +26,7 @@ class Teachers:
     """
 
     def __init__(
-        self, networks: Sequence[SeparableResNeXt], settings: Distillation, student: Architecture, device: torch.device
+        self, networks: Sequence[SeparableNetwork], settings: Distillation, student: Architecture, device: torch.device
     ) -> None:
         self.settings = settings
         for network in networks:

@@ -6,13 +6,13 @@ import math
 from pathlib import Path
 
 from sepnas.errors import TrainingError
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.spec.dataset import DataFacts
 from sepnas.train.checkpoint import DATA, load_network
 from sepnas.train.images import ImageData
 
 
-def load_teacher(run: Path, images: ImageData) -> SeparableResNeXt:
+def load_teacher(run: Path, images: ImageData) -> SeparableNetwork:
     """The network of a training run; raises an error unless it was trained on the same classes and inputs."""
     network = load_network(run)
     check_same_data("teacher", run, images)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sepnas.errors import TrainingError
 from sepnas.nets.outage import Outage
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.plan.liveness import losable
 from sepnas.train.display import track
 from sepnas.train.images import ImageData, Split
@@ -43,7 +43,7 @@ def predict_logits(
     def answer(x_BCHW: Tensor) -> Tensor:
         if not lost:
             return network(x_BCHW)  # type: ignore[no-any-return]
-        assert isinstance(network, SeparableResNeXt)
+        assert isinstance(network, SeparableNetwork)
         outage = Outage.of(lost, network.architecture.num_devices, len(x_BCHW), place)
         return network(x_BCHW, outage=outage)  # type: ignore[no-any-return]
 
@@ -83,7 +83,7 @@ def chosen_classes(logits_BK: Tensor) -> Tensor:
     return torch.where(logits_BK.isfinite().all(1), logits_BK.argmax(1), -1)
 
 
-def accuracy_with_lost(network: SeparableResNeXt, split: Split, data: ImageData, num_lost: int) -> float:
+def accuracy_with_lost(network: SeparableNetwork, split: Split, data: ImageData, num_lost: int) -> float:
     """The mean accuracy over all ways to lose ``num_lost`` devices, 0..1.
 
     A device that alone answers is never lost, because no other can answer. Raises :class:`TrainingError`

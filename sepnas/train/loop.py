@@ -20,7 +20,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from sepnas.errors import TrainingError
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.options import option
 from sepnas.separable.architecture import Architecture
 from sepnas.train.average import WeightAverage
@@ -61,7 +61,7 @@ def train_network(
     stop_after_s: float | None = None,
     step: Step | None = None,
     validate: Validate | None = None,
-    teachers: Sequence[SeparableResNeXt] = (),
+    teachers: Sequence[SeparableNetwork] = (),
     start: str = "",
     compiled: bool = False,
 ) -> TrainingResult:
@@ -152,7 +152,7 @@ class _Run:
         seed: int,
         device: torch.device,
         step: Step | None,
-        teachers: Sequence[SeparableResNeXt],
+        teachers: Sequence[SeparableNetwork],
         start: str,
         processes: Processes,
         compiled: bool,
@@ -179,7 +179,7 @@ class _Run:
         self.files = RunFiles(out_dir, identity, self.state, processes.first)
         self.stop_at: float | None = None
 
-    def _classroom(self, teachers: Sequence[SeparableResNeXt]) -> Teachers | None:
+    def _classroom(self, teachers: Sequence[SeparableNetwork]) -> Teachers | None:
         if not teachers:
             if self.recipe.distillation:
                 named = option("--teacher RUN", "teachers=")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.train.processes import Processes
 from sepnas.train.recipe import Recipe
 from sepnas.train.vision import import_timm
@@ -89,7 +89,7 @@ def _optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
 
 def _groups(network: nn.Module) -> list[dict[str, Any]]:
     """Parameter groups with and without weight decay, split as in timm."""
-    spared = network.no_weight_decay() if isinstance(network, SeparableResNeXt) else set()
+    spared = network.no_weight_decay() if isinstance(network, SeparableNetwork) else set()
     groups: list[dict[str, Any]] = [{"params": [x for name, x in network.named_parameters() if name not in spared]}]
     if spared:
         groups.append({"params": [x for name, x in network.named_parameters() if name in spared], "weight_decay": 0.0})

@@ -6,7 +6,7 @@ import torch
 
 from sepnas.errors import TrainingError
 from sepnas.nets.scales import calibrate_scales
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.separable.architecture import Architecture
 from sepnas.spec.document import short
 from sepnas.train.checkpoint import new_network, tensors_sha256
@@ -20,9 +20,9 @@ def first_network(
     architecture: Architecture,
     data: ImageData,
     seed: int = 0,
-    start: SeparableResNeXt | None = None,
+    start: SeparableNetwork | None = None,
     where: str = "`start`",
-) -> SeparableResNeXt:
+) -> SeparableNetwork:
     """A network with weights from ``seed`` or from ``start``, which may have another policy.
 
     Learned message scales that ``start`` lacks are calibrated on some training images. Raises :class:`TrainingError`
@@ -41,7 +41,7 @@ def first_network(
     return network.train()
 
 
-def digest_of(start: SeparableResNeXt | None) -> str:
+def digest_of(start: SeparableNetwork | None) -> str:
     """The digest of the initial weights for :func:`sepnas.train.loop.train_network`; empty for None."""
     return tensors_sha256(start.state_dict()) if start else ""
 
@@ -58,7 +58,7 @@ def _check_same_architecture(wanted: Architecture, found: Architecture, where: s
             )
 
 
-def take_over(network: SeparableResNeXt, start: SeparableResNeXt, where: str) -> None:
+def take_over(network: SeparableNetwork, start: SeparableNetwork, where: str) -> None:
     """Copy the weights of a network that differs at most in its policy; weights of the new policy only are kept.
 
     Raises :class:`TrainingError`, whose message starts with ``where``.

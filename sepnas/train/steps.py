@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from sepnas.errors import TrainingError
 from sepnas.nets.outage import Outage
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.train.compiled import compiled
 from sepnas.train.distill import Teachers
 from sepnas.train.dropout import draw_outage
@@ -37,7 +37,7 @@ def step_of(recipe: Recipe, teachers: Teachers | None = None, compile_it: bool =
         return _loss(answer(network, images_BCHW), labels, recipe)
 
     def separable(network: nn.Module, images_BCHW: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        assert isinstance(network, SeparableResNeXt)
+        assert isinstance(network, SeparableNetwork)
         outage = None
         if any(shares):
             outage = draw_outage(network.plan, len(images_BCHW), generator, *shares, images_BCHW.device)
@@ -54,7 +54,7 @@ def _answer(network: nn.Module, images_BCHW: Tensor) -> Tensor:
 
 
 def _with_stages(
-    network: SeparableResNeXt, images_BCHW: Tensor, outage: Outage | None
+    network: SeparableNetwork, images_BCHW: Tensor, outage: Outage | None
 ) -> tuple[Tensor, list[list[Tensor]]]:
     return network.with_stages(images_BCHW, outage=outage)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sepnas.errors import TrainingError
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.options import option
 from sepnas.separable.architecture import Architecture
 from sepnas.spec.document import FILE_SUFFIXES
@@ -30,8 +30,8 @@ class Training:
     architecture: Architecture
     images: ImageData
     recipe: Recipe
-    teachers: Sequence[SeparableResNeXt] = ()
-    start: SeparableResNeXt | None = None
+    teachers: Sequence[SeparableNetwork] = ()
+    start: SeparableNetwork | None = None
 
     def run(
         self,

@@ -17,7 +17,7 @@ from sepnas.deployment.manifest import Manifest
 from sepnas.deployment.onnx_session import open_session
 from sepnas.errors import DataError, DeploymentError, SpecError, StorageError
 from sepnas.measure.deployed_network import deployed_network
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.engines.choice import make_engine, usable_engines
 from sepnas.runtime.engines.onnx_check import check_onnx_graph
@@ -35,13 +35,13 @@ INT8 = "onnxruntime-int8"
 ENGINES = ("torch", "onnxruntime", INT8)
 
 
-def images_of(network: SeparableResNeXt, count: int, seed: int = 0) -> Tensor:
+def images_of(network: SeparableNetwork, count: int, seed: int = 0) -> Tensor:
     side, channels = network.architecture.image_size, network.architecture.in_channels
     return torch.randn(count, channels, side, side, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
-def quantised(network: SeparableResNeXt, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quantised(network: SeparableNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``network`` as a deployment for all engines; not to be changed."""
     folder = tmp_path_factory.mktemp("int8") / "deployment"
     export_tiny(network, folder, ENGINES, calibration_NCHW=images_of(network, 64))
@@ -49,7 +49,7 @@ def quantised(network: SeparableResNeXt, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_an_int8_segment_is_near_and_really_in_8_bits(quantised: Path, network: SeparableResNeXt, rank: int) -> None:
+def test_an_int8_segment_is_near_and_really_in_8_bits(quantised: Path, network: SeparableNetwork, rank: int) -> None:
     """Weights of convolutions are 8 bits wide; outputs differ from fp32's, by a twentieth of the largest at most."""
     taken = Int8Calibration(network, build_plan(network.architecture), images_of(network, 64))
     shard = load_shard(quantised / f"device{rank}")
@@ -76,7 +76,7 @@ def test_layers_of_other_families_are_near_in_8_bits(name: str) -> None:
     """Max-pools are computed in 8 bits, and the scales cut where a ReLU or ReLU6 would; the graph passes its check."""
     architecture = named_architecture(name, image_size=16)
     torch.manual_seed(0)
-    module = SeparableResNeXt(architecture).eval().segment(0, ("block0", "block1"))
+    module = SeparableNetwork(architecture).eval().segment(0, ("block0", "block1"))
     shape = device_layers(architecture, 0)[0].output
     images_BCHW = torch.randn(32, *shape.dims)
     graph = SegmentExporter(("onnxruntime",)).export(module, {"x": shape}, ("y",))["onnxruntime"]
@@ -89,7 +89,7 @@ def test_layers_of_other_families_are_near_in_8_bits(name: str) -> None:
     assert 0 < np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
 
 
-def test_devices_answer_as_the_int8_network_says(quantised: Path, network: SeparableResNeXt) -> None:
+def test_devices_answer_as_the_int8_network_says(quantised: Path, network: SeparableNetwork) -> None:
     """An export measures the accuracy of what workers with the same graphs answer; the network is unchanged."""
     x_BCHW = images_of(network, 3, seed=1)
     with torch.inference_mode():
@@ -103,7 +103,7 @@ def test_devices_answer_as_the_int8_network_says(quantised: Path, network: Separ
 
 
 @pytest.mark.slow
-def test_int8_is_taken_only_where_it_is_named(quantised: Path, network: SeparableResNeXt, tmp_path: Path) -> None:
+def test_int8_is_taken_only_where_it_is_named(quantised: Path, network: SeparableNetwork, tmp_path: Path) -> None:
     """`auto` and no choice give an exact engine; a deployment that has no int8 says how it gets it."""
     shard = load_shard(quantised / "device0")
     assert make_engine(INT8, shard).told == INT8
@@ -118,7 +118,7 @@ def test_int8_is_taken_only_where_it_is_named(quantised: Path, network: Separabl
 
 
 def test_the_same_network_and_images_are_the_same_deployment(
-    quantised: Path, network: SeparableResNeXt, tmp_path: Path
+    quantised: Path, network: SeparableNetwork, tmp_path: Path
 ) -> None:
     """int8 graphs are the same each time, and others where the images are others; the deployment is the same."""
     for seed in (0, 1):
@@ -135,7 +135,7 @@ def test_the_same_network_and_images_are_the_same_deployment(
 
 @pytest.mark.parametrize("shape", [None, (0, 1, 8, 8), (4, 3, 8, 8), (1, 8, 8)])
 def test_images_of_another_shape_are_refused(
-    network: SeparableResNeXt, tmp_path: Path, shape: tuple[int, ...] | None
+    network: SeparableNetwork, tmp_path: Path, shape: tuple[int, ...] | None
 ) -> None:
     """int8 without calibration images, or with those of another network, is named before anything is written."""
     images = None if shape is None else torch.zeros(shape)
@@ -145,7 +145,7 @@ def test_images_of_another_shape_are_refused(
 
 
 def test_memory_bounds_the_images_of_a_large_network(
-    network: SeparableResNeXt, monkeypatch: pytest.MonkeyPatch
+    network: SeparableNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where all images would not fit, eight at least give what segments take."""
     monkeypatch.setattr("sepnas.deploy.int8._MAX_INPUT_BYTES", 1)
@@ -196,7 +196,7 @@ def test_what_belongs_to_int8_is_said(tmp_path: Path) -> None:
     assert "--engine onnxruntime\n" in unit
 
 
-def test_a_full_disk_is_named(network: SeparableResNeXt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_named(network: SeparableNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever onnxruntime raises: where its temporary files have no room, the error says so and where."""
 
     def fail(*arguments: object) -> None:

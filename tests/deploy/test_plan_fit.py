@@ -17,7 +17,7 @@ from sepnas.deploy.plan_fit import check_fits, warn_of_other_messages
 from sepnas.deploy.segments import SegmentExporter
 from sepnas.deployment.serial import deployed_plan
 from sepnas.errors import DeploymentError
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.plan.document import PlanDocument, load_plan, save_plan
 from sepnas.plan.plan import Plan, Segment
 from sepnas.plan.shapes import Region, Shape
@@ -37,11 +37,11 @@ from tests.helpers_runtime import (
 
 
 @pytest.fixture(scope="module")
-def network() -> SeparableResNeXt:
+def network() -> SeparableNetwork:
     return lively_network(pair_architecture())
 
 
-def test_a_network_is_cut_by_a_plan_file(network: SeparableResNeXt, tmp_path: Path) -> None:
+def test_a_network_is_cut_by_a_plan_file(network: SeparableNetwork, tmp_path: Path) -> None:
     """By the plan of another policy over the same layers the devices compute what that policy computes."""
     fewer = tiny_architecture([{"after": 1, "transfers": [transfer(1, 0)]}], devices=2, depth=11)
     plan = load_plan(save_plan(build_plan(fewer), tmp_path / "plan.json"))
@@ -52,7 +52,7 @@ def test_a_network_is_cut_by_a_plan_file(network: SeparableResNeXt, tmp_path: Pa
     x_BCHW = np.random.default_rng(0).standard_normal((2, 1, 8, 8), dtype=np.float32)
     with threads(tmp_path / "deployment") as hosts, Session(tmp_path / "deployment", hosts) as session:
         answer = session.infer(x_BCHW)
-    other = SeparableResNeXt(fewer).eval()
+    other = SeparableNetwork(fewer).eval()
     kept = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("merges.")}
     other.load_state_dict(kept, strict=False)
     np.testing.assert_allclose(answer, whole_logits(other, x_BCHW), rtol=1e-5, atol=1e-6)
@@ -65,7 +65,7 @@ def _renamed(plan: Plan) -> Plan:
 
 
 def test_a_plan_with_the_trained_messages_gives_no_warning(
-    network: SeparableResNeXt, recwarn: pytest.WarningsRecorder
+    network: SeparableNetwork, recwarn: pytest.WarningsRecorder
 ) -> None:
     """Tags and names of segments do not matter: the accuracy that was measured holds."""
     plan = build_plan(network.architecture)
@@ -77,7 +77,7 @@ def test_a_plan_with_the_trained_messages_gives_no_warning(
 
 
 @pytest.mark.parametrize("change", [{"source": 0, "destination": 1}, {"wire": "fp16"}])
-def test_a_plan_with_other_messages_gives_a_warning(change: dict[str, Any], network: SeparableResNeXt) -> None:
+def test_a_plan_with_other_messages_gives_a_warning(change: dict[str, Any], network: SeparableNetwork) -> None:
     """A message that another device sends, or that has another format, is another message."""
     data = network.architecture.to_data()
     data["policy"]["points"][1]["transfers"] = [{**transfer(1, 0), **change}]
@@ -169,7 +169,7 @@ FOREIGN: dict[str, Callable[[Plan], Plan]] = {
 
 
 @pytest.mark.parametrize("says", FOREIGN)
-def test_a_plan_of_another_network_is_refused(says: str, network: SeparableResNeXt, tmp_path: Path) -> None:
+def test_a_plan_of_another_network_is_refused(says: str, network: SeparableNetwork, tmp_path: Path) -> None:
     """What the network does not have is named, and nothing is written."""
     plan = FOREIGN[says](build_plan(network.architecture))
     with pytest.raises(DeploymentError, match=f"the plan does not fit the network .*{says}"):

@@ -19,7 +19,7 @@ from sepnas.deployment.summary import plans_of
 from sepnas.deployment.verify import file_entry, load_manifest, verify_deployment
 from sepnas.errors import DeploymentError, SpecError
 from sepnas.measure.deployed_network import deployed_network
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.plan.document import load_plan, save_plan
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.engines.onnx_engine import Int8OnnxEngine
@@ -34,7 +34,7 @@ OVERLAY = f"device0/{overlay_file(FEW)}"
 
 
 @pytest.fixture(scope="module")
-def several(network: SeparableResNeXt, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def several(network: SeparableNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``network`` under three plans, for torch; not to be changed."""
     folder = tmp_path_factory.mktemp("several") / "deployment"
     export_plans(network, folder, ("torch",))
@@ -47,7 +47,7 @@ def deployment(several: Path, tmp_path: Path) -> Path:
     return shutil.copytree(several, tmp_path / "deployment")
 
 
-def test_weights_are_stored_once_and_plans_add_statistics(several: Path, network: SeparableResNeXt) -> None:
+def test_weights_are_stored_once_and_plans_add_statistics(several: Path, network: SeparableNetwork) -> None:
     """A further plan's file holds batch-norm statistics and message scales, and no weight that is trained."""
     trained = {name for name, _ in network.named_parameters()}
     for rank in range(2):
@@ -78,7 +78,7 @@ def test_equal_graphs_are_one_file_and_equal_segments_one_entry(several: Path) -
                 assert tensor is shared[key], name  # one array in memory
 
 
-def test_a_plan_is_no_other_deployment(several: Path, network: SeparableResNeXt, tmp_path: Path) -> None:
+def test_a_plan_is_no_other_deployment(several: Path, network: SeparableNetwork, tmp_path: Path) -> None:
     """The id is that of the network and its weights; a plan's digest changes with its steps or its statistics."""
     export_tiny(network, tmp_path / "one")
     one, three = load_manifest(tmp_path / "one"), load_manifest(several)
@@ -92,7 +92,7 @@ def test_a_plan_is_no_other_deployment(several: Path, network: SeparableResNeXt,
     assert load_manifest(tmp_path / "other").plan(FEW).digest != three.plan(FEW).digest
 
 
-def test_the_network_is_not_changed_by_an_export(network: SeparableResNeXt, tmp_path: Path) -> None:
+def test_the_network_is_not_changed_by_an_export(network: SeparableNetwork, tmp_path: Path) -> None:
     """Statistics of further plans are measured on a copy."""
     before = copy.deepcopy(network.state_dict())
     export_plans(network, tmp_path / "deployment", ("torch",))
@@ -113,7 +113,7 @@ def test_plans_are_described(several: Path) -> None:
         assert deployed_plan(several, each.name).payload_bytes() == each.payload_bytes
 
 
-def test_a_plan_file_and_learned_scales_are_exported(network: SeparableResNeXt, tmp_path: Path) -> None:
+def test_a_plan_file_and_learned_scales_are_exported(network: SeparableNetwork, tmp_path: Path) -> None:
     """A plan from a file gets statistics, too; message scales that were not trained are calibrated."""
     few = tiny_architecture([{"after": 1, "transfers": [transfer(1, 0)]}], devices=2, depth=11)
     plan = load_plan(save_plan(build_plan(few), tmp_path / "plan.json"))
@@ -130,7 +130,7 @@ def test_a_plan_file_and_learned_scales_are_exported(network: SeparableResNeXt, 
             np.testing.assert_allclose(session.infer(x_BCHW.numpy(), plan=name), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_int8_is_calibrated_for_each_plan(network: SeparableResNeXt, tmp_path: Path) -> None:
+def test_int8_is_calibrated_for_each_plan(network: SeparableNetwork, tmp_path: Path) -> None:
     """Graphs in 8 bits are those of the plan; the devices answer as the quantised network under it."""
     engines = ("torch", "onnxruntime", "onnxruntime-int8")
     export_plans(network, tmp_path / "d", engines, calibration_NCHW=training_images(network))
@@ -161,7 +161,7 @@ def test_int8_is_calibrated_for_each_plan(network: SeparableResNeXt, tmp_path: P
         ("Default", "is the name of the run's own plan"),
     ],
 )
-def test_names_that_are_no_file_names_are_refused(network: SeparableResNeXt, tmp_path: Path, name, says) -> None:
+def test_names_that_are_no_file_names_are_refused(network: SeparableNetwork, tmp_path: Path, name, says) -> None:
     """A plan's name is part of file names; nothing is written for a bad one."""
     with pytest.raises(SpecError, match=says):
         export_tiny(
@@ -170,7 +170,7 @@ def test_names_that_are_no_file_names_are_refused(network: SeparableResNeXt, tmp
     assert not (tmp_path / "d").exists()
 
 
-def test_too_many_and_similar_names_are_refused(network: SeparableResNeXt, tmp_path: Path) -> None:
+def test_too_many_and_similar_names_are_refused(network: SeparableNetwork, tmp_path: Path) -> None:
     """At most 16 plans, and none that another file system would take for another."""
     many = {f"plan{index}": NOTHING for index in range(16)}
     for plans, says in (
@@ -181,7 +181,7 @@ def test_too_many_and_similar_names_are_refused(network: SeparableResNeXt, tmp_p
             export_tiny(network, tmp_path / "d", plans=plans, statistics_NCHW=torch.zeros(1, 1, 8, 8))
 
 
-def test_what_was_not_trained_is_not_made_up(network: SeparableResNeXt, tmp_path: Path) -> None:
+def test_what_was_not_trained_is_not_made_up(network: SeparableNetwork, tmp_path: Path) -> None:
     """A mean read-out, learned merges and images that are missing are refused with what can be done."""
     images = training_images(network)
     mean = tiny_architecture([], "mean", devices=2, depth=11).policy
@@ -253,7 +253,7 @@ def test_an_overlay_that_is_not_listed_is_not_read(deployment: Path) -> None:
     assert any(not np.array_equal(before[name], after[name]) for name in before)
 
 
-def test_a_device_of_another_export_is_named(deployment: Path, network: SeparableResNeXt, tmp_path: Path) -> None:
+def test_a_device_of_another_export_is_named(deployment: Path, network: SeparableNetwork, tmp_path: Path) -> None:
     """A folder that has other plans than the deployment around it does not belong there."""
     export_tiny(network, tmp_path / "one")
     shutil.rmtree(deployment / "device0")

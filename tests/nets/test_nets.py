@@ -13,7 +13,7 @@ from torch import nn
 
 from sepnas.nets.blocks import Conv2d
 from sepnas.nets.exchange import merge_tensors, through_wire
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.plan.shapes import Shape
 from sepnas.plan.steps import Merge
 from sepnas.separable.architecture import Architecture, named_architecture
@@ -23,7 +23,7 @@ from tests.strategies import architectures
 QUICK = settings(max_examples=15, deadline=None)
 
 
-def _counted_macs(network: SeparableResNeXt, rank: int, layers: tuple[str, ...]) -> int:
+def _counted_macs(network: SeparableNetwork, rank: int, layers: tuple[str, ...]) -> int:
     """MACs of a device by hooks on what really runs."""
     total = 0
 
@@ -47,7 +47,7 @@ def _counted_macs(network: SeparableResNeXt, rank: int, layers: tuple[str, ...])
 @given(architectures())
 def test_closed_forms_are_the_modules(architecture: Architecture) -> None:
     """Parameters, MACs, shapes and the names of all weights in the plan are those of the torch modules."""
-    network = SeparableResNeXt(architecture)
+    network = SeparableNetwork(architecture)
     tensors = dict((*network.named_parameters(), *network.named_buffers()))
     assert sum(p.numel() for p in network.parameters()) == count_parameters(architecture)
     for rank in range(architecture.num_devices):
@@ -72,14 +72,14 @@ def test_closed_forms_are_the_modules(architecture: Architecture) -> None:
 def test_published_networks_have_their_parameters(name: str, devices: int) -> None:
     """The torch modules of the published networks have as many parameters as the authors'."""
     architecture = named_architecture(name, devices)
-    counted = sum(p.numel() for p in SeparableResNeXt(architecture).parameters())
+    counted = sum(p.numel() for p in SeparableNetwork(architecture).parameters())
     assert counted == count_parameters(architecture)
 
 
 def test_one_part_is_the_plain_network() -> None:
     """A separable network of one device is the chain of its layers."""
     torch.manual_seed(0)
-    network = SeparableResNeXt(named_architecture("resnext11_4x4d", num_classes=5)).eval()
+    network = SeparableNetwork(named_architecture("resnext11_4x4d", num_classes=5)).eval()
     chain = network.segment(0, ("stem", "block0", "block1", "block2", "head"))
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(network(x), chain(x))
@@ -133,7 +133,7 @@ def test_every_parameter_learns() -> None:
     data = architecture.to_data()
     data["policy"]["readout"] = {"kind": "mean"}
     data["policy"]["points"][0]["merge"] = "weighted"
-    network = SeparableResNeXt(Architecture.from_data(data))
+    network = SeparableNetwork(Architecture.from_data(data))
     network(torch.randn(4, 3, 8, 8)).square().sum().backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in network.parameters())
 

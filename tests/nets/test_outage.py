@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sepnas.errors import PlanError
 from sepnas.nets.outage import Outage
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.plan.shapes import Shape
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.protocol.events import Data
@@ -69,7 +69,7 @@ def one_rule(architecture: Architecture) -> Architecture:
 
 
 def logits_without(
-    network: SeparableResNeXt, x_bchw: Tensor, lost: Collection[int], messages: Collection[Message]
+    network: SeparableNetwork, x_bchw: Tensor, lost: Collection[int], messages: Collection[Message]
 ) -> Tensor:
     """By the network whose policy never heard of them: the mean of the logits that are left."""
     policy, ranks = network.policy.without(lost), range(network.architecture.num_devices)
@@ -122,7 +122,7 @@ def test_each_sample_is_answered_as_by_the_network_without_what_it_lost(data: st
     size = architecture.image_size
     shape = (3, architecture.in_channels, size, size)
     x_bchw = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    all_heads = SeparableResNeXt(architecture, all_heads=True).double().eval()
+    all_heads = SeparableNetwork(architecture, all_heads=True).double().eval()
     all_heads.load_state_dict(network.state_dict(), strict=False)
     with torch.inference_mode():
         found = network(x_bchw, outage=outage_of(architecture, samples))
@@ -130,7 +130,7 @@ def test_each_sample_is_answered_as_by_the_network_without_what_it_lost(data: st
     torch.testing.assert_close(found, torch.cat(expected), rtol=1e-5, atol=1e-5)
 
 
-def logits_of_devices(network: SeparableResNeXt, x_bchw: Tensor, lost: set[int]) -> Tensor:
+def logits_of_devices(network: SeparableNetwork, x_bchw: Tensor, lost: set[int]) -> Tensor:
     """What the executors of the devices that are left make of it, each in a thread; who answers for a lost reader."""
     plan, boxes = build_plan(network.architecture), {rank: Mailbox() for rank in range(-1, 3)}
     batch, until = len(x_bchw), time.monotonic() + 60

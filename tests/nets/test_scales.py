@@ -18,7 +18,7 @@ from sepnas.deployment.verify import file_entry
 from sepnas.errors import CheckpointError, DeploymentError, PlanError, SpecError, TrainingError
 from sepnas.nets.exchange import through_wire
 from sepnas.nets.scales import calibrate_scales
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.engines.shard import load_shard
 from sepnas.separable.architecture import Architecture
@@ -43,7 +43,7 @@ def learned_pair(wire: str = "int4", fraction: float = 0.5) -> Architecture:
     return tiny_architecture(points, "mean", devices=2)
 
 
-def calibrated(wire: str = "int4") -> SeparableResNeXt:
+def calibrated(wire: str = "int4") -> SeparableNetwork:
     network = lively_network(learned_pair(wire))
     calibrate_scales(network, torch.randn(32, 1, 8, 8))
     return network

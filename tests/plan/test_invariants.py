@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sepnas.cost.memory import peak_memory_bytes
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.plan.merges import merge
 from sepnas.plan.plan import Plan
 from sepnas.plan.steps import CLIENT, Compute, Recv, Send
@@ -22,10 +22,10 @@ from sepnas.separable.lower import lower
 from tests.strategies import architectures
 
 
-def _seeded_network(architecture: Architecture, seed: int) -> SeparableResNeXt:
+def _seeded_network(architecture: Architecture, seed: int) -> SeparableNetwork:
     """A network in eval mode whose batch norm statistics are not the trivial ones."""
     torch.manual_seed(seed)
-    network = SeparableResNeXt(architecture)
+    network = SeparableNetwork(architecture)
     for name, value in network.named_buffers():
         if value.is_floating_point():
             value.uniform_(0.5, 1.5) if name.endswith("var") else value.normal_(0, 0.1)
@@ -34,11 +34,11 @@ def _seeded_network(architecture: Architecture, seed: int) -> SeparableResNeXt:
     return network.eval()
 
 
-def _scale(network: SeparableResNeXt, name: str | None) -> np.float32 | None:
+def _scale(network: SeparableNetwork, name: str | None) -> np.float32 | None:
     return np.float32(network.scale(name)) if name else None
 
 
-def _run_devices(plan: Plan, network: SeparableResNeXt, x: np.ndarray) -> tuple[np.ndarray, int]:
+def _run_devices(plan: Plan, network: SeparableNetwork, x: np.ndarray) -> tuple[np.ndarray, int]:
     """Carry out every device's steps with the runtime's codec and merge; the answer, and the bytes between devices."""
     mail: dict[int, bytes] = {m.tag: encode(x, "fp32") for m in plan.messages() if m.source == CLIENT}
     messages = {m.tag: m for m in plan.messages()}

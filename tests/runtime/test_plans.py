@@ -20,7 +20,7 @@ from sepnas.deployment.serial import deployed_plan
 from sepnas.deployment.verify import load_manifest
 from sepnas.errors import DeadlineError, HandshakeError, RemoteError, RemoteProtocolError, SpecError
 from sepnas.nets.outage import Outage
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.engines.onnx_engine import OnnxEngine
 from sepnas.runtime.engines.torch_engine import TorchEngine
@@ -35,7 +35,7 @@ SHAPE = (2, 1, 8, 8)
 
 
 @pytest.fixture(scope="module")
-def deployment(network: SeparableResNeXt, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def deployment(network: SeparableNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``network`` under three plans, for both engines; not to be changed."""
     folder = tmp_path_factory.mktemp("plans") / "deployment"
     export_plans(network, folder, ("torch", "onnxruntime"))
@@ -43,7 +43,7 @@ def deployment(network: SeparableResNeXt, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def wanted(network: SeparableResNeXt) -> dict[str, np.ndarray]:
+def wanted(network: SeparableNetwork) -> dict[str, np.ndarray]:
     """The whole network's answers under each plan."""
     return {name: whole_logits(network_under(network, name), images()) for name in NAMES}
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from sepnas.errors import SpecError
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.nets.supernet import Supernet
 from sepnas.plan.document import PlanDocument
 from sepnas.plan.liveness import prune
@@ -80,7 +80,7 @@ def whole_and_devices(architecture: Architecture) -> tuple[np.ndarray, np.ndarra
 def test_the_modules_are_as_described(backbone: str, data: st.DataObject) -> None:
     """Parameters, shapes, the names of weights, and MACs as torch counts them are those of the descriptions."""
     architecture = any_network(backbone, data)
-    network = SeparableResNeXt(architecture).eval()
+    network = SeparableNetwork(architecture).eval()
     tensors = dict((*network.named_parameters(), *network.named_buffers()))
     assert sum(weight.numel() for weight in network.parameters()) == count_parameters(architecture)
     for rank in range(architecture.num_devices):

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from sepnas.deployment.network_facts import InputFacts
 from sepnas.deployment.verify import load_manifest
 from sepnas.errors import DataError, RemoteError
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.plan.data import ShapeData
 from sepnas.runtime.client.images import load_images, read_image
 from sepnas.runtime.client.session import Session
@@ -163,7 +163,7 @@ def test_a_pipe_is_no_image(deployed: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def deployed(network: SeparableResNeXt, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def deployed(network: SeparableNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tests' network as a deployment for torch."""
     folder = tmp_path_factory.mktemp("deployed") / "deployment"
     export_tiny(network, folder)

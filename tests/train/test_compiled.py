@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sepnas.errors import TrainingError
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.train.checkpoint import LAST, new_network
 from sepnas.train.compiled import compiled
 from sepnas.train.recipe import Recipe
@@ -22,7 +22,7 @@ from tests.train.test_train import RECIPE, same_tensors, small_architecture, sma
 def loss_and_gradients(compile_it: bool) -> tuple[Tensor, dict[str, Tensor]]:
     """Of one step of a network that writes its message in four bits with a learned scale."""
     architecture = small_architecture()
-    network: SeparableResNeXt = new_network(
+    network: SeparableNetwork = new_network(
         architecture.with_policy(architecture.policy.written_in("int4", "learned")), 1
     )
     split = small_data().train

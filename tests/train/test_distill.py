@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sepnas.errors import CheckpointError, SepnasError, TrainingError
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.separable.architecture import DevicePart
 from sepnas.train.checkpoint import LAST, new_network
 from sepnas.train.distill import Teachers, attention_gap, softened_divergence
@@ -23,14 +23,14 @@ from tests.train.test_train import same_tensors, small_architecture, small_data,
 RECIPE = Recipe(epochs=2, batch_size=25, learning_rate=0.05, distillation=Distillation(weight=0.7, features=2.0))
 
 
-def teacher(seed: int = 7, **changes: Any) -> SeparableResNeXt:
+def teacher(seed: int = 7, **changes: Any) -> SeparableNetwork:
     """A wider network without devices beside it."""
     part = DevicePart(bottleneck_width=3, output_channels=6)
     values = {"parts": [part], "policy": {"points": []}} | changes
     return new_network(small_architecture(**values), seed).eval()
 
 
-def loss_of(settings: Distillation, student: SeparableResNeXt, by: SeparableResNeXt, labels: Tensor) -> Tensor:
+def loss_of(settings: Distillation, student: SeparableNetwork, by: SeparableNetwork, labels: Tensor) -> Tensor:
     images = small_data().normalise(small_data().train.images[: len(labels)])
     teachers = Teachers([by], settings, student.architecture, torch.device("cpu"))
     return step_of(Recipe(epochs=1, distillation=settings), teachers)(student, images, labels, torch.Generator())

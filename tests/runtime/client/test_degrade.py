@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sepnas.errors import DeadlineError, PeerLostError, RemoteError, RemoteProtocolError, SpecError
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.plan.merges import optional_tensors
 from sepnas.plan.steps import CLIENT, Recv
 from sepnas.runtime.client.async_session import AsyncSession
@@ -71,7 +71,7 @@ class Deployed:
         found = []
         for reader in readers:
             alone = policy.model_copy(update={"readout": Readout(device=reader)})
-            own = SeparableResNeXt(architecture.model_copy(update={"policy": alone})).eval()
+            own = SeparableNetwork(architecture.model_copy(update={"policy": alone})).eval()
             own.load_state_dict(self.network.state_dict(), strict=False)
             found.append(whole_logits(own, x_bchw))
         return np.mean(found, axis=0, dtype=np.float32)

@@ -9,7 +9,7 @@ import torch
 
 from sepnas.deployment.engines.kind import EngineKind
 from sepnas.deployment.engines.registry import engine_names, engines
-from sepnas.nets.separable import SeparableResNeXt
+from sepnas.nets.separable import SeparableNetwork
 from sepnas.testing.engines import EXACT, EngineContract
 from tests.helpers_runtime import export_tiny
 
@@ -18,7 +18,7 @@ INT8_TOLERANCE = 0.25
 
 
 @pytest.fixture(scope="module")
-def for_all(network: SeparableResNeXt, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def for_all(network: SeparableNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``network`` exported for all engines."""
     folder = tmp_path_factory.mktemp("all") / "deployment"
     images_NCHW = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
