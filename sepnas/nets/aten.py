@@ -66,7 +66,10 @@ def _bound(operator: Any, given: Mapping[str, Any], arguments: Mapping[str, Any]
 def _value(value: Any) -> Any:
     """An attribute as torch takes it: data types and numbers that are not finite are texts in a graph."""
     if isinstance(value, str) and value.startswith("torch."):
-        return getattr(torch, value.removeprefix("torch."))
+        found = getattr(torch, value.removeprefix("torch."), None)
+        if not isinstance(found, torch.dtype):
+            raise SpecError(f"{value!r} is no data type of torch")
+        return found
     if isinstance(value, str):
         return _NOT_FINITE.get(value, value)
     return [_value(each) for each in value] if isinstance(value, list | tuple) else value

@@ -58,10 +58,18 @@ class GraphNetwork(nn.Module):
 
 def _calls_of(graph: Graph, node: GraphNode) -> tuple[AtenCall, ...]:
     kind = node.kind
+    if kind is None and not _is_function(node):
+        raise SpecError(f"node '{node.name}': {node.operator} is no function of tensors, so it is not run")
     calls = kind.calls(graph.use(node)) if kind else (opaque_call(node.operator, node.inputs, node.attributes),)
     for call in calls:
         overload(call.overload)  # so that an unknown one is refused at once
     return calls
+
+
+def _is_function(node: GraphNode) -> bool:
+    """Whether an opaque operator only computes: those without tensors may read files, others may write in place."""
+    name, _, which = node.operator.removeprefix("aten.").partition(".")
+    return bool(node.inputs) and not name.endswith("_") and "out" not in which.split("_")
 
 
 def _last_uses(graph: Graph) -> dict[int, list[str]]:

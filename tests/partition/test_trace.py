@@ -29,7 +29,6 @@ NETWORKS = (
     ("timm:test_convnext", (3, 64, 64)),
     ("timm:test_nfnet", (3, 64, 64)),
     ("timm:test_resnet", (3, 64, 64)),
-    ("timm:levit_128s", (3, 224, 224)),
 )
 
 
@@ -147,6 +146,19 @@ def test_weights_of_another_network_are_refused() -> None:
         GraphNetwork(graph, {**weights, "0.weight": torch.zeros(3, 4)})
     with pytest.raises(SpecError, match=r"tensor '0.bias' of network 'network' is missing"):
         GraphNetwork(graph, {"0.weight": weights["0.weight"]})
+
+
+@pytest.mark.parametrize(
+    "operator", ["aten.from_file.default", "aten.add_.Tensor", "aten.abs.out", "aten.nothing.default"]
+)
+def test_operators_that_do_more_than_compute_are_not_run(operator: str) -> None:
+    """A graph from elsewhere cannot have files read, or its inputs written to."""
+    graph, weights, _ = traced(nn.ReLU(), (4,))
+    node = graph.nodes[0].model_copy(update={"operator": operator})
+    if "file" in operator:
+        node = node.model_copy(update={"inputs": {}, "attributes": {"filename": "/etc/passwd", "size": 4}})
+    with pytest.raises(SpecError, match=r"is no function of tensors|has no operator aten.nothing"):
+        GraphNetwork(graph.model_copy(update={"nodes": (node,)}), weights)
 
 
 def test_inputs_of_another_shape_are_refused() -> None:

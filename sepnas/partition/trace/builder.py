@@ -29,8 +29,9 @@ from sepnas.spec.document import short
 
 MAX_CONSTANT_VALUES = 1 << 26
 """Larger results that do not depend on the input are computed anew for each sample."""
-_SPLITS = frozenset(("split.Tensor", "split_with_sizes.default", "chunk.default", "tensor_split.sections"))
 _UNBIND = "unbind.int"
+SPLITS = frozenset(("split.Tensor", "split_with_sizes.default", "chunk.default", "tensor_split.sections", _UNBIND))
+"""Operators whose results become slices, or selections, of their own."""
 _CHECKS = ("_assert", "sym_constrain", "_guards")
 
 
@@ -134,7 +135,7 @@ class GraphBuilder:
         values = node.meta.get("val")
         if isinstance(values, Tensor):
             self._add_node(node, name, [values])
-        elif name in _SPLITS or name == _UNBIND:
+        elif name in SPLITS:
             self._add_pieces(node, name, list(values or ()))
         elif isinstance(values, tuple | list) and all(isinstance(each, Tensor | None) for each in values):
             self._add_node(node, name, [each for each in values if each is not None])

@@ -18,13 +18,14 @@ from torch.export import ExportedProgram
 
 from sepnas.errors import ImportFailedError
 from sepnas.partition.graph import Graph, NetworkTraits
-from sepnas.partition.trace.builder import GraphBuilder
+from sepnas.partition.trace.builder import SPLITS, GraphBuilder
 from sepnas.partition.trace.refusals import why_not_exported
 from sepnas.plan.kinds.registry import BY_OVERLOAD, IDENTITIES
 from sepnas.spec.document import explain
 
 Weights: TypeAlias = dict[str, Tensor]
 NO_TRAITS = NetworkTraits()
+_KNOWN = BY_OVERLOAD.keys() | IDENTITIES | SPLITS
 
 
 def trace(
@@ -66,16 +67,23 @@ def _functional(program: ExportedProgram) -> ExportedProgram:
     """The program without writes in place; operators that no kind has are taken apart where torch knows how."""
     functional: ExportedProgram = program.run_decompositions({})
     table = torch.export.default_decompositions()
-    unknown = {
-        node.target
-        for node in functional.graph.nodes
-        if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)
-    }
     apart: dict[Any, Any] = {}
-    for target in unknown:
-        if str(target).removeprefix("aten.") not in BY_OVERLOAD.keys() | IDENTITIES:
-            with suppress(KeyError):
-                apart[target] = table[target]
-    if apart:
+    for target in _unknown(functional):
+        with suppress(KeyError):
+            apart[target] = table[target]
+    if apart:  # a trace more, which takes as long as the first
         functional = functional.run_decompositions(apart)
     return functional
+
+
+def _unknown(program: ExportedProgram) -> set[Any]:
+    """The operators on the way from the inputs for which there is no kind."""
+    from_input = set(program.graph_signature.user_inputs)
+    found = set()
+    for node in program.graph.nodes:
+        if not from_input.isdisjoint(each.name for each in node.all_input_nodes):
+            from_input.add(node.name)
+            known = str(node.target).removeprefix("aten.") in _KNOWN
+            if isinstance(node.target, torch._ops.OpOverload) and not known:
+                found.add(node.target)
+    return found
