@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from sepnas.deploy.onnx_graphs import rename, with_weights
-from sepnas.deploy.playthrough import PlannedNetwork, segment_inputs
+from sepnas.deploy.playthrough import segment_inputs
 from sepnas.deployment.onnx_session import open_session
 from sepnas.errors import DeploymentError, StorageError
+from sepnas.nets.planned import PlannedNetwork
 from sepnas.plan.plan import Plan
 from sepnas.plan.steps import Compute
 

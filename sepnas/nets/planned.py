@@ -24,8 +24,15 @@ Layers: TypeAlias = Sequence[tuple[str, nn.Module]]
 """A segment's modules with their names, in order: the first takes the segment's inputs, each other one the outputs of
 the module before. A module returns a tensor or a tuple of tensors."""
 
-Watch: TypeAlias = Callable[[int, Segment, str, tuple[Tensor, ...]], None]
-"""Called with rank, segment, layer and the layer's inputs before a layer of a segment runs, on each device."""
+
+class Watcher:
+    """Sees tensors while a plan is executed; methods of subclasses that do not care do nothing."""
+
+    def layer(self, rank: int, segment: Segment, layer: str, inputs: tuple[Tensor, ...]) -> None:
+        """Called with its inputs before a layer of a segment runs; a layer that devices share runs for each of them."""
+
+    def send(self, rank: int, step: Send, x: Tensor) -> None:
+        """Called with the tensor that a device is about to send a region of."""
 
 
 def _no_weights(rank: int, parameter: str) -> Sequence[Tensor]:
@@ -77,7 +84,7 @@ def run_plan(
     lookup: Lookup,
     inputs: Mapping[str, Tensor],
     outage: Outage | None = None,
-    watch: Watch | None = None,
+    watcher: Watcher | None = None,
 ) -> dict[str, Tensor]:
     """The plan's outputs ``(B, *shape)`` by name, for its inputs ``(B, *shape)`` by name.
 
@@ -87,7 +94,7 @@ def run_plan(
     Raises :class:`PlanError` for inputs of other shapes than the plan's, and if an outage leaves nobody to answer.
     """
     _check_inputs(schedule.plan, inputs)
-    run = _Run(schedule, lookup, inputs, outage, watch)
+    run = _Run(schedule, lookup, inputs, outage, watcher)
     if outage is not None:
         outage.check(schedule.plan)
     for turn in schedule.turns:
@@ -116,10 +123,10 @@ class _Run:
         lookup: Lookup,
         inputs: Mapping[str, Tensor],
         outage: Outage | None,
-        watch: Watch | None,
+        watcher: Watcher | None,
     ) -> None:
         self.schedule, self.plan, self.lookup, self.inputs = schedule, schedule.plan, lookup, inputs
-        self.outage, self.watch = outage, watch
+        self.outage, self.watcher = outage, watcher
         self.tensors: list[dict[str, Any]] = [{} for _ in self.plan.programs]  # optional ones may be Arrived
         self.mail: dict[int, Tensor] = {}
         self.shared: dict[int, tuple[int, Tensor]] = {}
@@ -134,10 +141,7 @@ class _Run:
         if isinstance(step, Compute):
             self._compute(turn, step)
         elif isinstance(step, Send):
-            log_step = self.lookup.log_step(step.scale) if step.scale else None
-            sent = through_wire(_part(tensors[step.tensor], step.region), step.wire, log_step)
-            for tag in turn.tags:
-                self.mail[tag] = sent
+            self._send(turn, step)
         elif isinstance(step, Recv):
             self._receive(turn, step)
         elif isinstance(step, Merge):
@@ -159,8 +163,8 @@ class _Run:
             if done:
                 values = (x if self.outage is None else self.outage.kept(rank, x),)
         for name, module in self.lookup.layers(rank, segment)[done:]:
-            if self.watch is not None:
-                self.watch(rank, segment, name, values)
+            if self.watcher is not None:
+                self.watcher.layer(rank, segment, name, values)
             made = module(*values)
             values = made if isinstance(made, tuple) else (made,)
         shapes = self.plan.shapes[rank]
@@ -182,12 +186,21 @@ class _Run:
                 layer, module = layers[0]
                 if any(other is not module for _, other in layers):
                     break
-                if self.watch is not None:
+                if self.watcher is not None:
                     for rank, segment in readers:
-                        self.watch(rank, segment, layer, (x,))
+                        self.watcher.layer(rank, segment, layer, (x,))
                 x, done = module(x), done + 1
             self.shared[origin] = done, x
         return self.shared[origin]
+
+    def _send(self, turn: Turn, step: Send) -> None:
+        x = self.tensors[turn.rank][step.tensor]
+        if self.watcher is not None:
+            self.watcher.send(turn.rank, step, x)
+        log_step = self.lookup.log_step(step.scale) if step.scale else None
+        sent = through_wire(_part(x, step.region), step.wire, log_step)
+        for tag in turn.tags:
+            self.mail[tag] = sent
 
     def _receive(self, turn: Turn, step: Recv) -> None:
         tensors, outage = self.tensors[turn.rank], self.outage

@@ -3,68 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from sepnas.nets.exchange import through_levels
+from sepnas.nets.planned import Watcher
 from sepnas.nets.separable import SeparableNetwork
+from sepnas.plan.shapes import Region
+from sepnas.plan.steps import Send
 from sepnas.plan.wire import LEVELS
-from sepnas.separable.layers import block_channels
 
 _SHARES = [number / 50 for number in range(5, 51)]
 """Candidate positions of the highest level, as fractions of the greatest value."""
 _MAX_VALUES = 1 << 20
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """The step of the messages that carry up to ``channels`` of a block's channels."""
-
-    name: str
-    channels: int
-    levels: int
-
-
 @torch.no_grad()
 def calibrate_scales(network: SeparableNetwork, images_BCHW: Tensor, names: Collection[str] | None = None) -> None:
     """Set the scales ``names`` (default: all) to minimise the squared error for these images.
 
-    Images are normalised and on the network's device; a hundred are enough. One pass sets the scales block by block, so
-    each block's input already includes the quantised messages before it. In training mode, batch norms use this batch's
-    statistics, because an untrained network has no others. Nothing else changes.
+    Images are normalised and on the network's device; a hundred are enough. One pass sets each scale before its first
+    message, so what a device computes already includes the quantised messages before it. In training mode, batch norms
+    use this batch's statistics, because an untrained network has no others. Nothing else changes.
     """
-    with _statistics_kept(network), ExitStack() as hooks:
-        for (after, source), scales in _scales_of(network, names).items():
-
-            def calibrate(_: nn.Module, __: Any, output_BCHW: Tensor, scales: list[_Scale] = scales) -> None:
-                for scale in scales:
-                    step = _best_step(output_BCHW[:, : scale.channels], scale.levels)
-                    network.log_scales[scale.name].copy_(step.log())
-
-            block: nn.Module = network.parts[source][after]  # type: ignore[index]
-            hooks.callback(block.register_forward_hook(calibrate).remove)
-        network(images_BCHW)
+    with _statistics_kept(network):
+        network.run(images_BCHW, watcher=_Calibration(network, tuple(network.log_scales) if names is None else names))
 
 
-def _scales_of(network: SeparableNetwork, names: Collection[str] | None) -> dict[tuple[int, int], list[_Scale]]:
-    """The scales, keyed by block and by the device that computes the scaled tensor."""
-    architecture, places = network.architecture, dict[tuple[int, int], list[_Scale]]()
-    for point in network.policy.points:
-        channels = [block_channels(architecture, rank, point.after) for rank in range(architecture.num_devices)]
-        sent: dict[tuple[str, int, int], int] = {}
-        for transfer in point.transfers:
-            name = transfer.scale_name(point.after)
-            if name and (names is None or name in names):
-                key = name, transfer.source, LEVELS[transfer.wire]
-                crossing = transfer.num_channels(channels[transfer.source], channels[transfer.destination])
-                sent[key] = max(crossing, sent.get(key, 0))
-        for (name, source, levels), most in sent.items():
-            places.setdefault((point.after, source), []).append(_Scale(name, most, levels))
-    return places
+class _Calibration(Watcher):
+    """Sets each scale by the largest region that is sent with it, when the first one is."""
+
+    def __init__(self, network: SeparableNetwork, names: Collection[str]) -> None:
+        self.log_scales, self.regions = network.log_scales, dict[str, Region]()
+        for step in (step for program in network.plan.programs for step in program):
+            if isinstance(step, Send) and step.scale and step.scale in names:
+                known = self.regions.get(step.scale, step.region)
+                self.regions[step.scale] = max(known, step.region, key=lambda region: region.num_values)
+
+    def send(self, rank: int, step: Send, x: Tensor) -> None:
+        region = self.regions.pop(step.scale, None) if step.scale else None
+        if region is not None and step.scale:
+            found = _best_step(x[region.slices], LEVELS[step.wire])
+            self.log_scales[step.scale].copy_(found.log())
 
 
 def _best_step(x_BCHW: Tensor, levels: int) -> Tensor:

@@ -7,7 +7,7 @@ for bit, and it is faster on CPUs.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import starmap
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sepnas.nets.blocks import make_module
 from sepnas.nets.outage import Outage
-from sepnas.nets.planned import Layers, Lookup, Watch, run_plan
+from sepnas.nets.planned import Layers, Lookup, Watcher, run_plan
 from sepnas.plan.merge_rules import LEARNED_RULES
 from sepnas.plan.plan import Plan, Segment
 from sepnas.plan.schedule import Schedule, schedule
@@ -74,27 +74,25 @@ class SeparableNetwork(nn.Module):
                 self.log_scales[name] = _first_log_scale(wire)
 
     def forward(self, x_BCHW: Tensor, policy: TransmissionPolicy | None = None, outage: Outage | None = None) -> Tensor:
-        return self._run(x_BCHW, policy, outage)
+        return self.run(x_BCHW, policy, outage)
 
     def with_stages(
         self, x_BCHW: Tensor, policy: TransmissionPolicy | None = None, outage: Outage | None = None
     ) -> tuple[Tensor, list[list[Tensor]]]:
         """The logits, and the merged features after each stage of the devices that the answer needs."""
         names = [*(f"block{block}" for block in range(self.architecture.num_blocks)), "head"]
-        following = [names[block + 1] for block in self.architecture.stages.ends]
-        stages: dict[str, dict[int, Tensor]] = {layer: {} for layer in following}
+        stages = _Stages([names[block + 1] for block in self.architecture.stages.ends])
+        logits_BK = self.run(x_BCHW, policy, outage, stages)
+        return logits_BK, [[found[rank] for rank in sorted(found)] for found in stages.taken.values()]
 
-        def watch(rank: int, segment: Segment, layer: str, inputs: tuple[Tensor, ...]) -> None:
-            if layer in stages:
-                stages[layer][rank] = inputs[0]
-
-        logits_BK = self._run(x_BCHW, policy, outage, watch)
-        ranks = range(self.architecture.num_devices)
-        return logits_BK, [[found[rank] for rank in ranks if rank in found] for found in stages.values()]
-
-    def _run(
-        self, x_BCHW: Tensor, policy: TransmissionPolicy | None, outage: Outage | None, watch: Watch | None = None
+    def run(
+        self,
+        x_BCHW: Tensor,
+        policy: TransmissionPolicy | None = None,
+        outage: Outage | None = None,
+        watcher: Watcher | None = None,
     ) -> Tensor:
+        """The logits; ``watcher`` sees the layers' inputs and what is sent."""
         own = policy is None
         schedule, merges = self._own if own else planned(self.architecture.model_copy(update={"policy": policy}))
 
@@ -103,7 +101,7 @@ class SeparableNetwork(nn.Module):
 
         lookup = Lookup(self._layers, weights, self.log_scales.__getitem__)
         [port], [answer] = schedule.plan.inputs, schedule.plan.outputs
-        return run_plan(schedule, lookup, {port.name: x_BCHW}, outage, watch)[answer.name]
+        return run_plan(schedule, lookup, {port.name: x_BCHW}, outage, watcher)[answer.name]
 
     def _layers(self, rank: int, segment: Segment) -> Layers:
         return [(name, self._layer(rank, name)) for name in segment.layers]
@@ -139,6 +137,17 @@ class SeparableNetwork(nn.Module):
             for (device, parameter), names in self._own.merges.items()
             if device == rank
         }
+
+
+class _Stages(Watcher):
+    """Keeps what the named layers take, by layer and rank."""
+
+    def __init__(self, layers: Iterable[str]) -> None:
+        self.taken: dict[str, dict[int, Tensor]] = {layer: {} for layer in layers}
+
+    def layer(self, rank: int, segment: Segment, layer: str, inputs: tuple[Tensor, ...]) -> None:
+        if layer in self.taken:
+            self.taken[layer][rank] = inputs[0]
 
 
 class Planned(NamedTuple):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sepnas.errors import PlanError
 from sepnas.nets.outage import Outage
-from sepnas.nets.planned import Layers, Lookup, run_plan
+from sepnas.nets.planned import Layers, Lookup, Watcher, run_plan
 from sepnas.plan.merges import merge
 from sepnas.plan.plan import Plan, Port, Segment
 from sepnas.plan.schedule import schedule
@@ -256,13 +256,14 @@ def test_what_a_layer_takes_can_be_watched() -> None:
     x = torch.randn(2, 1, 8, 8)
     lookup = Lookup(lambda rank, segment: list(network.segment(rank, segment.layers).named_children()))
 
-    def watch(rank: int, segment: Segment, layer: str, inputs: tuple[Tensor, ...]) -> None:
-        seen.append((rank, layer))
-        assert layer in segment.layers
-        assert all(each.shape[0] == 2 for each in inputs)
+    class Seeing(Watcher):
+        def layer(self, rank: int, segment: Segment, layer: str, inputs: tuple[Tensor, ...]) -> None:
+            seen.append((rank, layer))
+            assert layer in segment.layers
+            assert all(each.shape[0] == 2 for each in inputs)
 
     with torch.no_grad():
-        run_plan(schedule(network.plan), lookup, {"image": x}, watch=watch)
+        run_plan(schedule(network.plan), lookup, {"image": x}, watcher=Seeing())
     computed = [
         (rank, layer)
         for rank, program in enumerate(network.plan.programs)
