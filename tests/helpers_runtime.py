@@ -292,7 +292,7 @@ def run_in_threads(network: SeparableNetwork, x_BCHW: np.ndarray) -> tuple[bytes
     def run(rank):
         engine = EagerEngine(network, rank)
         Executor(plan_in_memory(network, rank), engine, boxes[rank], post).run(
-            RunningRequest(1, len(x_BCHW), deadline=1e9)
+            RunningRequest(1, len(x_BCHW), deadline=1e9, normalised=True)
         )
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank, steps in enumerate(plan.programs) if steps]

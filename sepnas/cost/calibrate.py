@@ -182,7 +182,9 @@ def _message_times(plan: Plan, cluster: Cluster, timelines: Iterable[Timeline]) 
     messages = {message.tag: message for message in plan.messages()}
     for timeline in timelines:
         for way, time in _free_messages(cluster, timeline):
-            ends_s = _ends_s(messages[way[2]], cluster, timeline.batch)
+            message = messages[way[2]]
+            is_image = time.wire_bytes == message.wire_bytes(timeline.batch)
+            ends_s = _ends_s(message.sent_as(normalised=not is_image), cluster, timeline.batch)
             wire_s = max(time.seconds - ends_s, _MIN_WIRE_S)
             found[way].append(MessageTime(time.wire_bytes, wire_s, time.uncertainty_s))
     links: dict[int, list[MessageTime]] = defaultdict(list)

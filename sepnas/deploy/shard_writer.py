@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from sepnas.deploy.int8 import Int8Calibration
+from sepnas.deploy.normalisation import normalisations
 from sepnas.deploy.segments import SegmentExporter, segment_weights, weights_file, weights_of
 from sepnas.deployment.engines.kind import EngineKind, late
 from sepnas.deployment.engines.registry import engines as all_engines
 from sepnas.deployment.manifest import WEIGHTS_NAME, SegmentFiles
+from sepnas.deployment.network_facts import NetworkFacts
 from sepnas.deployment.plans import overlay_file
 from sepnas.deployment.serial import messages_of
 from sepnas.plan.plan import Plan, Segment
@@ -85,6 +87,7 @@ class ShardWriter:
     """
 
     rank: int
+    facts: NetworkFacts
     graphs: GraphExport
     write: Callable[[str, bytes], None]
     segments: dict[str, SegmentFiles] = field(default_factory=dict)
@@ -109,7 +112,7 @@ class ShardWriter:
             if entry != segment.name:
                 aliases[segment.name] = entry
             done(segment.name)
-        tensors |= _numbers(named, self.rank)
+        tensors |= {**_numbers(named, self.rank), **normalisations(named.plan, self.rank, self.facts)}
 
     def write_tensors(self) -> None:
         """Write what plans share, and for each plan what differs from it."""

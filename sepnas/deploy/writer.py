@@ -64,7 +64,7 @@ class DeploymentWriter:
 
     def write(self, facts: NetworkFacts, hosts: Hosts | None, on_missing: OnMissing = "strict") -> Manifest:
         """Write all files: first those that the manifest lists, then the manifest, then unlisted ones."""
-        shards = [self._write_shard(rank) for rank in range(self.num_devices)]
+        shards = [self._write_shard(rank, facts) for rank in range(self.num_devices)]
         digests = {
             each.name: plan_digest(each.plan, [shard.tensors[each.name] for shard in shards]) for each in self.plans
         }
@@ -102,9 +102,9 @@ class DeploymentWriter:
             files=_entries(self.folder),
         ).seal()
 
-    def _write_shard(self, rank: int) -> ShardWriter:
+    def _write_shard(self, rank: int, facts: NetworkFacts) -> ShardWriter:
         folder = device_folder(rank)
-        shard = ShardWriter(rank, self.graphs, lambda name, data: self._write(f"{folder}/{name}", data))
+        shard = ShardWriter(rank, facts, self.graphs, lambda name, data: self._write(f"{folder}/{name}", data))
         for each in self.plans:
             shard.add(each, lambda segment: self._step(f"{folder}: {segment}"))
         shard.write_tensors()

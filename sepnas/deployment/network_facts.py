@@ -12,6 +12,7 @@ from sepnas.plan.data import PortData, ShapeData, TensorName, WithoutDefaults
 from sepnas.plan.document import MAX_PORTS
 from sepnas.plan.serial import shape_from_data
 from sepnas.plan.shapes import Shape
+from sepnas.plan.wire import IMAGE_FORMATS
 from sepnas.spec.document import Part
 from sepnas.spec.figures import MAX_CLASSES, MAX_SIDE, Channels, Fit
 
@@ -133,7 +134,15 @@ class NetworkFacts(Part):
                 if port.shape != shapes[port.name]:
                     found, wanted = map(shape_from_data, (port.shape, shapes[port.name]))
                     return f"{what} '{port.name}' is {found}; the network's is {wanted}"
-        return None
+        return _images_problem(inputs, self.inputs)
+
+
+def _images_problem(ports: Iterable[PortData], facts: Mapping[str, InputFacts]) -> str | None:
+    for port in ports:
+        wires = {piece.wire for piece in port.pieces} & set(IMAGE_FORMATS)
+        if wires and facts[port.name].image is None:
+            return f"input '{port.name}' is sent in {wires.pop()}, but is no image"
+    return None
 
 
 def _listed(facts: Mapping[str, InputFacts] | Mapping[str, OutputFacts]) -> str:

@@ -15,8 +15,8 @@ from sepnas.measure.rounds import Stop, Tick, after_pause, measure_rounds, timed
 from sepnas.plan.merges import merge
 from sepnas.plan.shapes import Shape
 from sepnas.plan.steps import Merge
-from sepnas.plan.wire import CONVERTED, FRAME_HEADER_BYTES
-from sepnas.runtime.tensors.codec import Array, decode, encode
+from sepnas.plan.wire import CONVERTED, FRAME_HEADER_BYTES, IMAGE_FORMATS, AnyFormat
+from sepnas.runtime.tensors.codec import Array, decode, decode_image, encode
 from sepnas.spec.device_profile import ConversionCosts, ExchangeCosts
 
 NUM_VALUES = (256, 2048, 16384, 65536)
@@ -68,13 +68,22 @@ def _conversions(stop: Stop, tick: Tick) -> tuple[float, ConversionCosts]:
     columns = []
     for wire in CONVERTED:
         for number in NUM_VALUES:
-            tensor = _tensor(number)
-            payload, shape = encode(tensor, wire), Shape.chw(*tensor.shape[1:])
-            runs.append(lambda tensor=tensor, wire=wire: encode(tensor, wire))  # type: ignore[misc]
-            runs.append(lambda payload=payload, wire=wire, shape=shape: decode(payload, wire, shape))  # type: ignore[misc]
-            columns += [[1.0, *(number * (each == wire) for each in CONVERTED)]] * 2
+            converting = _converting(wire, number)
+            runs += converting
+            columns += [[1.0, *(number * (each == wire) for each in CONVERTED)]] * len(converting)
     convert_s, *per_value = fit_costs(columns, _medians(runs, stop, tick))
     return convert_s, ConversionCosts(**dict(zip(CONVERTED, per_value, strict=True)))
+
+
+def _converting(wire: AnyFormat, num_values: int) -> list[Callable[[], object]]:
+    """Encoding and decoding in a format. Devices only decode images; the client encodes them."""
+    if wire in IMAGE_FORMATS:
+        image, gray = bytes(num_values), Shape.chw(1, num_values // 16, 16)
+        normalisation = np.array([[0.5], [0.25]], np.float32)
+        return [lambda: decode_image(image, gray, normalisation)]
+    tensor = _tensor(num_values)
+    payload, shape = encode(tensor, wire), Shape.chw(*tensor.shape[1:])
+    return [lambda: encode(tensor, wire), lambda: decode(payload, wire, shape)]
 
 
 def _merges(stop: Stop, tick: Tick) -> tuple[float, float]:

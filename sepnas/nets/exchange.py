@@ -18,10 +18,10 @@ from sepnas.plan.merges import MERGE_KINDS, axis_of, placed
 from sepnas.plan.plan import Port
 from sepnas.plan.shapes import Shape
 from sepnas.plan.steps import Merge
-from sepnas.plan.wire import ENCODINGS, LEVELS, UNCONVERTED, WireFormat
+from sepnas.plan.wire import ENCODINGS, IMAGE_FORMATS, LEVELS, UNCONVERTED, WIRE_FORMATS, AnyFormat, WireFormat
 
 _FLOATS: dict[WireFormat, torch.dtype] = {
-    name: getattr(torch, f"float{encoding.bits}") for name, encoding in ENCODINGS.items() if name not in LEVELS
+    name: getattr(torch, f"float{ENCODINGS[name].bits}") for name in WIRE_FORMATS if name not in LEVELS
 }
 _FINITE: dict[WireFormat, float] = {name: torch.finfo(dtype).max for name, dtype in _FLOATS.items()}
 
@@ -88,9 +88,12 @@ def _levels(ratio: Tensor, highest: int) -> Tensor:
     return torch.fmax(ratio, ratio.new_zeros(())).clamp(max=highest)
 
 
-def through_wire(x_BCHW: Tensor, wire: WireFormat, log_step: Tensor | None = None) -> Tensor:
-    """``x`` as the receiver decodes it; quantised formats use one minimum and step per sample, or a learned step."""
-    if wire == UNCONVERTED:
+def through_wire(x_BCHW: Tensor, wire: AnyFormat, log_step: Tensor | None = None) -> Tensor:
+    """``x`` as the receiver decodes it; quantised formats use one minimum and step per sample, or a learned step.
+
+    An image is normalised here already; its receiver computes the same values from bytes.
+    """
+    if wire == UNCONVERTED or wire in IMAGE_FORMATS:
         return x_BCHW
     if log_step is not None:
         quantised: Tensor = _LearnedStep.apply(x_BCHW, log_step, LEVELS[wire])  # type: ignore[no-untyped-call]

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model
 from typing_extensions import Self
 
 from sepnas.plan.merges import MERGE_KINDS
-from sepnas.plan.wire import LEVELS, UNCONVERTED, WireFormat
+from sepnas.plan.wire import IMAGE_FORMATS, LEVELS, UNCONVERTED, AnyFormat, WireFormat
 from sepnas.spec.device_profile import OperatorSizes
 from sepnas.spec.document import Part
 from sepnas.spec.figures import ONE_LINE, Index, Rank, RankOrClient
@@ -127,14 +127,26 @@ StepData = Annotated[ComputeData | SliceData | SendData | RecvData | MergeData, 
 
 
 class MessageData(Scaled):
-    """One message of the plan; ``shape`` is that of one sample of its content; rank -1 is the client."""
+    """One message of the plan; ``shape`` is that of one sample of its content; rank -1 is the client.
+
+    ``normalisation`` names the numbers that normalise an image (:class:`sepnas.plan.plan.Message`).
+    """
 
     tag: Tag
     source: RankOrClient
     destination: RankOrClient
     tensor: TensorName
     shape: ShapeData
-    wire: WireFormat
+    wire: AnyFormat
+    normalisation: TensorName | None = None
+
+    @model_validator(mode="after")
+    def _images_come_from_the_client(self) -> Self:
+        if self.wire in IMAGE_FORMATS and (self.source != -1 or "C" not in self.shape.axes):
+            raise ValueError(f"`wire` is {self.wire}, in which only the client sends, and only images with channels")
+        if (self.wire in IMAGE_FORMATS) != (self.normalisation is not None):
+            raise ValueError(f"`normalisation` must be given for {' and '.join(IMAGE_FORMATS)}, and for nothing else")
+        return self
 
 
 class PieceData(Part):
@@ -143,7 +155,7 @@ class PieceData(Part):
     region: RegionData
     device: Rank
     tag: Tag
-    wire: WireFormat = UNCONVERTED
+    wire: AnyFormat = UNCONVERTED
 
 
 class PortData(WithoutDefaults):

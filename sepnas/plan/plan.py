@@ -6,12 +6,12 @@ The simulator prices it, the exporter cuts weights by it, and the workers execut
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sepnas.plan.operators import Operator
-from sepnas.plan.shapes import Region, Shape
+from sepnas.plan.shapes import Range, Region, Shape
 from sepnas.plan.steps import CLIENT, Compute, Recv, Send, Step
-from sepnas.plan.wire import FRAME_HEADER_BYTES, UNCONVERTED, WireFormat, payload_bytes
+from sepnas.plan.wire import FRAME_HEADER_BYTES, IMAGE_FORMATS, UNCONVERTED, AnyFormat, payload_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Piece:
     region: Region
     device: int
     tag: int
-    wire: WireFormat = UNCONVERTED
+    wire: AnyFormat = UNCONVERTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,28 +69,56 @@ class Port:
     fallbacks: tuple[Piece, ...] = ()
 
     @staticmethod
-    def whole(name: str, shape: Shape, *ways: tuple[int, int]) -> Port:
+    def whole(name: str, shape: Shape, *ways: tuple[int, int], wire: AnyFormat = UNCONVERTED) -> Port:
         """A whole tensor in one message for each ``(device, tag)``."""
-        return Port(name, shape, tuple([Piece(Region.whole(shape), device, tag) for device, tag in ways]))
+        return Port(name, shape, tuple([Piece(Region.whole(shape), device, tag, wire) for device, tag in ways]))
+
+    def channels(self, piece: Piece) -> Range:
+        """The channels of a piece."""
+        return piece.region.ranges[self.shape.axes.index("C")]
+
+    def normalisation(self, piece: Piece) -> str | None:
+        """The name of the numbers by which a device normalises a piece of an image; None for other pieces."""
+        if piece.wire not in IMAGE_FORMATS:
+            return None
+        start, stop = self.channels(piece)
+        part = "" if (start, stop) == (0, self.shape.size("C")) else f":{start}-{stop}"
+        return f"normalise:{self.name}{part}"
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One transfer of a plan, with its source and destination; ``scale`` is that of :class:`Send`."""
+    """One transfer of a plan, with its source and destination.
+
+    ``scale`` is that of :class:`Send`. ``normalisation`` names the mean and standard deviation of each channel by which
+    the receiver normalises an image.
+    """
 
     tag: int
     source: int
     destination: int
     tensor: str
     shape: Shape
-    wire: WireFormat
+    wire: AnyFormat
     scale: str | None = None
+    normalisation: str | None = None
 
     def payload_bytes(self, batch: int = 1) -> int:
         return payload_bytes(self.shape.num_values, self.wire, batch, self.scale is not None)
 
     def wire_bytes(self, batch: int = 1) -> int:
         return self.payload_bytes(batch) + FRAME_HEADER_BYTES
+
+    def sample_sizes(self) -> tuple[int, ...]:
+        """Payload bytes of one sample, in each form in which the message may come."""
+        forms = dict.fromkeys((self, self.sent_as(normalised=True)))
+        return tuple(form.payload_bytes() for form in forms)
+
+    def sent_as(self, normalised: bool) -> Message:
+        """The message as it comes in one request: an image that the user has ``normalised`` comes in fp32."""
+        if not normalised or self.normalisation is None:
+            return self
+        return replace(self, wire=UNCONVERTED, normalisation=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,15 +156,18 @@ class Plan:
 
     def messages(self) -> Iterator[Message]:
         """Every message, including those from and to the client (rank ``CLIENT``)."""
-        wires = {piece.tag: piece.wire for port in self.inputs for piece in port.pieces}
+        pieces = {piece.tag: (port, piece) for port in self.inputs for piece in port.pieces}
         for rank, program in enumerate(self.programs):
             for step in program:
                 if isinstance(step, Send):
                     shape = step.region.shape(self.shapes[rank][step.tensor])
                     yield Message(step.tag, rank, step.to, step.tensor, shape, step.wire, step.scale)
                 elif isinstance(step, Recv) and step.source == CLIENT:
-                    shape = self.shapes[rank][step.tensor]
-                    yield Message(step.tag, CLIENT, rank, step.tensor, shape, wires[step.tag])
+                    port, piece = pieces[step.tag]
+                    yield Message(
+                        step.tag, CLIENT, rank, step.tensor, self.shapes[rank][step.tensor], piece.wire,
+                        normalisation=port.normalisation(piece),
+                    )  # fmt: skip
 
     def transfers(self) -> list[Message]:
         """The messages between devices, which ``payload_bytes`` counts."""
@@ -145,6 +176,18 @@ class Plan:
     def payload_bytes(self, batch: int = 1) -> int:
         """Bytes of tensors sent between devices for one request."""
         return sum(m.payload_bytes(batch) for m in self.transfers())
+
+    def input_bytes(self, batch: int = 1) -> int:
+        """Bytes that the client sends to the devices for one request, without frame headers."""
+        return sum(m.payload_bytes(batch) for m in self.messages() if m.source == CLIENT)
+
+    def output_bytes(self, batch: int = 1) -> int:
+        """Bytes that the devices answer with, without frame headers; fallbacks are not counted."""
+        return sum(m.payload_bytes(batch) for m in self.messages() if m.destination == CLIENT)
+
+    def total_bytes(self, batch: int = 1) -> int:
+        """Bytes of all messages of one request: between devices, the input and the output, without frame headers."""
+        return sum(m.payload_bytes(batch) for m in self.messages())
 
     def elements(self) -> int:
         """The number of values sent between devices for one image, in any format."""

@@ -75,12 +75,15 @@ def message_to_data(message: Message) -> MessageData:
         shape=shape_to_data(message.shape),
         wire=message.wire,
         scale=message.scale,
+        normalisation=message.normalisation,
     )
 
 
 def message_from_data(data: MessageData) -> Message:
     shape = shape_from_data(data.shape)
-    return Message(data.tag, data.source, data.destination, data.tensor, shape, data.wire, data.scale)
+    return Message(
+        data.tag, data.source, data.destination, data.tensor, shape, data.wire, data.scale, data.normalisation
+    )
 
 
 def port_to_data(port: Port) -> PortData:

@@ -16,7 +16,7 @@ from sepnas.plan.plan import Message, Piece, Plan, Port
 from sepnas.plan.schedule import progress
 from sepnas.plan.shapes import cover_problem
 from sepnas.plan.steps import CLIENT, Compute, Recv, Send, Step, describe_step
-from sepnas.plan.wire import LEVELS
+from sepnas.plan.wire import IMAGE_FORMATS, LEVELS
 from sepnas.terminal import one_line
 
 MAX_PROBLEMS = 8
@@ -126,6 +126,8 @@ def _message_problems(plan: Plan, mail: _Mail) -> Iterator[str]:
             yield f"{place}: sends message {tag} to itself"
         if message.scale is not None and message.wire not in LEVELS:
             yield f"{place}: sends message {tag} with scale '{message.scale}', but {message.wire} has no levels"
+        if message.wire in IMAGE_FORMATS and message.source != CLIENT:
+            yield f"{place}: sends message {tag} in {message.wire}, in which only the client sends images"
 
 
 def _port_problems(plan: Plan, port: Port, mail: _Mail) -> Iterator[str]:
@@ -134,6 +136,8 @@ def _port_problems(plan: Plan, port: Port, mail: _Mail) -> Iterator[str]:
     if not port.pieces:
         yield f"{what}: is sent to no device" if not is_output else f"{what}: is sent by no device"
     for piece in (*port.pieces, *port.fallbacks):
+        if piece.wire in IMAGE_FORMATS and "C" not in port.shape.axes:
+            yield f"{what}: message {piece.tag} is in {piece.wire}, but the tensor has no channels (axis C)"
         outside = piece.region.outside(port.shape)
         if outside:
             yield f"{what}: message {piece.tag} holds {outside[0]}, but the tensor has {outside[1]}"

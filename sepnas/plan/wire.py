@@ -9,6 +9,9 @@ these facts and name no format, so a new format is one entry here. There are two
   first in the lowest bits; each sample is padded to whole bytes. With the scale ``sample``, quantisation is affine per
   sample of the batch, and two fp32 numbers (minimum, step) precede the levels; with a ``learned`` scale, a value is its
   level times a step that both ends know, and values sent are not negative.
+
+A third kind is for the client's images only: ``uint8`` sends a sample's bytes as they are, and its receiver normalises
+them, ``(byte / 255 - mean) / std`` for each channel, with numbers that lie beside its weights. Policies cannot name it.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ class WireEncoding:
         highest_level: of a quantised format; None for floats, which have no levels and hence no scale.
         priced_as: the format whose measured conversion costs are used for this one if a device profile is older than
             this format.
+        of_images: whether only images may be sent in it, by the client.
     """
 
     name: str
@@ -40,6 +44,7 @@ class WireEncoding:
     header_bytes: int
     highest_level: int | None
     priced_as: str | None = None
+    of_images: bool = False
 
     @classmethod
     def floats(cls, name: str, bits: int) -> WireEncoding:
@@ -50,6 +55,10 @@ class WireEncoding:
         if bits not in (1, 2, 4, 8):
             raise ValueError(f"levels of `bits` (={bits}) do not fill a byte; allowed are 1, 2, 4 and 8")
         return cls(name, bits, _SAMPLE_HEADER_BYTES, (1 << bits) - 1, priced_as)
+
+    @classmethod
+    def pixels(cls, name: str, priced_as: str) -> WireEncoding:
+        return cls(name, bits=8, header_bytes=0, highest_level=None, priced_as=priced_as, of_images=True)
 
     @property
     def levels_per_byte(self) -> int:
@@ -68,20 +77,28 @@ _ENCODINGS = (
     WireEncoding.quantised("int8", bits=8),
     WireEncoding.quantised("int4", bits=4),
     WireEncoding.quantised("int2", bits=2, priced_as="int4"),
+    WireEncoding.pixels("uint8", priced_as="int8"),
 )
 
 ENCODINGS: dict[str, WireEncoding] = {encoding.name: encoding for encoding in _ENCODINGS}
-WIRE_FORMATS: tuple[str, ...] = tuple(ENCODINGS)
+WIRE_FORMATS: tuple[str, ...] = tuple(encoding.name for encoding in _ENCODINGS if not encoding.of_images)
+"""The formats of messages between devices."""
+IMAGE_FORMATS: tuple[str, ...] = tuple(encoding.name for encoding in _ENCODINGS if encoding.of_images)
 
 if TYPE_CHECKING:
     WireFormat: TypeAlias = str
+    AnyFormat: TypeAlias = str
 else:
     WireFormat = Literal[WIRE_FORMATS]  # fields of this type refuse any other name, and list these
+    AnyFormat = Literal[tuple(ENCODINGS)]
+    """A format of messages between devices, or of the client's images."""
 
+PIXELS: AnyFormat = "uint8"
+"""The format in which the client sends images."""
 UNCONVERTED: WireFormat = "fp32"
 """The format of tensors in memory: such a message is the tensor itself, and conversion costs nothing."""
 
-CONVERTED: tuple[WireFormat, ...] = tuple(name for name in WIRE_FORMATS if name != UNCONVERTED)
+CONVERTED: tuple[AnyFormat, ...] = tuple(name for name in ENCODINGS if name != UNCONVERTED)
 
 LEVELS: Mapping[WireFormat, int] = {
     encoding.name: encoding.highest_level for encoding in _ENCODINGS if encoding.highest_level is not None
@@ -101,6 +118,6 @@ PIECE_BYTES = 64 << 10
 
 
 @lru_cache(maxsize=1 << 14)  # a search asks for the same few sizes repeatedly
-def payload_bytes(num_values: int, wire: WireFormat, batch: int = 1, learned: bool = False) -> int:
+def payload_bytes(num_values: int, wire: AnyFormat, batch: int = 1, learned: bool = False) -> int:
     """:meth:`WireEncoding.payload_bytes` of a format, given by name."""
     return ENCODINGS[wire].payload_bytes(num_values, batch, learned)

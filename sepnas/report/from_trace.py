@@ -46,7 +46,7 @@ def check_request(plan: Plan, trace: Trace, place: int, path: Path) -> None:
         raise SpecError(
             f"{where}.devices`: was taken on the devices {traced}, but the plan computes on {busy}; {_NEXT}"
         )
-    nbytes = {message.tag: message.payload_bytes(request.batch) for message in plan.messages()}
+    nbytes = {m.tag: tuple(request.batch * size for size in m.sample_sizes()) for m in plan.messages()}
     for place, device in enumerate(request.devices):
         steps = f"{where}.devices.{place}.steps"
         program = plan.programs[device.rank]
@@ -61,11 +61,11 @@ def check_request(plan: Plan, trace: Trace, place: int, path: Path) -> None:
                 raise SpecError(f"{steps}.{index}`: is {_record_text(record)}, but the plan has {wanted}; {_NEXT}")
 
 
-def _same(record: StepRecord, step: Step, nbytes: Mapping[int, int]) -> bool:
+def _same(record: StepRecord, step: Step, nbytes: Mapping[int, tuple[int, ...]]) -> bool:
     kind, name, peer, tag = describe_step(step)
     if (record.step, record.name) != (kind, name):
         return False
-    return tag is None or (record.peer, record.tag, record.payload_bytes) == (peer, tag, nbytes[tag])
+    return tag is None or ((record.peer, record.tag) == (peer, tag) and record.payload_bytes in nbytes[tag])
 
 
 def _text(kind: StepKind, name: str, peer: int | None, payload_bytes: int) -> str:
@@ -77,9 +77,9 @@ def _record_text(record: StepRecord) -> str:
     return _text(record.step, record.name, record.peer, record.payload_bytes)
 
 
-def _step_text(step: Step, nbytes: Mapping[int, int]) -> str:
+def _step_text(step: Step, nbytes: Mapping[int, tuple[int, ...]]) -> str:
     kind, name, peer, tag = describe_step(step)
-    return _text(kind, name, peer, 0 if tag is None else nbytes[tag])
+    return _text(kind, name, peer, 0 if tag is None else nbytes[tag][0])
 
 
 def measured_timeline(request: RequestRecord, wires: Mapping[int, str] | None = None) -> Timeline:

@@ -13,6 +13,7 @@ from sepnas.plan.merge_rules import MERGE_RULES, MERGERS
 from sepnas.plan.plan import Piece, Plan, Port, Segment
 from sepnas.plan.shapes import FLOAT_BYTES, Region, Shape
 from sepnas.plan.steps import CLIENT, Merge, Recv, Send, Step
+from sepnas.plan.wire import PIXELS
 from sepnas.separable.architecture import Architecture, DevicePart
 from sepnas.separable.layers import PartTable, network_table
 from sepnas.separable.transfers import Event, crossings_of, events_of, live_crossings
@@ -191,7 +192,7 @@ def _send_logits(tensor: str, num_classes: int, to: int, tag: int) -> Send:
 @lru_cache(maxsize=1 << 10)
 def _image_port(image: Shape, ranks: tuple[int, ...]) -> tuple[Port, ...]:
     """The port that sends the whole image to each of these ranks."""
-    return (Port.whole("image", image, *[(rank, rank) for rank in ranks]),)
+    return (Port.whole("image", image, *[(rank, rank) for rank in ranks], wire=PIXELS),)
 
 
 @lru_cache(maxsize=1 << 10)

@@ -60,18 +60,18 @@ def test_a_deployment_is_complete_and_checks_out(exported):
 
 
 def test_each_device_holds_its_own_tensors_once(exported, network):
-    """A device's weights file holds the tensors of its own segments and merges, each once, and no others."""
+    """A device's weights file holds the tensors of its own segments, merges and image, each once, and no others."""
     plan = build_plan(network.architecture)
     for rank in range(2):
         tensors = load_file(exported / f"device{rank}/weights.safetensors")
-        expected = list(network.merge_weights(rank).values())
+        expected = [*network.merge_weights(rank).values(), torch.zeros(2, 1)]  # mean and deviation of one channel
         for segment in plan.segments[rank].values():
             expected.extend(segment_weights(network.segment(rank, segment.layers)).values())
         assert len(tensors) == len(expected)
         assert sum(array.size for array in tensors.values()) == sum(tensor.numel() for tensor in expected)
         shard = load_shard(exported / f"device{rank}")
         used = {name for segment in shard.manifest.segments.values() for name in segment.weights}
-        assert used | {"merge0"} == set(tensors)
+        assert used | {"merge0", "normalise:image"} == set(tensors)
 
 
 def test_private_keys_are_private(exported):

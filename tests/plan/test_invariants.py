@@ -14,7 +14,7 @@ from sepnas.nets.separable import SeparableNetwork
 from sepnas.plan.merges import merge
 from sepnas.plan.plan import Plan
 from sepnas.plan.steps import CLIENT, Compute, Recv, Send
-from sepnas.runtime.tensors.codec import decode, encode
+from sepnas.runtime.tensors.codec import decode, decode_image, encode, encode_image, normalise
 from sepnas.runtime.worker.executor import _last_uses
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.build import build_plan
@@ -38,32 +38,41 @@ def _scale(network: SeparableNetwork, name: str | None) -> np.float32 | None:
     return np.float32(network.scale(name)) if name else None
 
 
-def _run_devices(plan: Plan, network: SeparableNetwork, x: np.ndarray) -> tuple[np.ndarray, int]:
-    """Carry out every device's steps with the runtime's codec and merge; the answer, and the bytes between devices."""
-    mail: dict[int, bytes] = {m.tag: encode(x, "fp32") for m in plan.messages() if m.source == CLIENT}
+def _run_devices(
+    plan: Plan, network: SeparableNetwork, images: np.ndarray, normalisation_2C: np.ndarray
+) -> tuple[np.ndarray, int, int]:
+    """Carry out every device's steps with the runtime's codec and merge.
+
+    Returns the answer, the bytes between devices, and all bytes.
+    """
     messages = {m.tag: m for m in plan.messages()}
-    counted = 0
+    mail: dict[int, bytes] = {m.tag: encode_image(images) for m in messages.values() if m.source == CLIENT}
+    counted, client = 0, sum(map(len, mail.values()))
 
     def device(rank: int) -> Iterator[None]:
-        nonlocal counted
+        nonlocal counted, client
         tensors, weights = {}, network.merge_weights(rank)
         for step in plan.programs[rank]:
             if isinstance(step, Recv):
                 while step.tag not in mail:
                     yield
                 message = messages[step.tag]
+                if message.source == CLIENT:
+                    tensors[step.tensor] = decode_image(mail[step.tag], message.shape, normalisation_2C)
+                    continue
                 scale = _scale(network, message.scale)
                 tensors[step.tensor] = decode(mail[step.tag], message.wire, message.shape, scale)
             elif isinstance(step, Compute):
                 segment = network.segment(rank, plan.segments[rank][step.segment].layers)
                 output = segment(torch.from_numpy(tensors[step.inputs[0]])).numpy()
                 [made] = step.outputs
-                tensors[made] = output.reshape(len(x), *plan.shapes[rank][made].dims)
+                tensors[made] = output.reshape(len(images), *plan.shapes[rank][made].dims)
             elif isinstance(step, Send):
                 values = tensors[step.tensor][step.region.slices]
                 payload = bytes(encode(values, step.wire, _scale(network, step.scale)))
                 mail[step.tag] = payload
                 counted += len(payload) if step.to != CLIENT else 0
+                client += len(payload) if step.to == CLIENT else 0
             else:
                 weight = weights[step.parameter].numpy() if step.parameter else None
                 shape = plan.shapes[rank][step.output]
@@ -73,7 +82,7 @@ def _run_devices(plan: Plan, network: SeparableNetwork, x: np.ndarray) -> tuple[
     while running:
         running = [each for each in running if next(each, "done") != "done"]
     answer = next(m for m in plan.messages() if m.destination == CLIENT)
-    return decode(mail[answer.tag], "fp32", answer.shape).reshape(len(x), -1), counted
+    return decode(mail[answer.tag], "fp32", answer.shape).reshape(len(images), -1), counted, client + counted
 
 
 @settings(max_examples=30, deadline=None)
@@ -82,13 +91,17 @@ def test_devices_compute_what_the_whole_network_computes(architecture: Architect
     """Any architecture and policy: the sharded logits are the whole network's, quantised messages included."""
     network = _seeded_network(architecture, seed)
     size = architecture.image_size
-    x = np.random.default_rng(seed).standard_normal((batch, architecture.in_channels, size, size), dtype=np.float32)
+    random, channels = np.random.default_rng(seed), architecture.in_channels
+    images = random.integers(0, 256, (batch, channels, size, size), np.uint8)
+    normalisation_2C = random.uniform(0.1, 1, (2, channels)).astype(np.float32)
+    x = normalise(images, normalisation_2C)
     with torch.inference_mode():
         whole = network(torch.from_numpy(x)).numpy()
         for plan in (lower(architecture), build_plan(architecture)):
-            answer, counted = _run_devices(plan, network, x)
+            answer, counted, total = _run_devices(plan, network, images, normalisation_2C)
             assert np.abs(answer - whole).max() <= 1e-5 * max(1.0, np.abs(whole).max())
             assert counted == plan.payload_bytes(batch)
+            assert total == plan.total_bytes(batch)
 
 
 def _bytes_in_use(plan: Plan, rank: int, batch: int) -> int:

@@ -31,6 +31,7 @@ from sepnas.runtime.client.session import Session
 from sepnas.runtime.engines.choice import make_engine, usable_engines
 from sepnas.runtime.engines.shard import Shard, load_shard
 from sepnas.runtime.engines.torch_engine import Engine
+from sepnas.runtime.tensors.codec import normalise
 from tests.helpers_runtime import threads, tiny_architecture
 
 IMAGE, MAPS, CLASSES = Shape.chw(1, 8, 8), Shape.chw(4, 8, 8), 5
@@ -100,8 +101,9 @@ class HandMade(nn.Module):
 def hand_made_plan(network: HandMade, there: str = "fp32", back: str = "fp32", scale: str | None = None) -> Plan:
     """Device 0 splits, device 1 joins the lower rows, device 0 assembles both and answers.
 
-    For its four rows device 1 is sent six of the image and of the maps: a halo. ``there`` and ``back`` are the wire
-    formats of the devices' messages, ``scale`` the learned one of the first.
+    For its four rows device 1 is sent six of the image and of the maps: a halo. It is sent them as bytes, and device 0
+    the whole image in fp32. ``there`` and ``back`` are wire formats, ``scale`` names the learned step of messages to
+    device 1.
     """
 
     def segment(name: str, rank: int, layer: str, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Segment:
@@ -133,7 +135,7 @@ def hand_made_plan(network: HandMade, there: str = "fp32", back: str = "fp32", s
         Compute("c", ("x", "u"), ("z",)),
         Send("z", Region(((0, 4), (2, 6), (0, 8))), back, 0, 3),
     )
-    image = Port("image", IMAGE, (Piece(Region.whole(IMAGE), 0, 0), Piece(lower, 1, 1)))
+    image = Port("image", IMAGE, (Piece(Region.whole(IMAGE), 0, 0), Piece(lower, 1, 1, "uint8")))
     wide = halo.shape(MAPS)
     return Plan(
         programs=(first, second),
@@ -168,7 +170,7 @@ def deploy(network: HandMade, folder: Path, plan: Plan, *engine_names: str) -> P
     images, kinds = torch.randn(40, 1, 8, 8), tuple(engines()[name] for name in engine_names)
     named = NamedPlan(DEFAULT_PLAN, plan, network, Int8Calibration(network, plan, images))
     writer = DeploymentWriter(network, [named], folder, "hand-made", 1.0, lambda *_: None, kinds)
-    image = ImageInput(channels=1, height=8, width=8, mean=(0.0,), std=(1.0,))
+    image = ImageInput(channels=1, height=8, width=8, mean=(0.25,), std=(0.5,))
     facts = NetworkFacts(
         inputs={"image": InputFacts(shape=shape_to_data(IMAGE), image=image)},
         outputs={"logits": OutputFacts(shape=shape_to_data(LOGITS), classes=tuple("abcde"))},
@@ -188,17 +190,21 @@ def batch() -> np.ndarray:
     return np.random.default_rng(0).standard_normal((3, 1, 8, 8), dtype=np.float32)
 
 
+@pytest.mark.parametrize("normalised", [False, True])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_workers_compute_what_the_whole_network_computes(
-    engine: str, network: HandMade, deployment: Path, batch: np.ndarray
+    engine: str, normalised: bool, network: HandMade, deployment: Path, batch: np.ndarray
 ) -> None:
     """Each engine runs segments of several named inputs and outputs; a device is sent only its rows of the image."""
+    images = np.random.default_rng(0).integers(0, 256, batch.shape, np.uint8)
+    if not normalised:
+        batch = normalise(images, np.float32([[0.25], [0.5]]))
     with torch.inference_mode():
         whole = network(torch.from_numpy(batch)).numpy()
     if engine not in usable_engines(load_shard(deployment / "device0")):
         pytest.skip(f"{engine} is not installed")
     with threads(deployment, engine=partial(_engine, engine)) as hosts, Session(deployment, hosts) as session:
-        answer = session.infer(batch)
+        answer = session.infer(batch if normalised else images)
         counters = session.counters()
     tolerance = 0.1 if engine == "onnxruntime-int8" else 1e-5
     assert np.abs(answer - whole).max() <= tolerance * np.abs(whole).max()
@@ -206,7 +212,9 @@ def test_workers_compute_what_the_whole_network_computes(
     plan = deployed_plan(deployment)
     assert counters.payload_bytes == plan.payload_bytes(len(batch))
     given = {link.destination: link.sent.payload_bytes for link in counters.links if link.source == CLIENT}
-    assert given == {0: 4 * 64 * len(batch), 1: 4 * 48 * len(batch)}
+    assert given == {0: 4 * 64 * len(batch), 1: (4 if normalised else 1) * 48 * len(batch)}
+    if not normalised:
+        assert counters.total_bytes == plan.total_bytes(len(batch))
 
 
 def _engine(name: str, shard: Shard, threads: int) -> Engine:

@@ -203,9 +203,9 @@ def test_messages_beyond_the_room_cost_the_newest_request(tiny, monkeypatch):
     with worker_threads(tiny) as (workers, hosts):
         with hostile_client(tiny, hosts) as (channels, inputs):
             session, deadline = workers[0]._slot.session, time.monotonic() + WAIT_S
-            size = inputs[0].payload_bytes(100)
+            size = inputs[0].payload_bytes(400)
             for number in range(1, 31):
-                channels[0].send_now(Request(request=number, batch=100, deadline_ms=60_000), deadline)
+                channels[0].send_now(Request(request=number, batch=400, deadline_ms=60_000), deadline)
                 channels[0].send_now(Data(number, inputs[0].tag, bytes(size)), deadline)
                 assert session._queue.mailbox.kept_bytes <= 300_000 + size
             failed = channels[0].next_event(deadline)
@@ -247,9 +247,10 @@ def test_a_session_that_ends_gives_its_memory_back(tiny):
         with hostile_client(tiny, hosts) as (channels, inputs):
             deadline = time.monotonic() + WAIT_S
             batch = 4096
-            payload = bytes(inputs[0].payload_bytes(batch))
+            payload = bytes(max(inputs[0].sample_sizes()) * batch)
             for number in range(1, 61):
-                channels[0].send_now(Request(request=number, batch=batch, deadline_ms=600_000), deadline)
+                request = Request(request=number, batch=batch, deadline_ms=600_000, normalised=True)
+                channels[0].send_now(request, deadline)
                 channels[0].send_now(Data(number, inputs[0].tag, payload), deadline)
             eventually(lambda: memory_bytes(workers[0].process.pid) > before + (80 << 20), "it was not kept")
         peak = before

@@ -14,6 +14,7 @@ from itertools import count
 
 import numpy as np
 import pytest
+import torch
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificate
 from hypothesis import HealthCheck, given, settings
@@ -53,6 +54,7 @@ from sepnas.runtime.worker.mailbox import MAX_REQUESTS_AHEAD, Mailbox
 from sepnas.runtime.worker.server import Worker
 from sepnas.separable.build import build_plan
 from sepnas.spec.hosts import Hosts, parse_address
+from sepnas.train.images import ImageData, Split
 from tests.helpers_runtime import (
     FROZEN_S,
     SOON_S,
@@ -99,6 +101,9 @@ class Case:
                 addresses[rank] = self.workers[rank].address()
                 self.hosts = Hosts.on(addresses)
         return Session(self.folder, self.hosts, **options)
+
+    def images(self, size=3, seed=1):
+        return np.random.default_rng(seed).integers(0, 256, (size, *load_manifest(self.folder).image.dims), np.uint8)
 
     def batch(self, size=3, seed=1):
         return random_batch(load_manifest(self.folder), size, seed)
@@ -149,20 +154,40 @@ def test_the_devices_answer_what_the_whole_network_answers(case_name, request):
 
 
 @pytest.mark.parametrize("case_name", ["mean_case", "weighted_case"])
-def test_predicted_bytes_are_counted_bytes(case_name, request):
-    """On each link the sockets count what the plan says, payload for payload and header for header, at both ends."""
+def test_devices_normalise_images_as_training_does(case_name, request):
+    """Images sent as bytes are answered as the values that training computes from them, bit for bit."""
+    case = request.getfixturevalue(case_name)
+    image = load_manifest(case.folder).image
+    with case.open() as session:
+        for size in (1, 5):
+            images = case.images(size)
+            data = ImageData("", (), *[Split(torch.empty(0), torch.empty(0))] * 3, image.mean, image.std)
+            x_bchw = data.normalise(torch.from_numpy(images)).numpy()
+            answer = session.infer(images)
+            np.testing.assert_array_equal(answer, session.infer(x_bchw))
+            np.testing.assert_allclose(answer, whole_logits(case.network, x_bchw), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("case_name", ["mean_case", "weighted_case"])
+def test_predicted_bytes_are_counted_bytes(case_name, normalised, request):
+    """On each link the sockets count what the plan says, payload for payload and header for header, at both ends.
+
+    Images come as bytes; where the user has normalised them, in fp32.
+    """
     case = request.getfixturevalue(case_name)
     with case.open() as session:
         sizes = (1, 4, 2)
         for size in sizes:
-            session.infer(case.batch(size))
+            session.infer(case.batch(size) if normalised else case.images(size))
         counters = session.counters()
     assert counters.requests == 3
     assert counters.payload_bytes == sum(case.plan.payload_bytes(size) for size in sizes)
     assert counters.wire_bytes == sum(case.plan.wire_bytes(size) for size in sizes)
     assert counters.raw_bytes > counters.wire_bytes
     for link in counters.links:
-        mine = [m for m in case.plan.messages() if (m.source, m.destination) == (link.source, link.destination)]
+        messages = [message.sent_as(normalised) for message in case.plan.messages()]
+        mine = [m for m in messages if (m.source, m.destination) == (link.source, link.destination)]
         assert link.sent.messages == 3 * len(mine)
         assert link.sent.payload_bytes == sum(m.payload_bytes(size) for m in mine for size in sizes)
         assert link.sent.frame_bytes == sum(m.wire_bytes(size) for m in mine for size in sizes)

@@ -27,6 +27,7 @@ sys.modules[spec.name] = module
 exec(compile(source.replace(ENTRY, damped), spec.origin, "exec"), module.__dict__)
 
 import numpy as np, pytest, torch
+from sepnas.runtime.tensors.codec import normalise
 from sepnas.separable.build import build_plan
 from tests.helpers_runtime import lively_network, tiny_architecture, transfer
 from tests.plan.test_invariants import _run_devices
@@ -37,12 +38,13 @@ network = lively_network(tiny_architecture(points, "mean"))
 plan = build_plan(network.architecture)
 kinds = [step.kind for program in plan.programs for step in program if hasattr(step, "kind")]
 assert {"damped", "mean"} == set(kinds), kinds
-x = np.random.default_rng(0).standard_normal((2, 1, 8, 8), np.float32)
+images, normalisation = np.random.default_rng(0).integers(0, 256, (2, 1, 8, 8), np.uint8), np.float32([[0.5], [0.2]])
+x = normalise(images, normalisation)
 with torch.inference_mode():
     whole = network(torch.from_numpy(x)).numpy()
-    answer, counted = _run_devices(plan, network, x)
+    answer, counted, total = _run_devices(plan, network, images, normalisation)
 assert np.abs(answer - whole).max() <= 1e-5 * np.abs(whole).max()
-assert counted == plan.payload_bytes(2)
+assert (counted, total) == (plan.payload_bytes(2), plan.total_bytes(2))
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", TEST, "-k", "damped and TestEveryRule"]))
 """
 

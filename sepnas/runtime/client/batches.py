@@ -7,13 +7,12 @@ import numpy.typing as npt
 
 from sepnas.deployment.network_facts import ImageInput
 from sepnas.errors import DataError
-from sepnas.runtime.client.images import normalise
 from sepnas.runtime.protocol.connection import MAX_BATCH
-from sepnas.runtime.tensors.codec import Array
+from sepnas.runtime.tensors.codec import Array, Images
 
 
-def prepare_batch(batch_BCHW: npt.NDArray[np.generic], image: ImageInput) -> Array:
-    """A normalised float32 copy of a batch: uint8 images are normalised, float32 values are taken as they are.
+def prepare_batch(batch_BCHW: npt.NDArray[np.generic], image: ImageInput) -> Array | Images:
+    """A copy of a batch of images (uint8) or of normalised values (float32), as it is sent.
 
     Raises :class:`DataError` for another shape or type, and for values that are not finite.
     """
@@ -21,11 +20,11 @@ def prepare_batch(batch_BCHW: npt.NDArray[np.generic], image: ImageInput) -> Arr
     if batch_BCHW.ndim != 4 or batch_BCHW.shape[1:] != wanted or not 1 <= len(batch_BCHW) <= MAX_BATCH:
         raise DataError(f"a batch must have the shape (1..{MAX_BATCH}, {str(wanted)[1:]}, got {batch_BCHW.shape}")
     if batch_BCHW.dtype == np.uint8:
-        return normalise(batch_BCHW.astype(np.uint8, copy=False), image)
+        return batch_BCHW.astype(np.uint8)  # a copy: the caller may fill the same array with the next batch
     if batch_BCHW.dtype != np.float32:
         raise DataError(f"a batch must be float32 (normalised) or uint8 (images), got {batch_BCHW.dtype}")
     _check_finite(batch_BCHW)
-    return batch_BCHW.astype(np.float32)  # a copy: the caller may fill the same array with the next batch
+    return batch_BCHW.astype(np.float32)
 
 
 def _check_finite(batch_BCHW: npt.NDArray[np.generic]) -> None:

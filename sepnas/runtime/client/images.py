@@ -10,6 +10,7 @@ import numpy as np
 from sepnas.deployment.manifest import Manifest
 from sepnas.deployment.network_facts import ImageInput
 from sepnas.errors import DataError
+from sepnas.runtime.tensors import codec
 from sepnas.runtime.tensors.codec import Array
 from sepnas.spec import image_file
 from sepnas.spec.image_file import FORMATS, MAX_PIXELS, Images, Resize, Source
@@ -72,9 +73,6 @@ def resize_of(wanted: ImageInput, given: Resize | None) -> Resize:
     return given or wanted.resize or "no"
 
 
-def normalise(images_BCHW: Images, wanted: ImageInput) -> Array:
-    """``(value / 255 - mean) / std`` per channel, float32."""
-    mean = np.asarray(wanted.mean, np.float32)[:, None, None]
-    std = np.asarray(wanted.std, np.float32)[:, None, None]
-    values: Array = (images_BCHW.astype(np.float32) / np.float32(255) - mean) / std
-    return values
+def normalise(images_BCHW: Images, wanted: ImageInput, channels: slice = slice(None)) -> Array:
+    """``(value / 255 - mean) / std``, float32, for images of these channels."""
+    return codec.normalise(images_BCHW, np.array([wanted.mean[channels], wanted.std[channels]], np.float32))

@@ -19,7 +19,7 @@ from sepnas.runtime.client.reply import Answer, Reply
 from sepnas.runtime.client.request_log import RequestLog
 from sepnas.runtime.client.request_window import RequestWindow
 from sepnas.runtime.protocol.events import Cancel, Data, Failed, Recall, Request
-from sepnas.runtime.tensors.codec import Array
+from sepnas.runtime.tensors.codec import Array, Images, is_image
 
 
 class Requests:
@@ -59,7 +59,7 @@ class Requests:
             self._connections, self._sent_before = connections, self._window.last_request
             self.log.clear()
 
-    def begin(self, x_BCHW: Array, inbox: Inbox, limit_s: float, plan: str) -> Reply:
+    def begin(self, x_BCHW: Array | Images, inbox: Inbox, limit_s: float, plan: str) -> Reply:
         """Send a request under a plan whose events come to ``inbox``; end the reply by :meth:`finish` or
         :meth:`abandon`.
 
@@ -153,7 +153,7 @@ class Requests:
             without = connections.liveness.lost_ranks()
         return reply(without=without & set(messages.ranks), tolerant=True, heads=heads)
 
-    def _send(self, connections: DeviceConnections, reply: Reply, x_BCHW: Array, inbox: Inbox) -> None:
+    def _send(self, connections: DeviceConnections, reply: Reply, x_BCHW: Array | Images, inbox: Inbox) -> None:
         messages = self._messages[reply.plan]
         if messages.heads <= reply.without:
             connections.check_rank(reply.reader)
@@ -163,6 +163,7 @@ class Requests:
             deadline_ms=max(1, int(reply.device_limit_s * 1e3)),
             without=tuple(sorted(reply.without)),
             plan=reply.plan,
+            normalised=not is_image(x_BCHW),
         )
         pieces, output = messages.encode_pieces(reply.request, x_BCHW), messages.output
         watched = _WatchedInbox(inbox, lambda: self._window.release(reply.request))

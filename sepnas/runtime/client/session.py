@@ -101,7 +101,7 @@ class Session:
         served = self.manifest.chosen(plans)
         self.plans = tuple(served)
         """The plans that requests may name, the one of requests that name none first."""
-        self._messages = {name: ClientMessages.of(plan) for name, plan in served.items()}
+        self._messages = {name: ClientMessages.of(plan, self.manifest.image) for name, plan in served.items()}
         expected = expected_of(self._messages.values(), self.on_missing)
         warn_of_loopback({each.rank: each.address for each in hosts.devices if each.rank in expected})
         if insecure:

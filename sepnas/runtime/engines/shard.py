@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import TypeAlias
 
@@ -32,8 +33,9 @@ Dims: TypeAlias = tuple[int, ...]
 class LoadedPlan:
     """A device's part of one plan.
 
-    ``messages`` are by tag; ``weights`` hold the segments' tensors, the merges' numbers and the messages' learned
-    scales. ``keys`` name the segment of the shard for each that the steps name; ``layers`` are what it computes.
+    ``messages`` are by tag; ``weights`` hold the segments' tensors, the merges' numbers, the messages' learned scales,
+    and the means and deviations of images. ``keys`` name the segment of the shard for each that the steps name;
+    ``layers`` are what it computes.
     """
 
     name: str
@@ -46,20 +48,26 @@ class LoadedPlan:
     layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
-    def scale_names(self) -> list[str]:
-        return [message.scale for message in self.messages.values() if message.scale]
+    def message_numbers(self) -> list[str]:
+        """The names of the learned scales, and of the means and deviations of images."""
+        names = (name for message in self.messages.values() for name in (message.scale, message.normalisation))
+        return [name for name in names if name]
 
     def scale(self, message: Message | Send) -> np.float32 | None:
         """The learned step between two levels of a message, if it has one."""
         return np.float32(self.weights[message.scale]) if message.scale else None
 
     def without_segments(self) -> LoadedPlan:
-        kept = {step.parameter for step in self.program if isinstance(step, Merge)} | set(self.scale_names)
+        kept = {step.parameter for step in self.program if isinstance(step, Merge)} | set(self.message_numbers)
         return replace(self, weights={name: array for name, array in self.weights.items() if name in kept})
 
-    def incoming(self, rank: int) -> dict[tuple[int, int], int]:
-        """What device ``rank`` is sent: payload bytes of one sample, by source and tag."""
-        return {(m.source, m.tag): m.payload_bytes() for m in self.messages.values() if m.destination == rank}
+    def incoming(self, rank: int, normalised: bool) -> dict[tuple[int, int], int]:
+        """What device ``rank`` is sent: payload bytes of one sample, by source and tag.
+
+        ``normalised``: images come as fp32 values.
+        """
+        messages = (message.sent_as(normalised) for message in self.messages.values())
+        return {(m.source, m.tag): m.payload_bytes() for m in messages if m.destination == rank}
 
 
 @dataclass(frozen=True)
@@ -110,10 +118,10 @@ class Shard:
         return replace(self, plans=plans, segments={})
 
     def expected_from(self, source: int) -> dict[int, frozenset[int]]:
-        """What ``source`` sends here in any plan: payload bytes of one sample, by tag."""
+        """What ``source`` sends here in any plan and form: payload bytes of one sample, by tag."""
         found: dict[int, frozenset[int]] = {}
-        for plan in self.plans.values():
-            for (sender, tag), sample_bytes in plan.incoming(self.rank).items():
+        for plan, normalised in product(self.plans.values(), (False, True)):
+            for (sender, tag), sample_bytes in plan.incoming(self.rank, normalised).items():
                 if sender == source:
                     found[tag] = found.get(tag, frozenset()) | {sample_bytes}
         return found
@@ -215,7 +223,7 @@ def _check_weights(folder: Path, manifest: ShardManifest, plan: LoadedPlan, own:
     def where(name: str) -> Path:
         return folder / (overlay_file(plan.name) if name in own else WEIGHTS_NAME)
 
-    for name in [*segments, *merges, *plan.scale_names]:
+    for name in [*segments, *merges, *plan.message_numbers]:
         if name not in weights:
             raise DeploymentError(f"{where(name)}: has no tensor '{name}', which the program needs")
     for name in segments:
@@ -225,13 +233,9 @@ def _check_weights(folder: Path, manifest: ShardManifest, plan: LoadedPlan, own:
     for step in plan.program:
         if isinstance(step, Merge) and step.parameter:
             _check_merge(where(step.parameter), step, weights[step.parameter])
-    for name in plan.scale_names:
-        scale = weights[name]
-        if scale.shape or scale.dtype != np.float32 or not 0 < scale < np.inf:
-            raise DeploymentError(
-                f"{where(name)}: tensor '{name}' is the step of a message: one fp32 number above 0, got {scale.dtype} "
-                f"{np.array2string(scale, threshold=4)}"
-            )
+    for message in plan.messages.values():
+        for name in filter(None, (message.scale, message.normalisation)):
+            _check_numbers(where(name), name, message, weights[name])
 
 
 def _check_merge(where: Path, step: Merge, found: Array) -> None:
@@ -240,4 +244,28 @@ def _check_merge(where: Path, step: Merge, found: Array) -> None:
         raise DeploymentError(
             f"{where}: tensor '{step.parameter}' weighs what is merged into '{step.output}': finite float32 of "
             f"shape {wanted}, got {found.dtype} of shape {found.shape}"
+        )
+
+
+def _check_numbers(where: Path, name: str, message: Message, found: Array) -> None:
+    if name == message.normalisation:
+        _check_normalisation(where, message, found)
+    else:
+        _check_scale(where, name, found)
+
+
+def _check_scale(where: Path, name: str, scale: Array) -> None:
+    if scale.shape or scale.dtype != np.float32 or not 0 < scale < np.inf:
+        raise DeploymentError(
+            f"{where}: tensor '{name}' is the step of a message: one fp32 number above 0, got {scale.dtype} "
+            f"{np.array2string(scale, threshold=4)}"
+        )
+
+
+def _check_normalisation(where: Path, message: Message, found: Array) -> None:
+    wanted = (2, message.shape.size("C"))
+    if found.shape != wanted or found.dtype != np.float32 or not np.isfinite(found).all() or not (found[1] > 0).all():
+        raise DeploymentError(
+            f"{where}: tensor '{message.normalisation}' holds the means and deviations of an image: finite float32 of "
+            f"shape {wanted}, the deviations above 0, got {found.dtype} of shape {found.shape}"
         )

@@ -80,7 +80,7 @@ class NeedData(enum.Enum):
 NEED_DATA: Final = NeedData.NEED_DATA
 
 SampleBytes: TypeAlias = Mapping[int, int | Collection[int]]
-"""Payload bytes of one sample by tag; several where plans differ."""
+"""Payload bytes of one sample by tag; several where plans differ, and for images, which may come in two forms."""
 Table: TypeAlias = Mapping[tuple[Side, type[Control] | type[Data]], Phase]
 
 _D, _L = Side.DIALER, Side.LISTENER
@@ -157,8 +157,8 @@ class Connection:
     def expect(self, sample_bytes: SampleBytes) -> None:
         """Say what the peer may send, once it is known who it is: payload bytes of one sample by tag.
 
-        A tag of several plans may have several lengths; which one is due depends on the request, and is not checked
-        here.
+        A tag of several plans, or of an image, may have several lengths; which one is due depends on the request, and
+        is not checked here.
         """
         self._sample_bytes = {
             tag: (sizes,) if isinstance(sizes, int) else tuple(sorted(sizes)) for tag, sizes in sample_bytes.items()

@@ -96,7 +96,8 @@ class Ready(Control):
 class Request(Control):
     """From the client: run the program of ``plan`` once on ``batch`` samples, every wait within ``deadline_ms``.
 
-    The devices ``without`` take no part: nothing is sent to them, and nothing of them is waited for.
+    The devices ``without`` take no part: nothing is sent to them, and nothing of them is waited for. ``normalised``:
+    images come as normalised fp32 values instead of bytes.
     """
 
     request: U32
@@ -104,6 +105,7 @@ class Request(Control):
     deadline_ms: U32
     without: Annotated[tuple[Rank, ...], Field(max_length=4096)] = ()
     plan: PlanText = DEFAULT_PLAN
+    normalised: bool = False
 
 
 class Cancel(Control):

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import TypeIs
 
 from sepnas.errors import RemoteProtocolError
 from sepnas.plan.shapes import Shape
@@ -16,6 +17,7 @@ from sepnas.plan.wire import (
     ENCODINGS,
     LEVELS,
     UNCONVERTED,
+    WIRE_FORMATS,
     WireEncoding,
     WireFormat,
     payload_bytes,
@@ -23,11 +25,13 @@ from sepnas.plan.wire import (
 
 Array = npt.NDArray[np.float32]
 Levels: TypeAlias = npt.NDArray[np.uint8]
+Images: TypeAlias = npt.NDArray[np.uint8]
 Payload = bytes | bytearray | memoryview
 
 _FLOAT32 = np.dtype("<f4")
-_FLOATS = {name: np.dtype(f"<f{encoding.bits // 8}") for name, encoding in ENCODINGS.items() if name not in LEVELS}
+_FLOATS = {name: np.dtype(f"<f{ENCODINGS[name].bits // 8}") for name in WIRE_FORMATS if name not in LEVELS}
 _FINITE = {name: np.float32(np.finfo(dtype).max) for name, dtype in _FLOATS.items()}
+_WHITE = np.float32(255)
 
 
 def encode(x_BCHW: Array, wire: WireFormat, scale: np.float32 | None = None) -> memoryview:
@@ -77,6 +81,39 @@ def decode(payload: Payload, wire: WireFormat, shape: Shape, scale: np.float32 |
         with np.errstate(over="ignore"):
             values = _unpacked(rows, ENCODINGS[wire], shape.num_values).astype(np.float32) * scale
     return values.reshape(batch, *shape.dims)
+
+
+def is_image(batch_BCHW: Array | Images) -> TypeIs[Images]:
+    """Whether a batch holds the bytes of images, and no values of a network."""
+    return batch_BCHW.dtype == np.uint8
+
+
+def encode_image(images_BCHW: Images) -> memoryview:
+    """The payload of a batch of images, one byte for each value; not a copy if the batch is contiguous."""
+    return _bytes_of(np.ascontiguousarray(images_BCHW))
+
+
+def decode_image(payload: Payload, shape: Shape, normalisation_2C: Array) -> Array:
+    """The normalised images that a payload holds, ``(B, *shape.dims)``; raises :class:`RemoteProtocolError`."""
+    batch, rest = divmod(len(payload), shape.num_values)
+    if rest or not batch:
+        raise RemoteProtocolError(f"a payload of {len(payload)} bytes is no multiple of an image's {shape.num_values}")
+    images = np.frombuffer(payload, dtype=np.uint8).reshape(batch, *shape.dims)
+    return normalise(images, normalisation_2C, 1 + shape.axes.index("C"))
+
+
+def normalise(images_BCHW: Images, normalisation_2C: Array, channel_axis: int = 1) -> Array:
+    """``(value / 255 - mean) / std``, float32; ``normalisation_2C`` holds the means and the deviations of the channels.
+
+    Training (``sepnas.train.images``) and devices compute the same bits: the order of operations is a contract.
+    """
+    places = (1,) * channel_axis + (-1,) + (1,) * (images_BCHW.ndim - channel_axis - 1)
+    mean, std = normalisation_2C
+    values: Array = images_BCHW.astype(np.float32)
+    values /= _WHITE
+    values -= mean.reshape(places)
+    values /= std.reshape(places)
+    return values
 
 
 def _quantise(rows: Array, encoding: WireEncoding) -> Levels:

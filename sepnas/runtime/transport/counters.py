@@ -64,6 +64,16 @@ class Counters:
         return sum(link.sent.frame_bytes for link in self.device_links)
 
     @property
+    def input_bytes(self) -> int:
+        """Bytes of tensors that the client sent to the devices."""
+        return sum(link.sent.payload_bytes for link in self.links if link.source == -1)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all tensors: between devices, the input and the output."""
+        return sum(link.sent.payload_bytes for link in self.links)
+
+    @property
     def raw_bytes(self) -> int:
         """Bytes on the sockets between devices, handshakes and TLS records included."""
         return sum(link.sent.raw_bytes for link in self.device_links)
@@ -72,6 +82,8 @@ class Counters:
         return asdict(self) | {
             "payload_bytes": self.payload_bytes,
             "wire_bytes": self.wire_bytes,
+            "input_bytes": self.input_bytes,
+            "total_bytes": self.total_bytes,
             "raw_bytes": self.raw_bytes,
         }
 

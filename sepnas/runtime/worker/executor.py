@@ -13,13 +13,14 @@ import numpy as np
 
 from sepnas.errors import DeadlineError, ExchangeError, RemoteProtocolError, SepnasError
 from sepnas.plan.merges import merge, optional_tensors
+from sepnas.plan.plan import Message
 from sepnas.plan.steps import Compute, Merge, Recv, Send, Slice, Step
 from sepnas.runtime.engines.shard import LoadedPlan
 from sepnas.runtime.engines.torch_engine import Engine
 from sepnas.runtime.protocol.events import Data, PartialData
 from sepnas.runtime.protocol.names import rank_name
 from sepnas.runtime.protocol.times import StepTime
-from sepnas.runtime.tensors.codec import Array, Payload, decode, encode
+from sepnas.runtime.tensors.codec import Array, Payload, decode, decode_image, encode
 from sepnas.runtime.worker.mailbox import Mailbox, ReceivedPayload
 from sepnas.runtime.worker.pace import FreePace, Pace
 from sepnas.runtime.worker.patience import Patience
@@ -35,6 +36,7 @@ class RunningRequest:
     Attributes:
         tolerant: goes on without messages that are late or lost.
         without: ranks that take no part.
+        normalised: images come as normalised fp32 values.
         silent: ranks that are not waited for: these, and those that have been late since the request ``arrived``.
         tensors: what the steps so far have left for later ones, by name.
         missing: names of the tensors it went without.
@@ -48,6 +50,7 @@ class RunningRequest:
     tolerant: bool = False
     without: frozenset[int] = frozenset()
     arrived: float = math.inf
+    normalised: bool = False
     silent: set[int] = field(init=False)
     tensors: dict[str, Array] = field(default_factory=dict)
     missing: set[str] = field(default_factory=set)
@@ -158,8 +161,8 @@ class Executor:
             return 0, None
         request.partial |= received.partial
         self._pace.arrived(received.arrived_ns)
-        message = self._plan.messages[step.tag]
-        tensor = decode(received.payload, message.wire, message.shape, self._plan.scale(message))
+        message = self._plan.messages[step.tag].sent_as(request.normalised)
+        tensor = self._decode(message, received.payload)
         if len(tensor) != request.batch:
             raise RemoteProtocolError(
                 f"message {step.tag} from rank {step.source} has {len(received.payload)} bytes; "
@@ -168,6 +171,11 @@ class Executor:
         request.tensors[step.tensor] = tensor
         self._pace.finish()
         return len(received.payload), received.arrived_ns
+
+    def _decode(self, message: Message, payload: Payload) -> Array:
+        if message.normalisation:
+            return decode_image(payload, message.shape, self._plan.weights[message.normalisation])
+        return decode(payload, message.wire, message.shape, self._plan.scale(message))
 
     def _await(self, index: int, step: Recv, request: RunningRequest) -> ReceivedPayload | None:
         """The step's message; None if the step goes without it."""

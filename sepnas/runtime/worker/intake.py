@@ -25,7 +25,10 @@ class Intake:
 
     def __init__(self, shard: Shard, queue: RequestQueue, client: ClientLink, logits: OwnLogits) -> None:
         self._num_devices = shard.manifest.num_devices
-        self._fits = {name: _fits(plan.incoming(shard.rank)) for name, plan in shard.plans.items()}
+        self._fits = {
+            name: {normalised: _fits(plan.incoming(shard.rank, normalised)) for normalised in (False, True)}
+            for name, plan in shard.plans.items()
+        }
         self._queue, self._client, self._logits = queue, client, logits
 
     def allow(self, plans: Collection[str]) -> None:
@@ -58,7 +61,8 @@ class Intake:
             raise RemoteProtocolError(
                 f"request {event.request} is without {len(event.without)} devices: there are less"
             )
-        if not self._queue.mailbox.announce(event.request, self._fits.get(event.plan)):
+        fits = self._fits.get(event.plan, {}).get(event.normalised)
+        if not self._queue.mailbox.announce(event.request, fits):
             self._tell_dropped(event.request)
         elif event.plan in self._fits:
             self._queue.put(event)

@@ -62,7 +62,9 @@ class RequestRunner:
         self._running = True
         degrade = self._peers.degrade
         deadline = arrived + min(event.deadline_ms / 1e3, MAX_TIMEOUT_S)
-        request = RunningRequest(event.request, event.batch, deadline, degrade, frozenset(event.without), arrived)
+        request = RunningRequest(
+            event.request, event.batch, deadline, degrade, frozenset(event.without), arrived, event.normalised
+        )
         executor = self._executors[event.plan]
         try:
             times = executor.run(request)

@@ -219,6 +219,24 @@ def test_the_length_of_a_message_is_checked_with_its_header(tag, length, says):
         listener.next_event()
 
 
+@pytest.mark.parametrize(
+    ("length", "fits"),
+    [(12, True), (24, True), (48, True), (12 * 64, True), (48 * 64, True), (12 * 65, False), (48 * 65, False),
+     (0, False), (13, False), (12 * 64 + 4, False), (48 * 63, True)],
+)  # fmt: skip
+def test_an_image_may_come_as_bytes_or_in_fp32(length, fits):
+    """A message of two forms may have the length of either, for any batch, and no other."""
+    listener = serving()[Side.LISTENER]
+    listener._max_batch = 64
+    listener.expect({3: (12, 48)})
+    listener.receive_data(frame(KINDS[Data], b"", 3, 1, length))
+    if fits:
+        assert listener.next_event() is NEED_DATA
+    else:
+        with pytest.raises(RemoteProtocolError, match=r"a sample has 12 or 48, and a message 1\.\.64 samples"):
+            listener.next_event()
+
+
 def test_a_frame_that_has_no_place_is_refused_by_its_header():
     """Nobody may announce a long answer that no answer is due from: its body is not waited for."""
     listener = serving()[Side.LISTENER]

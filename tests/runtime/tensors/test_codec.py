@@ -15,8 +15,9 @@ from sepnas.nets.exchange import merge_tensors, through_wire
 from sepnas.plan.merges import merge, merge_problem
 from sepnas.plan.shapes import Region, Shape
 from sepnas.plan.steps import Merge
-from sepnas.plan.wire import WIRE_FORMATS, payload_bytes
-from sepnas.runtime.tensors.codec import decode, encode
+from sepnas.plan.wire import PIXELS, WIRE_FORMATS, payload_bytes
+from sepnas.runtime.tensors.codec import decode, decode_image, encode, encode_image, normalise
+from sepnas.train.images import ImageData, Split
 
 values = st.floats(-1e4, 1e4, width=32) | st.sampled_from([0.0, -0.0, 1.0, 65520.0, -1e30, 1e30])
 batches = hnp.arrays(np.float32, hnp.array_shapes(min_dims=4, max_dims=4, max_side=5), elements=values)
@@ -121,6 +122,46 @@ def test_decoding_takes_memory_for_its_numbers(wire):
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak_bytes < 4 * (4 << 18)
+
+
+images_and_numbers = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 5), st.integers(0, 1000))
+
+
+@given(images_and_numbers)
+def test_images_are_normalised_as_in_training(sizes):
+    """Decoded images are training's normalised ones, bit for bit, and take one byte a value on the wire."""
+    batch, channels, side, seed = sizes
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, (batch, channels, side, side), np.uint8)
+    normalisation_2C = random.uniform(0.01, 1.0, (2, channels)).astype(np.float32)
+    payload, shape = encode_image(images), Shape.chw(channels, side, side)
+    assert len(payload) == payload_bytes(shape.num_values, PIXELS, batch) == images.size
+    mean, std = normalisation_2C.astype(float).tolist()
+    none = Split(torch.empty(0), torch.empty(0))
+    wanted = ImageData("", (), none, none, none, tuple(mean), tuple(std)).normalise(torch.from_numpy(images))
+    np.testing.assert_array_equal(decode_image(payload, shape, normalisation_2C), wanted.numpy())
+
+
+def test_a_region_of_an_image_is_sent_and_normalised_alone():
+    """Rows of some channels, cut from an image before it is sent, are those of the normalised image."""
+    random = np.random.default_rng(0)
+    images, normalisation_2C = random.integers(0, 256, (2, 3, 6, 5), np.uint8), np.float32([[0.1, 0.2, 0.3], [1, 2, 3]])
+    region = Region(((1, 3), (2, 5), (0, 5)))
+    payload = encode_image(images[region.slices])
+    assert len(payload) == 2 * region.num_values
+    found = decode_image(payload, Shape.chw(2, 3, 5), normalisation_2C[:, 1:])
+    np.testing.assert_array_equal(found, normalise(images, normalisation_2C)[region.slices])
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_images_or_refused(payload):
+    """Any bytes are a batch of images, or a RemoteProtocolError."""
+    try:
+        found = decode_image(payload, Shape.chw(3, 2, 2), np.ones((2, 3), np.float32))
+    except RemoteProtocolError:
+        assert len(payload) == 0 or len(payload) % 12
+    else:
+        assert (found.shape, found.dtype) == ((len(payload) // 12, 3, 2, 2), np.float32)
 
 
 @settings(max_examples=50)
