@@ -95,8 +95,7 @@ def create_model(
     torch.Size([5, 10])
 
     Args:
-        architecture: a name such as ``resnext56_4x16d`` or ``vgg11_4x16`` (:func:`name_forms` lists the families), an
-            architecture file, or an architecture.
+        architecture: a name such as ``resnext56_4x16d`` or ``vgg11_4x16``, an architecture file, or an architecture.
         devices: number of devices that a named network is separated over; 1 by default.
         policy: a named transmission policy (``all-to-all``, ``hand-made``, ``none``) or a policy file.
         classes, image_size: those of a named network; 100 classes and 32 pixels a side by default.

@@ -146,7 +146,7 @@ def block_channels(architecture: Architecture, rank: int, block: int) -> int:
 def stage_sides(architecture: Architecture) -> list[int]:
     """The pixels a side of the feature maps after each stage that has blocks."""
     outputs = network_table(architecture)[0].outputs
-    return [outputs[block + 1].dims[1] for block in sorted(architecture.stages.ends)]
+    return [outputs[block + 1].dims[1] for block in architecture.stages.ends]
 
 
 def has_head(architecture: Architecture, rank: int) -> bool:

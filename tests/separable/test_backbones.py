@@ -22,7 +22,7 @@ from sepnas.plan.liveness import prune
 from sepnas.separable.architecture import Architecture, named_architecture, named_policy
 from sepnas.separable.backbones.registry import BACKBONES, DEFAULT_BACKBONE
 from sepnas.separable.build import build_plan
-from sepnas.separable.layers import count_macs, count_parameters, device_layers
+from sepnas.separable.layers import count_macs, count_parameters, device_layers, stage_sides
 from sepnas.separable.lower import lower
 from sepnas.separable.patterns import NAMED_POLICIES
 from sepnas.separable.space import SearchSpace
@@ -194,6 +194,15 @@ def test_a_stage_keeps_its_shape(backbone: str) -> None:
         for block, layer in enumerate(device_layers(architecture, 0)[1:-1]):
             shapes.setdefault(architecture.stage_of(block), set()).add(layer.output)
         assert all(len(found) == 1 for found in shapes.values())
+
+
+@ANY_FAMILY
+def test_features_of_stages_come_in_order(backbone: str) -> None:
+    """What a teacher shows after each stage has the sides that are counted, from the first stage to the last."""
+    space = space_of(backbone, depth=small_depths(backbone, 3)[-1])
+    architecture = space.architecture_of(space.largest())
+    _, stages = SeparableNetwork(architecture).eval().with_stages(images_of(architecture))
+    assert [features[0].shape[-1] for features in stages] == stage_sides(architecture)
 
 
 @ANY_FAMILY

@@ -25,7 +25,7 @@ def test_it_is_timms_network() -> None:
 def test_kernels_of_five_and_three_alternate() -> None:
     """The depthwise kernels of the seven stages are those of EfficientNet-B0."""
     layers = device_layers(PUBLISHED, 0)
-    ends = [layers[1 + block].operators for block in sorted(PUBLISHED.stages.ends)]
+    ends = [layers[1 + block].operators for block in PUBLISHED.stages.ends]
     kernels = [max(each.kernel for each in operators) for operators in ends]
     assert kernels == [3, 3, 5, 3, 5, 5, 3]
     assert layers[-2].output.dims == (320, 7, 7)

@@ -25,7 +25,7 @@ def test_it_is_torchvisions_network() -> None:
 
 def test_its_layers_have_the_published_shapes() -> None:
     """The outputs of the seven stages are those of table 2 of arXiv 1801.04381."""
-    ends = sorted(PUBLISHED.stages.ends)
+    ends = PUBLISHED.stages.ends
     shapes = [device_layers(PUBLISHED, 0)[1 + block].output.dims for block in ends]
     assert shapes == [
         (16, 112, 112), (24, 56, 56), (32, 28, 28), (64, 14, 14), (96, 14, 14), (160, 7, 7), (320, 7, 7),
@@ -36,7 +36,7 @@ def test_its_layers_have_the_published_shapes() -> None:
 def test_small_images_are_halved_less(stem_stride: int, sides: list[int]) -> None:
     """With a stem of stride 1 the second stage keeps its size as well: 32 pixels end as 4."""
     small = named_architecture("mobilenetv2_6x16", stem_stride=stem_stride)
-    found = [device_layers(small, 0)[1 + block].output.dims[1] for block in sorted(small.stages.ends)]
+    found = [device_layers(small, 0)[1 + block].output.dims[1] for block in small.stages.ends]
     assert found == sides
 
 

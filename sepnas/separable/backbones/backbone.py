@@ -127,17 +127,20 @@ class Backbone:
 
 @dataclass(frozen=True)
 class BlockStages:
-    """The blocks of a network by stage: their number in each, the stage of each, and the last block of each stage."""
+    """The blocks of a network by stage: their number in each, the stage of each, and the last block of each stage.
+
+    A stage may have no block.
+    """
 
     blocks: tuple[int, ...]
     of_block: tuple[int, ...]
-    ends: frozenset[int]
+    ends: tuple[int, ...]
 
     @classmethod
     def of(cls, blocks: tuple[int, ...]) -> BlockStages:
         numbers = tuple(stage for stage, count in enumerate(blocks) for _ in range(count))
         ends = [end - 1 for end, count in zip(accumulate(blocks), blocks, strict=True) if count]
-        return cls(blocks, numbers, frozenset(ends))
+        return cls(blocks, numbers, tuple(ends))
 
     @property
     def num_blocks(self) -> int:
