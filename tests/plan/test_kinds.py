@@ -191,6 +191,17 @@ def layouts(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def copies(draw: st.DrawFn) -> Case:
+    attributes: dict[str, dict[str, Any]] = {
+        "repeat": {"repeats": draw(st.lists(st.integers(1, 2), min_size=3, max_size=4))},
+        "repeat_each": {"repeats": draw(small), "dim": draw(st.integers(-3, 2))},
+        "unfold": {"dimension": 1, "size": draw(st.integers(1, 4)), "step": draw(small)},
+    }
+    name = draw(st.sampled_from(sorted(attributes)))
+    return name, {"self": (2, 6, 3)}, attributes[name]
+
+
+@st.composite
 def shuffles(draw: st.DrawFn) -> Case:
     factor = draw(small)
     if draw(st.booleans()):
@@ -200,7 +211,7 @@ def shuffles(draw: st.DrawFn) -> Case:
 
 STRATEGIES = (
     *(convolutions, transposed, pools, adaptive_pools, upsampled, products, attentions, norms, pointwise, reductions),
-    *(layouts, shuffles),
+    *(layouts, copies, shuffles),
 )
 
 
@@ -243,6 +254,46 @@ def test_a_region_of_the_output_is_computed_from_its_input_regions(strategy: Any
         torch.testing.assert_close(computed[index(found.crop)], complete[index(region)], rtol=1e-5, atol=1e-5)
 
     check()
+
+
+@pytest.mark.parametrize("strategy", [convolutions, transposed, products], ids=lambda each: each.__name__)
+def test_shares_of_a_sum_add_up(strategy: Any) -> None:
+    """Shares of the input channels, each computed from its own operands, add up to the whole output."""
+
+    @settings(max_examples=40, deadline=None, derandomize=True)
+    @given(strategy(), st.data())
+    def check(case: Case, data: st.DataObject) -> None:
+        name, operands, attributes = case
+        kind, use = GRAPH_OPERATORS[name], OperatorUse(attributes, operands)
+        try:
+            kind.output(use)
+        except ValueError:  # windows that do not fit
+            return
+        terms = kind.summed(use)
+        if not terms:
+            return
+        torch.manual_seed(0)
+        tensors = tensors_of(kind, operands)
+        cut = data.draw(st.integers(0, terms))
+        shares = []
+        for span in ((0, cut), (cut, terms)):
+            if span[0] < span[1]:
+                found = kind.partial(use, span)
+                parts = {role: tensors[role][index(own)] for role, own in found.inputs.items()}
+                smaller = OperatorUse(found.attributes, {role: tuple(part.shape) for role, part in parts.items()})
+                shares.append(run_calls(kind.calls(smaller), parts)[0][index(found.crop)])
+        complete = run_calls(kind.calls(use), tensors)[0]
+        torch.testing.assert_close(torch.stack(shares).sum(0), complete, rtol=1e-5, atol=1e-5)
+
+    check()
+
+
+def test_an_operator_without_sums_says_so() -> None:
+    """Grouped convolutions and activations have no shares."""
+    use = OperatorUse({"groups": 2}, {"input": (1, 4, 5, 5), "weight": (4, 2, 1, 1)})
+    assert GRAPH_OPERATORS["conv"].summed(use) == 0
+    with pytest.raises(ValueError, match="relu has no sums"):
+        GRAPH_OPERATORS["relu"].partial(OperatorUse({}, {"self": (1, 4)}), (0, 2))
 
 
 def index(region: Region) -> tuple[slice, ...]:

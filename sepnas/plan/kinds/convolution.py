@@ -13,6 +13,7 @@ from sepnas.plan.kinds.kind import (
     GraphOperator,
     OperatorUse,
     Restriction,
+    along,
     exactly,
     sizes_text,
     whole,
@@ -64,6 +65,12 @@ class Convolution(GraphOperator):
             regions["bias"] = Region((outputs,))
         padding = [list(pair) for _, pair in covered]
         return exactly(regions, {**use.attributes, "padding": padding, "groups": groups}, region.dims)
+
+    def summed(self, use: OperatorUse) -> int:
+        return use["input"][1] if use.get("groups", 1) == 1 else 0
+
+    def partial(self, use: OperatorUse, terms: Range) -> Restriction:
+        return _share(use, terms, weight_axis=1, dims=self.output(use))
 
     def calls(self, use: OperatorUse) -> tuple[AtenCall, ...]:
         count = len(use["weight"]) - 2
@@ -141,6 +148,12 @@ class TransposedConvolution(GraphOperator):
         crop = Region(tuple((offset, offset + size) for offset, size in zip(offsets, sizes, strict=True)))
         return Restriction(regions, attributes, crop)
 
+    def summed(self, use: OperatorUse) -> int:
+        return use["input"][1] if use.get("groups", 1) == 1 else 0
+
+    def partial(self, use: OperatorUse, terms: Range) -> Restriction:
+        return _share(use, terms, weight_axis=0, dims=self.output(use))
+
     def calls(self, use: OperatorUse) -> tuple[AtenCall, ...]:
         overload = self.overloads[len(use["weight"]) - 3]
         return (AtenCall(overload, {role: role for role in use.inputs}, use.attributes),)
@@ -149,6 +162,14 @@ class TransposedConvolution(GraphOperator):
         data, weight, groups = use["input"], use["weight"], use.get("groups", 1)
         outputs = weight[1] * groups * math.prod(weight[2:])
         return (Operator("conv", data[1], outputs, 1, 1, groups, data[0] * math.prod(data[2:-1]), data[-1]),)
+
+
+def _share(use: OperatorUse, terms: Range, weight_axis: int, dims: Dims) -> Restriction:
+    """A share of the input channels, which are axis 1 of the input."""
+    regions = {"input": along(use["input"], 1, terms), "weight": along(use["weight"], weight_axis, terms)}
+    if "bias" in use.inputs and terms[0] == 0:
+        regions["bias"] = whole(use["bias"])
+    return exactly(regions, use.attributes, dims)
 
 
 def _check_bias(use: OperatorUse, outputs: int) -> None:

@@ -159,6 +159,17 @@ class GraphOperator(ABC):
         crop = Region(tuple((start + offset, start + offset + size) for (start, _), offset, size in ranges))
         return Restriction(found.inputs, found.attributes, crop)
 
+    def summed(self, use: OperatorUse) -> int:
+        """The number of terms in each output value's sum that may be shared out, such as input channels; 0: none."""
+        return 0
+
+    def partial(self, use: OperatorUse, terms: Range) -> Restriction:
+        """What computes a share of each sum: terms ``terms`` of :meth:`summed`. All shares add up to the output.
+
+        A bias belongs to the share that begins with the first term.
+        """
+        raise ValueError(f"{self.name} has no sums that may be shared out")
+
     def input_region(self, use: OperatorUse, region: Region) -> Mapping[str, Region]:
         """The region of each operand that a region of the output needs: the halo rule."""
         return self.restrict(use, region).inputs
@@ -167,6 +178,11 @@ class GraphOperator(ABC):
 def whole(dims: Dims) -> Region:
     """The region of a whole tensor."""
     return Region(tuple((0, size) for size in dims))
+
+
+def along(dims: Dims, axis: int, span: Range) -> Region:
+    """A range along one axis, and all of the others."""
+    return Region(tuple(span if each == axis % len(dims) else (0, size) for each, size in enumerate(dims)))
 
 
 def exactly(inputs: Mapping[str, Region], attributes: Attributes, dims: Dims) -> Restriction:

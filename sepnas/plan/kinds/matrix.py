@@ -11,13 +11,15 @@ from sepnas.plan.kinds.kind import (
     GraphOperator,
     OperatorUse,
     Restriction,
+    along,
     broadcast,
     broadcast_region,
     exactly,
     sizes_text,
+    whole,
 )
 from sepnas.plan.operators import Operator
-from sepnas.plan.shapes import Region
+from sepnas.plan.shapes import Range, Region
 
 
 class Linear(GraphOperator):
@@ -42,6 +44,15 @@ class Linear(GraphOperator):
         if "bias" in use.inputs:
             regions["bias"] = Region((outputs,))
         return exactly(regions, use.attributes, region.dims)
+
+    def summed(self, use: OperatorUse) -> int:
+        return use["weight"][1]
+
+    def partial(self, use: OperatorUse, terms: Range) -> Restriction:
+        regions = {role: along(use[role], -1, terms) for role in ("input", "weight")}
+        if "bias" in use.inputs and terms[0] == 0:
+            regions["bias"] = whole(use["bias"])
+        return exactly(regions, use.attributes, self.output(use))
 
     def priced(self, use: OperatorUse) -> tuple[Operator, ...]:
         return (_rows_of_linear(math.prod(use["input"][:-1]), use["weight"][1], use["weight"][0]),)
@@ -87,6 +98,22 @@ class MatrixProduct(GraphOperator):
         if self._adds(use):
             regions["self"] = broadcast_region(region.ranges, use["self"])
         return exactly({role: regions[role] for role in use.inputs}, use.attributes, region.dims)
+
+    def summed(self, use: OperatorUse) -> int:
+        return 0 if {"alpha", "beta"} & use.attributes.keys() else use[self._operands(use)[0]][-1]
+
+    def partial(self, use: OperatorUse, terms: Range) -> Restriction:
+        first, second = self._operands(use)
+        regions = {first: along(use[first], -1, terms), second: along(use[second], -2, terms)}
+        if self._adds(use) and terms[0] == 0:
+            regions["self"] = whole(use["self"])
+        return exactly(regions, use.attributes, self.output(use))
+
+    def calls(self, use: OperatorUse) -> tuple[AtenCall, ...]:
+        first, second = self._operands(use)
+        if "self" in use.inputs:
+            return super().calls(use)
+        return (AtenCall("matmul.default", {"self": first, "other": second}, {}),)  # a share without the addition
 
     def priced(self, use: OperatorUse) -> tuple[Operator, ...]:
         dims = self.output(use)

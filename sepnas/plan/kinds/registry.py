@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from sepnas.plan.kinds.convolution import Convolution, TransposedConvolution
+from sepnas.plan.kinds.copies import Repeat, RepeatEach, Unfold
 from sepnas.plan.kinds.kind import GraphOperator
 from sepnas.plan.kinds.layout import Expand, Permute, Reshape
 from sepnas.plan.kinds.matrix import Attention, Embedding, Linear, MatrixProduct
@@ -123,6 +124,9 @@ def _all() -> Iterator[GraphOperator]:
     )
     yield Permute("permute", ("permute.default", "transpose.int", "t.default", "numpy_T.default"))
     yield Expand("expand", ("expand.default",))
+    yield Repeat("repeat", ("repeat.default",))
+    yield RepeatEach("repeat_each", ("repeat_interleave.self_int",))
+    yield Unfold("unfold", ("unfold.default",))
     yield Concatenation("cat", ("cat.default",))
     yield Stack("stack", ("stack.default",))
     yield Slice("slice", ("slice.Tensor",))
