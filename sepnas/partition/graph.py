@@ -147,8 +147,11 @@ def graph_file(path: Path) -> Path:
 
 def is_graph(given: str) -> bool:
     """Whether a path is a graph's file, or a folder that has one."""
-    path = graph_file(Path(given))
-    return (path.name == GRAPH_NAME and path.is_file()) or format_of(path) == "graph"
+    try:
+        path = graph_file(Path(given))
+        return (path.name == GRAPH_NAME and path.is_file()) or format_of(path) == "graph"
+    except (OSError, ValueError):  # not a valid file name
+        return False
 
 
 def load_graph(path: Path) -> Graph:

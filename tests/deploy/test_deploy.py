@@ -583,7 +583,7 @@ def test_hosts_round_trip_and_find_addresses(tmp_path):
         ([{"rank": 0, "address": "::1:5000"}], "expected HOST:PORT"),
         ([{"rank": 0, "address": "a:0"}], r"the port must lie in 1\.\.65535"),
         ([{"rank": 0, "address": "a:99999"}], r"the port must lie in 1\.\.65535"),
-        ([{"rank": 0, "address": "a:1"}, {"rank": 0, "address": "a:2"}], "each `rank` may occur once, .*: 0"),
+        ([{"rank": 0, "address": "a:1"}, {"rank": 0, "address": "a:2"}], "each `rank` may occur once; repeated: 0"),
         ([{"rank": 0, "address": "a:1"}, {"rank": 1, "address": "a:1"}], "each `address` may occur once"),
         ([{"rank": -1, "address": "a:1"}], r"devices\.0\.rank"),
         ([{"rank": 0, "adress": "a:1"}], "unknown key; allowed: rank, address"),

@@ -326,7 +326,7 @@ def test_both_sections_count_the_transfers_that_are_sent() -> None:
     architecture = tiny_architecture(policy["points"], devices=2)
     page = render_report(ReportContent(architecture=architecture))
     assert "<summary>The 3 transfers</summary>" in page
-    assert "1 transfer of it cannot reach the answer" in page
+    assert "1 transfer of it cannot affect the answer" in page
     assert page.count("of the channels as") == 3
 
 
