@@ -62,7 +62,7 @@ def works(folder, hosts):
 
 def served(hosts, rank):
     """The certificate that a worker shows to who connects now."""
-    return ssl.get_server_certificate(parse_address(hosts.address(rank)), timeout=10).strip()
+    return ssl.get_server_certificate(parse_address(hosts.address(rank)), timeout=SOON_S).strip()
 
 
 def in_force(folder, rank):

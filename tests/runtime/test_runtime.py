@@ -482,7 +482,7 @@ def test_a_channel_to_who_has_left_ends_once_and_without_a_fuss(monkeypatch):
         gone.close()
         channel = Channel(PlainPipe(mine), Connection(Side.DIALER), "device 1")
         channel.start(lambda event: None, ends.put)
-        assert isinstance(ends.get(timeout=5), PeerLostError)
+        assert isinstance(ends.get(timeout=SOON_S), PeerLostError)
         channel.close()
     assert ends.empty()
     assert not fuss

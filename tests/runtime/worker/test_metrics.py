@@ -32,7 +32,7 @@ def free_address() -> str:
 
 def read(address: str) -> dict[tuple[str, tuple[str, ...]], float]:
     """Every sample by its name and its labels' values."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=SOON_S) as answer:
         families = text_string_to_metric_families(answer.read().decode())
         return {(s.name, tuple(s.labels.values())): s.value for family in families for s in family.samples}
 
