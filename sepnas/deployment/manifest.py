@@ -29,7 +29,8 @@ SHARD_NAME = "shard.json"
 WEIGHTS_NAME = "weights.safetensors"
 
 MAX_PASS_VALUES = MAX_TENSOR_VALUES
-"""Maximum number of values in all tensors that a segment computes for one sample; bounds a device's allocations."""
+"""Maximum number of values in all tensors that a segment computes for one sample, with the scratch memory of its
+operators; bounds a device's allocations."""
 
 if TYPE_CHECKING:
     GraphEngine = str

@@ -12,7 +12,7 @@ from math import prod
 
 from sepnas.deployment.engines.graph import CheckedGraph, Node, ShapeOf
 from sepnas.deployment.manifest import MAX_PASS_VALUES, WEIGHTS_NAME
-from sepnas.runtime.engines.onnx_shapes import OPERATORS
+from sepnas.runtime.engines.onnx_shapes import OPERATORS, scratch_values
 from sepnas.runtime.engines.protobuf import fields, packed
 
 MAX_NODES = 20_000
@@ -71,9 +71,9 @@ def read_onnx_graph(graph: bytes, inputs: Mapping[str, ShapeOf], weights: Mappin
             raise ValueError(f"has an operator {node.operator} that makes what is there already")
         shape = shapes[node.outputs[0]] = _output(node, shapes, axes)
         made += prod(shape)
-        if made > MAX_PASS_VALUES:
+        if (held := made + scratch_values(node, shapes)) > MAX_PASS_VALUES:
             raise ValueError(
-                f"makes tensors of {made:,} values (the last by {node.operator}); at most {MAX_PASS_VALUES:,}"
+                f"makes tensors of {held:,} values (the last by {node.operator}); at most {MAX_PASS_VALUES:,}"
             )
     outputs = [_text(_message(_bytes(each), _VALUE, "output")["name"]) for each in content["output"]]
     if not outputs or any(name not in shapes for name in outputs):

@@ -6,7 +6,8 @@ Each function takes a node and the shapes of its inputs (``()`` for one that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import prod
 
 from sepnas.deployment.engines.graph import Node, ShapeOf
 
@@ -163,3 +164,13 @@ OPERATORS: dict[str, Callable[[Node, list[ShapeOf]], ShapeOf]] = {
     "Relu": _relu,
 }
 """What layers of the networks are exported to, and the shape of what each makes."""
+
+
+def scratch_values(node: Node, shapes: Mapping[str, ShapeOf]) -> int:
+    """Number of values that an engine may hold while it runs an operator, besides its inputs and output.
+
+    A convolution may gather the patches of its input, one group at a time.
+    """
+    if node.operator != "Conv":
+        return 0
+    return prod(shapes[node.inputs[1]][1:]) * prod(shapes[node.outputs[0]][2:])

@@ -70,12 +70,14 @@ def made_shapes(
 
         def run_node(self, n: torch.fx.Node) -> Any:
             made = super().run_node(n)
+            scratch = 0
             if isinstance(made, torch.Tensor) and n.op == "call_function":
                 self.values += made.numel()
-            if self.values > MAX_PASS_VALUES:
-                raise _RefusedError(
-                    f"makes tensors of {self.values:,} values (the last is {n}); at most {MAX_PASS_VALUES:,}"
-                )
+                if "conv" in str(n.target):  # it may gather the patches of its input, one group at a time
+                    weight = self.fetch_args_kwargs_from_env(n)[0][1]
+                    scratch = weight[0].numel() * made[0, 0].numel()
+            if (held := self.values + scratch) > MAX_PASS_VALUES:
+                raise _RefusedError(f"makes tensors of {held:,} values (the last is {n}); at most {MAX_PASS_VALUES:,}")
             return made
 
     tensors = [*(torch.empty(each, device="meta") for each in taken), *(weight.to("meta") for weight in weights)]

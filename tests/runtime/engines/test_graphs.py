@@ -108,6 +108,7 @@ OUTPUT = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
 SIZE = from_array(np.array([100_000, 100_000], np.int64), "size")
 TALL = from_array(np.zeros((1, 1, 99999, 1), np.float32), "t")
 WIDE = from_array(np.zeros(99999, np.float32), "w")
+WIDE_KERNEL = from_array(np.zeros((1, 1, 100, 100), np.float32), "k")  # patches of 10,000 values at 509 x 509 places
 ELSEWHERE = onnx.TensorProto(name="w0", data_type=1, dims=[1], data_location=onnx.TensorProto.EXTERNAL)
 ELSEWHERE.external_data.add(key="location", value="/etc/hostname")
 HUGE = onnx.TensorProto(name="w", data_type=1, dims=[1 << 28])
@@ -126,6 +127,10 @@ BAD_GRAPHS = {
     "lies in another file": ([helper.make_node("Add", ["x", "w0"], ["y"])], [ELSEWHERE]),
     "268,435,456 values in 0 bytes": ([helper.make_node("Add", ["x", "w"], ["y"])], [HUGE]),
     r"makes tensors of 9,\d+,\d+,\d+ values": ([helper.make_node("Add", ["t", "w"], ["y"])], [TALL, WIDE]),
+    r"makes tensors of 2,\d+,\d+,\d+ values \(the last by Conv\)": (
+        [helper.make_node("Conv", ["x", "k"], ["y"], pads=[300] * 4)],
+        [WIDE_KERNEL],
+    ),
     "which nothing makes": ([helper.make_node("Add", ["x", "z"], ["y"])], []),
     "other axes": ([helper.make_node("ReduceMean", ["x"], ["y"])], []),
 }
