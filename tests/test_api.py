@@ -86,6 +86,19 @@ def test_a_session_answers_what_the_network_answers(folder: Path) -> None:
         torch.testing.assert_close(answers, network(images_NCHW), rtol=1e-5, atol=1e-5)
 
 
+def test_a_run_is_imported_as_a_graph(folder: Path) -> None:
+    """A trained network becomes a graph that answers the same, with its classes and normalisation."""
+    from sepnas.nets.graph import load_graph_network
+
+    imported = api.import_network(str(folder / "training"), folder / "imported")
+    traits = imported.graph.traits
+    assert (traits.classes[:2], len(traits.mean), traits.size) == (("0", "1"), 1, (8, 8))
+    x_NCHW = torch.randn(1, 1, 8, 8)
+    with torch.no_grad():
+        found, wanted = load_graph_network(folder / "imported")(x_NCHW), sepnas.load(folder / "training")(x_NCHW)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_pretrained_weights_are_those_of_the_run(folder: Path) -> None:
     """A model takes the weights of a run, under another policy too; another network is refused."""
     trained = sepnas.load(folder / "training")

@@ -17,6 +17,7 @@ import torch
 
 from sepnas.errors import ImportFailedError
 from sepnas.importing.found import FoundNetwork
+from sepnas.runtime.engines.torch_archive import archive_of
 from sepnas.runtime.engines.torch_check import MORE_VALUES, Allowed, checked_graph
 from sepnas.spec.files import open_regular, why
 from sepnas.spec.reading import parse_json
@@ -46,7 +47,7 @@ def from_exported(path: Path) -> FoundNetwork:
     except (zipfile.BadZipFile, ValueError, RecursionError, NotImplementedError, RuntimeError, EOFError) as error:
         raise ImportFailedError(f"{path}: refused: {error}") from None
     try:
-        program = torch.export.load(io.BytesIO(_written(records)))
+        program = torch.export.load(io.BytesIO(archive_of(records)))
     except Exception as error:  # torch raises whatever it likes here
         first = " ".join(str(error).split())[:300]
         raise ImportFailedError(f"{path}: torch cannot read this program: {type(error).__name__}: {first}") from error
@@ -95,11 +96,3 @@ def _read(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> bytes:
     if record.file_size > limit:
         raise ValueError(f"'{record.filename}' has {record.file_size:,} bytes; at most {limit:,} are read")
     return archive.read(record)
-
-
-def _written(records: dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, data in records.items():
-            archive.writestr(f"archive/{name}", data)
-    return file.getvalue()

@@ -28,12 +28,18 @@ def find_network(text: str, pretrained: bool = False, seed: int = 0) -> FoundNet
     Raises :class:`ImportFailedError` for an unknown name, or for a file that would have to be unpickled.
     """
     library, _, name = text.partition(":")
-    if library in _LIBRARIES:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if library in _LIBRARIES:
             return _LIBRARIES[library](name, pretrained)
-    if pretrained:
-        raise ImportFailedError(f"{text}: only {' and '.join(_LIBRARIES)} have pretrained weights; name a file of them")
+        if pretrained:
+            known = " and ".join(_LIBRARIES)
+            raise ImportFailedError(f"{text}: only {known} have pretrained weights; name a file of them")
+        return _found_file(text) or (from_factory(text) if _FACTORY.fullmatch(text) else _named(text, seed))
+
+
+def _found_file(text: str) -> FoundNetwork | None:
+    """The network in a file or folder; None if the text names no file that could hold one."""
     path = Path(text)
     known = recognise(path)
     if known and known[0] == "run":
@@ -47,13 +53,14 @@ def find_network(text: str, pretrained: bool = False, seed: int = 0) -> FoundNet
         )
     if known and known[0] != "file":
         raise ImportFailedError(f"{text}: is {known[1]}; a network is {FORMS}")
-    if _FACTORY.fullmatch(text):
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return from_factory(text)
+    return None
+
+
+def _named(text: str, seed: int) -> FoundNetwork:
+    """An architecture of sepnas by name or by file."""
     try:
         return from_architecture(text, seed)
     except SpecError as error:
-        if path.suffix in FILE_SUFFIXES:
+        if Path(text).suffix in FILE_SUFFIXES:
             raise
         raise ImportFailedError(f"{text}: is no network: {FORMS} ({error})") from None

@@ -83,7 +83,7 @@ class Stack(GraphOperator):
         return (AtenCall(self.aten[0], {"tensors": tuple(use.inputs)}, use.attributes),)
 
 
-class Slice(GraphOperator):
+class StridedSlice(GraphOperator):
     """Every ``step``-th place from ``start`` to ``end`` along ``dim``."""
 
     parameters = ()

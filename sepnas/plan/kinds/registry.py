@@ -10,7 +10,7 @@ from sepnas.plan.kinds.copies import Repeat, RepeatEach, Unfold
 from sepnas.plan.kinds.kind import GraphOperator
 from sepnas.plan.kinds.layout import Expand, Permute, Reshape
 from sepnas.plan.kinds.matrix import Attention, Embedding, Linear, MatrixProduct
-from sepnas.plan.kinds.pieces import Concatenation, Pad, Roll, Select, Slice, Stack
+from sepnas.plan.kinds.pieces import Concatenation, Pad, Roll, Select, Stack, StridedSlice
 from sepnas.plan.kinds.pointwise import (
     Addition,
     AlongAxis,
@@ -95,7 +95,7 @@ def _upsampling() -> Iterator[GraphOperator]:
     yield Upsampling("upsample_bicubic2d", ("upsample_bicubic2d.vec",), 2, 2)
 
 
-def _all() -> Iterator[GraphOperator]:
+def _products() -> Iterator[GraphOperator]:
     yield Convolution("conv", (*Convolution.overloads, "conv1d.padding", "conv2d.padding", "conv3d.padding"))
     yield TransposedConvolution("conv_transpose", TransposedConvolution.overloads)
     yield Linear("linear", ("linear.default",))
@@ -105,16 +105,18 @@ def _all() -> Iterator[GraphOperator]:
     yield MatrixProduct("baddbmm", ("baddbmm.default",))
     yield Attention("attention", ("scaled_dot_product_attention.default",))
     yield Embedding("embedding", ("embedding.default",))
+
+
+def _norms() -> Iterator[GraphOperator]:
     yield BatchNorm("batch_norm", ("batch_norm.default", "_native_batch_norm_legit_no_training.default"))
     yield PerChannel("prelu", ("prelu.default", "_prelu_kernel.default"))
     yield LayerNorm("layer_norm", ("layer_norm.default",))
     yield LayerNorm("rms_norm", ("rms_norm.default",))
     yield GroupNorm("group_norm", ("group_norm.default",))
     yield InstanceNorm("instance_norm", ("instance_norm.default",))
-    yield from _pointwise()
-    yield from _along_axis()
-    yield from _pooling()
-    yield from _upsampling()
+
+
+def _rearranging() -> Iterator[GraphOperator]:
     yield Reshape(
         "reshape",
         (
@@ -129,7 +131,7 @@ def _all() -> Iterator[GraphOperator]:
     yield Unfold("unfold", ("unfold.default",))
     yield Concatenation("cat", ("cat.default",))
     yield Stack("stack", ("stack.default",))
-    yield Slice("slice", ("slice.Tensor",))
+    yield StridedSlice("slice", ("slice.Tensor",))
     yield Select("select", ("select.int",))
     yield Pad("pad", ("constant_pad_nd.default", "pad.default"))
     yield Roll("roll", ("roll.default",))
@@ -138,7 +140,8 @@ def _all() -> Iterator[GraphOperator]:
     yield PixelUnshuffle("pixel_unshuffle", ("pixel_unshuffle.default",))
 
 
-GRAPH_OPERATORS: dict[str, GraphOperator] = {kind.name: kind for kind in _all()}
+_GROUPS = (_products, _norms, _pointwise, _along_axis, _pooling, _upsampling, _rearranging)
+GRAPH_OPERATORS: dict[str, GraphOperator] = {kind.name: kind for group in _GROUPS for kind in group()}
 """Kinds by name."""
 BY_OVERLOAD: dict[str, GraphOperator] = {each: kind for kind in GRAPH_OPERATORS.values() for each in kind.aten}
 """Kinds by the ATen overloads that are traced to them, such as ``conv2d.default``."""

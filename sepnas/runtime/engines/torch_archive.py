@@ -98,7 +98,7 @@ def checked_archive(path: Path) -> bytes:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(read_regular(path, MAX_GRAPH_BYTES))) as archive:
-            return _written(_checked_records(archive))
+            return archive_of(_checked_records(archive))
     except _RefusedError as error:
         raise DeploymentError(f"{path}: refused: it {error}") from None
     except OSError as error:
@@ -142,7 +142,8 @@ def _read(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> bytes:
     return archive.read(record)
 
 
-def _written(records: dict[str, bytes]) -> bytes:
+def archive_of(records: dict[str, bytes]) -> bytes:
+    """An archive of torch with these records, made anew."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, data in records.items():
