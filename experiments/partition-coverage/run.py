@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import resource
-import select
 import signal
 import sys
 import time
@@ -43,12 +42,13 @@ def tried(candidate: Candidate) -> dict[str, Any]:
 
 
 def in_child(candidate: Candidate, limit_s: float) -> dict[str, Any]:
-    """The same in a forked process, which may use so much memory and time."""
+    """The same in a forked process, which may use so much memory and processor time."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
         resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limit_s), int(limit_s) + 1))
         try:
             row = tried(candidate)
         except BaseException as error:
@@ -58,14 +58,13 @@ def in_child(candidate: Candidate, limit_s: float) -> dict[str, Any]:
         os.write(writer, json.dumps(row).encode())
         os._exit(0)
     os.close(writer)
-    ready, _, _ = select.select([reader], [], [], limit_s)
-    if not ready:
-        os.kill(child, signal.SIGKILL)
-    said = os.read(reader, 1 << 16) if ready else b""
+    said = os.read(reader, 1 << 16)  # empty when the process ends without a word
     os.close(reader)
-    os.waitpid(child, 0)
+    _, status = os.waitpid(child, 0)
     if not said:
-        return {"outcome": "ended", "reason": "no memory, or a crash" if ready else f"more than {limit_s:g} s"}
+        name = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"status {status}"
+        late = name in ("SIGXCPU", "SIGKILL")
+        return {"outcome": "ended", "reason": f"more than {limit_s:g} s of processor time" if late else name}
     found: dict[str, Any] = json.loads(said)
     return found
 
@@ -110,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "result.json")
     parser.add_argument("--cells", type=Path, default=Path("runs/partition-coverage/cells.jsonl"))
-    parser.add_argument("--limit-s", type=float, default=900, help="for each network")
+    parser.add_argument("--limit-s", type=float, default=900, help="processor time for each network")
     parser.add_argument("--stop-after-s", type=float, help="start no network later; run again to go on")
     parser.add_argument("--only", default="", help="networks whose source holds this text")
     parser.add_argument("--list", action="store_true", help="write timm.json anew, and end")
