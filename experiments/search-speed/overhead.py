@@ -15,7 +15,7 @@ from sepnas.results.recorder import Recorder
 from sepnas.search.accuracy_evaluator import AccuracyEvaluator
 from sepnas.search.archive import Archive
 from sepnas.search.experiment import explore
-from sepnas.search.explorer import Evaluation, Explorer
+from sepnas.search.explorer import EvaluatedGenotype, Explorer
 from sepnas.search.screen import Screen
 from sepnas.search.strategies import make_proposer
 from sepnas.search.strategy import MultiObjectiveStrategy
@@ -51,7 +51,7 @@ def nni_overhead_s(space: SearchSpace, seed: int) -> float:
         start = time.process_time()
         while (batch := plain.propose()) is not None:
             for proposal in batch:
-                plain.take(Evaluation(proposal.genotype, at_once(proposal.genotype), 0.0))
+                plain.take(EvaluatedGenotype(proposal.genotype, at_once(proposal.genotype), 0.0))
             plain.close()
         plain_s = time.process_time() - start
         strategy = MultiObjectiveStrategy(explorer_of(space, seed, Path(second)))

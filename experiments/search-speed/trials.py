@@ -15,7 +15,7 @@ from sepnas.results.recorder import Recorder
 from sepnas.search.accuracy_evaluator import AccuracyEvaluator
 from sepnas.search.archive import Archive
 from sepnas.search.experiment import explore
-from sepnas.search.explorer import BATCH, Evaluation, Explorer
+from sepnas.search.explorer import BATCH, EvaluatedGenotype, Explorer
 from sepnas.search.screen import Screen, Screened
 from sepnas.search.strategies import make_proposer
 from sepnas.search.strategy import MultiObjectiveStrategy
@@ -47,7 +47,7 @@ class TimedExplorer(Explorer):
         self.left_at = time.perf_counter()
         return batch
 
-    def take(self, evaluated: Evaluation) -> None:
+    def take(self, evaluated: EvaluatedGenotype) -> None:
         super().take(evaluated)
         self.evaluation_s.append(evaluated.duration_s)
 

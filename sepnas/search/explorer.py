@@ -37,7 +37,7 @@ class Proposer(Protocol):
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluatedGenotype:
     """The result of an evaluation, with its genotype, because an engine may match results to the wrong model."""
 
     genotype: Genotype
@@ -88,7 +88,7 @@ class Explorer:
         """The candidates of the batch without a result."""
         return [proposal for _, proposal in self._awaited.values()]
 
-    def take(self, evaluated: Evaluation) -> None:
+    def take(self, evaluated: EvaluatedGenotype) -> None:
         """Archive a result, in any order; an unexpected one (a repeated evaluation) is dropped."""
         found = self._awaited.pop(_identity(evaluated.genotype), None)
         if found is None:

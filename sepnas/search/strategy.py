@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sepnas.search.explorer import Evaluation, Explorer
+from sepnas.search.explorer import EvaluatedGenotype, Explorer
 from sepnas.search.nni_import import ModelEventType, ModelSpace, Strategy, ensure_frozen, nni
 from sepnas.separable.space import Choice
 
@@ -49,7 +49,7 @@ class MultiObjectiveStrategy(Strategy):  # type: ignore[misc]  # NNI has no type
 
     def _on_metric(self, event: Any) -> None:
         metric = event.metric
-        self.explorer.take(Evaluation(metric["genotype"], metric["accuracies"], metric["seconds"]))
+        self.explorer.take(EvaluatedGenotype(metric["genotype"], metric["accuracies"], metric["seconds"]))
 
     def state_dict(self) -> dict[str, Any]:
         """Empty: the archive is the state."""

@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from sepnas.errors import SpecError
 from sepnas.separable.backbones.backbone import Backbone, BlockStages
-from sepnas.separable.backbones.registry import BACKBONES, DEFAULT_BACKBONE, BackboneName, stages_of
+from sepnas.separable.backbones.registry import BACKBONES, DEFAULT_BACKBONE, BackboneName, stages_of, without_default
 from sepnas.separable.part import DevicePart
 from sepnas.separable.patterns import NAMED_POLICIES
 from sepnas.separable.policy import TransmissionPolicy
@@ -66,11 +66,7 @@ class Architecture(Document):
 
     @model_serializer(mode="wrap")
     def _leave_out_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit the paper's family, so that files from before there were others are written unchanged."""
-        data: dict[str, Any] = handler(self)
-        if self.backbone == DEFAULT_BACKBONE:
-            data.pop("backbone", None)
-        return data
+        return without_default(handler(self))
 
     @property
     def num_devices(self) -> int:

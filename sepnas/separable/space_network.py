@@ -12,7 +12,7 @@ from typing_extensions import Self
 from sepnas.errors import SpecError
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.backbones.backbone import BlockStages
-from sepnas.separable.backbones.registry import BACKBONES, DEFAULT_BACKBONE, BackboneName, stages_of
+from sepnas.separable.backbones.registry import BACKBONES, DEFAULT_BACKBONE, BackboneName, stages_of, without_default
 from sepnas.separable.part import DevicePart
 from sepnas.spec.document import Part, repeated, short
 from sepnas.spec.figures import MAX_CHANNELS, MAX_CLASSES, MAX_DEVICES, MAX_SIDE, Channels
@@ -108,10 +108,7 @@ class NetworkSpace(Part):
 
     @model_serializer(mode="wrap")
     def _leave_out_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        data: dict[str, Any] = handler(self)
-        if self.backbone == DEFAULT_BACKBONE:
-            data.pop("backbone", None)
-        return data
+        return without_default(handler(self))
 
     @property
     def depths(self) -> tuple[int, ...]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
+
+from typing_extensions import Unpack
 
 from sepnas.errors import TrainingError
 from sepnas.nets.separable import SeparableNetwork
@@ -23,6 +26,16 @@ from sepnas.train.start import digest_of, first_network
 from sepnas.train.threads import use_threads_for
 
 
+class RunOptions(TypedDict, total=False):
+    """The options of a run that :func:`train_network` explains."""
+
+    seed: int
+    resume: bool
+    device: str
+    stop_after_s: float | None
+    compiled: bool
+
+
 @dataclass(frozen=True)
 class Training:
     """All inputs of a training, checked against each other; ``start`` is a network with the initial weights."""
@@ -37,20 +50,15 @@ class Training:
         self,
         out: Path,
         *,
-        seed: int = 0,
-        resume: bool = False,
-        device: str = "auto",
         threads: int | None = None,
-        stop_after_s: float | None = None,
-        compiled: bool = False,
+        **options: Unpack[RunOptions],
     ) -> TrainingResult:
         """Train from the seed or from ``start``, and write the run's folder; see :func:`train_network`."""
         use_threads_for(self.architecture, threads)
-        network = first_network(self.architecture, self.images, seed, self.start)
+        network = first_network(self.architecture, self.images, options.get("seed", 0), self.start)
         return train_network(
-            network, self.images, self.recipe, out, seed=seed, resume=resume, device=device, stop_after_s=stop_after_s,
-            teachers=self.teachers, start=digest_of(self.start), compiled=compiled,
-        )  # fmt: skip
+            network, self.images, self.recipe, out, teachers=self.teachers, start=digest_of(self.start), **options
+        )
 
 
 def prepare(

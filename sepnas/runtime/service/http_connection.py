@@ -25,7 +25,7 @@ _REFUSED_S = 2.0
 _REFUSABLE = b"POST "
 
 
-class Watcher(Protocol):
+class ConnectionWatcher(Protocol):
     """What all connections report to."""
 
     def waits(self, connection: HttpConnection) -> None:
@@ -53,7 +53,7 @@ class HttpConnection(H11Protocol):
 
     def __init__(
         self,
-        watcher: Watcher,
+        watcher: ConnectionWatcher,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],

@@ -7,8 +7,7 @@ devices, and the output channels of the first stage. Depth 50 is the published o
 
 from __future__ import annotations
 
-from sepnas.separable.backbones.backbone import Backbone
-from sepnas.separable.backbones.inverted import NUMBERS, InvertedResiduals, head, stem
+from sepnas.separable.backbones.inverted import InvertedResiduals, inverted_backbone
 
 _STAGES = InvertedResiduals(
     channels=(16, 24, 40, 80, 112, 192, 320),
@@ -17,20 +16,6 @@ _STAGES = InvertedResiduals(
     strides=(1, 2, 2, 2, 1, 2, 1),
 )
 
-BACKBONE = Backbone(
-    name="efficientnet-lite",
-    order=5,
-    pattern="efficientnet-lite0_{cardinality}x{width}",
-    example="efficientnet-lite0_6x16",
-    depths="23, 38, 47 or 50",
-    default_depth=_STAGES.depth,
-    numbers=NUMBERS,
-    stages=lambda depth: _STAGES.depths().get(depth, ()),
-    block=_STAGES.block,
-    output_channels=lambda cardinality, width: width,
-    tied_outputs=True,
-    stem_channels=lambda cardinality, width: 2 * width,
-    stem=stem,
-    head=head,
-    signed_outputs=True,
+BACKBONE = inverted_backbone(
+    "efficientnet-lite", 5, "efficientnet-lite0_{cardinality}x{width}", "23, 38, 47 or 50", _STAGES
 )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sepnas.separable.backbones.backbone import BlockPlace
+from sepnas.separable.backbones.backbone import Backbone, BlockPlace
 from sepnas.separable.forms import ChannelGroups, ConvForm, HeadForm, LayerForm
 from sepnas.separable.part import DevicePart
 
@@ -78,3 +78,24 @@ class InvertedResiduals:
 
 def _depth_of(blocks: tuple[int, ...]) -> int:
     return _LAYERS_PER_BLOCK * sum(blocks) + 2
+
+
+def inverted_backbone(name: str, order: int, pattern: str, depths: str, stages: InvertedResiduals) -> Backbone:
+    """A family of inverted residuals, named by ``pattern``; ``depths`` lists its depths in messages."""
+    return Backbone(
+        name=name,
+        order=order,
+        pattern=pattern,
+        example=pattern.format(cardinality=EXPANSION, width=_FIRST),
+        depths=depths,
+        default_depth=stages.depth,
+        numbers=NUMBERS,
+        stages=lambda depth: stages.depths().get(depth, ()),
+        block=stages.block,
+        output_channels=lambda cardinality, width: width,
+        tied_outputs=True,
+        stem_channels=lambda cardinality, width: 2 * width,
+        stem=stem,
+        head=head,
+        signed_outputs=True,
+    )

@@ -7,8 +7,7 @@ Depth 53 is the published one; 23, 38 and 50 have at most 1, 2 and 3 blocks in e
 
 from __future__ import annotations
 
-from sepnas.separable.backbones.backbone import Backbone
-from sepnas.separable.backbones.inverted import NUMBERS, InvertedResiduals, head, stem
+from sepnas.separable.backbones.inverted import InvertedResiduals, inverted_backbone
 
 _STAGES = InvertedResiduals(
     channels=(16, 24, 32, 64, 96, 160, 320),
@@ -17,20 +16,4 @@ _STAGES = InvertedResiduals(
     strides=(1, 2, 2, 2, 1, 2, 1),
 )
 
-BACKBONE = Backbone(
-    name="mobilenet-v2",
-    order=4,
-    pattern="mobilenetv2_{cardinality}x{width}",
-    example="mobilenetv2_6x16",
-    depths="23, 38, 50 or 53",
-    default_depth=_STAGES.depth,
-    numbers=NUMBERS,
-    stages=lambda depth: _STAGES.depths().get(depth, ()),
-    block=_STAGES.block,
-    output_channels=lambda cardinality, width: width,
-    tied_outputs=True,
-    stem_channels=lambda cardinality, width: 2 * width,
-    stem=stem,
-    head=head,
-    signed_outputs=True,
-)
+BACKBONE = inverted_backbone("mobilenet-v2", 4, "mobilenetv2_{cardinality}x{width}", "23, 38, 50 or 53", _STAGES)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from importlib import import_module
 from pkgutil import iter_modules
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -38,3 +38,10 @@ else:
 def stages_of(backbone: str, depth: int) -> BlockStages:
     """The stages of a network of a depth that its family has."""
     return BlockStages.of(BACKBONES[backbone].stages(depth))
+
+
+def without_default(data: dict[str, Any]) -> dict[str, Any]:
+    """Data without ``backbone`` if it is the paper's family: files older than the other families stay unchanged."""
+    if data.get("backbone") == DEFAULT_BACKBONE:
+        del data["backbone"]
+    return data
