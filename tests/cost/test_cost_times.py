@@ -13,9 +13,12 @@ import pytest
 from sepnas.cost.simulator import simulate
 from sepnas.cost.times import DeviceTimes, OperatorTable
 from sepnas.errors import SpecError
+from sepnas.measure.grid import family_networks, operators_of, other_networks
 from sepnas.plan.operators import Operator
 from sepnas.separable.architecture import named_architecture
+from sepnas.separable.backbones.registry import BACKBONES
 from sepnas.separable.build import build_plan
+from sepnas.separable.layers import device_layers
 from sepnas.spec.cluster import Cluster, Device, uniform_cluster
 from sepnas.spec.device_profile import DeviceProfile
 from tests.cost.test_cost import with_devices
@@ -90,6 +93,16 @@ def test_predictions_are_the_same_again() -> None:
     table = OperatorTable(profile)
     backward = [table.seconds([each])[0] for each in reversed(held_out[:20])]
     assert forward == pytest.approx(backward[::-1], rel=1e-9)
+
+
+@pytest.mark.slow
+def test_networks_of_every_family_are_priced() -> None:
+    """From the operators that `sepnas profile device` measures, the example of each family is predicted within 5%."""
+    table = OperatorTable(profile_of(list(operators_of([*family_networks(), *other_networks()]))))
+    for kind in BACKBONES.values():
+        layers = device_layers(named_architecture(kind.example), 0)
+        operators = [each for layer in layers for each in layer.operators]
+        assert sum(table.seconds(operators)) == pytest.approx(sum(map(true_s, operators)), rel=0.05)
 
 
 def test_a_segment_is_a_call_and_its_operators() -> None:
