@@ -1,16 +1,17 @@
-"""``sepnas infer``: classify images through the devices."""
+"""``sepnas infer``: answers of the devices for images or tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import typer
 
 from sepnas.cli.options import (
+    PATH,
     Deadline,
     Deployment,
     HostsFile,
@@ -21,86 +22,146 @@ from sepnas.cli.options import (
     Top,
     path_of,
 )
-from sepnas.console import print_json, warn
+from sepnas.console import print_json, say, warn
+from sepnas.deployment.network_facts import NetworkFacts
 from sepnas.deployment.verify import verify_client
 from sepnas.errors import DataError
+from sepnas.runtime.client.answer import Answer
 from sepnas.runtime.client.classes import likeliest
-from sepnas.runtime.client.images import Images, read_images
-from sepnas.runtime.client.reply import Answer
+from sepnas.runtime.client.samples import Sample, batches_of, read_samples
 from sepnas.runtime.client.session import Session
+from sepnas.runtime.tensors.codec import Array
 from sepnas.spec.listing import listed
-from sepnas.tables import DataTable, print_table, shorten_paths, text_column
+from sepnas.spec.tensor_file import is_tensor_file, write_tensor_file
+from sepnas.tables import DataColumn, DataTable, print_table, shorten_paths, text_column
+from sepnas.units import format_count
 
 INFER_BATCH = 64
-"""Number of images in one request; the deadline applies to each request."""
+"""Number of samples in one request; the deadline applies to each request."""
 
 
-Likeliest: TypeAlias = list[tuple[str, float]]
+@dataclass(frozen=True)
+class Answered:
+    """One sample's name, its outputs (without a batch axis), its likeliest classes if there are any, and the answer to
+    its request."""
+
+    name: str
+    outputs: dict[str, Array]
+    classes: list[tuple[str, float]] | None
+    answer: Answer
 
 
-_Row: TypeAlias = tuple[Path, "tuple[Likeliest, Answer] | DataError"]
+_Row: TypeAlias = Answered | tuple[str, DataError]
 
 
 def infer(
     deployment: Deployment,
-    images: Annotated[list[Path], typer.Argument(parser=path_of, help="Image files, such as PNG or JPEG.")],
+    files: Annotated[
+        list[Path], typer.Argument(parser=path_of, help="Images, such as PNG or JPEG, or tensors: .npy or .npz.")
+    ],
     devices: HostsFile = None,
     plan: PlanChoice = None,
     deadline: Deadline = 10.0,
     top: Top = 3,
     resize: ResizeChoice = None,
     on_missing: OnMissingChoice = None,
+    out: Annotated[Path | None, typer.Option(help="Write the outputs to this .npz file, by name.", **PATH)] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     insecure: Insecure = False,
 ) -> None:
-    """Classify images through the devices, and print the likeliest classes of each.
+    """Ask the devices for the likeliest classes of each image or, without classes, for a summary of each output.
 
     The devices must run (`sepnas worker`); their addresses come from `--devices` or the deployment's own hosts.yaml.
     Images of another size are resized as in training (`sepnas train --image-size`), or refused if training resized
-    none. `--resize crop` scales their centre square, `--resize stretch` the whole image. Unreadable files are listed at
-    the end, with exit code 1; all others are classified.
+    none. `--resize crop` scales the largest centred part with the network's proportions, `--resize stretch` the whole
+    image. Unreadable files are listed at the end, with exit code 1; all others are answered.
+
+    A `.npy` file holds the input of a network that has one, a `.npz` file each input by name: float32 values, one
+    sample or a batch. `--out` writes each output of all samples that were answered, in their order.
 
     A deployment may have several plans (`sepnas describe DEPLOYMENT` lists them): `--plan` selects one.
 
     Example: `sepnas infer deployment --devices hosts.yaml --resize crop --plan few-bytes photo.jpg`
     """
     manifest = verify_client(deployment, uses_hosts=devices is None)
-    read = read_images(images, manifest.image, resize)
+    network = NetworkFacts(inputs=manifest.inputs_of(plan), outputs=manifest.outputs_of(plan))
+    read = read_samples(files, network, resize)
+    noun = "file" if any(map(is_tensor_file, files)) else "image"
     problems = [each for each in read if isinstance(each, DataError)]
     if len(problems) == len(read):
-        raise DataError(listed(problems, f"none of {len(read)} images can be read"))
+        raise DataError(listed(problems, f"none of {format_count(len(read), noun)} can be read"))
+    samples = [sample for each in read if not isinstance(each, DataError) for sample in each]
     plans = None if plan is None else [plan]
     with Session(
         deployment, devices=devices, timeout_s=deadline, insecure=insecure, on_missing=on_missing, plans=plans
     ) as session:
-        answered = _answered(session, [each for each in read if not isinstance(each, DataError)], top)
-    found = iter(answered)
-    rows: list[_Row] = [
-        (path, each if isinstance(each, DataError) else next(found)) for path, each in zip(images, read, strict=True)
-    ]
-    print_json([_image_data(*row) for row in rows]) if json_ else _print_classes(rows)
+        answered = list(_answered(session, samples, top))
+    if out is not None:
+        _write(out, answered, quiet=json_)
+    rows = list(_in_order(files, read, answered))
+    print_json([_row_data(each, network) for each in rows]) if json_ else _print_answers(answered)
     if problems:
-        raise DataError(listed(problems, f"{len(problems)} of {len(read)} images cannot be read"))
+        raise DataError(listed(problems, f"{len(problems)} of {format_count(len(read), noun)} cannot be read"))
 
 
-def _answered(session: Session, images_CHW: Sequence[Images], top: int) -> list[tuple[Likeliest, Answer]]:
-    """The likeliest classes of each image and the answer that contains them; a request has a batch of images."""
-    batches = (np.stack(images_CHW[start : start + INFER_BATCH]) for start in range(0, len(images_CHW), INFER_BATCH))
-    answered: list[tuple[Likeliest, Answer]] = []
-    for answer in session.answers(batches):
+def _answered(session: Session, samples: Sequence[Sample], top: int) -> Iterator[Answered]:
+    """The answer for each sample; a request has a batch of them."""
+    names = iter(samples)
+    for answer in session.answers(batches_of(samples, INFER_BATCH)):
         if not answer.complete:
             warn(f"answered without {_left_out(answer)}")
-        answered += [(found, answer) for found in likeliest(answer.logits, session.manifest.classes, top)]
-    return answered
+        classes = session.manifest.network.classes
+        found = None if classes is None or answer.scores is None else likeliest(answer.logits, classes, top)
+        for index in range(len(next(iter(answer.outputs.values())))):
+            outputs = {name: array[index] for name, array in answer.outputs.items()}
+            yield Answered(next(names).name, outputs, None if found is None else found[index], answer)
 
 
-def _print_classes(rows: Sequence[_Row]) -> None:
-    answered = [(path, found[0]) for path, found in rows if not isinstance(found, DataError)]
-    places = (text_column(f"{place}.", drop=place - 1) for place in range(1, len(answered[0][1]) + 1))
+def _in_order(
+    files: Sequence[Path], read: Sequence[list[Sample] | DataError], answered: Sequence[Answered]
+) -> Iterator[_Row]:
+    found = iter(answered)
+    for path, each in zip(files, read, strict=True):
+        if isinstance(each, DataError):
+            yield str(path), each
+        else:
+            yield from (next(found) for _ in each)
+
+
+def _write(out: Path, answered: Sequence[Answered], quiet: bool) -> None:
+    names = answered[0].outputs
+    write_tensor_file(out, {name: np.stack([each.outputs[name] for each in answered]) for name in names})
+    if not quiet:
+        say(f"{out}: {', '.join(names)} of {format_count(len(answered), 'sample')}")
+
+
+def _print_answers(answered: Sequence[Answered]) -> None:
+    print_table(_output_table(answered) if answered[0].classes is None else _class_table(answered))
+
+
+def _class_table(answered: Sequence[Answered]) -> DataTable:
+    num_places = len(answered[0].classes or ())
+    places = (text_column(f"{place}.", drop=place - 1) for place in range(1, num_places + 1))
     table = DataTable((text_column("image", shorten=shorten_paths), *places))
-    for path, classes in answered:
-        table.add(str(path), *(f"{name} {probability:.1%}" for name, probability in classes))
-    print_table(table)
+    for each in answered:
+        table.add(each.name, *(f"{name} {probability:.1%}" for name, probability in each.classes or ()))
+    return table
+
+
+def _output_table(answered: Sequence[Answered]) -> DataTable:
+    numbers = (DataColumn("min", drop=2), DataColumn("mean", drop=1), DataColumn("max", drop=2))
+    texts = text_column("sample", shorten=shorten_paths), text_column("output")
+    table = DataTable((*texts, DataColumn("shape"), *numbers))
+    for each in answered:
+        for name, array in each.outputs.items():
+            summary = _summary(array)
+            shape = "x".join(map(str, array.shape)) or "1"
+            table.add(each.name, name, shape, *(f"{summary[key]:.4g}" for key in ("min", "mean", "max")))
+    return table
+
+
+def _summary(array: Array) -> dict[str, float]:
+    return {"min": float(array.min()), "mean": float(array.mean()), "max": float(array.max())}
 
 
 def _left_out(answer: Answer) -> str:
@@ -109,14 +170,15 @@ def _left_out(answer: Answer) -> str:
     return ", ".join(devices + messages) or "messages that no device reported"
 
 
-def _image_data(path: Path, found: tuple[Likeliest, Answer] | DataError) -> dict[str, object]:
-    if isinstance(found, DataError):
-        return {"image": str(path), "error": str(found)}
-    classes, answer = found
-    data: dict[str, object] = {
-        "image": str(path),
-        "classes": [{"class": name, "probability": share} for name, share in classes],
-    }
-    if not answer.complete:
-        data |= {"without": answer.without, "missing": list(map(asdict, answer.missing))}
+def _row_data(row: _Row, network: NetworkFacts) -> dict[str, Any]:
+    key = "sample" if network.image is None else "image"
+    if not isinstance(row, Answered):
+        return {key: row[0], "error": str(row[1])}
+    data: dict[str, Any] = {key: row.name}
+    if row.classes is None:
+        data["outputs"] = {name: {"shape": array.shape, **_summary(array)} for name, array in row.outputs.items()}
+    else:
+        data["classes"] = [{"class": name, "probability": share} for name, share in row.classes]
+    if not row.answer.complete:
+        data |= {"without": row.answer.without, "missing": list(map(asdict, row.answer.missing))}
     return data

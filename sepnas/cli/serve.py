@@ -74,7 +74,7 @@ def serve(
     host_name: HostNames = None,
     insecure: Insecure = False,
 ) -> None:
-    """Answer over HTTP: POST an image to /classify and get its likeliest classes as JSON.
+    """Answer over HTTP: POST an image to /classify and get its likeliest classes as JSON, or any inputs to /infer.
 
     /health reports the state of each device (503 while a needed one is lost), /model the network, /docs and
     /openapi.json the interface. Errors are JSON too. The server prints one line when it listens, and runs until Ctrl-C
@@ -82,11 +82,14 @@ def serve(
     are up, and again when one is lost; meanwhile clients get 503. Devices serve one client at a time: while this server
     runs, it is the one.
 
-    The body is the image itself (`curl -H 'Content-Type: image/png' --data-binary @image.png`): PNG, JPEG, WebP, BMP,
-    GIF (its first frame) or binary PPM. A head and a body must arrive within 10 s each; an idle connection is kept for
-    75 s. Requests wait in a bounded queue, a shorter one while clients hang up before their answer. The deadline counts
-    from the arrival of the image, and includes decoding and waiting. Two processes decode the images; one that exceeds
-    the deadline is killed.
+    /infer answers with all outputs: of an image, or of tensors as JSON (`{"inputs": {NAME: [...]}}`) or in a file of
+    numpy's (application/x-npz).
+
+    The body of /classify is the image itself (`curl -H 'Content-Type: image/png' --data-binary @image.png`): PNG, JPEG,
+    WebP, BMP, GIF (its first frame) or binary PPM. A head and a body must arrive within 10 s each; an idle connection
+    is kept for 75 s. Requests wait in a bounded queue, a shorter one while clients hang up before their answer. The
+    deadline counts from the arrival of the image, and includes decoding and waiting. Two processes decode the images;
+    one that exceeds the deadline is killed.
 
     Requests are accepted by this machine's loopback names and the address that they reach; `--host-name
     images.example.org` adds a name, for example for a proxy. Pages of other sites may not send requests. `--insecure`

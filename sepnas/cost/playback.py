@@ -23,8 +23,8 @@ class Carrier(Protocol):
 class Passage:
     """Plays one request: messages are carried in order, each once its sender has reached its send.
 
-    ``posted_s``, ``sent_s`` and ``arrival_s`` are by tag, ``done_s`` by rank; ``latency_s`` is when the client has the
-    answer.
+    ``posted_s``, ``sent_s`` and ``arrival_s`` are by tag, ``done_s`` by rank; ``latency_s`` is when the client has all
+    outputs.
     """
 
     def __init__(self, work: Work, carrier: Carrier) -> None:
@@ -51,7 +51,7 @@ class Passage:
                 posted_s = done_s[source]
             sent_s[tag], arrivals[tag] = carry(pair, posted_s, nbytes)
             if pair[1] == CLIENT:
-                self.latency_s = arrivals[tag]
+                self.latency_s = max(self.latency_s, arrivals[tag])
         for device in devices:
             for _ in device:
                 pass

@@ -72,7 +72,7 @@ class LinkBytes:
 class Simulation:
     """The cost of one request.
 
-    ``makespan_s`` is when the last device has finished, ``latency_s`` when the client has the answer. Byte counts
+    ``makespan_s`` is when the last device has finished, ``latency_s`` when the client has all outputs. Byte counts
     are between devices. The others are per device: ``compute_s`` is time in segments, ``busy_s`` adds conversions and
     merges; memory is an upper bound; energy is 0 J if the cluster gives no power.
     """

@@ -47,12 +47,12 @@ def simulate_stream(
     stream = _Stream(work, requests, in_flight)
     stream.play()
     latencies_s = [end_s - start_s for start_s, end_s in zip(stream.sent_s, stream.answered_s, strict=True)]
-    first = requests // 2
-    before_s = stream.answered_s[first - 1] if first else 0.0
+    first, answered_s = requests // 2, sorted(stream.answered_s)
+    before_s = answered_s[first - 1] if first else 0.0
     return StreamSimulation(
         requests=requests,
         in_flight=in_flight,
-        throughput_per_s=(requests - first) / (stream.answered_s[-1] - before_s),
+        throughput_per_s=(requests - first) / (answered_s[-1] - before_s),
         latency_s=sum(latencies_s[first:]) / (requests - first),
         latencies_s=tuple(latencies_s),
     )
@@ -68,8 +68,10 @@ class _Stream:
         self._arrival_s: list[dict[int, float]] = [{} for _ in range(requests)]
         self._next = [0] * requests  # for each request, the index of its next message
         self._devices = [self._carry_out(rank) for rank in range(len(work.devices))]
+        answers = sum(pair[1] == CLIENT for _, pair, _, _ in work.messages)
+        self._missing = [answers] * requests
         self.sent_s: list[float] = []
-        self.answered_s: list[float] = []
+        self.answered_s = [0.0] * requests
 
     def play(self) -> None:
         for _ in range(min(self._in_flight, self._requests)):
@@ -101,11 +103,16 @@ class _Stream:
         _, arrival_s = self._carry(pair, self._posted_s[request].pop(tag), nbytes)
         self._arrival_s[request][tag] = arrival_s
         if pair[1] == CLIENT:
-            self.answered_s.append(arrival_s)
-            if len(self.sent_s) < self._requests:
-                self._send(arrival_s)
+            self._answer(request, arrival_s)
         else:
             next(self._devices[pair[1]], None)
+
+    def _answer(self, request: int, arrival_s: float) -> None:
+        """The client has one more message of the answer; with the last one it sends its next request."""
+        self._missing[request] -= 1
+        self.answered_s[request] = max(self.answered_s[request], arrival_s)
+        if not self._missing[request] and len(self.sent_s) < self._requests:
+            self._send(self.answered_s[request])
 
     def _send(self, now: float) -> None:
         """Send the client's next request to every device."""

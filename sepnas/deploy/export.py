@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from sepnas.deploy.certificates import DEFAULT_VALIDITY_DAYS
+from sepnas.deploy.facts import facts_of
 from sepnas.deploy.int8 import Int8Calibration
 from sepnas.deploy.plan_fit import check_fits, warn_of_other_messages
 from sepnas.deploy.services import Service
@@ -27,12 +28,11 @@ from sepnas.deployment.engines.kind import EngineKind
 from sepnas.deployment.engines.registry import engine_names, exact_engines
 from sepnas.deployment.engines.registry import engines as all_engines
 from sepnas.deployment.manifest import MANIFEST_NAME, Manifest, OnMissing
-from sepnas.deployment.network_facts import ImageInput, InputFacts, NetworkFacts, OutputFacts
+from sepnas.deployment.network_facts import ImageInput
 from sepnas.deployment.plans import DEFAULT_PLAN, check_new_names
 from sepnas.errors import DeploymentError, SpecError, StorageError
 from sepnas.options import option
 from sepnas.plan.plan import Plan
-from sepnas.plan.serial import shape_to_data
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.build import build_plan
 from sepnas.separable.policy import TransmissionPolicy
@@ -124,7 +124,8 @@ def export_deployment(
             writer = DeploymentWriter(
                 network, named, folder, name, validity_days, progress or _silent, chosen, tuple(services)
             )  # fmt: skip
-            return writer.write(_facts(plan, tuple(classes), image), hosts, on_missing)
+            facts = facts_of([each.plan for each in named], network.architecture, tuple(classes), image)
+            return writer.write(facts, hosts, on_missing)
     finally:
         network.train(was_training)
 
@@ -149,15 +150,6 @@ def _image_input(
         problem = error.errors()[0]
         place = ".".join(str(part) for part in problem["loc"])
         raise SpecError(f"export: {place} {problem['msg'].removeprefix('Value error, ')}") from None
-
-
-def _facts(plan: Plan, classes: tuple[str, ...], image: ImageInput) -> NetworkFacts:
-    """The facts of an image classifier whose plan has one input and one output."""
-    [taken], [answered] = plan.inputs, plan.outputs
-    return NetworkFacts(
-        inputs={taken.name: InputFacts(shape=shape_to_data(taken.shape), image=image)},
-        outputs={answered.name: OutputFacts(shape=shape_to_data(answered.shape), classes=classes)},
-    )
 
 
 def _check_images(name: str, architecture: Architecture, images_NCHW: Tensor | None, why: str = "") -> None:

@@ -36,15 +36,18 @@ _WARNINGS, _ERRORS = 2, 3
 
 
 class Int8Calibration:
-    """The inputs of a network's segments for calibration images, device by device.
+    """The inputs of a network's segments for calibration samples, device by device.
 
-    ``images_BCHW`` are normalised. For a large network fewer images are used (at least 8), to bound memory.
+    ``samples`` are a batch of normalised images, or of each input by name. For a large network fewer are used (at least
+    8), to bound memory.
     """
 
-    def __init__(self, network: PlannedNetwork, plan: Plan, images_BCHW: Tensor) -> None:
+    def __init__(self, network: PlannedNetwork, plan: Plan, samples: Tensor | Mapping[str, Tensor]) -> None:
         self._network, self._plan = network, plan
-        per_image = max(_input_bytes(plan, rank) for rank in range(plan.num_devices))
-        self._images_BCHW = images_BCHW[: max(8, _MAX_INPUT_BYTES // per_image)]
+        per_sample = max(_input_bytes(plan, rank) for rank in range(plan.num_devices))
+        count = max(8, _MAX_INPUT_BYTES // per_sample)
+        named = samples if isinstance(samples, Mapping) else {port.name: samples for port in plan.inputs}
+        self._samples = {name: batch[:count] for name, batch in named.items()}
         self._rank, self._inputs = -1, dict[str, dict[str, Tensor]]()
 
     def inputs(self, rank: int, segment: str) -> dict[str, Tensor]:
@@ -54,10 +57,10 @@ class Int8Calibration:
         return self._inputs[segment]
 
     def _record(self, rank: int) -> dict[str, dict[str, Tensor]]:
-        [image] = self._plan.inputs
+        batches = [torch.split(samples, _BATCH) for samples in self._samples.values()]
         parts = [
-            segment_inputs(self._plan, self._network, {image.name: images_BCHW}, rank)
-            for images_BCHW in torch.split(self._images_BCHW, _BATCH)
+            segment_inputs(self._plan, self._network, dict(zip(self._samples, batch, strict=True)), rank)
+            for batch in zip(*batches, strict=True)
         ]
         return {
             segment: {name: torch.cat([part[segment][name] for part in parts]) for name in taken}

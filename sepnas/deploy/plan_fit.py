@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from sepnas.deploy.segment_fit import segment_problems
 from sepnas.errors import DeploymentError
 from sepnas.plan.plan import Plan
-from sepnas.plan.shapes import Shape
 from sepnas.plan.steps import CLIENT, Compute, Merge, Send, Slice, Step
 from sepnas.separable.build import build_plan
 
@@ -26,21 +25,27 @@ def check_fits(plan: Plan, network: SeparableNetwork) -> None:
 
 
 def _problems(plan: Plan, network: SeparableNetwork) -> Iterator[str]:
-    architecture = network.architecture
-    if plan.num_devices != architecture.num_devices:
-        yield f"it is for {plan.num_devices} devices, the network for {architecture.num_devices}"
+    own = build_plan(network.architecture)
+    if plan.num_devices != own.num_devices:
+        yield f"it is for {plan.num_devices} devices, the network for {own.num_devices}"
         return
-    image = Shape.chw(architecture.in_channels, architecture.image_size, architecture.image_size)
-    logits = Shape.vector(architecture.num_classes)
-    for ports, shape, what in ((plan.inputs, image, "input"), (plan.outputs, logits, "output")):
-        if [port.shape for port in ports] != [shape]:
-            found = ", ".join(str(port.shape) for port in ports)
-            yield f"its {what}s are {found}, the network's {what} is {shape}"
-    if len(plan.outputs[0].pieces) > 1:
-        yield "its output is sent by several devices, and a client takes it from one"
+    yield from _port_problems(plan, own)
     for rank in range(plan.num_devices):
         yield from segment_problems(plan, network, rank)
         yield from _missing_on(plan, network, rank)
+
+
+def _port_problems(plan: Plan, own: Plan) -> Iterator[str]:
+    """Inputs must be those of the network's own plan; outputs may be others, but one of the same name must be alike."""
+    taken = {port.name: port.shape for port in own.inputs}
+    if {port.name: port.shape for port in plan.inputs} != taken:
+        found = ", ".join(f"'{port.name}' ({port.shape})" for port in plan.inputs)
+        wanted = ", ".join(f"'{name}' ({shape})" for name, shape in taken.items())
+        yield f"its inputs are {found}, the network's {wanted}"
+    answered = {port.name: port.shape for port in own.outputs}
+    for port in plan.outputs:
+        if port.shape != answered.get(port.name, port.shape):
+            yield f"its output '{port.name}' is {port.shape}, the network's is {answered[port.name]}"
 
 
 def _missing_on(plan: Plan, network: SeparableNetwork, rank: int) -> Iterator[str]:
@@ -56,16 +61,25 @@ def _missing_on(plan: Plan, network: SeparableNetwork, rank: int) -> Iterator[st
 
 
 def warn_of_other_messages(plan: Plan, network: SeparableNetwork) -> None:
-    """Warn if the devices exchange other messages than those with which the network was trained."""
-    if _exchanged(plan) != _exchanged(build_plan(network.architecture)):
+    """Warn if the devices exchange other messages than those with which the network was trained.
+
+    Outputs beside the network's own change nothing.
+    """
+    own = build_plan(network.architecture)
+    outputs = [port.name for port in own.outputs]
+    if _exchanged(plan, outputs) != _exchanged(own, outputs):
         warnings.warn(
             "the plan sends other messages than the network was trained with: the run's accuracy no longer holds",
             stacklevel=3,
         )
 
 
-def _exchanged(plan: Plan) -> Counter[tuple[object, ...]]:
-    """The messages without tags and names of tensors: ranks, what is sent, its region, and the wire format."""
+def _exchanged(plan: Plan, outputs: Collection[str]) -> Counter[tuple[object, ...]]:
+    """The messages without tags and names of tensors: ranks, what is sent, its region, and the wire format.
+
+    Of those to the client only the ``outputs`` of these names.
+    """
+    answers = {piece.tag for port in plan.outputs if port.name in outputs for piece in port.pieces}
     found = Counter[tuple[object, ...]](
         (CLIENT, piece.device, (port.name,), piece.region, piece.wire, None)
         for port in plan.inputs
@@ -74,7 +88,7 @@ def _exchanged(plan: Plan) -> Counter[tuple[object, ...]]:
     for rank, program in enumerate(plan.programs):
         made = {name: step for step in program for name in step.writes}
         for step in program:
-            if isinstance(step, Send):
+            if isinstance(step, Send) and (step.to != CLIENT or step.tag in answers):
                 origin = _origin(plan, rank, step.tensor, made)
                 found[rank, step.to, origin, step.region, step.wire, step.scale] += 1
     return found

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from sepnas.deployment.engines.registry import engines, graph_engines
-from sepnas.deployment.network_facts import ImageInput, NetworkFacts
+from sepnas.deployment.network_facts import ImageInput, InputFacts, NetworkFacts, OutputFacts
 from sepnas.deployment.plans import ByPlan, PlanName, PlanPorts, ShardPlan, ends_of, overlay_file
 from sepnas.errors import DataError, DeploymentError, SpecError
 from sepnas.plan.data import MAX_TENSOR_VALUES, PortNames, SegmentName
@@ -138,6 +138,14 @@ class Manifest(SealedDocument):
         if not found:
             raise SpecError(f"`plans` is empty; name one or more of {', '.join(self.plans)}")
         return dict(sorted(found.items(), key=lambda item: item[0] != self.default_plan))
+
+    def inputs_of(self, plan: str | None = None) -> dict[str, InputFacts]:
+        """The inputs that a plan takes; raises :class:`SpecError` for an unknown plan."""
+        return {port.name: self.network.inputs[port.name] for port in self.plan(plan).inputs}
+
+    def outputs_of(self, plan: str | None = None) -> dict[str, OutputFacts]:
+        """The outputs that a plan answers with; raises :class:`SpecError` for an unknown plan."""
+        return {port.name: self.network.outputs[port.name] for port in self.plan(plan).outputs}
 
     @property
     def image(self) -> ImageInput:

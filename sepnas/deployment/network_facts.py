@@ -98,7 +98,7 @@ class NetworkFacts(Part):
         return self
 
     @property
-    def logits(self) -> str | None:
+    def scores(self) -> str | None:
         """The name of the output that holds class scores."""
         return next((name for name, facts in self.outputs.items() if facts.classes is not None), None)
 

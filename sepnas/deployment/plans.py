@@ -20,6 +20,8 @@ from sepnas.plan.data import (
     Tag,
     WithoutDefaults,
 )
+from sepnas.plan.serial import shape_from_data
+from sepnas.plan.shapes import Region, cover_problem
 from sepnas.spec.document import Part, short
 from sepnas.spec.figures import Index, Sha256
 
@@ -73,7 +75,7 @@ def overlay_file(name: str) -> str:
 class PlanPorts(Part):
     """What a client knows of a plan.
 
-    ``inputs`` and ``outputs`` say which device receives which region of an input, and which one answers.
+    ``inputs`` and ``outputs`` say which device receives which region of an input, and answers with which of an output.
     ``payload_bytes`` counts the payload between devices for one sample, without frame headers. ``messages`` are all of
     the plan, including those from and to the client. ``digest`` is that of the plan and of the weights it computes with
     (see :func:`sepnas.deploy.identity.plan_digest`): two ends with equal digests run the same.
@@ -87,8 +89,6 @@ class PlanPorts(Part):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if [len(port.pieces) for port in self.outputs] != [1]:
-            raise ValueError("`outputs` must hold one output, sent by one device")
         by_tag = {message.tag: message for message in self.messages}
         if len(by_tag) < len(self.messages):
             raise ValueError("`messages` must each have a tag of its own")
@@ -105,13 +105,18 @@ class PlanPorts(Part):
         for port in (*self.inputs, *self.outputs):
             for piece in (*port.pieces, *port.fallbacks):
                 self._check_piece(port, piece, messages.get(piece.tag))
+        for port in self.outputs:
+            problem = cover_problem(shape_from_data(port.shape), [Region(piece.region) for piece in port.pieces])
+            if problem:
+                raise ValueError(f"the pieces of output '{port.name}' {problem}")
 
     def _check_piece(self, port: PortData, piece: PieceData, message: MessageData | None) -> None:
         dims = tuple(stop - start for start, stop in piece.region)
         inside = len(piece.region) == len(port.shape.dims) and all(
             start < stop <= size for (start, stop), size in zip(piece.region, port.shape.dims, strict=True)
         )
-        if message is None or not inside or (message.shape.dims, message.wire) != (dims, piece.wire):
+        fits = message is not None and inside and (message.shape.dims, message.wire) == (dims, piece.wire)
+        if message is None or not fits or message.scale is not None:
             raise ValueError(f"`messages` must hold {piece.tag}, a piece of '{port.name}', in its shape and format")
         if piece in port.fallbacks and message.source != piece.device:
             raise ValueError(f"fallback {piece.tag} must be a message from device {piece.device}")
@@ -120,16 +125,6 @@ class PlanPorts(Part):
     def working(self) -> tuple[int, ...]:
         """The ranks that take part in a request: those that send or receive a message."""
         return ends_of(self.messages)
-
-    @property
-    def reader(self) -> int:
-        """The rank that answers."""
-        return self.outputs[0].pieces[0].device
-
-    @property
-    def heads(self) -> frozenset[int]:
-        """The ranks that hold an output and could answer."""
-        return frozenset(piece.device for port in self.outputs for piece in (*port.pieces, *port.fallbacks))
 
 
 class ShardPlan(WithoutDefaults):

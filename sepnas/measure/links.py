@@ -149,8 +149,9 @@ def _client_way(requests: Sequence[RequestRecord]) -> MeasuredLink | None:
         steps = [(device.rank, step) for device in request.devices for step in device.steps if step.peer == CLIENT]
         nbytes = sum(step.payload_bytes + FRAME_HEADER_BYTES for _, step in steps)
         for reader, answer in ((rank, step) for rank, step in steps if step.step == "send"):
+            had_s = request.answered_s if answer.tag is None else request.arrived_s.get(answer.tag, request.answered_s)
             for image in (step for rank, step in steps if step.step == "recv" and rank == reader):
-                times[nbytes].append(image.end_s - request.sent_s + request.answered_s - answer.start_s)
+                times[nbytes].append(image.end_s - request.sent_s + had_s - answer.start_s)
     if reader is None or len(times) < 2:
         return None
     medians_s = _medians(times)

@@ -120,7 +120,7 @@ def _transfers(request: RequestRecord, wires: Mapping[int, str]) -> Iterator[Act
         if step is None or step.peer != (destination if sent else source):
             continue  # only one end was recorded
         posted_s = request.sent_s if sent is None else sent.start_s
-        had_s = request.answered_s if received is None else received.arrived_s
+        had_s = request.arrived_s.get(tag, request.answered_s) if received is None else received.arrived_s
         start_s = posted_s - request.sent_s
         # clock offsets are inexact
         end_s = start_s if had_s is None else max(start_s, had_s - request.sent_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,9 @@ from sepnas.deployment.serial import deployed_plan
 from sepnas.errors import DeploymentError
 from sepnas.nets.separable import SeparableNetwork
 from sepnas.plan.document import PlanDocument, load_plan, save_plan
-from sepnas.plan.plan import Plan, Segment
+from sepnas.plan.plan import Plan, Port, Segment
 from sepnas.plan.shapes import Region, Shape
-from sepnas.plan.steps import Merge
+from sepnas.plan.steps import CLIENT, Compute, Merge, Send
 from sepnas.runtime.client.session import Session
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.build import build_plan
@@ -85,6 +86,40 @@ def test_a_plan_with_other_messages_gives_a_warning(change: dict[str, Any], netw
         warn_of_other_messages(build_plan(Architecture.from_data(data)), network)
 
 
+def with_features(plan: Plan) -> Plan:
+    """The plan that also answers with what device 0 classifies, and what device 1 computes last."""
+    tags = max(message.tag for message in plan.messages()) + 1, max(message.tag for message in plan.messages()) + 2
+    ports, programs = [], []
+    for rank, (tag, name) in enumerate(zip(tags, ("features", "maps"), strict=True)):
+        computed = [step for step in plan.programs[rank] if isinstance(step, Compute)][-1]
+        [tensor] = computed.inputs if rank == 0 else computed.outputs
+        shape = plan.shapes[rank][tensor]
+        ports.append(Port.whole(name, shape, (rank, tag)))
+        programs.append((*plan.programs[rank], Send(tensor, Region.whole(shape), "fp32", CLIENT, tag)))
+    return replace(plan, programs=tuple(programs), outputs=(*plan.outputs, *ports))
+
+
+def test_a_plan_may_answer_with_more_than_logits(network: SeparableNetwork, tmp_path: Path) -> None:
+    """Outputs beside the logits, of both devices, are exported without a warning; the logits stay the class scores."""
+    plan = with_features(build_plan(network.architecture))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        export_tiny(network, tmp_path / "deployment", plan=load_plan(save_plan(plan, tmp_path / "plan.json")))
+    x_BCHW = np.random.default_rng(0).standard_normal((2, 1, 8, 8), dtype=np.float32)
+    with threads(tmp_path / "deployment") as hosts, Session(tmp_path / "deployment", hosts) as session:
+        answer, classes = session.ask(x_BCHW), session.classify(x_BCHW)
+    assert list(answer.outputs) == ["logits", "features", "maps"]
+    np.testing.assert_allclose(answer.logits, whole_logits(network, x_BCHW), rtol=1e-5, atol=1e-6)
+    assert classes == [f"class {k}" for k in answer.logits.argmax(axis=1)]
+    with torch.inference_mode():
+        head = network.segment(0, ("head",))(torch.from_numpy(answer.outputs["features"])).numpy()
+    np.testing.assert_allclose(head, answer.logits, rtol=1e-5, atol=1e-6)
+
+
+def _with_output(plan: Plan, **changes: Any) -> Plan:
+    return replace(plan, outputs=(replace(plan.outputs[0], **changes),))
+
+
 def _with_parameter(plan: Plan, name: str) -> Plan:
     programs = tuple(
         tuple(replace(step, parameter=name) if isinstance(step, Merge) and step.parameter else step for step in program)
@@ -129,6 +164,10 @@ def _shapes(change: Callable[[Shape], Shape], tensor: str) -> Callable[[Plan], P
 _SEGMENT = "device 0, segment 'stem-block0': "
 FOREIGN: dict[str, Callable[[Plan], Plan]] = {
     "it is for 3 devices, the network for 2": lambda plan: build_plan(tiny_architecture([], "mean", depth=11)),
+    "its inputs are 'picture' .CHW 1x8x8., the network's 'image'": lambda plan: replace(
+        plan, inputs=(replace(plan.inputs[0], name="picture"),)
+    ),
+    "its output 'logits' is N 5, the network's is C 5": lambda plan: _with_output(plan, shape=Shape((5,), "N")),
     "learned weights 'nothing'": lambda plan: _with_parameter(plan, "nothing"),
     "computes the layers .*block9": _other_layers,
     _SEGMENT + "computes the layers .*block0, stem.*, which do not follow": _first_segment(

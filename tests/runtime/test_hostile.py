@@ -389,7 +389,7 @@ def test_one_device_is_heard_once_for_a_request(tiny):
 
         reply = session.begin(random_batch(session.manifest, 1), _Inbox())
         eventually(lambda: arrivals)
-        tag = session._messages["default"].output.tag
+        [tag] = session._messages["default"].answer_tags
         for _ in range(1000):
             session._connections.router.route(0, Data(reply.request, tag, bytes(20)))
             session._connections.router.route(1, Missed(request=reply.request, rank=1, source=0, tag=1))

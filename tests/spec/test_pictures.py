@@ -151,6 +151,23 @@ def test_training_infer_and_serve_see_the_same_pixels(deployed: Path, tmp_path: 
     assert np.array_equal(inferred, np.stack(served))
 
 
+def test_images_of_any_proportions_are_cut_and_scaled() -> None:
+    """`crop` scales the largest part in the middle that has the network's proportions; `stretch` scales all of it."""
+    columns = np.repeat(np.arange(40, dtype=np.uint8)[None], 20, axis=0)  # 40 wide, 20 high: each value is its column
+    data = encoded(Image.fromarray(columns))
+
+    def read(size: tuple[int, int], resize: str) -> np.ndarray:
+        return read_file(io.BytesIO(data), "it", 1, size, resize)[0].astype(int)
+
+    assert np.array_equal(read((20, 40), "no"), columns)
+    assert np.array_equal(read((20, 10), "crop"), columns[:, 15:25])
+    assert np.array_equal(read((10, 40), "crop"), columns[5:15])
+    assert read((10, 20), "stretch").shape == (10, 20)
+    assert np.array_equal(read((10, 20), "stretch"), read((10, 20), "crop"))
+    with pytest.raises(DataError, match=r"is 40x20 pixels, the network reads 20x10; .* the largest part of that form"):
+        read((10, 20), "no")
+
+
 def test_a_pipe_is_no_image(deployed: Path, tmp_path: Path) -> None:
     """What is no regular file is refused, and not waited for."""
     os.mkfifo(tmp_path / "pipe.png")

@@ -12,16 +12,16 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-import numpy.typing as npt
 from typing_extensions import Self
 
 from sepnas.deployment.manifest import OnMissing
 from sepnas.errors import LocalProtocolError
+from sepnas.runtime.client.answer import Answer, Outputs
 from sepnas.runtime.client.inboxes import Arrival
+from sepnas.runtime.client.inputs import Inputs
 from sepnas.runtime.client.limits import DEFAULT_TIMEOUT_S, checked_in_flight
-from sepnas.runtime.client.reply import Answer, Reply
+from sepnas.runtime.client.reply import Reply
 from sepnas.runtime.client.session import Session
-from sepnas.runtime.tensors.codec import Array
 from sepnas.runtime.unexpected import start_thread
 from sepnas.spec.hosts import Hosts
 
@@ -79,36 +79,36 @@ class AsyncSession:
     ) -> None:
         await asyncio.to_thread(self.session.close)
 
-    async def infer(self, batch: npt.ArrayLike, timeout_s: float | None = None, *, plan: str | None = None) -> Array:
-        """The logits ``(B, classes)`` of a batch; as :meth:`Session.infer`."""
-        return (await self.ask(batch, timeout_s, plan=plan)).logits
+    async def infer(self, inputs: Inputs, timeout_s: float | None = None, *, plan: str | None = None) -> Outputs:
+        """The output of a batch, or its outputs by name; as :meth:`Session.infer`."""
+        return (await self.ask(inputs, timeout_s, plan=plan)).result
 
-    async def ask(self, batch: npt.ArrayLike, timeout_s: float | None = None, *, plan: str | None = None) -> Answer:
-        """The logits together with what is missing in them; as :meth:`Session.ask`."""
+    async def ask(self, inputs: Inputs, timeout_s: float | None = None, *, plan: str | None = None) -> Answer:
+        """The outputs by name together with what is missing in them; as :meth:`Session.ask`."""
         if asyncio.get_running_loop() is not self._loop:
             raise LocalProtocolError(
                 "the session is not open in this event loop; open one in each loop (asyncio.run makes a new one)"
             )
         async with self._turns:
             inbox = _LoopInbox()
-            return await self._wait(await self._begin(batch, inbox, timeout_s, plan), inbox)
+            return await self._wait(await self._begin(inputs, inbox, timeout_s, plan), inbox)
 
     async def stream(
         self,
-        batches: Iterable[npt.ArrayLike] | AsyncIterable[npt.ArrayLike],
+        batches: Iterable[Inputs] | AsyncIterable[Inputs],
         in_flight: int = 2,
         timeout_s: float | None = None,
         *,
         plan: str | None = None,
-    ) -> AsyncGenerator[Array]:
-        """The logits of each batch, in order; as :meth:`Session.stream`."""
+    ) -> AsyncGenerator[Outputs]:
+        """The result of :meth:`infer` for each batch, in order; as :meth:`Session.stream`."""
         async with contextlib.aclosing(self.answers(batches, in_flight, timeout_s, plan=plan)) as answers:
             async for answer in answers:
-                yield answer.logits
+                yield answer.result
 
     async def answers(
         self,
-        batches: Iterable[npt.ArrayLike] | AsyncIterable[npt.ArrayLike],
+        batches: Iterable[Inputs] | AsyncIterable[Inputs],
         in_flight: int = 2,
         timeout_s: float | None = None,
         *,
@@ -129,16 +129,15 @@ class AsyncSession:
                 task.cancel()
             await asyncio.gather(*window, return_exceptions=True)
 
-    async def classify(
-        self, images: npt.ArrayLike, timeout_s: float | None = None, *, plan: str | None = None
-    ) -> list[str]:
-        """The class name of each image of a batch."""
-        best = (await self.infer(images, timeout_s, plan=plan)).argmax(axis=1)
-        return [self.session.manifest.classes[index] for index in best]
+    async def classify(self, inputs: Inputs, timeout_s: float | None = None, *, plan: str | None = None) -> list[str]:
+        """The class name of each sample of a batch; as :meth:`Session.classify`."""
+        classes = self.session.manifest.classes
+        best = (await self.ask(inputs, timeout_s, plan=plan)).logits.argmax(axis=1)
+        return [classes[index] for index in best]
 
-    async def _begin(self, batch: npt.ArrayLike, inbox: _LoopInbox, timeout_s: float | None, plan: str | None) -> Reply:
+    async def _begin(self, inputs: Inputs, inbox: _LoopInbox, timeout_s: float | None, plan: str | None) -> Reply:
         """Send in a thread: that normalises and encodes. If cancelled meanwhile, the request is abandoned."""
-        sending = asyncio.ensure_future(asyncio.to_thread(self.session.begin, batch, inbox, timeout_s, plan=plan))
+        sending = asyncio.ensure_future(asyncio.to_thread(self.session.begin, inputs, inbox, timeout_s, plan=plan))
         try:
             return await asyncio.shield(sending)
         except asyncio.CancelledError:
@@ -155,8 +154,7 @@ class AsyncSession:
                 try:
                     reply.take(await inbox.get(reply.left_s))
                 except queue.Empty:
-                    if not self.session.fall_back(reply):
-                        break
+                    self.session.fall_back(reply)
         except BaseException:
             self.session.abandon(reply)
             raise
@@ -203,7 +201,7 @@ def _close(opening: asyncio.Future[Session]) -> None:
         start_thread(opening.result().close)
 
 
-async def _each(batches: Iterable[npt.ArrayLike] | AsyncIterable[npt.ArrayLike]) -> AsyncIterator[npt.ArrayLike]:
+async def _each(batches: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterator[Inputs]:
     if isinstance(batches, AsyncIterable):
         async for batch in batches:
             yield batch

@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sepnas.deployment.manifest import Manifest
 from sepnas.errors import DataError
+from sepnas.runtime.client.inputs import Inputs, prepare_inputs
 from sepnas.runtime.client.session import Session
-from sepnas.runtime.tensors.codec import Array
 from sepnas.runtime.transport.counters import Counters
 
 
@@ -51,51 +50,60 @@ class BenchResult:
         return asdict(self) | {"counters": self.counters.to_data()}
 
 
-def bench(
-    session: Session, batch: npt.ArrayLike, requests: int = 100, warmup: int = 10, in_flight: int = 1
-) -> BenchResult:
+def bench(session: Session, batch: Inputs, requests: int = 100, warmup: int = 10, in_flight: int = 1) -> BenchResult:
     """Run ``warmup`` requests and then ``requests`` timed ones with the same batch; with ``in_flight`` above 1, then as
     many again as a stream."""
     if requests < 1 or warmup < 0:
         raise DataError(f"`requests` must be at least 1 and `warmup` 0, got {requests} and {warmup}")
-    array = np.asarray(batch)
+    samples = num_samples(session, batch)
     for _ in range(warmup):
-        session.infer(array)
+        session.ask(batch)
     before = session.counters()
-    times = np.array([_timed(session, array) for _ in range(requests)])
+    times = np.array([_timed(session, batch) for _ in range(requests)])
     after = session.counters()
     return BenchResult(
         requests=requests,
-        batch=len(array),
+        batch=samples,
         latency_mean_s=float(times.mean()),
         latency_median_s=float(np.median(times)),
         latency_p95_s=float(np.quantile(times, 0.95)),
         latency_p99_s=float(np.quantile(times, 0.99)),
         latency_min_s=float(times.min()),
-        images_per_s=float(requests * len(array) / times.sum()),
+        images_per_s=float(requests * samples / times.sum()),
         payload_bytes_per_request=(after.payload_bytes - before.payload_bytes) // requests,
         frame_bytes_per_request=(after.wire_bytes - before.wire_bytes) // requests,
-        payload_bytes_predicted=session.manifest.plan(session.plans[0]).payload_bytes * len(array),
+        payload_bytes_predicted=session.manifest.plan(session.plans[0]).payload_bytes * samples,
         counters=after,
-        stream=measure_stream(session, array, requests, in_flight) if in_flight > 1 else None,
+        stream=measure_stream(session, batch, requests, in_flight) if in_flight > 1 else None,
     )
 
 
-def measure_stream(session: Session, batch: Array, requests: int, in_flight: int) -> StreamResult:
+def measure_stream(session: Session, batch: Inputs, requests: int, in_flight: int) -> StreamResult:
     """Stream the same batch ``requests`` times."""
+    samples = num_samples(session, batch)
     start = time.perf_counter()
-    answered = [start, *(time.perf_counter() for _ in session.stream(itertools.repeat(batch, requests), in_flight))]
+    answered = [start, *(time.perf_counter() for _ in session.answers(itertools.repeat(batch, requests), in_flight))]
     first = requests // 2
-    return StreamResult(in_flight, (requests - first) * len(batch) / (answered[-1] - answered[first]))
+    return StreamResult(in_flight, (requests - first) * samples / (answered[-1] - answered[first]))
 
 
-def random_batch(manifest: Manifest, batch: int, seed: int = 0) -> Array:
-    """A normalised batch of noise, ``(batch, channels, height, width)``, for measurements that ignore the answer."""
-    shape = (batch, *manifest.image.dims)
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+def random_batch(manifest: Manifest, batch: int, seed: int = 0, plan: str | None = None) -> Inputs:
+    """A batch of normalised noise for the input of a plan, or for each of its inputs by name, ``(batch, *shape)``; for
+    measurements that ignore the answer."""
+    draw = np.random.default_rng(seed)
+    found = {
+        name: draw.standard_normal((batch, *facts.shape.dims), dtype=np.float32)
+        for name, facts in manifest.inputs_of(plan).items()
+    }
+    return next(iter(found.values())) if len(found) == 1 else found
 
 
-def _timed(session: Session, batch: npt.NDArray[np.generic]) -> float:
+def num_samples(session: Session, batch: Inputs) -> int:
+    """The number of samples in a batch; raises :class:`DataError` if it is none of the session's first plan."""
+    return len(next(iter(prepare_inputs(batch, session.manifest.inputs_of(session.plans[0])).values())))
+
+
+def _timed(session: Session, batch: Inputs) -> float:
     start = time.perf_counter()
-    session.infer(batch)
+    session.ask(batch)
     return time.perf_counter() - start

@@ -21,7 +21,7 @@ class Inbox(Protocol):
 
 
 class _BoundedInbox:
-    """The inbox of one request: it takes each kind of event once from each device."""
+    """The inbox of one request: it takes each message and each kind of event once from each device."""
 
     def __init__(self, inbox: Inbox, max_bytes: Mapping[int, int]) -> None:
         self.inbox, self._max_bytes = inbox, max_bytes
@@ -36,7 +36,7 @@ class _BoundedInbox:
             self._num_missed[rank] = self._num_missed.get(rank, 0) + 1
         elif isinstance(event, Data):
             self._check_length(rank, event)
-            if self._heard_before(rank, Data):
+            if self._heard_before(rank, Data, event.tag):
                 return
         elif self._heard_before(rank, event.request if isinstance(event, Failed) else ExchangeError):
             return

@@ -2,94 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
-import numpy as np
 from typing_extensions import Self
 
 from sepnas.deployment.manifest import OnMissing
-from sepnas.deployment.network_facts import ImageInput
+from sepnas.deployment.network_facts import ImageInput, NetworkFacts
 from sepnas.deployment.plans import PlanPorts
-from sepnas.errors import RemoteError, RemoteProtocolError
-from sepnas.plan.plan import Message, Piece
-from sepnas.plan.serial import message_from_data, port_from_data
-from sepnas.plan.steps import CLIENT
-from sepnas.plan.wire import IMAGE_FORMATS, UNCONVERTED
+from sepnas.plan.plan import Piece, Port
+from sepnas.plan.serial import port_from_data
+from sepnas.plan.wire import IMAGE_FORMATS, UNCONVERTED, payload_bytes
 from sepnas.runtime.client.images import normalise
 from sepnas.runtime.protocol.events import Data
-from sepnas.runtime.tensors.codec import Array, Images, Payload, decode, encode, encode_image, is_image
+from sepnas.runtime.tensors.codec import Array, Images, encode, encode_image, is_image
 
 
 @dataclass(frozen=True)
 class ClientMessages:
-    """Of one plan: the pieces of the input that go to the devices ``ranks``, and the output that one of them, the
-    ``reader``, answers with.
+    """Of one plan: the pieces of the inputs that go to the devices ``ranks``, and those of the outputs that they answer
+    with.
 
-    A device may take part without a piece. ``heads``: those that have an output of their own, and could answer instead.
+    A device may take part without a piece.
     """
 
     ranks: tuple[int, ...]
-    pieces: tuple[Piece, ...]
-    output: Message
-    heads: frozenset[int]
-    image: ImageInput
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    images: Mapping[str, ImageInput]
+    """The inputs that are images."""
 
     @classmethod
-    def of(cls, plan: PlanPorts, image: ImageInput) -> Self:
-        pieces = tuple(piece for port in map(port_from_data, plan.inputs) for piece in port.pieces)
-        output = next(message for message in map(message_from_data, plan.messages) if message.destination == CLIENT)
-        return cls(plan.working, pieces, output, plan.heads, image)
+    def of(cls, plan: PlanPorts, network: NetworkFacts) -> Self:
+        inputs, outputs = (tuple(map(port_from_data, ports)) for ports in (plan.inputs, plan.outputs))
+        images = {name: facts.image for name, facts in network.inputs.items() if facts.image is not None}
+        return cls(plan.working, inputs, outputs, images)
 
-    @property
-    def reader(self) -> int:
-        return self.output.source
+    def encode_pieces(self, request: int, arrays: Mapping[str, Array | Images]) -> dict[int, list[Data]]:
+        """What each device is sent of a batch: its regions of every sample, in the pieces' wire formats.
 
-    def encode_pieces(self, request: int, x_BCHW: Array | Images) -> dict[int, list[Data]]:
-        """What each device is sent of a batch: its region of every sample, in the piece's wire format.
-
-        Values that are normalised already travel in fp32 where the plan has images as bytes.
+        Images that are normalised already travel in fp32 where the plan has them as bytes.
         """
-        payloads = {(each.region, each.wire): self._encode(x_BCHW, each) for each in self._kinds}
+        # devices that get the same share one payload
+        kinds = {(port.name, piece.region, piece.wire): piece for port in self.inputs for piece in port.pieces}
+        payloads = {key: self._encode(arrays[key[0]], key[0], piece) for key, piece in kinds.items()}
         sent: dict[int, list[Data]] = {rank: [] for rank in self.ranks}
-        for each in self.pieces:
-            sent[each.device].append(Data(request, each.tag, payloads[each.region, each.wire]))
+        for port in self.inputs:
+            for piece in port.pieces:
+                payload = payloads[port.name, piece.region, piece.wire]
+                sent[piece.device].append(Data(request, piece.tag, payload))
         return sent
 
-    @cached_property
-    def _kinds(self) -> list[Piece]:
-        """One of the pieces for each region and wire format: devices that get the same share one payload."""
-        return list({(each.region, each.wire): each for each in self.pieces}.values())
-
-    def _encode(self, x_BCHW: Array | Images, piece: Piece) -> memoryview:
-        part = x_BCHW[piece.region.slices]
+    def _encode(self, batch: Array | Images, name: str, piece: Piece) -> memoryview:
+        part = batch[piece.region.slices]
         if piece.wire in IMAGE_FORMATS:
             return encode_image(part) if is_image(part) else encode(part, UNCONVERTED)
         if is_image(part):
-            part = normalise(part, self.image, slice(*piece.region.ranges[0]))
+            part = normalise(part, self.images[name], slice(*piece.region.ranges[0]))
         return encode(part, piece.wire)
 
     def expected(self, on_missing: OnMissing) -> dict[int, dict[int, int]]:
         """The messages that each device may send to the client: bytes per sample, by tag."""
-        answering = self.heads if on_missing == "degrade" else {self.output.source}
-        answer_bytes = {self.output.tag: self.output.payload_bytes()}
-        return {rank: answer_bytes if rank in answering else {} for rank in self.ranks}
+        found: dict[int, dict[int, int]] = {rank: {} for rank in self.ranks}
+        for piece in self._answers(fallbacks=on_missing == "degrade"):
+            found[piece.device][piece.tag] = payload_bytes(piece.region.num_values, piece.wire)
+        return found
 
-    def decode_logits(self, payload: Payload, batch: int) -> Array:
-        """The logits ``(batch, classes)``, float32.
+    def answer_bytes(self, batch: int) -> dict[int, int]:
+        """The payload of each message that may be answered with, by tag."""
+        return {
+            piece.tag: payload_bytes(piece.region.num_values, piece.wire, batch)
+            for piece in self._answers(fallbacks=True)
+        }
 
-        Raises :class:`RemoteProtocolError` for another length and :class:`RemoteError` for NaN and infinity.
-        """
-        expected_bytes = self.output.payload_bytes(batch)
-        if len(payload) != expected_bytes:
-            raise RemoteProtocolError(f"the answer has {len(payload)} bytes; {expected_bytes} were expected")
-        logits = decode(payload, self.output.wire, self.output.shape).reshape(batch, -1)
-        if not np.isfinite(logits).all():
-            raise RemoteError(
-                "the devices' answer has numbers that are not finite (NaN or infinite): it names no class"
-            )
-        return logits
+    @property
+    def answer_tags(self) -> frozenset[int]:
+        """The tags of the messages that together are the whole answer."""
+        return frozenset(piece.tag for piece in self._answers(fallbacks=False))
+
+    def blocking(self, away: Collection[int]) -> tuple[int, ...]:
+        """The devices among ``away`` without which an output cannot be answered: none of its fallbacks is left."""
+        return tuple(
+            piece.device
+            for port in self.outputs
+            if all(piece.device in away for piece in port.fallbacks)
+            for piece in port.pieces
+            if piece.device in away
+        )
+
+    def _answers(self, fallbacks: bool) -> list[Piece]:
+        return [piece for port in self.outputs for piece in (*port.pieces, *(port.fallbacks if fallbacks else ()))]
 
 
 def expected_of(plans: Iterable[ClientMessages], on_missing: OnMissing) -> dict[int, dict[int, frozenset[int]]]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sepnas.deployment.plans import DEFAULT_PLAN
-from sepnas.errors import ExchangeError, RemoteError, RemoteProtocolError, again
+from sepnas.errors import ExchangeError, again
+from sepnas.plan.plan import Port
 from sepnas.plan.steps import CLIENT
+from sepnas.runtime.client.answer import Answer, Missing
 from sepnas.runtime.client.connections import DeviceConnections
 from sepnas.runtime.client.failures import GATHER_S
 from sepnas.runtime.client.inboxes import Arrival
-from sepnas.runtime.protocol.events import Data, Failed, Missed, PartialData
-from sepnas.runtime.tensors.codec import Array, Payload
+from sepnas.runtime.client.pending_output import PendingOutput
+from sepnas.runtime.protocol.events import Data, Failed, Missed
+from sepnas.runtime.tensors.codec import Array
 
 _MIN_MARGIN_S, _MAX_MARGIN_S, _MARGIN_SHARE = 0.001, 0.05, 0.05
 _GRACE_S = 0.005
@@ -28,56 +29,32 @@ def margin_s(limit_s: float) -> float:
     return min(_MAX_MARGIN_S, max(_MIN_MARGIN_S, _MARGIN_SHARE * limit_s))
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """Message ``tag`` from device ``source``, which ``device`` went on without."""
-
-    device: int
-    source: int
-    tag: int
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Logits ``(B, classes)``, float32, and what is missing in them.
-
-    ``missing``: messages that were late or lost. ``without``: devices that took no part, or whose logits did not come.
-    ``complete``: it is the whole network's answer. An incomplete answer may name neither, if the device that knew was
-    lost too.
-    """
-
-    logits: Array
-    complete: bool = True
-    missing: tuple[Missing, ...] = ()
-    without: tuple[int, ...] = ()
-
-
 @dataclass
 class Reply:
     """Collects the events of a request until it is :attr:`done`, or until :attr:`until` (``time.monotonic`` seconds).
 
-    The rank ``reader`` must answer until ``deadline`` (``time.monotonic`` seconds). Devices ``without`` take no part.
-    If the request is ``tolerant``, other devices may fail; if the reader does, the remaining ``heads`` can be recalled
-    (:meth:`fall_back`): each has logits of its own.
+    All pieces of the ``outputs`` must come until ``deadline`` (``time.monotonic`` seconds). Devices ``without`` take no
+    part. If the request is ``tolerant``, devices may fail: an output of which a piece does not come is replaced by its
+    fallbacks, which can be recalled (:meth:`fall_back`).
     """
 
     request: int
     batch: int
-    reader: int
+    outputs: tuple[Port, ...]
     deadline: float
     without: frozenset[int] = frozenset()
     tolerant: bool = False
-    heads: frozenset[int] = frozenset()
     plan: str = DEFAULT_PLAN
     connections: DeviceConnections | None = field(default=None, repr=False)
     """The connections that the request was sent through."""
     sent_ns: int = field(default_factory=time.monotonic_ns)
     done: bool = False
     until: float = field(init=False)
-    recalled: frozenset[int] = frozenset()
     _limit_s: float = field(init=False)
-    _answer: Data | None = None
-    _own: dict[int, Data] = field(default_factory=dict)
+    _recall_at: float = field(init=False)
+    _end: float = field(init=False)
+    _pending: tuple[PendingOutput, ...] = field(init=False)
+    _arrived_ns: dict[int, int] = field(default_factory=dict)
     _missing: list[Missing] = field(default_factory=list)
     _failed: set[int] = field(default_factory=set)
     _reports: list[Failed] = field(default_factory=list)
@@ -85,15 +62,17 @@ class Reply:
 
     def __post_init__(self) -> None:
         start = time.monotonic()
+        self._pending = tuple(map(PendingOutput, self.outputs))
         self._limit_s = max(0.0, self.deadline - start)
-        self.until = self.deadline - margin_s(self._limit_s) if self._others() else self.deadline + _GRACE_S
-        if self.reader in self.without:
-            self.until = start
+        self._end = self.deadline + _GRACE_S
+        self._recall_at = self.deadline - margin_s(self._limit_s) if self._has_others() else self._end
+        is_hopeless = any(output.is_hopeless(self.without) for output in self._pending)
+        self.until = start if is_hopeless else self._recall_at
 
     @property
     def device_limit_s(self) -> float:
         """The devices' time limit: shorter than the client's, so that there is time for a fallback."""
-        return self._limit_s - margin_s(self._limit_s) * (2 if self._others() else 1)
+        return self._limit_s - margin_s(self._limit_s) * (2 if self._has_others() else 1)
 
     @property
     def left_s(self) -> float:
@@ -104,14 +83,27 @@ class Reply:
     def silent(self) -> frozenset[int]:
         """Devices that did not deliver in time and did not report why."""
         silent = {missing.source for missing in self._missing}
-        if self.recalled and self._answer is None:
-            silent |= {self.reader, *(self.recalled - self._own.keys())}
-        return frozenset(silent - self.without - self._failed)
+        for output in self._pending:
+            if output.recalled and not output.is_whole:
+                silent |= output.pending | (output.recalled.keys() - output.answered)
+        return frozenset(silent - self._away)
 
     @property
     def of_no_use(self) -> frozenset[int]:
         """Devices that did not do their part of the request."""
-        return self.without | self._failed | {missing.source for missing in self._missing}
+        return self._away | {missing.source for missing in self._missing}
+
+    @property
+    def _away(self) -> frozenset[int]:
+        """Devices from which nothing comes any more."""
+        return self.without | self._failed
+
+    @property
+    def arrived_ns(self) -> dict[int, int]:
+        """When the messages of the answer came (``time.monotonic_ns``), by tag, but for the last one."""
+        return dict(list(self._arrived_ns.items())[:-1])
+
+    # -- events
 
     def take(self, arrival: Arrival) -> None:
         """Take an event. After a first report of a failure others are awaited for a moment: one may name the cause."""
@@ -124,13 +116,17 @@ class Reply:
             self._take_failure(rank, event)
 
     def _take_answer(self, rank: int, event: Data) -> None:
-        if rank != self.reader:
-            self._own[rank] = event
-            self.done |= self._nobody_left()
-        elif isinstance(event, PartialData) and not self.without and not self._missing:
-            self._answer, self.until = event, min(self.until, time.monotonic() + _DETAILS_S)
+        self._arrived_ns.setdefault(event.tag, time.monotonic_ns())
+        for output in self._pending:
+            output.take(rank, event)
+        if all(output.is_whole for output in self._pending) and not self._is_detailed():
+            self.until = min(self.until, time.monotonic() + _DETAILS_S)
         else:
-            self._answer, self.done = event, True
+            self.done |= self._is_over()
+
+    def _is_detailed(self) -> bool:
+        """Whether it is known what is missing, if anything is."""
+        return bool(self.without or self._missing) or not any(output.is_partial for output in self._pending)
 
     def _take_failure(self, rank: int, event: Failed | ExchangeError) -> None:
         self._failed.add(rank)
@@ -149,61 +145,75 @@ class Reply:
             self._reports.append(event)
 
     def _do_without(self, rank: int, event: Failed | ExchangeError) -> None:
-        if rank == self.reader:
+        if any(rank in output.pending for output in self._pending):
             if isinstance(event, Failed):
                 self._reports = [event]
             else:
                 self._lost = event
-            if not self.recalled:
+            if any(rank in output.pending and not output.recalled for output in self._pending):
                 self.until = time.monotonic()  # the others are recalled now
-        self.done |= self._nobody_left()
+        self.done |= self._is_over()
 
-    def _others(self) -> frozenset[int]:
-        """Devices that could answer instead of the reader."""
-        return self.heads - {self.reader} - self.without - self._failed if self.tolerant else frozenset()
+    def _has_others(self) -> bool:
+        """Whether an output has a fallback."""
+        return self.tolerant and any(output.others(self._away) for output in self._pending)
 
-    def _nobody_left(self) -> bool:
-        return bool(self.recalled) and self.recalled <= self._own.keys() | self._failed
+    def _is_over(self) -> bool:
+        """Whether nothing more comes that would change the answer, or there will be none."""
+        over = [output for output in self._pending if output.is_over(self._away)]
+        return len(over) == len(self._pending) or any(not (output.is_whole or output.answered) for output in over)
 
-    def fall_back(self) -> frozenset[int]:
-        """The reader did not answer in time: returns the devices to recall, which are then awaited; none if there is no
-        other head."""
-        if self.recalled or self._answer is not None:
-            return frozenset()
-        self.recalled = self._others()
-        if self.recalled:
-            # a head that was not awaited while its answer was expected is given a moment too
-            self.until = max(self.deadline + _GRACE_S, time.monotonic() + margin_s(self._limit_s))
-            self.done = self._nobody_left()
-        return self.recalled
+    # -- the end
 
-    def answer(self, connections: DeviceConnections, decode: Callable[[Payload], Array]) -> Answer:
-        """The decoded answer: the reader's, or the mean of recalled heads; raises the error that takes its place."""
-        missing, without = tuple(self._missing), self.without
-        if self._answer is not None:
-            complete = not (missing or without or isinstance(self._answer, PartialData))
-            return Answer(decode(self._answer.payload), complete, missing, tuple(sorted(without)))
-        if own := dict(self._decoded(decode)):
-            without |= {self.reader} | (self.recalled - own.keys())
-            return Answer(_mean(own), False, missing, tuple(sorted(without)))
+    def fall_back(self) -> list[tuple[int, int]]:
+        """The wait is over: returns the fallbacks to recall, as ranks and tags, which are then awaited.
+
+        They are those of outputs that are late, or of which a device is gone. If there is nothing more to wait for, the
+        reply is done.
+        """
+        late, now = self.until >= self._recall_at, time.monotonic()
+        over = self.until >= self._end or all(output.is_whole for output in self._pending)
+        recalled = self._recall(late) if self.tolerant else []
+        if recalled:
+            # a device that was not awaited while its answer was expected is given a moment too
+            self._end = max(self._end, now + margin_s(self._limit_s))
+        self.done |= self._is_over() or (over and not recalled) or not self.tolerant
+        self.until = self._end if late or self._all_recalled() else self._recall_at
+        return recalled
+
+    def _recall(self, late: bool) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        for output in self._pending:
+            if not (output.is_whole or output.recalled) and (late or output.is_hopeless(self._away)):
+                output.recalled = output.others(self._away)
+                found += output.recalled.items()
+        return found
+
+    def _all_recalled(self) -> bool:
+        return all(output.is_whole or output.recalled for output in self._pending)
+
+    def answer(self, connections: DeviceConnections, scores: str | None = None) -> Answer:
+        """The decoded answer, of which ``scores`` names the class scores; raises the error that takes its place.
+
+        An output that is not whole is the mean of its fallbacks.
+        """
+        found = {output.port.name: output.array(self.batch) for output in self._pending}
+        outputs: dict[str, Array] = {name: array for name, array in found.items() if array is not None}
+        if len(outputs) == len(found):
+            missing, without = tuple(self._missing), self.without
+            is_whole = all(output.is_whole and not output.is_partial for output in self._pending)
+            complete = is_whole and not (missing or without)
+            without = without.union(*(output.left_out(self.batch) for output in self._pending))
+            named = scores if scores in outputs else None
+            return Answer(outputs, named, complete, missing, tuple(sorted(without)))
         if self._reports:
             raise connections.explain(self._reports, self._lost, ends_session=not self.tolerant)
         if self._lost is not None:
             raise again(self._lost) if self.tolerant else connections.end(self._lost)
         doing = f"working on request {self.request} ({self._limit_s:g} s)"
-        raise connections.late(self.recalled or {self.reader}, doing)
+        raise connections.late(self._late_ranks(), doing)
 
-    def _decoded(self, decode: Callable[[Payload], Array]) -> Iterator[tuple[int, Array]]:
-        for rank, event in self._own.items():
-            with contextlib.suppress(RemoteError, RemoteProtocolError):  # an invalid answer is left out
-                yield rank, decode(event.payload)
-
-
-def _mean(logits: Mapping[int, Array]) -> Array:
-    """Added in the order of ranks: rounding does not depend on the order of arrival."""
-    first, *others = (logits[rank] for rank in sorted(logits))
-    total = first.copy()
-    for each in others:
-        total += each
-    total /= len(logits)
-    return total
+    def _late_ranks(self) -> frozenset[int]:
+        """The devices that were waited for at the end."""
+        late = [output for output in self._pending if not output.is_whole]
+        return frozenset().union(*(output.recalled.keys() or output.pending for output in late))

@@ -11,11 +11,12 @@ from functools import partial
 
 from sepnas.deployment.manifest import OnMissing
 from sepnas.errors import DeadlineError, ExchangeError
+from sepnas.runtime.client.answer import Answer
 from sepnas.runtime.client.connections import DeviceConnections
 from sepnas.runtime.client.inboxes import Arrival, Inbox
 from sepnas.runtime.client.keeper import Keeper
 from sepnas.runtime.client.messages import ClientMessages
-from sepnas.runtime.client.reply import Answer, Reply
+from sepnas.runtime.client.reply import Reply
 from sepnas.runtime.client.request_log import RequestLog
 from sepnas.runtime.client.request_window import RequestWindow
 from sepnas.runtime.protocol.events import Cancel, Data, Failed, Recall, Request
@@ -28,6 +29,7 @@ class Requests:
     Args:
         keeper: holds the connections, and opens new ones after their end.
         messages: the messages between the client and the devices, by plan.
+        scores: the name of the output that holds class scores, if there is one.
         on_missing: ``degrade``: requests are sent without devices that are absent.
 
     ``lock`` is held while a request is sent, so that requests come to all devices in one order, and while devices are
@@ -35,8 +37,10 @@ class Requests:
     the session take it, and they hold no other lock then.
     """
 
-    def __init__(self, keeper: Keeper, messages: Mapping[str, ClientMessages], on_missing: OnMissing) -> None:
-        self._keeper, self._messages, self._on_missing = keeper, messages, on_missing
+    def __init__(
+        self, keeper: Keeper, messages: Mapping[str, ClientMessages], scores: str | None, on_missing: OnMissing
+    ) -> None:
+        self._keeper, self._messages, self._scores, self._on_missing = keeper, messages, scores, on_missing
         self.lock = threading.Lock()
         self.log = RequestLog()
         self._window = RequestWindow()
@@ -59,9 +63,10 @@ class Requests:
             self._connections, self._sent_before = connections, self._window.last_request
             self.log.clear()
 
-    def begin(self, x_BCHW: Array | Images, inbox: Inbox, limit_s: float, plan: str) -> Reply:
-        """Send a request under a plan whose events come to ``inbox``; end the reply by :meth:`finish` or
-        :meth:`abandon`.
+    def begin(self, arrays: Mapping[str, Array | Images], inbox: Inbox, limit_s: float, plan: str) -> Reply:
+        """Send a request under a plan, with a batch of each input; its events come to ``inbox``.
+
+        End the reply by :meth:`finish` or :meth:`abandon`.
 
         Raises :class:`DeadlineError` when it cannot be sent within ``limit_s``, and what broke the session.
         """
@@ -72,9 +77,9 @@ class Requests:
             connections = self._keeper.connections
             self.adopt(connections)
             connections.check()
-            reply = self._new_reply(connections, len(x_BCHW), deadline, plan)
+            reply = self._new_reply(connections, len(next(iter(arrays.values()))), deadline, plan)
             try:
-                self._send(connections, reply, x_BCHW, inbox)
+                self._send(connections, reply, arrays, inbox)
             except BaseException:
                 self.abandon(reply)
                 raise
@@ -90,25 +95,23 @@ class Requests:
                 try:
                     reply.take(inbox.get(timeout=reply.left_s))
                 except queue.Empty:
-                    if not self.fall_back(reply):
-                        break
+                    self.fall_back(reply)
         except BaseException:
             self.abandon(reply)
             raise
         return self.finish(reply)
 
-    def fall_back(self, reply: Reply) -> bool:
-        """The reader is late: ask the other heads for their own logits; False if there is none to ask."""
-        connections, recalled = self._connections_of(reply), reply.fall_back()
-        for rank in recalled:
-            connections.send(rank, Recall(request=reply.request, tag=self._messages[reply.plan].output.tag))
-        return bool(recalled)
+    def fall_back(self, reply: Reply) -> None:
+        """The reply's time is over: ask other devices for the outputs that they hold, or end it."""
+        connections = self._connections_of(reply)
+        for rank, tag in reply.fall_back():
+            connections.send(rank, Recall(request=reply.request, tag=tag))
 
     def finish(self, reply: Reply) -> Answer:
         """The answer, when nothing more is waited for; raises the error that takes its place."""
-        connections, messages = self._connections_of(reply), self._messages[reply.plan]
+        connections = self._connections_of(reply)
         try:
-            answer = reply.answer(connections, lambda payload: messages.decode_logits(payload, reply.batch))
+            answer = reply.answer(connections, self._scores)
         except BaseException:
             self.abandon(reply)
             raise
@@ -116,12 +119,12 @@ class Requests:
             with contextlib.suppress(ExchangeError):
                 for rank in reply.silent:
                     connections.suspect(rank)
-        served = set(messages.ranks) & set(connections.liveness.present_ranks)
+        served = set(self._messages[reply.plan].ranks) & set(connections.liveness.present_ranks)
         connections.liveness.note_served(served - reply.of_no_use)
         self._release(reply)
         if not answer.complete:
             self._cancel(reply)  # late devices need not go on with it
-        self.log.note_answered(reply.request, reply.batch, reply.sent_ns, reply.plan)
+        self.log.note_answered(reply.request, reply.batch, reply.sent_ns, reply.plan, reply.arrived_ns)
         return answer
 
     def abandon_soon(self, replies: Collection[Reply]) -> None:
@@ -145,29 +148,31 @@ class Requests:
 
     def _new_reply(self, connections: DeviceConnections, batch: int, deadline: float, plan: str) -> Reply:
         request, messages = self._window.reserve(deadline), self._messages[plan]
-        reply = partial(Reply, request, batch, messages.reader, deadline, plan=plan, connections=connections)
+        reply = partial(Reply, request, batch, messages.outputs, deadline, plan=plan, connections=connections)
         if self._on_missing == "strict":
             return reply()
-        heads, without = messages.heads, connections.liveness.absent()
-        if heads <= without:  # nobody else can answer: devices that are only silent must be asked
+        without = connections.liveness.absent()
+        if messages.blocking(without):  # nobody else can answer: devices that are only silent must be asked
             without = connections.liveness.lost_ranks()
-        return reply(without=without & set(messages.ranks), tolerant=True, heads=heads)
+        return reply(without=without & set(messages.ranks), tolerant=True)
 
-    def _send(self, connections: DeviceConnections, reply: Reply, x_BCHW: Array | Images, inbox: Inbox) -> None:
+    def _send(
+        self, connections: DeviceConnections, reply: Reply, arrays: Mapping[str, Array | Images], inbox: Inbox
+    ) -> None:
         messages = self._messages[reply.plan]
-        if messages.heads <= reply.without:
-            connections.check_rank(reply.reader)
+        for rank in messages.blocking(reply.without):
+            connections.check_rank(rank)
         header = Request(
             request=reply.request,
             batch=reply.batch,
             deadline_ms=max(1, int(reply.device_limit_s * 1e3)),
             without=tuple(sorted(reply.without)),
             plan=reply.plan,
-            normalised=not is_image(x_BCHW),
+            normalised=not any(map(is_image, arrays.values())),
         )
-        pieces, output = messages.encode_pieces(reply.request, x_BCHW), messages.output
-        watched = _WatchedInbox(inbox, lambda: self._window.release(reply.request))
-        connections.router.follow(reply.request, watched, {output.tag: output.payload_bytes(reply.batch)})
+        pieces, tags = messages.encode_pieces(reply.request, arrays), messages.answer_tags
+        watched = _WatchedInbox(inbox, tags, lambda: self._window.release(reply.request))
+        connections.router.follow(reply.request, watched, messages.answer_bytes(reply.batch))
         for rank, sent in pieces.items():
             if rank not in reply.without:
                 connections.send(rank, header, *sent)
@@ -188,12 +193,18 @@ class Requests:
 
 
 class _WatchedInbox:
-    """An inbox that calls ``done`` when the devices have finished its request, even if nobody reads it yet."""
+    """An inbox that calls ``done`` when the devices have finished its request, even if nobody reads it yet.
 
-    def __init__(self, inbox: Inbox, done: Callable[[], None]) -> None:
-        self._inbox, self._done = inbox, done
+    They have when the answer's messages ``tags`` have come, or a device has failed.
+    """
+
+    def __init__(self, inbox: Inbox, tags: Collection[int], done: Callable[[], None]) -> None:
+        self._inbox, self._awaited, self._done = inbox, set(tags), done
 
     def put(self, arrival: Arrival) -> None:
         self._inbox.put(arrival)
-        if isinstance(arrival[1], Data | Failed | ExchangeError):
+        event = arrival[1]
+        if isinstance(event, Data):
+            self._awaited.discard(event.tag)
+        if isinstance(event, Failed | ExchangeError) or (isinstance(event, Data) and not self._awaited):
             self._done()

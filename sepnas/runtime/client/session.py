@@ -13,18 +13,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-import numpy as np
-import numpy.typing as npt
 from typing_extensions import Self
 
 from sepnas.deployment.manifest import OnMissing
 from sepnas.deployment.verify import verify_client
 from sepnas.errors import DataError, LocalProtocolError, SpecError
-from sepnas.runtime.client.batches import prepare_batch
+from sepnas.runtime.client.answer import Answer, Outputs
 from sepnas.runtime.client.connections import DeviceConnections
 from sepnas.runtime.client.diagnostics import Diagnostics
 from sepnas.runtime.client.dialing import SessionTarget
 from sepnas.runtime.client.inboxes import Arrival, Inbox
+from sepnas.runtime.client.inputs import Inputs, prepare_inputs
 from sepnas.runtime.client.keeper import Keeper
 from sepnas.runtime.client.limits import (
     DEFAULT_TIMEOUT_S,
@@ -35,11 +34,10 @@ from sepnas.runtime.client.limits import (
 )
 from sepnas.runtime.client.messages import ClientMessages, expected_of
 from sepnas.runtime.client.opening import allow_insecure, open_keeper
-from sepnas.runtime.client.reply import Answer, Reply
+from sepnas.runtime.client.reply import Reply
 from sepnas.runtime.client.requests import Requests
 from sepnas.runtime.client.streaming import Begin, stream_answers
 from sepnas.runtime.client.trace import Trace
-from sepnas.runtime.tensors.codec import Array
 from sepnas.runtime.transport.counters import Counters
 from sepnas.runtime.transport.delivery import Ways
 from sepnas.runtime.transport.handshake import warn_of_loopback
@@ -101,7 +99,7 @@ class Session:
         served = self.manifest.chosen(plans)
         self.plans = tuple(served)
         """The plans that requests may name, the one of requests that name none first."""
-        self._messages = {name: ClientMessages.of(plan, self.manifest.image) for name, plan in served.items()}
+        self._messages = {name: ClientMessages.of(plan, self.manifest.network) for name, plan in served.items()}
         expected = expected_of(self._messages.values(), self.on_missing)
         warn_of_loopback({each.rank: each.address for each in hosts.devices if each.rank in expected})
         if insecure:
@@ -111,7 +109,7 @@ class Session:
         target = SessionTarget(deployment_id, expected, hosts, identity, self.on_missing, ways, reconnect, digests)
         self._ways, origin_ns = ways, time.monotonic_ns()
         self._keeper = open_keeper(target, timeout_s)
-        self._requests = Requests(self._keeper, self._messages, self.on_missing)
+        self._requests = Requests(self._keeper, self._messages, self.manifest.network.scores, self.on_missing)
         self._diagnostics = Diagnostics(self._keeper, self._requests, ways, origin_ns)
         self._drop = weakref.finalize(self, _drop, self._keeper, ways)
         self._drop.atexit = False  # at exit the system closes the connections, and no thread can be started
@@ -136,52 +134,59 @@ class Session:
 
     # -- requests
 
-    def infer(self, batch: npt.ArrayLike, timeout_s: float | None = None, *, plan: str | None = None) -> Array:
-        """The logits ``(B, classes)``, float32, of a batch ``(B, channels, height, width)``.
+    def infer(self, inputs: Inputs, timeout_s: float | None = None, *, plan: str | None = None) -> Outputs:
+        """The output ``(B, *shape)``, float32, of a batch ``(B, *shape)``: for a classifier of images, the logits
+        ``(B, classes)`` of ``(B, channels, height, width)``.
 
-        ``plan`` is the plan's name (see :attr:`plans`); devices switch from one request to the next without loading
-        anything. A float32 batch is taken as it is (already normalised); uint8 images are normalised as the manifest
-        says. In a session that degrades, :meth:`ask` also tells what is missing in the answer.
+        A network with several inputs is given a mapping from name to batch, and one with several outputs answers with
+        such a mapping; ``manifest.network`` lists both with their shapes. float32 values are taken as they are (images
+        already normalised); uint8 images are normalised as the manifest says. ``plan`` is the plan's name (see
+        :attr:`plans`); devices switch from one request to the next without loading anything.
+
+        :meth:`ask` answers with more: the outputs by name whatever their number, the logits, and what is missing in a
+        session that degrades.
 
         Raises:
-            DataError: another shape or type.
+            DataError: names, shapes or types that are not those of the inputs.
             SpecError: an invalid deadline, or a ``plan`` that is none of :attr:`plans`.
             DeadlineError: no answer after ``timeout_s`` (by default the session's), which includes the time that the
                 request waits behind others.
             PeerLostError: a device was lost.
-            RemoteError: a device failed while it computed.
+            RemoteError: a device failed while it computed, or answered with NaN or infinity.
         """
-        return self.ask(batch, timeout_s, plan=plan).logits
+        return self.ask(inputs, timeout_s, plan=plan).result
 
-    def ask(self, batch: npt.ArrayLike, timeout_s: float | None = None, *, plan: str | None = None) -> Answer:
-        """The logits together with what is missing in them; raises as :meth:`infer` does."""
+    def ask(self, inputs: Inputs, timeout_s: float | None = None, *, plan: str | None = None) -> Answer:
+        """The outputs by name together with what is missing in them; raises as :meth:`infer` does."""
         inbox: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
-        return self._requests.wait(self.begin(batch, inbox, timeout_s, plan=plan), inbox)
+        return self._requests.wait(self.begin(inputs, inbox, timeout_s, plan=plan), inbox)
 
-    def classify(self, images: npt.ArrayLike, timeout_s: float | None = None, *, plan: str | None = None) -> list[str]:
-        """The class name of each image of a batch; raises as :meth:`infer` does."""
-        best = self.infer(images, timeout_s, plan=plan).argmax(axis=1)
-        return [self.manifest.classes[index] for index in best]
+    def classify(self, inputs: Inputs, timeout_s: float | None = None, *, plan: str | None = None) -> list[str]:
+        """The class name of each sample of a batch; raises as :meth:`infer` does, and :class:`DataError` if the network
+        names no classes."""
+        classes = self.manifest.classes
+        best = self.ask(inputs, timeout_s, plan=plan).logits.argmax(axis=1)
+        return [classes[index] for index in best]
 
     def stream(
         self,
-        batches: Iterable[npt.ArrayLike],
+        batches: Iterable[Inputs],
         in_flight: int = 2,
         timeout_s: float | None = None,
         *,
         plan: str | None = None,
-    ) -> Generator[Array]:
-        """The logits of each batch, in order, with up to ``in_flight`` requests (at most 32) on their way.
+    ) -> Generator[Outputs]:
+        """The result of :meth:`infer` for each batch, in order, with up to ``in_flight`` (at most 32) on their way.
 
         Devices compute one request while messages of others travel: throughput rises, and so does the latency of each
         request. The next batch is taken when an answer has been handed on. Raises as :meth:`infer` does; requests that
         are on their way then, or when the generator is closed, are cancelled.
         """
-        return self._logits_of(self.answers(batches, in_flight, timeout_s, plan=plan))
+        return self._results_of(self.answers(batches, in_flight, timeout_s, plan=plan))
 
     def answers(
         self,
-        batches: Iterable[npt.ArrayLike],
+        batches: Iterable[Inputs],
         in_flight: int = 2,
         timeout_s: float | None = None,
         *,
@@ -191,26 +196,24 @@ class Session:
         begin = partial(self.begin, timeout_s=timeout_s, plan=self._plan(plan))
         return self._answers(begin, batches, checked_in_flight(in_flight))
 
-    def _answers(self, begin: Begin, batches: Iterable[npt.ArrayLike], in_flight: int) -> Generator[Answer]:
+    def _answers(self, begin: Begin, batches: Iterable[Inputs], in_flight: int) -> Generator[Answer]:
         yield from stream_answers(self._requests, begin, batches, in_flight)
 
-    def _logits_of(self, answers: Generator[Answer]) -> Generator[Array]:
+    def _results_of(self, answers: Generator[Answer]) -> Generator[Outputs]:
         with contextlib.closing(answers):
             for answer in answers:
-                yield answer.logits
+                yield answer.result
 
-    def begin(
-        self, batch: npt.ArrayLike, inbox: Inbox, timeout_s: float | None = None, *, plan: str | None = None
-    ) -> Reply:
+    def begin(self, inputs: Inputs, inbox: Inbox, timeout_s: float | None = None, *, plan: str | None = None) -> Reply:
         """Send a request whose events come to ``inbox``; end each reply by :meth:`finish` or :meth:`abandon`.
 
         Waits only while too many requests are open. Raises as :meth:`infer` does.
         """
         name = self._plan(plan)
         self._connections.check()  # before any lock is taken: in a forked process it may be held forever
-        x_BCHW = prepare_batch(np.asarray(batch), self.manifest.image)
+        arrays = prepare_inputs(inputs, self.manifest.inputs_of(name))
         limit_s = self.timeout_s if timeout_s is None else checked_timeout_s(timeout_s)
-        return self._requests.begin(x_BCHW, inbox, limit_s, name)
+        return self._requests.begin(arrays, inbox, limit_s, name)
 
     def _plan(self, name: str | None) -> str:
         if name is None:
@@ -219,9 +222,9 @@ class Session:
             raise SpecError(f"plan {short(name)} is none of this session: {', '.join(self.plans)}")
         return name
 
-    def fall_back(self, reply: Reply) -> bool:
-        """The reader is late: ask other devices for their own logits; False if there is none to ask."""
-        return self._requests.fall_back(reply)
+    def fall_back(self, reply: Reply) -> None:
+        """The reply's time is over: ask other devices for the outputs that they hold, or end it."""
+        self._requests.fall_back(reply)
 
     def finish(self, reply: Reply) -> Answer:
         """The answer, when nothing more is waited for; raises the error that takes its place."""
@@ -251,10 +254,10 @@ class Session:
         return self._connections.liveness.losses()
 
     def can_answer(self) -> bool:
-        """Whether requests that name no plan have a chance: all devices are ready or, in a session that degrades, one
-        with the classifier is."""
+        """Whether requests that name no plan have a chance: all devices are ready or, in a session that degrades, for
+        each output those that hold its pieces, or one that holds a fallback."""
         useless = self._connections.liveness.useless()
-        return not useless if self.on_missing == "strict" else not self._messages[self.plans[0]].heads <= useless
+        return not useless if self.on_missing == "strict" else not self._messages[self.plans[0]].blocking(useless)
 
     def is_failing(self) -> bool:
         """Whether a device failed or delayed the latest requests."""

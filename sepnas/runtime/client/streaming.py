@@ -7,18 +7,16 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import TypeAlias
 
-import numpy.typing as npt
-
+from sepnas.runtime.client.answer import Answer
 from sepnas.runtime.client.inboxes import Arrival, Inbox
-from sepnas.runtime.client.reply import Answer, Reply
+from sepnas.runtime.client.inputs import Inputs
+from sepnas.runtime.client.reply import Reply
 from sepnas.runtime.client.requests import Requests
 
-Begin: TypeAlias = Callable[[npt.ArrayLike, Inbox], Reply]
+Begin: TypeAlias = Callable[[Inputs, Inbox], Reply]
 
 
-def stream_answers(
-    requests: Requests, begin: Begin, batches: Iterable[npt.ArrayLike], in_flight: int
-) -> Generator[Answer]:
+def stream_answers(requests: Requests, begin: Begin, batches: Iterable[Inputs], in_flight: int) -> Generator[Answer]:
     """The answer to each batch, in order, with up to ``in_flight`` requests on their way; ``begin`` sends one.
 
     The next batch is taken when an answer has been handed on. Requests that are on their way when this ends, by an

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
@@ -44,7 +45,8 @@ class DeviceRecord(Part):
 class RequestRecord(Part):
     """One request under a plan: sent at ``sent_s``, its answer complete at ``answered_s``, both on the client's clock.
 
-    ``plan`` is the name in the deployment; traces of an older sepnas hold none.
+    ``plan`` is the name in the deployment; traces of an older sepnas hold none. ``arrived_s``: when the messages of the
+    answer came, by tag, but for the last one.
     """
 
     request: int
@@ -52,6 +54,7 @@ class RequestRecord(Part):
     plan: str | None = None
     sent_s: Seconds
     answered_s: Seconds
+    arrived_s: Annotated[dict[int, Seconds], Field(default_factory=dict)]
     devices: tuple[DeviceRecord, ...]
 
     @property
@@ -78,12 +81,16 @@ class ClockOffset:
 
 class RequestTiming(NamedTuple):
     """The batch size of a request, when it was sent and when its answer was complete (``time.monotonic_ns``), and its
-    plan."""
+    plan.
+
+    ``arrived_ns``: when the messages of the answer came, by tag, but for the last one.
+    """
 
     batch: int
     sent_ns: int
     answered_ns: int
     plan: str = DEFAULT_PLAN
+    arrived_ns: Mapping[int, int] = MappingProxyType({})
 
 
 def best_clock(pings: Iterable[tuple[int, int, int]]) -> ClockOffset:
@@ -107,6 +114,7 @@ def request_record(
         plan=timing.plan,
         sent_s=(timing.sent_ns - origin_ns) / 1e9,
         answered_s=(timing.answered_ns - origin_ns) / 1e9,
+        arrived_s={tag: (arrived_ns - origin_ns) / 1e9 for tag, arrived_ns in timing.arrived_ns.items()},
         devices=tuple(device_record(rank, rows[rank, request], clocks[rank], origin_ns) for rank in ran),
     )
 

@@ -115,7 +115,7 @@ class Cancel(Control):
 
 
 class Recall(Control):
-    """From the client: the logits that this device has of ``request`` itself, as message ``tag``."""
+    """From the client: message ``tag`` of ``request``, an output that this device computed alone and sent to a peer."""
 
     request: U32
     tag: U32

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -13,10 +14,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sepnas import __version__
-from sepnas.errors import BusyError, SpecError
+from sepnas.errors import BusyError, DataError, SpecError
 from sepnas.runtime.service.bodies import Bodies
-from sepnas.runtime.service.http_answers import classification_of, facts_of, health_of
-from sepnas.runtime.service.http_body import BODY_S, check_head, read_body, run_unless_gone
+from sepnas.runtime.service.http_answers import check_answerable, classification_of, facts_of, health_of, inference_of
+from sepnas.runtime.service.http_body import BODY_S, check_head, is_image, read_body, run_unless_gone
 from sepnas.runtime.service.http_errors import (
     EarlyAnswer,
     RefusedRequest,
@@ -28,7 +29,10 @@ from sepnas.runtime.service.http_forms import (
     DESCRIPTIONS,
     IMAGE_BODY,
     PLAN,
+    TENSOR_BODY,
     Classification,
+    ErrorBody,
+    Inference,
     ModelFacts,
     NotReadyBody,
     ReadyBody,
@@ -37,11 +41,14 @@ from sepnas.runtime.service.http_forms import (
 )
 from sepnas.runtime.service.http_server import MAX_CONNECTIONS, HttpServer, serving_config
 from sepnas.runtime.service.service import Service
+from sepnas.runtime.service.tensor_bodies import TENSOR_KINDS
 from sepnas.runtime.transport.served_names import ServedNames
 
 MAX_BODIES_BYTES = 64_000_000
 """Bound of all bodies together that are not complete yet; there is always room for two."""
 
+_Answer = TypeVar("_Answer")
+_PlanQuery = Annotated[str | None, Query(description=PLAN)]
 _WITHOUT_SCRIPTS = """
 <p>This page needs scripts from cdn.jsdelivr.net, which have not been loaded. The same is said by
 <a href="openapi.json">openapi.json</a>, which needs nothing.</p>
@@ -63,7 +70,7 @@ def make_app(service: Service, max_image_bytes: int, host_names: Sequence[str] =
     app = FastAPI(
         title=f"sepnas serve: {service.manifest.name}",
         version=__version__,
-        description=f"Classifies images of at most {max_image_bytes:,} bytes by a network over several devices.",
+        description=f"Answers requests of at most {max_image_bytes:,} bytes by a network over several devices.",
         lifespan=run_service,
         docs_url=None,
         redoc_url=None,
@@ -72,7 +79,7 @@ def make_app(service: Service, max_image_bytes: int, host_names: Sequence[str] =
     add_error_handlers(app)
     places, busy = service.places, raw_error(503, "busy", service.places.refusal)
     app.state.refusal = lambda answered: busy if answered >= places.limit or places.is_full else None
-    _add_classify(app, service, max_image_bytes)
+    _add_requests(app, service, max_image_bytes)
     _add_facts(app, service)
     _add_docs(app)
     return app
@@ -83,37 +90,72 @@ def http_server(app: FastAPI, timeout_s: float, max_connections: int = MAX_CONNE
     return HttpServer(serving_config(app, timeout_s + BODY_S), max_connections, app.state.refusal)
 
 
-def _add_classify(app: FastAPI, service: Service, max_image_bytes: int) -> None:
-    bodies = Bodies(max(MAX_BODIES_BYTES, 2 * max_image_bytes))
+def _add_requests(app: FastAPI, service: Service, max_bytes: int) -> None:
+    bodies = Bodies(max(MAX_BODIES_BYTES, 2 * max_bytes))
+    errors: dict[int | str, dict[str, Any]] = {code: described_error(code) for code in DESCRIPTIONS}
 
-    @app.post(
-        "/classify",
-        response_model=Classification,
-        responses={code: described_error(code) for code in DESCRIPTIONS},
-        openapi_extra={"requestBody": IMAGE_BODY},
-    )
-    async def classify(request: Request, plan: Annotated[str | None, Query(description=PLAN)] = None) -> Any:
+    @app.post("/classify", response_model=Classification, responses=errors, openapi_extra={"requestBody": IMAGE_BODY})
+    async def classify(request: Request, plan: _PlanQuery = None) -> Any:
         """Classify one image: the body is the encoded image itself (PNG, JPEG, WebP, BMP, GIF or PPM), no form.
 
         Example: `curl -H 'Content-Type: image/png' --data-binary @image.png http://127.0.0.1:8080/classify?plan=default`
         """
-        check_head(request, max_image_bytes)
+        check_head(request, max_bytes)
         _check_plan(service, plan)
+        if service.manifest.network.classes is None:
+            raise RefusedRequest(404, "no-classes", "this network names no classes; POST to /infer for its outputs")
+        found = await _answered(request, service, max_bytes, bodies, partial(service.classify, plan=plan))
+        return found if isinstance(found, Response) else classification_of(found)
+
+    @app.post(
+        "/infer",
+        response_model=Inference,
+        responses={**errors, 406: described(ErrorBody, "The outputs are too large for JSON.")},
+        openapi_extra={"requestBody": TENSOR_BODY},
+    )
+    async def infer(request: Request, plan: _PlanQuery = None) -> Any:
+        """The outputs for one sample of each input, which /model lists.
+
+        The body is JSON, `{"inputs": {NAME: [...]}}`; or a numpy file, as application/x-npz with each input by name, or
+        as application/x-npy for a network with one input; or an image, for a network that takes nothing else. Values
+        are float32; those of an image in JSON are normalised already. `Accept: application/x-npz` gets a file.
+
+        Example: `curl -H 'Content-Type: application/x-npz' --data-binary @inputs.npz http://127.0.0.1:8080/infer`
+        """
+        kind, accept = check_head(request, max_bytes, TENSOR_KINDS), request.headers.get("accept", "")
+        name = _check_plan(service, plan)
+        check_answerable(service.manifest.outputs_of(name), accept)
+        ask = partial(service.infer_image, plan=plan) if is_image(kind) else partial(service.infer, kind, plan=plan)
         try:
-            image = await read_body(request, max_image_bytes, bodies)
-            with service.places.take():
-                found = await run_unless_gone(request, service.classify(image, plan))
-        except BusyError as error:
-            raise RefusedRequest(503, "busy", str(error)) from None
-        except ClientDisconnect:
-            return Response(status_code=400)  # nobody reads it
-        return classification_of(found)
+            found = await _answered(request, service, max_bytes, bodies, ask)
+        except DataError as error:
+            return error_response(422, "bad-input", str(error))
+        return found if isinstance(found, Response) else inference_of(found, name, accept)
 
 
-def _check_plan(service: Service, plan: str | None) -> None:
-    """Refuse a plan that the deployment does not have, before the body is read."""
+async def _answered(
+    request: Request,
+    service: Service,
+    max_bytes: int,
+    bodies: Bodies,
+    ask: Callable[[bytes], Coroutine[Any, Any, _Answer]],
+) -> _Answer | Response:
+    """What ``ask`` answers to the body of a request; an empty response if its client has hung up."""
+    try:
+        body = await read_body(request, max_bytes, bodies)
+        with service.places.take():
+            return await run_unless_gone(request, ask(body))
+    except BusyError as error:
+        raise RefusedRequest(503, "busy", str(error)) from None
+    except ClientDisconnect:
+        return Response(status_code=400)  # nobody reads it
+
+
+def _check_plan(service: Service, plan: str | None) -> str:
+    """The plan's name; refuses a plan that the deployment does not have, before the body is read."""
     try:
         service.manifest.plan(plan)
+        return plan or service.manifest.default_plan
     except SpecError as error:
         raise RefusedRequest(422, "plan", str(error)) from None
 
@@ -128,7 +170,7 @@ def _add_facts(app: FastAPI, service: Service) -> None:
 
     @app.get("/model")
     async def model() -> ModelFacts:
-        """The model that is served: its classes, its image size and the treatment of other sizes, its plans."""
+        """The model that is served: its inputs and outputs, its classes, the treatment of other image sizes, plans."""
         return facts_of(service)
 
 

@@ -1,9 +1,9 @@
-"""Reading the image that a client sends, and noticing a client that hangs up before its answer."""
+"""Reading the body that a client sends, and noticing a client that hangs up before its answer."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any, NoReturn, TypeVar
 
 from fastapi import Request
@@ -18,21 +18,29 @@ BODY_S = 10.0
 _Result = TypeVar("_Result")
 
 
-def check_head(request: Request, max_image_bytes: int) -> None:
-    """Raise :class:`RefusedRequest` for a head that announces another media type or too large a body."""
+def check_head(request: Request, max_bytes: int, others: Collection[str] = ()) -> str:
+    """The media type of a body; raises :class:`RefusedRequest` for one that is neither an image nor among ``others``,
+    and for too large a body."""
     kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
-    if not (kind.startswith("image/") or kind == "application/octet-stream"):
+    if not (is_image(kind) or kind in others):
+        also = f", or {', '.join(others)}" if others else ""
         raise RefusedRequest(
             415,
             "media-type",
-            f"the body must be the image itself, sent as image/png or the like, not as {kind[:80]}",
+            f"the body must be the image itself, sent as image/png or the like{also}, not as {kind[:80]}",
         )
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > max_image_bytes:
-        _refuse_large(max_image_bytes)
+    if length.isdigit() and int(length) > max_bytes:
+        _refuse_large(max_bytes)
+    return kind
 
 
-async def read_body(request: Request, max_image_bytes: int, bodies: Bodies) -> bytes:
+def is_image(kind: str) -> bool:
+    """Whether a media type is that of an image."""
+    return kind.startswith("image/") or kind == "application/octet-stream"
+
+
+async def read_body(request: Request, max_bytes: int, bodies: Bodies) -> bytes:
     """The whole body of a request.
 
     Raises :class:`RefusedRequest` (too large, too slow), :class:`DataError` (empty) and :class:`BusyError`.
@@ -42,17 +50,17 @@ async def read_body(request: Request, max_image_bytes: int, bodies: Bodies) -> b
         with bodies.receiving() as body:
             async for chunk in request.stream():
                 body.add(chunk)
-                if len(body.data) > max_image_bytes:
-                    _refuse_large(max_image_bytes)
+                if len(body.data) > max_bytes:
+                    _refuse_large(max_bytes)
             return bytes(body.data)
 
     try:
-        image = await asyncio.wait_for(read(), BODY_S)
+        body = await asyncio.wait_for(read(), BODY_S)
     except asyncio.TimeoutError:
-        raise RefusedRequest(408, "slow-body", f"the image did not come within {BODY_S:g} s") from None
-    if not image:
-        raise DataError("the body is empty; send the image's bytes, as `curl --data-binary @image.png` does")
-    return image
+        raise RefusedRequest(408, "slow-body", f"the body did not come within {BODY_S:g} s") from None
+    if not body:
+        raise DataError("the body is empty; send an image's bytes, as `curl --data-binary @image.png` does")
+    return body
 
 
 async def run_unless_gone(request: Request, work: Coroutine[Any, Any, _Result]) -> _Result:
@@ -80,5 +88,5 @@ async def _hung_up(request: Request) -> None:
         pass
 
 
-def _refuse_large(max_image_bytes: int) -> NoReturn:
-    raise RefusedRequest(413, "too-large", f"the image may have at most {max_image_bytes:,} bytes")
+def _refuse_large(max_bytes: int) -> NoReturn:
+    raise RefusedRequest(413, "too-large", f"the body may have at most {max_bytes:,} bytes")

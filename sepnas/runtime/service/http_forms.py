@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from sepnas.deployment.manifest import OnMissing
+from sepnas.runtime.service.tensor_bodies import JSON, NPY, NPZ
 from sepnas.spec.image_file import Resize
 
 
@@ -40,7 +41,36 @@ class ServedPlan(BaseModel):
     """A plan that requests may name."""
 
     name: str
-    payload_bytes: int = Field(description="Bytes that devices send each other for one image.")
+    payload_bytes: int = Field(description="Bytes that devices send each other for one sample.")
+
+
+class OutputValues(BaseModel):
+    """An output of one sample."""
+
+    shape: list[int]
+    values: list[float] = Field(description="In the order of the shape: the last axis changes fastest.")
+
+
+class Inference(BaseModel):
+    """The outputs of one sample by name, and what is missing in them."""
+
+    outputs: dict[str, OutputValues]
+    plan: str = Field(description="The plan under which the devices computed them.")
+    complete: bool = Field(description="Whether this is the whole network's answer.")
+    without: list[int] = Field(description="Devices that took no part, or whose part of an output did not come.")
+    missing: list[MissingMessage]
+
+
+class TensorForm(BaseModel):
+    """An input or output of the network, without the samples' axis."""
+
+    name: str
+    axes: str = Field(description="One letter for each axis, such as CHW: channels, height, width.")
+    shape: list[int]
+
+
+class InputForm(TensorForm):
+    image: bool = Field(description="Whether it is an image, of which the axes are CHW.")
 
 
 class ModelFacts(BaseModel):
@@ -50,13 +80,12 @@ class ModelFacts(BaseModel):
     deployment_id: str
     default_plan: str = Field(description="The plan of requests that name none.")
     plans: list[ServedPlan]
-    classes: list[str]
-    image_height: int = Field(description="In pixels, as the network reads it.")
-    image_width: int
-    channels: int = Field(description="1: gray, 3: RGB; other images are converted.")
+    inputs: list[InputForm]
+    outputs: list[TensorForm]
+    classes: list[str] = Field(description="In the order of the logits; empty if no output holds class scores.")
     resize: Resize = Field(
-        description="Treatment of images of another size: `stretch` scales the whole image, `crop` its central square; "
-        "`no`: they are refused."
+        description="Treatment of images of another size: `stretch` scales the whole image, `crop` the largest part in "
+        "its middle that has the network's proportions; `no`: they are refused."
     )
     devices: list[int]
     on_missing: OnMissing
@@ -92,8 +121,8 @@ class NotReadyBody(ReadyBody):
 DESCRIPTIONS = {
     408: "The body did not arrive in time.",
     413: "The body is too large.",
-    415: "The Content-Type is not that of an image.",
-    422: "The body is not a readable image, its size is not that of the network, or there is no such plan.",
+    415: "The Content-Type is not one that is taken here.",
+    422: "The body cannot be read, it is not what the network takes, or there is no such plan.",
     502: "A device failed while it computed.",
     503: "Too many requests wait, or devices are lost. Try again after `Retry-After` seconds.",
     504: "There was no answer in time.",
@@ -101,9 +130,17 @@ DESCRIPTIONS = {
 PLAN = "The plan under which the devices compute, one of those that /model lists; by default its `default_plan`."
 _RETRY = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
-IMAGE_BODY = {
+_IMAGES = dict.fromkeys(("image/png", "image/jpeg", "image/*", "application/octet-stream"), _BINARY)
+IMAGE_BODY = {"required": True, "content": _IMAGES}
+_VALUES = {"type": "array", "items": {}, "description": "All values of a sample, in nested lists or in one."}
+_INPUTS = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {"inputs": {"type": "object", "additionalProperties": _VALUES}},
+}
+TENSOR_BODY = {
     "required": True,
-    "content": dict.fromkeys(("image/png", "image/jpeg", "image/*", "application/octet-stream"), _BINARY),
+    "content": {JSON: {"schema": _INPUTS}, NPY: _BINARY, NPZ: _BINARY, **_IMAGES},
 }
 
 

@@ -1,4 +1,4 @@
-"""Classifying images for many clients through one session, with a bounded queue.
+"""Answering many clients through one session, with a bounded queue.
 
 Independent of the protocol to the clients; HTTP is in ``http_app.py``.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,14 +19,16 @@ from typing_extensions import Self
 from sepnas.deployment.manifest import Manifest, OnMissing
 from sepnas.deployment.verify import verify_client
 from sepnas.errors import DeadlineError
+from sepnas.runtime.client.answer import Answer
 from sepnas.runtime.client.async_session import AsyncSession
 from sepnas.runtime.client.classes import likeliest
 from sepnas.runtime.client.images import Resize, resize_of
-from sepnas.runtime.client.reply import Answer
+from sepnas.runtime.client.inputs import Inputs
 from sepnas.runtime.service.decoder_processes import Order
 from sepnas.runtime.service.decoders import MAX_AT_ONCE, MAX_PIXELS, Decoders
 from sepnas.runtime.service.places import Places
 from sepnas.runtime.service.supervised_session import OPEN_S, SupervisedSession
+from sepnas.runtime.service.tensor_bodies import parse_body
 from sepnas.runtime.service.turns import Turns
 from sepnas.runtime.transport.handshake import check_loopback
 from sepnas.spec.hosts import Hosts, parse_address
@@ -50,12 +53,12 @@ class Classified:
 
 
 class Service:
-    """Classifies images through the devices of a deployment; ``async with`` runs it.
+    """Asks the devices of a deployment; ``async with`` runs it.
 
     Args:
         deployment, devices, insecure, on_missing: as for :class:`Session`; the files are read again whenever a session
             is opened, so that other addresses or a new export need no restart.
-        timeout_s: from the arrival of an image to its answer, waiting included.
+        timeout_s: from the arrival of a request to its answer, waiting included.
         in_flight: number of requests at the devices at once.
         queue: number of requests that may wait.
         resize: treatment of an image of another size; by default as in training.
@@ -107,8 +110,9 @@ class Service:
 
     @property
     def resize(self) -> Resize:
-        """The treatment of an image of another size."""
-        return resize_of(self.manifest.image, self._resize)
+        """The treatment of an image of another size; ``no`` if the network takes something else."""
+        image = self.manifest.network.image
+        return "no" if image is None else resize_of(image, self._resize)
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -135,16 +139,45 @@ class Service:
         return Health(not problem, self._supervised.states(), problem)
 
     async def classify(self, image: bytes, plan: str | None = None) -> Classified:
-        """Classify an encoded image under a plan, by default the deployment's default one; cancelling the call cancels
-        the request on the devices.
+        """Classify an encoded image under a plan, by default the deployment's; raises as :meth:`infer_image` does."""
+        name = plan or self.manifest.default_plan
+        answer = await self.infer_image(image, name)
+        return Classified(likeliest(answer.logits, self.manifest.classes, self._top)[0], answer, name)
+
+    async def infer_image(self, image: bytes, plan: str | None = None) -> Answer:
+        """The outputs for an encoded image under a plan, by default the deployment's; cancelling the call cancels the
+        request on the devices.
 
         Raises :class:`SpecError` (an unknown plan), :class:`DataError` (not an image, wrong size, too many pixels),
         :class:`PeerUnreachableError` (no session is open, and why), and the errors of :meth:`Session.ask`.
         """
+
+        async def decoded(deadline: float) -> Inputs:
+            order = Order(self.manifest.image, self._resize, self._decoders.max_pixels)
+            return (await self._decoders.decode(image, order, deadline))[None]
+
+        return await self._answer(decoded, plan)
+
+    async def infer(self, kind: str, body: bytes, plan: str | None = None) -> Answer:
+        """The outputs for the tensors in a body of this media type (:mod:`sepnas.runtime.service.tensor_bodies`).
+
+        Raises :class:`DataError` (not such a body, or not the network's inputs), and as :meth:`infer_image` does.
+        """
+
+        async def parsed(deadline: float) -> Inputs:
+            return await asyncio.to_thread(parse_body, kind, body, self.manifest.inputs_of(plan))
+
+        return await self._answer(parsed, plan)
+
+    async def _answer(self, read: Callable[[float], Awaitable[Inputs]], name: str | None) -> Answer:
+        """The answer for the inputs that ``read`` makes until a moment (``time.monotonic`` seconds)."""
+        plan = name or self.manifest.default_plan
         deadline = time.monotonic() + self._timeout_s
         try:
             async with self._starts.turn(deadline):  # a request that gives up while it waits here has cost nothing
-                found = await self._classify(image, deadline, plan or self.manifest.default_plan)
+                _ = self._supervised.session  # without a session, decoding would be in vain
+                self.manifest.plan(plan)
+                found = await self._ask(await read(deadline), deadline, plan)
         except asyncio.CancelledError:
             self._note_gave_up()
             raise
@@ -156,18 +189,12 @@ class Service:
         for turns in (self._starts, self._turns, self._decoders):
             turns.gave_up()
 
-    async def _classify(self, image: bytes, deadline: float, plan: str) -> Classified:
-        _ = self._supervised.session  # without a session, decoding would be in vain
-        manifest = self.manifest
-        manifest.plan(plan)
-        order = Order(manifest.image, self._resize, self._decoders.max_pixels)
-        pixels_CHW = await self._decoders.decode(image, order, deadline)
+    async def _ask(self, inputs: Inputs, deadline: float, plan: str) -> Answer:
         async with self._turns.turn(deadline):
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise DeadlineError(f"the request waited behind others for {self._timeout_s:g} s")
-            answer = await self._supervised.session.ask(pixels_CHW[None], left_s, plan=plan)
-        return Classified(likeliest(answer.logits, manifest.classes, self._top)[0], answer, plan)
+            return await self._supervised.session.ask(inputs, left_s, plan=plan)
 
 
 def _check_addresses(hosts: Hosts, ranks: tuple[int, ...], insecure: bool) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 import numpy as np
+import numpy.typing as npt
 from typing_extensions import Self
 
 from sepnas.deployment.manifest import Manifest
@@ -118,7 +119,7 @@ class SupervisedSession:
         return f"{ready}{of_all} devices are ready"
 
     async def _probe(self, opened: AsyncSession) -> None:
-        """Send a black image now and then while requests fail on a device.
+        """Send zeros (of an image: black) now and then while requests fail on a device.
 
         Clients may stop asking while the service reports the failure, and nobody would notice that it is over.
         """
@@ -126,8 +127,7 @@ class SupervisedSession:
             return
         self._next_probe = time.monotonic() + _PROBE_S
         with contextlib.suppress(ExchangeError):
-            black_BCHW = np.zeros((1, *self.manifest.image.dims), np.uint8)
-            await opened.ask(black_BCHW, self._probe_timeout_s)
+            await opened.ask(_zeros(self.manifest), self._probe_timeout_s)
 
     def _log_changes(self, session: Session) -> None:
         lost = session.lost()
@@ -142,6 +142,14 @@ class SupervisedSession:
         if text != self._last_line:
             self._lines.write(one_line(f"sepnas serve: {text}"))
         self._last_line = text
+
+
+def _zeros(manifest: Manifest) -> dict[str, npt.NDArray[np.generic]]:
+    """One sample of each input of the default plan."""
+    return {
+        name: np.zeros((1, *facts.shape.dims), np.float32 if facts.image is None else np.uint8)
+        for name, facts in manifest.inputs_of().items()
+    }
 
 
 def _problem_of(session: Session) -> str:

@@ -41,7 +41,7 @@ class RunningRequest:
         tensors: what the steps so far have left for later ones, by name.
         missing: names of the tensors it went without.
         partial: a tensor is missing, or a received one was computed without a message.
-        logits: the device's own logits, if it sent them to the device that answers.
+        own: payloads of the outputs that the device computed alone and sent to a peer, by tag.
     """
 
     number: int
@@ -55,7 +55,7 @@ class RunningRequest:
     tensors: dict[str, Array] = field(default_factory=dict)
     missing: set[str] = field(default_factory=set)
     partial: bool = False
-    logits: Payload | None = None
+    own: dict[int, Payload] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.silent = set(self.without)
@@ -139,7 +139,7 @@ class Executor:
         values = request.tensors[step.tensor][step.region.slices]
         payload = encode(values, step.wire, self._plan.scale(step))
         if step.tag in self._plan.fallbacks:
-            request.logits = payload
+            request.own[step.tag] = payload
         self._pace.finish()
         if step.to in request.without:
             return 0

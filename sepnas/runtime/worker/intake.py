@@ -12,7 +12,7 @@ from sepnas.runtime.protocol.connection import MAX_BATCH
 from sepnas.runtime.protocol.events import Ask, Cancel, Control, Data, PartialData, Ping, Pong, Recall, Request
 from sepnas.runtime.worker.client_link import ClientLink
 from sepnas.runtime.worker.mailbox import Fits
-from sepnas.runtime.worker.own_logits import OwnLogits
+from sepnas.runtime.worker.own_outputs import OwnOutputs
 from sepnas.runtime.worker.request_queue import RequestQueue
 from sepnas.spec.document import short
 
@@ -23,13 +23,13 @@ class Intake:
     An event that the protocol does not allow raises :class:`RemoteProtocolError`, which ends the connection it came on.
     """
 
-    def __init__(self, shard: Shard, queue: RequestQueue, client: ClientLink, logits: OwnLogits) -> None:
+    def __init__(self, shard: Shard, queue: RequestQueue, client: ClientLink, own: OwnOutputs) -> None:
         self._num_devices = shard.manifest.num_devices
         self._fits = {
             name: {normalised: _fits(plan.incoming(shard.rank, normalised)) for normalised in (False, True)}
             for name, plan in shard.plans.items()
         }
-        self._queue, self._client, self._logits = queue, client, logits
+        self._queue, self._client, self._own = queue, client, own
 
     def allow(self, plans: Collection[str]) -> None:
         """Take requests of these plans only, from now on."""
@@ -40,7 +40,7 @@ class Intake:
         if isinstance(event, Data):
             self._keep_message(CLIENT, event, announced=True)
         elif isinstance(event, Recall):
-            self._logits.recall(event)
+            self._own.recall(event)
         elif isinstance(event, Ping):
             self._client.tell(Pong(sent_ns=event.sent_ns, clock_ns=time.monotonic_ns()))
         elif isinstance(event, Cancel):

@@ -12,7 +12,7 @@ from sepnas.runtime.protocol.times import RequestTimes
 from sepnas.runtime.worker.client_link import ClientLink
 from sepnas.runtime.worker.executor import Executor, RunningRequest, StepError, error_code, error_text
 from sepnas.runtime.worker.log import SessionLog
-from sepnas.runtime.worker.own_logits import OwnLogits
+from sepnas.runtime.worker.own_outputs import OwnOutputs
 from sepnas.runtime.worker.peers import SessionPeers
 from sepnas.runtime.worker.records import SessionRecords
 from sepnas.runtime.worker.request_queue import RequestQueue
@@ -31,13 +31,13 @@ class RequestRunner:
         queue: RequestQueue,
         client: ClientLink,
         peers: SessionPeers,
-        logits: OwnLogits,
+        own: OwnOutputs,
         records: SessionRecords,
         stats: WorkerStats,
         log: SessionLog,
     ) -> None:
         self._executors, self._queue, self._client, self._peers = executors, queue, client, peers
-        self._logits, self._records, self._stats, self._log = logits, records, stats, log
+        self._own, self._records, self._stats, self._log = own, records, stats, log
         self._running, self._busy_s = False, time.monotonic()
 
     def work(self) -> None:
@@ -74,8 +74,8 @@ class RequestRunner:
         else:
             self._stats.count_served(time.monotonic() - arrived)
             self._records.add(RequestTimes(event.request, event.batch, times, event.plan))
-            if degrade and request.logits is not None:
-                self._logits.keep(event.request, request.logits)
+            if degrade and request.own:
+                self._own.keep(event.request, request.own)
         finally:
             self._running, self._busy_s = False, time.monotonic()
 

@@ -23,7 +23,7 @@ from sepnas.runtime.worker.context import WorkerContext
 from sepnas.runtime.worker.executor import Executor
 from sepnas.runtime.worker.intake import Intake
 from sepnas.runtime.worker.log import SessionLog
-from sepnas.runtime.worker.own_logits import OwnLogits
+from sepnas.runtime.worker.own_outputs import OwnOutputs
 from sepnas.runtime.worker.peers import SessionPeers, gone
 from sepnas.runtime.worker.records import SessionRecords
 from sepnas.runtime.worker.request_queue import RequestQueue, SessionEnd
@@ -50,8 +50,8 @@ class WorkerSession:
         self._log = SessionLog(context.log, name)
         self._queue = RequestQueue()
         self._client = ClientLink(channel, shard.rank, name)
-        self._logits = OwnLogits(self._post)
-        self._intake = Intake(shard, self._queue, self._client, self._logits)
+        self._own = OwnOutputs(self._post)
+        self._intake = Intake(shard, self._queue, self._client, self._own)
         self._peers = SessionPeers(context, name, self._client, self._queue, self._log, self._intake.from_peer)
         programs = {plan.name: plan.program for plan in shard.plans.values()}
         self._records = SessionRecords(programs, context.emulated)
@@ -65,7 +65,7 @@ class WorkerSession:
             for name, plan in self._shard.plans.items()
         }
         return RequestRunner(
-            executors, queue, self._client, self._peers, self._logits, self._records, context.stats, self._log
+            executors, queue, self._client, self._peers, self._own, self._records, context.stats, self._log
         )
 
     def serve(self) -> None:
@@ -190,5 +190,5 @@ class WorkerSession:
         """Free what was kept now, not when the garbage collector finds the session."""
         self._queue.forget()
         self._records.forget()
-        self._logits.forget()
+        self._own.forget()
         give_back()

@@ -16,14 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sepnas.errors import DeadlineError, PeerLostError, RemoteError, RemoteProtocolError, SpecError
+from sepnas.errors import DeadlineError, PeerLostError, RemoteError, SpecError
 from sepnas.nets.separable import SeparableNetwork
 from sepnas.plan.merges import optional_tensors
+from sepnas.plan.plan import Piece, Port
+from sepnas.plan.shapes import Region, Shape
 from sepnas.plan.steps import CLIENT, Recv
+from sepnas.runtime.client.answer import Missing
 from sepnas.runtime.client.async_session import AsyncSession
 from sepnas.runtime.client.bench import random_batch
 from sepnas.runtime.client.limits import MAX_IN_FLIGHT
-from sepnas.runtime.client.reply import Missing, Reply
+from sepnas.runtime.client.reply import Reply
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.engines.torch_engine import TorchEngine
 from sepnas.runtime.protocol.events import Data, Missed, PartialData
@@ -390,44 +393,47 @@ def test_asyncio_degrades_too(mean):
         mean.check(answer, {0}, x_bchw)
 
 
-def waiting_reply(left_s: float = 10.0, **options) -> Reply:
-    return Reply(1, 1, 0, time.monotonic() + left_s, tolerant=True, heads=frozenset({0, 1, 2}), **options)
+CLASSES = Shape.vector(2)
+WHOLE = Region.whole(CLASSES)
+GATHERED = Port("logits", CLASSES, (Piece(WHOLE, 0, 7),), (Piece(WHOLE, 1, 5), Piece(WHOLE, 2, 6)))
+"""Device 0 answers; devices 1 and 2 hold logits of their own."""
+HALVES = Port("scores", CLASSES, (Piece(Region(((0, 1),)), 1, 8), Piece(Region(((1, 2),)), 2, 9)))
 
 
-def ignored_decode(payload) -> np.ndarray:
-    return np.full((1, 2), payload[0], np.float32)
+def waiting_reply(left_s: float = 10.0, ports: tuple[Port, ...] = (GATHERED,), **options) -> Reply:
+    return Reply(1, 1, ports, time.monotonic() + left_s, tolerant=True, **options)
+
+
+def values(*numbers: float) -> bytes:
+    return np.array(numbers, np.float32).tobytes()
 
 
 def test_a_partial_answer_is_never_called_complete():
     """Also when nobody said what is missing, and with what was said when it came in time."""
     reply = waiting_reply()
-    reply.take((0, PartialData(1, 7, b"\x05")))
+    reply.take((0, PartialData(1, 7, values(5, 5))))
     assert not reply.done
     assert reply.left_s < 1
-    found = reply.answer(None, ignored_decode)
+    found = reply.answer(None)
     assert (found.complete, found.missing, found.without) == (False, (), ())
     reply.take((2, Missed(request=1, rank=2, source=1, tag=3)))
-    assert reply.answer(None, ignored_decode).missing == (Missing(2, 1, 3),)
+    assert reply.answer(None).missing == (Missing(2, 1, 3),)
     assert reply.silent == {1}
+    assert reply.fall_back() == []
+    assert reply.done
 
 
 def test_a_late_look_leaves_time_to_recall():
     """Who looks after its answer was due may still ask the others, and one that sends nonsense is left out."""
     reply = waiting_reply(left_s=-5.0)
     assert reply.left_s == 0
-    assert reply.fall_back() == {1, 2}
+    assert reply.fall_back() == [(1, 5), (2, 6)]
     assert reply.left_s > 0
-    reply.take((1, Data(1, 7, b"\x03")))
+    reply.take((1, Data(1, 5, values(3, 3))))
     assert not reply.done
-    reply.take((2, Data(1, 7, b"")))
+    reply.take((2, Data(1, 6, b"")))
     assert reply.done
-
-    def decode(payload) -> np.ndarray:
-        if not payload:
-            raise RemoteProtocolError("nonsense")
-        return ignored_decode(payload)
-
-    found = reply.answer(None, decode)
+    found = reply.answer(None, "logits")
     assert (found.logits.tolist(), found.without) == ([[3.0, 3.0]], (0, 2))
 
 
@@ -435,10 +441,49 @@ def test_an_answer_after_a_recall_makes_nobody_suspect():
     """When the reader answers after all, its answer counts, and those that were recalled are not silent."""
     reply = waiting_reply(left_s=0.01)
     reply.fall_back()
-    reply.take((0, Data(1, 7, b"\x01")))
+    reply.take((0, Data(1, 7, values(1, 1))))
     assert reply.done
-    assert reply.answer(None, ignored_decode).complete
+    assert reply.answer(None).complete
     assert reply.silent == frozenset()
+
+
+def test_each_output_falls_back_by_itself():
+    """An output whose device is gone is recalled at once, while the pieces of another are awaited."""
+    reply = waiting_reply(ports=(GATHERED, HALVES))
+    reply.take((0, PeerLostError("device 0 is gone")))
+    assert reply.left_s == 0
+    assert reply.fall_back() == [(1, 5), (2, 6)]
+    reply.take((1, Data(1, 5, values(2, 4))))
+    reply.take((2, Data(1, 6, values(4, 8))))
+    reply.take((1, Data(1, 8, values(1))))
+    assert not reply.done
+    reply.take((2, Data(1, 9, values(2))))
+    assert reply.done
+    found = reply.answer(None)
+    assert {name: array.tolist() for name, array in found.outputs.items()} == {"logits": [[3, 6]], "scores": [[1, 2]]}
+    assert (found.complete, found.without) == (False, (0,))
+
+
+def test_an_output_without_a_piece_and_a_fallback_is_no_answer():
+    """When a device that holds a piece of an output is gone, nothing else is waited for."""
+    reply = waiting_reply(ports=(GATHERED, HALVES))
+    reply.take((2, PeerLostError("device 2 is gone")))
+    assert reply.done
+    with pytest.raises(PeerLostError, match="device 2 is gone"):
+        reply.answer(None)
+
+
+@pytest.mark.parametrize(
+    "event", [(1, Data(1, 7, values(9, 9))), (0, Data(1, 99, values(9, 9)))], ids=["whose", "what"]
+)
+def test_a_piece_counts_only_from_its_device(event):
+    """A message of another device, or with a tag that is no piece, does not become an output."""
+    reply = waiting_reply()
+    reply.take(event)
+    assert not reply.done
+    reply.take((0, Data(1, 7, values(1, 2))))
+    reply.take((0, Data(1, 7, values(9, 9))))
+    assert reply.answer(None).outputs["logits"].tolist() == [[1, 2]]
 
 
 def test_what_can_be_missed_is_what_only_merges_take(mean):

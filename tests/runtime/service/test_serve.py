@@ -475,12 +475,15 @@ def test_answers_are_what_the_description_says(client):
     """/openapi.json names the paths, the body, and the form of every answer and error that the service gives."""
     status, described = client.call("GET", "/openapi.json")
     parts = described["components"]["schemas"]
-    assert (status, set(described["paths"])) == (200, {"/classify", "/health", "/model"})
+    assert (status, set(described["paths"])) == (200, {"/classify", "/infer", "/health", "/model"})
     classify = described["paths"]["/classify"]["post"]
     assert {"image/png", "image/jpeg", "application/octet-stream"} <= set(classify["requestBody"]["content"])
     asked = [
         ("post", "/classify", encoded(pixels(1)), PNG, 200),
         ("post", "/classify", b"none", PNG, 422),
+        ("post", "/infer", encoded(pixels(1)), PNG, 200),
+        ("post", "/infer", json.dumps({"inputs": {"image": [0.5] * 64}}), {"Content-Type": "application/json"}, 200),
+        ("post", "/infer", b"none", {"Content-Type": "application/x-npy"}, 422),
         ("post", "/classify", b"none", {"Content-Type": "text/plain"}, 415),
         ("post", "/classify", bytes(200_000), PNG, 413),
         ("get", "/health", None, {}, 200),
