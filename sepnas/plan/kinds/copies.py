@@ -48,8 +48,8 @@ class RepeatEach(GraphOperator):
 
     def _numbers(self, use: OperatorUse) -> tuple[int, int]:
         times = use.get("repeats", 1)
-        if not isinstance(times, int) or times < 1:
-            raise ValueError(f"attribute `repeats` must be at least 1, got {times!r}")
+        if not isinstance(times, int) or times < 1 or not use["self"]:
+            raise ValueError(f"places of {sizes_text(use['self'])} cannot be repeated {times!r} times")
         return use.axis("dim", len(use["self"])), times
 
     def output(self, use: OperatorUse) -> Dims:
