@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sys
 import threading
@@ -18,14 +19,19 @@ import torch
 from sepnas.deployment.manifest import MANIFEST_NAME, Manifest
 from sepnas.deployment.serial import deployed_plan
 from sepnas.deployment.verify import load_manifest
+from sepnas.emulation.bench import run_bench
+from sepnas.emulation.cluster import emulated_cluster, open_session, read_setting
 from sepnas.errors import DeadlineError, HandshakeError, RemoteError, RemoteProtocolError, SpecError
 from sepnas.nets.outage import Outage
 from sepnas.nets.separable import SeparableNetwork
+from sepnas.runtime.client.async_session import AsyncSession
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.engines.onnx_engine import OnnxEngine
 from sepnas.runtime.engines.torch_engine import TorchEngine
 from sepnas.runtime.protocol.events import Data, Failed, Request
 from sepnas.runtime.worker.mailbox import Mailbox
+from sepnas.spec.cluster import Cluster, Device, Link
+from sepnas.spec.hosts import Hosts
 from tests.helpers_plans import FEW, NAMES, SILENT, export_plans, network_under
 from tests.helpers_runtime import SOON_S, eventually, whole_logits, worker_processes, worker_threads
 from tests.runtime.test_hostile import hostile_client
@@ -322,3 +328,34 @@ def test_remote_errors_of_a_plan_do_not_end_the_session(deployment, monkeypatch)
         with pytest.raises(RemoteError, match="out of order"):
             session.infer(images(), plan=FEW)
         assert session.infer(images(), plan=SILENT).shape == (2, 5)
+
+
+def test_asyncio_requests_choose_plans_too(deployment, wanted):
+    """An asynchronous session has the same choice, also for requests that are on their way together."""
+
+    async def ask(hosts: Hosts) -> None:
+        async with AsyncSession(deployment, hosts, timeout_s=SOON_S) as session:
+            found = await asyncio.gather(*(session.infer(images(), plan=name) for name in NAMES))
+            streamed = [each async for each in session.stream([images()] * 3, plan=FEW)]
+            with pytest.raises(SpecError, match="plan 'fast' is none of this session"):
+                await session.ask(images(), plan="fast")
+            assert await session.classify(images(), plan=SILENT)
+        for name, each in (*zip(NAMES, found, strict=True), *((FEW, each) for each in streamed)):
+            np.testing.assert_allclose(each, wanted[name], rtol=1e-5, atol=1e-5 * np.abs(wanted[name]).max())
+
+    with worker_threads(deployment) as (_, hosts):
+        asyncio.run(ask(hosts))
+
+
+@pytest.mark.slow
+def test_an_emulated_cluster_runs_the_plan_that_is_named(deployment, tmp_path):
+    """Devices take as long as the cluster's under the named plan, and serve no other."""
+    boards = tuple(Device(name=f"d{rank}", flops_per_s=1e9, memory_bytes=1 << 30) for rank in range(2))
+    link = Link(bandwidth_bytes_per_s=1e8)
+    path = Cluster(devices=boards, links=(link,), client_link=link).save(tmp_path / "cluster.yaml")
+    for name in NAMES:
+        setting = read_setting(deployment, path, "process", 1, 0.0, insecure=False, name=name)
+        with emulated_cluster(setting) as running, open_session(setting, running, SOON_S) as session:
+            found = run_bench(setting, session, 5, 1)
+            assert session.plans == (name,)
+        assert found.result.payload_bytes_per_request == deployed_plan(deployment, name).payload_bytes()

@@ -608,14 +608,20 @@ def test_requests_choose_a_plan(network, tmp_path):
     """`?plan=` names the plan of a request; an unknown one is refused with the names that are allowed."""
     export_plans(network, tmp_path / "deployment", ("torch",))
     image = encoded(pixels(8))
-    with worker_threads(tmp_path / "deployment") as (_, hosts), serving(tmp_path / "deployment", hosts) as client:
-        for query, plan in (("", "default"), ("?plan=default", "default"), (f"?plan={SILENT}", SILENT)):
-            status, answer = client.call("POST", f"/classify{query}", image, PNG)
-            assert (status, answer["plan"], answer["complete"]) == (200, plan, True)
-        for query in ("?plan=fast", "?plan=", "?plan=" + "a" * 1000, "?plan=%00%1b"):
-            status, answer = client.call("POST", f"/classify{query}", image, PNG)
-            assert (status, answer["error"]["code"]) == (422, "plan")
-            assert f"default, few-bytes, {SILENT}" in answer["error"]["message"]
-        model = client.call("GET", "/model")[1]
-        assert model["default_plan"] == "default"
-        assert {each["name"]: each["payload_bytes"] for each in model["plans"]}[SILENT] == 0
+    with worker_threads(tmp_path / "deployment") as (_, hosts):
+        listed = hosts.save(tmp_path / "hosts.yaml")
+        with serving(tmp_path / "deployment", listed) as client:
+            ask_for_plans(client, image)
+
+
+def ask_for_plans(client, image):
+    for query, plan in (("", "default"), ("?plan=default", "default"), (f"?plan={SILENT}", SILENT)):
+        status, answer = client.call("POST", f"/classify{query}", image, PNG)
+        assert (status, answer["plan"], answer["complete"]) == (200, plan, True)
+    for query in ("?plan=fast", "?plan=", "?plan=" + "a" * 1000, "?plan=%00%1b"):
+        status, answer = client.call("POST", f"/classify{query}", image, PNG)
+        assert (status, answer["error"]["code"]) == (422, "plan")
+        assert f"default, few-bytes, {SILENT}" in answer["error"]["message"]
+    model = client.call("GET", "/model")[1]
+    assert model["default_plan"] == "default"
+    assert {each["name"]: each["payload_bytes"] for each in model["plans"]}[SILENT] == 0
