@@ -132,7 +132,7 @@ def export(
     `--plan NAME=POLICY`, up to 15 times, adds plans over the same weights, which requests select by name (`sepnas infer
     --plan NAME`): a policy file, a plan file (`sepnas plan`), or `all-to-all`, `hand-made` or `none`. The run's own
     plan is `default`, and serves requests that name none. Each further plan gets its own batch-norm statistics,
-    measured on 1,024 training images, and adds kilobytes to a device; its classifiers and merge weights must have been
+    measured on 1,024 training images, and shares all other weights; its classifiers and merge weights must have been
     trained.
 
     `--plan FILE` cuts by a plan or architecture file instead of the run's own policy, with the trained statistics. Its
