@@ -16,7 +16,7 @@ from cells import Cells, Row
 from emulated import export, facts_of, num_requests
 
 from sepnas.local.processes import Launch, LocalWorkers
-from sepnas.runtime.client.bench import bench, random_batch
+from sepnas.runtime.client.bench import bench, random_inputs
 from sepnas.runtime.client.session import Session
 from sepnas.separable.architecture import Architecture, named_architecture
 from sepnas.spec.cluster import Cluster
@@ -91,7 +91,7 @@ def measure_real(architecture: Architecture, cluster: Cluster, engine: str) -> R
         export(architecture, deployment, engine)
         for _ in range(REPEATS):
             with LocalWorkers(deployment, 2, LAUNCHES) as workers, Session(deployment, workers.hosts) as session:
-                images = random_batch(session.manifest, 1)
+                images = random_inputs(session.manifest, 1)
                 medians_s.append(bench(session, images, requests, warmup=30).latency_median_s)
     medians_s.sort()
     return {

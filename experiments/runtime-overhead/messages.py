@@ -12,7 +12,7 @@ from sepnas.deploy.export import export_deployment
 from sepnas.deployment.manifest import certificate_name
 from sepnas.local.processes import Launch, LocalWorkers
 from sepnas.plan.steps import CLIENT
-from sepnas.runtime.client.bench import random_batch
+from sepnas.runtime.client.bench import random_inputs
 from sepnas.runtime.client.limits import MAX_TRACES
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.client.trace import RequestRecord
@@ -56,7 +56,7 @@ def worker_message_s(folder: Path) -> list[float]:
         LocalWorkers(folder, 2, launches) as workers,
         Session(folder, devices=workers.hosts, timeout_s=10.0) as session,
     ):
-        batch = random_batch(session.manifest, 1)
+        batch = random_inputs(session.manifest, 1)
         for _ in range(WARMUP + MAX_TRACES):
             session.infer(batch)
         return [_mean_message_s(request) for request in session.trace(last=MAX_TRACES).requests]

@@ -107,7 +107,7 @@ def bench(
     Example: `sepnas bench deployment --emulate cluster.yaml --requests 50`
     """
     from sepnas.runtime.client.bench import bench as measure
-    from sepnas.runtime.client.bench import random_batch
+    from sepnas.runtime.client.bench import random_inputs
 
     _refuse_mixture(emulation, {"--devices": devices, "--cluster": cluster})
     if emulation.emulate is not None:
@@ -120,7 +120,7 @@ def bench(
     plans = None if plan is None else [plan]
     with Session(deployment, devices=devices, timeout_s=deadline, insecure=insecure, plans=plans) as session:
         result = measure(
-            session, random_batch(session.manifest, load.batch), load.requests, load.warmup, load.in_flight
+            session, random_inputs(session.manifest, load.batch), load.requests, load.warmup, load.in_flight
         )
         if json_:
             print_json(result.to_data() | {"latency_predicted_s": predicted_s})
@@ -177,6 +177,10 @@ def _print_bench(result: BenchResult, predicted_s: float | None) -> None:
     table.add("payload bytes a request, counted", number(result.payload_bytes_per_request))
     table.add("payload bytes a request, predicted", number(result.payload_bytes_predicted))
     table.add("with frame headers, counted", number(result.frame_bytes_per_request))
+    table.add("input bytes a request, counted", number(result.input_bytes_per_request))
+    table.add("input bytes a request, predicted", number(result.input_bytes_predicted))
+    table.add("total bytes a request, counted", number(result.total_bytes_per_request))
+    table.add("total bytes a request, predicted", number(result.total_bytes_predicted))
     print_table(table)
 
 
@@ -197,9 +201,12 @@ def print_emulated(found: EmulatedBench) -> None:
     measured, predicted = asdict(found.measured()), asdict(found.predicted)
     for name, ratio in found.ratios().items():
         table.add(f"latency, {name}", seconds(measured[name]), seconds(predicted[name]), f"{ratio:.3f}")
-    table.add(
-        "payload bytes a request", number(result.payload_bytes_per_request), number(result.payload_bytes_predicted), ""
-    )
+    for name, counted, predicted_bytes in (
+        ("payload bytes", result.payload_bytes_per_request, result.payload_bytes_predicted),
+        ("input bytes", result.input_bytes_per_request, result.input_bytes_predicted),
+        ("total bytes", result.total_bytes_per_request, result.total_bytes_predicted),
+    ):
+        table.add(f"{name} a request", number(counted), number(predicted_bytes), "")
     table.add("images a second", number(result.images_per_s), "", "")
     if (predicted_per_s := found.stream_predicted()) is not None and result.stream is not None:
         measured_per_s = result.stream.images_per_s

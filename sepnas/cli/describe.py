@@ -39,11 +39,13 @@ def describe(
 ) -> None:
     """Count what a network and its transmission policy cost: parameters, MACs, bytes, transfers.
 
-    All counts are for one image. `macs_per_device` and `payload_bytes` count what the devices compute and send: work
-    and transfers that cannot affect the answer are left out, and only `payload_bytes_before_liveness` includes them.
-    `macs` and `parameters` are those of the network itself, each layer once. `devices_used` are the ranks whose work
-    the answer needs. A plan file (`sepnas plan`) may take the place of the network, and so may the folder of an
-    imported one (`sepnas import`), whose operators are counted; of a deployment, the plans are listed.
+    All counts are for one image. `macs_per_device` and `payload_bytes` count what the devices compute and send each
+    other: work and transfers that cannot affect the answer are left out, and only `payload_bytes_before_liveness`
+    includes them. `input_bytes` is what the client sends to the devices, `total_bytes` the payload of all messages:
+    between devices, input and output. `macs` and `parameters` are those of the network itself, each layer once.
+    `devices_used` are the ranks whose work the answer needs. A plan file (`sepnas plan`) may take the place of the
+    network, and so may the folder of an imported one (`sepnas import`), whose operators are counted; of a deployment,
+    the plans are listed.
 
     Example: `sepnas describe resnext56_4x16d --devices 4 --policy hand-made`
     """

@@ -35,5 +35,5 @@ def plan(
     say(
         f"written: {out}: {format_count(found.num_devices, 'device')}, "
         f"{format_count(sum(map(len, found.programs)), 'step')}, {format_count(len(found.transfers()), 'transfer')}, "
-        f"{number(found.payload_bytes())} bytes between devices"
+        f"{number(found.payload_bytes())} bytes between devices, {number(found.input_bytes())} of input"
     )

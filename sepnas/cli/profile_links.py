@@ -123,12 +123,12 @@ def _write_links(trace: Trace, num_devices: int, cluster: Path, out: Path, reque
 
 def _trace(deployment: Path, hosts: Path | Hosts | None, requests: int, timeout_s: float) -> tuple[Trace, int]:
     """The trace of requests through running workers, and the number of devices."""
-    from sepnas.runtime.client.bench import random_batch
+    from sepnas.runtime.client.bench import random_inputs
 
     with Session(deployment, devices=hosts, timeout_s=timeout_s) as session:
         traced: list[RequestRecord] = []
         for size, number in ((1, requests), (CLIENT_BATCH, min(requests, CLIENT_REQUESTS))):
-            batch = random_batch(session.manifest, size)
+            batch = random_inputs(session.manifest, size)
             shown = track(range(WARMUP + number), f"batches of {size}", console=errors, transient=True)
             for _ in shown:
                 session.infer(batch)

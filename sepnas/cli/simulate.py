@@ -87,7 +87,8 @@ def _print_simulation(title: str, cluster: Cluster, result: Simulation) -> None:
     say(
         f"{title}, on cluster {cluster.name}: "
         f"answer after {seconds(result.latency_s)}, all done after {seconds(result.makespan_s)}, "
-        f"{format_count(result.payload_bytes, 'byte')} between devices"
+        f"{format_count(result.payload_bytes, 'byte')} between devices, {number(result.input_bytes)} of input, "
+        f"{number(result.total_bytes)} in all"
     )
     numbers = DataColumn("computes"), DataColumn("busy", drop=1), DataColumn("memory,\nbytes", drop=2)
     more = DataColumn("energy, J", drop=3), DataColumn("sends,\nbytes")

@@ -59,6 +59,9 @@ class Prediction:
         energy_j = zip(self.simulation.energy_j, has_power, strict=False)  # a cluster may have more devices
         data = asdict(self.simulation) | {
             "energy_j": [joules if known else None for joules, known in energy_j],
+            "input_bytes": self.simulation.input_bytes,
+            "output_bytes": self.simulation.output_bytes,
+            "total_bytes": self.simulation.total_bytes,
             "critical_path_s": self.critical_path_s,
             "latency_over_critical_path": self.latency_over_critical_path,
         }

@@ -72,9 +72,10 @@ class LinkBytes:
 class Simulation:
     """The cost of one request.
 
-    ``makespan_s`` is when the last device has finished, ``latency_s`` when the client has all outputs. Byte counts
-    are between devices. The others are per device: ``compute_s`` is time in segments, ``busy_s`` adds conversions and
-    merges; memory is an upper bound; energy is 0 J if the cluster gives no power.
+    ``makespan_s`` is when the last device has finished, ``latency_s`` when the client has all outputs.
+    ``payload_bytes``, ``wire_bytes`` (with headers) and ``links`` are between devices, ``client_links`` those of the
+    client. The others are per device: ``compute_s`` is time in segments, ``busy_s`` adds conversions and merges; memory
+    is an upper bound; energy is 0 J if the cluster gives no power.
     """
 
     makespan_s: float
@@ -86,7 +87,23 @@ class Simulation:
     peak_memory_bytes: tuple[int, ...]
     energy_j: tuple[float, ...]
     links: tuple[LinkBytes, ...]
+    client_links: tuple[LinkBytes, ...]
     timeline: tuple[Span, ...] = field(default=(), repr=False)
+
+    @property
+    def input_bytes(self) -> int:
+        """Payload that the client sends to the devices."""
+        return sum([link.payload_bytes for link in self.client_links if link.source == CLIENT])
+
+    @property
+    def output_bytes(self) -> int:
+        """Payload that the client receives."""
+        return sum([link.payload_bytes for link in self.client_links if link.destination == CLIENT])
+
+    @property
+    def total_bytes(self) -> int:
+        """Payload of all messages: between devices, the input and the output."""
+        return self.payload_bytes + sum([link.payload_bytes for link in self.client_links])
 
 
 def simulate(plan: Plan, cluster: Cluster, batch: int = 1, timeline: bool = False) -> Simulation:
@@ -97,7 +114,7 @@ def simulate(plan: Plan, cluster: Cluster, batch: int = 1, timeline: bool = Fals
     """
     work = Work(plan, cluster, batch, with_tasks=timeline)
     passage = take_turns(work)
-    links = _link_bytes(work)
+    links, client_links = _link_bytes(work)
     makespan_s = max(passage.done_s)
     return Simulation(
         makespan_s=makespan_s,
@@ -109,11 +126,13 @@ def simulate(plan: Plan, cluster: Cluster, batch: int = 1, timeline: bool = Fals
         peak_memory_bytes=tuple([peak_memory_bytes(plan, rank, batch) for rank in range(plan.num_devices)]),
         energy_j=_energy_j(work, links, makespan_s),
         links=links,
+        client_links=client_links,
         timeline=tuple(_timeline(work, passage)) if timeline else (),
     )
 
 
-def _link_bytes(work: Work) -> tuple[LinkBytes, ...]:
+def _link_bytes(work: Work) -> tuple[tuple[LinkBytes, ...], tuple[LinkBytes, ...]]:
+    """The bytes of each link between devices, and of each link of the client."""
     carried: dict[tuple[int, int], list[int]] = {}  # payload bytes and number of messages of each pair
     for _, pair, nbytes, _ in work.messages:
         sums = carried.get(pair)
@@ -122,7 +141,11 @@ def _link_bytes(work: Work) -> tuple[LinkBytes, ...]:
         else:
             sums[0] += nbytes
             sums[1] += 1
-    return tuple([_link_of(*pair, *sums) for pair, sums in sorted(carried.items()) if CLIENT not in pair])
+    links: list[LinkBytes] = []
+    client_links: list[LinkBytes] = []
+    for pair, sums in sorted(carried.items()):
+        (client_links if CLIENT in pair else links).append(_link_of(*pair, *sums))
+    return tuple(links), tuple(client_links)
 
 
 @lru_cache(maxsize=1 << 12)

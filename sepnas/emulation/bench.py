@@ -13,7 +13,7 @@ from sepnas.cost.simulator import simulate
 from sepnas.cost.stream import simulate_stream
 from sepnas.emulation.cluster import Setting
 from sepnas.emulation.link_check import LinkCheck
-from sepnas.runtime.client.bench import BenchResult, bench, measure_stream, random_batch
+from sepnas.runtime.client.bench import BenchResult, bench, measure_stream, random_inputs
 from sepnas.runtime.client.session import Session
 
 
@@ -94,7 +94,7 @@ def run_bench(
     in_flight: int = 1,
 ) -> EmulatedBench:
     """The usual bench, with the prediction for the emulated cluster beside it."""
-    images = random_batch(session.manifest, setting.batch)
+    images = random_inputs(session.manifest, setting.batch)
     for _ in range(warmup):
         session.infer(images)
     before = session.lateness()

@@ -162,12 +162,12 @@ def _run(networks: Sequence[Architecture]) -> tuple[list[_Measured], float]:
 
 
 def _in_turn(sessions: Sequence[Session]) -> list[list[RequestRecord]]:
-    from sepnas.runtime.client.bench import random_batch
+    from sepnas.runtime.client.bench import random_inputs
 
     found: list[list[RequestRecord]] = [[] for _ in sessions]
     for turn in range(-1, ROUNDS):
         for session, requests in zip(sessions, found, strict=True):
-            batch = random_batch(session.manifest, 1)
+            batch = random_inputs(session.manifest, 1)
             for _ in range(WARMUP if turn < 0 else TURN):
                 session.infer(batch)
             if turn >= 0:

@@ -30,6 +30,10 @@ def record_outcome(record: Recorder, outcome: Outcome, rate_per_s: float) -> Non
     predicted, counted = answers.payload_bytes_predicted, answers.counters.payload_bytes
     record.measure("payload_bytes_predicted", predicted, "B", n=requests)
     record.measure("payload_bytes_counted", counted, "B", n=requests, goal=f"== {predicted}")
+    predicted, counted = answers.input_bytes_predicted, answers.counters.input_bytes
+    record.measure("input_bytes_counted", counted, "B", n=requests, goal=f"== {predicted}")
+    predicted, counted = answers.total_bytes_predicted, answers.counters.total_bytes
+    record.measure("total_bytes_counted", counted, "B", n=requests, goal=f"== {predicted}")
     predicted = answers.wire_bytes_predicted
     record.measure("wire_bytes_counted", answers.counters.wire_bytes, "B", n=requests, goal=f"== {predicted}")
     record.measure("payload_share_of_all_to_all", _share(outcome))
@@ -47,8 +51,7 @@ def _share(outcome: Outcome) -> float:
 
 
 def summary_rows(outcome: Outcome) -> list[SummaryRow]:
-    answers = outcome.answers
-    predicted, counted = answers.payload_bytes_predicted, answers.counters.payload_bytes
+    answers, counters = outcome.answers, outcome.answers.counters
     return [
         SummaryRow(
             f"test accuracy ({len(answers.labels)} images): whole network, through the devices",
@@ -57,21 +60,23 @@ def summary_rows(outcome: Outcome) -> list[SummaryRow]:
             answers.num_different == 0,
         ),
         SummaryRow("answers that differ", "0", str(answers.num_different), answers.num_different == 0),
-        SummaryRow(
+        _bytes_row(
             "payload bytes between devices: predicted, counted on the sockets",
-            number(predicted), number(counted), predicted == counted,
+            answers.payload_bytes_predicted, counters.payload_bytes,
         ),
-        SummaryRow(
-            "with frame headers",
-            number(answers.wire_bytes_predicted), number(answers.counters.wire_bytes),
-            answers.wire_bytes_predicted == answers.counters.wire_bytes,
-        ),
-        SummaryRow("share of all-to-all's payload bytes", "", f"{_share(outcome):.2%}"),
+        _bytes_row("with frame headers", answers.wire_bytes_predicted, counters.wire_bytes),
+        _bytes_row("input bytes, from the client", answers.input_bytes_predicted, counters.input_bytes),
+        _bytes_row("total: input, output and between devices", answers.total_bytes_predicted, counters.total_bytes),
+        SummaryRow("share of all-to-all's payload bytes between devices", "", f"{_share(outcome):.2%}"),
         SummaryRow(
             "latency of one image on this machine: predicted, measured (median)" + _because(outcome),
             seconds(outcome.simulation.latency_s), seconds(answers.bench.latency_median_s),
         ),
     ]  # fmt: skip
+
+
+def _bytes_row(name: str, predicted: int, counted: int) -> SummaryRow:
+    return SummaryRow(name, number(predicted), number(counted), predicted == counted)
 
 
 def _because(outcome: Outcome) -> str:

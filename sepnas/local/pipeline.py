@@ -90,6 +90,8 @@ class SplitAnswers:
     counters: Counters
     payload_bytes_predicted: int
     wire_bytes_predicted: int
+    input_bytes_predicted: int
+    total_bytes_predicted: int
     bench: BenchResult
     trace: Trace
     others: float
@@ -232,6 +234,8 @@ def _run(chain: Chain, plan: Plan) -> SplitAnswers:
         counters=counters,
         payload_bytes_predicted=sum(plan.payload_bytes(len(batch)) for batch in batches),
         wire_bytes_predicted=sum(plan.wire_bytes(len(batch)) for batch in batches),
+        input_bytes_predicted=sum(plan.input_bytes(len(batch)) for batch in batches),
+        total_bytes_predicted=sum(plan.total_bytes(len(batch)) for batch in batches),
         bench=measured,
         trace=trace,
         others=others,

@@ -87,6 +87,20 @@ WIRE_BYTES = Objective(
     of_cluster=False,
     cell="{:,.0f}".format,
 )
+TOTAL_BYTES = Objective(
+    name="total_bytes",
+    label="total payload",
+    heading="total,\nbytes",
+    quantity=BYTES,
+    direction="minimize",
+    bound_help="Most payload of one inference, input and output included",
+    simulated=lambda simulation: simulation.total_bytes,
+    shown=True,
+    of_cluster=False,
+    between="of client and devices",
+    cell="{:,.0f}".format,
+    drop=5,
+)
 MEMORY_BYTES = Objective(
     name="memory_bytes",
     label="memory",
@@ -134,6 +148,7 @@ OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
             MAKESPAN_S,
             PAYLOAD_BYTES,
             WIRE_BYTES,
+            TOTAL_BYTES,
             MEMORY_BYTES,
             ENERGY_J,
             WORST_DEVICE_ENERGY_J,

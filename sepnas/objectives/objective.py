@@ -24,6 +24,8 @@ class SimulatedCosts(Protocol):
     @property
     def wire_bytes(self) -> int: ...
     @property
+    def total_bytes(self) -> int: ...
+    @property
     def busy_s(self) -> Sequence[float]: ...
     @property
     def peak_memory_bytes(self) -> Sequence[int]: ...
@@ -54,6 +56,7 @@ class Objective:
     options ``--max-SHORT`` or ``--min-SHORT`` and in ``--sort``; without ``short``, use ``--bound`` and the name.
     ``bound_help`` describes the bound. ``shown``: tables include it by default. ``unknown`` is the value that means
     unknown (0 J if the cluster file gives no power). ``of_cluster``: it depends on the cluster, not only on the plan.
+    ``between`` says on an axis where a value that depends on the plan alone is counted.
     ``needs_of_devices`` is the field of a cluster's devices from which it is computed: without figures in that field of
     each device it is not known. ``loses_devices``: it is evaluated with lost devices, so it needs several devices and a
     supernet trained with dropout. ``cell`` formats it in a table, if not by its quantity's format. A narrow terminal
@@ -72,6 +75,7 @@ class Objective:
     shown: bool = False
     unknown: float | None = None
     of_cluster: bool = True
+    between: str = "between devices"
     needs_of_devices: str | None = None
     loses_devices: bool = False
     cell: Callable[[float], str] | None = None
@@ -105,7 +109,7 @@ class Objective:
     @property
     def axis_label(self) -> str:
         """The label of its axis in a picture."""
-        return f"{self.label} predicted" if self.of_cluster else f"{self.label} between devices"
+        return f"{self.label} predicted" if self.of_cluster else f"{self.label} {self.between}"
 
     def text(self, value: float) -> str:
         """The value in a table."""

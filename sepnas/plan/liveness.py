@@ -1,4 +1,4 @@
-"""Liveness: steps that cannot affect an output are dropped.
+"""Liveness: steps that cannot affect an output are dropped, and inputs cut to the regions that are read.
 
 With one read-out device the last exchanges of the published policies are partly dead; dropping them leaves
 the outputs identical, bit for bit. This works on any plan; ``lower(architecture, live=True)``, which a search uses,
@@ -12,12 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+from sepnas.plan.input_regions import shrink_inputs
 from sepnas.plan.plan import Plan, Port, Segment
 from sepnas.plan.steps import CLIENT, Compute, Recv, Send, Step
 
 
 def prune(plan: Plan) -> Plan:
-    """The same plan without dead steps; computations that become consecutive are joined into one segment."""
+    """The same plan without dead steps, and without values of inputs that no device reads.
+
+    Computations that become consecutive are joined into one segment.
+    """
     live = _live_steps(plan)
     programs, segments, shapes = [], [], []
     for rank, program in enumerate(plan.programs):
@@ -30,7 +34,7 @@ def prune(plan: Plan) -> Plan:
         segments.append(used)
         shapes.append(known)
     kept_tags = {step.tag for program in programs for step in program if isinstance(step, Send | Recv)}
-    return Plan(
+    pruned = Plan(
         tuple(programs),
         tuple(segments),
         tuple(shapes),
@@ -38,6 +42,7 @@ def prune(plan: Plan) -> Plan:
         outputs=tuple(_without_dead(port, kept_tags) for port in plan.outputs),
         even=plan.even,
     )
+    return shrink_inputs(pruned)
 
 
 def _without_dead(port: Port, tags: set[int]) -> Port:

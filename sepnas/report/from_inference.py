@@ -9,8 +9,9 @@ from sepnas.cost.simulator import Simulation, simulate
 from sepnas.cost.timeline import predicted_timeline
 from sepnas.errors import SpecError
 from sepnas.plan.plan import Plan
+from sepnas.plan.steps import CLIENT
 from sepnas.report.content import ShownLink, ShownTimeline, SummaryRow
-from sepnas.report.from_run import link_bytes, shown_timeline, traced_bytes
+from sepnas.report.from_run import link_bytes, shown_timeline, traced_bytes, traced_client_bytes
 from sepnas.report.from_trace import check_request, load_trace, measured_timeline
 from sepnas.runtime.client.trace import RequestRecord
 from sepnas.spec.cluster import Cluster
@@ -43,7 +44,7 @@ def inference_parts(
     if plan is not None:
         simulation = simulate(plan, cluster, batch, timeline=True)
         if request is not None:
-            links = link_bytes(simulation, traced_bytes(request))
+            links = link_bytes(simulation, traced_bytes(request) | traced_client_bytes(request))
         timelines.append(shown_timeline(predicted_timeline(plan, simulation, batch)))
         rows += _cost_rows(simulation, request, cluster)
     if request is not None:
@@ -72,13 +73,19 @@ def _accuracy_row(training: Path) -> SummaryRow:
 def _cost_rows(simulation: Simulation, request: RequestRecord | None, cluster: Cluster) -> list[SummaryRow]:
     """Latency and bytes, predicted for a cluster and, if a request was traced, measured."""
     latency = f"latency of one inference, predicted for cluster {cluster.name!r}"
-    sent = "payload bytes between devices, predicted"
-    predicted_s, nbytes = seconds(simulation.latency_s), simulation.payload_bytes
+    sent, taken = "payload bytes between devices, predicted", "input bytes from the client, predicted"
+    predicted_s, nbytes, input_bytes = seconds(simulation.latency_s), simulation.payload_bytes, simulation.input_bytes
     if request is None:
-        return [SummaryRow(latency, predicted_s), SummaryRow(sent, number(nbytes))]
-    latency, sent = f"{latency}, and measured", f"{sent}, and counted by the devices"
+        return [
+            SummaryRow(latency, predicted_s),
+            SummaryRow(sent, number(nbytes)),
+            SummaryRow(taken, number(input_bytes)),
+        ]
     counted = sum(traced_bytes(request).values())
+    counted_input = sum(size for pair, size in traced_client_bytes(request).items() if pair[0] == CLIENT)
+    how = ", and counted by the devices"
     return [
-        SummaryRow(latency, predicted_s, seconds(request.latency_s)),
-        SummaryRow(sent, number(nbytes), number(counted), counted == nbytes),
+        SummaryRow(f"{latency}, and measured", predicted_s, seconds(request.latency_s)),
+        SummaryRow(f"{sent}{how}", number(nbytes), number(counted), counted == nbytes),
+        SummaryRow(f"{taken}{how}", number(input_bytes), number(counted_input), counted_input == input_bytes),
     ]

@@ -32,9 +32,9 @@ def shown_timeline(timeline: Timeline) -> ShownTimeline:
 
 
 def counted_bytes(counters: Counters) -> dict[tuple[int, int], int]:
-    """Bytes between devices for one request, as counted on the sockets."""
+    """Bytes between devices, and from and to the client, for one request, as counted on the sockets."""
     requests = max(1, counters.requests)
-    return {(x.source, x.destination): x.sent.payload_bytes // requests for x in counters.device_links}
+    return {(x.source, x.destination): x.sent.payload_bytes // requests for x in counters.links}
 
 
 def traced_bytes(request: RequestRecord) -> dict[tuple[int, int], int]:
@@ -47,10 +47,22 @@ def traced_bytes(request: RequestRecord) -> dict[tuple[int, int], int]:
     return dict(found)
 
 
+def traced_client_bytes(request: RequestRecord) -> dict[tuple[int, int], int]:
+    """Bytes from and to the client for this request, as recorded by the devices."""
+    found: Counter[tuple[int, int]] = Counter()
+    for device in request.devices:
+        for step in device.steps:
+            if step.peer == CLIENT:
+                pair = (device.rank, CLIENT) if step.step == "send" else (CLIENT, device.rank)
+                found[pair] += step.payload_bytes
+    return dict(found)
+
+
 def link_bytes(simulation: Simulation, counted: Mapping[tuple[int, int], int]) -> tuple[ShownLink, ...]:
-    """The predicted and counted bytes of each link, for one request."""
-    predicted = {(link.source, link.destination): link.payload_bytes for link in simulation.links}
-    pairs = sorted({*predicted, *(pair for pair, count in counted.items() if count)})
+    """The predicted and counted bytes of each link for one request, the client's links last."""
+    links = (*simulation.links, *simulation.client_links)
+    predicted = {(link.source, link.destination): link.payload_bytes for link in links}
+    pairs = sorted({*predicted, *(pair for pair, count in counted.items() if count)}, key=lambda p: (CLIENT in p, p))
     return tuple(ShownLink(s, d, predicted.get((s, d), 0), counted.get((s, d), 0)) for s, d in pairs)
 
 

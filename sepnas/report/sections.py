@@ -8,6 +8,7 @@ from functools import partial
 
 from sepnas.objectives import OBJECTIVES, Objective, is_evaluated, shown_objectives
 from sepnas.plan.liveness import devices_used
+from sepnas.plan.steps import CLIENT
 from sepnas.report.body import LONG, Picture, Section, SortableCell, Table, picture
 from sepnas.report.content import Accuracy, CandidatePoint, ReportContent, SplitAccuracy
 from sepnas.report.exploration import policies_section, progress_section
@@ -192,8 +193,10 @@ def _bytes(content: ReportContent) -> Section | None:
     if not links:
         return None
     rows = [(link_name(x), f"{x.predicted:,}", f"{x.counted:,}", _difference(x.predicted, x.counted)) for x in links]
-    predicted, counted = sum(x.predicted for x in links), sum(x.counted for x in links)
-    rows.append(("all links", f"{predicted:,}", f"{counted:,}", _difference(predicted, counted)))
+    between = [x for x in links if CLIENT not in (x.source, x.destination)]
+    for name, summed in (("between devices", between), ("all links", links)):
+        predicted, counted = sum(x.predicted for x in summed), sum(x.counted for x in summed)
+        rows.append((name, f"{predicted:,}", f"{counted:,}", _difference(predicted, counted)))
     equal = all(x.predicted == x.counted for x in links)
     verdict = "Equal on every link." if equal else "They differ on the marked links."
     table = Table(
@@ -202,7 +205,7 @@ def _bytes(content: ReportContent) -> Section | None:
         tuple(rows),
         marked=frozenset(row for row, x in enumerate(links) if x.predicted != x.counted),
     )
-    caption = "Payload of each link, predicted by the plan and counted on the sockets."
+    caption = "Payload of each link, the client's included, predicted by the plan and counted on the sockets."
     return Section("bytes", "Bytes", verdict, (picture(partial(links_drawing, links), caption),), (table,))
 
 

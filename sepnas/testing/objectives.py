@@ -119,6 +119,7 @@ def _worse(simulation: Simulation, times: int) -> Simulation:
         makespan_s=times * simulation.makespan_s,
         payload_bytes=times * simulation.payload_bytes,
         wire_bytes=times * simulation.wire_bytes,
+        client_links=tuple(replace(each, payload_bytes=times * each.payload_bytes) for each in simulation.client_links),
         compute_s=tuple(times * each for each in simulation.compute_s),
         busy_s=tuple(times * each for each in simulation.busy_s),
         peak_memory_bytes=tuple(times * each for each in simulation.peak_memory_bytes),

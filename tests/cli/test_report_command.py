@@ -12,8 +12,8 @@ from sepnas.errors import SpecError
 from sepnas.plan.document import save_plan
 from sepnas.report.commands import chain_commands
 from sepnas.report.from_inference import inference_parts
-from sepnas.report.from_run import traced_bytes
-from sepnas.runtime.client.bench import random_batch
+from sepnas.report.from_run import traced_bytes, traced_client_bytes
+from sepnas.runtime.client.bench import random_inputs
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.client.trace import Trace
 from sepnas.separable.architecture import Architecture, named_architecture, named_policy
@@ -31,7 +31,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Architecture, Path
     architecture = tiny_architecture([{"after": 0, "transfers": [transfer(1, 0)]}], devices=2)
     export_tiny(lively_network(architecture), folder / "deployment")
     with worker_processes(folder / "deployment", 2) as (_, hosts), Session(folder / "deployment", hosts) as session:
-        session.infer(random_batch(session.manifest, 2))
+        session.infer(random_inputs(session.manifest, 2))
         session.trace(last=1).save(folder / "trace.json")
     return architecture, folder / "trace.json"
 
@@ -43,7 +43,10 @@ def test_a_trace_is_held_against_the_plan(traced: tuple[Architecture, Path]) -> 
     plan = build_plan(architecture)
     assert sum(traced_bytes(Trace.load(trace).requests[-1]).values()) == plan.payload_bytes(2) > 0
     assert all(link.predicted == link.counted for link in parts["links"])
-    assert [row.agree for row in parts["summary"]] == [None, True]
+    assert sum(traced_client_bytes(Trace.load(trace).requests[-1]).values()) == plan.input_bytes(2) + plan.output_bytes(
+        2
+    )
+    assert [row.agree for row in parts["summary"]] == [None, True, True]
     assert [timeline.title for timeline in parts["timelines"]] == ["predicted", "measured"]
 
 
@@ -66,7 +69,8 @@ def test_the_page_tells_bytes_and_how_it_was_made(
     path = architecture.save(tmp_path / "a.json")
     report(out=tmp_path / "r.html", architecture=path, trace=trace)
     page = (tmp_path / "r.html").read_text()
-    for said in ("payload bytes between devices", "Equal on every link", "latency of one inference"):
+    words = ("payload bytes between devices", "input bytes from the client", "client → 0", "Equal on every link")
+    for said in (*words, "latency of one inference"):
         assert re.search(said, page)
 
 

@@ -20,7 +20,7 @@ from sepnas.errors import PlanError, SepnasError, SpecError
 from sepnas.plan.document import save_plan
 from sepnas.plan.plan import Plan
 from sepnas.report.from_trace import measured_timeline
-from sepnas.runtime.client.bench import random_batch
+from sepnas.runtime.client.bench import random_inputs
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.client.trace import DeviceRecord, RequestRecord, StepRecord, Trace
 from sepnas.separable.architecture import Architecture, named_architecture
@@ -291,7 +291,7 @@ def test_a_trace_of_real_workers_improves_the_prediction(tmp_path: Path) -> None
     export_tiny(lively_network(architecture), tmp_path / "deployment")
     with threads(tmp_path / "deployment") as hosts, Session(tmp_path / "deployment", hosts) as session:
         for _ in range(20):
-            session.infer(random_batch(session.manifest, 1))
+            session.infer(random_inputs(session.manifest, 1))
         trace = session.trace(last=15)
     before = uniform_cluster(2, flops_per_s=1e12, latency_s=1e-6)  # far too fast
     trace.save(tmp_path / "trace.json")

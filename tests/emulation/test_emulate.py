@@ -32,7 +32,7 @@ from sepnas.emulation.shared_clock import SharedClock
 from sepnas.errors import ExchangeError, PeerUnreachableError, PlanError, SpecError
 from sepnas.plan.steps import CLIENT, Compute
 from sepnas.plan.wire import FRAME_HEADER_BYTES
-from sepnas.runtime.client.bench import random_batch
+from sepnas.runtime.client.bench import random_inputs
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.engines.shard import load_shard
 from sepnas.runtime.protocol.connection import Connection, Side
@@ -107,7 +107,7 @@ def left_of(pid):
 def test_an_emulated_cluster_answers_alike_and_takes_the_time_of_the_simulator(deployment, tmp_path, shaping):
     """Answers are those of free workers to the bit, the latency that of the simulator, and nothing remains."""
     setting = setting_of(deployment, tmp_path, shaping)
-    images = random_batch(setting.manifest, 1)
+    images = random_inputs(setting.manifest, 1)
     with threads(deployment) as hosts, Session(deployment, hosts) as session:
         free = session.infer(images)
     with emulated_cluster(setting) as running:

@@ -19,7 +19,7 @@ from sepnas.errors import PlanError, SepnasError
 from sepnas.report.chrome_trace import chrome_trace
 from sepnas.report.from_trace import check_request, measured_timeline
 from sepnas.report.text_timeline import LEGEND, MARGIN, longest_steps, text_timelines
-from sepnas.runtime.client.bench import random_batch
+from sepnas.runtime.client.bench import random_inputs
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.client.trace import Trace
 from sepnas.separable.architecture import Architecture, named_architecture
@@ -53,7 +53,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Architecture, Path
     export_tiny(lively_network(architecture), folder / "deployment")
     with threads(folder / "deployment") as hosts, Session(folder / "deployment", hosts) as session:
         for _ in range(3):
-            session.infer(random_batch(session.manifest, 2))
+            session.infer(random_inputs(session.manifest, 2))
         session.trace(last=3).save(folder / "trace.json")
     architecture.save(folder / "architecture.json")
     uniform_cluster(2).save(folder / "cluster.yaml")
@@ -180,7 +180,7 @@ def test_chrome_traces_of_real_requests(traced: tuple[Architecture, Path]) -> No
     messages = [e["args"] for e in found["traceEvents"] if e.get("cat") == "transfer" and e["pid"] == 2]
     facts = {(m["tag"], m["bytes"], m["wire"]) for m in messages}
     assert facts == {(m.tag, m.payload_bytes(2), m.wire) for m in build_plan(architecture).messages()}
-    assert {wire for _, _, wire in facts} == {"fp32", "fp16", "int8"}
+    assert {wire for _, _, wire in facts} == {"fp32", "fp16", "int8", "uint8"}
 
 
 def test_clocks_that_disagree_make_no_invalid_file() -> None:

@@ -50,7 +50,7 @@ def links_drawing(links: Sequence[ShownLink]) -> Drawing:
     axes.locator_params(axis="x", nbins=5)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_bytes(value)))
     axes.set_xlabel("payload of one inference")
-    axes.set_ylabel("link (device → device)")
+    axes.set_ylabel("link (sender → receiver)")
     legend_above(axes, [Patch(color=BLUE, label="predicted"), Patch(color=ORANGE, label="counted")])
     return drawing
 

@@ -11,8 +11,11 @@ import numpy as np
 
 from sepnas.deployment.manifest import Manifest
 from sepnas.errors import DataError
+from sepnas.plan.serial import message_from_data
+from sepnas.plan.steps import CLIENT
 from sepnas.runtime.client.inputs import Inputs, prepare_inputs
 from sepnas.runtime.client.session import Session
+from sepnas.runtime.tensors.codec import Array, Images, is_image
 from sepnas.runtime.transport.counters import Counters
 
 
@@ -29,7 +32,8 @@ class BenchResult:
     """Latency at the client, one request after the other; ``stream``: throughput with several on their way.
 
     ``payload_bytes_per_request`` and ``frame_bytes_per_request`` (with headers) were counted on the sockets between the
-    devices; ``payload_bytes_predicted`` is the plan's number.
+    devices, ``input_bytes_per_request`` on those of the client; ``total_bytes_per_request`` is the payload of all
+    messages. The ``predicted`` numbers are the plan's.
     """
 
     requests: int
@@ -43,6 +47,10 @@ class BenchResult:
     payload_bytes_per_request: int
     frame_bytes_per_request: int
     payload_bytes_predicted: int
+    input_bytes_per_request: int
+    input_bytes_predicted: int
+    total_bytes_per_request: int
+    total_bytes_predicted: int
     counters: Counters
     stream: StreamResult | None = None
 
@@ -56,6 +64,7 @@ def bench(session: Session, batch: Inputs, requests: int = 100, warmup: int = 10
     if requests < 1 or warmup < 0:
         raise DataError(f"`requests` must be at least 1 and `warmup` 0, got {requests} and {warmup}")
     samples = num_samples(session, batch)
+    input_bytes, total_bytes = _predicted_bytes(session, batch)
     for _ in range(warmup):
         session.ask(batch)
     before = session.counters()
@@ -73,6 +82,10 @@ def bench(session: Session, batch: Inputs, requests: int = 100, warmup: int = 10
         payload_bytes_per_request=(after.payload_bytes - before.payload_bytes) // requests,
         frame_bytes_per_request=(after.wire_bytes - before.wire_bytes) // requests,
         payload_bytes_predicted=session.manifest.plan(session.plans[0]).payload_bytes * samples,
+        input_bytes_per_request=(after.input_bytes - before.input_bytes) // requests,
+        input_bytes_predicted=input_bytes,
+        total_bytes_per_request=(after.total_bytes - before.total_bytes) // requests,
+        total_bytes_predicted=total_bytes,
         counters=after,
         stream=measure_stream(session, batch, requests, in_flight) if in_flight > 1 else None,
     )
@@ -87,14 +100,35 @@ def measure_stream(session: Session, batch: Inputs, requests: int, in_flight: in
     return StreamResult(in_flight, (requests - first) * samples / (answered[-1] - answered[first]))
 
 
+def _predicted_bytes(session: Session, batch: Inputs) -> tuple[int, int]:
+    """Payload bytes of the input, and of all messages, for this batch."""
+    prepared = prepare_inputs(batch, session.manifest.inputs_of(session.plans[0]))
+    normalised = not any(map(is_image, prepared.values()))
+    messages = [message_from_data(data) for data in session.manifest.plan(session.plans[0]).messages]
+    samples = len(next(iter(prepared.values())))
+    sizes = [(m.source, m.sent_as(normalised).payload_bytes(samples)) for m in messages]
+    return sum(size for source, size in sizes if source == CLIENT), sum(size for _, size in sizes)
+
+
+def random_inputs(manifest: Manifest, batch: int, seed: int = 0, plan: str | None = None) -> Inputs:
+    """As :func:`random_batch`, with images as bytes (uint8)."""
+    return _random(manifest, batch, seed, plan, images_as_bytes=True)
+
+
 def random_batch(manifest: Manifest, batch: int, seed: int = 0, plan: str | None = None) -> Inputs:
     """A batch of normalised noise for the input of a plan, or for each of its inputs by name, ``(batch, *shape)``; for
     measurements that ignore the answer."""
-    draw = np.random.default_rng(seed)
-    found = {
-        name: draw.standard_normal((batch, *facts.shape.dims), dtype=np.float32)
-        for name, facts in manifest.inputs_of(plan).items()
-    }
+    return _random(manifest, batch, seed, plan, images_as_bytes=False)
+
+
+def _random(manifest: Manifest, batch: int, seed: int, plan: str | None, images_as_bytes: bool) -> Inputs:
+    draw, found = np.random.default_rng(seed), dict[str, Array | Images]()
+    for name, facts in manifest.inputs_of(plan).items():
+        shape = (batch, *facts.shape.dims)
+        if images_as_bytes and facts.image is not None:
+            found[name] = draw.integers(0, 256, shape, np.uint8)
+        else:
+            found[name] = draw.standard_normal(shape, dtype=np.float32)
     return next(iter(found.values())) if len(found) == 1 else found
 
 

@@ -139,9 +139,9 @@ class Session:
         ``(B, classes)`` of ``(B, channels, height, width)``.
 
         A network with several inputs is given a mapping from name to batch, and one with several outputs answers with
-        such a mapping; ``manifest.network`` lists both with their shapes. float32 values are taken as they are (images
-        already normalised); uint8 images are normalised as the manifest says. ``plan`` is the plan's name (see
-        :attr:`plans`); devices switch from one request to the next without loading anything.
+        such a mapping; ``manifest.network`` lists both with their shapes. Images (uint8) are sent as bytes and
+        normalised by the devices; float32 values are taken as they are (images already normalised). ``plan`` is the
+        plan's name (see :attr:`plans`); devices switch from one request to the next without loading anything.
 
         :meth:`ask` answers with more: the outputs by name whatever their number, the logits, and what is missing in a
         session that degrades.
