@@ -92,7 +92,7 @@ def test_a_result_round_trips(tmp_path: Path) -> None:
         ({"measures": [{"name": "a", "value": float("nan")}]}, r"field `measures\.0\.value`"),
         ({"measures": [{"name": "a", "value": 1.0, "goal": "> 2", "met": True}]}, "makes it false"),
         ({"measures": [{"name": "a", "value": 1.0, "low": 2.0, "high": 1.0}]}, "low <= high"),
-        ({"measures": [{"name": "a", "value": 1.0}, {"name": "a", "value": 2.0}]}, "more than once: a"),
+        ({"measures": [{"name": "a", "value": 1.0}, {"name": "a", "value": 2.0}]}, "repeated: a"),
     ],
 )
 def test_a_wrong_result_is_refused_by_place(tmp_path: Path, change: dict[str, object], says: str) -> None:
