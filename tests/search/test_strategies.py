@@ -150,7 +150,7 @@ def test_nni_s_own_strategies_pay_for_nothing_known_or_infeasible(
         progress=True,
     )
     said = capsys.readouterr().err
-    assert ("with 30 the search is a random one" in said) == (strategy == "regularized-evolution")
+    assert ("so 30 candidates make a random search" in said) == (strategy == "regularized-evolution")
     assert "the learning rate is to fall after epochs 1, 2, but there are 1: it never falls" in said
     found = load_candidates(result.run_dir)
     assert len({candidate.key for candidate in found}) == result.candidates == 30
@@ -163,7 +163,7 @@ def test_a_search_of_one_generation_is_said_to_be_random(strategy: StrategyName,
     """With as many candidates as the population has there is no child; with one more there is."""
     said = remark_on(strategy, candidates)
     assert said is not None
-    assert said.startswith(f"strategy {strategy} begins with {candidates} candidates drawn at random")
+    assert said.startswith(f"strategy {strategy} starts with {candidates} random candidates")
     assert remark_on(strategy, candidates + 1) is remark_on("predictive", 1) is None
 
 

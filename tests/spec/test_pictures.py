@@ -164,7 +164,7 @@ def test_images_of_any_proportions_are_cut_and_scaled() -> None:
     assert np.array_equal(read((10, 40), "crop"), columns[5:15])
     assert read((10, 20), "stretch").shape == (10, 20)
     assert np.array_equal(read((10, 20), "stretch"), read((10, 20), "crop"))
-    with pytest.raises(DataError, match=r"is 40x20 pixels, the network reads 20x10; .* the largest part of that form"):
+    with pytest.raises(DataError, match=r"is 40x20 pixels, .* the largest part with these proportions"):
         read((10, 20), "no")
 
 

@@ -604,7 +604,7 @@ def test_tensorboards_own_thread_says_nothing(tmp_path: Path, monkeypatch: pytes
 def test_weights_without_a_run_are_not_written_over(unbroken: Path, tmp_path: Path) -> None:
     """A folder that holds ``best.safetensors`` alone, as one that was copied, is refused as a whole run is."""
     (tmp_path / BEST).write_bytes((unbroken / BEST).read_bytes())
-    with pytest.raises(TrainingError, match=r"best\.safetensors: holds weights that would be written over"):
+    with pytest.raises(TrainingError, match=r"best\.safetensors: holds weights that would be overwritten"):
         train(tmp_path)
     assert (tmp_path / BEST).read_bytes() == (unbroken / BEST).read_bytes()
 
