@@ -107,7 +107,7 @@ class SearchSpace(Document):
         if where == "all":
             return tuple(range(stages.num_blocks))
         if where == "even":
-            return tuple(block for block in range(stages.num_blocks) if _is_even(block, stages))
+            return stages.even_blocks()
         return where
 
     def choices(self) -> Mapping[str, tuple[Choice, ...]]:
@@ -257,11 +257,6 @@ class SearchSpace(Document):
         for label, values in self._choices.items():
             if genotype[label] not in values:
                 raise SpecError(f"genotype: `{label}` is {genotype[label]!r}; allowed: {', '.join(map(str, values))}")
-
-
-def _is_even(block: int, stages: BlockStages) -> bool:
-    """Whether a block is an even one of its stage, and does not end it."""
-    return stages.place(block)[1] % 2 == 0 and block not in stages.ends
 
 
 def _some(values: tuple[Choice, ...], draw: Callable[[int], int]) -> list[Choice]:

@@ -151,6 +151,12 @@ class BlockStages:
         stage = self.of_block[block]
         return stage, block - sum(self.blocks[:stage])
 
+    def even_blocks(self) -> tuple[int, ...]:
+        """The even blocks of each stage, without the block that ends it."""
+        return tuple(
+            block for block in range(self.num_blocks) if self.place(block)[1] % 2 == 0 and block not in self.ends
+        )
+
     def block(self, stage: int, number: int) -> int:
         """The block at a place."""
         return sum(self.blocks[:stage]) + number
