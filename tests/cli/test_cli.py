@@ -191,7 +191,7 @@ def test_help_knows_the_supernets_epochs() -> None:
         (["worker", "nowhere", "--listen", "127.0.0.1:0"], "nowhere"),
     ],
 )
-def test_mistakes_are_told(arguments: list[str], said: str, monkeypatch, capsys, tmp_path: Path) -> None:
+def test_mistakes_end_with_a_message(arguments: list[str], said: str, monkeypatch, capsys, tmp_path: Path) -> None:
     """A mistake ends with code 1 and one message that says what is wrong and what is allowed; nothing is written."""
     monkeypatch.chdir(tmp_path)
     message = _error(monkeypatch, capsys, *arguments)

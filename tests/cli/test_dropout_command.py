@@ -26,7 +26,7 @@ def cli(*arguments: object) -> tuple[int, str]:
     return result.exit_code, f"{result.output} {result.exception}"
 
 
-def test_train_says_what_is_left_without_devices(architecture: Path, tmp_path: Path) -> None:
+def test_train_reports_the_accuracy_without_devices(architecture: Path, tmp_path: Path) -> None:
     """With dropout the test split is also asked with one and two of three devices lost; without, as before."""
     train = ("train", architecture, "--epochs", 1, "--threads", 1, "--test")
     status, said = cli(*train, "--out", tmp_path / "with", "--device-dropout", 0.2)

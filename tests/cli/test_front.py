@@ -78,7 +78,7 @@ def test_json_is_the_whole_front(run: Path) -> None:
     assert {"accuracy", "latency_s", "payload_bytes", "energy_j", "memory_bytes", "policy"} < first.keys()
 
 
-def test_filters_leave_what_keeps_them(run: Path) -> None:
+def test_filters_keep_the_candidates_within_them(run: Path) -> None:
     """With bounds the table has those points of the front that keep them all, and no other."""
     front = shown(run)["candidates"]
     middle = sorted(front, key=lambda point: point["payload_bytes"])[len(front) // 2]
@@ -159,7 +159,7 @@ def _typed(name: str, value: float) -> str:
     ],
 )
 @pytest.mark.parametrize("verb", ["front", "pick"])
-def test_a_bound_that_cannot_be_read_says_what_is_allowed(run: Path, verb: str, bound: str, said: str) -> None:
+def test_an_unreadable_bound_lists_the_allowed_forms(run: Path, verb: str, bound: str, said: str) -> None:
     """A wrong direction, an unknown name and a missing unit end with code 2 and name the option."""
     result = cli(verb, run, "--bound", bound)
     words = " ".join(result.output.replace("│", " ").split())
@@ -240,7 +240,7 @@ def test_a_search_from_before_an_objective_was_known_still_loads(
     assert "candidates have no worst_device_energy_j, because this search did not keep it; run the search again" in said
 
 
-def test_a_search_without_candidates_is_said(tmp_path: Path) -> None:
+def test_a_search_without_candidates_is_reported(tmp_path: Path) -> None:
     """A search that still trains its supernet has no front, and a folder without a search is none."""
     evaluated_run(tmp_path, SPACE, 0, wanted=5)
     with pytest.raises(SearchError, match="no candidate is evaluated yet"):

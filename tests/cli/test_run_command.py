@@ -53,7 +53,7 @@ def test_infer_reads_its_images_before_it_dials(served, tmp_path):
     assert "nope.png" in str(result.exception)
 
 
-def test_infer_resizes_when_it_is_told_to(served, tmp_path):
+def test_infer_resizes_on_request(served, tmp_path):
     """An image of another size is refused with the name of the option, with which it is answered."""
     image = tmp_path / "image.jpg"
     Image.effect_noise((30, 20), 50).save(image)
@@ -65,7 +65,7 @@ def test_infer_resizes_when_it_is_told_to(served, tmp_path):
         assert str(image) in result.stdout
 
 
-def test_bench_shows_what_it_measured_before_it_writes(served, tmp_path):
+def test_bench_prints_its_measurement_before_it_writes(served, tmp_path):
     """A trace that cannot be written does not cost the table; a wrong cluster is told before anything is measured."""
     bench = ("bench", served[0], "--devices", served[1], "--requests", "2", "--warmup", "0")
     cluster = uniform_cluster(2).save(tmp_path / "cluster.yaml")
@@ -99,7 +99,7 @@ def test_bench_traces_as_many_requests_as_asked(served, tmp_path):
         (["bench", "deployment", "--batch", "5000"], "less than or equal to 4096"),
     ],
 )
-def test_arguments_out_of_range_are_told(arguments, says):
+def test_arguments_out_of_range_are_refused(arguments, says):
     """An empty path or a number out of its range ends with usage and what is allowed."""
     result = call(*arguments)
     assert result.exit_code == 2

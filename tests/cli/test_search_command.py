@@ -172,7 +172,7 @@ def test_an_empty_path_is_not_the_current_folder(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_no_search_is_said(space: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_search_is_refused(space: Path, tmp_path: Path) -> None:
     """A folder without a search is named with the command that makes one, a file as the run's folder is refused."""
     for command in (("front", tmp_path), ("pick", tmp_path), ("report", "--search", tmp_path)):
         assert f"`sepnas search SPACE --out {tmp_path}` makes one" in str(cli(*command).exception)

@@ -39,7 +39,7 @@ def test_a_wrong_value_is_explained_without_python_words(arguments: list[str], s
         ("train", "8 bytes a sample"),
     ],
 )
-def test_help_says_what_an_option_costs(verb: str, says: str) -> None:
+def test_help_gives_the_cost_of_an_option(verb: str, says: str) -> None:
     """The help of a verb holds the default or the consequence that its options have."""
     result = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "600", "TERMINAL_WIDTH": "600"})
     assert says in " ".join(re.sub(r"[│╭╮╰╯─]", " ", result.output).split())

@@ -60,7 +60,7 @@ def interrupted(folder: Path) -> Path:
     return out
 
 
-def test_an_interrupted_run_is_exported_and_told_so(interrupted: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_is_exported_with_a_remark(interrupted: Path, tmp_path: Path) -> None:
     """The best epoch so far becomes a deployment; what to type next has the addresses of its hosts.yaml."""
     hosts = Hosts.on(["10.0.0.7:7001", "10.0.0.8:7001"]).save(tmp_path / "hosts.yaml")
     out = tmp_path / "out"
@@ -121,7 +121,7 @@ def arrows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_the_accuracy_of_each_class_is_said_and_kept(arrows: Path) -> None:
+def test_the_accuracy_of_each_class_is_printed_and_kept(arrows: Path) -> None:
     """At the end of a training: of all images, of each class alike and the lowest, with the command and the date."""
     for split, counts in (("validation", [20, 2]), ("test", [30, 3])):
         found = Evaluation.load(arrows / "run" / f"{split}.json")
@@ -134,7 +134,7 @@ def test_the_accuracy_of_each_class_is_said_and_kept(arrows: Path) -> None:
         assert found.command
 
 
-def test_the_report_has_what_a_run_was_measured_to_be_worth(arrows: Path) -> None:
+def test_the_report_has_the_measured_accuracies_of_a_run(arrows: Path) -> None:
     """Its page names the accuracy on the test split, of which command it came, and each class."""
     pytest.importorskip("matplotlib")
     found = Evaluation.load(arrows / "run" / "test.json").model_copy(update={"command": "sepnas train it --test"})
@@ -203,7 +203,7 @@ def test_empty_values_are_refused(option: str, tmp_path: Path, monkeypatch: pyte
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_history_is_told_by_the_report(interrupted: Path, tmp_path: Path) -> None:
+def test_the_report_names_a_damaged_history(interrupted: Path, tmp_path: Path) -> None:
     """A run that is not finished has its page; a damaged line of its history is named."""
     pytest.importorskip("matplotlib")
     page = tmp_path / "report.html"

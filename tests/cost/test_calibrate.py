@@ -82,7 +82,7 @@ def test_the_figures_of_a_cluster_are_found_again(medium: str) -> None:
 
 
 @pytest.mark.parametrize("own_core", [True, False])
-def test_what_the_ends_take_for_a_message_is_not_the_links(own_core: bool) -> None:
+def test_processor_time_of_a_message_is_not_the_links(own_core: bool) -> None:
     """With exchange costs a right cluster stays what it is, and a wrong link is corrected to the right one."""
     costs = ExchangeCosts(message_s=1.5e-4, byte_s=4e-9, convert_s=2e-5, merge_s=1e-5, own_core=own_core)
     link = Link(bandwidth_bytes_per_s=2e7, latency_s=4e-4, medium="own")
@@ -108,7 +108,7 @@ def test_the_clients_link_is_found_again() -> None:
     assert calibrate(PLAN, diverse_cluster(link), [timeline_on(other)]).cluster.client_link is None
 
 
-def test_links_of_pairs_are_told_apart() -> None:
+def test_links_of_pairs_are_distinguished() -> None:
     """Each link is corrected by its own messages, and one without messages is kept."""
     link = Link(bandwidth_bytes_per_s=1e7, latency_s=1e-3)
     slow = Link(between=("device0", "device1"), bandwidth_bytes_per_s=1e7, latency_s=3e-2)
@@ -329,7 +329,7 @@ def test_a_correction_that_predicts_worse_is_refused(files: Path) -> None:
     assert (files / "other.yaml").read_text() == text
 
 
-def test_only_what_helps_is_corrected() -> None:
+def test_only_helpful_corrections_are_made() -> None:
     """Wrong times of computing beside right times of messages: the links are corrected, the devices are kept."""
     link = Link(bandwidth_bytes_per_s=2e7, latency_s=4e-4)
     other = diverse_cluster(link, link)

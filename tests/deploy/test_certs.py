@@ -73,7 +73,7 @@ def in_force(folder, rank):
 # -- show
 
 
-def test_show_tells_what_is_in_force(deployment):
+def test_show_lists_the_certificates_in_force(deployment):
     """All certificates with their days and fingerprints, as a table and as JSON; what is renewed shows at once."""
     renew(deployment, [1], days=365)
     result = call("certs", "show", deployment, "--json")
@@ -90,13 +90,13 @@ def test_show_tells_what_is_in_force(deployment):
         assert re.search(rf"{each['certificate']} .*{each['valid_to'][:10]}.* {each['fingerprint_sha256'][:16]}", table)
 
 
-def test_show_marks_what_has_expired(network, tmp_path, monkeypatch):
+def test_show_marks_expired_certificates(network, tmp_path, monkeypatch):
     """An expired certificate is called that, and the others are shown beside it."""
     folder = short_lived(monkeypatch, network, tmp_path / "old", -1)
     assert re.search(r"authority .* expired", call("certs", "show", folder).stdout)
 
 
-def test_show_leaves_out_what_is_not_there(deployment):
+def test_show_leaves_out_missing_folders(deployment):
     """Where the devices' folders went to the devices, the others are shown."""
     shutil.rmtree(deployment / "device0")
     assert list(fingerprints(deployment)) == ["authority", "device1", "client"]
@@ -147,7 +147,7 @@ def test_renewed_elsewhere_the_deployment_stays_as_it_was(deployment, tmp_path):
     verify_deployment(deployment)
 
 
-def test_a_changed_byte_of_what_was_renewed_is_noticed_and_named(deployment):
+def test_a_changed_byte_of_a_renewed_file_is_named(deployment):
     """What was renewed is covered by hashes like what was exported."""
     renew(deployment, EVERYONE)
     tls = deployment / "device0/tls"
@@ -242,7 +242,7 @@ def test_a_renewal_that_is_killed_leaves_a_whole_pair(deployment):
         (["--days", "nan"], r"`days` must be more than 0 and at most 7300, got nan"),
     ],
 )
-def test_what_cannot_be_renewed_is_told(deployment, options, says):
+def test_impossible_renewals_are_refused(deployment, options, says):
     """A device that is none and days that are none are named with what is allowed; nothing was changed."""
     before = fingerprints(deployment)
     result = call("certs", "renew", deployment, *options)
@@ -258,7 +258,7 @@ def test_a_new_authority_is_for_all():
     assert "applies to all devices" in result.stderr
 
 
-def test_a_missing_or_foreign_authority_is_told(deployment, network, tmp_path):
+def test_a_missing_or_foreign_authority_is_named(deployment, network, tmp_path):
     """Without its own authority nothing is signed, and the error says what would help."""
     authority = deployment / "authority"
     authority.rename(tmp_path / "kept")
@@ -275,7 +275,7 @@ def test_a_missing_or_foreign_authority_is_told(deployment, network, tmp_path):
         renew(deployment, EVERYONE)
 
 
-def test_an_authority_near_its_end_is_told(network, tmp_path, monkeypatch):
+def test_an_authority_near_its_end_is_reported(network, tmp_path, monkeypatch):
     """It signs nothing by default and nothing beyond its end; the error says how to make a new one."""
     folder = short_lived(monkeypatch, network, tmp_path / "soon", 20)
     remedy = rf"sepnas certs renew {re.escape(str(folder))} --authority"

@@ -204,7 +204,7 @@ def test_a_segment_that_brings_more_than_a_graph_is_refused(exported, tmp_path, 
         load_graph(path)
 
 
-def test_what_is_no_archive_is_refused(tmp_path):
+def test_files_that_are_no_archives_are_refused(tmp_path):
     """A file that is no zip, and a path that does not exist, are DeploymentErrors."""
     (tmp_path / "text.pt2").write_text("no")
     for name in ("text.pt2", "none.pt2"):
@@ -282,7 +282,7 @@ def test_whitespace_in_a_manifest_is_a_change_too(deployment):
         load_manifest(deployment)
 
 
-def test_an_edited_example_of_hosts_says_what_to_do(deployment):
+def test_an_edited_example_of_hosts_has_a_remedy(deployment):
     """Whoever edits the example of hosts is told to edit a copy."""
     path = deployment / "hosts.yaml"
     path.write_text(path.read_text().replace("127.0.0.1", "10.0.0.1"))
@@ -290,7 +290,7 @@ def test_an_edited_example_of_hosts_says_what_to_do(deployment):
         verify_client(deployment)
 
 
-def test_what_is_not_listed_is_no_matter_and_never_loaded(deployment):
+def test_unlisted_files_are_ignored(deployment):
     """A log in a device's folder breaks nothing; weights that no manifest lists are not loaded."""
     (deployment / "device0/worker.log").write_text("started")
     (deployment / "device0/segments/other.pt2").write_bytes(EVIL)
@@ -466,7 +466,7 @@ def test_the_current_folder_is_filled_and_replaced(tmp_path, network, monkeypatc
     assert not list(tmp_path.glob(".*"))
 
 
-def test_what_does_not_fit_the_network_is_refused_before_anything_is_written(tmp_path, network):
+def test_mismatches_are_refused_before_anything_is_written(tmp_path, network):
     """Whatever is wrong with classes, channels, names, days or hosts leaves nothing behind."""
     good = {"name": "n", "classes": [*"abcde"], "mean": [0.5], "std": [0.5]}
     wrong = {
@@ -489,7 +489,7 @@ def test_what_does_not_fit_the_network_is_refused_before_anything_is_written(tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_progress_is_told(tmp_path, network):
+def test_progress_is_reported(tmp_path, network):
     """The callback hears of every segment and file, up to the last."""
     heard = []
     export_tiny(network, tmp_path / "out", progress=lambda done, total, what: heard.append((done, total, what)))

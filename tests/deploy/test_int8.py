@@ -156,7 +156,7 @@ def test_memory_bounds_the_images_of_a_large_network(
             assert [len(tensor) for tensor in calibration.inputs(rank, name).values()] == [8]
 
 
-def test_export_says_what_int8_costs(tmp_path: Path) -> None:
+def test_export_reports_the_loss_by_int8(tmp_path: Path) -> None:
     """Both accuracies are printed; data of other classes are refused, and nothing is written."""
     folder = make_folder(tmp_path / "images", size=8)
     run, out = tmp_path / "run", tmp_path / "out"
@@ -178,7 +178,7 @@ def test_export_says_what_int8_costs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_belongs_to_int8_is_said(tmp_path: Path) -> None:
+def test_options_of_int8_need_int8(tmp_path: Path) -> None:
     """--data alone, a data set that is not there any more, and images of other channels are named with what to do."""
     folder = make_folder(tmp_path / "images", size=8)
     run, out = tmp_path / "run", tmp_path / "out"

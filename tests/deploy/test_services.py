@@ -95,7 +95,7 @@ def test_service_files_are_not_the_manifests(served):
     path.write_text(kept)
 
 
-def test_export_writes_what_it_is_told_to():
+def test_export_writes_the_requested_services():
     """`sepnas export --help` teaches both options."""
     said = " ".join(call("export", "--help").stdout.replace("│", " ").split())
     assert "--systemd" in said

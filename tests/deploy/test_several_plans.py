@@ -181,7 +181,7 @@ def test_too_many_and_similar_names_are_refused(network: SeparableNetwork, tmp_p
             export_tiny(network, tmp_path / "d", plans=plans, statistics_NCHW=torch.zeros(1, 1, 8, 8))
 
 
-def test_what_was_not_trained_is_not_made_up(network: SeparableNetwork, tmp_path: Path) -> None:
+def test_untrained_weights_are_refused(network: SeparableNetwork, tmp_path: Path) -> None:
     """A mean read-out, learned merges and images that are missing are refused with what can be done."""
     images = training_images(network)
     mean = tiny_architecture([], "mean", devices=2, depth=11).policy

@@ -190,7 +190,7 @@ def test_a_signal_leaves_nothing_behind(deployment, tmp_path, shaping, number, s
     assert left_of(process.pid) == []
 
 
-def test_the_table_says_what_was_emulated_and_how(deployment, tmp_path):
+def test_the_table_names_the_emulated_cluster_and_its_shaping(deployment, tmp_path):
     """`bench --emulate` prints measured, predicted, their ratio, the links' check and who shaped them."""
     cluster = cluster_of().save(tmp_path / "cluster.yaml")
     arguments = ["bench", str(deployment), "--emulate", str(cluster), "--requests", "2", "--warmup", "0"]
@@ -525,7 +525,7 @@ def test_a_cluster_that_does_not_fit_is_refused(deployment, tmp_path):
         (["--shaping", "netns"], "goes with --emulate only"),
     ],
 )
-def test_options_that_do_not_go_together_are_told(options, says):
+def test_contradictory_options_are_refused(options, says):
     """Options of real and of emulated devices exclude each other."""
     result = CliRunner().invoke(app, ["bench", "deployment", *options], env={"COLUMNS": "200"})
     assert result.exit_code == 2

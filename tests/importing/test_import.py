@@ -89,7 +89,7 @@ def test_a_module_of_ones_own_is_imported(tmp_path: Path, attribute: str) -> Non
         ("nothing", "is no network: timm:NAME"),
     ],
 )
-def test_what_cannot_be_imported_is_said(tmp_path: Path, network: str, message: str) -> None:
+def test_impossible_imports_are_refused(tmp_path: Path, network: str, message: str) -> None:
     """Unknown names have near ones, code that fails its line; nothing is written."""
     with pytest.raises(ImportFailedError, match=message):
         api.import_network(network, tmp_path / "out", input_shapes=[(3, 8, 8)])

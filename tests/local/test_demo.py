@@ -52,7 +52,7 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
         _prepare(tmp_path / "file", resume=False)
 
 
-def test_only_what_a_demo_wrote_is_removed(tmp_path: Path) -> None:
+def test_only_files_of_a_demo_are_removed(tmp_path: Path) -> None:
     """A new demo in the folder of an earlier one removes what that one wrote and nothing else."""
     out = tmp_path / "demo"
     _prepare(out, resume=False)

@@ -43,7 +43,7 @@ def test_a_latency_is_solved_for() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux says what processes take")
-def test_what_others_take_is_seen() -> None:
+def test_the_load_of_other_programs_is_measured() -> None:
     """A busy process counts as another's unless it is named as one's own; seen until it has counted."""
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         all_others, without = Others(), Others([busy.pid])

@@ -116,7 +116,7 @@ def test_the_grid_is_the_family() -> None:
         assert {(each.kind, each.kernel, each.groups == each.in_channels > 1) for each in every} <= kinds
 
 
-def test_a_call_and_its_operators_are_told_apart() -> None:
+def test_a_call_and_its_operators_are_separated() -> None:
     """Measured operators are positive, a large convolution takes longer than a small one, and a call takes time.
 
     Beside other programs a short measurement may find otherwise; not three times.
@@ -366,7 +366,7 @@ def test_links_are_found_whatever_the_clocks_say() -> None:
     assert cluster.link(1, 3) == uniform_cluster(4).link(1, 3)
 
 
-def test_a_link_is_what_the_processors_at_its_ends_leave() -> None:
+def test_a_link_excludes_the_processors_at_its_ends() -> None:
     """Of the time of a message a link has what the exchange costs of both devices do not explain."""
     costs = ExchangeCosts(message_s=2e-4, byte_s=1e-8)
     cluster = uniform_cluster(3)
@@ -420,7 +420,7 @@ def test_the_clients_link_is_half_of_there_and_back() -> None:
     assert with_links(cluster, one_size).client_link is None
 
 
-def test_what_a_trace_does_not_tell_is_named() -> None:
+def test_missing_measurements_of_a_trace_are_named() -> None:
     """A trace without a pair's messages, and a cluster that is too small, are refused with the pair and the field."""
     trace = flights(0.0, 1e-3, 1e-8)
     with pytest.raises(SpecError, match="from device 0 to 3, 1 to 3, 2 to 3, 3 to 0, 3 to 1, 3 to 2; run a deployment"):

@@ -192,7 +192,7 @@ def test_the_bytes_are_told_before_any_training() -> None:
     assert json.loads(said("simulate", *NETWORK[:3], *learned))["payload_bytes"] == plain / 8
 
 
-def test_wrong_options_are_told(tmp_path: Path) -> None:
+def test_wrong_options_are_refused(tmp_path: Path) -> None:
     """Unknown formats, scales of messages that have no levels, a start that is none."""
     out = ("--out", tmp_path / "run")
     assert "--wire 'int3': allowed are fp32, fp16, int8, int4" in error_of(
@@ -206,7 +206,7 @@ def test_wrong_options_are_told(tmp_path: Path) -> None:
         Transfer(source=0, destination=1, wire="fp16", scale="learned")
 
 
-def test_what_was_written_before_there_were_scales_is_the_same() -> None:
+def test_files_from_before_scales_are_unchanged() -> None:
     """Transfers and messages without learned scales are written as ever."""
     assert "scale" not in json.dumps(small_architecture().to_data())
     assert "scale" in json.dumps(small_learned().to_data())

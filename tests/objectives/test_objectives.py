@@ -113,7 +113,7 @@ def test_bounds_are_read_as_people_type_them(text: str, name: str, limit: float)
         ("", "give OBJECTIVE<=VALUE"),
     ],
 )
-def test_unclear_bounds_are_refused_with_what_is_allowed(text: str, said: str) -> None:
+def test_unclear_bounds_are_refused_with_the_allowed_forms(text: str, said: str) -> None:
     """An unknown name, the wrong direction and a missing unit are told apart."""
     with pytest.raises(SpecError, match=re.escape(said)):
         Bound.parse(text)
@@ -135,7 +135,7 @@ def test_all_bounds_have_to_be_kept() -> None:
             Bounds.of(max_latency_s=wrong)
 
 
-def test_columns_are_what_is_known_and_shown_or_asked_for() -> None:
+def test_columns_are_known_objectives_shown_or_requested() -> None:
     """Energy has no column where the cluster gives no power, and the makespan only where it is asked for."""
     numbers = {"accuracy": 0.9, "latency_s": 0.1, "makespan_s": 0.1, "energy_j": 0.0}
     assert [shown.name for shown in shown_objectives([numbers])] == ["accuracy", "latency_s"]

@@ -99,7 +99,7 @@ def test_every_candidate_is_a_line(content: ReportContent, page: str) -> None:
     assert all(candidate.phrase in lines for candidate in content.candidates)
 
 
-def test_axes_are_what_varies(page: str, tmp_path: Path) -> None:
+def test_axes_are_the_varying_traits(page: str, tmp_path: Path) -> None:
     """The demo's policies differ in lag and wire format, the paper's in neither: there those have no axis."""
     evaluated_run(tmp_path, PAPER, 30)
     paper = pictures(render_report(ReportContent(**search_parts(tmp_path))), "policies")[0]
@@ -135,7 +135,7 @@ def test_named_policies_are_known_on_every_network(tmp_path: Path) -> None:
     assert labels[8:].count("all-to-all") == 0
 
 
-def test_policies_are_drawn_with_what_is_sent(content: ReportContent, page: str) -> None:
+def test_policies_are_drawn_as_sent(content: ReportContent, page: str) -> None:
     """A picture for each shown point of the front has one arrow for each transfer that is sent."""
     front = [candidate for candidate in content.candidates if candidate.on_front]
     shown = spread(front, MAX_POLICIES)

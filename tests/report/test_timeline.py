@@ -269,7 +269,7 @@ def predicted_of(data: dict) -> Timeline:
     return Timeline(data["title"], data["latency_s"], tuple(Activity(**each) for each in data["activities"]))
 
 
-def test_trace_shows_what_was_measured(traced: tuple[Architecture, Path], tmp_path: Path) -> None:
+def test_trace_shows_the_measurement(traced: tuple[Architecture, Path], tmp_path: Path) -> None:
     """`trace` shows the last request or the one asked for, alone or beside the prediction."""
     path = traced[1]
     alone = call("trace", path)

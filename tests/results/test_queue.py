@@ -56,7 +56,7 @@ def test_the_spaces_are_of_the_networks_that_are_trained(name: str, network: str
     assert searched.to_data() | same == named.to_data() | same
 
 
-def test_what_a_run_needs_is_trained_before_it(trainings: ModuleType, tmp_path: Path) -> None:
+def test_prerequisites_of_a_run_are_trained_before_it(trainings: ModuleType, tmp_path: Path) -> None:
     """Where the checkpoint of what it goes on from, or learns from, is gone that one is trained anew."""
     every = list(trainings.runs_of(NETWORK, 4, tmp_path))
     by_name = {run.name: run for run in every}

@@ -236,7 +236,7 @@ def test_no_experiments_give_an_empty_table(tmp_path: Path) -> None:
         (["experiments/probe.py", "--n", "3"], "python experiments/probe.py --n 3"),
     ],
 )
-def test_the_command_line_is_what_one_would_type(argv: list[str], command: str) -> None:
+def test_the_command_line_is_as_typed(argv: list[str], command: str) -> None:
     """The command of a result holds no path of the machine that ran it."""
     assert command_line(argv) == command
 

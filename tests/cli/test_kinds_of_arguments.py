@@ -1,4 +1,4 @@
-"""What is given for something else is called what it is; numbers have bounds; measured clusters are not replaced."""
+"""Arguments of another kind are named by their kind; numbers have bounds; measured clusters are not replaced."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def said(*arguments: str) -> str:
         (["search", "space.yaml", "--out", "x", "--cluster", SEARCH], "search is the folder of a search"),
     ],
 )
-def test_what_is_given_for_another_is_called_what_it_is(kinds: Path, arguments: list[str], says: str) -> None:
+def test_an_argument_of_another_kind_is_named_by_its_kind(kinds: Path, arguments: list[str], says: str) -> None:
     """A file for a folder, a folder for a file, and each kind of folder for another one."""
     assert says in said(*arguments)
 
 
-def test_what_is_not_of_sepnas_is_not_called_anything(kinds: Path) -> None:
+def test_files_of_other_programs_have_no_kind(kinds: Path) -> None:
     """Other folders and what is not there are left to the command."""
     assert recognise(kinds / "new") is None
     assert recognise(kinds / "nowhere") is None
