@@ -139,6 +139,13 @@ def test_what_a_graph_cannot_say_is_an_error(module: nn.Module, message: str) ->
         traced(module, (4,))
 
 
+def test_a_failed_trace_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """Torch prints the half of a graph that it has; the error says what is wrong, and stderr stays empty."""
+    with pytest.raises(ImportFailedError):
+        traced(Branches(), (4,))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_weights_of_another_network_are_refused() -> None:
     """A tensor that is missing, or has another shape, is named with the network."""
     graph, weights, _ = traced(nn.Sequential(nn.Linear(4, 2)), (4,))

@@ -6,9 +6,11 @@ The program is traced for one sample and made functional; operators stay as high
 
 from __future__ import annotations
 
+import io
+import logging
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, suppress
 from typing import Any, TypeAlias
 
 import torch
@@ -38,8 +40,7 @@ def trace(
     """
     module.eval()
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), _quiet():
             program = torch.export.export(module, tuple(inputs), strict=False)
     except Exception as error:  # torch raises whatever it likes here
         raise ImportFailedError(f"{source}: {why_not_exported(error)}") from error
@@ -51,8 +52,7 @@ def graph_of(
 ) -> tuple[Graph, Weights]:
     """The graph of an exported program, and its weights by name. Raises as :func:`trace`."""
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), _quiet():
             builder = GraphBuilder(_functional(program))
             builder.add_all()
         return builder.graph(name=name, source=source, traits=traits), builder.stored_weights()
@@ -61,6 +61,20 @@ def graph_of(
     except ValidationError as error:
         what = explain(Graph, error, source, {})
         raise ImportFailedError(f"{what}; the graph is beyond the bounds of a file") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch's warnings, and what it prints of a graph that it gave up, from the terminal: errors say enough."""
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _functional(program: ExportedProgram) -> ExportedProgram:
