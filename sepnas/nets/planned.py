@@ -26,10 +26,10 @@ the module before. A module returns a tensor or a tuple of tensors."""
 
 
 class Watcher:
-    """Sees tensors while a plan is executed; methods of subclasses that do not care do nothing."""
+    """Sees tensors while a plan is executed; subclasses override what they need."""
 
     def layer(self, rank: int, segment: Segment, layer: str, inputs: tuple[Tensor, ...]) -> None:
-        """Called with its inputs before a layer of a segment runs; a layer that devices share runs for each of them."""
+        """Called before a layer of a segment runs, with its inputs; once for each device that shares the layer."""
 
     def send(self, rank: int, step: Send, x: Tensor) -> None:
         """Called with the tensor that a device is about to send a region of."""
@@ -129,7 +129,7 @@ class _Run:
         self.outage, self.watcher = outage, watcher
         self.tensors: list[dict[str, Any]] = [{} for _ in self.plan.programs]  # optional ones may be Arrived
         self.mail: dict[int, Tensor] = {}
-        self.shared: dict[int, tuple[int, Tensor]] = {}
+        self.shared: dict[int, tuple[int, tuple[Tensor, ...]]] = {}
         for port in self.plan.inputs:
             for piece in port.pieces:
                 self.mail[piece.tag] = self._given(port.name, piece)
@@ -159,21 +159,20 @@ class _Run:
         segment = self.plan.segments[rank][step.segment]
         done, values = 0, tuple([tensors[name] for name in step.inputs])
         if turn.origin is not None:
-            done, x = self._shared(turn.origin)
+            done, found = self._shared(turn.origin)
             if done:
-                values = (x if self.outage is None else self.outage.kept(rank, x),)
+                values = found if self.outage is None else tuple([self.outage.kept(rank, x) for x in found])
         for name, module in self.lookup.layers(rank, segment)[done:]:
             if self.watcher is not None:
                 self.watcher.layer(rank, segment, name, values)
-            made = module(*values)
-            values = made if isinstance(made, tuple) else (made,)
+            values = _outputs(module, values)
         shapes = self.plan.shapes[rank]
         for name, value in zip(step.outputs, values, strict=True):
             dims = shapes[name].dims
             tensors[name] = value if value.shape[1:] == dims else value.reshape(len(value), *dims)
 
-    def _shared(self, origin: int) -> tuple[int, Tensor]:
-        """The number of leading layers that all readers of a piece of input have in common, and the output of these.
+    def _shared(self, origin: int) -> tuple[int, tuple[Tensor, ...]]:
+        """The number of leading layers that all readers of a piece of input have in common, and the outputs of these.
 
         They are computed once for all devices, and for all samples, whoever is lost.
         """
@@ -181,16 +180,17 @@ class _Run:
             name, piece = self.schedule.sources[origin]
             readers = self.schedule.readers[origin]
             chains = [self.lookup.layers(rank, segment) for rank, segment in readers]
-            x, done = self._given(name, piece), 0
+            values: tuple[Tensor, ...] = (self._given(name, piece),)
+            done = 0
             for layers in zip(*chains, strict=False) if len(chains) > 1 else ():
                 layer, module = layers[0]
                 if any(other is not module for _, other in layers):
                     break
                 if self.watcher is not None:
                     for rank, segment in readers:
-                        self.watcher.layer(rank, segment, layer, (x,))
-                x, done = module(x), done + 1
-            self.shared[origin] = done, x
+                        self.watcher.layer(rank, segment, layer, values)
+                values, done = _outputs(module, values), done + 1
+            self.shared[origin] = done, values
         return self.shared[origin]
 
     def _send(self, turn: Turn, step: Send) -> None:
@@ -235,6 +235,11 @@ class _Run:
             port.name: joined_pieces(port, [self.mail[piece.tag] for piece in port.pieces])
             for port in self.plan.outputs
         }
+
+
+def _outputs(module: nn.Module, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    made = module(*values)
+    return made if isinstance(made, tuple) else (made,)
 
 
 def _part(x: Tensor, region: Region) -> Tensor:
