@@ -135,7 +135,7 @@ def logits_of_devices(network: SeparableNetwork, x_bchw: Tensor, lost: set[int])
     plan, boxes = build_plan(network.architecture), {rank: Mailbox() for rank in range(-1, 3)}
     batch, until = len(x_bchw), time.monotonic() + 60
     runs = {
-        rank: RunningRequest(1, batch, until, tolerant=True, without=frozenset(lost))
+        rank: RunningRequest(1, batch, until, tolerant=True, without=frozenset(lost), normalised=True)
         for rank, program in enumerate(plan.programs)
         if program and rank not in lost
     }
