@@ -1,4 +1,4 @@
-"""``sepnas import``: a network that exists already, as a graph and its weights."""
+"""``sepnas import``: an existing network as a graph and its weights."""
 
 from __future__ import annotations
 
@@ -27,25 +27,26 @@ def import_network(
         list[str] | None,
         typer.Option(
             metavar="SIZES",
-            help="The sizes of one sample without the batch, such as 3x224x224; again for each input [the network's].",
+            help="Shape of one sample without the batch, such as 3x224x224; repeat for each input [the network's].",
         ),
     ] = None,
     weights: Annotated[
         str, typer.Option(help="random, pretrained (timm's or torchvision's own), or a file of tensors.", **TEXT)
     ] = "random",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of random weights.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace a network that stands there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing network.")] = False,
     json_: AsJson = False,
 ) -> None:
-    """Import a network as it is: any module that torch can export, by name or from a file.
+    """Import an existing network, given by name or from a file: any module that torch can export.
 
     Writes `graph.json`, the operators with their shapes and attributes, and `weights.safetensors`; both are read
-    without torch. The graph is for one sample, and is compared with the network itself before anything is written. What
-    does not depend on the input is computed in advance. Operators that sepnas does not know are kept whole, and named.
+    without torch. The graph is for one sample, and is compared with the original network before anything is written.
+    Values that do not depend on the input are computed in advance. Operators unknown to sepnas are kept whole, and
+    named.
 
-    MODULE:FACTORY runs that module's code, from here or from what is installed: a function or a class without
-    arguments, or a module. Weights are read from safetensors, or from a checkpoint of torch that holds tensors only;
-    nothing is unpickled.
+    MODULE:FACTORY runs the code of that module, from the current folder or from an installed package: a function or a
+    class without arguments, or a module. Weights are read from safetensors, or from a torch checkpoint that holds only
+    tensors; nothing is unpickled.
 
     Example: `sepnas import timm:vit_tiny_patch16_224 --out vit`
     """

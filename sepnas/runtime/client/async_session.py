@@ -7,23 +7,25 @@ import contextlib
 import os
 import queue
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import TypeAlias
 
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
-from sepnas.deployment.manifest import OnMissing
 from sepnas.errors import LocalProtocolError
 from sepnas.runtime.client.answer import Answer, Outputs
 from sepnas.runtime.client.inboxes import Arrival
 from sepnas.runtime.client.inputs import Inputs
-from sepnas.runtime.client.limits import DEFAULT_TIMEOUT_S, checked_in_flight
+from sepnas.runtime.client.limits import checked_in_flight
 from sepnas.runtime.client.reply import Reply
-from sepnas.runtime.client.session import Session
+from sepnas.runtime.client.session import Session, SessionOptions
 from sepnas.runtime.unexpected import start_thread
 from sepnas.spec.hosts import Hosts
+
+Batches: TypeAlias = "Iterable[Inputs] | AsyncIterable[Inputs]"
 
 
 class AsyncSession:
@@ -40,17 +42,10 @@ class AsyncSession:
         deployment: str | os.PathLike[str],
         devices: str | os.PathLike[str] | Hosts | None = None,
         *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        insecure: bool = False,
-        on_missing: OnMissing | None = None,
-        plans: Sequence[str] | None = None,
-        reconnect: bool = False,
         in_flight: int = 4,
+        **options: Unpack[SessionOptions],
     ) -> None:
-        self._open = partial(
-            Session, Path(deployment), devices, timeout_s=timeout_s, insecure=insecure, on_missing=on_missing,
-            plans=plans, reconnect=reconnect,
-        )  # fmt: skip
+        self._open = partial(Session, Path(deployment), devices, **options)
         self._session: Session | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turns = asyncio.Semaphore(checked_in_flight(in_flight))
@@ -94,12 +89,7 @@ class AsyncSession:
             return await self._wait(await self._begin(inputs, inbox, timeout_s, plan), inbox)
 
     async def stream(
-        self,
-        batches: Iterable[Inputs] | AsyncIterable[Inputs],
-        in_flight: int = 2,
-        timeout_s: float | None = None,
-        *,
-        plan: str | None = None,
+        self, batches: Batches, in_flight: int = 2, timeout_s: float | None = None, *, plan: str | None = None
     ) -> AsyncGenerator[Outputs]:
         """The result of :meth:`infer` for each batch, in order; as :meth:`Session.stream`."""
         async with contextlib.aclosing(self.answers(batches, in_flight, timeout_s, plan=plan)) as answers:
@@ -107,12 +97,7 @@ class AsyncSession:
                 yield answer.result
 
     async def answers(
-        self,
-        batches: Iterable[Inputs] | AsyncIterable[Inputs],
-        in_flight: int = 2,
-        timeout_s: float | None = None,
-        *,
-        plan: str | None = None,
+        self, batches: Batches, in_flight: int = 2, timeout_s: float | None = None, *, plan: str | None = None
     ) -> AsyncGenerator[Answer]:
         """As :meth:`stream`, together with what is missing in each answer."""
         checked_in_flight(in_flight)
@@ -201,7 +186,7 @@ def _close(opening: asyncio.Future[Session]) -> None:
         start_thread(opening.result().close)
 
 
-async def _each(batches: Iterable[Inputs] | AsyncIterable[Inputs]) -> AsyncIterator[Inputs]:
+async def _each(batches: Batches) -> AsyncIterator[Inputs]:
     if isinstance(batches, AsyncIterable):
         async for batch in batches:
             yield batch

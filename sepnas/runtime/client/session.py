@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
+from typing import NoReturn, TypedDict
 
 from typing_extensions import Self
 
@@ -44,6 +44,16 @@ from sepnas.runtime.transport.handshake import warn_of_loopback
 from sepnas.runtime.transport.live_identity import client_identity
 from sepnas.spec.document import short
 from sepnas.spec.hosts import Hosts
+
+
+class SessionOptions(TypedDict, total=False):
+    """The options of a session that :class:`Session` explains."""
+
+    timeout_s: float
+    insecure: bool
+    on_missing: OnMissing | None
+    plans: Sequence[str] | None
+    reconnect: bool
 
 
 class Session:
@@ -169,12 +179,7 @@ class Session:
         return [classes[index] for index in best]
 
     def stream(
-        self,
-        batches: Iterable[Inputs],
-        in_flight: int = 2,
-        timeout_s: float | None = None,
-        *,
-        plan: str | None = None,
+        self, batches: Iterable[Inputs], in_flight: int = 2, timeout_s: float | None = None, *, plan: str | None = None
     ) -> Generator[Outputs]:
         """The result of :meth:`infer` for each batch, in order, with up to ``in_flight`` (at most 32) on their way.
 
@@ -185,12 +190,7 @@ class Session:
         return self._results_of(self.answers(batches, in_flight, timeout_s, plan=plan))
 
     def answers(
-        self,
-        batches: Iterable[Inputs],
-        in_flight: int = 2,
-        timeout_s: float | None = None,
-        *,
-        plan: str | None = None,
+        self, batches: Iterable[Inputs], in_flight: int = 2, timeout_s: float | None = None, *, plan: str | None = None
     ) -> Generator[Answer]:
         """As :meth:`stream`, together with what is missing in each answer."""
         begin = partial(self.begin, timeout_s=timeout_s, plan=self._plan(plan))
