@@ -43,9 +43,9 @@ def describe(
     other: work and transfers that cannot affect the answer are left out, and only `payload_bytes_before_liveness`
     includes them. `input_bytes` is what the client sends to the devices, `total_bytes` the payload of all messages:
     between devices, input and output. `macs` and `parameters` are those of the network itself, each layer once.
-    `devices_used` are the ranks whose work the answer needs. A plan file (`sepnas plan`) may take the place of the
-    network, and so may the folder of an imported one (`sepnas import`), whose operators are counted; of a deployment,
-    the plans are listed.
+    `devices_used` are the ranks whose work the answer needs. A plan file (`sepnas plan`) or an imported network
+    (`sepnas import`), whose operators are counted, may take the place of the network. For a deployment, its plans are
+    listed.
 
     Example: `sepnas describe resnext56_4x16d --devices 4 --policy hand-made`
     """

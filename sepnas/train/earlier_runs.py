@@ -31,5 +31,5 @@ def check_same_data(role: str, run: Path, images: ImageData) -> None:
     if not all(math.isclose(a, b, abs_tol=1e-3) for a, b in pairs):
         raise TrainingError(
             f"{role} {run}: was trained on images of mean {facts.mean} and deviation {facts.std}, but those of "
-            f"{images.name!r} have {images.mean} and {images.std}: it would see them wrongly"
+            f"{images.name!r} have {images.mean} and {images.std}, so it would read them wrongly"
         )

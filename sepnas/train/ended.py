@@ -34,7 +34,7 @@ def noted_while_running(folder: Path) -> Iterator[None]:
     note = folder / RUNNING
     if is_there(note):
         process = _process_of(note)
-        warnings.warn(f"{folder}: the training{process} here ended without a word; {ADVICE}", stacklevel=1)
+        warnings.warn(f"{folder}: the training{process} here ended without a message; {ADVICE}", stacklevel=1)
     with suppress(OSError):
         note.write_text(json.dumps({"process": os.getpid()}))
     try:
@@ -48,7 +48,7 @@ def noted_while_running(folder: Path) -> Iterator[None]:
 @contextmanager
 def _watched(folder: Path) -> Iterator[None]:
     """Start a process that reports on stderr if this one ends before the block does; does nothing without a shell."""
-    said = f"error: {folder}: the training of process {os.getpid()} here ended without a word; {ADVICE}"
+    said = f"error: {folder}: the training of process {os.getpid()} here ended without a message; {ADVICE}"
     watcher, process = None, os.getpid()
     with suppress(OSError):
         watcher = subprocess.Popen(

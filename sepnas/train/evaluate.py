@@ -92,7 +92,7 @@ def accuracy_with_lost(network: SeparableNetwork, split: Split, data: ImageData,
     num_devices = network.architecture.num_devices
     if not 0 <= num_lost < num_devices:
         raise TrainingError(
-            f"`num_lost` must lie in 0..{num_devices - 1}, for a device must be left to answer; got {num_lost}"
+            f"`num_lost` must lie in 0..{num_devices - 1}, because one device must remain to answer; got {num_lost}"
         )
     ways = combinations(losable(network.plan), num_lost)
     return fmean(accuracy(network, split, data, lost=lost) for lost in ways)

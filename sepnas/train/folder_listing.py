@@ -72,12 +72,12 @@ def _list(folder: Path) -> Listing:
         raise DataError(f"{shown}: has no folder `train`; expected {shown}/train/CLASS/*.png")
     parts = [part for part in PARTS if (folder / part).is_dir()]
     if len(parts) == 1:
-        raise DataError(f"{shown}: has neither `test` nor `val` beside `train`; one is needed to test on")
+        raise DataError(f"{shown}: has neither `test` nor `val` beside `train`; one is needed for testing")
     listing = {part: _list_part(folder / part, passed) for part in parts}
     for part in parts[1:]:
         _check_classes(shown, part, listing)
     if len(listing["train"]) < 2:
-        raise DataError(f"{shown}/train: has one class; at least two are needed to tell apart")
+        raise DataError(f"{shown}/train: has one class; at least two are needed")
     passed.folders += [p for p in _visible(folder) if p.name not in PARTS and p.is_dir()]
     if told := str(passed):
         warnings.warn(f"{shown}: passed over {told}", stacklevel=2)

@@ -133,6 +133,6 @@ def processes_of(device: torch.device) -> tuple[Processes, torch.device]:
         try:
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         except (RuntimeError, ValueError) as error:
-            raise TrainingError(f"the processes that torchrun started do not find each other: {error}") from error
+            raise TrainingError(f"the processes that torchrun started cannot connect to each other: {error}") from error
         atexit.register(distributed.destroy_process_group)
     return Processes(distributed.get_rank(), distributed.get_world_size()), device

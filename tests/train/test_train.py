@@ -217,9 +217,9 @@ def test_a_killed_run_resumes_bit_for_bit(unbroken: Path, tmp_path: Path) -> Non
     killed = [sys.executable, "-c", KILLED, str(tmp_path)]
     done = subprocess.run(killed, cwd=root, env=environment, timeout=100, stderr=subprocess.PIPE, text=True)
     assert done.returncode == -signal.SIGKILL
-    assert "here ended without a word" in done.stderr
+    assert "here ended without a message" in done.stderr
     assert len((tmp_path / HISTORY).read_text().splitlines()) == 2
-    with pytest.warns(UserWarning, match=r"the training of process \d+ here ended without a word"):
+    with pytest.warns(UserWarning, match=r"the training of process \d+ here ended without a message"):
         result = train(tmp_path, resume=True)
     assert result.epochs_done == 4
     assert not (tmp_path / RUNNING).exists()
@@ -239,7 +239,7 @@ def test_a_crash_is_told_with_its_place(tmp_path: Path) -> None:
     assert running.returncode == -signal.SIGSEGV
     assert "Fatal Python error: Segmentation fault" in said
     assert "train_network" in said
-    assert f"run: the training of process {running.pid} here ended without a word; if nobody stopped it" in said
+    assert f"run: the training of process {running.pid} here ended without a message; if nobody stopped it" in said
     assert (tmp_path / "run" / RUNNING).exists()
 
 
