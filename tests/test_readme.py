@@ -231,8 +231,7 @@ def joined(block: str) -> list[str]:
 
 def run_python(block: str, folder: Path) -> None:
     """The README's Python, with the images of the deployment."""
-    size = Manifest.load(folder / "deployment/manifest.json").input
-    images = np.zeros((2, size.channels, size.size, size.size), np.uint8)
+    images = np.zeros((2, *Manifest.load(folder / "deployment/manifest.json").image.dims), np.uint8)
     seen: list[Any] = []
     told = block.replace('"deployment"', repr(str(folder / "deployment"))).replace(
         '"hosts.yaml"', repr(str(folder / "hosts.yaml"))
@@ -263,8 +262,8 @@ def test_the_readmes_commands_work(run: Callable[..., str], tmp_path: Path) -> N
     for line in joined(block_that_begins(". .venv/bin/activate")):
         run(small(line))
     worker, infer, status, serve = joined(block_that_begins("sepnas worker deployment/device1"))
-    taken = Manifest.load(tmp_path / "deployment/manifest.json").input
-    Image.fromarray(np.zeros((taken.size, taken.size), np.uint8)).save(tmp_path / "image.png")
+    taken = Manifest.load(tmp_path / "deployment/manifest.json").image
+    Image.fromarray(np.zeros((taken.height, taken.width), np.uint8)).save(tmp_path / "image.png")
     profile, probe, links, bench, *last = joined(block_that_begins("sepnas profile device"))
     with running(run, worker_lines(worker, "deployment", hosts), "listens on"):
         assert "image.png" in run(small(infer))

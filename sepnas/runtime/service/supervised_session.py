@@ -108,9 +108,10 @@ class SupervisedSession:
                 await self._probe(opened)
                 await asyncio.sleep(_LOOK_S)
         finally:
-            self._session = None
-        self._lost = session.lost()
-        raise PeerLostError("; ".join(self._lost.values()) or "a device ended the session")
+            self._lost = session.lost()
+            self._problem = "; ".join(self._lost.values()) or "a device ended the session"
+            self._session = None  # last: from now on the problem is told
+        raise PeerLostError(self._problem)
 
     def _readiness(self, session: Session) -> str:
         """How many devices are ready; a session that degrades may open without some."""
