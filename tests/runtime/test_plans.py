@@ -245,9 +245,8 @@ def test_a_plan_of_another_export_is_refused(deployment, tmp_path):
     changed: Manifest = manifest.model_copy(update={"plans": plans}).seal()
     (client / MANIFEST_NAME).write_text(changed.dumps())
     with worker_threads(deployment) as (_, hosts):
-        with pytest.raises(
-            HandshakeError, match=f"plan '{FEW}' is another one of device 0, whose folder is of another"
-        ):
+        says = f"device [01] has another plan '{FEW}': its folder and the client's are of different exports"
+        with pytest.raises(HandshakeError, match=says):
             Session(client, hosts, timeout_s=SOON_S)
         with Session(client, hosts, timeout_s=SOON_S, plans=["default", SILENT]) as session:
             assert session.infer(images(), plan=SILENT).shape == (2, 5)

@@ -144,10 +144,10 @@ class WorkerSession:
         plans, emulated = self._shard.manifest.plans, self._context.emulated
         for name, digest in setup.plans.items():
             if name not in plans or plans[name].digest != digest:
-                problem = "none" if name not in plans else "another one"
+                problem = "has no plan" if name not in plans else "has another plan"
                 raise HandshakeError(
-                    f"the client's plan {short(name)} is {problem} of device {self._shard.rank}, whose folder is of "
-                    "another export; copy it again, or open the session without this plan"
+                    f"device {self._shard.rank} {problem} {short(name)}: its folder and the client's are of different "
+                    "exports; copy the device's folder again, or open the session without this plan"
                 )
         allowed = set(setup.plans or plans)
         if emulated is not None:
