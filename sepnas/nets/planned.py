@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -66,10 +66,32 @@ class PlannedNetwork(Protocol):
     def scale(self, name: str) -> Tensor: ...
 
 
+@runtime_checkable
+class CutNetwork(PlannedNetwork, Protocol):
+    """A network that is cut by plans whose segments are graphs."""
+
+    def part(self, segment: Segment) -> nn.Module: ...
+
+
+def part_of(network: PlannedNetwork, rank: int, segment: Segment) -> nn.Module:
+    """The module of a segment; :class:`PlanError` if the segment is a graph, and the network is no traced one."""
+    if not segment.nodes:
+        return network.segment(rank, segment.layers)
+    if not isinstance(network, CutNetwork):
+        raise PlanError(f"segment '{segment.name}' is a part of a traced network, and the network given is none")
+    return network.part(segment)
+
+
 def lookup_of(network: PlannedNetwork) -> Lookup:
     """The lookup of a network that is cut by plans; its merge weights and scales are not trained this way."""
 
+    parts: dict[int, tuple[Segment, nn.Module]] = {}
+
     def layers(rank: int, segment: Segment) -> Layers:
+        if segment.nodes:
+            if id(segment) not in parts:
+                parts[id(segment)] = segment, part_of(network, rank, segment)
+            return [(segment.name, parts[id(segment)][1])]
         module = network.segment(rank, segment.layers)
         return list(module.named_children()) if isinstance(module, nn.Sequential) else [(segment.layers[0], module)]
 

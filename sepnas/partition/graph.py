@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from sepnas.partition.checks import check_order, check_shapes
-from sepnas.plan.data import MAX_JOINED, ShapeData, TensorName, WithoutDefaults
+from sepnas.plan.data import MAX_JOINED, Attribute, OperatorName, Role, ShapeData, TensorName, WithoutDefaults
 from sepnas.plan.kinds.kind import GraphOperator, OperatorUse
 from sepnas.plan.kinds.registry import GRAPH_OPERATORS
 from sepnas.spec.document import Document, Part
@@ -25,19 +25,6 @@ from sepnas.spec.recognise import format_of
 GRAPH_NAME, WEIGHTS_NAME = "graph.json", "weights.safetensors"
 MAX_NODES = 20_000
 MAX_GRAPH_PORTS = 256
-MAX_LIST = 4096
-"""Maximum number of values of one attribute."""
-
-_Value = bool | int | float | str
-Attribute = (
-    _Value
-    | Annotated[tuple[_Value, ...], Field(max_length=MAX_LIST)]
-    | Annotated[tuple[Annotated[tuple[_Value, ...], Field(max_length=MAX_LIST)], ...], Field(max_length=MAX_LIST)]
-)
-"""A number, a word, a list of them, or a list of lists. Data types and numbers that are not finite are words."""
-Role = Annotated[str, Field(max_length=200, pattern=r"^[a-z_]\w*(\.\d{1,4})?$")]
-"""The name of an operand: an argument of ATen, with a number if it is one of a list."""
-OperatorName = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z_]\w*(\.\w+){0,2}$")]
 OutputName = Annotated[str, Field(max_length=200, pattern=r"^\w[\w.-]*$")]
 Dtype = Literal[
     "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "complex64"

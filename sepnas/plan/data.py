@@ -19,6 +19,9 @@ MAX_TENSOR_VALUES = 1 << 30
 MAX_AXES = 8
 MAX_JOINED = 256
 """Maximum number of tensors that one step reads or writes."""
+MAX_LIST = 4096
+"""Maximum number of values of one attribute."""
+MAX_SEGMENT_NODES = 20_000
 
 Dim = Annotated[int, Field(gt=0, le=1 << 20, strict=True)]
 Axis = Annotated[str, Field(pattern=r"^[A-Z]$")]
@@ -33,6 +36,18 @@ PortNames = Annotated[tuple[PortName, ...], Field(min_length=1, max_length=MAX_J
 SegmentName = Annotated[str, Field(max_length=200, pattern=r"^\w[\w.-]*$")]
 """Also used as a file name."""
 TensorNames = Annotated[tuple[TensorName, ...], Field(min_length=1, max_length=MAX_JOINED)]
+
+
+_Value = bool | int | float | str
+Attribute = (
+    _Value
+    | Annotated[tuple[_Value, ...], Field(max_length=MAX_LIST)]
+    | Annotated[tuple[Annotated[tuple[_Value, ...], Field(max_length=MAX_LIST)], ...], Field(max_length=MAX_LIST)]
+)
+"""A number, a word, a list of them, or a list of lists. Data types and numbers that are not finite are words."""
+Role = Annotated[str, Field(max_length=200, pattern=r"^[a-z_]\w*(\.\d{1,4})?$")]
+"""The name of an operand: an argument of ATen, with a number if it is one of a list."""
+OperatorName = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z_]\w*(\.\w+){0,2}$")]
 
 
 def _known_kind(kind: str) -> str:
@@ -178,7 +193,18 @@ class WeightData(Part):
     region: RegionData
 
 
-class SegmentData(Part):
+class SegmentNodeData(WithoutDefaults):
+    """See :class:`sepnas.plan.segment_node.SegmentNode`."""
+
+    layer: TensorName
+    operator: OperatorName
+    inputs: Annotated[dict[Role, TensorName | Index], Field(max_length=MAX_JOINED)]
+    outputs: TensorNames
+    shapes: Annotated[tuple[Annotated[tuple[Dim, ...], Field(max_length=MAX_AXES)], ...], Field(max_length=MAX_JOINED)]
+    attributes: Annotated[dict[Role, Attribute], Field(max_length=64, default_factory=dict)]
+
+
+class SegmentData(WithoutDefaults):
     """See :class:`sepnas.plan.plan.Segment`; its name and device are given by its place in the file."""
 
     layers: Annotated[tuple[TensorName, ...], Field(min_length=1)]
@@ -190,3 +216,4 @@ class SegmentData(Part):
     activation_bytes: Index
     operators: tuple[OperatorData, ...]
     weights: tuple[WeightData, ...]
+    nodes: Annotated[tuple[SegmentNodeData, ...], Field(max_length=MAX_SEGMENT_NODES)] = ()

@@ -105,7 +105,7 @@ def _join_segments(
     for step in program:
         if isinstance(step, Compute):
             segment = segments[step.segment]
-            if isinstance(last, Compute) and step.inputs == last.outputs:
+            if isinstance(last, Compute) and step.inputs == last.outputs and not segment.nodes:
                 readers = _count_readers(program) if readers is None else readers
                 if all(readers[name] == 1 for name in last.outputs):
                     segment = _joined(used.pop(last.segment), segment)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from sepnas.plan.operators import Operator
+from sepnas.plan.segment_node import SegmentNode
 from sepnas.plan.shapes import Range, Region, Shape
 from sepnas.plan.steps import CLIENT, Compute, Recv, Send, Step
 from sepnas.plan.wire import FRAME_HEADER_BYTES, IMAGE_FORMATS, UNCONVERTED, AnyFormat, payload_bytes
@@ -29,6 +30,7 @@ class Segment:
     ``inputs`` and ``outputs`` name the tensors of its graph, in the order in which a step binds them. ``flops`` and
     ``activation_bytes`` (the peak while it runs, fp32) are for one sample; ``num_kernels`` counts its convolutions and
     matrix products; ``operators`` lists these and all others in execution order. ``weights`` are the tensors it needs.
+    ``nodes`` are its graph, in execution order, if it is a part of a traced network; otherwise its layers say it all.
     """
 
     # hashed on the search's hot path: fields that follow from the layers are excluded from the hash
@@ -43,6 +45,7 @@ class Segment:
     weights: tuple[WeightSlice, ...] = field(default=(), hash=False)
     inputs: tuple[str, ...] = field(default=("x",), hash=False)
     outputs: tuple[str, ...] = field(default=("y",), hash=False)
+    nodes: tuple[SegmentNode, ...] = field(default=(), hash=False)
 
 
 @dataclass(frozen=True, slots=True)

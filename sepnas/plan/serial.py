@@ -13,6 +13,7 @@ from sepnas.plan.data import (
     PortData,
     RecvData,
     SegmentData,
+    SegmentNodeData,
     SendData,
     ShapeData,
     SliceData,
@@ -21,6 +22,7 @@ from sepnas.plan.data import (
 )
 from sepnas.plan.operators import Operator
 from sepnas.plan.plan import Message, Piece, Port, Segment, WeightSlice
+from sepnas.plan.segment_node import SegmentNode
 from sepnas.plan.shapes import Region, Shape
 from sepnas.plan.steps import Compute, Merge, Recv, Send, Slice, Step
 
@@ -119,6 +121,7 @@ def segment_to_data(segment: Segment) -> SegmentData:
         activation_bytes=segment.activation_bytes,
         operators=tuple(map(_operator_to_data, segment.operators)),
         weights=tuple(WeightData(name=each.name, region=each.region.ranges) for each in segment.weights),
+        nodes=tuple(map(_node_to_data, segment.nodes)),
     )
 
 
@@ -135,7 +138,19 @@ def segment_from_data(name: str, rank: int, data: SegmentData) -> Segment:
         weights=tuple(WeightSlice(each.name, Region(each.region)) for each in data.weights),
         inputs=data.inputs,
         outputs=data.outputs,
+        nodes=tuple(map(_node_from_data, data.nodes)),
     )
+
+
+def _node_to_data(node: SegmentNode) -> SegmentNodeData:
+    return SegmentNodeData(
+        layer=node.layer, operator=node.operator, inputs=dict(node.inputs), outputs=node.outputs, shapes=node.shapes,
+        attributes=dict(node.attributes),
+    )  # fmt: skip
+
+
+def _node_from_data(data: SegmentNodeData) -> SegmentNode:
+    return SegmentNode(data.layer, data.operator, data.inputs, data.outputs, data.shapes, data.attributes)
 
 
 def _operator_to_data(each: Operator) -> OperatorData:

@@ -1,0 +1,113 @@
+"""The borders of fused runs: where tiles are exchanged anew, chosen by an estimate of time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sepnas.partition.graph import Graph, GraphNode
+from sepnas.partition.parts import parts_of
+from sepnas.partition.propagation import fused
+from sepnas.partition.regions import Layout, difference, joined
+from sepnas.plan.shapes import FLOAT_BYTES, Region
+
+MACS_PER_BYTE = 400.0
+"""Multiply-accumulates of one device in the time of one byte: 5 G a second against 100 Mbit/s."""
+MACS_PER_EXCHANGE = 5e6
+"""The same for an exchange of any size, which takes a millisecond."""
+
+
+def runs_by_cost(graph: Graph, base: Mapping[str, Layout], shares: Sequence[float]) -> dict[str, Layout]:
+    """Fused layouts of the runs whose estimated time is lowest; ``base`` has the tiles. Nodes on one device are apart.
+
+    The time of a run is that of its slowest device, of the bytes that are sent before it, and of one exchange.
+    """
+    return fused(graph, base, runs_between(graph, base, best_borders(graph, base, shares)))
+
+
+def runs_between(graph: Graph, base: Mapping[str, Layout], borders: Sequence[int]) -> dict[str, int]:
+    """The run of each node that is split: nodes from one of ``borders``, places in the graph, up to the next."""
+    run, found = 0, {}
+    for place, node in enumerate(graph.nodes):
+        run += place in borders
+        if len(base[node.name].devices) > 1:
+            found[node.name] = run
+    return found
+
+
+def best_borders(graph: Graph, base: Mapping[str, Layout], shares: Sequence[float]) -> list[int]:
+    """The places at which runs begin, by dynamic programming over the places of operators that multiply."""
+    starts = [0, *(place for place, node in enumerate(graph.nodes) if place and _is_start(graph, node))]
+    ends = [*starts[1:], len(graph.nodes)]
+    best: list[tuple[float, int]] = []
+    for last in range(len(starts)):
+        costs = _Costs(graph, base, shares, ends[last]).of(starts[: last + 1])
+        best.append(min((cost + (best[first - 1][0] if first else 0.0), first) for first, cost in costs.items()))
+    borders, last = [], len(starts) - 1
+    while last >= 0:
+        first = best[last][1]
+        borders.append(starts[first])
+        last = first - 1
+    return borders[::-1]
+
+
+def _is_start(graph: Graph, node: GraphNode) -> bool:
+    return node.kind is not None and node.kind.macs(graph.use(node)) > 0
+
+
+class _Costs:
+    """The costs of runs that end at one place, for all starts, from the last to the first."""
+
+    def __init__(self, graph: Graph, base: Mapping[str, Layout], shares: Sequence[float], stop: int) -> None:
+        self.graph, self.base, self.stop = graph, base, stop
+        total = sum(shares)
+        self.shares = [share * len(shares) / total for share in shares]
+        self.needs: dict[str, dict[int, list[Region]]] = {}
+        self.macs = [0.0] * len(shares)
+        self.inside: set[str] = set()
+        self.used_later = {
+            name for node in graph.nodes[stop:] for name in node.inputs.values()
+        } | {output.tensor for output in graph.outputs}  # fmt: skip
+
+    def of(self, starts: Sequence[int]) -> dict[int, float]:
+        """The cost of a run from each start, by the index of the start."""
+        found, place = {}, self.stop
+        for index in range(len(starts) - 1, -1, -1):
+            while place > starts[index]:
+                place -= 1
+                self._take(self.graph.nodes[place])
+            slowest = max(macs / share for macs, share in zip(self.macs, self.shares, strict=True))
+            sent = self._sent_bytes()
+            found[index] = slowest + (MACS_PER_EXCHANGE + MACS_PER_BYTE * sent if sent else 0.0)
+            if found[index] > 4 * min(found.values()) and len(found) > 8:
+                break
+        return found
+
+    def _take(self, node: GraphNode) -> None:
+        """Put a node before the run, with what the run needs of it."""
+        layout = self.base[node.name]
+        if len(layout.devices) < 2:
+            for part in parts_of(self.graph, node, layout):
+                self.macs[part.device] += part.macs
+            return
+        self.inside.update(node.outputs)
+        regions = {device: list(found) for device, found in self.needs.pop(node.outputs[0], {}).items()}
+        if node.outputs[0] in self.used_later or not regions:
+            for device, region in layout.pieces:
+                regions.setdefault(device, []).append(region)
+        pieces = tuple((device, region) for device, found in regions.items() for region in joined(found))
+        for part in parts_of(self.graph, node, Layout(pieces)):
+            self.macs[part.device] += part.macs
+            for role, region in part.found.inputs.items():
+                self.needs.setdefault(node.inputs[role], {}).setdefault(part.device, []).append(region)
+
+    def _sent_bytes(self) -> float:
+        """The bytes of the run's inputs that the slowest device is sent; the client's inputs cost nothing here."""
+        received = [0] * len(self.macs)
+        for node in self.graph.nodes[: self.stop]:
+            for name in node.outputs:
+                for device, regions in self.needs.get(name, {}).items():
+                    left = joined(regions)
+                    for owner, own in self.base[node.name].pieces:
+                        left = [rest for box in left for rest in difference(box, own)] if owner == device else left
+                    received[device] += FLOAT_BYTES * sum(box.num_values for box in left)
+        return max(received)

@@ -1,0 +1,49 @@
+"""The registry of schemes: each module of this package with a ``SCHEME`` defines one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pkgutil import iter_modules
+from types import MappingProxyType
+
+import sepnas.partition.schemes
+from sepnas.errors import PlanError, SpecError
+from sepnas.partition.graph import Graph
+from sepnas.partition.lowering import lower
+from sepnas.partition.schemes.scheme import Scheme
+from sepnas.plan.plan import Plan
+from sepnas.plan.wire import UNCONVERTED, WireFormat
+from sepnas.spec.document import short
+
+
+def _find() -> Mapping[str, Scheme]:
+    package = sepnas.partition.schemes
+    modules = [import_module(f"{package.__name__}.{found.name}") for found in iter_modules(package.__path__)]
+    schemes: list[Scheme] = [module.SCHEME for module in modules if hasattr(module, "SCHEME")]
+    return MappingProxyType({scheme.name: scheme for scheme in sorted(schemes, key=lambda scheme: scheme.order)})
+
+
+SCHEMES = _find()
+"""All schemes by name, in their order."""
+
+
+def partition(graph: Graph, scheme: str, shares: Sequence[float], wire: WireFormat = UNCONVERTED) -> Plan:
+    """The plan of a graph that a scheme splits over as many devices as there are ``shares``.
+
+    Raises :class:`SpecError` for an unknown scheme or shares that are not positive, :class:`PlanError` if the scheme
+    cannot give each device a part of this network.
+    """
+    if scheme not in SCHEMES:
+        raise SpecError(f"scheme {short(scheme)} is none of {', '.join(SCHEMES)}")
+    if not shares or not all(0 < share < float("inf") for share in shares):
+        raise SpecError(f"`shares` must be one positive number for each device, got {short(list(shares))}")
+    layouts = SCHEMES[scheme].layouts(graph, shares)
+    working = {device for layout in layouts.values() for device in layout.devices}
+    idle = [rank for rank in range(len(shares)) if rank not in working]
+    if idle:
+        raise PlanError(
+            f"scheme {scheme} finds work for {len(working)} of {len(shares)} devices in network '{graph.name}': "
+            f"device {idle[0]} gets no part of any operator; take fewer devices or another scheme"
+        )
+    return lower(graph, layouts, len(shares), wire)

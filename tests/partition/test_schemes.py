@@ -1,0 +1,239 @@
+"""Schemes: what devices compute together is what the network computes; bytes and MACs are those of the formulas."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from sepnas.errors import PlanError, SpecError
+from sepnas.nets.partitioned import PartitionedNetwork
+from sepnas.nets.planned import lookup_of, run_plan
+from sepnas.partition.graph import Graph
+from sepnas.partition.lowering import lower
+from sepnas.partition.propagation import fused
+from sepnas.partition.regions import Layout, difference, intersection, joined, shares_of
+from sepnas.partition.schemes.registry import SCHEMES, partition
+from sepnas.partition.schemes.scheme import split_where_possible
+from sepnas.plan.document import PlanDocument
+from sepnas.plan.plan import Plan
+from sepnas.plan.schedule import schedule
+from sepnas.plan.shapes import Region
+from tests.partition.chains import Builder, chains, equal_chain
+
+DEVICES = (2, 3, 4, 5, 7)
+TOLERANCE = 1e-4
+
+
+def macs_of(plan: Plan) -> list[int]:
+    return [sum(segment.flops // 2 for segment in segments.values()) for segments in plan.segments]
+
+
+def error_of(plan: Plan, made: Builder, batch: int = 2) -> float:
+    """The largest error of a plan against the whole network, relative to the largest value."""
+    graph = made.graph()
+    network = PartitionedNetwork(graph, made.weights).eval()
+    x = torch.randn(batch, *graph.tensors["image"].dims[1:])
+    with torch.no_grad():
+        wanted = torch.cat([network(each) for each in x.split(1)])  # type: ignore[misc]
+        found = run_plan(schedule(plan), lookup_of(network), {"image": x})["scores"]
+    return ((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6)).item()
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_devices_compute_what_the_network_computes(name: str) -> None:
+    """Chains of odd sizes, strides, paddings, dilations and groups, over 2 to 7 devices, even and uneven, are exact."""
+
+    @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(chains(), st.sampled_from(DEVICES), st.data())
+    def check(made: Builder, devices: int, data: st.DataObject) -> None:
+        torch.manual_seed(0)
+        uneven = st.lists(st.sampled_from((1.0, 2.0, 3.5)), min_size=devices, max_size=devices)
+        shares = data.draw(st.one_of(st.just([1.0] * devices), uneven))
+        graph = made.graph()
+        try:
+            plan = lower(graph, SCHEMES[name].layouts(graph, shares), devices)
+        except PlanError as error:
+            assume("device" not in str(error) and "stages" not in str(error))
+            raise
+        assert PlanDocument.from_data(PlanDocument.of(plan).to_data()).plan() == plan
+        assert error_of(plan, made) <= TOLERANCE
+
+    check()
+
+
+def residual_network() -> Builder:
+    """Two residual blocks, a depthwise layer and a classifier, of 24 channels at 21x21."""
+    torch.manual_seed(0)
+    made = Builder(3, 21, 21)
+    made.conv(24, 3, padding=(1, 1))
+    for _ in range(2):
+        before = made.last
+        made.conv(24, 1)
+        made.conv(24, 3, groups=24, padding=(1, 1))
+        made.conv(24, 1)
+        made.norm()
+        made.add("add", {"self": made.last, "other": before})
+        made.add("relu", {"self": made.last})
+    made.head(10)
+    return made
+
+
+@pytest.mark.parametrize("devices", DEVICES)
+@pytest.mark.parametrize("name", [name for name in SCHEMES if name != "single-cut"])
+def test_each_device_gets_a_part(name: str, devices: int) -> None:
+    """Residual blocks over 2 to 7 unequal devices: exact, and the work is as uneven as the shares say."""
+    made, shares = residual_network(), [1.0 + 0.5 * (rank % 3) for rank in range(devices)]
+    plan = partition(made.graph(), name, shares)
+    assert min(map(len, plan.programs)) > 0
+    assert error_of(plan, made) <= TOLERANCE
+    if name not in ("fused-tiles", "pipeline"):
+        assert sum(macs_of(plan)) == made.graph().macs
+        assert macs_of(plan)[1] > macs_of(plan)[0]
+
+
+@pytest.mark.parametrize("devices", [2, 3, 4])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_bytes_and_macs_of_rows(devices: int, kernel: int) -> None:
+    """A layer costs 8 W C p bytes for each border; only the first takes its rows from the client; MACs stay."""
+    layers, channels, side = 3, 6, 24
+    graph = equal_chain(layers, channels, side, kernel).graph()
+    plan = partition(graph, "rows", [1] * devices)
+    halos = 8 * side * channels * (kernel // 2) * (devices - 1) * (layers - 1)
+    gathered = 4 * channels * side * side * (devices - 1) // devices  # for the answer
+    assert plan.payload_bytes() == halos + gathered
+    assert sum(macs_of(plan)) == graph.macs == layers * channels**2 * kernel**2 * side**2
+
+
+@pytest.mark.parametrize("devices", [2, 3, 4])
+def test_bytes_and_macs_of_output_channels(devices: int) -> None:
+    """Each layer but the first gathers its V values: 4 (N - 1) V bytes; the answer is gathered by one device."""
+    layers, channels, side = 3, 12, 9
+    graph = equal_chain(layers, channels, side).graph()
+    plan = partition(graph, "output-channels", [1] * devices)
+    values = channels * side * side
+    assert plan.payload_bytes() == 4 * (devices - 1) * values * (layers - 1) + 4 * values * (devices - 1) // devices
+    assert macs_of(plan) == [graph.macs // devices] * devices
+
+
+@pytest.mark.parametrize("devices", [2, 3, 4])
+def test_bytes_and_macs_of_input_channels(devices: int) -> None:
+    """Each layer reduces and scatters its V values: 4 (N - 1) V bytes; the answer is gathered by one device."""
+    layers, channels, side = 3, 12, 9
+    graph = equal_chain(layers, channels, side).graph()
+    plan = partition(graph, "input-channels", [1] * devices)
+    values = channels * side * side
+    assert plan.payload_bytes() == 4 * (devices - 1) * values * layers + 4 * values * (devices - 1) // devices
+    assert macs_of(plan) == [graph.macs // devices] * devices
+
+
+@pytest.mark.parametrize("devices", [2, 3, 4])
+def test_bytes_and_macs_of_pairs(devices: int) -> None:
+    """A pair gathers its input and reduces its output; the wide layer between costs nothing."""
+    channels, wide, side = 12, 48, 9
+    made = Builder(channels, side, side)
+    for _ in range(2):
+        made.conv(wide, 3, padding=(1, 1))
+        made.add("relu", {"self": made.last})
+        made.conv(channels, 3, padding=(1, 1))
+    graph, values = made.graph(), channels * side * side
+    plan = partition(graph, "pairs", [1] * devices)
+    assert plan.payload_bytes() == 4 * (devices - 1) * values * 3 + 4 * values * (devices - 1) // devices
+    assert macs_of(plan) == [graph.macs // devices] * devices
+
+
+@pytest.mark.parametrize("devices", [2, 3, 4])
+@pytest.mark.parametrize("layers", [2, 4])
+def test_bytes_and_macs_of_fused_tiles(devices: int, layers: int) -> None:
+    """A run exchanges nothing; layer l of L is computed on 2 p (L - l) more rows for each border."""
+    channels, side = 6, 36
+    graph = equal_chain(layers, channels, side).graph()
+    base = split_where_possible(graph, "H", [1] * devices)
+    plan = lower(graph, fused(graph, base, dict.fromkeys(base, 0)), devices)
+    a_row = channels**2 * 9 * side
+    rows = sum(side + 2 * (devices - 1) * (layers - place) for place in range(1, layers + 1))
+    assert sum(macs_of(plan)) == a_row * rows
+    assert plan.payload_bytes() == 4 * channels * side * side * (devices - 1) // devices  # the answer alone
+    taken = sum(piece.region.num_values for piece in plan.inputs[0].pieces)
+    assert taken == channels * side * (side + 2 * layers * (devices - 1))
+
+
+@pytest.mark.parametrize("devices", [2, 3, 4])
+def test_bytes_and_macs_of_a_pipeline(devices: int) -> None:
+    """Each cut of a chain costs the 4 V bytes that cross it, and stages of equal layers are equal."""
+    channels, side = 6, 9
+    graph = equal_chain(12, channels, side).graph()
+    plan = partition(graph, "pipeline", [1] * devices)
+    assert plan.payload_bytes() == 4 * channels * side * side * (devices - 1)
+    assert macs_of(plan) == [graph.macs // devices] * devices
+    assert [piece.device for piece in plan.outputs[0].pieces] == [devices - 1]
+
+
+def test_a_single_cut_is_where_least_crosses() -> None:
+    """With equal devices, the latency is lowest where the fewest values are sent."""
+    made = Builder(3, 16, 16)
+    made.conv(8, 3, padding=(1, 1))
+    made.conv(2, 3, padding=(1, 1))
+    made.conv(8, 3, padding=(1, 1))
+    assert partition(made.graph(), "single-cut", [1, 1]).payload_bytes() == 4 * 2 * 16 * 16
+    with pytest.raises(PlanError, match="at most 2 devices, got 3"):
+        partition(made.graph(), "single-cut", [1, 1, 1])
+
+
+def test_a_device_without_a_part_is_named() -> None:
+    """More devices than rows are refused, with the scheme and the device; so are shares that are no numbers above 0."""
+    graph: Graph = equal_chain(2, 4, 5).graph()
+    with pytest.raises(PlanError, match="scheme rows finds work for 5 of 7 devices in network 'chain': device"):
+        partition(graph, "rows", [1] * 7)
+    with pytest.raises(SpecError, match="scheme 'diagonal' is none of output-channels, rows"):
+        partition(graph, "diagonal", [1, 1])
+    for shares in ([1, 0], [], [1, math.nan]):
+        with pytest.raises(SpecError, match="one positive number for each device"):
+            partition(graph, "rows", shares)
+
+
+def test_an_operator_that_cannot_be_cut_is_named() -> None:
+    """A layout that cuts an operator where it has no partial sums is an error that names the node."""
+    made = residual_network()
+    graph = made.graph()
+    layouts = split_where_possible(graph, "C", [1, 1])
+    relu = next(node for node in graph.nodes if node.operator == "relu")
+    layouts[relu.name] = Layout(layouts[relu.name].pieces, {0: (0, 3), 1: (3, 24)})
+    with pytest.raises(PlanError, match=rf"node '{relu.name}' \(relu\) has no partial sums"):
+        lower(graph, layouts, 2)
+
+
+@given(st.integers(1, 60), st.lists(st.floats(0.1, 9), min_size=1, max_size=8), st.integers(1, 5))
+def test_shares_cover_everything_once(size: int, shares: list[float], multiple: int) -> None:
+    """Ranges follow each other from 0 to the size, and their borders are multiples."""
+    ranges = shares_of(size, shares, multiple)
+    assert ranges[0][0] == 0
+    assert ranges[-1][1] == size
+    assert all(before[1] == after[0] for before, after in pairwise(ranges))
+    assert all(start % multiple == 0 or start == size for start, _ in ranges)
+
+
+def boxes(axes: int = 3) -> st.SearchStrategy[Region]:
+    ends = st.tuples(st.integers(0, 6), st.integers(1, 6)).map(lambda pair: (pair[0], pair[0] + pair[1]))
+    return st.lists(ends, min_size=axes, max_size=axes).map(lambda ranges: Region(tuple(ranges)))
+
+
+@given(boxes(), boxes())
+def test_a_difference_and_an_intersection_make_the_whole(one: Region, other: Region) -> None:
+    """What is left of a region and what is common with another are disjoint and have all of its values."""
+    left, common = [*difference(one, other)], intersection(one, other)
+    pieces = [*left, common] if common else left
+    assert sum(piece.num_values for piece in pieces) == one.num_values
+    assert all(intersection(a, b) is None for i, a in enumerate(pieces) for b in pieces[:i])
+
+
+@given(st.lists(boxes(2), max_size=6))
+def test_joined_regions_are_disjoint_and_cover_all(regions: list[Region]) -> None:
+    """Each region lies in one of the joined ones, none of which overlap."""
+    found = joined(regions)
+    assert all(any(intersection(each, region) == region for each in found) for region in regions)
+    assert all(intersection(a, b) is None for i, a in enumerate(found) for b in found[:i])
