@@ -63,10 +63,10 @@ def _missing_on(plan: Plan, network: SeparableNetwork, rank: int) -> Iterator[st
 def warn_of_other_messages(plan: Plan, network: SeparableNetwork) -> None:
     """Warn if the devices exchange other messages than those with which the network was trained.
 
-    Outputs beside the network's own change nothing.
+    Only outputs that the plan and the network's own plan have in common are compared.
     """
     own = build_plan(network.architecture)
-    outputs = [port.name for port in own.outputs]
+    outputs = {port.name for port in own.outputs} & {port.name for port in plan.outputs}
     if _exchanged(plan, outputs) != _exchanged(own, outputs):
         warnings.warn(
             "the plan sends other messages than the network was trained with: the run's accuracy no longer holds",
