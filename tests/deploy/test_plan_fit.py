@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from sepnas.deploy.plan_fit import check_fits, warn_of_other_messages
 from sepnas.deploy.segments import SegmentExporter
 from sepnas.deployment.serial import deployed_plan
-from sepnas.errors import DeploymentError
+from sepnas.errors import DataError, DeploymentError
 from sepnas.nets.separable import SeparableNetwork
 from sepnas.plan.document import PlanDocument, load_plan, save_plan
+from sepnas.plan.liveness import prune
 from sepnas.plan.plan import Plan, Port, Segment
 from sepnas.plan.shapes import Region, Shape
 from sepnas.plan.steps import CLIENT, Compute, Merge, Send
@@ -114,6 +115,27 @@ def test_a_plan_may_answer_with_more_than_logits(network: SeparableNetwork, tmp_
     with torch.inference_mode():
         head = network.segment(0, ("head",))(torch.from_numpy(answer.outputs["features"])).numpy()
     np.testing.assert_allclose(head, answer.logits, rtol=1e-5, atol=1e-6)
+
+
+def test_a_plan_may_answer_without_logits(network: SeparableNetwork, tmp_path: Path) -> None:
+    """A plan that stops before the classifier is exported and asked like any other, and names no classes."""
+    plan = with_features(build_plan(network.architecture))
+    [logits] = plan.outputs[0].pieces
+    programs = tuple(
+        tuple(step for step in program if not (isinstance(step, Send) and step.tag == logits.tag))
+        for program in plan.programs
+    )
+    headless = prune(replace(plan, programs=programs, outputs=plan.outputs[1:]))
+    export_tiny(network, tmp_path / "deployment", plan=headless)
+    x_BCHW = np.random.default_rng(0).standard_normal((2, 1, 8, 8), dtype=np.float32)
+    with threads(tmp_path / "deployment") as hosts, Session(tmp_path / "deployment", hosts) as session:
+        answer = session.ask(x_BCHW)
+        with pytest.raises(DataError, match=r"names no classes; its outputs are 'features' .*, 'maps'"):
+            session.classify(x_BCHW)
+    assert list(answer.outputs) == ["features", "maps"]
+    with torch.inference_mode():
+        head = network.segment(0, ("head",))(torch.from_numpy(answer.outputs["features"])).numpy()
+    np.testing.assert_allclose(head, whole_logits(network, x_BCHW), rtol=1e-5, atol=1e-6)
 
 
 def _with_output(plan: Plan, **changes: Any) -> Plan:
