@@ -145,5 +145,5 @@ def open_session(setting: Setting, running: EmulatedCluster, timeout_s: float) -
     with running.inside(CLIENT):
         return Session(
             setting.deployment, running.hosts, timeout_s=timeout_s, insecure=setting.insecure,
-            ways=Shaper(running.emulations[CLIENT]), plans=[setting.name],
+            links=Shaper(running.emulations[CLIENT]), plans=[setting.name],
         )  # fmt: skip

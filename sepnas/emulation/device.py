@@ -23,11 +23,11 @@ class Emulated:
         self.pace = EmulatedPace(
             emulation.steps_s, emulation.batch, computes, emulation.jitter, emulation.seed, punctual=kernel
         )
-        self.ways = Shaper(emulation, lambda: self.pace.now_ns)
+        self.links = Shaper(emulation, lambda: self.pace.now_ns)
 
     def lateness(self) -> dict[str, dict[str, float]]:
         """Delays of steps and of received messages, as plain data."""
-        return {"steps": self.pace.lateness.to_data(), "messages": self.ways.lateness()}
+        return {"steps": self.pace.lateness.to_data(), "messages": self.links.lateness()}
 
 
 def load_emulated(path: str | os.PathLike[str], shard: Shard) -> Emulated:

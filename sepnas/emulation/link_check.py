@@ -144,7 +144,7 @@ def _connected(
     try:
         tune(accepted)
         _greet(dialer, listener, emulations[source].deployment_id)
-        dialer.way, listener.way = shapers[0].way(destination), shapers[1].way(source)
+        dialer.link, listener.link = shapers[0].link(destination), shapers[1].link(source)
         dialer.start(note, lambda error: None)
         listener.start(answer, lambda error: None)
         yield dialer

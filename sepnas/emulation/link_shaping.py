@@ -23,7 +23,7 @@ from sepnas.emulation.shared_clock import RING, WORDS, SharedClock, Written, tra
 from sepnas.errors import ExchangeError
 from sepnas.plan.steps import CLIENT
 from sepnas.runtime.protocol.events import Control, Data
-from sepnas.runtime.transport.delivery import Fail, Take, Way
+from sepnas.runtime.transport.delivery import Fail, LinkTiming, Take
 from sepnas.spec.emulation import EmulatedLink, Emulation
 
 _Held: TypeAlias = tuple[int, Control | Data] | None
@@ -67,7 +67,7 @@ class _Queue:
             self._changed.notify_all()
 
 
-class ShapedWay:
+class ShapedLink:
     """Both directions of one connection over an emulated link."""
 
     def __init__(self, shaper: Shaper, link: EmulatedLink, seed: int) -> None:
@@ -166,12 +166,12 @@ class Shaper:
     def close(self) -> None:
         self.clock.close()
 
-    def way(self, peer: int) -> Way | None:
+    def link(self, peer: int) -> LinkTiming | None:
         """The delivery of a new connection to ``peer``; None for one that is not shaped."""
         link, emulation = self._links.get(peer), self._emulation
         if link is None:
             return None
-        return ShapedWay(self, link, seed=emulation.seed * (emulation.num_devices + 1) + peer + 1)
+        return ShapedLink(self, link, seed=emulation.seed * (emulation.num_devices + 1) + peer + 1)
 
     def queue(self, number: int) -> _Queue:
         with self._lock:

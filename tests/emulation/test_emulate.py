@@ -293,13 +293,13 @@ link = EmulatedLink(peer=2, bandwidth_bytes_per_s=1e4, message_overhead_s=0.01, 
 shaper = Shaper(
     Emulation(deployment_id="0" * 64, rank=rank, num_devices=3, clock=path, num_resources=1, links=(link,))
 )
-way = shaper.way(2)
+link = shaper.link(2)
 print("ready", flush=True)
 sys.stdin.readline()
 for _ in range(5):
-    way.post(200)
+    link.post(200)
 for _ in range(5):
-    way.depart()
+    link.depart()
 print(*shaper.clock.ring(rank, 2)[:10:2])
 """
 
@@ -350,7 +350,7 @@ def joined(tmp_path):
         for rank, channel in enumerate(channels):
             shaper = Shaper(ends[rank])
             opened.extend((channel, shaper))
-            channel.way = shaper.way(1 - rank)
+            channel.link = shaper.link(1 - rank)
             channel.start(
                 lambda event: arrived.append((event, time.monotonic())) if isinstance(event, Data) else None,
                 lambda error: done.set(),
@@ -371,11 +371,11 @@ def test_the_threads_at_both_ends_take_their_time(tmp_path):
     found = emulations(plan, cluster, "0" * 64, tmp_path / "clock")
     SharedClock.create(tmp_path / "clock", 2, found[0].num_resources)
     shaper, network, start_ns = Shaper(found[0], lambda: start_ns), Network(cluster), time.monotonic_ns()
-    way = shaper.way(1)
+    link = shaper.link(1)
     for _ in range(3):
-        way.post(5000 + FRAME_HEADER_BYTES)
+        link.post(5000 + FRAME_HEADER_BYTES)
     for _ in range(3):
-        way.depart()
+        link.depart()
     due_ns = SharedClock(tmp_path / "clock", 2, found[0].num_resources).ring(0, 1)[:6:2]
     wanted_s = [network.carry((0, 1), 0.0, 5000)[1] for _ in range(3)]
     assert [(each - start_ns) / 1e9 for each in due_ns] == pytest.approx(wanted_s, abs=1e-6)
@@ -411,11 +411,11 @@ def test_a_port_does_not_wait_for_a_port_at_the_other_end(shapers, buffered, sec
     busy, free = (EmulatedLink(peer=peer, resources=(peer,), **numbers) for peer in (0, 1))
     shaper = shapers(busy, free)
     shaper.clock.carry(busy, 10**9, 10**9, 200)  # somebody else's message, until 0.2 s
-    ways = [shaper.way(peer) for peer in (0, 1)]
-    for way in ways:
-        way.post(100)
-    for way in ways:
-        way.depart()
+    links = [shaper.link(peer) for peer in (0, 1)]
+    for link in links:
+        link.post(100)
+    for link in links:
+        link.depart()
     assert due_s(shaper, 0, 1) == pytest.approx([0.3])
     assert due_s(shaper, 1, 1) == pytest.approx([second_s])
 
@@ -424,14 +424,14 @@ def test_who_is_gone_holds_nobody_up(shapers):
     """Messages of a connection that broke leave their queue, and later ones do not join it."""
     links = [EmulatedLink(peer=peer, bandwidth_bytes_per_s=1e3, queue=3) for peer in (0, 1)]
     shaper = shapers(*links)
-    gone, way = shaper.way(0), shaper.way(1)
+    gone, link = shaper.link(0), shaper.link(1)
     gone.post(100)
-    way.post(100)
+    link.post(100)
     gone.abandon()
     gone.post(100)
-    way.post(100)
+    link.post(100)
     for _ in range(2):
-        way.depart()
+        link.depart()
     assert due_s(shaper, 1, 2) == pytest.approx([0.1, 0.2])
 
 

@@ -38,7 +38,7 @@ class DeviceConnections:
         self._advice = "start it again" if comes_back else "start it again and open a new session"
         self.ranks = tuple(target.expected)
         """All devices of the session, lost or not."""
-        self._ways = target.ways
+        self._links = target.links
         self.dialer = Dialer(target)
         self.channels: dict[int, Channel] = {}
         """By rank; changed under the router's lock once events are routed."""
@@ -65,8 +65,8 @@ class DeviceConnections:
 
     def start(self, rank: int, channel: Channel) -> None:
         """Route the events of a channel; raises :class:`PeerLostError` when there is no thread for it."""
-        if self._ways is not None:
-            channel.way = self._ways.way(rank)
+        if self._links is not None:
+            channel.link = self._links.link(rank)
         route = self.router.route
         channel.start(lambda event: route(rank, event), lambda error: self._end(rank, channel, error))
 

@@ -10,21 +10,21 @@ from sepnas.runtime.client.questions import ask_devices, measure_clock
 from sepnas.runtime.client.requests import Requests
 from sepnas.runtime.client.trace import RequestRecord, request_record
 from sepnas.runtime.transport.counters import Counters, join_links
-from sepnas.runtime.transport.delivery import Ways
+from sepnas.runtime.transport.delivery import LinkTimings
 
 
 class Diagnostics:
     """Asks the devices of a session; each call holds the lock of the requests.
 
     Args:
-        ways: the client's emulated links.
+        links: the client's emulated links.
         origin_ns: the moment at which the times of a trace begin (``time.monotonic_ns``).
 
     All calls raise :class:`DeadlineError` after ``limit_s``, and the error that broke the session.
     """
 
-    def __init__(self, keeper: Keeper, requests: Requests, ways: Ways | None, origin_ns: int) -> None:
-        self._keeper, self._requests, self._ways, self._origin_ns = keeper, requests, ways, origin_ns
+    def __init__(self, keeper: Keeper, requests: Requests, links: LinkTimings | None, origin_ns: int) -> None:
+        self._keeper, self._requests, self._links, self._origin_ns = keeper, requests, links, origin_ns
 
     def counters(self, limit_s: float) -> Counters:
         """The counts of all ends of the connections."""
@@ -41,7 +41,7 @@ class Diagnostics:
         with self._requests.lock:
             answers = ask_devices(connections, "counters", 0, time.monotonic() + limit_s)
         found = {rank: data["emulated"] for rank, data in answers.items() if "emulated" in data}
-        return found | ({CLIENT: {"messages": self._ways.lateness()}} if self._ways else {})
+        return found | ({CLIENT: {"messages": self._links.lateness()}} if self._links else {})
 
     def trace(self, last: int, limit_s: float) -> tuple[RequestRecord, ...]:
         """The steps of the last requests on the client's clock, in seconds since ``origin_ns``."""

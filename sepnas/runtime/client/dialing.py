@@ -14,7 +14,7 @@ from sepnas.runtime.client.parallel import for_each_rank
 from sepnas.runtime.protocol.connection import SampleBytes
 from sepnas.runtime.protocol.events import Event, Hello, Ping, Pong, Ready, Setup
 from sepnas.runtime.transport.channel import Channel
-from sepnas.runtime.transport.delivery import Ways
+from sepnas.runtime.transport.delivery import LinkTimings
 from sepnas.runtime.transport.handshake import dial
 from sepnas.runtime.transport.identity import Identity
 from sepnas.spec.hosts import Hosts
@@ -34,7 +34,7 @@ class SessionTarget:
         hosts: the devices' addresses.
         identity: the client's certificate; None for plain TCP.
         on_missing: ``degrade``: the session goes on without devices that are lost, or not reachable at the start.
-        ways: the client's links in an emulated cluster.
+        links: the client's links in an emulated cluster.
         reconnect: whether the connections are opened again after their end; errors say so.
     """
 
@@ -43,7 +43,7 @@ class SessionTarget:
     hosts: Hosts
     identity: Identity | None
     on_missing: OnMissing = "strict"
-    ways: Ways | None = None
+    links: LinkTimings | None = None
     reconnect: bool = False
     plans: Mapping[str, str] = field(default_factory=dict)
 

@@ -39,7 +39,7 @@ from sepnas.runtime.client.requests import Requests
 from sepnas.runtime.client.streaming import Begin, stream_answers
 from sepnas.runtime.client.trace import Trace
 from sepnas.runtime.transport.counters import Counters
-from sepnas.runtime.transport.delivery import Ways
+from sepnas.runtime.transport.delivery import LinkTimings
 from sepnas.runtime.transport.handshake import warn_of_loopback
 from sepnas.runtime.transport.live_identity import client_identity
 from sepnas.spec.document import short
@@ -65,7 +65,7 @@ class Session:
             ``hosts.yaml``.
         timeout_s: time for opening the session, and then for each request; at most a day.
         insecure: plain TCP; on loopback addresses only.
-        ways: the client's links in an emulated cluster.
+        links: the client's links in an emulated cluster.
         on_missing: what a late message or a lost device means for a request: ``strict`` an error, ``degrade`` an answer
             without it; by default the choice made at export.
         plans: the plans that requests may name, by default all of the deployment. A request that names none has the
@@ -95,7 +95,7 @@ class Session:
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         insecure: bool = False,
-        ways: Ways | None = None,
+        links: LinkTimings | None = None,
         on_missing: OnMissing | None = None,
         plans: Sequence[str] | None = None,
         reconnect: bool = False,
@@ -116,12 +116,12 @@ class Session:
             allow_insecure(hosts, expected)
         identity = None if insecure else client_identity(folder, self.manifest)
         digests, deployment_id = {name: plan.digest for name, plan in served.items()}, self.manifest.deployment_id
-        target = SessionTarget(deployment_id, expected, hosts, identity, self.on_missing, ways, reconnect, digests)
-        self._ways, origin_ns = ways, time.monotonic_ns()
+        target = SessionTarget(deployment_id, expected, hosts, identity, self.on_missing, links, reconnect, digests)
+        self._links, origin_ns = links, time.monotonic_ns()
         self._keeper = open_keeper(target, timeout_s)
         self._requests = Requests(self._keeper, self._messages, self.manifest.network.scores, self.on_missing)
-        self._diagnostics = Diagnostics(self._keeper, self._requests, ways, origin_ns)
-        self._drop = weakref.finalize(self, _drop, self._keeper, ways)
+        self._diagnostics = Diagnostics(self._keeper, self._requests, links, origin_ns)
+        self._drop = weakref.finalize(self, _drop, self._keeper, links)
         self._drop.atexit = False  # at exit the system closes the connections, and no thread can be started
 
     def __reduce__(self) -> NoReturn:
@@ -139,8 +139,8 @@ class Session:
         """Leave all devices, within about a second. In a forked process only the descriptors are closed."""
         self._drop.detach()
         self._keeper.close()
-        if self._ways is not None and not self._keeper.is_elsewhere():
-            self._ways.close()
+        if self._links is not None and not self._keeper.is_elsewhere():
+            self._links.close()
 
     # -- requests
 
@@ -284,6 +284,6 @@ class Session:
         return Trace(deployment_id=self.manifest.deployment_id, requests=requests)
 
 
-def _drop(keeper: Keeper, ways: Ways | None) -> None:
+def _drop(keeper: Keeper, links: LinkTimings | None) -> None:
     """Close a session that was garbage-collected; may run in any thread, in the middle of anything."""
-    keeper.drop(after=None if ways is None else ways.close)
+    keeper.drop(after=None if links is None else links.close)

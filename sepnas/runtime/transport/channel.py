@@ -22,7 +22,7 @@ from sepnas.errors import DeadlineError, ExchangeError, LocalProtocolError, Peer
 from sepnas.runtime.protocol.connection import Connection
 from sepnas.runtime.protocol.events import Bye, Control, Data, Event
 from sepnas.runtime.transport.counters import Traffic
-from sepnas.runtime.transport.delivery import Way
+from sepnas.runtime.transport.delivery import LinkTiming
 from sepnas.runtime.transport.pipes import Pipe
 from sepnas.runtime.transport.polling import Changed, PullingCondition
 from sepnas.runtime.transport.reader import EventReader, OnEvent
@@ -48,7 +48,7 @@ class Channel:
     def __init__(self, pipe: Pipe, connection: Connection, peer: str) -> None:
         self.pipe, self.connection, self.peer = pipe, connection, peer
         self.sent, self.received = Traffic(), Traffic()
-        self.way: Way | None = None
+        self.link: LinkTiming | None = None
         """The emulated link to the peer, if there is one; set it before :meth:`start`."""
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -89,12 +89,12 @@ class Channel:
         """
         self._on_end = on_end
         self.pipe.sock.settimeout(None)
-        pulling = waiting if self.way is None and isinstance(waiting, PullingCondition) else None
-        self._reader.deliver = on_event if self.way is None else self._open_way(self.way, on_event)
+        pulling = waiting if self.link is None and isinstance(waiting, PullingCondition) else None
+        self._reader.deliver = on_event if self.link is None else self._open_link(self.link, on_event)
         if pulling is not None:  # from here on others may pull
             pulling.add(self.pipe.sock.fileno(), self.pull)
             self._reader.share()  # afterwards: the kernel wakes the first one that watches, which is to be the waiter
-        self._writer.start(self.way)
+        self._writer.start(self.link)
         self._start_threads()
 
     def send(self, event: Control | Data) -> None:
@@ -163,9 +163,9 @@ class Channel:
 
     # -- the threads
 
-    def _open_way(self, way: Way, on_event: OnEvent) -> OnEvent:
-        way.open(on_event, self._finish)
-        return way.deliver
+    def _open_link(self, link: LinkTiming, on_event: OnEvent) -> OnEvent:
+        link.open(on_event, self._finish)
+        return link.deliver
 
     def _start_threads(self) -> None:
         self._threads = [
@@ -184,8 +184,8 @@ class Channel:
     def _read_loop(self) -> None:
         try:
             ending = self._read_to_end()
-            if self.way is not None:
-                self.way.close()
+            if self.link is not None:
+                self.link.close()
             self._finish(ending)
         finally:
             self._release()

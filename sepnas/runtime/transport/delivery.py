@@ -12,7 +12,7 @@ Take: TypeAlias = Callable[[Control | Data], None]
 Fail: TypeAlias = Callable[[ExchangeError], None]
 
 
-class Way(Protocol):
+class LinkTiming(Protocol):
     """An emulated link, as a channel uses it: delays messages to the peer and from it."""
 
     def open(self, take: Take, fail: Fail) -> None:
@@ -34,10 +34,10 @@ class Way(Protocol):
         """Hand on all events that are still held, then return."""
 
 
-class Ways(Protocol):
+class LinkTimings(Protocol):
     """The emulated links of one device's or client's connections; provided by an emulation."""
 
-    def way(self, peer: int) -> Way | None:
+    def link(self, peer: int) -> LinkTiming | None:
         """The link for a new connection to ``peer`` (-1: the client); None if it is not emulated."""
 
     def lateness(self) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from sepnas.plan.wire import FRAME_HEADER_BYTES
 from sepnas.runtime.memory import max_kept_bytes
 from sepnas.runtime.tensors.codec import Payload
 from sepnas.runtime.transport.counters import Traffic
-from sepnas.runtime.transport.delivery import Way
+from sepnas.runtime.transport.delivery import LinkTiming
 from sepnas.runtime.transport.pipes import CAN_DO_WITHOUT_WAITING, Pipe, set_timeout
 
 MAX_DIRECT_WRITE_BYTES = 32 << 10
@@ -68,7 +68,7 @@ class FrameWriter:
         self.lock = threading.Lock()
         self.unwritten_frames = self.unwritten_bytes = 0
         self._pipe, self._sent, self._ended = pipe, sent, ended
-        self._way: Way | None = None
+        self._link: LinkTiming | None = None
         self._writes_directly = False
         self._queue: queue.SimpleQueue[_Item | threading.Event | None] = queue.SimpleQueue()
 
@@ -82,16 +82,16 @@ class FrameWriter:
         set_timeout(self._pipe.sock, deadline)
         self._write(_Frame(buffers, is_data=False))
 
-    def start(self, way: Way | None) -> None:
-        """A thread is about to call :meth:`run`; ``way`` is the emulated link, if there is one."""
-        self._way = way
-        self._writes_directly = way is None and CAN_DO_WITHOUT_WAITING
+    def start(self, link: LinkTiming | None) -> None:
+        """A thread is about to call :meth:`run`; ``link`` is the emulated link, if there is one."""
+        self._link = link
+        self._writes_directly = link is None and CAN_DO_WITHOUT_WAITING
 
     def post(self, buffers: list[Payload], is_data: bool) -> None:
         """Write a frame now if that needs no waiting, else queue it. The caller holds ``lock``."""
         frame = _Frame(buffers, is_data)
-        if self._way is not None and is_data:
-            self._way.post(frame.size_bytes)
+        if self._link is not None and is_data:
+            self._link.post(frame.size_bytes)
         unwritten = self._write_directly(frame)
         if unwritten is not None and not self._ended.is_set():  # nothing is kept for a peer that is gone
             self.unwritten_frames += 1
@@ -131,8 +131,8 @@ class FrameWriter:
         with contextlib.suppress(queue.Empty):
             while True:
                 self._queue.get_nowait()
-        if self._way is not None:
-            self._way.abandon()
+        if self._link is not None:
+            self._link.abandon()
 
     def _write_directly(self, frame: _Frame) -> _Item | None:
         """What is left for the thread: nothing, the end of the frame, or the whole frame."""
@@ -146,8 +146,8 @@ class FrameWriter:
         return _Remainder(rest) if len(rest) else None
 
     def _write(self, frame: _Frame) -> None:
-        if self._way is not None and frame.is_data:
-            self._way.depart()
+        if self._link is not None and frame.is_data:
+            self._link.depart()
         for buffer in _join_head(frame.buffers):
             self._pipe.write(buffer)
         self._count(frame)

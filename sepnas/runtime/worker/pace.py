@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from sepnas.runtime.transport.delivery import Ways
+from sepnas.runtime.transport.delivery import LinkTimings
 
 
 class Pace(Protocol):
@@ -52,7 +52,7 @@ class EmulatedDevice(Protocol):
         """The pace of the device's steps."""
 
     @property
-    def ways(self) -> Ways:
+    def links(self) -> LinkTimings:
         """The device's links."""
 
     def lateness(self) -> Mapping[str, Any]:

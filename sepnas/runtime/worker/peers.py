@@ -119,7 +119,7 @@ class SessionPeers:
             self._lost.discard(rank)
             self._log.say("peer returned", peer=rank)
         if self._context.emulated:
-            channel.way = self._context.emulated.ways.way(rank)
+            channel.link = self._context.emulated.links.link(rank)
         self._queue.mailbox.find(rank)
         on_end = partial(self._on_end, rank, channel)
         channel.start(partial(self._on_event, rank), on_end, self._queue.changed)

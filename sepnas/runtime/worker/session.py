@@ -122,7 +122,7 @@ class WorkerSession:
         if not isinstance(setup, Setup):
             return False
         if emulated:
-            channel.way = emulated.ways.way(CLIENT)
+            channel.link = emulated.links.link(CLIENT)
         channel.start(self._intake.from_client, self._on_client_end, self._queue.changed)
         self._peers.degrade = setup.on_missing == "degrade"
         deadline = time.monotonic() + min(setup.deadline_ms / 1e3, MAX_TIMEOUT_S)
