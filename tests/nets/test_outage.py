@@ -155,7 +155,7 @@ def logits_of_devices(network: SeparableNetwork, x_bchw: Tensor, lost: set[int])
     for thread in threads:
         thread.join(60)
     if plan.answering[0] in lost:
-        own = [run.logits for run in runs.values()]
+        own = [payload for run in runs.values() for payload in run.own.values()]
     else:
         tag = next(message.tag for message in plan.messages() if message.destination == CLIENT)
         own = [boxes[CLIENT].take(1, tag, deadline=0).payload]
