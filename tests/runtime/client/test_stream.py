@@ -306,6 +306,8 @@ def test_a_bench_measures_a_stream(exported):
     assert found.stream.in_flight == 3
     assert found.stream.images_per_s > 0
     assert found.payload_bytes_per_request == found.payload_bytes_predicted
+    assert found.input_bytes_per_request == found.input_bytes_predicted > 0
+    assert found.total_bytes_per_request == found.total_bytes_predicted > found.input_bytes_predicted
 
 
 @given(st.permutations(range(1, 9)), st.sets(st.integers(1, 8)))
