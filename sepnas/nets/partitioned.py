@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from sepnas.errors import PlanError
 from sepnas.nets.graph import GraphNetwork
-from sepnas.nets.segment_graph import SegmentGraph
+from sepnas.nets.segment_graph import SegmentModule
 from sepnas.plan.plan import Segment
 
 
@@ -23,7 +23,7 @@ class PartitionedNetwork(GraphNetwork):
             ) from None
         return found
 
-    def part(self, segment: Segment) -> SegmentGraph:
+    def part(self, segment: Segment) -> SegmentModule:
         """A segment's graph with its weights; :class:`PlanError` for a weight that the network lacks there."""
         for weight in segment.weights:
             whole = tuple(self.tensor(weight.name).shape)
@@ -34,7 +34,7 @@ class PartitionedNetwork(GraphNetwork):
                 raise PlanError(
                     f"segment '{segment.name}' takes {ranges} of the weight '{weight.name}', which is {whole}"
                 )
-        return SegmentGraph(segment, self.tensor).eval()
+        return SegmentModule(segment, self.tensor).eval()
 
     def segment(self, rank: int, layers: tuple[str, ...]) -> nn.Module:
         raise PlanError(

@@ -23,7 +23,7 @@ _JOINING = frozenset(("cat", "stack"))
 """Operators that do not broadcast: a weight beside tensors is repeated for each sample, such as a class token."""
 
 
-class SegmentGraph(nn.Module):
+class SegmentModule(nn.Module):
     """A segment's graph. ``forward`` takes its inputs ``(B, *shape)`` in order; it gives one tensor or a tuple.
 
     ``tensor`` gives each of the network's tensors by name; weight ``i`` of the segment is the buffer ``w<i>``.

@@ -17,7 +17,7 @@ Held = tuple[Region, str]
 """A region of a tensor of the graph, and its name on the device."""
 
 
-class DeviceProgram:
+class ProgramBuilder:
     """The steps of one device in order. ``held`` are the regions that it has of each tensor of the graph."""
 
     def __init__(self, rank: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sepnas.errors import PlanError
-from sepnas.partition.device_program import DeviceProgram, Held
+from sepnas.partition.device_program import Held, ProgramBuilder
 from sepnas.partition.graph import Graph, GraphNode
 from sepnas.partition.parts import Layouts, work_of
 from sepnas.partition.regions import contains, difference, intersection, within
@@ -50,7 +50,7 @@ class _Lowering:
         self.graph, self.wire = graph, wire
         check_floats(graph)
         self.stored = set(graph.weights)
-        self.programs = [DeviceProgram(rank) for rank in range(num_devices)]
+        self.programs = [ProgramBuilder(rank) for rank in range(num_devices)]
         self.answering = {output.tensor: _answering(graph, layouts, output.tensor) for output in graph.outputs}
         self.work = work_of(graph, layouts, self.answering)
         self.arrivals: dict[tuple[str, int, Region], list[_Arrival]] = {}
@@ -128,7 +128,7 @@ class _Lowering:
             left = [rest for box in left for rest in difference(box, held[0])]
         return found
 
-    def _assembled(self, program: DeviceProgram, tensor: str, need: Region, pieces: list[tuple[Region, str]]) -> str:
+    def _assembled(self, program: ProgramBuilder, tensor: str, need: Region, pieces: list[tuple[Region, str]]) -> str:
         if len(pieces) == 1:
             return pieces[0][1]
         name = program.new(tensor, need.dims, self.graph.tensors[tensor].axes)

@@ -67,7 +67,7 @@ def _opaque_parts(graph: Graph, node: GraphNode, layout: Layout) -> Iterator[Nod
 
 
 @dataclass(frozen=True)
-class Work:
+class GraphWork:
     """What devices compute: the pieces of each node's output that somebody needs, and the parts that make them.
 
     ``needs`` are the regions of each tensor that each device needs, by tensor and device; those that overlap are
@@ -79,7 +79,7 @@ class Work:
     needs: Mapping[str, Mapping[int, tuple[Region, ...]]]
 
 
-def work_of(graph: Graph, layouts: Layouts, gathered: Mapping[str, int]) -> Work:
+def work_of(graph: Graph, layouts: Layouts, gathered: Mapping[str, int]) -> GraphWork:
     """The work under layouts if each tensor of ``gathered`` is needed whole by a device."""
     stored, needs = set(graph.weights), dict[str, dict[int, list[Region]]]()
     kept: dict[str, Layout] = {}
@@ -98,7 +98,7 @@ def work_of(graph: Graph, layouts: Layouts, gathered: Mapping[str, int]) -> Work
         name: {device: tuple(joined(regions)) for device, regions in sorted(each.items())}
         for name, each in needs.items()
     }
-    return Work(kept, parts, found)
+    return GraphWork(kept, parts, found)
 
 
 def _needed(layout: Layout, needs: Sequence[Mapping[int, Sequence[Region]]]) -> Layout:
