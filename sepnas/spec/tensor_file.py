@@ -9,6 +9,7 @@ import ast
 import io
 import math
 import os
+import re
 import struct
 import zipfile
 import zlib
@@ -29,11 +30,12 @@ MAX_TENSOR_FILE_BYTES = 1 << 30
 MAX_ARRAYS = 64
 """Maximum number of tensors in one ``.npz`` file."""
 MAX_AXES = 16
-MAX_HEADER_BYTES = 4096
+MAX_HEADER_BYTES = 2048
+"""A number in a header this long can still be printed: Python refuses to print integers of over 4300 digits."""
 _NPY, _NPZ = b"\x93NUMPY", b"PK"
 _LENGTHS = {1: "<H", 2: "<I", 3: "<I"}
 """By version, the form of the header's length, which follows the magic string and the version."""
-_KINDS = "fiu"
+_TYPE = re.compile(r"[<>=|]?[fiu]\d{1,2}", re.ASCII)
 _DAMAGED = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, ValueError)
 """The exceptions that reading a damaged archive raises."""
 
@@ -111,14 +113,14 @@ def _parse_npy(data: bytes, name: str) -> Tensor:
     dtype, shape, fortran = header["descr"], header["shape"], header["fortran_order"]
     if not isinstance(dtype, str) or "O" in dtype:
         raise DataError(f"{name}: holds Python objects or records, which are never read; save an array of numbers")
-    try:
-        kind = np.dtype(dtype)
-    except (TypeError, ValueError):
-        raise DataError(f"{name}: has values of type {short(dtype)}; expected floats or integers") from None
-    if kind.kind not in _KINDS:
+    kind = _type_of(dtype)
+    if kind is None:
         raise DataError(f"{name}: has values of type {short(dtype)}; expected floats or integers")
     if not _is_shape(shape) or not isinstance(fortran, bool):
-        raise DataError(f"{name}: its header says the shape {short(str(shape))}; expected up to {MAX_AXES} sizes")
+        raise DataError(
+            f"{name}: its header says the shape {short(str(shape))}; expected up to {MAX_AXES} sizes, and at most "
+            f"{MAX_TENSOR_FILE_BYTES:,} values"
+        )
     count, rest = math.prod(shape), len(data) - start
     if count * kind.itemsize != rest:
         raise DataError(f"{name}: announces {kind} {shape}, {count * kind.itemsize:,} bytes, but {rest:,} follow")
@@ -144,7 +146,19 @@ def _header(data: bytes, name: str) -> tuple[dict[str, Any], int]:
     return found, start
 
 
+def _type_of(text: str) -> np.dtype[Any] | None:
+    """The type of number that a header names; None if it is no float or integer that numpy has."""
+    try:
+        return np.dtype(text) if _TYPE.fullmatch(text) else None
+    except TypeError:
+        return None
+
+
 def _is_shape(shape: object) -> bool:
+    """Whether a header's shape is one that numpy can have, even if it holds no values because a size is 0."""
     return (
-        isinstance(shape, tuple) and len(shape) <= MAX_AXES and all(type(size) is int and size >= 0 for size in shape)
+        isinstance(shape, tuple)
+        and len(shape) <= MAX_AXES
+        and all(type(size) is int and size >= 0 for size in shape)
+        and math.prod(size for size in shape if size) <= MAX_TENSOR_FILE_BYTES
     )
