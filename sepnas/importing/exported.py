@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -39,7 +40,7 @@ def from_exported(path: Path) -> FoundNetwork:
     """The program of a ``.pt2`` file; :class:`ImportFailedError` if anything in it would have to be unpickled."""
     try:
         with open_regular(path) as opened, zipfile.ZipFile(opened) as archive:
-            records = _checked_records(archive)
+            records = _checked_records(archive, os.fstat(opened.fileno()).st_size)
     except FileNotFoundError:
         raise ImportFailedError(f"{path}: no such file") from None
     except OSError as error:
@@ -54,7 +55,8 @@ def from_exported(path: Path) -> FoundNetwork:
     return FoundNetwork(path.stem, str(path), program=program)
 
 
-def _checked_records(archive: zipfile.ZipFile) -> dict[str, bytes]:
+def _checked_records(archive: zipfile.ZipFile, num_bytes: int) -> dict[str, bytes]:
+    """The records that torch is given, of an archive of ``num_bytes``."""
     entries = {name.partition("/")[2]: archive.getinfo(name) for name in archive.namelist()}
     unknown = sorted(
         name for name in entries if name not in {_MODEL, _SAMPLES, *_CONFIGS, *_LABELS} and not _VALUES.fullmatch(name)
@@ -65,6 +67,9 @@ def _checked_records(archive: zipfile.ZipFile) -> dict[str, bytes]:
         )
     if _MODEL not in entries:
         raise ValueError(f"it has no '{_MODEL}'; {_ADVICE}")
+    unpacked = sum(entry.file_size for entry in entries.values())
+    if unpacked > num_bytes:  # torch stores records as they are
+        raise ValueError(f"its records have {unpacked:,} bytes, but it has {num_bytes:,}: they are compressed")
     records = {name: _read(archive, entry) for name, entry in entries.items() if name != _SAMPLES}
     for name in _CONFIGS:
         records[name] = json.dumps(_checked_config(name, records)).encode()

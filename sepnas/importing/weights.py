@@ -21,6 +21,8 @@ from sepnas.spec.files import name_of, open_regular, why
 MAX_CHECKPOINT_BYTES = 16 << 30
 _NESTED = ("state_dict", "model_state_dict", "model", "module", "params", "net", "network")
 """Where training programs keep the weights within a checkpoint."""
+_WRAPPED = "module."
+"""The prefix of all names in a network that was trained by torch's DistributedDataParallel."""
 _UNUSED = "num_batches_tracked"
 """Counters of batch norms, which only training reads."""
 
@@ -32,8 +34,10 @@ def take_weights(module: nn.Module, path: Path, source: str) -> None:
     a warning. Raises :class:`ImportFailedError` with the tensors that are missing, left over or of another shape.
     """
     wanted = module.state_dict()
-    found = {name.removeprefix("module."): x for name, x in read_weights(path).items() if not name.endswith(_UNUSED)}
+    found = {name: x for name, x in read_weights(path).items() if not name.endswith(_UNUSED)}
     kept = {name: x for name, x in wanted.items() if not name.endswith(_UNUSED)}
+    if all(name.startswith(_WRAPPED) for name in found) and not all(name.startswith(_WRAPPED) for name in kept):
+        found = {name.removeprefix(_WRAPPED): x for name, x in found.items()}
     if not found.keys() & kept.keys() and _fit_in_order(found, kept):
         warnings.warn(
             f"{path}: its tensors have other names than those of {source}; they are taken in their order, in which all "
@@ -42,6 +46,9 @@ def take_weights(module: nn.Module, path: Path, source: str) -> None:
         found = dict(zip(kept, found.values(), strict=True))
     _check_fit(path, source, found, kept)
     module.load_state_dict({name: found.get(name, wanted[name]) for name in wanted})
+    for name, parameter in module.named_parameters():  # buffers may hold infinity, as masks do
+        if not bool(torch.isfinite(parameter).all()):
+            raise ImportFailedError(f"{path}: '{name}' has numbers that are not finite (NaN or infinite)")
 
 
 def _fit_in_order(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
@@ -56,6 +63,11 @@ def _check_fit(path: Path, source: str, found: Mapping[str, Tensor], wanted: Map
             f"'{name}' has shape {tuple(found[name].shape)} instead of {tuple(x.shape)}"
             for name, x in wanted.items()
             if name in found and found[name].shape != x.shape
+        ),
+        *(
+            f"'{name}' has complex numbers instead of {x.dtype}"
+            for name, x in wanted.items()
+            if name in found and found[name].is_complex() > x.is_complex()
         ),
     ]
     if problems:
@@ -102,6 +114,11 @@ def _tensors_in(path: Path, loaded: Any) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping):
         raise ImportFailedError(f"{path}: holds {type(loaded).__name__}, not tensors by name")
     found = {str(name): x.detach() for name, x in loaded.items() if isinstance(x, Tensor)}
+    for name, x in found.items():
+        if x.is_nested or x.layout is not torch.strided or x.is_quantized or x.is_meta:
+            raise ImportFailedError(
+                f"{path}: '{name}' is a sparse, quantised, nested or empty tensor; save it as a plain one"
+            )
     if not found:
         raise ImportFailedError(f"{path}: holds no tensors; it has {few(list(map(str, loaded))) or 'nothing'}")
     return found

@@ -192,6 +192,15 @@ def test_programs_that_would_have_to_be_unpickled_are_refused(tmp_path: Path, ch
         api.import_network(str(tmp_path / "small.pt2"), tmp_path / "out")
 
 
+def test_a_compressed_program_is_refused(tmp_path: Path) -> None:
+    """A small file cannot make its reader allocate gigabytes."""
+    exported(tmp_path / "small.pt2")
+    with zipfile.ZipFile(tmp_path / "small.pt2", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("small/data/weights/weight_99", bytes(10_000_000))
+    with pytest.raises(ImportFailedError, match=r"its records have 10,\d{3},\d{3} bytes, but it has .*compressed"):
+        api.import_network(str(tmp_path / "small.pt2"), tmp_path / "out")
+
+
 class Harmful:
     """Ends the process if it is unpickled."""
 
@@ -218,6 +227,32 @@ def test_weights_come_from_either_kind_of_file(tmp_path: Path) -> None:
         take_weights(fresh, tmp_path / name, "small")
         assert all(torch.equal(fresh.state_dict()[each], x) for each, x in wanted.items())
     assert not torch.equal(module.state_dict()["0.weight"], wanted["0.weight"])
+
+
+def test_a_part_called_module_keeps_its_name(tmp_path: Path) -> None:
+    """Names begin with what training in parallel puts before all of them only if the network's own do not."""
+    for module in (nn.ModuleDict({"module": small()}), nn.ModuleDict({"module": small(), "head": nn.Linear(2, 2)})):
+        wanted = {name: x + 1 for name, x in module.state_dict().items()}
+        torch.save(wanted, tmp_path / "w.pt")
+        take_weights(module, tmp_path / "w.pt", "own")
+        assert torch.equal(module.state_dict()["module.0.weight"], wanted["module.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("bias", "message"),
+    [
+        (torch.zeros(4, device="meta"), "'0.bias' is a sparse, quantised, nested or empty tensor"),
+        (torch.zeros(4).to_sparse(), "'0.bias' is a sparse, quantised, nested or empty tensor"),
+        (torch.ones(4, dtype=torch.complex64), "'0.bias' has complex numbers instead of torch.float32"),
+        (torch.tensor([0, 1, float("nan"), 2]), "'0.bias' has numbers that are not finite"),
+        (torch.full((4,), 1e300, dtype=torch.float64), "'0.bias' has numbers that are not finite"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_refused(tmp_path: Path, bias: Tensor, message: str) -> None:
+    """Tensors without values of their own, and values that the network cannot hold, are named."""
+    torch.save({**small().state_dict(), "0.bias": bias}, tmp_path / "w.pt")
+    with pytest.raises(ImportFailedError, match=rf"w.pt: .*{message}"):
+        take_weights(small(), tmp_path / "w.pt", "small")
 
 
 def test_weights_with_other_names_are_taken_in_their_order(tmp_path: Path) -> None:
