@@ -118,8 +118,10 @@ class PlanPorts(Part):
         fits = message is not None and inside and (message.shape.dims, message.wire) == (dims, piece.wire)
         if message is None or not fits or message.scale is not None:
             raise ValueError(f"`messages` must hold {piece.tag}, a piece of '{port.name}', in its shape and format")
-        if piece in port.fallbacks and message.source != piece.device:
-            raise ValueError(f"fallback {piece.tag} must be a message from device {piece.device}")
+        if piece in port.fallbacks and (message.source != piece.device or dims != port.shape.dims):
+            raise ValueError(
+                f"fallback {piece.tag} must be a message from device {piece.device} with all of output '{port.name}'"
+            )
 
     @property
     def working(self) -> tuple[int, ...]:

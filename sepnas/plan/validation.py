@@ -14,7 +14,7 @@ from sepnas.errors import PlanError
 from sepnas.plan.checks import step_problem
 from sepnas.plan.plan import Message, Piece, Plan, Port
 from sepnas.plan.schedule import progress
-from sepnas.plan.shapes import cover_problem
+from sepnas.plan.shapes import Region, cover_problem
 from sepnas.plan.steps import CLIENT, Compute, Recv, Send, Step, describe_step
 from sepnas.plan.wire import IMAGE_FORMATS, LEVELS
 from sepnas.terminal import one_line
@@ -164,6 +164,10 @@ def _answer_problem(port: Port, piece: Piece, mail: _Mail) -> str | None:
         return f"{place}: sends {message.shape}, but the piece is {piece.region.shape(port.shape)}"
     if message.wire != piece.wire:
         return f"{place}: sends {message.wire}, but the piece is {piece.wire}"
+    if message.scale is not None:
+        return f"{place}: sends message {piece.tag} with scale '{message.scale}', which the client does not have"
+    if piece in port.fallbacks and piece.region != Region.whole(port.shape):
+        return f"{place}: message {piece.tag} is a fallback, so it must be the whole output, {port.shape}"
     return None
 
 

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sepnas.errors import PlanError
-from sepnas.plan.plan import Plan, Port, Segment
+from sepnas.plan.plan import Piece, Plan, Port, Segment
 from sepnas.plan.shapes import Region, Shape, cover_problem
 from sepnas.plan.steps import CLIENT, Compute, Merge, Recv, Send, Slice, Step
 from sepnas.plan.validation import check_plan, plan_problems
@@ -142,6 +142,19 @@ def _exchanging(*programs: tuple[Step, ...]) -> Plan:
 
 
 WHOLE = Region.whole(VALUE)
+
+
+def test_answers_that_the_client_cannot_read_are_refused() -> None:
+    """A learned scale is no number that the client has, and a fallback stands for the whole output."""
+    part = Region(((0, 2),))
+    half = Send("a", part, "fp32", 0, 2)
+    other = (Recv(1, CLIENT, "a"), half)
+    plan = _exchanging((Recv(0, CLIENT, "a"), Send("a", WHOLE, "int8", CLIENT, 9, "step")), other)
+    output = replace(plan.outputs[0], pieces=(Piece(WHOLE, 0, 9, "int8"),), fallbacks=(Piece(part, 1, 2),))
+    with pytest.raises(PlanError) as caught:
+        check_plan(replace(plan, outputs=(output,)))
+    assert "sends message 9 with scale 'step', which the client does not have" in str(caught.value)
+    assert "message 2 is a fallback, so it must be the whole output, C 4" in str(caught.value)
 
 
 def test_devices_that_wait_for_each_other_are_named() -> None:
