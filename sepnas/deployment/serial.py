@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from sepnas.deployment.manifest import ShardManifest
 from sepnas.deployment.plans import plan_file
-from sepnas.deployment.verify import load_manifest
+from sepnas.deployment.verify import load_manifest, verify_file
 from sepnas.errors import PlanError
 from sepnas.plan.checks import step_problem
 from sepnas.plan.document import load_plan
@@ -17,11 +16,14 @@ from sepnas.plan.steps import Step
 
 
 def deployed_plan(folder: str | os.PathLike[str], name: str | None = None) -> Plan:
-    """A plan of a deployment, by default its default one; raises :class:`SpecError`, also for an unknown name, or
-    :class:`PlanError`."""
+    """A plan of a deployment, by default its default one.
+
+    Raises :class:`SpecError`, also for an unknown name, :class:`DeploymentError` if its file was changed, or
+    :class:`PlanError`.
+    """
     manifest = load_manifest(folder)
     manifest.plan(name)
-    return load_plan(Path(folder) / plan_file(name or manifest.default_plan))
+    return load_plan(verify_file(folder, manifest, plan_file(manifest.default_plan if name is None else name)))
 
 
 def messages_of(plan: Plan, rank: int) -> tuple[Message, ...]:

@@ -69,6 +69,12 @@ def verify_device(folder: str | os.PathLike[str]) -> ShardManifest:
     return shard
 
 
+def verify_file(folder: str | os.PathLike[str], manifest: Manifest, name: str) -> Path:
+    """Check one file of a deployment that ``manifest`` lists, and return its path."""
+    _check_files(Path(folder), manifest.files, [name])
+    return Path(folder) / name
+
+
 def load_manifest(folder: str | os.PathLike[str]) -> Manifest:
     """Read only the manifest, checked against its own digest."""
     return _load(Manifest, Path(folder), MANIFEST_NAME, "a deployment that `sepnas export` wrote")

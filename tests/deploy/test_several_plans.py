@@ -21,6 +21,7 @@ from sepnas.errors import DeploymentError, SpecError
 from sepnas.measure.deployed_network import deployed_network
 from sepnas.nets.separable import SeparableNetwork
 from sepnas.plan.document import load_plan, save_plan
+from sepnas.plan.liveness import prune
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.engines.onnx_engine import Int8OnnxEngine
 from sepnas.runtime.engines.shard import load_shard
@@ -111,6 +112,15 @@ def test_plans_are_described(several: Path) -> None:
     assert found[0].own_bytes == 0 < found[1].own_bytes
     for each in found:
         assert deployed_plan(several, each.name).payload_bytes() == each.payload_bytes
+
+
+def test_a_plan_that_was_changed_is_refused(several: Path, tmp_path: Path) -> None:
+    """Predictions are not made from a plan that the devices do not have."""
+    changed = shutil.copytree(several, tmp_path / "d")
+    save_plan(prune(deployed_plan(several, SILENT)), changed / "plans" / f"{FEW}.json")
+    assert deployed_plan(changed) == deployed_plan(several)
+    with pytest.raises(DeploymentError, match=rf"plans/{FEW}.json: has \d+ bytes, the manifest says"):
+        deployed_plan(changed, FEW)
 
 
 def test_a_plan_file_and_learned_scales_are_exported(network: SeparableNetwork, tmp_path: Path) -> None:
