@@ -26,7 +26,7 @@ def prepare_inputs(given: Inputs, facts: Mapping[str, InputFacts]) -> dict[str, 
     lengths, and for values that are not finite.
     """
     named = named_inputs(given, facts)
-    arrays = {name: _prepared(f"input '{name}'", np.asarray(named[name]), each) for name, each in facts.items()}
+    arrays = {name: _prepared(f"input '{name}'", named[name], each) for name, each in facts.items()}
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{length} of '{name}'" for name, length in lengths.items())
@@ -65,8 +65,8 @@ def _wanted(facts: Mapping[str, InputFacts]) -> str:
     return ", ".join(f"'{name}' ({shape_from_data(each.shape)})" for name, each in facts.items())
 
 
-def _prepared(what: str, batch: npt.NDArray[np.generic], facts: InputFacts) -> Array | Images:
-    wanted = facts.shape.dims
+def _prepared(what: str, given: npt.ArrayLike, facts: InputFacts) -> Array | Images:
+    batch, wanted = _as_array(what, given), facts.shape.dims
     if batch.shape[1:] != wanted or not batch.ndim or not 1 <= len(batch) <= MAX_BATCH:
         sizes = "".join(f", {size}" for size in wanted)
         raise DataError(f"{what}: a batch must have the shape (1..{MAX_BATCH}{sizes or ','}), got {batch.shape}")
@@ -77,6 +77,13 @@ def _prepared(what: str, batch: npt.NDArray[np.generic], facts: InputFacts) -> A
         raise DataError(f"{what}: a batch must be {allowed}, got {batch.dtype}")
     _check_finite(what, "sample" if facts.image is None else "image", batch)
     return batch.astype(np.float32)
+
+
+def _as_array(what: str, given: npt.ArrayLike) -> npt.NDArray[np.generic]:
+    try:
+        return np.asarray(given)
+    except (ValueError, TypeError, RuntimeError) as error:  # unequal lists, tensors with gradients, and the like
+        raise DataError(f"{what}: {type(given).__name__} is no array of numbers: {error}") from None
 
 
 def _check_finite(what: str, noun: str, batch: npt.NDArray[np.generic]) -> None:
