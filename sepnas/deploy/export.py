@@ -103,7 +103,7 @@ def export_deployment(
         raise SpecError(
             f"export: `validity_days` must be more than 0 and at most {MAX_VALIDITY_DAYS}, got {validity_days!r}"
         )
-    chosen = _engine_kinds(engines)
+    chosen = engine_kinds(engines)
     if not all(kind.exact for kind in chosen):
         _check_images("calibration_NCHW", network.architecture, calibration_NCHW, "int8 needs ")
     if plan is not None:
@@ -116,13 +116,13 @@ def export_deployment(
     was_training = network.training
     network.eval()
     try:
-        with _writing(Path(out_dir), force) as folder:
+        with writing(Path(out_dir), force) as folder:
             calibration = None if calibration_NCHW is None else Int8Calibration(network, plan, calibration_NCHW)
             named = [NamedPlan(DEFAULT_PLAN, plan, network, calibration)]
             for key, given in (plans or {}).items():
                 named.append(named_plan(network, key, given, statistics_NCHW, calibration_NCHW))
             writer = DeploymentWriter(
-                network, named, folder, name, validity_days, progress or _silent, chosen, tuple(services)
+                network, named, folder, name, validity_days, progress or silent, chosen, tuple(services)
             )  # fmt: skip
             facts = facts_of([each.plan for each in named], network.architecture, tuple(classes), image)
             return writer.write(facts, hosts, on_missing)
@@ -130,7 +130,7 @@ def export_deployment(
         network.train(was_training)
 
 
-def _engine_kinds(names: Sequence[str] | None) -> tuple[EngineKind, ...]:
+def engine_kinds(names: Sequence[str] | None) -> tuple[EngineKind, ...]:
     names = exact_engines() if names is None else names
     if not names or not set(names) <= set(engine_names()):
         allowed = ", ".join(engine_names())
@@ -177,12 +177,12 @@ def _check_names(architecture: Architecture, name: str, classes: Sequence[str], 
         hosts.address(rank)
 
 
-def _silent(done: int, total: int, what: str) -> None:
+def silent(done: int, total: int, what: str) -> None:
     """Show no progress."""
 
 
 @contextmanager
-def _writing(target: Path, force: bool) -> Iterator[Path]:
+def writing(target: Path, force: bool) -> Iterator[Path]:
     """Yield a temporary folder to write into; at the end its content replaces that of ``target``."""
     with _alone(target):
         _check_replaceable(target, force)

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor, contiguous_format, nn
 from torch.export import Dim, ExportedProgram
 
 from sepnas.deployment.engines.kind import late
@@ -169,5 +169,6 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def weights_file(weights: dict[str, Tensor]) -> bytes:
-    """The safetensors file of a device's tensors."""
-    return safetensors.torch.save({name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()})
+    """The safetensors file of a device's tensors, of which one may be a part of another."""
+    copies = {name: tensor.detach().cpu().clone(memory_format=contiguous_format) for name, tensor in weights.items()}
+    return safetensors.torch.save(copies)

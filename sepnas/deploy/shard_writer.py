@@ -19,6 +19,9 @@ from sepnas.deployment.manifest import WEIGHTS_NAME, SegmentFiles
 from sepnas.deployment.network_facts import NetworkFacts
 from sepnas.deployment.plans import overlay_file
 from sepnas.deployment.serial import messages_of
+from sepnas.nets.partitioned import PartitionedNetwork
+from sepnas.nets.planned import part_of
+from sepnas.nets.segment_graph import weight_buffer
 from sepnas.plan.plan import Plan, Segment
 from sepnas.plan.shapes import Shape
 from sepnas.plan.steps import Compute, Merge
@@ -35,7 +38,7 @@ class NamedPlan:
 
     name: str
     plan: Plan
-    network: SeparableNetwork
+    network: SeparableNetwork | PartitionedNetwork
     calibration: Int8Calibration | None = None
 
     def steps(self, rank: int) -> list[Compute]:
@@ -101,8 +104,8 @@ class ShardWriter:
         tensors = self.tensors[named.name] = {}
         for step in named.steps(self.rank):
             segment = named.plan.segments[self.rank][step.segment]
-            module = named.network.segment(self.rank, segment.layers)
-            keys = weights_of(module, named.network, [weight.name for weight in segment.weights])
+            module = part_of(named.network, self.rank, segment)
+            keys = _keys(named, segment, module)
             own = segment_weights(module)
             tensors |= {name: own[key] for name, key in keys.items()}
             graphs = self.graphs.graphs(
@@ -148,6 +151,15 @@ class ShardWriter:
             self._paths[key] = f"segments/{segment}{all_engines()[engine].suffix}"
             self.write(self._paths[key], data)
         return self._paths[key]
+
+
+def _keys(named: NamedPlan, segment: Segment, module: nn.Module) -> dict[str, str]:
+    """The names of a segment's weights in the device's file, and in its module, in the graph's order."""
+    if not segment.nodes:
+        return weights_of(module, named.network, [weight.name for weight in segment.weights])
+    assert isinstance(named.network, PartitionedNetwork)  # it made the module
+    whole = {name: tuple(tensor.shape) for name, tensor in named.network.tensors.items()}
+    return {weight.stored(whole[weight.name]): weight_buffer(place) for place, weight in enumerate(segment.weights)}
 
 
 def _numbers(named: NamedPlan, rank: int) -> Mapping[str, Tensor]:

@@ -34,6 +34,7 @@ from sepnas.plan.steps import CLIENT
 from sepnas.spec.hosts import Hosts
 
 if TYPE_CHECKING:
+    from sepnas.nets.partitioned import PartitionedNetwork
     from sepnas.nets.separable import SeparableNetwork
 
 Progress = Callable[[int, int, str], None]
@@ -45,7 +46,7 @@ class DeploymentWriter:
 
     def __init__(
         self,
-        network: SeparableNetwork,
+        network: SeparableNetwork | PartitionedNetwork,
         plans: Sequence[NamedPlan],
         folder: Path,
         name: str,

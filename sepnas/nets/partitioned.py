@@ -13,6 +13,11 @@ from sepnas.plan.plan import Segment
 class PartitionedNetwork(GraphNetwork):
     """A graph with its weights, of which plans take regions. ``forward`` is that of the whole network."""
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights by name."""
+        return {name: getattr(self, attribute) for name, attribute in self._weights.items()}
+
     def tensor(self, name: str) -> Tensor:
         """A weight by its name; :class:`PlanError` if the network has none of this name."""
         try:

@@ -22,6 +22,12 @@ class WeightSlice:
     name: str
     region: Region
 
+    def stored(self, dims: tuple[int, ...]) -> str:
+        """Its name in a device's file: that of the tensor, which has sizes ``dims``, with the ranges of a part."""
+        if self.region.dims == dims:
+            return self.name
+        return f"{self.name}[{','.join(f'{start}:{stop}' for start, stop in self.region.ranges)}]"
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:

@@ -56,30 +56,30 @@ def _multiple(graph: Graph, node: GraphNode, makers: dict[str, GraphNode]) -> in
 def _between(graph: Graph, node: GraphNode, makers: dict[str, GraphNode], runs: dict[str, str]) -> tuple[str, ...]:
     """The operators from the first layer of a pair up to the second one, ``node``; none if it is not a second one.
 
-    These are all that its input depends on back to layers with weights, if nothing else uses them.
+    These are all that its input depends on back to layers with weights, if nothing else uses them, and if no layer
+    among them takes what another one makes.
     """
     if terms_of(graph, node) < 2 or _data(node) not in makers:
         return ()
     consumers, answered = consumers_of(graph), {output.tensor for output in graph.outputs}
-    stored, inside, left = set(graph.weights), dict[str, None](), [_data(node)]
+    stored, inside, left = set(graph.weights), dict[str, GraphNode](), [_data(node)]
+    firsts: list[GraphNode] = []
     while left:
         name = left.pop()
         maker = makers.get(name)
         if maker is None or maker.kind is None or maker.name in runs or name in answered:
             return ()
-        inside[maker.name] = None
+        if maker.name in inside:
+            continue
+        inside[maker.name] = maker
         if terms_of(graph, maker) < 2:
-            left += [
-                each
-                for each in maker.inputs.values()
-                if each not in stored and makers.get(each, node).name not in inside
-            ]
-    used = {each.name for name in inside for output in _outputs(makers, name) for each in consumers.get(output, ())}
-    return tuple(inside) if used <= {*inside, node.name} and _multiple(graph, node, makers) else ()
-
-
-def _outputs(makers: dict[str, GraphNode], name: str) -> tuple[str, ...]:
-    return next(node.outputs for node in makers.values() if node.name == name)
+            left += [each for each in maker.inputs.values() if each not in stored]
+        else:
+            firsts.append(maker)
+    used = {each.name for maker in inside.values() for name in maker.outputs for each in consumers.get(name, ())}
+    inner = {name for maker in inside.values() for name in maker.outputs}
+    apart = not any(name in inner for first in firsts for name in first.inputs.values())
+    return tuple(inside) if apart and used <= {*inside, node.name} and _multiple(graph, node, makers) else ()
 
 
 SCHEME = Scheme("pairs", "layers in pairs, by outputs and then by inputs; attention by heads", 6, _layouts)

@@ -12,6 +12,7 @@ from math import prod
 
 from sepnas.deployment.engines.graph import CheckedGraph, Node, ShapeOf
 from sepnas.deployment.manifest import MAX_PASS_VALUES, WEIGHTS_NAME
+from sepnas.runtime.engines.onnx_pieces import NUMBERED
 from sepnas.runtime.engines.onnx_shapes import OPERATORS, scratch_values
 from sepnas.runtime.engines.protobuf import fields, packed
 
@@ -35,6 +36,8 @@ _MAX_DIMS = 8
 _MAX_AXES_BYTES = 64
 _FLOAT, _INT64 = 1, 7
 _FLOAT_BYTES = 4
+_WORDS = {"Pad": "constant"}
+"""The only word that an attribute of an operator may be; of others it is NOTSET."""
 _SIDES = [2, 3]
 """Height and width."""
 
@@ -137,9 +140,11 @@ def _node(data: memoryview) -> Node:
     parts = _message(data, _NODE, "operator")
     names = {_text([value]) for value in parts["op_type"]}
     domains = {_text([value]) for value in parts["domain"]} - {""}
-    if domains or len(names) != 1 or not names <= set(OPERATORS):
+    if domains or len(names) != 1 or not names <= {*OPERATORS, *NUMBERED}:
         said = "', '".join([*sorted(names), *(f"of domain {name}" for name in sorted(domains))])[:80]
-        raise ValueError(f"uses operator '{said}'; operators of a segment are {', '.join(sorted(OPERATORS))}")
+        raise ValueError(
+            f"uses operator '{said}'; operators of a segment are {', '.join(sorted((*OPERATORS, *NUMBERED)))}"
+        )
     node = Node(names.pop(), [_text([each]) for each in parts["input"]], [_text([each]) for each in parts["output"]])
     if not node.inputs or not node.outputs:
         raise ValueError(f"has an operator {node.operator} without an input or an output")
@@ -153,7 +158,7 @@ def _node(data: memoryview) -> Node:
             if isinstance(fraction, float):
                 node.fractions[name] = fraction
         node.numbers[name] = [number for key in ("i", "ints") for value in attribute[key] for number in packed(value)]
-        if attribute["s"] and _text(attribute["s"]) != "NOTSET":
+        if attribute["s"] and _text(attribute["s"]) != _WORDS.get(node.operator, "NOTSET"):
             raise ValueError(f"has an attribute of {node.operator} that no segment has: {_text(attribute['s'])[:80]!r}")
     return node
 
@@ -174,6 +179,9 @@ def _output(node: Node, shapes: Mapping[str, ShapeOf], axes: Mapping[str, list[i
         raise ValueError(f"has an operator {node.operator} that takes '{missing[0][:80]}', which nothing makes")
     if node.operator == "ReduceMean" and [axes.get(name) for name in node.inputs[1:]] != [_SIDES]:
         raise ValueError("has a ReduceMean over other axes than height and width")
+    if node.operator in NUMBERED:
+        numbers = [axes.get(name) for name in node.inputs]
+        return NUMBERED[node.operator](node, [shapes.get(name, ()) for name in node.inputs], numbers)
     return OPERATORS[node.operator](node, [shapes.get(name, ()) for name in node.inputs])
 
 

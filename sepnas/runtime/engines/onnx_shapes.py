@@ -110,16 +110,20 @@ def _conv(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
 
 
 def _max_pool(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
-    """Of windows that do not overlap the border, as the networks have it."""
+    """Of windows that each hold a value of the input."""
     _given(node, inputs, 1, 1)
     batch, channels, *sides = _axes(node, inputs[0], _NUM_AXES)
     count = len(sides)
     kernel, strides = (_numbers(node, name, 1, count, 1) for name in ("kernel_shape", "strides"))
-    if any(_numbers(node, "pads", 0, 2 * count, 0)) or _flag(node, "ceil_mode", 0) or _flag(node, "storage_order", 0):
+    pads = _numbers(node, "pads", 0, 2 * count, 0)
+    if any(pad >= size for pad, size in zip(pads, kernel * 2, strict=True)) or _flag(node, "ceil_mode", 0):
         raise ValueError(f"has an operator {node.operator} beyond the border of its input")
+    if _flag(node, "storage_order", 0):
+        raise ValueError(f"has an operator {node.operator} of values in another order")
     if max(_numbers(node, "dilations", 1, count, 1)) > 1:
         raise ValueError(f"has an operator {node.operator} with gaps")
-    made = [(side - size) // stride + 1 for side, size, stride in zip(sides, kernel, strides, strict=True)]
+    padded = [side + pads[place] + pads[place + count] for place, side in enumerate(sides)]
+    made = [(side - size) // stride + 1 for side, size, stride in zip(padded, kernel, strides, strict=True)]
     if min(made) < 1:
         raise ValueError(f"has an operator {node.operator} that is larger than its input")
     return (batch, channels, *made)
@@ -157,11 +161,16 @@ OPERATORS: dict[str, Callable[[Node, list[ShapeOf]], ShapeOf]] = {
     "Clip": _clip,
     "Conv": _conv,
     "DequantizeLinear": _scaled,
+    "Gelu": _relu,
     "Gemm": _gemm,
+    "HardSigmoid": _relu,
+    "HardSwish": _relu,
     "MaxPool": _max_pool,
+    "Mul": _add,
     "QuantizeLinear": _scaled,
     "ReduceMean": _mean,
     "Relu": _relu,
+    "Sigmoid": _relu,
 }
 """What layers of the networks are exported to, and the shape of what each makes."""
 

@@ -18,10 +18,12 @@ OPERATORS = frozenset(
     f"torch.ops.aten.{name}"
     for name in (
         *("conv2d.default", "batch_norm.default", "relu.default", "relu6.default", "max_pool2d.default"),
-        *("add.Tensor", "mean.dim", "linear.default"),
+        *("add.Tensor", "mean.dim", "linear.default", "constant_pad_nd.default", "slice.Tensor", "cat.default"),
+        *("reshape.default", "adaptive_avg_pool2d.default", "avg_pool2d.default", "mul.Tensor", "sigmoid.default"),
+        *("hardtanh.default", "hardsigmoid.default", "hardswish.default", "silu.default", "gelu.default"),
     )
 )
-"""What layers of the networks are exported to; none of them makes a tensor from a number alone."""
+"""What layers of the networks, and parts of traced ones, are exported to; none makes a tensor from a number alone."""
 
 MAX_NODES = 20_000
 _MAX_DEPTH = 32

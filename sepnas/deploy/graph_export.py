@@ -1,0 +1,127 @@
+"""Exports an imported network by plans of its graph: for each device its weights, and the graphs of its parts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sepnas.deploy.certificates import DEFAULT_VALIDITY_DAYS
+from sepnas.deploy.export import engine_kinds, silent, writing
+from sepnas.deploy.services import Service
+from sepnas.deploy.shard_writer import NamedPlan
+from sepnas.deploy.writer import DeploymentWriter, Progress
+from sepnas.deployment.manifest import Manifest, OnMissing
+from sepnas.deployment.network_facts import ImageInput, InputFacts, NetworkFacts, OutputFacts
+from sepnas.errors import DeploymentError, SpecError
+from sepnas.nets.partitioned import PartitionedNetwork
+from sepnas.nets.planned import lookup_of, run_plan
+from sepnas.partition.graph import Graph
+from sepnas.plan.data import ShapeData
+from sepnas.plan.plan import Plan
+from sepnas.plan.schedule import schedule
+from sepnas.spec.hosts import Hosts
+
+TOLERANCE = 1e-4
+"""Largest error of a plan against the whole network, relative to the largest value."""
+
+
+def export_graph(
+    network: PartitionedNetwork,
+    out_dir: str | os.PathLike[str],
+    plans: Mapping[str, Plan],
+    *,
+    name: str,
+    hosts: Hosts | None = None,
+    force: bool = False,
+    engines: Sequence[str] | None = None,
+    on_missing: OnMissing = "strict",
+    services: Sequence[Service] = (),
+    progress: Progress | None = None,
+    validity_days: float = DEFAULT_VALIDITY_DAYS,
+) -> Manifest:
+    """Cut a traced network by ``plans``, the first of which is the default one, and write the deployment ``out_dir``.
+
+    Each plan is executed once on noise, and compared with the network as a whole.
+
+    Raises:
+        SpecError: no plan, or plans for different numbers of devices.
+        DeploymentError: ``out_dir`` exists and may not be replaced, or a plan does not compute the network.
+        StorageError: ``out_dir`` cannot be written; nothing is left behind.
+    """
+    counts = {plan.num_devices for plan in plans.values()}
+    if len(counts) != 1:
+        raise SpecError(f"export: the plans of a deployment are for one number of devices, got {sorted(counts)}")
+    chosen = engine_kinds(engines)
+    if not all(kind.exact for kind in chosen):
+        raise SpecError("export: parts of an imported network have no int8 graphs; choose an exact engine")
+    for rank in range(counts.pop() if hosts else 0):
+        assert hosts is not None
+        hosts.address(rank)
+    for key, plan in plans.items():
+        _check_computes(network, key, plan)
+    with writing(Path(out_dir), force) as folder:
+        named = [NamedPlan(key, plan, network) for key, plan in plans.items()]
+        writer = DeploymentWriter(
+            network, named, folder, name, validity_days, progress or silent, chosen, tuple(services)
+        )
+        return writer.write(graph_facts(network.graph), hosts, on_missing)
+
+
+@torch.no_grad()
+def _check_computes(network: PartitionedNetwork, name: str, plan: Plan) -> None:
+    graph, generator = network.graph, torch.Generator().manual_seed(0)
+    inputs = {each: torch.randn(graph.tensors[each].dims, generator=generator) for each in graph.inputs}
+    whole = network(*inputs.values())
+    wanted: dict[str, Tensor] = whole if isinstance(whole, dict) else {graph.outputs[0].name: whole}
+    found = run_plan(schedule(plan), lookup_of(network), inputs)
+    if found.keys() != wanted.keys():
+        raise DeploymentError(
+            f"plan '{name}' makes {', '.join(found)}; network '{graph.name}' makes {', '.join(wanted)}"
+        )
+    for output, tensor in wanted.items():
+        same = found[output].shape == tensor.shape
+        off = (found[output] - tensor).abs().max() / tensor.abs().max().clamp(min=1e-12) if same else torch.inf
+        if not off <= TOLERANCE:
+            raise DeploymentError(
+                f"plan '{name}' does not compute network '{graph.name}': its output '{output}' is off by "
+                f"{float(off):.1e}; make it from this network (sepnas partition)"
+            )
+
+
+def graph_facts(graph: Graph) -> NetworkFacts:
+    """The inputs and outputs of a graph, with what its traits say about images and classes."""
+    classes = graph.traits.classes
+    return NetworkFacts(
+        inputs={name: InputFacts(shape=_shape(graph, name), image=_image(graph, name)) for name in graph.inputs},
+        outputs={
+            output.name: OutputFacts(
+                shape=_shape(graph, output.tensor),
+                classes=classes
+                if len(classes) > 1 and graph.tensors[output.tensor].dims == (1, len(classes))
+                else None,
+            )
+            for output in graph.outputs
+        },
+    )
+
+
+def _shape(graph: Graph, tensor: str) -> ShapeData:
+    """The shape of one sample."""
+    found = graph.tensors[tensor]
+    return ShapeData(axes=found.axes[1:], dims=found.dims[1:])
+
+
+def _image(graph: Graph, name: str) -> ImageInput | None:
+    """The image that an input is, if the network's mean and standard deviation are known."""
+    tensor, traits = graph.tensors[name], graph.traits
+    channels = tensor.dims[1] if tensor.axes == "NCHW" else 0
+    if len(graph.inputs) > 1 or not channels or not len(traits.mean) == len(traits.std) == channels:
+        return None
+    _, _, height, width = tensor.dims
+    return ImageInput(
+        channels=channels, height=height, width=width, mean=traits.mean, std=traits.std, resize="crop"
+    )  # fmt: skip

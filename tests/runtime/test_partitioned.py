@@ -1,0 +1,133 @@
+"""Networks that are split as they are, on real workers: each scheme is exact, and costs the bytes of its plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sepnas.deploy.graph_export import export_graph
+from sepnas.deployment.serial import deployed_plan
+from sepnas.deployment.verify import verify_deployment
+from sepnas.errors import DeploymentError, SpecError
+from sepnas.nets.partitioned import PartitionedNetwork
+from sepnas.partition.schemes.registry import SCHEMES, partition
+from sepnas.plan.plan import Plan, Segment
+from sepnas.runtime.client.session import Session
+from sepnas.runtime.engines.choice import make_engine
+from sepnas.runtime.engines.shard import Shard
+from sepnas.runtime.engines.torch_engine import Engine
+from tests.helpers_runtime import threads, worker_processes
+from tests.partition.chains import Builder
+
+ENGINES = ("torch", "onnxruntime")
+BATCH = 2
+
+
+def network_of(*, seed: int = 0) -> PartitionedNetwork:
+    """A stem of stride 2, a residual block, padded pooling, a reshape and a classifier; 13x13 images."""
+    torch.manual_seed(seed)
+    made = Builder(3, 13, 13)
+    made.conv(6, 3, padding=(1, 1), stride=(2, 2))
+    made.norm()
+    before = made.add("relu", {"self": made.last})
+    made.conv(6, 3, padding=(1, 1))
+    made.add("add", {"self": made.last, "other": before})
+    made.add("max_pool2d", {"self": made.last}, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
+    made.conv(8, 1)
+    made.add("relu", {"self": made.last})
+    made.conv(4, 3)
+    made.add("mean", {"self": made.last}, dim=(2, 3), keepdim=True)
+    made.add("reshape", {"self": made.last}, size=(1, 4))
+    made.add("linear", {"input": made.last, "weight": made.weight(5, 4), "bias": made.weight(5)})
+    return PartitionedNetwork(made.graph(), made.weights).eval()
+
+
+@pytest.fixture(scope="module")
+def network() -> PartitionedNetwork:
+    return network_of()
+
+
+@pytest.fixture(scope="module")
+def batch() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((BATCH, 3, 13, 13), dtype=np.float32)
+
+
+def whole(network: PartitionedNetwork, batch: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        found: list[Tensor] = [network(each) for each in torch.from_numpy(batch).split(1)]  # type: ignore[misc]
+    return torch.cat(found).numpy()
+
+
+def _engine(name: str, shard: Shard, threads: int) -> Engine:
+    return make_engine(name, shard, threads).engine
+
+
+def check_answer(session: Session, plan: Plan, network: PartitionedNetwork, batch: np.ndarray) -> None:
+    answer, wanted = session.infer(batch), whole(network, batch)
+    assert np.abs(answer - wanted).max() <= 1e-4 * np.abs(wanted).max()
+    assert session.counters().payload_bytes == plan.payload_bytes(len(batch))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_workers_compute_what_the_whole_network_computes(
+    scheme: str, network: PartitionedNetwork, batch: np.ndarray, tmp_path: Path
+) -> None:
+    """In both engines, on a batch, and with the bytes between devices that the plan says, to the unit."""
+    plan = partition(network.graph, scheme, [1, 1])
+    export_graph(network, tmp_path / "d", {"default": plan}, name=scheme, engines=ENGINES)
+    assert deployed_plan(tmp_path / "d") == plan
+    assert verify_deployment(tmp_path / "d").working == (0, 1)
+    for engine in ENGINES:
+        with (
+            threads(tmp_path / "d", engine=partial(_engine, engine)) as hosts,
+            Session(tmp_path / "d", hosts) as session,
+        ):
+            check_answer(session, plan, network, batch)
+
+
+def test_worker_processes_run_several_schemes_of_one_deployment(
+    network: PartitionedNetwork, batch: np.ndarray, tmp_path: Path
+) -> None:
+    """Three processes with uneven shares: one deployment has two schemes, and a request chooses."""
+    plans = {name: partition(network.graph, name, [2, 1, 1]) for name in ("rows", "output-channels")}
+    export_graph(network, tmp_path / "d", plans, name="both", engines=["torch"])
+    with worker_processes(tmp_path / "d", 3, engine="torch") as (_, hosts):
+        for name, plan in plans.items():
+            with Session(tmp_path / "d", hosts, plans=[name]) as session:
+                check_answer(session, plan, network, batch)
+
+
+def test_a_device_has_only_its_part_of_the_weights(network: PartitionedNetwork, tmp_path: Path) -> None:
+    """Split by output channels, two devices together store each weight of a layer once."""
+    plan = partition(network.graph, "output-channels", [1, 1])
+    stored = [sum(segment.weight_bytes for segment in segments.values()) for segments in plan.segments]
+    assert sum(stored) == 4 * network.graph.num_weights
+    names = [
+        weight.stored(network.tensor(weight.name).shape) for s in plan.segments[1].values() for weight in s.weights
+    ]
+    assert "w0[3:6,0:3,0:3,0:3]" in names
+
+
+def _with_other_operators(item: tuple[str, Segment]) -> tuple[str, Segment]:
+    name, segment = item
+    nodes = tuple(replace(each, operator="neg") if each.operator == "relu" else each for each in segment.nodes)
+    return name, replace(segment, nodes=nodes)
+
+
+def test_a_plan_of_another_network_is_refused(network: PartitionedNetwork, tmp_path: Path) -> None:
+    """A plan whose segments compute something else is found by its answer, before anything is written."""
+    plan = partition(network.graph, "rows", [1, 1])
+    swapped = tuple(dict(map(_with_other_operators, segments.items())) for segments in plan.segments)
+    wrong = replace(plan, segments=swapped)
+    with pytest.raises(DeploymentError, match="does not compute network 'chain': its output 'scores' is off by"):
+        export_graph(network, tmp_path / "d", {"default": wrong}, name="x", engines=["torch"])
+    assert not (tmp_path / "d").exists()
+    plans = {"two": plan, "three": partition(network.graph, "rows", [1, 1, 1])}
+    with pytest.raises(SpecError, match=r"for one number of devices, got \[2, 3\]"):
+        export_graph(network, tmp_path / "d", plans, name="x", engines=["torch"])
