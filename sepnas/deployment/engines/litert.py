@@ -315,6 +315,8 @@ class _Writer:
         self._operator("Relu6", [self._value(node.inputs[0])], self._made(node.outputs[0]), None)
 
     def max_pool(self, node: Node, nodes: list[Node]) -> None:
+        if any(node.numbers.get("pads", [])):
+            raise ValueError("has operator 'MaxPool' with padding")
         options = self._schema.Pool2DOptionsT()
         options.filterHeight, options.filterWidth = node.numbers["kernel_shape"]
         options.strideH, options.strideW = node.numbers.get("strides", [1, 1])

@@ -196,13 +196,29 @@ UNFIT = {
     "clip to a vector": _op("Clip", "four"),
     "clip to a vector above": _op("Clip", "scalar", "four"),
     "clip with three bounds": _op("Clip", "scalar", "scalar", "scalar"),
-    "max-pool beyond the border": _op("MaxPool", kernel_shape=[2, 2], pads=[1] * 4),
+    "max-pool beyond the border": _op("MaxPool", kernel_shape=[2, 2], pads=[2] * 4),
     "max-pool that rounds up": _op("MaxPool", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
     "max-pool larger than its input": _op("MaxPool", kernel_shape=[9, 2]),
     "max-pool with gaps": _op("MaxPool", kernel_shape=[2, 2], dilations=[2, 2]),
     "max-pool of one side": _op("MaxPool", kernel_shape=[2]),
     "max-pool of stride 0": _op("MaxPool", kernel_shape=[2, 2], strides=[0, 1]),
     "max-pool of two": _op("MaxPool", "x", kernel_shape=[2, 2]),
+    "pad of the batch": _op("Pad", "pads_batch"),
+    "pad below zero": _op("Pad", "pads_below"),
+    "pad of two axes": _op("Pad", "sides"),
+    "pad by what is not held": _op("Pad", "four"),
+    "pad by a vector": _op("Pad", "pads_even", "four"),
+    "slice of the batch": _op("Slice", "number0", "number2", "number0"),
+    "slice backward": _op("Slice", "number2", "number0", "number2", "number_1"),
+    "slice of nothing": _op("Slice", "number2", "number2", "number2"),
+    "slice with few ends": _op("Slice", "sides", "number2"),
+    "concat of the batch": _op("Concat", "x", axis=0),
+    "concat of others": _op("Concat", "k4", axis=1),
+    "concat beyond the axes": _op("Concat", "x", axis=4),
+    "reshape to more": _op("Reshape", "sizes_more"),
+    "reshape of samples": _op("Reshape", "sizes_samples"),
+    "reshape by what is not held": _op("Reshape", "four"),
+    "mul of other channels": _op("Mul", "k3"),
     "quantised with many scales": _op("QuantizeLinear", "many"),
     "quantised on no axis": _op("QuantizeLinear", "four", axis=7),
     "quantised with other zero points": _op("QuantizeLinear", "four", "many"),
@@ -215,9 +231,18 @@ CONSTANTS = {
 }  # fmt: skip
 
 
+NUMBERS = {
+    "sides": [2, 3], "pads_batch": [1, 0, 0, 0, 0, 0, 0, 0], "pads_below": [0, 0, -1, 0, 0, 0, 0, 0],
+    "pads_even": [0, 0, 1, 1, 0, 0, 1, 1], "number0": [0], "number2": [2], "number_1": [-1], "sizes_more": [-1, 300],
+    "sizes_samples": [2, 128], "sizes_all": [-1, 256],
+}  # fmt: skip
+
+
 def _graph(nodes: list[onnx.NodeProto]) -> bytes:
     tensors = [from_array(np.zeros(shape, np.float32), name) for name, shape in CONSTANTS.items()]
-    tensors.append(helper.make_tensor("sides", onnx.TensorProto.INT64, [2], np.array([2, 3]).tobytes(), raw=True))
+    for name, held in NUMBERS.items():
+        data = np.array(held, np.int64).tobytes()
+        tensors.append(helper.make_tensor(name, onnx.TensorProto.INT64, [len(held)], data, raw=True))
     return helper.make_model(helper.make_graph(nodes, "g", [INPUT], [OUTPUT], tensors)).SerializeToString()
 
 
@@ -265,7 +290,9 @@ def test_a_norm_of_more_numbers_than_channels_is_not_opened(name: str, exported:
         from_array(np.zeros(shape, np.float32), name)
         for name, shape in {"k": (1, 1, 1, 1), "many": (300_000,), "row": (300_000, 2)}.items()
     ]
-    tensors.append(helper.make_tensor("sides", onnx.TensorProto.INT64, [2], np.array([2, 3]).tobytes(), raw=True))
+    for name, held in NUMBERS.items():
+        data = np.array(held, np.int64).tobytes()
+        tensors.append(helper.make_tensor(name, onnx.TensorProto.INT64, [len(held)], data, raw=True))
     model = helper.make_model(helper.make_graph(nodes, "g", [INPUT], [OUTPUT], tensors)).SerializeToString()
     shard = _with_graph(load_shard(exported / "device0"), model, tmp_path)
     kind = replace(engines()[name], open_graph=f"{__name__}:not_opened")
@@ -330,3 +357,20 @@ def test_a_number_of_another_kind_is_not_read(kind: int):
     model = bytes([7 << 3 | 2, len(graph) & 0x7F | 0x80, len(graph) >> 7]) + graph
     with pytest.raises(ValueError, match=r"a field of kind 1|a number with a point"):
         check_onnx_graph(model, {"x": (1, 1, 8, 8)}, {})
+
+
+@pytest.mark.parametrize(
+    ("node", "shape"),
+    [
+        (_op("Pad", "pads_even", "scalar", mode="constant"), (1, 4, 10, 10)),
+        (_op("Slice", "number0", "number2", "number2"), (1, 4, 2, 8)),
+        (_op("Concat", "x", axis=1), (1, 8, 8, 8)),
+        (_op("Concat", "x", axis=-1), (1, 4, 8, 16)),
+        (_op("Reshape", "sizes_all"), (1, 256)),
+        (_op("MaxPool", kernel_shape=[3, 3], pads=[1, 1, 0, 1]), (1, 4, 7, 8)),
+    ],
+)
+def test_pieces_of_tensors_have_their_shapes(node: onnx.NodeProto, shape: tuple[int, ...]):
+    """Padding, slices, joins and reshapes of each sample are admitted, with the shape that ONNX defines."""
+    graph = _graph([node])
+    assert check_onnx_graph(graph, {"x": (1, 4, 8, 8)}, {}) == {"y": shape}
