@@ -14,6 +14,7 @@ from sepnas.plan.serial import shape_from_data
 from sepnas.runtime.client.images import normalise
 from sepnas.runtime.protocol.connection import MAX_BATCH
 from sepnas.runtime.tensors.codec import Array, Images, is_image
+from sepnas.spec.document import short
 
 Inputs: TypeAlias = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 """A batch for the input of a network that has one, otherwise a batch for each input by name."""
@@ -55,7 +56,7 @@ def named_inputs(given: Inputs, facts: Mapping[str, InputFacts]) -> Mapping[str,
 def _check_names(given: Collection[object], facts: Mapping[str, InputFacts]) -> None:
     for name in given:
         if name not in facts:
-            raise DataError(f"the network has no input {name!r}; its inputs are {_wanted(facts)}")
+            raise DataError(f"the network has no input {short(str(name))}; its inputs are {_wanted(facts)}")
     for name in facts:
         if name not in given:
             raise DataError(f"input '{name}' is missing; the network's inputs are {_wanted(facts)}")
