@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +30,13 @@ def from_factory(text: str) -> FoundNetwork:
     code = _imported(text, module_name)
     made: Any = code
     for part in attribute.split("."):
-        if not hasattr(made, part):
-            raise unknown_name(text, part, [each for each in dir(made) if not each.startswith("_")])
-        made = getattr(made, part)
+        with _their_code(text):
+            if not hasattr(made, part):
+                raise unknown_name(text, part, [each for each in dir(made) if not each.startswith("_")])
+            made = getattr(made, part)
     if not isinstance(made, nn.Module):
-        try:
+        with _their_code(text):
             made = made()
-        except Exception as error:  # the code of others raises whatever it likes
-            raise ImportFailedError(f"{text}: fails ({place_of(error)}): {type(error).__name__}: {error}") from error
     if not isinstance(made, nn.Module):
         raise ImportFailedError(f"{text}: makes {type(made).__name__}, not a torch.nn.Module")
     return FoundNetwork(attribute, text, made)
@@ -45,15 +46,25 @@ def _imported(text: str, name: str) -> Any:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
+    with _their_code(text):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and name.startswith(error.name):
+                raise ImportFailedError(
+                    f"{text}: there is no module '{error.name}' here or among those installed"
+                ) from None
+            raise ImportFailedError(f"{text}: needs module '{error.name}', which is not installed") from error
+
+
+@contextmanager
+def _their_code(text: str) -> Iterator[None]:
+    """Name the line at which the code of others fails, whatever it raises, or ends the process."""
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and name.startswith(error.name):
-            raise ImportFailedError(
-                f"{text}: there is no module '{error.name}' here or among those installed"
-            ) from None
-        raise ImportFailedError(f"{text}: needs module '{error.name}', which is not installed") from error
-    except Exception as error:
+        yield
+    except ImportFailedError:
+        raise
+    except (Exception, SystemExit) as error:
         raise ImportFailedError(f"{text}: fails ({place_of(error)}): {type(error).__name__}: {error}") from error
 
 

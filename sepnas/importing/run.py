@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from sepnas.importing.weights import take_weights
 from sepnas.nets.graph import GraphNetwork
 from sepnas.partition.graph import GRAPH_NAME, WEIGHTS_NAME, Graph, NetworkTraits
 from sepnas.partition.trace.program import Weights, graph_of, trace
+from sepnas.spec.document import short
 from sepnas.spec.files import why
 
 MAX_DEVIATION = 1e-4
@@ -106,13 +108,20 @@ def _deviation(graph: Graph, weights: Weights, original: Callable[..., object], 
     with torch.no_grad():
         try:
             wanted = _tensors(original(*[x.clone() for x in inputs]))
-        except Exception as error:  # the code of others raises whatever it likes
+        except (Exception, SystemExit) as error:  # the code of others raises whatever it likes
             raise ImportFailedError(
                 f"{graph.source}: fails on noise of shape {tuple(inputs[0].shape)}: {type(error).__name__}: {error}"
             ) from error
         found = _tensors(GraphNetwork(graph, weights).eval()(*inputs))
-    worst = max((_distance(a, b) for a, b in zip(wanted, found, strict=True)), default=0.0)
-    if not worst <= MAX_DEVIATION:
+    if [x.shape for x in wanted] != [x.shape for x in found]:
+        raise ImportFailedError(f"{graph.source}: its graph computes outputs of other shapes than the network itself")
+    distances = [_distance(a, b) for a, b in zip(wanted, found, strict=True)]
+    worst = next((each for each in distances if math.isnan(each)), max(distances, default=0.0))
+    if math.isnan(worst):
+        raise ImportFailedError(
+            f"{graph.source}: output {distances.index(worst)} is not finite (NaN or infinite) on noise"
+        )
+    if worst > MAX_DEVIATION:
         raise ImportFailedError(
             f"{graph.source}: its graph computes something else: outputs differ by {worst:.1e} of their largest value; "
             f"at most {MAX_DEVIATION:.0e} is rounding. Is the network random, or does it keep a state?"
@@ -132,8 +141,9 @@ def _tensors(outputs: object) -> list[Tensor]:
 
 
 def _distance(wanted: Tensor, found: Tensor) -> float:
-    scale = wanted.abs().max().double().clamp_min(1e-30)
-    return float((wanted.double() - found.double()).abs().max() / scale)
+    precise = torch.complex128 if wanted.is_complex() or found.is_complex() else torch.float64
+    wanted, found = wanted.to(precise), found.to(precise)
+    return float((wanted - found).abs().max() / wanted.abs().max().clamp_min(1e-30))
 
 
 def _write(folder: Path, imported: ImportedNetwork) -> None:
@@ -153,9 +163,15 @@ def _new_folder(target: Path, force: bool) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".sepnas-import-"))
         (temporary / "new").mkdir()
         yield temporary / "new"
+        old = temporary / "old"
         if target.exists():
-            target.rename(temporary / "old")
-        (temporary / "new").rename(target)
+            target.rename(old)
+        try:
+            (temporary / "new").rename(target)
+        except BaseException:
+            if old.exists():
+                old.rename(target)
+            raise
     except OSError as error:
         raise StorageError(f"{target}: cannot be written, nothing was left behind: {why(error, target)}") from error
     finally:
@@ -168,6 +184,11 @@ def _check_replaceable(target: Path, force: bool) -> None:
         return
     if not (target / GRAPH_NAME).is_file():
         raise StorageError(f"{target}: exists and is no imported network; choose another folder, or empty it first")
+    others = sorted({path.name for path in target.iterdir()} - {GRAPH_NAME, WEIGHTS_NAME})
+    if others:
+        raise StorageError(
+            f"{target}: holds {short(others[0])} besides a network; move it away, or choose another folder"
+        )
     if not force:
         raise StorageError(f"{target}: a network stands there already; choose another folder, or pass --force")
 

@@ -47,8 +47,34 @@ class Branching(nn.Module):
 def broken():
     raise ValueError("no such size")
 
+def ends():
+    raise SystemExit(3)
+
+class Ending(nn.Module):
+    def forward(self, x):
+        raise SystemExit(3)
+
+class Nothing(Small):
+    def forward(self, x):
+        return self.conv(x), None
+
+class Infinite(Small):
+    def forward(self, x):
+        y = self.conv(x)
+        return y, y / 0
+
+class Positive(Small):
+    def forward(self, x):
+        y = self.conv(x)
+        return y > 0, torch.fft.fft2(y)
+
 number = 3
 made = Small()
+
+def __getattr__(name):
+    if name == "lazy":
+        raise RuntimeError("not today")
+    raise AttributeError(name)
 """
 
 
@@ -81,6 +107,11 @@ def test_a_module_of_ones_own_is_imported(tmp_path: Path, attribute: str) -> Non
         ("their_networks:number", "fails|makes int, not a torch.nn.Module"),
         ("their_networks:broken", r"fails \(line \d+ of .*their_networks.py, in broken\): ValueError: no such size"),
         ("their_networks:Branching", r"control flow.*line 14 of .*their_networks.py, in forward"),
+        ("their_networks:ends", r"fails \(line \d+ of .*their_networks.py, in ends\): SystemExit: 3"),
+        ("their_networks:Ending", r"cannot be traced .*their_networks.py, in forward\): SystemExit: 3"),
+        ("their_networks:lazy", r"fails \(line \d+ of .*__getattr__\): RuntimeError: not today"),
+        ("their_networks:Nothing", "output 1 is a number, a text or nothing; all outputs must be tensors"),
+        ("their_networks:Infinite", "output 1 is not finite"),
         ("their_network:Small", "there is no module 'their_network'"),
         ("torchvision:resnet5", "near are resnet50"),
         ("timm:vit_tinypatch16_224", "near are vit_tiny_patch16_224"),
@@ -98,6 +129,14 @@ def test_impossible_imports_are_refused(tmp_path: Path, network: str, message: s
 
 
 @pytest.mark.usefixtures("own_module")
+def test_outputs_may_be_of_any_type(tmp_path: Path) -> None:
+    """Truth values and complex numbers are compared with the network's own, too."""
+    imported = api.import_network("their_networks:Positive", tmp_path / "out", input_shapes=[(3, 8, 8)])
+    assert [imported.graph.tensors[each.tensor].dtype for each in imported.graph.outputs] == ["bool", "complex64"]
+    assert imported.deviation <= 1e-5
+
+
+@pytest.mark.usefixtures("own_module")
 def test_a_folder_is_replaced_on_demand_only(tmp_path: Path) -> None:
     """A network that stands there stays unless forced, and other folders stay in any case."""
     api.import_network("their_networks:Small", tmp_path / "out", input_shapes=[(3, 8, 8)])
@@ -105,6 +144,9 @@ def test_a_folder_is_replaced_on_demand_only(tmp_path: Path) -> None:
         api.import_network("their_networks:Small", tmp_path / "out", input_shapes=[(3, 9, 9)])
     api.import_network("their_networks:Small", tmp_path / "out", input_shapes=[(3, 9, 9)], force=True)
     assert load_graph(tmp_path / "out").tensors["x"].dims == (1, 3, 9, 9)
+    (tmp_path / "out" / "plan.json").write_text("{}")
+    with pytest.raises(StorageError, match=r"holds 'plan\.json' besides a network"):
+        api.import_network("their_networks:Small", tmp_path / "out", input_shapes=[(3, 8, 8)], force=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").write_text("dear")
     with pytest.raises(StorageError, match="is no imported network"):

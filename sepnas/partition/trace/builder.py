@@ -241,5 +241,5 @@ class GraphBuilder:
         tree = _pytree.tree_unflatten(names, self.program.call_spec.out_spec) if self.program.call_spec else names
         for place, (path, name) in enumerate(_pytree.tree_flatten_with_path(tree)[0]):
             if name not in self._names:
-                raise ImportFailedError(f"output {place} is {short(name)}, not a tensor")
+                raise ImportFailedError(f"output {place} is a number, a text or nothing; all outputs must be tensors")
             yield GraphOutput(name=output_name(_pytree.keystr(path), place, len(names)), tensor=self._names[name])

@@ -42,7 +42,7 @@ def trace(
     try:
         with torch.no_grad(), _quiet():
             program = torch.export.export(module, tuple(inputs), strict=False)
-    except Exception as error:  # torch raises whatever it likes here
+    except (Exception, SystemExit) as error:  # torch and the module's code raise whatever they like
         raise ImportFailedError(f"{source}: {why_not_exported(error)}") from error
     return graph_of(program, name=name, source=source, traits=traits)
 
