@@ -15,7 +15,7 @@ from sepnas.cli.grouped import grouped
 from sepnas.cli.options import (
     FILE,
     AsJson,
-    NameOrPlan,
+    NameOrAny,
     NetworkOptions,
 )
 from sepnas.console import print_json, say, warn
@@ -31,7 +31,7 @@ from sepnas.units import format_count, format_idle, number
 
 @grouped
 def describe(
-    name: NameOrPlan,
+    name: NameOrAny,
     *,
     network: NetworkOptions,
     json_: AsJson = False,
@@ -43,14 +43,15 @@ def describe(
     other: work and transfers that cannot affect the answer are left out, and only `payload_bytes_before_liveness`
     includes them. `input_bytes` is what the client sends to the devices, `total_bytes` the payload of all messages:
     between devices, input and output. `macs` and `parameters` are those of the network itself, each layer once.
-    `devices_used` are the ranks whose work the answer needs. A plan file (`sepnas plan`) or an imported network
-    (`sepnas import`), whose operators are counted, may take the place of the network. For a deployment, its plans are
-    listed.
+    `devices_used` are the ranks whose work the answer needs.
+
+    A plan file (`sepnas plan`) may take the place of the network. For an imported network (`sepnas import`), operators
+    are counted; for a deployment, plans are listed.
 
     Example: `sepnas describe resnext56_4x16d --devices 4 --policy hand-made`
     """
     if (recognised := recognise(Path(name))) and recognised[0] == "deployment":
-        _describe_deployment(Path(name), json_)
+        _describe_deployment(Path(name), network, json_, save)
         return
     found: PlanCounts
     if is_graph(name):
@@ -70,7 +71,7 @@ def describe(
 
 
 def _describe_graph(name: str, network: NetworkOptions, as_json: bool, save: Path | None) -> None:
-    network.refuse_for_graph()
+    network.refuse_for("an imported network")
     if save is not None:
         raise typer.BadParameter("an imported network has no architecture", param_hint="--save")
     show_graph(load_graph(Path(name)), as_json)
@@ -92,8 +93,11 @@ def _show(found: PlanCounts, title: str, as_json: bool) -> None:
         warn(idle)
 
 
-def _describe_deployment(folder: Path, json_: bool) -> None:
+def _describe_deployment(folder: Path, network: NetworkOptions, json_: bool, save: Path | None) -> None:
     """The plans of a deployment that requests may name, the default one first."""
+    network.refuse_for("a deployment")
+    if save is not None:
+        raise typer.BadParameter("a deployment does not contain its architecture", param_hint="--save")
     manifest = load_manifest(folder)
     plans = plans_of(manifest)
     if json_:
@@ -102,10 +106,18 @@ def _describe_deployment(folder: Path, json_: bool) -> None:
     say(
         f"deployment {manifest.name} ({manifest.deployment_id[:16]}), on {format_count(manifest.num_devices, 'device')}"
     )
-    headings = ("bytes an inference", "transfers", "devices used", "bytes of its own")
+    headings = (
+        "payload,\nbytes",
+        "input,\nbytes",
+        "total,\nbytes",
+        "transfers",
+        "devices\nused",
+        "files of its\nown, bytes",
+    )
     table = DataTable((text_column("plan"), *map(DataColumn, headings)))
     for plan in plans:
         name = f"{plan.name} (default)" if plan.is_default else plan.name
         used = ", ".join(map(str, plan.devices_used))
-        table.add(name, number(plan.payload_bytes), number(plan.num_transfers), used, number(plan.own_bytes))
+        counts = (plan.payload_bytes, plan.input_bytes, plan.total_bytes, plan.num_transfers)
+        table.add(name, *map(number, counts), used, number(plan.own_bytes))
     print_table(table)

@@ -217,10 +217,10 @@ class NetworkOptions:
         """The plan of a name, of an architecture's file or of a plan file; raises :class:`SpecError`."""
         return read_plan(name, self._options())
 
-    def refuse_for_graph(self) -> None:
-        """Raise typer's ``BadParameter`` for an option that an imported network does not have."""
+    def refuse_for(self, what: str) -> None:
+        """Raise typer's ``BadParameter`` for the first given option, which does not apply to ``what``."""
         for name in self._options().given():
-            raise typer.BadParameter("an imported network is as it is", param_hint=name)
+            raise typer.BadParameter(f"does not apply to {what}", param_hint=name)
 
     def _options(self) -> ArchitectureOptions:
         return ArchitectureOptions(
@@ -238,6 +238,9 @@ Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted ru
 _NAMES = f"A name such as {format_names(kind.example for kind in BACKBONES.values())}"
 NameOrFile = Annotated[str, typer.Argument(help=f"{_NAMES}; or an architecture file.")]
 NameOrPlan = Annotated[str, typer.Argument(help=f"{_NAMES}; an architecture file, or a plan.")]
+NameOrAny = Annotated[
+    str, typer.Argument(help=f"{_NAMES}; an architecture file, a plan, an imported network, or a deployment.")
+]
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

@@ -158,7 +158,11 @@ def _read_file(name: str) -> Architecture | None:
         raise SpecError(f"architecture: {name} is {known[1]}, not an architecture's file or name{inside}")
     if is_plan_file(name):
         raise SpecError(f"{name} is a plan; name the architecture that it was made from")
-    return Architecture.load(name) if Path(name).suffix in FILE_SUFFIXES else None
+    if Path(name).suffix in FILE_SUFFIXES:
+        return Architecture.load(name)
+    if os.sep in name:  # as in no name
+        raise SpecError(f"{name}: no such file or folder of sepnas")
+    return None
 
 
 def with_messages(architecture: Architecture, wire: str | None, learned_scales: bool | None) -> Architecture:
