@@ -22,17 +22,18 @@ def show_graph(graph: Graph, as_json: bool) -> None:
     say(f"{counts.name} ({counts.source}): {inputs} to {outputs}")
     say(
         f"{number(counts.parameters)} parameters, {number(counts.macs)} MACs, {format_count(counts.layers, 'layer')} "
-        f"that multiply, {format_count(len(graph.nodes), 'operator')}"
+        f"with MACs, {format_count(len(graph.nodes), 'operator')}"
     )
     print_table(_table(counts))
     warn_of_opaque(counts)
 
 
 def _table(counts: GraphCounts) -> DataTable:
-    columns = (text_column("operator"), DataColumn("count"), DataColumn("MACs"), text_column("", 1))
-    table = DataTable(columns)
+    marks = [text_column("", 1)] if counts.opaque else []
+    table = DataTable((text_column("operator"), DataColumn("count"), DataColumn("MACs"), *marks))
     for each in counts.operators:
-        table.add(each.operator, number(each.count), number(each.macs), "opaque" if each.opaque else "")
+        mark = ["opaque" if each.opaque else ""] if marks else []
+        table.add(each.operator, number(each.count), number(each.macs), *mark)
     return table
 
 

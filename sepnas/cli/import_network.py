@@ -56,4 +56,11 @@ def import_network(
     imported = api.import_network(network, out, input_shapes=shapes, weights=weights, seed=seed, force=force)
     show_graph(imported.graph, json_)
     if not json_:
-        say(f"written: {out}; on noise its outputs are within {imported.deviation:.0e} of the original's, relatively")
+        say(f"written: {out}; {_compared(imported.deviation)}")
+
+
+def _compared(deviation: float) -> str:
+    """How near the graph's outputs are to those of the original network, for random inputs."""
+    if deviation == 0:
+        return "for random inputs, its outputs equal those of the original"
+    return f"for random inputs, its outputs differ from those of the original by at most {deviation:.0e} (relative)"

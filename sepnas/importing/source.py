@@ -12,6 +12,7 @@ from sepnas.importing.exported import from_exported
 from sepnas.importing.found import FoundNetwork
 from sepnas.importing.libraries import from_timm, from_torchvision
 from sepnas.importing.own import from_architecture, from_factory, from_run
+from sepnas.separable.backbones.registry import BACKBONES
 from sepnas.spec.document import FILE_SUFFIXES
 from sepnas.spec.recognise import recognise
 
@@ -63,4 +64,5 @@ def _named(text: str, seed: int) -> FoundNetwork:
     except SpecError as error:
         if Path(text).suffix in FILE_SUFFIXES:
             raise
-        raise ImportFailedError(f"{text}: is no network: {FORMS} ({error})") from None
+        why = f"{error}" if any(family.match(text) for family in BACKBONES.values()) else f"expected {FORMS}"
+        raise ImportFailedError(f"{text}: unknown network; {why}") from None

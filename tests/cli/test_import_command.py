@@ -45,7 +45,7 @@ def test_an_imported_network_is_described(folder: Path) -> None:
         assert (counts["parameters"], counts["macs"], counts["layers"]) == (40, 32, 1)
         assert counts["opaque"] == ["aten.sort.default in the network itself"]
     shown = CliRunner().invoke(app, ["describe", str(folder)], catch_exceptions=False)
-    assert "40 parameters, 32 MACs, 1 layer that multiply" in shown.stdout
+    assert "40 parameters, 32 MACs, 1 layer with MACs" in shown.stdout
 
 
 @pytest.mark.parametrize("option", [["--devices", "2"], ["--policy", "none"], ["--save", "a.json"]])

@@ -117,7 +117,7 @@ def test_a_module_of_ones_own_is_imported(tmp_path: Path, attribute: str) -> Non
         ("timm:vit_tinypatch16_224", "near are vit_tiny_patch16_224"),
         ("model.pth", "would have to be unpickled.*--weights model.pth"),
         ("model.pt2", "no such file"),
-        ("nothing", "is no network: timm:NAME"),
+        ("nothing", "unknown network; expected timm:NAME"),
     ],
 )
 def test_impossible_imports_are_refused(tmp_path: Path, network: str, message: str) -> None:
