@@ -22,6 +22,7 @@ from sepnas.deployment.plans import check_new_names
 from sepnas.deployment.serial import deployed_plan
 from sepnas.errors import CheckpointError
 from sepnas.plan.liveness import devices_used
+from sepnas.separable.patterns import NAMED_POLICIES
 from sepnas.spec.document import short
 from sepnas.spec.hosts import Hosts
 from sepnas.units import format_count, format_idle, number, seconds
@@ -175,8 +176,12 @@ def _named(given: Sequence[str]) -> tuple[Path | None, dict[str, str]]:
     others: dict[str, str] = {}
     for text in given:
         name, equals, what = text.partition("=")
+        if text in NAMED_POLICIES:
+            raise typer.BadParameter(f"a further plan needs a name: give NAME={text}", param_hint="--plan")
         if not equals or Path(text).exists():
             own.append(text)
+        elif not what:
+            raise typer.BadParameter(f"plan {short(name)} has no policy: give {name}=POLICY", param_hint="--plan")
         elif name in others:
             raise typer.BadParameter(f"names two plans {short(name)}", param_hint="--plan")
         else:

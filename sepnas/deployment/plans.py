@@ -55,8 +55,8 @@ def check_new_names(names: Iterable[str]) -> None:
                 "begins with a letter, a digit or '_'"
             )
         if name.lower() in taken:
-            why = "is the name of the run's own plan" if name.lower() == DEFAULT_PLAN else "names two plans"
-            raise SpecError(f"plan {short(name)}: {why} (upper and lower case count as equal); choose another name")
+            why = "is reserved for the run's own plan" if name.lower() == DEFAULT_PLAN else "is used twice"
+            raise SpecError(f"plan {short(name)}: this name {why} (case does not matter); choose another name")
         taken.add(name.lower())
     if len(taken) > MAX_PLANS:
         raise SpecError(f"a deployment has at most {MAX_PLANS} plans, the run's own included; got {len(taken)}")

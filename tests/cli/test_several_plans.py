@@ -39,6 +39,11 @@ def test_requests_choose_among_exported_plans(run: Path, tmp_path: Path) -> None
     described = json.loads(said("describe", out, "--json"))
     assert [each["name"] for each in described["plans"]] == ["default", "few", "silent"]
     assert described["plans"][2]["payload_bytes"] == 0
+    for each in described["plans"]:  # a gray image of 8 x 8 bytes for each device, and two logits
+        assert each["total_bytes"] - each["payload_bytes"] - each["input_bytes"] == 8
+        assert each["input_bytes"] == 64 * len(each["devices_used"])
+    for option in (["--devices", 3], ["--save", "a.json"]):
+        assert run_command("describe", out, *option).exit_code == 2
     assert "default (default)" in said("describe", out).replace("\n", " ") or "default" in said("describe", out)
     image = next((run.parent / "images").glob("test/*/*.png"))
     with threads(out) as hosts:
@@ -59,6 +64,10 @@ def test_names_of_plans_are_checked(run: Path, tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "names two plans 'a'" in " ".join(result.output.split())
     assert run_command("export", run, out, "--plan", "x.json", "--plan", "y.json").exit_code == 2
+    for plan, says in (("none", "give NAME=none"), ("a=", "give a=POLICY")):
+        result = run_command("export", run, out, "--plan", plan)
+        assert result.exit_code == 2
+        assert says in " ".join(result.output.split())
     assert "a plan's name has 1 to 64" in error_of(SpecError, "export", run, out, "--plan", "../a=none")
     assert "unknown policy 'some'" in error_of(SpecError, "export", run, out, "--plan", "a=some")
     assert not out.exists()

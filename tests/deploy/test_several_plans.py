@@ -168,7 +168,7 @@ def test_int8_is_calibrated_for_each_plan(network: SeparableNetwork, tmp_path: P
         ("a b", "a plan's name has 1 to 64 letters"),
         ("é", "a plan's name has 1 to 64 letters"),
         ("a\n", "a plan's name has 1 to 64 letters"),
-        ("Default", "is the name of the run's own plan"),
+        ("Default", "is reserved for the run's own plan"),
     ],
 )
 def test_names_that_are_no_file_names_are_refused(network: SeparableNetwork, tmp_path: Path, name, says) -> None:
@@ -185,7 +185,7 @@ def test_too_many_and_similar_names_are_refused(network: SeparableNetwork, tmp_p
     many = {f"plan{index}": NOTHING for index in range(16)}
     for plans, says in (
         (many, "at most 16 plans"),
-        (dict.fromkeys(("a", "A"), TransmissionPolicy()), "names two plans"),
+        (dict.fromkeys(("a", "A"), TransmissionPolicy()), "is used twice"),
     ):
         with pytest.raises(SpecError, match=says):
             export_tiny(network, tmp_path / "d", plans=plans, statistics_NCHW=torch.zeros(1, 1, 8, 8))
