@@ -83,7 +83,7 @@ def seconds(value: float) -> str:
     """A time in seconds, in a readable unit."""
     if value >= 1:
         return f"{value:.2f} s"
-    return f"{1e3 * value:.2f} ms" if value >= 1e-3 else f"{1e6 * value:.0f} us"
+    return f"{1e3 * value:.2f} ms" if value >= 1e-3 else f"{1e6 * value:.0f} µs"
 
 
 _SI = ("", "k", "M", "G")

@@ -102,7 +102,7 @@ def bench(
     simulator's prediction. `--jitter 2ms` adds a random delay with this mean to each message, like `jitter_s` of a
     cluster.
 
-    `--plan` measures another plan of the deployment than its default one.
+    `--plan` measures another plan than the default one.
 
     Example: `sepnas bench deployment --emulate cluster.yaml --requests 50`
     """
@@ -120,12 +120,12 @@ def bench(
     plans = None if plan is None else [plan]
     with Session(deployment, devices=devices, timeout_s=deadline, insecure=insecure, plans=plans) as session:
         result = measure(
-            session, random_inputs(session.manifest, load.batch), load.requests, load.warmup, load.in_flight
+            session, random_inputs(session.manifest, load.batch, plan=plan), load.requests, load.warmup, load.in_flight
         )
         if json_:
             print_json(result.to_data() | {"latency_predicted_s": predicted_s})
         else:
-            _print_bench(result, predicted_s)
+            _print_bench(result, predicted_s, plan)
         traces.save(session)  # last: the figures are shown even if this file cannot be written
 
 
@@ -163,9 +163,13 @@ def _predicted_latency_s(deployment: Path, plan: str | None, cluster: Path, batc
     return simulate(deployed_plan(deployment, plan), cluster_to_predict_with(cluster), batch).latency_s
 
 
-def _print_bench(result: BenchResult, predicted_s: float | None) -> None:
-    title = f"{format_count(result.requests, 'request')} of {format_count(result.batch, 'image')}"
-    table = DataTable((text_column(""), DataColumn("")), title, show_header=False)
+def _title(result: BenchResult, plan: str | None) -> str:
+    follows = "" if plan is None else f", plan {plan}"
+    return f"{format_count(result.requests, 'request')} of {format_count(result.batch, 'image')}{follows}"
+
+
+def _print_bench(result: BenchResult, predicted_s: float | None, plan: str | None) -> None:
+    table = DataTable((text_column(""), DataColumn("")), _title(result, plan), show_header=False)
     table.add("latency, median", seconds(result.latency_median_s))
     table.add("latency, mean", seconds(result.latency_mean_s))
     table.add("latency, p99", seconds(result.latency_p99_s))
@@ -195,8 +199,7 @@ def print_emulated(found: EmulatedBench) -> None:
         _print_links(found.links)
     table = DataTable(
         (text_column(""), *map(DataColumn, ("measured", "predicted", "ratio"))),
-        title=f"{format_count(result.requests, 'request')} of {format_count(result.batch, 'image')} on "
-        f"{setting.cluster.name}, emulated",
+        title=f"{_title(result, setting.name)}, on {setting.cluster.name}, emulated",
     )
     measured, predicted = asdict(found.measured()), asdict(found.predicted)
     for name, ratio in found.ratios().items():

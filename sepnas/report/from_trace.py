@@ -7,12 +7,19 @@ from itertools import zip_longest
 from pathlib import Path
 
 from sepnas.cost.timeline import Activity, Timeline
+from sepnas.deployment.plans import DEFAULT_PLAN
 from sepnas.errors import SpecError
 from sepnas.plan.plan import Plan
 from sepnas.plan.steps import CLIENT, Step, StepKind, describe_step
 from sepnas.runtime.client.trace import RequestRecord, StepRecord, Trace
 
-_NEXT = "name the architecture that was deployed, or write another trace with `sepnas bench --trace`"
+_OTHER = "or write another trace with `sepnas bench --trace`"
+
+
+def _next(request: RequestRecord) -> str:
+    if request.plan in (None, DEFAULT_PLAN):
+        return f"give the deployed architecture, {_OTHER}"
+    return f"the request followed plan '{request.plan}': give its file, DEPLOYMENT/plans/{request.plan}.json, {_OTHER}"
 
 
 def load_trace(path: Path) -> Trace:
@@ -44,7 +51,7 @@ def check_request(plan: Plan, trace: Trace, place: int, path: Path) -> None:
     busy = [rank for rank, program in enumerate(plan.programs) if program]
     if sorted(traced) != busy:
         raise SpecError(
-            f"{where}.devices`: was taken on the devices {traced}, but the plan computes on {busy}; {_NEXT}"
+            f"{where}.devices`: was taken on the devices {traced}, but the plan computes on {busy}; {_next(request)}"
         )
     nbytes = {m.tag: tuple(request.batch * size for size in m.sample_sizes()) for m in plan.messages()}
     for place, device in enumerate(request.devices):
@@ -54,11 +61,13 @@ def check_request(plan: Plan, trace: Trace, place: int, path: Path) -> None:
             if record is None:
                 raise SpecError(
                     f"{steps}`: ends after {index} of the {len(program)} steps that the plan has for device "
-                    f"{device.rank}: the trace was cut short or is of another network; {_NEXT}"
+                    f"{device.rank}: the trace was cut short or is of another network; {_next(request)}"
                 )
             if step is None or not _same(record, step, nbytes):
                 wanted = "nothing more" if step is None else _step_text(step, nbytes)
-                raise SpecError(f"{steps}.{index}`: is {_record_text(record)}, but the plan has {wanted}; {_NEXT}")
+                raise SpecError(
+                    f"{steps}.{index}`: is {_record_text(record)}, but the plan has {wanted}; {_next(request)}"
+                )
 
 
 def _same(record: StepRecord, step: Step, nbytes: Mapping[int, tuple[int, ...]]) -> bool:

@@ -87,7 +87,8 @@ def _scale(longest_s: float, num_cells: int) -> tuple[str, str]:
         column = min(num_cells - 1, round(place * step * size / longest_s * num_cells))
         ruler[column] = "|"
         text = f"{place * step:g}" if place else f"0 {unit}"
-        numbers[column : column + len(text)] = text
+        start = min(column, num_cells - len(text))  # the last number may end at the edge
+        numbers[start : start + len(text)] = text
     return " " * MARGIN + "".join(ruler), (" " * MARGIN + "".join(numbers[:num_cells])).rstrip()
 
 
