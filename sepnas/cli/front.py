@@ -117,7 +117,7 @@ def _sort_value(sort: str, candidate: Candidate) -> float:
 
 def _line(candidate: Candidate) -> str:
     told = (each.text(each.value(candidate.measured)) for each in (ACCURACY, LATENCY_S, PAYLOAD_BYTES))
-    return f"{candidate.index}: {', '.join(told)} bytes"
+    return f"{candidate.index}: {', '.join(told)} payload bytes"
 
 
 def _front_data(found: Found, shown: Sequence[Candidate]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class SearchProgress:
         return f"front {self.front_size}, hypervolume {self.hypervolume:.4f}{left}"
 
     def details(self) -> str:
-        found = f"best {self.best_accuracy:.2%}, knee {self.knee_payload_bytes:,.0f} bytes"
+        found = f"best {self.best_accuracy:.2%}, knee {self.knee_payload_bytes:,.0f} payload bytes"
         if not self.front_size:
             found = "no candidate within the bounds yet"
         if not self.rejected and not self.duplicates:

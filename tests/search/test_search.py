@@ -553,7 +553,7 @@ def test_the_display_tells_the_same_in_a_terminal_and_elsewhere(terminal: bool) 
     for words in (
         "700/9000",
         "front 55, hypervolume 0.2500, 2 h 2 min left",
-        "best 96.12%, knee 123,456 bytes; left out: 12 rejected, 345 duplicates",
+        "best 96.12%, knee 123,456 payload bytes; left out: 12 rejected, 345 duplicates",
     ):
         assert words in shown
     assert ("\x1b" in shown) == terminal
