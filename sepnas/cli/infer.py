@@ -76,8 +76,9 @@ def infer(
     none. `--resize crop` scales the largest centred part with the network's proportions, `--resize stretch` the whole
     image. Unreadable files are listed at the end, with exit code 1; all others are answered.
 
-    A `.npy` file holds the input of a network that has one, a `.npz` file each input by name: float32 values, one
-    sample or a batch. `--out` writes each output of all samples that were answered, in their order.
+    A `.npy` file holds the input of a network that has one, a `.npz` file each input by name; each is one sample or a
+    batch. Values are float32 (of images: normalised); images may also be uint8. `--out` writes each output of all
+    samples that were answered, in their order.
 
     A deployment may have several plans (`sepnas describe DEPLOYMENT` lists them): `--plan` selects one.
 

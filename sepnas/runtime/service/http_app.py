@@ -98,7 +98,7 @@ def _add_requests(app: FastAPI, service: Service, max_bytes: int) -> None:
     async def classify(request: Request, plan: _PlanQuery = None) -> Any:
         """Classify one image: the body is the encoded image itself (PNG, JPEG, WebP, BMP, GIF or PPM), no form.
 
-        Example: `curl -H 'Content-Type: image/png' --data-binary @image.png http://127.0.0.1:8080/classify?plan=default`
+        Example: `curl -H 'Content-Type: image/png' --data-binary @image.png 'http://127.0.0.1:8080/classify?plan=default'`
         """
         check_head(request, max_bytes)
         _check_plan(service, plan)

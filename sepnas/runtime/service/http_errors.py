@@ -102,7 +102,7 @@ async def _failed(_: Request, error: Exception) -> Response:
 async def _not_served(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-    answer = error_response(error.status_code, code, f"{error.detail}; what is served says /openapi.json")
+    answer = error_response(error.status_code, code, f"{error.detail}; /openapi.json lists what is served")
     answer.headers.update(error.headers or {})
     return answer
 

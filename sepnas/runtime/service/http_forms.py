@@ -121,13 +121,13 @@ class NotReadyBody(ReadyBody):
 DESCRIPTIONS = {
     408: "The body did not arrive in time.",
     413: "The body is too large.",
-    415: "The Content-Type is not one that is taken here.",
-    422: "The body cannot be read, it is not what the network takes, or there is no such plan.",
+    415: "This Content-Type is not accepted.",
+    422: "The body cannot be read or does not fit the network, or there is no such plan.",
     502: "A device failed while it computed.",
     503: "Too many requests wait, or devices are lost. Try again after `Retry-After` seconds.",
     504: "There was no answer in time.",
 }
-PLAN = "The plan under which the devices compute, one of those that /model lists; by default its `default_plan`."
+PLAN = "The plan that the devices follow: one that /model lists; `default_plan` if none is given."
 _RETRY = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _IMAGES = dict.fromkeys(("image/png", "image/jpeg", "image/*", "application/octet-stream"), _BINARY)
