@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from sepnas.errors import PlanError
 from sepnas.nets.outage import Outage
 from sepnas.nets.planned import Layers, Lookup, Watcher, run_plan
-from sepnas.plan.merges import merge
+from sepnas.plan.merges import merge, optional_tensors
 from sepnas.plan.plan import Plan, Port, Segment
 from sepnas.plan.schedule import schedule
 from sepnas.plan.shapes import Region, Shape
@@ -34,8 +34,8 @@ def images_of(plan: Plan, batch: int, seed: int = 0) -> Arrays:
     return {port.name: random.standard_normal((batch, *port.shape.dims), np.float32) for port in plan.inputs}
 
 
-def run_devices(made: RandomPlan, images: Arrays) -> Arrays:
-    """Every device's steps with the runtime's own codec and merges."""
+def run_devices(made: RandomPlan, images: Arrays, lost: Collection[int] = ()) -> Arrays:
+    """Every device's steps with the runtime's own codec and merges, without the ``lost`` messages."""
     plan = made.plan
     messages = {message.tag: message for message in plan.messages()}
     mail = {
@@ -43,7 +43,7 @@ def run_devices(made: RandomPlan, images: Arrays) -> Arrays:
         for port in plan.inputs
         for piece in port.pieces
     }
-    running = [_run_device(made, rank, messages, mail) for rank in range(plan.num_devices)]
+    running = [_run_device(made, rank, messages, mail, lost) for rank in range(plan.num_devices)]
     while running:
         running = [each for each in running if next(each, "done") != "done"]
     batch, found = len(next(iter(images.values()))), {}
@@ -55,12 +55,15 @@ def run_devices(made: RandomPlan, images: Arrays) -> Arrays:
     return found
 
 
-def _run_device(made: RandomPlan, rank: int, messages: dict, mail: dict[int, bytes]) -> Iterator[None]:
+def _run_device(
+    made: RandomPlan, rank: int, messages: dict, mail: dict[int, bytes], lost: Collection[int]
+) -> Iterator[None]:
     tensors: Arrays = {}
     for step in made.plan.programs[rank]:
         while isinstance(step, Recv) and step.tag not in mail:
             yield
-        _carry_out(made, rank, step, tensors, messages, mail)
+        if not isinstance(step, Recv) or step.tag not in lost:
+            _carry_out(made, rank, step, tensors, messages, mail)
 
 
 def _carry_out(
@@ -74,9 +77,10 @@ def _carry_out(
     elif isinstance(step, Slice):
         tensors[step.output] = tensors[step.tensor][step.region.slices]
     elif isinstance(step, Merge):
+        there = [name in tensors for name in step.inputs]
         numbers = [float(weight) for weight in made.weights[rank, step.parameter]] if step.parameter else None
-        weights = None if numbers is None else np.array(numbers, np.float32)
-        inputs = [tensors[name] for name in step.inputs]
+        weights = None if numbers is None else np.array(numbers, np.float32)[np.array(there[1:])]
+        inputs = [tensors[name] for name in step.inputs if name in tensors]
         tensors[step.output] = merge(step, made.plan.shapes[rank][step.output], inputs, weights)
     else:
         values = tuple(torch.from_numpy(tensors[name].copy()) for name in step.inputs)
@@ -100,6 +104,32 @@ def test_any_plan_computes_what_its_devices_compute(made: RandomPlan, batch: int
     for name, values in wanted.items():
         scale = max(1.0, float(np.abs(values).max()))
         np.testing.assert_allclose(found[name].numpy(), values, rtol=0, atol=1e-5 * scale)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.filter_too_much])
+@given(made=random_plans(), batch=st.integers(1, 3), data=st.data())
+def test_lost_messages_are_missed_as_on_devices(made: RandomPlan, batch: int, data: st.DataObject) -> None:
+    """Each sample is what devices compute without the messages that it loses, whatever merges do without them."""
+    plan = made.plan
+    optional = [optional_tensors(program) for program in plan.programs]
+    tags = [
+        step.tag
+        for tensors, program in zip(optional, plan.programs, strict=True)
+        for step in program
+        if isinstance(step, Recv) and step.tensor in tensors
+    ]
+    assume(tags)
+    losses = st.lists(st.booleans(), min_size=batch, max_size=batch)
+    lost = {tag: torch.tensor(data.draw(losses)) for tag in tags}
+    images, nobody = images_of(plan, batch), torch.zeros(plan.num_devices, batch, dtype=torch.bool)
+    with torch.no_grad():
+        inputs = {name: torch.from_numpy(image) for name, image in images.items()}
+        found = run_plan(schedule(plan), made.lookup(), inputs, Outage(nobody, lost))
+        for place in range(batch):
+            sample = {name: image[place : place + 1] for name, image in images.items()}
+            for name, wanted in run_devices(made, sample, [tag for tag in tags if lost[tag][place]]).items():
+                scale = max(1.0, float(np.abs(wanted).max()))
+                np.testing.assert_allclose(found[name][place].numpy(), wanted[0], rtol=0, atol=1e-5 * scale)
 
 
 @settings(deadline=None, max_examples=25)
