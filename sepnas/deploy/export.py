@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -169,7 +170,7 @@ def _check_names(architecture: Architecture, name: str, classes: Sequence[str], 
         )
     if len(classes) != architecture.num_classes:
         raise SpecError(f"export: `classes` must name {architecture.num_classes} classes, got {len(classes)}")
-    wrong = [label for label in classes if not label.strip() or classes.count(label) > 1]
+    wrong = [label for label, count in Counter(classes).items() if not label.strip() or count > 1]
     if wrong:
         raise SpecError(f"export: `classes` must name each class once, and none is empty, got {short(wrong[0])}")
     for rank in range(architecture.num_devices if hosts else 0):
