@@ -14,6 +14,9 @@ MACS_PER_BYTE = 400.0
 """Multiply-accumulates of one device in the time of one byte: 5 G a second against 100 Mbit/s."""
 MACS_PER_EXCHANGE = 5e6
 """The same for an exchange of any size, which takes a millisecond."""
+MAX_RUN = 64
+"""Maximum number of operators in a run that multiply; bounds the time of the choice. A longer run costs nothing to
+interrupt where operators need no neighbours, and has borders of 64 or more pixels where they do."""
 
 
 def runs_by_cost(graph: Graph, base: Mapping[str, Layout], shares: Sequence[float]) -> dict[str, Layout]:
@@ -39,8 +42,11 @@ def best_borders(graph: Graph, base: Mapping[str, Layout], shares: Sequence[floa
     starts = [0, *(place for place, node in enumerate(graph.nodes) if place and _is_start(graph, node))]
     ends = [*starts[1:], len(graph.nodes)]
     best: list[tuple[float, int]] = []
+    uses = _Uses(graph)
     for last in range(len(starts)):
-        costs = _Costs(graph, base, shares, ends[last]).of(starts[: last + 1])
+        first_of_all = max(0, last + 1 - MAX_RUN)
+        found = _Costs(graph, base, shares, ends[last], uses).of(starts[first_of_all : last + 1])
+        costs = {first_of_all + index: cost for index, cost in found.items()}
         best.append(min((cost + (best[first - 1][0] if first else 0.0), first) for first, cost in costs.items()))
     borders, last = [], len(starts) - 1
     while last >= 0:
@@ -54,19 +60,27 @@ def _is_start(graph: Graph, node: GraphNode) -> bool:
     return node.kind is not None and node.kind.macs(graph.use(node)) > 0
 
 
+class _Uses:
+    """Who makes each tensor of a graph, and the place of its last use; the graph's end for an output."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.makers = {name: node for node in graph.nodes for name in node.outputs}
+        self.last = {name: place for place, node in enumerate(graph.nodes) for name in node.inputs.values()}
+        self.last |= dict.fromkeys((output.tensor for output in graph.outputs), len(graph.nodes))
+
+
 class _Costs:
     """The costs of runs that end at one place, for all starts, from the last to the first."""
 
-    def __init__(self, graph: Graph, base: Mapping[str, Layout], shares: Sequence[float], stop: int) -> None:
-        self.graph, self.base, self.stop = graph, base, stop
+    def __init__(
+        self, graph: Graph, base: Mapping[str, Layout], shares: Sequence[float], stop: int, uses: _Uses
+    ) -> None:
+        self.graph, self.base, self.stop, self.uses = graph, base, stop, uses
         total = sum(shares)
         self.shares = [share * len(shares) / total for share in shares]
         self.needs: dict[str, dict[int, list[Region]]] = {}
         self.macs = [0.0] * len(shares)
         self.inside: set[str] = set()
-        self.used_later = {
-            name for node in graph.nodes[stop:] for name in node.inputs.values()
-        } | {output.tensor for output in graph.outputs}  # fmt: skip
 
     def of(self, starts: Sequence[int]) -> dict[int, float]:
         """The cost of a run from each start, by the index of the start."""
@@ -91,7 +105,7 @@ class _Costs:
             return
         self.inside.update(node.outputs)
         regions = {device: list(found) for device, found in self.needs.pop(node.outputs[0], {}).items()}
-        if node.outputs[0] in self.used_later or not regions:
+        if self.uses.last.get(node.outputs[0], -1) >= self.stop or not regions:
             for device, region in layout.pieces:
                 regions.setdefault(device, []).append(region)
         pieces = tuple((device, region) for device, found in regions.items() for region in joined(found))
@@ -103,11 +117,12 @@ class _Costs:
     def _sent_bytes(self) -> float:
         """The bytes of the run's inputs that the slowest device is sent; the client's inputs cost nothing here."""
         received = [0] * len(self.macs)
-        for node in self.graph.nodes[: self.stop]:
-            for name in node.outputs:
-                for device, regions in self.needs.get(name, {}).items():
+        for name, needs in self.needs.items():
+            if name in self.uses.makers:
+                pieces = self.base[self.uses.makers[name].name].pieces
+                for device, regions in needs.items():
                     left = joined(regions)
-                    for owner, own in self.base[node.name].pieces:
+                    for owner, own in pieces:
                         left = [rest for box in left for rest in difference(box, own)] if owner == device else left
                     received[device] += FLOAT_BYTES * sum(box.num_values for box in left)
         return max(received)

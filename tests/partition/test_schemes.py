@@ -17,6 +17,7 @@ from sepnas.partition.graph import Graph
 from sepnas.partition.lowering import lower
 from sepnas.partition.propagation import fused
 from sepnas.partition.regions import Layout, difference, intersection, joined, shares_of
+from sepnas.partition.runs import MAX_RUN, best_borders
 from sepnas.partition.schemes.registry import SCHEMES, partition
 from sepnas.partition.schemes.scheme import split_where_possible
 from sepnas.plan.document import PlanDocument
@@ -107,6 +108,14 @@ def test_bytes_and_macs_of_rows(devices: int, kernel: int) -> None:
     gathered = 4 * channels * side * side * (devices - 1) // devices  # for the answer
     assert plan.payload_bytes() == halos + gathered
     assert sum(macs_of(plan)) == graph.macs == layers * channels**2 * kernel**2 * side**2
+
+
+def test_runs_of_layers_are_bounded() -> None:
+    """The time in which runs are chosen grows with the number of layers, not with its square."""
+    graph = equal_chain(MAX_RUN + 6, 1, 4).graph()
+    borders = best_borders(graph, split_where_possible(graph, "H", [1, 1]), [1, 1])
+    assert [borders[0], len(borders)] == [0, 2]
+    assert max(after - before for before, after in pairwise([*borders, len(graph.nodes)])) <= 2 * MAX_RUN  # with ReLUs
 
 
 @pytest.mark.parametrize("devices", [2, 3, 4])
