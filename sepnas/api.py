@@ -20,7 +20,7 @@ from sepnas.cost.counts import NetworkCounts, count_network
 from sepnas.cost.prediction import Prediction, predict
 from sepnas.deployment.engines.registry import exact_engines, quantised_engines
 from sepnas.deployment.manifest import Manifest, OnMissing
-from sepnas.deployment.plans import check_new_names
+from sepnas.deployment.plans import DEFAULT_PLAN, check_new_names
 from sepnas.errors import DeploymentError, SearchError, SpecError
 from sepnas.plan.plan import Plan
 from sepnas.runtime.client.session import Session
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from sepnas.importing.run import ImportedNetwork
     from sepnas.measure.run_images import RunImages
     from sepnas.nets.separable import SeparableNetwork
+    from sepnas.partition.graph import Graph
     from sepnas.search.progress import ProgressOption
     from sepnas.search.run import SearchResult
     from sepnas.search.trials.settings import Trials
@@ -65,6 +66,7 @@ __all__ = [
     "export",
     "import_network",
     "load",
+    "partition",
     "prepare_training",
     "search",
     "simulate",
@@ -338,7 +340,7 @@ def export(
     plans: Mapping[str, Plan | TransmissionPolicy | PathLike] | None = None,
     images: RunImages | None = None,
 ) -> Manifest:
-    """Cut the best network of a training run into a deployment: one folder for each device.
+    """Cut the best network of a training run, or an imported network, into a deployment: one folder for each device.
 
     >>> manifest = export("training", "deployment", engines=["torch"])
     >>> manifest.num_devices, manifest.payload_bytes
@@ -351,7 +353,8 @@ def export(
     {'default': 53248, 'silent': 0}
 
     Args:
-        run: a training run with at least one finished epoch.
+        run: a training run with at least one finished epoch; or an imported network, for which ``plan`` or ``plans``
+            must be given (:func:`partition`).
         out: the deployment's folder.
         name: the deployment's name; the name of the run's folder by default.
         hosts: addresses of the devices or their file; all on this machine by default.
@@ -379,14 +382,26 @@ def export(
     """
     from sepnas.deploy.export import export_deployment
     from sepnas.deploy.services import Service
+    from sepnas.partition.graph import is_graph
     from sepnas.train.checkpoint import DATA, load_network
 
     check_choice("on_missing", on_missing, get_args(OnMissing))
     for service in services:
         check_choice("services", service, get_args(Service))
     run, out = Path(run), Path(out)
-    check_exportable(run)
     hosts = hosts if hosts is None or isinstance(hosts, Hosts) else Hosts.load(hosts)
+    if is_graph(os.fspath(run)):
+        if int8 is not None or images is not None:
+            raise SpecError("export: an imported network takes no `int8` and no `images`")
+        given = {**({} if plan is None else {DEFAULT_PLAN: plan}), **(plans or {})}
+        with step_bar("export") as show:
+            from sepnas.deploy.graph_export import export_imported
+
+            return export_imported(
+                run, out, given, name=name, hosts=hosts, force=force, engines=engines, on_missing=on_missing,
+                services=services, progress=show,
+            )  # fmt: skip
+    check_exportable(run)
     facts = DataFacts.load(run / DATA)
     network = load_network(run)
     exact = exact_engines() if engines is None else engines
@@ -447,6 +462,33 @@ def import_network(
         return run_import(
             network, Path(out), input_shapes=shapes, weights=os.fspath(weights), seed=seed, force=force, progress=show
         )
+
+
+def partition(network: Graph | PathLike, scheme: str, shares: int | Sequence[float], *, wire: str = "fp32") -> Plan:
+    """Split an imported network over devices as it is; torch is not needed.
+
+    >>> plan = partition("squeezenet", "rows", 2)
+    >>> plan.payload_bytes(), [sum(segment.flops for segment in segments.values()) for segments in plan.segments]
+    (47584, [25987072, 17182080])
+
+    Args:
+        network: a graph, its file, or the folder of an imported network.
+        scheme: a name of :data:`sepnas.partition.schemes.registry.SCHEMES`.
+        shares: the number of equal devices, or each device's share of the work in any unit.
+        wire: the format of the messages between devices; ``fp32`` is exact.
+
+    Raises:
+        SpecError: an unknown scheme or format, shares that are not positive, or a damaged file.
+        PlanError: more devices than the scheme finds work for, or a network that it cannot split.
+    """
+    from sepnas.partition.graph import Graph, load_graph
+    from sepnas.partition.schemes.registry import partition as by_scheme
+
+    if isinstance(shares, int):
+        check_integer("shares", shares, 1, MAX_DEVICES)
+        shares = [1.0] * shares
+    graph = network if isinstance(network, Graph) else load_graph(Path(network))
+    return by_scheme(graph, scheme, shares, wire)
 
 
 def check_exportable(run: Path) -> None:

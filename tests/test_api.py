@@ -30,6 +30,7 @@ EXAMPLES = (
     "simulate",
     "search",
     "import_network",
+    "partition",
 )
 """In this order each finds the files of those before it."""
 

@@ -21,6 +21,7 @@ from sepnas.deployment.manifest import Manifest, OnMissing
 from sepnas.deployment.plans import check_new_names
 from sepnas.deployment.serial import deployed_plan
 from sepnas.errors import CheckpointError
+from sepnas.partition.graph import is_graph
 from sepnas.plan.liveness import devices_used
 from sepnas.separable.patterns import NAMED_POLICIES
 from sepnas.spec.document import short
@@ -97,7 +98,12 @@ class ServiceOptions:
 
 @grouped
 def export(
-    run: Annotated[Path, typer.Argument(help="The folder of a training run.", parser=path_to("run"))],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="The folder of a training run, or of an imported network.", parser=path_to("run", "network")
+        ),
+    ],
     out: Annotated[Path, typer.Argument(help="The deployment's folder.", parser=path_of)],
     name: Annotated[str | None, typer.Option(help="The deployment's name [the run's folder].", **TEXT)] = None,
     hosts: Annotated[
@@ -140,6 +146,9 @@ def export(
     layers, merge weights and scales must be among the trained ones; its messages may differ, which changes the
     accuracy.
 
+    An imported network (`sepnas import`) is cut by `--plan FILE`, a plan of `sepnas partition`, and by further `--plan
+    NAME=FILE`. Each plan is executed once and compared with the network.
+
     `--systemd` and `--docker` add files that start the worker at boot, hardened and as its own user. They need
     `--hosts` for the port to listen on. The private key stays out of the image.
 
@@ -149,9 +158,13 @@ def export(
     given = Hosts.load(hosts) if hosts else None
     engines = exact_engines() if engine in (ALL, BOTH) else (engine,)
     own, others = _named(plan or [])
-    needs_images = bool(measuring.int8 or others)
+    imported = is_graph(str(run))
+    if imported and measuring.int8:
+        raise typer.BadParameter("an imported network has no int8 graphs", param_hint="--int8")
+    needs_images = bool(measuring.int8 or (others and not imported))
     measuring.refuse_data_alone(needs_images)
-    api.check_exportable(run)
+    if not imported:
+        api.check_exportable(run)
     images = measuring.images(run, needs_images)
     manifest = api.export(
         run, out, name=name, hosts=given, force=force, engines=engines, on_missing=on_missing,
@@ -162,7 +175,8 @@ def export(
         f"{out}: {format_count(num_devices, 'device')}, {number(manifest.payload_bytes)} bytes an "
         f"inference between them, deployment {manifest.deployment_id[:16]}"
     )
-    _say_if_unfinished(run)
+    if not imported:
+        _say_if_unfinished(run)
     if images and others:
         _say_plans(run, out, manifest, images)
     if images and measuring.int8:

@@ -31,6 +31,7 @@ from sepnas.cli import (
     front,
     import_network,
     infer,
+    partition,
     pick,
     plan,
     profile,
@@ -127,6 +128,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "pick": pick.pick,
         "train": train.train,
         "import": import_network.import_network,
+        "partition": partition.partition,
         "export": export.export,
     },
     "Run": {

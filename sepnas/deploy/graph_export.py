@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,13 +17,17 @@ from sepnas.deploy.shard_writer import NamedPlan
 from sepnas.deploy.writer import DeploymentWriter, Progress
 from sepnas.deployment.manifest import Manifest, OnMissing
 from sepnas.deployment.network_facts import ImageInput, InputFacts, NetworkFacts, OutputFacts
+from sepnas.deployment.plans import DEFAULT_PLAN, check_new_names
 from sepnas.errors import DeploymentError, SpecError
-from sepnas.nets.partitioned import PartitionedNetwork
+from sepnas.nets.partitioned import PartitionedNetwork, load_partitioned
 from sepnas.nets.planned import lookup_of, run_plan
+from sepnas.options import option
 from sepnas.partition.graph import Graph
 from sepnas.plan.data import ShapeData
+from sepnas.plan.document import load_plan
 from sepnas.plan.plan import Plan
 from sepnas.plan.schedule import schedule
+from sepnas.spec.document import short
 from sepnas.spec.hosts import Hosts
 
 TOLERANCE = 1e-4
@@ -69,6 +74,28 @@ def export_graph(
             network, named, folder, name, validity_days, progress or silent, chosen, tuple(services)
         )
         return writer.write(graph_facts(network.graph), hosts, on_missing)
+
+
+def export_imported(
+    folder: Path, out_dir: str | os.PathLike[str], given: Mapping[str, object], *, name: str | None, **options: Any
+) -> Manifest:
+    """:func:`export_graph` of an imported network's folder, by plans or their files; raises :class:`SpecError`."""
+    check_new_names(key for key in given if key != DEFAULT_PLAN)
+    if not given:
+        raise SpecError(
+            "export: an imported network is cut by a plan: `sepnas partition` makes one; "
+            + option("give it as --plan", "give it as `plan`")
+        )
+    plans = {key: _plan(key, each) for key, each in given.items()}
+    return export_graph(load_partitioned(folder), out_dir, plans, name=name or folder.resolve().name, **options)
+
+
+def _plan(name: str, given: object) -> Plan:
+    if isinstance(given, Plan):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return load_plan(given)
+    raise SpecError(f"export: plan '{name}' of an imported network must be a plan or its file, got {short(given)}")
 
 
 @torch.no_grad()

@@ -158,7 +158,7 @@ def _keys(named: NamedPlan, segment: Segment, module: nn.Module) -> dict[str, st
     if not segment.nodes:
         return weights_of(module, named.network, [weight.name for weight in segment.weights])
     assert isinstance(named.network, PartitionedNetwork)  # it made the module
-    whole = {name: tuple(tensor.shape) for name, tensor in named.network.tensors.items()}
+    whole = {name: tuple(tensor.shape) for name, tensor in named.network.weights_by_name.items()}
     return {weight.stored(whole[weight.name]): weight_buffer(place) for place, weight in enumerate(segment.weights)}
 
 

@@ -38,6 +38,10 @@ class GraphNetwork(nn.Module):
             self.register_buffer(attribute, weights[name])
         self._last_use = _last_uses(graph)
 
+    @property
+    def weights_by_name(self) -> dict[str, Tensor]:
+        return {name: getattr(self, attribute) for name, attribute in self._weights.items()}
+
     def forward(self, *inputs: Tensor) -> Outputs:
         graph = self.graph
         if len(inputs) != len(graph.inputs):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
 from torch import Tensor, nn
 
 from sepnas.errors import PlanError
-from sepnas.nets.graph import GraphNetwork
+from sepnas.nets.graph import GraphNetwork, load_graph_network
 from sepnas.nets.segment_graph import SegmentModule
 from sepnas.plan.plan import Segment
 
 
 class PartitionedNetwork(GraphNetwork):
     """A graph with its weights, of which plans take regions. ``forward`` is that of the whole network."""
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """All weights by name."""
-        return {name: getattr(self, attribute) for name, attribute in self._weights.items()}
 
     def tensor(self, name: str) -> Tensor:
         """A weight by its name; :class:`PlanError` if the network has none of this name."""
@@ -53,3 +51,10 @@ class PartitionedNetwork(GraphNetwork):
         raise PlanError(
             f"the plan sends with the learned scale '{name}', which network '{self.graph.name}' does not have"
         )
+
+
+def load_partitioned(folder: Path) -> PartitionedNetwork:
+    """The network of a folder that `sepnas import` wrote; :class:`SpecError` for files that are missing or damaged."""
+    whole = load_graph_network(folder)
+    with torch.no_grad():
+        return PartitionedNetwork(whole.graph, whole.weights_by_name).eval()

@@ -1,4 +1,4 @@
-"""Counts of a graph: parameters, multiply-accumulates, and its operators by kind."""
+"""Counts of a graph: parameters, multiply-accumulates, and its operators by kind; counts of a split of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sepnas.partition.graph import Graph
 from sepnas.plan.kinds.kind import sizes_text
+from sepnas.plan.plan import Plan
 
 _STATISTICS = frozenset(("running_mean", "running_var"))
 
@@ -71,3 +72,36 @@ def count_graph(graph: Graph) -> GraphCounts:
 def _shape_text(graph: Graph, name: str) -> str:
     tensor = graph.tensors[name]
     return f"{tensor.axes} {sizes_text(tensor.dims)}"
+
+
+@dataclass(frozen=True)
+class PartitionCounts:
+    """Counts of a split for one sample.
+
+    ``whole`` names the operators with MACs that one device computes alone, if others are split.
+    """
+
+    network_macs: int
+    macs: tuple[int, ...]
+    weight_bytes: tuple[int, ...]
+    payload_bytes: int
+    transfers: int
+    whole: tuple[str, ...]
+
+
+def count_partition(graph: Graph, plan: Plan) -> PartitionCounts:
+    """Count a plan that a scheme made of a graph."""
+    computed: dict[str, set[int]] = {}
+    for rank, segments in enumerate(plan.segments):
+        for layer in (layer for segment in segments.values() for layer in segment.layers):
+            computed.setdefault(layer, set()).add(rank)
+    costly = [node for node in graph.nodes if node.kind is None or graph.macs_of(node)]
+    alone = [node for node in costly if len(computed.get(node.name, ())) == 1]
+    return PartitionCounts(
+        network_macs=graph.macs,
+        macs=tuple(sum(each.flops for each in segments.values()) // 2 for segments in plan.segments),
+        weight_bytes=tuple(sum(each.weight_bytes for each in segments.values()) for segments in plan.segments),
+        payload_bytes=plan.payload_bytes(),
+        transfers=len(plan.transfers()),
+        whole=tuple(f"{node.name} ({node.operator})" for node in alone if len(alone) < len(costly)),
+    )

@@ -11,9 +11,10 @@ import sepnas.partition.schemes
 from sepnas.errors import PlanError, SpecError
 from sepnas.partition.graph import Graph
 from sepnas.partition.lowering import lower
-from sepnas.partition.schemes.scheme import Scheme
+from sepnas.partition.regions import Layout
+from sepnas.partition.schemes.scheme import Scheme, dims_of
 from sepnas.plan.plan import Plan
-from sepnas.plan.wire import UNCONVERTED, WireFormat
+from sepnas.plan.wire import UNCONVERTED, WIRE_FORMATS, WireFormat
 from sepnas.spec.document import short
 
 
@@ -28,6 +29,12 @@ SCHEMES = _find()
 """All schemes by name, in their order."""
 
 
+def on_one_device(graph: Graph, device: int, num_devices: int) -> Plan:
+    """The plan in which one device computes the whole network: no split at all."""
+    layouts = {node.name: Layout.on(device, dims_of(graph, node)) for node in graph.nodes}
+    return lower(graph, layouts, num_devices)
+
+
 def partition(graph: Graph, scheme: str, shares: Sequence[float], wire: WireFormat = UNCONVERTED) -> Plan:
     """The plan of a graph that a scheme splits over as many devices as there are ``shares``.
 
@@ -36,6 +43,8 @@ def partition(graph: Graph, scheme: str, shares: Sequence[float], wire: WireForm
     """
     if scheme not in SCHEMES:
         raise SpecError(f"scheme {short(scheme)} is none of {', '.join(SCHEMES)}")
+    if wire not in WIRE_FORMATS:
+        raise SpecError(f"wire format {short(wire)} is none of {', '.join(WIRE_FORMATS)}")
     if not shares or not all(0 < share < float("inf") for share in shares):
         raise SpecError(f"`shares` must be one positive number for each device, got {short(list(shares))}")
     layouts = SCHEMES[scheme].layouts(graph, shares)

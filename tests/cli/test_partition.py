@@ -1,0 +1,92 @@
+"""``sepnas partition``, and ``sepnas export`` of its plans: what they say of a split, and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+
+from sepnas import api
+from sepnas.errors import PlanError, SpecError
+from sepnas.nets.partitioned import load_partitioned
+from sepnas.plan.document import load_plan
+from sepnas.runtime.client.session import Session
+from sepnas.spec.cluster import uniform_cluster
+from tests.cli.test_plan_command import cli
+from tests.helpers_runtime import threads
+from tests.partition.test_schemes import residual_network
+from tests.runtime.test_partitioned import check_answer
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an imported network."""
+    made, folder = residual_network(), tmp_path_factory.mktemp("imported") / "residual"
+    folder.mkdir()
+    made.graph().save(folder / "graph.json")
+    save_file(made.weights, folder / "weights.safetensors")
+    return folder
+
+
+def test_a_split_is_counted_and_priced(network: Path, tmp_path: Path) -> None:
+    """MACs and bytes are those of the plan; the latency is that of `simulate`, beside one device alone."""
+    out, cluster = tmp_path / "plan.json", uniform_cluster(3).save(tmp_path / "cluster.yaml")
+    said = cli("partition", network, "--scheme", "rows", "--cluster", cluster, "--out", out).output
+    plan = load_plan(out)
+    assert plan == api.partition(network, "rows", 3)
+    assert f"{plan.payload_bytes():,} bytes between devices" in said
+    assert "computed whole by one device: linear" in said
+    assert "alone answers sooner" in said
+    assert "an answer; device 0 alone" in said
+    assert f"{plan.payload_bytes():,}" in cli("simulate", out, "--cluster", cluster).output
+
+
+def test_shares_are_uneven_if_asked(network: Path, tmp_path: Path) -> None:
+    """A device with twice the share computes about twice as much."""
+    out = tmp_path / "plan.json"
+    cli("partition", network, "--scheme", "output-channels", "--shares", "2,1,1", "--out", out)
+    macs = [sum(segment.flops for segment in segments.values()) for segments in load_plan(out).segments]
+    assert macs[0] == pytest.approx(2 * macs[1], rel=0.05)
+
+
+def test_a_plan_is_exported_and_run(network: Path, tmp_path: Path) -> None:
+    """Two plans of one imported network become one deployment, and workers give the network's answers by the first."""
+    for scheme in ("pipeline", "single-cut"):
+        cli("partition", network, "--scheme", scheme, "-n", 2, "--out", tmp_path / f"{scheme}.json")
+    given = ("--plan", tmp_path / "pipeline.json", "--plan", f"once={tmp_path / 'single-cut.json'}")
+    said = cli("export", network, tmp_path / "d", "--engine", "torch", *given)
+    assert said.exit_code == 0, said.output
+    whole, batch = load_partitioned(network), np.random.default_rng(0).standard_normal((2, 3, 21, 21), np.float32)
+    with threads(tmp_path / "d") as hosts, Session(tmp_path / "d", hosts) as session:
+        assert session.plans == ("default", "once")
+        check_answer(session, load_plan(tmp_path / "pipeline.json"), whole, batch)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--scheme", "rows"], "needs --devices, --shares or --cluster"),
+        (["--scheme", "rows", "--shares", "1,x"], "is no list of numbers: '1,x'"),
+        (["--scheme", "rows", "--shares", "1,1", "-n", 3], "one share for each device"),
+    ],
+)
+def test_wrong_options_are_refused(options: list[object], says: str, network: Path, tmp_path: Path) -> None:
+    """What is missing or no number is said, and nothing is written."""
+    result = cli("partition", network, *options, "--out", tmp_path / "plan.json")
+    assert result.exit_code == 2
+    assert says in " ".join(result.output.replace("│", " ").split())
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_wrong_values_are_refused(network: Path, tmp_path: Path) -> None:
+    """Unknown schemes and formats, more devices than rows, and an export without a plan are errors that say so."""
+    with pytest.raises(SpecError, match="scheme 'diagonal' is none of"):
+        api.partition(network, "diagonal", 2)
+    with pytest.raises(SpecError, match="wire format 'int9' is none of"):
+        api.partition(network, "rows", 2, wire="int9")
+    with pytest.raises(PlanError, match="scheme rows finds work for 21 of 30 devices in network 'chain'"):
+        api.partition(network, "rows", 30)
+    with pytest.raises(SpecError, match="an imported network is cut by a plan"):
+        api.export(network, tmp_path / "d")
