@@ -129,7 +129,9 @@ class Manifest(SealedDocument):
         """The plan of this name, or the default one; raises :class:`SpecError` that lists the names."""
         found = self.plans.get(self.default_plan if name is None else name)
         if found is None:
-            raise SpecError(f"plan {short(name)} is none of deployment '{self.name}': {', '.join(self.plans)}")
+            raise SpecError(
+                f"deployment '{self.name}' has no plan {short(name)}; its plans are {', '.join(self.plans)}"
+            )
         return found
 
     def chosen(self, names: Iterable[str] | None) -> dict[str, PlanPorts]:

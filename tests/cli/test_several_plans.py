@@ -52,7 +52,7 @@ def test_requests_choose_among_exported_plans(run: Path, tmp_path: Path) -> None
             [found] = json.loads(said("infer", out, image, "--devices", listed, "--plan", plan, "--json"))
             assert len(found["classes"]) == 2
         message = error_of(SpecError, "infer", out, image, "--devices", listed, "--plan", "fast")
-        assert "plan 'fast' is none of deployment 'run': default, few, silent" in message
+        assert "deployment 'run' has no plan 'fast'; its plans are default, few, silent" in message
         bench = said("bench", out, "--devices", listed, "--plan", "silent", "--requests", 2, "--warmup", 0, "--json")
         assert json.loads(bench)["payload_bytes_per_request"] == 0
 

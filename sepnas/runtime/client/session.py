@@ -219,7 +219,7 @@ class Session:
         if name is None:
             return self.plans[0]
         if name not in self._messages:
-            raise SpecError(f"plan {short(name)} is none of this session: {', '.join(self.plans)}")
+            raise SpecError(f"this session has no plan {short(name)}; its plans are {', '.join(self.plans)}")
         return name
 
     def fall_back(self, reply: Reply) -> None:
