@@ -34,8 +34,8 @@ class LimitOptions:
         typer.Option(
             parser=size_bytes,
             metavar="SIZE",
-            show_default="10MB",
-            help="Maximum size of a body; a larger one gets 413.",
+            show_default=False,
+            help="Maximum size of a body; a larger one gets 413 [10MB].",
         ),
     ] = 10e6
     max_pixels: Annotated[
@@ -83,7 +83,7 @@ def serve(
     runs, it is the one.
 
     /infer answers with all outputs: of an image, or of tensors as JSON (`{"inputs": {NAME: [...]}}`) or in a file of
-    numpy's (application/x-npz).
+    numpy's (application/x-npz). If the deployment has several plans, `?plan=NAME` selects one for the request.
 
     The body of /classify is the image itself (`curl -H 'Content-Type: image/png' --data-binary @image.png`): PNG, JPEG,
     WebP, BMP, GIF (its first frame) or binary PPM. A head and a body must arrive within 10 s each; an idle connection
