@@ -34,7 +34,7 @@ def results(
 
     experiments = collect_results(root, VERBS)
     if not any(experiment.result for experiment in experiments):
-        missing = "holds no experiments/*/result.json" if root.is_dir() else "is no folder"
+        missing = "holds no experiments/*/result.json" if root.is_dir() else "is not a folder"
         raise SpecError(f"{root}: {missing}; name the folder of the repository")
     if json_:
         print_json(results_data(experiments))

@@ -23,7 +23,7 @@ _INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"
 
 
 def from_timm(name: str, pretrained: bool) -> FoundNetwork:
-    """A network of timm; :class:`ImportFailedError` for an unknown name, or weights that cannot be had."""
+    """A network of timm; :class:`ImportFailedError` for an unknown name, or weights that cannot be loaded."""
     source = f"timm:{name}"
     import_timm("models")
     timm: Any = importlib.import_module("timm")
@@ -134,7 +134,7 @@ def _made(source: str, pretrained: bool, make: Any) -> nn.Module:
             module: nn.Module = make()
             return module
     except Exception as error:  # libraries raise whatever they like
-        what = "its pretrained weights cannot be had" if pretrained else "cannot be made"
+        what = "its pretrained weights cannot be loaded" if pretrained else "cannot be made"
         first = " ".join(str(error).split())[:300]
         raise ImportFailedError(f"{source}: {what}: {type(error).__name__}: {first}") from error
 

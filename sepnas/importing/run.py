@@ -84,9 +84,7 @@ def trace_found(
         assert found.module is not None
         shapes = tuple(input_shapes) or found.shapes
         if not shapes:
-            raise ImportFailedError(
-                f"{found.source}: say the shape of its input, such as --input-shape 3x224x224; once for each input"
-            )
+            raise ImportFailedError(f"{found.source}: give the shape of each input, such as --input-shape 3x224x224")
         traits = found.traits if shapes == found.shapes else _resized(found, shapes)
         examples = [torch.zeros(1, *shape) for shape in shapes]
         graph, weights = trace(found.module, examples, name=found.name, source=found.source, traits=traits)
@@ -183,7 +181,7 @@ def _check_replaceable(target: Path, force: bool) -> None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not (target / GRAPH_NAME).is_file():
-        raise StorageError(f"{target}: exists and is no imported network; choose another folder, or empty it first")
+        raise StorageError(f"{target}: exists and is not an imported network; choose another folder, or empty it first")
     others = sorted({path.name for path in target.iterdir()} - {GRAPH_NAME, WEIGHTS_NAME})
     if others:
         raise StorageError(

@@ -37,7 +37,7 @@ class PassedOver:
             "in folders below a class": self.nested,
             "beside the folders of the classes": self.loose,
             f"whose {'name begins' if len(self.hidden) == 1 else 'names begin'} with a dot": self.hidden,
-            f"{'that is no image' if len(self.others) == 1 else 'that are no images'} by "
+            f"{'that is not an image' if len(self.others) == 1 else 'that are not images'} by "
             f"{'its' if len(self.others) == 1 else 'their'} suffix ({known or 'none'})": self.others,
         }
         found = {what: paths for what, paths in kinds.items() if paths}

@@ -34,7 +34,7 @@ NETWORK = ("resnext20_4x4d", "-n", "4")
         (["describe", "runs/none"], "runs/none: no such file or folder of sepnas"),
         (["describe", *NETWORK, "--policy", ""], "unknown policy ''; allowed: all-to-all"),
         (["describe", "resnext20_4x" + "4" * 5000 + "d"], "unknown architecture"),
-        (["results", "nowhere"], "nowhere: is no folder"),
+        (["results", "nowhere"], "nowhere: is not a folder"),
         (["results", "."], "holds no experiments/*/result.json"),
     ],
 )

@@ -149,7 +149,7 @@ def test_a_folder_is_replaced_on_demand_only(tmp_path: Path) -> None:
         api.import_network("their_networks:Small", tmp_path / "out", input_shapes=[(3, 8, 8)], force=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").write_text("dear")
-    with pytest.raises(StorageError, match="is no imported network"):
+    with pytest.raises(StorageError, match="is not an imported network"):
         api.import_network("their_networks:Small", tmp_path / "other", input_shapes=[(3, 8, 8)], force=True)
 
 

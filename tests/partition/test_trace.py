@@ -1,4 +1,4 @@
-"""Networks become graphs: each computes the same as its module, and what a graph cannot say is an error."""
+"""Networks become graphs: each computes the same as its module, and what a graph cannot express is an error."""
 
 from __future__ import annotations
 

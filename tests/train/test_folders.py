@@ -41,7 +41,7 @@ def test_what_is_passed_over_is_counted_and_said(tmp_path: Path) -> None:
     assert f"{root}: passed over 2 files in folders below a class (first: {root}/train/cat/more/a.png)" in said
     assert f"1 file beside the folders of the classes (first: {root}/train/loose.png)" in said
     assert f"1 file whose name begins with a dot (first: {root}/test/dog/._0.png)" in said
-    assert "3 files that are no images by their suffix (.heic, .txt)" in said
+    assert "3 files that are not images by their suffix (.heic, .txt)" in said
     assert "1 folder beside `train` (validation; only train, val and test are read)" in said
 
 

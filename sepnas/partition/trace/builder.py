@@ -54,7 +54,7 @@ class GraphBuilder:
         """The tensors that each node with several results is."""
 
     def add_all(self) -> None:
-        """Translate the whole program; :class:`ImportFailedError` names what a graph cannot say."""
+        """Translate the whole program; :class:`ImportFailedError` names what a graph cannot express."""
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 self._add_placeholder(node)
@@ -237,7 +237,9 @@ class GraphBuilder:
         names = [each.arg.name for each in specs if each.kind == OutputKind.USER_OUTPUT]
         kept = [each.target for each in specs if each.kind == OutputKind.BUFFER_MUTATION]
         if kept:
-            raise ImportFailedError(f"changes its own buffer '{kept[0]}' while it computes, which a graph cannot say")
+            raise ImportFailedError(
+                f"changes its own buffer '{kept[0]}' while it computes, which a graph cannot express"
+            )
         tree = _pytree.tree_unflatten(names, self.program.call_spec.out_spec) if self.program.call_spec else names
         for place, (path, name) in enumerate(_pytree.tree_flatten_with_path(tree)[0]):
             if name not in self._names:

@@ -14,8 +14,8 @@ _CAUSES = (
     (r"[Dd]ynamic shape|unbacked|SymInt|specializ", "shapes that depend on values"),
 )
 _MEANING = {
-    "control flow": "its control flow depends on the values of tensors, which a graph cannot say",
-    "shapes that depend on values": "the shapes of its tensors depend on values, which a graph cannot say",
+    "control flow": "its control flow depends on the values of tensors, which a graph cannot express",
+    "shapes that depend on values": "the shapes of its tensors depend on values, which a graph cannot express",
 }
 
 

@@ -84,7 +84,7 @@ def _as_array(what: str, given: npt.ArrayLike) -> npt.NDArray[np.generic]:
     try:
         return np.asarray(given)
     except (ValueError, TypeError, RuntimeError) as error:  # unequal lists, tensors with gradients, and the like
-        raise DataError(f"{what}: {type(given).__name__} is no array of numbers: {error}") from None
+        raise DataError(f"{what}: {type(given).__name__} is not an array of numbers: {error}") from None
 
 
 def _check_finite(what: str, noun: str, batch: npt.NDArray[np.generic]) -> None:

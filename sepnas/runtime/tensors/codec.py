@@ -68,7 +68,7 @@ def decode(payload: Payload, wire: WireFormat, shape: Shape, scale: np.float32 |
     sample_bytes = payload_bytes(shape.num_values, wire, learned=scale is not None)
     batch, rest = divmod(len(payload), sample_bytes)
     if rest or not batch:
-        raise RemoteProtocolError(f"a {wire} payload of {len(payload)} bytes is no multiple of {sample_bytes}")
+        raise RemoteProtocolError(f"a {wire} payload of {len(payload)} bytes is not a multiple of {sample_bytes}")
     if wire == UNCONVERTED:
         lent: Array = np.ndarray((batch, *shape.dims), _FLOAT32, payload)
         return lent if _FLOAT32.isnative and lent.flags.aligned else lent.astype(np.float32)
@@ -97,7 +97,9 @@ def decode_image(payload: Payload, shape: Shape, normalisation_2C: Array) -> Arr
     """The normalised images that a payload holds, ``(B, *shape.dims)``; raises :class:`RemoteProtocolError`."""
     batch, rest = divmod(len(payload), shape.num_values)
     if rest or not batch:
-        raise RemoteProtocolError(f"a payload of {len(payload)} bytes is no multiple of an image's {shape.num_values}")
+        raise RemoteProtocolError(
+            f"a payload of {len(payload)} bytes is not a multiple of an image's {shape.num_values}"
+        )
     images = np.frombuffer(payload, dtype=np.uint8).reshape(batch, *shape.dims)
     return normalise(images, normalisation_2C, 1 + shape.axes.index("C"))
 

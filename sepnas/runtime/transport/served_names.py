@@ -71,7 +71,9 @@ class ServedNames:
 def _checked(name: str) -> str:
     host = _plain(name.removeprefix("[").removesuffix("]"))
     if not (_is_address(host) or (len(host) <= 253 and _HOST_NAME.fullmatch(host))):
-        raise SpecError(f"{name!r} is no host name; give a name or address without a port, such as images.example.org")
+        raise SpecError(
+            f"{name!r} is not a host name; give a name or address without a port, such as images.example.org"
+        )
     return host
 
 

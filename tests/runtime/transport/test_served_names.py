@@ -95,7 +95,7 @@ def test_a_link_from_another_site_may_be_followed(client):
 @pytest.mark.parametrize("name", ["", "a b", "http://x", "x:80", "-x", "x/y", "x" * 64, "*", "a..b", "\n"])
 def test_what_is_no_name_is_refused(name):
     """A name that no request can have is told at once."""
-    with pytest.raises(SpecError, match="is no host name"):
+    with pytest.raises(SpecError, match="is not a host name"):
         ServedNames([name])
 
 
