@@ -110,7 +110,9 @@ def test_infer_and_status_show_what_devices_say(exported, tmp_path, monkeypatch,
     folder = tmp_path / "client"
     shutil.copytree(exported, folder, ignore=shutil.ignore_patterns("device*"))
     manifest = Manifest.load(exported / "manifest.json")
-    manifest.model_copy(update={"classes": (HOSTILE, *NAMES[:4])}).seal().save(folder / "manifest.json")
+    hostile = manifest.network.outputs["logits"].model_copy(update={"classes": (HOSTILE, *NAMES[:4])})
+    network = manifest.network.model_copy(update={"outputs": {"logits": hostile}})
+    manifest.model_copy(update={"network": network}).seal().save(folder / "manifest.json")
     images = []
     for name in (*NAMES[:3], "a\x1b[2Jb\u202e\n.png"):
         images.append(str(tmp_path / name))

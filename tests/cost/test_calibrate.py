@@ -285,21 +285,23 @@ def test_a_cluster_file_may_be_corrected_in_place(files: Path) -> None:
 
 
 def test_a_trace_of_real_workers_improves_the_prediction(tmp_path: Path) -> None:
-    """After calibrating on real requests their latency is predicted better than before, and all figures are valid."""
+    """After calibrating on a real request its latency is predicted better than before, and all figures are valid."""
     points = [{"after": block, "transfers": [transfer(1, 0), transfer(0, 1)]} for block in (0, 2)]
     architecture = tiny_architecture(points, devices=2)
     export_tiny(lively_network(architecture), tmp_path / "deployment")
     with threads(tmp_path / "deployment") as hosts, Session(tmp_path / "deployment", hosts) as session:
         for _ in range(20):
             session.infer(random_inputs(session.manifest, 1))
-        trace = session.trace(last=15)
+        requests = sorted(session.trace(last=15).requests, key=lambda each: measured_timeline(each).latency_s)
+    # one request fifteen times: on a busy machine requests differ by more than any prediction
+    trace = Trace(deployment_id=session.manifest.deployment_id, requests=(requests[7],) * 15)
     before = uniform_cluster(2, flops_per_s=1e12, latency_s=1e-6)  # far too fast
     trace.save(tmp_path / "trace.json")
     architecture.save(tmp_path / "architecture.json")
     before.save(tmp_path / "cluster.yaml")
     assert invoke(tmp_path).exit_code == 0
     plan, after = build_plan(architecture), Cluster.load(tmp_path / "out.yaml")
-    measured_s = sorted(measured_timeline(request).latency_s for request in trace.requests)[7]
+    measured_s = measured_timeline(requests[7]).latency_s
     misses = [abs(simulate(plan, cluster).latency_s - measured_s) for cluster in (before, after)]
     assert misses[1] < misses[0]
 
