@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from pydantic import ValidationError
 
@@ -99,11 +99,8 @@ def export_deployment(
     if not os.fspath(out_dir):
         raise SpecError("export: `out_dir` is empty; name the deployment's folder")
     image = _image_input(network.architecture, mean, std, resize)
-    _check_names(network.architecture, name, classes, hosts)
-    if not 0 < validity_days <= MAX_VALIDITY_DAYS:  # refuses nan too
-        raise SpecError(
-            f"export: `validity_days` must be more than 0 and at most {MAX_VALIDITY_DAYS}, got {validity_days!r}"
-        )
+    _check_names(network.architecture, classes, hosts)
+    check_options(name, validity_days, on_missing)
     chosen = engine_kinds(engines)
     if not all(kind.exact for kind in chosen):
         _check_images("calibration_NCHW", network.architecture, calibration_NCHW, "int8 needs ")
@@ -129,6 +126,20 @@ def export_deployment(
             return writer.write(facts, hosts, on_missing)
     finally:
         network.train(was_training)
+
+
+def check_options(name: str, validity_days: float, on_missing: str) -> None:
+    """Raise :class:`SpecError` for options that no deployment can have."""
+    if not name.strip() or not name.isprintable() or set(name) & set("/\\") or len(name) > MAX_NAME_CHARACTERS:
+        raise SpecError(
+            f"export: `name` must be 1..{MAX_NAME_CHARACTERS} printable characters without slashes, got {short(name)}"
+        )
+    if not 0 < validity_days <= MAX_VALIDITY_DAYS:  # refuses nan too
+        raise SpecError(
+            f"export: `validity_days` must be more than 0 and at most {MAX_VALIDITY_DAYS}, got {validity_days!r}"
+        )
+    if on_missing not in get_args(OnMissing):
+        raise SpecError(f"export: `on_missing` must be {' or '.join(get_args(OnMissing))}, got {short(on_missing)}")
 
 
 def engine_kinds(names: Sequence[str] | None) -> tuple[EngineKind, ...]:
@@ -163,11 +174,7 @@ def _check_images(name: str, architecture: Architecture, images_NCHW: Tensor | N
         )
 
 
-def _check_names(architecture: Architecture, name: str, classes: Sequence[str], hosts: Hosts | None) -> None:
-    if not name.strip() or not name.isprintable() or set(name) & set("/\\") or len(name) > MAX_NAME_CHARACTERS:
-        raise SpecError(
-            f"export: `name` must be 1..{MAX_NAME_CHARACTERS} printable characters without slashes, got {short(name)}"
-        )
+def _check_names(architecture: Architecture, classes: Sequence[str], hosts: Hosts | None) -> None:
     if len(classes) != architecture.num_classes:
         raise SpecError(f"export: `classes` must name {architecture.num_classes} classes, got {len(classes)}")
     wrong = [label for label, count in Counter(classes).items() if not label.strip() or count > 1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ import torch
 from torch import Tensor
 
 from sepnas.deploy.certificates import DEFAULT_VALIDITY_DAYS
-from sepnas.deploy.export import engine_kinds, silent, writing
+from sepnas.deploy.export import check_options, engine_kinds, silent, writing
 from sepnas.deploy.services import Service
 from sepnas.deploy.shard_writer import NamedPlan
 from sepnas.deploy.writer import DeploymentWriter, Progress
 from sepnas.deployment.manifest import Manifest, OnMissing
 from sepnas.deployment.network_facts import ImageInput, InputFacts, NetworkFacts, OutputFacts
-from sepnas.deployment.plans import DEFAULT_PLAN, check_new_names
+from sepnas.deployment.plans import check_names
 from sepnas.errors import DeploymentError, SpecError
 from sepnas.nets.partitioned import PartitionedNetwork, load_partitioned
 from sepnas.nets.planned import lookup_of, run_plan
@@ -27,6 +28,8 @@ from sepnas.plan.data import ShapeData
 from sepnas.plan.document import load_plan
 from sepnas.plan.plan import Plan
 from sepnas.plan.schedule import schedule
+from sepnas.plan.steps import Send
+from sepnas.plan.wire import UNCONVERTED
 from sepnas.spec.document import short
 from sepnas.spec.hosts import Hosts
 
@@ -50,16 +53,18 @@ def export_graph(
 ) -> Manifest:
     """Cut a traced network by ``plans``, the first of which is the default one, and write the deployment ``out_dir``.
 
-    Each plan is executed once on noise, and compared with the network as a whole.
+    Each plan is executed once on noise, with all messages in fp32, and compared with the network as a whole.
 
     Raises:
-        SpecError: no plan, or plans for different numbers of devices.
+        SpecError: no plan, plans for different numbers of devices, or invalid names and numbers.
         DeploymentError: ``out_dir`` exists and may not be replaced, or a plan does not compute the network.
         StorageError: ``out_dir`` cannot be written; nothing is left behind.
     """
     counts = {plan.num_devices for plan in plans.values()}
     if len(counts) != 1:
         raise SpecError(f"export: the plans of a deployment are for one number of devices, got {sorted(counts)}")
+    check_names(plans)
+    check_options(name, validity_days, on_missing)
     chosen = engine_kinds(engines)
     if not all(kind.exact for kind in chosen):
         raise SpecError("export: parts of an imported network have no int8 graphs; choose an exact engine")
@@ -80,7 +85,7 @@ def export_imported(
     folder: Path, out_dir: str | os.PathLike[str], given: Mapping[str, object], *, name: str | None, **options: Any
 ) -> Manifest:
     """:func:`export_graph` of an imported network's folder, by plans or their files; raises :class:`SpecError`."""
-    check_new_names(key for key in given if key != DEFAULT_PLAN)
+    check_names(given)
     if not given:
         raise SpecError(
             "export: an imported network is cut by a plan: `sepnas partition` makes one; "
@@ -104,7 +109,7 @@ def _check_computes(network: PartitionedNetwork, name: str, plan: Plan) -> None:
     inputs = {each: torch.randn(graph.tensors[each].dims, generator=generator) for each in graph.inputs}
     whole = network(*inputs.values())
     wanted: dict[str, Tensor] = whole if isinstance(whole, dict) else {graph.outputs[0].name: whole}
-    found = run_plan(schedule(plan), lookup_of(network), inputs)
+    found = run_plan(schedule(_unrounded(plan)), lookup_of(network), inputs)
     if found.keys() != wanted.keys():
         raise DeploymentError(
             f"plan '{name}' makes {', '.join(found)}; network '{graph.name}' makes {', '.join(wanted)}"
@@ -117,6 +122,15 @@ def _check_computes(network: PartitionedNetwork, name: str, plan: Plan) -> None:
                 f"plan '{name}' does not compute network '{graph.name}': its output '{output}' is off by "
                 f"{float(off):.1e}; make it from this network (sepnas partition)"
             )
+
+
+def _unrounded(plan: Plan) -> Plan:
+    """The plan with all messages between devices in fp32: what is left is the split's own error."""
+    programs = tuple(
+        tuple(replace(step, wire=UNCONVERTED) if isinstance(step, Send) else step for step in program)
+        for program in plan.programs
+    )
+    return replace(plan, programs=programs)
 
 
 def graph_facts(graph: Graph) -> NetworkFacts:

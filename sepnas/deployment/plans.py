@@ -47,7 +47,12 @@ ByPlan = Annotated[dict[PlanName, _T], Field(min_length=1, max_length=MAX_PLANS)
 
 def check_new_names(names: Iterable[str]) -> None:
     """Raise :class:`SpecError` for names of plans beside the default one that a deployment may not have."""
-    taken = {DEFAULT_PLAN}
+    check_names(names, (DEFAULT_PLAN,))
+
+
+def check_names(names: Iterable[str], known: Iterable[str] = ()) -> None:
+    """Raise :class:`SpecError` for names of plans that a deployment with the ``known`` ones may not have."""
+    taken = {name.lower() for name in known}
     for name in names:
         if len(name) > MAX_PLAN_NAME or not re.fullmatch(PLAN_NAME_PATTERN[1:-1], name, re.ASCII):
             raise SpecError(
@@ -55,7 +60,7 @@ def check_new_names(names: Iterable[str]) -> None:
                 "begins with a letter, a digit or '_'"
             )
         if name.lower() in taken:
-            why = "is reserved for the run's own plan" if name.lower() == DEFAULT_PLAN else "is used twice"
+            why = "is reserved for the run's own plan" if name.lower() in known else "is used twice"
             raise SpecError(f"plan {short(name)}: this name {why} (case does not matter); choose another name")
         taken.add(name.lower())
     if len(taken) > MAX_PLANS:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +18,10 @@ from sepnas.deployment.serial import deployed_plan
 from sepnas.deployment.verify import verify_deployment
 from sepnas.errors import DeploymentError, SpecError
 from sepnas.nets.partitioned import PartitionedNetwork
+from sepnas.nets.planned import lookup_of, run_plan
 from sepnas.partition.schemes.registry import SCHEMES, partition
 from sepnas.plan.plan import Plan, Segment
+from sepnas.plan.schedule import schedule
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.engines.choice import make_engine
 from sepnas.runtime.engines.shard import Shard
@@ -131,3 +135,39 @@ def test_a_plan_of_another_network_is_refused(network: PartitionedNetwork, tmp_p
     plans = {"two": plan, "three": partition(network.graph, "rows", [1, 1, 1])}
     with pytest.raises(SpecError, match=r"for one number of devices, got \[2, 3\]"):
         export_graph(network, tmp_path / "d", plans, name="x", engines=["torch"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "a/b"}, "`name` must be 1..255 printable"),
+        ({"validity_days": float("nan")}, "`validity_days` must be more than 0"),
+        ({"on_missing": "later"}, "`on_missing` must be strict or degrade, got 'later'"),
+        ({"plans": ["../x"]}, "plan '../x': a plan's name has"),
+        ({"plans": ["a", "A"]}, "plan 'A': this name is used twice"),
+        ({"plans": [f"p{place}" for place in range(17)]}, "at most 16 plans"),
+    ],
+)
+def test_names_and_options_are_those_of_any_deployment(
+    network: PartitionedNetwork, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    """They are refused before anything is computed or written."""
+    plan = partition(network.graph, "rows", [1, 1])
+    plans = dict.fromkeys(options.pop("plans", ["default"]), plan)
+    with pytest.raises(SpecError, match=re.escape(message)):
+        export_graph(network, tmp_path / "d", plans, **{"name": "n", **options})
+    assert not (tmp_path / "d").exists()
+
+
+def test_messages_may_be_rounded(network: PartitionedNetwork, batch: np.ndarray, tmp_path: Path) -> None:
+    """A plan with int8 messages is compared with the network without their rounding, and answers with it."""
+    plan = partition(network.graph, "rows", [1, 1], "int8")
+    export_graph(network, tmp_path / "d", {"default": plan}, name="rounded", engines=["torch"])
+    with torch.no_grad():
+        turns, inputs = schedule(plan), {plan.inputs[0].name: torch.from_numpy(batch)}
+        [wanted] = run_plan(turns, lookup_of(network), inputs).values()
+    with threads(tmp_path / "d", engine=partial(_engine, "torch")) as hosts, Session(tmp_path / "d", hosts) as session:
+        answer = session.infer(batch)
+        assert session.counters().payload_bytes == plan.payload_bytes(len(batch))
+    np.testing.assert_allclose(answer, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
+    assert 0 < np.abs(answer - whole(network, batch)).max() < 0.1 * float(wanted.abs().max())
