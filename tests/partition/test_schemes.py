@@ -25,6 +25,8 @@ from sepnas.plan.plan import Plan
 from sepnas.plan.schedule import schedule
 from sepnas.plan.shapes import Region
 from tests.partition.chains import Builder, chains, equal_chain
+from tests.partition.test_trace import made as made_network
+from tests.partition.test_trace import traced
 
 DEVICES = (2, 3, 4, 5, 7)
 TOLERANCE = 1e-4
@@ -118,6 +120,18 @@ def test_runs_of_layers_are_bounded() -> None:
     assert max(after - before for before, after in pairwise([*borders, len(graph.nodes)])) <= 2 * MAX_RUN  # with ReLUs
 
 
+@pytest.mark.parametrize(("devices", "rows", "columns"), [(4, 2, 2), (6, 2, 3), (9, 3, 3)])
+def test_bytes_and_macs_of_a_grid(devices: int, rows: int, columns: int) -> None:
+    """A layer costs all tiles with their rims, less the tiles; MACs stay."""
+    layers, channels, side, pad = 3, 6, 24, 2
+    graph = equal_chain(layers, channels, side, 2 * pad + 1).graph()
+    plan = partition(graph, "grid", [1] * devices)
+    rims = (side + 2 * pad * (rows - 1)) * (side + 2 * pad * (columns - 1)) - side**2
+    gathered = side * side * (devices - 1) // devices  # for the answer
+    assert plan.payload_bytes() == 4 * channels * (rims * (layers - 1) + gathered)
+    assert macs_of(plan) == [graph.macs // devices] * devices
+
+
 @pytest.mark.parametrize("devices", [2, 3, 4])
 def test_bytes_and_macs_of_output_channels(devices: int) -> None:
     """Each layer but the first gathers its V values: 4 (N - 1) V bytes; the answer is gathered by one device."""
@@ -180,6 +194,24 @@ def test_bytes_and_macs_of_a_pipeline(devices: int) -> None:
     assert plan.payload_bytes() == 4 * channels * side * side * (devices - 1)
     assert macs_of(plan) == [graph.macs // devices] * devices
     assert [piece.device for piece in plan.outputs[0].pieces] == [devices - 1]
+
+
+@pytest.mark.parametrize("devices", [2, 3])
+def test_attention_is_split_by_heads(devices: int) -> None:
+    """A vision transformer in pairs is exact on a batch, and each device computes some heads of each attention."""
+    graph, weights, [x] = traced(made_network("timm:test_vit"), (3, 160, 160))
+    plan = partition(graph, "pairs", [1] * devices)
+    network, batch = PartitionedNetwork(graph, weights).eval(), torch.cat([x, x + 1])
+    with torch.no_grad():
+        wanted = torch.cat([network(each) for each in batch.split(1)])  # type: ignore[misc]
+        [found] = run_plan(schedule(plan), lookup_of(network), {graph.inputs[0]: batch}).values()
+    assert ((found - wanted).abs().max() / wanted.abs().max()).item() <= TOLERANCE
+    attention = [node for node in graph.nodes if node.operator == "attention"]
+    heads = graph.tensors[attention[0].outputs[0]].dims[1]
+    for segments in plan.segments:
+        parts = [node for segment in segments.values() for node in segment.nodes if node.operator == "attention"]
+        assert all(node.shapes[0][1] < heads for node in parts)
+    assert sum(macs_of(plan)) == graph.macs
 
 
 def test_a_single_cut_is_where_least_crosses() -> None:

@@ -19,4 +19,4 @@ def _layouts(graph: Graph, shares: Shares) -> Layouts:
     return runs_by_cost(graph, split_where_possible(graph, "H", shares), shares)
 
 
-SCHEME = Scheme("fused-tiles", "tiles of rows through runs of layers; halos are computed twice", 2, _layouts)
+SCHEME = Scheme("fused-tiles", "tiles of rows through runs of layers; halos are computed twice", 3, _layouts)

@@ -37,4 +37,4 @@ def terms_of(graph: Graph, node: GraphNode) -> int:
     return node.kind.summed(graph.use(node))
 
 
-SCHEME = Scheme("input-channels", "each device multiplies some input channels; partial sums are added", 5, _layouts)
+SCHEME = Scheme("input-channels", "each device multiplies some input channels; partial sums are added", 6, _layouts)

@@ -82,4 +82,4 @@ def _between(graph: Graph, node: GraphNode, makers: dict[str, GraphNode], runs: 
     return tuple(inside) if apart and used <= {*inside, node.name} and _multiple(graph, node, makers) else ()
 
 
-SCHEME = Scheme("pairs", "layers in pairs, by outputs and then by inputs; attention by heads", 6, _layouts)
+SCHEME = Scheme("pairs", "layers in pairs, by outputs and then by inputs; attention by heads", 7, _layouts)

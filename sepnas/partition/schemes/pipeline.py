@@ -18,4 +18,4 @@ def _layouts(graph: Graph, shares: Shares) -> Layouts:
     return stages(graph, best_cuts(graph, shares, slowest=True))
 
 
-SCHEME = Scheme("pipeline", "a stage of consecutive layers on each device", 3, _layouts)
+SCHEME = Scheme("pipeline", "a stage of consecutive layers on each device", 4, _layouts)

@@ -19,4 +19,4 @@ def _layouts(graph: Graph, shares: Shares) -> Layouts:
     return stages(graph, best_cuts(graph, shares, slowest=False))
 
 
-SCHEME = Scheme("single-cut", "one cut between layers, two devices", 4, _layouts)
+SCHEME = Scheme("single-cut", "one cut between layers, two devices", 5, _layouts)

@@ -1,0 +1,49 @@
+"""Rows and columns: each device computes a tile of each feature map, and exchanges the rim of its tile.
+
+The devices stand in about as many rows as columns; rows may have different numbers of devices. With R rows of C
+devices, a convolution of stride 1 with kernel 2 p + 1 and padding p on K maps of H x W costs
+``4 K ((H + 2 p (R - 1)) (W + 2 p (C - 1)) - H W)`` bytes in fp32: all tiles with their rims, less the tiles. The MACs
+are those of the network. What can be cut along rows alone is split as by rows.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from sepnas.partition.graph import Graph
+from sepnas.partition.parts import Layouts
+from sepnas.partition.regions import Layout, along, shares_of
+from sepnas.partition.schemes.scheme import Scheme, Shares, cut_along, dims_of, split_where_possible
+from sepnas.plan.kinds.kind import whole
+
+
+def rows_of_devices(num_devices: int) -> tuple[range, ...]:
+    """The ranks in each row of tiles: as near to a square as can be."""
+    count = round(num_devices**0.5)
+    borders = [place * num_devices // count for place in range(count + 1)]
+    return tuple(range(start, stop) for start, stop in pairwise(borders))
+
+
+def _layouts(graph: Graph, shares: Shares) -> Layouts:
+    found = split_where_possible(graph, "H", shares)
+    rows = rows_of_devices(len(shares))
+    totals = [sum(shares[rank] for rank in row) for row in rows]
+    for node in graph.nodes:
+        down = cut_along(graph, node, "H", totals) if len(rows) > 1 else None
+        across = cut_along(graph, node, "W", shares)
+        if down is None or across is None or node.kind is None:
+            continue
+        dims, multiple = dims_of(graph, node), node.kind.cuts(graph.use(node))[across[0]]
+        pieces = []
+        for row, span in zip(rows, down[1], strict=True):
+            columns = shares_of(dims[across[0]], [shares[rank] for rank in row], multiple)
+            for rank, column in zip(row, columns, strict=True):
+                if span[0] < span[1] and column[0] < column[1]:
+                    pieces.append((rank, along(along(whole(dims), down[0], span), across[0], column)))
+        found[node.name] = Layout(tuple(pieces))
+    return found
+
+
+SCHEME = Scheme(
+    "grid", "each device computes a tile, rows and columns, of each map; neighbours exchange rims", 2, _layouts
+)
