@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from sepnas.deploy.certificates import DEFAULT_VALIDITY_DAYS
@@ -134,7 +135,19 @@ def _unrounded(plan: Plan) -> Plan:
 
 
 def graph_facts(graph: Graph) -> NetworkFacts:
-    """The inputs and outputs of a graph, with what its traits say about images and classes."""
+    """The inputs and outputs of a graph, with what its traits say about images and classes.
+
+    Raises :class:`SpecError` for traits, or numbers of inputs and outputs, that no deployment can have.
+    """
+    try:
+        return _facts(graph)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise SpecError(f"export: network '{graph.name}': `{place}`: {problem['msg']}") from None
+
+
+def _facts(graph: Graph) -> NetworkFacts:
     classes = graph.traits.classes
     return NetworkFacts(
         inputs={name: InputFacts(shape=_shape(graph, name), image=_image(graph, name)) for name in graph.inputs},

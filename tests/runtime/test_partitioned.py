@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from sepnas.deploy.graph_export import export_graph
+from sepnas.deploy.graph_export import export_graph, graph_facts
 from sepnas.deployment.serial import deployed_plan
 from sepnas.deployment.verify import verify_deployment
 from sepnas.errors import DeploymentError, SpecError
 from sepnas.nets.partitioned import PartitionedNetwork
 from sepnas.nets.planned import lookup_of, run_plan
+from sepnas.partition.graph import NetworkTraits
 from sepnas.partition.schemes.registry import SCHEMES, partition
 from sepnas.plan.plan import Plan, Segment
 from sepnas.plan.schedule import schedule
@@ -171,3 +172,10 @@ def test_messages_may_be_rounded(network: PartitionedNetwork, batch: np.ndarray,
         assert session.counters().payload_bytes == plan.payload_bytes(len(batch))
     np.testing.assert_allclose(answer, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
     assert 0 < np.abs(answer - whole(network, batch)).max() < 0.1 * float(wanted.abs().max())
+
+
+def test_traits_that_are_no_facts_are_refused(network: PartitionedNetwork) -> None:
+    """A graph's file may say of images what no device can compute with."""
+    traits = NetworkTraits(mean=(0.0, 0.0, 0.0), std=(1.0, 0.0, 1.0))
+    with pytest.raises(SpecError, match=r"network 'chain': `std.1`: .*greater than 0"):
+        graph_facts(network.graph.model_copy(update={"traits": traits}))
