@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sepnas.cli.options import FILE, load_cluster
+from sepnas.cli.options import FILE, load_cluster, path_to
 from sepnas.console import say
 from sepnas.cost.accept import Checked, calibrate_checked
 from sepnas.cost.calibrate import Calibration
@@ -28,7 +28,9 @@ from sepnas.units import format_count, format_seconds, seconds
 
 
 def calibrate_command(
-    trace: Annotated[Path, typer.Argument(help="A trace of several requests, from `sepnas bench --trace`.", **FILE)],
+    trace: Annotated[
+        Path, typer.Argument(help="A trace of several requests, from `sepnas bench --trace`.", parser=path_to("file"))
+    ],
     architecture: Annotated[Path, typer.Option(help="The deployed architecture, or its plan.", **FILE)],
     cluster: Annotated[Path, typer.Option(help="The cluster to correct; its devices in the order of ranks.", **FILE)],
     out: Annotated[Path, typer.Option(help="The corrected cluster file to write.", **FILE)],

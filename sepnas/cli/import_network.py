@@ -18,7 +18,6 @@ def import_network(
         str,
         typer.Argument(
             parser=text_of,
-            metavar="NETWORK",
             help="timm:NAME, torchvision:NAME, MODULE:FACTORY, a .pt2 file, a run, or an architecture.",
         ),
     ],

@@ -311,5 +311,5 @@ Insecure = Annotated[
 
 SearchFolder = Annotated[
     Path,
-    typer.Argument(metavar="RUN", parser=path_to("search"), help="The folder of a search, finished or not."),
+    typer.Argument(parser=path_to("search"), help="The folder of a search, finished or not."),
 ]

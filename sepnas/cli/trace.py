@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sepnas.cli.options import FILE, Out, load_cluster, refuse_text_file
+from sepnas.cli.options import FILE, Out, load_cluster, path_to, refuse_text_file
 from sepnas.cost.simulator import simulate
 from sepnas.cost.timeline import predicted_timeline, wires_of
 from sepnas.report.from_trace import check_request, load_trace, measured_timeline, request_of
@@ -16,7 +16,7 @@ from sepnas.separable.read import read_plan
 
 
 def trace(
-    trace: Annotated[Path, typer.Argument(help="A trace from `sepnas bench --trace`.", **FILE)],
+    trace: Annotated[Path, typer.Argument(help="A trace from `sepnas bench --trace`.", parser=path_to("file"))],
     timeline: Annotated[TimelineFormat, typer.Option(help="text: bars; chrome: for ui.perfetto.dev.")] = "text",
     request: Annotated[int | None, typer.Option(help="Number of the request [the last one].")] = None,
     architecture: Annotated[
