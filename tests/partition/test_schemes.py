@@ -225,6 +225,14 @@ def test_a_single_cut_is_where_least_crosses() -> None:
         partition(made.graph(), "single-cut", [1, 1, 1])
 
 
+def test_halves_of_the_bytes_in_fp16() -> None:
+    """Messages between devices may have any wire format; in fp16 they have half the bytes, and the answer is near."""
+    made = residual_network()
+    exact, short = (partition(made.graph(), "rows", [1, 1, 1], wire) for wire in ("fp32", "fp16"))
+    assert 2 * short.payload_bytes() == exact.payload_bytes()
+    assert 0 < error_of(short, made) < 1e-2
+
+
 def test_a_device_without_a_part_is_named() -> None:
     """More devices than rows are refused, with the scheme and the device; so are shares that are no numbers above 0."""
     graph: Graph = equal_chain(2, 4, 5).graph()

@@ -32,6 +32,8 @@ from tests.partition.chains import Builder
 
 ENGINES = ("torch", "onnxruntime")
 BATCH = 2
+QUICK = ("rows", "fused-tiles", "pipeline", "pairs")
+"""One scheme of each family, with few graphs to export."""
 
 
 def network_of(*, seed: int = 0) -> PartitionedNetwork:
@@ -79,7 +81,9 @@ def check_answer(session: Session, plan: Plan, network: PartitionedNetwork, batc
     assert session.counters().payload_bytes == plan.payload_bytes(len(batch))
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    "scheme", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SCHEMES]
+)
 def test_workers_compute_what_the_whole_network_computes(
     scheme: str, network: PartitionedNetwork, batch: np.ndarray, tmp_path: Path
 ) -> None:
