@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from sepnas.deployment.manifest import WEIGHTS_NAME, SegmentFiles
 from sepnas.deployment.network_facts import NetworkFacts
 from sepnas.deployment.plans import overlay_file
 from sepnas.deployment.serial import messages_of
+from sepnas.errors import DeploymentError
 from sepnas.nets.partitioned import PartitionedNetwork
 from sepnas.nets.planned import part_of
 from sepnas.nets.segment_graph import weight_buffer
@@ -107,7 +108,7 @@ class ShardWriter:
             module = part_of(named.network, self.rank, segment)
             keys = _keys(named, segment, module)
             own = segment_weights(module)
-            tensors |= {name: own[key] for name, key in keys.items()}
+            self._keep(tensors, ((name, own[key]) for name, key in keys.items()))
             graphs = self.graphs.graphs(
                 self.rank, named, segment, step, module, {key: own[key] for key in keys.values()}
             )  # fmt: skip
@@ -115,7 +116,16 @@ class ShardWriter:
             if entry != segment.name:
                 aliases[segment.name] = entry
             done(segment.name)
-        tensors |= {**_numbers(named, self.rank), **normalisations(named.plan, self.rank, self.facts)}
+        self._keep(tensors, _numbers(named, self.rank).items())
+        self._keep(tensors, normalisations(named.plan, self.rank, self.facts))
+
+    def _keep(self, tensors: dict[str, Tensor], more: Iterable[tuple[str, Tensor]]) -> None:
+        """Add tensors; raises :class:`DeploymentError` if another one has the same name."""
+        for name, tensor in more:
+            if not _equal(tensors.setdefault(name, tensor), tensor):
+                raise DeploymentError(
+                    f"device {self.rank}: two different tensors are called '{name}'; rename the weight or the input"
+                )
 
     def write_tensors(self) -> None:
         """Write what plans share, and for each plan what differs from it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from sepnas.measure.deployed_network import deployed_network
 from sepnas.nets.separable import SeparableNetwork
 from sepnas.plan.document import load_plan, save_plan
 from sepnas.plan.liveness import prune
+from sepnas.plan.steps import Send, Step
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.engines.onnx_engine import Int8OnnxEngine
 from sepnas.runtime.engines.shard import load_shard
@@ -291,3 +293,21 @@ def test_documents_of_plans_are_listed(several: Path) -> None:
     """Each plan is a document of the deployment, sealed like all other files."""
     manifest = load_manifest(several)
     assert {plan_file(name) for name in NAMES} <= manifest.files.keys()
+
+
+@pytest.mark.filterwarnings("ignore:the plan sends other messages")
+def test_no_tensor_takes_the_place_of_another_of_its_name(network: SeparableNetwork, tmp_path: Path) -> None:
+    """A weight with the name of the numbers that normalise the image is refused; only an equal tensor may share it."""
+    plan = build_plan(network.architecture)
+    clash = plan.inputs[0].normalisation(plan.inputs[0].pieces[0])
+    assert clash is not None
+    other = copy.deepcopy(network)
+    other.log_scales[clash] = torch.nn.Parameter(torch.zeros(()))
+
+    def scaled(step: Step) -> Step:
+        return replace(step, wire="int8", scale=clash) if isinstance(step, Send) and step.to >= 0 else step
+
+    programs = tuple(tuple(map(scaled, program)) for program in plan.programs)
+    with pytest.raises(DeploymentError, match=f"two different tensors are called '{clash}'; rename"):
+        export_tiny(other, tmp_path / "deployment", plan=replace(plan, programs=programs))
+    assert not (tmp_path / "deployment").exists()
