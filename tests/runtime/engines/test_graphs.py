@@ -287,12 +287,12 @@ def test_a_norm_of_more_numbers_than_channels_is_not_opened(name: str, exported:
         helper.make_node("Gemm", ["m", "row"], ["y"]),
     ]
     tensors = [
-        from_array(np.zeros(shape, np.float32), name)
-        for name, shape in {"k": (1, 1, 1, 1), "many": (300_000,), "row": (300_000, 2)}.items()
+        from_array(np.zeros(shape, np.float32), tensor)
+        for tensor, shape in {"k": (1, 1, 1, 1), "many": (300_000,), "row": (300_000, 2)}.items()
     ]
-    for name, held in NUMBERS.items():
+    for constant, held in NUMBERS.items():
         data = np.array(held, np.int64).tobytes()
-        tensors.append(helper.make_tensor(name, onnx.TensorProto.INT64, [len(held)], data, raw=True))
+        tensors.append(helper.make_tensor(constant, onnx.TensorProto.INT64, [len(held)], data, raw=True))
     model = helper.make_model(helper.make_graph(nodes, "g", [INPUT], [OUTPUT], tensors)).SerializeToString()
     shard = _with_graph(load_shard(exported / "device0"), model, tmp_path)
     kind = replace(engines()[name], open_graph=f"{__name__}:not_opened")
