@@ -43,6 +43,7 @@ from sepnas.runtime.service.http_server import MAX_CONNECTIONS, HttpServer, serv
 from sepnas.runtime.service.service import Service
 from sepnas.runtime.service.tensor_bodies import TENSOR_KINDS
 from sepnas.runtime.transport.served_names import ServedNames
+from sepnas.spec.document import short
 
 MAX_BODIES_BYTES = 64_000_000
 """Bound of all bodies together that are not complete yet; there is always room for two."""
@@ -101,6 +102,7 @@ def _add_requests(app: FastAPI, service: Service, max_bytes: int) -> None:
         Example: `curl -H 'Content-Type: image/png' --data-binary @image.png 'http://127.0.0.1:8080/classify?plan=default'`
         """
         check_head(request, max_bytes)
+        _check_query(request)
         _check_plan(service, plan)
         if service.manifest.network.classes is None:
             raise RefusedRequest(404, "no-classes", "this network names no classes; POST to /infer for its outputs")
@@ -123,6 +125,7 @@ def _add_requests(app: FastAPI, service: Service, max_bytes: int) -> None:
         Example: `curl -H 'Content-Type: application/x-npz' --data-binary @inputs.npz http://127.0.0.1:8080/infer`
         """
         kind, accept = check_head(request, max_bytes, TENSOR_KINDS), request.headers.get("accept", "")
+        _check_query(request)
         name = _check_plan(service, plan)
         check_answerable(service.manifest.outputs_of(name), accept)
         ask = partial(service.infer_image, plan=plan) if is_image(kind) else partial(service.infer, kind, plan=plan)
@@ -149,6 +152,15 @@ async def _answered(
         raise RefusedRequest(503, "busy", str(error)) from None
     except ClientDisconnect:
         return Response(status_code=400)  # nobody reads it
+
+
+def _check_query(request: Request) -> None:
+    """Refuse any parameter but one ``plan``: a misspelt one would be answered under the default plan."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    if names not in ([], ["plan"]):
+        unknown = next((name for name in names if name != "plan"), "plan")
+        problem = "repeated" if unknown == "plan" else "unknown"
+        raise RefusedRequest(422, "query", f"{problem} query parameter {short(unknown)}; allowed is one `plan`")
 
 
 def _check_plan(service: Service, plan: str | None) -> str:

@@ -122,7 +122,7 @@ DESCRIPTIONS = {
     408: "The body did not arrive in time.",
     413: "The body is too large.",
     415: "This Content-Type is not accepted.",
-    422: "The body cannot be read or does not fit the network, or there is no such plan.",
+    422: "The body cannot be read or does not fit the network, or there is no such plan or query parameter.",
     502: "A device failed while it computed.",
     503: "Too many requests wait, or devices are lost. Try again after `Retry-After` seconds.",
     504: "There was no answer in time.",

@@ -622,6 +622,13 @@ def ask_for_plans(client, image):
         status, answer = client.call("POST", f"/classify{query}", image, PNG)
         assert (status, answer["error"]["code"]) == (422, "plan")
         assert f"default, few-bytes, {SILENT}" in answer["error"]["message"]
+    for query, problem in (
+        ("?plna=default", "unknown query parameter 'plna'"),
+        ("?plan=default&plan=default", "repeated"),
+    ):
+        status, answer = client.call("POST", f"/classify{query}", image, PNG)
+        assert (status, answer["error"]["code"]) == (422, "query")
+        assert problem in answer["error"]["message"]
     model = client.call("GET", "/model")[1]
     assert model["default_plan"] == "default"
     assert {each["name"]: each["payload_bytes"] for each in model["plans"]}[SILENT] == 0
