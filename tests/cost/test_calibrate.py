@@ -362,7 +362,7 @@ def changed(path: Path, change) -> None:  # type: ignore[no-untyped-def]
         (lambda r: r[1]["devices"].pop(), "field `requests.1.devices`: was taken on the devices [0, 1, 2], but"),
         (lambda r: r[2]["devices"][0]["steps"].pop(), "field `requests.2.devices.0.steps`: ends after"),
         (lambda r: r[0]["devices"][3]["steps"].clear(), "field `requests.0.devices.3.steps`: ends after 0 of the"),
-        (lambda r: r[0]["devices"][1]["steps"].append(r[0]["devices"][1]["steps"][0]), "has nothing more; name the"),
+        (lambda r: r[0]["devices"][1]["steps"].append(r[0]["devices"][1]["steps"][0]), "has nothing more; give the"),
         (
             lambda r: r[0]["devices"][1]["steps"][1].update(name="b9"),
             "field `requests.0.devices.1.steps.1`: is compute",
