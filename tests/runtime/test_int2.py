@@ -92,10 +92,10 @@ def test_the_terminal_trains_and_exports_it(tmp_path: Path) -> None:
     data = ("--data", f"folder:{make_folder(tmp_path / 'images', size=8)}", "--epochs", 1)
     said("train", *NETWORK, *data, "--wire", "int2", "--learned-scales", "--out", tmp_path / "run")
     said("export", tmp_path / "run", tmp_path / "deployment")
-    manifest = json.loads((tmp_path / "deployment" / "manifest.json").read_text())
-    assert {"int2", "fp32"} == {message["wire"] for message in manifest["messages"]}
+    deployed = json.loads((tmp_path / "deployment" / "manifest.json").read_text())["plans"]["default"]
+    assert {"uint8", "int2", "fp32"} == {message["wire"] for message in deployed["messages"]}
     plan = build_plan(Architecture.load(tmp_path / "run" / "architecture.json"))
-    assert manifest["payload_bytes"] == plan.payload_bytes()
+    assert deployed["payload_bytes"] == plan.payload_bytes()
     assert {message.wire for message in plan.transfers() if message.scale} == {"int2"}
 
 
