@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
-from importlib import import_module
-from pkgutil import iter_modules
 
 import sepnas.deployment.engines
 from sepnas.deployment.engines.kind import EngineKind
+from sepnas.registered import find_registered
 
 AUTO = "auto"
 """Option of a worker instead of an engine's name: the fastest exact engine, found by measuring at start."""
 
 
 @cache
-def engines() -> dict[str, EngineKind]:
+def engines() -> Mapping[str, EngineKind]:
     """All engines by name, in their order."""
-    package = sepnas.deployment.engines
-    modules = [import_module(f"{package.__name__}.{found.name}") for found in iter_modules(package.__path__)]
-    kinds: list[EngineKind] = [module.ENGINE for module in modules if hasattr(module, "ENGINE")]
-    return {kind.name: kind for kind in sorted(kinds, key=lambda kind: kind.order)}
+    return find_registered(sepnas.deployment.engines, "ENGINE")
 
 
 def engine_names() -> tuple[str, ...]:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
-from pkgutil import iter_modules
-from types import MappingProxyType
 
 import sepnas.partition.schemes
 from sepnas.errors import PlanError, SpecError
@@ -15,17 +12,10 @@ from sepnas.partition.regions import Layout
 from sepnas.partition.schemes.scheme import Scheme, dims_of
 from sepnas.plan.plan import Plan
 from sepnas.plan.wire import UNCONVERTED, WIRE_FORMATS, WireFormat
+from sepnas.registered import find_registered
 from sepnas.spec.document import short
 
-
-def _find() -> Mapping[str, Scheme]:
-    package = sepnas.partition.schemes
-    modules = [import_module(f"{package.__name__}.{found.name}") for found in iter_modules(package.__path__)]
-    schemes: list[Scheme] = [module.SCHEME for module in modules if hasattr(module, "SCHEME")]
-    return MappingProxyType({scheme.name: scheme for scheme in sorted(schemes, key=lambda scheme: scheme.order)})
-
-
-SCHEMES = _find()
+SCHEMES: Mapping[str, Scheme] = find_registered(sepnas.partition.schemes, "SCHEME")
 """All schemes by name, in their order."""
 
 

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib import import_module
-from pkgutil import iter_modules
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
 import sepnas.separable.backbones
+from sepnas.registered import find_registered
 from sepnas.separable.backbones.backbone import Backbone, BlockStages
 
-
-def _find() -> Mapping[str, Backbone]:
-    package = sepnas.separable.backbones
-    modules = [import_module(f"{package.__name__}.{found.name}") for found in iter_modules(package.__path__)]
-    kinds: list[Backbone] = [module.BACKBONE for module in modules if hasattr(module, "BACKBONE")]
-    return MappingProxyType({kind.name: kind for kind in sorted(kinds, key=lambda kind: kind.order)})
-
-
-BACKBONES = _find()
+BACKBONES: Mapping[str, Backbone] = find_registered(sepnas.separable.backbones, "BACKBONE")
 """All families by name, in their order."""
 DEFAULT_BACKBONE = "resnext"
 """The family of files that name none: the paper's."""
