@@ -19,6 +19,7 @@ from sepnas.deploy.plan_module import PlanModule
 from sepnas.deploy.shard_writer import NamedPlan
 from sepnas.errors import DeploymentError, SpecError
 from sepnas.nets.scales import calibrate_scales
+from sepnas.nets.supernet import forget_statistics
 from sepnas.plan.plan import Plan
 from sepnas.plan.steps import Compute
 from sepnas.separable.build import build_plan
@@ -75,9 +76,8 @@ def measure_statistics(network: SeparableNetwork, plan: Plan, images_NCHW: Tenso
         for module in network.segment(rank, plan.segments[rank][step.segment].layers).modules()
         if isinstance(module, nn.BatchNorm2d)
     ]
+    forget_statistics(layers)
     for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # a cumulative average
         layer.train()
     run = PlanModule(plan, network)
     for batch_BCHW in torch.split(images_NCHW, _BATCH):
@@ -92,11 +92,11 @@ def _under_policy(network: SeparableNetwork, name: str, policy: TransmissionPoli
     found = own.load_state_dict(network.state_dict(), strict=False)
     missing = [each for each in found.missing_keys if not each.startswith("log_scales.")]
     if missing:
-        raise DeploymentError(f"plan '{name}' does not fit the trained network: it needs {_told(missing[0])}")
+        raise DeploymentError(f"plan '{name}' does not fit the trained network: it needs {_untrained_text(missing[0])}")
     return own
 
 
-def _told(weight: str) -> str:
+def _untrained_text(weight: str) -> str:
     """What lacks a weight, and what can be done."""
     kind, _, rest = weight.partition(".")
     if kind == "heads":
