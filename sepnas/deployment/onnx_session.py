@@ -35,6 +35,8 @@ def open_session(graph: bytes, weights: Sequence[npt.NDArray[Any]], threads: int
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    # without 8-bit dot products, x86 would add pairs of 8-bit products in 16 bits, which overflow
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = _ERRORS_ONLY
     # waiting threads must leave the core to the threads that exchange messages
