@@ -25,7 +25,7 @@ from tests.helpers_search import evaluated_run
 from tests.search.test_search import CLUSTER, SPACE, constrained, search
 from tests.search.test_strategies import explore, made_up
 
-MIN_ACCURACY = 0.75
+MIN_ACCURACY = 0.84
 BOUNDED = constrained(min_accuracy=MIN_ACCURACY)
 
 
