@@ -9,6 +9,7 @@ from statistics import fmean, median
 
 import latency
 import messages
+from before import compare
 
 from sepnas.deployment.verify import load_manifest
 from sepnas.results.recorder import Recorder
@@ -55,7 +56,12 @@ def measure_latency(record: Recorder) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--before", metavar="COMMIT", help="compare with this commit instead, in result-before.json")
     chosen = parser.parse_args()
+    if chosen.before:
+        with Recorder(HERE / "result-before.json", root=HERE) as record:
+            compare(record, chosen.before, chosen.rounds)
+        return
     with Recorder(HERE / "result.json", root=HERE) as record:
         measure_messages(record, chosen.rounds)
         measure_latency(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import cProfile
 import pstats
 import random
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from before import compare
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from overhead import measure_overhead
@@ -96,7 +98,7 @@ def draw_growth(by_devices: list[dict[str, Any]], by_blocks: list[dict[str, Any]
         figure.savefig(HERE / "growth.svg", facecolor="white")
 
 
-def main() -> None:
+def measure_all() -> None:
     with Recorder(HERE / "result.json", seeds=SEEDS, root=HERE) as record:
         for name in ("paper", "resnext56-full", "demo"):
             space = SearchSpace.load(SPACES / f"{name}.yaml")
@@ -124,6 +126,17 @@ def main() -> None:
         measure_trials(record)
         for measure in record.measures.values():
             print(f"{measure.name}: {measure.value:.4g} {measure.unit}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--before", metavar="COMMIT", help="compare with this commit instead, in result-before.json")
+    chosen = parser.parse_args()
+    if not chosen.before:
+        measure_all()
+        return
+    with Recorder(HERE / "result-before.json", seeds=(0,), root=HERE) as record:
+        compare(record, chosen.before)
 
 
 if __name__ == "__main__":
