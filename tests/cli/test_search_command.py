@@ -77,6 +77,7 @@ def test_images_of_another_size_are_resized(space: Path, tmp_path: Path) -> None
     assert trained.exit_code == 0, trained.output
 
 
+@pytest.mark.slow
 def test_a_supernet_is_trained_apart(space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In pieces and without NNI; exploring goes on from it to the front that an unbroken search finds."""
     options = ("--candidates", 4, "--epochs", 2, "--threads", 1)
@@ -101,6 +102,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_supernet_is_trained_without_the_extra_search(space: Path, tmp_path: Path) -> None:
     """torch and what trains with it is enough; a whole search says what it lacks before anything is trained."""
 

@@ -142,6 +142,7 @@ def test_a_plan_file_and_learned_scales_are_exported(network: SeparableNetwork, 
             np.testing.assert_allclose(session.infer(x_BCHW.numpy(), plan=name), wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_int8_is_calibrated_for_each_plan(network: SeparableNetwork, tmp_path: Path) -> None:
     """Graphs in 8 bits are those of the plan; the devices answer as the quantised network under it."""
     engines = ("torch", "onnxruntime", "onnxruntime-int8")

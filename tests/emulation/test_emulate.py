@@ -190,6 +190,7 @@ def test_a_signal_leaves_nothing_behind(deployment, tmp_path, shaping, number, s
     assert left_of(process.pid) == []
 
 
+@pytest.mark.slow
 def test_the_table_names_the_emulated_cluster_and_its_shaping(deployment, tmp_path):
     """`bench --emulate` prints measured, predicted, their ratio, the links' check and who shaped them."""
     cluster = cluster_of().save(tmp_path / "cluster.yaml")

@@ -51,7 +51,12 @@ def traced(module: nn.Module, *dims: tuple[int, ...]) -> tuple[Graph, dict[str, 
     return graph, weights, inputs
 
 
-@pytest.mark.parametrize(("source", "dims"), NETWORKS, ids=[source for source, _ in NETWORKS])
+def _marked(source: str, dims: tuple[int, ...]) -> object:
+    slow = source in ("torchvision:mobilenet_v2", "torchvision:lraspp_mobilenet_v3_large")
+    return pytest.param(source, dims, id=source, marks=pytest.mark.slow if slow else ())
+
+
+@pytest.mark.parametrize(("source", "dims"), [_marked(*each) for each in NETWORKS])
 def test_a_graph_computes_what_its_module_computes(source: str, dims: tuple[int, ...]) -> None:
     """Networks of torchvision and timm, through a document and back, agree to 1e-5, without an opaque operator."""
     module = made(source)

@@ -58,7 +58,7 @@ def test_the_first_value_lies_in_the_lowest_bits() -> None:
     assert decode(levels, "int2", Shape.vector(5), np.float32(0.5)).ravel().tolist() == [0.0, 1.5, 0.5, 1.0, 1.5]
 
 
-@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+@pytest.mark.parametrize("engine", ["torch", pytest.param("onnxruntime", marks=pytest.mark.slow)])
 def test_workers_compute_what_the_network_computes(engine: str, tmp_path: Path) -> None:
     """In processes of their own, to 1e-5 relative, and the bytes on their sockets are those that the plan predicts."""
     network = lively_network(int2_architecture())

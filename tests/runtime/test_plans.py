@@ -161,6 +161,7 @@ def test_a_trace_names_the_plan_of_each_request(deployment):
         }
 
 
+@pytest.mark.slow
 def test_a_lost_device_is_done_without_under_each_plan(deployment, network):
     """A session that degrades answers as the network does without that device; a plan that needs it not is complete."""
     with (

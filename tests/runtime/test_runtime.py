@@ -143,7 +143,7 @@ def tiny(tmp_path_factory):
 # -- the same numbers, the same bytes
 
 
-@pytest.mark.parametrize("case_name", ["mean_case", "weighted_case"])
+@pytest.mark.parametrize("case_name", ["mean_case", pytest.param("weighted_case", marks=pytest.mark.slow)])
 def test_the_devices_answer_what_the_whole_network_answers(case_name, request):
     """Through real processes the logits are those of the whole network, for any batch size."""
     case = request.getfixturevalue(case_name)

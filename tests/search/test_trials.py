@@ -170,14 +170,8 @@ search(Path(sys.argv[1]), resume=True, progress=True, candidates=12, batch=6, tr
 """
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        signal.SIGKILL,
-        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_no_process_outlives_the_search(finished: SearchResult, begun: Path, how: signal.Signals) -> None:
     """After SIGKILL, SIGTERM or Ctrl-C nothing runs on; the search goes on in this process, to the same result."""
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(begun)], cwd=ROOT, stderr=subprocess.PIPE, text=True)

@@ -49,6 +49,7 @@ class TestEveryFormat(WireFormatContract):
         return name
 
 
+@pytest.mark.slow
 def test_a_new_format_is_one_entry() -> None:
     """With one more line in the registry ``int1`` is an option, is in the help, is priced and keeps the contract."""
     program = f"ENTRY, TEST = {ENTRY!r}, {str(Path(__file__).resolve())!r}\n{PROGRAM}"

@@ -72,6 +72,7 @@ train_network(separable(), small_data(), FULL, out / "cut", device="cpu", progre
 """
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without batch norms the weights are those of one process; with everything on, a cut run ends with the bits of an
     unbroken one, and cannot be gone on with by another number of processes."""

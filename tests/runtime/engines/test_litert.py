@@ -174,6 +174,7 @@ def test_a_damaged_graph_runs_or_is_refused(data, exported):
         LiteRtGraph(graph, 1)([np.zeros((1, 1, 8, 8), np.float32)])
 
 
+@pytest.mark.slow
 def test_it_reads_the_files_of_onnxruntime(network, tmp_path):
     """An export for LiteRT writes ONNX graphs, which onnxruntime runs too, and nothing else for it."""
     export_tiny(network, tmp_path / "d", ("litert",))

@@ -146,6 +146,7 @@ def test_who_does_not_read_is_closed(client, monkeypatch):
             sock.sendall(request * 1_000_000)
 
 
+@pytest.mark.slow
 def test_who_does_not_read_holds_no_place(exported, hosts_file, monkeypatch):
     """However many leave their answers unread, whoever sends an image is answered."""
     monkeypatch.setattr(http_connection, "WRITE_S", 600.0)

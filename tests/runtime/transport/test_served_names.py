@@ -127,6 +127,7 @@ def test_metrics_have_names_too(metrics):
     assert scrape(metrics, Origin="http://evil.example")[0] == 403
 
 
+@pytest.mark.slow
 def test_metrics_outlive_idle_clients(metrics):
     """Of many clients that connect and send nothing, or a byte now and then, each is closed; scrapes go on."""
     with contextlib.ExitStack() as stack:
