@@ -11,9 +11,14 @@ import sys
 import time
 
 from sepnas.cost.simulator import simulate
-from sepnas.separable.build import build_plan
-from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import uniform_cluster
+
+try:
+    from sepnas.separable.build import build_plan
+    from sepnas.separable.space import SearchSpace
+except ModuleNotFoundError:  # commits before `separable` was a room of its own
+    from sepnas.plan.build import build_plan  # type: ignore[no-redef]
+    from sepnas.spec.space import SearchSpace  # type: ignore[no-redef]
 
 CANDIDATES = 1000
 

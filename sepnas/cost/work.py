@@ -9,7 +9,7 @@ from sepnas.cost.times import DeviceTimes, times_of
 from sepnas.errors import PlanError
 from sepnas.plan.plan import Plan
 from sepnas.plan.steps import CLIENT, Compute, Merge, Recv, Send, Slice, Step
-from sepnas.plan.wire import FRAME_HEADER_BYTES, UNCONVERTED, WireFormat, payload_bytes
+from sepnas.plan.wire import ENCODINGS, FRAME_HEADER_BYTES, UNCONVERTED, WireFormat, payload_bytes
 from sepnas.spec.cluster import Cluster
 
 Doing = Literal["compute", "convert", "merge"]
@@ -81,11 +81,11 @@ class Work:
                     spent_s += times.resume_s
                     seconds = spent_s
             elif isinstance(step, Send):
-                num_values = step.region.num_values
-                nbytes = payload_bytes(num_values, step.wire, batch, step.scale is not None)
-                messages.append((step.tag, (rank, step.to), nbytes, step.tensor))
-                spent_s = 0.0 if sends is None else self._message_s(times, num_values, step.wire, nbytes, step.to)
-                legs.append((seconds + spent_s, step.tag, True))
+                num_values, tag, to = step.region.num_values, step.tag, step.to
+                nbytes = ENCODINGS[step.wire].payload_bytes(num_values, batch, step.scale is not None)
+                messages.append((tag, (rank, to), nbytes, step.tensor))
+                spent_s = 0.0 if sends is None else self._message_s(times, num_values, step.wire, nbytes, to)
+                legs.append((seconds + spent_s, tag, True))
                 seconds = 0.0
             elif sends is not None and isinstance(step, Merge):  # a slice is a view and costs nothing
                 spent_s = times.merge_s(batch * sum(shapes[name].num_values for name in step.inputs))

@@ -123,23 +123,30 @@ class _Program:
 
 
 def _write_event(programs: list[_Program], event: Event) -> None:
-    layer, tensor = event.block + 1, f"b{event.block}"
-    for crossing in event.sends:
+    """Written out, without calls for each transfer: a search spends a good part of its time here."""
+    block, sends, late, prompt, late_strength, prompt_strength = event
+    layer, tensor = block + 1, f"b{block}"
+    for crossing in sends:
         program = programs[crossing.source]
         if program.next_layer <= layer:
             program.compute(layer, tensor)
         program.steps.append(crossing.send)
-    for arrivals, strength in ((event.late, event.late_strength), (event.prompt, event.prompt_strength)):
+    for arrivals, strength in ((late, late_strength), (prompt, prompt_strength)):
         for crossing in arrivals:
             program = programs[crossing.destination]
             if program.next_layer <= layer:
                 program.compute(layer, tensor)
-            program.receive(crossing.recv, crossing.shape)
+            recv, shape = crossing.recv, crossing.shape
+            program.shapes[recv.tensor] = shape
+            program.steps.append(recv)
+            program.due.append(recv.tensor)
+            program.due_values += shape.num_values
             if strength > program.strength:
                 program.strength = strength
-    for program in programs:
-        if program.due:
-            program.merge(_block_merge(event.block, program.strength, program.current, *program.due))
+    if late or prompt:
+        for program in programs:
+            if program.due:
+                program.merge(_block_merge(block, program.strength, program.current, *program.due))
 
 
 def _read_out(programs: list[_Program], readers: Sequence[int], reader: int, architecture: Architecture) -> Port:

@@ -19,6 +19,7 @@ from sepnas.separable.policy import Transfer, TransmissionPolicy
 class Crossing:
     """A transfer as the steps of both its ends; ``shape`` is that of the received tensor."""
 
+    transfer: Transfer
     tag: int
     source: int
     destination: int
@@ -60,7 +61,7 @@ def crossings_of(policy: TransmissionPolicy, parts: tuple[PartTable, ...]) -> li
     """The exchange points of a policy over the parts of a network."""
     blocks = network_crossings(parts)
     return [
-        PointCrossings(point.after, list(map(blocks[point.after].__getitem__, point.transfers)), STRENGTH[point.merge])
+        PointCrossings(point.after, blocks[point.after].of(point.transfers), STRENGTH[point.merge])
         for point in policy.points
     ]
 
@@ -117,6 +118,19 @@ class BlockCrossings(dict[Transfer, Crossing]):
         super().__init__()
         self.block, self.outputs = block, outputs
         self.tensor = f"b{block}"
+        self._by_id: dict[int, Crossing] = {}
+
+    def of(self, transfers: Sequence[Transfer]) -> list[Crossing]:
+        """The crossings of some transfers, looked up by identity first: hashing a transfer takes longer."""
+        kept = self._by_id
+        try:
+            return [kept[id(transfer)] for transfer in transfers]
+        except KeyError:
+            found = [self[transfer] for transfer in transfers]
+        for transfer, crossing in zip(transfers, found, strict=True):
+            if crossing.transfer is transfer:  # which it keeps alive, so that no other object gets its id
+                kept[id(transfer)] = crossing
+        return found
 
     def __missing__(self, transfer: Transfer) -> Crossing:
         source, destination = transfer.source, transfer.destination
@@ -126,9 +140,10 @@ class BlockCrossings(dict[Transfer, Crossing]):
         scale = transfer.scale_name(self.block)
         send = Send(self.tensor, _region(num_channels, *own[1:]), transfer.wire, destination, tag, scale)
         arriving = Shape.chw(num_channels, *own[1:])
-        made = Crossing(tag, source, destination, transfer.lag, send, _recv(tag, source), arriving)
+        made = Crossing(transfer, tag, source, destination, transfer.lag, send, _recv(tag, source), arriving)
         if len(self) >= self.MAX_KEPT:
             self.clear()
+            self._by_id.clear()
         self[transfer] = made
         return made
 
