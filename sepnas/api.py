@@ -23,6 +23,7 @@ from sepnas.deployment.manifest import Manifest, OnMissing
 from sepnas.deployment.plans import DEFAULT_PLAN, check_new_names
 from sepnas.errors import DeploymentError, SearchError, SpecError
 from sepnas.plan.plan import Plan
+from sepnas.results.evaluate import evaluate
 from sepnas.runtime.client.session import Session
 from sepnas.search.explorer import BATCH, StrategyName
 from sepnas.separable.architecture import Architecture
@@ -58,20 +59,9 @@ if TYPE_CHECKING:
     from sepnas.train.training import Training
 
 __all__ = [
-    "DataSource",
-    "RecipeChanges",
-    "Session",
-    "create_model",
-    "describe",
-    "export",
-    "import_network",
-    "load",
-    "partition",
-    "prepare_training",
-    "search",
-    "simulate",
-    "train",
-]
+    "DataSource", "RecipeChanges", "Session", "create_model", "describe", "evaluate", "export", "import_network",
+    "load", "partition", "prepare_training", "search", "simulate", "train",
+]  # fmt: skip
 
 PathLike: TypeAlias = str | os.PathLike[str]
 

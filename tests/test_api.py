@@ -18,6 +18,9 @@ from sepnas import api
 from sepnas.errors import DataError, DeploymentError, SpecError, TrainingError
 from sepnas.separable.architecture import named_architecture
 from sepnas.separable.build import build_plan
+from sepnas.spec.evaluation import EvaluationFile
+from sepnas.train.data import load_dataset
+from sepnas.train.evaluation import SplitName, evaluate_split
 
 SPACE = Path(__file__).parents[1] / "search_spaces" / "demo.yaml"
 EXAMPLES = (
@@ -26,6 +29,7 @@ EXAMPLES = (
     "train",
     "load",
     "export",
+    "evaluate",
     "describe",
     "simulate",
     "search",
@@ -85,6 +89,19 @@ def test_a_session_answers_what_the_network_answers(folder: Path) -> None:
         answers = torch.from_numpy(session.infer(images_NCHW.numpy()))
     with torch.no_grad():
         torch.testing.assert_close(answers, network(images_NCHW), rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_is_evaluated_on_the_splits_of_its_training(folder: Path, tmp_path: Path) -> None:
+    """Accuracy and digest of each split of the digits are those that `sepnas train` measures; both are kept."""
+    digits, network = load_dataset("digits"), sepnas.load(folder / "training")
+    splits: tuple[SplitName, ...] = ("validation", "test")
+    for split in splits:
+        found = api.evaluate(folder / "training", split=split, out=tmp_path / "e.json")
+        wanted = evaluate_split(network, digits, split, "")
+        assert found.scores.accuracy == pytest.approx(wanted.accuracy)
+        assert found.content_sha256 == wanted.content_sha256
+        assert (found.images, found.data, found.split) == (359, "digits", split)
+    assert [each.split for each in EvaluationFile.load(tmp_path / "e.json").evaluations] == list(splits)
 
 
 def test_a_run_is_imported_as_a_graph(folder: Path) -> None:

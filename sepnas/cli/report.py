@@ -41,23 +41,36 @@ def report(
         typer.Option(help="The cluster of the predicted time line [the search's, or equal boards].", **PATH),
     ] = None,
     trace: Annotated[Path | None, typer.Option(help="A trace that `sepnas bench --trace` wrote.", **PATH)] = None,
+    evaluation: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A network or deployment that `sepnas evaluate` evaluated, or its file; repeat for more "
+            "[the training's].",
+            **PATH,
+        ),
+    ] = None,
     title: Annotated[str, typer.Option(help="The page's title.", **TEXT)] = "sepnas report",
 ) -> None:
-    """Write one self-contained HTML page about a search, a training run, a plan and a trace, or any of them.
+    """Write one self-contained HTML page about a search, a training run, a plan, a trace, evaluations, or any of them.
 
-    At least one of `--search`, `--training`, `--architecture` and `--trace` is needed; each adds its part of the page.
+    At least one of `--search`, `--training`, `--architecture`, `--trace` and `--evaluation` is needed; each adds its
+    part of the page.
     The candidate of the search that has the chosen architecture is marked. A trace must be of the same plan.
 
     Example: `sepnas report --search runs/search --training runs/training --out report.html`
     """
+    from sepnas.report.from_run import kept_evaluations
     from sepnas.report.page import write_report
 
-    if not any((search, training, architecture, trace)):
-        raise SpecError("nothing to report: name at least one of --search, --training, --architecture, --trace")
+    if not any((search, training, architecture, trace, evaluation)):
+        raise SpecError(
+            "nothing to report: name at least one of --search, --training, --architecture, --trace, --evaluation"
+        )
     if architecture is None and training is not None:
         architecture = training / "architecture.json"
     content = _content(title, search, training, architecture, cluster, trace)
     candidate = next((point.index for point in content.candidates if point.chosen), None)
+    content = replace(content, classifiers=kept_evaluations(evaluation or (), training))
     content = replace(content, commands=chain_commands(search, training, architecture, candidate, trace))
     say(f"written: {write_report(out, content).resolve().as_uri()}")
 

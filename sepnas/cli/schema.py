@@ -14,6 +14,7 @@ from sepnas.spec.document import Document
 
 DOCUMENTS = {
     "architecture": "sepnas.separable.architecture:Architecture",
+    "classifier-evaluations": "sepnas.spec.evaluation:EvaluationFile",
     "cluster": "sepnas.spec.cluster:Cluster",
     "data": "sepnas.spec.dataset:DataFacts",
     "emulation": "sepnas.spec.emulation:Emulation",

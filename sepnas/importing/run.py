@@ -23,6 +23,7 @@ from sepnas.nets.graph import GraphNetwork
 from sepnas.partition.graph import GRAPH_NAME, WEIGHTS_NAME, Graph, NetworkTraits
 from sepnas.partition.trace.program import Weights, graph_of, trace
 from sepnas.spec.document import short
+from sepnas.spec.evaluation import EVALUATION_NAME
 from sepnas.spec.files import why
 
 MAX_DEVIATION = 1e-4
@@ -182,7 +183,7 @@ def _check_replaceable(target: Path, force: bool) -> None:
         return
     if not (target / GRAPH_NAME).is_file():
         raise StorageError(f"{target}: exists and is not an imported network; choose another folder, or empty it first")
-    others = sorted({path.name for path in target.iterdir()} - {GRAPH_NAME, WEIGHTS_NAME})
+    others = sorted({path.name for path in target.iterdir()} - {GRAPH_NAME, WEIGHTS_NAME, EVALUATION_NAME})
     if others:
         raise StorageError(
             f"{target}: holds {short(others[0])} besides a network; move it away, or choose another folder"

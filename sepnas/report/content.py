@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sepnas.separable.architecture import Architecture
+from sepnas.spec.evaluation import ClassifierEvaluation
 
 SpanKind = Literal["compute", "send", "recv", "merge", "wait"]
 Objectives = Mapping[str, float]
@@ -151,6 +152,7 @@ class ReportContent:
     ``architecture`` is the chosen one, whose transmission policy is drawn.
     ``about`` names the run, its data and the date. The time line is predicted for ``cluster``, the candidates'
     latencies for ``search_cluster``. ``pick`` is the command that picks a candidate, without the candidate's number.
+    ``classifiers`` are what `sepnas evaluate` measured, the newest last.
     """
 
     title: str = "sepnas report"
@@ -170,5 +172,6 @@ class ReportContent:
     architecture: Architecture | None = None
     history: tuple[Curve, ...] = ()
     evaluations: tuple[SplitAccuracy, ...] = ()
+    classifiers: tuple[ClassifierEvaluation, ...] = ()
     machine: Mapping[str, str] = field(default_factory=dict)
     commands: tuple[str, ...] = ()

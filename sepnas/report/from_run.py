@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sepnas.cost.simulator import Simulation
@@ -13,6 +13,8 @@ from sepnas.report.content import Curve, ShownLink, ShownSpan, ShownTimeline, Sp
 from sepnas.results.provenance import machine_facts
 from sepnas.runtime.client.trace import RequestRecord
 from sepnas.runtime.transport.counters import Counters
+from sepnas.spec.evaluation import EVALUATION_NAME, ClassifierEvaluation, read_kept
+from sepnas.spec.files import is_there
 
 
 def shown_timeline(timeline: Timeline) -> ShownTimeline:
@@ -88,6 +90,16 @@ def split_accuracies(run: Path) -> tuple[SplitAccuracy, ...]:
         )
         for found in read_evaluations(run)
     )  # fmt: skip
+
+
+def kept_evaluations(given: Sequence[Path], training: Path | None) -> tuple[ClassifierEvaluation, ...]:
+    """The evaluations in the given files or folders, and those of a run if it has any, the oldest first.
+
+    Raises :class:`SpecError` for a missing or damaged file.
+    """
+    own = [] if training is None or not is_there(training / EVALUATION_NAME) else [training]
+    places = dict.fromkeys(each / EVALUATION_NAME if each.is_dir() else each for each in (*own, *given))
+    return tuple(sorted(read_kept(places), key=lambda each: each.date))
 
 
 def machine_rows() -> dict[str, str]:

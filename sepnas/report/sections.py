@@ -11,6 +11,7 @@ from sepnas.plan.liveness import devices_used
 from sepnas.plan.steps import CLIENT
 from sepnas.report.body import LONG, Picture, Section, SortableCell, Table, picture
 from sepnas.report.content import Accuracy, CandidatePoint, ReportContent, SplitAccuracy
+from sepnas.report.evaluation import evaluation_section
 from sepnas.report.exploration import policies_section, progress_section
 from sepnas.report.figures.bars import classes_drawing, link_name, links_drawing
 from sepnas.report.figures.curves import curves_drawing, epochs_of, is_share
@@ -302,6 +303,7 @@ _MAKERS: tuple[Callable[[ReportContent], Section | None], ...] = (
     _timeline,
     _bytes,
     _accuracy,
+    evaluation_section,
     _history,
     _reproduce,
 )

@@ -24,7 +24,9 @@ Count = Annotated[int, Field(gt=0, le=1 << 53)]
 Size = Annotated[int, Field(gt=0, le=1 << 20)]
 ONE_LINE = r"^[^\x00-\x1f\x7f\u0085\u2028\u2029]+$"
 """Text without line breaks and ASCII controls; :mod:`sepnas.terminal` escapes what else would steer a terminal."""
-Text = Annotated[str, Field(min_length=1, max_length=2000, pattern=ONE_LINE)]
+MAX_TEXT = 2000
+"""Maximum number of characters of a name or a remark."""
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT, pattern=ONE_LINE)]
 """A name or a remark on one line."""
 Rank = Annotated[int, Field(ge=0, lt=MAX_DEVICES)]
 Block = Annotated[int, Field(ge=0, lt=MAX_BLOCKS)]

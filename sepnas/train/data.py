@@ -36,6 +36,8 @@ Parts = Mapping[str, Split]
 _TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}
 DATA_SETS = ("digits", *_TORCHVISION, "folder:PATH")
 
+HELD_OUT_FRACTION = 0.1
+"""Share of the training images that is held out for validation, where a data set has no validation images."""
 DIGITS_TEST_FRACTION = 0.2
 DIGITS_TEST_SEED = 0
 _RESIZE_BYTES = 64 << 20
@@ -68,7 +70,8 @@ def load_dataset(
             f"with {option('--download', 'download=True')}"
         )
     root = cache_folder() if root is None else Path(root).expanduser()
-    fraction = validation_fraction if validation_fraction is not None else 0.2 if name == "digits" else 0.1
+    usual = DIGITS_TEST_FRACTION if name == "digits" else HELD_OUT_FRACTION
+    fraction = validation_fraction if validation_fraction is not None else usual
     if not 0 < fraction < (1 - DIGITS_TEST_FRACTION if name == "digits" else 1):
         raise DataError(f"`validation_fraction` must leave images to train on and to validate with, got {fraction}")
     if image_size is not None and image_size < 1:

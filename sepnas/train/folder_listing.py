@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,12 +59,35 @@ def list_folder(folder: Path) -> Listing:
 
     Warns about skipped images. Raises :class:`DataError` that names the faulty path.
     """
+    with _explained(folder):
+        return _list(folder)
+
+
+def list_classes(folder: Path) -> Mapping[str, Sequence[Path]]:
+    """The image files of each class of a folder that holds a folder for each; warns and raises as :func:`list_folder`.
+
+    One class is enough.
+    """
+    passed = PassedOver()
+    with _explained(folder):
+        found = _list_part(folder, passed)
+    _warn_of(passed, folder)
+    return found
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
     try:
         if not folder.is_dir():
             raise DataError(f"{shown_path(folder)}: no such folder")
-        return _list(folder)
+        yield
     except OSError as error:
         raise DataError(f"{shown_path(error.filename or folder)}: cannot be read: {error.strerror}") from None
+
+
+def _warn_of(passed: PassedOver, folder: Path) -> None:
+    if told := str(passed):
+        warnings.warn(f"{shown_path(folder)}: passed over {told}", stacklevel=3)
 
 
 def _list(folder: Path) -> Listing:
@@ -79,8 +103,7 @@ def _list(folder: Path) -> Listing:
     if len(listing["train"]) < 2:
         raise DataError(f"{shown}/train: has one class; at least two are needed")
     passed.folders += [p for p in _visible(folder) if p.name not in PARTS and p.is_dir()]
-    if told := str(passed):
-        warnings.warn(f"{shown}: passed over {told}", stacklevel=2)
+    _warn_of(passed, folder)
     if "test" not in listing:
         listing["test"] = listing.pop("val")
     return listing

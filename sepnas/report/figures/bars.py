@@ -67,7 +67,7 @@ def classes_drawing(classes: Sequence[ClassAccuracy]) -> Drawing:
     rings = axes.scatter(devices, places, clip_on=False, **ring)
     drawing.tag(dots, "whole", [Tip(f"{c.name}: {format_share(c.whole)} by the whole network") for c in classes])
     drawing.tag(rings, "devices", [Tip(f"{c.name}: {format_share(c.devices)} through the devices") for c in classes])
-    axes.set_yticks(places, [_short(c.name) for c in classes])
+    axes.set_yticks(places, [short_name(c.name) for c in classes])
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     axes.set_xlabel("accuracy")
@@ -82,7 +82,8 @@ def _marker(caption: str, colour: str, size: float) -> Line2D:
     return Line2D([], [], linestyle="none", marker="o", markersize=size, mfc=fill, mec=colour, mew=1.6, label=caption)
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
+    """A class's name, cut to fit beside a picture."""
     return name if len(name) <= _SHORTEN_FROM else name[: _SHORTEN_FROM - 1] + "…"
 
 
