@@ -73,8 +73,9 @@ def infer(
 
     The devices must run (`sepnas worker`); their addresses come from `--devices` or the deployment's own hosts.yaml.
     Images of another size are resized as in training (`sepnas train --image-size`), or refused if training resized
-    none. `--resize crop` scales the largest centred part with the network's proportions, `--resize stretch` the whole
-    image. Unreadable files are listed at the end, with exit code 1; all others are answered.
+    none; for an imported network they are scaled and cut as its own configuration says. `--resize crop` scales the
+    largest centred part with the network's proportions, `--resize stretch` the whole image. Unreadable files are listed
+    at the end, with exit code 1; all others are answered.
 
     A `.npy` file holds the input of a network that has one, a `.npz` file each input by name; each is one sample or a
     batch. Values are float32 (of images: normalised); images may also be uint8. `--out` writes each output of all

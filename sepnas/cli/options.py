@@ -286,7 +286,10 @@ Top = Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Number of classes 
 
 
 ResizeChoice = Annotated[
-    Resize | None, typer.Option(help="Images of another size: refuse, crop or stretch [as in training].")
+    Resize | None,
+    typer.Option(
+        help="Images of another size: refuse, crop or stretch [as in training, or as the network's configuration says]."
+    ),
 ]
 
 

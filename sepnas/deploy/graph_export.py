@@ -170,12 +170,11 @@ def _shape(graph: Graph, tensor: str) -> ShapeData:
 
 
 def _image(graph: Graph, name: str) -> ImageInput | None:
-    """The image that an input is, if the network's mean and standard deviation are known."""
-    tensor, traits = graph.tensors[name], graph.traits
-    channels = tensor.dims[1] if tensor.axes == "NCHW" else 0
-    if len(graph.inputs) > 1 or not channels or not len(traits.mean) == len(traits.std) == channels:
+    """The image that an input is, prepared as the network's configuration says."""
+    if name != graph.image_input:
         return None
-    _, _, height, width = tensor.dims
+    traits, (_, channels, height, width) = graph.traits, graph.tensors[name].dims
     return ImageInput(
-        channels=channels, height=height, width=width, mean=traits.mean, std=traits.std, resize="crop"
+        channels=channels, height=height, width=width, mean=traits.mean, std=traits.std, resize=traits.resize,
+        preparation=traits.preparation(height, width),
     )  # fmt: skip

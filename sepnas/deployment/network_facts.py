@@ -14,9 +14,9 @@ from sepnas.plan.serial import shape_from_data
 from sepnas.plan.shapes import Shape
 from sepnas.plan.wire import IMAGE_FORMATS
 from sepnas.spec.document import Part
-from sepnas.spec.figures import MAX_CLASSES, MAX_SIDE, Channels, Fit
+from sepnas.spec.figures import MAX_CLASSES, Channels, Fit, ImageSide
+from sepnas.spec.preparation import Preparation
 
-Side = Annotated[int, Field(gt=0, le=MAX_SIDE, strict=True)]
 ClassNames = Annotated[tuple[str, ...], Field(min_length=2, max_length=MAX_CLASSES)]
 
 
@@ -24,15 +24,17 @@ class ImageInput(Part):
     """An image: ``height`` x ``width`` values, normalised as ``(value / 255 - mean) / std`` for each channel.
 
     Image files are read by :mod:`sepnas.spec.image_file`: 1 channel is gray, 3 are RGB. ``resize`` says how training
-    scaled images of another size (bilinear); None if all images had this size.
+    scaled images of another size (bilinear); None if all images had this size. ``preparation`` is that of a network
+    with a configuration of its own: every image is scaled and cut in this way, whatever its size.
     """
 
     channels: Channels
-    height: Side
-    width: Side
+    height: ImageSide
+    width: ImageSide
     mean: tuple[float, ...]
     std: tuple[Annotated[float, Field(gt=0)], ...]
     resize: Fit | None = None
+    preparation: Preparation | None = None
 
     @model_validator(mode="after")
     def _one_a_channel(self) -> Self:
@@ -40,14 +42,17 @@ class ImageInput(Part):
             found = len(getattr(self, name))
             if found != self.channels:
                 raise ValueError(f"`{name}` must hold one number for each of {self.channels} channels, got {found}")
+        if self.resize is not None and self.preparation is not None:
+            raise ValueError("`resize` and `preparation` exclude each other")
         return self
 
     @model_serializer(mode="wrap")
     def _leave_out_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Omit ``resize`` if it is None."""
+        """Omit ``resize`` and ``preparation`` where they are None."""
         data: dict[str, Any] = handler(self)
-        if self.resize is None:
-            data.pop("resize", None)
+        for name in ("resize", "preparation"):
+            if getattr(self, name) is None:
+                data.pop(name, None)
         return data
 
     @property

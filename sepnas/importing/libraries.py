@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
+import re
 import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from sepnas.errors import ImportFailedError
 from sepnas.importing.found import FoundNetwork, Shape
-from sepnas.partition.graph import NetworkTraits
+from sepnas.partition.graph import MAX_CROP, NetworkTraits
+from sepnas.partition.trace.refusals import first_line
+from sepnas.spec.preparation import Interpolation
 from sepnas.train.vision import import_timm, import_torchvision
 
 _FRAMES = 16
 """Frames of a clip, for video networks that do not say how many they take."""
-_INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming")
 
 
 def from_timm(name: str, pretrained: bool) -> FoundNetwork:
@@ -31,23 +34,21 @@ def from_timm(name: str, pretrained: bool) -> FoundNetwork:
     if not timm.is_model(plain):
         raise unknown_name(source, name, timm.list_models())
     module = _made(source, pretrained, lambda: timm.create_model(name, pretrained=pretrained))
-    config = dict(getattr(module, "pretrained_cfg", None) or {})
-    size: Shape = tuple(config.get("input_size") or (3, 224, 224))
+    data: Any = importlib.import_module("timm.data")
+    config = {**(getattr(module, "pretrained_cfg", None) or {}), **data.resolve_model_data_config(module)}
+    size: Shape = tuple(config["input_size"])
     return FoundNetwork(
-        name, source, module, shapes=(size,), traits=_traits(_timm_classes(timm, config), config, size[1:])
+        name, source, module, shapes=(size,), traits=_traits(_timm_classes(data, config), config, size[1:])
     )
 
 
-def _timm_classes(timm: Any, config: dict[str, Any]) -> list[str]:
+def _timm_classes(data: Any, config: dict[str, Any]) -> list[str]:
     """The labels of the data set that the network was trained on, if timm has them."""
-    if config.get("num_classes") not in (1000, 21841, 21843, 11821, 12000):
-        return []
-    try:
-        subset = importlib.import_module("timm.data").infer_imagenet_subset(config)
-        info = importlib.import_module("timm.data").ImageNetInfo(subset or "imagenet-1k")
-        found = [str(label) for label in info.label_descriptions()]
-    except Exception:  # only names: a network without them is as good
-        return []
+    if names := config.get("label_names"):
+        described = config.get("label_descriptions") or {}
+        return [str(described.get(name, name)) for name in names]
+    subset = data.infer_imagenet_subset(config)
+    found = [str(label) for label in data.ImageNetInfo(subset).label_descriptions()] if subset else []
     return found if len(found) == config["num_classes"] else []
 
 
@@ -102,7 +103,7 @@ def _config_of(known: Any) -> dict[str, Any]:
     crop, resize = (_side(getattr(transforms, name, None)) for name in ("crop_size", "resize_size"))
     found["side"] = crop or resize or 224
     if crop and resize:
-        found["crop_pct"] = min(1.0, crop / resize)
+        found["crop_pct"] = _share(crop, resize)
     found["interpolation"] = getattr(getattr(transforms, "interpolation", None), "value", None)
     if type(transforms).__name__ == "VideoClassification":
         found["frames"] = max(_FRAMES, known.meta.get("min_temporal_size") or 0)
@@ -114,15 +115,24 @@ def _side(value: Any) -> int:
     return int(value[0]) if isinstance(value, list | tuple) and value else int(value or 0)
 
 
+def _share(crop: int, resize: int) -> float:
+    """The share of the scaled side that is kept, of which the scaled side is found again by rounding down."""
+    share = crop / resize
+    return share if math.floor(crop / share) == resize else math.nextafter(share, 0)
+
+
 def _traits(classes: Sequence[str], config: dict[str, Any], size: Shape) -> NetworkTraits:
-    crop, interpolation = config.get("crop_pct"), config.get("interpolation")
+    interpolation, crop = config.get("interpolation"), config.get("crop_pct")
+    squashed = config.get("crop_mode") == "squash"
+    known = interpolation in get_args(Interpolation) and config.get("crop_mode") in (None, "center", "squash")
     return NetworkTraits(
         classes=tuple(" ".join(label.split())[:2000] for label in classes if label.strip()),
         mean=tuple(map(float, config.get("mean") or ())),
         std=tuple(map(float, config.get("std") or ())),
         size=(size[-2], size[-1]) if len(size) >= 2 else None,
-        crop=float(crop) if crop and 0 < crop <= 1 else None,
-        interpolation=interpolation if interpolation in _INTERPOLATIONS else None,
+        crop=float(crop) if crop and 0 < crop <= MAX_CROP else None,
+        interpolation=interpolation if known else None,
+        fit="stretch" if squashed else "cover",
     )
 
 
@@ -134,9 +144,24 @@ def _made(source: str, pretrained: bool, make: Any) -> nn.Module:
             module: nn.Module = make()
             return module
     except Exception as error:  # libraries raise whatever they like
-        what = "its pretrained weights cannot be loaded" if pretrained else "cannot be made"
-        first = " ".join(str(error).split())[:300]
-        raise ImportFailedError(f"{source}: {what}: {type(error).__name__}: {first}") from error
+        if not pretrained:
+            raise ImportFailedError(f"{source}: cannot be made: {first_line(error)}") from error
+        why = "there is no connection" if _is_unconnected(error) else first_line(error)
+        raise ImportFailedError(f"{source}: its pretrained weights cannot be loaded: {why}; {_ADVICE}") from error
+
+
+_ADVICE = "download them where there is a connection, and give the file with --weights FILE"
+_CONNECTIONS = re.compile(r"(Connect\w*|URL|Timeout\w*|OfflineMode\w*|LocalEntryNotFound|Proxy|gaierror)(Error)?")
+
+
+def _is_unconnected(error: BaseException | None) -> bool:
+    """Whether this error, or one that it comes from, says that a server was not reached."""
+    seen = 0
+    while error is not None and seen < 20:
+        if _CONNECTIONS.fullmatch(type(error).__name__) or isinstance(error, ConnectionError | TimeoutError):
+            return True
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return False
 
 
 def unknown_name(source: str, name: str, known: Sequence[str]) -> ImportFailedError:

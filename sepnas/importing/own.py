@@ -15,7 +15,7 @@ from sepnas.errors import ImportFailedError
 from sepnas.importing.found import FoundNetwork
 from sepnas.importing.libraries import unknown_name
 from sepnas.partition.graph import NetworkTraits
-from sepnas.partition.trace.refusals import place_of
+from sepnas.partition.trace.refusals import first_line, place_of
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.read import read_architecture
 from sepnas.spec.dataset import DataFacts
@@ -65,7 +65,7 @@ def _their_code(text: str) -> Iterator[None]:
     except ImportFailedError:
         raise
     except (Exception, SystemExit) as error:
-        raise ImportFailedError(f"{text}: fails ({place_of(error)}): {type(error).__name__}: {error}") from error
+        raise ImportFailedError(f"{text}: fails ({place_of(error)}): {first_line(error)}") from error
 
 
 def from_run(folder: Path) -> FoundNetwork:
@@ -75,7 +75,11 @@ def from_run(folder: Path) -> FoundNetwork:
     network = load_network(folder)
     architecture, facts = network.architecture, DataFacts.load(folder / DATA)
     traits = NetworkTraits(
-        classes=facts.classes, mean=facts.mean, std=facts.std, size=(architecture.image_size,) * 2, crop=None
+        classes=facts.classes,
+        mean=facts.mean,
+        std=facts.std,
+        size=(architecture.image_size,) * 2,
+        resize=facts.resize,
     )
     name = folder.resolve().name
     return FoundNetwork(name, str(folder), network, shapes=(_image(architecture),), traits=traits)

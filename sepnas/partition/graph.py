@@ -19,12 +19,15 @@ from sepnas.plan.data import MAX_JOINED, Attribute, OperatorName, Role, ShapeDat
 from sepnas.plan.kinds.kind import GraphOperator, OperatorUse
 from sepnas.plan.kinds.registry import GRAPH_OPERATORS
 from sepnas.spec.document import Document, Part
-from sepnas.spec.figures import ONE_LINE, Size, Text
+from sepnas.spec.figures import ONE_LINE, Fit, Index, Size, Text
+from sepnas.spec.preparation import Interpolation, Preparation, Scaling
 from sepnas.spec.recognise import format_of
 
 GRAPH_NAME, WEIGHTS_NAME = "graph.json", "weights.safetensors"
 MAX_NODES = 20_000
 MAX_GRAPH_PORTS = 256
+MAX_CROP = 4
+"""A share above 1 leaves a black border around the scaled image."""
 OutputName = Annotated[str, Field(max_length=200, pattern=r"^\w[\w.-]*$")]
 Dtype = Literal[
     "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "complex64"
@@ -66,20 +69,36 @@ class GraphOutput(Part):
 class NetworkTraits(WithoutDefaults):
     """What is known of the network besides its graph: how images are prepared, and what its outputs mean.
 
-    ``mean`` and ``std`` are per channel, of values in 0..1. ``crop`` is the share of the image's shorter side that is
-    kept; ``size`` is height and width in pixels.
+    ``mean`` and ``std`` are per channel, of values in 0..1; ``size`` is height and width in pixels.
+
+    With an ``interpolation``, images are scaled by it to ``size / crop``, rounded down, in the way of ``fit``, and
+    their centre is cut out: ``crop`` is the share of the scaled side that is kept. Without one, images of another size
+    are treated as in training by sepnas (``resize``).
     """
 
     classes: Annotated[tuple[Text, ...], Field(max_length=1 << 16)] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     size: tuple[Size, Size] | None = None
-    crop: Annotated[float, Field(gt=0, le=1)] | None = None
-    interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"] | None = None
+    crop: Annotated[float, Field(gt=0, le=MAX_CROP)] | None = None
+    interpolation: Interpolation | None = None
+    fit: Scaling = "cover"
+    resize: Fit | None = None
+
+    def preparation(self, height: int, width: int) -> Preparation | None:
+        """How image files become images of this size; None if no configuration says it."""
+        if self.interpolation is None:
+            return None
+        scaled = (math.floor(side / (self.crop or 1)) for side in (height, width))
+        return Preparation(fit=self.fit, height=next(scaled), width=next(scaled), interpolation=self.interpolation)
 
 
 class Graph(Document):
-    """A network's graph. ``source`` says where it was imported from."""
+    """A network's graph. ``source`` says where it was imported from.
+
+    ``computed`` are the weights that were computed in advance; ``num_parameters`` counts the module's own parameters,
+    of which the weights are made. None in files from before it was recorded.
+    """
 
     format_name: ClassVar[str] = "sepnas.graph"
     current_version: ClassVar[int] = 1
@@ -92,12 +111,23 @@ class Graph(Document):
     nodes: Annotated[tuple[GraphNode, ...], Field(max_length=MAX_NODES)]
     weights: Annotated[tuple[TensorName, ...], Field(max_length=MAX_NODES)]
     tensors: Annotated[dict[TensorName, GraphTensor], Field(max_length=MAX_NODES)]
+    computed: Annotated[tuple[TensorName, ...], Field(max_length=MAX_NODES)] = ()
+    num_parameters: Index | None = None
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         check_order(self)
         check_shapes(self)
+        if strange := sorted(set(self.computed) - set(self.weights)):
+            raise ValueError(f"`computed` holds '{strange[0]}', which is no weight")
         return self
+
+    @property
+    def image_input(self) -> str | None:
+        """The input that is an image, if it is the only input and there is a mean and a deviation for each channel."""
+        tensor, traits = self.tensors[self.inputs[0]], self.traits
+        known = tensor.axes == "NCHW" and len(traits.mean) == len(traits.std) == tensor.dims[1]
+        return self.inputs[0] if known and len(self.inputs) == 1 else None
 
     def use(self, node: GraphNode) -> OperatorUse:
         """A node's attributes and the sizes of its operands, as its kind takes them."""

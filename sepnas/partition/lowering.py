@@ -20,7 +20,7 @@ from sepnas.plan.plan import Piece, Plan, Port
 from sepnas.plan.shapes import Region, Shape
 from sepnas.plan.steps import CLIENT, Merge, Recv, Send
 from sepnas.plan.validation import check_plan
-from sepnas.plan.wire import UNCONVERTED, WireFormat
+from sepnas.plan.wire import PIXELS, UNCONVERTED, WireFormat
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,13 @@ class _Lowering:
         return self.tag - 1
 
     def _input(self, name: str) -> Port:
-        """The port of an input: each device is sent the regions that it needs."""
+        """The port of an input: each device is sent the regions that it needs; of an image as bytes."""
         pieces = []
+        wire = PIXELS if name == self.graph.image_input else UNCONVERTED
         for device, regions in self.work.needs.get(name, {}).items():
             for region in regions:
                 tag = self._next_tag()
-                pieces.append(Piece(Region(region.ranges[1:]), device, tag))
+                pieces.append(Piece(Region(region.ranges[1:]), device, tag, wire))
                 self.arrivals[name, device, region] = [_Arrival(tag, CLIENT, region)]
         tensor = self.graph.tensors[name]
         return Port(name, Shape(tensor.dims[1:], tensor.axes[1:]), tuple(pieces))

@@ -22,6 +22,8 @@ Positive = Annotated[float, Field(gt=0, le=_MAX_FIGURE)]
 NotNegative = Annotated[float, Field(ge=0, le=_MAX_FIGURE)]
 Count = Annotated[int, Field(gt=0, le=1 << 53)]
 Size = Annotated[int, Field(gt=0, le=1 << 20)]
+ImageSide = Annotated[int, Field(gt=0, le=MAX_SIDE, strict=True)]
+"""The height or the width of an image."""
 ONE_LINE = r"^[^\x00-\x1f\x7f\u0085\u2028\u2029]+$"
 """Text without line breaks and ASCII controls; :mod:`sepnas.terminal` escapes what else would steer a terminal."""
 MAX_TEXT = 2000

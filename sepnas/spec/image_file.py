@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from sepnas.errors import DataError
 from sepnas.options import option
+from sepnas.spec.preparation import Preparation, prepare
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,14 +58,15 @@ def read_image(
     name: str,
     channels: int,
     size: tuple[int, int],
-    resize: Resize = "no",
+    resize: Resize | Preparation = "no",
     formats: tuple[str, ...] = FORMATS,
     max_pixels: int = MAX_PIXELS,
 ) -> Images:
     """One image, ``(channels, height, width)`` uint8, from a file or from bytes in memory (a ``BytesIO``).
 
     ``size`` is its height and width. ``resize`` says how to treat an image of another size: refuse it, or scale
-    (bilinear) all of it (``stretch``) or the largest part in its middle with the proportions of ``size`` (``crop``).
+    (bilinear) all of it (``stretch``) or the largest part in its middle with the proportions of ``size`` (``crop``). A
+    :class:`Preparation` treats images of every size.
     ``formats`` are the accepted formats (Pillow's names); ``max_pixels`` is checked before anything is decoded.
 
     Raises :class:`DataError` whose message begins with ``name``.
@@ -81,7 +83,12 @@ def read_image(
                 f"{_resize('crop')} scales the {middle} in its middle to that, "
                 f"{_resize('stretch')} all of it"
             )
-        pixels = np.asarray(_scaled(_opaque(_upright(image), mode), size, resize), dtype=np.uint8)
+        plain = _opaque(_upright(image), mode)
+        if isinstance(resize, Preparation):
+            scaled = prepare(plain, name, size, resize, max_pixels)
+        else:
+            scaled = _scaled(plain, size, resize)
+        pixels = np.asarray(scaled, dtype=np.uint8)
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 

@@ -23,10 +23,12 @@ from sepnas.partition.graph import NetworkTraits
 from sepnas.partition.schemes.registry import SCHEMES, partition
 from sepnas.plan.plan import Plan, Segment
 from sepnas.plan.schedule import schedule
+from sepnas.runtime.client.images import normalise
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.engines.choice import make_engine
 from sepnas.runtime.engines.shard import Shard
 from sepnas.runtime.engines.torch_engine import Engine
+from sepnas.spec.preparation import Preparation
 from tests.helpers_runtime import threads, worker_processes
 from tests.partition.chains import Builder
 
@@ -110,6 +112,27 @@ def test_worker_processes_run_several_schemes_of_one_deployment(
         for name, plan in plans.items():
             with Session(tmp_path / "d", hosts, plans=[name]) as session:
                 check_answer(session, plan, network, batch)
+
+
+@pytest.mark.parametrize("scheme", ["rows", "input-channels"])
+def test_images_travel_as_bytes(scheme: str, network: PartitionedNetwork, tmp_path: Path) -> None:
+    """With a mean and a deviation, each device is sent its region of the image as bytes, and normalises it itself."""
+    traits = NetworkTraits(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), crop=0.9, interpolation="bicubic")
+    graph = network.graph.model_copy(update={"traits": traits})
+    pictured = PartitionedNetwork(graph, network.weights_by_name).eval()
+    plan = partition(graph, scheme, [2, 1])
+    assert {piece.wire for piece in plan.inputs[0].pieces} == {"uint8"}
+    manifest = export_graph(pictured, tmp_path / "d", {"default": plan}, name="x", engines=["torch"])
+    assert manifest.image.preparation == Preparation(fit="cover", height=14, width=14, interpolation="bicubic")
+    images = np.random.default_rng(1).integers(0, 256, (BATCH, 3, 13, 13), np.uint8)
+    normalised = normalise(images, manifest.image)
+    wanted = whole(network, normalised)
+    with threads(tmp_path / "d", engine=partial(_engine, "torch")) as hosts, Session(tmp_path / "d", hosts) as session:
+        answer = session.infer(images)
+        assert session.counters().input_bytes == plan.input_bytes(BATCH)
+        assert session.counters().payload_bytes == plan.payload_bytes(BATCH)
+        np.testing.assert_array_equal(session.infer(normalised), answer)
+    assert np.abs(answer - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
 def test_a_device_has_only_its_part_of_the_weights(network: PartitionedNetwork, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from sepnas.spec import image_file
 from sepnas.spec.image_file import FORMATS, MAX_PIXELS, Images, Resize, Source
 from sepnas.spec.listing import listed
 from sepnas.spec.memory import check_images_fit
+from sepnas.spec.preparation import Preparation
 
 __all__ = ["Images", "Resize", "load_images", "normalise", "read_image", "read_images"]
 
@@ -24,7 +25,7 @@ def load_images(paths: Iterable[str | os.PathLike[str]], manifest: Manifest, res
     """Read image files into ``(B, channels, height, width)`` uint8; colours become gray if the network reads gray.
 
     ``resize`` is the treatment of an image of another size: ``no`` refuses it, ``crop`` scales its central square and
-    ``stretch`` the whole image (bilinear); by default as in training.
+    ``stretch`` the whole image (bilinear); by default as in training, or as the network's configuration says.
 
     Raises :class:`DataError` that names each bad file: missing, not an image, another size, more than 8 bits per
     channel.
@@ -62,15 +63,15 @@ def read_image(
 ) -> Images:
     """One image, ``(channels, height, width)`` uint8, as :func:`sepnas.spec.image_file.read_image` reads it.
 
-    An image of another size is resized as in training, unless ``resize`` is given.
+    It is resized as in training, or as the network's configuration says, unless ``resize`` is given.
     """
     size, chosen = (wanted.height, wanted.width), resize_of(wanted, resize)
     return image_file.read_image(source, name, wanted.channels, size, chosen, formats, max_pixels)
 
 
-def resize_of(wanted: ImageInput, given: Resize | None) -> Resize:
-    """The treatment of an image of another size: ``given``, or else as in training."""
-    return given or wanted.resize or "no"
+def resize_of(wanted: ImageInput, given: Resize | None) -> Resize | Preparation:
+    """The treatment of images: ``given``, or else the network's own preparation, or as in training."""
+    return given or wanted.preparation or wanted.resize or "no"
 
 
 def normalise(images_BCHW: Images, wanted: ImageInput, channels: slice = slice(None)) -> Array:

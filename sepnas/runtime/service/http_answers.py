@@ -26,6 +26,7 @@ from sepnas.runtime.service.http_forms import (
 )
 from sepnas.runtime.service.service import Classified, Health, Service
 from sepnas.runtime.service.tensor_bodies import MAX_JSON_ANSWER_VALUES, NPZ
+from sepnas.spec.preparation import Preparation
 from sepnas.spec.tensor_file import tensor_bytes
 
 
@@ -94,7 +95,8 @@ def facts_of(service: Service) -> ModelFacts:
             for name, facts in network.outputs.items()
         ],
         classes=list(network.classes or ()),
-        resize=service.resize,
+        resize=None if isinstance(service.resize, Preparation) else service.resize,
+        preparation=service.resize if isinstance(service.resize, Preparation) else None,
         devices=list(service.ranks),
         on_missing=service.on_missing,
     )

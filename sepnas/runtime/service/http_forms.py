@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sepnas.deployment.manifest import OnMissing
 from sepnas.runtime.service.tensor_bodies import JSON, NPY, NPZ
 from sepnas.spec.image_file import Resize
+from sepnas.spec.preparation import Preparation
 
 
 class LikelyClass(BaseModel):
@@ -83,9 +84,13 @@ class ModelFacts(BaseModel):
     inputs: list[InputForm]
     outputs: list[TensorForm]
     classes: list[str] = Field(description="In the order of the logits; empty if no output holds class scores.")
-    resize: Resize = Field(
+    resize: Resize | None = Field(
         description="Treatment of images of another size: `stretch` scales the whole image, `crop` the largest part in "
-        "its middle that has the network's proportions; `no`: they are refused."
+        "its middle that has the network's proportions; `no`: they are refused. Null if there is a `preparation`."
+    )
+    preparation: Preparation | None = Field(
+        description="Treatment of images of every size: the image is scaled to `height` x `width`, or until it just "
+        "covers this size (`cover`), with this `interpolation`; the network's size is cut from its centre."
     )
     devices: list[int]
     on_missing: OnMissing

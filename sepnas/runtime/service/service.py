@@ -32,6 +32,7 @@ from sepnas.runtime.service.tensor_bodies import parse_body
 from sepnas.runtime.service.turns import Turns
 from sepnas.runtime.transport.handshake import check_loopback
 from sepnas.spec.hosts import Hosts, parse_address
+from sepnas.spec.preparation import Preparation
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Service:
         timeout_s: from the arrival of a request to its answer, waiting included.
         in_flight: number of requests at the devices at once.
         queue: number of requests that may wait.
-        resize: treatment of an image of another size; by default as in training.
+        resize: treatment of an image of another size; by default as in training, or as the network's configuration
+            says.
         top: number of classes in an answer.
         max_pixels: bound of an image; a separate process decodes it and is killed at the deadline.
 
@@ -109,8 +111,8 @@ class Service:
         return self._on_missing or self.manifest.on_missing
 
     @property
-    def resize(self) -> Resize:
-        """The treatment of an image of another size; ``no`` if the network takes something else."""
+    def resize(self) -> Resize | Preparation:
+        """The treatment of images; ``no`` if the network takes something else."""
         image = self.manifest.network.image
         return "no" if image is None else resize_of(image, self._resize)
 
