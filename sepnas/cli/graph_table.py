@@ -20,9 +20,10 @@ def show_graph(graph: Graph, as_json: bool) -> None:
         return
     inputs, outputs = (", ".join(f"{n} {s}" for n, s in each.items()) for each in (counts.inputs, counts.outputs))
     say(f"{counts.name} ({counts.source}): {inputs} to {outputs}")
+    computed = f", {number(counts.numbers_computed)} numbers computed in advance" if counts.numbers_computed else ""
     say(
-        f"{number(counts.parameters)} parameters, {number(counts.macs)} MACs, {format_count(counts.layers, 'layer')} "
-        f"with MACs, {format_count(len(graph.nodes), 'operator')}"
+        f"{number(counts.parameters)} parameters{computed}, {number(counts.macs)} MACs, "
+        f"{format_count(counts.layers, 'layer')} with MACs, {format_count(len(graph.nodes), 'operator')}"
     )
     print_table(_table(counts))
     warn_of_opaque(counts)

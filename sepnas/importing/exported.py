@@ -18,6 +18,7 @@ import torch
 
 from sepnas.errors import ImportFailedError
 from sepnas.importing.found import FoundNetwork
+from sepnas.partition.trace.refusals import first_line
 from sepnas.runtime.engines.torch_archive import archive_of
 from sepnas.runtime.engines.torch_check import MORE_VALUES, Allowed, checked_graph
 from sepnas.spec.files import open_regular, why
@@ -50,8 +51,7 @@ def from_exported(path: Path) -> FoundNetwork:
     try:
         program = torch.export.load(io.BytesIO(archive_of(records)))
     except Exception as error:  # torch raises whatever it likes here
-        first = " ".join(str(error).split())[:300]
-        raise ImportFailedError(f"{path}: torch cannot read this program: {type(error).__name__}: {first}") from error
+        raise ImportFailedError(f"{path}: torch cannot read this program: {first_line(error)}; {_ADVICE}") from error
     return FoundNetwork(path.stem, str(path), program=program)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sepnas.partition.graph import Graph
@@ -26,9 +27,8 @@ class OperatorCount:
 class GraphCounts:
     """Counts for one sample.
 
-    ``parameters`` are all stored numbers but the statistics of batch norms; numbers that were computed in advance count
-    as they are stored. ``layers`` are the operators that multiply. ``opaque`` names each opaque operator with its
-    module.
+    ``parameters`` are the module's own; ``numbers_computed`` are stored numbers that were computed in advance, such as
+    masks. ``layers`` are the operators that multiply. ``opaque`` names each opaque operator with its module.
     """
 
     name: str
@@ -36,6 +36,7 @@ class GraphCounts:
     inputs: dict[str, str]
     outputs: dict[str, str]
     parameters: int
+    numbers_computed: int
     numbers_stored: int
     macs: int
     layers: int
@@ -50,23 +51,33 @@ def count_graph(graph: Graph) -> GraphCounts:
         before = found.get(node.operator, OperatorCount(node.operator, 0, 0, node.kind is None))
         macs = before.macs + graph.macs_of(node)
         found[node.operator] = OperatorCount(node.operator, before.count + 1, macs, before.opaque)
-    stored = set(graph.weights)
-    statistics = {
-        name for node in graph.nodes for role, name in node.inputs.items() if role in _STATISTICS and name in stored
-    }
     opaque = dict.fromkeys(f"{node.operator} in {node.module or 'the network itself'}" for node in graph.opaque_nodes)
     return GraphCounts(
         name=graph.name,
         source=graph.source,
         inputs={name: _shape_text(graph, name) for name in graph.inputs},
         outputs={output.name: _shape_text(graph, output.tensor) for output in graph.outputs},
-        parameters=graph.num_weights - sum(math.prod(graph.tensors[name].dims) for name in statistics),
+        parameters=_parameters(graph) if graph.num_parameters is None else graph.num_parameters,
+        numbers_computed=_numbers(graph, graph.computed),
         numbers_stored=graph.num_weights,
         macs=graph.macs,
         layers=sum(graph.macs_of(node) > 0 for node in graph.nodes),
         operators=tuple(sorted(found.values(), key=lambda each: (-each.macs, -each.count, each.operator))),
         opaque=tuple(opaque),
     )
+
+
+def _parameters(graph: Graph) -> int:
+    """The stored numbers but the statistics of batch norms, of a graph that does not count its parameters."""
+    stored = set(graph.weights)
+    statistics = {
+        name for node in graph.nodes for role, name in node.inputs.items() if role in _STATISTICS and name in stored
+    }
+    return graph.num_weights - _numbers(graph, statistics)
+
+
+def _numbers(graph: Graph, names: Iterable[str]) -> int:
+    return sum(math.prod(graph.tensors[name].dims) for name in names)
 
 
 def _shape_text(graph: Graph, name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from sepnas.errors import ImportFailedError
 from sepnas.partition.aten import AtenNode, Translated, translate
 from sepnas.partition.axes import input_axes, weight_axes, with_spares
 from sepnas.partition.graph import Graph, GraphNode, GraphOutput, GraphTensor, NetworkTraits
+from sepnas.partition.trace.refusals import DYNAMIC_SHAPES, place_in
 from sepnas.partition.trace.values import (
     arguments_of,
     dtype_name,
@@ -48,6 +49,10 @@ class GraphBuilder:
         self.inputs: list[str] = []
         self.constants: dict[str, Tensor] = {}
         """Values that do not depend on the input, by name."""
+        self.computed: list[str] = []
+        """The constants that were computed here."""
+        self._parameters: dict[str, frozenset[str]] = {}
+        """The module's parameters of which each constant is made."""
         self._names: dict[str, str] = {}
         """The tensor that each node of the program is."""
         self._parts: dict[str, list[str]] = {}
@@ -73,11 +78,19 @@ class GraphBuilder:
                 kept.append(node)
                 needed |= {*node.inputs.values(), *node.outputs}
         needed |= set(self.inputs)
+        weights = tuple(each for each in self.constants if each in needed)
         return Graph(
             name=name, source=source, traits=traits, inputs=tuple(self.inputs), outputs=outputs,
-            nodes=tuple(reversed(kept)), weights=tuple(each for each in self.constants if each in needed),
+            nodes=tuple(reversed(kept)), weights=weights,
             tensors={each: tensor for each, tensor in self.tensors.items() if each in needed},
+            computed=tuple(each for each in self.computed if each in needed),
+            num_parameters=self._count_parameters(weights),
         )  # fmt: skip
+
+    def _count_parameters(self, weights: Sequence[str]) -> int:
+        """The numbers in those parameters of the module of which these weights are made."""
+        used = frozenset[str]().union(*(self._parameters[name] for name in weights))
+        return sum(self.program.state_dict[name].numel() for name in used)
 
     def stored_weights(self) -> dict[str, Tensor]:
         """The weights and constants that the graph needs."""
@@ -91,6 +104,11 @@ class GraphBuilder:
         if spec.kind == InputKind.USER_INPUT:
             if not isinstance(value, Tensor):
                 raise ImportFailedError(f"input '{node.name}' is {short(value)}, not a tensor")
+            if not all(isinstance(size, int) for size in value.shape):
+                raise ImportFailedError(
+                    f"input '{node.name}' has the dynamic shape {tuple(map(str, value.shape))}; export it without "
+                    "dynamic_shapes"
+                )
             self._declare(node.name, value, input_axes(value.dim()))
             self._names[node.name] = node.name
             self.inputs.append(node.name)
@@ -100,20 +118,27 @@ class GraphBuilder:
         found = self.program.state_dict.get(spec.target)
         if found is None:
             found = self.program.constants[spec.target]
-        self._names[node.name] = self._keep(spec.target, found)
+        trained = frozenset((spec.target,) if spec.kind == InputKind.PARAMETER else ())
+        self._names[node.name] = self._keep(spec.target, found, trained)
 
-    def _keep(self, name: str, value: Tensor) -> str:
-        """Declare a constant under a name that no other tensor has."""
+    def _keep(self, name: str, value: Tensor, parameters: frozenset[str]) -> str:
+        """Declare a constant, made of these parameters of the module, under a name that no other tensor has."""
         while name in self.tensors:
             name += "_"
         self._declare(name, value, weight_axes(value.dim()))
         self.constants[name] = value.detach()
+        self._parameters[name] = parameters
         return name
+
+    def _keep_computed(self, node: fx.Node, name: str, value: Tensor) -> str:
+        sources = (self._names[each.name] for each in node.all_input_nodes)
+        self.computed.append(
+            self._keep(name, value, frozenset[str]().union(*map(self._parameters.__getitem__, sources)))
+        )
+        return self.computed[-1]
 
     def _declare(self, name: str, value: Tensor, axes: str) -> None:
         dims = tuple(value.shape)
-        if not all(isinstance(size, int) for size in dims):
-            raise ImportFailedError(f"tensor '{name}' has the dynamic shape {tuple(map(str, dims))}")
         if 0 in dims:
             raise ImportFailedError(f"tensor '{name}' of shape {dims} holds no value")
         self.tensors[name] = GraphTensor(axes=axes, dims=dims, dtype=dtype_name(value.dtype))
@@ -133,6 +158,8 @@ class GraphBuilder:
         if not self._depends_on_input(node) and self._computed(node, target):
             return
         values = node.meta.get("val")
+        if not all(isinstance(size, int) for x in _pytree.tree_leaves(values) for size in getattr(x, "shape", ())):
+            raise ImportFailedError(DYNAMIC_SHAPES.at(place_in(node.meta.get("stack_trace"))))
         if isinstance(values, Tensor):
             self._add_node(node, name, [values])
         elif name in SPLITS:
@@ -160,10 +187,13 @@ class GraphBuilder:
         args, keywords = fx.map_arg((node.args, node.kwargs), known.__getitem__)
         result = target(*args, **keywords)
         if not isinstance(result, Tensor):
-            self._parts[node.name] = [self._keep(f"{node.name}.{place}", x) for place, x in enumerate(result)]
+            self._parts[node.name] = [
+                self._keep_computed(node, f"{node.name}.{place}", x) for place, x in enumerate(result)
+            ]
             return True
         same = next((each for each, x in known.items() if x is result), None)
-        self._names[node.name] = self._names[same.name] if same is not None else self._keep(node.name, result)
+        name = self._names[same.name] if same is not None else self._keep_computed(node, node.name, result)
+        self._names[node.name] = name
         return True
 
     def _add_node(self, node: fx.Node, overload: str, values: list[Tensor]) -> None:
