@@ -417,6 +417,8 @@ def import_network(
     *,
     input_shapes: Sequence[Sequence[int]] = (),
     weights: PathLike = "random",
+    match: str = "name",
+    traits: Mapping[str, object] | None = None,
     seed: int = 0,
     force: bool = False,
 ) -> ImportedNetwork:
@@ -429,12 +431,15 @@ def import_network(
     (1235496, ())
 
     Args:
-        network: ``timm:NAME``, ``torchvision:NAME``, ``MODULE:FACTORY`` (its code is run), a ``.pt2`` file, a run, or
-            an architecture.
+        network: ``timm:NAME``, ``torchvision:NAME``, ``MODULE:FACTORY`` (its code is run), a ``.pt2`` or ``.onnx``
+            file, a run, or an architecture.
         out: the folder to write.
         input_shapes: shapes of one sample of each input, without the batch; the network's own by default.
         weights: ``random``, ``pretrained`` (the library's own, perhaps downloaded), or a file: safetensors, or a
             checkpoint of torch that holds tensors only.
+        match: ``name``, or ``order`` for a file whose tensors have other names, and their shapes the network's order.
+        traits: ``mean`` and ``std`` (per channel, of values in 0..1), ``crop`` (the share of the scaled image that is
+            kept), ``interpolation`` and ``classes``, in place of those of the network's own configuration.
         seed: seed of random weights and of the inputs that are compared.
         force: replace a network that was imported into the same folder.
 
@@ -446,12 +451,15 @@ def import_network(
     check_integer("seed", seed, 0, 2**32 - 1)
     from sepnas.importing.found import check_shape
     from sepnas.importing.run import import_network as run_import
+    from sepnas.importing.weights import MATCHES
 
+    check_choice("match", match, MATCHES)
     shapes = [check_shape(shape) for shape in input_shapes]
     with step_bar("import") as show:
         return run_import(
-            network, Path(out), input_shapes=shapes, weights=os.fspath(weights), seed=seed, force=force, progress=show
-        )
+            network, Path(out), input_shapes=shapes, weights=os.fspath(weights), match=match, traits=traits or {},
+            seed=seed, force=force, progress=show,
+        )  # fmt: skip
 
 
 def partition(network: Graph | PathLike, scheme: str, shares: int | Sequence[float], *, wire: str = "fp32") -> Plan:

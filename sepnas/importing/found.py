@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -19,7 +19,10 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class FoundNetwork:
-    """A module, or a program that was exported already. ``shapes`` are those of the inputs, without the batch."""
+    """A module, or a program that was exported already. ``shapes`` are those of the inputs, without the batch.
+
+    ``reference`` computes what a graph must compute, where that is not the module itself.
+    """
 
     name: str
     source: str
@@ -27,6 +30,12 @@ class FoundNetwork:
     program: ExportedProgram | None = None
     shapes: tuple[Shape, ...] = ()
     traits: NetworkTraits = field(default_factory=NetworkTraits)
+    reference: Callable[..., object] | None = None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the network came with its weights."""
+        return self.module is None or self.reference is not None
 
 
 def parse_shape(text: str) -> Shape:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,10 +18,12 @@ from torch import Tensor
 from sepnas.errors import ImportFailedError, StorageError
 from sepnas.importing.found import FoundNetwork, Shape
 from sepnas.importing.source import PRETRAINED, RANDOM, find_network
+from sepnas.importing.traits import UNCHANGED, changed_traits, check_classes
 from sepnas.importing.weights import take_weights
 from sepnas.nets.graph import GraphNetwork
 from sepnas.partition.graph import GRAPH_NAME, WEIGHTS_NAME, Graph, NetworkTraits
 from sepnas.partition.trace.program import Weights, graph_of, trace
+from sepnas.partition.trace.refusals import first_line
 from sepnas.spec.document import short
 from sepnas.spec.evaluation import EVALUATION_NAME
 from sepnas.spec.files import why
@@ -47,20 +49,29 @@ def import_network(
     *,
     input_shapes: Sequence[Shape] = (),
     weights: str = RANDOM,
+    match: str = "name",
+    traits: Mapping[str, object] = UNCHANGED,
     seed: int = 0,
     force: bool = False,
     progress: Progress | None = None,
 ) -> ImportedNetwork:
-    """Import a network into the folder ``out``, which is complete or absent."""
+    """Import a network into the folder ``out``, which is complete or absent.
+
+    ``traits`` replace what the network's own configuration says of images and classes.
+    """
     show = progress or _silent
+    if match != "name" and weights in (RANDOM, PRETRAINED):
+        raise ImportFailedError(f"{network}: only tensors of a file are matched by {match}; name it as the weights")
     with _new_folder(out, force) as folder:
         show(0, len(_STEPS), _STEPS[0])
         found = find_network(network, weights == PRETRAINED, seed)
         if weights not in (RANDOM, PRETRAINED):
-            if found.module is None:
+            if found.module is None or found.has_weights:
                 raise ImportFailedError(f"{network}: brings its own weights; leave --weights out")
-            take_weights(found.module, Path(weights), network)
+            take_weights(found.module, Path(weights), network, match)
+        found = replace(found, traits=changed_traits(found, traits))
         imported = trace_found(found, input_shapes, seed, show)
+        check_classes(imported.graph, traits)
         show(3, len(_STEPS), _STEPS[3])
         _write(folder, imported)
     show(4, len(_STEPS), "done")
@@ -89,7 +100,7 @@ def trace_found(
         traits = found.traits if shapes == found.shapes else _resized(found, shapes)
         examples = [torch.zeros(1, *shape) for shape in shapes]
         graph, weights = trace(found.module, examples, name=found.name, source=found.source, traits=traits)
-        original = found.module
+        original = found.reference or found.module
     show(2, len(_STEPS), _STEPS[2])
     return ImportedNetwork(graph, weights, _deviation(graph, weights, original, seed))
 
@@ -109,7 +120,7 @@ def _deviation(graph: Graph, weights: Weights, original: Callable[..., object], 
             wanted = _tensors(original(*[x.clone() for x in inputs]))
         except (Exception, SystemExit) as error:  # the code of others raises whatever it likes
             raise ImportFailedError(
-                f"{graph.source}: fails on noise of shape {tuple(inputs[0].shape)}: {type(error).__name__}: {error}"
+                f"{graph.source}: fails on noise of shape {tuple(inputs[0].shape)}: {first_line(error)}"
             ) from error
         found = _tensors(GraphNetwork(graph, weights).eval()(*inputs))
     if [x.shape for x in wanted] != [x.shape for x in found]:

@@ -6,6 +6,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sepnas.errors import ImportFailedError
+from sepnas.options import option
 from sepnas.spec.document import few
 from sepnas.spec.files import name_of, open_regular, why
 
 MAX_CHECKPOINT_BYTES = 16 << 30
+MATCHES = ("name", "order")
+"""How a file's tensors find their places in a network."""
 _NESTED = ("state_dict", "model_state_dict", "model", "module", "params", "net", "network")
 """Where training programs keep the weights within a checkpoint."""
 _WRAPPED = "module."
@@ -27,28 +31,38 @@ _UNUSED = "num_batches_tracked"
 """Counters of batch norms, which only training reads."""
 
 
-def take_weights(module: nn.Module, path: Path, source: str) -> None:
-    """Load a file's tensors into a module.
+def take_weights(module: nn.Module, path: Path, source: str, match: str = "name") -> None:
+    """Load a file's tensors into a module, matched by name, or by their order in the file.
 
-    Tensors are matched by name. If no name fits, and all shapes fit in their order, they are taken in this order, with
-    a warning. Raises :class:`ImportFailedError` with the tensors that are missing, left over or of another shape.
+    Raises :class:`ImportFailedError` with the tensors that are missing, left over or of another shape.
     """
     wanted = module.state_dict()
     found = {name: x for name, x in read_weights(path).items() if not name.endswith(_UNUSED)}
     kept = {name: x for name, x in wanted.items() if not name.endswith(_UNUSED)}
     if all(name.startswith(_WRAPPED) for name in found) and not all(name.startswith(_WRAPPED) for name in kept):
         found = {name.removeprefix(_WRAPPED): x for name, x in found.items()}
-    if not found.keys() & kept.keys() and _fit_in_order(found, kept):
-        warnings.warn(
-            f"{path}: its tensors have other names than those of {source}; they are taken in their order, in which all "
-            "shapes fit", stacklevel=2,
-        )  # fmt: skip
+    if match == "order":
+        _check_order(path, source, found, kept)
         found = dict(zip(kept, found.values(), strict=True))
     _check_fit(path, source, found, kept)
     module.load_state_dict({name: found.get(name, wanted[name]) for name in wanted})
     for name, parameter in module.named_parameters():  # buffers may hold infinity, as masks do
         if not bool(torch.isfinite(parameter).all()):
             raise ImportFailedError(f"{path}: '{name}' has numbers that are not finite (NaN or infinite)")
+
+
+def _check_order(path: Path, source: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise :class:`ImportFailedError` with the first place at which the order of the shapes differs."""
+    for place, (own, theirs) in enumerate(zip_longest(wanted.items(), found.items()), start=1):
+        if own is None or theirs is None or own[1].shape != theirs[1].shape:
+            raise ImportFailedError(
+                f"{path}: its tensors do not have the order of {source}: number {place} is {_told(theirs)}, where the "
+                f"network has {_told(own)}"
+            )
+
+
+def _told(item: tuple[str, Tensor] | None) -> str:
+    return "none" if item is None else f"'{item[0]}' of shape {tuple(item[1].shape)}"
 
 
 def _fit_in_order(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
@@ -70,6 +84,11 @@ def _check_fit(path: Path, source: str, found: Mapping[str, Tensor], wanted: Map
             if name in found and found[name].is_complex() > x.is_complex()
         ),
     ]
+    if problems and not found.keys() & wanted.keys() and _fit_in_order(found, wanted):
+        raise ImportFailedError(
+            f"{path}: has none of the names of {source}, but all {len(found)} shapes in its order; if these are its "
+            "weights, add " + option("--match order", "match='order'")
+        )
     if problems:
         raise ImportFailedError(f"{path}: are the weights of another network than {source}: {few(sorted(problems), 4)}")
 

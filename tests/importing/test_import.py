@@ -25,6 +25,7 @@ from sepnas.nets.graph import load_graph_network
 from sepnas.partition.counts import count_graph
 from sepnas.partition.graph import load_graph
 from sepnas.partition.trace.program import trace
+from sepnas.spec.preparation import Preparation
 from sepnas.train.vision import import_timm, import_torchvision
 
 MODULE = """
@@ -105,11 +106,20 @@ def test_a_module_of_ones_own_is_imported(tmp_path: Path, attribute: str) -> Non
     [
         ("their_networks:Smal", "no network of this name; near are Small"),
         ("their_networks:number", "fails|makes int, not a torch.nn.Module"),
-        ("their_networks:broken", r"fails \(line \d+ of .*their_networks.py, in broken\): ValueError: no such size"),
-        ("their_networks:Branching", r"control flow.*line 14 of .*their_networks.py, in forward"),
-        ("their_networks:ends", r"fails \(line \d+ of .*their_networks.py, in ends\): SystemExit: 3"),
-        ("their_networks:Ending", r"cannot be traced .*their_networks.py, in forward\): SystemExit: 3"),
-        ("their_networks:lazy", r"fails \(line \d+ of .*__getattr__\): RuntimeError: not today"),
+        (
+            "their_networks:broken",
+            r"fails \(line \d+ of .*their_networks.py, in broken: `raise .*`\): ValueError: no such size",
+        ),
+        (
+            "their_networks:Branching",
+            r"control flow.*line 14 of .*their_networks.py, in forward: `if x.*; choose with torch.where",
+        ),
+        ("their_networks:ends", r"fails \(line \d+ of .*their_networks.py, in ends: `raise .*`\): SystemExit: 3"),
+        (
+            "their_networks:Ending",
+            r"cannot be traced .*their_networks.py, in forward: `raise SystemExit\(3\)`\): SystemExit: 3",
+        ),
+        ("their_networks:lazy", r"fails \(line \d+ of .*__getattr__: `raise .*`\): RuntimeError: not today"),
         ("their_networks:Nothing", "output 1 is a number, a text or nothing; all outputs must be tensors"),
         ("their_networks:Infinite", "output 1 is not finite"),
         ("their_network:Small", "there is no module 'their_network'"),
@@ -158,6 +168,32 @@ def test_an_input_without_a_shape_is_asked_for(tmp_path: Path) -> None:
     """A module of one's own does not say what it takes."""
     with pytest.raises(ImportFailedError, match="such as --input-shape 3x224x224"):
         api.import_network("their_networks:Small", tmp_path / "out")
+
+
+@pytest.mark.usefixtures("own_module")
+def test_images_and_classes_of_ones_own_network_are_given(tmp_path: Path) -> None:
+    """Mean, deviation, crop and class names of a module without a configuration; what fits nothing is refused."""
+    traits = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "crop": 0.8, "classes": ["a", "b", "c", "d"]}
+
+    def graph_with(**changes: object) -> Any:
+        return api.import_network(
+            "their_networks:Small", tmp_path / "out", input_shapes=[(3, 8, 8)], traits={**traits, **changes}, force=True
+        ).graph
+
+    graph = graph_with()
+    assert (graph.image_input, graph.traits.classes) == ("x", ("a", "b", "c", "d"))
+    assert graph.traits.preparation(8, 8) == Preparation(fit="cover", height=10, width=10, interpolation="bilinear")
+    for changes, message in (
+        ({"classes": ["a", "b"]}, r"2 class names fit no output: 'output' is \(1, 4\)"),
+        ({"mean": (0.5,)}, "must hold one number for each channel"),
+        ({"mean": (0.5,), "std": (0.5,)}, r"of 1 channels fit no image.*'x' is \(1, 3, 8, 8\)"),
+        ({"std": (0.0,) * 3}, "those of `std` above 0"),
+        ({"crop": -1.0}, "crop"),
+        ({"interpolation": "sinc"}, "interpolation.*bicubic"),
+        ({"size": 3}, "unknown traits size; allowed are classes, mean"),
+    ):
+        with pytest.raises(ImportFailedError, match=message):
+            graph_with(**changes)
 
 
 @pytest.mark.parametrize("text", ["", "3x", "3x-1", "3x0x3", "a", "1x" * 8 + "1", "99999x99999", "3x²"])
@@ -298,13 +334,21 @@ def test_tensors_that_are_no_weights_are_refused(tmp_path: Path, bias: Tensor, m
 
 
 def test_weights_with_other_names_are_taken_in_their_order(tmp_path: Path) -> None:
-    """If no name fits and every shape does, the order counts, and a warning says so."""
+    """Only on demand, and only if every shape fits: the error names the demand, or the first place that differs."""
     kept = {name: x for name, x in small().state_dict().items() if "num" not in name}
     torch.save({f"layer{place}": x + 1 for place, x in enumerate(kept.values())}, tmp_path / "w.pt")
     module = small()
-    with pytest.warns(UserWarning, match="taken in their order"):
+    with pytest.raises(ImportFailedError, match=r"none of the names of small, but all 6 shapes .* add `match='order'`"):
         take_weights(module, tmp_path / "w.pt", "small")
+    take_weights(module, tmp_path / "w.pt", "small", "order")
     assert torch.equal(module.state_dict()["0.weight"], kept["0.weight"] + 1)
+    torch.save(dict(reversed(kept.items())), tmp_path / "back.pt")
+    message = r"number 1 is '1.running_var' of shape \(4,\), where the network has '0.weight' of shape \(4, 3, 3, 3\)"
+    with pytest.raises(ImportFailedError, match=message):
+        take_weights(module, tmp_path / "back.pt", "small", "order")
+    torch.save(dict(list(kept.items())[:5]), tmp_path / "less.pt")
+    with pytest.raises(ImportFailedError, match=r"number 6 is none, where the network has '1\.running_var'"):
+        take_weights(module, tmp_path / "less.pt", "small", "order")
 
 
 @pytest.mark.parametrize(
