@@ -57,6 +57,12 @@ def format_count(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
+def format_threads(threads: Collection[int]) -> str:
+    """The threads of several devices: ``4 threads each``, or ``1 to 6 threads each``."""
+    least, most = min(threads), max(threads)
+    return f"{format_count(most, 'thread') if least == most else f'{least} to {most} threads'} each"
+
+
 def format_names(names: Iterable[str], joint: str = "or") -> str:
     """``int8``, ``int4`` and ``int2`` as ``int8, int4 or int2``."""
     *others, last = names

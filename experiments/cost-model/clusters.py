@@ -34,7 +34,7 @@ SLOW_LINK = Link(bandwidth_bytes_per_s=10e6 / 8, latency_s=5e-3)
 def make_cluster(name: str) -> Cluster:
     """Eight devices, and the client on the same network."""
     kinds, link_name = KINDS[name]
-    cluster = preset_cluster(kinds, link_name, name)
+    cluster = preset_cluster(kinds, link_name, name, rated=False)
     link = SLOW_LINK if name == "10mbit-5ms" else cluster.links[0]
     devices = tuple(
         device.model_copy(update={"exchange": _slower(device.layer_overhead_s / KERNEL_HERE_S)})

@@ -25,7 +25,7 @@ TIMEOUT_S = 30.0
 def cluster() -> Cluster:
     """Equal boards and the client, all on one network. Exchanging has no price of the board's: what the runtime needs
     for it here is what is measured."""
-    found = preset_cluster((BOARD,) * NUM_DEVICES, LINK, "pi3-100mbit")
+    found = preset_cluster((BOARD,) * NUM_DEVICES, LINK, "pi3-100mbit", rated=False)
     devices = tuple(device.model_copy(update={"exchange": None}) for device in found.devices)
     link = found.links[0].model_copy(update={"message_overhead_s": 0.0})
     return found.model_copy(update={"devices": devices, "links": (link,), "client_link": link})

@@ -11,10 +11,12 @@ import typer
 
 from sepnas.cli.options import MAX_DEVICES, PATH, TEXT
 from sepnas.console import print_json, say
+from sepnas.spec.arguments import MAX_THREADS
 from sepnas.spec.presets import (
     DevicePreset,
     Figure,
     LinkPreset,
+    Origin,
     load_presets,
     preset_cluster,
     preset_names,
@@ -22,7 +24,7 @@ from sepnas.spec.presets import (
 )
 from sepnas.spec.writing import refuse_existing
 from sepnas.tables import DataColumn, DataTable, print_table, text_column
-from sepnas.units import format_bytes, format_count, seconds
+from sepnas.units import format_bytes, format_count, format_threads, seconds
 
 MEASURED = "figures that were measured"
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing cluster file, with any measured figures.")]
@@ -47,7 +49,8 @@ def comment_for(devices: Sequence[str], link: str) -> str:
     return "\n".join(
         (
             "Figures of presets, not of your devices: many are estimates (`sepnas cluster --list --json` says which).",
-            "Run `sepnas profile device` on each device to replace them by measured ones. Sources:",
+            "Run `sepnas profile device` on each device to replace them by measured ones. `threads` selects",
+            "the `rates`: start workers with the same number, `sepnas worker --threads`. Sources:",
             *(f"- {source.title}\n  {source.address}" for source in preset_sources(devices, link)),
         )
     )
@@ -69,18 +72,27 @@ def print_presets() -> None:
 
 
 def _device_table(devices: Mapping[str, DevicePreset]) -> DataTable:
-    power = DataColumn("idle, W", drop=2), DataColumn("busy, W", drop=1)
-    table = DataTable((text_column("device"), *map(DataColumn, ("GFLOP/s", "kernel", "memory")), *power))
+    """Speeds are given for one thread and for all cores, ``GFLOP/s`` for matrix products."""
+    power = DataColumn("idle,\nW", drop=2), DataColumn("busy, W:\n1, all", drop=1)
+    columns = DataColumn("cores"), DataColumn("GFLOP/s:\n1, all"), DataColumn("operator:\n1, all", drop=3)
+    table = DataTable((text_column("device"), *columns, DataColumn("memory"), *power))
     for name, preset in devices.items():
+        one, every = preset.rates.value[0], preset.rates.value[-1]
+        rates = (f"{each.dense_flops_per_s / 1e9:.1f}" for each in (one, every))
         table.add(
             name,
-            _shown(preset.flops_per_s, f"{preset.flops_per_s.value / 1e9:.1f}"),
-            _shown(preset.layer_overhead_s, seconds(preset.layer_overhead_s.value)),
+            str(preset.rates.all_threads),
+            _shown(preset.rates, ", ".join(rates)),
+            _shown(preset.rates, ", ".join(seconds(each.operator_s) for each in (one, every))),
             _shown(preset.memory_bytes, format_bytes(preset.memory_bytes.value)),
             _shown(preset.idle_w, f"{preset.idle_w.value:.2f}"),
-            _shown(preset.compute_w, f"+{preset.compute_w.value:.2f}"),
+            f"{_watts(preset.compute_w)}, {_watts(preset.all_cores_w)}",
         )
     return table
+
+
+def _watts(figure: Figure) -> str:
+    return _shown(figure, f"+{figure.value:.2f}")
 
 
 def _link_table(links: Mapping[str, LinkPreset]) -> DataTable:
@@ -98,7 +110,7 @@ def _link_table(links: Mapping[str, LinkPreset]) -> DataTable:
     return table
 
 
-def _shown(figure: Figure, value: str) -> str:
+def _shown(figure: Origin, value: str) -> str:
     return f"~{value}" if figure.estimate else value
 
 
@@ -107,19 +119,26 @@ def cluster(
     link: Annotated[str, typer.Option(help="The preset of the link between all devices.", **TEXT)] = DEFAULT_LINK,
     out: Annotated[Path, typer.Option(help="The cluster file to write.", **PATH)] = Path("cluster.yaml"),
     name: Annotated[str, typer.Option(help="The cluster's name.", **TEXT)] = "presets",
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=MAX_THREADS, help="Threads of each device's worker [all of its cores].")
+    ] = None,
     force: Force = False,
     list_: Annotated[bool, typer.Option("--list", help="Show the presets, with figures and sources.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="With --list: print JSON instead of tables.")] = False,
 ) -> None:
     """Write a cluster file of common boards, before anything is measured.
 
-    `--list` shows the presets of devices and links, the sources of their figures, and which figures are estimates. All
-    figures are for one CPU thread. Replace them with measurements (`sepnas profile device`) once you have the devices.
+    `--list` shows the presets of devices and links, the sources of their figures, and which figures are estimates.
+    Speeds are those of an engine with tuned kernels on the CPU, on all cores of a device: this is what several devices
+    have to beat. `--threads 1` describes workers that compute on one core. Replace the figures with measurements
+    (`sepnas profile device`) once you have the devices.
 
     Example: `sepnas cluster --device raspberry-pi-4b:4 --link ethernet-100mbit --out cluster.yaml`
     """
     if list_ and device:
         raise typer.BadParameter("only shows the presets: no --device", param_hint="--list")
+    if list_ and threads is not None:
+        raise typer.BadParameter("shows one thread and all cores: no --threads", param_hint="--list")
     if json_ and not list_:
         raise typer.BadParameter("goes with --list", param_hint="--json")
     if json_:
@@ -127,13 +146,17 @@ def cluster(
     elif list_:
         print_presets()
     else:
-        _write(device or [], link, out, name, force)
+        _write(device or [], link, out, name, threads, force)
 
 
-def _write(device: Sequence[str], link: str, out: Path, name: str, force: bool) -> None:
+def _write(device: Sequence[str], link: str, out: Path, name: str, threads: int | None, force: bool) -> None:
     if not device:
         raise typer.BadParameter(f"name at least one: {', '.join(preset_names().devices)}", param_hint="--device")
     refuse_existing(out, force, MEASURED)
     kinds = list(parse_devices(device))
-    preset_cluster(kinds, link, name).save(out, comment_for(kinds, link))
-    say(f"{out}: {format_count(len(kinds), 'device')} linked by {link}; figures of presets, not measured")
+    made = preset_cluster(kinds, link, name, threads=threads)
+    made.save(out, comment_for(kinds, link))
+    say(
+        f"{out}: {format_count(len(kinds), 'device')} linked by {link}, {format_threads(made.threads)}; figures of "
+        "presets, not measured"
+    )

@@ -19,7 +19,7 @@ from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.document import few
 from sepnas.spec.figures import MAX_DEVICES
 from sepnas.tables import DataColumn, DataTable, print_table
-from sepnas.units import format_count, number, seconds
+from sepnas.units import format_count, format_threads, number, seconds
 
 _LISTED = ". ".join(f"{scheme.name}: {scheme.summary}" for scheme in SCHEMES.values())
 
@@ -86,7 +86,8 @@ def _say_predicted(graph: Graph, plan: Plan, cluster: Cluster) -> None:
     latency_s = api.simulate(plan, cluster).simulation.latency_s
     alone_s = api.simulate(on_one_device(graph, fastest, plan.num_devices), cluster).simulation.latency_s
     say(
-        f"predicted on {cluster.name}: {seconds(latency_s)} an answer; device {fastest} alone: {seconds(alone_s)}, "
+        f"predicted on {cluster.name}, {format_threads(cluster.threads[: plan.num_devices])}: {seconds(latency_s)} an "
+        f"answer; device {fastest} alone, {format_count(cluster.threads[fastest], 'thread')}: {seconds(alone_s)}, "
         f"{alone_s / latency_s:.2f} times as long"
     )
     if alone_s <= latency_s and plan.num_devices > 1:

@@ -22,7 +22,7 @@ from sepnas.separable.read import is_plan_file
 from sepnas.spec.arguments import MAX_COUNT
 from sepnas.spec.cluster import Cluster
 from sepnas.tables import DataColumn, DataTable, print_table, shorten_names, text_column
-from sepnas.units import format_count, number, seconds
+from sepnas.units import format_count, format_threads, number, seconds
 
 
 @grouped
@@ -48,9 +48,10 @@ def simulate_command(
     """Predict time, bytes, memory and energy of one inference on a cluster.
 
     The critical path is the time of computation, bandwidth and latency alone: messages cost no processor time and never
-    queue. The difference to the answer's latency is the cost of the exchange. Percentiles draw random times from
-    `jitter` of the devices and `jitter_s` of the links in the cluster file. `--timeline` shows when each device
-    computes and waits: as bars below the table, or as JSON instead of it.
+    queue. The difference to the answer's latency is the cost of the exchange. The cluster file says for how many
+    `threads` of its worker a device is described. Percentiles draw random times from `jitter` of the devices and
+    `jitter_s` of the links in the cluster file. `--timeline` shows when each device computes and waits: as bars below
+    the table, or as JSON instead of it.
 
     Examples: `sepnas simulate resnext56_4x16d -n 4 --policy hand-made --cluster cluster.yaml --percentile 95
     --in-flight 4`, `sepnas simulate resnext20_4x4d -n 4 --policy hand-made --timeline chrome --out timeline.json`
@@ -85,8 +86,8 @@ def _plan_of(name: str, network: NetworkOptions) -> tuple[str, Plan]:
 
 def _print_simulation(title: str, cluster: Cluster, result: Simulation) -> None:
     say(
-        f"{title}, on cluster {cluster.name}: "
-        f"answer after {seconds(result.latency_s)}, all done after {seconds(result.makespan_s)}, "
+        f"{title}, on cluster {cluster.name}: answer after {seconds(result.latency_s)} on "
+        f"{format_threads(cluster.threads[: len(result.compute_s)])}, all done after {seconds(result.makespan_s)}, "
         f"{format_count(result.payload_bytes, 'byte')} between devices, {number(result.input_bytes)} of input, "
         f"{number(result.total_bytes)} in all"
     )

@@ -152,23 +152,25 @@ def _segment_times(plan: Plan, rank: int, timelines: Iterable[Timeline]) -> list
 def _corrected_device(device: Device, times: Sequence[_Computed]) -> DeviceCorrection:
     """Fit the rate and the time per kernel, or scale both by one factor if the times cannot separate them.
 
-    A measured profile is scaled as a whole: the proportions of its operators are known.
+    A measured profile is scaled as a whole, and so are rates: the proportions of the operators are known.
     """
     if not times:
         return DeviceCorrection(device, device, "computed nothing")
     predicted = DeviceTimes(device)
     ratio = median(t.seconds / predicted.segment_s(t.segment, t.batch) for t in times)
     columns = np.array([[t.batch * t.segment.flops, t.segment.num_kernels] for t in times], dtype=np.float64)
-    fitted = None if device.profile else _sure_fit(columns, np.array([t.seconds for t in times]))
+    fitted = None if device.profile or device.rates else _sure_fit(columns, np.array([t.seconds for t in times]))
     how = f"scaled by {ratio:.3g}, {len(times)} segments"
     changes: dict[str, Any]
     if fitted is not None:
         changes, how = {"flops_per_s": 1 / fitted[0], "layer_overhead_s": fitted[1]}, f"fitted to {len(times)} segments"
     else:
         changes = {"flops_per_s": device.flops_per_s / ratio, "layer_overhead_s": device.layer_overhead_s * ratio}
+        changes["rates"] = tuple(each.scaled(ratio) for each in device.rates)
         if device.profile:
             changes["profile"] = device.profile.scaled(ratio)
-            how = f"profile {how}"
+        if device.profile or device.rates:
+            how = f"{'profile' if device.profile else 'rates'} {how}"
     return DeviceCorrection(device, device.model_copy(update=changes), how, ratio)
 
 

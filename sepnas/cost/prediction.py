@@ -58,6 +58,7 @@ class Prediction:
         has_power = [device.has_figures("power") for device in self.cluster.devices]
         energy_j = zip(self.simulation.energy_j, has_power, strict=False)  # a cluster may have more devices
         data = asdict(self.simulation) | {
+            "threads": list(self.cluster.threads[: self.plan.num_devices]),
             "energy_j": [joules if known else None for joules, known in energy_j],
             "input_bytes": self.simulation.input_bytes,
             "output_bytes": self.simulation.output_bytes,

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from sepnas.cost.identity_key import Same
 from sepnas.cost.operator_model import OperatorTimeModel
+from sepnas.cost.rated_operators import RatedOperators
 from sepnas.errors import SpecError
 from sepnas.plan.operators import Operator
 from sepnas.plan.plan import Segment
@@ -21,8 +22,8 @@ class DeviceTimes:
     """Times of steps on one device, in seconds.
 
     Without a profile, a segment takes its FLOPs at a rate plus a constant for each kernel. With one, it takes a call of
-    the engine, the values that enter and leave, and its operators one after another; a batch takes as long as its
-    samples one by one. Without exchange costs, only computing takes time.
+    the engine, the values that enter and leave, and its operators one after another; with rates, its operators. Then a
+    batch takes as long as its samples one by one. Without exchange costs, only computing takes time.
     """
 
     def __init__(self, device: Device) -> None:
@@ -32,7 +33,7 @@ class DeviceTimes:
         self.resume_s = 0.0 if device.exchange is None else device.exchange.resume_s
         """Extra seconds of the computing that follows a wait for messages."""
         self._flops_per_s, self._kernel_s = device.flops_per_s, device.layer_overhead_s
-        self._table = None if device.profile is None else operator_table(device.profile)
+        self._table = _table_of(device)
         self._kept: dict[int, tuple[Segment, float, float]] = {}
 
     def segment_s(self, segment: Segment, batch: int = 1) -> float:
@@ -45,11 +46,11 @@ class DeviceTimes:
             kept = self._keep(segment, self._table)
         return kept[1] + batch * kept[2]
 
-    def _keep(self, segment: Segment, table: OperatorTable) -> tuple[Segment, float, float]:
+    def _keep(self, segment: Segment, table: OperatorTable | RatedOperators) -> tuple[Segment, float, float]:
         if segment.num_kernels and not segment.operators:
             raise SpecError(
                 f"segment '{segment.name}' does not list its operators, so device '{self.device.name}' "
-                "cannot price it by its profile"
+                f"cannot price it by its {'rates' if self.device.profile is None else 'profile'}"
             )
         if len(self._kept) >= _MAX_KEPT:
             self._kept.clear()
@@ -79,6 +80,14 @@ class DeviceTimes:
         """Seconds of a merge; ``num_values`` is the total over its inputs."""
         costs = self.exchange
         return 0.0 if costs is None else costs.merge_s + num_values * costs.merge_s_per_value
+
+
+def _table_of(device: Device) -> OperatorTable | RatedOperators | None:
+    """The times of operators, if the device has any."""
+    if device.profile is not None:
+        return operator_table(device.profile)
+    rates = device.rates_used
+    return None if rates is None else RatedOperators(rates)
 
 
 def _conversions(costs: ExchangeCosts | None) -> dict[WireFormat, float]:
@@ -131,7 +140,7 @@ def has_equal_devices(cluster: Cluster) -> bool:
 @lru_cache(maxsize=16)
 def _has_equal_devices(same: Same[Cluster]) -> bool:
     devices = same.value.devices
-    facts = ("flops_per_s", "layer_overhead_s", "profile", "exchange")
+    facts = ("flops_per_s", "layer_overhead_s", "profile", "exchange", "rates_used")
     return all(getattr(device, name) == getattr(devices[0], name) for device in devices for name in facts)
 
 

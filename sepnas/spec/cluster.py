@@ -12,7 +12,8 @@ from typing_extensions import Self
 from sepnas.errors import PlanError
 from sepnas.spec.device_profile import DeviceProfile, ExchangeCosts
 from sepnas.spec.document import Document, Part, few, repeated
-from sepnas.spec.figures import MAX_DEVICES, Count, NotNegative, Positive, Text
+from sepnas.spec.figures import MAX_DEVICES, Count, NotNegative, Positive, Size, Text
+from sepnas.spec.operator_rates import OperatorRates, check_order, rates_on
 
 _SHOWN_PAIRS = 6
 
@@ -29,9 +30,12 @@ class Device(Part):
     """One machine.
 
     ``flops_per_s`` is the rate it reaches on the network's convolutions, not its datasheet peak; ``layer_overhead_s``
-    is the fixed cost of a layer, whatever its size. The measured times of a ``profile`` replace both. Without
-    ``exchange``, converting, sending, receiving and merging take no processor time. ``jitter`` is the standard
-    deviation of a segment's time, relative to its mean.
+    is the fixed cost of a layer, whatever its size. ``rates`` of several kinds of operators replace both, and the
+    measured times of a ``profile`` replace all of these. Without ``exchange``, converting, sending, receiving and
+    merging take no processor time. ``jitter`` is the standard deviation of a segment's time, relative to its mean.
+
+    ``threads`` is the number of threads on which the worker computes. Of ``rates`` it selects those; by default the
+    last ones, which are those of most threads. Other figures must have been measured on this number of threads.
     """
 
     name: Text
@@ -42,6 +46,32 @@ class Device(Part):
     jitter: NotNegative = 0.0
     exchange: ExchangeCosts | None = None
     profile: DeviceProfile | None = None
+    threads: Size | None = None
+    rates: tuple[OperatorRates, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_threads(self) -> Self:
+        check_order(self.rates)
+        if self.profile is not None and self.threads not in (None, self.profile.machine.threads):
+            raise ValueError(
+                f"`threads` is {self.threads}, but the profile was measured with `threads` "
+                f"{self.profile.machine.threads}; measure again: `sepnas profile device --threads {self.threads}`"
+            )
+        if self.rates and self.threads is not None:
+            rates_on(self.rates, self.threads)
+        return self
+
+    @property
+    def threads_used(self) -> int:
+        """The number of threads that predictions are for."""
+        if self.profile is not None:
+            return self.profile.machine.threads
+        return self.threads or (self.rates[-1].threads if self.rates else 1)
+
+    @property
+    def rates_used(self) -> OperatorRates | None:
+        """The rates that give the times of operators; None if there are none, or a profile."""
+        return rates_on(self.rates, self.threads_used) if self.rates and self.profile is None else None
 
     def has_figures(self, field: str) -> bool:
         """Whether ``field`` is given, with a value other than its default (0 W of power)."""
@@ -106,6 +136,11 @@ class Cluster(Document):
     @property
     def num_devices(self) -> int:
         return len(self.devices)
+
+    @property
+    def threads(self) -> tuple[int, ...]:
+        """The number of threads that predictions are for, by rank."""
+        return tuple(device.threads_used for device in self.devices)
 
     @property
     def every_link(self) -> tuple[Link, ...]:

@@ -28,6 +28,7 @@ from sepnas.separable.build import build_plan
 from sepnas.spec.cluster import Cluster, Device, Link, uniform_cluster
 from sepnas.spec.device_profile import ExchangeCosts
 from tests.cost.test_cost_times import profile_of
+from tests.cost.test_rated_operators import FOUR, ONE
 from tests.helpers_runtime import export_tiny, lively_network, threads, tiny_architecture, transfer
 
 NETWORK = named_architecture("resnext20_4x8d", 4, "hand-made", num_classes=10)
@@ -148,6 +149,19 @@ def test_a_measured_profile_is_scaled_as_a_whole() -> None:
     assert [each.ratio for each in found.devices] == pytest.approx([2.0] * 4)
     assert simulate(PLAN, found.cluster).compute_s == pytest.approx(simulate(PLAN, slow).compute_s)
     assert simulate(PLAN, found.cluster).compute_s != pytest.approx(simulate(PLAN, fast).compute_s)
+
+
+def test_rates_are_scaled_as_a_whole() -> None:
+    """A device on several threads that is half as fast as its rates is found to be, whatever its number of threads."""
+    fast, slow = (
+        PLAIN.model_copy(update={"devices": tuple(d.model_copy(update={"rates": r}) for d in PLAIN.devices)})
+        for r in ((ONE, FOUR), (ONE.scaled(2.0), FOUR.scaled(2.0)))
+    )
+    found = calibrate(PLAN, fast, [timeline_on(slow)])
+    assert [each.ratio for each in found.devices] == pytest.approx([2.0] * 4)
+    assert {each.how.split(" by")[0] for each in found.devices} == {"rates scaled"}
+    assert found.cluster.devices[0].rates == tuple(each.scaled(found.devices[0].ratio or 0.0) for each in (ONE, FOUR))
+    assert simulate(PLAN, found.cluster).compute_s == pytest.approx(simulate(PLAN, slow).compute_s)
 
 
 def noisy(timeline: Timeline, random_: random.Random, spread: float) -> Timeline:
