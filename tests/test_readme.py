@@ -245,7 +245,7 @@ def ask_over_http(address: str, image: Path) -> str:
     deadline = time.monotonic() + 120
     while True:
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=300) as answer:
                 return answer.read().decode()
         except urllib.error.HTTPError as error:  # it starts before its devices
             if error.code != 503 or time.monotonic() > deadline:

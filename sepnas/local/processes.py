@@ -20,7 +20,7 @@ from typing_extensions import Self
 from sepnas.errors import PeerUnreachableError, SepnasError, how_it_ended
 from sepnas.spec.hosts import Hosts
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 10.0
 _KEPT_LINES = 50
 _READY = re.compile(r"listens on (\S+)")

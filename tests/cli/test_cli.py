@@ -218,7 +218,7 @@ def test_cluster_without_link(monkeypatch, capsys, tmp_path: Path) -> None:
 def test_as_a_program() -> None:
     """`python -m sepnas` works as a process of its own, and a wrong option is answered with usage."""
     run = subprocess.run(
-        [sys.executable, "-m", "sepnas", "describe", "--devices", "x"], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "sepnas", "describe", "--devices", "x"], capture_output=True, text=True, timeout=300
     )
     assert run.returncode == 2
     assert "Usage" in run.stderr
@@ -230,7 +230,7 @@ def test_light_commands_import_no_torch() -> None:
         "import sys; from sepnas.cli.main import app; app(['describe', 'resnext20_4x4d', '--json'], "
         "standalone_mode=False); sys.exit(int('torch' in sys.modules or 'nni' in sys.modules))"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=os.environ)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=os.environ)
     assert run.returncode == 0, run.stderr
 
 
@@ -262,7 +262,7 @@ main()
 )
 def test_base_install(arguments: list[str], code: int, said: str) -> None:
     """Without the extras the light commands work, and the others say what to install."""
-    run = subprocess.run([sys.executable, "-c", _BASE_INSTALL, *arguments], capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", _BASE_INSTALL, *arguments], capture_output=True, text=True, timeout=300)
     assert run.returncode == code, run.stderr
     assert said in run.stdout + run.stderr
     assert "Traceback" not in run.stderr

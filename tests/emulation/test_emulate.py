@@ -185,7 +185,7 @@ def test_a_signal_leaves_nothing_behind(deployment, tmp_path, shaping, number, s
         time.sleep(0.05)
     assert moment(process.pid)
     process.send_signal(number)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == status
     assert left_of(process.pid) == []
 

@@ -5,7 +5,7 @@ import time
 
 from sepnas.runtime.repeats import MAX_KINDS, RepeatSummary
 
-SOON_S = 60.0
+SOON_S = 180.0
 
 
 def test_repeated_lines_are_summed_up_after_their_period():

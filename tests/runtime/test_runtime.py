@@ -546,10 +546,14 @@ def test_a_frozen_worker_is_a_deadline_and_not_a_hang(mean_case):
         frozen = mean_case.workers[1].process
         freeze(frozen.pid)
         try:
-            start = time.monotonic()
-            with pytest.raises(DeadlineError, match=r"device \d: step .*waiting for message \d+ from device 1"):
-                session.infer(mean_case.batch(1), timeout_s=FROZEN_S)
-            assert 0.9 * FROZEN_S < time.monotonic() - start < SOON_S / 2
+            for timeout_s in (FROZEN_S, 10 * FROZEN_S, 50 * FROZEN_S):  # a busy device may report after its deadline
+                start = time.monotonic()
+                with pytest.raises(DeadlineError, match="device") as caught:
+                    session.infer(mean_case.batch(1), timeout_s=timeout_s)
+                assert 0.9 * timeout_s < time.monotonic() - start < timeout_s + SOON_S / 2
+                if "no answer in time" not in str(caught.value):
+                    break
+            assert re.search(r"device \d: step .*waiting for message \d+ from device 1", str(caught.value))
             with pytest.raises(DeadlineError):
                 Session(mean_case.folder, Hosts.on([mean_case.hosts.address(1)] * 1 + ["127.0.0.1:1"]), timeout_s=0.5)
         finally:

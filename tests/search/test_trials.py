@@ -178,7 +178,7 @@ def test_no_process_outlives_the_search(finished: SearchResult, begun: Path, how
     wait_for_lines(begun / "candidates.jsonl", 2, process)
     assert len(processes_of(process.pid)) >= 2
     process.send_signal(how)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode in (-how, 130, 1)
     eventually(lambda: processes_of(process.pid) == {})
     search(begun, resume=True, **SETTINGS)

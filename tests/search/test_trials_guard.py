@@ -27,7 +27,7 @@ if user is not None:
     os.setgroups([]), os.setgid(user), os.setuid(user)
 answers = []
 for request in requests:
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as stream:
+    with socket.create_connection(("127.0.0.1", port), timeout=300) as stream:
         stream.sendall(request.encode("latin1"))
         answer = b""
         while more := stream.recv(65536):

@@ -110,7 +110,7 @@ def test_a_folder_that_may_not_be_read_is_named() -> None:
             f"try: list_folder(Path({str(root)!r}))\n"
             "except DataError as error: print(error)"
         )
-        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
     assert said.stdout == f"{root / 'train'}: cannot be read: Permission denied\n"
 
 

@@ -52,7 +52,7 @@ def torchrun(*arguments: object, processes: int = 2) -> subprocess.CompletedProc
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as running:
         try:
-            out, err = running.communicate(timeout=120)
+            out, err = running.communicate(timeout=300)
         except subprocess.TimeoutExpired:
             os.killpg(running.pid, signal.SIGKILL)  # with the processes that it started
             raise

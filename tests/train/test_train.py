@@ -235,7 +235,7 @@ def test_a_crash_is_told_with_its_place(tmp_path: Path) -> None:
             assert running.poll() is None
             time.sleep(0.05)
         running.send_signal(signal.SIGSEGV)
-        _, said = running.communicate(timeout=60)
+        _, said = running.communicate(timeout=300)
     assert running.returncode == -signal.SIGSEGV
     assert "Fatal Python error: Segmentation fault" in said
     assert "train_network" in said

@@ -29,7 +29,7 @@ from sepnas.search.trials import spare_loopback_of_proxies
 from sepnas.search.trials.channel import Api, Key, TunerChannel, read_value
 
 PRELOAD = Path(__file__).with_name("preload.js")
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 20.0
 SHOWN_LINES = 15
 
