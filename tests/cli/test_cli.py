@@ -253,11 +253,13 @@ main()
     ("arguments", "code", "said"),
     [
         (["describe", "resnext20_4x4d", "-n", "4", "--json"], 0, '"parameters"'),
-        (["simulate", "resnext20_4x4d", "-n", "4"], 0, "bytes between devices"),
-        (["train", "resnext11_1x4d", "--out", "x"], 1, "pip install 'sepnas[train]'"),
+        pytest.param(["simulate", "resnext20_4x4d", "-n", "4"], 0, "bytes between devices", marks=pytest.mark.slow),
+        pytest.param(
+            ["train", "resnext11_1x4d", "--out", "x"], 1, "pip install 'sepnas[train]'", marks=pytest.mark.slow
+        ),
         (["search", "search_spaces/demo.yaml", "--out", "x"], 1, "pip install 'sepnas[search]'"),
-        (["report", "--architecture", "x.json"], 1, "pip install 'sepnas[report]'"),
-        (["serve", "x"], 1, "pip install 'sepnas[serve]'"),
+        pytest.param(["report", "--architecture", "x.json"], 1, "pip install 'sepnas[report]'", marks=pytest.mark.slow),
+        pytest.param(["serve", "x"], 1, "pip install 'sepnas[serve]'", marks=pytest.mark.slow),
     ],
 )
 def test_base_install(arguments: list[str], code: int, said: str) -> None:

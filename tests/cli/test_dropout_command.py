@@ -27,6 +27,7 @@ def cli(*arguments: object) -> tuple[int, str]:
     return result.exit_code, f"{result.output} {result.exception}"
 
 
+@pytest.mark.slow
 def test_train_reports_the_accuracy_without_devices(architecture: Path, tmp_path: Path) -> None:
     """With dropout the test split is also asked with one and two of three devices lost; without, as before."""
     train = ("train", architecture, "--epochs", 1, "--threads", 1, "--test")

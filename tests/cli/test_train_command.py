@@ -60,6 +60,7 @@ def interrupted(folder: Path) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_exported_with_a_remark(interrupted: Path, tmp_path: Path) -> None:
     """The best epoch so far becomes a deployment; what to type next has the addresses of its hosts.yaml."""
     hosts = Hosts.on(["10.0.0.7:7001", "10.0.0.8:7001"]).save(tmp_path / "hosts.yaml")

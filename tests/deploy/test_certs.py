@@ -213,6 +213,7 @@ def test_whatever_stops_a_renewal_a_pair_is_whole(deployment, monkeypatch):
     assert outcomes[-3:] == 3 * ["new"]
 
 
+@pytest.mark.slow
 def test_a_renewal_that_is_killed_leaves_a_whole_pair(deployment):
     """SIGKILL at any moment leaves each folder valid, and the next renewal clears what it left."""
     code = (
@@ -342,6 +343,7 @@ def test_a_renewal_that_has_not_come_as_a_whole_is_not_taken(deployment, tmp_pat
     assert "is missing" in told
 
 
+@pytest.mark.slow
 def test_a_new_authority_comes_to_one_device_after_the_other(deployment, tmp_path):
     """Devices that trust both authorities work with those that know the old one only, and then with the new one."""
     with threads(deployment) as hosts:

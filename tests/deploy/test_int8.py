@@ -156,6 +156,7 @@ def test_memory_bounds_the_images_of_a_large_network(
             assert [len(tensor) for tensor in calibration.inputs(rank, name).values()] == [8]
 
 
+@pytest.mark.slow
 def test_export_reports_the_loss_by_int8(tmp_path: Path) -> None:
     """Both accuracies are printed; data of other classes are refused, and nothing is written."""
     folder = make_folder(tmp_path / "images", size=8)

@@ -129,7 +129,8 @@ def test_an_emulated_cluster_answers_alike_and_takes_the_time_of_the_simulator(d
         assert link["bandwidth_measured_bytes_per_s"] == pytest.approx(link["bandwidth_set_bytes_per_s"], rel=0.25)
 
 
-@pytest.mark.parametrize("shaping", ["process", pytest.param("netns", marks=[*SHAPINGS[1].marks, pytest.mark.slow])])
+@pytest.mark.slow
+@pytest.mark.parametrize("shaping", SHAPINGS)
 def test_an_error_leaves_nothing_behind(deployment, tmp_path, shaping):
     """What fails while a cluster is emulated ends its workers and removes its files and namespaces."""
     seen = []
@@ -139,6 +140,7 @@ def test_an_error_leaves_nothing_behind(deployment, tmp_path, shaping):
     assert left_of(os.getpid()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(NO_NAMESPACES), reason=str(NO_NAMESPACES))
 def test_two_devices_that_cannot_reach_each_other_are_named(deployment, tmp_path):
     """Where the client reaches both devices, but one has no way to the other, the error names both and the address."""

@@ -399,11 +399,11 @@ def test_a_network_of_sepnas_is_imported(tmp_path: Path) -> None:
     ("source", "size", "gmacs", "parameters"),
     [
         ("torchvision:resnet50", (3, 224, 224), 4.09, 25_557_032),
-        ("torchvision:vgg16", (3, 224, 224), 15.47, 138_357_544),
+        pytest.param("torchvision:vgg16", (3, 224, 224), 15.47, 138_357_544, marks=pytest.mark.slow),
         pytest.param("torchvision:mobilenet_v2", (3, 224, 224), 0.30, 3_504_872, marks=pytest.mark.slow),
-        ("torchvision:alexnet", (3, 224, 224), 0.71, 61_100_840),
+        pytest.param("torchvision:alexnet", (3, 224, 224), 0.71, 61_100_840, marks=pytest.mark.slow),
         pytest.param("torchvision:efficientnet_b0", (3, 224, 224), 0.39, 5_288_548, marks=pytest.mark.slow),
-        ("torchvision:resnext50_32x4d", (3, 224, 224), 4.23, 25_028_904),
+        pytest.param("torchvision:resnext50_32x4d", (3, 224, 224), 4.23, 25_028_904, marks=pytest.mark.slow),
         ("timm:vit_tiny_patch16_224", (3, 224, 224), 1.25, 5_717_416),
     ],
 )

@@ -147,6 +147,7 @@ def test_a_measured_device_is_whole(measured: MeasuredDevice, tmp_path: Path) ->
     assert Cluster.load(path).devices == (device,)
 
 
+@pytest.mark.slow
 def test_time_that_is_up_leaves_operators_out() -> None:
     """The time bounds what is exported too: where it is up at once, one network of the family is measured, and told
     that the others are not."""

@@ -57,6 +57,7 @@ def test_a_network_of_the_supernet_computes_what_it_computes_there(genotype: dic
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(GENOTYPES)
 def test_a_networks_gradient_is_that_of_its_slices(genotype: dict[str, Any]) -> None:
@@ -213,6 +214,7 @@ def test_the_smallest_is_read_out_everywhere(supernet: Supernet) -> None:
     assert not any(architecture.policy.points for architecture in found)
 
 
+@pytest.mark.slow
 def test_training_the_supernet_lowers_the_loss_of_each_architecture(supernet: Supernet) -> None:
     """A few steps on a handful of images make the largest, the smallest and unseen architectures better."""
     optimizer = torch.optim.SGD(supernet.parameters(), lr=0.15, momentum=0.9)

@@ -196,7 +196,7 @@ def test_bytes_and_macs_of_a_pipeline(devices: int) -> None:
     assert [piece.device for piece in plan.outputs[0].pieces] == [devices - 1]
 
 
-@pytest.mark.parametrize("devices", [2, 3])
+@pytest.mark.parametrize("devices", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_attention_is_split_by_heads(devices: int) -> None:
     """A vision transformer in pairs is exact on a batch, and each device computes some heads of each attention."""
     graph, weights, [x] = traced(made_network("timm:test_vit"), (3, 160, 160))

@@ -181,6 +181,7 @@ def test_few_candidates_are_a_page_too(number: int, tmp_path: Path) -> None:
     assert Page(text).sections() == ["front", "progress", "policies"]
 
 
+@pytest.mark.slow
 def test_the_page_of_a_long_search_stays_light(tmp_path: Path) -> None:
     """500 candidates of nine exchange points are less than three megabytes."""
     evaluated_run(tmp_path, PAPER, 500)

@@ -183,7 +183,9 @@ def test_a_resumed_search_equals_an_unbroken_one(finished: SearchResult, begun: 
     assert told(load_candidates(begun)) == told(load_candidates(finished.run_dir))
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy", [pytest.param(each, marks=() if each == "predictive" else pytest.mark.slow) for each in STRATEGIES]
+)
 def test_every_strategy_resumes_in_the_middle_of_a_batch(begun: Path, tmp_path: Path, strategy: str) -> None:
     """Each strategy, cut within a batch, goes on to the same candidates as if it had not been."""
     unbroken = tmp_path / "unbroken"
@@ -254,6 +256,7 @@ def test_a_search_that_is_killed_goes_on(
     assert told(search(begun, resume=True).front) == told(finished.front)
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_supernet_trains_leaves_a_run(
     finished: SearchResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

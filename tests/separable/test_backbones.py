@@ -30,6 +30,10 @@ from tests.helpers_runtime import lively_network, run_in_threads
 from tests.strategies import architectures, small_depths
 
 ANY_FAMILY = pytest.mark.parametrize("backbone", BACKBONES)
+QUICK = ("resnext", "efficientnet-lite")  # the family of the paper, and one with all kinds of layers
+EXPENSIVE = pytest.mark.parametrize(
+    "backbone", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in BACKBONES]
+)
 SIGNED = [name for name, kind in BACKBONES.items() if kind.signed_outputs]
 TIED = [name for name, kind in BACKBONES.items() if kind.tied_outputs]
 QUICK = settings(max_examples=8, deadline=None)
@@ -74,7 +78,7 @@ def whole_and_devices(architecture: Architecture) -> tuple[np.ndarray, np.ndarra
     return whole, np.frombuffer(answer, np.float32).reshape(whole.shape)
 
 
-@ANY_FAMILY
+@EXPENSIVE
 @QUICK
 @given(data=st.data())
 def test_the_modules_are_as_described(backbone: str, data: st.DataObject) -> None:
@@ -94,7 +98,7 @@ def test_the_modules_are_as_described(backbone: str, data: st.DataObject) -> Non
         assert flops == 2 * count_macs(architecture, rank)
 
 
-@ANY_FAMILY
+@EXPENSIVE
 @QUICK
 @given(data=st.data())
 def test_devices_answer_as_the_whole_network(backbone: str, data: st.DataObject) -> None:
@@ -143,7 +147,7 @@ def test_the_example_is_a_name_of_the_family(backbone: str) -> None:
             assert build_plan(architecture).num_devices == devices
 
 
-@ANY_FAMILY
+@EXPENSIVE
 @settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 1 << 16))
 def test_a_subnet_computes_what_the_supernet_computes(backbone: str, seed: int) -> None:

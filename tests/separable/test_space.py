@@ -247,6 +247,7 @@ def _told(plan: Plan, rank: int, step: Step, names: dict[str, int], tags: dict[i
     return ("compute", tuple(work), inputs, output, _sides(shapes[step.outputs[0]]))
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(WIDE_GENOTYPES, min_size=2, max_size=4))
 def test_what_candidates_share_does_not_change_them(genotypes: list[dict[str, Any]]) -> None:

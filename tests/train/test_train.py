@@ -227,6 +227,7 @@ def test_a_killed_run_resumes_bit_for_bit(unbroken: Path, tmp_path: Path) -> Non
     assert same_tensors(unbroken / BEST, tmp_path / BEST)
 
 
+@pytest.mark.slow
 def test_a_crash_is_told_with_its_place(tmp_path: Path) -> None:
     """An uncaught signal leaves the threads' traceback and advice on stderr; the next training says it too."""
     command = [sys.executable, "-m", "sepnas", "train", "resnext11_2x4d", "-n", "2", "--threads", "1", "--epochs", "99"]
@@ -549,6 +550,7 @@ def test_a_full_device_memory_names_a_batch_size_to_try(
         train(tmp_path / "elsewhere")
 
 
+@pytest.mark.slow
 def test_a_full_disk_names_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checkpoint of the epoch before stays whole, nothing half-written is left, and the run resumes from it."""
     train(tmp_path, stop_after_s=0)
