@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sepnas.cli.options import PATH, TEXT, path_to
-from sepnas.console import say
+from sepnas.cli.options import PATH, TEXT, path_of, path_to
+from sepnas.console import say, step_bar
 from sepnas.errors import SpecError
 from sepnas.plan.plan import Plan
 from sepnas.report.commands import about, chain_commands
@@ -18,12 +18,26 @@ from sepnas.search.canonical import plan_key
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.read import is_plan_file, read_plan
 from sepnas.spec.cluster import Cluster, uniform_cluster
+from sepnas.units import parse_share
 
 if TYPE_CHECKING:
     from sepnas.report.content import ReportContent
+    from sepnas.report.from_plans import PlanParts
+
+DEFAULT_DEVICES = 4
+"""Devices of the cluster for a comparison, if no cluster is given."""
 
 
 def report(
+    given: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Imported networks, plans, searches, trainings, deployments: all priced on one cluster.",
+            metavar="[NETWORK|PLAN|RUN|DEPLOYMENT]...",
+            parser=path_of,
+        ),
+    ] = None,
+    *,
     out: Annotated[Path, typer.Option(help="The page to write.", **PATH)] = Path("report.html"),
     search: Annotated[
         Path | None,
@@ -49,26 +63,45 @@ def report(
             **PATH,
         ),
     ] = None,
+    accuracy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The accuracy of a network or plan on the page, such as resnet50=0.8; repeat for more [that of "
+            "`sepnas evaluate`].",
+            **TEXT,
+        ),
+    ] = None,
+    devices: Annotated[
+        str | None, typer.Option(help="Numbers of devices to split over, such as 2,4 [1 to the cluster's].", **TEXT)
+    ] = None,
     title: Annotated[str, typer.Option(help="The page's title.", **TEXT)] = "sepnas report",
 ) -> None:
-    """Write one self-contained HTML page about a search, a training run, a plan, a trace, evaluations, or any of them.
+    """Write one self-contained HTML page about one cluster, or about a search, a training run, a plan and a trace.
 
-    At least one of `--search`, `--training`, `--architecture`, `--trace` and `--evaluation` is needed; each adds its
-    part of the page.
-    The candidate of the search that has the chosen architecture is marked. A trace must be of the same plan.
+    Networks, plans, runs and deployments that are named without an option are compared on the cluster: latency against
+    accuracy and bytes, for every split scheme of an imported network over one to all devices, the front of a search,
+    and one device alone; and maps show which device computes which part of which layer.
 
-    Example: `sepnas report --search runs/search --training runs/training --out report.html`
+    `--search`, `--training`, `--architecture`, `--trace` and `--evaluation` add their own parts of the page. The
+    candidate of the search that has the chosen architecture is marked. A trace must be of the same plan.
+
+    Examples: `sepnas report resnet50 runs/search --cluster cluster.yaml --out report.html`, `sepnas report --search
+    runs/search --training runs/training --out report.html`
     """
     from sepnas.report.from_run import kept_evaluations
     from sepnas.report.page import write_report
 
-    if not any((search, training, architecture, trace, evaluation)):
+    if not any((given, search, training, architecture, trace, evaluation)):
         raise SpecError(
-            "nothing to report: name at least one of --search, --training, --architecture, --trace, --evaluation"
+            "nothing to report: name at least one of --search, --training, --architecture, --trace, --evaluation, or a "
+            "network, plan, run or deployment"
         )
     if architecture is None and training is not None:
         architecture = training / "architecture.json"
     content = _content(title, search, training, architecture, cluster, trace)
+    if given:
+        parts = _compared(given, cluster, accuracy or [], devices)
+        content = replace(content, **parts, about=about(search, training, given))
     candidate = next((point.index for point in content.candidates if point.chosen), None)
     content = replace(content, classifiers=kept_evaluations(evaluation or (), training))
     content = replace(content, commands=chain_commands(search, training, architecture, candidate, trace))
@@ -103,6 +136,37 @@ def _content(
         return content
     key = None if plan is None else plan_key(plan)
     return replace(content, **search_parts(search, key))
+
+
+def _compared(given: list[Path], cluster: Path | None, accuracy: list[str], devices: str | None) -> PlanParts:
+    """Everything that is given, priced on one cluster."""
+    from sepnas.report.from_plans import plan_parts
+
+    where = Cluster.load(cluster) if cluster is not None else uniform_cluster(DEFAULT_DEVICES)
+    counts = _counts(devices, where.num_devices)
+    with step_bar("pricing splits") as progress:
+        return plan_parts(given, where, dict(map(_accuracy, accuracy)), counts, progress)
+
+
+def _counts(text: str | None, num_devices: int) -> list[int]:
+    try:
+        counts = [int(each) for each in text.split(",")] if text else []
+    except ValueError:
+        raise typer.BadParameter(f"is no list of numbers: {text!r}", param_hint="--devices") from None
+    for count in counts:
+        if not 1 <= count <= num_devices:
+            raise typer.BadParameter(f"must be 1 to {num_devices}, the cluster's; got {count}", param_hint="--devices")
+    return sorted(set(counts))
+
+
+def _accuracy(text: str) -> tuple[str, float]:
+    name, equals, share = text.rpartition("=")
+    if not (name and equals):
+        raise typer.BadParameter(f"is no NAME=SHARE: {text!r}", param_hint="--accuracy")
+    try:
+        return name, parse_share(share)
+    except ValueError as error:
+        raise typer.BadParameter(f"{name}: {error}", param_hint="--accuracy") from None
 
 
 def _cluster(given: Path | None, search: Path | None, plan: Plan | None) -> Cluster:

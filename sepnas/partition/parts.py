@@ -9,7 +9,7 @@ from sepnas.errors import PlanError
 from sepnas.partition.graph import Graph, GraphNode
 from sepnas.partition.regions import Layout, intersection, joined
 from sepnas.plan.kinds.kind import Dims, OperatorUse, Restriction, whole
-from sepnas.plan.shapes import Region
+from sepnas.plan.shapes import Range, Region
 
 Layouts = Mapping[str, Layout]
 """The layout of each node's output, by the node's name."""
@@ -19,7 +19,8 @@ Layouts = Mapping[str, Layout]
 class NodePart:
     """The part of a node that one device computes: ``region`` of its output, with the operands of ``found``.
 
-    ``shapes`` are the sizes of what the smaller use of the operator makes, of which ``found.crop`` is the region.
+    ``shapes`` are the sizes of what the smaller use of the operator makes, of which ``found.crop`` is the region. With
+    ``terms``, it is a partial sum over this range.
     """
 
     node: GraphNode
@@ -27,6 +28,7 @@ class NodePart:
     region: Region
     found: Restriction
     shapes: tuple[Dims, ...]
+    terms: Range | None = None
 
     def use(self) -> OperatorUse:
         """The smaller use of the operator."""
@@ -46,15 +48,16 @@ def parts_of(graph: Graph, node: GraphNode, layout: Layout) -> tuple[NodePart, .
         if node.kind.summed(use) < 2:
             raise PlanError(f"node '{node.name}' ({node.operator}) has no partial sums")
         return tuple(
-            _part(node, device, whole(dims), node.kind.partial(use, span)) for device, span in layout.spans.items()
+            _part(node, device, whole(dims), node.kind.partial(use, span), span)
+            for device, span in layout.spans.items()
         )
     return tuple(_part(node, device, region, node.kind.restrict(use, region)) for device, region in layout.pieces)
 
 
-def _part(node: GraphNode, device: int, region: Region, found: Restriction) -> NodePart:
+def _part(node: GraphNode, device: int, region: Region, found: Restriction, terms: Range | None = None) -> NodePart:
     assert node.kind is not None
     sizes = {role: each.dims for role, each in found.inputs.items()}
-    return NodePart(node, device, region, found, (node.kind.output(OperatorUse(found.attributes, sizes)),))
+    return NodePart(node, device, region, found, (node.kind.output(OperatorUse(found.attributes, sizes)),), terms)
 
 
 def _opaque_parts(graph: Graph, node: GraphNode, layout: Layout) -> Iterator[NodePart]:

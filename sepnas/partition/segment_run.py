@@ -133,6 +133,8 @@ def _nodes(
             tuple(names[each] for each in entry.outputs),
             entry.shapes,
             {name: frozen(value) for name, value in entry.attributes.items()},
+            None if entry.part is None else entry.part.region,
+            None if entry.part is None else entry.part.terms,
         )
         for entry in entries
     )

@@ -202,6 +202,8 @@ class SegmentNodeData(WithoutDefaults):
     outputs: TensorNames
     shapes: Annotated[tuple[Annotated[tuple[Dim, ...], Field(max_length=MAX_AXES)], ...], Field(max_length=MAX_JOINED)]
     attributes: Annotated[dict[Role, Attribute], Field(max_length=64, default_factory=dict)]
+    region: RegionData | None = None
+    terms: RangeData | None = None
 
 
 class SegmentData(WithoutDefaults):

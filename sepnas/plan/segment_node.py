@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sepnas.plan.shapes import Range, Region
+
 
 @dataclass(frozen=True, slots=True)
 class SegmentNode:
@@ -14,6 +16,8 @@ class SegmentNode:
     ``layer`` is the network's operator of which this is a part. ``inputs`` are its operands by role: the name of a
     tensor, or the place of a weight in ``Segment.weights``. ``shapes`` are the sizes of ``outputs`` for one sample, the
     batch axis included. ``attributes`` are those of the part: padding may differ on the two sides of an axis.
+    ``region`` is the part of the layer's output that it computes, the batch axis included; with ``terms``, it adds up
+    only these terms of each sum, such as input channels. An operator between layers, such as a slice, has no region.
     """
 
     layer: str
@@ -22,6 +26,8 @@ class SegmentNode:
     outputs: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     attributes: Mapping[str, Any]
+    region: Region | None = None
+    terms: Range | None = None
 
 
 def frozen(value: Any) -> Any:

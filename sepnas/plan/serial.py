@@ -145,12 +145,15 @@ def segment_from_data(name: str, rank: int, data: SegmentData) -> Segment:
 def _node_to_data(node: SegmentNode) -> SegmentNodeData:
     return SegmentNodeData(
         layer=node.layer, operator=node.operator, inputs=dict(node.inputs), outputs=node.outputs, shapes=node.shapes,
-        attributes=dict(node.attributes),
+        attributes=dict(node.attributes), region=None if node.region is None else node.region.ranges, terms=node.terms,
     )  # fmt: skip
 
 
 def _node_from_data(data: SegmentNodeData) -> SegmentNode:
-    return SegmentNode(data.layer, data.operator, data.inputs, data.outputs, data.shapes, data.attributes)
+    region = None if data.region is None else Region(data.region)
+    return SegmentNode(
+        data.layer, data.operator, data.inputs, data.outputs, data.shapes, data.attributes, region, data.terms
+    )
 
 
 def _operator_to_data(each: Operator) -> OperatorData:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from sepnas.report.figures.style import Drawing
 from sepnas.report.figures.svg import inline_svg
+
+if TYPE_CHECKING:
+    from sepnas.report.map_view import ShownMap
 
 LONG = 12
 """Tables with more rows are folded."""
@@ -59,6 +63,7 @@ class Section:
     pictures: tuple[Picture, ...] = ()
     tables: tuple[Table, ...] = ()
     commands: tuple[str, ...] = ()
+    maps: tuple[ShownMap, ...] = ()
 
 
 def picture(draw: Callable[[], Drawing], caption: str, wide: bool = False) -> Picture:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
@@ -25,9 +25,9 @@ def data_options(run: SearchRun) -> list[str]:
     return ["--data", run.data, *size, *(["--resize", run.resize] if run.resize == "crop" else [])]
 
 
-def about(search: Path | None, training: Path | None) -> str:
-    """The run, its data and the date, in one line."""
-    names = [str(folder) for folder in (search, training) if folder]
+def about(search: Path | None, training: Path | None, given: Iterable[Path] = ()) -> str:
+    """The networks and runs, their data and the date, in one line."""
+    names = [str(path) for path in (*given, search, training) if path]
     return ", ".join([*names, *_data_of(search, training), f"{date.today():%Y-%m-%d}"])
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sepnas.report.comparison.values import Comparison
+from sepnas.report.plan_map.values import PlanMap
 from sepnas.separable.architecture import Architecture
 from sepnas.spec.evaluation import ClassifierEvaluation
 
@@ -143,6 +145,14 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
+class DrawnMap:
+    """The map of a plan; a ``folded`` one opens on demand."""
+
+    found: PlanMap
+    folded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ReportContent:
     """The parts of the page, from top to bottom.
 
@@ -175,3 +185,5 @@ class ReportContent:
     classifiers: tuple[ClassifierEvaluation, ...] = ()
     machine: Mapping[str, str] = field(default_factory=dict)
     commands: tuple[str, ...] = ()
+    comparison: Comparison | None = None
+    maps: tuple[DrawnMap, ...] = ()

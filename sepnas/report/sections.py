@@ -18,6 +18,7 @@ from sepnas.report.figures.curves import curves_drawing, epochs_of, is_share
 from sepnas.report.figures.front import front_drawing
 from sepnas.report.figures.policy import policy_drawing, transfers_of
 from sepnas.report.figures.timeline import busy_rows, timeline_drawing
+from sepnas.report.plans_sections import comparison_section, maps_section
 from sepnas.separable.build import build_plan
 from sepnas.separable.live_policy import sent_policy
 from sepnas.separable.policy import ExchangePoint, Transfer
@@ -296,6 +297,8 @@ def _reproduce(content: ReportContent) -> Section | None:
 
 
 _MAKERS: tuple[Callable[[ReportContent], Section | None], ...] = (
+    comparison_section,
+    maps_section,
     _front,
     progress_section,
     policies_section,

@@ -1,0 +1,63 @@
+"""Prices every registered scheme of an imported network over one to all devices of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from sepnas.cost.simulator import simulate
+from sepnas.errors import PlanError
+from sepnas.partition.graph import Graph
+from sepnas.partition.schemes.registry import SCHEMES, on_one_device, partition
+from sepnas.plan.plan import Plan
+from sepnas.report.comparison.values import PricedPlan, Refused, priced
+from sepnas.spec.cluster import Cluster, Device
+
+Accuracy = tuple[float, str] | None
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A split of a network with its plan; ``scheme`` is empty for one device alone."""
+
+    scheme: str
+    plan: Plan
+    price: PricedPlan
+
+
+def alone(graph: Graph, cluster: Cluster, accuracy: Accuracy = None) -> Split:
+    """The network on the device that computes it fastest alone, with all of its cores."""
+    plans = [on_one_device(graph, rank, cluster.num_devices) for rank in range(cluster.num_devices)]
+    found = [simulate(plan, cluster) for plan in plans]
+    best = min(range(cluster.num_devices), key=lambda rank: found[rank].latency_s)
+    name = cluster.devices[best].name
+    price = priced(plans[best], found[best], "alone", graph.name, "one device alone", f"{name} alone", accuracy)
+    return Split("", plans[best], price)
+
+
+def splits(
+    graph: Graph, cluster: Cluster, counts: Iterable[int], accuracy: Accuracy = None, progress: Progress | None = None
+) -> Iterator[Split | Refused]:
+    """Each scheme over each number of devices: the first ones of the cluster, with shares as their speeds."""
+    wanted = [(scheme, count) for scheme in SCHEMES for count in counts if count > 1]
+    for done, (scheme, count) in enumerate(wanted):
+        if progress is not None:
+            progress(done, len(wanted), f"{graph.name}, {scheme} over {count}")
+        try:
+            plan = partition(graph, scheme, [device.flops_per_s for device in cluster.devices[:count]])
+            found = simulate(plan, cluster)
+        except PlanError as error:
+            yield Refused(graph.name, scheme, count, str(error))
+            continue
+        label = f"{scheme} over {count}"
+        yield Split(scheme, plan, priced(plan, found, "split", graph.name, scheme, label, accuracy))
+
+
+def with_all_cores(cluster: Cluster) -> Cluster:
+    """The cluster with each device's speeds on all of its cores, where it has them."""
+    return cluster.model_copy(update={"devices": tuple(map(_on_all_cores, cluster.devices))})
+
+
+def _on_all_cores(device: Device) -> Device:
+    return device

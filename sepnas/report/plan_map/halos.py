@@ -1,0 +1,50 @@
+"""Halos: what a device lacks of a layer's input, by the halo rule of the layer's operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from sepnas.partition.graph import Graph, GraphNode
+from sepnas.partition.regions import difference
+from sepnas.plan.shapes import Region
+from sepnas.report.plan_map.folding import Group, Laid
+from sepnas.report.plan_map.layers import Layer, LayerPart
+from sepnas.report.plan_map.tiles import View
+from sepnas.report.plan_map.values import Box, Halo
+
+_LARGEST = 0.5
+"""What is more than this share of a tensor is no halo: all of it is gathered."""
+
+
+def halos_of(graph: Graph, group: Group, made: Mapping[str, Layer]) -> tuple[Halo, ...]:
+    """The largest halos among a group's layers; ``made`` is the layer of each tensor."""
+    nodes = {node.name: node for node in graph.nodes}
+    found = [tuple(_halos(graph, nodes[each.layer.name], each, made)) for each in group if each.layer.name in nodes]
+    return max(found, key=lambda halos: sum(_size(halo.box) for halo in halos), default=())
+
+
+def _halos(graph: Graph, node: GraphNode, laid: Laid, made: Mapping[str, Layer]) -> Iterator[Halo]:
+    if node.kind is None or laid.is_whole or laid.layer.partial:
+        return
+    use = graph.use(node)
+    for part in laid.layer.parts:
+        if part.region is None:
+            continue
+        for role, needed in node.kind.restrict(use, part.region).inputs.items():
+            source = made.get(node.inputs[role])
+            if source is not None and len(source.dims) == len(laid.layer.dims):
+                yield from _lacking(needed, part, source, laid.view)
+
+
+def _lacking(needed: Region, part: LayerPart, source: Layer, view: View) -> Iterator[Halo]:
+    left = [needed]
+    for own in source.parts:
+        if own.device == part.device and own.region is not None and not source.partial:
+            left = [rest for region in left for rest in difference(region, own.region)]
+    boxes = [view.box(region, source.dims) for region in left]
+    if sum(map(_size, boxes)) < _LARGEST:
+        yield from (Halo(box, part.device) for box in boxes)
+
+
+def _size(box: Box) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
