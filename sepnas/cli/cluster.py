@@ -74,7 +74,7 @@ def print_presets() -> None:
 def _device_table(devices: Mapping[str, DevicePreset]) -> DataTable:
     """Speeds are given for one thread and for all cores, ``GFLOP/s`` for matrix products."""
     power = DataColumn("idle,\nW", drop=2), DataColumn("busy, W:\n1, all", drop=1)
-    columns = DataColumn("cores"), DataColumn("GFLOP/s:\n1, all"), DataColumn("operator:\n1, all", drop=3)
+    columns = DataColumn("cores"), DataColumn("GFLOP/s:\n1, all"), DataColumn("operator", drop=3)
     table = DataTable((text_column("device"), *columns, DataColumn("memory"), *power))
     for name, preset in devices.items():
         one, every = preset.rates.value[0], preset.rates.value[-1]
@@ -83,7 +83,7 @@ def _device_table(devices: Mapping[str, DevicePreset]) -> DataTable:
             name,
             str(preset.rates.all_threads),
             _shown(preset.rates, ", ".join(rates)),
-            _shown(preset.rates, ", ".join(seconds(each.operator_s) for each in (one, every))),
+            _shown(preset.rates, seconds(every.operator_s)),
             _shown(preset.memory_bytes, format_bytes(preset.memory_bytes.value)),
             _shown(preset.idle_w, f"{preset.idle_w.value:.2f}"),
             f"{_watts(preset.compute_w)}, {_watts(preset.all_cores_w)}",

@@ -122,6 +122,23 @@ def test_written_cluster_names_its_sources(tmp_path: Path) -> None:
     assert 0 < len(wanted) < len(load_presets().sources)
 
 
+def test_threads_are_chosen_written_and_said(tmp_path: Path) -> None:
+    """`--threads` is written into the file, which predictions follow and name; without it all cores are used."""
+    latencies_s = {}
+    for arguments, threads in (((), 4), (("--threads", "2"), 2), (("--threads", "1"), 1)):
+        path = tmp_path / f"{threads}.yaml"
+        said = call("--device", "raspberry-pi-4b:2", "--out", str(path), *arguments).stdout
+        assert f"{'1 thread' if threads == 1 else f'{threads} threads'} each" in " ".join(said.split())
+        assert Cluster.load(path).threads == (threads, threads)
+        network = ("resnext20_4x4d", "-n", "2", "--policy", "none", "--cluster", str(path))
+        shown = CliRunner().invoke(app, ["simulate", *network], env={"COLUMNS": "200"}).stdout
+        assert f"on {'1 thread' if threads == 1 else f'{threads} threads'} each" in shown
+        data = json.loads(CliRunner().invoke(app, ["simulate", *network, "--json"]).stdout)
+        assert data["threads"] == [threads, threads]
+        latencies_s[threads] = data["latency_s"]
+    assert latencies_s[4] < latencies_s[2] < latencies_s[1]
+
+
 def test_one_device_and_json_are_enough(tmp_path: Path) -> None:
     """One device alone is a cluster, and a JSON file holds it, too, without the comment."""
     path = tmp_path / "cluster.json"
@@ -142,6 +159,8 @@ def test_one_device_and_json_are_enough(tmp_path: Path) -> None:
         (["--device", "jetson-nano", "--link", ""], "is empty"),
         (["--json"], "goes with --list"),
         (["--list", "--device", "jetson-nano"], "no --device"),
+        (["--list", "--threads", "2"], "no --threads"),
+        (["--device", "jetson-nano", "--threads", "0"], "be greater than or equal to 1"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -154,10 +173,12 @@ def test_wrong_arguments(arguments: list[str], said: str, monkeypatch: pytest.Mo
 
 
 def test_the_command_overwrites_no_folder(tmp_path: Path) -> None:
-    """An unknown preset and a folder in the file's place are refused, and nothing is written."""
+    """Unknown presets, more threads than cores and a folder in the file's place are refused; nothing is written."""
     assert isinstance(call("--device", "jetson-nano", "--out", str(tmp_path)).exception, StorageError)
     unknown = call("--device", "vax", "--out", str(tmp_path / "cluster.yaml"))
     assert "allowed: raspberry-pi-3b-plus" in str(unknown.exception)
+    busy = call("--device", "jetson-nano", "--threads", "5", "--out", str(tmp_path / "cluster.yaml"))
+    assert "'jetson-nano' has 4 cores; `threads` must be 1 to 4, got 5" in str(busy.exception)
     assert list(tmp_path.iterdir()) == []
 
 
