@@ -73,6 +73,7 @@ def create_model(
     policy: str | None = None,
     classes: int | None = None,
     image_size: int | None = None,
+    stem: str | None = None,
     wire: str | None = None,
     learned_scales: bool | None = None,
     pretrained: PathLike | None = None,
@@ -91,6 +92,7 @@ def create_model(
         devices: number of devices that a named network is separated over; 1 by default.
         policy: a named transmission policy (``all-to-all``, ``hand-made``, ``none``) or a policy file.
         classes, image_size: those of a named network; 100 classes and 32 pixels a side by default.
+        stem: first layers of a named network, such as ``resnet``; the family's for the image size by default.
         wire: wire format of all messages, such as ``int8``; the policy's by default.
         learned_scales: whether quantised messages have learned scales; the policy's choice by default.
         pretrained: a training run or a checkpoint file to take the weights from; random by default. Learned scales
@@ -108,7 +110,8 @@ def create_model(
     from sepnas.train.start import take_over
 
     options = ArchitectureOptions(
-        devices=devices, policy=policy, classes=classes, image_size=image_size, wire=wire, learned_scales=learned_scales
+        devices=devices, policy=policy, classes=classes, image_size=image_size, stem=stem, wire=wire,
+        learned_scales=learned_scales,
     )  # fmt: skip
     found = read_architecture(architecture, options)
     network = new_network(found, seed)
@@ -506,6 +509,9 @@ def describe(
     *,
     devices: int | None = None,
     policy: str | None = None,
+    classes: int | None = None,
+    image_size: int | None = None,
+    stem: str | None = None,
     wire: str | None = None,
     learned_scales: bool | None = None,
 ) -> NetworkCounts:
@@ -519,8 +525,11 @@ def describe(
     ``macs_per_device`` and ``payload_bytes`` of what the devices compute and send. A plan or its file is refused,
     because it does not name its network; `sepnas describe` counts a plan.
     """
-    _check_network(devices)
-    options = ArchitectureOptions(devices=devices, policy=policy, wire=wire, learned_scales=learned_scales)
+    _check_network(devices, classes, image_size)
+    options = ArchitectureOptions(
+        devices=devices, policy=policy, classes=classes, image_size=image_size, stem=stem, wire=wire,
+        learned_scales=learned_scales,
+    )  # fmt: skip
     return count_network(read_architecture(architecture, options))
 
 
@@ -530,6 +539,9 @@ def simulate(
     *,
     devices: int | None = None,
     policy: str | None = None,
+    classes: int | None = None,
+    image_size: int | None = None,
+    stem: str | None = None,
     wire: str | None = None,
     learned_scales: bool | None = None,
     batch: int = 1,
@@ -546,7 +558,8 @@ def simulate(
     Args:
         architecture: a name, an architecture file, an architecture, a plan file (`sepnas plan`), or a plan.
         cluster: a cluster or its file; equal boards on 100 Mbit/s by default.
-        devices, policy, wire, learned_scales: as for :func:`create_model`; a plan takes none of them.
+        devices, policy, classes, image_size, stem, wire, learned_scales: as for :func:`create_model`; a plan takes none
+            of them.
         batch: images in one request.
         percent: also predict this percentile of the latency, from the cluster's jitter.
         in_flight: also predict the throughput with this number of concurrent requests.
@@ -557,13 +570,16 @@ def simulate(
         SpecError: an unknown name, a wrong file, an argument outside its range, or a device profile without an
             operator's time.
     """
-    _check_network(devices)
+    _check_network(devices, classes, image_size)
     check_integer("batch", batch, 1, MAX_COUNT)
     if percent is not None:
         check_number("percent", percent, 0, 100)
     if in_flight is not None:
         check_integer("in_flight", in_flight, 1, MAX_COUNT)
-    options = ArchitectureOptions(devices=devices, policy=policy, wire=wire, learned_scales=learned_scales)
+    options = ArchitectureOptions(
+        devices=devices, policy=policy, classes=classes, image_size=image_size, stem=stem, wire=wire,
+        learned_scales=learned_scales,
+    )  # fmt: skip
     plan = read_plan(architecture, options)
     where = _cluster_of(cluster, plan.num_devices)
     return predict(plan, where, batch, percent=percent, in_flight=in_flight, timeline=timeline)

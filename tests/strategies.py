@@ -10,9 +10,13 @@ from sepnas.plan.wire import LEVELS, WIRE_FORMATS
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.backbones.backbone import Backbone
 from sepnas.separable.backbones.registry import BACKBONES, DEFAULT_BACKBONE, stages_of
+from sepnas.separable.stems.registry import STEMS
 from sepnas.spec.cluster import Cluster, Device, Link
 from sepnas.spec.device_profile import ConversionCosts, ExchangeCosts
 from sepnas.spec.figures import MAX_DEPTH
+
+SMALL_STEMS = [(kind.name, stride) for kind in STEMS.values() for stride in kind.strides if stride <= 4]
+"""Every stem with each of its strides that suits small images."""
 
 
 @st.composite
@@ -50,16 +54,19 @@ def architectures(
     """Any small architecture of a family: uneven widths, its two smallest depths, one or three channels."""
     num_devices = draw(st.integers(min_devices, max_devices))
     depth = draw(st.sampled_from(small_depths(backbone)))
-    least = BACKBONES[backbone].min_side
+    stem, stride = draw(st.sampled_from(SMALL_STEMS))
+    least = stride * BACKBONES[backbone].min_side
+    image_size = draw(st.integers(max(7, least), max(12, least + 1)))
     return Architecture.from_data(
         {
             "backbone": backbone,
             "depth": depth,
             "num_classes": draw(st.integers(2, 7)),
             "in_channels": draw(st.sampled_from([1, 3])),
-            "image_size": draw(st.integers(max(7, 2 * least), max(12, 2 * least + 1))),
+            "image_size": -(-image_size // stride) * stride if STEMS[stem].whole_windows else image_size,
+            "stem": stem,
             "stem_channels": draw(st.integers(2, 5)),
-            "stem_stride": draw(st.sampled_from([1, 2])),
+            "stem_stride": stride,
             "parts": [_part(draw, BACKBONES[backbone]) for _ in range(num_devices)],
             "policy": draw(policies(num_devices, depth, backbone)),
         }
@@ -67,13 +74,15 @@ def architectures(
 
 
 def small_depths(backbone: str, count: int = 2) -> list[int]:
-    """The smallest depths of a family."""
-    return list(islice((depth for depth in range(1, MAX_DEPTH) if BACKBONES[backbone].stages(depth)), count))
+    """The smallest depths of a family, all with as many stages as the first."""
+    found = {depth: len(stages) for depth in range(1, MAX_DEPTH) if (stages := BACKBONES[backbone].stages(depth))}
+    first, *_ = found.values()
+    return list(islice((depth for depth, stages in found.items() if stages == first), count))
 
 
 def _part(draw: st.DrawFn, kind: Backbone) -> dict:
     part = {"cardinality": draw(st.integers(1, 2)), "bottleneck_width": draw(st.integers(1, 3))}
-    outputs = kind.output_channels(*part.values()) if kind.tied_outputs else draw(st.integers(2, 6))
+    outputs = kind.output_channels(0, *part.values()) if kind.tied_outputs else draw(st.integers(2, 6))
     return part | {"output_channels": outputs}
 
 

@@ -23,6 +23,7 @@ from sepnas.separable.architecture import Architecture
 from sepnas.separable.backbones.registry import BACKBONES
 from sepnas.separable.patterns import NAMED_POLICIES
 from sepnas.separable.read import ArchitectureOptions, read_architecture, read_plan
+from sepnas.separable.stems.registry import STEMS
 from sepnas.spec.arguments import MAX_COUNT, MAX_THREADS
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.figures import Fit
@@ -207,6 +208,10 @@ class NetworkOptions:
     )
     classes: Annotated[int | None, typer.Option(min=2, help="Number of classes [100].")] = None
     image_size: Annotated[int | None, typer.Option(min=4, help="Side of the images in pixels [32].")] = None
+    stem: Annotated[
+        str | None,
+        typer.Option(help=f"First layers: {format_names(STEMS)} [those of the family for the image size].", **TEXT),
+    ] = None
     messages: MessageOptions
 
     def architecture(self, name: str) -> Architecture:
@@ -225,7 +230,7 @@ class NetworkOptions:
     def _options(self) -> ArchitectureOptions:
         return ArchitectureOptions(
             devices=self.devices, policy=self.policy, classes=self.classes, image_size=self.image_size,
-            wire=self.messages.wire, learned_scales=self.messages.learned_scales,
+            stem=self.stem, wire=self.messages.wire, learned_scales=self.messages.learned_scales,
         )  # fmt: skip
 
 

@@ -53,7 +53,8 @@ class SupernetRecipe:
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="The supernet's recipe: digits, cifar-fast, cifar-sgd, modern, paper or a file [one of its own].",
+            help="The supernet's recipe: digits, cifar-fast, cifar-sgd, large-images, modern, paper or a file "
+            "[one of its own].",
             **TEXT,
         ),
     ] = None

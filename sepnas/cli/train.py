@@ -45,8 +45,8 @@ class TrainingRecipe:
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="digits or cifar-fast (20 epochs), cifar-sgd (20), modern (100), paper (200), or a file "
-            "[digits for the digits, cifar-fast for others].",
+            help="digits, cifar-fast or large-images (20 epochs), cifar-sgd (20), modern (100), paper (200), or a file "
+            "[digits for the digits, large-images from 128 pixels a side, cifar-fast for others].",
             **TEXT,
         ),
     ] = None

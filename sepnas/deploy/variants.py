@@ -24,6 +24,7 @@ from sepnas.plan.plan import Plan
 from sepnas.plan.steps import Compute
 from sepnas.separable.build import build_plan
 from sepnas.separable.policy import TransmissionPolicy
+from sepnas.spec.memory import images_at_once
 
 if TYPE_CHECKING:
     from sepnas.nets.separable import SeparableNetwork
@@ -80,7 +81,7 @@ def measure_statistics(network: SeparableNetwork, plan: Plan, images_NCHW: Tenso
     for layer in layers:
         layer.train()
     run = PlanModule(plan, network)
-    for batch_BCHW in torch.split(images_NCHW, _BATCH):
+    for batch_BCHW in torch.split(images_NCHW, images_at_once(_BATCH, images_NCHW.shape[-1])):
         run(batch_BCHW)
     network.eval()
 
@@ -116,4 +117,4 @@ def _calibrate(own: SeparableNetwork, trained: SeparableNetwork, images_NCHW: Te
     """Set the message scales that were not trained, with the statistics of the trained network."""
     new = [name for name in own.log_scales if name not in trained.log_scales]
     if new:
-        calibrate_scales(own, images_NCHW[:_BATCH], new)
+        calibrate_scales(own, images_NCHW[: images_at_once(_BATCH, images_NCHW.shape[-1])], new)

@@ -1,6 +1,7 @@
 """The operators that a profile measures: those of the paper's family, from narrow to wide and small to large.
 
-Of every other family there is one small network: its kinds of operators, between which others are interpolated.
+Of every other family there is one small network: its kinds of operators, between which others are interpolated. So
+there is one for large images with each stem.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from sepnas.separable.architecture import Architecture, DevicePart
 from sepnas.separable.backbones.registry import BACKBONES, DEFAULT_BACKBONE
 from sepnas.separable.layer import Layer
 from sepnas.separable.layers import device_layers
+from sepnas.separable.stems.registry import STEMS
 from sepnas.spec.figures import MAX_DEPTH
 
 IMAGE_SIZES = (8, 16, 32)
@@ -21,6 +23,7 @@ OUTPUT_CHANNELS = (8, 16, 32, 64)
 PARTS = ((1, 4), (1, 8), (1, 16), (1, 32), (2, 8), (4, 4), (4, 16))
 """Groups of one device, and the bottleneck width of a group in the first stage."""
 STEM_STRIDES = (1, 2)
+LARGE_SIDE = 224
 NUM_CLASSES = {8: 10, 16: 100, 32: 100}
 
 
@@ -44,11 +47,23 @@ def other_networks() -> Iterator[tuple[Layer, ...]]:
             continue
         _, cardinality, width = found
         share = cardinality // 2
-        outputs = kind.output_channels(share if kind.tied_outputs else cardinality, width)
-        part = DevicePart(cardinality=share, bottleneck_width=width, output_channels=outputs)
         depth = next(depth for depth in range(MAX_DEPTH) if kind.stages(depth))
-        stem = kind.stem_channels(cardinality, width)
+        outputs = kind.output_channels(depth, share if kind.tied_outputs else cardinality, width)
+        part = DevicePart(cardinality=share, bottleneck_width=width, output_channels=outputs)
+        stem = kind.stem_channels(depth, cardinality, width)
         yield device_layers(Architecture(backbone=kind.name, depth=depth, stem_channels=stem, parts=(part,)), 0)
+
+
+def large_networks() -> Iterator[tuple[Layer, ...]]:
+    """A share of a ResNet for large images, with each stem."""
+    part = DevicePart(bottleneck_width=16, output_channels=64)
+    for kind in STEMS.values():
+        yield device_layers(
+            Architecture(
+                backbone="resnet", depth=10, image_size=LARGE_SIDE, stem=kind.name, stem_channels=32,
+                stem_stride=max(kind.strides[:2]), parts=(part,),
+            ), 0,
+        )  # fmt: skip
 
 
 def operators_of(networks: Sequence[Sequence[Layer]]) -> tuple[Operator, ...]:

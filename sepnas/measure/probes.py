@@ -12,7 +12,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sepnas.deploy.segments import SegmentExporter, segment_weights
 from sepnas.deployment.engines.kind import late
@@ -20,12 +19,13 @@ from sepnas.deployment.engines.registry import engines
 from sepnas.deployment.manifest import SegmentFiles, ShardManifest
 from sepnas.deployment.plans import DEFAULT_PLAN, ShardPlan
 from sepnas.deployment.verify import file_entry
-from sepnas.nets.blocks import conv_bn
+from sepnas.nets.blocks import conv_bn, max_pooled
 from sepnas.plan.operators import Operator
 from sepnas.plan.shapes import Shape
 from sepnas.plan.steps import Compute, Step
 from sepnas.runtime.engines.shard import LoadedPlan, Shard
 from sepnas.runtime.tensors.codec import Array
+from sepnas.separable.forms import PoolForm
 
 _NO_DIGEST = "0" * 64
 
@@ -135,13 +135,13 @@ class _Pool(nn.Module):
 class _MaxPool(nn.Module):
     def __init__(self, each: Operator) -> None:
         super().__init__()
-        self.side = each.kernel
+        self.pool = PoolForm(each.kernel, each.stride)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return functional.max_pool2d(x_BCHW, self.side)
+        return max_pooled(x_BCHW, self.pool)
 
     def extra_repr(self) -> str:
-        return str(self.side)
+        return str(self.pool)
 
 
 def write_probes(

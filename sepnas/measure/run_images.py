@@ -16,6 +16,7 @@ from sepnas.nets.separable import SeparableNetwork
 from sepnas.options import option
 from sepnas.separable.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
+from sepnas.spec.memory import images_at_once
 from sepnas.train.checkpoint import ARCHITECTURE, DATA
 from sepnas.train.data import load_dataset
 from sepnas.train.evaluate import accuracy
@@ -23,6 +24,8 @@ from sepnas.train.images import ImageData, Split
 
 CALIBRATION_IMAGES = 256
 STATISTICS_IMAGES = 1024
+_CHOSEN_PIXELS = 1 << 24
+"""Pixels of the chosen images, which are normalised at once: 1,024 of 128 x 128, and fewer larger ones."""
 
 
 @dataclass(frozen=True)
@@ -90,4 +93,5 @@ class RunImages:
 
     def _chosen(self, count: int) -> Tensor:
         order = torch.randperm(len(self.images.train), generator=torch.Generator().manual_seed(0))
+        count = images_at_once(count, self.images.image_size, _CHOSEN_PIXELS)
         return self.images.normalise(self.images.train.images[order[:count]])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sepnas.separable.forms import Activation, ConvForm, Form, HeadForm, LayerForm
+from sepnas.separable.forms import Activation, ConvForm, Form, HeadForm, LayerForm, PoolForm, padding_of
 
 NARROW_CHANNELS = 16
 """With fewer input channels, oneDNN's gradient of a strided 1x1 convolution in channels-last layout writes past its
@@ -40,8 +40,8 @@ class Conv2d(nn.Conv2d):
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    """ConvForm without bias, then batch norm; the padding preserves height and width at stride 1."""
-    conv = Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+    """Convolution without bias, then batch norm; the padding is :func:`padding_of` the kernel."""
+    conv = Conv2d(inputs, outputs, kernel, stride, padding=padding_of(kernel), groups=groups, bias=False)
     if not conv.weight.is_meta:  # initialising meta tensors makes torch import its compiler: 1.5 s
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(OrderedDict(conv=conv, bn=nn.BatchNorm2d(outputs)))
@@ -71,21 +71,21 @@ class ConvBlock(ConvChain):
 
     def __init__(self, form: LayerForm) -> None:
         super().__init__(form.convolutions)
-        self.pool, self.activation = form.pool, form.activation
+        self.pool, self.last_pool, self.activation = form.pool, form.last_pool, form.activation
         self.shortcut: nn.Module | None = None
         if form.shortcut != "none":
             self.shortcut = nn.Identity() if form.shortcut == "identity" else _conv_module(form.shortcut)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        if self.pool > 1:
-            x_BCHW = functional.max_pool2d(x_BCHW, self.pool)
+        x_BCHW = max_pooled(x_BCHW, self.pool)
         y_BCHW = super().forward(x_BCHW)
         if self.shortcut is not None:
             y_BCHW = y_BCHW + self.shortcut(x_BCHW)
-        return activated(y_BCHW, self.activation)
+        return max_pooled(activated(y_BCHW, self.activation), self.last_pool)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, pool={self.pool}, activation={self.activation}"
+        pools = f"pool={self.pool}, last_pool={self.last_pool}"
+        return f"{super().extra_repr()}, {pools}, activation={self.activation}"
 
 
 class Head(ConvChain):
@@ -118,6 +118,13 @@ def activated(x: Tensor, activation: Activation) -> Tensor:
     if activation == "none":
         return x
     return torch.relu(x) if activation == "relu" else functional.relu6(x)
+
+
+def max_pooled(x_BCHW: Tensor, pool: PoolForm | None) -> Tensor:
+    """``x_BCHW`` after a max-pool, if there is one."""
+    if pool is None:
+        return x_BCHW
+    return functional.max_pool2d(x_BCHW, pool.kernel, pool.stride, padding_of(pool.kernel))
 
 
 def _in_channels_last(gradient_BCHW: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from sepnas.plan.liveness import losable
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.policy import TransmissionPolicy
 from sepnas.separable.space import Genotype
+from sepnas.spec.memory import images_at_once
 from sepnas.train.dropout import draw_outage
 from sepnas.train.evaluate import chosen_classes
 from sepnas.train.images import ImageData
@@ -64,8 +65,9 @@ class AccuracyEvaluator:
     ) -> None:
         self.supernet, self.dropout = supernet.to(device), dropout
         train = data.train if seed is None else calibration_data(data, seed, images).train
-        self.calibration_BCHW = data.normalise(train.images.to(device))
-        self.images_BCHW = data.normalise(data.val.images.to(device))
+        # as bytes: large images as fp32 would fill the memory
+        self.calibration_BCHW, self.images_BCHW = train.images.to(device), data.val.images.to(device)
+        self.normalise, self.batch = data.normalise, images_at_once(BATCH, data.image_size)
         self.labels_B = data.val.labels.to(device)
         self._network = lru_cache(maxsize=KEPT_NETWORKS)(self._extract)
 
@@ -85,20 +87,21 @@ class AccuracyEvaluator:
     @torch.inference_mode()
     def _calibrated(self, architecture: Architecture) -> SeparableNetwork:
         network = self._network(bare(architecture))
-        batches = -(-len(self.calibration_BCHW) // BATCH)
+        batches = -(-len(self.calibration_BCHW) // self.batch)
         draw, device = torch.Generator().manual_seed(0), self.calibration_BCHW.device
         plan = planned(architecture).schedule.plan
 
         def outage_of(batch: int) -> Outage | None:
             return draw_outage(plan, batch, draw, *self.dropout, device)
 
-        recalibrate_batch_norm(network, architecture.policy, self.calibration_BCHW, batches, outage_of)
+        images_BCHW = self.normalise(self.calibration_BCHW)
+        recalibrate_batch_norm(network, architecture.policy, images_BCHW, batches, outage_of)
         return network
 
     @torch.inference_mode()
     def _right(self, network: SeparableNetwork, policy: TransmissionPolicy, lost: Collection[int]) -> float:
         found = []
-        for x_BCHW in torch.split(self.images_BCHW, BATCH):
+        for x_BCHW in map(self.normalise, torch.split(self.images_BCHW, self.batch)):
             outage = Outage.of(lost, len(network.parts), len(x_BCHW), x_BCHW.device) if lost else None
             found.append(chosen_classes(network(x_BCHW, policy, outage)))
         return (torch.cat(found) == self.labels_B).float().mean().item()

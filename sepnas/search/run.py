@@ -46,10 +46,12 @@ from sepnas.spec.cluster import Cluster
 from sepnas.train.checks import check_trainable, resize_advice
 from sepnas.train.images import ImageData
 from sepnas.train.loop import pick_device, train_network
-from sepnas.train.recipe import NO_CHANGES, RECIPES, Recipe, RecipeChanges
+from sepnas.train.recipe import LARGE_SIDE, NO_CHANGES, RECIPES, Recipe, RecipeChanges, may_not_mirror
 from sepnas.train.supernet import SandwichStep
 
 SUPERNET_EPOCHS = 12
+LARGE_BATCH = 32
+"""The batch of large images."""
 DROPOUT_FOR_ONE_LOST = 0.1
 """Device dropout of a supernet if ``accuracy_one_lost`` is an objective."""
 
@@ -155,7 +157,8 @@ def supernet_recipe(data: ImageData, recipe: Recipe | None, changes: RecipeChang
 
     The default is a single network's recipe with fewer epochs, because each step trains several policies, and without
     label smoothing, which distillation would propagate. The learning rate is high because there are few epochs and the
-    loss is the mean over four networks, so each contributes a quarter. Images of a folder are not mirrored.
+    loss is the mean over four networks, so each contributes a quarter. Images of a folder are not mirrored. Batches of
+    large images are smaller, because the feature maps of all four networks are in memory.
     """
     if recipe is None:
         small = data.name == "digits"
@@ -163,7 +166,10 @@ def supernet_recipe(data: ImageData, recipe: Recipe | None, changes: RecipeChang
         recipe = RECIPES["digits" if small else "cifar-sgd"].model_copy(
             update={"name": "supernet", "epochs": SUPERNET_EPOCHS, "batch_size": 64, "label_smoothing": 0.0, **steps}
         )
-        recipe = recipe.mirroring(False if data.name.startswith("folder:") else None)
+        if data.image_size >= LARGE_SIDE:
+            large = {"augmentation": RECIPES["large-images"].augmentation, "batch_size": LARGE_BATCH}
+            recipe = recipe.model_copy(update=large)
+        recipe = recipe.mirroring(False if may_not_mirror(data.name) else None)
     return changes.applied_to(recipe, "recipe of the supernet")
 
 

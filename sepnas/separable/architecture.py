@@ -13,10 +13,11 @@ from typing_extensions import Self
 
 from sepnas.errors import SpecError
 from sepnas.separable.backbones.backbone import Backbone, BlockStages
-from sepnas.separable.backbones.registry import BACKBONES, DEFAULT_BACKBONE, BackboneName, stages_of, without_default
+from sepnas.separable.backbones.registry import BACKBONES, DEFAULT_BACKBONE, BackboneName, stages_of, without_defaults
 from sepnas.separable.part import DevicePart
 from sepnas.separable.patterns import NAMED_POLICIES
 from sepnas.separable.policy import TransmissionPolicy
+from sepnas.separable.stems.registry import DEFAULT_STEM, StemName, StemStride, with_stride
 from sepnas.spec.document import Document
 from sepnas.spec.figures import MAX_CLASSES, MAX_DEPTH, MAX_DEVICES, MAX_SIDE, Channels, Text
 
@@ -34,15 +35,17 @@ class Architecture(Document):
     num_classes: Annotated[int, Field(ge=2, le=MAX_CLASSES)] = 100
     in_channels: Channels = 3
     image_size: Annotated[int, Field(ge=4, le=MAX_SIDE)] = 32
+    stem: StemName = DEFAULT_STEM
     stem_channels: Channels = 16
-    stem_stride: Annotated[int, Field(ge=1, le=2)] = 1
+    stem_stride: StemStride = 1
     parts: Annotated[tuple[DevicePart, ...], Field(min_length=1, max_length=MAX_DEVICES)]
     policy: TransmissionPolicy = TransmissionPolicy()
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_tied_outputs(cls, data: Any) -> Any:
-        """Parts in a file may leave out output channels that follow from their other numbers."""
+    def _fill_in(cls, data: Any) -> Any:
+        """A file may leave out the stride of its stem, and output channels that follow from other numbers of a part."""
+        data = with_stride(data)
         kind = BACKBONES.get(str(data.get("backbone"))) if isinstance(data, dict) else None
         if kind is None or not kind.tied_outputs or not isinstance(data.get("parts"), list | tuple):
             return data
@@ -51,7 +54,7 @@ class Architecture(Document):
     @model_validator(mode="after")
     def _check(self) -> Self:
         try:
-            BACKBONES[self.backbone].check(self.depth, self.image_size, self.stem_stride)
+            BACKBONES[self.backbone].check(self.depth, self.image_size, self.stem, self.stem_stride)
             for part in self.parts:
                 BACKBONES[self.backbone].check_part(part)
             self.policy.check(self.num_devices, self.blocks_per_stage)
@@ -66,7 +69,7 @@ class Architecture(Document):
 
     @model_serializer(mode="wrap")
     def _leave_out_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_default(handler(self))
+        return without_defaults(handler(self))
 
     @property
     def num_devices(self) -> int:
@@ -110,11 +113,13 @@ def named_architecture(
     num_classes: int = 100,
     in_channels: int = 3,
     image_size: int = 32,
-    stem_stride: int = 1,
+    stem_stride: int | None = None,
     output_channels: int | None = None,
+    stem: str | None = None,
 ) -> Architecture:
     """The architecture for a name such as ``resnext56_4x16d``, split over ``num_devices``.
 
+    Without ``stem`` and ``stem_stride``, the stem is the family's for images of this size.
     Raises :class:`SpecError` if the name is of no family or ``devices`` does not divide the cardinality.
     """
     backbone, (depth, cardinality, width) = _match(name)
@@ -124,7 +129,7 @@ def named_architecture(
         raise SpecError(f"`cardinality` (={cardinality}) must be divisible by `num_devices` (={num_devices})")
     share = cardinality // num_devices
     if output_channels is None:
-        output_channels = backbone.output_channels(share if backbone.tied_outputs else cardinality, width)
+        output_channels = backbone.output_channels(depth, share if backbone.tied_outputs else cardinality, width)
     part = {"cardinality": share, "bottleneck_width": width, "output_channels": output_channels}
     if isinstance(policy, str):
         policy = named_policy(policy, num_devices, depth, backbone.name)
@@ -136,13 +141,31 @@ def named_architecture(
             "num_classes": num_classes,
             "in_channels": in_channels,
             "image_size": image_size,
-            "stem_channels": backbone.stem_channels(cardinality, width),
-            "stem_stride": stem_stride,
+            "stem_channels": backbone.stem_channels(depth, cardinality, width),
+            **stem_fields(backbone, image_size, stem, stem_stride),
             "parts": [part] * num_devices,
             "policy": policy.to_data(),
         },
         name,
     )
+
+
+def stem_fields(
+    backbone: Backbone, image_size: int, stem: str | None = None, stem_stride: int | None = None
+) -> dict[str, Any]:
+    """The fields of a stem: those that are given, or the family's for images of this size."""
+    if stem is None and stem_stride is None:
+        chosen = backbone.default_stem(image_size)
+        return {"stem": chosen.stem, "stem_stride": chosen.stride}
+    given = {"stem": stem or DEFAULT_STEM, "stem_stride": stem_stride}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def refit(architecture: Architecture, where: str, image_size: int, in_channels: int, num_classes: int) -> Architecture:
+    """A named network for other images, with the family's stem for their size; messages begin with ``where``."""
+    fits = {"image_size": image_size, "in_channels": in_channels, "num_classes": num_classes}
+    fits |= stem_fields(BACKBONES[architecture.backbone], image_size)
+    return Architecture.from_data(architecture.to_data() | fits, where)
 
 
 def _match(name: str) -> tuple[Backbone, tuple[int, int, int]]:

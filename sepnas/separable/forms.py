@@ -29,8 +29,25 @@ Axes: TypeAlias = tuple[ChannelGroups, ...]
 """The axes of a weight."""
 
 
+def padding_of(kernel: int) -> int:
+    """The padding of a window: an odd one preserves the sides at stride 1; an even one has none."""
+    return kernel // 2 if kernel % 2 else 0
+
+
+def side_after(side: int, kernel: int, stride: int) -> int:
+    """The pixels a side after windows of ``kernel`` pixels with this stride."""
+    return (side + 2 * padding_of(kernel) - kernel) // stride + 1
+
+
+class PoolForm(NamedTuple):
+    """A max-pool of windows of ``kernel`` pixels a side; its padding is that of a convolution."""
+
+    kernel: int
+    stride: int
+
+
 class ConvForm(NamedTuple):
-    """A convolution without bias, batch norm and an activation; its padding preserves the sides at stride 1.
+    """A convolution without bias, batch norm and an activation; its padding is :func:`padding_of` its kernel.
 
     With ``groups`` above 1, these are the groups of ``inputs``, or each input channel is one (depthwise).
     """
@@ -58,15 +75,16 @@ class ConvForm(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LayerForm:
-    """A stem or a block: a max-pool (of ``pool`` x ``pool`` pixels; 1: none), convolutions in a row, a shortcut.
+    """A stem or a block: a max-pool, convolutions in a row with a shortcut, another max-pool.
 
     ``activation`` follows the addition of the shortcut.
     """
 
     convolutions: tuple[ConvForm, ...]
-    pool: int = 1
+    pool: PoolForm | None = None
     shortcut: ConvForm | Literal["identity", "none"] = "none"
     activation: Activation = "none"
+    last_pool: PoolForm | None = None
 
     @property
     def outputs(self) -> ChannelGroups:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sepnas.plan.operators import Operator
 from sepnas.plan.plan import WeightSlice
 from sepnas.plan.shapes import Region, Shape
-from sepnas.separable.forms import Axes, ConvForm, Form, HeadForm, LayerForm
+from sepnas.separable.forms import Axes, ConvForm, Form, HeadForm, LayerForm, PoolForm, side_after
 
 
 class LayerWork(NamedTuple):
@@ -49,23 +49,21 @@ class Layer:
 
 def make_layer(name: str, place: str, form: LayerForm, given: Shape) -> Layer:
     """The stem or a block; ``place`` is its name in the whole network, ``given`` the shape of its input."""
-    before = given.dims[1]
-    side = before // form.pool
-    pooled = []
-    if form.pool > 1:
-        pooled = [Operator("max-pool", given.dims[0], given.dims[0], form.pool, form.pool, 1, side, side)]
+    pooled = _pooling(form.pool, *given.dims[:2])
+    side = pooled[0].height if pooled else given.dims[1]
     convolutions = _operators(form.convolutions, side)
     last = convolutions[-1]
-    output = Shape.chw(form.outputs.size, last.height, last.width)
     around = []
     if isinstance(form.shortcut, ConvForm):
         around = _operators((form.shortcut,), side)
     if form.shortcut != "none":
         around = [*around, Operator("add", last.out_channels, last.out_channels, height=last.height, width=last.width)]
+    operators = (*pooled, *convolutions, *around, *_pooling(form.last_pool, last.out_channels, last.height))
+    output = Shape.chw(form.outputs.size, operators[-1].height, operators[-1].width)
     # a single convolution's output is counted twice, before and after its activation
-    between = [*pooled, *(convolutions[:-1] or convolutions)]
+    between = [*pooled, *(convolutions if form.last_pool else convolutions[:-1] or convolutions)]
     peak = given.num_values + output.num_values + sum(each.output_values for each in between)
-    return _layer(name, place, form, (*pooled, *convolutions, *around), output, peak)
+    return _layer(name, place, form, operators, output, peak)
 
 
 def make_head(place: str, form: HeadForm, given: Shape) -> Layer:
@@ -84,10 +82,18 @@ def _operators(convolutions: Iterable[ConvForm], side: int) -> list[Operator]:
     """The operators of convolutions in a row, of which the first has an input of side x side."""
     found = []
     for each in convolutions:
-        side = -(-side // each.stride)
+        side = side_after(side, each.kernel, each.stride)
         sizes = (each.inputs.size, each.outputs.size, each.kernel, each.stride, each.groups)
         found.append(Operator("conv", *sizes, side, side))
     return found
+
+
+def _pooling(pool: PoolForm | None, channels: int, side: int) -> list[Operator]:
+    """The operator of a max-pool of ``side`` x ``side`` pixels, if there is one."""
+    if pool is None:
+        return []
+    after = side_after(side, *pool)
+    return [Operator("max-pool", channels, channels, *pool, 1, after, after)]
 
 
 def _layer(name: str, place: str, form: Form, operators: tuple[Operator, ...], output: Shape, peak: int) -> Layer:

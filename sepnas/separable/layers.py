@@ -25,7 +25,8 @@ from sepnas.separable.policy import needs_weights
 
 def _part_layers(architecture: Architecture, part: DevicePart, rank: int) -> tuple[Layer, ...]:
     backbone, stages = BACKBONES[architecture.backbone], architecture.stages
-    form = backbone.stem(architecture.in_channels, architecture.stem_channels, architecture.stem_stride)
+    channels = architecture.in_channels, architecture.stem_channels
+    form = backbone.stem(architecture.stem, *channels, architecture.stem_stride)
     layers = [make_layer("stem", "stem", form, _image(architecture))]
     for block in range(stages.num_blocks):
         place = BlockPlace(*stages.place(block), architecture.stem_stride)
@@ -100,7 +101,7 @@ class _Runs(dict[tuple[int, int, str, str], LayerRun]):
         return run
 
 
-_NUMBERS = ("backbone", "depth", "num_classes", "in_channels", "image_size", "stem_channels", "stem_stride")
+_NUMBERS = ("backbone", "depth", "num_classes", "in_channels", "image_size", "stem", "stem_channels", "stem_stride")
 _numbers_of: Callable[[Architecture], tuple[Any, ...]] = attrgetter(*_NUMBERS)
 
 

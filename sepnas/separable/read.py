@@ -58,14 +58,16 @@ def read_plan_or_policy(
 class ArchitectureOptions:
     """What to build from a name, and what to replace in an architecture; None leaves it as it is.
 
-    ``devices``, ``classes`` and ``image_size`` (pixels a side) apply to names, and must not contradict a file. ``wire``
-    and ``learned_scales`` replace the format of all messages and the scales of quantised ones.
+    ``devices``, ``classes``, ``image_size`` (pixels a side) and ``stem`` (by default the family's for the image size)
+    apply to names, and must not contradict a file. ``wire`` and ``learned_scales`` replace the format of all messages
+    and the scales of quantised ones.
     """
 
     devices: int | None = None
     policy: str | None = None
     classes: int | None = None
     image_size: int | None = None
+    stem: str | None = None
     wire: str | None = None
     learned_scales: bool | None = None
 
@@ -76,6 +78,7 @@ class ArchitectureOptions:
             ("--policy", "policy="): self.policy,
             ("--classes", "classes="): self.classes,
             ("--image-size", "image_size="): self.image_size,
+            ("--stem", "stem="): self.stem,
             ("--wire", "wire="): self.wire,
             ("--learned-scales", "learned_scales="): self.learned_scales,
         }
@@ -107,7 +110,7 @@ def read_architecture(
 
 def _named(name: str, options: ArchitectureOptions) -> Architecture:
     devices, classes, side = _or(options.devices, 1), _or(options.classes, 100), _or(options.image_size, 32)
-    plain = named_architecture(name, devices, "none", classes, image_size=side)
+    plain = named_architecture(name, devices, "none", classes, image_size=side, stem=options.stem)
     policy = "all-to-all" if options.policy is None else options.policy
     return with_messages(plain.with_policy(read_policy(policy, plain)), options.wire, options.learned_scales)
 
@@ -187,6 +190,7 @@ def _refuse_contradictions(name: str, architecture: Architecture, options: Archi
         (("--devices", "devices="), options.devices, architecture.num_devices),
         (("--classes", "classes="), options.classes, architecture.num_classes),
         (("--image-size", "image_size="), options.image_size, architecture.image_size),
+        (("--stem", "stem="), options.stem, architecture.stem),
     ):
         if wanted not in (None, found):
             each = option(*names)

@@ -10,10 +10,11 @@ from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, mode
 from typing_extensions import Self
 
 from sepnas.errors import SpecError
-from sepnas.separable.architecture import Architecture
+from sepnas.separable.architecture import Architecture, stem_fields
 from sepnas.separable.backbones.backbone import BlockStages
-from sepnas.separable.backbones.registry import BACKBONES, DEFAULT_BACKBONE, BackboneName, stages_of, without_default
+from sepnas.separable.backbones.registry import BACKBONES, DEFAULT_BACKBONE, BackboneName, stages_of, without_defaults
 from sepnas.separable.part import DevicePart
+from sepnas.separable.stems.registry import DEFAULT_STEM, StemName, StemStride, with_stride
 from sepnas.spec.document import Part, repeated, short
 from sepnas.spec.figures import MAX_CHANNELS, MAX_CLASSES, MAX_DEVICES, MAX_SIDE, Channels
 
@@ -35,8 +36,9 @@ Numbers = Annotated[int | tuple[int, ...], BeforeValidator(_one_or_several)]
 """A number for all networks, or a list from which each network chooses one."""
 
 MAX_CHOICES = 256
+_IMAGE_SIZE = 32
 CHOOSABLE = ("depth", "cardinality", "bottleneck_width")
-_SHARED = ("backbone", "image_size", "in_channels", "num_classes", "stem_channels", "stem_stride")
+_SHARED = ("backbone", "image_size", "in_channels", "num_classes", "stem", "stem_channels", "stem_stride")
 
 
 class NetworkSpace(Part):
@@ -44,24 +46,35 @@ class NetworkSpace(Part):
 
     ``cardinality`` is that of the whole network: each of ``num_devices`` devices gets an equal share of the groups.
     With ``uneven`` each device chooses its own ``bottleneck_width`` from the list. ``output_channels`` are by default
-    those of the widest network (64 for the paper's family); some families derive them from the other numbers.
+    those of the widest network (64 for the paper's family); some families derive them from the other numbers. Without
+    ``stem`` and ``stem_stride``, the stem is the family's for images of ``image_size``.
     """
 
     # the paper's family is omitted from files, so that those from before there were others are written unchanged
 
     backbone: BackboneName = DEFAULT_BACKBONE
     depth: Numbers
-    image_size: Annotated[int, Field(ge=4, le=MAX_SIDE)] = 32
+    image_size: Annotated[int, Field(ge=4, le=MAX_SIDE)] = _IMAGE_SIZE
     in_channels: Channels = 3
     num_classes: Annotated[int, Field(ge=2, le=MAX_CLASSES)] = 100
+    stem: StemName = DEFAULT_STEM
     stem_channels: Channels = 16
-    stem_stride: Annotated[int, Field(ge=1, le=2)] = 1
+    stem_stride: StemStride = 1
     parts: Annotated[tuple[DevicePart, ...], Field(min_length=1, max_length=MAX_DEVICES)] | None = None
     num_devices: Annotated[int, Field(gt=0, le=MAX_DEVICES)] | None = None
     cardinality: Numbers | None = None
     bottleneck_width: Numbers | None = None
     uneven: bool = False
     output_channels: Channels | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_stem(cls, data: Any) -> Any:
+        kind = BACKBONES.get(str(data.get("backbone", DEFAULT_BACKBONE))) if isinstance(data, dict) else None
+        size = data.get("image_size", _IMAGE_SIZE) if kind else None
+        if kind is None or type(size) is not int or {"stem", "stem_stride"} & data.keys():
+            return with_stride(data)
+        return data | stem_fields(kind, size)
 
     @model_validator(mode="after")
     def _parts_or_numbers(self) -> Self:
@@ -87,15 +100,18 @@ class NetworkSpace(Part):
         kind = BACKBONES[self.backbone]
         try:
             for depth in self.depths:
-                kind.check(depth, self.image_size, self.stem_stride)
+                kind.check(depth, self.image_size, self.stem, self.stem_stride)
             for part in self.parts or ():
                 kind.check_part(part)
         except SpecError as error:
             raise ValueError(str(error)) from None
         if len({tuple(map(bool, self.stages(depth).blocks)) for depth in self.depths}) > 1:
+            stages = {depth: self.stages(depth).blocks for depth in self.depths}
+            lacking = min(stages, key=lambda depth: sum(map(bool, stages[depth])))
+            having = max(stages, key=lambda depth: sum(map(bool, stages[depth])))
             raise ValueError(
-                f"`depth` {min(self.depths)} has no block in a stage where {max(self.depths)} has some, so the two "
-                "cannot share weights; give them spaces of their own"
+                f"`depth` {lacking} has no block in a stage where {having} has some, so the two cannot share weights; "
+                "give them spaces of their own"
             )
         if kind.tied_outputs and self.output_channels is not None:
             raise ValueError(
@@ -104,11 +120,11 @@ class NetworkSpace(Part):
             )
         if not kind.tied_outputs and self.output_channels is None:
             numbers = (max(_listed(number or 1)) for number in (self.cardinality, self.bottleneck_width))
-            object.__setattr__(self, "output_channels", kind.output_channels(*numbers))
+            object.__setattr__(self, "output_channels", kind.output_channels(max(self.depths), *numbers))
 
     @model_serializer(mode="wrap")
     def _leave_out_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_default(handler(self))
+        return without_defaults(handler(self))
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -143,7 +159,7 @@ class NetworkSpace(Part):
         return tuple(self._part(shared["cardinality"] // num_devices, width) for width in widths)
 
     def _part(self, cardinality: int, width: int) -> DevicePart:
-        outputs = self.output_channels or BACKBONES[self.backbone].output_channels(cardinality, width)
+        outputs = self.output_channels or BACKBONES[self.backbone].output_channels(self.depths[0], cardinality, width)
         return DevicePart(cardinality=cardinality, bottleneck_width=width, output_channels=outputs)
 
 

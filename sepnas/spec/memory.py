@@ -1,4 +1,7 @@
-"""Checks that images fit into memory before they are read: a system short of memory kills processes."""
+"""Bounds on the memory of images: a system short of memory kills processes.
+
+Whether a data set fits is checked before it is read, and fewer large images are computed at a time.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from pathlib import Path
 
 from sepnas.errors import DataError
 
+BATCH_PIXELS = 1 << 22
+"""Pixels of the images that are computed at a time: 83 images of 224 x 224."""
 _CGROUP = Path("/sys/fs/cgroup")
 _LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 
@@ -15,6 +20,11 @@ def available_bytes() -> int | None:
     """Memory that this process may still allocate, swap included, in the machine or its container; None if unknown."""
     found = [count for count in (_of_machine(), *map(_of_container, _LIMITS)) if count is not None]
     return min(found, default=None)
+
+
+def images_at_once(most: int, side: int, pixels: int = BATCH_PIXELS) -> int:
+    """``most`` images, or fewer if they are large: feature maps take memory by the pixel."""
+    return max(1, min(most, pixels // side**2))
 
 
 def check_images_fit(count: int, channels: int, size: tuple[int, int], copies: int = 0, where: str = "") -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sepnas.errors import TrainingError
 from sepnas.train.auto_augment import auto_augment
 from sepnas.train.images import ImageData
 from sepnas.train.recipe import Augmentation
+
+_MAX_RATIO = 4 / 3
 
 
 def check_augmentation(augmentation: Augmentation, data: ImageData) -> None:
@@ -26,6 +31,8 @@ def check_augmentation(augmentation: Augmentation, data: ImageData) -> None:
 
 def augment(images_BCHW: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
     """Augment uint8 images, keeping type and shape; a CPU ``generator`` makes the draws the same on all devices."""
+    if augmentation.crop_area < 1:
+        images_BCHW = resized_crop(images_BCHW, augmentation.crop_area, generator)
     if augmentation.crop_padding or augmentation.flip:
         images_BCHW = crop_and_flip(
             images_BCHW, augmentation.crop_padding, augmentation.padding == "reflect", augmentation.flip, generator
@@ -55,6 +62,23 @@ def crop_and_flip(images_BCHW: Tensor, padding: int, reflect: bool, flip: bool, 
         inside_BHW = (rows_ok[:, :, None] & columns_ok[:, None, :]).to(device)
         moved = moved * inside_BHW[:, None]
     return moved
+
+
+def resized_crop(images_BCHW: Tensor, smallest: float, generator: torch.Generator) -> Tensor:
+    """A random crop of each image, of at least ``smallest`` of its area, scaled to the image's size (bilinear).
+
+    Its width is 3/4 to 4/3 of its height, except where that would reach beyond the image.
+    """
+    area_B, ratio_B, right_B, down_B = torch.rand(4, len(images_BCHW), generator=generator)
+    area_B = smallest + (1 - smallest) * area_B
+    ratio_B = torch.exp((2 * ratio_B - 1) * math.log(_MAX_RATIO))
+    width_B, height_B = ((area_B * each).sqrt().clamp(max=1) for each in (ratio_B, 1 / ratio_B))
+    none_B = torch.zeros_like(area_B)
+    left_B, top_B = (1 - width_B) * (2 * right_B - 1), (1 - height_B) * (2 * down_B - 1)
+    places_B23 = torch.stack([width_B, none_B, left_B, none_B, height_B, top_B], 1).view(-1, 2, 3)
+    grid_BHW2 = functional.affine_grid(places_B23.to(images_BCHW.device), list(images_BCHW.shape), align_corners=False)
+    cropped = functional.grid_sample(images_BCHW.float(), grid_BHW2, padding_mode="border", align_corners=False)
+    return cropped.round_().clamp_(0, 255).byte()
 
 
 def _shifted(batch: int, size: int, padding: int, reflect: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from sepnas.errors import TrainingError
 from sepnas.nets.outage import Outage
 from sepnas.nets.separable import SeparableNetwork
 from sepnas.plan.liveness import losable
+from sepnas.spec.memory import images_at_once
 from sepnas.train.display import track
 from sepnas.train.images import ImageData, Split
 
@@ -28,7 +29,7 @@ def predict_logits(
     network: nn.Module,
     images_NCHW: Tensor,
     data: ImageData,
-    batch_size: int = EVALUATION_BATCH,
+    batch_size: int | None = None,
     device: str | torch.device | None = None,
     lost: Collection[int] = (),
     tick: Tick | None = None,
@@ -36,8 +37,9 @@ def predict_logits(
     """Logits ``(N, num_classes)`` float32 on the CPU, for uint8 images that ``data`` normalises.
 
     The network runs in eval mode and its own precision, on its current device or moved to ``device``; its mode is
-    restored. Devices of a separable network may be ``lost``; raises ``PlanError`` if no device can answer. ``tick``
-    receives the progress instead of a bar on a terminal.
+    restored. By default batches have ``EVALUATION_BATCH`` images, or fewer large ones. Devices of a separable network
+    may be ``lost``; raises ``PlanError`` if no device can answer. ``tick`` receives the progress instead of a bar on a
+    terminal.
     """
 
     def answer(x_BCHW: Tensor) -> Tensor:
@@ -49,7 +51,7 @@ def predict_logits(
 
     place = _device_of(network) if device is None else torch.device(device)
     was_training, answers, done = network.training, [], 0
-    batches = torch.split(images_NCHW, batch_size)
+    batches = torch.split(images_NCHW, batch_size or images_at_once(EVALUATION_BATCH, images_NCHW.shape[-1]))
     network.to(place).eval()
     try:
         with torch.inference_mode():
@@ -68,7 +70,7 @@ def accuracy(
     network: nn.Module,
     split: Split,
     data: ImageData,
-    batch_size: int = EVALUATION_BATCH,
+    batch_size: int | None = None,
     device: str | torch.device | None = None,
     lost: Collection[int] = (),
     tick: Tick | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from typing_extensions import Self
 
 from sepnas.errors import SpecError
@@ -20,15 +20,34 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Augmentation(Part):
-    """Augmentation of each training image: a crop shifted by up to ``crop_padding`` pixels, mirroring, AutoAugment.
+    """Augmentation of each training image: a crop, mirroring, AutoAugment.
 
-    Pixels beyond the border are black (``zero``) or mirrored (``reflect``).
+    ``crop_padding`` shifts the image by up to as many pixels; pixels beyond the border are black (``zero``) or mirrored
+    (``reflect``). ``crop_area`` below 1 scales a random crop of at least this share of the image to the image's size
+    (the random resized crop of arXiv 1409.4842), which suits large images.
     """
 
     crop_padding: Annotated[int, Field(ge=0, le=MAX_SIDE)] = 0
+    crop_area: Annotated[float, Field(gt=0, le=1)] = 1.0
     padding: Literal["zero", "reflect"] = "zero"
     flip: bool = False
     autoaugment: Literal["none", "cifar10", "imagenet", "svhn"] = "none"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.crop_padding and self.crop_area < 1:
+            raise ValueError(
+                f"`crop_padding` {self.crop_padding} and `crop_area` {self.crop_area:g} exclude each other"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a crop by area, so that older files still describe the same run."""
+        data: dict[str, Any] = handler(self)
+        if self.crop_area == 1:
+            del data["crop_area"]
+        return data
 
 
 class Distillation(Part):
@@ -179,6 +198,9 @@ _COLOUR_IMAGES: dict[str, Any] = {
     "channels_last": True,
 }
 
+LARGE_SIDE = 128
+"""Pixels a side from which images are large: they are trained with their own recipe."""
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
@@ -208,6 +230,16 @@ RECIPES: dict[str, Recipe] = {
             learning_rate=0.2,
             **_COLOUR_IMAGES,
         ),
+        # as cifar-fast, with half of the batch and of the rate, and the crop of large images
+        Recipe(
+            name="large-images",
+            optimizer="adamw",
+            epochs=20,
+            learning_rate=2e-3,
+            weight_decay=0.05,
+            decay_norms=False,
+            **_COLOUR_IMAGES | {"batch_size": 64, "augmentation": Augmentation(crop_area=0.35, flip=True)},
+        ),
         # half of the paper's epochs, with options that help long trainings of narrow networks; separable networks split
         # the gradient over devices and need larger steps (experiments/cifar100-cpu)
         Recipe(
@@ -235,13 +267,19 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def default_recipe(data: str) -> Recipe:
-    """The default recipe for a data set.
+def default_recipe(data: str, image_size: int | None = None) -> Recipe:
+    """The default recipe for a data set whose images have ``image_size`` pixels a side (None: unknown).
 
-    Images of a folder are not mirrored, because a mirrored arrow, letter or sign may belong to another class.
+    Digits are not mirrored, nor are images of a folder: a mirrored arrow, letter or sign may belong to another class.
     """
-    named = RECIPES["digits" if data == "digits" else "cifar-fast"]
-    return named.mirroring(False) if data.startswith("folder:") else named
+    small = "digits" if data == "digits" else "cifar-fast"
+    named = RECIPES["large-images" if (image_size or 0) >= LARGE_SIDE else small]
+    return named.mirroring(False) if may_not_mirror(data) else named
+
+
+def may_not_mirror(data: str) -> bool:
+    """Whether mirroring the images of a data set may change their class."""
+    return data == "digits" or data.startswith("folder:")
 
 
 def load_recipe(name: str) -> Recipe:

@@ -9,6 +9,7 @@ from sepnas.nets.scales import calibrate_scales
 from sepnas.nets.separable import SeparableNetwork
 from sepnas.separable.architecture import Architecture
 from sepnas.spec.document import short
+from sepnas.spec.memory import images_at_once
 from sepnas.train.checkpoint import new_network, tensors_sha256
 from sepnas.train.checks import check_fits
 from sepnas.train.images import ImageData
@@ -35,7 +36,8 @@ def first_network(
         take_over(network, start, where)
         names -= set(start.log_scales)
     if names:
-        places = torch.linspace(0, len(data.train) - 1, min(CALIBRATION_IMAGES, len(data.train))).long()
+        count = images_at_once(min(CALIBRATION_IMAGES, len(data.train)), data.image_size)
+        places = torch.linspace(0, len(data.train) - 1, count).long()
         network.train(start is None)
         calibrate_scales(network, data.normalise(data.train.images[places]), names)
     return network.train()
@@ -48,8 +50,8 @@ def digest_of(start: SeparableNetwork | None) -> str:
 
 def _check_same_architecture(wanted: Architecture, found: Architecture, where: str) -> None:
     """Raise :class:`TrainingError` unless both are equal except for policy and name."""
-    fields = "backbone", "depth", "stem_channels", "stem_stride", "in_channels", "image_size", "num_classes", "parts"
-    for field in fields:
+    stem = "stem", "stem_channels", "stem_stride"
+    for field in ("backbone", "depth", *stem, "in_channels", "image_size", "num_classes", "parts"):
         here, there = getattr(wanted, field), getattr(found, field)
         if here != there:
             raise TrainingError(

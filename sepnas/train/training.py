@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 from sepnas.errors import TrainingError
 from sepnas.nets.separable import SeparableNetwork
 from sepnas.options import option
-from sepnas.separable.architecture import Architecture
+from sepnas.separable.architecture import Architecture, refit
 from sepnas.spec.document import FILE_SUFFIXES
 from sepnas.train.checkpoint import load_network
 from sepnas.train.earlier_runs import check_same_data, load_teacher
@@ -79,12 +79,14 @@ def prepare(
     """
     if isinstance(source, DataSource):
         source = source.named_for(None if name else architecture, f"architecture {architecture.name!r}")
-    chosen = _chosen_recipe(recipe, source.name or "digits", changes)
+    chosen = _chosen_recipe(recipe, source.name or "digits", changes, source.image_size)
     started = load_network(start) if start else None
     images = _load(source) if isinstance(source, DataSource) else source
+    if recipe is None:
+        chosen = _chosen_recipe(recipe, images.name, changes, images.image_size)
     if name:
-        fits = {"num_classes": images.num_classes, "in_channels": images.in_channels, "image_size": images.image_size}
-        architecture = Architecture.from_data(architecture.to_data() | fits, f"{name} for {source.name}")
+        seen = images.image_size, images.in_channels, images.num_classes
+        architecture = refit(architecture, f"{name} for {source.name}", *seen)
     taught_by = [load_teacher(run, images) for run in teachers]
     if start:
         check_same_data("start", start, images)
@@ -96,10 +98,10 @@ def name_of(architecture: str) -> str | None:
     return None if Path(architecture).suffix in FILE_SUFFIXES else architecture
 
 
-def _chosen_recipe(recipe: Recipe | str | None, data: str, changes: RecipeChanges) -> Recipe:
+def _chosen_recipe(recipe: Recipe | str | None, data: str, changes: RecipeChanges, image_size: int | None) -> Recipe:
     if isinstance(recipe, Recipe):
         return changes.applied_to(recipe, recipe.name)
-    named = load_recipe(recipe) if recipe else default_recipe(data)
+    named = load_recipe(recipe) if recipe else default_recipe(data, image_size)
     return changes.applied_to(named, recipe or named.name)
 
 

@@ -181,7 +181,7 @@ def test_wrong_depths_are_refused(backbone: str) -> None:
     """A depth that the family does not have is refused with those that it has, in architectures and in spaces."""
     kind = BACKBONES[backbone]
     depth = next(depth for depth in range(1, 100) if not kind.stages(depth))
-    part = {"bottleneck_width": 2, "output_channels": kind.output_channels(1, 2)}
+    part = {"bottleneck_width": 2, "output_channels": kind.output_channels(depth, 1, 2)}
     with pytest.raises(SpecError, match="`depth` must be") as refused:
         Architecture.from_data({"backbone": backbone, "depth": depth, "parts": [part]})
     assert kind.depths in str(refused.value)
@@ -222,8 +222,9 @@ def test_learned_scales_need_outputs_that_are_not_negative(backbone: str) -> Non
     """Messages with learned scales have no negative levels: a family that sends negative values refuses them."""
     kind = BACKBONES[backbone]
     policy = named_policy("all-to-all", 2, small_depths(backbone, 1)[0], backbone).written_in("int8", "learned")
-    part = {"bottleneck_width": 4, "output_channels": kind.output_channels(1, 4)}
-    data = {"backbone": backbone, "depth": small_depths(backbone, 1)[0], "parts": [part, part]}
+    depth = small_depths(backbone, 1)[0]
+    part = {"bottleneck_width": 4, "output_channels": kind.output_channels(depth, 1, 4)}
+    data = {"backbone": backbone, "depth": depth, "parts": [part, part]}
     with pytest.raises(SpecError, match="may output negative values"):
         Architecture.from_data(data | {"policy": policy.to_data()})
 
@@ -243,8 +244,9 @@ def test_an_unknown_family_is_refused_with_those_there_are() -> None:
 def test_tied_outputs_cannot_be_contradicted(backbone: str) -> None:
     """Where output channels follow from the other numbers, a file may leave them out, and not give others."""
     part = {"bottleneck_width": 4}
-    data = {"backbone": backbone, "depth": small_depths(backbone)[0], "parts": [part]}
-    assert Architecture.from_data(data).parts[0].output_channels == BACKBONES[backbone].output_channels(1, 4)
+    depth = small_depths(backbone)[0]
+    data = {"backbone": backbone, "depth": depth, "parts": [part]}
+    assert Architecture.from_data(data).parts[0].output_channels == BACKBONES[backbone].output_channels(depth, 1, 4)
     with pytest.raises(SpecError, match="leave `output_channels` out"):
         Architecture.from_data(data | {"parts": [part | {"output_channels": 8}]})
     with pytest.raises(SpecError, match="leave it out"):

@@ -272,7 +272,8 @@ class _Writer:
         weights = [self._floats(weight_OIHW.transpose(_TO_NHWC)), self._floats(bias)]
         self._operator("Conv2D", [given, *weights], self._made(name), options, "CONV_2D")
 
-    def _padded(self, node: Node) -> int:
+    def _padded(self, node: Node, filled: float = 0.0) -> int:
+        """The tensor index of a window operator's input, padded by ``filled``."""
         name = node.inputs[0]
         top, left, bottom, right = node.numbers.get("pads", [0] * 4)
         if not (top or left or bottom or right):
@@ -283,7 +284,11 @@ class _Writer:
             raise ValueError(f"pads a tensor to {prod(shape):,} values; at most {MAX_PADDED_VALUES:,}")
         made = self._tensor(shape)
         amounts = self._whole_numbers([(0, 0), (top, bottom), (left, right), (0, 0)])
-        self._operator("Pad", [self._places[name], amounts], made, self._schema.PadOptionsT())
+        if filled:
+            filling = self._floats(self._np.array(filled))
+            self._operator("PadV2", [self._places[name], amounts, filling], made, self._schema.PadV2OptionsT())
+        else:
+            self._operator("Pad", [self._places[name], amounts], made, self._schema.PadOptionsT())
         return made
 
     def _scale_and_shift(self, node: Node) -> tuple[Any, Any]:
@@ -315,13 +320,13 @@ class _Writer:
         self._operator("Relu6", [self._value(node.inputs[0])], self._made(node.outputs[0]), None)
 
     def max_pool(self, node: Node, nodes: list[Node]) -> None:
-        if any(node.numbers.get("pads", [])):
-            raise ValueError("has operator 'MaxPool' with padding")
         options = self._schema.Pool2DOptionsT()
         options.filterHeight, options.filterWidth = node.numbers["kernel_shape"]
         options.strideH, options.strideW = node.numbers.get("strides", [1, 1])
         options.padding = self._schema.Padding.VALID
-        self._operator("Pool2D", [self._value(node.inputs[0])], self._made(node.outputs[0]), options, "MAX_POOL_2D")
+        self._value(node.inputs[0])
+        given = self._padded(node, filled=-self._np.inf)
+        self._operator("Pool2D", [given], self._made(node.outputs[0]), options, "MAX_POOL_2D")
 
     def mean(self, node: Node, nodes: list[Node]) -> None:
         """The mean over height and width, the only axes that the check admits."""

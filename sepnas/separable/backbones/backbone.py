@@ -9,9 +9,13 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from sepnas.errors import SpecError
-from sepnas.separable.forms import ChannelGroups, ConvForm, HeadForm, LayerForm
+from sepnas.separable.forms import Activation, ChannelGroups, HeadForm, LayerForm
 from sepnas.separable.part import DevicePart
+from sepnas.separable.stems.registry import DEFAULT_STEM, STEMS
 from sepnas.spec.figures import MAX_BLOCKS, MAX_DEPTH
+
+_ANY_DEPTH = 0
+"""Tied output channels do not depend on the depth."""
 
 
 class BlockPlace(NamedTuple):
@@ -27,10 +31,16 @@ class BlockPlace(NamedTuple):
         return self.stage > 0 and self.number == 0
 
 
-def plain_stem(inputs: int, outputs: int, stride: int) -> LayerForm:
-    """A 3x3 convolution, batch norm, ReLU."""
-    layer = ConvForm("layer", ChannelGroups(1, inputs), ChannelGroups(1, outputs), kernel=3, stride=stride)
-    return LayerForm((layer,))
+class SmallestSize(NamedTuple):
+    """The stem of images from ``image_size`` pixels a side, where none is chosen."""
+
+    image_size: int
+    stem: str
+    stride: int
+
+
+STEMS_OF_RESNETS = SmallestSize(0, DEFAULT_STEM, 1), SmallestSize(64, DEFAULT_STEM, 2), SmallestSize(128, "resnet", 4)
+"""The first stage sees 32 pixels a side at least, as on CIFAR, and 56 of 224, as published."""
 
 
 def plain_head(part: DevicePart, features: ChannelGroups, num_classes: int) -> HeadForm:
@@ -50,12 +60,14 @@ class Backbone:
         example: one of its names.
         depths: the allowed depths in words.
         numbers: what ``cardinality``, ``bottleneck_width`` and ``output_channels`` of a part are, in words.
-        stages: maps a depth to the number of blocks of each stage; empty for a depth that the family does not have. A
-            deeper network has no fewer blocks in any stage.
+        stages: maps a depth to the number of blocks of each stage; empty for a depth that the family does not have. Of
+            two networks with equally many stages, the deeper one has no fewer blocks in any.
         block: the form of a block from a device's part, the block's place and its inputs.
-        output_channels: a part's ``output_channels`` for a cardinality and a bottleneck width, unless they are given;
-            with ``tied_outputs`` they cannot be given: each part's own numbers define them.
-        stem, stem_channels: the stem from input channels, stem channels and stride; its channels for a name.
+        output_channels: a part's ``output_channels`` for a depth, a cardinality and a bottleneck width, unless they are
+            given; with ``tied_outputs`` they cannot be given: each part's own numbers define them, at any depth.
+        stem_channels: the channels of the stem for a name's depth, cardinality and width.
+        stem_activation: the activation of its convolutions.
+        stems: the stems of images that choose none, by rising size.
         head: the form of the head from a part, its features and the number of classes.
         min_side: the fewest pixels a side after the stem.
         signed_outputs: whether outputs of blocks may be negative; then messages cannot have learned scales.
@@ -69,11 +81,12 @@ class Backbone:
     numbers: str
     stages: Callable[[int], tuple[int, ...]]
     block: Callable[[DevicePart, BlockPlace, ChannelGroups], LayerForm]
-    output_channels: Callable[[int, int], int]
+    output_channels: Callable[[int, int, int], int]
     tied_outputs: bool = False
     default_depth: int = 0
-    stem_channels: Callable[[int, int], int] = lambda cardinality, width: 16
-    stem: Callable[[int, int, int], LayerForm] = plain_stem
+    stem_channels: Callable[[int, int, int], int] = lambda depth, cardinality, width: 16
+    stem_activation: Activation = "relu"
+    stems: tuple[SmallestSize, ...] = STEMS_OF_RESNETS
     head: Callable[[DevicePart, ChannelGroups, int], HeadForm] = plain_head
     min_side: int = 1
     signed_outputs: bool = False
@@ -91,8 +104,16 @@ class Backbone:
             return None
         return int(found.groupdict().get("depth", self.default_depth)), int(found["cardinality"]), int(found["width"])
 
-    def check(self, depth: int, image_size: int, stem_stride: int) -> None:
-        """Raise :class:`SpecError` for a depth or an image size that the family does not have."""
+    def default_stem(self, image_size: int) -> SmallestSize:
+        """The stem of images of this size that choose none."""
+        return [each for each in self.stems if each.image_size <= image_size][-1]
+
+    def stem(self, kind: str, inputs: int, outputs: int, stride: int) -> LayerForm:
+        """The form of a stem of this kind."""
+        return STEMS[kind].form(inputs, outputs, stride, self.stem_activation)
+
+    def check(self, depth: int, image_size: int, stem: str, stem_stride: int) -> None:
+        """Raise :class:`SpecError` for a depth, a stem or an image size that the family does not have."""
         stages = self.stages(depth)
         if not stages:
             raise SpecError(f"`depth` must be {self.depths}, got {depth}")
@@ -100,6 +121,7 @@ class Backbone:
             raise SpecError(f"`depth` must be at most {MAX_DEPTH}, got {depth}")
         if sum(stages) > MAX_BLOCKS:
             raise SpecError(f"`depth` {depth} means {sum(stages)} blocks; a network has at most {MAX_BLOCKS}")
+        STEMS[stem].check(image_size, stem_stride)
         if -(-image_size // stem_stride) < self.min_side:
             raise SpecError(
                 f"`image_size` must be at least {(self.min_side - 1) * stem_stride + 1} for a {self.name} with "
@@ -113,11 +135,11 @@ class Backbone:
         cardinality, width = part.get("cardinality", 1), part.get("bottleneck_width")
         if type(cardinality) is not int or type(width) is not int:
             return part
-        return part | {"output_channels": self.output_channels(cardinality, width)}
+        return part | {"output_channels": self.output_channels(_ANY_DEPTH, cardinality, width)}
 
     def check_part(self, part: DevicePart) -> None:
         """Raise :class:`SpecError` for output channels that the other numbers of the part contradict."""
-        wanted = self.output_channels(part.cardinality, part.bottleneck_width)
+        wanted = self.output_channels(_ANY_DEPTH, part.cardinality, part.bottleneck_width)
         if self.tied_outputs and part.output_channels != wanted:
             raise SpecError(
                 f"`output_channels` of a {self.name} part with `cardinality` {part.cardinality} and `bottleneck_width` "

@@ -6,16 +6,18 @@ output channels of the first stage, and so is ``output_channels``; all other wid
 has no expansion. The last convolution before the global mean is shared out like the expansions.
 
 With a ``stem_stride`` of 2 the strides are the published ones, for images of about 224 pixels. With 1, the stage after
-the first keeps its size as well, for images of about 32 pixels.
+the first keeps its size as well, for images of about 32 pixels; so it does after a stem of stride 4 or more, which has
+halved the image already.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sepnas.separable.backbones.backbone import Backbone, BlockPlace
+from sepnas.separable.backbones.backbone import Backbone, BlockPlace, SmallestSize
 from sepnas.separable.forms import ChannelGroups, ConvForm, HeadForm, LayerForm
 from sepnas.separable.part import DevicePart
+from sepnas.separable.stems.registry import DEFAULT_STEM
 
 EXPANSION = 6
 """The published expansion."""
@@ -23,15 +25,11 @@ LAST_CHANNELS = 1280
 """The published output channels of the last convolution."""
 NUMBERS = "`cardinality` expansions, each block outputs a multiple of `bottleneck_width`; leave `output_channels` out"
 _FIRST = 16
-_STRIDE_OF_SMALL_IMAGES = 1
-"""The stage that keeps its size if the stem does."""
+_STEM_STRIDE = 2
+"""The published stride of the stem."""
+_STAGE_AFTER_FIRST = 1
+"""The stage that keeps its size with a stem of another stride."""
 _LAYERS_PER_BLOCK = 3
-
-
-def stem(inputs: int, outputs: int, stride: int) -> LayerForm:
-    """A 3x3 convolution, batch norm, ReLU6."""
-    sizes = (ChannelGroups(1, inputs), ChannelGroups(1, outputs))
-    return LayerForm((ConvForm("layer", *sizes, kernel=3, stride=stride, activation="relu6"),))
 
 
 def head(part: DevicePart, features: ChannelGroups, num_classes: int) -> HeadForm:
@@ -65,7 +63,7 @@ class InvertedResiduals:
         stage, repeats = place.stage, place.number > 0
         middle = ChannelGroups(part.cardinality, inputs.size) if stage else inputs
         outputs = ChannelGroups(1, -(-self.channels[stage] * part.bottleneck_width // _FIRST))
-        keeps = repeats or (stage == _STRIDE_OF_SMALL_IMAGES and place.stem_stride == 1)
+        keeps = repeats or (stage == _STAGE_AFTER_FIRST and place.stem_stride != _STEM_STRIDE)
         stride = 1 if keeps else self.strides[stage]
         sizes = {"kernel": self.kernels[stage], "stride": stride, "groups": middle.size}
         convolutions = (
@@ -92,10 +90,11 @@ def inverted_backbone(name: str, order: int, pattern: str, depths: str, stages: 
         numbers=NUMBERS,
         stages=lambda depth: stages.depths().get(depth, ()),
         block=stages.block,
-        output_channels=lambda cardinality, width: width,
+        output_channels=lambda depth, cardinality, width: width,
         tied_outputs=True,
-        stem_channels=lambda cardinality, width: 2 * width,
-        stem=stem,
+        stem_channels=lambda depth, cardinality, width: 2 * width,
+        stem_activation="relu6",
+        stems=(SmallestSize(0, DEFAULT_STEM, 1), SmallestSize(64, DEFAULT_STEM, _STEM_STRIDE)),
         head=head,
         signed_outputs=True,
     )

@@ -11,6 +11,7 @@ from pydantic import Field
 import sepnas.separable.backbones
 from sepnas.registered import find_registered
 from sepnas.separable.backbones.backbone import Backbone, BlockStages
+from sepnas.separable.stems.registry import DEFAULT_STEM
 
 BACKBONES: Mapping[str, Backbone] = find_registered(sepnas.separable.backbones, "BACKBONE")
 """All families by name, in their order."""
@@ -30,8 +31,9 @@ def stages_of(backbone: str, depth: int) -> BlockStages:
     return BlockStages.of(BACKBONES[backbone].stages(depth))
 
 
-def without_default(data: dict[str, Any]) -> dict[str, Any]:
-    """Data without ``backbone`` if it is the paper's family: files older than the other families stay unchanged."""
-    if data.get("backbone") == DEFAULT_BACKBONE:
-        del data["backbone"]
+def without_defaults(data: dict[str, Any]) -> dict[str, Any]:
+    """Data without the paper's ``backbone`` and the plain ``stem``: files older than the others stay unchanged."""
+    for name, default in (("backbone", DEFAULT_BACKBONE), ("stem", DEFAULT_STEM)):
+        if data.get(name) == default:
+            del data[name]
     return data

@@ -1,5 +1,7 @@
 """VGG with batch norm (arXiv 1409.1556), as used on CIFAR: the mean of the last feature maps, and one classifier.
 
+At any size the first convolution has stride 1 as published, unless another stem is chosen.
+
 Depth 11, 13, 16 or 19: 8 to 16 convolutions of 3x3 in five stages. The first one is the stem; a block is one
 convolution, after a 2x2 max-pool where a stage begins. The global mean stands for the last max-pool.
 
@@ -10,9 +12,10 @@ A device's part is a complete narrow VGG: in stages 0 to 4, its blocks output ``
 
 from __future__ import annotations
 
-from sepnas.separable.backbones.backbone import Backbone, BlockPlace
-from sepnas.separable.forms import ChannelGroups, ConvForm, LayerForm
+from sepnas.separable.backbones.backbone import Backbone, BlockPlace, SmallestSize
+from sepnas.separable.forms import ChannelGroups, ConvForm, LayerForm, PoolForm
 from sepnas.separable.part import DevicePart
+from sepnas.separable.stems.registry import DEFAULT_STEM
 
 _CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 _GROWTH = (1, 2, 4, 8, 8)
@@ -26,7 +29,7 @@ def _stages(depth: int) -> tuple[int, ...]:
 def _block(part: DevicePart, place: BlockPlace, inputs: ChannelGroups) -> LayerForm:
     outputs = ChannelGroups(part.cardinality, part.bottleneck_width * _GROWTH[place.stage])
     layer = ConvForm("layer", inputs, outputs, kernel=3)
-    return LayerForm((layer,), pool=2 if place.opens_stage else 1)
+    return LayerForm((layer,), pool=PoolForm(2, 2) if place.opens_stage else None)
 
 
 BACKBONE = Backbone(
@@ -38,8 +41,9 @@ BACKBONE = Backbone(
     numbers="`cardinality` x `bottleneck_width` channels for each block; leave `output_channels` out",
     stages=_stages,
     block=_block,
-    output_channels=lambda cardinality, width: cardinality * width,
+    output_channels=lambda depth, cardinality, width: cardinality * width,
     tied_outputs=True,
-    stem_channels=lambda cardinality, width: cardinality * width,
+    stem_channels=lambda depth, cardinality, width: cardinality * width,
+    stems=(SmallestSize(0, DEFAULT_STEM, 1),),
     min_side=2 ** (len(_GROWTH) - 1),
 )

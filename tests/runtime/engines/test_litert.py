@@ -113,6 +113,17 @@ def test_max_pools(side):
     assert_alike([helper.make_node("MaxPool", ["x"], ["y"], **numbers)], [], (2, 3, 7, 6))
 
 
+@pytest.mark.parametrize("size", [(7, 6), (8, 9)])
+def test_max_pools_with_padding(size):
+    """Windows that overlap and reach beyond the border, as in the stem of a ResNet; padding is never the maximum."""
+    numbers = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4}
+    nodes = [
+        helper.make_node("Conv", ["x", weight_name(0)], ["a"]),
+        helper.make_node("MaxPool", ["a"], ["y"], **numbers),
+    ]
+    assert_alike(nodes, [-weight for weight in random_weights((4, 3, 1, 1))], (2, 3, *size))
+
+
 def test_relu6_within_and_alone():
     """Fused into a convolution, and by itself after a max-pool."""
     window = {"kernel_shape": [2, 2], "strides": [2, 2]}

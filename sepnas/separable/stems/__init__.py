@@ -1,0 +1,1 @@
+"""The stems: one file for each kind of first layers, and their registry."""
