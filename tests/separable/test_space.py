@@ -349,7 +349,10 @@ def test_the_ends_of_the_space_bound_it(genotype: dict[str, Any]) -> None:
         ),
         (changed("network", bottleneck_width="wide"), "a whole number from 1, or a list of such numbers, got 'wide'"),
         (changed("network", depth=[]), "field `network.depth`: an empty list"),
-        (changed("network", depth=[20, 21]), "`depth` must be 9n + 2 (11, 20, 29, ...), got 21"),
+        (
+            changed("network", depth=[20, 21]),
+            "`depth` must be 9n + 2 (11, 20, 29, ...), or for large images 14, 26, 50 or 152, got 21",
+        ),
         (changed("network", uneven=True), "`uneven` needs a list of `bottleneck_width`"),
         (changed("policy", patterns=["swap:0-3"]), "must name ranks of 0..2, each at most once"),
         (changed("network", num_devices=None), "`num_devices` is missing; or give `parts`"),

@@ -106,7 +106,7 @@ class Backbone:
 
     def default_stem(self, image_size: int) -> SmallestSize:
         """The stem of images of this size that choose none."""
-        return [each for each in self.stems if each.image_size <= image_size][-1]
+        return ([each for each in self.stems if each.image_size <= image_size] or self.stems[:1])[-1]
 
     def stem(self, kind: str, inputs: int, outputs: int, stride: int) -> LayerForm:
         """The form of a stem of this kind."""
