@@ -183,7 +183,7 @@ def test_help_knows_the_supernets_epochs() -> None:
         (["describe", "resnext56_4x16d", "-n", "3"], "`cardinality` (=4) must be divisible by `num_devices` (=3)"),
         (["describe", "resnext20_4x4d", "-n", "4", "--policy", "star"], "unknown policy 'star'; allowed: all-to-all"),
         (["describe", "no.yaml"], "no.yaml: no such file"),
-        (["schema", "job"], "unknown document 'job'; allowed: architecture, cluster"),
+        (["schema", "job"], "unknown document 'job'; allowed: architecture, classifier-evaluations"),
         (["export", "nowhere", "out"], "nowhere: not a finished training run"),
         (["report"], "nothing to report: name at least one of --search"),
         (["pick", "nowhere"], "nowhere"),

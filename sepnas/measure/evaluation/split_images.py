@@ -121,7 +121,7 @@ def read_split(
     assert source.name is not None
     if source.name.startswith(_FOLDER) and source.name != _FOLDER:
         return _from_folder(source.name, wanted, split, resize)
-    own = getattr(wanted, "preparation", None) is not None or wanted.height != wanted.width
+    own = wanted.preparation is not None or wanted.height != wanted.width
     side = None if own else wanted.height
     data = load_dataset(
         source.name, root=source.root, image_size=side, resize=wanted.resize or "stretch", download=source.download
