@@ -14,27 +14,49 @@ from sepnas.train.vision import import_timm, import_torchvision
 
 TIMM_LIST = Path(__file__).resolve().parent / "timm.json"
 _NO_TASK = ("quantization.", "detection.", "optical_flow.")
-SIDE = 224
-"""Convolutional networks of torchvision are tried at this side in pixels, whatever they were trained at."""
+SIDE = 128
+"""Networks that take images of any size are tried at this side in pixels, whatever they were trained at."""
+CLIP = (3, 8, 64, 64)
+"""Video networks that take clips of any size are tried at this one."""
+_OWN_SHAPE = ("vit_", "maxvit", "mvit_", "s3d")
+"""The beginnings of torchvision's networks that take images or clips of one size only."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network by its source; ``shape`` None: as its configuration says."""
+    """A network by its source, its parameters, and the shape to try it at; None: as its configuration says."""
 
     source: str
     group: str
+    parameters: int
     shape: tuple[int, ...] | None = None
 
 
 def candidates() -> list[Candidate]:
-    """All networks, timm's in order of their size."""
-    rows = json.loads(TIMM_LIST.read_text())
-    timm = [Candidate(f"timm:{row['network']}", "timm") for row in sorted(rows, key=lambda row: row["parameters"])]
-    return timm + torchvision_candidates()
+    """All networks, the smallest first."""
+    return sorted([*_timm_candidates(), *_torchvision_candidates()], key=lambda each: (each.parameters, each.source))
 
 
-def torchvision_candidates() -> list[Candidate]:
+def _timm_candidates() -> list[Candidate]:
+    """The networks of ``timm.json``; those without a fixed input size are made smaller."""
+    import_timm("models")
+    timm: Any = importlib.import_module("timm")
+    return [
+        Candidate(f"timm:{row['network']}", "timm", row["parameters"], _timm_shape(timm, row["network"]))
+        for row in json.loads(TIMM_LIST.read_text())
+    ]
+
+
+def _timm_shape(timm: Any, name: str) -> tuple[int, ...] | None:
+    config = timm.get_pretrained_cfg(name)
+    if config is None or config.fixed_input_size or config.input_size[-1] <= SIDE:
+        return None
+    least = config.min_input_size or config.input_size
+    side = max(SIDE, least[-1]) if config.min_input_size else SIDE
+    return (config.input_size[0], side, side)
+
+
+def _torchvision_candidates() -> list[Candidate]:
     """torchvision's networks for classification, segmentation and video."""
     models: Any = import_torchvision("models")
     found = []
@@ -43,8 +65,9 @@ def torchvision_candidates() -> list[Candidate]:
         if (home + ".").startswith(_NO_TASK):
             continue
         group = home.partition(".")[0] if "." in home else "classification"
-        own_side = group == "video" or name.startswith(("inception", "vit_", "swin", "maxvit"))
-        found.append(Candidate(f"torchvision:{name}", f"torchvision {group}", None if own_side else (3, SIDE, SIDE)))
+        shape = None if name.startswith(_OWN_SHAPE) else CLIP if group == "video" else (3, SIDE, SIDE)
+        parameters = models.get_model_weights(name).DEFAULT.meta["num_params"]
+        found.append(Candidate(f"torchvision:{name}", f"torchvision {group}", parameters, shape))
     return found
 
 

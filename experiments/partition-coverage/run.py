@@ -1,4 +1,4 @@
-"""How much of what people have can be imported? Every network in a process of its own, with a limit of time."""
+"""How much of what people have can be imported and split? Every network in a process of its own, with limits."""
 
 from __future__ import annotations
 
@@ -11,136 +11,252 @@ import sys
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from networks import Candidate, candidates, list_timm
+from splits import tried_schemes
 
-from sepnas.importing.run import trace_found
+from sepnas.errors import ImportFailedError
+from sepnas.importing.run import ImportedNetwork, trace_found
 from sepnas.importing.source import find_network
 from sepnas.partition.counts import count_graph
+from sepnas.partition.schemes.registry import SCHEMES
 from sepnas.results.recorder import Recorder
 
 HERE = Path(__file__).resolve().parent
-GOAL = ">= 0.95"
-MAX_BYTES = 14 << 30
+MAX_BYTES = 10 << 30
+BUSY = 0.99
+"""A scheme splits a network if its busiest device has less than this share of the MACs."""
+Row = dict[str, Any]
 
 
-def tried(candidate: Candidate) -> dict[str, Any]:
-    """What became of one network: its counts, or why it cannot be imported."""
+def tried(candidate: Candidate, limit_s: float) -> Iterator[Row]:
+    """What became of one network: its counts, and then its splits one by one."""
     torch.set_num_threads(1)
-    found = find_network(candidate.source)
-    imported = trace_found(found, [candidate.shape] if candidate.shape else ())
-    counts = count_graph(imported.graph)
-    return {
-        "outcome": "imported", "reason": "", "operators": len(imported.graph.nodes), "kinds": len(counts.operators),
+    torch.set_flush_denormal(True)
+    begun = time.process_time()
+    imported = imported_from(candidate)
+    counts, graph = count_graph(imported.graph), imported.graph
+    yield {
+        "outcome": "imported", "reason": "", "operators": len(graph.nodes), "kinds": len(counts.operators),
+        "input": "x".join(map(str, graph.tensors[graph.inputs[0]].dims[1:])),
         "mmacs": round(counts.macs / 1e6, 1), "parameters": counts.parameters,
         "opaque": ", ".join(sorted({each.operator for each in counts.operators if each.opaque})),
-        "deviation": imported.deviation,
+        "deviation": imported.deviation, "import_s": round(time.process_time() - begun, 1), "schemes": {},
     }  # fmt: skip
+    for name, row in tried_schemes(imported, limit_s):
+        yield {"scheme": name, **row}
 
 
-def in_child(candidate: Candidate, limit_s: float) -> dict[str, Any]:
-    """The same in a forked process, which may use so much memory and processor time."""
+def imported_from(candidate: Candidate) -> ImportedNetwork:
+    """The network at the shape to try it at, or at its own if it takes no other."""
+    found = find_network(candidate.source)
+    if candidate.shape is not None:
+        try:
+            return trace_found(found, [candidate.shape])
+        except ImportFailedError as error:
+            print(f"{candidate.source} at {candidate.shape}: {error}"[:300], flush=True)
+            found = find_network(candidate.source)
+    return trace_found(found)
+
+
+def in_child(candidate: Candidate, args: argparse.Namespace) -> Row:
+    """The same in a forked process, with a limit of its memory and of its processor time."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
         resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
-        resource.setrlimit(resource.RLIMIT_CPU, (int(limit_s), int(limit_s) + 1))
-        try:
-            row = tried(candidate)
-        except BaseException as error:
-            row = {"outcome": "refused", "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"}
-            if not type(error).__module__.startswith("sepnas"):
-                traceback.print_exc()
-        os.write(writer, json.dumps(row).encode())
-        os._exit(0)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(args.limit_s), int(args.limit_s) + 1))
+        os._exit(tell_all(candidate, args.scheme_limit_s, writer))
     os.close(writer)
-    said = os.read(reader, 1 << 16)  # empty when the process ends without a word
-    os.close(reader)
+    with os.fdopen(reader) as file:
+        said = [json.loads(line) for line in file]
     _, status = os.waitpid(child, 0)
-    if not said:
-        name = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"status {status}"
-        late = name in ("SIGXCPU", "SIGKILL")
-        return {"outcome": "ended", "reason": f"more than {limit_s:g} s of processor time" if late else name}
-    found: dict[str, Any] = json.loads(said)
-    return found
+    ended = f"ended by {signal.Signals(os.WTERMSIG(status)).name}" if os.WIFSIGNALED(status) else f"status {status}"
+    if "SIGXCPU" in ended or "SIGKILL" in ended:
+        ended = f"more than {args.limit_s:g} s of processor time"
+    row: Row = said[0] if said else {"outcome": "ended", "reason": ended}
+    for each in said[1:]:
+        row["schemes"][each.pop("scheme")] = each
+    if status and said:
+        missing = [name for name in SCHEMES if name not in row.get("schemes", {})]
+        row["schemes"] |= {name: {"outcome": "refused", "reason": ended} for name in missing}
+    return row
 
 
-def fraction(rows: list[dict[str, Any]], key: str) -> float:
+def tell_all(candidate: Candidate, limit_s: float, writer: int) -> int:
+    """Write what became of a network as lines of JSON; the status of the process."""
+    said = False
+    try:
+        for row in tried(candidate, limit_s):
+            os.write(writer, json.dumps(row).encode() + b"\n")
+            said = True
+    except BaseException as error:
+        if not type(error).__module__.startswith("sepnas"):
+            traceback.print_exc()
+        if said:
+            return 1
+        why = {"outcome": "refused", "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"}
+        os.write(writer, json.dumps(why).encode() + b"\n")
+    return 0
+
+
+def judged(row: Row) -> Row:
+    """The row with what the measures count."""
+    schemes = row.get("schemes", {})
+    split = [name for name, each in schemes.items() if is_split(each)]
+    largest = min((schemes[name]["largest"] for name in split), default=1.0)
+    imported = row["outcome"] == "imported"
+    return row | {
+        "is_imported": imported, "is_known": imported and not row["opaque"], "is_split": bool(split),
+        "is_halved": largest <= 0.75, "largest": largest, "exact": ", ".join(split),
+        "between": named(schemes, "exact", apart=split), "wrong": named(schemes, "wrong"),
+        "error": max((each["error"] for each in schemes.values() if "error" in each), default=0.0),
+    }  # fmt: skip
+
+
+def named(schemes: dict[str, Row], outcome: str, apart: Sequence[str] = ()) -> str:
+    return ", ".join(name for name, each in schemes.items() if each["outcome"] == outcome and name not in apart)
+
+
+def is_split(scheme: Row) -> bool:
+    """Whether a scheme is exact, and splits within layers: several devices share a layer, and none has nearly all."""
+    return scheme["outcome"] == "exact" and scheme["split"] > 0 and scheme["largest"] < BUSY
+
+
+def fraction(rows: list[Row], key: str) -> float:
     return sum(bool(row[key]) for row in rows) / len(rows)
 
 
-def record(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
-    """Write the result file of all networks that were tried."""
-    for row in rows:
-        row["is_imported"] = row["outcome"] == "imported"
-        row["is_known"] = row["is_imported"] and not row["opaque"]
+def record(tried_rows: list[Row], wanted: int, args: argparse.Namespace) -> None:
+    """Write the result file of the networks that were tried."""
+    rows = [judged(row) for row in tried_rows]
     with Recorder(args.out, root=HERE) as result:
-        result.measure("coverage_imported_fraction", fraction(rows, "is_imported"), n=len(rows), goal=GOAL)
-        result.measure("coverage_known_operators_fraction", fraction(rows, "is_known"), n=len(rows))
+        n = len(rows)
+        result.measure("coverage_networks_tried", n, goal=f">= {wanted}")
+        result.measure("coverage_imported_fraction", fraction(rows, "is_imported"), n=n, goal=">= 0.95")
+        result.measure("coverage_split_fraction", fraction(rows, "is_split"), n=n, goal=">= 0.9")
+        result.measure("coverage_largest_share_below_three_quarters_fraction", fraction(rows, "is_halved"), n=n)
+        result.measure("coverage_known_operators_fraction", fraction(rows, "is_known"), n=n)
         worst = max((row["deviation"] for row in rows if row["is_imported"]), default=0.0)
-        result.measure("coverage_worst_relative_error", worst, n=len(rows), goal="<= 0.0001")
-        groups = sorted({row["group"] for row in rows})
-        own = {group: [row for row in rows if row["group"] == group] for group in groups}
-        result.table(
-            "groups",
-            [
-                {
-                    "group": group, "networks": len(own[group]), "imported": sum(r["is_imported"] for r in own[group]),
-                    "without_opaque": sum(r["is_known"] for r in own[group]),
-                }
-                for group in groups
-            ],
+        result.measure("coverage_worst_relative_error", worst, n=n, goal="<= 0.0001")
+        splits = [each for row in rows for each in row.get("schemes", {}).values() if "error" in each]
+        result.measure(
+            "coverage_split_worst_relative_error", max((each["error"] for each in splits), default=0.0),
+            n=len(splits), goal="<= 0.0001",
         )  # fmt: skip
+        result.table("groups", [group_row(rows, group) for group in sorted({row["group"] for row in rows})])
+        result.table("schemes", [scheme_row(rows, name) for name in SCHEMES])
         opaque = Counter(name for row in rows for name in (row.get("opaque") or "").split(", ") if name)
         result.table("opaque", [{"operator": name, "networks": count} for name, count in opaque.most_common()])
-        columns = ("source", "operators", "kinds", "mmacs", "parameters", "opaque", "deviation")
+        columns = (
+            "source", "input", "operators", "kinds", "mmacs", "parameters", "opaque", "deviation", "exact", "between",
+            "largest", "error",
+        )  # fmt: skip
         result.table("imported", [{name: row[name] for name in columns} for row in rows if row["is_imported"]])
-        not_there = [row for row in rows if not row["is_imported"]]
-        result.table(
-            "not_imported", [{name: row[name] for name in ("source", "outcome", "reason")} for row in not_there]
-        )
+        result.table("not_imported", not_there(rows))
+        result.table("not_split", [
+            {"source": row["source"], "opaque": row["opaque"], "reason": why_not_split(row)}
+            for row in rows if row["is_imported"] and not row["is_split"]
+        ])  # fmt: skip
+        result.table("wrong", [
+            {"source": row["source"], "scheme": name, "error": each["error"]}
+            for row in rows for name, each in row.get("schemes", {}).items() if each["outcome"] == "wrong"
+        ])  # fmt: skip
+    for measure in result.measures.values():
+        print(f"{measure.name}: {measure.value:.4g}")
 
 
-def main() -> None:
+def not_there(rows: list[Row]) -> list[Row]:
+    return [{name: row[name] for name in ("source", "outcome", "reason")} for row in rows if not row["is_imported"]]
+
+
+def group_row(rows: list[Row], group: str) -> Row:
+    own = [row for row in rows if row["group"] == group]
+    return {
+        "group": group, "networks": len(own), "imported": sum(row["is_imported"] for row in own),
+        "without_opaque": sum(row["is_known"] for row in own), "split": sum(row["is_split"] for row in own),
+    }  # fmt: skip
+
+
+def scheme_row(rows: list[Row], name: str) -> Row:
+    found = [row["schemes"][name] for row in rows if name in row.get("schemes", {})]
+    shares = sorted(each["largest"] for each in found if each["outcome"] == "exact")
+    return {
+        "scheme": name, "tried": len(found), "exact": len(shares),
+        "within_layers": sum(is_split(each) for each in found),
+        "refused": sum(each["outcome"] == "refused" for each in found),
+        "wrong": sum(each["outcome"] == "wrong" for each in found),
+        "largest_share_median": shares[len(shares) // 2] if shares else 1.0,
+    }  # fmt: skip
+
+
+def why_not_split(row: Row) -> str:
+    """The reasons of the schemes, each once."""
+    found = dict.fromkeys(each.get("reason") or "splits nothing" for each in row["schemes"].values())
+    return "; ".join(found)[:400]
+
+
+def kept(path: Path) -> dict[str, Row]:
+    """The rows of earlier runs by source; the last one of each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {row["source"]: row for row in map(json.loads, lines)}
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "result.json")
     parser.add_argument("--cells", type=Path, default=Path("runs/partition-coverage/cells.jsonl"))
-    parser.add_argument("--limit-s", type=float, default=900, help="processor time for each network")
+    parser.add_argument("--limit-s", type=float, default=300, help="processor time for each network")
+    parser.add_argument("--scheme-limit-s", type=float, default=40, help="processor time for each scheme of it")
     parser.add_argument("--stop-after-s", type=float, help="start no network later; run again to go on")
     parser.add_argument("--only", default="", help="networks whose source holds this text")
+    parser.add_argument("--again", action="store_true", help="also those that are done")
+    parser.add_argument("--share", default="1/1", help="every n-th network from the i-th on, i/n: for two processes")
+    parser.add_argument("--record", action="store_true", help="write the result of what was tried so far, and end")
     parser.add_argument("--list", action="store_true", help="write timm.json anew, and end")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     if args.list:
         list_timm()
         return
+    everything, done = candidates(), kept(args.cells)
+    if not args.record:
+        try_all([each for each in everything if args.only in each.source], done, args)
+        done = kept(args.cells)
+    left = [each.source for each in everything if each.source not in done]
+    if left and not args.record:
+        sys.exit(f"{len(left)} networks are left; run again")
+    record([done[each.source] for each in everything if each.source in done], len(everything), args)
+
+
+def try_all(wanted: list[Candidate], done: dict[str, Row], args: argparse.Namespace) -> None:
+    """Try this process's share of the networks that are not done, and keep each as soon as it is."""
     torch.set_num_threads(1)
+    first, count = map(int, args.share.split("/"))
     started = time.monotonic()
-    args.cells.parent.mkdir(parents=True, exist_ok=True)
-    done = (
-        {row["source"]: row for row in map(json.loads, args.cells.read_text().splitlines())}
-        if args.cells.exists()
-        else {}
-    )
-    wanted = [each for each in candidates() if args.only in each.source]
-    for candidate in wanted:
+    for candidate in wanted[first - 1 :: count]:
         late = args.stop_after_s is not None and time.monotonic() - started > args.stop_after_s
-        if candidate.source in done or late:
+        if late or (candidate.source in done and not args.again):
             continue
         begun = time.monotonic()
-        row = {"source": candidate.source, "group": candidate.group, **in_child(candidate, args.limit_s)}
+        row = {"source": candidate.source, "group": candidate.group, **in_child(candidate, args)}
         row["seconds"] = round(time.monotonic() - begun, 1)
-        done[candidate.source] = row
         with args.cells.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        print(row["source"], row["outcome"], row["reason"], row.get("opaque", ""), f"{row['seconds']} s", flush=True)
-    left = [each.source for each in wanted if each.source not in done]
-    if left:
-        sys.exit(f"{len(left)} networks are left; run again")
-    record([done[each.source] for each in wanted], args)
+        seen = judged(row)
+        print(
+            row["source"], row["outcome"], row["reason"], "| opaque:", row.get("opaque", ""), "| split:", seen["exact"],
+            "| wrong:", seen["wrong"], f"| {row['seconds']} s, import {row.get('import_s')} s", flush=True,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

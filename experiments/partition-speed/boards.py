@@ -1,0 +1,48 @@
+"""The clusters: presets of boards and links, the processor time of messages, and a client on the same network."""
+
+from __future__ import annotations
+
+from sepnas.spec.cluster import Cluster, Device
+from sepnas.spec.device_profile import ConversionCosts, ExchangeCosts
+from sepnas.spec.presets import device_preset, link_preset
+
+PI_3, PI_4 = "raspberry-pi-3b-plus", "raspberry-pi-4b"
+LINKS = {"100mbit": "ethernet-100mbit", "wifi": "wifi-5ghz", "gigabit": "ethernet-1gbit"}
+THREADS = (1, 4)
+EXCHANGE_HERE = ExchangeCosts(
+    message_s=8e-5,
+    byte_s=1.5e-9,
+    convert_s=1e-5,
+    convert_s_per_value=ConversionCosts(fp16=3e-10, int8=2.5e-9, int4=6e-9),
+    merge_s=1.5e-5,
+    merge_s_per_value=6e-10,
+)
+"""What exchanging costs one core of a Xeon, as in the experiment cost-model."""
+SLOWER = {PI_3: 4448 / 1046, PI_4: 4448 / 1752}
+"""A board's core against the Xeon's: 7-zip ratings, as in the notes of the presets."""
+
+
+def board(kind: str, rank: int, threads: int) -> Device:
+    """A board that computes on this many threads, and has a core for its messages."""
+    device = device_preset(kind, f"{kind}-{rank}")
+    return device.model_copy(update={"threads": threads, "exchange": _slower(SLOWER[kind])})
+
+
+def cluster(kind: str, count: int, link: str, threads: int) -> Cluster:
+    """Equal boards and a client, all on one network: whatever is sent to or from the client takes its time."""
+    found = link_preset(LINKS[link])
+    boards = tuple(board(kind, rank, threads) for rank in range(count))
+    return Cluster(name=f"{count} {kind} on {link}", devices=boards, links=(found,), client_link=found)
+
+
+def alone(kind: str, threads: int) -> Cluster:
+    """One board that has its input already: no message takes any time."""
+    return Cluster(name=kind, devices=(board(kind, 0, threads),))
+
+
+def _slower(ratio: float) -> ExchangeCosts:
+    facts = EXCHANGE_HERE.model_dump()
+    wires = {name: seconds * ratio for name, seconds in facts.pop("convert_s_per_value").items()}
+    own_core = facts.pop("own_core")
+    scaled = {name: seconds * ratio for name, seconds in facts.items()}
+    return ExchangeCosts(**scaled, convert_s_per_value=ConversionCosts(**wires), own_core=own_core)
