@@ -230,7 +230,7 @@ def main() -> None:
         return
     everything, done = candidates(), kept(args.cells)
     if not args.record:
-        try_all([each for each in everything if args.only in each.source], done, args)
+        try_all([each for each in everything if args.only in each.source], args)
         done = kept(args.cells)
     left = [each.source for each in everything if each.source not in done]
     if left and not args.record:
@@ -238,14 +238,14 @@ def main() -> None:
     record([done[each.source] for each in everything if each.source in done], len(everything), args)
 
 
-def try_all(wanted: list[Candidate], done: dict[str, Row], args: argparse.Namespace) -> None:
+def try_all(wanted: list[Candidate], args: argparse.Namespace) -> None:
     """Try this process's share of the networks that are not done, and keep each as soon as it is."""
     torch.set_num_threads(1)
     first, count = map(int, args.share.split("/"))
     started = time.monotonic()
     for candidate in wanted[first - 1 :: count]:
         late = args.stop_after_s is not None and time.monotonic() - started > args.stop_after_s
-        if late or (candidate.source in done and not args.again):
+        if late or (not args.again and candidate.source in kept(args.cells)):  # perhaps done by another process
             continue
         begun = time.monotonic()
         row = {"source": candidate.source, "group": candidate.group, **in_child(candidate, args)}
