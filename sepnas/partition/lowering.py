@@ -15,6 +15,7 @@ from sepnas.partition.device_program import Held, ProgramBuilder
 from sepnas.partition.graph import Graph, GraphNode
 from sepnas.partition.parts import Layouts, work_of
 from sepnas.partition.regions import contains, difference, intersection, within
+from sepnas.partition.tied import tied
 from sepnas.plan.kinds.kind import whole
 from sepnas.plan.plan import Piece, Plan, Port
 from sepnas.plan.shapes import Region, Shape
@@ -35,11 +36,12 @@ class _Arrival:
 def lower(graph: Graph, layouts: Layouts, num_devices: int, wire: WireFormat = UNCONVERTED) -> Plan:
     """The plan in which each device computes its regions; the devices exchange what they lack in format ``wire``.
 
-    An output is sent to the client by a device that computes all of it; otherwise device 0 gathers it.
+    An output is sent to the client by a device that computes all of it; otherwise device 0 gathers it. Operators
+    between which a tensor cannot be sent are computed where their results are needed (:mod:`sepnas.partition.tied`).
 
-    Raises :class:`PlanError` if an operator cannot be cut as its layout says, or a tensor cannot be sent.
+    Raises :class:`PlanError` if an operator cannot be cut as its layout says, or an output cannot be sent.
     """
-    lowering = _Lowering(graph, layouts, num_devices, wire)
+    lowering = _Lowering(graph, tied(graph, layouts), num_devices, wire)
     plan = lowering.plan()
     check_plan(plan, f"the plan of '{graph.name}'")
     return plan

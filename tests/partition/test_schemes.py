@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from sepnas.errors import PlanError, SpecError
 from sepnas.nets.partitioned import PartitionedNetwork
@@ -286,3 +287,33 @@ def test_joined_regions_are_disjoint_and_cover_all(regions: list[Region]) -> Non
     found = joined(regions)
     assert all(any(intersection(each, region) == region for each in found) for region in regions)
     assert all(intersection(a, b) is None for i, a in enumerate(found) for b in found[:i])
+
+
+class _Windows(nn.Module):
+    """Attention within windows of 4x4 places, which lie along the axis of samples, between two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.after = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.qkv, self.out, self.scores = nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = self.before(x).reshape(1, 8, 3, 4, 3, 4).permute(0, 2, 4, 3, 5, 1).reshape(9, 16, 8)
+        query, key, value = self.qkv(windows).reshape(9, 16, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(9, 16, 8)
+        back = self.out(mixed).reshape(1, 3, 3, 4, 4, 8).permute(0, 5, 1, 3, 2, 4).reshape(1, 8, 12, 12)
+        scores: Tensor = self.scores(self.after(torch.where(back > 0, back, x.mean())).mean((2, 3)))
+        return scores
+
+
+def test_what_cannot_be_sent_is_computed_where_it_is_needed() -> None:
+    """Windows along the axis of samples, and truth values, keep no scheme from splitting the layers around them."""
+    torch.manual_seed(0)
+    graph, weights, inputs = traced(_Windows().eval(), (3, 12, 12))
+    network = PartitionedNetwork(graph, weights).eval()
+    for name in ("output-channels", "rows", "grid", "fused-tiles", "input-channels", "pairs"):
+        plan = partition(graph, name, (1.0, 1.0, 1.0))
+        with torch.no_grad():
+            found = run_plan(schedule(plan), lookup_of(network), dict(zip(graph.inputs, inputs, strict=True)))
+            assert torch.allclose(found[graph.outputs[0].name], network(*inputs), atol=1e-5), name
+        assert max(macs_of(plan)) < graph.macs, name
