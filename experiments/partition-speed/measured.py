@@ -25,7 +25,7 @@ def measure(folder: Path, case: Row, shaping: ShapingChoice) -> Row:
     with tempfile.TemporaryDirectory(prefix="sepnas-partition-speed-") as name:
         where = Path(name)
         export(folder, where / "deployment", plan=plan, engines=[case["engine"]])
-        path = cluster(case["board"], case["devices"], case["link"], 1).save(where / "cluster.yaml")
+        path = cluster(case["board"], case["devices"], case["link"], case["speed"]).save(where / "cluster.yaml")
         setting = read_setting(where / "deployment", path, shaping, 1, 0.0, insecure=False)
         with emulated_cluster(setting) as running, open_session(setting, running, TIMEOUT_S) as session:
             first = run_bench(setting, session, 1, warmup=1)

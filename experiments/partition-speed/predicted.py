@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from boards import LINKS, PI_3, PI_4, THREADS, alone, cluster
+from boards import LINKS, PI_3, PI_4, SPEEDS, alone, cluster
 from cells import Cells
 from limits import within
 from published import PUBLISHED
@@ -36,7 +36,7 @@ def counts_of(network: str) -> tuple[int, ...]:
 
 
 def predicted_rows(cells: Cells, graphs: dict[str, Graph], limit_s: float, deadline: float) -> list[Row]:
-    """A row for each network, number of boards, scheme, board, link, threads and wire format that can be."""
+    """A row for each network, number of boards, scheme, board, link, speed and wire format that can be."""
     rows: list[Row] = []
     for name, graph in graphs.items():
         for count in counts_of(name):
@@ -52,9 +52,7 @@ def predicted_rows(cells: Cells, graphs: dict[str, Graph], limit_s: float, deadl
 
 def _fingerprint() -> str:
     """What the boards and links are: rows of other presets are priced anew."""
-    facts = [
-        cluster(kind, 2, link, threads).to_data() for kind in (PI_3, PI_4) for link in LINKS for threads in THREADS
-    ]
+    facts = [cluster(kind, 2, link, speed).to_data() for kind in (PI_3, PI_4) for link in LINKS for speed in SPEEDS]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -97,14 +95,14 @@ def with_wire(plan: Plan, wire: str) -> Plan:
 
 def _priced(plan: Plan, network: str, scheme: str) -> Iterator[Row]:
     for kind in boards_of(network, plan.num_devices):
-        for threads in THREADS:
-            facts = {"board": kind, "threads": threads}
+        for speed in SPEEDS:
+            facts = {"board": kind, "speed": speed}
             if plan.num_devices == 1:
-                yield facts | {"link": "none", "wire": "fp32"} | _costs(plan, alone(kind, threads), scheme)
+                yield facts | {"link": "none", "wire": "fp32"} | _costs(plan, alone(kind, speed), scheme)
                 continue
             for link in LINKS:
                 for wire in WIRES:
-                    where = cluster(kind, plan.num_devices, link, threads)
+                    where = cluster(kind, plan.num_devices, link, speed)
                     yield facts | {"link": link, "wire": wire} | _costs(with_wire(plan, wire), where, scheme)
 
 

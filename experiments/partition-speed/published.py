@@ -9,7 +9,7 @@ from boards import PI_3, PI_4
 
 @dataclass(frozen=True)
 class Published:
-    """``gain`` with so many boards over one of them, all on one thread; ``objective`` is what it is a gain of."""
+    """``gain`` with so many boards over one of them; ``objective`` is what it is a gain of."""
 
     source: str
     network: str

@@ -13,7 +13,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE.parent / name) for name in ("cost-model", "partition-coverage")]
 
-from boards import LINKS, PI_4, THREADS  # noqa: E402
+from boards import LINKS, PI_4, SPEEDS  # noqa: E402
 from cells import Cells  # noqa: E402
 from networks import NETWORKS, imported  # noqa: E402
 from predicted import COUNTS, TABLE_BOARD, WIRES, predicted_rows  # noqa: E402
@@ -33,6 +33,10 @@ MEASURED = (
 WORKING = ("rows", "grid", "fused-tiles", "output-channels", "pipeline", "single-cut", "input-channels")
 
 
+SUFFIXES = {"eager": "", "1-thread": "_tuned_kernels"}
+"""The speeds at which published gains are compared, and what is added to the names of their measures."""
+
+
 class Rows:
     """The predicted rows, by all that they are of."""
 
@@ -45,52 +49,48 @@ class Rows:
     def best(self, cost: str = "latency_s", **facts: Any) -> Row | None:
         return min(self.of(**facts), key=lambda row: row[cost], default=None)
 
-    def alone_s(self, network: str, board: str, threads: int) -> float | None:
+    def alone_s(self, network: str, board: str, speed: str) -> float | None:
         """The latency of one board that has its input already."""
-        found = self.best(network=network, board=board, threads=threads, devices=1)
+        found = self.best(network=network, board=board, speed=speed, devices=1)
         return None if found is None else float(found["latency_s"])
 
 
-def speed_row(rows: Rows, network: str, count: int, link: str) -> Row | None:
-    """The best scheme of each number of threads and wire format, and the gains over one board."""
-    facts = {"network": network, "board": TABLE_BOARD, "devices": count, "link": link}
-    one_s, four_s = (rows.alone_s(network, TABLE_BOARD, threads) for threads in THREADS)
-    best = {(n, wire): rows.best(threads=n, wire=wire, **facts) for n in THREADS for wire in WIRES}
-    first, last = best[1, "fp32"], best[4, "fp32"]
-    if first is None or last is None or one_s is None or four_s is None:
+def speed_row(rows: Rows, network: str, count: int, link: str, speed: str) -> Row | None:
+    """The best scheme in each wire format, and its gain over one board of the same speed."""
+    facts = {"network": network, "board": TABLE_BOARD, "devices": count, "link": link, "speed": speed}
+    alone_s = rows.alone_s(network, TABLE_BOARD, speed)
+    four_s = rows.alone_s(network, TABLE_BOARD, "4-threads")
+    best = {wire: rows.best(wire=wire, **facts) for wire in WIRES}
+    first = best["fp32"]
+    if first is None or alone_s is None or four_s is None:
         return None
     row = {
-        "network": network, "devices": count, "link": link, "one_board_1_thread_s": one_s,
-        "one_board_4_threads_s": four_s, "scheme_1_thread": first["scheme"], "latency_1_thread_s": first["latency_s"],
-        "gain_1_thread": one_s / first["latency_s"], "scheme_4_threads": last["scheme"],
-        "latency_4_threads_s": last["latency_s"], "gain_4_threads": four_s / last["latency_s"],
-        "gain_1_thread_over_4_threads_of_one": four_s / first["latency_s"],
+        "network": network, "devices": count, "link": link, "speed": speed, "one_board_s": alone_s,
+        "scheme": first["scheme"], "latency_s": first["latency_s"], "gain": alone_s / first["latency_s"],
+        "gain_over_4_threads_of_one": four_s / first["latency_s"],
     }  # fmt: skip
-    for (threads, wire), found in best.items():
-        if wire != "fp32" and found is not None:
-            name, base_s = ("4_threads", four_s) if threads > 1 else ("1_thread", one_s)
-            row[f"gain_{name}_{wire}"] = base_s / found["latency_s"]
-    return row
+    others = {f"gain_{wire}": alone_s / each["latency_s"] for wire, each in best.items() if each and wire != "fp32"}
+    return row | others
 
 
-def published_row(rows: Rows, case: Published) -> Row | None:
+def published_row(rows: Rows, case: Published, speed: str) -> Row | None:
     """What is predicted for the case, beside what is published."""
     cost = "latency_s" if case.objective == "latency" else "interval_s"
-    facts = {"network": case.network, "board": case.board, "threads": 1, "devices": case.devices}
-    one_s = rows.alone_s(case.network, case.board, 1)
+    facts = {"network": case.network, "board": case.board, "speed": speed, "devices": case.devices}
+    alone_s = rows.alone_s(case.network, case.board, speed)
     best = {wire: rows.best(cost, wire=wire, link=case.link, **facts) for wire in WIRES}
     found = best["fp32"]
-    if found is None or one_s is None:
+    if found is None or alone_s is None:
         return None
     row = {
-        "source": case.source, "network": case.network, "board": case.board, "link": case.link,
-        "devices": case.devices, "objective": case.objective, "published": case.gain, "one_board_s": one_s,
-        "scheme": found["scheme"], "gain": one_s / found[cost],
-        "gain_of_computing_alone": one_s / found["compute_s"], "memory_bytes": found["peak_memory_bytes"],
+        "source": case.source, "network": case.network, "board": case.board, "speed": speed, "link": case.link,
+        "devices": case.devices, "objective": case.objective, "published": case.gain, "one_board_s": alone_s,
+        "scheme": found["scheme"], "gain": alone_s / found[cost],
+        "gain_if_messages_took_no_time": alone_s / found["compute_s"], "memory_bytes": found["peak_memory_bytes"],
     }  # fmt: skip
-    row |= {f"gain_{wire}": one_s / each[cost] for wire, each in best.items() if each is not None and wire != "fp32"}
+    row |= {f"gain_{wire}": alone_s / each[cost] for wire, each in best.items() if each and wire != "fp32"}
     others = {f"gain_{link}": rows.best(cost, wire="fp32", link=link, **facts) for link in LINKS}
-    return row | {name: one_s / each[cost] for name, each in others.items() if each is not None}
+    return row | {name: alone_s / each[cost] for name, each in others.items() if each}
 
 
 def measured_rows(cells: Cells, rows: Rows, args: argparse.Namespace, deadline: float) -> list[Row]:
@@ -101,7 +101,7 @@ def measured_rows(cells: Cells, rows: Rows, args: argparse.Namespace, deadline: 
     for network, count, link in MEASURED:
         if network not in args.networks:
             continue
-        facts = {"network": network, "board": PI_4, "threads": 1, "wire": "fp32", "devices": count, "link": link}
+        facts = {"network": network, "board": PI_4, "speed": "eager", "wire": "fp32", "devices": count, "link": link}
         able = [row for row in rows.of(**facts) if row["scheme"] in WORKING]
         best = min(able, key=lambda row: row["latency_s"], default=None)
         if best is None:
@@ -130,30 +130,34 @@ def measured(args: argparse.Namespace, case: Row, measure: Any) -> Row:
 
 
 def record_published(record: Recorder, rows: Rows) -> None:
-    found = [row for case in PUBLISHED if (row := published_row(rows, case)) is not None]
-    for row in found:
-        gains = [row[name] for name in row if name.startswith("gain_") and name.removeprefix("gain_") in LINKS]
-        record.measure(
-            f"speedup_{row['source']}", row["gain"], "", min(gains), max(gains), goal=f">= {row['published']}"
-        )  # fmt: skip
-    ahead = sum(row["gain"] >= row["published"] for row in found)
-    record.measure("speedups_ahead_of_published", ahead, n=len(found), goal=f">= {len(PUBLISHED)}")
-    record.table("published", found)
+    """A measure for each published gain: with the kernels of eager PyTorch, and with those of ncnn."""
+    table: list[Row] = []
+    for speed, suffix in SUFFIXES.items():
+        found = [row for case in PUBLISHED if (row := published_row(rows, case, speed)) is not None]
+        for row in found:
+            gains = [row[f"gain_{link}"] for link in LINKS]
+            name, goal = f"speedup_{row['source']}{suffix}", f">= {row['published']}"
+            record.measure(name, row["gain"], "", min(gains), max(gains), len(gains), goal)
+        ahead = sum(row["gain"] >= row["published"] for row in found)
+        record.measure(f"speedups_ahead_of_published{suffix}", ahead, n=len(found), goal=f">= {len(PUBLISHED)}")
+        table += found
+    record.table("published", table)
 
 
 def record_speeds(record: Recorder, rows: Rows) -> None:
-    speeds = [
-        row
-        for network in NETWORKS for count in COUNTS if count > 1 for link in LINKS
-        if (row := speed_row(rows, network, count, link)) is not None
-    ]  # fmt: skip
-    record.table("speeds", speeds)
-    for threads in ("1_thread", "4_threads"):
-        wins = [row for row in speeds if row[f"gain_{threads}"] > 1]
-        record.measure(f"cases_faster_than_one_board_{threads}", len(wins), n=len(speeds))
+    cases = [(network, count, link) for network in NETWORKS for count in COUNTS if count > 1 for link in LINKS]
+    for speed in SPEEDS:
+        found = [row for case in cases if (row := speed_row(rows, *case, speed)) is not None]
+        name = speed.replace("-", "_")
+        record.table(f"speeds_{name}", found)
+        if found:
+            record.measure(f"cases_faster_than_one_board_{name}", sum(row["gain"] > 1 for row in found), n=len(found))
+    over = [row for case in cases if (row := speed_row(rows, *case, "1-thread")) is not None]
+    wins = sum(row["gain_over_4_threads_of_one"] > 1 for row in over)
+    record.measure("cases_of_one_thread_faster_than_four_threads_of_one_board", wins, n=len(over))
     record.table("schemes_4_boards_100mbit", [
         {name: row[name] for name in ("network", "scheme", "latency_s", "payload_bytes", "peak_memory_bytes")}
-        for row in rows.of(devices=4, link="100mbit", board=TABLE_BOARD, threads=1, wire="fp32")
+        for row in rows.of(devices=4, link="100mbit", board=TABLE_BOARD, speed="1-thread", wire="fp32")
     ])  # fmt: skip
 
 
