@@ -122,7 +122,7 @@ def measured(args: argparse.Namespace, case: Row, measure: Any) -> Row:
     """One measured case, with the load of the machine before and after it."""
     before = os.getloadavg()[0]
     try:
-        row: Row = measure(imported(case["network"], args.out / "networks"), case, args.shaping)
+        row: Row = measure(imported(case["network"], args.out / "networks"), case, args.shaping, args.priority)
     except Exception as error:
         print(f"{case}: {type(error).__name__}: {error}", flush=True)
         return {"reason": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
@@ -182,6 +182,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--stop-after-s", type=float, default=float("inf"), help="begin nothing later; run again")
     parser.add_argument("--measure", action="store_true", help="measure what is not measured yet, as root")
     parser.add_argument("--engine", default="torch", help="of the workers that are measured")
+    parser.add_argument("--priority", type=int, default=0, help="of emulated boards; below 0 if others compute here")
     parser.add_argument("--shaping", choices=("auto", "process", "netns"), default="auto")
     return parser.parse_args()
 
