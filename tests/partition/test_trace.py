@@ -120,6 +120,16 @@ class Selects(nn.Module):
         return x[x > 0]
 
 
+class Counts(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.sum().item()
+
+
+class LeavesTorch(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.from_numpy(x.numpy() + 1)
+
+
 class Remembers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -138,6 +148,8 @@ class Remembers(nn.Module):
             Selects(),
             r"test: .*shapes .* depend on values.*line \d+ of .*test_trace.py, in forward: `return x\[x > 0\]`\);",
         ),
+        (Counts(), r"test: .*numbers out of a tensor.*line \d+ of .*: `return x \* x.sum\(\).item\(\)`\); compute"),
+        (LeavesTorch(), r"test: .*numbers out of a tensor.*test_trace.py, in forward"),
         (Remembers(), "test: changes its own buffer 'count'"),
     ],
 )

@@ -15,7 +15,7 @@ from sepnas.errors import ImportFailedError
 from sepnas.partition.aten import AtenNode, Translated, translate
 from sepnas.partition.axes import input_axes, weight_axes, with_spares
 from sepnas.partition.graph import Graph, GraphNode, GraphOutput, GraphTensor, NetworkTraits
-from sepnas.partition.trace.refusals import DYNAMIC_SHAPES, place_in
+from sepnas.partition.trace.refusals import DYNAMIC_SHAPES, PLAIN_NUMBERS, place_in
 from sepnas.partition.trace.values import (
     arguments_of,
     dtype_name,
@@ -167,7 +167,7 @@ class GraphBuilder:
         elif isinstance(values, tuple | list) and all(isinstance(each, Tensor | None) for each in values):
             self._add_node(node, name, [each for each in values if each is not None])
         else:
-            raise ImportFailedError(f"{target}{where_in(node)} gives {short(values)}, not a tensor: a size or a value")
+            raise ImportFailedError(PLAIN_NUMBERS.at(place_in(node.meta.get("stack_trace"))))
 
     def _depends_on_input(self, node: fx.Node) -> bool:
         names = [self._names.get(each.name, "") for each in node.all_input_nodes]

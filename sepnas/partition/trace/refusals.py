@@ -38,7 +38,12 @@ DYNAMIC_SHAPES = Cause(
     "the shapes of its tensors depend on values, which a graph cannot express",
     "give these tensors a fixed size, such as by torch.topk, or by a product with a mask instead of a selection",
 )
-_CAUSES = (CONTROL_FLOW, DYNAMIC_SHAPES)
+PLAIN_NUMBERS = Cause(
+    r"\.numpy\(\)|\.tolist\(\)|_local_scalar_dense",
+    "it takes numbers out of a tensor, which a graph cannot express",
+    "compute with the tensor itself, by operators of torch",
+)
+_CAUSES = (CONTROL_FLOW, DYNAMIC_SHAPES, PLAIN_NUMBERS)
 
 
 def why_not_exported(error: BaseException) -> str:
