@@ -190,6 +190,7 @@ _EXTRAS = {
     **dict.fromkeys(("fastapi", "starlette", "uvicorn"), "serve"),
     **{kind.package: kind.extra for kind in engines().values() if kind.light},
     "prometheus_client": "metrics",
+    "onnx2pytorch": "onnx",
 }
 """The extra that installs a module; the base install is for devices."""
 

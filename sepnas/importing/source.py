@@ -11,13 +11,14 @@ from sepnas.errors import ImportFailedError, SpecError
 from sepnas.importing.exported import from_exported
 from sepnas.importing.found import FoundNetwork
 from sepnas.importing.libraries import from_timm, from_torchvision
+from sepnas.importing.onnx_file import from_onnx
 from sepnas.importing.own import from_architecture, from_factory, from_run
 from sepnas.separable.backbones.registry import BACKBONES
 from sepnas.spec.document import FILE_SUFFIXES
 from sepnas.spec.recognise import recognise
 
 RANDOM, PRETRAINED = "random", "pretrained"
-FORMS = "timm:NAME, torchvision:NAME, MODULE:FACTORY, a .pt2 file, a run of sepnas, or an architecture"
+FORMS = "timm:NAME, torchvision:NAME, MODULE:FACTORY, a .pt2 or .onnx file, a run of sepnas, or an architecture"
 _LIBRARIES = {"timm": from_timm, "torchvision": from_torchvision}
 _PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".tar")
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -47,6 +48,8 @@ def _found_file(text: str) -> FoundNetwork | None:
         return from_run(path)
     if path.suffix == ".pt2":
         return from_exported(path)
+    if path.suffix == ".onnx":
+        return from_onnx(path)
     if path.suffix in _PICKLED:
         raise ImportFailedError(
             f"{text}: a network in such a file would have to be unpickled, which can run any code. Name the network "
