@@ -187,3 +187,4 @@ class ReportContent:
     commands: tuple[str, ...] = ()
     comparison: Comparison | None = None
     maps: tuple[DrawnMap, ...] = ()
+    plan_timeline: ShownTimeline | None = None

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
+from sepnas.cost.simulator import simulate
+from sepnas.cost.timeline import predicted_timeline
 from sepnas.partition.graph import Graph
 from sepnas.report.comparison.given import Found, Mapped, counts_up_to
 from sepnas.report.comparison.splits import Progress
-from sepnas.report.comparison.values import Comparison
-from sepnas.report.content import DrawnMap
+from sepnas.report.comparison.values import Comparison, PricedPlan
+from sepnas.report.content import DrawnMap, ShownTimeline
+from sepnas.report.from_run import shown_timeline
 from sepnas.report.plan_map.make import map_of
 from sepnas.spec.cluster import Cluster
 from sepnas.units import format_bytes, format_count, format_seconds
+
+MAX_SPANS = 1500
+"""A time line with more activities is not drawn."""
 
 
 class PlanParts(TypedDict):
@@ -21,6 +28,7 @@ class PlanParts(TypedDict):
 
     comparison: Comparison
     maps: tuple[DrawnMap, ...]
+    plan_timeline: ShownTimeline | None
 
 
 def plan_parts(
@@ -40,19 +48,30 @@ def plan_parts(
         found.add(each)
     mapped = sorted(found.mapped, key=lambda each: each.folded)
     maps = tuple(_drawn(each, place, found) for place, each in enumerate(mapped))
-    return PlanParts(comparison=found.comparison(), maps=maps)
+    timeline = _timeline(mapped[0], cluster) if mapped else None
+    return PlanParts(comparison=found.comparison(), maps=maps, plan_timeline=timeline)
+
+
+def _timeline(each: Mapped, cluster: Cluster) -> ShownTimeline | None:
+    """The time line of a plan, if it is not too long to be legible."""
+    found = predicted_timeline(each.plan, simulate(each.plan, cluster, timeline=True))
+    shown = replace(shown_timeline(found), title=_title(each.price))
+    return shown if len(shown.spans) <= MAX_SPANS else None
 
 
 def _drawn(each: Mapped, place: int, found: Found) -> DrawnMap:
     price, names = each.price, [device.name for device in found.cluster.devices]
     graph = each.graph or _graph_of(each, found.graphs)
-    title = price.label if price.network in price.label else f"{price.network}: {price.label}"
     lead = (
         f"{format_seconds(price.latency_s)} predicted, {format_bytes(price.payload_bytes)} between "
         f"{format_count(each.plan.num_devices, 'device')}, {format_bytes(price.total_bytes)} in all."
     )
-    drawn = map_of(each.plan, names, slug=f"map-{place}", title=title, lead=lead, graph=graph)
+    drawn = map_of(each.plan, names, slug=f"map-{place}", title=_title(price), lead=lead, graph=graph)
     return DrawnMap(drawn, each.folded)
+
+
+def _title(price: PricedPlan) -> str:
+    return price.label if price.network in price.label else f"{price.network}: {price.label}"
 
 
 def _graph_of(each: Mapped, graphs: Sequence[Graph]) -> Graph | None:

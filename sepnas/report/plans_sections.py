@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from sepnas.report.body import Picture, Section, SortableCell, Table, picture
@@ -10,11 +11,12 @@ from sepnas.report.comparison.values import Comparison, PricedPlan
 from sepnas.report.comparison.verdict import accuracy_varies, verdict
 from sepnas.report.content import ReportContent
 from sepnas.report.figures.comparison import accuracy_drawing, bytes_drawing, devices_drawing
+from sepnas.report.figures.timeline import BUSY_HEADER, busy_rows, timeline_drawing
 from sepnas.report.map_view import shown_map
-from sepnas.units import format_bytes, format_count, format_seconds, format_share
+from sepnas.units import format_bytes, format_count, format_seconds, format_share, format_threads
 
-_MANY = 20
-"""A longer table of plans is folded."""
+_MANY, _BRIEF = 16, 8
+"""A longer table of plans is folded, under a brief one of the fastest."""
 _OF_TOTAL = "The payload of all messages: between devices, input and output."
 
 
@@ -26,7 +28,7 @@ def comparison_section(content: ReportContent) -> Section | None:
     return Section(
         "comparison",
         f"Ways to run it on cluster {comparison.cluster}",
-        verdict(comparison),
+        f"{verdict(comparison)}{_threads(comparison)}".strip(),
         tuple(_pictures(comparison)) if comparison.plans else (),
         tuple(_tables(comparison)),
     )
@@ -43,6 +45,26 @@ def maps_section(content: ReportContent) -> Section | None:
         "picture, the part of the layers' output that each device computes; below, each device's share of the work.",
         maps=tuple(shown_map(each.found, each.folded) for each in content.maps),
     )
+
+
+def plan_timeline_section(content: ReportContent) -> Section | None:
+    """When each device computes, waits, sends and receives under the first plan of the maps."""
+    timeline = content.plan_timeline
+    if timeline is None:
+        return None
+    shown = (replace(timeline, title=""),)
+    return Section(
+        "plan-timeline",
+        "When each device works",
+        f"{timeline.title}: the answer takes {format_seconds(timeline.latency_s)}.",
+        (picture(partial(timeline_drawing, shown, "plan-timeline"), "One inference, predicted.", wide=True),),
+        (Table("Sums for each device", BUSY_HEADER, tuple(busy_rows(shown)), num_text_columns=2),),
+    )
+
+
+def _threads(comparison: Comparison) -> str:
+    told = format_threads(comparison.threads) if comparison.threads else ""
+    return f" Predicted for devices of {told}." if told and comparison.plans else ""
 
 
 def _pictures(comparison: Comparison) -> Iterator[Picture]:
@@ -66,13 +88,24 @@ def _tables(comparison: Comparison) -> Iterator[Table]:
         and (name != "accuracy" or any(plan.accuracy is not None for plan in plans))
         and (name != "accuracy from" or accuracy_varies(comparison))
     ]
-    rows = tuple(tuple(row[name] for name in shown) for row in columns)
-    marked = frozenset(at for at, plan in enumerate(plans) if plan.family == "alone")
-    caption = format_count(len(plans), "plan")
-    yield Table(caption, tuple(shown), rows, len(rows) > _MANY, marked, num_text_columns=1 + several)
+    rows = [tuple(row[name] for name in shown) for row in columns]
+    alone = [plan.family == "alone" for plan in plans]
+    brief = [at for at in range(len(rows)) if at < _BRIEF or alone[at]]
+    if len(rows) > _MANY:
+        caption = f"The {_BRIEF} fastest of {len(rows)} plans"
+        yield _plan_table(caption, shown, [rows[at] for at in brief], [alone[at] for at in brief], 1 + several)
+    caption = f"All {len(rows)} plans" if len(rows) > _MANY else format_count(len(rows), "plan")
+    yield replace(_plan_table(caption, shown, rows, alone, 1 + several), folded=len(rows) > _MANY)
     if comparison.refused:
         told = tuple((each.network, each.scheme, str(each.num_devices), each.reason) for each in comparison.refused)
         yield Table("Not possible", ("network", "scheme", "devices", "because"), told, folded=True, num_text_columns=4)
+
+
+def _plan_table(
+    caption: str, header: Sequence[str], rows: Sequence[tuple[str, ...]], alone: Sequence[bool], num_text_columns: int
+) -> Table:
+    marked = frozenset(at for at, holds in enumerate(alone) if holds)
+    return Table(caption, tuple(header), tuple(rows), marked=marked, num_text_columns=num_text_columns)
 
 
 def _row(comparison: Comparison, plan: PricedPlan) -> dict[str, str]:
@@ -90,7 +123,7 @@ def _row(comparison: Comparison, plan: PricedPlan) -> dict[str, str]:
         "between devices": _bytes(plan.payload_bytes),
         "all messages": _bytes(plan.total_bytes),
         "most memory": _bytes(plan.peak_memory_bytes),
-        "MACs": SortableCell(f"{plan.macs:,}", plan.macs),
+        "MACs": SortableCell(f"{plan.macs / 1e6:,.1f} M", plan.macs),
         "accuracy": accuracy,
         "accuracy from": plan.accuracy_of,
     }

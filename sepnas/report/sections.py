@@ -17,8 +17,8 @@ from sepnas.report.figures.bars import classes_drawing, link_name, links_drawing
 from sepnas.report.figures.curves import curves_drawing, epochs_of, is_share
 from sepnas.report.figures.front import front_drawing
 from sepnas.report.figures.policy import policy_drawing, transfers_of
-from sepnas.report.figures.timeline import busy_rows, timeline_drawing
-from sepnas.report.plans_sections import comparison_section, maps_section
+from sepnas.report.figures.timeline import BUSY_HEADER, busy_rows, timeline_drawing
+from sepnas.report.plans_sections import comparison_section, maps_section, plan_timeline_section
 from sepnas.separable.build import build_plan
 from sepnas.separable.live_policy import sent_policy
 from sepnas.separable.policy import ExchangePoint, Transfer
@@ -180,13 +180,12 @@ def _timeline(content: ReportContent) -> Section | None:
         return None
     titles = " above ".join(timeline.title for timeline in timelines)
     ends = ", ".join(f"{timeline.title} {format_seconds(timeline.latency_s)}" for timeline in timelines)
-    header = ("device", "", "computes", "merges", "waits", "sent", "finished at")
     return Section(
         "timeline",
         "One inference",
         f"Latency of the answer: {ends}." + (f" Predicted for cluster “{content.cluster}”." if content.cluster else ""),
         (picture(partial(timeline_drawing, timelines), f"For each device {titles}, on one time axis.", wide=True),),
-        (Table("Sums for each device", header, tuple(busy_rows(timelines)), num_text_columns=2),),
+        (Table("Sums for each device", BUSY_HEADER, tuple(busy_rows(timelines)), num_text_columns=2),),
     )
 
 
@@ -299,6 +298,7 @@ def _reproduce(content: ReportContent) -> Section | None:
 _MAKERS: tuple[Callable[[ReportContent], Section | None], ...] = (
     comparison_section,
     maps_section,
+    plan_timeline_section,
     _front,
     progress_section,
     policies_section,

@@ -13,7 +13,11 @@ from typing import Any
 
 import pytest
 
+from sepnas.partition.schemes.registry import partition
+from sepnas.report.content import DrawnMap, ReportContent
 from sepnas.report.page import render_report
+from sepnas.report.plan_map.make import map_of
+from tests.partition.chains import equal_chain
 from tests.report.test_report import whole
 
 CHROMIUM = next(
@@ -65,10 +69,10 @@ DRIVE = """
 """
 
 
-def drive(page: str, folder: Path, width: int) -> dict[str, Any]:
+def drive(page: str, folder: Path, width: int, script: str = DRIVE) -> dict[str, Any]:
     """What the page's elements did when they were clicked in a window of so many pixels."""
     path = folder / "page.html"
-    path.write_text(page.replace("</body>", f"{DRIVE}</body>"), encoding="utf-8")
+    path.write_text(page.replace("</body>", f"{script}</body>"), encoding="utf-8")
     browser = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
     asked = [*browser, f"--window-size={width},900", "--dump-dom", path.as_uri()]
     run = subprocess.run(asked, capture_output=True, text=True, timeout=170, check=True)
@@ -97,3 +101,54 @@ def test_the_page_works_in_a_browser(width: int, tmp_path: Path) -> None:
     assert min(found["figures"]) >= 480
     assert width < 1000 or found["cut"] == 0
     assert found["requests"] == 0
+
+
+MAP_DRIVE = """
+<script>
+(() => {
+  for (const each of document.querySelectorAll("details")) each.open = true;
+  const inside = (a, b) => a.left >= b.left - 1 && a.right <= b.right + 1
+    && a.top >= b.top - 1 && a.bottom <= b.bottom + 1;
+  const overlap = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 2;
+  const cards = [...document.querySelectorAll(".card")].map((card) => card.getBoundingClientRect());
+  const found = { cards: cards.length, spilled: 0, overlaps: 0, tips: 0 };
+  for (const card of document.querySelectorAll(".card")) {
+    const box = card.getBoundingClientRect();
+    for (const child of card.querySelectorAll(".named, .fact, svg, .bars")) {
+      if (!inside(child.getBoundingClientRect(), box) || child.scrollWidth > child.clientWidth + 1) found.spilled += 1;
+    }
+    const texts = [...card.querySelectorAll(".regions text")].map((text) => text.getBoundingClientRect());
+    texts.forEach((text, at) => texts.slice(at + 1).forEach((other) => { found.overlaps += overlap(text, other); }));
+  }
+  cards.forEach((card, at) => cards.slice(at + 1).forEach((other) => { found.overlaps += overlap(card, other); }));
+  const texts = [...document.querySelectorAll(".map text")];
+  found.smallest = Math.min(...texts.map((text) => text.getBoundingClientRect().height));
+  const page = document.documentElement;
+  found.width = [page.scrollWidth, innerWidth];
+  found.requests = performance.getEntriesByType("resource").length;
+  const said = document.createElement("pre");
+  said.id = "found";
+  said.textContent = JSON.stringify(found);
+  document.body.append(said);
+})();
+</script>
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_maps_are_legible(width: int, tmp_path: Path) -> None:
+    """Cards lie within the page, beside each other, and their texts within the cards, whatever the window's width."""
+    made = equal_chain(4, 24, 48)
+    made.head(10)
+    graph = made.graph()
+    drawn = []
+    for number, (scheme, devices) in enumerate((("fused-tiles", 7), ("rows", 10), ("grid", 9), ("input-channels", 4))):
+        plan = partition(graph, scheme, [1.0] * devices)
+        names = [f"board-with-a-long-name-{rank}" for rank in range(devices)]
+        drawn.append(DrawnMap(map_of(plan, names, slug=f"map-{number}", title=scheme, graph=graph), folded=number > 0))
+    found = drive(render_report(ReportContent(maps=tuple(drawn))), tmp_path, width, MAP_DRIVE)
+    assert found["cards"] == sum(len(each.found.cards) + 1 for each in drawn)
+    assert (found["spilled"], found["overlaps"], found["requests"]) == (0, 0, 0)
+    assert found["smallest"] >= 8
+    assert found["width"][0] <= found["width"][1]

@@ -79,7 +79,9 @@ class Found:
                 [*(p.network for p in self.alone), *(p.label for p in self.plans if p.family == "plan")]
             )
             raise SpecError(f"--accuracy names {unused[0]!r}, which is none of {', '.join(known) or 'nothing'}")
-        return Comparison(self.cluster.name, tuple(self.alone), tuple(self.plans), tuple(self.refused))
+        return Comparison(
+            self.cluster.name, tuple(self.alone), tuple(self.plans), tuple(self.refused), self.cluster.threads
+        )
 
     def price(
         self, plan: Plan, family: Family, network: str, series: str, label: str, accuracy: Accuracy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sepnas.cost.simulator import simulate
@@ -12,6 +12,7 @@ from sepnas.partition.schemes.registry import SCHEMES, on_one_device, partition
 from sepnas.plan.plan import Plan
 from sepnas.report.comparison.values import PricedPlan, Refused, priced
 from sepnas.spec.cluster import Cluster, Device
+from sepnas.units import format_count
 
 Accuracy = tuple[float, str] | None
 Progress = Callable[[int, int, str], None]
@@ -28,12 +29,20 @@ class Split:
 
 def alone(graph: Graph, cluster: Cluster, accuracy: Accuracy = None) -> Split:
     """The network on the device that computes it fastest alone, with all of its cores."""
-    plans = [on_one_device(graph, rank, cluster.num_devices) for rank in range(cluster.num_devices)]
-    found = [simulate(plan, cluster) for plan in plans]
-    best = min(range(cluster.num_devices), key=lambda rank: found[rank].latency_s)
-    name = cluster.devices[best].name
-    price = priced(plans[best], found[best], "alone", graph.name, "one device alone", f"{name} alone", accuracy)
-    return Split("", plans[best], price)
+    where = with_all_cores(cluster)
+    plans = {rank: on_one_device(graph, rank, where.num_devices) for rank in _different(where.devices)}
+    found = {rank: simulate(plan, where) for rank, plan in plans.items()}
+    best = min(found, key=lambda rank: found[rank].latency_s)
+    label = f"{where.devices[best].name} alone, {format_count(where.threads[best], 'thread')}"
+    return Split("", plans[best], priced(plans[best], found[best], "alone", graph.name, "alone", label, accuracy))
+
+
+def _different(devices: Sequence[Device]) -> list[int]:
+    """The ranks of devices that differ in more than their names."""
+    first: dict[str, int] = {}
+    for rank, device in enumerate(devices):
+        first.setdefault(device.model_copy(update={"name": "any"}).model_dump_json(), rank)
+    return list(first.values())
 
 
 def splits(
@@ -60,4 +69,4 @@ def with_all_cores(cluster: Cluster) -> Cluster:
 
 
 def _on_all_cores(device: Device) -> Device:
-    return device
+    return device.model_copy(update={"threads": None}) if device.rates else device

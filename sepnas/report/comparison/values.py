@@ -51,13 +51,16 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All plans on one cluster; ``alone`` has one device alone, with all of its cores, for each network."""
+    """All plans on one cluster; ``alone`` has one device alone, with all of its cores, for each network.
+
+    ``threads`` is the number of threads of each device in the other plans.
+    """
 
     cluster: str
     alone: tuple[PricedPlan, ...]
     plans: tuple[PricedPlan, ...]
     refused: tuple[Refused, ...] = ()
-    cores: str = ""
+    threads: tuple[int, ...] = ()
 
     @property
     def everything(self) -> tuple[PricedPlan, ...]:

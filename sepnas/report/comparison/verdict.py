@@ -20,7 +20,7 @@ def _sentences(comparison: Comparison) -> Iterator[str]:
     for alone in comparison.alone:
         mine = [plan for plan in comparison.plans if plan.network == alone.network and plan.family == "split"]
         if mine:
-            yield split_sentence(alone, mine, comparison.cores)
+            yield split_sentence(alone, mine)
     others = [plan for plan in comparison.plans if plan.family == "separable"]
     if others and comparison.alone:
         yield _separable_sentence(comparison.alone[0], others)
@@ -28,10 +28,10 @@ def _sentences(comparison: Comparison) -> Iterator[str]:
         yield from _accuracy_sentence(comparison)
 
 
-def split_sentence(alone: PricedPlan, splits: Sequence[PricedPlan], cores: str = "") -> str:
+def split_sentence(alone: PricedPlan, splits: Sequence[PricedPlan]) -> str:
     """The fastest split of a network against one device alone."""
     best = min(splits, key=lambda plan: plan.latency_s)
-    reference = f"{alone.label}{cores} ({format_seconds(alone.latency_s)})"
+    reference = f"{alone.label} ({format_seconds(alone.latency_s)})"
     if best.latency_s > alone.latency_s * (1 - _NOTICEABLE):
         return (
             f"No split of {alone.network} beats {reference}: the nearest, {best.label} devices, takes "

@@ -46,11 +46,12 @@ class _Look:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """A horizontal value of a plan."""
+    """A horizontal value of a plan; ``joins_fronts``: a line joins the separable networks of one search."""
 
     value: Callable[[PricedPlan], float]
     label: str
     name: str
+    joins_fronts: bool = True
 
 
 def bytes_drawing(comparison: Comparison, total: bool = False) -> Drawing:
@@ -68,7 +69,7 @@ def bytes_drawing(comparison: Comparison, total: bool = False) -> Drawing:
 
 def devices_drawing(comparison: Comparison) -> Drawing:
     """Latency against the number of devices that compute."""
-    way = _Way(lambda plan: plan.num_devices, "devices that compute", "devices")
+    way = _Way(lambda plan: plan.num_devices, "devices that compute", "devices", joins_fronts=False)
     drawing, axes = _drawing(comparison, way)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.08)
@@ -125,8 +126,10 @@ def _drawing(comparison: Comparison, way: _Way) -> tuple[Drawing, Axes]:
     drawing = Drawing(f"compare-{way.name}", figure, _description(comparison, way.label))
     for number, (series, look) in enumerate(looks(comparison).items()):
         mine = [plan for plan in comparison.plans if _series(plan) == series]
-        mine.sort(key=lambda plan: (plan.num_devices, plan.payload_bytes))
-        _points(drawing, axes, mine, look, number, way.value, lambda plan: plan.latency_s)
+        is_front = mine[0].family == "separable"
+        mine.sort(key=lambda plan: (way.value(plan) if is_front else plan.num_devices, plan.payload_bytes))
+        joined = way.joins_fronts or not is_front
+        _points(drawing, axes, mine, look, number, way.value, lambda plan: plan.latency_s, joined)
     axes.set_yscale("log")
     return drawing, axes
 
@@ -139,9 +142,10 @@ def _points(
     number: int,
     x: Callable[[PricedPlan], float],
     y: Callable[[PricedPlan], float],
+    joined: bool = True,
 ) -> None:
     xs, ys = [x(plan) for plan in plans], [y(plan) for plan in plans]
-    if len(plans) > 1:
+    if joined and len(plans) > 1:
         axes.plot(xs, ys, color=look.colour, linewidth=0.9, alpha=0.5, zorder=3)
     marks = axes.scatter(xs, ys, s=30, color=look.colour, marker=look.marker, linewidths=0, zorder=5, clip_on=False)
     drawing.tag(marks, f"series-{number}", [Tip(plan_text(plan), plan.key) for plan in plans])
@@ -185,20 +189,18 @@ def _scale_seconds(axes: Axes, which: str) -> None:
 
 
 def _handles(comparison: Comparison, shown: Sequence[PricedPlan]) -> list[Artist]:
-    names = {_series(plan) for plan in shown}
     several = len(comparison.alone) > 1
+    names = {_series(plan): _series(plan) if several else plan.series for plan in shown}
     handles: list[Artist] = [
         Line2D(
             [], [], color=look.colour, marker=look.marker, markersize=5, linewidth=0.9,
-            label=series if several else series.partition(" of ")[0],
+            label=names[series],
         )
         for series, look in looks(comparison).items()
         if series in names
     ]  # fmt: skip
     if comparison.alone:
-        handles.append(
-            Line2D([], [], color=INK, linewidth=1.2, linestyle=(0, (5, 2)), label=f"one device alone{comparison.cores}")
-        )
+        handles.append(Line2D([], [], color=INK, linewidth=1.2, linestyle=(0, (5, 2)), label="one device alone"))
     return handles
 
 

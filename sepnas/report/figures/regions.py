@@ -16,9 +16,9 @@ _HEIGHTS = {"map": 84.0, "vector": 30.0, "parts": 56.0}
 _SHEET = 5.0
 """Distance of the lines that divide a tile of channels into sheets."""
 _MIN_HALO = 2.2
-_MIN_TEXT = 9.0
-_CHARACTER = 5.6
-_FONT = 9.0
+_FONT, _MIN_FONT = 9.0, 5.6
+_FONT_OF_TILE, _CHARACTER = 0.82, 0.66
+"""The size of a number by the height of its tile; the width of a character by its size."""
 _GAP = 3.0
 """Between the parts of a network that is not cut."""
 
@@ -54,7 +54,7 @@ def tile_text(card: Card, tile: Tile) -> str:
     spans = ((card.down, tile.box[1], tile.box[3]), (card.across, tile.box[0], tile.box[2]))
     told = [f"{100 * (stop - start):.0f} % of the {word}" for word, start, stop in spans if word]
     if card.form == "parts":
-        return f"{name}: a part of its own"
+        return f"{name}: layers of its own"
     return f"{name}: {' and '.join(told) or 'all'}" + (", each" if len(tile.devices) > 1 else "")
 
 
@@ -118,12 +118,13 @@ def _numbers(card: Card, height: float) -> Iterator[Markup]:
     for devices, tile in largest.items():
         left, top, right, bottom = _scaled(tile.box, height)
         text = f"Σ {devices[0]}" if card.partial else ",".join(map(str, devices))
-        if bottom - top < _MIN_TEXT - 1 or right - left < _CHARACTER * len(text) + 1:
+        font = min(_FONT, _FONT_OF_TILE * (bottom - top), (right - left) / (_CHARACTER * len(text)))
+        if font < _MIN_FONT:
             continue
         plate = len(devices) > 1
         yield element(
-            "text", text, x=(left + right) / 2, y=(top + bottom) / 2 + 0.36 * _FONT, text_anchor="middle",
-            font_size=_FONT, fill=text_colour(devices[0] if not plate else 1), class_="plate" if plate else "",
+            "text", text, x=(left + right) / 2, y=(top + bottom) / 2 + 0.36 * font, text_anchor="middle",
+            font_size=font, fill=text_colour(devices[0] if not plate else 1), class_="plate" if plate else "",
         )  # fmt: skip
 
 

@@ -59,12 +59,12 @@ _ON_COLOUR = "#1b1f25"
 """Colour of text on orange and purple: dark in both themes, hence not one of the page's colours."""
 
 
-def timeline_drawing(timelines: Sequence[ShownTimeline]) -> Drawing:
+def timeline_drawing(timelines: Sequence[ShownTimeline], name: str = "timeline") -> Drawing:
     """A group of lanes for each device, one lane for each of ``timelines``, on one time axis."""
     ranks = sorted({span.rank for timeline in timelines for span in timeline.spans})
     rows = len(ranks) * (len(timelines) + _GAP)
     figure, axes = new_axes(FULL_WIDTH_IN, 0.9 + 0.54 * rows)
-    drawing = Drawing("timeline", figure, _description(timelines, ranks))
+    drawing = Drawing(name, figure, _description(timelines, ranks))
     tops = [
         {rank: place * (len(timelines) + _GAP) + number for place, rank in enumerate(ranks)}
         for number in range(len(timelines))
@@ -222,6 +222,10 @@ def _description(timelines: Sequence[ShownTimeline], ranks: Sequence[int]) -> st
         "answer. For each device it shows when it computes, merges, waits, sends and receives; "
         "the sums are listed in the table below."
     )
+
+
+BUSY_HEADER = ("device", "", "computes", "merges", "waits", "sent", "finished at")
+"""The header of :func:`busy_rows`."""
 
 
 def busy_rows(timelines: Sequence[ShownTimeline]) -> Iterator[tuple[str, ...]]:

@@ -30,6 +30,11 @@ class Laid:
         return Laid(layer, view, axes, tuple(boxes_of(layer, view)))
 
     @property
+    def is_part(self) -> bool:
+        """Whether each device has a layer of its own, as in a separable network; its exchanges are never folded."""
+        return not self.layer.dims
+
+    @property
     def is_whole(self) -> bool:
         """Whether nothing of it is cut."""
         return not self.layer.partial and self.view.across is None and self.view.down is None
@@ -43,7 +48,7 @@ def groups_of(laid: Sequence[Laid], receiving: Collection[str]) -> list[Group]:
     found: list[list[Laid]] = []
     for each in laid:
         starts = not found or not belongs(found[-1][-1], each)
-        if starts or (each.layer.parts[0].region is None and each.layer.name in receiving):
+        if starts or (each.is_part and each.layer.name in receiving):
             found.append([each])
         else:
             found[-1].append(each)

@@ -32,7 +32,7 @@ def map_of(
     groups = groups_of(laid, messages.incoming)
     runs = tuple(
         CardRun(tuple(map(maker.card, places)), times)
-        for places, times in repeats(groups, lambda one, other: belongs(one[0], other[0]))
+        for places, times in repeats(groups, lambda one, other: not one[0].is_part and belongs(one[0], other[0]))
     )
     shares = tuple(_share(plan, rank, names) for rank in range(plan.num_devices))
     network_macs = known.macs if known else sum(card.network_macs for run in runs for card in run.cards)

@@ -76,7 +76,7 @@ class Card:
     def cut(self) -> str:
         """How the layers are divided, in a few words."""
         if self.form == "parts":
-            return "a part on each device"
+            return "on one device" if len(self.tiles) == 1 else f"{len(self.tiles)} parts"
         if self.partial:
             return f"sums over {self.across}"
         names = [name for name in (self.down, self.across) if name]
