@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from sepnas.partition.graph import Graph, GraphNode
 from sepnas.partition.regions import difference
@@ -14,13 +14,20 @@ from sepnas.report.plan_map.values import Box, Halo
 
 _LARGEST = 0.5
 """What is more than this share of a tensor is no halo: all of it is gathered."""
+_MOST = 0.7
+"""Halos of all devices that cover more of a tensor are not drawn: they would hide the tiles."""
 
 
 def halos_of(graph: Graph, group: Group, made: Mapping[str, Layer]) -> tuple[Halo, ...]:
-    """The largest halos among a group's layers; ``made`` is the layer of each tensor."""
+    """The largest halos among a group's layers, if they leave room; ``made`` is the layer of each tensor."""
     nodes = {node.name: node for node in graph.nodes}
     found = [tuple(_halos(graph, nodes[each.layer.name], each, made)) for each in group if each.layer.name in nodes]
-    return max(found, key=lambda halos: sum(_size(halo.box) for halo in halos), default=())
+    largest = max(found, key=_covered, default=())
+    return largest if _covered(largest) < _MOST else ()
+
+
+def _covered(halos: Iterable[Halo]) -> float:
+    return sum(_size(halo.box) for halo in halos)
 
 
 def _halos(graph: Graph, node: GraphNode, laid: Laid, made: Mapping[str, Layer]) -> Iterator[Halo]:
