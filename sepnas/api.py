@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, get_args
 
+from sepnas.assign.assign import assign
 from sepnas.console import step_bar
 from sepnas.cost.counts import NetworkCounts, count_network
 from sepnas.cost.prediction import Prediction, predict
@@ -59,8 +60,8 @@ if TYPE_CHECKING:
     from sepnas.train.training import Training
 
 __all__ = [
-    "DataSource", "RecipeChanges", "Session", "create_model", "describe", "evaluate", "export", "import_network",
-    "load", "partition", "prepare_training", "search", "simulate", "train",
+    "DataSource", "RecipeChanges", "Session", "assign", "create_model", "describe", "evaluate", "export",
+    "import_network", "load", "partition", "prepare_training", "search", "simulate", "train",
 ]  # fmt: skip
 
 PathLike: TypeAlias = str | os.PathLike[str]

@@ -47,6 +47,11 @@ def _three_digits(number: float, unit: str) -> str:
     return f"{number:.3g} {unit}" if abs(number) < 999.5 else f"{number:,.0f} {unit}"
 
 
+def format_rate(per_s: float) -> str:
+    """``12.345`` as ``12.3/s``."""
+    return f"{per_s:.3g}/s" if abs(per_s) < 999.5 else f"{per_s:,.0f}/s"
+
+
 def format_share(share: float) -> str:
     """``0.9722`` as ``97.22 %``."""
     return f"{100 * share:.2f} %"
@@ -128,6 +133,11 @@ def parse_timeout(text: str, max_s: float) -> float:
 def parse_joules(text: str) -> float:
     """``0.5J`` in joules; a number without a unit is refused."""
     return _quantity(text, _JOULES_OF, "a number with its unit uJ, mJ, J or kJ, such as 0.5J")
+
+
+def parse_rate(text: str) -> float:
+    """``20/s`` or ``20``, per second."""
+    return _quantity(text, {"": 1.0, "/s": 1.0}, "a number per second, such as 20/s")
 
 
 def parse_share(text: str) -> float:

@@ -8,8 +8,12 @@ from typing import Annotated
 import typer
 
 from sepnas import api
-from sepnas.cli.options import FILE, TEXT, cluster_to_predict_with, path_to
-from sepnas.console import say, warn
+from sepnas.assign.goal import SHORT_NAMES
+from sepnas.cli.assignment_table import show_assignment
+from sepnas.cli.bounds import PlanBoundOptions
+from sepnas.cli.grouped import grouped
+from sepnas.cli.options import FILE, TEXT, AsJson, cluster_to_predict_with, path_to
+from sepnas.console import print_json, say, warn
 from sepnas.partition.counts import PartitionCounts, count_partition
 from sepnas.partition.graph import Graph, load_graph
 from sepnas.partition.schemes.registry import SCHEMES, on_one_device
@@ -24,40 +28,89 @@ from sepnas.units import format_count, format_threads, number, seconds
 _LISTED = ". ".join(f"{scheme.name}: {scheme.summary}" for scheme in SCHEMES.values())
 
 
+@grouped
 def partition(
     network: Annotated[
         Path, typer.Argument(help="The folder of an imported network.", metavar="NETWORK", parser=path_to("network"))
     ],
-    scheme: Annotated[str, typer.Option(help=f"{_LISTED}.", **TEXT)],
+    cluster: Annotated[Path | None, typer.Option(help="A cluster file [equal boards on 100 Mbit/s].", **FILE)] = None,
     devices: Annotated[
         int | None,
         typer.Option("--devices", "-n", min=1, max=MAX_DEVICES, help="The number of devices [the cluster's]."),
     ] = None,
-    shares: Annotated[
-        str | None, typer.Option(help="Shares of the work, such as 2,1,1 [the devices' speeds].", **TEXT)
+    *,
+    objective: Annotated[
+        str | None, typer.Option(help=f"The best plan by {', '.join(SHORT_NAMES)} [latency].", **TEXT)
     ] = None,
-    cluster: Annotated[Path | None, typer.Option(help="A cluster file [equal boards on 100 Mbit/s].", **FILE)] = None,
+    limits: PlanBoundOptions,
+    plan: Annotated[
+        list[Path] | None, typer.Option(help="A plan file to compare with; again for each.", **FILE)
+    ] = None,
+    scheme: Annotated[str | None, typer.Option(help=f"No search, but this scheme. {_LISTED}.", **TEXT)] = None,
+    shares: Annotated[
+        str | None, typer.Option(help="With --scheme: shares of the work, such as 2,1,1 [the devices' speeds].", **TEXT)
+    ] = None,
     wire: Annotated[str, typer.Option(help="The format of messages between devices.", **TEXT)] = "fp32",
+    json_: AsJson = False,
     out: Annotated[Path, typer.Option(help="The plan file to write.", **FILE)] = Path("plan.json"),
 ) -> None:
     """Split an imported network over devices as it is: the same answers, up to rounding.
 
-    Operators that a scheme cannot split are computed whole by one device, and named. The plan is checked, priced on the
-    cluster, and compared with the network on its fastest device alone: if no split is faster, it says so. `simulate`,
-    `describe` and `report` take the plan file; `sepnas export NETWORK DEPLOYMENT --plan FILE` writes a deployment.
+    Searches for the best way to run the network on the cluster, and writes its plan: every scheme over all or some of
+    the devices, with shares by their speeds, and mixtures of schemes. The table has the predicted costs of the
+    alternatives, the best first; no split at all is always among them, and wins where more devices do not pay.
+    `--scheme` takes a scheme as given instead.
 
-    Example: `sepnas partition resnet50 --scheme rows --devices 4 --out plan.json`
+    Operators that a scheme cannot split are computed whole by one device. `simulate`, `describe` and `report` take the
+    plan file; `sepnas export NETWORK DEPLOYMENT --plan FILE` writes a deployment.
+
+    Examples: `sepnas partition resnet50 --cluster cluster.yaml --objective throughput --bound 'latency_s<=200ms'`,
+    `sepnas partition resnet50 --scheme rows --devices 4 --out plan.json`
     """
     parts, given = _shares(shares), cluster_to_predict_with(cluster) if cluster else None
     count = devices or len(parts) or (given.num_devices if given else 0)
     if not count or (parts and len(parts) != count):
         raise typer.BadParameter("needs --devices, --shares or --cluster, and one share for each device")
     graph, where = load_graph(network), given or uniform_cluster(count)
-    plan = api.partition(graph, scheme, parts or [device.flops_per_s for device in where.devices[:count]], wire=wire)
-    save_plan(plan, out)
-    _print(count_partition(graph, plan))
-    _say_predicted(graph, plan, where)
-    say(f"written: {out}")
+    if scheme is None:
+        if parts:
+            raise typer.BadParameter("needs --scheme", param_hint="--shares")
+        where = _first_of(where, count)
+        found = api.assign(
+            graph, where, objective=objective or "latency", bounds=limits.bounds(), wire=wire, plans=plan or ()
+        )
+        save_plan(found.chosen.plan, out)
+        print_json(found.to_data()) if json_ else show_assignment(found)
+    else:
+        _refuse_with_scheme(objective, limits, plan, json_)
+        made = api.partition(
+            graph, scheme, parts or [device.flops_per_s for device in where.devices[:count]], wire=wire
+        )
+        save_plan(made, out)
+        _print(count_partition(graph, made))
+        _say_predicted(graph, made, where)
+    if not json_:
+        say(f"written: {out}")
+
+
+def _first_of(cluster: Cluster, count: int) -> Cluster:
+    """The cluster with its first devices only."""
+    if count == cluster.num_devices:
+        return cluster
+    if count > cluster.num_devices:
+        raise typer.BadParameter(f"cluster {cluster.name} has {cluster.num_devices}", param_hint="--devices")
+    names = {device.name for device in cluster.devices[:count]}
+    links = tuple(each for each in cluster.links if each.between == "all" or names.issuperset(each.between))
+    return cluster.model_copy(update={"devices": cluster.devices[:count], "links": links})
+
+
+def _refuse_with_scheme(
+    objective: str | None, limits: PlanBoundOptions, plans: list[Path] | None, as_json: bool
+) -> None:
+    given = {"--objective": objective, "--bound": limits.bounds(), "--plan": plans, "--json": as_json}
+    for name, value in given.items():
+        if value:
+            raise typer.BadParameter("belongs to a search, and --scheme takes a scheme as given", param_hint=name)
 
 
 def _shares(text: str | None) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -52,10 +53,15 @@ def simulate_stream(
     return StreamSimulation(
         requests=requests,
         in_flight=in_flight,
-        throughput_per_s=(requests - first) / (answered_s[-1] - before_s),
+        throughput_per_s=_rate(requests - first, answered_s[-1] - before_s),
         latency_s=sum(latencies_s[first:]) / (requests - first),
         latencies_s=tuple(latencies_s),
     )
+
+
+def _rate(count: int, duration_s: float) -> float:
+    """Infinite for a network that takes no time, such as one without multiplications at a rate of FLOPs."""
+    return count / duration_s if duration_s > 0 else math.inf
 
 
 class _Stream:

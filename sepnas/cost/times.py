@@ -36,6 +36,11 @@ class DeviceTimes:
         self._table = _table_of(device)
         self._kept: dict[int, tuple[Segment, float, float]] = {}
 
+    @property
+    def call_s(self) -> float:
+        """Seconds of calling the engine once, whatever it computes."""
+        return 0.0 if self._table is None else self._table.overhead_s
+
     def segment_s(self, segment: Segment, batch: int = 1) -> float:
         """Seconds of one call of the engine; :class:`SpecError` if the profile cannot predict it."""
         if self._table is None:

@@ -6,9 +6,14 @@ from sepnas.objectives.bounds import Bound, Bounds
 from sepnas.objectives.known import (
     ACCURACY,
     ACCURACY_ONE_LOST,
+    ENERGY_J,
     LATENCY_S,
+    MEMORY_BYTES,
     OBJECTIVES,
     PAYLOAD_BYTES,
+    PLAN_OBJECTIVES,
+    THROUGHPUT_PER_S,
+    TOTAL_BYTES,
     costs_of,
     evaluate_answers,
     find_objective,
@@ -16,19 +21,25 @@ from sepnas.objectives.known import (
     names_losing_devices,
     shown_objectives,
 )
-from sepnas.objectives.objective import Answers, Objective, SimulatedCosts
+from sepnas.objectives.objective import Answers, Objective, SimulatedCosts, StreamedCosts
 
 __all__ = [
     "ACCURACY",
     "ACCURACY_ONE_LOST",
+    "ENERGY_J",
     "LATENCY_S",
+    "MEMORY_BYTES",
     "OBJECTIVES",
     "PAYLOAD_BYTES",
+    "PLAN_OBJECTIVES",
+    "THROUGHPUT_PER_S",
+    "TOTAL_BYTES",
     "Answers",
     "Bound",
     "Bounds",
     "Objective",
     "SimulatedCosts",
+    "StreamedCosts",
     "costs_of",
     "evaluate_answers",
     "find_objective",

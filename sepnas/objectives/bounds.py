@@ -25,21 +25,21 @@ class Bound:
     limit: float
 
     @classmethod
-    def parse(cls, text: str) -> Bound:
+    def parse(cls, text: str, objectives: Mapping[str, Objective] = OBJECTIVES) -> Bound:
         """Parse ``latency_s<=20ms`` or ``accuracy>=90%``; raises :class:`SpecError` that names the allowed forms."""
         form = _FORM.fullmatch(text)
         if form is None:
             raise SpecError(
-                f"bound {text!r} cannot be read; give OBJECTIVE<=VALUE, such as latency_s<=20ms; {_allowed()}"
+                f"bound {text!r} cannot be read; give OBJECTIVE<=VALUE, such as latency_s<=20ms; {_allowed(objectives)}"
             )
         name, comparison, value = form.groups()
-        if name not in OBJECTIVES:
-            raise SpecError(f"bound {text!r}: unknown objective {name!r}; {_allowed()}")
-        objective = OBJECTIVES[name]
+        if name not in objectives:
+            raise SpecError(f"bound {text!r}: unknown objective {name!r}; {_allowed(objectives)}")
+        objective = objectives[name]
         if comparison != objective.comparison:
             raise SpecError(
                 f"bound {text!r}: of {name} {'more' if objective.maximised else 'less'} is better, so give "
-                f"{name}{objective.comparison}VALUE; {_allowed()}"
+                f"{name}{objective.comparison}VALUE; {_allowed(objectives)}"
             )
         try:
             return cls(objective, objective.quantity.parse(value))
@@ -112,5 +112,5 @@ def _known(objective: Objective, measured: Mapping[str, float]) -> float:
     return value
 
 
-def _allowed() -> str:
-    return f"allowed: {', '.join(f'{known.name}{known.comparison}' for known in OBJECTIVES.values())}"
+def _allowed(objectives: Mapping[str, Objective]) -> str:
+    return f"allowed: {', '.join(f'{known.name}{known.comparison}' for known in objectives.values())}"

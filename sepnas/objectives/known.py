@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from sepnas.errors import SpecError
 from sepnas.objectives.objective import Answers, Objective, SimulatedCosts
-from sepnas.objectives.quantity import BYTES, JOULES, SECONDS, SHARE
+from sepnas.objectives.quantity import BYTES, JOULES, RATE, SECONDS, SHARE
 
 
 def _accuracy_one_lost(answers: Answers) -> float:
@@ -138,6 +138,19 @@ WORST_DEVICE_ENERGY_J = Objective(
     needs_of_devices="power",
 )
 
+THROUGHPUT_PER_S = Objective(
+    name="throughput_per_s",
+    label="throughput",
+    heading="throughput",
+    quantity=RATE,
+    direction="maximize",
+    bound_help="Least answers a second, with several requests in flight",
+    streamed=lambda stream: stream.throughput_per_s,
+    short="throughput",
+    shown=True,
+    drop=1,
+)
+
 OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
     {
         known.name: known
@@ -155,7 +168,12 @@ OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
         )
     }
 )
-"""By name, in the order of columns and options."""
+"""Those of a search's candidates, by name, in the order of columns and options."""
+
+PLAN_OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
+    {known.name: known for known in (LATENCY_S, THROUGHPUT_PER_S, *OBJECTIVES.values()) if known.evaluated is None}
+)
+"""Those of a plan, which needs no images: what is simulated or streamed."""
 
 _SIMULATED = tuple((known.name, known.simulated) for known in OBJECTIVES.values() if known.simulated is not None)
 

@@ -33,6 +33,13 @@ class SimulatedCosts(Protocol):
     def energy_j(self) -> Sequence[float]: ...
 
 
+class StreamedCosts(Protocol):
+    """The simulation of many requests, several of them in flight."""
+
+    @property
+    def throughput_per_s(self) -> float: ...
+
+
 class Answers(Protocol):
     """A candidate's answers on the validation images."""
 
@@ -48,8 +55,9 @@ class Answers(Protocol):
 class Objective:
     """All facts about one objective; options, bounds, sort keys, columns and search spaces are made from them.
 
-    Exactly one of ``simulated`` and ``evaluated`` computes it, in the unit of ``quantity``. A simulated value is a
-    cost; every candidate has it, in ``costs``. An evaluated value is measured on validation images; candidates have it,
+    Exactly one of ``simulated``, ``streamed`` and ``evaluated`` computes it, in the unit of ``quantity``. A simulated
+    value is a cost; every candidate has it, in ``costs``. A streamed value takes the simulation of many requests; plans
+    have it, and candidates of a search do not. An evaluated value is measured on validation images; candidates have it,
     in ``objectives``, only if it is an objective of the search.
 
     ``label`` names it in a sentence, ``heading`` in a table (with line breaks where it may wrap), ``short`` in the
@@ -70,6 +78,7 @@ class Objective:
     direction: Direction
     bound_help: str
     simulated: Callable[[SimulatedCosts], float] | None = None
+    streamed: Callable[[StreamedCosts], float] | None = None
     evaluated: Callable[[Answers], float] | None = None
     short: str | None = None
     shown: bool = False
@@ -82,9 +91,11 @@ class Objective:
     drop: int = 3
 
     def __post_init__(self) -> None:
-        if (self.simulated is None) == (self.evaluated is None):
-            raise ValueError(f"objective {self.name}: must be computed by one of `simulated` and `evaluated`")
-        if self.maximised and self.quantity.highest is None:
+        if [self.simulated, self.streamed, self.evaluated].count(None) != 2:
+            raise ValueError(
+                f"objective {self.name}: must be computed by one of `simulated`, `streamed` and `evaluated`"
+            )
+        if self.maximised and self.quantity.highest is None and self.streamed is None:
             raise ValueError(f"objective {self.name}: one that is maximised needs a quantity with a highest value")
 
     @property

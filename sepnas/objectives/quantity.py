@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from sepnas.units import (
     format_bytes,
     format_joules,
+    format_rate,
     format_seconds,
     format_share,
     parse_bytes,
     parse_joules,
+    parse_rate,
     parse_seconds,
     parse_share,
 )
@@ -39,3 +41,4 @@ BYTES = Quantity("B", "SIZE", "200KB, 64KiB, 50000 (bytes)", parse_bytes, format
 SECONDS = Quantity("s", "TIME", "20ms, 800us, 1.5s", parse_seconds, format_seconds)
 JOULES = Quantity("J", "ENERGY", "0.5J, 20mJ", parse_joules, format_joules)
 SHARE = Quantity("", "SHARE", "95% or 0.95", parse_share, format_share, highest=1.0)
+RATE = Quantity("1/s", "RATE", "20/s, 7.5/s", parse_rate, format_rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from sepnas.plan.document import load_plan
 from sepnas.runtime.client.session import Session
 from sepnas.spec.cluster import uniform_cluster
 from tests.cli.test_plan_command import cli
-from tests.helpers_runtime import threads
+from tests.helpers_runtime import threads, worker_processes
 from tests.partition.test_schemes import residual_network
 from tests.runtime.test_partitioned import check_answer
 
@@ -64,9 +65,44 @@ def test_a_plan_is_exported_and_run(network: Path, tmp_path: Path) -> None:
         check_answer(session, load_plan(tmp_path / "pipeline.json"), whole, batch)
 
 
+def test_the_best_assignment_is_found(network: Path, tmp_path: Path) -> None:
+    """Without a scheme, alternatives are listed with no split among them; the best one is written, and says why."""
+    out, cluster = tmp_path / "plan.json", uniform_cluster(2).save(tmp_path / "cluster.yaml")
+    said = cli("partition", network, "--cluster", cluster, "--out", out)
+    assert said.exit_code == 0, said.output
+    assert "device 0 alone answers sooner than any split" in said.output
+    assert "partition granularity: the whole network" in said.output
+    assert all(name in said.output for name in ("no split", "rows", "pipeline", "latency", "throughput", "memory"))
+    plan = load_plan(out)
+    told = json.loads(cli("partition", network, "--cluster", cluster, "--json", "--out", out).output)
+    chosen = told["alternatives"][told["chosen"]]
+    assert (chosen["scheme"], len(told["dimensions"])) == ("no split", 5)
+    assert chosen["latency_s"] == api.simulate(plan, cluster).latency_s
+    assert load_plan(out) == plan
+
+
+@pytest.mark.slow
+def test_workers_run_the_best_assignment(network: Path, tmp_path: Path) -> None:
+    """On slow devices that are near each other a split wins, and worker processes give the network's answers by it."""
+    slow = uniform_cluster(2, flops_per_s=2e8, bandwidth_bytes_per_s=1e9, latency_s=1e-5)
+    cluster, out = slow.save(tmp_path / "cluster.yaml"), tmp_path / "plan.json"
+    said = cli("partition", network, "--cluster", cluster, "--bound", "latency_s<=1s", "--out", out)
+    assert said.exit_code == 0, said.output
+    assert "times as long" in said.output
+    plan = load_plan(out)
+    assert plan.payload_bytes() > 0
+    assert cli("export", network, tmp_path / "d", "--engine", "torch", "--plan", out).exit_code == 0
+    whole, batch = load_partitioned(network), np.random.default_rng(0).standard_normal((2, 3, 21, 21), np.float32)
+    with worker_processes(tmp_path / "d", 2, engine="torch") as (_, hosts), Session(tmp_path / "d", hosts) as session:
+        check_answer(session, plan, whole, batch)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        (["-n", 2, "--shares", "1,1"], "needs --scheme"),
+        (["-n", 2, "--scheme", "rows", "--bound", "latency_s<=1s"], "belongs to a search"),
+        (["-n", 2, "--bound", "accuracy>=0.9"], "unknown objective 'accuracy'"),
         (["--scheme", "rows"], "needs --devices, --shares or --cluster"),
         (["--scheme", "rows", "--shares", "1,x"], "is no list of numbers: '1,x'"),
         (["--scheme", "rows", "--shares", "1,1", "-n", 3], "one share for each device"),

@@ -24,8 +24,7 @@ def rows_of_devices(num_devices: int) -> tuple[range, ...]:
     return tuple(range(start, stop) for start, stop in pairwise(borders))
 
 
-def tiles(graph: Graph, shares: Shares) -> Layouts:
-    """A tile of each node's output for each device."""
+def _layouts(graph: Graph, shares: Shares) -> Layouts:
     found = split_where_possible(graph, "H", shares)
     rows = rows_of_devices(len(shares))
     totals = [sum(shares[rank] for rank in row) for row in rows]
@@ -46,5 +45,5 @@ def tiles(graph: Graph, shares: Shares) -> Layouts:
 
 
 SCHEME = Scheme(
-    "grid", "each device computes a tile, rows and columns, of each map; neighbours exchange rims", 2, tiles
+    "grid", "each device computes a tile, rows and columns, of each map; neighbours exchange rims", 2, _layouts
 )

@@ -1,0 +1,91 @@
+"""Candidates: a scheme over some devices, with the shares that give each of them about the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sepnas.assign.estimate import Estimator
+from sepnas.assign.label import Label
+from sepnas.errors import PlanError
+from sepnas.partition.parts import Layouts
+from sepnas.partition.regions import Layout
+from sepnas.partition.schemes.scheme import Scheme, dims_of
+from sepnas.partition.tied import tied
+
+NO_SPLIT, MIXED, STAGES = "no split", "mixed", "stages"
+"""Names in tables, beside those of the schemes."""
+ROUNDS = 2
+"""Maximum number of corrections of the shares."""
+_EVEN = 0.03
+"""Busy times that differ by less than this share of the longest are not corrected."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Layouts and their estimated costs; ``devices`` are ranks, with their ``shares`` of the work."""
+
+    scheme: str
+    devices: tuple[int, ...]
+    shares: tuple[float, ...]
+    layouts: Layouts
+    estimate: Label
+
+
+def placed(layouts: Layouts, devices: Sequence[int] | Mapping[int, int]) -> Layouts:
+    """Layouts on other devices: ``devices`` has the rank for each device."""
+    moved = dict[int, Layout]()
+    for layout in layouts.values():
+        if id(layout) not in moved:
+            pieces = tuple((devices[device], region) for device, region in layout.pieces)
+            moved[id(layout)] = Layout(pieces, {devices[device]: span for device, span in layout.spans.items()})
+    return {name: moved[id(layout)] for name, layout in layouts.items()}
+
+
+def alone(estimator: Estimator, device: int) -> Candidate:
+    """The whole network on one device, whatever its memory."""
+    graph = estimator.graph
+    layouts = {node.name: Layout.on(device, dims_of(graph, node)) for node in graph.nodes}
+    estimate = estimator.whole(layouts, bounded=False)
+    assert estimate is not None  # nothing is sent
+    return Candidate(NO_SPLIT, (device,), (1.0,), layouts, estimate)
+
+
+def split(estimator: Estimator, scheme: Scheme, devices: Sequence[int], speeds: Sequence[float]) -> list[Candidate]:
+    """A scheme over some devices: with shares as the ``speeds``, and as corrected by the estimated times.
+
+    There are none where the scheme does not give each device a part, or a message is impossible.
+    """
+    shares, found = list(speeds), list[Candidate]()
+    for _ in range(1 + ROUNDS):
+        made = _made(estimator, scheme, devices, shares)
+        if made is None:
+            break
+        if found and made.estimate.period_s >= found[-1].estimate.period_s:
+            break  # shares are rounded to whole rows or channels: no better ones are near
+        found.append(made)
+        corrected = _corrected(made)
+        if corrected is None:
+            break
+        shares = corrected
+    return found
+
+
+def _made(estimator: Estimator, scheme: Scheme, devices: Sequence[int], shares: Sequence[float]) -> Candidate | None:
+    try:
+        layouts = placed(tied(estimator.graph, scheme.layouts(estimator.graph, shares)), devices)
+        estimate = estimator.whole(layouts)
+    except PlanError:
+        return None
+    if estimate is None or len(estimate.used) < len(devices):
+        return None
+    return Candidate(scheme.name, tuple(devices), tuple(shares), layouts, estimate)
+
+
+def _corrected(made: Candidate) -> list[float] | None:
+    """Shares that would make all devices busy for the same time; None if they are about that."""
+    busy = [made.estimate.busy[rank] for rank in made.devices]
+    if min(busy) <= 0 or max(busy) - min(busy) <= _EVEN * max(busy):
+        return None
+    mean = sum(busy) / len(busy)
+    return [share * (mean / spent) ** 0.7 for share, spent in zip(made.shares, busy, strict=True)]

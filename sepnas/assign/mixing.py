@@ -1,0 +1,92 @@
+"""Mixed layouts: dynamic programming over operators and the layouts that candidates give them.
+
+Labels stand for the choices for the first units of the network. Two labels whose tensors lie alike go on in the same
+ways, so that the cheaper ones of them are kept: all that are kept differ in a layout that matters later, or are among
+the ``SAME_KEY`` best. At most ``width`` labels are kept in all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+from sepnas.assign.candidate import Candidate
+from sepnas.assign.cells import Cell
+from sepnas.assign.estimate import Estimator
+from sepnas.assign.label import Label
+from sepnas.partition.parts import Layouts
+
+Choice: TypeAlias = tuple[Cell, ...]
+"""The cells of a unit's nodes."""
+Cost: TypeAlias = Callable[[Label], tuple[float, ...]]
+SAME_KEY = 2
+"""Number of labels with equal layouts that are kept: an estimate of less time now may leave a wire busy for longer."""
+
+
+class Mixer:
+    """The layouts that candidates give each unit, each once, and their best mixtures.
+
+    ``units`` are runs of places in the graph; those of :class:`sepnas.assign.facts.GraphFacts` by default.
+    """
+
+    def __init__(
+        self, estimator: Estimator, candidates: Iterable[Candidate], units: Sequence[Sequence[int]] | None = None
+    ) -> None:
+        self.estimator, units = estimator, units or estimator.facts.units
+        found: list[dict[Choice, str]] = [{} for _ in units]
+        for candidate in candidates:
+            cells = estimator.cells_of(candidate.layouts)
+            for unit, choices in zip(units, found, strict=True):
+                choices.setdefault(tuple(cells[place] for place in unit), candidate.scheme)
+        self.choices: list[list[Choice]] = [list(choices) for choices in found]
+        self._names = [list(choices.values()) for choices in found]
+
+    @property
+    def num_mixtures(self) -> int:
+        """The number of ways to choose."""
+        total = 1
+        for choices in self.choices:
+            total *= len(choices)
+        return total
+
+    def names(self, chosen: Sequence[int]) -> list[str]:
+        """The schemes of a mixture, those of most units first."""
+        taken = Counter(names[number] for names, number in zip(self._names, chosen, strict=True))
+        return [name for name, _ in taken.most_common()]
+
+    def layouts(self, chosen: Sequence[int]) -> Layouts:
+        """The layout of each node for a number in each unit."""
+        nodes = self.estimator.facts.nodes
+        cells = (cell for choices, number in zip(self.choices, chosen, strict=True) for cell in choices[number])
+        return {nodes[cell.place].name: cell.layout for cell in cells}
+
+    def best(self, cost: Cost, width: int, show: Callable[[int], None] = lambda done: None) -> list[Label]:
+        """Whole labels, the best first; none if every mixture is impossible."""
+        labels = [Label.start(self.estimator.cluster)]
+        for done, choices in enumerate(self.choices):
+            show(done)
+            labels = _kept(self._extended(labels, choices), cost, width)
+        ended = (self.estimator.answered(label) for label in labels)
+        return sorted((label for label in ended if label is not None), key=cost)
+
+    def _extended(self, labels: Sequence[Label], choices: Sequence[Choice]) -> Iterable[Label]:
+        for label in labels:
+            for number, cells in enumerate(choices):
+                after = self.estimator.after(label, cells)
+                if after is not None:
+                    after.chosen = (*label.chosen, number)
+                    yield after
+
+
+def _kept(labels: Iterable[Label], cost: Cost, width: int) -> list[Label]:
+    kept: list[Label] = []
+    counts: dict[object, int] = {}
+    for label in sorted(labels, key=cost):
+        key = label.key
+        if counts.setdefault(key, 0) < SAME_KEY:
+            counts[key] += 1
+            kept.append(label)
+            if len(kept) == width:
+                break
+    return kept

@@ -1,0 +1,192 @@
+"""The search for an assignment: candidates by scheme and devices, their mixtures, and exact prices of the best.
+
+Estimates only choose what is priced. The order of the result is that of the simulator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import product
+
+from sepnas.assign.candidate import MIXED, NO_SPLIT, STAGES, Candidate, alone, split
+from sepnas.assign.estimate import Estimator
+from sepnas.assign.goal import Goal
+from sepnas.assign.mixing import Mixer
+from sepnas.assign.priced import Alternative, priced
+from sepnas.assign.stages import pipelines, ways_of
+from sepnas.assign.subsets import classes_of, subsets_of
+from sepnas.errors import PlanError
+from sepnas.objectives import MEMORY_BYTES
+from sepnas.partition.graph import Graph
+from sepnas.partition.lowering import check_floats, lower
+from sepnas.partition.parts import Layouts
+from sepnas.partition.schemes.registry import SCHEMES
+from sepnas.plan.wire import WireFormat
+from sepnas.spec.cluster import Cluster
+
+MAX_MIXED = 16
+"""Maximum number of candidates whose layouts are mixed."""
+WIDTH = 48
+"""Maximum number of labels that the dynamic programming keeps."""
+FINALISTS = 4
+"""Number of mixtures, of pipelines and of other candidates that are priced besides the best of each scheme."""
+ALL_MIXTURES = 128
+"""Up to this number of mixtures, all are priced."""
+PRICED_NODES = 4_000
+"""Bounds the exact prices of changes to the best mixture: their number times the nodes and the devices."""
+MAX_CHANGES = 256
+"""Bounds the same number; networks with more single changes than are allowed are not changed."""
+
+Show = Callable[[int, int, str], None]
+
+
+class AssignmentSearch:
+    """One search; its parts may be used alone. The same arguments give the same result."""
+
+    def __init__(
+        self, graph: Graph, cluster: Cluster, goal: Goal, wire: WireFormat, show: Show = lambda done, total, what: None
+    ) -> None:
+        check_floats(graph)
+        self.graph, self.cluster, self.goal, self.wire = graph, cluster, goal, wire
+        self.estimator = Estimator(graph, cluster, wire)
+        self.speeds = [1 / max(each, 1e-12) for each in self._alone_s()]
+        self.classes = classes_of(cluster, [1 / each for each in self.speeds])
+        self.order = [rank for ranks in self.classes for rank in ranks]
+        self.num_estimated = self.num_priced = 0
+        self._show, self._priced = show, dict[object, Alternative | None]()
+
+    def without_memory(self) -> AssignmentSearch:
+        """The same search on devices whose memory has no limit, for the least memory."""
+        devices = tuple(each.model_copy(update={"memory_bytes": 1 << 62}) for each in self.cluster.devices)
+        return AssignmentSearch(
+            self.graph, self.cluster.model_copy(update={"devices": devices}), Goal(MEMORY_BYTES), self.wire, self._show
+        )
+
+    def _alone_s(self) -> list[float]:
+        """The computing time of the whole network on each device."""
+        ranks = range(self.cluster.num_devices)
+        return [alone(self.estimator, rank).estimate.busy[rank] for rank in ranks]
+
+    def singles(self) -> list[Candidate]:
+        """No split: one device of each class, the fastest first."""
+        return [alone(self.estimator, ranks[0]) for ranks in self.classes]
+
+    def splits(self) -> Iterator[Candidate]:
+        """Every scheme over every subset, with the best of the shares that were tried."""
+        pairs = [(scheme, devices) for devices in subsets_of(self.classes) for scheme in SCHEMES.values()]
+        for done, (scheme, devices) in enumerate(pairs):
+            self._show(done, len(pairs), f"{scheme.name} over {len(devices)} devices")
+            made = split(self.estimator, scheme, devices, [self.speeds[rank] for rank in devices])
+            self.num_estimated += len(made)
+            if made:
+                yield min(made, key=self._key)
+
+    def _key(self, candidate: Candidate) -> tuple[float, ...]:
+        return self.goal.of_estimate(candidate.estimate)
+
+    def run(self) -> list[Alternative]:
+        """Alternatives with exact prices, the best first; empty if nothing can be priced."""
+        singles, splits = self.singles(), sorted(self.splits(), key=self._key)
+        staged = sorted(self._staged(singles, splits), key=self._key)
+        finalists = [*singles, *_first_of_each_scheme(splits), *splits[:FINALISTS], *staged[:FINALISTS]]
+        found = list(self._all_priced(finalists))
+        found += self.mixtures(self.to_mix(singles, [*splits, *staged[:FINALISTS]]))
+        return sorted({id(each): each for each in found}.values(), key=self.goal.of)
+
+    def _staged(self, singles: Sequence[Candidate], splits: Sequence[Candidate]) -> Iterable[Candidate]:
+        """Pipelines of groups, if they may be of use: for throughput, or if a device alone has too little memory."""
+        if not self.goal.streamed and any(map(self._has_memory, singles)):
+            return ()
+        ways = ways_of(self.estimator, [*singles, *splits], self.order)
+        return pipelines(self.estimator, ways, self.order, self.speeds)
+
+    def _has_memory(self, single: Candidate) -> bool:
+        [device] = single.devices
+        return single.estimate.peak_memory_bytes[device] <= self.cluster.devices[device].memory_bytes
+
+    def to_mix(self, singles: Sequence[Candidate], splits: Sequence[Candidate]) -> list[Candidate]:
+        """The candidates whose layouts are mixed: no split, the best of each scheme, and the best of all."""
+        wanted = [*singles, *_first_of_each_scheme(splits), *splits]
+        return list({id(each): each for each in wanted}.values())[:MAX_MIXED]
+
+    def mixtures(self, candidates: Sequence[Candidate]) -> list[Alternative]:
+        """The best mixtures of candidates' layouts, perhaps candidates themselves."""
+        if len(candidates) < 2:
+            return []
+        mixer = Mixer(self.estimator, candidates)
+        if mixer.num_mixtures <= ALL_MIXTURES:
+            numbers: Iterable[Sequence[int]] = product(*(range(len(each)) for each in mixer.choices))
+            found = [each for chosen in numbers if (each := self.mixture(mixer, chosen)) is not None]
+        else:
+            found = self.improved(mixer)
+        return sorted(found, key=self.goal.of)[:FINALISTS]
+
+    def improved(self, mixer: Mixer) -> list[Alternative]:
+        """The best by the estimate, and the best of these with single units changed while that is better."""
+        total = len(mixer.choices)
+        labels = mixer.best(self.goal.of_estimate, WIDTH, lambda done: self._show(done, total, "mixing layouts"))
+        self.num_estimated += len(labels)
+        chosen: dict[tuple[int, ...], Alternative] = {}
+        for label in labels[:FINALISTS]:
+            made = self.mixture(mixer, label.chosen)
+            if made is not None:
+                chosen[label.chosen] = made
+        if not chosen:
+            return []
+        best = min(chosen, key=lambda each: self.goal.of(chosen[each]))
+        return [*chosen.values(), self._changed(mixer, best, chosen[best])]
+
+    def _changed(self, mixer: Mixer, numbers: tuple[int, ...], best: Alternative) -> Alternative:
+        """Change one unit at a time as long as the exact price improves and the budget lasts."""
+        size = len(self.graph.nodes) * self.cluster.num_devices
+        left, place, since = min(MAX_CHANGES, PRICED_NODES // max(1, size)), 0, 0
+        total = left
+        if sum(len(choices) - 1 for choices in mixer.choices) > total:
+            return best
+        while left > 0 and since < len(mixer.choices):
+            for number in range(len(mixer.choices[place])):
+                if number == numbers[place] or left <= 0:
+                    continue
+                left -= 1
+                self._show(total - left, total, "improving the best")
+                changed = (*numbers[:place], number, *numbers[place + 1 :])
+                made = self.mixture(mixer, changed)
+                if made is not None and self.goal.of(made) < self.goal.of(best):
+                    numbers, best, since = changed, made, -1
+            place, since = (place + 1) % len(mixer.choices), since + 1
+        return best
+
+    def mixture(self, mixer: Mixer, chosen: Sequence[int]) -> Alternative | None:
+        return self.price(f"{MIXED}: {', '.join(mixer.names(chosen))}", {}, mixer.layouts(chosen))
+
+    def _all_priced(self, candidates: Sequence[Candidate]) -> Iterator[Alternative]:
+        unlike = {id(each): each for each in candidates}
+        for done, each in enumerate(unlike.values()):
+            self._show(done, len(unlike), f"pricing {each.scheme} over {len(each.devices)} devices")
+            shares = dict(zip(each.devices, each.shares, strict=True)) if each.scheme not in (NO_SPLIT, STAGES) else {}
+            found = self.price(each.scheme, shares, each.layouts)
+            if found is not None:
+                yield found
+
+    def price(self, scheme: str, shares: Mapping[int, float], layouts: Layouts) -> Alternative | None:
+        """The exact price, once for equal layouts; None if they cannot be lowered, or a link is missing."""
+        key = tuple(id(cell) for cell in self.estimator.cells_of(layouts))
+        if key not in self._priced:
+            self._priced[key] = self._newly_priced(scheme, shares, layouts)
+        return self._priced[key]
+
+    def _newly_priced(self, scheme: str, shares: Mapping[int, float], layouts: Layouts) -> Alternative | None:
+        try:
+            plan = lower(self.graph, layouts, self.cluster.num_devices, self.wire)
+            found = priced(plan, self.cluster, scheme, shares)
+        except PlanError:
+            return None
+        self.num_priced += 1
+        return found.streamed(self.cluster) if self.goal.streamed else found
+
+
+def _first_of_each_scheme(candidates: Iterable[Candidate]) -> list[Candidate]:
+    found: dict[str, Candidate] = {}
+    for each in candidates:
+        found.setdefault(each.scheme, each)
+    return list(found.values())
