@@ -184,7 +184,7 @@ for _verb, _function in _CERTS.items():
 app.add_typer(_certs_app, rich_help_panel="Run")
 
 _EXTRAS = {
-    **dict.fromkeys(("cryptography", "onnx", "onnxscript", "sklearn", "tensorboard", "torchvision"), "train"),
+    **dict.fromkeys(("cryptography", "onnx", "onnxscript", "scipy", "sklearn", "tensorboard", "torchvision"), "train"),
     **dict.fromkeys(("moocore", "nni", "optuna", "pytorch_lightning"), "search"),
     **dict.fromkeys(("jinja2", "markupsafe", "matplotlib"), "report"),
     **dict.fromkeys(("fastapi", "starlette", "uvicorn"), "serve"),

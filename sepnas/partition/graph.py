@@ -39,6 +39,11 @@ class GraphTensor(ShapeData, WithoutDefaults):
 
     dtype: Dtype = "float32"
 
+    @property
+    def can_be_sent(self) -> bool:
+        """Whether devices may exchange it: it begins with the axis of samples, and holds fp32."""
+        return self.dims[:1] == (1,) and self.dtype == "float32"
+
 
 class GraphNode(WithoutDefaults):
     """One operator. ``operator`` is a registered kind, or ``aten.`` and an overload: an opaque operator.

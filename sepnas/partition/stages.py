@@ -30,10 +30,9 @@ def crossing_bytes(graph: Graph) -> list[int | None]:
     for name, place in made.items():
         if name in stored or last.get(name, place) == place:
             continue
-        dims = graph.tensors[name].dims
-        amount = FLOAT_BYTES * whole(dims).num_values
-        is_sent = bool(dims) and dims[0] == 1 and graph.tensors[name].dtype == "float32"
-        for counts, value in ((changes, amount), (barred, 0 if is_sent else 1)):
+        tensor = graph.tensors[name]
+        amount = FLOAT_BYTES * whole(tensor.dims).num_values
+        for counts, value in ((changes, amount), (barred, 0 if tensor.can_be_sent else 1)):
             counts[place + 1] += value
             counts[last[name] + 1] -= value
     sums, bars = list(accumulate(changes)), list(accumulate(barred))

@@ -7,14 +7,9 @@ operators itself, from tensors that can be sent: what two devices need of them i
 
 from __future__ import annotations
 
-from sepnas.partition.graph import Graph, GraphTensor
+from sepnas.partition.graph import Graph
 from sepnas.partition.parts import Layouts
 from sepnas.partition.propagation import consumers_of, fused
-
-
-def can_be_sent(tensor: GraphTensor) -> bool:
-    """Whether a region of a tensor may be a message."""
-    return tensor.dims[:1] == (1,) and tensor.dtype == "float32"
 
 
 def tied(graph: Graph, layouts: Layouts) -> Layouts:
@@ -33,7 +28,7 @@ def runs_of_tied(graph: Graph) -> dict[str, str]:
         return name
 
     for node in graph.nodes:
-        kept = [name for name in node.outputs if not can_be_sent(graph.tensors[name])]
+        kept = [name for name in node.outputs if not graph.tensors[name].can_be_sent]
         for reader in (reader for name in kept for reader in consumers.get(name, ())):
             for each in (node.name, reader.name):
                 parents.setdefault(each, each)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -14,23 +14,31 @@ from torch import Tensor, nn
 from sepnas.errors import PlanError, SpecError
 from sepnas.nets.partitioned import PartitionedNetwork
 from sepnas.nets.planned import lookup_of, run_plan
+from sepnas.partition import estimates
+from sepnas.partition.estimates import multiplying_places
 from sepnas.partition.graph import Graph
 from sepnas.partition.lowering import lower
+from sepnas.partition.max_flow import Arcs, first_side
 from sepnas.partition.propagation import fused
 from sepnas.partition.regions import Layout, difference, intersection, joined, shares_of
 from sepnas.partition.runs import MAX_RUN, best_borders
+from sepnas.partition.schemes.grid import tiles
+from sepnas.partition.schemes.minimum_cut import arcs_of
 from sepnas.partition.schemes.registry import SCHEMES, partition
 from sepnas.partition.schemes.scheme import split_where_possible
 from sepnas.plan.document import PlanDocument
 from sepnas.plan.plan import Plan
 from sepnas.plan.schedule import schedule
 from sepnas.plan.shapes import Region
-from tests.partition.chains import Builder, chains, equal_chain
+from sepnas.testing.graphs import Builder, fully_connected, residual
+from tests.partition.chains import chains, equal_chain
 from tests.partition.test_trace import made as made_network
 from tests.partition.test_trace import traced
 
 DEVICES = (2, 3, 4, 5, 7)
 TOLERANCE = 1e-4
+DUPLICATING = ("fused-tiles", "fused-grid", "pipeline", "balanced-pipeline", "groups")
+"""Schemes that compute halos twice, or share out whole layers."""
 
 
 def macs_of(plan: Plan) -> list[int]:
@@ -71,31 +79,19 @@ def test_devices_compute_what_the_network_computes(name: str) -> None:
 
 
 def residual_network() -> Builder:
-    """Two residual blocks, a depthwise layer and a classifier, of 24 channels at 21x21."""
     torch.manual_seed(0)
-    made = Builder(3, 21, 21)
-    made.conv(24, 3, padding=(1, 1))
-    for _ in range(2):
-        before = made.last
-        made.conv(24, 1)
-        made.conv(24, 3, groups=24, padding=(1, 1))
-        made.conv(24, 1)
-        made.norm()
-        made.add("add", {"self": made.last, "other": before})
-        made.add("relu", {"self": made.last})
-    made.head(10)
-    return made
+    return residual()
 
 
 @pytest.mark.parametrize("devices", DEVICES)
-@pytest.mark.parametrize("name", [name for name in SCHEMES if name != "single-cut"])
+@pytest.mark.parametrize("name", [name for name in SCHEMES if not SCHEMES[name].max_devices])
 def test_each_device_gets_a_part(name: str, devices: int) -> None:
     """Residual blocks over 2 to 7 unequal devices: exact, and the work is as uneven as the shares say."""
     made, shares = residual_network(), [1.0 + 0.5 * (rank % 3) for rank in range(devices)]
     plan = partition(made.graph(), name, shares)
     assert min(map(len, plan.programs)) > 0
     assert error_of(plan, made) <= TOLERANCE
-    if name not in ("fused-tiles", "pipeline"):
+    if name not in DUPLICATING:
         assert sum(macs_of(plan)) == made.graph().macs
         assert macs_of(plan)[1] > macs_of(plan)[0]
 
@@ -222,7 +218,7 @@ def test_a_single_cut_is_where_least_crosses() -> None:
     made.conv(2, 3, padding=(1, 1))
     made.conv(8, 3, padding=(1, 1))
     assert partition(made.graph(), "single-cut", [1, 1]).payload_bytes() == 4 * 2 * 16 * 16
-    with pytest.raises(PlanError, match="at most 2 devices, got 3"):
+    with pytest.raises(PlanError, match="scheme single-cut takes at most 2 devices, got 3"):
         partition(made.graph(), "single-cut", [1, 1, 1])
 
 
@@ -317,3 +313,118 @@ def test_what_cannot_be_sent_is_computed_where_it_is_needed() -> None:
             found = run_plan(schedule(plan), lookup_of(network), dict(zip(graph.inputs, inputs, strict=True)))
             assert torch.allclose(found[graph.outputs[0].name], network(*inputs), atol=1e-5), name
         assert max(macs_of(plan)) < graph.macs, name
+
+
+@pytest.mark.parametrize("devices", [2, 3, 4])
+def test_fully_connected_layers_are_split_by_outputs_and_by_inputs(devices: int) -> None:
+    """AlexNet-like layers on flattened maps: each device has a share of each layer's weight, by rows or columns."""
+    made = fully_connected()
+    graph = made.graph()
+    for scheme, axis in (("output-channels", 0), ("input-channels", 1)):
+        plan = partition(graph, scheme, [1] * devices)
+        assert error_of(plan, made) <= TOLERANCE
+        for segments in plan.segments:
+            weights = [weight for segment in segments.values() for weight in segment.weights]
+            sizes = {weight.name: weight.region.dims for weight in weights if len(weight.region.dims) == 2}
+            assert len(sizes) == 3
+            assert all(dims[axis] < graph.tensors[name].dims[axis] for name, dims in sizes.items())
+
+
+@pytest.mark.parametrize(("devices", "rows", "columns"), [(4, 2, 2), (9, 3, 3)])
+def test_bytes_and_macs_of_a_fused_grid(devices: int, rows: int, columns: int) -> None:
+    """A run exchanges nothing; layer l of L is computed on 2 p (L - l) more rows and columns for each border."""
+    layers, channels, side = 3, 4, 36
+    graph = equal_chain(layers, channels, side).graph()
+    base = tiles(graph, [1] * devices)
+    plan = lower(graph, fused(graph, base, dict.fromkeys(base, 0)), devices)
+    places = sum(
+        (side + 2 * (rows - 1) * (layers - at)) * (side + 2 * (columns - 1) * (layers - at))
+        for at in range(1, layers + 1)
+    )
+    assert sum(macs_of(plan)) == channels**2 * 9 * places
+    assert plan.payload_bytes() == 4 * channels * side * side * (devices - 1) // devices  # the answer alone
+
+
+def _two_branches(wide: int, narrow: int) -> Builder:
+    """A wide and a narrow branch that meet; each has two convolutions."""
+    made = Builder(3, 8, 8)
+    before, ends = made.conv(8, 3, padding=(1, 1)), []
+    for inner in (wide, narrow):
+        made.last = before
+        made.conv(inner, 1)
+        ends.append(made.conv(4, 3, padding=(1, 1)))
+    made.add("add", {"self": ends[0], "other": ends[1]})
+    made.conv(6, 1)
+    return made
+
+
+@pytest.mark.parametrize("shares", [[1, 1], [1, 3], [4, 1]])
+@pytest.mark.parametrize(("wide", "narrow"), [(24, 2), (2, 24), (6, 6)])
+def test_a_minimum_cut_is_the_best_of_all(shares: list[float], wide: int, narrow: int) -> None:
+    """No choice of operators for device 0 that depend on each other alone takes less time, branches included."""
+    graph = _two_branches(wide, narrow).graph()
+    layers = multiplying_places(graph)
+    arcs = arcs_of(graph, shares, layers[0], layers[-1])
+    stays = first_side(arcs, "\n0", "\n1")
+    assert stays is not None
+    names = [node.name for node in graph.nodes]
+    sent = [f"{name}\n" for name in names]
+
+    def weight(kept: set[str]) -> float:
+        inside = kept | {"\n0"} | {each for each in sent if each[:-1] in kept and _all_inside(arcs, each, kept)}
+        return sum(cost for (start, end), cost in arcs.items() if start in inside and end not in inside)
+
+    best = min(weight(set(kept)) for size in range(len(names) + 1) for kept in combinations(names, size))
+    assert weight(stays & set(names)) == pytest.approx(best, rel=1e-6)
+
+
+def _all_inside(arcs: Arcs, sent: str, kept: set[str]) -> bool:
+    """Whether all who use a tensor stay with it, so that it is not sent."""
+    return all(end in kept for start, end in arcs if start == sent)
+
+
+def test_a_minimum_cut_of_a_chain_is_its_single_cut() -> None:
+    """Without branches, the cut is where the fewest values cross; three devices are refused."""
+    made = Builder(3, 16, 16)
+    for outputs in (8, 2, 8):
+        made.conv(outputs, 3, padding=(1, 1))
+    assert partition(made.graph(), "minimum-cut", [1, 1]).payload_bytes() == 4 * 2 * 16 * 16
+    with pytest.raises(PlanError, match="scheme minimum-cut takes at most 2 devices, got 3"):
+        partition(made.graph(), "minimum-cut", [1, 1, 1])
+
+
+def test_a_balanced_pipeline_splits_its_slow_stage() -> None:
+    """Two layers over four devices, the second of three times the work: one device for the first, three for it."""
+    made = Builder(16, 96, 96)
+    made.conv(16, 3, padding=(1, 1))
+    made.conv(48, 3, padding=(1, 1))
+    graph = made.graph()
+    with pytest.raises(PlanError, match="cannot be cut between layers into 4 stages"):
+        partition(graph, "pipeline", [1] * 4)
+    plan = partition(graph, "balanced-pipeline", [1] * 4)
+    assert macs_of(plan) == [graph.macs // 4] * 4
+    assert error_of(plan, made) <= TOLERANCE
+
+
+def test_rows_change_to_channels_where_it_is_cheapest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where exchanges cost little, convolutions are split by rows, and fully connected layers by outputs."""
+    monkeypatch.setattr(estimates, "MACS_PER_EXCHANGE", 1e3)
+    monkeypatch.setattr(estimates, "MACS_PER_BYTE", 10.0)
+    made = Builder(3, 64, 64)
+    for outputs in (16, 16, 32):
+        made.conv(outputs, 3, padding=(1, 1), stride=(2, 2))
+        made.then("relu")
+    made.then("reshape", size=(1, 32 * 64))
+    made.linear(1024)
+    made.then("relu")
+    made.linear(1024)
+    graph = made.graph()
+    plan = partition(graph, "rows-then-channels", [1, 1])
+    assert error_of(plan, made) <= TOLERANCE
+    for segments in plan.segments:
+        nodes = [node for segment in segments.values() for node in segment.nodes]
+        assert all(node.shapes[0][1] == 16 for node in nodes if node.operator == "conv" and node.layer != "conv4")
+        assert [node.shapes[0] for node in nodes if node.operator == "linear"] == [(1, 512)] * 2
+    halos = 4 * (2 - 1) * (32 * 16 + 16 * 16)  # kernel 3 and stride 2 take a row more from above
+    flat, hidden, answer = 32 * 64, 1024, 1024
+    assert plan.payload_bytes() == halos + 4 * (flat // 2 + flat) + 4 * hidden + 4 * answer // 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from sepnas.errors import PlanError, SpecError
 from sepnas.partition.graph import GRAPH_NAME, Graph
 from sepnas.partition.schemes.registry import SCHEMES
 from sepnas.plan.document import save_plan
+from sepnas.report.comparison import given
 from sepnas.report.comparison.values import Comparison, PricedPlan
 from sepnas.report.comparison.verdict import verdict
 from sepnas.report.content import ReportContent
@@ -20,8 +22,11 @@ from sepnas.report.figures.svg import inline_svg
 from sepnas.report.from_plans import PlanParts, plan_parts
 from sepnas.report.page import render_report
 from sepnas.separable.architecture import named_architecture
+from sepnas.separable.build import build_plan
 from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import Cluster, uniform_cluster
+from sepnas.spec.evaluation import EVALUATION_NAME
+from tests.helpers_runtime import export_tiny, lively_network, tiny_architecture, transfer
 from tests.helpers_search import evaluated_run
 from tests.partition.chains import equal_chain
 from tests.report.test_report import Page
@@ -136,15 +141,35 @@ def test_plans_and_architectures_are_compared(network: Path, tmp_path: Path) -> 
     assert [drawn.folded for drawn in found["maps"]][:3] == [False] * 3
 
 
+@pytest.mark.slow
+def test_plans_of_a_deployment_are_compared(tmp_path: Path) -> None:
+    """Each plan of a deployment is priced and mapped under its name."""
+    architecture = tiny_architecture([{"after": 0, "transfers": [transfer(1, 0)]}], devices=2)
+    export_tiny(lively_network(architecture), tmp_path / "kept")
+    found = plan_parts([tmp_path / "kept"], CLUSTER, {"kept": 0.5})
+    [plan] = found["comparison"].plans
+    assert (plan.label, plan.accuracy) == ("plan default of kept", 0.5)
+    assert plan.payload_bytes == build_plan(architecture).payload_bytes()
+
+
+def test_an_evaluated_network_brings_its_accuracy(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a given accuracy it is the newest that `sepnas evaluate` kept in the network's folder."""
+    scores = SimpleNamespace(scores=SimpleNamespace(accuracy=0.625), data_words="200 images of photos")
+    monkeypatch.setattr(given, "is_there", lambda path: path.name == EVALUATION_NAME)
+    monkeypatch.setattr(given, "read_kept", lambda places: (None, scores))
+    [alone] = plan_parts([network], CLUSTER, {}, [1])["comparison"].alone
+    assert (alone.accuracy, alone.accuracy_of) == (0.625, "200 images of photos")
+
+
 @pytest.mark.parametrize(
     ("accuracies", "message"),
     [({"nobody": 0.5}, "--accuracy names 'nobody', which is none of chain"), ({}, "is no file or folder of sepnas")],
 )
 def test_what_is_not_there_is_named(accuracies: dict[str, float], message: str, network: Path, tmp_path: Path) -> None:
     """An accuracy of something that is not on the page, and a path that nothing is known about, are refused."""
-    given = [network] if accuracies else [tmp_path / "nowhere"]
+    paths = [network] if accuracies else [tmp_path / "nowhere"]
     with pytest.raises(SpecError, match=message):
-        plan_parts(given, CLUSTER, accuracies, [2])
+        plan_parts(paths, CLUSTER, accuracies, [2])
 
 
 def test_a_cluster_that_is_too_small_is_told(tmp_path: Path) -> None:

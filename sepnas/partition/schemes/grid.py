@@ -24,7 +24,8 @@ def rows_of_devices(num_devices: int) -> tuple[range, ...]:
     return tuple(range(start, stop) for start, stop in pairwise(borders))
 
 
-def _layouts(graph: Graph, shares: Shares) -> Layouts:
+def tiles(graph: Graph, shares: Shares) -> Layouts:
+    """A tile of each node's output for each device."""
     found = split_where_possible(graph, "H", shares)
     rows = rows_of_devices(len(shares))
     totals = [sum(shares[rank] for rank in row) for row in rows]
@@ -45,5 +46,5 @@ def _layouts(graph: Graph, shares: Shares) -> Layouts:
 
 
 SCHEME = Scheme(
-    "grid", "each device computes a tile, rows and columns, of each map; neighbours exchange rims", 2, _layouts
+    "grid", "each device computes a tile, rows and columns, of each map; neighbours exchange rims", 2, tiles
 )

@@ -9,12 +9,14 @@ those of the network.
 
 from __future__ import annotations
 
+import math
+
 from sepnas.partition.graph import Graph, GraphNode
 from sepnas.partition.parts import Layouts
 from sepnas.partition.propagation import consumers_of, fused
 from sepnas.partition.regions import Layout, shares_of
 from sepnas.partition.schemes.input_channels import spans_of, terms_of
-from sepnas.partition.schemes.scheme import Scheme, Shares, dims_of
+from sepnas.partition.schemes.scheme import Scheme, Shares, dims_of, is_exchanged
 
 
 def _layouts(graph: Graph, shares: Shares) -> Layouts:
@@ -23,7 +25,7 @@ def _layouts(graph: Graph, shares: Shares) -> Layouts:
     makers = {name: node for node in graph.nodes for name in node.outputs}
     for node in graph.nodes:
         inside = _between(graph, node, makers, runs)
-        spans = spans_of(graph, node, shares, _multiple(graph, node, makers)) if inside else {}
+        spans = spans_of(graph, node, shares, _multiple_within(graph, node, makers, inside)) if inside else {}
         if len(spans) > 1:
             base[node.name] = Layout(base[node.name].pieces, spans)
             runs |= dict.fromkeys((*inside, node.name), node.name)
@@ -33,7 +35,7 @@ def _layouts(graph: Graph, shares: Shares) -> Layouts:
 def _along_first(graph: Graph, node: GraphNode, shares: Shares) -> Layout:
     """Split along the first axis that can be cut for all devices, or else for most."""
     dims, found = dims_of(graph, node), Layout.on(0, dims_of(graph, node))
-    if node.kind is None or len(node.outputs) > 1 or dims[:1] != (1,):
+    if node.kind is None or not is_exchanged(graph, node):
         return found
     for axis, multiple in sorted(node.kind.cuts(graph.use(node)).items()):
         split = Layout.split(dims, axis, shares_of(dims[axis], shares, multiple))
@@ -51,6 +53,15 @@ def _multiple(graph: Graph, node: GraphNode, makers: dict[str, GraphNode]) -> in
     maker = makers[_data(node)]
     axis = len(graph.tensors[_data(node)].dims) - 1 if node.operator == "linear" else 1
     return maker.kind.cuts(graph.use(maker)).get(axis, 0) if maker.kind is not None else 0
+
+
+def _multiple_within(graph: Graph, node: GraphNode, makers: dict[str, GraphNode], inside: tuple[str, ...]) -> int:
+    """The multiple to which a cut keeps, so that it does not go through a group of a convolution of the pair."""
+    multiple, terms = _multiple(graph, node, makers), terms_of(graph, node)
+    for each in graph.nodes:
+        if each.name in inside and each.kind is not None and dims_of(graph, each)[1:2] == (terms,):
+            multiple = math.lcm(multiple, each.kind.cuts(graph.use(each)).get(1, 1))
+    return multiple
 
 
 def _between(graph: Graph, node: GraphNode, makers: dict[str, GraphNode], runs: dict[str, str]) -> tuple[str, ...]:

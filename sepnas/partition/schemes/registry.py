@@ -45,4 +45,9 @@ def partition(graph: Graph, scheme: str, shares: Sequence[float], wire: WireForm
             f"scheme {scheme} finds work for {len(working)} of {len(shares)} devices in network '{graph.name}': "
             f"device {idle[0]} gets no part of any operator; take fewer devices or another scheme"
         )
-    return lower(graph, layouts, len(shares), wire)
+    try:
+        return lower(graph, layouts, len(shares), wire)
+    except PlanError as error:
+        raise PlanError(
+            f"scheme {scheme} cannot split network '{graph.name}' over {len(shares)} devices: {error}"
+        ) from None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from sepnas.errors import PlanError
 from sepnas.partition.graph import Graph, GraphNode
 from sepnas.partition.parts import Layouts
 from sepnas.partition.regions import Layout, shares_of
@@ -24,13 +25,21 @@ class Scheme:
         name: the name in options and reports.
         summary: one line for help texts and tables.
         order: its place in lists.
-        layouts: the layout of each node for shares of the devices. What cannot be split is whole on one device.
+        choose: the layout of each node for shares of the devices. What cannot be split is whole on one device.
+        max_devices: the largest number of devices; None if there is none.
     """
 
     name: str
     summary: str
     order: int
-    layouts: Callable[[Graph, Shares], Layouts]
+    choose: Callable[[Graph, Shares], Layouts]
+    max_devices: int | None = None
+
+    def layouts(self, graph: Graph, shares: Shares) -> Layouts:
+        """The layout of each node; :class:`PlanError` if the scheme cannot split this network over so many devices."""
+        if self.max_devices is not None and len(shares) > self.max_devices:
+            raise PlanError(f"scheme {self.name} takes at most {self.max_devices} devices, got {len(shares)}")
+        return self.choose(graph, shares)
 
 
 def dims_of(graph: Graph, node: GraphNode) -> Dims:
@@ -38,10 +47,20 @@ def dims_of(graph: Graph, node: GraphNode) -> Dims:
     return graph.tensors[node.outputs[0]].dims
 
 
+def is_exchanged(graph: Graph, node: GraphNode) -> bool:
+    """Whether devices may send each other parts of all that a node takes and makes; weights are not sent."""
+    stored = set(graph.weights)
+    names = [*node.outputs, *(name for name in node.inputs.values() if name not in stored)]
+    return len(node.outputs) == 1 and all(graph.tensors[name].can_be_sent for name in names)
+
+
 def cut_along(graph: Graph, node: GraphNode, letter: str, shares: Shares) -> tuple[int, tuple[Range, ...]] | None:
-    """The axis of a node's output with this name and a range of it for each device; None if it cannot be cut there."""
+    """The axis of a node's output with this name and a range of it for each device; None if it cannot be cut there.
+
+    Devices with a share of 0 get nothing. A node whose tensors cannot be sent is not cut.
+    """
     axes, dims = graph.tensors[node.outputs[0]].axes, dims_of(graph, node)
-    if node.kind is None or len(node.outputs) > 1 or letter not in axes:
+    if node.kind is None or letter not in axes or not is_exchanged(graph, node):
         return None
     axis = axes.index(letter)
     multiple = node.kind.cuts(graph.use(node)).get(axis)
@@ -52,13 +71,15 @@ def cut_along(graph: Graph, node: GraphNode, letter: str, shares: Shares) -> tup
 
 
 def split_where_possible(graph: Graph, letter: str, shares: Shares) -> dict[str, Layout]:
-    """Each node split along the axis of this name, or whole on device 0."""
-    found = {}
-    for node in graph.nodes:
-        cut = cut_along(graph, node, letter, shares)
-        dims = dims_of(graph, node)
-        found[node.name] = Layout.on(0, dims) if cut is None else Layout.split(dims, cut[0], cut[1])
-    return found
+    """Each node split along the axis of this name, or whole on the first device that has a share."""
+    first = next(rank for rank, share in enumerate(shares) if share)
+    return {node.name: split_or_on(graph, node, letter, shares, first) for node in graph.nodes}
+
+
+def split_or_on(graph: Graph, node: GraphNode, letter: str, shares: Shares, device: int) -> Layout:
+    """A node split along the axis of this name, or whole on a device."""
+    cut, dims = cut_along(graph, node, letter, shares), dims_of(graph, node)
+    return Layout.on(device, dims) if cut is None else Layout.split(dims, cut[0], cut[1])
 
 
 def kept_whole(graph: Graph, layouts: Mapping[str, Layout]) -> tuple[GraphNode, ...]:

@@ -6,7 +6,6 @@ network. The cut is that of the lowest latency for devices whose speeds are as t
 
 from __future__ import annotations
 
-from sepnas.errors import PlanError
 from sepnas.partition.graph import Graph
 from sepnas.partition.parts import Layouts
 from sepnas.partition.schemes.scheme import Scheme, Shares
@@ -14,9 +13,7 @@ from sepnas.partition.stages import best_cuts, stages
 
 
 def _layouts(graph: Graph, shares: Shares) -> Layouts:
-    if len(shares) > 2:
-        raise PlanError(f"scheme single-cut has two sides, so it takes at most 2 devices, got {len(shares)}")
     return stages(graph, best_cuts(graph, shares, slowest=False))
 
 
-SCHEME = Scheme("single-cut", "one cut between layers, two devices", 5, _layouts)
+SCHEME = Scheme("single-cut", "one cut between layers, two devices", 5, _layouts, 2)

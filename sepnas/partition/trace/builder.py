@@ -15,6 +15,7 @@ from sepnas.errors import ImportFailedError
 from sepnas.partition.aten import AtenNode, Translated, translate
 from sepnas.partition.axes import input_axes, weight_axes, with_spares
 from sepnas.partition.graph import Graph, GraphNode, GraphOutput, GraphTensor, NetworkTraits
+from sepnas.partition.samples import with_sample_axes
 from sepnas.partition.trace.refusals import DYNAMIC_SHAPES, PLAIN_NUMBERS, place_in
 from sepnas.partition.trace.values import (
     arguments_of,
@@ -69,11 +70,15 @@ class GraphBuilder:
                 raise ImportFailedError(f"holds '{node.op} {node.target}', which is no operator")
 
     def graph(self, *, name: str, source: str, traits: NetworkTraits) -> Graph:
-        """The graph of what the outputs need."""
-        outputs = tuple(self._outputs())
+        """The graph of what the outputs need, with an axis of samples in each tensor that can have one."""
+        ends = [*self._outputs()]
+        nodes, tensors, renamed = with_sample_axes(
+            self.nodes, self.tensors, self.constants, [end.tensor for end in ends]
+        )
+        outputs = tuple(GraphOutput(name=end.name, tensor=renamed.get(end.tensor, end.tensor)) for end in ends)
         needed = {output.tensor for output in outputs}
         kept = []
-        for node in reversed(self.nodes):
+        for node in reversed(nodes):
             if needed & set(node.outputs):
                 kept.append(node)
                 needed |= {*node.inputs.values(), *node.outputs}
@@ -82,7 +87,7 @@ class GraphBuilder:
         return Graph(
             name=name, source=source, traits=traits, inputs=tuple(self.inputs), outputs=outputs,
             nodes=tuple(reversed(kept)), weights=weights,
-            tensors={each: tensor for each, tensor in self.tensors.items() if each in needed},
+            tensors={each: tensor for each, tensor in tensors.items() if each in needed},
             computed=tuple(each for each in self.computed if each in needed),
             num_parameters=self._count_parameters(weights),
         )  # fmt: skip

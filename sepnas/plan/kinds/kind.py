@@ -134,8 +134,8 @@ class GraphOperator(ABC):
 
     def axes(self, use: OperatorUse, names: Mapping[str, str]) -> str:
         """The names of the output's axes, given those of the operands; ``?`` for an axis without a name."""
-        first = next(iter(names.values()), "")
         rank = len(self.output(use))
+        first = of_samples(names, rank) or next(iter(names.values()), "")
         return first if len(first) == rank else first[:1] + "?" * (rank - 1) if rank and first else "?" * rank
 
     def widened(self, use: OperatorUse, region: Region) -> Region:
@@ -173,6 +173,12 @@ class GraphOperator(ABC):
     def input_region(self, use: OperatorUse, region: Region) -> Mapping[str, Region]:
         """The region of each operand that a region of the output needs: the halo rule."""
         return self.restrict(use, region).inputs
+
+
+def of_samples(names: Mapping[str, str], rank: int) -> str:
+    """The names of the axes of the first operand with this many, if possible of one that is no weight."""
+    ranked = [name for name in names.values() if len(name) == rank]
+    return next((name for name in ranked if name[:1] == "N"), ranked[0] if ranked else "")
 
 
 def whole(dims: Dims) -> Region:

@@ -42,7 +42,7 @@ class Reshape(GraphOperator):
         name, found = names["self"], ""
         for before, after in _groups(use["self"], self.output(use)):
             kept = [axis for axis in before if use["self"][axis] > 1] or list(before)
-            found += name[kept[0]] if len(kept) == 1 and len(after) == 1 else "?" * len(after)
+            found += name[kept[0]] if kept and len(after) == 1 else "?" * len(after)
         return found
 
     def cuts(self, use: OperatorUse) -> Mapping[int, int]:

@@ -31,6 +31,10 @@ class Linear(GraphOperator):
             raise ValueError(f"{sizes_text(weight)} is no weight for input {sizes_text(data)}, or has another bias")
         return (*data[:-1], weight[0])
 
+    def axes(self, use: OperatorUse, names: Mapping[str, str]) -> str:
+        leading = names["input"][:-1]
+        return leading + ("?" if "C" in leading else "C")
+
     def macs(self, use: OperatorUse) -> int:
         return math.prod(self.output(use)) * use["weight"][1]
 

@@ -16,6 +16,7 @@ from sepnas.plan.kinds.kind import (
     broadcast,
     broadcast_region,
     exactly,
+    of_samples,
     sizes_text,
     whole,
 )
@@ -33,7 +34,7 @@ class Pointwise(GraphOperator):
 
     def axes(self, use: OperatorUse, names: Mapping[str, str]) -> str:
         rank = len(self.output(use))
-        return next((name for name in names.values() if len(name) == rank), "?" * rank)
+        return of_samples(names, rank) or "?" * rank
 
     def cuts(self, use: OperatorUse) -> Mapping[int, int]:
         return dict.fromkeys(range(len(self.output(use))), 1)

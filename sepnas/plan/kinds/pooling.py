@@ -122,6 +122,20 @@ class AdaptivePooling(GraphOperator):
         attributes = {**use.attributes, "output_size": list(region.dims[-self.spatial :])}
         return exactly({"self": Region(tuple(ranges))}, attributes, region.dims)
 
+    def calls(self, use: OperatorUse) -> tuple[AtenCall, ...]:
+        """Equal windows that do not overlap are those of plain pooling, which all engines have."""
+        kind, out = self.name.split("_")[1], self.output(use)[-self.spatial :]
+        sizes = list(zip(use["self"][-self.spatial :], out, strict=True))
+        if all(count == 1 for _, count in sizes):
+            axes = list(range(-self.spatial, 0))
+            overload = "mean.dim" if kind == "avg" else "amax.default"
+            return (AtenCall(overload, {"self": "self"}, {"dim": axes, "keepdim": True}),)
+        if all(size % count == 0 for size, count in sizes):
+            kernel = [size // count for size, count in sizes]
+            windows = {"kernel_size": kernel, "stride": kernel}
+            return (AtenCall(f"{kind}_pool{self.spatial}d.default", {"self": "self"}, windows),)
+        return super().calls(use)
+
     def priced(self, use: OperatorUse) -> tuple[Operator, ...]:
         data, dims = use["self"], self.output(use)
         channels, kernel = (data[1] if len(data) > 1 else 1), max(1, data[-1] // dims[-1])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sepnas.cost.simulator import simulate
-from sepnas.deployment.plans import plan_file
+from sepnas.deployment.serial import deployed_plan
 from sepnas.errors import SpecError
 from sepnas.partition.graph import Graph, is_graph, load_graph
 from sepnas.plan.document import load_plan
@@ -173,7 +173,7 @@ def _read_deployment(found: Found, given: Path) -> None:
 
     manifest = load_manifest(given)
     for name in manifest.plans:
-        plan, label = load_plan(given / plan_file(name)), f"plan {name} of {given.name}"
+        plan, label = deployed_plan(given, name), f"plan {name} of {given.name}"
         accuracy = found.accuracy(given)
         found.mapped.append(Mapped(found.price(plan, "plan", manifest.name, label, label, accuracy), plan))
 
