@@ -42,7 +42,7 @@ class ShownCard:
     """One card: what arrives above, the picture, and what it is below."""
 
     flow: Markup
-    arrives: str
+    arrives: tuple[str, str]
     picture: Markup
     title: str
     full_title: str
@@ -132,11 +132,9 @@ def title_of(layers: Sequence[str]) -> str:
     return f"{ends[0]} … .{last[same]}" if 0 < same < len(last) else " … ".join(ends)
 
 
-def flow_text(flow: Flow) -> str:
+def flow_text(flow: Flow) -> tuple[str, str]:
     """The bytes of a flow and its messages."""
-    if not flow.messages:
-        return "nothing sent"
-    return f"{format_bytes(flow.total_bytes)} in {format_count(flow.messages, 'message')}"
+    return format_bytes(flow.total_bytes), format_count(flow.messages, "message")
 
 
 def _answer(found: PlanMap) -> ShownCard | None:

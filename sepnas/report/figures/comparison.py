@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -29,7 +30,8 @@ from sepnas.report.figures.style import (
 from sepnas.units import format_bytes, format_count, format_seconds, format_share
 
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED)
-_MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">", "p", "h", "8")
+_MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">")
+"""Series beyond these have them hollow."""
 _HEIGHT_IN = 4.4
 _FEW, _MANY = (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)
 _WIDE = 12.0
@@ -42,6 +44,11 @@ class _Look:
 
     colour: str
     marker: str
+    hollow: bool = False
+
+    @property
+    def face(self) -> str:
+        return "none" if self.hollow else self.colour
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +120,8 @@ def looks(comparison: Comparison) -> dict[str, _Look]:
             found[series] = _Look(INK, "D" if "D" not in {look.marker for look in found.values()} else "d")
         elif series not in found:
             number = len(found)
-            found[series] = _Look(_COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)])
+            hollow = number // len(_MARKERS) % 2 == 1
+            found[series] = _Look(_COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)], hollow)
     return found
 
 
@@ -147,7 +155,12 @@ def _points(
     xs, ys = [x(plan) for plan in plans], [y(plan) for plan in plans]
     if joined and len(plans) > 1:
         axes.plot(xs, ys, color=look.colour, linewidth=0.9, alpha=0.5, zorder=3)
-    marks = axes.scatter(xs, ys, s=30, color=look.colour, marker=look.marker, linewidths=0, zorder=5, clip_on=False)
+    outline: dict[str, Any] = {
+        "facecolors": look.face,
+        "edgecolors": look.colour,
+        "linewidths": 1.3 if look.hollow else 0,
+    }
+    marks = axes.scatter(xs, ys, s=30, marker=look.marker, zorder=5, clip_on=False, **outline)
     drawing.tag(marks, f"series-{number}", [Tip(plan_text(plan), plan.key) for plan in plans])
 
 
@@ -193,7 +206,7 @@ def _handles(comparison: Comparison, shown: Sequence[PricedPlan]) -> list[Artist
     names = {_series(plan): _series(plan) if several else plan.series for plan in shown}
     handles: list[Artist] = [
         Line2D(
-            [], [], color=look.colour, marker=look.marker, markersize=5, linewidth=0.9,
+            [], [], color=look.colour, marker=look.marker, markersize=5, mfc=look.face, linewidth=0.9,
             label=names[series],
         )
         for series, look in looks(comparison).items()
