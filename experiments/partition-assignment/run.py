@@ -20,7 +20,7 @@ from sepnas.spec.cluster import Cluster
 from sepnas.spec.presets import preset_cluster
 
 HERE = Path(__file__).resolve().parent
-CASES = {"latency": 20, "throughput": 4, "energy": 4, "peak_memory": 4}
+CASES = {"latency": 24, "throughput": 6, "energy": 6, "peak_memory": 6}
 """Number of small cases for each objective."""
 TIMED = {"vgg16": ("vgg16_search_s", "<= 10"), "efficientnet_b0": ("efficientnet_b0_search_s", "<= 60")}
 REPEATS = {"vgg16": 3, "efficientnet_b0": 1}
@@ -52,14 +52,14 @@ def timed(graph: Graph, cluster: Cluster) -> tuple[float, Assignment]:
     return time.process_time() - start_s, found
 
 
-def small_cases() -> list[dict[str, Any]]:
-    rows = []
-    for objective, count in CASES.items():
-        seed = 0
-        while sum(row["objective"] == objective for row in rows) < count:
-            row = compared(seed, objective)
-            rows += [row] if row else []
-            seed += 1
+def small_cases(stop_s: float) -> list[dict[str, Any]]:
+    """Cases of each objective; none is begun after ``stop_s`` on the monotonic clock."""
+    rows: list[dict[str, Any]] = []
+    for seed in range(1000):
+        for objective, count in CASES.items():
+            if sum(row["objective"] == objective for row in rows) < count and time.monotonic() < stop_s:
+                row = compared(seed, objective)
+                rows += [row] if row else []
     return rows
 
 
@@ -110,14 +110,15 @@ def draw(by_layers: list[dict[str, Any]], by_devices: list[dict[str, Any]]) -> N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--graphs", type=Path, default=Path("runs/partition-assignment"))
+    parser.add_argument("--small-s", type=float, default=float("inf"), help="begin no small case later than this")
     args = parser.parse_args()
     with Recorder(HERE / "result.json", seeds=range(CASES["latency"]), root=HERE) as record:
-        record_small(record, small_cases())
         for name, (measure, goal) in TIMED.items():
             runs = [timed(graph_of(name, args.graphs), cluster_of(8)) for _ in range(REPEATS[name])]
             times = sorted(spent_s for spent_s, _ in runs)
             record.measure(measure, times[len(times) // 2], "s", times[0], times[-1], len(times), goal)
             record.table(f"alternatives_{name}", alternatives(runs[0][1]))
+            print(name, times, flush=True)
         layers = [({"network": name}, graph_of(name, args.graphs), cluster_of(4)) for name in BY_LAYERS]
         resnet = graph_of("resnet18", args.graphs)
         devices = [({"devices": count}, resnet, cluster_of(count)) for count in BY_DEVICES]
@@ -125,6 +126,7 @@ def main() -> None:
         record.table("by_layers", by_layers)
         record.table("by_devices", by_devices)
         draw(by_layers, by_devices)
+        record_small(record, small_cases(time.monotonic() + args.small_s))
         for found in record.measures.values():
             print(f"{found.name}: {found.value:.4g} {found.unit}")
 

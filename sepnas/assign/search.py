@@ -6,7 +6,8 @@ Estimates only choose what is priced. The order of the result is that of the sim
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import groupby, product
+from math import inf
 
 from sepnas.assign.candidate import MIXED, NO_SPLIT, STAGES, Candidate, alone, split
 from sepnas.assign.estimate import Estimator
@@ -21,11 +22,14 @@ from sepnas.partition.graph import Graph
 from sepnas.partition.lowering import check_floats, lower
 from sepnas.partition.parts import Layouts
 from sepnas.partition.schemes.registry import SCHEMES
+from sepnas.partition.schemes.scheme import Scheme
 from sepnas.plan.wire import WireFormat
 from sepnas.spec.cluster import Cluster
 
 MAX_MIXED = 16
 """Maximum number of candidates whose layouts are mixed."""
+PATIENCE = 2
+"""Number of sizes in a row at which a scheme gets worse until larger ones are left out."""
 WIDTH = 48
 """Maximum number of labels that the dynamic programming keeps."""
 FINALISTS = 4
@@ -72,14 +76,27 @@ class AssignmentSearch:
         return [alone(self.estimator, ranks[0]) for ranks in self.classes]
 
     def splits(self) -> Iterator[Candidate]:
-        """Every scheme over every subset, with the best of the shares that were tried."""
-        pairs = [(scheme, devices) for devices in subsets_of(self.classes) for scheme in SCHEMES.values()]
-        for done, (scheme, devices) in enumerate(pairs):
-            self._show(done, len(pairs), f"{scheme.name} over {len(devices)} devices")
-            made = split(self.estimator, scheme, devices, [self.speeds[rank] for rank in devices])
-            self.num_estimated += len(made)
-            if made:
-                yield min(made, key=self._key)
+        """Every scheme over subsets of the devices, with the best of the shares that were tried.
+
+        A scheme that has got worse with more devices ``PATIENCE`` times is not tried with still more of them.
+        """
+        sizes = [list(each) for _, each in groupby(subsets_of(self.classes), len)]
+        for done, scheme in enumerate(SCHEMES.values()):
+            best: tuple[float, ...] = (inf,)
+            worse = 0
+            for subsets in sizes:
+                self._show(done, len(SCHEMES), f"{scheme.name} over {len(subsets[0])} devices")
+                found = [each for devices in subsets for each in self._split(scheme, devices)]
+                yield from found
+                key = min(map(self._key, found), default=(inf,))
+                best, worse = min(best, key), 0 if key < best else worse + 1
+                if found and worse >= PATIENCE:
+                    break
+
+    def _split(self, scheme: Scheme, devices: Sequence[int]) -> list[Candidate]:
+        made = split(self.estimator, scheme, devices, [self.speeds[rank] for rank in devices])
+        self.num_estimated += len(made)
+        return [min(made, key=self._key)] if made else []
 
     def _key(self, candidate: Candidate) -> tuple[float, ...]:
         return self.goal.of_estimate(candidate.estimate)
