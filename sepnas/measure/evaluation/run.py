@@ -70,7 +70,7 @@ def measure(
         if whole is not None:
             [whole_BK] = whole.logits([pixels])
             agreement.add(logits_BK, whole_BK)
-        progress(done, total, f"{done:,} of {total:,} images")
+        progress(done, total, "images")
     digest.update(images.labels.tobytes())
     return MeasuredScores(
         scores_of(ImageAnswers.joined(parts), classifier.head.classes, len(present)),
