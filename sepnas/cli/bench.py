@@ -30,9 +30,10 @@ from sepnas.runtime.client.session import Session
 from sepnas.runtime.protocol.connection import MAX_BATCH
 from sepnas.spec.arguments import MAX_COUNT
 from sepnas.tables import DataColumn, DataTable, print_table, text_column
-from sepnas.units import format_count, number, seconds
+from sepnas.units import format_count, format_threads, number, seconds
 
 if TYPE_CHECKING:
+    from sepnas.cost.prediction import Prediction
     from sepnas.runtime.client.bench import BenchResult
 
 
@@ -116,16 +117,16 @@ def bench(
         )
         _bench_emulated(setting, load, traces, deadline, json_, emulation.check_links)
         return
-    predicted_s = None if cluster is None else _predicted_latency_s(deployment, plan, cluster, load.batch)
+    predicted = None if cluster is None else _predicted(deployment, plan, cluster, load.batch)
     plans = None if plan is None else [plan]
     with Session(deployment, devices=devices, timeout_s=deadline, insecure=insecure, plans=plans) as session:
         result = measure(
             session, random_inputs(session.manifest, load.batch, plan=plan), load.requests, load.warmup, load.in_flight
         )
         if json_:
-            print_json(result.to_data() | {"latency_predicted_s": predicted_s})
+            print_json(result.to_data() | {"latency_predicted_s": None if predicted is None else predicted.latency_s})
         else:
-            _print_bench(result, predicted_s, plan)
+            _print_bench(result, predicted, plan)
         traces.save(session)  # last: the figures are shown even if this file cannot be written
 
 
@@ -156,11 +157,11 @@ def _refuse_mixture(emulation: EmulationOptions, real: Mapping[str, object]) -> 
             raise typer.BadParameter(why, param_hint=option)
 
 
-def _predicted_latency_s(deployment: Path, plan: str | None, cluster: Path, batch: int) -> float:
-    from sepnas.cost.simulator import simulate
+def _predicted(deployment: Path, plan: str | None, cluster: Path, batch: int) -> Prediction:
+    from sepnas.cost.prediction import predict
     from sepnas.deployment.serial import deployed_plan
 
-    return simulate(deployed_plan(deployment, plan), cluster_to_predict_with(cluster), batch).latency_s
+    return predict(deployed_plan(deployment, plan), cluster_to_predict_with(cluster), batch)
 
 
 def _title(result: BenchResult, plan: str | None) -> str:
@@ -168,13 +169,14 @@ def _title(result: BenchResult, plan: str | None) -> str:
     return f"{format_count(result.requests, 'request')} of {format_count(result.batch, 'image')}{follows}"
 
 
-def _print_bench(result: BenchResult, predicted_s: float | None, plan: str | None) -> None:
+def _print_bench(result: BenchResult, predicted: Prediction | None, plan: str | None) -> None:
     table = DataTable((text_column(""), DataColumn("")), _title(result, plan), show_header=False)
     table.add("latency, median", seconds(result.latency_median_s))
     table.add("latency, mean", seconds(result.latency_mean_s))
     table.add("latency, p99", seconds(result.latency_p99_s))
-    if predicted_s is not None:
-        table.add("latency, predicted", seconds(predicted_s))
+    if predicted is not None:
+        threads = format_threads(predicted.cluster.threads[: predicted.plan.num_devices])
+        table.add(f"latency, predicted, {threads}", seconds(predicted.latency_s))
     table.add("images a second", number(result.images_per_s))
     if result.stream is not None:
         table.add(f"images a second, {result.stream.in_flight} in flight", number(result.stream.images_per_s))

@@ -72,7 +72,7 @@ def test_bench_prints_its_measurement_before_it_writes(served, tmp_path):
     (tmp_path / "file").write_text("")
     result = call(*bench, "--cluster", str(cluster), "--trace", str(tmp_path / "file/trace.json"))
     assert isinstance(result.exception, StorageError)
-    assert "latency, predicted" in result.stdout
+    assert "latency, predicted, 1 thread each" in result.stdout
     result = call(*bench, "--cluster", str(tmp_path / "none.yaml"))
     assert "none.yaml: no such file" in str(result.exception)
     assert result.stdout == ""
