@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sepnas.assign.candidate import NO_SPLIT
 from sepnas.assign.goal import NO_BOUNDS, Goal, find_plan_objective
 from sepnas.assign.priced import Alternative, priced
+from sepnas.assign.proposal import NO_SPLIT
 from sepnas.assign.refusals import check_bounds, check_memory
 from sepnas.assign.search import AssignmentSearch, Show
 from sepnas.errors import SpecError

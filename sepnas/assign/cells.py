@@ -19,7 +19,7 @@ Needs = Mapping[str, Mapping[int, tuple[Region, ...]]]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Cell:
+class NodeCell:
     """A node under a layout: per device the seconds of computing it, its weights and its values in bytes.
 
     Two cells are equal only if they are one object. ``number`` counts the cells of a node.
@@ -50,18 +50,18 @@ class Cells:
 
     def __init__(self, facts: GraphFacts, cluster: Cluster) -> None:
         self._facts, self._times = facts, times_of(cluster)
-        self._known: dict[object, Cell] = {}
+        self._known: dict[object, NodeCell] = {}
         self._parts: dict[object, _Part] = {}
         self._counts = [0] * len(facts.nodes)
 
-    def of(self, place: int, layout: Layout) -> Cell:
+    def of(self, place: int, layout: Layout) -> NodeCell:
         """The cell of a node under a layout; :class:`PlanError` if the node cannot be cut so."""
         key = place, layout.pieces, tuple(layout.spans.items())
         if key not in self._known:
             self._known[key] = self._made(place, layout)
         return self._known[key]
 
-    def _made(self, place: int, layout: Layout) -> Cell:
+    def _made(self, place: int, layout: Layout) -> NodeCell:
         seconds, stored = dict[int, float](), dict[int, int]()
         values, needs = dict[int, int](), dict[str, dict[int, list[Region]]]()
         for device, part in self._parts_of(place, layout):
@@ -72,7 +72,7 @@ class Cells:
                 needs.setdefault(name, {}).setdefault(device, []).append(region)
         self._counts[place] += 1
         found = {name: {device: tuple(each) for device, each in by.items()} for name, by in needs.items()}
-        return Cell(
+        return NodeCell(
             place, self._counts[place] - 1, layout, tuple(seconds.items()), tuple(stored.items()),
             tuple(values.items()), found,
         )  # fmt: skip

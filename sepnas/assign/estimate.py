@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sepnas.assign.cells import Cell, Cells
+from sepnas.assign.cells import Cells, NodeCell
 from sepnas.assign.facts import GraphFacts
 from sepnas.assign.label import Label
-from sepnas.assign.transfers import Transfer, Transfers
+from sepnas.assign.transfers import RegionTransfer, Transfers
 from sepnas.cost.routes import routes_of
 from sepnas.cost.times import times_of
 from sepnas.partition.graph import Graph
@@ -36,7 +36,7 @@ class Estimator:
         self._has_costs = any(each.exchange for each in self._times)
         self._inputs = frozenset(graph.inputs)
 
-    def cells_of(self, layouts: Layouts) -> list[Cell]:
+    def cells_of(self, layouts: Layouts) -> list[NodeCell]:
         """The cell of each node; :class:`PlanError` for a layout that a node does not allow."""
         return [self.cells.of(place, layouts[node.name]) for place, node in enumerate(self.facts.nodes)]
 
@@ -45,7 +45,7 @@ class Estimator:
         label = self.after(Label.start(self.cluster, bounded), self.cells_of(layouts))
         return None if label is None else self.answered(label)
 
-    def after(self, before: Label, cells: Iterable[Cell]) -> Label | None:
+    def after(self, before: Label, cells: Iterable[NodeCell]) -> Label | None:
         """The label after some more nodes, in the order of computation."""
         label = before.copy()
         return label if all(self._advance(label, cell) for cell in cells) else None
@@ -70,7 +70,7 @@ class Estimator:
             label.answered_s = max(label.answered_s, label.network.carry((device, CLIENT), now, nbytes)[1])
         return label
 
-    def _advance(self, label: Label, cell: Cell) -> bool:
+    def _advance(self, label: Label, cell: NodeCell) -> bool:
         """Compute a node; False if it is impossible."""
         place, node = cell.place, self.facts.nodes[cell.place]
         ready: dict[int, float] = {}
@@ -90,7 +90,7 @@ class Estimator:
                 label.received = {key: value for key, value in label.received.items() if key[0] != name}
         return True
 
-    def _takes(self, label: Label, cell: Cell, ready: dict[int, float]) -> bool:
+    def _takes(self, label: Label, cell: NodeCell, ready: dict[int, float]) -> bool:
         """Send the devices what they lack of a node's operands; ``ready`` becomes when each has all; False if some
         cannot be sent."""
         for tensor in self.facts.operands[cell.place]:
@@ -107,7 +107,7 @@ class Estimator:
                     ready[device] = arrival_s
         return True
 
-    def _compute(self, label: Label, cell: Cell, ready: dict[int, float]) -> bool:
+    def _compute(self, label: Label, cell: NodeCell, ready: dict[int, float]) -> bool:
         clock, began = label.clock_s, label.began_s
         for device, spent_s in cell.seconds:
             start_s = max(clock[device], ready.get(device, 0.0))
@@ -123,7 +123,7 @@ class Estimator:
                 return False
         return True
 
-    def _from_client(self, label: Label, tensor: str, transfers: Sequence[Transfer]) -> dict[int, float]:
+    def _from_client(self, label: Label, tensor: str, transfers: Sequence[RegionTransfer]) -> dict[int, float]:
         ready: dict[int, float] = {}
         for _, device, nbytes, region in transfers:
             arrival_s = self._received(label, tensor, device, region)
@@ -135,7 +135,7 @@ class Estimator:
         return ready
 
     def _carried(
-        self, label: Label, tensor: str, transfers: Sequence[Transfer], made_s: dict[int, float]
+        self, label: Label, tensor: str, transfers: Sequence[RegionTransfer], made_s: dict[int, float]
     ) -> dict[int, float]:
         """Send regions of a tensor; when each device has the last of its own."""
         ready: dict[int, float] = {}
@@ -188,7 +188,7 @@ class Estimator:
         spent_s = route.message_overhead_s + (nbytes + FRAME_HEADER_BYTES) / route.bandwidth_bytes_per_s
         return tuple((wire, spent_s) for wire in route.resources)
 
-    def _sum(self, label: Label, cell: Cell, partial: Sequence[Transfer], times: dict[int, float]) -> None:
+    def _sum(self, label: Label, cell: NodeCell, partial: Sequence[RegionTransfer], times: dict[int, float]) -> None:
         """Send partial sums, and wait for them where the sum is kept; ``times`` becomes when each owner has it."""
         arrived = dict[int, float]()
         for source, device, nbytes, region in partial:

@@ -24,7 +24,7 @@ from sepnas.spec.cluster import Cluster
 from sepnas.spec.document import short
 
 NO_BOUNDS = Bounds()
-Key: TypeAlias = tuple[float, ...]
+SortKey: TypeAlias = tuple[float, ...]
 SHORT_NAMES: Mapping[str, Objective] = {
     "latency": LATENCY_S,
     "throughput": THROUGHPUT_PER_S,
@@ -71,7 +71,7 @@ class Goal:
                     f"`{field}`; `sepnas cluster --device PRESET` writes such figures"
                 )
 
-    def of_estimate(self, label: Label) -> Key:
+    def of_estimate(self, label: Label) -> SortKey:
         """A key that rises from the best label to the worst."""
         objective = self.objective
         if objective.simulated is not None:
@@ -84,7 +84,7 @@ class Goal:
             excess = self.bounds.excess(costs_of(label) | {THROUGHPUT_PER_S.name: label.throughput_per_s})
         return excess, objective.sort_key(value), label.latency_s, float(label.payload_bytes)
 
-    def of(self, alternative: Alternative) -> Key:
+    def of(self, alternative: Alternative) -> SortKey:
         """The same for a plan with exact prices."""
         value = self.objective.sort_key(alternative.costs[self.objective.name])
         excess = self.bounds.excess(alternative.costs) if self.bounds else 0.0

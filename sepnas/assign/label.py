@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sepnas.assign.cells import Cell
+from sepnas.assign.cells import NodeCell
 from sepnas.cost.routes import Network
 from sepnas.plan.shapes import Region
 from sepnas.plan.wire import FRAME_HEADER_BYTES
@@ -35,7 +35,7 @@ class Label:
     busy: list[float]
     weights: list[int]
     values: list[int]
-    made: dict[str, tuple[Cell, dict[int, float]]]
+    made: dict[str, tuple[NodeCell, dict[int, float]]]
     received: dict[tuple[str, int, Region], float]
     payload_bytes: int = 0
     messages: int = 0

@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
-from sepnas.assign.candidate import Candidate
-from sepnas.assign.cells import Cell
+from sepnas.assign.cells import NodeCell
 from sepnas.assign.estimate import Estimator
 from sepnas.assign.label import Label
+from sepnas.assign.proposal import Proposal
 from sepnas.partition.parts import Layouts
 
-Choice: TypeAlias = tuple[Cell, ...]
+UnitCells: TypeAlias = tuple[NodeCell, ...]
 """The cells of a unit's nodes."""
 Cost: TypeAlias = Callable[[Label], tuple[float, ...]]
 SAME_KEY = 2
@@ -31,15 +31,15 @@ class Mixer:
     """
 
     def __init__(
-        self, estimator: Estimator, candidates: Iterable[Candidate], units: Sequence[Sequence[int]] | None = None
+        self, estimator: Estimator, candidates: Iterable[Proposal], units: Sequence[Sequence[int]] | None = None
     ) -> None:
         self.estimator, units = estimator, units or estimator.facts.units
-        found: list[dict[Choice, str]] = [{} for _ in units]
+        found: list[dict[UnitCells, str]] = [{} for _ in units]
         for candidate in candidates:
             cells = estimator.cells_of(candidate.layouts)
             for unit, choices in zip(units, found, strict=True):
                 choices.setdefault(tuple(cells[place] for place in unit), candidate.scheme)
-        self.choices: list[list[Choice]] = [list(choices) for choices in found]
+        self.choices: list[list[UnitCells]] = [list(choices) for choices in found]
         self._names = [list(choices.values()) for choices in found]
 
     @property
@@ -70,7 +70,7 @@ class Mixer:
         ended = (self.estimator.answered(label) for label in labels)
         return sorted((label for label in ended if label is not None), key=cost)
 
-    def _extended(self, labels: Sequence[Label], choices: Sequence[Choice]) -> Iterable[Label]:
+    def _extended(self, labels: Sequence[Label], choices: Sequence[UnitCells]) -> Iterable[Label]:
         for label in labels:
             for number, cells in enumerate(choices):
                 after = self.estimator.after(label, cells)

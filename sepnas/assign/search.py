@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, product
 from math import inf
 
-from sepnas.assign.candidate import MIXED, NO_SPLIT, STAGES, Candidate, alone, split
 from sepnas.assign.estimate import Estimator
 from sepnas.assign.goal import Goal
 from sepnas.assign.mixing import Mixer
 from sepnas.assign.priced import Alternative, priced
+from sepnas.assign.proposal import MIXED, NO_SPLIT, STAGES, Proposal, alone, split
 from sepnas.assign.stages import pipelines, ways_of
 from sepnas.assign.subsets import classes_of, subsets_of
 from sepnas.errors import PlanError
@@ -71,11 +71,11 @@ class AssignmentSearch:
         ranks = range(self.cluster.num_devices)
         return [alone(self.estimator, rank).estimate.busy[rank] for rank in ranks]
 
-    def singles(self) -> list[Candidate]:
+    def singles(self) -> list[Proposal]:
         """No split: one device of each class, the fastest first."""
         return [alone(self.estimator, ranks[0]) for ranks in self.classes]
 
-    def splits(self) -> Iterator[Candidate]:
+    def splits(self) -> Iterator[Proposal]:
         """Every scheme over subsets of the devices, with the best of the shares that were tried.
 
         A scheme that has got worse with more devices ``PATIENCE`` times is not tried with still more of them.
@@ -93,12 +93,12 @@ class AssignmentSearch:
                 if found and worse >= PATIENCE:
                     break
 
-    def _split(self, scheme: Scheme, devices: Sequence[int]) -> list[Candidate]:
+    def _split(self, scheme: Scheme, devices: Sequence[int]) -> list[Proposal]:
         made = split(self.estimator, scheme, devices, [self.speeds[rank] for rank in devices])
         self.num_estimated += len(made)
         return [min(made, key=self._key)] if made else []
 
-    def _key(self, candidate: Candidate) -> tuple[float, ...]:
+    def _key(self, candidate: Proposal) -> tuple[float, ...]:
         return self.goal.of_estimate(candidate.estimate)
 
     def run(self) -> list[Alternative]:
@@ -110,23 +110,23 @@ class AssignmentSearch:
         found += self.mixtures(self.to_mix(singles, [*splits, *staged[:FINALISTS]]))
         return sorted({id(each): each for each in found}.values(), key=self.goal.of)
 
-    def _staged(self, singles: Sequence[Candidate], splits: Sequence[Candidate]) -> Iterable[Candidate]:
+    def _staged(self, singles: Sequence[Proposal], splits: Sequence[Proposal]) -> Iterable[Proposal]:
         """Pipelines of groups, if they may be of use: for throughput, or if a device alone has too little memory."""
         if not self.goal.streamed and any(map(self._has_memory, singles)):
             return ()
         ways = ways_of(self.estimator, [*singles, *splits], self.order)
         return pipelines(self.estimator, ways, self.order, self.speeds)
 
-    def _has_memory(self, single: Candidate) -> bool:
+    def _has_memory(self, single: Proposal) -> bool:
         [device] = single.devices
         return single.estimate.peak_memory_bytes[device] <= self.cluster.devices[device].memory_bytes
 
-    def to_mix(self, singles: Sequence[Candidate], splits: Sequence[Candidate]) -> list[Candidate]:
+    def to_mix(self, singles: Sequence[Proposal], splits: Sequence[Proposal]) -> list[Proposal]:
         """The candidates whose layouts are mixed: no split, the best of each scheme, and the best of all."""
         wanted = [*singles, *_first_of_each_scheme(splits), *splits]
         return list({id(each): each for each in wanted}.values())[:MAX_MIXED]
 
-    def mixtures(self, candidates: Sequence[Candidate]) -> list[Alternative]:
+    def mixtures(self, candidates: Sequence[Proposal]) -> list[Alternative]:
         """The best mixtures of candidates' layouts, perhaps candidates themselves."""
         if len(candidates) < 2:
             return []
@@ -176,7 +176,7 @@ class AssignmentSearch:
     def mixture(self, mixer: Mixer, chosen: Sequence[int]) -> Alternative | None:
         return self.price(f"{MIXED}: {', '.join(mixer.names(chosen))}", {}, mixer.layouts(chosen))
 
-    def _all_priced(self, candidates: Sequence[Candidate]) -> Iterator[Alternative]:
+    def _all_priced(self, candidates: Sequence[Proposal]) -> Iterator[Alternative]:
         unlike = {id(each): each for each in candidates}
         for done, each in enumerate(unlike.values()):
             self._show(done, len(unlike), f"pricing {each.scheme} over {len(each.devices)} devices")
@@ -202,8 +202,8 @@ class AssignmentSearch:
         return found.streamed(self.cluster) if self.goal.streamed else found
 
 
-def _first_of_each_scheme(candidates: Iterable[Candidate]) -> list[Candidate]:
-    found: dict[str, Candidate] = {}
+def _first_of_each_scheme(candidates: Iterable[Proposal]) -> list[Proposal]:
+    found: dict[str, Proposal] = {}
     for each in candidates:
         found.setdefault(each.scheme, each)
     return list(found.values())

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sepnas.assign.candidate import STAGES, Candidate, placed
 from sepnas.assign.estimate import Estimator
 from sepnas.assign.label import Label
+from sepnas.assign.proposal import STAGES, Proposal, placed
 from sepnas.cost.routes import routes_of
 from sepnas.errors import PlanError
 from sepnas.partition.parts import Layouts
@@ -32,7 +32,7 @@ class Way:
     ended_s: Times
 
 
-def ways_of(estimator: Estimator, candidates: Iterable[Candidate], order: Sequence[int]) -> Mapping[int, list[Way]]:
+def ways_of(estimator: Estimator, candidates: Iterable[Proposal], order: Sequence[int]) -> Mapping[int, list[Way]]:
     """For each size of a group the ways to compute on the first devices of ``order``."""
     found: dict[int, list[Way]] = {}
     for candidate in candidates:
@@ -44,7 +44,7 @@ def ways_of(estimator: Estimator, candidates: Iterable[Candidate], order: Sequen
     return found
 
 
-def _ended_s(estimator: Estimator, candidate: Candidate) -> Times | None:
+def _ended_s(estimator: Estimator, candidate: Proposal) -> Times | None:
     cells, label = estimator.cells_of(candidate.layouts), Label.start(estimator.cluster, bounded=False)
     ended = [0.0]
     for unit in estimator.facts.units:
@@ -58,7 +58,7 @@ def _ended_s(estimator: Estimator, candidate: Candidate) -> Times | None:
 
 def pipelines(
     estimator: Estimator, ways: Mapping[int, list[Way]], order: Sequence[int], speeds: Sequence[float]
-) -> Iterator[Candidate]:
+) -> Iterator[Proposal]:
     """The best pipeline over each number of the devices in ``order``, whose ``speeds`` are by rank."""
     table = _Table(estimator, ways, order, speeds)
     for count in range(2, len(order) + 1):
@@ -71,7 +71,7 @@ def pipelines(
             continue
         if estimate is not None:
             devices = tuple(order[:count])
-            yield Candidate(STAGES, devices, tuple(speeds[rank] for rank in devices), layouts, estimate)
+            yield Proposal(STAGES, devices, tuple(speeds[rank] for rank in devices), layouts, estimate)
 
 
 class _Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from sepnas.assign.cells import Cell
+from sepnas.assign.cells import NodeCell
 from sepnas.assign.facts import GraphFacts
 from sepnas.cost.routes import link_between
 from sepnas.errors import PlanError
@@ -16,7 +16,7 @@ from sepnas.plan.steps import CLIENT
 from sepnas.plan.wire import UNCONVERTED, WireFormat, payload_bytes
 from sepnas.spec.cluster import Cluster
 
-Transfer: TypeAlias = tuple[int, int, int, Region]
+RegionTransfer: TypeAlias = tuple[int, int, int, Region]
 """Source, destination, payload bytes, and the region of the tensor."""
 
 
@@ -25,21 +25,21 @@ class Transfers:
 
     def __init__(self, facts: GraphFacts, cluster: Cluster, wire: WireFormat) -> None:
         self._facts, self._cluster, self._wire = facts, cluster, wire
-        self._known: dict[object, tuple[Transfer, ...] | None] = {}
+        self._known: dict[object, tuple[RegionTransfer, ...] | None] = {}
 
-    def between(self, tensor: str, maker: Cell, reader: Cell) -> tuple[Transfer, ...] | None:
+    def between(self, tensor: str, maker: NodeCell, reader: NodeCell) -> tuple[RegionTransfer, ...] | None:
         """The messages with a tensor from the devices that make it to those that read it."""
         key = tensor, maker, reader
         if key not in self._known:
             self._known[key] = self._made(tensor, maker.layout, reader.needs.get(tensor, {}))
         return self._known[key]
 
-    def gathered(self, tensor: str, maker: Cell, device: int) -> tuple[Transfer, ...] | None:
+    def gathered(self, tensor: str, maker: NodeCell, device: int) -> tuple[RegionTransfer, ...] | None:
         """The messages that bring all of a tensor to one device."""
         everything = {device: (whole(self._facts.graph.tensors[tensor].dims),)}
         return self._made(tensor, maker.layout, everything)
 
-    def from_client(self, tensor: str, reader: Cell) -> tuple[Transfer, ...]:
+    def from_client(self, tensor: str, reader: NodeCell) -> tuple[RegionTransfer, ...]:
         """The messages with an input of the network, in fp32."""
         return tuple(
             (CLIENT, device, payload_bytes(region.num_values, UNCONVERTED), region)
@@ -47,7 +47,7 @@ class Transfers:
             for region in joined(regions)
         )
 
-    def partial(self, cell: Cell, tensor: str) -> tuple[Transfer, ...] | None:
+    def partial(self, cell: NodeCell, tensor: str) -> tuple[RegionTransfer, ...] | None:
         """The messages with partial sums to the devices that keep the sum."""
         return self._allowed(
             tensor,
@@ -61,8 +61,8 @@ class Transfers:
 
     def _made(
         self, tensor: str, layout: Layout, needs: Mapping[int, tuple[Region, ...]]
-    ) -> tuple[Transfer, ...] | None:
-        found: list[Transfer] = []
+    ) -> tuple[RegionTransfer, ...] | None:
+        found: list[RegionTransfer] = []
         for device, regions in needs.items():
             for need in joined(regions):
                 lacking = _without(need, [own for owner, own in layout.pieces if owner == device])
@@ -80,7 +80,7 @@ class Transfers:
     def _bytes(self, region: Region) -> int:
         return payload_bytes(region.num_values, self._wire)
 
-    def _allowed(self, tensor: str, found: Sequence[Transfer]) -> tuple[Transfer, ...] | None:
+    def _allowed(self, tensor: str, found: Sequence[RegionTransfer]) -> tuple[RegionTransfer, ...] | None:
         """The messages; None if the tensor cannot be sent, or there is no link for one of them.
 
         Receivers take turns, as they do on real wires.

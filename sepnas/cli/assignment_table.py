@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sepnas.assign.assignment import Assignment
-from sepnas.assign.candidate import NO_SPLIT
 from sepnas.assign.priced import Alternative
+from sepnas.assign.proposal import NO_SPLIT
 from sepnas.console import say, warn
 from sepnas.objectives import ENERGY_J, LATENCY_S, MEMORY_BYTES, PAYLOAD_BYTES, THROUGHPUT_PER_S, TOTAL_BYTES
 from sepnas.spec.cluster import format_pairs

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from sepnas import api
 from sepnas.assign.assignment import assignment_of
-from sepnas.assign.candidate import NO_SPLIT
 from sepnas.assign.goal import Goal, find_plan_objective
 from sepnas.assign.mixing import Mixer
+from sepnas.assign.proposal import NO_SPLIT
 from sepnas.assign.search import AssignmentSearch
 from sepnas.assign.subsets import classes_of, subsets_of
 from sepnas.errors import PlanError, SearchError, SpecError

@@ -22,7 +22,7 @@ _EVEN = 0.03
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Proposal:
     """Layouts and their estimated costs; ``devices`` are ranks, with their ``shares`` of the work."""
 
     scheme: str
@@ -42,21 +42,21 @@ def placed(layouts: Layouts, devices: Sequence[int] | Mapping[int, int]) -> Layo
     return {name: moved[id(layout)] for name, layout in layouts.items()}
 
 
-def alone(estimator: Estimator, device: int) -> Candidate:
+def alone(estimator: Estimator, device: int) -> Proposal:
     """The whole network on one device, whatever its memory."""
     graph = estimator.graph
     layouts = {node.name: Layout.on(device, dims_of(graph, node)) for node in graph.nodes}
     estimate = estimator.whole(layouts, bounded=False)
     assert estimate is not None  # nothing is sent
-    return Candidate(NO_SPLIT, (device,), (1.0,), layouts, estimate)
+    return Proposal(NO_SPLIT, (device,), (1.0,), layouts, estimate)
 
 
-def split(estimator: Estimator, scheme: Scheme, devices: Sequence[int], speeds: Sequence[float]) -> list[Candidate]:
+def split(estimator: Estimator, scheme: Scheme, devices: Sequence[int], speeds: Sequence[float]) -> list[Proposal]:
     """A scheme over some devices: with shares as the ``speeds``, and as corrected by the estimated times.
 
     There are none where the scheme does not give each device a part, or a message is impossible.
     """
-    shares, found = list(speeds), list[Candidate]()
+    shares, found = list(speeds), list[Proposal]()
     for _ in range(1 + ROUNDS):
         made = _made(estimator, scheme, devices, shares)
         if made is None:
@@ -71,7 +71,7 @@ def split(estimator: Estimator, scheme: Scheme, devices: Sequence[int], speeds: 
     return found
 
 
-def _made(estimator: Estimator, scheme: Scheme, devices: Sequence[int], shares: Sequence[float]) -> Candidate | None:
+def _made(estimator: Estimator, scheme: Scheme, devices: Sequence[int], shares: Sequence[float]) -> Proposal | None:
     try:
         layouts = placed(tied(estimator.graph, scheme.layouts(estimator.graph, shares)), devices)
         estimate = estimator.whole(layouts)
@@ -79,10 +79,10 @@ def _made(estimator: Estimator, scheme: Scheme, devices: Sequence[int], shares: 
         return None
     if estimate is None or len(estimate.used) < len(devices):
         return None
-    return Candidate(scheme.name, tuple(devices), tuple(shares), layouts, estimate)
+    return Proposal(scheme.name, tuple(devices), tuple(shares), layouts, estimate)
 
 
-def _corrected(made: Candidate) -> list[float] | None:
+def _corrected(made: Proposal) -> list[float] | None:
     """Shares that would make all devices busy for the same time; None if they are about that."""
     busy = [made.estimate.busy[rank] for rank in made.devices]
     if min(busy) <= 0 or max(busy) - min(busy) <= _EVEN * max(busy):
