@@ -215,7 +215,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--limit-s", type=float, default=300, help="processor time for each network")
     parser.add_argument("--scheme-limit-s", type=float, default=40, help="processor time for each scheme of it")
     parser.add_argument("--stop-after-s", type=float, help="start no network later; run again to go on")
-    parser.add_argument("--only", default="", help="networks whose source holds this text")
+    parser.add_argument("--only", nargs="+", default=[""], help="networks whose source holds one of these texts")
     parser.add_argument("--again", action="store_true", help="also those that are done")
     parser.add_argument("--share", default="1/1", help="every n-th network from the i-th on, i/n: for two processes")
     parser.add_argument("--record", action="store_true", help="write the result of what was tried so far, and end")
@@ -230,7 +230,7 @@ def main() -> None:
         return
     everything, done = candidates(), kept(args.cells)
     if not args.record:
-        try_all([each for each in everything if args.only in each.source], args)
+        try_all([each for each in everything if any(text in each.source for text in args.only)], args)
         done = kept(args.cells)
     left = [each.source for each in everything if each.source not in done]
     if left and not args.record:

@@ -201,3 +201,28 @@ def test_a_network_without_values_is_traced_too() -> None:
         module = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.ReLU()).eval()
     graph, _ = trace(module, [torch.zeros(1, 3, 512, 512, device="meta")], name="large", source="test")
     assert graph.macs == 27 * 64 * 510**2
+
+
+class _MaskedSteps(nn.Module):
+    """A mask that is written piece by piece, one piece empty, and a recurrent layer over the rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = nn.LSTM(6, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = x.new_zeros((5, 6))
+        for part, value in ((slice(0, -5), 1.0), (slice(-5, -2), 2.0), (slice(-2, None), 3.0)):
+            mask[part] = value
+        found: Tensor = self.steps(x * mask)[0]
+        return found
+
+
+def test_masks_are_computed_in_advance_and_recurrent_layers_kept_whole() -> None:
+    """A mask that depends on the shape of an input alone is a constant; a recurrent layer is one opaque operator."""
+    module = _MaskedSteps().eval()
+    graph, weights, inputs = traced(module, (5, 6))
+    assert [node.operator for node in graph.nodes] == ["mul", "aten.lstm.input"]
+    with torch.no_grad():
+        found = GraphNetwork(graph, weights).eval()(*inputs)
+        assert torch.allclose(found, module(*inputs), atol=1e-6)  # type: ignore[arg-type]

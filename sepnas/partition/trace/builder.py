@@ -34,6 +34,10 @@ MAX_CONSTANT_VALUES = 1 << 26
 _UNBIND = "unbind.int"
 SPLITS = frozenset(("split.Tensor", "split_with_sizes.default", "chunk.default", "tensor_split.sections", _UNBIND))
 """Operators whose results become slices, or selections, of their own."""
+_SHAPED = frozenset(
+    f"{name}.default" for name in ("new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like")
+)
+"""Operators whose result depends on the shape of their operand, and not on its values."""
 _CHECKS = ("_assert", "sym_constrain", "_guards")
 
 
@@ -127,10 +131,14 @@ class GraphBuilder:
         self._names[node.name] = self._keep(spec.target, found, trained)
 
     def _keep(self, name: str, value: Tensor, parameters: frozenset[str]) -> str:
-        """Declare a constant, made of these parameters of the module, under a name that no other tensor has."""
-        while name in self.tensors:
+        """Declare a constant, made of these parameters of the module, under a name that no other tensor has.
+
+        One without values is not declared: no node may take it.
+        """
+        while name in self.tensors or name in self.constants:
             name += "_"
-        self._declare(name, value, weight_axes(value.dim()))
+        if value.numel():
+            self._declare(name, value, weight_axes(value.dim()))
         self.constants[name] = value.detach()
         self._parameters[name] = parameters
         return name
@@ -138,7 +146,7 @@ class GraphBuilder:
     def _keep_computed(self, node: fx.Node, name: str, value: Tensor) -> str:
         sources = (self._names[each.name] for each in node.all_input_nodes)
         self.computed.append(
-            self._keep(name, value, frozenset[str]().union(*map(self._parameters.__getitem__, sources)))
+            self._keep(name, value, frozenset[str]().union(*(self._parameters.get(each, ()) for each in sources)))
         )
         return self.computed[-1]
 
@@ -175,12 +183,14 @@ class GraphBuilder:
             raise ImportFailedError(PLAIN_NUMBERS.at(place_in(node.meta.get("stack_trace"))))
 
     def _depends_on_input(self, node: fx.Node) -> bool:
+        if str(node.target).removeprefix("aten.") in _SHAPED:
+            return False
         names = [self._names.get(each.name, "") for each in node.all_input_nodes]
         return not all(name in self.constants for name in names)
 
     def _computed(self, node: fx.Node, target: Any) -> bool:
         """Compute a node without inputs now; False if its value is not known, is random, or too large to store."""
-        values = [self.constants[self._names[each.name]] for each in node.all_input_nodes]
+        values = [self._known(each) for each in node.all_input_nodes]
         made = node.meta.get("val")
         several = made if isinstance(made, tuple | list) else [made]
         if torch.Tag.nondeterministic_seeded in target.tags or any(each.is_meta for each in values):
@@ -201,8 +211,14 @@ class GraphBuilder:
         self._names[node.name] = name
         return True
 
+    def _known(self, node: fx.Node) -> Tensor:
+        """A constant; or a tensor of the same shape, for operators to which the values do not matter."""
+        found, value = self.constants.get(self._names[node.name]), node.meta["val"]
+        return torch.zeros(tuple(value.shape), dtype=value.dtype) if found is None else found
+
     def _add_node(self, node: fx.Node, overload: str, values: list[Tensor]) -> None:
         operands, arguments = arguments_of(node, self._names)
+        self._check_values(operands)
         call = AtenNode(
             overload,
             operands,
@@ -239,12 +255,19 @@ class GraphBuilder:
         ranked = (self.tensors[name].axes for name in operands.values() if len(self.tensors[name].dims) == rank)
         return next(ranked, "") or with_spares("?" * rank)
 
+    def _check_values(self, operands: dict[str, str]) -> None:
+        for name in operands.values():
+            if name not in self.tensors:
+                dims = tuple(self.constants[name].shape)
+                raise ImportFailedError(f"tensor '{name}' of shape {dims} holds no value")
+
     def _dtype_of(self, operands: dict[str, str]) -> str:
         return next((self.tensors[name].dtype for name in operands.values()), "")
 
     def _add_pieces(self, node: fx.Node, overload: str, values: list[Tensor]) -> None:
         """Each piece of a split becomes a slice of its own, and each of an unbinding a selection."""
         operands, arguments = arguments_of(node, self._names)
+        self._check_values(operands)
         source = self.tensors[operands["self"]]
         axis = arguments.get("dim", 0) % len(source.dims)
         names, start = [], 0

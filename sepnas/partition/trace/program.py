@@ -27,6 +27,8 @@ from sepnas.spec.document import explain
 
 Weights: TypeAlias = dict[str, Tensor]
 NO_TRAITS = NetworkTraits()
+_RECURRENT = frozenset(f"aten.{name}.input" for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"))
+"""Operators that would be taken apart into several ones for each step of time: they are kept whole."""
 _KNOWN = BY_OVERLOAD.keys() | IDENTITIES | SPLITS
 
 
@@ -101,7 +103,7 @@ def _unknown(program: ExportedProgram) -> set[Any]:
     for node in program.graph.nodes:
         if not from_input.isdisjoint(each.name for each in node.all_input_nodes):
             from_input.add(node.name)
-            known = str(node.target).removeprefix("aten.") in _KNOWN
+            known = str(node.target).removeprefix("aten.") in _KNOWN or str(node.target) in _RECURRENT
             if isinstance(node.target, torch._ops.OpOverload) and not known:
                 found.add(node.target)
     return found
