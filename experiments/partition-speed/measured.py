@@ -23,17 +23,18 @@ TIMEOUT_S = 120.0
 
 
 @contextmanager
-def priority(level: int) -> Iterator[None]:
-    """This process and those that it starts come before (negative) or after others."""
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    os.setpriority(os.PRIO_PROCESS, 0, level)
+def before_others(in_real_time: bool) -> Iterator[None]:
+    """If asked for, this process and those that it starts come before all others: boards compute little here."""
+    before, level = os.sched_getscheduler(0), os.sched_getparam(0)
+    if in_real_time:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     try:
         yield
     finally:
-        os.setpriority(os.PRIO_PROCESS, 0, before)
+        os.sched_setscheduler(0, before, level)
 
 
-def measure(folder: Path, case: Row, shaping: ShapingChoice, level: int) -> Row:
+def measure(folder: Path, case: Row, shaping: ShapingChoice, in_real_time: bool) -> Row:
     """The median latency of real requests, beside the prediction for the same deployment and cluster."""
     plan = plan_of(load_graph(folder), case["scheme"], case["devices"])
     with tempfile.TemporaryDirectory(prefix="sepnas-partition-speed-") as name:
@@ -42,7 +43,7 @@ def measure(folder: Path, case: Row, shaping: ShapingChoice, level: int) -> Row:
         path = cluster(case["board"], case["devices"], case["link"], case["speed"]).save(where / "cluster.yaml")
         setting = read_setting(where / "deployment", path, shaping, 1, 0.0, insecure=False)
         with (
-            priority(level), emulated_cluster(setting) as running,
+            before_others(in_real_time), emulated_cluster(setting) as running,
             open_session(setting, running, TIMEOUT_S) as session,
         ):  # fmt: skip
             first = run_bench(setting, session, 1, warmup=1)
