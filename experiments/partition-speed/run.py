@@ -40,10 +40,13 @@ class Rows:
     """The predicted rows, by all that they are of."""
 
     def __init__(self, rows: list[Row]) -> None:
-        self.rows = rows
+        self.rows: dict[tuple[str, int], list[Row]] = {}
+        for row in rows:
+            self.rows.setdefault((row["network"], row["devices"]), []).append(row)
 
-    def of(self, **facts: Any) -> list[Row]:
-        return [row for row in self.rows if all(row[name] == value for name, value in facts.items())]
+    def of(self, network: str, devices: int, **facts: Any) -> list[Row]:
+        found = self.rows.get((network, devices), ())
+        return [row for row in found if all(row[name] == value for name, value in facts.items())]
 
     def best(self, cost: str = "latency_s", **facts: Any) -> Row | None:
         return min(self.of(**facts), key=lambda row: row[cost], default=None)
@@ -156,7 +159,8 @@ def record_speeds(record: Recorder, rows: Rows) -> None:
     record.measure("cases_of_one_thread_faster_than_four_threads_of_one_board", wins, n=len(over))
     record.table("schemes_4_boards_100mbit", [
         {name: row[name] for name in ("network", "scheme", "latency_s", "payload_bytes", "peak_memory_bytes")}
-        for row in rows.of(devices=4, link="100mbit", board=TABLE_BOARD, speed="1-thread", wire="fp32")
+        for network in NETWORKS
+        for row in rows.of(network, 4, link="100mbit", board=TABLE_BOARD, speed="1-thread", wire="fp32")
     ])  # fmt: skip
 
 
