@@ -114,6 +114,7 @@ def _export(
     batch = Dim("batch", min=1, max=MAX_BATCH)
     dynamic = (tuple({0: batch} for _ in examples), dict.fromkeys(weights))
     program = torch.export.export(_Function(module), (examples, weights), dynamic_shapes=dynamic, strict=False)
+    _forget_checks(program)
     found = module(*examples)
     made = found if isinstance(found, tuple) else (found,)
     if len(made) != len(outputs):
@@ -125,6 +126,14 @@ def _export(
         dict(zip(outputs, made, strict=True)),
     )
     return {name: late(all_engines()[name].export)(exported) for name in engines}
+
+
+def _forget_checks(program: ExportedProgram) -> None:
+    """Remove the checks of data types, which nothing on a device changes."""
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            program.graph.erase_node(node)
+    program.graph_module.recompile()
 
 
 def torch_file(segment: ExportedSegment) -> bytes:

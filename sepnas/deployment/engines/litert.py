@@ -144,6 +144,8 @@ class _Writer:
             write = _OPERATORS.get(node.operator)
             if write is None:
                 raise ValueError(f"has operator '{node.operator}'")
+            if node.operator in _ON_MAPS and len(self._graph.shapes[node.inputs[0]]) != 4:
+                raise ValueError(f"has operator '{node.operator}' on other tensors than maps with height and width")
             write(self, node, nodes)
         outputs = [self._output(name) for name in self._graph.outputs]
         return self._packed(inputs, outputs)
@@ -320,6 +322,9 @@ class _Writer:
         self._operator("Relu6", [self._value(node.inputs[0])], self._made(node.outputs[0]), None)
 
     def max_pool(self, node: Node, nodes: list[Node]) -> None:
+        dilations, ceil_mode = node.numbers.get("dilations", []), node.numbers.get("ceil_mode", [])
+        if any(ceil_mode) or {*dilations} - {1}:
+            raise ValueError("has operator 'MaxPool' with gaps, or beyond the border")
         options = self._schema.Pool2DOptionsT()
         options.filterHeight, options.filterWidth = node.numbers["kernel_shape"]
         options.strideH, options.strideW = node.numbers.get("strides", [1, 1])
@@ -329,7 +334,9 @@ class _Writer:
         self._operator("Pool2D", [given], self._made(node.outputs[0]), options, "MAX_POOL_2D")
 
     def mean(self, node: Node, nodes: list[Node]) -> None:
-        """The mean over height and width, the only axes that the check admits."""
+        """The mean over height and width."""
+        if [self._graph.axes.get(name) for name in node.inputs[1:]] != [[2, 3]]:
+            raise ValueError("has operator 'ReduceMean' over other axes than height and width")
         options = self._schema.ReducerOptionsT()
         options.keepDims = bool(node.numbers.get("keepdims", [1])[0])
         given = [self._value(node.inputs[0]), self._whole_numbers([1, 2])]
@@ -357,6 +364,7 @@ _OPERATORS = {
     "ReduceMean": _Writer.mean,
     "Relu": _Writer.relu,
 }
+_ON_MAPS = ("Conv", "MaxPool", "ReduceMean")
 
 
 def _inside(shape: ShapeOf) -> ShapeOf:

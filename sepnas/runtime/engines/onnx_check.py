@@ -12,9 +12,12 @@ from math import prod
 
 from sepnas.deployment.engines.graph import CheckedGraph, Node, ShapeOf
 from sepnas.deployment.manifest import MAX_PASS_VALUES, WEIGHTS_NAME
-from sepnas.runtime.engines.onnx_pieces import NUMBERED
-from sepnas.runtime.engines.onnx_shapes import OPERATORS, scratch_values
+from sepnas.runtime.engines.onnx_numbers import SIZES, worked_out
+from sepnas.runtime.engines.onnx_shapes import OPERATORS as LAYERS
+from sepnas.runtime.engines.onnx_shapes import scratch_values
+from sepnas.runtime.engines.onnx_tensors import BY_NUMBERS, SHAPES, SPLIT, split_shapes
 from sepnas.runtime.engines.protobuf import fields, packed
+from sepnas.runtime.protocol.connection import MAX_BATCH
 
 MAX_NODES = 20_000
 _MODEL = {1: "ir_version", 2: "producer_name", 3: "producer_version", 4: "domain", 5: "model_version", 7: "graph"}
@@ -33,26 +36,41 @@ _DATA = ("float_data", "int32_data", "int64_data", "raw_data", "double_data", "u
 _KINDS = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints"}
 """Where an attribute of each type holds its value."""
 _MAX_DIMS = 8
-_MAX_AXES_BYTES = 64
+_MAX_AXES_BYTES = 128
 _FLOAT, _INT64 = 1, 7
 _FLOAT_BYTES = 4
-_WORDS = {"Pad": "constant"}
-"""The only word that an attribute of an operator may be; of others it is NOTSET."""
-_SIDES = [2, 3]
-"""Height and width."""
+_WORDS = {
+    "DepthToSpace": {"DCR", "CRD"},
+    "Gelu": {"none", "tanh"},
+    "Pad": {"constant", "edge", "reflect"},
+    "Resize": {
+        *("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners"),
+        *("nearest", "linear", "cubic", "floor", "round_prefer_floor", "stretch"),
+    },
+}
+"""The words that attributes of an operator may be; of others they are NOTSET."""
+OPERATORS = {**LAYERS, **SHAPES}
+"""The operators whose shapes follow from those of their inputs."""
+_NAMES = frozenset((*OPERATORS, *BY_NUMBERS, SPLIT, SIZES))
 
 
 def check_onnx_graph(graph: bytes, inputs: Mapping[str, ShapeOf], weights: Mapping[str, ShapeOf]) -> dict[str, ShapeOf]:
     """The shapes of a graph's outputs by name, for one sample of ``inputs``; ``weights`` are put in for its
-    initializers.
+    initializers. For many samples no tensor may grow faster than their number.
 
     Raises :class:`ValueError` that says why it is none that `sepnas export` writes.
     """
     checked = read_onnx_graph(graph, inputs, weights)
+    many = {name: (MAX_BATCH * shape[0], *shape[1:]) for name, shape in inputs.items()}
+    for name, shape in read_onnx_graph(graph, many, weights, MAX_BATCH).shapes.items():
+        if prod(shape) > MAX_BATCH * prod(checked.shapes[name]):
+            raise ValueError(f"makes a tensor '{name[:80]}' that grows faster than the number of samples")
     return {name: checked.shapes[name] for name in checked.outputs}
 
 
-def read_onnx_graph(graph: bytes, inputs: Mapping[str, ShapeOf], weights: Mapping[str, ShapeOf]) -> CheckedGraph:
+def read_onnx_graph(
+    graph: bytes, inputs: Mapping[str, ShapeOf], weights: Mapping[str, ShapeOf], samples: int = 1
+) -> CheckedGraph:
     """The operators of a graph and the shapes of its tensors, as :func:`check_onnx_graph` looks through them.
 
     Raises :class:`ValueError` that says why it is none that `sepnas export` writes.
@@ -68,20 +86,25 @@ def read_onnx_graph(graph: bytes, inputs: Mapping[str, ShapeOf], weights: Mappin
     if names != [*inputs] or any(name in shapes for name in names):
         raise ValueError(f"takes {', '.join(names)[:200] or 'no input'}; the manifest says {', '.join(inputs)}")
     shapes.update(inputs)
-    made, nodes = 0, [_node(_bytes(each)) for each in content["node"]]
-    for node in nodes:
-        if any(name in shapes for name in node.outputs):
-            raise ValueError(f"has an operator {node.operator} that makes what is there already")
-        shape = shapes[node.outputs[0]] = _output(node, shapes, axes)
-        made += prod(shape)
-        if (held := made + scratch_values(node, shapes)) > MAX_PASS_VALUES:
-            raise ValueError(
-                f"makes tensors of {held:,} values (the last by {node.operator}); at most {MAX_PASS_VALUES:,}"
-            )
+    nodes = [_node(_bytes(each)) for each in content["node"]]
+    _add_shapes(nodes, shapes, axes, samples * MAX_PASS_VALUES)
     outputs = [_text(_message(_bytes(each), _VALUE, "output")["name"]) for each in content["output"]]
     if not outputs or any(name not in shapes for name in outputs):
         raise ValueError("has no output, or one that nothing makes")
     return CheckedGraph(tuple(nodes), tuple(names), tuple(outputs), shapes, axes, numbers)
+
+
+def _add_shapes(nodes: Sequence[Node], shapes: dict[str, ShapeOf], axes: Mapping[str, list[int]], most: int) -> None:
+    """The shapes of all that the nodes make, which together have ``most`` values."""
+    made, known = 0, dict(axes)
+    for node in nodes:
+        if any(name in shapes for name in node.outputs):
+            raise ValueError(f"has an operator {node.operator} that makes what is there already")
+        for name, shape in zip(node.outputs, _outputs(node, shapes, known), strict=True):
+            shapes[name] = shape
+            made += prod(shape)
+        if (held := made + scratch_values(node, shapes)) > most:
+            raise ValueError(f"makes tensors of {held:,} values (the last by {node.operator}); at most {most:,}")
 
 
 def _message(data: memoryview, names: Mapping[int, str], what: str) -> dict[str, list[int | float | memoryview]]:
@@ -140,11 +163,9 @@ def _node(data: memoryview) -> Node:
     parts = _message(data, _NODE, "operator")
     names = {_text([value]) for value in parts["op_type"]}
     domains = {_text([value]) for value in parts["domain"]} - {""}
-    if domains or len(names) != 1 or not names <= {*OPERATORS, *NUMBERED}:
+    if domains or len(names) != 1 or not names <= _NAMES:
         said = "', '".join([*sorted(names), *(f"of domain {name}" for name in sorted(domains))])[:80]
-        raise ValueError(
-            f"uses operator '{said}'; operators of a segment are {', '.join(sorted((*OPERATORS, *NUMBERED)))}"
-        )
+        raise ValueError(f"uses operator '{said}'; operators of a segment are {', '.join(sorted(_NAMES))}")
     node = Node(names.pop(), [_text([each]) for each in parts["input"]], [_text([each]) for each in parts["output"]])
     if not node.inputs or not node.outputs:
         raise ValueError(f"has an operator {node.operator} without an input or an output")
@@ -158,7 +179,7 @@ def _node(data: memoryview) -> Node:
             if isinstance(fraction, float):
                 node.fractions[name] = fraction
         node.numbers[name] = [number for key in ("i", "ints") for value in attribute[key] for number in packed(value)]
-        if attribute["s"] and _text(attribute["s"]) != _WORDS.get(node.operator, "NOTSET"):
+        if attribute["s"] and _text(attribute["s"]) not in _WORDS.get(node.operator, {"NOTSET"}):
             raise ValueError(f"has an attribute of {node.operator} that no segment has: {_text(attribute['s'])[:80]!r}")
     return node
 
@@ -173,16 +194,20 @@ def _check_kind(name: str, attribute: Mapping[str, list[int | float | memoryview
         raise ValueError(f"has attribute '{name[:80]}' whose value is not of its type")
 
 
-def _output(node: Node, shapes: Mapping[str, ShapeOf], axes: Mapping[str, list[int]]) -> ShapeOf:
+def _outputs(node: Node, shapes: Mapping[str, ShapeOf], known: dict[str, list[int]]) -> list[ShapeOf]:
+    """The shapes of what a node makes; whole numbers that it makes of sizes are added to those that are known."""
     missing = [name for name in node.inputs if name and name not in shapes]
     if missing:
         raise ValueError(f"has an operator {node.operator} that takes '{missing[0][:80]}', which nothing makes")
-    if node.operator == "ReduceMean" and [axes.get(name) for name in node.inputs[1:]] != [_SIDES]:
-        raise ValueError("has a ReduceMean over other axes than height and width")
-    if node.operator in NUMBERED:
-        numbers = [axes.get(name) for name in node.inputs]
-        return NUMBERED[node.operator](node, [shapes.get(name, ()) for name in node.inputs], numbers)
-    return OPERATORS[node.operator](node, [shapes.get(name, ()) for name in node.inputs])
+    taken, numbers = [shapes.get(name, ()) for name in node.inputs], [known.get(name) for name in node.inputs]
+    if (worked := worked_out(node, taken, numbers)) is not None:
+        known[node.outputs[0]] = worked[0]
+        return [worked[1]]
+    if node.operator == SPLIT:
+        return split_shapes(node, taken, numbers)
+    if node.operator in BY_NUMBERS:
+        return [BY_NUMBERS[node.operator](node, taken, numbers)]
+    return [OPERATORS[node.operator](node, taken)]
 
 
 def _bytes(value: int | float | memoryview) -> memoryview:

@@ -1,6 +1,6 @@
 """The shapes of ``.onnx`` operators that take, join, surround or regroup parts of tensors.
 
-What they make depends on whole numbers that the graph holds as initializers. The batch, axis 0, is left as it is.
+What they make depends on whole numbers that the graph holds as initializers, or works out from sizes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ Numbers = Sequence[list[int] | None]
 """For each input the numbers that it holds; None for a tensor of any other kind."""
 
 
-def _held(node: Node, numbers: Numbers, place: int, default: list[int] | None = None) -> list[int]:
+def held_numbers(node: Node, numbers: Numbers, place: int, default: list[int] | None = None) -> list[int]:
+    """The whole numbers that an input holds, or the default of an input that is left out; :class:`ValueError`."""
     given = place < len(node.inputs) and bool(node.inputs[place])
     found = numbers[place] if given else default
     if found is None:
@@ -30,7 +31,7 @@ def _one_output(node: Node, inputs: Sequence[ShapeOf], least: int, most: int) ->
 def _pad(node: Node, inputs: list[ShapeOf], numbers: Numbers) -> ShapeOf:
     """By a constant, on both sides of all axes but the first."""
     _one_output(node, inputs, 2, 3)
-    pads, count = _held(node, numbers, 1), len(inputs[0])
+    pads, count = held_numbers(node, numbers, 1), len(inputs[0])
     if len(pads) != 2 * count or min(pads) < 0 or pads[0] or pads[count]:
         raise ValueError(f"has an operator Pad by {pads} of a tensor of shape {inputs[0]}"[:200])
     if len(inputs) > 2 and node.inputs[2] and inputs[2] != ():
@@ -39,16 +40,16 @@ def _pad(node: Node, inputs: list[ShapeOf], numbers: Numbers) -> ShapeOf:
 
 
 def _slice(node: Node, inputs: list[ShapeOf], numbers: Numbers) -> ShapeOf:
-    """Forward, along all axes but the first."""
+    """Along all axes but the first, also backward."""
     _one_output(node, inputs, 3, 5)
-    starts, ends = _held(node, numbers, 1), _held(node, numbers, 2)
-    axes = _held(node, numbers, 3, [*range(len(starts))])
-    steps = _held(node, numbers, 4, [1] * len(starts))
+    starts, ends = held_numbers(node, numbers, 1), held_numbers(node, numbers, 2)
+    axes = held_numbers(node, numbers, 3, [*range(len(starts))])
+    steps = held_numbers(node, numbers, 4, [1] * len(starts))
     dims = list(inputs[0])
     if not len(starts) == len(ends) == len(axes) == len(steps) or len({*axes}) < len(axes):
         raise ValueError("has an operator Slice whose axes and borders are not as many")
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        if not 0 < axis < len(dims) or step < 1:
+        if not 0 < axis < len(dims) or step == 0:
             raise ValueError(f"has an operator Slice along axis {axis} by steps of {step}")
         dims[axis] = len(range(dims[axis])[start:end:step])
     if min(dims) < 1:
@@ -71,13 +72,17 @@ def _concat(node: Node, inputs: list[ShapeOf], numbers: Numbers) -> ShapeOf:
 
 
 def _reshape(node: Node, inputs: list[ShapeOf], numbers: Numbers) -> ShapeOf:
-    """Of each sample: the first size is -1, or 0 (that of the input), and the others are given."""
-    _one_output(node, inputs, 2, 2)
-    first, *sizes = _held(node, numbers, 1) or [1]
-    keeps = first == -1 or (first == 0 and not any(node.numbers.get("allowzero", [])))
-    if not keeps or min(sizes, default=1) < 1 or prod(sizes) != prod(inputs[0][1:]):
-        raise ValueError(f"has an operator Reshape of a tensor of shape {inputs[0]} to {[first, *sizes]}"[:200])
-    return (inputs[0][0], *sizes)
+    """To sizes of which one may be -1 (what is left), and some 0 (those of the input)."""
+    if len(inputs) != 2 or len(node.outputs) != 1:
+        raise ValueError(f"has an operator {node.operator} of {len(inputs)} inputs; it takes 2")
+    shape, sizes = inputs[0], held_numbers(node, numbers, 1)
+    keeps = not any(node.numbers.get("allowzero", []))
+    made = [shape[at] if each == 0 and keeps and at < len(shape) else each for at, each in enumerate(sizes)]
+    known = prod(each for each in made if each != -1)
+    made = [prod(shape) // known if each == -1 and known > 0 else each for each in made]
+    if sizes.count(-1) > 1 or min(made, default=1) < 1 or prod(made) != prod(shape):
+        raise ValueError(f"has an operator Reshape of a tensor of shape {shape} to {sizes}"[:200])
+    return tuple(made)
 
 
 NUMBERED: dict[str, Callable[[Node, list[ShapeOf], Numbers], ShapeOf]] = {

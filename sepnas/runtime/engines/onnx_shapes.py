@@ -11,8 +11,8 @@ from math import prod
 
 from sepnas.deployment.engines.graph import Node, ShapeOf
 
-_NUM_AXES = 4
-"""Batch, channels, height and width."""
+_SPATIAL = (3, 5)
+"""The fewest and the most axes of what is convolved: one to three besides samples and channels."""
 
 
 def _given(node: Node, inputs: list[ShapeOf], least: int, most: int) -> None:
@@ -26,6 +26,12 @@ def _given(node: Node, inputs: list[ShapeOf], least: int, most: int) -> None:
 def _axes(node: Node, shape: ShapeOf, count: int) -> ShapeOf:
     if len(shape) != count:
         raise ValueError(f"has an operator {node.operator} on a tensor of shape {shape}; it takes {count} axes")
+    return shape
+
+
+def _map(node: Node, shape: ShapeOf) -> ShapeOf:
+    if not _SPATIAL[0] <= len(shape) <= _SPATIAL[1]:
+        raise ValueError(f"has an operator {node.operator} on a tensor of shape {shape}; it takes 3 to 5 axes")
     return shape
 
 
@@ -87,7 +93,7 @@ def _scaled(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
 
 def _conv(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
     _given(node, inputs, 2, 3)
-    (batch, channels, *sides), (outputs, taken, *kernel) = (_axes(node, shape, _NUM_AXES) for shape in inputs[:2])
+    (batch, channels, *sides), (outputs, taken, *kernel) = _map(node, inputs[0]), _axes(node, inputs[1], len(inputs[0]))
     count = len(sides)
     pads, strides = _numbers(node, "pads", 0, 2 * count, 0), _numbers(node, "strides", 1, count, 1)
     dilations, (groups,) = _numbers(node, "dilations", 1, count, 1), _numbers(node, "group", 1, 1, 1)
@@ -109,24 +115,48 @@ def _conv(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
     return (batch, outputs, *made)
 
 
-def _max_pool(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
+def _pool(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
     """Of windows that each hold a value of the input."""
     _given(node, inputs, 1, 1)
-    batch, channels, *sides = _axes(node, inputs[0], _NUM_AXES)
-    count = len(sides)
+    batch, channels, *sides = _map(node, inputs[0])
+    count, ceil = len(sides), _flag(node, "ceil_mode", 0)
     kernel, strides = (_numbers(node, name, 1, count, 1) for name in ("kernel_shape", "strides"))
-    pads = _numbers(node, "pads", 0, 2 * count, 0)
-    if any(pad >= size for pad, size in zip(pads, kernel * 2, strict=True)) or _flag(node, "ceil_mode", 0):
+    pads, dilations = _numbers(node, "pads", 0, 2 * count, 0), _numbers(node, "dilations", 1, count, 1)
+    if any(pad >= size for pad, size in zip(pads, kernel * 2, strict=True)):
         raise ValueError(f"has an operator {node.operator} beyond the border of its input")
     if _flag(node, "storage_order", 0):
         raise ValueError(f"has an operator {node.operator} of values in another order")
-    if max(_numbers(node, "dilations", 1, count, 1)) > 1:
-        raise ValueError(f"has an operator {node.operator} with gaps")
-    padded = [side + pads[place] + pads[place + count] for place, side in enumerate(sides)]
-    made = [(side - size) // stride + 1 for side, size, stride in zip(padded, kernel, strides, strict=True)]
-    if min(made) < 1:
+    reach = [dilation * (size - 1) + 1 for dilation, size in zip(dilations, kernel, strict=True)]
+    room = [side + pads[at] + pads[at + count] - reach[at] for at, side in enumerate(sides)]
+    made = [(each + (stride - 1 if ceil else 0)) // stride + 1 for each, stride in zip(room, strides, strict=True)]
+    if ceil:  # a last window begins within the input or the padding before it
+        starts = ((number - 1) * stride for number, stride in zip(made, strides, strict=True))
+        borders = (side + pads[at] for at, side in enumerate(sides))
+        made = [n - (first >= end) for n, first, end in zip(made, starts, borders, strict=True)]
+    if min(room) < 0 or min(made) < 1:
         raise ValueError(f"has an operator {node.operator} that is larger than its input")
     return (batch, channels, *made)
+
+
+def _conv_transpose(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
+    _given(node, inputs, 2, 3)
+    (batch, channels, *sides), (taken, outputs, *kernel) = _map(node, inputs[0]), _axes(node, inputs[1], len(inputs[0]))
+    count = len(sides)
+    (groups,) = _numbers(node, "group", 1, 1, 1)
+    pads, strides = _numbers(node, "pads", 0, 2 * count, 0), _numbers(node, "strides", 1, count, 1)
+    dilations, extra = _numbers(node, "dilations", 1, count, 1), _numbers(node, "output_padding", 0, count, 0)
+    fits = taken == channels and not channels % groups and node.numbers.get("kernel_shape", kernel) == kernel
+    if not fits or "output_shape" in node.numbers or min(outputs, *kernel) < 1:
+        raise ValueError(f"has an operator {node.operator} of {groups} groups whose weight has shape {inputs[1]}")
+    if _is_given(node, 2):
+        _vector(node, inputs, 2, outputs * groups, "bias")
+    made = [
+        (side - 1) * strides[at] + dilations[at] * (kernel[at] - 1) + 1 + extra[at] - pads[at] - pads[at + count]
+        for at, side in enumerate(sides)
+    ]
+    if min(made) < 1:
+        raise ValueError(f"has an operator {node.operator} that leaves nothing")
+    return (batch, outputs * groups, *made)
 
 
 def _clip(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
@@ -148,27 +178,21 @@ def _gemm(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
     return rows, columns
 
 
-def _mean(node: Node, inputs: list[ShapeOf]) -> ShapeOf:
-    """Over height and width, as the networks do it."""
-    _given(node, inputs, 2, 2)
-    batch, channels, *_ = _axes(node, inputs[0], _NUM_AXES)
-    return (batch, channels, 1, 1) if _flag(node, "keepdims", 1) else (batch, channels)
-
-
 OPERATORS: dict[str, Callable[[Node, list[ShapeOf]], ShapeOf]] = {
     "Add": _add,
+    "AveragePool": _pool,
     "BatchNormalization": _batch_norm,
     "Clip": _clip,
     "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
     "DequantizeLinear": _scaled,
     "Gelu": _relu,
     "Gemm": _gemm,
     "HardSigmoid": _relu,
     "HardSwish": _relu,
-    "MaxPool": _max_pool,
+    "MaxPool": _pool,
     "Mul": _add,
     "QuantizeLinear": _scaled,
-    "ReduceMean": _mean,
     "Relu": _relu,
     "Sigmoid": _relu,
 }
@@ -180,6 +204,7 @@ def scratch_values(node: Node, shapes: Mapping[str, ShapeOf]) -> int:
 
     A convolution may gather the patches of its input, one group at a time.
     """
-    if node.operator != "Conv":
+    if node.operator not in ("Conv", "ConvTranspose"):
         return 0
-    return prod(shapes[node.inputs[1]][1:]) * prod(shapes[node.outputs[0]][2:])
+    places = node.outputs[0] if node.operator == "Conv" else node.inputs[0]
+    return prod(shapes[node.inputs[1]][1:]) * prod(shapes[places][2:])

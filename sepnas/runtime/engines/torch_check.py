@@ -12,18 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from sepnas.plan.kinds.registry import BY_OVERLOAD
 from sepnas.spec.reading import parse_json
 
-OPERATORS = frozenset(
-    f"torch.ops.aten.{name}"
-    for name in (
-        *("conv2d.default", "batch_norm.default", "relu.default", "relu6.default", "max_pool2d.default"),
-        *("add.Tensor", "mean.dim", "linear.default", "constant_pad_nd.default", "slice.Tensor", "cat.default"),
-        *("reshape.default", "adaptive_avg_pool2d.default", "avg_pool2d.default", "mul.Tensor", "sigmoid.default"),
-        *("hardtanh.default", "hardsigmoid.default", "hardswish.default", "silu.default", "gelu.default"),
-    )
-)
-"""What layers of the networks, and parts of traced ones, are exported to; none makes a tensor from a number alone."""
+OPERATORS = frozenset(f"torch.ops.aten.{name}" for name in (*BY_OVERLOAD, "sym_size.int"))
+"""What parts of networks are exported to: the operators that a graph may have, and the number of samples. None makes a
+tensor from a number alone."""
+_WORDS = frozenset(("none", "tanh", "constant", "reflect", "replicate", "circular", "trunc", "floor"))
+"""Texts that say how an operator works."""
 
 MAX_NODES = 20_000
 _MAX_DEPTH = 32
@@ -41,7 +37,7 @@ _VALUES = frozenset(
     f"as_{kind}"
     for kind in (
         *("none", "tensor", "tensors", "int", "ints", "float", "floats", "bool", "bools"),
-        *("expr", "sym_int", "sym_ints", "name"),
+        *("expr", "sym_int", "sym_ints", "name", "string", "scalar_type"),
     )
 )
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -61,11 +57,8 @@ class Allowed:
 
 _SEGMENTS = Allowed(OPERATORS.__contains__, _VALUES)
 MORE_VALUES = _VALUES | {
-    f"as_{kind}"
-    for kind in (
-        "string", "strings", "scalar_type", "memory_format", "layout", "device", "optional_tensor", "optional_tensors"
-    )
-}  # fmt: skip
+    f"as_{kind}" for kind in ("strings", "memory_format", "layout", "device", "optional_tensor", "optional_tensors")
+}
 """The kinds of arguments of any network's graph."""
 
 
@@ -102,6 +95,8 @@ def _checked_field(key: str, value: Any, depth: int, allowed: Allowed) -> Any:
         raise ValueError(f"holds '{key}', which no segment has")
     if key.startswith("as_") and key not in allowed.values:
         raise ValueError(f"holds a value of the kind '{key}', which no segment has")
+    if key == "as_string" and allowed is _SEGMENTS and value not in _WORDS:
+        raise ValueError(f"holds the text '{_start(value)}', which no operator of a segment takes")
     if key == "target" and not (isinstance(value, str) and allowed.operators(value)):
         others = f"; operators of a segment are {', '.join(sorted(OPERATORS))}" if allowed is _SEGMENTS else ""
         raise ValueError(f"uses operator '{_start(value)}'{others}")

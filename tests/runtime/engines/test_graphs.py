@@ -132,7 +132,14 @@ BAD_GRAPHS = {
         [WIDE_KERNEL],
     ),
     "which nothing makes": ([helper.make_node("Add", ["x", "z"], ["y"])], []),
-    "other axes": ([helper.make_node("ReduceMean", ["x"], ["y"])], []),
+    "grows faster than the number of samples": (
+        [
+            helper.make_node("Transpose", ["x"], ["a"], perm=[2, 3, 0, 1]),
+            helper.make_node("Transpose", ["x"], ["b"], perm=[2, 3, 1, 0]),
+            helper.make_node("MatMul", ["a", "b"], ["y"]),
+        ],
+        [],
+    ),
 }
 
 
@@ -197,9 +204,7 @@ UNFIT = {
     "clip to a vector above": _op("Clip", "scalar", "four"),
     "clip with three bounds": _op("Clip", "scalar", "scalar", "scalar"),
     "max-pool beyond the border": _op("MaxPool", kernel_shape=[2, 2], pads=[2] * 4),
-    "max-pool that rounds up": _op("MaxPool", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
     "max-pool larger than its input": _op("MaxPool", kernel_shape=[9, 2]),
-    "max-pool with gaps": _op("MaxPool", kernel_shape=[2, 2], dilations=[2, 2]),
     "max-pool of one side": _op("MaxPool", kernel_shape=[2]),
     "max-pool of stride 0": _op("MaxPool", kernel_shape=[2, 2], strides=[0, 1]),
     "max-pool of two": _op("MaxPool", "x", kernel_shape=[2, 2]),
@@ -209,7 +214,6 @@ UNFIT = {
     "pad by what is not held": _op("Pad", "four"),
     "pad by a vector": _op("Pad", "pads_even", "four"),
     "slice of the batch": _op("Slice", "number0", "number2", "number0"),
-    "slice backward": _op("Slice", "number2", "number0", "number2", "number_1"),
     "slice of nothing": _op("Slice", "number2", "number2", "number2"),
     "slice with few ends": _op("Slice", "sides", "number2"),
     "concat of the batch": _op("Concat", "x", axis=0),
@@ -224,17 +228,43 @@ UNFIT = {
     "quantised with other zero points": _op("QuantizeLinear", "four", "many"),
     "dequantised with a matrix": _op("DequantizeLinear", "square"),
     "dequantised in blocks": _op("DequantizeLinear", "four", block_size=2),
+    "product of other sizes": _op("MatMul", "square"),
+    "product with a vector": _op("MatMul", "four"),
+    "transpose by one axis twice": _op("Transpose", perm=[0, 1, 1, 3]),
+    "softmax beyond the axes": _op("Softmax", axis=4),
+    "layer norm of four": _op("LayerNormalization", "four"),
+    "instance norm of three channels": _op("InstanceNormalization", "three", "three"),
+    "group norm of three groups": _op("GroupNormalization", "four", "four", num_groups=3),
+    "mean beyond the axes": _op("ReduceMean", "number9"),
+    "sum that may do nothing": _op("ReduceSum", "sides", noop_with_empty_axes=1),
+    "squeeze of a side": _op("Squeeze", "number2"),
+    "unsqueeze of one axis twice": _op("Unsqueeze", "twice"),
+    "expand to others": _op("Expand", "sides"),
+    "tile of two axes": _op("Tile", "sides"),
+    "gather beyond the border": _op("Gather", "number9", axis=2),
+    "gather at what is not held": _op("Gather", "four"),
+    "gather of five axes": _op("GatherND", "places"),
+    "cast to a text": _op("Cast", to=8),
+    "blocks of three": _op("DepthToSpace", blocksize=3),
+    "resize of one axis": _op("Resize", "", "", "number2"),
+    "where of others": _op("Where", "three", "x"),
+    "power of others": _op("Pow", "three"),
+    "transposed conv of other channels": _op("ConvTranspose", "k3of4"),
+    "transposed conv to a shape": _op("ConvTranspose", "k4", output_shape=[9, 9]),
+    "cumulated beyond the axes": _op("CumSum", "number9"),
+    "split into too many": _op("Split", "sides", axis=1),
 }
 CONSTANTS = {
     "many": (300_000,), "four": (4,), "three": (3,), "one": (1,), "scalar": (), "square": (4, 4), "wide": (10, 9000),
     "k4": (4, 4, 1, 1), "k3": (4, 3, 1, 1), "k1of3": (3, 1, 1, 1), "k0": (4, 4, 0, 1),
+    "k3of4": (3, 4, 1, 1), "places": (2, 5),
 }  # fmt: skip
 
 
 NUMBERS = {
     "sides": [2, 3], "pads_batch": [1, 0, 0, 0, 0, 0, 0, 0], "pads_below": [0, 0, -1, 0, 0, 0, 0, 0],
-    "pads_even": [0, 0, 1, 1, 0, 0, 1, 1], "number0": [0], "number2": [2], "number_1": [-1], "sizes_more": [-1, 300],
-    "sizes_samples": [2, 128], "sizes_all": [-1, 256],
+    "pads_even": [0, 0, 1, 1, 0, 0, 1, 1], "number0": [0], "number2": [2], "number9": [9], "twice": [1, 1],
+    "sizes_more": [-1, 300], "sizes_samples": [2, 128], "sizes_all": [-1, 256],
 }  # fmt: skip
 
 
