@@ -29,11 +29,12 @@ from sepnas.runtime.engines.choice import make_engine
 from sepnas.runtime.engines.shard import Shard
 from sepnas.runtime.engines.torch_engine import Engine
 from sepnas.spec.preparation import Preparation
+from sepnas.testing.graphs import SMALL_GRAPHS, Builder
 from tests.helpers_runtime import threads, worker_processes
-from tests.partition.chains import Builder
 
 ENGINES = ("torch", "onnxruntime")
 BATCH = 2
+OTHER_FAMILIES = (("video", "rows"), ("branches", "output-channels"), ("branches", "minimum-cut"))
 QUICK = ("rows", "pipeline")
 """The schemes with the fewest graphs to export."""
 
@@ -206,3 +207,21 @@ def test_traits_that_are_no_facts_are_refused(network: PartitionedNetwork) -> No
     traits = NetworkTraits(mean=(0.0, 0.0, 0.0), std=(1.0, 0.0, 1.0))
     with pytest.raises(SpecError, match=r"network 'chain': `std.1`: .*greater than 0"):
         graph_facts(network.graph.model_copy(update={"traits": traits}))
+
+
+@pytest.mark.parametrize("engine", [pytest.param("torch", marks=pytest.mark.slow), "onnxruntime"])
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [("transformer", "pairs"), *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHER_FAMILIES)],
+)
+def test_networks_of_other_families_run_on_workers(name: str, scheme: str, engine: str, tmp_path: Path) -> None:
+    """Attention by heads, clips by rows, and transposed convolutions by channels: exact, with the plan's bytes."""
+    torch.manual_seed(0)
+    made = SMALL_GRAPHS[name]()
+    own = PartitionedNetwork(made.graph(), made.weights).eval()
+    plan = partition(own.graph, scheme, [1, 1])
+    export_graph(own, tmp_path / "d", {"default": plan}, name=name, engines=[engine])
+    dims = own.graph.tensors["image"].dims[1:]
+    batch = np.random.default_rng(0).standard_normal((BATCH, *dims), dtype=np.float32)
+    with threads(tmp_path / "d", engine=partial(_engine, engine)) as hosts, Session(tmp_path / "d", hosts) as session:
+        check_answer(session, plan, own, batch)
