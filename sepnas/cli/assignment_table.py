@@ -9,7 +9,7 @@ from sepnas.console import say, warn
 from sepnas.objectives import ENERGY_J, LATENCY_S, MEMORY_BYTES, PAYLOAD_BYTES, THROUGHPUT_PER_S, TOTAL_BYTES
 from sepnas.spec.cluster import format_pairs
 from sepnas.tables import DataColumn, DataTable, print_table, text_column
-from sepnas.units import format_count, seconds
+from sepnas.units import format_count, format_threads, seconds
 
 _COLUMNS = (LATENCY_S, THROUGHPUT_PER_S, PAYLOAD_BYTES, TOTAL_BYTES, MEMORY_BYTES, ENERGY_J)
 
@@ -56,8 +56,9 @@ def _say_of_fewer(found: Assignment) -> None:
         ratio = alone.costs[LATENCY_S.name] / chosen.costs[LATENCY_S.name]
         rate = chosen.costs[THROUGHPUT_PER_S.name] / alone.costs[THROUGHPUT_PER_S.name]
         say(
-            f"{seconds(chosen.costs[LATENCY_S.name])} an answer; device {alone.devices[0]} alone: "
-            f"{seconds(alone.costs[LATENCY_S.name])}, {ratio:.2f} times as long; {rate:.2f} times its throughput"
+            f"{seconds(chosen.costs[LATENCY_S.name])} an answer on {format_threads(found.cluster.threads)}; "
+            f"device {alone.devices[0]} alone: {seconds(alone.costs[LATENCY_S.name])}, {ratio:.2f} times as long; "
+            f"{rate:.2f} times its throughput"
         )
     if chosen.scheme != NO_SPLIT and len(chosen.devices) < count:
         say(f"{format_count(len(chosen.devices), 'device')} of {count} are better than all of them")
@@ -65,9 +66,10 @@ def _say_of_fewer(found: Assignment) -> None:
 
 def _why_alone(found: Assignment, chosen: Alternative) -> str:
     device, objective = chosen.devices[0], found.goal.objective
+    threads = format_count(found.cluster.threads[device], "thread")
     start = (
-        f"device {device} alone answers sooner than any split"
+        f"device {device} alone, on {threads}, answers sooner than any split"
         if objective is LATENCY_S
-        else (f"device {device} alone has the best {objective.label} of all alternatives")
+        else (f"device {device} alone, on {threads}, has the best {objective.label} of all alternatives")
     )
     return f"{start}: use no more devices for this network, objective and cluster"

@@ -70,7 +70,7 @@ def test_the_best_assignment_is_found(network: Path, tmp_path: Path) -> None:
     out, cluster = tmp_path / "plan.json", uniform_cluster(2).save(tmp_path / "cluster.yaml")
     said = cli("partition", network, "--cluster", cluster, "--out", out)
     assert said.exit_code == 0, said.output
-    assert "device 0 alone answers sooner than any split" in said.output
+    assert "device 0 alone, on 1 thread, answers sooner than any split" in said.output
     assert "partition granularity: the whole network" in said.output
     assert all(name in said.output for name in ("no split", "rows", "pipeline", "latency", "throughput", "memory"))
     plan = load_plan(out)
