@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Callable
@@ -10,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from sepnas import api
 from sepnas.errors import ImportFailedError
@@ -20,29 +19,35 @@ from sepnas.importing.source import find_network
 from sepnas.nets.graph import load_graph_network
 
 onnx: Any = pytest.importorskip("onnx")
+onnxruntime: Any = pytest.importorskip("onnxruntime")
 needs_converter = pytest.mark.skipif(find_spec("onnx2pytorch") is None, reason="the extra `onnx` is not installed")
 
 
 @pytest.fixture(scope="module")
-def original() -> nn.Module:
-    """A small network with a stride, a group convolution, pooling and a classifier."""
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU6(), nn.Conv2d(8, 8, 3, padding=1, groups=4),
-        nn.Hardswish(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
-    ).eval()  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def model(original: nn.Module) -> bytes:
-    """The network as an ONNX file with a dynamic batch."""
-    program = torch.onnx.export(
-        original, (torch.zeros(2, 3, 16, 16),), dynamo=True, verbose=False, dynamic_shapes=({0: torch.export.Dim("n")},)
-    )
-    assert program is not None
-    buffer = io.BytesIO()
-    onnx.save_model(program.model_proto, buffer)
-    return buffer.getvalue()
+def model() -> bytes:
+    """A small network in the newest operators: a stride, groups, a mean whose axes lie in a tensor, a classifier."""
+    draw = np.random.default_rng(0)
+    helper, numpy_helper, kind = onnx.helper, onnx.numpy_helper, onnx.TensorProto
+    weights = {
+        "first": draw.standard_normal((8, 3, 3, 3)) / 5, "second": draw.standard_normal((8, 2, 3, 3)) / 4,
+        "last": draw.standard_normal((8, 5)), "sides": np.array([-1, -2]), "flat": np.array([-1, 8]),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["image", "first"], ["a"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "second"], ["c"], group=4, pads=[1, 1, 1, 1]),
+        helper.make_node("ReduceMean", ["c", "sides"], ["d"], keepdims=1),
+        helper.make_node("Reshape", ["d", "flat"], ["e"]),
+        helper.make_node("MatMul", ["e", "last"], ["scores"]),
+    ]
+    stored = [
+        numpy_helper.from_array(x if x.dtype == np.int64 else x.astype(np.float32), name) for name, x in weights.items()
+    ]
+    image = helper.make_tensor_value_info("image", kind.FLOAT, ["n", 3, 16, 16])
+    scores = helper.make_tensor_value_info("scores", kind.FLOAT, ["n", 5])
+    graph = helper.make_graph(nodes, "small", [image], [scores], stored)
+    found: bytes = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]).SerializeToString()
+    return found
 
 
 def written(path: Path, data: bytes, change: Callable[[Any], None] | None = None) -> str:
@@ -55,15 +60,33 @@ def written(path: Path, data: bytes, change: Callable[[Any], None] | None = None
 
 
 @needs_converter
-def test_an_onnx_file_is_imported(original: nn.Module, model: bytes, tmp_path: Path) -> None:
-    """It computes what the network computes from which it was exported, of one sample of a dynamic batch."""
-    imported = api.import_network(written(tmp_path / "small.onnx", model), tmp_path / "out")
+def test_an_onnx_file_is_imported(model: bytes, tmp_path: Path) -> None:
+    """It computes what onnxruntime computes, of one sample of a dynamic batch, with the file's parameters counted."""
+    path = written(tmp_path / "small.onnx", model)
+    imported = api.import_network(path, tmp_path / "out")
     assert imported.deviation <= 1e-5
     assert imported.graph.opaque_nodes == ()
-    assert {"conv", "linear"} <= {node.operator for node in imported.graph.nodes}
+    assert imported.graph.num_parameters == 8 * 27 + 8 * 18 + 40
     x = torch.randn(1, 3, 16, 16)
+    session = onnxruntime.InferenceSession(path)
+    [wanted] = session.run(None, {"image": x.numpy()})
     with torch.no_grad():
-        torch.testing.assert_close(load_graph_network(tmp_path / "out")(x), original(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(load_graph_network(tmp_path / "out")(x).numpy(), wanted, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ImportFailedError, match="brings its own weights; leave --weights out"):
+        api.import_network(path, tmp_path / "other", weights=tmp_path / "w.pt")
+
+
+@needs_converter
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "squeezenet1_1"])
+def test_files_of_torchs_own_exporter_are_imported(name: str, tmp_path: Path) -> None:
+    """Networks of torchvision come back with all operators known, splits and shuffled channels too."""
+    found = find_network(f"torchvision:{name}")
+    assert found.module is not None
+    torch.onnx.export(found.module.eval(), (torch.zeros(1, 3, 224, 224),), tmp_path / "m.onnx", dynamo=True)
+    imported = api.import_network(str(tmp_path / "m.onnx"), tmp_path / "out")
+    assert imported.deviation <= 1e-5
+    assert imported.graph.opaque_nodes == ()
 
 
 def moved(model: Any, location: str, folder: Path) -> None:
