@@ -74,6 +74,9 @@ def report(
     devices: Annotated[
         str | None, typer.Option(help="Numbers of devices to split over, such as 2,4 [1 to the cluster's].", **TEXT)
     ] = None,
+    best: Annotated[
+        bool, typer.Option("--best/--no-best", help="Also search for the best split, as `sepnas partition` does.")
+    ] = True,
     title: Annotated[str, typer.Option(help="The page's title.", **TEXT)] = "sepnas report",
 ) -> None:
     """Write one self-contained HTML page about one cluster, or about a search, a training run, a plan and a trace.
@@ -100,7 +103,7 @@ def report(
         architecture = training / "architecture.json"
     content = _content(title, search, training, architecture, cluster, trace)
     if given:
-        parts = _compared(given, cluster, accuracy or [], devices)
+        parts = _compared(given, cluster, accuracy or [], devices, best)
         content = replace(content, **parts, about=about(search, training, given))
     candidate = next((point.index for point in content.candidates if point.chosen), None)
     content = replace(content, classifiers=kept_evaluations(evaluation or (), training))
@@ -138,14 +141,16 @@ def _content(
     return replace(content, **search_parts(search, key))
 
 
-def _compared(given: list[Path], cluster: Path | None, accuracy: list[str], devices: str | None) -> PlanParts:
+def _compared(
+    given: list[Path], cluster: Path | None, accuracy: list[str], devices: str | None, best: bool
+) -> PlanParts:
     """Everything that is given, priced on one cluster."""
     from sepnas.report.from_plans import plan_parts
 
     where = Cluster.load(cluster) if cluster is not None else uniform_cluster(DEFAULT_DEVICES)
     counts = _counts(devices, where.num_devices)
     with step_bar("pricing splits") as progress:
-        return plan_parts(given, where, dict(map(_accuracy, accuracy)), counts, progress)
+        return plan_parts(given, where, dict(map(_accuracy, accuracy)), counts, progress, best)
 
 
 def _counts(text: str | None, num_devices: int) -> list[int]:

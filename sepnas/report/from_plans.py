@@ -37,13 +37,15 @@ def plan_parts(
     accuracies: Mapping[str, float],
     counts: Sequence[int] = (),
     progress: Progress | None = None,
+    searching: bool = False,
 ) -> PlanParts:
     """Price all that is given on the cluster, imported networks in every registered scheme, and map the plans.
 
     ``accuracies`` are shares by name of a network, file or folder; ``counts`` the numbers of devices to split over, by
-    default all. Raises :class:`SpecError` for what a report does not take, and for an accuracy of nothing given.
+    default all; ``searching`` also searches for the best split of each network. Raises :class:`SpecError` for what a
+    report does not take, and for an accuracy of nothing given.
     """
-    found = Found(cluster, counts or tuple(counts_up_to(cluster.num_devices)), accuracies, progress)
+    found = Found(cluster, counts or tuple(counts_up_to(cluster.num_devices)), accuracies, progress, searching)
     for each in given:
         found.add(each)
     mapped = sorted(found.mapped, key=lambda each: each.folded)

@@ -58,8 +58,12 @@ def plan_timeline_section(content: ReportContent) -> Section | None:
         "When each device works",
         f"{timeline.title}: the answer takes {format_seconds(timeline.latency_s)}.",
         (picture(partial(timeline_drawing, shown, "plan-timeline"), "One inference, predicted.", wide=True),),
-        (Table("Sums for each device", BUSY_HEADER, tuple(busy_rows(shown)), num_text_columns=2),),
+        (Table("Sums for each device", _without_title(BUSY_HEADER), tuple(map(_without_title, busy_rows(shown)))),),
     )
+
+
+def _without_title(row: tuple[str, ...]) -> tuple[str, ...]:
+    return (row[0], *row[2:])
 
 
 def _threads(comparison: Comparison) -> str:

@@ -14,6 +14,7 @@ from sepnas.partition.graph import GRAPH_NAME, Graph
 from sepnas.partition.schemes.registry import SCHEMES
 from sepnas.plan.document import save_plan
 from sepnas.report.comparison import given
+from sepnas.report.comparison.splits import SEARCHED
 from sepnas.report.comparison.values import Comparison, PricedPlan
 from sepnas.report.comparison.verdict import verdict
 from sepnas.report.content import ReportContent
@@ -91,7 +92,7 @@ def test_a_split_that_pays_is_told(parts: PlanParts) -> None:
     best = min(split_plans(parts), key=lambda plan: plan.latency_s)
     [alone] = parts["comparison"].alone
     said = verdict(parts["comparison"])
-    assert f"is fastest split by {best.label} devices" in said
+    assert f"is fastest with {best.label} devices" in said
     assert f"{alone.latency_s / best.latency_s:.2f} times as fast as device0 alone, 1 thread" in said
 
 
@@ -139,6 +140,15 @@ def test_plans_and_architectures_are_compared(network: Path, tmp_path: Path) -> 
     assert by_label["uneven.json"].latency_s == api.simulate(path, CLUSTER).latency_s
     assert [by_label[name].accuracy for name in ("uneven.json", "narrow.json")] == [0.5, 0.6]
     assert [drawn.folded for drawn in found["maps"]][:3] == [False] * 3
+
+
+def test_the_best_split_is_searched(network: Path) -> None:
+    """The split that a search finds is no slower than any scheme's, and one device alone if that is the best."""
+    found = plan_parts([network], CLUSTER, {}, [2, 3], searching=True)
+    latencies = {plan.series: plan.latency_s for plan in split_plans(found)}
+    assert latencies[SEARCHED] <= min(latencies.values())
+    alone = plan_parts([network], SLOW_LINKS, {}, [2], searching=True)
+    assert SEARCHED not in {plan.series for plan in split_plans(alone)}
 
 
 @pytest.mark.slow

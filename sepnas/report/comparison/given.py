@@ -12,7 +12,7 @@ from sepnas.errors import SpecError
 from sepnas.partition.graph import Graph, is_graph, load_graph
 from sepnas.plan.document import load_plan
 from sepnas.plan.plan import Plan
-from sepnas.report.comparison.splits import Accuracy, Progress, Split, alone, splits
+from sepnas.report.comparison.splits import Accuracy, Progress, Split, alone, searched, splits
 from sepnas.report.comparison.values import Comparison, Family, PricedPlan, Refused, priced
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.build import build_plan
@@ -44,6 +44,7 @@ class Found:
     counts: Sequence[int]
     accuracies: Mapping[str, float]
     progress: Progress | None = None
+    searching: bool = False
     alone: list[PricedPlan] = field(default_factory=list)
     plans: list[PricedPlan] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
@@ -118,7 +119,10 @@ def _read_network(found: Found, given: Path) -> None:
     accuracy = found.accuracy(given, graph.name)
     found.alone.append(alone(graph, found.cluster, accuracy).price)
     best: dict[str, Split] = {}
-    for each in splits(graph, found.cluster, found.counts, accuracy, found.progress):
+    tried = [*splits(graph, found.cluster, found.counts, accuracy, found.progress)]
+    if found.searching and (best_found := searched(graph, found.cluster, accuracy, found.progress)) is not None:
+        tried.append(best_found)
+    for each in tried:
         if isinstance(each, Refused):
             found.refused.append(each)
             continue

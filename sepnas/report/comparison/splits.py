@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from sepnas.assign.assignment import assignment_of
+from sepnas.assign.candidate import MIXED, NO_SPLIT
 from sepnas.cost.simulator import simulate
-from sepnas.errors import PlanError
+from sepnas.errors import PlanError, SearchError
 from sepnas.partition.graph import Graph
 from sepnas.partition.schemes.registry import SCHEMES, on_one_device, partition
 from sepnas.plan.plan import Plan
@@ -14,6 +16,8 @@ from sepnas.report.comparison.values import PricedPlan, Refused, priced
 from sepnas.spec.cluster import Cluster, Device
 from sepnas.units import format_count
 
+SEARCHED = "searched"
+"""The series of the splits that a search found."""
 Accuracy = tuple[float, str] | None
 Progress = Callable[[int, int, str], None]
 
@@ -61,6 +65,22 @@ def splits(
             continue
         label = f"{scheme} over {count}"
         yield Split(scheme, plan, priced(plan, found, "split", graph.name, scheme, label, accuracy))
+
+
+def searched(
+    graph: Graph, cluster: Cluster, accuracy: Accuracy = None, progress: Progress | None = None
+) -> Split | Refused | None:
+    """The best split that `sepnas partition` finds: schemes, devices, shares and mixtures; None if it is no split."""
+    try:
+        found = assignment_of(graph, cluster, show=progress or (lambda done, total, what: None)).chosen
+    except SearchError as error:
+        return Refused(graph.name, SEARCHED, cluster.num_devices, str(error))
+    if found.scheme == NO_SPLIT:
+        return None
+    kind = found.scheme.partition(":")[0]
+    label = f"searched {'mixture' if kind == MIXED else kind} over {len(found.devices)}"
+    price = priced(found.plan, found.simulation, "split", graph.name, SEARCHED, label, accuracy)
+    return Split(SEARCHED, found.plan, price)
 
 
 def with_all_cores(cluster: Cluster) -> Cluster:

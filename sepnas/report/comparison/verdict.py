@@ -40,7 +40,7 @@ def split_sentence(alone: PricedPlan, splits: Sequence[PricedPlan]) -> str:
     losing = sum(plan.latency_s >= alone.latency_s for plan in splits)
     rest = f" {losing} of {len(splits)} splits are slower than that device alone." if losing else ""
     return (
-        f"{alone.network} is fastest split by {best.label} devices: {format_seconds(best.latency_s)} with "
+        f"{alone.network} is fastest with {best.label} devices: {format_seconds(best.latency_s)} with "
         f"{format_bytes(best.payload_bytes)} between devices, {alone.latency_s / best.latency_s:.2f} times as fast as "
         f"{reference}.{rest}"
     )
