@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sepnas.assign.assignment import assignment_of
-from sepnas.assign.candidate import MIXED, NO_SPLIT
+from sepnas.assign.proposal import MIXED, NO_SPLIT
 from sepnas.cost.simulator import simulate
 from sepnas.errors import PlanError, SearchError
 from sepnas.partition.graph import Graph
@@ -75,7 +75,7 @@ def searched(
         found = assignment_of(graph, cluster, show=progress or (lambda done, total, what: None)).chosen
     except SearchError as error:
         return Refused(graph.name, SEARCHED, cluster.num_devices, str(error))
-    if found.scheme == NO_SPLIT:
+    if found.scheme == NO_SPLIT or len(found.devices) < 2:
         return None
     kind = found.scheme.partition(":")[0]
     label = f"searched {'mixture' if kind == MIXED else kind} over {len(found.devices)}"
