@@ -15,8 +15,8 @@ from sepnas.partition.tied import tied
 
 NO_SPLIT, MIXED, STAGES = "no split", "mixed", "stages"
 """Names in tables, beside those of the schemes."""
-ROUNDS = 2
-"""Maximum number of corrections of the shares."""
+ROUNDS, EQUAL_ROUNDS = 2, 1
+"""Maximum number of corrections of the shares; of those of devices that are equally fast."""
 _EVEN = 0.03
 """Busy times that differ by less than this share of the longest are not corrected."""
 
@@ -57,7 +57,8 @@ def split(estimator: Estimator, scheme: Scheme, devices: Sequence[int], speeds: 
     There are none where the scheme does not give each device a part, or a message is impossible.
     """
     shares, found = list(speeds), list[Proposal]()
-    for _ in range(1 + ROUNDS):
+    rounds = EQUAL_ROUNDS if max(speeds) == min(speeds) else ROUNDS
+    for _ in range(1 + rounds):
         made = _made(estimator, scheme, devices, shares)
         if made is None:
             break
