@@ -10,7 +10,7 @@ from typing import TypedDict
 from sepnas.cost.simulator import simulate
 from sepnas.cost.timeline import predicted_timeline
 from sepnas.partition.graph import Graph
-from sepnas.report.comparison.given import Found, Mapped, counts_up_to
+from sepnas.report.comparison.given import Gathered, Mapped, counts_up_to
 from sepnas.report.comparison.splits import Progress
 from sepnas.report.comparison.values import Comparison, PricedPlan
 from sepnas.report.content import DrawnMap, ShownTimeline
@@ -45,7 +45,7 @@ def plan_parts(
     default all; ``searching`` also searches for the best split of each network. Raises :class:`SpecError` for what a
     report does not take, and for an accuracy of nothing given.
     """
-    found = Found(cluster, counts or tuple(counts_up_to(cluster.num_devices)), accuracies, progress, searching)
+    found = Gathered(cluster, counts or tuple(counts_up_to(cluster.num_devices)), accuracies, progress, searching)
     for each in given:
         found.add(each)
     mapped = sorted(found.mapped, key=lambda each: each.folded)
@@ -61,7 +61,7 @@ def _timeline(each: Mapped, cluster: Cluster) -> ShownTimeline | None:
     return shown if len(shown.spans) <= MAX_SPANS else None
 
 
-def _drawn(each: Mapped, place: int, found: Found) -> DrawnMap:
+def _drawn(each: Mapped, place: int, found: Gathered) -> DrawnMap:
     price, names = each.price, [device.name for device in found.cluster.devices]
     graph = each.graph or _graph_of(each, found.graphs)
     lead = (

@@ -12,8 +12,8 @@ from sepnas.errors import SpecError
 from sepnas.partition.graph import Graph, is_graph, load_graph
 from sepnas.plan.document import load_plan
 from sepnas.plan.plan import Plan
-from sepnas.report.comparison.splits import Accuracy, Progress, Split, alone, searched, splits
-from sepnas.report.comparison.values import Comparison, Family, PricedPlan, Refused, priced
+from sepnas.report.comparison.splits import Accuracy, PricedSplit, Progress, alone, searched, splits
+from sepnas.report.comparison.values import Comparison, Family, PricedPlan, RefusedSplit, priced
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.build import build_plan
 from sepnas.separable.read import is_plan_file
@@ -37,7 +37,7 @@ class Mapped:
 
 
 @dataclass
-class Found:
+class Gathered:
     """The parts of a comparison, put together from all that is given."""
 
     cluster: Cluster
@@ -47,7 +47,7 @@ class Found:
     searching: bool = False
     alone: list[PricedPlan] = field(default_factory=list)
     plans: list[PricedPlan] = field(default_factory=list)
-    refused: list[Refused] = field(default_factory=list)
+    refused: list[RefusedSplit] = field(default_factory=list)
     mapped: list[Mapped] = field(default_factory=list)
     graphs: list[Graph] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
@@ -112,18 +112,18 @@ def _kind_of(given: Path) -> str | None:
     return kind if kind in _READERS else None
 
 
-def _read_network(found: Found, given: Path) -> None:
+def _read_network(found: Gathered, given: Path) -> None:
     """One device alone and all splits; maps of the fastest split, and folded ones of each other scheme's fastest."""
     graph = load_graph(given)
     found.graphs.append(graph)
     accuracy = found.accuracy(given, graph.name)
     found.alone.append(alone(graph, found.cluster, accuracy).price)
-    best: dict[str, Split] = {}
+    best: dict[str, PricedSplit] = {}
     tried = [*splits(graph, found.cluster, found.counts, accuracy, found.progress)]
     if found.searching and (best_found := searched(graph, found.cluster, accuracy, found.progress)) is not None:
         tried.append(best_found)
     for each in tried:
-        if isinstance(each, Refused):
+        if isinstance(each, RefusedSplit):
             found.refused.append(each)
             continue
         found.plans.append(each.price)
@@ -133,24 +133,24 @@ def _read_network(found: Found, given: Path) -> None:
     found.mapped += [Mapped(each.price, each.plan, graph, place > 0) for place, each in enumerate(ranked)]
 
 
-def _read_plan(found: Found, given: Path) -> None:
+def _read_plan(found: Gathered, given: Path) -> None:
     plan, name = load_plan(given), given.name
     accuracy = found.accuracy(given)
     found.mapped.append(Mapped(found.price(plan, "plan", name, name, name, accuracy), plan))
 
 
-def _read_architecture(found: Found, given: Path) -> None:
+def _read_architecture(found: Gathered, given: Path) -> None:
     architecture = Architecture.load(given)
     _add_separable(found, architecture, given.name, found.accuracy(given, architecture.name))
 
 
-def _add_separable(found: Found, architecture: Architecture, label: str, accuracy: Accuracy) -> None:
+def _add_separable(found: Gathered, architecture: Architecture, label: str, accuracy: Accuracy) -> None:
     plan = build_plan(architecture)
     price = found.price(plan, "separable", architecture.name, label, label, accuracy)
     found.mapped.append(Mapped(price, plan))
 
 
-def _read_run(found: Found, given: Path) -> None:
+def _read_run(found: Gathered, given: Path) -> None:
     from sepnas.train.record import best_of, read_history
 
     best = best_of(read_history(given)).val_accuracy, "validation images"
@@ -158,11 +158,11 @@ def _read_run(found: Found, given: Path) -> None:
     _add_separable(found, architecture, given.name, found.accuracy(given) or best)
 
 
-def _read_search(found: Found, given: Path) -> None:
+def _read_search(found: Gathered, given: Path) -> None:
     """The front of a search, and the map of its knee."""
-    from sepnas.search.found import Found as SearchFound
+    from sepnas.search.found import Found
 
-    search = SearchFound.load(given)
+    search = Found.load(given)
     for candidate in sorted(search.front, key=lambda each: each.measured["latency_s"])[:MAX_FRONT]:
         plan, label = build_plan(candidate.architecture), f"candidate {candidate.index}"
         accuracy = candidate.objectives["accuracy"], "supernet"
@@ -172,7 +172,7 @@ def _read_search(found: Found, given: Path) -> None:
             found.mapped.append(Mapped(price, plan))
 
 
-def _read_deployment(found: Found, given: Path) -> None:
+def _read_deployment(found: Gathered, given: Path) -> None:
     from sepnas.deployment.verify import load_manifest
 
     manifest = load_manifest(given)
@@ -182,7 +182,7 @@ def _read_deployment(found: Found, given: Path) -> None:
         found.mapped.append(Mapped(found.price(plan, "plan", manifest.name, label, label, accuracy), plan))
 
 
-_READERS: Mapping[str, Callable[[Found, Path], None]] = {
+_READERS: Mapping[str, Callable[[Gathered, Path], None]] = {
     "network": _read_network,
     "plan": _read_plan,
     "architecture": _read_architecture,

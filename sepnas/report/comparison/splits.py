@@ -12,7 +12,7 @@ from sepnas.errors import PlanError, SearchError
 from sepnas.partition.graph import Graph
 from sepnas.partition.schemes.registry import SCHEMES, on_one_device, partition
 from sepnas.plan.plan import Plan
-from sepnas.report.comparison.values import PricedPlan, Refused, priced
+from sepnas.report.comparison.values import PricedPlan, RefusedSplit, priced
 from sepnas.spec.cluster import Cluster, Device
 from sepnas.units import format_count
 
@@ -23,7 +23,7 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class PricedSplit:
     """A split of a network with its plan; ``scheme`` is empty for one device alone."""
 
     scheme: str
@@ -31,14 +31,14 @@ class Split:
     price: PricedPlan
 
 
-def alone(graph: Graph, cluster: Cluster, accuracy: Accuracy = None) -> Split:
+def alone(graph: Graph, cluster: Cluster, accuracy: Accuracy = None) -> PricedSplit:
     """The network on the device that computes it fastest alone, with all of its cores."""
     where = with_all_cores(cluster)
     plans = {rank: on_one_device(graph, rank, where.num_devices) for rank in _different(where.devices)}
     found = {rank: simulate(plan, where) for rank, plan in plans.items()}
     best = min(found, key=lambda rank: found[rank].latency_s)
     label = f"{where.devices[best].name} alone, {format_count(where.threads[best], 'thread')}"
-    return Split("", plans[best], priced(plans[best], found[best], "alone", graph.name, "alone", label, accuracy))
+    return PricedSplit("", plans[best], priced(plans[best], found[best], "alone", graph.name, "alone", label, accuracy))
 
 
 def _different(devices: Sequence[Device]) -> list[int]:
@@ -51,7 +51,7 @@ def _different(devices: Sequence[Device]) -> list[int]:
 
 def splits(
     graph: Graph, cluster: Cluster, counts: Iterable[int], accuracy: Accuracy = None, progress: Progress | None = None
-) -> Iterator[Split | Refused]:
+) -> Iterator[PricedSplit | RefusedSplit]:
     """Each scheme over each number of devices: the first ones of the cluster, with shares as their speeds."""
     wanted = [(scheme, count) for scheme in SCHEMES for count in counts if count > 1]
     for done, (scheme, count) in enumerate(wanted):
@@ -61,26 +61,26 @@ def splits(
             plan = partition(graph, scheme, [device.flops_per_s for device in cluster.devices[:count]])
             found = simulate(plan, cluster)
         except PlanError as error:
-            yield Refused(graph.name, scheme, count, str(error))
+            yield RefusedSplit(graph.name, scheme, count, str(error))
             continue
         label = f"{scheme} over {count}"
-        yield Split(scheme, plan, priced(plan, found, "split", graph.name, scheme, label, accuracy))
+        yield PricedSplit(scheme, plan, priced(plan, found, "split", graph.name, scheme, label, accuracy))
 
 
 def searched(
     graph: Graph, cluster: Cluster, accuracy: Accuracy = None, progress: Progress | None = None
-) -> Split | Refused | None:
+) -> PricedSplit | RefusedSplit | None:
     """The best split that `sepnas partition` finds: schemes, devices, shares and mixtures; None if it is no split."""
     try:
         found = assignment_of(graph, cluster, show=progress or (lambda done, total, what: None)).chosen
     except SearchError as error:
-        return Refused(graph.name, SEARCHED, cluster.num_devices, str(error))
+        return RefusedSplit(graph.name, SEARCHED, cluster.num_devices, str(error))
     if found.scheme == NO_SPLIT or len(found.devices) < 2:
         return None
     kind = found.scheme.partition(":")[0]
     label = f"searched {'mixture' if kind == MIXED else kind} over {len(found.devices)}"
     price = priced(found.plan, found.simulation, "split", graph.name, SEARCHED, label, accuracy)
-    return Split(SEARCHED, found.plan, price)
+    return PricedSplit(SEARCHED, found.plan, price)
 
 
 def with_all_cores(cluster: Cluster) -> Cluster:

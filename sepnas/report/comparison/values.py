@@ -40,7 +40,7 @@ class PricedPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedSplit:
     """A scheme that cannot split the network over this number of devices, with the reason."""
 
     network: str
@@ -59,7 +59,7 @@ class Comparison:
     cluster: str
     alone: tuple[PricedPlan, ...]
     plans: tuple[PricedPlan, ...]
-    refused: tuple[Refused, ...] = ()
+    refused: tuple[RefusedSplit, ...] = ()
     threads: tuple[int, ...] = ()
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sepnas.report.plan_map.layers import Layer
+from sepnas.report.plan_map.layers import MappedLayer
 from sepnas.report.plan_map.tiles import View, boxes_of
 from sepnas.report.plan_map.values import Box
 
@@ -20,13 +20,13 @@ MAX_PERIOD = 12
 class Laid:
     """A layer, how it is drawn, and the part of each device on the unit square."""
 
-    layer: Layer
+    layer: MappedLayer
     view: View
     axes: str
     boxes: tuple[tuple[Box, int], ...]
 
     @staticmethod
-    def of(layer: Layer, view: View, axes: str) -> Laid:
+    def of(layer: MappedLayer, view: View, axes: str) -> Laid:
         return Laid(layer, view, axes, tuple(boxes_of(layer, view)))
 
     @property

@@ -8,7 +8,7 @@ from sepnas.partition.graph import Graph, GraphNode
 from sepnas.partition.regions import difference
 from sepnas.plan.shapes import Region
 from sepnas.report.plan_map.folding import Group, Laid
-from sepnas.report.plan_map.layers import Layer, LayerPart
+from sepnas.report.plan_map.layers import LayerPart, MappedLayer
 from sepnas.report.plan_map.tiles import View
 from sepnas.report.plan_map.values import Box, Halo
 
@@ -18,7 +18,7 @@ _MOST = 0.7
 """Halos of all devices that cover more of a tensor are not drawn: they would hide the tiles."""
 
 
-def halos_of(graph: Graph, group: Group, made: Mapping[str, Layer]) -> tuple[Halo, ...]:
+def halos_of(graph: Graph, group: Group, made: Mapping[str, MappedLayer]) -> tuple[Halo, ...]:
     """The largest halos among a group's layers, if they leave room; ``made`` is the layer of each tensor."""
     nodes = {node.name: node for node in graph.nodes}
     found = [tuple(_halos(graph, nodes[each.layer.name], each, made)) for each in group if each.layer.name in nodes]
@@ -30,7 +30,7 @@ def _covered(halos: Iterable[Halo]) -> float:
     return sum(_size(halo.box) for halo in halos)
 
 
-def _halos(graph: Graph, node: GraphNode, laid: Laid, made: Mapping[str, Layer]) -> Iterator[Halo]:
+def _halos(graph: Graph, node: GraphNode, laid: Laid, made: Mapping[str, MappedLayer]) -> Iterator[Halo]:
     if node.kind is None or laid.is_whole or laid.layer.partial:
         return
     use = graph.use(node)
@@ -43,7 +43,7 @@ def _halos(graph: Graph, node: GraphNode, laid: Laid, made: Mapping[str, Layer])
                 yield from _lacking(needed, part, source, laid.view)
 
 
-def _lacking(needed: Region, part: LayerPart, source: Layer, view: View) -> Iterator[Halo]:
+def _lacking(needed: Region, part: LayerPart, source: MappedLayer, view: View) -> Iterator[Halo]:
     left = [needed]
     for own in source.parts:
         if own.device == part.device and own.region is not None and not source.partial:

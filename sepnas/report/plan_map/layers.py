@@ -26,7 +26,7 @@ class LayerPart:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class MappedLayer:
     """One layer; ``dims`` are the sizes of its output, the batch axis included, or none."""
 
     name: str
@@ -44,7 +44,7 @@ class Layer:
         return any(part.terms for part in self.parts)
 
 
-def layers_of(plan: Plan, sent: Iterable[tuple[str, str]]) -> tuple[Layer, ...]:
+def layers_of(plan: Plan, sent: Iterable[tuple[str, str]]) -> tuple[MappedLayer, ...]:
     """The layers in an order of computation; ``sent`` are the pairs of layers between which messages travel."""
     found: dict[str, list[LayerPart]] = {}
     operators: dict[str, str] = {}
@@ -56,7 +56,9 @@ def layers_of(plan: Plan, sent: Iterable[tuple[str, str]]) -> tuple[Layer, ...]:
             found.setdefault(name, []).append(part)
             operators[name] = operator
     edges = [*(pair for order in orders for pair in pairwise(order)), *sent]
-    return tuple(Layer(name, operators[name], _dims(found[name]), tuple(found[name])) for name in _sorted(found, edges))
+    return tuple(
+        MappedLayer(name, operators[name], _dims(found[name]), tuple(found[name])) for name in _sorted(found, edges)
+    )
 
 
 def _parts_on(plan: Plan, rank: int) -> Iterator[tuple[str, str, LayerPart]]:

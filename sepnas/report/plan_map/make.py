@@ -11,7 +11,7 @@ from sepnas.plan.plan import Plan
 from sepnas.plan.steps import CLIENT
 from sepnas.report.plan_map.folding import Group, Laid, belongs, groups_of, repeats
 from sepnas.report.plan_map.halos import halos_of
-from sepnas.report.plan_map.layers import Layer, layers_of
+from sepnas.report.plan_map.layers import MappedLayer, layers_of
 from sepnas.report.plan_map.messages import Messages, messages_of
 from sepnas.report.plan_map.tiles import axes_of, form_of, parts_beside, tiles_of, view_of
 from sepnas.report.plan_map.values import Card, CardRun, DeviceShare, Flow, PlanMap, Tile
@@ -52,17 +52,17 @@ def _share(plan: Plan, rank: int, names: Sequence[str]) -> DeviceShare:
 
 
 class _CardMaker:
-    def __init__(self, plan: Plan, messages: Messages, graph: Graph | None, layers: Sequence[Layer]) -> None:
+    def __init__(self, plan: Plan, messages: Messages, graph: Graph | None, layers: Sequence[MappedLayer]) -> None:
         self.num_devices, self.messages, self.graph = plan.num_devices, messages, graph
         self.modules = {node.name: node.module for node in graph.nodes} if graph else {}
         self.axes = {node.name: graph.tensors[node.outputs[0]].axes for node in graph.nodes} if graph else {}
         by_name = {layer.name: layer for layer in layers}
-        self.made: Mapping[str, Layer] = {
+        self.made: Mapping[str, MappedLayer] = {
             name: by_name[node.name] for node in (graph.nodes if graph else ()) for name in node.outputs
             if node.name in by_name
         }  # fmt: skip
 
-    def laid(self, layer: Layer) -> Laid:
+    def laid(self, layer: MappedLayer) -> Laid:
         axes = axes_of(layer.dims, self.axes.get(layer.name)) if layer.dims else ""
         return Laid.of(layer, view_of(layer, axes), axes)
 
@@ -92,13 +92,13 @@ class _CardMaker:
         else:
             yield from parts_beside(shown.layer.devices, self.num_devices)
 
-    def _macs(self, layers: Sequence[Layer]) -> tuple[int, ...]:
+    def _macs(self, layers: Sequence[MappedLayer]) -> tuple[int, ...]:
         sums = [0] * self.num_devices
         for part in (part for layer in layers for part in layer.parts):
             sums[part.device] += part.macs
         return tuple(sums)
 
-    def _network_macs(self, layers: Sequence[Layer]) -> int:
+    def _network_macs(self, layers: Sequence[MappedLayer]) -> int:
         if self.graph is None:
             return sum(part.macs for layer in layers for part in layer.parts)
         names = {layer.name for layer in layers}

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from sepnas.plan.kinds.kind import Dims
 from sepnas.plan.shapes import Region
-from sepnas.report.plan_map.layers import Layer
+from sepnas.report.plan_map.layers import MappedLayer
 from sepnas.report.plan_map.values import Box, Form, Tile
 
 _AXES_BY_RANK: Mapping[int, str] = {2: "NC", 3: "NLC", 4: "NCHW", 5: "NCTHW"}
@@ -53,7 +53,7 @@ def form_of(dims: Dims) -> Form:
     return "vector" if sum(size > 1 for size in dims) < 2 else "map"
 
 
-def view_of(layer: Layer, axes: str) -> View:
+def view_of(layer: MappedLayer, axes: str) -> View:
     """Which axes of a layer to draw: those along which the parts of the devices differ."""
     if layer.partial:
         return View(None, None, "input channels", "")
@@ -63,12 +63,12 @@ def view_of(layer: Layer, axes: str) -> View:
     return View(across, down, _word(layer, axes, across), _word(layer, axes, down))
 
 
-def _is_cut(layer: Layer, axis: int) -> bool:
+def _is_cut(layer: MappedLayer, axis: int) -> bool:
     whole = (0, layer.dims[axis])
     return any(part.region is not None and part.region.ranges[axis] != whole for part in layer.parts)
 
 
-def _word(layer: Layer, axes: str, axis: int | None) -> str:
+def _word(layer: MappedLayer, axes: str, axis: int | None) -> str:
     if axis is None:
         return ""
     if _ATTENTION in layer.operator and axis == 1 and len(layer.dims) > 3:
@@ -76,7 +76,7 @@ def _word(layer: Layer, axes: str, axis: int | None) -> str:
     return _WORDS.get(axes[axis], "features" if axis == len(layer.dims) - 1 else "parts")
 
 
-def boxes_of(layer: Layer, view: View) -> list[tuple[Box, int]]:
+def boxes_of(layer: MappedLayer, view: View) -> list[tuple[Box, int]]:
     """The part of each device on the unit square. Shares of sums stand side by side."""
     if layer.partial:
         count = max((part.terms[1] for part in layer.parts if part.terms), default=1)
