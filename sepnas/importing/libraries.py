@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, get_args
 
@@ -139,8 +141,7 @@ def _traits(classes: Sequence[str], config: dict[str, Any], size: Shape) -> Netw
 def _made(source: str, pretrained: bool, make: Any) -> nn.Module:
     """The module that a library makes; its errors, also those of a download, become ours."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             module: nn.Module = make()
             return module
     except Exception as error:  # libraries raise whatever they like
@@ -148,6 +149,22 @@ def _made(source: str, pretrained: bool, make: Any) -> nn.Module:
             raise ImportFailedError(f"{source}: cannot be made: {first_line(error)}") from error
         why = "there is no connection" if _is_unconnected(error) else first_line(error)
         raise ImportFailedError(f"{source}: its pretrained weights cannot be loaded: {why}; {_ADVICE}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep warnings and the log of each try of a download from the terminal: the error says enough."""
+    logs = [logging.getLogger(name) for name in ("huggingface_hub", "timm")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 _ADVICE = "download them where there is a connection, and give the file with --weights FILE"
