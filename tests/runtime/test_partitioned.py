@@ -34,7 +34,12 @@ from tests.helpers_runtime import threads, worker_processes
 
 ENGINES = ("torch", "onnxruntime")
 BATCH = 2
-OTHER_FAMILIES = (("video", "rows"), ("branches", "output-channels"), ("branches", "minimum-cut"))
+OTHER_FAMILIES = (
+    ("transformer", "pairs"),
+    ("video", "rows"),
+    ("branches", "output-channels"),
+    ("branches", "minimum-cut"),
+)
 QUICK = ("rows", "pipeline")
 """The schemes with the fewest graphs to export."""
 
@@ -209,11 +214,9 @@ def test_traits_that_are_no_facts_are_refused(network: PartitionedNetwork) -> No
         graph_facts(network.graph.model_copy(update={"traits": traits}))
 
 
-@pytest.mark.parametrize("engine", [pytest.param("torch", marks=pytest.mark.slow), "onnxruntime"])
-@pytest.mark.parametrize(
-    ("name", "scheme"),
-    [("transformer", "pairs"), *(pytest.param(*case, marks=pytest.mark.slow) for case in OTHER_FAMILIES)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("name", "scheme"), OTHER_FAMILIES)
 def test_networks_of_other_families_run_on_workers(name: str, scheme: str, engine: str, tmp_path: Path) -> None:
     """Attention by heads, clips by rows, and transposed convolutions by channels: exact, with the plan's bytes."""
     torch.manual_seed(0)

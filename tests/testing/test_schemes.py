@@ -11,7 +11,7 @@ from sepnas.partition.schemes.scheme import Scheme
 from sepnas.testing.graphs import Builder
 from sepnas.testing.schemes import Formula, SchemeContract
 
-QUICK = ("groups", "minimum-cut", "rows-then-channels")
+QUICK = ("groups",)
 
 
 class TestEveryScheme(SchemeContract):
