@@ -30,9 +30,9 @@ from tests.helpers_runtime import lively_network, run_in_threads
 from tests.strategies import architectures, small_depths
 
 ANY_FAMILY = pytest.mark.parametrize("backbone", BACKBONES)
-QUICK = ("resnext", "efficientnet-lite")  # the family of the paper, and one with all kinds of layers
+CHEAP = ("resnext", "efficientnet-lite")  # the family of the paper, and one with all kinds of layers
 EXPENSIVE = pytest.mark.parametrize(
-    "backbone", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in BACKBONES]
+    "backbone", [pytest.param(name, marks=() if name in CHEAP else pytest.mark.slow) for name in BACKBONES]
 )
 SIGNED = [name for name, kind in BACKBONES.items() if kind.signed_outputs]
 TIED = [name for name, kind in BACKBONES.items() if kind.tied_outputs]
