@@ -188,7 +188,7 @@ ATTACKS = {
     ),
     "is no name": in_model(b'"name": "inputs_0"', b'"name": "x=print(1)"'),
     "a text that no segment has": in_model(b'"type": "cpu"', b'"type": "cpu\\n"'),
-    "of the kind 'as_string'": in_model(b'"as_bool": false', b'"as_string": "x"'),
+    "the text 'x', which no operator of a segment takes": in_model(b'"as_bool": false', b'"as_string": "x"'),
     "not a segment": in_model(b'{"graph_module"', b'{{"graph_module"'),
 }
 
