@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +13,6 @@ from sepnas.errors import PlanError, SpecError
 from sepnas.partition.graph import GRAPH_NAME, Graph
 from sepnas.partition.schemes.registry import SCHEMES
 from sepnas.plan.document import save_plan
-from sepnas.report.comparison import given
 from sepnas.report.comparison.splits import SEARCHED
 from sepnas.report.comparison.values import Comparison, PricedPlan
 from sepnas.report.comparison.verdict import verdict
@@ -26,10 +25,11 @@ from sepnas.separable.architecture import named_architecture
 from sepnas.separable.build import build_plan
 from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import Cluster, uniform_cluster
-from sepnas.spec.evaluation import EVALUATION_NAME
+from sepnas.spec.evaluation import EVALUATION_NAME, keep_evaluation
 from tests.helpers_runtime import export_tiny, lively_network, tiny_architecture, transfer
 from tests.helpers_search import evaluated_run
 from tests.partition.chains import equal_chain
+from tests.report.test_evaluation import evaluation
 from tests.report.test_report import Page
 
 CLUSTER = uniform_cluster(3, bandwidth_bytes_per_s=125e6, latency_s=1e-4)
@@ -162,13 +162,13 @@ def test_plans_of_a_deployment_are_compared(tmp_path: Path) -> None:
     assert plan.payload_bytes == build_plan(architecture).payload_bytes()
 
 
-def test_an_evaluated_network_brings_its_accuracy(network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluated_network_brings_its_accuracy(network: Path, tmp_path: Path) -> None:
     """Without a given accuracy it is the newest that `sepnas evaluate` kept in the network's folder."""
-    scores = SimpleNamespace(scores=SimpleNamespace(accuracy=0.625), data_words="200 images of photos")
-    monkeypatch.setattr(given, "is_there", lambda path: path.name == EVALUATION_NAME)
-    monkeypatch.setattr(given, "read_kept", lambda places: (None, scores))
-    [alone] = plan_parts([network], CLUSTER, {}, [1])["comparison"].alone
-    assert (alone.accuracy, alone.accuracy_of) == (0.625, "200 images of photos")
+    folder = shutil.copytree(network, tmp_path / "evaluated")
+    kept = evaluation(4, 4)
+    keep_evaluation(kept, folder / EVALUATION_NAME)
+    [alone] = plan_parts([folder], CLUSTER, {}, [1])["comparison"].alone
+    assert (alone.accuracy, alone.accuracy_of) == (kept.scores.accuracy, kept.data_words)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def _measured(folder: Path) -> Accuracy:
     """What `sepnas evaluate` measured last, if it did."""
     if not is_there(folder / EVALUATION_NAME):
         return None
-    kept = read_kept([folder])
+    kept = read_kept([folder / EVALUATION_NAME])
     return (kept[-1].scores.accuracy, kept[-1].data_words) if kept else None
 
 
