@@ -34,6 +34,7 @@ from sepnas.units import format_count, format_threads, number, seconds
 
 if TYPE_CHECKING:
     from sepnas.cost.prediction import Prediction
+    from sepnas.deployment.manifest import Manifest
     from sepnas.runtime.client.bench import BenchResult
 
 
@@ -43,7 +44,7 @@ class LoadOptions:
 
     requests: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="Number of requests to measure.")] = 200
     warmup: Annotated[int, typer.Option(min=0, help="Number of warm-up requests.")] = 20
-    batch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="Images in one request.")] = 1
+    batch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="Images, or other samples, in one request.")] = 1
     in_flight: Annotated[
         int,
         typer.Option(
@@ -96,7 +97,7 @@ def bench(
     insecure: Insecure = False,
     emulation: EmulationOptions,
 ) -> None:
-    """Measure latency, throughput and bytes of a deployment on random images.
+    """Measure latency, throughput and bytes of a deployment on random images, or on random tensors of its inputs.
 
     `--emulate` starts the workers itself, one process for each device of a cluster. Computations take as long as on the
     emulated devices, messages as long as on the emulated links, and the table compares the measurement with the
@@ -124,9 +125,10 @@ def bench(
             session, random_inputs(session.manifest, load.batch, plan=plan), load.requests, load.warmup, load.in_flight
         )
         if json_:
-            print_json(result.to_data() | {"latency_predicted_s": None if predicted is None else predicted.latency_s})
+            latency_s = None if predicted is None else predicted.latency_s
+            print_json({"plan": session.plans[0], **result.to_data(), "latency_predicted_s": latency_s})
         else:
-            _print_bench(result, predicted, plan)
+            _print_bench(result, predicted, plan, _noun(session.manifest, plan))
         traces.save(session)  # last: the figures are shown even if this file cannot be written
 
 
@@ -164,22 +166,27 @@ def _predicted(deployment: Path, plan: str | None, cluster: Path, batch: int) ->
     return predict(deployed_plan(deployment, plan), cluster_to_predict_with(cluster), batch)
 
 
-def _title(result: BenchResult, plan: str | None) -> str:
+def _noun(manifest: Manifest, plan: str | None) -> str:
+    """The word for one of a request: ``image``, or ``sample`` if an input is none."""
+    return "image" if all(each.image is not None for each in manifest.inputs_of(plan).values()) else "sample"
+
+
+def _title(result: BenchResult, plan: str | None, noun: str) -> str:
     follows = "" if plan is None else f", plan {plan}"
-    return f"{format_count(result.requests, 'request')} of {format_count(result.batch, 'image')}{follows}"
+    return f"{format_count(result.requests, 'request')} of {format_count(result.batch, noun)}{follows}"
 
 
-def _print_bench(result: BenchResult, predicted: Prediction | None, plan: str | None) -> None:
-    table = DataTable((text_column(""), DataColumn("")), _title(result, plan), show_header=False)
+def _print_bench(result: BenchResult, predicted: Prediction | None, plan: str | None, noun: str) -> None:
+    table = DataTable((text_column(""), DataColumn("")), _title(result, plan, noun), show_header=False)
     table.add("latency, median", seconds(result.latency_median_s))
     table.add("latency, mean", seconds(result.latency_mean_s))
     table.add("latency, p99", seconds(result.latency_p99_s))
     if predicted is not None:
         threads = format_threads(predicted.cluster.threads[: predicted.plan.num_devices])
         table.add(f"latency, predicted, {threads}", seconds(predicted.latency_s))
-    table.add("images a second", number(result.images_per_s))
+    table.add(f"{noun}s a second", number(result.images_per_s))
     if result.stream is not None:
-        table.add(f"images a second, {result.stream.in_flight} in flight", number(result.stream.images_per_s))
+        table.add(f"{noun}s a second, {result.stream.in_flight} in flight", number(result.stream.images_per_s))
     table.add("payload bytes a request, counted", number(result.payload_bytes_per_request))
     table.add("payload bytes a request, predicted", number(result.payload_bytes_predicted))
     table.add("with frame headers, counted", number(result.frame_bytes_per_request))
@@ -197,11 +204,12 @@ _LATE_SHARE = 0.01
 def print_emulated(found: EmulatedBench) -> None:
     """Print the table, and a warning if this machine was too slow for the emulation."""
     setting, result = found.setting, found.result
+    noun = _noun(setting.manifest, setting.name)
     if found.links:
         _print_links(found.links)
     table = DataTable(
         (text_column(""), *map(DataColumn, ("measured", "predicted", "ratio"))),
-        title=f"{_title(result, setting.name)}, on {setting.cluster.name}, emulated",
+        title=f"{_title(result, setting.name, noun)}, on {setting.cluster.name}, emulated",
     )
     measured, predicted = asdict(found.measured()), asdict(found.predicted)
     for name, ratio in found.ratios().items():
@@ -212,11 +220,11 @@ def print_emulated(found: EmulatedBench) -> None:
         ("total bytes", result.total_bytes_per_request, result.total_bytes_predicted),
     ):
         table.add(f"{name} a request", number(counted), number(predicted_bytes), "")
-    table.add("images a second", number(result.images_per_s), "", "")
+    table.add(f"{noun}s a second", number(result.images_per_s), "", "")
     if (predicted_per_s := found.stream_predicted()) is not None and result.stream is not None:
         measured_per_s = result.stream.images_per_s
         table.add(
-            f"images a second, {result.stream.in_flight} in flight",
+            f"{noun}s a second, {result.stream.in_flight} in flight",
             *(number(measured_per_s), number(predicted_per_s), f"{measured_per_s / predicted_per_s:.3f}"),
         )
     print_table(table)

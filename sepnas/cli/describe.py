@@ -41,9 +41,9 @@ def describe(
 
     All counts are for one image. `macs_per_device` and `payload_bytes` count what the devices compute and send each
     other: work and transfers that cannot affect the answer are left out, and only `payload_bytes_before_liveness`
-    includes them. `input_bytes` is what the client sends to the devices, `total_bytes` the payload of all messages:
-    between devices, input and output. `macs` and `parameters` are those of the network itself, each layer once.
-    `devices_used` are the ranks whose work the answer needs.
+    includes them. `input_bytes` is what the client sends to the devices, `output_bytes` what it gets, and `total_bytes`
+    the payload of all messages: between devices, input and output. `macs` and `parameters` are those of the network
+    itself, each layer once. `devices_used` are the ranks whose work the answer needs.
 
     A plan file (`sepnas plan`) may take the place of the network. For an imported network (`sepnas import`), operators
     are counted; for a deployment, plans are listed.
@@ -109,6 +109,7 @@ def _describe_deployment(folder: Path, network: NetworkOptions, json_: bool, sav
     headings = (
         "payload,\nbytes",
         "input,\nbytes",
+        "output,\nbytes",
         "total,\nbytes",
         "transfers",
         "devices\nused",
@@ -118,6 +119,6 @@ def _describe_deployment(folder: Path, network: NetworkOptions, json_: bool, sav
     for plan in plans:
         name = f"{plan.name} (default)" if plan.is_default else plan.name
         used = ", ".join(map(str, plan.devices_used))
-        counts = (plan.payload_bytes, plan.input_bytes, plan.total_bytes, plan.num_transfers)
+        counts = (plan.payload_bytes, plan.input_bytes, plan.output_bytes, plan.total_bytes, plan.num_transfers)
         table.add(name, *map(number, counts), used, number(plan.own_bytes))
     print_table(table)

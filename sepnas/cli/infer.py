@@ -101,7 +101,7 @@ def infer(
     if out is not None:
         _write(out, answered, quiet=json_)
     rows = list(_in_order(files, read, answered))
-    print_json([_row_data(each, network) for each in rows]) if json_ else _print_answers(answered)
+    print_json([_row_data(each, network, session.plans[0]) for each in rows]) if json_ else _print_answers(answered)
     if problems:
         raise DataError(listed(problems, f"{len(problems)} of {format_count(len(read), noun)} cannot be read"))
 
@@ -172,11 +172,11 @@ def _left_out(answer: Answer) -> str:
     return ", ".join(devices + messages) or "messages that no device reported"
 
 
-def _row_data(row: _Row, network: NetworkFacts) -> dict[str, Any]:
+def _row_data(row: _Row, network: NetworkFacts, plan: str) -> dict[str, Any]:
     key = "sample" if network.image is None else "image"
     if not isinstance(row, Answered):
         return {key: row[0], "error": str(row[1])}
-    data: dict[str, Any] = {key: row.name}
+    data: dict[str, Any] = {key: row.name, "plan": plan}
     if row.classes is None:
         data["outputs"] = {name: {"shape": array.shape, **_summary(array)} for name, array in row.outputs.items()}
     else:

@@ -21,9 +21,9 @@ class PlanCounts:
     All but ``payload_bytes_before_liveness`` leave out work and transfers that cannot affect the answer.
     ``macs_per_device`` are the multiply-accumulates that each device computes, ``macs_computed`` their sum; the stem
     counts on each device that computes it. ``payload_bytes`` are the bytes of tensors sent between devices;
-    ``wire_bytes`` adds the headers. ``input_bytes`` are sent by the client; ``total_bytes`` are the payload of all
-    messages: between devices, input and output. ``devices_used`` are the ranks whose work the answer needs.
-    ``numbers_stored`` are all weights and statistics, shared ones once.
+    ``wire_bytes`` adds the headers. ``input_bytes`` are sent by the client, ``output_bytes`` to it; ``total_bytes`` are
+    the payload of all messages: between devices, input and output. ``devices_used`` are the ranks whose work the answer
+    needs. ``numbers_stored`` are all weights and statistics, shared ones once.
     """
 
     name: str
@@ -35,6 +35,7 @@ class PlanCounts:
     payload_bytes_before_liveness: int
     wire_bytes: int
     input_bytes: int
+    output_bytes: int
     total_bytes: int
     num_transfers: int
     segments: int
@@ -87,6 +88,7 @@ def _counts(plan: Plan, everything: Plan) -> dict[str, Any]:
         "payload_bytes_before_liveness": everything.payload_bytes(),
         "wire_bytes": plan.wire_bytes(),
         "input_bytes": plan.input_bytes(),
+        "output_bytes": plan.output_bytes(),
         "total_bytes": plan.total_bytes(),
         "num_transfers": len(plan.transfers()),
         "segments": plan.num_segments(),

@@ -15,14 +15,15 @@ class PlanSummary:
     """A plan of a deployment.
 
     ``payload_bytes`` are the bytes of tensors that devices send each other for one sample, in ``num_transfers``
-    messages. The client sends ``input_bytes``, and all messages have ``total_bytes``. ``devices_used`` take part.
-    ``own_bytes`` are those of tensors that no other plan uses, over all devices.
+    messages. The client sends ``input_bytes`` and gets ``output_bytes``; all messages have ``total_bytes``.
+    ``devices_used`` take part. ``own_bytes`` are those of tensors that no other plan uses, over all devices.
     """
 
     name: str
     is_default: bool
     payload_bytes: int
     input_bytes: int
+    output_bytes: int
     total_bytes: int
     num_transfers: int
     devices_used: list[int]
@@ -41,6 +42,7 @@ def _summary(manifest: Manifest, name: str, plan: PlanPorts) -> PlanSummary:
         is_default=name == manifest.default_plan,
         payload_bytes=plan.payload_bytes,
         input_bytes=sum(each.payload_bytes() for each in messages if each.source == CLIENT),
+        output_bytes=sum(each.payload_bytes() for each in messages if each.destination == CLIENT),
         total_bytes=sum(each.payload_bytes() for each in messages),
         num_transfers=sum(CLIENT not in (each.source, each.destination) for each in messages),
         devices_used=list(plan.working),

@@ -50,7 +50,7 @@ class EmulatedBench:
         return {name: value / predicted[name] for name, value in asdict(self.measured()).items()}
 
     def stream_predicted(self) -> float | None:
-        """Predicted images a second of the stream; None without one."""
+        """Predicted samples a second of the stream; None without one."""
         if self.result.stream is None:
             return None
         setting = self.setting
@@ -69,7 +69,7 @@ class EmulatedBench:
 
     def to_data(self) -> dict[str, Any]:
         setting = self.setting
-        return self.result.to_data() | {
+        return {"plan": setting.name, **self.result.to_data()} | {
             "latency_predicted_s": asdict(self.predicted),
             "measured_by_predicted": self.ratios(),
             "stream_predicted_images_per_s": self.stream_predicted(),

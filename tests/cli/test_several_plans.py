@@ -40,7 +40,8 @@ def test_requests_choose_among_exported_plans(run: Path, tmp_path: Path) -> None
     assert [each["name"] for each in described["plans"]] == ["default", "few", "silent"]
     assert described["plans"][2]["payload_bytes"] == 0
     for each in described["plans"]:  # a gray image of 8 x 8 bytes for each device, and two logits
-        assert each["total_bytes"] - each["payload_bytes"] - each["input_bytes"] == 8
+        assert each["total_bytes"] == each["payload_bytes"] + each["input_bytes"] + each["output_bytes"]
+        assert each["output_bytes"] == 8
         assert each["input_bytes"] == 64 * len(each["devices_used"])
     for option in (["--devices", 3], ["--save", "a.json"]):
         assert run_command("describe", out, *option).exit_code == 2

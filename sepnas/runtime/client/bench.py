@@ -21,7 +21,10 @@ from sepnas.runtime.transport.counters import Counters
 
 @dataclass(frozen=True, slots=True)
 class StreamResult:
-    """Throughput with ``in_flight`` requests on their way, over the second half of the requests."""
+    """Throughput with ``in_flight`` requests on their way, over the second half of the requests.
+
+    ``images_per_s`` counts samples, whatever the inputs are.
+    """
 
     in_flight: int
     images_per_s: float
@@ -33,7 +36,7 @@ class BenchResult:
 
     ``payload_bytes_per_request`` and ``frame_bytes_per_request`` (with headers) were counted on the sockets between the
     devices, ``input_bytes_per_request`` on those of the client; ``total_bytes_per_request`` is the payload of all
-    messages. The ``predicted`` numbers are the plan's.
+    messages. The ``predicted`` numbers are the plan's. ``images_per_s`` counts samples, whatever the inputs are.
     """
 
     requests: int
