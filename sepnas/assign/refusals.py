@@ -8,7 +8,7 @@ from sepnas.assign.goal import Goal
 from sepnas.assign.priced import Alternative, priced
 from sepnas.assign.search import AssignmentSearch
 from sepnas.errors import SearchError
-from sepnas.objectives import MEMORY_BYTES
+from sepnas.objectives import MEMORY_BYTES, Bound
 from sepnas.spec.cluster import format_pairs
 from sepnas.units import format_count, number
 
@@ -40,12 +40,19 @@ def check_bounds(goal: Goal, nearest: Alternative) -> None:
     missed = [bound for bound in goal.bounds if bound.excess(nearest.costs[bound.objective.name])]
     if not missed:
         return
-    told = (
-        f"{bound.objective.name} {bound.objective.text(nearest.costs[bound.objective.name])}, "
-        f"{bound.excess(nearest.costs[bound.objective.name]):.1%} beyond {bound.objective.text(bound.limit)}"
-        for bound in missed
+    told = (_miss(bound, nearest.costs[bound.objective.name]) for bound in missed)
+    limits = ", ".join(
+        f"{bound.objective.name} {bound.objective.comparison} {bound.objective.text(bound.limit)}"
+        for bound in goal.bounds
     )
     raise SearchError(
-        f"no assignment keeps {goal.bounds}: the nearest ({nearest.scheme}, "
+        f"no assignment keeps {limits}: the nearest ({nearest.scheme}, "
         f"{format_count(len(nearest.devices), 'device')}) has {'; '.join(told)}"
     )
+
+
+def _miss(bound: Bound, value: float) -> str:
+    """``latency_s 15 ms, 50.0% beyond the bound``, or ``15.0 times the bound``."""
+    excess = bound.excess(value)
+    far = f"{1 + excess:.1f} times" if excess > 1 else f"{excess:.1%} beyond"
+    return f"{bound.objective.name} {bound.objective.text(value)}, {far} the bound"

@@ -11,6 +11,8 @@ from sepnas.spec.cluster import format_pairs
 from sepnas.tables import DataColumn, DataTable, print_table, text_column
 from sepnas.units import format_count, format_threads, seconds
 
+SMALL_GAIN = 0.01
+"""A gain over one device alone that is smaller than a prediction's error by far."""
 _COLUMNS = (LATENCY_S, THROUGHPUT_PER_S, PAYLOAD_BYTES, TOTAL_BYTES, MEMORY_BYTES, ENERGY_J)
 
 
@@ -60,8 +62,19 @@ def _say_of_fewer(found: Assignment) -> None:
             f"device {alone.devices[0]} alone: {seconds(alone.costs[LATENCY_S.name])}, {ratio:.2f} times as long; "
             f"{rate:.2f} times its throughput"
         )
+        if _hardly_pays(found, alone):
+            warn(f"device {alone.devices[0]} alone is as good within {SMALL_GAIN:.0%}: more devices hardly pay")
     if chosen.scheme != NO_SPLIT and len(chosen.devices) < count:
         say(f"{format_count(len(chosen.devices), 'device')} of {count} are better than all of them")
+
+
+def _hardly_pays(found: Assignment, alone: Alternative) -> bool:
+    """Whether one device keeps the bounds, too, and the best plan gains little over it."""
+    goal, name = found.goal, found.goal.objective.name
+    if goal.bounds and goal.bounds.excess(alone.costs):
+        return False
+    less, more = sorted(each.costs[name] for each in (found.chosen, alone))
+    return more <= (1 + SMALL_GAIN) * less
 
 
 def _why_alone(found: Assignment, chosen: Alternative) -> str:

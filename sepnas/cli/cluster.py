@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -160,3 +161,5 @@ def _write(device: Sequence[str], link: str, out: Path, name: str, threads: int 
         f"{out}: {format_count(len(kinds), 'device')} linked by {link}, {format_threads(made.threads)}; figures of "
         "presets, not measured"
     )
+    given = f"--cluster {shlex.quote(str(out))}"
+    say(f"next: sepnas partition NETWORK {given}, or sepnas search SPACE {given}")

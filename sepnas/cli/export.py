@@ -127,7 +127,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Cut a trained network into one folder for each device.
+    """Cut a trained or imported network into one folder for each device.
 
     Each folder holds the device's weights, the graphs of its segments for each engine, its steps and its certificate;
     copy it to the device and start `sepnas worker` there. An interrupted run is exported at its best epoch so far.
@@ -153,7 +153,7 @@ def export(
     `--hosts` for the port to listen on. The private key stays out of the image.
 
     Examples: `sepnas export runs/training deployment --hosts hosts.yaml --systemd`, `sepnas export runs/training
-    deployment --plan few-bytes=policy.json --plan silent=none`
+    deployment --plan few-bytes=policy.json --plan silent=none`, `sepnas export resnet50 deployment --plan plan.json`
     """
     given = Hosts.load(hosts) if hosts else None
     engines = exact_engines() if engine in (ALL, BOTH) else (engine,)
@@ -229,7 +229,16 @@ def _say_next(manifest: Manifest, out: Path, hosts: Hosts) -> None:
     first = used[0]
     say(f"next, on each device, as for device {first} (addresses in {out / 'hosts.yaml'}):")
     say(f"  sepnas worker {shlex.quote(str(out / f'device{first}'))} --listen {hosts.address(first)}")
-    say(f"then: sepnas infer {shlex.quote(str(out))} IMAGE...")
+    say("  it computes on one thread; predictions for a cluster file with `threads: N` need --threads N")
+    say(f"then: sepnas infer {shlex.quote(str(out))} {_example_input(manifest)}")
+
+
+def _example_input(manifest: Manifest) -> str:
+    """The files that the deployment's inputs are read from."""
+    inputs = manifest.inputs_of(None).values()
+    if len(inputs) > 1:
+        return "INPUTS.npz"
+    return "INPUT.npy" if any(each.image is None for each in inputs) else "IMAGE..."
 
 
 def _say_if_unfinished(run: Path) -> None:

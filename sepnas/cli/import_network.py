@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -117,6 +118,7 @@ def import_network(
         if match == "order":
             say(f"{weights}: its tensors are taken in their order, in which all shapes fit")
         say(f"written: {out}; {_compared(imported.deviation)}")
+        say(f"next: sepnas partition {shlex.quote(str(out))} --cluster cluster.yaml  # sepnas cluster writes it")
 
 
 def _compared(deviation: float) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +21,7 @@ from sepnas.partition.counts import PartitionCounts, count_partition
 from sepnas.partition.graph import Graph, load_graph
 from sepnas.partition.schemes.registry import SCHEMES, on_one_device
 from sepnas.plan.document import save_plan
+from sepnas.plan.liveness import devices_used
 from sepnas.plan.plan import Plan
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.document import few
@@ -61,8 +65,9 @@ def partition(
     alternatives, the best first; no split at all is always among them, and wins where more devices do not pay.
     `--scheme` takes a scheme as given instead.
 
-    Operators that a scheme cannot split are computed whole by one device. `simulate`, `describe` and `report` take the
-    plan file; `sepnas export NETWORK DEPLOYMENT --plan FILE` writes a deployment.
+    Speeds are those of the cluster file's `threads`; start each worker with the same number (`sepnas worker
+    --threads`). Operators that a scheme cannot split are computed whole by one device. `simulate`, `describe` and
+    `report` take the plan file; `sepnas export NETWORK DEPLOYMENT --plan FILE` writes a deployment.
 
     Examples: `sepnas partition resnet50 --cluster cluster.yaml --objective throughput --bound 'latency_s<=200ms'`,
     `sepnas partition resnet50 --scheme rows --devices 4 --out plan.json`
@@ -70,27 +75,38 @@ def partition(
     parts, given = _shares(shares), cluster_to_predict_with(cluster) if cluster else None
     count = devices or len(parts) or (given.num_devices if given else 0)
     if not count or (parts and len(parts) != count):
-        raise typer.BadParameter("needs --devices, --shares or --cluster, and one share for each device")
-    graph, where = load_graph(network), given or uniform_cluster(count)
+        raise typer.BadParameter(
+            "needs --devices, --shares or --cluster, and one share for each device; a cluster file is written by: "
+            "sepnas cluster --device raspberry-pi-4b:4"
+        )
+    graph, where = load_graph(network), _first_of(given or uniform_cluster(count), count)
     if scheme is None:
         if parts:
             raise typer.BadParameter("needs --scheme", param_hint="--shares")
-        where = _first_of(where, count)
         found = api.assign(
             graph, where, objective=objective or "latency", bounds=limits.bounds(), wire=wire, plans=plan or ()
         )
-        save_plan(found.chosen.plan, out)
+        made = found.chosen.plan
+        save_plan(made, out)
         print_json(found.to_data()) if json_ else show_assignment(found)
     else:
-        _refuse_with_scheme(objective, limits, plan, json_)
-        made = api.partition(
-            graph, scheme, parts or [device.flops_per_s for device in where.devices[:count]], wire=wire
-        )
+        _refuse_with_scheme(objective, limits, plan)
+        made = api.partition(graph, scheme, parts or [each.flops_per_s for each in where.devices], wire=wire)
         save_plan(made, out)
-        _print(count_partition(graph, made))
-        _say_predicted(graph, made, where)
+        _show_scheme(scheme, graph, made, where, json_)
     if not json_:
-        say(f"written: {out}")
+        _say_next(network, out, {where.threads[rank] for rank in devices_used(made)})
+
+
+def _say_next(network: Path, out: Path, threads: Collection[int]) -> None:
+    """Print the next command, and the option of workers that predictions for several threads assume."""
+    say(f"written: {out}")
+    if max(threads) > 1:
+        each = f"--threads {max(threads)}" if len(threads) == 1 else "--threads N, with `threads` of the cluster file,"
+        say(f"this prediction needs workers with {each}: without it they compute on one thread")
+    folder = network if network.is_dir() else network.parent
+    words = ["sepnas", "export", str(folder), str(folder.parent / "deployment"), "--plan", str(out)]
+    say(f"next: {shlex.join(words)}")
 
 
 def _first_of(cluster: Cluster, count: int) -> Cluster:
@@ -104,10 +120,8 @@ def _first_of(cluster: Cluster, count: int) -> Cluster:
     return cluster.model_copy(update={"devices": cluster.devices[:count], "links": links})
 
 
-def _refuse_with_scheme(
-    objective: str | None, limits: PlanBoundOptions, plans: list[Path] | None, as_json: bool
-) -> None:
-    given = {"--objective": objective, "--bound": limits.bounds(), "--plan": plans, "--json": as_json}
+def _refuse_with_scheme(objective: str | None, limits: PlanBoundOptions, plans: list[Path] | None) -> None:
+    given = {"--objective": objective, "--bound": limits.bounds(), "--plan": plans}
     for name, value in given.items():
         if value:
             raise typer.BadParameter("belongs to a search, and --scheme takes a scheme as given", param_hint=name)
@@ -133,13 +147,24 @@ def _print(counts: PartitionCounts) -> None:
         warn(f"computed whole by one device: {few(counts.whole)}")
 
 
-def _say_predicted(graph: Graph, plan: Plan, cluster: Cluster) -> None:
-    """The predicted latency, beside that of the fastest device alone."""
+def _show_scheme(scheme: str, graph: Graph, plan: Plan, cluster: Cluster, as_json: bool) -> None:
+    """The counts of a split, and its predicted latency beside that of the fastest device alone."""
     fastest = max(range(plan.num_devices), key=lambda rank: cluster.devices[rank].flops_per_s)
     latency_s = api.simulate(plan, cluster).simulation.latency_s
     alone_s = api.simulate(on_one_device(graph, fastest, plan.num_devices), cluster).simulation.latency_s
+    counts = count_partition(graph, plan)
+    if as_json:
+        alone = {"device": fastest, "latency_s": alone_s}
+        priced = {"cluster": cluster.name, "latency_s": latency_s, "alone": alone}
+        print_json({"scheme": scheme, **asdict(counts), **priced})
+        return
+    _print(counts)
+    _say_predicted(plan, cluster, fastest, latency_s, alone_s)
+
+
+def _say_predicted(plan: Plan, cluster: Cluster, fastest: int, latency_s: float, alone_s: float) -> None:
     say(
-        f"predicted on {cluster.name}, {format_threads(cluster.threads[: plan.num_devices])}: {seconds(latency_s)} an "
+        f"predicted on {cluster.name}, {format_threads(cluster.threads)}: {seconds(latency_s)} an "
         f"answer; device {fastest} alone, {format_count(cluster.threads[fastest], 'thread')}: {seconds(alone_s)}, "
         f"{alone_s / latency_s:.2f} times as long"
     )

@@ -42,6 +42,26 @@ def test_a_split_is_counted_and_priced(network: Path, tmp_path: Path) -> None:
     assert "alone answers sooner" in said
     assert "an answer; device 0 alone" in said
     assert f"{plan.payload_bytes():,}" in cli("simulate", out, "--cluster", cluster).output
+    told = json.loads(
+        cli("partition", network, "--scheme", "rows", "--cluster", cluster, "--json", "--out", out).output
+    )
+    assert (told["scheme"], told["payload_bytes"]) == ("rows", plan.payload_bytes())
+    assert told["latency_s"] == api.simulate(plan, cluster).latency_s > told["alone"]["latency_s"]
+
+
+def test_threads_and_the_next_command_are_told(network: Path, tmp_path: Path) -> None:
+    """A prediction for several threads names the workers' option, and a small cluster is no larger one."""
+    cluster = tmp_path / "cluster.yaml"
+    assert (
+        f"sepnas partition NETWORK --cluster {cluster}"
+        in cli("cluster", "--device", "raspberry-pi-4b:2", "--out", cluster).output
+    )
+    out = tmp_path / "plan.json"
+    said = cli("partition", network, "--scheme", "rows", "--cluster", cluster, "--out", out).output
+    assert "needs workers with --threads 4" in said
+    assert f"next: sepnas export {network} {network.parent / 'deployment'} --plan {out}" in said
+    refused = cli("partition", network, "--scheme", "rows", "--cluster", cluster, "--devices", 3, "--out", out)
+    assert "cluster presets has 2" in " ".join(refused.output.split())
 
 
 def test_shares_are_uneven_if_asked(network: Path, tmp_path: Path) -> None:
