@@ -211,7 +211,7 @@ def kept(path: Path) -> dict[str, Row]:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "result.json")
-    parser.add_argument("--cells", type=Path, default=Path("runs/partition-coverage/cells.jsonl"))
+    parser.add_argument("--cells", type=Path, default=HERE / "cells.jsonl")
     parser.add_argument("--limit-s", type=float, default=300, help="processor time for each network")
     parser.add_argument("--scheme-limit-s", type=float, default=40, help="processor time for each scheme of it")
     parser.add_argument("--stop-after-s", type=float, help="start no network later; run again to go on")

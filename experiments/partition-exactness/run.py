@@ -112,7 +112,7 @@ def _refusals(rows: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "result.json")
-    parser.add_argument("--rows", type=Path, default=Path("runs/partition-exactness/rows.jsonl"))
+    parser.add_argument("--rows", type=Path, default=HERE / "rows.jsonl")
     parser.add_argument("--stop-after-s", type=float, default=float("inf"), help="begin no cell later; run again")
     parser.add_argument("--only", default="", help="networks whose source holds this text")
     parser.add_argument("--no-workers", action="store_true", help="leave the worker processes out")

@@ -140,7 +140,7 @@ def kept_rows(path: Path) -> dict[tuple[str, int], Row]:
 
 def cells(args: argparse.Namespace, images: np.ndarray, whole: np.ndarray) -> Iterator[Row]:
     """All cells; those that stand in the file are not measured again, and none is begun late."""
-    path, started = args.work / "cells.jsonl", time.monotonic()
+    path, started = HERE / "cells.jsonl", time.monotonic()
     done = kept_rows(path)
     for devices, scheme in itertools.product(args.devices, args.schemes):
         late = args.stop_after_s is not None and time.monotonic() - started > args.stop_after_s
