@@ -242,13 +242,13 @@ def run_python(block: str, folder: Path) -> None:
 
 def ask_over_http(address: str, image: Path) -> str:
     request = urllib.request.Request(f"{address}/classify", image.read_bytes(), {"Content-Type": "image/png"})
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while True:
         try:
             with urllib.request.urlopen(request, timeout=300) as answer:
                 return answer.read().decode()
-        except urllib.error.HTTPError as error:  # it starts before its devices
-            if error.code != 503 or time.monotonic() > deadline:
+        except urllib.error.HTTPError as error:  # it starts before its devices, and a busy machine answers late
+            if error.code not in (503, 504) or time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
 
