@@ -15,7 +15,8 @@ from sepnas.deployment.onnx_session import open_session, weight_name
 from sepnas.nets.segment_graph import SegmentModule
 from sepnas.plan.kinds.registry import GRAPH_OPERATORS
 from sepnas.runtime.engines.onnx_check import check_onnx_graph
-from sepnas.runtime.engines.torch_archive import load_graph, made_shapes
+from sepnas.runtime.engines.torch_archive import load_graph
+from sepnas.runtime.engines.torch_shapes import GraphShapes
 from tests.deploy.operator_cases import cases_of, segment_of
 
 QUICK = ("attention", "conv_transpose")
@@ -49,7 +50,7 @@ def _by_torch(data: bytes, folder: Path, inputs: Sequence[Tensor], weights: Sequ
     path = folder / "segment.pt2"
     path.write_bytes(data)
     graph = load_graph(path)
-    made_shapes(path, graph, weights, [(1, *x.shape[1:]) for x in inputs])
+    GraphShapes(path, graph, weights, [(1, *x.shape[1:]) for x in inputs]).made()
     with torch.inference_mode():
         return graph(*inputs, *weights)[0].numpy()
 

@@ -32,6 +32,9 @@ _TENSOR |= {10: "double_data", 11: "uint64_data", 12: "doc_string", 13: "externa
 _TENSOR |= {16: "metadata_props"}
 _VALUE = {1: "name", 2: "type", 3: "doc_string", 4: "metadata_props"}
 _ENTRY = {1: "key", 2: "value"}
+_OPSET = {1: "domain", 2: "version"}
+_OPSETS = range(18, 31)
+"""Versions of ONNX's operators that have the shapes worked out here: before, many attributes are inputs now."""
 _DATA = ("float_data", "int32_data", "int64_data", "raw_data", "double_data", "uint64_data")
 _KINDS = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints"}
 """Where an attribute of each type holds its value."""
@@ -61,11 +64,25 @@ def check_onnx_graph(graph: bytes, inputs: Mapping[str, ShapeOf], weights: Mappi
     Raises :class:`ValueError` that says why it is none that `sepnas export` writes.
     """
     checked = read_onnx_graph(graph, inputs, weights)
-    many = {name: (MAX_BATCH * shape[0], *shape[1:]) for name, shape in inputs.items()}
-    for name, shape in read_onnx_graph(graph, many, weights, MAX_BATCH).shapes.items():
-        if prod(shape) > MAX_BATCH * prod(checked.shapes[name]):
-            raise ValueError(f"makes a tensor '{name[:80]}' that grows faster than the number of samples")
+    check_onnx_batch(graph, inputs, weights, MAX_BATCH, checked)
     return {name: checked.shapes[name] for name in checked.outputs}
+
+
+def check_onnx_batch(
+    graph: bytes, inputs: Mapping[str, ShapeOf], weights: Mapping[str, ShapeOf], samples: int, one: CheckedGraph
+) -> None:
+    """Raise :class:`ValueError` if a graph makes a tensor of ``samples`` samples that has more values than that number
+    times ``one`` sample's."""
+    many = {name: (samples * shape[0], *shape[1:]) for name, shape in inputs.items()}
+    for name, shape in read_onnx_graph(graph, many, weights, samples).shapes.items():
+        if prod(shape) > samples * prod(one.shapes[name]):
+            raise ValueError(f"makes a tensor '{name[:80]}' that grows faster than the number of samples")
+
+
+def depends_on_sizes(graph: CheckedGraph) -> bool:
+    """Whether shapes depend on numbers that the graph works out from sizes, so that those for few and for many samples
+    say nothing of the number between."""
+    return any(node.operator == SIZES for node in graph.nodes)
 
 
 def read_onnx_graph(
@@ -91,7 +108,17 @@ def read_onnx_graph(
     outputs = [_text(_message(_bytes(each), _VALUE, "output")["name"]) for each in content["output"]]
     if not outputs or any(name not in shapes for name in outputs):
         raise ValueError("has no output, or one that nothing makes")
+    _check_opset([_bytes(each) for each in parts["opset_import"]])
     return CheckedGraph(tuple(nodes), tuple(names), tuple(outputs), shapes, axes, numbers)
+
+
+def _check_opset(imports: Sequence[memoryview]) -> None:
+    """Other domains may be named: none of their operators is run."""
+    found = [_message(each, _OPSET, "version of operators") for each in imports]
+    own = [each["version"] for each in found if _text(each["domain"]) in ("", "ai.onnx")]
+    versions = [version for each in own for version in each[-1:] or [0]]
+    if len(versions) != 1 or versions[0] not in _OPSETS:
+        raise ValueError(f"is of versions {versions} of ONNX's operators, not of one in {_OPSETS[0]}..{_OPSETS[-1]}")
 
 
 def _add_shapes(nodes: Sequence[Node], shapes: dict[str, ShapeOf], axes: Mapping[str, list[int]], most: int) -> None:
@@ -134,10 +161,12 @@ def _initializers(
             _check_external(name, dims, tensor, weights)
         elif prod(dims) > held:
             raise ValueError(f"initializer '{name[:80]}' has {prod(dims):,} values in {held:,} bytes")
-        elif tensor["data_type"] == [_INT64] and tensor["raw_data"] and held == 8 * prod(dims) <= _MAX_AXES_BYTES:
-            axes[name] = list(struct.unpack(f"<{prod(dims)}q", _bytes(tensor["raw_data"][-1])))
-        elif tensor["data_type"] == [_FLOAT] and tensor["raw_data"] and held == _FLOAT_BYTES and not dims:
-            (numbers[name],) = struct.unpack("<f", _bytes(tensor["raw_data"][-1]))
+        elif len(raw := _bytes([*tensor["raw_data"], memoryview(b"")][0])) != held:
+            continue
+        elif tensor["data_type"] == [_INT64] and held == 8 * prod(dims) <= _MAX_AXES_BYTES:
+            axes[name] = list(struct.unpack(f"<{prod(dims)}q", raw))
+        elif tensor["data_type"] == [_FLOAT] and held == _FLOAT_BYTES and not dims:
+            (numbers[name],) = struct.unpack("<f", raw)
     return shapes, axes, numbers
 
 

@@ -17,8 +17,9 @@ from sepnas.deployment.engines.kind import EngineKind, late
 from sepnas.deployment.engines.registry import engines
 from sepnas.deployment.onnx_session import weight_name
 from sepnas.errors import DeploymentError, SepnasError
+from sepnas.runtime.engines.batches import CheckedBatches
 from sepnas.runtime.engines.denormals import flush_denormals
-from sepnas.runtime.engines.onnx_check import check_onnx_graph, read_onnx_graph
+from sepnas.runtime.engines.onnx_check import check_onnx_batch, check_onnx_graph, depends_on_sizes, read_onnx_graph
 from sepnas.runtime.engines.protobuf import NoMessageError
 from sepnas.runtime.engines.shard import LoadedSegment, Shard
 from sepnas.runtime.engines.torch_engine import check_outputs
@@ -42,11 +43,12 @@ class OnnxEngine:
         open_graph: Callable[[SegmentGraph, int], OpenGraph] = late(kind.open_graph)
         self._kind, self._paths = kind, dict[str, Path]()
         self._opened: dict[str, OpenGraph] = {}
+        self._batches: dict[str, CheckedBatches] = {}
         for key, segment in shard.segments.items():
             path = self._paths[key] = shard.folder / segment.files.files[kind.graphs]
             weights = self._weights(segment)
             graph = _read(path)
-            _check(path, graph, weights, segment)
+            self._batches[key] = _check(path, graph, weights, segment)
             try:
                 self._opened[key] = open_graph(_segment_graph(path, graph, weights, segment.files.inputs), threads)
             except (SepnasError, ImportError):
@@ -63,6 +65,7 @@ class OnnxEngine:
         flush_denormals()  # the sessions' own option is for their threads, not for the one that calls them
 
     def run(self, segment: str, inputs: Sequence[Array]) -> Sequence[Array]:
+        self._batches[segment].check(inputs)
         try:
             return self._opened[segment]([np.ascontiguousarray(array) for array in inputs])
         except (SepnasError, ImportError):
@@ -80,10 +83,12 @@ def _read(path: Path) -> bytes:
         raise DeploymentError(f"{path}: cannot be read: {why(error, path)}") from error
 
 
-def _check(path: Path, graph: bytes, weights: Sequence[Array], segment: LoadedSegment) -> None:
-    files = segment.files
+def _check(path: Path, graph: bytes, weights: Sequence[Array], segment: LoadedSegment) -> CheckedBatches:
+    files, sizes = segment.files, _sizes(weights)
+    taken = dict(zip(files.inputs, segment.taken, strict=True))
     try:
-        found = check_onnx_graph(graph, dict(zip(files.inputs, segment.taken, strict=True)), _sizes(weights))
+        found = check_onnx_graph(graph, taken, sizes)
+        one = read_onnx_graph(graph, taken, sizes)
     except NoMessageError as error:
         raise DeploymentError(f"{path}: onnxruntime cannot read this segment: it holds {error}") from None
     except ValueError as error:
@@ -93,6 +98,14 @@ def _check(path: Path, graph: bytes, weights: Sequence[Array], segment: LoadedSe
             f"{path}: refused: it makes {', '.join(found)[:200]}; the manifest says {', '.join(files.outputs)}"
         )
     check_outputs(path, [found[name] for name in files.outputs], segment.made)
+
+    def check(samples: int) -> None:
+        try:
+            check_onnx_batch(graph, taken, sizes, samples, one)
+        except ValueError as error:
+            raise DeploymentError(f"{path}: refused for {samples} samples: it {error}") from None
+
+    return CheckedBatches(segment.taken, check if depends_on_sizes(one) else None)
 
 
 def _sizes(weights: Sequence[Array]) -> dict[str, ShapeOf]:

@@ -125,7 +125,7 @@ def _reduce(node: Node, inputs: list[ShapeOf], numbers: Numbers) -> ShapeOf:
     shape, rank = inputs[0], len(inputs[0])
     if any(node.numbers.get("noop_with_empty_axes", [])):
         raise ValueError(f"has an operator {node.operator} that may do nothing")
-    axes = {_front(node, axis, rank) for axis in held_numbers(node, numbers, 1, [*range(rank)])}
+    axes = {_front(node, axis, rank) for axis in held_numbers(node, numbers, 1, [])} or {*range(rank)}
     keeps = any(node.numbers.get("keepdims", [1]))
     return tuple(1 if axis in axes else size for axis, size in enumerate(shape) if keeps or axis not in axes)
 
@@ -195,7 +195,8 @@ def _resize(node: Node, inputs: list[ShapeOf], numbers: Numbers) -> ShapeOf:
     _count(node, inputs[:1], 1, 1)
     axes = node.numbers.get("axes", [*range(len(inputs[0]))])
     sizes = held_numbers(node, numbers, 3)
-    if len(sizes) != len(axes) or min(sizes, default=1) < 1 or any(name for name in node.inputs[1:3]):
+    twice = len({_front(node, axis, len(inputs[0])) for axis in axes}) < len(axes)
+    if twice or len(sizes) != len(axes) or min(sizes, default=1) < 1 or any(name for name in node.inputs[1:3]):
         raise ValueError(f"has an operator {node.operator} of a tensor of shape {inputs[0]} to {sizes}"[:200])
     made = list(inputs[0])
     for axis, size in zip(axes, sizes, strict=True):

@@ -11,19 +11,15 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sepnas.deployment.manifest import MAX_PASS_VALUES, WEIGHTS_NAME
 from sepnas.errors import DeploymentError
 from sepnas.runtime.engines.torch_check import checked_graph
-from sepnas.runtime.protocol.connection import MAX_BATCH
 from sepnas.spec.files import read_regular, why
 from sepnas.spec.reading import parse_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from torch.fx import GraphModule
 
 MAX_GRAPH_BYTES = 16 << 20
@@ -55,68 +51,6 @@ def load_graph(path: Path) -> GraphModule:
         return graph
     except Exception as error:  # torch raises whatever it likes here
         raise DeploymentError(f"{path}: torch cannot read this segment: {type(error).__name__}: {error}") from error
-
-
-def made_shapes(
-    path: Path, graph: GraphModule, weights: Sequence[Tensor], taken: Sequence[tuple[int, ...]]
-) -> list[tuple[int, ...]]:
-    """The shapes of a segment's outputs for inputs of these ones, one sample, worked out without computing.
-
-    Raises :class:`DeploymentError` where the weights do not fit, too much would be allocated, or memory would grow
-    faster than the number of samples.
-    """
-    import torch
-
-    def checked(samples: int) -> list[tuple[int, ...]]:
-        tensors = [torch.empty((samples, *each[1:]), device="meta") for each in taken]
-        with torch.inference_mode():
-            run = _shapes(torch, samples, sizes)
-            outputs: tuple[Tensor, ...] = run(graph).run(*tensors, *(weight.to("meta") for weight in weights))
-        return [tuple(output.shape) for output in outputs]
-
-    sizes: dict[str, int] = {}
-    try:
-        found = checked(1)
-        checked(MAX_BATCH)
-        return found
-    except _RefusedError as error:
-        raise DeploymentError(f"{path}: refused: it {error}") from None
-    except Exception as error:  # torch raises whatever it likes here
-        raise DeploymentError(f"{path}: does not fit its input or {WEIGHTS_NAME}: {error}") from error
-
-
-def _shapes(torch: Any, samples: int, sizes: dict[str, int]) -> Any:
-    """An interpreter that only works out shapes, for so many samples; ``sizes`` are those of each node for one."""
-
-    class Shapes(torch.fx.Interpreter):  # type: ignore[misc]
-        values = 0
-
-        def run_node(self, n: torch.fx.Node) -> Any:
-            made = super().run_node(n)
-            scratch = 0
-            if isinstance(made, torch.Tensor) and n.op == "call_function":
-                if samples > 1 and made.numel() > samples * sizes[n.name]:
-                    raise _RefusedError(f"makes a tensor ({n}) that grows faster than the number of samples")
-                sizes.setdefault(n.name, made.numel())
-                self.values += made.numel()
-                scratch = _scratch(str(n.target), self.fetch_args_kwargs_from_env(n)[0], made)
-            if (held := self.values + scratch) > samples * MAX_PASS_VALUES:
-                raise _RefusedError(f"makes tensors of {held:,} values (the last is {n}); at most {MAX_PASS_VALUES:,}")
-            return made
-
-    return Shapes
-
-
-def _scratch(target: str, args: Sequence[Any], made: Tensor) -> int:
-    """The values that an operator may hold besides: patches of an input, one group at a time, or all weights of
-    attention."""
-    if "conv_transpose" in target:
-        return int(args[1][0].numel() * args[0][0, 0].numel())
-    if "conv" in target:
-        return int(args[1][0].numel() * made[0, 0].numel())
-    if "attention" in target:
-        return int(made[..., 0].numel() * args[1].shape[-2])
-    return 0
 
 
 def checked_archive(path: Path) -> bytes:

@@ -11,8 +11,10 @@ import numpy as np
 from sepnas.deployment.engines.kind import EngineKind
 from sepnas.errors import DeploymentError
 from sepnas.plan.steps import Compute
+from sepnas.runtime.engines.batches import CheckedBatches
 from sepnas.runtime.engines.shard import Dims, LoadedPlan, Shard
-from sepnas.runtime.engines.torch_archive import load_graph, made_shapes
+from sepnas.runtime.engines.torch_archive import load_graph
+from sepnas.runtime.engines.torch_shapes import GraphShapes
 from sepnas.runtime.tensors.codec import Array
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ class TorchEngine:
         torch.set_num_threads(threads)
         self._torch, self._folder = torch, shard.folder
         self._runners: dict[str, tuple[Callable[..., Sequence[Tensor]], list[Tensor]]] = {}
+        self._batches: dict[str, CheckedBatches] = {}
         graphs: dict[str, Any] = {}
         for key, segment in shard.segments.items():
             file = segment.files.files["torch"]
@@ -71,8 +74,9 @@ class TorchEngine:
             if digest not in graphs:  # equal layers have equal graphs
                 graphs[digest] = load_graph(shard.folder / file)
             weights = [torch.from_numpy(weight) for weight in segment.weights]
-            made = made_shapes(shard.folder / file, graphs[digest], weights, segment.taken)
-            check_outputs(shard.folder / file, made, segment.made)
+            shapes = GraphShapes(shard.folder / file, graphs[digest], weights, segment.taken)
+            check_outputs(shard.folder / file, shapes.made(), segment.made)
+            self._batches[key] = CheckedBatches(segment.taken, shapes.check if shapes.depend_on_sizes else None)
             self._runners[key] = (graphs[digest].forward, weights)
 
     def prepare_thread(self) -> None:
@@ -80,6 +84,7 @@ class TorchEngine:
 
     def run(self, segment: str, inputs: Sequence[Array]) -> Sequence[Array]:
         runner, weights = self._runners[segment]
+        self._batches[segment].check(inputs)
         with self._torch.inference_mode():
             try:
                 tensors = [self._torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
