@@ -14,10 +14,10 @@ from sepnas.plan.serial import shape_from_data
 from sepnas.plan.shapes import Shape
 from sepnas.plan.wire import IMAGE_FORMATS
 from sepnas.spec.document import Part
-from sepnas.spec.figures import MAX_CLASSES, Channels, Fit, ImageSide
+from sepnas.spec.figures import MAX_CLASSES, Channels, Fit, ImageSide, Text
 from sepnas.spec.preparation import Preparation
 
-ClassNames = Annotated[tuple[str, ...], Field(min_length=2, max_length=MAX_CLASSES)]
+ClassNames = Annotated[tuple[Text, ...], Field(min_length=2, max_length=MAX_CLASSES)]
 
 
 class ImageInput(Part):

@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from sepnas.spec.document import Document, Part
+from sepnas.spec.document import Document, Part, short
 from sepnas.spec.figures import Count, Index, NotNegative, Sha256, Text
 from sepnas.spec.files import is_there
 from sepnas.spec.folder_lock import changing
@@ -36,10 +36,17 @@ class ClassScore(Part):
     """A class that occurs in the data or among the answers: its images, the answers that name it, the right ones."""
 
     index: Index
-    name: str
+    name: Text
     images: Index
     predicted: Index
     right: Index
+
+    @model_validator(mode="after")
+    def _check_right(self) -> Self:
+        most = min(self.images, self.predicted)
+        if self.right > most:
+            raise ValueError(f"`right` of class {short(self.name)} must be at most {most:,}, got {self.right:,}")
+        return self
 
     @property
     def accuracy(self) -> float:
@@ -77,6 +84,18 @@ class ClassificationScores(Part):
     classes: Annotated[tuple[ClassScore, ...], Field(min_length=1)]
     confusions: Annotated[tuple[tuple[Index, Index, Count], ...], Field(max_length=MAX_CONFUSIONS)] = ()
     reliability: Annotated[tuple[ReliabilityBin, ...], Field(min_length=NUM_BINS, max_length=NUM_BINS)]
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> Self:
+        known = {each.index for each in self.classes}
+        if len(known) < len(self.classes):
+            raise ValueError("`classes` must have an `index` each, but two have the same")
+        if not self.shown_classes:
+            raise ValueError("`classes` must have `images`, but none has any")
+        for place, (true, predicted, _) in enumerate(self.confusions):
+            if not {true, predicted} <= known:
+                raise ValueError(f"`confusions.{place}` is of classes {true} and {predicted}; `classes` must list both")
+        return self
 
     @property
     def shown_classes(self) -> tuple[ClassScore, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 MAX_DEVICES = 64
 """Maximum number of devices of a cluster or network; bounds everything that grows with its square."""
@@ -15,10 +15,20 @@ MAX_SIDE = 8192
 MAX_CHANNELS = 1 << 16
 MAX_CLASSES = 1 << 16
 _MAX_FIGURE = 1e18
+_MIN_FIGURE = 1e-18
+"""Smaller positive numbers have no reciprocal, or no product with another, that a float holds."""
 
 Fit: TypeAlias = Literal["crop", "stretch"]
 """How an image is scaled to the network's size."""
-Positive = Annotated[float, Field(gt=0, le=_MAX_FIGURE)]
+
+
+def _not_tiny(figure: float) -> float:
+    if figure < _MIN_FIGURE:
+        raise ValueError(f"must be at least {_MIN_FIGURE:g}, got {figure:g}")
+    return figure
+
+
+Positive = Annotated[float, Field(gt=0, le=_MAX_FIGURE), AfterValidator(_not_tiny)]
 NotNegative = Annotated[float, Field(ge=0, le=_MAX_FIGURE)]
 Count = Annotated[int, Field(gt=0, le=1 << 53)]
 Size = Annotated[int, Field(gt=0, le=1 << 20)]

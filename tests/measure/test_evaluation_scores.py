@@ -89,3 +89,19 @@ def test_scores_that_are_not_finite_are_refused() -> None:
     """A network that answers NaN has no accuracy."""
     with pytest.raises(DataError, match="NaN or infinity"):
         scored(np.full((1, 7), np.nan, np.float32), np.array([0]))
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"confusions": [(0, 99, 1)]}, "`confusions.0` is of classes 0 and 99"),
+        ({"classes": [{"index": 0, "name": "a", "images": 0, "predicted": 1, "right": 0}]}, "must have `images`"),
+        ({"classes": [{"index": 0, "name": "a", "images": 1, "predicted": 1, "right": 2}]}, "must be at most 1, got 2"),
+        ({"classes": [{"index": 0, "name": "a", "images": 1, "predicted": 1, "right": 1}] * 2}, "two have the same"),
+    ],
+)
+def test_scores_that_contradict_themselves_are_refused(changed: dict[str, object], says: str) -> None:
+    """A file whose confusions are of unknown classes, or with more right answers than images, is not drawn."""
+    data = scored(np.eye(7, dtype=np.float32)[[0, 1, 2]], np.array([0, 1, 1])).model_dump(mode="json")
+    with pytest.raises(ValueError, match=says):
+        ClassificationScores.model_validate({**data, "confusions": [], **changed})

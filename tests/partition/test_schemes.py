@@ -237,7 +237,7 @@ def test_a_device_without_a_part_is_named() -> None:
         partition(graph, "rows", [1] * 7)
     with pytest.raises(SpecError, match="scheme 'diagonal' is none of output-channels, rows"):
         partition(graph, "diagonal", [1, 1])
-    for shares in ([1, 0], [], [1, math.nan]):
+    for shares in ([1, 0], [], [1, math.nan], [1e308, 1e308]):
         with pytest.raises(SpecError, match="one positive number for each device"):
             partition(graph, "rows", shares)
 

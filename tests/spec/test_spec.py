@@ -310,3 +310,12 @@ def test_nothing_half_written(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
     with pytest.raises(StorageError, match="is a folder; name the file to write"):
         write_text(tmp_path, "new")
+
+
+def test_a_figure_is_not_so_small_that_its_reciprocal_is_infinite(tmp_path: Path) -> None:
+    """Speeds whose times a float cannot hold are refused by name."""
+    data = uniform_cluster(2).to_data()
+    data["devices"][1]["flops_per_s"] = 5e-324
+    path = write_text(tmp_path / "c.yaml", yaml.safe_dump(data))
+    with pytest.raises(SpecError, match=r"c\.yaml: field `devices\.1\.flops_per_s`: must be at least 1e-18, got 4\.9"):
+        Cluster.load(path)

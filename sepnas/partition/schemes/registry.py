@@ -18,6 +18,9 @@ from sepnas.spec.document import short
 SCHEMES: Mapping[str, Scheme] = find_registered(sepnas.partition.schemes, "SCHEME")
 """All schemes by name, in their order."""
 
+_MAX_SHARE = 1e18
+"""Sums of larger shares would be infinite."""
+
 
 def on_one_device(graph: Graph, device: int, num_devices: int) -> Plan:
     """The plan in which one device computes the whole network: no split at all."""
@@ -35,8 +38,10 @@ def partition(graph: Graph, scheme: str, shares: Sequence[float], wire: WireForm
         raise SpecError(f"scheme {short(scheme)} is none of {', '.join(SCHEMES)}")
     if wire not in WIRE_FORMATS:
         raise SpecError(f"wire format {short(wire)} is none of {', '.join(WIRE_FORMATS)}")
-    if not shares or not all(0 < share < float("inf") for share in shares):
-        raise SpecError(f"`shares` must be one positive number for each device, got {short(list(shares))}")
+    if not shares or not all(0 < share <= _MAX_SHARE for share in shares):
+        raise SpecError(
+            f"`shares` must be one positive number for each device, at most {_MAX_SHARE:g}, got {short(list(shares))}"
+        )
     layouts = SCHEMES[scheme].layouts(graph, shares)
     working = {device for layout in layouts.values() for device in layout.devices}
     idle = [rank for rank in range(len(shares)) if rank not in working]
