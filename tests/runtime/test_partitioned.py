@@ -45,13 +45,13 @@ QUICK = ("rows", "pipeline")
 
 
 def network_of(*, seed: int = 0) -> PartitionedNetwork:
-    """A stem of stride 2, a residual block, padded pooling, a reshape and a classifier; 13x13 images."""
+    """A stem of stride 2, a residual block with groups, padded pooling, a reshape and a classifier; 13x13 images."""
     torch.manual_seed(seed)
     made = Builder(3, 13, 13)
     made.conv(6, 3, padding=(1, 1), stride=(2, 2))
     made.norm()
     before = made.add("relu", {"self": made.last})
-    made.conv(6, 3, padding=(1, 1))
+    made.conv(6, 3, groups=2, padding=(1, 1))
     made.add("add", {"self": made.last, "other": before})
     made.add("max_pool2d", {"self": made.last}, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1))
     made.conv(8, 1)

@@ -15,9 +15,7 @@ QUICK = ("groups",)
 
 
 class TestEveryScheme(SchemeContract):
-    @pytest.fixture(
-        params=[pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SCHEMES], scope="class"
-    )
+    @pytest.fixture(params=[pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SCHEMES])
     def scheme(self, request: pytest.FixtureRequest) -> Scheme:
         found: Scheme = SCHEMES[request.param]
         return found

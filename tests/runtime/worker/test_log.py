@@ -82,7 +82,7 @@ def test_a_worker_tells_what_happens(exported, tmp_path):
     command += ["--engine", "onnxruntime", "--log-format", "json"]
     worker = subprocess.Popen(command, stdout=out, stderr=err)
     try:
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 300
         while not (said := (tmp_path / "out").read_text()).endswith("\n"):
             assert time.monotonic() < limit, (tmp_path / "err").read_text()
             time.sleep(0.02)
@@ -255,7 +255,7 @@ def test_strangers_cannot_fill_the_disk(exported, lines):
                     pass
         refused = []
         while sum(line.get("repeated", 1) for line in refused) < strangers:
-            assert time.monotonic() < start + 60, refused
+            assert time.monotonic() < start + 300, refused
             refused += [line for line in lines() if line["event"] == "refused"]
             time.sleep(0.02)
         took_s = time.monotonic() - start
