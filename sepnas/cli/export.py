@@ -225,7 +225,8 @@ def _say_next(manifest: Manifest, out: Path, hosts: Hosts) -> None:
     """Print the next commands, and the devices that need none."""
     used = devices_used(deployed_plan(out))
     if idle := format_idle(used, manifest.num_devices):
-        warn(f"{idle}; it needs no worker")
+        one = len(used) == manifest.num_devices - 1
+        warn(f"{idle}; {'it needs' if one else 'they need'} no worker")
     first = used[0]
     say(f"next, on each device, as for device {first} (addresses in {out / 'hosts.yaml'}):")
     say(f"  sepnas worker {shlex.quote(str(out / f'device{first}'))} --listen {hosts.address(first)}")

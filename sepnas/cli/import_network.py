@@ -117,8 +117,17 @@ def import_network(
     if not json_:
         if match == "order":
             say(f"{weights}: its tensors are taken in their order, in which all shapes fit")
+        _say_if_random(network, weights)
         say(f"written: {out}; {_compared(imported.deviation)}")
         say(f"next: sepnas partition {shlex.quote(str(out))} --cluster cluster.yaml  # sepnas cluster writes it")
+
+
+def _say_if_random(network: str, weights: str) -> None:
+    """A network of a library is untrained unless its weights were asked for."""
+    from sepnas.importing.source import LIBRARIES, RANDOM
+
+    if weights == RANDOM and network.partition(":")[0] in LIBRARIES:
+        say("its weights are random: costs are right, answers mean nothing; --weights pretrained takes trained ones")
 
 
 def _compared(deviation: float) -> str:

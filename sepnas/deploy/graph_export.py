@@ -89,8 +89,8 @@ def export_imported(
     check_names(given)
     if not given:
         raise SpecError(
-            "export: an imported network is cut by a plan: `sepnas partition` makes one; "
-            + option("give it as --plan", "give it as `plan`")
+            f"export: an imported network is cut by a plan: `sepnas partition {folder} --cluster FILE` makes one; "
+            + option("give it as --plan plan.json", "give it as `plan`")
         )
     plans = {key: _plan(key, each) for key, each in given.items()}
     return export_graph(load_partitioned(folder), out_dir, plans, name=name or folder.resolve().name, **options)

@@ -19,7 +19,7 @@ from sepnas.spec.recognise import recognise
 
 RANDOM, PRETRAINED = "random", "pretrained"
 FORMS = "timm:NAME, torchvision:NAME, MODULE:FACTORY, a .pt2 or .onnx file, a run of sepnas, or an architecture"
-_LIBRARIES = {"timm": from_timm, "torchvision": from_torchvision}
+LIBRARIES = {"timm": from_timm, "torchvision": from_torchvision}
 _PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".tar")
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
@@ -32,10 +32,10 @@ def find_network(text: str, pretrained: bool = False, seed: int = 0) -> FoundNet
     library, _, name = text.partition(":")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        if library in _LIBRARIES:
-            return _LIBRARIES[library](name, pretrained)
+        if library in LIBRARIES:
+            return LIBRARIES[library](name, pretrained)
         if pretrained:
-            known = " and ".join(_LIBRARIES)
+            known = " and ".join(LIBRARIES)
             raise ImportFailedError(f"{text}: only {known} have pretrained weights; name a file of them")
         return _found_file(text) or (from_factory(text) if _FACTORY.fullmatch(text) else _named(text, seed))
 

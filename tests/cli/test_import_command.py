@@ -34,6 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     assert result.exit_code == 0, result.output
     assert "linear" in result.stdout
     assert "written: imported" in result.stdout
+    assert "next: sepnas partition imported --cluster cluster.yaml" in result.stdout
     return tmp_path / "imported"
 
 

@@ -50,7 +50,7 @@ class ClassifierHead:
         if facts.image is None:
             raise DataError(
                 f"{where}: takes no images whose mean and standard deviation are known, but {facts.inputs_text}; only "
-                "classifiers of images can be evaluated"
+                "classifiers of images can be evaluated; `sepnas import --mean --std` gives both to an imported network"
             )
         if facts.scores is not None and facts.classes is not None:
             return cls(facts.image, facts.scores, facts.classes)
@@ -59,7 +59,7 @@ class ClassifierHead:
         if len(outputs) > 1 or first.shape.axes != "C" or first.shape.dims[0] < 2:
             raise DataError(
                 f"{where}: names no classes; only classifiers can be evaluated, and its outputs are "
-                f"{facts.outputs_text}"
+                f"{facts.outputs_text}; `sepnas import --classes` names those of an imported network"
             )
         return cls(facts.image, name, tuple(map(str, range(first.shape.dims[0]))))
 

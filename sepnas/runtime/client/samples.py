@@ -58,7 +58,10 @@ def _read_images(
     paths: Sequence[str | os.PathLike[str]], network: NetworkFacts, resize: Resize | None
 ) -> list[list[Sample] | DataError]:
     if network.image is None:
-        told = f"is no .npy or .npz file, and this network takes no images alone; its inputs are {network.inputs_text}"
+        told = (
+            f"is no .npy or .npz file, and this network takes no images alone; its inputs are {network.inputs_text}; "
+            "if one is an image, give `sepnas import` its --mean and --std"
+        )
         return [DataError(f"{path}: {told}") for path in paths]
     [name] = network.inputs
     found = read_images(paths, network.image, resize)
