@@ -165,8 +165,8 @@ def _show_scheme(scheme: str, graph: Graph, plan: Plan, cluster: Cluster, as_jso
 def _say_predicted(plan: Plan, cluster: Cluster, fastest: int, latency_s: float, alone_s: float) -> None:
     say(
         f"predicted on {cluster.name}, {format_threads(cluster.threads)}: {seconds(latency_s)} an "
-        f"answer; device {fastest} alone, {format_count(cluster.threads[fastest], 'thread')}: {seconds(alone_s)}, "
-        f"{alone_s / latency_s:.2f} times as long"
+        f"answer; device {fastest} alone, {format_count(cluster.threads[fastest], 'thread')}: {seconds(alone_s)}"
+        + (f", {alone_s / latency_s:.2f} times as long" if latency_s else "")
     )
     if alone_s <= latency_s and plan.num_devices > 1:
         warn(f"device {fastest} alone answers sooner: this split does not pay for one request at a time")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from sepnas.report.body import Picture, Section, SortableCell, Table, picture
-from sepnas.report.comparison.values import Comparison, PricedPlan
+from sepnas.report.comparison.values import Comparison, PricedPlan, ratio_of
 from sepnas.report.comparison.verdict import accuracy_varies, verdict
 from sepnas.report.content import ReportContent
 from sepnas.report.figures.comparison import accuracy_drawing, bytes_drawing, devices_drawing
@@ -116,7 +116,7 @@ def _row(comparison: Comparison, plan: PricedPlan) -> dict[str, str]:
     alone = next((each for each in comparison.alone if each.network == plan.network), None) or next(
         iter(comparison.alone), None
     )
-    ratio = "" if alone is None else SortableCell(f"{plan.latency_s / alone.latency_s:.2f} x", plan.latency_s)
+    ratio = "" if alone is None else SortableCell(f"{ratio_of(plan.latency_s, alone.latency_s):.2f} x", plan.latency_s)
     accuracy = "" if plan.accuracy is None else SortableCell(format_share(plan.accuracy), plan.accuracy)
     return {
         "network": plan.network,

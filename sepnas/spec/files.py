@@ -36,11 +36,17 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         raise
 
 
+_PIECE_BYTES = 1 << 20
+
+
 def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
     """The content of a regular file; :class:`FileTooLargeError` beyond ``max_bytes``, other errors :class:`OSError`."""
     with open_regular(path) as file:
         length = os.fstat(file.fileno()).st_size
-        data = b"" if length > max_bytes else file.read(max_bytes + 1)
+        # Python allocates all that it is asked to read, so it is asked for a byte more than the file has
+        data = b"" if length > max_bytes else file.read(length + 1)
+        while length < len(data) <= max_bytes and (more := file.read(_PIECE_BYTES)):
+            data += more  # it has grown, or is of a kind that has no length
     if max(length, len(data)) > max_bytes:
         raise FileTooLargeError(errno.EFBIG, f"has {max(length, len(data)):,} bytes; at most {max_bytes:,} are read")
     return data

@@ -242,6 +242,14 @@ def test_a_device_without_a_part_is_named() -> None:
             partition(graph, "rows", shares)
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_network_without_operators_is_not_split(scheme: str) -> None:
+    """A network that gives its input back has nothing to split, whatever the scheme."""
+    graph = equal_chain(2, 4, 5).graph().model_copy(update={"nodes": ()})
+    with pytest.raises(PlanError, match="has no operators"):
+        partition(graph, scheme, [1, 1])
+
+
 def test_an_operator_that_cannot_be_cut_is_named() -> None:
     """A layout that cuts an operator where it has no partial sums is an error that names the node."""
     made = residual_network()

@@ -39,6 +39,8 @@ class Scheme:
         """The layout of each node; :class:`PlanError` if the scheme cannot split this network over so many devices."""
         if self.max_devices is not None and len(shares) > self.max_devices:
             raise PlanError(f"scheme {self.name} takes at most {self.max_devices} devices, got {len(shares)}")
+        if not graph.nodes:
+            raise PlanError(f"network '{graph.name}' has no operators: there is nothing to split")
         return self.choose(graph, shares)
 
 

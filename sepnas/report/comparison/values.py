@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,3 +82,10 @@ def priced(
         family, network, series, label, sum(map(bool, plan.programs)), found.latency_s, found.payload_bytes,
         found.total_bytes, max(found.peak_memory_bytes), macs_of(plan), *(accuracy or (None, "")),
     )  # fmt: skip
+
+
+def ratio_of(time_s: float, other_s: float) -> float:
+    """How many times as long as the other a time is; 1 if they are equal, also for networks that take no time."""
+    if time_s == other_s:
+        return 1.0
+    return time_s / other_s if other_s else math.inf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sepnas.report.comparison.values import Comparison, PricedPlan
+from sepnas.report.comparison.values import Comparison, PricedPlan, ratio_of
 from sepnas.units import format_bytes, format_seconds, format_share
 
 _NOTICEABLE = 0.01
@@ -32,25 +32,29 @@ def split_sentence(alone: PricedPlan, splits: Sequence[PricedPlan]) -> str:
     """The fastest split of a network against one device alone."""
     best = min(splits, key=lambda plan: plan.latency_s)
     reference = f"{alone.label} ({format_seconds(alone.latency_s)})"
-    if best.latency_s > alone.latency_s * (1 - _NOTICEABLE):
+    if best.latency_s >= alone.latency_s * (1 - _NOTICEABLE):
         return (
             f"No split of {alone.network} beats {reference}: the nearest, {best.label} devices, takes "
-            f"{format_seconds(best.latency_s)}, {best.latency_s / alone.latency_s:.2f} times as long."
+            f"{format_seconds(best.latency_s)}, {ratio_of(best.latency_s, alone.latency_s):.2f} times as long."
         )
     losing = sum(plan.latency_s >= alone.latency_s for plan in splits)
     rest = f" {losing} of {len(splits)} splits are slower than that device alone." if losing else ""
     return (
         f"{alone.network} is fastest with {best.label} devices: {format_seconds(best.latency_s)} with "
-        f"{format_bytes(best.payload_bytes)} between devices, {alone.latency_s / best.latency_s:.2f} times as fast as "
-        f"{reference}.{rest}"
+        f"{format_bytes(best.payload_bytes)} between devices, {ratio_of(alone.latency_s, best.latency_s):.2f} times as "
+        f"fast as {reference}.{rest}"
     )
 
 
 def _separable_sentence(alone: PricedPlan, plans: Sequence[PricedPlan]) -> str:
     fastest = min(plans, key=lambda plan: plan.latency_s)
     accuracy = "" if fastest.accuracy is None else f" at {format_share(fastest.accuracy)} accuracy"
-    ratio = alone.latency_s / fastest.latency_s
-    compared = f"{ratio:.2f} times as fast as" if ratio >= 1 else f"{1 / ratio:.2f} times as long as"
+    ratio = ratio_of(alone.latency_s, fastest.latency_s)
+    compared = (
+        f"{ratio:.2f} times as fast as"
+        if ratio >= 1
+        else f"{ratio_of(fastest.latency_s, alone.latency_s):.2f} times as long as"
+    )
     return (
         f"The fastest separable network ({fastest.label}) takes {format_seconds(fastest.latency_s)}{accuracy}, "
         f"{compared} {alone.label} with {alone.network}."
