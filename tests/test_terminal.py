@@ -35,6 +35,8 @@ from tests.helpers_runtime import worker_threads
 HOSTILE = "\x1b]0;owned\x07 \x9b31m \u202e [/b] 4 [four] :smile: a\nerror: forged\u2028b"
 SHOWN = r"\x1b]0;owned\x07 \x9b31m \u202e [/b] 4 [four] :smile: a\nerror: forged\u2028b"
 """The same as it must be seen, in any place of one line."""
+CLASS = "\x9b31m \u202e [/b] 4 [four] :smile: a"
+"""A hostile class name that a manifest may hold: on one line, without C0 controls."""
 NAMES = ("IMG[edited].png", "x[/b].png", ":smile:.png", "4 [four]", "[red]x", "1.50", "é ö 猫 👍🏽", "क\u200dष")
 
 
@@ -110,7 +112,7 @@ def test_infer_and_status_show_what_devices_say(exported, tmp_path, monkeypatch,
     folder = tmp_path / "client"
     shutil.copytree(exported, folder, ignore=shutil.ignore_patterns("device*"))
     manifest = Manifest.load(exported / "manifest.json")
-    hostile = manifest.network.outputs["logits"].model_copy(update={"classes": (HOSTILE, *NAMES[:4])})
+    hostile = manifest.network.outputs["logits"].model_copy(update={"classes": (CLASS, *NAMES[:4])})
     network = manifest.network.model_copy(update={"outputs": {"logits": hostile}})
     manifest.model_copy(update={"network": network}).seal().save(folder / "manifest.json")
     images = []
@@ -121,7 +123,7 @@ def test_infer_and_status_show_what_devices_say(exported, tmp_path, monkeypatch,
     with worker_threads(exported, engine=Failing) as (workers, hosts):
         devices = ("--devices", str(hosts.save(tmp_path / "hosts.yaml")))
         seen = call("infer", str(folder), *images, *devices, "--top", "5")
-        assert seen.count(SHOWN) == len(images)
+        assert seen.count(one_line(CLASS)) == len(images)
         assert all(name in seen for name in (*NAMES[:4], r"a\x1b[2Jb\u202e\n.png"))
         assert json.loads(call("infer", str(folder), images[0], *devices, "--json"))[0]["image"] == images[0]
         workers[1].stats.engine = HOSTILE[:30]
