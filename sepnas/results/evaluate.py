@@ -22,6 +22,7 @@ from sepnas.spec.evaluation import (
     ClassMatch,
     NetworkKind,
     SplitChoice,
+    earlier_evaluations,
     keep_evaluation,
 )
 from sepnas.spec.figures import MAX_TEXT
@@ -98,7 +99,7 @@ def evaluate(
     source = _source(data, kind)
     file = Path(out) if out is not None else (folder if folder.is_dir() else folder.parent) / EVALUATION_NAME
     with changing(file):
-        pass  # so that a folder that cannot be written is found before the evaluation
+        earlier_evaluations(file)  # a damaged file, or one that cannot be written, is found before the evaluation
     with _opened(folder, kind, devices, plan, timeout_s, insecure) as classifier:
         whole = None if compare is None else _whole(Path(compare), folder, classifier)
         images = images_for(folder, kind, source, classifier.head.image, split, resize).limited(limit)

@@ -193,8 +193,12 @@ class EvaluationFile(Document):
 def keep_evaluation(evaluation: ClassifierEvaluation, file: Path) -> None:
     """Add an evaluation to the file, which is written at once; raises :class:`StorageError`."""
     with changing(file):
-        known = EvaluationFile.load(file) if is_there(file) else EvaluationFile()
-        known.with_new(evaluation).save(file)
+        earlier_evaluations(file).with_new(evaluation).save(file)
+
+
+def earlier_evaluations(file: Path) -> EvaluationFile:
+    """What the file holds, or nothing yet; raises :class:`SpecError` if it is damaged."""
+    return EvaluationFile.load(file) if is_there(file) else EvaluationFile()
 
 
 def read_kept(files: Iterable[Path]) -> tuple[ClassifierEvaluation, ...]:

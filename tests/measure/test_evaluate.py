@@ -188,6 +188,14 @@ def test_a_stop_in_the_middle_leaves_nothing(copied: Path, images: Path, monkeyp
     assert {path.name: path.read_bytes() for path in copied.iterdir()} == before
 
 
+def test_a_damaged_file_is_found_before_anything_is_computed(run: Path, tmp_path: Path) -> None:
+    """A file that the evaluation could not be added to is named first, and stays as it is."""
+    (tmp_path / "e.json").write_text("{")
+    with pytest.raises(SpecError, match=r"e\.json: not valid JSON"):
+        api.evaluate(run, data="folder:nowhere", out=tmp_path / "e.json")
+    assert (tmp_path / "e.json").read_text() == "{"
+
+
 def test_folders_of_another_kind_are_refused(copied: Path, exported: Path, images: Path, tmp_path: Path) -> None:
     """A run without a checkpoint, a folder that is none, options of devices for a run, and missing devices."""
     data = f"folder:{images}"

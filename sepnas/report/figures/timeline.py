@@ -182,7 +182,7 @@ def _draw_arrows(axes: Axes, arrows: Sequence[tuple[ShownSpan, ShownSpan]], tops
 def _scale(axes: Axes, timelines: Sequence[ShownTimeline], ranks: Sequence[int], rows: float) -> None:
     longest_s = _longest_s(timelines)
     size, unit = time_unit(longest_s)
-    axes.set_xlim(-0.004 * longest_s, 1.012 * longest_s)
+    axes.set_xlim(-0.004 * longest_s, 1.012 * (longest_s or 1.0))
     axes.set_ylim(rows - _GAP + 0.1, -0.15)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / size:g}"))
     axes.set_xlabel(f"time since the request ({unit})")
