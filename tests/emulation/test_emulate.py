@@ -182,12 +182,11 @@ def test_a_signal_leaves_nothing_behind(deployment, tmp_path, shaping, number, s
     cluster = cluster_of(client_link=SLOW).save(tmp_path / "cluster.yaml")
     command = ["bench", str(deployment), "--emulate", str(cluster), "--shaping", shaping, "--requests", "100000"]
     process = subprocess.Popen([sys.executable, "-m", "sepnas", *command], stdout=subprocess.PIPE, text=True)
-    limit = time.monotonic() + 300
-    while not moment(process.pid) and time.monotonic() < limit:
-        time.sleep(0.05)
-    assert moment(process.pid)
-    process.send_signal(number)
-    process.communicate(timeout=300)
+    try:
+        eventually(lambda: moment(process.pid))
+    finally:
+        process.send_signal(number)
+        process.communicate(timeout=300)
     assert process.returncode == status
     assert left_of(process.pid) == []
 

@@ -456,8 +456,14 @@ def conforms(data, schema: dict, parts: dict) -> bool:
     """Whether data have this form of OpenAPI, with no other key than it names."""
     if "$ref" in schema:
         return conforms(data, parts[schema["$ref"].rpartition("/")[2]], parts)
+    if "anyOf" in schema:
+        return any(conforms(data, each, parts) for each in schema["anyOf"])
+    if schema["type"] == "null":
+        return data is None
     if schema["type"] == "array":
         return isinstance(data, list) and all(conforms(each, schema["items"], parts) for each in data)
+    if schema["type"] == "object" and not isinstance(data, dict):
+        return False
     if schema["type"] == "object" and "properties" in schema:
         known = schema["properties"]
         return set(schema["required"]) <= data.keys() <= known.keys() and all(
