@@ -119,7 +119,7 @@ def test_the_grid_is_the_family() -> None:
 def test_a_call_and_its_operators_are_separated() -> None:
     """Measured operators are positive, a large convolution takes longer than a small one, and a call takes time.
 
-    Beside other programs a short measurement may find otherwise; not three times.
+    Beside other programs a short measurement may find otherwise; not thirty times.
     """
 
     def told_apart() -> bool:
@@ -130,7 +130,7 @@ def test_a_call_and_its_operators_are_separated() -> None:
         assert found.segment_overhead_s >= 0
         return times[2] > 2 * times[1] and 0 < found.segment_overhead_s < 0.01
 
-    assert any(told_apart() for _ in range(3))
+    assert any(told_apart() for _ in range(30))
 
 
 def test_a_measured_device_is_whole(measured: MeasuredDevice, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -213,12 +214,11 @@ def read_as_nobody(*reads: tuple[str, Path]) -> list[str]:
 
 
 @pytest.fixture
-def open_path(tmp_path: Path) -> Path:
-    """A folder that anybody may enter."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.geteuid() and folder.name and len(folder.parts) > 2:
-            folder.chmod(folder.stat().st_mode | 0o011)
-    return tmp_path
+def open_path() -> Iterator[Path]:
+    """A folder that anybody may enter, outside of pytest's own, which each run that begins closes to others."""
+    with tempfile.TemporaryDirectory(prefix="sepnas-open-", ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
 
 
 def test_what_may_not_be_read_is_not_called_damaged(exported: Path, open_path: Path, trained: Path):
