@@ -29,6 +29,7 @@ def few() -> TransmissionPolicy:
     return tiny_architecture([{"after": 1, "transfers": [transfer(1, 0, "int8")]}], devices=2, depth=11).policy
 
 
+@pytest.mark.slow
 def test_requests_choose_among_exported_plans(run: Path, tmp_path: Path) -> None:
     """Bytes and accuracy of each plan are printed, `describe` lists them, and `infer --plan` asks for one."""
     policy, out = few().save(tmp_path / "few.json"), tmp_path / "deployment"

@@ -165,6 +165,7 @@ def test_a_start_belongs_to_the_run(tmp_path: Path) -> None:
         train(tmp_path, RECIPE, network=first_network(small_learned(), small_data()), start="b", resume=True)
 
 
+@pytest.mark.slow
 def test_the_terminal_writes_messages_in_four_bits(tmp_path: Path) -> None:
     """Train, train on with learned steps of four bits, export: an eighth of the bytes; `--wire` alone keeps scales."""
     data = ("--data", f"folder:{make_folder(tmp_path / 'images', size=8)}", "--epochs", 1)

@@ -50,6 +50,7 @@ def test_it_is_the_input_the_output_and_the_payload_between_devices() -> None:
         assert costs_of(simulation)["total_bytes"] == plan.total_bytes() == expected
 
 
+@pytest.mark.slow
 def test_a_search_optimises_it(found: SearchResult, tmp_path: Path) -> None:
     """It is in every candidate and spans the front, and the same seed finds the same front."""
     candidates, front = load_candidates(found.run_dir), load_front(found.run_dir)

@@ -53,9 +53,8 @@ def test_candidates_are_evaluated_with_one_device_lost(found: SearchResult) -> N
         network = evaluator._network(bare(candidate.architecture))
         for lost in {0, 1} - ({policy.readout.device} if policy.readout.kind == "device" else set()):
             with torch.inference_mode():
-                answers = network(evaluator.images_BCHW, policy, Outage.of([lost], 2, len(evaluator.labels_B))).argmax(
-                    1
-                )
+                x_BCHW = evaluator.normalise(evaluator.images_BCHW)
+                answers = network(x_BCHW, policy, Outage.of([lost], 2, len(evaluator.labels_B))).argmax(1)
             right.append((answers == evaluator.labels_B).float().mean().item())
         assert candidate.objectives["accuracy_one_lost"] == pytest.approx(sum(right) / len(right))
         assert list(candidate.objectives) == OBJECTIVES

@@ -56,6 +56,7 @@ class TestEveryRule(MergeRuleContract):
         return name
 
 
+@pytest.mark.slow
 def test_a_new_rule_is_one_entry() -> None:
     """With one more entry ``damped`` is a choice of policies, lowered, carried out, trained, and keeps the contract."""
     program = f"ENTRY, TEST = {ENTRY!r}, {str(Path(__file__).resolve())!r}\n{PROGRAM}"
