@@ -14,7 +14,7 @@ class GraphFacts:
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.nodes = graph, graph.nodes
-        self.stored = frozenset(graph.weights)
+        self.stored = graph.stored
         self.makers = {name: place for place, node in enumerate(self.nodes) for name in node.outputs}
         self.operands = tuple(self._operands(node) for node in self.nodes)
         self.readers: dict[str, int] = {}
@@ -31,11 +31,6 @@ class GraphFacts:
     def _operands(self, node: GraphNode) -> tuple[str, ...]:
         """The tensors that a node takes and that are no weights, each once."""
         return tuple(dict.fromkeys(name for name in node.inputs.values() if name not in self.stored))
-
-    def can_be_sent(self, tensor: str) -> bool:
-        """Whether a tensor may leave a segment: fp32, and one sample."""
-        found = self.graph.tensors[tensor]
-        return found.dtype == "float32" and bool(found.dims) and found.dims[0] == 1
 
     def ended(self, place: int) -> tuple[str, ...]:
         """The tensors that nobody reads after a place."""

@@ -7,6 +7,7 @@ the ``SAME_KEY`` best. At most ``width`` labels are kept in all.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
@@ -45,10 +46,7 @@ class Mixer:
     @property
     def num_mixtures(self) -> int:
         """The number of ways to choose."""
-        total = 1
-        for choices in self.choices:
-            total *= len(choices)
-        return total
+        return math.prod(map(len, self.choices))
 
     def names(self, chosen: Sequence[int]) -> list[str]:
         """The schemes of a mixture, those of most units first."""

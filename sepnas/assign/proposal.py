@@ -10,7 +10,7 @@ from sepnas.assign.label import Label
 from sepnas.errors import PlanError
 from sepnas.partition.parts import Layouts
 from sepnas.partition.regions import Layout
-from sepnas.partition.schemes.scheme import Scheme, dims_of
+from sepnas.partition.schemes.scheme import Scheme, whole_on
 from sepnas.partition.tied import tied
 
 NO_SPLIT, MIXED, STAGES = "no split", "mixed", "stages"
@@ -44,8 +44,7 @@ def placed(layouts: Layouts, devices: Sequence[int] | Mapping[int, int]) -> Layo
 
 def alone(estimator: Estimator, device: int) -> Proposal:
     """The whole network on one device, whatever its memory."""
-    graph = estimator.graph
-    layouts = {node.name: Layout.on(device, dims_of(graph, node)) for node in graph.nodes}
+    layouts = whole_on(estimator.graph, device)
     estimate = estimator.whole(layouts, bounded=False)
     assert estimate is not None  # nothing is sent
     return Proposal(NO_SPLIT, (device,), (1.0,), layouts, estimate)

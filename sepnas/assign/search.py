@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, product
 from math import inf
+from typing import TypeVar
 
 from sepnas.assign.estimate import Estimator
 from sepnas.assign.goal import Goal
@@ -42,6 +43,7 @@ MAX_CHANGES = 256
 """Bounds the same number; networks with more single changes than are allowed are not changed."""
 
 Show = Callable[[int, int, str], None]
+_Item = TypeVar("_Item")
 
 
 class AssignmentSearch:
@@ -108,7 +110,7 @@ class AssignmentSearch:
         finalists = [*singles, *_first_of_each_scheme(splits), *splits[:FINALISTS], *staged[:FINALISTS]]
         found = list(self._all_priced(finalists))
         found += self.mixtures(self.to_mix(singles, [*splits, *staged[:FINALISTS]]))
-        return sorted({id(each): each for each in found}.values(), key=self.goal.of)
+        return sorted(_unlike(found), key=self.goal.of)
 
     def _staged(self, singles: Sequence[Proposal], splits: Sequence[Proposal]) -> Iterable[Proposal]:
         """Pipelines of groups, if they may be of use: for throughput, or if a device alone has too little memory."""
@@ -124,7 +126,7 @@ class AssignmentSearch:
     def to_mix(self, singles: Sequence[Proposal], splits: Sequence[Proposal]) -> list[Proposal]:
         """The candidates whose layouts are mixed: no split, the best of each scheme, and the best of all."""
         wanted = [*singles, *_first_of_each_scheme(splits), *splits]
-        return list({id(each): each for each in wanted}.values())[:MAX_MIXED]
+        return _unlike(wanted)[:MAX_MIXED]
 
     def mixtures(self, candidates: Sequence[Proposal]) -> list[Alternative]:
         """The best mixtures of candidates' layouts, perhaps candidates themselves."""
@@ -177,8 +179,8 @@ class AssignmentSearch:
         return self.price(f"{MIXED}: {', '.join(mixer.names(chosen))}", {}, mixer.layouts(chosen))
 
     def _all_priced(self, candidates: Sequence[Proposal]) -> Iterator[Alternative]:
-        unlike = {id(each): each for each in candidates}
-        for done, each in enumerate(unlike.values()):
+        unlike = _unlike(candidates)
+        for done, each in enumerate(unlike):
             self._show(done, len(unlike), f"pricing {each.scheme} over {len(each.devices)} devices")
             shares = dict(zip(each.devices, each.shares, strict=True)) if each.scheme not in (NO_SPLIT, STAGES) else {}
             found = self.price(each.scheme, shares, each.layouts)
@@ -200,6 +202,11 @@ class AssignmentSearch:
             return None
         self.num_priced += 1
         return found.streamed(self.cluster) if self.goal.streamed else found
+
+
+def _unlike(items: Iterable[_Item]) -> list[_Item]:
+    """Each object once, in order."""
+    return list({id(each): each for each in items}.values())
 
 
 def _first_of_each_scheme(candidates: Iterable[Proposal]) -> list[Proposal]:

@@ -9,7 +9,7 @@ from sepnas.assign.cells import NodeCell
 from sepnas.assign.facts import GraphFacts
 from sepnas.cost.routes import link_between
 from sepnas.errors import PlanError
-from sepnas.partition.regions import Layout, difference, intersection, joined
+from sepnas.partition.regions import Layout, intersection, joined, remaining
 from sepnas.plan.kinds.kind import whole
 from sepnas.plan.shapes import Region
 from sepnas.plan.steps import CLIENT
@@ -65,14 +65,14 @@ class Transfers:
         found: list[RegionTransfer] = []
         for device, regions in needs.items():
             for need in joined(regions):
-                lacking = _without(need, [own for owner, own in layout.pieces if owner == device])
+                lacking = remaining([need], [own for owner, own in layout.pieces if owner == device])
                 for source in sorted(
                     {owner for owner, _ in layout.pieces}, key=lambda rank: (abs(rank - device), rank)
                 ):
                     for own in [each for owner, each in layout.pieces if owner == source != device]:
                         common = [part for box in lacking if (part := intersection(box, own))]
                         found += [(source, device, self._bytes(part), part) for part in common]
-                        lacking = _without_all(lacking, own) if common else lacking
+                        lacking = remaining(lacking, [own]) if common else lacking
                 if lacking:
                     return None
         return self._allowed(tensor, found)
@@ -85,7 +85,7 @@ class Transfers:
 
         Receivers take turns, as they do on real wires.
         """
-        if found and not self._facts.can_be_sent(tensor):
+        if found and not self._facts.graph.tensors[tensor].can_be_sent:
             return None
         counts: dict[int, int] = {}
         turns = []
@@ -101,14 +101,3 @@ class Transfers:
             return link_between(self._cluster, source, destination) is not None
         except PlanError:
             return False
-
-
-def _without(need: Region, owned: Sequence[Region]) -> list[Region]:
-    lacking = [need]
-    for own in owned:
-        lacking = _without_all(lacking, own)
-    return lacking
-
-
-def _without_all(boxes: Sequence[Region], own: Region) -> list[Region]:
-    return [rest for box in boxes for rest in difference(box, own)]

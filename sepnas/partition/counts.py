@@ -69,10 +69,8 @@ def count_graph(graph: Graph) -> GraphCounts:
 
 def _parameters(graph: Graph) -> int:
     """The stored numbers but the statistics of batch norms, of a graph that does not count its parameters."""
-    stored = set(graph.weights)
-    statistics = {
-        name for node in graph.nodes for role, name in node.inputs.items() if role in _STATISTICS and name in stored
-    }
+    weights = [each for node in graph.nodes for each in graph.weights_of(node).items()]
+    statistics = {name for role, name in weights if role in _STATISTICS}
     return graph.num_weights - _numbers(graph, statistics)
 
 

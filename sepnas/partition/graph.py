@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -138,10 +139,14 @@ class Graph(Document):
         """A node's attributes and the sizes of its operands, as its kind takes them."""
         return OperatorUse(node.attributes, {role: self.tensors[name].dims for role, name in node.inputs.items()})
 
+    @cached_property
+    def stored(self) -> frozenset[str]:
+        """The names of the weights, for quick look-ups."""
+        return frozenset(self.weights)
+
     def weights_of(self, node: GraphNode) -> Mapping[str, str]:
         """The weights among a node's operands: the name of each by role."""
-        stored = set(self.weights)
-        return {role: name for role, name in node.inputs.items() if name in stored}
+        return {role: name for role, name in node.inputs.items() if name in self.stored}
 
     def macs_of(self, node: GraphNode) -> int:
         """The multiply-accumulates of a node; 0 if it is opaque."""

@@ -14,7 +14,7 @@ from sepnas.errors import PlanError
 from sepnas.partition.device_program import Held, ProgramBuilder
 from sepnas.partition.graph import Graph, GraphNode
 from sepnas.partition.parts import Layouts, work_of
-from sepnas.partition.regions import contains, difference, intersection, within
+from sepnas.partition.regions import contains, intersection, remaining, within
 from sepnas.partition.tied import tied
 from sepnas.plan.kinds.kind import whole
 from sepnas.plan.plan import Piece, Plan, Port
@@ -51,7 +51,7 @@ class _Lowering:
     def __init__(self, graph: Graph, layouts: Layouts, num_devices: int, wire: WireFormat) -> None:
         self.graph, self.wire = graph, wire
         check_floats(graph)
-        self.stored = set(graph.weights)
+        self.stored = graph.stored
         self.programs = [ProgramBuilder(rank) for rank in range(num_devices)]
         self.answering = {output.tensor: _answering(graph, layouts, output.tensor) for output in graph.outputs}
         self.work = work_of(graph, layouts, self.answering)
@@ -128,7 +128,7 @@ class _Lowering:
         for held in self.programs[device].held.get(tensor, ()):
             taken = [each for box in left if (each := intersection(box, held[0]))]
             found += [(each, held) for each in taken]
-            left = [rest for box in left for rest in difference(box, held[0])]
+            left = remaining(left, [held[0]])
         return found
 
     def _assembled(self, program: ProgramBuilder, tensor: str, need: Region, pieces: list[tuple[Region, str]]) -> str:
@@ -178,16 +178,14 @@ class _Lowering:
                     self.arrivals[tensor, device, need] = list(self._posted(tensor, device, need))
 
     def _posted(self, tensor: str, device: int, need: Region) -> Iterator[_Arrival]:
-        left = [need]
-        for own, _ in self._own(device, tensor, need):
-            left = [rest for box in left for rest in difference(box, own)]
+        left = remaining([need], [own for own, _ in self._own(device, tensor, need)])
         for source in sorted(range(len(self.programs)), key=lambda rank: (abs(rank - device), rank)):
             for held in tuple(self.programs[source].held.get(tensor, ())) if source != device else ():
                 for box in left:
                     common = intersection(box, held[0])
                     if common is not None:
                         yield _Arrival(self._send(source, held, common, device), source, common)
-                left = [rest for box in left for rest in difference(box, held[0])]
+                left = remaining(left, [held[0]])
         if left:
             raise PlanError(f"no device computes {left[0].ranges} of tensor '{tensor}', which device {device} needs")
 
@@ -209,7 +207,7 @@ def check_floats(graph: Graph) -> None:
     """Raise :class:`PlanError` for an input or output that is no fp32 tensor of one sample."""
     for name in (*graph.inputs, *(output.tensor for output in graph.outputs)):
         tensor = graph.tensors[name]
-        if tensor.dtype != "float32" or not tensor.dims or tensor.dims[0] != 1:
+        if not tensor.can_be_sent:
             raise PlanError(
                 f"network '{graph.name}': tensor '{name}' is {tensor.dtype} {tensor.dims}; the inputs and outputs of a "
                 "plan are float32 and begin with the axis of samples"

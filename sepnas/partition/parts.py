@@ -84,7 +84,7 @@ class GraphWork:
 
 def work_of(graph: Graph, layouts: Layouts, gathered: Mapping[str, int]) -> GraphWork:
     """The work under layouts if each tensor of ``gathered`` is needed whole by a device."""
-    stored, needs = set(graph.weights), dict[str, dict[int, list[Region]]]()
+    stored, needs = graph.stored, dict[str, dict[int, list[Region]]]()
     kept: dict[str, Layout] = {}
     parts: dict[str, tuple[NodePart, ...]] = {}
     for name, device in gathered.items():

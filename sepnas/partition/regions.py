@@ -100,6 +100,14 @@ def difference(region: Region, taken: Region) -> Iterator[Region]:
         left = along(left, axis, (start, stop))
 
 
+def remaining(regions: Iterable[Region], taken: Iterable[Region]) -> list[Region]:
+    """Disjoint regions that hold what is left of disjoint ``regions`` without all of ``taken``."""
+    left = list(regions)
+    for each in taken:
+        left = [rest for region in left for rest in difference(region, each)]
+    return left
+
+
 def within(region: Region, outer: Region) -> Region:
     """A region in coordinates of another one that holds it."""
     pairs = zip(region.ranges, outer.ranges, strict=True)

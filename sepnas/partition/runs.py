@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from sepnas.partition.estimates import MACS_PER_BYTE, MACS_PER_EXCHANGE, lacked_values, multiplying_places
 from sepnas.partition.graph import Graph, GraphNode
 from sepnas.partition.parts import parts_of
 from sepnas.partition.propagation import fused
-from sepnas.partition.regions import Layout, difference, joined
+from sepnas.partition.regions import Layout, joined
 from sepnas.plan.shapes import FLOAT_BYTES, Region
 
-MACS_PER_BYTE = 400.0
-"""Multiply-accumulates of one device in the time of one byte: 5 G a second against 100 Mbit/s."""
-MACS_PER_EXCHANGE = 5e6
-"""The same for an exchange of any size, which takes a millisecond."""
 MAX_RUN = 64
 """Maximum number of operators in a run that multiply; bounds the time of the choice. A longer run costs nothing to
 interrupt where operators need no neighbours, and has borders of 64 or more pixels where they do."""
@@ -39,7 +36,7 @@ def runs_between(graph: Graph, base: Mapping[str, Layout], borders: Sequence[int
 
 def best_borders(graph: Graph, base: Mapping[str, Layout], shares: Sequence[float]) -> list[int]:
     """The places at which runs begin, by dynamic programming over the places of operators that multiply."""
-    starts = [0, *(place for place, node in enumerate(graph.nodes) if place and _is_start(graph, node))]
+    starts = [0, *(place for place in multiplying_places(graph) if place)]
     ends = [*starts[1:], len(graph.nodes)]
     best: list[tuple[float, int]] = []
     uses = _Uses(graph)
@@ -54,10 +51,6 @@ def best_borders(graph: Graph, base: Mapping[str, Layout], shares: Sequence[floa
         borders.append(starts[first])
         last = first - 1
     return borders[::-1]
-
-
-def _is_start(graph: Graph, node: GraphNode) -> bool:
-    return node.kind is not None and node.kind.macs(graph.use(node)) > 0
 
 
 class _Uses:
@@ -119,10 +112,7 @@ class _Costs:
         received = [0] * len(self.macs)
         for name, needs in self.needs.items():
             if name in self.uses.makers:
-                pieces = self.base[self.uses.makers[name].name].pieces
+                layout = self.base[self.uses.makers[name].name]
                 for device, regions in needs.items():
-                    left = joined(regions)
-                    for owner, own in pieces:
-                        left = [rest for box in left for rest in difference(box, own)] if owner == device else left
-                    received[device] += FLOAT_BYTES * sum(box.num_values for box in left)
+                    received[device] += FLOAT_BYTES * lacked_values(regions, layout, device)
         return max(received)

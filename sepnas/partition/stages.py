@@ -7,9 +7,9 @@ from itertools import accumulate
 from typing import TypeAlias
 
 from sepnas.errors import PlanError
+from sepnas.partition.estimates import MACS_PER_BYTE
 from sepnas.partition.graph import Graph
 from sepnas.partition.regions import Layout
-from sepnas.partition.runs import MACS_PER_BYTE
 from sepnas.plan.kinds.kind import whole
 from sepnas.plan.shapes import FLOAT_BYTES
 
@@ -21,7 +21,7 @@ def crossing_bytes(graph: Graph) -> list[int | None]:
 
     A tensor that only weights make is not sent.
     """
-    stored = {*graph.weights, *graph.inputs}
+    stored = graph.stored.union(graph.inputs)
     last = {name: place for place, node in enumerate(graph.nodes) for name in node.inputs.values()}
     last |= {output.tensor: len(graph.nodes) for output in graph.outputs}
     made = {name: place for place, node in enumerate(graph.nodes) for name in node.outputs}

@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from sepnas.errors import PlanError
-from sepnas.partition.estimates import SplitTimes
+from sepnas.partition.estimates import MACS_PER_BYTE, SplitTimes
 from sepnas.partition.graph import Graph
 from sepnas.partition.parts import Layouts
 from sepnas.partition.regions import Layout
-from sepnas.partition.runs import MACS_PER_BYTE
 from sepnas.partition.schemes.scheme import Scheme, Shares, split_where_possible
 from sepnas.partition.stages import crossing_bytes
 

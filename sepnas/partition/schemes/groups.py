@@ -23,9 +23,9 @@ def _layouts(graph: Graph, shares: Shares) -> Layouts:
             f"scheme groups splits convolutions of several groups, and network '{graph.name}' has none: there is "
             f"nothing for {len(shares)} devices"
         )
-    found, split, stored = dict[str, Layout](), set[str](), set(graph.weights)
+    found, split = dict[str, Layout](), set[str]()
     for node in graph.nodes:
-        follows = is_grouped(node) or _keeps_channels(graph, node, split, stored)
+        follows = is_grouped(node) or _keeps_channels(graph, node, split)
         layout = split_or_on(graph, node, "C", shares, 0) if follows else Layout.on(0, dims_of(graph, node))
         found[node.name] = layout
         if len(layout.devices) > 1:
@@ -39,9 +39,11 @@ def is_grouped(node: GraphNode) -> bool:
     return node.operator in ("conv", "conv_transpose") and isinstance(groups, int) and groups > 1
 
 
-def _keeps_channels(graph: Graph, node: GraphNode, split: set[str], stored: set[str]) -> bool:
+def _keeps_channels(graph: Graph, node: GraphNode, split: set[str]) -> bool:
     """Whether a node without products takes its largest operands from what is split."""
-    sizes = {name: whole(graph.tensors[name].dims).num_values for name in node.inputs.values() if name not in stored}
+    sizes = {
+        name: whole(graph.tensors[name].dims).num_values for name in node.inputs.values() if name not in graph.stored
+    }
     largest = [name for name, size in sizes.items() if size == max(sizes.values())]
     return not graph.macs_of(node) and bool(largest) and all(name in split for name in largest)
 

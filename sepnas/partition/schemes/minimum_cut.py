@@ -9,14 +9,13 @@ as their shares, one operator after the other: the minimum cut between two place
 from __future__ import annotations
 
 from sepnas.errors import PlanError
-from sepnas.partition.estimates import multiplying_places
+from sepnas.partition.estimates import MACS_PER_BYTE, multiplying_places
 from sepnas.partition.graph import Graph
 from sepnas.partition.max_flow import NEVER, Arcs, first_side
 from sepnas.partition.parts import Layouts
 from sepnas.partition.propagation import consumers_of
 from sepnas.partition.regions import Layout
-from sepnas.partition.runs import MACS_PER_BYTE
-from sepnas.partition.schemes.scheme import Scheme, Shares, dims_of
+from sepnas.partition.schemes.scheme import Scheme, Shares, dims_of, whole_on
 from sepnas.plan.kinds.kind import whole
 from sepnas.plan.shapes import FLOAT_BYTES
 
@@ -26,7 +25,7 @@ _FIRST, _SECOND = "\n0", "\n1"
 
 def _layouts(graph: Graph, shares: Shares) -> Layouts:
     if len(shares) == 1:
-        return {node.name: Layout.on(0, dims_of(graph, node)) for node in graph.nodes}
+        return whole_on(graph, 0)
     layers = multiplying_places(graph)
     if len(layers) < 2:
         raise PlanError(f"network '{graph.name}' has {len(layers)} layers, which cannot be cut for 2 devices")

@@ -73,7 +73,7 @@ def _between(graph: Graph, node: GraphNode, makers: dict[str, GraphNode], runs: 
     if terms_of(graph, node) < 2 or _data(node) not in makers:
         return ()
     consumers, answered = consumers_of(graph), {output.tensor for output in graph.outputs}
-    stored, inside, left = set(graph.weights), dict[str, GraphNode](), [_data(node)]
+    stored, inside, left = graph.stored, dict[str, GraphNode](), [_data(node)]
     firsts: list[GraphNode] = []
     while left:
         name = left.pop()

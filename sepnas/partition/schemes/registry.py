@@ -8,8 +8,7 @@ import sepnas.partition.schemes
 from sepnas.errors import PlanError, SpecError
 from sepnas.partition.graph import Graph
 from sepnas.partition.lowering import lower
-from sepnas.partition.regions import Layout
-from sepnas.partition.schemes.scheme import Scheme, dims_of
+from sepnas.partition.schemes.scheme import Scheme, whole_on
 from sepnas.plan.plan import Plan
 from sepnas.plan.wire import UNCONVERTED, WIRE_FORMATS, WireFormat
 from sepnas.registered import find_registered
@@ -24,8 +23,7 @@ _MAX_SHARE = 1e18
 
 def on_one_device(graph: Graph, device: int, num_devices: int) -> Plan:
     """The plan in which one device computes the whole network: no split at all."""
-    layouts = {node.name: Layout.on(device, dims_of(graph, node)) for node in graph.nodes}
-    return lower(graph, layouts, num_devices)
+    return lower(graph, whole_on(graph, device), num_devices)
 
 
 def partition(graph: Graph, scheme: str, shares: Sequence[float], wire: WireFormat = UNCONVERTED) -> Plan:

@@ -49,10 +49,14 @@ def dims_of(graph: Graph, node: GraphNode) -> Dims:
     return graph.tensors[node.outputs[0]].dims
 
 
+def whole_on(graph: Graph, device: int) -> dict[str, Layout]:
+    """Each node whole on one device."""
+    return {node.name: Layout.on(device, dims_of(graph, node)) for node in graph.nodes}
+
+
 def is_exchanged(graph: Graph, node: GraphNode) -> bool:
     """Whether devices may send each other parts of all that a node takes and makes; weights are not sent."""
-    stored = set(graph.weights)
-    names = [*node.outputs, *(name for name in node.inputs.values() if name not in stored)]
+    names = [*node.outputs, *(name for name in node.inputs.values() if name not in graph.stored)]
     return len(node.outputs) == 1 and all(graph.tensors[name].can_be_sent for name in names)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from sepnas.partition.graph import Graph, GraphNode
-from sepnas.partition.regions import difference
+from sepnas.partition.regions import remaining
 from sepnas.plan.shapes import Region
 from sepnas.report.plan_map.folding import Group, Laid
 from sepnas.report.plan_map.layers import LayerPart, MappedLayer
@@ -44,11 +44,9 @@ def _halos(graph: Graph, node: GraphNode, laid: Laid, made: Mapping[str, MappedL
 
 
 def _lacking(needed: Region, part: LayerPart, source: MappedLayer, view: View) -> Iterator[Halo]:
-    left = [needed]
-    for own in source.parts:
-        if own.device == part.device and own.region is not None and not source.partial:
-            left = [rest for region in left for rest in difference(region, own.region)]
-    boxes = [view.box(region, source.dims) for region in left]
+    parts = () if source.partial else source.parts
+    own = [each.region for each in parts if each.device == part.device and each.region is not None]
+    boxes = [view.box(region, source.dims) for region in remaining([needed], own)]
     if sum(map(_size, boxes)) < _LARGEST:
         yield from (Halo(box, part.device) for box in boxes)
 
