@@ -34,11 +34,9 @@ from sepnas.separable.architecture import Architecture
 from sepnas.separable.build import build_plan
 from sepnas.spec.cluster import Cluster, Device, Link
 from sepnas.spec.hosts import Hosts
+from tests.limits import PROCESS_S, SOON_S
 
 NUM_CLASSES = 5
-START_TIMEOUT_S = 300.0
-SOON_S = 180.0
-"""Longer than anything that does not hang takes, on a machine ten times as busy too."""
 FROZEN_S = 2.0
 """Deadline of a request that has to wait in vain. Others have SOON_S, and must not need it."""
 
@@ -166,7 +164,7 @@ class WorkerProcess:
     def address(self) -> str:
         """Where it listens; waits until it is ready."""
         try:
-            return self._lines.get(timeout=START_TIMEOUT_S).split(" listens on ")[1].split()[0]
+            return self._lines.get(timeout=PROCESS_S).split(" listens on ")[1].split()[0]
         except queue.Empty:
             raise AssertionError(f"no worker: {''.join(self._errors)}") from None
 

@@ -27,6 +27,7 @@ from sepnas.cli.main import app
 from sepnas.deployment.manifest import Manifest
 from sepnas.spec.hosts import Hosts
 from tests.helpers_runtime import free_ports
+from tests.limits import PROCESS_S
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -242,10 +243,10 @@ def run_python(block: str, folder: Path) -> None:
 
 def ask_over_http(address: str, image: Path) -> str:
     request = urllib.request.Request(f"{address}/classify", image.read_bytes(), {"Content-Type": "image/png"})
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + PROCESS_S
     while True:
         try:
-            with urllib.request.urlopen(request, timeout=300) as answer:
+            with urllib.request.urlopen(request, timeout=PROCESS_S) as answer:
                 return answer.read().decode()
         except urllib.error.HTTPError as error:  # it starts before its devices, and a busy machine answers late
             if error.code not in (503, 504) or time.monotonic() > deadline:

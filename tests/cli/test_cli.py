@@ -22,6 +22,7 @@ from sepnas.cli.schema import DOCUMENTS
 from sepnas.search.run import SUPERNET_EPOCHS
 from sepnas.separable.architecture import Architecture, named_architecture
 from sepnas.spec.cluster import Cluster, uniform_cluster
+from tests.limits import PROCESS_S
 
 
 def _json(*arguments: str) -> dict:
@@ -218,7 +219,10 @@ def test_cluster_without_link(monkeypatch, capsys, tmp_path: Path) -> None:
 def test_as_a_program() -> None:
     """`python -m sepnas` works as a process of its own, and a wrong option is answered with usage."""
     run = subprocess.run(
-        [sys.executable, "-m", "sepnas", "describe", "--devices", "x"], capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "sepnas", "describe", "--devices", "x"],
+        capture_output=True,
+        text=True,
+        timeout=PROCESS_S,
     )
     assert run.returncode == 2
     assert "Usage" in run.stderr
@@ -230,7 +234,9 @@ def test_light_commands_import_no_torch() -> None:
         "import sys; from sepnas.cli.main import app; app(['describe', 'resnext20_4x4d', '--json'], "
         "standalone_mode=False); sys.exit(int('torch' in sys.modules or 'nni' in sys.modules))"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=os.environ)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PROCESS_S, env=os.environ
+    )
     assert run.returncode == 0, run.stderr
 
 
@@ -264,7 +270,9 @@ main()
 )
 def test_base_install(arguments: list[str], code: int, said: str) -> None:
     """Without the extras the light commands work, and the others say what to install."""
-    run = subprocess.run([sys.executable, "-c", _BASE_INSTALL, *arguments], capture_output=True, text=True, timeout=300)
+    run = subprocess.run(
+        [sys.executable, "-c", _BASE_INSTALL, *arguments], capture_output=True, text=True, timeout=PROCESS_S
+    )
     assert run.returncode == code, run.stderr
     assert said in run.stdout + run.stderr
     assert "Traceback" not in run.stderr

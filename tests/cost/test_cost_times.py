@@ -22,6 +22,7 @@ from sepnas.separable.layers import device_layers
 from sepnas.spec.cluster import Cluster, Device, uniform_cluster
 from sepnas.spec.device_profile import DeviceProfile
 from tests.cost.test_cost import with_devices
+from tests.limits import PROCESS_S
 
 MACHINE = {
     "cpu": "made up", "cores": 2, "architecture": "x86_64", "os": "Linux", "python": "3.11", "engine": "torch",
@@ -141,7 +142,7 @@ def test_too_few_rows_to_predict() -> None:
 def test_pricing_imports_no_scikit_learn() -> None:
     """Importing the simulator and the percentiles leaves scikit-learn alone: a second, and no base dependency."""
     code = "import sys, sepnas.cost.simulator, sepnas.cost.jitter; assert 'sklearn' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=PROCESS_S).returncode == 0
 
 
 def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:

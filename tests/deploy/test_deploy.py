@@ -38,6 +38,7 @@ from sepnas.runtime.worker.server import Worker
 from sepnas.separable.build import build_plan
 from sepnas.spec.hosts import Hosts, format_address, parse_address
 from tests.helpers_runtime import export_tiny, lively_network, tiny_architecture
+from tests.limits import PROCESS_S
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_a_segment_loads_without_sepnas(exported):
     """A .pt2 file needs only torch: no code of ours, no path of the machine that exported it."""
     path = next((exported / "device0/segments").glob("*.pt2"))
     code = f"import sys, torch; torch.export.load({str(path)!r}); assert 'sepnas' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd="/", timeout=300)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd="/", timeout=PROCESS_S)
     with zipfile.ZipFile(path) as archive:
         assert b"sepnas" not in archive.read(next(n for n in archive.namelist() if n.endswith("model.json")))
 
@@ -516,7 +517,7 @@ except StorageError as error:
 def test_a_file_that_cannot_be_written_whole_leaves_nothing(tmp_path):
     """When a write fails the export is a StorageError and nothing is left."""
     command = [sys.executable, "-c", FULL, str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PROCESS_S, cwd=Path(__file__).parents[2])
     says = r"StorageError: .*/out: the deployment cannot be written, nothing was left behind: File too large"
     assert re.search(says, done.stdout), done.stderr
     assert not list(tmp_path.iterdir())

@@ -54,6 +54,7 @@ from tests.helpers_runtime import (
     tiny_architecture,
     transfer,
 )
+from tests.limits import PROCESS_S
 
 NO_NAMESPACES = "they need root" if os.geteuid() else None
 SLOW = Link(bandwidth_bytes_per_s=125e3, latency_s=0.02)
@@ -186,7 +187,7 @@ def test_a_signal_leaves_nothing_behind(deployment, tmp_path, shaping, number, s
         eventually(lambda: moment(process.pid))
     finally:
         process.send_signal(number)
-        process.communicate(timeout=300)
+        process.communicate(timeout=PROCESS_S)
     assert process.returncode == status
     assert left_of(process.pid) == []
 

@@ -24,6 +24,7 @@ from sepnas.results.recorder import Recorder
 from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import uniform_cluster
 from sepnas.train.data import load_dataset
+from tests.limits import PROCESS_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,7 +112,7 @@ def test_a_stopped_search_leaves_nothing_behind(tmp_path: Path, how: signal.Sign
         assert time.monotonic() < limit
         time.sleep(0.05)
     process.send_signal(how)
-    _, said = process.communicate(timeout=300)
+    _, said = process.communicate(timeout=PROCESS_S)
     assert process.returncode == code, said
     assert "Traceback" not in said
     assert said.count("--resume") == said.count("interrupted") == (1 if how == signal.SIGINT else 0)

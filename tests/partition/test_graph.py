@@ -12,6 +12,7 @@ import pytest
 from sepnas.errors import SpecError, VersionError
 from sepnas.partition.graph import Graph, load_graph
 from sepnas.plan.shapes import Region
+from tests.limits import PROCESS_S
 
 
 def document() -> dict[str, Any]:
@@ -172,7 +173,7 @@ def test_a_graph_needs_no_torch() -> None:
     import sys
 
     code = "import sys, sepnas.partition.graph; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PROCESS_S)
 
 
 def test_attributes_of_any_type_survive(tmp_path: Path) -> None:

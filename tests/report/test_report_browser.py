@@ -28,7 +28,17 @@ pytestmark = [
     pytest.mark.skipif(not CHROMIUM, reason="no Chromium: install the package chromium"),
 ]
 
-DRIVE = """
+TELL = """  found.requests = performance.getEntriesByType("resource").length;
+  const said = document.createElement("pre");
+  said.id = "found";
+  said.textContent = JSON.stringify(found);
+  document.body.append(said);
+})();
+</script>
+"""
+"""The end of each script: it puts down what was found."""
+DRIVE = (
+    """
 <script>
 (() => {
   const found = {};
@@ -59,14 +69,9 @@ DRIVE = """
   found.figures = [...document.querySelectorAll("figure svg")].map((svg) => svg.getBoundingClientRect().width);
   const boxes = [...document.querySelectorAll("#front .scroll:has(table)")];
   found.cut = boxes.filter((box) => box.scrollWidth > box.clientWidth).length;
-  found.requests = performance.getEntriesByType("resource").length;
-  const said = document.createElement("pre");
-  said.id = "found";
-  said.textContent = JSON.stringify(found);
-  document.body.append(said);
-})();
-</script>
 """
+    + TELL
+)
 
 
 def drive(page: str, folder: Path, width: int, script: str = DRIVE) -> dict[str, Any]:
@@ -103,7 +108,8 @@ def test_the_page_works_in_a_browser(width: int, tmp_path: Path) -> None:
     assert found["requests"] == 0
 
 
-MAP_DRIVE = """
+MAP_DRIVE = (
+    """
 <script>
 (() => {
   for (const each of document.querySelectorAll("details")) each.open = true;
@@ -126,14 +132,9 @@ MAP_DRIVE = """
   found.smallest = Math.min(...texts.map((text) => text.getBoundingClientRect().height));
   const page = document.documentElement;
   found.width = [page.scrollWidth, innerWidth];
-  found.requests = performance.getEntriesByType("resource").length;
-  const said = document.createElement("pre");
-  said.id = "found";
-  said.textContent = JSON.stringify(found);
-  document.body.append(said);
-})();
-</script>
 """
+    + TELL
+)
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -16,6 +16,7 @@ from PIL import Image
 
 from sepnas.separable.architecture import named_architecture
 from sepnas.separable.space import SearchSpace
+from tests.limits import PROCESS_S
 
 FULL = Path(__file__).parents[2] / "experiments" / "cifar100-full"
 NETWORK = "resnext20_4x4d"
@@ -84,7 +85,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 def drive(script: str, *options: object) -> str:
     """What an experiment's driver prints."""
     command = [sys.executable, str(FULL.parent / script / "run.py"), "--device", "cpu", *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PROCESS_S)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

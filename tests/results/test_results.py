@@ -19,6 +19,7 @@ from sepnas.results.provenance import command_line, git_commit, machine_facts
 from sepnas.results.recorder import Recorder
 from sepnas.results.table import check_command, collect_results
 from sepnas.spec.result import Measure, ResultFile, goal_met
+from tests.limits import PROCESS_S
 
 VERBS = ("search", "train")
 
@@ -271,7 +272,7 @@ def test_machine_facts_import_no_torch() -> None:
         "from sepnas.results.provenance import machine_facts; machine_facts(); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'nni')))"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=PROCESS_S).returncode == 0
 
 
 def test_check_command_needs_no_makefile(tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ import threading
 import time
 
 from sepnas.runtime.repeats import MAX_KINDS, RepeatSummary
-
-SOON_S = 180.0
+from tests.limits import SOON_S
 
 
 def test_repeated_lines_are_summed_up_after_their_period():

@@ -44,6 +44,7 @@ from sepnas.train.data import load_dataset
 from sepnas.train.images import ImageData
 from sepnas.train.recipe import Recipe, RecipeChanges
 from sepnas.train.record import EpochRecord, read_history, write_history
+from tests.limits import PROCESS_S
 
 ROOT = Path(__file__).parents[2]
 CANDIDATES = 40
@@ -246,7 +247,7 @@ def test_a_search_that_is_killed_goes_on(
     process = start(begun, home)
     wait_for_lines(begun / "candidates.jsonl", 8, process)
     process.send_signal(how)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=PROCESS_S)
     assert process.returncode in (-how, 130, 1)
     assert not (begun / "front.json").exists()
     if how == signal.SIGINT:

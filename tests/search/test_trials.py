@@ -26,6 +26,7 @@ from sepnas.search.run import SearchResult
 from sepnas.search.trials.engine import TrialsEngine
 from sepnas.search.trials.settings import Trials, trials_engine
 from tests.helpers_runtime import eventually
+from tests.limits import PROCESS_S
 from tests.search.test_search import ROOT, search, told, wait_for_lines
 
 CANDIDATES = 12
@@ -178,7 +179,7 @@ def test_no_process_outlives_the_search(finished: SearchResult, begun: Path, how
     wait_for_lines(begun / "candidates.jsonl", 2, process)
     assert len(processes_of(process.pid)) >= 2
     process.send_signal(how)
-    process.communicate(timeout=300)
+    process.communicate(timeout=PROCESS_S)
     assert process.returncode in (-how, 130, 1)
     eventually(lambda: processes_of(process.pid) == {})
     search(begun, resume=True, **SETTINGS)

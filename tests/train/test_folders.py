@@ -19,6 +19,7 @@ from sepnas.runtime.client.images import read_images
 from sepnas.spec import memory
 from sepnas.train.checks import check_class_names
 from sepnas.train.data import load_dataset
+from tests.limits import PROCESS_S
 from tests.train.test_data import load_folder, make_folder
 from tests.train.test_train import small_data
 
@@ -110,7 +111,9 @@ def test_a_folder_that_may_not_be_read_is_named() -> None:
             f"try: list_folder(Path({str(root)!r}))\n"
             "except DataError as error: print(error)"
         )
-        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+        said = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=PROCESS_S, check=True
+        )
     assert said.stdout == f"{root / 'train'}: cannot be read: Permission denied\n"
 
 

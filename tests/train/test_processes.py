@@ -20,6 +20,7 @@ from sepnas.train.loop import train_network
 from sepnas.train.processes import Processes, is_alone, is_first
 from sepnas.train.recipe import Augmentation, Recipe
 from tests.cli.test_train_command import error_of
+from tests.limits import PROCESS_S
 from tests.train.test_data import make_folder
 from tests.train.test_train import same_tensors, small_architecture, small_data
 
@@ -52,7 +53,7 @@ def torchrun(*arguments: object, processes: int = 2) -> subprocess.CompletedProc
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as running:
         try:
-            out, err = running.communicate(timeout=300)
+            out, err = running.communicate(timeout=PROCESS_S)
         except subprocess.TimeoutExpired:
             os.killpg(running.pid, signal.SIGKILL)  # with the processes that it started
             raise

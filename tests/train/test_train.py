@@ -52,6 +52,7 @@ from sepnas.train.recipe import RECIPES, Augmentation, Recipe, load_recipe
 from sepnas.train.record import HISTORY, EpochRecord, read_history
 from sepnas.train.run_files import steps_begun
 from sepnas.train.seeds import derived_seed
+from tests.limits import PROCESS_S
 
 RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.05, augmentation=Augmentation(crop_padding=1))
 
@@ -236,7 +237,7 @@ def test_a_crash_is_told_with_its_place(tmp_path: Path) -> None:
             assert running.poll() is None
             time.sleep(0.05)
         running.send_signal(signal.SIGSEGV)
-        _, said = running.communicate(timeout=300)
+        _, said = running.communicate(timeout=PROCESS_S)
     assert running.returncode == -signal.SIGSEGV
     assert "Fatal Python error: Segmentation fault" in said
     assert "train_network" in said

@@ -21,12 +21,12 @@ from sepnas.runtime.client.session import Session
 from sepnas.runtime.transport import sockets
 from sepnas.spec.hosts import Hosts
 from tests.helpers_runtime import two_emulated
+from tests.limits import SOON_S
 
 ROUNDS = 12
 SEED = 0
 TIMEOUT_S = 0.5
 HANGS_S = 20.0
-SOON_S = 180.0
 NOTICED_S = 1.0
 PORT = 17300
 

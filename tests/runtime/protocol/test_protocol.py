@@ -34,6 +34,7 @@ from sepnas.runtime.protocol.events import (
     Setup,
     Welcome,
 )
+from tests.limits import PROCESS_S
 
 HELLO = Hello(deployment_id="d" * 64, rank=-1, session="s")
 TALK = [
@@ -361,5 +362,5 @@ def test_a_payload_is_handed_on_and_not_copied():
 def test_the_protocol_needs_neither_torch_nor_numpy():
     """Importing the protocol loads no array library, and importing sepnas loads no engine and no nni."""
     code = "import sys, sepnas, sepnas.runtime.protocol.connection; print({'torch', 'numpy', 'nni'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PROCESS_S, check=True)
     assert done.stdout.strip() == "set()"

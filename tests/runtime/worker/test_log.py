@@ -39,6 +39,7 @@ from tests.helpers_runtime import (
     threads,
     worker_threads,
 )
+from tests.limits import PROCESS_S
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +83,7 @@ def test_a_worker_tells_what_happens(exported, tmp_path):
     command += ["--engine", "onnxruntime", "--log-format", "json"]
     worker = subprocess.Popen(command, stdout=out, stderr=err)
     try:
-        limit = time.monotonic() + 300
+        limit = time.monotonic() + PROCESS_S
         while not (said := (tmp_path / "out").read_text()).endswith("\n"):
             assert time.monotonic() < limit, (tmp_path / "err").read_text()
             time.sleep(0.02)
@@ -255,7 +256,7 @@ def test_strangers_cannot_fill_the_disk(exported, lines):
                     pass
         refused = []
         while sum(line.get("repeated", 1) for line in refused) < strangers:
-            assert time.monotonic() < start + 300, refused
+            assert time.monotonic() < start + PROCESS_S, refused
             refused += [line for line in lines() if line["event"] == "refused"]
             time.sleep(0.02)
         took_s = time.monotonic() - start

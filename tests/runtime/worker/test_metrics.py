@@ -22,6 +22,7 @@ from sepnas.runtime.worker.stats import REQUEST_BUCKETS_S, WorkerStats
 from sepnas.separable.build import build_plan
 from sepnas.spec.hosts import Hosts
 from tests.helpers_runtime import SOON_S, WorkerProcess
+from tests.limits import PROCESS_S
 
 
 def free_address() -> str:
@@ -130,5 +131,5 @@ def test_a_worker_loads_no_more_than_it_was_asked_for(exported, tmp_path):
         f"w.run_worker({str(exported / 'device0')!r}, '127.0.0.1:0', engine='onnxruntime')"
     )
     found = tmp_path / "found"
-    subprocess.run([sys.executable, "-c", code, found], capture_output=True, timeout=300, check=True)
+    subprocess.run([sys.executable, "-c", code, found], capture_output=True, timeout=PROCESS_S, check=True)
     assert found.read_text() == "loaded\n"

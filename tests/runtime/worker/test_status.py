@@ -47,6 +47,7 @@ from tests.helpers_runtime import (
     worker_processes,
     worker_threads,
 )
+from tests.limits import PROCESS_S
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_the_status_is_told_beside_a_session_at_work(exported, running):
 
 def look_when_served(inspector, number):
     """A device that does not answer itself may count a request after the client has its answer."""
-    limit = time.monotonic() + 300
+    limit = time.monotonic() + PROCESS_S
     while any(row.status.served < number for row in inspector.look(SOON_S)):
         assert time.monotonic() < limit
     return inspector.look(SOON_S)
@@ -344,7 +345,7 @@ def test_watching_ends_with_ctrl_c_and_leaves_the_terminal_clean(exported, runni
     environment = os.environ | {"COLUMNS": "160", "TERM": "xterm"}
     process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
     os.close(slave)
-    shown, interrupted, limit = b"", False, time.monotonic() + 300
+    shown, interrupted, limit = b"", False, time.monotonic() + PROCESS_S
     try:
         while time.monotonic() < limit:
             if select.select([master], [], [], 0.2)[0]:
