@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from clusters import HERE
+
 from sepnas.spec.cluster import Cluster, Device
 from sepnas.spec.device_profile import ConversionCosts, ExchangeCosts
 from sepnas.spec.presets import device_preset, link_preset
@@ -12,15 +14,6 @@ PI_3, PI_4 = "raspberry-pi-3b-plus", "raspberry-pi-4b"
 LINKS = {"100mbit": "ethernet-100mbit", "wifi": "wifi-5ghz", "gigabit": "ethernet-1gbit"}
 SPEEDS: dict[str, dict[str, Any]] = {"eager": {"rated": False}, "1-thread": {"threads": 1}, "4-threads": {"threads": 4}}
 """A board's kernels: those of eager PyTorch on one thread, as slow as most of the published ones, and those of ncnn."""
-EXCHANGE_HERE = ExchangeCosts(
-    message_s=8e-5,
-    byte_s=1.5e-9,
-    convert_s=1e-5,
-    convert_s_per_value=ConversionCosts(fp16=3e-10, int8=2.5e-9, int4=6e-9),
-    merge_s=1.5e-5,
-    merge_s_per_value=6e-10,
-)
-"""What exchanging costs one core of a Xeon, as in the experiment cost-model."""
 SLOWER = {PI_3: 4448 / 1046, PI_4: 4448 / 1752}
 """A board's core against the Xeon's: 7-zip ratings, as in the notes of the presets."""
 
@@ -44,7 +37,7 @@ def alone(kind: str, speed: str) -> Cluster:
 
 
 def _slower(ratio: float) -> ExchangeCosts:
-    facts = EXCHANGE_HERE.model_dump()
+    facts = HERE.model_dump()  # what exchanging costs one core of a Xeon, as in the experiment cost-model
     wires = {name: seconds * ratio for name, seconds in facts.pop("convert_s_per_value").items()}
     own_core = facts.pop("own_core")
     scaled = {name: seconds * ratio for name, seconds in facts.items()}
