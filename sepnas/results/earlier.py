@@ -8,11 +8,15 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
+from sepnas.console import say
 from sepnas.errors import SpecError
+from sepnas.results.recorder import Recorder
 
 
 def extract_tree(root: Path, commit: str, folder: Path) -> None:
@@ -59,11 +63,12 @@ class TreeProcess:
 
 
 @contextmanager
-def earlier_and_this(script: Path, commit: str) -> Iterator[Callable[[str, int], tuple[float, float]]]:
+def earlier_and_this(script: Path, commit: str) -> Iterator[Callable[[str, int], list[tuple[float, float]]]]:
     """A function that asks a script ``experiments/SLUG/NAME.py`` in the trees of a commit and of this checkout.
 
-    It takes a line and the number of the round, and returns both answers, the commit's first. The two processes take
-    turns in going first, so that a machine that slows down slows both.
+    It takes a line and a number of rounds, and returns both answers of each round, the commit's first; a first round
+    that warms the caches is left out. The two processes take turns in going first, so that a machine that slows down
+    slows both.
     """
     root = script.parents[2]
     with tempfile.TemporaryDirectory(prefix="sepnas-before-") as name:
@@ -73,11 +78,38 @@ def earlier_and_this(script: Path, commit: str) -> Iterator[Callable[[str, int],
             stack.callback(before.end)
             stack.callback(now.end)
 
-            def ask(line: str, number: int) -> tuple[float, float]:
+            def turn(line: str, number: int) -> tuple[float, float]:
                 if number % 2:
                     answer = now.ask(line)
                     return before.ask(line), answer
                 answer = before.ask(line)
                 return answer, now.ask(line)
 
-            yield ask
+            yield lambda line, rounds: [turn(line, number) for number in range(-1, rounds)][1:]
+
+
+@dataclass(frozen=True)
+class TurnsMeasure:
+    """How turns of an earlier commit and of this checkout are recorded.
+
+    ``ratio`` names this checkout's answers over the commit's; ``values`` with ``_before`` or ``_now`` behind it names
+    the answers, which are in ``unit``.
+    """
+
+    ratio: str
+    values: str
+    unit: str
+    ratio_goal: str | None = None
+    goal: str | None = None
+
+    def record(self, result: Recorder, turns: Sequence[tuple[float, float]]) -> None:
+        """Record and print medians over the rounds, with both ends."""
+        before, now = zip(*turns, strict=True)
+        _spread(result, self.ratio, [late / early for early, late in turns], "", self.ratio_goal)
+        _spread(result, f"{self.values}_before", before, self.unit, None)
+        _spread(result, f"{self.values}_now", now, self.unit, self.goal)
+
+
+def _spread(result: Recorder, name: str, found: Sequence[float], unit: str, goal: str | None) -> None:
+    measure = result.measure(name, median(found), unit, min(found), max(found), len(found), goal)
+    say(f"{measure.name}: {measure.value:.4g} {measure.unit} ({min(found):.4g} to {max(found):.4g})")
