@@ -18,15 +18,15 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## search, train, export and run a small separable network on handwritten digits
 	$(BIN)/sepnas demo --out runs/demo
 
-test: $(STAMP)  ## the tests, without the slow ones, in two processes
-	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
+test: $(STAMP)  ## the tests, without the slow ones; three processes, because tests also wait
+	$(BIN)/python -m pytest -m 'not slow' -n 3 --dist loadfile
 
 slow: $(STAMP) sshd  ## the slow tests
 	$(BIN)/python -m pytest -m slow
 
 coverage: $(STAMP)  ## the tests, without the slow ones, under coverage: one figure for each room
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -m 'not slow' -n 2 --dist loadfile
+	$(BIN)/coverage run -m pytest -m 'not slow' -n 3 --dist loadfile
 	$(BIN)/coverage combine --quiet
 	@for room in sepnas/*/; do printf '%-20s %s%%\n' $$room "$$($(BIN)/coverage report --format=total --include="$$room*")"; done
 	@printf '%-20s %s%%\n' all "$$($(BIN)/coverage report --format=total)"

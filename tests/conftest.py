@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import os
 import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # a console that is made while a test sets COLUMNS keeps that width for all others
@@ -29,6 +32,23 @@ torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@functools.cache
+def _keep_operator_table() -> None:
+    """torch builds the same table of 500 ONNX operators for each export, which takes longer than a tiny network."""
+    from torch.onnx._internal.exporter import _registration
+
+    table = _registration.onnxscript_apis
+    _registration.onnxscript_apis = SimpleNamespace(get_torchlib_ops=functools.cache(table.get_torchlib_ops))
+
+
+def _export_with_kept_table(*args: Any, **options: Any) -> Any:
+    _keep_operator_table()
+    return _onnx_export(*args, **options)
+
+
+_onnx_export, torch.onnx.export = torch.onnx.export, _export_with_kept_table
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """Whatever a test or the command line that it called has set."""
@@ -44,9 +64,14 @@ def network() -> SeparableNetwork:
 
 @pytest.fixture(scope="session")
 def exported(network: SeparableNetwork, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``network`` as a deployment for both engines; not to be changed."""
-    folder = tmp_path_factory.mktemp("exported") / "deployment"
-    export_tiny(network, folder, ("torch", "onnxruntime"))
+    """``network`` as a deployment for both engines; not to be changed. All processes of a run share it."""
+    own = tmp_path_factory.getbasetemp()
+    run = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder = run / "exported" / "deployment"
+    with (run / "exported.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            export_tiny(network, folder, ("torch", "onnxruntime"))
     return folder
 
 

@@ -69,7 +69,7 @@ class SegmentExporter:
 
     engines: tuple[str, ...] = ("torch",)
     _known: ClassVar[dict[object, dict[str, bytes]]] = {}
-    """Cache of this process's exports: a graph takes a second, and networks of a family share most of them."""
+    """Cache of this process's exports by engine: a file takes a second, and networks of a family share most graphs."""
 
     def export(
         self,
@@ -95,10 +95,10 @@ class SegmentExporter:
             problem = "lacks" if differing in own else "is given, beyond its own,"
             raise DeploymentError(f"a segment with the outputs {', '.join(outputs)} {problem} the weight '{differing}'")
         sizes = tuple((name, tuple(w.shape), w.dtype) for name, w in weights.items())
-        key = (self.engines, repr(module), tuple(inputs.items()), tuple(outputs), sizes)
-        if key not in self._known:
-            self._known[key] = _export(module, weights, inputs, outputs, self.engines)
-        return self._known[key]
+        known = self._known.setdefault((repr(module), tuple(inputs.items()), tuple(outputs), sizes), {})
+        if missing := tuple(name for name in self.engines if name not in known):
+            known |= _export(module, weights, inputs, outputs, missing)
+        return {name: known[name] for name in self.engines}
 
 
 @torch.no_grad()
