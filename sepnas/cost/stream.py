@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 from sepnas.cost.arbitration import take_turns
 from sepnas.cost.routes import Network
@@ -73,6 +74,8 @@ class _Stream:
         self._posted_s: list[dict[int, float]] = [{} for _ in range(requests)]
         self._arrival_s: list[dict[int, float]] = [{} for _ in range(requests)]
         self._next = [0] * requests  # for each request, the index of its next message
+        self._order = [tag for tag, _, _, _ in work.messages]
+        self._ready: list[tuple[float, int]] = []  # a heap: when the next message of a request was posted
         self._devices = [self._carry_out(rank) for rank in range(len(work.devices))]
         answers = sum(pair[1] == CLIENT for _, pair, _, _ in work.messages)
         self._missing = [answers] * requests
@@ -84,28 +87,28 @@ class _Stream:
             self._send(0.0)
         for device in self._devices:
             next(device, None)
-        open_from = 0
-        while open_from < self._requests:
-            request = self._first_posted(open_from)
-            self._deliver(request)
-            while open_from < self._requests and self._next[open_from] == len(self._work.messages):
-                open_from += 1
+        for _ in range(self._requests * len(self._order)):
+            if not self._ready:
+                raise PlanError("a device waits for a message before anyone can have sent it; tags must rise")
+            self._deliver(heappop(self._ready)[1])
 
-    def _first_posted(self, open_from: int) -> int:
-        """The request whose next message was posted first."""
-        messages, posted = self._work.messages, []
-        for request in range(open_from, len(self.sent_s)):
-            if self._next[request] < len(messages):
-                posted_s = self._posted_s[request].get(messages[self._next[request]][0])
-                if posted_s is not None:
-                    posted.append((posted_s, request))
-        if not posted:
-            raise PlanError("a device waits for a message before anyone can have sent it; tags must rise")
-        return min(posted)[1]
+    def _post(self, request: int, tag: int, now: float) -> None:
+        """A device has posted a message; a request that the client has not sent waits all the same."""
+        self._posted_s[request][tag] = now
+        if request < len(self.sent_s) and tag == self._order[self._next[request]]:
+            heappush(self._ready, (now, request))
+
+    def _queue(self, request: int) -> None:
+        """Queue a request if its next message is posted already."""
+        number = self._next[request]
+        posted_s = self._posted_s[request].get(self._order[number]) if number < len(self._order) else None
+        if posted_s is not None:
+            heappush(self._ready, (posted_s, request))
 
     def _deliver(self, request: int) -> None:
         tag, pair, nbytes, _ = self._work.messages[self._next[request]]
         self._next[request] += 1
+        self._queue(request)
         _, arrival_s = self._carry(pair, self._posted_s[request].pop(tag), nbytes)
         self._arrival_s[request][tag] = arrival_s
         if pair[1] == CLIENT:
@@ -122,20 +125,21 @@ class _Stream:
 
     def _send(self, now: float) -> None:
         """Send the client's next request to every device."""
-        posted = self._posted_s[len(self.sent_s)]
+        request = len(self.sent_s)
         for tag, pair, _, _ in self._work.messages:
             if pair[0] == CLIENT:
-                posted[tag] = now
+                self._posted_s[request][tag] = now
         self.sent_s.append(now)
+        self._queue(request)
 
     def _carry_out(self, rank: int) -> Iterator[None]:
         """Play one device's requests in order; yields at a wait for a message that has not been carried yet."""
         part, now = self._work.devices[rank], 0.0
-        for posted, arrivals in zip(self._posted_s, self._arrival_s, strict=True):
+        for request, arrivals in enumerate(self._arrival_s):
             for seconds, tag, posts in part.legs:
                 now += seconds
                 if posts:
-                    posted[tag] = now
+                    self._post(request, tag, now)
                     continue
                 while tag not in arrivals:
                     yield
