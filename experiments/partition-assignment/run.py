@@ -45,7 +45,7 @@ def graph_of(name: str, folder: Path) -> Graph:
 
 
 def timed(graph: Graph, cluster: Cluster) -> tuple[float, Assignment]:
-    """Seconds of processor time, and what was found; the graph is a copy, so that nothing is remembered."""
+    """Seconds of processor time, and what was found; a copy of a graph remembers nothing."""
     fresh = graph.model_copy()
     start_s = time.process_time()
     found = assignment_of(fresh, cluster)

@@ -91,14 +91,13 @@ class Cells:
             node = self._facts.nodes[place]
             [part] = parts_of(self._facts.graph, node, layout)
             stored, needs = 0, list[tuple[str, Region]]()
-            for role, region in part.found.inputs.items():
+            for role, region in part.needs.items():
                 if node.inputs[role] in self._facts.stored:
                     stored += FLOAT_BYTES * region.num_values
                 else:
                     needs.append((node.inputs[role], region))
             values = FLOAT_BYTES * (part.region.num_values + sum(region.num_values for _, region in needs))
-            operators = tuple(node.kind.priced(part.use())) if node.kind else ()
-            self._parts[place, key] = _Part(part.macs, operators, stored, values, tuple(needs))
+            self._parts[place, key] = _Part(part.macs, part.smaller.operators, stored, values, tuple(needs))
         return self._parts[place, key]
 
     def _part_s(self, place: int, device: int, part: _Part) -> float:

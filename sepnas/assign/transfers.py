@@ -62,17 +62,19 @@ class Transfers:
     def _made(
         self, tensor: str, layout: Layout, needs: Mapping[int, tuple[Region, ...]]
     ) -> tuple[RegionTransfer, ...] | None:
-        found: list[RegionTransfer] = []
+        found, owned = list[RegionTransfer](), dict[int, list[Region]]()
+        for owner, own in layout.pieces:
+            owned.setdefault(owner, []).append(own)
         for device, regions in needs.items():
+            nearest = sorted(owned.keys() - {device}, key=lambda rank: (abs(rank - device), rank))
             for need in joined(regions):
-                lacking = remaining([need], [own for owner, own in layout.pieces if owner == device])
-                for source in sorted(
-                    {owner for owner, _ in layout.pieces}, key=lambda rank: (abs(rank - device), rank)
-                ):
-                    for own in [each for owner, each in layout.pieces if owner == source != device]:
-                        common = [part for box in lacking if (part := intersection(box, own))]
-                        found += [(source, device, self._bytes(part), part) for part in common]
-                        lacking = remaining(lacking, [own]) if common else lacking
+                lacking = remaining([need], owned.get(device, ()))
+                for source, own in ((rank, each) for rank in nearest for each in owned[rank]):
+                    if not lacking:
+                        break
+                    common = [part for box in lacking if (part := intersection(box, own))]
+                    found += [(source, device, self._bytes(part), part) for part in common]
+                    lacking = remaining(lacking, [own]) if common else lacking
                 if lacking:
                     return None
         return self._allowed(tensor, found)

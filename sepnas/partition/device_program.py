@@ -56,16 +56,16 @@ class ProgramBuilder:
     def compute(self, part: NodePart, operands: Mapping[str, Held], axes: tuple[str, ...]) -> tuple[Held, ...]:
         """Compute a part from held tensors by role; what it makes, cropped to the region that was asked for."""
         node = part.node
-        names = {role: self.narrowed(held, part.found.inputs[role], node.name) for role, held in operands.items()}
+        names = {role: self.narrowed(held, part.needs[role], node.name) for role, held in operands.items()}
         if self._open is None:
             self._open = SegmentRun()
             self._items.append(self._open)
-        made = zip(node.outputs, part.shapes, axes, strict=True)
+        made = zip(node.outputs, part.smaller.shapes, axes, strict=True)
         outputs = tuple(self.new(name, dims, letters) for name, dims, letters in made)
         self._open.add(part, names, outputs)
         if node.kind is None or len(outputs) > 1:
-            return tuple((whole(dims), name) for name, dims in zip(outputs, part.shapes, strict=True))
-        return ((part.region, self._cropped(self._open, outputs[0], part.found.crop, node.name)),)
+            return tuple((whole(dims), name) for name, dims in zip(outputs, part.smaller.shapes, strict=True))
+        return ((part.region, self._cropped(self._open, outputs[0], part.smaller.found.crop, node.name)),)
 
     def narrowed(self, held: Held, region: Region, layer: str | None = None) -> str:
         """The name of a region of a held tensor: a view, or a slice in the segment that makes it for ``layer``."""

@@ -67,7 +67,7 @@ def exchange_time(tensor: str, layout: Layout, readers: Sequence[NodePart]) -> f
     """The time in which devices get what ``readers`` need of a tensor and lack; partial sums are exchanged besides."""
     needs: dict[int, list[Region]] = {}
     for part in readers:
-        for role, region in part.found.inputs.items():
+        for role, region in part.needs.items():
             if part.node.inputs[role] == tensor:
                 needs.setdefault(part.device, []).append(region)
     received = max((lacked_values(regions, layout, device) for device, regions in needs.items()), default=0)

@@ -10,13 +10,14 @@ import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from sepnas.partition.checks import check_order, check_shapes
 from sepnas.plan.data import MAX_JOINED, Attribute, OperatorName, Role, ShapeData, TensorName, WithoutDefaults
+from sepnas.plan.kinds.derived import DerivedUse
 from sepnas.plan.kinds.kind import GraphOperator, OperatorUse
 from sepnas.plan.kinds.registry import GRAPH_OPERATORS
 from sepnas.spec.document import Document, Part
@@ -135,9 +136,33 @@ class Graph(Document):
         known = tensor.axes == "NCHW" and len(traits.mean) == len(traits.std) == tensor.dims[1]
         return self.inputs[0] if known and len(self.inputs) == 1 else None
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, without what was derived from the fields before they were changed."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in ("stored", "_derived"):
+            copied.__dict__.pop(name, None)
+        return copied
+
     def use(self, node: GraphNode) -> OperatorUse:
         """A node's attributes and the sizes of its operands, as its kind takes them."""
         return OperatorUse(node.attributes, {role: self.tensors[name].dims for role, name in node.inputs.items()})
+
+    @cached_property
+    def _derived(self) -> dict[str, DerivedUse | None]:
+        """What is derived from each node's use, by name; equal uses are one object. None for opaque operators."""
+        found: dict[str, DerivedUse | None] = {}
+        known: dict[object, DerivedUse] = {}
+        for node in self.nodes:
+            found[node.name] = None
+            if node.kind is not None:
+                use = self.use(node)
+                key = node.operator, repr(use)
+                found[node.name] = known.setdefault(key, DerivedUse(node.kind, use))
+        return found
+
+    def derived(self, node: GraphNode) -> DerivedUse | None:
+        """What is derived from a node's use; None if it is opaque."""
+        return self._derived[node.name]
 
     @cached_property
     def stored(self) -> frozenset[str]:
@@ -148,9 +173,15 @@ class Graph(Document):
         """The weights among a node's operands: the name of each by role."""
         return {role: name for role, name in node.inputs.items() if name in self.stored}
 
+    def cuts_of(self, node: GraphNode) -> Mapping[int, int]:
+        """The axes of a node's output that may be cut, each with the multiple that a cut keeps to; none if opaque."""
+        derived = self.derived(node)
+        return derived.cuts if derived else {}
+
     def macs_of(self, node: GraphNode) -> int:
         """The multiply-accumulates of a node; 0 if it is opaque."""
-        return node.kind.macs(self.use(node)) if node.kind else 0
+        derived = self.derived(node)
+        return derived.macs if derived else 0
 
     @property
     def macs(self) -> int:

@@ -93,7 +93,7 @@ class _Lowering:
             program = self.programs[part.device]
             operands = {
                 role: self._held(part.device, node.inputs[role], region)
-                for role, region in part.found.inputs.items()
+                for role, region in part.needs.items()
                 if node.inputs[role] not in self.stored
             }
             made.append((part.device, program.compute(part, operands, axes)))

@@ -8,56 +8,49 @@ from dataclasses import dataclass
 from sepnas.errors import PlanError
 from sepnas.partition.graph import Graph, GraphNode
 from sepnas.partition.regions import Layout, intersection, joined
-from sepnas.plan.kinds.kind import Dims, OperatorUse, Restriction, whole
+from sepnas.plan.kinds.derived import SmallerUse
+from sepnas.plan.kinds.kind import Restriction, whole
 from sepnas.plan.shapes import Range, Region
 
 Layouts = Mapping[str, Layout]
 """The layout of each node's output, by the node's name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NodePart:
-    """The part of a node that one device computes: ``region`` of its output, with the operands of ``found``.
+    """The part of a node that one device computes: ``region`` of its output, by a smaller use of its operator.
 
-    ``shapes`` are the sizes of what the smaller use of the operator makes, of which ``found.crop`` is the region. With
-    ``terms``, it is a partial sum over this range.
+    With ``terms``, it is a partial sum over this range.
     """
 
     node: GraphNode
     device: int
     region: Region
-    found: Restriction
-    shapes: tuple[Dims, ...]
+    smaller: SmallerUse
     terms: Range | None = None
 
-    def use(self) -> OperatorUse:
-        """The smaller use of the operator."""
-        return OperatorUse(self.found.attributes, {role: each.dims for role, each in self.found.inputs.items()})
+    @property
+    def needs(self) -> Mapping[str, Region]:
+        """The regions of operands, by role."""
+        return self.smaller.found.inputs
 
     @property
     def macs(self) -> int:
-        return self.node.kind.macs(self.use()) if self.node.kind else 0
+        return self.smaller.macs
 
 
 def parts_of(graph: Graph, node: GraphNode, layout: Layout) -> tuple[NodePart, ...]:
     """The parts of a node; :class:`PlanError` if its operator cannot be cut so."""
-    if node.kind is None or len(node.outputs) > 1:
+    derived = graph.derived(node)
+    if derived is None or len(node.outputs) > 1:
         return tuple(_opaque_parts(graph, node, layout))
-    use, dims = graph.use(node), graph.tensors[node.outputs[0]].dims
-    if layout.spans:
-        if node.kind.summed(use) < 2:
-            raise PlanError(f"node '{node.name}' ({node.operator}) has no partial sums")
-        return tuple(
-            _part(node, device, whole(dims), node.kind.partial(use, span), span)
-            for device, span in layout.spans.items()
-        )
-    return tuple(_part(node, device, region, node.kind.restrict(use, region)) for device, region in layout.pieces)
-
-
-def _part(node: GraphNode, device: int, region: Region, found: Restriction, terms: Range | None = None) -> NodePart:
-    assert node.kind is not None
-    sizes = {role: each.dims for role, each in found.inputs.items()}
-    return NodePart(node, device, region, found, (node.kind.output(OperatorUse(found.attributes, sizes)),), terms)
+    if not layout.spans:
+        return tuple([NodePart(node, device, region, derived.part(region)) for device, region in layout.pieces])
+    if derived.summed < 2:
+        raise PlanError(f"node '{node.name}' ({node.operator}) has no partial sums")
+    everything = whole(graph.tensors[node.outputs[0]].dims)
+    spans = layout.spans.items()
+    return tuple([NodePart(node, device, everything, derived.partial(span), span) for device, span in spans])
 
 
 def _opaque_parts(graph: Graph, node: GraphNode, layout: Layout) -> Iterator[NodePart]:
@@ -66,7 +59,8 @@ def _opaque_parts(graph: Graph, node: GraphNode, layout: Layout) -> Iterator[Nod
     for device, region in layout.pieces:
         if region != whole(shapes[0]) or layout.spans:
             raise PlanError(f"node '{node.name}' ({node.operator}) cannot be cut: its operator has no registered kind")
-        yield NodePart(node, device, region, Restriction(inputs, node.attributes, region), shapes)
+        found = Restriction(inputs, node.attributes, region)
+        yield NodePart(node, device, region, SmallerUse(node.kind, graph.use(node), found, shapes))
 
 
 @dataclass(frozen=True)
@@ -93,7 +87,7 @@ def work_of(graph: Graph, layouts: Layouts, gathered: Mapping[str, int]) -> Grap
         layout = kept[node.name] = _needed(layouts[node.name], [needs.get(name, {}) for name in node.outputs])
         parts[node.name] = parts_of(graph, node, layout)
         for part in parts[node.name]:
-            for role, region in part.found.inputs.items():
+            for role, region in part.needs.items():
                 name = node.inputs[role]
                 if name not in stored:
                     needs.setdefault(name, {}).setdefault(part.device, []).append(region)

@@ -39,7 +39,7 @@ def fused(graph: Graph, base: Mapping[str, Layout], runs: Mapping[str, Hashable]
         needed = [needs.get((run, name), {}) for name in node.outputs]
         layout = found[node.name] = layout if layout.spans else _with(graph, node, layout, needed)
         for part in parts_of(graph, node, layout):
-            for role, region in part.found.inputs.items():
+            for role, region in part.needs.items():
                 own = needs.setdefault((run, node.inputs[role]), {})
                 own.setdefault(part.device, []).append(region)
     return {node.name: found[node.name] for node in graph.nodes}

@@ -5,7 +5,7 @@ Regions here have the batch axis, as the tensors of a graph do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -70,8 +70,13 @@ def shares_of(size: int, shares: Sequence[float], multiple: int = 1) -> tuple[Ra
 
 def intersection(one: Region, other: Region) -> Region | None:
     """The common part of two regions; None if they have none."""
-    ranges = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(one.ranges, other.ranges, strict=True))
-    return Region(ranges) if all(start < stop for start, stop in ranges) else None
+    ranges = []
+    for (a, b), (c, d) in zip(one.ranges, other.ranges, strict=True):
+        start, stop = a if a > c else c, b if b < d else d
+        if start >= stop:
+            return None
+        ranges.append((start, stop))
+    return Region(tuple(ranges))
 
 
 def contains(outer: Region, inner: Region) -> bool:
@@ -84,26 +89,30 @@ def bounding(one: Region, other: Region) -> Region:
     return Region(tuple((min(a, c), max(b, d)) for (a, b), (c, d) in ranges))
 
 
-def difference(region: Region, taken: Region) -> Iterator[Region]:
+def difference(region: Region, taken: Region) -> list[Region]:
     """Disjoint regions that hold what is left of ``region`` without ``taken``."""
     common = intersection(region, taken)
     if common is None:
-        yield region
-        return
-    left = region
+        return [region]
+    found, left = list[Region](), list(region.ranges)
     for axis, (start, stop) in enumerate(common.ranges):
-        first, last = left.ranges[axis]
+        first, last = left[axis]
         if first < start:
-            yield along(left, axis, (first, start))
+            left[axis] = first, start
+            found.append(Region(tuple(left)))
         if stop < last:
-            yield along(left, axis, (stop, last))
-        left = along(left, axis, (start, stop))
+            left[axis] = stop, last
+            found.append(Region(tuple(left)))
+        left[axis] = start, stop
+    return found
 
 
 def remaining(regions: Iterable[Region], taken: Iterable[Region]) -> list[Region]:
     """Disjoint regions that hold what is left of disjoint ``regions`` without all of ``taken``."""
     left = list(regions)
     for each in taken:
+        if not left:
+            break
         left = [rest for region in left for rest in difference(region, each)]
     return left
 
@@ -119,7 +128,7 @@ def joined(regions: Iterable[Region]) -> list[Region]:
     found: list[Region] = []
     for each in regions:
         wide = each
-        while (near := next((other for other in found if intersection(wide, other)), None)) is not None:
+        while found and (near := next((other for other in found if intersection(wide, other)), None)) is not None:
             found.remove(near)
             wide = bounding(wide, near)
         found.append(wide)

@@ -104,7 +104,7 @@ class _Costs:
         pieces = tuple((device, region) for device, found in regions.items() for region in joined(found))
         for part in parts_of(self.graph, node, Layout(pieces)):
             self.macs[part.device] += part.macs
-            for role, region in part.found.inputs.items():
+            for role, region in part.needs.items():
                 self.needs.setdefault(node.inputs[role], {}).setdefault(part.device, []).append(region)
 
     def _sent_bytes(self) -> float:

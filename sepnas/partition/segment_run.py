@@ -53,10 +53,10 @@ class SegmentRun:
         node = part.node
         operands = {
             role: names[role] if role in names else WeightSlice(node.inputs[role], region)
-            for role, region in part.found.inputs.items()
+            for role, region in part.needs.items()
         }
         self.entries.append(
-            Entry(node.name, node.operator, operands, outputs, part.shapes, part.found.attributes, part)
+            Entry(node.name, node.operator, operands, outputs, part.smaller.shapes, part.smaller.found.attributes, part)
         )
 
     def add_slice(self, layer: str, name: str, output: str, dims: Dims, attributes: Attributes) -> None:
@@ -91,7 +91,7 @@ class SegmentRun:
             num_kernels=sum(each > 0 for each in macs),
             weight_bytes=FLOAT_BYTES * sum(weight.region.num_values for weight in weights),
             activation_bytes=self._peak_bytes(),
-            operators=tuple(each for part in parts if part.node.kind for each in part.node.kind.priced(part.use())),
+            operators=tuple(each for part in parts for each in part.smaller.operators),
             weights=weights,
             inputs=tuple(ports[name] for name in self.reads),
             outputs=tuple(ports[name] for name in outputs),

@@ -32,9 +32,9 @@ def tiles(graph: Graph, shares: Shares) -> Layouts:
     for node in graph.nodes:
         down = cut_along(graph, node, "H", totals) if len(rows) > 1 else None
         across = cut_along(graph, node, "W", shares)
-        if down is None or across is None or node.kind is None:
+        if down is None or across is None:
             continue
-        dims, multiple = dims_of(graph, node), node.kind.cuts(graph.use(node))[across[0]]
+        dims, multiple = dims_of(graph, node), graph.cuts_of(node)[across[0]]
         pieces = []
         for row, span in zip(rows, down[1], strict=True):
             columns = shares_of(dims[across[0]], [shares[rank] for rank in row], multiple)

@@ -32,9 +32,10 @@ def spans_of(graph: Graph, node: GraphNode, shares: Shares, multiple: int = 1) -
 
 def terms_of(graph: Graph, node: GraphNode) -> int:
     """The terms of each sum of a layer with a weight that may be shared out; 0 for other operators."""
-    if node.kind is None or len(node.outputs) > 1 or node.inputs.get("weight") not in graph.stored:
+    derived = graph.derived(node)
+    if derived is None or len(node.outputs) > 1 or node.inputs.get("weight") not in graph.stored:
         return 0
-    return node.kind.summed(graph.use(node))
+    return derived.summed
 
 
 SCHEME = Scheme("input-channels", "each device multiplies some input channels; partial sums are added", 6, _layouts)

@@ -35,9 +35,9 @@ def _layouts(graph: Graph, shares: Shares) -> Layouts:
 def _along_first(graph: Graph, node: GraphNode, shares: Shares) -> Layout:
     """Split along the first axis that can be cut for all devices, or else for most."""
     dims, found = dims_of(graph, node), Layout.on(0, dims_of(graph, node))
-    if node.kind is None or not is_exchanged(graph, node):
+    if not is_exchanged(graph, node):
         return found
-    for axis, multiple in sorted(node.kind.cuts(graph.use(node)).items()):
+    for axis, multiple in sorted(graph.cuts_of(node).items()):
         split = Layout.split(dims, axis, shares_of(dims[axis], shares, multiple))
         if len(split.devices) > len(found.devices):
             found = split
@@ -52,7 +52,7 @@ def _multiple(graph: Graph, node: GraphNode, makers: dict[str, GraphNode]) -> in
     """The multiple to which a cut of a layer's input keeps, such as the width of a head; 0 if it cannot be cut."""
     maker = makers[_data(node)]
     axis = len(graph.tensors[_data(node)].dims) - 1 if node.operator == "linear" else 1
-    return maker.kind.cuts(graph.use(maker)).get(axis, 0) if maker.kind is not None else 0
+    return graph.cuts_of(maker).get(axis, 0)
 
 
 def _multiple_within(graph: Graph, node: GraphNode, makers: dict[str, GraphNode], inside: tuple[str, ...]) -> int:
@@ -60,7 +60,7 @@ def _multiple_within(graph: Graph, node: GraphNode, makers: dict[str, GraphNode]
     multiple, terms = _multiple(graph, node, makers), terms_of(graph, node)
     for each in graph.nodes:
         if each.name in inside and each.kind is not None and dims_of(graph, each)[1:2] == (terms,):
-            multiple = math.lcm(multiple, each.kind.cuts(graph.use(each)).get(1, 1))
+            multiple = math.lcm(multiple, graph.cuts_of(each).get(1, 1))
     return multiple
 
 

@@ -66,10 +66,10 @@ def cut_along(graph: Graph, node: GraphNode, letter: str, shares: Shares) -> tup
     Devices with a share of 0 get nothing. A node whose tensors cannot be sent is not cut.
     """
     axes, dims = graph.tensors[node.outputs[0]].axes, dims_of(graph, node)
-    if node.kind is None or letter not in axes or not is_exchanged(graph, node):
+    if letter not in axes or not is_exchanged(graph, node):
         return None
     axis = axes.index(letter)
-    multiple = node.kind.cuts(graph.use(node)).get(axis)
+    multiple = graph.cuts_of(node).get(axis)
     if multiple is None:
         return None
     ranges = shares_of(dims[axis], shares, multiple)

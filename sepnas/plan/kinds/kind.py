@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar, TypeAlias
 
 from sepnas.plan.operators import Operator
@@ -25,6 +26,8 @@ class OperatorUse:
 
     attributes: Attributes
     inputs: Mapping[str, Dims]
+    memo: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What is asked for again and again, such as windows."""
 
     def __getitem__(self, role: str) -> Dims:
         """The sizes of an operand; :class:`ValueError` if there is none."""
@@ -140,20 +143,24 @@ class GraphOperator(ABC):
 
     def widened(self, use: OperatorUse, region: Region) -> Region:
         """The smallest region around this one that can be computed by itself."""
-        cuts = self.cuts(use)
-        return Region(
-            tuple(
-                (start // cuts[axis] * cuts[axis], min(size, -(-stop // cuts[axis]) * cuts[axis]))
-                if axis in cuts
-                else (0, size)
-                for axis, ((start, stop), size) in enumerate(zip(region.ranges, self.output(use), strict=True))
-            )
-        )
+        if "bounds" not in use.memo:
+            use.memo["bounds"] = self.cuts(use), self.output(use)
+        cuts, dims = use.memo["bounds"]
+        ranges = []
+        for axis, ((start, stop), size) in enumerate(zip(region.ranges, dims, strict=True)):
+            multiple = cuts.get(axis)
+            if multiple is None:
+                ranges.append((0, size))
+            else:
+                ranges.append((start // multiple * multiple, min(size, -(-stop // multiple) * multiple)))
+        return Region(tuple(ranges))
 
     def restrict(self, use: OperatorUse, region: Region) -> Restriction:
         """What computes exactly ``region`` of the output; along axes that may not be cut, all of it is computed."""
         wide = self.widened(use, region)
         found = self.part(use, wide)
+        if region == wide:
+            return found
         offsets = [inner - outer for (inner, _), (outer, _) in zip(region.ranges, wide.ranges, strict=True)]
         ranges = zip(found.crop.ranges, offsets, region.dims, strict=True)
         crop = Region(tuple((start + offset, start + offset + size) for (start, _), offset, size in ranges))
@@ -181,8 +188,9 @@ def of_samples(names: Mapping[str, str], rank: int) -> str:
     return next((name for name in ranked if name[:1] == "N"), ranked[0] if ranked else "")
 
 
+@lru_cache(maxsize=1 << 12)
 def whole(dims: Dims) -> Region:
-    """The region of a whole tensor."""
+    """The region of a whole tensor. Equal regions are one object."""
     return Region(tuple((0, size) for size in dims))
 
 

@@ -55,6 +55,14 @@ class Windows:
 
 def windows_of(use: OperatorUse, dims: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[Windows, ...]:
     """The windows along each spatial axis of an operand, from the attributes of a convolution or a pooling."""
+    key = "windows", dims, kernel
+    if key not in use.memo:
+        use.memo[key] = _windows_of(use, dims, kernel)
+    found: tuple[Windows, ...] = use.memo[key]
+    return found
+
+
+def _windows_of(use: OperatorUse, dims: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[Windows, ...]:
     count = len(kernel)
     stride = kernel if "kernel_size" in use.attributes and not use.get("stride") else use.per_axis("stride", count, 1)
     dilation, padding = use.per_axis("dilation", count, 1), paddings(use, count)
