@@ -9,69 +9,22 @@ operator for which none of this holds, the tensor gets its old sizes back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from math import prod
+from typing import Any, TypeVar
 
 from sepnas.partition.axes import with_spares
 from sepnas.partition.graph import GraphNode, GraphTensor
+from sepnas.partition.sample_attributes import BROADCAST, JOINED, MOVED, SHIFTED, in_front
 from sepnas.plan.kinds.kind import Attributes, Dims, OperatorUse
-from sepnas.plan.kinds.layout import Reshape
-from sepnas.plan.kinds.pointwise import Pointwise
+from sepnas.plan.kinds.layout import Permute, Reshape
 from sepnas.plan.kinds.registry import GRAPH_OPERATORS
 from sepnas.plan.segment_node import frozen
 
-_Shifted: TypeAlias = Callable[[Attributes, Dims], dict[str, Any]]
-"""The attributes for tensors with one axis more in front, given those of the old output's sizes."""
-
-
-def _same(attributes: Attributes, made: Dims) -> dict[str, Any]:
-    return dict(attributes)
-
-
-def _with_axis(*names: str, needed: bool = True) -> _Shifted:
-    """Attributes of which these name axes; those that count from the end stay."""
-
-    def shifted(attributes: Attributes, made: Dims) -> dict[str, Any]:
-        if needed and not all(attributes.get(name) not in (None, (), []) for name in names):
-            raise ValueError("works on all axes")
-        return {**attributes, **{name: _shift(attributes[name]) for name in names if name in attributes}}
-
-    return shifted
-
-
-def _shift(axes: Any) -> Any:
-    if isinstance(axes, list | tuple):
-        return [_shift(each) for each in axes]
-    return axes + 1 if axes >= 0 else axes
-
-
-def _permuted(attributes: Attributes, made: Dims) -> dict[str, Any]:
-    return {"dims": [0, *(axis + 1 for axis in attributes["dims"])]}
-
-
-def _sized(attributes: Attributes, made: Dims) -> dict[str, Any]:
-    return {"size": [1, *made]}
-
-
-def _repeated(attributes: Attributes, made: Dims) -> dict[str, Any]:
-    return {"repeats": [1, *attributes["repeats"]]}
-
-
-_SHIFTED: dict[str, _Shifted] = {
-    **{name: _same for name, kind in GRAPH_OPERATORS.items() if isinstance(kind, Pointwise)},
-    **dict.fromkeys(("linear", "layer_norm", "rms_norm", "matmul", "bmm", "attention", "pad"), _same),
-    **dict.fromkeys(("softmax", "softmax_core", "log_softmax", "cumsum", "glu"), _with_axis("dim")),
-    **dict.fromkeys(("mean", "sum", "amax", "amin", "logsumexp", "var", "std", "vector_norm"), _with_axis("dim")),
-    **dict.fromkeys(("select", "slice"), _with_axis("dim")),
-    **dict.fromkeys(("cat", "stack"), _with_axis("dim", needed=False)),
-    **dict.fromkeys(("roll", "flip"), _with_axis("dims")),
-    "permute": _permuted,
-    "expand": _sized,
-    "repeat": _repeated,
-}
-"""The operators that take an axis more in front."""
 _OTHER_NAMES = {"bmm": ("matmul", {"mat2": "other"})}
 """Operators for a fixed number of axes: the general one, and its names of operands."""
+_CANNOT = (ValueError, TypeError, IndexError, KeyError)
+_Value = TypeVar("_Value")
 
 
 class SampleAxes:
@@ -106,81 +59,122 @@ class SampleAxes:
         return {name: self._restored(name) for name in outputs if name in self._old or name in self._moved}
 
     def _rewritten(self, node: GraphNode, made: str) -> GraphNode | None:
-        """The node on tensors with an axis more; None if it stays, or cannot have them."""
-        if any(name in self._moved for name in node.inputs.values()) or node.operator == "permute":
-            turned = self._turned(node, made)
-            if turned is not None:
-                return turned
+        """The node on tensors with samples in front; None if it stays, or cannot have them."""
         if any(name in self._moved for name in node.inputs.values()):
-            return None
+            return self._reshaped_moved(node, made) if isinstance(node.kind, Reshape) else self._turned(node, made)
+        if isinstance(node.kind, Permute) and all(map(self._begins_with_samples, node.inputs.values())):
+            return self._turned(node, made)
         lifted = [name for name in node.inputs.values() if name in self._old]
-        dims = self.tensors[made].dims
         if isinstance(node.kind, Reshape):
-            return self._regrouped(node, made) if lifted or self._joins_samples(node, dims) else None
-        shifted = _SHIFTED.get(node.operator)
-        if not lifted or shifted is None:
-            return None
+            return self._regrouped(node, made) if lifted or self._joins_samples(node, made) else None
+        return self._lifted(node, made) if lifted else None
+
+    def _lifted(self, node: GraphNode, made: str) -> GraphNode | None:
+        """The node on tensors with an axis more."""
+        dims, shifted = self.tensors[made].dims, SHIFTED.get(node.operator)
         operator, renamed = _OTHER_NAMES.get(node.operator, (node.operator, {}))
         try:
-            attributes = shifted(node.attributes, dims)
-            operands = {role: self._with_axis(name) for role, name in node.inputs.items()}
-            operands = {renamed.get(role, role): name for role, name in operands.items()}
-            sizes = {role: self.tensors[name].dims for role, name in operands.items()}
-            if GRAPH_OPERATORS[operator].output(OperatorUse(attributes, sizes)) != (1, *dims):
+            if shifted is None:
                 return None
-        except (ValueError, TypeError, IndexError, KeyError):
+            attributes = shifted(node.attributes, dims)
+            operands = {renamed.get(role, role): self._with_axis(name) for role, name in node.inputs.items()}
+            self._check(operator, attributes, operands, (1, *dims))
+        except _CANNOT:
             return None
+        found = _changed(node, attributes, operands, operator)
+        if dims[:1] == (1,):
+            return self._dropped(found, made)
         self._lift(made)
-        plain = {name: frozen(value) for name, value in attributes.items()}
-        return node.model_copy(update={"operator": operator, "inputs": operands, "attributes": plain})
+        return found
+
+    def _check(self, operator: str, attributes: Attributes, operands: Mapping[str, str], wanted: Dims) -> None:
+        sizes = {role: self.tensors[name].dims for role, name in operands.items()}
+        if GRAPH_OPERATORS[operator].output(OperatorUse(attributes, sizes)) != wanted:
+            raise ValueError("makes another shape")
+
+    def _dropped(self, found: GraphNode, made: str) -> GraphNode:
+        """What makes a tensor that begins with an axis of size 1, which is left as the axis of samples."""
+        plain, inner = self.tensors[made], self._new_name(f"{made}_samples")
+        self.tensors[inner] = plain
+        self._lift(inner)
+        del self._old[inner]
+        self.nodes.append(found.model_copy(update={"name": inner, "outputs": (inner,)}))
+        return _changed(found, {"size": plain.dims}, {"self": inner}, "reshape")
 
     def _turned(self, node: GraphNode, made: str) -> GraphNode | None:
         """A permutation that moves the axis of samples, or an operator on what one made, with that axis in front."""
-        [source, *others] = node.inputs.values()
-        place = self._moved.get(source, 0)
-        is_plain = source not in self._moved and (source in self._old or not self.tensors[source].can_be_sent)
-        if others or is_plain or source in self.stored:
-            return None
-        given: Attributes = node.attributes
-        if node.operator == "permute":
-            order = given["dims"]
-            now = order.index(place)
-            attributes: dict[str, Any] = {"dims": [0, *(_in_front(axis, place) for axis in order if axis != place)]}
-        elif node.operator in ("select", "slice") and given["dim"] != place:
-            axis = given["dim"]
-            now = place - (node.operator == "select" and axis < place)
-            attributes = {**given, "dim": _in_front(axis, place)}
-        else:
+        first = next((name for name in node.inputs.values() if name in self._moved), next(iter(node.inputs.values())))
+        place, rank, moved = self._moved.get(first, 0), len(self.tensors[first].dims), MOVED.get(node.operator)
+        dims = self.tensors[made].dims
+        try:
+            if moved is None:
+                return None
+            attributes, now = moved(node.attributes, rank, place)
+            operands = {role: self._operand(node.operator, n, rank, place) for role, n in node.inputs.items()}
+            self._check(node.operator, attributes, operands, (dims[now], *_without(dims, now)))
+        except _CANNOT:
             return None
         if now:
             self._move(made, now)
-        return node.model_copy(update={"attributes": {name: frozen(value) for name, value in attributes.items()}})
+        return _changed(node, attributes, operands)
+
+    def _operand(self, operator: str, name: str, rank: int, place: int) -> str:
+        """An operand, or what has its values, for an operator whose axis of samples has moved from a place."""
+        dims = self._old.get(name, self.tensors[name]).dims
+        axis = place - (rank - len(dims))
+        if self._moved.get(name, 0 if self._begins_with_samples(name) else None) == place and len(dims) == rank:
+            return name
+        is_added = operator in BROADCAST or operator in JOINED
+        if name in self.stored and (not is_added or axis < 0):
+            return name
+        if (name not in self.stored and name not in self._old) or axis < 0 or dims[axis] != 1:
+            raise ValueError(f"operand {name} has its samples elsewhere")
+        wanted = (*(1,) * (len(dims) == rank), *_without(dims, axis))
+        if name in self.stored and wanted == dims:
+            return name
+        if name in self.stored and operator in JOINED:
+            raise ValueError(f"weight {name} is not repeated for each sample once it is reshaped")
+        return self._as(name, wanted)
+
+    def _reshaped_moved(self, node: GraphNode, made: str) -> GraphNode:
+        """A reshape of a tensor with samples in front; where samples stay an axis, that one is in front again."""
+        [source] = node.inputs.values()
+        place, size = self._moved[source], self.tensors[made].dims
+        before = prod(self.tensors[source].dims[1 : place + 1])
+        places = [axis for axis, n in enumerate(size) if n == 1 and prod(size[:axis]) == before]
+        if not places:
+            self._lift(made)
+        elif now := min(places, key=lambda axis: abs(axis - place)):
+            self._move(made, now)
+        return _changed(node, {"size": self.tensors[made].dims})
+
+    def _begins_with_samples(self, name: str) -> bool:
+        is_plain = name not in self.stored and name not in self._old and name not in self._moved
+        return is_plain and self.tensors[name].can_be_sent
 
     def _move(self, name: str, place: int) -> None:
         old = self.tensors[name]
-        dims = (old.dims[place], *old.dims[:place], *old.dims[place + 1 :])
-        axes = old.axes[place] + old.axes[:place] + old.axes[place + 1 :]
+        dims, axes = (old.dims[place], *_without(old.dims, place)), old.axes[place] + "".join(_without(old.axes, place))
         self._moved[name] = place
         self.tensors[name] = GraphTensor(axes=axes, dims=dims, dtype=old.dtype)
 
     def _moved_back(self, name: str) -> str:
         place, tensor = self._moved[name], self.tensors[name]
-        order = [0 if axis == place else _in_front(axis, place) for axis in range(len(tensor.dims))]
+        order = [0 if axis == place else in_front(axis, place) for axis in range(len(tensor.dims))]
         dims, axes = tuple(tensor.dims[axis] for axis in order), "".join(tensor.axes[axis] for axis in order)
         return self._added(
             name, "permute", {"dims": tuple(order)}, GraphTensor(axes=axes, dims=dims, dtype=tensor.dtype)
         )
 
-    def _joins_samples(self, node: GraphNode, dims: Dims) -> bool:
+    def _joins_samples(self, node: GraphNode, made: str) -> bool:
         [source] = node.inputs.values()
-        tensor = self.tensors[source]
-        return source not in self.stored and tensor.can_be_sent and dims[:1] != (1,)
+        return self._begins_with_samples(source) and self.tensors[made].dims[:1] != (1,)
 
     def _regrouped(self, node: GraphNode, made: str) -> GraphNode:
         dims = self.tensors[made].dims
         if dims[:1] != (1,):
             self._lift(made)
-        return node.model_copy(update={"attributes": {"size": self.tensors[made].dims}})
+        return _changed(node, {"size": self.tensors[made].dims})
 
     def _lift(self, name: str) -> None:
         old = self._old[name] = self.tensors[name]
@@ -196,15 +190,18 @@ class SampleAxes:
     def _as(self, name: str, dims: Dims) -> str:
         """A tensor of the same values with other sizes, which a reshape makes."""
         old, source = self._old.get(name), self.tensors[name]
-        axes = old.axes if old is not None else with_spares("N" + source.axes.replace("N", "?"))
+        if old is not None and old.dims == dims:
+            axes = old.axes
+        elif len(dims) == len(source.dims) + 1:
+            axes = with_spares("N" + source.axes.replace("N", "?"))
+        else:
+            axes = with_spares("N" + "?" * (len(dims) - 1) if dims[:1] == (1,) else "?" * len(dims))
         return self._added(name, "reshape", {"size": dims}, GraphTensor(axes=axes, dims=dims, dtype=source.dtype))
 
     def _added(self, name: str, operator: str, attributes: dict[str, Any], tensor: GraphTensor) -> str:
         """A tensor that an operator makes of another one; made once."""
         if (name, tensor.dims) not in self._reshaped:
-            made, number = f"{name}_{operator}", 1
-            while made in self.tensors:
-                made, number = f"{name}_{operator}{number}", number + 1
+            made = self._new_name(f"{name}_{operator}")
             self.tensors[made] = tensor
             self.nodes.append(
                 GraphNode(name=made, operator=operator, inputs={"self": name}, outputs=(made,), attributes=attributes)
@@ -212,10 +209,23 @@ class SampleAxes:
             self._reshaped[name, tensor.dims] = made
         return self._reshaped[name, tensor.dims]
 
+    def _new_name(self, wanted: str) -> str:
+        name, number = wanted, 1
+        while name in self.tensors:
+            name, number = f"{wanted}{number}", number + 1
+        return name
 
-def _in_front(axis: int, place: int) -> int:
-    """Where an axis is after the one at a place has been put in front."""
-    return axis + 1 if axis < place else axis
+
+def _changed(
+    node: GraphNode, attributes: Attributes, operands: Mapping[str, str] | None = None, operator: str | None = None
+) -> GraphNode:
+    changes: dict[str, Any] = {"attributes": {name: frozen(value) for name, value in attributes.items()}}
+    changes |= {} if operands is None else {"inputs": dict(operands)}
+    return node.model_copy(update=changes | ({} if operator is None else {"operator": operator}))
+
+
+def _without(values: Sequence[_Value], place: int) -> tuple[_Value, ...]:
+    return (*values[:place], *values[place + 1 :])
 
 
 def with_sample_axes(
