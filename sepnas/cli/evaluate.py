@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from sepnas import api
 from sepnas.cli.grouped import grouped
 from sepnas.cli.options import (
     PATH,
@@ -27,6 +26,7 @@ from sepnas.cli.options import (
 from sepnas.console import print_json, say
 from sepnas.deployment.verify import load_manifest
 from sepnas.local.processes import LocalWorkers
+from sepnas.results.evaluate import prepare
 from sepnas.spec.arguments import MAX_COUNT
 from sepnas.spec.document import short
 from sepnas.spec.evaluation import EVALUATION_NAME, ClassifierEvaluation, SplitChoice
@@ -119,11 +119,12 @@ def evaluate(
     deployment --local --data digits --compare runs/training`
     """
     _refuse_both(through)
+    prepared = prepare(
+        network, data=data.source, split=data.split, resize=data.resize, limit=data.limit, devices=through.devices,
+        local=through.local, plan=through.plan, compare=through.compare, out=out,
+    )  # fmt: skip
     with _hosts(network, through) as hosts:
-        found = api.evaluate(
-            network, data=data.source, split=data.split, resize=data.resize, limit=data.limit, devices=hosts,
-            plan=through.plan, compare=through.compare, timeout_s=through.deadline, insecure=through.insecure, out=out,
-        )  # fmt: skip
+        found = prepared.run(hosts, through.deadline, through.insecure)
     if json_:
         print_json(found.model_dump(mode="json"))
     else:
@@ -138,10 +139,10 @@ def _refuse_both(through: DeviceOptions) -> None:
 
 
 @contextmanager
-def _hosts(network: Path, through: DeviceOptions) -> Iterator[Hosts | Path | None]:
-    """The addresses of the devices: those given, or those of workers that run until the end of the block."""
+def _hosts(network: Path, through: DeviceOptions) -> Iterator[Hosts | None]:
+    """The addresses of the workers that `--local` starts, which run until the end of the block."""
     if not through.local:
-        yield through.devices
+        yield None
         return
     with LocalWorkers(network, load_manifest(network).num_devices) as workers:
         yield workers.hosts
@@ -159,6 +160,8 @@ def _print(found: ClassifierEvaluation) -> None:
     table.add("accuracy, each class alike", f"{scores.mean_of_classes:.2%}")
     table.add("expected calibration error", f"{scores.calibration_error:.2%}")
     table.add("negative log likelihood", number(scores.negative_log_likelihood))
+    if found.exchanged is not None:
+        table.add("bytes between devices, counted", number(found.exchanged.payload_bytes))
     print_table(table)
     _print_classes(found)
     for line in _remarks(found):
@@ -190,5 +193,7 @@ def _remarks(found: ClassifierEvaluation) -> Iterator[str]:
         yield f"the data have {found.classes_in_data:,} of the network's {format_count(found.num_classes, 'class')}"
     if found.split == "test":
         yield "the test split is for the final figure: choose networks and recipes by the validation split"
+    if found.bytes_words is not None:
+        yield f"counted: {found.bytes_words}"
     if found.agreement is not None:
         yield str(found.agreement)

@@ -41,6 +41,8 @@ def _lead(evaluations: Sequence[ClassifierEvaluation]) -> str:
         sentences.append(
             f"The data have {newest.classes_in_data:,} of the network's {format_count(newest.num_classes, 'class')}."
         )
+    if newest.bytes_words is not None:
+        sentences.append(f"Counted: {newest.bytes_words}.")
     if newest.agreement is not None:
         sentences.append(f"{newest.agreement}.")
     if tested := [each for each in evaluations if each.split == "test"]:
@@ -69,12 +71,16 @@ def _pictures(scores: ClassificationScores) -> Iterator[Picture]:
 
 
 def _overview(evaluations: Sequence[ClassifierEvaluation]) -> Table:
-    header = ("network", "data", "split", "through", "images", "accuracy", "top 5", "calibration error", "NLL")
+    header = (
+        "network", "data", "split", "through", "images", "accuracy", "top 5", "calibration error", "NLL",
+        "bytes between devices, an image",
+    )  # fmt: skip
     rows = tuple(
         (
             each.network, each.data, each.split, each.through_words, SortableCell(f"{each.images:,}", each.images),
             _share(each.scores.accuracy), _share(each.scores.top5_accuracy), _share(each.scores.calibration_error),
             SortableCell(f"{each.scores.negative_log_likelihood:.3f}", each.scores.negative_log_likelihood),
+            _payload(each),
         )
         for each in reversed(evaluations)
     )  # fmt: skip
@@ -103,6 +109,13 @@ def _tables(newest: ClassifierEvaluation) -> Iterator[Table]:
         "weights": newest.weights, "pixels and labels": newest.content_sha256, "classes found by": newest.matched_by,
     }  # fmt: skip
     yield Table("How it was measured", ("what", "value"), tuple(facts.items()), folded=True, num_text_columns=2)
+
+
+def _payload(evaluation: ClassifierEvaluation) -> str:
+    if evaluation.exchanged is None:
+        return ""
+    bytes_per_image = evaluation.exchanged.payload_bytes / evaluation.images
+    return SortableCell(f"{bytes_per_image:,.0f}", bytes_per_image)
 
 
 def _share(value: float | None) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
@@ -19,7 +19,6 @@ from sepnas.spec.arguments import MAX_COUNT, check_choice, check_integer
 from sepnas.spec.evaluation import (
     EVALUATION_NAME,
     ClassifierEvaluation,
-    ClassMatch,
     NetworkKind,
     SplitChoice,
     earlier_evaluations,
@@ -33,7 +32,8 @@ from sepnas.terminal import one_line
 from sepnas.train.source import DataSource
 
 if TYPE_CHECKING:
-    from sepnas.measure.evaluation.networks import Classifier, InProcess
+    from sepnas.measure.evaluation.class_matching import MatchedClasses
+    from sepnas.measure.evaluation.networks import Classifier, Deployed, InProcess
     from sepnas.measure.evaluation.run import MeasuredScores
     from sepnas.measure.evaluation.split_images import SplitImages
 
@@ -83,9 +83,32 @@ def evaluate(
         DeploymentError, ExchangeError: see :class:`Session`; ``compare`` names another network.
         StorageError: ``out`` cannot be written.
     """
+    prepared = prepare(
+        network, data=data, split=split, resize=resize, limit=limit, devices=devices, plan=plan, compare=compare,
+        out=out,
+    )  # fmt: skip
+    return prepared.run(timeout_s=timeout_s, insecure=insecure)
+
+
+def prepare(
+    network: PathLike,
+    *,
+    data: DataSource | str | None = None,
+    split: SplitChoice | None = None,
+    resize: Resize | None = None,
+    limit: int | None = None,
+    devices: Hosts | PathLike | None = None,
+    local: bool = False,
+    plan: str | None = None,
+    compare: PathLike | None = None,
+    out: PathLike | None = None,
+) -> PreparedEvaluation:
+    """What :func:`evaluate` is asked for, checked before any device is; with ``local`` devices are started later.
+
+    Raises the errors of :func:`evaluate`, but for those of a session.
+    """
     from sepnas.measure.evaluation.class_matching import match_classes
-    from sepnas.measure.evaluation.networks import kind_of
-    from sepnas.measure.evaluation.run import measure
+    from sepnas.measure.evaluation.networks import Deployed, kind_of, open_in_process, open_whole
     from sepnas.measure.evaluation.split_images import images_for
 
     if split is not None:
@@ -95,41 +118,62 @@ def evaluate(
     folder, started = Path(network), time.monotonic()
     kind = kind_of(folder)
     if kind != "deployment":
-        _refuse_for(folder, devices=devices, plan=plan, compare=compare)
+        _refuse_for(folder, devices=devices, local=local or None, plan=plan, compare=compare)
     source = _source(data, kind)
     file = Path(out) if out is not None else (folder if folder.is_dir() else folder.parent) / EVALUATION_NAME
     with changing(file):
         earlier_evaluations(file)  # a damaged file, or one that cannot be written, is found before the evaluation
-    with _opened(folder, kind, devices, plan, timeout_s, insecure) as classifier:
-        whole = None if compare is None else _whole(Path(compare), folder, classifier)
-        images = images_for(folder, kind, source, classifier.head.image, split, resize).limited(limit)
-        matched = match_classes(images.classes, classifier.head.classes, images.name, only_names=kind == "run")
-        images.check_files()
-        with step_bar("evaluate") as show:
-            found = measure(classifier, images, matched, show, whole, _told(compare or ""))
-        took_s = time.monotonic() - started
-        evaluation = _document(folder, kind, classifier, images, matched.way, found, took_s)
-    keep_evaluation(evaluation, file)
-    return evaluation
+    hosts = devices if devices is None or isinstance(devices, Hosts) else Hosts.load(devices)
+    found = Deployed.load(folder, plan) if kind == "deployment" else open_in_process(folder)
+    whole = open_whole(Path(compare), found) if compare is not None and isinstance(found, Deployed) else None
+    images = images_for(folder, kind, source, found.head.image, split, resize).limited(limit)
+    matched = match_classes(images.classes, found.head.classes, images.name, only_names=kind == "run")
+    images.check_files()
+    return PreparedEvaluation(folder, kind, found, hosts, images, matched, whole, _told(compare or ""), file, started)
 
 
-def _document(
-    folder: Path,
-    kind: NetworkKind,
-    classifier: Classifier,
-    images: SplitImages,
-    way: ClassMatch,
-    found: MeasuredScores,
-    duration_s: float,
-) -> ClassifierEvaluation:
-    return ClassifierEvaluation(
-        network=_told(folder), kind=kind, weights=classifier.weights, num_classes=len(classifier.head.classes),
-        **_through(classifier), data=_told(images.name), split=images.split, images=len(images.labels),
-        images_in_split=images.num_in_split, classes_in_data=len(images.classes), matched_by=way,
-        content_sha256=found.content_sha256, scores=found.scores, agreement=found.agreement,
-        command=one_line(command_line()), commit=git_commit(), duration_s=duration_s,
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    )  # fmt: skip
+@dataclass(frozen=True)
+class PreparedEvaluation:
+    """An evaluation whose network and images are there; ``whole`` computes the same images in this process."""
+
+    folder: Path
+    kind: NetworkKind
+    network: InProcess | Deployed
+    hosts: Hosts | None
+    images: SplitImages
+    matched: MatchedClasses
+    whole: InProcess | None
+    whole_name: str
+    file: Path
+    started: float
+
+    def run(
+        self, hosts: Hosts | None = None, timeout_s: float = DEFAULT_TIMEOUT_S, insecure: bool = False
+    ) -> ClassifierEvaluation:
+        """Compute it, by the devices at these addresses if given, and keep it; see :func:`evaluate`."""
+        from sepnas.measure.evaluation.networks import InProcess
+        from sepnas.measure.evaluation.run import measure
+
+        with ExitStack() as stack, step_bar("evaluate") as show:
+            if isinstance(self.network, InProcess):
+                classifier: Classifier = self.network
+            else:
+                classifier = stack.enter_context(self.network.open(hosts or self.hosts, timeout_s, insecure))
+            found = measure(classifier, self.images, self.matched, show, self.whole, self.whole_name)
+            evaluation = self._document(classifier, found)
+        keep_evaluation(evaluation, self.file)
+        return evaluation
+
+    def _document(self, classifier: Classifier, found: MeasuredScores) -> ClassifierEvaluation:
+        images = self.images
+        return ClassifierEvaluation(
+            network=_told(self.folder), kind=self.kind, weights=classifier.weights,
+            num_classes=len(classifier.head.classes), **_through(classifier), data=_told(images.name),
+            split=images.split, images=len(images.labels), images_in_split=images.num_in_split,
+            classes_in_data=len(images.classes), matched_by=self.matched.way, content_sha256=found.content_sha256,
+            scores=found.scores, agreement=found.agreement, command=one_line(command_line()), commit=git_commit(),
+            duration_s=time.monotonic() - self.started, date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        )  # fmt: skip
 
 
 def _told(path: PathLike) -> str:
@@ -155,32 +199,6 @@ def _source(data: DataSource | str | None, kind: NetworkKind) -> DataSource:
     return source
 
 
-@contextmanager
-def _opened(
-    folder: Path,
-    kind: NetworkKind,
-    devices: Hosts | PathLike | None,
-    plan: str | None,
-    timeout_s: float,
-    insecure: bool,
-) -> Iterator[Classifier]:
-    from sepnas.measure.evaluation.networks import open_devices, open_in_process
-
-    if kind != "deployment":
-        yield open_in_process(folder)
-        return
-    hosts = devices if devices is None or isinstance(devices, Hosts) else Path(devices)
-    with open_devices(folder, hosts, plan, timeout_s, insecure) as opened:
-        yield opened
-
-
-def _whole(path: Path, deployment: Path, classifier: Classifier) -> InProcess:
-    from sepnas.measure.evaluation.networks import ThroughDevices, open_whole
-
-    assert isinstance(classifier, ThroughDevices)
-    return open_whole(path, deployment, classifier.session.manifest)
-
-
 def _through(classifier: Classifier) -> dict[str, Any]:
     from sepnas.measure.evaluation.networks import ThroughDevices
 
@@ -188,4 +206,7 @@ def _through(classifier: Classifier) -> dict[str, Any]:
         return {"through": "process"}
     session = classifier.session
     plan = session.plans[0]
-    return {"through": "devices", "plan": plan, "num_devices": len(session.manifest.plan(plan).working)}
+    working = session.manifest.plan(plan).working
+    return {
+        "through": "devices", "plan": plan, "num_devices": len(working), "exchanged": classifier.exchanged()
+    }  # fmt: skip

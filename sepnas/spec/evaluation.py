@@ -123,13 +123,30 @@ class Agreement(Part):
         return f"{self.same:,} of {self.images:,} images get the same class from {self.network} in one process"
 
 
+class ExchangedBytes(Part):
+    """Bytes of tensors that were counted on the sockets: between devices, from the client, and all with the answers."""
+
+    payload_bytes: Index
+    input_bytes: Index
+    total_bytes: Index
+
+    @model_validator(mode="after")
+    def _check_total(self) -> Self:
+        if self.total_bytes < self.payload_bytes + self.input_bytes:
+            raise ValueError(
+                f"`total_bytes` must be at least {self.payload_bytes + self.input_bytes:,}, those between devices and "
+                f"of the inputs, got {self.total_bytes:,}"
+            )
+        return self
+
+
 class ClassifierEvaluation(Part):
     """One evaluation: the network and its weights, the data, the way of computing, the scores.
 
     ``weights`` is the digest of a run's or imported network's tensors, or the identity of a deployment. ``plan`` and
-    ``num_devices`` are those of a deployment. ``images`` of the split's ``images_in_split`` were evaluated, of
-    ``classes_in_data`` of the network's ``num_classes``. ``content_sha256`` is the digest of pixels and labels;
-    ``commit`` that of the tree that the command ran in. ``date`` is UTC.
+    ``num_devices`` are those of a deployment, ``exchanged`` is what it sent for all images. ``images`` of the split's
+    ``images_in_split`` were evaluated, of ``classes_in_data`` of the network's ``num_classes``. ``content_sha256`` is
+    the digest of pixels and labels; ``commit`` that of the tree that the command ran in. ``date`` is UTC.
     """
 
     network: Text
@@ -139,6 +156,7 @@ class ClassifierEvaluation(Part):
     through: Literal["process", "devices"]
     plan: str | None = None
     num_devices: Index = 0
+    exchanged: ExchangedBytes | None = None
     data: Text
     split: EvaluatedSplit
     images: Count
@@ -160,6 +178,17 @@ class ClassifierEvaluation(Part):
             return "one process"
         devices = "1 device" if self.num_devices == 1 else f"{self.num_devices} devices"
         return f"{devices}, plan {self.plan}"
+
+    @property
+    def bytes_words(self) -> str | None:
+        """The bytes of an image, in words; None in one process."""
+        if self.exchanged is None:
+            return None
+        between, total = self.exchanged.payload_bytes, self.exchanged.total_bytes
+        return (
+            f"{between / self.images:,.0f} bytes between devices for an image, {total / self.images:,.0f} with its "
+            "input and answer"
+        )
 
     @property
     def data_words(self) -> str:

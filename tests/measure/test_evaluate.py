@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from sepnas import api
+from sepnas.cli.evaluate import _remarks
 from sepnas.deployment.network_facts import ImageInput
+from sepnas.deployment.serial import deployed_plan
 from sepnas.errors import (
     CheckpointError,
     DataError,
@@ -92,6 +94,20 @@ def test_devices_and_one_process_predict_the_same(
     assert found.scores.confusions == alone.scores.confusions
     assert found.scores.negative_log_likelihood == pytest.approx(alone.scores.negative_log_likelihood, rel=1e-5)
     assert found.content_sha256 == alone.content_sha256
+    check_bytes(exported, found)
+    page = tmp_path / "page.html"
+    said("report", "--evaluation", out, "--out", page)
+    assert str(found.bytes_words) in page.read_text()
+    assert f"counted: {found.bytes_words}" in list(_remarks(found))
+
+
+def check_bytes(deployment: Path, found: ClassifierEvaluation) -> None:
+    """The bytes of all images are those of the plan, images as one byte for each value."""
+    plan = deployed_plan(deployment, found.plan)
+    assert found.exchanged is not None
+    assert found.exchanged.payload_bytes == plan.payload_bytes(found.images) > 0
+    assert found.exchanged.input_bytes == plan.input_bytes(found.images) > 0
+    assert found.exchanged.total_bytes == plan.total_bytes(found.images)
 
 
 def test_an_imported_network_is_evaluated_alone_and_split(tmp_path: Path) -> None:
@@ -107,6 +123,25 @@ def test_an_imported_network_is_evaluated_alone_and_split(tmp_path: Path) -> Non
     assert found.agreement is not None
     assert (found.agreement.same, found.scores.accuracy) == (6, alone.scores.accuracy)
     assert found.scores.calibration_error == pytest.approx(alone.scores.calibration_error, abs=1e-4)
+    assert found.scores.confusions == alone.scores.confusions
+    check_bytes(tmp_path / "d", found)
+    assert kept(tmp_path / "d") == (found,)
+
+
+def test_data_are_checked_before_devices_are_asked(exported: Path, run: Path, images: Path, tmp_path: Path) -> None:
+    """Bad data, addresses or networks to compare with are named while no device answers, and no worker is started."""
+    nobody = Hosts.on([f"127.0.0.1:{port}" for port in free_ports(2)]).save(tmp_path / "hosts.yaml")
+    given = ("--data", f"folder:{images}", "--out", tmp_path / "e.json")
+    other = ("--data", f"folder:{make_images(tmp_path / 'others', ('cat',))}", "--out", tmp_path / "e.json")
+    reach = ("--devices", nobody)
+    assert "no such folder" in error_of(DataError, "evaluate", exported, *reach, "--data", f"folder:{tmp_path / 'no'}")
+    assert "are none of the network's 5: 'cat'" in error_of(DataError, "evaluate", exported, *reach, *other)
+    assert "are none of the network's 5: 'cat'" in error_of(DataError, "evaluate", exported, "--local", *other)
+    assert "no.yaml" in error_of(SpecError, "evaluate", exported, "--devices", tmp_path / "no.yaml", *other)
+    assert "no plan 'fast'" in error_of(SpecError, "evaluate", exported, *reach, *given, "--plan", "fast")
+    assert "so --local does not apply" in error_of(SpecError, "evaluate", run, "--local", *given)
+    assert "device 0" in error_of(PeerUnreachableError, "evaluate", exported, *reach, *given)
+    assert not (tmp_path / "e.json").exists()
 
 
 def test_the_splits_are_those_of_training(tmp_path: Path) -> None:

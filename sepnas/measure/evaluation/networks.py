@@ -11,12 +11,14 @@ from typing import Protocol
 
 import torch
 from torch import nn
+from typing_extensions import Self
 
 from sepnas.deploy.facts import facts_of
 from sepnas.deploy.graph_export import graph_facts
 from sepnas.deploy.identity import deployment_identity
 from sepnas.deployment.manifest import MANIFEST_NAME, Manifest
 from sepnas.deployment.network_facts import ImageInput, NetworkFacts
+from sepnas.deployment.verify import verify_client
 from sepnas.errors import CheckpointError, DataError, DeploymentError, SpecError
 from sepnas.nets.graph import load_graph_network
 from sepnas.partition.graph import is_graph
@@ -24,7 +26,7 @@ from sepnas.runtime.client.images import normalise
 from sepnas.runtime.client.session import Session
 from sepnas.runtime.tensors.codec import Array
 from sepnas.spec.dataset import DataFacts
-from sepnas.spec.evaluation import NetworkKind
+from sepnas.spec.evaluation import ExchangedBytes, NetworkKind
 from sepnas.spec.hosts import Hosts
 from sepnas.spec.image_file import Images
 from sepnas.spec.recognise import recognise
@@ -111,6 +113,13 @@ class ThroughDevices:
         for answer in self.session.answers(batches):
             yield answer.outputs[self.head.output]
 
+    def exchanged(self) -> ExchangedBytes:
+        """The bytes of all tensors since the session was opened, counted on the sockets."""
+        counted = self.session.counters()
+        return ExchangedBytes(
+            payload_bytes=counted.payload_bytes, input_bytes=counted.input_bytes, total_bytes=counted.total_bytes
+        )
+
 
 def kind_of(path: Path) -> NetworkKind:
     """Whether a folder is a run, an imported network or a deployment; :class:`SpecError` for anything else."""
@@ -160,29 +169,39 @@ def _open_graph(folder: Path) -> InProcess:
     return InProcess(network, ClassifierHead.of(graph_facts(network.graph), folder), takes_batches=False)
 
 
-@contextmanager
-def open_devices(
-    deployment: Path, devices: Hosts | Path | None, plan: str | None, timeout_s: float, insecure: bool
-) -> Generator[ThroughDevices]:
-    """A deployment's devices under one plan; errors are those of :class:`Session`. Every answer is complete."""
-    plans = None if plan is None else [plan]
-    with Session(
-        deployment, devices, timeout_s=timeout_s, insecure=insecure, on_missing="strict", plans=plans
-    ) as session:
-        yield ThroughDevices(session, ClassifierHead.of(facts_under(session.manifest, plan), deployment))
+@dataclass(frozen=True)
+class Deployed:
+    """A deployment under one plan, whose devices have not been asked for anything yet."""
+
+    folder: Path
+    manifest: Manifest
+    plan: str
+    head: ClassifierHead
+
+    @classmethod
+    def load(cls, folder: Path, plan: str | None) -> Self:
+        """Raises :class:`SpecError` for an unknown plan, :class:`DeploymentError` for a file that was changed, and
+        :class:`DataError` for a network that is no classifier of images."""
+        manifest = verify_client(folder, uses_hosts=False)
+        name = manifest.default_plan if plan is None else plan
+        facts = NetworkFacts(inputs=manifest.inputs_of(name), outputs=manifest.outputs_of(name))
+        return cls(folder, manifest, name, ClassifierHead.of(facts, folder))
+
+    @contextmanager
+    def open(self, devices: Hosts | None, timeout_s: float, insecure: bool) -> Generator[ThroughDevices]:
+        """Its devices; errors are those of :class:`Session`. Every answer is complete."""
+        with Session(
+            self.folder, devices, timeout_s=timeout_s, insecure=insecure, on_missing="strict", plans=[self.plan]
+        ) as session:
+            yield ThroughDevices(session, self.head)
 
 
-def facts_under(manifest: Manifest, plan: str | None) -> NetworkFacts:
-    """The inputs and outputs of a deployment under one plan."""
-    return NetworkFacts(inputs=manifest.inputs_of(plan), outputs=manifest.outputs_of(plan))
-
-
-def open_whole(path: Path, deployment: Path, manifest: Manifest) -> InProcess:
+def open_whole(path: Path, deployed: Deployed) -> InProcess:
     """The run or imported network that a deployment was exported from; :class:`DeploymentError` for any other."""
-    found = open_in_process(path)
+    found, manifest = open_in_process(path), deployed.manifest
     if deployment_identity(found.network, manifest.network) != manifest.deployment_id:
         raise DeploymentError(
-            f"{deployment}: was not exported from {path}: their weights differ; name the network that it was exported "
-            "from, or export it again"
+            f"{deployed.folder}: was not exported from {path}: their weights differ; name the network that it was "
+            "exported from, or export it again"
         )
     return found
