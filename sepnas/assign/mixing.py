@@ -2,7 +2,7 @@
 
 Labels stand for the choices for the first units of the network. Two labels whose tensors lie alike go on in the same
 ways, so that the cheaper ones of them are kept: all that are kept differ in a layout that matters later, or are among
-the ``SAME_KEY`` best. At most ``width`` labels are kept in all.
+the best of those with equal layouts.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from sepnas.partition.parts import Layouts
 UnitCells: TypeAlias = tuple[NodeCell, ...]
 """The cells of a unit's nodes."""
 Cost: TypeAlias = Callable[[Label], tuple[float, ...]]
-SAME_KEY = 2
-"""Number of labels with equal layouts that are kept: an estimate of less time now may leave a wire busy for longer."""
+MIN_WIDTH = 48
+KEYS = 24
+"""One in so many of the labels that are kept may have equal layouts: those of the least estimate now may leave a wire
+busy for longer, or a device with less memory."""
 
 
 class Mixer:
@@ -60,8 +62,11 @@ class Mixer:
         return {nodes[cell.place].name: cell.layout for cell in cells}
 
     def best(self, cost: Cost, width: int, show: Callable[[int], None] = lambda done: None) -> list[Label]:
-        """Whole labels, the best first; none if every mixture is impossible."""
-        labels = [Label.start(self.estimator.cluster)]
+        """Whole labels, the best first; none if every mixture is impossible.
+
+        ``width`` labels are kept after each unit, or ``MIN_WIDTH`` if that is more.
+        """
+        labels, width = [Label.start(self.estimator.cluster)], max(width, MIN_WIDTH)
         for done, choices in enumerate(self.choices):
             show(done)
             labels = _kept(self._extended(labels, choices), cost, width)
@@ -82,7 +87,7 @@ def _kept(labels: Iterable[Label], cost: Cost, width: int) -> list[Label]:
     counts: dict[object, int] = {}
     for label in sorted(labels, key=cost):
         key = label.key
-        if counts.setdefault(key, 0) < SAME_KEY:
+        if counts.setdefault(key, 0) < width // KEYS:
             counts[key] += 1
             kept.append(label)
             if len(kept) == width:

@@ -10,6 +10,7 @@ from itertools import groupby, product
 from math import inf
 from typing import TypeVar
 
+from sepnas.assign.changes import Changes
 from sepnas.assign.estimate import Estimator
 from sepnas.assign.goal import Goal
 from sepnas.assign.mixing import Mixer
@@ -31,16 +32,16 @@ MAX_MIXED = 16
 """Maximum number of candidates whose layouts are mixed."""
 PATIENCE = 2
 """Number of sizes in a row at which a scheme gets worse until larger ones are left out."""
-WIDTH = 48
-"""Maximum number of labels that the dynamic programming keeps."""
+EXTENDED = 10_000
+"""The dynamic programming keeps as many labels as make it extend about this number of them in all, or more."""
 FINALISTS = 4
 """Number of mixtures, of pipelines and of other candidates that are priced besides the best of each scheme."""
-ALL_MIXTURES = 128
-"""Up to this number of mixtures, all are priced."""
-PRICED_NODES = 4_000
-"""Bounds the exact prices of changes to the best mixture: their number times the nodes and the devices."""
-MAX_CHANGES = 256
+PRICED_NODES = 12_000
+"""Bounds the number of mixtures that are priced, all or changes of the best: times the nodes and the devices."""
+MAX_PRICED = 1024
 """Bounds the same number; networks with more single changes than are allowed are not changed."""
+PRICED_BY_ESTIMATE = 10
+"""One in so many of these are the best by the estimate; the others are changes."""
 
 Show = Callable[[int, int, str], None]
 _Item = TypeVar("_Item")
@@ -60,6 +61,12 @@ class AssignmentSearch:
         self.order = [rank for ranks in self.classes for rank in ranks]
         self.num_estimated = self.num_priced = 0
         self._show, self._priced = show, dict[object, Alternative | None]()
+
+    @property
+    def budget(self) -> int:
+        """The number of mixtures that may be priced."""
+        size = len(self.graph.nodes) * self.cluster.num_devices
+        return min(MAX_PRICED, PRICED_NODES // max(1, size))
 
     def without_memory(self) -> AssignmentSearch:
         """The same search on devices whose memory has no limit, for the least memory."""
@@ -133,7 +140,7 @@ class AssignmentSearch:
         if len(candidates) < 2:
             return []
         mixer = Mixer(self.estimator, candidates)
-        if mixer.num_mixtures <= ALL_MIXTURES:
+        if mixer.num_mixtures <= self.budget:
             numbers: Iterable[Sequence[int]] = product(*(range(len(each)) for each in mixer.choices))
             found = [each for chosen in numbers if (each := self.mixture(mixer, chosen)) is not None]
         else:
@@ -141,39 +148,26 @@ class AssignmentSearch:
         return sorted(found, key=self.goal.of)[:FINALISTS]
 
     def improved(self, mixer: Mixer) -> list[Alternative]:
-        """The best by the estimate, and the best of these with single units changed while that is better."""
-        total = len(mixer.choices)
-        labels = mixer.best(self.goal.of_estimate, WIDTH, lambda done: self._show(done, total, "mixing layouts"))
+        """The best by the estimate, and the best that changes of these lead to."""
+        total, width = len(mixer.choices), EXTENDED // sum(map(len, mixer.choices))
+        labels = mixer.best(self.goal.of_estimate, width, lambda done: self._show(done, total, "mixing layouts"))
         self.num_estimated += len(labels)
         chosen: dict[tuple[int, ...], Alternative] = {}
-        for label in labels[:FINALISTS]:
+        for label in labels[: max(FINALISTS, self.budget // PRICED_BY_ESTIMATE)]:
             made = self.mixture(mixer, label.chosen)
             if made is not None:
                 chosen[label.chosen] = made
-        if not chosen:
-            return []
-        best = min(chosen, key=lambda each: self.goal.of(chosen[each]))
-        return [*chosen.values(), self._changed(mixer, best, chosen[best])]
-
-    def _changed(self, mixer: Mixer, numbers: tuple[int, ...], best: Alternative) -> Alternative:
-        """Change one unit at a time as long as the exact price improves and the budget lasts."""
-        size = len(self.graph.nodes) * self.cluster.num_devices
-        left, place, since = min(MAX_CHANGES, PRICED_NODES // max(1, size)), 0, 0
-        total = left
-        if sum(len(choices) - 1 for choices in mixer.choices) > total:
-            return best
-        while left > 0 and since < len(mixer.choices):
-            for number in range(len(mixer.choices[place])):
-                if number == numbers[place] or left <= 0:
-                    continue
-                left -= 1
-                self._show(total - left, total, "improving the best")
-                changed = (*numbers[:place], number, *numbers[place + 1 :])
-                made = self.mixture(mixer, changed)
-                if made is not None and self.goal.of(made) < self.goal.of(best):
-                    numbers, best, since = changed, made, -1
-            place, since = (place + 1) % len(mixer.choices), since + 1
-        return best
+        changes = Changes(
+            lambda numbers: self.mixture(mixer, numbers),
+            self.goal.of,
+            [len(choices) for choices in mixer.choices],
+            self.budget,
+            lambda done: self._show(done, self.budget, "improving the best"),
+        )
+        if not chosen or not changes.can_try_all_of_one_unit:
+            return [*chosen.values()]
+        starts = sorted(chosen.items(), key=lambda each: self.goal.of(each[1]))[:FINALISTS]
+        return [*chosen.values(), changes.best(starts)]
 
     def mixture(self, mixer: Mixer, chosen: Sequence[int]) -> Alternative | None:
         return self.price(f"{MIXED}: {', '.join(mixer.names(chosen))}", {}, mixer.layouts(chosen))
