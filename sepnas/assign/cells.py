@@ -20,7 +20,7 @@ Needs = Mapping[str, Mapping[int, tuple[Region, ...]]]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class NodeCell:
-    """A node under a layout: per device the seconds of computing it, its weights and its values in bytes.
+    """A node under a layout: per device the seconds of computing it, its weights and what it makes in bytes.
 
     Two cells are equal only if they are one object. ``number`` counts the cells of a node.
     """
@@ -30,7 +30,7 @@ class NodeCell:
     layout: Layout
     seconds: tuple[tuple[int, float], ...]
     weight_bytes: tuple[tuple[int, int], ...]
-    value_bytes: tuple[tuple[int, int], ...]
+    made_bytes: tuple[tuple[int, int], ...]
     needs: Needs
 
 
@@ -41,7 +41,7 @@ class _Part:
     macs: int
     operators: tuple[Operator, ...]
     weight_bytes: int
-    value_bytes: int
+    made_bytes: int
     needs: tuple[tuple[str, Region], ...]
 
 
@@ -67,7 +67,7 @@ class Cells:
         for device, part in self._parts_of(place, layout):
             seconds[device] = seconds.get(device, 0.0) + self._part_s(place, device, part)
             stored[device] = stored.get(device, 0) + part.weight_bytes
-            values[device] = values.get(device, 0) + part.value_bytes
+            values[device] = values.get(device, 0) + part.made_bytes
             for name, region in part.needs:
                 needs.setdefault(name, {}).setdefault(device, []).append(region)
         self._counts[place] += 1
@@ -96,8 +96,8 @@ class Cells:
                     stored += FLOAT_BYTES * region.num_values
                 else:
                     needs.append((node.inputs[role], region))
-            values = FLOAT_BYTES * (part.region.num_values + sum(region.num_values for _, region in needs))
-            self._parts[place, key] = _Part(part.macs, part.smaller.operators, stored, values, tuple(needs))
+            made = FLOAT_BYTES * part.region.num_values
+            self._parts[place, key] = _Part(part.macs, part.smaller.operators, stored, made, tuple(needs))
         return self._parts[place, key]
 
     def _part_s(self, place: int, device: int, part: _Part) -> float:

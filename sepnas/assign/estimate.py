@@ -6,7 +6,8 @@ when its reader is known, and counts no segments, so its times differ by some pe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from sepnas.assign.cells import Cells, NodeCell
 from sepnas.assign.facts import GraphFacts
@@ -16,7 +17,7 @@ from sepnas.cost.routes import routes_of
 from sepnas.cost.times import times_of
 from sepnas.partition.graph import Graph
 from sepnas.partition.parts import Layouts
-from sepnas.partition.regions import contains
+from sepnas.partition.regions import contains, joined
 from sepnas.plan.kinds.kind import whole
 from sepnas.plan.shapes import FLOAT_BYTES, Region
 from sepnas.plan.steps import CLIENT
@@ -64,6 +65,8 @@ class Estimator:
             if transfers is None:
                 return None
             arrived_s = self._carried(label, output.tensor, transfers, times).get(device, 0.0)
+            if transfers:
+                self._assembled(label, output.tensor, {device: (everything,)}, transfers)
             now = label.clock_s[device] = max(label.clock_s[device], arrived_s, times.get(device, 0.0))
             nbytes = FLOAT_BYTES * everything.num_values
             label.client_bytes += nbytes
@@ -86,6 +89,7 @@ class Estimator:
             label.made[name] = cell, times
         for name in self.facts.ended(place):
             label.made.pop(name, None)
+            label.tensors.release(name)
             if self.facts.readers.get(name, 0) > 1:
                 label.received = {key: value for key, value in label.received.items() if key[0] != name}
         return True
@@ -101,11 +105,28 @@ class Estimator:
                 transfers = self._transfers.between(tensor, maker, cell)
                 if transfers is None:
                     return False
+                sent = label.messages
                 arrivals = self._carried(label, tensor, transfers, times) if transfers else {}
+                if label.messages > sent:
+                    self._assembled(label, tensor, cell.needs[tensor], transfers)
             for device, arrival_s in arrivals.items():
                 if arrival_s > ready.get(device, 0.0):
                     ready[device] = arrival_s
         return True
+
+    def _assembled(
+        self,
+        label: Label,
+        tensor: str,
+        needs: Mapping[int, Sequence[Region]],
+        transfers: Sequence[RegionTransfer],
+    ) -> None:
+        """Put together what devices have and were sent, unless all of it came in one message."""
+        owners, last = label.made[tensor][0].layout.devices, self.facts.readers[tensor] == 1
+        for device, count in Counter(device for _, device, _, _ in transfers).items():
+            if count > 1 or device in owners:
+                needed = sum(region.num_values for region in joined(needs[device]))
+                label.tensors.assemble(tensor, device, FLOAT_BYTES * needed, last)
 
     def _compute(self, label: Label, cell: NodeCell, ready: dict[int, float]) -> bool:
         clock, began = label.clock_s, label.began_s
@@ -114,9 +135,9 @@ class Estimator:
             began[device] = min(began[device], start_s)
             clock[device] = start_s + spent_s
             label.busy[device] += spent_s
-        for device, nbytes in cell.value_bytes:
-            if nbytes > label.values[device]:
-                label.values[device] = nbytes
+        for name in self.facts.nodes[cell.place].outputs:
+            for device, nbytes in cell.made_bytes:
+                label.tensors.make(name, device, nbytes)
         for device, nbytes in cell.weight_bytes:
             label.weights[device] += nbytes
             if label.weights[device] > label.memory_bytes[device]:
@@ -131,6 +152,7 @@ class Estimator:
                 arrival_s = label.network.carry((CLIENT, device), 0.0, nbytes)[1]
                 label.client_bytes += nbytes
                 label.received[tensor, device, region] = arrival_s
+                label.tensors.receive(tensor, device, FLOAT_BYTES * region.num_values)
             ready[device] = max(ready.get(device, 0.0), arrival_s)
         return ready
 
@@ -144,6 +166,8 @@ class Estimator:
             arrival_s = self._received(label, tensor, device, region) if again else None
             if arrival_s is None:
                 arrival_s = self._sent(label, source, device, nbytes, region.num_values, made_s.get(source, 0.0))
+                label.tensors.end_run(source)
+                label.tensors.receive(tensor, device, FLOAT_BYTES * region.num_values)
                 if again:
                     label.received[tensor, device, region] = arrival_s
             if arrival_s > ready.get(device, 0.0):
@@ -190,12 +214,16 @@ class Estimator:
 
     def _sum(self, label: Label, cell: NodeCell, partial: Sequence[RegionTransfer], times: dict[int, float]) -> None:
         """Send partial sums, and wait for them where the sum is kept; ``times`` becomes when each owner has it."""
+        [name] = self.facts.nodes[cell.place].outputs
         arrived = dict[int, float]()
         for source, device, nbytes, region in partial:
             arrival_s = self._sent(label, source, device, nbytes, region.num_values, times[source])
             arrived[device] = max(arrived.get(device, 0.0), arrival_s)
+            label.tensors.end_run(source)
+            label.tensors.receive(name, device, FLOAT_BYTES * region.num_values)
         times.clear()
         for device, region in cell.layout.pieces:
+            label.tensors.assemble(name, device, FLOAT_BYTES * region.num_values, True)
             now = max(label.clock_s[device], arrived.get(device, 0.0))
             if self._has_costs:
                 now += self._times[device].merge_s(len(cell.layout.spans) * region.num_values)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sepnas.assign.cells import NodeCell
+from sepnas.assign.tensor_memory import TensorMemory
 from sepnas.cost.routes import Network
 from sepnas.plan.shapes import Region
 from sepnas.plan.wire import FRAME_HEADER_BYTES
@@ -20,7 +21,7 @@ _NEVER = float("inf")
 
 @dataclass(slots=True, eq=False)
 class Label:
-    """Per device: when it has finished (``clock_s``), when it began, its busy time, bytes of weights and values.
+    """Per device: when it has finished (``clock_s``), when it began, its busy time, bytes of weights and tensors.
 
     ``made`` has the cell of each tensor that is still read, and when each device has its part of it. ``received`` has
     the regions that devices were sent and may read again, with their arrivals. ``wires_s`` is the time for which each
@@ -34,7 +35,7 @@ class Label:
     began_s: list[float]
     busy: list[float]
     weights: list[int]
-    values: list[int]
+    tensors: TensorMemory
     made: dict[str, tuple[NodeCell, dict[int, float]]]
     received: dict[tuple[str, int, Region], float]
     payload_bytes: int = 0
@@ -51,15 +52,15 @@ class Label:
         count = cluster.num_devices
         zeros, memory_bytes = [0.0] * count, [device.memory_bytes if bounded else _NEVER for device in cluster.devices]
         return Label(
-            cluster, memory_bytes, Network(cluster), zeros[:], [_NEVER] * count, zeros[:], [0] * count, [0] * count,
-            {}, {}, sent_bytes=[0] * count,
+            cluster, memory_bytes, Network(cluster), zeros[:], [_NEVER] * count, zeros[:], [0] * count,
+            TensorMemory(count), {}, {}, sent_bytes=[0] * count,
         )  # fmt: skip
 
     def copy(self) -> Label:
         return Label(
             self.cluster, self.memory_bytes, self.network.copy(), self.clock_s[:], self.began_s[:], self.busy[:],
-            self.weights[:], self.values[:], dict(self.made), dict(self.received), self.payload_bytes, self.messages,
-            self.client_bytes, self.sent_bytes[:], dict(self.wires_s), self.answered_s, self.chosen,
+            self.weights[:], self.tensors.copy(), dict(self.made), dict(self.received), self.payload_bytes,
+            self.messages, self.client_bytes, self.sent_bytes[:], dict(self.wires_s), self.answered_s, self.chosen,
         )  # fmt: skip
 
     @property
@@ -84,7 +85,7 @@ class Label:
 
     @property
     def peak_memory_bytes(self) -> tuple[int, ...]:
-        return tuple(stored + values for stored, values in zip(self.weights, self.values, strict=True))
+        return tuple(stored + values for stored, values in zip(self.weights, self.tensors.most, strict=True))
 
     @property
     def energy_j(self) -> tuple[float, ...]:

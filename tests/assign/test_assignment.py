@@ -119,17 +119,20 @@ def test_small_mixtures_are_optimal(objective: str, seed: int) -> None:
 
 
 def test_estimates_are_near_the_simulator() -> None:
-    """For each scheme the estimated latency is near the simulated one, mostly equal; bytes are equal."""
+    """For each scheme the estimated latency is near the simulated one, mostly equal; so is memory; bytes are equal."""
     graph, cluster = residual_network().graph(), cluster_of(SLOW, SLOW, 2 * SLOW)
     search = AssignmentSearch(graph, cluster, Goal(LATENCY_S), UNCONVERTED)
-    ratios = []
+    ratios, memory = [], []
     for each in [*search.singles(), *search.splits()]:
         exact = search.price(each.scheme, {}, each.layouts)
         assert exact is not None
         assert each.estimate.payload_bytes == exact.costs["payload_bytes"]
         ratios.append(each.estimate.latency_s / exact.costs["latency_s"])
+        memory.append(max(each.estimate.peak_memory_bytes) / exact.costs["memory_bytes"])
     assert 0.9 < min(ratios) <= median(ratios) < 1.001
     assert max(ratios) < 1.3
+    assert 0.95 < min(memory) <= median(memory) < 1.01
+    assert max(memory) < 1.3
 
 
 def test_equal_devices_are_interchangeable() -> None:
