@@ -497,6 +497,11 @@ def check_exportable(run: Path) -> None:
     """Raise :class:`DeploymentError` unless the folder is a training run with a finished epoch."""
     from sepnas.train.checkpoint import BEST, DATA
 
+    if not run.is_dir():
+        raise DeploymentError(
+            f"{run}: no such folder; expected a training run, which `sepnas train ARCHITECTURE --out {run}` makes, or "
+            f"an imported network, which `sepnas import NETWORK --out {run}` writes"
+        )
     for file in (DATA, BEST):
         if not (run / file).exists():
             raise DeploymentError(

@@ -15,6 +15,8 @@ _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 # In three digits 999.6 kB is 1 MB, not 1000 kB.
 _ROUNDED = 0.9995
 _SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+_LONG = 1e15
+"""Numbers from here on are written with three digits and an exponent."""
 
 
 def format_bytes(count: float) -> str:
@@ -44,17 +46,22 @@ def format_joules(energy_j: float) -> str:
 
 
 def _three_digits(number: float, unit: str) -> str:
-    return f"{number:.3g} {unit}" if abs(number) < 999.5 else f"{number:,.0f} {unit}"
+    return f"{number:.3g} {unit}" if abs(number) < 999.5 else f"{_decimals(number, 0)} {unit}"
+
+
+def _decimals(value: float, places: int) -> str:
+    """1234.5 as 1,234.50, with so many decimal places."""
+    return f"{value:,.{places}f}" if abs(value) < _LONG else f"{value:.3g}"
 
 
 def format_rate(per_s: float) -> str:
     """``12.345`` as ``12.3/s``."""
-    return f"{per_s:.3g}/s" if abs(per_s) < 999.5 else f"{per_s:,.0f}/s"
+    return f"{per_s:.3g}/s" if abs(per_s) < 999.5 else f"{_decimals(per_s, 0)}/s"
 
 
 def format_share(share: float) -> str:
     """``0.9722`` as ``97.22 %``."""
-    return f"{100 * share:.2f} %"
+    return f"{100 * share:.2f} %" if abs(share) < _LONG else f"{100 * share:.3g} %"
 
 
 def format_count(count: int, noun: str) -> str:
@@ -87,13 +94,13 @@ def format_idle(used: Collection[int], num_devices: int) -> str:
 
 def number(value: float) -> str:
     """1234567 as 1,234,567."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
+    return f"{value:,}" if isinstance(value, int) else _decimals(value, 3)
 
 
 def seconds(value: float) -> str:
     """A time in seconds, in a readable unit."""
     if value >= 1:
-        return f"{value:.2f} s"
+        return f"{value:.2f} s" if value < _LONG else f"{value:.3g} s"
     return f"{1e3 * value:.2f} ms" if value >= 1e-3 else f"{1e6 * value:.0f} µs"
 
 

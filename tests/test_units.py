@@ -7,7 +7,21 @@ from functools import partial
 
 import pytest
 
-from sepnas.units import parse_bytes, parse_joules, parse_seconds, parse_share, parse_timeout
+from sepnas.units import (
+    format_bytes,
+    format_joules,
+    format_rate,
+    format_seconds,
+    format_share,
+    number,
+    parse_bytes,
+    parse_joules,
+    parse_rate,
+    parse_seconds,
+    parse_share,
+    parse_timeout,
+    seconds,
+)
 
 timeout = partial(parse_timeout, max_s=86_400)
 
@@ -71,3 +85,21 @@ def test_a_quantity_is_finite_and_not_rounded_to_zero(read, unit: str, number: s
 def test_a_zero_that_is_written_is_read(zero: str) -> None:
     """A quantity that was written as 0 is 0."""
     assert parse_seconds(zero) == 0
+
+
+@pytest.mark.parametrize(
+    ("write", "read", "text"),
+    [
+        (format_bytes, parse_bytes, "1e+291 GB"),
+        (format_seconds, parse_seconds, "1e+300 s"),
+        (format_joules, parse_joules, "1e+300 J"),
+        (format_rate, parse_rate, "1e+300/s"),
+    ],
+)
+def test_large_numbers_are_written_with_an_exponent(write, read, text: str) -> None:  # type: ignore[no-untyped-def]
+    """A figure of 300 digits is shown with three of them, and is read back; one of twelve digits is shown whole."""
+    assert write(1e300) == text
+    assert read(text) == pytest.approx(1e300)
+    assert "123,456,789,012" in format_seconds(123_456_789_012.0)
+    assert max(len(each(1e300)) for each in (seconds, number, format_share)) < 12
+    assert number(17_563_828_224) == "17,563,828,224"

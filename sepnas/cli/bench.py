@@ -184,9 +184,9 @@ def _print_bench(result: BenchResult, predicted: Prediction | None, plan: str | 
     if predicted is not None:
         threads = format_threads(predicted.cluster.threads[: predicted.plan.num_devices])
         table.add(f"latency, predicted, {threads}", seconds(predicted.latency_s))
-    table.add(f"{noun}s a second", number(result.images_per_s))
+    table.add(f"{noun}s a second", number(result.samples_per_s))
     if result.stream is not None:
-        table.add(f"{noun}s a second, {result.stream.in_flight} in flight", number(result.stream.images_per_s))
+        table.add(f"{noun}s a second, {result.stream.in_flight} in flight", number(result.stream.samples_per_s))
     table.add("payload bytes a request, counted", number(result.payload_bytes_per_request))
     table.add("payload bytes a request, predicted", number(result.payload_bytes_predicted))
     table.add("with frame headers, counted", number(result.frame_bytes_per_request))
@@ -220,9 +220,9 @@ def print_emulated(found: EmulatedBench) -> None:
         ("total bytes", result.total_bytes_per_request, result.total_bytes_predicted),
     ):
         table.add(f"{name} a request", number(counted), number(predicted_bytes), "")
-    table.add(f"{noun}s a second", number(result.images_per_s), "", "")
+    table.add(f"{noun}s a second", number(result.samples_per_s), "", "")
     if (predicted_per_s := found.stream_predicted()) is not None and result.stream is not None:
-        measured_per_s = result.stream.images_per_s
+        measured_per_s = result.stream.samples_per_s
         table.add(
             f"{noun}s a second, {result.stream.in_flight} in flight",
             *(number(measured_per_s), number(predicted_per_s), f"{measured_per_s / predicted_per_s:.3f}"),

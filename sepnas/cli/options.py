@@ -248,6 +248,8 @@ NameOrAny = Annotated[
 ]
 
 
+PLAN_CONTENT = "another network's plan"
+ReplacePlan = Annotated[bool, typer.Option("--force", help="Replace an existing plan file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

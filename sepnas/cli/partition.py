@@ -15,7 +15,7 @@ from sepnas.assign.goal import SHORT_NAMES
 from sepnas.cli.assignment_table import show_assignment
 from sepnas.cli.bounds import PlanBoundOptions
 from sepnas.cli.grouped import grouped
-from sepnas.cli.options import FILE, TEXT, AsJson, cluster_to_predict_with, path_to
+from sepnas.cli.options import FILE, PLAN_CONTENT, TEXT, AsJson, ReplacePlan, cluster_to_predict_with, path_to
 from sepnas.console import print_json, say, warn
 from sepnas.partition.counts import PartitionCounts, count_partition
 from sepnas.partition.graph import Graph, load_graph
@@ -26,6 +26,7 @@ from sepnas.plan.plan import Plan
 from sepnas.spec.cluster import Cluster, uniform_cluster
 from sepnas.spec.document import few
 from sepnas.spec.figures import MAX_DEVICES
+from sepnas.spec.writing import refuse_existing
 from sepnas.tables import DataColumn, DataTable, print_table
 from sepnas.units import format_count, format_threads, number, seconds
 
@@ -57,6 +58,7 @@ def partition(
     wire: Annotated[str, typer.Option(help="The format of messages between devices.", **TEXT)] = "fp32",
     json_: AsJson = False,
     out: Annotated[Path, typer.Option(help="The plan file to write.", **FILE)] = Path("plan.json"),
+    force: ReplacePlan = False,
 ) -> None:
     """Split an imported network over devices as it is: the same answers, up to rounding.
 
@@ -72,6 +74,7 @@ def partition(
     Examples: `sepnas partition resnet50 --cluster cluster.yaml --objective throughput --bound 'latency_s<=200ms'`,
     `sepnas partition resnet50 --scheme rows --devices 4 --out plan.json`
     """
+    refuse_existing(out, force, PLAN_CONTENT)
     parts, given = _shares(shares), cluster_to_predict_with(cluster) if cluster else None
     count = devices or len(parts) or (given.num_devices if given else 0)
     if not count or (parts and len(parts) != count):

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from sepnas.cli.grouped import grouped
-from sepnas.cli.options import FILE, NameOrFile, NetworkOptions
+from sepnas.cli.options import FILE, PLAN_CONTENT, NameOrFile, NetworkOptions, ReplacePlan
 from sepnas.console import say
 from sepnas.plan.document import save_plan
+from sepnas.spec.writing import refuse_existing
 from sepnas.units import format_count, number
 
 
@@ -20,6 +21,7 @@ def plan(
     *,
     network: NetworkOptions,
     out: Annotated[Path, typer.Option(help="The plan file to write.", **FILE)] = Path("plan.json"),
+    force: ReplacePlan = False,
 ) -> None:
     """Write the plan of a network and its transmission policy: what each device computes, sends and receives.
 
@@ -30,6 +32,7 @@ def plan(
 
     Example: `sepnas plan resnext56_4x16d --devices 4 --policy hand-made --out plan.json`
     """
+    refuse_existing(out, force, PLAN_CONTENT)
     found = network.plan(name)
     save_plan(found, out)
     say(

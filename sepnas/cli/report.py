@@ -18,6 +18,7 @@ from sepnas.search.canonical import plan_key
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.read import is_plan_file, read_plan
 from sepnas.spec.cluster import Cluster, uniform_cluster
+from sepnas.spec.files import is_there
 from sepnas.units import parse_share
 
 if TYPE_CHECKING:
@@ -101,6 +102,11 @@ def report(
         )
     if architecture is None and training is not None:
         architecture = training / "architecture.json"
+        if not is_there(architecture):
+            has = f"has no {architecture.name}" if training.is_dir() else "no such folder"
+            raise SpecError(
+                f"{training}: {has}; expected a training run, which `sepnas train ARCHITECTURE --out {training}` makes"
+            )
     content = _content(title, search, training, architecture, cluster, trace)
     if given:
         parts = _compared(given, cluster, accuracy or [], devices, best)

@@ -72,7 +72,7 @@ class EmulatedBench:
         return {"plan": setting.name, **self.result.to_data()} | {
             "latency_predicted_s": asdict(self.predicted),
             "measured_by_predicted": self.ratios(),
-            "stream_predicted_images_per_s": self.stream_predicted(),
+            "stream_predicted_samples_per_s": self.stream_predicted(),
             "emulation": {
                 "cluster": setting.cluster.name,
                 "shaping": setting.shaping,

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from sepnas.errors import SpecError
 from sepnas.partition.checks import check_order, check_shapes
 from sepnas.plan.data import MAX_JOINED, Attribute, OperatorName, Role, ShapeData, TensorName, WithoutDefaults
 from sepnas.plan.kinds.derived import DerivedUse
@@ -22,6 +23,7 @@ from sepnas.plan.kinds.kind import GraphOperator, OperatorUse
 from sepnas.plan.kinds.registry import GRAPH_OPERATORS
 from sepnas.spec.document import Document, Part
 from sepnas.spec.figures import ONE_LINE, Fit, Index, Size, Text
+from sepnas.spec.files import is_there
 from sepnas.spec.preparation import Interpolation, Preparation, Scaling
 from sepnas.spec.recognise import format_of
 
@@ -214,4 +216,10 @@ def is_graph(given: str) -> bool:
 
 def load_graph(path: Path) -> Graph:
     """Read a graph, given its file or its folder; :class:`SpecError` names the node or the field that is wrong."""
-    return Graph.load(graph_file(path))
+    file = graph_file(path)
+    if not is_there(file):
+        has = f"has no {GRAPH_NAME}" if path.is_dir() else "no such file or folder"
+        raise SpecError(
+            f"{path}: {has}; expected an imported network, which `sepnas import NETWORK --out {path}` writes"
+        )
+    return Graph.load(file)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sepnas.cost.simulator import Simulation
 from sepnas.cost.timeline import Timeline
+from sepnas.errors import SpecError
 from sepnas.plan.steps import CLIENT
 from sepnas.report.content import Curve, ShownLink, ShownSpan, ShownTimeline, SplitAccuracy
 from sepnas.results.provenance import machine_facts
@@ -97,6 +98,12 @@ def kept_evaluations(given: Sequence[Path], training: Path | None) -> tuple[Clas
 
     Raises :class:`SpecError` for a missing or damaged file.
     """
+    for each in given:
+        if not is_there(each):
+            raise SpecError(
+                f"{each}: no such file or folder; expected evaluations, which `sepnas evaluate NETWORK` keeps in "
+                f"NETWORK/{EVALUATION_NAME}"
+            )
     own = [] if training is None or not is_there(training / EVALUATION_NAME) else [training]
     places = dict.fromkeys(each / EVALUATION_NAME if each.is_dir() else each for each in (*own, *given))
     return tuple(sorted(read_kept(places), key=lambda each: each.date))

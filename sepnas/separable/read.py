@@ -164,7 +164,9 @@ def _read_file(name: str) -> Architecture | None:
     if Path(name).suffix in FILE_SUFFIXES:
         return Architecture.load(name)
     if os.sep in name:  # as in no name
-        raise SpecError(f"{name}: no such file or folder of sepnas")
+        raise SpecError(
+            f"{name}: no such file or folder; expected a file of sepnas, or a network's name such as resnext56_4x16d"
+        )
     return None
 
 

@@ -79,7 +79,9 @@ def list_classes(folder: Path) -> Mapping[str, Sequence[Path]]:
 def _explained(folder: Path) -> Iterator[None]:
     try:
         if not folder.is_dir():
-            raise DataError(f"{shown_path(folder)}: no such folder")
+            raise DataError(
+                f"{shown_path(folder)}: no such folder; expected one with a folder of images for each class"
+            )
         yield
     except OSError as error:
         raise DataError(f"{shown_path(error.filename or folder)}: cannot be read: {error.strerror}") from None

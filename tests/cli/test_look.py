@@ -31,7 +31,7 @@ NETWORK = ("resnext20_4x4d", "-n", "4")
     [
         (["describe", *NETWORK, "--policy", "late.yaml"], "late.yaml: `points.0`.after is 99, but the blocks are 0..5"),
         (["describe", *NETWORK, "--policy", "no.yaml"], "no.yaml: no such file"),
-        (["describe", "runs/none"], "runs/none: no such file or folder of sepnas"),
+        (["describe", "runs/none"], "runs/none: no such file or folder; expected a file of sepnas"),
         (["describe", *NETWORK, "--policy", ""], "unknown policy ''; allowed: all-to-all"),
         (["describe", "resnext20_4x" + "4" * 5000 + "d"], "unknown architecture"),
         (["results", "nowhere"], "nowhere: is not a folder"),

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import save_file
 
 from sepnas import api
-from sepnas.errors import PlanError, SpecError
+from sepnas.errors import PlanError, SepnasError, SpecError, StorageError
 from sepnas.nets.partitioned import load_partitioned
 from sepnas.plan.document import load_plan
 from sepnas.runtime.client.session import Session
@@ -43,7 +43,7 @@ def test_a_split_is_counted_and_priced(network: Path, tmp_path: Path) -> None:
     assert "an answer; device 0 alone" in said
     assert f"{plan.payload_bytes():,}" in cli("simulate", out, "--cluster", cluster).output
     told = json.loads(
-        cli("partition", network, "--scheme", "rows", "--cluster", cluster, "--json", "--out", out).output
+        cli("partition", network, "--scheme", "rows", "--cluster", cluster, "--json", "--force", "--out", out).output
     )
     assert (told["scheme"], told["payload_bytes"]) == ("rows", plan.payload_bytes())
     assert told["latency_s"] == api.simulate(plan, cluster).latency_s > told["alone"]["latency_s"]
@@ -60,7 +60,7 @@ def test_threads_and_the_next_command_are_told(network: Path, tmp_path: Path) ->
     said = cli("partition", network, "--scheme", "rows", "--cluster", cluster, "--out", out).output
     assert "needs workers with --threads 4" in said
     assert f"next: sepnas export {network} {network.parent / 'deployment'} --plan {out}" in said
-    refused = cli("partition", network, "--scheme", "rows", "--cluster", cluster, "--devices", 3, "--out", out)
+    refused = cli("partition", network, "--scheme", "rows", "--cluster", cluster, "--devices", 3)
     assert "cluster presets has 2" in " ".join(refused.output.split())
 
 
@@ -94,11 +94,48 @@ def test_the_best_assignment_is_found(network: Path, tmp_path: Path) -> None:
     assert "partition granularity: the whole network" in said.output
     assert all(name in said.output for name in ("no split", "rows", "pipeline", "latency", "throughput", "memory"))
     plan = load_plan(out)
-    told = json.loads(cli("partition", network, "--cluster", cluster, "--json", "--out", out).output)
+    told = json.loads(cli("partition", network, "--cluster", cluster, "--json", "--force", "--out", out).output)
     chosen = told["alternatives"][told["chosen"]]
     assert (chosen["scheme"], len(told["dimensions"])) == ("no split", 5)
     assert chosen["latency_s"] == api.simulate(plan, cluster).latency_s
     assert load_plan(out) == plan
+
+
+def test_a_plan_is_replaced_only_if_asked(network: Path, tmp_path: Path) -> None:
+    """`partition` and `plan` leave an existing file as it is before they compute anything; --force replaces it."""
+    out = tmp_path / "plan.json"
+    out.write_text("mine")
+    for words in (("partition", network, "--scheme", "rows", "-n", 2), ("plan", "resnext20_4x16d", "--devices", 2)):
+        with pytest.raises(
+            StorageError, match=r"plan\.json: exists already, perhaps with another network's plan.*--force"
+        ):
+            cli(*words, "--out", out)
+        assert out.read_text() == "mine"
+    cli("partition", network, "--scheme", "rows", "-n", 2, "--force", "--out", out)
+    assert load_plan(out) == api.partition(network, "rows", 2)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("partition", "{}", "--scheme", "rows", "-n", "2"),
+        ("describe", "{}"),
+        ("export", "{}", "deployment", "--plan", "plan.json"),
+        ("evaluate", "{}"),
+        ("report", "--training", "{}"),
+        ("report", "--evaluation", "{}"),
+        ("infer", "{}", "image.png"),
+        ("pick", "{}"),
+    ],
+)
+def test_a_missing_folder_is_named_with_what_was_expected(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each command names the folder that is not there, and what should be, or the command that makes it."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SepnasError, match=rf"{tmp_path}/none\b.*(expected|name the|not the folder of)"):
+        cli(*(word.format(tmp_path / "none") for word in words))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -28,6 +28,6 @@ def asking(job: Job) -> Iterator[Asking]:
     ):
 
         def stream(request: Array, requests: int) -> float:
-            return measure_stream(session, request, requests, IN_FLIGHT).images_per_s
+            return measure_stream(session, request, requests, IN_FLIGHT).samples_per_s
 
         yield Asking(session.infer, stream=stream, facts={"payload_bytes_of_the_plan": session.manifest.payload_bytes})

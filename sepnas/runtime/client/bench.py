@@ -21,13 +21,10 @@ from sepnas.runtime.transport.counters import Counters
 
 @dataclass(frozen=True, slots=True)
 class StreamResult:
-    """Throughput with ``in_flight`` requests on their way, over the second half of the requests.
-
-    ``images_per_s`` counts samples, whatever the inputs are.
-    """
+    """Throughput with ``in_flight`` requests on their way, over the second half of the requests."""
 
     in_flight: int
-    images_per_s: float
+    samples_per_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +33,7 @@ class BenchResult:
 
     ``payload_bytes_per_request`` and ``frame_bytes_per_request`` (with headers) were counted on the sockets between the
     devices, ``input_bytes_per_request`` on those of the client; ``total_bytes_per_request`` is the payload of all
-    messages. The ``predicted`` numbers are the plan's. ``images_per_s`` counts samples, whatever the inputs are.
+    messages. The ``predicted`` numbers are the plan's.
     """
 
     requests: int
@@ -46,7 +43,7 @@ class BenchResult:
     latency_p95_s: float
     latency_p99_s: float
     latency_min_s: float
-    images_per_s: float
+    samples_per_s: float
     payload_bytes_per_request: int
     frame_bytes_per_request: int
     payload_bytes_predicted: int
@@ -81,7 +78,7 @@ def bench(session: Session, batch: Inputs, requests: int = 100, warmup: int = 10
         latency_p95_s=float(np.quantile(times, 0.95)),
         latency_p99_s=float(np.quantile(times, 0.99)),
         latency_min_s=float(times.min()),
-        images_per_s=float(requests * samples / times.sum()),
+        samples_per_s=float(requests * samples / times.sum()),
         payload_bytes_per_request=(after.payload_bytes - before.payload_bytes) // requests,
         frame_bytes_per_request=(after.wire_bytes - before.wire_bytes) // requests,
         payload_bytes_predicted=session.manifest.plan(session.plans[0]).payload_bytes * samples,

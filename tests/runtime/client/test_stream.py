@@ -304,7 +304,7 @@ def test_a_bench_measures_a_stream(exported):
         found = bench(session, random_batch(session.manifest, 2), requests=20, warmup=2, in_flight=3)
     assert found.stream is not None
     assert found.stream.in_flight == 3
-    assert found.stream.images_per_s > 0
+    assert found.stream.samples_per_s > 0
     assert found.payload_bytes_per_request == found.payload_bytes_predicted
     assert found.input_bytes_per_request == found.input_bytes_predicted > 0
     assert found.total_bytes_per_request == found.total_bytes_predicted > found.input_bytes_predicted
