@@ -137,6 +137,7 @@ MORE = {
 WITHOUT = {"status": {"--watch"}}
 BLOCKS = {
     "make demo": "run by tests/local/test_demo.py and by every run of the tests",
+    "sepnas cluster": "run",
     ". .venv/bin/activate": "run",
     "sepnas worker deployment/device1": "run",
     "sepnas train architecture.json --wire fp32": "run",
@@ -252,6 +253,20 @@ def ask_over_http(address: str, image: Path) -> str:
             if error.code not in (503, 504) or time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(TIMEOUT_S)
+def test_a_network_of_a_library_is_split_as_the_readme_says(run: Callable[..., str], tmp_path: Path) -> None:
+    """From a network of a library to the classes that its split gives, in the README's words, with a small network."""
+    for label in ("0", "217"):
+        folder = tmp_path / "imagenette/val" / label
+        folder.mkdir(parents=True)
+        pixels = np.random.default_rng(int(label)).integers(0, 256, (96, 80, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / "image.png")
+    for line in joined(block_that_begins("sepnas cluster")):
+        found = run(line.replace("torchvision:resnet50 --weights pretrained", "timm:test_resnet"))
+    assert "2 of 2 images get the same class" in found
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ def answered(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     return logits.astype(np.float32), numbers.integers(0, present, count)
 
 
+@pytest.mark.filterwarnings("ignore:A single label was found")
 @settings(max_examples=25, deadline=None)
 @given(answered(), st.integers(1, 20))
 def test_scores_are_those_of_scikit_learn(found: tuple[np.ndarray, np.ndarray], batch: int) -> None:
