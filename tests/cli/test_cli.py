@@ -185,7 +185,7 @@ def test_help_knows_the_supernets_epochs() -> None:
         (["describe", "resnext20_4x4d", "-n", "4", "--policy", "star"], "unknown policy 'star'; allowed: all-to-all"),
         (["describe", "no.yaml"], "no.yaml: no such file"),
         (["schema", "job"], "unknown document 'job'; allowed: architecture, classifier-evaluations"),
-        (["export", "nowhere", "out"], "nowhere: not a finished training run"),
+        (["export", "nowhere", "out"], "nowhere: no such folder; expected a training run"),
         (["report"], "nothing to report: name at least one of --search"),
         (["pick", "nowhere"], "nowhere"),
         (["train", "resnext11_1x4d", "--data", "digit", "--out", "x"], "unknown data set 'digit'; allowed: digits"),
