@@ -14,6 +14,8 @@ _NO_MATTER = frozenset(
     ("device", "pin_memory", "layout", "memory_format", "non_blocking", "copy", "implicit", "requires_grad")
 )
 """Arguments about where tensors lie, which change no value."""
+_COPY = "copy.default"
+"""What a tensor is after another one was written into it: the other one, if it has the same sizes and type."""
 _SAME_IF_SAME_SHAPE = frozenset(("reshape", "expand", "slice"))
 
 
@@ -26,8 +28,10 @@ class AtenNode:
     dims: Mapping[str, Dims]
     arguments: Attributes
     outputs: tuple[Dims, ...]
-    dtypes: tuple[str, ...] = ("float32", "float32")
-    """Of the first operand and of the first output."""
+    dtypes: Mapping[str, str]
+    """Of the operands, by role."""
+    made_dtype: str
+    """Of the first output."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ def translate(node: AtenNode, axes: Mapping[str, str]) -> Translated:
     first = next(iter(node.operands.values()), None)
     if node.overload in IDENTITIES and not arguments.get("train", False):
         return Translated("identity", same_as=first)
+    if _copies_all(node):
+        return Translated("identity", same_as=node.operands["src"])
     kind = BY_OVERLOAD.get(node.overload)
     if kind is not None:
         known = _known(kind, node, arguments)
@@ -56,6 +62,12 @@ def translate(node: AtenNode, axes: Mapping[str, str]) -> Translated:
             names = kind.axes(use, {role: axes[tensor] for role, tensor in node.operands.items()})
             return Translated(kind.name, known, with_spares(names))
     return Translated(f"aten.{node.overload}", arguments)
+
+
+def _copies_all(node: AtenNode) -> bool:
+    """Whether a call gives its operand ``src`` as it is."""
+    is_whole = node.overload == _COPY and node.dims["src"] == node.outputs[0]
+    return is_whole and node.dtypes["src"] == node.made_dtype
 
 
 def _known(kind: GraphOperator, node: AtenNode, arguments: Attributes) -> Attributes | None:
@@ -71,7 +83,7 @@ def _known(kind: GraphOperator, node: AtenNode, arguments: Attributes) -> Attrib
 def _changes_nothing(kind: GraphOperator, node: AtenNode, attributes: Attributes) -> bool:
     first = next(iter(node.dims.values()))
     if kind.name == "cast":
-        return node.dtypes[0] == node.dtypes[1]
+        return next(iter(node.dtypes.values())) == node.made_dtype
     if kind.name == "permute":
         return list(attributes["dims"]) == sorted(attributes["dims"])
     if kind.name == "pad":

@@ -101,6 +101,44 @@ def test_names_of_outputs_come_from_the_module() -> None:
     torch.testing.assert_close(found["y_0"], wanted["y"][0])
 
 
+class Extremes(nn.Module):
+    """Largest and smallest values with places that nobody reads, and a tensor that is written into another one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.clone()
+        y.copy_(x * 2)
+        y += x.max(1, keepdim=True).values
+        return y - x.min(-1)[0].unsqueeze(-1)
+
+
+def test_extremes_and_copies_are_known() -> None:
+    """`max(dim)` without its places is a reduction, and a copy of the same size is the tensor itself."""
+    module = Extremes().eval()
+    graph, weights, [x] = traced(module, (4, 6))
+    assert graph.opaque_nodes == ()
+    assert [node.attributes for node in graph.nodes if node.operator == "amax"] == [{"dim": 1, "keepdim": True}]
+    assert "amin" in {node.operator for node in graph.nodes}
+    torch.testing.assert_close(GraphNetwork(graph, weights)(x), module(x), rtol=0, atol=0)
+
+
+class Places(nn.Module):
+    """The places of largest values are read, and a copy is a conversion."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        largest, places = x.max(1)
+        return {"largest": largest, "places": places, "whole": torch.empty_like(x, dtype=torch.int64).copy_(x)}
+
+
+def test_places_and_conversions_stay_whole() -> None:
+    """`max(dim)` with its places, and a copy to another type, are computed as they are."""
+    module = Places().eval()
+    graph, weights, [x] = traced(module, (4, 6))
+    assert "aten.max.dim" in {node.operator for node in graph.opaque_nodes}
+    found, wanted = GraphNetwork(graph, weights)(x), module(x)
+    assert isinstance(found, dict)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
 def test_axes_have_names() -> None:
     """The features of a convolutional network are NCHW, and its logits are NC."""
     graph, _, _ = traced(made("torchvision:squeezenet1_1"), (3, 64, 64))

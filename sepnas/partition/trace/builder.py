@@ -225,7 +225,8 @@ class GraphBuilder:
             {role: self.tensors[name].dims for role, name in operands.items()},
             arguments,
             tuple(tuple(value.shape) for value in values),
-            (self._dtype_of(operands), dtype_name(values[0].dtype)),
+            {role: self.tensors[name].dtype for role, name in operands.items()},
+            dtype_name(values[0].dtype),
         )
         several = len(values) > 1 and not (overload in BY_OVERLOAD and uses_first_only(node))
         found = translate(call, {name: self.tensors[name].axes for name in operands.values()})
@@ -260,9 +261,6 @@ class GraphBuilder:
             if name not in self.tensors:
                 dims = tuple(self.constants[name].shape)
                 raise ImportFailedError(f"tensor '{name}' of shape {dims} holds no value")
-
-    def _dtype_of(self, operands: dict[str, str]) -> str:
-        return next((self.tensors[name].dtype for name in operands.values()), "")
 
     def _add_pieces(self, node: fx.Node, overload: str, values: list[Tensor]) -> None:
         """Each piece of a split becomes a slice of its own, and each of an unbinding a selection."""

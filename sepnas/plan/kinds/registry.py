@@ -81,8 +81,9 @@ def _pooling() -> Iterator[GraphOperator]:
             yield AdaptivePooling(name, (f"{name}.default",), spatial)
     yield Reduction("mean", ("mean.dim", "mean.default"))
     yield Reduction("sum", ("sum.dim_IntList", "sum.default"))
-    for name in ("amax", "amin", "logsumexp"):
-        yield Reduction(name, (f"{name}.default",))
+    for name, with_places in (("amax", "max.dim"), ("amin", "min.dim")):
+        yield Reduction(name, (f"{name}.default", with_places))
+    yield Reduction("logsumexp", ("logsumexp.default",))
     for name in ("var", "std"):
         yield Reduction(name, (f"{name}.correction",))
     yield Reduction("vector_norm", ("linalg_vector_norm.default",))
