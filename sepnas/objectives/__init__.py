@@ -21,7 +21,7 @@ from sepnas.objectives.known import (
     names_losing_devices,
     shown_objectives,
 )
-from sepnas.objectives.objective import Answers, Objective, SimulatedCosts, StreamedCosts
+from sepnas.objectives.objective import Answers, Direction, Objective, SimulatedCosts, StreamedCosts
 
 __all__ = [
     "ACCURACY",
@@ -37,6 +37,7 @@ __all__ = [
     "Answers",
     "Bound",
     "Bounds",
+    "Direction",
     "Objective",
     "SimulatedCosts",
     "StreamedCosts",

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic
 
 import moocore
 import numpy as np
 
-from sepnas.objectives import is_evaluated
 from sepnas.search.explorer import TRIES_IN_VAIN
-from sepnas.search.genes import GenePool, Genes
-from sepnas.search.pareto import Points, improvement, log_shares
-from sepnas.search.predictor import AccuracyPredictor, Describer, Floats
-from sepnas.search.screen import Screen, Screened, first_genotypes, reference_costs
-from sepnas.separable.space import SearchSpace
+from sepnas.search.genes import GenePool
+from sepnas.search.pareto import Points, improvement
+from sepnas.search.predictor import AccuracyPredictor
+from sepnas.search.problem import Features, Genes, PricedT, Problem
 
 CHILDREN = 16
 """Number of children simulated per evaluated candidate, once accuracy can be predicted."""
@@ -29,20 +28,20 @@ OPTIMISM = 1.0
 
 
 @dataclass
-class _Child:
+class _Child(Generic[PricedT]):
     """A candidate before or after evaluation.
 
     ``guess`` holds the predicted mean and deviation of each accuracy; ``point`` the measured objectives as shares.
     """
 
-    screened: Screened
+    priced: PricedT
     genes: Genes
-    row: Floats
+    row: Features
     guess: dict[str, tuple[float, float]] | None = None
     point: Points | None = None
 
 
-class EvolutionProposer:
+class EvolutionProposer(Generic[PricedT]):
     """Multi-objective evolution with a screen, a memory and a predictor before the expensive evaluation.
 
     Children are bred from the front. Known and infeasible children are never proposed. The proposed child has the
@@ -54,25 +53,22 @@ class EvolutionProposer:
     (NSGANetV2, arXiv 2007.10396).
     """
 
-    def __init__(self, space: SearchSpace, screen: Screen, seed: int, predictor: bool = True) -> None:
-        self.space, self.screen, self.seed, self.predictor = space, screen, seed, predictor
-        self.pool, self.describe = GenePool(space, seed), Describer(space)
-        self.bounds = space.constraints.bounds(evaluated=True)
-        self.bounded = bool(self.bounds)
-        self.worst = reference_costs(space, screen.cluster, seed)
-        self.first = deque(self.pool.genes(genotype) for genotype in first_genotypes(space))
+    def __init__(self, problem: Problem[PricedT], seed: int, predictor: bool = True) -> None:
+        self.problem, self.seed, self.predictor = problem, seed, predictor
+        self.pool = GenePool(problem.choices, seed)
+        self.first = deque(self.pool.genes(genotype) for genotype in problem.first)
         self.seen: set[str] = set()
         self.nearest: list[tuple[float, Genes]] = []
-        self.waiting: list[_Child] = []
-        self.pending: dict[str, _Child] = {}
-        self.best: list[_Child] = []
-        self.rows: list[Floats] = []
-        self.accuracies: dict[str, list[float]] = {name: [] for name in space.objectives if is_evaluated(name)}
+        self.waiting: list[_Child[PricedT]] = []
+        self.pending: dict[str, _Child[PricedT]] = {}
+        self.best: list[_Child[PricedT]] = []
+        self.rows: list[Features] = []
+        self.accuracies: dict[str, list[float]] = {name: [] for name in problem.evaluated}
         self.learned = 0
         self.models: dict[str, AccuracyPredictor] = {}
         self.duplicates = self.rejected = 0
 
-    def propose(self) -> Screened | None:
+    def propose(self) -> PricedT | None:
         """A new feasible candidate to evaluate; None if the space seems exhausted."""
         self._learn()
         self._grow(CHILDREN if self.models else 1)
@@ -81,8 +77,8 @@ class EvolutionProposer:
         if self.models:
             self._sort_by_promise()
         chosen = self.waiting.pop(0)
-        self.pending[chosen.screened.key] = chosen
-        return chosen.screened
+        self.pending[chosen.priced.key] = chosen
+        return chosen.priced
 
     def tell(self, key: str, objectives: Mapping[str, float]) -> None:
         """Record the measured objectives of a proposed candidate."""
@@ -103,11 +99,11 @@ class EvolutionProposer:
             if grown == wanted or (self.waiting and tries >= 4 * wanted):
                 break
             genes = self.first.popleft() if self.first else self._breed(tries)
-            found = self.screen(self.pool.genotype(genes))
+            found = self.problem.price(self.pool.genotype(genes))
             if found.key in self.seen:
                 self.duplicates += 1
             elif found.feasible:
-                self.waiting.append(_Child(found, genes, self.describe(found, genes)))
+                self.waiting.append(_Child(found, genes, self.problem.describe(found, genes)))
                 grown += 1
             else:
                 self.rejected += 1
@@ -143,34 +139,33 @@ class EvolutionProposer:
         front = front[moocore.is_nondominated(front)]
         gains = [self._gain(front, self._guessed(child, OPTIMISM)) for child in self.waiting]
         order = np.argsort(-np.asarray(gains), kind="stable")
-        self.seen.difference_update(self.waiting[index].screened.key for index in order[KEPT:])
+        self.seen.difference_update(self.waiting[index].priced.key for index in order[KEPT:])
         self.waiting = [self.waiting[index] for index in order[:KEPT]]
 
-    def _guess(self, children: Sequence[_Child]) -> None:
+    def _guess(self, children: Sequence[_Child[PricedT]]) -> None:
         new = [child for child in children if child.guess is None]
         for name, model in self.models.items() if new else ():
             means, deviations = model.guess([child.row for child in new])
             for child, mean, deviation in zip(new, means, deviations, strict=True):
                 child.guess = (child.guess or {}) | {name: (float(mean), float(deviation))}
 
-    def _guessed(self, child: _Child, optimism: float) -> Points:
+    def _guessed(self, child: _Child[PricedT], optimism: float) -> Points:
         guesses = child.guess or dict.fromkeys(self.accuracies, (0.0, 0.0))
         hoped = {name: min(1.0, mean + optimism * deviation) for name, (mean, deviation) in guesses.items()}
-        return self._shares({**child.screened.costs, **hoped})
+        return self._shares({**child.priced.costs, **hoped})
 
     def _shares(self, measured: Mapping[str, float]) -> Points:
-        """Log shares of the objectives.
+        """The objectives on the problem's scales.
 
         Beyond an accuracy bound, all shares are 1 plus the excess: any feasible point dominates an infeasible one, and
         the nearer of two infeasible points dominates the other.
         """
-        points = log_shares({name: measured[name] for name in self.space.objectives}, self.worst)
-        if self.bounded and (excess := self.bounds.excess(measured)):
-            return np.full_like(points, 1 + excess)
-        return points
+        points = self.problem.scale(measured)
+        excess = self.problem.excess(measured)
+        return np.full_like(points, 1 + excess) if excess else points
 
     def _gain(self, front: Points, point: Points) -> float:
         """The hypervolume that a point adds; beyond an accuracy bound, minus the excess."""
-        if self.bounded and point.min() > 1:
+        if point.min() > 1:
             return 1 - float(point.min())
         return improvement(front, point)

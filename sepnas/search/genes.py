@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sepnas.separable.space import Choice, Genotype, SearchSpace
+from sepnas.search.problem import Genes
+from sepnas.separable.space import Choice, Genotype
 
-Genes: TypeAlias = NDArray[np.int64]
 CROSSOVER = 0.5
 MAX_MUTATIONS = 3
 
@@ -22,8 +20,8 @@ class GenePool:
     too slow to select one of many children; this takes some hundredths of a millisecond.
     """
 
-    def __init__(self, space: SearchSpace, seed: int) -> None:
-        self.choices = space.choices()
+    def __init__(self, choices: Mapping[str, tuple[Choice, ...]], seed: int) -> None:
+        self.choices = choices
         self.counts = np.array([len(values) for values in self.choices.values()])
         self.random = np.random.default_rng(seed)
 

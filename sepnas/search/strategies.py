@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from sepnas.search.explorer import Proposer, StrategyName
+from sepnas.search.policy_problem import PolicyProblem
 from sepnas.search.screen import Screen, Screened
 
 POPULATIONS: Mapping[StrategyName, int] = MappingProxyType({"nsga2": 24, "regularized-evolution": 100})
@@ -52,9 +53,9 @@ def make_proposer(name: StrategyName, screen: Screen, seed: int) -> CountingProp
     if name in ("predictive", "evolution"):
         from sepnas.search.evolution import EvolutionProposer
 
-        return EvolutionProposer(screen.space, screen, seed, predictor=name == "predictive")
+        return EvolutionProposer(PolicyProblem(screen, seed), seed, predictor=name == "predictive")
     if name == "nsga2":
         from sepnas.search.nsga2 import Nsga2Proposer
 
-        return Nsga2Proposer(screen.space, screen, seed)
+        return Nsga2Proposer(PolicyProblem(screen, seed), seed)
     return GivenProposer(screen)

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from sepnas.errors import SearchError
 from sepnas.search import load_candidates
+from sepnas.search.describer import Describer
 from sepnas.search.explorer import STRATEGIES, StrategyName
 from sepnas.search.genes import GenePool
 from sepnas.search.pareto import improvement, log_shares
-from sepnas.search.predictor import AccuracyPredictor, Describer
+from sepnas.search.predictor import AccuracyPredictor
 from sepnas.search.screen import Screen, Screened, first_genotypes, reference_costs
 from sepnas.search.strategies import make_proposer, remark_on
 from sepnas.separable.space import SearchSpace
@@ -74,7 +75,7 @@ def test_the_predictor_pays() -> None:
     predictive, evolution = (
         np.mean([volume(explore(strategy, 64, seed)) for seed in range(3)]) for strategy in ("predictive", "evolution")
     )
-    screen, draw = Screen(SPACE, CLUSTER), GenePool(SPACE, 0)
+    screen, draw = Screen(SPACE, CLUSTER), GenePool(SPACE.choices(), 0)
     chance = volume([screen(draw.genotype(draw.draw())) for _ in range(64)])
     assert predictive > evolution > chance
 
@@ -88,7 +89,7 @@ def test_it_starts_with_the_ends_and_the_named_policies() -> None:
 
 def test_the_predictor_orders_what_it_has_not_seen() -> None:
     """Learned from a hundred random candidates, it ranks a hundred others nearly as they are."""
-    screen, pool, describe = Screen(SPACE, CLUSTER), GenePool(SPACE, 0), Describer(SPACE)
+    screen, pool, describe = Screen(SPACE, CLUSTER), GenePool(SPACE.choices(), 0), Describer(SPACE)
     genes = [pool.draw() for _ in range(200)]
     found = [screen(pool.genotype(g)) for g in genes]
     rows = [describe(candidate, g) for candidate, g in zip(found, genes, strict=True)]
@@ -100,7 +101,7 @@ def test_the_predictor_orders_what_it_has_not_seen() -> None:
 
 def test_genes_and_genotypes_are_one() -> None:
     """A genotype's genes give it back, and a child has only its parents' genes but for what is drawn anew."""
-    pool = GenePool(SPACE, 0)
+    pool = GenePool(SPACE.choices(), 0)
     parents = [pool.draw() for _ in range(3)]
     assert pool.genotype(pool.genes(SPACE.largest())) == SPACE.largest()
     for _ in range(50):
