@@ -21,7 +21,7 @@ with warnings.catch_warnings():
     from nni.nas.execution.event import FinalMetricEvent, ModelEventType, TrainingEndEvent
     from nni.nas.experiment import NasExperiment, NasExperimentConfig
     from nni.nas.nn.pytorch import ModelSpace
-    from nni.nas.space import ModelStatus
+    from nni.nas.space import ModelStatus, SimplifiedModelSpace
     from nni.nas.strategy import Random, RegularizedEvolution
     from nni.nas.strategy.base import Strategy
 
@@ -40,6 +40,7 @@ __all__ = [
     "NasExperimentConfig",
     "Random",
     "RegularizedEvolution",
+    "SimplifiedModelSpace",
     "Strategy",
     "TrainingEndEvent",
     "ensure_frozen",

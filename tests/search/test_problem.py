@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ class DigitsProblem:
     """Digits are worth more the nearer the first is to 3; sums above ``largest`` are infeasible."""
 
     choices = dict.fromkeys(DIGITS, tuple(range(WIDEST + 1)))
-    directions = {"worth": "maximize", "sum": "minimize"}
+    directions = MappingProxyType({"worth": "maximize", "sum": "minimize"})
     evaluated = ("worth",)
     first = (dict.fromkeys(DIGITS, 0),)
 
