@@ -81,7 +81,7 @@ class Cells:
         """The parts of a layout by device; a part is made once for all devices."""
         if layout.spans:
             for device, span in layout.spans.items():
-                yield device, self._part(place, span, Layout(layout.pieces, {0: span}))
+                yield device, self._part(place, ("terms", span), Layout(layout.pieces, {0: span}))
         else:
             for device, region in layout.pieces:
                 yield device, self._part(place, region, Layout(((0, region),)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sepnas.assign.estimate import Estimator
 from sepnas.assign.label import Label
 from sepnas.errors import PlanError
+from sepnas.partition.lowering import needed
 from sepnas.partition.parts import Layouts
 from sepnas.partition.regions import Layout
 from sepnas.partition.schemes.scheme import Scheme, whole_on
@@ -73,7 +74,8 @@ def split(estimator: Estimator, scheme: Scheme, devices: Sequence[int], speeds: 
 
 def _made(estimator: Estimator, scheme: Scheme, devices: Sequence[int], shares: Sequence[float]) -> Proposal | None:
     try:
-        layouts = placed(tied(estimator.graph, scheme.layouts(estimator.graph, shares)), devices)
+        layouts = tied(estimator.graph, scheme.layouts(estimator.graph, shares))
+        layouts = placed(needed(estimator.graph, layouts), devices)
         estimate = estimator.whole(layouts)
     except PlanError:
         return None

@@ -133,6 +133,15 @@ class TensorOperations:
         shape = [-1 if axis == self.place else 1 for axis in range(total.dim())]
         return total / torch.tensor(counts, dtype=total.dtype, device=total.device).view(shape)
 
+    def greatest(self, own: Tensor, parts: Sequence[Tensor]) -> Tensor:
+        for part in parts:
+            rest = own.shape[self.place] - part.shape[self.place]
+            found = torch.maximum(self.prefix(own, part), part)
+            own = (
+                torch.cat((found, own.narrow(self.place, part.shape[self.place], rest)), self.place) if rest else found
+            )
+        return own
+
     def concat(self, own: Tensor, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat((own, *parts), self.place)
 

@@ -64,13 +64,16 @@ class SplitTimes:
 
 
 def exchange_time(tensor: str, layout: Layout, readers: Sequence[NodePart]) -> float:
-    """The time in which devices get what ``readers`` need of a tensor and lack; partial sums are exchanged besides."""
+    """The time in which devices get what ``readers`` need of a tensor and lack; for partial results, others' shares."""
     needs: dict[int, list[Region]] = {}
     for part in readers:
         for role, region in part.needs.items():
             if part.node.inputs[role] == tensor:
                 needs.setdefault(part.device, []).append(region)
     received = max((lacked_values(regions, layout, device) for device, regions in needs.items()), default=0)
+    if layout.spans:
+        others = len(layout.spans) - 1
+        received = max(received, others * max(region.num_values for _, region in layout.pieces))
     return MACS_PER_EXCHANGE + MACS_PER_BYTE * FLOAT_BYTES * received if received else 0.0
 
 

@@ -2,12 +2,12 @@
 
 Each device computes its regions of each node. A region of a tensor that it needs and does not compute is sent by those
 that do, as soon as they have it, and awaited where it is needed: all-gathers, halo exchanges, pipelines and changes of
-layout are all of this form. Partial sums are sent to the devices that keep the sum, and merged there.
+layout are all of this form. Partial results are sent to the devices that keep the whole, and merged there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sepnas.errors import PlanError
@@ -53,7 +53,7 @@ class _Lowering:
         check_floats(graph)
         self.stored = graph.stored
         self.programs = [ProgramBuilder(rank) for rank in range(num_devices)]
-        self.answering = {output.tensor: _answering(graph, layouts, output.tensor) for output in graph.outputs}
+        self.answering = _answering(graph, layouts)
         self.work = work_of(graph, layouts, self.answering)
         self.arrivals: dict[tuple[str, int, Region], list[_Arrival]] = {}
         self.tag = 0
@@ -98,7 +98,7 @@ class _Lowering:
             }
             made.append((part.device, program.compute(part, operands, axes)))
         if self.work.layouts[node.name].spans:
-            self._sum(node, {device: held for device, (held,) in made})
+            self._merge(node, {device: held for device, (held,) in made})
         else:
             for device, found in made:
                 for name, held in zip(node.outputs, found, strict=True):
@@ -139,8 +139,10 @@ class _Lowering:
         program.step(Merge("assemble", tuple(each for _, each in pieces), name, offsets=offsets))
         return name
 
-    def _sum(self, node: GraphNode, partial: dict[int, Held]) -> None:
-        """Send each device that keeps a piece of the sum the others' terms, and add them there."""
+    def _merge(self, node: GraphNode, partial: dict[int, Held]) -> None:
+        """Send each device that keeps a piece of the whole the others' partial results, and merge them there."""
+        terms_of = node.kind.terms(self.graph.use(node)) if node.kind else None
+        assert terms_of is not None  # as its parts were made
         [tensor], pieces = node.outputs, self.work.layouts[node.name].pieces
         sent: dict[tuple[int, Region], list[tuple[int, int]]] = {}
         for source, (_, name) in partial.items():
@@ -157,7 +159,7 @@ class _Lowering:
                 program.step(Recv(tag, source, terms[-1]))
             total = program.new(tensor, region.dims, axes) if len(terms) > 1 else terms[0]
             if len(terms) > 1:
-                program.step(Merge("sum", tuple(terms), total, axis=axes[1]))
+                program.step(Merge(terms_of.merge, tuple(terms), total, axis=axes[1]))
             program.held.setdefault(tensor, []).append((region, total))
 
     def _send(self, source: int, held: Held, region: Region, to: int) -> int:
@@ -196,10 +198,20 @@ class _Lowering:
         return Port.whole(name, self._shape(tensor, region), (device, tag))
 
 
-def _answering(graph: Graph, layouts: Layouts, tensor: str) -> int:
-    """A device that computes all of an output, or else device 0."""
+def needed(graph: Graph, layouts: Layouts) -> Layouts:
+    """Layouts without what a plan leaves out: pieces that nobody needs, or that all who need them have themselves."""
+    return work_of(graph, layouts, _answering(graph, layouts)).layouts
+
+
+def _answering(graph: Graph, layouts: Layouts) -> dict[str, int]:
+    """For each output a device that computes all of it, or else device 0."""
+    makers = {name: node.name for node in graph.nodes for name in node.outputs}
+    return {output.tensor: _having(graph, layouts, makers, output.tensor) for output in graph.outputs}
+
+
+def _having(graph: Graph, layouts: Layouts, makers: Mapping[str, str], tensor: str) -> int:
     region = whole(graph.tensors[tensor].dims)
-    pieces = [piece for node in graph.nodes if tensor in node.outputs for piece in layouts[node.name].pieces]
+    pieces = layouts[makers[tensor]].pieces if tensor in makers else ()
     return next((device for device, own in pieces if own == region), 0)
 
 

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from sepnas.errors import PlanError
 from sepnas.partition.graph import Graph, GraphNode
-from sepnas.partition.regions import Layout, intersection, joined
+from sepnas.partition.regions import Layout, intersection, joined, remaining
 from sepnas.plan.kinds.derived import SmallerUse
 from sepnas.plan.kinds.kind import Restriction, whole
-from sepnas.plan.shapes import Range, Region
+from sepnas.plan.shapes import Region
 
 Layouts = Mapping[str, Layout]
 """The layout of each node's output, by the node's name."""
+_Piece: TypeAlias = tuple[int, Region]
 
 
 @dataclass(frozen=True, slots=True)
 class NodePart:
     """The part of a node that one device computes: ``region`` of its output, by a smaller use of its operator.
 
-    With ``terms``, it is a partial sum over this range.
+    With ``terms``, it joins only these of the terms.
     """
 
     node: GraphNode
     device: int
     region: Region
     smaller: SmallerUse
-    terms: Range | None = None
+    terms: Region | None = None
 
     @property
     def needs(self) -> Mapping[str, Region]:
@@ -46,7 +48,7 @@ def parts_of(graph: Graph, node: GraphNode, layout: Layout) -> tuple[NodePart, .
         return tuple(_opaque_parts(graph, node, layout))
     if not layout.spans:
         return tuple([NodePart(node, device, region, derived.part(region)) for device, region in layout.pieces])
-    if derived.summed < 2:
+    if derived.terms is None or derived.terms.count < 2:
         raise PlanError(f"node '{node.name}' ({node.operator}) has no partial sums")
     everything = whole(graph.tensors[node.outputs[0]].dims)
     spans = layout.spans.items()
@@ -84,7 +86,7 @@ def work_of(graph: Graph, layouts: Layouts, gathered: Mapping[str, int]) -> Grap
     for name, device in gathered.items():
         needs.setdefault(name, {}).setdefault(device, []).append(whole(graph.tensors[name].dims))
     for node in reversed(graph.nodes):
-        layout = kept[node.name] = _needed(layouts[node.name], [needs.get(name, {}) for name in node.outputs])
+        layout = kept[node.name] = _needed(layouts[node.name], _wanted(graph, node, needs))
         parts[node.name] = parts_of(graph, node, layout)
         for part in parts[node.name]:
             for role, region in part.needs.items():
@@ -98,8 +100,28 @@ def work_of(graph: Graph, layouts: Layouts, gathered: Mapping[str, int]) -> Grap
     return GraphWork(kept, parts, found)
 
 
-def _needed(layout: Layout, needs: Sequence[Mapping[int, Sequence[Region]]]) -> Layout:
-    """A layout without the pieces of which nobody needs anything."""
-    wanted = [region for each in needs for regions in each.values() for region in regions]
-    pieces = tuple(piece for piece in layout.pieces if any(intersection(piece[1], region) for region in wanted))
-    return Layout(pieces, layout.spans if pieces else {})
+def _wanted(graph: Graph, node: GraphNode, needs: Mapping[str, Mapping[int, Sequence[Region]]]) -> list[_Piece]:
+    """The regions of a node's output that devices need; one with several outputs is needed whole."""
+    found = [
+        (device, region) for name in node.outputs for device, each in needs.get(name, {}).items() for region in each
+    ]
+    if len(node.outputs) == 1:
+        return found
+    everything = whole(graph.tensors[node.outputs[0]].dims)
+    return [(device, everything) for device in dict.fromkeys(device for device, _ in found)]
+
+
+def _needed(layout: Layout, wanted: Sequence[_Piece]) -> Layout:
+    """A layout without the pieces of which nobody needs anything but what others have who need it too."""
+    own = [
+        (device, region)
+        for device, region in layout.pieces
+        if any(device == each and intersection(region, need) for each, need in wanted)
+    ]
+    left = remaining([need for _, need in wanted], [region for _, region in own])
+    pieces = []
+    for piece in layout.pieces:
+        if piece in own or any(intersection(piece[1], region) for region in left):
+            left = remaining(left, [piece[1]])
+            pieces.append(piece)
+    return Layout(tuple(pieces), layout.spans if pieces else {})

@@ -20,7 +20,8 @@ def consumers_of(graph: Graph) -> dict[str, list[GraphNode]]:
 
 
 def fused(graph: Graph, base: Mapping[str, Layout], runs: Mapping[str, Hashable]) -> dict[str, Layout]:
-    """Layouts in which nothing is exchanged within a run: each device computes all that its part of the end needs.
+    """Layouts in which each device computes all that its part of a run's end needs: nothing is exchanged within a run
+    but partial results.
 
     ``runs`` names the run of each node; nodes without one have the layout of ``base``. Within a run, a node whose
     output is used outside, or by nobody, has its layout of ``base``, and besides it what later nodes of the run need.
@@ -35,9 +36,9 @@ def fused(graph: Graph, base: Mapping[str, Layout], runs: Mapping[str, Hashable]
             continue
         readers = [reader for name in node.outputs for reader in consumers.get(name, ())]
         outside = not readers or any(runs.get(each.name) != run for each in readers) or bool(answered & {*node.outputs})
-        layout = base[node.name] if outside else Layout(())
+        layout = base[node.name] if outside else Layout((), base[node.name].spans)
         needed = [needs.get((run, name), {}) for name in node.outputs]
-        layout = found[node.name] = layout if layout.spans else _with(graph, node, layout, needed)
+        layout = found[node.name] = _with(graph, node, layout, needed)
         for part in parts_of(graph, node, layout):
             for role, region in part.needs.items():
                 own = needs.setdefault((run, node.inputs[role]), {})
@@ -46,7 +47,10 @@ def fused(graph: Graph, base: Mapping[str, Layout], runs: Mapping[str, Hashable]
 
 
 def _with(graph: Graph, node: GraphNode, layout: Layout, needed: list[dict[int, list[Region]]]) -> Layout:
-    """A layout together with the regions that are needed on each device; an opaque operator is computed whole."""
+    """A layout together with the regions that are needed on each device; an opaque operator is computed whole.
+
+    What is merged from partial results is so within a run too.
+    """
     regions: dict[int, list[Region]] = {}
     for device, region in layout.pieces:
         regions.setdefault(device, []).append(region)
@@ -55,4 +59,5 @@ def _with(graph: Graph, node: GraphNode, layout: Layout, needed: list[dict[int, 
             regions.setdefault(device, []).extend(found)
     if node.kind is None or len(node.outputs) > 1:
         return Layout.replicated(graph.tensors[node.outputs[0]].dims, sorted(regions))
-    return Layout(tuple((device, region) for device in sorted(regions) for region in joined(regions[device])))
+    pieces = tuple((device, region) for device in sorted(regions) for region in joined(regions[device]))
+    return Layout(pieces, layout.spans)

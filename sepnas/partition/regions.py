@@ -18,12 +18,13 @@ class Layout:
     """The regions of an operator's output that each device computes and keeps.
 
     Several devices may compute the same values (``replicated``, and tiles that overlap); together they have all that is
-    needed. With ``spans``, each of these devices sums over a range of the operator's summed axis only, and the pieces
-    are where the sums of these partial results are kept.
+    needed. With ``spans``, each of these devices joins some of the operator's terms only
+    (:class:`sepnas.plan.kinds.terms.Terms`), such as some input channels or rows, and the pieces are where the partial
+    results are merged and kept.
     """
 
     pieces: tuple[tuple[int, Region], ...]
-    spans: Mapping[int, Range] = field(default_factory=dict)
+    spans: Mapping[int, Region] = field(default_factory=dict)
 
     @staticmethod
     def on(device: int, dims: Dims) -> Layout:
@@ -36,7 +37,7 @@ class Layout:
         return Layout(tuple((device, whole(dims)) for device in devices))
 
     @staticmethod
-    def split(dims: Dims, axis: int, ranges: Sequence[Range], spans: Mapping[int, Range] | None = None) -> Layout:
+    def split(dims: Dims, axis: int, ranges: Sequence[Range], spans: Mapping[int, Region] | None = None) -> Layout:
         """A range along one axis for each device; devices with an empty range have nothing."""
         pieces = tuple(
             (device, along(whole(dims), axis, each)) for device, each in enumerate(ranges) if each[0] < each[1]
@@ -47,6 +48,17 @@ class Layout:
     def devices(self) -> tuple[int, ...]:
         """The devices that compute."""
         return tuple(self.spans) if self.spans else tuple(dict.fromkeys(device for device, _ in self.pieces))
+
+    @property
+    def owners(self) -> tuple[int, ...]:
+        """The devices that compute something that no device before them computes as well."""
+        if self.spans:
+            return self.devices
+        found = dict[int, None]()
+        for place, (device, region) in enumerate(self.pieces):
+            if remaining([region], [before for _, before in self.pieces[:place]]):
+                found[device] = None
+        return tuple(found)
 
 
 def along(region: Region, axis: int, span: Range) -> Region:

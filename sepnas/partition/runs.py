@@ -102,7 +102,7 @@ class _Costs:
             for device, region in layout.pieces:
                 regions.setdefault(device, []).append(region)
         pieces = tuple((device, region) for device, found in regions.items() for region in joined(found))
-        for part in parts_of(self.graph, node, Layout(pieces)):
+        for part in parts_of(self.graph, node, Layout(pieces, layout.spans)):
             self.macs[part.device] += part.macs
             for role, region in part.needs.items():
                 self.needs.setdefault(node.inputs[role], {}).setdefault(part.device, []).append(region)

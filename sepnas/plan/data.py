@@ -5,7 +5,14 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from typing_extensions import Self
 
 from sepnas.plan.merges import MERGE_KINDS
@@ -193,6 +200,11 @@ class WeightData(Part):
     region: RegionData
 
 
+def _of_one_axis(terms: Any) -> Any:
+    """A plain range, as in earlier files, is that of the only axis."""
+    return [terms] if isinstance(terms, list | tuple) and terms and isinstance(terms[0], int) else terms
+
+
 class SegmentNodeData(WithoutDefaults):
     """See :class:`sepnas.plan.segment_node.SegmentNode`."""
 
@@ -203,7 +215,7 @@ class SegmentNodeData(WithoutDefaults):
     shapes: Annotated[tuple[Annotated[tuple[Dim, ...], Field(max_length=MAX_AXES)], ...], Field(max_length=MAX_JOINED)]
     attributes: Annotated[dict[Role, Attribute], Field(max_length=64, default_factory=dict)]
     region: RegionData | None = None
-    terms: RangeData | None = None
+    terms: Annotated[RegionData | None, BeforeValidator(_of_one_axis)] = None
 
 
 class SegmentData(WithoutDefaults):

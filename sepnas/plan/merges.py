@@ -1,8 +1,8 @@
 """Merge kinds: the shapes that each kind accepts, and its arithmetic.
 
-The merge rules of policies (:mod:`sepnas.plan.merge_rules`) and ``sum`` keep the shape of ``inputs[0]``, the device's
-own tensor; the others may be shorter along the merge's axis: a prefix, which affects only that part. ``concat`` joins
-along the axis; ``assemble`` places pieces at offsets on any axis.
+The merge rules of policies (:mod:`sepnas.plan.merge_rules`), ``sum`` and ``maximum`` keep the shape of ``inputs[0]``,
+the device's own tensor; the others may be shorter along the merge's axis: a prefix, which affects only that part.
+``concat`` joins along the axis; ``assemble`` places pieces at offsets on any axis.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 class JoinOperations(MergeOperations[OwnT, PartT], Protocol[OwnT, PartT]):
     """The operations in which each kind is written once: in numpy here, in torch in :mod:`sepnas.nets.exchange`."""
+
+    def greatest(self, own: OwnT, parts: Sequence[PartT]) -> OwnT:
+        """The greatest of ``own`` and each part on its channels; NaN where any of them is."""
+        ...
 
     def concat(self, own: OwnT, parts: Sequence[PartT]) -> OwnT:
         """All tensors in order along the merge's axis."""
@@ -155,6 +159,12 @@ def _sum(
     return operations.add(own, parts)
 
 
+def _maximum(
+    operations: JoinOperations[OwnT, PartT], step: Merge, own: OwnT, parts: Sequence[PartT], weights: Sequence[Any], /
+) -> OwnT:
+    return operations.greatest(own, parts)
+
+
 def _by_rule(
     operations: JoinOperations[OwnT, PartT], step: Merge, own: OwnT, parts: Sequence[PartT], weights: Sequence[Any], /
 ) -> OwnT:
@@ -204,6 +214,15 @@ class _Arrays:
         total /= counts.reshape([-1 if axis == self._place else 1 for axis in range(total.ndim)])
         return total
 
+    def greatest(self, own: _Array, parts: Sequence[_Array]) -> _Array:
+        import numpy as np
+
+        out = own.copy()
+        for part in parts:
+            prefix = self._prefix(part)
+            out[prefix] = np.maximum(out[prefix], part)
+        return out
+
     def concat(self, own: _Array, parts: Sequence[_Array]) -> _Array:
         import numpy as np
 
@@ -233,6 +252,7 @@ MERGE_KINDS: dict[str, MergeKind] = {
     for kind in (
         *(MergeKind(rule.name, _prefix_problem, _by_rule, True, rule.learned) for rule in MERGERS.values()),
         MergeKind("sum", _prefix_problem, _sum),
+        MergeKind("maximum", _prefix_problem, _maximum),
         MergeKind("concat", _concat_problem, _concat),
         MergeKind("assemble", _assemble_problem, _assemble),
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sepnas.plan.shapes import Range, Region
+from sepnas.plan.shapes import Region
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +16,9 @@ class SegmentNode:
     ``layer`` is the network's operator of which this is a part. ``inputs`` are its operands by role: the name of a
     tensor, or the place of a weight in ``Segment.weights``. ``shapes`` are the sizes of ``outputs`` for one sample, the
     batch axis included. ``attributes`` are those of the part: padding may differ on the two sides of an axis.
-    ``region`` is the part of the layer's output that it computes, the batch axis included; with ``terms``, it adds up
-    only these terms of each sum, such as input channels. An operator between layers, such as a slice, has no region.
+    ``region`` is the part of the layer's output that it computes, the batch axis included; with ``terms``, it joins
+    only these terms of each value, such as input channels, or rows and columns of a mean. An operator between layers,
+    such as a slice, has no region.
     """
 
     layer: str
@@ -27,7 +28,7 @@ class SegmentNode:
     shapes: tuple[tuple[int, ...], ...]
     attributes: Mapping[str, Any]
     region: Region | None = None
-    terms: Range | None = None
+    terms: Region | None = None
 
 
 def frozen(value: Any) -> Any:

@@ -12,6 +12,7 @@ from sepnas.plan.data import (
     PieceData,
     PortData,
     RecvData,
+    RegionData,
     SegmentData,
     SegmentNodeData,
     SendData,
@@ -145,15 +146,19 @@ def segment_from_data(name: str, rank: int, data: SegmentData) -> Segment:
 def _node_to_data(node: SegmentNode) -> SegmentNodeData:
     return SegmentNodeData(
         layer=node.layer, operator=node.operator, inputs=dict(node.inputs), outputs=node.outputs, shapes=node.shapes,
-        attributes=dict(node.attributes), region=None if node.region is None else node.region.ranges, terms=node.terms,
+        attributes=dict(node.attributes), region=_ranges(node.region), terms=_ranges(node.terms),
     )  # fmt: skip
 
 
 def _node_from_data(data: SegmentNodeData) -> SegmentNode:
-    region = None if data.region is None else Region(data.region)
+    region, terms = (None if ranges is None else Region(ranges) for ranges in (data.region, data.terms))
     return SegmentNode(
-        data.layer, data.operator, data.inputs, data.outputs, data.shapes, data.attributes, region, data.terms
+        data.layer, data.operator, data.inputs, data.outputs, data.shapes, data.attributes, region, terms
     )
+
+
+def _ranges(region: Region | None) -> RegionData | None:
+    return None if region is None else region.ranges
 
 
 def _operator_to_data(each: Operator) -> OperatorData:

@@ -72,6 +72,19 @@ class Builder:
         self.add("mean", {"self": self.last}, dim=(2, 3), keepdim=False)
         return self.linear(classes)
 
+    def gate(self, hidden: int, pooled: str = "mean") -> str:
+        """Scale each channel by a function of the whole map: squeeze and excite. ``pooled`` joins the places."""
+        before, channels = self.last, self.dims()[1]
+        if pooled in ("mean", "amax"):
+            self.then(pooled, dim=(2, 3), keepdim=True)
+        else:
+            self.then(pooled, output_size=(1, 1))
+        self.conv(hidden, 1)
+        self.then("relu")
+        self.conv(channels, 1)
+        self.then("hardsigmoid")
+        return self.add("mul", {"self": before, "other": self.last})
+
     def graph(self) -> Graph:
         return Graph(
             name="chain", source="test", inputs=("image",), outputs=(GraphOutput(name="scores", tensor=self.last),),
@@ -177,7 +190,25 @@ def video() -> Builder:
     return made
 
 
+def gated() -> Builder:
+    """Two inverted residuals with squeeze and excite, by means and by maxima, and a classifier on pooled maps."""
+    made = Builder(3, 17, 17)
+    made.conv(8, 3, padding=(1, 1), stride=(2, 2))
+    for pooled in ("adaptive_avg_pool2d", "amax"):
+        before = made.last
+        made.conv(16, 1)
+        made.conv(16, 3, groups=16, padding=(1, 1))
+        made.then("hardswish")
+        made.gate(4, pooled)
+        made.conv(8, 1)
+        made.plus(before)
+    made.then("avg_pool2d", kernel_size=(9, 9))
+    made.then("reshape", size=(1, 8))
+    made.linear(10)
+    return made
+
+
 SMALL_GRAPHS: Mapping[str, Callable[[], Builder]] = {
-    make.__name__: make for make in (residual, fully_connected, branches, transformer, video)
+    make.__name__: make for make in (residual, gated, fully_connected, branches, transformer, video)
 }
 """One small graph of each family, by name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sepnas.nets.aten import overload, run_calls
-from sepnas.plan.kinds.kind import Dims, GraphOperator, OperatorUse
+from sepnas.plan.kinds.kind import Dims, GraphOperator, OperatorUse, along
 from sepnas.plan.kinds.registry import BY_OVERLOAD, GRAPH_OPERATORS, IDENTITIES
 from sepnas.plan.shapes import Region
 
@@ -256,44 +257,88 @@ def test_a_region_of_the_output_is_computed_from_its_input_regions(strategy: Any
     check()
 
 
-@pytest.mark.parametrize("strategy", [convolutions, transposed, products], ids=lambda each: each.__name__)
-def test_shares_of_a_sum_add_up(strategy: Any) -> None:
-    """Shares of the input channels, each computed from its own operands, add up to the whole output."""
+@st.composite
+def places(draw: st.DrawFn) -> Case:
+    """A mean, a sum or a maximum of all places: as a reduction, an adaptive pooling, or one window over the map."""
+    spatial, kind = draw(st.integers(1, 3)), draw(st.sampled_from(("reduction", "adaptive", "window")))
+    dims = (1, draw(small), *draw(sizes(spatial, 1, 6)))
+    if kind == "reduction":
+        axes = draw(st.lists(st.integers(1, spatial + 1), min_size=1, unique=True))
+        attributes = {"dim": axes, "keepdim": draw(st.booleans())}
+        return draw(st.sampled_from(("mean", "sum", "amax"))), {"self": dims}, attributes
+    name = draw(st.sampled_from(("avg", "max")))
+    if kind == "adaptive":
+        return f"adaptive_{name}_pool{spatial}d", {"self": dims}, {"output_size": [1] * spatial}
+    return f"{name}_pool{spatial}d", {"self": dims}, {"kernel_size": list(dims[2:]), "stride": []}
 
-    @settings(max_examples=40, deadline=None, derandomize=True)
+
+MERGED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "sum": lambda shares: shares.sum(0),
+    "maximum": lambda shares: shares.amax(0),
+}
+
+
+@pytest.mark.parametrize("strategy", [convolutions, transposed, products, places], ids=lambda each: each.__name__)
+def test_shares_of_the_terms_are_merged_to_the_output(strategy: Any) -> None:
+    """Shares of input channels or places, each computed from its own operands, are merged to the whole output."""
+
+    @settings(max_examples=60, deadline=None, derandomize=True)
     @given(strategy(), st.data())
     def check(case: Case, data: st.DataObject) -> None:
         name, operands, attributes = case
         kind, use = GRAPH_OPERATORS[name], OperatorUse(attributes, operands)
         try:
-            kind.output(use)
+            dims = kind.output(use)
         except ValueError:  # windows that do not fit
             return
-        terms = kind.summed(use)
-        if not terms:
+        terms = kind.terms(use)
+        assert terms is not None or strategy is not places
+        if terms is None:
             return
         torch.manual_seed(0)
         tensors = tensors_of(kind, operands)
-        cut = data.draw(st.integers(0, terms))
+        axis = data.draw(st.integers(0, len(terms.dims) - 1))
+        cut = data.draw(st.integers(0, terms.dims[axis]))
         shares = []
-        for span in ((0, cut), (cut, terms)):
+        for span in ((0, cut), (cut, terms.dims[axis])):
             if span[0] < span[1]:
-                found = kind.partial(use, span)
+                found = kind.partial(use, along(terms.dims, axis, span))
                 parts = {role: tensors[role][index(own)] for role, own in found.inputs.items()}
                 smaller = OperatorUse(found.attributes, {role: tuple(part.shape) for role, part in parts.items()})
+                assert kind.output(smaller) == dims
                 shares.append(run_calls(kind.calls(smaller), parts)[0][index(found.crop)])
         complete = run_calls(kind.calls(use), tensors)[0]
-        torch.testing.assert_close(torch.stack(shares).sum(0), complete, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(MERGED[terms.merge](torch.stack(shares)), complete, rtol=1e-5, atol=1e-5)
 
     check()
 
 
-def test_an_operator_without_sums_says_so() -> None:
-    """Grouped convolutions and activations have no shares."""
+@pytest.mark.parametrize(
+    ("operator", "attributes", "dims"),
+    [
+        ("mean", {"dim": (0, 2, 3)}, (2, 3, 4, 4)),
+        ("std", {"dim": (2, 3)}, (1, 3, 4, 4)),
+        ("adaptive_avg_pool2d", {"output_size": (2, 1)}, (1, 3, 4, 4)),
+        ("avg_pool2d", {"kernel_size": (4, 4), "padding": (1, 1)}, (1, 3, 4, 4)),
+        ("avg_pool2d", {"kernel_size": (4, 4), "divisor_override": 3}, (1, 3, 4, 4)),
+        ("max_pool2d", {"kernel_size": (2, 2)}, (1, 3, 4, 4)),
+    ],
+)
+def test_places_that_are_not_joined_alike_are_not_shared_out(
+    operator: str, attributes: dict[str, Any], dims: Dims
+) -> None:
+    """Means over samples, deviations, several outputs, padding and divisors of one's own have no terms."""
+    assert GRAPH_OPERATORS[operator].terms(OperatorUse(attributes, {"self": dims})) is None
+
+
+def test_an_operator_without_terms_says_so() -> None:
+    """Grouped convolutions and activations have no shares; a divisor of a share is a number of values."""
     use = OperatorUse({"groups": 2}, {"input": (1, 4, 5, 5), "weight": (4, 2, 1, 1)})
-    assert GRAPH_OPERATORS["conv"].summed(use) == 0
-    with pytest.raises(ValueError, match="relu has no sums"):
-        GRAPH_OPERATORS["relu"].partial(OperatorUse({}, {"self": (1, 4)}), (0, 2))
+    assert GRAPH_OPERATORS["conv"].terms(use) is None
+    with pytest.raises(ValueError, match="relu has no terms"):
+        GRAPH_OPERATORS["relu"].partial(OperatorUse({}, {"self": (1, 4)}), Region(((0, 2),)))
+    with pytest.raises(ValueError, match="`divisor` must be a number of values, at least 1, got 0"):
+        GRAPH_OPERATORS["mean"].output(OperatorUse({"dim": (2, 3), "divisor": 0}, {"self": (1, 4, 5, 5)}))
 
 
 def index(region: Region) -> tuple[slice, ...]:

@@ -36,6 +36,8 @@ ENGINES = ("torch", "onnxruntime")
 BATCH = 2
 OTHER_FAMILIES = (
     ("transformer", "pairs"),
+    ("gated", "grid"),
+    ("gated", "fused-tiles"),
     ("video", "rows"),
     ("branches", "output-channels"),
     ("branches", "minimum-cut"),
@@ -118,6 +120,25 @@ def test_worker_processes_run_several_schemes_of_one_deployment(
         for name, plan in plans.items():
             with Session(tmp_path / "d", hosts, plans=[name]) as session:
                 check_answer(session, plan, network, batch)
+
+
+@pytest.mark.slow
+def test_worker_processes_exchange_shares_of_global_means(tmp_path: Path) -> None:
+    """Squeeze and excite by rows over three processes, in both engines: channels travel instead of maps."""
+    torch.manual_seed(0)
+    made = SMALL_GRAPHS["gated"]()
+    own = PartitionedNetwork(made.graph(), made.weights).eval()
+    plan = partition(own.graph, "rows", [2, 1, 1])
+    shares = [m for m in plan.transfers() if m.shape.dims[1:] in ((), (1, 1))]
+    assert sum(m.payload_bytes() for m in shares) == 4 * (3 * 2 * 16 * 2 + 2 * 8)
+    export_graph(own, tmp_path / "d", {"default": plan}, name="gated", engines=ENGINES)
+    batch = np.random.default_rng(0).standard_normal((BATCH, 3, 17, 17), dtype=np.float32)
+    for engine in ENGINES:
+        with (
+            worker_processes(tmp_path / "d", 3, engine=engine) as (_, hosts),
+            Session(tmp_path / "d", hosts) as session,
+        ):
+            check_answer(session, plan, own, batch)
 
 
 @pytest.mark.parametrize("scheme", ["rows", "input-channels"])
@@ -218,7 +239,7 @@ def test_traits_that_are_no_facts_are_refused(network: PartitionedNetwork) -> No
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(("name", "scheme"), OTHER_FAMILIES)
 def test_networks_of_other_families_run_on_workers(name: str, scheme: str, engine: str, tmp_path: Path) -> None:
-    """Attention by heads, clips by rows, and transposed convolutions by channels: exact, with the plan's bytes."""
+    """Attention by heads, gates by tiles, clips by rows, up-sampling by channels: exact, with the plan's bytes."""
     torch.manual_seed(0)
     made = SMALL_GRAPHS[name]()
     own = PartitionedNetwork(made.graph(), made.weights).eval()

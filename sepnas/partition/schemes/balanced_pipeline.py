@@ -69,7 +69,7 @@ class _Splits:
         if key not in self._sums:
             times, count = self.times(first, last, letter), last - first + 1
             shared = [
-                len(times.layouts[node.name].devices) == count and self.graph.macs_of(node) > 0
+                len(times.layouts[node.name].owners) == count and self.graph.macs_of(node) > 0
                 for node in self.graph.nodes
             ]
             self._sums[key] = [0.0, *accumulate(times.by_place())], [0, *accumulate(shared)]

@@ -2,8 +2,9 @@
 
 The devices stand in about as many rows as columns; rows may have different numbers of devices. With R rows of C
 devices, a convolution of stride 1 with kernel 2 p + 1 and padding p on K maps of H x W costs
-``4 K ((H + 2 p (R - 1)) (W + 2 p (C - 1)) - H W)`` bytes in fp32: all tiles with their rims, less the tiles. The MACs
-are those of the network. What can be cut along rows alone is split as by rows.
+``4 K ((H + 2 p (R - 1)) (W + 2 p (C - 1)) - H W)`` bytes in fp32: all tiles with their rims, less the tiles. A mean
+over all places costs what it costs by rows. The MACs are those of the network, but for the small layers on such means.
+What can be cut along rows alone is split as by rows.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 from itertools import pairwise
 
 from sepnas.partition.graph import Graph
+from sepnas.partition.partial import with_partial_results
 from sepnas.partition.parts import Layouts
 from sepnas.partition.regions import Layout, along, shares_of
-from sepnas.partition.schemes.scheme import Scheme, Shares, cut_along, dims_of, split_where_possible
+from sepnas.partition.schemes.scheme import Scheme, Shares, cut_along, cut_where_possible, dims_of
 from sepnas.plan.kinds.kind import whole
 
 
@@ -26,7 +28,7 @@ def rows_of_devices(num_devices: int) -> tuple[range, ...]:
 
 def tiles(graph: Graph, shares: Shares) -> Layouts:
     """A tile of each node's output for each device."""
-    found = split_where_possible(graph, "H", shares)
+    found = cut_where_possible(graph, "H", shares)
     rows = rows_of_devices(len(shares))
     totals = [sum(shares[rank] for rank in row) for row in rows]
     for node in graph.nodes:
@@ -42,7 +44,7 @@ def tiles(graph: Graph, shares: Shares) -> Layouts:
                 if span[0] < span[1] and column[0] < column[1]:
                     pieces.append((rank, along(along(whole(dims), down[0], span), across[0], column)))
         found[node.name] = Layout(tuple(pieces))
-    return found
+    return with_partial_results(graph, found)
 
 
 SCHEME = Scheme(

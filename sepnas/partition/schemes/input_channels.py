@@ -12,7 +12,7 @@ from sepnas.partition.graph import Graph, GraphNode
 from sepnas.partition.parts import Layouts
 from sepnas.partition.regions import Layout, shares_of
 from sepnas.partition.schemes.scheme import Scheme, Shares, split_where_possible
-from sepnas.plan.shapes import Range
+from sepnas.plan.shapes import Region
 
 
 def _layouts(graph: Graph, shares: Shares) -> Layouts:
@@ -24,10 +24,10 @@ def _layouts(graph: Graph, shares: Shares) -> Layouts:
     return found
 
 
-def spans_of(graph: Graph, node: GraphNode, shares: Shares, multiple: int = 1) -> dict[int, Range]:
-    """The range of the summed axis for each device; empty if the operator has no partial sums."""
+def spans_of(graph: Graph, node: GraphNode, shares: Shares, multiple: int = 1) -> dict[int, Region]:
+    """The terms of each device; empty if the operator has no partial sums."""
     ranges = enumerate(shares_of(terms_of(graph, node), shares, multiple))
-    return {device: each for device, each in ranges if each[0] < each[1]}
+    return {device: Region((each,)) for device, each in ranges if each[0] < each[1]}
 
 
 def terms_of(graph: Graph, node: GraphNode) -> int:
@@ -35,7 +35,7 @@ def terms_of(graph: Graph, node: GraphNode) -> int:
     derived = graph.derived(node)
     if derived is None or len(node.outputs) > 1 or node.inputs.get("weight") not in graph.stored:
         return 0
-    return derived.summed
+    return derived.terms.count if derived.terms is not None else 0
 
 
 SCHEME = Scheme("input-channels", "each device multiplies some input channels; partial sums are added", 6, _layouts)

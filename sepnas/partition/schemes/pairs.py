@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 from sepnas.partition.graph import Graph, GraphNode
+from sepnas.partition.partial import with_partial_results
 from sepnas.partition.parts import Layouts
 from sepnas.partition.propagation import consumers_of, fused
 from sepnas.partition.regions import Layout, shares_of
@@ -29,7 +30,8 @@ def _layouts(graph: Graph, shares: Shares) -> Layouts:
         if len(spans) > 1:
             base[node.name] = Layout(base[node.name].pieces, spans)
             runs |= dict.fromkeys((*inside, node.name), node.name)
-    return fused(graph, base, runs)
+    joined = with_partial_results(graph, base)
+    return fused(graph, {name: base[name] if name in runs else joined[name] for name in base}, runs)
 
 
 def _along_first(graph: Graph, node: GraphNode, shares: Shares) -> Layout:

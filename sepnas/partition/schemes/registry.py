@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import sepnas.partition.schemes
 from sepnas.errors import PlanError, SpecError
@@ -42,15 +42,21 @@ def partition(graph: Graph, scheme: str, shares: Sequence[float], wire: WireForm
         )
     layouts = SCHEMES[scheme].layouts(graph, shares)
     working = {device for layout in layouts.values() for device in layout.devices}
-    idle = [rank for rank in range(len(shares)) if rank not in working]
-    if idle:
-        raise PlanError(
-            f"scheme {scheme} finds work for {len(working)} of {len(shares)} devices in network '{graph.name}': "
-            f"device {idle[0]} gets no part of any operator; take fewer devices or another scheme"
-        )
+    _check_all_work(graph, scheme, working, len(shares))
     try:
-        return lower(graph, layouts, len(shares), wire)
+        plan = lower(graph, layouts, len(shares), wire)
     except PlanError as error:
         raise PlanError(
             f"scheme {scheme} cannot split network '{graph.name}' over {len(shares)} devices: {error}"
         ) from None
+    _check_all_work(graph, scheme, {rank for rank, segments in enumerate(plan.segments) if segments}, len(shares))
+    return plan
+
+
+def _check_all_work(graph: Graph, scheme: str, working: Collection[int], num_devices: int) -> None:
+    idle = [rank for rank in range(num_devices) if rank not in working]
+    if idle:
+        raise PlanError(
+            f"scheme {scheme} finds work for {len(working)} of {num_devices} devices in network '{graph.name}': "
+            f"device {idle[0]} gets no part of any operator; take fewer devices or another scheme"
+        )

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from sepnas.errors import PlanError
 from sepnas.partition.graph import Graph, GraphNode
+from sepnas.partition.partial import with_partial_results
 from sepnas.partition.parts import Layouts
 from sepnas.partition.regions import Layout, shares_of
 from sepnas.plan.kinds.kind import Dims
@@ -77,6 +78,14 @@ def cut_along(graph: Graph, node: GraphNode, letter: str, shares: Shares) -> tup
 
 
 def split_where_possible(graph: Graph, letter: str, shares: Shares) -> dict[str, Layout]:
+    """Each node split along the axis of this name, with partial results of what joins all places along it.
+
+    What cannot be split is whole on the first device that has a share; small layers on joined places are on each.
+    """
+    return with_partial_results(graph, cut_where_possible(graph, letter, shares))
+
+
+def cut_where_possible(graph: Graph, letter: str, shares: Shares) -> dict[str, Layout]:
     """Each node split along the axis of this name, or whole on the first device that has a share."""
     first = next(rank for rank, share in enumerate(shares) if share)
     return {node.name: split_or_on(graph, node, letter, shares, first) for node in graph.nodes}

@@ -18,6 +18,7 @@ from sepnas.plan.kinds.kind import (
     sizes_text,
     whole,
 )
+from sepnas.plan.kinds.terms import Terms
 from sepnas.plan.kinds.windows import Windows, is_even, pad_argument, paddings, windows_of
 from sepnas.plan.operators import Operator
 from sepnas.plan.shapes import Range, Region
@@ -66,10 +67,10 @@ class Convolution(GraphOperator):
         padding = [list(pair) for _, pair in covered]
         return exactly(regions, {**use.attributes, "padding": padding, "groups": groups}, region.dims)
 
-    def summed(self, use: OperatorUse) -> int:
-        return use["input"][1] if use.get("groups", 1) == 1 else 0
+    def terms(self, use: OperatorUse) -> Terms | None:
+        return _input_channels(use)
 
-    def partial(self, use: OperatorUse, terms: Range) -> Restriction:
+    def partial(self, use: OperatorUse, terms: Region) -> Restriction:
         return _share(use, terms, weight_axis=1, dims=self.output(use))
 
     def calls(self, use: OperatorUse) -> tuple[AtenCall, ...]:
@@ -148,10 +149,10 @@ class TransposedConvolution(GraphOperator):
         crop = Region(tuple((offset, offset + size) for offset, size in zip(offsets, sizes, strict=True)))
         return Restriction(regions, attributes, crop)
 
-    def summed(self, use: OperatorUse) -> int:
-        return use["input"][1] if use.get("groups", 1) == 1 else 0
+    def terms(self, use: OperatorUse) -> Terms | None:
+        return _input_channels(use)
 
-    def partial(self, use: OperatorUse, terms: Range) -> Restriction:
+    def partial(self, use: OperatorUse, terms: Region) -> Restriction:
         return _share(use, terms, weight_axis=0, dims=self.output(use))
 
     def calls(self, use: OperatorUse) -> tuple[AtenCall, ...]:
@@ -164,10 +165,15 @@ class TransposedConvolution(GraphOperator):
         return (Operator("conv", data[1], outputs, 1, 1, groups, data[0] * math.prod(data[2:-1]), data[-1]),)
 
 
-def _share(use: OperatorUse, terms: Range, weight_axis: int, dims: Dims) -> Restriction:
+def _input_channels(use: OperatorUse) -> Terms | None:
+    return Terms.along("input", use["input"], 1) if use.get("groups", 1) == 1 else None
+
+
+def _share(use: OperatorUse, terms: Region, weight_axis: int, dims: Dims) -> Restriction:
     """A share of the input channels, which are axis 1 of the input."""
-    regions = {"input": along(use["input"], 1, terms), "weight": along(use["weight"], weight_axis, terms)}
-    if "bias" in use.inputs and terms[0] == 0:
+    [channels] = terms.ranges
+    regions = {"input": along(use["input"], 1, channels), "weight": along(use["weight"], weight_axis, channels)}
+    if "bias" in use.inputs and channels[0] == 0:
         regions["bias"] = whole(use["bias"])
     return exactly(regions, use.attributes, dims)
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from sepnas.plan.kinds.kind import Dims, GraphOperator, OperatorUse, Restriction
+from sepnas.plan.kinds.terms import Terms
 from sepnas.plan.operators import Operator
-from sepnas.plan.shapes import Range, Region
+from sepnas.plan.shapes import Region
 
 MAX_PARTS = 1 << 14
 """Number of smaller uses of one use that are remembered; beyond it, all are forgotten."""
@@ -15,7 +16,7 @@ MAX_PARTS = 1 << 14
 
 @dataclass(frozen=True)
 class SmallerUse:
-    """A use of an operator that computes a part of another use's output, or a part of its sums.
+    """A use of an operator that computes a part of another use's output, or a partial result of all of it.
 
     ``shapes`` are the sizes of what it makes, of which ``found.crop`` is the region that was asked for. An opaque
     operator has no ``kind``.
@@ -41,7 +42,8 @@ class DerivedUse:
 
     def __init__(self, kind: GraphOperator, use: OperatorUse) -> None:
         self.kind, self.use = kind, use
-        self._parts: dict[Region | Range, SmallerUse] = {}
+        self._parts: dict[Region, SmallerUse] = {}
+        self._partial: dict[Region, SmallerUse] = {}
 
     @cached_property
     def macs(self) -> int:
@@ -53,23 +55,23 @@ class DerivedUse:
         return dict(self.kind.cuts(self.use))
 
     @cached_property
-    def summed(self) -> int:
-        """See :meth:`GraphOperator.summed`."""
-        return self.kind.summed(self.use)
+    def terms(self) -> Terms | None:
+        """See :meth:`GraphOperator.terms`."""
+        return self.kind.terms(self.use)
 
     def part(self, region: Region) -> SmallerUse:
         """What computes exactly a region of the output."""
         found = self._parts.get(region)
-        return found or self._kept(region, self.kind.restrict(self.use, region))
+        return found or self._kept(self._parts, region, self.kind.restrict(self.use, region))
 
-    def partial(self, terms: Range) -> SmallerUse:
-        """What computes a share of each sum."""
-        found = self._parts.get(terms)
-        return found or self._kept(terms, self.kind.partial(self.use, terms))
+    def partial(self, terms: Region) -> SmallerUse:
+        """What joins these of the terms only."""
+        found = self._partial.get(terms)
+        return found or self._kept(self._partial, terms, self.kind.partial(self.use, terms))
 
-    def _kept(self, key: Region | Range, found: Restriction) -> SmallerUse:
-        if len(self._parts) >= MAX_PARTS:
-            self._parts.clear()
+    def _kept(self, known: dict[Region, SmallerUse], key: Region, found: Restriction) -> SmallerUse:
+        if len(known) >= MAX_PARTS:
+            known.clear()
         use = OperatorUse(found.attributes, {role: each.dims for role, each in found.inputs.items()})
-        self._parts[key] = made = SmallerUse(self.kind, use, found, (self.kind.output(use),))
+        known[key] = made = SmallerUse(self.kind, use, found, (self.kind.output(use),))
         return made

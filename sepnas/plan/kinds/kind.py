@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, ClassVar, TypeAlias
 
+from sepnas.plan.kinds.terms import Terms
 from sepnas.plan.operators import Operator
 from sepnas.plan.shapes import Range, Region
 
@@ -166,16 +167,16 @@ class GraphOperator(ABC):
         crop = Region(tuple((start + offset, start + offset + size) for (start, _), offset, size in ranges))
         return Restriction(found.inputs, found.attributes, crop)
 
-    def summed(self, use: OperatorUse) -> int:
-        """The number of terms in each output value's sum that may be shared out, such as input channels; 0: none."""
-        return 0
+    def terms(self, use: OperatorUse) -> Terms | None:
+        """The terms of each output value that may be shared out, such as input channels or rows; None if none may."""
+        return None
 
-    def partial(self, use: OperatorUse, terms: Range) -> Restriction:
-        """What computes a share of each sum: terms ``terms`` of :meth:`summed`. All shares add up to the output.
+    def partial(self, use: OperatorUse, terms: Region) -> Restriction:
+        """What joins these of the :meth:`terms`, for all of the output. The results, merged, are the output.
 
         A bias belongs to the share that begins with the first term.
         """
-        raise ValueError(f"{self.name} has no sums that may be shared out")
+        raise ValueError(f"{self.name} has no terms that may be shared out")
 
     def input_region(self, use: OperatorUse, region: Region) -> Mapping[str, Region]:
         """The region of each operand that a region of the output needs: the halo rule."""

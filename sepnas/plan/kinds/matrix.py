@@ -18,8 +18,9 @@ from sepnas.plan.kinds.kind import (
     sizes_text,
     whole,
 )
+from sepnas.plan.kinds.terms import Terms
 from sepnas.plan.operators import Operator
-from sepnas.plan.shapes import Range, Region
+from sepnas.plan.shapes import Region
 
 
 class Linear(GraphOperator):
@@ -49,12 +50,13 @@ class Linear(GraphOperator):
             regions["bias"] = Region((outputs,))
         return exactly(regions, use.attributes, region.dims)
 
-    def summed(self, use: OperatorUse) -> int:
-        return use["weight"][1]
+    def terms(self, use: OperatorUse) -> Terms | None:
+        return Terms.along("input", use["input"], len(use["input"]) - 1)
 
-    def partial(self, use: OperatorUse, terms: Range) -> Restriction:
-        regions = {role: along(use[role], -1, terms) for role in ("input", "weight")}
-        if "bias" in use.inputs and terms[0] == 0:
+    def partial(self, use: OperatorUse, terms: Region) -> Restriction:
+        [inputs] = terms.ranges
+        regions = {role: along(use[role], -1, inputs) for role in ("input", "weight")}
+        if "bias" in use.inputs and inputs[0] == 0:
             regions["bias"] = whole(use["bias"])
         return exactly(regions, use.attributes, self.output(use))
 
@@ -103,13 +105,16 @@ class MatrixProduct(GraphOperator):
             regions["self"] = broadcast_region(region.ranges, use["self"])
         return exactly({role: regions[role] for role in use.inputs}, use.attributes, region.dims)
 
-    def summed(self, use: OperatorUse) -> int:
-        return 0 if {"alpha", "beta"} & use.attributes.keys() else use[self._operands(use)[0]][-1]
+    def terms(self, use: OperatorUse) -> Terms | None:
+        first = self._operands(use)[0]
+        scaled = {"alpha", "beta"} & use.attributes.keys()
+        return None if scaled else Terms.along(first, use[first], len(use[first]) - 1)
 
-    def partial(self, use: OperatorUse, terms: Range) -> Restriction:
+    def partial(self, use: OperatorUse, terms: Region) -> Restriction:
         first, second = self._operands(use)
-        regions = {first: along(use[first], -1, terms), second: along(use[second], -2, terms)}
-        if self._adds(use) and terms[0] == 0:
+        [inner] = terms.ranges
+        regions = {first: along(use[first], -1, inner), second: along(use[second], -2, inner)}
+        if self._adds(use) and inner[0] == 0:
             regions["self"] = whole(use["self"])
         return exactly(regions, use.attributes, self.output(use))
 

@@ -1,10 +1,11 @@
-"""Pooling over windows, over all positions, and reductions along axes."""
+"""Pooling over windows, and over all positions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from sepnas.plan.kinds.kind import (
     AtenCall,
@@ -15,6 +16,8 @@ from sepnas.plan.kinds.kind import (
     exactly,
     sizes_text,
 )
+from sepnas.plan.kinds.shares import check_divisor, pooled_whole, scaling, share
+from sepnas.plan.kinds.terms import Terms
 from sepnas.plan.kinds.windows import Windows, is_even, pad_argument, paddings, windows_of
 from sepnas.plan.operators import Operator
 from sepnas.plan.shapes import Region
@@ -28,6 +31,7 @@ class WindowPooling(GraphOperator):
     fill: float = 0.0
 
     parameters = ()
+    merge: ClassVar[str] = "maximum"
 
     def windows(self, use: OperatorUse) -> tuple[Windows, ...]:
         return windows_of(use, use["self"], use.per_axis("kernel_size", self.spatial, 1))
@@ -36,6 +40,7 @@ class WindowPooling(GraphOperator):
         data = use["self"]
         if len(data) <= self.spatial:
             raise ValueError(f"{sizes_text(data)} has no {self.spatial} axes to pool over")
+        check_divisor(use)
         return (*data[: -self.spatial], *(axis.count for axis in self.windows(use)))
 
     def cuts(self, use: OperatorUse) -> Mapping[int, int]:
@@ -60,6 +65,19 @@ class WindowPooling(GraphOperator):
         stride = [each.stride for each in self.windows(use)]
         attributes = {**use.attributes, "padding": padding, "stride": stride, "ceil_mode": False}
         return exactly({"self": Region((*leading, *(each for each, _ in covered)))}, attributes, region.dims)
+
+    def terms(self, use: OperatorUse) -> Terms | None:
+        """All places, if there is one window, which covers exactly these."""
+        covering = all(
+            (axis.count, axis.reach, axis.dilation, axis.before, axis.after) == (1, axis.size, 1, 0, 0)
+            for axis in self.windows(use)
+        )
+        return _places(use, self.spatial, self.merge) if covering else None
+
+    def partial(self, use: OperatorUse, terms: Region) -> Restriction:
+        sizes = list(terms.dims)
+        window = {"kernel_size": sizes, "stride": sizes, "padding": [0] * self.spatial, "ceil_mode": False}
+        return share(self, use, terms, self.merge == "sum", window)
 
     def widened(self, use: OperatorUse, region: Region) -> Region:
         first, dims, cuts = len(use["self"]) - self.spatial, self.output(use), self.cuts(use)
@@ -88,6 +106,14 @@ class WindowPooling(GraphOperator):
 class MeanPooling(WindowPooling):
     """The mean over windows; what counts in it at the border is an attribute."""
 
+    merge = "sum"
+
+    def terms(self, use: OperatorUse) -> Terms | None:
+        return super().terms(use) if use.get("divisor_override") is None else None
+
+    def calls(self, use: OperatorUse) -> tuple[AtenCall, ...]:
+        return (*super().calls(use), *scaling(use, _last(use, self.spatial)))
+
     def _is_plain(self, use: OperatorUse, axis: Windows) -> bool:
         if axis.ceil and replace(axis, ceil=False).count != axis.count:
             return False
@@ -106,6 +132,7 @@ class AdaptivePooling(GraphOperator):
         data = use["self"]
         if len(data) <= self.spatial:
             raise ValueError(f"{sizes_text(data)} has no {self.spatial} axes to pool over")
+        check_divisor(use)
         return (*data[: -self.spatial], *use.per_axis("output_size", self.spatial, 1))
 
     def cuts(self, use: OperatorUse) -> Mapping[int, int]:
@@ -122,68 +149,50 @@ class AdaptivePooling(GraphOperator):
         attributes = {**use.attributes, "output_size": list(region.dims[-self.spatial :])}
         return exactly({"self": Region(tuple(ranges))}, attributes, region.dims)
 
+    @property
+    def is_mean(self) -> bool:
+        return self.name.startswith("adaptive_avg")
+
+    def terms(self, use: OperatorUse) -> Terms | None:
+        """All places, if there is one output for all of them."""
+        whole = all(size == 1 for size in self.output(use)[-self.spatial :])
+        return _places(use, self.spatial, "sum" if self.is_mean else "maximum") if whole else None
+
+    def partial(self, use: OperatorUse, terms: Region) -> Restriction:
+        return share(self, use, terms, self.is_mean)
+
     def calls(self, use: OperatorUse) -> tuple[AtenCall, ...]:
         """Equal windows that do not overlap are those of plain pooling, which all engines have."""
-        kind, out = self.name.split("_")[1], self.output(use)[-self.spatial :]
-        sizes = list(zip(use["self"][-self.spatial :], out, strict=True))
+        sizes = list(zip(use["self"][-self.spatial :], self.output(use)[-self.spatial :], strict=True))
         if all(count == 1 for _, count in sizes):
             axes = list(range(-self.spatial, 0))
-            overload = "mean.dim" if kind == "avg" else "amax.default"
-            return (AtenCall(overload, {"self": "self"}, {"dim": axes, "keepdim": True}),)
+            overload = "mean.dim" if self.is_mean else "amax.default"
+            pool = AtenCall(overload, {"self": "self"}, {"dim": axes, "keepdim": True})
+            return (pool, *scaling(use, _last(use, self.spatial)))
         if all(size % count == 0 for size, count in sizes):
             kernel = [size // count for size, count in sizes]
             windows = {"kernel_size": kernel, "stride": kernel}
+            kind = "avg" if self.is_mean else "max"
             return (AtenCall(f"{kind}_pool{self.spatial}d.default", {"self": "self"}, windows),)
         return super().calls(use)
 
     def priced(self, use: OperatorUse) -> tuple[Operator, ...]:
         data, dims = use["self"], self.output(use)
         channels, kernel = (data[1] if len(data) > 1 else 1), max(1, data[-1] // dims[-1])
+        if math.prod(dims[-self.spatial :]) == 1:
+            return (pooled_whole(channels, math.prod(data[-self.spatial : -1]), data[-1]),)
         height = math.prod(dims) // (channels * dims[-1])
         return (Operator("pool", channels, channels, kernel, kernel, 1, height, dims[-1]),)
 
 
-class Reduction(GraphOperator):
-    """A sum, mean, maximum or norm along the axes ``dim``, all of them if it is not given."""
+def _last(use: OperatorUse, spatial: int) -> tuple[int, ...]:
+    """The last axes of the operand."""
+    rank = len(use["self"])
+    return tuple(range(rank - spatial, rank))
 
-    parameters = ()
 
-    def reduced(self, use: OperatorUse) -> tuple[int, ...]:
-        rank = len(use["self"])
-        return use.axes("dim", rank) if use.get("dim") not in (None, [], ()) else tuple(range(rank))
-
-    def output(self, use: OperatorUse) -> Dims:
-        data, reduced, keeps = use["self"], self.reduced(use), use.get("keepdim", False)
-        return tuple(1 if axis in reduced else n for axis, n in enumerate(data) if keeps or axis not in reduced)
-
-    def axes(self, use: OperatorUse, names: Mapping[str, str]) -> str:
-        name, reduced = names["self"], self.reduced(use)
-        return "".join(each for axis, each in enumerate(name) if use.get("keepdim", False) or axis not in reduced)
-
-    def cuts(self, use: OperatorUse) -> Mapping[int, int]:
-        return dict.fromkeys(range(len(self.output(use))), 1)
-
-    def part(self, use: OperatorUse, region: Region) -> Restriction:
-        reduced, left = self.reduced(use), list(region.ranges)
-        ranges = []
-        for axis, size in enumerate(use["self"]):
-            if axis in reduced:
-                ranges.append((0, size))
-                if use.get("keepdim", False):
-                    left.pop(0)
-            else:
-                ranges.append(left.pop(0))
-        return exactly({"self": Region(tuple(ranges))}, use.attributes, region.dims)
-
-    def calls(self, use: OperatorUse) -> tuple[AtenCall, ...]:
-        attributes = {**use.attributes, "dim": list(self.reduced(use))}
-        return (AtenCall(self.aten[0], {"self": "self"}, attributes),)
-
-    def priced(self, use: OperatorUse) -> tuple[Operator, ...]:
-        data = use["self"]
-        if self.name != "mean" or len(data) != 4 or set(self.reduced(use)) != {2, 3} or data[2] != data[3]:
-            return ()
-        return (Operator("pool", data[1], data[1], data[2], data[2]),)
+def _places(use: OperatorUse, spatial: int, merge: str) -> Terms:
+    return Terms.along("self", use["self"], *_last(use, spatial), merge=merge)
 
 
 def _all(dims: Dims) -> tuple[tuple[int, int], ...]:

@@ -22,7 +22,8 @@ from sepnas.plan.kinds.pointwise import (
     PerChannel,
     Pointwise,
 )
-from sepnas.plan.kinds.pooling import AdaptivePooling, MeanPooling, Reduction, WindowPooling
+from sepnas.plan.kinds.pooling import AdaptivePooling, MeanPooling, WindowPooling
+from sepnas.plan.kinds.reduction import Reduction
 from sepnas.plan.kinds.resize import PixelShuffle, PixelUnshuffle, Upsampling
 
 IDENTITIES = frozenset(

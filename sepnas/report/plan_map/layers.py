@@ -11,7 +11,7 @@ from sepnas.plan.kinds.kind import Dims, OperatorUse
 from sepnas.plan.kinds.registry import GRAPH_OPERATORS
 from sepnas.plan.plan import Plan, Segment
 from sepnas.plan.segment_node import SegmentNode
-from sepnas.plan.shapes import Range, Region
+from sepnas.plan.shapes import Region
 from sepnas.plan.steps import Compute
 
 
@@ -21,7 +21,7 @@ class LayerPart:
 
     device: int
     region: Region | None = None
-    terms: Range | None = None
+    terms: Region | None = None
     macs: int = 0
 
 
@@ -40,7 +40,7 @@ class MappedLayer:
 
     @property
     def partial(self) -> bool:
-        """Whether each device adds up a share of the terms of all sums."""
+        """Whether each device joins a share of the terms of each value."""
         return any(part.terms for part in self.parts)
 
 

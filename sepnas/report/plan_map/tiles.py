@@ -15,6 +15,7 @@ _AXES_BY_RANK: Mapping[int, str] = {2: "NC", 3: "NLC", 4: "NCHW", 5: "NCTHW"}
 """The names of a tensor's axes where the graph is not known."""
 _WORDS: Mapping[str, str] = {"C": "channels", "H": "rows", "W": "columns", "L": "tokens", "T": "frames"}
 _DOWN = "HLT"
+_WORDS_OF_TERMS: Mapping[int, tuple[str, ...]] = {2: ("rows", "columns"), 3: ("frames", "rows", "columns")}
 _ATTENTION = "attention"
 _NEAR = 1e-9
 
@@ -56,11 +57,37 @@ def form_of(dims: Dims) -> Form:
 def view_of(layer: MappedLayer, axes: str) -> View:
     """Which axes of a layer to draw: those along which the parts of the devices differ."""
     if layer.partial:
-        return View(None, None, "input channels", "")
+        return _view_of_terms(layer)
     cut = [axis for axis in range(1, len(layer.dims)) if _is_cut(layer, axis)]
     down = next((axis for axis in cut if axes[axis] in _DOWN), None)
     across = next((axis for axis in cut if axis != down), None)
     return View(across, down, _word(layer, axes, across), _word(layer, axes, down))
+
+
+def _view_of_terms(layer: MappedLayer) -> View:
+    """Terms are input channels of layers that multiply, and else places, which are rows and columns if on two axes."""
+    down, across = _cut_terms(layer)
+    if any(part.macs for part in layer.parts):
+        return View(None, None, "input channels", "")
+    words = _WORDS_OF_TERMS.get(len(_sizes_of_terms(layer)), ())
+    found = ["" if axis is None else words[axis] if words else "places" for axis in (across, down)]
+    return View(None, None, found[0], found[1])
+
+
+def _sizes_of_terms(layer: MappedLayer) -> Dims:
+    """The number of terms along each of their axes: where the last share ends."""
+    shares = (part.terms.ranges for part in layer.parts if part.terms)
+    return tuple(max(stop for _, stop in ranges) for ranges in zip(*shares, strict=True))
+
+
+def _cut_terms(layer: MappedLayer) -> tuple[int | None, int | None]:
+    """The axes of the terms that run down and across, where they are cut; a single axis runs across."""
+    sizes, shares = _sizes_of_terms(layer), [part.terms for part in layer.parts if part.terms]
+    cut = [axis for axis, size in enumerate(sizes) if any(each.ranges[axis] != (0, size) for each in shares)]
+    if len(sizes) == 1:
+        return None, 0
+    down = next((axis for axis in cut if axis < len(sizes) - 1), None)
+    return down, next((axis for axis in cut if axis != down), None)
 
 
 def _is_cut(layer: MappedLayer, axis: int) -> bool:
@@ -77,11 +104,11 @@ def _word(layer: MappedLayer, axes: str, axis: int | None) -> str:
 
 
 def boxes_of(layer: MappedLayer, view: View) -> list[tuple[Box, int]]:
-    """The part of each device on the unit square. Shares of sums stand side by side."""
+    """The part of each device on the unit square; for partial results, the terms that they join."""
     if layer.partial:
-        count = max((part.terms[1] for part in layer.parts if part.terms), default=1)
-        spans = ((part.device, part.terms or (0, count)) for part in layer.parts)
-        return [((start / count, 0.0, stop / count, 1.0), device) for device, (start, stop) in spans]
+        sizes, (down, across) = _sizes_of_terms(layer), _cut_terms(layer)
+        shown = View(across, down, "", "")
+        return [(shown.box(part.terms, sizes), part.device) for part in layer.parts if part.terms]
     return [(view.box(part.region, layer.dims), part.device) for part in layer.parts if part.region is not None]
 
 

@@ -77,9 +77,9 @@ class Card:
         """How the layers are divided, in a few words."""
         if self.form == "parts":
             return "on one device" if len(self.tiles) == 1 else f"{len(self.tiles)} parts"
-        if self.partial:
-            return f"sums over {self.across}"
         names = [name for name in (self.down, self.across) if name]
+        if self.partial:
+            return f"sums over {' and '.join(names)}"
         if names:
             return " and ".join(names)
         devices = {device for tile in self.tiles for device in tile.devices}
