@@ -11,8 +11,12 @@ from torch import Tensor, nn
 
 from sepnas.errors import ImportFailedError, SpecError
 from sepnas.nets.graph import GraphNetwork
+from sepnas.nets.partitioned import PartitionedNetwork
+from sepnas.nets.planned import lookup_of, run_plan
 from sepnas.partition.graph import Graph
+from sepnas.partition.schemes.registry import partition
 from sepnas.partition.trace.program import trace
+from sepnas.plan.schedule import schedule
 from sepnas.train.vision import import_timm, import_torchvision
 
 NETWORKS = (
@@ -119,6 +123,35 @@ def test_extremes_and_copies_are_known() -> None:
     assert [node.attributes for node in graph.nodes if node.operator == "amax"] == [{"dim": 1, "keepdim": True}]
     assert "amin" in {node.operator for node in graph.nodes}
     torch.testing.assert_close(GraphNetwork(graph, weights)(x), module(x), rtol=0, atol=0)
+
+
+class Tables(nn.Module):
+    """Places picked by known tables: an order, windows of two axes, negative places, and one table for two axes."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        rows, columns = torch.arange(3)[:, None] + 2 * torch.arange(2), torch.arange(2)[:, None] + torch.arange(5)
+        return {
+            "order": x[:, torch.tensor([2, 0, 3, 1])],
+            "windows": x[:, :, rows[:, :, None, None], columns],
+            "last": x[:, :, :, torch.tensor([[-1, -2], [0, 0]])],
+            "diagonal": x[:, :, torch.arange(5), torch.arange(5)],
+        }
+
+
+def test_known_tables_are_slices() -> None:
+    """Indexing by tables is slices that are joined, to the bit; a diagonal, one of places that belong together, is not."""
+    module = Tables().eval()
+    graph, weights, [x] = traced(module, (4, 6, 7))
+    assert [node.operator for node in graph.opaque_nodes] == ["aten.index.Tensor"]
+    network, batch = PartitionedNetwork(graph, weights).eval(), torch.cat([x, 2 * x])
+    wanted = module(batch)
+    plan = partition(graph.model_copy(update={"outputs": graph.outputs[:3]}), "pipeline", [1])
+    found = run_plan(schedule(plan), lookup_of(network), {graph.inputs[0]: batch})
+    for name in found:
+        assert torch.equal(found[name], wanted[name]), name
+    alone = GraphNetwork(graph, weights)(x)
+    assert isinstance(alone, dict)
+    assert all(torch.equal(alone[name], each[:1]) for name, each in wanted.items())
 
 
 class Places(nn.Module):

@@ -16,6 +16,7 @@ from sepnas.partition.aten import AtenNode, Translated, translate
 from sepnas.partition.axes import input_axes, weight_axes, with_spares
 from sepnas.partition.graph import Graph, GraphNode, GraphOutput, GraphTensor, NetworkTraits
 from sepnas.partition.samples import with_sample_axes
+from sepnas.partition.trace.constant_places import Run, runs_of_tables
 from sepnas.partition.trace.refusals import DYNAMIC_SHAPES, PLAIN_NUMBERS, place_in
 from sepnas.partition.trace.values import (
     arguments_of,
@@ -26,12 +27,13 @@ from sepnas.partition.trace.values import (
     uses_first_only,
     where_in,
 )
-from sepnas.plan.kinds.registry import BY_OVERLOAD
+from sepnas.plan.kinds.kind import OperatorUse
+from sepnas.plan.kinds.registry import BY_OVERLOAD, GRAPH_OPERATORS
 from sepnas.spec.document import short
 
 MAX_CONSTANT_VALUES = 1 << 26
 """Larger results that do not depend on the input are computed anew for each sample."""
-_UNBIND = "unbind.int"
+_UNBIND, _INDEX = "unbind.int", "index.Tensor"
 SPLITS = frozenset(("split.Tensor", "split_with_sizes.default", "chunk.default", "tensor_split.sections", _UNBIND))
 """Operators whose results become slices, or selections, of their own."""
 _SHAPED = frozenset(
@@ -219,6 +221,8 @@ class GraphBuilder:
     def _add_node(self, node: fx.Node, overload: str, values: list[Tensor]) -> None:
         operands, arguments = arguments_of(node, self._names)
         self._check_values(operands)
+        if overload == _INDEX and self._add_places(node, values[0]):
+            return
         call = AtenNode(
             overload,
             operands,
@@ -281,6 +285,46 @@ class GraphBuilder:
             self._declare(names[-1], value, axes)
             self._append(node, found, operands, (names[-1],))
         self._parts[node.name] = names
+
+    def _add_places(self, node: fx.Node, made: Tensor) -> bool:
+        """Indexing by known tables as slices, their joining and a reshape; False if it is something else."""
+        source, indices = node.args
+        assert isinstance(source, fx.Node)
+        assert isinstance(indices, list | tuple)
+        tables = {
+            axis: self.constants.get(self._names[each.name])
+            for axis, each in enumerate(indices) if isinstance(each, fx.Node)
+        }  # fmt: skip
+        known = {axis: table for axis, table in tables.items() if table is not None and not table.is_meta}
+        name = self._names[source.name]
+        runs = runs_of_tables(known, self.tensors[name].dims) if len(known) == len(tables) else None
+        if name in self.constants or runs is None:
+            return False
+        for axis, own in runs.items():
+            pieces = [self._add_slice(node, name, axis, run) for run in own]
+            joined = {f"tensors.{place}": piece for place, piece in enumerate(pieces)}
+            name = (
+                pieces[0] if len(pieces) == 1 else self._add_own(node, f"{node.name}.{axis}", "cat", joined, dim=axis)
+            )
+        self._add_own(node, node.name, "reshape", {"self": name}, size=tuple(made.shape))
+        self._names[node.name] = node.name
+        return True
+
+    def _add_slice(self, node: fx.Node, source: str, axis: int, run: Run) -> str:
+        name = f"{node.name}.{axis}.{run.start}.{len(self.nodes)}"
+        return self._add_own(
+            node, name, "slice", {"self": source}, dim=axis, start=run.start, end=run.end, step=run.step
+        )
+
+    def _add_own(self, node: fx.Node, name: str, operator: str, operands: dict[str, str], **attributes: Any) -> str:
+        """A node of a registered kind that stands for a part of one of the program's nodes; its name."""
+        kind = GRAPH_OPERATORS[operator]
+        use = OperatorUse(attributes, {role: self.tensors[each].dims for role, each in operands.items()})
+        axes = with_spares(kind.axes(use, {role: self.tensors[each].axes for role, each in operands.items()}))
+        dtype = next(self.tensors[each].dtype for each in operands.values())
+        self.tensors[name] = GraphTensor(axes=axes, dims=kind.output(use), dtype=dtype)
+        self._append(node, Translated(operator, attributes), operands, (name,))
+        return name
 
     def _add_item(self, node: fx.Node) -> None:
         source, place = node.args
