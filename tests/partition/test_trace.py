@@ -139,7 +139,7 @@ class Tables(nn.Module):
 
 
 def test_known_tables_are_slices() -> None:
-    """Indexing by tables is slices that are joined, to the bit; a diagonal, one of places that belong together, is not."""
+    """Indexing by tables is slices that are joined, to the bit; a diagonal, whose places are bound, is not."""
     module = Tables().eval()
     graph, weights, [x] = traced(module, (4, 6, 7))
     assert [node.operator for node in graph.opaque_nodes] == ["aten.index.Tensor"]
