@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kept import Kept
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from programs import large, small, summed
 from small import EQUAL, compared
 
 from sepnas.assign.assignment import Assignment, assignment_of
@@ -20,12 +22,17 @@ from sepnas.spec.cluster import Cluster
 from sepnas.spec.presets import preset_cluster
 
 HERE = Path(__file__).resolve().parent
-CASES = {"latency": 24, "throughput": 6, "energy": 6, "peak_memory": 6}
+CASES = {"latency": 24, "throughput": 24, "energy": 12, "total_bytes": 12, "peak_memory": 24}
 """Number of small cases for each objective."""
 TIMED = {"vgg16": ("vgg16_search_s", "<= 10"), "efficientnet_b0": ("efficientnet_b0_search_s", "<= 60")}
 REPEATS = {"vgg16": 3, "efficientnet_b0": 1}
 BY_LAYERS = ("resnet18", "resnet34", "resnet50")
 BY_DEVICES = (2, 4, 6, 8)
+PROGRAMS = ("total_bytes", "throughput", "peak_memory")
+"""The objectives that an integer program knows."""
+PROGRAM_SEEDS = range(24)
+BRANCHING = {"squeezenet1_1": 3, "resnet18": 3, "googlenet": 2}
+"""Networks with branches, and the number of devices."""
 
 
 def cluster_of(devices: int) -> Cluster:
@@ -44,22 +51,26 @@ def graph_of(name: str, folder: Path) -> Graph:
     return Graph.load(path)
 
 
-def timed(graph: Graph, cluster: Cluster) -> tuple[float, Assignment]:
-    """Seconds of processor time, and what was found; a copy of a graph remembers nothing."""
-    fresh = graph.model_copy()
+def timed(graph: Graph, cluster: Cluster) -> dict[str, Any]:
+    """Seconds of processor time, and what was found; a copy of a graph remembers nothing. ``load`` is the machine's."""
+    fresh, load = graph.model_copy(), os.getloadavg()[0]
     start_s = time.process_time()
     found = assignment_of(fresh, cluster)
-    return time.process_time() - start_s, found
+    return {
+        "search_s": round(time.process_time() - start_s, 2), "load": round(load, 1), "operators": len(graph.nodes),
+        "priced": found.num_priced, "alternatives": alternatives(found),
+    }  # fmt: skip
 
 
-def small_cases(stop_s: float) -> list[dict[str, Any]]:
-    """Cases of each objective; none is begun after ``stop_s`` on the monotonic clock."""
+def small_cases(kept: Kept) -> list[dict[str, Any]]:
+    """So many cases of each objective, of the first seeds that are small enough."""
     rows: list[dict[str, Any]] = []
-    for seed in range(1000):
-        for objective, count in CASES.items():
-            if sum(row["objective"] == objective for row in rows) < count and time.monotonic() < stop_s:
-                row = compared(seed, objective)
-                rows += [row] if row else []
+    for objective, count in CASES.items():
+        seeds = iter(range(1000))
+        while sum(row["objective"] == objective for row in rows) < count:
+            seed = next(seeds)
+            row = kept.get(f"small {objective} {seed}", lambda: compared(seed, objective))  # noqa: B023
+            rows += [row] if row else []
     return rows
 
 
@@ -72,6 +83,12 @@ def record_small(record: Recorder, rows: list[dict[str, Any]]) -> None:
     ):
         optimal = sum(row[key] <= EQUAL for row in rows) / len(rows)
         record.measure(name, optimal, n=len(rows), goal="== 1" if key != "ratio_of_dynamic_programming" else None)
+    for objective in CASES:
+        own = [row for row in rows if row["objective"] == objective]
+        record.table(f"small_cases_{objective}", [{
+            "cases": len(own),
+            **{f"optimal_{key}": sum(row[key] <= EQUAL for row in own) for key in own[0] if key.startswith("ratio")},
+        }])  # fmt: skip
     record.measure("small_cases_worst_ratio", max(row["ratio"] for row in rows), n=len(rows), goal="<= 1.000000001")
     record.table("small_cases", rows)
 
@@ -87,13 +104,44 @@ def alternatives(found: Assignment) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def grown(pairs: Iterable[tuple[Mapping[str, Any], Graph, Cluster]]) -> list[dict[str, Any]]:
-    rows = []
-    for facts, graph, cluster in pairs:
-        spent_s, found = timed(graph, cluster)
-        rows.append({**facts, "operators": len(graph.nodes), "search_s": round(spent_s, 2), "priced": found.num_priced})
-        print(rows[-1], flush=True)
-    return rows
+def record_times(record: Recorder, kept: Kept, graphs: Path, again: bool) -> None:
+    """Searches over eight devices, and how their time grows."""
+    for name, (measure, goal) in TIMED.items():
+        runs = [
+            kept.get(f"time {name} {number}", lambda: timed(graph_of(name, graphs), cluster_of(8)), again)  # noqa: B023
+            for number in range(REPEATS[name])
+        ]
+        times = sorted(run["search_s"] for run in runs)
+        record.measure(measure, times[len(times) // 2], "s", times[0], times[-1], len(times), goal)
+        record.table(f"alternatives_{name}", runs[0]["alternatives"])
+        print(name, times, flush=True)
+    by_layers = [grown(kept, {"network": name}, graph_of(name, graphs), 4, again) for name in BY_LAYERS]
+    by_devices = [grown(kept, {"devices": count}, graph_of("resnet18", graphs), count, again) for count in BY_DEVICES]
+    record.table("by_layers", by_layers)
+    record.table("by_devices", by_devices)
+    draw(by_layers, by_devices)
+
+
+def grown(kept: Kept, facts: dict[str, Any], graph: Graph, devices: int, again: bool) -> dict[str, Any]:
+    row = kept.get(f"growth {facts}", lambda: timed(graph, cluster_of(devices)), again)
+    print(facts, row["search_s"], flush=True)
+    return {**facts, **{name: row[name] for name in ("operators", "search_s", "load", "priced")}}
+
+
+def record_programs(record: Recorder, kept: Kept, graphs: Path) -> None:
+    """The integer program against dynamic programming."""
+    found = [
+        kept.get(f"program {objective} {seed}", lambda: small(seed, objective))  # noqa: B023
+        for objective in PROGRAMS
+        for seed in PROGRAM_SEEDS
+    ]
+    record.table("integer_program_small_cases", summed([row for row in found if row]))
+    rows = [
+        kept.get(f"program {objective} {name}", lambda: large(graph_of(name, graphs), cluster_of(count), objective))  # noqa: B023
+        for name, count in BRANCHING.items()
+        for objective in PROGRAMS
+    ]
+    record.table("integer_program_branching_networks", rows)
 
 
 def draw(by_layers: list[dict[str, Any]], by_devices: list[dict[str, Any]]) -> None:
@@ -110,23 +158,14 @@ def draw(by_layers: list[dict[str, Any]], by_devices: list[dict[str, Any]]) -> N
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--graphs", type=Path, default=Path("runs/partition-assignment"))
-    parser.add_argument("--small-s", type=float, default=float("inf"), help="begin no small case later than this")
+    parser.add_argument("--kept", type=Path, default=HERE / "measured.jsonl", help="what has been measured so far")
+    parser.add_argument("--timings", action="store_true", help="measure all times again, and only what is missing else")
     args = parser.parse_args()
+    kept = Kept(args.kept)
     with Recorder(HERE / "result.json", seeds=range(CASES["latency"]), root=HERE) as record:
-        for name, (measure, goal) in TIMED.items():
-            runs = [timed(graph_of(name, args.graphs), cluster_of(8)) for _ in range(REPEATS[name])]
-            times = sorted(spent_s for spent_s, _ in runs)
-            record.measure(measure, times[len(times) // 2], "s", times[0], times[-1], len(times), goal)
-            record.table(f"alternatives_{name}", alternatives(runs[0][1]))
-            print(name, times, flush=True)
-        layers = [({"network": name}, graph_of(name, args.graphs), cluster_of(4)) for name in BY_LAYERS]
-        resnet = graph_of("resnet18", args.graphs)
-        devices = [({"devices": count}, resnet, cluster_of(count)) for count in BY_DEVICES]
-        by_layers, by_devices = grown(layers), grown(devices)
-        record.table("by_layers", by_layers)
-        record.table("by_devices", by_devices)
-        draw(by_layers, by_devices)
-        record_small(record, small_cases(time.monotonic() + args.small_s))
+        record_times(record, kept, args.graphs, args.timings)
+        record_small(record, small_cases(kept))
+        record_programs(record, kept, args.graphs)
         for found in record.measures.values():
             print(f"{found.name}: {found.value:.4g} {found.unit}")
 
