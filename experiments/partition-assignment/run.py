@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kept import Kept
+from kept import Kept, digest_of
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from programs import large, small, summed
 from small import EQUAL, compared
 
+import sepnas.assign
 from sepnas.assign.assignment import Assignment, assignment_of
 from sepnas.partition.graph import Graph
 from sepnas.report.figures.style import BLUE, ORANGE, SETTINGS
@@ -22,6 +23,8 @@ from sepnas.spec.cluster import Cluster
 from sepnas.spec.presets import preset_cluster
 
 HERE = Path(__file__).resolve().parent
+CODE = ("small.py", "programs.py", "integer_program.py")
+"""Of other files of these names, or another `sepnas.assign`, nothing is kept."""
 CASES = {"latency": 24, "throughput": 24, "energy": 12, "total_bytes": 12, "peak_memory": 24}
 """Number of small cases for each objective."""
 TIMED = {"vgg16": ("vgg16_search_s", "<= 10"), "efficientnet_b0": ("efficientnet_b0_search_s", "<= 60")}
@@ -161,7 +164,7 @@ def main() -> None:
     parser.add_argument("--kept", type=Path, default=HERE / "measured.jsonl", help="what has been measured so far")
     parser.add_argument("--timings", action="store_true", help="measure all times again, and only what is missing else")
     args = parser.parse_args()
-    kept = Kept(args.kept)
+    kept = Kept(args.kept, digest_of([*Path(sepnas.assign.__file__).parent.glob("*.py"), *map(HERE.joinpath, CODE)]))
     with Recorder(HERE / "result.json", seeds=range(CASES["latency"]), root=HERE) as record:
         record_times(record, kept, args.graphs, args.timings)
         record_small(record, small_cases(kept))

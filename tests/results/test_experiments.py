@@ -14,6 +14,7 @@ import pytest
 from sepnas.errors import SpecError
 
 QUALITY = Path(__file__).parents[2] / "experiments" / "search-quality"
+ASSIGNMENT = QUALITY.with_name("partition-assignment")
 
 
 @pytest.fixture
@@ -43,3 +44,30 @@ def test_cells_that_say_otherwise_are_refused(quality: ModuleType, tmp_path: Pat
     path.write_text(json.dumps({**json.loads(path.read_text()), "supernet_seed": 7}))
     with pytest.raises(SpecError, match="were made with other settings"):
         quality.cells_folder(tmp_path)
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """What the partition-assignment experiment keeps."""
+    monkeypatch.syspath_prepend(ASSIGNMENT)
+    yield importlib.import_module("kept")
+    sys.modules.pop("kept", None)
+
+
+def test_an_interrupted_run_goes_on(kept: ModuleType, tmp_path: Path) -> None:
+    """What is kept is not measured again, but for a line that was cut off, other code, or on demand."""
+    path, measured = tmp_path / "measured.jsonl", list[int]()
+
+    def measure() -> int:
+        measured.append(len(measured))
+        return measured[-1]
+
+    first = kept.Kept(path, "code")
+    assert [first.get("a", measure), first.get("b", measure), first.get("a", measure)] == [0, 1, 0]
+    path.write_text(path.read_text()[:-3])
+    again = kept.Kept(path, "code")
+    assert [again.get("a", measure), again.get("b", measure), again.get("a", measure, again=True)] == [0, 2, 3]
+    after = kept.Kept(path, "code")
+    assert [after.get("a", measure), after.get("b", measure)] == [3, 2]
+    assert kept.Kept(path, "other code").get("a", measure) == 4
+    assert kept.digest_of([path]) != kept.digest_of([])
