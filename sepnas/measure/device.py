@@ -12,7 +12,7 @@ from sepnas.cost.times import OperatorTable, operator_table
 from sepnas.deployment.engines.registry import engines
 from sepnas.errors import SpecError
 from sepnas.measure.exchange import measure_exchange
-from sepnas.measure.grid import family_networks, large_networks, operators_of, other_networks
+from sepnas.measure.grid import grid_networks, operators_of
 from sepnas.measure.in_layers import measure_in_layers
 from sepnas.measure.machine import available_memory_bytes, measured_machine, warn_of_another_machine
 from sepnas.measure.operators import OperatorTimes, measure_operators
@@ -70,7 +70,7 @@ def measure_device(
 
     least = None if networks is not None else 1
     if networks is None:
-        networks = [*family_networks(), *other_networks(), *large_networks()]
+        networks = grid_networks()
         random.Random(0).shuffle(networks)
     tick()
     with computing(engine, threads) as compute:

@@ -27,6 +27,11 @@ LARGE_SIDE = 224
 NUM_CLASSES = {8: 10, 16: 100, 32: 100}
 
 
+def grid_networks() -> list[tuple[Layer, ...]]:
+    """All networks of the grid, as layers."""
+    return [*family_networks(), *_other_networks(), *_large_networks()]
+
+
 def family_networks() -> Iterator[tuple[Layer, ...]]:
     """The single-device networks that span the grid, as layers."""
     for size, outputs, (groups, width), stride in product(IMAGE_SIZES, OUTPUT_CHANNELS, PARTS, STEM_STRIDES):
@@ -39,7 +44,7 @@ def family_networks() -> Iterator[tuple[Layer, ...]]:
         )
 
 
-def other_networks() -> Iterator[tuple[Layer, ...]]:
+def _other_networks() -> Iterator[tuple[Layer, ...]]:
     """Of each other family, half of its example at the smallest depth, as layers."""
     for kind in BACKBONES.values():
         found = kind.match(kind.example)
@@ -54,7 +59,7 @@ def other_networks() -> Iterator[tuple[Layer, ...]]:
         yield device_layers(Architecture(backbone=kind.name, depth=depth, stem_channels=stem, parts=(part,)), 0)
 
 
-def large_networks() -> Iterator[tuple[Layer, ...]]:
+def _large_networks() -> Iterator[tuple[Layer, ...]]:
     """A share of a ResNet for large images, with each stem."""
     part = DevicePart(bottleneck_width=16, output_channels=64)
     for kind in STEMS.values():

@@ -13,7 +13,7 @@ import pytest
 from sepnas.cost.simulator import simulate
 from sepnas.cost.times import DeviceTimes, OperatorTable
 from sepnas.errors import SpecError
-from sepnas.measure.grid import family_networks, operators_of, other_networks
+from sepnas.measure.grid import grid_networks, operators_of
 from sepnas.plan.operators import Operator
 from sepnas.separable.architecture import named_architecture
 from sepnas.separable.backbones.registry import BACKBONES
@@ -99,7 +99,7 @@ def test_predictions_are_the_same_again() -> None:
 @pytest.mark.slow
 def test_networks_of_every_family_are_priced() -> None:
     """From the operators that `sepnas profile device` measures, the example of each family is predicted within 5%."""
-    table = OperatorTable(profile_of(list(operators_of([*family_networks(), *other_networks()]))))
+    table = OperatorTable(profile_of(list(operators_of(grid_networks()))))
     for kind in BACKBONES.values():
         layers = device_layers(named_architecture(kind.example), 0)
         operators = [each for layer in layers for each in layer.operators]

@@ -23,7 +23,7 @@ from sepnas.errors import SpecError
 from sepnas.measure.device import MeasuredDevice, measure_device, with_device
 from sepnas.measure.exchange import measure_exchange
 from sepnas.measure.fits import fit_costs
-from sepnas.measure.grid import family_networks, operators_of, other_networks
+from sepnas.measure.grid import grid_networks, operators_of
 from sepnas.measure.link_probe import circuit, probe_architecture
 from sepnas.measure.links import measure_links, with_links
 from sepnas.measure.loopback import Loopback
@@ -105,8 +105,8 @@ def _by_torch(each: Operator, x: torch.Tensor, weights: dict[str, torch.Tensor])
 def test_the_grid_is_the_family() -> None:
     """The grid has each operator once, all operators of the demo-sized and the published four-device network, and each
     kind of operator of every other family."""
-    operators = operators_of([*family_networks(), *other_networks()])
-    assert len(set(operators)) == len(operators) < 400
+    operators = operators_of(grid_networks())
+    assert len(set(operators)) == len(operators) < 450
     for name, devices in (("resnext56_4x16d", 4), ("resnext20_4x4d", 4), ("resnext29_8x16d", 8)):
         layers = device_layers(named_architecture(name, devices), 0)
         assert {each for layer in layers for each in layer.operators} <= set(operators)
@@ -154,7 +154,7 @@ def test_time_that_is_up_leaves_operators_out() -> None:
     found = measure_device("board", seconds=1e-3)
     assert found.device.profile is not None
     rows = found.device.profile.operators
-    every = operators_of([*family_networks(), *other_networks()])
+    every = operators_of(grid_networks())
     assert MIN_ROWS <= len(rows) < 0.2 * len(every)
     assert found.left_out == len(every) - len(rows)
     assert found.rounds == 2
