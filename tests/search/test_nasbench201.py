@@ -82,6 +82,7 @@ def test_the_table_may_be_json(modules: Callable[[str], ModuleType], tmp_path: P
         benchmark.read_accuracies(other)
 
 
+@pytest.mark.slow
 def test_every_strategy_evaluates_cells_once(modules: Callable[[str], ModuleType]) -> None:
     """A strategy gets as many evaluations as it may, of different cells, and what it found only grows."""
     benchmark, contestants = modules("benchmark"), modules("contestants").CONTESTANTS
