@@ -78,7 +78,6 @@ _ENCODINGS = (
     WireEncoding.quantised("int4", bits=4),
     WireEncoding.quantised("int2", bits=2, priced_as="int4"),
     WireEncoding.pixels("uint8", priced_as="int8"),
-    WireEncoding.quantised("int1", bits=1, priced_as="int2"),
 )
 
 ENCODINGS: dict[str, WireEncoding] = {encoding.name: encoding for encoding in _ENCODINGS}
