@@ -69,19 +69,10 @@ def _weighted(
     return operations.add(own, differences)
 
 
-def _damped(
-    operations: MergeOperations[OwnT, PartT], own: OwnT, parts: Sequence[PartT], weights: Sequence[Any], /
-) -> OwnT:
-    """Half of the way from ``own`` to the mean of the parts."""
-    steps = [operations.times(0.5 / len(parts), operations.minus(part, own)) for part in parts]
-    return operations.add(own, steps)
-
-
 # in increasing strength: if messages of two exchange points meet in one merge, the later rule applies
 _MERGERS = (
     Merger("mean", _mean),
     Merger("weighted", _weighted, learned=True),
-    Merger("damped", _damped),
 )
 
 MERGERS: dict[str, Merger] = {merger.name: merger for merger in _MERGERS}
