@@ -471,7 +471,7 @@ def partition(network: Graph | PathLike, scheme: str, shares: int | Sequence[flo
 
     >>> plan = partition("squeezenet", "rows", 2)
     >>> plan.payload_bytes(), [sum(segment.flops for segment in segments.values()) for segments in plan.segments]
-    (47584, [25987072, 17182080])
+    (39584, [25987072, 17182080])
 
     Args:
         network: a graph, its file, or the folder of an imported network.
