@@ -141,8 +141,8 @@ class Graph(Document):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """As pydantic's, without what was derived from the fields before they were changed."""
         copied = super().model_copy(update=update, deep=deep)
-        for name in ("stored", "_derived"):
-            copied.__dict__.pop(name, None)
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[name]
         return copied
 
     def use(self, node: GraphNode) -> OperatorUse:
@@ -165,6 +165,11 @@ class Graph(Document):
     def derived(self, node: GraphNode) -> DerivedUse | None:
         """What is derived from a node's use; None if it is opaque."""
         return self._derived[node.name]
+
+    @cached_property
+    def makers(self) -> Mapping[str, GraphNode]:
+        """The node that makes each tensor, by the tensor's name."""
+        return {name: node for node in self.nodes for name in node.outputs}
 
     @cached_property
     def stored(self) -> frozenset[str]:

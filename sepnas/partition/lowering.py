@@ -7,7 +7,7 @@ layout are all of this form. Partial results are sent to the devices that keep t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sepnas.errors import PlanError
@@ -205,13 +205,13 @@ def needed(graph: Graph, layouts: Layouts) -> Layouts:
 
 def _answering(graph: Graph, layouts: Layouts) -> dict[str, int]:
     """For each output a device that computes all of it, or else device 0."""
-    makers = {name: node.name for node in graph.nodes for name in node.outputs}
-    return {output.tensor: _having(graph, layouts, makers, output.tensor) for output in graph.outputs}
+    return {output.tensor: _having(graph, layouts, output.tensor) for output in graph.outputs}
 
 
-def _having(graph: Graph, layouts: Layouts, makers: Mapping[str, str], tensor: str) -> int:
+def _having(graph: Graph, layouts: Layouts, tensor: str) -> int:
     region = whole(graph.tensors[tensor].dims)
-    pieces = layouts[makers[tensor]].pieces if tensor in makers else ()
+    maker = graph.makers.get(tensor)
+    pieces = layouts[maker.name].pieces if maker is not None else ()
     return next((device for device, own in pieces if own == region), 0)
 
 

@@ -19,10 +19,10 @@ from sepnas.plan.shapes import Region
 
 def with_partial_results(graph: Graph, base: Mapping[str, Layout]) -> dict[str, Layout]:
     """Layouts in which operators that join places take those of each device, and each has the small layers on them."""
-    found, makers = dict(base), {name: node for node in graph.nodes for name in node.outputs}
+    found = dict(base)
     near: dict[str, tuple[int, ...]] = {}
     for node in graph.nodes:
-        spans = _spans(graph, node, found, makers)
+        spans = _spans(graph, node, found)
         devices = tuple(spans) if spans else _near_all(graph, node, base[node.name], near)
         if devices:
             dims = graph.tensors[node.outputs[0]].dims
@@ -40,9 +40,7 @@ def _near_all(graph: Graph, node: GraphNode, layout: Layout, near: Mapping[str, 
     return near[operands[0]]
 
 
-def _spans(
-    graph: Graph, node: GraphNode, layouts: Mapping[str, Layout], makers: Mapping[str, GraphNode]
-) -> dict[int, Region]:
+def _spans(graph: Graph, node: GraphNode, layouts: Mapping[str, Layout]) -> dict[int, Region]:
     """The terms of each device in an operator without products, as its operand is split; none where they are not."""
     derived = graph.derived(node)
     terms = derived.terms if derived is not None and len(node.outputs) == 1 else None
@@ -50,9 +48,9 @@ def _spans(
     if terms is None or graph.macs_of(node) or not output.can_be_sent or len(output.dims) < 2:
         return {}
     name = node.inputs[terms.role]
-    if name not in makers or not graph.tensors[name].can_be_sent:
+    if name not in graph.makers or not graph.tensors[name].can_be_sent:
         return {}
-    layout, everything = layouts[makers[name].name], whole(graph.tensors[name].dims)
+    layout, everything = layouts[graph.makers[name].name], whole(graph.tensors[name].dims)
     pieces = dict(layout.pieces)
     regions = list(pieces.values())
     apart = all(intersection(a, b) is None for place, a in enumerate(regions) for b in regions[:place])

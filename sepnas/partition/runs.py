@@ -57,7 +57,7 @@ class _Uses:
     """Who makes each tensor of a graph, and the place of its last use; the graph's end for an output."""
 
     def __init__(self, graph: Graph) -> None:
-        self.makers = {name: node for node in graph.nodes for name in node.outputs}
+        self.makers = graph.makers
         self.last = {name: place for place, node in enumerate(graph.nodes) for name in node.inputs.values()}
         self.last |= dict.fromkeys((output.tensor for output in graph.outputs), len(graph.nodes))
 

@@ -10,6 +10,7 @@ those of the network.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from sepnas.partition.graph import Graph, GraphNode
 from sepnas.partition.partial import with_partial_results
@@ -23,7 +24,7 @@ from sepnas.partition.schemes.scheme import Scheme, Shares, dims_of, is_exchange
 def _layouts(graph: Graph, shares: Shares) -> Layouts:
     base = {node.name: _along_first(graph, node, shares) for node in graph.nodes}
     runs = dict[str, str]()
-    makers = {name: node for node in graph.nodes for name in node.outputs}
+    makers = graph.makers
     for node in graph.nodes:
         inside = _between(graph, node, makers, runs)
         spans = spans_of(graph, node, shares, _multiple_within(graph, node, makers, inside)) if inside else {}
@@ -50,14 +51,14 @@ def _data(node: GraphNode) -> str:
     return node.inputs.get("input", "")
 
 
-def _multiple(graph: Graph, node: GraphNode, makers: dict[str, GraphNode]) -> int:
+def _multiple(graph: Graph, node: GraphNode, makers: Mapping[str, GraphNode]) -> int:
     """The multiple to which a cut of a layer's input keeps, such as the width of a head; 0 if it cannot be cut."""
     maker = makers[_data(node)]
     axis = len(graph.tensors[_data(node)].dims) - 1 if node.operator == "linear" else 1
     return graph.cuts_of(maker).get(axis, 0)
 
 
-def _multiple_within(graph: Graph, node: GraphNode, makers: dict[str, GraphNode], inside: tuple[str, ...]) -> int:
+def _multiple_within(graph: Graph, node: GraphNode, makers: Mapping[str, GraphNode], inside: tuple[str, ...]) -> int:
     """The multiple to which a cut keeps, so that it does not go through a group of a convolution of the pair."""
     multiple, terms = _multiple(graph, node, makers), terms_of(graph, node)
     for each in graph.nodes:
@@ -66,7 +67,7 @@ def _multiple_within(graph: Graph, node: GraphNode, makers: dict[str, GraphNode]
     return multiple
 
 
-def _between(graph: Graph, node: GraphNode, makers: dict[str, GraphNode], runs: dict[str, str]) -> tuple[str, ...]:
+def _between(graph: Graph, node: GraphNode, makers: Mapping[str, GraphNode], runs: dict[str, str]) -> tuple[str, ...]:
     """The operators from the first layer of a pair up to the second one, ``node``; none if it is not a second one.
 
     These are all that its input depends on back to layers with weights, if nothing else uses them, and if no layer
