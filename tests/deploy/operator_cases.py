@@ -85,8 +85,14 @@ _CASES: dict[str, list[Case]] = {
     "repeat": [({"self": _TOKENS}, {"repeats": [1, 2, 1]})],
     "repeat_each": [({"self": _TOKENS}, {"repeats": 2, "dim": 1})],
     "unfold": [({"self": _TOKENS}, {"dimension": 1, "size": 3, "step": 2})],
-    "cat": [({"tensors.0": _TOKENS, "tensors.1": (1, 2, 8)}, {"dim": 1})],
-    "stack": [({"tensors.0": _TOKENS, "tensors.1": _TOKENS}, {"dim": 2})],
+    "cat": [
+        ({"tensors.0": _TOKENS, "tensors.1": (1, 2, 8)}, {"dim": 1}),
+        ({"tensors.0": _TOKENS, "tensors.1": (1, 2, 8), "tensors.2": (1, 1, 8)}, {"dim": 1}),
+    ],
+    "stack": [
+        ({"tensors.0": _TOKENS, "tensors.1": _TOKENS}, {"dim": 2}),
+        ({"tensors.0": _TOKENS, "tensors.1": _TOKENS, "tensors.2": _TOKENS}, {"dim": 2}),
+    ],
     "slice": [({"self": _MAP}, {"dim": 2, "start": 1, "end": 6, "step": 2})],
     "select": [({"self": _MAP}, {"dim": 1, "index": 2})],
     "pad": [
@@ -121,7 +127,9 @@ for _name in ("var", "std"):
     _CASES[_name] = [({"self": _TOKENS}, {"dim": [2], "correction": 1, "keepdim": True})]
 
 _WEIGHTS = frozenset(("weight", "bias", "running_mean", "running_var"))
-_WEIGHTS_OF = {"mm": {"mat2"}, "addmm": {"self", "mat2"}, "attention": {"attn_mask"}}
+_WEIGHTS_OF = {
+    "mm": {"mat2"}, "addmm": {"self", "mat2"}, "attention": {"attn_mask"}, "cat": {"tensors.2"}, "stack": {"tensors.2"},
+}  # fmt: skip
 """The operands that are weights, where they are others."""
 _POSITIVE = frozenset(
     ("log", "log2", "log1p", "sqrt", "rsqrt", "reciprocal", "power_tensor", "div", "remainder", "atan2", "div_rounded")

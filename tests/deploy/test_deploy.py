@@ -174,6 +174,7 @@ def in_model(old, new):
     return change
 
 
+NO_SIZES = b'"sym_int_values": {}'
 EVIL = pickle.dumps(print)
 ATTACKS = {
     "sample inputs": lambda r: {**r, "archive/data/sample_inputs/model.pt": EVIL},
@@ -188,6 +189,11 @@ ATTACKS = {
         b"torch.ops.aten.relu.default", b"torch.ops.aten.from_file.default"
     ),
     "is no name": in_model(b'"name": "inputs_0"', b'"name": "x=print(1)"'),
+    "a `sym_int_values` that is no name": in_model(NO_SIZES, b'"sym_int_values": {"x=print(1)": {"as_int": 1}}'),
+    "`sym_int_values` that are no sizes": in_model(NO_SIZES, b'"sym_int_values": {"x": {"as_string": "mean"}}'),
+    "no arithmetic: 'print": in_model(
+        NO_SIZES, b'"sym_int_values": {"x": {"as_expr": {"expr_str": "print(1)", "hint": {"as_int": 2}}}}'
+    ),
     "a text that no segment has": in_model(b'"type": "cpu"', b'"type": "cpu\\n"'),
     "the text 'x', which no operator of a segment takes": in_model(b'"as_bool": false', b'"as_string": "x"'),
     "not a segment": in_model(b'{"graph_module"', b'{{"graph_module"'),

@@ -19,7 +19,7 @@ from sepnas.runtime.engines.torch_archive import load_graph
 from sepnas.runtime.engines.torch_shapes import GraphShapes
 from tests.deploy.operator_cases import cases_of, segment_of
 
-QUICK = ("attention", "conv_transpose")
+QUICK = ("attention", "cat", "conv_transpose")
 """Each export takes a second or two."""
 SAMPLES = 3
 

@@ -141,6 +141,31 @@ def test_worker_processes_exchange_shares_of_global_means(tmp_path: Path) -> Non
             check_answer(session, plan, own, batch)
 
 
+def test_a_class_token_is_joined_to_each_sample(tmp_path: Path) -> None:
+    """A token that is a weight, beside those of an image, in both engines: one sample, and several."""
+    torch.manual_seed(0)
+    made = Builder(3, 4, 4)
+    made.then("reshape", size=(1, 3, 16))
+    made.then("permute", dims=(0, 2, 1))
+    made.linear(8)
+    made.add("cat", {"tensors.0": made.weight(1, 1, 8), "tensors.1": made.last}, dim=1)
+    made.plus(made.weight(1, 17, 8))
+    made.linear(8)
+    made.then("select", dim=1, index=0)
+    made.linear(10)
+    own = PartitionedNetwork(made.graph(), made.weights).eval()
+    plan = partition(own.graph, "pipeline", [1, 1])
+    export_graph(own, tmp_path / "d", {"default": plan}, name="token", engines=ENGINES)
+    batch = np.random.default_rng(0).standard_normal((BATCH, 3, 4, 4), dtype=np.float32)
+    for engine in ENGINES:
+        for each in (batch[:1], batch):
+            with (
+                threads(tmp_path / "d", engine=partial(_engine, engine)) as hosts,
+                Session(tmp_path / "d", hosts) as session,
+            ):
+                check_answer(session, plan, own, each)
+
+
 @pytest.mark.parametrize("scheme", ["rows", "input-channels"])
 def test_images_travel_as_bytes(scheme: str, network: PartitionedNetwork, tmp_path: Path) -> None:
     """With a mean and a deviation, each device is sent its region of the image as bytes, and normalises it itself."""

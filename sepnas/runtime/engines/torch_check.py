@@ -27,12 +27,14 @@ _MAX_CHARACTERS = 500
 _SPECS = ("in_spec", "out_spec", "context")
 """Text that is JSON again: how arguments are packed."""
 _EMPTY = (
-    "guards_code", "custom_obj_values", "sym_int_values", "sym_bool_values", "sym_float_values",
-    "treespec_namedtuple_fields", "constants", "extra_files",
+    "guards_code", "custom_obj_values", "sym_bool_values", "sym_float_values", "treespec_namedtuple_fields",
+    "constants", "extra_files",
 )  # fmt: skip
 _UNUSED = ("metadata",)
 """Left out: source locations, and what other versions of torch write there."""
-_IDENTIFIERS = ("name", "as_name")
+_IDENTIFIERS = ("name", "as_name", "forward_arg_names")
+_SIZES = "sym_int_values"
+"""The sizes that a graph takes from its inputs: names, each with a size of the same form as those of tensors."""
 _VALUES = frozenset(
     f"as_{kind}"
     for kind in (
@@ -40,6 +42,7 @@ _VALUES = frozenset(
         *("expr", "sym_int", "sym_ints", "name", "string", "scalar_type"),
     )
 )
+_SIZE = frozenset(("as_expr", "as_int"))
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _PLAIN = re.compile(r"[A-Za-z0-9_.+:-]*", re.ASCII)
 _SYMBOL = re.compile(r"Symbol\('[su]\d+', positive=True, integer=True\)|Symbol\('[su]\d+', integer=True\)", re.ASCII)
@@ -106,8 +109,8 @@ def _checked_field(key: str, value: Any, depth: int, allowed: Allowed) -> Any:
         return str(value)
     if key in _SPECS and isinstance(value, str):
         return json.dumps(_checked(parse_json(value), depth, allowed))
-    if key in _IDENTIFIERS or key == "forward_arg_names":
-        _check_identifiers(key, value)
+    if key in (*_IDENTIFIERS, _SIZES):
+        _check_identifiers(key, _names_of_sizes(value) if key == _SIZES else value)
     return _checked(value, depth, allowed)
 
 
@@ -115,6 +118,12 @@ def _check_identifiers(key: str, value: Any) -> None:
     for name in value if isinstance(value, list) else (value,):
         if name is not None and not (isinstance(name, str) and _IDENTIFIER.fullmatch(name)):
             raise ValueError(f"has a `{key}` that is no name: {_start(name)!r}")
+
+
+def _names_of_sizes(value: Any) -> list[str]:
+    if not isinstance(value, dict) or not all(isinstance(size, dict) and {*size} <= _SIZE for size in value.values()):
+        raise ValueError(f"has `{_SIZES}` that are no sizes by name: {_start(value)!r}")
+    return [*value]
 
 
 def _plain(text: str) -> str:
