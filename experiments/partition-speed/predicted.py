@@ -27,6 +27,8 @@ from sepnas.spec.cluster import Cluster
 Row = dict[str, Any]
 COUNTS = (1, 2, 4, 6, 8, 10)
 WIRES = ("fp32", "fp16", "int8")
+SPEEDS_COMPARED = {"eager": "", "1-thread": "_tuned_kernels"}
+"""The speeds at which published gains are compared, and what is added to the names of their measures."""
 TABLE_BOARD = PI_4
 
 
@@ -44,13 +46,13 @@ def predicted_rows(cells: Cells, graphs: dict[str, Graph], limit_s: float, deadl
                 if time.monotonic() > deadline:
                     print(f"time is up at {name}, {count} boards, {scheme}; run it again")
                     return rows
-                key = f"{name} {count} {scheme} {_fingerprint()}"
+                key = f"{name} {count} {scheme} {fingerprint()}"
                 cell = cells.get(key, partial(_cell, graph, name, scheme, count, limit_s))
                 rows += [{"network": name, "devices": count, "scheme": scheme, **row} for row in cell["rows"]]
     return rows
 
 
-def _fingerprint() -> str:
+def fingerprint() -> str:
     """What the boards and links are: rows of other presets are priced anew."""
     facts = [cluster(kind, 2, link, speed).to_data() for kind in (PI_3, PI_4) for link in LINKS for speed in SPEEDS]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
@@ -98,12 +100,13 @@ def _priced(plan: Plan, network: str, scheme: str) -> Iterator[Row]:
         for speed in SPEEDS:
             facts = {"board": kind, "speed": speed}
             if plan.num_devices == 1:
-                yield facts | {"link": "none", "wire": "fp32"} | _costs(plan, alone(kind, speed), scheme)
+                yield facts | {"link": "none", "wire": "fp32"} | costs(plan, alone(kind, speed))
                 continue
             for link in LINKS:
                 for wire in WIRES:
                     where = cluster(kind, plan.num_devices, link, speed)
-                    yield facts | {"link": link, "wire": wire} | _costs(with_wire(plan, wire), where, scheme)
+                    found = costs(with_wire(plan, wire), where, pipelined="pipeline" in scheme)
+                    yield facts | {"link": link, "wire": wire} | found
 
 
 def boards_of(network: str, count: int) -> tuple[str, ...]:
@@ -112,11 +115,11 @@ def boards_of(network: str, count: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys((TABLE_BOARD, *others)))
 
 
-def _costs(plan: Plan, where: Cluster, scheme: str) -> Row:
+def costs(plan: Plan, where: Cluster, pipelined: bool = False) -> Row:
     """``interval_s`` is the time between two answers; one request at a time, except in pipelines."""
     found = simulate(plan, where)
     interval_s = found.latency_s
-    if "pipeline" in scheme:
+    if pipelined:
         interval_s = 1 / simulate_stream(plan, where, in_flight=2 * plan.num_devices).throughput_per_s
     return {
         "latency_s": found.latency_s, "interval_s": interval_s, "payload_bytes": found.payload_bytes,

@@ -16,8 +16,9 @@ sys.path += [str(HERE.parent / name) for name in ("cost-model", "partition-cover
 from boards import LINKS, PI_4, SPEEDS  # noqa: E402
 from cells import Cells  # noqa: E402
 from networks import NETWORKS, imported  # noqa: E402
-from predicted import COUNTS, TABLE_BOARD, WIRES, predicted_rows  # noqa: E402
+from predicted import COUNTS, SPEEDS_COMPARED, TABLE_BOARD, WIRES, predicted_rows  # noqa: E402
 from published import PUBLISHED, Published  # noqa: E402
+from searched import searched_rows  # noqa: E402
 
 from sepnas.partition.graph import load_graph  # noqa: E402
 from sepnas.results.recorder import Recorder  # noqa: E402
@@ -30,10 +31,6 @@ MEASURED = (
 )  # fmt: skip
 """The cases that are measured, each with its best scheme in fp32."""
 WORKING = ("rows", "grid", "fused-tiles", "output-channels", "pipeline", "single-cut", "input-channels")
-
-
-SUFFIXES = {"eager": "", "1-thread": "_tuned_kernels"}
-"""The speeds at which published gains are compared, and what is added to the names of their measures."""
 
 
 class Rows:
@@ -75,8 +72,8 @@ def speed_row(rows: Rows, network: str, count: int, link: str, speed: str) -> Ro
     return row | others
 
 
-def published_row(rows: Rows, case: Published, speed: str) -> Row | None:
-    """What is predicted for the case, beside what is published."""
+def published_row(rows: Rows, found_by_search: Rows, case: Published, speed: str) -> Row | None:
+    """What is predicted for the case by the best scheme and by the search, beside what is published."""
     cost = "latency_s" if case.objective == "latency" else "interval_s"
     facts = {"network": case.network, "board": case.board, "speed": speed, "devices": case.devices}
     alone_s = rows.alone_s(case.network, case.board, speed)
@@ -92,7 +89,12 @@ def published_row(rows: Rows, case: Published, speed: str) -> Row | None:
     }  # fmt: skip
     row |= {f"gain_{wire}": alone_s / each[cost] for wire, each in best.items() if each and wire != "fp32"}
     others = {f"gain_{link}": rows.best(cost, wire="fp32", link=link, **facts) for link in LINKS}
-    return row | {name: alone_s / each[cost] for name, each in others.items() if each}
+    row |= {name: alone_s / each[cost] for name, each in others.items() if each}
+    for wire in WIRES:
+        best_found = found_by_search.best(cost, wire=wire, source=case.source, **facts)
+        if best_found is not None:
+            row |= {"found_by_search": best_found["found"], f"gain_of_search_{wire}": alone_s / best_found[cost]}
+    return row
 
 
 def measured_rows(cells: Cells, rows: Rows, args: argparse.Namespace, deadline: float) -> list[Row]:
@@ -131,17 +133,24 @@ def measured(args: argparse.Namespace, case: Row, measure: Any) -> Row:
     return row | {"load_before": before, "load_after": os.getloadavg()[0]}
 
 
-def record_published(record: Recorder, rows: Rows) -> None:
+def best_gain(row: Row) -> float:
+    """The gain of the best scheme in equal shares, or of the plan that the search finds, in fp32."""
+    return max(row["gain"], row.get("gain_of_search_fp32", 0.0))
+
+
+def record_published(record: Recorder, rows: Rows, found_by_search: Rows) -> None:
     """A measure for each published gain: with the kernels of eager PyTorch, and with those of ncnn."""
     table: list[Row] = []
-    for speed, suffix in SUFFIXES.items():
-        found = [row for case in PUBLISHED if (row := published_row(rows, case, speed)) is not None]
+    for speed, suffix in SPEEDS_COMPARED.items():
+        found = [row for case in PUBLISHED if (row := published_row(rows, found_by_search, case, speed)) is not None]
         for row in found:
-            gains = [row[f"gain_{link}"] for link in LINKS]
-            name, goal = f"speedup_{row['source']}{suffix}", f">= {row['published']}"
-            record.measure(name, row["gain"], "", min(gains), max(gains), len(gains), goal)
-        ahead = sum(row["gain"] >= row["published"] for row in found)
-        record.measure(f"speedups_ahead_of_published{suffix}", ahead, n=len(found), goal=f">= {len(PUBLISHED)}")
+            gains = [*(row[f"gain_{link}"] for link in LINKS), best_gain(row)]
+            goal = None if row["published"] is None else f">= {row['published']}"
+            name = f"speedup_{row['source']}{suffix}"
+            record.measure(name, best_gain(row), "", min(gains), max(gains), len(LINKS), goal)
+        known = [row for row in found if row["published"] is not None]
+        ahead = sum(best_gain(row) >= row["published"] for row in known)
+        record.measure(f"speedups_ahead_of_published{suffix}", ahead, n=len(known), goal=f">= {len(known)}")
         table += found
     record.table("published", table)
 
@@ -196,7 +205,8 @@ def main() -> None:
     graphs = {name: load_graph(imported(name, args.out / "networks")) for name in NETWORKS if name in args.networks}
     with Recorder(HERE / "result.json", root=HERE) as record:
         rows = Rows(predicted_rows(Cells(args.out / "predicted.jsonl"), graphs, args.limit_s, deadline))
-        record_published(record, rows)
+        searched = list(searched_rows(Cells(args.out / "searched.jsonl"), graphs))
+        record_published(record, rows, Rows(searched))
         record_speeds(record, rows)
         record_measured(record, measured_rows(Cells(args.out / "measured.jsonl"), rows, args, deadline))
     for measure in record.measures.values():
