@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,11 +15,17 @@ from sepnas.errors import SpecError
 from sepnas.nets.aten import overload, run_calls
 from sepnas.partition.aten import opaque_call
 from sepnas.partition.graph import WEIGHTS_NAME, Graph, GraphNode, load_graph
-from sepnas.plan.kinds.kind import AtenCall
+from sepnas.plan.kinds.kind import AtenCall, GraphOperator, OperatorUse
 from sepnas.spec.files import read_regular, why
 
 MAX_WEIGHTS_BYTES = 16 << 30
 Outputs: TypeAlias = Tensor | dict[str, Tensor]
+Calls: TypeAlias = Callable[[GraphOperator, OperatorUse], Sequence[AtenCall]]
+
+
+def calls_for_one(kind: GraphOperator, use: OperatorUse) -> tuple[AtenCall, ...]:
+    """The calls of an operator that is used on one sample."""
+    return kind.calls(use)
 
 
 class GraphNetwork(nn.Module):
@@ -32,11 +38,11 @@ class GraphNetwork(nn.Module):
         super().__init__()
         check_weights(graph, weights)
         self.graph = graph
-        self._calls = [_calls_of(graph, node) for node in graph.nodes]
+        self._calls = [calls_of(graph, node) for node in graph.nodes]
         self._weights = {name: f"weight{place}" for place, name in enumerate(graph.weights)}
         for name, attribute in self._weights.items():
             self.register_buffer(attribute, weights[name])
-        self._last_use = _last_uses(graph)
+        self._last_use = last_uses(graph)
 
     @property
     def weights_by_name(self) -> dict[str, Tensor]:
@@ -60,14 +66,15 @@ class GraphNetwork(nn.Module):
         return found if len(found) > 1 else next(iter(found.values()))
 
 
-def _calls_of(graph: Graph, node: GraphNode) -> tuple[AtenCall, ...]:
+def calls_of(graph: Graph, node: GraphNode, of_kind: Calls = calls_for_one) -> tuple[AtenCall, ...]:
+    """The calls of a node, for one sample unless ``of_kind`` makes them for more; :class:`SpecError` if refused."""
     kind = node.kind
     if kind is None and not _is_function(node):
         raise SpecError(f"node '{node.name}': {node.operator} is no function of tensors, so it is not run")
-    calls = kind.calls(graph.use(node)) if kind else (opaque_call(node.operator, node.inputs, node.attributes),)
+    calls = of_kind(kind, graph.use(node)) if kind else (opaque_call(node.operator, node.inputs, node.attributes),)
     for call in calls:
         overload(call.overload)  # so that an unknown one is refused at once
-    return calls
+    return tuple(calls)
 
 
 def _is_function(node: GraphNode) -> bool:
@@ -76,7 +83,7 @@ def _is_function(node: GraphNode) -> bool:
     return bool(node.inputs) and not name.endswith("_") and "out" not in which.split("_")
 
 
-def _last_uses(graph: Graph) -> dict[int, list[str]]:
+def last_uses(graph: Graph) -> dict[int, list[str]]:
     """The tensors that are not needed after each node, by the node's place."""
     kept = {output.tensor for output in graph.outputs}
     last = {name: place for place, node in enumerate(graph.nodes) for name in (*node.inputs.values(), *node.outputs)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sepnas.nets.aten import run_calls
 from sepnas.partition.aten import opaque_call
-from sepnas.plan.kinds.kind import AtenCall, Dims, OperatorUse
+from sepnas.plan.kinds.kind import AtenCall, Dims, GraphOperator, OperatorUse
 from sepnas.plan.kinds.registry import GRAPH_OPERATORS
 from sepnas.plan.plan import Segment
 from sepnas.plan.segment_node import SegmentNode
@@ -19,7 +19,7 @@ from sepnas.plan.segment_node import SegmentNode
 _SIZES = {"reshape.default": "shape", "expand.default": "size"}
 """The calls that are given the sizes of their result, and the argument that has them."""
 
-_JOINING = frozenset(("cat", "stack"))
+JOINING = frozenset(("cat", "stack"))
 """Operators that do not broadcast: a weight beside tensors is repeated for each sample, such as a class token."""
 
 
@@ -47,8 +47,8 @@ class SegmentModule(nn.Module):
             self._calls[shapes] = self._prepared(shapes)
         for node, calls in zip(self._nodes, self._calls[shapes], strict=True):
             operands = {role: values[name] for role, name in node.inputs.items()}
-            if node.operator in _JOINING:
-                operands = _for_each_sample(node, operands)
+            if node.operator in JOINING:
+                operands = for_each_sample(operands, [role for role, name in node.inputs.items() if type(name) is int])
             results = run_calls(calls, operands)
             values.update(zip(node.outputs, results, strict=False))
         found = tuple(values[name] for name in self._outputs)
@@ -84,18 +84,19 @@ def _calls(node: SegmentNode, dims: Mapping[str | int, Dims]) -> tuple[AtenCall,
     kind = GRAPH_OPERATORS.get(node.operator)
     if kind is None:
         return (opaque_call(node.operator, {role: str(name) for role, name in node.inputs.items()}, node.attributes),)
-    operands = {role: dims[name] for role, name in node.inputs.items()}
-    calls = kind.calls(OperatorUse(node.attributes, operands))
-    first = next(iter(operands.values()), ())
-    return tuple(_for_any_batch(call, first) for call in calls)
+    return calls_for_any_batch(kind, OperatorUse(node.attributes, {r: dims[name] for r, name in node.inputs.items()}))
 
 
-def _for_each_sample(node: SegmentNode, operands: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    batch = next((operands[role].shape[0] for role, name in node.inputs.items() if isinstance(name, str)), 1)
-    return {
-        role: operands[role].expand(batch, *operands[role].shape[1:]) if isinstance(name, int) else operands[role]
-        for role, name in node.inputs.items()
-    }
+def calls_for_any_batch(kind: GraphOperator, use: OperatorUse) -> tuple[AtenCall, ...]:
+    """The calls of an operator that is used on one sample, for any number of samples."""
+    first = next(iter(use.inputs.values()), ())
+    return tuple(_for_any_batch(call, first) for call in kind.calls(use))
+
+
+def for_each_sample(operands: Mapping[str, Tensor], weights: Collection[str]) -> dict[str, Tensor]:
+    """Operands by role, with those that are weights repeated for each sample of the others."""
+    batch = next((x.shape[0] for role, x in operands.items() if role not in weights), 1)
+    return {role: x.expand(batch, *x.shape[1:]) if role in weights else x for role, x in operands.items()}
 
 
 def _for_any_batch(call: AtenCall, first: Dims) -> AtenCall:

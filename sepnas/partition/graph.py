@@ -105,8 +105,9 @@ class NetworkTraits(WithoutDefaults):
 class Graph(Document):
     """A network's graph. ``source`` says where it was imported from.
 
-    ``computed`` are the weights that were computed in advance; ``num_parameters`` counts the module's own parameters,
-    of which the weights are made. None in files from before it was recorded.
+    ``computed`` are the weights that were computed in advance; ``buffers`` are those that are made of none of the
+    module's parameters, such as running statistics and tables; ``num_parameters`` counts the module's own parameters,
+    of which the others are made. The latter two are None in files from before they were recorded.
     """
 
     format_name: ClassVar[str] = "sepnas.graph"
@@ -121,14 +122,16 @@ class Graph(Document):
     weights: Annotated[tuple[TensorName, ...], Field(max_length=MAX_NODES)]
     tensors: Annotated[dict[TensorName, GraphTensor], Field(max_length=MAX_NODES)]
     computed: Annotated[tuple[TensorName, ...], Field(max_length=MAX_NODES)] = ()
+    buffers: Annotated[tuple[TensorName, ...], Field(max_length=MAX_NODES)] | None = None
     num_parameters: Index | None = None
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         check_order(self)
         check_shapes(self)
-        if strange := sorted(set(self.computed) - set(self.weights)):
-            raise ValueError(f"`computed` holds '{strange[0]}', which is no weight")
+        for field in ("computed", "buffers"):
+            if strange := sorted(set(getattr(self, field) or ()) - set(self.weights)):
+                raise ValueError(f"`{field}` holds '{strange[0]}', which is no weight")
         return self
 
     @property

@@ -95,6 +95,7 @@ class GraphBuilder:
             nodes=tuple(reversed(kept)), weights=weights,
             tensors={each: tensor for each, tensor in tensors.items() if each in needed},
             computed=tuple(each for each in self.computed if each in needed),
+            buffers=tuple(each for each in weights if not self._parameters[each]),
             num_parameters=self._count_parameters(weights),
         )  # fmt: skip
 

@@ -1,0 +1,178 @@
+"""A graph that is trained: its weights are parameters, its batch norms keep statistics, its inputs are batches."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sepnas.errors import SpecError
+from sepnas.nets.aten import run_calls
+from sepnas.nets.graph import Outputs, calls_of, check_weights, last_uses, load_graph_network
+from sepnas.nets.segment_graph import JOINING, calls_for_any_batch, for_each_sample
+from sepnas.partition.graph import Graph, GraphNode
+
+BATCH_NORM = "batch_norm"
+STATISTICS = ("running_mean", "running_var")
+"""The operands of a batch norm that training measures instead of learning."""
+MOMENTUM = 0.1
+"""Share of a new batch in the running statistics, as in torch."""
+_Place: TypeAlias = tuple[nn.Module, str]
+
+
+class TrainableGraph(nn.Module):
+    """A graph with its weights, for any number of samples; ``forward`` takes the graph's inputs ``(B, ...)`` in order.
+
+    The :func:`trained_weights` are parameters, the others buffers, under the names that the graph has for them. Batch
+    norms use the statistics of the batch in training, and the running ones in evaluation.
+
+    ``masks`` are tensors of zeros and ones by the names of weights, which they are multiplied with: what is zero stays
+    zero.
+
+    Raises :class:`SpecError` if weights or masks do not fit the graph.
+    """
+
+    def __init__(self, graph: Graph, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__()
+        check_weights(graph, weights)
+        masks = masks or {}
+        _check_masks(weights, masks)
+        self.graph = graph
+        self.momentum: float | None = MOMENTUM
+        """Share of a new batch in the running statistics; None means their mean over all batches since a reset."""
+        self._seen = 0
+        self._places: dict[str, _Place] = {}
+        trained = trained_weights(graph)
+        for name in graph.weights:
+            value = weights[name].detach().clone()
+            self._store(name, value * masks[name].to(value) if name in masks else value, name in trained)
+        self._masks: dict[str, str] = {}
+        for place, (name, mask) in enumerate(masks.items()):
+            self._masks[name] = f"_mask{place}"
+            self.register_buffer(self._masks[name], mask.detach().to(weights[name].dtype).clone(), persistent=False)
+        self._calls = [() if _is_norm(node) else calls_of(graph, node, calls_for_any_batch) for node in graph.nodes]
+        self._last_use = last_uses(graph)
+
+    def _store(self, name: str, value: Tensor, trained: bool) -> None:
+        """Keep a weight in a tree of modules that gives it the graph's name in the state, whatever its parts are."""
+        *path, leaf = name.split(".")
+        module: nn.Module = self
+        for part in path:
+            module = module._modules.setdefault(part, nn.Module())  # type: ignore[assignment]
+        if trained:
+            module._parameters[leaf] = nn.Parameter(value)
+        else:
+            module._buffers[leaf] = value
+        self._places[name] = module, leaf
+
+    def weight(self, name: str) -> Tensor:
+        """A weight as it is computed with."""
+        module, leaf = self._places[name]
+        found = module._parameters.get(leaf)
+        value: Tensor = module._buffers[leaf] if found is None else found  # type: ignore[assignment]
+        return value * self._buffers[self._masks[name]] if name in self._masks else value  # type: ignore[operator]
+
+    @property
+    def weights_by_name(self) -> dict[str, Tensor]:
+        """All weights, detached, as :class:`sepnas.nets.graph.GraphNetwork` takes them."""
+        return {name: self.weight(name).detach() for name in self.graph.weights}
+
+    def reset_running_stats(self) -> None:
+        """Forget all running statistics, as a batch norm of torch does."""
+        self._seen = 0
+        for node in filter(_is_norm, self.graph.nodes):
+            for role, value in zip(STATISTICS, (0.0, 1.0), strict=True):
+                module, leaf = self._places[node.inputs[role]]
+                module._buffers[leaf].fill_(value)  # type: ignore[union-attr]
+
+    def forward(self, *inputs: Tensor) -> Outputs:
+        found = self.tensors(inputs, [output.tensor for output in self.graph.outputs])
+        named = {output.name: found[output.tensor] for output in self.graph.outputs}
+        return named if len(named) > 1 else next(iter(named.values()))
+
+    def tensors(self, inputs: tuple[Tensor, ...], names: Collection[str]) -> dict[str, Tensor]:
+        """The tensors of these names, for inputs ``(B, ...)``; what only others need is not computed."""
+        values = self._checked(inputs)
+        wanted, last = set(names), self._last_place(names)
+        self._seen += self.training
+        for place, (node, calls) in enumerate(zip(self.graph.nodes[: last + 1], self._calls, strict=False)):
+            stored = self.graph.weights_of(node)
+            operands = {r: self.weight(n) if r in stored else values[n] for r, n in node.inputs.items()}
+            if _is_norm(node):
+                values[node.outputs[0]] = self._normalised(node, operands)
+            else:
+                if node.operator in JOINING:
+                    operands = for_each_sample(operands, stored)
+                values.update(zip(node.outputs, run_calls(calls, operands), strict=False))
+            for name in self._last_use.get(place, ()):
+                if name not in wanted:
+                    values.pop(name, None)
+        return {name: values[name] for name in names}
+
+    def _last_place(self, names: Collection[str]) -> int:
+        wanted = set(names)
+        return max((p for p, node in enumerate(self.graph.nodes) if wanted & set(node.outputs)), default=-1)
+
+    def _checked(self, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        graph = self.graph
+        if len(inputs) != len(graph.inputs):
+            raise SpecError(f"network '{graph.name}' has {len(graph.inputs)} inputs, got {len(inputs)}")
+        for name, x in zip(graph.inputs, inputs, strict=True):
+            if tuple(x.shape[1:]) != graph.tensors[name].dims[1:]:
+                wanted = ("B", *graph.tensors[name].dims[1:])
+                raise SpecError(f"input '{name}' must have shape ({', '.join(map(str, wanted))}), got {tuple(x.shape)}")
+        return dict(zip(graph.inputs, inputs, strict=True))
+
+    def _normalised(self, node: GraphNode, operands: Mapping[str, Tensor]) -> Tensor:
+        momentum = 1 / max(1, self._seen) if self.momentum is None else self.momentum
+        return functional.batch_norm(
+            operands["input"],
+            operands["running_mean"],
+            operands["running_var"],
+            operands.get("weight"),
+            operands.get("bias"),
+            self.training,
+            momentum,
+            self.graph.use(node).get("eps", 1e-5),
+        )
+
+
+def trained_weights(graph: Graph) -> frozenset[str]:
+    """The weights that training changes: floating, made of parameters, and no running statistics.
+
+    Where a graph does not say what is made of parameters, what was computed in advance is not changed.
+    """
+    measured = {node.inputs[role] for node in filter(_is_norm, graph.nodes) for role in STATISTICS}
+    fixed = {*(graph.computed if graph.buffers is None else graph.buffers), *measured}
+    return frozenset(
+        name
+        for name in graph.weights
+        if graph.tensors[name].dtype.startswith(("float", "bfloat")) and name not in fixed
+    )
+
+
+def load_trainable(folder: Path) -> TrainableGraph:
+    """The network of a folder that `sepnas import` or a training wrote, in evaluation.
+
+    Raises :class:`SpecError` if a file is missing or damaged, or the weights are another network's.
+    """
+    found = load_graph_network(folder)
+    return TrainableGraph(found.graph, found.weights_by_name).eval()
+
+
+def _is_norm(node: GraphNode) -> bool:
+    return node.operator == BATCH_NORM
+
+
+def _check_masks(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+    for name, mask in masks.items():
+        if name not in weights:
+            raise SpecError(f"masks: '{name}' is no weight of the network")
+        if mask.shape != weights[name].shape or not bool(((mask == 0) | (mask == 1)).all()):
+            raise SpecError(
+                f"masks: the mask of '{name}' must hold zeros and ones of shape {tuple(weights[name].shape)}, got "
+                f"{tuple(mask.shape)}"
+            )
