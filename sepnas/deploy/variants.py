@@ -19,7 +19,7 @@ from sepnas.deploy.plan_module import PlanModule
 from sepnas.deploy.shard_writer import NamedPlan
 from sepnas.errors import DeploymentError, SpecError
 from sepnas.nets.scales import calibrate_scales
-from sepnas.nets.supernet import forget_statistics
+from sepnas.nets.statistics import recalibrate
 from sepnas.plan.plan import Plan
 from sepnas.plan.steps import Compute
 from sepnas.separable.build import build_plan
@@ -77,12 +77,8 @@ def measure_statistics(network: SeparableNetwork, plan: Plan, images_NCHW: Tenso
         for module in network.segment(rank, plan.segments[rank][step.segment].layers).modules()
         if isinstance(module, nn.BatchNorm2d)
     ]
-    forget_statistics(layers)
-    for layer in layers:
-        layer.train()
-    run = PlanModule(plan, network)
-    for batch_BCHW in torch.split(images_NCHW, images_at_once(_BATCH, images_NCHW.shape[-1])):
-        run(batch_BCHW)
+    batches = torch.split(images_NCHW, images_at_once(_BATCH, images_NCHW.shape[-1]))
+    recalibrate(layers, batches, PlanModule(plan, network))
     network.eval()
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sepnas.nets.outage import Outage
 from sepnas.nets.separable import SeparableNetwork
+from sepnas.nets.statistics import layers_with_statistics, recalibrate
 from sepnas.plan.merge_rules import LEARNED_RULES
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.forms import Axes
@@ -128,19 +129,13 @@ def recalibrate_batch_norm(
     The statistics are the mean over ``batches`` equal batches of the normalised images. ``outage_of`` maps a batch size
     to the outage of that batch, as in training with dropout of devices.
     """
-    forget_statistics(_batch_norms(network))
     network.train()
-    with torch.no_grad():
-        for batch_BCHW in images_BCHW.chunk(batches):
-            network(batch_BCHW, policy, outage_of(len(batch_BCHW)))
+    recalibrate(
+        layers_with_statistics(network),
+        images_BCHW.chunk(batches),
+        lambda batch_BCHW: network(batch_BCHW, policy, outage_of(len(batch_BCHW))),
+    )
     network.eval()
-
-
-def forget_statistics(layers: Iterable[nn.BatchNorm2d]) -> None:
-    """Prepare batch norms to measure new statistics: the mean over all batches that they then see in training mode."""
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # None means a cumulative average
 
 
 def drop_statistics(network: nn.Module) -> None:
