@@ -38,6 +38,7 @@ from sepnas.train.record import EpochRecord, TrainingResult
 from sepnas.train.run_files import Reached, RunFiles, RunState, describe_run, identity_of
 from sepnas.train.seeds import derived_seed
 from sepnas.train.steps import Step, step_of
+from sepnas.train.whiten import freeze_first_convolution
 
 Validate = Callable[[nn.Module], float]
 """Returns the validation accuracy of a network, 0..1."""
@@ -161,6 +162,8 @@ class _Run:
         self.architecture = found if isinstance(found, Architecture) else None
         check_trainable(self.architecture, data, recipe, seed)
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        if recipe.whiten_stem:
+            freeze_first_convolution(network, None if start else data)
         self.network = network.to(device=device).to(memory_format=layout)  # type: ignore[call-overload]
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         self._processes, self._teachers = processes, self._classroom(teachers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
+from sepnas.errors import TrainingError
 from sepnas.nets.separable import SeparableNetwork
+from sepnas.train.muon import Muon, muon_weights
 from sepnas.train.processes import Processes
 from sepnas.train.recipe import Recipe
 from sepnas.train.vision import import_timm
@@ -24,52 +26,81 @@ class Optimization:
     ) -> None:
         self._network, self._processes = network, processes or Processes()
         self._parameters = dict(network.named_parameters())
-        self._optimizer = _optimizer(network, recipe)
-        self._schedule = _schedule(self._optimizer, recipe, steps_per_epoch)
+        self._optimizers = tuple(_optimizers(network, recipe))
+        self._peaks = [float(each.param_groups[0]["lr"]) for each in self._optimizers]
+        self._schedules = [_schedule(each, recipe, steps_per_epoch) for each in self._optimizers]
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the next step."""
-        return float(self._optimizer.param_groups[0]["lr"])
+        """The learning rate of the next step; that of the first optimizer."""
+        return float(self._optimizers[0].param_groups[0]["lr"])
 
     def step(self, loss: Tensor) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
+        self._network.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._processes.average_gradients(self._network)
-        self._optimizer.step()
-        self._schedule.step()
+        for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
+            optimizer.step()
+            schedule.step()
 
     def tensors(self) -> dict[str, Tensor]:
         """The optimizer's state, with names such as ``momentum_buffer/NAME``; parameters without gradient have none."""
         return {
             f"{key}/{name}": value
             for name, parameter in self._parameters.items()
-            for key, value in self._optimizer.state.get(parameter, {}).items()
+            for optimizer in self._optimizers
+            for key, value in optimizer.state.get(parameter, {}).items()
             if value is not None
         }
 
     def numbers(self) -> dict[str, Any]:
         """The schedule's state, without values fixed by the recipe."""
-        state = self._schedule.state_dict()
+        state = self._schedules[0].state_dict()
         return {"learning_rate": self.learning_rate, "steps": state["last_epoch"], "calls": state["_step_count"]}
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        owners = {x: each for each in self._optimizers for group in each.param_groups for x in group["params"]}
         for place, saved in tensors.items():
             key, _, name = place.partition("/")
             parameter = self._parameters.get(name)
             if key in _KEPT and parameter is not None:
                 # in the parameter's memory layout, as torch creates it; step counters stay on the CPU
                 like = torch.empty_like(saved if key == "step" else parameter.detach())
-                self._optimizer.state[parameter][key] = like.copy_(saved)
-        rate = numbers["learning_rate"]
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        rates = [rate] * len(self._optimizer.param_groups)
-        state = {"last_epoch": numbers["steps"], "_step_count": numbers["calls"], "_last_lr": rates}
-        self._schedule.load_state_dict(state)
+                owners[parameter].state[parameter][key] = like.copy_(saved)
+        for optimizer, schedule, peak in zip(self._optimizers, self._schedules, self._peaks, strict=True):
+            rate = numbers["learning_rate"] * peak / self._peaks[0]  # schedules are multiples of the peak
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            rates = [rate] * len(optimizer.param_groups)
+            state = {"last_epoch": numbers["steps"], "_step_count": numbers["calls"], "_last_lr": rates}
+            schedule.load_state_dict(state)
 
 
 _KEPT = {"momentum_buffer", "exp_avg", "exp_avg_sq", "step"}
+
+
+def _optimizers(network: nn.Module, recipe: Recipe) -> Iterator[Optimizer]:
+    """The optimizers with their peak rates; each weight has one."""
+    if recipe.optimizer != "muon":
+        yield _optimizer(network, recipe)
+        return
+    groups = muon_weights(network)
+    if not groups:
+        raise TrainingError(f"recipe {recipe.name!r}: the network has no convolution that Muon can train; use 'adamw'")
+    named = dict(network.named_parameters())
+    each: list[dict[str, Any]] = [{"params": [named[name]], "groups": count} for name, count in groups.items()]
+    yield Muon(each, recipe.learning_rate, recipe.momentum, recipe.nesterov)
+    rest = [(name, x) for name, x in named.items() if name not in groups and x.requires_grad]
+    spared = network.no_weight_decay() if isinstance(network, SeparableNetwork) else set()
+    decays = {name: name not in spared and (recipe.decay_norms or x.ndim > 1) for name, x in rest}
+    parts: list[dict[str, Any]] = [
+        {"params": [x for name, x in rest if decays[name]]},
+        {"params": [x for name, x in rest if not decays[name]], "weight_decay": 0.0},
+    ]
+    yield torch.optim.AdamW(
+        parts,
+        lr=recipe.other_learning_rate, weight_decay=recipe.weight_decay, betas=(recipe.momentum, 0.999),
+    )  # fmt: skip
 
 
 def _optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
@@ -97,10 +128,10 @@ def _groups(network: nn.Module) -> list[dict[str, Any]]:
 
 
 def _schedule(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> LRScheduler:
-    total = recipe.epochs * steps_per_epoch
+    total, peak = recipe.epochs * steps_per_epoch, optimizer.param_groups[0]["lr"]
     if recipe.schedule == "one-cycle":
         # one more than the number of steps, because the schedule also moves after the last step
-        return OneCycleLR(optimizer, max_lr=recipe.learning_rate, total_steps=total + 1, cycle_momentum=False)
+        return OneCycleLR(optimizer, max_lr=peak, total_steps=total + 1, cycle_momentum=False)
     if recipe.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=total)
     milestones = [epoch * steps_per_epoch for epoch in recipe.milestones]

@@ -73,8 +73,10 @@ class Recipe(Document):
 
     Optimizers: ``sgd`` adds weight decay to the gradient; ``sgdw`` and ``adamw`` decouple it (arXiv 1711.05101) and
     decay by learning rate times ``weight_decay`` per step. With momentum 0.9 this is a tenth of the decay of ``sgd``
-    with the same value. ``momentum`` is AdamW's first beta; ``nesterov`` applies to the other two. Without
-    ``decay_norms``, one-dimensional weights (norms, biases, merges) do not decay.
+    with the same value. ``muon`` trains convolutions behind the first with orthogonalised momentum
+    (:mod:`sepnas.train.muon`) and everything else with AdamW at ``other_learning_rate``. ``momentum`` is AdamW's first
+    beta; ``nesterov`` applies to the others. Without ``decay_norms``, one-dimensional weights (norms, biases, merges)
+    do not decay.
 
     Schedules: ``learning_rate`` is the peak. ``one-cycle`` rises to it over the first 30 % of the steps and then falls
     along a cosine; ``cosine`` only falls; ``step`` multiplies by ``milestone_factor`` after each of ``milestones``.
@@ -84,16 +86,18 @@ class Recipe(Document):
     both on, each batch draws one of them. ``distillation`` configures training with teachers
     (``sepnas train --teacher``); None means the defaults. ``device_dropout`` and ``message_dropout`` are the shares of
     devices and messages lost per training image (:mod:`sepnas.train.dropout`), so that the network learns to tolerate
-    losses.
+    losses. ``whiten_stem`` sets the first convolution to whiten patches of the training images, and leaves it so
+    (:mod:`sepnas.train.whiten`).
     """
 
     format_name: ClassVar[str] = "sepnas.recipe"
 
     name: Text = "custom"
-    optimizer: Literal["sgd", "sgdw", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "sgdw", "adamw", "muon"] = "sgd"
     epochs: Annotated[int, Field(ge=1, le=1_000_000)]
     batch_size: Annotated[int, Field(ge=1, le=1 << 20)] = 128
     learning_rate: Annotated[float, Field(gt=0, le=1e6)] = 0.1
+    other_learning_rate: Annotated[float, Field(gt=0, le=1e6)] = 4e-3
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = True
     weight_decay: NotNegative = 5e-4
@@ -111,6 +115,7 @@ class Recipe(Document):
     channels_last: bool = False
     device_dropout: Probability = 0.0
     message_dropout: Probability = 0.0
+    whiten_stem: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -188,6 +193,7 @@ NO_CHANGES = RecipeChanges()
 
 _LATER = (
     "device_dropout", "message_dropout", "decay_norms", "ema_decay", "mixup", "cutmix", "distillation",
+    "other_learning_rate", "whiten_stem",
 )  # fmt: skip
 
 _COLOUR_IMAGES: dict[str, Any] = {
