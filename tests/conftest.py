@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-import functools
 import os
 import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # a console that is made while a test sets COLUMNS keeps that width for all others
@@ -30,23 +28,6 @@ if TYPE_CHECKING:
 torch.set_num_threads(1)
 # a shell lets its background jobs ignore Ctrl-C, and so would the processes that tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@functools.cache
-def _keep_operator_table() -> None:
-    """torch builds the same table of 500 ONNX operators for each export, which takes longer than a tiny network."""
-    from torch.onnx._internal.exporter import _registration
-
-    table = _registration.onnxscript_apis
-    _registration.onnxscript_apis = SimpleNamespace(get_torchlib_ops=functools.cache(table.get_torchlib_ops))
-
-
-def _export_with_kept_table(*args: Any, **options: Any) -> Any:
-    _keep_operator_table()
-    return _onnx_export(*args, **options)
-
-
-_onnx_export, torch.onnx.export = torch.onnx.export, _export_with_kept_table
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from sepnas.deploy.export_tables import kept_tables
 from sepnas.deploy.onnx_plain import plain
 from sepnas.deployment.manifest import WEIGHTS_NAME
 from sepnas.deployment.onnx_session import open_session, weight_name
@@ -40,7 +41,7 @@ def onnx_file(segment: ExportedSegment) -> bytes:
 
 def onnx_graph(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
     """The ``.onnx`` file of a segment, with these names of inputs and outputs, and the weights as initializers."""
-    with _quiet():
+    with _quiet(), kept_tables():
         exported = torch.onnx.export(plain(program), dynamo=True, optimize=True, verbose=False)
     assert exported is not None
     model: Any = exported.model_proto
