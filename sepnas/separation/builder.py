@@ -1,0 +1,151 @@
+"""Puts the graph of a separated network together: nodes that each lie on one device, and the recipe of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sepnas.partition.graph import Graph, GraphNode, GraphOutput, GraphTensor
+from sepnas.partition.regions import Layout
+from sepnas.plan.kinds.kind import Dims, OperatorUse
+from sepnas.plan.kinds.registry import GRAPH_OPERATORS
+from sepnas.separation.atoms import Labels
+from sepnas.separation.pieces import Recipe, Selection, WeightPiece, runs
+
+MAX_RUNS = 3
+"""A selection of more runs of channels is a product with ones and zeros; of fewer, slices that are joined."""
+_FIRST_SPATIAL = 3
+
+
+class GraphBuilder:
+    """The nodes, tensors and weights of a separated network; ``device_of`` is the device of each node by name."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.source = graph
+        self.nodes: list[GraphNode] = []
+        self.tensors: dict[str, GraphTensor] = {name: graph.tensors[name] for name in graph.inputs}
+        self.recipe: dict[str, WeightPiece | Selection] = {}
+        self.device_of: dict[str, int] = {}
+        self._names: dict[str, int] = {}
+        self._pieces: dict[tuple[object, ...], str] = {}
+
+    def dims(self, tensor: str) -> Dims:
+        return self.tensors[tensor].dims
+
+    def add(
+        self, name: str, device: int, operator: str, inputs: Mapping[str, str], attributes: Mapping[str, Any], axes: str
+    ) -> str:
+        """Append a node of a registered kind on a device; the name of what it makes."""
+        kind, made = GRAPH_OPERATORS[operator], self._new(f"{name}@{device}")
+        use = OperatorUse(attributes, {role: self.dims(each) for role, each in inputs.items()})
+        dtype = self.tensors[next(iter(inputs.values()))].dtype
+        self.tensors[made] = GraphTensor(axes=axes, dims=kind.output(use), dtype=dtype)
+        self._append(made, device, operator, inputs, (made,), attributes)
+        return made
+
+    def copy(self, node: GraphNode, device: int, inputs: Mapping[str, str]) -> tuple[str, ...]:
+        """Append a node of the original whole on a device; the names of what it makes."""
+        made = tuple(self._new(f"{name}@{device}") for name in node.outputs)
+        for name, original in zip(made, node.outputs, strict=True):
+            self.tensors[name] = self.source.tensors[original]
+        self._append(made[0], device, node.operator, inputs, made, node.attributes, node.module)
+        return made
+
+    def _append(
+        self,
+        name: str,
+        device: int,
+        operator: str,
+        inputs: Mapping[str, str],
+        outputs: tuple[str, ...],
+        attributes: Mapping[str, Any],
+        module: str = "",
+    ) -> None:
+        self.device_of[name] = device
+        self.nodes.append(
+            GraphNode(
+                name=name, operator=operator, inputs=dict(inputs), outputs=outputs, attributes=dict(attributes),
+                module=module,
+            )
+        )  # fmt: skip
+
+    def _new(self, name: str) -> str:
+        number = self._names[name] = self._names.get(name, 0) + 1
+        return name if number == 1 else f"{name}#{number}"
+
+    def weight(self, name: str, places: Mapping[int, Labels], device: int) -> str:
+        """A piece of an original weight, under the original's name if it is all of it."""
+        tensor = self.source.tensors[name]
+        cut = {axis: each for axis, each in places.items() if not _is_all(each, tensor.dims[axis])}
+        key = (name, *((axis, each.tobytes()) for axis, each in sorted(cut.items())))
+        if key not in self._pieces:
+            made = self._pieces[key] = self._new(f"{name}@{device}") if cut else name
+            self.recipe[made] = WeightPiece(name, cut)
+            dims = tuple(len(cut[axis]) if axis in cut else size for axis, size in enumerate(tensor.dims))
+            self.tensors[made] = GraphTensor(axes=tensor.axes, dims=dims, dtype=tensor.dtype)
+        return self._pieces[key]
+
+    def select(self, tensor: str, axis: int, places: Labels, device: int) -> str:
+        """Some places of a tensor along an axis, in the order given: on the device that has it."""
+        if _is_all(places, self.dims(tensor)[axis]):
+            return tensor
+        key = ("select", tensor, axis, places.tobytes())
+        if key not in self._pieces:
+            self._pieces[key] = self._selected(tensor, axis, places, device)
+        return self._pieces[key]
+
+    def _selected(self, tensor: str, axis: int, places: Labels, device: int) -> str:
+        found, dims, axes = runs(places), self.dims(tensor), self.tensors[tensor].axes
+        name, last = f"{tensor}.sent", axis == len(dims) - 1
+        if len(found) > MAX_RUNS and (last or (axis == 1 and len(dims) >= _FIRST_SPATIAL)):
+            weight = self._new(f"{name}.weight")
+            ones = () if last else (1,) * (len(dims) - 2)
+            self.recipe[weight] = Selection(places, dims[axis], (len(places), dims[axis], *ones))
+            letters = "OI" + "THW"[3 - len(ones) :]
+            self.tensors[weight] = GraphTensor(axes=letters, dims=(len(places), dims[axis], *ones))
+            operator = "linear" if last else "conv"
+            return self.add(name, device, operator, {"input": tensor, "weight": weight}, {}, axes)
+        made = [
+            self.add(name, device, "slice", {"self": tensor}, {"dim": axis, "start": a, "end": b, "step": 1}, axes)
+            for a, b in found
+        ]
+        return made[0] if len(made) == 1 else self.join(name, made, axis, device)
+
+    def join(self, name: str, tensors: list[str], axis: int, device: int) -> str:
+        """Tensors one after the other along an axis."""
+        roles = {f"tensors.{place}": each for place, each in enumerate(tensors)}
+        return self.add(name, device, "cat", roles, {"dim": axis}, self.tensors[tensors[0]].axes)
+
+    def graph(self, outputs: Mapping[str, str]) -> Graph:
+        """The graph with these outputs, without nodes that nothing needs."""
+        needed, kept = set(outputs.values()), list[GraphNode]()
+        for node in reversed(self.nodes):
+            if not needed.isdisjoint(node.outputs):
+                needed.update(node.inputs.values())
+                kept.append(node)
+        kept.reverse()
+        weights = tuple(name for name in self.recipe if name in needed)
+        made = {name for node in kept for name in node.outputs}
+        tensors = {name: each for name, each in self.tensors.items() if name in made or name in needed}
+        source = self.source
+        return Graph(
+            name=source.name, source=source.source, traits=source.traits, inputs=source.inputs,
+            outputs=tuple(GraphOutput(name=name, tensor=tensor) for name, tensor in outputs.items()),
+            nodes=tuple(kept), weights=weights, tensors={**{n: self.tensors[n] for n in source.inputs}, **tensors},
+        )  # fmt: skip
+
+    def layouts(self, graph: Graph) -> dict[str, Layout]:
+        """The layout of each node: whole on its device."""
+        return {
+            node.name: Layout.on(self.device_of[node.name], graph.tensors[node.outputs[0]].dims) for node in graph.nodes
+        }
+
+    def recipe_of(self, graph: Graph) -> Recipe:
+        """The recipe of a graph's weights."""
+        return {name: self.recipe[name] for name in graph.weights}
+
+
+def _is_all(places: Labels, size: int) -> bool:
+    return len(places) == size and bool((places == np.arange(size)).all())

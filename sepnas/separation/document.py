@@ -1,0 +1,122 @@
+"""A separation as a document, ``sepnas.separation``: the device of each channel, and the channels that cross.
+
+It names the imported network that it belongs to by the digest of its graph, and holds no weights. In format ``wire``, a
+message of ``k`` channels with ``v`` values each costs ``payload_bytes(k * v, wire)`` bytes, ``4 k v`` in fp32; a
+separation costs the sum over its messages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, ClassVar
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from sepnas.errors import SpecError
+from sepnas.partition.graph import Graph
+from sepnas.plan.data import TensorName
+from sepnas.plan.wire import UNCONVERTED, WireFormat, payload_bytes
+from sepnas.separation.channels import ChannelMap
+from sepnas.separation.demands import demands_of
+from sepnas.separation.spaces import Placement, groupable
+from sepnas.spec.document import Document, Part
+from sepnas.spec.figures import MAX_CHANNELS, Index, NumDevices, Rank, Sha256, Text
+
+SEPARATION_NAME = "separation.json"
+MAX_SPACES = 4096
+MAX_MESSAGES = 100_000
+
+
+class SpaceData(Part):
+    """The device of each atom of a space, in the order of their channels; ``name`` is the first layer that makes some.
+
+    An atom is a channel with all that are tied to it (:mod:`sepnas.separation.spaces`).
+    """
+
+    name: TensorName
+    devices: Annotated[tuple[Rank, ...], Field(min_length=1, max_length=MAX_CHANNELS)]
+
+
+class CrossingData(Part):
+    """The channels of a tensor, the exchange point, that ``source`` sends to ``destination`` in one message."""
+
+    tensor: TensorName
+    source: Rank
+    destination: Rank
+    channels: Annotated[tuple[Index, ...], Field(min_length=1, max_length=MAX_CHANNELS)]
+
+    @model_validator(mode="after")
+    def _is_a_message(self) -> Self:
+        if self.source == self.destination:
+            raise ValueError(f"`source` and `destination` are both device {self.source}")
+        if any(a >= b for a, b in zip(self.channels, self.channels[1:], strict=False)):
+            raise ValueError("`channels` must be in ascending order, each once")
+        return self
+
+
+class Separation(Document):
+    """The groups of a network's channels on ``num_devices`` devices, and the messages between these.
+
+    ``network`` and ``graph`` are the name and the digest of the imported network. Device ``read_out`` answers.
+    """
+
+    format_name: ClassVar[str] = "sepnas.separation"
+    current_version: ClassVar[int] = 1
+
+    network: Text
+    graph: Sha256
+    num_devices: NumDevices
+    read_out: Rank = 0
+    wire: WireFormat = UNCONVERTED
+    spaces: Annotated[tuple[SpaceData, ...], Field(min_length=1, max_length=MAX_SPACES)]
+    crossings: Annotated[tuple[CrossingData, ...], Field(max_length=MAX_MESSAGES)] = ()
+
+    @model_validator(mode="after")
+    def _has_its_devices(self) -> Self:
+        ranks = {self.read_out, *(rank for space in self.spaces for rank in space.devices)}
+        ranks |= {rank for each in self.crossings for rank in (each.source, each.destination)}
+        if max(ranks) >= self.num_devices:
+            raise ValueError(f"names device {max(ranks)} of {self.num_devices}")
+        keys = [(each.tensor, each.source, each.destination) for each in self.crossings]
+        if len(set(keys)) != len(keys):
+            raise ValueError("has two messages for one tensor from one device to another; there must be one")
+        return self
+
+    def placement(self, channels: ChannelMap) -> Placement:
+        """The placement of a graph's channels; :class:`SpecError` if the separation is another network's."""
+        if (found := digest_of(channels.graph)) != self.graph:
+            raise SpecError(
+                f"separation of network '{self.network}': its graph has the digest {self.graph[:12]}, the one given "
+                f"({channels.graph.name}) {found[:12]}; separate this network again"
+            )
+        spaces = groupable(channels, self.num_devices)
+        if [(each.name, len(each.atoms)) for each in spaces] != [(s.name, len(s.devices)) for s in self.spaces]:
+            raise SpecError(f"separation of network '{self.network}': `spaces` are not those of this network")
+        placement = Placement.of(
+            channels, self.num_devices, self.read_out, spaces, [space.devices for space in self.spaces]
+        )
+        self._check_crossings(placement)
+        return placement
+
+    def _check_crossings(self, placement: Placement) -> None:
+        demanded = {(each.tensor, each.device) for each in demands_of(placement)}
+        for each in self.crossings:
+            where = f"separation of network '{self.network}': `crossings`: tensor '{each.tensor}'"
+            if (each.tensor, each.destination) not in demanded:
+                raise SpecError(f"{where} is sent to device {each.destination}, which needs nothing of it")
+            devices = placement.of_tensor(each.tensor)
+            strange = [c for c in each.channels if c >= len(devices) or devices[c] != each.source]
+            if strange:
+                raise SpecError(f"{where}: channel {strange[0]} is not one of device {each.source}, which sends it")
+
+    def payload_bytes(self, placement: Placement) -> int:
+        """Bytes of all messages between devices, for one sample."""
+        values = placement.channel_values
+        return sum(payload_bytes(len(each.channels) * values[each.tensor], self.wire) for each in self.crossings)
+
+
+def digest_of(graph: Graph) -> str:
+    """The SHA-256 of a graph's content, whatever its file looks like."""
+    return hashlib.sha256(json.dumps(graph.to_data(), sort_keys=True).encode()).hexdigest()

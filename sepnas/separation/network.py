@@ -1,0 +1,231 @@
+"""The separated network: a graph in which each layer is cut into one narrower layer for each device, and its plan.
+
+A device's layer takes the device's own channels and those that it is sent, joined. Selections of the channels that are
+sent lie on the sender, so that a message has exactly these. With all channels sent, the network is the original one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sepnas.partition.graph import Graph, GraphNode
+from sepnas.partition.lowering import lower
+from sepnas.partition.parts import Layouts
+from sepnas.plan.kinds.kind import along, whole
+from sepnas.plan.plan import Plan
+from sepnas.plan.wire import WireFormat
+from sepnas.separation.atoms import EVERYWHERE, Labels
+from sepnas.separation.builder import GraphBuilder
+from sepnas.separation.channels import ChannelMap, Channels, Way
+from sepnas.separation.document import Separation
+from sepnas.separation.follow import channels_of
+from sepnas.separation.pieces import Recipe
+from sepnas.separation.relations import Relation
+from sepnas.separation.spaces import Placement
+
+
+@dataclass(frozen=True)
+class SeparatedGraph:
+    """A separated network without its weights: the graph, the device of each node, and the recipe of the weights."""
+
+    graph: Graph
+    layouts: Layouts
+    recipe: Recipe
+    num_devices: int
+    wire: WireFormat
+
+    def plan(self) -> Plan:
+        """The plan in which each device computes its own nodes."""
+        return lower(self.graph, self.layouts, self.num_devices, self.wire)
+
+
+def separated_graph(graph: Graph, separation: Separation, channels: ChannelMap | None = None) -> SeparatedGraph:
+    """The separated network of a graph. ``channels`` are those of the graph, if they are known already.
+
+    Raises :class:`SpecError` if the separation is another network's.
+    """
+    found = channels or channels_of(graph)
+    return _Separating(found, separation.placement(found), separation).network()
+
+
+@dataclass(frozen=True, eq=False)
+class _Local:
+    """The part of a tensor that one device has: its channels of the original, in the order in which they lie."""
+
+    name: str
+    order: Labels
+
+
+class _Separating:
+    def __init__(self, channels: ChannelMap, placement: Placement, separation: Separation) -> None:
+        self.channels, self.placement, self.separation = channels, placement, separation
+        self.graph, self.made = channels.graph, GraphBuilder(channels.graph)
+        self.ranks = range(separation.num_devices)
+        self.locals: dict[tuple[str, int], _Local] = {}
+        self.known: dict[tuple[str, int, bool], _Local] = {}
+        self.arriving: dict[tuple[str, int], list[tuple[int, Labels]]] = {}
+        for each in sorted(separation.crossings, key=lambda each: each.source):
+            found = self.arriving.setdefault((each.tensor, each.destination), [])
+            found.append((each.source, np.array(each.channels)))
+        self.nodes = {node.name: node for node in self.graph.nodes}
+
+    def network(self) -> SeparatedGraph:
+        for name in self.graph.inputs:
+            for rank in self.ranks:
+                self.locals[name, rank] = _Local(name, self._everything(name))
+        for node in self.graph.nodes:
+            for rank in self.placement.computing(node.outputs[0]):
+                self._node(node, rank)
+        answers = {o.name: self._whole(o.tensor, self.placement.read_out) for o in self.graph.outputs}
+        graph, made = self.made.graph(answers), self.made
+        return SeparatedGraph(
+            graph, made.layouts(graph), made.recipe_of(graph), self.separation.num_devices, self.separation.wire
+        )
+
+    def _node(self, node: GraphNode, rank: int) -> None:
+        way = self.channels.ways[node.name]
+        if way in (Way.EVERYWHERE, Way.OWNER, Way.READ_OUT):
+            made = self.made.copy(node, rank, {r: self._operand(n, rank) for r, n in node.inputs.items()})
+            for name, own in zip(node.outputs, made, strict=True):
+                self.locals[name, rank] = _Local(own, self._everything(name))
+        elif way is not Way.FOLDED:
+            make = {
+                Way.MIXING: self._mixed, Way.CHANNELS: self._by_channels, Way.JOINED: self._joined,
+                Way.SLICED: self._sliced, Way.VIEW: self._viewed,
+            }[way]  # fmt: skip
+            found = make(node, rank)
+            if found is not None:
+                self.locals[node.outputs[0], rank] = found
+
+    def _everything(self, tensor: str) -> Labels:
+        dims = self.graph.tensors[tensor].dims
+        return np.arange(dims[self.channels.axis(tensor)] if dims else 1)
+
+    def _operand(self, tensor: str, rank: int) -> str:
+        """All of an operand on a device; a weight as it is."""
+        return self.made.weight(tensor, {}, rank) if tensor in self.graph.stored else self._whole(tensor, rank)
+
+    def _whole(self, tensor: str, rank: int) -> str:
+        """All channels of a tensor on a device, in their order."""
+        if not isinstance(self.channels.tensors[tensor], Channels):  # in the middle of a reordering
+            key = tensor, rank, True
+            if key not in self.known:
+                node = self.graph.makers[tensor]
+                inputs = {role: self._operand(name, rank) for role, name in node.inputs.items()}
+                self.known[key] = _Local(self.made.copy(node, rank, inputs)[0], np.arange(0))
+            return self.known[key].name
+        found = self._gathered(tensor, rank)
+        return self._ordered(tensor, found, self._everything(tensor), rank)
+
+    def _ordered(self, tensor: str, local: _Local, wanted: Labels, rank: int, axis: int | None = None) -> str:
+        """These channels of what a device has of a tensor, in this order."""
+        where = np.full(max(int(local.order.max(initial=0)), int(wanted.max(initial=0))) + 1, -1)
+        where[local.order] = np.arange(len(local.order))
+        return self.made.select(local.name, self.channels.axis(tensor) if axis is None else axis, where[wanted], rank)
+
+    def _gathered(self, tensor: str, rank: int) -> _Local:
+        """The channels of a tensor that a device has, and after them those that it is sent."""
+        key = tensor, rank, False
+        if key not in self.known:
+            own = self.locals.get((tensor, rank))
+            pieces = [] if own is None else [own]
+            for source, places in self.arriving.get((tensor, rank), ()):
+                pieces.append(_Local(self._ordered(tensor, self.locals[tensor, source], places, source), places))
+            name = pieces[0].name
+            if len(pieces) > 1:
+                name = self.made.join(
+                    f"{tensor}.joined", [each.name for each in pieces], self.channels.axis(tensor), rank
+                )
+            self.known[key] = _Local(name, np.concatenate([each.order for each in pieces]))
+        return self.known[key]
+
+    def _mixed(self, node: GraphNode, rank: int) -> _Local:
+        layer, outputs = self.channels.mixing[node.name], self.placement.own(node.outputs[0], rank)
+        data = self._gathered(layer.operand, rank)
+        inputs = {}
+        for role, name in node.inputs.items():
+            blocks = layer.relation.operands.get(role)
+            places = {} if blocks is None else {blocks.axis: outputs}
+            if role == layer.weight and layer.weight_axis is not None:
+                places[layer.weight_axis] = data.order
+            inputs[role] = data.name if name == layer.operand else self.made.weight(name, places, rank)
+        return _Local(self._smaller(node, layer.relation, inputs, len(outputs), rank), outputs)
+
+    def _by_channels(self, node: GraphNode, rank: int) -> _Local:
+        made, order = self.channels.relations[node.name], self._blocks(node, rank)
+        inputs = {}
+        for role, name in node.inputs.items():
+            blocks = made.operands.get(role)
+            if blocks is None:
+                inputs[role] = self._operand(name, rank)
+                continue
+            places = np.concatenate([np.array(blocks.channels(block)) for block in order])
+            if name in self.graph.stored:
+                inputs[role] = self.made.weight(name, {blocks.axis: places}, rank)
+            else:
+                local = self.locals[name, rank]
+                if self._has_all(name):
+                    local = _Local(local.name, np.arange(self.graph.tensors[name].dims[blocks.axis]))
+                inputs[role] = self._ordered(name, local, places, rank, blocks.axis)
+        outputs = np.concatenate([np.arange(block * made.width, (block + 1) * made.width) for block in order])
+        return _Local(self._smaller(node, made, inputs, len(outputs), rank), outputs)
+
+    def _has_all(self, tensor: str) -> bool:
+        """Whether a device that has some of a tensor has all of it."""
+        found = self.channels.tensors[tensor]
+        return isinstance(found, Channels) and found.axis is None
+
+    def _blocks(self, node: GraphNode, rank: int) -> list[int]:
+        """The blocks of a node's channels that a device computes, in the order of its first operand's channels."""
+        made = self.channels.relations[node.name]
+        own = dict.fromkeys((self.placement.own(node.outputs[0], rank) // made.width).tolist())
+        for role, blocks in made.operands.items():
+            local = self.locals.get((node.inputs[role], rank))
+            if local is not None and not self._has_all(node.inputs[role]):
+                first = dict.fromkeys((local.order // blocks.step).tolist())
+                return [block for block in first if block in own]
+        return list(own)
+
+    def _smaller(self, node: GraphNode, made: Relation, inputs: dict[str, str], count: int, rank: int) -> str:
+        """A node with fewer channels: the attributes that depend on their number are those of its kind."""
+        kind, use, dims = node.kind, self.graph.use(node), self.graph.tensors[node.outputs[0]].dims
+        assert kind is not None
+        everything = kind.restrict(use, whole(dims)).attributes
+        fewer = kind.restrict(use, along(dims, made.axis, (0, count))).attributes
+        changed = {name: value for name, value in fewer.items() if value != everything.get(name)}
+        axes = self.graph.tensors[node.outputs[0]].axes
+        return self.made.add(node.name, rank, node.operator, inputs, {**node.attributes, **changed}, axes)
+
+    def _joined(self, node: GraphNode, rank: int) -> _Local | None:
+        axis, offset, pieces = self.channels.axis(node.outputs[0]), 0, list[_Local]()
+        for name in node.inputs.values():
+            size = self.graph.tensors[name].dims[axis]
+            if name in self.graph.stored:
+                pieces.append(_Local(self.made.weight(name, {}, rank), offset + np.arange(size)))
+            elif (local := self.locals.get((name, rank))) is not None:
+                order = np.arange(size) if self._has_all(name) else local.order
+                pieces.append(_Local(local.name, offset + order))
+            offset += size
+        if not pieces:
+            return None
+        names = [each.name for each in pieces]
+        name = names[0] if len(names) == 1 else self.made.join(node.name, names, axis, rank)
+        return _Local(name, np.concatenate([each.order for each in pieces]))
+
+    def _sliced(self, node: GraphNode, rank: int) -> _Local | None:
+        [tensor], use = node.inputs.values(), self.graph.use(node)
+        local, size = self.locals.get((tensor, rank)), self.graph.tensors[tensor].dims[self.channels.axis(tensor)]
+        taken = np.arange(size)[use.get("start", 0) : use.get("end", size) : use.get("step", 1)]
+        place = np.full(size, EVERYWHERE)
+        place[taken] = np.arange(len(taken))
+        kept = local.order[place[local.order] >= 0] if local is not None else np.arange(0)
+        if local is None or not len(kept):
+            return None
+        return _Local(self._ordered(tensor, local, kept, rank), place[kept])
+
+    def _viewed(self, node: GraphNode, rank: int) -> _Local | None:
+        base, ids = self.channels.views[node.name]
+        local, places = self.locals.get((base, rank)), np.argsort(ids)
+        return None if local is None else _Local(local.name, places[local.order])

@@ -1,0 +1,35 @@
+"""A separation from a placement of channels: what crosses within a budget, as a document."""
+
+from __future__ import annotations
+
+from sepnas.plan.wire import UNCONVERTED, WireFormat
+from sepnas.separation.document import Separation, SpaceData, digest_of
+from sepnas.separation.importance import Importance
+from sepnas.separation.spaces import Placement, groupable
+from sepnas.separation.thinning import MESSAGE_COST_BYTES, thin
+
+
+def separation_of(
+    placement: Placement,
+    importance: Importance,
+    budget_bytes: int | None = None,
+    wire: WireFormat = UNCONVERTED,
+    message_cost_bytes: float = MESSAGE_COST_BYTES,
+) -> Separation:
+    """The separation of a placement within a budget of bytes for one sample; without one, everything crosses.
+
+    Raises :class:`SpecError` if a budget above 0 does not suffice for what must be sent.
+    """
+    channels, devices = placement.channels, placement.devices
+    spaces = groupable(channels, placement.num_devices)
+    return Separation(
+        network=channels.graph.name,
+        graph=digest_of(channels.graph),
+        num_devices=placement.num_devices,
+        read_out=placement.read_out,
+        wire=wire,
+        spaces=tuple(
+            SpaceData(name=space.name, devices=tuple(devices[list(space.atoms)].tolist())) for space in spaces
+        ),
+        crossings=thin(placement, importance, budget_bytes, wire, message_cost_bytes),
+    )
