@@ -22,7 +22,9 @@ from sepnas.cost.prediction import Prediction, predict
 from sepnas.deployment.engines.registry import exact_engines, quantised_engines
 from sepnas.deployment.manifest import Manifest, OnMissing
 from sepnas.deployment.plans import DEFAULT_PLAN, check_new_names
-from sepnas.errors import DeploymentError, SearchError, SpecError
+from sepnas.errors import DataError, DeploymentError, SearchError, SpecError
+from sepnas.options import option
+from sepnas.partition.graph import is_graph
 from sepnas.plan.plan import Plan
 from sepnas.results.evaluate import evaluate
 from sepnas.runtime.client.session import Session
@@ -43,7 +45,7 @@ from sepnas.spec.dataset import DataFacts
 from sepnas.spec.figures import MAX_CLASSES, MAX_DEVICES, MAX_SIDE
 from sepnas.spec.folder_lock import refuse_held
 from sepnas.spec.hosts import Hosts
-from sepnas.train.recipe import NO_CHANGES, Recipe, RecipeChanges
+from sepnas.train.recipe import NO_CHANGES, HeadChoice, Recipe, RecipeChanges
 from sepnas.train.source import DataSource
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     from sepnas.train.images import ImageData
     from sepnas.train.record import TrainingResult
     from sepnas.train.training import Training
+    from sepnas.train.tuning import GraphTraining
 
 __all__ = [
     "DataSource", "RecipeChanges", "Session", "assign", "create_model", "describe", "evaluate", "export",
@@ -147,6 +150,7 @@ def train(
     policy: str | None = None,
     wire: str | None = None,
     learned_scales: bool | None = None,
+    head: HeadChoice = "keep",
     recipe: Recipe | str | None = None,
     changes: RecipeChanges = NO_CHANGES,
     start: PathLike | None = None,
@@ -158,21 +162,23 @@ def train(
     stop_after_s: float | None = None,
     compiled: bool = False,
 ) -> TrainingResult:
-    """Train an architecture and write a run's folder; the best epoch is chosen by validation images.
+    """Train an architecture, or fine-tune an imported network; the best epoch is chosen by validation images.
 
     A named network takes its classes and input size from the images. ``resume`` continues an interrupted run and gives
-    the same weights as an uninterrupted one. The test split is not used.
+    the same weights as an uninterrupted one. The test split is not used. The run's folder of an imported network is the
+    folder of an imported network too, with the weights of the best epoch.
 
     >>> result = train("resnext11_2x4d", "training", devices=2, data="digits", changes=RecipeChanges(epochs=1))
     >>> result.finished, result.best_epoch, 0 <= result.best_accuracy <= 1
     (True, 1, True)
 
     Args:
-        architecture: a name, an architecture file, or an architecture.
+        architecture: a name, an architecture file, an architecture, or the folder of an imported network.
         out: the run's folder; it must be new or empty unless ``resume``.
         data: a data set's name (``digits``, ``cifar100``, ``folder:PATH``), a source, or images; the digits by default.
-        devices, policy, wire, learned_scales: as for :func:`create_model`.
-        recipe: a recipe, its name or its file; one for the data set by default.
+        devices, policy, wire, learned_scales: as for :func:`create_model`; not for imported networks.
+        head: ``new`` replaces the last layer of an imported network by one for the classes of the data.
+        recipe: a recipe, its name or its file; one for the data set by default, ``finetune`` for imported networks.
         changes: values that replace those of the recipe, such as ``epochs``.
         start: a run that provides the initial weights; only the policy may differ.
         teachers: runs on the same data to distil from.
@@ -189,8 +195,8 @@ def train(
     """
     _check_run(seed, threads, stop_after_s)
     training = prepare_training(
-        architecture, data, devices=devices, policy=policy, wire=wire, learned_scales=learned_scales, recipe=recipe,
-        changes=changes, start=start, teachers=teachers,
+        architecture, data, devices=devices, policy=policy, wire=wire, learned_scales=learned_scales, head=head,
+        recipe=recipe, changes=changes, start=start, teachers=teachers,
     )  # fmt: skip
     return training.run(
         Path(out), seed=seed, resume=resume, device=device, threads=threads, stop_after_s=stop_after_s,
@@ -206,11 +212,12 @@ def prepare_training(
     policy: str | None = None,
     wire: str | None = None,
     learned_scales: bool | None = None,
+    head: HeadChoice = "keep",
     recipe: Recipe | str | None = None,
     changes: RecipeChanges = NO_CHANGES,
     start: PathLike | None = None,
     teachers: Sequence[PathLike] = (),
-) -> Training:
+) -> Training | GraphTraining:
     """Read and check all inputs of a training; its ``run`` trains. Arguments and errors are those of :func:`train`.
 
     >>> training = prepare_training("resnext11_2x4d", "digits", devices=2)
@@ -218,8 +225,18 @@ def prepare_training(
     (10, torch.Size([1, 8, 8]))
     """
     _check_network(devices)
+    check_choice("head", head, get_args(HeadChoice))
     from sepnas.train.training import name_of, prepare
+    from sepnas.train.tuning import prepare_tuning
 
+    if not isinstance(architecture, Architecture) and is_graph(os.fspath(architecture)):
+        separable_only = {"devices": devices, "policy": policy, "wire": wire, "learned-scales": learned_scales}
+        _refuse_for_imported(architecture, {**separable_only, "start": start})
+        return prepare_tuning(
+            Path(architecture), _source_of(data, architecture), head=head, recipe=recipe, changes=changes,
+        )  # fmt: skip
+    if head != "keep":
+        raise SpecError(f"{option('--head', 'head')}: only an imported network gets a new head")
     if is_plan_file(architecture):
         raise SpecError(f"{architecture} is a plan; a training needs the architecture that it was made from")
     options = ArchitectureOptions(devices=devices, policy=policy, wire=wire, learned_scales=learned_scales)
@@ -233,6 +250,24 @@ def prepare_training(
         start=None if start is None else Path(start),
         teachers=[Path(run) for run in teachers],
     )
+
+
+def _refuse_for_imported(network: PathLike, given: Mapping[str, object]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            flag = option(f"--{name}", name.replace("-", "_"))
+            raise SpecError(f"{network}: is an imported network, so {flag} does not apply to it")
+
+
+def _source_of(data: ImageData | DataSource | str | None, network: PathLike) -> ImageData | DataSource:
+    """The images for an imported network, which have no default."""
+    source = DataSource(data) if data is None or isinstance(data, str) else data
+    if isinstance(source, DataSource) and source.name is None:
+        raise DataError(
+            f"no data set is named for {network}; name the images with {option('--data', 'data=')}: digits, cifar10, "
+            "cifar100, fashion-mnist or folder:PATH (PATH/train/CLASS/*.png, with val or test beside train)"
+        )
+    return source
 
 
 def search(

@@ -242,6 +242,9 @@ Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted ru
 
 _NAMES = f"A name such as {format_names(kind.example for kind in BACKBONES.values())}"
 NameOrFile = Annotated[str, typer.Argument(help=f"{_NAMES}; or an architecture file.")]
+NameOrNetwork = Annotated[
+    str, typer.Argument(help=f"{_NAMES}; an architecture file, or the folder of an imported network.")
+]
 NameOrPlan = Annotated[str, typer.Argument(help=f"{_NAMES}; an architecture file, or a plan.")]
 NameOrAny = Annotated[
     str, typer.Argument(help=f"{_NAMES}; an architecture file, a plan, an imported network, or a deployment.")

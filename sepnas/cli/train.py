@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +17,7 @@ from sepnas.cli.options import (
     ComputeOptions,
     DataOptions,
     MessageOptions,
-    NameOrFile,
+    NameOrNetwork,
     RecipeOptions,
     Resume,
     Seed,
@@ -29,13 +28,16 @@ from sepnas.errors import TrainingError
 from sepnas.results.provenance import command_line
 from sepnas.spec.arguments import MAX_COUNT, MAX_S
 from sepnas.spec.folder_lock import held, refuse_held
+from sepnas.train.recipe import HeadChoice
 
 if TYPE_CHECKING:
-    from sepnas.nets.separable import SeparableNetwork
+    from torch import nn
+
     from sepnas.train.evaluation import SplitName
     from sepnas.train.images import ImageData
     from sepnas.train.record import TrainingResult
     from sepnas.train.training import Training
+    from sepnas.train.tuning import GraphTraining
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,9 @@ class TrainingRecipe:
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="digits, cifar-fast or large-images (20 epochs), cifar-sgd (20), modern (100), paper (200), or a file "
-            "[digits for the digits, large-images from 128 pixels a side, cifar-fast for others].",
+            help="digits, cifar-fast or large-images (20 epochs), cifar-sgd (20), modern (100), paper (200), finetune "
+            "(5), or a file [finetune for an imported network, digits for the digits, large-images from 128 pixels a "
+            "side, cifar-fast for others].",
             **TEXT,
         ),
     ] = None
@@ -70,6 +73,10 @@ class TrainedNetwork:
             help="Start from the weights of this run; its policy may differ.",
         ),
     ] = None
+    head: Annotated[
+        HeadChoice,
+        typer.Option(help="For an imported network: new replaces its last layer by one for the classes of the data."),
+    ] = "keep"
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ class EndOptions:
 
 @grouped
 def train(
-    architecture: NameOrFile,
+    architecture: NameOrNetwork,
     out: Annotated[Path, typer.Option(help="The run's folder.", **PATH)],
     *,
     source: DataOptions,
@@ -109,7 +116,7 @@ def train(
     compute: ComputeOptions,
     stop: EndOptions,
 ) -> None:
-    """Train an architecture on images; validation images select the best epoch.
+    """Train an architecture, or fine-tune an imported network, on images; validation images select the best epoch.
 
     A checkpoint is written after every epoch, and every three minutes within long epochs (by one process); `--resume`
     continues bit for bit. TensorBoard reads the folder.
@@ -127,11 +134,17 @@ def train(
     At the end the accuracy of each class is measured on validation images, with `--test` on the test split too, and
     kept in the run's folder (validation.json, test.json).
 
+    An imported network (the folder of `sepnas import`) starts from its weights. The run's folder is such a folder too,
+    with the best weights: `partition`, `export` and `evaluate` take it, and `train` goes on from it. `--head new` makes
+    it know the classes of the data. Images are scaled as in any training, and later by `infer` and `evaluate` too.
+
     Several GPUs share each batch: `torchrun --nproc-per-node gpu -m sepnas train ...`
 
     `--start RUN` starts from the weights of an earlier run, which may have another policy.
 
     Example: `sepnas train architecture.json --data cifar100 --out runs/training`
+
+    Example, fine-tuning: `sepnas train resnet50 --data folder:flowers --image-size 224 --head new --out runs/tuned`
 
     Example, four bits a number: `sepnas train RUN/architecture.json --start RUN --data cifar100 --wire int4
     --learned-scales --epochs 3 --learning-rate 0.001 --out runs/four-bits`
@@ -146,6 +159,7 @@ def train(
         policy=network.policy,
         wire=network.messages.wire,
         learned_scales=network.messages.learned_scales,
+        head=network.head,
         recipe=recipe.recipe,
         changes=changes.with_epochs(recipe.epochs),
         start=network.start,
@@ -161,9 +175,8 @@ def train(
         _say_result(result, training, compute.device, stop.test)
 
 
-def _say_result(result: TrainingResult, training: Training, device: str, test: bool) -> None:
+def _say_result(result: TrainingResult, training: Training | GraphTraining, device: str, test: bool) -> None:
     """Print the best epoch, its accuracy on validation (and test) images, and the next command."""
-    from sepnas.train.checkpoint import load_network
     from sepnas.train.loop import pick_device
 
     out, images, recipe = result.out_dir, training.images, training.recipe
@@ -173,11 +186,11 @@ def _say_result(result: TrainingResult, training: Training, device: str, test: b
         say(f"stopped after {result.reached}; repeat the command with --resume to continue")
         return
     with held(out, "training", TrainingError):
-        network = load_network(out).to(pick_device(device))
+        network = training.best(out).to(pick_device(device))
         _evaluate(network, images, "validation", out, mirrored=not recipe.augmentation.flip)
         if test:
             _evaluate(network, images, "test", out, with_lost=bool(recipe.device_dropout or recipe.message_dropout))
-    say(f"next: sepnas export {shlex.quote(str(out))} {shlex.quote(str(out.parent / 'deployment'))}")
+    say(f"next: {training.next_command(out)}")
 
 
 def _refuse_held(out: Path) -> None:
@@ -189,7 +202,7 @@ def _refuse_held(out: Path) -> None:
 
 
 def _evaluate(
-    network: SeparableNetwork,
+    network: nn.Module,
     images: ImageData,
     split: SplitName,
     run: Path,
@@ -197,17 +210,19 @@ def _evaluate(
     with_lost: bool = False,
 ) -> None:
     """Measure the accuracy on a split, print it and write it to the run's folder."""
+    from sepnas.nets.separable import SeparableNetwork
     from sepnas.train.evaluate import accuracy_with_lost
     from sepnas.train.evaluation import evaluate_split
 
     found = evaluate_split(network, images, split, command_line(), mirrored)
-    num_devices = network.architecture.num_devices
     if with_lost:
+        assert isinstance(network, SeparableNetwork)
+        num_devices = network.architecture.num_devices
         lost = (accuracy_with_lost(network, images.test, images, number) for number in range(1, num_devices))
         found = found.model_copy(update={"with_lost": tuple(lost)})
     say(str(found))
     if about := found.about_mirroring() if images.name.startswith("folder:") else "":
         say(about)
     for number, share in enumerate(found.with_lost, start=1):
-        say(f"  with {number} of {num_devices} devices lost {share:.2%}, mean over all combinations")
+        say(f"  with {number} of {len(found.with_lost) + 1} devices lost {share:.2%}, mean over all combinations")
     found.keep(run)

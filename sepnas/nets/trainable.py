@@ -88,6 +88,20 @@ class TrainableGraph(nn.Module):
                 module, leaf = self._places[node.inputs[role]]
                 module._buffers[leaf].fill_(value)  # type: ignore[union-attr]
 
+    def depths(self) -> dict[str, float]:
+        """How deep each parameter is, from 0 in the first layer to 1 in the last: by the layers with MACs before it."""
+        reached: dict[str, int] = {}
+        found: dict[str, int] = {}
+        for node in self.graph.nodes:
+            stored = self.graph.weights_of(node)
+            before = max((reached.get(name, 0) for role, name in node.inputs.items() if role not in stored), default=0)
+            depth = before + (self.graph.macs_of(node) > 0 and bool(stored))
+            reached.update(dict.fromkeys(node.outputs, depth))
+            for name in stored.values():
+                found[name] = min(depth, found.get(name, depth))
+        first, last = min(found.values(), default=0), max(found.values(), default=0)
+        return {name: (found[name] - first) / max(1, last - first) for name, _ in self.named_parameters()}
+
     def forward(self, *inputs: Tensor) -> Outputs:
         found = self.tensors(inputs, [output.tensor for output in self.graph.outputs])
         named = {output.name: found[output.tensor] for output in self.graph.outputs}

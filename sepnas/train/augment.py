@@ -29,8 +29,18 @@ def check_augmentation(augmentation: Augmentation, data: ImageData) -> None:
         auto_augment(augmentation.autoaugment)
 
 
-def augment(images_BCHW: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Augment uint8 images, keeping type and shape; a CPU ``generator`` makes the draws the same on all devices."""
+def augment(
+    images_BCHW: Tensor, augmentation: Augmentation, generator: torch.Generator, mirrored_B: Tensor | None = None
+) -> Tensor:
+    """Augment uint8 images, keeping type and shape; a CPU ``generator`` makes the draws the same on all devices.
+
+    ``mirrored_B`` names the images that are mirrored, in place of the augmentation's own draw.
+    """
+    if mirrored_B is not None:
+        images_BCHW = torch.where(
+            mirrored_B.to(images_BCHW.device)[:, None, None, None], images_BCHW.flip(3), images_BCHW
+        )
+        augmentation = augmentation.model_copy(update={"flip": False})
     if augmentation.crop_area < 1:
         images_BCHW = resized_crop(images_BCHW, augmentation.crop_area, generator)
     if augmentation.crop_padding or augmentation.flip:

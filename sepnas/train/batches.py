@@ -22,11 +22,17 @@ _TOGETHER, _TOGETHER_BYTES = 8, 64 << 20
 
 
 class Batch(NamedTuple):
-    """A process's part of a batch: images ``(B, C, H, W)``, labels or label shares; ``size`` of the whole batch."""
+    """A process's part of a batch: images ``(B, C, H, W)``, labels or label shares; ``size`` of the whole batch.
+
+    ``places`` ``(B,)`` are those of the images in the training split; ``mirrored`` ``(B,)`` says which are mirrored,
+    None if that is not known.
+    """
 
     images: Tensor
     labels: Tensor
     size: int
+    places: Tensor
+    mirrored: Tensor | None = None
 
 
 class Batches:
@@ -47,28 +53,40 @@ class Batches:
             batch_bytes = recipe.batch_size * data.train.images[0].nbytes
             self._together = max(1, min(_TOGETHER, _TOGETHER_BYTES // batch_bytes))
 
-    def of(self, order: Tensor, seed: int, start: int = 0) -> Iterator[Batch]:
+    def of(self, order: Tensor, seed: int, start: int = 0, mirrored_N: Tensor | None = None) -> Iterator[Batch]:
         """All images once in this order, in batches of nearly equal size, starting at batch number ``start``.
 
+        ``mirrored_N`` says which images of the split are mirrored; without it, the augmentation draws them, if any.
         The random draws for a batch depend only on the seed and the batch number, not on ``start``.
         """
         parts = order.tensor_split(self.steps)
         for first in range(start - start % self._together, self.steps, self._together):
             together = parts[first : first + self._together]
             own = [self._processes.part(part) for part in together]
-            chosen = self._images[torch.cat(own).to(self._images.device)].to(self._device)
-            augmented = augment(chosen, self._recipe.augmentation, _generator(seed, "changes", first))
+            places = torch.cat(own)
+            chosen = self._images[places.to(self._images.device)].to(self._device)
+            mirrored = None if mirrored_N is None else mirrored_N[places]
+            augmented = augment(chosen, self._recipe.augmentation, _generator(seed, "changes", first), mirrored)
             images_of = torch.split(augmented, [len(part) for part in own])
             for number, (indices, images, whole) in enumerate(zip(own, images_of, together, strict=True), start=first):
                 if number >= start:
                     labels = self._data.train.labels[indices].to(self._device)
-                    yield Batch(*self._finished(images, labels, _generator(seed, "mixing", number)), len(whole))
+                    images, labels = self._finished(images, labels, _generator(seed, "mixing", number))
+                    yield Batch(
+                        images, labels, len(whole), indices, None if mirrored_N is None else mirrored_N[indices]
+                    )
 
     def _finished(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         images = self._data.normalise(images)
         if self._mixing:
             images, labels = self._mixing(images, labels, generator)
         return images.contiguous(memory_format=self._layout), labels
+
+
+def alternately_mirrored(count: int, seed: int, epoch: int) -> Tensor:
+    """Which of ``count`` images are mirrored in an epoch: each in every second one, half of them in each."""
+    first_N = torch.randint(2, (count,), generator=_generator(seed, "mirrored", 0))
+    return (first_N + epoch) % 2 == 1
 
 
 def _room_bytes(device: torch.device) -> int:

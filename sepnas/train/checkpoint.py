@@ -129,13 +129,18 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def text_sha256(text: str) -> str:
+    """A digest of a document's text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def restore_network(network: nn.Module, tensors: Mapping[str, Tensor], where: Path) -> None:
     """Load the network's tensors strictly; raises :class:`CheckpointError` that names the first mismatch.
 
     Other tensors of a checkpoint have a slash in their names and are ignored.
     """
-    found = {name: x for name, x in tensors.items() if "/" not in name}
     wanted = network.state_dict()
+    found = {name: x for name, x in tensors.items() if "/" not in name or name in wanted}
     for name in sorted(set(wanted) ^ set(found)):
         has, lacks = ("network", "checkpoint") if name in wanted else ("checkpoint", "network")
         raise CheckpointError(

@@ -21,21 +21,24 @@ from torch import Tensor, nn
 
 from sepnas.errors import TrainingError
 from sepnas.nets.separable import SeparableNetwork
+from sepnas.nets.trainable import TrainableGraph
 from sepnas.options import option
+from sepnas.partition.graph import WEIGHTS_NAME
 from sepnas.separable.architecture import Architecture
 from sepnas.train.average import WeightAverage
-from sepnas.train.batches import Batch, Batches
+from sepnas.train.batches import Batch, Batches, alternately_mirrored
+from sepnas.train.checkpoint import BEST, text_sha256
 from sepnas.train.checks import check_shares, check_trainable
 from sepnas.train.curves import Curves
 from sepnas.train.display import TrainingDisplay
 from sepnas.train.distill import Teachers
 from sepnas.train.evaluate import Tick, accuracy
 from sepnas.train.images import ImageData
-from sepnas.train.optimize import Optimization
+from sepnas.train.optimize import Optimization, Rates
 from sepnas.train.processes import Processes, processes_of
 from sepnas.train.recipe import Distillation, Recipe
 from sepnas.train.record import EpochRecord, TrainingResult
-from sepnas.train.run_files import Reached, RunFiles, RunState, describe_run, identity_of
+from sepnas.train.run_files import Reached, RunFiles, RunState, describe_graph_run, describe_run, identity_of
 from sepnas.train.seeds import derived_seed
 from sepnas.train.steps import Step, step_of
 from sepnas.train.whiten import freeze_first_convolution
@@ -65,12 +68,14 @@ def train_network(
     teachers: Sequence[SeparableNetwork] = (),
     start: str = "",
     compiled: bool = False,
+    rates: Rates | None = None,
 ) -> TrainingResult:
     """Train ``network`` in place and write a checkpoint to ``out_dir`` after each epoch and within long epochs.
 
     ``network`` ends with the weights of the last epoch (or their average, if the recipe has one), on ``device``. The
     weights of the epoch with the best validation accuracy are in ``best.safetensors``
-    (:func:`sepnas.train.checkpoint.load_network`).
+    (:func:`sepnas.train.checkpoint.load_network`), those of a graph in ``weights.safetensors``: the folder is then that
+    of an imported network (:func:`sepnas.nets.trainable.load_trainable`).
 
     - ``resume`` continues from ``last.safetensors``, or starts a new run if there is none.
     - ``stop_after_s`` ends the run unfinished after the epoch in which the time runs out, or earlier if the next epoch
@@ -81,6 +86,7 @@ def train_network(
     - ``start`` is a digest of the initial weights if they are not from the seed; a resumed run must have the same.
     - ``compiled`` runs steps, except a custom ``step``, through ``torch.compile``; it may differ on resume, like the
       device.
+    - ``rates`` are factors of the learning rate by the names of parameters.
 
     Under ``torchrun``, the processes share each batch (:mod:`sepnas.train.processes`), and only the first one writes,
     only after complete epochs.
@@ -94,7 +100,7 @@ def train_network(
     run: _Run | None = None
     with ExitStack() as stack:
         stack.enter_context(_memory_explained(place, recipe, lambda: run.where_it_stands() if run else ""))
-        run = _Run(network, data, recipe, Path(out_dir), seed, place, step, teachers, start, processes, compiled)
+        run = _Run(network, data, recipe, Path(out_dir), seed, place, step, teachers, start, processes, compiled, rates)
         run.validate = validate or run.validate
         stack.enter_context(run.files.alone())
         run.begin(resume)
@@ -157,10 +163,13 @@ class _Run:
         start: str,
         processes: Processes,
         compiled: bool,
+        rates: Rates | None,
     ) -> None:
         found = getattr(network, "architecture", None)
         self.architecture = found if isinstance(found, Architecture) else None
+        self.graph = network.graph if isinstance(network, TrainableGraph) else None
         check_trainable(self.architecture, data, recipe, seed)
+        self._infinite = {name for name, x in network.state_dict().items() if not bool(x.isfinite().all())}
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         if recipe.whiten_stem:
             freeze_first_convolution(network, None if start else data)
@@ -174,13 +183,18 @@ class _Run:
         self.steps = self._batches.steps
         check_shares(len(data.train) // self.steps, recipe, processes.count)
         average = WeightAverage(self.network, recipe.ema_decay) if recipe.ema_decay else None
-        self.state = RunState(self.network, Optimization(network, recipe, self.steps, processes), average)
+        self.state = RunState(self.network, Optimization(network, recipe, self.steps, processes, rates), average)
         identity = identity_of(
             self.architecture, recipe, seed, data, teachers=self._teachers.identity() if self._teachers else None,
             start=start[:16], processes=processes.count if processes.count > 1 else 0,
+            graph=text_sha256(self.graph.dumps())[:16] if self.graph else "",
         )  # fmt: skip
-        self.files = RunFiles(out_dir, identity, self.state, processes.first)
+        self.files = RunFiles(out_dir, identity, self.state, processes.first, WEIGHTS_NAME if self.graph else BEST)
         self.stop_at: float | None = None
+
+    @property
+    def _alternates(self) -> bool:
+        return self.recipe.augmentation.alternates
 
     def _classroom(self, teachers: Sequence[SeparableNetwork]) -> Teachers | None:
         if not teachers:
@@ -195,9 +209,12 @@ class _Run:
     def begin(self, resume: bool) -> None:
         """Restore the last checkpoint, if any, and write the description of the run."""
         self.files.begin(resume)
-        if self.architecture and self._processes.first:
+        if self._processes.first:
             with self.files.explained():
-                describe_run(self.files.folder, self.architecture, self.data)
+                if self.architecture:
+                    describe_run(self.files.folder, self.architecture, self.data)
+                if self.graph:
+                    describe_graph_run(self.files.folder, self.graph, self.data)
 
     @property
     def history(self) -> tuple[EpochRecord, ...]:
@@ -228,13 +245,14 @@ class _Run:
         """Train the rest of an epoch; returns the last learning rate, the losses of all steps and the seconds."""
         seed, processes, saved = derived_seed(self.seed, epoch), self._processes, self.files.saved
         order = torch.randperm(len(self.data.train), generator=torch.Generator().manual_seed(seed))
+        mirrored = alternately_mirrored(len(order), self.seed, epoch) if self._alternates else None
         first = checked = len(saved.losses)
         losses, rate = torch.zeros(self.steps, device=self.device), self.state.optimization.learning_rate
         losses[:first] = saved.losses
         started = time.perf_counter() - saved.trained_s
         self.network.train()
         with _reproducible(self.device):
-            for number, batch in enumerate(self._batches.of(order, processes.seed(seed), first), start=first):
+            for number, batch in enumerate(self._batches.of(order, processes.seed(seed), first, mirrored), first):
                 rate = self.state.optimization.learning_rate
                 loss = self._loss(batch, processes.seed(derived_seed(seed, number)))
                 losses[number] = loss.detach()
@@ -285,17 +303,19 @@ class _Run:
 
     def _check_weights(self, reached: Reached) -> None:
         for name, x in self.network.state_dict().items():
-            if x.is_floating_point() and not bool(x.isfinite().all()):
+            if name not in self._infinite and not bool(x.isfinite().all()):
                 raise TrainingError(f"{name!r} is no longer finite after {reached}; {self._lower_rate()}")
 
     def _lower_rate(self) -> str:
         """Advice for diverged weights or losses."""
         advice = f"try a lower `learning_rate` than the {self.recipe.learning_rate:g} of the recipe"
-        goes_on = bool(self.architecture and self.history)
+        goes_on = bool((self.architecture or self.graph) and self.history)
         best = f" ({self._best_epoch()} continues from the best epoch)" if goes_on else ""
         return f"{advice}{self._elsewhere()}{best}; {self.files.last_good()}"
 
     def _best_epoch(self) -> str:
+        if self.graph:
+            return f"training {self.files.folder}"
         return option(f"--start {self.files.folder}", f"start={str(self.files.folder)!r}")
 
     def where_it_stands(self) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from sepnas.errors import TrainingError
 from sepnas.nets.separable import SeparableNetwork
@@ -17,23 +19,34 @@ from sepnas.train.processes import Processes
 from sepnas.train.recipe import Recipe
 from sepnas.train.vision import import_timm
 
+Rates: TypeAlias = Mapping[str, float]
+
 
 class Optimization:
-    """The optimizer and its schedule, updated after each step; an epoch has ``steps_per_epoch``."""
+    """The optimizer and its schedule, updated after each step; an epoch has ``steps_per_epoch``.
+
+    ``rates`` are factors of the learning rate by the names of parameters, 1 for the others.
+    """
 
     def __init__(
-        self, network: nn.Module, recipe: Recipe, steps_per_epoch: int, processes: Processes | None = None
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        steps_per_epoch: int,
+        processes: Processes | None = None,
+        rates: Rates | None = None,
     ) -> None:
         self._network, self._processes = network, processes or Processes()
         self._parameters = dict(network.named_parameters())
-        self._optimizers = tuple(_optimizers(network, recipe))
+        self._optimizers = tuple(_optimizers(network, recipe, rates or {}))
         self._peaks = [float(each.param_groups[0]["lr"]) for each in self._optimizers]
         self._schedules = [_schedule(each, recipe, steps_per_epoch) for each in self._optimizers]
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the next step; that of the first optimizer."""
-        return float(self._optimizers[0].param_groups[0]["lr"])
+        """The learning rate of the next step; that of the first optimizer, of weights whose factor is 1."""
+        group = self._optimizers[0].param_groups[0]
+        return float(group["lr"]) / float(group.get("factor", 1.0))
 
     def step(self, loss: Tensor) -> None:
         self._network.zero_grad(set_to_none=True)
@@ -56,7 +69,11 @@ class Optimization:
     def numbers(self) -> dict[str, Any]:
         """The schedule's state, without values fixed by the recipe."""
         state = self._schedules[0].state_dict()
-        return {"learning_rate": self.learning_rate, "steps": state["last_epoch"], "calls": state["_step_count"]}
+        found = {"learning_rate": self.learning_rate, "steps": state["last_epoch"], "calls": state["_step_count"]}
+        groups = self._optimizers[0].param_groups
+        if any("factor" in group for group in groups):
+            found["rates"] = [group["lr"] for group in groups]
+        return found
 
     def restore(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         owners = {x: each for each in self._optimizers for group in each.param_groups for x in group["params"]}
@@ -69,20 +86,22 @@ class Optimization:
                 owners[parameter].state[parameter][key] = like.copy_(saved)
         for optimizer, schedule, peak in zip(self._optimizers, self._schedules, self._peaks, strict=True):
             rate = numbers["learning_rate"] * peak / self._peaks[0]  # schedules are multiples of the peak
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            rates = [rate] * len(optimizer.param_groups)
+            rates = numbers.get("rates") or [rate] * len(optimizer.param_groups)
+            for group, each in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = each
             state = {"last_epoch": numbers["steps"], "_step_count": numbers["calls"], "_last_lr": rates}
+            if isinstance(schedule, LambdaLR):
+                state["lr_lambdas"] = [None] * len(rates)  # functions are not kept
             schedule.load_state_dict(state)
 
 
 _KEPT = {"momentum_buffer", "exp_avg", "exp_avg_sq", "step"}
 
 
-def _optimizers(network: nn.Module, recipe: Recipe) -> Iterator[Optimizer]:
+def _optimizers(network: nn.Module, recipe: Recipe, rates: Rates) -> Iterator[Optimizer]:
     """The optimizers with their peak rates; each weight has one."""
     if recipe.optimizer != "muon":
-        yield _optimizer(network, recipe)
+        yield _optimizer(network, recipe, rates)
         return
     groups = muon_weights(network)
     if not groups:
@@ -103,16 +122,21 @@ def _optimizers(network: nn.Module, recipe: Recipe) -> Iterator[Optimizer]:
     )  # fmt: skip
 
 
-def _optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
+def _optimizer(network: nn.Module, recipe: Recipe, rates: Rates) -> Optimizer:
     settings: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "adamw":
         settings["betas"] = (recipe.momentum, 0.999)
     else:
         settings |= {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
+    made: Optimizer
+    if rates:
+        groups = _groups_by_rate(network, recipe, rates)
+        made = import_timm("optim").create_optimizer_v2(groups, opt=recipe.optimizer, **settings)
+        return made
     if recipe.decay_norms and recipe.optimizer != "sgdw":
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.SGD
         return kind(_groups(network), **settings)
-    made: Optimizer = import_timm("optim").create_optimizer_v2(
+    made = import_timm("optim").create_optimizer_v2(
         network, opt=recipe.optimizer, filter_bias_and_bn=not recipe.decay_norms, **settings
     )
     return made
@@ -127,12 +151,35 @@ def _groups(network: nn.Module) -> list[dict[str, Any]]:
     return groups
 
 
+def _groups_by_rate(network: nn.Module, recipe: Recipe, rates: Rates) -> list[dict[str, Any]]:
+    """Parameter groups of one learning rate each, with and without weight decay."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        decays = recipe.decay_norms or parameter.ndim > 1
+        groups.setdefault((rates.get(name, 1.0), decays), []).append(parameter)
+    return [
+        {"params": found, "lr": factor * recipe.learning_rate, "factor": factor}
+        | ({} if decays else {"weight_decay": 0.0})
+        for (factor, decays), found in groups.items()
+    ]
+
+
 def _schedule(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> LRScheduler:
-    total, peak = recipe.epochs * steps_per_epoch, optimizer.param_groups[0]["lr"]
+    total = recipe.epochs * steps_per_epoch
     if recipe.schedule == "one-cycle":
         # one more than the number of steps, because the schedule also moves after the last step
-        return OneCycleLR(optimizer, max_lr=peak, total_steps=total + 1, cycle_momentum=False)
+        peaks = [float(group["lr"]) for group in optimizer.param_groups]
+        return OneCycleLR(optimizer, max_lr=peaks, total_steps=total + 1, cycle_momentum=False)
+    if recipe.schedule == "cosine" and recipe.warmup:
+        return LambdaLR(optimizer, partial(_risen_and_fallen, rising=recipe.warmup * total, total=total))
     if recipe.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=total)
     milestones = [epoch * steps_per_epoch for epoch in recipe.milestones]
     return MultiStepLR(optimizer, milestones, gamma=recipe.milestone_factor)
+
+
+def _risen_and_fallen(step: int, rising: float, total: int) -> float:
+    """The share of the peak rate in a step: a linear rise, then half a cosine."""
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    return (1 + math.cos(math.pi * (step - rising) / (total - rising))) / 2

@@ -15,6 +15,8 @@ from sepnas.spec.figures import MAX_SIDE, Text
 
 Schedule = Literal["one-cycle", "step", "cosine"]
 Precision = Literal["fp32", "bf16"]
+HeadChoice = Literal["keep", "new"]
+"""Whether a network keeps the layer that makes its class scores, or gets a new one."""
 NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
@@ -24,13 +26,15 @@ class Augmentation(Part):
 
     ``crop_padding`` shifts the image by up to as many pixels; pixels beyond the border are black (``zero``) or mirrored
     (``reflect``). ``crop_area`` below 1 scales a random crop of at least this share of the image to the image's size
-    (the random resized crop of arXiv 1409.4842), which suits large images.
+    (the random resized crop of arXiv 1409.4842), which suits large images. With ``flip`` half of the images are
+    mirrored at random; with ``alternate_flips`` too, each one in every second epoch.
     """
 
     crop_padding: Annotated[int, Field(ge=0, le=MAX_SIDE)] = 0
     crop_area: Annotated[float, Field(gt=0, le=1)] = 1.0
     padding: Literal["zero", "reflect"] = "zero"
     flip: bool = False
+    alternate_flips: bool = False
     autoaugment: Literal["none", "cifar10", "imagenet", "svhn"] = "none"
 
     @model_validator(mode="after")
@@ -41,13 +45,17 @@ class Augmentation(Part):
             )
         return self
 
+    @property
+    def alternates(self) -> bool:
+        """Whether each image is mirrored in every second epoch."""
+        return self.flip and self.alternate_flips
+
     @model_serializer(mode="wrap")
     def _leave_out_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a crop by area, so that older files still describe the same run."""
+        """Without newer options that are off, so that older files still describe the same run."""
         data: dict[str, Any] = handler(self)
-        if self.crop_area == 1:
-            del data["crop_area"]
-        return data
+        off = {"crop_area": 1, "alternate_flips": False}
+        return {key: value for key, value in data.items() if key not in off or value != off[key]}
 
 
 class Distillation(Part):
@@ -79,7 +87,12 @@ class Recipe(Document):
     do not decay.
 
     Schedules: ``learning_rate`` is the peak. ``one-cycle`` rises to it over the first 30 % of the steps and then falls
-    along a cosine; ``cosine`` only falls; ``step`` multiplies by ``milestone_factor`` after each of ``milestones``.
+    along a cosine; ``cosine`` only falls, after a linear rise over the share ``warmup`` of the steps; ``step``
+    multiplies by ``milestone_factor`` after each of ``milestones``.
+
+    An imported network, which was trained before, may learn slower near its input: ``input_rate`` is the factor of the
+    learning rate in its first layer, which rises from layer to layer, in equal ratios, to 1 in the last one.
+    ``head_rate`` is the factor of a new head.
 
     ``ema_decay`` above 0 validates and saves a moving average of the weights, which adapts faster at first. ``mixup``
     (arXiv 1710.09412) and ``cutmix`` (arXiv 1905.04899) are the alphas of their beta distributions, 0 for off; with
@@ -104,6 +117,9 @@ class Recipe(Document):
     decay_norms: bool = True
     ema_decay: Probability = 0.0
     schedule: Schedule = "one-cycle"
+    warmup: Probability = 0.0
+    input_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    head_rate: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
     milestone_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -123,6 +139,8 @@ class Recipe(Document):
             raise ValueError("`nesterov` needs a `momentum` above 0")
         if self.milestones and self.schedule != "step":
             raise ValueError(f"`milestones` belong to the schedule 'step', not to '{self.schedule}'")
+        if self.warmup and self.schedule != "cosine":
+            raise ValueError(f"`warmup` belongs to the schedule 'cosine', not to '{self.schedule}'")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"`milestones` must rise, got [{few(self.milestones, 40)}]")
         return self
@@ -193,7 +211,7 @@ NO_CHANGES = RecipeChanges()
 
 _LATER = (
     "device_dropout", "message_dropout", "decay_norms", "ema_decay", "mixup", "cutmix", "distillation",
-    "other_learning_rate", "whiten_stem",
+    "other_learning_rate", "whiten_stem", "warmup", "input_rate", "head_rate",
 )  # fmt: skip
 
 _COLOUR_IMAGES: dict[str, Any] = {
@@ -245,6 +263,21 @@ RECIPES: dict[str, Recipe] = {
             weight_decay=0.05,
             decay_norms=False,
             **_COLOUR_IMAGES | {"batch_size": 64, "augmentation": Augmentation(crop_area=0.35, flip=True)},
+        ),
+        # for imported networks that were trained before
+        Recipe(
+            name="finetune",
+            optimizer="adamw",
+            epochs=5,
+            learning_rate=1e-3,
+            weight_decay=0.05,
+            decay_norms=False,
+            schedule="cosine",
+            warmup=0.1,
+            input_rate=0.3,
+            head_rate=3.0,
+            **_COLOUR_IMAGES
+            | {"batch_size": 64, "augmentation": Augmentation(crop_area=0.5, flip=True, alternate_flips=True)},
         ),
         # half of the paper's epochs, with options that help long trainings of narrow networks; separable networks split
         # the gradient over devices and need larger steps (experiments/cifar100-cpu)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sepnas.errors import CheckpointError, StorageError, TrainingError
 from sepnas.options import option
+from sepnas.partition.graph import GRAPH_NAME, Graph
 from sepnas.separable.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
 from sepnas.spec.folder_lock import held
@@ -79,10 +80,16 @@ class RunState:
 
 
 class RunFiles:
-    """The folder of a run; a resumed run must have the same ``identity``. Writes files only if ``writes`` is set."""
+    """The folder of a run; a resumed run must have the same ``identity``. Writes files only if ``writes`` is set.
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], state: RunState, writes: bool) -> None:
+    ``best`` is the name of the file of the best weights.
+    """
+
+    def __init__(
+        self, folder: Path, identity: Mapping[str, Any], state: RunState, writes: bool, best: str = BEST
+    ) -> None:
         self.folder, self._identity, self._state, self._writes = folder, identity, state, writes
+        self.best = folder / best
         self.saved = Reached()
         """Progress in the last checkpoint."""
         self._saved_at = time.monotonic()
@@ -114,9 +121,9 @@ class RunFiles:
                     f"folder, or remove {self.folder} to start again"
                 )
             self._restore(last)
-        elif is_there(self.folder / BEST) and not resume:
+        elif is_there(self.best) and not resume:
             raise TrainingError(
-                f"{self.folder / BEST}: holds weights that would be overwritten; choose another folder, or remove it"
+                f"{self.best}: holds weights that would be overwritten; choose another folder, or remove it"
             )
         if self._writes:
             for path in self.folder.glob(".*.part"):
@@ -149,7 +156,7 @@ class RunFiles:
         record = reached.history[-1]
         if self._writes and best_of(reached.history) is record:
             about = {"epoch": record.epoch, "val_accuracy": record.val_accuracy}
-            self._write(BEST, self._state.result.state_dict(), about)
+            self._write(self.best.name, self._state.result.state_dict(), about)
         self.save_steps(reached)
         if self._writes:
             with self.explained():
@@ -192,11 +199,20 @@ class RunFiles:
 def describe_run(folder: Path, architecture: Architecture, data: ImageData) -> None:
     """Write the files that an export needs besides the weights. Raises :class:`StorageError`."""
     architecture.save(folder / ARCHITECTURE)
-    facts = DataFacts(
+    _facts_of(data).save(folder / DATA)
+
+
+def describe_graph_run(folder: Path, graph: Graph, data: ImageData) -> None:
+    """Write the files that make the folder one of an imported network, besides the weights; see above."""
+    graph.save(folder / GRAPH_NAME)
+    _facts_of(data).save(folder / DATA)
+
+
+def _facts_of(data: ImageData) -> DataFacts:
+    return DataFacts(
         name=data.name, classes=data.classes, mean=data.mean, std=data.std, resize=data.resize,
         content_sha256=data.sha256,
     )  # fmt: skip
-    facts.save(folder / DATA)
 
 
 def identity_of(

@@ -20,7 +20,13 @@ def use_threads_for(architecture: Architecture, threads: int | None = None) -> i
 
     Without ``threads``: one for a small network, else all cores, shared by the ``torchrun`` processes of this machine.
     """
-    macs = sum(count_macs(architecture, rank) for rank in range(architecture.num_devices))
+    return use_threads_for_macs(
+        sum(count_macs(architecture, rank) for rank in range(architecture.num_devices)), threads
+    )
+
+
+def use_threads_for_macs(macs: int, threads: int | None = None) -> int:
+    """As :func:`use_threads_for`, for a network of ``macs`` an image."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     beside = 1 if is_alone() else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     chosen = threads or (1 if macs < MACS_WORTH_THREADS else max(1, cores // beside))

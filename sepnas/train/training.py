@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,14 @@ class Training:
     teachers: Sequence[SeparableNetwork] = ()
     start: SeparableNetwork | None = None
 
+    def best(self, out: Path) -> SeparableNetwork:
+        """The network of the best epoch of a run."""
+        return load_network(out)
+
+    def next_command(self, out: Path) -> str:
+        """The command that usually follows a run."""
+        return shlex.join(("sepnas", "export", str(out), str(out.parent / "deployment")))
+
     def run(
         self,
         out: Path,
@@ -79,11 +88,11 @@ def prepare(
     """
     if isinstance(source, DataSource):
         source = source.named_for(None if name else architecture, f"architecture {architecture.name!r}")
-    chosen = _chosen_recipe(recipe, source.name or "digits", changes, source.image_size)
+    chosen = choose_recipe(recipe, source.name or "digits", changes, source.image_size)
     started = load_network(start) if start else None
-    images = _load(source) if isinstance(source, DataSource) else source
+    images = load_images(source) if isinstance(source, DataSource) else source
     if recipe is None:
-        chosen = _chosen_recipe(recipe, images.name, changes, images.image_size)
+        chosen = choose_recipe(recipe, images.name, changes, images.image_size)
     if name:
         seen = images.image_size, images.in_channels, images.num_classes
         architecture = refit(architecture, f"{name} for {source.name}", *seen)
@@ -98,14 +107,16 @@ def name_of(architecture: str) -> str | None:
     return None if Path(architecture).suffix in FILE_SUFFIXES else architecture
 
 
-def _chosen_recipe(recipe: Recipe | str | None, data: str, changes: RecipeChanges, image_size: int | None) -> Recipe:
+def choose_recipe(recipe: Recipe | str | None, data: str, changes: RecipeChanges, image_size: int | None) -> Recipe:
+    """A recipe, or the named one, or the default one for a data set; with the changes."""
     if isinstance(recipe, Recipe):
         return changes.applied_to(recipe, recipe.name)
     named = load_recipe(recipe) if recipe else default_recipe(data, image_size)
     return changes.applied_to(named, recipe or named.name)
 
 
-def _load(source: DataSource) -> ImageData:
+def load_images(source: DataSource) -> ImageData:
+    """The images of a source; :class:`TrainingError` if several processes would download them."""
     if source.download and not is_alone():
         raise TrainingError(
             f"{option('--download', 'download=True')}: several processes would write the same files; fetch them once "
