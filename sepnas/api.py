@@ -181,7 +181,8 @@ def train(
         recipe: a recipe, its name or its file; one for the data set by default, ``finetune`` for imported networks.
         changes: values that replace those of the recipe, such as ``epochs``.
         start: a run that provides the initial weights; only the policy may differ.
-        teachers: runs on the same data to distil from.
+        teachers: runs on the same data to distil from, or imported networks that know its classes. Except for runs
+            that teach a separable network, they answer each image and its mirror once, into a file of ``out``.
         seed: seed of the weights, the order of images and all sampling, 0..2**32-1.
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: torch's threads; one for a small network, else all cores.
@@ -234,6 +235,7 @@ def prepare_training(
         _refuse_for_imported(architecture, {**separable_only, "start": start})
         return prepare_tuning(
             Path(architecture), _source_of(data, architecture), head=head, recipe=recipe, changes=changes,
+            teachers=[Path(each) for each in teachers],
         )  # fmt: skip
     if head != "keep":
         raise SpecError(f"{option('--head', 'head')}: only an imported network gets a new head")

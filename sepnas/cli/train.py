@@ -108,7 +108,7 @@ def train(
         typer.Option(
             parser=path_to("run", "file"),
             metavar="RUN",
-            help="A training run on the same data to distil from; may be repeated.",
+            help="A run on the same data to distil from, or an imported network; may be repeated.",
         ),
     ] = None,
     seed: Seed = 0,
@@ -126,7 +126,8 @@ def train(
     the classifier (`readout: device`) is never dropped.
 
     `--teacher RUN` also distils from a network trained on the same data, such as one that is not separable or one with
-    all-to-all messages. The recipe's `distillation` sets the weights of the losses.
+    all-to-all messages. The recipe's `distillation` sets the weights of the losses. An imported network as a teacher,
+    or any teacher of one, answers each image and its mirror image once; the answers are kept in the run's folder.
 
     Images of a folder are mirrored only with `--flip` or by the `--recipe`, because the mirror image of an arrow or a
     letter belongs to another class. Photographs usually gain a little from `--flip`.

@@ -65,6 +65,13 @@ class TrainingDisplay:
             place = f"epoch {epoch}/{self._epochs}"
             self._progress.update(self._task, description=f"{place}, validating {done / total:.0%}")
 
+    def preparing(self, what: str, done: int, total: int) -> None:
+        """Report that ``done`` of ``total`` images are prepared."""
+        if self._progress:
+            self._progress.update(self._task, description=f"{what}, {done / total:.0%}")
+        if self._lines and not done:
+            self.say(f"{what}: {total:,} images")
+
     def step(self) -> None:
         if self._progress:
             self._progress.advance(self._task)

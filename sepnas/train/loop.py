@@ -33,14 +33,16 @@ from sepnas.train.curves import Curves
 from sepnas.train.display import TrainingDisplay
 from sepnas.train.distill import Teachers
 from sepnas.train.evaluate import Tick, accuracy
+from sepnas.train.feature_gap import FeatureGap
 from sepnas.train.images import ImageData
+from sepnas.train.kept_answers import KeptAnswers, KeptTeacher
 from sepnas.train.optimize import Optimization, Rates
 from sepnas.train.processes import Processes, processes_of
-from sepnas.train.recipe import Distillation, Recipe
+from sepnas.train.recipe import Recipe
 from sepnas.train.record import EpochRecord, TrainingResult
 from sepnas.train.run_files import Reached, RunFiles, RunState, describe_graph_run, describe_run, identity_of
 from sepnas.train.seeds import derived_seed
-from sepnas.train.steps import Step, step_of
+from sepnas.train.steps import Step, distillation_of, step_of
 from sepnas.train.whiten import freeze_first_convolution
 
 Validate = Callable[[nn.Module], float]
@@ -65,7 +67,7 @@ def train_network(
     stop_after_s: float | None = None,
     step: Step | None = None,
     validate: Validate | None = None,
-    teachers: Sequence[SeparableNetwork] = (),
+    teachers: Sequence[SeparableNetwork | KeptTeacher] = (),
     start: str = "",
     compiled: bool = False,
     rates: Rates | None = None,
@@ -82,7 +84,7 @@ def train_network(
       would not fit; within a long epoch, at the last checkpoint that fits.
     - ``step`` replaces the loss of a batch, including the recipe's dropout of devices and messages.
     - ``validate`` replaces the accuracy on the validation split.
-    - ``teachers`` are trained networks for the recipe's ``distillation``.
+    - ``teachers`` are trained networks for the recipe's ``distillation``; the answers of some are kept in the folder.
     - ``start`` is a digest of the initial weights if they are not from the seed; a resumed run must have the same.
     - ``compiled`` runs steps, except a custom ``step``, through ``torch.compile``; it may differ on resume, like the
       device.
@@ -114,6 +116,7 @@ def train_network(
         drawn = run.files.folder / "tensorboard" if processes.first else None
         if remark := recipe.remark():
             display.say(remark)
+        run.prepare_answers(display)
         curves = stack.enter_context(Curves(drawn, first_epoch=len(history) + 1))
         started = time.monotonic()
         run.stop_at = None if stop_after_s is None else started + stop_after_s
@@ -159,7 +162,7 @@ class _Run:
         seed: int,
         device: torch.device,
         step: Step | None,
-        teachers: Sequence[SeparableNetwork],
+        teachers: Sequence[SeparableNetwork | KeptTeacher],
         start: str,
         processes: Processes,
         compiled: bool,
@@ -175,8 +178,9 @@ class _Run:
             freeze_first_convolution(network, None if start else data)
         self.network = network.to(device=device).to(memory_format=layout)  # type: ignore[call-overload]
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
-        self._processes, self._teachers = processes, self._classroom(teachers)
-        self._step = step or step_of(recipe, self._teachers, compiled)
+        self._processes = processes
+        self._teachers, self._kept = self._classroom(teachers)
+        self._step, self._own_step = step, step_of(recipe, self._teachers, compiled, self._features(teachers))
         self.validate: Validate = lambda network: accuracy(network, data.val, data, tick=self._tick)
         self._tick: Tick = lambda done, total: None
         self._batches = Batches(data, recipe, device, processes)
@@ -185,7 +189,7 @@ class _Run:
         average = WeightAverage(self.network, recipe.ema_decay) if recipe.ema_decay else None
         self.state = RunState(self.network, Optimization(network, recipe, self.steps, processes, rates), average)
         identity = identity_of(
-            self.architecture, recipe, seed, data, teachers=self._teachers.identity() if self._teachers else None,
+            self.architecture, recipe, seed, data, teachers=self._taught_by(),
             start=start[:16], processes=processes.count if processes.count > 1 else 0,
             graph=text_sha256(self.graph.dumps())[:16] if self.graph else "",
         )  # fmt: skip
@@ -194,17 +198,49 @@ class _Run:
 
     @property
     def _alternates(self) -> bool:
-        return self.recipe.augmentation.alternates
+        """Whether images are mirrored in every second epoch; kept answers need to know which are mirrored."""
+        augmentation = self.recipe.augmentation
+        return augmentation.alternates or (augmentation.flip and self._kept is not None)
 
-    def _classroom(self, teachers: Sequence[SeparableNetwork]) -> Teachers | None:
+    def _classroom(
+        self, teachers: Sequence[SeparableNetwork | KeptTeacher]
+    ) -> tuple[Teachers | None, KeptAnswers | None]:
+        """The teachers that answer each batch anew, and those whose answers are kept."""
         if not teachers:
             if self.recipe.distillation:
                 named = option("--teacher RUN", "teachers=")
                 raise TrainingError(f"the recipe has `distillation`, but there is no teacher; name one with {named}")
+            return None, None
+        live = [each for each in teachers if isinstance(each, SeparableNetwork)]
+        if live and self.architecture is None:
+            raise TrainingError("separable networks that answer each batch anew teach separable networks only")
+        settings, kept = distillation_of(self.recipe), [each for each in teachers if isinstance(each, KeptTeacher)]
+        if kept and (self.recipe.mixup or self.recipe.cutmix):
+            raise TrainingError("kept answers are for single images; set the recipe's `mixup` and `cutmix` to 0")
+        if kept and self.architecture and settings.features:
+            raise TrainingError(
+                f"teacher {kept[0].name}: `distillation.features` compares separable networks, or graphs; set it to 0"
+            )
+        flips = self.recipe.augmentation.flip
+        return (
+            Teachers(live, settings, self.architecture, self.device) if live and self.architecture else None,
+            KeptAnswers(kept, self.data, flips) if kept else None,
+        )
+
+    def _features(self, teachers: Sequence[SeparableNetwork | KeptTeacher]) -> FeatureGap | None:
+        if not teachers or self.graph is None or not distillation_of(self.recipe).features:
             return None
-        if self.architecture is None:
-            raise TrainingError("teachers teach separable networks only")
-        return Teachers(teachers, self.recipe.distillation or Distillation(), self.architecture, self.device)
+        graphs = [each for each in teachers if isinstance(each, KeptTeacher) and each.has_maps_for(self.data)]
+        if not graphs:
+            raise TrainingError(
+                "`distillation.features` compares graphs whose images are normalised alike, and no teacher is one; set "
+                "it to 0"
+            )
+        return FeatureGap(self.graph, [each.network for each in graphs], self.device)  # type: ignore[misc]
+
+    def _taught_by(self) -> list[str]:
+        live = self._teachers.identity() if self._teachers else []
+        return live + (self._kept.identity() if self._kept else [])
 
     def begin(self, resume: bool) -> None:
         """Restore the last checkpoint, if any, and write the description of the run."""
@@ -215,6 +251,12 @@ class _Run:
                     describe_run(self.files.folder, self.architecture, self.data)
                 if self.graph:
                     describe_graph_run(self.files.folder, self.graph, self.data)
+
+    def prepare_answers(self, display: TrainingDisplay) -> None:
+        """Compute or read the kept answers of teachers; every process has all of them, the first one writes."""
+        if self._kept:
+            with self.files.explained():
+                self._kept.prepare(self.files.folder, self.device, display.preparing, self._processes.first)
 
     @property
     def history(self) -> tuple[EpochRecord, ...]:
@@ -277,8 +319,14 @@ class _Run:
         """The loss of this process's part of a batch, weighted by its share; all draws derive from ``seed``."""
         _seed_layers(derived_seed(seed, "layers"), self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            loss = self._step(self.network, batch.images, batch.labels, torch.Generator().manual_seed(seed))
+            loss = self._answered(batch, torch.Generator().manual_seed(seed))
         return self._processes.mean_loss(loss, len(batch.labels), batch.size)
+
+    def _answered(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        if self._step:
+            return self._step(self.network, batch.images, batch.labels, generator)
+        taught = self._kept.of(batch) if self._kept else None
+        return self._own_step(self.network, batch.images, batch.labels, generator, taught)
 
     def _check_losses(self, losses: Tensor, epoch: int) -> None:
         finite = losses.isfinite()

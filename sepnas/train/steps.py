@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,13 @@ from torch.nn import functional
 from sepnas.errors import TrainingError
 from sepnas.nets.outage import Outage
 from sepnas.nets.separable import SeparableNetwork
+from sepnas.nets.trainable import TrainableGraph
 from sepnas.train.compiled import compiled
 from sepnas.train.distill import Teachers
 from sepnas.train.dropout import draw_outage
-from sepnas.train.recipe import Recipe
+from sepnas.train.feature_gap import FeatureGap
+from sepnas.train.kept_answers import divergence_from
+from sepnas.train.recipe import Distillation, Recipe
 
 Step = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
 """``(network, images_BCHW, labels, generator) -> loss``, a scalar to differentiate.
@@ -23,8 +27,25 @@ Images are augmented, normalised float32. Labels are classes ``(B,)`` or, for mi
 smoothing applied. The generator is on the CPU and derives from seed, epoch and step."""
 
 
-def step_of(recipe: Recipe, teachers: Teachers | None = None, compile_it: bool = False) -> Step:
+class TaughtStep(Protocol):
+    """As :data:`Step`, also with kept answers of teachers, ``(T, B, K)``."""
+
+    def __call__(
+        self,
+        network: nn.Module,
+        images_BCHW: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        taught_TBK: Tensor | None = None,
+    ) -> Tensor: ...
+
+
+def step_of(
+    recipe: Recipe, teachers: Teachers | None = None, compile_it: bool = False, features: FeatureGap | None = None
+) -> TaughtStep:
     """Cross entropy of the network's logits, with the recipe's dropout of devices and messages and the teachers' loss.
+
+    ``teachers`` answer each batch anew; other teachers' answers were kept; ``features`` compares those of graphs.
 
     Raises :class:`TrainingError` for a compiled step with dropout, because tensor sizes would differ in each step.
     """
@@ -33,19 +54,55 @@ def step_of(recipe: Recipe, teachers: Teachers | None = None, compile_it: bool =
         raise TrainingError("steps with `device_dropout` or `message_dropout` are not compiled; train uncompiled")
     answer, answer_with_stages = (compiled(_answer), compiled(_with_stages)) if compile_it else (_answer, _with_stages)
 
-    def plain(network: nn.Module, images_BCHW: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        return _loss(answer(network, images_BCHW), labels, recipe)
+    def plain(
+        network: nn.Module,
+        images_BCHW: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        taught_TBK: Tensor | None = None,
+    ) -> Tensor:
+        if features is None:
+            logits_BK = answer(network, images_BCHW)
+            return _with_kept(_loss(logits_BK, labels, recipe), logits_BK, taught_TBK, recipe)
+        assert isinstance(network, TrainableGraph)
+        logits_BK, gap = features.answer(network, images_BCHW)
+        loss = _with_kept(_loss(logits_BK, labels, recipe), logits_BK, taught_TBK, recipe)
+        return loss + distillation_of(recipe).features * gap
 
-    def separable(network: nn.Module, images_BCHW: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def separable(
+        network: nn.Module,
+        images_BCHW: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        taught_TBK: Tensor | None = None,
+    ) -> Tensor:
         assert isinstance(network, SeparableNetwork)
         outage = None
         if any(shares):
             outage = draw_outage(network.plan, len(images_BCHW), generator, *shares, images_BCHW.device)
         logits_BK, stages = answer_with_stages(network, images_BCHW, outage)
-        loss = _loss(logits_BK, labels, recipe)
-        return teachers.loss(loss, logits_BK, stages, images_BCHW) if teachers else loss
+        own = _loss(logits_BK, labels, recipe)
+        kept = _with_kept(own, logits_BK, taught_TBK, recipe)
+        if teachers is None:
+            return kept
+        live, count = teachers.loss(own, logits_BK, stages, images_BCHW), len(teachers.networks)
+        others = 0 if taught_TBK is None else len(taught_TBK)
+        return (count * live + others * kept) / (count + others)
 
     return separable if teachers or any(shares) else plain
+
+
+def distillation_of(recipe: Recipe) -> Distillation:
+    """The recipe's settings for training with teachers, or the usual ones."""
+    return recipe.distillation or Distillation()
+
+
+def _with_kept(own: Tensor, logits_BK: Tensor, taught_TBK: Tensor | None, recipe: Recipe) -> Tensor:
+    """The loss from the labels, combined with the divergence from kept answers."""
+    if taught_TBK is None:
+        return own
+    settings = distillation_of(recipe)
+    return (1 - settings.weight) * own + settings.weight * divergence_from(logits_BK, taught_TBK, settings.temperature)
 
 
 def _answer(network: nn.Module, images_BCHW: Tensor) -> Tensor:

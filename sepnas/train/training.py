@@ -13,11 +13,13 @@ from typing_extensions import Unpack
 from sepnas.errors import TrainingError
 from sepnas.nets.separable import SeparableNetwork
 from sepnas.options import option
+from sepnas.partition.graph import is_graph
 from sepnas.separable.architecture import Architecture, refit
 from sepnas.spec.document import FILE_SUFFIXES
 from sepnas.train.checkpoint import load_network
 from sepnas.train.earlier_runs import check_same_data, load_teacher
 from sepnas.train.images import ImageData
+from sepnas.train.kept_answers import KeptTeacher, load_kept_teacher
 from sepnas.train.loop import train_network
 from sepnas.train.processes import is_alone
 from sepnas.train.recipe import NO_CHANGES, Recipe, RecipeChanges, default_recipe, load_recipe
@@ -44,7 +46,7 @@ class Training:
     architecture: Architecture
     images: ImageData
     recipe: Recipe
-    teachers: Sequence[SeparableNetwork] = ()
+    teachers: Sequence[SeparableNetwork | KeptTeacher] = ()
     start: SeparableNetwork | None = None
 
     def best(self, out: Path) -> SeparableNetwork:
@@ -96,7 +98,9 @@ def prepare(
     if name:
         seen = images.image_size, images.in_channels, images.num_classes
         architecture = refit(architecture, f"{name} for {source.name}", *seen)
-    taught_by = [load_teacher(run, images) for run in teachers]
+    taught_by = [
+        load_kept_teacher(each, images) if is_graph(str(each)) else load_teacher(each, images) for each in teachers
+    ]
     if start:
         check_same_data("start", start, images)
     return Training(architecture, images, chosen, taught_by, started)

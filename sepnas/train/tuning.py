@@ -22,6 +22,7 @@ from sepnas.partition.heads import num_scores, with_new_head
 from sepnas.spec.document import few, short
 from sepnas.train.checkpoint import tensors_sha256
 from sepnas.train.images import ImageData
+from sepnas.train.kept_answers import KeptTeacher, load_kept_teacher
 from sepnas.train.loop import train_network
 from sepnas.train.precision import has_bf16
 from sepnas.train.recipe import NO_CHANGES, HeadChoice, Recipe, RecipeChanges, may_not_mirror
@@ -45,6 +46,7 @@ class GraphTraining:
     images: ImageData
     recipe: Recipe
     new: tuple[str, ...] = ()
+    teachers: Sequence[KeptTeacher] = ()
 
     def network(self, seed: int) -> TrainableGraph:
         """The network before training, with the weights of a new head from ``seed``."""
@@ -71,7 +73,9 @@ class GraphTraining:
         _check_batches(network, self.images, self.recipe)
         start = tensors_sha256(network.state_dict())
         rates = rates_of(network, self.recipe, self.new)
-        return train_network(network, self.images, self.recipe, out, start=start, rates=rates, **options)
+        return train_network(
+            network, self.images, self.recipe, out, teachers=self.teachers, start=start, rates=rates, **options
+        )
 
 
 def prepare_tuning(
@@ -81,6 +85,7 @@ def prepare_tuning(
     head: HeadChoice = "keep",
     recipe: Recipe | str | None = None,
     changes: RecipeChanges = NO_CHANGES,
+    teachers: Sequence[Path] = (),
 ) -> GraphTraining:
     """Read an imported network, the recipe and the images of a fine-tuning.
 
@@ -98,9 +103,10 @@ def prepare_tuning(
         chosen = changes.applied_to(_as_suits(chosen, images), RECIPE)
     _check_images(graph, folder, channels, side, images)
     graph, new = _with_head(graph, folder, images, head)
+    taught_by = [load_kept_teacher(each, images) for each in teachers]
     graph, images = _with_preparation(graph, images)
     _warn_if_random(graph, found.weights_by_name, folder)
-    return GraphTraining(graph, found.weights_by_name, images, chosen, new)
+    return GraphTraining(graph, found.weights_by_name, images, chosen, new, taught_by)
 
 
 def rates_of(network: TrainableGraph, recipe: Recipe, new: Sequence[str] = ()) -> dict[str, float]:
