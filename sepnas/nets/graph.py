@@ -117,7 +117,10 @@ def load_graph_network(folder: Path) -> GraphNetwork:
     try:
         weights = load(read_regular(path, MAX_WEIGHTS_BYTES))
     except FileNotFoundError:
-        raise SpecError(f"{path}: no such file; it belongs beside {folder / 'graph.json'}") from None
+        raise SpecError(
+            f"{path}: no such file; it belongs beside {folder / 'graph.json'}, where `sepnas import` writes it, and "
+            "`sepnas train` once an epoch is finished"
+        ) from None
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {why(error, path)}") from None
     except (SafetensorError, ValueError) as error:

@@ -29,8 +29,8 @@ _MARKS: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     ("search", ("run.json",)),
     ("run", ("architecture.json", "last.safetensors")),
     ("run", ("architecture.json", "best.safetensors")),
-    ("supernet", ("last.safetensors",)),
     ("network", ("graph.json", "weights.safetensors")),
+    ("supernet", ("last.safetensors",)),
 )
 """A folder that has all of these files is of that kind; the first match counts."""
 _HEAD_BYTES = 2000

@@ -1,0 +1,99 @@
+"""An imported network on the command line: fine-tuned, evaluated, split and exported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sepnas.deploy.graph_export import graph_facts
+from sepnas.errors import DataError, TrainingError
+from sepnas.measure.evaluation.split_images import read_split
+from sepnas.nets.graph import load_graph_network
+from sepnas.train.source import DataSource
+from tests.cli.test_train_command import error_of, said
+
+CLASSES = ("dark", "light", "striped")
+
+
+def picture(kind: str, numbers: np.random.Generator) -> Image.Image:
+    """A picture of 20x14 pixels of one of the classes."""
+    level = {"dark": 40, "light": 200, "striped": 120}[kind]
+    pixels = numbers.normal(level, 40, (14, 20)).clip(0, 255)
+    if kind == "striped":
+        pixels[:, ::4] = 255
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures that are neither square nor of the network's size."""
+    root, numbers = tmp_path_factory.mktemp("data") / "pictures", np.random.default_rng(0)
+    for part, count in (("train", 40), ("val", 20), ("test", 5)):
+        for kind in CLASSES:
+            folder = root / part / kind
+            folder.mkdir(parents=True)
+            for index in range(count):
+                picture(kind, numbers).save(folder / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def tuned(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that began with an imported network and a new head."""
+    folder = tmp_path_factory.mktemp("runs")
+    said("import", "tests.train.tiny:Tiny", "--input-shape", "1x8x8", "--out", folder / "net")
+    command = (
+        "train",
+        folder / "net",
+        "--data",
+        f"folder:{pictures}",
+        "--data-root",
+        folder,
+        "--out",
+        folder / "tuned",
+    )
+    refused = error_of(DataError, *command)
+    assert "--image-size N" in refused
+    refused = error_of(TrainingError, *command, "--image-size", "8")
+    assert "has scores for 10 classes" in refused
+    assert refused.endswith("--head new")
+    options = ("--image-size", 8, "--resize", "crop", "--head", "new", "--learning-rate", 0.02, "--epochs", 12)
+    output = said(*command, *options)
+    assert "validation accuracy" in output
+    assert f"next: sepnas partition {folder / 'tuned'}" in output
+    return folder / "tuned"
+
+
+def best_accuracy(run: Path) -> float:
+    lines = (run / "history.jsonl").read_text().splitlines()
+    return max(json.loads(line)["val_accuracy"] for line in lines)
+
+
+def test_evaluate_sees_the_pixels_of_training(tuned: Path, pictures: Path) -> None:
+    """The pictures of the validation split are prepared as in training, and get the recorded accuracy."""
+    graph = load_graph_network(tuned).graph
+    wanted = graph_facts(graph).image
+    assert wanted is not None
+    images = DataSource(f"folder:{pictures}", tuned.parent, image_size=8, resize="crop").load()
+    split = read_split(DataSource(f"folder:{pictures}"), wanted, "validation")
+    assert split.classes == images.classes == graph.traits.classes == CLASSES
+    assert all(np.array_equal(split.read(i), images.val.images[i].numpy()) for i in range(len(images.val)))
+    output = said("evaluate", tuned, "--data", f"folder:{pictures}")
+    assert f"{best_accuracy(tuned):.2%}" in output
+    assert best_accuracy(tuned) > 0.6
+
+
+@pytest.mark.slow
+def test_a_tuned_network_is_split_and_run_by_workers(tuned: Path, pictures: Path) -> None:
+    """Its plan is exported, and real workers give the classes of the whole network."""
+    folder = tuned.parent
+    said("partition", tuned, "--scheme", "rows", "--devices", 2, "--out", folder / "plan.json")
+    said("export", tuned, folder / "split", "--plan", folder / "plan.json")
+    command = ("evaluate", folder / "split", "--local", "--data", f"folder:{pictures}", "--compare", tuned)
+    output = said(*command)
+    assert f"{best_accuracy(tuned):.2%}" in output
+    assert "100.00%" in output
