@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from sepnas.errors import SpecError
 from sepnas.nets.aten import run_calls
+from sepnas.nets.depthwise import depthwise, in_bf16_on_cpu, slow_gradients
 from sepnas.nets.graph import Outputs, calls_of, check_weights, last_uses, load_graph_network
 from sepnas.nets.segment_graph import JOINING, calls_for_any_batch, for_each_sample
 from sepnas.partition.graph import Graph, GraphNode
@@ -54,6 +55,12 @@ class TrainableGraph(nn.Module):
             self._masks[name] = f"_mask{place}"
             self.register_buffer(self._masks[name], mask.detach().to(weights[name].dtype).clone(), persistent=False)
         self._calls = [() if _is_norm(node) else calls_of(graph, node, calls_for_any_batch) for node in graph.nodes]
+        self._slow = {
+            place: settings
+            for place, (node, calls) in enumerate(zip(graph.nodes, self._calls, strict=True))
+            if node.operator == "conv" and len(calls) == 1
+            if (settings := slow_gradients(calls[0], graph.tensors[node.inputs["weight"]].dims))
+        }
         self._last_use = last_uses(graph)
 
     def _store(self, name: str, value: Tensor, trained: bool) -> None:
@@ -115,7 +122,10 @@ class TrainableGraph(nn.Module):
         for place, (node, calls) in enumerate(zip(self.graph.nodes[: last + 1], self._calls, strict=False)):
             stored = self.graph.weights_of(node)
             operands = {r: self.weight(n) if r in stored else values[n] for r, n in node.inputs.items()}
-            if _is_norm(node):
+            slow = self._slow.get(place)
+            if slow is not None and in_bf16_on_cpu(operands["input"]):
+                values[node.outputs[0]] = depthwise(operands["input"], operands["weight"], operands.get("bias"), slow)
+            elif _is_norm(node):
                 values[node.outputs[0]] = self._normalised(node, operands)
             else:
                 if node.operator in JOINING:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sepnas.errors import SpecError
+from sepnas.nets.depthwise import slow_gradients
 from sepnas.nets.graph import GraphNetwork
 from sepnas.nets.statistics import layers_with_statistics, recalibrate
 from sepnas.nets.trainable import MOMENTUM, TrainableGraph, trained_weights
@@ -196,3 +197,20 @@ def test_recalibration_measures_the_mean_over_all_batches(small: tuple) -> None:
     assert not network.training
     assert network.momentum == MOMENTUM
     assert all(torch.equal(found[name], weights[name]) for name in trained_weights(graph))
+
+
+def test_gradients_in_bf16_are_those_of_the_module(small: tuple) -> None:
+    """Depthwise convolutions, whose gradients are computed in fp32 on a CPU, have the module's gradients."""
+    module, graph, weights, images = small
+    network = TrainableGraph(graph, weights).train()
+    module.train()
+    found = []
+    for each in (network, module):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = functional.cross_entropy(each(images), torch.arange(BATCH) % 5)
+        loss.backward()
+        found.append({name: x.grad for name, x in each.named_parameters() if name != "token"})
+    assert slow_gradients(network._calls[3][0], (8, 1, 3, 3)) == ([2, 2], [0, 0], [1, 1], 8)
+    for name, wanted in found[1].items():
+        assert wanted is not None
+        torch.testing.assert_close(found[0][name], wanted, rtol=0.05, atol=0.03 * float(wanted.abs().max()), msg=name)
