@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sepnas.errors import TrainingError
 from sepnas.options import option
+from sepnas.partition.graph import Graph
+from sepnas.partition.heads import num_scores
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.layers import stage_sides
 from sepnas.spec.dataset import class_name_problem
+from sepnas.spec.document import few, short
 from sepnas.train.augment import check_augmentation
 from sepnas.train.images import ImageData
 from sepnas.train.recipe import Recipe
 from sepnas.train.seeds import check_seed
+from sepnas.units import format_count
 
 
 def check_trainable(architecture: Architecture | None, data: ImageData, recipe: Recipe, seed: int) -> None:
@@ -42,6 +48,21 @@ def check_fits(architecture: Architecture, data: ImageData) -> None:
                 f"`{field}` {wanted}; set it to {found} in the file of the architecture or search space"
                 + (resize_advice(wanted) if field == "image_size" else "")
             )
+
+
+def knows_classes(graph: Graph, data: ImageData) -> bool:
+    """Whether a graph has a score for each class of the data, in order; its classes may have no names."""
+    known = graph.traits.classes or data.classes
+    return num_scores(graph) == data.num_classes and [*map(_plain, known)] == [*map(_plain, data.classes)]
+
+
+def classes_text(count: int, names: Sequence[str]) -> str:
+    """A number of classes and the first of their names, for messages."""
+    return format_count(count, "class") + (f" ({few([short(name) for name in names], 3)})" if names else "")
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").casefold().split())
 
 
 def check_batches(architecture: Architecture, data: ImageData, recipe: Recipe) -> None:

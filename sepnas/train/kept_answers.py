@@ -19,9 +19,9 @@ from sepnas.errors import CheckpointError, TrainingError
 from sepnas.nets.trainable import TrainableGraph, load_trainable
 from sepnas.partition.graph import is_graph
 from sepnas.partition.heads import num_scores
-from sepnas.spec.document import few, short
 from sepnas.train.batches import Batch
 from sepnas.train.checkpoint import is_there, load_network, read_checkpoint, tensors_sha256, write_checkpoint
+from sepnas.train.checks import classes_text, knows_classes
 from sepnas.train.distill import softened_divergence
 from sepnas.train.earlier_runs import check_same_data
 from sepnas.train.evaluate import predict_logits
@@ -68,11 +68,10 @@ def load_kept_teacher(folder: Path, images: ImageData) -> KeptTeacher:
         return KeptTeacher(str(folder), network, images)
     graph_network = load_trainable(folder)
     graph = graph_network.graph
-    num_scores(graph)
-    if graph.traits.classes != images.classes:
+    if not knows_classes(graph, images):
         raise TrainingError(
-            f"teacher {folder}: knows {len(graph.traits.classes)} classes ({_some(graph.traits.classes)}), "
-            f"{images.name!r} has {images.num_classes} ({_some(images.classes)}); fine-tune it on these images first"
+            f"teacher {folder}: knows {classes_text(num_scores(graph), graph.traits.classes)}, {images.name!r} has "
+            f"{classes_text(images.num_classes, images.classes)}; fine-tune it on these images first"
         )
     if graph.image_input is None:
         raise TrainingError(f"teacher {folder}: has no mean and deviation of images; import it with --mean and --std")
@@ -88,10 +87,6 @@ def _check_shape(folder: Path, wanted: tuple[int, ...], images: ImageData) -> No
             f"teacher {folder}: takes images of {sizes[0]}, but those of {images.name!r} have {sizes[1]}; train both "
             "on images of one size"
         )
-
-
-def _some(classes: Sequence[str]) -> str:
-    return few([short(name) for name in classes], 3)
 
 
 class KeptAnswers:

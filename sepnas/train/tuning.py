@@ -19,8 +19,8 @@ from sepnas.nets.trainable import STATISTICS, TrainableGraph, load_trainable
 from sepnas.options import option
 from sepnas.partition.graph import Graph
 from sepnas.partition.heads import num_scores, with_new_head
-from sepnas.spec.document import few, short
 from sepnas.train.checkpoint import tensors_sha256
+from sepnas.train.checks import classes_text, knows_classes
 from sepnas.train.images import ImageData
 from sepnas.train.kept_answers import KeptTeacher, load_kept_teacher
 from sepnas.train.loop import train_network
@@ -154,22 +154,14 @@ def _with_head(graph: Graph, folder: Path, images: ImageData, choice: HeadChoice
     if choice == "new":
         changed, head = with_new_head(graph, images.classes)
         return changed, head.weights
-    count, known = num_scores(graph), graph.traits.classes
-    if count == images.num_classes and (not known or _alike(known) == _alike(images.classes)):
+    known = graph.traits.classes
+    if knows_classes(graph, images):
         return graph.model_copy(update={"traits": graph.traits.model_copy(update={"classes": images.classes})}), ()
-    own = f"scores for {count} classes" + (f" ({_some(known)})" if known else "")
     raise TrainingError(
-        f"{folder}: has {own}, but {images.name!r} has {images.num_classes} ({_some(images.classes)}); replace its "
-        f"last layer by one for these: {option('--head new', 'head=' + repr('new'))}"
+        f"{folder}: has scores for {classes_text(num_scores(graph), known)}, but {images.name!r} has "
+        f"{classes_text(images.num_classes, images.classes)}; replace its last layer by one "
+        f"for these: {option('--head new', 'head=' + repr('new'))}"
     )
-
-
-def _alike(classes: Sequence[str]) -> list[str]:
-    return [" ".join(name.replace("_", " ").casefold().split()) for name in classes]
-
-
-def _some(classes: Sequence[str]) -> str:
-    return few([short(name) for name in classes], 3)
 
 
 def _with_preparation(graph: Graph, images: ImageData) -> tuple[Graph, ImageData]:

@@ -201,10 +201,10 @@ def test_maps_are_compared_with_those_of_the_same_name(teacher: Path, tmp_path: 
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    before = float(gap.answer(network, images)[1])
+    before = gap.answer(network, images)[1].item()
     assert before > 0
     recipe = RECIPE.model_copy(update={"epochs": 1, "learning_rate": 1e-3, "distillation": Distillation(features=10.0)})
     digits = load_dataset("digits")
     taught = load_kept_teacher(teacher, digits)
     train_network(network, taught.images, recipe, tmp_path / "run", teachers=[taught], progress=False)
-    assert float(gap.answer(network.eval(), images)[1]) < before
+    assert gap.answer(network.eval(), images)[1].item() < before
