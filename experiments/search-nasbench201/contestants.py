@@ -14,7 +14,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import TPESampler
 
 from sepnas.search.evolution import EvolutionProposer
-from sepnas.search.explorer import BATCH, TRIES_IN_VAIN
+from sepnas.search.explorer import BATCH
 from sepnas.search.nni_import import (
     ExecutionEngine,
     FinalMetricEvent,
@@ -26,6 +26,8 @@ from sepnas.search.nni_import import (
 from sepnas.search.nsga2 import Nsga2Proposer
 from sepnas.search.strategy import PolicyModelSpace
 
+TPE_TRIES = 2
+"""Trials of TPE for each evaluation at most: it asks for known cells again and again."""
 Contestant = Callable[[Benchmark, int, int], list[str]]
 """Cells, as text, from a benchmark, a seed, and the number of evaluations."""
 
@@ -64,7 +66,7 @@ def tpe(**options: Any) -> Contestant:
             directions=list(problem.directions.values()), sampler=TPESampler(seed=seed, **options)
         )
         distributions = {label: CategoricalDistribution(values) for label, values in problem.choices.items()}
-        for _ in range(evaluations + TRIES_IN_VAIN):
+        for _ in range(TPE_TRIES * evaluations):
             trial = study.ask(distributions)
             priced = problem.price(trial.params)
             measured = benchmark.measure(priced)

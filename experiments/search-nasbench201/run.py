@@ -51,9 +51,14 @@ def explore_all(benchmark: Benchmark, folder: Path, settings: dict[str, str], se
     curves = {}
     for strategy, setting in settings.items():
         found = (explore_seed(benchmark, folder, strategy, setting, seed) for seed in seeds)
-        curves[strategy] = np.stack([benchmark.shares(texts) for texts in found])
+        curves[strategy] = np.stack([_to_the_end(benchmark.shares(texts)) for texts in found])
         print(f"{folder.name}, {strategy} {setting}: {_at_marks(curves[strategy])}", flush=True)
     return curves
+
+
+def _to_the_end(curve: np.ndarray) -> np.ndarray:
+    """The curve of a strategy that asks for known cells only in the end, as TPE does, stays level."""
+    return np.pad(curve, (0, MARKS[-1] - len(curve)), mode="edge")
 
 
 def choose_settings(benchmark: Benchmark, folder: Path, seeds: range, record: Recorder) -> dict[str, str]:

@@ -21,8 +21,9 @@ CHILDREN = 16
 KEPT = 64
 """Maximum number of children kept for later evaluation; half of them may be parents."""
 FEWEST_PARENTS = 16
-FIRST_LEARNING, LEARNING_GROWTH = 24, 1.1
-"""Number of candidates at the first fit of the predictor, and their growth factor between fits."""
+FIRST_LEARNING, LEARNING_GROWTH, KERNEL_GROWTH = 12, 1.1, 2
+"""Number of candidates at the first fit of the predictor, and their growth factors between fits, and between fits of
+its kernel."""
 OPTIMISM = 1.0
 """Standard deviations added to the mean of a predicted accuracy."""
 
@@ -64,7 +65,7 @@ class EvolutionProposer(Generic[PricedT]):
         self.best: list[_Child[PricedT]] = []
         self.rows: list[Features] = []
         self.accuracies: dict[str, list[float]] = {name: [] for name in problem.evaluated}
-        self.learned = 0
+        self.learned = self.kernel_learned = 0
         self.models: dict[str, AccuracyPredictor] = {}
         self.duplicates = self.rejected = 0
 
@@ -123,10 +124,14 @@ class EvolutionProposer(Generic[PricedT]):
         """Fit the predictor when enough candidates are known; fits become rarer, so their total cost stays small."""
         known = len(self.rows)
         if self.predictor and known >= max(FIRST_LEARNING, LEARNING_GROWTH * self.learned):
+            keeps = known < KERNEL_GROWTH * self.kernel_learned
+            kernels = {name: model.kernel for name, model in self.models.items()} if keeps else {}
             self.models = {
-                name: AccuracyPredictor(self.rows, evaluated, self.seed) for name, evaluated in self.accuracies.items()
+                name: AccuracyPredictor(self.rows, evaluated, self.seed, kernels.get(name))
+                for name, evaluated in self.accuracies.items()
             }
             self.learned = known
+            self.kernel_learned = self.kernel_learned if keeps else known
             for child in (*self.waiting, *self.pending.values()):
                 child.guess = None
 

@@ -19,7 +19,7 @@ from sepnas.search.describer import Describer
 from sepnas.search.explorer import STRATEGIES, StrategyName
 from sepnas.search.genes import GenePool
 from sepnas.search.pareto import improvement, log_shares
-from sepnas.search.predictor import AccuracyPredictor
+from sepnas.search.predictor import AccuracyPredictor, without_tail
 from sepnas.search.screen import Screen, Screened, first_genotypes, reference_costs
 from sepnas.search.strategies import make_proposer, remark_on
 from sepnas.separable.space import SearchSpace
@@ -97,6 +97,22 @@ def test_the_predictor_orders_what_it_has_not_seen() -> None:
     means, deviations = AccuracyPredictor(rows[:100], accuracies[:100], seed=0).guess(rows[100:])
     assert np.corrcoef(means, accuracies[100:])[0, 1] > 0.8
     assert (deviations >= 0).all()
+
+
+def test_failures_do_not_hide_differences_of_the_good() -> None:
+    """Accuracies far below the median are raised, those near it and above stay; equal ones stay equal."""
+    found = without_tail(np.array([0.1, 0.68, 0.7, 0.71, 0.72]))
+    assert found.tolist() == pytest.approx([0.64, 0.68, 0.7, 0.71, 0.72])
+    assert without_tail(np.full(4, 0.5)).tolist() == [0.5] * 4
+
+
+def test_a_predictor_with_a_known_kernel_learns_new_accuracies() -> None:
+    """The kernel of an earlier predictor is not fitted again, and the prediction follows the candidates given."""
+    rows = list(np.random.default_rng(0).random((40, 5), dtype=np.float32))
+    first = AccuracyPredictor(rows[:20], [float(row[0]) for row in rows[:20]], seed=0)
+    second = AccuracyPredictor(rows, [1 - float(row[0]) for row in rows], seed=0, kernel=first.kernel)
+    assert second.kernel == first.kernel
+    assert np.corrcoef(second.guess(rows)[0], [row[0] for row in rows])[0, 1] < -0.95
 
 
 def test_genes_and_genotypes_are_one() -> None:
