@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 
@@ -39,7 +39,11 @@ HEAD_DEVIATION = 0.01
 
 @dataclass(frozen=True)
 class GraphTraining:
-    """All inputs of a fine-tuning. ``new`` are the weights that begin anew, because the head is replaced."""
+    """All inputs of a fine-tuning.
+
+    ``new`` are the weights that begin anew, because the head is replaced; ``masks`` are those of
+    :class:`sepnas.nets.trainable.TrainableGraph`, for a network that was thinned.
+    """
 
     graph: Graph
     weights: Mapping[str, Tensor]
@@ -47,6 +51,7 @@ class GraphTraining:
     recipe: Recipe
     new: tuple[str, ...] = ()
     teachers: Sequence[KeptTeacher] = ()
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
 
     def network(self, seed: int) -> TrainableGraph:
         """The network before training, with the weights of a new head from ``seed``."""
@@ -56,7 +61,7 @@ class GraphTraining:
         for x in made.values():
             if x.dim() > 1:
                 x.normal_(std=HEAD_DEVIATION, generator=generator)
-        return TrainableGraph(self.graph, {**self.weights, **made})
+        return TrainableGraph(self.graph, {**self.weights, **made}, self.masks)
 
     def best(self, out: Path) -> TrainableGraph:
         """The network of the best epoch of a run."""
