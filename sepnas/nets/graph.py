@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,25 +14,21 @@ from torch import Tensor, nn
 
 from sepnas.errors import SpecError
 from sepnas.nets.aten import overload, run_calls
+from sepnas.nets.batched import BatchedNode, batched_nodes
 from sepnas.partition.aten import opaque_call
 from sepnas.partition.graph import WEIGHTS_NAME, Graph, GraphNode, load_graph
-from sepnas.plan.kinds.kind import AtenCall, GraphOperator, OperatorUse
+from sepnas.plan.kinds.kind import AtenCall
 from sepnas.spec.files import read_regular, why
 
 MAX_WEIGHTS_BYTES = 16 << 30
 Outputs: TypeAlias = Tensor | dict[str, Tensor]
-Calls: TypeAlias = Callable[[GraphOperator, OperatorUse], Sequence[AtenCall]]
-
-
-def calls_for_one(kind: GraphOperator, use: OperatorUse) -> tuple[AtenCall, ...]:
-    """The calls of an operator that is used on one sample."""
-    return kind.calls(use)
 
 
 class GraphNetwork(nn.Module):
-    """A graph with its weights. ``forward`` takes the graph's inputs, with a batch of one, in order.
+    """A graph with its weights. ``forward`` takes the graph's inputs ``(B, *shape)`` in order.
 
-    It gives the output, or the outputs by name if there are several.
+    It gives the output, or the outputs by name if there are several. What begins with no axis of samples has those of
+    the B samples one after the other along its first axis (:mod:`sepnas.partition.batches`).
     """
 
     def __init__(self, graph: Graph, weights: Mapping[str, Tensor]) -> None:
@@ -53,28 +50,45 @@ class GraphNetwork(nn.Module):
         if len(inputs) != len(graph.inputs):
             raise SpecError(f"network '{graph.name}' has {len(graph.inputs)} inputs, got {len(inputs)}")
         values = dict(zip(graph.inputs, inputs, strict=True))
-        for name, x in values.items():
-            if tuple(x.shape) != graph.tensors[name].dims:
-                raise SpecError(f"input '{name}' must have shape {graph.tensors[name].dims}, got {tuple(x.shape)}")
+        samples = self._num_samples(values)
         values.update({name: getattr(self, attribute) for name, attribute in self._weights.items()})
-        for place, (node, calls) in enumerate(zip(graph.nodes, self._calls, strict=True)):
-            results = run_calls(calls, {role: values[name] for role, name in node.inputs.items()})
+        for place, node in enumerate(graph.nodes):
+            operands = {role: values[name] for role, name in node.inputs.items()}
+            results = (
+                run_calls(self._calls[place], operands) if samples == 1 else self._batched[place].run(operands, samples)
+            )
             values.update(zip(node.outputs, results, strict=False))
             for name in self._last_use.get(place, ()):
                 values.pop(name, None)
         found = {output.name: values[output.tensor] for output in graph.outputs}
         return found if len(found) > 1 else next(iter(found.values()))
 
+    def _num_samples(self, inputs: Mapping[str, Tensor]) -> int:
+        """The number of samples; :class:`SpecError` for inputs of other shapes, or of different numbers of samples."""
+        dims = {name: self.graph.tensors[name].dims for name in inputs}
+        first = next(iter(inputs.values()))
+        samples = max(1, first.shape[0]) if first.dim() and all(each[:1] == (1,) for each in dims.values()) else 1
+        for name, x in inputs.items():
+            wanted = (samples, *dims[name][1:]) if samples > 1 else dims[name]
+            if tuple(x.shape) != wanted:
+                raise SpecError(f"input '{name}' must have shape {wanted}, got {tuple(x.shape)}")
+        return samples
 
-def calls_of(graph: Graph, node: GraphNode, of_kind: Calls = calls_for_one) -> tuple[AtenCall, ...]:
-    """The calls of a node, for one sample unless ``of_kind`` makes them for more; :class:`SpecError` if refused."""
+    @cached_property
+    def _batched(self) -> list[BatchedNode]:
+        """How each node computes a batch."""
+        return batched_nodes(self.graph)
+
+
+def calls_of(graph: Graph, node: GraphNode) -> tuple[AtenCall, ...]:
+    """The calls of a node, for one sample; :class:`SpecError` if it is refused."""
     kind = node.kind
     if kind is None and not _is_function(node):
         raise SpecError(f"node '{node.name}': {node.operator} is no function of tensors, so it is not run")
-    calls = of_kind(kind, graph.use(node)) if kind else (opaque_call(node.operator, node.inputs, node.attributes),)
+    calls = kind.calls(graph.use(node)) if kind else (opaque_call(node.operator, node.inputs, node.attributes),)
     for call in calls:
         overload(call.overload)  # so that an unknown one is refused at once
-    return tuple(calls)
+    return calls
 
 
 def _is_function(node: GraphNode) -> bool:

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sepnas.errors import SpecError
-from sepnas.nets.aten import run_calls
+from sepnas.nets.batched import batched_nodes
 from sepnas.nets.depthwise import depthwise, in_bf16_on_cpu, slow_gradients
 from sepnas.nets.graph import Outputs, calls_of, check_weights, last_uses, load_graph_network
-from sepnas.nets.segment_graph import JOINING, calls_for_any_batch, for_each_sample
 from sepnas.partition.graph import Graph, GraphNode
 
 BATCH_NORM = "batch_norm"
@@ -54,13 +53,14 @@ class TrainableGraph(nn.Module):
         for place, (name, mask) in enumerate(masks.items()):
             self._masks[name] = f"_mask{place}"
             self.register_buffer(self._masks[name], mask.detach().to(weights[name].dtype).clone(), persistent=False)
-        self._calls = [() if _is_norm(node) else calls_of(graph, node, calls_for_any_batch) for node in graph.nodes]
+        calls_of_nodes = [calls_of(graph, node) for node in graph.nodes]  # refuses what is not run
         self._slow = {
             place: settings
-            for place, (node, calls) in enumerate(zip(graph.nodes, self._calls, strict=True))
+            for place, (node, calls) in enumerate(zip(graph.nodes, calls_of_nodes, strict=True))
             if node.operator == "conv" and len(calls) == 1
             if (settings := slow_gradients(calls[0], graph.tensors[node.inputs["weight"]].dims))
         }
+        self._batched = batched_nodes(graph)
         self._last_use = last_uses(graph)
 
     def _store(self, name: str, value: Tensor, trained: bool) -> None:
@@ -119,7 +119,8 @@ class TrainableGraph(nn.Module):
         values = self._checked(inputs)
         wanted, last = set(names), self._last_place(names)
         self._seen += self.training
-        for place, (node, calls) in enumerate(zip(self.graph.nodes[: last + 1], self._calls, strict=False)):
+        samples = inputs[0].shape[0]
+        for place, (node, batched) in enumerate(zip(self.graph.nodes[: last + 1], self._batched, strict=False)):
             stored = self.graph.weights_of(node)
             operands = {r: self.weight(n) if r in stored else values[n] for r, n in node.inputs.items()}
             slow = self._slow.get(place)
@@ -128,9 +129,7 @@ class TrainableGraph(nn.Module):
             elif _is_norm(node):
                 values[node.outputs[0]] = self._normalised(node, operands)
             else:
-                if node.operator in JOINING:
-                    operands = for_each_sample(operands, stored)
-                values.update(zip(node.outputs, run_calls(calls, operands), strict=False))
+                values.update(zip(node.outputs, batched.run(operands, samples), strict=False))
             for name in self._last_use.get(place, ()):
                 if name not in wanted:
                     values.pop(name, None)

@@ -1,7 +1,8 @@
 """A network as a document without torch, ``sepnas.graph``: operators in order, shapes with named axes, weight names.
 
 The weights lie beside it in a safetensors file, under the names that the graph has for them. Every shape holds the
-batch axis ``N``, which has size 1: a graph is the computation for one sample.
+batch axis ``N``, which has size 1: a graph is the computation for one sample (of several:
+:mod:`sepnas.partition.batches`).
 """
 
 from __future__ import annotations

@@ -66,6 +66,8 @@ SHIFTED: dict[str, Shifted] = {
     "repeat": _repeated,
 }
 """The operators that take an axis more in front."""
+LIFTED_NAMES: dict[str, tuple[str, dict[str, str]]] = {"bmm": ("matmul", {"mat2": "other"})}
+"""Operators for a fixed number of axes: the general one, and its names of operands."""
 
 
 def in_front(axis: int, place: int) -> int:

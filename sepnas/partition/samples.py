@@ -15,14 +15,12 @@ from typing import Any, TypeVar
 
 from sepnas.partition.axes import with_spares
 from sepnas.partition.graph import GraphNode, GraphTensor
-from sepnas.partition.sample_attributes import BROADCAST, JOINED, MOVED, SHIFTED, in_front
+from sepnas.partition.sample_attributes import BROADCAST, JOINED, LIFTED_NAMES, MOVED, SHIFTED, in_front
 from sepnas.plan.kinds.kind import Attributes, Dims, OperatorUse
 from sepnas.plan.kinds.layout import Permute, Reshape
 from sepnas.plan.kinds.registry import GRAPH_OPERATORS
 from sepnas.plan.segment_node import frozen
 
-_OTHER_NAMES = {"bmm": ("matmul", {"mat2": "other"})}
-"""Operators for a fixed number of axes: the general one, and its names of operands."""
 _CANNOT = (ValueError, TypeError, IndexError, KeyError)
 _Value = TypeVar("_Value")
 
@@ -72,7 +70,7 @@ class SampleAxes:
     def _lifted(self, node: GraphNode, made: str) -> GraphNode | None:
         """The node on tensors with an axis more."""
         dims, shifted = self.tensors[made].dims, SHIFTED.get(node.operator)
-        operator, renamed = _OTHER_NAMES.get(node.operator, (node.operator, {}))
+        operator, renamed = LIFTED_NAMES.get(node.operator, (node.operator, {}))
         try:
             if shifted is None:
                 return None

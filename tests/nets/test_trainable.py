@@ -15,6 +15,7 @@ from sepnas.nets.graph import GraphNetwork
 from sepnas.nets.statistics import layers_with_statistics, recalibrate
 from sepnas.nets.trainable import MOMENTUM, TrainableGraph, trained_weights
 from sepnas.partition.graph import Graph
+from tests.partition.test_batches import ConvolvedWindows, NormOfTokens, SamplesBehind
 from tests.partition.test_samples import Windows
 from tests.partition.test_trace import traced
 
@@ -62,14 +63,16 @@ def test_evaluation_is_that_of_the_graph_for_any_number_of_samples(small: tuple)
     torch.testing.assert_close(found, module(images), rtol=1e-5, atol=1e-5)
 
 
-def test_windows_of_attention_are_computed_for_any_batch() -> None:
-    """A transformer that joins samples and windows answers batches too."""
+@pytest.mark.parametrize("kind", [Windows, ConvolvedWindows, NormOfTokens, SamplesBehind])
+@pytest.mark.parametrize("training", [False, True])
+def test_what_shares_the_axis_of_samples_is_computed_for_any_batch(kind: type[nn.Module], training: bool) -> None:
+    """Windows, tokens and channels beside samples: batches are computed as by the module, in training too."""
     torch.manual_seed(0)
-    module = Windows().eval()
+    module = kind().eval()
     graph, weights, _ = traced(module, (3, 16, 16))
-    network = TrainableGraph(graph, weights).eval()
+    network = TrainableGraph(graph, weights).train(training)
     images = torch.randn(3, 3, 16, 16)
-    torch.testing.assert_close(network(images), module(images), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(network(images), module.train(training)(images), rtol=1e-4, atol=1e-5)
 
 
 def test_training_is_that_of_the_module(small: tuple) -> None:

@@ -260,10 +260,13 @@ def test_operators_that_do_more_than_compute_are_not_run(operator: str) -> None:
 
 
 def test_inputs_of_another_shape_are_refused() -> None:
-    """A graph is for one shape: the message names the input and both shapes."""
-    graph, weights, _ = traced(nn.Sequential(nn.Linear(4, 2)), (4,))
-    with pytest.raises(SpecError, match=r"input 'input' must have shape \(1, 4\), got \(2, 4\)"):
-        GraphNetwork(graph, weights)(torch.zeros(2, 4))
+    """A graph is for one shape, and any number of samples: the message names the input and both shapes."""
+    graph, weights, _ = traced(nn.Bilinear(4, 3, 2), (4,), (3,))
+    network = GraphNetwork(graph, weights)
+    with pytest.raises(SpecError, match=r"input 'input1' must have shape \(2, 4\), got \(2, 5\)"):
+        network(torch.zeros(2, 5), torch.zeros(2, 3))
+    with pytest.raises(SpecError, match=r"input 'input2' must have shape \(2, 3\), got \(3, 3\)"):
+        network(torch.zeros(2, 4), torch.zeros(3, 3))
 
 
 def test_a_network_without_values_is_traced_too() -> None:

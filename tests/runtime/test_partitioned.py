@@ -16,7 +16,7 @@ from torch import Tensor
 from sepnas.deploy.graph_export import export_graph, graph_facts
 from sepnas.deployment.serial import deployed_plan
 from sepnas.deployment.verify import verify_deployment
-from sepnas.errors import DeploymentError, SpecError
+from sepnas.errors import DeploymentError, PlanError, SpecError
 from sepnas.nets.partitioned import PartitionedNetwork
 from sepnas.nets.planned import lookup_of, run_plan
 from sepnas.partition.graph import NetworkTraits
@@ -31,6 +31,8 @@ from sepnas.runtime.engines.torch_engine import Engine
 from sepnas.spec.preparation import Preparation
 from sepnas.testing.graphs import SMALL_GRAPHS, Builder
 from tests.helpers_runtime import threads, worker_processes
+from tests.partition.test_batches import ConvolvedWindows, NormOfTokens, SamplesBehind, WrittenPlaces
+from tests.partition.test_trace import traced
 
 ENGINES = ("torch", "onnxruntime")
 BATCH = 2
@@ -164,6 +166,27 @@ def test_a_class_token_is_joined_to_each_sample(tmp_path: Path) -> None:
                 Session(tmp_path / "d", hosts) as session,
             ):
                 check_answer(session, plan, own, each)
+
+
+@pytest.mark.parametrize("engine", ["torch", pytest.param("onnxruntime", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", [ConvolvedWindows, NormOfTokens, SamplesBehind])
+def test_workers_compute_batches_where_samples_share_an_axis(kind: type, engine: str, tmp_path: Path) -> None:
+    """Windows or tokens along the axis of samples, or samples behind another axis: a batch is computed exactly."""
+    torch.manual_seed(0)
+    graph, weights, _ = traced(kind().eval(), (3, 16, 16))
+    own, plan = PartitionedNetwork(graph, weights).eval(), partition(graph, "rows", [1, 1])
+    export_graph(own, tmp_path / "d", {"default": plan}, name="samples", engines=[engine])
+    batch = np.random.default_rng(0).standard_normal((BATCH, 3, 16, 16), dtype=np.float32)
+    with threads(tmp_path / "d", engine=partial(_engine, engine)) as hosts, Session(tmp_path / "d", hosts) as session:
+        check_answer(session, plan, own, batch)
+
+
+def test_what_computes_sample_by_sample_is_not_exported(tmp_path: Path) -> None:
+    """An operator without a kind takes one sample at a time: workers, which get any number, do not get it."""
+    graph, weights, _ = traced(WrittenPlaces().eval(), (3, 16, 16))
+    own, plan = PartitionedNetwork(graph, weights).eval(), partition(graph, "rows", [1, 1])
+    with pytest.raises(PlanError, match=r"'index_put' \(aten.index_put.default\) computes one sample after the other"):
+        export_graph(own, tmp_path / "d", {"default": plan}, name="opaque", engines=["torch"])
 
 
 @pytest.mark.parametrize("scheme", ["rows", "input-channels"])
