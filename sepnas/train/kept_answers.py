@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sepnas.errors import CheckpointError, TrainingError
 from sepnas.nets.trainable import TrainableGraph, load_trainable
-from sepnas.partition.graph import is_graph
+from sepnas.partition.graph import graph_file, is_graph
 from sepnas.partition.heads import num_scores
 from sepnas.train.batches import Batch
 from sepnas.train.checkpoint import is_there, load_network, read_checkpoint, tensors_sha256, write_checkpoint
@@ -66,7 +66,7 @@ def load_kept_teacher(folder: Path, images: ImageData) -> KeptTeacher:
         check_same_data("teacher", folder, images)
         _check_shape(folder, (network.architecture.in_channels, *(network.architecture.image_size,) * 2), images)
         return KeptTeacher(str(folder), network, images)
-    graph_network = load_trainable(folder)
+    graph_network = load_trainable(graph_file(folder).parent)
     graph = graph_network.graph
     if not knows_classes(graph, images):
         raise TrainingError(

@@ -17,7 +17,7 @@ from sepnas.errors import TrainingError
 from sepnas.nets.graph import load_graph_network
 from sepnas.nets.trainable import STATISTICS, TrainableGraph, load_trainable
 from sepnas.options import option
-from sepnas.partition.graph import Graph
+from sepnas.partition.graph import Graph, graph_file
 from sepnas.partition.heads import num_scores, with_new_head
 from sepnas.train.checkpoint import tensors_sha256
 from sepnas.train.checks import classes_text, knows_classes
@@ -98,6 +98,7 @@ def prepare_tuning(
     graph notes both, so that `sepnas infer` and `evaluate` do the same. Raises :class:`TrainingError` (images or
     classes that do not fit), ``SpecError`` and ``DataError``.
     """
+    folder = graph_file(folder).parent
     found = load_graph_network(folder)
     graph = found.graph
     channels, side = _image_of(graph, folder)

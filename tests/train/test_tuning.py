@@ -257,7 +257,7 @@ def test_every_image_is_mirrored_in_every_second_epoch() -> None:
 
 def test_the_default_recipe_does_not_mirror_folders_and_digits(imported: Path, digits: ImageData) -> None:
     """The recipe for imported networks is the default, without mirroring where it may change a class."""
-    training = prepare_tuning(imported, digits, changes=RecipeChanges(epochs=1))
+    training = prepare_tuning(imported / "graph.json", digits, changes=RecipeChanges(epochs=1))
     assert (training.recipe.name, training.recipe.epochs, training.recipe.augmentation.flip) == ("finetune", 1, False)
     assert prepare_tuning(imported, digits, recipe="finetune").recipe == RECIPES["finetune"]
     assert prepare_tuning(imported, digits, changes=RecipeChanges(flip=True)).recipe.augmentation.alternates
