@@ -51,6 +51,7 @@ from sepnas.train.source import DataSource
 if TYPE_CHECKING:
     from sepnas.deploy.services import Service
     from sepnas.importing.run import ImportedNetwork
+    from sepnas.importing.separated import SeparationResult
     from sepnas.measure.run_images import RunImages
     from sepnas.nets.separable import SeparableNetwork
     from sepnas.partition.graph import Graph
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DataSource", "RecipeChanges", "Session", "assign", "create_model", "describe", "evaluate", "export",
-    "import_network", "load", "partition", "prepare_training", "search", "simulate", "train",
+    "import_network", "load", "partition", "prepare_training", "search", "separate", "simulate", "train",
 ]  # fmt: skip
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -528,6 +529,77 @@ def partition(network: Graph | PathLike, scheme: str, shares: int | Sequence[flo
         shares = [1.0] * shares
     graph = network if isinstance(network, Graph) else load_graph(Path(network))
     return by_scheme(graph, scheme, shares, wire)
+
+
+def separate(
+    network: PathLike,
+    out: PathLike,
+    *,
+    devices: int | None = None,
+    cluster: Cluster | PathLike | None = None,
+    data: DataSource | str | None = None,
+    images: int = 64,
+    budget: float = 1.0,
+    wire: str = "fp32",
+    read_out: int = 0,
+    seed: int = 0,
+    force: bool = False,
+) -> SeparationResult:
+    """Group a trained network's channels over devices, and thin what crosses between groups, without fine-tuning.
+
+    Writes a folder like an imported network's (``graph.json``, ``weights.safetensors``), with the groups
+    (``separation.json``) and the plan of the devices (``plan.json``). With a ``budget`` of 1, answers are those of the
+    network.
+
+    >>> found = separate("squeezenet", "separated", devices=2, budget=0.1)
+    >>> found.payload_bytes <= 0.1 * found.exact_bytes, found.separation.num_devices
+    (True, 2)
+
+    Args:
+        network: the folder of an imported network.
+        out: the folder to write.
+        devices: the number of devices; the cluster's by default.
+        cluster: a cluster or its file; equal devices by default. A device has channels in proportion to its speed.
+        data: images on which activations are measured, as for :func:`train`; by default only weights count.
+        images: at most this number of images.
+        budget: bytes between devices for one sample, as a share (0..1) of those of the exact split in fp32; 0 leaves
+            only what the read-out device needs.
+        wire: the format of the messages between devices.
+        read_out: the device that computes and sends the answer.
+        seed: of the grouping, 0..2**32-1.
+        force: replace a network that stands in ``out``.
+
+    Raises:
+        SpecError: a network without weights, an unknown format, or a budget that does not suffice for what must be
+            sent (by how much).
+        PlanError: too few channels for so many devices.
+        DataError: images that are missing, or do not fit the network.
+        StorageError: ``out`` exists, or cannot be written; nothing is left behind.
+    """
+    check_number("budget", budget, 0, 1)
+    check_integer("images", images, 1, MAX_COUNT)
+    check_integer("seed", seed, 0, 2**32 - 1)
+    if devices is not None:
+        check_integer("devices", devices, 1, MAX_DEVICES)
+    where = None if cluster is None else _cluster_of(cluster, 1)
+    if where is None and devices is None:
+        raise SpecError("separate: give the number of `devices`, or a `cluster`")
+    found = where or uniform_cluster(devices or 1)
+    count = devices or found.num_devices
+    if count > found.num_devices:
+        raise SpecError(f"separate: cluster {found.name} has {found.num_devices} devices, fewer than {count}")
+    from sepnas.importing.separated import separate_network
+    from sepnas.measure.activations import samples_of
+    from sepnas.separation.thinning import message_cost_bytes
+
+    folder, source = Path(network), DataSource(data) if isinstance(data, str) else data
+    with step_bar("separate") as show:
+        return separate_network(
+            folder, Path(out), [each.flops_per_s for each in found.devices[:count]], budget=budget, wire=wire,
+            read_out=read_out, seed=seed, force=force, progress=show,
+            samples=() if source is None else samples_of(folder, source, images),
+            message_cost_bytes=message_cost_bytes(found),
+        )  # fmt: skip
 
 
 def check_exportable(run: Path) -> None:

@@ -35,6 +35,7 @@ EXAMPLES = (
     "search",
     "import_network",
     "partition",
+    "separate",
     "assign",
 )
 """In this order each finds the files of those before it."""

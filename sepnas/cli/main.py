@@ -42,6 +42,7 @@ from sepnas.cli import (
     results,
     schema,
     search,
+    separate,
     serve,
     simulate,
     status,
@@ -130,6 +131,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "train": train.train,
         "import": import_network.import_network,
         "partition": partition.partition,
+        "separate": separate.separate,
         "export": export.export,
     },
     "Run": {

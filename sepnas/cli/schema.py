@@ -31,6 +31,7 @@ DOCUMENTS = {
     "renewal": "sepnas.deployment.renewal:Renewal",
     "search-run": "sepnas.search.folder:SearchRun",
     "search-space": "sepnas.separable.space:SearchSpace",
+    "separation": "sepnas.separation.document:Separation",
     "shard-manifest": "sepnas.deployment.manifest:ShardManifest",
     "trace": "sepnas.runtime.client.trace:Trace",
     "trial-kit": "sepnas.search.trials.kit:Kit",

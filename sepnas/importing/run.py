@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -15,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sepnas.errors import ImportFailedError, StorageError
+from sepnas.errors import ImportFailedError
+from sepnas.importing.folder import new_folder
 from sepnas.importing.found import FoundNetwork, Shape
 from sepnas.importing.source import PRETRAINED, RANDOM, find_network
 from sepnas.importing.traits import UNCHANGED, changed_traits, check_classes
@@ -24,9 +22,6 @@ from sepnas.nets.graph import GraphNetwork
 from sepnas.partition.graph import GRAPH_NAME, WEIGHTS_NAME, Graph, NetworkTraits
 from sepnas.partition.trace.program import Weights, graph_of, trace
 from sepnas.partition.trace.refusals import first_line
-from sepnas.spec.document import short
-from sepnas.spec.evaluation import EVALUATION_NAME
-from sepnas.spec.files import why
 
 MAX_DEVIATION = 1e-4
 """Largest difference of an output from the module's, relative to the output's largest value."""
@@ -62,7 +57,7 @@ def import_network(
     show = progress or _silent
     if match != "name" and weights in (RANDOM, PRETRAINED):
         raise ImportFailedError(f"{network}: only tensors of a file are matched by {match}; name it as the weights")
-    with _new_folder(out, force) as folder:
+    with new_folder(out, force) as folder:
         show(0, len(_STEPS), _STEPS[0])
         found = find_network(network, weights == PRETRAINED, seed)
         if weights not in (RANDOM, PRETRAINED):
@@ -161,46 +156,6 @@ def _write(folder: Path, imported: ImportedNetwork) -> None:
     save_file(plain, folder / WEIGHTS_NAME)
     (folder / WEIGHTS_NAME).chmod(0o644)
     imported.graph.save(folder / GRAPH_NAME)
-
-
-@contextmanager
-def _new_folder(target: Path, force: bool) -> Iterator[Path]:
-    """Yield a temporary folder beside ``target`` that takes its place at the end; nothing is left after an error."""
-    _check_replaceable(target, force)
-    temporary: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".sepnas-import-"))
-        (temporary / "new").mkdir()
-        yield temporary / "new"
-        old = temporary / "old"
-        if target.exists():
-            target.rename(old)
-        try:
-            (temporary / "new").rename(target)
-        except BaseException:
-            if old.exists():
-                old.rename(target)
-            raise
-    except OSError as error:
-        raise StorageError(f"{target}: cannot be written, nothing was left behind: {why(error, target)}") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _check_replaceable(target: Path, force: bool) -> None:
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    if not (target / GRAPH_NAME).is_file():
-        raise StorageError(f"{target}: exists and is not an imported network; choose another folder, or empty it first")
-    others = sorted({path.name for path in target.iterdir()} - {GRAPH_NAME, WEIGHTS_NAME, EVALUATION_NAME})
-    if others:
-        raise StorageError(
-            f"{target}: holds {short(others[0])} besides a network; move it away, or choose another folder"
-        )
-    if not force:
-        raise StorageError(f"{target}: a network stands there already; choose another folder, or pass --force")
 
 
 def _silent(done: int, total: int, what: str) -> None:

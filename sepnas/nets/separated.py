@@ -32,13 +32,19 @@ def separated_network(separated: SeparatedGraph, weights: Mapping[str, Tensor]) 
         return PartitionedNetwork(separated.graph, made).eval()
 
 
+def as_array(weight: Tensor) -> npt.NDArray[np.generic]:
+    """A weight for numpy, which has no bfloat16."""
+    found: npt.NDArray[np.generic] = (weight.float() if weight.dtype == torch.bfloat16 else weight).detach().numpy()
+    return found
+
+
 @torch.no_grad()
 def mean_squares(
     channels: ChannelMap, weights: Mapping[str, Tensor], samples: Iterable[tuple[Tensor, ...]]
 ) -> dict[str, npt.NDArray[np.float64]]:
     """The mean square of each channel of each tensor that layers mix, by the tensor's name.
 
-    Each of ``samples`` has the inputs of the network, with a batch of one.
+    Each of ``samples`` has the inputs of the network, with a batch of one; without samples there are none.
     """
     names = list(dict.fromkeys(layer.operand for layer in channels.mixing.values()))
     outputs = tuple(GraphOutput(name=f"point{place}", tensor=name) for place, name in enumerate(names))
@@ -52,4 +58,4 @@ def mean_squares(
             others = [each for each in range(values.dim()) if each != axis]
             sums[output.tensor] = sums[output.tensor] + values.square().mean(others).numpy()
         count += 1
-    return {name: total / max(count, 1) for name, total in sums.items()}
+    return {name: total / count for name, total in sums.items()} if count else {}

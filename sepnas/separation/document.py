@@ -24,7 +24,8 @@ from sepnas.separation.spaces import Placement, groupable
 from sepnas.spec.document import Document, Part
 from sepnas.spec.figures import MAX_CHANNELS, Index, NumDevices, Rank, Sha256, Text
 
-SEPARATION_NAME = "separation.json"
+SEPARATION_NAME, PLAN_NAME = "separation.json", "plan.json"
+"""The files of a separated network beside its graph and weights."""
 MAX_SPACES = 4096
 MAX_MESSAGES = 100_000
 

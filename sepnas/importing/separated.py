@@ -1,0 +1,177 @@
+"""Separates an imported network into a new folder: graph, weights, the separation, and the plan of its devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sepnas.errors import SpecError
+from sepnas.importing.folder import new_folder
+from sepnas.importing.run import Progress
+from sepnas.nets.graph import GraphNetwork, load_graph_network
+from sepnas.nets.separated import as_array, mean_squares, separated_network
+from sepnas.options import option
+from sepnas.partition.graph import GRAPH_NAME, WEIGHTS_NAME, Graph
+from sepnas.plan.document import save_plan
+from sepnas.plan.plan import Plan
+from sepnas.plan.wire import UNCONVERTED, WIRE_FORMATS, WireFormat, payload_bytes
+from sepnas.separation.channels import ChannelMap, Way
+from sepnas.separation.demands import demands_of, exact_bytes
+from sepnas.separation.document import PLAN_NAME, SEPARATION_NAME, Separation
+from sepnas.separation.follow import channels_of
+from sepnas.separation.grouping import group, placed
+from sepnas.separation.importance import importance_of
+from sepnas.separation.network import SeparatedGraph, separated_graph
+from sepnas.separation.separate import separation_of
+from sepnas.separation.spaces import Placement, groupable, spaces_of
+from sepnas.separation.thinning import MESSAGE_COST_BYTES
+from sepnas.spec.document import short
+
+_STEPS = ("following channels", "measuring activations", "grouping channels", "thinning", "cutting weights", "writing")
+
+
+@dataclass(frozen=True)
+class SeparationResult:
+    """A network that was separated, before any fine-tuning.
+
+    ``payload_bytes`` are those between devices for one sample, ``exact_bytes`` those of all channels in fp32, and
+    ``fixed_bytes`` those of what is always sent. ``within`` is the share of importance within groups.
+    ``read_out_nodes`` are operators that the read-out device computes whole, ``repeated_layers`` those with too few
+    channels, which each device computes. ``deviation`` is the largest relative difference from the original's outputs
+    on noise, in one process.
+    """
+
+    separation: Separation
+    separated: SeparatedGraph
+    plan: Plan
+    payload_bytes: int
+    exact_bytes: int
+    fixed_bytes: int
+    within: float
+    points: int
+    silent_points: int
+    read_out_nodes: tuple[str, ...]
+    repeated_layers: tuple[str, ...]
+    deviation: float
+
+
+def separate_network(
+    folder: Path,
+    out: Path,
+    shares: Sequence[float],
+    *,
+    budget: float = 1.0,
+    wire: WireFormat = UNCONVERTED,
+    read_out: int = 0,
+    samples: Iterable[tuple[Tensor, ...]] = (),
+    message_cost_bytes: float = MESSAGE_COST_BYTES,
+    seed: int = 0,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> SeparationResult:
+    """Separate the network in ``folder`` over devices with these shares of the work, and write the folder ``out``.
+
+    ``budget`` is a share of the exact split's bytes in fp32; with 1 all channels are sent. ``samples`` are inputs of
+    the network, each with a batch of one, on which activations are measured.
+
+    Raises:
+        SpecError: a network without weights, or that is separated already; an unknown format; a budget that does not
+            suffice for what must be sent.
+        PlanError: too few channels for so many devices.
+        StorageError: ``out`` exists, or cannot be written; nothing is left behind.
+    """
+    show = progress or (lambda done, total, what: None)
+    _check(folder, wire, read_out, len(shares))
+    with new_folder(out, force, frozenset((SEPARATION_NAME, PLAN_NAME))) as made:
+        _told(show, 0)
+        network = load_graph_network(folder)
+        channels = channels_of(network.graph)
+        spaces = groupable(channels, len(shares))
+        _told(show, 1)
+        weights = network.weights_by_name
+        squares = mean_squares(channels, weights, samples)
+        importance = importance_of(channels, {name: as_array(each) for name, each in weights.items()}, squares)
+        _told(show, 2)
+        grouping = group(channels, spaces, importance, shares, seed=seed)
+        placement = placed(channels, grouping, len(shares), read_out)
+        _told(show, 3)
+        exact = exact_bytes(placement)
+        allowed = int(budget * exact) if budget < 1 else None
+        separation = separation_of(placement, importance, allowed, wire, message_cost_bytes)
+        _told(show, 4)
+        result = _result(channels, placement, separation, weights, exact, grouping.within)
+        _told(show, 5)
+        _write(made, result, weights)
+    show(len(_STEPS), len(_STEPS), "done")
+    return result
+
+
+def _told(show: Progress, step: int) -> None:
+    show(step, len(_STEPS), _STEPS[step])
+
+
+def _check(folder: Path, wire: str, read_out: int, devices: int) -> None:
+    if wire not in WIRE_FORMATS:
+        raise SpecError(f"{option('--wire', 'wire=')} {short(wire)}: allowed are {', '.join(WIRE_FORMATS)}")
+    if not 0 <= read_out < devices:
+        raise SpecError(f"{option('--read-out', 'read_out=')} {read_out}: must be one of 0..{devices - 1}")
+    if (folder / SEPARATION_NAME).is_file():
+        raise SpecError(f"{folder}: is separated already; separate the network that it was made from")
+
+
+def _result(
+    channels: ChannelMap,
+    placement: Placement,
+    separation: Separation,
+    weights: Mapping[str, Tensor],
+    exact: int,
+    within: float,
+) -> SeparationResult:
+    separated = separated_graph(channels.graph, separation, channels)
+    deviation = _deviation(channels.graph, separated, weights)
+    demands = demands_of(placement)
+    fixed, open_ = {(d.tensor, d.device) for d in demands if d.is_fixed}, {d.tensor for d in demands if not d.is_fixed}
+    used = {each.tensor for each in separation.crossings if (each.tensor, each.destination) not in fixed}
+    grouped = {space.name for space in separation.spaces}
+    return SeparationResult(
+        separation=separation,
+        separated=separated,
+        plan=separated.plan(),
+        payload_bytes=separation.payload_bytes(placement),
+        exact_bytes=exact,
+        fixed_bytes=sum(
+            payload_bytes(len(each.channels) * placement.channel_values[each.tensor], separation.wire)
+            for each in separation.crossings if (each.tensor, each.destination) in fixed
+        ),
+        within=within,
+        points=len(open_),
+        silent_points=len(open_ - used),
+        read_out_nodes=tuple(n.name for n in channels.graph.nodes if channels.ways[n.name] is Way.READ_OUT),
+        repeated_layers=tuple(space.name for space in spaces_of(channels) if space.name not in grouped),
+        deviation=deviation,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _deviation(graph: Graph, separated: SeparatedGraph, weights: Mapping[str, Tensor]) -> float:
+    """The largest difference of an output from the original's on noise, relative to the output's largest value."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(graph.tensors[name].dims, generator=generator) for name in graph.inputs]
+    found, wanted = separated_network(separated, weights)(*inputs), GraphNetwork(graph, weights).eval()(*inputs)
+    pairs = zip(found.values(), wanted.values(), strict=True) if isinstance(found, dict) else [(found, wanted)]
+    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in pairs)
+
+
+def _write(folder: Path, result: SeparationResult, weights: Mapping[str, Tensor]) -> None:
+    cut = separated_network(result.separated, weights).weights_by_name
+    save_file({name: each.clone(memory_format=torch.contiguous_format) for name, each in cut.items()},
+              folder / WEIGHTS_NAME)  # fmt: skip
+    (folder / WEIGHTS_NAME).chmod(0o644)
+    result.separated.graph.save(folder / GRAPH_NAME)
+    result.separation.save(folder / SEPARATION_NAME)
+    save_plan(result.plan, folder / PLAN_NAME)

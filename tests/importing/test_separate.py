@@ -1,0 +1,149 @@
+"""Separating an imported network: the folder it writes, its answers through real devices, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sepnas import api
+from sepnas.errors import DataError, PlanError, SpecError, StorageError
+from sepnas.nets.graph import load_graph_network
+from sepnas.nets.partitioned import load_partitioned
+from sepnas.nets.planned import lookup_of, run_plan
+from sepnas.partition.graph import load_graph
+from sepnas.plan.document import load_plan
+from sepnas.plan.schedule import schedule
+from sepnas.runtime.client.session import Session
+from sepnas.separation.document import Separation
+from sepnas.separation.masks import masks_of
+from sepnas.spec.cluster import Cluster, uniform_cluster
+from tests.helpers_runtime import worker_processes
+from tests.separation.networks import Small, error, small
+
+ENGINES = ("torch", "onnxruntime")
+
+
+def imported(of: Small, folder: Path) -> Path:
+    """The folder of a small network, as an import writes it."""
+    folder.mkdir()
+    of.graph.save(folder / "graph.json")
+    save_file(dict(of.weights), folder / "weights.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return imported(small("residual"), tmp_path_factory.mktemp("separate") / "residual")
+
+
+def test_the_folder_is_a_network_with_a_plan(network: Path, tmp_path: Path) -> None:
+    """With all bytes its answers are the original's, in one process and by its plan; both documents can be read."""
+    out = tmp_path / "separated"
+    found = api.separate(network, out, devices=3)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "graph.json", "plan.json", "separation.json", "weights.safetensors"
+    ]  # fmt: skip
+    assert found.payload_bytes == found.exact_bytes == load_plan(out / "plan.json").payload_bytes()
+    assert found.deviation <= 1e-5
+    x, of = small("residual").x, load_graph_network(network)
+    with torch.no_grad():
+        assert error(load_graph_network(out)(x), of(x)) <= 1e-5
+        [planned] = run_plan(
+            schedule(load_plan(out / "plan.json")), lookup_of(load_partitioned(out)), {"image": x}
+        ).values()
+        assert error(planned, of(x)) <= 1e-5
+    assert Separation.load(out / "separation.json") == found.separation
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wire", ["fp32", "int8"])
+def test_real_devices_answer_as_the_network_with_masks(network: Path, tmp_path: Path, wire: str) -> None:
+    """Worker processes of both engines: the answers of the plan in one process, and the predicted bytes."""
+    out, deployment = tmp_path / "separated", tmp_path / "deployment"
+    found = api.separate(network, out, devices=2, budget=0.3, wire=wire)
+    api.export(out, deployment, plan=out / "plan.json", engines=ENGINES)
+    x, of = small("residual").x, small("residual")
+    with torch.no_grad():
+        [wanted] = run_plan(schedule(found.plan), lookup_of(load_partitioned(out)), {"image": x}).values()
+    if wire == "fp32":
+        masks = masks_of(of.graph, found.separation)
+        masked = {n: w * torch.from_numpy(masks[n]) if n in masks else w for n, w in of.weights.items()}
+        assert error(wanted, of.answers(weights=masked)) <= 1e-5
+    for engine in ENGINES:
+        with (
+            worker_processes(deployment, 2, engine) as (_, hosts),
+            Session(deployment, hosts, timeout_s=60) as session,
+        ):
+            answer = session.infer(x.numpy())
+            assert session.counters().payload_bytes == found.payload_bytes
+        np.testing.assert_allclose(answer, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_fast_devices_get_more_channels(network: Path, tmp_path: Path) -> None:
+    """Channels are given out by the speeds of a cluster's devices."""
+    equal = uniform_cluster(2)
+    fast = equal.devices[0].model_copy(update={"flops_per_s": 3 * equal.devices[0].flops_per_s})
+    cluster = Cluster(name="uneven", devices=(fast, equal.devices[1]), links=equal.links)
+    found = api.separate(network, tmp_path / "separated", cluster=cluster)
+    assert [np.bincount(space.devices).tolist() for space in found.separation.spaces] == [[18, 6]] * 3
+
+
+def test_the_same_seed_gives_the_same_folder(network: Path, tmp_path: Path) -> None:
+    """File for file."""
+    for name in ("a", "b"):
+        api.separate(network, tmp_path / name, devices=3, budget=0.2, seed=7)
+    for file in (tmp_path / "a").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+
+
+def test_what_cannot_be_separated_is_refused(network: Path, tmp_path: Path) -> None:
+    """A network without weights or that is separated already, an unknown format, too many devices, too few bytes."""
+    out = tmp_path / "separated"
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    load_graph(network).save(bare / "graph.json")
+    for arguments, kind, message in (
+        ({"network": bare, "devices": 2}, SpecError, r"weights\.safetensors: no such file"),
+        ({"devices": 2, "wire": "int7"}, SpecError, "`wire=` 'int7': allowed are fp32"),
+        ({"devices": 2, "read_out": 2}, SpecError, r"`read_out=` 2: must be one of 0\.\.1"),
+        ({"devices": 40}, PlanError, "too few channels for 40 devices: layer 'conv0' has most, 24"),
+        ({"devices": 2, "budget": 1e-4}, SpecError, r"a budget of \d+ bytes is \d+ short of the 48"),
+        ({}, SpecError, "give the number of `devices`, or a `cluster`"),
+        ({"devices": 2, "data": "digits"}, DataError, "takes no images whose mean and standard deviation are known"),
+    ):
+        with pytest.raises(kind, match=message):
+            api.separate(**{"network": network, "out": out, **arguments})  # type: ignore[arg-type]
+        assert not out.exists()
+    api.separate(network, out, devices=2, budget=0)
+    with pytest.raises(SpecError, match="is separated already"):
+        api.separate(out, tmp_path / "again", devices=2)
+    with pytest.raises(StorageError, match="a network stands there already"):
+        api.separate(network, out, devices=2)
+    api.separate(network, out, devices=2, force=True)
+    weights = load_file(out / "weights.safetensors")
+    assert set(load_graph(out).weights) == set(weights)
+
+
+def test_activations_of_images_change_the_groups(tmp_path: Path) -> None:
+    """Images of a data set are measured by the network's own preparation."""
+    torch.manual_seed(0)
+    from sepnas.partition.graph import NetworkTraits
+    from sepnas.testing.graphs import Builder
+
+    made = Builder(1, 8, 8)
+    made.conv(8, 3, padding=(1, 1))
+    made.then("relu")
+    made.conv(8, 3, padding=(1, 1))
+    made.then("relu")
+    made.head(10)
+    traits = NetworkTraits(mean=(0.5,), std=(0.5,), size=(8, 8))
+    of = Small(made.graph().model_copy(update={"traits": traits}), made.weights)
+    folder = imported(of, tmp_path / "network")
+    plain = api.separate(folder, tmp_path / "a", devices=2, budget=0.3)
+    measured = api.separate(folder, tmp_path / "b", devices=2, budget=0.3, data="digits", images=8)
+    assert plain.separation != measured.separation
+    assert plain.exact_bytes == measured.exact_bytes
