@@ -101,10 +101,6 @@ class KeptAnswers:
         self._content = content_sha256(images.train)
         self._logits_TNWK = torch.zeros(0)
 
-    def identity(self) -> list[str]:
-        """A digest of each teacher; a run resumes only with the same teachers."""
-        return [teacher.identity for teacher in self.teachers]
-
     def prepare(self, folder: Path, device: torch.device, report: Report, writes: bool = True) -> None:
         """Compute all answers that are not in the folder's files, and write them there if ``writes``.
 

@@ -20,7 +20,6 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from sepnas.errors import TrainingError
-from sepnas.nets.separable import SeparableNetwork
 from sepnas.nets.trainable import TrainableGraph
 from sepnas.options import option
 from sepnas.partition.graph import WEIGHTS_NAME
@@ -31,18 +30,16 @@ from sepnas.train.checkpoint import BEST, text_sha256
 from sepnas.train.checks import check_shares, check_trainable
 from sepnas.train.curves import Curves
 from sepnas.train.display import TrainingDisplay
-from sepnas.train.distill import Teachers
 from sepnas.train.evaluate import Tick, accuracy
-from sepnas.train.feature_gap import FeatureGap
 from sepnas.train.images import ImageData
-from sepnas.train.kept_answers import KeptAnswers, KeptTeacher
 from sepnas.train.optimize import Optimization, Rates
 from sepnas.train.processes import Processes, processes_of
 from sepnas.train.recipe import Recipe
 from sepnas.train.record import EpochRecord, TrainingResult
 from sepnas.train.run_files import Reached, RunFiles, RunState, describe_graph_run, describe_run, identity_of
 from sepnas.train.seeds import derived_seed
-from sepnas.train.steps import Step, distillation_of, step_of
+from sepnas.train.steps import Step, step_of
+from sepnas.train.teaching import AnyTeacher, Teaching
 from sepnas.train.whiten import freeze_first_convolution
 
 Validate = Callable[[nn.Module], float]
@@ -67,7 +64,7 @@ def train_network(
     stop_after_s: float | None = None,
     step: Step | None = None,
     validate: Validate | None = None,
-    teachers: Sequence[SeparableNetwork | KeptTeacher] = (),
+    teachers: Sequence[AnyTeacher] = (),
     start: str = "",
     compiled: bool = False,
     rates: Rates | None = None,
@@ -162,7 +159,7 @@ class _Run:
         seed: int,
         device: torch.device,
         step: Step | None,
-        teachers: Sequence[SeparableNetwork | KeptTeacher],
+        teachers: Sequence[AnyTeacher],
         start: str,
         processes: Processes,
         compiled: bool,
@@ -179,8 +176,9 @@ class _Run:
         self.network = network.to(device=device).to(memory_format=layout)  # type: ignore[call-overload]
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         self._processes = processes
-        self._teachers, self._kept = self._classroom(teachers)
-        self._step, self._own_step = step, step_of(recipe, self._teachers, compiled, self._features(teachers))
+        self._teaching = Teaching(self.network, data, recipe, device, teachers)
+        self._step = step
+        self._own_step = step_of(recipe, self._teaching.live, compiled, self._teaching.features)
         self.validate: Validate = lambda network: accuracy(network, data.val, data, tick=self._tick)
         self._tick: Tick = lambda done, total: None
         self._batches = Batches(data, recipe, device, processes)
@@ -189,58 +187,12 @@ class _Run:
         average = WeightAverage(self.network, recipe.ema_decay) if recipe.ema_decay else None
         self.state = RunState(self.network, Optimization(network, recipe, self.steps, processes, rates), average)
         identity = identity_of(
-            self.architecture, recipe, seed, data, teachers=self._taught_by(),
+            self.architecture, recipe, seed, data, teachers=self._teaching.identity(),
             start=start[:16], processes=processes.count if processes.count > 1 else 0,
             graph=text_sha256(self.graph.dumps())[:16] if self.graph else "",
         )  # fmt: skip
         self.files = RunFiles(out_dir, identity, self.state, processes.first, WEIGHTS_NAME if self.graph else BEST)
         self.stop_at: float | None = None
-
-    @property
-    def _alternates(self) -> bool:
-        """Whether images are mirrored in every second epoch; kept answers need to know which are mirrored."""
-        augmentation = self.recipe.augmentation
-        return augmentation.alternates or (augmentation.flip and self._kept is not None)
-
-    def _classroom(
-        self, teachers: Sequence[SeparableNetwork | KeptTeacher]
-    ) -> tuple[Teachers | None, KeptAnswers | None]:
-        """The teachers that answer each batch anew, and those whose answers are kept."""
-        if not teachers:
-            if self.recipe.distillation:
-                named = option("--teacher RUN", "teachers=")
-                raise TrainingError(f"the recipe has `distillation`, but there is no teacher; name one with {named}")
-            return None, None
-        live = [each for each in teachers if isinstance(each, SeparableNetwork)]
-        if live and self.architecture is None:
-            raise TrainingError("separable networks that answer each batch anew teach separable networks only")
-        settings, kept = distillation_of(self.recipe), [each for each in teachers if isinstance(each, KeptTeacher)]
-        if kept and (self.recipe.mixup or self.recipe.cutmix):
-            raise TrainingError("kept answers are for single images; set the recipe's `mixup` and `cutmix` to 0")
-        if kept and self.architecture and settings.features:
-            raise TrainingError(
-                f"teacher {kept[0].name}: `distillation.features` compares separable networks, or graphs; set it to 0"
-            )
-        flips = self.recipe.augmentation.flip
-        return (
-            Teachers(live, settings, self.architecture, self.device) if live and self.architecture else None,
-            KeptAnswers(kept, self.data, flips) if kept else None,
-        )
-
-    def _features(self, teachers: Sequence[SeparableNetwork | KeptTeacher]) -> FeatureGap | None:
-        if not teachers or self.graph is None or not distillation_of(self.recipe).features:
-            return None
-        graphs = [each for each in teachers if isinstance(each, KeptTeacher) and each.has_maps_for(self.data)]
-        if not graphs:
-            raise TrainingError(
-                "`distillation.features` compares graphs whose images are normalised alike, and no teacher is one; set "
-                "it to 0"
-            )
-        return FeatureGap(self.graph, [each.network for each in graphs], self.device)  # type: ignore[misc]
-
-    def _taught_by(self) -> list[str]:
-        live = self._teachers.identity() if self._teachers else []
-        return live + (self._kept.identity() if self._kept else [])
 
     def begin(self, resume: bool) -> None:
         """Restore the last checkpoint, if any, and write the description of the run."""
@@ -254,9 +206,9 @@ class _Run:
 
     def prepare_answers(self, display: TrainingDisplay) -> None:
         """Compute or read the kept answers of teachers; every process has all of them, the first one writes."""
-        if self._kept:
+        if self._teaching.kept:
             with self.files.explained():
-                self._kept.prepare(self.files.folder, self.device, display.preparing, self._processes.first)
+                self._teaching.kept.prepare(self.files.folder, self.device, display.preparing, self._processes.first)
 
     @property
     def history(self) -> tuple[EpochRecord, ...]:
@@ -287,7 +239,7 @@ class _Run:
         """Train the rest of an epoch; returns the last learning rate, the losses of all steps and the seconds."""
         seed, processes, saved = derived_seed(self.seed, epoch), self._processes, self.files.saved
         order = torch.randperm(len(self.data.train), generator=torch.Generator().manual_seed(seed))
-        mirrored = alternately_mirrored(len(order), self.seed, epoch) if self._alternates else None
+        mirrored = alternately_mirrored(len(order), self.seed, epoch) if self._teaching.alternates else None
         first = checked = len(saved.losses)
         losses, rate = torch.zeros(self.steps, device=self.device), self.state.optimization.learning_rate
         losses[:first] = saved.losses
@@ -325,7 +277,7 @@ class _Run:
     def _answered(self, batch: Batch, generator: torch.Generator) -> Tensor:
         if self._step:
             return self._step(self.network, batch.images, batch.labels, generator)
-        taught = self._kept.of(batch) if self._kept else None
+        taught = self._teaching.kept.of(batch) if self._teaching.kept else None
         return self._own_step(self.network, batch.images, batch.labels, generator, taught)
 
     def _check_losses(self, losses: Tensor, epoch: int) -> None:
