@@ -2,12 +2,13 @@
 
 All importances between two spaces are one matrix. Given the groups of all other spaces, the best groups of one space
 are a linear assignment of its atoms to slots on the devices; the spaces are taken in turn until nothing improves.
-Several starts, of which the first gives the atoms out in order, are tried, and the best one is kept.
+Several starts are tried, and the best one is kept: the first is a spectral clustering, the second gives the atoms out
+in order, more are random.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +19,11 @@ from sepnas.separation.atoms import Labels
 from sepnas.separation.channels import ChannelMap
 from sepnas.separation.importance import Array, Importance
 from sepnas.separation.spaces import Placement, Space
+from sepnas.separation.spectral import Assign, Between, spectral_start
 
 MAX_ROUNDS = 30
-_LEAST_GAIN = 1e-6
-"""Rounds end when the importance within groups grows by less."""
+_LEAST_GAIN = 1e-4
+"""Rounds end when the importance within groups grows by less, as a share of itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +43,7 @@ def group(
     *,
     read_out: int = 0,
     seed: int = 0,
-    starts: int = 3,
+    starts: int = 2,
 ) -> Grouping:
     """Deal out the atoms of each space in proportion to ``shares`` of the devices; the same seed gives the same groups.
 
@@ -51,15 +53,17 @@ def group(
         raise SpecError(f"`shares` must be a positive number for each device, got {list(shares)}")
     between = _between(channels, spaces, importance, read_out)
     sizes = [slots(len(space.atoms), shares) for space in spaces]
-    generator = np.random.default_rng(seed)
+    generator, assign = np.random.default_rng(seed), _linear_sum_assignment()
     best: tuple[float, list[Labels]] | None = None
     for start in range(starts):
         found = [np.repeat(np.arange(len(shares)), each) for each in sizes]
-        if start:
+        if start == 0:
+            found = spectral_start(between, sizes, assign, generator)
+        elif start > 1:
             found = [generator.permutation(each) for each in found]
-        improved = _improve(between, found, sizes)
-        if best is None or improved > best[0]:
-            best = improved, found
+        value = _improve(between, found, sizes, assign)
+        if best is None or value > best[0]:
+            best = value, found
     assert best is not None
     total = sum(float(matrix.sum()) for matrix in between.values())
     return Grouping(tuple(spaces), tuple(best[1]), best[0] / total if total else 1.0)
@@ -118,30 +122,41 @@ def _add(
     total += by_column.T
 
 
-def _improve(
-    between: dict[_Pair, npt.NDArray[np.float64]], devices: list[Labels], sizes: Sequence[Sequence[int]]
-) -> float:
+def _improve(between: Between, devices: list[Labels], sizes: Sequence[Sequence[int]], assign: Assign) -> float:
     """Improve the groups in place, one space after the other; returns the importance within groups."""
-    assign, count = _linear_sum_assignment(), len(sizes[0])
-    value = _within(between, devices)
+    count, value, near = len(sizes[0]), _within(between, devices), _neighbours(between, len(sizes))
+    left = set(range(len(sizes)))
+    """Spaces whose neighbours changed since they were assigned."""
     for _ in range(MAX_ROUNDS):
         before = value
-        for space, slots_of in enumerate(sizes):
+        for space in sorted(left):
+            slots_of, old = sizes[space], devices[space]
             gains = _gains(between, devices, space, count)
             _, taken = assign(np.repeat(gains, slots_of, axis=1), maximize=True)
-            old, devices[space] = devices[space], np.repeat(np.arange(count), slots_of)[taken]
-            if (space, space) in between and _within(between, devices) <= value:
-                devices[space] = old  # its own pairs were taken as they were before
-            value = _within(between, devices) if (space, space) in between else value
-        value = _within(between, devices)
-        if value - before <= _LEAST_GAIN * max(value, 1e-30):
+            devices[space] = np.repeat(np.arange(count), slots_of)[taken]
+            if (space, space) in between:  # its own pairs were taken as they were before
+                changed = _within(between, devices)
+                devices[space] = devices[space] if changed > value else old
+                value = max(value, changed)
+            left.discard(space)
+            if (devices[space] != old).any():
+                left |= near[space]
+                value = _within(between, devices)
+        if value - before <= _LEAST_GAIN * value:
             break
     return value
 
 
-def _gains(
-    between: dict[_Pair, npt.NDArray[np.float64]], devices: list[Labels], space: int, count: int
-) -> npt.NDArray[np.float64]:
+def _neighbours(between: Between, count: int) -> list[set[int]]:
+    """The spaces with which each space shares a layer, itself among them if one layer mixes it with itself."""
+    found: list[set[int]] = [set() for _ in range(count)]
+    for target, source in between:
+        found[target].add(source)
+        found[source].add(target)
+    return found
+
+
+def _gains(between: Between, devices: list[Labels], space: int, count: int) -> npt.NDArray[np.float64]:
     """The importance within groups that each atom of a space brings on each device, (atoms, devices)."""
     gains = np.zeros((len(devices[space]), count))
     one_hot = np.eye(count)
@@ -153,19 +168,19 @@ def _gains(
     return gains
 
 
-def _within(between: dict[_Pair, npt.NDArray[np.float64]], devices: list[Labels]) -> float:
+def _within(between: Between, devices: list[Labels]) -> float:
     return sum(
         float(matrix[devices[target][:, None] == devices[source][None, :]].sum())
         for (target, source), matrix in between.items()
     )
 
 
-def _linear_sum_assignment() -> Callable[..., tuple[Labels, Labels]]:
+def _linear_sum_assignment() -> Assign:
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError:
         raise SpecError("grouping channels needs scipy, which is not installed: pip install 'sepnas[train]'") from None
-    found: Callable[..., tuple[Labels, Labels]] = linear_sum_assignment
+    found: Assign = linear_sum_assignment
     return found
 
 
