@@ -35,6 +35,7 @@ def test_bytes_and_shares_are_told(network: Path, tmp_path: Path) -> None:
     assert told["payload_bytes"] == plan.payload_bytes() <= 0.4 * told["exact_bytes"]
 
 
+@pytest.mark.slow
 def test_other_commands_take_the_folder(network: Path, tmp_path: Path) -> None:
     """`simulate` prices its plan, `partition` compares with it, as for any imported network."""
     out, cluster = tmp_path / "separated", tmp_path / "cluster.yaml"

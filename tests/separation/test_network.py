@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 
+from sepnas.nets.graph import GraphNetwork
 from sepnas.nets.planned import lookup_of, run_plan
-from sepnas.nets.separated import separated_network
-from sepnas.partition.graph import Graph
+from sepnas.nets.separated import separated_network, separated_weights
+from sepnas.partition.graph import Graph, GraphOutput, GraphTensor
 from sepnas.plan.plan import Plan
 from sepnas.plan.schedule import schedule
 from sepnas.plan.steps import Send
+from sepnas.separation.builder import GraphBuilder
 from sepnas.separation.document import Separation
 from sepnas.separation.masks import masks_of
 from sepnas.separation.network import SeparatedGraph, separated_graph
@@ -91,16 +94,27 @@ def test_a_message_is_sent_once_for_each_crossing() -> None:
                                                            separation.crossings}  # fmt: skip
 
 
-def test_channels_that_lie_apart_are_selected_by_a_product() -> None:
-    """Few runs of channels are sliced; many are selected by a layer of ones and zeros, so that one operator does it."""
-    of = small("residual")
-    graph = separated_graph(of.graph, of.separated((1, 1), 0.3)).graph
-    chosen = [node for node in graph.nodes if ".sent" in node.name]
-    assert {node.operator for node in chosen} <= {"conv", "slice", "cat"}
-    weights = [node.inputs["weight"] for node in chosen if node.operator == "conv"]
-    network = separated_network(separated_graph(of.graph, of.separated((1, 1), 0.3)), of.weights)
-    assert weights
-    assert all(network.tensor(name).sum(1).eq(1).all() for name in weights)
+@pytest.mark.parametrize("name", ["image", "flat"])
+def test_channels_that_lie_apart_are_selected_by_a_product(name: str) -> None:
+    """Few runs of channels are sliced and joined; many are one layer of ones and zeros: the same values either way."""
+    dims = {"image": (1, 12, 3, 3), "flat": (1, 12)}[name]
+    whole = Graph(
+        name="n", source="s", inputs=("x",), outputs=(GraphOutput(name="y", tensor="x"),), nodes=(), weights=(),
+        tensors={"x": GraphTensor(axes="NCHW"[: len(dims)], dims=dims)},
+    )  # fmt: skip
+    x = torch.randn(dims)
+    for places, operators in (
+        ([3, 4, 5], ["slice"]),
+        ([7, 8, 1], ["slice", "slice", "cat"]),
+        ([0, 2, 4, 6, 11], ["conv" if len(dims) > 2 else "linear"]),
+        (list(range(12)), []),
+    ):
+        made = GraphBuilder(whole)
+        graph = made.graph({"y": made.select("x", 1, np.array(places), 0)})
+        assert [node.operator for node in graph.nodes] == operators
+        found = GraphNetwork(graph, separated_weights(made.recipe_of(graph), {}))(x)
+        assert isinstance(found, torch.Tensor)
+        assert (found == x[:, places]).all()
 
 
 def test_the_silent_network_needs_only_what_the_read_out_device_needs() -> None:
