@@ -106,7 +106,7 @@ def train(
     teacher: Annotated[
         list[Path] | None,
         typer.Option(
-            parser=path_to("run", "file"),
+            parser=path_to("run", "network", "file"),
             metavar="RUN",
             help="A run on the same data to distil from, or an imported network; may be repeated.",
         ),

@@ -97,3 +97,15 @@ def test_a_tuned_network_is_split_and_run_by_workers(tuned: Path, pictures: Path
     output = said(*command)
     assert f"{best_accuracy(tuned):.2%}" in output
     assert "100.00%" in output
+
+
+def test_a_separated_network_learns_from_the_network_that_it_was(tuned: Path, pictures: Path, tmp_path: Path) -> None:
+    """Separated, fine-tuned by distillation and exported: the plan of the separation is that of the tuned network."""
+    data = ("--data", f"folder:{pictures}", "--data-root", tmp_path)
+    separated, run = tmp_path / "separated", tmp_path / "run"
+    said("separate", tuned, "--devices", 2, "--bytes", "30%", "--out", separated)
+    options = ("--image-size", 8, "--resize", "crop", "--epochs", 2)
+    output = said("train", separated, *data, *options, "--teacher", tuned, "--out", run)
+    assert "validation accuracy" in output
+    said("export", run, tmp_path / "deployment", "--plan", separated / "plan.json", "--engine", "torch")
+    assert (tmp_path / "deployment" / "device1").is_dir()
