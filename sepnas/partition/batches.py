@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 from sepnas.partition.sample_attributes import BROADCAST, LIFTED_NAMES, SHIFTED
-from sepnas.plan.kinds.kind import AtenCall, Attributes, Dims, GraphOperator, OperatorUse, along, whole
+from sepnas.plan.kinds.kind import AtenCall, Attributes, Dims, GraphOperator, OperatorUse, Restriction, along, whole
 from sepnas.plan.kinds.layout import Expand, Reshape
 from sepnas.plan.kinds.registry import GRAPH_OPERATORS
+from sepnas.plan.segment_node import frozen
 from sepnas.plan.shapes import Region
 
 JOINING = frozenset(("cat", "stack"))
@@ -45,7 +48,20 @@ def batch_use(operator: str, use: OperatorUse, shared: Collection[str]) -> Batch
 
     ``shared`` are the roles of operands that all samples have in common: weights.
     """
-    kind = GRAPH_OPERATORS.get(operator)
+    attributes = tuple((name, frozen(value)) for name, value in use.attributes.items())
+    return _remembered(operator, attributes, tuple(use.inputs.items()), frozenset(shared), repr(attributes))
+
+
+@lru_cache(maxsize=1 << 14)
+def _remembered(
+    operator: str,
+    attributes: tuple[tuple[str, Any], ...],
+    sizes: tuple[tuple[str, Dims], ...],
+    shared: Collection[str],
+    written: str,
+) -> BatchUse | None:
+    """Plans use the same operators again and again; ``written`` tells attributes apart that are equal, as 1 and 1.0."""
+    kind, use = GRAPH_OPERATORS.get(operator), OperatorUse(dict(attributes), dict(sizes))
     if kind is None:
         return None
     shared = () if operator in JOINING else shared
@@ -91,16 +107,24 @@ def _takes_places(kind: GraphOperator, use: OperatorUse, shared: Collection[str]
             return False
         if list(map(_for_any_batch, kind.calls(larger))) != list(map(_for_any_batch, kind.calls(use))):
             return False
-        return all(_is_alone(kind, use, larger, shared, sample) for sample in range(_SAMPLES))
+        alone = kind.restrict(use, whole(made))
+        return all(_is_alone(kind, use, alone, larger, shared, sample) for sample in range(_SAMPLES))
     except _CANNOT:
         return False
 
 
-def _is_alone(kind: GraphOperator, use: OperatorUse, larger: OperatorUse, shared: Collection[str], sample: int) -> bool:
-    """Whether one sample of a batch is computed of its own values alone, and as it is without the others."""
-    made = kind.output(use)
-    span = sample * made[0], (sample + 1) * made[0]
-    found, alone = kind.restrict(larger, along(kind.output(larger), 0, span)), kind.restrict(use, whole(made))
+def _is_alone(
+    kind: GraphOperator,
+    use: OperatorUse,
+    alone: Restriction,
+    larger: OperatorUse,
+    shared: Collection[str],
+    sample: int,
+) -> bool:
+    """Whether one sample of a batch is computed of its own values only, and as it is ``alone``."""
+    dims = kind.output(larger)
+    places = dims[0] // _SAMPLES
+    found = kind.restrict(larger, along(dims, 0, (sample * places, (sample + 1) * places)))
     wanted = {
         role: region if role in shared else _moved(region, sample * use[role][0])
         for role, region in alone.inputs.items()
