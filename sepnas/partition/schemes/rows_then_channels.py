@@ -40,21 +40,23 @@ class _Switches:
         self.graph, self.early, self.late = graph, early, late
         self.places = {node.name: place for place, node in enumerate(graph.nodes)}
         self.consumers = consumers_of(graph)
+        self.spans = [
+            (place, max((self.places[each.name] for each in self.consumers.get(name, ())), default=-1), node, name)
+            for place, node in enumerate(graph.nodes)
+            for name in node.outputs
+        ]
+        """Each tensor with the place where it is made, and that of its last use."""
 
     def of(self, switch: int) -> float:
         computing = sum(self.early.computing[:switch]) + sum(self.late.computing[switch:])
-        return computing + sum(self._exchanging(node, switch) for node in self.graph.nodes)
+        early, late = self.early.exchanging, self.late.exchanging
+        return computing + sum(
+            late[name] if made >= switch else early[name] if last < switch else self._across(node, name, switch)
+            for made, last, node, name in self.spans
+        )
 
-    def _exchanging(self, node: GraphNode, switch: int) -> float:
-        """The time to exchange what a node makes."""
-        return sum(self._of_tensor(node, name, switch) for name in node.outputs)
-
-    def _of_tensor(self, node: GraphNode, name: str, switch: int) -> float:
-        places = [self.places[each.name] for each in self.consumers.get(name, ())]
-        if self.places[node.name] >= switch:
-            return self.late.exchanging[name]
-        if max(places, default=-1) < switch:
-            return self.early.exchanging[name]
+    def _across(self, node: GraphNode, name: str, switch: int) -> float:
+        """The time to exchange a tensor that is made before the switch and used after it."""
         readers = [
             part
             for each in self.consumers[name]
