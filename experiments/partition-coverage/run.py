@@ -17,9 +17,12 @@ from typing import Any
 
 import torch
 from networks import Candidate, candidates, list_timm
-from splits import tried_schemes
+from splits import SAMPLES, Trial
+from torch import nn
+from variation import vary
 
 from sepnas.errors import ImportFailedError
+from sepnas.importing.found import FoundNetwork
 from sepnas.importing.run import ImportedNetwork, trace_found
 from sepnas.importing.source import find_network
 from sepnas.partition.counts import count_graph
@@ -38,29 +41,43 @@ def tried(candidate: Candidate, limit_s: float) -> Iterator[Row]:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     begun = time.process_time()
-    imported = imported_from(candidate)
+    imported, module = imported_from(candidate)
+    trial = Trial(imported)
     counts, graph = count_graph(imported.graph), imported.graph
     yield {
         "outcome": "imported", "reason": "", "operators": len(graph.nodes), "kinds": len(counts.operators),
         "input": "x".join(map(str, graph.tensors[graph.inputs[0]].dims[1:])),
         "mmacs": round(counts.macs / 1e6, 1), "parameters": counts.parameters,
         "opaque": ", ".join(sorted({each.operator for each in counts.operators if each.opaque})),
-        "deviation": imported.deviation, "import_s": round(time.process_time() - begun, 1), "schemes": {},
+        "deviation": imported.deviation, "samples": SAMPLES, **trial.of_module(module),
+        "import_s": round(time.process_time() - begun, 1), "schemes": {},
     }  # fmt: skip
-    for name, row in tried_schemes(imported, limit_s):
+    del module
+    for name, row in trial.schemes(limit_s):
         yield {"scheme": name, **row}
 
 
-def imported_from(candidate: Candidate) -> ImportedNetwork:
-    """The network at the shape to try it at, or at its own if it takes no other."""
-    found = find_network(candidate.source)
+def imported_from(candidate: Candidate) -> tuple[ImportedNetwork, nn.Module]:
+    """The network at the shape to try it at, or at its own if it takes no other; as a graph and as a module."""
+    found = varied(candidate)
     if candidate.shape is not None:
         try:
-            return trace_found(found, [candidate.shape])
+            return trace_found(found, [candidate.shape]), module_of(found)
         except ImportFailedError as error:
             print(f"{candidate.source} at {candidate.shape}: {error}"[:300], flush=True)
-            found = find_network(candidate.source)
-    return trace_found(found)
+            found = varied(candidate)
+    return trace_found(found), module_of(found)
+
+
+def varied(candidate: Candidate) -> FoundNetwork:
+    found = find_network(candidate.source)
+    vary(module_of(found))
+    return found
+
+
+def module_of(found: FoundNetwork) -> nn.Module:
+    assert found.module is not None
+    return found.module
 
 
 def in_child(candidate: Candidate, args: argparse.Namespace) -> Row:
@@ -111,10 +128,11 @@ def judged(row: Row) -> Row:
     split = [name for name, each in schemes.items() if is_split(each)]
     largest = min((schemes[name]["largest"] for name in split), default=1.0)
     imported = row["outcome"] == "imported"
-    return row | {
+    return {"samples": 1, "batch_deviation": None} | row | {
         "is_imported": imported, "is_known": imported and not row["opaque"], "is_split": bool(split),
         "is_halved": largest <= 0.75, "largest": largest, "exact": ", ".join(split),
         "between": named(schemes, "exact", apart=split), "wrong": named(schemes, "wrong"),
+        "failed": named(schemes, "failed"),
         "error": max((each["error"] for each in schemes.values() if "error" in each), default=0.0),
     }  # fmt: skip
 
@@ -149,13 +167,28 @@ def record(tried_rows: list[Row], wanted: int, args: argparse.Namespace) -> None
             "coverage_split_worst_relative_error", max((each["error"] for each in splits), default=0.0),
             n=len(splits), goal="<= 0.0001",
         )  # fmt: skip
+        two = [row for row in rows if row.get("samples") == SAMPLES]
+        batches = [row["batch_deviation"] for row in two if row["batch_deviation"] is not None]
+        result.measure("coverage_tried_with_two_samples", len(two), goal=f">= {wanted}")
+        result.measure(
+            "coverage_batch_worst_relative_error", max(batches, default=0.0), n=len(batches), goal="<= 0.0001"
+        )
+        failed = [
+            {"source": row["source"], "scheme": name, "reason": each["reason"]}
+            for row in rows for name, each in row.get("schemes", {}).items() if each["outcome"] == "failed"
+        ]  # fmt: skip
+        result.measure("coverage_failed_plans", len(failed), n=len(rows), goal="<= 0")
+        result.table("failed", failed)
+        result.table("no_batch", [
+            {"source": row["source"], "reason": row["batch_reason"]} for row in two if row["batch_reason"]
+        ])  # fmt: skip
         result.table("groups", [group_row(rows, group) for group in sorted({row["group"] for row in rows})])
         result.table("schemes", [scheme_row(rows, name) for name in SCHEMES])
         opaque = Counter(name for row in rows for name in (row.get("opaque") or "").split(", ") if name)
         result.table("opaque", [{"operator": name, "networks": count} for name, count in opaque.most_common()])
         columns = (
             "source", "input", "operators", "kinds", "mmacs", "parameters", "opaque", "deviation", "exact", "between",
-            "largest", "error",
+            "largest", "error", "samples", "batch_deviation",
         )  # fmt: skip
         result.table("imported", [{name: row[name] for name in columns} for row in rows if row["is_imported"]])
         result.table("not_imported", not_there(rows))
@@ -191,6 +224,7 @@ def scheme_row(rows: list[Row], name: str) -> Row:
         "within_layers": sum(is_split(each) for each in found),
         "refused": sum(each["outcome"] == "refused" for each in found),
         "wrong": sum(each["outcome"] == "wrong" for each in found),
+        "failed": sum(each["outcome"] == "failed" for each in found),
         "largest_share_median": shares[len(shares) // 2] if shares else 1.0,
     }  # fmt: skip
 
@@ -206,6 +240,12 @@ def kept(path: Path) -> dict[str, Row]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().splitlines() if path.exists() else []
     return {row["source"]: row for row in map(json.loads, lines)}
+
+
+def is_done(candidate: Candidate, rows: dict[str, Row]) -> bool:
+    """Whether a network was tried with as many samples as now, if it was imported at all."""
+    row = rows.get(candidate.source)
+    return row is not None and (row["outcome"] != "imported" or row.get("samples") == SAMPLES)
 
 
 def arguments() -> argparse.Namespace:
@@ -232,7 +272,7 @@ def main() -> None:
     if not args.record:
         try_all([each for each in everything if any(text in each.source for text in args.only)], args)
         done = kept(args.cells)
-    left = [each.source for each in everything if each.source not in done]
+    left = [each.source for each in everything if not is_done(each, done)]
     if left and not args.record:
         sys.exit(f"{len(left)} networks are left; run again")
     record([done[each.source] for each in everything if each.source in done], len(everything), args)
@@ -245,7 +285,7 @@ def try_all(wanted: list[Candidate], args: argparse.Namespace) -> None:
     started = time.monotonic()
     for candidate in wanted[first - 1 :: count]:
         late = args.stop_after_s is not None and time.monotonic() - started > args.stop_after_s
-        if late or (not args.again and candidate.source in kept(args.cells)):  # perhaps done by another process
+        if late or (not args.again and is_done(candidate, kept(args.cells))):  # perhaps done by another process
             continue
         begun = time.monotonic()
         row = {"source": candidate.source, "group": candidate.group, **in_child(candidate, args)}
@@ -255,7 +295,8 @@ def try_all(wanted: list[Candidate], args: argparse.Namespace) -> None:
         seen = judged(row)
         print(
             row["source"], row["outcome"], row["reason"], "| opaque:", row.get("opaque", ""), "| split:", seen["exact"],
-            "| wrong:", seen["wrong"], f"| {row['seconds']} s, import {row.get('import_s')} s", flush=True,
+            "| wrong:", seen["wrong"], "| failed:", seen["failed"],
+            f"| {row['seconds']} s, import {row.get('import_s')} s", flush=True,
         )  # fmt: skip
 
 

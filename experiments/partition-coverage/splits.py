@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from limits import within
+from limits import LateError, within
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
+from sepnas.errors import PlanError
 from sepnas.importing.run import ImportedNetwork
 from sepnas.nets.partitioned import PartitionedNetwork
 from sepnas.nets.planned import lookup_of, run_plan
@@ -20,21 +22,44 @@ from sepnas.plan.schedule import schedule
 
 MAX_ERROR = 1e-4
 """Largest difference of an output from the whole network's, relative to its largest value: more is no rounding."""
+SAMPLES = 2
+"""The number of samples that each plan is executed with: graphs are traced for one."""
 DEVICES = {"rows": 3}
 """The number of devices for each scheme; 2 for others."""
 
 
-def tried_schemes(imported: ImportedNetwork, limit_s: float, seed: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A row for each registered scheme: ``exact``, ``refused`` or ``wrong``, and how much of the network it splits."""
-    graph = imported.graph
-    generator = torch.Generator().manual_seed(seed)
-    inputs = {name: torch.randn(graph.tensors[name].dims, generator=generator) for name in graph.inputs}
-    with torch.no_grad():
-        network = PartitionedNetwork(graph, imported.weights).eval()
-        made = network(*inputs.values())
-        wanted = made if isinstance(made, dict) else {graph.outputs[0].name: made}
-        for name in SCHEMES:
-            yield name, _tried(network, name, inputs, wanted, limit_s)
+class Trial:
+    """A graph, noise for it of ``SAMPLES`` samples, and what it computes of each sample by itself."""
+
+    def __init__(self, imported: ImportedNetwork, seed: int = 0) -> None:
+        graph, generator = imported.graph, torch.Generator().manual_seed(seed)
+        self.inputs = {
+            name: torch.randn(SAMPLES, *graph.tensors[name].dims[1:], generator=generator) for name in graph.inputs
+        }
+        with torch.no_grad():
+            self.network = PartitionedNetwork(graph, imported.weights).eval()
+            each = [self.network(*(x[i : i + 1] for x in self.inputs.values())) for i in range(SAMPLES)]
+            found = [made if isinstance(made, dict) else {graph.outputs[0].name: made} for made in each]
+        self.wanted = {name: torch.cat([made[name] for made in found]) for name in found[0]}
+
+    def of_module(self, module: Callable[..., Any]) -> dict[str, Any]:
+        """``batch_deviation``: what the network itself computes of all samples at once, beside the graph; None where it
+        fails, and ``batch_reason`` says why."""
+        try:
+            with torch.no_grad():
+                made = module(*(x.clone() for x in self.inputs.values()))
+            tensors = [x for x in tree_leaves(made) if isinstance(x, Tensor)]
+            error = max(_distance(a, b) for a, b in zip(tensors, self.wanted.values(), strict=True))
+            return {"batch_deviation": error, "batch_reason": ""}
+        except Exception as error:  # the code of others raises whatever it likes
+            return {"batch_deviation": None, "batch_reason": reason_of(error)}
+
+    def schemes(self, limit_s: float) -> Iterator[tuple[str, dict[str, Any]]]:
+        """A row for each registered scheme, and how much of the network it splits: ``exact``, ``refused``,
+        ``wrong``, or ``failed``: with an error that no scheme may end with."""
+        with torch.no_grad():
+            for name in SCHEMES:
+                yield name, _tried(self.network, name, self.inputs, self.wanted, limit_s)
 
 
 def _tried(
@@ -48,10 +73,17 @@ def _tried(
             row |= shares_of(network.graph, plan)
             found = run_plan(schedule(plan), lookup_of(network), inputs)
             error = max(_distance(wanted[name], found[name]) for name in wanted)
-            row |= {"outcome": "exact" if error <= MAX_ERROR else "wrong", "error": error}
-    except Exception as error:  # each is an answer
-        row |= {"outcome": "refused", "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+            row |= {"outcome": "exact" if error <= MAX_ERROR else "wrong", "error": error, "samples": SAMPLES}
+    except LateError as error:
+        row |= {"outcome": "refused", "reason": reason_of(error)}
+    except Exception as error:  # only a scheme may refuse, and only when it plans
+        is_refused = isinstance(error, PlanError) and "split" not in row
+        row |= {"outcome": "refused" if is_refused else "failed", "reason": reason_of(error)}
     return row | {"seconds": round(time.process_time() - begun, 2)}
+
+
+def reason_of(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _distance(wanted: Tensor, found: Tensor) -> float:
