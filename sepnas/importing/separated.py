@@ -20,7 +20,7 @@ from sepnas.partition.graph import GRAPH_NAME, WEIGHTS_NAME, Graph
 from sepnas.plan.document import save_plan
 from sepnas.plan.plan import Plan
 from sepnas.plan.wire import UNCONVERTED, WIRE_FORMATS, WireFormat, payload_bytes
-from sepnas.separation.channels import ChannelMap, Way
+from sepnas.separation.channels import ChannelMap, HowComputed
 from sepnas.separation.demands import demands_of, exact_bytes
 from sepnas.separation.document import PLAN_NAME, SEPARATION_NAME, Separation
 from sepnas.separation.follow import channels_of
@@ -151,7 +151,7 @@ def _result(
         within=within,
         points=len(open_),
         silent_points=len(open_ - used),
-        read_out_nodes=tuple(n.name for n in channels.graph.nodes if channels.ways[n.name] is Way.READ_OUT),
+        read_out_nodes=tuple(n.name for n in channels.graph.nodes if channels.ways[n.name] is HowComputed.READ_OUT),
         repeated_layers=tuple(space.name for space in spaces_of(channels) if space.name not in grouped),
         deviation=deviation,
     )  # fmt: skip

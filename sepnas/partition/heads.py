@@ -20,7 +20,7 @@ _PROBABILITIES = frozenset(("softmax", "softmax_core", "sigmoid"))
 
 
 @dataclass(frozen=True)
-class Head:
+class ClassHead:
     """A linear layer or a 1x1 convolution with one output for each class; ``after`` are the nodes behind it."""
 
     node: GraphNode
@@ -48,7 +48,7 @@ def num_scores(graph: Graph) -> int:
     return dims[1]
 
 
-def head_of(graph: Graph) -> Head:
+def head_of(graph: Graph) -> ClassHead:
     """The layer that makes the class scores; :class:`SpecError` if another operator makes them."""
     num_scores(graph)
     tensor, after = graph.outputs[0].tensor, list[GraphNode]()
@@ -61,12 +61,12 @@ def head_of(graph: Graph) -> Head:
             f"network '{graph.name}': its class scores are made by {what}; only a linear layer, or a 1x1 convolution, "
             "is replaced by a new head"
         )
-    head = Head(node, tuple(after))
+    head = ClassHead(node, tuple(after))
     _check_alone(graph, head)
     return head
 
 
-def with_new_head(graph: Graph, classes: tuple[str, ...]) -> tuple[Graph, Head]:
+def with_new_head(graph: Graph, classes: tuple[str, ...]) -> tuple[Graph, ClassHead]:
     """The graph with scores for other classes, and its head, whose weights have new sizes but their old names.
 
     Raises :class:`SpecError` as :func:`head_of`.
@@ -102,7 +102,7 @@ def _is_head(graph: Graph, node: GraphNode) -> bool:
     return prod(graph.tensors[weight].dims[2:]) == 1 and node.attributes.get("groups", 1) == 1
 
 
-def _check_alone(graph: Graph, head: Head) -> None:
+def _check_alone(graph: Graph, head: ClassHead) -> None:
     """Raise :class:`SpecError` if other operators read the head's scores or weights."""
     chain = {node.name for node in (head.node, *head.after)}
     made = {*head.weights, *(name for node in (head.node, *head.after) for name in node.outputs)}
@@ -131,7 +131,7 @@ def _resized(graph: Graph, node: GraphNode, old: int, new: int) -> Mapping[str, 
     return {**node.attributes, "size": tuple(new if axis == channel else n for axis, n in enumerate(size))}
 
 
-def _parameters_with(graph: Graph, head: Head, dims: Mapping[str, Dims]) -> int | None:
+def _parameters_with(graph: Graph, head: ClassHead, dims: Mapping[str, Dims]) -> int | None:
     if graph.num_parameters is None:
         return None
     return graph.num_parameters + sum(prod(dims[n]) - prod(graph.tensors[n].dims) for n in head.weights)

@@ -19,7 +19,7 @@ MAX_RUNS = 3
 _FIRST_SPATIAL = 3
 
 
-class GraphBuilder:
+class SeparatedGraphBuilder:
     """The nodes, tensors and weights of a separated network; ``device_of`` is the device of each node by name."""
 
     def __init__(self, graph: Graph) -> None:

@@ -20,7 +20,7 @@ from sepnas.separation.atoms import READ_OUT, Labels
 from sepnas.separation.relations import MixingLayer, Relation
 
 
-class Way(Enum):
+class HowComputed(Enum):
     """How a node is computed by several devices."""
 
     EVERYWHERE = auto()
@@ -70,7 +70,7 @@ class ChannelMap:
 
     graph: Graph
     tensors: Mapping[str, Channels | Folded]
-    ways: Mapping[str, Way]
+    ways: Mapping[str, HowComputed]
     mixing: Mapping[str, MixingLayer]
     relations: Mapping[str, Relation]
     views: Mapping[str, tuple[str, Labels]]

@@ -15,7 +15,7 @@ import numpy as np
 
 from sepnas.plan.shapes import FLOAT_BYTES
 from sepnas.separation.atoms import EVERYWHERE, Labels
-from sepnas.separation.channels import Folded, Way
+from sepnas.separation.channels import Folded, HowComputed
 from sepnas.separation.relations import MixingLayer
 from sepnas.separation.spaces import Placement
 
@@ -71,11 +71,11 @@ def _needs(placement: Placement) -> Iterator[tuple[_Key, MixingLayer | None]]:
     graph, nodes = channels.graph, {node.name: node for node in channels.graph.nodes}
     for node in graph.nodes:
         way, computing = channels.ways[node.name], placement.computing(node.outputs[0])
-        if way is Way.READ_OUT:
+        if way is HowComputed.READ_OUT:
             for name in node.inputs.values():
                 if name not in graph.stored:
                     yield (_base(placement, name), read_out), None
-        elif way is Way.MIXING:
+        elif way is HowComputed.MIXING:
             layer = channels.mixing[node.name]
             open_ = EVERYWHERE not in placement.of_tensor(layer.output) and not channels.is_read_out(layer.output)
             for device in computing:

@@ -8,7 +8,7 @@ from sepnas.partition.graph import Graph, GraphNode
 from sepnas.plan.kinds.layout import Permute, Reshape
 from sepnas.plan.kinds.pieces import Concatenation, StridedSlice
 from sepnas.separation.atoms import EVERYWHERE, READ_OUT, Atoms, Labels
-from sepnas.separation.channels import ChannelMap, Channels, Folded, Way
+from sepnas.separation.channels import ChannelMap, Channels, Folded, HowComputed
 from sepnas.separation.folding import moved
 from sepnas.separation.relations import MixingLayer, Relation, mixing_layer, relation
 
@@ -34,7 +34,7 @@ class _Follower:
     def __init__(self, graph: Graph) -> None:
         self.graph, self.atoms = graph, Atoms()
         self.tensors: dict[str, Channels | Folded] = {name: _const(EVERYWHERE) for name in graph.inputs}
-        self.ways: dict[str, Way] = {}
+        self.ways: dict[str, HowComputed] = {}
         self.mixing: dict[str, MixingLayer] = {}
         self.relations: dict[str, Relation] = {}
         self.views: dict[str, tuple[str, Labels]] = {}
@@ -57,18 +57,18 @@ class _Follower:
         operand = data[_role(node, layer)]
         if isinstance(operand, Channels) and operand.axis not in (None, layer.in_axis):
             return self._of_channels(node, {_role(node, layer): operand}) or self._whole(node)
-        self.ways[node.name], self.mixing[node.name] = Way.MIXING, layer
+        self.ways[node.name], self.mixing[node.name] = HowComputed.MIXING, layer
         made = layer.relation
         return Channels(made.axis, self.atoms.new(made.count))
 
     def _whole(self, node: GraphNode) -> Channels:
-        self.ways[node.name] = Way.READ_OUT
+        self.ways[node.name] = HowComputed.READ_OUT
         return _const(READ_OUT)
 
     def _of_one_owner(self, node: GraphNode, data: dict[str, Channels]) -> Channels:
         """Of operands that each device has, or one device has alone."""
         label = self.atoms.unite(int(each.labels[0]) for each in data.values())
-        self.ways[node.name] = Way.EVERYWHERE if label == EVERYWHERE else Way.OWNER
+        self.ways[node.name] = HowComputed.EVERYWHERE if label == EVERYWHERE else HowComputed.OWNER
         return _const(label)
 
     def _of_folded(self, node: GraphNode, data: dict[str, Channels | Folded]) -> Channels | Folded:
@@ -81,13 +81,13 @@ class _Follower:
         assert base.axis is not None
         axes = [axis for axis, size in enumerate(ids.shape) if size > 1]
         if len(axes) != 1:
-            self.ways[node.name] = Way.FOLDED
+            self.ways[node.name] = HowComputed.FOLDED
             return Folded(folded.base, ids)
         [axis], before = axes, self.graph.tensors[folded.base].dims
         dims = self.graph.tensors[node.outputs[0]].dims
         if axis != base.axis or _without(dims, axis) != _without(before, axis):
             return self._whole(node)
-        self.ways[node.name], self.views[node.name] = Way.VIEW, (folded.base, ids.reshape(-1))
+        self.ways[node.name], self.views[node.name] = HowComputed.VIEW, (folded.base, ids.reshape(-1))
         return Channels(axis, base.labels[ids.reshape(-1)])
 
     def _of_channels(self, node: GraphNode, data: dict[str, Channels]) -> Channels | Folded | None:
@@ -100,13 +100,13 @@ class _Follower:
         if isinstance(node.kind, Reshape | Permute):
             ids = moved(self.graph, node, _ids(self.graph.tensors[node.inputs[first]].dims, axis))
             if ids is not None and sum(size > 1 for size in ids.shape) > 1:
-                self.ways[node.name] = Way.FOLDED
+                self.ways[node.name] = HowComputed.FOLDED
                 return Folded(node.inputs[first], ids)
         if isinstance(node.kind, Concatenation) and self._cut_axis(node) == axis:
             return self._joined(node, data, axis)
         if isinstance(node.kind, StridedSlice) and self._cut_axis(node) == axis:
             use = self.graph.use(node)
-            self.ways[node.name] = Way.SLICED
+            self.ways[node.name] = HowComputed.SLICED
             labels = data[first].labels[use.get("start", 0) : use.get("end") : use.get("step", 1)]
             return Channels(axis, labels) if len(labels) > 1 else _const(int(labels[0]))
         for each in sorted(self.graph.cuts_of(node)):
@@ -125,7 +125,7 @@ class _Follower:
             each = data.get(role, _const(EVERYWHERE))  # a weight
             size = self.graph.tensors[name].dims[axis]
             found.append(each.labels if each.axis is not None else np.repeat(each.labels, size))
-        self.ways[node.name] = Way.JOINED
+        self.ways[node.name] = HowComputed.JOINED
         return Channels(axis, np.concatenate(found))
 
     def _related(self, node: GraphNode, made: Relation, data: dict[str, Channels]) -> Channels:
@@ -138,7 +138,7 @@ class _Follower:
                 continue
             for block, atoms in enumerate(tied):
                 atoms.extend(each.labels[blocks.channels(block)] if each.axis is not None else each.labels)
-        self.ways[node.name], self.relations[node.name] = Way.CHANNELS, made
+        self.ways[node.name], self.relations[node.name] = HowComputed.CHANNELS, made
         return Channels(made.axis, np.repeat([self.atoms.unite(atoms) for atoms in tied], made.width))
 
     def pin_answers(self) -> None:

@@ -17,8 +17,8 @@ from sepnas.plan.kinds.kind import along, whole
 from sepnas.plan.plan import Plan
 from sepnas.plan.wire import WireFormat
 from sepnas.separation.atoms import EVERYWHERE, Labels
-from sepnas.separation.builder import GraphBuilder
-from sepnas.separation.channels import ChannelMap, Channels, Way
+from sepnas.separation.builder import SeparatedGraphBuilder
+from sepnas.separation.channels import ChannelMap, Channels, HowComputed
 from sepnas.separation.document import Separation
 from sepnas.separation.follow import channels_of
 from sepnas.separation.pieces import Recipe
@@ -61,7 +61,7 @@ class _Local:
 class _Separating:
     def __init__(self, channels: ChannelMap, placement: Placement, separation: Separation) -> None:
         self.channels, self.placement, self.separation = channels, placement, separation
-        self.graph, self.made = channels.graph, GraphBuilder(channels.graph)
+        self.graph, self.made = channels.graph, SeparatedGraphBuilder(channels.graph)
         self.ranks = range(separation.num_devices)
         self.locals: dict[tuple[str, int], _Local] = {}
         self.known: dict[tuple[str, int, bool], _Local] = {}
@@ -86,15 +86,18 @@ class _Separating:
 
     def _node(self, node: GraphNode, rank: int) -> None:
         way = self.channels.ways[node.name]
-        if way in (Way.EVERYWHERE, Way.OWNER, Way.READ_OUT):
+        if way in (HowComputed.EVERYWHERE, HowComputed.OWNER, HowComputed.READ_OUT):
             made = self.made.copy(node, rank, {r: self._operand(n, rank) for r, n in node.inputs.items()})
             for name, own in zip(node.outputs, made, strict=True):
                 self.locals[name, rank] = _Local(own, self._everything(name))
-        elif way is not Way.FOLDED:
+        elif way is not HowComputed.FOLDED:
             make = {
-                Way.MIXING: self._mixed, Way.CHANNELS: self._by_channels, Way.JOINED: self._joined,
-                Way.SLICED: self._sliced, Way.VIEW: self._viewed,
-            }[way]  # fmt: skip
+                HowComputed.MIXING: self._mixed,
+                HowComputed.CHANNELS: self._by_channels,
+                HowComputed.JOINED: self._joined,
+                HowComputed.SLICED: self._sliced,
+                HowComputed.VIEW: self._viewed,
+            }[way]
             found = make(node, rank)
             if found is not None:
                 self.locals[node.outputs[0], rank] = found

@@ -65,9 +65,9 @@ _MAX_LINE_CHARACTERS = 600
 
 MAX_ITEMS = 100_000
 _FAIL_FAST = tuple(map(int, pydantic.VERSION.split(".")[:2])) >= (2, 8)
-_MAX_INT, _MAX_FLOAT = 1 << 53, 1e30
+MAX_INT, _MAX_FLOAT = 1 << 53, 1e30
 _DEFAULT_BOUNDS: dict[str, dict[str, float]] = {
-    "int": {"ge": -_MAX_INT, "le": _MAX_INT},
+    "int": {"ge": -MAX_INT, "le": MAX_INT},
     "float": {"ge": -_MAX_FLOAT, "le": _MAX_FLOAT},
     "str": {"max_length": 20_000},
     "list": {"max_length": MAX_ITEMS},

@@ -300,3 +300,33 @@ def test_masks_are_computed_in_advance_and_recurrent_layers_kept_whole() -> None
     with torch.no_grad():
         found = GraphNetwork(graph, weights).eval()(*inputs)
         assert torch.allclose(found, module(*inputs), atol=1e-6)  # type: ignore[arg-type]
+
+
+class Written(nn.Module):
+    """Writes into a part of a tensor, to its end."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = x * 1.0
+        found[:, 1:] = found[:, 1:] + x[:, :1]
+        return found
+
+
+class Shifted(nn.Module):
+    """Adds a number that no graph can hold."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(torch.int64).bitwise_and(2**60).to(torch.float32)
+
+
+def test_a_slice_to_the_end_is_written() -> None:
+    """ATen's end of an axis, 2^63 - 1, is beyond the numbers of a graph, which then has an end as good."""
+    graph, weights, [x] = traced(Written(), (4, 6))
+    assert any("slice_scatter" in node.operator for node in graph.nodes)
+    again = Graph.from_data(graph.to_data(), "again")
+    assert torch.equal(GraphNetwork(again, weights).eval()(x), Written()(x))
+
+
+def test_numbers_that_no_graph_can_hold_are_refused() -> None:
+    """Whole numbers beyond 2^53 are named, not rounded."""
+    with pytest.raises(ImportFailedError, match="argument 1152921504606846976, which a graph cannot hold"):
+        traced(Shifted(), (4, 6))

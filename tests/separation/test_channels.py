@@ -6,7 +6,7 @@ import pytest
 
 from sepnas.errors import PlanError
 from sepnas.separation.atoms import READ_OUT, Atoms
-from sepnas.separation.channels import Way
+from sepnas.separation.channels import HowComputed
 from sepnas.separation.spaces import groupable, spaces_of
 from tests.separation.networks import MAKERS, atoms, small
 
@@ -58,7 +58,7 @@ def test_joined_channels_keep_their_places() -> None:
 def test_shuffled_channels_are_a_view() -> None:
     """A reshape, a permutation and a reshape back compute nothing: channels lie in another order, and none is tied."""
     shuffled = small("shuffled")
-    views = [node for node in shuffled.graph.nodes if shuffled.channels.ways[node.name] is Way.VIEW]
+    views = [node for node in shuffled.graph.nodes if shuffled.channels.ways[node.name] is HowComputed.VIEW]
     before, after = (shuffled.channels.labels(name) for name in (views[0].inputs["self"], views[0].outputs[0]))
     base = shuffled.channels.views[views[0].name][0]
     assert (after == shuffled.channels.labels(base).reshape(2, 6).T.reshape(-1)).all()
@@ -70,8 +70,8 @@ def test_what_mixes_in_another_way_lies_on_the_read_out_device() -> None:
     """A softmax over channels is computed whole by one device; the layer after it begins new channels."""
     attentive = small("attentive")
     ways = {node.operator: attentive.channels.ways[node.name] for node in attentive.graph.nodes}
-    assert ways["softmax"] is Way.READ_OUT
-    assert ways["conv"] is Way.MIXING
+    assert ways["softmax"] is HowComputed.READ_OUT
+    assert ways["conv"] is HowComputed.MIXING
     assert sizes("attentive") == [8, 8]
 
 

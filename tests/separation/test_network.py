@@ -15,7 +15,7 @@ from sepnas.partition.graph import Graph, GraphOutput, GraphTensor
 from sepnas.plan.plan import Plan
 from sepnas.plan.schedule import schedule
 from sepnas.plan.steps import Send
-from sepnas.separation.builder import GraphBuilder
+from sepnas.separation.builder import SeparatedGraphBuilder
 from sepnas.separation.document import Separation
 from sepnas.separation.masks import masks_of
 from sepnas.separation.network import SeparatedGraph, separated_graph
@@ -109,7 +109,7 @@ def test_channels_that_lie_apart_are_selected_by_a_product(name: str) -> None:
         ([0, 2, 4, 6, 11], ["conv" if len(dims) > 2 else "linear"]),
         (list(range(12)), []),
     ):
-        made = GraphBuilder(whole)
+        made = SeparatedGraphBuilder(whole)
         graph = made.graph({"y": made.select("x", 1, np.array(places), 0)})
         assert [node.operator for node in graph.nodes] == operators
         found = GraphNetwork(graph, separated_weights(made.recipe_of(graph), {}))(x)

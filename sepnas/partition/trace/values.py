@@ -10,7 +10,10 @@ import torch
 from torch import fx
 
 from sepnas.errors import ImportFailedError
-from sepnas.spec.document import short
+from sepnas.spec.document import MAX_INT, short
+
+_NO_END = {2**63 - 1: MAX_INT, -(2**63): -MAX_INT}
+"""ATen's ends of a slice that goes to the end: no tensor is as long as either."""
 
 
 def arguments_of(node: fx.Node, names: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Any]]:
@@ -65,7 +68,7 @@ def dtype_name(dtype: torch.dtype) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """An argument as a graph holds it."""
+    """An argument as a graph holds it; :class:`ImportFailedError` for what none can hold."""
     if isinstance(value, torch.dtype):
         return str(value)
     if isinstance(value, torch.device | torch.layout | torch.memory_format):
@@ -74,6 +77,8 @@ def plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, list | tuple):
         return tuple(plain(each) for each in value)
-    if isinstance(value, bool | int | float | str):
+    if type(value) is int and value in _NO_END:
+        return _NO_END[value]
+    if isinstance(value, bool | float | str) or (isinstance(value, int) and abs(value) <= MAX_INT):
         return value
     raise ImportFailedError(f"has an argument {short(value)}, which a graph cannot hold")
