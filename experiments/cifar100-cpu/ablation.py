@@ -20,6 +20,8 @@ NETWORK = "hand-made"
 TEACHERS = ("not-separable", "all-to-all")
 ADAMW: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 4e-3, "weight_decay": 0.05}
 NO_DECAY: dict[str, Any] = {"decay_norms": False}
+MUON: dict[str, Any] = {"optimizer": "muon", "learning_rate": 0.08, "weight_decay": 0.05, "decay_norms": False}
+WHITE: dict[str, Any] = {"whiten_stem": True}
 TAUGHT: dict[str, Any] = {"distillation": {"weight": 0.7, "temperature": 2.0}}
 SWITCHES: dict[str, dict[str, Any]] = {
     "base": {},
@@ -44,6 +46,12 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "adamw+batch-64": ADAMW | {"batch_size": 64},
     "adamw+batch-64+no-decay-of-norms": ADAMW | NO_DECAY | {"batch_size": 64},
     "sgd+batch-64+no-decay-of-norms": NO_DECAY | {"batch_size": 64, "learning_rate": 0.25},
+    # beside "adamw+no-decay-of-norms"
+    "adamw+whitened-stem": ADAMW | NO_DECAY | WHITE,
+    "muon": MUON,
+    "muon+whitened-stem": MUON | WHITE,
+    "muon-0.04+whitened-stem": MUON | WHITE | {"learning_rate": 0.04},
+    "muon-0.16+whitened-stem": MUON | WHITE | {"learning_rate": 0.16},
 }
 TAUGHT_BY = {
     "taught": TEACHERS[:1],
