@@ -330,3 +330,35 @@ def test_numbers_that_no_graph_can_hold_are_refused() -> None:
     """Whole numbers beyond 2^53 are named, not rounded."""
     with pytest.raises(ImportFailedError, match="argument 1152921504606846976, which a graph cannot hold"):
         traced(Shifted(), (4, 6))
+
+
+class PrefixKept(nn.Module):
+    """Joins a prefix of the tokens, here of none, to the others, as rotary embeddings do."""
+
+    def __init__(self, prefix: int) -> None:
+        super().__init__()
+        self.prefix = prefix
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, : self.prefix], 2 * x[:, self.prefix :]], dim=1) + 1
+
+
+@pytest.mark.parametrize("prefix", [0, 2, 4])
+def test_parts_without_values_are_left_out_of_a_joining(prefix: int) -> None:
+    """A prefix of no tokens, or of all, joins as in the module."""
+    graph, weights, [x] = traced(PrefixKept(prefix), (4, 6))
+    assert torch.equal(GraphNetwork(graph, weights).eval()(x), PrefixKept(prefix)(x))
+
+
+class Summed(nn.Module):
+    """Adds the sum of no tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x[:, :0].sum()
+
+
+def test_an_operator_on_nothing_is_computed_in_advance() -> None:
+    """A tensor without values depends on no input, nor does what is made of it alone."""
+    graph, weights, [x] = traced(Summed(), (4, 6))
+    assert [node.operator for node in graph.nodes] == ["add"]
+    assert torch.equal(GraphNetwork(graph, weights).eval()(x), x)

@@ -33,7 +33,7 @@ from sepnas.spec.document import short
 
 MAX_CONSTANT_VALUES = 1 << 26
 """Larger results that do not depend on the input are computed anew for each sample."""
-_UNBIND, _INDEX = "unbind.int", "index.Tensor"
+_UNBIND, _INDEX, _CAT = "unbind.int", "index.Tensor", "cat.default"
 SPLITS = frozenset(("split.Tensor", "split_with_sizes.default", "chunk.default", "tensor_split.sections", _UNBIND))
 """Operators whose results become slices, or selections, of their own."""
 _SHAPED = frozenset(
@@ -176,7 +176,10 @@ class GraphBuilder:
         values = node.meta.get("val")
         if not all(isinstance(size, int) for x in _pytree.tree_leaves(values) for size in getattr(x, "shape", ())):
             raise ImportFailedError(DYNAMIC_SHAPES.at(place_in(node.meta.get("stack_trace"))))
-        if isinstance(values, Tensor):
+        if isinstance(values, Tensor) and not values.numel():  # whatever the input, it holds nothing
+            nothing = torch.empty(tuple(values.shape), dtype=values.dtype)
+            self._names[node.name] = self._keep(node.name, nothing, frozenset())
+        elif isinstance(values, Tensor):
             self._add_node(node, name, [values])
         elif name in SPLITS:
             self._add_pieces(node, name, list(values or ()))
@@ -221,6 +224,9 @@ class GraphBuilder:
 
     def _add_node(self, node: fx.Node, overload: str, values: list[Tensor]) -> None:
         operands, arguments = arguments_of(node, self._names)
+        if overload == _CAT:
+            joined = [name for name in operands.values() if name in self.tensors]
+            operands = {f"tensors.{place}": name for place, name in enumerate(joined)}
         self._check_values(operands)
         if overload == _INDEX and self._add_places(node, values[0]):
             return
