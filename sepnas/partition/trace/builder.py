@@ -176,6 +176,10 @@ class GraphBuilder:
         values = node.meta.get("val")
         if not all(isinstance(size, int) for x in _pytree.tree_leaves(values) for size in getattr(x, "shape", ())):
             raise ImportFailedError(DYNAMIC_SHAPES.at(place_in(node.meta.get("stack_trace"))))
+        self._add_results(node, name, values)
+
+    def _add_results(self, node: fx.Node, name: str, values: Any) -> None:
+        """Add an operator by the tensors that it makes."""
         if isinstance(values, Tensor) and not values.numel():  # whatever the input, it holds nothing
             nothing = torch.empty(tuple(values.shape), dtype=values.dtype)
             self._names[node.name] = self._keep(node.name, nothing, frozenset())
