@@ -110,7 +110,7 @@ def _optimizers(network: nn.Module, recipe: Recipe, rates: Rates) -> Iterator[Op
     each: list[dict[str, Any]] = [{"params": [named[name]], "groups": count} for name, count in groups.items()]
     yield Muon(each, recipe.learning_rate, recipe.momentum, recipe.nesterov)
     rest = [(name, x) for name, x in named.items() if name not in groups and x.requires_grad]
-    spared = network.no_weight_decay() if isinstance(network, SeparableNetwork) else set()
+    spared = _spared(network)
     decays = {name: name not in spared and (recipe.decay_norms or x.ndim > 1) for name, x in rest}
     parts: list[dict[str, Any]] = [
         {"params": [x for name, x in rest if decays[name]]},
@@ -142,9 +142,14 @@ def _optimizer(network: nn.Module, recipe: Recipe, rates: Rates) -> Optimizer:
     return made
 
 
+def _spared(network: nn.Module) -> set[str]:
+    """The parameters that never decay, by name."""
+    return network.no_weight_decay() if isinstance(network, SeparableNetwork) else set()
+
+
 def _groups(network: nn.Module) -> list[dict[str, Any]]:
     """Parameter groups with and without weight decay, split as in timm."""
-    spared = network.no_weight_decay() if isinstance(network, SeparableNetwork) else set()
+    spared = _spared(network)
     groups: list[dict[str, Any]] = [{"params": [x for name, x in network.named_parameters() if name not in spared]}]
     if spared:
         groups.append({"params": [x for name, x in network.named_parameters() if name in spared], "weight_decay": 0.0})
