@@ -15,34 +15,64 @@ from sepnas.spec.evaluation import EVALUATION_NAME
 from sepnas.spec.files import why
 
 
+class FolderBeside:
+    """A folder ``path`` that is made in a temporary one until it takes the place of ``target``."""
+
+    def __init__(self, temporary: Path, target: Path) -> None:
+        self.path, self._temporary, self._target = temporary / "new", temporary, target
+
+    def put(self) -> None:
+        """Take the place of ``target``, and remove what stood there; raises :class:`StorageError`."""
+        with _explained(self._target):
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            old = self._temporary / "old"
+            if self._target.exists():
+                self._target.rename(old)
+            try:
+                self.path.rename(self._target)
+            except BaseException:
+                if old.exists():
+                    old.rename(self._target)
+                raise
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+@contextmanager
+def folder_beside(target: Path, at: Path, force: bool, others: frozenset[str]) -> Iterator[FolderBeside]:
+    """Yield a place in the folder ``at`` where what takes the place of ``target`` is made; nothing else is left there.
+
+    With ``force`` it may replace a network, which may have files named in ``others`` beside it. Raises
+    :class:`StorageError`.
+    """
+    _check_replaceable(target, force, others)
+    with _explained(target):
+        at.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=at, prefix=".sepnas-import-"))
+    try:
+        yield FolderBeside(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 @contextmanager
 def new_folder(target: Path, force: bool, others: frozenset[str] = frozenset()) -> Iterator[Path]:
     """Yield a temporary folder beside ``target`` that takes its place at the end; nothing is left after an error.
 
-    With ``force`` it replaces a network, which may have files named in ``others`` beside it. Raises
-    :class:`StorageError`.
+    For ``force``, ``others`` and errors see :func:`folder_beside`.
     """
-    _check_replaceable(target, force, others)
-    temporary: Path | None = None
+    with folder_beside(target, target.parent, force, others) as made:
+        with _explained(target):
+            made.path.mkdir()
+            yield made.path
+        made.put()
+
+
+@contextmanager
+def _explained(target: Path) -> Iterator[None]:
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".sepnas-import-"))
-        (temporary / "new").mkdir()
-        yield temporary / "new"
-        old = temporary / "old"
-        if target.exists():
-            target.rename(old)
-        try:
-            (temporary / "new").rename(target)
-        except BaseException:
-            if old.exists():
-                old.rename(target)
-            raise
+        yield
     except OSError as error:
         raise StorageError(f"{target}: cannot be written, nothing was left behind: {why(error, target)}") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _check_replaceable(target: Path, force: bool, known: frozenset[str]) -> None:

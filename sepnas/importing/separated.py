@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,12 @@ from torch import Tensor
 from sepnas.errors import SpecError
 from sepnas.importing.folder import new_folder
 from sepnas.importing.run import Progress
+from sepnas.nets.channel_statistics import measure_statistics
+from sepnas.nets.crossings import crossings_of
 from sepnas.nets.graph import GraphNetwork, load_graph_network
-from sepnas.nets.separated import as_array, mean_squares, separated_network
+from sepnas.nets.separated import arrays_of, separated_weights
+from sepnas.nets.statistics import recalibrate
+from sepnas.nets.trainable import TrainableGraph
 from sepnas.options import option
 from sepnas.partition.graph import GRAPH_NAME, WEIGHTS_NAME, Graph
 from sepnas.plan.document import save_plan
@@ -32,6 +36,8 @@ from sepnas.separation.spaces import Placement, groupable, spaces_of
 from sepnas.separation.thinning import MESSAGE_COST_BYTES
 from sepnas.spec.document import short
 
+BESIDE = frozenset((SEPARATION_NAME, PLAN_NAME))
+"""The files of a separated network beside those of an imported one."""
 _STEPS = ("following channels", "measuring activations", "grouping channels", "thinning", "cutting weights", "writing")
 
 
@@ -68,7 +74,7 @@ def separate_network(
     budget: float = 1.0,
     wire: WireFormat = UNCONVERTED,
     read_out: int = 0,
-    samples: Iterable[tuple[Tensor, ...]] = (),
+    samples: Sequence[tuple[Tensor, ...]] = (),
     message_cost_bytes: float = MESSAGE_COST_BYTES,
     seed: int = 0,
     force: bool = False,
@@ -76,8 +82,9 @@ def separate_network(
 ) -> SeparationResult:
     """Separate the network in ``folder`` over devices with these shares of the work, and write the folder ``out``.
 
-    ``budget`` is a share of the exact split's bytes in fp32; with 1 all channels are sent. ``samples`` are inputs of
-    the network, each with a batch of one, on which activations are measured.
+    ``budget`` is a share of the exact split's bytes in fp32; with 1 all that matters is sent. On ``samples``, inputs of
+    the network ``(B, ...)``, activations and the costs of errors are measured, and, if not everything is sent, the
+    statistics of batch norms in the separated network.
 
     Raises:
         SpecError: a network without weights, or that is separated already; an unknown format; a budget that does not
@@ -87,26 +94,30 @@ def separate_network(
     """
     show = progress or (lambda done, total, what: None)
     _check(folder, wire, read_out, len(shares))
-    with new_folder(out, force, frozenset((SEPARATION_NAME, PLAN_NAME))) as made:
+    with new_folder(out, force, BESIDE) as made:
         _told(show, 0)
         network = load_graph_network(folder)
         channels = channels_of(network.graph)
         spaces = groupable(channels, len(shares))
         _told(show, 1)
         weights = network.weights_by_name
-        squares = mean_squares(channels, weights, samples)
-        importance = importance_of(channels, {name: as_array(each) for name, each in weights.items()}, squares)
+        statistics, arrays = measure_statistics(channels, weights, samples, seed=seed), arrays_of(weights)
+        importance = importance_of(channels, arrays, statistics)
         _told(show, 2)
         grouping = group(channels, spaces, importance, shares, seed=seed)
         placement = placed(channels, grouping, len(shares), read_out)
         _told(show, 3)
         exact = exact_bytes(placement)
         allowed = int(budget * exact) if budget < 1 else None
-        separation = separation_of(placement, importance, allowed, wire, message_cost_bytes)
+        separation, mixtures = separation_of(placement, arrays, statistics, allowed, wire, message_cost_bytes)
         _told(show, 4)
-        result = _result(channels, placement, separation, weights, exact, grouping.within)
+        separated = separated_graph(network.graph, separation, mixtures, statistics, channels)
+        cut = separated_weights(separated.recipe, weights)
+        result = _result(channels, placement, separation, separated, weights, cut, exact, grouping.within)
         _told(show, 5)
-        _write(made, result, weights)
+        if mixtures and samples:
+            cut = _recalibrated(separated, cut, samples)
+        _write(made, result, cut)
     show(len(_STEPS), len(_STEPS), "done")
     return result
 
@@ -128,12 +139,13 @@ def _result(
     channels: ChannelMap,
     placement: Placement,
     separation: Separation,
+    separated: SeparatedGraph,
     weights: Mapping[str, Tensor],
+    cut: Mapping[str, Tensor],
     exact: int,
     within: float,
 ) -> SeparationResult:
-    separated = separated_graph(channels.graph, separation, channels)
-    deviation = _deviation(channels.graph, separated, weights)
+    deviation = _deviation(channels.graph, separated.graph, weights, cut)
     demands = demands_of(placement)
     fixed, open_ = {(d.tensor, d.device) for d in demands if d.is_fixed}, {d.tensor for d in demands if not d.is_fixed}
     used = {each.tensor for each in separation.crossings if (each.tensor, each.destination) not in fixed}
@@ -145,7 +157,7 @@ def _result(
         payload_bytes=separation.payload_bytes(placement),
         exact_bytes=exact,
         fixed_bytes=sum(
-            payload_bytes(len(each.channels) * placement.channel_values[each.tensor], separation.wire)
+            payload_bytes(each.width * placement.channel_values[each.tensor], separation.wire)
             for each in separation.crossings if (each.tensor, each.destination) in fixed
         ),
         within=within,
@@ -157,18 +169,26 @@ def _result(
     )  # fmt: skip
 
 
+def _recalibrated(
+    separated: SeparatedGraph, weights: Mapping[str, Tensor], samples: Sequence[tuple[Tensor, ...]]
+) -> dict[str, Tensor]:
+    """The weights with the statistics of batch norms as they are where channels are estimated."""
+    network = TrainableGraph(separated.graph, weights, crossings_of(separated.graph, separated.plan()))
+    recalibrate([network], samples, lambda inputs: network(*inputs))
+    return network.weights_by_name
+
+
 @torch.no_grad()
-def _deviation(graph: Graph, separated: SeparatedGraph, weights: Mapping[str, Tensor]) -> float:
+def _deviation(graph: Graph, separated: Graph, weights: Mapping[str, Tensor], cut: Mapping[str, Tensor]) -> float:
     """The largest difference of an output from the original's on noise, relative to the output's largest value."""
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(graph.tensors[name].dims, generator=generator) for name in graph.inputs]
-    found, wanted = separated_network(separated, weights)(*inputs), GraphNetwork(graph, weights).eval()(*inputs)
+    found, wanted = GraphNetwork(separated, cut).eval()(*inputs), GraphNetwork(graph, weights).eval()(*inputs)
     pairs = zip(found.values(), wanted.values(), strict=True) if isinstance(found, dict) else [(found, wanted)]
     return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in pairs)
 
 
-def _write(folder: Path, result: SeparationResult, weights: Mapping[str, Tensor]) -> None:
-    cut = separated_network(result.separated, weights).weights_by_name
+def _write(folder: Path, result: SeparationResult, cut: Mapping[str, Tensor]) -> None:
     save_file({name: each.clone(memory_format=torch.contiguous_format) for name, each in cut.items()},
               folder / WEIGHTS_NAME)  # fmt: skip
     (folder / WEIGHTS_NAME).chmod(0o644)

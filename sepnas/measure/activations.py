@@ -1,4 +1,4 @@
-"""Images for measuring the activations of an imported network, one by one and normalised as its traits say."""
+"""Images for measuring the activations of an imported network, in batches, normalised as its traits say."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from sepnas.runtime.client.images import normalise
 from sepnas.train.source import DataSource
 
 _FOLDER = "folder:"
+_BATCH = 16
 
 
 def samples_of(folder: Path, source: DataSource, count: int) -> Iterator[tuple[Tensor, ...]]:
-    """At most ``count`` training images of a data set, each ``(1, C, H, W)``; all images of a folder without splits.
+    """At most ``count`` training images of a data set, in batches ``(B, C, H, W)``; those of a folder without splits.
 
     Raises :class:`DataError` for images that are missing, or a network that takes no images.
     """
@@ -33,5 +34,5 @@ def samples_of(folder: Path, source: DataSource, count: int) -> Iterator[tuple[T
     name = source.name or ""
     plain = name.startswith(_FOLDER) and not (Path(name.removeprefix(_FOLDER)).expanduser() / "train").is_dir()
     found = read_split(source, image, None if plain else "train").limited(count)
-    for batch in found.batches(1):
+    for batch in found.batches(_BATCH):
         yield (torch.from_numpy(normalise(batch, image)),)

@@ -1,61 +1,34 @@
-"""Separated networks in torch: their weights, cut from the original's, and the activations that importances need."""
+"""Separated networks in torch: their weights, made from the original's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sepnas.nets.graph import GraphNetwork
 from sepnas.nets.partitioned import PartitionedNetwork
-from sepnas.partition.graph import GraphOutput
-from sepnas.separation.channels import ChannelMap
 from sepnas.separation.network import SeparatedGraph
-from sepnas.separation.pieces import Recipe, Selection
+from sepnas.separation.pieces import Recipe, WeightPiece
 
 
 def separated_weights(recipe: Recipe, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a separated network, given those of the original by name; gradients reach the original's."""
-    return {
-        name: torch.from_numpy(each.made()) if isinstance(each, Selection) else each.taken(weights[each.source])
-        for name, each in recipe.items()
-    }
+    """The weights of a separated network, given those of the original by name; pieces keep the original's type."""
+    arrays, found = arrays_of(weights), dict[str, Tensor]()
+    for name, each in recipe.items():
+        made = torch.from_numpy(np.ascontiguousarray(each.made(arrays)))
+        found[name] = made.to(weights[each.source].dtype) if isinstance(each, WeightPiece) else made
+    return found
 
 
 def separated_network(separated: SeparatedGraph, weights: Mapping[str, Tensor]) -> PartitionedNetwork:
     """A separated network in evaluation, given the weights of the original by name."""
     with torch.no_grad():
-        made = {name: each.contiguous() for name, each in separated_weights(separated.recipe, weights).items()}
-        return PartitionedNetwork(separated.graph, made).eval()
+        return PartitionedNetwork(separated.graph, separated_weights(separated.recipe, weights)).eval()
 
 
-def as_array(weight: Tensor) -> npt.NDArray[np.generic]:
-    """A weight for numpy, which has no bfloat16."""
-    found: npt.NDArray[np.generic] = (weight.float() if weight.dtype == torch.bfloat16 else weight).detach().numpy()
-    return found
-
-
-@torch.no_grad()
-def mean_squares(
-    channels: ChannelMap, weights: Mapping[str, Tensor], samples: Iterable[tuple[Tensor, ...]]
-) -> dict[str, npt.NDArray[np.float64]]:
-    """The mean square of each channel of each tensor that layers mix, by the tensor's name.
-
-    Each of ``samples`` has the inputs of the network, with a batch of one; without samples there are none.
-    """
-    names = list(dict.fromkeys(layer.operand for layer in channels.mixing.values()))
-    outputs = tuple(GraphOutput(name=f"point{place}", tensor=name) for place, name in enumerate(names))
-    network = GraphNetwork(channels.graph.model_copy(update={"outputs": outputs}), weights).eval()
-    sums, count = {name: np.zeros(1) for name in names}, 0
-    for inputs in samples:
-        made = network(*inputs)
-        found = made if isinstance(made, dict) else {outputs[0].name: made}
-        for output in outputs:
-            axis, values = channels.axis(output.tensor), found[output.name].double()
-            others = [each for each in range(values.dim()) if each != axis]
-            sums[output.tensor] = sums[output.tensor] + values.square().mean(others).numpy()
-        count += 1
-    return {name: total / count for name, total in sums.items()} if count else {}
+def arrays_of(weights: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.generic]]:
+    """Weights for numpy, which has no bfloat16."""
+    return {name: (x.float() if x.dtype == torch.bfloat16 else x).detach().numpy() for name, x in weights.items()}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sepnas.nets.trainable import TrainableGraph
+
+Batch = TypeVar("Batch")
 
 
 class KeepsStatistics(Protocol):
@@ -26,9 +28,7 @@ def layers_with_statistics(network: nn.Module) -> list[nn.BatchNorm2d | Trainabl
     return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d | TrainableGraph)]
 
 
-def recalibrate(
-    layers: Sequence[KeepsStatistics], batches_BCHW: Iterable[Tensor], run: Callable[[Tensor], object]
-) -> None:
+def recalibrate(layers: Sequence[KeepsStatistics], batches: Iterable[Batch], run: Callable[[Batch], object]) -> None:
     """Measure the statistics of ``layers``: the mean over all batches that ``run`` computes.
 
     The layers are left in evaluation, with the momentum that they had.
@@ -40,8 +40,8 @@ def recalibrate(
         layer.train()
     try:
         with torch.no_grad():
-            for batch_BCHW in batches_BCHW:
-                run(batch_BCHW)
+            for batch in batches:
+                run(batch)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

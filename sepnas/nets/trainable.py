@@ -11,9 +11,13 @@ from torch.nn import functional
 
 from sepnas.errors import SpecError
 from sepnas.nets.batched import batched_nodes
+from sepnas.nets.crossings import Crossings, crossings_of
 from sepnas.nets.depthwise import depthwise, in_bf16_on_cpu, slow_gradients
+from sepnas.nets.exchange import through_wire
 from sepnas.nets.graph import Outputs, calls_of, check_weights, last_uses, load_graph_network
 from sepnas.partition.graph import Graph, GraphNode
+from sepnas.plan.document import load_plan
+from sepnas.separation.document import PLAN_NAME, SEPARATION_NAME
 
 BATCH_NORM = "batch_norm"
 STATISTICS = ("running_mean", "running_var")
@@ -29,30 +33,23 @@ class TrainableGraph(nn.Module):
     The :func:`trained_weights` are parameters, the others buffers, under the names that the graph has for them. Batch
     norms use the statistics of the batch in training, and the running ones in evaluation.
 
-    ``masks`` are tensors of zeros and ones by the names of weights, which they are multiplied with: what is zero stays
-    zero.
+    ``crossings`` are the operands that another device sends, which are rounded as by their wire format; gradients pass
+    straight through.
 
-    Raises :class:`SpecError` if weights or masks do not fit the graph.
+    Raises :class:`SpecError` if the weights do not fit the graph.
     """
 
-    def __init__(self, graph: Graph, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(self, graph: Graph, weights: Mapping[str, Tensor], crossings: Crossings | None = None) -> None:
         super().__init__()
         check_weights(graph, weights)
-        masks = masks or {}
-        _check_masks(weights, masks)
-        self.graph = graph
+        self.graph, self.crossings = graph, crossings or {}
         self.momentum: float | None = MOMENTUM
         """Share of a new batch in the running statistics; None means their mean over all batches since a reset."""
         self._seen = 0
         self._places: dict[str, _Place] = {}
         trained = trained_weights(graph)
         for name in graph.weights:
-            value = weights[name].detach().clone()
-            self._store(name, value * masks[name].to(value) if name in masks else value, name in trained)
-        self._masks: dict[str, str] = {}
-        for place, (name, mask) in enumerate(masks.items()):
-            self._masks[name] = f"_mask{place}"
-            self.register_buffer(self._masks[name], mask.detach().to(weights[name].dtype).clone(), persistent=False)
+            self._store(name, weights[name].detach().clone(), name in trained)
         calls_of_nodes = [calls_of(graph, node) for node in graph.nodes]  # refuses what is not run
         self._slow = {
             place: settings
@@ -61,6 +58,10 @@ class TrainableGraph(nn.Module):
             if (settings := slow_gradients(calls[0], graph.tensors[node.inputs["weight"]].dims))
         }
         self._batched = batched_nodes(graph)
+        self._rounded = {
+            place: [role for role in node.inputs if (node.name, role) in self.crossings]
+            for place, node in enumerate(graph.nodes)
+        }
         self._last_use = last_uses(graph)
 
     def _store(self, name: str, value: Tensor, trained: bool) -> None:
@@ -80,7 +81,7 @@ class TrainableGraph(nn.Module):
         module, leaf = self._places[name]
         found = module._parameters.get(leaf)
         value: Tensor = module._buffers[leaf] if found is None else found  # type: ignore[assignment]
-        return value * self._buffers[self._masks[name]] if name in self._masks else value  # type: ignore[operator]
+        return value
 
     @property
     def weights_by_name(self) -> dict[str, Tensor]:
@@ -123,6 +124,8 @@ class TrainableGraph(nn.Module):
         for place, (node, batched) in enumerate(zip(self.graph.nodes[: last + 1], self._batched, strict=False)):
             stored = self.graph.weights_of(node)
             operands = {r: self.weight(n) if r in stored else values[n] for r, n in node.inputs.items()}
+            for role in self._rounded.get(place, ()):
+                operands[role] = through_wire(operands[role], self.crossings[node.name, role])
             slow = self._slow.get(place)
             if slow is not None and in_bf16_on_cpu(operands["input"]):
                 values[node.outputs[0]] = depthwise(operands["input"], operands["weight"], operands.get("bias"), slow)
@@ -180,22 +183,19 @@ def trained_weights(graph: Graph) -> frozenset[str]:
 def load_trainable(folder: Path) -> TrainableGraph:
     """The network of a folder that `sepnas import` or a training wrote, in evaluation.
 
-    Raises :class:`SpecError` if a file is missing or damaged, or the weights are another network's.
+    The messages of a separated one are rounded as its plan says. Raises :class:`SpecError` if a file is missing or
+    damaged, or the weights are another network's.
     """
     found = load_graph_network(folder)
-    return TrainableGraph(found.graph, found.weights_by_name).eval()
+    return TrainableGraph(found.graph, found.weights_by_name, folder_crossings(found.graph, folder)).eval()
+
+
+def folder_crossings(graph: Graph, folder: Path) -> Crossings:
+    """The operands that cross between devices, by the plan of a separated network's folder; none for another's."""
+    if not (folder / SEPARATION_NAME).is_file():
+        return {}
+    return crossings_of(graph, load_plan(folder / PLAN_NAME))
 
 
 def _is_norm(node: GraphNode) -> bool:
     return node.operator == BATCH_NORM
-
-
-def _check_masks(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
-    for name, mask in masks.items():
-        if name not in weights:
-            raise SpecError(f"masks: '{name}' is no weight of the network")
-        if mask.shape != weights[name].shape or not bool(((mask == 0) | (mask == 1)).all()):
-            raise SpecError(
-                f"masks: the mask of '{name}' must hold zeros and ones of shape {tuple(weights[name].shape)}, got "
-                f"{tuple(mask.shape)}"
-            )

@@ -12,11 +12,12 @@ from sepnas.partition.regions import Layout
 from sepnas.plan.kinds.kind import Dims, OperatorUse
 from sepnas.plan.kinds.registry import GRAPH_OPERATORS
 from sepnas.separation.atoms import Labels
-from sepnas.separation.pieces import Recipe, Selection, WeightPiece, runs
+from sepnas.separation.demands import may_be_mixed
+from sepnas.separation.pieces import Ingredient, MixingWeight, Recipe, WeightPiece, runs
+from sepnas.separation.statistics import Array
 
 MAX_RUNS = 3
 """A selection of more runs of channels is a product with ones and zeros; of fewer, slices that are joined."""
-_FIRST_SPATIAL = 3
 
 
 class SeparatedGraphBuilder:
@@ -26,7 +27,7 @@ class SeparatedGraphBuilder:
         self.source = graph
         self.nodes: list[GraphNode] = []
         self.tensors: dict[str, GraphTensor] = {name: graph.tensors[name] for name in graph.inputs}
-        self.recipe: dict[str, WeightPiece | Selection] = {}
+        self.recipe: dict[str, Ingredient] = {}
         self.device_of: dict[str, int] = {}
         self._names: dict[str, int] = {}
         self._pieces: dict[tuple[object, ...], str] = {}
@@ -97,21 +98,36 @@ class SeparatedGraphBuilder:
         return self._pieces[key]
 
     def _selected(self, tensor: str, axis: int, places: Labels, device: int) -> str:
-        found, dims, axes = runs(places), self.dims(tensor), self.tensors[tensor].axes
-        name, last = f"{tensor}.sent", axis == len(dims) - 1
-        if len(found) > MAX_RUNS and (last or (axis == 1 and len(dims) >= _FIRST_SPATIAL)):
-            weight = self._new(f"{name}.weight")
-            ones = () if last else (1,) * (len(dims) - 2)
-            self.recipe[weight] = Selection(places, dims[axis], (len(places), dims[axis], *ones))
-            letters = "OI" + "THW"[3 - len(ones) :]
-            self.tensors[weight] = GraphTensor(axes=letters, dims=(len(places), dims[axis], *ones))
-            operator = "linear" if last else "conv"
-            return self.add(name, device, operator, {"input": tensor, "weight": weight}, {}, axes)
+        found, axes, rank = runs(places), self.tensors[tensor].axes, len(self.dims(tensor))
+        name = f"{tensor}.sent"
+        if len(found) > MAX_RUNS and may_be_mixed(rank, axis):
+            return self.mix(tensor, axis, np.eye(self.dims(tensor)[axis])[places], device)
         made = [
             self.add(name, device, "slice", {"self": tensor}, {"dim": axis, "start": a, "end": b, "step": 1}, axes)
             for a, b in found
         ]
         return made[0] if len(made) == 1 else self.join(name, made, axis, device)
+
+    def mix(self, tensor: str, axis: int, mixtures: Array, device: int) -> str:
+        """Mixtures ``(K, C)`` of a tensor's channels, on the device that has it."""
+        dims = self.dims(tensor)
+        last = axis == len(dims) - 1
+        ones = () if last else (1,) * (len(dims) - 2)
+        sizes = (*mixtures.shape, *ones)
+        weight = self.new_weight(
+            f"{tensor}.sent.weight", "OI" + "THW"[3 - len(ones) :], sizes, MixingWeight(mixtures, sizes)
+        )
+        return self.add(
+            f"{tensor}.sent", device, "linear" if last else "conv", {"input": tensor, "weight": weight}, {},
+            self.tensors[tensor].axes,
+        )  # fmt: skip
+
+    def new_weight(self, name: str, axes: str, dims: tuple[int, ...], made: Ingredient) -> str:
+        """A weight that is no piece of the original's."""
+        found = self._new(name)
+        self.recipe[found] = made
+        self.tensors[found] = GraphTensor(axes=axes, dims=dims)
+        return found
 
     def join(self, name: str, tensors: list[str], axis: int, device: int) -> str:
         """Tensors one after the other along an axis."""

@@ -101,6 +101,11 @@ class ChannelMap:
             found[layer.operand] = (*found.get(layer.operand, ()), layer)
         return found
 
+    def padding_share(self, tensor: str) -> float:
+        """The share (0..1) of padding in what a layer reads of a tensor; the largest of all layers that mix it."""
+        found = (self.graph.derived(layer.node) for layer in self.readers.get(tensor, ()))
+        return max((each.kind.padding_share(each.use) for each in found if each), default=0.0)
+
     def is_read_out(self, tensor: str) -> bool:
         """Whether all of a tensor lies on the read-out device."""
         return bool((self.labels(tensor) == READ_OUT).all())

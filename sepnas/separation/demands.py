@@ -1,8 +1,9 @@
 """What each device needs of each tensor beyond its own channels, if nothing were left out: the exact split.
 
-A demand is *open* if only layers that mix channels ask for it: each channel of it may be left out. It is *fixed* if all
-channels are needed: by the read-out device, for answers and for what it computes whole; by all devices, for layers with
-too few channels to be grouped, and for operands that no channel can do without.
+A demand is *open* if only layers that mix channels ask for it: mixtures of the channels do instead of them
+(:mod:`sepnas.separation.mixtures`), or nothing. It is *fixed* if all channels are needed: by the read-out device, for
+answers and for what it computes whole; by all devices, for layers with too few channels to be grouped, and for operands
+that no channel can do without.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from sepnas.separation.relations import MixingLayer
 from sepnas.separation.spaces import Placement
 
 _Key: TypeAlias = tuple[str, int]
+_LEAST_OF_CONVOLUTIONS = 3
+"""Axes of a convolution's input: samples, channels, one of positions."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,9 @@ def demands_of(placement: Placement) -> tuple[Demand, ...]:
         else:
             layers[key] = (*layers.get(key, ()), layer)
     for key, found in layers.items():
-        axes = {layer.in_axis for layer in found}
-        if axes != {placement.channels.axis(key[0])}:  # it is read along several axes
+        axis = placement.channels.axis(key[0])
+        several = {layer.in_axis for layer in found} != {axis}
+        if several or not may_be_mixed(len(placement.channels.graph.tensors[key[0]].dims), axis):
             fixed[key] = None
     order = {name: place for place, name in enumerate(placement.channels.tensors)}
     keys = sorted({*fixed, *layers}, key=lambda key: (order[key[0]], key[1]))
@@ -57,6 +61,11 @@ def crossing(placement: Placement, demand: Demand) -> Labels:
     """The channels of a demand that only other devices have."""
     devices = placement.of_tensor(demand.tensor)
     return np.flatnonzero((devices != demand.device) & (devices != EVERYWHERE))
+
+
+def may_be_mixed(rank: int, axis: int) -> bool:
+    """Whether a layer can mix channels along this axis: a fully connected one along the last, a 1x1 convolution."""
+    return axis == rank - 1 or (axis == 1 and rank >= _LEAST_OF_CONVOLUTIONS)
 
 
 def exact_bytes(placement: Placement) -> int:

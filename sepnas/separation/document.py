@@ -1,8 +1,8 @@
-"""A separation as a document, ``sepnas.separation``: the device of each channel, and the channels that cross.
+"""A separation as a document, ``sepnas.separation``: the device of each channel, and the messages that cross.
 
 It names the imported network that it belongs to by the digest of its graph, and holds no weights. In format ``wire``, a
-message of ``k`` channels with ``v`` values each costs ``payload_bytes(k * v, wire)`` bytes, ``4 k v`` in fp32; a
-separation costs the sum over its messages.
+message of ``k`` channels or mixtures with ``v`` values each costs ``payload_bytes(k * v, wire)`` bytes, ``4 k v`` in
+fp32; a separation costs the sum over its messages.
 """
 
 from __future__ import annotations
@@ -41,12 +41,21 @@ class SpaceData(Part):
 
 
 class CrossingData(Part):
-    """The channels of a tensor, the exchange point, that ``source`` sends to ``destination`` in one message."""
+    """What ``source`` sends to ``destination`` of a tensor, the exchange point, in one message.
+
+    It is the ``channels``, or a number of ``mixtures`` of them if that is not 0.
+    """
 
     tensor: TensorName
     source: Rank
     destination: Rank
     channels: Annotated[tuple[Index, ...], Field(min_length=1, max_length=MAX_CHANNELS)]
+    mixtures: Annotated[int, Field(ge=0, lt=MAX_CHANNELS)] = 0
+
+    @property
+    def width(self) -> int:
+        """The number of maps that the message holds."""
+        return self.mixtures or len(self.channels)
 
     @model_validator(mode="after")
     def _is_a_message(self) -> Self:
@@ -54,6 +63,8 @@ class CrossingData(Part):
             raise ValueError(f"`source` and `destination` are both device {self.source}")
         if any(a >= b for a, b in zip(self.channels, self.channels[1:], strict=False)):
             raise ValueError("`channels` must be in ascending order, each once")
+        if self.mixtures >= len(self.channels):
+            raise ValueError(f"`mixtures` {self.mixtures} must be fewer than the {len(self.channels)} channels")
         return self
 
 
@@ -115,7 +126,7 @@ class Separation(Document):
     def payload_bytes(self, placement: Placement) -> int:
         """Bytes of all messages between devices, for one sample."""
         values = placement.channel_values
-        return sum(payload_bytes(len(each.channels) * values[each.tensor], self.wire) for each in self.crossings)
+        return sum(payload_bytes(each.width * values[each.tensor], self.wire) for each in self.crossings)
 
 
 def digest_of(graph: Graph) -> str:

@@ -17,9 +17,10 @@ import numpy.typing as npt
 from sepnas.errors import SpecError
 from sepnas.separation.atoms import Labels
 from sepnas.separation.channels import ChannelMap
-from sepnas.separation.importance import Array, Importance
+from sepnas.separation.importance import Importance
 from sepnas.separation.spaces import Placement, Space
 from sepnas.separation.spectral import Assign, Between, spectral_start
+from sepnas.separation.statistics import Array
 
 MAX_ROUNDS = 30
 _LEAST_GAIN = 1e-4

@@ -1,11 +1,13 @@
 """The separated network: a graph in which each layer is cut into one narrower layer for each device, and its plan.
 
-A device's layer takes the device's own channels and those that it is sent, joined. Selections of the channels that are
-sent lie on the sender, so that a message has exactly these. With all channels sent, the network is the original one.
+A device's layer takes the device's own channels and what it is sent, joined. The sender mixes its channels, or selects
+some, so that a message has exactly what is needed. The weights of a layer are the original's, times the estimate of all
+channels from those that the device has. With all mixtures sent, the network is the original one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +23,11 @@ from sepnas.separation.builder import SeparatedGraphBuilder
 from sepnas.separation.channels import ChannelMap, Channels, HowComputed
 from sepnas.separation.document import Separation
 from sepnas.separation.follow import channels_of
-from sepnas.separation.pieces import Recipe
-from sepnas.separation.relations import Relation
+from sepnas.separation.mixtures import Arrival, Estimate, known_from
+from sepnas.separation.pieces import EstimatedBias, EstimatedInput, Message, Recipe
+from sepnas.separation.relations import MixingLayer, Relation
 from sepnas.separation.spaces import Placement
+from sepnas.separation.statistics import Array, Statistics
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,21 @@ class SeparatedGraph:
         return lower(self.graph, self.layouts, self.num_devices, self.wire)
 
 
-def separated_graph(graph: Graph, separation: Separation, channels: ChannelMap | None = None) -> SeparatedGraph:
-    """The separated network of a graph. ``channels`` are those of the graph, if they are known already.
+def separated_graph(
+    graph: Graph,
+    separation: Separation,
+    mixtures: Mapping[Message, Array] | None = None,
+    statistics: Statistics | None = None,
+    channels: ChannelMap | None = None,
+) -> SeparatedGraph:
+    """The separated network of a graph.
 
-    Raises :class:`SpecError` if the separation is another network's.
+    ``mixtures`` ``(K, channels)`` are those of messages that do not hold channels; ``channels`` are those of the graph,
+    if they are known already. Raises :class:`SpecError` if the separation is another network's.
     """
     found = channels or channels_of(graph)
-    return _Separating(found, separation.placement(found), separation).network()
+    placement = separation.placement(found)
+    return _Separating(found, placement, separation, mixtures or {}, statistics or Statistics()).network()
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,18 +70,35 @@ class _Local:
     order: Labels
 
 
+@dataclass(frozen=True, eq=False)
+class _Input:
+    """What the layers of a device read of a tensor: the channels ``order``, or what all are estimated from."""
+
+    name: str
+    order: Labels
+    estimate: Estimate | None
+
+
 class _Separating:
-    def __init__(self, channels: ChannelMap, placement: Placement, separation: Separation) -> None:
-        self.channels, self.placement, self.separation = channels, placement, separation
+    def __init__(
+        self,
+        channels: ChannelMap,
+        placement: Placement,
+        separation: Separation,
+        mixtures: Mapping[Message, Array],
+        statistics: Statistics,
+    ) -> None:
+        self.channels, self.placement, self.separation, self.statistics = channels, placement, separation, statistics
         self.graph, self.made = channels.graph, SeparatedGraphBuilder(channels.graph)
         self.ranks = range(separation.num_devices)
         self.locals: dict[tuple[str, int], _Local] = {}
         self.known: dict[tuple[str, int, bool], _Local] = {}
-        self.arriving: dict[tuple[str, int], list[tuple[int, Labels]]] = {}
+        self.inputs: dict[tuple[str, int], _Input] = {}
+        self.arriving: dict[tuple[str, int], list[tuple[int, Arrival]]] = {}
         for each in sorted(separation.crossings, key=lambda each: each.source):
             found = self.arriving.setdefault((each.tensor, each.destination), [])
-            found.append((each.source, np.array(each.channels)))
-        self.nodes = {node.name: node for node in self.graph.nodes}
+            mixed = mixtures.get((each.tensor, each.source, each.destination))
+            found.append((each.source, Arrival(np.array(each.channels), mixed)))
 
     def network(self) -> SeparatedGraph:
         for name in self.graph.inputs:
@@ -129,32 +158,76 @@ class _Separating:
         return self.made.select(local.name, self.channels.axis(tensor) if axis is None else axis, where[wanted], rank)
 
     def _gathered(self, tensor: str, rank: int) -> _Local:
-        """The channels of a tensor that a device has, and after them those that it is sent."""
+        """All channels of a tensor, of which a device has its own, and is sent all others."""
         key = tensor, rank, False
         if key not in self.known:
+            name, arrivals = self._input_name(tensor, rank)
+            assert all(each.mixtures is None for each in arrivals), tensor
             own = self.locals.get((tensor, rank))
-            pieces = [] if own is None else [own]
-            for source, places in self.arriving.get((tensor, rank), ()):
-                pieces.append(_Local(self._ordered(tensor, self.locals[tensor, source], places, source), places))
-            name = pieces[0].name
-            if len(pieces) > 1:
-                name = self.made.join(
-                    f"{tensor}.joined", [each.name for each in pieces], self.channels.axis(tensor), rank
-                )
-            self.known[key] = _Local(name, np.concatenate([each.order for each in pieces]))
+            orders = [] if own is None else [own.order]
+            self.known[key] = _Local(name, np.concatenate([*orders, *(each.channels for each in arrivals)]))
         return self.known[key]
+
+    def _input_name(self, tensor: str, rank: int) -> tuple[str, list[Arrival]]:
+        """What a device has and is sent of a tensor, joined; and what it is sent."""
+        own = self.locals.get((tensor, rank))
+        names, arrivals = [] if own is None else [own.name], []
+        for source, each in self.arriving.get((tensor, rank), ()):
+            local, axis = self.locals[tensor, source], self.channels.axis(tensor)
+            if each.mixtures is None:
+                names.append(self._ordered(tensor, local, each.channels, source))
+            else:
+                names.append(self.made.mix(local.name, axis, _spread(each, local.order), source))
+            arrivals.append(each)
+        if len(names) > 1:
+            return self.made.join(f"{tensor}.joined", names, self.channels.axis(tensor), rank), arrivals
+        return names[0], arrivals
+
+    def _input(self, tensor: str, rank: int) -> _Input:
+        """What a device's layers read of a tensor."""
+        if (tensor, rank) not in self.inputs:
+            name, arrivals = self._input_name(tensor, rank)
+            own = self.locals.get((tensor, rank))
+            order = np.arange(0) if own is None else own.order
+            plain = np.concatenate([order, *(each.channels for each in arrivals if each.mixtures is None)])
+            if len(plain) == len(self._everything(tensor)):
+                self.inputs[tensor, rank] = _Input(name, plain, None)
+            else:
+                known = known_from(self.channels, self.statistics, tensor, order)
+                self.inputs[tensor, rank] = _Input(name, plain, known.estimate(arrivals))
+        return self.inputs[tensor, rank]
 
     def _mixed(self, node: GraphNode, rank: int) -> _Local:
         layer, outputs = self.channels.mixing[node.name], self.placement.own(node.outputs[0], rank)
-        data = self._gathered(layer.operand, rank)
+        data = self._input(layer.operand, rank)
         inputs = {}
         for role, name in node.inputs.items():
             blocks = layer.relation.operands.get(role)
             places = {} if blocks is None else {blocks.axis: outputs}
-            if role == layer.weight and layer.weight_axis is not None:
-                places[layer.weight_axis] = data.order
-            inputs[role] = data.name if name == layer.operand else self.made.weight(name, places, rank)
+            if name == layer.operand:
+                inputs[role] = data.name
+            elif role == layer.weight and data.estimate is not None:
+                inputs[role] = self._estimated(layer, outputs, data.estimate, rank)
+            else:
+                if role == layer.weight and layer.weight_axis is not None:
+                    places[layer.weight_axis] = data.order
+                inputs[role] = self.made.weight(name, places, rank)
+        if data.estimate is not None and data.estimate.offset.any():
+            inputs["bias"] = self._shifted(layer, outputs, data.estimate, rank)
         return _Local(self._smaller(node, layer.relation, inputs, len(outputs), rank), outputs)
+
+    def _estimated(self, layer: MixingLayer, outputs: Labels, estimate: Estimate, rank: int) -> str:
+        name, out_axis = layer.node.inputs[layer.weight], layer.relation.operands[layer.weight].axis
+        assert layer.weight_axis is not None
+        dims, tensor = {out_axis: len(outputs), layer.weight_axis: estimate.matrix.shape[1]}, self.graph.tensors[name]
+        sizes = tuple(dims.get(axis, size) for axis, size in enumerate(tensor.dims))
+        return self.made.new_weight(f"{name}@{rank}", tensor.axes, sizes, EstimatedInput(layer, outputs, estimate))
+
+    def _shifted(self, layer: MixingLayer, outputs: Labels, estimate: Estimate, rank: int) -> str:
+        before = layer.node.inputs.get("bias")
+        name = before or f"{layer.node.name}.bias"
+        made = EstimatedBias(layer, outputs, estimate, before)
+        return self.made.new_weight(f"{name}@{rank}", "O", (len(outputs),), made)
 
     def _by_channels(self, node: GraphNode, rank: int) -> _Local:
         made, order = self.channels.relations[node.name], self._blocks(node, rank)
@@ -232,3 +305,12 @@ class _Separating:
         base, ids = self.channels.views[node.name]
         local, places = self.locals.get((base, rank)), np.argsort(ids)
         return None if local is None else _Local(local.name, places[local.order])
+
+
+def _spread(arrival: Arrival, order: Labels) -> Array:
+    """Mixtures of some channels as those of all channels of their device, in the order in which these lie there."""
+    assert arrival.mixtures is not None
+    places = np.searchsorted(arrival.channels, order)
+    found = np.append(arrival.mixtures, np.zeros((len(arrival.mixtures), 1)), axis=1)
+    known = arrival.channels[np.minimum(places, len(arrival.channels) - 1)] == order
+    return np.asarray(found[:, np.where(known, places, len(arrival.channels))])

@@ -1,18 +1,33 @@
-"""Weights of a separated network: pieces of the original's, by the channels that a device has, and selections.
+"""Weights of a separated network: pieces of the original's, by the channels that a device has, and mixtures.
 
-A recipe needs no torch: it is carried out on arrays of any kind that numpy's indexing takes.
+A recipe needs no torch: it is carried out on arrays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from sepnas.separation.atoms import Labels
+from sepnas.separation.importance import weight_of
+from sepnas.separation.mixtures import Estimate
+from sepnas.separation.relations import MixingLayer
+from sepnas.separation.statistics import Array
+
+Message: TypeAlias = tuple[str, int, int]
+"""A message between devices: the tensor, its source, its destination."""
+Weights: TypeAlias = Mapping[str, npt.NDArray[np.generic]]
+
+
+class Ingredient(Protocol):
+    """How a weight of a separated network is made."""
+
+    def made(self, weights: Weights) -> npt.NDArray[np.generic]:
+        """The weight, given those of the original by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,30 +37,57 @@ class WeightPiece:
     source: str
     places: Mapping[int, Labels]
 
-    def taken(self, weight: Any) -> Any:
-        """The piece of the weight, an array of numpy or a tensor of torch."""
+    def made(self, weights: Weights) -> npt.NDArray[np.generic]:
+        weight = weights[self.source]
         for axis, places in self.places.items():
-            index: list[Any] = [slice(None)] * weight.ndim
-            index[axis] = places
-            weight = weight[tuple(index)]
+            weight = np.take(weight, places, axis)
         return weight
 
 
 @dataclass(frozen=True, eq=False)
-class Selection:
-    """A weight of ones and zeros that selects ``places`` of ``size`` channels, of sizes ``dims``."""
+class MixingWeight:
+    """The weight of a layer that makes mixtures ``(K, C)`` of channels, of sizes ``dims``."""
 
-    places: Labels
-    size: int
+    mixtures: Array
     dims: tuple[int, ...]
 
-    def made(self) -> npt.NDArray[np.float32]:
-        found = np.zeros((len(self.places), self.size), dtype=np.float32)
-        found[np.arange(len(self.places)), self.places] = 1
-        return found.reshape(self.dims)
+    def made(self, weights: Weights) -> npt.NDArray[np.generic]:
+        return self.mixtures.astype(np.float32).reshape(self.dims)
 
 
-Recipe = Mapping[str, WeightPiece | Selection]
+@dataclass(frozen=True, eq=False)
+class EstimatedInput:
+    """The weight of a layer for ``outputs`` that reads an estimate of its input's channels."""
+
+    layer: MixingLayer
+    outputs: Labels
+    estimate: Estimate
+
+    def made(self, weights: Weights) -> npt.NDArray[np.generic]:
+        taken = weight_of(self.layer, weights)[self.outputs]
+        found = np.moveaxis(np.tensordot(taken, self.estimate.matrix, (1, 0)), -1, 1)
+        out_axis = self.layer.relation.operands[self.layer.weight].axis
+        assert self.layer.weight_axis is not None
+        return np.moveaxis(found, (0, 1), (out_axis, self.layer.weight_axis)).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class EstimatedBias:
+    """The bias of the same layer, given the name of the original's, if it has one."""
+
+    layer: MixingLayer
+    outputs: Labels
+    estimate: Estimate
+    source: str | None
+
+    def made(self, weights: Weights) -> npt.NDArray[np.generic]:
+        taken = weight_of(self.layer, weights)[self.outputs]
+        shift = np.tensordot(taken, self.estimate.offset, (1, 0)).reshape(len(self.outputs), -1).sum(1)
+        before = 0 if self.source is None else np.asarray(weights[self.source], dtype=np.float64)[self.outputs]
+        return np.asarray(shift + before).astype(np.float32)
+
+
+Recipe = Mapping[str, Ingredient]
 """How each weight of a separated network is made, by name."""
 
 

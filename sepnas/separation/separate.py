@@ -1,28 +1,35 @@
-"""A separation from a placement of channels: what crosses within a budget, as a document."""
+"""A separation from a placement of channels: what crosses within a budget, as a document, with its mixtures."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sepnas.plan.wire import UNCONVERTED, WireFormat
 from sepnas.separation.document import Separation, SpaceData, digest_of
-from sepnas.separation.importance import Importance
+from sepnas.separation.importance import Weights
+from sepnas.separation.pieces import Message
 from sepnas.separation.spaces import Placement, groupable
+from sepnas.separation.statistics import Array, Statistics
 from sepnas.separation.thinning import MESSAGE_COST_BYTES, thin
 
 
 def separation_of(
     placement: Placement,
-    importance: Importance,
+    weights: Weights,
+    statistics: Statistics | None = None,
     budget_bytes: int | None = None,
     wire: WireFormat = UNCONVERTED,
     message_cost_bytes: float = MESSAGE_COST_BYTES,
-) -> Separation:
-    """The separation of a placement within a budget of bytes for one sample; without one, everything crosses.
+) -> tuple[Separation, Mapping[Message, Array]]:
+    """The separation of a placement within a budget of bytes for one sample, and the mixtures of its messages.
 
-    Raises :class:`SpecError` if a budget above 0 does not suffice for what must be sent.
+    Without a budget, all that matters crosses. Raises :class:`SpecError` if a budget above 0 does not suffice for what
+    must be sent.
     """
     channels, devices = placement.channels, placement.devices
     spaces = groupable(channels, placement.num_devices)
-    return Separation(
+    thinned = thin(placement, weights, statistics or Statistics(), budget_bytes, wire, message_cost_bytes)
+    separation = Separation(
         network=channels.graph.name,
         graph=digest_of(channels.graph),
         num_devices=placement.num_devices,
@@ -31,5 +38,6 @@ def separation_of(
         spaces=tuple(
             SpaceData(name=space.name, devices=tuple(devices[list(space.atoms)].tolist())) for space in spaces
         ),
-        crossings=thin(placement, importance, budget_bytes, wire, message_cost_bytes),
+        crossings=thinned.crossings,
     )
+    return separation, thinned.mixtures

@@ -313,6 +313,35 @@ def test_shares_of_the_terms_are_merged_to_the_output(strategy: Any) -> None:
     check()
 
 
+@pytest.mark.parametrize("strategy", [convolutions, transposed], ids=lambda each: each.__name__)
+def test_the_share_of_padding_is_what_ones_lose(strategy: Any) -> None:
+    """Of an input of ones by weights of ones, the mean output is the number of weights, less the share of padding."""
+
+    @settings(max_examples=60, deadline=None, derandomize=True)
+    @given(strategy())
+    def check(case: Case) -> None:
+        name, operands, attributes = case
+        kind, use = GRAPH_OPERATORS[name], OperatorUse(attributes, operands)
+        try:
+            kind.output(use)
+        except ValueError:  # windows that do not fit
+            return
+        ones = {role: torch.full(dims, float(role != "bias")) for role, dims in operands.items()}
+        weight, groups = operands["weight"], attributes["groups"]
+        each = math.prod(weight[2:]) * operands["input"][1] // groups
+        found = float(run_calls(kind.calls(use), ones)[0].double().mean())
+        assert found == pytest.approx(each * (1 - kind.padding_share(use)), rel=1e-5, abs=1e-6)
+
+    check()
+
+
+def test_a_fully_connected_layer_reads_no_padding() -> None:
+    """And a product of matrices has no bias for a constant."""
+    linear, product = GRAPH_OPERATORS["linear"], GRAPH_OPERATORS["matmul"]
+    assert linear.padding_share(OperatorUse({}, {"input": (1, 3), "weight": (2, 3)})) == 0
+    assert product.padding_share(OperatorUse({}, {"self": (1, 3), "other": (3, 2)})) == 1
+
+
 @pytest.mark.parametrize(
     ("operator", "attributes", "dims"),
     [

@@ -10,16 +10,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sepnas.nets.channel_statistics import measure_statistics
 from sepnas.nets.graph import GraphNetwork
+from sepnas.nets.partitioned import PartitionedNetwork
+from sepnas.nets.planned import lookup_of, run_plan
+from sepnas.nets.separated import arrays_of, separated_network
 from sepnas.partition.graph import Graph
+from sepnas.plan.schedule import schedule
+from sepnas.plan.wire import WireFormat
 from sepnas.separation.channels import ChannelMap
 from sepnas.separation.demands import exact_bytes
 from sepnas.separation.document import Separation
 from sepnas.separation.follow import channels_of
 from sepnas.separation.grouping import group, placed
-from sepnas.separation.importance import Array, importance_of
+from sepnas.separation.importance import Weights, importance_of
+from sepnas.separation.network import SeparatedGraph, separated_graph
+from sepnas.separation.pieces import Message
 from sepnas.separation.separate import separation_of
 from sepnas.separation.spaces import Placement, groupable
+from sepnas.separation.statistics import Array, Statistics
 from sepnas.testing.graphs import Builder, residual
 
 SIDE = 12
@@ -148,29 +157,82 @@ class Small:
         return channels_of(self.graph)
 
     @cached_property
+    def arrays(self) -> Weights:
+        return arrays_of(self.weights)
+
+    @cached_property
     def importance(self) -> Mapping[str, Array]:
-        return importance_of(self.channels, {name: each.numpy() for name, each in self.weights.items()})
+        return importance_of(self.channels, self.arrays)
 
     @cached_property
     def x(self) -> Tensor:
-        dims = self.graph.tensors[self.graph.inputs[0]].dims
-        return torch.randn(dims, generator=torch.Generator().manual_seed(1))
+        return self.images(1, seed=1)
+
+    @cached_property
+    def measured(self) -> Statistics:
+        """Statistics of three images: fewer than most tensors have channels."""
+        return measure_statistics(self.channels, self.weights, [(self.images(3, seed=2),)])
+
+    def images(self, count: int, seed: int = 0) -> Tensor:
+        dims = self.graph.tensors[self.graph.inputs[0]].dims[1:]
+        return torch.randn(count, *dims, generator=torch.Generator().manual_seed(seed))
 
     def placement(self, shares: Sequence[float]) -> Placement:
         grouping = group(self.channels, groupable(self.channels, len(shares)), self.importance, shares)
         return placed(self.channels, grouping, len(shares))
 
-    def separated(self, shares: Sequence[float], share: float | None = None, wire: str = "fp32") -> Separation:
-        """The separation for a share of the exact split's bytes; all of them by default."""
+    def separated(
+        self,
+        shares: Sequence[float],
+        share: float | None = None,
+        wire: WireFormat = "fp32",
+        statistics: Statistics | None = None,
+    ) -> Separated:
+        """The separation for a share of the exact split's bytes; all that matters by default."""
         placement = self.placement(shares)
         budget = None if share is None else int(share * exact_bytes(placement))
-        return separation_of(placement, self.importance, budget, wire)
+        found, mixtures = separation_of(placement, self.arrays, statistics, budget, wire)
+        return Separated(self, placement, found, mixtures, statistics or Statistics())
 
     def answers(self, graph: Graph | None = None, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         with torch.no_grad():
             found = GraphNetwork(graph or self.graph, weights or self.weights).eval()(self.x)
         assert isinstance(found, Tensor)
         return found
+
+
+@dataclass(frozen=True)
+class Separated:
+    """A separation of a small network, with its mixtures and the statistics that these are of."""
+
+    of: Small
+    placement: Placement
+    separation: Separation
+    mixtures: Mapping[Message, Array]
+    statistics: Statistics
+
+    @property
+    def payload_bytes(self) -> int:
+        return self.separation.payload_bytes(self.placement)
+
+    @cached_property
+    def made(self) -> SeparatedGraph:
+        return separated_graph(self.of.graph, self.separation, self.mixtures, self.statistics, self.of.channels)
+
+    @cached_property
+    def network(self) -> PartitionedNetwork:
+        return separated_network(self.made, self.of.weights)
+
+    def answers(self) -> Tensor:
+        """The answer of the graph in one process."""
+        return self.of.answers(self.made.graph, self.network.weights_by_name)
+
+    def planned(self, x: Tensor | None = None) -> Tensor:
+        """The answers of the plan of its devices, in one process."""
+        given = {self.of.graph.inputs[0]: self.of.x if x is None else x}
+        with torch.no_grad():
+            [answer] = run_plan(schedule(self.made.plan()), lookup_of(self.network), given).values()
+        return answer
 
 
 @cache

@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sepnas.errors import SpecError
-from sepnas.nets.separated import mean_squares
+from sepnas.nets.channel_statistics import measure_statistics
+from sepnas.nets.separated import arrays_of
 from sepnas.separation.follow import channels_of
 from sepnas.separation.grouping import group, slots
 from sepnas.separation.importance import importance_of
 from sepnas.separation.spaces import groupable
+from sepnas.separation.statistics import ChannelStatistics, Statistics
 from sepnas.testing.graphs import Builder
 from tests.separation.networks import MAKERS, small
 
@@ -42,7 +44,7 @@ def test_hidden_groups_are_found(groups: int) -> None:
     """Where the weights fall into groups, no importance lies between the groups that are found."""
     made, _ = hidden(groups)
     channels = channels_of(made.graph())
-    importance = importance_of(channels, {name: each.numpy() for name, each in made.weights.items()})
+    importance = importance_of(channels, arrays_of(made.weights))
     found = group(channels, groupable(channels, groups), importance, [1] * groups)
     assert found.within == pytest.approx(1, abs=1e-6)
 
@@ -78,17 +80,37 @@ def test_slots_are_all_channels_by_shares(count: int, shares: list[float]) -> No
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_the_importance_of_each_layer_adds_up_to_one(name: str) -> None:
-    """And that of each output to its share, with activations and without."""
-    of = small(name)
-    squares = mean_squares(of.channels, of.weights, [(of.x,), (2 * of.x,)])
-    arrays = {name: each.numpy() for name, each in of.weights.items()}
-    for found in (of.importance, importance_of(of.channels, arrays, squares)):
-        for matrix in found.values():
-            assert matrix.sum(1) == pytest.approx(np.full(len(matrix), 1 / len(matrix)), rel=1e-4)
+    """And that of each output to its share, if nothing was measured."""
+    for matrix in small(name).importance.values():
+        assert matrix.sum(1) == pytest.approx(np.full(len(matrix), 1 / len(matrix)), rel=1e-4)
+
+
+def test_measured_importance_is_variance_times_cost() -> None:
+    """Squared weights, summed over the kernel, times the input's variance and the cost of an error in the output."""
+    of = small("chain")
+    layer = list(of.channels.mixing.values())[1]
+    variances, costs = np.linspace(0, 2, 8), np.linspace(1, 3, 12)
+    measured = Statistics(
+        {layer.operand: ChannelStatistics(np.ones(8), np.diag(variances) + 0.1 - 0.1 * np.eye(8))},
+        {layer.node.name: costs},
+    )
+    found = importance_of(of.channels, of.arrays, measured)[layer.node.name]
+    weight = of.weights[layer.node.inputs[layer.weight]].numpy()
+    assert found == pytest.approx(np.square(weight).sum((2, 3)) * variances * costs[:, None], rel=1e-5)
+
+
+def test_a_layer_that_was_not_measured_counts_as_one() -> None:
+    """Where images say nothing of a layer, its importances add up to 1 as without images."""
+    of = small("chain")
+    first, second = list(of.channels.mixing)[:2]
+    measured = Statistics({}, {first: np.ones(8)})
+    found = importance_of(of.channels, of.arrays, measured)
+    assert (found[second] == of.importance[second]).all()
+    assert (found[first] != of.importance[first]).all()
 
 
 def test_a_channel_without_activation_has_no_importance() -> None:
-    """An input channel that is always zero brings nothing, whatever its weights are."""
+    """An input channel that is always the same brings nothing, whatever its weights are."""
     torch.manual_seed(0)
     made = Builder(2, 4, 4)
     made.conv(6, 1)
@@ -97,8 +119,8 @@ def test_a_channel_without_activation_has_no_importance() -> None:
     made.conv(4, 1)
     made.head(2)
     channels = channels_of(made.graph())
-    squares = mean_squares(channels, made.weights, [(torch.randn(1, 2, 4, 4),)])
-    found = importance_of(channels, {name: each.numpy() for name, each in made.weights.items()}, squares)
+    measured = measure_statistics(channels, made.weights, [(torch.randn(1, 2, 4, 4),)])
+    found = importance_of(channels, arrays_of(made.weights), measured)
     second = found[list(channels.mixing)[1]]
     assert (second[:, 2] == 0).all()
     assert (np.delete(second, 2, 1) > 0).any()

@@ -49,6 +49,9 @@ class Convolution(GraphOperator):
     def macs(self, use: OperatorUse) -> int:
         return math.prod(self.output(use)) * math.prod(use["weight"][1:])
 
+    def padding_share(self, use: OperatorUse) -> float:
+        return 1 - math.prod(1 - each.padding_share for each in self.windows(use))
+
     def cuts(self, use: OperatorUse) -> Mapping[int, int]:
         groups = use.get("groups", 1)
         spatial = {axis: 1 for axis, each in enumerate(self.windows(use), start=2) if each.can_be_cut}
@@ -121,6 +124,14 @@ class TransposedConvolution(GraphOperator):
 
     def macs(self, use: OperatorUse) -> int:
         return math.prod(use["input"]) * math.prod(use["weight"][1:])
+
+    def padding_share(self, use: OperatorUse) -> float:
+        axes = zip(use["input"][2:], self.output(use)[2:], *self._numbers(use)[:4], strict=True)
+        met = [
+            sum(0 <= place * s + tap * d - p < outputs for place in range(size) for tap in range(k)) / (outputs * k)
+            for size, outputs, k, s, p, d in axes
+        ]
+        return 1.0 - float(math.prod(met))
 
     def cuts(self, use: OperatorUse) -> Mapping[int, int]:
         groups = use.get("groups", 1)

@@ -120,6 +120,13 @@ class GraphOperator(ABC):
         """Multiply-accumulates; operators without products of weights or activations have none."""
         return 0
 
+    def padding_share(self, use: OperatorUse) -> float:
+        """The share (0..1) of zeros beside the input in all that the weights of a layer are multiplied with.
+
+        A constant that a bias adds in place of the input's is right for the rest only. It is 1 where there is no bias.
+        """
+        return 1.0
+
     def num_weights(self, use: OperatorUse) -> int:
         """The numbers that lie in weights, if the usual operands are weights."""
         return sum(math.prod(dims) for role, dims in use.inputs.items() if role in self.parameters)

@@ -39,6 +39,9 @@ class Linear(GraphOperator):
     def macs(self, use: OperatorUse) -> int:
         return math.prod(self.output(use)) * use["weight"][1]
 
+    def padding_share(self, use: OperatorUse) -> float:
+        return 0.0
+
     def cuts(self, use: OperatorUse) -> Mapping[int, int]:
         return dict.fromkeys(range(len(use["input"])), 1)
 

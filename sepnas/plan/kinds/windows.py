@@ -46,6 +46,13 @@ class Windows:
         """Whether each window covers an input, so that any run of windows is computed from inputs of its own."""
         return self.before < self.reach and (self.count - 1) * self.stride - self.before < self.size
 
+    @property
+    def padding_share(self) -> float:
+        """The share (0..1) of padding in what the windows cover."""
+        firsts = range(-self.before, self.count * self.stride - self.before, self.stride)
+        inputs = sum(0 <= first + tap * self.dilation < self.size for first in firsts for tap in range(self.kernel))
+        return 1 - inputs / (self.count * self.kernel)
+
     def inputs(self, first: int, stop: int) -> tuple[Range, Range]:
         """The inputs that windows ``first`` to ``stop`` cover, and the padding on both sides of those inputs."""
         start, end = first * self.stride - self.before, (stop - 1) * self.stride - self.before + self.reach

@@ -1,0 +1,174 @@
+"""Mixtures of channels: what a message holds instead of channels, and the best estimate of all channels from them.
+
+A device that has some channels of a tensor knows something of the others, because they are correlated. What it does
+not know, the residual, matters as far as its layers read it. With the residual's covariance R and the weights A from a
+source's channels, each output's scaled by the root of the cost of an error there, the mixtures Uᵀ A with the
+eigenvectors U of A R Aᵀ leave the least cost: an eigenvalue is what the absence of its mixture costs. There are no more
+of them than outputs that read the channels, so that all mixtures together are partial sums: the layer is exact, at
+fewer bytes than its input (low-rank approximation of a layer's answers, as in arXiv 1505.06798, here of the blocks
+between devices).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sepnas.separation.atoms import Labels
+from sepnas.separation.channels import ChannelMap
+from sepnas.separation.importance import Weights, weight_of
+from sepnas.separation.relations import MixingLayer
+from sepnas.separation.spaces import Placement
+from sepnas.separation.statistics import Array, ChannelStatistics, Statistics
+
+_RIDGE = 1e-2
+"""Added to the variances of the channels from which others are estimated, as a share of their mean."""
+_FLOOR = 1e-3
+"""Added to the variances of the residual, as a share of their mean: channels that images left silent may speak."""
+_ROUNDING = 1e-10
+"""Added to all variances, as a share of the mean square: what rounding may have left of them."""
+_RANK = 1e-12
+"""Eigenvalues below this share of the largest are zero."""
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """The mixtures ``(K, C)`` of a source's channels for a device, the most valuable first, and their values ``(K,)``.
+
+    Each has a variance of 1, as far as it is not known already: rounding all of a message in equal steps then costs
+    least, and weights have sizes that training is used to.
+    """
+
+    mixtures: Array
+    values: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """What a device is sent of ``channels`` of a tensor: ``mixtures`` ``(K, channels)``, or the channels themselves."""
+
+    channels: Labels
+    mixtures: Array | None = None
+
+    @property
+    def width(self) -> int:
+        return len(self.channels) if self.mixtures is None else len(self.mixtures)
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """All channels of a tensor ``(C,)`` as ``matrix`` ``(C, Z)`` times what a device has of it, plus ``offset``."""
+
+    matrix: Array
+    offset: Array
+
+
+class Known:
+    """What the channels ``own`` tell of all channels of a tensor: their estimate, and the residual's covariance."""
+
+    def __init__(self, statistics: ChannelStatistics, own: Labels) -> None:
+        self.mean, self.own, count = np.asarray(statistics.mean, dtype=np.float64), own, len(statistics.mean)
+        covariance = _certain(statistics)
+        self.others = np.setdiff1d(np.arange(count), own)
+        self.slopes = np.zeros((count, len(own)))
+        self.slopes[own] = np.eye(len(own))
+        if len(own):
+            known = covariance[np.ix_(own, own)]
+            ridge = _RIDGE * np.trace(known) / len(own) + 1e-12
+            slopes = np.linalg.solve(known + ridge * np.eye(len(own)), covariance[np.ix_(own, self.others)])
+            self.slopes[self.others] = slopes.T
+        ends = np.eye(count) - self._of_own(count)
+        self.residual = ends @ covariance @ ends.T
+
+    def _of_own(self, count: int) -> Array:
+        found = np.zeros((count, count))
+        found[:, self.own] = self.slopes
+        return found
+
+    def residual_of(self, channels: Labels) -> Array:
+        """The residual's covariance of these channels, positive definite."""
+        found = self.residual[np.ix_(channels, channels)]
+        floor = _FLOOR * max(np.trace(found) / len(channels), 1e-12)
+        return np.asarray(found + floor * np.eye(len(channels)))
+
+    def basis(self, channels: Labels, readers: Array) -> Basis:
+        """The mixtures of other channels, given the weights ``readers`` ``(outputs, channels)`` of what reads them."""
+        residual = self.residual_of(channels)
+        if len(readers) < len(channels):
+            values, vectors = np.linalg.eigh(readers @ residual @ readers.T)
+            mixtures = vectors.T @ readers
+        else:
+            root, gram = np.linalg.cholesky(residual), readers.T @ readers
+            values, vectors = np.linalg.eigh(root.T @ gram @ root)
+            mixtures = (vectors.T @ root.T @ gram) / np.sqrt(np.maximum(values, 1e-300))[:, None]
+        kept = np.flatnonzero(values > max(_RANK * values.max(), 1e-300))[::-1]
+        return Basis(mixtures[kept] / np.sqrt(values[kept])[:, None], values[kept])
+
+    def estimate(self, arrivals: Sequence[Arrival]) -> Estimate:
+        """All channels from the own ones and those that arrive, in this order."""
+        count, width = len(self.mean), len(self.own) + sum(each.width for each in arrivals)
+        matrix, known, place = np.zeros((count, width)), np.zeros(width), len(self.own)
+        matrix[:, :place], known[:place] = self.slopes, self.mean[self.own]
+        for each in arrivals:
+            end, mixtures = place + each.width, each.mixtures
+            if mixtures is None:
+                matrix[each.channels] = 0
+                matrix[each.channels, np.arange(place, end)] = 1
+                known[place:end] = self.mean[each.channels]
+            else:
+                residual = self.residual_of(each.channels)
+                back = np.linalg.solve(mixtures @ residual @ mixtures.T, mixtures @ residual).T
+                matrix[each.channels, : len(self.own)] -= back @ mixtures @ self.slopes[each.channels]
+                matrix[each.channels, place:end] = back
+                known[place:end] = mixtures @ self.mean[each.channels]
+            place = end
+        return Estimate(matrix, self.mean - matrix @ known)
+
+
+def _certain(statistics: ChannelStatistics) -> Array:
+    """The covariance, positive definite even if it is nothing but rounding."""
+    covariance = np.asarray(statistics.covariance, dtype=np.float64)
+    squares = np.diag(covariance) + np.square(statistics.mean, dtype=np.float64)
+    return np.asarray(covariance + _ROUNDING * squares.mean() * np.eye(len(covariance)))
+
+
+def known_from(channels: ChannelMap, statistics: Statistics, tensor: str, own: Labels) -> Known:
+    """What some channels of a tensor tell of all.
+
+    The constant of the estimate goes into the biases of the layers that read it, and is thus added to padding too: the
+    estimate is that of least squares over all that these layers read, padding included.
+    """
+    found = statistics.of(tensor, len(channels.labels(tensor)))
+    return Known(found.padded(channels.padding_share(tensor)), own)
+
+
+def known_to(placement: Placement, statistics: Statistics, tensor: str, device: int) -> Known:
+    """What a device's own channels tell of a tensor."""
+    return known_from(placement.channels, statistics, tensor, placement.own(tensor, device))
+
+
+def readers_of(
+    placement: Placement,
+    layers: Sequence[MixingLayer],
+    device: int,
+    channels: Labels,
+    weights: Weights,
+    statistics: Statistics,
+) -> Array:
+    """The weights of a device's layers for some channels of their operand, ``(outputs times taps, channels)``.
+
+    Each is scaled by the root of the cost of an error in its output.
+    """
+    found = []
+    for layer in layers:
+        weight = weight_of(layer, weights)
+        outputs = placement.own(layer.output, device)
+        variances = np.diag(statistics.of(layer.operand, weight.shape[1]).covariance)
+        energy = (np.square(weight).reshape(*weight.shape[:2], -1).sum(2) * variances).sum(1)
+        costs = statistics.costs_of(layer, energy)[outputs]
+        taken = weight[np.ix_(outputs, channels)]
+        scaled = taken * np.sqrt(costs).reshape(-1, *(1 for _ in taken.shape[1:]))
+        found.append(np.moveaxis(scaled, 1, -1).reshape(-1, len(channels)))
+    return np.concatenate(found)
