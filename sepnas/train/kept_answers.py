@@ -26,6 +26,7 @@ from sepnas.train.distill import softened_divergence
 from sepnas.train.earlier_runs import check_same_data
 from sepnas.train.evaluate import predict_logits
 from sepnas.train.images import ImageData, content_sha256
+from sepnas.train.recipe import Precision
 
 FILE = "teacher{}.safetensors"
 AT_ONCE = 512
@@ -92,13 +93,16 @@ def _check_shape(folder: Path, wanted: tuple[int, ...], images: ImageData) -> No
 class KeptAnswers:
     """The logits of teachers for the training images, and for the mirrored ones if any are.
 
-    :meth:`prepare` computes or reads them; then :meth:`of` gives those of a batch.
+    :meth:`prepare` computes or reads them; then :meth:`of` gives those of a batch. ``precision`` is that of the
+    recipe: with bf16 a processor answers four times faster, and channels lie last.
     """
 
-    def __init__(self, teachers: Sequence[KeptTeacher], images: ImageData, mirrored: bool) -> None:
+    def __init__(
+        self, teachers: Sequence[KeptTeacher], images: ImageData, mirrored: bool, precision: Precision = "fp32"
+    ) -> None:
         self.teachers = tuple(teachers)
         self._images, self._ways = images.train.images, 2 if mirrored else 1
-        self._content = content_sha256(images.train)
+        self._content, self._in_bf16 = content_sha256(images.train), precision == "bf16"
         self._logits_TNWK = torch.zeros(0)
 
     def prepare(self, folder: Path, device: torch.device, report: Report, writes: bool = True) -> None:
@@ -120,6 +124,9 @@ class KeptAnswers:
     def _prepared(self, teacher: KeptTeacher, file: Path, device: torch.device, report: Report, writes: bool) -> Tensor:
         count, classes = len(self._images), teacher.images.num_classes
         about = {"teacher": teacher.identity, "images": self._content, "ways": self._ways}
+        if self._in_bf16:
+            about["precision"] = "bf16"
+            teacher.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         logits_NWK, done = torch.zeros(count, self._ways, classes), 0
         if is_there(file):
             tensors, meta = read_checkpoint(file)
@@ -134,7 +141,8 @@ class KeptAnswers:
             report(f"answers of {teacher.name}", done, count)
             part = self._images[done : done + AT_ONCE]
             for way, images in enumerate((part, part.flip(3))[: self._ways]):
-                found = predict_logits(teacher.network, images, teacher.images, device=device, tick=_silent)
+                with torch.autocast(device.type, torch.bfloat16, enabled=self._in_bf16):
+                    found = predict_logits(teacher.network, images, teacher.images, device=device, tick=_silent)
                 logits_NWK[done : done + len(part), way] = found
             done += len(part)
             if writes and (done == count or time.monotonic() - written > WRITE_S):

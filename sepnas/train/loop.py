@@ -10,10 +10,11 @@ The test split is never used here.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from rich.progress import Progress
@@ -24,6 +25,7 @@ from sepnas.nets.trainable import TrainableGraph
 from sepnas.options import option
 from sepnas.partition.graph import WEIGHTS_NAME
 from sepnas.separable.architecture import Architecture
+from sepnas.spec.writing import write_text
 from sepnas.train.average import WeightAverage
 from sepnas.train.batches import Batch, Batches, alternately_mirrored
 from sepnas.train.checkpoint import BEST, text_sha256
@@ -68,6 +70,8 @@ def train_network(
     start: str = "",
     compiled: bool = False,
     rates: Rates | None = None,
+    beside: Mapping[str, str] = MappingProxyType({}),
+    on_begin: Callable[[], object] | None = None,
 ) -> TrainingResult:
     """Train ``network`` in place and write a checkpoint to ``out_dir`` after each epoch and within long epochs.
 
@@ -86,6 +90,8 @@ def train_network(
     - ``compiled`` runs steps, except a custom ``step``, through ``torch.compile``; it may differ on resume, like the
       device.
     - ``rates`` are factors of the learning rate by the names of parameters.
+    - ``beside`` are texts of further files of the folder, by name; a resumed run must have the same.
+    - ``on_begin`` is called once the folder is the run's, before any step.
 
     Under ``torchrun``, the processes share each batch (:mod:`sepnas.train.processes`), and only the first one writes,
     only after complete epochs.
@@ -102,7 +108,9 @@ def train_network(
         run = _Run(network, data, recipe, Path(out_dir), seed, place, step, teachers, start, processes, compiled, rates)
         run.validate = validate or run.validate
         stack.enter_context(run.files.alone())
-        run.begin(resume)
+        run.begin(resume, beside)
+        if on_begin and processes.first:
+            on_begin()
         history = run.history
         if processes.count > 1:
             processes.check_equal("epochs done", len(history))
@@ -194,15 +202,17 @@ class _Run:
         self.files = RunFiles(out_dir, identity, self.state, processes.first, WEIGHTS_NAME if self.graph else BEST)
         self.stop_at: float | None = None
 
-    def begin(self, resume: bool) -> None:
-        """Restore the last checkpoint, if any, and write the description of the run."""
-        self.files.begin(resume)
+    def begin(self, resume: bool, beside: Mapping[str, str]) -> None:
+        """Restore the last checkpoint, if any, and write the description of the run and the files beside it."""
+        self.files.begin(resume, beside)
         if self._processes.first:
             with self.files.explained():
                 if self.architecture:
                     describe_run(self.files.folder, self.architecture, self.data)
                 if self.graph:
                     describe_graph_run(self.files.folder, self.graph, self.data)
+                for name, text in beside.items():
+                    write_text(self.files.folder / name, text)
 
     def prepare_answers(self, display: TrainingDisplay) -> None:
         """Compute or read the kept answers of teachers; every process has all of them, the first one writes."""

@@ -279,6 +279,20 @@ RECIPES: dict[str, Recipe] = {
             **_COLOUR_IMAGES
             | {"batch_size": 64, "augmentation": Augmentation(crop_area=0.5, flip=True, alternate_flips=True)},
         ),
+        # for separated networks, which learn from the network that they were
+        Recipe(
+            name="separate",
+            optimizer="adamw",
+            epochs=3,
+            learning_rate=2e-4,
+            weight_decay=0.05,
+            decay_norms=False,
+            schedule="cosine",
+            warmup=0.1,
+            distillation=Distillation(weight=0.9, temperature=2.0),
+            **_COLOUR_IMAGES
+            | {"batch_size": 64, "augmentation": Augmentation(crop_area=0.8, flip=True, alternate_flips=True)},
+        ),
         # half of the paper's epochs, with options that help long trainings of narrow networks; separable networks split
         # the gradient over devices and need larger steps (experiments/cifar100-cpu)
         Recipe(

@@ -18,6 +18,7 @@ from sepnas.partition.graph import GRAPH_NAME, Graph
 from sepnas.separable.architecture import Architecture
 from sepnas.spec.dataset import DataFacts
 from sepnas.spec.folder_lock import held
+from sepnas.spec.reading import read_document
 from sepnas.train.average import WeightAverage
 from sepnas.train.checkpoint import (
     ARCHITECTURE,
@@ -111,8 +112,11 @@ class RunFiles:
                 stack.enter_context(noted_while_running(self.folder))
             yield
 
-    def begin(self, resume: bool) -> None:
-        """Restore the last checkpoint, if there is one, and remove partial files left by a kill."""
+    def begin(self, resume: bool, beside: Mapping[str, str]) -> None:
+        """Restore the last checkpoint, if there is one, and remove partial files left by a kill.
+
+        A resumed run must have the same texts ``beside`` its weights. What is refused changes no file.
+        """
         last = self.folder / LAST
         if is_there(last):
             if not resume:
@@ -121,6 +125,7 @@ class RunFiles:
                     f"folder, or remove {self.folder} to start again"
                 )
             self._restore(last)
+            self._check_beside(beside)
         elif is_there(self.best) and not resume:
             raise TrainingError(
                 f"{self.best}: holds weights that would be overwritten; choose another folder, or remove it"
@@ -130,6 +135,15 @@ class RunFiles:
                 path.unlink()
             with self.explained():
                 self._write_history()
+
+    def _check_beside(self, beside: Mapping[str, str]) -> None:
+        for name, text in beside.items():
+            file = self.folder / name
+            if is_there(file) and read_document(file) != text.encode():
+                raise CheckpointError(
+                    f"{file}: belongs to another run, which would have another one; resume with the same values, "
+                    f"choose another folder, or remove {self.folder} to start again"
+                )
 
     def _restore(self, last: Path) -> None:
         tensors, meta = read_checkpoint(last)

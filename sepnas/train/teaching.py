@@ -73,7 +73,9 @@ class Teaching:
                 f"teacher {self._each[0].name}: `distillation.features` compares separable networks, or graphs; set it "
                 "to 0"
             )
-        return KeptAnswers(self._each, self._data, self._recipe.augmentation.flip) if self._settings.weight else None
+        if not self._settings.weight:
+            return None
+        return KeptAnswers(self._each, self._data, self._recipe.augmentation.flip, self._recipe.precision)
 
     def _features(self, network: nn.Module, device: torch.device) -> FeatureGap | None:
         if not self._each or not self._settings.features or not isinstance(network, TrainableGraph):

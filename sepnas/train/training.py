@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -37,6 +37,7 @@ class RunOptions(TypedDict, total=False):
     device: str
     stop_after_s: float | None
     compiled: bool
+    on_begin: Callable[[], object]
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,14 @@ from typing_extensions import Unpack
 
 from sepnas.console import warn
 from sepnas.errors import TrainingError
+from sepnas.nets.crossings import Crossings
 from sepnas.nets.graph import load_graph_network
-from sepnas.nets.trainable import STATISTICS, TrainableGraph, load_trainable
+from sepnas.nets.trainable import STATISTICS, TrainableGraph, folder_crossings, load_trainable
 from sepnas.options import option
 from sepnas.partition.graph import Graph, graph_file
 from sepnas.partition.heads import num_scores, with_new_head
+from sepnas.plan.document import PlanDocument
+from sepnas.separation.document import PLAN_NAME, SEPARATION_NAME, Separation
 from sepnas.train.checkpoint import tensors_sha256
 from sepnas.train.checks import classes_text, knows_classes
 from sepnas.train.images import ImageData
@@ -32,7 +35,8 @@ from sepnas.train.source import DataSource
 from sepnas.train.threads import use_threads_for_macs
 from sepnas.train.training import RunOptions, choose_recipe, load_images
 
-RECIPE = "finetune"
+RECIPE, SEPARATED_RECIPE = "finetune", "separate"
+"""The usual recipes: of imported networks, and of separated ones that learn from the original."""
 HEAD_DEVIATION = 0.01
 """Standard deviation of a new head's weights: all classes begin nearly equal."""
 
@@ -41,8 +45,8 @@ HEAD_DEVIATION = 0.01
 class GraphTraining:
     """All inputs of a fine-tuning.
 
-    ``new`` are the weights that begin anew, because the head is replaced; ``masks`` are those of
-    :class:`sepnas.nets.trainable.TrainableGraph`, for a network that was thinned.
+    ``new`` are the weights that begin anew, because the head is replaced; ``crossings`` are the messages of a separated
+    network, whose groups and plan are among the texts ``beside``, by the names of their files.
     """
 
     graph: Graph
@@ -51,7 +55,8 @@ class GraphTraining:
     recipe: Recipe
     new: tuple[str, ...] = ()
     teachers: Sequence[KeptTeacher] = ()
-    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    crossings: Crossings = field(default_factory=dict)
+    beside: Mapping[str, str] = field(default_factory=dict)
 
     def network(self, seed: int) -> TrainableGraph:
         """The network before training, with the weights of a new head from ``seed``."""
@@ -61,7 +66,7 @@ class GraphTraining:
         for x in made.values():
             if x.dim() > 1:
                 x.normal_(std=HEAD_DEVIATION, generator=generator)
-        return TrainableGraph(self.graph, {**self.weights, **made}, self.masks)
+        return TrainableGraph(self.graph, {**self.weights, **made}, self.crossings)
 
     def best(self, out: Path) -> TrainableGraph:
         """The network of the best epoch of a run."""
@@ -75,12 +80,13 @@ class GraphTraining:
         """Train and write the run's folder, which is that of an imported network; see :func:`train_network`."""
         use_threads_for_macs(self.graph.macs, threads)
         network = self.network(options.get("seed", 0))
-        _check_batches(network, self.images, self.recipe)
+        _check_batches(self.graph, self.images, self.recipe)
         start = tensors_sha256(network.state_dict())
         rates = rates_of(network, self.recipe, self.new)
         return train_network(
-            network, self.images, self.recipe, out, teachers=self.teachers, start=start, rates=rates, **options
-        )
+            network, self.images, self.recipe, out, teachers=self.teachers, start=start, rates=rates,
+            beside=self.beside, **options,
+        )  # fmt: skip
 
 
 def prepare_tuning(
@@ -103,16 +109,30 @@ def prepare_tuning(
     graph = found.graph
     channels, side = _image_of(graph, folder)
     num_scores(graph)
-    chosen = choose_recipe(recipe or RECIPE, "", changes, None)
+    usual = SEPARATED_RECIPE if (folder / SEPARATION_NAME).is_file() and teachers else RECIPE
+    chosen = choose_recipe(recipe or usual, "", changes, None)
     images = load_images(source) if isinstance(source, DataSource) else source
     if recipe is None:
-        chosen = changes.applied_to(_as_suits(chosen, images), RECIPE)
+        chosen = changes.applied_to(_as_suits(chosen, images), usual)
     _check_images(graph, folder, channels, side, images)
     graph, new = _with_head(graph, folder, images, head)
     taught_by = [load_kept_teacher(each, images) for each in teachers]
     graph, images = _with_preparation(graph, images)
     _warn_if_random(graph, found.weights_by_name, folder)
-    return GraphTraining(graph, found.weights_by_name, images, chosen, new, taught_by)
+    return GraphTraining(
+        graph, found.weights_by_name, images, chosen, new, taught_by,
+        folder_crossings(found.graph, folder), _documents(folder),
+    )  # fmt: skip
+
+
+def _documents(folder: Path) -> dict[str, str]:
+    """The groups and the plan of a separated network, by the names of their files; none of another's."""
+    if not (folder / SEPARATION_NAME).is_file():
+        return {}
+    return {
+        SEPARATION_NAME: Separation.load(folder / SEPARATION_NAME).dumps(),
+        PLAN_NAME: PlanDocument.load(folder / PLAN_NAME).dumps(),
+    }
 
 
 def rates_of(network: TrainableGraph, recipe: Recipe, new: Sequence[str] = ()) -> dict[str, float]:
@@ -158,6 +178,11 @@ def _check_images(graph: Graph, folder: Path, channels: int, side: int, images: 
 def _with_head(graph: Graph, folder: Path, images: ImageData, choice: HeadChoice) -> tuple[Graph, tuple[str, ...]]:
     """The graph with the classes of the images, and the weights that are new."""
     if choice == "new":
+        if (folder / SEPARATION_NAME).is_file():
+            raise TrainingError(
+                f"{folder}: is separated already, and its devices' plan knows its head; train the network that it was "
+                f"made from with {option('--head new', 'head=' + repr('new'))}, and separate the result"
+            )
         changed, head = with_new_head(graph, images.classes)
         return changed, head.weights
     known = graph.traits.classes
@@ -202,9 +227,8 @@ def _warn_if_random(graph: Graph, weights: Mapping[str, Tensor], folder: Path) -
         )
 
 
-def _check_batches(network: TrainableGraph, images: ImageData, recipe: Recipe) -> None:
-    """Raise :class:`TrainingError` for a graph that does not compute batches, or batches that are too small."""
-    graph = network.graph
+def _check_batches(graph: Graph, images: ImageData, recipe: Recipe) -> None:
+    """Raise :class:`TrainingError` for batches that are too small for batch norms."""
     smallest = len(images.train) // recipe.steps_per_epoch(len(images.train))
     norms = [graph.tensors[node.outputs[0]].dims for node in graph.nodes if node.operator == "batch_norm"]
     if smallest == 1 and any(prod(dims[2:]) == 1 for dims in norms):
@@ -212,19 +236,3 @@ def _check_batches(network: TrainableGraph, images: ImageData, recipe: Recipe) -
             f"`batch_size` {recipe.batch_size} makes batches of one image, too few for the batch norms of "
             f"'{graph.name}'; raise it in the recipe"
         )
-    two = torch.randn(2, *graph.tensors[graph.inputs[0]].dims[1:], generator=torch.Generator().manual_seed(0))
-    network.eval()
-    try:
-        with torch.no_grad():
-            one_by_one = torch.cat([network(x[None]) for x in two])
-            together = network(two)
-    except RuntimeError as error:
-        raise TrainingError(_no_batches(graph, str(error).splitlines()[0])) from error
-    finally:
-        network.train()
-    if not torch.allclose(one_by_one, together, rtol=1e-3, atol=1e-3 * float(one_by_one.abs().max())):
-        raise TrainingError(_no_batches(graph, "other scores than for each image by itself"))
-
-
-def _no_batches(graph: Graph, why: str) -> str:
-    return f"network '{graph.name}' computes one image at a time only, so it is not trained; a batch of two: {why}"

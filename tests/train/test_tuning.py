@@ -263,17 +263,6 @@ def test_the_default_recipe_does_not_mirror_folders_and_digits(imported: Path, d
     assert prepare_tuning(imported, digits, changes=RecipeChanges(flip=True)).recipe.augmentation.alternates
 
 
-def test_a_thinned_network_is_trained_within_its_masks(tuned: Path, digits: ImageData, tmp_path: Path) -> None:
-    """What is masked is zero in the run's folder, and the rest learns."""
-    training = prepare_tuning(tuned, digits, recipe=RECIPE, changes=RecipeChanges(epochs=1))
-    mask = torch.ones(32, 16, 3, 3)
-    mask[::2, ::2] = 0
-    replace(training, masks={"3.weight": mask}).run(tmp_path / "run")
-    before, after = (load_graph_network(folder).weights_by_name["3.weight"] for folder in (tuned, tmp_path / "run"))
-    assert bool((after[mask == 0] == 0).all())
-    assert bool((after[mask == 1] != before[mask == 1]).all())
-
-
 def test_statistics_are_measured_again_for_other_weights(tuned: Path, digits: ImageData) -> None:
     """Weights that were scaled, with statistics measured again, recognise what the old ones did, and no less."""
     network = load_trainable(tuned)
