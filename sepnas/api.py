@@ -22,7 +22,7 @@ from sepnas.cost.prediction import Prediction, predict
 from sepnas.deployment.engines.registry import exact_engines, quantised_engines
 from sepnas.deployment.manifest import Manifest, OnMissing
 from sepnas.deployment.plans import DEFAULT_PLAN, check_new_names
-from sepnas.errors import DataError, DeploymentError, SearchError, SpecError
+from sepnas.errors import DataError, DeploymentError, SearchError, SpecError, TrainingError
 from sepnas.options import option
 from sepnas.partition.graph import is_graph
 from sepnas.plan.plan import Plan
@@ -49,9 +49,12 @@ from sepnas.train.recipe import NO_CHANGES, HeadChoice, Recipe, RecipeChanges
 from sepnas.train.source import DataSource
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sepnas.deploy.services import Service
     from sepnas.importing.run import ImportedNetwork
     from sepnas.importing.separated import SeparationResult
+    from sepnas.importing.tuned import TunedSeparation
     from sepnas.measure.run_images import RunImages
     from sepnas.nets.separable import SeparableNetwork
     from sepnas.partition.graph import Graph
@@ -65,7 +68,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DataSource", "RecipeChanges", "Session", "assign", "create_model", "describe", "evaluate", "export",
-    "import_network", "load", "partition", "prepare_training", "search", "separate", "simulate", "train",
+    "import_network", "load", "partition", "prepare_training", "search", "separate", "separate_and_train", "simulate",
+    "train",
 ]  # fmt: skip
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -538,7 +542,7 @@ def separate(
     devices: int | None = None,
     cluster: Cluster | PathLike | None = None,
     data: DataSource | str | None = None,
-    images: int = 64,
+    images: int = 512,
     budget: float = 1.0,
     wire: str = "fp32",
     read_out: int = 0,
@@ -576,9 +580,77 @@ def separate(
         DataError: images that are missing, or do not fit the network.
         StorageError: ``out`` exists, or cannot be written; nothing is left behind.
     """
-    check_number("budget", budget, 0, 1)
     check_integer("images", images, 1, MAX_COUNT)
-    check_integer("seed", seed, 0, 2**32 - 1)
+    from sepnas.measure.activations import samples_of
+
+    folder, source = Path(network), DataSource(data) if isinstance(data, str) else data
+    samples = () if source is None else tuple(samples_of(folder, source, images))
+    return _separate(
+        folder, Path(out), cluster, devices, samples, budget=budget, wire=wire, read_out=read_out, seed=seed,
+        force=force,
+    )  # fmt: skip
+
+
+def separate_and_train(
+    network: PathLike,
+    out: PathLike,
+    data: DataSource | str,
+    *,
+    devices: int | None = None,
+    cluster: Cluster | PathLike | None = None,
+    images: int = 512,
+    budget: float = 1.0,
+    wire: str = "fp32",
+    read_out: int = 0,
+    recipe: Recipe | str | None = None,
+    changes: RecipeChanges = NO_CHANGES,
+    seed: int = 0,
+    resume: bool = False,
+    threads: int | None = None,
+) -> TunedSeparation:
+    """Separate a trained network as :func:`separate` does, and fine-tune the result by distillation from the network.
+
+    ``out`` is the run's folder, which is also that of the separated network with the weights of the best epoch; the
+    network as it was before training is in its folder ``start``. Messages are rounded in training as on their way.
+
+    >>> network, changes = import_network("training", "digits"), RecipeChanges(epochs=1)
+    >>> tuned = separate_and_train("digits", "tuned", "digits", devices=2, budget=0.1, changes=changes)
+    >>> tuned.training.finished, tuned.separation.payload_bytes <= 0.1 * tuned.separation.exact_bytes
+    (True, True)
+
+    Args:
+        data: images to train on, whose classes the network knows.
+        recipe: a recipe with distillation, its name or file; ``separate`` by default.
+        changes: values that override the recipe's.
+        resume: go on with an interrupted run, which had the same arguments.
+        threads: of torch; by default as for :func:`train`.
+
+    Other arguments and errors are those of :func:`separate`, and those of :func:`train` for images, recipes and runs.
+    """
+    check_integer("images", images, 1, MAX_COUNT)
+    from sepnas.importing.tuned import separate_and_tune
+    from sepnas.train.checkpoint import LAST
+    from sepnas.train.separated import SeparatedTuning
+
+    folder, run = Path(network), Path(out)
+    if (run / LAST).exists() and not resume:
+        raise TrainingError(
+            f"{run}: holds a run already; resume it with {option('--resume', 'resume=True')}, or choose another folder"
+        )
+    _cluster_to_separate(cluster, devices)
+    tuning = SeparatedTuning(folder, DataSource(data) if isinstance(data, str) else data, recipe, changes)
+
+    def separated(to: Path) -> SeparationResult:
+        samples = tuple(tuning.samples(images))
+        return _separate(
+            folder, to, cluster, devices, samples, budget=budget, wire=wire, read_out=read_out, seed=seed, force=False
+        )
+
+    return separate_and_tune(tuning, separated, run, seed=seed, resume=resume, threads=threads)
+
+
+def _cluster_to_separate(cluster: Cluster | PathLike | None, devices: int | None) -> tuple[Cluster, int]:
+    """The cluster, and the number of its devices that take part."""
     if devices is not None:
         check_integer("devices", devices, 1, MAX_DEVICES)
     where = None if cluster is None else _cluster_of(cluster, 1)
@@ -588,17 +660,33 @@ def separate(
     count = devices or found.num_devices
     if count > found.num_devices:
         raise SpecError(f"separate: cluster {found.name} has {found.num_devices} devices, fewer than {count}")
-    from sepnas.importing.separated import separate_network
-    from sepnas.measure.activations import samples_of
-    from sepnas.separation.thinning import message_cost_bytes
+    return found, count
 
-    folder, source = Path(network), DataSource(data) if isinstance(data, str) else data
+
+def _separate(
+    network: Path,
+    out: Path,
+    cluster: Cluster | PathLike | None,
+    devices: int | None,
+    samples: Sequence[tuple[Tensor, ...]],
+    *,
+    budget: float,
+    wire: str,
+    read_out: int,
+    seed: int,
+    force: bool,
+) -> SeparationResult:
+    check_number("budget", budget, 0, 1)
+    check_integer("seed", seed, 0, 2**32 - 1)
+    from sepnas.importing.separated import separate_network
+    from sepnas.separation.thinning import MESSAGE_COST_BYTES, message_cost_bytes
+
+    where, count = _cluster_to_separate(cluster, devices)
     with step_bar("separate") as show:
         return separate_network(
-            folder, Path(out), [each.flops_per_s for each in found.devices[:count]], budget=budget, wire=wire,
-            read_out=read_out, seed=seed, force=force, progress=show,
-            samples=() if source is None else samples_of(folder, source, images),
-            message_cost_bytes=message_cost_bytes(found),
+            network, out, [each.flops_per_s for each in where.devices[:count]], budget=budget, wire=wire,
+            read_out=read_out, seed=seed, force=force, progress=show, samples=samples,
+            message_cost_bytes=MESSAGE_COST_BYTES if cluster is None else message_cost_bytes(where),
         )  # fmt: skip
 
 

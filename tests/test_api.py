@@ -36,6 +36,7 @@ EXAMPLES = (
     "import_network",
     "partition",
     "separate",
+    "separate_and_train",
     "assign",
 )
 """In this order each finds the files of those before it."""

@@ -142,6 +142,7 @@ BLOCKS = {
     "sepnas worker deployment/device1": "run",
     "sepnas train architecture.json --wire fp32": "run",
     "sepnas train resnet50": "run, with a smaller network, by tests/cli/test_tuning_command.py",
+    "sepnas separate runs/tuned": "run, with a smaller network, by tests/cli/test_tuning_command.py",
     "sepnas profile device": "run",
     "sepnas export runs/training deployment --plan": "run by tests/cli/test_several_plans.py",
     "make setup": "run by every run of the tests",

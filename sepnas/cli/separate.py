@@ -1,8 +1,9 @@
-"""``sepnas separate``: group a trained network's channels over devices, and thin what crosses."""
+"""``sepnas separate``: group a trained network's channels over devices, thin what crosses, and fine-tune."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,15 +15,17 @@ from sepnas.console import print_json, say, warn
 from sepnas.partition.counts import count_partition
 from sepnas.plan.wire import UNCONVERTED, WIRE_FORMATS
 from sepnas.separation.document import PLAN_NAME
-from sepnas.spec.arguments import MAX_COUNT
+from sepnas.spec.arguments import MAX_COUNT, MAX_THREADS
 from sepnas.spec.document import few
 from sepnas.spec.figures import MAX_DEVICES
 from sepnas.tables import DataColumn, DataTable, print_table
+from sepnas.train.recipe import RecipeChanges
 from sepnas.train.source import DataSource
 from sepnas.units import format_count, format_names, number, parse_share
 
 if TYPE_CHECKING:
     from sepnas.importing.separated import SeparationResult
+    from sepnas.importing.tuned import TunedSeparation
 
 _MANY_BYTES = 0.5
 """From this share of fixed bytes on, a separation is said to be held back by them."""
@@ -43,9 +46,11 @@ def separate(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Images to measure activations on: cifar100, folder:PATH, ... [weights alone].", **TEXT),
+        typer.Option(help="Images to measure and to train on: cifar100, folder:PATH, ... [weights alone].", **TEXT),
     ] = None,
-    images: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="With --data: at most this number of images.")] = 64,
+    images: Annotated[
+        int, typer.Option(min=1, max=MAX_COUNT, help="With --data: images on which activations are measured.")
+    ] = 512,
     data_root: DataRoot = None,
     bytes_: Annotated[
         float,
@@ -58,32 +63,93 @@ def separate(
         str, typer.Option(help=f"The format of messages between devices: {format_names(WIRE_FORMATS)}.", **TEXT)
     ] = UNCONVERTED,
     read_out: Annotated[int, typer.Option(min=0, help="The device that computes and sends the answer.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the grouping.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing network.")] = False,
+    epochs: Annotated[
+        int, typer.Option(min=0, max=MAX_COUNT, help="With --data: fine-tune, learning from the network.")
+    ] = 0,
+    recipe: Annotated[
+        str | None, typer.Option(help="With --epochs: a recipe with distillation, or its file [separate].", **TEXT)
+    ] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option(help="With --epochs: mirror half of the images [the recipe's choice; not for folders]."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="With --epochs: go on with an interrupted run.")] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=MAX_THREADS, help="With --epochs: threads of torch [all].")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the grouping and the training.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Without --epochs: replace a network.")] = False,
     json_: AsJson = False,
 ) -> None:  # fmt: skip
     """Separate a trained network over devices: group its channels, and send only what matters between groups.
 
-    Channels are grouped such that the weights between groups matter least. With `--bytes 100%` all channels are sent
-    before each layer that mixes them, and answers are those of the network. With fewer bytes, the channels that matter
-    most are sent, and messages of little use are left out. Nothing is fine-tuned: accuracy falls with the bytes until
-    the network is trained again.
+    Channels are grouped such that the weights between groups matter least. Before each layer that mixes channels,
+    devices send mixtures of theirs, the ones whose absence would cost most; what is not sent is estimated from what a
+    device has. With `--bytes 100%` answers are those of the network. With fewer, messages of little use are left out.
+    `--data` lets images say what matters; without them only the weights do.
+
+    With `--epochs` the separated network is fine-tuned by distillation from the original, whose answers are kept once
+    for each image and its mirror image; messages are rounded as on their way. The network must know the classes of the
+    data: `sepnas train NETWORK --data ... --head new` makes it so.
 
     Writes a folder like that of an imported network, with the groups (`separation.json`) and the plan of the devices
     (`plan.json`). The network in it has a narrower layer for each device; `evaluate` computes it in one process.
 
-    Examples: `sepnas separate mobilenet --devices 4 --bytes 5% --wire int8 --out separated`,
-    `sepnas separate mobilenet --cluster cluster.yaml --data folder:images --bytes 2% --out separated`
+    Examples: `sepnas separate mobilenet --devices 4 --data folder:images --bytes 5% --wire int8 --epochs 3 --out
+    separated`, `sepnas separate mobilenet --cluster cluster.yaml --bytes 20% --out separated`
     """
-    found = api.separate(
-        network, out, devices=devices, cluster=cluster, images=images, budget=bytes_, wire=wire, read_out=read_out,
-        seed=seed, force=force, data=None if data is None else DataSource(data, root=data_root),
-    )  # fmt: skip
+    if not epochs:
+        _refuse_without_epochs({"--recipe": recipe, "--flip": flip, "--resume": resume or None, "--threads": threads})
+        found = api.separate(
+            network, out, devices=devices, cluster=cluster, images=images, budget=bytes_, wire=wire, read_out=read_out,
+            seed=seed, force=force, data=None if data is None else DataSource(data, root=data_root),
+        )  # fmt: skip
+        tuned = None
+    else:
+        if data is None:
+            raise typer.BadParameter("fine-tuning needs images: give --data", param_hint="--epochs")
+        if force:
+            raise typer.BadParameter(
+                "replaces no run, which --epochs makes: go on with it by --resume, or choose another --out",
+                param_hint="--force",
+            )
+        tuned = api.separate_and_train(
+            network, out, DataSource(data, root=data_root), devices=devices, cluster=cluster, images=images,
+            budget=bytes_, wire=wire, read_out=read_out, recipe=recipe, changes=RecipeChanges(epochs, flip=flip),
+            seed=seed, resume=resume, threads=threads,
+        )  # fmt: skip
+        found = tuned.separation
     if json_:
-        print_json(_data(found))
+        print_json(_data(found) | ({} if tuned is None else _data_of(tuned)))
     else:
         _show(found)
-        _say_next(out)
+        if tuned is not None:
+            _show_tuned(tuned)
+        _say_next(out, data is not None and tuned is None)
+
+
+def _refuse_without_epochs(given: Mapping[str, object]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise typer.BadParameter("belongs to fine-tuning: give --epochs", param_hint=name)
+
+
+def _data_of(tuned: TunedSeparation) -> dict[str, object]:
+    return {
+        "original_accuracy": tuned.original_accuracy, "start_accuracy": tuned.start_accuracy,
+        "accuracy": tuned.training.best_accuracy, "best_epoch": tuned.training.best_epoch,
+        "finished": tuned.training.finished,
+    }  # fmt: skip
+
+
+def _show_tuned(tuned: TunedSeparation) -> None:
+    training = tuned.training
+    say(
+        f"validation accuracy: {tuned.original_accuracy:.2%} of the network, {tuned.start_accuracy:.2%} separated, "
+        + (f"{training.best_accuracy:.2%} after epoch {training.best_epoch}" if training.history else "no epoch ended")
+    )
+    if not training.finished:
+        say(f"stopped after {training.reached}; repeat the command with --resume to continue")
 
 
 def _data(found: SeparationResult) -> dict[str, object]:
@@ -127,8 +193,10 @@ def _show(found: SeparationResult) -> None:
         warn("most bytes are always needed, so that this network gains little; `sepnas partition` splits it as it is")
 
 
-def _say_next(out: Path) -> None:
+def _say_next(out: Path, may_train: bool) -> None:
     plan = shlex.quote(str(out / PLAN_NAME))
     say(f"written: {out}")
+    if may_train:
+        say("next: the same command with --epochs 3 and another --out fine-tunes it")
     say(f"next: sepnas simulate {plan}")
     say(f"next: sepnas export {shlex.quote(str(out))} {shlex.quote(str(out.parent / 'deployment'))} --plan {plan}")

@@ -10,6 +10,7 @@ import pytest
 from sepnas.errors import SepnasError
 from sepnas.partition.graph import load_graph
 from sepnas.plan.document import load_plan
+from sepnas.separation.document import Separation
 from tests.cli.test_plan_command import cli
 from tests.importing.test_separate import imported
 from tests.separation.networks import small
@@ -33,6 +34,8 @@ def test_bytes_and_shares_are_told(network: Path, tmp_path: Path) -> None:
     told = json.loads(cli("separate", network, "--devices", "5", "--bytes", "0.4", "--wire", "int8", "--out",
                           tmp_path / "other", "--json").output)  # fmt: skip
     assert told["payload_bytes"] == plan.payload_bytes() <= 0.4 * told["exact_bytes"]
+    assert told["messages"] == len(Separation.load(out / "separation.json").crossings)
+    assert "--epochs" not in said
 
 
 @pytest.mark.slow
@@ -61,6 +64,13 @@ def test_what_mixes_otherwise_is_named(tmp_path: Path) -> None:
         (["--bytes", "120%"], "is more than everything"),
         (["--bytes", "few"], "cannot be read; give a share such as 95% or 0.95"),
         (["--devices", "0"], "greater than or equal to 1"),
+        (["--recipe", "separate"], "belongs to fine-tuning: give --epochs"),
+        (["--no-flip"], "belongs to fine-tuning: give --epochs"),
+        (["--resume"], "belongs to fine-tuning: give --epochs"),
+        (["--threads", "2"], "belongs to fine-tuning: give --epochs"),
+        (["--epochs", "1"], "fine-tuning needs images: give --data"),
+        (["--epochs", "1", "--data", "digits", "--force"], "replaces no run, which --epochs makes"),
+        (["--epochs", "-1"], "greater than or equal to 0"),
     ],
 )
 def test_a_wrong_option_is_refused(network: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
