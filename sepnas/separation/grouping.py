@@ -23,7 +23,7 @@ from sepnas.separation.spectral import Assign, Between, spectral_start
 from sepnas.separation.statistics import Array
 
 MAX_ROUNDS = 30
-_LEAST_GAIN = 1e-4
+_LEAST_GAIN = 1e-3
 """Rounds end when the importance within groups grows by less, as a share of itself."""
 
 

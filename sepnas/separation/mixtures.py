@@ -70,26 +70,22 @@ class Known:
 
     def __init__(self, statistics: ChannelStatistics, own: Labels) -> None:
         self.mean, self.own, count = np.asarray(statistics.mean, dtype=np.float64), own, len(statistics.mean)
-        covariance = _certain(statistics)
-        self.others = np.setdiff1d(np.arange(count), own)
+        self.covariance = _certain(statistics)
         self.slopes = np.zeros((count, len(own)))
         self.slopes[own] = np.eye(len(own))
         if len(own):
-            known = covariance[np.ix_(own, own)]
+            others = np.setdiff1d(np.arange(count), own)
+            known = self.covariance[np.ix_(own, own)]
             ridge = _RIDGE * np.trace(known) / len(own) + 1e-12
-            slopes = np.linalg.solve(known + ridge * np.eye(len(own)), covariance[np.ix_(own, self.others)])
-            self.slopes[self.others] = slopes.T
-        ends = np.eye(count) - self._of_own(count)
-        self.residual = ends @ covariance @ ends.T
-
-    def _of_own(self, count: int) -> Array:
-        found = np.zeros((count, count))
-        found[:, self.own] = self.slopes
-        return found
+            slopes = np.linalg.solve(known + ridge * np.eye(len(own)), self.covariance[np.ix_(own, others)])
+            self.slopes[others] = slopes.T
 
     def residual_of(self, channels: Labels) -> Array:
         """The residual's covariance of these channels, positive definite."""
-        found = self.residual[np.ix_(channels, channels)]
+        slopes, own = self.slopes[channels], self.own
+        shared = slopes @ self.covariance[np.ix_(own, channels)]
+        known = slopes @ self.covariance[np.ix_(own, own)] @ slopes.T
+        found = self.covariance[np.ix_(channels, channels)] - shared - shared.T + known
         floor = _FLOOR * max(np.trace(found) / len(channels), 1e-12)
         return np.asarray(found + floor * np.eye(len(channels)))
 
