@@ -1,0 +1,233 @@
+"""Separates a fine-tuned network over devices, with ever fewer bytes between them: what accuracy is left?
+
+Each training is resumed if it was interrupted, and none is repeated; what was found is kept beside the settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from sepnas import api
+from sepnas.errors import SepnasError
+from sepnas.nets.trainable import load_trainable
+from sepnas.partition.counts import count_partition
+from sepnas.partition.graph import load_graph
+from sepnas.plan.document import load_plan
+from sepnas.results.recorder import Recorder
+from sepnas.separation.document import PLAN_NAME
+from sepnas.train.evaluate import accuracy
+from sepnas.train.images import ImageData, Split
+from sepnas.train.recipe import RecipeChanges
+from sepnas.train.separated import SeparatedTuning
+from sepnas.train.source import DataSource
+
+HERE = Path(__file__).resolve().parent
+NETWORK = "timm:tf_efficientnet_lite0"
+TRAITS = {"mean": (0.498039,) * 3, "std": (0.501961,) * 3}
+"""What the weights were trained with: (x - 127) / 128."""
+ANSWERS = "teacher0.safetensors"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One separated network: ``share`` of the exact split's bytes, in format ``wire``, trained for ``epochs``."""
+
+    devices: int
+    share: float
+    wire: str
+    epochs: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.devices}-devices-{100 * self.share:g}-{self.wire}-{self.epochs}-epochs-seed-{self.seed}"
+
+
+class Experiment:
+    """The settings of one data set, and where its runs lie."""
+
+    def __init__(self, settings: Path, out: Path, weights: Path, threads: int | None) -> None:
+        self.settings: dict[str, Any] = json.loads(settings.read_text())
+        self.home, self.out, self.weights, self.threads = settings.resolve().parent, out, weights, threads
+        self.result = self.home / settings.name.replace("settings", "result")
+        side = int(self.settings["image_size"])
+        self.source = DataSource(self.settings["data"], image_size=side)
+        self._images: ImageData | None = None
+
+    @property
+    def images(self) -> ImageData:
+        """The images, normalised as the network's are."""
+        if self._images is None:
+            self._images = SeparatedTuning(self.reference(self.settings["seeds"][0]), self.source).images
+        return self._images
+
+    def cells(self) -> Iterator[Cell]:
+        """All cells in the order of the settings, seed by seed."""
+        for seed in self.settings["seeds"]:
+            for row in self.settings["cells"]:
+                yield Cell(seed=seed, **row)
+
+    def reference_name(self, seed: int) -> str:
+        return f"reference-{self.settings['reference_epochs']}-epochs-seed-{seed}"
+
+    def reference(self, seed: int) -> Path:
+        """The whole network, fine-tuned; trained if it was not yet."""
+        whole, run = self.out / "whole", self.out / self.reference_name(seed)
+        if self.found(self.reference_name(seed)) and run.is_dir():
+            return run
+        side = self.settings["image_size"]
+        api.import_network(
+            NETWORK, whole, weights=self.weights, match="order", traits=TRAITS, force=True,
+            input_shapes=[(3, side, side)],
+        )  # fmt: skip
+        changes = RecipeChanges(epochs=self.settings["reference_epochs"], flip=True)
+        result = api.train(
+            whole, run, data=self.source, head="new", changes=changes, seed=seed, resume=True, threads=self.threads
+        )
+        images = SeparatedTuning(run, self.source).images
+        found = {
+            "val_by_epoch": [each.val_accuracy for each in result.history],
+            "test_accuracy": self.accuracy(run, images.test, images),
+        }
+        self.keep(self.reference_name(seed), found)
+        return run
+
+    def found(self, name: str) -> Row | None:
+        path = self.home / "found" / f"{name}.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def keep(self, name: str, found: Row) -> None:
+        path = self.home / "found" / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n")
+
+    def test(self, run: Path) -> float:
+        """The accuracy on test images, messages rounded; measured once, when a training has ended."""
+        return self.accuracy(run, self.images.test, self.images)
+
+    def accuracy(self, run: Path, split: Split, images: ImageData) -> float:
+        network = load_trainable(run).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return accuracy(network, split, images)
+
+    def run(self, cell: Cell) -> Row:
+        """Separate and train a cell, and keep what was found."""
+        reference, run = self.reference(cell.seed), self.out / cell.name
+        options: dict[str, Any] = {
+            "devices": cell.devices, "budget": cell.share, "wire": cell.wire, "seed": cell.seed,
+        }  # fmt: skip
+        if cell.epochs:
+            self._share_answers(run, cell.seed)
+            tuned = api.separate_and_train(
+                reference, run, self.source, changes=RecipeChanges(epochs=cell.epochs, flip=True), resume=True,
+                threads=self.threads, **options,
+            )  # fmt: skip
+            separated = tuned.separation
+            trained = {
+                "start_accuracy": tuned.start_accuracy, "original_accuracy": tuned.original_accuracy,
+                "val_by_epoch": [each.val_accuracy for each in tuned.training.history],
+                "duration_s": sum(each.duration_s for each in tuned.training.history),
+            }  # fmt: skip
+        else:
+            separated = api.separate(reference, run, data=self.source, force=True, **options)
+            trained = {"val_by_epoch": [self.accuracy(run, self.images.val, self.images)]}
+        counts = count_partition(load_graph(run), load_plan(run / PLAN_NAME))
+        found: Row = asdict(cell) | trained | {
+            "test_accuracy": self.test(run), "payload_bytes": separated.payload_bytes,
+            "exact_bytes": separated.exact_bytes, "fixed_bytes": separated.fixed_bytes,
+            "messages": len(separated.separation.crossings), "points": separated.points,
+            "silent_points": separated.silent_points, "importance_within": separated.within,
+            "macs": list(counts.macs), "weight_bytes": list(counts.weight_bytes),
+        }  # fmt: skip
+        self.keep(cell.name, found)
+        return found
+
+    def _share_answers(self, run: Path, seed: int) -> None:
+        """The teacher's answers are the same for all cells of a seed; a run checks whose they are."""
+        run.mkdir(parents=True, exist_ok=True)
+        others = sorted(self.out.glob(f"*-seed-{seed}/{ANSWERS}"))
+        if others and not (run / ANSWERS).exists():
+            shutil.copy(others[0], run / ANSWERS)
+
+    def record(self) -> None:
+        """Write the table, and the measures at the numbers of devices that the settings name first."""
+        rows = [found for cell in self.cells() if (found := self.found(cell.name))]
+        if not rows:
+            return
+        seeds = tuple(sorted({row["seed"] for row in rows}))
+        whole = {seed: found["test_accuracy"] for seed in seeds if (found := self.found(self.reference_name(seed)))}
+        table = [
+            {
+                "devices": row["devices"], "bytes": row["share"], "wire": row["wire"], "epochs": row["epochs"],
+                "seed": row["seed"], "kilobytes": round(row["payload_bytes"] / 1e3, 1),
+                "messages": row["messages"], "start_val": row.get("start_accuracy"),
+                "val": max(row["val_by_epoch"]), "test": row["test_accuracy"],
+                "points_lost": round(100 * (whole[row["seed"]] - row["test_accuracy"]), 2),
+                "largest_macs": max(row["macs"]), "largest_weight_bytes": max(row["weight_bytes"]),
+            }
+            for row in rows
+        ]  # fmt: skip
+        with Recorder(self.result, seeds=seeds, root=HERE) as record:
+            record.measure(
+                "reference_top1", fmean(whole.values()), low=min(whole.values()), high=max(whole.values()), n=len(whole)
+            )
+            for share, goal in ((0.05, "<= 0.5"), (0.02, "<= 1")):
+                lost = self._lost(table, share)
+                if lost:
+                    record.measure(
+                        f"points_lost_at_{100 * share:g}_percent", fmean(lost), low=min(lost), high=max(lost),
+                        n=len(lost), goal=goal,
+                    )  # fmt: skip
+            silent, sent = self._lost(table, 0), self._lost(table, 0.02)
+            if silent and len(silent) == len(sent):
+                ahead = [none - some for none, some in zip(silent, sent, strict=True)]
+                record.measure(
+                    "points_ahead_of_no_exchange_at_2_percent", fmean(ahead), low=min(ahead), high=max(ahead),
+                    n=len(ahead), goal=">= 2",
+                )  # fmt: skip
+            record.table("separated", table)
+
+    def _lost(self, table: list[Row], share: float) -> list[float]:
+        """The points lost by each seed at a share of the bytes, in the better wire format."""
+        first = self.settings["cells"][0]["devices"]
+        found: dict[int, float] = {}
+        for row in table:
+            if row["bytes"] == share and row["devices"] == first and row["epochs"]:
+                found[row["seed"]] = min(row["points_lost"], found.get(row["seed"], float("inf")))
+        return [found[seed] for seed in sorted(found)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", type=Path, default=HERE / "settings.json")
+    parser.add_argument("--weights", type=Path, default=Path("data/efficientnet-lite0-57934424.pth"))
+    parser.add_argument("--out", type=Path, default=None, help="the runs [runs/NAME of the settings' folder]")
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--list", action="store_true", help="what is found already, and write the table")
+    chosen = parser.parse_args()
+    out = chosen.out or Path("runs") / chosen.settings.resolve().parent.name
+    experiment = Experiment(chosen.settings, out, chosen.weights, chosen.threads)
+    for cell in experiment.cells():
+        found = experiment.found(cell.name)
+        if found is None and not chosen.list:
+            print(f"{cell.name} ...", flush=True)
+            found = experiment.run(cell)
+        if found:
+            print(f"{cell.name}: validation {max(found['val_by_epoch']):.2%}, {found['payload_bytes']:,} bytes")
+    experiment.record()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SepnasError as error:
+        raise SystemExit(f"error: {error}") from None
