@@ -148,6 +148,11 @@ def _show_tuned(tuned: TunedSeparation) -> None:
         f"validation accuracy: {tuned.original_accuracy:.2%} of the network, {tuned.start_accuracy:.2%} separated, "
         + (f"{training.best_accuracy:.2%} after epoch {training.best_epoch}" if training.history else "no epoch ended")
     )
+    if training.history and tuned.start_accuracy > training.best_accuracy:
+        warn(
+            f"training did not help: {training.out_dir / 'start'} is more accurate; more epochs may, or a recipe "
+            "with a lower learning rate"
+        )
     if not training.finished:
         say(f"stopped after {training.reached}; repeat the command with --resume to continue")
 

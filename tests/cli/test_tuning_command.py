@@ -148,6 +148,7 @@ def test_a_network_is_separated_and_fine_tuned_at_once(tuned: Path, pictures: Pa
         f"{best_accuracy(run):.2%} after epoch 1"
     ) in output
     assert f"next: sepnas simulate {run / 'plan.json'}" in output
+    assert ("training did not help" in output) == (start > best_accuracy(run))
     assert "--epochs 3" not in output
     names = {path.name for path in run.iterdir()}
     assert {"graph.json", "weights.safetensors", "separation.json", "plan.json", "start", "history.jsonl"} <= names
