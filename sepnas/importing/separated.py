@@ -26,7 +26,7 @@ from sepnas.plan.plan import Plan
 from sepnas.plan.wire import UNCONVERTED, WIRE_FORMATS, WireFormat, payload_bytes
 from sepnas.separation.channels import ChannelMap, HowComputed
 from sepnas.separation.demands import demands_of, exact_bytes
-from sepnas.separation.document import PLAN_NAME, SEPARATION_NAME, Separation
+from sepnas.separation.document import PLAN_NAME, SEPARATION_NAME, Separation, is_separated
 from sepnas.separation.follow import channels_of
 from sepnas.separation.grouping import group, placed
 from sepnas.separation.importance import importance_of
@@ -131,7 +131,7 @@ def _check(folder: Path, wire: str, read_out: int, devices: int) -> None:
         raise SpecError(f"{option('--wire', 'wire=')} {short(wire)}: allowed are {', '.join(WIRE_FORMATS)}")
     if not 0 <= read_out < devices:
         raise SpecError(f"{option('--read-out', 'read_out=')} {read_out}: must be one of 0..{devices - 1}")
-    if (folder / SEPARATION_NAME).is_file():
+    if is_separated(folder):
         raise SpecError(f"{folder}: is separated already; separate the network that it was made from")
 
 

@@ -9,8 +9,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sepnas.nets.partitioned import PartitionedNetwork
-from sepnas.separation.network import SeparatedGraph
 from sepnas.separation.pieces import Recipe, WeightPiece
 
 
@@ -21,12 +19,6 @@ def separated_weights(recipe: Recipe, weights: Mapping[str, Tensor]) -> dict[str
         made = torch.from_numpy(np.ascontiguousarray(each.made(arrays)))
         found[name] = made.to(weights[each.source].dtype) if isinstance(each, WeightPiece) else made
     return found
-
-
-def separated_network(separated: SeparatedGraph, weights: Mapping[str, Tensor]) -> PartitionedNetwork:
-    """A separated network in evaluation, given the weights of the original by name."""
-    with torch.no_grad():
-        return PartitionedNetwork(separated.graph, separated_weights(separated.recipe, weights)).eval()
 
 
 def arrays_of(weights: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.generic]]:

@@ -17,7 +17,7 @@ from sepnas.nets.exchange import through_wire
 from sepnas.nets.graph import Outputs, calls_of, check_weights, last_uses, load_graph_network
 from sepnas.partition.graph import Graph, GraphNode
 from sepnas.plan.document import load_plan
-from sepnas.separation.document import PLAN_NAME, SEPARATION_NAME
+from sepnas.separation.document import PLAN_NAME, is_separated
 
 BATCH_NORM = "batch_norm"
 STATISTICS = ("running_mean", "running_var")
@@ -58,10 +58,7 @@ class TrainableGraph(nn.Module):
             if (settings := slow_gradients(calls[0], graph.tensors[node.inputs["weight"]].dims))
         }
         self._batched = batched_nodes(graph)
-        self._rounded = {
-            place: [role for role in node.inputs if (node.name, role) in self.crossings]
-            for place, node in enumerate(graph.nodes)
-        }
+        self._rounded = [[role for role in node.inputs if (node.name, role) in self.crossings] for node in graph.nodes]
         self._last_use = last_uses(graph)
 
     def _store(self, name: str, value: Tensor, trained: bool) -> None:
@@ -124,7 +121,7 @@ class TrainableGraph(nn.Module):
         for place, (node, batched) in enumerate(zip(self.graph.nodes[: last + 1], self._batched, strict=False)):
             stored = self.graph.weights_of(node)
             operands = {r: self.weight(n) if r in stored else values[n] for r, n in node.inputs.items()}
-            for role in self._rounded.get(place, ()):
+            for role in self._rounded[place]:
                 operands[role] = through_wire(operands[role], self.crossings[node.name, role])
             slow = self._slow.get(place)
             if slow is not None and in_bf16_on_cpu(operands["input"]):
@@ -192,7 +189,7 @@ def load_trainable(folder: Path) -> TrainableGraph:
 
 def folder_crossings(graph: Graph, folder: Path) -> Crossings:
     """The operands that cross between devices, by the plan of a separated network's folder; none for another's."""
-    if not (folder / SEPARATION_NAME).is_file():
+    if not is_separated(folder):
         return {}
     return crossings_of(graph, load_plan(folder / PLAN_NAME))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
@@ -127,6 +128,11 @@ class Separation(Document):
         """Bytes of all messages between devices, for one sample."""
         values = placement.channel_values
         return sum(payload_bytes(each.width * values[each.tensor], self.wire) for each in self.crossings)
+
+
+def is_separated(folder: Path) -> bool:
+    """Whether the folder of a network is that of a separated one."""
+    return (folder / SEPARATION_NAME).is_file()
 
 
 def digest_of(graph: Graph) -> str:

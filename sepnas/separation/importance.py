@@ -33,15 +33,19 @@ def importance_of(channels: ChannelMap, weights: Weights, statistics: Statistics
 
 
 def _of_layer(layer: MixingLayer, weights: Weights, statistics: Statistics) -> Array:
-    energy = np.square(weight_of(layer, weights))
-    energy = energy.reshape(*energy.shape[:2], -1).sum(2)
-    energy = energy * np.diag(statistics.of(layer.operand, energy.shape[1]).covariance)
+    energy = energy_of(layer, weight_of(layer, weights), statistics)
     sums = energy.sum(1, keepdims=True)
     costs = statistics.costs_of(layer, sums[:, 0])
     if layer.node.name not in statistics.costs:
         # an output that nothing reaches is reached by all alike
         return np.asarray(np.where(sums > 0, energy * costs[:, None], 1 / energy.size), dtype=np.float32)
     return np.asarray(energy * costs[:, None], dtype=np.float32)
+
+
+def energy_of(layer: MixingLayer, weight: npt.NDArray[np.float64], statistics: Statistics) -> Array:
+    """What each input brings to the variance of each output, (outputs, inputs), given a layer's :func:`weight_of`."""
+    found = np.square(weight).reshape(*weight.shape[:2], -1).sum(2)
+    return np.asarray(found * np.diag(statistics.of(layer.operand, weight.shape[1]).covariance))
 
 
 def weight_of(layer: MixingLayer, weights: Weights) -> npt.NDArray[np.float64]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from sepnas.separation.atoms import Labels
 from sepnas.separation.channels import ChannelMap
-from sepnas.separation.importance import Weights, weight_of
+from sepnas.separation.importance import Weights, energy_of, weight_of
 from sepnas.separation.relations import MixingLayer
 from sepnas.separation.spaces import Placement
 from sepnas.separation.statistics import Array, ChannelStatistics, Statistics
@@ -149,22 +149,17 @@ def readers_of(
     placement: Placement,
     layers: Sequence[MixingLayer],
     device: int,
-    channels: Labels,
     weights: Weights,
     statistics: Statistics,
 ) -> Array:
-    """The weights of a device's layers for some channels of their operand, ``(outputs times taps, channels)``.
+    """The weights of a device's layers for all channels of their operand, ``(outputs times taps, channels)``.
 
     Each is scaled by the root of the cost of an error in its output.
     """
     found = []
     for layer in layers:
-        weight = weight_of(layer, weights)
-        outputs = placement.own(layer.output, device)
-        variances = np.diag(statistics.of(layer.operand, weight.shape[1]).covariance)
-        energy = (np.square(weight).reshape(*weight.shape[:2], -1).sum(2) * variances).sum(1)
-        costs = statistics.costs_of(layer, energy)[outputs]
-        taken = weight[np.ix_(outputs, channels)]
-        scaled = taken * np.sqrt(costs).reshape(-1, *(1 for _ in taken.shape[1:]))
-        found.append(np.moveaxis(scaled, 1, -1).reshape(-1, len(channels)))
+        weight, outputs = weight_of(layer, weights), placement.own(layer.output, device)
+        costs = statistics.costs_of(layer, energy_of(layer, weight, statistics).sum(1))[outputs]
+        scaled = weight[outputs] * np.sqrt(costs).reshape(-1, *(1 for _ in weight.shape[1:]))
+        found.append(np.moveaxis(scaled, 1, -1).reshape(-1, weight.shape[1]))
     return np.concatenate(found)

@@ -92,7 +92,7 @@ class _Separating:
         self.graph, self.made = channels.graph, SeparatedGraphBuilder(channels.graph)
         self.ranks = range(separation.num_devices)
         self.locals: dict[tuple[str, int], _Local] = {}
-        self.known: dict[tuple[str, int, bool], _Local] = {}
+        self.folded: dict[tuple[str, int], str] = {}
         self.inputs: dict[tuple[str, int], _Input] = {}
         self.arriving: dict[tuple[str, int], list[tuple[int, Arrival]]] = {}
         for each in sorted(separation.crossings, key=lambda each: each.source):
@@ -142,31 +142,20 @@ class _Separating:
     def _whole(self, tensor: str, rank: int) -> str:
         """All channels of a tensor on a device, in their order."""
         if not isinstance(self.channels.tensors[tensor], Channels):  # in the middle of a reordering
-            key = tensor, rank, True
-            if key not in self.known:
+            if (tensor, rank) not in self.folded:
                 node = self.graph.makers[tensor]
                 inputs = {role: self._operand(name, rank) for role, name in node.inputs.items()}
-                self.known[key] = _Local(self.made.copy(node, rank, inputs)[0], np.arange(0))
-            return self.known[key].name
-        found = self._gathered(tensor, rank)
-        return self._ordered(tensor, found, self._everything(tensor), rank)
+                self.folded[tensor, rank] = self.made.copy(node, rank, inputs)[0]
+            return self.folded[tensor, rank]
+        found = self._input(tensor, rank)
+        assert found.estimate is None, tensor
+        return self._ordered(tensor, _Local(found.name, found.order), self._everything(tensor), rank)
 
     def _ordered(self, tensor: str, local: _Local, wanted: Labels, rank: int, axis: int | None = None) -> str:
         """These channels of what a device has of a tensor, in this order."""
         where = np.full(max(int(local.order.max(initial=0)), int(wanted.max(initial=0))) + 1, -1)
         where[local.order] = np.arange(len(local.order))
         return self.made.select(local.name, self.channels.axis(tensor) if axis is None else axis, where[wanted], rank)
-
-    def _gathered(self, tensor: str, rank: int) -> _Local:
-        """All channels of a tensor, of which a device has its own, and is sent all others."""
-        key = tensor, rank, False
-        if key not in self.known:
-            name, arrivals = self._input_name(tensor, rank)
-            assert all(each.mixtures is None for each in arrivals), tensor
-            own = self.locals.get((tensor, rank))
-            orders = [] if own is None else [own.order]
-            self.known[key] = _Local(name, np.concatenate([*orders, *(each.channels for each in arrivals)]))
-        return self.known[key]
 
     def _input_name(self, tensor: str, rank: int) -> tuple[str, list[Arrival]]:
         """What a device has and is sent of a tensor, joined; and what it is sent."""

@@ -13,14 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sepnas.separation.atoms import Labels
-from sepnas.separation.importance import weight_of
+from sepnas.separation.importance import Weights, weight_of
 from sepnas.separation.mixtures import Estimate
 from sepnas.separation.relations import MixingLayer
 from sepnas.separation.statistics import Array
 
 Message: TypeAlias = tuple[str, int, int]
 """A message between devices: the tensor, its source, its destination."""
-Weights: TypeAlias = Mapping[str, npt.NDArray[np.generic]]
 
 
 class Ingredient(Protocol):

@@ -115,9 +115,10 @@ def _offers(placement: Placement, demand: Demand, weights: Weights, statistics: 
     if demand.is_fixed:
         return [_sent_anyway(placement, demand, source, own) for source, own in own_of.items()]
     known = known_to(placement, statistics, demand.tensor, demand.device)
+    readers = readers_of(placement, demand.layers, demand.device, weights, statistics)
     found, values = [], placement.channel_values[demand.tensor]
     for source, own in own_of.items():
-        basis = known.basis(own, readers_of(placement, demand.layers, demand.device, own, weights, statistics))
+        basis = known.basis(own, readers[:, own])
         if len(basis.values):
             found.append(_Offer(demand.tensor, source, demand.device, own, basis.values, values, basis=basis))
     if len(placement.own(demand.tensor, demand.device)):
@@ -143,14 +144,8 @@ def _total(offers: list[_Offer], counts: list[int], wire: WireFormat) -> int:
 def _within(offers: list[_Offer], budget_bytes: int, wire: WireFormat, message_cost_bytes: float) -> list[int]:
     """The number of mixtures of each message within the budget."""
     costs = [each.bytes(64, wire) / 64 for each in offers]  # bytes of a mixture, without a sample's header
-    low, high = (
-        0.0,
-        max(
-            (float(o.values[0]) / c for o, c in zip(offers, costs, strict=True) if o.forced < len(o.values)),
-            default=0.0,
-        )
-        + 1e-30,
-    )
+    prices = [float(o.values[0]) / c for o, c in zip(offers, costs, strict=True) if o.forced < len(o.values)]
+    low, high = 0.0, max(prices, default=0.0) + 1e-30
     counts = [_worth(each, low, cost, message_cost_bytes) for each, cost in zip(offers, costs, strict=True)]
     for _ in range(_STEPS if _total(offers, counts, wire) > budget_bytes else 0):
         price = (low + high) / 2

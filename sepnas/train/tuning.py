@@ -21,7 +21,7 @@ from sepnas.options import option
 from sepnas.partition.graph import Graph, graph_file
 from sepnas.partition.heads import num_scores, with_new_head
 from sepnas.plan.document import PlanDocument
-from sepnas.separation.document import PLAN_NAME, SEPARATION_NAME, Separation
+from sepnas.separation.document import PLAN_NAME, SEPARATION_NAME, Separation, is_separated
 from sepnas.train.checkpoint import tensors_sha256
 from sepnas.train.checks import classes_text, knows_classes
 from sepnas.train.images import ImageData
@@ -109,7 +109,7 @@ def prepare_tuning(
     graph = found.graph
     channels, side = _image_of(graph, folder)
     num_scores(graph)
-    usual = SEPARATED_RECIPE if (folder / SEPARATION_NAME).is_file() and teachers else RECIPE
+    usual = SEPARATED_RECIPE if is_separated(folder) and teachers else RECIPE
     chosen = choose_recipe(recipe or usual, "", changes, None)
     images = load_images(source) if isinstance(source, DataSource) else source
     if recipe is None:
@@ -127,7 +127,7 @@ def prepare_tuning(
 
 def _documents(folder: Path) -> dict[str, str]:
     """The groups and the plan of a separated network, by the names of their files; none of another's."""
-    if not (folder / SEPARATION_NAME).is_file():
+    if not is_separated(folder):
         return {}
     return {
         SEPARATION_NAME: Separation.load(folder / SEPARATION_NAME).dumps(),
@@ -178,7 +178,7 @@ def _check_images(graph: Graph, folder: Path, channels: int, side: int, images: 
 def _with_head(graph: Graph, folder: Path, images: ImageData, choice: HeadChoice) -> tuple[Graph, tuple[str, ...]]:
     """The graph with the classes of the images, and the weights that are new."""
     if choice == "new":
-        if (folder / SEPARATION_NAME).is_file():
+        if is_separated(folder):
             raise TrainingError(
                 f"{folder}: is separated already, and its devices' plan knows its head; train the network that it was "
                 f"made from with {option('--head new', 'head=' + repr('new'))}, and separate the result"

@@ -14,7 +14,7 @@ from sepnas.nets.channel_statistics import measure_statistics
 from sepnas.nets.graph import GraphNetwork
 from sepnas.nets.partitioned import PartitionedNetwork
 from sepnas.nets.planned import lookup_of, run_plan
-from sepnas.nets.separated import arrays_of, separated_network
+from sepnas.nets.separated import arrays_of, separated_weights
 from sepnas.partition.graph import Graph
 from sepnas.plan.schedule import schedule
 from sepnas.plan.wire import WireFormat
@@ -221,7 +221,7 @@ class Separated:
 
     @cached_property
     def network(self) -> PartitionedNetwork:
-        return separated_network(self.made, self.of.weights)
+        return PartitionedNetwork(self.made.graph, separated_weights(self.made.recipe, self.of.weights)).eval()
 
     def answers(self) -> Tensor:
         """The answer of the graph in one process."""

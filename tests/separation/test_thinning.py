@@ -31,9 +31,7 @@ def expected_error(found: Separated) -> float:
             taken = np.eye(count)[each.channels]
             had.append(taken if each.mixtures is None else each.mixtures @ taken)
         lost = np.eye(count) - known.estimate(arrivals).matrix @ np.vstack(had)
-        readers = readers_of(
-            placement, demand.layers, demand.device, np.arange(count), of.arrays, found.statistics
-        ) @ lost  # fmt: skip
+        readers = readers_of(placement, demand.layers, demand.device, of.arrays, found.statistics) @ lost
         measured = found.statistics.of(demand.tensor, count).padded(placement.channels.padding_share(demand.tensor))
         total += float(np.trace(readers @ measured.covariance @ readers.T))
     return total
@@ -75,10 +73,8 @@ def test_values_are_the_errors_that_messages_spare() -> None:
             known = known_to(found.placement, found.statistics, demand.tensor, demand.device)
             for source in {0, 1, 2} - {demand.device}:
                 channels = np.flatnonzero(devices(demand.tensor) == source)
-                readers = readers_of(
-                    found.placement, demand.layers, demand.device, channels, of.arrays, found.statistics
-                )  # fmt: skip
-                values = known.basis(channels, readers).values
+                readers = readers_of(found.placement, demand.layers, demand.device, of.arrays, found.statistics)
+                values = known.basis(channels, readers[:, channels]).values
                 left += float(values[sent.get((demand.tensor, source, demand.device), 0) :].sum())
         assert expected_error(found) == pytest.approx(left, rel=0.002)
 
