@@ -25,7 +25,8 @@ Rates: TypeAlias = Mapping[str, float]
 class Optimization:
     """The optimizer and its schedule, updated after each step; an epoch has ``steps_per_epoch``.
 
-    ``rates`` are factors of the learning rate by the names of parameters, 1 for the others.
+    ``rates`` are factors of the learning rate by the names of parameters, 1 for the others; the recipe's ``norm_rate``
+    multiplies them.
     """
 
     def __init__(
@@ -38,15 +39,14 @@ class Optimization:
     ) -> None:
         self._network, self._processes = network, processes or Processes()
         self._parameters = dict(network.named_parameters())
-        self._optimizers = tuple(_optimizers(network, recipe, rates or {}))
-        self._peaks = [float(each.param_groups[0]["lr"]) for each in self._optimizers]
+        self._optimizers = tuple(_optimizers(network, recipe, _factors(network, recipe, rates or {})))
+        self._peaks = [_full_rate(each) for each in self._optimizers]
         self._schedules = [_schedule(each, recipe, steps_per_epoch) for each in self._optimizers]
 
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step; that of the first optimizer, of weights whose factor is 1."""
-        group = self._optimizers[0].param_groups[0]
-        return float(group["lr"]) / float(group.get("factor", 1.0))
+        return _full_rate(self._optimizers[0])
 
     def step(self, loss: Tensor) -> None:
         self._network.zero_grad(set_to_none=True)
@@ -70,7 +70,7 @@ class Optimization:
         """The schedule's state, without values fixed by the recipe."""
         state = self._schedules[0].state_dict()
         found = {"learning_rate": self.learning_rate, "steps": state["last_epoch"], "calls": state["_step_count"]}
-        groups = self._optimizers[0].param_groups
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
         if any("factor" in group for group in groups):
             found["rates"] = [group["lr"] for group in groups]
         return found
@@ -84,9 +84,12 @@ class Optimization:
                 # in the parameter's memory layout, as torch creates it; step counters stay on the CPU
                 like = torch.empty_like(saved if key == "step" else parameter.detach())
                 owners[parameter].state[parameter][key] = like.copy_(saved)
+        saved_rates, done = numbers.get("rates"), 0
         for optimizer, schedule, peak in zip(self._optimizers, self._schedules, self._peaks, strict=True):
             rate = numbers["learning_rate"] * peak / self._peaks[0]  # schedules are multiples of the peak
-            rates = numbers.get("rates") or [rate] * len(optimizer.param_groups)
+            count = len(optimizer.param_groups)
+            rates = saved_rates[done : done + count] if saved_rates else [rate] * count
+            done += count
             for group, each in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = each
             state = {"last_epoch": numbers["steps"], "_step_count": numbers["calls"], "_last_lr": rates}
@@ -98,39 +101,54 @@ class Optimization:
 _KEPT = {"momentum_buffer", "exp_avg", "exp_avg_sq", "step"}
 
 
-def _optimizers(network: nn.Module, recipe: Recipe, rates: Rates) -> Iterator[Optimizer]:
+def _full_rate(optimizer: Optimizer) -> float:
+    """An optimizer's present learning rate of weights whose factor is 1."""
+    group = optimizer.param_groups[0]
+    return float(group["lr"]) / float(group.get("factor", 1.0))
+
+
+def _factors(network: nn.Module, recipe: Recipe, rates: Rates) -> Rates:
+    """The factors of the learning rate by parameter: those of ``rates`` and ``norm_rate``; empty if there are none."""
+    if recipe.norm_rate == 1:
+        return rates
+    spared = _spared(network)
+    return {
+        name: rates.get(name, 1.0) * (recipe.norm_rate if x.ndim <= 1 and name not in spared else 1.0)
+        for name, x in network.named_parameters()
+    }
+
+
+def _optimizers(network: nn.Module, recipe: Recipe, factors: Rates) -> Iterator[Optimizer]:
     """The optimizers with their peak rates; each weight has one."""
     if recipe.optimizer != "muon":
-        yield _optimizer(network, recipe, rates)
+        yield _optimizer(network, recipe, factors)
         return
-    groups = muon_weights(network)
-    if not groups:
+    convolutions = muon_weights(network)
+    if not convolutions:
         raise TrainingError(f"recipe {recipe.name!r}: the network has no convolution that Muon can train; use 'adamw'")
     named = dict(network.named_parameters())
-    each: list[dict[str, Any]] = [{"params": [named[name]], "groups": count} for name, count in groups.items()]
-    yield Muon(each, recipe.learning_rate, recipe.momentum, recipe.nesterov)
-    rest = [(name, x) for name, x in named.items() if name not in groups and x.requires_grad]
-    spared = _spared(network)
-    decays = {name: name not in spared and (recipe.decay_norms or x.ndim > 1) for name, x in rest}
-    parts: list[dict[str, Any]] = [
-        {"params": [x for name, x in rest if decays[name]]},
-        {"params": [x for name, x in rest if not decays[name]], "weight_decay": 0.0},
+    each: list[dict[str, Any]] = [
+        {"params": [named[name]], "groups": count} | _scaled_rate(name, recipe.learning_rate, factors)
+        for name, count in convolutions.items()
     ]
+    yield Muon(each, recipe.learning_rate, recipe.momentum, recipe.nesterov)
+    rest = {name: x for name, x in named.items() if name not in convolutions and x.requires_grad}
     yield torch.optim.AdamW(
-        parts,
+        _groups_by_rate(rest, recipe, recipe.other_learning_rate, factors, _spared(network)),
         lr=recipe.other_learning_rate, weight_decay=recipe.weight_decay, betas=(recipe.momentum, 0.999),
     )  # fmt: skip
 
 
-def _optimizer(network: nn.Module, recipe: Recipe, rates: Rates) -> Optimizer:
+def _optimizer(network: nn.Module, recipe: Recipe, factors: Rates) -> Optimizer:
     settings: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "adamw":
         settings["betas"] = (recipe.momentum, 0.999)
     else:
         settings |= {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
     made: Optimizer
-    if rates:
-        groups = _groups_by_rate(network, recipe, rates)
+    if factors:
+        named = dict(network.named_parameters())
+        groups = _groups_by_rate(named, recipe, recipe.learning_rate, factors, _spared(network))
         made = import_timm("optim").create_optimizer_v2(groups, opt=recipe.optimizer, **settings)
         return made
     if recipe.decay_norms and recipe.optimizer != "sgdw":
@@ -143,7 +161,7 @@ def _optimizer(network: nn.Module, recipe: Recipe, rates: Rates) -> Optimizer:
 
 
 def _spared(network: nn.Module) -> set[str]:
-    """The parameters that never decay, by name."""
+    """The parameters that never decay and have no ``norm_rate``, by name."""
     return network.no_weight_decay() if isinstance(network, SeparableNetwork) else set()
 
 
@@ -156,17 +174,27 @@ def _groups(network: nn.Module) -> list[dict[str, Any]]:
     return groups
 
 
-def _groups_by_rate(network: nn.Module, recipe: Recipe, rates: Rates) -> list[dict[str, Any]]:
-    """Parameter groups of one learning rate each, with and without weight decay."""
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for name, parameter in network.named_parameters():
-        decays = recipe.decay_norms or parameter.ndim > 1
-        groups.setdefault((rates.get(name, 1.0), decays), []).append(parameter)
-    return [
-        {"params": found, "lr": factor * recipe.learning_rate, "factor": factor}
+def _groups_by_rate(
+    named: Mapping[str, nn.Parameter], recipe: Recipe, peak: float, factors: Rates, spared: set[str]
+) -> list[dict[str, Any]]:
+    """Parameter groups of one learning rate each, with and without weight decay; ``peak`` is that of the factor 1."""
+    groups: dict[tuple[float, bool], list[str]] = {}
+    for name, parameter in named.items():
+        decays = name not in spared and (recipe.decay_norms or parameter.ndim > 1)
+        groups.setdefault((factors.get(name, 1.0), decays), []).append(name)
+    found: list[dict[str, Any]] = [
+        {"params": [named[name] for name in names]}
+        | _scaled_rate(names[0], peak, factors)
         | ({} if decays else {"weight_decay": 0.0})
-        for (factor, decays), found in groups.items()
+        for (_, decays), names in groups.items()
     ]
+    return found or [{"params": []}]
+
+
+def _scaled_rate(name: str, peak: float, factors: Rates) -> dict[str, float]:
+    """A parameter group's own rate and its factor; nothing if no parameter of the network has one."""
+    factor = factors.get(name, 1.0)
+    return {"lr": factor * peak, "factor": factor} if factors else {}
 
 
 def _schedule(optimizer: Optimizer, recipe: Recipe, steps_per_epoch: int) -> LRScheduler:

@@ -92,7 +92,9 @@ class Recipe(Document):
 
     An imported network, which was trained before, may learn slower near its input: ``input_rate`` is the factor of the
     learning rate in its first layer, which rises from layer to layer, in equal ratios, to 1 in the last one.
-    ``head_rate`` is the factor of a new head.
+    ``head_rate`` is the factor of a new head. In any network, ``norm_rate`` is a further factor for one-dimensional
+    weights (norms, biases, merges; not learned scales of messages): airbench has 64 for biases of norms (arXiv
+    2404.00498).
 
     ``ema_decay`` above 0 validates and saves a moving average of the weights, which adapts faster at first. ``mixup``
     (arXiv 1710.09412) and ``cutmix`` (arXiv 1905.04899) are the alphas of their beta distributions, 0 for off; with
@@ -120,6 +122,7 @@ class Recipe(Document):
     warmup: Probability = 0.0
     input_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     head_rate: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    norm_rate: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
     milestone_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -211,7 +214,7 @@ NO_CHANGES = RecipeChanges()
 
 _LATER = (
     "device_dropout", "message_dropout", "decay_norms", "ema_decay", "mixup", "cutmix", "distillation",
-    "other_learning_rate", "whiten_stem", "warmup", "input_rate", "head_rate",
+    "other_learning_rate", "whiten_stem", "warmup", "input_rate", "head_rate", "norm_rate",
 )  # fmt: skip
 
 _COLOUR_IMAGES: dict[str, Any] = {
