@@ -34,7 +34,10 @@ KEPT_PLANS = 128
 class SeparableNetwork(nn.Module):
     """The whole network of an architecture: ``(B, in_channels, S, S) -> (B, num_classes)``.
 
-    Source: arXiv 2111.02489. ``forward`` accepts another policy over the same weights; the supernet samples this way.
+    Source: arXiv 2111.02489. Images may have another side than the architecture's, as in training with ``first_size``;
+    raises :class:`SpecError` if the network cannot take it.
+
+    ``forward`` accepts another policy over the same weights; the supernet samples this way.
     ``all_heads`` gives every device a classifier, for policies with another read-out. With an ``outage``, the network
     answers as the remaining devices would; raises :class:`PlanError` if no device can answer.
     """
@@ -93,8 +96,7 @@ class SeparableNetwork(nn.Module):
         watcher: Watcher | None = None,
     ) -> Tensor:
         """The logits; ``watcher`` sees the layers' inputs and what is sent."""
-        own = policy is None
-        schedule, merges = self._own if own else planned(self.architecture.model_copy(update={"policy": policy}))
+        schedule, merges = self._planned(policy, x_BCHW.shape[-1])
 
         def weights(rank: int, parameter: str) -> list[Tensor]:
             return [self.merges[name] for name in merges[rank, parameter]]
@@ -102,6 +104,13 @@ class SeparableNetwork(nn.Module):
         lookup = Lookup(self._layers, weights, self.log_scales.__getitem__)
         [port], [answer] = schedule.plan.inputs, schedule.plan.outputs
         return run_plan(schedule, lookup, {port.name: x_BCHW}, outage, watcher)[answer.name]
+
+    def _planned(self, policy: TransmissionPolicy | None, side: int) -> Planned:
+        """The plan under a policy (None: its own) for images of a side."""
+        if policy is None and side == self.architecture.image_size:
+            return self._own
+        architecture = _for_side(self.architecture, side)
+        return planned(architecture if policy is None else architecture.model_copy(update={"policy": policy}))
 
     def _layers(self, rank: int, segment: Segment) -> Layers:
         return [(name, self._layer(rank, name)) for name in segment.layers]
@@ -163,6 +172,11 @@ class Planned(NamedTuple):
 def planned(architecture: Architecture) -> Planned:
     """The plan of an architecture, ready to be executed. Equal architectures share it, whatever their names."""
     return _planned(architecture.model_copy(update={"name": ""}))
+
+
+@lru_cache(maxsize=KEPT_PLANS)
+def _for_side(architecture: Architecture, side: int) -> Architecture:
+    return architecture.for_side(side)
 
 
 @lru_cache(maxsize=KEPT_PLANS)

@@ -94,6 +94,12 @@ class Architecture(Document):
         """The same parts under another policy."""
         return Architecture.from_data(self.to_data() | {"policy": policy.to_data()}, self.name)
 
+    def for_side(self, side: int) -> Architecture:
+        """The same network for images of another side; raises :class:`SpecError` if it cannot take them."""
+        if side == self.image_size:
+            return self
+        return Architecture.from_data(self.to_data() | {"image_size": side}, self.name)
+
 
 def named_policy(name: str, num_devices: int, depth: int, backbone: str = DEFAULT_BACKBONE) -> TransmissionPolicy:
     """``all-to-all``, ``hand-made`` or ``none`` for a network of this depth."""

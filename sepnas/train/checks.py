@@ -16,13 +16,16 @@ from sepnas.train.augment import check_augmentation
 from sepnas.train.images import ImageData
 from sepnas.train.recipe import Recipe
 from sepnas.train.seeds import check_seed
+from sepnas.train.sides import check_first_size, smallest_of
 from sepnas.units import format_count
 
 
 def check_trainable(architecture: Architecture | None, data: ImageData, recipe: Recipe, seed: int) -> None:
     """Raise :class:`TrainingError` for any problem that is detectable before a file is written."""
+    check_first_size(recipe, separable=architecture is not None)
     if architecture:
         check_fits(architecture, data)
+        architecture = smallest_of(recipe, architecture)
         check_batches(architecture, data, recipe)
     check_class_names(data)
     check_dropout(architecture, recipe)
@@ -70,8 +73,8 @@ def check_batches(architecture: Architecture, data: ImageData, recipe: Recipe) -
     smallest = len(data.train) // recipe.steps_per_epoch(len(data.train))
     if smallest == 1 and stage_sides(architecture)[-1] == 1:
         raise TrainingError(
-            f"`batch_size` {recipe.batch_size} makes batches of one image, too few for images of {data.image_size} "
-            "pixels a side; raise it in the recipe, or resize the data"
+            f"`batch_size` {recipe.batch_size} makes batches of one image, too few for images of "
+            f"{architecture.image_size} pixels a side; raise it in the recipe, or {_larger_images(recipe)}"
         )
 
 
@@ -89,8 +92,12 @@ def check_dropout(architecture: Architecture | None, recipe: Recipe) -> None:
     if recipe.device_dropout and architecture and stage_sides(architecture)[-1] == 1:
         raise TrainingError(
             f"`device_dropout` may leave a device one image of a batch, too few for the batch norms of images of "
-            f"{architecture.image_size} pixels a side; set it to 0, or resize the data"
+            f"{architecture.image_size} pixels a side; set it to 0, or {_larger_images(recipe)}"
         )
+
+
+def _larger_images(recipe: Recipe) -> str:
+    return "raise `first_size`" if recipe.first_size < 1 else "resize the data"
 
 
 def check_shares(smallest_batch: int, recipe: Recipe, processes: int) -> None:

@@ -40,6 +40,7 @@ from sepnas.train.recipe import Recipe
 from sepnas.train.record import EpochRecord, TrainingResult
 from sepnas.train.run_files import Reached, RunFiles, RunState, describe_graph_run, describe_run, identity_of
 from sepnas.train.seeds import derived_seed
+from sepnas.train.sides import scaled, sides_of
 from sepnas.train.steps import Step, step_of
 from sepnas.train.teaching import AnyTeacher, Teaching
 from sepnas.train.whiten import freeze_first_convolution
@@ -130,8 +131,9 @@ def train_network(
             if record is None:
                 break
             run.save(record, curves)
-            display.epoch(record, record.duration_s * (recipe.epochs - epoch))
-            passed_s = processes.broadcast(time.monotonic() - started + record.duration_s)
+            next_s = run.next_epoch_s(record)
+            display.epoch(record, next_s * (recipe.epochs - epoch))
+            passed_s = processes.broadcast(time.monotonic() - started + next_s)
             if stop_after_s is not None and passed_s > stop_after_s:
                 break
     if run.state.result is not network:
@@ -191,6 +193,7 @@ class _Run:
         self._tick: Tick = lambda done, total: None
         self._batches = Batches(data, recipe, device, processes)
         self.steps = self._batches.steps
+        self._sides = sides_of(recipe, data.image_size, self.architecture)
         check_shares(len(data.train) // self.steps, recipe, processes.count)
         average = WeightAverage(self.network, recipe.ema_decay) if recipe.ema_decay else None
         self.state = RunState(self.network, Optimization(network, recipe, self.steps, processes, rates), average)
@@ -223,6 +226,10 @@ class _Run:
     @property
     def history(self) -> tuple[EpochRecord, ...]:
         return self.files.saved.history
+
+    def next_epoch_s(self, record: EpochRecord) -> float:
+        """The expected seconds of the epoch after this one, in proportion to the pixels of an image."""
+        return record.duration_s * (self._sides.of(record.epoch + 1) / self._sides.of(record.epoch)) ** 2
 
     def epoch(self, epoch: int, display: TrainingDisplay) -> EpochRecord | None:
         """Train the rest of an epoch and validate; None if the time ran out within the epoch."""
@@ -258,7 +265,7 @@ class _Run:
         with _reproducible(self.device):
             for number, batch in enumerate(self._batches.of(order, processes.seed(seed), first, mirrored), first):
                 rate = self.state.optimization.learning_rate
-                loss = self._loss(batch, processes.seed(derived_seed(seed, number)))
+                loss = self._loss(batch, processes.seed(derived_seed(seed, number)), self._sides.of(epoch))
                 losses[number] = loss.detach()
                 last, due = number + 1 == self.steps, processes.count == 1 and self.files.age_s > CHECKPOINT_S
                 if self.device.type == "cpu" or number % LOSS_CHECK_STEPS == 0 or last or due:
@@ -277,18 +284,22 @@ class _Run:
                         return None
         return rate, losses, time.perf_counter() - started
 
-    def _loss(self, batch: Batch, seed: int) -> Tensor:
-        """The loss of this process's part of a batch, weighted by its share; all draws derive from ``seed``."""
+    def _loss(self, batch: Batch, seed: int, side: int) -> Tensor:
+        """The loss of this process's part of a batch, weighted by its share; all draws derive from ``seed``.
+
+        The network sees images of ``side`` pixels, teachers see whole ones.
+        """
         _seed_layers(derived_seed(seed, "layers"), self.device)
+        images_BCHW = scaled(batch.images, side)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            loss = self._answered(batch, torch.Generator().manual_seed(seed))
+            loss = self._answered(batch, images_BCHW, torch.Generator().manual_seed(seed))
         return self._processes.mean_loss(loss, len(batch.labels), batch.size)
 
-    def _answered(self, batch: Batch, generator: torch.Generator) -> Tensor:
+    def _answered(self, batch: Batch, images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
         if self._step:
-            return self._step(self.network, batch.images, batch.labels, generator)
+            return self._step(self.network, images_BCHW, batch.labels, generator)
         taught = self._teaching.kept.of(batch) if self._teaching.kept else None
-        return self._own_step(self.network, batch.images, batch.labels, generator, taught)
+        return self._own_step(self.network, images_BCHW, batch.labels, generator, taught, batch.images)
 
     def _check_losses(self, losses: Tensor, epoch: int) -> None:
         finite = losses.isfinite()

@@ -102,7 +102,8 @@ class Recipe(Document):
     (``sepnas train --teacher``); None means the defaults. ``device_dropout`` and ``message_dropout`` are the shares of
     devices and messages lost per training image (:mod:`sepnas.train.dropout`), so that the network learns to tolerate
     losses. ``whiten_stem`` sets the first convolution to whiten patches of the training images, and leaves it so
-    (:mod:`sepnas.train.whiten`).
+    (:mod:`sepnas.train.whiten`). ``first_size`` below 1 is the share of their side to which training images are scaled
+    in the first epoch; they grow to their full size in equal steps (:mod:`sepnas.train.sides`, arXiv 2104.00298).
     """
 
     format_name: ClassVar[str] = "sepnas.recipe"
@@ -135,6 +136,7 @@ class Recipe(Document):
     device_dropout: Probability = 0.0
     message_dropout: Probability = 0.0
     whiten_stem: bool = False
+    first_size: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -215,6 +217,7 @@ NO_CHANGES = RecipeChanges()
 _LATER = (
     "device_dropout", "message_dropout", "decay_norms", "ema_decay", "mixup", "cutmix", "distillation",
     "other_learning_rate", "whiten_stem", "warmup", "input_rate", "head_rate", "norm_rate",
+    "first_size",
 )  # fmt: skip
 
 _COLOUR_IMAGES: dict[str, Any] = {

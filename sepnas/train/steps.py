@@ -28,7 +28,10 @@ smoothing applied. The generator is on the CPU and derives from seed, epoch and 
 
 
 class TaughtStep(Protocol):
-    """As :data:`Step`, also with kept answers of teachers, ``(T, B, K)``."""
+    """As :data:`Step`, also with kept answers of teachers, ``(T, B, K)``.
+
+    ``whole_BCHW`` are the images at full size, which teachers see, if the network sees smaller ones.
+    """
 
     def __call__(
         self,
@@ -37,6 +40,7 @@ class TaughtStep(Protocol):
         labels: Tensor,
         generator: torch.Generator,
         taught_TBK: Tensor | None = None,
+        whole_BCHW: Tensor | None = None,
     ) -> Tensor: ...
 
 
@@ -47,11 +51,14 @@ def step_of(
 
     ``teachers`` answer each batch anew; other teachers' answers were kept; ``features`` compares those of graphs.
 
-    Raises :class:`TrainingError` for a compiled step with dropout, because tensor sizes would differ in each step.
+    Raises :class:`TrainingError` for a compiled step with dropout, because tensor sizes would differ in each step, and
+    with ``first_size``, because they would differ from epoch to epoch.
     """
     shares = recipe.device_dropout, recipe.message_dropout
     if compile_it and any(shares):
         raise TrainingError("steps with `device_dropout` or `message_dropout` are not compiled; train uncompiled")
+    if compile_it and recipe.first_size < 1:
+        raise TrainingError("steps with `first_size` are not compiled; train uncompiled")
     answer, answer_with_stages = (compiled(_answer), compiled(_with_stages)) if compile_it else (_answer, _with_stages)
 
     def plain(
@@ -60,6 +67,7 @@ def step_of(
         labels: Tensor,
         generator: torch.Generator,
         taught_TBK: Tensor | None = None,
+        whole_BCHW: Tensor | None = None,
     ) -> Tensor:
         if features is None:
             logits_BK = answer(network, images_BCHW)
@@ -75,6 +83,7 @@ def step_of(
         labels: Tensor,
         generator: torch.Generator,
         taught_TBK: Tensor | None = None,
+        whole_BCHW: Tensor | None = None,
     ) -> Tensor:
         assert isinstance(network, SeparableNetwork)
         outage = None
@@ -85,7 +94,8 @@ def step_of(
         kept = _with_kept(own, logits_BK, taught_TBK, recipe)
         if teachers is None:
             return kept
-        live, count = teachers.loss(own, logits_BK, stages, images_BCHW), len(teachers.networks)
+        seen_BCHW = images_BCHW if whole_BCHW is None else whole_BCHW
+        live, count = teachers.loss(own, logits_BK, stages, seen_BCHW), len(teachers.networks)
         others = 0 if taught_TBK is None else len(taught_TBK)
         return (count * live + others * kept) / (count + others)
 

@@ -31,6 +31,7 @@ from sepnas.train.precision import has_bf16
 from sepnas.train.recipe import NO_CHANGES, HeadChoice, Recipe, RecipeChanges, may_not_mirror
 from sepnas.train.record import TrainingResult
 from sepnas.train.seeds import check_seed, derived_seed
+from sepnas.train.sides import check_first_size
 from sepnas.train.source import DataSource
 from sepnas.train.threads import use_threads_for_macs
 from sepnas.train.training import RunOptions, choose_recipe, load_images
@@ -111,6 +112,7 @@ def prepare_tuning(
     num_scores(graph)
     usual = SEPARATED_RECIPE if is_separated(folder) and teachers else RECIPE
     chosen = choose_recipe(recipe or usual, "", changes, None)
+    check_first_size(chosen, separable=False)
     images = load_images(source) if isinstance(source, DataSource) else source
     if recipe is None:
         chosen = changes.applied_to(_as_suits(chosen, images), usual)

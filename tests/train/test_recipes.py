@@ -29,6 +29,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "norm-rate": {"norm_rate": 4.0},
     "norm-rate-adamw": {"optimizer": "adamw", "learning_rate": 0.01, "norm_rate": 4.0, "decay_norms": False},
     "norm-rate-muon": {"optimizer": "muon", "learning_rate": 0.08, "norm_rate": 4.0, "schedule": "cosine"},
+    "growing": {"first_size": 0.5},
     "ema": {"ema_decay": 0.9},
     "mixup": {"mixup": 0.4},
     "both": {"mixup": 0.8, "cutmix": 1.0},
@@ -55,7 +56,7 @@ def test_every_switch_resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
 
 def test_switches_that_are_off_are_not_written() -> None:
     """A run that began before there were any resumes: its recipe reads the same."""
-    later = {"decay_norms", "ema_decay", "mixup", "cutmix", "norm_rate"}
+    later = {"decay_norms", "ema_decay", "mixup", "cutmix", "norm_rate", "first_size"}
     assert not later & SMALL.to_data().keys()
     for name, switch in SWITCHES.items():
         assert switched(name).to_data().items() >= switch.items()
