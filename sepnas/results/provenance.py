@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -19,12 +20,21 @@ _INPUTS_ONLY = ("--", ":/", ":(top,exclude,glob)experiments/*/result.json")
 
 
 def command_line(argv: Sequence[str] | None = None) -> str:
-    """The running command as typed in the repository: ``sepnas VERB ...`` or ``python PATH ...``."""
-    program, *arguments = sys.argv if argv is None else argv
-    path = Path(program)
+    """The running command as typed in the repository: ``sepnas VERB ...`` or ``python PATH ...``.
+
+    Paths inside the working folder are relative to it, because the folder's own path is this machine's.
+    """
+    program, *given = sys.argv if argv is None else argv
+    path, arguments = Path(program), [_within_folder(each) for each in given]
     if path.stem == "sepnas" or path.name == "__main__.py":
         return shlex.join(["sepnas", *arguments])
     return shlex.join(["python", os.path.relpath(path), *arguments])
+
+
+def _within_folder(argument: str) -> str:
+    """An argument such as ``/here/runs``, ``--out=/here/runs`` or ``folder:/here/data`` without the path of here."""
+    inside = rf"(^|[=:]){re.escape(str(Path.cwd()))}(?:/(?=.)|/?$)"
+    return re.sub(inside, lambda found: found[1] + ("." if found.end() == len(argument) else ""), argument)
 
 
 def git_commit(root: str | os.PathLike[str] = ".") -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -240,6 +241,17 @@ def test_no_experiments_give_an_empty_table(tmp_path: Path) -> None:
 def test_the_command_line_is_as_typed(argv: list[str], command: str) -> None:
     """The command of a result holds no path of the machine that ran it."""
     assert command_line(argv) == command
+
+
+def test_paths_inside_the_working_folder_are_recorded_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option's value, a data set's folder and the folder itself lose its path; paths elsewhere are as typed."""
+    here = tmp_path / "a.b"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    inside = [f"{here}/runs/x", f"--out={here}/runs", "--data", f"folder:{here}/data", str(here), f"{here}/"]
+    outside = [f"{here}2/runs", f"{tmp_path}/axb/runs", "https://a.b/c", "--n=3", ""]
+    found = shlex.split(command_line(["/somewhere/bin/sepnas", *inside, *outside]))
+    assert found == ["sepnas", "runs/x", "--out=runs", "--data", "folder:data", ".", ".", *outside]
 
 
 def git(folder: Path, *arguments: str) -> None:
