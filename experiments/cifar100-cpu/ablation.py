@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import HERE, Cell
-from children import parser_of, run_children, run_main, threads_of
+from children import command_of, parser_of, run_children, run_main, threads_of
 from trials import keep, kept_of
 
 from sepnas.results.recorder import Recorder
@@ -22,6 +22,9 @@ ADAMW: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 4e-3, "weight_de
 NO_DECAY: dict[str, Any] = {"decay_norms": False}
 MUON: dict[str, Any] = {"optimizer": "muon", "learning_rate": 0.08, "weight_decay": 0.05, "decay_norms": False}
 WHITE: dict[str, Any] = {"whiten_stem": True}
+FLIPS: dict[str, Any] = {
+    "augmentation": {"crop_padding": 4, "padding": "reflect", "flip": True, "alternate_flips": True}
+}
 TAUGHT: dict[str, Any] = {"distillation": {"weight": 0.7, "temperature": 2.0}}
 SWITCHES: dict[str, dict[str, Any]] = {
     "base": {},
@@ -47,11 +50,17 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "adamw+batch-64+no-decay-of-norms": ADAMW | NO_DECAY | {"batch_size": 64},
     "sgd+batch-64+no-decay-of-norms": NO_DECAY | {"batch_size": 64, "learning_rate": 0.25},
     # beside "adamw+no-decay-of-norms"
+    "adamw+norm-rate-8": ADAMW | NO_DECAY | {"norm_rate": 8.0},
     "adamw+whitened-stem": ADAMW | NO_DECAY | WHITE,
     "muon": MUON,
     "muon+whitened-stem": MUON | WHITE,
     "muon-0.04+whitened-stem": MUON | WHITE | {"learning_rate": 0.04},
     "muon-0.16+whitened-stem": MUON | WHITE | {"learning_rate": 0.16},
+    "muon+whitened-stem+alternating-flips": MUON | WHITE | FLIPS,
+    "muon+whitened-stem+average": MUON | WHITE | {"ema_decay": 0.99},
+    "muon+whitened-stem+norm-rate-8": MUON | WHITE | {"norm_rate": 8.0},
+    "muon+whitened-stem+first-size-0.75": MUON | WHITE | {"first_size": 0.75},
+    "muon+whitened-stem+batch-64": MUON | WHITE | {"batch_size": 64},
 }
 TAUGHT_BY = {
     "taught": TEACHERS[:1],
@@ -101,7 +110,7 @@ def record(chosen: argparse.Namespace) -> None:
         for name, found in last.items()
     ]
     path = chosen.kept.parent / "ablation.json"
-    with Recorder(path, seeds=(chosen.seed,), root=HERE) as record:
+    with Recorder(path, command_of(), seeds=(chosen.seed,), root=HERE) as record:
         record.measure("switches_that_help", sum(row["gain_points"] > 0 for row in rows), "", n=len(rows))
         record.table("ablation", rows)
     print(f"{len(rows)} of {len(SWITCHES)} switches; {path}")

@@ -12,6 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sepnas.errors import SepnasError
+from sepnas.results.provenance import command_line
+
+PLACES = ("--data-root", "--out", "--kept")
+"""Options that say where files lie, and change no result."""
 
 
 def parser_of(description: str | None, out: Path) -> argparse.ArgumentParser:
@@ -28,6 +32,14 @@ def parser_of(description: str | None, out: Path) -> argparse.ArgumentParser:
 def threads_of(chosen: argparse.Namespace) -> int | None:
     """Of torch, for each training; None: as many as are good for it."""
     return 1 if chosen.jobs > 1 else None
+
+
+def command_of() -> str:
+    """The running command as a result records it: without the places of files, which differ from machine to machine."""
+    places = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in PLACES:
+        places.add_argument(option)
+    return command_line([sys.argv[0], *places.parse_known_args()[1]])
 
 
 def run_children(names: Sequence[str], jobs: int, told: Callable[[str], object]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cells import HERE, RECIPE, Cell
-from children import parser_of, run_children, run_main, threads_of
+from children import command_of, parser_of, run_children, run_main, threads_of
 from trials import keep, kept_of
 
 from sepnas.results.recorder import Recorder
@@ -59,7 +59,7 @@ def record(chosen: argparse.Namespace) -> None:
         rows.append({"network": network} | {name: each["val_by_epoch"][-1] for name, each in found.items() if each})
     gains = [100 * (row["table"] - row["paper"]) for row in rows if {"table", "paper"} <= set(row)]
     if gains:
-        with Recorder(HERE / "recipes.json", seeds=(SEED,), root=HERE) as record:
+        with Recorder(HERE / "recipes.json", command_of(), seeds=(SEED,), root=HERE) as record:
             least = min(gains)
             record.measure("gain_over_paper_recipe_points", least, "", least, max(gains), len(gains), goal="> 0")
             record.table("recipes", rows)

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from cells import BODY, FINE_RECIPE, FOUND, HERE, RECIPE, SILENT, Cell, Group, groups_of
-from children import parser_of, run_children, run_main, threads_of
+from children import command_of, parser_of, run_children, run_main, threads_of
 
 from sepnas.nets.separable import SeparableNetwork
 from sepnas.results.recorder import Recorder
@@ -171,7 +171,7 @@ def record_table(groups: Sequence[Group], seeds: Sequence[int]) -> None:
     found = rows(groups)
     bases = [group.base for group in groups]
     lines = summary(found)
-    with Recorder(HERE / "result.json", seeds=tuple(seeds), root=HERE) as record:
+    with Recorder(HERE / "result.json", command_of(), seeds=tuple(seeds), root=HERE) as record:
         for line in lines:
             measure = f"top1_{BODY}_{name_of(line)}"
             record.measure(measure, line["top1"], "%", line["low"], line["high"], line["seeds"])
