@@ -544,7 +544,8 @@ def separate(
     data: DataSource | str | None = None,
     images: int = 512,
     budget: float = 1.0,
-    wire: str = "fp32",
+    exchange_points: int | None = None,
+    wire: str = "auto",
     read_out: int = 0,
     seed: int = 0,
     force: bool = False,
@@ -568,7 +569,9 @@ def separate(
         images: at most this number of images.
         budget: bytes between devices for one sample, as a share (0..1) of those of the exact split in fp32; 0 leaves
             only what the read-out device needs.
-        wire: the format of the messages between devices.
+        exchange_points: the greatest number of points in the network at which devices exchange something; any by
+            default. Each costs a message's latency.
+        wire: the format of the messages between devices, or ``auto`` for the one that is best for each.
         read_out: the device that computes and sends the answer.
         seed: of the grouping, 0..2**32-1.
         force: replace a network that stands in ``out``.
@@ -586,8 +589,8 @@ def separate(
     folder, source = Path(network), DataSource(data) if isinstance(data, str) else data
     samples = () if source is None else tuple(samples_of(folder, source, images))
     return _separate(
-        folder, Path(out), cluster, devices, samples, budget=budget, wire=wire, read_out=read_out, seed=seed,
-        force=force,
+        folder, Path(out), cluster, devices, samples, budget=budget, exchange_points=exchange_points, wire=wire,
+        read_out=read_out, seed=seed, force=force,
     )  # fmt: skip
 
 
@@ -600,7 +603,8 @@ def separate_and_train(
     cluster: Cluster | PathLike | None = None,
     images: int = 512,
     budget: float = 1.0,
-    wire: str = "fp32",
+    exchange_points: int | None = None,
+    wire: str = "auto",
     read_out: int = 0,
     recipe: Recipe | str | None = None,
     changes: RecipeChanges = NO_CHANGES,
@@ -643,8 +647,9 @@ def separate_and_train(
     def separated(to: Path) -> SeparationResult:
         samples = tuple(tuning.samples(images))
         return _separate(
-            folder, to, cluster, devices, samples, budget=budget, wire=wire, read_out=read_out, seed=seed, force=False
-        )
+            folder, to, cluster, devices, samples, budget=budget, exchange_points=exchange_points, wire=wire,
+            read_out=read_out, seed=seed, force=False,
+        )  # fmt: skip
 
     return separate_and_tune(tuning, separated, run, seed=seed, resume=resume, threads=threads)
 
@@ -671,6 +676,7 @@ def _separate(
     samples: Sequence[tuple[Tensor, ...]],
     *,
     budget: float,
+    exchange_points: int | None,
     wire: str,
     read_out: int,
     seed: int,
@@ -678,14 +684,17 @@ def _separate(
 ) -> SeparationResult:
     check_number("budget", budget, 0, 1)
     check_integer("seed", seed, 0, 2**32 - 1)
+    if exchange_points is not None:
+        check_integer("exchange_points", exchange_points, 0, MAX_COUNT)
     from sepnas.importing.separated import separate_network
     from sepnas.separation.thinning import MESSAGE_COST_BYTES, message_cost_bytes
 
     where, count = _cluster_to_separate(cluster, devices)
     with step_bar("separate") as show:
         return separate_network(
-            network, out, [each.flops_per_s for each in where.devices[:count]], budget=budget, wire=wire,
-            read_out=read_out, seed=seed, force=force, progress=show, samples=samples,
+            network, out, [each.flops_per_s for each in where.devices[:count]], budget=budget,
+            exchange_points=exchange_points, wire=wire, read_out=read_out, seed=seed, force=force, progress=show,
+            samples=samples,
             message_cost_bytes=MESSAGE_COST_BYTES if cluster is None else message_cost_bytes(where),
         )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,8 +14,9 @@ from sepnas import api
 from sepnas.cli.options import FILE, FOLDER, TEXT, AsJson, DataRoot, path_to, quantity
 from sepnas.console import print_json, say, warn
 from sepnas.partition.counts import count_partition
-from sepnas.plan.wire import UNCONVERTED, WIRE_FORMATS
+from sepnas.plan.wire import WIRE_FORMATS
 from sepnas.separation.document import PLAN_NAME
+from sepnas.separation.thinning import AUTO
 from sepnas.spec.arguments import MAX_COUNT, MAX_THREADS
 from sepnas.spec.document import few
 from sepnas.spec.figures import MAX_DEVICES
@@ -59,9 +61,21 @@ def separate(
             help="Bytes between devices, as a share of those of the exact split in fp32, such as 5%; 0 is silence.",
         ),
     ] = 1.0,
+    points: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=MAX_COUNT, metavar="N",
+            help="Exchange points at most [any number]: each costs the latency of a message.",
+        ),
+    ] = None,
     wire: Annotated[
-        str, typer.Option(help=f"The format of messages between devices: {format_names(WIRE_FORMATS)}.", **TEXT)
-    ] = UNCONVERTED,
+        str,
+        typer.Option(
+            help=f"The format of messages between devices: {format_names((AUTO, *WIRE_FORMATS))}; {AUTO} is the best "
+            "for each.",
+            **TEXT,
+        ),
+    ] = AUTO,
     read_out: Annotated[int, typer.Option(min=0, help="The device that computes and sends the answer.")] = 0,
     epochs: Annotated[
         int, typer.Option(min=0, max=MAX_COUNT, help="With --data: fine-tune, learning from the network.")
@@ -95,14 +109,15 @@ def separate(
     Writes a folder like that of an imported network, with the groups (`separation.json`) and the plan of the devices
     (`plan.json`). The network in it has a narrower layer for each device; `evaluate` computes it in one process.
 
-    Examples: `sepnas separate mobilenet --devices 4 --data folder:images --bytes 5% --wire int8 --epochs 3 --out
+    Examples: `sepnas separate mobilenet --devices 4 --data folder:images --bytes 5% --epochs 3 --out
     separated`, `sepnas separate mobilenet --cluster cluster.yaml --bytes 20% --out separated`
     """
     if not epochs:
         _refuse_without_epochs({"--recipe": recipe, "--flip": flip, "--resume": resume or None, "--threads": threads})
         found = api.separate(
-            network, out, devices=devices, cluster=cluster, images=images, budget=bytes_, wire=wire, read_out=read_out,
-            seed=seed, force=force, data=None if data is None else DataSource(data, root=data_root),
+            network, out, devices=devices, cluster=cluster, images=images, budget=bytes_,
+            exchange_points=points, wire=wire, read_out=read_out, seed=seed, force=force,
+            data=None if data is None else DataSource(data, root=data_root),
         )  # fmt: skip
         tuned = None
     else:
@@ -115,8 +130,8 @@ def separate(
             )
         tuned = api.separate_and_train(
             network, out, DataSource(data, root=data_root), devices=devices, cluster=cluster, images=images,
-            budget=bytes_, wire=wire, read_out=read_out, recipe=recipe, changes=RecipeChanges(epochs, flip=flip),
-            seed=seed, resume=resume, threads=threads,
+            budget=bytes_, exchange_points=points, wire=wire, read_out=read_out, recipe=recipe,
+            changes=RecipeChanges(epochs, flip=flip), seed=seed, resume=resume, threads=threads,
         )  # fmt: skip
         found = tuned.separation
     if json_:
@@ -137,7 +152,7 @@ def _refuse_without_epochs(given: Mapping[str, object]) -> None:
 def _data_of(tuned: TunedSeparation) -> dict[str, object]:
     return {
         "original_accuracy": tuned.original_accuracy, "start_accuracy": tuned.start_accuracy,
-        "accuracy": tuned.training.best_accuracy, "best_epoch": tuned.training.best_epoch,
+        "accuracy": tuned.accuracy, "best_epoch": tuned.training.best_epoch,
         "finished": tuned.training.finished,
     }  # fmt: skip
 
@@ -148,10 +163,10 @@ def _show_tuned(tuned: TunedSeparation) -> None:
         f"validation accuracy: {tuned.original_accuracy:.2%} of the network, {tuned.start_accuracy:.2%} separated, "
         + (f"{training.best_accuracy:.2%} after epoch {training.best_epoch}" if training.history else "no epoch ended")
     )
-    if training.history and tuned.start_accuracy > training.best_accuracy:
+    if tuned.keeps_start and training.finished:
         warn(
-            f"training did not help: {training.out_dir / 'start'} is more accurate; more epochs may, or a recipe "
-            "with a lower learning rate"
+            "training did not help, and the network is kept as it was before; more epochs may help, or a recipe with a "
+            "lower learning rate"
         )
     if not training.finished:
         say(f"stopped after {training.reached}; repeat the command with --resume to continue")
@@ -160,13 +175,19 @@ def _show_tuned(tuned: TunedSeparation) -> None:
 def _data(found: SeparationResult) -> dict[str, object]:
     counts = count_partition(found.separated.graph, found.plan)
     return {
-        "network": found.separation.network, "devices": found.separation.num_devices, "wire": found.separation.wire,
+        "network": found.separation.network, "devices": found.separation.num_devices, "wires": _formats(found),
         "payload_bytes": found.payload_bytes, "exact_bytes": found.exact_bytes, "fixed_bytes": found.fixed_bytes,
         "messages": len(found.separation.crossings), "points": found.points, "silent_points": found.silent_points,
         "importance_within": found.within, "deviation": found.deviation, "macs": list(counts.macs),
         "weight_bytes": list(counts.weight_bytes), "read_out_nodes": list(found.read_out_nodes),
         "repeated_layers": list(found.repeated_layers),
     }  # fmt: skip
+
+
+def _formats(found: SeparationResult) -> dict[str, int]:
+    """The number of messages in each wire format."""
+    counts = Counter(each.wire for each in found.separation.crossings)
+    return {wire: counts[wire] for wire in WIRE_FORMATS if counts[wire]}
 
 
 def _show(found: SeparationResult) -> None:
@@ -180,10 +201,11 @@ def _show(found: SeparationResult) -> None:
         )
         table.add(str(rank), number(macs), number(stored), number(sent), number(got))
     print_table(table)
-    chance = 1 / found.separation.num_devices
+    chance, told = 1 / found.separation.num_devices, ", ".join(f"{n} {wire}" for wire, n in _formats(found).items())
     say(f"{found.within:.1%} of the importance of weights lies within groups, {chance:.1%} would by chance")
     say(
-        f"{number(found.payload_bytes)} bytes between devices in {format_count(len(messages), 'message')}, "
+        f"{number(found.payload_bytes)} bytes between devices in {format_count(len(messages), 'message')}"
+        f"{f' ({told})' if told else ''}, "
         f"{found.payload_bytes / max(1, found.exact_bytes):.2%} of the {number(found.exact_bytes)} of the exact split; "
         f"{number(found.fixed_bytes)} of them are always needed; {found.silent_points} of "
         f"{format_count(found.points, 'exchange point')} are silent"

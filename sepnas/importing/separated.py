@@ -23,7 +23,7 @@ from sepnas.options import option
 from sepnas.partition.graph import GRAPH_NAME, WEIGHTS_NAME, Graph
 from sepnas.plan.document import save_plan
 from sepnas.plan.plan import Plan
-from sepnas.plan.wire import UNCONVERTED, WIRE_FORMATS, WireFormat, payload_bytes
+from sepnas.plan.wire import WIRE_FORMATS, payload_bytes
 from sepnas.separation.channels import ChannelMap, HowComputed
 from sepnas.separation.demands import demands_of, exact_bytes
 from sepnas.separation.document import PLAN_NAME, SEPARATION_NAME, Separation, is_separated
@@ -33,7 +33,7 @@ from sepnas.separation.importance import importance_of
 from sepnas.separation.network import SeparatedGraph, separated_graph
 from sepnas.separation.separate import separation_of
 from sepnas.separation.spaces import Placement, groupable, spaces_of
-from sepnas.separation.thinning import MESSAGE_COST_BYTES
+from sepnas.separation.thinning import AUTO, MESSAGE_COST_BYTES, Limits, formats_of
 from sepnas.spec.document import short
 
 BESIDE = frozenset((SEPARATION_NAME, PLAN_NAME))
@@ -72,7 +72,8 @@ def separate_network(
     shares: Sequence[float],
     *,
     budget: float = 1.0,
-    wire: WireFormat = UNCONVERTED,
+    exchange_points: int | None = None,
+    wire: str = AUTO,
     read_out: int = 0,
     samples: Sequence[tuple[Tensor, ...]] = (),
     message_cost_bytes: float = MESSAGE_COST_BYTES,
@@ -82,8 +83,9 @@ def separate_network(
 ) -> SeparationResult:
     """Separate the network in ``folder`` over devices with these shares of the work, and write the folder ``out``.
 
-    ``budget`` is a share of the exact split's bytes in fp32; with 1 all that matters is sent. On ``samples``, inputs of
-    the network ``(B, ...)``, activations and the costs of errors are measured, and, if not everything is sent, the
+    ``budget`` is a share of the exact split's bytes in fp32; with 1 all that matters is sent, at ``exchange_points`` at
+    most. ``wire`` is the format of all messages, or ``auto`` for the best of each. On ``samples``, inputs of the
+    network ``(B, ...)``, activations and the costs of errors are measured, and, if not everything is sent, the
     statistics of batch norms in the separated network.
 
     Raises:
@@ -108,8 +110,10 @@ def separate_network(
         placement = placed(channels, grouping, len(shares), read_out)
         _told(show, 3)
         exact = exact_bytes(placement)
-        allowed = int(budget * exact) if budget < 1 else None
-        separation, mixtures = separation_of(placement, arrays, statistics, allowed, wire, message_cost_bytes)
+        limits = Limits(
+            int(budget * exact) if budget < 1 else None, exchange_points, formats_of(wire, budget), message_cost_bytes
+        )
+        separation, mixtures = separation_of(placement, arrays, statistics, limits)
         _told(show, 4)
         separated = separated_graph(network.graph, separation, mixtures, statistics, channels)
         cut = separated_weights(separated.recipe, weights)
@@ -127,8 +131,8 @@ def _told(show: Progress, step: int) -> None:
 
 
 def _check(folder: Path, wire: str, read_out: int, devices: int) -> None:
-    if wire not in WIRE_FORMATS:
-        raise SpecError(f"{option('--wire', 'wire=')} {short(wire)}: allowed are {', '.join(WIRE_FORMATS)}")
+    if wire not in (AUTO, *WIRE_FORMATS):
+        raise SpecError(f"{option('--wire', 'wire=')} {short(wire)}: allowed are {AUTO}, {', '.join(WIRE_FORMATS)}")
     if not 0 <= read_out < devices:
         raise SpecError(f"{option('--read-out', 'read_out=')} {read_out}: must be one of 0..{devices - 1}")
     if is_separated(folder):
@@ -157,7 +161,7 @@ def _result(
         payload_bytes=separation.payload_bytes(placement),
         exact_bytes=exact,
         fixed_bytes=sum(
-            payload_bytes(each.width * placement.channel_values[each.tensor], separation.wire)
+            payload_bytes(each.width * placement.channel_values[each.tensor], each.wire)
             for each in separation.crossings if (each.tensor, each.destination) in fixed
         ),
         within=within,

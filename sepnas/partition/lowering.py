@@ -7,8 +7,10 @@ layout are all of this form. Partial results are sent to the devices that keep t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeAlias
 
 from sepnas.errors import PlanError
 from sepnas.partition.device_program import Held, ProgramBuilder
@@ -33,23 +35,32 @@ class _Arrival:
     region: Region
 
 
-def lower(graph: Graph, layouts: Layouts, num_devices: int, wire: WireFormat = UNCONVERTED) -> Plan:
+Wires: TypeAlias = Mapping[tuple[str, int], WireFormat]
+"""The format of what a device is sent of a tensor, by the tensor's name and the device."""
+_NO_WIRES: Wires = MappingProxyType({})
+
+
+def lower(
+    graph: Graph, layouts: Layouts, num_devices: int, wire: WireFormat = UNCONVERTED, wires: Wires = _NO_WIRES
+) -> Plan:
     """The plan in which each device computes its regions; the devices exchange what they lack in format ``wire``.
+
+    ``wires`` has other formats of some tensors.
 
     An output is sent to the client by a device that computes all of it; otherwise device 0 gathers it. Operators
     between which a tensor cannot be sent are computed where their results are needed (:mod:`sepnas.partition.tied`).
 
     Raises :class:`PlanError` if an operator cannot be cut as its layout says, or an output cannot be sent.
     """
-    lowering = _Lowering(graph, tied(graph, layouts), num_devices, wire)
+    lowering = _Lowering(graph, tied(graph, layouts), num_devices, wire, wires)
     plan = lowering.plan()
     check_plan(plan, f"the plan of '{graph.name}'")
     return plan
 
 
 class _Lowering:
-    def __init__(self, graph: Graph, layouts: Layouts, num_devices: int, wire: WireFormat) -> None:
-        self.graph, self.wire = graph, wire
+    def __init__(self, graph: Graph, layouts: Layouts, num_devices: int, wire: WireFormat, wires: Wires) -> None:
+        self.graph, self.wire, self.wires = graph, wire, wires
         check_floats(graph)
         self.stored = graph.stored
         self.programs = [ProgramBuilder(rank) for rank in range(num_devices)]
@@ -148,7 +159,7 @@ class _Lowering:
         for source, (_, name) in partial.items():
             for device, region in pieces:
                 if device != source:
-                    tag = self._send(source, (whole(self.graph.tensors[tensor].dims), name), region, device)
+                    tag = self._send(source, tensor, (whole(self.graph.tensors[tensor].dims), name), region, device)
                     sent.setdefault((device, region), []).append((tag, source))
         axes = self.graph.tensors[tensor].axes
         for device, region in pieces:
@@ -162,15 +173,13 @@ class _Lowering:
                 program.step(Merge(terms_of.merge, tuple(terms), total, axis=axes[1]))
             program.held.setdefault(tensor, []).append((region, total))
 
-    def _send(self, source: int, held: Held, region: Region, to: int) -> int:
+    def _send(self, source: int, tensor: str, held: Held, region: Region, to: int) -> int:
         outer, name = held
         tag = self._next_tag()
         self.programs[source].shape(name)  # refuses a tensor that cannot be sent
-        self.programs[source].step(Send(name, Region(within(region, outer).ranges[1:]), self._wire(to), to, tag))
+        wire = UNCONVERTED if to == CLIENT else self.wires.get((tensor, to), self.wire)
+        self.programs[source].step(Send(name, Region(within(region, outer).ranges[1:]), wire, to, tag))
         return tag
-
-    def _wire(self, to: int) -> WireFormat:
-        return UNCONVERTED if to == CLIENT else self.wire
 
     def _post(self, tensor: str) -> None:
         """Send a new tensor to the devices that need regions of it and lack them."""
@@ -186,7 +195,7 @@ class _Lowering:
                 for box in left:
                     common = intersection(box, held[0])
                     if common is not None:
-                        yield _Arrival(self._send(source, held, common, device), source, common)
+                        yield _Arrival(self._send(source, tensor, held, common, device), source, common)
                 left = remaining(left, [held[0]])
         if left:
             raise PlanError(f"no device computes {left[0].ranges} of tensor '{tensor}', which device {device} needs")
@@ -194,7 +203,7 @@ class _Lowering:
     def _output(self, name: str, tensor: str) -> Port:
         device, region = self.answering[tensor], whole(self.graph.tensors[tensor].dims)
         held = self._held(device, tensor, region)
-        tag = self._send(device, held, region, CLIENT)
+        tag = self._send(device, tensor, held, region, CLIENT)
         return Port.whole(name, self._shape(tensor, region), (device, tag))
 
 

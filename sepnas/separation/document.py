@@ -1,8 +1,8 @@
 """A separation as a document, ``sepnas.separation``: the device of each channel, and the messages that cross.
 
-It names the imported network that it belongs to by the digest of its graph, and holds no weights. In format ``wire``, a
-message of ``k`` channels or mixtures with ``v`` values each costs ``payload_bytes(k * v, wire)`` bytes, ``4 k v`` in
-fp32; a separation costs the sum over its messages.
+It names the imported network that it belongs to by the digest of its graph, and holds no weights. A message of ``k``
+channels or mixtures with ``v`` values each costs ``payload_bytes(k * v, wire)`` bytes in its format, ``4 k v`` in fp32;
+a separation costs the sum over its messages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing_extensions import Self
 from sepnas.errors import SpecError
 from sepnas.partition.graph import Graph
 from sepnas.plan.data import TensorName
-from sepnas.plan.wire import UNCONVERTED, WireFormat, payload_bytes
+from sepnas.plan.wire import WireFormat, payload_bytes
 from sepnas.separation.channels import ChannelMap
 from sepnas.separation.demands import demands_of
 from sepnas.separation.spaces import Placement, groupable
@@ -44,7 +44,7 @@ class SpaceData(Part):
 class CrossingData(Part):
     """What ``source`` sends to ``destination`` of a tensor, the exchange point, in one message.
 
-    It is the ``channels``, or a number of ``mixtures`` of them if that is not 0.
+    It is the ``channels``, or a number of ``mixtures`` of them if that is not 0, in format ``wire``.
     """
 
     tensor: TensorName
@@ -52,6 +52,7 @@ class CrossingData(Part):
     destination: Rank
     channels: Annotated[tuple[Index, ...], Field(min_length=1, max_length=MAX_CHANNELS)]
     mixtures: Annotated[int, Field(ge=0, lt=MAX_CHANNELS)] = 0
+    wire: WireFormat
 
     @property
     def width(self) -> int:
@@ -82,7 +83,6 @@ class Separation(Document):
     graph: Sha256
     num_devices: NumDevices
     read_out: Rank = 0
-    wire: WireFormat = UNCONVERTED
     spaces: Annotated[tuple[SpaceData, ...], Field(min_length=1, max_length=MAX_SPACES)]
     crossings: Annotated[tuple[CrossingData, ...], Field(max_length=MAX_MESSAGES)] = ()
 
@@ -127,7 +127,7 @@ class Separation(Document):
     def payload_bytes(self, placement: Placement) -> int:
         """Bytes of all messages between devices, for one sample."""
         values = placement.channel_values
-        return sum(payload_bytes(each.width * values[each.tensor], self.wire) for each in self.crossings)
+        return sum(payload_bytes(each.width * values[each.tensor], each.wire) for each in self.crossings)
 
 
 def is_separated(folder: Path) -> bool:

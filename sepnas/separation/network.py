@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sepnas.partition.graph import Graph, GraphNode
-from sepnas.partition.lowering import lower
+from sepnas.partition.lowering import Wires, lower
 from sepnas.partition.parts import Layouts
 from sepnas.plan.kinds.kind import along, whole
 from sepnas.plan.plan import Plan
@@ -38,11 +38,11 @@ class SeparatedGraph:
     layouts: Layouts
     recipe: Recipe
     num_devices: int
-    wire: WireFormat
+    wires: Wires
 
     def plan(self) -> Plan:
         """The plan in which each device computes its own nodes."""
-        return lower(self.graph, self.layouts, self.num_devices, self.wire)
+        return lower(self.graph, self.layouts, self.num_devices, wires=self.wires)
 
 
 def separated_graph(
@@ -94,11 +94,12 @@ class _Separating:
         self.locals: dict[tuple[str, int], _Local] = {}
         self.folded: dict[tuple[str, int], str] = {}
         self.inputs: dict[tuple[str, int], _Input] = {}
-        self.arriving: dict[tuple[str, int], list[tuple[int, Arrival]]] = {}
+        self.arriving: dict[tuple[str, int], list[tuple[int, WireFormat, Arrival]]] = {}
+        self.wires: dict[tuple[str, int], WireFormat] = {}
         for each in sorted(separation.crossings, key=lambda each: each.source):
             found = self.arriving.setdefault((each.tensor, each.destination), [])
             mixed = mixtures.get((each.tensor, each.source, each.destination))
-            found.append((each.source, Arrival(np.array(each.channels), mixed)))
+            found.append((each.source, each.wire, Arrival(np.array(each.channels), mixed)))
 
     def network(self) -> SeparatedGraph:
         for name in self.graph.inputs:
@@ -110,7 +111,7 @@ class _Separating:
         answers = {o.name: self._whole(o.tensor, self.placement.read_out) for o in self.graph.outputs}
         graph, made = self.made.graph(answers), self.made
         return SeparatedGraph(
-            graph, made.layouts(graph), made.recipe_of(graph), self.separation.num_devices, self.separation.wire
+            graph, made.layouts(graph), made.recipe_of(graph), self.separation.num_devices, self.wires
         )
 
     def _node(self, node: GraphNode, rank: int) -> None:
@@ -161,12 +162,13 @@ class _Separating:
         """What a device has and is sent of a tensor, joined; and what it is sent."""
         own = self.locals.get((tensor, rank))
         names, arrivals = [] if own is None else [own.name], []
-        for source, each in self.arriving.get((tensor, rank), ()):
+        for source, wire, each in self.arriving.get((tensor, rank), ()):
             local, axis = self.locals[tensor, source], self.channels.axis(tensor)
             if each.mixtures is None:
                 names.append(self._ordered(tensor, local, each.channels, source))
             else:
                 names.append(self.made.mix(local.name, axis, _spread(each, local.order), source))
+            self.wires[names[-1], rank] = wire
             arrivals.append(each)
         if len(names) > 1:
             return self.made.join(f"{tensor}.joined", names, self.channels.axis(tensor), rank), arrivals

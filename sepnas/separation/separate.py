@@ -4,37 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sepnas.plan.wire import UNCONVERTED, WireFormat
 from sepnas.separation.document import Separation, SpaceData, digest_of
 from sepnas.separation.importance import Weights
 from sepnas.separation.pieces import Message
 from sepnas.separation.spaces import Placement, groupable
 from sepnas.separation.statistics import Array, Statistics
-from sepnas.separation.thinning import MESSAGE_COST_BYTES, thin
+from sepnas.separation.thinning import NO_LIMITS, Limits, thin
 
 
 def separation_of(
     placement: Placement,
     weights: Weights,
     statistics: Statistics | None = None,
-    budget_bytes: int | None = None,
-    wire: WireFormat = UNCONVERTED,
-    message_cost_bytes: float = MESSAGE_COST_BYTES,
+    limits: Limits = NO_LIMITS,
 ) -> tuple[Separation, Mapping[Message, Array]]:
-    """The separation of a placement within a budget of bytes for one sample, and the mixtures of its messages.
+    """The separation of a placement within limits, and the mixtures of its messages.
 
-    Without a budget, all that matters crosses. Raises :class:`SpecError` if a budget above 0 does not suffice for what
+    Without limits, all that matters crosses. Raises :class:`SpecError` if a budget above 0 does not suffice for what
     must be sent.
     """
     channels, devices = placement.channels, placement.devices
     spaces = groupable(channels, placement.num_devices)
-    thinned = thin(placement, weights, statistics or Statistics(), budget_bytes, wire, message_cost_bytes)
+    thinned = thin(placement, weights, statistics or Statistics(), limits)
     separation = Separation(
         network=channels.graph.name,
         graph=digest_of(channels.graph),
         num_devices=placement.num_devices,
         read_out=placement.read_out,
-        wire=wire,
         spaces=tuple(
             SpaceData(name=space.name, devices=tuple(devices[list(space.atoms)].tolist())) for space in spaces
         ),

@@ -1,25 +1,28 @@
-"""Thins what crosses between devices: under a budget of bytes, the mixtures of channels that matter most are sent.
+"""Thins what crosses between devices: within limits, the mixtures of channels that matter most are sent.
 
 The value of a mixture for a device is what its absence costs there (:mod:`sepnas.separation.mixtures`), its cost the
-bytes of its values in the wire format. Each message has a fixed cost besides, on slow links more than its header, so
-that messages of little use are dropped whole. At a price per byte, a message holds the mixtures that are worth more
-than they cost, and is sent if together they also pay for the message; the price is the lowest at which the budget
-suffices. What is left of the budget goes to the mixtures of the highest value per byte, in messages that are sent
-anyway before others.
+bytes of its values in a wire format, whose rounding takes a known share of the value. Each message has a fixed cost
+besides, on slow links more than its header, so that messages of little use are dropped whole. At a price per byte, a
+message holds the mixtures that are worth more than they cost, in the format in which this leaves most, and is sent if
+together they also pay for the message; of exchange points, those that gain most remain. The price is the lowest at
+which the budget suffices. What is left of the budget goes to the mixtures of the highest value per byte, in messages
+that are sent anyway before others.
 
-Fixed demands (:mod:`sepnas.separation.demands`) are always sent, and so is one mixture to a device that would have none
-of a layer's input: with a budget of nothing, these remain.
+Fixed demands (:mod:`sepnas.separation.demands`) are always sent, in the finest format, and so is one mixture to a
+device that would have none of a layer's input: with a budget of nothing, these remain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from sepnas.errors import SpecError
-from sepnas.plan.wire import FRAME_HEADER_BYTES, UNCONVERTED, WireFormat, payload_bytes
+from sepnas.plan.wire import FRAME_HEADER_BYTES, LEVELS, UNCONVERTED, WIRE_FORMATS, WireFormat, payload_bytes
 from sepnas.separation.atoms import Labels
 from sepnas.separation.demands import Demand, crossing, demands_of
 from sepnas.separation.document import CrossingData
@@ -32,8 +35,45 @@ from sepnas.spec.cluster import Cluster
 
 MESSAGE_COST_BYTES = FRAME_HEADER_BYTES
 """The fixed cost of a message where no cluster is known: its header."""
+_RANGE = 10.0
+"""From the least to the greatest value of a message, in standard deviations: a mixture has 1."""
 _STEPS = 60
 """Halvings of the interval that holds the price."""
+
+
+def rounding_of(wire: WireFormat) -> float:
+    """The share of a mixture's value that rounding takes, the variance of an error that is even within a step."""
+    return (_RANGE / LEVELS[wire]) ** 2 / 12 if wire in LEVELS else 0.0
+
+
+AUTO = "auto"
+"""The wire format that is best for each message."""
+_USEFUL_FORMATS = tuple(wire for wire in WIRE_FORMATS if rounding_of(wire) < 0.5)
+"""The formats in which most of a mixture's value arrives, from the finest to the coarsest."""
+
+
+def formats_of(wire: str, budget: float) -> tuple[WireFormat, ...]:
+    """The formats that messages may have; with all that matters sent, ``auto`` is fp32, so that it is exact."""
+    if wire != AUTO:
+        return (wire,)
+    return _USEFUL_FORMATS if budget < 1 else (UNCONVERTED,)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may cross for one sample: ``budget_bytes`` at ``exchange_points``, None for any number of them.
+
+    Each message is in one of ``wires``, from the finest to the coarsest. ``message_cost_bytes`` is its fixed cost, of
+    which the messages that a device sends at once have a part each.
+    """
+
+    budget_bytes: int | None = None
+    exchange_points: int | None = None
+    wires: tuple[WireFormat, ...] = (UNCONVERTED,)
+    message_cost_bytes: float = MESSAGE_COST_BYTES
+
+
+NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +92,30 @@ class _Offer:
     forced: int = 0
     basis: Basis | None = None
 
-    def bytes(self, count: int, wire: WireFormat) -> int:
-        return payload_bytes(count * self.channel_values, wire) if count else 0
+    @property
+    def is_open(self) -> bool:
+        return self.forced < len(self.values)
+
+    @cached_property
+    def sums(self) -> Array:
+        """The value of the first so many mixtures."""
+        return np.concatenate([[0.0], np.cumsum(self.values)])
+
+    def bytes(self, filling: _Filling) -> int:
+        return payload_bytes(filling.count * self.channel_values, filling.wire) if filling.count else 0
+
+    def mixture_bytes(self, wire: WireFormat) -> float:
+        """Bytes of one mixture, without a sample's header."""
+        return payload_bytes(64 * self.channel_values, wire) / 64
+
+
+@dataclass(frozen=True)
+class _Filling:
+    """What a message holds: so many mixtures, in a format; ``gain`` is what they are worth beyond their price."""
+
+    count: int
+    wire: WireFormat
+    gain: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,47 +126,33 @@ class Thinned:
     mixtures: Mapping[Message, Array]
 
 
-def thin(
-    placement: Placement,
-    weights: Weights,
-    statistics: Statistics,
-    budget_bytes: int | None = None,
-    wire: WireFormat = UNCONVERTED,
-    message_cost_bytes: float = MESSAGE_COST_BYTES,
-) -> Thinned:
-    """The messages of a separation within a budget: all that matters without one, and only the necessary ones for 0.
+def thin(placement: Placement, weights: Weights, statistics: Statistics, limits: Limits = NO_LIMITS) -> Thinned:
+    """The messages of a separation within limits: all that matters without any, only the necessary ones for 0 bytes.
 
     Raises :class:`SpecError` if a budget above 0 does not suffice for the necessary messages.
     """
     offers = [each for d in demands_of(placement) for each in _offers(placement, d, weights, statistics)]
-    if budget_bytes is None:
-        counts = [len(each.values) for each in offers]
-    else:
-        counts = [each.forced for each in offers]
-        needed = _total(offers, counts, wire)
-        if 0 < budget_bytes < needed:
-            raise SpecError(
-                f"a budget of {budget_bytes:,} bytes is {needed - budget_bytes:,} short of the {needed:,} that the "
-                f"read-out device and layers that are not grouped need in {wire}; 0 leaves only these"
-            )
-        if budget_bytes:
-            # a device sends to all others at once, so that these messages share the link's latency
-            each_bytes = message_cost_bytes / max(1, placement.num_devices - 1)
-            counts = _within(offers, budget_bytes, wire, each_bytes)
-    sent = [(each, count) for each, count in zip(offers, counts, strict=True) if count]
+    # a device sends to all others at once, so that these messages share the link's latency
+    each_bytes = limits.message_cost_bytes / max(1, placement.num_devices - 1)
+    sent = [
+        (each, filling)
+        for each, filling in zip(offers, _Thinning(offers, limits, each_bytes).fillings(), strict=True)
+        if filling.count
+    ]
     return Thinned(
-        tuple(_crossing(each, count) for each, count in sent),
+        tuple(_crossing(each, filling) for each, filling in sent),
         {
-            (each.tensor, each.source, each.destination): each.basis.mixtures[:count]
-            for each, count in sent if each.basis is not None and count < len(each.channels)
+            (each.tensor, each.source, each.destination): each.basis.mixtures[: filling.count]
+            for each, filling in sent if each.basis is not None and filling.count < len(each.channels)
         },
     )  # fmt: skip
 
 
-def _crossing(offer: _Offer, count: int) -> CrossingData:
+def _crossing(offer: _Offer, filling: _Filling) -> CrossingData:
     return CrossingData(
         tensor=offer.tensor, source=offer.source, destination=offer.destination,
-        channels=tuple(offer.channels.tolist()), mixtures=count if count < len(offer.channels) else 0,
+        channels=tuple(offer.channels.tolist()),
+        mixtures=filling.count if filling.count < len(offer.channels) else 0, wire=filling.wire,
     )  # fmt: skip
 
 
@@ -137,51 +185,100 @@ def _sent_anyway(placement: Placement, demand: Demand, source: int, channels: La
     )
 
 
-def _total(offers: list[_Offer], counts: list[int], wire: WireFormat) -> int:
-    return sum(each.bytes(count, wire) for each, count in zip(offers, counts, strict=True))
+class _Thinning:
+    """The filling of each possible message within limits."""
 
+    def __init__(self, offers: Sequence[_Offer], limits: Limits, message_cost_bytes: float) -> None:
+        self.offers, self.limits, self.message_cost_bytes = offers, limits, message_cost_bytes
+        self.finest, self.coarsest = limits.wires[0], limits.wires[-1]
 
-def _within(offers: list[_Offer], budget_bytes: int, wire: WireFormat, message_cost_bytes: float) -> list[int]:
-    """The number of mixtures of each message within the budget."""
-    costs = [each.bytes(64, wire) / 64 for each in offers]  # bytes of a mixture, without a sample's header
-    prices = [float(o.values[0]) / c for o, c in zip(offers, costs, strict=True) if o.forced < len(o.values)]
-    low, high = 0.0, max(prices, default=0.0) + 1e-30
-    counts = [_worth(each, low, cost, message_cost_bytes) for each, cost in zip(offers, costs, strict=True)]
-    for _ in range(_STEPS if _total(offers, counts, wire) > budget_bytes else 0):
-        price = (low + high) / 2
-        found = [_worth(each, price, cost, message_cost_bytes) for each, cost in zip(offers, costs, strict=True)]
-        low, high = (price, high) if _total(offers, found, wire) > budget_bytes else (low, price)
-    if high < np.inf and _total(offers, counts, wire) > budget_bytes:
-        counts = [_worth(each, high, cost, message_cost_bytes) for each, cost in zip(offers, costs, strict=True)]
-    return _filled(offers, counts, costs, budget_bytes, wire)
+    def fillings(self) -> list[_Filling]:
+        budget, forced = self.limits.budget_bytes, [self._forced(each) for each in self.offers]
+        if budget is None:
+            return self._at_points([_Filling(len(o.values), self.finest, float(o.sums[-1])) for o in self.offers])
+        needed = self._total(forced)
+        if 0 < budget < needed:
+            raise SpecError(
+                f"a budget of {budget:,} bytes is {needed - budget:,} short of the {needed:,} that the read-out device "
+                f"and layers that are not grouped need in {self.finest}; 0 leaves only these"
+            )
+        return self._within(budget) if budget else forced
 
+    def _forced(self, offer: _Offer) -> _Filling:
+        return _Filling(offer.forced, self.finest)
 
-def _worth(offer: _Offer, price: float, cost: float, message_cost_bytes: float) -> int:
-    """The number of mixtures of a message that are worth their price; only the forced ones if it does not pay."""
-    if offer.forced == len(offer.values):
-        return offer.forced
-    gains = offer.values - price * cost
-    count = max(int((gains > 0).sum()), offer.forced)
-    pays = gains[offer.forced : count].sum() > (0 if offer.forced else price * message_cost_bytes)
-    return count if pays else offer.forced
+    def _total(self, fillings: Sequence[_Filling]) -> int:
+        return sum(each.bytes(filling) for each, filling in zip(self.offers, fillings, strict=True))
 
+    def _within(self, budget_bytes: int) -> list[_Filling]:
+        """The most valuable messages within a budget."""
+        prices = [float(o.values[0]) / o.mixture_bytes(self.coarsest) for o in self.offers if o.is_open]
+        low, high = 0.0, max(prices, default=0.0) + 1e-30
+        found = self._at_price(low)
+        if self._total(found) > budget_bytes:
+            found = self._at_price(high)
+            for _ in range(_STEPS):
+                price = (low + high) / 2
+                tried = self._at_price(price)
+                if self._total(tried) > budget_bytes:
+                    low = price
+                else:
+                    high, found = price, tried
+        return self._filled(found, budget_bytes)
 
-def _filled(
-    offers: list[_Offer], counts: list[int], costs: list[float], budget_bytes: int, wire: WireFormat
-) -> list[int]:
-    """Add mixtures by value per byte until nothing more fits: first to messages that are sent, then in new ones."""
-    counts = list(counts)
-    left = budget_bytes - _total(offers, counts, wire)
-    more = [
-        (not counts[index], -float(each.values[place]) / costs[index], index, place)
-        for index, each in enumerate(offers)
-        for place in range(counts[index], len(each.values))
-    ]
-    for _, _, index, place in sorted(more):
-        extra = offers[index].bytes(place + 1, wire) - offers[index].bytes(place, wire)
-        if place == counts[index] and extra <= left:
-            counts[index], left = place + 1, left - extra
-    return counts
+    def _at_price(self, price: float) -> list[_Filling]:
+        """What is worth a price per byte."""
+        return self._at_points([self._worth(each, price) for each in self.offers])
+
+    def _worth(self, offer: _Offer, price: float) -> _Filling:
+        """The mixtures that are worth their price; only the forced ones if a message of more does not pay."""
+        if not offer.is_open:
+            return self._forced(offer)
+        found = [self._worth_in(wire, offer, price) for wire in self.limits.wires]
+        best = max(found, key=lambda each: each.gain)
+        pays = best.gain > (0 if offer.forced else price * self.message_cost_bytes)
+        return best if pays else self._forced(offer)
+
+    def _worth_in(self, wire: WireFormat, offer: _Offer, price: float) -> _Filling:
+        kept, cost = 1 - rounding_of(wire), offer.mixture_bytes(wire)
+        count = max(int(np.searchsorted(-kept * offer.values, -price * cost)), offer.forced)
+        gain = kept * (offer.sums[count] - offer.sums[offer.forced]) - price * cost * (count - offer.forced)
+        return _Filling(count, wire, float(gain))
+
+    def _at_points(self, fillings: list[_Filling]) -> list[_Filling]:
+        """The fillings of the exchange points that gain most; elsewhere what is sent anyway."""
+        if self.limits.exchange_points is None:
+            return fillings
+        gains = defaultdict[str, float](float)
+        for offer, filling in zip(self.offers, fillings, strict=True):
+            if offer.is_open and filling.count > offer.forced:
+                gains[offer.tensor] += filling.gain
+        kept = set(sorted(gains, key=lambda tensor: -gains[tensor])[: self.limits.exchange_points])
+        return [
+            filling if offer.tensor in kept else self._forced(offer)
+            for offer, filling in zip(self.offers, fillings, strict=True)
+        ]
+
+    def _filled(self, fillings: list[_Filling], budget_bytes: int) -> list[_Filling]:
+        """Add mixtures by value per byte until nothing more fits: first to messages that are sent, then in new ones."""
+        found, left = list(fillings), budget_bytes - self._total(fillings)
+        points = {offer.tensor for offer, filling in zip(self.offers, found, strict=True) if filling.count}
+        all_points = self.limits.exchange_points is None
+        more = []
+        for index, (offer, filling) in enumerate(zip(self.offers, found, strict=True)):
+            if all_points or offer.tensor in points:
+                wire = filling.wire if filling.count else self.coarsest
+                cost = offer.mixture_bytes(wire)
+                more += [
+                    (not filling.count, -float(offer.values[place]) / cost, index, place, wire)
+                    for place in range(filling.count, len(offer.values))
+                ]
+        for _, _, index, place, wire in sorted(more):
+            now, then = found[index], _Filling(place + 1, wire)
+            extra = self.offers[index].bytes(then) - self.offers[index].bytes(now)
+            if place == now.count and extra <= left:
+                found[index], left = then, left - extra
+        return found
 
 
 def message_cost_bytes(cluster: Cluster) -> float:

@@ -149,6 +149,7 @@ def test_a_network_is_separated_and_fine_tuned_at_once(tuned: Path, pictures: Pa
     ) in output
     assert f"next: sepnas simulate {run / 'plan.json'}" in output
     assert ("training did not help" in output) == (start > best_accuracy(run))
+    kept = max(start, best_accuracy(run))
     assert "--epochs 3" not in output
     names = {path.name for path in run.iterdir()}
     assert {"graph.json", "weights.safetensors", "separation.json", "plan.json", "start", "history.jsonl"} <= names
@@ -156,13 +157,13 @@ def test_a_network_is_separated_and_fine_tuned_at_once(tuned: Path, pictures: Pa
         "graph.json", "weights.safetensors", "separation.json", "plan.json"
     }  # fmt: skip
     assert read_checkpoint(run / LAST)[1]["identity"]["recipe"]["name"] == "separate"
-    assert network_accuracy(run, pictures) == best_accuracy(run)
+    assert network_accuracy(run, pictures) == kept
     assert "holds a run already; resume it with --resume" in error_of(TrainingError, *command)
     told = json.loads(said(*command, "--resume", "--json"))
-    assert (told["finished"], told["best_epoch"], told["accuracy"]) == (True, 1, best_accuracy(run))
+    assert (told["finished"], told["best_epoch"], told["accuracy"]) == (True, 1, kept)
     assert (told["original_accuracy"], told["start_accuracy"]) == (network_accuracy(tuned, pictures), start)
     assert told["payload_bytes"] == load_plan(run / "plan.json").payload_bytes() <= 0.05 * told["exact_bytes"]
-    assert (told["devices"], told["wire"]) == (2, "int4")
+    assert (told["devices"], set(told["wires"])) == (2, {"int4"})
     said("export", run, tmp_path / "deployment", "--plan", run / "plan.json", "--engine", "torch")
 
 

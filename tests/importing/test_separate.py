@@ -62,7 +62,7 @@ def test_the_folder_is_a_network_with_a_plan(network: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wire", ["fp32", "int8"])
+@pytest.mark.parametrize("wire", ["fp32", "int8", "auto"])
 def test_real_devices_answer_as_the_plan_in_one_process(network: Path, tmp_path: Path, wire: str) -> None:
     """Worker processes of both engines: the answers of the rounded network, and the predicted bytes."""
     out, deployment = tmp_path / "separated", tmp_path / "deployment"
@@ -108,7 +108,7 @@ def test_what_cannot_be_separated_is_refused(network: Path, tmp_path: Path) -> N
     load_graph(network).save(bare / "graph.json")
     for arguments, kind, message in (
         ({"network": bare, "devices": 2}, SpecError, r"weights\.safetensors: no such file"),
-        ({"devices": 2, "wire": "int7"}, SpecError, "`wire=` 'int7': allowed are fp32"),
+        ({"devices": 2, "wire": "int7"}, SpecError, "`wire=` 'int7': allowed are auto, fp32"),
         ({"devices": 2, "read_out": 2}, SpecError, r"`read_out=` 2: must be one of 0\.\.1"),
         ({"devices": 40}, PlanError, "too few channels for 40 devices: layer 'conv0' has most, 24"),
         ({"devices": 2, "budget": 1e-4}, SpecError, r"a budget of \d+ bytes is \d+ short of the 48"),
@@ -160,7 +160,7 @@ def test_images_bring_the_answers_closer(tmp_path: Path) -> None:
     images = (load_dataset("digits").val.images[:50] / 255 - 0.5) / 0.5
     errors = []
     for name, data in (("blind", None), ("seeing", "digits")):
-        api.separate(folder, tmp_path / name, devices=2, budget=0.3, data=data, images=64)
+        api.separate(folder, tmp_path / name, devices=2, budget=0.3, wire="fp32", data=data, images=64)
         with torch.no_grad():
             errors.append(error(load_trainable(tmp_path / name)(images), load_trainable(folder)(images)))
     assert errors[1] < 0.5 * errors[0]

@@ -17,7 +17,6 @@ from sepnas.nets.planned import lookup_of, run_plan
 from sepnas.nets.separated import arrays_of, separated_weights
 from sepnas.partition.graph import Graph
 from sepnas.plan.schedule import schedule
-from sepnas.plan.wire import WireFormat
 from sepnas.separation.channels import ChannelMap
 from sepnas.separation.demands import exact_bytes
 from sepnas.separation.document import Separation
@@ -29,6 +28,7 @@ from sepnas.separation.pieces import Message
 from sepnas.separation.separate import separation_of
 from sepnas.separation.spaces import Placement, groupable
 from sepnas.separation.statistics import Array, Statistics
+from sepnas.separation.thinning import Limits, formats_of
 from sepnas.testing.graphs import Builder, residual
 
 SIDE = 12
@@ -185,13 +185,15 @@ class Small:
         self,
         shares: Sequence[float],
         share: float | None = None,
-        wire: WireFormat = "fp32",
+        wire: str = "fp32",
         statistics: Statistics | None = None,
+        exchange_points: int | None = None,
     ) -> Separated:
         """The separation for a share of the exact split's bytes; all that matters by default."""
         placement = self.placement(shares)
         budget = None if share is None else int(share * exact_bytes(placement))
-        found, mixtures = separation_of(placement, self.arrays, statistics, budget, wire)
+        limits = Limits(budget, exchange_points, formats_of(wire, 1 if share is None else share))
+        found, mixtures = separation_of(placement, self.arrays, statistics, limits)
         return Separated(self, placement, found, mixtures, statistics or Statistics())
 
     def answers(self, graph: Graph | None = None, weights: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from sepnas.errors import SpecError
 from sepnas.separation.demands import demands_of, exact_bytes
 from sepnas.separation.mixtures import Arrival, known_to, readers_of
 from sepnas.separation.statistics import Statistics
-from sepnas.separation.thinning import thin
+from sepnas.separation.thinning import Limits, rounding_of, thin
 from tests.separation.networks import Separated, Small, small
 
 SHARES = (1, 1, 1)
@@ -104,19 +104,78 @@ def test_a_high_cost_of_messages_leaves_fewer_messages() -> None:
     placement = small("residual").placement(SHARES)
     budget = exact_bytes(placement) // 10
     cheap, expensive = (
-        len(thin(placement, small("residual").arrays, Statistics(), budget, message_cost_bytes=cost).crossings)
+        len(thin(placement, small("residual").arrays, Statistics(), Limits(budget, message_cost_bytes=cost)).crossings)
         for cost in (0, 20_000)
     )
     assert expensive < cheap
+
+
+def points_of(found: Separated) -> set[str]:
+    """The exchange points at which something crosses that may also stay away."""
+    open_ = {(each.tensor, each.device) for each in demands_of(found.placement) if not each.is_fixed}
+    return {c.tensor for c in found.separation.crossings if (c.tensor, c.destination) in open_}
+
+
+@pytest.mark.parametrize("level", [None, 0.2])
+def test_few_exchange_points_are_those_that_matter_most(level: float | None) -> None:
+    """So many at most, with the same budget; one more leaves less error, and as many as there are change nothing."""
+    of = small("residual")
+    free, none = of.separated(SHARES, level), of.separated(SHARES, level, exchange_points=0)
+    most, always = len(points_of(free)), len(points_of(none))
+    assert most - always >= 3
+    found = [of.separated(SHARES, level, exchange_points=count) for count in range(most + 1)]
+    errors = [expected_error(each) for each in found]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > errors[1] > errors[-1]
+    assert all(len(points_of(each)) <= max(count, always) for count, each in enumerate(found))
+    assert found[-1].separation == free.separation
+    if level:
+        assert all(each.payload_bytes <= level * exact_bytes(each.placement) for each in found)
+
+
+@pytest.mark.parametrize("level", LEVELS[1:])
+@pytest.mark.parametrize("name", ["residual", "dense", "separable"])
+def test_the_format_of_each_message_is_that_of_least_error(name: str, level: float) -> None:
+    """For the same bytes, with the error of rounding, no format for all messages is better by more than a little."""
+    of = small(name)
+    best, *others = (of.separated(SHARES, level, wire) for wire in ("auto", "fp32", "fp16", "int8", "int4"))
+    kept = [sum(value_of(each).values()) for each in (best, *others)]
+    assert kept[0] >= 0.97 * max(kept)
+
+
+def value_of(found: Separated) -> dict[tuple[str, int, int], float]:
+    """What each message spares, less what its rounding takes."""
+    of, placement, values = found.of, found.placement, {}
+    demands = {(each.tensor, each.device): each for each in demands_of(placement) if not each.is_fixed}
+    for c in found.separation.crossings:
+        if (c.tensor, c.destination) in demands:
+            layers = demands[c.tensor, c.destination].layers
+            readers = readers_of(placement, layers, c.destination, of.arrays, found.statistics)
+            own = np.array(c.channels)
+            basis = known_to(placement, found.statistics, c.tensor, c.destination).basis(own, readers[:, own])
+            kept = 1 - rounding_of(c.wire)
+            values[c.tensor, c.source, c.destination] = kept * float(basis.values[: c.width].sum())
+    return values
+
+
+def test_formats_are_finer_where_bytes_abound() -> None:
+    """With few bytes messages are coarse, with many fine; with all that matters sent they are fp32."""
+    of = small("residual")
+    formats = [
+        {each.wire for each in of.separated(SHARES, level, "auto").separation.crossings} for level in (0.02, 0.3, None)
+    ]
+    assert "int4" in formats[0]
+    assert "int4" not in formats[1]
+    assert formats[2] == {"fp32"}
 
 
 def test_a_budget_that_cannot_be_met_says_by_how_much() -> None:
     """What the read-out device needs is always sent; 0 means only this."""
     of = small("residual")
     placement = of.placement(SHARES)
-    assert sum(each.width for each in thin(placement, of.arrays, Statistics(), 0).crossings) == 16
+    assert sum(each.width for each in thin(placement, of.arrays, Statistics(), Limits(0)).crossings) == 16
     with pytest.raises(SpecError, match=r"a budget of 40 bytes is 24 short of the 64 that .* in fp32"):
-        thin(placement, of.arrays, Statistics(), 40)
+        thin(placement, of.arrays, Statistics(), Limits(40))
 
 
 def mixing_inputs(of: Small, devices: int) -> list[tuple[str, int]]:

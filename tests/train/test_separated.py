@@ -152,6 +152,21 @@ def test_separated_and_trained_at_once(original: Path, tmp_path: Path, digits: I
         api.separate_and_train(out, tmp_path / "again", "digits", recipe=RECIPE, **SEPARATION)
 
 
+def test_a_training_that_does_not_help_leaves_the_network_as_it_was(
+    original: Path, tmp_path: Path, digits: ImageData
+) -> None:
+    """The run's network is then the one before training, and says so; the history tells of the epochs."""
+    out, harmful = tmp_path / "harmed", RECIPE.model_copy(update={"learning_rate": 50.0, "epochs": 1})
+    options = SEPARATION | {"budget": 0.6}
+    tuned = api.separate_and_train(original, out, "digits", images=64, recipe=harmful, **options)
+    assert tuned.training.best_accuracy < tuned.start_accuracy
+    assert tuned.keeps_start
+    assert tuned.accuracy == tuned.start_accuracy == accuracy(load_trainable(out), digits.val, digits)
+    assert (out / "weights.safetensors").read_bytes() == (out / "start" / "weights.safetensors").read_bytes()
+    again = api.separate_and_train(original, out, "digits", images=64, recipe=harmful, resume=True, **options)
+    assert again.accuracy == tuned.accuracy
+
+
 def test_an_interrupted_run_goes_on(original: Path, tmp_path: Path) -> None:
     """Stopped after an epoch and resumed: the weights of an unbroken run, bit for bit.
 
