@@ -545,6 +545,7 @@ def separate(
     images: int = 512,
     budget: float = 1.0,
     exchange_points: int | None = None,
+    tiles_until: str | None = None,
     wire: str = "auto",
     read_out: int = 0,
     seed: int = 0,
@@ -571,14 +572,16 @@ def separate(
             only what the read-out device needs.
         exchange_points: the greatest number of points in the network at which devices exchange something; any by
             default. Each costs a message's latency.
+        tiles_until: the tensor with which the front ends: the layers up to it stay exact, with a tile of each map for
+            each device. Without it there is no front. A wrong one is answered with the possible ones.
         wire: the format of the messages between devices, or ``auto`` for the one that is best for each.
         read_out: the device that computes and sends the answer.
         seed: of the grouping, 0..2**32-1.
         force: replace a network that stands in ``out``.
 
     Raises:
-        SpecError: a network without weights, an unknown format, or a budget that does not suffice for what must be
-            sent (by how much).
+        SpecError: a network without weights, an unknown format, a front that cannot end so, or a budget that does not
+            suffice for what must be sent (by how much).
         PlanError: too few channels for so many devices.
         DataError: images that are missing, or do not fit the network.
         StorageError: ``out`` exists, or cannot be written; nothing is left behind.
@@ -589,8 +592,8 @@ def separate(
     folder, source = Path(network), DataSource(data) if isinstance(data, str) else data
     samples = () if source is None else tuple(samples_of(folder, source, images))
     return _separate(
-        folder, Path(out), cluster, devices, samples, budget=budget, exchange_points=exchange_points, wire=wire,
-        read_out=read_out, seed=seed, force=force,
+        folder, Path(out), cluster, devices, samples, budget=budget, exchange_points=exchange_points,
+        tiles_until=tiles_until, wire=wire, read_out=read_out, seed=seed, force=force,
     )  # fmt: skip
 
 
@@ -604,6 +607,7 @@ def separate_and_train(
     images: int = 512,
     budget: float = 1.0,
     exchange_points: int | None = None,
+    tiles_until: str | None = None,
     wire: str = "auto",
     read_out: int = 0,
     recipe: Recipe | str | None = None,
@@ -647,8 +651,8 @@ def separate_and_train(
     def separated(to: Path) -> SeparationResult:
         samples = tuple(tuning.samples(images))
         return _separate(
-            folder, to, cluster, devices, samples, budget=budget, exchange_points=exchange_points, wire=wire,
-            read_out=read_out, seed=seed, force=False,
+            folder, to, cluster, devices, samples, budget=budget, exchange_points=exchange_points,
+            tiles_until=tiles_until, wire=wire, read_out=read_out, seed=seed, force=False,
         )  # fmt: skip
 
     return separate_and_tune(tuning, separated, run, seed=seed, resume=resume, threads=threads)
@@ -677,6 +681,7 @@ def _separate(
     *,
     budget: float,
     exchange_points: int | None,
+    tiles_until: str | None,
     wire: str,
     read_out: int,
     seed: int,
@@ -693,8 +698,8 @@ def _separate(
     with step_bar("separate") as show:
         return separate_network(
             network, out, [each.flops_per_s for each in where.devices[:count]], budget=budget,
-            exchange_points=exchange_points, wire=wire, read_out=read_out, seed=seed, force=force, progress=show,
-            samples=samples,
+            exchange_points=exchange_points, tiles_until=tiles_until, wire=wire, read_out=read_out, seed=seed,
+            force=force, progress=show, samples=samples,
             message_cost_bytes=MESSAGE_COST_BYTES if cluster is None else message_cost_bytes(where),
         )  # fmt: skip
 

@@ -68,6 +68,13 @@ def separate(
             help="Exchange points at most [any number]: each costs the latency of a message.",
         ),
     ] = None,
+    tiles_until: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TENSOR",
+            help="Keep the layers up to this tensor exact, in tiles of each map; '?' lists the tensors [no layers].",
+        ),
+    ] = None,
     wire: Annotated[
         str,
         typer.Option(
@@ -102,6 +109,10 @@ def separate(
     device has. With `--bytes 100%` answers are those of the network. With fewer, messages of little use are left out.
     `--data` lets images say what matters; without them only the weights do.
 
+    With `--tiles-until` the first layers, whose maps are large and have few channels, stay exact: each device computes
+    a tile of each map, and messages begin behind them. This costs some memory, and spares most bytes and exchange
+    points; `--points` drops the points that matter least.
+
     With `--epochs` the separated network is fine-tuned by distillation from the original, whose answers are kept once
     for each image and its mirror image; messages are rounded as on their way. The network must know the classes of the
     data: `sepnas train NETWORK --data ... --head new` makes it so.
@@ -116,7 +127,7 @@ def separate(
         _refuse_without_epochs({"--recipe": recipe, "--flip": flip, "--resume": resume or None, "--threads": threads})
         found = api.separate(
             network, out, devices=devices, cluster=cluster, images=images, budget=bytes_,
-            exchange_points=points, wire=wire, read_out=read_out, seed=seed, force=force,
+            exchange_points=points, tiles_until=tiles_until, wire=wire, read_out=read_out, seed=seed, force=force,
             data=None if data is None else DataSource(data, root=data_root),
         )  # fmt: skip
         tuned = None
@@ -130,7 +141,7 @@ def separate(
             )
         tuned = api.separate_and_train(
             network, out, DataSource(data, root=data_root), devices=devices, cluster=cluster, images=images,
-            budget=bytes_, exchange_points=points, wire=wire, read_out=read_out, recipe=recipe,
+            budget=bytes_, exchange_points=points, tiles_until=tiles_until, wire=wire, read_out=read_out, recipe=recipe,
             changes=RecipeChanges(epochs, flip=flip), seed=seed, resume=resume, threads=threads,
         )  # fmt: skip
         found = tuned.separation

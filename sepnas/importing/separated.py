@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,12 +24,13 @@ from sepnas.options import option
 from sepnas.partition.graph import GRAPH_NAME, WEIGHTS_NAME, Graph
 from sepnas.plan.document import save_plan
 from sepnas.plan.plan import Plan
-from sepnas.plan.wire import WIRE_FORMATS, payload_bytes
+from sepnas.plan.wire import WIRE_FORMATS
 from sepnas.separation.channels import ChannelMap, HowComputed
 from sepnas.separation.demands import demands_of, exact_bytes
-from sepnas.separation.document import PLAN_NAME, SEPARATION_NAME, Separation, is_separated
+from sepnas.separation.document import PLAN_NAME, SEPARATION_NAME, Separation, bytes_of, is_separated
 from sepnas.separation.follow import channels_of
-from sepnas.separation.grouping import group, placed
+from sepnas.separation.front import front_of
+from sepnas.separation.grouping import group, placed, slots
 from sepnas.separation.importance import importance_of
 from sepnas.separation.network import SeparatedGraph, separated_graph
 from sepnas.separation.separate import separation_of
@@ -73,6 +75,7 @@ def separate_network(
     *,
     budget: float = 1.0,
     exchange_points: int | None = None,
+    tiles_until: str | None = None,
     wire: str = AUTO,
     read_out: int = 0,
     samples: Sequence[tuple[Tensor, ...]] = (),
@@ -84,9 +87,9 @@ def separate_network(
     """Separate the network in ``folder`` over devices with these shares of the work, and write the folder ``out``.
 
     ``budget`` is a share of the exact split's bytes in fp32; with 1 all that matters is sent, at ``exchange_points`` at
-    most. ``wire`` is the format of all messages, or ``auto`` for the best of each. On ``samples``, inputs of the
-    network ``(B, ...)``, activations and the costs of errors are measured, and, if not everything is sent, the
-    statistics of batch norms in the separated network.
+    most. The layers up to the tensor ``tiles_until`` stay exact, in tiles. ``wire`` is the format of all messages, or
+    ``auto`` for the best of each. On ``samples``, inputs of the network ``(B, ...)``, activations and the costs of
+    errors are measured, and, if not everything is sent, the statistics of batch norms in the separated network.
 
     Raises:
         SpecError: a network without weights, or that is separated already; an unknown format; a budget that does not
@@ -100,16 +103,17 @@ def separate_network(
         _told(show, 0)
         network = load_graph_network(folder)
         channels = channels_of(network.graph)
-        spaces = groupable(channels, len(shares))
+        front = None if tiles_until is None else front_of(channels, tiles_until, shares)
+        spaces = groupable(channels, len(shares), front)
         _told(show, 1)
         weights = network.weights_by_name
         statistics, arrays = measure_statistics(channels, weights, samples, seed=seed), arrays_of(weights)
         importance = importance_of(channels, arrays, statistics)
         _told(show, 2)
         grouping = group(channels, spaces, importance, shares, seed=seed)
-        placement = placed(channels, grouping, len(shares), read_out)
+        placement = placed(channels, grouping, len(shares), read_out, front)
         _told(show, 3)
-        exact = exact_bytes(placement)
+        exact = _exact_bytes(placement, shares)
         limits = Limits(
             int(budget * exact) if budget < 1 else None, exchange_points, formats_of(wire, budget), message_cost_bytes
         )
@@ -124,6 +128,17 @@ def separate_network(
         _write(made, result, cut)
     show(len(_STEPS), len(_STEPS), "done")
     return result
+
+
+def _exact_bytes(placement: Placement, shares: Sequence[float]) -> int:
+    """Bytes of the exact split by channels, also of the layers that are in tiles."""
+    if placement.front is None:
+        return exact_bytes(placement)
+    spaces = groupable(placement.channels, len(shares))
+    dealt = [np.repeat(np.arange(len(shares)), slots(len(space.atoms), shares)) for space in spaces]
+    return exact_bytes(
+        Placement.of(placement.channels, len(shares), placement.read_out, spaces, [each.tolist() for each in dealt])
+    )
 
 
 def _told(show: Progress, step: int) -> None:
@@ -153,7 +168,7 @@ def _result(
     demands = demands_of(placement)
     fixed, open_ = {(d.tensor, d.device) for d in demands if d.is_fixed}, {d.tensor for d in demands if not d.is_fixed}
     used = {each.tensor for each in separation.crossings if (each.tensor, each.destination) not in fixed}
-    grouped = {space.name for space in separation.spaces}
+    grouped = {space.name for space in groupable(channels, placement.num_devices)}
     return SeparationResult(
         separation=separation,
         separated=separated,
@@ -161,7 +176,7 @@ def _result(
         payload_bytes=separation.payload_bytes(placement),
         exact_bytes=exact,
         fixed_bytes=sum(
-            payload_bytes(each.width * placement.channel_values[each.tensor], each.wire)
+            bytes_of(each, placement)
             for each in separation.crossings if (each.tensor, each.destination) in fixed
         ),
         within=within,

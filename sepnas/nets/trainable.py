@@ -13,7 +13,6 @@ from sepnas.errors import SpecError
 from sepnas.nets.batched import batched_nodes
 from sepnas.nets.crossings import Crossings, crossings_of
 from sepnas.nets.depthwise import depthwise, in_bf16_on_cpu, slow_gradients
-from sepnas.nets.exchange import through_wire
 from sepnas.nets.graph import Outputs, calls_of, check_weights, last_uses, load_graph_network
 from sepnas.partition.graph import Graph, GraphNode
 from sepnas.plan.document import load_plan
@@ -122,7 +121,7 @@ class TrainableGraph(nn.Module):
             stored = self.graph.weights_of(node)
             operands = {r: self.weight(n) if r in stored else values[n] for r, n in node.inputs.items()}
             for role in self._rounded[place]:
-                operands[role] = through_wire(operands[role], self.crossings[node.name, role])
+                operands[role] = self.crossings[node.name, role].of(operands[role])
             slow = self._slow.get(place)
             if slow is not None and in_bf16_on_cpu(operands["input"]):
                 values[node.outputs[0]] = depthwise(operands["input"], operands["weight"], operands.get("bias"), slow)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sepnas.partition.graph import Graph, GraphNode, GraphOutput, GraphTensor
+from sepnas.partition.parts import Layouts
 from sepnas.partition.regions import Layout
 from sepnas.plan.kinds.kind import Dims, OperatorUse
 from sepnas.plan.kinds.registry import GRAPH_OPERATORS
-from sepnas.separation.atoms import Labels
+from sepnas.separation.atoms import TILED, Labels
 from sepnas.separation.demands import may_be_mixed
+from sepnas.separation.front import front_layouts
 from sepnas.separation.pieces import Ingredient, MixingWeight, Recipe, WeightPiece, runs
 from sepnas.separation.statistics import Array
 
@@ -39,7 +41,7 @@ class SeparatedGraphBuilder:
         self, name: str, device: int, operator: str, inputs: Mapping[str, str], attributes: Mapping[str, Any], axes: str
     ) -> str:
         """Append a node of a registered kind on a device; the name of what it makes."""
-        kind, made = GRAPH_OPERATORS[operator], self._new(f"{name}@{device}")
+        kind, made = GRAPH_OPERATORS[operator], self._new(_on(name, device))
         use = OperatorUse(attributes, {role: self.dims(each) for role, each in inputs.items()})
         dtype = self.tensors[next(iter(inputs.values()))].dtype
         self.tensors[made] = GraphTensor(axes=axes, dims=kind.output(use), dtype=dtype)
@@ -48,7 +50,7 @@ class SeparatedGraphBuilder:
 
     def copy(self, node: GraphNode, device: int, inputs: Mapping[str, str]) -> tuple[str, ...]:
         """Append a node of the original whole on a device; the names of what it makes."""
-        made = tuple(self._new(f"{name}@{device}") for name in node.outputs)
+        made = tuple(self._new(_on(name, device)) for name in node.outputs)
         for name, original in zip(made, node.outputs, strict=True):
             self.tensors[name] = self.source.tensors[original]
         self._append(made[0], device, node.operator, inputs, made, node.attributes, node.module)
@@ -74,7 +76,7 @@ class SeparatedGraphBuilder:
 
     def _new(self, name: str) -> str:
         number = self._names[name] = self._names.get(name, 0) + 1
-        return name if number == 1 else f"{name}#{number}"
+        return name if number == 1 else f"{name}~{number}"  # a plan numbers the parts of a tensor with #
 
     def weight(self, name: str, places: Mapping[int, Labels], device: int) -> str:
         """A piece of an original weight, under the original's name if it is all of it."""
@@ -152,15 +154,22 @@ class SeparatedGraphBuilder:
             nodes=tuple(kept), weights=weights, tensors={**{n: self.tensors[n] for n in source.inputs}, **tensors},
         )  # fmt: skip
 
-    def layouts(self, graph: Graph) -> dict[str, Layout]:
-        """The layout of each node: whole on its device."""
+    def layouts(self, graph: Graph, shares: Sequence[float]) -> Layouts:
+        """The layout of each node: whole on its device, or in tiles in proportion to ``shares``."""
+        tiled = [node.name for node in graph.nodes if self.device_of[node.name] == TILED]
+        found = front_layouts(graph, tiled, shares) if tiled else {}
         return {
-            node.name: Layout.on(self.device_of[node.name], graph.tensors[node.outputs[0]].dims) for node in graph.nodes
+            node.name: found.get(node.name) or Layout.on(self.device_of[node.name], graph.tensors[node.outputs[0]].dims)
+            for node in graph.nodes
         }
 
     def recipe_of(self, graph: Graph) -> Recipe:
         """The recipe of a graph's weights."""
         return {name: self.recipe[name] for name in graph.weights}
+
+
+def _on(name: str, device: int) -> str:
+    return f"{name}@{'tiles' if device == TILED else device}"
 
 
 def _is_all(places: Labels, size: int) -> bool:

@@ -19,11 +19,13 @@ from sepnas.errors import SpecError
 from sepnas.partition.graph import Graph
 from sepnas.plan.data import TensorName
 from sepnas.plan.wire import WireFormat, payload_bytes
+from sepnas.separation.atoms import TILED
 from sepnas.separation.channels import ChannelMap
 from sepnas.separation.demands import demands_of
+from sepnas.separation.front import front_of
 from sepnas.separation.spaces import Placement, groupable
 from sepnas.spec.document import Document, Part
-from sepnas.spec.figures import MAX_CHANNELS, Index, NumDevices, Rank, Sha256, Text
+from sepnas.spec.figures import MAX_CHANNELS, MAX_DEVICES, Index, NumDevices, Rank, Sha256, Text
 
 SEPARATION_NAME, PLAN_NAME = "separation.json", "plan.json"
 """The files of a separated network beside its graph and weights."""
@@ -44,11 +46,12 @@ class SpaceData(Part):
 class CrossingData(Part):
     """What ``source`` sends to ``destination`` of a tensor, the exchange point, in one message.
 
-    It is the ``channels``, or a number of ``mixtures`` of them if that is not 0, in format ``wire``.
+    It is the ``channels``, or a number of ``mixtures`` of them if that is not 0, in format ``wire``. Without a
+    ``source``, each other device sends it of its tile.
     """
 
     tensor: TensorName
-    source: Rank
+    source: Rank | None
     destination: Rank
     channels: Annotated[tuple[Index, ...], Field(min_length=1, max_length=MAX_CHANNELS)]
     mixtures: Annotated[int, Field(ge=0, lt=MAX_CHANNELS)] = 0
@@ -70,6 +73,13 @@ class CrossingData(Part):
         return self
 
 
+class FrontData(Part):
+    """The first layers, up to ``tensor``, which are in tiles, in proportion to ``shares`` of the devices."""
+
+    tensor: TensorName
+    shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1e30)], ...], Field(min_length=1, max_length=MAX_DEVICES)]
+
+
 class Separation(Document):
     """The groups of a network's channels on ``num_devices`` devices, and the messages between these.
 
@@ -83,15 +93,18 @@ class Separation(Document):
     graph: Sha256
     num_devices: NumDevices
     read_out: Rank = 0
+    front: FrontData | None = None
     spaces: Annotated[tuple[SpaceData, ...], Field(min_length=1, max_length=MAX_SPACES)]
     crossings: Annotated[tuple[CrossingData, ...], Field(max_length=MAX_MESSAGES)] = ()
 
     @model_validator(mode="after")
     def _has_its_devices(self) -> Self:
         ranks = {self.read_out, *(rank for space in self.spaces for rank in space.devices)}
-        ranks |= {rank for each in self.crossings for rank in (each.source, each.destination)}
+        ranks |= {rank for each in self.crossings for rank in (each.source, each.destination) if rank is not None}
         if max(ranks) >= self.num_devices:
             raise ValueError(f"names device {max(ranks)} of {self.num_devices}")
+        if self.front is not None and len(self.front.shares) != self.num_devices:
+            raise ValueError(f"`front` has {len(self.front.shares)} shares for {self.num_devices} devices")
         keys = [(each.tensor, each.source, each.destination) for each in self.crossings]
         if len(set(keys)) != len(keys):
             raise ValueError("has two messages for one tensor from one device to another; there must be one")
@@ -104,12 +117,14 @@ class Separation(Document):
                 f"separation of network '{self.network}': its graph has the digest {self.graph[:12]}, the one given "
                 f"({channels.graph.name}) {found[:12]}; separate this network again"
             )
-        spaces = groupable(channels, self.num_devices)
+        front = front_of(channels, self.front.tensor, self.front.shares) if self.front else None
+        spaces = groupable(channels, self.num_devices, front)
         if [(each.name, len(each.atoms)) for each in spaces] != [(s.name, len(s.devices)) for s in self.spaces]:
             raise SpecError(f"separation of network '{self.network}': `spaces` are not those of this network")
         placement = Placement.of(
             channels, self.num_devices, self.read_out, spaces, [space.devices for space in self.spaces]
         )
+        placement = placement.tiled(front) if front else placement
         self._check_crossings(placement)
         return placement
 
@@ -120,19 +135,26 @@ class Separation(Document):
             if (each.tensor, each.destination) not in demanded:
                 raise SpecError(f"{where} is sent to device {each.destination}, which needs nothing of it")
             devices = placement.of_tensor(each.tensor)
-            strange = [c for c in each.channels if c >= len(devices) or devices[c] != each.source]
+            source = TILED if each.source is None else each.source
+            strange = [c for c in each.channels if c >= len(devices) or devices[c] != source]
             if strange:
-                raise SpecError(f"{where}: channel {strange[0]} is not one of device {each.source}, which sends it")
+                sender = "the tiles, which are sent" if each.source is None else f"device {source}, which sends it"
+                raise SpecError(f"{where}: channel {strange[0]} is not one of {sender}")
 
     def payload_bytes(self, placement: Placement) -> int:
         """Bytes of all messages between devices, for one sample."""
-        values = placement.channel_values
-        return sum(payload_bytes(each.width * values[each.tensor], each.wire) for each in self.crossings)
+        return sum(bytes_of(each, placement) for each in self.crossings)
 
 
 def is_separated(folder: Path) -> bool:
     """Whether the folder of a network is that of a separated one."""
     return (folder / SEPARATION_NAME).is_file()
+
+
+def bytes_of(crossing: CrossingData, placement: Placement) -> int:
+    """Bytes of a message for one sample; of those of all tiles, if it has no single source."""
+    values = placement.message_values(crossing.tensor, crossing.source, crossing.destination)
+    return sum(payload_bytes(crossing.width * each, crossing.wire) for each in values)
 
 
 def digest_of(graph: Graph) -> str:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from sepnas.errors import SpecError
 from sepnas.separation.atoms import Labels
 from sepnas.separation.channels import ChannelMap
+from sepnas.separation.front import Front
 from sepnas.separation.importance import Importance
 from sepnas.separation.spaces import Placement, Space
 from sepnas.separation.spectral import Assign, Between, spectral_start
@@ -185,6 +186,10 @@ def _linear_sum_assignment() -> Assign:
     return found
 
 
-def placed(channels: ChannelMap, grouping: Grouping, num_devices: int, read_out: int = 0) -> Placement:
-    """The placement of a grouping."""
-    return Placement.of(channels, num_devices, read_out, grouping.spaces, [each.tolist() for each in grouping.devices])
+def placed(
+    channels: ChannelMap, grouping: Grouping, num_devices: int, read_out: int = 0, front: Front | None = None
+) -> Placement:
+    """The placement of a grouping, behind a front."""
+    devices = [each.tolist() for each in grouping.devices]
+    found = Placement.of(channels, num_devices, read_out, grouping.spaces, devices)
+    return found if front is None else found.tiled(front)

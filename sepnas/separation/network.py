@@ -18,7 +18,7 @@ from sepnas.partition.parts import Layouts
 from sepnas.plan.kinds.kind import along, whole
 from sepnas.plan.plan import Plan
 from sepnas.plan.wire import WireFormat
-from sepnas.separation.atoms import EVERYWHERE, Labels
+from sepnas.separation.atoms import EVERYWHERE, TILED, Labels
 from sepnas.separation.builder import SeparatedGraphBuilder
 from sepnas.separation.channels import ChannelMap, Channels, HowComputed
 from sepnas.separation.document import Separation
@@ -94,9 +94,10 @@ class _Separating:
         self.locals: dict[tuple[str, int], _Local] = {}
         self.folded: dict[tuple[str, int], str] = {}
         self.inputs: dict[tuple[str, int], _Input] = {}
-        self.arriving: dict[tuple[str, int], list[tuple[int, WireFormat, Arrival]]] = {}
+        self.arriving: dict[tuple[str, int], list[tuple[int | None, WireFormat, Arrival]]] = {}
+        self.tiled: dict[str, str] = {}
         self.wires: dict[tuple[str, int], WireFormat] = {}
-        for each in sorted(separation.crossings, key=lambda each: each.source):
+        for each in sorted(separation.crossings, key=lambda each: each.source or 0):
             found = self.arriving.setdefault((each.tensor, each.destination), [])
             mixed = mixtures.get((each.tensor, each.source, each.destination))
             found.append((each.source, each.wire, Arrival(np.array(each.channels), mixed)))
@@ -105,14 +106,36 @@ class _Separating:
         for name in self.graph.inputs:
             for rank in self.ranks:
                 self.locals[name, rank] = _Local(name, self._everything(name))
+        front = self.placement.front
         for node in self.graph.nodes:
+            if front is not None and node.name in front.nodes:
+                self._in_tiles(node)
+                continue
             for rank in self.placement.computing(node.outputs[0]):
                 self._node(node, rank)
         answers = {o.name: self._whole(o.tensor, self.placement.read_out) for o in self.graph.outputs}
         graph, made = self.made.graph(answers), self.made
         return SeparatedGraph(
-            graph, made.layouts(graph), made.recipe_of(graph), self.separation.num_devices, self.wires
+            graph,
+            made.layouts(graph, front.shares if front else ()),
+            made.recipe_of(graph),
+            self.separation.num_devices,
+            self.wires,
         )
+
+    def _in_tiles(self, node: GraphNode) -> None:
+        """A node of the front: the original's."""
+        inputs = {
+            role: self.made.weight(name, {}, TILED) if name in self.graph.stored else self.tiled.get(name, name)
+            for role, name in node.inputs.items()
+        }
+        self.tiled |= zip(node.outputs, self.made.copy(node, TILED, inputs), strict=True)
+
+    def _sender(self, tensor: str, source: int | None) -> tuple[_Local, int]:
+        """What a device has of a tensor, or all devices in tiles; and where it is."""
+        if source is None:
+            return _Local(self.tiled[tensor], self._everything(tensor)), TILED
+        return self.locals[tensor, source], source
 
     def _node(self, node: GraphNode, rank: int) -> None:
         way = self.channels.ways[node.name]
@@ -163,11 +186,11 @@ class _Separating:
         own = self.locals.get((tensor, rank))
         names, arrivals = [] if own is None else [own.name], []
         for source, wire, each in self.arriving.get((tensor, rank), ()):
-            local, axis = self.locals[tensor, source], self.channels.axis(tensor)
+            (local, where), axis = self._sender(tensor, source), self.channels.axis(tensor)
             if each.mixtures is None:
-                names.append(self._ordered(tensor, local, each.channels, source))
+                names.append(self._ordered(tensor, local, each.channels, where))
             else:
-                names.append(self.made.mix(local.name, axis, _spread(each, local.order), source))
+                names.append(self.made.mix(local.name, axis, _spread(each, local.order), where))
             self.wires[names[-1], rank] = wire
             arrivals.append(each)
         if len(names) > 1:

@@ -18,8 +18,8 @@ from sepnas.separation.mixtures import Estimate
 from sepnas.separation.relations import MixingLayer
 from sepnas.separation.statistics import Array
 
-Message: TypeAlias = tuple[str, int, int]
-"""A message between devices: the tensor, its source, its destination."""
+Message: TypeAlias = tuple[str, int | None, int]
+"""A message between devices: the tensor, its source (None: each other device, of its tile), its destination."""
 
 
 class Ingredient(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sepnas.separation.document import Separation, SpaceData, digest_of
+from sepnas.separation.document import FrontData, Separation, SpaceData, digest_of
 from sepnas.separation.importance import Weights
 from sepnas.separation.pieces import Message
 from sepnas.separation.spaces import Placement, groupable
@@ -23,14 +23,15 @@ def separation_of(
     Without limits, all that matters crosses. Raises :class:`SpecError` if a budget above 0 does not suffice for what
     must be sent.
     """
-    channels, devices = placement.channels, placement.devices
-    spaces = groupable(channels, placement.num_devices)
+    channels, devices, front = placement.channels, placement.devices, placement.front
+    spaces = groupable(channels, placement.num_devices, front)
     thinned = thin(placement, weights, statistics or Statistics(), limits)
     separation = Separation(
         network=channels.graph.name,
         graph=digest_of(channels.graph),
         num_devices=placement.num_devices,
         read_out=placement.read_out,
+        front=FrontData(tensor=front.tensor, shares=front.shares) if front else None,
         spaces=tuple(
             SpaceData(name=space.name, devices=tuple(devices[list(space.atoms)].tolist())) for space in spaces
         ),

@@ -7,14 +7,15 @@ added in residual blocks, or scaled by a gate. Its atoms are dealt out to the de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from sepnas.errors import PlanError
-from sepnas.separation.atoms import EVERYWHERE, READ_OUT, Labels
+from sepnas.separation.atoms import EVERYWHERE, READ_OUT, TILED, Labels
 from sepnas.separation.channels import ChannelMap, Folded
+from sepnas.separation.front import Front
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,13 @@ def spaces_of(channels: ChannelMap) -> tuple[Space, ...]:
     return tuple(Space(name, tuple(sorted(atoms))) for name, atoms in found.items())
 
 
-def groupable(channels: ChannelMap, num_devices: int) -> tuple[Space, ...]:
-    """The spaces with at least one atom for each device. The layers of all others are computed by each device.
+def groupable(channels: ChannelMap, num_devices: int, front: Front | None = None) -> tuple[Space, ...]:
+    """The spaces behind the front with at least one atom for each device; layers of others are computed by each device.
 
     Raises :class:`PlanError` if there is none.
     """
-    spaces = spaces_of(channels)
+    in_tiles = frozenset() if front is None else front.atoms
+    spaces = [space for space in spaces_of(channels) if in_tiles.isdisjoint(space.atoms)]
     found = tuple(space for space in spaces if len(space.atoms) >= num_devices)
     if not found:
         largest = max(spaces, key=lambda space: len(space.atoms), default=None)
@@ -59,13 +61,14 @@ def groupable(channels: ChannelMap, num_devices: int) -> tuple[Space, ...]:
 class Placement:
     """The device of each atom of a graph: ``devices`` by the atom's number; the last entry stands for everywhere.
 
-    Atoms with :data:`EVERYWHERE` lie on each device.
+    Atoms with :data:`EVERYWHERE` lie on each device, those of the ``front`` in tiles.
     """
 
     channels: ChannelMap
     num_devices: int
     read_out: int
     devices: Labels
+    front: Front | None = None
 
     @staticmethod
     def of(
@@ -78,6 +81,12 @@ class Placement:
             found[list(space.atoms)] = each
         return Placement(channels, num_devices, read_out, found)
 
+    def tiled(self, front: Front) -> Placement:
+        """The same behind a front."""
+        devices = self.devices.copy()
+        devices[list(front.atoms)] = TILED
+        return replace(self, devices=devices, front=front)
+
     def of_tensor(self, tensor: str) -> Labels:
         """The device of each channel of a tensor."""
         return self.devices[self.channels.labels(tensor)]
@@ -88,9 +97,18 @@ class Placement:
         return np.flatnonzero((found == device) | (found == EVERYWHERE))
 
     def computing(self, tensor: str) -> tuple[int, ...]:
-        """The devices that have channels of a tensor."""
+        """The devices that have channels of a tensor; none if it is in tiles."""
         found = set(self.of_tensor(tensor).tolist())
+        if TILED in found:
+            return ()
         return tuple(range(self.num_devices)) if EVERYWHERE in found else tuple(sorted(found))
+
+    def message_values(self, tensor: str, source: int | None, destination: int) -> tuple[int, ...]:
+        """The values of one channel in each message from a device, or from each other one its tile."""
+        if source is not None:
+            return (self.channel_values[tensor],)
+        assert self.front is not None
+        return tuple(v for rank, v in enumerate(self.front.tile_values) if rank != destination and v)
 
     @cached_property
     def channel_values(self) -> dict[str, int]:

@@ -23,7 +23,7 @@ import numpy as np
 
 from sepnas.errors import SpecError
 from sepnas.plan.wire import FRAME_HEADER_BYTES, LEVELS, UNCONVERTED, WIRE_FORMATS, WireFormat, payload_bytes
-from sepnas.separation.atoms import Labels
+from sepnas.separation.atoms import TILED, Labels
 from sepnas.separation.demands import Demand, crossing, demands_of
 from sepnas.separation.document import CrossingData
 from sepnas.separation.importance import Weights
@@ -80,15 +80,16 @@ NO_LIMITS = Limits()
 class _Offer:
     """A possible message: the values of what it may hold, the highest first. The first ``forced`` are sent anyway.
 
-    It holds mixtures of ``channels``; without a ``basis``, the channels themselves.
+    It holds mixtures of ``channels``; without a ``basis``, the channels themselves. ``channel_values`` are those of one
+    in each message: several for the tiles of several devices.
     """
 
     tensor: str
-    source: int
+    source: int | None
     destination: int
     channels: Labels
     values: Array
-    channel_values: int
+    channel_values: tuple[int, ...]
     forced: int = 0
     basis: Basis | None = None
 
@@ -102,11 +103,13 @@ class _Offer:
         return np.concatenate([[0.0], np.cumsum(self.values)])
 
     def bytes(self, filling: _Filling) -> int:
-        return payload_bytes(filling.count * self.channel_values, filling.wire) if filling.count else 0
+        if not filling.count:
+            return 0
+        return sum(payload_bytes(filling.count * each, filling.wire) for each in self.channel_values)
 
     def mixture_bytes(self, wire: WireFormat) -> float:
         """Bytes of one mixture, without a sample's header."""
-        return payload_bytes(64 * self.channel_values, wire) / 64
+        return payload_bytes(64 * sum(self.channel_values), wire) / 64
 
 
 @dataclass(frozen=True)
@@ -159,15 +162,19 @@ def _crossing(offer: _Offer, filling: _Filling) -> CrossingData:
 def _offers(placement: Placement, demand: Demand, weights: Weights, statistics: Statistics) -> list[_Offer]:
     """The possible messages of a demand, one from each device that has channels of it."""
     channels, devices = crossing(placement, demand), placement.of_tensor(demand.tensor)
-    own_of = {source: channels[devices[channels] == source] for source in sorted(set(devices[channels].tolist()))}
+    own_of = {
+        None if source == TILED else source: channels[devices[channels] == source]
+        for source in sorted(set(devices[channels].tolist()))
+    }
     if demand.is_fixed:
         return [_sent_anyway(placement, demand, source, own) for source, own in own_of.items()]
     known = known_to(placement, statistics, demand.tensor, demand.device)
     readers = readers_of(placement, demand.layers, demand.device, weights, statistics)
-    found, values = [], placement.channel_values[demand.tensor]
+    found = []
     for source, own in own_of.items():
         basis = known.basis(own, readers[:, own])
         if len(basis.values):
+            values = placement.message_values(demand.tensor, source, demand.device)
             found.append(_Offer(demand.tensor, source, demand.device, own, basis.values, values, basis=basis))
     if len(placement.own(demand.tensor, demand.device)):
         return found
@@ -177,9 +184,9 @@ def _offers(placement: Placement, demand: Demand, weights: Weights, statistics: 
     return [replace(each, forced=int(each is best)) for each in found]
 
 
-def _sent_anyway(placement: Placement, demand: Demand, source: int, channels: Labels) -> _Offer:
+def _sent_anyway(placement: Placement, demand: Demand, source: int | None, channels: Labels) -> _Offer:
     """A message of channels that does not depend on the budget."""
-    values = placement.channel_values[demand.tensor]
+    values = placement.message_values(demand.tensor, source, demand.device)
     return _Offer(
         demand.tensor, source, demand.device, channels, np.full(len(channels), np.inf), values, forced=len(channels)
     )

@@ -21,6 +21,7 @@ from sepnas.separation.channels import ChannelMap
 from sepnas.separation.demands import exact_bytes
 from sepnas.separation.document import Separation
 from sepnas.separation.follow import channels_of
+from sepnas.separation.front import front_of
 from sepnas.separation.grouping import group, placed
 from sepnas.separation.importance import Weights, importance_of
 from sepnas.separation.network import SeparatedGraph, separated_graph
@@ -177,9 +178,11 @@ class Small:
         dims = self.graph.tensors[self.graph.inputs[0]].dims[1:]
         return torch.randn(count, *dims, generator=torch.Generator().manual_seed(seed))
 
-    def placement(self, shares: Sequence[float]) -> Placement:
-        grouping = group(self.channels, groupable(self.channels, len(shares)), self.importance, shares)
-        return placed(self.channels, grouping, len(shares))
+    def placement(self, shares: Sequence[float], tensor: str | None = None) -> Placement:
+        """The placement of all channels; those of the layers up to ``tensor`` are in tiles."""
+        front = None if tensor is None else front_of(self.channels, tensor, shares)
+        grouping = group(self.channels, groupable(self.channels, len(shares), front), self.importance, shares)
+        return placed(self.channels, grouping, len(shares), front=front)
 
     def separated(
         self,
@@ -188,9 +191,10 @@ class Small:
         wire: str = "fp32",
         statistics: Statistics | None = None,
         exchange_points: int | None = None,
+        front: str | None = None,
     ) -> Separated:
         """The separation for a share of the exact split's bytes; all that matters by default."""
-        placement = self.placement(shares)
+        placement = self.placement(shares, front)
         budget = None if share is None else int(share * exact_bytes(placement))
         limits = Limits(budget, exchange_points, formats_of(wire, 1 if share is None else share))
         found, mixtures = separation_of(placement, self.arrays, statistics, limits)

@@ -9,14 +9,19 @@ What can be cut along rows alone is split as by rows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
+from typing import TypeAlias
 
 from sepnas.partition.graph import Graph
 from sepnas.partition.partial import with_partial_results
 from sepnas.partition.parts import Layouts
 from sepnas.partition.regions import Layout, along, shares_of
 from sepnas.partition.schemes.scheme import Scheme, Shares, cut_along, cut_where_possible, dims_of
-from sepnas.plan.kinds.kind import whole
+from sepnas.plan.kinds.kind import Dims, whole
+from sepnas.plan.shapes import Region
+
+Piece: TypeAlias = tuple[int, Region]
 
 
 def rows_of_devices(num_devices: int) -> tuple[range, ...]:
@@ -36,15 +41,21 @@ def tiles(graph: Graph, shares: Shares) -> Layouts:
         across = cut_along(graph, node, "W", shares)
         if down is None or across is None:
             continue
-        dims, multiple = dims_of(graph, node), graph.cuts_of(node)[across[0]]
-        pieces = []
-        for row, span in zip(rows, down[1], strict=True):
-            columns = shares_of(dims[across[0]], [shares[rank] for rank in row], multiple)
-            for rank, column in zip(row, columns, strict=True):
-                if span[0] < span[1] and column[0] < column[1]:
-                    pieces.append((rank, along(along(whole(dims), down[0], span), across[0], column)))
+        axes, cuts = (down[0], across[0]), graph.cuts_of(node)
+        pieces = tile(dims_of(graph, node), axes, shares, (cuts[axes[0]], cuts[axes[1]]))
         found[node.name] = Layout(tuple(pieces))
     return with_partial_results(graph, found)
+
+
+def tile(dims: Dims, axes: tuple[int, int], shares: Shares, multiples: tuple[int, int]) -> Iterator[Piece]:
+    """A tile for each device, of the axes of rows and columns, with borders at multiples; none where it is empty."""
+    rows = rows_of_devices(len(shares))
+    spans = shares_of(dims[axes[0]], [sum(shares[rank] for rank in row) for row in rows], multiples[0])
+    for row, span in zip(rows, spans, strict=True):
+        columns = shares_of(dims[axes[1]], [shares[rank] for rank in row], multiples[1])
+        for rank, column in zip(row, columns, strict=True):
+            if span[0] < span[1] and column[0] < column[1]:
+                yield rank, along(along(whole(dims), axes[0], span), axes[1], column)
 
 
 SCHEME = Scheme(
