@@ -545,7 +545,7 @@ def separate(
     images: int = 512,
     budget: float = 1.0,
     exchange_points: int | None = None,
-    tiles_until: str | None = None,
+    tiles_until: str = "auto",
     wire: str = "auto",
     read_out: int = 0,
     seed: int = 0,
@@ -573,7 +573,8 @@ def separate(
         exchange_points: the greatest number of points in the network at which devices exchange something; any by
             default. Each costs a message's latency.
         tiles_until: the tensor with which the front ends: the layers up to it stay exact, with a tile of each map for
-            each device. Without it there is no front. A wrong one is answered with the possible ones.
+            each device; ``auto`` for the best for the cluster, ``none`` for no front. A wrong one is answered with the
+            possible ones.
         wire: the format of the messages between devices, or ``auto`` for the one that is best for each.
         read_out: the device that computes and sends the answer.
         seed: of the grouping, 0..2**32-1.
@@ -607,7 +608,7 @@ def separate_and_train(
     images: int = 512,
     budget: float = 1.0,
     exchange_points: int | None = None,
-    tiles_until: str | None = None,
+    tiles_until: str = "auto",
     wire: str = "auto",
     read_out: int = 0,
     recipe: Recipe | str | None = None,
@@ -681,7 +682,7 @@ def _separate(
     *,
     budget: float,
     exchange_points: int | None,
-    tiles_until: str | None,
+    tiles_until: str,
     wire: str,
     read_out: int,
     seed: int,
@@ -697,7 +698,7 @@ def _separate(
     where, count = _cluster_to_separate(cluster, devices)
     with step_bar("separate") as show:
         return separate_network(
-            network, out, [each.flops_per_s for each in where.devices[:count]], budget=budget,
+            network, out, where, count, budget=budget,
             exchange_points=exchange_points, tiles_until=tiles_until, wire=wire, read_out=read_out, seed=seed,
             force=force, progress=show, samples=samples,
             message_cost_bytes=MESSAGE_COST_BYTES if cluster is None else message_cost_bytes(where),

@@ -16,6 +16,7 @@ from sepnas.console import print_json, say, warn
 from sepnas.partition.counts import count_partition
 from sepnas.plan.wire import WIRE_FORMATS
 from sepnas.separation.document import PLAN_NAME
+from sepnas.separation.front import AUTO_FRONT
 from sepnas.separation.thinning import AUTO
 from sepnas.spec.arguments import MAX_COUNT, MAX_THREADS
 from sepnas.spec.document import few
@@ -69,12 +70,13 @@ def separate(
         ),
     ] = None,
     tiles_until: Annotated[
-        str | None,
+        str,
         typer.Option(
             metavar="TENSOR",
-            help="Keep the layers up to this tensor exact, in tiles of each map; '?' lists the tensors [no layers].",
+            help="Keep the layers up to this tensor exact, in tiles of each map: auto, none, or its name ('?' lists "
+            "them).",
         ),
-    ] = None,
+    ] = AUTO_FRONT,
     wire: Annotated[
         str,
         typer.Option(
@@ -109,9 +111,9 @@ def separate(
     device has. With `--bytes 100%` answers are those of the network. With fewer, messages of little use are left out.
     `--data` lets images say what matters; without them only the weights do.
 
-    With `--tiles-until` the first layers, whose maps are large and have few channels, stay exact: each device computes
-    a tile of each map, and messages begin behind them. This costs some memory, and spares most bytes and exchange
-    points; `--points` drops the points that matter least.
+    The first layers, whose maps are large and have few channels, stay exact: each device computes a tile of each map,
+    and messages begin behind them (`--tiles-until`). This costs some memory, and spares most bytes and exchange points.
+    `--points` drops the points that matter least, for each costs a message's latency.
 
     With `--epochs` the separated network is fine-tuned by distillation from the original, whose answers are kept once
     for each image and its mirror image; messages are rounded as on their way. The network must know the classes of the

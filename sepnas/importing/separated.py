@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sepnas.errors import SpecError
+from sepnas.importing.choose_front import choose_front
 from sepnas.importing.folder import new_folder
 from sepnas.importing.run import Progress
-from sepnas.nets.channel_statistics import measure_statistics
+from sepnas.importing.separator import Separator
 from sepnas.nets.crossings import crossings_of
 from sepnas.nets.graph import GraphNetwork, load_graph_network
-from sepnas.nets.separated import arrays_of, separated_weights
+from sepnas.nets.separated import separated_weights
 from sepnas.nets.statistics import recalibrate
 from sepnas.nets.trainable import TrainableGraph
 from sepnas.options import option
@@ -25,17 +25,15 @@ from sepnas.partition.graph import GRAPH_NAME, WEIGHTS_NAME, Graph
 from sepnas.plan.document import save_plan
 from sepnas.plan.plan import Plan
 from sepnas.plan.wire import WIRE_FORMATS
-from sepnas.separation.channels import ChannelMap, HowComputed
-from sepnas.separation.demands import demands_of, exact_bytes
+from sepnas.separation.channels import HowComputed
+from sepnas.separation.demands import demands_of
 from sepnas.separation.document import PLAN_NAME, SEPARATION_NAME, Separation, bytes_of, is_separated
-from sepnas.separation.follow import channels_of
-from sepnas.separation.front import front_of
-from sepnas.separation.grouping import group, placed, slots
-from sepnas.separation.importance import importance_of
+from sepnas.separation.front import AUTO_FRONT, NO_FRONT
 from sepnas.separation.network import SeparatedGraph, separated_graph
 from sepnas.separation.separate import separation_of
-from sepnas.separation.spaces import Placement, groupable, spaces_of
-from sepnas.separation.thinning import AUTO, MESSAGE_COST_BYTES, Limits, formats_of
+from sepnas.separation.spaces import Placement, spaces_of
+from sepnas.separation.thinning import AUTO, MESSAGE_COST_BYTES
+from sepnas.spec.cluster import Cluster
 from sepnas.spec.document import short
 
 BESIDE = frozenset((SEPARATION_NAME, PLAN_NAME))
@@ -71,11 +69,12 @@ class SeparationResult:
 def separate_network(
     folder: Path,
     out: Path,
-    shares: Sequence[float],
+    cluster: Cluster,
+    devices: int,
     *,
     budget: float = 1.0,
     exchange_points: int | None = None,
-    tiles_until: str | None = None,
+    tiles_until: str = NO_FRONT,
     wire: str = AUTO,
     read_out: int = 0,
     samples: Sequence[tuple[Tensor, ...]] = (),
@@ -84,12 +83,13 @@ def separate_network(
     force: bool = False,
     progress: Progress | None = None,
 ) -> SeparationResult:
-    """Separate the network in ``folder`` over devices with these shares of the work, and write the folder ``out``.
+    """Separate the network in ``folder`` over the first ``devices`` of a cluster, and write the folder ``out``.
 
     ``budget`` is a share of the exact split's bytes in fp32; with 1 all that matters is sent, at ``exchange_points`` at
-    most. The layers up to the tensor ``tiles_until`` stay exact, in tiles. ``wire`` is the format of all messages, or
-    ``auto`` for the best of each. On ``samples``, inputs of the network ``(B, ...)``, activations and the costs of
-    errors are measured, and, if not everything is sent, the statistics of batch norms in the separated network.
+    most. The layers up to the tensor ``tiles_until`` stay exact, in tiles; ``auto`` chooses it for the cluster, with
+    ``none`` there are none. ``wire`` is the format of all messages, or ``auto`` for the best of each. On ``samples``,
+    inputs of the network ``(B, ...)``, activations and the costs of errors are measured, and, if not everything is
+    sent, the statistics of batch norms in the separated network.
 
     Raises:
         SpecError: a network without weights, or that is separated already; an unknown format; a budget that does not
@@ -98,47 +98,31 @@ def separate_network(
         StorageError: ``out`` exists, or cannot be written; nothing is left behind.
     """
     show = progress or (lambda done, total, what: None)
-    _check(folder, wire, read_out, len(shares))
+    _check(folder, wire, read_out, devices)
     with new_folder(out, force, BESIDE) as made:
         _told(show, 0)
-        network = load_graph_network(folder)
-        channels = channels_of(network.graph)
-        front = None if tiles_until is None else front_of(channels, tiles_until, shares)
-        spaces = groupable(channels, len(shares), front)
+        speeds = [each.flops_per_s for each in cluster.devices[:devices]]
+        of = Separator(load_graph_network(folder), speeds, read_out=read_out, samples=samples, seed=seed)
+        front = None if tiles_until in (AUTO_FRONT, NO_FRONT) else of.front(tiles_until)
         _told(show, 1)
-        weights = network.weights_by_name
-        statistics, arrays = measure_statistics(channels, weights, samples, seed=seed), arrays_of(weights)
-        importance = importance_of(channels, arrays, statistics)
+        statistics = of.statistics
         _told(show, 2)
-        grouping = group(channels, spaces, importance, shares, seed=seed)
-        placement = placed(channels, grouping, len(shares), read_out, front)
+        limits = of.limits(budget, exchange_points, wire, message_cost_bytes)
+        if tiles_until == AUTO_FRONT:
+            front = choose_front(of, limits, cluster)
+        placement = of.placement(front)
         _told(show, 3)
-        exact = _exact_bytes(placement, shares)
-        limits = Limits(
-            int(budget * exact) if budget < 1 else None, exchange_points, formats_of(wire, budget), message_cost_bytes
-        )
-        separation, mixtures = separation_of(placement, arrays, statistics, limits)
+        separation, thinned = separation_of(placement, of.arrays, statistics, limits)
         _told(show, 4)
-        separated = separated_graph(network.graph, separation, mixtures, statistics, channels)
-        cut = separated_weights(separated.recipe, weights)
-        result = _result(channels, placement, separation, separated, weights, cut, exact, grouping.within)
+        separated = separated_graph(of.graph, separation, thinned.mixtures, statistics, of.channels)
+        cut = separated_weights(separated.recipe, of.weights)
+        result = _result(of, placement, separation, separated, cut)
         _told(show, 5)
-        if mixtures and samples:
+        if thinned.mixtures and samples:
             cut = _recalibrated(separated, cut, samples)
         _write(made, result, cut)
     show(len(_STEPS), len(_STEPS), "done")
     return result
-
-
-def _exact_bytes(placement: Placement, shares: Sequence[float]) -> int:
-    """Bytes of the exact split by channels, also of the layers that are in tiles."""
-    if placement.front is None:
-        return exact_bytes(placement)
-    spaces = groupable(placement.channels, len(shares))
-    dealt = [np.repeat(np.arange(len(shares)), slots(len(space.atoms), shares)) for space in spaces]
-    return exact_bytes(
-        Placement.of(placement.channels, len(shares), placement.read_out, spaces, [each.tolist() for each in dealt])
-    )
 
 
 def _told(show: Progress, step: int) -> None:
@@ -155,31 +139,28 @@ def _check(folder: Path, wire: str, read_out: int, devices: int) -> None:
 
 
 def _result(
-    channels: ChannelMap,
+    of: Separator,
     placement: Placement,
     separation: Separation,
     separated: SeparatedGraph,
-    weights: Mapping[str, Tensor],
     cut: Mapping[str, Tensor],
-    exact: int,
-    within: float,
 ) -> SeparationResult:
-    deviation = _deviation(channels.graph, separated.graph, weights, cut)
+    channels, deviation = of.channels, _deviation(of.graph, separated.graph, of.weights, cut)
     demands = demands_of(placement)
     fixed, open_ = {(d.tensor, d.device) for d in demands if d.is_fixed}, {d.tensor for d in demands if not d.is_fixed}
     used = {each.tensor for each in separation.crossings if (each.tensor, each.destination) not in fixed}
-    grouped = {space.name for space in groupable(channels, placement.num_devices)}
+    grouped = {space.name for space in of.spaces}
     return SeparationResult(
         separation=separation,
         separated=separated,
         plan=separated.plan(),
         payload_bytes=separation.payload_bytes(placement),
-        exact_bytes=exact,
+        exact_bytes=of.exact_bytes,
         fixed_bytes=sum(
             bytes_of(each, placement)
             for each in separation.crossings if (each.tensor, each.destination) in fixed
         ),
-        within=within,
+        within=of.grouping(placement.front).within,
         points=len(open_),
         silent_points=len(open_ - used),
         read_out_nodes=tuple(n.name for n in channels.graph.nodes if channels.ways[n.name] is HowComputed.READ_OUT),

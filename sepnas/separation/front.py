@@ -19,10 +19,12 @@ from sepnas.partition.propagation import consumers_of, fused
 from sepnas.partition.regions import Layout
 from sepnas.partition.schemes.grid import tile
 from sepnas.plan.kinds.kind import Dims
-from sepnas.separation.atoms import EVERYWHERE
+from sepnas.separation.atoms import EVERYWHERE, READ_OUT
 from sepnas.separation.channels import ChannelMap, HowComputed
 from sepnas.spec.document import few
 
+AUTO_FRONT, NO_FRONT = "auto", "none"
+"""In place of a tensor: the front that suits a cluster, and none."""
 _MAP = "NCHW"
 
 
@@ -80,7 +82,7 @@ def _cuts(channels: ChannelMap) -> Iterator[tuple[str, frozenset[str]]]:
     answers = {output.tensor for output in graph.outputs}
     for node in graph.nodes:
         sources = [name for name in node.inputs.values() if name not in graph.stored]
-        if not _has_tiles(graph, node) or not all(name in before for name in sources):
+        if not _has_tiles(channels, node) or not all(name in before for name in sources):
             continue
         nodes = frozenset({node.name}).union(*(before[name] for name in sources))
         [tensor] = node.outputs
@@ -93,11 +95,13 @@ def _cuts(channels: ChannelMap) -> Iterator[tuple[str, frozenset[str]]]:
                 yield tensor, nodes
 
 
-def _has_tiles(graph: Graph, node: GraphNode) -> bool:
-    """Whether tiles of a node's output, a map, can be computed from tiles of its inputs."""
-    cuts, tensor = graph.cuts_of(node), graph.tensors[node.outputs[0]]
-    is_map = tensor.axes == _MAP and min(tensor.dims[2:]) > 1
-    return len(node.outputs) == 1 and is_map and tensor.can_be_sent and all(cuts.get(axis) for axis in (2, 3))
+def _has_tiles(channels: ChannelMap, node: GraphNode) -> bool:
+    """Whether tiles of a node's output, a map with channels of several devices, can be computed from tiles."""
+    [name], cuts = node.outputs[:1], channels.graph.cuts_of(node)
+    tensor = channels.graph.tensors[name]
+    if len(node.outputs) > 1 or tensor.axes != _MAP or min(tensor.dims[2:]) == 1 or not tensor.can_be_sent:
+        return False
+    return all(cuts.get(axis) for axis in (2, 3)) and READ_OUT not in channels.labels(name)
 
 
 def _mixes(channels: ChannelMap, node: GraphNode, tensor: str) -> bool:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from sepnas.separation.document import FrontData, Separation, SpaceData, digest_of
 from sepnas.separation.importance import Weights
-from sepnas.separation.pieces import Message
 from sepnas.separation.spaces import Placement, groupable
-from sepnas.separation.statistics import Array, Statistics
-from sepnas.separation.thinning import NO_LIMITS, Limits, thin
+from sepnas.separation.statistics import Statistics
+from sepnas.separation.thinning import NO_LIMITS, Limits, Thinned, thin
 
 
 def separation_of(
@@ -17,8 +14,8 @@ def separation_of(
     weights: Weights,
     statistics: Statistics | None = None,
     limits: Limits = NO_LIMITS,
-) -> tuple[Separation, Mapping[Message, Array]]:
-    """The separation of a placement within limits, and the mixtures of its messages.
+) -> tuple[Separation, Thinned]:
+    """The separation of a placement within limits, and its messages with their mixtures.
 
     Without limits, all that matters crosses. Raises :class:`SpecError` if a budget above 0 does not suffice for what
     must be sent.
@@ -37,4 +34,4 @@ def separation_of(
         ),
         crossings=thinned.crossings,
     )
-    return separation, thinned.mixtures
+    return separation, thinned

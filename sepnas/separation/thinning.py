@@ -107,6 +107,12 @@ class _Offer:
             return 0
         return sum(payload_bytes(filling.count * each, filling.wire) for each in self.channel_values)
 
+    def lost(self, filling: _Filling) -> float:
+        """The value of what a filling leaves out, or rounds away."""
+        if self.basis is None:
+            return 0.0
+        return float(self.sums[-1] - (1 - rounding_of(filling.wire)) * self.sums[filling.count])
+
     def mixture_bytes(self, wire: WireFormat) -> float:
         """Bytes of one mixture, without a sample's header."""
         return payload_bytes(64 * sum(self.channel_values), wire) / 64
@@ -123,10 +129,14 @@ class _Filling:
 
 @dataclass(frozen=True, eq=False)
 class Thinned:
-    """The messages of a separation, and the mixtures ``(K, channels)`` of those that do not hold channels."""
+    """The messages of a separation, and the mixtures ``(K, channels)`` of those that do not hold channels.
+
+    ``lost`` is the value of what is not sent, and of what rounding takes: nats, if statistics were measured.
+    """
 
     crossings: tuple[CrossingData, ...]
     mixtures: Mapping[Message, Array]
+    lost: float
 
 
 def thin(placement: Placement, weights: Weights, statistics: Statistics, limits: Limits = NO_LIMITS) -> Thinned:
@@ -137,17 +147,15 @@ def thin(placement: Placement, weights: Weights, statistics: Statistics, limits:
     offers = [each for d in demands_of(placement) for each in _offers(placement, d, weights, statistics)]
     # a device sends to all others at once, so that these messages share the link's latency
     each_bytes = limits.message_cost_bytes / max(1, placement.num_devices - 1)
-    sent = [
-        (each, filling)
-        for each, filling in zip(offers, _Thinning(offers, limits, each_bytes).fillings(), strict=True)
-        if filling.count
-    ]
+    fillings = _Thinning(offers, limits, each_bytes).fillings()
+    sent = [(each, filling) for each, filling in zip(offers, fillings, strict=True) if filling.count]
     return Thinned(
         tuple(_crossing(each, filling) for each, filling in sent),
         {
             (each.tensor, each.source, each.destination): each.basis.mixtures[: filling.count]
             for each, filling in sent if each.basis is not None and filling.count < len(each.channels)
         },
+        sum(each.lost(filling) for each, filling in zip(offers, fillings, strict=True)),
     )  # fmt: skip
 
 

@@ -62,25 +62,60 @@ def test_the_folder_is_a_network_with_a_plan(network: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wire", ["fp32", "int8", "auto"])
-def test_real_devices_answer_as_the_plan_in_one_process(network: Path, tmp_path: Path, wire: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "devices", "tiles_until", "wire"),
+    [
+        ("residual", 2, "none", "fp32"), ("residual", 2, "none", "int8"), ("residual", 2, "none", "auto"),
+        ("separable", 4, "hardswish6", "int8"), ("separable", 3, "hardswish2", "auto"),
+    ],
+)  # fmt: skip
+def test_real_devices_answer_as_the_plan_in_one_process(
+    tmp_path: Path, name: str, devices: int, tiles_until: str, wire: str
+) -> None:
     """Worker processes of both engines: the answers of the rounded network, and the predicted bytes."""
-    out, deployment = tmp_path / "separated", tmp_path / "deployment"
-    found = api.separate(network, out, devices=2, budget=0.15, wire=wire)
+    out, deployment, of = tmp_path / "separated", tmp_path / "deployment", small(name)
+    network = imported(of, tmp_path / "network")
+    found = api.separate(network, out, devices=devices, budget=0.15, tiles_until=tiles_until, wire=wire)
     assert any(each.mixtures for each in found.separation.crossings)
+    assert (found.separation.front is None) == (tiles_until == "none")
     api.export(out, deployment, plan=out / "plan.json", engines=ENGINES)
-    x = small("residual").x
+    x = of.x
     with torch.no_grad():
         [wanted] = run_plan(schedule(found.plan), lookup_of(load_partitioned(out)), {"image": x}).values()
         assert error(load_trainable(out)(x), wanted) <= 1e-6
     for engine in ENGINES:
         with (
-            worker_processes(deployment, 2, engine) as (_, hosts),
+            worker_processes(deployment, devices, engine) as (_, hosts),
             Session(deployment, hosts, timeout_s=60) as session,
         ):
             answer = session.infer(x.numpy())
             assert session.counters().payload_bytes == found.payload_bytes
         np.testing.assert_allclose(answer, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_the_usual_front_suits_the_cluster(tmp_path: Path) -> None:
+    """Tiles where they are nearly the fastest; none where messages are slow or links are missing, or by choice."""
+    network, x = imported(small("separable"), tmp_path / "network"), small("separable").x
+
+    def front_for(cluster: Cluster, tiles_until: str = "auto") -> str | None:
+        found = api.separate(
+            network, tmp_path / "separated", cluster=cluster, budget=0.2, tiles_until=tiles_until, force=True
+        ).separation
+        return found.front and found.front.tensor
+
+    quick = uniform_cluster(3, latency_s=1e-5, bandwidth_bytes_per_s=1e6)
+    assert front_for(quick) == "hardswish2"
+    chosen = Separation.load(tmp_path / "separated" / "separation.json")
+    assert front_for(quick, "hardswish2") == "hardswish2"
+    assert Separation.load(tmp_path / "separated" / "separation.json") == chosen
+    assert front_for(quick, "none") is None
+    assert front_for(uniform_cluster(3)) is None
+    assert front_for(Cluster(name="unlinked", devices=quick.devices, links=())) is None
+    exact = api.separate(network, tmp_path / "exact", cluster=quick)
+    with torch.no_grad():
+        assert error(load_graph_network(tmp_path / "exact")(x), load_graph_network(network)(x)) <= 1e-5
+    assert exact.payload_bytes <= exact.exact_bytes
+    assert not exact.repeated_layers
 
 
 def test_fast_devices_get_more_channels(network: Path, tmp_path: Path) -> None:
@@ -108,6 +143,7 @@ def test_what_cannot_be_separated_is_refused(network: Path, tmp_path: Path) -> N
     load_graph(network).save(bare / "graph.json")
     for arguments, kind, message in (
         ({"network": bare, "devices": 2}, SpecError, r"weights\.safetensors: no such file"),
+        ({"devices": 2, "tiles_until": "relu9"}, SpecError, "the tiles cannot end with 'relu9'; they may with none"),
         ({"devices": 2, "wire": "int7"}, SpecError, "`wire=` 'int7': allowed are auto, fp32"),
         ({"devices": 2, "read_out": 2}, SpecError, r"`read_out=` 2: must be one of 0\.\.1"),
         ({"devices": 40}, PlanError, "too few channels for 40 devices: layer 'conv0' has most, 24"),

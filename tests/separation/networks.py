@@ -197,8 +197,8 @@ class Small:
         placement = self.placement(shares, front)
         budget = None if share is None else int(share * exact_bytes(placement))
         limits = Limits(budget, exchange_points, formats_of(wire, 1 if share is None else share))
-        found, mixtures = separation_of(placement, self.arrays, statistics, limits)
-        return Separated(self, placement, found, mixtures, statistics or Statistics())
+        found, thinned = separation_of(placement, self.arrays, statistics, limits)
+        return Separated(self, placement, found, thinned.mixtures, statistics or Statistics())
 
     def answers(self, graph: Graph | None = None, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         with torch.no_grad():

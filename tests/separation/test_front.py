@@ -21,13 +21,14 @@ CUTS = {
     "grouped": (),
     "residual": (),
     "squeezed": (),
+    "attentive": (),
 }
 EXAMPLES = [(name, tensor) for name, cuts in CUTS.items() for tensor in cuts]
 
 
 @pytest.mark.parametrize("name", CUTS)
 def test_a_front_ends_where_one_map_is_all_that_is_read_on(name: str) -> None:
-    """Not within a residual block, whose input is added later, nor behind a mean, which has no tiles."""
+    """Not within a residual block, whose input is added later, nor behind a mean or a softmax of channels."""
     assert cuts_of(small(name).channels) == CUTS[name]
 
 

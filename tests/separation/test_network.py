@@ -298,7 +298,8 @@ def test_another_read_out_device_answers() -> None:
     of = small("chain")
     grouping = group(of.channels, groupable(of.channels, 2), of.importance, (1, 1), read_out=1)
     placement = placed(of.channels, grouping, 2, read_out=1)
-    found = Separated(of, placement, *separation_of(placement, of.arrays), Statistics())
+    separation, thinned = separation_of(placement, of.arrays)
+    found = Separated(of, placement, separation, thinned.mixtures, Statistics())
     assert [piece.device for port in found.made.plan().outputs for piece in port.pieces] == [1]
     assert error(found.planned(), of.answers()) <= EXACT
 

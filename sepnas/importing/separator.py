@@ -1,0 +1,85 @@
+"""What separating a network needs to know of it: its channels, what images say of them, and their best groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+
+from sepnas.nets.channel_statistics import measure_statistics
+from sepnas.nets.graph import GraphNetwork
+from sepnas.nets.separated import arrays_of
+from sepnas.separation.demands import exact_bytes
+from sepnas.separation.follow import channels_of
+from sepnas.separation.front import Front, front_of
+from sepnas.separation.grouping import Grouping, group, placed, slots
+from sepnas.separation.importance import Importance, importance_of
+from sepnas.separation.spaces import Placement, groupable
+from sepnas.separation.statistics import Statistics
+from sepnas.separation.thinning import MESSAGE_COST_BYTES, Limits, formats_of
+
+
+class Separator:
+    """A network to be separated over devices with these shares of the work; each thing is found once, when needed.
+
+    On ``samples``, inputs of the network ``(B, ...)``, activations and the costs of errors are measured; without any,
+    only weights say what matters. Raises :class:`PlanError` for too few channels.
+    """
+
+    def __init__(
+        self,
+        network: GraphNetwork,
+        shares: Sequence[float],
+        *,
+        read_out: int = 0,
+        samples: Sequence[tuple[Tensor, ...]] = (),
+        seed: int = 0,
+    ) -> None:
+        self.graph, self.weights = network.graph, network.weights_by_name
+        self.channels, self.arrays = channels_of(network.graph), arrays_of(self.weights)
+        self.shares, self.read_out, self.samples, self.seed = tuple(shares), read_out, samples, seed
+        self.spaces = groupable(self.channels, len(shares))
+        self._groupings: dict[str | None, Grouping] = {}
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        return measure_statistics(self.channels, self.weights, self.samples, seed=self.seed)
+
+    @cached_property
+    def importance(self) -> Importance:
+        return importance_of(self.channels, self.arrays, self.statistics)
+
+    @cached_property
+    def exact_bytes(self) -> int:
+        """Bytes of the exact split by channels, of all layers, in fp32; they depend on the sizes of groups alone."""
+        dealt = [np.repeat(np.arange(len(self.shares)), slots(len(each.atoms), self.shares)) for each in self.spaces]
+        devices = [each.tolist() for each in dealt]
+        return exact_bytes(Placement.of(self.channels, len(self.shares), self.read_out, self.spaces, devices))
+
+    def front(self, tensor: str) -> Front:
+        """The front that ends with a tensor; raises :class:`SpecError` if none can."""
+        return front_of(self.channels, tensor, self.shares)
+
+    def grouping(self, front: Front | None) -> Grouping:
+        """The best groups of the channels behind a front."""
+        key = None if front is None else front.tensor
+        if key not in self._groupings:
+            spaces = self.spaces if front is None else groupable(self.channels, len(self.shares), front)
+            self._groupings[key] = group(self.channels, spaces, self.importance, self.shares, seed=self.seed)
+        return self._groupings[key]
+
+    def placement(self, front: Front | None) -> Placement:
+        return placed(self.channels, self.grouping(front), len(self.shares), self.read_out, front)
+
+    def limits(
+        self,
+        budget: float,
+        exchange_points: int | None,
+        wire: str,
+        message_cost_bytes: float = MESSAGE_COST_BYTES,
+    ) -> Limits:
+        """Limits with a share of the exact split's bytes; with 1 all that matters is sent."""
+        budget_bytes = int(budget * self.exact_bytes) if budget < 1 else None
+        return Limits(budget_bytes, exchange_points, formats_of(wire, budget), message_cost_bytes)
