@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from run import HERE, Experiment
+from run import HERE, LINKS, Experiment, cluster_of
 
 from sepnas import api
 from sepnas.assign.assign import assign
@@ -17,17 +17,8 @@ from sepnas.plan.plan import Plan
 from sepnas.results.recorder import Recorder
 from sepnas.separation.document import PLAN_NAME
 from sepnas.spec.cluster import Cluster
-from sepnas.spec.presets import device_preset, link_preset
 
-BOARD, LINKS = "raspberry-pi-4b", ("ethernet-100mbit", "wifi-5ghz")
 Row = dict[str, Any]
-
-
-def cluster_of(count: int, link: str) -> Cluster:
-    """Boards with all of their cores, and a client in the same network."""
-    boards = tuple(device_preset(BOARD, f"{BOARD}-{rank}") for rank in range(count))
-    found = link_preset(link)
-    return Cluster(name=f"{count} {BOARD} on {link}", devices=boards, links=(found,), client_link=found)
 
 
 def row_of(name: str, link: str, plan: Plan, cluster: Cluster, accuracy: float | None) -> Row:
@@ -56,7 +47,7 @@ def rows_of(experiment: Experiment, link: str) -> list[Row]:
     for cell in experiment.cells():
         found = experiment.found(cell.name)
         if found and cell.seed == seed:
-            name = f"separated, {100 * cell.share:g} % in {cell.wire}"
+            name = f"separated, {100 * cell.share:g} % in {cell.wire}, tiles {cell.tiles}, points {cell.points}"
             plan = load_plan(experiment.out / cell.name / PLAN_NAME)
             rows.append(row_of(name, link, plan, cluster_of(cell.devices, link), found["test_accuracy"]))
     return rows

@@ -24,6 +24,8 @@ from sepnas.partition.graph import load_graph
 from sepnas.plan.document import load_plan
 from sepnas.results.recorder import Recorder
 from sepnas.separation.document import PLAN_NAME
+from sepnas.spec.cluster import Cluster
+from sepnas.spec.presets import device_preset, link_preset
 from sepnas.train.evaluate import accuracy
 from sepnas.train.images import ImageData, Split
 from sepnas.train.recipe import RecipeChanges
@@ -34,23 +36,40 @@ HERE = Path(__file__).resolve().parent
 NETWORK = "timm:tf_efficientnet_lite0"
 TRAITS = {"mean": (0.498039,) * 3, "std": (0.501961,) * 3}
 """What the weights were trained with: (x - 127) / 128."""
+BOARD, LINKS = "raspberry-pi-4b", ("ethernet-100mbit", "wifi-5ghz")
+"""The cluster that a network is separated for: with the first of these links."""
 ANSWERS = "teacher0.safetensors"
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One separated network: ``share`` of the exact split's bytes, in format ``wire``, trained for ``epochs``."""
+    """One separated network: ``share`` of the exact split's bytes, in format ``wire``, trained for ``epochs``.
+
+    ``tiles`` is what stays exact, in tiles; ``points`` is the number of exchange points at most.
+    """
 
     devices: int
     share: float
-    wire: str
     epochs: int
     seed: int
+    wire: str = "auto"
+    tiles: str = "auto"
+    points: int | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.devices}-devices-{100 * self.share:g}-{self.wire}-{self.epochs}-epochs-seed-{self.seed}"
+        front = "" if self.tiles == "none" else f"-tiles-{self.tiles}"
+        points = "" if self.points is None else f"-{self.points}-points"
+        share = f"{100 * self.share:g}"
+        return f"{self.devices}-devices-{share}-{self.wire}{front}{points}-{self.epochs}-epochs-seed-{self.seed}"
+
+
+def cluster_of(count: int, link: str) -> Cluster:
+    """Boards with all of their cores, and a client in the same network."""
+    boards = tuple(device_preset(BOARD, f"{BOARD}-{rank}") for rank in range(count))
+    found = link_preset(link)
+    return Cluster(name=f"{count} {BOARD} on {link}", devices=boards, links=(found,), client_link=found)
 
 
 class Experiment:
@@ -123,7 +142,8 @@ class Experiment:
         """Separate and train a cell, and keep what was found."""
         reference, run = self.reference(cell.seed), self.out / cell.name
         options: dict[str, Any] = {
-            "devices": cell.devices, "budget": cell.share, "wire": cell.wire, "seed": cell.seed,
+            "cluster": cluster_of(cell.devices, LINKS[0]), "budget": cell.share, "wire": cell.wire, "seed": cell.seed,
+            "tiles_until": cell.tiles, "exchange_points": cell.points,
         }  # fmt: skip
         if cell.epochs:
             self._share_answers(run, cell.seed)
@@ -133,19 +153,23 @@ class Experiment:
             )  # fmt: skip
             separated = tuned.separation
             trained = {
-                "start_accuracy": tuned.start_accuracy, "original_accuracy": tuned.original_accuracy,
+                "accuracy": tuned.accuracy, "start_accuracy": tuned.start_accuracy,
+                "original_accuracy": tuned.original_accuracy,
                 "val_by_epoch": [each.val_accuracy for each in tuned.training.history],
                 "duration_s": sum(each.duration_s for each in tuned.training.history),
             }  # fmt: skip
         else:
             separated = api.separate(reference, run, data=self.source, force=True, **options)
-            trained = {"val_by_epoch": [self.accuracy(run, self.images.val, self.images)]}
+            start = self.accuracy(run, self.images.val, self.images)
+            trained = {"accuracy": start, "start_accuracy": start, "val_by_epoch": []}
         counts = count_partition(load_graph(run), load_plan(run / PLAN_NAME))
         found: Row = asdict(cell) | trained | {
             "test_accuracy": self.test(run), "payload_bytes": separated.payload_bytes,
             "exact_bytes": separated.exact_bytes, "fixed_bytes": separated.fixed_bytes,
-            "messages": len(separated.separation.crossings), "points": separated.points,
-            "silent_points": separated.silent_points, "importance_within": separated.within,
+            "messages": len(separated.plan.transfers()), "open_points": separated.points,
+            "silent_points": separated.silent_points, "input_bytes": separated.plan.input_bytes(),
+            "front": separated.separation.front and separated.separation.front.tensor,
+            "importance_within": separated.within,
             "macs": list(counts.macs), "weight_bytes": list(counts.weight_bytes),
         }  # fmt: skip
         self.keep(cell.name, found)
@@ -167,10 +191,12 @@ class Experiment:
         whole = {seed: found["test_accuracy"] for seed in seeds if (found := self.found(self.reference_name(seed)))}
         table = [
             {
-                "devices": row["devices"], "bytes": row["share"], "wire": row["wire"], "epochs": row["epochs"],
+                "devices": row["devices"], "bytes": row["share"], "wire": row["wire"],
+                "tiles": row.get("front") or "none",
+                "points": row.get("points") if "open_points" in row else None, "epochs": row["epochs"],
                 "seed": row["seed"], "kilobytes": round(row["payload_bytes"] / 1e3, 1),
-                "messages": row["messages"], "start_val": row.get("start_accuracy"),
-                "val": max(row["val_by_epoch"]), "test": row["test_accuracy"],
+                "messages": row["messages"], "start_val": row.get("start_accuracy"), "val": accuracy_of(row),
+                "test": row["test_accuracy"],
                 "points_lost": round(100 * (whole[row["seed"]] - row["test_accuracy"]), 2),
                 "largest_macs": max(row["macs"]), "largest_weight_bytes": max(row["weight_bytes"]),
             }
@@ -197,13 +223,18 @@ class Experiment:
             record.table("separated", table)
 
     def _lost(self, table: list[Row], share: float) -> list[float]:
-        """The points lost by each seed at a share of the bytes, in the better wire format."""
+        """The points lost by each seed at a share of the bytes, in the way that is best on validation images."""
         first = self.settings["cells"][0]["devices"]
-        found: dict[int, float] = {}
+        found: dict[int, tuple[float, float]] = {}
         for row in table:
-            if row["bytes"] == share and row["devices"] == first and row["epochs"]:
-                found[row["seed"]] = min(row["points_lost"], found.get(row["seed"], float("inf")))
-        return [found[seed] for seed in sorted(found)]
+            if row["bytes"] == share and row["devices"] == first and (row["epochs"] or share):
+                found[row["seed"]] = max((row["val"], row["points_lost"]), found.get(row["seed"], (0.0, 0.0)))
+        return [found[seed][1] for seed in sorted(found)]
+
+
+def accuracy_of(row: Row) -> float:
+    """Of the network that is kept, on validation images."""
+    return float(row.get("accuracy") or max(row["val_by_epoch"]))
 
 
 def main() -> None:
@@ -222,7 +253,7 @@ def main() -> None:
             print(f"{cell.name} ...", flush=True)
             found = experiment.run(cell)
         if found:
-            print(f"{cell.name}: validation {max(found['val_by_epoch']):.2%}, {found['payload_bytes']:,} bytes")
+            print(f"{cell.name}: validation {accuracy_of(found):.2%}, {found['payload_bytes']:,} bytes")
     experiment.record()
 
 

@@ -88,7 +88,8 @@ def _cuts(channels: ChannelMap) -> Iterator[tuple[str, frozenset[str]]]:
         [tensor] = node.outputs
         before[tensor] = nodes
         readers = consumers.get(tensor, [])
-        if readers and all(_mixes(channels, reader, tensor) for reader in readers):
+        is_shared = EVERYWHERE in channels.labels(tensor)  # such as the image: nothing would have to be sent
+        if readers and not is_shared and all(_mixes(channels, reader, tensor) for reader in readers):
             made = {name for other in graph.nodes if other.name in nodes for name in other.outputs} - {tensor}
             behind = {each.name for name in (*made, *graph.inputs) for each in consumers.get(name, ())} - nodes
             if not behind and answers.isdisjoint(made):

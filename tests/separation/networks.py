@@ -50,6 +50,16 @@ def chain() -> Builder:
     return made
 
 
+def padded() -> Builder:
+    """A convolution whose padding is an operator of its own, as converters from TensorFlow write it."""
+    made = Builder(3, SIDE, SIDE)
+    made.then("pad", pad=(0, 1, 0, 1), value=0.0)
+    made.conv(8, 3, stride=(2, 2))
+    made.conv(8, 3, padding=(1, 1))
+    made.head(5)
+    return made
+
+
 def separable() -> Builder:
     """Depthwise and pointwise layers, the second depthwise one with two outputs for each channel."""
     made = Builder(3, SIDE, SIDE)
@@ -142,7 +152,7 @@ def segmented() -> Builder:
 
 MAKERS: Mapping[str, Callable[[], Builder]] = {
     make.__name__: make
-    for make in (chain, residual, separable, grouped, dense, squeezed, shuffled, attentive, segmented)
+    for make in (chain, residual, padded, separable, grouped, dense, squeezed, shuffled, attentive, segmented)
 }
 
 

@@ -18,6 +18,7 @@ from tests.separation.networks import error, small
 CUTS = {
     "chain": ("relu2", "relu5"),
     "separable": ("hardswish2", "hardswish6"),
+    "padded": ("conv1",),
     "grouped": (),
     "residual": (),
     "squeezed": (),
@@ -28,7 +29,8 @@ EXAMPLES = [(name, tensor) for name, cuts in CUTS.items() for tensor in cuts]
 
 @pytest.mark.parametrize("name", CUTS)
 def test_a_front_ends_where_one_map_is_all_that_is_read_on(name: str) -> None:
-    """Not within a residual block, whose input is added later, nor behind a mean or a softmax of channels."""
+    """Not within a residual block, whose input is added later, nor behind a mean or a softmax of channels; and
+    not before the first layer, for which each device has the image."""
     assert cuts_of(small(name).channels) == CUTS[name]
 
 
