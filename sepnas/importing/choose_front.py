@@ -15,6 +15,8 @@ from sepnas.separation.separate import separation_of
 from sepnas.separation.thinning import Limits
 from sepnas.spec.cluster import Cluster
 
+_LEAST_SAVING = 0.5
+"""The share that rims must leave of the work that tiles without rims would save a device."""
 _SLOWER = 1.25
 """A front may take this much longer than the fastest one, if it loses less."""
 
@@ -22,11 +24,12 @@ _SLOWER = 1.25
 def choose_front(of: Separator, limits: Limits, cluster: Cluster) -> Front | None:
     """The front that loses least of those whose predicted latency is within a quarter of the lowest; None: no tiles.
 
+    Fronts whose tiles are mostly rims are left out: each device would compute, and keep, most of the network.
     Raises :class:`SpecError` if the budget suffices for none.
     """
     if cluster.missing_links(len(of.shares)):  # nothing can be predicted
         return None
-    fronts = [of.front(name) for name in narrowing_cuts(of.channels)]
+    fronts = [each for each in map(of.front, narrowing_cuts(of.channels)) if _saves(each)]
     if not fronts:
         return None
     placement, found = of.placement(None), list[tuple[float, float, Front | None]]()
@@ -45,6 +48,11 @@ def choose_front(of: Separator, limits: Limits, cluster: Cluster) -> Front | Non
     fastest = min(latency_s for latency_s, _, _ in found)
     fast = [(lost, latency_s, front) for latency_s, lost, front in found if latency_s <= _SLOWER * fastest]
     return min(fast, key=lambda each: each[:2])[2]
+
+
+def _saves(front: Front) -> bool:
+    count = len(front.shares)
+    return 1 - front.repeated_work / count >= _LEAST_SAVING * (1 - 1 / count)
 
 
 def narrowing_cuts(channels: ChannelMap) -> Iterator[str]:

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from sepnas.errors import SpecError
 from sepnas.partition.graph import Graph, GraphNode
-from sepnas.partition.parts import Layouts
+from sepnas.partition.parts import Layouts, parts_of
 from sepnas.partition.propagation import consumers_of, fused
 from sepnas.partition.regions import Layout
 from sepnas.partition.schemes.grid import tile
@@ -49,6 +49,14 @@ class Front:
             (top, bottom), (left, right) = region.ranges[2:]
             found[device] = (bottom - top) * (right - left)
         return tuple(found)
+
+    @cached_property
+    def repeated_work(self) -> float:
+        """The multiply-adds of all devices as a multiple of those of the layers: rims are computed several times."""
+        layouts = front_layouts(self.graph, self.nodes, self.shares)
+        nodes = [node for node in self.graph.nodes if node.name in self.nodes]
+        done = sum(part.macs for node in nodes for part in parts_of(self.graph, node, layouts[node.name]))
+        return done / max(1, sum(self.graph.macs_of(node) for node in nodes))
 
 
 def front_of(channels: ChannelMap, tensor: str, shares: Collection[float]) -> Front:
