@@ -22,6 +22,7 @@ ADAMW: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 4e-3, "weight_de
 NO_DECAY: dict[str, Any] = {"decay_norms": False}
 MUON: dict[str, Any] = {"optimizer": "muon", "learning_rate": 0.08, "weight_decay": 0.05, "decay_norms": False}
 WHITE: dict[str, Any] = {"whiten_stem": True}
+BEST: dict[str, Any] = MUON | WHITE | {"learning_rate": 0.04}
 FLIPS: dict[str, Any] = {
     "augmentation": {"crop_padding": 4, "padding": "reflect", "flip": True, "alternate_flips": True}
 }
@@ -54,13 +55,15 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "adamw+whitened-stem": ADAMW | NO_DECAY | WHITE,
     "muon": MUON,
     "muon+whitened-stem": MUON | WHITE,
-    "muon-0.04+whitened-stem": MUON | WHITE | {"learning_rate": 0.04},
+    "muon-0.02+whitened-stem": MUON | WHITE | {"learning_rate": 0.02},
+    "muon-0.04+whitened-stem": BEST,
     "muon-0.16+whitened-stem": MUON | WHITE | {"learning_rate": 0.16},
-    "muon+whitened-stem+alternating-flips": MUON | WHITE | FLIPS,
-    "muon+whitened-stem+average": MUON | WHITE | {"ema_decay": 0.99},
-    "muon+whitened-stem+norm-rate-8": MUON | WHITE | {"norm_rate": 8.0},
-    "muon+whitened-stem+first-size-0.75": MUON | WHITE | {"first_size": 0.75},
-    "muon+whitened-stem+batch-64": MUON | WHITE | {"batch_size": 64},
+    # beside the best of these
+    "muon-0.04+whitened-stem+alternating-flips": BEST | FLIPS,
+    "muon-0.04+whitened-stem+average": BEST | {"ema_decay": 0.99},
+    "muon-0.04+whitened-stem+norm-rate-8": BEST | {"norm_rate": 8.0},
+    "muon-0.04+whitened-stem+first-size-0.75": BEST | {"first_size": 0.75},
+    "muon-0.04+whitened-stem+batch-64": BEST | {"batch_size": 64},
 }
 TAUGHT_BY = {
     "taught": TEACHERS[:1],

@@ -16,7 +16,7 @@ from sepnas.train.recipe import RECIPES, Recipe
 
 KEPT = HERE / "recipes"
 NETWORKS = ("not-separable", "hand-made")
-COMPARED = ("paper", "cifar-sgd", "table")
+COMPARED = ("paper", "cifar-sgd", "cifar-muon", "table")
 SEED = 0
 
 

@@ -47,9 +47,9 @@ class TrainingRecipe:
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="digits, cifar-fast or large-images (20 epochs), cifar-sgd (20), modern (100), paper (200), finetune "
-            "(5), or a file [finetune for an imported network, digits for the digits, large-images from 128 pixels a "
-            "side, cifar-fast for others].",
+            help="digits, cifar-fast, cifar-muon, cifar-sgd or large-images (20 epochs), modern (100), paper (200), "
+            "finetune (5), or a file [finetune for an imported network, digits for the digits, large-images from 128 "
+            "pixels a side, cifar-fast for others].",
             **TEXT,
         ),
     ] = None

@@ -889,7 +889,7 @@ def test_a_wrong_recipe_is_refused(change: dict[str, Any], named: str) -> None:
 
 def test_an_unknown_recipe_is_refused() -> None:
     """The message lists the names there are."""
-    names = "digits, cifar-fast, cifar-sgd, large-images, finetune, separate, modern, paper"
+    names = "digits, cifar-fast, cifar-muon, cifar-sgd, large-images, finetune, separate, modern, paper"
     with pytest.raises(SpecError, match=names):
         load_recipe("fast")
 
