@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
-from sepnas.search.folder import CANDIDATES_FILE, RUN_FILE, SearchRun
+from sepnas.search.folder import RUN_FILE, SearchRun, archive_of
 from sepnas.search.screen import Screen, first_genotypes
 from sepnas.separable.space import SearchSpace
 from sepnas.spec.cluster import Cluster, Power, uniform_cluster
@@ -38,7 +38,7 @@ def evaluated_run(
         candidates=wanted or number,
     )
     run.save(folder / RUN_FILE)
-    archive, screen = Archive(folder / CANDIDATES_FILE, space), Screen(space, cluster)
+    archive, screen = archive_of(folder, space), Screen(space, cluster)
     for genotype in (*first, *first_genotypes(space)):
         _evaluate(archive, screen, genotype, draw, number)
     while len(archive) < number:
@@ -54,7 +54,7 @@ def powered_cluster(num_devices: int) -> Cluster:
     return cluster.model_copy(update={"devices": devices})
 
 
-def _evaluate(archive: Archive, screen: Screen, genotype: dict, draw: random.Random, number: int) -> None:
+def _evaluate(archive: Archive[Candidate], screen: Screen, genotype: dict, draw: random.Random, number: int) -> None:
     found = screen(genotype)
     if archive.get(found.key) is not None or len(archive) == number:
         return

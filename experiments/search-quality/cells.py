@@ -11,11 +11,12 @@ import torch
 
 from sepnas.nets.supernet import Supernet
 from sepnas.search.accuracy_evaluator import AccuracyEvaluator
-from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
 from sepnas.search.canonical import plan_key
 from sepnas.search.experiment import explore
 from sepnas.search.explorer import Explorer, StrategyName
+from sepnas.search.folder import archive_of
+from sepnas.search.policy_problem import PolicyProblem
 from sepnas.search.run import supernet_recipe
 from sepnas.search.scalarised import make_strategy
 from sepnas.search.screen import Screen, reference_costs
@@ -76,16 +77,17 @@ def explore_cell(runs: Path, strategy: StrategyName, seed: int, evaluations: int
     """The candidates of one strategy and seed, in order; what its folder holds already is not evaluated again."""
     folder = runs / f"{strategy}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    archive = Archive(folder / "candidates.jsonl", SPACE)
-    proposer = make_proposer(strategy, Screen(SPACE, CLUSTER), seed)
-    explorer = Explorer(proposer, archive, SPACE.objectives, evaluations, lambda candidate, fresh: None)
-    explore(SPACE, make_strategy(strategy, seed, explorer, WORST), _accuracy(runs))
+    proposer = make_proposer(strategy, PolicyProblem(Screen(SPACE, CLUSTER), seed), seed)
+    explorer = Explorer(
+        proposer, archive_of(folder, SPACE), SPACE.objectives, evaluations, lambda candidate, fresh: None
+    )
+    explore(SPACE.choices(), make_strategy(strategy, seed, explorer, WORST), _accuracy(runs))
     return explorer.candidates
 
 
 def _accuracy(runs: Path) -> Callable[[Genotype], dict[str, float]]:
     """The accuracy of a genotype, looked up where any cell has evaluated the same plan."""
-    archives = [Archive(path, SPACE) for path in runs.glob("*/candidates.jsonl")]
+    archives = [archive_of(path.parent, SPACE) for path in runs.glob("*/candidates.jsonl")]
     known = {c.key: c.objectives["accuracy"] for archive in archives for c in archive.candidates()}
     evaluator = make_evaluator(runs / "supernet")
 

@@ -13,9 +13,10 @@ import torch
 from sepnas.nets.supernet import Supernet
 from sepnas.results.recorder import Recorder
 from sepnas.search.accuracy_evaluator import AccuracyEvaluator
-from sepnas.search.archive import Archive
 from sepnas.search.experiment import explore
 from sepnas.search.explorer import EvaluatedGenotype, Explorer
+from sepnas.search.folder import archive_of
+from sepnas.search.policy_problem import PolicyProblem
 from sepnas.search.screen import Screen
 from sepnas.search.strategies import make_proposer
 from sepnas.search.strategy import MultiObjectiveStrategy
@@ -34,9 +35,8 @@ HISTORY, STEP = 1000, 100
 def explorer_of(space: SearchSpace, seed: int, folder: Path) -> Explorer:
     """An explorer whose proposals cost next to nothing."""
     screen = Screen(space, uniform_cluster(space.num_devices))
-    archive = Archive(folder / "candidates.jsonl", space)
-    proposer = make_proposer("evolution", screen, seed)
-    return Explorer(proposer, archive, space.objectives, CANDIDATES, lambda candidate, fresh: None)
+    proposer = make_proposer("evolution", PolicyProblem(screen, seed), seed)
+    return Explorer(proposer, archive_of(folder, space), space.objectives, CANDIDATES, lambda candidate, fresh: None)
 
 
 def at_once(genotype: Genotype) -> dict[str, float]:
@@ -56,7 +56,7 @@ def nni_overhead_s(space: SearchSpace, seed: int) -> float:
         plain_s = time.process_time() - start
         strategy = MultiObjectiveStrategy(explorer_of(space, seed, Path(second)))
         start = time.process_time()
-        explore(space, strategy, at_once)
+        explore(space.choices(), strategy, at_once)
         return (time.process_time() - start - plain_s) / CANDIDATES
 
 
@@ -74,7 +74,7 @@ def accuracy_s(space: SearchSpace, seed: int) -> float:
 
 def proposal_s(space: SearchSpace, seed: int) -> list[float]:
     """Seconds for choosing a candidate, its children's simulation included, in each hundred of a thousand."""
-    proposer = make_proposer("predictive", Screen(space, uniform_cluster(space.num_devices)), seed)
+    proposer = make_proposer("predictive", PolicyProblem(Screen(space, uniform_cluster(space.num_devices)), seed), seed)
     spent = [0.0] * (HISTORY // STEP)
     for index in range(HISTORY):
         start = time.process_time()

@@ -13,9 +13,10 @@ import torch
 from sepnas.nets.supernet import Supernet
 from sepnas.results.recorder import Recorder
 from sepnas.search.accuracy_evaluator import AccuracyEvaluator
-from sepnas.search.archive import Archive
 from sepnas.search.experiment import explore
 from sepnas.search.explorer import BATCH, EvaluatedGenotype, Explorer
+from sepnas.search.folder import archive_of
+from sepnas.search.policy_problem import PolicyProblem
 from sepnas.search.screen import Screen, Screened
 from sepnas.search.strategies import make_proposer
 from sepnas.search.strategy import MultiObjectiveStrategy
@@ -61,8 +62,8 @@ def overheads_ms(space: SearchSpace, data: ImageData, batch: int) -> list[float]
     """Of each trial: one trial evaluates a batch. The first has the start of NNI's server in it."""
     with tempfile.TemporaryDirectory() as name:
         folder, network = Path(name), Supernet(space)
-        archive = Archive(folder / "candidates.jsonl", space)
-        proposer = make_proposer("evolution", Screen(space, uniform_cluster(space.num_devices)), 0)
+        archive, screen = archive_of(folder, space), Screen(space, uniform_cluster(space.num_devices))
+        proposer = make_proposer("evolution", PolicyProblem(screen, 0), 0)
         count = batch * (1 + TRIALS)
         explorer = TimedExplorer(proposer, archive, space.objectives, count, lambda candidate, fresh: None, batch)
 
@@ -70,7 +71,7 @@ def overheads_ms(space: SearchSpace, data: ImageData, batch: int) -> list[float]
             write_kit(kit, AccuracyEvaluator(network, data, 0, torch.device("cpu")), data, 0)
 
         with trials_engine(Trials(), folder / "trials", fill, lambda text: None) as engine:
-            explore(space, MultiObjectiveStrategy(explorer), lambda genotype: {"accuracy": 0.0}, engine)
+            explore(space.choices(), MultiObjectiveStrategy(explorer), lambda genotype: {"accuracy": 0.0}, engine)
         return [1e3 * value for value in explorer.overheads_s]
 
 

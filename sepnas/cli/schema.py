@@ -19,7 +19,7 @@ DOCUMENTS = {
     "data": "sepnas.spec.dataset:DataFacts",
     "emulation": "sepnas.spec.emulation:Emulation",
     "evaluation": "sepnas.train.evaluation:Evaluation",
-    "front": "sepnas.search.folder:Front",
+    "front": "sepnas.search.folder:SearchFront",
     "graph": "sepnas.partition.graph:Graph",
     "hosts": "sepnas.spec.hosts:Hosts",
     "machines": "sepnas.search.trials.machines:Machines",

@@ -1,9 +1,9 @@
-"""A candidate: one evaluated network and policy, and its JSON line."""
+"""A candidate: one evaluated point of a search, such as a network with its policy, and its JSON line."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Field
 
@@ -13,14 +13,13 @@ from sepnas.spec.document import Part
 from sepnas.spec.reading import parse_json
 
 
-class Candidate(Part):
-    """One point of a search.
+class Evaluated(Part):
+    """One point of a search, whatever it searches.
 
-    ``index`` numbers the evaluated candidates from 0; ``key`` identifies the plan
-    (:func:`sepnas.search.canonical.plan_key`). ``objectives`` are those of the space; ``costs`` are all simulated
-    objectives known at evaluation time (see ``sepnas/objectives``). Accuracies are fractions of the validation images.
-    ``seconds`` is the evaluation time. ``excess`` is the relative violation of the space's accuracy bounds; only
-    candidates with 0 can be on the front. It is derived from the space and never stored.
+    ``index`` numbers the evaluated candidates from 0; candidates of equal ``key`` are the same. ``objectives`` are
+    those of the search; ``costs`` are all simulated objectives known at evaluation time (see ``sepnas/objectives``).
+    Accuracies are fractions of the validation images. ``seconds`` is the evaluation time. ``excess`` is the relative
+    violation of bounds on accuracies; only candidates with 0 can be on the front. It is never stored.
     """
 
     index: Annotated[int, Field(ge=0)]
@@ -29,13 +28,25 @@ class Candidate(Part):
     objectives: dict[str, float]
     costs: dict[str, float]
     seconds: float = 0.0
-    architecture: Architecture
     excess: Annotated[float, Field(ge=0, exclude=True)] = 0.0
 
     @property
     def measured(self) -> dict[str, float]:
         """All objectives and costs by name."""
         return self.objectives | self.costs
+
+    def line(self) -> str:
+        """One JSON line."""
+        return json.dumps(self.model_dump(mode="json"))
+
+
+EvaluatedT = TypeVar("EvaluatedT", bound=Evaluated)
+
+
+class Candidate(Evaluated):
+    """A network and its policy; ``key`` identifies the plan (:func:`sepnas.search.canonical.plan_key`)."""
+
+    architecture: Architecture
 
     def line(self) -> str:
         """One JSON line, without the architecture, which follows from the genotype."""

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from sepnas.errors import SearchError
 from sepnas.objectives import Bounds
-from sepnas.search.candidate import Candidate
+from sepnas.search.candidate import EvaluatedT
 from sepnas.search.pareto import knee, pareto_front
 
 
-def front_within(candidates: Sequence[Candidate], bounds: Bounds) -> list[Candidate]:
+def front_within(candidates: Sequence[EvaluatedT], bounds: Bounds) -> list[EvaluatedT]:
     """The Pareto front of the candidates within the bounds, by rising bytes.
 
     With a bound on a cost that is not an objective, the result may include candidates outside the overall front.
@@ -36,7 +36,7 @@ def front_within(candidates: Sequence[Candidate], bounds: Bounds) -> list[Candid
     return pareto_front(fitting)
 
 
-def pick(candidates: Sequence[Candidate], bounds: Bounds | None = None, **limits: float | None) -> Candidate:
+def pick(candidates: Sequence[EvaluatedT], bounds: Bounds | None = None, **limits: float | None) -> EvaluatedT:
     """The most accurate candidate within the bounds (fewest bytes among equals); without bounds, the knee.
 
     ``limits`` are further bounds in base units, named ``max_`` or ``min_`` plus an objective, such as

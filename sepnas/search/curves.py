@@ -9,7 +9,7 @@ from types import TracebackType
 
 from typing_extensions import Self
 
-from sepnas.search.candidate import Candidate
+from sepnas.search.candidate import Evaluated
 from sepnas.search.history import FrontHistory
 from sepnas.train.curves import Scalars
 
@@ -23,7 +23,7 @@ class SearchCurves:
     steps that an earlier run wrote, and continues as an uninterrupted search would.
     """
 
-    def __init__(self, run_dir: Path, kept: Sequence[Candidate], worst: Mapping[str, float]) -> None:
+    def __init__(self, run_dir: Path, kept: Sequence[Evaluated], worst: Mapping[str, float]) -> None:
         folder = run_dir / CURVES_FOLDER
         indices = (candidate.index for candidate in kept)
         whole = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], enumerate(indices)))
@@ -31,7 +31,7 @@ class SearchCurves:
         self._written = max(0, whole - 1) if folder.exists() else 0
         self._scalars = Scalars(folder, self._written + 1)
         self._history = FrontHistory(worst)
-        self._waiting: dict[int, tuple[Candidate, float | None]] = {}
+        self._waiting: dict[int, tuple[Evaluated, float | None]] = {}
         self._next = 0
 
     def __enter__(self) -> Self:
@@ -41,14 +41,14 @@ class SearchCurves:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._scalars.__exit__(kind, error, at)
 
-    def add(self, candidate: Candidate, candidates_per_s: float | None) -> None:
+    def add(self, candidate: Evaluated, candidates_per_s: float | None) -> None:
         """Add a candidate; ``candidates_per_s`` is None if an earlier run evaluated it."""
         self._waiting[candidate.index] = candidate, candidates_per_s
         while self._next in self._waiting:
             self._write(*self._waiting.pop(self._next))
             self._next += 1
 
-    def _write(self, candidate: Candidate, candidates_per_s: float | None) -> None:
+    def _write(self, candidate: Evaluated, candidates_per_s: float | None) -> None:
         step = self._history.add(candidate)
         if step.evaluated <= self._written:
             return

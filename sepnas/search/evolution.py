@@ -15,9 +15,8 @@ from sepnas.search.genes import GenePool
 from sepnas.search.pareto import Points, improvement
 from sepnas.search.predictor import AccuracyPredictor
 from sepnas.search.problem import Features, Genes, PricedT, Problem
+from sepnas.search.strategies import CHILDREN
 
-CHILDREN = 16
-"""Number of children simulated per evaluated candidate, once accuracy can be predicted."""
 KEPT = 64
 """Maximum number of children kept for later evaluation; half of them may be parents."""
 FEWEST_PARENTS = 16
@@ -47,15 +46,15 @@ class EvolutionProposer(Generic[PricedT]):
 
     Children are bred from the front. Known and infeasible children are never proposed. The proposed child has the
     largest optimistic gain in hypervolume over the front and the pending candidates; a dominated child is proposed only
-    if no other is left. Without ``predictor``, the first new child is proposed. The first proposals are the extremes of
-    the space and the paper's named policies. The same seed and results give the same proposals.
+    if no other is left. Of ``children`` for each proposal all are priced. Without ``predictor``, the first new child is
+    proposed. The first proposals are those that the problem names. The same seed and results give the same proposals.
 
     Sources: expected hypervolume improvement (Emmerich et al. 2006); a predictor that selects among children
     (NSGANetV2, arXiv 2007.10396).
     """
 
-    def __init__(self, problem: Problem[PricedT], seed: int, predictor: bool = True) -> None:
-        self.problem, self.seed, self.predictor = problem, seed, predictor
+    def __init__(self, problem: Problem[PricedT], seed: int, predictor: bool = True, children: int = CHILDREN) -> None:
+        self.problem, self.seed, self.predictor, self.children = problem, seed, predictor, children
         self.pool = GenePool(problem.choices, seed)
         self.first = deque(self.pool.genes(genotype) for genotype in problem.first)
         self.seen: set[str] = set()
@@ -72,7 +71,7 @@ class EvolutionProposer(Generic[PricedT]):
     def propose(self) -> PricedT | None:
         """A new feasible candidate to evaluate; None if the space seems exhausted."""
         self._learn()
-        self._grow(CHILDREN if self.models else 1)
+        self._grow(self.children if self.models else 1)
         if not self.waiting:
             return None
         if self.models:

@@ -10,7 +10,7 @@ from typing import Any
 from sepnas.search.metric import metric_of
 from sepnas.search.nni_import import FunctionalEvaluator, NasExperiment, NasExperimentConfig, nni
 from sepnas.search.strategy import MultiObjectiveStrategy, PolicyModelSpace
-from sepnas.separable.space import Genotype, SearchSpace
+from sepnas.separable.space import Choice, Genotype
 
 
 class QuietExperiment(NasExperiment):  # type: ignore[misc]  # NNI has no types
@@ -38,12 +38,12 @@ class QuietExperiment(NasExperiment):  # type: ignore[misc]  # NNI has no types
 
 
 def explore(
-    space: SearchSpace,
-    strategy: MultiObjectiveStrategy,
+    choices: Mapping[str, tuple[Choice, ...]],
+    strategy: MultiObjectiveStrategy[Any],
     evaluate: Callable[[Genotype], Mapping[str, float]],
     engine: Any = None,
 ) -> None:
-    """Run the strategy to its end; leaves no server, port or file behind.
+    """Run the strategy over genotypes of these choices to its end; leaves no server, port or file behind.
 
     ``evaluate`` returns a genotype's accuracies by name, in this process; an ``engine`` replaces it.
     """
@@ -58,7 +58,7 @@ def explore(
         config = NasExperimentConfig("sequential", "simplified")
         config.experiment_working_directory = folder
         config.max_trial_number = strategy.explorer.num_candidates
-        model_space = PolicyModelSpace(space.choices())
+        model_space = PolicyModelSpace(choices)
         experiment = QuietExperiment(model_space, FunctionalEvaluator(evaluate_model), strategy, config=config)
         experiment.engine = engine
         try:

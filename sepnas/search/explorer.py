@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Generic, Literal, Protocol, TypeVar, get_args
 
 from sepnas.errors import SearchError
 from sepnas.objectives import Bounds
 from sepnas.search.archive import Archive
-from sepnas.search.candidate import Candidate
-from sepnas.search.screen import Screened
+from sepnas.search.candidate import Evaluated, EvaluatedT
+from sepnas.search.problem import Priced
 from sepnas.separable.space import Choice, Genotype
 
 StrategyName = Literal["predictive", "evolution", "nsga2", "random", "regularized-evolution"]
@@ -28,10 +28,20 @@ TRIES_IN_VAIN = 1000
 NO_BOUNDS = Bounds()
 
 
-class Proposer(Protocol):
+MadeT = TypeVar("MadeT", bound=Evaluated, covariant=True)
+ProposedT = TypeVar("ProposedT", covariant=True)
+
+
+class ProposedCandidate(Priced, Protocol[MadeT]):
+    """A priced genotype that becomes a candidate once it is evaluated."""
+
+    def candidate(self, index: int, objectives: Mapping[str, float], seconds: float, excess: float) -> MadeT: ...
+
+
+class Proposer(Protocol[ProposedT]):
     """A source of candidates: each proposal is new, feasible and already priced."""
 
-    def propose(self) -> Screened | None: ...
+    def propose(self) -> ProposedT | None: ...
 
     def tell(self, key: str, objectives: Mapping[str, float]) -> None: ...
 
@@ -45,7 +55,7 @@ class EvaluatedGenotype:
     duration_s: float
 
 
-class Explorer:
+class Explorer(Generic[EvaluatedT]):
     """Requests batches from a proposer and archives every result immediately.
 
     Archived candidates are not evaluated again; this is how a search resumes.
@@ -53,11 +63,11 @@ class Explorer:
 
     def __init__(
         self,
-        proposer: Proposer,
-        archive: Archive,
+        proposer: Proposer[ProposedCandidate[EvaluatedT]],
+        archive: Archive[EvaluatedT],
         objectives: tuple[str, ...],
         num_candidates: int,
-        on_candidate: Callable[[Candidate, bool], None],
+        on_candidate: Callable[[EvaluatedT, bool], None],
         batch_size: int = BATCH,
         bounds: Bounds = NO_BOUNDS,
     ) -> None:
@@ -65,12 +75,12 @@ class Explorer:
         self.proposer, self.archive, self.objectives = proposer, archive, objectives
         self.num_candidates, self.batch_size = num_candidates, batch_size
         self.on_candidate, self.bounds = on_candidate, bounds
-        self.candidates: list[Candidate] = []
-        self._batch: list[Screened] = []
+        self.candidates: list[EvaluatedT] = []
+        self._batch: list[ProposedCandidate[EvaluatedT]] = []
         self._fresh: set[str] = set()
-        self._awaited: dict[frozenset[tuple[str, Choice]], tuple[int, Screened]] = {}
+        self._awaited: dict[frozenset[tuple[str, Choice]], tuple[int, ProposedCandidate[EvaluatedT]]] = {}
 
-    def propose(self) -> list[Screened] | None:
+    def propose(self) -> list[ProposedCandidate[EvaluatedT]] | None:
         """The next candidates to evaluate (empty if all of the batch is archived); None at the end."""
         wanted = min(self.batch_size, self.num_candidates - len(self.candidates))
         self._batch = []
@@ -84,7 +94,7 @@ class Explorer:
         }
         return [proposal for _, proposal in self._awaited.values()] if self._batch else None
 
-    def awaited(self) -> list[Screened]:
+    def awaited(self) -> list[ProposedCandidate[EvaluatedT]]:
         """The candidates of the batch without a result."""
         return [proposal for _, proposal in self._awaited.values()]
 
@@ -95,16 +105,8 @@ class Explorer:
             return
         index, proposal = found
         measured = {**proposal.costs, **evaluated.accuracies}
-        candidate = Candidate(
-            index=index,
-            key=proposal.key,
-            genotype=proposal.genotype,
-            objectives={name: measured[name] for name in self.objectives},
-            costs=proposal.costs,
-            seconds=evaluated.duration_s,
-            architecture=proposal.architecture,
-            excess=self.bounds.excess(measured),
-        )
+        objectives = {name: measured[name] for name in self.objectives}
+        candidate = proposal.candidate(index, objectives, evaluated.duration_s, self.bounds.excess(measured))
         self.archive.append(candidate)
         self._fresh.add(candidate.key)
         self.on_candidate(candidate, True)

@@ -5,33 +5,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
 from sepnas.errors import SearchError
-from sepnas.options import option
 from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
 from sepnas.search.explorer import BATCH, StrategyName
+from sepnas.search.settings import RunDocument
 from sepnas.separable.space import SearchSpace
 from sepnas.separable.space_parts import ObjectiveName
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.document import Document
 from sepnas.spec.figures import Fit
 from sepnas.spec.files import is_there
-from sepnas.spec.folder_lock import held
 from sepnas.train.recipe import Recipe
 
 RUN_FILE, FRONT_FILE, CANDIDATES_FILE = "run.json", "front.json", "candidates.jsonl"
 SUPERNET_FOLDER, TRIALS_FOLDER = "supernet", "trials"
-SHOWN_DIFFERENCES = 4
 
 
-class SearchRun(Document):
+class SearchRun(RunDocument):
     """The settings of a search. A resumed search must have the same settings, except ``candidates``, which may grow.
 
     ``data`` and ``resize`` describe the data set for later commands; only its content must be the same, by
@@ -41,6 +38,9 @@ class SearchRun(Document):
     """
 
     format_name: ClassVar[str] = "sepnas.search-run"
+    noun: ClassVar[str] = "search"
+    fixed: ClassVar[tuple[str, ...]] = ("space", "cluster", "data_sha256", "recipe", "seed", "strategy", "batch")
+    free: ClassVar[tuple[str, ...]] = ("candidates", "data", "resize")
 
     space: SearchSpace
     cluster: Cluster
@@ -55,13 +55,8 @@ class SearchRun(Document):
     supernet_sha256: str | None = None
     seconds: dict[str, float] = Field(default_factory=dict)
 
-    def settings(self) -> dict[str, Any]:
-        """The settings that must be the same in a resumed search."""
-        names = ("space", "cluster", "data_sha256", "recipe", "seed", "strategy", "batch")
-        return {name: value for name, value in self.to_data().items() if name in names}
 
-
-class Front(Document):
+class SearchFront(Document):
     """The Pareto front of a finished search, by rising bytes."""
 
     format_name: ClassVar[str] = "sepnas.front"
@@ -70,40 +65,6 @@ class Front(Document):
     objectives: tuple[ObjectiveName, ...]
     hypervolume: float
     candidates: tuple[Candidate, ...]
-
-
-def alone_in(folder: Path) -> AbstractContextManager[None]:
-    """Lock ``folder`` against other search processes; raises :class:`SearchError` if one is running."""
-    if is_there(folder) and not folder.is_dir():
-        raise SearchError(f"{folder}: is a file; name a folder for the search")
-    return held(folder, "searching", SearchError)
-
-
-def open_run(folder: Path, wanted: SearchRun, resume: bool) -> SearchRun:
-    """Begin a run in ``folder``, or resume the existing one.
-
-    Raises :class:`SearchError` if one exists and ``resume`` is false, or if its settings differ.
-    """
-    path = folder / RUN_FILE
-    if not is_there(path):
-        wanted.save(path)
-        return wanted
-    if not resume:
-        raise SearchError(
-            f"{folder} already holds a search; resume it with "
-            f"{option('--resume', 'resume=True')}, or name another folder"
-        )
-    found = SearchRun.load(path)
-    differences = list(_differences(found.settings(), wanted.settings()))
-    if differences:
-        more = f"; and {len(differences) - SHOWN_DIFFERENCES} more" if len(differences) > SHOWN_DIFFERENCES else ""
-        raise SearchError(
-            f"{path}: this search cannot be resumed with other settings: "
-            f"{'; '.join(differences[:SHOWN_DIFFERENCES])}{more}. Use the same settings, or another folder"
-        )
-    found = found.model_copy(update={name: getattr(wanted, name) for name in ("candidates", "data", "resize")})
-    found.save(path)
-    return found
 
 
 def note_supernet(folder: Path, run: SearchRun, sha256: str) -> SearchRun:
@@ -118,6 +79,11 @@ def note_supernet(folder: Path, run: SearchRun, sha256: str) -> SearchRun:
     return run
 
 
+def archive_of(folder: Path, space: SearchSpace) -> Archive[Candidate]:
+    """The candidates of a search of ``space`` in ``folder``."""
+    return Archive(folder / CANDIDATES_FILE, partial(Candidate.from_line, space=space))
+
+
 def load_front(run_dir: str | Path) -> list[Candidate]:
     """The Pareto front of a finished search, by rising bytes; raises :class:`SearchError` if unfinished."""
     path = Path(run_dir) / FRONT_FILE
@@ -127,12 +93,12 @@ def load_front(run_dir: str | Path) -> list[Candidate]:
             f"{path}: no such file: "
             + ("the search is not finished; resume it" if known else "not the folder of a search")
         )
-    return list(Front.load(path).candidates)
+    return list(SearchFront.load(path).candidates)
 
 
 def load_candidates(run_dir: str | Path) -> list[Candidate]:
     """All candidates evaluated so far, by index; raises :class:`SearchError` if the folder holds no search."""
-    return Archive(Path(run_dir) / CANDIDATES_FILE, load_run(run_dir).space).candidates()
+    return archive_of(Path(run_dir), load_run(run_dir).space).candidates()
 
 
 def load_run(run_dir: str | Path) -> SearchRun:
@@ -143,19 +109,3 @@ def load_run(run_dir: str | Path) -> SearchRun:
             f"{path}: no such file: not the folder of a search; `sepnas search SPACE --out {run_dir}` makes one"
         )
     return SearchRun.load(path)
-
-
-def _differences(found: Any, wanted: Any, place: str = "") -> Iterator[str]:
-    """Each differing value, with its path."""
-    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
-        for key in dict.fromkeys((*found, *wanted)):
-            yield from _differences(found.get(key), wanted.get(key), f"{place}.{key}" if place else key)
-    elif _listing(found) and _listing(wanted) and len(found) == len(wanted):
-        for index, (old, new) in enumerate(zip(found, wanted, strict=True)):
-            yield from _differences(old, new, f"{place}.{index}")
-    elif found != wanted:
-        yield f"`{place}` was {found!r} and is now {wanted!r}"
-
-
-def _listing(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)

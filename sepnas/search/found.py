@@ -11,7 +11,7 @@ from sepnas.errors import SearchError
 from sepnas.objectives import Bounds, Objective
 from sepnas.search.candidate import Candidate
 from sepnas.search.choose import front_within
-from sepnas.search.folder import FRONT_FILE, Front, SearchRun, load_candidates, load_run
+from sepnas.search.folder import FRONT_FILE, SearchFront, SearchRun, load_candidates, load_run
 from sepnas.search.history import FrontStep, front_history
 from sepnas.search.needs import check_known
 from sepnas.search.pareto import knee
@@ -55,7 +55,7 @@ class Found:
         path = self.run_dir / FRONT_FILE
         if len(self.candidates) >= self.run.candidates or not is_there(path):
             return is_there(path)
-        return {c.key for c in Front.load(path).candidates} == {c.key for c in self.front}
+        return {c.key for c in SearchFront.load(path).candidates} == {c.key for c in self.front}
 
     def course(self) -> str:
         """The progress as text."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from sepnas.search.candidate import Candidate
+from sepnas.search.candidate import Evaluated
 from sepnas.search.pareto import hypervolume, knee, pareto_front
 
 
@@ -25,11 +25,11 @@ class FrontHistory:
 
     def __init__(self, worst: Mapping[str, float]) -> None:
         self.worst = worst
-        self.front: list[Candidate] = []
+        self.front: list[Evaluated] = []
         self._evaluated = 0
         self._step: FrontStep | None = None
 
-    def add(self, candidate: Candidate) -> FrontStep:
+    def add(self, candidate: Evaluated) -> FrontStep:
         self._evaluated += 1
         front = pareto_front([*self.front, candidate])
         if self._step is None or any(point is candidate for point in front):
@@ -44,7 +44,7 @@ class FrontHistory:
         return replace(self._step, evaluated=self._evaluated)
 
 
-def front_history(candidates: Iterable[Candidate], worst: Mapping[str, float]) -> list[FrontStep]:
+def front_history(candidates: Iterable[Evaluated], worst: Mapping[str, float]) -> list[FrontStep]:
     """One step per candidate, in order."""
     history = FrontHistory(worst)
     return [history.add(candidate) for candidate in candidates]

@@ -11,20 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepnas.objectives import OBJECTIVES
-from sepnas.search.candidate import Candidate
+from sepnas.search.candidate import Evaluated, EvaluatedT
 
 Points = NDArray[np.float64]
 LOG_DETAIL = 100.0
 """Log shares are about linear below the worst cost divided by this; smaller differences are not worth resolving."""
 
 
-def minimised(candidates: Sequence[Candidate]) -> Points:
+def minimised(candidates: Sequence[Evaluated]) -> Points:
     """One row of objectives per candidate, all to be minimised."""
     rows = [[OBJECTIVES[name].sort_key(value) for name, value in c.objectives.items()] for c in candidates]
     return np.asarray(rows, dtype=np.float64)
 
 
-def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
+def pareto_front(candidates: Sequence[EvaluatedT]) -> list[EvaluatedT]:
     """The non-dominated candidates, by rising bytes; the first among equals.
 
     Candidates beyond a bound of their space are excluded, so the front may be empty.
@@ -39,7 +39,7 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     return sorted(front, key=lambda c: (c.costs["payload_bytes"], c.costs["latency_s"], c.index))
 
 
-def hypervolume(front: Sequence[Candidate], worst: Mapping[str, float], log: bool = False) -> float:
+def hypervolume(front: Sequence[Evaluated], worst: Mapping[str, float], log: bool = False) -> float:
     """The fraction of the box between ideal (accuracies 1, costs 0) and ``worst`` that the front dominates, 0 to 1.
 
     ``worst`` holds the costs that count as 1, those of the largest policy; the worst accuracy is 0. ``log`` scales
@@ -76,7 +76,7 @@ def improvement(front: Points, point: Points) -> float:
     return float(np.prod(1 - point) - covered)
 
 
-def knee(front: Sequence[Candidate]) -> Candidate:
+def knee(front: Sequence[EvaluatedT]) -> EvaluatedT:
     """The point nearest to the ideal point, with each objective scaled to the front's range."""
     points = minimised(front)
     low, high = points.min(axis=0), points.max(axis=0)

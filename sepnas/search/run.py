@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +15,26 @@ from sepnas.errors import SearchError
 from sepnas.nets.supernet import Supernet
 from sepnas.objectives import Bounds, names_losing_devices
 from sepnas.search.accuracy_evaluator import AccuracyEvaluator
-from sepnas.search.archive import Archive
 from sepnas.search.candidate import Candidate
 from sepnas.search.choose import front_within
 from sepnas.search.explorer import BATCH, STRATEGIES, Explorer, StrategyName
 from sepnas.search.folder import (
-    CANDIDATES_FILE,
     FRONT_FILE,
     RUN_FILE,
     SUPERNET_FOLDER,
     TRIALS_FOLDER,
-    Front,
+    SearchFront,
     SearchRun,
-    alone_in,
+    archive_of,
     note_supernet,
-    open_run,
 )
 from sepnas.search.needs import check_needs
 from sepnas.search.pareto import hypervolume
+from sepnas.search.policy_problem import PolicyProblem
 from sepnas.search.progress import ProgressDisplay, ProgressOption
-from sepnas.search.screen import Screen, check_feasible, reference_costs
-from sepnas.search.strategies import CountingProposer, make_proposer, remark_on
+from sepnas.search.screen import Screen, Screened, check_feasible
+from sepnas.search.settings import alone_in, open_run, resumable_in
+from sepnas.search.strategies import CountingProposer, check_libraries, make_proposer, remark_on
 from sepnas.search.supernet_progress import CountedStep
 from sepnas.search.tally import Tally
 from sepnas.search.trials.settings import Trials, trials_engine
@@ -122,7 +119,7 @@ def run_search(
         recipe = recipe.changed("recipe of the supernet", device_dropout=DROPOUT_FOR_ONE_LOST)
     pick_device(device)
     if not supernet_only and stop_after_s is None:
-        _need_explorer()
+        check_libraries()
     warnings = [] if trials is None or supernet_only else trials.check()
     warnings += filter(None, (recipe.remark(), remark_on(strategy, candidates)))
     check_trainable(space.architecture_of(space.largest()), data, recipe, seed)
@@ -139,8 +136,8 @@ def run_search(
         candidates=candidates,
     )
     check_feasible(space, cluster, seed)
-    with alone_in(out_dir), _resumable(out_dir), ProgressDisplay(progress) as display:
-        run = open_run(out_dir, wanted, resume)
+    with alone_in(out_dir), resumable_in(out_dir), ProgressDisplay(progress) as display:
+        run = open_run(out_dir / RUN_FILE, wanted, resume)
         for warning in warnings:
             display.say(warning)
         if unlinked := Screen(space, cluster).missing_links():
@@ -233,24 +230,24 @@ class _Search:
         from sepnas.search.scalarised import make_strategy
 
         screen = Screen(self.space, self.run.cluster)
-        proposer = make_proposer(self.run.strategy, screen, self.run.seed)
-        archive = Archive(self.folder / CANDIDATES_FILE, self.space)
+        problem = PolicyProblem(screen, self.run.seed)
+        proposer = make_proposer(self.run.strategy, problem, self.run.seed)
+        archive = archive_of(self.folder, self.space)
         if self.run.candidates < len(archive):
             raise SearchError(
                 f"{self.folder}: {len(archive)} candidates are evaluated already, so `candidates` must be at least "
                 f"that, got {self.run.candidates}; `sepnas pick` saves one of the front"
             )
-        worst = reference_costs(self.space, self.run.cluster, self.run.seed)
         side_by_side = 1 if self.trials is None else self.trials.side_by_side
-        tally = Tally(self.run.candidates, worst, self.display, proposer, archive.candidates(), side_by_side)
+        tally = Tally(self.run.candidates, problem.worst, self.display, proposer, archive.candidates(), side_by_side)
         explorer = Explorer(
             proposer, archive, self.space.objectives, self.run.candidates, tally.add, self.run.batch,
             self.space.constraints.bounds(evaluated=True),
         )  # fmt: skip
-        strategy = make_strategy(self.run.strategy, self.run.seed, explorer, worst)
+        strategy = make_strategy(self.run.strategy, self.run.seed, explorer, problem.worst)
         evaluator = self._evaluator(self.supernet)
         with tally.curves(self.folder, archive.candidates()), self._engine(evaluator) as engine:
-            explore(self.space, strategy, evaluator, engine)
+            explore(problem.choices, strategy, evaluator, engine)
         return self._finish(tally, proposer, screen)
 
     def _engine(self, evaluator: AccuracyEvaluator) -> AbstractContextManager[Any]:
@@ -264,14 +261,16 @@ class _Search:
 
         return trials_engine(self.trials, self.folder / TRIALS_FOLDER, fill, self.display.say)
 
-    def _finish(self, tally: Tally, proposer: CountingProposer, screen: Screen) -> SearchResult:
+    def _finish(self, tally: Tally[Candidate], proposer: CountingProposer[Screened], screen: Screen) -> SearchResult:
         if not tally.candidates:
             raise SearchError(f"space '{self.space.name}' gave no feasible candidate: {screen.explain()}")
         self.seconds |= {"candidates": tally.seconds(), "accuracy": sum(c.seconds for c in tally.candidates)}
         ordered = sorted(tally.candidates, key=lambda candidate: candidate.index)
         front = tuple(candidate.named(self.space.name) for candidate in front_within(ordered, Bounds()))
         volume = hypervolume(front, tally.worst)
-        document = Front(space=self.space.name, objectives=self.space.objectives, hypervolume=volume, candidates=front)
+        document = SearchFront(
+            space=self.space.name, objectives=self.space.objectives, hypervolume=volume, candidates=front
+        )
         document.save(self.folder / FRONT_FILE)
         self.run.model_copy(update={"seconds": self.seconds}).save(self.folder / RUN_FILE)
         return SearchResult(
@@ -298,23 +297,6 @@ def _check(space: SearchSpace, data: ImageData, candidates: int, seed: int, batc
                 f"space '{space.name}' has `network.{name}` {wanted}, but data set {data.name!r} has {found}; "
                 f"set it to {found} in a copy of the space" + (resize_advice(wanted) if name == "image_size" else "")
             )
-
-
-def _need_explorer() -> None:
-    """Check for missing libraries before the supernet's training, not hours later."""
-    for module in ("nni", "moocore"):
-        if find_spec(module) is None:
-            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
-
-
-@contextmanager
-def _resumable(folder: Path) -> Iterator[None]:
-    """Add a message to ``KeyboardInterrupt`` that says what is kept and how to resume."""
-    try:
-        yield
-    except KeyboardInterrupt as interrupt:
-        interrupt.args = (f"completed work is kept in {folder}; continue with resume=True",)
-        raise
 
 
 def _weights_sha256(network: Supernet) -> str:

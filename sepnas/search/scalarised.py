@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sepnas.objectives import is_evaluated
+from sepnas.search.candidate import EvaluatedT
 from sepnas.search.explorer import TRIES_IN_VAIN, Explorer, StrategyName
 from sepnas.search.nni_import import (
     FinalMetricEvent,
@@ -28,16 +29,17 @@ from sepnas.search.strategy import MultiObjectiveStrategy
 from sepnas.separable.space import Genotype
 
 
-class ScalarisedStrategy(MultiObjectiveStrategy):
+class ScalarisedStrategy(MultiObjectiveStrategy[EvaluatedT]):
     """Runs ``Random`` or ``RegularizedEvolution`` with a gate between the strategy and the engine.
 
     The explorer archives the results. A search with the same seed repeats its proposals, so it resumes by replay.
     """
 
-    def __init__(self, main: Any, explorer: Explorer, proposer: GivenProposer, worst: Mapping[str, float]) -> None:
+    def __init__(
+        self, main: Any, explorer: Explorer[EvaluatedT], proposer: GivenProposer[Any], worst: Mapping[str, float]
+    ) -> None:
         super().__init__(explorer)
         self.main, self.proposer, self.worst = main, proposer, worst
-        self.bounds = proposer.screen.space.constraints.bounds(evaluated=True)
 
     def _initialize(self, model_space: Any, engine: Any) -> Any:
         return self.main.initialize(super()._initialize(model_space, engine), _Gate(engine, self))
@@ -47,7 +49,7 @@ class ScalarisedStrategy(MultiObjectiveStrategy):
 
     def worth(self, objectives: Mapping[str, float]) -> float:
         """The score that NNI's strategy sees, from -1 to 1; below -1 beyond an accuracy bound."""
-        if excess := self.bounds.excess(objectives):
+        if excess := self.proposer.problem.excess(objectives):
             return -1.0 - excess
         gains = [value for name, value in objectives.items() if is_evaluated(name)]
         costs = {name: value for name, value in objectives.items() if not is_evaluated(name)}
@@ -55,8 +57,8 @@ class ScalarisedStrategy(MultiObjectiveStrategy):
 
 
 def make_strategy(
-    name: StrategyName, seed: int, explorer: Explorer, worst: Mapping[str, float]
-) -> MultiObjectiveStrategy:
+    name: StrategyName, seed: int, explorer: Explorer[EvaluatedT], worst: Mapping[str, float]
+) -> MultiObjectiveStrategy[EvaluatedT]:
     """The NNI strategy called ``name``, for an explorer with the proposer of the same name."""
     if not isinstance(explorer.proposer, GivenProposer):
         return MultiObjectiveStrategy(explorer)
@@ -69,7 +71,7 @@ def make_strategy(
 class _Gate(Middleware):  # type: ignore[misc]  # NNI has no types
     """Passes new, feasible models to the engine and answers for all others itself."""
 
-    def __init__(self, engine: Any, strategy: ScalarisedStrategy) -> None:
+    def __init__(self, engine: Any, strategy: ScalarisedStrategy[Any]) -> None:
         super().__init__(engine)
         self.explorer, self.proposer, self.worth = strategy.explorer, strategy.proposer, strategy.worth
         self.in_vain = 0
@@ -80,11 +82,11 @@ class _Gate(Middleware):  # type: ignore[misc]  # NNI has no types
             self.dispatch_model_event(TrainingEndEvent(model, ModelStatus.Trained))
 
     def _answer(self, model: Any, genotype: Genotype) -> float:
-        found = self.proposer.screen(genotype)
+        found = self.proposer.problem.price(genotype)
         self.in_vain += 1
         if not found.feasible:
             self.proposer.rejected += 1
-            return -1.0 - sum(found.excess.values())
+            return -1.0 - float(sum(found.excess.values()))
         if found.key in self.proposer.known:
             self.proposer.duplicates += 1
         else:

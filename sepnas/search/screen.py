@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from sepnas.cost.simulator import Simulation, simulate
+from sepnas.cost.simulator import simulate
 from sepnas.errors import PlanError, SearchError
 from sepnas.objectives import costs_of
 from sepnas.plan.liveness import devices_used
 from sepnas.plan.plan import Plan
+from sepnas.search.candidate import Candidate
 from sepnas.search.canonical import plan_key
 from sepnas.separable.architecture import Architecture, named_policy
 from sepnas.separable.build import build_plan
@@ -20,7 +21,7 @@ from sepnas.separable.space import Choice, Genotype, SearchSpace
 from sepnas.spec.cluster import Cluster, format_pairs
 
 FEASIBILITY_SAMPLES = 500
-NO_LINK = "links of the cluster"
+NO_LINK, NO_MEMORY = "links of the cluster", "memory of the cluster's devices"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,26 @@ class Screened:
     @property
     def feasible(self) -> bool:
         return not self.excess
+
+    def candidate(self, index: int, objectives: Mapping[str, float], seconds: float, excess: float) -> Candidate:
+        return Candidate(
+            index=index, key=self.key, genotype=self.genotype, objectives=dict(objectives), costs=self.costs,
+            seconds=seconds, architecture=self.architecture, excess=excess,
+        )  # fmt: skip
+
+
+def priced(plan: Plan, cluster: Cluster) -> tuple[dict[str, float], dict[str, float]]:
+    """The simulated costs of a plan, and the relative violation of what the cluster has: links, and memory.
+
+    Without a link for one of its messages a plan has no costs.
+    """
+    try:
+        simulation = simulate(plan, cluster)
+    except PlanError:
+        return {}, {NO_LINK: 1.0}
+    devices = zip(simulation.peak_memory_bytes, cluster.devices, strict=False)
+    over = max(used / device.memory_bytes for used, device in devices) - 1
+    return costs_of(simulation), {NO_MEMORY: over} if over > 0 else {}
 
 
 class Screen:
@@ -56,23 +77,15 @@ class Screen:
     def __call__(self, genotype: Genotype) -> Screened:
         architecture = self.space.architecture_of(genotype)
         plan = build_plan(architecture)
-        costs: dict[str, float] = {}
-        excess = {NO_LINK: 1.0}
-        try:
-            simulation = simulate(plan, self.cluster)
-        except PlanError:
-            pass  # the policy uses a link that the cluster lacks
-        else:
-            costs = costs_of(simulation)
-            excess = self._excess(costs, simulation) | self._idleness(plan)
+        costs, excess = priced(plan, self.cluster)
+        if costs:
+            excess = self._excess(costs) | excess | self._idleness(plan)
         self.sampled += 1
         self.excluded.update(excess.keys())
         return Screened(dict(genotype), plan_key(plan), architecture, costs, excess)
 
-    def _excess(self, costs: Mapping[str, float], simulation: Simulation) -> dict[str, float]:
+    def _excess(self, costs: Mapping[str, float]) -> dict[str, float]:
         found = {bound_name: bound.excess(costs[name]) for bound_name, name, bound in self._bounds}
-        devices = zip(simulation.peak_memory_bytes, self.cluster.devices, strict=False)
-        found["memory of the cluster's devices"] = max(used / device.memory_bytes for used, device in devices) - 1
         return {name: excess for name, excess in found.items() if excess > 0}
 
     def _idleness(self, plan: Plan) -> dict[str, float]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic
 
+from sepnas.search.candidate import EvaluatedT
 from sepnas.search.explorer import EvaluatedGenotype, Explorer
 from sepnas.search.nni_import import ModelEventType, ModelSpace, Strategy, ensure_frozen, nni
 from sepnas.separable.space import Choice
@@ -20,14 +21,14 @@ class PolicyModelSpace(ModelSpace):  # type: ignore[misc]  # NNI has no types
         }
 
 
-class MultiObjectiveStrategy(Strategy):  # type: ignore[misc]  # NNI has no types
+class MultiObjectiveStrategy(Strategy, Generic[EvaluatedT]):  # type: ignore[misc]  # NNI has no types
     """Explorer proposals, evaluated by NNI's engine batch by batch.
 
     The metric is that of :func:`sepnas.search.metric.metric_of`, not NNI's single number. Each result is matched by the
     genotype in it, because NNI may assign it to the wrong model.
     """
 
-    def __init__(self, explorer: Explorer) -> None:
+    def __init__(self, explorer: Explorer[EvaluatedT]) -> None:
         super().__init__()
         self.explorer = explorer
         self._models: list[Any] = []  # concurrent engines hold only weak references to models

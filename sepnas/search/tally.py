@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol
 
-from sepnas.search.candidate import Candidate
+from sepnas.search.candidate import EvaluatedT
 from sepnas.search.curves import SearchCurves
 from sepnas.search.history import FrontHistory, FrontStep
 from sepnas.search.progress import ProgressDisplay, SearchProgress
@@ -21,7 +21,7 @@ class Counts(Protocol):
     duplicates: int
 
 
-class Tally:
+class Tally(Generic[EvaluatedT]):
     """Receives each candidate and reports it to the display and, within :meth:`curves`, to TensorBoard.
 
     ``kept`` candidates were evaluated by an earlier run: they count from the start, and are not shown again when the
@@ -34,11 +34,11 @@ class Tally:
         worst: Mapping[str, float],
         display: ProgressDisplay,
         left_out: Counts,
-        kept: Sequence[Candidate] = (),
+        kept: Sequence[EvaluatedT] = (),
         side_by_side: int = 1,
     ) -> None:
         self.total, self.worst, self.display, self.left_out = total, worst, display, left_out
-        self.candidates: list[Candidate] = []
+        self.candidates: list[EvaluatedT] = []
         self.fresh = 0
         self.started = self._fresh_since = time.perf_counter()
         self._before_s = sum(candidate.seconds for candidate in kept) / side_by_side
@@ -49,12 +49,12 @@ class Tally:
             self._show(step)
 
     @contextmanager
-    def curves(self, run_dir: Path, kept: Sequence[Candidate]) -> Iterator[None]:
+    def curves(self, run_dir: Path, kept: Sequence[EvaluatedT]) -> Iterator[None]:
         """Write TensorBoard curves; ``kept`` candidates were evaluated by an earlier run."""
         with SearchCurves(run_dir, kept, self.worst) as self._curves:
             yield
 
-    def add(self, candidate: Candidate, fresh: bool) -> None:
+    def add(self, candidate: EvaluatedT, fresh: bool) -> None:
         """Add a candidate; a ``fresh`` one was evaluated in this run, not read from the archive."""
         self.candidates.append(candidate)
         self.fresh += fresh

@@ -79,6 +79,27 @@ def test_a_strategy_explores_what_is_no_search_space(make: Callable[..., Any]) -
     assert max(map(worth, found)) == 1.0
 
 
+@pytest.mark.parametrize("children", [2, 16])
+def test_so_many_children_are_priced_for_each_candidate(children: int) -> None:
+    """Where a price takes long there are few, at most this number once accuracies can be predicted."""
+    problem = DigitsProblem(largest=20)
+    priced = []
+
+    def price(genotype: Mapping[str, Any]) -> PricedDigits:
+        priced.append(genotype)
+        return DigitsProblem.price(problem, genotype)
+
+    problem.price = price  # type: ignore[method-assign]
+    proposer = EvolutionProposer(problem, seed=0, children=children)
+    for _ in range(30):
+        before = len({tuple(each.items()) for each in priced})
+        proposal = proposer.propose()
+        assert proposal is not None
+        proposer.tell(proposal.key, {"worth": worth(proposal), **proposal.costs})
+        assert len({tuple(each.items()) for each in priced}) - before <= children
+    assert proposer.models
+
+
 def test_the_first_proposals_are_the_problem_s() -> None:
     """What a problem names as worth an evaluation is evaluated first."""
     assert EvolutionProposer(DigitsProblem(largest=15), seed=3).propose() == PricedDigits(DigitsProblem.first[0])

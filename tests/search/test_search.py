@@ -25,12 +25,13 @@ from sepnas.nets.supernet import Supernet
 from sepnas.plan.liveness import devices_used
 from sepnas.search import Candidate, load_candidates, load_front, pick, run_search
 from sepnas.search.accuracy_evaluator import AccuracyEvaluator
-from sepnas.search.archive import Archive, SearchWarning
+from sepnas.search.archive import SearchWarning
 from sepnas.search.curves import SearchCurves
 from sepnas.search.explorer import STRATEGIES
-from sepnas.search.folder import load_run
+from sepnas.search.folder import archive_of, load_run
 from sepnas.search.history import front_history
 from sepnas.search.pareto import hypervolume, knee, pareto_front
+from sepnas.search.policy_problem import PolicyProblem
 from sepnas.search.progress import ProgressDisplay, SearchProgress
 from sepnas.search.run import SearchResult
 from sepnas.search.screen import Screen, check_feasible, first_genotypes
@@ -449,7 +450,7 @@ def test_policies_without_a_link_are_infeasible() -> None:
     """On a cluster without links only policies that send nothing are left."""
     check_feasible(SPACE, SILENT, 0)
     for strategy in ("predictive", "nsga2"):
-        found = make_proposer(strategy, Screen(SPACE, SILENT), seed=0).propose()
+        found = make_proposer(strategy, PolicyProblem(Screen(SPACE, SILENT), 0), seed=0).propose()
         assert found is not None
         assert found.costs["payload_bytes"] == 0
         assert found.excess == {}
@@ -574,7 +575,7 @@ def test_the_last_state_is_said_also_when_a_search_ends_early() -> None:
 
 def test_a_full_disk_is_said(tmp_path: Path, finished: SearchResult) -> None:
     """A candidate that cannot be written stops the search with the file's name."""
-    archive = Archive(tmp_path / "missing" / "candidates.jsonl", SPACE)
+    archive = archive_of(tmp_path / "missing", SPACE)
     with pytest.raises(StorageError, match=r"candidates\.jsonl: cannot be written"):
         archive.append(finished.front[0])
 

@@ -19,6 +19,7 @@ from sepnas.search.describer import Describer
 from sepnas.search.explorer import STRATEGIES, StrategyName
 from sepnas.search.genes import GenePool
 from sepnas.search.pareto import improvement, log_shares
+from sepnas.search.policy_problem import PolicyProblem
 from sepnas.search.predictor import AccuracyPredictor, without_tail
 from sepnas.search.screen import Screen, Screened, first_genotypes, reference_costs
 from sepnas.search.strategies import make_proposer, remark_on
@@ -42,7 +43,7 @@ def made_up(found: Screened) -> dict[str, float]:
 
 def explore(strategy: StrategyName, count: int, seed: int = 0, space: SearchSpace = SPACE) -> list[Screened]:
     """What a strategy proposes, eight at a time, when it is told made-up accuracies."""
-    proposer = make_proposer(strategy, Screen(space, CLUSTER), seed)
+    proposer = make_proposer(strategy, PolicyProblem(Screen(space, CLUSTER), seed), seed)
     proposed: list[Screened] = []
     while len(proposed) < count:
         batch = list(islice(iter(proposer.propose, None), 8))
