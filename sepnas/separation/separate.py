@@ -6,7 +6,7 @@ from sepnas.separation.document import FrontData, Separation, SpaceData, digest_
 from sepnas.separation.importance import Weights
 from sepnas.separation.spaces import Placement, groupable
 from sepnas.separation.statistics import Statistics
-from sepnas.separation.thinning import NO_LIMITS, Limits, Thinned, thin
+from sepnas.separation.thinning import NO_LIMITS, Limits, Offers, Thinned
 
 
 def separation_of(
@@ -20,9 +20,14 @@ def separation_of(
     Without limits, all that matters crosses. Raises :class:`SpecError` if a budget above 0 does not suffice for what
     must be sent.
     """
+    return separation_within(Offers(placement, weights, statistics or Statistics()), limits)
+
+
+def separation_within(offers: Offers, limits: Limits) -> tuple[Separation, Thinned]:
+    """The separation of a placement whose possible messages are known, within limits; as :func:`separation_of`."""
+    placement, thinned = offers.placement, offers.within(limits)
     channels, devices, front = placement.channels, placement.devices, placement.front
     spaces = groupable(channels, placement.num_devices, front)
-    thinned = thin(placement, weights, statistics or Statistics(), limits)
     separation = Separation(
         network=channels.graph.name,
         graph=digest_of(channels.graph),

@@ -140,23 +140,41 @@ class Thinned:
 
 
 def thin(placement: Placement, weights: Weights, statistics: Statistics, limits: Limits = NO_LIMITS) -> Thinned:
-    """The messages of a separation within limits: all that matters without any, only the necessary ones for 0 bytes.
+    """The messages of a separation within limits; see :meth:`Offers.within`."""
+    return Offers(placement, weights, statistics).within(limits)
 
-    Raises :class:`SpecError` if a budget above 0 does not suffice for the necessary messages.
-    """
-    offers = [each for d in demands_of(placement) for each in _offers(placement, d, weights, statistics)]
-    # a device sends to all others at once, so that these messages share the link's latency
-    each_bytes = limits.message_cost_bytes / max(1, placement.num_devices - 1)
-    fillings = _Thinning(offers, limits, each_bytes).fillings()
-    sent = [(each, filling) for each, filling in zip(offers, fillings, strict=True) if filling.count]
-    return Thinned(
-        tuple(_crossing(each, filling) for each, filling in sent),
-        {
-            (each.tensor, each.source, each.destination): each.basis.mixtures[: filling.count]
-            for each, filling in sent if each.basis is not None and filling.count < len(each.channels)
-        },
-        sum(each.lost(filling) for each, filling in zip(offers, fillings, strict=True)),
-    )  # fmt: skip
+
+class Offers:
+    """The possible messages of a placement, with the values of what they may hold: found once, for any limits."""
+
+    def __init__(self, placement: Placement, weights: Weights, statistics: Statistics) -> None:
+        self.placement = placement
+        self._offers = [each for d in demands_of(placement) for each in _offers(placement, d, weights, statistics)]
+
+    def needed_bytes(self, limits: Limits) -> int:
+        """Bytes of the necessary messages, which a budget above 0 must suffice for."""
+        return self._thinning(limits).needed_bytes
+
+    def within(self, limits: Limits) -> Thinned:
+        """The messages within limits: all that matters without any, only the necessary ones for 0 bytes.
+
+        Raises :class:`SpecError` if a budget above 0 does not suffice for the necessary messages.
+        """
+        filled = list(zip(self._offers, self._thinning(limits).fillings(), strict=True))
+        sent = [(each, filling) for each, filling in filled if filling.count]
+        return Thinned(
+            tuple(_crossing(each, filling) for each, filling in sent),
+            {
+                (each.tensor, each.source, each.destination): each.basis.mixtures[: filling.count]
+                for each, filling in sent if each.basis is not None and filling.count < len(each.channels)
+            },
+            sum(each.lost(filling) for each, filling in filled),
+        )  # fmt: skip
+
+    def _thinning(self, limits: Limits) -> _Thinning:
+        # a device sends to all others at once, so that these messages share the link's latency
+        each_bytes = limits.message_cost_bytes / max(1, self.placement.num_devices - 1)
+        return _Thinning(self._offers, limits, each_bytes)
 
 
 def _crossing(offer: _Offer, filling: _Filling) -> CrossingData:
@@ -208,16 +226,23 @@ class _Thinning:
         self.finest, self.coarsest = limits.wires[0], limits.wires[-1]
 
     def fillings(self) -> list[_Filling]:
-        budget, forced = self.limits.budget_bytes, [self._forced(each) for each in self.offers]
+        budget, needed = self.limits.budget_bytes, self.needed_bytes
         if budget is None:
             return self._at_points([_Filling(len(o.values), self.finest, float(o.sums[-1])) for o in self.offers])
-        needed = self._total(forced)
         if 0 < budget < needed:
             raise SpecError(
                 f"a budget of {budget:,} bytes is {needed - budget:,} short of the {needed:,} that the read-out device "
                 f"and layers that are not grouped need in {self.finest}; 0 leaves only these"
             )
-        return self._within(budget) if budget else forced
+        return self._within(budget) if budget else self._necessary
+
+    @property
+    def needed_bytes(self) -> int:
+        return self._total(self._necessary)
+
+    @cached_property
+    def _necessary(self) -> list[_Filling]:
+        return [self._forced(each) for each in self.offers]
 
     def _forced(self, offer: _Offer) -> _Filling:
         return _Filling(offer.forced, self.finest)

@@ -9,7 +9,7 @@ from sepnas.errors import SpecError
 from sepnas.separation.demands import demands_of, exact_bytes
 from sepnas.separation.mixtures import Arrival, known_to, readers_of
 from sepnas.separation.statistics import Statistics
-from sepnas.separation.thinning import Limits, rounding_of, thin
+from sepnas.separation.thinning import Limits, Offers, rounding_of, thin
 from tests.separation.networks import Separated, Small, small
 
 SHARES = (1, 1, 1)
@@ -176,6 +176,19 @@ def test_a_budget_that_cannot_be_met_says_by_how_much() -> None:
     assert sum(each.width for each in thin(placement, of.arrays, Statistics(), Limits(0)).crossings) == 16
     with pytest.raises(SpecError, match=r"a budget of 40 bytes is 24 short of the 64 that .* in fp32"):
         thin(placement, of.arrays, Statistics(), Limits(40))
+
+
+def test_messages_are_offered_once_for_all_limits() -> None:
+    """What is found of a placement serves any limits, in any order; it knows the bytes that are always needed."""
+    of = small("residual")
+    placement = of.placement(SHARES)
+    offers = Offers(placement, of.arrays, of.measured)
+    for limits in (Limits(2000, wires=("int8",)), Limits(), Limits(0), Limits(900, exchange_points=1), Limits(2000)):
+        found, wanted = offers.within(limits), thin(placement, of.arrays, of.measured, limits)
+        assert found.crossings == wanted.crossings
+        assert found.lost == wanted.lost
+        assert found.mixtures.keys() == wanted.mixtures.keys()
+    assert offers.needed_bytes(Limits(40)) == 64
 
 
 def mixing_inputs(of: Small, devices: int) -> list[tuple[str, int]]:
