@@ -56,6 +56,20 @@ class CandidatePoint:
 
 
 @dataclass(frozen=True, slots=True)
+class ExploredSeparations:
+    """The separations of a network that `sepnas explore` evaluated, and the network itself on one device.
+
+    ``command`` separates it as at the knee.
+    """
+
+    candidates: tuple[CandidatePoint, ...]
+    original_accuracy: float
+    original_costs: Objectives
+    cluster: str
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class FrontGrowth:
     """The front after the first ``evaluated`` candidates."""
 
@@ -162,7 +176,7 @@ class ReportContent:
     ``architecture`` is the chosen one, whose transmission policy is drawn.
     ``about`` names the run, its data and the date. The time line is predicted for ``cluster``, the candidates'
     latencies for ``search_cluster``. ``pick`` is the command that picks a candidate, without the candidate's number.
-    ``classifiers`` are what `sepnas evaluate` measured, the newest last.
+    ``classifiers`` are what `sepnas evaluate` measured, the newest last; ``separations`` are what `sepnas explore` did.
     """
 
     title: str = "sepnas report"
@@ -188,3 +202,4 @@ class ReportContent:
     comparison: Comparison | None = None
     maps: tuple[DrawnMap, ...] = ()
     plan_timeline: ShownTimeline | None = None
+    separations: ExploredSeparations | None = None

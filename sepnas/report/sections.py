@@ -19,6 +19,7 @@ from sepnas.report.figures.front import front_drawing
 from sepnas.report.figures.policy import policy_drawing, transfers_of
 from sepnas.report.figures.timeline import BUSY_HEADER, busy_rows, timeline_drawing
 from sepnas.report.plans_sections import comparison_section, maps_section, plan_timeline_section
+from sepnas.report.separations import separations_section
 from sepnas.separable.build import build_plan
 from sepnas.separable.live_policy import sent_policy
 from sepnas.separable.policy import ExchangePoint, Transfer
@@ -296,6 +297,7 @@ def _reproduce(content: ReportContent) -> Section | None:
 
 
 _MAKERS: tuple[Callable[[ReportContent], Section | None], ...] = (
+    separations_section,
     comparison_section,
     maps_section,
     plan_timeline_section,

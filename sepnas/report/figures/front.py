@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
 from sepnas.objectives import Objective
-from sepnas.report.content import CandidatePoint
+from sepnas.report.content import CandidatePoint, Objectives
 from sepnas.report.figures.labels import label_points
 from sepnas.report.figures.style import HALF_WIDTH_IN, INK, MUTED, RED, Drawing, Tip, legend_above, new_axes
 from sepnas.units import format_bytes, format_count, format_seconds, format_share
@@ -56,24 +56,52 @@ _GROUPS = (
 )
 
 
-def front_drawing(candidates: Sequence[CandidatePoint], horizontal: Objective, cluster: str = "") -> Drawing:
+@dataclass(frozen=True, slots=True)
+class AccuracyWords:
+    """What accuracies of candidates are called: on an axis, and in a sentence."""
+
+    axis: str
+    short: str
+
+
+SUPERNET = AccuracyWords("accuracy on the supernet", "supernet accuracy")
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """The network that candidates are made from, on one device; it sends nothing between devices."""
+
+    name: str
+    accuracy: float
+    costs: Objectives
+
+
+def front_drawing(
+    candidates: Sequence[CandidatePoint],
+    horizontal: Objective,
+    cluster: str = "",
+    words: AccuracyWords = SUPERNET,
+    original: Original | None = None,
+) -> Drawing:
     """Every candidate: accuracy upwards, ``horizontal`` to the right, latency (on ``cluster``) as colour.
 
-    A line joins the candidates with the best accuracy for their cost; the knee and the chosen one are marked.
+    A line joins the candidates with the best accuracy for their cost; the knee and the chosen one are marked, and so is
+    the ``original``, at its costs unless they are bytes.
     """
     figure, axes = new_axes(HALF_WIDTH_IN, 4.0)
-    drawing = Drawing(f"front-{_slug(horizontal)}", figure, _description(candidates, horizontal))
+    drawing = Drawing(f"front-{_slug(horizontal)}", figure, _description(candidates, horizontal, words))
     latencies = [candidate.objectives["latency_s"] for candidate in candidates]
     norm = Normalize(min(latencies), max(max(latencies), 1.000001 * min(latencies), 1e-9))
     handles = []
     for group in _GROUPS:
         members = [candidate for candidate in candidates if group.holds(candidate)]
         if members:
-            _draw(drawing, axes, group, members, horizontal, norm)
+            _draw(drawing, axes, group, members, horizontal, norm, words)
             handles.append(_handle(group))
     handles += _join_best(axes, candidates, horizontal)
     handles += _mark(axes, candidates, horizontal)
-    _scale(axes, candidates, horizontal)
+    handles += _mark_original(axes, original, horizontal) if original else []
+    _scale(axes, candidates, horizontal, words)
     if horizontal.of_cluster and cluster:
         axes.set_xlabel(f"{horizontal.axis_label} for cluster {cluster}")
     _colour_bar(axes, norm)
@@ -87,14 +115,14 @@ def _slug(objective: Objective) -> str:
     return objective.name.rpartition("_")[0].replace("_", "-")
 
 
-def candidate_text(candidate: CandidatePoint) -> str:
+def candidate_text(candidate: CandidatePoint, words: AccuracyWords = SUPERNET) -> str:
     """A candidate's numbers in one line."""
     objectives = candidate.objectives
     name = f"candidate {candidate.index}" + (f" ({candidate.label})" if candidate.label else "")
     accuracy, latency = format_share(objectives["accuracy"]), format_seconds(objectives["latency_s"])
     notes = (("on the front", candidate.on_front), ("the knee", candidate.knee), ("chosen", candidate.chosen))
     end = "".join(f", {note}" for note, holds in notes if holds)
-    return f"{name}: supernet accuracy {accuracy}, latency {latency}, {format_bytes(objectives['payload_bytes'])}{end}"
+    return f"{name}: {words.short} {accuracy}, latency {latency}, {format_bytes(objectives['payload_bytes'])}{end}"
 
 
 def _draw(
@@ -104,6 +132,7 @@ def _draw(
     members: Sequence[CandidatePoint],
     horizontal: Objective,
     norm: Normalize,
+    words: AccuracyWords,
 ) -> None:
     marks = axes.scatter(
         [member.objectives[horizontal.name] for member in members],
@@ -114,7 +143,7 @@ def _draw(
         clip_on=False,
         **group.look,
     )
-    tips = [Tip(candidate_text(member), f"candidate-{member.index}") for member in members]
+    tips = [Tip(candidate_text(member, words), f"candidate-{member.index}") for member in members]
     drawing.tag(marks, group.gid, tips)
 
 
@@ -162,9 +191,20 @@ def _mark(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Objectiv
     return handles
 
 
-def _scale(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Objective) -> None:
+def _mark_original(axes: Axes, original: Original, horizontal: Objective) -> list[Artist]:
+    """A dashed line at the original's accuracy, and a square at its cost."""
+    axes.axhline(original.accuracy, color=MUTED, linestyle="--", linewidth=1.1, zorder=2)
+    marker = ""
+    if not horizontal.quantity.whole or original.costs[horizontal.name] > 0:
+        marker = "s"
+        axes.scatter([original.costs[horizontal.name]], [original.accuracy], marker=marker, color=MUTED, zorder=4)
+    look: dict[str, Any] = {"color": MUTED, "linestyle": "--", "linewidth": 1.1, "marker": marker}
+    return [Line2D([], [], label=original.name, **look)]
+
+
+def _scale(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Objective, words: AccuracyWords) -> None:
     axes.set_xlabel(horizontal.axis_label)
-    axes.set_ylabel("accuracy on the supernet")
+    axes.set_ylabel(words.axis)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     axes.margins(0.06)
     if horizontal.quantity.whole:
@@ -232,11 +272,11 @@ def _label(axes: Axes, candidates: Sequence[CandidatePoint], horizontal: Objecti
     label_points(axes, labels, points)
 
 
-def _description(candidates: Sequence[CandidatePoint], horizontal: Objective) -> str:
+def _description(candidates: Sequence[CandidatePoint], horizontal: Objective, words: AccuracyWords) -> str:
     on_front = sum(candidate.on_front for candidate in candidates)
     best = max(candidates, key=lambda candidate: candidate.objectives["accuracy"])
     return (
         f"Scatter plot of {horizontal.label} against accuracy: {format_count(len(candidates), 'candidate')}, "
-        f"{on_front} on the Pareto front. The most accurate is {candidate_text(best)}. "
+        f"{on_front} on the Pareto front. The most accurate is {candidate_text(best, words)}. "
         "All numbers are listed in the table below."
     )
