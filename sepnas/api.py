@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sepnas.deploy.services import Service
+    from sepnas.exploration.run import ExplorationResult
     from sepnas.importing.run import ImportedNetwork
     from sepnas.importing.separated import SeparationResult
     from sepnas.importing.tuned import TunedSeparation
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
     from sepnas.train.tuning import GraphTraining
 
 __all__ = [
-    "DataSource", "RecipeChanges", "Session", "assign", "create_model", "describe", "evaluate", "export",
+    "DataSource", "RecipeChanges", "Session", "assign", "create_model", "describe", "evaluate", "explore", "export",
     "import_network", "load", "partition", "prepare_training", "search", "separate", "separate_and_train", "simulate",
     "train",
 ]  # fmt: skip
@@ -659,6 +660,77 @@ def separate_and_train(
     return separate_and_tune(tuning, separated, run, seed=seed, resume=resume, threads=threads)
 
 
+def explore(
+    network: PathLike,
+    out: PathLike,
+    data: DataSource | str,
+    *,
+    devices: int | None = None,
+    cluster: Cluster | PathLike | None = None,
+    candidates: int = 60,
+    images: int = 512,
+    val_images: int = 1000,
+    strategy: StrategyName = "predictive",
+    seed: int = 0,
+    resume: bool = False,
+    threads: int | None = None,
+    progress: ProgressOption = True,
+) -> ExplorationResult:
+    """Search with NNI for the best ways to separate a network: where tiles end, exchange points, bytes, and format.
+
+    Each candidate is separated as :func:`separate` does. Its latency, bytes and memory are simulated on the cluster,
+    its accuracy is measured on validation images, without training. The same seed gives the same front.
+
+    >>> explored = explore("digits", "explored", "digits", devices=2, candidates=4, val_images=50, progress=False)
+    >>> knobs = explored.knee.knobs.arguments()
+    >>> found = separate("digits", "best", devices=2, **knobs)
+    >>> explored.front.evaluated, sorted(knobs)
+    (4, ['budget', 'exchange_points', 'tiles_until', 'wire'])
+
+    Args:
+        network: the folder of an imported network that knows the classes of the data.
+        out: the run's folder; it must be new or empty unless ``resume``.
+        data: training images, on which activations are measured, and validation images.
+        devices: the number of devices; the cluster's by default.
+        cluster: a cluster or its file; equal boards on 100 Mbit/s by default.
+        candidates: number of candidates to evaluate.
+        images: training images at most, as for :func:`separate_and_train`.
+        val_images: validation images at most, drawn with ``seed``.
+        strategy: one of ``sepnas.search.explorer.STRATEGIES``.
+        seed: of the grouping, the images and the exploration, 0..2**32-1.
+        resume: go on with an interrupted exploration, or read a finished one.
+        threads: of torch; by default as for :func:`train`.
+
+    Raises:
+        SearchError: another exploration in the folder, one with other settings, or a cluster without links.
+        SpecError, PlanError: a network that cannot be separated, or too few channels for so many devices.
+        DataError, TrainingError, StorageError: as for :func:`separate_and_train`.
+    """
+    for name, value in (("candidates", candidates), ("images", images), ("val_images", val_images)):
+        check_integer(name, value, 1, MAX_COUNT)
+    check_integer("seed", seed, 0, 2**32 - 1)
+    if threads is not None:
+        check_integer("threads", threads, 1, MAX_THREADS)
+    where, count = _cluster_to_separate(cluster, devices)
+    if count < 2:
+        raise SpecError("explore: one device exchanges nothing; give at least 2 `devices`")
+    refuse_held(Path(out), "searching", SearchError)
+    from sepnas.exploration.run import explore_network
+
+    return explore_network(
+        Path(network), Path(out), DataSource(data) if isinstance(data, str) else data, where, count,
+        candidates=candidates, images=images, val_images=val_images, strategy=strategy, seed=seed, resume=resume,
+        message_cost_bytes=_message_cost_bytes(cluster, where), threads=threads, progress=progress,
+    )  # fmt: skip
+
+
+def _message_cost_bytes(cluster: Cluster | PathLike | None, where: Cluster) -> float:
+    """The fixed cost of a message on a cluster that was given."""
+    from sepnas.separation.thinning import MESSAGE_COST_BYTES, message_cost_bytes
+
+    return MESSAGE_COST_BYTES if cluster is None else message_cost_bytes(where)
+
+
 def _cluster_to_separate(cluster: Cluster | PathLike | None, devices: int | None) -> tuple[Cluster, int]:
     """The cluster, and the number of its devices that take part."""
     if devices is not None:
@@ -692,16 +764,16 @@ def _separate(
     check_integer("seed", seed, 0, 2**32 - 1)
     if exchange_points is not None:
         check_integer("exchange_points", exchange_points, 0, MAX_COUNT)
+    from sepnas.importing.one_thread import linear_algebra_on_one_thread
     from sepnas.importing.separated import separate_network
-    from sepnas.separation.thinning import MESSAGE_COST_BYTES, message_cost_bytes
 
     where, count = _cluster_to_separate(cluster, devices)
-    with step_bar("separate") as show:
+    with step_bar("separate") as show, linear_algebra_on_one_thread():
         return separate_network(
             network, out, where, count, budget=budget,
             exchange_points=exchange_points, tiles_until=tiles_until, wire=wire, read_out=read_out, seed=seed,
             force=force, progress=show, samples=samples,
-            message_cost_bytes=MESSAGE_COST_BYTES if cluster is None else message_cost_bytes(where),
+            message_cost_bytes=_message_cost_bytes(cluster, where),
         )  # fmt: skip
 
 

@@ -37,6 +37,7 @@ EXAMPLES = (
     "partition",
     "separate",
     "separate_and_train",
+    "explore",
     "assign",
 )
 """In this order each finds the files of those before it."""

@@ -143,6 +143,7 @@ BLOCKS = {
     "sepnas train architecture.json --wire fp32": "run",
     "sepnas train resnet50": "run, with a smaller network, by tests/cli/test_tuning_command.py",
     "sepnas separate runs/tuned": "run, with a smaller network, by tests/cli/test_tuning_command.py",
+    "sepnas explore runs/tuned": "run, with a smaller network, by tests/cli/test_explore_command.py",
     "sepnas profile device": "run",
     "sepnas export runs/training deployment --plan": "run by tests/cli/test_several_plans.py",
     "make setup": "run by every run of the tests",

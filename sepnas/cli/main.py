@@ -28,6 +28,7 @@ from sepnas.cli import (
     demo,
     describe,
     evaluate,
+    explore,
     export,
     front,
     import_network,
@@ -132,6 +133,7 @@ _PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "import": import_network.import_network,
         "partition": partition.partition,
         "separate": separate.separate,
+        "explore": explore.explore,
         "export": export.export,
     },
     "Run": {
@@ -186,7 +188,10 @@ for _verb, _function in _CERTS.items():
 app.add_typer(_certs_app, rich_help_panel="Run")
 
 _EXTRAS = {
-    **dict.fromkeys(("cryptography", "onnx", "onnxscript", "scipy", "sklearn", "tensorboard", "torchvision"), "train"),
+    **dict.fromkeys(
+        ("cryptography", "onnx", "onnxscript", "scipy", "sklearn", "tensorboard", "threadpoolctl", "torchvision"),
+        "train",
+    ),
     **dict.fromkeys(("moocore", "nni", "optuna", "pytorch_lightning"), "search"),
     **dict.fromkeys(("jinja2", "markupsafe", "matplotlib"), "report"),
     **dict.fromkeys(("fastapi", "starlette", "uvicorn"), "serve"),
@@ -299,7 +304,8 @@ def _extra_with(module: str) -> str | None:
         return "torch"
     extra = "train" if top == "torch" else _EXTRAS.get(top)
     # A whole search also needs the extra `search` later: name that one at once.
-    return "search" if extra == "train" and sys.argv[1:2] == ["search"] and "--supernet-only" not in sys.argv else extra
+    searches = sys.argv[1:2] in (["search"], ["explore"]) and "--supernet-only" not in sys.argv
+    return "search" if extra == "train" and searches else extra
 
 
 def _told(error: SepnasError) -> str:

@@ -19,6 +19,8 @@ DOCUMENTS = {
     "data": "sepnas.spec.dataset:DataFacts",
     "emulation": "sepnas.spec.emulation:Emulation",
     "evaluation": "sepnas.train.evaluation:Evaluation",
+    "exploration-front": "sepnas.exploration.folder:SeparationFront",
+    "exploration-run": "sepnas.exploration.folder:ExplorationRun",
     "front": "sepnas.search.folder:SearchFront",
     "graph": "sepnas.partition.graph:Graph",
     "hosts": "sepnas.spec.hosts:Hosts",

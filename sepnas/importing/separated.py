@@ -98,7 +98,7 @@ def separate_network(
         StorageError: ``out`` exists, or cannot be written; nothing is left behind.
     """
     show = progress or (lambda done, total, what: None)
-    _check(folder, wire, read_out, devices)
+    check_separable(folder, wire, read_out, devices)
     with new_folder(out, force, BESIDE) as made:
         _told(show, 0)
         speeds = [each.flops_per_s for each in cluster.devices[:devices]]
@@ -119,7 +119,7 @@ def separate_network(
         result = _result(of, placement, separation, separated, cut)
         _told(show, 5)
         if thinned.mixtures and samples:
-            cut = _recalibrated(separated, cut, samples)
+            cut = recalibrated(separated, cut, samples)
         _write(made, result, cut)
     show(len(_STEPS), len(_STEPS), "done")
     return result
@@ -129,7 +129,7 @@ def _told(show: Progress, step: int) -> None:
     show(step, len(_STEPS), _STEPS[step])
 
 
-def _check(folder: Path, wire: str, read_out: int, devices: int) -> None:
+def check_separable(folder: Path, wire: str, read_out: int, devices: int) -> None:
     if wire not in (AUTO, *WIRE_FORMATS):
         raise SpecError(f"{option('--wire', 'wire=')} {short(wire)}: allowed are {AUTO}, {', '.join(WIRE_FORMATS)}")
     if not 0 <= read_out < devices:
@@ -169,7 +169,7 @@ def _result(
     )  # fmt: skip
 
 
-def _recalibrated(
+def recalibrated(
     separated: SeparatedGraph, weights: Mapping[str, Tensor], samples: Sequence[tuple[Tensor, ...]]
 ) -> dict[str, Tensor]:
     """The weights with the statistics of batch norms as they are where channels are estimated."""

@@ -10,10 +10,11 @@ from sepnas.errors import SpecError
 from sepnas.spec.files import open_regular
 from sepnas.spec.reading import read_document
 
-Kind: TypeAlias = Literal["search", "supernet", "run", "deployment", "device", "demo", "network", "file"]
+Kind: TypeAlias = Literal["search", "exploration", "supernet", "run", "deployment", "device", "demo", "network", "file"]
 
 WORDS: dict[Kind, str] = {
     "search": "the folder of a search (`sepnas search`)",
+    "exploration": "the folder of an exploration (`sepnas explore`)",
     "supernet": "the supernet of a search, not a network that was trained",
     "run": "the folder of a training run (`sepnas train`)",
     "deployment": "a deployment (`sepnas export`)",
@@ -33,6 +34,8 @@ _MARKS: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     ("supernet", ("last.safetensors",)),
 )
 """A folder that has all of these files is of that kind; the first match counts."""
+_RUNS: dict[str, Kind] = {"exploration-run": "exploration"}
+"""Folders with a ``run.json`` of another format than that of a search."""
 _HEAD_BYTES = 2000
 _FORMAT = re.compile(r"""^[\s{]*["']?format["']?\s*:\s*["']?sepnas\.([a-z-]{1,40})""", re.MULTILINE)
 
@@ -45,7 +48,9 @@ def recognise(path: Path) -> tuple[Kind, str] | None:
     """The kind and a phrase for it; None if the path does not exist or is not from sepnas."""
     try:
         if path.is_dir():
-            return next(((k, WORDS[k]) for k, names in _MARKS if all((path / n).is_file() for n in names)), None)
+            found = next((kind for kind, names in _MARKS if all((path / n).is_file() for n in names)), None)
+            kind = _RUNS.get(format_of(path / "run.json") or "", found) if found == "search" else found
+            return (kind, WORDS[kind]) if kind else None
         return ("file", _words_of_file(path)) if path.is_file() else None
     except (OSError, ValueError):
         return None

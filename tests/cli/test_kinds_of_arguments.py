@@ -20,12 +20,13 @@ def kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """One of each, with the files that tell what they are; the current folder."""
     files = (
         "search/run.json", "search/supernet/last.safetensors", "run/best.safetensors", "d/manifest.json",
-        "d/device0/shard.json", "demo/demo.json", "new/notes.txt",
+        "d/device0/shard.json", "demo/demo.json", "new/notes.txt", "explored/candidates.jsonl",
     )  # fmt: skip
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
     named_architecture("resnext11_2x4d", 2).save(tmp_path / "run" / "architecture.json")
+    (tmp_path / "explored/run.json").write_text('{"format": "sepnas.exploration-run", "version": 1}')
     (tmp_path / "space.yaml").write_text("# a space\nformat: sepnas.search-space\nversion: 1\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -42,6 +43,10 @@ def said(*arguments: str) -> str:
     ("arguments", "says"),
     [
         (["front", RUN], "run is the folder of a training run (`sepnas train`); name the folder of a search"),
+        (
+            ["front", "explored"],
+            "explored is the folder of an exploration (`sepnas explore`); name the folder of a search",
+        ),
         (["pick", "space.yaml"], "space.yaml is a file of format sepnas.search-space; name the folder of a search"),
         (["export", SUPERNET, "x"], "search/supernet is the supernet of a search, not a network that was trained"),
         (["export", SEARCH, "x"], "search is the folder of a search (`sepnas search`); name the folder of a training"),

@@ -1,0 +1,60 @@
+"""All separations of one network that knobs give; what is expensive is found once for each front."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from sepnas.exploration.knobs import Knobs
+from sepnas.importing.separator import Separator
+from sepnas.separation.demands import demands_of
+from sepnas.separation.document import Separation
+from sepnas.separation.front import NO_FRONT, Front
+from sepnas.separation.network import SeparatedGraph, separated_graph
+from sepnas.separation.separate import separation_within
+from sepnas.separation.thinning import Limits, Offers, Thinned
+
+KEPT_FRONTS = 16
+"""Fronts whose possible messages are kept: those of EfficientNet-Lite0 over four devices take 11 MB each."""
+
+
+class Separations:
+    """The separations of a network, the same as `sepnas separate` makes with the same knobs."""
+
+    def __init__(self, of: Separator, message_cost_bytes: float) -> None:
+        self.of, self.message_cost_bytes = of, message_cost_bytes
+        self.offers = lru_cache(maxsize=KEPT_FRONTS)(self._offers)
+
+    def front(self, tiles_until: str) -> Front | None:
+        return None if tiles_until == NO_FRONT else self.of.front(tiles_until)
+
+    def front_share(self, tiles_until: str) -> float:
+        """The share of the network's MACs that its front has."""
+        graph, front = self.of.graph, self.front(tiles_until)
+        macs = sum(graph.macs_of(node) for node in graph.nodes if front and node.name in front.nodes)
+        return macs / max(1, graph.macs)
+
+    def _offers(self, tiles_until: str) -> Offers:
+        return Offers(self.of.placement(self.front(tiles_until)), self.of.arrays, self.of.statistics)
+
+    def limits(self, knobs: Knobs) -> Limits:
+        return self.of.limits(knobs.budget, knobs.exchange_points, knobs.wire, self.message_cost_bytes)
+
+    def separation(self, knobs: Knobs) -> tuple[Separation, Thinned]:
+        """Raises :class:`SpecError` if the budget does not suffice for what must be sent."""
+        return separation_within(self.offers(knobs.tiles_until), self.limits(knobs))
+
+    def network(self, separation: Separation, thinned: Thinned) -> SeparatedGraph:
+        of = self.of
+        return separated_graph(of.graph, separation, thinned.mixtures, of.statistics, of.channels)
+
+    def points(self, separation: Separation) -> int:
+        """The number of tensors that devices exchange, without those that they need whole."""
+        placement = self.offers(separation.front.tensor if separation.front else NO_FRONT).placement
+        open_ = {(each.tensor, each.device) for each in demands_of(placement) if not each.is_fixed}
+        return len({each.tensor for each in separation.crossings if (each.tensor, each.destination) in open_})
+
+    def missing_share(self, knobs: Knobs) -> float:
+        """How far the budget is from what must be sent, as a share of the budget; 0 if it suffices."""
+        limits = self.limits(knobs)
+        needed = self.offers(knobs.tiles_until).needed_bytes(limits)
+        return max(0.0, needed / limits.budget_bytes - 1) if limits.budget_bytes else 0.0
