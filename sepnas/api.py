@@ -573,16 +573,15 @@ def separate(
             only what the read-out device needs.
         exchange_points: the greatest number of points in the network at which devices exchange something; any by
             default. Each costs a message's latency.
-        tiles_until: the tensor with which the front ends: the layers up to it stay exact, with a tile of each map for
-            each device; ``auto`` for the best for the cluster, ``none`` for no front. A wrong one is answered with the
-            possible ones.
+        tiles_until: the layers up to this tensor stay exact, with a tile of each map for each device; ``auto`` for the
+            best choice for the cluster, ``none`` for no tiles. A wrong one is answered with the possible ones.
         wire: the format of the messages between devices, or ``auto`` for the one that is best for each.
         read_out: the device that computes and sends the answer.
         seed: of the grouping, 0..2**32-1.
         force: replace a network that stands in ``out``.
 
     Raises:
-        SpecError: a network without weights, an unknown format, a front that cannot end so, or a budget that does not
+        SpecError: a network without weights, an unknown format, tiles that cannot end so, or a budget that does not
             suffice for what must be sent (by how much).
         PlanError: too few channels for so many devices.
         DataError: images that are missing, or do not fit the network.

@@ -59,10 +59,10 @@ class Cell:
 
     @property
     def name(self) -> str:
-        front = "" if self.tiles == "none" else f"-tiles-{self.tiles}"
+        tiles = "" if self.tiles == "none" else f"-tiles-{self.tiles}"
         points = "" if self.points is None else f"-{self.points}-points"
         share = f"{100 * self.share:g}"
-        return f"{self.devices}-devices-{share}-{self.wire}{front}{points}-{self.epochs}-epochs-seed-{self.seed}"
+        return f"{self.devices}-devices-{share}-{self.wire}{tiles}{points}-{self.epochs}-epochs-seed-{self.seed}"
 
 
 def cluster_of(count: int, link: str) -> Cluster:
@@ -168,7 +168,7 @@ class Experiment:
             "exact_bytes": separated.exact_bytes, "fixed_bytes": separated.fixed_bytes,
             "messages": len(separated.plan.transfers()), "open_points": separated.points,
             "silent_points": separated.silent_points, "input_bytes": separated.plan.input_bytes(),
-            "front": separated.separation.front and separated.separation.front.tensor,
+            "tiles_end": separated.separation.tiles and separated.separation.tiles.tensor,
             "importance_within": separated.within,
             "macs": list(counts.macs), "weight_bytes": list(counts.weight_bytes),
         }  # fmt: skip
@@ -192,7 +192,7 @@ class Experiment:
         table = [
             {
                 "devices": row["devices"], "bytes": row["share"], "wire": row["wire"],
-                "tiles": row.get("front") or "none",
+                "tiles": row.get("tiles_end") or "none",
                 "points": row.get("points") if "open_points" in row else None, "epochs": row["epochs"],
                 "seed": row["seed"], "kilobytes": round(row["payload_bytes"] / 1e3, 1),
                 "messages": row["messages"], "start_val": row.get("start_accuracy"), "val": accuracy_of(row),

@@ -16,8 +16,8 @@ from sepnas.console import print_json, say, warn
 from sepnas.partition.counts import count_partition
 from sepnas.plan.wire import WIRE_FORMATS
 from sepnas.separation.document import PLAN_NAME
-from sepnas.separation.front import AUTO_FRONT
 from sepnas.separation.thinning import AUTO
+from sepnas.separation.tiled_layers import AUTO_TILES
 from sepnas.spec.arguments import MAX_COUNT, MAX_THREADS
 from sepnas.spec.document import few
 from sepnas.spec.figures import MAX_DEVICES
@@ -76,7 +76,7 @@ def separate(
             help="Keep the layers up to this tensor exact, in tiles of each map: auto, none, or its name ('?' lists "
             "them).",
         ),
-    ] = AUTO_FRONT,
+    ] = AUTO_TILES,
     wire: Annotated[
         str,
         typer.Option(

@@ -11,9 +11,9 @@ from sepnas.errors import SepnasError
 from sepnas.importing.separator import Separator
 from sepnas.separable.space import Choice, Genotype
 from sepnas.separation.demands import demands_of
-from sepnas.separation.front import NO_FRONT, cuts_of
 from sepnas.separation.spaces import groupable
 from sepnas.separation.thinning import AUTO
+from sepnas.separation.tiled_layers import NO_TILES, tile_ends
 
 KNOBS = TILES_UNTIL, EXCHANGE_POINTS, BUDGET, WIRE = "tiles_until", "exchange_points", "budget", "wire"
 ALL_POINTS = "all"
@@ -71,12 +71,12 @@ def share_text(share: float) -> str:
 def choices_of(of: Separator) -> Mapping[str, tuple[Choice, ...]]:
     """The choices of each knob for a network and its devices.
 
-    Every front is a choice of its own: behind each cut at least one layer more is in tiles than behind the one before.
+    Every end is a choice of its own: with each at least one layer more is in tiles than with the one before.
     """
     points = number_of_points(of)
     return MappingProxyType(
         {
-            TILES_UNTIL: (NO_FRONT, *possible_fronts(of)),
+            TILES_UNTIL: (NO_TILES, *possible_ends(of)),
             EXCHANGE_POINTS: (*(count for count in POINTS if count < points), ALL_POINTS),
             BUDGET: BUDGETS,
             WIRE: WIRES,
@@ -85,19 +85,19 @@ def choices_of(of: Separator) -> Mapping[str, tuple[Choice, ...]]:
 
 
 def number_of_points(of: Separator) -> int:
-    """The number of tensors that devices may exchange, without a front."""
+    """The number of tensors that devices may exchange, without tiles."""
     return len({each.tensor for each in demands_of(of.placement(None)) if not each.is_fixed})
 
 
-def possible_fronts(of: Separator) -> tuple[str, ...]:
-    """The tensors with which a front may end: each device has a tile, and enough channels are left behind it."""
+def possible_ends(of: Separator) -> tuple[str, ...]:
+    """The tensors with which tiles may end: each device has a tile, and enough channels are left behind it."""
     found = []
-    for tensor in cuts_of(of.channels):
+    for tensor in tile_ends(of.channels):
         try:
-            front = of.front(tensor)
-            groupable(of.channels, len(of.shares), front)
+            tiles = of.tiles(tensor)
+            groupable(of.channels, len(of.shares), tiles)
         except SepnasError:
             continue
-        if all(front.tile_values):
+        if all(tiles.tile_values):
             found.append(tensor)
     return tuple(found)

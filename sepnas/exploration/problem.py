@@ -19,8 +19,8 @@ from sepnas.search.problem import Features, Genes
 from sepnas.search.screen import priced
 from sepnas.separable.space import Choice, Genotype
 from sepnas.separation.document import Separation
-from sepnas.separation.front import NO_FRONT
 from sepnas.separation.thinning import AUTO
+from sepnas.separation.tiled_layers import NO_TILES
 from sepnas.spec.cluster import Cluster
 from sepnas.units import format_count
 
@@ -46,10 +46,10 @@ class SeparationProblem:
         self.worst = self._worst()
 
     def _first(self) -> tuple[dict[str, Choice], ...]:
-        """The silent separation, and those with most bytes, without a front and behind the deepest one."""
+        """The silent separation, and those with most bytes, without tiles and with the most of them."""
         most = max(float(each) for each in self.choices[BUDGET])
-        fronts = dict.fromkeys((NO_FRONT, str(self.choices[TILES_UNTIL][-1])))
-        silent = Knobs(NO_FRONT, None, 0.0, AUTO)
+        fronts = dict.fromkeys((NO_TILES, str(self.choices[TILES_UNTIL][-1])))
+        silent = Knobs(NO_TILES, None, 0.0, AUTO)
         return tuple(each.genotype() for each in (silent, *(Knobs(front, None, most, AUTO) for front in fronts)))
 
     def _worst(self) -> dict[str, float]:
@@ -83,9 +83,9 @@ class SeparationProblem:
         return f"of {format_count(len(self._priced), 'setting')} these exclude: {told or 'none'}"
 
     def describe(self, priced: PricedSeparation, genes: Genes) -> Features:
-        """The choices, how much of the network is in the front, what crosses, what is lost, and costs."""
+        """The choices, how much of the network is in tiles, what crosses, what is lost, and costs."""
         knobs, costs = Knobs.of(priced.genotype), priced.costs
-        share = self.separations.front_share(knobs.tiles_until)
+        share = self.separations.tiled_share(knobs.tiles_until)
         sizes = np.log1p([costs[PAYLOAD_BYTES.name], costs[MEMORY_BYTES.name], 1e6 * costs[LATENCY_S.name]])
         lost = np.log(priced.lost + _LEAST_LOST)
         return np.concatenate([genes, sizes, [share, priced.points, lost]], dtype=np.float32)

@@ -1,4 +1,4 @@
-"""All separations of one network that knobs give; what is expensive is found once for each front."""
+"""All separations of one network that knobs give; what is expensive is found once for each end of tiles."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from sepnas.exploration.knobs import Knobs
 from sepnas.importing.separator import Separator
 from sepnas.separation.demands import demands_of
 from sepnas.separation.document import Separation
-from sepnas.separation.front import NO_FRONT, Front
 from sepnas.separation.network import SeparatedGraph, separated_graph
 from sepnas.separation.separate import separation_within
 from sepnas.separation.thinning import Limits, Offers, Thinned
+from sepnas.separation.tiled_layers import NO_TILES, TiledLayers
 
-KEPT_FRONTS = 16
-"""Fronts whose possible messages are kept: those of EfficientNet-Lite0 over four devices take 11 MB each."""
+KEPT_ENDS = 16
+"""Ends of tiles whose possible messages are kept: those of EfficientNet-Lite0 over four devices take 11 MB each."""
 
 
 class Separations:
@@ -22,19 +22,19 @@ class Separations:
 
     def __init__(self, of: Separator, message_cost_bytes: float) -> None:
         self.of, self.message_cost_bytes = of, message_cost_bytes
-        self.offers = lru_cache(maxsize=KEPT_FRONTS)(self._offers)
+        self.offers = lru_cache(maxsize=KEPT_ENDS)(self._offers)
 
-    def front(self, tiles_until: str) -> Front | None:
-        return None if tiles_until == NO_FRONT else self.of.front(tiles_until)
+    def tiles(self, tiles_until: str) -> TiledLayers | None:
+        return None if tiles_until == NO_TILES else self.of.tiles(tiles_until)
 
-    def front_share(self, tiles_until: str) -> float:
-        """The share of the network's MACs that its front has."""
-        graph, front = self.of.graph, self.front(tiles_until)
-        macs = sum(graph.macs_of(node) for node in graph.nodes if front and node.name in front.nodes)
+    def tiled_share(self, tiles_until: str) -> float:
+        """The share of the network's MACs in tiled layers."""
+        graph, tiles = self.of.graph, self.tiles(tiles_until)
+        macs = sum(graph.macs_of(node) for node in graph.nodes if tiles and node.name in tiles.nodes)
         return macs / max(1, graph.macs)
 
     def _offers(self, tiles_until: str) -> Offers:
-        return Offers(self.of.placement(self.front(tiles_until)), self.of.arrays, self.of.statistics)
+        return Offers(self.of.placement(self.tiles(tiles_until)), self.of.arrays, self.of.statistics)
 
     def limits(self, knobs: Knobs) -> Limits:
         return self.of.limits(knobs.budget, knobs.exchange_points, knobs.wire, self.message_cost_bytes)
@@ -49,7 +49,7 @@ class Separations:
 
     def points(self, separation: Separation) -> int:
         """The number of tensors that devices exchange, without those that they need whole."""
-        placement = self.offers(separation.front.tensor if separation.front else NO_FRONT).placement
+        placement = self.offers(separation.tiles.tensor if separation.tiles else NO_TILES).placement
         open_ = {(each.tensor, each.device) for each in demands_of(placement) if not each.is_fixed}
         return len({each.tensor for each in separation.crossings if (each.tensor, each.destination) in open_})
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sepnas.errors import SpecError
-from sepnas.importing.choose_front import choose_front
+from sepnas.importing.choose_tiles import choose_tiles
 from sepnas.importing.folder import new_folder
 from sepnas.importing.run import Progress
 from sepnas.importing.separator import Separator
@@ -28,11 +28,11 @@ from sepnas.plan.wire import WIRE_FORMATS
 from sepnas.separation.channels import HowComputed
 from sepnas.separation.demands import demands_of
 from sepnas.separation.document import PLAN_NAME, SEPARATION_NAME, Separation, bytes_of, is_separated
-from sepnas.separation.front import AUTO_FRONT, NO_FRONT
 from sepnas.separation.network import SeparatedGraph, separated_graph
 from sepnas.separation.separate import separation_of
 from sepnas.separation.spaces import Placement, spaces_of
 from sepnas.separation.thinning import AUTO, MESSAGE_COST_BYTES
+from sepnas.separation.tiled_layers import AUTO_TILES, NO_TILES
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.document import short
 
@@ -74,7 +74,7 @@ def separate_network(
     *,
     budget: float = 1.0,
     exchange_points: int | None = None,
-    tiles_until: str = NO_FRONT,
+    tiles_until: str = NO_TILES,
     wire: str = AUTO,
     read_out: int = 0,
     samples: Sequence[tuple[Tensor, ...]] = (),
@@ -103,14 +103,14 @@ def separate_network(
         _told(show, 0)
         speeds = [each.flops_per_s for each in cluster.devices[:devices]]
         of = Separator(load_graph_network(folder), speeds, read_out=read_out, samples=samples, seed=seed)
-        front = None if tiles_until in (AUTO_FRONT, NO_FRONT) else of.front(tiles_until)
+        tiles = None if tiles_until in (AUTO_TILES, NO_TILES) else of.tiles(tiles_until)
         _told(show, 1)
         statistics = of.statistics
         _told(show, 2)
         limits = of.limits(budget, exchange_points, wire, message_cost_bytes)
-        if tiles_until == AUTO_FRONT:
-            front = choose_front(of, limits, cluster)
-        placement = of.placement(front)
+        if tiles_until == AUTO_TILES:
+            tiles = choose_tiles(of, limits, cluster)
+        placement = of.placement(tiles)
         _told(show, 3)
         separation, thinned = separation_of(placement, of.arrays, statistics, limits)
         _told(show, 4)
@@ -160,7 +160,7 @@ def _result(
             bytes_of(each, placement)
             for each in separation.crossings if (each.tensor, each.destination) in fixed
         ),
-        within=of.grouping(placement.front).within,
+        within=of.grouping(placement.tiles).within,
         points=len(open_),
         silent_points=len(open_ - used),
         read_out_nodes=tuple(n.name for n in channels.graph.nodes if channels.ways[n.name] is HowComputed.READ_OUT),

@@ -13,12 +13,12 @@ from sepnas.nets.graph import GraphNetwork
 from sepnas.nets.separated import arrays_of
 from sepnas.separation.demands import exact_bytes
 from sepnas.separation.follow import channels_of
-from sepnas.separation.front import Front, front_of
 from sepnas.separation.grouping import Grouping, group, placed, slots
 from sepnas.separation.importance import Importance, importance_of
 from sepnas.separation.spaces import Placement, groupable
 from sepnas.separation.statistics import Statistics
 from sepnas.separation.thinning import MESSAGE_COST_BYTES, Limits, formats_of
+from sepnas.separation.tiled_layers import TiledLayers, tiled_layers_until
 
 
 class Separator:
@@ -58,20 +58,20 @@ class Separator:
         devices = [each.tolist() for each in dealt]
         return exact_bytes(Placement.of(self.channels, len(self.shares), self.read_out, self.spaces, devices))
 
-    def front(self, tensor: str) -> Front:
-        """The front that ends with a tensor; raises :class:`SpecError` if none can."""
-        return front_of(self.channels, tensor, self.shares)
+    def tiles(self, tensor: str) -> TiledLayers:
+        """The layers up to a tensor; raises :class:`SpecError` if tiles cannot end there."""
+        return tiled_layers_until(self.channels, tensor, self.shares)
 
-    def grouping(self, front: Front | None) -> Grouping:
-        """The best groups of the channels behind a front."""
-        key = None if front is None else front.tensor
+    def grouping(self, tiles: TiledLayers | None) -> Grouping:
+        """The best groups of the channels behind tiled layers."""
+        key = None if tiles is None else tiles.tensor
         if key not in self._groupings:
-            spaces = self.spaces if front is None else groupable(self.channels, len(self.shares), front)
+            spaces = self.spaces if tiles is None else groupable(self.channels, len(self.shares), tiles)
             self._groupings[key] = group(self.channels, spaces, self.importance, self.shares, seed=self.seed)
         return self._groupings[key]
 
-    def placement(self, front: Front | None) -> Placement:
-        return placed(self.channels, self.grouping(front), len(self.shares), self.read_out, front)
+    def placement(self, tiles: TiledLayers | None) -> Placement:
+        return placed(self.channels, self.grouping(tiles), len(self.shares), self.read_out, tiles)
 
     def limits(
         self,

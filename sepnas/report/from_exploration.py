@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sepnas.report.content import CandidatePoint, ExploredSeparations, ReportContent
-from sepnas.separation.front import NO_FRONT
+from sepnas.separation.tiled_layers import NO_TILES
 from sepnas.units import format_count, format_share
 
 if TYPE_CHECKING:
@@ -38,6 +38,6 @@ def exploration_content(result: ExplorationResult, command: str = "") -> ReportC
 def _phrase(candidate: SeparationCandidate) -> str:
     """Its knobs and what it uses of them, such as ``tiles until relu5, 3 points, 2.00 % in int4``."""
     knobs = candidate.knobs
-    tiles = "no tiles" if knobs.tiles_until == NO_FRONT else f"tiles until {knobs.tiles_until}"
+    tiles = "no tiles" if knobs.tiles_until == NO_TILES else f"tiles until {knobs.tiles_until}"
     points = format_count(candidate.points, "point")
     return f"{tiles}, {points}, at most {format_share(knobs.budget)}, {knobs.wire}"

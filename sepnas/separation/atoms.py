@@ -12,7 +12,7 @@ Labels = npt.NDArray[np.int64]
 EVERYWHERE = -1
 """The label of channels that each device has, such as those of the image."""
 TILED = -2
-"""In place of a device: each has a tile of all channels (:mod:`sepnas.separation.front`)."""
+"""In place of a device: each has a tile of all channels (:mod:`sepnas.separation.tiled_layers`)."""
 READ_OUT = 0
 """The atom of all that lies on the read-out device."""
 

@@ -14,9 +14,9 @@ from sepnas.plan.kinds.kind import Dims, OperatorUse
 from sepnas.plan.kinds.registry import GRAPH_OPERATORS
 from sepnas.separation.atoms import TILED, Labels
 from sepnas.separation.demands import may_be_mixed
-from sepnas.separation.front import front_layouts
 from sepnas.separation.pieces import Ingredient, MixingWeight, Recipe, WeightPiece, runs
 from sepnas.separation.statistics import Array
+from sepnas.separation.tiled_layers import tile_layouts
 
 MAX_RUNS = 3
 """A selection of more runs of channels is a product with ones and zeros; of fewer, slices that are joined."""
@@ -157,7 +157,7 @@ class SeparatedGraphBuilder:
     def layouts(self, graph: Graph, shares: Sequence[float]) -> Layouts:
         """The layout of each node: whole on its device, or in tiles in proportion to ``shares``."""
         tiled = [node.name for node in graph.nodes if self.device_of[node.name] == TILED]
-        found = front_layouts(graph, tiled, shares) if tiled else {}
+        found = tile_layouts(graph, tiled, shares) if tiled else {}
         return {
             node.name: found.get(node.name) or Layout.on(self.device_of[node.name], graph.tensors[node.outputs[0]].dims)
             for node in graph.nodes

@@ -22,8 +22,8 @@ from sepnas.plan.wire import WireFormat, payload_bytes
 from sepnas.separation.atoms import TILED
 from sepnas.separation.channels import ChannelMap
 from sepnas.separation.demands import demands_of
-from sepnas.separation.front import front_of
 from sepnas.separation.spaces import Placement, groupable
+from sepnas.separation.tiled_layers import tiled_layers_until
 from sepnas.spec.document import Document, Part
 from sepnas.spec.figures import MAX_CHANNELS, MAX_DEVICES, Index, NumDevices, Rank, Sha256, Text
 
@@ -73,7 +73,7 @@ class CrossingData(Part):
         return self
 
 
-class FrontData(Part):
+class TilesData(Part):
     """The first layers, up to ``tensor``, which are in tiles, in proportion to ``shares`` of the devices."""
 
     tensor: TensorName
@@ -93,7 +93,7 @@ class Separation(Document):
     graph: Sha256
     num_devices: NumDevices
     read_out: Rank = 0
-    front: FrontData | None = None
+    tiles: TilesData | None = None
     spaces: Annotated[tuple[SpaceData, ...], Field(min_length=1, max_length=MAX_SPACES)]
     crossings: Annotated[tuple[CrossingData, ...], Field(max_length=MAX_MESSAGES)] = ()
 
@@ -103,8 +103,8 @@ class Separation(Document):
         ranks |= {rank for each in self.crossings for rank in (each.source, each.destination) if rank is not None}
         if max(ranks) >= self.num_devices:
             raise ValueError(f"names device {max(ranks)} of {self.num_devices}")
-        if self.front is not None and len(self.front.shares) != self.num_devices:
-            raise ValueError(f"`front` has {len(self.front.shares)} shares for {self.num_devices} devices")
+        if self.tiles is not None and len(self.tiles.shares) != self.num_devices:
+            raise ValueError(f"`tiles` has {len(self.tiles.shares)} shares for {self.num_devices} devices")
         keys = [(each.tensor, each.source, each.destination) for each in self.crossings]
         if len(set(keys)) != len(keys):
             raise ValueError("has two messages for one tensor from one device to another; there must be one")
@@ -117,14 +117,14 @@ class Separation(Document):
                 f"separation of network '{self.network}': its graph has the digest {self.graph[:12]}, the one given "
                 f"({channels.graph.name}) {found[:12]}; separate this network again"
             )
-        front = front_of(channels, self.front.tensor, self.front.shares) if self.front else None
-        spaces = groupable(channels, self.num_devices, front)
+        tiles = tiled_layers_until(channels, self.tiles.tensor, self.tiles.shares) if self.tiles else None
+        spaces = groupable(channels, self.num_devices, tiles)
         if [(each.name, len(each.atoms)) for each in spaces] != [(s.name, len(s.devices)) for s in self.spaces]:
             raise SpecError(f"separation of network '{self.network}': `spaces` are not those of this network")
         placement = Placement.of(
             channels, self.num_devices, self.read_out, spaces, [space.devices for space in self.spaces]
         )
-        placement = placement.tiled(front) if front else placement
+        placement = placement.tiled(tiles) if tiles else placement
         self._check_crossings(placement)
         return placement
 

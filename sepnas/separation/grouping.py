@@ -17,11 +17,11 @@ import numpy.typing as npt
 from sepnas.errors import SpecError
 from sepnas.separation.atoms import Labels
 from sepnas.separation.channels import ChannelMap
-from sepnas.separation.front import Front
 from sepnas.separation.importance import Importance
 from sepnas.separation.spaces import Placement, Space
 from sepnas.separation.spectral import Assign, Between, spectral_start
 from sepnas.separation.statistics import Array
+from sepnas.separation.tiled_layers import TiledLayers
 
 MAX_ROUNDS = 30
 _LEAST_GAIN = 1e-3
@@ -187,9 +187,9 @@ def _linear_sum_assignment() -> Assign:
 
 
 def placed(
-    channels: ChannelMap, grouping: Grouping, num_devices: int, read_out: int = 0, front: Front | None = None
+    channels: ChannelMap, grouping: Grouping, num_devices: int, read_out: int = 0, tiles: TiledLayers | None = None
 ) -> Placement:
-    """The placement of a grouping, behind a front."""
+    """The placement of a grouping, behind tiled layers."""
     devices = [each.tolist() for each in grouping.devices]
     found = Placement.of(channels, num_devices, read_out, grouping.spaces, devices)
-    return found if front is None else found.tiled(front)
+    return found if tiles is None else found.tiled(tiles)

@@ -106,9 +106,9 @@ class _Separating:
         for name in self.graph.inputs:
             for rank in self.ranks:
                 self.locals[name, rank] = _Local(name, self._everything(name))
-        front = self.placement.front
+        tiles = self.placement.tiles
         for node in self.graph.nodes:
-            if front is not None and node.name in front.nodes:
+            if tiles is not None and node.name in tiles.nodes:
                 self._in_tiles(node)
                 continue
             for rank in self.placement.computing(node.outputs[0]):
@@ -117,14 +117,14 @@ class _Separating:
         graph, made = self.made.graph(answers), self.made
         return SeparatedGraph(
             graph,
-            made.layouts(graph, front.shares if front else ()),
+            made.layouts(graph, tiles.shares if tiles else ()),
             made.recipe_of(graph),
             self.separation.num_devices,
             self.wires,
         )
 
     def _in_tiles(self, node: GraphNode) -> None:
-        """A node of the front: the original's."""
+        """A node in tiles: the original's."""
         inputs = {
             role: self.made.weight(name, {}, TILED) if name in self.graph.stored else self.tiled.get(name, name)
             for role, name in node.inputs.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sepnas.separation.document import FrontData, Separation, SpaceData, digest_of
+from sepnas.separation.document import Separation, SpaceData, TilesData, digest_of
 from sepnas.separation.importance import Weights
 from sepnas.separation.spaces import Placement, groupable
 from sepnas.separation.statistics import Statistics
@@ -26,14 +26,14 @@ def separation_of(
 def separation_within(offers: Offers, limits: Limits) -> tuple[Separation, Thinned]:
     """The separation of a placement whose possible messages are known, within limits; as :func:`separation_of`."""
     placement, thinned = offers.placement, offers.within(limits)
-    channels, devices, front = placement.channels, placement.devices, placement.front
-    spaces = groupable(channels, placement.num_devices, front)
+    channels, devices, tiles = placement.channels, placement.devices, placement.tiles
+    spaces = groupable(channels, placement.num_devices, tiles)
     separation = Separation(
         network=channels.graph.name,
         graph=digest_of(channels.graph),
         num_devices=placement.num_devices,
         read_out=placement.read_out,
-        front=FrontData(tensor=front.tensor, shares=front.shares) if front else None,
+        tiles=TilesData(tensor=tiles.tensor, shares=tiles.shares) if tiles else None,
         spaces=tuple(
             SpaceData(name=space.name, devices=tuple(devices[list(space.atoms)].tolist())) for space in spaces
         ),

@@ -15,7 +15,7 @@ import numpy as np
 from sepnas.errors import PlanError
 from sepnas.separation.atoms import EVERYWHERE, READ_OUT, TILED, Labels
 from sepnas.separation.channels import ChannelMap, Folded
-from sepnas.separation.front import Front
+from sepnas.separation.tiled_layers import TiledLayers
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ def spaces_of(channels: ChannelMap) -> tuple[Space, ...]:
     return tuple(Space(name, tuple(sorted(atoms))) for name, atoms in found.items())
 
 
-def groupable(channels: ChannelMap, num_devices: int, front: Front | None = None) -> tuple[Space, ...]:
-    """The spaces behind the front with at least one atom for each device; layers of others are computed by each device.
+def groupable(channels: ChannelMap, num_devices: int, tiles: TiledLayers | None = None) -> tuple[Space, ...]:
+    """The spaces behind tiled layers with at least one atom for each device; others are computed by each device.
 
     Raises :class:`PlanError` if there is none.
     """
-    in_tiles = frozenset() if front is None else front.atoms
+    in_tiles = frozenset() if tiles is None else tiles.atoms
     spaces = [space for space in spaces_of(channels) if in_tiles.isdisjoint(space.atoms)]
     found = tuple(space for space in spaces if len(space.atoms) >= num_devices)
     if not found:
@@ -61,14 +61,14 @@ def groupable(channels: ChannelMap, num_devices: int, front: Front | None = None
 class Placement:
     """The device of each atom of a graph: ``devices`` by the atom's number; the last entry stands for everywhere.
 
-    Atoms with :data:`EVERYWHERE` lie on each device, those of the ``front`` in tiles.
+    Atoms with :data:`EVERYWHERE` lie on each device, those of ``tiles`` in tiles.
     """
 
     channels: ChannelMap
     num_devices: int
     read_out: int
     devices: Labels
-    front: Front | None = None
+    tiles: TiledLayers | None = None
 
     @staticmethod
     def of(
@@ -81,11 +81,11 @@ class Placement:
             found[list(space.atoms)] = each
         return Placement(channels, num_devices, read_out, found)
 
-    def tiled(self, front: Front) -> Placement:
-        """The same behind a front."""
+    def tiled(self, tiles: TiledLayers) -> Placement:
+        """The same behind tiled layers."""
         devices = self.devices.copy()
-        devices[list(front.atoms)] = TILED
-        return replace(self, devices=devices, front=front)
+        devices[list(tiles.atoms)] = TILED
+        return replace(self, devices=devices, tiles=tiles)
 
     def of_tensor(self, tensor: str) -> Labels:
         """The device of each channel of a tensor."""
@@ -107,8 +107,8 @@ class Placement:
         """The values of one channel in each message from a device, or from each other one its tile."""
         if source is not None:
             return (self.channel_values[tensor],)
-        assert self.front is not None
-        return tuple(v for rank, v in enumerate(self.front.tile_values) if rank != destination and v)
+        assert self.tiles is not None
+        return tuple(v for rank, v in enumerate(self.tiles.tile_values) if rank != destination and v)
 
     @cached_property
     def channel_values(self) -> dict[str, int]:

@@ -88,7 +88,7 @@ def test_an_exploration_leaves_a_whole_folder(finished: ExplorationResult) -> No
 
 
 def test_it_begins_with_the_ends(finished: ExplorationResult) -> None:
-    """First the silent separation, then the largest budget without a front, and behind the deepest one."""
+    """First the silent separation, then the largest budget without tiles, and with the most of them."""
     first = [each.knobs for each in candidates_in(finished.run_dir)[:3]]
     wanted = (("none", 0.0), ("none", 0.1), ("relu5", 0.1))
     assert first == [Knobs(tiles, None, share, "auto") for tiles, share in wanted]
@@ -286,7 +286,7 @@ def test_the_loss_that_thinning_expects_tells_accuracies_apart(finished: Explora
 
 
 def test_choices_are_those_of_the_network(network: Path) -> None:
-    """Fronts that leave channels enough for all devices, and no more points than there are."""
+    """Ends of tiles that leave channels enough for all devices, and no more points than there are."""
     of = problem_of(network).separations.of
     assert choices_of(of)[TILES_UNTIL] == ("none", "relu2", "relu5")
     assert choices_of(of)[EXCHANGE_POINTS] == (0, 1, "all")

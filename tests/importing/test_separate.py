@@ -77,7 +77,7 @@ def test_real_devices_answer_as_the_plan_in_one_process(
     network = imported(of, tmp_path / "network")
     found = api.separate(network, out, devices=devices, budget=0.15, tiles_until=tiles_until, wire=wire)
     assert any(each.mixtures for each in found.separation.crossings)
-    assert (found.separation.front is None) == (tiles_until == "none")
+    assert (found.separation.tiles is None) == (tiles_until == "none")
     api.export(out, deployment, plan=out / "plan.json", engines=ENGINES)
     x = of.x
     with torch.no_grad():
@@ -93,24 +93,24 @@ def test_real_devices_answer_as_the_plan_in_one_process(
         np.testing.assert_allclose(answer, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
-def test_the_usual_front_suits_the_cluster(tmp_path: Path) -> None:
+def test_the_usual_tiles_suit_the_cluster(tmp_path: Path) -> None:
     """Tiles where they are nearly the fastest; none where messages are slow or links are missing, or by choice."""
     network, x = imported(small("separable"), tmp_path / "network"), small("separable").x
 
-    def front_for(cluster: Cluster, tiles_until: str = "auto") -> str | None:
+    def tiles_for(cluster: Cluster, tiles_until: str = "auto") -> str | None:
         found = api.separate(
             network, tmp_path / "separated", cluster=cluster, budget=0.2, tiles_until=tiles_until, force=True
         ).separation
-        return found.front and found.front.tensor
+        return found.tiles and found.tiles.tensor
 
     quick = uniform_cluster(3, latency_s=1e-5, bandwidth_bytes_per_s=1e6)
-    assert front_for(quick) == "hardswish2"
+    assert tiles_for(quick) == "hardswish2"
     chosen = Separation.load(tmp_path / "separated" / "separation.json")
-    assert front_for(quick, "hardswish2") == "hardswish2"
+    assert tiles_for(quick, "hardswish2") == "hardswish2"
     assert Separation.load(tmp_path / "separated" / "separation.json") == chosen
-    assert front_for(quick, "none") is None
-    assert front_for(uniform_cluster(3)) is None
-    assert front_for(Cluster(name="unlinked", devices=quick.devices, links=())) is None
+    assert tiles_for(quick, "none") is None
+    assert tiles_for(uniform_cluster(3)) is None
+    assert tiles_for(Cluster(name="unlinked", devices=quick.devices, links=())) is None
     exact = api.separate(network, tmp_path / "exact", cluster=quick)
     with torch.no_grad():
         assert error(load_graph_network(tmp_path / "exact")(x), load_graph_network(network)(x)) <= 1e-5

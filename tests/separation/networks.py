@@ -21,7 +21,6 @@ from sepnas.separation.channels import ChannelMap
 from sepnas.separation.demands import exact_bytes
 from sepnas.separation.document import Separation
 from sepnas.separation.follow import channels_of
-from sepnas.separation.front import front_of
 from sepnas.separation.grouping import group, placed
 from sepnas.separation.importance import Weights, importance_of
 from sepnas.separation.network import SeparatedGraph, separated_graph
@@ -30,6 +29,7 @@ from sepnas.separation.separate import separation_of
 from sepnas.separation.spaces import Placement, groupable
 from sepnas.separation.statistics import Array, Statistics
 from sepnas.separation.thinning import Limits, formats_of
+from sepnas.separation.tiled_layers import tiled_layers_until
 from sepnas.testing.graphs import Builder, residual
 
 SIDE = 12
@@ -190,9 +190,9 @@ class Small:
 
     def placement(self, shares: Sequence[float], tensor: str | None = None) -> Placement:
         """The placement of all channels; those of the layers up to ``tensor`` are in tiles."""
-        front = None if tensor is None else front_of(self.channels, tensor, shares)
-        grouping = group(self.channels, groupable(self.channels, len(shares), front), self.importance, shares)
-        return placed(self.channels, grouping, len(shares), front=front)
+        tiles = None if tensor is None else tiled_layers_until(self.channels, tensor, shares)
+        grouping = group(self.channels, groupable(self.channels, len(shares), tiles), self.importance, shares)
+        return placed(self.channels, grouping, len(shares), tiles=tiles)
 
     def separated(
         self,
@@ -201,10 +201,10 @@ class Small:
         wire: str = "fp32",
         statistics: Statistics | None = None,
         exchange_points: int | None = None,
-        front: str | None = None,
+        tiles: str | None = None,
     ) -> Separated:
         """The separation for a share of the exact split's bytes; all that matters by default."""
-        placement = self.placement(shares, front)
+        placement = self.placement(shares, tiles)
         budget = None if share is None else int(share * exact_bytes(placement))
         limits = Limits(budget, exchange_points, formats_of(wire, 1 if share is None else share))
         found, thinned = separation_of(placement, self.arrays, statistics, limits)

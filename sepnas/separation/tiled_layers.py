@@ -1,9 +1,9 @@
-"""The front of a separated network: its first layers, which stay exact, with a tile of each map for each device.
+"""The tiled layers of a separated network: the first ones, which stay exact, with a tile of each map for each device.
 
 Early maps are large and have few channels: what a device lacks of a map is a rim, what it lacks of the channels is most
 of them. So the devices share the first layers by tiles, each with the rims that its later ones need (fused tiles), and
-no message crosses until the front ends. Its last tensor is the first exchange point: each device mixes the channels of
-its tile for each other one.
+no message crosses until they end. Their last tensor is the first exchange point: each device mixes the channels of its
+tile for each other one.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from sepnas.separation.atoms import EVERYWHERE, READ_OUT
 from sepnas.separation.channels import ChannelMap, HowComputed
 from sepnas.spec.document import few
 
-AUTO_FRONT, NO_FRONT = "auto", "none"
-"""In place of a tensor: the front that suits a cluster, and none."""
+AUTO_TILES, NO_TILES = "auto", "none"
+"""In place of a tensor: the one that suits a cluster, and no tiles."""
 _MAP = "NCHW"
 
 
 @dataclass(frozen=True, eq=False)
-class Front:
+class TiledLayers:
     """The layers up to ``tensor``: the names of their nodes, and the atoms of what they make.
 
     Tiles are in proportion to ``shares`` of the devices.
@@ -53,14 +53,14 @@ class Front:
     @cached_property
     def repeated_work(self) -> float:
         """The multiply-adds of all devices as a multiple of those of the layers: rims are computed several times."""
-        layouts = front_layouts(self.graph, self.nodes, self.shares)
+        layouts = tile_layouts(self.graph, self.nodes, self.shares)
         nodes = [node for node in self.graph.nodes if node.name in self.nodes]
         done = sum(part.macs for node in nodes for part in parts_of(self.graph, node, layouts[node.name]))
         return done / max(1, sum(self.graph.macs_of(node) for node in nodes))
 
 
-def front_of(channels: ChannelMap, tensor: str, shares: Collection[float]) -> Front:
-    """The front that ends with a tensor; :class:`SpecError` that lists the possible ones if it cannot."""
+def tiled_layers_until(channels: ChannelMap, tensor: str, shares: Collection[float]) -> TiledLayers:
+    """The layers up to a tensor; :class:`SpecError` that lists the possible tensors if tiles cannot end there."""
     found = dict(_cuts(channels))
     if tensor not in found:
         sizes = channels.graph.tensors
@@ -72,16 +72,16 @@ def front_of(channels: ChannelMap, tensor: str, shares: Collection[float]) -> Fr
     nodes = found[tensor]
     made = [name for node in channels.graph.nodes if node.name in nodes for name in node.outputs]
     atoms = frozenset(atom for name in made for atom in channels.labels(name).tolist()) - {EVERYWHERE}
-    return Front(channels.graph, tensor, nodes, atoms, tuple(shares))
+    return TiledLayers(channels.graph, tensor, nodes, atoms, tuple(shares))
 
 
-def cuts_of(channels: ChannelMap) -> tuple[str, ...]:
-    """The tensors with which a front may end, in the order of the graph."""
+def tile_ends(channels: ChannelMap) -> tuple[str, ...]:
+    """The tensors with which tiles may end, in the order of the graph."""
     return tuple(name for name, _ in _cuts(channels))
 
 
 def _cuts(channels: ChannelMap) -> Iterator[tuple[str, frozenset[str]]]:
-    """Each tensor with which a front may end, and the nodes before it.
+    """Each tensor with which tiles may end, and the nodes before it.
 
     Nothing else that they make is read behind it, nor is an input of the network.
     """
@@ -126,8 +126,8 @@ def _tile_of(dims: Dims, shares: Collection[float], multiples: tuple[int, int] =
     return Layout(tuple(tile(dims, (2, 3), tuple(shares), multiples)))
 
 
-def front_layouts(graph: Graph, nodes: Collection[str], shares: Collection[float]) -> Layouts:
-    """The layout of each of these nodes of a separated graph, the front and what it mixes: tiles with their rims."""
+def tile_layouts(graph: Graph, nodes: Collection[str], shares: Collection[float]) -> Layouts:
+    """Tiles with their rims for these nodes of a separated graph: the tiled layers, and what mixes their end."""
     base = {}
     for node in graph.nodes:
         dims = graph.tensors[node.outputs[0]].dims

@@ -1,4 +1,4 @@
-"""A front in tiles: exact, with messages of the tiles where it ends, and plans that keep their promises."""
+"""Tiled layers: exact, with messages of the tiles where they end, and plans that keep their promises."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sepnas.nets.trainable import TrainableGraph
 from sepnas.plan.steps import CLIENT
 from sepnas.separation.demands import exact_bytes
 from sepnas.separation.document import Separation
-from sepnas.separation.front import cuts_of, front_of
 from sepnas.separation.network import separated_graph
+from sepnas.separation.tiled_layers import tile_ends, tiled_layers_until
 from tests.separation.networks import error, small
 
 CUTS = {
@@ -28,10 +28,10 @@ EXAMPLES = [(name, tensor) for name, cuts in CUTS.items() for tensor in cuts]
 
 
 @pytest.mark.parametrize("name", CUTS)
-def test_a_front_ends_where_one_map_is_all_that_is_read_on(name: str) -> None:
+def test_tiles_end_where_one_map_is_all_that_is_read_on(name: str) -> None:
     """Not within a residual block, whose input is added later, nor behind a mean or a softmax of channels; and
     not before the first layer, for which each device has the image."""
-    assert cuts_of(small(name).channels) == CUTS[name]
+    assert tile_ends(small(name).channels) == CUTS[name]
 
 
 @pytest.mark.parametrize("shares", [(1, 1), (2, 1, 1), (1, 1, 1, 1)])
@@ -39,16 +39,16 @@ def test_a_front_ends_where_one_map_is_all_that_is_read_on(name: str) -> None:
 def test_with_all_mixtures_it_is_the_network(name: str, tensor: str, shares: tuple[float, ...]) -> None:
     """In one process, and as the plan of its devices, which sends the bytes that the separation counts."""
     of = small(name)
-    found = of.separated(shares, front=tensor)
+    found = of.separated(shares, tiles=tensor)
     assert error(found.answers(), of.answers()) < 1e-5
     assert error(found.planned(), of.answers()) < 1e-5
     assert found.made.plan().payload_bytes() == found.payload_bytes
 
 
 @pytest.mark.parametrize(("name", "tensor"), EXAMPLES)
-def test_nothing_crosses_within_the_front(name: str, tensor: str) -> None:
+def test_nothing_crosses_within_tiled_layers(name: str, tensor: str) -> None:
     """The first messages are those of the tiles of its last tensor; the client sends less than all to each device."""
-    found, plain = small(name).separated((1, 1, 1, 1), front=tensor), small(name).separated((1, 1, 1, 1))
+    found, plain = small(name).separated((1, 1, 1, 1), tiles=tensor), small(name).separated((1, 1, 1, 1))
     plan = found.made.plan()
     first = {each.tensor for each in found.separation.crossings if each.source is None}
     assert first == {tensor}
@@ -63,7 +63,7 @@ def test_nothing_crosses_within_the_front(name: str, tensor: str) -> None:
 def test_tiles_are_rounded_in_training_as_on_their_way(name: str, tensor: str, level: float, wire: str) -> None:
     """Each other device's tile by itself, and one's own not at all; bytes keep to the budget and to the plan's."""
     of = small(name)
-    found = of.separated((1, 1, 1), level, wire, of.measured, front=tensor)
+    found = of.separated((1, 1, 1), level, wire, of.measured, tiles=tensor)
     plan = found.made.plan()
     assert plan.payload_bytes() == found.payload_bytes <= level * exact_bytes(found.placement)
     crossings = crossings_of(found.made.graph, plan)
@@ -75,28 +75,28 @@ def test_tiles_are_rounded_in_training_as_on_their_way(name: str, tensor: str, l
             assert error(network(x), found.planned(x)) < 1e-5
 
 
-def test_a_front_that_cannot_end_so_is_refused() -> None:
+def test_tiles_that_cannot_end_so_are_refused() -> None:
     """The tensors with which it may are listed, with their sizes."""
     with pytest.raises(
         SpecError, match=r"cannot end with '\?'; they may with 'relu2' \(8x12x12\), 'relu5' \(12x12x12\)"
     ):
-        front_of(small("chain").channels, "?", (1, 1))
+        tiled_layers_until(small("chain").channels, "?", (1, 1))
     with pytest.raises(SpecError, match="may with none"):
-        front_of(small("grouped").channels, "conv0", (1, 1))
+        tiled_layers_until(small("grouped").channels, "conv0", (1, 1))
 
 
 def test_its_document_says_where_it_ends() -> None:
     """It round-trips; wrong shares and wrong senders are named."""
     of = small("chain")
-    found = of.separated((2, 1, 1), 0.3, front="relu5").separation
+    found = of.separated((2, 1, 1), 0.3, tiles="relu5").separation
     assert Separation.from_data(found.to_data()) == found
     data = found.to_data()
-    with pytest.raises(SpecError, match="`front` has 2 shares for 3 devices"):
-        Separation.from_data(data | {"front": {"tensor": "relu5", "shares": [1, 1]}})
-    with pytest.raises(SpecError, match=r"`front.shares.0`: must be (greater than|above) 0"):
-        Separation.from_data(data | {"front": {"tensor": "relu5", "shares": [0, 1, 1]}})
+    with pytest.raises(SpecError, match="`tiles` has 2 shares for 3 devices"):
+        Separation.from_data(data | {"tiles": {"tensor": "relu5", "shares": [1, 1]}})
+    with pytest.raises(SpecError, match=r"`tiles.shares.0`: must be (greater than|above) 0"):
+        Separation.from_data(data | {"tiles": {"tensor": "relu5", "shares": [0, 1, 1]}})
     with pytest.raises(SpecError, match="cannot end with 'relu9'"):
-        separated_graph(of.graph, Separation.from_data(data | {"front": {"tensor": "relu9", "shares": [1, 1, 1]}}))
+        separated_graph(of.graph, Separation.from_data(data | {"tiles": {"tensor": "relu9", "shares": [1, 1, 1]}}))
     one = next(place for place, each in enumerate(found.crossings) if each.source is None)
     for source, message in ((0, "is not one of device 0"), (None, "is not one of the tiles")):
         other = one if source == 0 else next(p for p, each in enumerate(found.crossings) if each.source is not None)
