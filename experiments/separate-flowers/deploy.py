@@ -57,13 +57,17 @@ def main() -> None:
     parser.add_argument("--settings", type=Path, default=HERE / "settings.json")
     parser.add_argument("--out", type=Path, default=None, help="the runs [runs/NAME of the settings' folder]")
     parser.add_argument("--images", type=int, default=50)
+    parser.add_argument(
+        "--cell", action="append", help="its name in found/, repeated for several [all whose run is there]"
+    )
     chosen = parser.parse_args()
     home = chosen.settings.resolve().parent
     experiment = Experiment(chosen.settings, chosen.out or Path("runs") / home.name, Path(), None)
     with Recorder(home / "deployed.json", root=HERE) as record:
         rows = []
         for cell in experiment.cells():
-            if experiment.found(cell.name):
+            wanted = chosen.cell is None or cell.name in chosen.cell
+            if wanted and experiment.found(cell.name) and (experiment.out / cell.name / PLAN_NAME).is_file():
                 for engine in ("torch", "onnxruntime"):
                     rows.append(row_of(experiment, cell, engine, chosen.images))
                     print(rows[-1], flush=True)
