@@ -192,7 +192,8 @@ def _offers(placement: Placement, demand: Demand, weights: Weights, statistics: 
         None if source == TILED else source: channels[devices[channels] == source]
         for source in sorted(set(devices[channels].tolist()))
     }
-    if demand.is_fixed:
+    if demand.is_fixed or not all(placement.message_values(demand.tensor, each, demand.device) for each in own_of):
+        # a device whose tile is all of the map has all channels without any message
         return [_sent_anyway(placement, demand, source, own) for source, own in own_of.items()]
     known = known_to(placement, statistics, demand.tensor, demand.device)
     readers = readers_of(placement, demand.layers, demand.device, weights, statistics)

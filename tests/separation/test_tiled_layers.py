@@ -57,6 +57,21 @@ def test_nothing_crosses_within_tiled_layers(name: str, tensor: str) -> None:
     assert sum(each.source == CLIENT for each in plan.messages()) == 4
 
 
+@pytest.mark.parametrize("level", [0.0, 0.3])
+@pytest.mark.parametrize(("name", "tensor"), EXAMPLES)
+def test_a_device_whose_tile_is_the_map_needs_no_message(name: str, tensor: str, level: float) -> None:
+    """One device computes the network itself; a device too slow for a tile is sent its mixtures by the other."""
+    of = small(name)
+    alone = of.separated((1,), level, statistics=of.measured, tiles=tensor)
+    assert error(alone.answers(), of.answers()) < 1e-5
+    assert alone.payload_bytes == 0
+    uneven = of.separated((1, 30), level, statistics=of.measured, tiles=tensor)
+    [own] = [each for each in uneven.separation.crossings if each.source is None and each.destination == 1]
+    assert own.width == len(own.channels) == len(uneven.placement.of_tensor(tensor))
+    assert uneven.made.plan().payload_bytes() == uneven.payload_bytes
+    assert error(uneven.planned(), uneven.answers()) < 1e-5
+
+
 @pytest.mark.parametrize("wire", ["int8", "int4"])
 @pytest.mark.parametrize("level", [0.3, 0.15])
 @pytest.mark.parametrize(("name", "tensor"), EXAMPLES)
