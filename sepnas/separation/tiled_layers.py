@@ -83,7 +83,7 @@ def tile_ends(channels: ChannelMap) -> tuple[str, ...]:
 def _cuts(channels: ChannelMap) -> Iterator[tuple[str, frozenset[str]]]:
     """Each tensor with which tiles may end, and the nodes before it.
 
-    Nothing else that they make is read behind it, nor is an input of the network.
+    Nothing else that they make is read behind it, nor is an input of the network; none of it is an output.
     """
     graph, consumers = channels.graph, consumers_of(channels.graph)
     before: dict[str, frozenset[str]] = {name: frozenset() for name in graph.inputs}
@@ -98,9 +98,11 @@ def _cuts(channels: ChannelMap) -> Iterator[tuple[str, frozenset[str]]]:
         readers = consumers.get(tensor, [])
         is_shared = EVERYWHERE in channels.labels(tensor)  # such as the image: nothing would have to be sent
         if readers and not is_shared and all(_mixes(channels, reader, tensor) for reader in readers):
-            made = {name for other in graph.nodes if other.name in nodes for name in other.outputs} - {tensor}
-            behind = {each.name for name in (*made, *graph.inputs) for each in consumers.get(name, ())} - nodes
-            if not behind and answers.isdisjoint(made):
+            made = {name for other in graph.nodes if other.name in nodes for name in other.outputs}
+            others = (*(made - {tensor}), *graph.inputs)
+            behind = {each.name for name in others for each in consumers.get(name, ())} - nodes
+            cuts = graph.cuts_of(node)
+            if not behind and answers.isdisjoint(made) and cuts[2] == cuts[3] == 1:  # else mixtures have other tiles
                 yield tensor, nodes
 
 

@@ -8,12 +8,15 @@ import torch
 from sepnas.errors import SpecError
 from sepnas.nets.crossings import crossings_of
 from sepnas.nets.trainable import TrainableGraph
+from sepnas.partition.graph import GraphOutput
 from sepnas.plan.steps import CLIENT
 from sepnas.separation.demands import exact_bytes
 from sepnas.separation.document import Separation
+from sepnas.separation.follow import channels_of
 from sepnas.separation.network import separated_graph
 from sepnas.separation.tiled_layers import tile_ends, tiled_layers_until
-from tests.separation.networks import error, small
+from sepnas.testing.graphs import Builder
+from tests.separation.networks import Small, error, small
 
 CUTS = {
     "chain": ("relu2", "relu5"),
@@ -32,6 +35,30 @@ def test_tiles_end_where_one_map_is_all_that_is_read_on(name: str) -> None:
     """Not within a residual block, whose input is added later, nor behind a mean or a softmax of channels; and
     not before the first layer, for which each device has the image."""
     assert tile_ends(small(name).channels) == CUTS[name]
+
+
+def test_tiles_do_not_end_with_an_answer() -> None:
+    """The read-out device answers with the whole of it, and no layer there joins the tiles."""
+    graph = small("chain").graph
+    early = GraphOutput(name="early", tensor="relu2")
+    answered = graph.model_copy(update={"outputs": (*graph.outputs, early)})
+    assert tile_ends(channels_of(answered)) == ()
+
+
+def test_tiles_end_where_borders_are_free() -> None:
+    """Not with a pixel shuffle, whose tiles have even borders, for those of its mixtures have any; but behind it."""
+    made = Builder(3, 12, 12)
+    made.conv(16, 3, padding=(1, 1), stride=(2, 2))
+    made.then("pixel_shuffle", upscale_factor=2)
+    made.conv(9, 3, padding=(1, 1))
+    made.then("relu")
+    made.conv(7, 1)
+    made.head(5)
+    of = Small(made.graph(), made.weights)
+    [tensor] = tile_ends(of.channels)
+    assert of.graph.makers[tensor].operator == "relu"
+    found = of.separated((3, 1, 1), 0.3, statistics=of.measured, tiles=tensor)
+    assert found.made.plan().payload_bytes() == found.payload_bytes
 
 
 @pytest.mark.parametrize("shares", [(1, 1), (2, 1, 1), (1, 1, 1, 1)])
