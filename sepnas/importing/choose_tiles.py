@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from sepnas.cost.simulator import simulate
-from sepnas.errors import SpecError
+from sepnas.errors import PlanError, SpecError
 from sepnas.importing.separator import Separator
 from sepnas.separation.channels import ChannelMap
 from sepnas.separation.network import separated_graph
@@ -15,7 +15,7 @@ from sepnas.separation.thinning import Limits
 from sepnas.separation.tiled_layers import TiledLayers, tile_ends
 from sepnas.spec.cluster import Cluster
 
-_LEAST_SAVING = 0.5
+_MIN_SAVING = 0.5
 """The share that rims must leave of the work that tiles without rims would save a device."""
 _SLOWER = 1.25
 """Tiles may take this much longer than the fastest choice, if less is lost."""
@@ -24,27 +24,27 @@ _SLOWER = 1.25
 def choose_tiles(of: Separator, limits: Limits, cluster: Cluster) -> TiledLayers | None:
     """The layers with which least is lost, at a predicted latency within a quarter of the lowest; None: no tiles.
 
-    Tiles that are mostly rims are left out: each device would compute, and keep, most of the network.
-    Raises :class:`SpecError` if the budget suffices for none.
+    Tiles that are mostly rims are left out: each device would compute, and keep, most of the network. So are those with
+    too few channels behind them. Raises :class:`SpecError` if the budget suffices for none.
     """
-    if cluster.missing_links(len(of.shares)):  # nothing can be predicted
+    if len(of.shares) == 1 or cluster.missing_links(len(of.shares)):  # without a link nothing can be predicted
         return None
     ends = [each for each in map(of.tiles, narrowing_ends(of.channels)) if _saves(each)]
     if not ends:
         return None
     placement, found = of.placement(None), list[tuple[float, float, TiledLayers | None]]()
-    short: SpecError | None = None
+    refused: SpecError | PlanError | None = None
     for tiles in (None, *ends):
         tiled = placement if tiles is None else placement.tiled(tiles)
         try:
             separation, thinned = separation_of(tiled, of.arrays, of.statistics, limits)
-        except SpecError as error:  # tiles have other messages that must be sent
-            short = short or error
+        except (SpecError, PlanError) as error:  # tiles have other messages that must be sent, and fewer layers behind
+            refused = refused or error
             continue
         made = separated_graph(of.graph, separation, thinned.mixtures, of.statistics, of.channels)
         found.append((simulate(made.plan(), cluster).latency_s, thinned.lost, tiles))
-    if short and not found:
-        raise short
+    if refused and not found:
+        raise refused
     fastest = min(latency_s for latency_s, _, _ in found)
     fast = [(lost, latency_s, tiles) for latency_s, lost, tiles in found if latency_s <= _SLOWER * fastest]
     return min(fast, key=lambda each: each[:2])[2]
@@ -52,7 +52,7 @@ def choose_tiles(of: Separator, limits: Limits, cluster: Cluster) -> TiledLayers
 
 def _saves(tiles: TiledLayers) -> bool:
     count = len(tiles.shares)
-    return 1 - tiles.repeated_work / count >= _LEAST_SAVING * (1 - 1 / count)
+    return 1 - tiles.repeated_work / count >= _MIN_SAVING * (1 - 1 / count)
 
 
 def narrowing_ends(channels: ChannelMap) -> Iterator[str]:

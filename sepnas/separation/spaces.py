@@ -50,9 +50,10 @@ def groupable(channels: ChannelMap, num_devices: int, tiles: TiledLayers | None 
     if not found:
         largest = max(spaces, key=lambda space: len(space.atoms), default=None)
         most = f"layer '{largest.name}' has most, {len(largest.atoms)}" if largest else "no layer mixes channels"
+        behind = f" behind the tiles, which end with '{tiles.tensor}'" if tiles else ""
         raise PlanError(
-            f"network '{channels.graph.name}': too few channels for {num_devices} devices: {most}; channels of one "
-            "group of a convolution count once"
+            f"network '{channels.graph.name}': too few channels for {num_devices} devices{behind}: {most}; channels of "
+            "one group of a convolution count once"
         )
     return found
 

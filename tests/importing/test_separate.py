@@ -118,6 +118,20 @@ def test_the_usual_tiles_suit_the_cluster(tmp_path: Path) -> None:
     assert not exact.repeated_layers
 
 
+def test_usual_tiles_leave_enough_channels_behind(tmp_path: Path) -> None:
+    """Without enough for all devices there are no tiles; asked for by name, they are refused. One device needs none."""
+    made = Builder(3, 32, 32)
+    made.conv(8, 3, padding=(1, 1))
+    made.then("relu")
+    made.conv(3, 3, padding=(1, 1))
+    made.head(2)
+    network = imported(Small(made.graph(), made.weights), tmp_path / "network")
+    assert api.separate(network, tmp_path / "four", devices=4).separation.tiles is None
+    assert api.separate(network, tmp_path / "one", devices=1).separation.tiles is None
+    with pytest.raises(PlanError, match="for 4 devices behind the tiles, which end with 'relu1': layer 'conv2' has"):
+        api.separate(network, tmp_path / "refused", devices=4, tiles_until="relu1")
+
+
 def test_fast_devices_get_more_channels(network: Path, tmp_path: Path) -> None:
     """Channels are given out by the speeds of a cluster's devices."""
     equal = uniform_cluster(2)
