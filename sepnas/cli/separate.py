@@ -176,7 +176,7 @@ def _show_tuned(tuned: TunedSeparation) -> None:
         f"validation accuracy: {tuned.original_accuracy:.2%} of the network, {tuned.start_accuracy:.2%} separated, "
         + (f"{training.best_accuracy:.2%} after epoch {training.best_epoch}" if training.history else "no epoch ended")
     )
-    if tuned.keeps_start and training.finished:
+    if tuned.keeps_start:
         warn(
             "training did not help, and the network is kept as it was before; more epochs may help, or a recipe with a "
             "lower learning rate"

@@ -28,12 +28,12 @@ class TunedSeparation(Tuned):
     @property
     def keeps_start(self) -> bool:
         """Whether the run's network is the one before training, which no epoch equals."""
-        return bool(self.training.history) and self.start_accuracy > self.training.best_accuracy
+        return self.training.finished and self.start_accuracy > self.training.best_accuracy
 
     @property
     def accuracy(self) -> float:
         """That of the run's network."""
-        return max(self.start_accuracy, self.training.best_accuracy) if self.training.history else self.start_accuracy
+        return self.start_accuracy if self.keeps_start or not self.training.history else self.training.best_accuracy
 
 
 def separate_and_tune(
@@ -54,7 +54,7 @@ def separate_and_tune(
         found = separate(start.path)
         tuned = tuning.run(start.path, run, seed=seed, resume=resume, threads=threads, on_begin=start.put)
     result = TunedSeparation(**vars(tuned), separation=found)
-    if result.keeps_start and tuned.training.finished:
+    if result.keeps_start:
         with replacing(run / WEIGHTS_NAME) as temporary:
             shutil.copyfile(run / START / WEIGHTS_NAME, temporary)
     return result
