@@ -43,7 +43,6 @@ def group(
     importance: Importance,
     shares: Sequence[float],
     *,
-    read_out: int = 0,
     seed: int = 0,
     starts: int = 2,
 ) -> Grouping:
@@ -53,7 +52,7 @@ def group(
     """
     if not all(0 < share < np.inf for share in shares):
         raise SpecError(f"`shares` must be a positive number for each device, got {list(shares)}")
-    between = _between(channels, spaces, importance, read_out)
+    between = _between(channels, spaces, importance)
     sizes = [slots(len(space.atoms), shares) for space in spaces]
     generator, assign = np.random.default_rng(seed), _linear_sum_assignment()
     best: tuple[float, list[Labels]] | None = None
@@ -87,7 +86,7 @@ _Pair = tuple[int, int]
 
 
 def _between(
-    channels: ChannelMap, spaces: Sequence[Space], importance: Importance, read_out: int
+    channels: ChannelMap, spaces: Sequence[Space], importance: Importance
 ) -> dict[_Pair, npt.NDArray[np.float64]]:
     """The importance of each atom of a space (columns) for each of another (rows), added up over all layers."""
     space_of = np.full(channels.num_atoms + 1, -1)

@@ -296,7 +296,7 @@ def test_the_silent_network_needs_only_what_the_read_out_device_needs() -> None:
 def test_another_read_out_device_answers() -> None:
     """The scores are computed and sent by the chosen device."""
     of = small("chain")
-    grouping = group(of.channels, groupable(of.channels, 2), of.importance, (1, 1), read_out=1)
+    grouping = group(of.channels, groupable(of.channels, 2), of.importance, (1, 1))
     placement = placed(of.channels, grouping, 2, read_out=1)
     separation, thinned = separation_of(placement, of.arrays)
     found = Separated(of, placement, separation, thinned.mixtures, Statistics())
