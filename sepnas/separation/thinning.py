@@ -63,6 +63,7 @@ def formats_of(wire: str, budget: float) -> tuple[WireFormat, ...]:
 class Limits:
     """What may cross for one sample: ``budget_bytes`` at ``exchange_points``, None for any number of them.
 
+    Exchange points at which a device would have none of a layer's input are always among these, even if they are more.
     Each message is in one of ``wires``, from the finest to the coarsest. ``message_cost_bytes`` is its fixed cost, of
     which the messages that a device sends at once have a part each.
     """
@@ -96,6 +97,11 @@ class _Offer:
     @property
     def is_open(self) -> bool:
         return self.forced < len(self.values)
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether some of its mixtures are sent anyway, because its device has nothing else of a layer's input."""
+        return self.basis is not None and self.forced > 0
 
     @cached_property
     def sums(self) -> Array:
@@ -287,14 +293,18 @@ class _Thinning:
         return _Filling(count, wire, float(gain))
 
     def _at_points(self, fillings: list[_Filling]) -> list[_Filling]:
-        """The fillings of the exchange points that gain most; elsewhere what is sent anyway."""
+        """The fillings of the exchange points that gain most, first of all those that are needed; elsewhere what is."""
         if self.limits.exchange_points is None:
             return fillings
         gains = defaultdict[str, float](float)
         for offer, filling in zip(self.offers, fillings, strict=True):
-            if offer.is_open and filling.count > offer.forced:
+            if offer.is_needed:
+                gains[offer.tensor] = np.inf
+            elif offer.is_open and filling.count > offer.forced:
                 gains[offer.tensor] += filling.gain
-        kept = set(sorted(gains, key=lambda tensor: -gains[tensor])[: self.limits.exchange_points])
+        needed = sum(gain == np.inf for gain in gains.values())
+        count = max(needed, self.limits.exchange_points)
+        kept = set(sorted(gains, key=lambda tensor: -gains[tensor])[:count])
         return [
             filling if offer.tensor in kept else self._forced(offer)
             for offer, filling in zip(self.offers, fillings, strict=True)

@@ -133,6 +133,19 @@ def test_few_exchange_points_are_those_that_matter_most(level: float | None) -> 
         assert all(each.payload_bytes <= level * exact_bytes(each.placement) for each in found)
 
 
+@pytest.mark.parametrize("count", [0, 1, 2])
+@pytest.mark.parametrize("level", [None, 0.1])
+def test_the_end_of_tiles_is_one_of_the_exchange_points(count: int, level: float | None) -> None:
+    """It is needed, so that others are chosen besides it only if more are allowed; and it is filled like them."""
+    of = small("separable")
+    found = of.separated(SHARES, level, "auto", of.measured, count, tiles="hardswish2")
+    assert "hardswish2" in points_of(found)
+    assert len(points_of(found)) == max(count, 1)
+    sent = [each for each in found.separation.crossings if each.source is None]
+    assert all(each.width > 1 for each in sent)
+    assert all(each.wire != "fp32" for each in sent) == (level is not None)
+
+
 @pytest.mark.parametrize("level", LEVELS[1:])
 @pytest.mark.parametrize("name", ["residual", "dense", "separable"])
 def test_the_format_of_each_message_is_that_of_least_error(name: str, level: float) -> None:
