@@ -572,7 +572,7 @@ def separate(
         budget: bytes between devices for one sample, as a share (0..1) of those of the exact split in fp32; 0 leaves
             only what the read-out device needs.
         exchange_points: the greatest number of points in the network at which devices exchange something; any by
-            default. Each costs a message's latency.
+            default. Each costs a message's latency. The end of tiles is one of them.
         tiles_until: the layers up to this tensor stay exact, with a tile of each map for each device; ``auto`` for the
             best choice for the cluster, ``none`` for no tiles. A wrong one is answered with the possible ones.
         wire: the format of the messages between devices, or ``auto`` for the one that is best for each.
@@ -719,15 +719,15 @@ def explore(
     return explore_network(
         Path(network), Path(out), DataSource(data) if isinstance(data, str) else data, where, count,
         candidates=candidates, images=images, val_images=val_images, strategy=strategy, seed=seed, resume=resume,
-        message_cost_bytes=_message_cost_bytes(cluster, where), threads=threads, progress=progress,
+        message_cost_bytes=_message_cost_bytes(cluster, where, count), threads=threads, progress=progress,
     )  # fmt: skip
 
 
-def _message_cost_bytes(cluster: Cluster | PathLike | None, where: Cluster) -> float:
-    """The fixed cost of a message on a cluster that was given."""
+def _message_cost_bytes(cluster: Cluster | PathLike | None, where: Cluster, devices: int) -> float:
+    """The fixed cost of a message between devices of a cluster that was given."""
     from sepnas.separation.thinning import MESSAGE_COST_BYTES, message_cost_bytes
 
-    return MESSAGE_COST_BYTES if cluster is None else message_cost_bytes(where)
+    return MESSAGE_COST_BYTES if cluster is None else message_cost_bytes(where, devices)
 
 
 def _cluster_to_separate(cluster: Cluster | PathLike | None, devices: int | None) -> tuple[Cluster, int]:
@@ -772,7 +772,7 @@ def _separate(
             network, out, where, count, budget=budget,
             exchange_points=exchange_points, tiles_until=tiles_until, wire=wire, read_out=read_out, seed=seed,
             force=force, progress=show, samples=samples,
-            message_cost_bytes=_message_cost_bytes(cluster, where),
+            message_cost_bytes=_message_cost_bytes(cluster, where, count),
         )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 
@@ -332,7 +333,14 @@ class _Thinning:
         return found
 
 
-def message_cost_bytes(cluster: Cluster) -> float:
-    """The fixed cost of a message on a cluster: its header, and what a link carries in its latency, on average."""
-    found = [link.bandwidth_bytes_per_s * (link.latency_s + link.message_overhead_s) for link in cluster.links]
+def message_cost_bytes(cluster: Cluster, num_devices: int) -> float:
+    """The fixed cost of a message between the first devices of a cluster.
+
+    It is the header, and what a link carries in its latency, on average of the pairs that have one.
+    """
+    missing = {frozenset(pair) for pair in cluster.missing_links(num_devices)}
+    names = [each.name for each in cluster.devices[:num_devices]]
+    pairs = [(a, b) for a, b in combinations(range(num_devices), 2) if {names[a], names[b]} not in missing]
+    links = [cluster.link(*pair) for pair in pairs]
+    found = [link.bandwidth_bytes_per_s * (link.latency_s + link.message_overhead_s) for link in links]
     return FRAME_HEADER_BYTES + (sum(found) / len(found) if found else 0.0)

@@ -9,7 +9,8 @@ from sepnas.errors import SpecError
 from sepnas.separation.demands import demands_of, exact_bytes
 from sepnas.separation.mixtures import Arrival, known_to, readers_of
 from sepnas.separation.statistics import Statistics
-from sepnas.separation.thinning import Limits, Offers, rounding_of, thin
+from sepnas.separation.thinning import MESSAGE_COST_BYTES, Limits, Offers, message_cost_bytes, rounding_of, thin
+from sepnas.spec.cluster import Cluster, uniform_cluster
 from tests.separation.networks import Separated, Small, small
 
 SHARES = (1, 1, 1)
@@ -144,6 +145,21 @@ def test_the_end_of_tiles_is_one_of_the_exchange_points(count: int, level: float
     sent = [each for each in found.separation.crossings if each.source is None]
     assert all(each.width > 1 for each in sent)
     assert all(each.wire != "fp32" for each in sent) == (level is not None)
+
+
+def test_a_message_costs_what_the_links_of_its_devices_take() -> None:
+    """A slow link between other devices does not count, nor one for all pairs that have links of their own."""
+    four = uniform_cluster(4)
+    first, second, *others = (each.name for each in four.devices)
+    near, far = (
+        four.links[0].model_copy(update={"between": pair, "latency_s": latency_s})
+        for pair, latency_s in (((first, second), 1e-4), (tuple(others), 1.0))
+    )
+    wanted = MESSAGE_COST_BYTES + 1e-4 * near.bandwidth_bytes_per_s
+    for links in ((near,), (near, far), (near, far, four.links[0])):
+        found = message_cost_bytes(Cluster(name="mixed", devices=four.devices, links=links), 2)
+        assert found == pytest.approx(wanted)
+    assert message_cost_bytes(four, 1) == MESSAGE_COST_BYTES
 
 
 @pytest.mark.parametrize("level", LEVELS[1:])
