@@ -17,12 +17,12 @@ from sepnas.spec.cluster import Cluster
 
 _MIN_SAVING = 0.5
 """The share that rims must leave of the work that tiles without rims would save a device."""
-_SLOWER = 1.25
+_SLOWER = 1.5
 """Tiles may take this much longer than the fastest choice, if less is lost."""
 
 
 def choose_tiles(of: Separator, limits: Limits, cluster: Cluster) -> TiledLayers | None:
-    """The layers with which least is lost, at a predicted latency within a quarter of the lowest; None: no tiles.
+    """The layers with which least is lost, at a predicted latency of 1.5 times the lowest at most; None: no tiles.
 
     Tiles that are mostly rims are left out: each device would compute, and keep, most of the network. So are those with
     too few channels behind them. Raises :class:`SpecError` if the budget suffices for none.
