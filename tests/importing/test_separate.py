@@ -94,7 +94,7 @@ def test_real_devices_answer_as_the_plan_in_one_process(
 
 
 def test_the_usual_tiles_suit_the_cluster(tmp_path: Path) -> None:
-    """Tiles where they are nearly the fastest; none where messages are slow or links are missing, or by choice."""
+    """Tiles where they are nearly the fastest; none where links are missing, or by choice."""
     network, x = imported(small("separable"), tmp_path / "network"), small("separable").x
 
     def tiles_for(cluster: Cluster, tiles_until: str = "auto") -> str | None:
@@ -109,7 +109,6 @@ def test_the_usual_tiles_suit_the_cluster(tmp_path: Path) -> None:
     assert tiles_for(quick, "hardswish2") == "hardswish2"
     assert Separation.load(tmp_path / "separated" / "separation.json") == chosen
     assert tiles_for(quick, "none") is None
-    assert tiles_for(uniform_cluster(3)) is None
     assert tiles_for(Cluster(name="unlinked", devices=quick.devices, links=())) is None
     exact = api.separate(network, tmp_path / "exact", cluster=quick)
     with torch.no_grad():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sepnas.errors import SpecError
+from sepnas.nets.crossings import Rounding
 from sepnas.nets.exchange import through_wire
 from sepnas.nets.graph import GraphNetwork
 from sepnas.nets.statistics import layers_with_statistics, recalibrate
@@ -106,7 +107,7 @@ def test_what_another_device_sends_is_rounded(small: tuple) -> None:
     """One operand as its format rounds it, each sample by itself; the tensor is not rounded where it does not cross."""
     module, graph, weights, images = small
     [head] = [node for node in graph.nodes if node.operator == "linear"]
-    rounded = TrainableGraph(graph, weights, {(head.name, "input"): "int8"}).eval()
+    rounded = TrainableGraph(graph, weights, {(head.name, "input"): Rounding("int8")}).eval()
     name = head.inputs["input"]
     with torch.no_grad():
         images[1] *= 100

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from sepnas import api
 from sepnas.errors import CheckpointError, TrainingError
+from sepnas.nets.crossings import Rounding
 from sepnas.nets.trainable import TrainableGraph, load_trainable
 from sepnas.train.augment import augment
 from sepnas.train.batches import Batch
@@ -137,7 +138,7 @@ def test_a_student_learns_from_answers_alone(teacher: Path, student: Path, digit
     recipe = RECIPE.model_copy(update={"epochs": 6, "distillation": Distillation(weight=1.0)})
     network = load_trainable(student)
     head = network.graph.nodes[-1].name
-    rounded = TrainableGraph(network.graph, network.weights_by_name, {(head, "input"): "int8"})
+    rounded = TrainableGraph(network.graph, network.weights_by_name, {(head, "input"): Rounding("int8")})
     taught = [load_kept_teacher(teacher, wrong)]
     result = train_network(rounded, wrong, recipe, tmp_path / "run", teachers=taught, progress=False)
     assert result.best_accuracy > 0.5
