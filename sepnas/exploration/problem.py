@@ -48,9 +48,9 @@ class SeparationProblem:
     def _first(self) -> tuple[dict[str, Choice], ...]:
         """The silent separation, and those with most bytes, without tiles and with the most of them."""
         most = max(float(each) for each in self.choices[BUDGET])
-        fronts = dict.fromkeys((NO_TILES, str(self.choices[TILES_UNTIL][-1])))
+        ends = dict.fromkeys((NO_TILES, str(self.choices[TILES_UNTIL][-1])))
         silent = Knobs(NO_TILES, None, 0.0, AUTO)
-        return tuple(each.genotype() for each in (silent, *(Knobs(front, None, most, AUTO) for front in fronts)))
+        return tuple(each.genotype() for each in (silent, *(Knobs(end, None, most, AUTO) for end in ends)))
 
     def _worst(self) -> dict[str, float]:
         """The highest costs of the first candidates, at which the hypervolume ends."""

@@ -6,9 +6,8 @@ from functools import lru_cache
 
 from sepnas.exploration.knobs import Knobs
 from sepnas.importing.separator import Separator
-from sepnas.separation.demands import demands_of
 from sepnas.separation.document import Separation
-from sepnas.separation.network import SeparatedGraph, separated_graph
+from sepnas.separation.network import SeparatedGraph
 from sepnas.separation.separate import separation_within
 from sepnas.separation.thinning import Limits, Offers, Thinned
 from sepnas.separation.tiled_layers import NO_TILES, TiledLayers
@@ -44,14 +43,12 @@ class Separations:
         return separation_within(self.offers(knobs.tiles_until), self.limits(knobs))
 
     def network(self, separation: Separation, thinned: Thinned) -> SeparatedGraph:
-        of = self.of
-        return separated_graph(of.graph, separation, thinned.mixtures, of.statistics, of.channels)
+        return self.of.network(separation, thinned)
 
     def points(self, separation: Separation) -> int:
         """The number of tensors that devices exchange, without those that they need whole."""
         placement = self.offers(separation.tiles.tensor if separation.tiles else NO_TILES).placement
-        open_ = {(each.tensor, each.device) for each in demands_of(placement) if not each.is_fixed}
-        return len({each.tensor for each in separation.crossings if (each.tensor, each.destination) in open_})
+        return len(separation.exchange_points(placement))
 
     def missing_share(self, knobs: Knobs) -> float:
         """How far the budget is from what must be sent, as a share of the budget; 0 if it suffices."""

@@ -9,7 +9,6 @@ from sepnas.cost.simulator import simulate
 from sepnas.errors import PlanError, SpecError
 from sepnas.importing.separator import Separator
 from sepnas.separation.channels import ChannelMap
-from sepnas.separation.network import separated_graph
 from sepnas.separation.separate import separation_of
 from sepnas.separation.thinning import Limits
 from sepnas.separation.tiled_layers import TiledLayers, tile_ends
@@ -41,8 +40,7 @@ def choose_tiles(of: Separator, limits: Limits, cluster: Cluster) -> TiledLayers
         except (SpecError, PlanError) as error:  # tiles have other messages that must be sent, and fewer layers behind
             refused = refused or error
             continue
-        made = separated_graph(of.graph, separation, thinned.mixtures, of.statistics, of.channels)
-        found.append((simulate(made.plan(), cluster).latency_s, thinned.lost, tiles))
+        found.append((simulate(of.network(separation, thinned).plan(), cluster).latency_s, thinned.lost, tiles))
     if refused and not found:
         raise refused
     fastest = min(latency_s for latency_s, _, _ in found)

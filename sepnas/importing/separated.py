@@ -28,7 +28,7 @@ from sepnas.plan.wire import WIRE_FORMATS
 from sepnas.separation.channels import HowComputed
 from sepnas.separation.demands import demands_of
 from sepnas.separation.document import PLAN_NAME, SEPARATION_NAME, Separation, bytes_of, is_separated
-from sepnas.separation.network import SeparatedGraph, separated_graph
+from sepnas.separation.network import SeparatedGraph
 from sepnas.separation.separate import separation_of
 from sepnas.separation.spaces import Placement, spaces_of
 from sepnas.separation.thinning import AUTO, MESSAGE_COST_BYTES
@@ -114,7 +114,7 @@ def separate_network(
         _told(show, 3)
         separation, thinned = separation_of(placement, of.arrays, statistics, limits)
         _told(show, 4)
-        separated = separated_graph(of.graph, separation, thinned.mixtures, statistics, of.channels)
+        separated = of.network(separation, thinned)
         cut = separated_weights(separated.recipe, of.weights)
         result = _result(of, placement, separation, separated, cut)
         _told(show, 5)
@@ -148,7 +148,6 @@ def _result(
     channels, deviation = of.channels, _deviation(of.graph, separated.graph, of.weights, cut)
     demands = demands_of(placement)
     fixed, open_ = {(d.tensor, d.device) for d in demands if d.is_fixed}, {d.tensor for d in demands if not d.is_fixed}
-    used = {each.tensor for each in separation.crossings if (each.tensor, each.destination) not in fixed}
     grouped = {space.name for space in of.spaces}
     return SeparationResult(
         separation=separation,
@@ -162,7 +161,7 @@ def _result(
         ),
         within=of.grouping(placement.tiles).within,
         points=len(open_),
-        silent_points=len(open_ - used),
+        silent_points=len(open_ - separation.exchange_points(placement)),
         read_out_nodes=tuple(n.name for n in channels.graph.nodes if channels.ways[n.name] is HowComputed.READ_OUT),
         repeated_layers=tuple(space.name for space in spaces_of(channels) if space.name not in grouped),
         deviation=deviation,

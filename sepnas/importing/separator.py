@@ -12,12 +12,14 @@ from sepnas.nets.channel_statistics import measure_statistics
 from sepnas.nets.graph import GraphNetwork
 from sepnas.nets.separated import arrays_of
 from sepnas.separation.demands import exact_bytes
+from sepnas.separation.document import Separation
 from sepnas.separation.follow import channels_of
 from sepnas.separation.grouping import Grouping, group, placed, slots
 from sepnas.separation.importance import Importance, importance_of
+from sepnas.separation.network import SeparatedGraph, separated_graph
 from sepnas.separation.spaces import Placement, groupable
 from sepnas.separation.statistics import Statistics
-from sepnas.separation.thinning import MESSAGE_COST_BYTES, Limits, formats_of
+from sepnas.separation.thinning import MESSAGE_COST_BYTES, Limits, Thinned, formats_of
 from sepnas.separation.tiled_layers import TiledLayers, tiled_layers_until
 
 
@@ -42,6 +44,7 @@ class Separator:
         self.shares, self.read_out, self.samples, self.seed = tuple(shares), read_out, samples, seed
         self.spaces = groupable(self.channels, len(shares))
         self._groupings: dict[str | None, Grouping] = {}
+        self._tiles: dict[str, TiledLayers] = {}
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -60,7 +63,9 @@ class Separator:
 
     def tiles(self, tensor: str) -> TiledLayers:
         """The layers up to a tensor; raises :class:`SpecError` if tiles cannot end there."""
-        return tiled_layers_until(self.channels, tensor, self.shares)
+        if tensor not in self._tiles:
+            self._tiles[tensor] = tiled_layers_until(self.channels, tensor, self.shares)
+        return self._tiles[tensor]
 
     def grouping(self, tiles: TiledLayers | None) -> Grouping:
         """The best groups of the channels behind tiled layers."""
@@ -72,6 +77,10 @@ class Separator:
 
     def placement(self, tiles: TiledLayers | None) -> Placement:
         return placed(self.channels, self.grouping(tiles), len(self.shares), self.read_out, tiles)
+
+    def network(self, separation: Separation, thinned: Thinned) -> SeparatedGraph:
+        """The separated network of one of its separations, without weights."""
+        return separated_graph(self.graph, separation, thinned.mixtures, self.statistics, self.channels)
 
     def limits(
         self,

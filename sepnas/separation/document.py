@@ -141,6 +141,11 @@ class Separation(Document):
                 sender = "the tiles, which are sent" if each.source is None else f"device {source}, which sends it"
                 raise SpecError(f"{where}: channel {strange[0]} is not one of {sender}")
 
+    def exchange_points(self, placement: Placement) -> frozenset[str]:
+        """The tensors that devices exchange, without those that they need whole."""
+        open_ = {(each.tensor, each.device) for each in demands_of(placement) if not each.is_fixed}
+        return frozenset(each.tensor for each in self.crossings if (each.tensor, each.destination) in open_)
+
     def payload_bytes(self, placement: Placement) -> int:
         """Bytes of all messages between devices, for one sample."""
         return sum(bytes_of(each, placement) for each in self.crossings)
