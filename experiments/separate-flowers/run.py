@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import kept
 import torch
 
 from sepnas import api
@@ -26,6 +27,7 @@ from sepnas.results.recorder import Recorder
 from sepnas.separation.document import PLAN_NAME
 from sepnas.spec.cluster import Cluster
 from sepnas.spec.presets import device_preset, link_preset
+from sepnas.spec.writing import write_bytes
 from sepnas.train.evaluate import accuracy
 from sepnas.train.images import ImageData, Split
 from sepnas.train.recipe import RecipeChanges
@@ -100,33 +102,50 @@ class Experiment:
         return f"reference-{self.settings['reference_epochs']}-epochs-seed-{seed}"
 
     def reference(self, seed: int) -> Path:
-        """The whole network, fine-tuned; trained if it was not yet."""
-        whole, run = self.out / "whole", self.out / self.reference_name(seed)
-        if self.found(self.reference_name(seed)) and run.is_dir():
-            return run
-        side = self.settings["image_size"]
+        """The whole network, fine-tuned, as its kept file holds it; trained, rounded and kept if there is none."""
+        run, file = self.out / self.reference_name(seed), self.found_file(self.reference_name(seed), kept.SUFFIX)
+        if not file.is_file():
+            self._train_reference(seed, run, file)
+        elif not kept.is_made(file, run):
+            kept.make(file, self._whole(), run)
+        return run
+
+    def _whole(self) -> Path:
+        """The network before fine-tuning."""
+        whole, side = self.out / "whole", self.settings["image_size"]
         api.import_network(
             NETWORK, whole, weights=self.weights, match="order", traits=TRAITS, force=True,
             input_shapes=[(3, side, side)],
         )  # fmt: skip
+        return whole
+
+    def _train_reference(self, seed: int, run: Path, file: Path) -> None:
+        """Train, or go on; the accuracies are of the rounded network, and its file appears when all is done."""
+        whole, rounded = self._whole(), run / file.name
         changes = RecipeChanges(epochs=self.settings["reference_epochs"], flip=True)
         result = api.train(
             whole, run, data=self.source, head="new", changes=changes, seed=seed, resume=True, threads=self.threads
         )
+        kept.keep(run, whole, rounded, seed)
+        kept.make(rounded, whole, run)
         images = SeparatedTuning(run, self.source).images
         found = {
             "val_by_epoch": [each.val_accuracy for each in result.history],
+            "val_accuracy": self.accuracy(run, images.val, images),
             "test_accuracy": self.accuracy(run, images.test, images),
         }
         self.keep(self.reference_name(seed), found)
-        return run
+        write_bytes(file, rounded.read_bytes())
+
+    def found_file(self, name: str, suffix: str) -> Path:
+        return self.home / "found" / f"{name}{suffix}"
 
     def found(self, name: str) -> Row | None:
-        path = self.home / "found" / f"{name}.json"
+        path = self.found_file(name, ".json")
         return json.loads(path.read_text()) if path.is_file() else None
 
     def keep(self, name: str, found: Row) -> None:
-        path = self.home / "found" / f"{name}.json"
+        path = self.found_file(name, ".json")
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(found, indent=1) + "\n")
 
@@ -243,10 +262,15 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=Path("data/efficientnet-lite0-57934424.pth"))
     parser.add_argument("--out", type=Path, default=None, help="the runs [runs/NAME of the settings' folder]")
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--references", action="store_true", help="only the whole networks, trained or as kept")
     parser.add_argument("--list", action="store_true", help="what is found already, and write the table")
     chosen = parser.parse_args()
     out = chosen.out or Path("runs") / chosen.settings.resolve().parent.name
     experiment = Experiment(chosen.settings, out, chosen.weights, chosen.threads)
+    if chosen.references:
+        for seed in experiment.settings["seeds"]:
+            print(experiment.reference(seed))
+        return
     for cell in experiment.cells():
         found = experiment.found(cell.name)
         if found is None and not chosen.list:
