@@ -86,6 +86,7 @@ def create_model(
     stem: str | None = None,
     wire: str | None = None,
     learned_scales: bool | None = None,
+    merge: str | None = None,
     pretrained: PathLike | None = None,
     seed: int = 0,
 ) -> SeparableNetwork:
@@ -105,6 +106,7 @@ def create_model(
         stem: first layers of a named network, such as ``resnet``; the family's for the image size by default.
         wire: wire format of all messages, such as ``int8``; the policy's by default.
         learned_scales: whether quantised messages have learned scales; the policy's choice by default.
+        merge: how all messages are merged: ``mean``, ``weighted`` or ``concat``; the policy's choice by default.
         pretrained: a training run or a checkpoint file to take the weights from; random by default. Learned scales
             that the run does not have keep their initial values.
         seed: seed of random weights, 0..2**32-1.
@@ -121,7 +123,7 @@ def create_model(
 
     options = ArchitectureOptions(
         devices=devices, policy=policy, classes=classes, image_size=image_size, stem=stem, wire=wire,
-        learned_scales=learned_scales,
+        learned_scales=learned_scales, merge=merge,
     )  # fmt: skip
     found = read_architecture(architecture, options)
     network = new_network(found, seed)
@@ -156,6 +158,7 @@ def train(
     policy: str | None = None,
     wire: str | None = None,
     learned_scales: bool | None = None,
+    merge: str | None = None,
     head: HeadChoice = "keep",
     recipe: Recipe | str | None = None,
     changes: RecipeChanges = NO_CHANGES,
@@ -182,7 +185,7 @@ def train(
         architecture: a name, an architecture file, an architecture, or the folder of an imported network.
         out: the run's folder; it must be new or empty unless ``resume``.
         data: a data set's name (``digits``, ``cifar100``, ``folder:PATH``), a source, or images; the digits by default.
-        devices, policy, wire, learned_scales: as for :func:`create_model`; not for imported networks.
+        devices, policy, wire, learned_scales, merge: as for :func:`create_model`; not for imported networks.
         head: ``new`` replaces the last layer of an imported network by one for the classes of the data.
         recipe: a recipe, its name or its file; one for the data set by default, ``finetune`` for imported networks.
         changes: values that replace those of the recipe, such as ``epochs``.
@@ -202,8 +205,8 @@ def train(
     """
     _check_run(seed, threads, stop_after_s)
     training = prepare_training(
-        architecture, data, devices=devices, policy=policy, wire=wire, learned_scales=learned_scales, head=head,
-        recipe=recipe, changes=changes, start=start, teachers=teachers,
+        architecture, data, devices=devices, policy=policy, wire=wire, learned_scales=learned_scales, merge=merge,
+        head=head, recipe=recipe, changes=changes, start=start, teachers=teachers,
     )  # fmt: skip
     return training.run(
         Path(out), seed=seed, resume=resume, device=device, threads=threads, stop_after_s=stop_after_s,
@@ -219,6 +222,7 @@ def prepare_training(
     policy: str | None = None,
     wire: str | None = None,
     learned_scales: bool | None = None,
+    merge: str | None = None,
     head: HeadChoice = "keep",
     recipe: Recipe | str | None = None,
     changes: RecipeChanges = NO_CHANGES,
@@ -237,7 +241,8 @@ def prepare_training(
     from sepnas.train.tuning import prepare_tuning
 
     if not isinstance(architecture, Architecture) and is_graph(os.fspath(architecture)):
-        separable_only = {"devices": devices, "policy": policy, "wire": wire, "learned-scales": learned_scales}
+        messages = {"wire": wire, "learned-scales": learned_scales, "merge": merge}
+        separable_only = {"devices": devices, "policy": policy, **messages}
         _refuse_for_imported(architecture, {**separable_only, "start": start})
         return prepare_tuning(
             Path(architecture), _source_of(data, architecture), head=head, recipe=recipe, changes=changes,
@@ -247,7 +252,7 @@ def prepare_training(
         raise SpecError(f"{option('--head', 'head')}: only an imported network gets a new head")
     if is_plan_file(architecture):
         raise SpecError(f"{architecture} is a plan; a training needs the architecture that it was made from")
-    options = ArchitectureOptions(devices=devices, policy=policy, wire=wire, learned_scales=learned_scales)
+    options = ArchitectureOptions(devices=devices, policy=policy, wire=wire, learned_scales=learned_scales, merge=merge)
     chosen = read_architecture(architecture, options)
     return prepare(
         chosen,
@@ -803,6 +808,7 @@ def describe(
     stem: str | None = None,
     wire: str | None = None,
     learned_scales: bool | None = None,
+    merge: str | None = None,
 ) -> NetworkCounts:
     """Count parameters, multiply-accumulates, bytes and transfers of a network and its plan; torch is not needed.
 
@@ -817,7 +823,7 @@ def describe(
     _check_network(devices, classes, image_size)
     options = ArchitectureOptions(
         devices=devices, policy=policy, classes=classes, image_size=image_size, stem=stem, wire=wire,
-        learned_scales=learned_scales,
+        learned_scales=learned_scales, merge=merge,
     )  # fmt: skip
     return count_network(read_architecture(architecture, options))
 
@@ -833,6 +839,7 @@ def simulate(
     stem: str | None = None,
     wire: str | None = None,
     learned_scales: bool | None = None,
+    merge: str | None = None,
     batch: int = 1,
     percent: float | None = None,
     in_flight: int | None = None,
@@ -847,8 +854,8 @@ def simulate(
     Args:
         architecture: a name, an architecture file, an architecture, a plan file (`sepnas plan`), or a plan.
         cluster: a cluster or its file; equal boards on 100 Mbit/s by default.
-        devices, policy, classes, image_size, stem, wire, learned_scales: as for :func:`create_model`; a plan takes none
-            of them.
+        devices, policy, classes, image_size, stem, wire, learned_scales, merge: as for :func:`create_model`; a plan
+            takes none of them.
         batch: images in one request.
         percent: also predict this percentile of the latency, from the cluster's jitter.
         in_flight: also predict the throughput with this number of concurrent requests.
@@ -867,7 +874,7 @@ def simulate(
         check_integer("in_flight", in_flight, 1, MAX_COUNT)
     options = ArchitectureOptions(
         devices=devices, policy=policy, classes=classes, image_size=image_size, stem=stem, wire=wire,
-        learned_scales=learned_scales,
+        learned_scales=learned_scales, merge=merge,
     )  # fmt: skip
     plan = read_plan(architecture, options)
     where = _cluster_of(cluster, plan.num_devices)

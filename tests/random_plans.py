@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sepnas.nets.planned import Layers, Lookup
+from sepnas.plan.merges import MERGE_KINDS
 from sepnas.plan.plan import Piece, Plan, Port, Segment
 from sepnas.plan.shapes import Region, Shape
 from sepnas.plan.steps import CLIENT, Compute, Merge, Recv, Send, Slice, Step
@@ -149,7 +150,7 @@ class _Writer:
             device.shapes[recv.tensor] = shape
 
     def merge(self, rank: int, device: _Device) -> None:
-        kind, axis = self.choose(("mean", "weighted", "sum")), self.choose("CHW")
+        kind, axis = self.choose(("mean", "weighted", "convolve", "sum")), self.choose("CHW")
         own = self.choose(device.shapes)
         shape, place = device.shapes[own], "CHW".index(axis)
         others = [
@@ -158,11 +159,15 @@ class _Writer:
             if each.dims[place] <= shape.dims[place]
             and each.dims[:place] + each.dims[place + 1 :] == shape.dims[:place] + shape.dims[place + 1 :]
         ]
+        if kind == "convolve":
+            axis, others = "C", [name for name, each in device.shapes.items() if each.dims[1:] == shape.dims[1:]]
         inputs = (own, *self.draw(st.lists(st.sampled_from(others), min_size=1, max_size=3)))
-        parameter, output = (self.name("w") if kind == "weighted" else None), self.name("m")
+        parameter, output = (self.name("w") if MERGE_KINDS[kind].learned else None), self.name("m")
         if parameter:
             numbers = [self.draw(st.floats(0.1, 0.9)) for _ in inputs[1:]]
-            self.made.weights[rank, parameter] = [nn.Parameter(torch.tensor(number)) for number in numbers]
+            sizes = [(shape.dims[0], device.shapes[name].dims[0]) if kind == "convolve" else () for name in inputs[1:]]
+            made = [torch.full(dims, number) for dims, number in zip(sizes, numbers, strict=True)]
+            self.made.weights[rank, parameter] = list(map(nn.Parameter, made))
         device.steps.append(Merge(kind, inputs, output, parameter, axis))
         device.shapes[output] = shape
 

@@ -6,6 +6,7 @@ from itertools import islice
 
 from hypothesis import strategies as st
 
+from sepnas.plan.merge_rules import MERGE_RULES
 from sepnas.plan.wire import LEVELS, WIRE_FORMATS
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.backbones.backbone import Backbone
@@ -30,9 +31,7 @@ def policies(draw: st.DrawFn, num_devices: int, depth: int, backbone: str = DEFA
         lags = st.just(0) if block in stages.ends else st.sampled_from([0, 1])
         transfers = [_transfer(draw, source, destination, draw(lags), scales) for source, destination in chosen]
         if transfers:
-            points.append(
-                {"after": block, "transfers": transfers, "merge": draw(st.sampled_from(["mean", "weighted"]))}
-            )
+            points.append({"after": block, "transfers": transfers, "merge": draw(st.sampled_from(MERGE_RULES))})
     readout = {
         "kind": draw(st.sampled_from(["device", "mean"])),
         "device": draw(st.integers(0, num_devices - 1)),

@@ -14,6 +14,7 @@ import typer
 from sepnas.console import errors
 from sepnas.deployment.manifest import OnMissing
 from sepnas.errors import SpecError
+from sepnas.plan.merge_rules import MERGE_RULES
 from sepnas.plan.plan import Plan
 from sepnas.plan.wire import LEVELS, WIRE_FORMATS
 from sepnas.results.provenance import command_line
@@ -179,7 +180,7 @@ class ComputeOptions:
 
 @dataclass(frozen=True)
 class MessageOptions:
-    """The wire format of all messages, and the scales of those that are quantised."""
+    """The wire format of all messages, the scales of those that are quantised, and how they are merged."""
 
     wire: Annotated[
         str | None,
@@ -191,6 +192,13 @@ class MessageOptions:
             "--learned-scales/--own-scales",
             help=f"{format_names(LEVELS, 'and')}: the step is trained and messages carry levels only, or each message "
             "carries its samples' ranges, 8 bytes a sample [as the policy says].",
+        ),
+    ] = None
+    merge: Annotated[
+        str | None,
+        typer.Option(
+            help=f"How all messages are merged: {format_names(MERGE_RULES)} (learned weights for each channel that "
+            "arrives) [as the policy says]."
         ),
     ] = None
 
@@ -231,6 +239,7 @@ class NetworkOptions:
         return ArchitectureOptions(
             devices=self.devices, policy=self.policy, classes=self.classes, image_size=self.image_size,
             stem=self.stem, wire=self.messages.wire, learned_scales=self.messages.learned_scales,
+            merge=self.messages.merge,
         )  # fmt: skip
 
 

@@ -160,6 +160,7 @@ def train(
         policy=network.policy,
         wire=network.messages.wire,
         learned_scales=network.messages.learned_scales,
+        merge=network.messages.merge,
         head=network.head,
         recipe=recipe.recipe,
         changes=changes.with_epochs(recipe.epochs),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sepnas.cost.memory import peak_memory_bytes
+from sepnas.plan.device_totals import convolutions_of, macs_of_device
 from sepnas.plan.liveness import devices_used, prune
 from sepnas.plan.plan import Plan
 from sepnas.separable.architecture import Architecture
@@ -77,11 +78,13 @@ def count_plan(name: str, everything: Plan) -> PlanCounts:
 
 def _counts(plan: Plan, everything: Plan) -> dict[str, Any]:
     """Counts of a plan; ``everything`` is the plan before dead steps were dropped."""
-    per_device = [sum(segment.flops for segment in segments.values()) // 2 for segments in plan.segments]
+    ranks = range(plan.num_devices)
+    per_device = [macs_of_device(plan, rank) for rank in ranks]
     weights = {weight for segments in plan.segments for segment in segments.values() for weight in segment.weights}
+    merged = sum(operator.num_weights for rank in ranks for operator in convolutions_of(plan, rank))
     return {
         "devices": plan.num_devices,
-        "numbers_stored": sum(weight.region.num_values for weight in weights),
+        "numbers_stored": sum(weight.region.num_values for weight in weights) + merged,
         "macs_computed": sum(per_device),
         "macs_per_device": per_device,
         "payload_bytes": plan.payload_bytes(),

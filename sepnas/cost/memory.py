@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sepnas.plan.device_totals import weight_bytes_of_device
 from sepnas.plan.plan import Plan
 from sepnas.plan.shapes import FLOAT_BYTES
 from sepnas.plan.steps import Compute, Merge, Recv, Slice, Step
@@ -17,7 +18,7 @@ def peak_memory_bytes(plan: Plan, rank: int, batch: int = 1) -> int:
     the start, because its sender may be ahead; the buffer is counted in fp32 and becomes the tensor. Not counted: the
     engine itself, temporary memory of conversions and merges, and copies in socket buffers.
     """
-    weight_bytes = sum([segment.weight_bytes for segment in plan.segments[rank].values()])
+    weight_bytes = weight_bytes_of_device(plan, rank)
     known = plan.tensors_bytes
     sample_bytes = tensors_bytes(plan, rank) if known is None else known[rank]
     # a quantised message may have a header longer than its values

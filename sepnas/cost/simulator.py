@@ -74,8 +74,8 @@ class Simulation:
 
     ``makespan_s`` is when the last device has finished, ``latency_s`` when the client has all outputs.
     ``payload_bytes``, ``wire_bytes`` (with headers) and ``links`` are between devices, ``client_links`` those of the
-    client. The others are per device: ``compute_s`` is time in segments, ``busy_s`` adds conversions and merges; memory
-    is an upper bound; energy is 0 J if the cluster gives no power.
+    client. The others are per device: ``compute_s`` is time in segments and in the convolutions of merges, ``busy_s``
+    adds conversions and merges; memory is an upper bound; energy is 0 J if the cluster gives no power.
     """
 
     makespan_s: float

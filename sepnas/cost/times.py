@@ -35,6 +35,7 @@ class DeviceTimes:
         self._flops_per_s, self._kernel_s = device.flops_per_s, device.layer_overhead_s
         self._table = _table_of(device)
         self._kept: dict[int, tuple[Segment, float, float]] = {}
+        self._operators_s: dict[Operator, float] = {}
 
     @property
     def call_s(self) -> float:
@@ -66,6 +67,14 @@ class DeviceTimes:
         # keep the segment itself, so that no other object can get its id
         kept = self._kept[id(segment)] = (segment, table.overhead_s, sample_s)
         return kept
+
+    def operator_s(self, operator: Operator, batch: int = 1) -> float:
+        """Seconds of an operator outside of segments, without the call of an engine."""
+        if self._table is None:
+            return 2 * batch * operator.macs / self._flops_per_s + self._kernel_s
+        if operator not in self._operators_s:
+            self._operators_s[operator] = self._table.seconds([operator])[0]
+        return batch * self._operators_s[operator]
 
     def convert_s(self, num_values: int, wire: WireFormat) -> float:
         """Seconds for converting values to a wire format or back; an fp32 message is the tensor's memory."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from sepnas.cost.times import DeviceTimes, times_of
 from sepnas.errors import PlanError
+from sepnas.plan.device_totals import convolution_of, is_convolving
 from sepnas.plan.plan import Plan
+from sepnas.plan.shapes import Shape
 from sepnas.plan.steps import CLIENT, Compute, Merge, Recv, Send, Slice, Step
 from sepnas.plan.wire import ENCODINGS, FRAME_HEADER_BYTES, UNCONVERTED, WireFormat, payload_bytes
 from sepnas.spec.cluster import Cluster
@@ -26,9 +29,9 @@ Posted: TypeAlias = tuple[int, tuple[int, int], int, str]
 class DeviceWork:
     """One device's part: its legs, and the seconds it is busy after the last one.
 
-    ``busy_s`` is all of its computing thread's time, ``compute_s`` the part in segments. ``tasks`` breaks down the
-    time of each leg, and of the rest after the last one; ``steps_s`` is the time of each step of the program. Both
-    are empty unless they were asked for.
+    ``busy_s`` is all of its computing thread's time, ``compute_s`` the part in segments and in the convolutions of
+    merges. ``tasks`` breaks down the time of each leg, and of the rest after the last one; ``steps_s`` is the time of
+    each step of the program. Both are empty unless they were asked for.
     """
 
     legs: list[Leg]
@@ -87,10 +90,14 @@ class Work:
                 spent_s = 0.0 if sends is None else self._message_s(times, num_values, step.wire, nbytes, to)
                 legs.append((seconds + spent_s, tag, True))
                 seconds = 0.0
-            elif sends is not None and isinstance(step, Merge):  # a slice is a view and costs nothing
-                spent_s = times.merge_s(batch * sum(shapes[name].num_values for name in step.inputs))
+            elif isinstance(step, Merge):
+                spent_s = 0.0 if sends is None else _merge_s(step, shapes, times, batch)
+                if is_convolving(step):
+                    convolved_s = times.operator_s(convolution_of(step, shapes), batch)
+                    compute_s += convolved_s
+                    spent_s += convolved_s
                 seconds += spent_s
-            else:
+            else:  # a slice is a view and costs nothing
                 spent_s = 0.0
             if with_tasks:
                 steps_s.append(spent_s)
@@ -114,6 +121,10 @@ class Work:
         if peer != CLIENT or self.cluster.client_link is not None:
             spent_s += times.handle_s(nbytes + FRAME_HEADER_BYTES)
         return spent_s
+
+
+def _merge_s(step: Merge, shapes: Mapping[str, Shape], times: DeviceTimes, batch: int) -> float:
+    return times.merge_s(batch * sum([shapes[name].num_values for name in step.inputs]))
 
 
 def _sends_of(plan: Plan) -> dict[int, Send]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sepnas.deploy.segment_fit import segment_problems
 from sepnas.errors import DeploymentError
+from sepnas.plan.merges import merge_weights_dims
 from sepnas.plan.plan import Plan
 from sepnas.plan.steps import CLIENT, Compute, Merge, Send, Slice, Step
 from sepnas.separable.build import build_plan
@@ -53,11 +54,15 @@ def _missing_on(plan: Plan, network: SeparableNetwork, rank: int) -> Iterator[st
     merges = network.merge_weights(rank)
     for step in plan.programs[rank]:
         if isinstance(step, Merge) and step.parameter:
-            found = merges.get(step.parameter)
-            if found is None or len(found) != len(step.inputs) - 1:
-                yield f"device {rank} merges with {len(step.inputs) - 1} learned weights '{step.parameter}'"
+            found, wanted = merges.get(step.parameter), merge_weights_dims(step, plan.shapes[rank])
+            if found is None or tuple(found.shape) != wanted:
+                yield f"device {rank} merges with {_size_text(wanted)} learned weights '{step.parameter}'"
         elif isinstance(step, Send) and step.scale and step.scale not in network.log_scales:
             yield f"device {rank} sends '{step.tensor}' with the learned scale '{step.scale}'"
+
+
+def _size_text(dims: Sequence[int]) -> str:
+    return "x".join(map(str, dims))
 
 
 def warn_of_other_messages(plan: Plan, network: SeparableNetwork) -> None:

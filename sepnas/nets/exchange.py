@@ -13,6 +13,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
+from torch.nn import functional
 
 from sepnas.plan.merges import MERGE_KINDS, axis_of, placed
 from sepnas.plan.plan import Port
@@ -133,6 +134,12 @@ class TensorOperations:
         shape = [-1 if axis == self.place else 1 for axis in range(total.dim())]
         return total / torch.tensor(counts, dtype=total.dtype, device=total.device).view(shape)
 
+    def convolve(self, own: Tensor, parts: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+        if not parts:
+            return own
+        columns = [weight[:, : part.shape[1]] for part, weight in zip(parts, weights, strict=True)]
+        return own + convolved(torch.cat(tuple(parts), 1), torch.cat(columns, 1))
+
     def greatest(self, own: Tensor, parts: Sequence[Tensor]) -> Tensor:
         for part in parts:
             rest = own.shape[self.place] - part.shape[self.place]
@@ -164,10 +171,17 @@ class TensorOperations:
         return whole if size == whole.shape[self.place] else whole.narrow(self.place, 0, size)
 
 
+def convolved(x_BCHW: Tensor, weight_OC: Tensor) -> Tensor:
+    """The 1x1 convolution of ``(B, C, ...)`` with one matrix: ``(B, O, ...)``."""
+    if x_BCHW.dim() == 4:
+        return functional.conv2d(x_BCHW, weight_OC[:, :, None, None])
+    return functional.linear(x_BCHW.movedim(1, -1), weight_OC).movedim(-1, 1)
+
+
 def merge_tensors(step: Merge, shape: Shape, inputs: Sequence[Tensor], weights: Sequence[Tensor] = ()) -> Tensor:
     """The output of a merge step, ``(B, *shape.dims)``: :func:`sepnas.plan.merges.merge`, differentiably.
 
-    ``weights`` holds one scalar for each input after the first if the kind is learned.
+    ``weights`` holds one scalar, or one matrix, for each input after the first if the kind is learned.
     """
     operations = TensorOperations(axis_of(step, shape), shape.dims)
     return MERGE_KINDS[step.kind].apply(operations, step, inputs[0], inputs[1:], weights)

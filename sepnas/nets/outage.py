@@ -1,7 +1,7 @@
 """The result of a plan when devices and messages are lost: the arithmetic of a degraded session.
 
 Each sample of a batch may lose different devices. A lost device sends nothing and contributes nothing to the answer.
-Merges use the messages that arrived: ``mean`` averages over them, ``weighted`` drops the missing terms. A device's
+Merges use the messages that arrived: ``mean`` averages over them, other rules drop the missing terms. A device's
 tensors hold rows only for the samples in which it is alive. In training, its batch norms therefore see the same
 mixture of complete and degraded inputs as the device itself, and no sample without it. If a device that answers is
 lost, the answer is the mean of the output's fallbacks.
@@ -19,8 +19,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from sepnas.errors import PlanError
-from sepnas.nets.exchange import joined_pieces
-from sepnas.plan.merge_rules import MERGERS
+from sepnas.nets.exchange import convolved, joined_pieces
+from sepnas.plan.merge_rules import MERGERS_BY_KIND
 from sepnas.plan.merges import axis_of
 from sepnas.plan.plan import Plan, Port
 from sepnas.plan.shapes import Shape
@@ -149,6 +149,11 @@ class _RowOperations:
         shape = [size if axis in (0, self.place) else 1 for axis, size in enumerate(total.shape)]
         return total / counts.view(shape)
 
+    def convolve(self, own: Tensor, parts: Sequence[Arrived], weights: Sequence[Tensor]) -> Tensor:
+        for (rows, message), weight in zip(parts, weights, strict=True):
+            own = own.index_add(0, rows, convolved(message, weight[:, : message.shape[1]]).to(own.dtype))
+        return own
+
     def _add_rows(self, whole: Tensor, rows: Tensor, prefix: Tensor) -> Tensor:
         size = prefix.shape[self.place]
         rest = whole.shape[self.place] - size
@@ -163,10 +168,10 @@ def merge_arrived(
 ) -> Tensor:
     """The output of an optional merge of what is there: whole tensors, and messages that arrived for some samples.
 
-    ``weights`` holds one scalar for each of them if the rule is learned.
+    ``weights`` holds one scalar, or one matrix, for each of them if the rule is learned.
     """
     parts = [(torch.arange(len(x), device=x.device), x) if isinstance(x, Tensor) else x for x in received]
-    return MERGERS[step.kind].merge(_RowOperations(axis_of(step, shape)), own, parts, weights)
+    return MERGERS_BY_KIND[step.kind].merge(_RowOperations(axis_of(step, shape)), own, parts, weights)
 
 
 def _take(x: Tensor, rows: Tensor) -> Tensor:

@@ -7,26 +7,26 @@ for bit, and it is faster on CPUs.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import starmap
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sepnas.nets.blocks import make_module
 from sepnas.nets.outage import Outage
 from sepnas.nets.planned import Layers, Lookup, Watcher, run_plan
-from sepnas.plan.merge_rules import LEARNED_RULES
+from sepnas.plan.merge_rules import LEARNED_RULES, MERGERS, Merger
 from sepnas.plan.plan import Plan, Segment
 from sepnas.plan.schedule import Schedule, schedule
 from sepnas.plan.wire import LEVELS, WireFormat
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.build import build_plan
-from sepnas.separable.layers import device_layers, has_head
+from sepnas.separable.layers import device_layers, has_head, matrix_dims
 from sepnas.separable.lower import merge_parameter
-from sepnas.separable.policy import ExchangePoint, Transfer, TransmissionPolicy, needs_weights
+from sepnas.separable.policy import Due, ExchangePoint, Transfer, TransmissionPolicy, merge_rule, needs_weights
 
 KEPT_PLANS = 128
 
@@ -64,11 +64,13 @@ class SeparableNetwork(nn.Module):
         self._places = [_places(architecture, rank) for rank in range(architecture.num_devices)]
 
     def add_merge_weights(self, policy: TransmissionPolicy) -> None:
-        """Create missing learned weights for the transfers of weighted merges, initialised to the mean."""
-        for _, names in _merge_names(self.architecture, policy):
-            for name in names:
-                if name not in self.merges:
-                    self.merges[name] = nn.Parameter(torch.tensor(1.0 / (1 + len(names))))
+        """Create missing learned weights for the transfers of learned merges: numbers of a mean, or matrices of 0."""
+        for due in _learned_merges(self.architecture, policy):
+            for name, (point, transfer) in zip(due.names, due.messages, strict=True):
+                if name in self.merges:
+                    continue
+                dims = matrix_dims(self.architecture, point, transfer) if due.convolves else ()
+                self.merges[name] = nn.Parameter(torch.full(dims, 0.0 if dims else 1.0 / (1 + len(due.names))))
 
     def add_scales(self, policy: TransmissionPolicy) -> None:
         """Create missing scales for messages with a learned scale; calibrate or train them afterwards."""
@@ -140,12 +142,22 @@ class SeparableNetwork(nn.Module):
         return {f"log_scales.{name}" for name in self.log_scales}
 
     def merge_weights(self, rank: int) -> dict[str, Tensor]:
-        """The weights of one device's weighted merges, by their name in the plan, in merge order."""
+        """The weights of one device's learned merges, by their name in the plan, in merge order.
+
+        Matrices of messages with fewer channels than others are as wide as these: their last columns are 0.
+        """
         return {
-            parameter: torch.stack([self.merges[name].detach() for name in names])
+            parameter: _stacked([self.merges[name].detach() for name in names])
             for (device, parameter), names in self._own.merges.items()
             if device == rank
         }
+
+
+def _stacked(weights: Sequence[Tensor]) -> Tensor:
+    if not weights[0].dim():
+        return torch.stack(list(weights))
+    widest = max(weight.shape[1] for weight in weights)
+    return torch.stack([functional.pad(weight, (0, widest - weight.shape[1])) for weight in weights])
 
 
 class _Stages(Watcher):
@@ -181,7 +193,8 @@ def _for_side(architecture: Architecture, side: int) -> Architecture:
 
 @lru_cache(maxsize=KEPT_PLANS)
 def _planned(architecture: Architecture) -> Planned:
-    return Planned(schedule(build_plan(architecture)), dict(_merge_names(architecture, architecture.policy)))
+    merges = {(due.rank, due.parameter): due.names for due in _learned_merges(architecture, architecture.policy)}
+    return Planned(schedule(build_plan(architecture)), merges)
 
 
 def _places(architecture: Architecture, rank: int) -> dict[str, tuple[str, ...]]:
@@ -190,21 +203,31 @@ def _places(architecture: Architecture, rank: int) -> dict[str, tuple[str, ...]]
     return {"stem": ("stem",), **blocks, "head": ("heads", str(rank))}
 
 
-def _merge_names(
-    architecture: Architecture, policy: TransmissionPolicy
-) -> Iterator[tuple[tuple[int, str], tuple[str, ...]]]:
-    """The names of the weights of each learned merge, by rank and parameter of the plan."""
+class _LearnedMerge(NamedTuple):
+    """A learned merge: its device, its weights' name in the plan, its messages, and the names of their weights."""
+
+    rank: int
+    parameter: str
+    messages: Due
+    names: tuple[str, ...]
+    convolves: bool
+
+
+def _learned_merges(architecture: Architecture, policy: TransmissionPolicy) -> Iterator[_LearnedMerge]:
     if not any(point.merge in LEARNED_RULES for point in policy.points):
         return
     for block in range(architecture.num_blocks):
         for rank in range(architecture.num_devices):
             due = policy.arrivals(block, rank)
             if needs_weights(due):
-                yield (rank, merge_parameter(block)), tuple(starmap(_merge_name, due))
+                merger = MERGERS[merge_rule(due)]
+                names = tuple(_merge_name(merger, point, transfer) for point, transfer in due)
+                yield _LearnedMerge(rank, merge_parameter(block), due, names, merger.convolves)
 
 
-def _merge_name(point: ExchangePoint, transfer: Transfer) -> str:
-    return f"after{point.after}_from{transfer.source}_to{transfer.destination}"
+def _merge_name(merger: Merger, point: ExchangePoint, transfer: Transfer) -> str:
+    kind = "_matrix" if merger.convolves else ""
+    return f"after{point.after}_from{transfer.source}_to{transfer.destination}{kind}"
 
 
 def _first_log_scale(wire: WireFormat) -> nn.Parameter:

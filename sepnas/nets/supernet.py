@@ -7,6 +7,7 @@ the statistics depend on the merges: an extracted network has its own measured (
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,16 +18,17 @@ from torch import Tensor, nn
 from sepnas.nets.outage import Outage
 from sepnas.nets.separable import SeparableNetwork
 from sepnas.nets.statistics import layers_with_statistics, recalibrate
-from sepnas.plan.merge_rules import LEARNED_RULES
+from sepnas.plan.merge_rules import LEARNED_RULES, MergeRule
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.forms import Axes
-from sepnas.separable.layers import weight_axes
+from sepnas.separable.layers import merge_axes, weight_axes
 from sepnas.separable.patterns import all_to_all, point
 from sepnas.separable.policy import TransmissionPolicy
 from sepnas.separable.space import SearchSpace
 
 KEPT_SKELETONS = 64
 NO_POLICY = TransmissionPolicy()
+_MATRIX = re.compile(r"merges\.after(\d+)_from(\d+)_to(\d+)_matrix")
 
 
 class Supernet(SeparableNetwork):
@@ -40,8 +42,8 @@ class Supernet(SeparableNetwork):
     def __init__(self, space: SearchSpace) -> None:
         super().__init__(space.architecture_of(space.largest()), all_heads=True)
         self.space = space
-        self.weighted = any(rule in LEARNED_RULES for rule in space.policy.merges)
-        self.add_merge_weights(_every_transfer(self.architecture, self.weighted))
+        self.learned = tuple(rule for rule in LEARNED_RULES if rule in space.policy.merges)
+        add_every_merge(self, self.learned)
         drop_statistics(self)
 
     def forward(  # type: ignore[override]
@@ -70,19 +72,19 @@ class Supernet(SeparableNetwork):
         the heads and merge weights for any policy of the space.
         """
         shared = self.weights_of(architecture)
-        if every_policy:
-            architecture = architecture.model_copy(update={"policy": _every_transfer(architecture, self.weighted)})
         with torch.device("meta"):  # no weights are drawn, so the random generator's state is unchanged
             network = SeparableNetwork(architecture, all_heads=every_policy)
+            if every_policy:
+                add_every_merge(network, self.learned)
         network.to_empty(device=next(self.parameters()).device)
         for name, weight in network.named_parameters():
-            weight.copy_(shared[name])
+            weight.copy_(shared[name][tuple(map(slice, weight.shape))])  # of a matrix, the columns that are sent
         for layer in _batch_norms(network):
             layer.reset_running_stats()
         return network
 
     def _skeleton(self, architecture: Architecture) -> _Skeleton:
-        return _make_skeleton(bare(architecture), bare(self.architecture), self.weighted)
+        return _make_skeleton(bare(architecture), bare(self.architecture), self.learned)
 
 
 @dataclass
@@ -97,19 +99,20 @@ class _Skeleton:
 
 
 @lru_cache(maxsize=KEPT_SKELETONS)
-def _make_skeleton(kept: Architecture, whole: Architecture, weighted: bool) -> _Skeleton:
-    everything = kept.model_copy(update={"policy": _every_transfer(kept, weighted)})
+def _make_skeleton(kept: Architecture, whole: Architecture, learned: tuple[MergeRule, ...]) -> _Skeleton:
     with torch.device("meta"):
-        network = SeparableNetwork(everything, all_heads=True)
+        network = SeparableNetwork(kept, all_heads=True)
+        add_every_merge(network, learned)
     drop_statistics(network)
     return _Skeleton(network, _cuts((name for name, _ in network.named_parameters()), kept, whole))
 
 
-def _every_transfer(architecture: Architecture, weighted: bool) -> TransmissionPolicy:
-    """Weighted merges between all pairs after every block; an empty policy unless ``weighted``."""
-    pairs = all_to_all(architecture.num_devices) if weighted else ()
-    points = (point(block, pairs, merge=LEARNED_RULES[0]) for block in range(architecture.num_blocks) if pairs)
-    return TransmissionPolicy(points=tuple(points))
+def add_every_merge(network: SeparableNetwork, learned: Iterable[MergeRule]) -> None:
+    """Create the weights of merges by these rules between all pairs after every block, of all channels."""
+    pairs = all_to_all(network.architecture.num_devices)
+    for rule in learned:
+        points = [point(block, pairs, merge=rule) for block in range(network.architecture.num_blocks)]
+        network.add_merge_weights(TransmissionPolicy(points=tuple(points)))
 
 
 def bare(architecture: Architecture) -> Architecture:
@@ -153,12 +156,14 @@ def _cuts(
     names: Iterable[str], kept: Architecture, whole: Architecture
 ) -> dict[str, tuple[str, Callable[[Tensor], Tensor]]]:
     """The place of each weight of ``kept`` in ``whole``: its name there, and a function that slices it."""
-    own, others = weight_axes(kept), weight_axes(whole)
     sources = {name: _source(name, kept, whole) for name in names}
-    return {
-        name: (source, _slicing(own[name], others[source]) if name in own else _identity)
-        for name, source in sources.items()
-    }
+    return {name: (source, _slicing(_axes_of(name, kept), _axes_of(source, whole))) for name, source in sources.items()}
+
+
+def _axes_of(name: str, architecture: Architecture) -> Axes:
+    """The axes of a weight; none of a single number."""
+    found = _MATRIX.fullmatch(name)
+    return merge_axes(architecture, *map(int, found.groups())) if found else weight_axes(architecture).get(name, ())
 
 
 def _source(name: str, kept: Architecture, whole: Architecture) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sepnas.partition.graph import Graph
+from sepnas.plan.device_totals import macs_of_device, weight_bytes_of_device
 from sepnas.plan.kinds.kind import sizes_text
 from sepnas.plan.plan import Plan
 
@@ -108,8 +109,8 @@ def count_partition(graph: Graph, plan: Plan) -> PartitionCounts:
     alone = [node for node in costly if len(computed.get(node.name, ())) == 1]
     return PartitionCounts(
         network_macs=graph.macs,
-        macs=tuple(sum(each.flops for each in segments.values()) // 2 for segments in plan.segments),
-        weight_bytes=tuple(sum(each.weight_bytes for each in segments.values()) for segments in plan.segments),
+        macs=tuple(macs_of_device(plan, rank) for rank in range(plan.num_devices)),
+        weight_bytes=tuple(weight_bytes_of_device(plan, rank) for rank in range(plan.num_devices)),
         payload_bytes=plan.payload_bytes(),
         transfers=len(plan.transfers()),
         whole=tuple(f"{node.name} ({node.operator})" for node in alone if len(alone) < len(costly)),

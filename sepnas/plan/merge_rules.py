@@ -1,6 +1,7 @@
 """Merge rules: how a device combines its own tensor with received messages. One ``Merger`` for each rule.
 
-The result has the shape of the device's own tensor; a message may hold only its first channels, and affects no others.
+The result has the shape of the device's own tensor; a message may hold only the first channels of its sender's. With
+``mean`` and ``weighted`` it affects these channels only, with ``concat`` all.
 A rule is written once, in the few operations of :class:`MergeOperations`: devices execute it in numpy
 (``sepnas.plan.merges``), training in torch (``sepnas.nets.exchange``), and sample by sample if devices are lost
 (``sepnas.nets.outage``). So a new rule is one entry here.
@@ -33,9 +34,14 @@ class MergeOperations(Protocol[OwnT, PartT]):
         """Each value divided by its number of summands: one more than the number of parts that hold it."""
         ...
 
+    def convolve(self, own: OwnT, parts: Sequence[PartT], weights: Sequence[Any]) -> OwnT:
+        """``own`` plus each part's 1x1 convolution: a weight has a row for each channel of ``own`` and a column for
+        each of the part, or more columns, of which the first are taken."""
+        ...
+
 
 class MergeFunction(Protocol):
-    """Signature of a rule; ``weights`` has one number for each part if the rule is learned."""
+    """Signature of a rule; ``weights`` has one number, or one matrix, for each part if the rule is learned."""
 
     def __call__(
         self, operations: MergeOperations[OwnT, PartT], own: OwnT, parts: Sequence[PartT], weights: Sequence[Any], /
@@ -44,12 +50,21 @@ class MergeFunction(Protocol):
 
 @dataclass(frozen=True)
 class Merger:
-    """The facts of a rule: its name in policies and spaces, its arithmetic, and whether each message has a learned
-    weight (initially the mean's)."""
+    """The facts of a rule: its name in policies and spaces, its arithmetic, and whether messages have learned weights.
+
+    A learned rule has one number for each message (initially the mean's), or, if it ``convolves``, one for each channel
+    of the own tensor and each of the message (initially 0, as if nothing were sent). ``kind`` is its name in plans.
+    """
 
     name: str
     merge: MergeFunction
     learned: bool = False
+    convolves: bool = False
+    kind_name: str = ""
+
+    @property
+    def kind(self) -> str:
+        return self.kind_name or self.name
 
 
 def _mean(
@@ -69,13 +84,26 @@ def _weighted(
     return operations.add(own, differences)
 
 
+def _concat(
+    operations: MergeOperations[OwnT, PartT], own: OwnT, parts: Sequence[PartT], weights: Sequence[Any], /
+) -> OwnT:
+    """``own + sum_j weight_j part_j``: a 1x1 convolution of all channels, with the identity for its own.
+
+    Any layer that reads the concatenation is this one, followed by a layer that reads the device's own channels.
+    """
+    return operations.convolve(own, parts, weights)
+
+
 # in increasing strength: if messages of two exchange points meet in one merge, the later rule applies
 _MERGERS = (
     Merger("mean", _mean),
     Merger("weighted", _weighted, learned=True),
+    # plans have another kind `concat`, which joins tensors and computes nothing
+    Merger("concat", _concat, learned=True, convolves=True, kind_name="convolve"),
 )
 
 MERGERS: dict[str, Merger] = {merger.name: merger for merger in _MERGERS}
+MERGERS_BY_KIND: dict[str, Merger] = {merger.kind: merger for merger in _MERGERS}
 MERGE_RULES: tuple[str, ...] = tuple(MERGERS)
 
 if TYPE_CHECKING:

@@ -2,17 +2,18 @@
 
 The merge rules of policies (:mod:`sepnas.plan.merge_rules`), ``sum`` and ``maximum`` keep the shape of ``inputs[0]``,
 the device's own tensor; the others may be shorter along the merge's axis: a prefix, which affects only that part.
+``convolve`` (the rule ``concat``) adds a 1x1 convolution of the others, which may have any number of channels.
 ``concat`` joins along the axis; ``assemble`` places pieces at offsets on any axis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sepnas.errors import PlanError
-from sepnas.plan.merge_rules import MERGERS, MergeOperations, OwnT, PartT
+from sepnas.plan.merge_rules import MERGERS_BY_KIND, MergeOperations, OwnT, PartT
 from sepnas.plan.shapes import Region, Shape, cover_problem
 from sepnas.plan.steps import CLIENT, Merge, Recv, Step
 
@@ -58,7 +59,8 @@ class MergeKind:
     """All facts and functions of a merge kind.
 
     ``problem`` says why shapes do not fit (None: they do); ``apply`` joins a batch; ``optional``: inputs after the
-    first may be missing; ``learned``: there is a learned number for each input after the first.
+    first may be missing; ``learned``: there are learned numbers for each input after the first: one, or a matrix if the
+    kind ``convolves``.
     """
 
     name: str
@@ -66,12 +68,16 @@ class MergeKind:
     apply: JoinFunction
     optional: bool = False
     learned: bool = False
+    convolves: bool = False
 
 
-def merge(step: Merge, shape: Shape, inputs: Sequence[_Array], weights: _Array | None = None) -> _Array:
+def merge(
+    step: Merge, shape: Shape, inputs: Sequence[_Array], weights: _Array | Sequence[_Array] | None = None
+) -> _Array:
     """The output of a merge step, ``(B, *shape.dims)``; the inputs are not modified.
 
-    ``weights`` are the numbers of a learned kind, one for each input after the first.
+    ``weights`` are the numbers of a learned kind: one for each input after the first, or a matrix with a row for each
+    channel of the output and a column for each channel of the input, of which there may be more.
     """
     kind = MERGE_KINDS[step.kind]
     if kind.learned and (weights is None or len(weights) != len(inputs) - 1):
@@ -84,7 +90,7 @@ def merge(step: Merge, shape: Shape, inputs: Sequence[_Array], weights: _Array |
 def optional_tensors(program: Iterable[Step]) -> frozenset[str]:
     """Received tensors that a program can do without.
 
-    Only mean and weighted merges use them, beside a tensor of the device itself. Tensors of an exact split (sums,
+    Only the merge rules of policies use them, beside a tensor of the device itself. Tensors of an exact split (sums,
     concatenations) and the client's image are always needed.
     """
     received: set[str] = set()
@@ -111,6 +117,18 @@ def merge_problem(step: Merge, shape: Shape, inputs: Sequence[Shape]) -> str | N
     return kind.problem(step, shape, inputs)
 
 
+def merge_weights_dims(step: Merge, shapes: Mapping[str, Shape]) -> tuple[int, ...]:
+    """The sizes of the weights of a learned merge: one number, or a matrix as wide as the widest, for each message.
+
+    The matrix of a message with fewer channels has columns that are not used.
+    """
+    count = len(step.inputs) - 1
+    if not MERGE_KINDS[step.kind].convolves:
+        return (count,)
+    widest = max([shapes[name].dims[0] for name in step.inputs[1:]], default=0)
+    return count, shapes[step.output].dims[0], widest
+
+
 def _shapes(shape: Shape, inputs: Sequence[Shape]) -> str:
     return f"{', '.join(map(str, inputs))} into {shape}"
 
@@ -128,6 +146,14 @@ def _prefix_problem(step: Merge, shape: Shape, inputs: Sequence[Shape]) -> str |
         each.dims[place] <= shape.dims[place] and _beside(each, place) == _beside(shape, place) for each in inputs
     )
     if inputs[0] != shape or not narrow:
+        return f"tensors of these shapes do not merge ({step.kind}) into '{step.output}': {_shapes(shape, inputs)}"
+    return None
+
+
+def _convolve_problem(step: Merge, shape: Shape, inputs: Sequence[Shape]) -> str | None:
+    if not shape.axes.startswith(step.axis):
+        return f"convolves along axis {step.axis}, which is not the first of '{step.output}' ({shape.axes})"
+    if inputs[0] != shape or any(each.dims[1:] != shape.dims[1:] for each in inputs):
         return f"tensors of these shapes do not merge ({step.kind}) into '{step.output}': {_shapes(shape, inputs)}"
     return None
 
@@ -168,7 +194,7 @@ def _maximum(
 def _by_rule(
     operations: JoinOperations[OwnT, PartT], step: Merge, own: OwnT, parts: Sequence[PartT], weights: Sequence[Any], /
 ) -> OwnT:
-    return MERGERS[step.kind].merge(operations, own, parts, weights)
+    return MERGERS_BY_KIND[step.kind].merge(operations, own, parts, weights)
 
 
 def _concat(
@@ -214,6 +240,16 @@ class _Arrays:
         total /= counts.reshape([-1 if axis == self._place else 1 for axis in range(total.ndim)])
         return total
 
+    def convolve(self, own: _Array, parts: Sequence[_Array], weights: Sequence[Any]) -> _Array:
+        import numpy as np
+
+        out = own.copy()
+        rows = out.reshape(*out.shape[:2], -1)  # a view
+        for part, weight in zip(parts, weights, strict=True):
+            values = part.reshape(*part.shape[:2], -1)
+            rows += np.matmul(weight[:, : part.shape[1]], values)
+        return out
+
     def greatest(self, own: _Array, parts: Sequence[_Array]) -> _Array:
         import numpy as np
 
@@ -250,7 +286,17 @@ def placed(offset: Sequence[int], dims: Sequence[int]) -> Region:
 MERGE_KINDS: dict[str, MergeKind] = {
     kind.name: kind
     for kind in (
-        *(MergeKind(rule.name, _prefix_problem, _by_rule, True, rule.learned) for rule in MERGERS.values()),
+        *(
+            MergeKind(
+                kind,
+                _convolve_problem if rule.convolves else _prefix_problem,
+                _by_rule,
+                True,
+                rule.learned,
+                rule.convolves,
+            )
+            for kind, rule in MERGERS_BY_KIND.items()
+        ),
         MergeKind("sum", _prefix_problem, _sum),
         MergeKind("maximum", _prefix_problem, _maximum),
         MergeKind("concat", _concat_problem, _concat),

@@ -6,21 +6,23 @@ Layers of a device, in order: ``stem``, ``block0`` ... ``block<n-1>``, ``head`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from sepnas.plan.merge_rules import MERGERS
 from sepnas.plan.plan import Segment
 from sepnas.plan.shapes import FLOAT_BYTES, Shape
 from sepnas.plan.steps import Compute
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.backbones.backbone import BlockPlace
 from sepnas.separable.backbones.registry import BACKBONES
-from sepnas.separable.forms import Axes
+from sepnas.separable.forms import Axes, ChannelGroups
 from sepnas.separable.layer import Layer, make_head, make_layer
 from sepnas.separable.part import DevicePart
-from sepnas.separable.policy import needs_weights
+from sepnas.separable.policy import ExchangePoint, Transfer, merge_rule, needs_weights
 
 
 def _part_layers(architecture: Architecture, part: DevicePart, rank: int) -> tuple[Layer, ...]:
@@ -139,6 +141,12 @@ def weight_axes(architecture: Architecture) -> Mapping[str, Axes]:
     }
 
 
+def merge_axes(architecture: Architecture, block: int, source: int, destination: int) -> Axes:
+    """The axes of the matrix by which ``destination`` merges what ``source`` may send after a block: rows, columns."""
+    dims = matrix_dims(architecture, ExchangePoint(after=block), Transfer(source=source, destination=destination))
+    return tuple([ChannelGroups(1, size) for size in dims])
+
+
 def block_channels(architecture: Architecture, rank: int, block: int) -> int:
     """The channels that a block of a device outputs."""
     return network_table(architecture)[rank].outputs[block + 1].dims[0]
@@ -158,7 +166,7 @@ def has_head(architecture: Architecture, rank: int) -> bool:
 def count_parameters(architecture: Architecture) -> int:
     """Trained numbers of the whole network; the stem, the same on every device, counts once.
 
-    Includes the weights of ``weighted`` merges, one for each transfer, and the learned scales of messages.
+    Includes the weights of learned merges (one for each transfer, or a matrix) and the learned scales of messages.
     """
     total = device_layers(architecture, 0)[0].num_parameters
     for rank in range(architecture.num_devices):
@@ -168,15 +176,38 @@ def count_parameters(architecture: Architecture) -> int:
 
 
 def _count_merge_weights(architecture: Architecture) -> int:
-    total = 0
+    ranks = range(architecture.num_devices)
+    return sum(each.number for rank in ranks for each in _merge_weights(architecture, rank))
+
+
+class _MergeWeights(NamedTuple):
+    """The ``number`` of weights of a learned merge after ``block``; each is of a convolution if it ``convolves``."""
+
+    block: int
+    convolves: bool
+    number: int
+
+
+def _merge_weights(architecture: Architecture, rank: int) -> Iterator[_MergeWeights]:
     for block in range(architecture.num_blocks):
-        for rank in range(architecture.num_devices):
-            due = architecture.policy.arrivals(block, rank)
-            total += len(due) if needs_weights(due) else 0
-    return total
+        due = architecture.policy.arrivals(block, rank)
+        if needs_weights(due):
+            convolves = MERGERS[merge_rule(due)].convolves
+            count = sum(math.prod(matrix_dims(architecture, *each)) if convolves else 1 for each in due)
+            yield _MergeWeights(block, convolves, count)
+
+
+def matrix_dims(architecture: Architecture, point: ExchangePoint, transfer: Transfer) -> tuple[int, int]:
+    """The sizes of the matrix by which the receiver of a transfer merges it: its own channels, and those sent."""
+    source, destination = (
+        block_channels(architecture, rank, point.after) for rank in (transfer.source, transfer.destination)
+    )
+    return destination, transfer.num_channels(source, destination)
 
 
 def count_macs(architecture: Architecture, rank: int) -> int:
-    """Multiply-accumulates of one device for one sample: convolutions and classifier, its stem included."""
+    """Multiply-accumulates of one device for one sample: convolutions, its stem's and merges' too, and classifier."""
     layers = device_layers(architecture, rank)
-    return sum(layer.macs for layer in layers[: None if has_head(architecture, rank) else -1])
+    macs = sum(layer.macs for layer in layers[: None if has_head(architecture, rank) else -1])
+    merges = (each for each in _merge_weights(architecture, rank) if each.convolves)
+    return macs + sum(each.number * math.prod(layers[each.block + 1].output.dims[1:]) for each in merges)

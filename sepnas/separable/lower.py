@@ -178,7 +178,7 @@ def merge_parameter(block: int) -> str:
 @lru_cache(maxsize=1 << 14)
 def _block_merge(block: int, strength: int, *inputs: str) -> Merge:
     rule = MERGE_RULES[strength]
-    return Merge(rule, inputs, f"m{block}", merge_parameter(block) if MERGERS[rule].learned else None)
+    return Merge(MERGERS[rule].kind, inputs, f"m{block}", merge_parameter(block) if MERGERS[rule].learned else None)
 
 
 @lru_cache(maxsize=1 << 10)

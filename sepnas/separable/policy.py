@@ -77,7 +77,7 @@ class ExchangePoint(Part):
     """The transfers after block ``after``; ``merge`` is how their receivers merge them.
 
     If messages of two points meet (lag 1 of one, lag 0 of the next), they are merged by the stronger of the two rules:
-    ``weighted`` if either is (:func:`sepnas.plan.merge_rules.strongest`).
+    ``concat`` if either is, else ``weighted`` (:func:`sepnas.plan.merge_rules.strongest`).
     """
 
     after: Block
@@ -157,6 +157,10 @@ class TransmissionPolicy(Document):
         ]
         return self.model_copy(update={"points": tuple(points)})
 
+    def merged_by(self, merge: MergeRule) -> Self:
+        """The policy with this merge rule at all exchange points."""
+        return self.model_copy(update={"points": tuple(p.model_copy(update={"merge": merge}) for p in self.points)})
+
     def learned_scales(self) -> dict[str, WireFormat]:
         """The wire format of the messages of each learned scale, by the scale's name."""
         sent = [(transfer.scale_name(point.after), transfer) for point in self.points for transfer in point.transfers]
@@ -165,8 +169,8 @@ class TransmissionPolicy(Document):
     def without(self, devices: Collection[int]) -> Self:
         """The policy without transfers from and to these devices: the computation of a network that has lost them.
 
-        One difference: if ``mean`` and ``weighted`` messages meet in one merge and all weighted ones are lost, the
-        devices keep the learned weights of the others (:class:`sepnas.nets.outage.Outage`); here they take the mean.
+        One difference: if messages of two rules meet in one merge and all of the stronger one are lost, the devices
+        keep the learned weights of the others (:class:`sepnas.nets.outage.Outage`); here they merge by the weaker rule.
         """
         return self.model_copy(update={"points": tuple(point.without(devices) for point in self.points)})
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from sepnas.errors import SpecError
 from sepnas.options import option
 from sepnas.plan.document import PlanDocument, load_plan
+from sepnas.plan.merge_rules import MERGE_RULES, MERGERS
 from sepnas.plan.plan import Plan
 from sepnas.plan.wire import LEVELS, UNCONVERTED, WIRE_FORMATS, Scale
 from sepnas.separable.architecture import Architecture, named_architecture, named_policy
@@ -59,8 +60,8 @@ class ArchitectureOptions:
     """What to build from a name, and what to replace in an architecture; None leaves it as it is.
 
     ``devices``, ``classes``, ``image_size`` (pixels a side) and ``stem`` (by default the family's for the image size)
-    apply to names, and must not contradict a file. ``wire`` and ``learned_scales`` replace the format of all messages
-    and the scales of quantised ones.
+    apply to names, and must not contradict a file. ``wire``, ``learned_scales`` and ``merge`` replace the format of all
+    messages, the scales of quantised ones, and the rule by which they are merged.
     """
 
     devices: int | None = None
@@ -70,6 +71,7 @@ class ArchitectureOptions:
     stem: str | None = None
     wire: str | None = None
     learned_scales: bool | None = None
+    merge: str | None = None
 
     def given(self) -> list[str]:
         """The options that have a value, by the names that the caller knows."""
@@ -81,6 +83,7 @@ class ArchitectureOptions:
             ("--stem", "stem="): self.stem,
             ("--wire", "wire="): self.wire,
             ("--learned-scales", "learned_scales="): self.learned_scales,
+            ("--merge", "merge="): self.merge,
         }
         return [option(*names) for names, value in values.items() if value is not None]
 
@@ -105,14 +108,24 @@ def read_architecture(
     _refuse_contradictions(name, found, options)
     if options.policy is not None:
         found = found.with_policy(read_policy(options.policy, found))
-    return with_messages(found, options.wire, options.learned_scales)
+    return _with_options(found, options)
 
 
 def _named(name: str, options: ArchitectureOptions) -> Architecture:
     devices, classes, side = _or(options.devices, 1), _or(options.classes, 100), _or(options.image_size, 32)
     plain = named_architecture(name, devices, "none", classes, image_size=side, stem=options.stem)
     policy = "all-to-all" if options.policy is None else options.policy
-    return with_messages(plain.with_policy(read_policy(policy, plain)), options.wire, options.learned_scales)
+    return _with_options(plain.with_policy(read_policy(policy, plain)), options)
+
+
+def _with_options(architecture: Architecture, options: ArchitectureOptions) -> Architecture:
+    """The architecture with the messages and merges that the options name."""
+    found = with_messages(architecture, options.wire, options.learned_scales)
+    if options.merge is None:
+        return found
+    if options.merge not in MERGERS:
+        raise SpecError(f"{option('--merge', 'merge=')} {options.merge!r}: allowed are {', '.join(MERGE_RULES)}")
+    return found.with_policy(found.policy.merged_by(options.merge))
 
 
 def _or(given: int | None, default: int) -> int:

@@ -20,6 +20,7 @@ from typing_extensions import Self
 
 from sepnas.errors import SpecError
 from sepnas.objectives import names_losing_devices
+from sepnas.plan.merge_rules import MERGE_RULES
 from sepnas.plan.wire import WIRE_FORMATS
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.backbones.backbone import BlockStages
@@ -183,7 +184,7 @@ class SearchSpace(Document):
             "lag": min(self.policy.lags),
         }
         readouts = sorted(self.policy.readouts, key=lambda name: not name.startswith(readout))
-        whole: dict[str, Choice] = {"readout": readouts[0], "merge": min(self.policy.merges)}
+        whole: dict[str, Choice] = {"readout": readouts[0], "merge": min(self.policy.merges, key=MERGE_RULES.index)}
         points = {f"point{block}.{gene}": value for block in self.blocks for gene, value in genes.items()}
         return whole | self._network_extreme(numbers) | points
 

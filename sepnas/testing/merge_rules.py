@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -34,28 +35,37 @@ class MergeRuleContract:
             for array, kept in zip((own, *received), before, strict=True):
                 np.testing.assert_array_equal(array, kept)
 
-    def test_channels_that_nothing_holds_stay(self, rule: MergeRule) -> None:
-        """A channel that no message holds keeps the device's own values."""
+    def test_channels_that_nothing_reaches_stay(self, rule: MergeRule) -> None:
+        """A channel keeps the device's own values if no message holds it, or if its weights for all messages are 0."""
         for own, received in _inputs():
             widest = max(array.shape[1] for array in received)
-            found = _on_a_device(rule, own, received)
+            weights = _weights(rule, received)
+            if weights is not None and weights.ndim > 1:
+                weights[:, widest:] = 0
+            found = _on_a_device(rule, own, received, weights)
             np.testing.assert_array_equal(found[:, widest:], own[:, widest:])
 
     def test_training_computes_what_the_devices_compute(self, rule: MergeRule) -> None:
-        """Training agrees bit for bit, also the version for lost messages if none is lost; all inputs get gradients."""
+        """Training agrees, also the version for lost messages if none is lost; all inputs get gradients.
+
+        Bit for bit, unless the rule convolves: then sums may be taken in another order.
+        """
         torch = pytest.importorskip("torch")
         from sepnas.nets import exchange, outage
 
         for own, received in _inputs():
             tensors = [torch.tensor(array, requires_grad=True) for array in (own, *received)]
-            weights = [torch.tensor(float(number), requires_grad=True) for number in _weights(rule, len(received))]
+            numbers = _weights(rule, received)
+            weights = [torch.tensor(each, requires_grad=True) for each in (() if numbers is None else numbers)]
             step = _step(rule, len(received))
+            tolerance = 1e-6 if MERGERS[rule].convolves else 0
             whole = exchange.merge_tensors(step, _shape(own), tensors, weights)
-            np.testing.assert_array_equal(_on_a_device(rule, own, received), whole.detach().numpy())
+            device = _on_a_device(rule, own, received, numbers)
+            np.testing.assert_allclose(device, whole.detach().numpy(), tolerance, tolerance)
             rows = torch.arange(len(own))
             parts = [(rows, each) for each in tensors[1:]]
             arrived = outage.merge_arrived(step, _shape(own), tensors[0], parts, weights)
-            np.testing.assert_array_equal(arrived.detach().numpy(), whole.detach().numpy())
+            np.testing.assert_allclose(arrived.detach().numpy(), whole.detach().numpy(), tolerance, tolerance)
             whole.sum().backward()  # type: ignore[no-untyped-call]
             assert all(torch.isfinite(each.grad).all() for each in (*tensors, *weights))
 
@@ -74,19 +84,23 @@ def _inputs() -> Iterator[tuple[_Array, list[_Array]]]:
         yield own, received
 
 
-def _weights(rule: MergeRule, number: int) -> _Array:
-    """The weights of a learned rule; none for other rules."""
-    return np.linspace(0.2, 0.7, number if MERGERS[rule].learned else 0).astype(np.float32)
+def _weights(rule: MergeRule, received: list[_Array]) -> _Array | None:
+    """The weights of a learned rule: a number for each message, or a matrix as wide as the widest message."""
+    if not MERGERS[rule].learned:
+        return None
+    dims = (_CHANNELS, max([array.shape[1] for array in received], default=0)) if MERGERS[rule].convolves else ()
+    count = len(received) * math.prod(dims)
+    return np.linspace(0.2, 0.7, count, dtype=np.float32).reshape(len(received), *dims)
 
 
-def _on_a_device(rule: MergeRule, own: _Array, received: list[_Array]) -> _Array:
-    weights = _weights(rule, len(received)) if MERGERS[rule].learned else None
+def _on_a_device(rule: MergeRule, own: _Array, received: list[_Array], weights: _Array | None = None) -> _Array:
+    weights = _weights(rule, received) if weights is None else weights
     return merge(_step(rule, len(received)), _shape(own), [own, *received], weights)
 
 
 def _step(rule: MergeRule, number: int) -> Merge:
     inputs = tuple(f"t{place}" for place in range(1 + number))
-    return Merge(rule, inputs, "merged", "weights" if MERGERS[rule].learned else None)
+    return Merge(MERGERS[rule].kind, inputs, "merged", "weights" if MERGERS[rule].learned else None)
 
 
 def _shape(array: _Array) -> Shape:

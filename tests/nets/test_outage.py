@@ -34,6 +34,11 @@ POINTS = [
     {"after": 0, "merge": "weighted", "transfers": [transfer(0, 1, "int8", 1, 0.5), transfer(1, 0), transfer(2, 0)]},
     {"after": 1, "transfers": [transfer(2, 1), transfer(1, 2, "fp16")]},
     {"after": 3, "transfers": [transfer(2, 0, "int8"), transfer(0, 2)]},
+    {
+        "after": 4,
+        "merge": "concat",
+        "transfers": [transfer(2, 0, "int8", 1), transfer(1, 0, fraction=0.5), transfer(0, 2)],
+    },
 ]
 
 

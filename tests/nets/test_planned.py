@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from copy import deepcopy
 from dataclasses import replace
+from itertools import compress
 
 import numpy as np
 import pytest
@@ -78,8 +79,8 @@ def _carry_out(
         tensors[step.output] = tensors[step.tensor][step.region.slices]
     elif isinstance(step, Merge):
         there = [name in tensors for name in step.inputs]
-        numbers = [float(weight) for weight in made.weights[rank, step.parameter]] if step.parameter else None
-        weights = None if numbers is None else np.array(numbers, np.float32)[np.array(there[1:])]
+        numbers = made.weights[rank, step.parameter] if step.parameter else None
+        weights = None if numbers is None else [each.detach().numpy() for each in compress(numbers, there[1:])]
         inputs = [tensors[name] for name in step.inputs if name in tensors]
         tensors[step.output] = merge(step, made.plan.shapes[rank][step.output], inputs, weights)
     else:

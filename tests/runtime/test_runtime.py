@@ -82,6 +82,8 @@ WEIGHTED_POINTS = [
     {"after": 0, "merge": "weighted", "transfers": [transfer(1, 0, "fp16", 1), transfer(0, 1, "int8")]},
     {"after": 1, "merge": "weighted", "transfers": [transfer(1, 0, "int8", 0, 0.5), transfer(0, 1, "fp32")]},
     {"after": 3, "transfers": [transfer(1, 0, "int4"), transfer(0, 1, "int4")]},
+    {"after": 4, "merge": "concat", "transfers": [transfer(1, 0, "int8", 1, 0.5), transfer(0, 1, "fp16", 1)]},
+    {"after": 5, "merge": "concat", "transfers": [transfer(1, 0, "fp32"), transfer(0, 1, "int8")]},
 ]
 
 
@@ -126,7 +128,7 @@ def mean_case(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weighted_case(tmp_path_factory):
-    """Two devices: weighted merges, both lags, the answer is the mean of all logits."""
+    """Two devices: learned merges of both kinds, both lags, the answer is the mean of all logits."""
     with running(tmp_path_factory.mktemp("weighted") / "deployment", WEIGHTED_POINTS, "mean", 2) as case:
         yield case
 

@@ -59,6 +59,7 @@ SPACE = SearchSpace.from_data(SMALL)
 WIDE = SearchSpace.from_data(
     {
         **SMALL,
+        "policy": {**SMALL["policy"], "merges": ["mean", "weighted", "concat"]},
         "network": {
             **SMALL["network"],
             "depth": [20, 11, 29],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sepnas.cost.simulator import Simulation
+from sepnas.plan.device_totals import macs_of_device
 from sepnas.plan.plan import Plan
 
 Family = Literal["alone", "split", "separable", "plan"]
@@ -70,7 +71,7 @@ class Comparison:
 
 def macs_of(plan: Plan) -> int:
     """The multiply-accumulates of all devices for one sample."""
-    return sum(segment.flops for segments in plan.segments for segment in segments.values()) // 2
+    return sum(macs_of_device(plan, rank) for rank in range(plan.num_devices))
 
 
 def priced(

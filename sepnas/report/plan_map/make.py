@@ -7,6 +7,7 @@ from functools import reduce
 from operator import add
 
 from sepnas.partition.graph import Graph
+from sepnas.plan.device_totals import macs_of_device, weight_bytes_of_device
 from sepnas.plan.plan import Plan
 from sepnas.plan.steps import CLIENT
 from sepnas.report.plan_map.folding import Group, Laid, belongs, groups_of, repeats
@@ -40,12 +41,11 @@ def map_of(
 
 
 def _share(plan: Plan, rank: int, names: Sequence[str]) -> DeviceShare:
-    segments = plan.segments[rank].values()
     between = [(m.source, m.destination, m.payload_bytes()) for m in plan.transfers()]
     return DeviceShare(
         names[rank] if rank < len(names) else f"device {rank}",
-        sum(segment.flops for segment in segments) // 2,
-        sum(segment.weight_bytes for segment in segments),
+        macs_of_device(plan, rank),
+        weight_bytes_of_device(plan, rank),
         sum(nbytes for source, _, nbytes in between if source == rank),
         sum(nbytes for _, destination, nbytes in between if destination == rank),
     )

@@ -18,6 +18,7 @@ from sepnas.deployment.plans import overlay_file
 from sepnas.deployment.serial import program_of
 from sepnas.deployment.verify import verify_device
 from sepnas.errors import DeploymentError
+from sepnas.plan.merges import merge_weights_dims
 from sepnas.plan.plan import Message
 from sepnas.plan.serial import message_from_data, shape_from_data
 from sepnas.plan.shapes import Shape
@@ -232,14 +233,14 @@ def _check_weights(folder: Path, manifest: ShardManifest, plan: LoadedPlan, own:
             raise DeploymentError(f"{where(name)}: tensor '{name}' is {found}; segments compute in float32")
     for step in plan.program:
         if isinstance(step, Merge) and step.parameter:
-            _check_merge(where(step.parameter), step, weights[step.parameter])
+            _check_merge(where(step.parameter), step, plan.shapes, weights[step.parameter])
     for message in plan.messages.values():
         for name in filter(None, (message.scale, message.normalisation)):
             _check_numbers(where(name), name, message, weights[name])
 
 
-def _check_merge(where: Path, step: Merge, found: Array) -> None:
-    wanted = (len(step.inputs) - 1,)
+def _check_merge(where: Path, step: Merge, shapes: Mapping[str, Shape], found: Array) -> None:
+    wanted = merge_weights_dims(step, shapes)
     if found.shape != wanted or found.dtype != np.float32 or not np.isfinite(found).all():
         raise DeploymentError(
             f"{where}: tensor '{step.parameter}' weighs what is merged into '{step.output}': finite float32 of "
