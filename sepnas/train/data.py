@@ -139,14 +139,18 @@ def _assemble(
 
 
 def _resized(split: Split, image_size: int | None) -> Split:
-    if image_size is None or split.images.shape[2:] == (image_size, image_size):
-        return split
-    size = (image_size, image_size)
+    return split if image_size is None else Split(resize_images(split.images, image_size), split.labels)
+
+
+def resize_images(images_NCHW: Tensor, side: int) -> Tensor:
+    """Images in bytes as squares of ``side`` pixels (bilinear); the tensor itself if they are already."""
+    if images_NCHW.shape[2:] == (side, side):
+        return images_NCHW
     batches = [
-        functional.interpolate(x.float(), size, mode="bilinear", antialias=True).round_().clamp_(0, 255).byte()
-        for x in torch.split(split.images, max(1, _RESIZE_BYTES // (4 * split.images.shape[1] * image_size**2)))
+        functional.interpolate(x.float(), (side, side), mode="bilinear", antialias=True).round_().clamp_(0, 255).byte()
+        for x in torch.split(images_NCHW, max(1, _RESIZE_BYTES // (4 * images_NCHW.shape[1] * side**2)))
     ]
-    return Split(torch.cat(batches), split.labels)
+    return torch.cat(batches)
 
 
 def _digits() -> tuple[tuple[str, ...], Parts]:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from sepnas.errors import CheckpointError, TrainingError
 from sepnas.nets.trainable import TrainableGraph, load_trainable
-from sepnas.partition.graph import graph_file, is_graph
+from sepnas.partition.graph import Graph, graph_file, is_graph
 from sepnas.partition.heads import num_scores
 from sepnas.train.batches import Batch
 from sepnas.train.checkpoint import is_there, load_network, read_checkpoint, tensors_sha256, write_checkpoint
 from sepnas.train.checks import classes_text, knows_classes
+from sepnas.train.data import resize_images
 from sepnas.train.distill import softened_divergence
 from sepnas.train.earlier_runs import check_same_data
 from sepnas.train.evaluate import predict_logits
@@ -40,11 +41,15 @@ _LOGITS = "logits"
 
 @dataclass(frozen=True, eq=False)
 class KeptTeacher:
-    """A trained network whose answers are kept. ``images`` are those that it teaches, normalised as it was trained."""
+    """A trained network whose answers are kept. ``images`` are those that it teaches, normalised as it was trained.
+
+    If it takes squares of another ``side``, in pixels, it answers resized images.
+    """
 
     name: str
     network: nn.Module
     images: ImageData
+    side: int | None = None
 
     @cached_property
     def identity(self) -> str:
@@ -54,11 +59,17 @@ class KeptTeacher:
     def has_maps_for(self, images: ImageData) -> bool:
         """Whether its feature maps may be compared with those of a graph that takes these images."""
         alike = (self.images.mean, self.images.std) == (images.mean, images.std)
-        return alike and isinstance(self.network, TrainableGraph)
+        return alike and self.side is None and isinstance(self.network, TrainableGraph)
+
+    def sees(self, images_NCHW: Tensor) -> Tensor:
+        """Images in the size that it takes."""
+        return images_NCHW if self.side is None else resize_images(images_NCHW, self.side)
 
 
 def load_kept_teacher(folder: Path, images: ImageData) -> KeptTeacher:
-    """The teacher of a folder: an imported network, or the best epoch of a run on the same classes and image size.
+    """The teacher of a folder: an imported network, or the best epoch of a run on the same images.
+
+    An imported network may take squares of another size.
 
     Raises :class:`TrainingError`, or the errors of reading it.
     """
@@ -76,8 +87,17 @@ def load_kept_teacher(folder: Path, images: ImageData) -> KeptTeacher:
         )
     if graph.image_input is None:
         raise TrainingError(f"teacher {folder}: has no mean and deviation of images; import it with --mean and --std")
-    _check_shape(folder, graph.tensors[graph.inputs[0]].dims[1:], images)
-    return KeptTeacher(str(folder), graph_network, replace(images, mean=graph.traits.mean, std=graph.traits.std))
+    taught = replace(images, mean=graph.traits.mean, std=graph.traits.std)
+    return KeptTeacher(str(folder), graph_network, taught, _side_of(folder, graph, images))
+
+
+def _side_of(folder: Path, graph: Graph, images: ImageData) -> int | None:
+    """The side of the squares that a teacher takes, if it is not that of the images."""
+    wanted, found = graph.tensors[graph.inputs[0]].dims[1:], tuple(images.train.images.shape[1:])
+    if wanted[0] == found[0] and len({*wanted[1:]}) == len({*found[1:]}) == 1:
+        return None if wanted == found else wanted[1]
+    _check_shape(folder, wanted, images)
+    return None
 
 
 def _check_shape(folder: Path, wanted: tuple[int, ...], images: ImageData) -> None:
@@ -139,7 +159,7 @@ class KeptAnswers:
         written = time.monotonic()
         while done < count:
             report(f"answers of {teacher.name}", done, count)
-            part = self._images[done : done + AT_ONCE]
+            part = teacher.sees(self._images[done : done + AT_ONCE])
             for way, images in enumerate((part, part.flip(3))[: self._ways]):
                 with torch.autocast(device.type, torch.bfloat16, enabled=self._in_bf16):
                     found = predict_logits(teacher.network, images, teacher.images, device=device, tick=_silent)

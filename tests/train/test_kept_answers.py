@@ -17,12 +17,14 @@ from sepnas.nets.trainable import TrainableGraph, load_trainable
 from sepnas.train.augment import augment
 from sepnas.train.batches import Batch
 from sepnas.train.checkpoint import read_checkpoint
-from sepnas.train.data import load_dataset
+from sepnas.train.data import load_dataset, resize_images
+from sepnas.train.evaluate import predict_logits
 from sepnas.train.feature_gap import FeatureGap, last_maps
 from sepnas.train.images import ImageData
 from sepnas.train.kept_answers import KeptAnswers, load_kept_teacher
 from sepnas.train.loop import train_network
 from sepnas.train.recipe import Augmentation, Distillation, Recipe, RecipeChanges
+from sepnas.train.source import DataSource
 from sepnas.train.steps import step_of
 
 CPU = torch.device("cpu")
@@ -167,6 +169,23 @@ def test_separable_networks_learn_from_imported_ones(teacher: Path, tmp_path: Pa
     assert api.train(teacher, tmp_path / "back", teachers=[tmp_path / "first"], **options).finished
 
 
+def test_a_teacher_answers_in_its_own_image_size(teacher: Path, digits: ImageData, tmp_path: Path) -> None:
+    """For larger or smaller images it answers the resized ones, and teaches a separable network that takes them."""
+    images = load_dataset("digits", image_size=12)
+    kept = load_kept_teacher(teacher, images)
+    answers = KeptAnswers([kept], images, mirrored=False)
+    answers.prepare(tmp_path, CPU, silent)
+    seen = resize_images(images.train.images[:4], 8)
+    expected = predict_logits(kept.network, seen, kept.images)
+    found = answers.of(Batch(images.train.images[:4], images.train.labels[:4], 4, torch.arange(4)))
+    torch.testing.assert_close(found[0], expected)
+    source = DataSource("digits", image_size=12)
+    changes = RecipeChanges(epochs=1)
+    assert api.train(
+        "resnext11_2x4d", tmp_path / "run", devices=2, teachers=[teacher], data=source, changes=changes
+    ).finished
+
+
 def test_teachers_that_do_not_fit_are_refused(teacher: Path, student: Path, digits: ImageData, tmp_path: Path) -> None:
     """Other classes, other sizes, mixed images and maps that cannot be compared are named."""
     few = replace(digits, classes=("one", *digits.classes[1:]))
@@ -174,9 +193,9 @@ def test_teachers_that_do_not_fit_are_refused(teacher: Path, student: Path, digi
         TrainingError, match=r"teacher .* knows 10 classes \('0', .* fine-tune it on these images first"
     ):
         load_kept_teacher(teacher, few)
-    large = replace(digits, train=replace(digits.train, images=torch.zeros(9, 1, 9, 9, dtype=torch.uint8)))
-    with pytest.raises(TrainingError, match="takes images of 1x8x8, but those of 'digits' have 1x9x9"):
-        load_kept_teacher(teacher, large)
+    wide = replace(digits, train=replace(digits.train, images=torch.zeros(9, 1, 8, 9, dtype=torch.uint8)))
+    with pytest.raises(TrainingError, match="takes images of 1x8x8, but those of 'digits' have 1x8x9"):
+        load_kept_teacher(teacher, wide)
     mixed = RECIPE.model_copy(update={"mixup": 0.2})
     with pytest.raises(TrainingError, match="single images"):
         api.train(student, tmp_path / "run", data="digits", recipe=mixed, teachers=[teacher])
