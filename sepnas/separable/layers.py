@@ -207,7 +207,12 @@ def matrix_dims(architecture: Architecture, point: ExchangePoint, transfer: Tran
 
 def count_macs(architecture: Architecture, rank: int) -> int:
     """Multiply-accumulates of one device for one sample: convolutions, its stem's and merges' too, and classifier."""
+    layers = device_layers(architecture, rank)[: None if has_head(architecture, rank) else -1]
+    return sum(layer.macs for layer in layers) + count_merge_macs(architecture, rank)
+
+
+def count_merge_macs(architecture: Architecture, rank: int) -> int:
+    """Multiply-accumulates of one device's merges for one sample."""
     layers = device_layers(architecture, rank)
-    macs = sum(layer.macs for layer in layers[: None if has_head(architecture, rank) else -1])
     merges = (each for each in _merge_weights(architecture, rank) if each.convolves)
-    return macs + sum(each.number * math.prod(layers[each.block + 1].output.dims[1:]) for each in merges)
+    return sum(each.number * math.prod(layers[each.block + 1].output.dims[1:]) for each in merges)
