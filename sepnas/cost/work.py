@@ -71,6 +71,7 @@ class Work:
         seconds = compute_s = 0.0
         program = self.plan.programs[rank]
         for index, step in enumerate(program):
+            convolved_s = 0.0
             if isinstance(step, Compute):
                 spent_s = times.segment_s(segments[step.segment], batch)
                 compute_s += spent_s
@@ -101,7 +102,7 @@ class Work:
                 spent_s = 0.0
             if with_tasks:
                 steps_s.append(spent_s)
-                _note(step, spent_s, tasks)
+                _note(step, spent_s, convolved_s, tasks)
         busy_s = compute_s if sends is None else seconds + sum([leg[0] for leg in legs])
         return DeviceWork(legs, seconds, compute_s, busy_s, tasks, steps_s)
 
@@ -132,14 +133,16 @@ def _sends_of(plan: Plan) -> dict[int, Send]:
     return {step.tag: step for program in plan.programs for step in program if isinstance(step, Send)}
 
 
-def _note(step: Step, spent_s: float, tasks: list[list[Task]]) -> None:
-    """Add a step's time to the leg that it belongs to; a message ends a leg."""
+def _note(step: Step, spent_s: float, convolved_s: float, tasks: list[list[Task]]) -> None:
+    """Add a step's time to the leg that it belongs to; a message ends a leg. ``convolved_s`` is a part of a merge's."""
     if isinstance(step, Recv):
         tasks.append([])
     if isinstance(step, Compute):
         tasks[-1].append(("compute", step.segment, spent_s))
+    elif isinstance(step, Merge):
+        parts: tuple[tuple[Doing, float], ...] = ("compute", convolved_s), ("merge", spent_s - convolved_s)
+        tasks[-1] += [(doing, step.output, seconds) for doing, seconds in parts if seconds]
     elif spent_s and not isinstance(step, Slice):
-        doing: Doing = "merge" if isinstance(step, Merge) else "convert"
-        tasks[-1].append((doing, step.output if isinstance(step, Merge) else step.tensor, spent_s))
+        tasks[-1].append(("convert", step.tensor, spent_s))
     if isinstance(step, Send):
         tasks.append([])

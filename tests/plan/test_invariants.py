@@ -13,7 +13,7 @@ from sepnas.cost.memory import peak_memory_bytes
 from sepnas.nets.separable import SeparableNetwork
 from sepnas.plan.merges import merge
 from sepnas.plan.plan import Plan
-from sepnas.plan.steps import CLIENT, Compute, Recv, Send
+from sepnas.plan.steps import CLIENT, Compute, Merge, Recv, Send
 from sepnas.runtime.tensors.codec import decode, decode_image, encode, encode_image, normalise
 from sepnas.runtime.worker.executor import _last_uses
 from sepnas.separable.architecture import Architecture
@@ -110,6 +110,9 @@ def _bytes_in_use(plan: Plan, rank: int, batch: int) -> int:
     program, segments, shapes = plan.programs[rank], plan.segments[rank], plan.shapes[rank]
     waiting = {m.tag: m.payload_bytes(batch) for m in plan.messages() if m.destination == rank}
     weights = sum(segment.weight_bytes for segment in segments.values())
+    for step in program:
+        if isinstance(step, Merge) and step.kind == "convolve":
+            weights += 4 * shapes[step.output].dims[0] * sum(shapes[name].dims[0] for name in step.inputs[1:])
     tensors: dict[str, int] = {}
     most = sum(waiting.values())
     for step, dropped in zip(program, _last_uses(program), strict=True):
