@@ -7,7 +7,7 @@ channels from those that the device has. With all mixtures sent, the network is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,15 +30,27 @@ from sepnas.separation.spaces import Placement
 from sepnas.separation.statistics import Array, Statistics
 
 
+@dataclass(frozen=True, eq=False)
+class LocalTensor:
+    """The part of a tensor that one device has: its channels of the original, in the order in which they lie."""
+
+    name: str
+    order: Labels
+
+
 @dataclass(frozen=True)
 class SeparatedGraph:
-    """A separated network without its weights: the graph, the device of each node, and the recipe of the weights."""
+    """A separated network without its weights: the graph, the device of each node, and the recipe of the weights.
+
+    ``locals`` are the parts of the original's tensors, by its names, that devices have behind tiled layers.
+    """
 
     graph: Graph
     layouts: Layouts
     recipe: Recipe
     num_devices: int
     wires: Wires
+    locals: Mapping[str, Sequence[LocalTensor]]
 
     def plan(self) -> Plan:
         """The plan in which each device computes its own nodes."""
@@ -62,12 +74,23 @@ def separated_graph(
     return _Separating(found, placement, separation, mixtures or {}, statistics or Statistics()).network()
 
 
-@dataclass(frozen=True, eq=False)
-class _Local:
-    """The part of a tensor that one device has: its channels of the original, in the order in which they lie."""
+def map_parts(graph: Graph, separation: Separation) -> dict[str, list[LocalTensor]]:
+    """The parts of feature maps ``(N, C, ...)`` that devices have, by the document alone.
 
-    name: str
-    order: Labels
+    Mixtures of any values give the graph of the same names. Raises :class:`SpecError` if the separation is another
+    network's.
+    """
+    channels = channels_of(graph)
+    mixtures = {
+        (each.tensor, each.source, each.destination): np.eye(each.mixtures, len(each.channels))
+        for each in separation.crossings if each.mixtures
+    }  # fmt: skip
+    made = separated_graph(graph, separation, mixtures, channels=channels)
+    return {
+        name: [each for each in parts if each.name in made.graph.tensors]
+        for name, parts in made.locals.items()
+        if graph.tensors[name].axes.startswith("NC") and channels.axis(name) == 1
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +114,7 @@ class _Separating:
         self.channels, self.placement, self.separation, self.statistics = channels, placement, separation, statistics
         self.graph, self.made = channels.graph, SeparatedGraphBuilder(channels.graph)
         self.ranks = range(separation.num_devices)
-        self.locals: dict[tuple[str, int], _Local] = {}
+        self.locals: dict[tuple[str, int], LocalTensor] = {}
         self.folded: dict[tuple[str, int], str] = {}
         self.inputs: dict[tuple[str, int], _Input] = {}
         self.arriving: dict[tuple[str, int], list[tuple[int | None, WireFormat, Arrival]]] = {}
@@ -105,7 +128,7 @@ class _Separating:
     def network(self) -> SeparatedGraph:
         for name in self.graph.inputs:
             for rank in self.ranks:
-                self.locals[name, rank] = _Local(name, self._everything(name))
+                self.locals[name, rank] = LocalTensor(name, self._everything(name))
         tiles = self.placement.tiles
         for node in self.graph.nodes:
             if tiles is not None and node.name in tiles.nodes:
@@ -121,7 +144,14 @@ class _Separating:
             made.recipe_of(graph),
             self.separation.num_devices,
             self.wires,
+            self._by_tensor(),
         )
+
+    def _by_tensor(self) -> dict[str, list[LocalTensor]]:
+        found: dict[str, list[LocalTensor]] = {}
+        for (tensor, _), local in self.locals.items():
+            found.setdefault(tensor, []).append(local)
+        return found
 
     def _in_tiles(self, node: GraphNode) -> None:
         """A node in tiles: the original's."""
@@ -131,10 +161,10 @@ class _Separating:
         }
         self.tiled |= zip(node.outputs, self.made.copy(node, TILED, inputs), strict=True)
 
-    def _sender(self, tensor: str, source: int | None) -> tuple[_Local, int]:
+    def _sender(self, tensor: str, source: int | None) -> tuple[LocalTensor, int]:
         """What a device has of a tensor, or all devices in tiles; and where it is."""
         if source is None:
-            return _Local(self.tiled[tensor], self._everything(tensor)), TILED
+            return LocalTensor(self.tiled[tensor], self._everything(tensor)), TILED
         return self.locals[tensor, source], source
 
     def _node(self, node: GraphNode, rank: int) -> None:
@@ -142,7 +172,7 @@ class _Separating:
         if way in (HowComputed.EVERYWHERE, HowComputed.OWNER, HowComputed.READ_OUT):
             made = self.made.copy(node, rank, {r: self._operand(n, rank) for r, n in node.inputs.items()})
             for name, own in zip(node.outputs, made, strict=True):
-                self.locals[name, rank] = _Local(own, self._everything(name))
+                self.locals[name, rank] = LocalTensor(own, self._everything(name))
         elif way is not HowComputed.FOLDED:
             make = {
                 HowComputed.MIXING: self._mixed,
@@ -173,9 +203,9 @@ class _Separating:
             return self.folded[tensor, rank]
         found = self._input(tensor, rank)
         assert found.estimate is None, tensor
-        return self._ordered(tensor, _Local(found.name, found.order), self._everything(tensor), rank)
+        return self._ordered(tensor, LocalTensor(found.name, found.order), self._everything(tensor), rank)
 
-    def _ordered(self, tensor: str, local: _Local, wanted: Labels, rank: int, axis: int | None = None) -> str:
+    def _ordered(self, tensor: str, local: LocalTensor, wanted: Labels, rank: int, axis: int | None = None) -> str:
         """These channels of what a device has of a tensor, in this order."""
         where = np.full(max(int(local.order.max(initial=0)), int(wanted.max(initial=0))) + 1, -1)
         where[local.order] = np.arange(len(local.order))
@@ -211,7 +241,7 @@ class _Separating:
                 self.inputs[tensor, rank] = _Input(name, plain, known.estimate(arrivals))
         return self.inputs[tensor, rank]
 
-    def _mixed(self, node: GraphNode, rank: int) -> _Local:
+    def _mixed(self, node: GraphNode, rank: int) -> LocalTensor:
         layer, outputs = self.channels.mixing[node.name], self.placement.own(node.outputs[0], rank)
         data = self._input(layer.operand, rank)
         inputs = {}
@@ -228,7 +258,7 @@ class _Separating:
                 inputs[role] = self.made.weight(name, places, rank)
         if data.estimate is not None and data.estimate.offset.any():
             inputs["bias"] = self._shifted(layer, outputs, data.estimate, rank)
-        return _Local(self._smaller(node, layer.relation, inputs, len(outputs), rank), outputs)
+        return LocalTensor(self._smaller(node, layer.relation, inputs, len(outputs), rank), outputs)
 
     def _estimated(self, layer: MixingLayer, outputs: Labels, estimate: Estimate, rank: int) -> str:
         name, out_axis = layer.node.inputs[layer.weight], layer.relation.operands[layer.weight].axis
@@ -243,7 +273,7 @@ class _Separating:
         made = EstimatedBias(layer, outputs, estimate, before)
         return self.made.new_weight(f"{name}@{rank}", "O", (len(outputs),), made)
 
-    def _by_channels(self, node: GraphNode, rank: int) -> _Local:
+    def _by_channels(self, node: GraphNode, rank: int) -> LocalTensor:
         made, order = self.channels.relations[node.name], self._blocks(node, rank)
         inputs = {}
         for role, name in node.inputs.items():
@@ -257,10 +287,10 @@ class _Separating:
             else:
                 local = self.locals[name, rank]
                 if self._has_all(name):
-                    local = _Local(local.name, np.arange(self.graph.tensors[name].dims[blocks.axis]))
+                    local = LocalTensor(local.name, np.arange(self.graph.tensors[name].dims[blocks.axis]))
                 inputs[role] = self._ordered(name, local, places, rank, blocks.axis)
         outputs = np.concatenate([np.arange(block * made.width, (block + 1) * made.width) for block in order])
-        return _Local(self._smaller(node, made, inputs, len(outputs), rank), outputs)
+        return LocalTensor(self._smaller(node, made, inputs, len(outputs), rank), outputs)
 
     def _has_all(self, tensor: str) -> bool:
         """Whether a device that has some of a tensor has all of it."""
@@ -288,23 +318,23 @@ class _Separating:
         axes = self.graph.tensors[node.outputs[0]].axes
         return self.made.add(node.name, rank, node.operator, inputs, {**node.attributes, **changed}, axes)
 
-    def _joined(self, node: GraphNode, rank: int) -> _Local | None:
-        axis, offset, pieces = self.channels.axis(node.outputs[0]), 0, list[_Local]()
+    def _joined(self, node: GraphNode, rank: int) -> LocalTensor | None:
+        axis, offset, pieces = self.channels.axis(node.outputs[0]), 0, list[LocalTensor]()
         for name in node.inputs.values():
             size = self.graph.tensors[name].dims[axis]
             if name in self.graph.stored:
-                pieces.append(_Local(self.made.weight(name, {}, rank), offset + np.arange(size)))
+                pieces.append(LocalTensor(self.made.weight(name, {}, rank), offset + np.arange(size)))
             elif (local := self.locals.get((name, rank))) is not None:
                 order = np.arange(size) if self._has_all(name) else local.order
-                pieces.append(_Local(local.name, offset + order))
+                pieces.append(LocalTensor(local.name, offset + order))
             offset += size
         if not pieces:
             return None
         names = [each.name for each in pieces]
         name = names[0] if len(names) == 1 else self.made.join(node.name, names, axis, rank)
-        return _Local(name, np.concatenate([each.order for each in pieces]))
+        return LocalTensor(name, np.concatenate([each.order for each in pieces]))
 
-    def _sliced(self, node: GraphNode, rank: int) -> _Local | None:
+    def _sliced(self, node: GraphNode, rank: int) -> LocalTensor | None:
         [tensor], use = node.inputs.values(), self.graph.use(node)
         local, size = self.locals.get((tensor, rank)), self.graph.tensors[tensor].dims[self.channels.axis(tensor)]
         taken = np.arange(size)[use.get("start", 0) : use.get("end", size) : use.get("step", 1)]
@@ -313,12 +343,12 @@ class _Separating:
         kept = local.order[place[local.order] >= 0] if local is not None else np.arange(0)
         if local is None or not len(kept):
             return None
-        return _Local(self._ordered(tensor, local, kept, rank), place[kept])
+        return LocalTensor(self._ordered(tensor, local, kept, rank), place[kept])
 
-    def _viewed(self, node: GraphNode, rank: int) -> _Local | None:
+    def _viewed(self, node: GraphNode, rank: int) -> LocalTensor | None:
         base, ids = self.channels.views[node.name]
         local, places = self.locals.get((base, rank)), np.argsort(ids)
-        return None if local is None else _Local(local.name, places[local.order])
+        return None if local is None else LocalTensor(local.name, places[local.order])
 
 
 def _spread(arrival: Arrival, order: Labels) -> Array:
