@@ -19,6 +19,7 @@ from sepnas.errors import CheckpointError, TrainingError
 from sepnas.nets.trainable import TrainableGraph, load_trainable
 from sepnas.partition.graph import Graph, graph_file, is_graph
 from sepnas.partition.heads import num_scores
+from sepnas.separation.document import Separation
 from sepnas.train.batches import Batch
 from sepnas.train.checkpoint import is_there, load_network, read_checkpoint, tensors_sha256, write_checkpoint
 from sepnas.train.checks import classes_text, knows_classes
@@ -43,13 +44,15 @@ _LOGITS = "logits"
 class KeptTeacher:
     """A trained network whose answers are kept. ``images`` are those that it teaches, normalised as it was trained.
 
-    If it takes squares of another ``side``, in pixels, it answers resized images.
+    If it takes squares of another ``side``, in pixels, it answers resized images. ``separation`` is that of a separated
+    student.
     """
 
     name: str
     network: nn.Module
     images: ImageData
     side: int | None = None
+    separation: Separation | None = None
 
     @cached_property
     def identity(self) -> str:

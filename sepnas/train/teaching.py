@@ -86,4 +86,5 @@ class Teaching:
                 "`distillation.features` compares graphs whose images are normalised alike, and no teacher is one; set "
                 "it to 0"
             )
-        return FeatureGap(network.graph, [each for each in graphs if isinstance(each, TrainableGraph)], device)
+        maps_of = [each for each in graphs if isinstance(each, TrainableGraph)]
+        return FeatureGap(network.graph, maps_of, device, self._each[0].separation)

@@ -118,23 +118,21 @@ def prepare_tuning(
         chosen = changes.applied_to(_as_suits(chosen, images), usual)
     _check_images(graph, folder, channels, side, images)
     graph, new = _with_head(graph, folder, images, head)
-    taught_by = [load_kept_teacher(each, images) for each in teachers]
+    separation = Separation.load(folder / SEPARATION_NAME) if is_separated(folder) else None
+    taught_by = [replace(load_kept_teacher(each, images), separation=separation) for each in teachers]
     graph, images = _with_preparation(graph, images)
     _warn_if_random(graph, found.weights_by_name, folder)
     return GraphTraining(
         graph, found.weights_by_name, images, chosen, new, taught_by,
-        folder_crossings(found.graph, folder), _documents(folder),
+        folder_crossings(found.graph, folder), _documents(folder, separation),
     )  # fmt: skip
 
 
-def _documents(folder: Path) -> dict[str, str]:
+def _documents(folder: Path, separation: Separation | None) -> dict[str, str]:
     """The groups and the plan of a separated network, by the names of their files; none of another's."""
-    if not is_separated(folder):
+    if separation is None:
         return {}
-    return {
-        SEPARATION_NAME: Separation.load(folder / SEPARATION_NAME).dumps(),
-        PLAN_NAME: PlanDocument.load(folder / PLAN_NAME).dumps(),
-    }
+    return {SEPARATION_NAME: separation.dumps(), PLAN_NAME: PlanDocument.load(folder / PLAN_NAME).dumps()}
 
 
 def rates_of(network: TrainableGraph, recipe: Recipe, new: Sequence[str] = ()) -> dict[str, float]:

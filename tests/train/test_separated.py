@@ -21,7 +21,7 @@ from sepnas.plan.schedule import schedule
 from sepnas.train.data import load_dataset
 from sepnas.train.evaluate import accuracy
 from sepnas.train.images import ImageData
-from sepnas.train.recipe import RECIPES, RecipeChanges
+from sepnas.train.recipe import RECIPES, Distillation, RecipeChanges
 from sepnas.train.separated import SeparatedTuning
 from sepnas.train.source import DataSource
 from sepnas.train.tuning import prepare_tuning
@@ -190,6 +190,24 @@ def test_an_interrupted_run_goes_on(original: Path, tmp_path: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert files_of(parts / "start") == files_of(whole / "start")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "whole"]
+
+
+def test_maps_of_the_original_teach_its_parts(original: Path, tmp_path: Path) -> None:
+    """With `features` in a recipe's file, weights become others than without; a resumed run ends with the same."""
+    recipe = RECIPE.model_copy(update={"distillation": Distillation(weight=0.9, features=3.0)})
+    recipe.save(tmp_path / "features.yaml")
+    arguments = {"images": 64, **SEPARATION}
+    whole, plain, parts = (tmp_path / name for name in ("whole", "plain", "parts"))
+    tuned = api.separate_and_train(original, whole, "digits", recipe=str(tmp_path / "features.yaml"), **arguments)
+    assert tuned.accuracy > tuned.start_accuracy
+    assert (whole / "teacher0.safetensors").is_file()
+    shutil.copytree(whole / "start", parts / "start")
+    SeparatedTuning(original, DIGITS, recipe).run(parts / "start", parts, stop_after_s=0)
+    assert api.separate_and_train(original, parts, "digits", recipe=recipe, resume=True, **arguments).training.finished
+    api.train(whole / "start", plain, data="digits", recipe=RECIPE, teachers=[original])
+    first, second, other = (load_file(each / "last.safetensors") for each in (whole, parts, plain))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
 def files_of(folder: Path) -> dict[Path, bytes]:
