@@ -62,7 +62,8 @@ class Distillation(Part):
     """Distillation from teachers, in addition to the labels.
 
     ``weight`` is the share of the loss from the teachers' softened outputs at ``temperature`` (arXiv 1503.02531);
-    ``features`` is the weight of the distance between attention maps after each stage (arXiv 1612.03928).
+    ``features`` is the weight of the distance between attention maps after each stage (arXiv 1612.03928); in imported
+    and separated networks, between feature maps (:class:`sepnas.train.feature_gap.FeatureGap`).
     """
 
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
