@@ -17,7 +17,9 @@ from sepnas.cost.calibrate import Calibration
 from sepnas.cost.simulator import simulate
 from sepnas.cost.timeline import Timeline
 from sepnas.errors import PlanError
+from sepnas.plan.device_totals import is_convolving
 from sepnas.plan.plan import Plan
+from sepnas.plan.steps import Compute
 from sepnas.report.from_trace import check_request, load_trace, measured_timeline
 from sepnas.separable.read import read_plan
 from sepnas.spec.cluster import Cluster
@@ -118,13 +120,15 @@ def _predictions(plan: Plan, before: Cluster, after: Cluster, timelines: Sequenc
 
 
 def _computing(plan: Plan, timelines: Sequence[Timeline]) -> Iterator[tuple[int, float]]:
-    """The median time of computation over all requests, for each device that computes."""
+    """The median time of computation over all requests, also in merges that convolve, for each device that computes."""
     for rank, program in enumerate(plan.programs):
+        computing = {("merge", name) for step in program if is_convolving(step) for name in step.writes}
+        computing |= {("compute", step.segment) for step in program if isinstance(step, Compute)}
         if program:
             yield (
                 rank,
                 median(
-                    sum(a.seconds for a in timeline.activities if a.rank == rank and a.kind == "compute")
+                    sum(a.seconds for a in timeline.activities if a.rank == rank and (a.kind, a.name) in computing)
                     for timeline in timelines
                 ),
             )

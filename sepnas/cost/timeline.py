@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from sepnas.cost.simulator import Simulation, Span
+from sepnas.cost.simulator import Simulation, Span, SpanKind
 from sepnas.errors import PlanError
 from sepnas.plan.plan import Plan
-from sepnas.plan.steps import CLIENT, Step, describe_step
+from sepnas.plan.steps import CLIENT, Step, StepKind, describe_step
 
 ActivityKind = Literal["compute", "slice", "merge", "send", "recv", "wait", "transfer"]
 
@@ -58,6 +58,10 @@ def wires_of(plan: Plan) -> dict[int, str]:
     return {message.tag: message.wire for message in plan.messages()}
 
 
+_PARTS: Mapping[StepKind, tuple[SpanKind, ...]] = {
+    "compute": ("compute",), "slice": (), "merge": ("compute", "merge"), "send": ("convert",), "recv": ("convert",)
+}  # fmt: skip
+"""The spans that a step may have, in order; a merge computes if it convolves."""
 _Way: TypeAlias = tuple[int, int, str]
 """Source, destination and the tensor of a message."""
 
@@ -95,10 +99,11 @@ def _device_activities(rank: int, program: Iterable[Step], spans: Iterator[Span]
             yield Activity(rank, "wait", name, ahead.start_s, ahead.end_s, peer, tag)
             now_s, ahead = ahead.end_s, next(spans, None)
         start_s = now_s
-        if ahead is not None and ahead.name == name and (kind == "compute") == (ahead.kind == "compute"):
-            start_s, now_s, ahead = ahead.start_s, ahead.end_s, next(spans, None)
-        elif kind == "compute":
-            raise PlanError(f"the simulation has no time of segment '{name}' of rank {rank}")
+        for part in _PARTS[kind]:
+            if ahead is not None and (ahead.kind, ahead.name) == (part, name):
+                now_s, ahead = ahead.end_s, next(spans, None)
+            elif kind == "compute":
+                raise PlanError(f"the simulation has no time of segment '{name}' of rank {rank}")
         yield Activity(rank, kind, name, start_s, now_s, peer, tag)
 
 

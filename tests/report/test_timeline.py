@@ -80,8 +80,9 @@ def test_a_prediction_has_every_step_in_order(data: st.DataObject, architecture:
     for rank in range(plan.num_devices):
         mine = [a for a in timeline.activities if a.rank == rank and a.kind != "transfer"]
         assert all(first.end_s <= second.start_s + 1e-12 for first, second in pairwise(mine))
-        busy_s = sum(a.seconds for a in mine if a.kind == "compute")
-        assert busy_s == pytest.approx(simulation.compute_s[rank])
+        busy_s = sum(a.seconds for a in mine if a.kind in ("compute", "merge"))
+        joining_s = sum(s.end_s - s.start_s for s in simulation.timeline if (s.rank, s.kind) == (rank, "merge"))
+        assert busy_s == pytest.approx(simulation.compute_s[rank] + joining_s)
     between = [a for a in timeline.activities if a.kind == "transfer" and -1 not in (a.rank, a.peer)]
     assert sum(a.payload_bytes for a in between) == simulation.payload_bytes
     assert [a.tag for a in between] == sorted(m.tag for m in plan.transfers())
