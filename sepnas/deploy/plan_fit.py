@@ -5,14 +5,17 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from sepnas.deploy.segment_fit import segment_problems
 from sepnas.errors import DeploymentError
+from sepnas.plan.device_totals import is_convolving
 from sepnas.plan.merges import merge_weights_dims
 from sepnas.plan.plan import Plan
-from sepnas.plan.steps import CLIENT, Compute, Merge, Send, Slice, Step
+from sepnas.plan.shapes import Region
+from sepnas.plan.steps import CLIENT, Compute, Merge, Recv, Send, Slice, Step
 from sepnas.separable.build import build_plan
+from sepnas.separable.lower import lower
 
 if TYPE_CHECKING:
     from sepnas.nets.separable import SeparableNetwork
@@ -51,14 +54,44 @@ def _port_problems(plan: Plan, own: Plan) -> Iterator[str]:
 
 def _missing_on(plan: Plan, network: SeparableNetwork, rank: int) -> Iterator[str]:
     """The merge weights and scales that device ``rank`` needs and the network lacks."""
-    merges = network.merge_weights(rank)
+    trained = lower(network.architecture)
+    merged = {step.parameter: _merged_by(trained, rank, step) for step in trained.programs[rank] if _is_learned(step)}
     for step in plan.programs[rank]:
-        if isinstance(step, Merge) and step.parameter:
-            found, wanted = merges.get(step.parameter), merge_weights_dims(step, plan.shapes[rank])
-            if found is None or tuple(found.shape) != wanted:
-                yield f"device {rank} merges with {_size_text(wanted)} learned weights '{step.parameter}'"
+        if _is_learned(step):
+            if merged.get(step.parameter) != _merged_by(plan, rank, step):
+                size = _size_text(merge_weights_dims(step, plan.shapes[rank]))
+                yield (
+                    f"device {rank} merges with {size} learned weights '{step.parameter}', which were not trained for "
+                    "these messages"
+                )
         elif isinstance(step, Send) and step.scale and step.scale not in network.log_scales:
             yield f"device {rank} sends '{step.tensor}' with the learned scale '{step.scale}'"
+
+
+def _is_learned(step: Step) -> TypeGuard[Merge]:
+    return isinstance(step, Merge) and step.parameter is not None
+
+
+def _merged_by(plan: Plan, rank: int, step: Merge) -> tuple[object, ...]:
+    """What the weights of a learned merge are for: its kind, and whose layers' outputs it takes.
+
+    If it convolves, also which channels of them.
+    """
+    found: list[object] = [step.kind]
+    for name in step.inputs:
+        holder, tensor, region = _sender(plan, rank, name)
+        made = {name: each for each in plan.programs[holder] for name in each.writes}
+        found.append((holder, _origin(plan, holder, tensor, made), region if is_convolving(step) else None))
+    return tuple(found)
+
+
+def _sender(plan: Plan, rank: int, tensor: str) -> tuple[int, str, Region | None]:
+    """The device that a tensor came from, its name there, and what was sent of it; None if it was made here."""
+    for step in plan.programs[rank]:
+        if isinstance(step, Recv) and step.tensor == tensor and step.source != CLIENT:
+            [sent] = (s for s in plan.programs[step.source] if isinstance(s, Send) and s.tag == step.tag)
+            return step.source, sent.tensor, sent.region
+    return rank, tensor, None
 
 
 def _size_text(dims: Sequence[int]) -> str:

@@ -238,6 +238,20 @@ def test_a_plan_of_another_network_is_refused(says: str, network: SeparableNetwo
     assert not (tmp_path / "deployment").exists()
 
 
+@pytest.mark.parametrize("merge", ["weighted", "concat"])
+def test_learned_weights_are_for_the_messages_that_they_were_trained_with(merge: str) -> None:
+    """A plan whose merge takes another device's message is refused, although the weights' names and sizes fit."""
+
+    def architecture(source: int) -> Architecture:
+        point = {"after": 1, "merge": merge, "transfers": [transfer(source, 0, fraction=0.5)]}
+        return tiny_architecture([point], "mean", 3, depth=11)
+
+    network, other = lively_network(architecture(1)), build_plan(architecture(2))
+    check_fits(build_plan(architecture(1)), network)
+    with pytest.raises(DeploymentError, match=r"weights 'merge1', which were not trained for these messages"):
+        check_fits(other, network)
+
+
 @pytest.mark.parametrize(("change", "says"), [({}, "lacks the weight"), ({"more": torch.zeros(1)}, "beyond its own")])
 def test_a_graph_takes_all_weights_of_its_layers(change: dict[str, Tensor], says: str) -> None:
     """A graph that contained a weight's values would be wrong for another device with equal layers."""
