@@ -19,6 +19,7 @@ from sepnas.deploy.plan_module import PlanModule
 from sepnas.deploy.shard_writer import NamedPlan
 from sepnas.errors import DeploymentError, SpecError
 from sepnas.nets.scales import calibrate_scales
+from sepnas.nets.separable import of_channels
 from sepnas.nets.statistics import recalibrate
 from sepnas.plan.plan import Plan
 from sepnas.plan.steps import Compute
@@ -86,15 +87,20 @@ def _under_policy(network: SeparableNetwork, name: str, policy: TransmissionPoli
     """The network with another policy and the same weights."""
     architecture = network.architecture.with_policy(policy)
     own = type(network)(architecture).to(next(network.parameters()).device).eval()
-    found = own.load_state_dict(network.state_dict(), strict=False)
-    missing = [each for each in found.missing_keys if not each.startswith("log_scales.")]
-    if missing:
-        raise DeploymentError(f"plan '{name}' does not fit the trained network: it needs {_untrained_text(missing[0])}")
+    wanted, found = own.state_dict(), network.state_dict()
+    for each, weight in wanted.items():
+        if each in found and found[each].numel() >= weight.numel():
+            wanted[each] = of_channels(found[each], weight)
+        elif not each.startswith("log_scales."):
+            raise DeploymentError(
+                f"plan '{name}' does not fit the trained network: it needs {_untrained_text(each, each in found)}"
+            )
+    own.load_state_dict(wanted)
     return own
 
 
-def _untrained_text(weight: str) -> str:
-    """What lacks a weight, and what can be done."""
+def _untrained_text(weight: str, in_part: bool) -> str:
+    """What lacks a weight, or has it for fewer channels, and what can be done."""
     kind, _, rest = weight.partition(".")
     if kind == "heads":
         return (
@@ -103,8 +109,8 @@ def _untrained_text(weight: str) -> str:
         )
     if kind == "merges":
         return (
-            f"the learned merge weight '{rest}', which was not trained; take a policy that merges by the mean, or "
-            "train this one"
+            f"the learned merge weight '{rest}', which was not trained{' for as many channels' if in_part else ''}; "
+            f"take a policy that {'sends fewer, or ' if in_part else ''}merges by the mean, or train this one"
         )
     return f"'{weight}', which was not trained"
 

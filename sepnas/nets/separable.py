@@ -24,7 +24,7 @@ from sepnas.plan.schedule import Schedule, schedule
 from sepnas.plan.wire import LEVELS, WireFormat
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.build import build_plan
-from sepnas.separable.layers import device_layers, has_head, matrix_dims
+from sepnas.separable.layers import device_layers, has_head, matrix_dims, merge_axes
 from sepnas.separable.lower import merge_parameter
 from sepnas.separable.policy import Due, ExchangePoint, Transfer, TransmissionPolicy, merge_rule, needs_weights
 
@@ -63,14 +63,23 @@ class SeparableNetwork(nn.Module):
         self._own = planned(architecture)
         self._places = [_places(architecture, rank) for rank in range(architecture.num_devices)]
 
-    def add_merge_weights(self, policy: TransmissionPolicy) -> None:
-        """Create missing learned weights for the transfers of learned merges: numbers of a mean, or matrices of 0."""
+    def add_merge_weights(self, policy: TransmissionPolicy, every_channel: bool = False) -> None:
+        """Create missing learned weights for the transfers of learned merges: numbers of a mean, or matrices of 0.
+
+        With ``every_channel``, matrices have a column for each channel of the sender, whatever it sends.
+        """
         for due in _learned_merges(self.architecture, policy):
             for name, (point, transfer) in zip(due.names, due.messages, strict=True):
                 if name in self.merges:
                     continue
-                dims = matrix_dims(self.architecture, point, transfer) if due.convolves else ()
+                dims = self._matrix_dims(point, transfer, every_channel) if due.convolves else ()
                 self.merges[name] = nn.Parameter(torch.full(dims, 0.0 if dims else 1.0 / (1 + len(due.names))))
+
+    def _matrix_dims(self, point: ExchangePoint, transfer: Transfer, every_channel: bool) -> tuple[int, ...]:
+        if every_channel:
+            axes = merge_axes(self.architecture, point.after, transfer.source, transfer.destination)
+            return tuple([axis.size for axis in axes])
+        return matrix_dims(self.architecture, point, transfer)
 
     def add_scales(self, policy: TransmissionPolicy) -> None:
         """Create missing scales for messages with a learned scale; calibrate or train them afterwards."""
@@ -151,6 +160,17 @@ class SeparableNetwork(nn.Module):
             for (device, parameter), names in self._own.merges.items()
             if device == rank
         }
+
+
+def of_channels(weight: Tensor, wanted: Tensor) -> Tensor:
+    """A weight that was trained under another policy, in the shape of ``wanted``.
+
+    Of a merge's matrix, it has the columns of the channels that are sent; further columns are those of ``wanted``.
+    """
+    if weight.shape == wanted.shape:
+        return weight
+    columns = min(weight.shape[1], wanted.shape[1])
+    return torch.cat((weight[:, :columns], wanted[:, columns:]), 1)
 
 
 def _stacked(weights: Sequence[Tensor]) -> Tensor:

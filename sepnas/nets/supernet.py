@@ -112,7 +112,7 @@ def add_every_merge(network: SeparableNetwork, learned: Iterable[MergeRule]) -> 
     pairs = all_to_all(network.architecture.num_devices)
     for rule in learned:
         points = [point(block, pairs, merge=rule) for block in range(network.architecture.num_blocks)]
-        network.add_merge_weights(TransmissionPolicy(points=tuple(points)))
+        network.add_merge_weights(TransmissionPolicy(points=tuple(points)), every_channel=True)
 
 
 def bare(architecture: Architecture) -> Architecture:

@@ -19,7 +19,7 @@ from sepnas.plan.steps import Compute
 from sepnas.separable.architecture import Architecture
 from sepnas.separable.backbones.backbone import BlockPlace
 from sepnas.separable.backbones.registry import BACKBONES
-from sepnas.separable.forms import Axes, ChannelGroups
+from sepnas.separable.forms import Axes, LayerForm
 from sepnas.separable.layer import Layer, make_head, make_layer
 from sepnas.separable.part import DevicePart
 from sepnas.separable.policy import ExchangePoint, Transfer, merge_rule, needs_weights
@@ -142,9 +142,9 @@ def weight_axes(architecture: Architecture) -> Mapping[str, Axes]:
 
 
 def merge_axes(architecture: Architecture, block: int, source: int, destination: int) -> Axes:
-    """The axes of the matrix by which ``destination`` merges what ``source`` may send after a block: rows, columns."""
-    dims = matrix_dims(architecture, ExchangePoint(after=block), Transfer(source=source, destination=destination))
-    return tuple([ChannelGroups(1, size) for size in dims])
+    """The axes of the matrix by which ``destination`` merges all channels of ``source``'s block: rows, columns."""
+    forms = (device_layers(architecture, rank)[block + 1].form for rank in (destination, source))
+    return tuple([form.outputs for form in forms if isinstance(form, LayerForm)])
 
 
 def block_channels(architecture: Architecture, rank: int, block: int) -> int:

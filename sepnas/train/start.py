@@ -6,7 +6,7 @@ import torch
 
 from sepnas.errors import TrainingError
 from sepnas.nets.scales import calibrate_scales
-from sepnas.nets.separable import SeparableNetwork
+from sepnas.nets.separable import SeparableNetwork, of_channels
 from sepnas.separable.architecture import Architecture
 from sepnas.spec.document import short
 from sepnas.spec.memory import images_at_once
@@ -69,7 +69,7 @@ def take_over(network: SeparableNetwork, start: SeparableNetwork, where: str) ->
     wanted, found = network.state_dict(), start.state_dict()
     for name in wanted:
         if name in found:
-            wanted[name] = found[name]
+            wanted[name] = of_channels(found[name], wanted[name])
         elif name.startswith("heads."):
             raise TrainingError(
                 f"{where}: the trained network has no classifier on device {name.split('.')[1]}, which the policy "

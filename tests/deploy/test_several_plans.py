@@ -30,7 +30,7 @@ from sepnas.runtime.engines.shard import load_shard
 from sepnas.separable.build import build_plan
 from sepnas.separable.policy import TransmissionPolicy
 from tests.helpers_plans import FEW, NAMES, SILENT, export_plans, network_under, policies, training_images
-from tests.helpers_runtime import export_tiny, threads, tiny_architecture, transfer
+from tests.helpers_runtime import export_tiny, lively_network, threads, tiny_architecture, transfer
 
 NOTHING, ZEROS = TransmissionPolicy(), torch.zeros(1, 1, 8, 8)
 OVERLAY = f"device0/{overlay_file(FEW)}"
@@ -214,6 +214,23 @@ def test_untrained_weights_are_refused(network: SeparableNetwork, tmp_path: Path
     with pytest.raises(SpecError, match=r"`statistics_NCHW`, normalised images of shape \(N, 1, 8, 8\)"):
         export_tiny(network, tmp_path / "d", plans={"x": policies()[FEW]}, statistics_NCHW=images[:, :, :4])
     assert not (tmp_path / "d").exists()
+
+
+def test_a_policy_may_send_fewer_channels_than_the_trained_one(tmp_path: Path) -> None:
+    """The matrices of its merges are the columns of these channels; more channels than were trained are refused."""
+    few, whole = (
+        tiny_architecture([{"after": 1, "merge": "concat", "transfers": [transfer(1, 0, fraction=share)]}], devices=2)
+        for share in (0.5, 1)
+    )
+    network, narrow = lively_network(whole), lively_network(few)
+    images = training_images(network)
+    export_tiny(network, tmp_path / "d", plans={"few": few.policy}, statistics_NCHW=images)
+    [matrix] = network.merge_weights(0).values()
+    stored = load_shard(tmp_path / "d" / "device0").plans["few"].weights["merge1"]
+    np.testing.assert_array_equal(stored, matrix[:, :, : stored.shape[2]])
+    assert stored.shape[2] < matrix.shape[2]
+    with pytest.raises(DeploymentError, match=r"'after1_from1_to0_matrix', which was not trained for as many channels"):
+        export_tiny(narrow, tmp_path / "e", plans={"all": whole.policy}, statistics_NCHW=images)
 
 
 # -- damaged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,32 @@ def test_a_space_without_learned_merges_needs_no_merge_weights() -> None:
     data = SPACE.to_data()
     data["policy"]["merges"] = ["mean"]
     assert not Supernet(SearchSpace.from_data(data)).merges
+
+
+def test_matrices_of_merges_are_cut_as_the_layers_are() -> None:
+    """A narrower network's matrix has the rows and columns of its own channels, also where these are in groups."""
+    data = SPACE.to_data() | {"name": "grouped"}
+    numbers = {"backbone": "vgg", "depth": [11], "image_size": 32, "num_devices": 2, "cardinality": 4}
+    data["network"] = data["network"] | numbers | {"bottleneck_width": [1, 2], "uneven": True}
+    data["network"].pop("output_channels", None)
+    data["policy"] |= {"patterns": ["all-to-all"], "merges": ["concat"], "readouts": ["mean"], "exchange_points": "all"}
+    space = SearchSpace.from_data(data)
+    supernet = Supernet(space)
+    with torch.no_grad():
+        for part in supernet.parts:
+            for block in part:
+                block.layer.bn.weight.copy_(torch.arange(len(block.layer.bn.weight)))
+        for name, matrix in supernet.merges.items():
+            matrix.copy_(100.0 * torch.arange(len(matrix))[:, None] + torch.arange(matrix.shape[1]))
+            assert name.endswith("_matrix")
+    draw = random.Random(0).randrange
+    for _ in range(12):
+        own = supernet.extract(space.architecture_of(space.sample(draw)))
+        for name, matrix in own.merges.items():
+            after, source, destination = map(int, re.findall(r"\d+", name))
+            rows, columns = (own.parts[rank][after].layer.bn.weight for rank in (destination, source))
+            expected = 100 * rows[:, None] + columns[: matrix.shape[1]]
+            torch.testing.assert_close(matrix, expected, rtol=0, atol=0)
 
 
 def test_recalibration_gives_a_policy_its_own_statistics(supernet: Supernet) -> None:
