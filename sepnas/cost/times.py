@@ -60,10 +60,7 @@ class DeviceTimes:
             )
         if len(self._kept) >= _MAX_KEPT:
             self._kept.clear()
-        try:
-            sample_s = sum(table.seconds(segment.operators)) + table.passing_s(segment.operators)
-        except SpecError as error:
-            raise SpecError(f"device '{self.device.name}': {error}") from None
+        sample_s = sum(self._seconds(table, segment.operators)) + table.passing_s(segment.operators)
         # keep the segment itself, so that no other object can get its id
         kept = self._kept[id(segment)] = (segment, table.overhead_s, sample_s)
         return kept
@@ -73,8 +70,14 @@ class DeviceTimes:
         if self._table is None:
             return 2 * batch * operator.macs / self._flops_per_s + self._kernel_s
         if operator not in self._operators_s:
-            self._operators_s[operator] = self._table.seconds([operator])[0]
+            [self._operators_s[operator]] = self._seconds(self._table, [operator])
         return batch * self._operators_s[operator]
+
+    def _seconds(self, table: OperatorTable | RatedOperators, operators: Sequence[Operator]) -> list[float]:
+        try:
+            return table.seconds(operators)
+        except SpecError as error:
+            raise SpecError(f"device '{self.device.name}': {error}") from None
 
     def convert_s(self, num_values: int, wire: WireFormat) -> float:
         """Seconds for converting values to a wire format or back; an fp32 message is the tensor's memory."""

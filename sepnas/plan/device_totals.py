@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
-from sepnas.plan.merges import MERGE_KINDS
+from sepnas.plan.merges import MERGE_KINDS, merge_weights_dims
 from sepnas.plan.operators import Operator
 from sepnas.plan.plan import Plan
 from sepnas.plan.shapes import FLOAT_BYTES, Shape
@@ -15,7 +16,8 @@ _CONVOLVING = frozenset(name for name, kind in MERGE_KINDS.items() if kind.convo
 
 
 def is_convolving(step: Step) -> bool:
-    return isinstance(step, Merge) and step.kind in _CONVOLVING
+    """Whether a step convolves what arrives."""
+    return isinstance(step, Merge) and step.kind in _CONVOLVING and len(step.inputs) > 1
 
 
 def convolution_of(step: Merge, shapes: Mapping[str, Shape]) -> Operator:
@@ -38,13 +40,17 @@ def macs_of_device(plan: Plan, rank: int) -> int:
 
 
 def weight_bytes_of_device(plan: Plan, rank: int) -> int:
-    """The bytes of a device's weights in fp32; single numbers (scales, weights of a mean) are not counted."""
-    segments = plan.segments[rank].values()
-    merged = sum([each.num_weights for each in convolutions_of(plan, rank)])
+    """The bytes of a device's weights in fp32; single numbers (scales, weights of a mean) are not counted.
+
+    The matrices of a merge count as they are stored, all as wide as the widest.
+    """
+    segments, shapes = plan.segments[rank].values(), plan.shapes[rank]
+    merges = [step for step in plan.programs[rank] if isinstance(step, Merge) and is_convolving(step)]
+    merged = sum([math.prod(merge_weights_dims(step, shapes)) for step in merges])
     return sum([each.weight_bytes for each in segments]) + FLOAT_BYTES * merged
 
 
 @lru_cache(maxsize=1 << 12)
 def _operator(channels: int, dims: tuple[int, ...]) -> Operator:
-    height, width = (*dims[1:], 1, 1)[:2]
-    return Operator("conv", channels, dims[0], height=height, width=width)
+    height, *others = *dims[1:], 1
+    return Operator("conv", channels, dims[0], height=height, width=math.prod(others))

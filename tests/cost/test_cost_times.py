@@ -139,6 +139,16 @@ def test_too_few_rows_to_predict() -> None:
         simulate(build_plan(named_architecture("resnext11_4x4d")), cluster)
 
 
+def test_a_merge_that_convolves_is_priced_by_the_profile() -> None:
+    """Its convolution is interpolated if no row has it; a profile with too few rows is refused by device."""
+    merge = Operator("conv", 48, 16, height=9, width=9)
+    times = DeviceTimes(with_devices(uniform_cluster(1), profile=profile_of(grid())).devices[0])
+    assert times.operator_s(merge, 3) == pytest.approx(3 * true_s(merge), rel=0.5)
+    few = DeviceTimes(with_devices(uniform_cluster(1), profile=profile_of(grid()[:3])).devices[0])
+    with pytest.raises(SpecError, match="device 'device0': a profile of 3 operators says nothing about others"):
+        few.operator_s(merge)
+
+
 def test_pricing_imports_no_scikit_learn() -> None:
     """Importing the simulator and the percentiles leaves scikit-learn alone: a second, and no base dependency."""
     code = "import sys, sepnas.cost.simulator, sepnas.cost.jitter; assert 'sklearn' not in sys.modules"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from sepnas.cost.memory import peak_memory_bytes
 from sepnas.nets.separable import SeparableNetwork
-from sepnas.plan.merges import merge
+from sepnas.plan.merges import merge, merge_weights_dims
 from sepnas.plan.plan import Plan
 from sepnas.plan.steps import CLIENT, Compute, Merge, Recv, Send
 from sepnas.runtime.tensors.codec import decode, decode_image, encode, encode_image, normalise
@@ -112,7 +113,7 @@ def _bytes_in_use(plan: Plan, rank: int, batch: int) -> int:
     weights = sum(segment.weight_bytes for segment in segments.values())
     for step in program:
         if isinstance(step, Merge) and step.kind == "convolve":
-            weights += 4 * shapes[step.output].dims[0] * sum(shapes[name].dims[0] for name in step.inputs[1:])
+            weights += 4 * math.prod(merge_weights_dims(step, shapes))
     tensors: dict[str, int] = {}
     most = sum(waiting.values())
     for step, dropped in zip(program, _last_uses(program), strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from sepnas.cost.simulator import simulate
 from sepnas.errors import SpecError
 from sepnas.nets.exchange import merge_tensors
 from sepnas.nets.separable import SeparableNetwork
-from sepnas.plan.device_totals import macs_of_device
+from sepnas.plan.device_totals import convolution_of, is_convolving, macs_of_device
+from sepnas.plan.merges import merge_weights_dims
 from sepnas.plan.shapes import FLOAT_BYTES, Shape
 from sepnas.plan.steps import Merge
 from sepnas.separable.architecture import Architecture
@@ -23,6 +25,7 @@ from sepnas.separable.build import build_plan
 from sepnas.separable.layers import count_macs, matrix_dims, stage_sides
 from sepnas.separable.read import ArchitectureOptions, read_architecture
 from sepnas.spec.cluster import uniform_cluster
+from sepnas.train.start import take_over
 from tests.helpers_runtime import tiny_architecture, transfer
 
 SENT = [transfer(0, 1, fraction=0.5), transfer(2, 1, "int8"), transfer(1, 0, "fp16"), transfer(0, 2)]
@@ -72,7 +75,9 @@ def test_its_convolutions_are_counted() -> None:
         assert macs_of_device(plans[1], rank) - macs_of_device(plans[0], rank) == macs
         assert count_macs(concat, rank) - count_macs(mean, rank) == macs
         grown = peak_memory_bytes(plans[1], rank) - peak_memory_bytes(plans[0], rank)
-        assert grown == FLOAT_BYTES * weights
+        merges, shapes = filter(is_convolving, plans[1].programs[rank]), plans[1].shapes[rank]
+        stored = sum(math.prod(merge_weights_dims(each, shapes)) for each in merges)  # as wide as the widest
+        assert grown == FLOAT_BYTES * stored >= FLOAT_BYTES * weights
         busy = [simulate(plan, cluster).compute_s[rank] for plan in plans]
         assert (busy[1] > busy[0]) is (macs > 0)
     assert counts[1].numbers_stored - counts[0].numbers_stored == sum(count for _, _, count in sizes)
@@ -86,3 +91,28 @@ def test_all_messages_may_be_merged_by_another_rule() -> None:
     assert api.describe("resnext11_2x4d", devices=2, merge="concat").parameters > 0
     with pytest.raises(SpecError, match=r"'sum': allowed are mean, weighted, concat"):
         read_architecture("resnext11_2x4d", ArchitectureOptions(devices=2, merge="sum"))
+
+
+def test_a_merge_of_videos_convolves_every_place() -> None:
+    """All axes behind the channels count, and a merge to which nothing came computes nothing."""
+    shape = Shape((4, 2, 3, 5), "CTHW")
+    step = Merge("convolve", ("own", "received"), "merged", "w")
+    shapes = dict.fromkeys((*step.inputs, step.output), shape)
+    assert convolution_of(step, shapes).macs == 4 * 4 * 2 * 3 * 5
+    assert is_convolving(step)
+    assert not is_convolving(replace(step, inputs=("own",)))
+
+
+def test_a_start_gives_the_columns_of_the_channels_that_are_sent() -> None:
+    """A network of another policy takes over their weights; those of channels that were not sent are 0."""
+    torch.manual_seed(0)
+    points = [{"after": 0, "merge": "concat", "transfers": [transfer(0, 1, fraction=share)]} for share in (0.5, 1)]
+    few, all_ = (SeparableNetwork(tiny_architecture([each], "mean", 2, depth=11)) for each in points)
+    [few_weight], [whole_weight] = few.merges.values(), all_.merges.values()
+    nn.init.normal_(few_weight)
+    take_over(all_, few, "start")
+    torch.testing.assert_close(whole_weight[:, :2], few_weight, rtol=0, atol=0)
+    assert not whole_weight[:, 2:].any()
+    nn.init.normal_(whole_weight)
+    take_over(few, all_, "start")
+    torch.testing.assert_close(few_weight, whole_weight[:, :2], rtol=0, atol=0)
