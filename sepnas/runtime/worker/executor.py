@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from itertools import compress
 from typing import Literal, TypeAlias
 
-import numpy as np
-
 from sepnas.errors import DeadlineError, ExchangeError, RemoteProtocolError, SepnasError
 from sepnas.plan.merges import merge, optional_tensors
 from sepnas.plan.plan import Message
@@ -185,10 +183,8 @@ class Executor:
         return self._mailbox.wait(request.number, step.tag, until, step.source)
 
     def _merge(self, step: Merge, request: RunningRequest) -> Array:
-        weights = self._plan.weights[step.parameter] if step.parameter else None
         there = [name not in request.missing for name in step.inputs]
-        if weights is not None:
-            weights = weights[np.array(there[1:], bool)]
+        weights = list(compress(self._plan.weights[step.parameter], there[1:])) if step.parameter else None
         inputs = [request.tensors[name] for name in compress(step.inputs, there)]
         return merge(step, self._shapes[step.output], inputs, weights)
 
