@@ -24,7 +24,6 @@ from sepnas.train.images import ImageData
 from sepnas.train.kept_answers import KeptAnswers, load_kept_teacher
 from sepnas.train.loop import train_network
 from sepnas.train.recipe import Augmentation, Distillation, Recipe, RecipeChanges
-from sepnas.train.source import DataSource
 from sepnas.train.steps import step_of
 
 CPU = torch.device("cpu")
@@ -172,6 +171,7 @@ def test_separable_networks_learn_from_imported_ones(teacher: Path, tmp_path: Pa
 def test_a_teacher_answers_in_its_own_image_size(teacher: Path, digits: ImageData, tmp_path: Path) -> None:
     """For larger or smaller images it answers the resized ones, and teaches a separable network that takes them."""
     images = load_dataset("digits", image_size=12)
+    images = replace(images, train=images.train.take(torch.arange(64)))
     kept = load_kept_teacher(teacher, images)
     answers = KeptAnswers([kept], images, mirrored=False)
     answers.prepare(tmp_path, CPU, silent)
@@ -179,11 +179,8 @@ def test_a_teacher_answers_in_its_own_image_size(teacher: Path, digits: ImageDat
     expected = predict_logits(kept.network, seen, kept.images)
     found = answers.of(Batch(images.train.images[:4], images.train.labels[:4], 4, torch.arange(4)))
     torch.testing.assert_close(found[0], expected)
-    source = DataSource("digits", image_size=12)
-    changes = RecipeChanges(epochs=1)
-    assert api.train(
-        "resnext11_2x4d", tmp_path / "run", devices=2, teachers=[teacher], data=source, changes=changes
-    ).finished
+    options: dict[str, Any] = {"data": images, "changes": RecipeChanges(epochs=1)}
+    assert api.train("resnext11_2x4d", tmp_path / "run", devices=2, teachers=[teacher], **options).finished
 
 
 def test_teachers_that_do_not_fit_are_refused(teacher: Path, student: Path, digits: ImageData, tmp_path: Path) -> None:
