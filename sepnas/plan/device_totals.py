@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 
 from sepnas.plan.merges import MERGE_KINDS, merge_weights_dims
 from sepnas.plan.operators import Operator
 from sepnas.plan.plan import Plan
 from sepnas.plan.shapes import FLOAT_BYTES, Shape
-from sepnas.plan.steps import Merge, Step
+from sepnas.plan.steps import Merge
 
 _CONVOLVING = frozenset(name for name, kind in MERGE_KINDS.items() if kind.convolves)
 
 
-def is_convolving(step: Step) -> bool:
-    """Whether a step convolves what arrives."""
-    return isinstance(step, Merge) and step.kind in _CONVOLVING and len(step.inputs) > 1
+def is_convolving(step: Merge) -> bool:
+    """Whether a merge convolves what arrives."""
+    return step.kind in _CONVOLVING and len(step.inputs) > 1
 
 
 def convolution_of(step: Merge, shapes: Mapping[str, Shape]) -> Operator:
@@ -25,12 +25,14 @@ def convolution_of(step: Merge, shapes: Mapping[str, Shape]) -> Operator:
     return _operator(sum(shapes[name].dims[0] for name in step.inputs[1:]), shapes[step.output].dims)
 
 
-def convolutions_of(plan: Plan, rank: int) -> Iterator[Operator]:
+def convolutions_of(plan: Plan, rank: int) -> list[Operator]:
     """The convolutions of a device's merges, in the order of its program."""
-    shapes = plan.shapes[rank]
-    return (
-        convolution_of(step, shapes) for step in plan.programs[rank] if isinstance(step, Merge) and is_convolving(step)
-    )
+    return [convolution_of(step, plan.shapes[rank]) for step in _convolving_merges(plan, rank)]
+
+
+def _convolving_merges(plan: Plan, rank: int) -> list[Merge]:
+    # a search counts each candidate: of most steps only the kind is looked at
+    return [step for step in plan.programs[rank] if isinstance(step, Merge) and is_convolving(step)]
 
 
 def macs_of_device(plan: Plan, rank: int) -> int:
@@ -45,8 +47,7 @@ def weight_bytes_of_device(plan: Plan, rank: int) -> int:
     The matrices of a merge count as they are stored, all as wide as the widest.
     """
     segments, shapes = plan.segments[rank].values(), plan.shapes[rank]
-    merges = [step for step in plan.programs[rank] if isinstance(step, Merge) and is_convolving(step)]
-    merged = sum([math.prod(merge_weights_dims(step, shapes)) for step in merges])
+    merged = sum([math.prod(merge_weights_dims(step, shapes)) for step in _convolving_merges(plan, rank)])
     return sum([each.weight_bytes for each in segments]) + FLOAT_BYTES * merged
 
 
