@@ -10,14 +10,14 @@ from sepnas.plan.merges import MERGE_KINDS, merge_weights_dims
 from sepnas.plan.operators import Operator
 from sepnas.plan.plan import Plan
 from sepnas.plan.shapes import FLOAT_BYTES, Shape
-from sepnas.plan.steps import Merge
+from sepnas.plan.steps import Merge, Step
 
 _CONVOLVING = frozenset(name for name, kind in MERGE_KINDS.items() if kind.convolves)
 
 
-def is_convolving(step: Merge) -> bool:
-    """Whether a merge convolves what arrives."""
-    return step.kind in _CONVOLVING and len(step.inputs) > 1
+def is_convolving(step: Step) -> bool:
+    """Whether a step convolves what arrives."""
+    return isinstance(step, Merge) and step.kind in _CONVOLVING and len(step.inputs) > 1
 
 
 def convolution_of(step: Merge, shapes: Mapping[str, Shape]) -> Operator:
@@ -31,8 +31,8 @@ def convolutions_of(plan: Plan, rank: int) -> list[Operator]:
 
 
 def _convolving_merges(plan: Plan, rank: int) -> list[Merge]:
-    # a search counts each candidate: of most steps only the kind is looked at
-    return [step for step in plan.programs[rank] if isinstance(step, Merge) and is_convolving(step)]
+    merges = [step for step in plan.programs[rank] if isinstance(step, Merge)]
+    return [step for step in merges if is_convolving(step)]
 
 
 def macs_of_device(plan: Plan, rank: int) -> int:
