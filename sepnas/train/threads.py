@@ -11,8 +11,8 @@ from sepnas.separable.layers import count_macs
 from sepnas.train.processes import is_alone
 
 MACS_WORTH_THREADS = 2_000_000
-"""MACs per image below which a second thread gains nothing; on a busy machine, threads that wait for each other then
-make a step up to 60 times slower."""
+"""MACs per image below which a second thread gains nothing; on a busy machine, threads that spin while they wait for
+each other then make a step up to 60 times slower (the command ``sepnas`` lets them sleep)."""
 
 
 def use_threads_for(architecture: Architecture, threads: int | None = None) -> int:

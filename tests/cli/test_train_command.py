@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from sepnas.__main__ import main as sepnas_command
 from sepnas.cli.main import app
 from sepnas.console import step_bar
 from sepnas.deployment.manifest import Manifest
@@ -233,3 +235,15 @@ def test_a_deployment_resizes_as_its_training_did(folder: Path, interrupted: Pat
     assert not np.array_equal(found[None], found["stretch"])
     with pytest.raises(DataError, match="30x20 pixels, the network reads 8x8"):
         read_image(wide, "wide", wanted, "no")
+
+
+def test_threads_that_wait_sleep_unless_the_user_wants_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command sets torch's wait policy before anything loads torch; a value of the user's stays."""
+    policies: list[str | None] = []
+    monkeypatch.setattr("sepnas.cli.main.main", lambda: policies.append(os.environ.get("OMP_WAIT_POLICY")))
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # noted, so that it is put back at the end
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    sepnas_command()
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    sepnas_command()
+    assert policies == ["PASSIVE", "ACTIVE"]
