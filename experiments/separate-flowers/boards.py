@@ -45,7 +45,7 @@ def rows_of(experiment: Experiment, link: str) -> list[Row]:
                 row_of(f"best exact split, {wire}: {best.scheme}", link, best.plan, boards, first.get("test_accuracy"))
             )
     for cell in experiment.cells():
-        found = experiment.found(cell.name)
+        found = experiment.found_cell(cell)
         if found and cell.seed == seed:
             name = f"separated, {100 * cell.share:g} % in {cell.wire}, tiles {cell.tiles}, points {cell.points}"
             plan = load_plan(experiment.out / cell.name / PLAN_NAME)

@@ -67,7 +67,7 @@ def main() -> None:
         rows = []
         for cell in experiment.cells():
             wanted = chosen.cell is None or cell.name in chosen.cell
-            if wanted and experiment.found(cell.name) and (experiment.out / cell.name / PLAN_NAME).is_file():
+            if wanted and experiment.found_cell(cell) and (experiment.out / cell.name / PLAN_NAME).is_file():
                 for engine in ("torch", "onnxruntime"):
                     rows.append(row_of(experiment, cell, engine, chosen.images))
                     print(rows[-1], flush=True)

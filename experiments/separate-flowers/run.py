@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -41,6 +42,8 @@ TRAITS = {"mean": (0.498039,) * 3, "std": (0.501961,) * 3}
 BOARD, LINKS = "raspberry-pi-4b", ("ethernet-100mbit", "wifi-5ghz")
 """The cluster that a network is separated for: with the first of these links."""
 ANSWERS = "teacher0.safetensors"
+REFERENCE = "kept_sha256"
+"""The digest of a reference's kept file; a cell names that of its own."""
 Row = dict[str, Any]
 
 
@@ -133,6 +136,7 @@ class Experiment:
             "val_by_epoch": [each.val_accuracy for each in result.history],
             "val_accuracy": self.accuracy(run, images.val, images),
             "test_accuracy": self.accuracy(run, images.test, images),
+            REFERENCE: sha256(rounded.read_bytes()).hexdigest(),
         }
         self.keep(self.reference_name(seed), found)
         write_bytes(file, rounded.read_bytes())
@@ -143,6 +147,11 @@ class Experiment:
     def found(self, name: str) -> Row | None:
         path = self.found_file(name, ".json")
         return json.loads(path.read_text()) if path.is_file() else None
+
+    def found_cell(self, cell: Cell) -> Row | None:
+        """What is kept of a cell, if it was made from the reference that is kept."""
+        found, reference = self.found(cell.name), self.found(self.reference_name(cell.seed)) or {}
+        return found if found and found.get("reference") == reference.get(REFERENCE) else None
 
     def keep(self, name: str, found: Row) -> None:
         path = self.found_file(name, ".json")
@@ -190,6 +199,7 @@ class Experiment:
             "tiles_end": separated.separation.tiles and separated.separation.tiles.tensor,
             "importance_within": separated.within,
             "macs": list(counts.macs), "weight_bytes": list(counts.weight_bytes),
+            "reference": (self.found(self.reference_name(cell.seed)) or {}).get(REFERENCE),
         }  # fmt: skip
         self.keep(cell.name, found)
         return found
@@ -203,7 +213,7 @@ class Experiment:
 
     def record(self) -> None:
         """Write the table, and the measures at the numbers of devices that the settings name first."""
-        rows = [found for cell in self.cells() if (found := self.found(cell.name))]
+        rows = [found for cell in self.cells() if (found := self.found_cell(cell))]
         if not rows:
             return
         seeds = tuple(sorted({row["seed"] for row in rows}))
@@ -272,7 +282,7 @@ def main() -> None:
             print(experiment.reference(seed))
         return
     for cell in experiment.cells():
-        found = experiment.found(cell.name)
+        found = experiment.found_cell(cell)
         if found is None and not chosen.list:
             print(f"{cell.name} ...", flush=True)
             found = experiment.run(cell)
